@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bars import Bar, main
-from edge_agent.formats import example
+from edge_agent.formats import example_records
 from tests.support.examples import feedback, prediction
 from tests.support.measured import measured
 from tests.support.segments import SealingSite
@@ -83,7 +83,7 @@ def seal(store: Path, examples: int, recipient: str) -> None:
         site.say()
 
 
-def _records(examples: int) -> Iterator[list[example.Prediction | example.Feedback]]:
+def _records(examples: int) -> Iterator[list[example_records.Prediction | example_records.Feedback]]:
     """Yield each prediction, with its correction if it has one."""
     rng = random.Random(5)  # noqa: S311 - texts, not secrets
     words = ["".join(rng.choices("abcdefghijklmnoprstuw", k=rng.randint(2, 9))) for _ in range(5_000)]

@@ -42,8 +42,8 @@ from convert.evaluate import predict
 from convert.evaluate.bundle import opened
 from convert.package.assemble import Request, assemble
 from edge_agent.client import CallFailed, Classification, ReviewAudit, ReviewClient
-from edge_agent.formats.document import public_key_hex
 from edge_agent.formats.manifest import Role, Threshold
+from edge_agent.formats.signed_document import public_key_hex
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
 from tests.support.examples import CENTRE_KEY, RECIPIENT

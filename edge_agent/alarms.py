@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from edge_agent.formats.alarms import RaisedAlarm
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import TaskPlan
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import RaisedAlarm
 from edge_agent.monitoring.figures import Standing
 from edge_agent.tasks import TaskModes
 from edge_agent.update.activation import Activation

@@ -28,7 +28,7 @@ from edge_agent.capture.house import House, Surroundings
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.status import TaskStatus
+from edge_agent.formats.site_status import TaskStatus
 from edge_agent.metrics.counting import Counts
 from edge_agent.metrics.listener import Listener
 from edge_agent.metrics.site import SiteMetrics, Watched
@@ -282,7 +282,7 @@ def _source(config: Config, store: Store) -> Source | None:
     if not config.update.root_file:
         return None
     # Only a site with a root of trust loads the libraries that verify.
-    from edge_agent.update.intake import Intake  # noqa: PLC0415
+    from edge_agent.update.ingest import Intake  # noqa: PLC0415
     from edge_agent.update.trust import Trust  # noqa: PLC0415
 
     intake = Intake(config, store, Trust(config, store.trusted))

@@ -19,11 +19,10 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.sandbox import LoadableBundle, SandboxedBundle, open_sandbox
 from edge_agent.engine.tuning_cache import TuningCache, TuningSettings
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.alarms import Alarm, RaisedAlarm
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.example import Consent
+from edge_agent.formats.example_records import Consent
 from edge_agent.formats.plan import Mode, TaskPlan
-from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import Alarm, RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.monitoring.figures import Standing
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store

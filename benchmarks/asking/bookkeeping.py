@@ -29,7 +29,7 @@ from edge_agent.server.upstream import Link
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
 from edge_agent.tasks import TaskModes
-from edge_agent.uplink.escalation.purse import Purse
+from edge_agent.uplink.escalation.spend_ledger import Purse
 from edge_agent.v1 import escalation_pb2 as pb
 from tests.support.bundles import INTENTS, digest_of, echo_bundle, manifest_of
 

@@ -11,14 +11,13 @@ from typing import Literal
 from benchmarks.fleet.sites import DAY, HOUR, NEVER, Site
 from convert.fleet.progress import report
 from convert.fleet.statuses import Heard
-from edge_agent.formats import rollout
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.plan import Fleet, Offer, Plan, Probation, TaskPlan, Wave, Window
-from edge_agent.formats.status import SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.plan import Fleet, Machine, Offer, Plan, Probation, TaskPlan, Wave, Window, Wish, inside, wishes
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import SiteStatus, TaskStatus, UpdateState, UpdateStatus
 
 TASK, CHANNEL = "pos-intent", "stable"
 OLD, NEW = "0d" * 32, "1e" * 32
-MACHINE = rollout.Machine(4 * 2**30)
+MACHINE = Machine(4 * 2**30)
 BEGIN = 1_793_750_400.0
 """Midnight UTC when the plan is published; the simulation counts from there."""
 SELF_TEST_SECONDS = 90.0
@@ -176,10 +175,10 @@ class Simulation:
             self.outcome.changed_by_day[int(t // DAY)] = self.outcome.changed_by_day.get(int(t // DAY), 0) + 1
         self._decide(t, site)
 
-    def _wish(self, t: float, site: Site) -> rollout.Wish:
+    def _wish(self, t: float, site: Site) -> Wish:
         plan = self._states[site.name].plan
         assert plan is not None
-        return rollout.wishes(plan.for_site(site.name, CHANNEL), site.name, MACHINE, BEGIN + t)[TASK]
+        return wishes(plan.for_site(site.name, CHANNEL), site.name, MACHINE, BEGIN + t)[TASK]
 
     def _decide(self, t: float, site: Site) -> None:
         state, wish = self._states[site.name], self._wish(t, site)
@@ -206,7 +205,7 @@ class Simulation:
         self._at(ready, self._switch, site)
 
     def _may_switch(self, t: float, site: Site) -> bool:
-        return site.is_on(t) and rollout.inside(self._scenario.window, int(site.local(t) // 60))
+        return site.is_on(t) and inside(self._scenario.window, int(site.local(t) // 60))
 
     def _switch(self, t: float, site: Site) -> None:
         state, wish = self._states[site.name], self._wish(t, site)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 from benchmarks.flywheel.commands import Commands, StepFailed
 from benchmarks.flywheel.goods import TASK, Row
 from edge_agent.client import AdminClient, Classification, Client, ExamplesStatus, FieldSeries, ReviewClient
-from edge_agent.formats import kit
+from edge_agent.formats import enrolment_file
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.large_model import KEY
@@ -97,7 +97,7 @@ class Site:
 
     def __enter__(self) -> Self:
         """Enrol, and start."""
-        spoken = kit.code(kit.parse(self._kit.read_bytes())[1])
+        spoken = enrolment_file.code(enrolment_file.parse(self._kit.read_bytes())[1])
         self._command("enrol", self._kit, "--code", spoken, "--etc", self.folder / "etc")
         with contextlib.ExitStack() as stack:  # whatever fails on the way leaves nothing running
             stack.callback(self._socket.unlink, missing_ok=True)

@@ -1,7 +1,7 @@
 """The gate of a bundle from held-out rows, and what gate, floor and threshold each hold up. Pure.
 
-A manifest carries how strange the held-out rows are; edge_agent/formats/gate.py has the rule that makes a p-value of
-it. Of each family one row counts, as in the proof of the threshold: rows of one family are strange together.
+A manifest carries how strange the held-out rows are; edge_agent/formats/ood_gate.py has the rule that makes a p-value
+of it. Of each family one row counts, as in the proof of the threshold: rows of one family are strange together.
 
 The floor is the least calibrated probability of a single confident answer. Gate and floor are fixed before the
 threshold is tested, so the rows that pass them are independent of each other, and the promise is about these.
@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from convert.evaluate.predictions import Prediction
 from convert.intervals import share
-from edge_agent.formats.gate import Gate, GateScore, rows_needed
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.ood_gate import Gate, GateScore, rows_needed
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -23,8 +23,8 @@ from convert.publish import centre_keys
 from convert.report.made import plural
 from edge_agent.cli.terminal import Terminal, write_exactly
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.example import Feedback
-from edge_agent.formats.kit import code
+from edge_agent.formats.enrolment_file import code
+from edge_agent.formats.example_records import Feedback
 
 _MIB = 1024**2
 _SHOWN_MAX = 20

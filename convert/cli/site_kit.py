@@ -14,7 +14,7 @@ from convert.fleet.sites import Kit as Issued
 from convert.fleet.sites import Sites
 from convert.publish import centre_keys
 from edge_agent.durable import atomic_files
-from edge_agent.formats import kit
+from edge_agent.formats import enrolment_file
 
 _PRIVATE_MODE = 0o600
 
@@ -69,14 +69,16 @@ class Command:
         centre_keys.check_passphrase(secret)
         return secret
 
-    def _write(self, made: kit.Kit, secret: str, registry: Sites) -> None:
-        raw = kit.encode(made)
-        _, sha256 = kit.parse(raw)
-        path = self.out / f"{made.site}{kit.SUFFIX}"
+    def _write(self, made: enrolment_file.Kit, secret: str, registry: Sites) -> None:
+        raw = enrolment_file.encode(made)
+        _, sha256 = enrolment_file.parse(raw)
+        path = self.out / f"{made.site}{enrolment_file.SUFFIX}"
         # Known at the centre before it exists: a kit that nobody knows of could be used without anybody waiting.
         registry.issue(made.site, Issued(sha256=sha256, issued_at=made.issued_at, expires_at=made.expires_at))
-        atomic_files.write_atomically(path, kit.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
-        screen.out().print(Text(f"{path}: code {kit.code(sha256)}, can be used until {made.expires_at[:10]}"))
+        atomic_files.write_atomically(path, enrolment_file.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
+        screen.out().print(
+            Text(f"{path}: code {enrolment_file.code(sha256)}, can be used until {made.expires_at[:10]}")
+        )
 
     def _say(self, secret: str) -> None:
         several = len(self.sites) > 1

@@ -16,8 +16,8 @@ from convert.cli import screen
 from convert.fleet.sites import FILE_NAME, UNDECIDED, Entry, Sites, Standing
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.kit import CODE_DIGITS, code, digits
+from edge_agent.formats.enrolment_file import CODE_DIGITS, code, digits
+from edge_agent.formats.signed_document import timestamp
 
 app = typer.Typer(no_args_is_help=True, help="See the sites of the fleet, and decide which keys speak for which.")
 _REPORT = "report.json"

@@ -1,8 +1,8 @@
 """The local answer and the large model's apart, in Parquet of any version: SQL over what version 0.1 wrote together.
 
 Version 0.1 kept one `output`, beside which stood the scores and the confidence of the local model whoever had given it.
-What such a row says of the local answer is read out of it as `edge_agent/formats/example.py` does with a record; where
-it says nothing, the confidence goes as well, for it is of an answer that nobody knows.
+What such a row says of the local answer is read out of it as `edge_agent/formats/example_records.py` does with a
+record; where it says nothing, the confidence goes as well, for it is of an answer that nobody knows.
 """
 
 from __future__ import annotations

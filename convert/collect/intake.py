@@ -22,9 +22,9 @@ from convert.collect.rows import Origin
 from convert.collect.sources import Source, path_of
 from convert.collect.trust import Trust
 from edge_agent.errors import ExchangeError, RecordInvalid, SegmentDamaged
-from edge_agent.formats import example, segment
-from edge_agent.formats.document import DOCUMENT_BYTES_MAX, Signed
+from edge_agent.formats import example_records, segment
 from edge_agent.formats.segment import MANIFEST_SUFFIX, SEALED_SUFFIX, SegmentManifest
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, Signed
 
 _LINES_AT_ONCE = 5_000
 
@@ -127,9 +127,9 @@ def _batch(lines: list[bytes], first: int, body: SegmentManifest, now: float) ->
     return rows.table(records, Origin(body.epoch, body.sequence, now), first)
 
 
-def _record(line: bytes, number: int, body: SegmentManifest) -> example.AnyRecord:
+def _record(line: bytes, number: int, body: SegmentManifest) -> example_records.AnyRecord:
     try:
-        record = example.parse(line)
+        record = example_records.parse(line)
     except RecordInvalid as error:
         raise _Unfit(f"line {number}: {error.message}; a newer edge-convert may read it") from None
     if record.site != body.site:

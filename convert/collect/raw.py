@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from convert.collect.rows import SCHEMA
 from edge_agent.durable import atomic_files
-from edge_agent.formats.document import Signed
 from edge_agent.formats.segment import SegmentManifest, name_of
+from edge_agent.formats.signed_document import Signed
 
 FOLDER = "raw"
 _SEGMENTS = b"edge-agent/segments"

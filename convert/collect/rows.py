@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from convert.collect import sketch
 from convert.data.texts import normalised
-from edge_agent.formats.example import AnyRecord, Feedback, Opinion, Prediction
+from edge_agent.formats.example_records import AnyRecord, Feedback, Opinion, Prediction
 
 REVIEWED_AT_THE_CENTRE = "centre"
 """Stands where the epoch does, for feedback that was given at the centre."""

@@ -28,7 +28,7 @@ from convert.fleet.sites import Sites
 from convert.publish.centre_keys import Keys
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.example import Feedback
+from edge_agent.formats.example_records import Feedback
 from edge_agent.formats.receipts import EpochReceipts, Refused
 from edge_agent.formats.segment import parse_name
 

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convert.collect.sources import Listing, Source, path_of
 from edge_agent.durable import atomic_files
-from edge_agent.formats.document import DOCUMENT_BYTES_MAX, public_key_hex, sign, timestamp
 from edge_agent.formats.receipts import FILE_NAME, EpochReceipts, Receipts, verify
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, public_key_hex, sign, timestamp
 
 FOLDER = "receipts"
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import strict_json
-from edge_agent.formats.example import Feedback
+from edge_agent.formats.example_records import Feedback
 
 EXPORT_BYTES_MAX = 1024 * 1024 * 1024
 _FROM, _TO = "answer", "input"

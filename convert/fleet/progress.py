@@ -9,11 +9,9 @@ from typing import Any, get_args
 
 from convert.fleet.standing import Stand, Standing, standings
 from convert.fleet.statuses import Heard
-from edge_agent.formats import rollout
-from edge_agent.formats.alarms import REMEDIES, Alarm
-from edge_agent.formats.document import seconds
-from edge_agent.formats.plan import Plan, TaskPlan, Wave
-from edge_agent.formats.status import SiteStatus, UpdateState
+from edge_agent.formats.plan import STEPS, Plan, TaskPlan, Wave
+from edge_agent.formats.signed_document import seconds
+from edge_agent.formats.site_status import REMEDIES, Alarm, SiteStatus, UpdateState
 
 SITES_NAMED_MAX = 5
 STANDS: tuple[Stand, ...] = (*get_args(UpdateState), "unaware")
@@ -194,7 +192,7 @@ def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[Standing], no
 def _waves(waves: Sequence[Wave], sites: Sequence[Standing], now: float) -> Iterable[WaveProgress]:
     low = 0
     for wave in waves:
-        high = wave.percent * rollout.STEPS // 100
+        high = wave.percent * STEPS // 100
         mine = [each for each in sites if low <= each.place < high]
         there, failed = sum(each.there for each in mine), sum(each.failed for each in mine)
         yield WaveProgress(wave.start, wave.percent, seconds(wave.start) <= now, len(mine), there, failed)

@@ -45,8 +45,8 @@ from convert.publish import centre_keys
 from convert.publish.keyring import ANCHOR
 from convert.publish.layout import check_root
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.kit import Kit
+from edge_agent.formats.enrolment_file import Kit
+from edge_agent.formats.signed_document import timestamp
 from edge_agent.formats.strict_json import first_problem
 
 _SEE = "'edge-convert site-kit --help' and docs/enrolment.md show a fleet.yaml."

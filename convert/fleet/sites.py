@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats import strict_json
-from edge_agent.formats.document import At, SiteId
-from edge_agent.formats.kit import code
+from edge_agent.formats.enrolment_file import code
+from edge_agent.formats.signed_document import At, SiteId
 
 FILE_NAME = "sites.json"
 SCHEMA = "edge-agent/sites/v1"

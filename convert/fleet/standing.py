@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from edge_agent.formats import rollout
-from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
-from edge_agent.formats.status import SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.plan import Fleet, Machine, Offer, Plan, TaskPlan, place, wishes
+from edge_agent.formats.site_status import SiteStatus, TaskStatus, UpdateState, UpdateStatus
 
 Stand = Literal[UpdateState, "unaware"]
 OVERRIDES = "(sites)"
@@ -71,7 +70,7 @@ def _standing(
         task,
         wanted,
         meant,
-        rollout.place(said.site, meant.bundle),
+        place(said.site, meant.bundle),
         not unsuitable and _open(wanted, meant, said.site, now),
         stand,
         running.version if running else None,
@@ -95,7 +94,7 @@ def _stand(meant: Offer, running: TaskStatus | None, update: UpdateStatus | None
 
 def _open(wanted: TaskPlan, meant: Offer, site: str, now: float) -> bool:
     fleet = _for_any_machine(wanted, meant)
-    return rollout.wishes(fleet, site, rollout.Machine(0), now)[_TASK].bundle is not None
+    return wishes(fleet, site, Machine(0), now)[_TASK].bundle is not None
 
 
 @lru_cache(maxsize=1024)

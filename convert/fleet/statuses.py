@@ -15,9 +15,9 @@ from convert.collect.sources import Source, SourceFailed, listings, path_of
 from convert.fleet.sites import Sites
 from convert.pipeline.stage import Progress
 from edge_agent.errors import ExchangeError
-from edge_agent.formats import status
-from edge_agent.formats.document import DOCUMENT_BYTES_MAX, seconds
-from edge_agent.formats.status import SiteStatus
+from edge_agent.formats import site_status
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, seconds
+from edge_agent.formats.site_status import SiteStatus
 
 READS_AT_ONCE = 16
 Said = tuple[str, SiteStatus | str]
@@ -65,7 +65,7 @@ def read(sources: Sequence[Source], sites: Sites | None, progress: Progress = la
 def _reader(source: Source, sites: Sites | None) -> Callable[[str], Said]:
     def one(site: str) -> Said:
         try:
-            signed = status.verify(source.read(path_of(site, status.FILE_NAME), DOCUMENT_BYTES_MAX), None)
+            signed = site_status.verify(source.read(path_of(site, site_status.FILE_NAME), DOCUMENT_BYTES_MAX), None)
         except SourceFailed as error:
             return site, str(error)
         except ExchangeError as error:

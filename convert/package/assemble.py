@@ -20,7 +20,7 @@ from typing import Any, get_args
 from convert.pipeline import task as tasks
 from edge_agent import __version__
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid, ModelLoadFailed
-from edge_agent.formats import golden
+from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import (
     MANIFEST_NAME,
     ROLES_NEEDED,
@@ -144,7 +144,7 @@ def _check_roles(plain: dict[str, Any], files: Mapping[Role, Path]) -> None:
 def _check_golden(files: Mapping[Role, Path]) -> None:
     if "golden" in files:
         with files["golden"].open("rb") as file:
-            deque(golden.read(file), maxlen=0)
+            deque(golden_cases.read(file), maxlen=0)
 
 
 def _check_chat(prompt: Prompt, weights: Path) -> None:
@@ -176,7 +176,7 @@ def _place(files: Mapping[Role, Path], shown: Sequence[str], bundle: Path) -> No
         name = role + source.suffix
         _link_or_copy(source.resolve(), bundle / (name if is_safe_path(name) else role))
     if shown and "golden" not in files:
-        (bundle / GOLDEN_NAME).write_bytes(golden.encode(golden.Case(input=each) for each in shown))
+        (bundle / GOLDEN_NAME).write_bytes(golden_cases.encode(golden_cases.Case(input=each) for each in shown))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -27,7 +27,7 @@ from convert.pipeline.stage import Job, Report
 from convert.quantize import provisional
 from convert.quantize.choose import LINE_NAME
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.golden import Case, Said, differences, encode, is_binding
+from edge_agent.formats.golden_cases import Case, Said, differences, encode, is_binding
 from edge_agent.formats.manifest import Role
 
 BUNDLE = "bundle"

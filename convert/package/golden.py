@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from convert.data.row_files import Row
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.scoring import is_right
-from edge_agent.formats.golden import TOLERANCE, Case, may_turn
+from edge_agent.formats.golden_cases import TOLERANCE, Case, may_turn
 from edge_agent.formats.manifest import Kind, Manifest, Task
 
 CASES_MAX = 200

@@ -19,7 +19,7 @@ from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from edge_agent.errors import UpdateUntrusted
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.signed_document import timestamp
 
 ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP = "root", "targets", "plan", "snapshot", "timestamp"
 ONLINE = "online"

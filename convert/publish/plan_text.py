@@ -29,8 +29,8 @@ from convert.publish.plans import names
 from convert.publish.reading import Signed, count_of, of_task
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import plan as plans
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import Plan
+from edge_agent.formats.signed_document import timestamp
 from edge_agent.formats.strict_json import first_problem
 
 _HEAD = ("schema", "version", "issued_at")

@@ -28,9 +28,9 @@ from convert.publish.plans import require_signed, same_plan
 from convert.publish.reading import Held, Signed
 from edge_agent.errors import InvalidRequest, UpdateUntrusted
 from edge_agent.formats import plan as plans
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.manifest import Artifact
 from edge_agent.formats.plan import Plan
+from edge_agent.formats.signed_document import timestamp
 
 Store = Callable[[Held, Draft], None]
 """Keeps a draft that needs signatures from elsewhere; see convert/publish/staged.py."""

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent.formats.gate import OUTPUT_NAME
 from edge_agent.formats.manifest import Kind
+from edge_agent.formats.ood_gate import OUTPUT_NAME
 
 Pooling = Literal["first", "mean"]
 Floats = npt.NDArray[np.float32]

@@ -21,7 +21,7 @@ from edge_agent.capture.spool import Found
 from edge_agent.capture.writer import Limits, Writer
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, SpoolStalled, StoreDamaged
-from edge_agent.formats.example import Consent, ReviewStream, stored
+from edge_agent.formats.example_records import Consent, ReviewStream, stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.monitoring.figures import Headline, Series, Spent
 

@@ -24,7 +24,7 @@ from edge_agent.config import Config
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.status import SiteUpdates, TaskStatus
+from edge_agent.formats.site_status import SiteUpdates, TaskStatus
 from edge_agent.monitoring.book import Book, Paid, Said, Thought
 from edge_agent.monitoring.figures import Standing
 from edge_agent.monitoring.observed import verdict

@@ -23,8 +23,8 @@ from edge_agent.capture.spool import Spool
 from edge_agent.config import ExamplesConfig, SiteConfig
 from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
 from edge_agent.errors import DiskFull, DocumentInvalid, EdgeAgentError, ExchangeError
-from edge_agent.formats import receipts, segment, status
-from edge_agent.formats.document import public_key_hex, sign, timestamp
+from edge_agent.formats import receipts, segment, site_status
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
@@ -135,12 +135,12 @@ class Outbox:
         return lost
 
     def write_status(
-        self, tasks: Iterable[status.TaskStatus], updates: status.SiteUpdates, version: str, at: float
+        self, tasks: Iterable[site_status.TaskStatus], updates: site_status.SiteUpdates, version: str, at: float
     ) -> None:
         """Write the status object."""
         highest = self._highest()
         lost = self.ledger.lost()
-        body = status.SiteStatus(
+        body = site_status.SiteStatus(
             **dict(updates),
             site=self._site.id,
             at=timestamp(at),
@@ -152,7 +152,7 @@ class Outbox:
             retained_bytes=self._spool.used_bytes + self.used_bytes(),
             tasks=tuple(tasks),
         )
-        write_durably(self._places.outbox / status.FILE_NAME, sign(body, self._key), FILE_MODE)
+        write_durably(self._places.outbox / site_status.FILE_NAME, sign(body, self._key), FILE_MODE)
 
     def _recover(self) -> None:
         ours = [found[1] for path in self._files() if (found := _named(path)) and found[0] == self._spool.epoch]

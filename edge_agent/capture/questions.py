@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from edge_agent.capture.spool import ROW_OVERHEAD_BYTES, Kept, Spool
 from edge_agent.config import EscalationConfig
-from edge_agent.formats.example import Why
+from edge_agent.formats.example_records import Why
 
 WHYS: tuple[Why, ...] = ("audit", "deferred")
 """In the order in which they are asked: the random ones are few."""

@@ -1,4 +1,4 @@
-"""From an answer to what is kept of it: redacted, classed, and written as a line of formats/example.py.
+"""From an answer to what is kept of it: redacted, classed, and written as a line of formats/example_records.py.
 
 Pure but for the time that it is handed. The lines are written with `json` and not through the models, which take five
 times as long; a test reads every kind of them back through the models.
@@ -15,9 +15,9 @@ from edge_agent.capture.questions import Question
 from edge_agent.capture.redact.redactor import Redaction, Redactor
 from edge_agent.capture.spool import ESCALATED, LOCAL, ROUTINE, UNRANKED, UNSURE, UPSTREAM, Judged, Kept
 from edge_agent.config import ExamplesConfig
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.example import SCHEMA, UNGRADED, Verdict
+from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.signed_document import timestamp
 from edge_agent.monitoring.book import UNUSUAL
 from edge_agent.monitoring.observed import Observed, Pair, Source, same
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
 from edge_agent.durable.sqlite_database import Database
-from edge_agent.formats.example import ReviewStream
-from edge_agent.formats.gate import OUT_OF_DISTRIBUTION
+from edge_agent.formats.example_records import ReviewStream
+from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
 from edge_agent.monitoring.book import Outcome
 from edge_agent.monitoring.observed import Observed
 

@@ -25,7 +25,7 @@ from edge_agent.capture import opinion_tables, review_streams
 from edge_agent.capture.review_streams import NAMES, Place, ReviewFilter, ReviewStreams, Shares
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
-from edge_agent.formats.example import ReviewStream
+from edge_agent.formats.example_records import ReviewStream
 from edge_agent.monitoring.observed import Observed
 
 SCHEMA_VERSION = 1
@@ -98,7 +98,7 @@ class Kept:
     observed: Observed | None = None
     """What is counted of it."""
     later: str = ""
-    """Why the large model is asked about it later (formats/example.py); empty = it is not."""
+    """Why the large model is asked about it later (formats/example_records.py); empty = it is not."""
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ import typer
 import yaml
 from rich.text import Text
 
-from edge_agent import certs
-from edge_agent.certs import Pair
+from edge_agent import certificate_authority
+from edge_agent.certificate_authority import Pair
 from edge_agent.cli.output import out
 from edge_agent.config import Role
 from edge_agent.config.remote import FILE_NAME, written
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
-from edge_agent.formats.certificates import certificates
+from edge_agent.formats.certificate_files import certificates
 
 ROLES = get_args(Role)
 DAEMON_USER = "edge-agent"
@@ -48,18 +48,18 @@ Renew = Annotated[bool, typer.Option("--renew", help="Replace what is there; the
 
 
 @app.command()
-def init(directory: Dir = DEFAULT_DIR, names: Names = None, days: Days = certs.SERVER_DAYS) -> None:
+def init(directory: Dir = DEFAULT_DIR, names: Names = None, days: Days = certificate_authority.SERVER_DAYS) -> None:
     """Make the site's authority and the server's certificate, and say what to write into agent.yaml.
 
     Example: [bold]sudo edge-agent certs init --dir /etc/edge-agent/tls --name shop.example[/bold]
     """
     now = time.time()
     named = names or [socket.gethostname().lower(), "localhost", "127.0.0.1"]
-    root = certs.authority(f"Edge Agent authority of {named[0]}", now)
-    server = certs.server(root, named, now, days)
+    root = certificate_authority.authority(f"Edge Agent authority of {named[0]}", now)
+    server = certificate_authority.server(root, named, now, days)
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     _refuse_existing(directory)
-    certs.write(root, directory / "ca.crt", directory / "ca.key")
+    certificate_authority.write(root, directory / "ca.crt", directory / "ca.key")
     _write_server(server, directory)
     folder = directory.absolute()
     _say(f"Made in {folder}, for {', '.join(named)}:", "")
@@ -77,7 +77,7 @@ def init(directory: Dir = DEFAULT_DIR, names: Names = None, days: Days = certs.S
 def issue(
     client: Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the client, as in till-3.")],
     roles: Annotated[list[str], typer.Option("--role", help="What it may do: infer, feedback, admin; once or more.")],
-    days: Days = certs.CLIENT_DAYS,
+    days: Days = certificate_authority.CLIENT_DAYS,
     directory: Dir = DEFAULT_DIR,
     renew: Renew = False,
 ) -> None:
@@ -88,11 +88,11 @@ def issue(
     granted = list(dict.fromkeys(roles))
     if set(granted) - set(ROLES):
         raise typer.BadParameter(f"a role is one of {', '.join(ROLES)}", param_hint="--role")
-    root = certs.load(directory / "ca.crt", directory / "ca.key")
-    made = certs.client(root, client, granted, time.time(), days)
+    root = certificate_authority.load(directory / "ca.crt", directory / "ca.key")
+    made = certificate_authority.client(root, client, granted, time.time(), days)
     folder = directory / "clients" / client
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    certs.write(made, folder / "client.crt", folder / "client.key", replace=renew)
+    certificate_authority.write(made, folder / "client.crt", folder / "client.key", replace=renew)
     write_durably(folder / "ca.crt", root.certificate, 0o644)
     if not (folder / FILE_NAME).exists():
         write_durably(folder / FILE_NAME, written(f"{_reached_by(directory)}:{PORT}").encode(), 0o644)
@@ -106,7 +106,7 @@ def issue(
 @app.command()
 def server(
     names: Names = None,
-    days: Days = certs.SERVER_DAYS,
+    days: Days = certificate_authority.SERVER_DAYS,
     directory: Dir = DEFAULT_DIR,
     renew: Renew = False,
 ) -> None:
@@ -114,12 +114,12 @@ def server(
 
     Example: [bold]edge-agent certs server --renew --dir /etc/edge-agent/tls[/bold]
     """
-    root = certs.load(directory / "ca.crt", directory / "ca.key")
+    root = certificate_authority.load(directory / "ca.crt", directory / "ca.key")
     before = directory / "server.crt"
     named = names or (_names(before) if before.exists() else [])
     if not named:
         raise typer.BadParameter("say by which names clients reach it", param_hint="--name")
-    made = certs.server(root, named, time.time(), days)
+    made = certificate_authority.server(root, named, time.time(), days)
     _write_server(made, directory, replace=renew)
     _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}.")
     _say("A daemon that uses these files takes it up at the next connection; 'edge-agent status' says so if it cannot.")
@@ -160,7 +160,7 @@ def _refuse_existing(directory: Path) -> None:
 
 def _write_server(pair: Pair, directory: Path, *, replace: bool = False) -> None:
     key = directory / "server.key"
-    certs.write(pair, directory / "server.crt", key, replace=replace)
+    certificate_authority.write(pair, directory / "server.crt", key, replace=replace)
     if os.geteuid() == 0 and DAEMON_USER in {user.pw_name for user in pwd.getpwall()}:
         user = pwd.getpwnam(DAEMON_USER)
         os.chown(key, user.pw_uid, user.pw_gid)

@@ -24,7 +24,7 @@ from edge_agent.cli.output import out, print_trimmed, table
 from edge_agent.cli.terminal import write_answer
 from edge_agent.client import Client, Failure
 from edge_agent.errors import BundleUnreadable, FileMissing
-from edge_agent.formats import golden
+from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
 
 SAMPLES_MAX = 20
@@ -102,7 +102,7 @@ def read_show(path: Path) -> Show:
         file = path / artifact.path
         if not file.is_file():
             raise FileMissing(f"{file} does not exist, though the manifest names it")
-        samples = tuple(case.input for case in golden.parse(file.read_bytes()))
+        samples = tuple(case.input for case in golden_cases.parse(file.read_bytes()))
     return Show(path.absolute(), manifest, samples[:SAMPLES_MAX])
 
 

@@ -14,13 +14,13 @@ from rich.text import Text
 from edge_agent.cli import identity
 from edge_agent.cli.output import err, out, print_facts, print_trimmed
 from edge_agent.cli.site import site_of
-from edge_agent.enrolment import enrolment, reading, services
-from edge_agent.enrolment.enrolment import Anchor, Done, Prepared, Request
-from edge_agent.enrolment.former import Former
-from edge_agent.enrolment.writing import Places
+from edge_agent.enrolment import procedure, systemd_services
+from edge_agent.enrolment.previous_site import Former
+from edge_agent.enrolment.procedure import Anchor, Done, Prepared, Request
+from edge_agent.enrolment.site_files import Places
 from edge_agent.errors import InvalidRequest, KitRefused
-from edge_agent.formats import kit
-from edge_agent.formats.kit import Kit
+from edge_agent.formats import enrolment_file
+from edge_agent.formats.enrolment_file import Kit
 
 SYSTEM = Path("/etc")
 _COMPARE = "Ask the centre, by telephone, for the code of this site's kit."
@@ -63,12 +63,12 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        self._systemd = self.restart and self.etc == SYSTEM and services.booted()
+        self._systemd = self.restart and self.etc == SYSTEM and systemd_services.booted()
         found, sha256, sealed = self._open()
         request = Request(
             found, sha256, Places(self.etc.absolute()), time.time(), self.replace, site_of(self.ctx).overrides
         )
-        prepared = enrolment.prepare(request)
+        prepared = procedure.prepare(request)
         _describe(prepared)
         if prepared.kind == "same":
             out().print(f"This box is {found.site} by this very kit already; nothing was changed.")
@@ -77,15 +77,15 @@ class Command:
             self._apply(prepared)
 
     def _open(self) -> tuple[Kit, str, bool]:
-        raw = reading.read(self.file)
-        sealed = kit.sealed(raw)
+        raw = procedure.read(self.file)
+        sealed = enrolment_file.sealed(raw)
         if sealed:
-            raw = kit.unseal(raw, self._passphrase())
-        return *kit.parse(raw), sealed
+            raw = enrolment_file.unseal(raw, self._passphrase())
+        return *enrolment_file.parse(raw), sealed
 
     def _passphrase(self) -> str:
         if self.passphrase_file is not None:
-            return reading.read(self.passphrase_file).decode(errors="replace").split("\n", 1)[0].removesuffix("\r")
+            return procedure.read(self.passphrase_file).decode(errors="replace").split("\n", 1)[0].removesuffix("\r")
         if not sys.stdin.isatty():
             said = "the kit is sealed, and nobody is there to ask for its passphrase"
             raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
@@ -106,8 +106,8 @@ class Command:
 
     def _apply(self, prepared: Prepared) -> None:
         if prepared.kind == "replacement" and self._systemd:
-            services.stop()
-        done = enrolment.apply(prepared)
+            systemd_services.stop()
+        done = procedure.apply(prepared)
         _report(prepared, done)
         if self._systemd:
             _start(prepared)
@@ -117,7 +117,7 @@ class Command:
 
 def _start(prepared: Prepared) -> None:
     given = prepared.request.kit
-    for said in services.restart(uplink=bool(given.examples.url or given.updates.url or given.escalation)):
+    for said in systemd_services.restart(uplink=bool(given.examples.url or given.updates.url or given.escalation)):
         _warn(said)
     identity.show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 
@@ -127,8 +127,8 @@ def _warn(said: str) -> None:
 
 
 def _compare(given: str, sha256: str) -> None:
-    if not kit.is_code_of(given, sha256):
-        said = f"the kit's code is {kit.code(sha256)}, not {given}; nothing was changed"
+    if not enrolment_file.is_code_of(given, sha256):
+        said = f"the kit's code is {enrolment_file.code(sha256)}, not {given}; nothing was changed"
         raise KitRefused(said, remedy="Somebody may have changed it. Have the centre bring or send it again.")
 
 
@@ -137,7 +137,7 @@ def _ask(sha256: str) -> None:
         said = "nobody is there to compare the kit's code with the centre"
         raise InvalidRequest(said, remedy=f"{_COMPARE} Then: --code CODE.")
     err().print(_COMPARE)
-    if not typer.confirm(f"Is it {kit.code(sha256)}?", err=True):
+    if not typer.confirm(f"Is it {enrolment_file.code(sha256)}?", err=True):
         raise KitRefused("the code is another one; nothing was changed", remedy="Have the kit brought again.")
 
 
@@ -146,7 +146,7 @@ def _describe(prepared: Prepared) -> None:
     given = prepared.request.kit
     facts = {
         "kit": f"{given.site}, made {given.issued_at[:10]}, to be used until {given.expires_at[:10]}",
-        "code": kit.code(prepared.request.sha256),
+        "code": enrolment_file.code(prepared.request.sha256),
         "channel": given.channel,
         "examples to": _place(given.examples),
         "updates from": _place(given.updates),
@@ -165,11 +165,11 @@ def _trusted(trust: Anchor | None) -> str:
     return f"root {trust.version} of the fleet: {trust.threshold} of {trust.keys} keys, until {trust.expires:%Y-%m-%d}"
 
 
-def _place(place: kit.Place) -> str:
+def _place(place: enrolment_file.Place) -> str:
     return f"{place.url or 'nowhere'}{', with a credential' if place.credential else ''}"
 
 
-def _asked(large: kit.LargeModel) -> str:
+def _asked(large: enrolment_file.LargeModel) -> str:
     """Say which large model it may ask, about what, for how much."""
     caps = ((large.day_cost_max, "a day"), (large.month_cost_max, "a month"))
     spent = " and ".join(f"{cap} {span}" for cap, span in caps if float(cap))

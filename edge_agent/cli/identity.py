@@ -14,12 +14,12 @@ from rich.text import Text
 from edge_agent.cli.output import out, print_facts, print_json
 from edge_agent.cli.site import AsJson, site_of
 from edge_agent.config import Config, Files
-from edge_agent.enrolment import record
+from edge_agent.enrolment import procedure
 from edge_agent.errors import ConfigInvalid, ExchangeError
-from edge_agent.formats import receipts, status
-from edge_agent.formats.document import DOCUMENT_BYTES_MAX
-from edge_agent.formats.enrolment import FILE_NAME, Enrolment
-from edge_agent.formats.kit import code
+from edge_agent.formats import receipts, site_status
+from edge_agent.formats.enrolment_file import code
+from edge_agent.formats.enrolment_record import FILE_NAME, Enrolment
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 _LOOK_SECONDS = 0.2
 _AT_THE_CENTRE = {True: "known: it has signed for segments of this key", False: "not heard of yet"}
@@ -60,7 +60,7 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
     if not config.site.id:
         said = "this box is no site yet: 'site.id' is not set"
         raise ConfigInvalid(said, remedy="Enrol it by the kit that the centre made: 'edge-agent enrol KIT'.")
-    found = of(config, record.load(site.files().agent[0].with_name(FILE_NAME)))
+    found = of(config, procedure.load(site.files().agent[0].with_name(FILE_NAME)))
     if as_json:
         plain = asdict(found) | {"enrolment": found.enrolment and found.enrolment.model_dump(by_alias=True)}
         print_json(plain, indent=2)
@@ -74,8 +74,8 @@ def of(config: Config, enrolled: Enrolment | None) -> Identity:
     Raises:
         ConfigInvalid: this user may not read it.
     """
-    raw = _read(config.outbox / status.FILE_NAME)
-    signed = status.verify(raw, None) if raw else None
+    raw = _read(config.outbox / site_status.FILE_NAME)
+    signed = site_status.verify(raw, None) if raw else None
     if signed is None or signed.body.site != config.site.id:
         return Identity(config.site.id, config.update.channel, "", "", "", False, enrolled)
     epoch, key = signed.body.epoch, signed.key

@@ -11,7 +11,7 @@ import typer
 from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
-from edge_agent.config.memory import MemoryPlan, plan_memory
+from edge_agent.config.memory_plan import MemoryPlan, plan_memory
 from edge_agent.errors import SystemdFailed
 
 UNIT = "edge-agent.service"

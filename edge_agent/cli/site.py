@@ -69,7 +69,7 @@ class Site:
 def _tls(remote: Remote) -> Tls:
     """Return the files, read once here: gRPC tells nobody that a key belongs to another certificate."""
     # Only a daemon over the network is shown certificates.
-    from edge_agent.formats.certificates import certificates, check_pair  # noqa: PLC0415
+    from edge_agent.formats.certificate_files import certificates, check_pair  # noqa: PLC0415
 
     check_pair(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
     certificates(Path(remote.ca).read_bytes(), remote.ca)

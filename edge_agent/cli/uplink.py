@@ -22,6 +22,6 @@ def run(ctx: typer.Context, once: Once = False) -> None:
     """
     # Only this process loads what can open a connection to the outside.
     with hidden(*SCREEN_LIBRARIES):
-        from edge_agent.uplink.daemon import uplink  # noqa: PLC0415
+        from edge_agent.uplink.uplink_daemon import uplink  # noqa: PLC0415
 
     raise typer.Exit(uplink(config_of(ctx), once=once))

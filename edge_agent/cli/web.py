@@ -12,7 +12,7 @@ import typer
 
 from edge_agent.cli.output import out
 from edge_agent.cli.site import site_of
-from edge_agent.config.web import token_path
+from edge_agent.config.web_section import token_path
 from edge_agent.errors import ConfigInvalid
 
 Link = Annotated[bool, typer.Option("--link", help="Print the link that lets a browser in, and end.")]

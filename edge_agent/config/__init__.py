@@ -20,8 +20,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from edge_agent.config import addresses, files, web
-from edge_agent.config.files import CONFIG_BYTES_MAX, Files
+from edge_agent.config import addresses, config_files, web_section
+from edge_agent.config.config_files import CONFIG_BYTES_MAX, Files
 from edge_agent.config.sections import (
     MESSAGE_BYTES_MAX,
     AccessConfig,
@@ -38,7 +38,7 @@ from edge_agent.config.sections import (
     UpdateConfig,
     UplinkConfig,
 )
-from edge_agent.config.web import WebConfig
+from edge_agent.config.web_section import WebConfig
 from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 __all__ = [
@@ -154,13 +154,13 @@ def read_files(path: Path | None = None, environ: Mapping[str, str] = os.environ
         ConfigInvalid: one cannot be read, is not YAML, or holds no keys.
     """
     named = _named(path, environ)
-    return files.read(named or DEFAULT_PATH, optional=named is None)
+    return config_files.read(named or DEFAULT_PATH, optional=named is None)
 
 
 def sources(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """Return where the files of the configuration are, or would be, agent.yaml first."""
     agent = _named(path, environ) or DEFAULT_PATH
-    return (agent, *files.beside(agent))
+    return (agent, *config_files.beside(agent))
 
 
 def without_agent(
@@ -169,7 +169,7 @@ def without_agent(
     """Return what holds without agent.yaml, for those who look at a site where that is refused. Raises nothing."""
     agent = sources(path, environ)[0]
     try:
-        return checked(Files((agent, {}), files.read_beneath(agent)), overrides, environ)
+        return checked(Files((agent, {}), config_files.read_beneath(agent)), overrides, environ)
     except (ConfigInvalid, SocketPathTooLong):
         return Config.model_validate(_with_places({}, overrides or Overrides(), environ))
 
@@ -203,7 +203,7 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
     _check_escalation(config.escalation, found)
-    web.check(config.web, str(found.source_of("web", "address")))
+    web_section.check(config.web, str(found.source_of("web", "address")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
     longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:

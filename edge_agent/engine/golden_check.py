@@ -17,7 +17,7 @@ from edge_agent.engine.golden_jobs import golden_answer, golden_job
 from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, TextChunk
 from edge_agent.engine.runtimes import Runtime
 from edge_agent.errors import BundleUnreadable, CallerError, DeviceUnusable
-from edge_agent.formats.golden import Case, differences, is_binding, parse
+from edge_agent.formats.golden_cases import Case, differences, is_binding, parse
 from edge_agent.formats.manifest import Manifest
 
 CASES_MAX = 32

@@ -6,7 +6,7 @@ import json
 import struct
 
 from edge_agent.engine.protocol import JobRequest, JobResult
-from edge_agent.formats.golden import Said
+from edge_agent.formats.golden_cases import Said
 from edge_agent.formats.manifest import Manifest
 
 SEED = 1

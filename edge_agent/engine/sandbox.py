@@ -20,7 +20,7 @@ from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.liveness import loop_time
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import TextChunk
-from edge_agent.formats.golden import Said
+from edge_agent.formats.golden_cases import Said
 from edge_agent.formats.manifest import Manifest
 
 PRIORITY = 10  # the devices go first

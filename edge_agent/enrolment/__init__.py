@@ -1,11 +1,8 @@
-"""Making this box a site, by the kit that the centre made for it: docs/enrolment.md.
+"""Making this machine a site, from the enrolment file that the central team made for it: docs/enrolment.md.
 
-reading.py       the file, as something that anybody may have carried
-judging.py       may this kit be taken here, and now?
-record.py        enrolment.json: which kit this box was enrolled with, and what was written
-writing.py       which files a kit makes, and writing all of them or none
-credentials.py   secrets of the uplink, encrypted by systemd
-former.py        setting aside the life of the site that this box was before
-services.py      telling systemd
-enrolment.py     the order of it all
+procedure.py          the steps: read, check, write; enrolment.json, the record of what was written
+validation.py         may this enrolment file be used here, and now?
+site_files.py         the files that it makes, credentials encrypted by systemd, and writing all of them or none
+previous_site.py      setting aside the data of the site that this machine was before
+systemd_services.py   restarting the services
 """

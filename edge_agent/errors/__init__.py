@@ -40,8 +40,34 @@ from __future__ import annotations
 import contextlib
 import math
 
+from edge_agent.errors.artifact_errors import (
+    BundleError,
+    BundleTooLarge,
+    BundleUnreadable,
+    BundleUnsigned,
+    DocumentInvalid,
+    ExchangeError,
+    FileMissing,
+    HashMismatch,
+    KitInvalid,
+    KitRefused,
+    ManifestInvalid,
+    PathUnsafe,
+    PlanInvalid,
+    RecordInvalid,
+    RequirementUnmet,
+    SchemaUnknown,
+    SegmentDamaged,
+    SignatureInvalid,
+    UpdateError,
+    UpdateExpired,
+    UpdateIncomplete,
+    UpdateOutdated,
+    UpdateUntrusted,
+    UploadConflict,
+)
 from edge_agent.errors.base import EdgeAgentError
-from edge_agent.errors.calls import (
+from edge_agent.errors.call_errors import (
     AccessError,
     CallerError,
     CapacityError,
@@ -73,33 +99,7 @@ from edge_agent.errors.calls import (
     UpstreamUnreachable,
     WrongTaskKind,
 )
-from edge_agent.errors.files import (
-    BundleError,
-    BundleTooLarge,
-    BundleUnreadable,
-    BundleUnsigned,
-    DocumentInvalid,
-    ExchangeError,
-    FileMissing,
-    HashMismatch,
-    KitInvalid,
-    KitRefused,
-    ManifestInvalid,
-    PathUnsafe,
-    PlanInvalid,
-    RecordInvalid,
-    RequirementUnmet,
-    SchemaUnknown,
-    SegmentDamaged,
-    SignatureInvalid,
-    UpdateError,
-    UpdateExpired,
-    UpdateIncomplete,
-    UpdateOutdated,
-    UpdateUntrusted,
-    UploadConflict,
-)
-from edge_agent.errors.site import (
+from edge_agent.errors.site_errors import (
     AmbiguousBundle,
     BundleInUse,
     CertificateUnusable,

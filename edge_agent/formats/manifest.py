@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
-from edge_agent.formats.gate import Gate, rows_needed
+from edge_agent.formats.ood_gate import Gate, rows_needed
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"

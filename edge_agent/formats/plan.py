@@ -1,26 +1,33 @@
-"""The plan: which bundle each site should run, from when, and under which conditions.
+"""The plan: which bundle each site should run, from when, and under which conditions; and what that means for one site.
 
-One file for the whole fleet. It is the one target of the delegated TUF role `plan`, whose key is nearer than the
-offline ones; so it may only name bundles that the top-level role `targets` has signed already, and whoever holds its
-key alone can halt a rollout or go back to an earlier bundle, never bring in a new one. `version` only goes up: that,
-not a number on each bundle, is what keeps a site from being taken back to an old plan.
+One file for the whole fleet. It is the one target of the delegated TUF role `plan`, whose key is easier to reach than
+the offline ones. So it may only name bundles that the top-level role `targets` has signed: whoever holds its key alone
+can halt a rollout or return to an earlier bundle, but cannot introduce a new one. `version` only increases; that, not a
+number on each bundle, keeps a site from returning to an old plan.
 
-A task that a plan does not name is left alone. `parse` is the only way in.
+A task that a plan does not name is left alone. `parse` is the only way to read a plan.
+
+A site draws no random number: its position in a rollout is the hash of its name and the bundle. So anybody can tell
+beforehand which sites a wave takes, and no site is always among the first. A site that was offline when its wave began
+takes part when it is back. The same code runs on the site and in the central team's simulation.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import strict_json
-from edge_agent.formats.alarms import Alarm
-from edge_agent.formats.document import At, SiteId, seconds
 from edge_agent.formats.manifest import Sha256, TaskName, Version
+from edge_agent.formats.signed_document import At, SiteId, seconds
+from edge_agent.formats.site_status import Alarm
 
 SCHEMA = "edge-agent/plan/v1"
 FILE_NAME = "plan.json"
@@ -167,3 +174,74 @@ def parse(raw: bytes) -> Plan:
         return strict_json.validate(Plan, strict_json.decode(raw))
     except ValueError as error:
         raise PlanInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None
+
+
+STEPS = 10_000
+Verdict = Literal["WANTED", "HALTED", "WAVE_LATER", "NO_WAVE", "HARDWARE_UNMET"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has."""
+
+    memory_bytes: int
+    devices: frozenset[str] = frozenset({"cpu"})
+    cpu_features: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of one task on one site."""
+
+    verdict: Verdict
+    plan: TaskPlan
+    offer: Offer | None = None
+    """The bundle meant for this machine; None = none of them suits it."""
+    opens_at: float = 0.0
+    """WAVE_LATER: when the site's wave begins, in seconds since 1970."""
+
+    @property
+    def bundle(self) -> Sha256 | None:
+        """Digest of the bundle that the site should run now; None = it stays with what it has."""
+        return self.offer.bundle if self.offer and self.verdict == "WANTED" else None
+
+
+def wishes(fleet: Fleet, site: str, machine: Machine, now: float) -> Mapping[str, Wish]:
+    """Return what is wanted of each task that the plan names; `now` in seconds since 1970."""
+    return {task: _wish(each, site, machine, now) for task, each in fleet.tasks.items()}
+
+
+def place(site: str, bundle: str) -> int:
+    """Return where a site stands in the rollout of a bundle: 0 (among the first) to STEPS - 1."""
+    drawn = hashlib.sha256(f"{site}\n{bundle}".encode()).digest()
+    return int.from_bytes(drawn[:8], "big") % STEPS
+
+
+def suits(requires: Hardware, machine: Machine) -> bool:
+    """Tell whether a machine has what is required."""
+    has_device = not requires.devices or bool(machine.devices & set(requires.devices))
+    has_features = set(requires.cpu_features) <= machine.cpu_features
+    return has_device and has_features and machine.memory_bytes >= requires.memory_bytes_min
+
+
+def inside(window: Window | None, minute: int) -> bool:
+    """Tell whether a site may switch now; `minute` of its local day, 0 to 1439."""
+    if window is None:
+        return True
+    start, end = (60 * int(text[:2]) + int(text[3:]) for text in (window.start, window.end))
+    return start <= minute < end if start < end else minute >= start or minute < end
+
+
+def _wish(task: TaskPlan, site: str, machine: Machine, now: float) -> Wish:
+    offer = next((offer for offer in task.offers if suits(offer.requires, machine)), None)
+    if offer is None:
+        return Wish("HARDWARE_UNMET", task)
+    if task.halted:
+        return Wish("HALTED", task, offer)
+    if not task.waves:
+        return Wish("WANTED", task, offer)
+    mine = place(site, offer.bundle)
+    opens = [seconds(wave.start) for wave in task.waves if mine < wave.percent * STEPS // 100]
+    if not opens:
+        return Wish("NO_WAVE", task, offer)
+    return Wish("WANTED" if now >= opens[0] else "WAVE_LATER", task, offer, opens[0])

@@ -14,9 +14,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from edge_agent.formats import document
-from edge_agent.formats.document import At, Epoch, Exchanged, Signed, SiteId
+from edge_agent.formats import signed_document
 from edge_agent.formats.manifest import Sha256
+from edge_agent.formats.signed_document import At, Epoch, Exchanged, Signed, SiteId
 
 SCHEMA = "edge-agent/receipts/v1"
 FILE_NAME = "receipts.json"
@@ -25,8 +25,8 @@ FILE_NAME = "receipts.json"
 class Range(Exchanged):
     """Segments that the centre has, verified and kept."""
 
-    first: document.SequenceNumber
-    last: document.SequenceNumber
+    first: signed_document.SequenceNumber
+    last: signed_document.SequenceNumber
     manifest_sha256: Sha256
     """Of the manifest file of `last`."""
 
@@ -40,7 +40,7 @@ class Range(Exchanged):
 class Refused(Exchanged):
     """A segment that came, but cannot be used: the site seals anew what it still holds of it."""
 
-    sequence: document.SequenceNumber
+    sequence: signed_document.SequenceNumber
     manifest_sha256: Sha256
     why: str = Field(max_length=500)
 
@@ -69,4 +69,4 @@ def verify(raw: bytes, keys: Collection[str]) -> Signed[Receipts]:
         DocumentInvalid: no receipts.
         SignatureInvalid: not signed by one of the keys, or changed afterwards.
     """
-    return document.verify(raw, Receipts, FILE_NAME, keys)
+    return signed_document.verify(raw, Receipts, FILE_NAME, keys)

@@ -1,13 +1,13 @@
-"""Segments: sealed files of records, numbered without gaps, and the chain of manifests that shows it.
+"""Segments: sealed files of records, numbered without gaps, and the chain of manifests that proves it.
 
-A segment is JSONL of records (formats/example.py), compressed with zstd (RFC 8878), sealed in the age format
-(https://age-encryption.org/v1) to the centre's recipients. It is called `<epoch>-<sequence>.age`, and its manifest,
-a signed document (formats/document.py) of the site, `<epoch>-<sequence>.json`. The manifest is written last: a segment
-without one does not exist yet.
+A segment is JSONL of records (formats/example_records.py), compressed with zstd (RFC 8878), sealed in the age format
+(https://age-encryption.org/v1) to the central team's recipients. Its file is `<epoch>-<sequence>.age`. Its manifest is
+`<epoch>-<sequence>.json`, a document signed by the site (formats/signed_document.py). The manifest is written last: a
+segment without one does not exist yet.
 
-An epoch is one life of a site's spool, 16 random hexadecimal digits: a site that was installed anew cannot collide with
-its former self. Within an epoch sequences start at 1 and have no gap, and each manifest carries the sha256 of the
-manifest file before it, so that a segment that is lost, swapped or invented shows. A name never gets other content.
+An epoch is one incarnation of a site's spool, 16 random hexadecimal digits: a reinstalled site cannot collide with its
+former self. Within an epoch sequence numbers start at 1 without a gap. Each manifest carries the sha256 of the manifest
+file before it, so that a lost, swapped or invented segment is detected. A name never gets other content.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import zstandard
 from pydantic import Field
 
 from edge_agent.errors import DocumentInvalid, RecordInvalid, SegmentDamaged
-from edge_agent.formats import document, example
-from edge_agent.formats.document import At, Epoch, Exchanged, Signed, SiteId
+from edge_agent.formats import example_records, signed_document
 from edge_agent.formats.manifest import Sha256
+from edge_agent.formats.signed_document import At, Epoch, Exchanged, Signed, SiteId
 
 SCHEMA = "edge-agent/segment/v1"
 SEALED_BYTES_MAX = 64 * 1024 * 1024
@@ -41,7 +41,7 @@ class SegmentManifest(Exchanged):
     schema_: Literal["edge-agent/segment/v1"] = Field(default="edge-agent/segment/v1", alias="schema")
     site: SiteId
     epoch: Epoch
-    sequence: document.SequenceNumber
+    sequence: signed_document.SequenceNumber
     at: At
     """When it was sealed, by the site's clock."""
     sha256: Sha256
@@ -52,7 +52,7 @@ class SegmentManifest(Exchanged):
     """sha256 of the file of the manifest before it in the epoch; empty for the first."""
     records: int = Field(ge=1)
     recipients: tuple[Recipient, ...] = Field(min_length=1, max_length=20)
-    reseals: tuple[document.SequenceNumber, ...] = Field(default=(), max_length=1000)
+    reseals: tuple[signed_document.SequenceNumber, ...] = Field(default=(), max_length=1000)
     """Earlier segments of the epoch that were damaged or refused, whose surviving records are in this one."""
 
 
@@ -74,7 +74,7 @@ def verify(raw: bytes, stem: str, keys: Collection[str] | None) -> Signed[Segmen
         DocumentInvalid: not a manifest, or one of another segment.
         SignatureInvalid: not signed by one of the keys, or changed afterwards.
     """
-    signed = document.verify(raw, SegmentManifest, f"{stem}{MANIFEST_SUFFIX}", keys)
+    signed = signed_document.verify(raw, SegmentManifest, f"{stem}{MANIFEST_SUFFIX}", keys)
     if name_of(signed.body.epoch, signed.body.sequence) != stem:
         said = f"{stem}{MANIFEST_SUFFIX} is the manifest of {name_of(signed.body.epoch, signed.body.sequence)}"
         raise DocumentInvalid(said)
@@ -114,7 +114,7 @@ def unseal(sealed: bytes, identities: Sequence[pyrage.x25519.Identity]) -> bytes
     return plain
 
 
-def records_of(lines: bytes) -> list[example.AnyRecord]:
+def records_of(lines: bytes) -> list[example_records.AnyRecord]:
     """Read all records of an unsealed segment.
 
     Raises:
@@ -123,7 +123,7 @@ def records_of(lines: bytes) -> list[example.AnyRecord]:
     records = []
     for number, line in enumerate(lines.splitlines(), 1):
         try:
-            records.append(example.parse(line))
+            records.append(example_records.parse(line))
         except RecordInvalid as error:
             raise RecordInvalid(f"line {number}: {error.message}", line=number) from None
     return records

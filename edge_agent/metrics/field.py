@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
-from edge_agent.formats.alarms import Alarm
+from edge_agent.formats.site_status import Alarm
 from edge_agent.metrics.text import Sample
 from edge_agent.monitoring.figures import Headline, Standing
 

@@ -18,8 +18,8 @@ from edge_agent.capture.collection import Collection, CollectionStatus
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import EngineState
-from edge_agent.formats.document import seconds
-from edge_agent.formats.uplink import FILE_NAME
+from edge_agent.formats.signed_document import seconds
+from edge_agent.formats.uplink_state import FILE_NAME
 from edge_agent.metrics import field, processes
 from edge_agent.metrics.catalogue import CATALOGUE
 from edge_agent.metrics.counting import Counts, TaskCounts

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from edge_agent.durable.sqlite_database import Database
-from edge_agent.formats.alarms import Alarm
-from edge_agent.formats.example import local_answer
+from edge_agent.formats.example_records import local_answer
+from edge_agent.formats.site_status import Alarm
 from edge_agent.monitoring import new_inputs
 from edge_agent.monitoring import observed as observing
 from edge_agent.monitoring.drift import Found, Sample, Stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edge_agent.formats.alarms import Alarm
+from edge_agent.formats.site_status import Alarm
 from edge_agent.monitoring.drift import Stream
 from edge_agent.monitoring.evidence import Evidence, Promise
 from edge_agent.monitoring.observed import Source

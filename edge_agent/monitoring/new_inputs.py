@@ -1,10 +1,10 @@
 """Are more inputs outside the gate than the bundle's own held-out rows explain? Tested by betting, at any time. Pure.
 
-A gate gives each input a conformal p-value (`formats/gate.py`). While inputs resemble the held-out rows, a p-value of
-k / (rows + 1) or less has a probability that does not change from input to input, but is not known: it depends on which
-rows were held out, and follows a Beta(k, rows + 1 - k) distribution (Vovk 2012, arXiv 1209.2673). So the hypothesis is
-that it is at most the upper quantile of this distribution. Half of the chance of a false alarm is spent on these
-quantiles, half on the bets.
+A gate gives each input a conformal p-value (`formats/ood_gate.py`). While inputs resemble the held-out rows, a p-value
+of k / (rows + 1) or less has a probability that does not change from input to input, but is not known: it depends on
+which rows were held out, and follows a Beta(k, rows + 1 - k) distribution (Vovk 2012, arXiv 1209.2673). So the
+hypothesis is that it is at most the upper quantile of this distribution. Half of the chance of a false alarm is spent
+on these quantiles, half on the bets.
 
 The bets are Wald's likelihood ratios of a larger rate against that bound. Each is a test supermartingale whatever came
 before (Waudby-Smith and Ramdas 2024, arXiv 2010.09686). A change that comes late would have to win back what was lost

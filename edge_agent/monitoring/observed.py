@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from edge_agent.formats.alarms import Alarm
-from edge_agent.formats.example import local_answer
-from edge_agent.formats.gate import OUT_OF_DISTRIBUTION
+from edge_agent.formats.example_records import local_answer
 from edge_agent.formats.manifest import Manifest, Threshold
+from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
+from edge_agent.formats.site_status import Alarm
 from edge_agent.monitoring.drift import Sample, Stream
 from edge_agent.monitoring.evidence import Promise
 

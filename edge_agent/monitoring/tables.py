@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.durable.sqlite_database import Database
-from edge_agent.formats.alarms import Alarm
+from edge_agent.formats.site_status import Alarm
 from edge_agent.monitoring.figures import Agreed, AtConfidence, AtLabel, Disagreement, Spent, Standing
 
 SERIES_OF_TASK_MAX = 5

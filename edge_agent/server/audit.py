@@ -28,7 +28,7 @@ import structlog
 
 from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.durable.disk_thread import DiskThread
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.signed_document import timestamp
 from edge_agent.server.callers import NOBODY, Caller
 from edge_agent.server.repeats import Repeats
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from edge_agent.config import Role
 from edge_agent.errors import CertificateExpired
-from edge_agent.formats.certificates import certificates
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.certificate_files import certificates
+from edge_agent.formats.signed_document import timestamp
 from edge_agent.server.callers import Caller, current
 from edge_agent.server.roles import roles_of
 

@@ -18,8 +18,8 @@ import structlog
 
 from edge_agent.config import AccessConfig
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificates import certificates, check_pair
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.signed_document import timestamp
 
 log = structlog.get_logger("edge_agent.server")
 

@@ -12,7 +12,7 @@ from edge_agent.capture.collection import NOBODY, Collection
 from edge_agent.capture.records import Judgement
 from edge_agent.capture.review_streams import ReviewFilter
 from edge_agent.errors import InvalidRequest, UnknownTask
-from edge_agent.formats.example import local_answer
+from edge_agent.formats.example_records import local_answer
 from edge_agent.formats.manifest import Manifest
 from edge_agent.server import guard, messages, reviews
 from edge_agent.server.dedupe import REQUEST_ID_CHARS_MAX

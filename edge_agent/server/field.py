@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from edge_agent import statistics
-from edge_agent.formats.alarms import REMEDIES
 from edge_agent.formats.manifest import Threshold
+from edge_agent.formats.site_status import REMEDIES
 from edge_agent.monitoring.drift import REFERENCE_ROWS, Stream
 from edge_agent.monitoring.evidence import Evidence, Promise
 from edge_agent.monitoring.figures import Agreed, AtConfidence, Disagreement, Series, Spent, Standing

@@ -17,7 +17,7 @@ from edge_agent.backoff import backoff_seconds
 from edge_agent.capture.collection import Collection
 from edge_agent.capture.questions import Question
 from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.example import stored
+from edge_agent.formats.example_records import stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import question

@@ -12,7 +12,7 @@ from edge_agent.engine.state import EngineState
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode
-from edge_agent.formats.status import UpdateState
+from edge_agent.formats.site_status import UpdateState
 from edge_agent.metrics.counting import Counts, Histogram, TaskCounts
 from edge_agent.routing.policy import Wish
 from edge_agent.store.state_database import InstalledBundle

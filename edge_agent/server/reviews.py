@@ -9,8 +9,8 @@ from typing import Any
 from edge_agent.capture.collection import Reviewed
 from edge_agent.capture.review_streams import Place
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import example
-from edge_agent.formats.example import ReviewStream
+from edge_agent.formats import example_records
+from edge_agent.formats.example_records import ReviewStream
 from edge_agent.formats.manifest import Manifest
 from edge_agent.server import messages
 from edge_agent.v1 import feedback_pb2 as pb
@@ -48,7 +48,7 @@ def prediction(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
     message.review_stream = STREAMS[found.stream]
     if found.probability is not None:
         message.sampling_probability = found.probability
-    local, teacher = example.local_answer(record), example.teacher_answer(record)
+    local, teacher = example_records.local_answer(record), example_records.teacher_answer(record)
     if teacher is not None:
         message.teacher_answer, message.teacher_model = teacher, record.get("model", "")
     if local is not None:

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from edge_agent.config import Config
 from edge_agent.errors import DocumentInvalid
-from edge_agent.formats import uplink
+from edge_agent.formats import uplink_state
 from edge_agent.v1 import admin_pb2 as pb
 
 SILENT_REASON = "UPLINK_SILENT"
@@ -34,7 +34,7 @@ _RIGHTS = "Give this daemon's user the rights that docs/uplink.md lists."
 class Heard:
     """What could be read; `silence` and `remedy` say why nothing of it holds now, empty = it does."""
 
-    state: uplink.UplinkState | None
+    state: uplink_state.UplinkState | None
     age_seconds: float = 0.0
     silence: str = ""
     remedy: str = ""
@@ -42,7 +42,7 @@ class Heard:
 
 def uplink_message(config: Config) -> pb.UplinkStatus | None:
     """Describe the uplink; None where none is configured and none has said anything."""
-    path = config.uplink_notes / uplink.FILE_NAME
+    path = config.uplink_notes / uplink_state.FILE_NAME
     heard = listen(path, time.clock_gettime(time.CLOCK_BOOTTIME))
     configured = bool(config.uplink.url or config.uplink.updates_url)
     if heard.state is None and not configured and not path.exists():
@@ -59,7 +59,7 @@ def listen(path: Path, running_seconds: float) -> Heard:
     """Read the file; `running_seconds` is CLOCK_BOOTTIME now."""
     try:
         raw = _read(path)
-        state = uplink.parse(raw)
+        state = uplink_state.parse(raw)
     except FileNotFoundError:
         return Heard(None, silence=f"the uplink has said nothing yet: there is no {path}", remedy=_START)
     except OSError as error:
@@ -69,7 +69,7 @@ def listen(path: Path, running_seconds: float) -> Heard:
     age = running_seconds - state.running_seconds
     if age < 0:
         return Heard(state, silence="the uplink has said nothing since this machine was started", remedy=_START)
-    if age > uplink.FRESH_SECONDS:
+    if age > uplink_state.FRESH_SECONDS:
         said = f"the uplink has said nothing for {age / 60:.0f} min; it does so every minute: it was stopped, or hangs"
         return Heard(state, age, said, _START)
     return Heard(state, age)
@@ -81,10 +81,10 @@ def _read(path: Path) -> bytes:
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(0, "no plain file")
-        return file.read(uplink.STATE_BYTES_MAX + 1)
+        return file.read(uplink_state.STATE_BYTES_MAX + 1)
 
 
-def _described(state: uplink.UplinkState) -> pb.UplinkStatus:
+def _described(state: uplink_state.UplinkState) -> pb.UplinkStatus:
     return pb.UplinkStatus(
         state=_STATES[state.state],
         upstream=_printable(state.upstream),
@@ -109,7 +109,7 @@ def _described(state: uplink.UplinkState) -> pb.UplinkStatus:
     )
 
 
-def _downloads(said: uplink.Downloads | None) -> pb.UplinkDownloads | None:
+def _downloads(said: uplink_state.Downloads | None) -> pb.UplinkDownloads | None:
     if said is None:
         return None
     return pb.UplinkDownloads(

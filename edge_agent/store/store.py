@@ -43,7 +43,7 @@ from edge_agent.errors import (
     StoreDamaged,
     UnknownBundle,
 )
-from edge_agent.formats import golden
+from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, digest_of, parse
 from edge_agent.store import bundle_archive
 from edge_agent.store.blobs import BlobStore
@@ -326,7 +326,7 @@ class Store:
         for artifact in manifest.by_role("golden"):
             path = self._blobs.path(artifact.sha256)
             with disk_errors(path), path.open("rb") as file:
-                deque(golden.read(file), maxlen=0)
+                deque(golden_cases.read(file), maxlen=0)
 
     def _copy(self, manifest: Manifest, members: dict[str, BundleMember]) -> None:
         """Put the files among `members` into the store; the others are there."""

@@ -21,7 +21,7 @@ from edge_agent.doctor.findings import Unseen
 from edge_agent.doctor.probes.place import content, look, text
 from edge_agent.doctor.probes.serving import Case
 from edge_agent.doctor.units import SERVE, UPLINK
-from edge_agent.formats import uplink
+from edge_agent.formats import uplink_state
 from edge_agent.support_bundle import redact
 
 PART_BYTES_MAX = 2**20
@@ -215,11 +215,11 @@ def _updates(sources: Sources, rules: redact.Rules) -> bytes:
 
 def _uplink(sources: Sources, rules: redact.Rules) -> bytes:
     notes = sources.case.place.config.uplink_notes
-    path = notes / uplink.FILE_NAME
+    path = notes / uplink_state.FILE_NAME
     if not path.exists():
         raise _Missing(f"there is no {path}")
     try:
-        said = json.loads(content(path, uplink.STATE_BYTES_MAX) or b"{}")
+        said = json.loads(content(path, uplink_state.STATE_BYTES_MAX) or b"{}")
     except (ValueError, RecursionError):
         raise _Missing(f"{path} is no JSON") from None
     uploaded = notes / "uploaded.jsonl"

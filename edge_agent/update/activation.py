@@ -10,9 +10,10 @@ callables, so this room knows nothing of processes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,12 +21,19 @@ from typing import Any, TypeVar
 import structlog
 
 from edge_agent.durable.disk_thread import DiskThread
-from edge_agent.errors import EdgeAgentError, MemoryShort, ModelLoadFailed, NothingToRollBack, UnknownTask, from_wire
+from edge_agent.errors import (
+    EdgeAgentError,
+    MemoryShort,
+    ModelLoadFailed,
+    NothingToRollBack,
+    RequestCancelled,
+    UnknownTask,
+    from_wire,
+)
 from edge_agent.formats.manifest import Manifest
 from edge_agent.store.state_database import InstalledBundle, UnreadableBundle
 from edge_agent.store.store import Store
 from edge_agent.store.update_records import UpdateProgress
-from edge_agent.update.turns import TaskLocks, unless
 
 log = structlog.get_logger("edge_agent.update")
 KNOWN_SHOWN_MAX = 20
@@ -407,3 +415,41 @@ def _naming(bundle: InstalledBundle, error: EdgeAgentError) -> EdgeAgentError:
     """Say also which bundle an engine's error is about: the engine knows only files."""
     said = f"bundle {bundle.manifest.task.name} {bundle.manifest.version}: {error.message}"
     return from_wire(error.reason, said, error.remedy, error.metadata)
+
+
+class TaskLocks:
+    """A lock for each task that is being changed: what takes long in one keeps no other waiting."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._users: dict[str, int] = {}
+
+    @contextlib.asynccontextmanager
+    async def held(self, task: str) -> AsyncGenerator[None, None]:
+        """Hold the lock of a task inside the block."""
+        lock = self._locks.setdefault(task, asyncio.Lock())
+        self._users[task] = self._users.get(task, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[task] -= 1
+            if not self._users[task]:
+                del self._users[task], self._locks[task]
+
+
+async def unless(left: asyncio.Event | None, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what work returns, which is cancelled when `left` is set. Raises RequestCancelled then."""
+    if left is None:
+        return await work
+    working, leaving = asyncio.create_task(work), asyncio.create_task(left.wait())
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait([working, leaving])
+    if working.cancelled():
+        raise RequestCancelled("the caller left before the bundle was ready")
+    return working.result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edge_agent.formats.rollout import Machine
+from edge_agent.formats.plan import Machine
 
 _BYTES_IN_KIB = 1024
 

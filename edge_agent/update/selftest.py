@@ -1,20 +1,27 @@
-"""Whether a bundle computes on this machine what it computed where it was made, and takes no more than it may.
+"""The self-test: whether a bundle computes here what it computed where it was made, and takes no more than it may.
 
-It is asked its golden cases in a child of its own. Cases that a rounding error may turn count for nothing; of the
-others nearly all must be answered alike. Latency is held against the bundle that answers now, asked the same on the
-same machine in the same minute: a lone bad measurement on a busy machine is repeated before it counts. Memory is held
-against what the engine computed beforehand, and must not grow from one pass to the next.
+The bundle is loaded in a child process of its own and answers its golden cases. Cases whose answer a rounding error can
+flip are not counted; of the others nearly all must agree. Latency is compared with the bundle that answers now, on the
+same inputs and in the same minute: a single bad measurement on a busy machine is repeated before it counts. Memory is
+compared with the engine's estimate, and must not grow from one pass to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from edge_agent.errors import DeadlineExpired, EdgeAgentError, SiteError
-from edge_agent.formats.golden import Case, Said, differences, is_binding
-from edge_agent.update.machine import End, Outcome, outcome_of
+from edge_agent.formats.golden_cases import Case, Said, differences, is_binding, parse
+from edge_agent.formats.plan import TaskPlan
+from edge_agent.store.state_database import InstalledBundle
+from edge_agent.store.store import Store
+from edge_agent.update.activation import Activation
+from edge_agent.update.update_state_machine import End, Outcome, outcome_of
 
 DIFFERENT_PERCENT_MAX = 5
 TIMED_CASES_MAX = 12
@@ -132,3 +139,71 @@ def _swollen(exam: Exam, candidate: Subject, first_bytes: int) -> str:
     if expected and now_bytes > expected * EXCESS_PERCENT_MAX // 100 + EXCESS_BYTES_MAX:
         return f"it takes {now_bytes / MEGABYTE:.0f} MB of memory; {expected / MEGABYTE:.0f} MB were expected"
     return ""
+
+
+CASES_MAX = 200
+
+Trying = Callable[[InstalledBundle, Mapping[str, Path], float], AbstractAsyncContextManager[Subject]]
+Serving = Callable[[InstalledBundle], Subject | None]
+
+
+class Examiner:
+    """Tests one bundle at a time."""
+
+    def __init__(
+        self, store: Store, activation: Activation, trying: Trying, serving: Serving, seconds_max: float
+    ) -> None:
+        """Test bundles of a store, for so long at most each; `serving` gives the one that answers now, to compare."""
+        self._store, self._activation = store, activation
+        self._trying, self._serving = trying, serving
+        self._seconds_max = seconds_max
+        self._stopping = False
+        self._running: asyncio.Task[Outcome] | None = None
+
+    def stop(self) -> None:
+        """Give up what runs: it is tested again when the daemon is back."""
+        self._stopping = True
+        if self._running is not None:
+            self._running.cancel()
+
+    async def test(self, bundle: InstalledBundle, plan: TaskPlan) -> Outcome:
+        """Test a bundle under what the plan allows. Whatever goes wrong is an outcome."""
+        self._running = asyncio.create_task(self._in_time(bundle, plan))
+        try:
+            return await self._running
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            return Outcome(End.HINDERED, "STOPPING", "the daemon was stopped during the self-test")
+        finally:
+            self._running = None
+
+    async def _in_time(self, bundle: InstalledBundle, plan: TaskPlan) -> Outcome:
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                return await self._tested(bundle, plan)
+        except TimeoutError:
+            return Outcome(
+                End.FAILED, "SELF_TEST_TOO_LONG", f"the self-test did not end within {self._seconds_max:g} s"
+            )
+        except EdgeAgentError as error:
+            return outcome_of(error)
+
+    async def _tested(self, bundle: InstalledBundle, plan: TaskPlan) -> Outcome:
+        paths = await self._activation.on_store(self._store.paths, bundle)
+        cases = await asyncio.to_thread(_cases, paths)
+        before = self._activation.serving.get(bundle.manifest.task.name)
+        exam = Exam(
+            cases=cases,
+            vector=bundle.manifest.task.kind == "embed",
+            latency_percent_max=plan.probation.latency_percent_max,
+            answer_seconds_max=self._seconds_max,
+            memory_bytes_wanted=bundle.manifest.requires.memory_bytes,
+        )
+        async with self._trying(bundle, paths, self._seconds_max) as candidate:
+            return await examine(exam, candidate, self._serving(before) if before else None)
+
+
+def _cases(paths: Mapping[str, Path]) -> Sequence[Case]:
+    golden = paths.get("golden")
+    return parse(golden.read_bytes())[:CASES_MAX] if golden else ()

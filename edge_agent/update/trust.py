@@ -1,16 +1,19 @@
-"""What a site believes of a repository that somebody brought: the mirror, or a stick. Neither is trusted.
+"""What a site accepts of a repository that somebody brought: the uplink, or a USB drive. Neither is trusted.
 
-TUF's client verifies the chain (chain.py). What must outlast its cache, a power cut and a lost file is in state.db, and
-is written before anything is believed:
+TUF's client verifies the chain (metadata_chain.py). What must outlast its cache, a power cut and a lost file is in
+state.db, and is written before anything is accepted:
 
-- every root that was ever believed. The newest is where the next look starts from; the first is `update.root_file`;
-- a floor for each role: the version of its metadata, below which nothing is believed, and whose signatures made it
-  count (floors.py);
-- the newest time that each role was signed with. The clock of a site may jump by years: what has expired is what has
-  expired by the clock or by the newest signed time, whichever is later, and the clock itself is never written down.
+- every root that was ever accepted. The newest is where the next check starts; the first is `update.root_file`;
+- a floor for each role: the version of its metadata below which nothing is accepted, and whose signatures made it
+  count. A floor holds as long as the signatures under it would still count: until root (for the plan: targets) has
+  removed so many of the keys that they would not. So whoever raised the numbers with a stolen key loses them with the
+  key, and an additional key loses nothing;
+- the newest time that each role was signed with. The clock of a site may jump by years: metadata has expired if it has
+  by the clock or by the newest signed time, whichever is later, and the clock itself is never stored.
 
-What was believed last is kept, as files, and verified again like any other: so a stick's plan goes on when the stick is
-pulled out, and a mirror that lags behind it, or lies, stops nothing before the kept plan expires.
+The repository that was accepted last is kept as files and verified again like any other. So the plan of a USB drive
+stays in force when the drive is pulled out, and an uplink that lags behind it, or lies, stops nothing before the kept
+plan expires.
 """
 
 from __future__ import annotations
@@ -19,20 +22,23 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tuf.api.metadata import Metadata
+
 from edge_agent.config import Config
 from edge_agent.durable.atomic_files import disk_errors, write_durably
-from edge_agent.errors import PlanInvalid, UpdateError, UpdateExpired, UpdateIncomplete, UpdateUntrusted
+from edge_agent.errors import PlanInvalid, UpdateError, UpdateExpired, UpdateIncomplete, UpdateOutdated, UpdateUntrusted
 from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 from edge_agent.formats.plan import FILE_NAME, Offer, Plan
-from edge_agent.store.update_records import TrustTable
-from edge_agent.update import chain, floors
-from edge_agent.update.chain import Chain
-from edge_agent.update.roots import Roots
-from edge_agent.update.source import METADATA, TIMESTAMP, SourceFolder, TooLong
+from edge_agent.formats.signed_document import seconds
+from edge_agent.store.update_records import MetadataFloor, TrustTable
+from edge_agent.update import metadata_chain
+from edge_agent.update.metadata_chain import METADATA, TIMESTAMP, Chain, SourceFolder, TooLong
+from edge_agent.update.trust_root import Roots
 from edge_agent.update.verified import SignedBundle, Verified
 
 TIMESTAMP_BYTES_MAX = 16 * 1024
@@ -111,7 +117,7 @@ class Trust:
             return known.verified
         self._roots.require_same_fleet(source)
         try:
-            found = chain.follow(source, root, self._scratch, self._roots.learn)
+            found = metadata_chain.follow(source, root, self._scratch, self._roots.learn)
         except UpdateUntrusted as error:
             raise self._roots.aged(source) or error from None
         verified = self._checked(found, source)
@@ -121,20 +127,20 @@ class Trust:
         return verified
 
     def _still(self, source: SourceFolder, key: _Key, known: _Known) -> bool:
-        rotated = source.size(METADATA, chain.root_name(key.root_version + 1)) >= 0
+        rotated = source.size(METADATA, metadata_chain.root_name(key.root_version + 1)) >= 0
         return not rotated and self._now() < known.expires
 
     def _checked(self, found: Chain, source: SourceFolder) -> Verified:
         """Hold what was found against what was seen before, and remember it."""
         before = self._records.floors()
-        holding = floors.holding(found, before)
-        after = floors.raised(found, found.versions, holding, source.path)
-        issued_at = floors.newest(after)
-        floors.require_current(found, self._now(), issued_at, source.path)
+        floors = holding_floors(found, before)
+        after = raised_floors(found, found.versions, floors, source.path)
+        issued_at = newest_signed_time(after)
+        require_current(found, self._now(), issued_at, source.path)
         bundles = dict(_bundles(found))
         verified = Verified(_plan(found, bundles), bundles, issued_at, found.expires)
         numbers = {FILE_NAME: verified.plan_version} if found.plan and "plan" in found.metadata else {}
-        after |= floors.raised(found, numbers, holding, source.path)
+        after |= raised_floors(found, numbers, floors, source.path)
         if not after.items() <= before.items():
             self._records.raise_floors(after)
         return verified
@@ -194,3 +200,96 @@ def _plan(found: Chain, bundles: Bundles) -> Plan | None:
 def _offers(read: Plan) -> Collection[tuple[str, Offer]]:
     tasks = [item for fleet in (*read.channels.values(), *read.sites.values()) for item in fleet.tasks.items()]
     return [(task, offer) for task, each in tasks for offer in each.offers]
+
+
+ISSUED_AT = "x-edge-agent-issued-at"
+"""Signed in every metadata file, RFC 3339: the only time that a site keeps."""
+_TWO_REMEDY = "Have the central team look who published it, and publish again: 'edge-convert verify-repo'."
+_NONE = MetadataFloor(0, (), 0.0)
+Floors = Mapping[str, MetadataFloor]
+"""By role; that of `plan.json` goes by the number in the plan."""
+
+
+def holding_floors(found: Chain, before: Floors) -> Floors:
+    """Return the floors that still count."""
+    return {name: floor for name, floor in before.items() if found.still_count(_role(name), floor.signers)}
+
+
+def raised_floors(found: Chain, versions: Mapping[str, int], before: Floors, where: object) -> dict[str, MetadataFloor]:
+    """Return the floors that these versions make.
+
+    Raises:
+        UpdateOutdated: a version is below its floor.
+        UpdateUntrusted: the snapshot no longer names a file that it named, or there are two timestamps of a version.
+    """
+    floors = {}
+    for name, version in versions.items():
+        floor, role = before.get(name, _NONE), _role(name)
+        if version < floor.version:
+            numbers = f"{name} {version}, not {floor.version}"
+            made = _made(_issued_at(found.metadata[role]), floor.issued_at)
+            raise UpdateOutdated(
+                f"{where} is older than what this site has seen: {made}{numbers}", path=where, role=name
+            )
+        listed = found.listed if name == "snapshot" else {}
+        _require_listed(listed, floor.listed, where)
+        sha256 = found.sha256(name) if name == "timestamp" else ""
+        if version == floor.version and floor.sha256 not in ("", sha256):
+            said = f"{where} has another {name} {version} than the one that this site has seen"
+            raise UpdateUntrusted(said, remedy=_TWO_REMEDY, path=where, role=name)
+        issued_at = max(_issued_at(found.metadata[role]), floor.issued_at)
+        floors[name] = MetadataFloor(version, found.signers(role), issued_at, listed, sha256)
+    return floors
+
+
+def newest_signed_time(floors: Floors) -> float:
+    """Return the newest signed time."""
+    return max(floor.issued_at for floor in floors.values())
+
+
+def require_current(found: Chain, clock: float, signed: float, where: object) -> None:
+    """Refuse what has expired by the clock, or by the newest signed time. Raises UpdateExpired."""
+    for role, metadata in found.metadata.items():
+        expires = metadata.signed.expires
+        if expires.timestamp() <= max(clock, signed):
+            said = f"the update in {where} is no longer valid: '{role}' expired at {_day(expires)}"
+            raise UpdateExpired(f"{said}; {_by(clock, signed)}", path=where, role=role)
+
+
+def _require_listed(now: Mapping[str, int], before: Mapping[str, int], where: object) -> None:
+    """Hold what a snapshot names against what it named before: TUF 1.0.34, section 5.5.5."""
+    for file, version in before.items():
+        if file not in now:
+            said = f"the snapshot in {where} no longer names {file}, which it named when this site saw it last"
+            raise UpdateUntrusted(said, path=where, role="snapshot")
+        if now[file] < version:
+            said = f"{where} is older than what this site has seen: its snapshot names {file} {now[file]}"
+            raise UpdateOutdated(f"{said}, not {version}", path=where, role="snapshot")
+
+
+def _role(name: str) -> str:
+    return "plan" if name == FILE_NAME else name
+
+
+def _issued_at(metadata: Metadata[Any]) -> float:
+    """Return when metadata were signed, as they say; 0 = they do not."""
+    try:
+        return seconds(metadata.signed.unrecognized_fields.get(ISSUED_AT, ""))
+    except (ValueError, TypeError, AttributeError):
+        return 0.0
+
+
+def _made(issued_at: float, floor: float) -> str:
+    """Return both times in words, where they are known and tell the two apart."""
+    made, seen = (_day(datetime.fromtimestamp(at, UTC)) for at in (issued_at, floor))
+    return f"made at {made}, and there was one of {seen}; " if issued_at and made != seen else ""
+
+
+def _by(clock: float, signed: float) -> str:
+    said = f"this machine's clock says {_day(datetime.fromtimestamp(clock, UTC))}"
+    later = _day(datetime.fromtimestamp(signed, UTC))
+    return said if clock >= signed else f"{said}, but it is {later} or later, for somebody has signed then"
+
+
+def _day(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"

@@ -19,20 +19,17 @@ import structlog
 from edge_agent.byte_sizes import format_bytes
 from edge_agent.config import Config
 from edge_agent.errors import BundleError, EdgeAgentError, ModelFailed, SiteError, UpdateError
-from edge_agent.formats import rollout
-from edge_agent.formats.plan import Fleet, TaskPlan
-from edge_agent.formats.rollout import Wish
-from edge_agent.formats.wants import Want
+from edge_agent.formats.download_requests import Want
+from edge_agent.formats.plan import Fleet, Machine, TaskPlan, Wish, inside, wishes
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.store.update_records import UpdateProgress
-from edge_agent.update import machine
+from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
-from edge_agent.update.examining import Examiner, Serving, Trying
-from edge_agent.update.machine import Action, End, Facts, Outcome, outcome_of
-from edge_agent.update.probation import Seen
+from edge_agent.update.probation import Seen, Watcher
+from edge_agent.update.selftest import Examiner, Serving, Trying
+from edge_agent.update.update_state_machine import Action, End, Facts, Outcome, outcome_of
 from edge_agent.update.verified import Copied, Verified
-from edge_agent.update.watching import Watcher
 
 log = structlog.get_logger("edge_agent.update")
 
@@ -66,7 +63,7 @@ class Around:
     """The bundle where it serves; None = it does not."""
     seen: Callable[[str], Seen]
     """What is seen of the bundle with that digest."""
-    machine: rollout.Machine
+    machine: Machine
     changed: Callable[[], None] = lambda: None
     """Told when a row of the journal has changed."""
     planned: Callable[[Mapping[str, TaskPlan]], None] = lambda _: None
@@ -129,7 +126,7 @@ class Updater:
         async with self._looking:
             with contextlib.suppress(SiteError):  # then the next start takes it for a power cut
                 for row in self._rows.values():
-                    await self._record(machine.put_down(self._watcher.noted(row), self._around.now()))
+                    await self._record(update_state_machine.put_down(self._watcher.noted(row), self._around.now()))
 
     async def look(self, folder: Path | None = None) -> EdgeAgentError | None:
         """Look at what came in, or at a folder that somebody brought, and take the steps that are due.
@@ -193,7 +190,7 @@ class Updater:
 
     def _wishes(self, fleet: Fleet, verified: Verified | None) -> Mapping[str, Wish]:
         now = max(self._around.now(), verified.issued_at if verified else 0.0)
-        return rollout.wishes(fleet, self._config.site.id, self._around.machine, now)
+        return wishes(fleet, self._config.site.id, self._around.machine, now)
 
     async def _ask(self, fleet: Fleet, verified: Verified | None) -> None:
         if self._source is not None:
@@ -211,10 +208,10 @@ class Updater:
         elif action is Action.BACK:
             await self._go_back(row)
 
-    async def _decided(self, task: str, wish: Wish | None, folder: Path) -> machine.Decision:
+    async def _decided(self, task: str, wish: Wish | None, folder: Path) -> update_state_machine.Decision:
         before = self._rows.get(task)
         facts = await self._facts(task, before, wish, folder)
-        row, action = machine.decide(task, before, facts, self._around.now())
+        row, action = update_state_machine.decide(task, before, facts, self._around.now())
         await self._record(self._watcher.noted(row) if self._watcher.due(row) else row)
         return row, action
 
@@ -235,7 +232,7 @@ class Updater:
             facts,
             installed=installed,
             missing="" if installed else await self._missing(folder, wish.bundle),
-            window_open=rollout.inside(wish.plan.window, 60 * local.tm_hour + local.tm_min),
+            window_open=inside(wish.plan.window, 60 * local.tm_hour + local.tm_min),
         )
 
     def _installed(self, digest: str) -> bool:
@@ -253,7 +250,7 @@ class Updater:
         except (BundleError, UpdateError, SiteError) as error:
             mendable = not isinstance(error, BundleError) or error.reason in MENDABLE
             outcome = Outcome(End.HINDERED if mendable else End.FAILED, error.reason, error.message)
-            await self._stopped(machine.after_test(row, outcome, self._around.now()))
+            await self._stopped(update_state_machine.after_test(row, outcome, self._around.now()))
             return False
         log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
         return True
@@ -262,12 +259,12 @@ class Updater:
         try:
             bundle = await self._activation.on_store(self._store.find, row.task, row.candidate)
         except EdgeAgentError as error:  # removed or damaged since it came
-            await self._stopped(machine.after_test(row, outcome_of(error), self._around.now()))
+            await self._stopped(update_state_machine.after_test(row, outcome_of(error), self._around.now()))
             return
         outcome = await self._examiner.test(bundle, plan)
         # Where there is room for one of them only, the test comes when the old one has stopped.
         later = outcome.reason == "MEMORY_SHORT" and self._activation.pauses(bundle)
-        row = machine.after_test(row, Outcome(End.PASSED) if later else outcome, self._around.now())
+        row = update_state_machine.after_test(row, Outcome(End.PASSED) if later else outcome, self._around.now())
         if row.state != "switching":
             await self._stopped(row)
             return
@@ -284,7 +281,7 @@ class Updater:
             if outcome.end is not End.PASSED:
                 raise ModelFailed(outcome.message)
 
-        after = machine.after_switch(row, outcome, self._around.now())
+        after = update_state_machine.after_switch(row, outcome, self._around.now())
         after = replace(after, watch=self._watcher.begun(plan.probation, row.incumbent), message=_watched(plan))
         first = test if untested else None
         try:
@@ -292,15 +289,15 @@ class Updater:
                 self._note(after)
         except EdgeAgentError as error:
             outcome = outcome_of(error) if outcome.end is End.PASSED else outcome
-            await self._stopped(machine.after_switch(row, outcome, self._around.now()))
+            await self._stopped(update_state_machine.after_switch(row, outcome, self._around.now()))
 
     async def _go_back(self, row: UpdateProgress) -> None:
-        back = machine.rolled_back(row, self._around.now())
+        back = update_state_machine.rolled_back(row, self._around.now())
         try:
             if await self._activation.switch(back, row.incumbent, row.candidate):
                 self._note(back)
         except EdgeAgentError as error:
-            await self._stopped(machine.not_rolled_back(row, outcome_of(error)))
+            await self._stopped(update_state_machine.not_rolled_back(row, outcome_of(error)))
 
     # --- the journal ---------------------------------------------------------------------------------------------
 
@@ -313,7 +310,7 @@ class Updater:
     async def _stopped(self, row: UpdateProgress) -> None:
         """Write down that a step did not come to its end, and let some time pass before the next try."""
         await self._record(row)
-        self._retry_at[row.task] = self._around.monotonic() + machine.pause_seconds(row.attempts)
+        self._retry_at[row.task] = self._around.monotonic() + update_state_machine.pause_seconds(row.attempts)
 
     async def _forget(self, task: str) -> None:
         await self._activation.on_store(self._store.journal.forget, task)

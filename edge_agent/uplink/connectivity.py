@@ -1,4 +1,4 @@
-"""Whether the upstream can be used, as a known state: nobody has to wait for a timeout to find out. Pure.
+"""Whether a store or a large model can be used, as a known state, and how often a request may be repeated. Pure.
 
     probing ──success──► online ──failures_max failures in a row──► offline
        │                                                               │
@@ -6,9 +6,14 @@
        ▲                                                               │
        └────────────────────── its pause is over ──────────────────────┘
 
-While probing, one small request is made; only when it succeeds does more follow. Each failure makes the next pause
-longer, up to a limit, and jitter keeps many sites from coming back in the same second. Times are seconds of one clock
-that never goes back.
+No caller has to wait for a timeout to find out. While probing, one small request is made; only when it succeeds does
+more follow. Each failure makes the next pause longer, up to a limit, and jitter keeps many sites from coming back in
+the same second. Times are seconds of one monotonic clock.
+
+`RetryThrottle` limits the retries of questions to a large model, as gRPC does (gRFC A6). Only a question that the
+server refused without working on it (429, 503) is retried, so that nothing is sent twice that may have been answered.
+A retry takes one token and a success gives back a part of one. Below half of the tokens nobody retries, so a server in
+trouble gets at most a tenth more requests.
 """
 
 from __future__ import annotations
@@ -82,3 +87,40 @@ def failed(known: Connectivity, now: float, backoff: Backoff, jitter: float) -> 
         failures=failures,
         last_contact=known.last_contact,
     )
+
+
+TOKENS_MAX = 10.0
+GIVEN_BACK = 0.1
+PAUSE_SECONDS_DEFAULT = 1.0
+PAUSE_SECONDS_MAX = 30.0
+
+
+@dataclass(frozen=True)
+class Throttle:
+    """Tokens for retries."""
+
+    tokens: float = TOKENS_MAX
+
+    def allows(self) -> bool:
+        """Tell whether a retry may be made."""
+        return self.tokens > TOKENS_MAX / 2
+
+    def retried(self) -> Throttle:
+        """Return it after a retry."""
+        return replace(self, tokens=max(0.0, self.tokens - 1.0))
+
+    def succeeded(self) -> Throttle:
+        """Return it after an answer."""
+        return replace(self, tokens=min(TOKENS_MAX, self.tokens + GIVEN_BACK))
+
+
+def pause(retry_after: str | None, jitter: float) -> float:
+    """Return how long to wait, in seconds, from a Retry-After header (RFC 9110, 10.2.3: seconds, or a date that is not
+    read) and a `jitter` from 0 to 1.
+    """
+    try:
+        asked = float(retry_after or PAUSE_SECONDS_DEFAULT)
+    except ValueError:
+        asked = PAUSE_SECONDS_DEFAULT
+    asked = asked if 0 <= asked <= PAUSE_SECONDS_MAX else PAUSE_SECONDS_MAX
+    return asked * (1.0 + 0.1 * jitter)

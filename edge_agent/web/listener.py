@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_agent.config import WebConfig, addresses
 from edge_agent.errors import CertificateUnusable, SocketInUse
-from edge_agent.formats.certificates import certificates, check_pair
+from edge_agent.formats.certificate_files import certificates, check_pair
 
 _BACKLOG = 128
 

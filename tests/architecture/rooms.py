@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.systemd": set(),
     # Who owns what runs in the background.
     "edge_agent.supervision": {"edge_agent.backoff"},
-    "edge_agent.certs": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
+    "edge_agent.certificate_authority": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.metrics": set(),
     "edge_agent.metrics.field": {"edge_agent.monitoring", "edge_agent.formats", "edge_agent.metrics"},
     # What the rooms know, as numbers: part of the composition root.
@@ -79,7 +79,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.uplink.escalation": BASE
     | {f"edge_agent.{name}" for name in ("durable", "supervision", "uplink", "v1")},
     # The other daemon's root.
-    "edge_agent.uplink.daemon": BASE
+    "edge_agent.uplink.uplink_daemon": BASE
     | {f"edge_agent.{name}" for name in ("uplink", "uplink.escalation", "logs", "supervision", "systemd")},
     # Who may do what, for the console too.
     "edge_agent.server.roles": BASE,
@@ -106,7 +106,13 @@ ROOMS: dict[str, set[str]] = {
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrolment": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
-    | {"edge_agent.daemon", "edge_agent.enrolment", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
+    | {
+        "edge_agent.daemon",
+        "edge_agent.enrolment",
+        "edge_agent.uplink.uplink_daemon",
+        "edge_agent.certificate_authority",
+        "edge_agent.client",
+    }
     | {"edge_agent.statistics"}
     | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support_bundle", "web")}
     | SHARED,

@@ -14,7 +14,7 @@ from edge_agent.engine import golden_jobs
 from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.onnx_runtime import OnnxRuntime
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.golden import Case, differences
+from edge_agent.formats.golden_cases import Case, differences
 from tests.support import bundles, gated_onnx
 
 UNCALIBRATED = {"policy": "always_escalate"}

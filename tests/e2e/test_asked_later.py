@@ -12,7 +12,7 @@ import pytest
 from convert.assess import Risk, assess
 from convert.dataset.select import Choice
 from convert.dataset.write import write
-from edge_agent.formats.document import public_key_hex
+from edge_agent.formats.signed_document import public_key_hex
 from tests.e2e.test_escalation import CALIBRATED, SURE, oracle_of
 from tests.support.bundles import echo_bundle
 from tests.support.escalating_site import TASK, EscalatingSite

@@ -10,7 +10,7 @@ from convert.publish import reading
 from convert.publish.places import Folder
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import manifest
-from edge_agent.formats.repository import root_name
+from edge_agent.formats.repository_metadata import root_name
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.update_cases import UpdateCase

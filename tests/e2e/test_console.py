@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edge_agent import certs
+from edge_agent import certificate_authority
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
@@ -186,7 +186,7 @@ def test_visitors_come_with_certificates(tmp_path, console):
         assert 200 == secure.post("/review/judge", {"prediction_id": one, "say": "accept"}).status
         assert [("anna", "accept", "")] == said_of(console, one)
         before = served(secure)
-        certs.write(site.server(), site.certificate, site.key, replace=True)
+        certificate_authority.write(site.server(), site.certificate, site.key, replace=True)
         assert before != served(secure)
 
 

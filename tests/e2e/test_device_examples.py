@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import certs
+from edge_agent import certificate_authority
 from edge_agent.client import ReviewClient, Tls
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
@@ -159,7 +159,7 @@ def test_a_device_says_at_once_what_is_wrong_with_a_certificate(site, tmp_path, 
     """No later try mends it: an error with what to do, at the first try, though the call has 30 s."""
     tls = site.tls
     elsewhere = tmp_path / "elsewhere.crt"
-    certs.write(tls.foreign, elsewhere, tmp_path / "elsewhere.key")
+    certificate_authority.write(tls.foreign, elsewhere, tmp_path / "elsewhere.key")
     own = tls.client("till", "infer")
     foreign = files(tmp_path / "foreign", tls.client("other", "infer", issuer=tls.foreign))
     cases = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.formats.enrolment import parse
+from edge_agent.formats.enrolment_record import parse
 from tests.support.enrolled import SITE, Box, Team
 from tests.support.object_stores import s3
 

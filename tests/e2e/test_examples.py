@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.client import CallFailed, Classification, ReviewClient
 from edge_agent.formats import segment
-from edge_agent.formats.document import public_key_hex
+from edge_agent.formats.signed_document import public_key_hex
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync

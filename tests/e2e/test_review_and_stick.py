@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from edge_agent.cli import app, stick
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
-from edge_agent.formats import receipts, segment, status, uplink
-from edge_agent.formats.document import public_key_hex, sign, timestamp
+from edge_agent.formats import receipts, segment, site_status, uplink_state
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT, SITE_KEY
@@ -143,7 +143,7 @@ def test_a_stick_there_and_back(daemon, run, tmp_path):
     folder = tmp_path / "site=site-1"
     names = {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     assert names == {path.name for path in (folder / "segments").iterdir()}
-    said = status.verify((folder / "status.json").read_bytes(), None).body
+    said = site_status.verify((folder / "status.json").read_bytes(), None).body
     ((epoch, highest),) = said.highest.items()
     assert read_outbox(folder, epoch).keys() == set(range(1, highest + 1))
     again = run("export", str(tmp_path))
@@ -171,13 +171,15 @@ def test_status_tells_of_the_uplink_beside_it(daemon, run):
     plain = {"pid": 1, "version": "0", "upstream": "az://fleet", "at": timestamp(NOW), "since": timestamp(NOW)}
     running = {"running_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "state": "probing", "failures": 2}
     counts = dict.fromkeys(("waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes"), 3)
-    (notes / uplink.FILE_NAME).write_bytes(uplink.encode(uplink.UplinkState(**plain, **running, **counts)))
+    (notes / uplink_state.FILE_NAME).write_bytes(
+        uplink_state.encode(uplink_state.UplinkState(**plain, **running, **counts))
+    )
     shown = json.loads(run("status", "--json").stdout)["uplink"]
     assert ("PROBING", "az://fleet", 3, 2) == tuple(
         shown[name] for name in ("state", "upstream", "waiting_segments", "failures")
     )
     assert "uplink to az://fleet: probing" in run("status").stdout
-    (notes / uplink.FILE_NAME).write_bytes(b"{")
+    (notes / uplink_state.FILE_NAME).write_bytes(b"{")
     result = run("status")
     assert (0, True) == (result.exit_code, "uplink: silent" in result.stdout), result.output
     shutil.rmtree(notes)

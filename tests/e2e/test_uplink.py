@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.formats import uplink
+from edge_agent.formats import uplink_state
 from tests.support.eventually import eventually_sync
 from tests.support.update_cases import ADAPTER, WEIGHTS, UpdateCase, everything, published, rubbish, sha256
 from tests.support.uplink_cases import UplinkCase, signed_receipts
@@ -28,7 +28,7 @@ import os
 from edge_agent.cli import main
 # The other user may not reach this Python: what is imported when it is used has to be there before.
 import concurrent.futures.thread, edge_agent.cli.output, edge_agent.cli.uplink
-import edge_agent.uplink.daemon
+import edge_agent.uplink.uplink_daemon
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
@@ -136,7 +136,7 @@ def test_a_second_uplink_ends_and_harms_nothing(process: Process):
         first.terminate()
     assert process.case.outbox_files() == process.case.uploaded()
     status = (process.case.outbox / "status.json").stat().st_size
-    said = uplink.parse((process.case.folder / "other" / "uplink.json").read_bytes())
+    said = uplink_state.parse((process.case.folder / "other" / "uplink.json").read_bytes())
     assert (2, status) == (said.sent_segments, said.sent_bytes)
 
 

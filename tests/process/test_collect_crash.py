@@ -17,7 +17,7 @@ import pytest
 
 from convert.publish import centre_keys
 from edge_agent.formats import receipts
-from edge_agent.formats.document import public_key_hex
+from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import feedback, prediction, tombstone
 from tests.support.segments import Centre, SealingSite
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample

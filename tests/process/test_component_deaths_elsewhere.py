@@ -31,7 +31,7 @@ def around(component):
 config = Config.model_validate_json(sys.argv[1])
 """
 UPLINK = f"""{AROUND}
-from edge_agent.uplink.daemon import uplink
+from edge_agent.uplink.uplink_daemon import uplink
 sys.exit(uplink(config, once=False, around=around))
 """
 CONSOLE = f"""{AROUND}

@@ -20,8 +20,8 @@ from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.protocol import JobRequest
 from edge_agent.errors import EngineCrashed, RequirementUnmet
-from edge_agent.formats.golden import Case
-from edge_agent.formats.golden import encode as encode_golden
+from edge_agent.formats.golden_cases import Case
+from edge_agent.formats.golden_cases import encode as encode_golden
 from edge_agent.formats.manifest import Manifest, Requires, Task, encode
 from tests.support import bundles
 from tests.support.eventually import eventually

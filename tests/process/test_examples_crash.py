@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.formats import example, segment
+from edge_agent.formats import example_records, segment
 from tests.support.site_cases import ASite, answered, judgement, read_outbox
 from tests.support.spool_field import Field, acknowledged, asked, visible
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, sample
@@ -61,7 +61,7 @@ def collected(field: Field, site: ASite, epochs: set[str]) -> dict[str, Any]:
 
 def same(one, other) -> bool:
     """Tell whether two copies of a record say the same; why it was kept may change when it is sealed anew."""
-    ones, others = (json.loads(example.encode(record)) for record in (one, other))
+    ones, others = (json.loads(example_records.encode(record)) for record in (one, other))
     ones.pop("kept", None)
     others.pop("kept", None)
     return ones == others

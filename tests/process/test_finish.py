@@ -15,7 +15,7 @@ from convert.pipeline.recipe import Budget
 from convert.pipeline.stage import Job
 from convert.quantize.choose import Candidate, choose
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.golden import is_binding, parse
+from edge_agent.formats.golden_cases import is_binding, parse
 from edge_agent.formats.manifest import Threshold
 from tests.support.bundles import INTENTS, digest_of, manifest_of
 from tests.support.stages import after, stage_job

@@ -16,8 +16,8 @@ from convert.pipeline.recipe import Budget
 from convert.pipeline.stage import Job, Report
 from convert.quantize import detector, graph, provisional
 from convert.quantize.choose import Candidate, choose, judge
-from edge_agent.formats import golden
-from edge_agent.formats.gate import Gate
+from edge_agent.formats import golden_cases
+from edge_agent.formats.ood_gate import Gate
 from tests.support.stages import TEXTS, after, stage_job
 
 STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 40]
@@ -63,7 +63,7 @@ def test_a_run_makes_a_bundle_that_holds_strangers_up(tmp_path: Path):
     bundle = opened(job.out / "bundle")
     gate = bundle.manifest.confidence.gate
     assert gate is not None
-    cases = golden.parse(bundle.paths["golden"].read_bytes())
+    cases = golden_cases.parse(bundle.paths["golden"].read_bytes())
     assert all(case.ood_score is not None for case in cases)
     said = predict(job.out / "bundle", [*STRANGE, *TEXTS[:60]])
     held_up = [gate.holds_up(each.ood_score) for each in said]

@@ -15,11 +15,11 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.sandbox import LoadableBundle, SandboxedBundle, open_sandbox
 from edge_agent.errors import EdgeAgentError, EngineCrashed, MemoryShort, ModelLoadFailed
-from edge_agent.formats.golden import Case, Said
+from edge_agent.formats.golden_cases import Case, Said
 from edge_agent.formats.manifest import Manifest, Prompt, Task, encode
 from edge_agent.process_memory import resident_bytes
-from edge_agent.update.machine import Outcome, outcome_of
 from edge_agent.update.selftest import Exam, Subject, examine
+from edge_agent.update.update_state_machine import Outcome, outcome_of
 from tests.support.eventually import eventually
 
 TEXTS = ("I want a refund", "what is the price", "none of these")

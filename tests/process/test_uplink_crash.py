@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.formats import uplink
+from edge_agent.formats import uplink_state
 from tests.support.forking import Forking
 from tests.support.object_stores import s3
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample, strace
@@ -88,7 +88,7 @@ def hold(case: UplinkCase, before: dict[str, bytes]) -> None:
     manifests = {key for key in whole if key.endswith(".json") and "segments" in key}
     assert {key.replace(".json", ".age") for key in manifests} <= whole
     if (case.notes / "uplink.json").exists():
-        uplink.parse((case.notes / "uplink.json").read_bytes())
+        uplink_state.parse((case.notes / "uplink.json").read_bytes())
     assert all(signed_receipts() == path.read_bytes() for path in case.receipts.glob("receipts.json"))
     case.once()
     assert before == case.uploaded() == case.outbox_files()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.formats import uplink
+from edge_agent.formats import uplink_state
 from tests.support.power_cut import TRACER, PowerCut
 from tests.support.strace import Point, failed_at, killed_at, needs_strace, points, sample
 from tests.support.update_cases import ADAPTER, WEIGHTS, Repository, UpdateCase, everything, published, rubbish, sha256
@@ -77,7 +77,7 @@ class Site:
         blobs = {key: raw for key, raw in here.items() if key.startswith("blobs/") and "partial" not in key}
         assert {f"blobs/{sha256(raw)}" for raw in blobs.values()} == blobs.keys(), point
         if (case.notes / "uplink.json").exists():
-            uplink.parse((case.notes / "uplink.json").read_bytes())
+            uplink_state.parse((case.notes / "uplink.json").read_bytes())
         case.once()
         left = {key for key in case.arrived() if key not in everything(self.after)}
         assert everything(self.after).items() <= case.arrived().items(), point

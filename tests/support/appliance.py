@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent import __version__
-from edge_agent.formats import kit
-from edge_agent.formats.document import timestamp
+from edge_agent.formats import enrolment_file
+from edge_agent.formats.signed_document import timestamp
 from tests.support import machine_callers
 from tests.support.booted import CACHE, ROOT, Machine
 from tests.support.bundles import echo_bundle, smollm2_bundle, tiny_onnx_bundle
+from tests.support.enrolment_files import a_kit
 from tests.support.fleet_cases import Centre
-from tests.support.kits import a_kit
 
 DAY = 86_400
 SITE = "shop-12"
@@ -147,7 +147,7 @@ class Appliance:
             updates={"url": "s3://fleet/updates", "options": {"region": "eu-1"}},
         )
         path = self.folder / f"{SITE}.kit"
-        path.write_bytes(kit.encode(made))
+        path.write_bytes(enrolment_file.encode(made))
         self.machine.put(path, f"/srv/{SITE}.kit")
         return self.machine.run("edge-agent", "enrol", "--yes", f"/srv/{SITE}.kit")
 

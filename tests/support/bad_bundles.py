@@ -11,8 +11,8 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_agent.formats import golden
-from edge_agent.formats.golden import Case
+from edge_agent.formats import golden_cases
+from edge_agent.formats.golden_cases import Case
 from edge_agent.formats.plan import Probation
 from tests.support.callers import Callers
 from tests.support.fleet_site import TASK, FleetSite, comes_true
@@ -44,7 +44,7 @@ class Bad:
         """Return its golden file."""
         other = dict(zip(LABELS, reversed(LABELS), strict=True))
         wrong = [case.model_copy(update={"answer": other[case.answer or ""]}) for case in right]
-        return golden.encode(wrong if self.wrong else right)
+        return golden_cases.encode(wrong if self.wrong else right)
 
 
 EITHER = ("failed", "rolled_back")

@@ -9,8 +9,8 @@ import itertools
 from pathlib import Path
 from typing import get_args
 
-from edge_agent.formats.gate import Gate
 from edge_agent.formats.manifest import Novelty, Threshold
+from edge_agent.formats.ood_gate import Gate
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import policy
 from edge_agent.routing.policy import BLOCKS, NEVER, Asked, Decision, Reason, Seen, Wish

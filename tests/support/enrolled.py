@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from edge_agent.client import ReviewClient
-from edge_agent.formats import kit
+from edge_agent.formats import enrolment_file
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.fleet_cases import Centre as Publishing
@@ -131,7 +131,7 @@ class Box:
 
     def enrol(self, path: Path, *options: str, code: int = 0) -> str:
         """Become a site, after somebody has read out the kit's code."""
-        spoken = kit.code(kit.parse(path.read_bytes())[1])
+        spoken = enrolment_file.code(enrolment_file.parse(path.read_bytes())[1])
         return self.command("enrol", path, "--code", spoken, "--etc", self.etc, *options, code=code)
 
     @contextmanager

@@ -7,8 +7,8 @@ from typing import Any
 import pyrage
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_agent.formats import example, segment
-from edge_agent.formats.document import timestamp
+from edge_agent.formats import example_records, segment
+from edge_agent.formats.signed_document import timestamp
 
 SITE_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 CENTRE_KEY = Ed25519PrivateKey.from_private_bytes(b"c" * 32)
@@ -19,7 +19,7 @@ EPOCH = "0123456789abcdef"
 NOW = 1_790_000_000.0
 
 
-def prediction(number: int = 1, **changes: Any) -> example.Prediction:
+def prediction(number: int = 1, **changes: Any) -> example_records.Prediction:
     """Return a kept classification."""
     plain = {
         "record_id": f"prediction:p-{number}",
@@ -40,10 +40,10 @@ def prediction(number: int = 1, **changes: Any) -> example.Prediction:
         "redaction": {"version": "1", "rules": ["card"]},
         "kept": {"because": "unsure"},
     }
-    return example.Prediction.model_validate({**plain, **changes})
+    return example_records.Prediction.model_validate({**plain, **changes})
 
 
-def feedback(number: int = 1, **changes: Any) -> example.Feedback:
+def feedback(number: int = 1, **changes: Any) -> example_records.Feedback:
     """Return a correction of that prediction."""
     plain = {
         "record_id": f"feedback:f-{number}",
@@ -56,10 +56,10 @@ def feedback(number: int = 1, **changes: Any) -> example.Feedback:
         "verdict": "corrected",
         "value": "price",
     }
-    return example.Feedback.model_validate({**plain, **changes})
+    return example_records.Feedback.model_validate({**plain, **changes})
 
 
-def opinion(number: int = 1, **changes: Any) -> example.Opinion:
+def opinion(number: int = 1, **changes: Any) -> example_records.Opinion:
     """Return what the large model said later of that prediction."""
     plain = {
         "record_id": f"opinion:p-{number}",
@@ -71,10 +71,10 @@ def opinion(number: int = 1, **changes: Any) -> example.Opinion:
         "why": "deferred",
         "value": "stock",
     }
-    return example.Opinion.model_validate({**plain, **changes})
+    return example_records.Opinion.model_validate({**plain, **changes})
 
 
-def tombstone(number: int = 1) -> example.Tombstone:
+def tombstone(number: int = 1) -> example_records.Tombstone:
     """Return the wish to forget that prediction."""
     plain = {
         "record_id": f"tombstone:p-{number}",
@@ -82,7 +82,7 @@ def tombstone(number: int = 1) -> example.Tombstone:
         "at": timestamp(NOW),
         "prediction_id": f"p-{number}",
     }
-    return example.Tombstone.model_validate(plain)
+    return example_records.Tombstone.model_validate(plain)
 
 
 def segment_manifest(sequence: int = 1, **changes: Any) -> segment.SegmentManifest:

@@ -25,8 +25,8 @@ from convert.publish.places import Folder, Place
 from convert.publish.publisher import Publisher
 from convert.publish.reading import Held
 from convert.publish.rotation import Rotation
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
+from edge_agent.formats.signed_document import timestamp
 
 Clock = Callable[[], float]
 

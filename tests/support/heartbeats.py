@@ -11,8 +11,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_agent.formats.document import sign, timestamp
-from edge_agent.formats.status import FILE_NAME, SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.signed_document import sign, timestamp
+from edge_agent.formats.site_status import FILE_NAME, SiteStatus, TaskStatus, UpdateState, UpdateStatus
 from tests.support.examples import EPOCH, NOW, SITE_KEY
 from tests.support.plans import NEW, OLD, TASK
 

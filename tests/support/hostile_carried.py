@@ -12,21 +12,23 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from edge_agent import certs
-from edge_agent.formats import kit
-from edge_agent.formats.certificates import certificates, check_pair
-from edge_agent.formats.document import canonical
+from edge_agent import certificate_authority
+from edge_agent.formats import enrolment_file
+from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.signed_document import canonical
+from tests.support.enrolment_files import a_kit
 from tests.support.hostile_bytes import documents, edits, torn
 from tests.support.hostile_files import Format
-from tests.support.kits import a_kit
 
 
 def formats(_: Path) -> Iterator[Format]:
     """Yield the formats."""
-    sound = json.loads(kit.encode(a_kit()))
+    sound = json.loads(enrolment_file.encode(a_kit()))
     resealed = edits(sound["body"]).map(with_its_sha256)
-    yield Format("kit", documents(sound) | resealed, kit.parse, 6)
-    pair = certs.client(certs.authority("site", time.time()), "till", ("infer",), time.time(), 30)
+    yield Format("kit", documents(sound) | resealed, enrolment_file.parse, 6)
+    pair = certificate_authority.client(
+        certificate_authority.authority("site", time.time()), "till", ("infer",), time.time(), 30
+    )
     yield Format("certificate", _pems(pair.certificate), lambda raw: certificates(raw, "a certificate"), 6)
     yield Format("private key", _pems(pair.key), lambda raw: check_pair(pair.certificate, raw, "a certificate"), 2)
 

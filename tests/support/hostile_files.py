@@ -25,12 +25,12 @@ from edge_agent.config import Config
 from edge_agent.engine.runtimes.llama import header
 from edge_agent.errors import EdgeAgentError
 from edge_agent.errors.printable import OBEYED
-from edge_agent.formats import golden, manifest, plan, receipts, segment
-from edge_agent.formats.document import public_key_hex, sign, timestamp
-from edge_agent.formats.wants import Want, Wants, encode
+from edge_agent.formats import golden_cases, manifest, plan, receipts, segment
+from edge_agent.formats.download_requests import Want, Wants, encode
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 from edge_agent.server.uplink import uplink_message
 from edge_agent.store import bundle_archive
-from edge_agent.update.intake import Intake
+from edge_agent.update.ingest import Intake
 from tests.support.bundles import RECORD_SCHEMA
 from tests.support.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
 from tests.support.fuzz.mutations import checksummed
@@ -99,7 +99,7 @@ def _hung(*_: object) -> None:
 def formats(folder: Path) -> Iterator[Format]:
     """Yield the formats; `folder` is where their readers work."""
     yield Format("manifest.json", documents(*manifests()), manifest.parse, 8)
-    yield Format("golden file", _lines(), golden.parse)
+    yield Format("golden file", _lines(), golden_cases.parse)
     yield Format("plan.json", documents(a_plan()), plan.parse, 8)
     yield _signed("receipts.json", some_receipts(), lambda raw: receipts.verify(raw, KEYS))
     stem = segment.name_of(EPOCH, 1)

@@ -25,7 +25,7 @@ from edge_agent.capture.spool import Spool
 from edge_agent.formats.plan import FILE_NAME
 from edge_agent.server import reviews
 from edge_agent.store.store import Store
-from edge_agent.update.chain import root_of
+from edge_agent.update.metadata_chain import root_of
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.hostile_bytes import documents, torn

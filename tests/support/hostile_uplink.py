@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from convert.collect.report import Report
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import receipts, segment
-from edge_agent.formats.document import public_key_hex, sign, timestamp
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 from tests.support.examples import CENTRE_KEY, NOW, feedback, prediction
 from tests.support.segments import Centre, Record, SealingSite
 

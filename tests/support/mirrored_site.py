@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from edge_agent.config import Config
 from edge_agent.update.activation import Activation
-from edge_agent.update.intake import Intake
-from edge_agent.update.machine import PAUSE_SECONDS_MAX
+from edge_agent.update.ingest import Intake
 from edge_agent.update.probation import Seen
 from edge_agent.update.trust import Trust
+from edge_agent.update.update_state_machine import PAUSE_SECONDS_MAX
 from edge_agent.update.updater import Source
 from tests.support.updating_site import TASK, UpdatingSite
 

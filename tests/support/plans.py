@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan, Wave
+from edge_agent.formats.signed_document import timestamp
 from tests.support.examples import NOW
 
 TASK = "pos-intent"

@@ -26,8 +26,8 @@ from tuf.api.metadata import Metadata, MetaFile, TargetFile
 from convert.publish import layout
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from edge_agent.formats import plan as plans
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
+from edge_agent.formats.signed_document import timestamp
 from tests.support.fleet_cases import Centre
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)

@@ -20,11 +20,11 @@ from convert.collect.report import Report
 from convert.collect.run import Request, collect
 from convert.collect.sources import Source, open_source
 from convert.publish.centre_keys import Keys
-from edge_agent.formats import example, receipts, segment, status
-from edge_agent.formats.document import public_key_hex, sign, timestamp
+from edge_agent.formats import example_records, receipts, segment, site_status
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 from tests.support.examples import CENTRE_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
-Record = example.AnyRecord
+Record = example_records.AnyRecord
 KEYS = Keys((IDENTITY,), CENTRE_KEY)
 
 
@@ -42,7 +42,7 @@ class SealingSite:
     def seal(self, records: Sequence[Record], **changes: Any) -> str:
         """Write the next segment of records, which become this site's; returns its name without suffix."""
         mine = [record.model_copy(update={"site": self.site}) for record in records]
-        return self.seal_lines(b"".join(map(example.encode, mine)), records=len(mine), **changes)
+        return self.seal_lines(b"".join(map(example_records.encode, mine)), records=len(mine), **changes)
 
     def seal_lines(self, lines: bytes, recipients: Sequence[str] = (RECIPIENT,), **changes: Any) -> str:
         """Write the next segment with any content."""
@@ -83,7 +83,7 @@ class SealingSite:
             "epoch": self.epoch,
             "highest": {self.epoch: self.sequence},
         }
-        body = status.SiteStatus.model_validate({**plain, **changes})
+        body = site_status.SiteStatus.model_validate({**plain, **changes})
         (self.folder / "status.json").write_bytes(sign(body, self.key))
 
     def receipts(self) -> receipts.Receipts:

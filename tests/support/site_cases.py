@@ -16,8 +16,8 @@ from edge_agent.capture.house import House, Surroundings, redactor_of
 from edge_agent.capture.records import Answered, Judgement
 from edge_agent.config import Config
 from edge_agent.formats import receipts, segment
-from edge_agent.formats.document import public_key_hex, sign, timestamp
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 from tests.support.examples import CENTRE_KEY, DIGEST, IDENTITY, NOW, RECIPIENT
 
 TASKS = {

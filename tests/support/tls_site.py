@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge_agent import certs
+from edge_agent import certificate_authority
 from edge_agent.client import Tls
 
 DAY = 86_400.0
@@ -19,23 +19,29 @@ class TlsSite:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.authority = certs.authority("site", time.time())
-        self.foreign = certs.authority("elsewhere", time.time())
+        self.authority = certificate_authority.authority("site", time.time())
+        self.foreign = certificate_authority.authority("elsewhere", time.time())
         self.ca, self.certificate, self.key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
-        certs.write(self.authority, self.ca, folder / "ca.key")
-        certs.write(self.server(), self.certificate, self.key)
+        certificate_authority.write(self.authority, self.ca, folder / "ca.key")
+        certificate_authority.write(self.server(), self.certificate, self.key)
         self.address = f"localhost:{free_port()}"
 
-    def server(self, issuer: certs.Pair | None = None, at: float | None = None, days: int = 30) -> certs.Pair:
+    def server(
+        self, issuer: certificate_authority.Pair | None = None, at: float | None = None, days: int = 30
+    ) -> certificate_authority.Pair:
         """Make a certificate for this machine."""
         at = time.time() if at is None else at
-        return certs.server(issuer or self.authority, ["localhost", "127.0.0.1"], at, days)
+        return certificate_authority.server(issuer or self.authority, ["localhost", "127.0.0.1"], at, days)
 
-    def client(self, name: str, *roles: str, issuer: certs.Pair | None = None, at: float | None = None) -> Tls:
+    def client(
+        self, name: str, *roles: str, issuer: certificate_authority.Pair | None = None, at: float | None = None
+    ) -> Tls:
         """Issue a certificate to a client; return what it connects with."""
-        made = certs.client(issuer or self.authority, name, roles, time.time() if at is None else at, 30)
+        made = certificate_authority.client(
+            issuer or self.authority, name, roles, time.time() if at is None else at, 30
+        )
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
-        certs.write(made, certificate, key, replace=True)
+        certificate_authority.write(made, certificate, key, replace=True)
         return Tls(self.ca, certificate, key)
 
     def settings(self, **access: Any) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent.config import Config, UpdateConfig, UplinkConfig
+from edge_agent.formats.download_requests import Wants, parse
 from edge_agent.formats.manifest import digest_of
-from edge_agent.formats.wants import Wants, parse
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
-from edge_agent.update.intake import Intake
+from edge_agent.update.ingest import Intake
 from edge_agent.update.trust import Trust
 from edge_agent.update.verified import Verified
 from tests.support.store_cases import LIMITS

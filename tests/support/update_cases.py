@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats import wants
-from edge_agent.formats.document import timestamp
-from edge_agent.uplink.incoming import Incoming
-from edge_agent.uplink.mirror import Mirror, Places
-from edge_agent.uplink.updates import Updates
-from edge_agent.uplink.upstream import open_repository, open_upstream
+from edge_agent.formats import download_requests
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.uplink.bucket_store import open_examples_store, open_updates_store
+from edge_agent.uplink.incoming_dir import Incoming
+from edge_agent.uplink.transfer_loop import Mirror, Places
+from edge_agent.uplink.update_download import Updates
 from tests.support.answering_server import AnsweringServer
 from tests.support.examples import NOW
 from tests.support.uplink_cases import UplinkCase
@@ -125,15 +125,15 @@ class UpdateCase(UplinkCase):
 
     def places(self) -> Places:
         """Return both."""
-        repository = open_repository(self.config)
+        repository = open_updates_store(self.config)
         assert repository
         incoming = Incoming(self.incoming)
-        return Places(open_upstream(self.config), Updates(self.config, incoming, self.wants_path, repository))
+        return Places(open_examples_store(self.config), Updates(self.config, incoming, self.wants_path, repository))
 
     @property
     def wants_path(self) -> Path:
         """Where the daemon says what it wants."""
-        return self.outbox / wants.FILE_NAME
+        return self.outbox / download_requests.FILE_NAME
 
     def want(self, *blobs: bytes, **said: Any) -> None:
         """Ask for blobs, as the daemon does."""
@@ -141,8 +141,10 @@ class UpdateCase(UplinkCase):
 
     def want_sizes(self, blobs: Iterable[tuple[str, int]], **said: Any) -> None:
         """Ask for blobs by name and size."""
-        asked = tuple(wants.Want(sha256=name, size_bytes=size) for name, size in blobs)
-        self.wants_path.write_bytes(wants.encode(wants.Wants(at=timestamp(NOW), blobs=asked, **said)))
+        asked = tuple(download_requests.Want(sha256=name, size_bytes=size) for name, size in blobs)
+        self.wants_path.write_bytes(
+            download_requests.encode(download_requests.Wants(at=timestamp(NOW), blobs=asked, **said))
+        )
 
     def arrived(self) -> dict[str, bytes]:
         """Return everything in incoming/ by key, what is on its way under its hidden name."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.client import Classification
-from edge_agent.formats.golden import Case
+from edge_agent.formats.golden_cases import Case
 from edge_agent.formats.plan import Plan, Probation
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre

@@ -16,11 +16,10 @@ from pathlib import Path
 
 from edge_agent.config import Config, SiteConfig, UpdateConfig
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.golden import Said
-from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
-from edge_agent.formats.rollout import Machine
-from edge_agent.formats.wants import Want
+from edge_agent.formats.download_requests import Want
+from edge_agent.formats.golden_cases import Said
+from edge_agent.formats.plan import Fleet, Machine, Offer, Plan, TaskPlan
+from edge_agent.formats.signed_document import timestamp
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.probation import Seen

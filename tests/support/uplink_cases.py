@@ -17,12 +17,12 @@ from typing import Any
 import obstore
 
 from edge_agent.config import UplinkConfig
-from edge_agent.formats import receipts, segment, status, uplink
-from edge_agent.formats.document import sign, timestamp
-from edge_agent.uplink.exchange import Exchange
-from edge_agent.uplink.mirror import Clocks, Mirror, Places
-from edge_agent.uplink.notes import Notes
-from edge_agent.uplink.upstream import open_upstream
+from edge_agent.formats import receipts, segment, site_status, uplink_state
+from edge_agent.formats.signed_document import sign, timestamp
+from edge_agent.uplink.bucket_store import open_examples_store
+from edge_agent.uplink.exchange_dirs import Exchange
+from edge_agent.uplink.transfer_loop import Clocks, Mirror, Places
+from edge_agent.uplink.upload_log import Notes
 from tests.support.examples import CENTRE_KEY, EPOCH, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
 SITE = "site-1"
@@ -85,7 +85,7 @@ class UplinkCase:
             "epoch": EPOCH,
             "highest": {EPOCH: self.sealed},
         }
-        (self.outbox / "status.json").write_bytes(sign(status.SiteStatus.model_validate(plain), SITE_KEY))
+        (self.outbox / "status.json").write_bytes(sign(site_status.SiteStatus.model_validate(plain), SITE_KEY))
 
     def opened(self) -> tuple[Mirror, Notes]:
         """Return an uplink and its notes, which the caller closes."""
@@ -96,7 +96,7 @@ class UplinkCase:
 
     def places(self) -> Places:
         """Return where its uplink goes."""
-        return Places(open_upstream(self.config))
+        return Places(open_examples_store(self.config))
 
     def once(self) -> None:
         """Do what is due, as `uplink --once` does."""
@@ -116,7 +116,7 @@ class UplinkCase:
     def put(self, key: str, content: bytes) -> None:
         """Lay something upstream, as somebody else does."""
         if "://" in self.config.url:
-            obstore.put(open_upstream(self.config)._store, key, content, use_multipart=False)  # type: ignore[attr-defined]
+            obstore.put(open_examples_store(self.config)._store, key, content, use_multipart=False)  # type: ignore[attr-defined]
             return
         path = Path(self.config.url, key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,13 +125,13 @@ class UplinkCase:
     def remove(self, key: str) -> None:
         """Let something vanish upstream."""
         if "://" in self.config.url:
-            obstore.delete(open_upstream(self.config)._store, key)  # type: ignore[attr-defined]
+            obstore.delete(open_examples_store(self.config)._store, key)  # type: ignore[attr-defined]
         else:
             Path(self.config.url, key).unlink()
 
-    def state(self) -> uplink.UplinkState:
+    def state(self) -> uplink_state.UplinkState:
         """Read what the uplink says of itself."""
-        return uplink.parse((self.notes / uplink.FILE_NAME).read_bytes())
+        return uplink_state.parse((self.notes / uplink_state.FILE_NAME).read_bytes())
 
     def noted(self) -> int:
         """Return how many segments are noted as uploaded."""
@@ -146,7 +146,7 @@ class UplinkCase:
         if "://" not in self.config.url:
             root = Path(self.config.url)
             return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        store: Any = open_upstream(self.config)._store  # type: ignore[attr-defined]
+        store: Any = open_examples_store(self.config)._store  # type: ignore[attr-defined]
         keys = [each["path"] for page in obstore.list(store) for each in page]
         return {key: bytes(obstore.get(store, key).bytes()) for key in keys}
 

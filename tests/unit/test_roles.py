@@ -11,11 +11,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent import certs
+from edge_agent import certificate_authority
 from edge_agent.config import Role
 from edge_agent.errors import RoleMissing
 from edge_agent.formats.certificate_fields import Certificate
-from edge_agent.formats.certificates import certificates
+from edge_agent.formats.certificate_files import certificates
 from edge_agent.server import roles
 from edge_agent.server.open_inference import wire
 from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2
@@ -103,11 +103,11 @@ def test_the_refusal_names_who_what_and_which(held: frozenset[Role], said: str):
 @given(held=st.lists(EACH, unique=True))
 def test_a_certificate_carries_its_roles(held: list[Role]):
     """What was issued is what is read."""
-    made = certs.client(AUTHORITY, "till-3", held, time.time())
+    made = certificate_authority.client(AUTHORITY, "till-3", held, time.time())
     assert frozenset(held) == roles.roles_of(certificates(made.certificate, "it")[0], {})
 
 
-AUTHORITY = certs.authority("site", time.time())
+AUTHORITY = certificate_authority.authority("site", time.time())
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from edge_agent import tasks
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import UpdateExpired
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
 from edge_agent.server import messages
 from edge_agent.store.update_records import UpdateProgress
 from edge_agent.v1 import admin_pb2

@@ -10,7 +10,7 @@ from edge_agent.doctor.files import READ, may_reach
 from edge_agent.doctor.probes.place import above, content, look
 from edge_agent.doctor.probes.serving import Case
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificates import certificates, check_pair
+from edge_agent.formats.certificate_files import certificates, check_pair
 
 
 def tls(case: Case) -> tuple[CertificateFacts, ...]:

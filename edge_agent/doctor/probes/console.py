@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 from edge_agent.config import WebConfig, addresses
-from edge_agent.config.web import token_path
+from edge_agent.config.web_section import token_path
 from edge_agent.doctor.console import UNIT, ConsoleFacts
 from edge_agent.doctor.probes.place import Place, content, look
 from edge_agent.doctor.probes.serving import Case
 from edge_agent.doctor.probes.sockets import taken
 from edge_agent.doctor.units import PROPERTIES, UnitFacts, properties
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificates import certificates, check_pair
+from edge_agent.formats.certificate_files import certificates, check_pair
 
 PACKAGES = ("starlette", "uvicorn")
 

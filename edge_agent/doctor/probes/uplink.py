@@ -10,7 +10,7 @@ from edge_agent.doctor.probes.place import content, look
 from edge_agent.doctor.probes.serving import Case, running_seconds
 from edge_agent.doctor.uplink import Trouble, UplinkFacts
 from edge_agent.errors import DocumentInvalid
-from edge_agent.formats import document, uplink
+from edge_agent.formats import signed_document, uplink_state
 
 
 def link(case: Case) -> UplinkFacts | None:
@@ -19,12 +19,12 @@ def link(case: Case) -> UplinkFacts | None:
     wanted = bool(config.uplink.url or config.uplink.updates_url)
     if case.status is not None:
         return _heard(case.status.uplink, wanted, case) if case.status.uplink else None
-    path = config.uplink_notes / uplink.FILE_NAME
+    path = config.uplink_notes / uplink_state.FILE_NAME
     file = look(path)
     if not file.kind:
         return UplinkFacts(wanted, f"it has said nothing yet: there is no {path}") if wanted else None
     try:
-        return _read(uplink.parse(content(path, uplink.STATE_BYTES_MAX + 1)), wanted, case)
+        return _read(uplink_state.parse(content(path, uplink_state.STATE_BYTES_MAX + 1)), wanted, case)
     except DocumentInvalid as error:
         return UplinkFacts(wanted, f"what it says makes no sense: {error.message}", managed=case.answering.managed)
 
@@ -48,19 +48,19 @@ def _heard(said: UplinkStatus, wanted: bool, case: Case) -> UplinkFacts:
     )
 
 
-def _read(said: uplink.UplinkState, wanted: bool, case: Case) -> UplinkFacts:
+def _read(said: uplink_state.UplinkState, wanted: bool, case: Case) -> UplinkFacts:
     age = running_seconds() - said.running_seconds
     silence = ""
     if age < 0:
         silence = "it has said nothing since this machine was started"
-    elif age > uplink.FRESH_SECONDS:
+    elif age > uplink_state.FRESH_SECONDS:
         silence = f"it has said nothing for {age / 60:.0f} min; it does so every minute: it was stopped, or hangs"
     return UplinkFacts(
         wanted=wanted,
         silence=silence,
         state=said.state,
         upstream=said.upstream,
-        since_seconds=time.time() - document.seconds(said.since),
+        since_seconds=time.time() - signed_document.seconds(said.since),
         failures=said.failures,
         waiting_segments=said.waiting_segments,
         waiting_bytes=said.waiting_bytes,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edge_agent.engine.protocol import EntitySpan
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats import gate
+from edge_agent.formats import ood_gate
 from edge_agent.formats.manifest import Manifest, Task
 
 Floats = npt.NDArray[np.float32]
@@ -53,27 +53,27 @@ def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> tuple[str, ...]
     Raises:
         ModelLoadFailed: manifest and model do not agree on whether there is a gate; or its output has another type.
     """
-    names = [name for name in types if name != gate.OUTPUT_NAME]
-    found = types.get(gate.OUTPUT_NAME)
+    names = [name for name in types if name != ood_gate.OUTPUT_NAME]
+    found = types.get(ood_gate.OUTPUT_NAME)
     if manifest.confidence.gate and found is None:
-        raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {gate.OUTPUT_NAME}")
+        raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {ood_gate.OUTPUT_NAME}")
     if not names:
-        raise ModelLoadFailed(f"the model has no output but {gate.OUTPUT_NAME}")
+        raise ModelLoadFailed(f"the model has no output but {ood_gate.OUTPUT_NAME}")
     answering = output_for(manifest.task.kind, names)
     if found is None:
         return (answering,)
     if found != "tensor(float)":
-        raise ModelLoadFailed(f"the output {gate.OUTPUT_NAME} is {found}; it must be tensor(float)")
-    return answering, gate.OUTPUT_NAME
+        raise ModelLoadFailed(f"the output {ood_gate.OUTPUT_NAME} is {found}; it must be tensor(float)")
+    return answering, ood_gate.OUTPUT_NAME
 
 
 def check_ood_score(row: Floats) -> None:
     """Raise ModelLoadFailed unless the gate's output is one number an input; of the fixed text it is finite."""
     if row.ndim:
-        told = f"the output {gate.OUTPUT_NAME} has {row.ndim + 1} dimensions; it must have one number an input"
+        told = f"the output {ood_gate.OUTPUT_NAME} has {row.ndim + 1} dimensions; it must have one number an input"
         raise ModelLoadFailed(told)
     if not np.isfinite(row):
-        raise ModelLoadFailed(f"the model computes an {gate.OUTPUT_NAME} that is not finite")
+        raise ModelLoadFailed(f"the model computes an {ood_gate.OUTPUT_NAME} that is not finite")
 
 
 def check_row(task: Task, row: Floats) -> None:

@@ -37,26 +37,26 @@ def _write(target: str, *sound_files: bytes) -> None:
 
 def _documents() -> None:
     # Imported here: whoever only reads the corpus needs none of it.
-    from edge_agent.formats import golden, kit  # noqa: PLC0415
-    from edge_agent.formats.document import sign  # noqa: PLC0415
+    from edge_agent.formats import enrolment_file, golden_cases  # noqa: PLC0415
+    from edge_agent.formats.signed_document import sign  # noqa: PLC0415
+    from tests.support.enrolment_files import a_kit  # noqa: PLC0415
     from tests.support.examples import CENTRE_KEY, SITE_KEY, segment_manifest  # noqa: PLC0415
     from tests.support.fleet_cases import Centre  # noqa: PLC0415
     from tests.support.hostile_files import a_plan, manifests, some_receipts  # noqa: PLC0415
-    from tests.support.kits import a_kit  # noqa: PLC0415
 
     cases = (
-        golden.Case(input="a refund", answer="refund", scores=(0.9, 0.1), tolerance=0.1, report_only=True),
-        golden.Case(input="the price", answer="price", scores=(0.2, 0.8)),
+        golden_cases.Case(input="a refund", answer="refund", scores=(0.9, 0.1), tolerance=0.1, report_only=True),
+        golden_cases.Case(input="the price", answer="price", scores=(0.2, 0.8)),
     )
     _write("manifest", *(json.dumps(each).encode() for each in manifests()))
-    _write("golden", golden.encode(cases))
+    _write("golden", golden_cases.encode(cases))
     _write("plan", json.dumps(a_plan()).encode())
     _write("receipts", sign(some_receipts(), CENTRE_KEY))
     _write("segment", sign(segment_manifest(), SITE_KEY))
-    _write("kit", kit.encode(a_kit()))
+    _write("kit", enrolment_file.encode(a_kit()))
     with tempfile.TemporaryDirectory() as path:
         _write("root", Centre(Path(path) / "centre").root_bytes)
-    _write("sealed-kit", sealed_quickly(kit.encode(a_kit())))
+    _write("sealed-kit", sealed_quickly(enrolment_file.encode(a_kit())))
 
 
 def sealed_quickly(raw: bytes) -> bytes:

@@ -18,8 +18,8 @@ from typing import Any
 
 from edge_agent.engine.runtimes.llama import header
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats import golden, kit, manifest, plan, receipts, record_schema, segment
-from edge_agent.formats.document import sign
+from edge_agent.formats import enrolment_file, golden_cases, manifest, plan, receipts, record_schema, segment
+from edge_agent.formats.signed_document import sign
 from edge_agent.store.store import Store
 from tests.support import hostile_state
 from tests.support.bundles import echo_bundle
@@ -37,7 +37,7 @@ Read = Callable[[bytes], object]
 MEGABYTE = 2**20
 READER_BYTES_MAX = 64 * MEGABYTE
 """What reading one small file may add to the memory of the process."""
-SCRYPT_BYTES_MAX = 128 * 8 * 2**kit.SCRYPT_WORK_MAX + READER_BYTES_MAX
+SCRYPT_BYTES_MAX = 128 * 8 * 2**enrolment_file.SCRYPT_WORK_MAX + READER_BYTES_MAX
 SEGMENT = segment.name_of(EPOCH, 1)
 
 
@@ -82,11 +82,11 @@ def _manifest(_: Path) -> Read:
 
 def _golden(_: Path) -> Read:
     def read(raw: bytes) -> None:
-        cases = golden.parse(raw)
-        assert cases == golden.parse(golden.encode(cases))
+        cases = golden_cases.parse(raw)
+        assert cases == golden_cases.parse(golden_cases.encode(cases))
         for case in cases:
-            said = golden.Said(case.answer or "", case.scores)
-            assert [] == golden.differences(case, said), "a case differs from its own answer"
+            said = golden_cases.Said(case.answer or "", case.scores)
+            assert [] == golden_cases.differences(case, said), "a case differs from its own answer"
 
     return read
 
@@ -101,14 +101,16 @@ def _plan(_: Path) -> Read:
 
 def _kit(_: Path) -> Read:
     def read(raw: bytes) -> None:
-        found, _ = kit.parse(raw)
-        assert found == kit.parse(kit.encode(found))[0]
+        found, _ = enrolment_file.parse(raw)
+        assert found == enrolment_file.parse(enrolment_file.encode(found))[0]
 
     return read
 
 
 def _sealed_kit(_: Path) -> Read:
-    return lambda raw: kit.unseal(raw, PASSPHRASE) if kit.sealed(raw) else kit.parse(raw)
+    return (
+        lambda raw: enrolment_file.unseal(raw, PASSPHRASE) if enrolment_file.sealed(raw) else enrolment_file.parse(raw)
+    )
 
 
 def _receipts(_: Path) -> Read:

@@ -12,7 +12,7 @@ import pytest
 from edge_agent.capture import spool
 from edge_agent.capture.questions import Question
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
-from edge_agent.formats.example import parse
+from edge_agent.formats.example_records import parse
 from tests.support.site_cases import ASite, answered, judgement, manifest
 
 TASKS = ("pos-intent", "visit", "talk")

@@ -10,7 +10,7 @@ from edge_agent.capture.house import redactor_of
 from edge_agent.capture.records import Recorder
 from edge_agent.capture.spool import ESCALATED, LOCAL, REVIEWED, ROUTINE, UNRANKED, UNSURE, UPSTREAM
 from edge_agent.config import Config
-from edge_agent.formats import example
+from edge_agent.formats import example_records
 from tests.support.examples import NOW, prediction
 from tests.support.site_cases import answered, config_of, judgement, manifest
 
@@ -22,8 +22,8 @@ def recorder(tmp_path, **examples) -> Recorder:
     return Recorder(config.examples, "site-1", redactor_of(config))
 
 
-def read(record: bytes) -> example.Prediction:
-    return example.parse(record[:-1] + b',"kept":{"because":"unsure"}}')
+def read(record: bytes) -> example_records.Prediction:
+    return example_records.parse(record[:-1] + b',"kept":{"because":"unsure"}}')
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_feedback_is_redacted_without_reusing_numbers(tmp_path):
     writes = recorder(tmp_path)
     known = {"kind": "generate", "task": "talk", "input": "pay [CARD_1]", "output": "ok"}
     said = judgement(1, value=f"charged [CARD_1], not {CARD}")
-    record = example.parse(writes.feedback(said, known, manifest("talk"), NOW).record)
+    record = example_records.parse(writes.feedback(said, known, manifest("talk"), NOW).record)
     assert "charged [CARD_1], not [CARD_2]" == record.value
     known = {"kind": "extract", "task": "visit", "input": "", "output": "{}"}
     said = judgement(1, value='{"PATIENT": ["Anna Meyer"], "DRUG": ["x"]}', reason="")
-    record = example.parse(writes.feedback(said, known, manifest("visit"), NOW).record)
+    record = example_records.parse(writes.feedback(said, known, manifest("visit"), NOW).record)
     assert {"PATIENT": ["[PATIENT_1]"], "DRUG": ["x"]} == json.loads(record.value)
 
 
@@ -134,12 +134,12 @@ def test_a_label_is_kept_as_it_is(tmp_path):
     record = recorder(tmp_path).feedback(
         judgement(1, value=CARD), {"kind": "classify", "task": "pos-intent", "input": "", "output": ""}, None, NOW
     )
-    assert CARD == example.parse(record.record).value
+    assert CARD == example_records.parse(record.record).value
 
 
 def test_a_tombstone_is_a_record(tmp_path):
     """The wish to forget names nothing but the prediction."""
-    assert "p-1" == example.parse(recorder(tmp_path).tombstone("p-1", NOW)).prediction_id
+    assert "p-1" == example_records.parse(recorder(tmp_path).tombstone("p-1", NOW)).prediction_id
 
 
 SHADOW = {"route": "upstream", "model": "large-1", "reasons": ("MODE_SHADOW",), "confidence": 0.95, "sure": True}
@@ -190,15 +190,17 @@ def test_both_records_are_redacted_alike(tmp_path):
 )
 def test_records_of_version_0_1_mean_what_they_meant(changes, local):
     """Where it escalated, the best of the kept scores was the local answer; without scores that is unknown."""
-    now = json.loads(example.encode(prediction(output="price")))
+    now = json.loads(example_records.encode(prediction(output="price")))
     old = {name: value for name, value in now.items() if name != "local"} | {"output": "price", **changes}
-    record = example.parse(json.dumps(old).encode())
+    record = example_records.parse(json.dumps(old).encode())
     found = record.local_answer
     assert local == (found.answer if found else None)
     assert ("price" if "model" in changes else None) == record.teacher_answer
-    assert record == example.parse(example.encode(record))
+    assert record == example_records.parse(example_records.encode(record))
     if record.teacher_answer is not None:
         assert (None, False, ()) == (record.confidence, record.sure, record.scores)
-    spooled = example.stored(json.dumps({name: value for name, value in old.items() if name != "kept"}).encode())
-    apart = example.local_answer(spooled)
+    spooled = example_records.stored(
+        json.dumps({name: value for name, value in old.items() if name != "kept"}).encode()
+    )
+    apart = example_records.local_answer(spooled)
     assert local == (apart["answer"] if apart else None)

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from edge_agent import certs, config
+from edge_agent import certificate_authority, config
 from edge_agent.cli import app
 from edge_agent.config.remote import load as load_remote
 from edge_agent.errors import ConfigInvalid
-from edge_agent.formats.certificates import certificates, check_pair
+from edge_agent.formats.certificate_files import certificates, check_pair
 from edge_agent.server.roles import roles_of
 
 OLD = 0.0
@@ -130,9 +130,11 @@ def test_show_says_whose_and_until_when(tls: Path):
     said = run("certs", "show", tls / "clients" / "boss" / "client.crt")
     assert ["certificate of boss", "admin"] == [said.splitlines()[0], said.splitlines()[2].split()[-1]]
     assert "authority of Edge Agent authority of shop.example" in run("certs", "show", tls / "ca.crt")
-    root = certs.load(tls / "ca.crt", tls / "ca.key")
-    (tls / "old.crt").write_bytes(certs.client(root, "old", [], OLD, 30).certificate)
-    (tls / "new.crt").write_bytes(certs.client(root, "new", [], time.time() + 9 * 86_400, 30).certificate)
+    root = certificate_authority.load(tls / "ca.crt", tls / "ca.key")
+    (tls / "old.crt").write_bytes(certificate_authority.client(root, "old", [], OLD, 30).certificate)
+    (tls / "new.crt").write_bytes(
+        certificate_authority.client(root, "new", [], time.time() + 9 * 86_400, 30).certificate
+    )
     assert "ended 1970-01-31" in run("certs", "show", tls / "old.crt")
     assert "valid     from" in run("certs", "show", tls / "new.crt")
     assert "no certificate in PEM" in _refused("certs", "show", tls / "server.key")

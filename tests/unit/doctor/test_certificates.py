@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import certs
+from edge_agent import certificate_authority
 from edge_agent.config import AccessConfig
 from edge_agent.doctor.certificates import CertificateFacts
 from edge_agent.doctor.certificates import certificates as judged
@@ -37,8 +37,8 @@ def test_certificates_are_judged(verdict, facts):
 
 def made(tmp_path: Path, days: int = 365) -> AccessConfig:
     """Issue a server's certificate that is good for so many days."""
-    authority = certs.authority("shop", time.time())
-    server = certs.server(authority, ["shop.example"], time.time() - DAY, days + 1)
+    authority = certificate_authority.authority("shop", time.time())
+    server = certificate_authority.server(authority, ["shop.example"], time.time() - DAY, days + 1)
     for name, pem in zip(NAMES, (server.certificate, server.key, authority.certificate), strict=True):
         (tmp_path / name).write_bytes(pem)
         (tmp_path / name).chmod(0o600)

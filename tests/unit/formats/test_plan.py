@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import plan as plans
-from edge_agent.formats.document import seconds, timestamp
 from edge_agent.formats.plan import Fleet, Hardware, Offer, Plan, Probation, TaskPlan, Wave, Window
+from edge_agent.formats.signed_document import seconds, timestamp
 from tests.support.examples import NOW
 from tests.support.plans import NEW, OLD, TASK, plan, task
 

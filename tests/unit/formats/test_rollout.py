@@ -8,10 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.formats import rollout
-from edge_agent.formats.document import seconds, timestamp
-from edge_agent.formats.plan import Fleet, Hardware, Offer, TaskPlan, Wave, Window
-from edge_agent.formats.rollout import Machine, Wish
+from edge_agent.formats.plan import (
+    STEPS,
+    Fleet,
+    Hardware,
+    Machine,
+    Offer,
+    TaskPlan,
+    Wave,
+    Window,
+    Wish,
+    inside,
+    place,
+    wishes,
+)
+from edge_agent.formats.signed_document import seconds, timestamp
 from tests.support.plans import NEW, OLD, TASK, task
 
 TILL = Machine(4 * 2**30, cpu_features=frozenset({"avx2"}))
@@ -27,7 +38,7 @@ times = st.integers(0, 2**32)
 
 def wish(one: TaskPlan, site: str = "shop-1", machine: Machine = TILL, at: float = 0.0) -> Wish:
     """Return what is wanted of the one task."""
-    return rollout.wishes(Fleet(tasks={TASK: one}), site, machine, at)[TASK]
+    return wishes(Fleet(tasks={TASK: one}), site, machine, at)[TASK]
 
 
 @st.composite
@@ -50,7 +61,7 @@ def test_a_task_without_waves_is_wanted_at_once():
 
 def test_a_plan_that_names_no_task_wants_nothing():
     """So whatever runs there is left alone."""
-    assert {} == rollout.wishes(Fleet(), "shop-1", TILL, 0.0)
+    assert {} == wishes(Fleet(), "shop-1", TILL, 0.0)
 
 
 @settings(max_examples=300)
@@ -67,7 +78,7 @@ def test_a_site_that_is_in_stays_in(waves, site, one, other):
 @given(wave_lists(), sites, times)
 def test_the_verdict_follows_from_the_place(waves, site, now):
     """WANTED from the start of the first wave that reaches the site's place; NO_WAVE when none ever does."""
-    mine = rollout.place(site, NEW)
+    mine = place(site, NEW)
     starts = [seconds(wave.start) for wave in waves if mine < wave.percent * 100]
     found = wish(TaskPlan(offers=task().offers, waves=waves), site, at=now)
     expected = "NO_WAVE" if not starts else "WANTED" if now >= min(starts) else "WAVE_LATER"
@@ -94,20 +105,20 @@ def test_waves_take_about_as_many_sites_as_they_say():
 
 def test_the_first_of_one_bundle_are_not_the_first_of_the_next():
     """The 1 % that take every risk are others each time: two bundles share about 1 % of their first sites."""
-    first = {site for site in SITES if rollout.place(site, NEW) < 1000}
-    second = {site for site in SITES if rollout.place(site, OLD) < 1000}
+    first = {site for site in SITES if place(site, NEW) < 1000}
+    second = {site for site in SITES if place(site, OLD) < 1000}
     assert 60 <= len(first & second) <= 140
 
 
 def test_places_never_change():
     """A site computes the place that the centre computed, in any version of this program."""
-    assert [8205, 5959] == [rollout.place("shop-1", NEW), rollout.place("shop-1", OLD)]
+    assert [8205, 5959] == [place("shop-1", NEW), place("shop-1", OLD)]
 
 
 @given(sites, digests)
 def test_every_place_is_on_the_scale(site, bundle):
     """From 0 to 9999, so that a wave of 100 percent takes everybody."""
-    assert 0 <= rollout.place(site, bundle) < rollout.STEPS
+    assert 0 <= place(site, bundle) < STEPS
 
 
 def test_a_halt_stops_who_has_not_switched():
@@ -151,12 +162,12 @@ def test_a_window_and_its_complement_make_the_day(start, end, minute):
         return
     one = Window(start=f"{start // 60:02d}:{start % 60:02d}", end=f"{end // 60:02d}:{end % 60:02d}")
     other = Window(start=one.end, end=one.start)
-    assert rollout.inside(one, minute) != rollout.inside(other, minute)
-    assert (True, False) == (rollout.inside(one, start), rollout.inside(one, end))
+    assert inside(one, minute) != inside(other, minute)
+    assert (True, False) == (inside(one, start), inside(one, end))
 
 
 def test_a_window_may_go_over_midnight():
     """22:00 to 06:00 holds midnight and not noon; no window holds always."""
     night = Window(start="22:00", end="06:00")
-    assert [True, True, True, False, False] == [rollout.inside(night, 60 * hour) for hour in (22, 0, 5, 6, 12)]
-    assert rollout.inside(None, 720)
+    assert [True, True, True, False, False] == [inside(night, 60 * hour) for hour in (22, 0, 5, 6, 12)]
+    assert inside(None, 720)

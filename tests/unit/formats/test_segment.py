@@ -9,11 +9,11 @@ import pytest
 import zstandard
 
 from edge_agent.errors import DocumentInvalid, RecordInvalid, SegmentDamaged
-from edge_agent.formats import example, segment
+from edge_agent.formats import example_records, segment
 from tests.support.examples import EPOCH, IDENTITY, RECIPIENT, feedback, prediction, tombstone
 
 RECORDS = [prediction(1), feedback(1), tombstone(2)]
-LINES = b"".join(map(example.encode, RECORDS))
+LINES = b"".join(map(example_records.encode, RECORDS))
 
 
 def test_records_come_back_from_a_sealed_segment():
@@ -100,21 +100,21 @@ def test_names_of_segments(expected, stem):
 )
 def test_a_record_that_breaks_a_rule_is_refused_without_its_content(said, changes):
     """The message names the field and shows nothing of the input."""
-    plain = json.loads(example.encode(prediction(input="SECRET"))) | changes
+    plain = json.loads(example_records.encode(prediction(input="SECRET"))) | changes
     with pytest.raises(RecordInvalid, match=said) as caught:
-        example.parse(json.dumps(plain).encode())
+        example_records.parse(json.dumps(plain).encode())
     assert "SECRET" not in caught.value.message
 
 
 def test_a_broken_line_is_numbered():
     """A reader learns which line of a segment is no record."""
     with pytest.raises(RecordInvalid, match="line 2"):
-        segment.records_of(example.encode(prediction()) + b'{"torn')
+        segment.records_of(example_records.encode(prediction()) + b'{"torn')
     with pytest.raises(RecordInvalid, match="the limit is"):
-        example.parse(b" " * (example.RECORD_BYTES_MAX + 1))
+        example_records.parse(b" " * (example_records.RECORD_BYTES_MAX + 1))
 
 
 def test_an_older_reader_takes_a_newer_record():
     """A key that a newer site writes is ignored."""
-    plain = json.loads(example.encode(prediction())) | {"mood": "good"}
-    assert prediction() == example.parse(json.dumps(plain).encode())
+    plain = json.loads(example_records.encode(prediction())) | {"mood": "good"}
+    assert prediction() == example_records.parse(json.dumps(plain).encode())

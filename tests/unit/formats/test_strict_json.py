@@ -14,10 +14,21 @@ from pydantic import BaseModel, ValidationError
 from convert.dataset.label_studio import feedback_of
 from convert.fleet.sites import Sites
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ManifestInvalid
-from edge_agent.formats import example, golden, kit, manifest, plan, repository, segment, strict_json, uplink, wants
-from edge_agent.formats.document import canonical, public_key_hex, timestamp
+from edge_agent.formats import (
+    download_requests,
+    enrolment_file,
+    example_records,
+    golden_cases,
+    manifest,
+    plan,
+    repository_metadata,
+    segment,
+    strict_json,
+    uplink_state,
+)
+from edge_agent.formats.signed_document import canonical, public_key_hex, timestamp
+from tests.support.enrolment_files import a_kit
 from tests.support.examples import EPOCH, NOW, SITE_KEY, prediction, segment_manifest
-from tests.support.kits import a_kit
 
 MANIFEST: dict[str, Any] = {
     "schema": "edge-agent/bundle/v1",
@@ -128,17 +139,21 @@ def read_segment(raw: bytes) -> object:
 FILES: dict[str, tuple[bytes, Callable[[bytes], object], str]] = {
     "manifest": (json.dumps(MANIFEST).encode(), manifest.parse, '"inputs_max": 8'),
     "plan": (json.dumps({"version": 7, "issued_at": timestamp(NOW)}).encode(), plan.parse, '"version": 7'),
-    "wants": (json.dumps({"at": timestamp(NOW), "root_version": 7}).encode(), wants.parse, '"root_version": 7'),
-    "uplink": (json.dumps(STATE).encode(), uplink.parse, '"failures": 0'),
-    "golden": (b'{"input": "a", "answer": "b", "tolerance": 1}', golden.parse, '"tolerance": 1'),
-    "record": (example.encode(prediction(1)), example.parse, ""),
+    "wants": (
+        json.dumps({"at": timestamp(NOW), "root_version": 7}).encode(),
+        download_requests.parse,
+        '"root_version": 7',
+    ),
+    "uplink": (json.dumps(STATE).encode(), uplink_state.parse, '"failures": 0'),
+    "golden": (b'{"input": "a", "answer": "b", "tolerance": 1}', golden_cases.parse, '"tolerance": 1'),
+    "record": (example_records.encode(prediction(1)), example_records.parse, ""),
     "root": (
         b'{"signed": {"_type": "root", "version": 1}}',
-        lambda raw: repository.check_root(raw, 1),
+        lambda raw: repository_metadata.check_root(raw, 1),
         '"version": 1',
     ),
     "segment": (signed(SEGMENT), read_segment, ""),
-    "kit": (kit.encode(a_kit()), kit.parse, ""),
+    "kit": (enrolment_file.encode(a_kit()), enrolment_file.parse, ""),
 }
 
 

@@ -11,8 +11,8 @@ from convert.cli import app
 from edge_agent.client import FieldAlarm
 from edge_agent.doctor import field as doctor
 from edge_agent.formats import plan as plans
-from edge_agent.formats.alarms import REMEDIES, RaisedAlarm
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import REMEDIES, RaisedAlarm
 from edge_agent.metrics import field as metrics
 from edge_agent.metrics.catalogue import CATALOGUE
 from edge_agent.metrics.text import page

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.formats.gate import Gate
 from edge_agent.formats.manifest import AlwaysEscalate, Novelty, Threshold
+from edge_agent.formats.ood_gate import Gate
 from edge_agent.routing.policy import (
     BLOCKS,
     NEVER,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent import certs
+from edge_agent import certificate_authority
 from edge_agent.errors import CertificateExpired, CertificateUnusable
 from edge_agent.server import callers
 from edge_agent.server.accounts import ACCOUNT_SECONDS, Accounts
@@ -18,7 +18,7 @@ from edge_agent.server.certified import KNOWN_MAX, Certified
 from edge_agent.server.roles import INFER
 from tests.support.tls_site import DAY
 
-ROOT = certs.authority("site", time.time())
+ROOT = certificate_authority.authority("site", time.time())
 
 
 @dataclass
@@ -41,7 +41,9 @@ class Context:
 
 
 def issued(name: str, *roles: str, at: float | None = None, days: int = 30) -> Context:
-    return Context(pem=certs.client(ROOT, name, roles, time.time() if at is None else at, days).certificate)
+    return Context(
+        pem=certificate_authority.client(ROOT, name, roles, time.time() if at is None else at, days).certificate
+    )
 
 
 def socket(accounts_max: int = 16) -> callers.Identify:
@@ -117,7 +119,7 @@ def test_a_certificate_says_who_it_is() -> None:
     assert ("tls till-3", {"infer"}) == (found.name, found.roles), "its name is no alternative name"
     assert 64 == len(found.fingerprint)
     assert 29 * DAY < found.expires_at - time.time() < 31 * DAY
-    server = Context(pem=certs.server(ROOT, ["till-3.shop"], time.time()).certificate)
+    server = Context(pem=certificate_authority.server(ROOT, ["till-3.shop"], time.time()).certificate)
     assert ("tls till-3.shop", {"feedback"}) == (certified(server).name, certified(server).roles)
 
 
@@ -143,7 +145,7 @@ def test_the_table_of_certificates_is_bounded() -> None:
     certified, first = Certified({}), issued("till-0", "infer")
     known = certified(first)
     assert certified(first) is known
-    pair = certs.client(ROOT, "x", ["infer"], time.time()).certificate
+    pair = certificate_authority.client(ROOT, "x", ["infer"], time.time()).certificate
     for number in range(KNOWN_MAX):
         certified(Context(pem=pair + str(number).encode()))
     assert KNOWN_MAX == len(certified._known)

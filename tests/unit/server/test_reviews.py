@@ -14,7 +14,7 @@ from edge_agent.capture.review_streams import Place
 from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.protocol import EntitySpan, JobResult
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import example
+from edge_agent.formats import example_records
 from edge_agent.routing.policy import Asked, Decision, Reason
 from edge_agent.server import answers, kept, reviews
 from edge_agent.server.answers import Finished, Said
@@ -26,7 +26,7 @@ from tests.support.site_cases import manifest
 
 
 def plain(record) -> dict:
-    return json.loads(example.encode(record))
+    return json.loads(example_records.encode(record))
 
 
 def test_a_kept_classification_is_shown_whole():

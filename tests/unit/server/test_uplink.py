@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import Config
-from edge_agent.formats import uplink
-from edge_agent.formats.document import timestamp
+from edge_agent.formats import uplink_state
+from edge_agent.formats.signed_document import timestamp
 from edge_agent.server.uplink import listen, uplink_message
 from edge_agent.v1 import admin_pb2 as pb
 from tests.support.examples import NOW
@@ -20,7 +20,7 @@ URL = "s3://fleet/examples"
 BOOT_SECONDS = 1000.0
 
 
-def said(**changes: object) -> uplink.UplinkState:
+def said(**changes: object) -> uplink_state.UplinkState:
     """Return what an uplink says that is online."""
     plain = {
         "pid": 1,
@@ -37,7 +37,7 @@ def said(**changes: object) -> uplink.UplinkState:
         "sent_segments": 7,
         "sent_bytes": 9000,
     }
-    return uplink.UplinkState.model_validate({**plain, **changes})
+    return uplink_state.UplinkState.model_validate({**plain, **changes})
 
 
 def message(folder: Path, raw: bytes | None, url: str = URL) -> pb.UplinkStatus | None:
@@ -45,13 +45,13 @@ def message(folder: Path, raw: bytes | None, url: str = URL) -> pb.UplinkStatus 
     config = Config.model_validate({"state_dir": folder, "uplink": {"url": url}})
     if raw is not None:
         config.uplink_notes.mkdir()
-        (config.uplink_notes / uplink.FILE_NAME).write_bytes(raw)
+        (config.uplink_notes / uplink_state.FILE_NAME).write_bytes(raw)
     return uplink_message(config)
 
 
 def fresh(**changes: object) -> bytes:
     """Return a file that was written just now."""
-    return uplink.encode(said(running_seconds=time.clock_gettime(time.CLOCK_BOOTTIME), **changes))
+    return uplink_state.encode(said(running_seconds=time.clock_gettime(time.CLOCK_BOOTTIME), **changes))
 
 
 def silence(found: pb.UplinkStatus | None) -> str:
@@ -73,7 +73,7 @@ def test_what_a_real_uplink_wrote_is_shown(tmp_path: Path):
     assert (pb.LINK_STATE_ONLINE, 0, 2) == (found.state, found.waiting_segments, found.sent_segments)
     assert found.HasField("contact_time")
     assert not found.HasField("retry_time")
-    assert 0 <= found.age_seconds <= uplink.FRESH_SECONDS
+    assert 0 <= found.age_seconds <= uplink_state.FRESH_SECONDS
 
 
 def test_all_of_it_is_carried_over(tmp_path: Path):
@@ -114,14 +114,14 @@ def test_an_uplink_of_another_configuration_is_shown(tmp_path: Path):
 @pytest.mark.parametrize(
     ("running", "words"),
     [
-        (BOOT_SECONDS + uplink.FRESH_SECONDS + 60, "said nothing for 4 min"),
+        (BOOT_SECONDS + uplink_state.FRESH_SECONDS + 60, "said nothing for 4 min"),
         (BOOT_SECONDS - 1, "since this machine was started"),
     ],
 )
 def test_what_is_old_does_not_count(tmp_path: Path, running: float, words: str):
     """By the clock that nobody sets; what it said last is still known."""
-    path = tmp_path / uplink.FILE_NAME
-    path.write_bytes(uplink.encode(said()))
+    path = tmp_path / uplink_state.FILE_NAME
+    path.write_bytes(uplink_state.encode(said()))
     heard = listen(path, running)
     assert words in heard.silence
     assert heard.state is not None

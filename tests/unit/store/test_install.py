@@ -27,7 +27,7 @@ from edge_agent.errors import (
     StateDirUnwritable,
     StoreDamaged,
 )
-from edge_agent.formats import golden
+from edge_agent.formats import golden_cases
 from edge_agent.store.store import Store
 from tests.support.bundles import digest_of
 from tests.support.store_cases import GOLDEN, LIMITS, blob_names, bundle, sha256_of, tar_of
@@ -169,8 +169,8 @@ def test_a_requirement_that_is_no_version_is_refused(store: Store, tmp_path: Pat
         (b'{"input": "a", "scores": ["1"]}', 'line 1: scores.0: "1" is not a number'),
         (b'{"input": "a", "scores": [NaN]}', "line 1: NaN is not a number in JSON"),
         (b'{"input": "a", "input": "b"}', 'line 1: the key "input" occurs twice'),
-        ((GOLDEN + b"\n") * (golden.CASES_MAX + 1), "line 10001 is over that"),
-        (b" " * (golden.LINE_BYTES_MAX + 1), "line 1 is over that"),
+        ((GOLDEN + b"\n") * (golden_cases.CASES_MAX + 1), "line 10001 is over that"),
+        (b" " * (golden_cases.LINE_BYTES_MAX + 1), "line 1 is over that"),
     ],
     ids=["random", "empty", "list", "blank line", "text for a number", "NaN", "two keys", "lines", "long line"],
 )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.cli import app
 from edge_agent.config import ExamplesConfig
-from edge_agent.config.files import Files
+from edge_agent.config.config_files import Files
 from edge_agent.doctor.probes.place import Place
 from edge_agent.doctor.probes.serving import ask
 from edge_agent.support_bundle import redact

@@ -8,9 +8,9 @@ from typing import get_args
 
 from edge_agent.config import UpdateConfig
 from edge_agent.errors import BY_REASON
-from edge_agent.formats.rollout import Verdict
-from edge_agent.formats.status import UpdateState
-from edge_agent.update import examining, machine, probation, selftest
+from edge_agent.formats.plan import Verdict
+from edge_agent.formats.site_status import UpdateState
+from edge_agent.update import probation, selftest, update_state_machine
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "updates.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_every_state_is_explained() -> None:
 
 def test_every_reason_is_explained() -> None:
     """Those that are no errors; docs/errors.md has the others."""
-    given = set().union(*map(reasons_in, (machine, selftest, probation, examining)))
+    given = set().union(*map(reasons_in, (update_state_machine, selftest, probation)))
     expected = (given | set(get_args(Verdict))) - {"WANTED"} - BY_REASON.keys()
     assert expected == set(rows("reason"))
     states = set(get_args(UpdateState))

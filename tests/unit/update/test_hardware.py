@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.formats.rollout import Machine
+from edge_agent.formats.plan import Machine
 from edge_agent.update import hardware
 
 X86 = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512_vnni\nbugs\t\t: spectre\n\n"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.formats.plan import Probation
-from edge_agent.update.machine import End
 from edge_agent.update.probation import CRASHES_MAX, Seen, Watch, judge
+from edge_agent.update.update_state_machine import End
 
 BEFORE = Seen(calls=100, timed=100, median_ms=10.0)
 WATCH = Watch.begin(Probation(calls=200, hours=24), BEFORE)

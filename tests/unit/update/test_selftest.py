@@ -15,10 +15,10 @@ from edge_agent.errors import (
     QueueFull,
     StreamBroken,
 )
-from edge_agent.formats.golden import Case, Said
+from edge_agent.formats.golden_cases import Case, Said
 from edge_agent.update import selftest
-from edge_agent.update.machine import End
 from edge_agent.update.selftest import Exam, Subject, examine
+from edge_agent.update.update_state_machine import End
 
 MEGABYTE = selftest.MEGABYTE
 CASES = tuple(Case(input=f"text {number}", answer="yes", scores=(0.1, 0.9)) for number in range(20))

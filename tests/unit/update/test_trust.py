@@ -27,8 +27,8 @@ from edge_agent.errors import (
     UpdateOutdated,
     UpdateUntrusted,
 )
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import FILE_NAME, Fleet, encode
+from edge_agent.formats.signed_document import timestamp
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.repository_attacks import ATTACKS, STRANGER, Hostile

@@ -17,10 +17,10 @@ from edge_agent.errors import (
     UpdateExpired,
     UpdateIncomplete,
 )
-from edge_agent.formats.golden import Said
+from edge_agent.formats.golden_cases import Said
 from edge_agent.formats.plan import Probation
-from edge_agent.update.machine import PAUSE_SECONDS_FIRST
 from edge_agent.update.probation import Seen
+from edge_agent.update.update_state_machine import PAUSE_SECONDS_FIRST
 from tests.support.eventually import eventually
 from tests.support.updating_site import TASK, UpdatingSite
 

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.client import BundleRef, CallFailed, Durations, Feedback, Prediction, Status, Task, TaskCounts
 from edge_agent.config import ConfigInvalid, WebConfig, load
-from edge_agent.config.web import token_path
+from edge_agent.config.web_section import token_path
 from edge_agent.errors import SocketInUse, WebTokenUnusable
 from edge_agent.web import desk, rows, token, visitors, words
 from edge_agent.web.daemon import Seen

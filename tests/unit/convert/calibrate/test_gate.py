@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, holding, why_none
 from convert.evaluate.predictions import Prediction
-from edge_agent.formats.gate import Gate, mass_score, rows_needed
 from edge_agent.formats.manifest import Threshold
+from edge_agent.formats.ood_gate import Gate, mass_score, rows_needed
 
 RNG = np.random.default_rng(11)
 

@@ -14,7 +14,7 @@ from convert.collect import database
 from convert.collect.statuses import Statuses
 from convert.publish.centre_keys import Keys
 from edge_agent.formats import receipts
-from edge_agent.formats.document import public_key_hex
+from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import EPOCH, IDENTITY, feedback, prediction
 from tests.support.segments import Centre, SealingSite
 

@@ -12,8 +12,8 @@ from convert.collect.report import Report
 from convert.collect.sources import Folder, SourceFailed
 from convert.fleet.sites import Sites
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.document import public_key_hex
 from edge_agent.formats.segment import name_of
+from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import EPOCH, SITE_KEY, feedback, prediction
 from tests.support.segments import KEYS, Centre, SealingSite, stranger
 

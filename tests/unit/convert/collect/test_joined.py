@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.signed_document import timestamp
 from tests.support.examples import NOW, feedback, opinion, prediction, tombstone
 from tests.support.segments import Centre, Record, SealingSite
 

@@ -20,7 +20,7 @@ from convert.dataset.select import Choice
 from convert.dataset.write import write
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.signed_document import timestamp
 from tests.support.examples import NOW, feedback, opinion, prediction
 from tests.support.segments import Centre, Record, SealingSite
 

@@ -17,7 +17,7 @@ from convert.dataset.label_review import rank, write_tasks
 from convert.dataset.select import Choice
 from convert.encoder import ngrams
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.signed_document import timestamp
 from tests.support.examples import NOW, feedback, prediction
 from tests.support.segments import Centre, Record, SealingSite
 

@@ -19,7 +19,7 @@ from convert.dataset.scope import Scope, Scoped, WrongClock, open_examples, prec
 from convert.dataset.select import Choice
 from convert.dataset.write import write
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.signed_document import timestamp
 from tests.support.examples import NOW, feedback, prediction
 from tests.support.segments import Centre, Record, SealingSite
 

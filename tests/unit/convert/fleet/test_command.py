@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.fleet.sites import Sites
 from edge_agent.formats import plan as plans
-from edge_agent.formats.document import public_key_hex, timestamp
 from edge_agent.formats.plan import Plan
+from edge_agent.formats.signed_document import public_key_hex, timestamp
 from tests.support.examples import NOW, SITE_KEY
 from tests.support.heartbeats import heartbeat, lay_down, update
 from tests.support.plans import NEW, OLD, plan, task

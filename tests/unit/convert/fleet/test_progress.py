@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from convert.fleet.progress import Report, TaskProgress, report
 from convert.fleet.statuses import Heard
-from edge_agent.formats import rollout
-from edge_agent.formats.document import seconds, timestamp
-from edge_agent.formats.plan import Fleet, Hardware, Offer, Plan
-from edge_agent.formats.status import SiteStatus, UpdateState
+from edge_agent.formats.plan import Fleet, Hardware, Offer, Plan, place
+from edge_agent.formats.signed_document import seconds, timestamp
+from edge_agent.formats.site_status import SiteStatus, UpdateState
 from tests.support.examples import NOW
 from tests.support.heartbeats import heartbeat, update
 from tests.support.plans import NEW, OLD, TASK, plan, task
@@ -76,7 +75,7 @@ def test_waves_are_counted_by_place():
     starts = [timestamp(NOW - DAY), timestamp(NOW), timestamp(NOW + DAY)]
     said = [heartbeat(f"shop-{number}", NEW, update("done")) for number in range(400)]
     found = one(plan(task(waves=list(zip(starts, (5, 20, 60), strict=True)))), said)
-    places = [rollout.place(each.site, NEW) // 100 for each in said]
+    places = [place(each.site, NEW) // 100 for each in said]
     expected = [sum(low <= place < high for place in places) for low, high in ((0, 5), (5, 20), (20, 60))]
     assert expected == [wave.sites for wave in found.waves] == [wave.there for wave in found.waves]
     assert [True, True, False] == [wave.open for wave in found.waves]

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.fleet.sites import Sites
 from convert.publish import centre_keys
-from edge_agent.formats import kit
-from edge_agent.formats.document import timestamp
+from edge_agent.formats import enrolment_file
+from edge_agent.formats.signed_document import timestamp
 from tests.support.fleet_cases import Centre
 
 FLEET = {
@@ -47,9 +47,9 @@ class Office:
         places = ["--fleet", str(self.folder / "fleet.yaml"), "--out", str(self.folder / "kits")]
         return CliRunner().invoke(app, ["site-kit", *arguments, *places])
 
-    def kit(self, site: str = "shop-12") -> tuple[kit.Kit, str]:
+    def kit(self, site: str = "shop-12") -> tuple[enrolment_file.Kit, str]:
         """Read a kit that was made."""
-        return kit.parse((self.folder / "kits" / f"{site}.kit").read_bytes())
+        return enrolment_file.parse((self.folder / "kits" / f"{site}.kit").read_bytes())
 
     @property
     def registry(self) -> Sites:
@@ -99,7 +99,7 @@ def test_a_kit_is_closed_to_others_and_its_code_is_shown(office: Office):
     """The secrets are not."""
     done = office.make("shop-12")
     assert 0o600 == stat.S_IMODE((office.folder / "kits" / "shop-12.kit").stat().st_mode)
-    assert (True, False) == (kit.code(office.kit()[1]) in done.output, "9000" in done.output)
+    assert (True, False) == (enrolment_file.code(office.kit()[1]) in done.output, "9000" in done.output)
 
 
 def test_the_registry_knows_of_the_kit(office: Office):
@@ -119,7 +119,7 @@ def test_a_kit_can_be_sealed(office: Office):
     (office.folder / "secret").chmod(0o600)
     assert 0 == office.make("shop-12", "--passphrase-file", str(office.folder / "secret")).exit_code
     raw = (office.folder / "kits" / "shop-12.kit").read_bytes()
-    assert "shop-12" == kit.parse(kit.unseal(raw, "nine purple herons"))[0].site
+    assert "shop-12" == enrolment_file.parse(enrolment_file.unseal(raw, "nine purple herons"))[0].site
     (office.folder / "secret").write_text("short\n")
     assert 2 == office.make("shop-13", "--passphrase-file", str(office.folder / "secret")).exit_code
     assert not (office.folder / "kits" / "shop-13.kit").exists()

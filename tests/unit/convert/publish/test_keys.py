@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.publish import centre_keys
 from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats import example, receipts, segment
-from edge_agent.formats.document import sign
+from edge_agent.formats import example_records, receipts, segment
+from edge_agent.formats.signed_document import sign
 from tests.support.examples import feedback, prediction
 
 PASSPHRASE = "nine purple herons"
-LINES = example.encode(prediction(1)) + example.encode(feedback(1))
+LINES = example_records.encode(prediction(1)) + example_records.encode(feedback(1))
 needs_age = pytest.mark.skipif(not shutil.which("age"), reason="the age command is not installed (apt install age)")
 
 

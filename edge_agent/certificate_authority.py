@@ -1,0 +1,188 @@
+"""A small authority of the site's own, for sites without one: it issues certificates to the server and to clients.
+
+Keys are ECDSA P-256, which every TLS library takes; BoringSSL, under gRPC, takes no Ed25519 unasked. One authority
+issues both kinds; what a certificate is good for stands in its extended key usage, so a client's cannot pass for the
+server's. What is written is never overwritten: a new certificate under an old name is asked for as a renewal.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from edge_agent.durable.atomic_files import write_durably
+from edge_agent.errors import CertificateUnusable
+from edge_agent.formats.certificate_fields import ROLE_URI
+from edge_agent.formats.certificate_files import check_pair
+
+AUTHORITY_DAYS = 3650
+SERVER_DAYS = 730
+CLIENT_DAYS = 365
+BACKDATED = timedelta(days=1)
+"""Clocks of other machines may be behind."""
+_HOST = re.compile(
+    r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE
+)
+_CLIENT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its private key, in PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+def authority(name: str, at: float, days: int = AUTHORITY_DAYS) -> Pair:
+    """Make an authority of that name, at `at` seconds since 1970."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = _subject(name)
+    builder = _builder(subject, key, at, days).issuer_name(subject)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
+    return _pair(builder.sign(key, hashes.SHA256()), key)
+
+
+def server(issuer: Pair, names: Sequence[str], at: float, days: int = SERVER_DAYS) -> Pair:
+    """Issue a certificate for a server that clients reach by these host names and addresses.
+
+    Raises:
+        CertificateUnusable: one of them is neither, or the authority is none.
+    """
+    return _issue(issuer, names[0], [_server_name(name) for name in names], ExtendedKeyUsageOID.SERVER_AUTH, (at, days))
+
+
+def client(issuer: Pair, name: str, roles: Sequence[str], at: float, days: int = CLIENT_DAYS) -> Pair:
+    """Issue a certificate for a client with these roles.
+
+    Raises:
+        CertificateUnusable: the name cannot be one, or the authority is none.
+    """
+    if not _CLIENT.fullmatch(name):
+        raise CertificateUnusable(
+            f"{name!r} cannot be the name of a client",
+            remedy="Take up to 64 letters, digits, '.', '-' and '_', as in till-3; it names the files, too.",
+        )
+    uris = [x509.UniformResourceIdentifier(f"{ROLE_URI}{role}") for role in roles]
+    return _issue(issuer, name, uris, ExtendedKeyUsageOID.CLIENT_AUTH, (at, days))
+
+
+def load(certificate: Path, key: Path) -> Pair:
+    """Read an authority from its files.
+
+    Raises:
+        CertificateUnusable: they are not there, cannot be read, or do not belong together.
+    """
+    try:
+        pair = Pair(certificate.read_bytes(), key.read_bytes())
+    except OSError as error:
+        raise CertificateUnusable(
+            f"cannot read {error.filename}: {error.strerror}",
+            remedy="'edge-agent certs init' makes an authority; --dir says where it is.",
+        ) from None
+    check_pair(pair.certificate, pair.key, str(certificate))
+    return pair
+
+
+def write(pair: Pair, certificate: Path, key: Path, *, replace: bool = False) -> None:
+    """Write both, the key readable by its owner alone and first: who sees the certificate finds its key.
+
+    Raises:
+        CertificateUnusable: one is there already, and is not to be replaced.
+        DiskFull, StateDirUnwritable, StoreDamaged: this disk failed.
+    """
+    there = [path for path in (certificate, key) if os.path.lexists(path)]
+    if there and not replace:
+        raise CertificateUnusable(
+            f"already there: {', '.join(map(str, there))}",
+            remedy="Nothing was written. Take another name or --dir, or renew it with --renew.",
+        )
+    owner = key.stat() if key.exists() else None
+    write_durably(key, pair.key, 0o600)
+    if owner and os.geteuid() == 0:
+        os.chown(key, owner.st_uid, owner.st_gid)
+    write_durably(certificate, pair.certificate, 0o644)
+
+
+def _issue(
+    issuer: Pair, name: str, names: Sequence[x509.GeneralName], purpose: x509.ObjectIdentifier, span: tuple[float, int]
+) -> Pair:
+    above = x509.load_pem_x509_certificate(issuer.certificate)
+    signer = load_pem_private_key(issuer.key, password=None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey), "this module makes no others"
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = _builder(_subject(name), key, *span).issuer_name(above.subject)
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = builder.add_extension(identifier, critical=False)
+    return _pair(builder.sign(signer, hashes.SHA256()), key)
+
+
+def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey, at: float, days: int) -> x509.CertificateBuilder:
+    now = datetime.fromtimestamp(at, UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _server_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    if not _HOST.fullmatch(name):
+        raise CertificateUnusable(
+            f"{name!r} is neither a host name nor an IP address",
+            remedy="Give what clients write in front of the port, as in --name shop.example --name 10.0.0.5.",
+        )
+    return x509.DNSName(name)
+
+
+def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
+    return Pair(
+        certificate.public_bytes(Encoding.PEM), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )

@@ -1,0 +1,241 @@
+"""The files that an enrolment file makes, and writing all of them or none.
+
+Every file is first written next to its final path and synced. Only when all are written they are renamed, site.yaml
+after the files that it names. So a full disk changes nothing, and after a power cut the same command completes.
+
+systemd encrypts the uplink's credentials to this machine and hands them to one service. A file that was copied from
+this machine opens nowhere else; root on this machine can open it. Where systemd cannot encrypt, the secret is stored in
+plain text, readable by root alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_agent.config import config_files
+from edge_agent.durable.atomic_files import partial_path, sync_directory, write_synced
+from edge_agent.errors import ConfigInvalid, DiskFull
+from edge_agent.formats.enrolment_file import Kit, LargeModel
+from edge_agent.formats.enrolment_record import FILE_NAME, Secrecy
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HEAD = """Site {site}, by a kit of {issued}.
+Written by 'edge-agent enrol': change nothing here; what stands in agent.yaml wins."""
+CERTIFICATE, KEY, CLIENTS = "server.crt", "server.key", "clients.crt"
+DAEMON_GROUP = "edge-agent"
+"""Who reads the files of the listener beside root."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie below a directory that is /etc but in tests."""
+
+    etc: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of the configuration."""
+        return self.etc / "edge-agent"
+
+    @property
+    def agent_yaml(self) -> Path:
+        """The technician's."""
+        return self.folder / "agent.yaml"
+
+    @property
+    def site_yaml(self) -> Path:
+        """What enrolment says beneath it."""
+        return self.folder / config_files.SITE_FILE
+
+    @property
+    def root(self) -> Path:
+        """The fleet's root of trust."""
+        return self.folder / "root.json"
+
+    @property
+    def record(self) -> Path:
+        """What enrolment remembers."""
+        return self.folder / FILE_NAME
+
+    @property
+    def drop_in(self) -> Path:
+        """The part of the uplink's unit that names its credentials."""
+        return self.etc / "systemd/system/edge-uplink.service.d/credentials.conf"
+
+    def credential(self, name: str, *, encrypted: bool) -> Path:
+        """Where systemd reads a secret."""
+        return self.etc / ("credstore.encrypted" if encrypted else "credstore") / f"edge-agent-{name}.cred"
+
+    def tls(self, name: str) -> Path:
+        """Where a file of the TCP listener lies."""
+        return self.folder / "tls" / name
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to be written."""
+
+    path: Path
+    content: bytes
+    mode: int = 0o644
+    group: str = ""
+    """Who may read it beside root; empty, or a group that is not there: by the mode alone."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its content."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def partial(self) -> Path:
+        """Where it is written first."""
+        return partial_path(self.path)
+
+
+def secrets_of(kit: Kit) -> dict[str, bytes]:
+    """Return the credentials that a kit holds, by the names under which the uplink asks systemd for them."""
+    stores = {"uplink": kit.examples.credential, "uplink-updates": kit.updates.credential}
+    head = "Credential '{}' of edge-agent uplink."
+    found = {name: config_files.write(secret, head.format(name)) for name, secret in stores.items() if secret}
+    key = kit.escalation.key if kit.escalation else ""
+    return found | ({"escalation": f"{key}\n".encode()} if key else {})
+
+
+def sections(kit: Kit, places: Places) -> dict[str, Any]:
+    """Return what site.yaml says."""
+    uplink = {
+        "url": kit.examples.url,
+        "options": kit.examples.options,
+        "updates_url": kit.updates.url,
+        "updates_options": kit.updates.options,
+    }
+    names = {"certificate_file": CERTIFICATE, "key_file": KEY, "client_ca_file": CLIENTS} if kit.tls.certificate else {}
+    made = {
+        "site": {"id": kit.site, "recipients": list(kit.recipients), "receipt_keys": list(kit.receipt_keys)},
+        "update": {"channel": kit.channel, **({"root_file": str(places.root)} if kit.root else {})},
+        "uplink": {key: value for key, value in uplink.items() if value},
+        "service": {"tcp_address": kit.tls.address} if kit.tls.address else {},
+        "access": {key: str(places.tls(name)) for key, name in names.items()},
+        "escalation": _escalation(kit.escalation) if kit.escalation else {},
+    }
+    return {section: keys for section, keys in made.items() if keys}
+
+
+def _escalation(large: LargeModel) -> dict[str, Any]:
+    names = ("input_token_price", "output_token_price", "day_cost_max", "month_cost_max")
+    amounts = {name: float(getattr(large, name)) for name in names}
+    known = {"url": large.url, "model": large.model, "tasks": list(large.tasks), **amounts}
+    return {key: value for key, value in known.items() if value}
+
+
+def files_of(kit: Kit, places: Places, sealed: Mapping[str, Sealed]) -> list[File]:
+    """Return every file that a kit makes, site.yaml last."""
+    head = _HEAD.format(site=kit.site, issued=kit.issued_at[:10])
+    made = [File(places.root, kit.root.encode())] if kit.root else []
+    made += _credentials(places, sealed)
+    tls = {CERTIFICATE: kit.tls.certificate, KEY: kit.tls.key, CLIENTS: kit.tls.clients}
+    made += [File(places.tls(name), pem.encode(), 0o640, DAEMON_GROUP) for name, pem in tls.items() if pem]
+    return [*made, File(places.site_yaml, config_files.write(sections(kit, places), head))]
+
+
+def secrecy_of(sealed: Mapping[str, Sealed]) -> Secrecy:
+    """Say how credentials lie on the disk: one kind for all of them."""
+    if not sealed:
+        return "none"
+    return "encrypted" if all(each.encrypted for each in sealed.values()) else "plain"
+
+
+def stage(written: Sequence[File]) -> None:
+    """Write all files beside their places, or none.
+
+    Raises:
+        DiskFull, ConfigInvalid: nothing was changed.
+    """
+    try:
+        for file in written:
+            _stage(file)
+    except OSError as error:
+        unstage(written)
+        raise _explained(error, file.path) from None
+
+
+def unstage(written: Iterable[File]) -> None:
+    """Take back what was staged."""
+    for file in written:
+        with contextlib.suppress(OSError):
+            file.partial.unlink(missing_ok=True)
+
+
+def put(written: Iterable[File], stale: Iterable[Path]) -> None:
+    """Put what was staged into its place; then remove what an earlier kit had written besides."""
+    for file in written:
+        file.partial.rename(file.path)
+        sync_directory(file.path.parent)
+    for path in stale:
+        path.unlink(missing_ok=True)
+
+
+def _credentials(places: Places, sealed: Mapping[str, Sealed]) -> list[File]:
+    secrecy = secrecy_of(sealed)
+    paths = {name: places.credential(name, encrypted=secrecy == "encrypted") for name in sealed}
+    made = [File(paths[name], each.content, 0o600) for name, each in sealed.items()]
+    return [*made, File(places.drop_in, drop_in(paths, secrecy))] if made else []
+
+
+def _stage(file: File) -> None:
+    # A folder of secrets that systemd has not made yet is closed to others.
+    closed = file.mode == 0o600
+    file.path.parent.mkdir(mode=0o700 if closed else 0o755, parents=True, exist_ok=True)
+    write_synced(file.partial, file.content, file.mode, file.group)
+
+
+def _explained(error: OSError, path: Path) -> DiskFull | ConfigInvalid:
+    said = f"cannot write {path}: {error.strerror}; nothing was changed"
+    if error.errno in _FULL:
+        return DiskFull(said, remedy="Free some space, and run the same command again.", path=path)
+    return ConfigInvalid(said, remedy="Run the command with sudo; if it was, check the disk ('dmesg').")
+
+
+_SECONDS_MAX = 60
+_PROGRAM = "systemd-creds"
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A secret as it goes to the disk."""
+
+    content: bytes
+    encrypted: bool
+
+
+def encrypt(name: str, plain: bytes) -> Sealed:
+    """Encrypt a secret under the name by which systemd hands it over, if this machine can."""
+    sealed = _run(["encrypt", f"--name={name}", "-", "-"], plain)
+    if sealed and _run(["decrypt", f"--name={name}", "-", "-"], sealed) == plain:
+        return Sealed(sealed, encrypted=True)
+    return Sealed(plain, encrypted=False)
+
+
+def drop_in(paths: Mapping[str, Path], secrecy: Secrecy) -> bytes:
+    """Return the part of the uplink's unit that has systemd hand the secrets over, by their names."""
+    directive = "LoadCredentialEncrypted" if secrecy == "encrypted" else "LoadCredential"
+    lines = [f"{directive}={name}:{path}" for name, path in paths.items()]
+    return "\n".join(["# Written by 'edge-agent enrol'.", "[Service]", *lines, ""]).encode()
+
+
+def _run(arguments: list[str], given: bytes) -> bytes:
+    """Run systemd's program; nothing comes back when it is not there or fails."""
+    command = [shutil.which(_PROGRAM) or _PROGRAM, *arguments]
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, timeout=_SECONDS_MAX, check=True)  # noqa: S603 - systemd's
+    except (OSError, subprocess.SubprocessError):
+        return b""
+    return done.stdout

@@ -1,0 +1,244 @@
+"""The kit of a site: one file with all that a box needs to become that site. It holds secrets.
+
+    {"body": {"schema": "edge-agent/kit/v1", "site": "shop-12", …}, "sha256": "…"}
+
+`sha256` is of the canonical bytes of `body` (document.py). It finds damage, not malice: who changes the one can change
+the other. Its first 20 digits are the kit's *code*, which centre and site show, for people to compare
+(docs/enrolment.md).
+
+A sealed kit is the same file in the age format under a passphrase; the age command opens it. Whoever does not know the
+passphrase can neither read nor change it.
+
+Everything in it is read as hostile: a kit may be carried on a stick, or come by mail. Keys that this version does not
+know are refused, not ignored: they may say how the site is to be closed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+import pyrage
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge_agent.errors import KitInvalid
+from edge_agent.formats import strict_json
+from edge_agent.formats.manifest import TaskName
+from edge_agent.formats.signed_document import At, SiteId, canonical
+
+SCHEMA = "edge-agent/kit/v1"
+KIT_BYTES_MAX = 2 * 1024 * 1024
+SUFFIX = ".kit"
+SCRYPT_WORK_MAX = 21
+"""Of a sealed kit: 2 to that power rounds, which take 2 GB. The age format itself lets a file ask for far more. A kit
+that `seal` makes has what takes its machine about a second: 20 on a processor of 2026."""
+CODE_DIGITS = 20
+"""80 bits: nobody makes another kit, or key, with the same ones."""
+_AGE = b"age-encryption.org/"
+_SCRYPT = re.compile(rb"^-> scrypt[^\n]*?([^ \n]*)$", re.MULTILINE)
+_HEAD_BYTES_MAX = 64 * 1024
+_PEM_CHARACTERS_MAX = 64 * 1024
+_NEWER = "Update edge-agent on this machine, or have the kit made by an edge-convert of its version."
+_ANEW = "Copy the kit again; if it repeats, have the centre make a new one: 'edge-convert site-kit'."
+
+Channel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+
+
+def _age_key(written: str) -> str:
+    try:
+        pyrage.x25519.Recipient.from_str(written)
+    except pyrage.RecipientError:
+        raise ValueError("no age public key (age1…)") from None
+    return written
+
+
+Recipient = Annotated[str, Field(max_length=100), AfterValidator(_age_key)]
+Ed25519Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Url = Annotated[str, Field(max_length=1000, pattern=r"^[!-~]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
+# Text, and the line breaks of a key in PEM: nothing that a file of names and values could mistake for its own.
+Value = Annotated[str, Field(max_length=16 * 1024, pattern=r"^[ -~\n]*$")]
+Pem = Annotated[str, Field(max_length=_PEM_CHARACTERS_MAX, pattern=r"^(-----BEGIN [A-Z0-9 ]+-----\n[ -~\n]*)?$")]
+Amount = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
+"""Of money, as text: the canonical form has no fractions."""
+_NOTHING = "0"
+Key = Annotated[str, Field(max_length=4096, pattern=r"^[!-~]*$")]
+Named = Annotated[dict[Name, Value], Field(max_length=50)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class Place(_Part):
+    """An object store or a folder, and what opens it."""
+
+    url: Url = ""
+    """Empty = there is none."""
+    options: Named = {}
+    """Nothing secret."""
+    credential: Named = Field(default={}, repr=False)
+    """Secret: names and values as obstore has them."""
+
+
+class Tls(_Part):
+    """What the site's TCP listener shows, and whom it believes. All of it, or nothing."""
+
+    certificate: Pem = ""
+    key: Pem = Field(default="", repr=False)
+    """Secret."""
+    clients: Pem = ""
+    """Authorities that sign the certificates of clients."""
+    address: Url = ""
+    """Where it listens, such as 0.0.0.0:9443; empty = as agent.yaml says."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Tls:
+        given = [bool(self.certificate), bool(self.key), bool(self.clients)]
+        if len({*given, given[0] or bool(self.address)}) > 1:
+            raise ValueError("certificate, key and clients go together, and 'address' needs them")
+        return self
+
+
+class LargeModel(_Part):
+    """A large model that the site may ask, what it may cost there, and what opens it."""
+
+    url: Annotated[str, Field(max_length=1000, pattern=r"^https?://[!-~]+$")]
+    """Base URL of an API like OpenAI's."""
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    """Its name there."""
+    key: Key = Field(default="", repr=False)
+    """Secret; empty = the server needs none."""
+    tasks: tuple[TaskName, ...] = Field(default=(), max_length=1000)
+    """Whose inputs may go there, redacted; none by default."""
+    input_token_price: Amount = _NOTHING
+    """Of a million tokens of questions, in the fleet's currency."""
+    output_token_price: Amount = _NOTHING
+    """Likewise of answers."""
+    day_cost_max: Amount = _NOTHING
+    """Cap for a day; 0 = none."""
+    month_cost_max: Amount = _NOTHING
+    """Cap for a month; 0 = none."""
+
+
+class Kit(_Part):
+    """All that a box needs to become a site."""
+
+    schema_: Literal["edge-agent/kit/v1"] = Field(default="edge-agent/kit/v1", alias="schema")
+    site: SiteId
+    issued_at: At
+    """By the centre's clock; of two kits of one site the later one counts."""
+    expires_at: At
+    """When a box may no longer be enrolled with it. What was enrolled goes on."""
+    channel: Channel = "stable"
+    root: str = Field(default="", max_length=700_000)
+    """The fleet's root of trust, root.json as it was published; empty = no updates but by 'install'."""
+    recipients: tuple[Recipient, ...] = Field(min_length=1, max_length=20)
+    """age keys of the centre: each opens what the site seals."""
+    receipt_keys: tuple[Ed25519Hex, ...] = Field(min_length=1, max_length=20)
+    """Whose receipts let the site delete."""
+    examples: Place = Place()
+    """Where sealed examples go."""
+    updates: Place = Place()
+    """Where signed updates come from."""
+    tls: Tls = Tls()
+    escalation: LargeModel | None = None
+    """None = the site has no large model, and the kit does not name the key: sites that know none take it too."""
+
+
+def encode(kit: Kit) -> bytes:
+    """Write a kit."""
+    body = kit.model_dump(mode="json", by_alias=True, exclude_none=True)
+    sha256 = hashlib.sha256(canonical(body)).hexdigest()
+    return json.dumps({"body": body, "sha256": sha256}, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def seal(raw: bytes, passphrase: str) -> bytes:
+    """Put a kit under a passphrase."""
+    return bytes(pyrage.passphrase.encrypt(raw, passphrase))
+
+
+def sealed(raw: bytes) -> bool:
+    """Tell whether a kit is under a passphrase."""
+    return raw.startswith(_AGE)
+
+
+def unseal(raw: bytes, passphrase: str) -> bytes:
+    """Open a kit that is under a passphrase. Raises KitInvalid, also before the work where that is too much."""
+    _check_size(raw)
+    for asked in _SCRYPT.findall(raw, 0, _HEAD_BYTES_MAX):
+        if not asked.isdigit() or len(asked) > 2 or int(asked) > SCRYPT_WORK_MAX:
+            rounds = f"2 to the power {ascii(asked[:20].decode(errors='replace'))[1:-1]} rounds of scrypt"
+            raise KitInvalid(f"the kit asks for {rounds}; the limit is {SCRYPT_WORK_MAX}", remedy=_ANEW)
+    try:
+        return bytes(pyrage.passphrase.decrypt(raw, passphrase))
+    except (pyrage.DecryptError, ValueError, OSError):
+        said = "the kit does not open: another passphrase, or the file was damaged or changed"
+        raise KitInvalid(said, remedy=f"Ask the centre for the passphrase. {_ANEW}") from None
+
+
+def parse(raw: bytes) -> tuple[Kit, str]:
+    """Read a kit; return it and its sha256.
+
+    Raises:
+        KitInvalid: too large, cut off, damaged, or a rule is broken.
+    """
+    _check_size(raw)
+    try:
+        plain = strict_json.decode(raw, fractions=False)
+    except ValueError as error:
+        raise KitInvalid(f"the file is no kit, or was cut off: {error}", remedy=_ANEW) from None
+    if not isinstance(plain, dict) or not isinstance(plain.get("body"), dict):
+        raise KitInvalid("the file is no kit: it needs 'body' and 'sha256'", remedy=_ANEW)
+    sha256 = _sha256(plain)
+    _check_schema(plain["body"])
+    return _kit(plain["body"]), sha256
+
+
+def code(sha256_or_key: str) -> str:
+    """Return what people compare of a kit's sha256, or of a public key: 20 digits in groups of four."""
+    digits = sha256_or_key[:CODE_DIGITS]
+    return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+def digits(code_as_typed: str) -> str:
+    """Return the digits of a code as somebody typed it: with any case, hyphens and spaces."""
+    return re.sub(r"[\s:-]", "", code_as_typed).lower()
+
+
+def is_code_of(typed: str, sha256_or_key: str) -> bool:
+    """Tell whether somebody typed the code of a kit or key, or more of its digits."""
+    given = digits(typed)
+    return len(given) >= CODE_DIGITS and sha256_or_key.startswith(given)
+
+
+def _check_size(raw: bytes) -> None:
+    if len(raw) > KIT_BYTES_MAX:
+        raise KitInvalid(f"the file has more than {KIT_BYTES_MAX} bytes, so it is no kit", remedy=_ANEW)
+
+
+def _check_schema(body: dict[str, Any]) -> None:
+    schema = str(body.get("schema"))[:100]
+    if schema != SCHEMA:
+        raise KitInvalid(f"the kit is of schema {schema!r}; this edge-agent knows {SCHEMA!r}", remedy=_NEWER)
+
+
+def _sha256(plain: dict[str, Any]) -> str:
+    try:
+        found = hashlib.sha256(canonical(plain["body"])).hexdigest()
+    except ValueError:  # half of a surrogate pair, which has no bytes
+        found = ""
+    if not found or plain.get("sha256") != found:
+        raise KitInvalid("the kit was damaged or changed: its content has another sha256 than it says", remedy=_ANEW)
+    return found
+
+
+def _kit(body: dict[str, Any]) -> Kit:
+    try:
+        return strict_json.validate(Kit, body)
+    except ValueError as error:
+        newer = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
+        said = f"the kit: {strict_json.first_problem(error)}"
+        raise KitInvalid(said, remedy=_NEWER if newer else _ANEW) from None

@@ -1,0 +1,278 @@
+"""Records of examples: what a site writes into segments and the centre reads out of them.
+
+One JSON object a line, of one of four types. A *prediction* is one redacted input with the answer it got. *Feedback*
+is what a person said of a prediction; it may come in a later segment than its prediction, or in the same one. An
+*opinion* is what the large model said of an input after its answer was given, likewise. A *tombstone* asks the centre
+to forget a prediction and what was said of it, wherever they are.
+
+A prediction keeps the local answer and the large model's answer apart. Scores, confidence and threshold stand beside
+the local answer alone: beside `output` where the bundle's own model gave it, in `local` where the large model did.
+Version 0.1 wrote them beside the large model's output; `apart` reads such a record as what it is.
+
+`record_id` is the key to drop duplicates by: the same record may come twice (a segment made anew after damage), never
+with different content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+
+from edge_agent.errors import RecordInvalid
+from edge_agent.formats import strict_json
+from edge_agent.formats.manifest import Kind, Sha256, TaskName, Version
+from edge_agent.formats.signed_document import At, Exchanged, SiteId
+
+SCHEMA = "edge-agent/example/v1"
+RECORD_BYTES_MAX = 2 * 1024 * 1024
+Consent = Literal["off", "local", "upstream"]
+"""off = nothing is kept; local = kept on the site; upstream = may leave for the centre."""
+Class = Literal["routine", "unsure", "escalated", "reviewed"]
+"""Why a prediction was kept, in the order in which they are given up when there is no room.
+
+reviewed = people said something of it; never given up.
+"""
+Verdict = Literal["accept", "corrected", "reject"]
+Why = Literal["deferred", "audit"]
+"""Why the large model is asked after the answer was given.
+
+deferred = it would have answered, and could not be asked in time; audit = drawn at random among the sure answers.
+"""
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(gt=0.0, le=1.0)]
+ReviewStream = Literal["audit", "uncertain", "diverse", "new"]
+"""Why people are asked to review an answer.
+
+audit = drawn at random among all answers; uncertain = with little confidence; diverse = so that no label is missing;
+new = unlike the inputs of calibration.
+"""
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_-]{1,100}$")]
+
+
+class BundleVersion(Exchanged):
+    """The exact bundle that answered."""
+
+    version: Version
+    digest: Sha256
+
+
+class Redaction(Exchanged):
+    """Which rules looked at the input before it was written, and how often each replaced something."""
+
+    version: str = Field(max_length=64)
+    """Of the set of rules; another number means other rules."""
+    rules: tuple[str, ...] = Field(max_length=200)
+    """Names of the rules that ran, in their order."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Replacements by the name of the rule; a rule without any is left out."""
+
+
+class Kept(Exchanged):
+    """Why the record is here, for statistics that must not be biased by the choice."""
+
+    because: Class
+    share: Share = 1.0
+    """The chance that a prediction like this one had to be sealed; rows of the audit always are."""
+
+
+class _Record(Exchanged):
+    schema_: Literal["edge-agent/example/v1"] = Field(default="edge-agent/example/v1", alias="schema")
+    record_id: Identifier
+    site: SiteId
+    at: At
+
+
+class LocalAnswer(Exchanged):
+    """What the bundle's own model answered, and how sure it was of that."""
+
+    answer: str
+    """As in `Prediction.output`."""
+    scores: tuple[tuple[str, float], ...] = ()
+    """classify: every label with its calibrated score, best first."""
+    confidence: float | None = None
+    """0 to 1; None where the kind has none."""
+    threshold: float | None = None
+    sure: bool = False
+    """The answer was confident by the bundle's threshold, floor and gate. False where there is no threshold."""
+    label_mass: float | None = None
+
+
+class Prediction(_Record):
+    """One input and its answers."""
+
+    type: Literal["prediction"] = "prediction"
+    prediction_id: Identifier
+    task: TaskName
+    kind: Kind
+    bundle: BundleVersion
+    input: str
+    """Redacted."""
+    output: str
+    """The answer that was given, also where it was withheld; empty = none was, such as by a large model out of reach.
+
+    classify: a label. extract: a JSON object. generate: text.
+    """
+    scores: tuple[tuple[str, float], ...] = ()
+    """Here and in the four fields below: as in LocalAnswer, of `output`; empty where the large model gave that."""
+    confidence: float | None = None
+    threshold: float | None = None
+    sure: bool
+    label_mass: float | None = None
+    p_value: Share | None = None
+    """How well the input resembles the training data, by the bundle's gate; None where it has none. Where it is too
+    small, `reason` has OUT_OF_DISTRIBUTION."""
+    local: LocalAnswer | None = None
+    """What the bundle's own model answered where `output` is the large model's; None = it was not asked, or `output`
+    is its own, or version 0.1 did not keep it."""
+    route: Literal["local", "upstream", "abstained", "deferred"]
+    reason: str = Field(default="", max_length=200)
+    """Why it took that route, UPPER_SNAKE words separated by blanks; empty = nothing to say."""
+    model: str = Field(default="", max_length=200)
+    """The large model that gave `output`; empty = the bundle's own did."""
+    redaction: Redaction
+    kept: Kept
+    review_stream: ReviewStream | None = None
+    """In which people are asked to review it; None = an agent wrote it that knew no streams."""
+    sampling_probability: Probability | None = None
+    """audit: the chance with which a kept answer was drawn when this one was. Times `kept.share` it is the chance that
+    the record is here as one of the audit. None = not known; so in every other stream."""
+
+    @model_validator(mode="after")
+    def _only_of_the_audit(self) -> Prediction:
+        if (self.review_stream == "audit") != (self.sampling_probability is not None):
+            raise ValueError("sampling_probability goes with review_stream audit, and with no other")
+        return self
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        """Take the local model's grades away from the large model's answer, beside which version 0.1 wrote them."""
+        if self.teacher_answer is not None and self.local is None:
+            local = local_answer(self.model_dump(include=_ANSWERS))
+            object.__setattr__(self, "local", LocalAnswer.model_validate(local) if local else None)
+            for name, nothing in UNGRADED.items():
+                object.__setattr__(self, name, nothing)
+        return self
+
+    @property
+    def local_answer(self) -> LocalAnswer | None:
+        """What the bundle's own model answered; None = nothing, or nobody knows."""
+        if self.teacher_answer is not None:
+            return self.local
+        grades = {name: getattr(self, name) for name in UNGRADED}
+        return LocalAnswer(answer=self.output, **grades) if self.output else None
+
+    @property
+    def teacher_answer(self) -> str | None:
+        """What the large model answered; None = it was not asked."""
+        return self.output if self.route == "upstream" or self.model else None
+
+
+class Feedback(_Record):
+    """What a person said of a prediction."""
+
+    type: Literal["feedback"] = "feedback"
+    feedback_id: Identifier
+    prediction_id: Identifier
+    task: TaskName
+    reviewer: str = Field(max_length=100)
+    verdict: Verdict
+    value: str = ""
+    """corrected: the right label, JSON object or text, redacted like an input. Empty otherwise."""
+    reason: str = Field(default="", max_length=2000)
+    """reject: why, redacted like an input."""
+
+
+class Opinion(_Record):
+    """What the large model said of an input whose answer was given without it. No person has seen it."""
+
+    type: Literal["opinion"] = "opinion"
+    prediction_id: Identifier
+    """There is at most one opinion of a prediction."""
+    task: TaskName
+    model: str = Field(min_length=1, max_length=200)
+    """As its server names it."""
+    why: Why
+    value: str
+    """What it would have answered, as in `output`: a label of the task, a JSON object or a text; redacted."""
+
+
+class Tombstone(_Record):
+    """Forget a prediction, its feedback and the opinion of it."""
+
+    type: Literal["tombstone"] = "tombstone"
+    prediction_id: Identifier
+
+
+UNGRADED: dict[str, Any] = {"scores": (), "confidence": None, "threshold": None, "sure": False, "label_mass": None}
+"""What stands beside an answer that the bundle's own model did not give."""
+_ANSWERS = {"output", "local", "route", "model", *UNGRADED}
+
+
+def teacher_answer(prediction: Mapping[str, Any]) -> str | None:
+    """Return what the large model answered, of a prediction as JSON has it; None = it was not asked."""
+    given = prediction["route"] == "upstream" or prediction.get("model")
+    return str(prediction["output"]) if given else None
+
+
+def local_answer(prediction: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the bundle's own model answered, as LocalAnswer has it; None = nothing, or nobody knows.
+
+    Of a classification that the large model answered, version 0.1 kept the local scores, whose best is the local
+    answer. Of a record that it extracted there was only the confidence, which says nothing without the answer.
+    """
+    if prediction.get("local"):
+        local: dict[str, Any] = {**prediction["local"]}
+        return local
+    grades = {name: prediction.get(name, default) for name, default in UNGRADED.items()}
+    if teacher_answer(prediction) is None:
+        return {"answer": str(prediction["output"]), **grades} if prediction["output"] else None
+    return {"answer": str(grades["scores"][0][0]), **grades} if grades["scores"] else None
+
+
+def apart(prediction: dict[str, Any]) -> dict[str, Any]:
+    """Return a prediction as JSON has it with its answers apart, whatever version wrote it."""
+    if prediction["type"] != "prediction" or teacher_answer(prediction) is None:
+        return prediction
+    return {**prediction, **UNGRADED, "local": local_answer(prediction)}
+
+
+AnyRecord = Prediction | Feedback | Opinion | Tombstone
+Record = Annotated[AnyRecord, Field(discriminator="type")]
+_RECORDS: TypeAdapter[AnyRecord] = TypeAdapter(Record, config=ConfigDict(defer_build=True))
+
+
+def encode(record: AnyRecord) -> bytes:
+    """Write a record as one line of UTF-8 JSON with its newline."""
+    return record.model_dump_json(by_alias=True).encode() + b"\n"
+
+
+def parse(line: bytes) -> AnyRecord:
+    """Read one line.
+
+    Raises:
+        RecordInvalid: too long, not JSON, another schema, or a rule is broken; the message names the field and shows
+            nothing of the content.
+    """
+    if len(line) > RECORD_BYTES_MAX:
+        raise RecordInvalid(f"a record has {len(line)} bytes; the limit is {RECORD_BYTES_MAX}")
+    try:
+        return strict_json.validate_as(_RECORDS, strict_json.decode(line))
+    except ValueError as error:
+        raise RecordInvalid(f"a record breaks a rule: {strict_json.first_problem(error)}") from None
+
+
+def stored(raw: bytes) -> dict[str, Any]:
+    """Read a record as a site's spool keeps it: a prediction is told why it was kept only when it leaves.
+
+    Raises:
+        RecordInvalid: as `parse`.
+    """
+    try:
+        plain = strict_json.decode(raw)
+        strict_json.validate_as(_RECORDS, {"kept": {"because": "routine"}, **plain})
+    except (ValueError, TypeError):  # TypeError: not an object
+        raise RecordInvalid("a kept record breaks a rule") from None
+    record: dict[str, Any] = plain
+    return apart(record)

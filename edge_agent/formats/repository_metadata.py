@@ -1,0 +1,194 @@
+"""What a mirror reads in a repository's metadata: which files belong together. Nothing of it is believed.
+
+The metadata is that of The Update Framework (TUF 1.0.34, sections 4.4 to 4.6) with consistent snapshots. A mirror has
+no keys: what it reads here, anybody may have written, and the site verifies all of it again. So only version numbers,
+lengths and hashes are read, each within a limit, and files that are too large are not read at all.
+
+    metadata/timestamp.json -> <n>.snapshot.json -> <n>.targets.json, <n>.plan.json -> blobs/<sha256> of the plan
+    metadata/<n>.root.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from edge_agent.errors import DocumentInvalid
+from edge_agent.formats import plan, strict_json
+from edge_agent.formats.manifest import Sha256
+from edge_agent.formats.signed_document import Exchanged
+
+TIMESTAMP = "timestamp.json"
+TIMESTAMP_BYTES_MAX = 16 * 1024
+SNAPSHOT_BYTES_MAX = 64 * 1024
+TARGETS_BYTES_MAX = 5_000_000
+PLAN_ROLE_BYTES_MAX = 64 * 1024
+ROOT_BYTES_MAX = 512_000
+ROOTS_MAX = 1024
+"""Roots of one repository; about one a year is usual."""
+
+_Number = Annotated[int, Field(ge=1, le=2**31)]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file that metadata names, and what it says of it."""
+
+    name: str
+    bytes_max: int
+    length: int | None = None
+    sha256: str = ""
+    """Empty = it does not say."""
+    folder: Literal["metadata", "blobs"] = "metadata"
+
+    @property
+    def key(self) -> str:
+        """Its name in the repository."""
+        return f"{self.folder}/{self.name}"
+
+    def is_this(self, raw: bytes) -> bool:
+        """Tell whether a content can be meant, as far as that is said."""
+        length_fits = len(raw) <= self.bytes_max and self.length in (None, len(raw))
+        return length_fits and self.sha256 in ("", hashlib.sha256(raw).hexdigest())
+
+
+@dataclass(frozen=True)
+class Release:
+    """Metadata that belongs together, with the blob of its plan."""
+
+    timestamp: bytes
+    metadata: Mapping[str, bytes]
+    """By name below metadata/, without the timestamp."""
+    plan_sha256: str = ""
+    """Empty = it has no plan."""
+    plan: bytes = b""
+
+
+class _Hashes(Exchanged):
+    sha256: Sha256 | None = None
+
+
+class _Entry(Exchanged):
+    version: _Number
+    length: Annotated[int, Field(ge=0)] | None = None
+    hashes: _Hashes = _Hashes()
+
+
+class _TargetHashes(Exchanged):
+    sha256: Sha256
+
+
+class _Target(Exchanged):
+    length: Annotated[int, Field(ge=0, le=plan.PLAN_BYTES_MAX)]
+    hashes: _TargetHashes
+
+
+class _Root(Exchanged):
+    type_: Literal["root"] = Field(alias="_type")
+    version: _Number
+
+
+class _TimestampMeta(Exchanged):
+    snapshot: _Entry = Field(alias="snapshot.json")
+
+
+class _Timestamp(Exchanged):
+    type_: Literal["timestamp"] = Field(alias="_type")
+    meta: _TimestampMeta
+
+
+class _SnapshotMeta(Exchanged):
+    targets: _Entry = Field(alias="targets.json")
+    plan: _Entry | None = Field(default=None, alias="plan.json")
+
+
+class _Snapshot(Exchanged):
+    type_: Literal["snapshot"] = Field(alias="_type")
+    meta: _SnapshotMeta
+
+
+class _PlanTargets(Exchanged):
+    plan: _Target | None = Field(default=None, alias="plan.json")
+
+
+class _Targets(Exchanged):
+    type_: Literal["targets"] = Field(alias="_type")
+    targets: _PlanTargets
+
+
+class _RootFile(Exchanged):
+    signed: _Root
+
+
+class _TimestampFile(Exchanged):
+    signed: _Timestamp
+
+
+class _SnapshotFile(Exchanged):
+    signed: _Snapshot
+
+
+class _TargetsFile(Exchanged):
+    signed: _Targets
+
+
+_File = TypeVar("_File", bound=Exchanged)
+
+
+def root_name(version: int) -> str:
+    """Return the name of a root below metadata/."""
+    return f"{version}.root.json"
+
+
+def root_version(name: str) -> int:
+    """Return the version in the name of a root; 0 = it is none."""
+    number, _, rest = name.partition(".")
+    return int(number) if rest == "root.json" and number.isdecimal() and len(number) <= len(str(2**31)) else 0
+
+
+def check_root(raw: bytes, version: int) -> None:
+    """Check that this may be that root.
+
+    Raises:
+        DocumentInvalid: it is none, or another one.
+    """
+    found = _read(_RootFile, raw, root_name(version)).signed.version
+    if found != version:
+        raise DocumentInvalid(f"{root_name(version)} says that it is version {found}")
+
+
+def follow(timestamp: bytes) -> Generator[Named, bytes, Release]:
+    """Name one after the other what a timestamp leads to; each is sent in, read to its limit, before the next.
+
+    Raises:
+        DocumentInvalid: what was sent in is not what it should be.
+    """
+    snapshot = _named(_read(_TimestampFile, timestamp, TIMESTAMP).signed.meta.snapshot, "snapshot", SNAPSHOT_BYTES_MAX)
+    metadata = {snapshot.name: (yield snapshot)}
+    roles = _read(_SnapshotFile, metadata[snapshot.name], snapshot.name).signed.meta
+    targets = _named(roles.targets, "targets", TARGETS_BYTES_MAX)
+    metadata[targets.name] = yield targets
+    if roles.plan is None:
+        return Release(timestamp, metadata)
+    role = _named(roles.plan, "plan", PLAN_ROLE_BYTES_MAX)
+    metadata[role.name] = yield role
+    target = _read(_TargetsFile, metadata[role.name], role.name).signed.targets.plan
+    if target is None:
+        return Release(timestamp, metadata)
+    blob = Named(target.hashes.sha256, plan.PLAN_BYTES_MAX, target.length, target.hashes.sha256, "blobs")
+    return Release(timestamp, metadata, blob.sha256, (yield blob))
+
+
+def _named(entry: _Entry, role: str, bytes_max: int) -> Named:
+    return Named(f"{entry.version}.{role}.json", bytes_max, entry.length, entry.hashes.sha256 or "")
+
+
+def _read(model: type[_File], raw: bytes, name: str) -> _File:
+    try:
+        return strict_json.validate(model, strict_json.decode(raw))
+    except ValueError as error:
+        raise DocumentInvalid(f"{name}: {strict_json.first_problem(error, show=True)}") from None

@@ -1,0 +1,222 @@
+"""How a signed bundle gets into the store, and how the mirror is asked for what is missing.
+
+A bundle's manifest is what is signed; it names every file by sha256 and size. So each file is checked on its way into
+the store, wherever it came from, and files that the store has already are neither fetched nor read. Copying changes
+nothing that answers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge_agent.config import Config
+from edge_agent.durable.atomic_files import disk_errors, write_durably
+from edge_agent.errors import BundleError, DocumentInvalid, FileMissing, HashMismatch, UpdateIncomplete, UpdateUntrusted
+from edge_agent.formats import download_requests
+from edge_agent.formats.download_requests import Want, Wants
+from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, Artifact, Manifest, digest_of, parse
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.store.bundle_archive import BundleMember
+from edge_agent.store.state_database import InstalledBundle
+from edge_agent.store.store import Store
+from edge_agent.update.metadata_chain import BLOBS, SourceFolder, TooLong
+from edge_agent.update.trust import Trust
+from edge_agent.update.verified import Copied, SignedBundle, Verified
+
+FILE_MODE, FOLDER_MODE = 0o640, 0o750
+
+
+class Intake:
+    """Owns wants.json. Synchronous; the thread that uses the store uses this."""
+
+    def __init__(self, config: Config, store: Store, trust: Trust, now: Callable[[], float] = time.time) -> None:
+        """Bring bundles into a store."""
+        self._incoming, self._wants_file = config.incoming, config.wants
+        self._store, self._trust, self._now = store, trust, now
+        self._verified = Verified()
+        self._damaged: set[str] = set()
+        """Blobs that the store has with the right size and wrong bytes."""
+        self._refused: set[str] = set()
+        """Blobs that the mirror has brought damaged. It deletes what is not wanted; then they are wanted again."""
+        self._written = _read_wants(self._wants_file)
+        self.copied = Copied()
+        self.told: Callable[[Copied], None] = lambda _: None
+        """Told of `copied` whenever it changes."""
+
+    def refresh(self, source: Path) -> Verified:
+        """Say what is believed now: `Trust.refresh`."""
+        self._verified = self._trust.refresh(source)
+        return self._verified
+
+    def missing(self, source: Path, verified: Verified, digest: str) -> Sequence[Want]:
+        """Return what of a bundle is neither in the store nor in a folder; only its manifest while that is missing."""
+        self._verified = verified
+        signed = verified.bundles.get(digest)
+        if signed is None:
+            return ()  # revoked a moment ago: `admit` says so
+        folder = SourceFolder(source)
+        raw = self._manifest_bytes(folder, digest, signed)
+        if raw is None:
+            return (Want(sha256=digest, size_bytes=signed.size_bytes),)
+        return tuple(want for want in self._needed(raw) if not self._arrived(folder, want))
+
+    def admit(self, source: Path, digest: str) -> InstalledBundle:
+        """Copy a signed bundle into the store, every byte checked. It does not answer yet.
+
+        Raises:
+            UpdateUntrusted: it is not signed, or not any more.
+            UpdateIncomplete: a file has not come in, or is damaged.
+            BundleError: this agent cannot use the bundle.
+            SiteError: it does not fit on this disk, or the disk failed.
+        """
+        signed = self._verified.bundles.get(digest)
+        if signed is None:
+            raise UpdateUntrusted(f"bundle {digest[:12]} is not signed, or not any more", digest=digest)
+        folder = SourceFolder(source)
+        raw = self._manifest_bytes(folder, digest, signed)
+        if raw is None:
+            raise UpdateIncomplete(
+                f"the manifest of {signed.task} {signed.version} is missing in {source}: blobs/{digest}"
+            )
+        manifest = parse(raw)
+        if manifest.task.name != signed.task:
+            said = f"bundle {digest[:12]} is signed for task {signed.task}, and made for {manifest.task.name}"
+            raise UpdateUntrusted(said, task=signed.task, digest=digest)
+        try:
+            return self._copy(folder, raw, manifest)
+        finally:
+            self._tell(Copied())
+
+    def ask(self, verified: Verified | None, digests: Collection[str], bytes_per_second_max: int | None) -> None:
+        """Write wants.json, if it would say something else than it does.
+
+        Args:
+            verified: what is believed; None = nothing is, and what was wanted stays so.
+            digests: bundles to fetch, the most urgent first.
+            bytes_per_second_max: what the plan allows; None = it says nothing.
+        """
+        before = self._written or Wants(at=timestamp(self._now()))
+        blobs, cap = before.blobs, before.bytes_per_second_max
+        if verified is not None:
+            blobs, cap = self._blobs(verified, digests), bytes_per_second_max
+        after = Wants(
+            at=before.at,
+            blobs=blobs,
+            bytes_per_second_max=cap,
+            root_version=self._trust.root_version,
+            again=isinstance(self._trust.problem, UpdateUntrusted | UpdateIncomplete),
+        )
+        if after == self._written:
+            return
+        after = after.model_copy(update={"at": timestamp(self._now())})
+        with disk_errors(self._wants_file):
+            self._wants_file.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        write_durably(self._wants_file, download_requests.encode(after), FILE_MODE)
+        self._written = after
+
+    def _blobs(self, verified: Verified, digests: Collection[str]) -> tuple[Want, ...]:
+        found: dict[str, Want] = {}
+        folder = SourceFolder(self._incoming)
+        for digest in digests:
+            signed = verified.bundles.get(digest)
+            if signed is None:
+                continue
+            found.setdefault(digest, Want(sha256=digest, size_bytes=signed.size_bytes))
+            raw = self._manifest_bytes(folder, digest, signed)
+            for want in self._needed(raw) if raw else ():
+                if not self._still_refused(want.sha256):
+                    found.setdefault(want.sha256, want)
+        return tuple(found.values())[: download_requests.BLOBS_MAX]
+
+    def _arrived(self, folder: SourceFolder, want: Want) -> bool:
+        refused = folder.path == self._incoming and self._still_refused(want.sha256)
+        return not refused and folder.size(BLOBS, want.sha256) == want.size_bytes
+
+    def _still_refused(self, sha256: str) -> bool:
+        if sha256 in self._refused and SourceFolder(self._incoming).size(BLOBS, sha256) < 0:
+            self._refused.discard(sha256)
+        return sha256 in self._refused
+
+    def _manifest_bytes(self, folder: SourceFolder, digest: str, signed: SignedBundle) -> bytes | None:
+        """Return a manifest that is the signed one; None = it has not come in."""
+        try:
+            raw = folder.read(BLOBS, digest, min(signed.size_bytes, MANIFEST_BYTES_MAX))
+        except TooLong:
+            return None
+        return raw if raw is not None and digest_of(raw) == digest and signed.is_this(raw) else None
+
+    def _needed(self, raw: bytes) -> list[Want]:
+        """Return the files of a bundle that the store does not have."""
+        try:
+            manifest = parse(raw)
+        except BundleError:
+            return []  # `admit` says why this agent cannot use it
+        return [
+            Want(sha256=artifact.sha256, size_bytes=artifact.size_bytes)
+            for artifact in manifest.artifacts
+            if not self._has(artifact)
+        ]
+
+    def _has(self, artifact: Artifact) -> bool:
+        return artifact.sha256 not in self._damaged and self._store.holds(artifact)
+
+    def _copy(self, folder: SourceFolder, raw: bytes, manifest: Manifest) -> InstalledBundle:
+        artifacts = {artifact.sha256: artifact for artifact in manifest.artifacts}
+        needed = {want.sha256: want.size_bytes for want in self._needed(raw)}
+        self._tell(Copied(f"{manifest.task.name} {manifest.version}", 0, sum(needed.values())))
+        with folder.blobs({sha256: artifact.size_bytes for sha256, artifact in artifacts.items()}) as members:
+            try:
+                bundle = self._store.admit(
+                    raw, {sha256: _counted(each, self._count) for sha256, each in members.items()}
+                )
+            except (FileMissing, HashMismatch) as error:
+                raise self._not_whole(error, folder, manifest) from None
+        self._damaged -= artifacts.keys()
+        return bundle
+
+    def _not_whole(self, error: BundleError, folder: SourceFolder, manifest: Manifest) -> UpdateIncomplete:
+        """Note which file is to be fetched, and say so."""
+        paths = {artifact.path: artifact.sha256 for artifact in manifest.artifacts}
+        sha256 = paths[error.metadata["path"]]
+        if isinstance(error, FileMissing):
+            self._damaged.add(sha256)
+            return UpdateIncomplete(error.message, path=folder.path)
+        if folder.path == self._incoming:
+            self._refused.add(sha256)
+        return UpdateIncomplete(f"a file in {folder.path} is damaged: {error.message}", path=folder.path)
+
+    def _count(self, count: int) -> None:
+        self._tell(replace(self.copied, bytes=self.copied.bytes + count))
+
+    def _tell(self, copied: Copied) -> None:
+        self.copied = copied
+        self.told(copied)
+
+
+@dataclass(frozen=True)
+class _Counted(BundleMember):
+    """A file whose bytes are counted while they are read."""
+
+    count: Callable[[int], None] = lambda _: None
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the bytes, and tell how many."""
+        for chunk in super().chunks():
+            self.count(len(chunk))
+            yield chunk
+
+
+def _counted(member: BundleMember, count: Callable[[int], None]) -> BundleMember:
+    return _Counted(member.path, member.size_bytes, member.open_fd, member.offset, count)
+
+
+def _read_wants(path: Path) -> Wants | None:
+    """Return what the file says; None = it has to be written anew."""
+    try:
+        with path.open("rb") as file:
+            return download_requests.parse(file.read(download_requests.WANTS_BYTES_MAX + 1))
+    except (OSError, DocumentInvalid):
+        return None

@@ -1,0 +1,305 @@
+"""From a trusted root to the plan: what a folder holds, verified by TUF's own client (TUF 1.0.34, section 5).
+
+Anybody may have filled the folder: the uplink, or a person with a USB drive. Files are read by name, within a limit,
+and never through a link, a FIFO or a device.
+
+The client gets an empty cache folder every time. What it stored there could be lost, and then an older repository would
+be accepted again. What must not be lost is in state.db, and trust.py compares it with the result of this module. So
+this module establishes: signed as the roots demand, complete, and not expired by this machine's clock. It does not
+establish that the metadata is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    ExpiredMetadataError,
+    LengthOrHashMismatchError,
+    RepositoryError,
+)
+from tuf.api.metadata import Metadata, Root, TargetFile
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from edge_agent.durable.atomic_files import disk_errors
+from edge_agent.errors import PathUnsafe, UpdateError, UpdateExpired, UpdateIncomplete, UpdateUntrusted
+from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX
+from edge_agent.store.bundle_archive import READ, BundleMember, open_inside
+
+ROOT_BYTES_MAX = 512 * 1024
+TARGETS_BYTES_MAX = 5 * 1024 * 1024
+ROOTS_MAX = 256
+"""Roots that one look walks through; the next goes on from there."""
+ROLES = ("root", "timestamp", "snapshot", "targets", "plan")
+# One delegation: a role to which `plan` in turn handed its power would have no floor.
+_CONFIG = UpdaterConfig(
+    max_root_rotations=ROOTS_MAX,
+    max_delegations=1,
+    root_max_length=ROOT_BYTES_MAX,
+    targets_max_length=TARGETS_BYTES_MAX,
+)
+# Metadata is parsed before its signature is checked: what else hostile JSON makes of it.
+_HOSTILE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What a folder holds."""
+
+    metadata: Mapping[str, Metadata[Any]]
+    """By role; without `plan` where `targets` does not delegate it."""
+    plan: bytes
+    """Empty = none was published yet."""
+    files: Mapping[str, bytes]
+    """Path and bytes of all of it but the roots."""
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The version of each role's metadata."""
+        return {role: metadata.signed.version for role, metadata in self.metadata.items()}
+
+    @property
+    def listed(self) -> dict[str, int]:
+        """The version of each metadata file that the snapshot names, by file name."""
+        return {name: each.version for name, each in self.metadata["snapshot"].signed.meta.items()}
+
+    def sha256(self, role: str) -> str:
+        """Return the sha256 of what is signed in a role's metadata."""
+        return hashlib.sha256(self.metadata[role].signed_bytes).hexdigest()
+
+    @property
+    def expires(self) -> float:
+        """When the first of them expires, in seconds since 1970."""
+        return float(min(metadata.signed.expires.timestamp() for metadata in self.metadata.values()))
+
+    def delegator(self, role: str) -> Any:
+        """Return the part of the metadata that says whose signatures count for a role."""
+        return self.metadata["targets" if role == "plan" else "root"].signed
+
+    def signers(self, role: str) -> tuple[str, ...]:
+        """Return the keys that have signed a role's metadata, of those that count."""
+        metadata = self.metadata[role]
+        result = self.delegator(role).get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+        return tuple(sorted(result.signed))
+
+    def still_count(self, role: str, signers: tuple[str, ...]) -> bool:
+        """Tell whether what these keys once signed would still be believed of a role."""
+        if role not in self.metadata:
+            return False
+        of = self.delegator(role).get_delegated_role(role)
+        return len(set(signers) & set(of.keyids)) >= int(of.threshold)
+
+
+def follow(source: SourceFolder, root: bytes, scratch: Path, on_roots: Callable[[dict[int, bytes]], None]) -> Chain:
+    """Verify a folder from a trusted root on.
+
+    Args:
+        source: the folder.
+        root: the newest root that is trusted.
+        scratch: a folder for TUF's client; what is in it is deleted.
+        on_roots: told of the newer roots, by version, that the trusted one leads to: also when the rest fails.
+
+    Raises:
+        UpdateUntrusted, UpdateExpired, UpdateIncomplete: what is wrong, and with which file.
+        SiteError: this disk failed.
+    """
+    fetcher = SourceFetcher(source)
+    with disk_errors(scratch):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(mode=0o700, parents=True)
+        try:
+            updater = Updater(str(scratch), "", fetcher=fetcher, config=_CONFIG, bootstrap=root)
+            try:
+                updater.refresh()
+            finally:
+                on_roots(_walked(scratch, root))
+            plan = _plan(source, updater.get_targetinfo(FILE_NAME))
+        except (RepositoryError, DownloadError, *_HOSTILE) as error:
+            raise _explained(error, source, fetcher.files) from None
+        metadata = {role: _read(path) for role in ROLES if (path := scratch / f"{role}.json").exists()}
+    files = {f"{METADATA}/{name}": raw for name, raw in fetcher.files.items() if not name.endswith("root.json")}
+    return Chain(metadata, b"".join(plan.values()), files | plan)
+
+
+def root_name(version: int) -> str:
+    """Return the name of a root."""
+    return f"{version}.root.json"
+
+
+def root_of(raw: bytes) -> Metadata[Root]:
+    """Read a root that is signed by itself. Raises ValueError, with a sentence."""
+    try:
+        root: Metadata[Root] = Metadata.from_bytes(raw)
+        if not isinstance(root.signed, Root):
+            raise ValueError(f"it is the metadata of another role: {root.signed.type}")
+        root.verify_delegate("root", root)
+    except (RepositoryError, *_HOSTILE) as error:
+        raise ValueError(_said(error)) from None
+    return root
+
+
+def follows(before: Metadata[Root], raw: bytes) -> Metadata[Root]:
+    """Read the root that comes after another one. Raises ValueError."""
+    root = root_of(raw)
+    try:
+        before.verify_delegate("root", root)
+    except RepositoryError as error:
+        raise ValueError(str(error)) from None
+    if root.signed.version != before.signed.version + 1:
+        raise ValueError(f"version {root.signed.version} does not come after {before.signed.version}")
+    return root
+
+
+def _walked(scratch: Path, root: bytes) -> dict[int, bytes]:
+    """Return the roots that the client has believed, without the first."""
+    found = {int(path.name.partition(".")[0]): path.read_bytes() for path in (scratch / "root_history").iterdir()}
+    return {version: raw for version, raw in sorted(found.items()) if raw != root}
+
+
+def _read(path: Path) -> Metadata[Any]:
+    metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
+    return metadata
+
+
+def _plan(source: SourceFolder, target: TargetFile | None) -> dict[str, bytes]:
+    """Return the plan that the signed metadata name, by its path; nothing if they name none."""
+    if target is None:
+        return {}
+    sha256 = target.hashes.get("sha256", "")
+    path = f"{BLOBS}/{sha256}"
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise UpdateUntrusted(f"the metadata in {source.path} name {FILE_NAME} without its sha256")
+    try:
+        raw = source.read(BLOBS, sha256, PLAN_BYTES_MAX)
+    except TooLong:
+        raise UpdateIncomplete(f"{path} in {source.path} has more than {PLAN_BYTES_MAX} bytes") from None
+    if raw is None:
+        raise UpdateIncomplete(f"the plan is missing in {source.path}: {path}")
+    target.verify_length_and_hashes(raw)
+    return {path: raw}
+
+
+def _explained(error: Exception, source: SourceFolder, files: Mapping[str, bytes]) -> UpdateError:
+    """Return what a technician is told."""
+    last = next(reversed(list(files)), TIMESTAMP)
+    if isinstance(error, ExpiredMetadataError):
+        return UpdateExpired(f"the update in {source.path} is no longer valid: {error}{_until(error, files)}")
+    if isinstance(error, DownloadHTTPError):
+        return UpdateIncomplete(f"{error} in {source.path}")
+    if isinstance(error, LengthOrHashMismatchError):
+        said = f"files in {source.path} do not belong together, or one is damaged: {METADATA}/{last}, or {FILE_NAME}"
+        return UpdateIncomplete(said)
+    return UpdateUntrusted(f"{METADATA}/{last} in {source.path} is not believed: {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    return str(error) or "it holds a number that nobody can sign"  # such as NaN; TUF's own error says nothing
+
+
+def _until(error: Exception, files: Mapping[str, bytes]) -> str:
+    """Return the day on which something expired; its signature was checked before its expiry."""
+    named = re.search("|".join(ROLES), str(error))
+    role = named.group() if named else ""
+    found = [raw for name, raw in files.items() if name.endswith(f"{role}.json")]
+    return f" (since {Metadata[Any].from_bytes(found[-1]).signed.expires:%Y-%m-%d %H:%M} UTC)" if found else ""
+
+
+METADATA, BLOBS = "metadata", "blobs"
+TIMESTAMP = "timestamp.json"
+
+
+class TooLong(Exception):
+    """A file is longer than it may be."""
+
+
+class SourceFolder:
+    """The folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Open nothing yet."""
+        self.path = path
+
+    def read(self, folder: str, name: str, bytes_max: int) -> bytes | None:
+        """Return a file's bytes; None = there is none that can be read. Raises TooLong."""
+        try:
+            with self._opened(folder, name) as fd, open(fd, "rb", closefd=False) as file:
+                raw = file.read(bytes_max + 1)
+        except (OSError, PathUnsafe):
+            return None
+        if len(raw) > bytes_max:
+            raise TooLong
+        return raw
+
+    def size(self, folder: str, name: str) -> int:
+        """Return the bytes of a file; -1 = there is none that can be read."""
+        try:
+            with self._opened(folder, name) as fd:
+                return os.fstat(fd).st_size
+        except (OSError, PathUnsafe):
+            return -1
+
+    @contextmanager
+    def blobs(self, sizes: dict[str, int]) -> Iterator[dict[str, BundleMember]]:
+        """Yield those of these blobs, sizes by sha256, that are there with the right size; readable in the block."""
+        try:
+            root_fd = os.open(self.path, READ | os.O_DIRECTORY)
+        except OSError:
+            yield {}
+            return
+        try:
+            yield {
+                sha256: BundleMember(f"{BLOBS}/{sha256}", size, partial(open_inside, root_fd, f"{BLOBS}/{sha256}"))
+                for sha256, size in sizes.items()
+                if self.size(BLOBS, sha256) == size
+            }
+        finally:
+            os.close(root_fd)
+
+    @contextmanager
+    def _opened(self, folder: str, name: str) -> Iterator[int]:
+        root_fd = os.open(self.path, READ | os.O_DIRECTORY)
+        try:
+            fd = open_inside(root_fd, f"{folder}/{name}")
+        finally:
+            os.close(root_fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+class SourceFetcher(FetcherInterface):
+    """Reads metadata for TUF's client, and remembers what it read."""
+
+    def __init__(self, source: SourceFolder) -> None:
+        """Read from a folder."""
+        self._source = source
+        self.files: dict[str, bytes] = {}
+        """By name, in the order in which they were read."""
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        raise DownloadHTTPError(f"{url} is never streamed", 404)
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        """Return a metadata file. Raises DownloadHTTPError (404), DownloadLengthMismatchError."""
+        name = url.rpartition("/")[2]
+        try:
+            raw = self._source.read(METADATA, name, max_length)
+        except TooLong:
+            raise DownloadLengthMismatchError(f"{METADATA}/{name} has more than {max_length} bytes") from None
+        if raw is None:
+            raise DownloadHTTPError(f"{METADATA}/{name} is missing", 404)
+        self.files[name] = raw
+        return raw

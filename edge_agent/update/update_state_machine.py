@@ -1,0 +1,243 @@
+"""How a task goes from the bundle that answers to the bundle that the plan wants. Pure.
+
+    waiting ──► fetching ──► staged ──► testing ──► switching ──► probation ──► done
+                               ▲           │            │             └───────► rolled_back
+                               └───────────┴────────────┴─────────────────────► failed
+
+`decide` is asked again and again with what there is to see: it returns the row of the journal as it should stand, and
+what is to be done next. What a step came to goes through `after_test` and `after_switch`. The row is written before
+the step begins, and the pointer moves in one transaction with the row that says so: so whatever a kill leaves, `decide`
+goes on from it. `testing` and `switching` as they are found can only be steps that were cut off.
+
+Whatever answers that is neither the candidate nor what answered before was put there by hand: `held`. So is the one
+before, after the candidate had answered. failed, rolled_back and held stay until the plan wants something else of the
+task. A failure of this machine is no failure of the bundle: it is tried again, with pauses.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass, replace
+
+from edge_agent.backoff import backoff_seconds
+from edge_agent.errors import CapacityError, EdgeAgentError, RequirementUnmet, SiteError, StateError
+from edge_agent.formats.plan import Wish
+from edge_agent.formats.site_status import UpdateState
+from edge_agent.store.update_records import UpdateProgress
+
+INTERRUPTIONS_MAX = 3
+"""Tries in which the daemon itself ended; then the bundle is taken to be the reason."""
+PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 10.0, 1800.0
+SETTLED: frozenset[UpdateState] = frozenset({"probation", "done", "failed", "rolled_back", "held"})
+"""Nothing has to be fetched for a task in one of these."""
+LATER = {
+    "HALTED": "the plan has halted it",
+    "WAVE_LATER": "this site's wave begins later",
+    "NO_WAVE": "no wave of the plan takes this site yet",
+    "HARDWARE_UNMET": "no bundle that the plan offers suits this machine",
+}
+CHOSEN = "somebody here let it answer, without a test"
+HELD = "somebody here chose another bundle; that stays until the plan wants something else of the task"
+
+
+class Action(enum.Enum):
+    """What is to be done next."""
+
+    NOTHING = "nothing"
+    ADMIT = "admit"
+    """Take the candidate into the store: all its files are here."""
+    TEST = "test"
+    BACK = "back"
+    """Let the incumbent answer again."""
+
+
+class End(enum.Enum):
+    """What a step came to."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    """Because of the bundle: remembered."""
+    HINDERED = "hindered"
+    """Because of this machine: tried again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a step, with its reason (a code) and a sentence."""
+
+    end: End
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What there is to see of one task."""
+
+    active: str
+    """Digest of what answers; empty = nothing."""
+    wish: Wish | None = None
+    """None = nothing that is believed now says anything of the task: what answers is looked after, nothing begins."""
+    plan_version: int = 0
+    installed: bool = False
+    """The candidate is in the store."""
+    missing: str = ""
+    """What of it has not come yet, in words; empty = nothing."""
+    window_open: bool = True
+    rested: bool = True
+    """The pause after the last failure of this machine is over."""
+    judged: Outcome | None = None
+    """What the probation came to; None = it goes on."""
+
+
+def outcome_of(error: EdgeAgentError) -> Outcome:
+    """Tell whether an error speaks of the bundle or of this machine."""
+    hindered = isinstance(error, SiteError | StateError | CapacityError | RequirementUnmet)
+    return Outcome(End.HINDERED if hindered else End.FAILED, error.reason, error.message)
+
+
+Decision = tuple[UpdateProgress, Action]
+
+
+def wish_id(wish: Wish) -> str:
+    """Return what the plan wants of a task as a hash: which bundle, and how it is judged.
+
+    When it comes (waves, window, halt) is left out: a site that failed or is held does not begin again because a wave
+    grows.
+    """
+    offer = wish.offer or wish.plan.offers[0]
+    said = f"{offer.model_dump_json()}\n{wish.plan.probation.model_dump_json()}"
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def pause_seconds(attempts: int) -> float:
+    """Return how long to wait after so many failures of this machine in a row."""
+    return backoff_seconds(attempts, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
+
+
+def decide(task: str, row: UpdateProgress | None, facts: Facts, now: float) -> Decision:
+    """Return the row as it should stand, and what is to be done next; `now` in seconds since 1970."""
+    if facts.wish is not None:
+        row = _of_today(task, row, facts.wish, facts, now)
+    assert row is not None, "without a wish there is nothing to decide of a task that has no row"
+    if facts.active == row.candidate:
+        return _answering(row, facts, now)
+    if row.state in ("failed", "rolled_back", "held"):
+        return row, Action.NOTHING
+    if row.state in ("probation", "done") or facts.active != row.incumbent:
+        return _at(row, "held", now, "BY_HAND", HELD), Action.NOTHING
+    if row.state in ("testing", "switching"):
+        row = _interrupted(row, now)
+    if facts.wish is None or row.state == "failed":
+        return row, Action.NOTHING
+    return _forward(row, facts.wish, facts, now)
+
+
+def after_test(row: UpdateProgress, outcome: Outcome, now: float) -> UpdateProgress:
+    """Return the row after the self-test, or after the candidate was taken into the store."""
+    if outcome.end is End.PASSED:
+        return _at(row, "switching", now, message=outcome.message)
+    return _stopped(row, outcome, now)
+
+
+def after_switch(row: UpdateProgress, outcome: Outcome, now: float) -> UpdateProgress:
+    """Return the row after the candidate was to be switched to; with PASSED, the one to be written with the pointer."""
+    if outcome.end is End.PASSED:
+        return replace(_at(row, "probation", now), attempts=0, interruptions=0)
+    return _stopped(row, outcome, now)
+
+
+def rolled_back(row: UpdateProgress, now: float) -> UpdateProgress:
+    """Return the row to be written with the pointer when the incumbent answers again."""
+    return _at(row, "rolled_back", now, row.reason, row.message)
+
+
+def not_rolled_back(row: UpdateProgress, outcome: Outcome) -> UpdateProgress:
+    """Return the row when the incumbent cannot answer: the candidate goes on, and it is tried again."""
+    said = f"it is to be rolled back ({row.reason}), but the bundle before cannot answer: {outcome.message}"
+    return replace(row, attempts=row.attempts + 1, message=said)
+
+
+def put_down(row: UpdateProgress, now: float) -> UpdateProgress:
+    """Return the row when the daemon stops in the middle of a step, of its own will."""
+    return _at(row, "staged", now) if row.state in ("testing", "switching") else row
+
+
+def _of_today(task: str, row: UpdateProgress | None, wish: Wish, facts: Facts, now: float) -> UpdateProgress:
+    """Return the row of what the plan wants now: a new one if that is something else."""
+    wanted = wish_id(wish)
+    if row is not None and row.wish == wanted:
+        return replace(row, plan_version=facts.plan_version)
+    if row is not None and row.state == "probation" and facts.active == row.candidate and wish.verdict != "WANTED":
+        return row  # what answers now is still to be judged, and nothing takes its place yet
+    offer = wish.offer or wish.plan.offers[0]
+    return UpdateProgress(
+        task=task,
+        candidate=offer.bundle,
+        version=offer.version,
+        wish=wanted,
+        plan_version=facts.plan_version,
+        incumbent=facts.active,
+        state="waiting",
+        since=now,
+    )
+
+
+def _answering(row: UpdateProgress, facts: Facts, now: float) -> Decision:
+    """Look after a candidate that answers."""
+    if row.state == "probation":
+        return _in_probation(row, facts, now)
+    if row.state == "done":
+        return row, Action.NOTHING
+    # It answered before the plan wanted it, or somebody here let it.
+    by_hand = ("BY_HAND", CHOSEN) if row.incumbent != row.candidate else ()
+    return _at(row, "done", now, *by_hand), Action.NOTHING
+
+
+def _in_probation(row: UpdateProgress, facts: Facts, now: float) -> Decision:
+    if row.reason:  # it was condemned, and the way back was cut off or failed
+        return row, Action.BACK if facts.rested else Action.NOTHING
+    if facts.judged is None:
+        return row, Action.NOTHING
+    judged = facts.judged
+    if judged.end is End.PASSED:
+        return _at(row, "done", now, message=judged.message), Action.NOTHING
+    if not row.incumbent:
+        said = f"{judged.message}; nothing answered before, so there is nothing to go back to"
+        return _at(row, "done", now, judged.reason, said), Action.NOTHING
+    return replace(row, reason=judged.reason, message=judged.message), Action.BACK
+
+
+def _interrupted(row: UpdateProgress, now: float) -> UpdateProgress:
+    row = replace(row, interruptions=row.interruptions + 1)
+    if row.interruptions < INTERRUPTIONS_MAX:
+        return _at(row, "staged", now)
+    said = f"the daemon ended {row.interruptions} times while it was tested or switched to"
+    return _at(row, "failed", now, "INTERRUPTED", said)
+
+
+def _forward(row: UpdateProgress, wish: Wish, facts: Facts, now: float) -> Decision:
+    """Take the next step towards the candidate, if nothing is in the way."""
+    if wish.verdict != "WANTED":
+        return _at(row, "waiting", now, wish.verdict, LATER[wish.verdict]), Action.NOTHING
+    if not facts.installed and facts.missing:
+        return _at(row, "fetching", now, message=facts.missing), Action.NOTHING
+    if not facts.rested or not facts.installed:
+        why = (row.reason, row.message) if row.state == "staged" else ("", "")
+        return _at(row, "staged", now, *why), Action.ADMIT if facts.rested else Action.NOTHING
+    if not facts.window_open:
+        return _at(row, "staged", now, "WINDOW_CLOSED", "the plan's window for switching opens later"), Action.NOTHING
+    return _at(row, "testing", now), Action.TEST
+
+
+def _stopped(row: UpdateProgress, outcome: Outcome, now: float) -> UpdateProgress:
+    if outcome.end is End.FAILED:
+        return _at(row, "failed", now, outcome.reason, outcome.message)
+    return replace(_at(row, "staged", now, outcome.reason, outcome.message), attempts=row.attempts + 1)
+
+
+def _at(row: UpdateProgress, state: UpdateState, now: float, reason: str = "", message: str = "") -> UpdateProgress:
+    """Return the row in a state; `since` stays where it is in that state already."""
+    since = row.since if row.state == state else now
+    return replace(row, state=state, since=since, reason=reason, message=message)

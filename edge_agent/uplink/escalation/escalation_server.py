@@ -1,0 +1,210 @@
+"""escalation.sock: the gRPC service through which serve asks the large model.
+
+The socket is the permission: a process that can open it may ask, for the allowed tasks and within the caps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from edge_agent.config import Config, EscalationConfig
+from edge_agent.errors import CapacityError, ConfigInvalid, EdgeAgentError, InvalidRequest, SocketInUse
+from edge_agent.supervision import Component, Policy, Supervisor
+from edge_agent.uplink.escalation.broker import Answered, Desk
+from edge_agent.uplink.escalation.large_model_client import LargeModel, Question
+from edge_agent.uplink.escalation.spend_ledger import Purse
+from edge_agent.v1 import escalation_pb2 as pb
+from edge_agent.v1 import escalation_pb2_grpc
+
+MESSAGE_BYTES_MAX = 2 * 1024 * 1024
+WATCHES_MAX = 4
+HEARTBEAT_SECONDS = 2.0
+"""Who watches hears something as often as that, so that silence means that nobody is at work here."""
+KEY_BYTES_MAX = 4096
+STOP_SECONDS = 1.0
+_KEY = "Write the key alone into the file, readable for the uplink's user."
+BUDGET = "UPSTREAM_BUDGET_SPENT"
+
+
+class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
+    """Translates; the desk decides."""
+
+    def __init__(self, config: EscalationConfig, desk: Desk, deaths: Callable[[], list[str]] = list) -> None:
+        """Serve questions of the allowed tasks; `deaths` says what of this daemon has died."""
+        self._config, self._desk, self._deaths = config, desk, deaths
+        self._watches = 0
+
+    async def Watch(self, request: pb.WatchRequest, context: Any) -> None:
+        """Say how things stand: now, at every change, and again and again."""
+        if self._watches >= WATCHES_MAX:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{WATCHES_MAX} watch already")
+        self._watches += 1
+        said, due = None, 0.0
+        try:
+            with self._desk.watching() as changed:
+                while True:
+                    changed.clear()
+                    if (now := self._standing()) != said or time.monotonic() >= due:
+                        said, due = now, time.monotonic() + HEARTBEAT_SECONDS
+                        await context.write(now)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(HEARTBEAT_SECONDS):
+                            await changed.wait()
+        finally:
+            self._watches -= 1
+
+    async def Ask(self, request: pb.AskRequest, context: Any) -> None:
+        """Ask one question."""
+        left = context.time_remaining()
+        try:
+            if request.task not in self._config.tasks:
+                raise InvalidRequest(f"task {request.task!r} is not in 'tasks' under 'escalation' in agent.yaml")
+            question = question_of(request, self._config.answer_tokens_max)
+            asking = self._desk.ask(question, self._config.seconds_max if left is None else left)
+            async with contextlib.aclosing(asking) as events:
+                async for event in events:
+                    await context.write(_message(event))
+        except EdgeAgentError as error:
+            await context.write(failure_of(error))
+
+    def _standing(self) -> pb.WatchResponse:
+        standing, purse = self._desk.standing(), self._desk.purse
+        problem = standing.problem or next(map(EdgeAgentError, self._deaths()), None)
+        return pb.WatchResponse(
+            online=standing.online,
+            affordable=standing.affordable,
+            free=standing.free,
+            spare=standing.spare,
+            usual_ms=standing.usual_ms,
+            model=self._config.model,
+            problem_reason=problem.reason if problem else "" if standing.affordable else BUDGET,
+            problem=problem.message if problem else "",
+            day_micros=purse.spent.on(purse.today),
+            month_micros=purse.spent.in_month(purse.today),
+            day_micros_max=purse.caps.day_micros,
+            month_micros_max=purse.caps.month_micros,
+            tasks=self._config.tasks,
+        )
+
+
+def _message(event: str | Answered) -> pb.AskResponse:
+    if isinstance(event, str):
+        return pb.AskResponse(text=event)
+    ended = event.ended
+    return pb.AskResponse(
+        finish=pb.AskFinish(
+            model=ended.model,
+            input_tokens=ended.input_tokens,
+            output_tokens=ended.output_tokens,
+            cost_micros=event.cost_micros,
+            complete=ended.complete,
+        )
+    )
+
+
+@contextlib.asynccontextmanager
+async def escalating(config: Config, now: Callable[[], float], supervisor: Supervisor) -> AsyncIterator[None]:
+    """Take questions inside the block; the supervisor keeps looking for the large model.
+
+    Raises:
+        ConfigInvalid: its key cannot be read.
+        SocketInUse: something else stands at the socket's path.
+        StoreDamaged, ExchangeDirUnusable: what was spent cannot be read.
+    """
+    settings = config.escalation
+    model = LargeModel(settings, read_key(settings))
+    desk = Desk(settings, model, Purse(config.uplink_notes, settings, now))
+    server = grpc.aio.server(
+        options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)],
+        maximum_concurrent_rpcs=settings.calls_max * 2 + WATCHES_MAX,
+    )
+    escalation_pb2_grpc.add_EscalationServiceServicer_to_server(
+        EscalationServicer(settings, desk, lambda: supervisor.problems), server
+    )
+    _bind(server, config.escalation_socket)
+    why = "questions are asked and answered without it; only a large model that was lost is not found again"
+    supervisor.add(Component("large-model", desk.run, Policy.RESTART, why))
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(STOP_SECONDS)
+        await model.close()
+        config.escalation_socket.unlink(missing_ok=True)
+
+
+def _bind(server: grpc.aio.Server, path: Path) -> None:
+    """Bind where an earlier life may have left its socket: the lock of the notes says that none lives."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    mask = os.umask(0o117)  # its user and group, from the first moment
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError:
+        raise SocketInUse(f"cannot listen on {path}", path=path) from None
+    finally:
+        os.umask(mask)
+
+
+def read_key(config: EscalationConfig) -> str:
+    """Return the key; empty = the server needs none. Raises ConfigInvalid."""
+    if not config.credentials_file:
+        return ""
+    path = Path(config.credentials_file)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(KEY_BYTES_MAX + 1)
+        key = raw.decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        raise ConfigInvalid(f"escalation.credentials_file {path} cannot be read: {said}", remedy=_KEY) from None
+    if not key or len(raw) > KEY_BYTES_MAX or not key.isprintable() or " " in key:
+        raise ConfigInvalid(f"escalation.credentials_file {path} does not hold one key", remedy=_KEY)
+    return key
+
+
+TURNS_MAX = 16
+BYTES_MAX = 1024 * 1024
+ROLES = frozenset({"system", "user", "assistant"})
+
+
+def question_of(request: pb.AskRequest, answer_tokens_max: int) -> Question:
+    """Read a question.
+
+    Raises:
+        InvalidRequest: it breaks a rule.
+    """
+    size = request.ByteSize()
+    if not 0 < len(request.turns) <= TURNS_MAX or size > BYTES_MAX:
+        said = f"the question has {len(request.turns)} turns and {size} bytes; the limits are {TURNS_MAX}, {BYTES_MAX}"
+        raise InvalidRequest(said)
+    if {turn.role for turn in request.turns} - ROLES:
+        raise InvalidRequest(f"a turn has another role than {', '.join(sorted(ROLES))}")
+    try:
+        schema = json.loads(request.answer_schema) if request.answer_schema else None
+    except (ValueError, RecursionError):
+        raise InvalidRequest("answer_schema is not JSON") from None
+    tokens = min(request.output_tokens_max or answer_tokens_max, answer_tokens_max)
+    turns = tuple((turn.role, turn.text) for turn in request.turns)
+    return Question(turns, schema, tokens, request.background)
+
+
+def failure_of(error: EdgeAgentError) -> pb.AskResponse:
+    """Write why there is no answer."""
+    retry_seconds = error.retry_seconds if isinstance(error, CapacityError) else 0.0
+    failure = pb.AskFailure(
+        reason=error.reason, message=error.message, remedy=error.remedy, retry_seconds=retry_seconds
+    )
+    return pb.AskResponse(failure=failure)

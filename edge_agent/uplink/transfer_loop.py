@@ -1,0 +1,468 @@
+"""The uplink at work: asks the plan what is next, does it, and keeps what it learns. One task uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from edge_agent.config import UplinkConfig
+from edge_agent.durable.atomic_files import write_durably
+from edge_agent.errors import (
+    BundleError,
+    CapacityError,
+    DiskFull,
+    EdgeAgentError,
+    ExchangeDirUnusable,
+    ExchangeError,
+    HashMismatch,
+    SiteError,
+    UpdateError,
+    UploadConflict,
+    UpstreamBusy,
+    UpstreamUnreachable,
+)
+from edge_agent.formats import download_requests, receipts, uplink_state
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
+from edge_agent.uplink import connectivity, transfer_schedule
+from edge_agent.uplink.bucket_store import store_identities
+from edge_agent.uplink.connectivity import Backoff, Connectivity
+from edge_agent.uplink.exchange_dirs import FILE_MODE, Exchange, exchange_errors
+from edge_agent.uplink.object_store import ObjectStore, SiteObjectKeys
+from edge_agent.uplink.transfer_schedule import Bandwidth
+from edge_agent.uplink.transfer_state import Known, Seen, SetAside, describe
+from edge_agent.uplink.update_download import Updates
+from edge_agent.uplink.upload import replace as put_over
+from edge_agent.uplink.upload import ship_segment
+from edge_agent.uplink.upload_log import Notes
+
+log = structlog.get_logger("edge_agent.uplink")
+
+FAULTS = (CapacityError, SiteError, ExchangeError, UpdateError, BundleError)
+OWN_FAULTS = (DiskFull, ExchangeDirUnusable)
+SILENCE = (UpstreamUnreachable, UpstreamBusy)
+"""Faults of the store as a whole. Whatever else is said of updates is no reason to stop sending examples."""
+SET_ASIDE_SECONDS = 3600.0
+"""How long what cannot be sent, or is wrong at the repository, is left alone."""
+MISSING_SECONDS = 600.0
+"""The same of a blob that the repository does not have."""
+DISK_PAUSE_SECONDS = 60.0
+COUNTS_SECONDS = 5.0
+"""How often what waits is counted for others while something moves."""
+LEAD_SECONDS_MAX = 600.0
+"""Longest time that one direction may have to make up for."""
+SHA256_CHARACTERS = 64
+INCOMING = "incoming"
+"""What a problem of that folder is about."""
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Seconds since 1970, which may be wrong, and seconds that never go back; and chance, from 0 to 1."""
+
+    now: Callable[[], float] = time.time
+    running: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+    chance: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things go to, and where they come from."""
+
+    upstream: ObjectStore | None
+    """For examples."""
+    updates: Updates | None = None
+
+    @property
+    def name(self) -> str:
+        """The one that the state of this uplink is about first."""
+        return self.upstream.name if self.upstream else self.updates.name if self.updates else ""
+
+
+def is_blob(name: str) -> bool:
+    """Tell whether something that was set aside is a blob of an update."""
+    return len(name) == SHA256_CHARACTERS
+
+
+def is_of_updates(name: str) -> bool:
+    """Tell whether it is a blob, what the daemon wants, or where it goes."""
+    return is_blob(name) or name in (download_requests.FILE_NAME, INCOMING)
+
+
+class Mirror:
+    """Brings the outbox of one site up, and its receipts and updates down, as far as there is a place for each."""
+
+    def __init__(
+        self, config: UplinkConfig, exchange: Exchange, places: Places, notes: Notes, clocks: Clocks | None = None
+    ) -> None:
+        """Take over open notes."""
+        self._config, self._exchange, self._places, self._notes = config, exchange, places, notes
+        self._upstream, self._updates = places.upstream, places.updates
+        self._clocks = clocks or Clocks()
+        self._keys = SiteObjectKeys(exchange.site)
+        self._backoff = Backoff(config.retry_seconds_first, config.retry_seconds_max, config.failures_max)
+        self._up, self._down = store_identities(config)
+        now = self._clocks.running()
+        links = {store: connectivity.start(now) for store in (self._up, self._down) if store}
+        self._known = Known(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
+        self._tries_once = False
+        self._given_up: set[str] = set()
+        """Stores that `once` does not try again."""
+        self._published: tuple[float, object] = (now, None)
+        self._counted = (0, 0)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. What is under way is dropped then: nothing of it counts, and it is done again."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                working = asyncio.create_task(self.step())
+                await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not working.done():
+                    working.cancel()
+                    await asyncio.wait({working})
+                    return
+                action = working.result()
+                if action.kind == "wait":
+                    seconds = max(0.0, action.until - self._clocks.running())
+                    await asyncio.wait({stopping}, timeout=min(seconds, uplink_state.REFRESH_SECONDS))
+        finally:
+            stopping.cancel()
+            self._leave()
+
+    async def once(self) -> None:
+        """Do everything that is due, and end.
+
+        Raises:
+            CapacityError, SiteError, ExchangeError, UpdateError, BundleError: what kept it from doing all; it went as
+                far as it could.
+        """
+        self._tries_once = True
+        try:
+            while (action := await self.step()).kind != "wait" or action.saving:
+                if action.kind == "wait":
+                    await asyncio.sleep(max(0.0, action.until - self._clocks.running()))
+        finally:
+            self._leave()
+        for error in (*self._known.problems.values(), *(each.error for each in self._known.set_aside.values())):
+            raise error
+
+    async def step(self) -> transfer_schedule.Action:
+        """Do the next thing; return what it was, or until when to wait: that is left to the caller."""
+        known, now = self._known, self._clocks.running()
+        for store in known.links.keys() - self._given_up:
+            known.links[store] = connectivity.tick(known.links[store], now)
+        if now >= known.scan_at and now >= known.paused_until:
+            self._scan(now)
+        action = transfer_schedule.next_action(self._view(now))
+        if action.kind != "wait" and not await self._try(action):
+            # Said now, so that nobody asks again before it is time.
+            again = transfer_schedule.next_action(self._view(self._clocks.running()))
+            action = again if again.kind == "wait" else action
+        self.publish()
+        return action
+
+    def publish(self, *, again: bool = False) -> None:
+        """Write `uplink.json` if it says something new, or is old; `again` = in any case."""
+        known, running = self._known, self._clocks.running()
+        links = tuple((link.state, link.failures) for link in known.links.values())
+        mark = (links, tuple(known.set_aside), tuple((key, each.reason) for key, each in known.problems.items()))
+        counted = (known.sent_segments, self._updates.progress.fetched_bytes if self._updates else 0)
+        patience = COUNTS_SECONDS if counted != self._counted else uplink_state.REFRESH_SECONDS
+        if not again and mark == self._published[1] and running - self._published[0] < patience:
+            return
+        path = self._notes.folder / uplink_state.FILE_NAME
+        try:
+            with exchange_errors(path):
+                write_durably(path, uplink_state.encode(self._state(running)), FILE_MODE)
+        except (DiskFull, ExchangeDirUnusable) as error:
+            log.warning("state_not_written", **error_fields(error))
+        self._published, self._counted = (running, mark), counted
+
+    def _leave(self) -> None:
+        if self._updates:
+            self._updates.close()
+        self.publish(again=True)
+
+    # --- what there is ------------------------------------------------------------------------------------------------
+
+    def _view(self, now: float) -> transfer_schedule.View:
+        known = self._known
+        return transfer_schedule.View(
+            now=now,
+            connectivity=self._link(self._up or self._down),
+            bandwidth=known.bandwidth,
+            next_segment=next(iter(known.waiting), ""),
+            has_status=known.status_mark != (0, 0),
+            status_changed=known.status_mark != known.status_sent,
+            heartbeat_at=known.heartbeat_at,
+            receipts_at=known.receipts_at,
+            scan_at=known.scan_at,
+            paused_until=known.paused_until,
+            uploads=self._upstream is not None,
+            downloads=self._downloads(),
+            lead_seconds=known.lead_seconds,
+        )
+
+    def _downloads(self) -> transfer_schedule.Downloads | None:
+        known = self._known
+        if self._updates is None:
+            return None
+        link = self._link(self._down)
+        return transfer_schedule.Downloads(
+            link, known.downloads_bandwidth, self._next_blob(), known.refresh_at, known.held_until
+        )
+
+    def _link(self, store: str) -> Connectivity:
+        link = self._known.links[store]
+        return replace(link, state="offline", retry_at=math.inf) if store in self._given_up else link
+
+    def _next_blob(self) -> str:
+        waiting = self._updates.progress.waiting if self._updates else {}
+        return next((sha256 for sha256 in waiting if sha256 not in self._known.set_aside), "")
+
+    def _scan(self, now: float) -> None:
+        known = self._known
+        known.set_aside = {name: each for name, each in known.set_aside.items() if now < each.until}
+        known.scan_at, known.paused_until = now + self._config.scan_seconds, 0.0
+        try:
+            if self._upstream:
+                self._scan_outbox()
+        except OWN_FAULTS as error:
+            self._pause(error)
+        else:
+            if self._updates:
+                self._scan_incoming(self._updates, now)
+
+    def _scan_outbox(self) -> None:
+        known, wall = self._known, self._clocks.now()
+        files = self._exchange.files()
+        known.waiting = transfer_schedule.waiting(
+            files,
+            lambda stem: stem in known.set_aside or self._notes.is_settled(stem, wall, self._config.recheck_seconds),
+        )
+        self._notes.keep([name.partition(".")[0] for name in files])
+        known.status_mark = self._exchange.status_mark()
+
+    def _scan_incoming(self, updates: Updates, now: float) -> None:
+        known, wrong = self._known, ""
+        try:
+            updates.look(now)
+        except OWN_FAULTS as error:
+            wrong = INCOMING
+            self._set_aside(wrong, error)
+        except ExchangeError as error:
+            wrong = download_requests.FILE_NAME
+            self._set_aside(wrong, error)
+        stays = {wrong, *updates.progress.waiting}
+        known.set_aside = {
+            name: each for name, each in known.set_aside.items() if name in stays or not is_of_updates(name)
+        }
+        wanted = updates.progress.wants
+        cap = (wanted.bytes_per_second_max if wanted else None) or 0
+        if cap != known.downloads_bandwidth.bytes_per_second:
+            known.downloads_bandwidth = Bandwidth.full(cap, now)
+
+    # --- doing it -----------------------------------------------------------------------------------------------------
+
+    async def _try(self, action: transfer_schedule.Action) -> bool:
+        """Do it, and learn from how it went; tell whether it went well."""
+        known, store = self._known, self._down if action.kind in ("refresh", "pull") else self._up
+        began, moved = self._clocks.running(), self._moved()
+        error = None
+        try:
+            if await self._do(action):
+                self._heard(store)
+        except FAULTS as fault:
+            error = fault
+            self._learn(action, store, fault)
+        else:
+            self._went_well(action)
+        now = self._clocks.running()
+        spent = self._moved() - moved
+        known.bandwidth = known.bandwidth.spend(spent, now)
+        if action.kind in ("refresh", "pull"):
+            known.downloads_bandwidth = known.downloads_bandwidth.spend(spent, now)
+        self._take_turns(action, max(now, known.links[store].retry_at) - began, spent)
+        return error is None
+
+    async def _do(self, action: transfer_schedule.Action) -> bool:
+        """Do it; tell whether the upstream was heard of."""
+        now = self._clocks.running()
+        if self._updates and action.kind == "pull":
+            return await self._updates.pull(action.name, now)
+        if self._updates and action.kind == "refresh":
+            return await self._refresh(self._updates, now)
+        if self._upstream is None:
+            return False
+        if action.kind == "send":
+            return await self._send(self._upstream, action.name)
+        if action.kind == "heartbeat":
+            return await self._send_status(self._upstream)
+        return await self._fetch_receipts(self._upstream)
+
+    async def _refresh(self, updates: Updates, now: float) -> bool:
+        known = self._known
+        known.refresh_at = now + self._config.updates_seconds
+        if await updates.refresh(now):
+            log.info("metadata_fetched", repository=updates.name)
+            # The centre may have mended what was missing or wrong.
+            known.set_aside = {name: each for name, each in known.set_aside.items() if not is_blob(name)}
+        return True
+
+    async def _send(self, upstream: ObjectStore, stem: str) -> bool:
+        try:
+            found = self._exchange.segment(stem)
+        except ExchangeError as error:
+            self._set_aside(stem, error)
+            return False
+        if found is None:
+            self._known.waiting.pop(stem, None)
+            return False
+        try:
+            sent = await ship_segment(upstream, self._keys, found)
+        except UploadConflict as error:
+            self._set_aside(stem, error)
+            return True
+        self._known.sent_bytes += sent
+        self._notes.add(stem, self._clocks.now())
+        self._known.waiting.pop(stem, None)
+        self._known.sent_segments += 1
+        log.info("segment_sent", segment=stem, bytes=sent)
+        return True
+
+    async def _send_status(self, upstream: ObjectStore) -> bool:
+        mark, raw = self._exchange.status_mark(), self._exchange.status()
+        self._known.status_mark = self._known.status_sent = mark
+        self._known.heartbeat_at = self._clocks.running() + self._config.heartbeat_seconds
+        if raw is None:
+            return False
+        try:
+            self._known.sent_bytes += await put_over(upstream, self._keys.status(), raw)
+        except EdgeAgentError:
+            self._known.status_sent = (0, 0)
+            raise
+        return True
+
+    async def _fetch_receipts(self, upstream: ObjectStore) -> bool:
+        known = self._known
+        known.receipts_at = self._clocks.running() + self._config.receipts_seconds
+        fetched = await upstream.get(self._keys.receipts(), DOCUMENT_BYTES_MAX, known.receipts_tag)
+        if fetched is None or fetched.same:
+            return True
+        try:
+            if self._exchange.take_receipts(fetched.content):
+                log.info("receipts_fetched", bytes=len(fetched.content))
+        except ExchangeError as error:
+            self._set_aside(receipts.FILE_NAME, error)
+            return True
+        known.set_aside.pop(receipts.FILE_NAME, None)
+        known.receipts_tag = fetched.tag
+        return True
+
+    # --- learning from it ---------------------------------------------------------------------------------------------
+
+    def _moved(self) -> int:
+        """Return the bytes that were sent and fetched so far."""
+        return self._known.sent_bytes + (self._updates.progress.fetched_bytes if self._updates else 0)
+
+    def _take_turns(self, action: transfer_schedule.Action, elapsed: float, moved: int) -> None:
+        """Note who has used the way for how long, as long as both have work."""
+        known = self._known
+        if action.kind not in ("send", "pull"):
+            return
+        if not known.waiting or not self._next_blob():
+            known.lead_seconds = 0.0
+            return
+        cost = transfer_schedule.cost_seconds(elapsed, moved, self._config.bytes_per_second_max)
+        lead = known.lead_seconds + (cost if action.kind == "send" else -cost)
+        known.lead_seconds = max(-LEAD_SECONDS_MAX, min(LEAD_SECONDS_MAX, lead))
+
+    def _heard(self, store: str) -> None:
+        known = self._known
+        known.problems.pop(store, None)
+        if known.links[store].state != "online":
+            log.info(
+                "online", upstream=self._updates.name if self._updates and store != self._up else self._places.name
+            )
+        known.links[store] = connectivity.succeeded(known.links[store], self._clocks.running())
+
+    def _went_well(self, action: transfer_schedule.Action) -> None:
+        known = self._known
+        if action.kind == "refresh":
+            known.problems.pop("refresh", None)
+            known.refresh_failures = 0
+        elif action.kind == "pull":
+            known.held_until, known.pull_failures = 0.0, 0
+        else:
+            known.problems.pop("disk", None)
+
+    def _learn(self, action: transfer_schedule.Action, store: str, error: EdgeAgentError) -> None:
+        if action.kind in ("refresh", "pull") and not isinstance(error, SILENCE):
+            if not isinstance(error, OWN_FAULTS):
+                self._heard(store)
+            self._learn_of_update(action, error)
+        elif isinstance(error, OWN_FAULTS):
+            self._pause(error)
+        else:
+            self._failed(store, error)
+
+    def _learn_of_update(self, action: transfer_schedule.Action, error: EdgeAgentError) -> None:
+        """Leave alone what is wrong there, or lacks room here; everything else goes on."""
+        known, own = self._known, isinstance(error, OWN_FAULTS)
+        if action.kind == "refresh":
+            known.problems["refresh"] = error
+            known.refresh_failures += 1
+            pause = DISK_PAUSE_SECONDS if own else self._backoff.pause(known.refresh_failures, self._clocks.chance())
+            known.refresh_at = self._clocks.running() + pause
+            log.error("metadata_not_fetched", again_in_seconds=round(pause, 1), **error_fields(error))
+            return
+        if isinstance(error, HashMismatch):
+            self._set_aside(action.name, error)
+        elif isinstance(error, UpdateError):
+            self._set_aside(action.name, error, MISSING_SECONDS)
+        else:
+            self._set_aside(action.name, error, DISK_PAUSE_SECONDS)
+            if not own:
+                known.pull_failures += 1
+                pause = self._backoff.pause(known.pull_failures, self._clocks.chance())
+                known.held_until = self._clocks.running() + pause
+
+    def _set_aside(self, name: str, error: EdgeAgentError, seconds: float = SET_ASIDE_SECONDS) -> None:
+        known = self._known
+        known.waiting.pop(name, None)
+        if name not in known.set_aside or known.set_aside[name].error.message != error.message:
+            log.error("set_aside", file=name, **error_fields(error))
+        known.set_aside[name] = SetAside(error, self._clocks.running() + seconds)
+
+    def _failed(self, store: str, error: EdgeAgentError) -> None:
+        now, links = self._clocks.running(), self._known.links
+        links[store] = connectivity.failed(links[store], now, self._backoff, self._clocks.chance())
+        again = round(links[store].retry_at - now, 1)
+        log.warning(links[store].state, again_in_seconds=again, **error_fields(error))
+        self._known.problems[store] = error
+        self._given_up |= {store} if self._tries_once else set()
+
+    def _pause(self, error: EdgeAgentError) -> None:
+        self._known.paused_until = self._clocks.running() + DISK_PAUSE_SECONDS
+        self._known.scan_at = self._known.paused_until
+        log.error("disk_failed", again_in_seconds=DISK_PAUSE_SECONDS, **error_fields(error))
+        self._known.problems["disk"] = error
+
+    def _state(self, running: float) -> uplink_state.UplinkState:
+        known, updates = self._known, self._updates
+        seen = None
+        if updates:
+            seen = Seen(updates.name, known.links[self._down], updates.progress, updates.waiting_bytes())
+        link = known.links[self._up or self._down]
+        return describe(known, link, self._places.name, seen, (self._clocks.now(), running))
+
+
+def error_fields(error: EdgeAgentError) -> dict[str, str]:
+    """Return an error as the fields of a log event."""
+    return {"reason": error.reason, "message": error.message, "remedy": error.remedy}

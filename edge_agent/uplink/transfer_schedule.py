@@ -1,0 +1,218 @@
+"""What the uplink transfers next, and when the bandwidth cap lets it. Pure.
+
+The state of the outbox, the downloads, the stores and the clock go in; one action comes out. The cap is a token bucket
+that may go into debt: a store takes an object in one piece, so an object is sent as soon as the bucket holds anything,
+and the debt is paid back by waiting. Over any T seconds no more is sent than `rate * T`, one burst and one object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edge_agent.formats import segment
+from edge_agent.uplink.connectivity import Connectivity
+
+UNCAPPED_BYTES_PER_SECOND = 10_000_000
+"""Without a cap a transfer counts for at least its bytes at that rate, so that quick ones take turns, too."""
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """What the choice depends on where updates are brought down."""
+
+    connectivity: Connectivity
+    """That of the uploads where both go to one store."""
+    bandwidth: Bandwidth
+    """What the plan allows downloads, beside the cap on everything."""
+    next_blob: str
+    """Name of the blob to go on with; empty = none waits."""
+    refresh_at: float
+    """When to ask for metadata."""
+    held_until: float = 0.0
+    """Before that no blob is fetched: the repository answered badly, or this disk did."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that the choice depends on. Times are seconds of one clock that never goes back."""
+
+    now: float
+    connectivity: Connectivity
+    bandwidth: Bandwidth
+    next_segment: str
+    """Name of the segment to send next; empty = none waits."""
+    has_status: bool
+    """There is a status object."""
+    status_changed: bool
+    """It is not the one that was sent last."""
+    heartbeat_at: float
+    """When it is sent even if it is the same."""
+    receipts_at: float
+    """When to ask for receipts."""
+    scan_at: float
+    """When to look into the outbox again."""
+    paused_until: float = 0.0
+    """Before that, this machine's own disk is the problem, and nothing is tried."""
+    uploads: bool = True
+    """There is a place to send to."""
+    downloads: Downloads | None = None
+    """None = there is no place to fetch from."""
+    lead_seconds: float = 0.0
+    """How much longer sending has used the way than fetching, since both have work."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """send = bring segment `name` up; heartbeat = bring the status object up; fetch = ask for receipts; refresh = ask
+    for metadata of updates; pull = bring the next chunk of blob `name` down; wait = till `until`.
+    """
+
+    kind: Literal["send", "heartbeat", "fetch", "refresh", "pull", "wait"]
+    name: str = ""
+    until: float = 0.0
+    idle: bool = False
+    """wait: nothing is left to do, and nothing is in the way."""
+    saving: bool = False
+    """wait: only for the bandwidth."""
+
+
+def next_action(view: View) -> Action:
+    """Choose.
+
+    While probing, the status object is the request that is risked, or, without one, the question for receipts, or the
+    one for metadata. A changed status object waits until the segments that it speaks of are up. Small things go first;
+    of segments and chunks, those that have used the way for less time so far.
+    """
+    if view.now < view.paused_until:
+        return Action("wait", until=view.paused_until)
+    if small := _small_upload(view) or _small_download(view):
+        return small
+    ways = [action for action in (_send(view), _pull(view)) if action]
+    ready = [action for action in ways if action.kind != "wait"]
+    if len(ready) == 2:
+        return ready[view.lead_seconds > 0]
+    return ready[0] if ready else _wait(view, ways)
+
+
+def cost_seconds(elapsed_seconds: float, count_bytes: int, bytes_per_second_max: int) -> float:
+    """Return how long a transfer has used the way: what it took, or its share of the cap if that is more."""
+    return elapsed_seconds + count_bytes / (bytes_per_second_max or UNCAPPED_BYTES_PER_SECOND)
+
+
+def _small_upload(view: View) -> Action | None:
+    if not view.uploads or not view.connectivity.may_try(view.now):
+        return None
+    if view.connectivity.state == "probing":
+        return Action("heartbeat" if view.has_status else "fetch")
+    changed = view.status_changed and not view.next_segment
+    if view.has_status and (changed or view.now >= view.heartbeat_at):
+        return Action("heartbeat")
+    return Action("fetch") if view.now >= view.receipts_at else None
+
+
+def _small_download(view: View) -> Action | None:
+    down = view.downloads
+    if down is None or not down.connectivity.may_try(view.now):
+        return None
+    due = down.connectivity.state == "probing" or view.now >= down.refresh_at
+    return Action("refresh") if due else None
+
+
+def _send(view: View) -> Action | None:
+    """Return what sending does next; a wait says until when, None = there is nothing to send."""
+    if not view.uploads:
+        return None
+    if not view.connectivity.may_try(view.now):
+        return Action("wait", until=view.connectivity.retry_at)
+    if not view.next_segment:
+        return None
+    return _when_free(view, Action("send", view.next_segment), view.bandwidth.free_at())
+
+
+def _pull(view: View) -> Action | None:
+    """Return what fetching does next, likewise."""
+    down = view.downloads
+    if down is None:
+        return None
+    if not down.connectivity.may_try(view.now):
+        return Action("wait", until=down.connectivity.retry_at)
+    if not down.next_blob:
+        return None
+    if view.now < down.held_until:
+        return Action("wait", until=down.held_until)
+    return _when_free(view, Action("pull", down.next_blob), max(view.bandwidth.free_at(), down.bandwidth.free_at()))
+
+
+def _when_free(view: View, action: Action, free_at: float) -> Action:
+    return action if view.now >= free_at else Action("wait", until=free_at, saving=True)
+
+
+def _wait(view: View, ways: list[Action]) -> Action:
+    """Wait for whatever comes first: the ways, a look at the disk, or something small that gets due."""
+    links = [view.connectivity] if view.uploads else []
+    links += [view.downloads.connectivity] if view.downloads else []
+    if links and not any(link.may_try(view.now) for link in links):
+        return Action("wait", until=min(link.retry_at for link in links))
+    times = [view.scan_at, *(way.until for way in ways), *_due_times(view)]
+    until = min((at for at in times if at > view.now), default=view.now + 1)
+    return Action("wait", until=until, idle=not ways, saving=any(way.saving for way in ways))
+
+
+def _due_times(view: View) -> list[float]:
+    """Return when the small things get due whose store can be used."""
+    times, down = [], view.downloads
+    if view.uploads and view.connectivity.may_try(view.now):
+        times += [view.receipts_at, *([view.heartbeat_at] if view.has_status else [])]
+    if down and down.connectivity.may_try(view.now):
+        times.append(down.refresh_at)
+    return times
+
+
+def waiting(files: Mapping[str, int], settled: Callable[[str], bool]) -> dict[str, int]:
+    """Return the segments to send, in order, with their bytes; `files` are names and bytes in the outbox.
+
+    A sealed file without its manifest is no segment yet, a manifest without its sealed file none any more; what is no
+    segment's file is left alone.
+    """
+    found = {}
+    for name in sorted(files):
+        stem = name.removesuffix(segment.MANIFEST_SUFFIX)
+        sealed = stem + segment.SEALED_SUFFIX
+        if stem != name and segment.parse_name(stem) and sealed in files and not settled(stem):
+            found[stem] = files[name] + files[sealed]
+    return found
+
+
+BURST_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes that may be sent now. Times are seconds of one clock that never goes back."""
+
+    bytes_per_second: int
+    """0 = no cap."""
+    tokens: float
+    """Bytes; below zero = debt."""
+    at: float
+
+    @classmethod
+    def full(cls, bytes_per_second: int, now: float) -> Bandwidth:
+        """Return a bucket with one burst in it."""
+        return cls(bytes_per_second, bytes_per_second * BURST_SECONDS, now)
+
+    def free_at(self) -> float:
+        """Return when the next object may be sent."""
+        if not self.bytes_per_second or self.tokens > 0:
+            return self.at
+        return self.at + (1 - self.tokens) / self.bytes_per_second
+
+    def spend(self, count: int, now: float) -> Bandwidth:
+        """Return the bucket after that many bytes."""
+        return replace(self._filled(now), tokens=self._filled(now).tokens - count)
+
+    def _filled(self, now: float) -> Bandwidth:
+        gained = self.bytes_per_second * max(0.0, now - self.at)
+        return replace(self, tokens=min(self.bytes_per_second * BURST_SECONDS, self.tokens + gained), at=now)

@@ -1,0 +1,118 @@
+"""What the uplink knows while it runs, and how it says so in `uplink.json`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from edge_agent import __version__
+from edge_agent.errors import EdgeAgentError
+from edge_agent.formats import uplink_state
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.uplink import connectivity
+from edge_agent.uplink.transfer_schedule import Bandwidth
+from edge_agent.uplink.update_download import Progress
+
+PROBLEMS_SHOWN_MAX = 100
+
+
+@dataclass
+class SetAside:
+    """Something that cannot be sent or fetched, and when it is tried again."""
+
+    error: EdgeAgentError
+    until: float
+
+
+@dataclass
+class Known:
+    """What is known of the outbox, of `incoming/` and of the stores. Times by the running clock."""
+
+    links: dict[str, connectivity.Connectivity]
+    """By store: examples and updates that go to one store share what is known of it."""
+    bandwidth: Bandwidth
+    downloads_bandwidth: Bandwidth
+    waiting: dict[str, int] = field(default_factory=dict)
+    set_aside: dict[str, SetAside] = field(default_factory=dict)
+    problems: dict[str, EdgeAgentError] = field(default_factory=dict)
+    """What is in the way: of a store by its name until it is heard of; of `refresh` or `disk` until one goes well."""
+    status_mark: tuple[int, int] = (0, 0)
+    status_sent: tuple[int, int] = (0, 0)
+    scan_at: float = 0.0
+    heartbeat_at: float = 0.0
+    receipts_at: float = 0.0
+    refresh_at: float = 0.0
+    refresh_failures: int = 0
+    held_until: float = 0.0
+    """Before that no blob is fetched."""
+    pull_failures: int = 0
+    """In a row, of those that were answered."""
+    receipts_tag: str = ""
+    paused_until: float = 0.0
+    lead_seconds: float = 0.0
+    sent_segments: int = 0
+    sent_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is told of downloads beside `Known`."""
+
+    repository: str
+    link: connectivity.Connectivity
+    progress: Progress
+    waiting_bytes: int
+
+
+def describe(
+    known: Known, link: connectivity.Connectivity, upstream: str, seen: Seen | None, clocks: tuple[float, float]
+) -> uplink_state.UplinkState:
+    """Return the state for others; `clocks` are seconds since 1970 and the running clock."""
+    wall, running = clocks
+
+    def at(seconds: float) -> str:
+        return timestamp(wall - (running - seconds))
+
+    return uplink_state.UplinkState(
+        pid=os.getpid(),
+        version=__version__,
+        upstream=upstream[:500],
+        at=timestamp(wall),
+        running_seconds=running,
+        state=link.state,
+        since=at(link.since),
+        last_contact=None if link.last_contact is None else at(link.last_contact),
+        retry_at=at(link.retry_at) if link.retry_at > running else None,
+        failures=link.failures,
+        waiting_segments=len(known.waiting),
+        waiting_bytes=sum(known.waiting.values()),
+        sent_segments=known.sent_segments,
+        sent_bytes=known.sent_bytes,
+        downloads=None if seen is None else _downloads(known, seen, running, at),
+        problems=tuple(_problems(known)),
+    )
+
+
+def _downloads(known: Known, seen: Seen, running: float, at: Callable[[float], str]) -> uplink_state.Downloads:
+    retry_at, progress = max(seen.link.retry_at, known.held_until), seen.progress
+    return uplink_state.Downloads(
+        repository=seen.repository[:500],
+        state=seen.link.state,
+        since=at(seen.link.since),
+        retry_at=at(retry_at) if retry_at > running else None,
+        refreshed_at=None if progress.refreshed_at is None else at(progress.refreshed_at),
+        waiting_blobs=len(progress.waiting),
+        waiting_bytes=min(seen.waiting_bytes, 2**62),
+        fetched_blobs=progress.fetched_blobs,
+        fetched_bytes=progress.fetched_bytes,
+    )
+
+
+def _problems(known: Known) -> Iterator[uplink_state.Problem]:
+    shown = [(problem, "") for problem in known.problems.values()]
+    shown += [(each.error, name) for name, each in known.set_aside.items()]
+    for error, name in shown[:PROBLEMS_SHOWN_MAX]:
+        yield uplink_state.Problem(
+            reason=error.reason, message=error.message[:1000], remedy=error.remedy[:1000], about=name[:200]
+        )

@@ -1,0 +1,252 @@
+"""Bringing updates down: the repository's metadata, and the blobs that the daemon wants, into `incoming/`.
+
+Nothing here is believed and nothing is installed: the daemon verifies all of it. What is checked is what keeps rubbish
+from piling up: names, sizes, hashes, and that files which belong together are all there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_agent.config import UplinkConfig
+from edge_agent.errors import DocumentInvalid, HashMismatch, UpdateIncomplete, UpstreamFailed
+from edge_agent.formats import download_requests, repository_metadata
+from edge_agent.formats.download_requests import Wants
+from edge_agent.formats.repository_metadata import Named, Release
+from edge_agent.uplink.blob_download import MEND, Arriving
+from edge_agent.uplink.exchange_dirs import read_within
+from edge_agent.uplink.incoming_dir import Incoming
+from edge_agent.uplink.object_store import ByteRange, ObjectStore
+
+ROOTS_ASKED_MAX = 64
+"""Roots that one look at the repository asks for; the next one goes on."""
+AGAIN_SECONDS = 3600.0
+"""How often at most all metadata is fetched anew because the daemon does not believe it."""
+RECHECK_SECONDS = 3600.0
+"""A blob that is here and still wanted is read again after this time: the daemon may have found it damaged."""
+OUT_OF_RANGE = "416"
+TIMESTAMP = Named(repository_metadata.TIMESTAMP, repository_metadata.TIMESTAMP_BYTES_MAX)
+
+
+@dataclass
+class Progress:
+    """What is known of the repository and of what is wanted. Times by the running clock."""
+
+    wants: Wants | None = None
+    waiting: dict[str, int] = field(default_factory=dict)
+    """Blobs to fetch, in order, with their bytes."""
+    arrived: dict[str, float] = field(default_factory=dict)
+    """Blobs that are here and right, and until when that is taken for true."""
+    tags: dict[str, str] = field(default_factory=dict)
+    again_at: float = 0.0
+    refreshed_at: float | None = None
+    fetched_blobs: int = 0
+    fetched_bytes: int = 0
+
+
+class Updates:
+    """One site's `incoming/`, and where it comes from."""
+
+    def __init__(self, config: UplinkConfig, incoming: Incoming, wants_path: Path, upstream: ObjectStore) -> None:
+        """Note where."""
+        self._config, self._incoming, self._wants_path, self._upstream = config, incoming, wants_path, upstream
+        self.name = upstream.name
+        self.progress = Progress()
+        self._arriving: Arriving | None = None
+        self._plans: tuple[str, ...] | None = None
+        """Blobs of this plan and the one before; None = not looked up yet."""
+        self._tags: dict[str, str] = {}
+
+    def look(self, now: float) -> None:
+        """Read what is wanted, and remove what is not wanted any more. Without `wants.json` nothing is.
+
+        Raises:
+            DocumentInvalid: `wants.json` is none; nothing is fetched or removed then.
+            DiskFull, ExchangeDirUnusable: the folders cannot be used.
+        """
+        progress = self.progress
+        progress.wants, progress.waiting = None, {}
+        raw = read_within(self._wants_path, download_requests.WANTS_BYTES_MAX)
+        if raw is None:
+            return
+        progress.wants = download_requests.parse(raw)
+        self._incoming.prepare()
+        if self._plans is None:
+            here = self._incoming.release()
+            self._plans = (here.plan_sha256,) if here else ()
+        wanted = {each.sha256: each.size_bytes for each in progress.wants.blobs}
+        self._leave(wanted)
+        self._incoming.keep_blobs({*wanted, *self._plans})
+        sizes = self._incoming.sizes()
+        progress.arrived = {
+            sha256: until
+            for sha256, until in progress.arrived.items()
+            if now < until and sizes.get(sha256) == wanted.get(sha256)
+        }
+        progress.waiting = {sha256: size for sha256, size in wanted.items() if sha256 not in progress.arrived}
+
+    def waiting_bytes(self, but: Iterable[str] = ()) -> int:
+        """Return how many bytes are still to come."""
+        missing = self.progress.waiting.keys() - set(but)
+        return sum(max(0, self.progress.waiting[sha256] - self._incoming.begun(sha256)) for sha256 in missing)
+
+    async def refresh(self, now: float) -> bool:
+        """Ask for metadata; tell whether something new has come.
+
+        Two requests when nothing has. The timestamp comes first: what is published with it is there by then, since a
+        publisher writes it last.
+
+        Raises:
+            UpdateIncomplete, DocumentInvalid: the repository is none, or not all there; what was here stays.
+            CapacityError, SiteError: the upstream does not answer, or this disk failed.
+        """
+        self._incoming.prepare()
+        progress = self.progress
+        again = progress.wants is not None and progress.wants.again and now >= progress.again_at
+        if again:
+            progress.again_at = now + AGAIN_SECONDS
+            progress.tags.clear()
+        self._tags = {}
+        timestamp = await self._get(TIMESTAMP)
+        new = await self._fetch_roots()
+        here = self._incoming.release()
+        if again or here is None or here.timestamp != timestamp:
+            release = await self._follow(timestamp)
+            self._incoming.adopt(release, here)
+            self._plans = (release.plan_sha256, *([here.plan_sha256] if here else []))
+            new = True
+        # Only now: what was fetched and then not taken over has to come again.
+        progress.tags.update(self._tags)
+        progress.refreshed_at = now
+        return new
+
+    async def pull(self, sha256: str, now: float) -> bool:
+        """Fetch the next chunk of a blob, or read one that is here; tell whether the upstream was heard of.
+
+        Raises:
+            UpdateIncomplete: the repository does not have it.
+            HashMismatch: it has other bytes; they are dropped.
+            CapacityError, SiteError: the upstream does not answer well, or this disk failed.
+        """
+        size = self.progress.waiting[sha256]
+        if self._incoming.sizes().get(sha256) == size and await asyncio.to_thread(self._incoming.holds, sha256):
+            self._settle(sha256, now)
+            return False
+        arriving = await self._open(sha256, size)
+        heard = arriving.missing() > 0
+        if heard:
+            arriving.take_room(self._config.disk_reserve_bytes)
+            await self._pull_chunk(arriving)
+        if arriving.missing() == 0:
+            self._finish(arriving, now)
+        return heard
+
+    def close(self) -> None:
+        """Leave what is on its way as it is."""
+        if self._arriving:
+            self._arriving.close()
+        self._arriving = None
+
+    # --- metadata -----------------------------------------------------------------------------------------------------
+
+    async def _fetch_roots(self) -> bool:
+        """Fetch the roots after the one that the daemon knows; tell whether one is new here."""
+        wanted, new = self.progress.wants, False
+        known = (wanted.root_version if wanted else None) or self._incoming.newest_root()
+        if known >= repository_metadata.ROOTS_MAX:
+            raise DocumentInvalid(f"{self.name} has more than {repository_metadata.ROOTS_MAX} roots")
+        for version in range(known + 1, known + 1 + ROOTS_ASKED_MAX):
+            named = Named(repository_metadata.root_name(version), repository_metadata.ROOT_BYTES_MAX)
+            raw = await self._find(named)
+            if raw is None:
+                break
+            repository_metadata.check_root(raw, version)
+            if self._incoming.read(named) != raw:
+                self._incoming.keep_root(version, raw)
+                new = True
+        return new
+
+    async def _follow(self, timestamp: bytes) -> Release:
+        following = repository_metadata.follow(timestamp)
+        try:
+            named = next(following)
+            while True:
+                named = following.send(await self._get(named))
+        except StopIteration as end:
+            release: Release = end.value
+            return release
+
+    async def _get(self, named: Named) -> bytes:
+        raw = await self._find(named)
+        if raw is None:
+            remedy = "" if named is not TIMESTAMP else "Correct 'updates_url' under 'uplink' in agent.yaml, or publish."
+            raise UpdateIncomplete(f"{self.name} has no {named.key}", remedy=remedy)
+        return raw
+
+    async def _find(self, named: Named) -> bytes | None:
+        """Fetch a file, or take the one that is here where that is known to be the same."""
+        here = self._incoming.read(named)
+        if here is not None and named.sha256:
+            return here
+        tag = self.progress.tags.get(named.key, "") if here is not None else ""
+        fetched = await self._upstream.get(named.key, named.bytes_max, tag)
+        if fetched is None:
+            return None
+        if fetched.same and here is not None:
+            return here
+        self.progress.fetched_bytes += len(fetched.content)
+        if not named.is_this(fetched.content):
+            raise UpdateIncomplete(f"{self.name}: {named.key} is too large, or not what the metadata says")
+        self._tags[named.key] = fetched.tag
+        return fetched.content
+
+    # --- blobs --------------------------------------------------------------------------------------------------------
+
+    async def _open(self, sha256: str, size: int) -> Arriving:
+        arriving = self._arriving
+        if arriving is None or arriving.closed or (arriving.sha256, arriving.size_bytes) != (sha256, size):
+            self.close()
+            chunk = self._config.chunk_bytes
+            self._arriving = arriving = await asyncio.to_thread(self._incoming.begin, sha256, size, chunk)
+        return arriving
+
+    async def _pull_chunk(self, arriving: Arriving) -> None:
+        key, start = f"blobs/{arriving.sha256}", arriving.have
+        part = ByteRange(start, arriving.missing(), arriving.size_bytes)
+        try:
+            size = await self._upstream.get_range(key, part, arriving.take)
+        except UpstreamFailed as error:
+            if error.metadata.get("status") != OUT_OF_RANGE:
+                raise
+            size = start
+        finally:
+            self.progress.fetched_bytes += arriving.have - start
+            arriving.sync()
+        if size is None:
+            raise UpdateIncomplete(f"{self.name} has no {key}")
+        if size != arriving.size_bytes:
+            arriving.drop()
+            raise HashMismatch(f"{self.name}: {key} has other than {arriving.size_bytes} bytes", remedy=MEND)
+        if arriving.have < start + part.count:
+            raise UpstreamFailed(f"{self.name}: GET {key} ended before its end")
+
+    def _finish(self, arriving: Arriving, now: float) -> None:
+        try:
+            arriving.finish()
+        except HashMismatch:
+            if not arriving.resumed:
+                raise
+            return  # a power cut may have spoilt what was there before; it comes anew before anybody is blamed
+        self._settle(arriving.sha256, now)
+        self.progress.fetched_blobs += 1
+
+    def _settle(self, sha256: str, now: float) -> None:
+        self.progress.waiting.pop(sha256, None)
+        self.progress.arrived[sha256] = now + RECHECK_SECONDS
+
+    def _leave(self, wanted: dict[str, int]) -> None:
+        if self._arriving and wanted.get(self._arriving.sha256) != self._arriving.size_bytes:
+            self.close()

@@ -1,0 +1,127 @@
+"""`edge-agent uplink`: opens what it needs, works until it is told to stop, gives the lock back.
+
+It needs to read the outbox and to write receipts, `incoming/` and its own notes, and nothing else: no state, no spool,
+no sockets of the daemon. On SIGTERM or SIGINT what is under way is dropped; the store then has all of an upload or
+nothing, and a download goes on where it was. A second signal stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import structlog
+
+from edge_agent import __version__, logs, systemd
+from edge_agent.config import Config
+from edge_agent.errors import ConfigInvalid
+from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
+from edge_agent.uplink.bucket_store import open_examples_store, open_updates_store
+from edge_agent.uplink.exchange_dirs import Exchange
+from edge_agent.uplink.incoming_dir import Incoming
+from edge_agent.uplink.transfer_loop import Mirror, Places
+from edge_agent.uplink.update_download import Updates
+from edge_agent.uplink.upload_log import Notes
+
+STOP_SECONDS = 20.0
+EXIT_FAILED = 1
+"""systemd starts the daemon again (Restart=on-failure)."""
+
+log = structlog.get_logger("edge_agent.uplink")
+
+
+def uplink(config: Config, *, once: bool, around: Around = run_of) -> int:
+    """Bring up what waits and fetch receipts and updates, until told to stop, or `once`; return the exit code.
+
+    `around` is for the supervisor.
+
+    Raises:
+        SiteError: the configuration, the exchange directories or the credential are in the way.
+        CapacityError, ExchangeError, UpdateError, BundleError: `once` only: it could not do all.
+    """
+    logs.configure(config.log)
+    if not config.site.id:
+        raise ConfigInvalid("site.id is not set", remedy="Set 'id' under 'site' in agent.yaml to the site's name.")
+    places = _places(config)
+    exchange = Exchange(config.site.id, config.outbox, config.receipts)
+    with Notes(config.uplink_notes, places.name) as notes:
+        mirror = Mirror(config.uplink, exchange, places, notes) if places.name else None
+        if once and mirror:
+            asyncio.run(mirror.once())
+        elif not once:
+            return EXIT_FAILED if asyncio.run(_serve(config, mirror, places.name, around)) else 0
+    return 0
+
+
+def _places(config: Config) -> Places:
+    repository = open_updates_store(config.uplink)
+    updates = Updates(config.uplink, Incoming(config.incoming), config.wants, repository) if repository else None
+    places = Places(open_examples_store(config.uplink), updates)
+    if not places.name and not config.escalation.url:
+        said = "uplink.url is not set, nor are updates_url and escalation.url"
+        raise ConfigInvalid(
+            said, remedy="Set 'url' under 'uplink' in agent.yaml: s3://…, a folder …; or one of the others."
+        )
+    return places
+
+
+async def _serve(config: Config, mirror: Mirror | None, name: str, around: Around) -> str:
+    """Work until told to stop; return the component whose death ended it, if one did."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop_at_once() -> None:
+        os._exit(1)
+
+    def stop_gently() -> None:
+        stop.set()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop_at_once)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop_gently)
+    if mirror:
+        mirror.publish(again=True)
+    supervisor = Supervisor(stop.set, around=around)
+    async with _escalating(config, supervisor):
+        for component in components(mirror):
+            supervisor.add(component)
+        supervisor.start()
+        systemd.notify("READY=1")
+        log.info("working", version=__version__, upstream=name)
+        try:
+            await stop.wait()
+        finally:
+            await supervisor.stop()
+    systemd.stopping(STOP_SECONDS)
+    log.info("stopped", failed=supervisor.failed)
+    return supervisor.failed
+
+
+def components(mirror: Mirror | None) -> Iterator[Component]:
+    """Yield what runs in the background, with what follows when it dies; the large model's adds itself."""
+    if mirror:
+        leave = asyncio.Event()
+
+        async def end() -> None:
+            leave.set()
+
+        why = "what it knows of a transfer under way may be wrong then; its notes on the disk are not"
+        yield Component("mirror", lambda: mirror.run(leave), Policy.STOP, why, end)
+    if systemd.watchdog_seconds():
+        why = "without its ping systemd kills the daemon: better it ends in order"
+        # That its loop turns is all that can be said.
+        yield Component("watchdog", lambda: systemd.keep_alive(lambda _: True), Policy.STOP, why)
+
+
+def _escalating(config: Config, supervisor: Supervisor) -> contextlib.AbstractAsyncContextManager[None]:
+    """Take questions for the large model, where the site has one; otherwise the library that asks it is not loaded."""
+    if not config.escalation.url:
+        return contextlib.nullcontext()
+    from edge_agent.uplink.escalation.escalation_server import escalating  # noqa: PLC0415 - see LATE_IMPORTS
+
+    return escalating(config, time.time, supervisor)

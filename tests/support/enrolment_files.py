@@ -1,0 +1,49 @@
+"""Kits for tests: a good one, and ones that break a rule with a sha256 that fits.
+
+raw = kit.encode(a_kit(site="shop-13"))
+raw = resealed(site="Shop 12")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from edge_agent.formats.enrolment_file import Kit
+from edge_agent.formats.signed_document import canonical, public_key_hex, timestamp
+from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT
+
+SITE = "shop-12"
+DAY = 86_400
+CREDENTIAL = {"access_key_id": "AKIA12", "secret_access_key": "s3cr3t"}
+
+
+LARGE_MODEL = {
+    "url": "https://models.example/v1",
+    "model": "large-1",
+    "key": "sk-s3cr3t",
+    "tasks": ["pos-intent"],
+    "input_token_price": "0.15",
+    "day_cost_max": "2",
+}
+
+
+def a_kit(**changes: Any) -> Kit:
+    """Return the kit of shop-12, made at NOW for 30 days."""
+    plain = {
+        "site": SITE,
+        "issued_at": timestamp(NOW),
+        "expires_at": timestamp(NOW + 30 * DAY),
+        "recipients": [RECIPIENT],
+        "receipt_keys": [public_key_hex(CENTRE_KEY)],
+        "examples": {"url": "s3://fleet/examples", "options": {"region": "eu-1"}, "credential": CREDENTIAL},
+        "updates": {"url": "s3://fleet/updates"},
+    }
+    return Kit.model_validate({**plain, **changes})
+
+
+def resealed(**changes: Any) -> bytes:
+    """Return a kit with other fields, whose sha256 fits: what somebody makes of it who means harm."""
+    body = {**a_kit().model_dump(mode="json", by_alias=True), **changes}
+    return json.dumps({"body": body, "sha256": hashlib.sha256(canonical(body)).hexdigest()}).encode()

@@ -1,0 +1,340 @@
+"""`edge-agent enrol` on a directory: what it writes, and that it changes nothing when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from convert.publish import ceremony
+from convert.publish.ceremony import Quorum
+from edge_agent import config
+from edge_agent.cli import app
+from edge_agent.formats import enrolment_file
+from edge_agent.formats.enrolment_record import parse
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.uplink.escalation.escalation_server import read_key
+from tests.support.enrolled import hand_over
+from tests.support.enrolment_files import DAY, LARGE_MODEL, a_kit
+from tests.support.mounts import tmpfs
+
+PASSPHRASE = "nine purple herons"
+ONE = Quorum(1, 1)
+
+
+class Box:
+    """A machine that becomes a site: its /etc, and kits as the centre makes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.etc = folder, folder / "etc"
+        self.etc.mkdir(exist_ok=True)
+        ceremony.create(folder / "keys", time.time(), ONE, ONE)
+        self.root = (folder / "keys" / "root.json").read_text()
+
+    def kit(self, ago: float = 0, days: float = 30, **changes: Any) -> Path:
+        """Write a kit that was made so many seconds ago."""
+        at = time.time() - ago
+        dates = {"issued_at": timestamp(at), "expires_at": timestamp(at + days * DAY)}
+        raw = enrolment_file.encode(a_kit(**{"root": self.root, **dates, **changes}))
+        path = self.folder / "a.kit"
+        path.write_bytes(raw)
+        return path
+
+    def enrol(self, path: Path, *options: str, env: dict[str, str] | None = None) -> Result:
+        """Run the command, by somebody who cannot be asked."""
+        state = ["--state-dir", str(self.folder / "state"), "--run-dir", str(self.folder / "run")]
+        return CliRunner().invoke(app, [*state, "enrol", str(path), "--etc", str(self.etc), *options], env=env)
+
+    def files(self) -> dict[str, bytes]:
+        """Return everything below /etc."""
+        found = sorted(path for path in self.etc.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.etc)): path.read_bytes() for path in found}
+
+    def site(self) -> config.SiteConfig:
+        """Return the site that the configuration makes of the box."""
+        return config.load(self.agent_yaml(), environ={}).site
+
+    def agent_yaml(self, text: str = "") -> Path:
+        """Lay the technician's file, unless it is there."""
+        path = self.etc / "edge-agent" / "agent.yaml"
+        path.parent.mkdir(exist_ok=True)
+        if text or not path.exists():
+            path.write_text(text)
+        return path
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    """Return a box that is no site yet."""
+    return Box(tmp_path)
+
+
+def test_a_box_becomes_a_site(box: Box):
+    """The daemon's configuration has it all; secrets are in no file that others may read, nor on the screen."""
+    done = box.enrol(box.kit(), "--yes")
+    assert (0, "shop-12") == (done.exit_code, box.site().id), done.output
+    loaded = config.load(box.agent_yaml(), environ={})
+    assert ("s3://fleet/examples", {"region": "eu-1"}) == (loaded.uplink.url, loaded.uplink.options)
+    assert box.root == Path(loaded.update.root_file).read_text()
+    open_to_others = [path for path in box.etc.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+    assert b"s3cr3t" not in b"".join(path.read_bytes() for path in open_to_others)
+    assert "s3cr3t" not in done.output
+
+
+def test_the_uplinks_unit_gets_its_credential(box: Box):
+    """By a drop-in that names the file, encrypted where systemd can."""
+    box.enrol(box.kit(), "--yes")
+    drop_in = box.files()["systemd/system/edge-uplink.service.d/credentials.conf"].decode()
+    directive, _, path = drop_in.splitlines()[-1].partition("=uplink:")
+    secrecy = parse(box.files()["edge-agent/enrolment.json"]).secrecy
+    assert {"encrypted": "LoadCredentialEncrypted", "plain": "LoadCredential"}[secrecy] == directive
+    assert 0o600 == stat.S_IMODE(Path(path).stat().st_mode)
+
+
+def test_where_systemd_cannot_encrypt_it_says_so(box: Box):
+    """The secret then lies in a file of root's, where the uplink's unit finds it."""
+    done = box.enrol(box.kit(), "--yes", env={"PATH": str(box.folder)})
+    assert "lie in the open" in done.output
+    assert b"secret_access_key: s3cr3t" in box.files()["credstore/edge-agent-uplink.cred"]
+    assert b"LoadCredential=uplink:" in box.files()["systemd/system/edge-uplink.service.d/credentials.conf"]
+
+
+def test_a_large_model_comes_with_its_key(box: Box):
+    """Its address, prices, caps and tasks in site.yaml; the key alone in a credential that only the uplink is given."""
+    done = box.enrol(box.kit(escalation=LARGE_MODEL), "--yes", env={"PATH": str(box.folder)})
+    assert 0 == done.exit_code, done.output
+    found = config.load(box.agent_yaml(), environ={}).escalation
+    expected = ("https://models.example/v1", "large-1", ("pos-intent",), 0.15, 0.0, 2.0, 0.0)
+    prices = (found.input_token_price, found.output_token_price)
+    assert expected == (found.url, found.model, found.tasks, *prices, found.day_cost_max, found.month_cost_max)
+    files = box.files()
+    assert b"sk-s3cr3t\n" == files["credstore/edge-agent-escalation.cred"]
+    drop_in = files["systemd/system/edge-uplink.service.d/credentials.conf"].decode()
+    path = box.etc / "credstore/edge-agent-escalation.cred"
+    assert f"LoadCredential=escalation:{path}" in drop_in.splitlines()
+    assert ("sk-s3cr3t" in done.output, "large-1 at https://models.example/v1" in done.output) == (False, True)
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_uplink_reads_the_key_that_systemd_hands_over(box: Box, tmp_path: Path):
+    """Decrypted where it was encrypted: the credential holds the key alone, under the name that the uplink asks for."""
+    box.enrol(box.kit(escalation=LARGE_MODEL), "--yes")
+    handed = tmp_path / "handed"
+    handed.mkdir()
+    hand_over(box.etc, handed)
+    loaded = config.load(box.agent_yaml(), environ={"CREDENTIALS_DIRECTORY": str(handed)})
+    assert str(handed / "escalation") == loaded.escalation.credentials_file
+    assert "sk-s3cr3t" == read_key(loaded.escalation)
+
+
+def test_a_key_is_renewed_and_taken_away_by_the_next_kit(box: Box):
+    """A later kit replaces it; one without a large model removes credential, drop-in and settings of it."""
+    alone = {"examples": {"url": "s3://fleet/examples"}}
+    paths = {"PATH": str(box.folder)}
+    box.enrol(box.kit(ago=60, escalation=LARGE_MODEL, **alone), "--yes", env=paths)
+    box.enrol(box.kit(ago=30, escalation={**LARGE_MODEL, "key": "sk-second"}, **alone), "--yes", env=paths)
+    assert b"sk-second\n" == box.files()["credstore/edge-agent-escalation.cred"]
+    done = box.enrol(box.kit(**alone), "--yes", env=paths)
+    assert (0, True) == (done.exit_code, "escalation.url" in done.output), done.output
+    left = box.files()
+    assert ([], "") == ([name for name in left if "cred" in name], config.load(box.agent_yaml()).escalation.url)
+
+
+def test_the_same_kit_again_changes_nothing(box: Box):
+    """Also when it has expired by then."""
+    path = box.kit(ago=DAY - 2, days=1)
+    assert 0 == box.enrol(path, "--yes").exit_code
+    before = box.files()
+    again = box.enrol(path)
+    assert (0, before) == (again.exit_code, box.files())
+    assert "nothing was changed" in again.output
+
+
+def test_what_was_lost_is_written_again(box: Box):
+    """The same kit mends what somebody deleted or changed."""
+    path = box.kit()
+    box.enrol(path, "--yes")
+    before = box.files()
+    (box.etc / "edge-agent" / "root.json").write_text("{}")
+    (box.etc / "edge-agent" / "site.yaml").unlink()
+    assert 3 == box.enrol(path, "--yes").exit_code
+    (box.etc / "edge-agent" / "root.json").unlink()
+    assert 0 == box.enrol(path, "--yes").exit_code
+    assert before.keys() == box.files().keys()
+
+
+def test_check_only_looks(box: Box):
+    """It says what the kit is, and writes nothing."""
+    done = box.enrol(box.kit(), "--check")
+    assert (0, {}) == (done.exit_code, box.files())
+    assert ("shop-12" in done.output, "s3://fleet/examples" in done.output) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"days": 1, "ago": DAY + 1}, 5, "expired on"),
+        ({"ago": -2 * DAY}, 5, "clock is before"),
+        ({"root": "{}"}, 5, "root of trust is none"),
+        ({"root": '{"signed": {}, "signatures": []}'}, 5, "root of trust is none"),
+        ({"examples": {"url": "s3://user:pass@fleet/x"}}, 5, "may be a secret"),
+        ({"examples": {"url": "s3://f", "options": {"secret_access_key": "x"}}}, 5, "may be a secret"),
+    ],
+)
+def test_a_kit_that_is_not_good_changes_nothing(box: Box, changes: dict[str, Any], code: int, said: str):
+    """Whatever is wrong with it."""
+    done = box.enrol(box.kit(**changes), "--yes")
+    assert (code, {}) == (done.exit_code, box.files()), done.output
+    assert said in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "link", "fifo", "empty", "truncated"])
+def test_a_file_that_is_no_kit_changes_nothing(box: Box, kind: str):
+    """A stick may hold anything; nothing is waited for."""
+    good, path = box.kit(), box.folder / "b.kit"
+    make = {
+        "missing": lambda: None,
+        "folder": path.mkdir,
+        "link": lambda: path.symlink_to(good),
+        "fifo": lambda: os.mkfifo(path),
+        "empty": path.touch,
+        "truncated": lambda: path.write_bytes(good.read_bytes()[:500]),
+    }
+    make[kind]()
+    done = box.enrol(path, "--yes")
+    assert (5, {}) == (done.exit_code, box.files())
+
+
+def test_another_sites_kit_is_refused(box: Box):
+    """A technician with two sticks does not make one shop out of another; nor does a kit of another fleet."""
+    box.enrol(box.kit(), "--yes")
+    before = box.files()
+    (box.folder / "keys").rename(box.folder / "keys-before")
+    for path in (box.kit(site="shop-13"), box.kit(root=Box(box.folder).root)):
+        done = box.enrol(path, "--yes")
+        assert (5, before) == (done.exit_code, box.files())
+        assert "nothing was changed" in done.output
+
+
+def test_a_newer_kit_brings_new_settings(box: Box):
+    """What it has no more goes; an older one is refused afterwards."""
+    old = box.kit(ago=60).read_bytes()
+    (box.folder / "old.kit").write_bytes(old)
+    box.enrol(box.folder / "old.kit", "--yes")
+    done = box.enrol(box.kit(channel="canary", examples={"url": "/mnt/out"}), "--yes")
+    assert (0, True) == (done.exit_code, "update.channel, uplink.options, uplink.url" in done.output), done.output
+    loaded = config.load(box.agent_yaml(), environ={})
+    assert ("canary", "/mnt/out", {}) == (loaded.update.channel, loaded.uplink.url, loaded.uplink.options)
+    assert [] == [name for name in box.files() if "cred" in name]
+    assert 5 == box.enrol(box.folder / "old.kit", "--yes").exit_code
+
+
+def test_the_technicians_file_wins(box: Box):
+    """The command says where; but which site it is the kit says."""
+    box.agent_yaml("uplink: {url: /mnt/out}\n")
+    assert "agent.yaml wins in   uplink.url" in box.enrol(box.kit(), "--yes").output
+    box.agent_yaml("site: {id: shop-1}\n")
+    done = box.enrol(box.kit(), "--yes")
+    assert (3, True) == (done.exit_code, "says that this is site shop-1" in " ".join(done.output.split()))
+
+
+def test_a_broken_agent_yaml_is_named_first(box: Box):
+    """It is the technician's to mend."""
+    box.agent_yaml("egnine: {}\n")
+    done = box.enrol(box.kit(), "--yes")
+    assert (3, ["edge-agent/agent.yaml"]) == (done.exit_code, list(box.files()))
+
+
+def test_nobody_there_means_no(box: Box):
+    """Without the code, a passphrase or --yes nothing that came on a stick is believed; the right code is enough."""
+    path = box.kit()
+    sha256 = enrolment_file.parse(path.read_bytes())[1]
+    assert (2, {}) == (box.enrol(path).exit_code, box.files())
+    wrong = box.enrol(path, "--code", "0000-0000-0000-0000-0000")
+    assert (5, {}) == (wrong.exit_code, box.files())
+    assert 0 == box.enrol(path, "--code", enrolment_file.code(sha256).upper()).exit_code
+
+
+@pytest.mark.slow
+def test_a_sealed_kit_needs_its_passphrase(box: Box):
+    """And then no code: who does not know it could not change the kit."""
+    path, secret = box.kit(), box.folder / "passphrase"
+    path.write_bytes(enrolment_file.seal(path.read_bytes(), PASSPHRASE))
+    assert (2, {}) == (box.enrol(path).exit_code, box.files())
+    secret.write_text("eight grey herons\n")
+    assert (5, {}) == (box.enrol(path, "--passphrase-file", str(secret)).exit_code, box.files())
+    secret.write_text(f"{PASSPHRASE}\r\n")
+    assert 0 == box.enrol(path, "--passphrase-file", str(secret)).exit_code
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk; return the file that takes it."""
+    ballast = disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    return ballast
+
+
+def test_a_full_disk_changes_nothing(tmp_path: Path):
+    """Neither at the first enrolment nor at a renewal; the same command works when there is room."""
+    with tmpfs(tmp_path / "etc", "size=64k") as disk:
+        box = Box(tmp_path)
+        ballast = fill(disk)
+        assert (3, ["ballast"]) == (box.enrol(box.kit(ago=60), "--yes").exit_code, list(box.files()))
+        ballast.unlink()
+        assert 0 == box.enrol(box.kit(ago=60), "--yes").exit_code
+        before = box.files()
+        ballast = fill(disk)
+        done = box.enrol(box.kit(channel="canary"), "--yes")
+        ballast.unlink()
+        assert (3, before) == (done.exit_code, box.files())
+        assert "nothing was changed" in done.output
+
+
+def test_tls_files_are_the_daemons_to_read(box: Box):
+    """Mode 0640, beside the configuration, which names them."""
+    pem = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "key", "clients")}
+    assert 0 == box.enrol(box.kit(tls={**pem, "address": "127.0.0.1:9443"}), "--yes").exit_code
+    names = sorted((box.etc / "edge-agent" / "tls").iterdir())
+    assert ["clients.crt", "server.crt", "server.key"] == [path.name for path in names]
+    assert {0o640} == {stat.S_IMODE(path.stat().st_mode) for path in names}
+    loaded = config.load(box.agent_yaml(), environ={})
+    assert (str(names[1]), str(names[2]), "127.0.0.1:9443") == (
+        loaded.access.certificate_file,
+        loaded.access.key_file,
+        loaded.service.tcp_address,
+    )
+
+
+def test_a_record_lists_every_file(box: Box):
+    """A purge removes what it names, and the record itself."""
+    box.enrol(box.kit(), "--yes")
+    named = {str(Path(path).relative_to(box.etc)) for path in parse(box.files()["edge-agent/enrolment.json"]).files}
+    assert named | {"edge-agent/enrolment.json"} == box.files().keys()
+
+
+def test_a_damaged_record_is_named(box: Box):
+    """It is not taken for a box that was never enrolled."""
+    box.enrol(box.kit(), "--yes")
+    (box.etc / "edge-agent" / "enrolment.json").write_text("{")
+    done = box.enrol(box.kit(), "--yes")
+    assert (3, True) == (done.exit_code, "enrolment.json is damaged" in " ".join(done.output.split()))
+
+
+def test_the_site_is_shown(box: Box):
+    """Also as JSON; before it is one, the remedy says what makes it one."""
+    shown = ["--config", str(box.agent_yaml()), "--state-dir", str(box.folder / "state"), "site"]
+    assert "edge-agent enrol" in CliRunner().invoke(app, shown).output
+    box.enrol(box.kit(), "--yes")
+    assert "not made yet" in CliRunner().invoke(app, shown).output
+    found = json.loads(CliRunner().invoke(app, [*shown, "--json"]).output)
+    assert ("shop-12", "", False) == (found["site"], found["key"], found["known_at_centre"])

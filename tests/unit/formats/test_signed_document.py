@@ -1,0 +1,132 @@
+"""Signed documents: who signed what, and that nothing else passes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.errors import DocumentInvalid, SignatureInvalid
+from edge_agent.formats import receipts, segment, signed_document, site_status
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from tests.support.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
+
+CENTRE, SITE = public_key_hex(CENTRE_KEY), public_key_hex(SITE_KEY)
+STEM = segment.name_of(EPOCH, 1)
+
+
+def some_receipts(**changes: Any) -> receipts.Receipts:
+    ranges = [{"first": 1, "last": 3, "manifest_sha256": DIGEST}]
+    plain = {"site": "site-1", "at": timestamp(NOW), "epochs": [{"epoch": EPOCH, "received": ranges}]}
+    return receipts.Receipts.model_validate({**plain, **changes})
+
+
+def test_a_signed_document_comes_back_with_its_signer():
+    """What was signed is read again, with the key that signed and the file's own digest."""
+    raw = sign(some_receipts(), CENTRE_KEY)
+    signed = receipts.verify(raw, {CENTRE})
+    assert some_receipts() == signed.body
+    assert CENTRE == signed.key
+    assert 64 == len(signed.sha256)
+
+
+def test_another_key_is_not_believed():
+    """Receipts that the site signs for itself, or an uplink with a key of its own, are refused."""
+    with pytest.raises(SignatureInvalid, match="none of the keys"):
+        receipts.verify(sign(some_receipts(), SITE_KEY), {CENTRE})
+
+
+def test_the_name_of_a_trusted_key_is_not_its_signature():
+    """A forger who writes the trusted key beside a signature of his own is refused."""
+    plain = json.loads(sign(some_receipts(), SITE_KEY)) | {"key": CENTRE}
+    with pytest.raises(SignatureInvalid, match="changed after"):
+        receipts.verify(json.dumps(plain).encode(), {CENTRE})
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_no_changed_byte_passes(data):
+    """A document with one byte changed is refused by name, or says the same as before."""
+    raw = sign(some_receipts(), CENTRE_KEY)
+    place = data.draw(st.integers(0, len(raw) - 1))
+    changed = raw[:place] + bytes([data.draw(st.integers(0, 255))]) + raw[place + 1 :]
+    with contextlib.suppress(DocumentInvalid, SignatureInvalid):
+        assert some_receipts() == receipts.verify(changed, {CENTRE}).body
+
+
+def test_a_reader_ignores_what_a_newer_writer_adds():
+    """An unknown key does not spoil a document, and is under the signature all the same."""
+
+    class Newer(receipts.Receipts):
+        mood: str = "good"
+
+    raw = sign(Newer.model_validate(some_receipts().model_dump(by_alias=True)), CENTRE_KEY)
+    assert some_receipts() == receipts.verify(raw, {CENTRE}).body
+    with pytest.raises(SignatureInvalid):
+        receipts.verify(raw.replace(b"good", b"evil"), {CENTRE})
+
+
+def test_one_kind_of_document_is_not_another():
+    """A status object does not pass for receipts, although its signature is right."""
+    said = site_status.SiteStatus(site="site-1", at=timestamp(NOW), agent_version="0.1.0", epoch=EPOCH)
+    with pytest.raises(DocumentInvalid, match="schema"):
+        receipts.verify(sign(said, CENTRE_KEY), {CENTRE})
+
+
+def test_a_manifest_belongs_to_its_name():
+    """A manifest under the name of another segment is refused: nothing can be swapped."""
+    raw = sign(segment_manifest(2), SITE_KEY)
+    assert 2 == segment.verify(raw, segment.name_of(EPOCH, 2), {SITE}).body.sequence
+    with pytest.raises(DocumentInvalid, match="is the manifest of"):
+        segment.verify(raw, STEM, {SITE})
+
+
+def test_a_reader_may_take_any_key():
+    """Without trusted keys the signature must still fit, and the caller learns whose it is."""
+    assert SITE == segment.verify(sign(segment_manifest(), SITE_KEY), STEM, None).key
+
+
+@pytest.mark.parametrize(
+    ("said", "raw"),
+    [
+        ("not valid JSON", b"{"),
+        ("not valid JSON", b'{"body": 1.5}'),
+        ("not valid JSON", b'{"body": NaN}'),
+        ("not valid JSON", b"\xff"),
+        ("not valid JSON", b"[" * 100_000),
+        ("JSON object", b"[]"),
+        ("no signed document", b"{}"),
+        ("no signed document", b'{"body": {}, "key": "AB", "signature": ""}'),
+        ("the limit is", b" " * (signed_document.DOCUMENT_BYTES_MAX + 1)),
+    ],
+)
+def test_what_is_no_document_is_refused(said, raw):
+    """Hostile bytes end in DOCUMENT_INVALID, which says what is wrong."""
+    with pytest.raises(DocumentInvalid, match=said):
+        receipts.verify(raw, {CENTRE})
+
+
+def test_a_rule_that_is_broken_under_a_right_signature_is_named():
+    """The field is named; the value is not shown."""
+    backwards = receipts.Range.model_construct(first=3, last=1, manifest_sha256=DIGEST)
+    epoch = receipts.EpochReceipts.model_construct(epoch=EPOCH, received=(backwards,), refused=())
+    raw = sign(some_receipts().model_copy(update={"epochs": (epoch,)}), CENTRE_KEY)
+    with pytest.raises(DocumentInvalid, match=r"epochs\.0\.received\.0: 'first' is after 'last'"):
+        receipts.verify(raw, {CENTRE})
+
+
+@pytest.mark.parametrize(
+    ("expected", "seconds"),
+    [
+        ("1970-01-01T00:00:00.000Z", 0),
+        ("2026-09-21T14:13:20.123Z", NOW + 0.1235),
+        ("2036-12-31T23:59:59.999Z", 2114380799.9999),
+    ],
+)
+def test_times_are_written_in_utc_with_milliseconds(expected, seconds):
+    """Times sort as text."""
+    assert expected == timestamp(seconds)

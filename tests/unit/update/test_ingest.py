@@ -1,0 +1,255 @@
+"""How a signed bundle gets into the store, and what the mirror is asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edge_agent.errors import BundleTooLarge, DiskFull, RequirementUnmet, UpdateIncomplete, UpdateUntrusted
+from edge_agent.formats.download_requests import Want, Wants
+from edge_agent.store.bundle_archive import StoreLimits
+from edge_agent.update.verified import Copied, SignedBundle, Verified
+from tests.support.fleet_cases import Centre
+from tests.support.store_cases import blob_names, bundle, sha256_of
+from tests.support.trust_cases import TrustingSite, damage, digest
+
+BASE, FIRST, SECOND = b"base" * 5000, b"first" * 3, b"second" * 3
+
+
+@pytest.fixture
+def centre(tmp_path: Path) -> Centre:
+    """Return a centre that has signed two versions over one base."""
+    made = Centre(tmp_path / "centre")
+    made.publish(bundle(tmp_path / "1", "1.0.0", weights=BASE, adapter=FIRST))
+    made.publish(bundle(tmp_path / "2", "2.0.0", weights=BASE, adapter=SECOND))
+    return made
+
+
+@pytest.fixture
+def site(centre: Centre, tmp_path: Path) -> TrustingSite:
+    """Return a site to which a mirror has brought all of it."""
+    made = TrustingSite(tmp_path / "site", centre.root_bytes)
+    made.bring(centre.folder)
+    return made
+
+
+@pytest.fixture
+def first(tmp_path: Path, centre: Centre) -> str:
+    return digest(tmp_path / "1")
+
+
+@pytest.fixture
+def second(tmp_path: Path, centre: Centre) -> str:
+    return digest(tmp_path / "2")
+
+
+def blob(site: TrustingSite, content: bytes) -> Path:
+    return site.incoming / "blobs" / sha256_of(content)
+
+
+def names(wanted: object) -> list[str]:
+    assert isinstance(wanted, tuple)
+    return [want.sha256 for want in wanted]
+
+
+def test_a_signed_bundle_comes_into_the_store(site, first):
+    """Signed, whole, and not answering; where unsigned ones may not be installed."""
+    installed = site.admit(first)
+    assert (first, True, {}) == (installed.digest, installed.signed, site.store.active())
+    assert BASE == site.store.paths(installed)["weights"].read_bytes()
+    assert installed == site.again().store.bundles()[0]
+    assert installed == site.admit(first)
+
+
+def test_an_update_of_the_adapter_needs_only_the_adapter(site, first, second):
+    """The base is in the store: it is neither wanted nor read from what came in."""
+    site.admit(first)
+    blob(site, BASE).unlink()
+    blob(site, SECOND).unlink()
+    assert [sha256_of(SECOND)] == names(site.intake.missing(site.incoming, site.believe(), second))
+    site.intake.ask(site.believe(), [second], None)
+    assert [second, sha256_of(SECOND)] == names(site.wants.blobs)
+    blob(site, SECOND).write_bytes(SECOND)
+    assert site.admit(second).signed
+    site.intake.ask(site.believe(), [], None)
+    assert () == site.wants.blobs
+
+
+def test_the_manifest_is_wanted_first_and_then_what_it_names(site, first):
+    """Nothing else is known before; a blob stays wanted while it lies in incoming/ and is not in the store."""
+    whole = {path: path.read_bytes() for path in (site.incoming / "blobs").iterdir()}
+    manifest = site.incoming / "blobs" / first
+    manifest.unlink()
+    assert [first] == names(site.intake.missing(site.incoming, site.believe(), first))
+    site.intake.ask(site.believe(), [first], 5000)
+    assert ((Want(sha256=first, size_bytes=len(whole[manifest])),), 5000) == (
+        site.wants.blobs,
+        site.wants.bytes_per_second_max,
+    )
+    manifest.write_bytes(whole[manifest])
+    assert () == site.intake.missing(site.incoming, site.believe(), first)
+    site.intake.ask(site.believe(), [first], None)
+    assert [first, sha256_of(BASE), sha256_of(FIRST)] == names(site.wants.blobs)
+    assert 1 == site.wants.root_version
+
+
+def test_wants_are_written_only_when_they_change(site, first):
+    """Also by another start; and anew when the file was spoilt or names what is not wanted any more."""
+    site.intake.ask(site.believe(), [first], None)
+    written = site.config.wants.stat().st_ino
+    site.intake.ask(site.believe(), [first], None)
+    site.again().believe()
+    site.intake.ask(site.believe(), [first], None)
+    assert written == site.config.wants.stat().st_ino
+    before = site.wants.blobs
+    site.intake.ask(None, [], None)  # nothing is believed: what is half here is not thrown away
+    assert before == site.wants.blobs
+    damage(site.config.wants, "truncated")
+    site.again().believe()
+    site.intake.ask(site.believe(), [first], None)
+    assert isinstance(site.wants, Wants)
+    assert 0o640 == site.config.wants.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("how", ["zeroed", "truncated", "flipped", "longer", "gone"])
+@pytest.mark.parametrize("which", ["manifest", "weights"])
+def test_a_damaged_file_is_missing_and_leaves_nothing(how, which, site, first):
+    """The store keeps nothing of it. What has the right size is found out when it is admitted."""
+    path = site.incoming / "blobs" / first if which == "manifest" else blob(site, BASE)
+    whole = path.read_bytes()
+    damage(path, how)
+    site.believe()
+    if site.intake.missing(site.incoming, site.believe(), first) == ():
+        with pytest.raises(UpdateIncomplete, match="damaged"):
+            site.intake.admit(site.incoming, first)
+    assert [path.name] == names(site.intake.missing(site.incoming, site.believe(), first))
+    with pytest.raises(UpdateIncomplete):
+        site.intake.admit(site.incoming, first)
+    assert (set(), []) == (blob_names(site.config.state_dir), site.store.bundles())
+    path.unlink(missing_ok=True)
+    assert [path.name] == names(site.intake.missing(site.incoming, site.believe(), first))
+    path.write_bytes(whole)
+    assert site.admit(first).signed
+
+
+def test_a_mirror_that_brought_a_damaged_file_is_made_to_fetch_it_anew(site, first):
+    """It deletes what is not wanted, and fetches what is: so the file is not wanted until it is gone."""
+    damage(blob(site, BASE), "flipped")
+    site.intake.missing(site.incoming, site.believe(), first)
+    with pytest.raises(UpdateIncomplete, match="damaged"):
+        site.intake.admit(site.incoming, first)
+    site.intake.ask(site.believe(), [first], None)
+    assert [first, sha256_of(FIRST)] == names(site.wants.blobs)
+    blob(site, BASE).unlink()
+    site.intake.ask(site.believe(), [first], None)
+    assert [first, sha256_of(BASE), sha256_of(FIRST)] == names(site.wants.blobs)
+
+
+@pytest.mark.parametrize("put", ["link", "pipe", "folder"])
+def test_what_is_no_file_is_not_read(put, site, first):
+    """A link out of incoming/, a pipe that never ends, a folder: missing."""
+    path = blob(site, BASE)
+    path.unlink()
+    outside = site.incoming.parent / "outside"
+    outside.write_bytes(BASE)
+    {"link": lambda: path.symlink_to(outside), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[put]()
+    assert [path.name] == names(site.intake.missing(site.incoming, site.believe(), first))
+    with pytest.raises(UpdateIncomplete):
+        site.intake.admit(site.incoming, first)
+
+
+def test_a_file_that_went_bad_in_the_store_is_replaced(site, first, second):
+    """Its size is right, so it was not wanted; when its bytes are not, it is."""
+    stored = site.store.paths(site.admit(first))["weights"]
+    stored.write_bytes(b"x" * len(BASE))
+    blob(site, BASE).unlink()
+    assert () == site.intake.missing(site.incoming, site.believe(), second)
+    with pytest.raises(UpdateIncomplete, match=sha256_of(BASE)):
+        site.intake.admit(site.incoming, second)
+    assert [sha256_of(BASE)] == names(site.intake.missing(site.incoming, site.believe(), second))
+    blob(site, BASE).write_bytes(BASE)
+    assert site.admit(second).signed
+    assert BASE == stored.read_bytes()
+
+
+def test_a_stick_is_only_read(centre, site, first, tmp_path):
+    """A damaged stick is not made worse, and the bundles that are whole on it are taken."""
+    stick = Path(shutil.copytree(centre.folder, tmp_path / "stick"))
+    damage(stick / "blobs" / sha256_of(BASE), "flipped")
+    site.believe(stick)
+    assert () == site.intake.missing(stick, site.believe(stick), first)
+    before = sorted((path, path.stat().st_mtime_ns) for path in stick.rglob("*"))
+    with pytest.raises(UpdateIncomplete, match="stick"):
+        site.intake.admit(stick, first)
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in stick.rglob("*"))
+
+
+def test_a_bundle_that_was_installed_unsigned_counts_as_signed(site, first, tmp_path):
+    """The same bytes: status says so from then on."""
+    before, _ = site.store.install(tmp_path / "1", allow_unsigned=True)
+    assert not before.signed
+    assert site.admit(first).signed
+    again, new = site.store.install(tmp_path / "1", allow_unsigned=True)
+    assert (True, False) == (again.signed, new)
+
+
+def test_what_is_not_signed_any_more_is_not_admitted(centre, site, first, second):
+    """Revoked: nobody installs it anew. Whoever has it goes on."""
+    site.admit(first)
+    centre.revoke(first)
+    centre.revoke(second)
+    site.bring(centre.folder)
+    assert () == site.intake.missing(site.incoming, site.believe(), second)
+    for each in (first, second):
+        with pytest.raises(UpdateUntrusted, match="not signed"):
+            site.intake.admit(site.incoming, each)
+    assert [first] == [bundle.digest for bundle in site.store.bundles()]
+
+
+def test_a_manifest_for_another_task_is_refused(site, first):
+    """Whatever the target is called."""
+    verified = site.believe()
+    claimed = {first: SignedBundle("other", "1.0.0", verified.bundles[first].size_bytes)}
+    assert () == site.intake.missing(site.incoming, Verified(verified.plan, claimed), first)
+    with pytest.raises(UpdateUntrusted, match="made for pos"):
+        site.intake.admit(site.incoming, first)
+
+
+def test_a_bundle_for_a_newer_agent_says_so_when_it_is_admitted(centre, site, tmp_path):
+    """It is fetched as far as this agent understands it, and refused with what to do."""
+    path = bundle(tmp_path / "3", "3.0.0", more={"requires": {"agent": "99.0.0"}}, weights=BASE)
+    newest = centre.publish(path)
+    site.bring(centre.folder)
+    assert () == site.intake.missing(site.incoming, site.believe(), newest)
+    with pytest.raises(RequirementUnmet):
+        site.intake.admit(site.incoming, newest)
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        (StoreLimits(disk_reserve_bytes=2**62), DiskFull),
+        (StoreLimits(bundle_bytes_max=100, disk_reserve_bytes=0), BundleTooLarge),
+    ],
+)
+def test_a_bundle_that_does_not_fit_leaves_nothing(limits, error, site, first):
+    """Neither on the disk nor within the limit; the reserve stays free."""
+    site.again(limits)
+    site.intake.missing(site.incoming, site.believe(), first)
+    with pytest.raises(error):
+        site.intake.admit(site.incoming, first)
+    assert set() == blob_names(site.config.state_dir)
+
+
+def test_a_copy_says_how_far_it_has_come(site, first, second):
+    """Only what has to be copied counts."""
+    seen: list[Copied] = []
+    site.intake.told = seen.append
+    site.admit(first)
+    site.admit(second)
+    assert Copied("pos 1.0.0", len(BASE + FIRST), len(BASE + FIRST)) in seen
+    assert Copied("pos 2.0.0", len(SECOND), len(SECOND)) in seen
+    assert Copied() == seen[-1] == site.intake.copied

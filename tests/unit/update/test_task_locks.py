@@ -1,0 +1,75 @@
+"""Changes of one task take turns, those of others do not wait; work whose caller leaves is given up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from edge_agent.errors import ModelLoadFailed, RequestCancelled
+from edge_agent.update.activation import TaskLocks, unless
+from tests.support.eventually import turns
+
+
+async def test_only_changes_of_the_same_task_wait() -> None:
+    """The second of a task waits for the first, that of another begins at once; nothing is kept of them."""
+    locks, may_end, began = TaskLocks(), asyncio.Event(), list[str]()
+
+    async def change(task: str) -> None:
+        async with locks.held(task):
+            began.append(task)
+            await may_end.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for task in ("a", "a", "b"):
+            group.create_task(change(task))
+        await turns()
+        assert ["a", "b"] == began
+        may_end.set()
+    assert ["a", "b", "a"] == began
+    assert {} == locks._locks == locks._users
+
+
+async def test_work_goes_on_while_its_caller_is_there() -> None:
+    """Its result, or its error, is what comes of it; without a caller to look at, too."""
+
+    async def works() -> int:
+        await turns()
+        return 7
+
+    async def fails() -> None:
+        raise ModelLoadFailed("no")
+
+    for left in (None, asyncio.Event()):
+        assert 7 == await unless(left, works())
+        with pytest.raises(ModelLoadFailed):
+            await unless(left, fails())
+
+
+async def test_work_ends_when_its_caller_leaves() -> None:
+    """It is cancelled, has ended when that is said, and says so as a request that was cancelled."""
+    left, ended = asyncio.Event(), list[bool]()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await turns()
+            ended.append(True)
+
+    waiting = asyncio.create_task(unless(left, work()))
+    await turns()
+    left.set()
+    with pytest.raises(RequestCancelled):
+        await waiting
+    assert [True] == ended
+
+
+async def test_who_is_cancelled_leaves_no_task_behind() -> None:
+    """Where the change itself is cancelled its work ends with it."""
+    waiting = asyncio.create_task(unless(asyncio.Event(), asyncio.Event().wait()))
+    await turns()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert {asyncio.current_task()} == asyncio.all_tasks()

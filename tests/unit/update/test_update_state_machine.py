@@ -1,0 +1,337 @@
+"""The way of a task to the bundle that the plan wants: every transition, and that no order of events breaks it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.errors import BundleUnsigned, DiskFull, MemoryShort, ModelLoadFailed, QueueFull, RequirementUnmet
+from edge_agent.formats.plan import Hardware, Offer, Probation, Verdict, Window, Wish
+from edge_agent.formats.site_status import UpdateState
+from edge_agent.store.update_records import UpdateProgress
+from edge_agent.update import update_state_machine
+from edge_agent.update.update_state_machine import Action, End, Facts, Outcome
+from tests.support.plans import NEW, OLD, TASK, task
+
+OTHER = "2f" * 32
+STATES: tuple[UpdateState, ...] = get_args(UpdateState)
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+NOW = 1000.0
+PLAN = task()
+PASSED, FAILED = Outcome(End.PASSED, message="fine"), Outcome(End.FAILED, "GOLDEN_DIFFERS", "it says otherwise")
+HINDERED = Outcome(End.HINDERED, "DISK_FULL", "no room")
+
+
+def wish(verdict: Verdict = "WANTED", plan=PLAN) -> Wish:
+    """Return what the plan wants."""
+    return Wish(verdict, plan, None if verdict == "HARDWARE_UNMET" else plan.offers[0])
+
+
+def facts(active: str = OLD, **changes) -> Facts:
+    """Return what there is to see: the candidate is installed and nothing is in the way."""
+    return Facts(**{"active": active, "wish": wish(), "plan_version": 7, "installed": True, **changes})
+
+
+def row(state: UpdateState, **changes) -> UpdateProgress:
+    """Return a row on the way from OLD to NEW."""
+    begun, _ = update_state_machine.decide(TASK, None, facts(wish=wish("HALTED")), 0.0)
+    return replace(begun, state=state, **{"reason": "", "message": "", **changes})
+
+
+def decided(before: UpdateProgress | None, seen: Facts) -> tuple[UpdateState, str, Action]:
+    """Return where a decision leads."""
+    after, action = update_state_machine.decide(TASK, before, seen, NOW)
+    return after.state, after.reason, action
+
+
+def test_it_begins_with_what_answers():
+    """The first row knows the bundle before, and since when it stands."""
+    begun, action = update_state_machine.decide(TASK, None, facts(), NOW)
+    expected = UpdateProgress(TASK, NEW, "2.0.0", update_state_machine.wish_id(wish()), 7, OLD, "testing", NOW)
+    assert (expected, Action.TEST) == (begun, action)
+
+
+@pytest.mark.parametrize("state", ["waiting", "fetching", "staged"])
+@pytest.mark.parametrize(
+    ("seen", "leads_to"),
+    [
+        (facts(installed=False, missing="2 files"), ("fetching", "", Action.NOTHING)),
+        (facts(installed=False), ("staged", "", Action.ADMIT)),
+        (facts(installed=False, rested=False), ("staged", "", Action.NOTHING)),
+        (facts(rested=False), ("staged", "", Action.NOTHING)),
+        (facts(window_open=False), ("staged", "WINDOW_CLOSED", Action.NOTHING)),
+        (facts(), ("testing", "", Action.TEST)),
+        (facts(wish=wish("HALTED")), ("waiting", "HALTED", Action.NOTHING)),
+        (facts(wish=wish("WAVE_LATER")), ("waiting", "WAVE_LATER", Action.NOTHING)),
+        (facts(wish=wish("NO_WAVE")), ("waiting", "NO_WAVE", Action.NOTHING)),
+        (facts(wish=wish("HARDWARE_UNMET")), ("waiting", "HARDWARE_UNMET", Action.NOTHING)),
+        (facts(active=NEW), ("done", "BY_HAND", Action.NOTHING)),
+        (facts(active=OTHER), ("held", "BY_HAND", Action.NOTHING)),
+        (facts(active=""), ("held", "BY_HAND", Action.NOTHING)),
+    ],
+)
+def test_what_leads_on(state: UpdateState, seen: Facts, leads_to: tuple[UpdateState, str, Action]):
+    """Before the test nothing depends on the state, only on what there is to see."""
+    assert leads_to == decided(row(state), seen)
+
+
+@pytest.mark.parametrize("state", ["testing", "switching"])
+def test_a_step_that_was_cut_off_is_done_again_and_not_for_ever(state: UpdateState):
+    """A self-test during which the machine falls over again and again is the bundle's doing."""
+    before = row(state)
+    for number in range(1, update_state_machine.INTERRUPTIONS_MAX):
+        before, action = update_state_machine.decide(TASK, before, facts(), NOW)
+        assert ("testing", number, Action.TEST) == (before.state, before.interruptions, action)
+    assert ("failed", "INTERRUPTED", Action.NOTHING) == decided(before, facts())
+
+
+@pytest.mark.parametrize("state", ["testing", "switching"])
+def test_a_step_that_was_put_down_counts_for_nothing(state: UpdateState):
+    """A daemon that is stopped by its operator blames nobody."""
+    down = update_state_machine.put_down(row(state), NOW)
+    assert ("staged", 0) == (down.state, down.interruptions)
+    others = [row(other) for other in STATES if other not in ("testing", "switching")]
+    assert others == [update_state_machine.put_down(each, NOW) for each in others]
+
+
+@pytest.mark.parametrize(("state", "verdict"), [*itertools.product(("failed", "rolled_back", "held"), VERDICTS)])
+def test_what_is_settled_stays_while_the_plan_wants_the_same(state: UpdateState, verdict: Verdict):
+    """Whatever else happens: a halt, a wave, a new plan with the same words of this task, no plan at all."""
+    settled = row(state, reason="WHY")
+    for active, wanted in itertools.product((OLD, OTHER, ""), (wish(verdict), None)):
+        after, action = update_state_machine.decide(TASK, settled, facts(active, wish=wanted, plan_version=9), NOW)
+        assert (settled.state, "WHY", Action.NOTHING) == (after.state, after.reason, action)
+
+
+@pytest.mark.parametrize("state", ["failed", "rolled_back", "held"])
+def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState):
+    """A person overrides what the site remembers."""
+    assert ("done", "BY_HAND", Action.NOTHING) == decided(row(state), facts(NEW))
+    after, _ = update_state_machine.decide(TASK, row(state), facts(NEW), NOW)
+    assert "somebody here let it answer, without a test" == after.message
+
+
+@pytest.mark.parametrize("state", ["probation", "done"])
+@pytest.mark.parametrize("wanted", [wish(), wish("HALTED"), None])
+@pytest.mark.parametrize("active", [OLD, OTHER, ""])
+def test_going_back_by_hand_sticks(state: UpdateState, wanted: Wish | None, active: str):
+    """So does installing another bundle, or removing the task: nothing comes back by itself."""
+    before = row(state, watch="{}")
+    assert ("held", "BY_HAND", Action.NOTHING) == decided(before, facts(active, wish=wanted))
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_another_wish_begins_anew(state: UpdateState):
+    """Another bundle, or the same one judged otherwise; what answers now is what it may go back to."""
+    for plan in (task(OTHER, version="3.0.0"), task(probation=Probation(calls=1))):
+        begun, action = update_state_machine.decide(TASK, row(state, attempts=3), facts(wish=wish(plan=plan)), NOW)
+        assert (("testing", 0, OLD), Action.TEST) == ((begun.state, begun.attempts, begun.incumbent), action)
+
+
+def test_what_a_wave_or_a_window_says_is_no_other_wish():
+    """Otherwise a site that is held would begin again whenever a wave grows."""
+    same = task(waves=[("2026-11-02T08:00:00Z", 10)], window=Window(start="01:00", end="02:00"), halted=True)
+    assert update_state_machine.wish_id(wish()) == update_state_machine.wish_id(wish(plan=same))
+    offer = Offer(bundle=NEW, version="2.0.0", requires=Hardware(memory_bytes_min=1))
+    assert update_state_machine.wish_id(wish()) != update_state_machine.wish_id(wish(plan=task(offers=(offer,))))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "leads_to"),
+    [
+        (PASSED, ("switching", "", 0)),
+        (FAILED, ("failed", "GOLDEN_DIFFERS", 0)),
+        (HINDERED, ("staged", "DISK_FULL", 1)),
+    ],
+)
+def test_what_a_self_test_leads_to(outcome: Outcome, leads_to: tuple[UpdateState, str, int]):
+    """The bundle's failures are remembered, the machine's are counted and tried again."""
+    after = update_state_machine.after_test(row("testing"), outcome, NOW)
+    assert leads_to == (after.state, after.reason, after.attempts)
+    assert (outcome.message, NOW) == (after.message, after.since)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "leads_to"),
+    [
+        (PASSED, ("probation", "", 0, 0)),
+        (FAILED, ("failed", "GOLDEN_DIFFERS", 2, 1)),
+        (HINDERED, ("staged", "DISK_FULL", 3, 1)),
+    ],
+)
+def test_what_a_switch_leads_to(outcome: Outcome, leads_to: tuple[UpdateState, str, int, int]):
+    """Once it answers, what was tried before is forgotten."""
+    after = update_state_machine.after_switch(row("switching", attempts=2, interruptions=1), outcome, NOW)
+    assert leads_to == (after.state, after.reason, after.attempts, after.interruptions)
+
+
+def test_a_probation_goes_on_until_it_is_judged():
+    """Without a verdict nothing changes; a good one ends it, a bad one leads back."""
+    before = row("probation")
+    for wanted in (wish(), wish("HALTED"), None):
+        assert ("probation", "", Action.NOTHING) == decided(before, facts(NEW, wish=wanted))
+        assert ("done", "", Action.NOTHING) == decided(before, facts(NEW, wish=wanted, judged=PASSED))
+        bad = decided(before, facts(NEW, wish=wanted, judged=FAILED))
+        assert ("probation", "GOLDEN_DIFFERS", Action.BACK) == bad
+
+
+def test_a_rollback_that_was_cut_off_goes_on():
+    """The verdict was written first: it is not given again, and nothing that happens since revokes it."""
+    condemned = row("probation", reason="ERRORS", message="5 of 20")
+    for judged in (None, PASSED):
+        assert ("probation", "ERRORS", Action.BACK) == decided(condemned, facts(NEW, judged=judged))
+    assert ("probation", "ERRORS", Action.NOTHING) == decided(condemned, facts(NEW, rested=False))
+    back = update_state_machine.rolled_back(condemned, NOW)
+    assert ("rolled_back", "ERRORS", "5 of 20") == (back.state, back.reason, back.message)
+    stuck = update_state_machine.not_rolled_back(update_state_machine.not_rolled_back(condemned, HINDERED), HINDERED)
+    assert ("probation", "ERRORS", 2) == (stuck.state, stuck.reason, stuck.attempts)
+    assert 1 == stuck.message.count("no room")
+
+
+def test_where_nothing_answered_before_there_is_no_way_back():
+    """The bundle goes on, and what is wrong with it stands there."""
+    alone = replace(row("probation"), incumbent="")
+    assert ("done", "GOLDEN_DIFFERS", Action.NOTHING) == decided(alone, facts(NEW, judged=FAILED))
+
+
+def test_a_bundle_in_probation_is_judged_before_a_wish_that_is_not_due():
+    """A wish that comes later leaves what answers now under watch; one that is due takes its place."""
+    before, later = row("probation"), task(OTHER, version="3.0.0")
+    bad = decided(before, facts(NEW, wish=wish("WAVE_LATER", later), judged=FAILED))
+    assert ("probation", "GOLDEN_DIFFERS", Action.BACK) == bad
+    begun, _ = update_state_machine.decide(TASK, before, facts(NEW, wish=wish(plan=later)), NOW)
+    assert (OTHER, NEW) == (begun.candidate, begun.incumbent)
+
+
+def test_what_answers_already_is_done():
+    """A plan that names what a site runs changes nothing there."""
+    assert ("done", "", Action.NOTHING) == decided(None, facts(NEW))
+    assert ("done", "", Action.NOTHING) == decided(row("done"), facts(NEW))
+
+
+@pytest.mark.parametrize("state", ["waiting", "fetching", "staged"])
+def test_without_a_plan_that_is_believed_nothing_moves(state: UpdateState):
+    """What was on its way stays where it is, as it is."""
+    before = row(state, reason="WHY")
+    assert (before, Action.NOTHING) == update_state_machine.decide(TASK, before, facts(wish=None), NOW)
+
+
+def test_pauses_double_up_to_half_an_hour():
+    """The first try is at once."""
+    assert [0.0, 10.0, 20.0, 40.0] == [update_state_machine.pause_seconds(attempts) for attempts in range(4)]
+    assert (
+        update_state_machine.PAUSE_SECONDS_MAX
+        == update_state_machine.pause_seconds(20)
+        == update_state_machine.pause_seconds(10**9)
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (DiskFull("no room"), End.HINDERED),
+        (MemoryShort("no room"), End.HINDERED),
+        (QueueFull("busy"), End.HINDERED),
+        (RequirementUnmet("old agent"), End.HINDERED),
+        (ModelLoadFailed("no model"), End.FAILED),
+        (BundleUnsigned("no"), End.FAILED),
+    ],
+)
+def test_whose_fault_an_error_is(error, end: End):
+    """Disk, memory and load are the machine's; what is left is the bundle's."""
+    assert Outcome(end, error.reason, error.message) == update_state_machine.outcome_of(error)
+
+
+# --- any order of events ----------------------------------------------------------------------------------------------
+
+
+class World:
+    """A site that takes every step at once, and may be killed before or after each write."""
+
+    def __init__(self) -> None:
+        self.active, self.row, self.plan = OLD, None, task()
+        self.tested: list[str] = []
+
+    def look(self, outcomes: list[Outcome], *, killed_at: int = 99, **seen) -> None:
+        """Go on as the updater does; `killed_at` counts the writes of the journal."""
+        writes = itertools.count()
+        row, action = update_state_machine.decide(
+            TASK, self.row, facts(self.active, wish=wish(plan=self.plan), **seen), NOW
+        )
+        if next(writes) == killed_at:
+            return
+        self.row = row
+        if action is Action.TEST:
+            self.tested.append(row.candidate)
+            row = update_state_machine.after_test(row, outcomes[0], NOW)
+            if next(writes) == killed_at:
+                return
+            self.row = row
+            if row.state == "switching" and next(writes) != killed_at:
+                self.row = update_state_machine.after_switch(row, outcomes[1], NOW)
+                self.active = row.candidate if self.row.state == "probation" else self.active
+        elif action is Action.BACK and next(writes) != killed_at:
+            self.row, self.active = update_state_machine.rolled_back(row, NOW), row.incumbent
+
+
+outcomes = st.sampled_from([PASSED, FAILED, HINDERED])
+events = st.one_of(
+    st.tuples(st.just("look"), st.lists(outcomes, min_size=2, max_size=2), st.integers(0, 4), outcomes | st.none()),
+    st.tuples(st.just("by hand"), st.sampled_from([OLD, NEW, OTHER, ""])),
+    st.tuples(st.just("plan"), st.sampled_from([task(), task(OTHER, version="3.0.0"), task(OLD, version="1.0.0")])),
+)
+
+
+def agrees(world: World) -> bool:
+    """Tell whether the row tells the truth about what answers, as far as nothing was cut off."""
+    row = world.row
+    if row is None or row.state not in update_state_machine.SETTLED:
+        return True
+    return (row.state in ("probation", "done")) == (world.active == row.candidate)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(st.lists(events, max_size=25))
+def test_any_order_of_events_leaves_a_row_that_agrees_with_what_answers(happened):
+    """Whatever is killed, changed by hand or planned: only known bundles come to answer, and in the end all settles."""
+    world = World()
+    for event in happened:
+        before = world.active
+        match event:
+            case ("by hand", str(digest)):
+                world.active = digest
+            case ("plan", plan):
+                world.plan = plan
+            case ("look", list(ends), int(killed), judged):
+                world.look(ends, killed_at=killed, judged=judged)
+                row = world.row
+                assert world.active == before or (row and world.active in (row.candidate, row.incumbent))
+                assert killed < 3 or agrees(world)
+    for _ in range(6):  # with nothing in the way it settles, and then nothing moves any more
+        world.look([PASSED, PASSED], judged=PASSED)
+    settled = world.row
+    assert settled is not None
+    assert settled.state in ("done", "failed", "rolled_back", "held")
+    world.look([PASSED, PASSED], judged=PASSED)
+    assert (settled, True) == (world.row, agrees(world))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 4), max_size=30))
+def test_a_bundle_that_failed_is_not_tried_again_under_the_same_wish(kills):
+    """However often the daemon is killed: at most as often as interruptions are forgiven, and once to its end."""
+    world = World()
+    for killed in kills:
+        world.look([FAILED, FAILED], killed_at=killed)
+    world.look([FAILED, FAILED])
+    world.look([FAILED, FAILED])
+    tested = len(world.tested)
+    assert tested <= update_state_machine.INTERRUPTIONS_MAX
+    world.look([FAILED, FAILED])
+    assert (OLD, tested) == (world.active, len(world.tested))

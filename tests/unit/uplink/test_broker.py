@@ -1,0 +1,346 @@
+"""The uplink's desk for questions: caps, places, retries and what is remembered, against a real server."""
+
+import asyncio
+import contextlib
+import json
+import os
+import threading
+from dataclasses import replace
+
+import pytest
+
+from edge_agent.config import EscalationConfig
+from edge_agent.errors import (
+    ConfigInvalid,
+    SiteError,
+    StoreDamaged,
+    UpstreamBusy,
+    UpstreamFailed,
+    UpstreamMissing,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+from edge_agent.uplink.escalation.broker import Answered, Desk
+from edge_agent.uplink.escalation.escalation_server import read_key
+from edge_agent.uplink.escalation.large_model_client import LargeModel as Endpoint
+from edge_agent.uplink.escalation.large_model_client import Question, TooBusy
+from edge_agent.uplink.escalation.spend_ledger import Purse
+from tests.support.eventually import eventually
+from tests.support.large_model import KEY, LargeModel
+
+NOON = 1_795_694_400.0  # 2026-11-26 12:00 UTC
+QUESTION = Question((("user", "hi, how are you today?"),), None, 100)
+TOKENS = (5, 4)
+"""Of the question and its answer, as the server counts them."""
+PRICES = {"input_token_price": 1.0, "output_token_price": 2.0}
+
+
+@pytest.fixture
+def oracle():
+    with LargeModel(lambda _: "hello there") as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def desk_for(oracle, folder, now=lambda: NOON, key=KEY, **settings):
+    """Open a desk and wait until it has seen the server."""
+    fast = {"retry_seconds_first": 0.01, "retry_seconds_max": 0.02}
+    config = EscalationConfig(url=oracle.url, model="m", tasks=("t",), **{**fast, **settings})
+    endpoint = Endpoint(config, key)
+    desk = Desk(config, endpoint, Purse(folder, config, now))
+    running = asyncio.create_task(desk.run())
+    try:
+        await eventually(lambda: desk.standing().online or desk.standing().problem is not None)
+        yield desk
+    finally:
+        running.cancel()
+        await endpoint.close()
+
+
+async def said(desk, question=QUESTION, seconds=5.0):
+    """Ask; return the text and the end."""
+    async with contextlib.aclosing(desk.ask(question, seconds)) as events:
+        parts = [event async for event in events]
+    return "".join(parts[:-1]), parts[-1]
+
+
+async def test_an_answer_costs_what_was_counted(oracle, tmp_path):
+    """The price of the tokens that the server counted is on the disk afterwards, and no more."""
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        text, end = await said(desk)
+    assert ("hello there", TOKENS[0] + 2 * TOKENS[1]) == (text, end.cost_micros)
+    assert {"2026-11-26": end.cost_micros} == json.loads((tmp_path / "spending.json").read_text())["days"]
+    assert isinstance(end, Answered)
+
+
+async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
+    """The dearest answer must fit under the cap; what does not is not sent, and the next day is another."""
+    today = [NOON]
+    async with desk_for(oracle, tmp_path, lambda: today[0], day_cost_max=0.0004, **PRICES) as desk:
+        await said(desk)
+        while desk.purse.affords(QUESTION.input_tokens_max, 100):
+            await said(desk)
+        with pytest.raises(UpstreamBusy, match="cap of the day"):
+            await said(desk)
+        sent = len(oracle.asked)
+        assert sent * (TOKENS[0] + 2 * TOKENS[1]) <= 400
+        assert not desk.standing().affordable
+        today[0] += 86_400
+        await said(desk)
+    assert sent + 1 == len(oracle.asked)
+
+
+@pytest.mark.parametrize("way", ["stall", "cut"])
+async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
+    """Nobody knows what a broken answer cost: what was set aside stays spent."""
+    oracle.way = way
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
+            await said(desk, seconds=0.4)
+        assert QUESTION.input_tokens_max + 200 == desk.purse.spent.on("2026-11-26")
+
+
+@pytest.mark.parametrize(("way", "error"), [("429", TooBusy), ("404", UpstreamMissing), ("401", UpstreamRefused)])
+async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
+    """A server that did no work is owed nothing; its own words are shown to nobody."""
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        oracle.way = way
+        with pytest.raises(error) as raised:
+            await said(desk)
+        assert "SECRET" not in raised.value.message + raised.value.remedy
+        assert 0 == desk.purse.spent.on("2026-11-26")
+        assert 0.0 == desk.standing().usual_ms, "how fast it refuses says nothing of how long an answer takes"
+
+
+@pytest.mark.slow
+async def test_patience_is_tried_once(oracle, tmp_path):
+    """A question that was refused unworked is sent once more, and then the server is left alone: there, not free."""
+    async with desk_for(oracle, tmp_path) as desk:
+        oracle.way = "503"
+        with pytest.raises(UpstreamBusy):
+            await said(desk)
+        assert 2 == len(oracle.asked)
+        assert isinstance(desk.standing().problem, UpstreamBusy)
+        assert (True, False) == (desk.standing().online, desk.standing().free)
+        oracle.way = "well"
+        await eventually(lambda: desk.standing().free)
+        assert "hello there" == (await said(desk))[0]
+
+
+async def test_who_has_no_time_for_patience_does_not_wait(oracle, tmp_path):
+    """A pause that ends after the caller's deadline is not begun: the refusal comes long before, and costs nothing."""
+    oracle.way, oracle.retry_after = "429", "90"
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        asking = asyncio.create_task(said(desk, seconds=60))
+        await eventually(asking.done)
+        with pytest.raises(TooBusy):
+            await asking
+        with pytest.raises(TooBusy):
+            await said(desk)
+        assert (1, 0) == (len(oracle.asked), desk.purse.spent.on("2026-11-26"))
+
+
+@pytest.mark.slow
+async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_path):
+    """While one question waits for the time that the server named, no other is sent."""
+    oracle.way, oracle.retry_after = "429", "1"
+    async with desk_for(oracle, tmp_path) as desk:
+        waiting = asyncio.create_task(said(desk))
+        await eventually(lambda: not desk.standing().free and isinstance(desk.standing().problem, TooBusy))
+        for _ in range(5):
+            with pytest.raises(TooBusy):
+                await said(desk)
+        assert 1 == len(oracle.asked)
+        oracle.way = "well"
+        assert "hello there" == (await waiting)[0]
+    assert 2 == len(oracle.asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["huge-line", "huge-500", "packed", "lost", "html"])
+async def test_a_hostile_answer_is_a_failure_with_a_name(oracle, tmp_path, way):
+    """Ten megabytes in one line, in an error or packed into a few: none is read to its end, and it may have cost."""
+    oracle.way = way
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
+            await said(desk)
+        assert 1 == len(oracle.asked)
+        assert QUESTION.input_tokens_max + 200 == desk.purse.spent.on("2026-11-26")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("listing", ["500", "html", "huge", "packed", "lost", "array"])
+async def test_a_hostile_list_of_models_ends_no_looking(oracle, tmp_path, listing):
+    """Whatever comes of the look whether the large model is there, the next look follows."""
+    oracle.listing = listing
+    async with desk_for(oracle, tmp_path) as desk:
+        looks = len(oracle.received)
+        await eventually(lambda: desk.standing().online or len(oracle.received) > looks + 1)
+        oracle.listing = "well"
+        await eventually(lambda: desk.standing().online)
+        assert "hello there" == (await said(desk))[0]
+
+
+async def test_an_answer_that_is_never_waited_for_is_not_asked_for_again(oracle, tmp_path):
+    """Whoever was cut off has learnt that it takes longer than that: the next with as much time knows it before."""
+    oracle.seconds = 30
+    async with desk_for(oracle, tmp_path) as desk:
+        with pytest.raises(UpstreamUnreachable):
+            await said(desk, seconds=0.3)
+        assert desk.standing().usual_ms > 500
+
+
+async def test_an_answer_that_was_given_up_a_moment_before_its_deadline_counts_as_late(oracle, tmp_path):
+    """It is the caller's clock that ends it, or this one's: three of them close the way either way."""
+    oracle.seconds = 30
+    async with desk_for(oracle, tmp_path, retry_seconds_first=30, retry_seconds_max=30) as desk:
+        for _ in range(3):
+            asking = asyncio.create_task(said(desk, seconds=0.3))
+            await asyncio.wait([asking], timeout=0.27)
+            asking.cancel()
+            await asyncio.wait([asking])
+        assert not desk.standing().online
+
+
+async def test_one_more_than_may_be_under_way_is_refused(oracle, tmp_path):
+    """Places are counted; a full desk says so beforehand, and a place is free again when its question ends."""
+    async with desk_for(oracle, tmp_path, calls_max=2) as desk:
+        oracle.seconds = 0.5
+        asking = [asyncio.create_task(said(desk)) for _ in range(2)]
+        await eventually(lambda: not desk.standing().free)
+        with pytest.raises(UpstreamBusy, match="2 questions are under way"):
+            await said(desk)
+        assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(*asking)]
+        assert desk.standing().free
+        assert desk.standing().usual_ms > 400
+
+
+UNHURRIED = replace(QUESTION, background=True)
+
+
+async def test_who_is_waited_for_goes_first(oracle, tmp_path):
+    """A question that nobody waits for takes no last place: one is always free for a caller."""
+    async with desk_for(oracle, tmp_path, calls_max=2) as desk:
+        assert desk.standing().spare
+        oracle.seconds = 0.5
+        asking = asyncio.create_task(said(desk, UNHURRIED))
+        await eventually(lambda: not desk.standing().spare)
+        assert desk.standing().free
+        with pytest.raises(UpstreamBusy, match="kept for those who wait"):
+            await said(desk, UNHURRIED)
+        assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(asking, said(desk))]
+        assert desk.standing().spare
+    async with desk_for(oracle, tmp_path, calls_max=1) as desk:
+        assert not desk.standing().spare
+
+
+async def test_who_is_waited_for_has_money_left(oracle, tmp_path):
+    """Beyond their share of a cap questions that nobody waits for are not sent; a caller's are."""
+    async with desk_for(oracle, tmp_path, day_cost_max=0.004, later_cost_share=0.25, **PRICES) as desk:
+        while desk.purse.affords(QUESTION.input_tokens_max, 100, 0.25):
+            await said(desk, UNHURRIED)
+        sent = len(oracle.asked)
+        assert sent > 1
+        with pytest.raises(UpstreamBusy, match="kept for those who wait"):
+            await said(desk, UNHURRIED)
+        assert desk.standing().affordable
+        await said(desk)
+    assert sent + 1 == len(oracle.asked)
+
+
+async def test_nobody_who_can_wait_finds_out_that_nobody_is_there(oracle, tmp_path):
+    """While the large model is offline, a question that nobody waits for is refused unsent, so that it can wait."""
+    async with desk_for(oracle, tmp_path, key="sk-wrong") as desk:
+        assert not desk.standing().spare
+        with pytest.raises(UpstreamBusy):
+            await said(desk, UNHURRIED)
+
+
+async def test_a_wrong_key_is_found_without_a_question(oracle, tmp_path):
+    """The key is tried on what costs nothing; the problem says what to do."""
+    async with desk_for(oracle, tmp_path, key="sk-wrong") as desk:
+        assert isinstance(desk.standing().problem, UpstreamRefused)
+        with pytest.raises(UpstreamRefused, match="refuses the key"):
+            await said(desk)
+    assert [] == oracle.asked
+
+
+async def test_a_slow_disk_holds_up_nobody_who_does_not_wait_for_it(oracle, tmp_path):
+    """While a price cannot be set aside, an answer under way comes in, and who watches is told; then it is refused."""
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        oracle.seconds = 0.3
+        coming = desk.ask(QUESTION, 5.0)
+        first = asyncio.ensure_future(anext(coming))
+        await eventually(lambda: len(oracle.asked) == 1)
+        pipe = tmp_path / ".spending.json.partial"
+        os.mkfifo(pipe)  # whoever opens it to write waits for a reader, as for a disk that does not answer
+        with slow(pipe):
+            stuck = asyncio.create_task(said(desk))
+            hasty = asyncio.create_task(said(desk, seconds=0.2))
+            events = [await first, *[await anext(coming) for _ in range(4)]]
+            assert ("hello there", True) == ("".join(events[:-1]), isinstance(events[-1], Answered))
+            assert not stuck.done()
+            assert desk.standing().online
+        with pytest.raises(SiteError, match=r"spending\.json"):  # a pipe cannot be synced
+            await stuck
+        with pytest.raises(UpstreamBusy, match="disk took longer"):
+            await hasty
+        await coming.aclose()
+    assert 1 == len(oracle.asked)
+    assert {"2026-11-26": TOKENS[0] + 2 * TOKENS[1]} == json.loads((tmp_path / "spending.json").read_text())["days"]
+
+
+@contextlib.contextmanager
+def slow(pipe):
+    """Let whoever writes wait inside the block, or for ten seconds, so that a test that fails ends."""
+    over = threading.Event()
+
+    def read():
+        over.wait(10)
+        pipe.read_bytes()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join()
+
+
+async def test_who_goes_away_while_the_disk_is_slow_is_not_asked_for_and_owes_nothing(oracle, tmp_path):
+    """The price that was set aside for a caller who has gone is given back, and a cap is not eaten by nothing."""
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        gone = [asyncio.create_task(said(desk)) for _ in range(3)]
+        await asyncio.wait(gone, timeout=0)  # until each has asked for its price to be set aside
+        for each in gone:
+            each.cancel()
+        await asyncio.wait(gone)
+        await eventually(lambda: desk.purse.spent.on("2026-11-26") == 0)
+        assert "hello there" == (await said(desk))[0]
+    assert 1 == len(oracle.asked)
+
+
+async def test_many_at_once_do_not_break_a_cap(oracle, tmp_path):
+    """All find room before any has taken it: who comes too late on the disk is refused."""
+    async with desk_for(oracle, tmp_path, calls_max=20, day_cost_max=0.0006, **PRICES) as desk:
+        came = await asyncio.gather(*(said(desk) for _ in range(20)), return_exceptions=True)
+        assert {tuple, UpstreamBusy} == {type(each) for each in came}
+        assert 1e6 * 0.0006 >= desk.purse.spent.on("2026-11-26")
+
+
+def test_a_damaged_purse_is_not_an_empty_one(tmp_path):
+    """What was spent is not forgotten because a file is broken: somebody has to look."""
+    (tmp_path / "spending.json").write_text("{}")
+    with pytest.raises(StoreDamaged, match="does not say what was spent"):
+        Purse(tmp_path, EscalationConfig(), lambda: NOON)
+
+
+@pytest.mark.parametrize("content", [b"", b"two words", b"\xff\xfe", b"x" * 5000, b"a\nb"])
+def test_a_file_that_holds_no_key_is_refused(tmp_path, content):
+    """The key is one word of plain text; anything else is named, and not shown."""
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    with pytest.raises(ConfigInvalid, match=r"escalation\.credentials_file") as raised:
+        read_key(EscalationConfig(credentials_file=str(path)))
+    assert "two words" not in raised.value.message

@@ -1,0 +1,136 @@
+"""What the uplink takes from the outbox, what it lays down, and what it says of itself. All of it may be odd."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.errors import DocumentInvalid, ExchangeDirUnusable, ExchangeError, SegmentDamaged
+from edge_agent.formats import uplink_state
+from edge_agent.uplink import object_store
+from edge_agent.uplink.exchange_dirs import Exchange
+from tests.support.uplink_cases import SITE, UplinkCase, signed_receipts
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> UplinkCase:
+    """Return exchange directories with one segment."""
+    (tmp_path / "upstream").mkdir()
+    given = UplinkCase(tmp_path, str(tmp_path / "upstream"))
+    given.seal()
+    return given
+
+
+def exchange_of(case: UplinkCase, site: str = SITE) -> Exchange:
+    """Return the directories as the uplink sees them."""
+    return Exchange(site, case.outbox, case.receipts)
+
+
+def only_stem(case: UplinkCase) -> str:
+    """Return the name of its segment."""
+    return next((case.outbox / "segments").glob("*.age")).stem
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"short", b"\0" * 3000, b"\0" * 3001])
+def test_a_segment_that_is_not_what_its_manifest_says_is_no_segment(case: UplinkCase, spoilt: bytes):
+    """A bit flip or a torn file on this disk never reaches a name that cannot be changed afterwards."""
+    stem = only_stem(case)
+    (case.outbox / "segments" / f"{stem}.age").write_bytes(spoilt)
+    with pytest.raises(SegmentDamaged, match=stem):
+        exchange_of(case).segment(stem)
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"{}", b"{" * 5_000_000, b'{"body": {}, "key": "", "signature": ""}'])
+def test_a_manifest_that_is_none_is_refused(case: UplinkCase, spoilt: bytes):
+    """By name; so is the one of another site."""
+    stem = only_stem(case)
+    with pytest.raises(DocumentInvalid, match="is of site 'site-1'; this uplink is for 'other'"):
+        exchange_of(case, "other").segment(stem)
+    (case.outbox / "segments" / f"{stem}.json").write_bytes(spoilt)
+    with pytest.raises(ExchangeError, match=stem):
+        exchange_of(case).segment(stem)
+
+
+def test_links_and_folders_in_the_outbox_are_not_followed(case: UplinkCase):
+    """A link named like a segment is not listed, and not read when it takes the place of one."""
+    stem = only_stem(case)
+    path = case.outbox / "segments" / f"{stem}.age"
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    (case.outbox / "segments" / "0123456789abcdef-0000000002.age").mkdir()
+    os.mkfifo(case.outbox / "segments" / "0123456789abcdef-0000000002.json")
+    assert [f"{stem}.json"] == list(exchange_of(case).files())
+    with pytest.raises(ExchangeDirUnusable, match=stem):
+        exchange_of(case).segment(stem)
+
+
+def test_a_segment_that_is_gone_is_nothing(case: UplinkCase):
+    """The daemon deletes after a receipt, at any time; an outbox that is not there yet is empty."""
+    stem = only_stem(case)
+    (case.outbox / "segments" / f"{stem}.json").unlink()
+    assert exchange_of(case).segment(stem) is None
+    elsewhere = Exchange(SITE, case.folder / "none", case.folder / "none")
+    assert ({}, None, (0, 0)) == (elsewhere.files(), elsewhere.status(), elsewhere.status_mark())
+
+
+def test_receipts_that_cannot_be_written_are_named(case: UplinkCase):
+    """The error names the file."""
+    case.receipts.rmdir()
+    with pytest.raises(ExchangeDirUnusable, match=r"receipts\.json"):
+        exchange_of(case).take_receipts(signed_receipts())
+
+
+def test_damaged_segments_are_set_aside_and_the_others_go_up(case: UplinkCase):
+    """The pass ends with the reason; the state names the segment; mended, it goes up."""
+    stem = only_stem(case)
+    path = case.outbox / "segments" / f"{stem}.age"
+    good = path.read_bytes()
+    path.write_bytes(b"\0" * 3000)
+    case.seal(2)
+    with pytest.raises(SegmentDamaged):
+        case.once()
+    assert ([("SEGMENT_DAMAGED", stem)], 2) == ([(p.reason, p.about) for p in case.state().problems], case.noted())
+    path.write_bytes(good)
+    case.once()
+    assert case.outbox_files() == case.uploaded()
+
+
+def test_what_the_uplink_says_counts_while_it_is_fresh(case: UplinkCase):
+    """Online and young is online; old, of another boot, offline or missing is not."""
+    case.once()
+    state = case.state()
+    now = state.running_seconds
+    assert uplink_state.online(state, now)
+    assert uplink_state.online(state, now + uplink_state.FRESH_SECONDS)
+    assert not uplink_state.online(state, now + uplink_state.FRESH_SECONDS + 1)
+    assert not uplink_state.online(state, now - 1)
+    assert not uplink_state.online(state.model_copy(update={"state": "probing"}), now)
+    assert not uplink_state.online(None, now)
+
+
+@given(st.binary(max_size=300))
+def test_garbage_in_place_of_the_state_is_refused(raw: bytes):
+    """Whatever lies there, the reader gets an error of ours."""
+    with pytest.raises(DocumentInvalid, match=r"uplink\.json"):
+        uplink_state.parse(raw)
+
+
+def test_a_state_that_is_too_large_is_refused():
+    """Before it is read as JSON."""
+    with pytest.raises(DocumentInvalid, match="the limit is"):
+        uplink_state.parse(b" " * (uplink_state.STATE_BYTES_MAX + 1))
+
+
+SECRET = "X-Amz-Signature=0badc0de"
+
+
+@given(st.text(max_size=200))
+def test_a_fault_passes_nothing_on_but_status_and_code(noise: str):
+    """Addresses, queries and what a server wrote stay out of sentences."""
+    said = f"Error performing PUT http://h/b?{SECRET} in 1ms - status code: 503 Busy: <Code>SlowDown</Code>{noise}"
+    error = object_store.classify_store_error(said, "PUT site=a/x", "s3://b")
+    assert ("UPSTREAM_BUSY", "s3://b: PUT site=a/x was answered with 503 SlowDown") == (error.reason, error.message)
