@@ -384,12 +384,8 @@ class Engine:
         try:
             self.before_start()
             device = self._accelerators.choose_device(started)
-            more = {
-                "device": device,
-                "fallback": self._accelerators.fallback,
-                "seconds_max": self._config.load_seconds_max,
-            }
-            self._told = msgspec.structs.replace(self.load, **more)
+            fallback, limit = self._accelerators.fallback, self._config.load_seconds_max
+            self._told = msgspec.structs.replace(self.load, device=device, fallback=fallback, seconds_max=limit)
             self._childless.clear()
             self._child = await ChildProcess.spawn(self._on_message, self._on_exit)
             self.cap = MemoryCap.of(self._child.pid)
@@ -443,9 +439,8 @@ class Engine:
             attaching = self._bundles.is_attaching(self._watch.last_heartbeat)
             await self._watch.check_silence(self._child, self._exit, [self._exit], loads=attaching)
             # Where nobody waits the device is tried, but not by the last child.
-            if not (
-                self._draining or self._bundles.is_attaching() or self.pending
-            ) and self._accelerators.has_better_device(loop_time()):
+            busy = self._draining or self._bundles.is_attaching() or self.pending
+            if not busy and self._accelerators.has_better_device(loop_time()):
                 return self._exit.done()
         return True
 

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from edge_agent.engine.engine import Engine, now
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.liveness import loop_time
 from edge_agent.engine.protocol import AttachRequest, LoadRequest
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.state import EngineState
@@ -61,12 +62,12 @@ async def test_the_child_that_runs_finishes_what_it_has_and_is_the_last() -> Non
     """A call that runs is answered, further ones too; when the child dies there is no other, and who waits is told."""
     async with engine_of() as engine:
         await engine.attach(CLASSIFIER)
-        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), now() + 10))
+        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
         await turns()
         engine.drain()
         assert (await slow).done.scores[0] > 0.5
-        assert (await engine.answer(run("refund", "next"), now() + 10)).done.scores[0] > 0.5
-        cut = asyncio.ensure_future(engine.answer(run("!slow 5000 refund"), now() + 10))
+        assert (await engine.answer(run("refund", "next"), loop_time() + 10)).done.scores[0] > 0.5
+        cut = asyncio.ensure_future(engine.answer(run("!slow 5000 refund"), loop_time() + 10))
         await eventually(lambda: engine.in_flight == 1)
         os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(EngineNotReady, match="stopping"):
@@ -79,7 +80,7 @@ async def test_a_restart_does_not_kill_the_last_child() -> None:
     """Who asks for one while the engine drains is told, and the call that runs is answered."""
     async with engine_of() as engine:
         await engine.attach(CLASSIFIER)
-        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), now() + 10))
+        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
         await eventually(lambda: engine.in_flight == 1)
         engine.drain()
         child = engine.pid
@@ -110,7 +111,7 @@ async def test_a_child_that_is_just_being_started_is_not_or_is_the_last(turn: in
         except EngineNotReady:
             await assert_ended(engine)
         else:
-            assert (await engine.answer(run("refund"), now() + 10)).done.scores[0] > 0.5
+            assert (await engine.answer(run("refund"), loop_time() + 10)).done.scores[0] > 0.5
 
 
 async def test_no_pause_begins_while_an_engine_drains() -> None:

@@ -60,7 +60,8 @@ def test_a_device_is_known_by_its_node(tmp_path: Path, nodes: tuple[str, ...], p
 def test_looking_loads_nothing():
     """The daemon asks without loading a library that only a child may have."""
     script = (
-        "import sys; from edge_agent.engine import offers; offers.offered('llama'); offers.offered('onnx');"
+        "import sys; from edge_agent.engine.accelerator_detection import detect_support as detect; "
+        "detect('llama'); detect('onnx'); "
         "print({'llama_cpp', 'onnxruntime', 'numpy'} & set(sys.modules))"
     )
     assert (
