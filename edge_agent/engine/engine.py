@@ -6,7 +6,7 @@ message within `heartbeat_seconds_max`, or an attach that computes; a child that
 
 When a child dies, streams that had begun end with StreamBroken; every other job in flight is tried once more, alone; a
 job that was alone and kills the child again ends with EngineCrashed and is quarantined. Jobs still waiting simply wait
-for the next child. `jobs.py` keeps them, `quarantine.py` says which deaths count.
+for the next child. `job_dispatch.py` keeps them, `child_exit.py` tells which deaths count.
 """
 
 from __future__ import annotations
@@ -18,24 +18,16 @@ import msgspec
 import structlog
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine import protocol
+from edge_agent.engine import child_exit, protocol
 from edge_agent.engine.accelerator_policy import CPU, DEVICE_FALLBACK, DEVICE_PARTIAL, AcceleratorPolicy
 from edge_agent.engine.attached_bundles import AttachedBundle, AttachedBundles, resolve
 from edge_agent.engine.bundle_stats import BundleStats
 from edge_agent.engine.child_process import ChildProcess
 from edge_agent.engine.interruption import InterruptibleStep
-from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer, JobDispatcher, JobLimits, ToChild
+from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer, JobDispatcher, JobLimits, Quarantine, ToChild
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.liveness import ChildWatch, LivenessProbe, loop_time, patience_seconds
 from edge_agent.engine.memory_cap import MemoryCap
-from edge_agent.engine.quarantine import (
-    ALARM_SECONDS,
-    Quarantine,
-    describe_exit,
-    is_to_blame,
-    load_exit_error,
-    time_limit_seconds,
-)
 from edge_agent.engine.restart_policy import RestartPolicy, start_failure
 from edge_agent.engine.state import STATE_WORDS, EngineState
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
@@ -86,16 +78,17 @@ class Engine:
         self._jobs = JobDispatcher(limits, quarantine, ToChild(lambda: self.state is EngineState.READY, self._send))
         self._bundles = AttachedBundles()
         self._child: ChildProcess | None = None
-        self.cap = MemoryCap()
-        """What its child may take."""
+        self.cap = MemoryCap()  # of its child
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
-        self._watch = ChildWatch(name, config)
-        self._probe = LivenessProbe(patience_seconds(config.heartbeat_seconds_max))
+        self._watch, self._probe = (
+            ChildWatch(name, config),
+            LivenessProbe(patience_seconds(config.heartbeat_seconds_max)),
+        )
         # The supervisor owns the child: nobody else starts, ends or awaits one, and nobody cancels the supervisor.
         self._supervisor: asyncio.Task[None] | None = None
         self._interruption = InterruptibleStep()
-        self._stopped, self._draining = False, False
+        self._stopped = self._draining = False
         self._childless = asyncio.Event()
         self._childless.set()
 
@@ -427,10 +420,10 @@ class Engine:
 
     async def _await_child(self, future: asyncio.Future[None], what: str) -> None:
         """Wait for the child to do as told. Raises its answer, or ModelLoadFailed when it dies or takes too long."""
-        limit = time_limit_seconds(self._config, what) + ALARM_SECONDS
+        limit = child_exit.time_limit_seconds(self._config, what) + child_exit.ALARM_SECONDS
         await self._watch.until_done(self._child, self._exit, future, limit)
         if not future.done():
-            raise load_exit_error(what, self._exit, self._config, self.cap)
+            raise child_exit.load_exit_error(what, self._exit, self._config, self.cap)
         future.result()
 
     async def _until_gone(self) -> bool:
@@ -451,17 +444,23 @@ class Engine:
 
     def _after_crash(self, code: int) -> None:
         attaching = self._bundles.is_attaching(self._watch.last_heartbeat)  # which is at work then, and no job
-        error: EdgeAgentError = EngineCrashed(f"the model's process died: {describe_exit(code)}{self.cap.summary}")
+        error: EdgeAgentError = EngineCrashed(
+            f"the model's process died: {child_exit.describe_exit(code)}{self.cap.summary}"
+        )
         if attaching and not self._watch.killed:
-            error = load_exit_error("attach", self._exit, self._config, self.cap)
+            error = child_exit.load_exit_error("attach", self._exit, self._config, self.cap)
         self.problem = error.message
         self._set_state(EngineState.BACKING_OFF)
-        by_itself = is_to_blame(code, wedged=self._watch.killed)
+        by_itself = child_exit.is_to_blame(code, wedged=self._watch.killed)
         if (on_device := self._told.device != CPU) and by_itself:
             self._accelerators.record_failure(EngineCrashed(self.problem), loop_time())
         to_blame = by_itself and not (on_device or attaching)  # on the CPU an input shows what it does
         log.error(
-            "engine_died", engine=self.name, how=describe_exit(code), running=self._jobs.in_flight, to_blame=to_blame
+            "engine_died",
+            engine=self.name,
+            how=child_exit.describe_exit(code),
+            running=self._jobs.in_flight,
+            to_blame=to_blame,
         )
         self._jobs.child_died(to_blame=to_blame)
         for tally in self._jobs.stats.values():

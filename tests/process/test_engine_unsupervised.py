@@ -8,8 +8,8 @@ import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.engine import Engine
+from edge_agent.engine.job_dispatch import Quarantine
 from edge_agent.engine.protocol import AttachRequest, LoadRequest
-from edge_agent.engine.quarantine import Quarantine
 from edge_agent.formats.manifest import Manifest, Task, encode
 from edge_agent.supervision import Supervisor
 from tests.support.eventually import eventually
