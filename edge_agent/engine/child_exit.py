@@ -1,7 +1,7 @@
 """How a child ended: in words, as the error of a load or attach, and whether its work is to blame.
 
-A child that was killed from outside (by the kernel short of memory, or by an operator), or that ran out of memory, is no
-evidence against its input.
+A child that was killed from outside (by the kernel short of memory, or by an operator), or that ran out of memory, is
+no evidence against its input.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ class Engine:
         self._policy = RestartPolicy(config)
         self._accelerators = accelerators or AcceleratorPolicy()
         limits = JobLimits(config.queue_requests_max, protocol.concurrent_jobs(load, {}))
-        self._jobs = JobDispatcher(limits, quarantine, ToChild(lambda: self.state is EngineState.READY, self._send))
-        self._bundles = AttachedBundles()
+        self.jobs = JobDispatcher(limits, quarantine, ToChild(lambda: self.state is EngineState.READY, self._send))
+        self.bundles = AttachedBundles()
         self._child: ChildProcess | None = None
         self.cap = MemoryCap()  # of its child
         self._exit: asyncio.Future[int] = asyncio.Future()
@@ -103,41 +103,14 @@ class Engine:
         """Process id of the child, 0 without one."""
         return self._child.pid if self._child else 0
 
-    @property
-    def pending(self) -> int:
-        """Jobs waiting and running."""
-        return len(self._jobs)
-
-    @property
-    def in_flight(self) -> int:
-        """Jobs that the child has."""
-        return self._jobs.in_flight
-
     def ask(self) -> None:
         """Let the child say how it stands, in its own time."""
         if self.state is EngineState.READY:
             self._send(protocol.Ping())
 
-    @property
-    def digests(self) -> list[str]:
-        """Bundles on this engine."""
-        return list(self._bundles)
-
     def ready(self, digest: str) -> bool:
         """Tell whether that bundle answers now; while others are still being attached to the child, too."""
-        return self.state in (EngineState.STARTING, EngineState.READY) and self._bundles.is_ready(digest)
-
-    def stats(self, digest: str) -> BundleStats:
-        """Return what came of the inputs of a bundle; of one that is not here, nothing."""
-        return self._jobs.stats.get(digest, BundleStats())
-
-    def score_variance(self, digest: str) -> str:
-        """Return why scores of that bundle depend on what else is computed; empty = they do not, as far as is known."""
-        return self._jobs.score_variances.get(digest, "")
-
-    def failed(self, digest: str) -> bool:
-        """Tell whether the last try to attach that bundle failed."""
-        return self._bundles.has_failed(digest)
+        return self.state in (EngineState.STARTING, EngineState.READY) and self.bundles.is_ready(digest)
 
     def start(self) -> None:
         """Start the supervising task; also again after FAILED. Raises EngineNotReady after `stop` and `drain`."""
@@ -173,11 +146,11 @@ class Engine:
         Raises:
             ModelLoadFailed, EngineCrashed: the first try failed.
         """
-        bundle = self._bundles.get(attach.digest)
+        bundle = self.bundles.get(attach.digest)
         self.start()
         if bundle is None or bundle.attached.done():
-            bundle = self._bundles.add(attach)
-            self._jobs.stats.setdefault(attach.digest, BundleStats())
+            bundle = self.bundles.add(attach)
+            self.jobs.stats.setdefault(attach.digest, BundleStats())
             if self.state is EngineState.READY:
                 bundle.sent_at = loop_time()
                 self._send(bundle.attach)
@@ -185,28 +158,28 @@ class Engine:
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
         """Remove a bundle; its jobs get that long to finish."""
-        bundle = self._bundles.pop(digest, None)
+        bundle = self.bundles.pop(digest, None)
         if bundle is None:
             return
         resolve(bundle.attached, EngineNotReady("the bundle was taken off the engine"))
         try:
-            await self._jobs.drained(digest, drain_seconds)
+            await self.jobs.drained(digest, drain_seconds)
         finally:
-            if digest not in self._bundles:  # it may be back
-                self._jobs.forget_bundle(digest)
+            if digest not in self.bundles:  # it may be back
+                self.jobs.forget_bundle(digest)
                 self._send(protocol.DetachRequest(digest=digest))
 
     def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
         """Keep places in the queue for `jobs` more of this client. Raises CapacityError or ModelLoadFailed."""
         self._require_ready(digest)
-        return self._jobs.reserve(jobs, client)
+        return self.jobs.reserve(jobs, client)
 
     def _require_ready(self, digest: str) -> None:
         if self.state is EngineState.FAILED:
             raise ModelLoadFailed(f"the model does not load: {self.problem}")
         if not self.ready(digest):
             if self.state is EngineState.READY:
-                self._bundles.raise_failure(digest)
+                self.bundles.raise_failure(digest)
             pause = self._config.restart_seconds_first
             raise EngineNotReady(f"the model is {STATE_WORDS[self.state]}", retry_seconds=pause, state=self.state.value)
 
@@ -219,7 +192,7 @@ class Engine:
             CallerError, CapacityError, ModelError: as the job ended.
         """
         self._require_ready(run.digest)
-        return self._jobs.events(run, deadline, priority, client)
+        return self.jobs.events(run, deadline, priority, client)
 
     def answer(
         self,
@@ -231,7 +204,7 @@ class Engine:
     ) -> Awaitable[EngineAnswer]:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
         self._require_ready(run.digest)
-        return self._jobs.answer(run, deadline, priority, client, places)
+        return self.jobs.answer(run, deadline, priority, client, places)
 
     def alive(self, every_seconds: float) -> bool:
         """Tell whether it computes, or need not now: that it loads or starts again is no fault of the daemon.
@@ -240,10 +213,10 @@ class Engine:
         """
         if self._supervisor is not None and self._supervisor.done():
             return self.state in (EngineState.FAILED, EngineState.STOPPING)
-        asked = next(filter(self.ready, self._bundles), "")
-        exempt = self.state is not EngineState.READY or not asked or self._bundles.is_attaching()
-        if self._probe.is_due(loop_time(), every_seconds, exempt=exempt) and not self._jobs:
-            self._jobs.ask_for_a_sign(asked, loop_time() + self._config.load_seconds_max)
+        asked = next(filter(self.ready, self.bundles), "")
+        exempt = self.state is not EngineState.READY or not asked or self.bundles.is_attaching()
+        if self._probe.is_due(loop_time(), every_seconds, exempt=exempt) and not self.jobs:
+            self.jobs.ask_for_a_sign(asked, loop_time() + self._config.load_seconds_max)
         return not self._probe.is_stuck(loop_time())
 
     def request_stop(self) -> None:
@@ -260,8 +233,8 @@ class Engine:
             self._fail_all(EngineNotReady(ENDS))
 
     def _fail_all(self, error: EdgeAgentError) -> None:
-        self._jobs.fail_all(error)
-        self._bundles.fail_all(error)
+        self.jobs.fail_all(error)
+        self.bundles.fail_all(error)
 
     def drain(self) -> None:
         """Start no further child: the one that runs finishes what it has, and a pause before one ends."""
@@ -279,7 +252,7 @@ class Engine:
     # --- the child's messages ------------------------------------------------------------------------------------
 
     def _send(self, message: protocol.ChildMessage) -> None:
-        if isinstance(message, protocol.JobRequest) and self._jobs.in_flight == 1:
+        if isinstance(message, protocol.JobRequest) and self.jobs.in_flight == 1:
             self._watch.last_heartbeat = loop_time()  # an idle child says nothing: its silence counts from here
         if self._child is not None:
             self._child.send(message)
@@ -290,19 +263,19 @@ class Engine:
             self._probe.record_work(self._watch.last_heartbeat)
         match message:
             case protocol.TextChunk():
-                self._jobs.chunk(message)
+                self.jobs.chunk(message)
             case protocol.JobResult():
                 self._policy.answered()
-                self._jobs.finish(message)
+                self.jobs.finish(message)
             case protocol.MemoryEstimate():
                 self._send(self.cap.grant(message, self.available()))
             case protocol.ChildReady():
                 self.device, self.details, self.loaded = message.device, message.details, self._told
-                self._jobs.loaded(ComputeInfo(self.device, tuple(self.shortfalls)), self._told, self.details)
+                self.jobs.loaded(ComputeInfo(self.device, tuple(self.shortfalls)), self._told, self.details)
                 self.loads, self.cache = self.loads + 1, None
                 resolve(self._loaded, None)
-            case protocol.BundleAttached() if self._bundles.of_attach(message.digest, message.number):
-                self._jobs.score_variances[message.digest] = message.score_variance
+            case protocol.BundleAttached() if self.bundles.of_attach(message.digest, message.number):
+                self.jobs.score_variances[message.digest] = message.score_variance
                 self._resolve_attach(message.digest, message.number, None)
             case protocol.FailureReport():
                 self._on_failed(message)
@@ -312,7 +285,7 @@ class Engine:
                     self.details = {**self.details, "threads_now": str(message.threads)}
 
     def _on_failed(self, message: protocol.FailureReport) -> None:
-        if self._jobs.finish(message):
+        if self.jobs.finish(message):
             self._probe.record_work(self._watch.last_heartbeat)
             return
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
@@ -327,7 +300,7 @@ class Engine:
             log.warning("engine_complained", engine=self.name, reason=message.reason, message=message.message)
 
     def _resolve_attach(self, digest: str, number: int, error: EdgeAgentError | None) -> None:
-        if bundle := self._bundles.of_attach(digest, number):
+        if bundle := self.bundles.of_attach(digest, number):
             resolve(bundle.attached, error)
             self._report_change()
 
@@ -335,7 +308,7 @@ class Engine:
 
     async def _supervise(self) -> None:
         """Keep a child running until stopped, until loading has failed too often, or until one dies while draining."""
-        self._jobs.child_died(to_blame=False)  # after a mistake of ours: what the child had is tried again
+        self.jobs.child_died(to_blame=False)  # after a mistake of ours: what the child had is tried again
         while not (self._stopped or self._draining):
             self._interruption.clear()
             self._set_state(EngineState.STARTING)
@@ -361,7 +334,7 @@ class Engine:
                 if self.state is EngineState.READY:
                     self._set_state(EngineState.BACKING_OFF)
                 await self._end_child()
-                self._jobs.child_died(to_blame=False)  # those about which nothing was decided yet
+                self.jobs.child_died(to_blame=False)  # those about which nothing was decided yet
         except Exception as error:
             log.exception("engine_supervision_failed", engine=self.name)
             return self._after_start_failure(f"supervising it failed with {type(error).__name__}")
@@ -373,7 +346,7 @@ class Engine:
         started = loop_time()
         self._watch.begin(started)
         self.problem = ""
-        self._bundles.begin()
+        self.bundles.begin()
         try:
             self.before_start()
             device = self._accelerators.choose_device(started)
@@ -392,7 +365,7 @@ class Engine:
         self._set_state(EngineState.READY)
         ready = loop_time()
         log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=round(ready - started, 3))
-        self._jobs.pump()
+        self.jobs.pump()
         if not await self._until_gone():
             return 0.0
         self._after_crash(await self._exit)
@@ -402,7 +375,7 @@ class Engine:
         self._send(self._told)
         await self._await_child(self._loaded, "load")
         # Not a plain loop: while one bundle is being attached others may come, or one go and come again.
-        while bundle := self._bundles.unsent():
+        while bundle := self.bundles.unsent():
             await self._attach_again(bundle)
 
     async def _attach_again(self, bundle: AttachedBundle) -> None:
@@ -414,7 +387,7 @@ class Engine:
             if self._exit.done() or (self._told.device != CPU and "limit_seconds" in error.metadata):
                 raise
             # One bad bundle must not take the others on this base down.
-            if self._bundles.get(bundle.attach.digest) is bundle:
+            if self.bundles.get(bundle.attach.digest) is bundle:
                 self.problem = error.message
             resolve(bundle.attached, error)
 
@@ -429,10 +402,10 @@ class Engine:
     async def _until_gone(self) -> bool:
         """Return True when the child is gone, killed for its silence or not; False when it should go to a device."""
         while not self._exit.done():
-            attaching = self._bundles.is_attaching(self._watch.last_heartbeat)
+            attaching = self.bundles.is_attaching(self._watch.last_heartbeat)
             await self._watch.check_silence(self._child, self._exit, [self._exit], loads=attaching)
             # Where nobody waits the device is tried, but not by the last child.
-            busy = self._draining or self._bundles.is_attaching() or self.pending
+            busy = self._draining or self.bundles.is_attaching() or self.jobs
             if not busy and self._accelerators.has_better_device(loop_time()):
                 return self._exit.done()
         return True
@@ -443,7 +416,7 @@ class Engine:
             self._exit.set_result(code)
 
     def _after_crash(self, code: int) -> None:
-        attaching = self._bundles.is_attaching(self._watch.last_heartbeat)  # which is at work then, and no job
+        attaching = self.bundles.is_attaching(self._watch.last_heartbeat)  # which is at work then, and no job
         error: EdgeAgentError = EngineCrashed(
             f"the model's process died: {child_exit.describe_exit(code)}{self.cap.summary}"
         )
@@ -459,14 +432,14 @@ class Engine:
             "engine_died",
             engine=self.name,
             how=child_exit.describe_exit(code),
-            running=self._jobs.in_flight,
+            running=self.jobs.in_flight,
             to_blame=to_blame,
         )
-        self._jobs.child_died(to_blame=to_blame)
-        for tally in self._jobs.stats.values():
+        self.jobs.child_died(to_blame=to_blame)
+        for tally in self.jobs.stats.values():
             tally.crashes += to_blame
         if not on_device:  # else the next child attaches them, on the CPU if need be
-            self._bundles.fail_all(error)
+            self.bundles.fail_all(error)
 
     def _after_load_failure(self, error: EdgeAgentError) -> float | None:
         """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
@@ -487,7 +460,7 @@ class Engine:
         self.problem = error.message
         self.load_failures += 1
         log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
-        self._bundles.fail_all(error)
+        self.bundles.fail_all(error)
 
     async def _end_child(self) -> None:
         try:

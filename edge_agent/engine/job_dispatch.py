@@ -121,13 +121,13 @@ class Quarantine:
     seconds: float
     _until: OrderedDict[str, float] = field(default_factory=OrderedDict)
 
-    def add(self, run: JobRequest, now: float) -> None:
+    def add(self, run: protocol.JobRequest, now: float) -> None:
         """Refuse an input from now on."""
         self._until[fingerprint(run)] = now + self.seconds
         while len(self._until) > QUARANTINED_MAX:
             self._until.popitem(last=False)
 
-    def check(self, run: JobRequest, now: float) -> None:
+    def check(self, run: protocol.JobRequest, now: float) -> None:
         """Raise InputQuarantined for an input that is refused."""
         if not self._until:  # hashing every input in vain would be the most expensive step of a call
             return
@@ -139,7 +139,7 @@ class Quarantine:
             )
 
 
-def fingerprint(run: JobRequest) -> str:
+def fingerprint(run: protocol.JobRequest) -> str:
     """Return the identity of an input for the model, as a hash: without its seed and the id of the call."""
     identity = [run.digest, run.text, run.output_tokens_max, run.temperature, run.stops]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

@@ -164,12 +164,12 @@ class EnginePool:
     async def _attach(self, engine: Engine, message: AttachRequest) -> None:
         if engine.ready(message.digest):
             return
-        if engine.failed(message.digest):
+        if engine.bundles.has_failed(message.digest):
             await engine.restart()  # its files may be others now: the child holds the old ones
         if self._by_digest.get(message.digest) is not engine:
             raise EngineNotReady("the bundle was taken off while it waited for another to load")
         await engine.attach(message)
-        if why := engine.score_variance(message.digest):
+        if why := engine.jobs.score_variances.get(message.digest):
             task = self._tasks.get(message.digest, "")
             log.warning("scores_vary", task=task, digest=message.digest, engine=engine.name, message=why)
 
@@ -223,13 +223,14 @@ class EnginePool:
     def stats(self, digest: str) -> BundleStats:
         """Return what came of the inputs of a bundle since it was attached."""
         engine = self._by_digest.get(digest)
-        return engine.stats(digest) if engine else BundleStats()
+        return engine.jobs.stats.get(digest, BundleStats()) if engine else BundleStats()
 
     def failure(self, digest: str) -> str:
         """Return why a bundle does not answer and will not by itself; empty = it does, or may yet."""
         engine = self._by_digest.get(digest)
         if engine is None or not (
-            engine.state is EngineState.FAILED or (engine.state is EngineState.READY and engine.failed(digest))
+            engine.state is EngineState.FAILED
+            or (engine.state is EngineState.READY and engine.bundles.has_failed(digest))
         ):
             return ""
         return engine.problem or "it does not load"
@@ -237,7 +238,7 @@ class EnginePool:
     def score_variance(self, digest: str) -> str:
         """Return why scores of a bundle depend on what else is computed; empty = they do not, as far as is known."""
         engine = self._by_digest.get(digest)
-        return engine.score_variance(digest) if engine else ""
+        return engine.jobs.score_variances.get(digest, "") if engine else ""
 
     def holds(self, digest: str) -> bool:
         """Tell whether a bundle was attached, be it ready or not."""
@@ -256,7 +257,7 @@ class EnginePool:
     def replaces(self, digest: str, manifest: Manifest) -> bool:
         """Tell whether detaching that bundle would stop an engine, and attaching that manifest start another."""
         engine = self._by_digest.get(digest)
-        alone = engine is not None and engine.digests == [digest]
+        alone = engine is not None and list(engine.bundles) == [digest]
         return alone and manifest.engine_key() not in self._engines
 
     def ready(self, digest: str) -> bool:
@@ -291,7 +292,7 @@ class EnginePool:
 
     def in_flight(self, digest: str) -> int:
         """Return how many inputs the child behind a bundle is computing."""
-        return self._engine_of(digest).in_flight
+        return self._engine_of(digest).jobs.in_flight
 
     @property
     def devices(self) -> frozenset[str]:
@@ -314,16 +315,16 @@ class EnginePool:
                 state=engine.state,
                 pid=engine.pid,
                 resident_bytes=resident_bytes(engine.pid),
-                pending=engine.pending,
+                pending=len(engine.jobs),
                 restarts=engine.restarts,
                 problem=engine.problem,
                 device=engine.device,
                 shortfalls=engine.shortfalls,
-                digests=tuple(engine.digests),
+                digests=tuple(engine.bundles),
                 details=engine.details,
-                running=engine.in_flight,
+                running=engine.jobs.in_flight,
                 running_max=concurrent_jobs(engine.loaded, engine.details),
-                waiting=max(0, engine.pending - engine.in_flight),
+                waiting=max(0, len(engine.jobs) - engine.jobs.in_flight),
                 waiting_max=self._config.queue_requests_max,
                 loads=engine.loads,
                 load_failures=engine.load_failures,

@@ -68,7 +68,7 @@ async def test_the_child_that_runs_finishes_what_it_has_and_is_the_last() -> Non
         assert (await slow).done.scores[0] > 0.5
         assert (await engine.answer(run("refund", "next"), loop_time() + 10)).done.scores[0] > 0.5
         cut = asyncio.ensure_future(engine.answer(run("!slow 5000 refund"), loop_time() + 10))
-        await eventually(lambda: engine.in_flight == 1)
+        await eventually(lambda: engine.jobs.in_flight == 1)
         os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(EngineNotReady, match="stopping"):
             await cut
@@ -81,7 +81,7 @@ async def test_a_restart_does_not_kill_the_last_child() -> None:
     async with engine_of() as engine:
         await engine.attach(CLASSIFIER)
         slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
-        await eventually(lambda: engine.in_flight == 1)
+        await eventually(lambda: engine.jobs.in_flight == 1)
         engine.drain()
         child = engine.pid
         with pytest.raises(EngineNotReady, match="stopping"):
