@@ -2,9 +2,9 @@
 
 scripts/bench drift [--json]
 
-Drives the test that the daemon runs (`edge_agent/monitoring/new_inputs.py`) with p-values of a gate: scores of known
-inputs are normal with mean 0, those of new inputs have a mean of 2.77, which is an AUROC of 0.975 (CLINC150 with a
-small encoder). Each repetition has its own held-out rows. The simulated inputs are independent; a site's may not be.
+Drives the test that the daemon runs (`edge_agent/monitoring/sequential_tests.py`) with p-values of a gate: scores of
+known inputs are normal with mean 0, those of new inputs have a mean of 2.77, which is an AUROC of 0.975 (CLINC150 with
+a small encoder). Each repetition has its own held-out rows. The simulated inputs are independent; a site's may not be.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 
 from benchmarks.bars import Bar, main, median
-from edge_agent.monitoring.new_inputs import InputShift
+from edge_agent.monitoring.sequential_tests import InputShiftTest
 
 LEVEL = 0.1
 """Of the year without a change: a level at which some alarms are to be expected, so that too many would show."""
@@ -49,7 +49,7 @@ def _calls_until_alarm(seed: int, before: int, after: int, new_share: float, lev
     """Return how many calls after the change the alarm was raised; None = it was not."""
     drawn = random.Random(seed)  # noqa: S311 - no secret
     held_out = sorted(drawn.gauss(0.0, 1.0) for _ in range(ROWS))
-    shift = InputShift(ROWS, level)
+    shift = InputShiftTest(ROWS, level)
     for call in range(before + after):
         mean = NEW_MEAN if call >= before and drawn.random() < new_share else 0.0
         stranger = ROWS - bisect.bisect_left(held_out, drawn.gauss(mean, 1.0))

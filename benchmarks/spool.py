@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import collecting
 from benchmarks.bars import Bar, main, median
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.writer import Limits, Writer
+from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from edge_agent.client.aio import AsyncClient
 from tests.support import pos_intents
 from tests.support.bundles import echo_bundle, minilm_bundle
@@ -141,8 +141,8 @@ def _redaction() -> float:
 
 def keep(folder: Path, rate: float) -> None:
     """Feed a writer at a rate; print examples, processor milliseconds each, commits and drops."""
-    limits = Limits(4096, 16 * 2**20, 256, 0.2, 32_768)
-    writer = Writer(opener(folder), limits)
+    limits = CaptureLimits(4096, 16 * 2**20, 256, 0.2, 32_768)
+    writer = SpoolWriter(opener(folder), limits)
     writer.start()
     supply, number = cycle(texts()), 0
     answers = [answered(n, text=next(supply)) for n in range(int(rate * KEEPING_SECONDS))]

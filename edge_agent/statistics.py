@@ -7,7 +7,7 @@ a bracket.
 Rows of one family are right or wrong together. Their counts are brought down to as many independent rows as say the
 same, by the variance between families (Korn and Graubard 1998, the interval of the US health surveys). Errors are few:
 the variance is measured with a quarter of a family of each extreme added, or families that happen to agree would pass
-for independent rows (tests/unit/convert/test_intervals.py draws both).
+for independent rows (tests/unit/convert/test_clustered_statistics.py draws both).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 LEVEL = 0.95
 _TINY, _PRECISION, _TERMS_MAX, _STEPS_MAX = 1e-300, 1e-15, 100_000, 200
 _PSEUDO_FAMILIES = 0.25
+_ROWS_MAX = 10_000_000
+"""More rows than any site collects."""
 _NEAR = 1e-10
 """Of a quantile, relative: below what the fraction itself is sure of."""
 
@@ -148,3 +150,94 @@ def _quantile(a: float, b: float, level: float) -> float:
             return after
         x = after
     return x
+
+
+@dataclass(frozen=True)
+class CountedShare:
+    """A part of a whole, and the interval that holds the true share with probability LEVEL."""
+
+    hits: int
+    rows: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float | None:
+        """The share as it was seen; None of no rows."""
+        return self.hits / self.rows if self.rows else None
+
+
+def counted_share(hits: int, rows: int) -> CountedShare:
+    """Return `hits` of `rows` with the exact two-sided interval; of no rows nothing is known: 0 to 1."""
+    if not 0 <= hits <= rows:
+        raise ValueError(f"{hits} of {rows} is no share")
+    found = share(hits, rows)
+    return CountedShare(hits, rows, found.low, found.high)
+
+
+def binomial_cdf(errors: int, rows: int, risk: float) -> float:
+    """Return the binomial probability of so many errors or fewer."""
+    return 1.0 if errors >= rows else beta_cdf(rows - errors, errors + 1, 1 - risk)
+
+
+def rows_min(target: float, delta: float) -> int:
+    """Return the fewest rows that can prove a risk at most `target`, and only without an error."""
+    return math.ceil(math.log(delta) / math.log1p(-target) - 1e-9)
+
+
+def rows_needed(error_share: float, target: float, delta: float) -> int | None:
+    """Return about the fewest rows that prove `target` at that share of errors; None = no reasonable number does."""
+    if error_share >= target:
+        return None
+    low = high = rows_min(target, delta)
+    while not _proves(error_share, high, target, delta):
+        low, high = high, 2 * high
+        if high > _ROWS_MAX:
+            return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _proves(error_share, middle, target, delta) else (middle + 1, high)
+    return high
+
+
+def _proves(error_share: float, rows: int, target: float, delta: float) -> bool:
+    return binomial_cdf(round(error_share * rows), rows, target) <= delta
+
+
+def alternative_rates(bound: float, number: int) -> list[float]:
+    """Return so many rates between `bound` and 1, in equal steps of the logarithm: what a bettor bets on."""
+    return [bound ** (1 - step / (number + 1)) for step in range(1, number + 1)]
+
+
+def betting_log_capital(judged: int, wrong: int, target: float, rates: int) -> float:
+    """Return the logarithm of a bettor's capital against an error rate of `target`, after `judged` answers.
+
+    The capital begins at 1 and is spread evenly over `rates` alternatives; each bet is Wald's likelihood ratio.
+    """
+    logs = [_log_ratio(judged, wrong, target, rate) for rate in alternative_rates(target, rates)]
+    highest = max(logs)
+    return highest + math.log(sum(math.exp(each - highest) for each in logs) / rates)
+
+
+def _log_ratio(judged: int, wrong: int, target: float, rate: float) -> float:
+    return wrong * math.log(rate / target) + (judged - wrong) * math.log((1 - rate) / (1 - target))
+
+
+def two_sample_p_value(hits: int, rows: int, hits_now: int, rows_now: int) -> float:
+    """Return the exact two-sided p-value that both samples have one share: twice the smaller tail."""
+    every, marked = rows + rows_now, hits + hits_now
+    if hits_now * every > marked * rows_now:  # above the mean: the upper tail is the lower one of all that are not hits
+        hits_now, marked = rows_now - hits_now, every - marked
+    term = math.exp(
+        _log_choose(marked, hits_now) + _log_choose(every - marked, rows_now - hits_now) - _log_choose(every, rows_now)
+    )
+    tail, k = 0.0, hits_now
+    while term > tail * 1e-17:
+        tail += term
+        term *= k * (every - marked - rows_now + k) / ((marked - k + 1) * (rows_now - k + 1))
+        k -= 1
+    return min(1.0, 2 * tail)
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

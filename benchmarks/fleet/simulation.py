@@ -10,7 +10,7 @@ from typing import Literal
 
 from benchmarks.fleet.sites import DAY, HOUR, NEVER, Site
 from convert.fleet.progress import report
-from convert.fleet.statuses import Heard
+from convert.fleet.statuses import SiteStatuses
 from edge_agent.formats.plan import Fleet, Machine, Offer, Plan, Probation, TaskPlan, Wave, Window, Wish, inside, wishes
 from edge_agent.formats.signed_document import timestamp
 from edge_agent.formats.site_status import SiteStatus, TaskStatus, UpdateState, UpdateStatus
@@ -115,7 +115,7 @@ class Simulation:
         self._states = {site.name: _State() for site in sites}
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = itertools.count()
-        self._heard = Heard({site.name: _status(site.name, _State(), 0.0) for site in sites})
+        self._heard = SiteStatuses({site.name: _status(site.name, _State(), 0.0) for site in sites})
         self._calls: list[float] = []
         self.outcome = Outcome(len(sites))
         self._publish(0.0, scenario.plan(1))

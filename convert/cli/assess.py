@@ -65,7 +65,7 @@ class Command:
 
 
 def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any:
-    choice = execution.load("convert.dataset.select").Choice(
+    choice = execution.load("convert.dataset.select").DatasetSelection(
         collected, task, "reviewed", shares={"all": 1.0}, scope=scope
     )
     with screen.bar() as advance:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from convert.cli import screen
 from convert.cli.keys import asking
-from convert.collect.sources import Source, open_source
+from convert.collect.sources import SegmentSource, open_source
 from convert.dataset.label_studio import EXPORT_BYTES_MAX, feedback_of
 from convert.pipeline import execution
 from convert.pipeline.stage import Progress as Advance
@@ -78,7 +78,7 @@ class Command:
             raise InvalidRequest("nothing to collect from", remedy="Name a folder, a store, or --label-studio FILE.")
         unlocked = centre_keys.unlock(self.keys, asking(self.passphrase_file))
         with _drawn() as progress:
-            request = run.Request(
+            request = run.CollectRequest(
                 sources,
                 self.out,
                 unlocked,
@@ -94,7 +94,7 @@ class Command:
         if not report.clean:
             raise typer.Exit(_INCOMPLETE)
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> list[SegmentSource]:
         options = store_options(self.store_option)
         return [open_source(written, options) for written in self.sources or ()]
 

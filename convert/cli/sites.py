@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import screen
-from convert.fleet.sites import FILE_NAME, UNDECIDED, Entry, Sites, Standing
+from convert.fleet.sites import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats.enrolment_file import CODE_DIGITS, code, digits
@@ -39,14 +39,14 @@ Registry = Annotated[Path | None, typer.Option("--sites", metavar="FILE", help="
 
 
 @dataclass(frozen=True)
-class _Centre:
+class _CentralRecords:
     """What the centre knows: the registry, and what collect found beside it."""
 
     path: Path
 
     @property
-    def sites(self) -> Sites:
-        return Sites(self.path)
+    def sites(self) -> SiteRegistry:
+        return SiteRegistry(self.path)
 
     def waiting(self) -> dict[str, dict[str, int]]:
         """Return the keys that the last run of collect could not place: by site, with how much each had signed."""
@@ -103,7 +103,7 @@ def list_(
         screen.out().print("Have the site read out its code ('edge-agent site'), and accept the key that has it.")
 
 
-def _print_json(centre: _Centre) -> None:
+def _print_json(centre: _CentralRecords) -> None:
     sites = centre.sites
     plain = {site: sites.entry(site).model_dump(mode="json") for site in sites.every_name()}
     write_exactly(json.dumps({"sites": plain, "waiting": centre.waiting()}))
@@ -193,13 +193,13 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
     say(f"{site} counts again, by {centre.path}")
 
 
-def _centre(collected: Path | None, registry: Path | None) -> _Centre:
+def _centre(collected: Path | None, registry: Path | None) -> _CentralRecords:
     if (collected is None) == (registry is None):
         raise InvalidRequest("name either --collected or --sites", remedy="The one that 'collect' is called with.")
-    return _Centre(registry or Path(collected or "", FILE_NAME))
+    return _CentralRecords(registry or Path(collected or "", FILE_NAME))
 
 
-def _rows(site: str, entry: Entry, waiting: Collection[str]) -> list[tuple[str, str, str, str]]:
+def _rows(site: str, entry: SiteEntry, waiting: Collection[str]) -> list[tuple[str, str, str, str]]:
     """Return the lines of a site: one for each key."""
     kits = [kit.issued_at[:10] for kit in entry.kits]
     keys = [*map(code, entry.speaking), *(f"{code(key)} waits" for key in waiting)] or ["-"]
@@ -215,7 +215,7 @@ def _print(rows: Sequence[tuple[str, ...]]) -> None:
         screen.out().print(Text(line.rstrip()))
 
 
-def _state(entry: Entry, waiting: Collection[str]) -> str:
+def _state(entry: SiteEntry, waiting: Collection[str]) -> str:
     if entry.revoked_at:
         return f"revoked on {entry.revoked_at[:10]}"
     if waiting:

@@ -79,7 +79,7 @@ LATER_COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Origin:
+class SegmentOrigin:
     """The segment that records came in, and when it was taken in, in seconds since 1970 by the clock of the centre."""
 
     epoch: str
@@ -87,7 +87,7 @@ class Origin:
     collected: float
 
 
-def table(records: Sequence[AnyRecord], origin: Origin, first_line: int) -> pa.RecordBatch:
+def table(records: Sequence[AnyRecord], origin: SegmentOrigin, first_line: int) -> pa.RecordBatch:
     """Turn successive records of a segment into columns; `first_line` is the number of the first, from 1."""
     collected_at = datetime.fromtimestamp(origin.collected, UTC).replace(tzinfo=None)
     place = {"epoch": origin.epoch, "sequence": origin.sequence, "collected_at": collected_at}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.sources import Listing, Source, path_of
+from convert.collect.sources import SegmentSource, SiteListing, path_of
 from edge_agent.durable import atomic_files
 from edge_agent.formats.receipts import FILE_NAME, EpochReceipts, Receipts, verify
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, public_key_hex, sign, timestamp
@@ -36,7 +36,7 @@ def sign_receipts(
     return content
 
 
-def hand_out(source: Source, listing: Listing, content: bytes | None) -> None:
+def hand_out(source: SegmentSource, listing: SiteListing, content: bytes | None) -> None:
     """Lay a site's receipts, if it has any, where its uplink or the stick takes them from.
 
     Raises:

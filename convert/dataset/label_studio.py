@@ -25,7 +25,7 @@ _REMEDY = "Export the project from Label Studio as JSON, not as JSON-MIN or CSV.
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReviewTask:
     """One example to be reviewed."""
 
     site: str
@@ -47,7 +47,7 @@ class Asked:
     """audit: with which it was drawn."""
 
 
-def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
+def task_of(asked: ReviewTask, *, choices: bool) -> dict[str, Any]:
     """Return a task; with `choices` the answer is one of the labels, otherwise text.
 
     Each model's answer is a prediction of its own under its own name, the one that was given first.

@@ -19,8 +19,8 @@ from datetime import date, datetime, time, timedelta
 import faker
 from faker.config import AVAILABLE_LOCALES
 
+from edge_agent.capture.redact.redaction_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.redact.rules import RULES
 from edge_agent.errors import InvalidRequest
 
 # With each number of a bank, some locales log that it is made up.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.intervals import LEVEL, Floats, Interval, Numbers, clustered_share
+from convert.clustered_statistics import LEVEL, Floats, Interval, Numbers, clustered_share
 
 BINS_MAX = 10
 BIN_FAMILIES_MIN = 20

@@ -9,7 +9,7 @@ from typing import Any
 
 from convert.export import converter, gguf, onnx
 from convert.pipeline import stage, task
-from convert.pipeline.stage import Job, Report
+from convert.pipeline.stage import Report, StageJob
 from convert.training import checkpoints
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
@@ -17,7 +17,7 @@ from edge_agent.formats.manifest import Task
 _SINGLE_LABEL = "single_label_classification"
 
 
-def run(job: Job) -> Report:
+def run(job: StageJob) -> Report:
     """Leave `base.gguf`, and `adapter.gguf` where an adapter stays apart; or `model.onnx` and `tokenizer.json`.
 
     Raises:
@@ -33,7 +33,7 @@ def run(job: Job) -> Report:
     if runtime == "llama":
         own = job.recipe.export.llama_cpp
         made = converter.find(job.recipe.path(own) if own else None)
-        how = gguf.Export(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
+        how = gguf.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
         return gguf.export(how, made, job.out, job.progress)
     if runtime == "onnx":
         head = checkpoints.head_of(runtime, what.kind)

@@ -16,7 +16,7 @@ _TASK = "task"
 
 
 @dataclass(frozen=True)
-class Standing:
+class RolloutStatus:
     """One site, one task."""
 
     site: str
@@ -46,7 +46,7 @@ class Standing:
         return self.stand in ("failed", "rolled_back")
 
 
-def standings(plan: Plan, said: SiteStatus, now: float) -> list[Standing]:
+def standings(plan: Plan, said: SiteStatus, now: float) -> list[RolloutStatus]:
     """Return where a site stands with each task that the plan names for it; `now` in seconds since 1970."""
     fleet, own = plan.for_site(said.site, said.channel), plan.sites.get(said.site, Fleet())
     running = {each.task: each for each in said.tasks}
@@ -58,13 +58,13 @@ def standings(plan: Plan, said: SiteStatus, now: float) -> list[Standing]:
 
 def _standing(
     said: SiteStatus, channel: str, task: str, pair: tuple[TaskPlan, TaskStatus | None], now: float
-) -> Standing:
+) -> RolloutStatus:
     wanted, running = pair
     update = running.update if running else said.arriving.get(task)
     meant = _meant(wanted, running, update)
     stand, why = _stand(meant, running, update)
     unsuitable = why is not None and why.reason == "HARDWARE_UNMET"
-    return Standing(
+    return RolloutStatus(
         said.site,
         channel,
         task,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from convert.collect.sources import Source, SourceFailed, listings, path_of
-from convert.fleet.sites import Sites
+from convert.collect.sources import SegmentSource, SourceFailed, listings, path_of
+from convert.fleet.sites import SiteRegistry
 from convert.pipeline.stage import Progress
 from edge_agent.errors import ExchangeError
 from edge_agent.formats import site_status
@@ -25,7 +25,7 @@ Said = tuple[str, SiteStatus | str]
 
 
 @dataclass
-class Heard:
+class SiteStatuses:
     """What was read."""
 
     statuses: dict[str, SiteStatus] = field(default_factory=dict)
@@ -46,9 +46,11 @@ class Heard:
             self.refused.pop(site, None)
 
 
-def read(sources: Sequence[Source], sites: Sites | None, progress: Progress = lambda *_: None) -> Heard:
+def read(
+    sources: Sequence[SegmentSource], sites: SiteRegistry | None, progress: Progress = lambda *_: None
+) -> SiteStatuses:
     """Read the status objects of all sites in all sources; what cannot be read is named, and stops nothing."""
-    heard = Heard()
+    heard = SiteStatuses()
     for source in sources:
         try:
             found = [listing.site for listing in listings(source) if listing.status]
@@ -62,7 +64,7 @@ def read(sources: Sequence[Source], sites: Sites | None, progress: Progress = la
     return heard
 
 
-def _reader(source: Source, sites: Sites | None) -> Callable[[str], Said]:
+def _reader(source: SegmentSource, sites: SiteRegistry | None) -> Callable[[str], Said]:
     def one(site: str) -> Said:
         try:
             signed = site_status.verify(source.read(path_of(site, site_status.FILE_NAME), DOCUMENT_BYTES_MAX), None)

@@ -49,7 +49,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Request:
+class AssembleRequest:
     """What to assemble."""
 
     task: Path
@@ -67,7 +67,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Assembled:
+class AssembledBundle:
     """A bundle that was made."""
 
     path: Path
@@ -75,7 +75,7 @@ class Assembled:
     manifest: Manifest
 
 
-def assemble(request: Request, progress: Progress = lambda _name, _done, _size: None) -> Assembled:
+def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done, _size: None) -> AssembledBundle:
     """Make a bundle.
 
     Raises:
@@ -109,7 +109,7 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
             made = Path(staging, "bundle.tar")
             _write_tar(bundle, made)
         _move(made, request.out, Path(staging, "replaced"))
-    return Assembled(request.out, digest_of(manifest_bytes), manifest)
+    return AssembledBundle(request.out, digest_of(manifest_bytes), manifest)
 
 
 def _merged(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:

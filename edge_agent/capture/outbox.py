@@ -16,13 +16,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from edge_agent.capture.ledger import Ledger, Sealed, Segment
+from edge_agent.capture.segment_ledger import LedgerSegment, SealedFiles, SegmentLedger
 from edge_agent.capture.spool import Spool
 from edge_agent.config import ExamplesConfig, SiteConfig
 from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
-from edge_agent.errors import DiskFull, DocumentInvalid, EdgeAgentError, ExchangeError
+from edge_agent.errors import DiskFull, DocumentInvalid, EdgeAgentError, ExchangeError, StoreDamaged
 from edge_agent.formats import receipts, segment, site_status
 from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 
@@ -30,7 +32,7 @@ FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
 
 @dataclass(frozen=True)
-class Places:
+class ExchangeFolders:
     """Where files leave and arrive."""
 
     outbox: Path
@@ -46,7 +48,7 @@ class Outbox:
     """Seals the spool of one site. The thread that owns the spool owns this, too."""
 
     def __init__(
-        self, spool: Spool, places: Places, configs: tuple[ExamplesConfig, SiteConfig], key: Ed25519PrivateKey
+        self, spool: Spool, places: ExchangeFolders, configs: tuple[ExamplesConfig, SiteConfig], key: Ed25519PrivateKey
     ):
         """Make the directories, and finish what a crash interrupted.
 
@@ -55,7 +57,7 @@ class Outbox:
         """
         self._spool, self._places, self._key = spool, places, key
         self._config, self._site = configs
-        self.ledger = Ledger(spool, self._config.routine_share)
+        self.ledger = SegmentLedger(spool, self._config.routine_share)
         self._sealed_at = spool.clock
         self._receipts_seen = ""
         self.problem: EdgeAgentError | None = None
@@ -171,7 +173,7 @@ class Outbox:
         for number in received & set(ours):
             self._remove(self._spool.epoch, number)
 
-    def _adoptable(self, sequence: int) -> Sealed | None:
+    def _adoptable(self, sequence: int) -> SealedFiles | None:
         stem = segment.name_of(self._spool.epoch, sequence)
         raw = self._read(self._file(stem, segment.MANIFEST_SUFFIX))
         try:
@@ -181,7 +183,7 @@ class Outbox:
         sealed = self._read(self._file(stem, segment.SEALED_SUFFIX))
         if hashlib.sha256(sealed).hexdigest() != signed.body.sha256:
             return None
-        return Sealed(len(sealed), signed.body.sha256, signed.sha256, signed.body.reseals)
+        return SealedFiles(len(sealed), signed.body.sha256, signed.sha256, signed.body.reseals)
 
     def _write(self, sequence: int, at: float) -> bool:
         """Write a segment's files; tell whether there was anything to write."""
@@ -210,7 +212,7 @@ class Outbox:
         sha256 = hashlib.sha256(signed).hexdigest()
         with self._spool.transaction():
             self._spool.counters["records_sealed"] += len(lines)
-            self.ledger.finish(sequence, Sealed(len(sealed), manifest.sha256, sha256, manifest.reseals))
+            self.ledger.finish(sequence, SealedFiles(len(sealed), manifest.sha256, sha256, manifest.reseals))
         return True
 
     def _check_room(self) -> None:
@@ -233,7 +235,7 @@ class Outbox:
             self._remove(self._spool.epoch, sequence)
         return len(received)
 
-    def _covered(self, span: receipts.Range) -> list[Segment]:
+    def _covered(self, span: receipts.Range) -> list[LedgerSegment]:
         if not any(each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.between(span.last, span.last)):
             return []
         return [each for each in self.ledger.between(span.first, span.last) if each.state in ("sealed", "lost")]
@@ -255,7 +257,7 @@ class Outbox:
                 gone += sum(self._remove(epoch.epoch, number) for number in numbers)
         return gone
 
-    def _intact(self, known: Segment, *, thoroughly: bool) -> bool:
+    def _intact(self, known: LedgerSegment, *, thoroughly: bool) -> bool:
         path = self._file(segment.name_of(self._spool.epoch, known.sequence), segment.SEALED_SUFFIX)
         try:
             whole = path.stat().st_size == known.size and path.with_suffix(segment.MANIFEST_SUFFIX).exists()
@@ -298,6 +300,29 @@ class Outbox:
                     return file.read(segment.SEALED_BYTES_MAX + 1)
             except (FileNotFoundError, IsADirectoryError):
                 return b""
+
+
+def load_site_key(path: Path) -> Ed25519PrivateKey:
+    """Read the key; make it if there is none.
+
+    Raises:
+        StoreDamaged: the file holds no such key. It is left alone: the centre knows the key that was in it.
+        StateDirUnwritable, DiskFull: a new one cannot be written.
+    """
+    with disk_errors(path):
+        pem = path.read_bytes() if path.exists() else b""
+    if not pem:
+        key = Ed25519PrivateKey.generate()
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_durably(path, pem)
+    try:
+        read = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):  # TypeError: it is encrypted
+        read = None
+    if not isinstance(read, Ed25519PrivateKey):
+        remedy = "Put the file back from a copy; or move it away, and have the centre accept the new key."
+        raise StoreDamaged(f"{path} holds no Ed25519 key", remedy=remedy, path=path)
+    return read
 
 
 def _named(path: Path) -> tuple[str, int] | None:

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple, get_args
 from edge_agent.durable.sqlite_database import Database
 from edge_agent.formats.example_records import ReviewStream
 from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
-from edge_agent.monitoring.book import Outcome
-from edge_agent.monitoring.observed import Observed
+from edge_agent.monitoring.answer_observation import AnswerObservation
+from edge_agent.monitoring.monitoring_store import AuditOutcome
 
 STREAMS: tuple[ReviewStream, ...] = get_args(ReviewStream)
 AUDIT, UNCERTAIN, DIVERSE, NEW = STREAMS
@@ -66,7 +66,7 @@ _STATEMENTS = (
 _PLACE_COLUMNS = "rank, row, record, task, reviewed, stream, probability"
 
 
-class Place(NamedTuple):
+class ReviewCursor(NamedTuple):
     """A place in the review queue: behind how many turns, and behind which row of each stream."""
 
     turn: int = 0
@@ -78,7 +78,7 @@ class Place(NamedTuple):
     """With `rank`, of the uncertain stream."""
 
 
-class Drawn(NamedTuple):
+class StreamAssignment(NamedTuple):
     """An answer that goes into a stream other than the uncertain one."""
 
     prediction_id: str
@@ -99,7 +99,7 @@ class ReviewFilter:
 
 
 @dataclass(frozen=True)
-class Shares:
+class AuditShares:
     """How much of a task's answers the audit draws: probabilities, 0 to 1."""
 
     default: float
@@ -116,11 +116,11 @@ _draw: Callable[[], float] = random.SystemRandom().random
 class ReviewStreams:
     """See the module. Methods that change something run inside the spool's transaction."""
 
-    def __init__(self, database: Database, shares: Shares, drawn: Callable[[], float] = _draw) -> None:
+    def __init__(self, database: Database, shares: AuditShares, drawn: Callable[[], float] = _draw) -> None:
         """Draw by these shares; `drawn` gives a number from 0 to below 1."""
         self._db, self._shares, self._drawn = database, shares, drawn
 
-    def assign(self, new: Iterable[tuple[str, str, Observed | None]]) -> int:
+    def assign(self, new: Iterable[tuple[str, str, AnswerObservation | None]]) -> int:
         """Put answers that were just kept into their streams; return how many the audit has drawn.
 
         Each is a prediction_id, its task, and what is counted of it.
@@ -130,7 +130,7 @@ class ReviewStreams:
             share, is_lead = self._shares.of(task), seen is not None and self._is_lead(task, seen)
             if share > 0 and self._drawn() < share:
                 drawn += 1
-                self._put(Drawn(prediction_id, AUDIT, share))
+                self._put(StreamAssignment(prediction_id, AUDIT, share))
                 digest, accepted = (seen.digest, seen.accepted) if seen else ("", False)
                 self._db.execute(
                     "INSERT INTO review_audit (prediction_id, task, digest, probability, accepted)"
@@ -138,9 +138,9 @@ class ReviewStreams:
                     (prediction_id, task, digest, share, accepted),
                 )
             elif seen is not None and seen.held_up == OUT_OF_DISTRIBUTION:
-                self._put(Drawn(prediction_id, NEW, None))
+                self._put(StreamAssignment(prediction_id, NEW, None))
             elif is_lead:
-                self._put(Drawn(prediction_id, DIVERSE, None))
+                self._put(StreamAssignment(prediction_id, DIVERSE, None))
         if drawn:
             self._db.execute(
                 "DELETE FROM review_audit WHERE row <= (SELECT max(row) FROM review_audit) - ?", (AUDIT_ROWS_MAX,)
@@ -165,9 +165,9 @@ class ReviewStreams:
         query = "SELECT 1 FROM review_audit WHERE outcome <> 'open' AND row IN (SELECT min(row) FROM review_audit"
         return bool(self._db.rows(f"{query} GROUP BY task, digest) LIMIT 1"))
 
-    def settle(self) -> dict[tuple[str, str], list[Outcome]]:
+    def settle(self) -> dict[tuple[str, str], list[AuditOutcome]]:
         """Take away what is behind no open one, in the order in which it was drawn, by task and digest."""
-        found: dict[tuple[str, str], list[Outcome]] = {}
+        found: dict[tuple[str, str], list[AuditOutcome]] = {}
         for task, digest in self._db.rows("SELECT DISTINCT task, digest FROM review_audit"):
             ((first_open,),) = self._db.rows(
                 "SELECT min(row) FROM review_audit WHERE task = ? AND digest = ? AND outcome = 'open'", (task, digest)
@@ -176,7 +176,7 @@ class ReviewStreams:
             where = "task = ? AND digest = ? AND (? IS NULL OR row < ?)"
             rows = self._db.rows(f"SELECT accepted, outcome FROM review_audit WHERE {where} ORDER BY row", behind)  # noqa: S608
             if rows:
-                found[task, digest] = [Outcome(bool(accepted), outcome) for accepted, outcome in rows]
+                found[task, digest] = [AuditOutcome(bool(accepted), outcome) for accepted, outcome in rows]
                 self._db.execute(f"DELETE FROM review_audit WHERE {where}", behind)  # noqa: S608 - our own words
         return found
 
@@ -185,13 +185,13 @@ class ReviewStreams:
         rows = self._db.rows("SELECT stream, count(*) FROM predictions WHERE reviewed = 0 GROUP BY stream")
         return {NAMES[code]: number for code, number in rows if code in NAMES}
 
-    def page(self, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Place, tuple[Any, ...]]]:
+    def page(self, wanted: ReviewFilter, after: ReviewCursor, count: int) -> list[tuple[ReviewCursor, tuple[Any, ...]]]:
         """Return rows behind a place, in turns, each with the place that it takes; see `_PLACE_COLUMNS`."""
         names = [wanted.stream] if wanted.stream else list(STREAMS)
         if wanted.confidence_max is not None:
             names = [name for name in names if name != AUDIT]
         ahead = {name: self._ahead(name, wanted, after, count) for name in names}
-        page: list[tuple[Place, tuple[Any, ...]]] = []
+        page: list[tuple[ReviewCursor, tuple[Any, ...]]] = []
         while len(page) < count and any(ahead.values()):
             name = TURNS[after.turn % len(TURNS)]
             after = after._replace(turn=(after.turn + 1) % len(TURNS))
@@ -201,7 +201,9 @@ class ReviewStreams:
                 page.append((after, row))
         return page
 
-    def _ahead(self, name: ReviewStream, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Any, ...]]:
+    def _ahead(
+        self, name: ReviewStream, wanted: ReviewFilter, after: ReviewCursor, count: int
+    ) -> list[tuple[Any, ...]]:
         """Return the next rows of one stream."""
         seen = "reviewed <= 1" if wanted.include_reviewed else "reviewed = 0"
         place, order = ("(rank, row) > (?, ?)", "rank, row") if name == UNCERTAIN else ("row > ?", "row")
@@ -213,13 +215,13 @@ class ReviewStreams:
         values += [wanted.confidence_max, wanted.confidence_max, wanted.task, wanted.task, count]
         return self._db.rows(query, values)
 
-    def _put(self, drawn: Drawn) -> None:
+    def _put(self, drawn: StreamAssignment) -> None:
         self._db.execute(
             "UPDATE predictions SET stream = ?, probability = ? WHERE prediction_id = ?",
             (CODES[drawn.stream], drawn.probability, drawn.prediction_id),
         )
 
-    def _is_lead(self, task: str, seen: Observed) -> bool:
+    def _is_lead(self, task: str, seen: AnswerObservation) -> bool:
         """Count an answer in its stratum; tell whether it is the 1st, 2nd, 4th, 8th, ... there."""
         stratum = seen.label or f"2^{seen.characters.bit_length()} characters"
         rows = self._db.execute(
@@ -247,7 +249,7 @@ def prepare(database: Database) -> None:
         database.execute(statement)
 
 
-def _behind(after: Place, name: ReviewStream, row: tuple[Any, ...]) -> Place:
+def _behind(after: ReviewCursor, name: ReviewStream, row: tuple[Any, ...]) -> ReviewCursor:
     rank, number = float(row[0]), int(row[1])
     if name == AUDIT:
         return after._replace(audit=number)

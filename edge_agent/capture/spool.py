@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_agent.capture import opinion_tables, review_streams
-from edge_agent.capture.review_streams import NAMES, Place, ReviewFilter, ReviewStreams, Shares
+from edge_agent.capture import review_streams
+from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewCursor, ReviewFilter, ReviewStreams
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
 from edge_agent.formats.example_records import ReviewStream
-from edge_agent.monitoring.observed import Observed
+from edge_agent.monitoring.answer_observation import AnswerObservation
 
 SCHEMA_VERSION = 1
 LOCAL, UPSTREAM = 1, 2
@@ -63,6 +63,37 @@ _STATEMENTS = (
     " sha256 TEXT NOT NULL DEFAULT '', manifest_sha256 TEXT NOT NULL DEFAULT '', resealed INTEGER NOT NULL DEFAULT 0)"
     " STRICT",
 )
+# The tables of questions for the large model and of its labels came after the first agents that use the file. A site
+# can go back to such an agent and come up again. So the version of the file stays, the tables are added where they are
+# missing, and triggers enforce what must hold whichever agent writes:
+#
+# - A question or a teacher label is of no use without its prediction, unless the central site has that one.
+# - When an input is erased, its question and its label are, too.
+# - A label is deleted when its segment was received, and waits again when the segment is lost or was never made.
+_TEACHER_LABEL_STATEMENTS = (
+    "CREATE TABLE IF NOT EXISTS questions (row INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT NOT NULL UNIQUE,"
+    " task TEXT NOT NULL, why TEXT NOT NULL, consent INTEGER NOT NULL, asked INTEGER NOT NULL DEFAULT 0,"
+    " kept_at REAL NOT NULL, size INTEGER NOT NULL, record BLOB NOT NULL) STRICT",
+    "CREATE INDEX IF NOT EXISTS questions_turn ON questions (why, row)",
+    "CREATE INDEX IF NOT EXISTS questions_size ON questions (why, size)",
+    "CREATE TABLE IF NOT EXISTS opinions (row INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT NOT NULL UNIQUE,"
+    " consent INTEGER NOT NULL, size INTEGER NOT NULL, segment INTEGER, record BLOB NOT NULL) STRICT",
+    "CREATE INDEX IF NOT EXISTS opinions_segment ON opinions (segment)",
+    "CREATE INDEX IF NOT EXISTS opinions_size ON opinions (size)",
+    "CREATE TRIGGER IF NOT EXISTS opinions_need_their_prediction AFTER DELETE ON predictions"
+    " WHEN coalesce(old.segment, 0) = 0 BEGIN"
+    " DELETE FROM questions WHERE prediction_id = old.prediction_id;"
+    " DELETE FROM opinions WHERE prediction_id = old.prediction_id AND segment IS NULL; END",
+    "CREATE TRIGGER IF NOT EXISTS opinions_are_forgotten AFTER INSERT ON tombstones BEGIN"
+    " DELETE FROM questions WHERE prediction_id = new.prediction_id;"
+    " DELETE FROM opinions WHERE prediction_id = new.prediction_id; END",
+    "CREATE TRIGGER IF NOT EXISTS opinions_were_received AFTER UPDATE OF state ON segments"
+    " WHEN new.state = 'received' BEGIN DELETE FROM opinions WHERE segment = new.sequence; END",
+    "CREATE TRIGGER IF NOT EXISTS opinions_wait_again AFTER UPDATE OF state ON segments"
+    " WHEN new.state = 'lost' BEGIN UPDATE opinions SET segment = NULL WHERE segment = new.sequence; END",
+    "CREATE TRIGGER IF NOT EXISTS opinions_were_not_sealed AFTER DELETE ON segments BEGIN"
+    " UPDATE opinions SET segment = NULL WHERE segment = old.sequence; END",
+)
 _INSERT = (
     "INSERT INTO predictions (prediction_id, task, rank, class, consent, spare, kept_at, size, record)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING"
@@ -85,7 +116,7 @@ ROW_OVERHEAD_BYTES = 250  # what the row and its index entries take beside the r
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class PredictionRecord:
     """A prediction to keep: its record without `kept`, which is written when it is sealed."""
 
     prediction_id: str
@@ -95,14 +126,14 @@ class Kept:
     class_: int
     consent: int
     record: bytes
-    observed: Observed | None = None
+    observed: AnswerObservation | None = None
     """What is counted of it."""
     later: str = ""
-    """Why the large model is asked about it later (formats/example_records.py); empty = it is not."""
+    """Why the large model is asked about it later (formats/example.py); empty = it is not."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class FeedbackRecord:
     """Feedback to keep."""
 
     feedback_id: str
@@ -115,7 +146,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Found:
+class SpooledPrediction:
     """A kept prediction and the feedback on it."""
 
     record: bytes
@@ -142,11 +173,11 @@ class Spool:
         self._monotonic, self._started = monotonic, monotonic()
         self.counters: Counter[str] = Counter(dict(self.db.rows("SELECT name, value FROM counters")))
         self._saved = self.counters.copy()
-        self.streams = streams(self.db) if streams else ReviewStreams(self.db, Shares(0.0, {}))
+        self.streams = streams(self.db) if streams else ReviewStreams(self.db, AuditShares(0.0, {}))
         self._clock = float(self._meta("clock", 0.0))
         self.used_bytes = int(self._meta("used_bytes", 0))
         with self.transaction():
-            for statement in opinion_tables.STATEMENTS:
+            for statement in _TEACHER_LABEL_STATEMENTS:
                 self.db.execute(statement)
             review_streams.prepare(self.db)
             self.epoch = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
@@ -169,7 +200,7 @@ class Spool:
             raise
         self._saved = self.counters.copy()
 
-    def add(self, kept: Iterable[Kept]) -> list[Kept]:
+    def add(self, kept: Iterable[PredictionRecord]) -> list[PredictionRecord]:
         """Keep predictions; one whose id is there already stays as it is. Return those that are new."""
         now, new = self.clock, []
         for each in kept:
@@ -184,7 +215,7 @@ class Spool:
             self.counters["audit_drawn"] += drawn
         return new
 
-    def find(self, prediction_id: str) -> Found:
+    def find(self, prediction_id: str) -> SpooledPrediction:
         """Return a kept prediction.
 
         Raises:
@@ -196,9 +227,11 @@ class Spool:
             raise PredictionUnknown(f"no answer {prediction_id!r} is kept here", prediction_id=prediction_id)
         said = self.db.rows("SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row", (prediction_id,))
         record, task, reviewed, stream, probability = found[0]
-        return Found(record, task, bool(reviewed), tuple(row[0] for row in said), NAMES[stream], probability)
+        return SpooledPrediction(
+            record, task, bool(reviewed), tuple(row[0] for row in said), NAMES[stream], probability
+        )
 
-    def judge(self, judged: Judged) -> int:
+    def judge(self, judged: FeedbackRecord) -> int:
         """Keep feedback; return how many there are then on its prediction. The same request again is 0, and no change.
 
         Raises:
@@ -234,11 +267,13 @@ class Spool:
         query = "SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row LIMIT 1"
         return next((row[0] for row in self.db.rows(query, (prediction_id,))), None)
 
-    def review(self, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Place, Found]]:
+    def review(
+        self, wanted: ReviewFilter, after: ReviewCursor, count: int
+    ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
         """Return predictions behind a place of the review queue, each with its place (review_streams.py)."""
-        rows: Iterable[tuple[Place, tuple[Any, ...]]] = self.streams.page(wanted, after, count)
+        rows: Iterable[tuple[ReviewCursor, tuple[Any, ...]]] = self.streams.page(wanted, after, count)
         return [
-            (place, Found(record, task, bool(seen), (), NAMES[stream], probability))
+            (place, SpooledPrediction(record, task, bool(seen), (), NAMES[stream], probability))
             for place, (_, _, record, task, seen, stream, probability) in rows
         ]
 
@@ -319,7 +354,7 @@ class Spool:
         """Close the database."""
         self.db.close()
 
-    def _repeated(self, judged: Judged) -> bool:
+    def _repeated(self, judged: FeedbackRecord) -> bool:
         if not judged.request_id:
             return False
         content = hashlib.sha256(judged.content).digest()

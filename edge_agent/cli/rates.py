@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from edge_agent.client import Durations, Status, TaskCounts
-from edge_agent.report.timing import quantile
+from edge_agent.report.daemon_figures import histogram_quantile
 
 WINDOW_SECONDS = 10.0
 """Rates are over the last so many seconds: of one second they would jump."""
@@ -71,7 +71,7 @@ def rates_of(before: TaskCounts | None, after: TaskCounts, seconds: float) -> Ra
         errors=(sum(after.errors.values()) - sum(first.errors.values())) / seconds,
         below=(after.below_threshold - first.below_threshold) / graded if graded else None,
         abstained=abstained / answers if answers else None,
-        queue_p95=quantile(0.95, first.queue, after.queue),
-        total_p50=quantile(0.5, first.total, after.total),
-        total_p95=quantile(0.95, first.total, after.total),
+        queue_p95=histogram_quantile(0.95, first.queue, after.queue),
+        total_p50=histogram_quantile(0.5, first.total, after.total),
+        total_p95=histogram_quantile(0.95, first.total, after.total),
     )

@@ -17,13 +17,11 @@ from edge_agent.cli.site import AsJson, Site, site_of
 from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import EdgeAgentError, SiteError, StickFailed, UnknownTask
-from edge_agent.report.document import document
-from edge_agent.report.framework import Wish
-from edge_agent.report.gathered import Told, Wanted, gathered
-from edge_agent.report.judgement import Judgement, judge, total
-from edge_agent.report.page import VERDICTS, About, headline, other_alarms, page, summary
-from edge_agent.report.timing import local_ms
-from edge_agent.report.words import MICROS, amount, count, percent
+from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
+from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json, sum_costs
+from edge_agent.report.number_format import MICROS, amount, count, percent
+from edge_agent.report.report_page import VERDICTS, headline, other_alarms, render_page, summary
+from edge_agent.report.suitability import CostAssumptions
 
 _STYLES = {"yes": "green", "partly": "yellow", "no": "red", "unknown": "dim"}
 
@@ -55,31 +53,31 @@ def run(
 
     Example: [bold]edge-agent report pos-intent --html report.html[/bold]
     """
-    site, wanted, wish = site_of(ctx), Wanted(tuple(tasks or ()), risk), _wish(model_cost)
+    site, wanted, wish = site_of(ctx), ReportRequest(tuple(tasks or ()), risk), _wish(model_cost)
     with site.admin() as admin:
         judged, about = _judged(admin, site, wanted, wish)
     if html:
-        _write(html, page(judged, about))
+        _write(html, render_page(judged, about))
         console = err() if as_json else out()
         console.print(f"{html.absolute()}: open it in a browser.", soft_wrap=True)
     if as_json:
-        print_json(document(judged, about), indent=2)
+        print_json(report_json(judged, about), indent=2)
     elif not html:
         show(out(), judged, at_length=bool(tasks))
 
 
-def _wish(model_cost: str) -> Wish:
+def _wish(model_cost: str) -> CostAssumptions:
     """Read an amount, with or without the name of a currency."""
     written, _, currency = model_cost.strip().partition(" ")
     if not written:
-        return Wish()
+        return CostAssumptions()
     try:
         micros = round(float(written.replace(",", "")) * MICROS)
     except (ValueError, OverflowError):
         micros = -1
     if micros < 0:
         raise typer.BadParameter(f"{model_cost!r} is no amount; as in '1500 EUR'", param_hint="--model-cost")
-    return Wish(currency.strip(), micros)
+    return CostAssumptions(currency.strip(), micros)
 
 
 class FiguresUnusable(EdgeAgentError):
@@ -89,20 +87,22 @@ class FiguresUnusable(EdgeAgentError):
     remedy_default = "This is a bug: send 'edge-agent support-bundle' to whoever looks after this software."
 
 
-def _judged(admin: AdminClient, site: Site, wanted: Wanted, wish: Wish) -> tuple[list[Judgement], About]:
+def _judged(
+    admin: AdminClient, site: Site, wanted: ReportRequest, wish: CostAssumptions
+) -> tuple[list[TaskJudgement], ReportHeader]:
     status, field = admin.status(), admin.field_report()
     unknown = [task for task in wanted.tasks if task not in {each.name for each in field.tasks}]
     if unknown:
         known = ", ".join(each.name for each in field.tasks) or "none"
         raise UnknownTask(f"there is no task '{unknown[0]}'; there are: {known}")
-    told = Told(field, tuple(admin.bundles()), local_ms(status))
+    told = DaemonReports(field, tuple(admin.bundles()), usual_local_ms(status))
     try:
-        judged = [judge(figures, wish) for figures in gathered(told, wanted)]
+        judged = [judge_task(figures, wish) for figures in collect_figures(told, wanted)]
     except ValueError as error:
         raise FiguresUnusable(str(error)) from None
     model = field.large_model.model if field.large_model else ""
     name = "" if site.remote_path else site.config().site.id
-    return judged, About(name, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", status.agent_version, model)
+    return judged, ReportHeader(name, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", status.agent_version, model)
 
 
 def _write(path: Path, content: str) -> None:
@@ -112,12 +112,12 @@ def _write(path: Path, content: str) -> None:
         raise StickFailed(error.message, remedy="Name another file with --html.") from None
 
 
-def show(console: Console, judged: Sequence[Judgement], *, at_length: bool) -> None:
+def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) -> None:
     """Print it for people: a line for each task, then what to do; `at_length` with what it rests on."""
     if not judged:
         console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
         return
-    print_trimmed(console, Text(summary(total(judged), len(judged), judged[0].currency)))
+    print_trimmed(console, Text(summary(sum_costs(judged), len(judged), judged[0].currency)))
     console.print()
     _show_table(console, judged)
     for each in judged:
@@ -131,7 +131,7 @@ def show(console: Console, judged: Sequence[Judgement], *, at_length: bool) -> N
     )
 
 
-def _show_table(console: Console, judged: Sequence[Judgement]) -> None:
+def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:
     numbers = ("examples", "same as large", "could take", "here", "spent", "saved")
     made = table("task", "mode", "next", *numbers, right=numbers, wrap=("task",))
     for each in judged:
@@ -154,7 +154,7 @@ def _between(low: float, high: float) -> str:
     return f"{percent(low).removesuffix(' %')}-{percent(high)}"
 
 
-def _show_advice(console: Console, judged: Judgement) -> None:
+def _show_advice(console: Console, judged: TaskJudgement) -> None:
     said = Text.assemble((judged.figures.task, "bold"), ": ", (headline(judged), "bold"))
     print_trimmed(console, said)
     lines = [Text(judged.advice.because), Text(judged.advice.then)]
@@ -165,7 +165,7 @@ def _show_advice(console: Console, judged: Judgement) -> None:
         print_trimmed(console, Padding(line, (0, 0, 0, 2)))
 
 
-def _show_framework(console: Console, judged: Judgement) -> None:
+def _show_framework(console: Console, judged: TaskJudgement) -> None:
     made = table("  question", "verdict", "measured", "what it means", wrap=("measured", "what it means"))
     for answer in judged.framework:
         verdict = Text(VERDICTS[answer.verdict], style=_STYLES[answer.verdict])

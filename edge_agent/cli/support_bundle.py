@@ -23,8 +23,13 @@ from edge_agent.doctor.examine import judge
 from edge_agent.doctor.probes.serving import ask
 from edge_agent.durable.atomic_files import create
 from edge_agent.errors import ConfigInvalid, StickFailed
-from edge_agent.support_bundle.archive import MODE, packed
-from edge_agent.support_bundle.gather import Part, Sources, gather
+from edge_agent.support_bundle.support_archive import (
+    ARCHIVE_MODE,
+    SupportPart,
+    SupportSources,
+    gather_parts,
+    pack_archive,
+)
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Left out: a name with site and time, here.")
@@ -45,9 +50,9 @@ def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: 
     with err().status("Gathering"):
         place = place_of(site)
         case = ask(place)
-        parts = gather(Sources(case, _files(site), as_document(judge(case))))
+        parts = gather_parts(SupportSources(case, _files(site), as_document(judge(case))))
     name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
-    path, content = output or Path(f"{name}.tar.gz"), packed(parts, name, at)
+    path, content = output or Path(f"{name}.tar.gz"), pack_archive(parts, name, at)
     show(out(), parts)
     if only_list:
         return
@@ -56,7 +61,7 @@ def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: 
             raise typer.BadParameter("there is nobody to ask: add --yes", param_hint="--yes")
         typer.confirm(f"Write {path} ({format_bytes(len(content))})?", abort=True)
     try:
-        create(path, content, MODE)
+        create(path, content, ARCHIVE_MODE)
     except OSError as error:
         raise StickFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
@@ -77,7 +82,7 @@ def _named(site: str) -> str:
     return site or re.sub(r"[^a-z0-9-]", "", platform.node().lower()) or "site"
 
 
-def show(console: Console, parts: list[Part]) -> None:
+def show(console: Console, parts: list[SupportPart]) -> None:
     """Print what would be in it, and what could not be had."""
     made = table("file", "size", "what", right=("size",), wrap=("what",))
     for part in parts:

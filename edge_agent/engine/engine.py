@@ -31,7 +31,7 @@ from edge_agent.engine.memory_cap import MemoryCap
 from edge_agent.engine.restart_policy import RestartPolicy, start_failure
 from edge_agent.engine.state import STATE_WORDS, EngineState
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
-from edge_agent.supervision import Component, Policy, Supervisor
+from edge_agent.supervision import Component, DeathPolicy, Supervisor
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 ENDS = "the engine is stopping"
@@ -81,10 +81,8 @@ class Engine:
         self.cap = MemoryCap()  # of its child
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
-        self._watch, self._probe = (
-            ChildWatch(name, config),
-            LivenessProbe(patience_seconds(config.heartbeat_seconds_max)),
-        )
+        self._watch = ChildWatch(name, config)
+        self._probe = LivenessProbe(patience_seconds(config.heartbeat_seconds_max))
         # The supervisor owns the child: nobody else starts, ends or awaits one, and nobody cancels the supervisor.
         self._supervisor: asyncio.Task[None] | None = None
         self._interruption = InterruptibleStep()
@@ -119,7 +117,8 @@ class Engine:
         if self.ended:
             self._policy = RestartPolicy(self._config)
             self._set_state(EngineState.STARTING)
-            kept = Component(f"engine {self.name}", self._supervise, Policy.RESTART, WHY_RESTARTED, may_return=True)
+            policy = DeathPolicy.RESTART
+            kept = Component(f"engine {self.name}", self._supervise, policy, WHY_RESTARTED, may_return=True)
             self._supervisor = self._owner.keep(kept)
 
     @property

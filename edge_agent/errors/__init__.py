@@ -31,7 +31,7 @@
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
 remedy (what the reader can do next) and every dynamic value of the sentence in `metadata`. The map to gRPC codes is in
-`edge_agent/server/status.py` and nowhere else. Errors cross the pipe from a child as (reason, message, remedy,
+`edge_agent/server/error_status.py` and nowhere else. Errors cross the pipe from a child as (reason, message, remedy,
 metadata) and are rebuilt by `from_wire`.
 """
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from edge_agent.report import comparisons, svg
-from edge_agent.report.chart import QUARTERS, Chart, Said, chart, month_and_day
-from edge_agent.report.figures import Day
-from edge_agent.report.judgement import Judgement
-from edge_agent.report.readiness import STEPS
-from edge_agent.report.svg import Sheet
-from edge_agent.report.words import MICROS, amount, count, counted, percent
+from edge_agent.report import svg
+from edge_agent.report.judgement import TaskJudgement, could_take
+from edge_agent.report.number_format import MICROS, amount, count, counted, interval, percent
+from edge_agent.report.readiness import STEPS, CoverageLevel, LabelState
+from edge_agent.report.svg import DrawingArea
+from edge_agent.report.task_figures import DayFigures
+from edge_agent.statistics import CountedShare
 
+QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+Legend = tuple[tuple[str, str], ...]
+"""Classes of marks, and what they are."""
+Rows = tuple[tuple[str, ...], ...]
+LABELS_DRAWN_MAX = 12
+_ROW = 22.0
+_UPPER = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_FEW = 3
+"""Points that a band between them would be too little for."""
 _DAYS_WIDE = 7
 """A bar is no wider than that many would be."""
 ROUTES = {
@@ -23,16 +33,56 @@ ROUTES = {
 }
 
 
-def charts(judged: Judgement, name: str) -> list[Chart]:
+@dataclass(frozen=True)
+class ChartText:
+    """What a chart says in words."""
+
+    title: str
+    sentence: str
+    legend: Legend
+    columns: tuple[str, ...]
+    rows: Rows
+    words: frozenset[int] = frozenset()
+    """Columns that hold words; the others hold numbers, but for the first."""
+    at_once: bool = False
+    """The table is short, and worth a look beside the picture."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart."""
+
+    said: ChartText
+    picture: str
+
+
+def compose_chart(name: str, said: ChartText, sheet: DrawingArea, marks: Iterable[str]) -> Chart:
+    """Put picture and words together; `name` is unique on the page."""
+    return Chart(said, svg.picture(name, said.title, said.sentence, sheet, marks))
+
+
+def vertical_grid(sheet: DrawingArea) -> list[str]:
+    """Draw lines from top to bottom at the quarters, which are shares."""
+    foot = sheet.height - sheet.bottom
+    lines = [svg.line((sheet.x(part),) * 2, (sheet.top, foot), "grid") for part in QUARTERS]
+    return [*lines, *(svg.text(sheet.x(part), foot + 18, percent(part), "tick", "middle") for part in QUARTERS)]
+
+
+def month_and_day(date: str) -> str:
+    """Return what a date is called below a chart."""
+    return date[5:]
+
+
+def task_charts(judged: TaskJudgement, name: str) -> list[Chart]:
     """Draw everything that there are figures for; `name` is unique on the page."""
     drawn = (draw(judged, f"{name}-{at}") for at, draw in enumerate(_CHARTS))
     return [each for each in drawn if each is not None]
 
 
-def _examples(judged: Judgement, name: str) -> Chart:
+def _examples(judged: TaskJudgement, name: str) -> Chart:
     """Draw how far the examples have come. Each step is as wide as the others, so that the first can be seen."""
     examples, marks = judged.figures.examples, (0, *STEPS)
-    sheet = Sheet(height=76, left=4, right=30, x_max=len(STEPS))
+    sheet = DrawingArea(height=76, left=4, right=30, x_max=len(STEPS))
     whole, top, high = sheet.x(len(STEPS)) - sheet.left, 16.0, 22.0
     drawn = [
         svg.bar((sheet.left, top), (whole, high), "rest"),
@@ -45,8 +95,8 @@ def _examples(judged: Judgement, name: str) -> Chart:
     wanting = f"{count(missing.missing)} more to {missing.buys}" if missing else "every step is reached"
     rows = tuple((count(each.examples), each.buys, _wanting(each.missing)) for each in judged.steps)
     sentence = f"{counted(examples, 'example')}: {wanting}."
-    said = Said("Examples", sentence, (), ("step", "enough to", "missing"), rows, frozenset({1}), at_once=True)
-    return chart(name, said, sheet, drawn)
+    said = ChartText("Examples", sentence, (), ("step", "enough to", "missing"), rows, frozenset({1}), at_once=True)
+    return compose_chart(name, said, sheet, drawn)
 
 
 def _wanting(missing: int) -> str:
@@ -59,29 +109,29 @@ def _along(value: int, marks: Sequence[int]) -> float:
     return sum(parts)
 
 
-def _answers(judged: Judgement, name: str) -> Chart | None:
+def _answers(judged: TaskJudgement, name: str) -> Chart | None:
     figures, days = judged.figures, judged.figures.recent
     if not figures.calls:
         return None
     routes = [route for route in ROUTES if figures.routed(route)]
     most = max(sum(day.answers.values()) for day in days)
-    sheet = Sheet(x_max=max(len(days), _DAYS_WIDE), y_max=svg.round_up(max(4, most)))
+    sheet = DrawingArea(x_max=max(len(days), _DAYS_WIDE), y_max=svg.round_up(max(4, most)))
     drawn = svg.axis(sheet, [(part * sheet.y_max, f"{part * sheet.y_max:g}") for part in QUARTERS])
     for at, day in enumerate(days):
         drawn += _stack(sheet, at, day, routes)
     drawn += svg.below(sheet, [(at + 0.5, month_and_day(day.date)) for at, day in enumerate(days)])
     here = percent(figures.routed("local") / figures.calls)
-    said = Said(
+    said = ChartText(
         "Who answered",
         f"Of {counted(figures.calls, 'answer')} in {counted(len(days), 'day')} {here} were given here.",
         tuple((route, ROUTES[route]) for route in routes),
         ("day (UTC)", *(ROUTES[route] for route in routes)),
         tuple((day.date, *(count(day.answers.get(route, 0)) for route in routes)) for day in days),
     )
-    return chart(name, said, sheet, drawn)
+    return compose_chart(name, said, sheet, drawn)
 
 
-def _stack(sheet: Sheet, at: int, day: Day, routes: Sequence[str]) -> Iterator[str]:
+def _stack(sheet: DrawingArea, at: int, day: DayFigures, routes: Sequence[str]) -> Iterator[str]:
     """Draw one day's answers above each other."""
     wide, beneath = sheet.x(1) - sheet.x(0), 0
     for route in routes:
@@ -93,14 +143,14 @@ def _stack(sheet: Sheet, at: int, day: Day, routes: Sequence[str]) -> Iterator[s
             yield svg.bar((sheet.x(at) + wide * 0.08, upper), (wide * 0.84, lower - upper), route, said)
 
 
-def _money(judged: Judgement, name: str) -> Chart | None:
+def _money(judged: TaskJudgement, name: str) -> Chart | None:
     """Draw what was spent beside what the large model would have cost for everything, both from the first day on."""
     price, currency, days = judged.money.price_micros, judged.currency, judged.figures.recent
     if price is None:
         return None
     spent = list(itertools.accumulate(day.cost_micros for day in days))
     full = list(itertools.accumulate(day.cost_micros + price * day.answers.get("local", 0) for day in days))
-    sheet = Sheet(left=56, right=24, x_max=max(1, len(days) - 1), y_max=svg.round_up(full[-1] / MICROS))
+    sheet = DrawingArea(left=56, right=24, x_max=max(1, len(days) - 1), y_max=svg.round_up(full[-1] / MICROS))
     drawn = svg.axis(sheet, [(part * sheet.y_max, amount(part * sheet.y_max * MICROS)) for part in QUARTERS])
     upper = [(sheet.x(at), sheet.y(value / MICROS)) for at, value in enumerate(full)]
     lower = [(sheet.x(at), sheet.y(value / MICROS)) for at, value in enumerate(spent)]
@@ -108,7 +158,7 @@ def _money(judged: Judgement, name: str) -> Chart | None:
     drawn += [svg.dot(*upper[-1], "b"), svg.dot(*lower[-1], "a")]
     drawn += svg.below(sheet, [(at, month_and_day(day.date)) for at, day in enumerate(days)])
     otherwise = f"without the model here it would have been {amount(full[-1], currency)}"
-    said = Said(
+    said = ChartText(
         "Money, added up",
         f"Spent {amount(spent[-1], currency)}; {otherwise if full[-1] > spent[-1] else 'nothing was saved yet'}.",
         (("a", "spent"), ("b", "had the large model answered everything")),
@@ -117,14 +167,127 @@ def _money(judged: Judgement, name: str) -> Chart | None:
             (day.date, amount(a, currency), amount(b, currency)) for day, a, b in zip(days, spent, full, strict=True)
         ),
     )
-    return chart(name, said, sheet, drawn)
+    return compose_chart(name, said, sheet, drawn)
 
 
-_CHARTS: tuple[Callable[[Judgement, str], Chart | None], ...] = (
+def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
+    """Draw how often people or the large model say otherwise, over the share that the model here would take."""
+    found, target = judged.takes, judged.figures.target
+    if not found.levels:
+        return None
+    most = max(target, *(level.risk for level in found.levels))
+    sheet = DrawingArea(left=50, right=22, y_max=min(1.0, svg.round_up(1.3 * most)))
+    bound = [(sheet.x(level.taken.value or 0.0), sheet.y(level.bound)) for level in found.levels]
+    risk = [(sheet.x(level.taken.value or 0.0), sheet.y(level.risk)) for level in found.levels]
+    drawn = svg.axis(sheet, [(part * sheet.y_max, percent(part * sheet.y_max)) for part in QUARTERS])
+    drawn += vertical_grid(sheet)
+    drawn += [svg.area(bound, risk, "band"), svg.path(risk, "line a"), *_dots(risk, found.levels)]
+    drawn.append(svg.line((sheet.left, svg.WIDTH - sheet.right), (sheet.y(target),) * 2, "target"))
+    if found.above is not None:
+        drawn.append(svg.line((sheet.x(found.share.value or 0.0),) * 2, (sheet.top, sheet.y(0)), "mark"))
+    said = ChartText(
+        "What the model here could take",
+        could_take(judged),
+        (
+            ("a", found.levels[-1].judges),
+            ("band", "up to what is proved"),
+            ("target", f"wanted: {percent(target)} at most"),
+        ),
+        ("confidence from", "of all", "compared", "by people", "otherwise", "proved bound", "holds"),
+        tuple(_level(level) for level in found.levels),
+    )
+    return compose_chart(name, said, sheet, drawn)
+
+
+def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
+    """Draw how often both models said the same, over time."""
+    found = judged.agreement_by_day
+    if not found:
+        return None
+    dates, shares = zip(*found, strict=True)
+    floor, marks = (0.5, _UPPER) if min(share.low for share in shares) > 0.5 else (0.0, QUARTERS)
+    sheet = DrawingArea(left=50, right=24, x_max=max(1, len(found) - 1), y_min=floor)
+    at = [float(place) for place in range(len(found))] if len(found) > 1 else [0.5]
+    drawn = svg.axis(sheet, [(part, percent(part)) for part in marks])
+    drawn += _banded([sheet.x(x) for x in at], shares, sheet)
+    for x, date, share in zip(at, dates, shares, strict=True):
+        drawn.append(svg.dot(sheet.x(x), sheet.y(share.value or 0.0), "a", f"{date}: {interval(share)}", 3.0))
+    drawn += svg.below(sheet, [(x, month_and_day(date)) for x, date in zip(at, dates, strict=True)])
+    said = ChartText(
+        "Agreement with the large model",
+        f"Both models said the same on {interval(judged.agreement)} of {counted(judged.agreement.rows, 'input')}.",
+        (("a", "said the same"), ("band", "95 % interval")),
+        ("from (UTC)", "compared", "the same", "95 % interval"),
+        tuple((date, *_shares(share)) for date, share in found),
+    )
+    return compose_chart(name, said, sheet, drawn)
+
+
+def _banded(across: Sequence[float], shares: Sequence[CountedShare], sheet: DrawingArea) -> Iterator[str]:
+    """Draw a line of shares in the band of their intervals; of a few points each interval by itself."""
+    upper, lower = ([sheet.y(share.high) for share in shares], [sheet.y(share.low) for share in shares])
+    yield svg.area(list(zip(across, upper, strict=True)), list(zip(across, lower, strict=True)), "band")
+    yield svg.path([(x, sheet.y(share.value or 0.0)) for x, share in zip(across, shares, strict=True)], "line a")
+    for x, high, low in zip(across, upper, lower, strict=True) if len(across) < _FEW else ():
+        yield svg.line((x, x), (high, low), "whisker")
+
+
+def label_chart(judged: TaskJudgement, name: str) -> Chart | None:
+    """Draw how often both models said the same, label by label."""
+    compared = [label for label in judged.labels if label.agreement.rows]
+    if not compared:
+        return None
+    shown = compared[:LABELS_DRAWN_MAX]
+    sheet = DrawingArea(height=40 + _ROW * len(shown), left=118, right=22, top=8)
+    drawn = vertical_grid(sheet)
+    for at, label in enumerate(shown):
+        drawn += _label(sheet, sheet.top + _ROW * at + 12, label)
+    worst = min(compared, key=lambda label: label.agreement.value or 0.0)
+    sentence = f"Least often the same: '{worst.name}', {interval(worst.agreement)} of {count(worst.agreement.rows)}."
+    if len(compared) > len(shown):
+        sentence += f" The {len(shown)} most frequent of {len(compared)} labels are drawn."
+    said = ChartText(
+        "Agreement by label",
+        sentence,
+        (("a", "said the same as the large model"), ("whisker", "95 % interval")),
+        ("label", "examples", "compared", "the same", "95 % interval", "in the last week", "95 % interval"),
+        tuple(
+            (label.name, count(label.examples), *_shares(label.agreement), *_shares(label.recent)[1:])
+            for label in judged.labels
+        ),
+    )
+    return compose_chart(name, said, sheet, drawn)
+
+
+def _label(sheet: DrawingArea, y: float, label: LabelState) -> Iterator[str]:
+    share = label.agreement
+    yield svg.text(sheet.left - 8, y + 4, svg.cut(label.name, 16), "tick", "end")
+    yield svg.line((sheet.x(share.low), sheet.x(share.high)), (y, y), "whisker")
+    yield svg.dot(sheet.x(share.value or 0.0), y, "a", f"{label.name}: {interval(share)}")
+
+
+def _dots(places: Iterable[tuple[float, float]], levels: Iterable[CoverageLevel]) -> Iterator[str]:
+    for place, level in zip(places, levels, strict=True):
+        said = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} otherwise"
+        yield svg.dot(*place, "a", said, 3.0)
+
+
+def _level(level: CoverageLevel) -> tuple[str, ...]:
+    part, holds = percent(level.taken.value), "yes" if level.holds else "no"
+    rows = count(level.rows), count(level.reviewed)
+    return f"{level.above:.2f}", part, *rows, percent(level.risk), percent(level.bound), holds
+
+
+def _shares(share: CountedShare) -> tuple[str, str, str]:
+    between = f"{percent(share.low)} to {percent(share.high)}" if share.rows else "-"
+    return count(share.rows), percent(share.value), between
+
+
+_CHARTS: tuple[Callable[[TaskJudgement, str], Chart | None], ...] = (
     _examples,
     _answers,
     _money,
-    comparisons.takes,
-    comparisons.agreement,
-    comparisons.labels,
+    coverage_chart,
+    agreement_chart,
+    label_chart,
 )

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from edge_agent.report import framework, money, next_mode, readiness
-from edge_agent.report.figures import Figures
-from edge_agent.report.framework import NOTHING_SAID, Answer, Wish
-from edge_agent.report.money import Money
-from edge_agent.report.next_mode import Advice
-from edge_agent.report.readiness import LabelState, Level, Step, Takes
-from edge_agent.report.shares import Share
+from edge_agent.report import mode_recommendation, readiness, suitability
+from edge_agent.report.mode_recommendation import ModeRecommendation
+from edge_agent.report.number_format import count, counted, interval, percent
+from edge_agent.report.readiness import AchievableCoverage, CoverageLevel, LabelState, ReadinessStep
+from edge_agent.report.suitability import NO_ASSUMPTIONS, CostAssumptions, CostFigures, SuitabilityAnswer
+from edge_agent.report.task_figures import TaskFigures
+from edge_agent.statistics import LEVEL, CountedShare
 
+SCHEMA = "edge-agent/report/v1"
 DAYS_DRAWN_MAX = 60
 
 
 @dataclass(frozen=True)
-class Judgement:
+class TaskJudgement:
     """One task."""
 
-    figures: Figures
-    advice: Advice
-    framework: tuple[Answer, ...]
-    steps: tuple[Step, ...]
-    agreement: Share
-    agreement_by_day: tuple[tuple[str, Share], ...]
+    figures: TaskFigures
+    advice: ModeRecommendation
+    framework: tuple[SuitabilityAnswer, ...]
+    steps: tuple[ReadinessStep, ...]
+    agreement: CountedShare
+    agreement_by_day: tuple[tuple[str, CountedShare], ...]
     labels: tuple[LabelState, ...]
-    takes: Takes
-    at_threshold: Level | None
-    judged: Share
+    takes: AchievableCoverage
+    at_threshold: CoverageLevel | None
+    judged: CountedShare
     """Of its sure answers that the large model answered, too, those where it said the same."""
-    checked: Share
+    checked: CountedShare
     """Of its sure answers that people judged, those that they found right."""
-    money: Money
+    money: CostFigures
     currency: str = ""
     """What amounts are called; empty = nothing is said of it."""
 
 
 @dataclass(frozen=True)
-class Total:
+class SiteTotal:
     """All tasks together."""
 
     calls: int
@@ -49,14 +51,27 @@ class Total:
     """Of the tasks with a known price; None = no task has one."""
 
 
-def judge(figures: Figures, wish: Wish = NOTHING_SAID) -> Judgement:
+@dataclass(frozen=True)
+class ReportHeader:
+    """Whose report it is, and of when."""
+
+    site: str
+    """Empty = the site has no name."""
+    at: str
+    """2026-11-25 21:40 UTC."""
+    agent_version: str
+    large_model: str
+    """Its name; empty = none is configured."""
+
+
+def judge_task(figures: TaskFigures, wish: CostAssumptions = NO_ASSUMPTIONS) -> TaskJudgement:
     """Judge one task."""
-    takes = readiness.takes(figures)
-    reckoned = money.money(figures, takes)
-    return Judgement(
+    takes = readiness.achievable_coverage(figures)
+    reckoned = suitability.compute_costs(figures, takes)
+    return TaskJudgement(
         figures=figures,
-        advice=next_mode.advise(figures),
-        framework=framework.framework(figures, reckoned, wish),
+        advice=mode_recommendation.recommend_mode(figures),
+        framework=suitability.assess_suitability(figures, reckoned, wish),
         steps=readiness.steps(figures),
         agreement=readiness.agreement(figures.alike),
         agreement_by_day=tuple(readiness.by_day(figures, DAYS_DRAWN_MAX)),
@@ -70,13 +85,96 @@ def judge(figures: Figures, wish: Wish = NOTHING_SAID) -> Judgement:
     )
 
 
-def total(judged: Iterable[Judgement]) -> Total:
+def sum_costs(judged: Iterable[TaskJudgement]) -> SiteTotal:
     """Add the money up."""
     every = [each.money for each in judged]
     saved = [each.saved_micros for each in every if each.saved_micros is not None]
-    return Total(
+    return SiteTotal(
         calls=sum(each.calls for each in every),
         answered_here=sum(each.answered_here for each in every),
         spent_micros=sum(each.spent_micros for each in every),
         saved_micros=sum(saved) if saved else None,
     )
+
+
+def could_take(judged: TaskJudgement) -> str:
+    """Say what the model here could take at the wanted risk."""
+    found, target = judged.takes, judged.figures.target
+    wanted = f"at a risk of {percent(target)}"
+    if found.above is not None and (level := found.resting_on):
+        return (
+            f"It could take {interval(found.share)} of the inputs {wanted}: those from a confidence of"
+            f" {found.above:.2f} on. Of these {level.judges} on {percent(found.risk)}. {measured_by(found)}"
+        )
+    if found.more is None:
+        return f"Nothing is proved {wanted}, and more of the same would not help: the model has to become better."
+    return f"Nothing is proved {wanted} yet: about {counted(found.more, 'more input')} to compare."
+
+
+def measured_by(coverage_chart: AchievableCoverage) -> str:
+    """Say whose word what it could take rests on; empty = nothing was compared."""
+    level = coverage_chart.resting_on
+    if level is None:
+        return ""
+    if not level.reviewed:
+        return "The large model's answers count as right here, and it errs itself: no person has looked at these."
+    rest = level.rows - level.reviewed
+    return (
+        f"What people say counts, of {counted(level.reviewed, 'answer')}; of the other {count(rest)} it is what the"
+        " large model says, which errs itself."
+    )
+
+
+def report_json(judged: Sequence[TaskJudgement], about: ReportHeader) -> dict[str, Any]:
+    """Return it as JSON has it. Amounts are millionths of the currency; what is not known is null."""
+    return {
+        "schema": SCHEMA,
+        **asdict(about),
+        "currency": judged[0].currency if judged else "",
+        "total": asdict(sum_costs(judged)),
+        "tasks": [_task(each) for each in judged],
+    }
+
+
+def _task(judged: TaskJudgement) -> dict[str, Any]:
+    figures = judged.figures
+    return {
+        "task": figures.task,
+        "kind": figures.kind,
+        "mode": figures.mode,
+        "has_model": figures.has_model,
+        "threshold": figures.threshold,
+        "gate": figures.gate or None,
+        "held_up": dict(figures.held_up),
+        "wanted_risk": {"target": figures.target, "delta": figures.delta},
+        "advice": asdict(judged.advice),
+        "framework": [asdict(answer) for answer in judged.framework],
+        "examples": {"number": figures.examples, "steps": [asdict(step) for step in judged.steps]},
+        "agreement": _share(judged.agreement),
+        "agreement_by_day": [{"from": date, **_share(share)} for date, share in judged.agreement_by_day],
+        "labels": [
+            {**asdict(label), "agreement": _share(label.agreement), "recent": _share(label.recent)}
+            for label in judged.labels
+        ],
+        "could_take": _could_take(judged.takes),
+        "at_threshold": asdict(judged.at_threshold) if judged.at_threshold else None,
+        "judged": _share(judged.judged),
+        "checked": _share(judged.checked),
+        "alarms": [asdict(alarm) for alarm in figures.alarms],
+        "money": {**asdict(judged.money), "year_gain_micros": judged.money.year_gain_micros},
+        "days": [asdict(day) for day in figures.days],
+        "large_ms": figures.large_ms or None,
+        "local_ms": figures.local_ms or None,
+        "may_leave": figures.may_leave,
+    }
+
+
+def _could_take(takes: AchievableCoverage) -> dict[str, Any]:
+    level = takes.resting_on
+    people = level.reviewed if level else 0
+    judges = {"people": people, "large_model": level.rows - people if level else 0, "note": measured_by(takes)}
+    return {**asdict(takes), "share": _share(takes.share), "judged_by": judges}
+
+
+def _share(share: CountedShare) -> dict[str, Any]:
+    return {"value": share.value, **asdict(share), "level": LEVEL}

@@ -12,9 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edge_agent.report.figures import Compared, Confident, Figures, Label, total
-from edge_agent.report.shares import Share, at_most, rows_min, rows_needed, share
-from edge_agent.statistics import upper_bound
+from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures, TaskFigures, sum_comparisons
+from edge_agent.statistics import CountedShare, binomial_cdf, counted_share, rows_min, rows_needed, upper_bound
 
 STEPS: dict[int, str] = {
     100: "measure a model, within ten percentage points",
@@ -30,7 +29,7 @@ _NEAR = 1e-9
 
 
 @dataclass(frozen=True)
-class Step:
+class ReadinessStep:
     """One mark on the way, and what reaching it buys."""
 
     examples: int
@@ -42,11 +41,11 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Level:
+class CoverageLevel:
     """One threshold: what the model here would take above it, and how often people or the large one say otherwise."""
 
     above: float
-    taken: Share
+    taken: CountedShare
     """Of all its answers."""
     rows: int
     """Those of them that were compared."""
@@ -70,10 +69,10 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Takes:
+class AchievableCoverage:
     """What the model here could take at the wanted risk."""
 
-    share: Share
+    share: CountedShare
     """Of all inputs."""
     above: float | None
     """The confidence from which on; None = nothing is proved."""
@@ -81,10 +80,10 @@ class Takes:
     """How often people or the large model say otherwise, of what it would take."""
     more: int | None
     """Inputs still to be compared before something is proved; None = more of the same would not help."""
-    levels: tuple[Level, ...]
+    levels: tuple[CoverageLevel, ...]
 
     @property
-    def resting_on(self) -> Level | None:
+    def resting_on(self) -> CoverageLevel | None:
         """What is told of it rests on this level: the one that it ends at, or all; None = nothing was compared."""
         return next(
             (each for each in self.levels if each.above == self.above), self.levels[-1] if self.levels else None
@@ -98,24 +97,24 @@ class LabelState:
     name: str
     answers: int
     examples: int
-    agreement: Share
-    recent: Share
+    agreement: CountedShare
+    recent: CountedShare
     """The same of the newest week."""
     short: bool
     """Too few examples to judge it."""
 
 
-def steps(figures: Figures) -> tuple[Step, ...]:
+def steps(figures: TaskFigures) -> tuple[ReadinessStep, ...]:
     """Return the marks, with what is missing to each."""
     pace = examples_a_day(figures)
     found = []
     for mark, buys in STEPS.items():
         missing = max(0, mark - figures.examples)
-        found.append(Step(mark, buys, missing, days_for(missing, pace)))
+        found.append(ReadinessStep(mark, buys, missing, days_for(missing, pace)))
     return tuple(found)
 
 
-def examples_a_day(figures: Figures) -> float:
+def examples_a_day(figures: TaskFigures) -> float:
     """Return how many examples a day brings, over the last days that are known."""
     last = figures.days[-_PACE_DAYS:]
     return sum(day.examples for day in last) / len(last) if last else 0.0
@@ -128,64 +127,64 @@ def days_for(missing: int, pace: float) -> int | None:
     return -int(-missing // pace) if pace > 0 else None
 
 
-def agreement(compared: Compared) -> Share:
+def agreement(compared: ComparisonCount) -> CountedShare:
     """Return how often both models say the same."""
-    return share(compared.same, compared.rows)
+    return counted_share(compared.same, compared.rows)
 
 
-def by_day(figures: Figures, days_max: int) -> list[tuple[str, Share]]:
+def by_day(figures: TaskFigures, days_max: int) -> list[tuple[str, CountedShare]]:
     """Return the agreement of stretches of days, the first day of each; at most so many that a chart can hold."""
     seen = [day for day in figures.days if day.compared.rows]
     stretch = max(1, -(-len(seen) // days_max))
     parts = [seen[at : at + stretch] for at in range(0, len(seen), stretch)]
-    return [(part[0].date, agreement(total(day.compared for day in part))) for part in parts]
+    return [(part[0].date, agreement(sum_comparisons(day.compared for day in part))) for part in parts]
 
 
-def labels(figures: Figures) -> tuple[LabelState, ...]:
+def labels(figures: TaskFigures) -> tuple[LabelState, ...]:
     """Return every label, the one that is given most often first."""
     most = sorted(figures.labels, key=lambda label: (-label.answers, label.name))
     return tuple(map(_label, most))
 
 
-def _label(label: Label) -> LabelState:
+def _label(label: LabelFigures) -> LabelState:
     short = label.examples < LABEL_EXAMPLES_MIN
     both, recent = agreement(label.compared), agreement(label.recent)
     return LabelState(label.name, label.answers, label.examples, both, recent, short)
 
 
-def takes(figures: Figures) -> Takes:
+def achievable_coverage(figures: TaskFigures) -> AchievableCoverage:
     """Return what the model here could take at the wanted risk."""
     levels = tuple(_levels(figures))
     held = [level for level in levels if level.holds]
     if not held:
-        return Takes(share(0, figures.graded), None, None, _more(levels, figures), levels)
+        return AchievableCoverage(counted_share(0, figures.graded), None, None, _more(levels, figures), levels)
     last = held[-1]
-    return Takes(last.taken, last.above, last.risk, 0, levels)
+    return AchievableCoverage(last.taken, last.above, last.risk, 0, levels)
 
 
-def at_threshold(figures: Figures) -> Level | None:
+def at_threshold(figures: TaskFigures) -> CoverageLevel | None:
     """Return what the bundle's own threshold would let it take; None = it has none, or nothing was compared."""
     if figures.threshold is None:
         return None
     accepted = [each for each in figures.confident if each.above >= figures.threshold - _NEAR]
-    found = total(each.right for each in accepted)
-    beyond = Confident(figures.threshold, sum(each.answers for each in accepted), found)
+    found = sum_comparisons(each.right for each in accepted)
+    beyond = ConfidenceBand(figures.threshold, sum(each.answers for each in accepted), found)
     return _level(beyond, figures, open_=True) if found.rows else None
 
 
-def more_at(level: Level, figures: Figures) -> int | None:
+def more_at(level: CoverageLevel, figures: TaskFigures) -> int | None:
     """Return how many more inputs, compared, would prove a threshold; None = no number of them."""
     # At the share of differences seen, with half a one added.
     accepted = rows_needed((level.differ + 0.5) / (level.rows + 1), figures.target, figures.delta)
     return None if accepted is None else inputs_for(max(1, accepted - level.rows), level)
 
 
-def inputs_for(rows: int, level: Level) -> int:
+def inputs_for(rows: int, level: CoverageLevel) -> int:
     """Return how many inputs it takes for so many more answers above a threshold."""
     return math.ceil(rows / (level.taken.value or 1.0))
 
 
-def _levels(figures: Figures) -> Iterator[Level]:
+def _levels(figures: TaskFigures) -> Iterator[CoverageLevel]:
     """Walk from the strictest; the first that has enough rows and fails ends what holds."""
     open_, least = True, rows_min(figures.target, figures.delta)
     for beyond in _cumulated(figures):
@@ -194,7 +193,7 @@ def _levels(figures: Figures) -> Iterator[Level]:
         yield level
 
 
-def _cumulated(figures: Figures) -> Iterator[Confident]:
+def _cumulated(figures: TaskFigures) -> Iterator[ConfidenceBand]:
     """Yield answers and comparisons from each confidence on, as far as these are a fair sample of those.
 
     In shadow all answers are compared, by the audit a part of the sure ones: above the bundle's threshold and below
@@ -203,42 +202,42 @@ def _cumulated(figures: Figures) -> Iterator[Confident]:
     split = figures.threshold or 0.0
     strictest = sorted(figures.confident, key=lambda each: -each.above)
     high = [each for each in strictest if each.above >= split - _NEAR]
-    answers, found = 0, Compared()
+    answers, found = 0, ComparisonCount()
     for each in high:
         answers, found = answers + each.answers, found + each.right
         if found.rows:
-            yield Confident(each.above, answers, found)
+            yield ConfidenceBand(each.above, answers, found)
     low = strictest[len(high) :]
     found = _thinned(high, low)
     for each in low if found.rows or not high else ():
         answers, found = answers + each.answers, found + each.right
         if found.rows:
-            yield Confident(each.above, answers, found)
+            yield ConfidenceBand(each.above, answers, found)
 
 
-def _thinned(high: Sequence[Confident], low: Sequence[Confident]) -> Compared:
+def _thinned(high: Sequence[ConfidenceBand], low: Sequence[ConfidenceBand]) -> ComparisonCount:
     """Return the comparisons above as if no larger part of the answers had been compared there than below."""
     above, below = _part(high), _part(low)
-    found, keep = total(each.right for each in high), min(1.0, below / above) if above else 0.0
+    found, keep = sum_comparisons(each.right for each in high), min(1.0, below / above) if above else 0.0
     rows, differ = math.floor(found.rows * keep), math.ceil((found.rows - found.same) * keep)
-    return Compared(rows, max(0, rows - differ))
+    return ComparisonCount(rows, max(0, rows - differ))
 
 
-def _part(answers: Sequence[Confident]) -> float:
+def _part(answers: Sequence[ConfidenceBand]) -> float:
     number = sum(each.answers for each in answers)
-    return total(each.compared for each in answers).rows / number if number else 0.0
+    return sum_comparisons(each.compared for each in answers).rows / number if number else 0.0
 
 
-def _level(beyond: Confident, figures: Figures, *, open_: bool) -> Level:
+def _level(beyond: ConfidenceBand, figures: TaskFigures, *, open_: bool) -> CoverageLevel:
     rows, differ = beyond.compared.rows, beyond.compared.rows - beyond.compared.same
     reviewed = sum(each.people.rows for each in figures.confident if each.above >= beyond.above - _NEAR)
     bound = upper_bound(differ, rows, figures.delta)
-    holds = open_ and at_most(differ, rows, figures.target) <= figures.delta
-    taken = share(beyond.answers, figures.graded)
-    return Level(beyond.above, taken, rows, min(rows, reviewed), differ, bound, holds)
+    holds = open_ and binomial_cdf(differ, rows, figures.target) <= figures.delta
+    taken = counted_share(beyond.answers, figures.graded)
+    return CoverageLevel(beyond.above, taken, rows, min(rows, reviewed), differ, bound, holds)
 
 
-def _more(levels: tuple[Level, ...], figures: Figures) -> int | None:
+def _more(levels: tuple[CoverageLevel, ...], figures: TaskFigures) -> int | None:
     rows = figures.compared.rows
     if rows < _GUESS_ROWS_MIN:
         return rows_min(figures.target, figures.delta) - rows  # too few to guess by: at the very best

@@ -18,7 +18,7 @@ _LETTER = 6.6
 
 
 @dataclass(frozen=True)
-class Sheet:
+class DrawingArea:
     """The area that is drawn in, between margins, and what its axes stand for."""
 
     height: float = 230.0
@@ -40,7 +40,7 @@ class Sheet:
         return self.top + (self.height - self.top - self.bottom) * (1 - part)
 
 
-def picture(name: str, title: str, said: str, sheet: Sheet, marks: Iterable[str]) -> str:
+def picture(name: str, title: str, said: str, sheet: DrawingArea, marks: Iterable[str]) -> str:
     """Return a whole picture, with its title and what it shows in words; `name` is unique on the page."""
     return (
         f'<svg viewBox="0 0 {WIDTH:g} {sheet.height:g}" role="img" aria-labelledby="{name}-t {name}-d">'
@@ -85,7 +85,7 @@ def _points(points: Iterable[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def axis(sheet: Sheet, values: Iterable[tuple[float, str]]) -> list[str]:
+def axis(sheet: DrawingArea, values: Iterable[tuple[float, str]]) -> list[str]:
     """Return the lines across at some values, with what they are called."""
     across = (sheet.left, WIDTH - sheet.right)
     return [
@@ -98,7 +98,7 @@ def axis(sheet: Sheet, values: Iterable[tuple[float, str]]) -> list[str]:
     ]
 
 
-def below(sheet: Sheet, values: Sequence[tuple[float, str]]) -> list[str]:
+def below(sheet: DrawingArea, values: Sequence[tuple[float, str]]) -> list[str]:
     """Return what stands below the sheet: as many names as have room, the first and the last among them."""
     room = max(
         1, int((WIDTH - sheet.left - sheet.right) / (_LETTER * max((len(s) for _, s in values), default=1) + 14))

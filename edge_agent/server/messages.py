@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from edge_agent.capture.collection import CollectionStatus
+from edge_agent.capture.example_capture import CaptureStatus
 from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.pool import EngineStatus
 from edge_agent.engine.state import EngineState
@@ -13,8 +13,8 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode
 from edge_agent.formats.site_status import UpdateState
-from edge_agent.metrics.counting import Counts, Histogram, TaskCounts
-from edge_agent.routing.policy import Wish
+from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
+from edge_agent.routing.policy import LowConfidencePolicy
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.activation import Activation
@@ -40,7 +40,7 @@ MODES = {
     "hybrid": task_pb2.MODE_HYBRID,
     "local": task_pb2.MODE_LOCAL,
 }
-WISHES: dict[int, Wish] = {
+WISHES: dict[int, LowConfidencePolicy] = {
     task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED: "as_mode",
     task_pb2.ON_LOW_CONFIDENCE_ANSWER: "answer",
     task_pb2.ON_LOW_CONFIDENCE_ABSTAIN: "abstain",
@@ -147,7 +147,7 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
     )
 
 
-def counts_messages(counts: Counts) -> list[admin_pb2.TaskCounts]:
+def counts_messages(counts: AnswerCounts) -> list[admin_pb2.TaskCounts]:
     """Describe what came of the inputs, task by task."""
     found = {task: _counts_message(task, each) for task, each in sorted(counts.tasks.items())}
     for lost, number in counts.errors.items():
@@ -155,7 +155,7 @@ def counts_messages(counts: Counts) -> list[admin_pb2.TaskCounts]:
     return list(found.values())
 
 
-def _counts_message(task: str, counts: TaskCounts) -> admin_pb2.TaskCounts:
+def _counts_message(task: str, counts: TaskCounters) -> admin_pb2.TaskCounts:
     return admin_pb2.TaskCounts(
         task=task,
         answers=counts.answers,
@@ -176,7 +176,7 @@ GIVEN_UP = ("failed", "lost", "expired", "crowded")
 """Why a question for the large model was given up, as counters of the spool have it behind `questions_`."""
 
 
-def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:
+def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:
     """Describe what is kept of inputs and answers."""
     return admin_pb2.ExamplesStatus(
         counters=status.counters,
@@ -191,7 +191,7 @@ def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> ad
     )
 
 
-def _audit(status: CollectionStatus) -> admin_pb2.ReviewAudit:
+def _audit(status: CaptureStatus) -> admin_pb2.ReviewAudit:
     drawn, reviewed = status.counters.get("audit_drawn", 0), status.counters.get("audit_reviewed", 0)
     waiting = status.review_waiting.get("audit", 0)
     lost = max(0, drawn - reviewed - waiting)
@@ -199,7 +199,7 @@ def _audit(status: CollectionStatus) -> admin_pb2.ReviewAudit:
 
 
 def large_model_message(
-    said: admin_pb2.EscalationStatus | None, examples: CollectionStatus | None
+    said: admin_pb2.EscalationStatus | None, examples: CaptureStatus | None
 ) -> admin_pb2.EscalationStatus | None:
     """Add what waits for the large model, and what became of it, to what is known of it."""
     if said is None or examples is None or examples.stalled_seconds:
@@ -245,13 +245,13 @@ def _task_update(task: str, activation: Activation, row: UpdateProgress | None) 
     return message
 
 
-def page(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
+def page_slice(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
     """Return the part of a list of `total` items that a page shows, and the token of the next (AIP-158).
 
     Raises:
         InvalidRequest: a negative size, or a token that no answer gave.
     """
-    size = page_size_of(page_size)
+    size = clamp_page_size(page_size)
     if page_token and not (page_token.isascii() and page_token.isdecimal() and len(page_token) < 10):
         raise InvalidRequest("page_token is none that this daemon gave", remedy="Start again with an empty page_token.")
     start = int(page_token or 0)
@@ -259,7 +259,7 @@ def page(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
     return slice(start, end), str(end) if end < total else ""
 
 
-def page_size_of(asked: int) -> int:
+def clamp_page_size(asked: int) -> int:
     """Return how many items a page has: what was asked for within bounds (AIP-158). Raises InvalidRequest."""
     if asked < 0:
         raise InvalidRequest(f"page_size is {asked}; it must not be negative")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import ManifestInvalid, SchemaUnknown, StoreDamaged
 from edge_agent.formats.manifest import Manifest, digest_of, parse
-from edge_agent.store.task_modes import DemotionTable, ModeTable
+from edge_agent.store.mode_tables import DemotionTable, ModeTable
 from edge_agent.store.update_records import JOURNAL_TABLE, TRUST_TABLES, TrustTable, UpdateJournal, UpdateProgress
 
 SCHEMA_VERSION = 2

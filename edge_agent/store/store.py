@@ -48,8 +48,8 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, diges
 from edge_agent.store import bundle_archive
 from edge_agent.store.blobs import BlobStore
 from edge_agent.store.bundle_archive import BundleMember, StoreLimits
+from edge_agent.store.mode_tables import DemotionTable, ModeTable
 from edge_agent.store.state_database import BundleName, InstalledBundle, StateDatabase, UnreadableBundle
-from edge_agent.store.task_modes import DemotionTable, ModeTable
 from edge_agent.store.tuning_file import TuningFile
 from edge_agent.store.update_records import TrustTable, UpdateJournal, UpdateProgress
 

@@ -19,7 +19,7 @@ import structlog
 from edge_agent import __version__, logs, systemd
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid
-from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
+from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.uplink.bucket_store import open_examples_store, open_updates_store
 from edge_agent.uplink.exchange_dirs import Exchange
 from edge_agent.uplink.incoming_dir import Incoming
@@ -34,7 +34,7 @@ EXIT_FAILED = 1
 log = structlog.get_logger("edge_agent.uplink")
 
 
-def uplink(config: Config, *, once: bool, around: Around = run_of) -> int:
+def uplink(config: Config, *, once: bool, around: RunWrapper = run_unwrapped) -> int:
     """Bring up what waits and fetch receipts and updates, until told to stop, or `once`; return the exit code.
 
     `around` is for the supervisor.
@@ -69,7 +69,7 @@ def _places(config: Config) -> Places:
     return places
 
 
-async def _serve(config: Config, mirror: Mirror | None, name: str, around: Around) -> str:
+async def _serve(config: Config, mirror: Mirror | None, name: str, around: RunWrapper) -> str:
     """Work until told to stop; return the component whose death ended it, if one did."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -111,11 +111,11 @@ def components(mirror: Mirror | None) -> Iterator[Component]:
             leave.set()
 
         why = "what it knows of a transfer under way may be wrong then; its notes on the disk are not"
-        yield Component("mirror", lambda: mirror.run(leave), Policy.STOP, why, end)
+        yield Component("mirror", lambda: mirror.run(leave), DeathPolicy.STOP, why, end)
     if systemd.watchdog_seconds():
         why = "without its ping systemd kills the daemon: better it ends in order"
         # That its loop turns is all that can be said.
-        yield Component("watchdog", lambda: systemd.keep_alive(lambda _: True), Policy.STOP, why)
+        yield Component("watchdog", lambda: systemd.keep_alive(lambda _: True), DeathPolicy.STOP, why)
 
 
 def _escalating(config: Config, supervisor: Supervisor) -> contextlib.AbstractAsyncContextManager[None]:

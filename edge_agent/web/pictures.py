@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edge_agent.report import charts, svg
-from edge_agent.report.chart import QUARTERS, Chart, Said, chart
-from edge_agent.report.figures import Compared, Confident, Figures
-from edge_agent.report.gathered import Told, Wanted, gathered
-from edge_agent.report.judgement import judge
-from edge_agent.report.page import figure, headline, tiles
-from edge_agent.report.svg import Sheet
-from edge_agent.report.timing import local_ms
-from edge_agent.report.words import count, counted, percent
+from edge_agent.report.charts import QUARTERS, Chart, ChartText, compose_chart
+from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
+from edge_agent.report.judgement import judge_task
+from edge_agent.report.number_format import count, counted, percent
+from edge_agent.report.report_page import headline, render_figure, summary_tiles
+from edge_agent.report.svg import DrawingArea
+from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, TaskFigures
 from edge_agent.web.daemon import Field
 
 AT_A_GLANCE = frozenset({"Who answered", "Agreement with the large model"})
@@ -39,14 +38,14 @@ class Drawn:
 
 def drawn(field: Field, task: str = "") -> list[Drawn]:
     """Draw one task in full, or all of them at a glance. Raises ValueError: a figure is none."""
-    told = Told(field.report, field.bundles, local_ms(field.status))
-    found = gathered(told, Wanted((task,) if task else ()))
+    told = DaemonReports(field.report, field.bundles, usual_local_ms(field.status))
+    found = collect_figures(told, ReportRequest((task,) if task else ()))
     return [_drawn(figures, f"c{at}", whole=bool(task)) for at, figures in enumerate(found) if figures.days]
 
 
-def _drawn(figures: Figures, mark: str, *, whole: bool) -> Drawn:
-    judged = judge(figures)
-    every = charts.charts(judged, mark)
+def _drawn(figures: TaskFigures, mark: str, *, whole: bool) -> Drawn:
+    judged = judge_task(figures)
+    every = charts.task_charts(judged, mark)
     chosen = [each for each in every if whole or each.said.title in AT_A_GLANCE]
     sure = confidences(figures, f"{mark}-sure")
     return Drawn(
@@ -55,32 +54,32 @@ def _drawn(figures: Figures, mark: str, *, whole: bool) -> Drawn:
         headline=headline(judged),
         because=judged.advice.because,
         then=judged.advice.then,
-        tiles=tuple(tiles(judged)),
-        figures=tuple(figure(each) for each in [*chosen, *([sure] if sure else [])]),
+        tiles=tuple(summary_tiles(judged)),
+        figures=tuple(render_figure(each) for each in [*chosen, *([sure] if sure else [])]),
     )
 
 
-def confidences(figures: Figures, name: str) -> Chart | None:
+def confidences(figures: TaskFigures, name: str) -> Chart | None:
     """Draw how many answers came with how much confidence; `name` is unique on the page."""
     bands = banded(figures.confident, figures.threshold)
     every = sum(band.answers for band in bands)
     if not every:
         return None
-    sheet = Sheet(y_max=svg.round_up(max(4, *(band.answers for band in bands))))
+    sheet = DrawingArea(y_max=svg.round_up(max(4, *(band.answers for band in bands))))
     marks = svg.axis(sheet, [(part * sheet.y_max, f"{part * sheet.y_max:g}") for part in QUARTERS])
     for band in bands:
         marks += _bars(sheet, band)
     marks += svg.below(sheet, [(part, f"{part:g}") for part in QUARTERS])
     if figures.threshold is not None:
         marks.append(svg.line((sheet.x(figures.threshold),) * 2, (sheet.top, sheet.y(0)), "mark"))
-    said = Said(
+    said = ChartText(
         "How sure the answers were",
         _sentence(bands, every, figures.threshold),
         (("a", "sure enough"), ("b", "below the threshold")) if figures.threshold is not None else (),
         ("confidence from", "answers", "of all", "the large model said the same"),
         tuple(_row(band, every) for band in bands if band.answers),
     )
-    return chart(name, said, sheet, marks)
+    return compose_chart(name, said, sheet, marks)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Band:
     sure: int
     unsure: int
     """Below the threshold."""
-    compared: Compared
+    compared: ComparisonCount
 
     @property
     def answers(self) -> int:
@@ -99,9 +98,9 @@ class Band:
         return self.sure + self.unsure
 
 
-def banded(levels: Sequence[Confident], threshold: float | None) -> list[Band]:
+def banded(levels: Sequence[ConfidenceBand], threshold: float | None) -> list[Band]:
     """Put answers, which are counted by hundredths, into bands of five."""
-    found = [Band(number / BANDS, 0, 0, Compared()) for number in range(BANDS)]
+    found = [Band(number / BANDS, 0, 0, ComparisonCount()) for number in range(BANDS)]
     for level in levels:
         at = min(BANDS - 1, int(level.above * BANDS + 1e-9))
         band, unsure = found[at], threshold is not None and level.above < threshold
@@ -110,7 +109,7 @@ def banded(levels: Sequence[Confident], threshold: float | None) -> list[Band]:
     return found
 
 
-def _bars(sheet: Sheet, band: Band) -> Iterator[str]:
+def _bars(sheet: DrawingArea, band: Band) -> Iterator[str]:
     """Draw a band: what is sure enough on what is not."""
     left, wide = sheet.x(band.low) + 1, sheet.x(1 / BANDS) - sheet.x(0) - 2
     for kind, beneath, number in (("b", 0, band.unsure), ("a", band.unsure, band.sure)):

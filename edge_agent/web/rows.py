@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_agent.client import Status, Task, TaskCounts
-from edge_agent.report.timing import NOTHING_TIMED, quantile
-from edge_agent.report.words import UNKNOWN, milliseconds, percent
+from edge_agent.report.daemon_figures import NO_DURATIONS, histogram_quantile
+from edge_agent.report.number_format import UNKNOWN, milliseconds, percent
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def rows(tasks: Sequence[Task], status: Status | None) -> list[Row]:
 def _row(task: Task, counts: TaskCounts | None) -> Row:
     if counts is None:
         return Row(task)
-    usual = quantile(0.5, NOTHING_TIMED, counts.total)
+    usual = histogram_quantile(0.5, NO_DURATIONS, counts.total)
     return Row(
         task=task,
         answers=sum(counts.answers.values()),

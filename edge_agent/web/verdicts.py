@@ -8,7 +8,7 @@ from typing import Literal
 
 from edge_agent.client import Status, Task
 from edge_agent.config import Role
-from edge_agent.report.words import counted
+from edge_agent.report.number_format import counted
 from edge_agent.web.daemon import Seen
 from edge_agent.web.visitors import Visitor
 

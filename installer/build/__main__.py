@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edge_agent import __version__
 from installer.build import archive, contents, llama, share
-from installer.build.recipe import GPU, Recipe
+from installer.build.recipe import GPU, BuildRecipe
 from installer.build.running import BuildFailed, python, run, say, step
 from installer.build.wheelhouse import PYTHONS, gather
 
@@ -39,7 +39,7 @@ def build(gpu: str, out: Path) -> Path:
     log = cache / "build.log"
     log.write_text("", encoding="utf-8")
     say(f"Building {label.file_name}")
-    engine = llama.wheel(Recipe(_pinned(), gpu), cache, log)
+    engine = llama.wheel(BuildRecipe(_pinned(), gpu), cache, log)
     houses = [gather(version, engine, ROOT, cache, log) for version in PYTHONS]
     with tempfile.TemporaryDirectory(prefix="edge-agent-installer.") as name:
         agent = _agent_wheel(Path(name) / "agent", log)

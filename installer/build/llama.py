@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from installer.build import elf
-from installer.build.recipe import GLIBC_HEADER, GLIBC_MAX, HEADERS, Recipe
+from installer.build.recipe import GLIBC_HEADER, GLIBC_MAX, HEADERS, BuildRecipe
 from installer.build.running import BuildFailed, need, python, run, step
 
 LIBRARIES = "llama_cpp/lib"
@@ -21,7 +21,7 @@ NOT_NEEDED = ("lib", "lib64", "include", "share")
 """Folders beside the package: second copies of its libraries, and what only builds against them."""
 
 
-def wheel(recipe: Recipe, cache: Path, log: Path) -> Path:
+def wheel(recipe: BuildRecipe, cache: Path, log: Path) -> Path:
     """Return the wheel, from the cache if it was built before. Raises BuildFailed."""
     kept = cache / recipe.key
     if not any(kept.glob("*.whl")):
@@ -32,7 +32,7 @@ def wheel(recipe: Recipe, cache: Path, log: Path) -> Path:
     return next(kept.glob("*.whl"))
 
 
-def _build(recipe: Recipe, kept: Path, log: Path) -> None:
+def _build(recipe: BuildRecipe, kept: Path, log: Path) -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".building-") as name:
         folder = Path(name)
         for header in HEADERS:  # a path without spaces or surprises, in every compiler's command line

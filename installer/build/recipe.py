@@ -26,7 +26,7 @@ TOOLS = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuildRecipe:
     """One way to build llama-cpp-python."""
 
     version: str

@@ -69,7 +69,7 @@ def _some(names: list[str]) -> str:
 
 
 def _processor_code(program: Program) -> str:
-    command = [str(program.folder / "bin/python"), "-I", "-m", "edge_agent.engine.runtimes.llama.backends"]
+    command = [str(program.folder / "bin/python"), "-I", "-m", "edge_agent.engine.runtimes.llama.llama_backends"]
     try:
         return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()  # noqa: S603 - ours
     except (OSError, subprocess.CalledProcessError):

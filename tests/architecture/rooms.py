@@ -25,11 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.supervision": {"edge_agent.backoff"},
     "edge_agent.certificate_authority": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.metrics": set(),
-    "edge_agent.metrics.field": {"edge_agent.monitoring", "edge_agent.formats", "edge_agent.metrics"},
     # What the rooms know, as numbers: part of the composition root.
-    "edge_agent.metrics.site": BASE
-    | MIDDLE
-    | {"edge_agent.metrics", "edge_agent.metrics.field", "edge_agent.server", "edge_agent.v1"},
+    "edge_agent.metrics.site_metrics": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.server", "edge_agent.v1"},
     "edge_agent.engine.protocol": set(),
     "edge_agent.engine.memory_need": {"edge_agent.errors"},
     "edge_agent.engine.runtimes": {
@@ -87,12 +84,9 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.server": BASE
     | MIDDLE
     | {f"edge_agent.{name}" for name in ("durable", "metrics", "v1", "statistics", "server.roles", "supervision")},
-    "edge_agent.tasks": BASE | MIDDLE,
-    "edge_agent.alarms": BASE | MIDDLE | {"edge_agent.tasks"},
     "edge_agent.daemon": BASE
     | MIDDLE
-    | {"edge_agent.alarms", "edge_agent.tasks"}
-    | {"edge_agent.metrics", "edge_agent.metrics.site"}
+    | {"edge_agent.metrics", "edge_agent.metrics.site_metrics"}
     | {f"edge_agent.{name}" for name in ("server", "logs", "supervision", "systemd")},
     "edge_agent.doctor": BASE
     | {"edge_agent.client", "edge_agent.store", "edge_agent.capture"}
@@ -143,7 +137,7 @@ ROOMS: dict[str, set[str]] = {
     # What a call costs in the rooms that it goes through, without a daemon around them.
     "benchmarks.asking.bookkeeping": BASE
     | MIDDLE
-    | {f"edge_agent.{name}" for name in ("server", "tasks", "uplink.escalation", "v1")}
+    | {f"edge_agent.{name}" for name in ("server", "uplink.escalation", "v1")}
     | {"benchmarks", "tests"},
     # What the loop of an engine costs beside its model, without a child around it.
     "benchmarks.bare.streams": {"edge_agent.engine.runtimes"},

@@ -22,14 +22,14 @@ from typing import Any
 import pytest
 import structlog
 
-from edge_agent.capture.house import House
+from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient
 from edge_agent.config import Config
 from edge_agent.daemon import Daemon
-from edge_agent.server.server import FEEDBACK
+from edge_agent.server.grpc_servers import FEEDBACK
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store
-from edge_agent.supervision import STEADY_SECONDS, Policy, Supervisor
+from edge_agent.supervision import STEADY_SECONDS, DeathPolicy, Supervisor
 from tests.support.bundles import echo_bundle
 from tests.support.eventually import eventually, eventually_sync
 from tests.support.injected_faults import InjectedFault, InjectedFaults
@@ -55,7 +55,7 @@ def settings_of(folder: Path, run_dir: Path) -> dict[str, Any]:
 class Site:
     """A daemon in this process."""
 
-    def __init__(self, settings: dict[str, Any], house: type[House] = House) -> None:
+    def __init__(self, settings: dict[str, Any], house: type[SpoolWorker] = SpoolWorker) -> None:
         self.config = Config.model_validate(settings)
         self.port = int(self.config.metrics.address.rpartition(":")[2])
         self.faults, self.gave_up = InjectedFaults(), asyncio.Event()
@@ -116,7 +116,7 @@ async def test_whatever_dies_is_logged_shown_and_started_again_while_all_else_an
     """For each component: the traceback is logged; status, metrics name it; it runs again, also after two deaths."""
     site = Site(settings_of(tmp_path, run_dir))
     async with site.running(tmp_path):
-        again = [each.name for each in site.supervisor.components if each.policy is Policy.RESTART]
+        again = [each.name for each in site.supervisor.components if each.policy is DeathPolicy.RESTART]
         assert {"examples", "metrics", "health", "large-model", "questions", "alarms", "updates", "memory"} <= set(
             again
         )
@@ -177,7 +177,7 @@ async def test_whatever_must_not_die_ends_the_daemon(tmp_path, run_dir):
     site = Site(settings_of(tmp_path, run_dir))
     names = []
     async with site.running(tmp_path):
-        names = [each.name for each in site.supervisor.components if each.policy is Policy.STOP]
+        names = [each.name for each in site.supervisor.components if each.policy is DeathPolicy.STOP]
         assert ["watchdog"] == names
         for name in names:
             site.faults.strike(name)
@@ -218,7 +218,7 @@ STANDING = """
 import sys, threading
 from edge_agent.config import Config
 from edge_agent.daemon import serve
-from edge_agent.capture.house import House
+from edge_agent.capture.spool_worker import House
 from edge_agent.supervision import run_of
 
 class StandingHouse(House):
@@ -245,7 +245,7 @@ def test_a_daemon_ends_although_the_disk_stands(tmp_path, run_dir):
     assert '"event": "examples_not_closed"' in log
 
 
-class BlockedHouse(House):
+class BlockedHouse(SpoolWorker):
     """A spool on a disk that takes no answer until `works` is set."""
 
     entered, works = threading.Event(), threading.Event()

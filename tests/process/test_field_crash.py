@@ -13,7 +13,7 @@ from tests.support.site_cases import ASite
 WRITING = """
 import sys, itertools
 from pathlib import Path
-from edge_agent.capture.writer import Limits, Writer
+from edge_agent.capture.spool_writer import Limits, Writer
 from tests.support.site_cases import answered, opener
 
 folder, start = Path(sys.argv[1]), int(sys.argv[2])

@@ -31,7 +31,7 @@ from edge_agent.engine.protocol import (
     JobResult,
     LoadRequest,
 )
-from edge_agent.engine.runtimes.llama.need import adapter_bytes
+from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes
 from edge_agent.errors import MemoryShort
 from edge_agent.formats import manifest
 from edge_agent.process_memory import resident_bytes

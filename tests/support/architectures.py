@@ -22,7 +22,7 @@ from convert.evaluate import predict
 from convert.export import converter, gguf, onnx
 from convert.package import assemble
 from convert.training import checkpoints
-from convert.verify import Pair, reference
+from convert.verify import ExportPair, reference
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.manifest import Task
 from tests.support import tiny_models
@@ -97,14 +97,14 @@ def _export(case: Case, folder: Path) -> str:
     checkpoint, out = make(folder / "checkpoint", case.name, *kinds), folder / "out"
     out.mkdir()
     if case.runtime == "llama":
-        gguf.export(gguf.Export(checkpoint), converter.find(), out, lambda _what, _done, _all: None)
+        gguf.export(gguf.GgufExport(checkpoint), converter.find(), out, lambda _what, _done, _all: None)
     else:
         onnx.export(checkpoint, None, checkpoints.head_of("onnx", case.kind), out)
     return "works"
 
 
 def _verify(case: Case, folder: Path) -> str:
-    pair = Pair(folder / "checkpoint", None, folder / "out")
+    pair = ExportPair(folder / "checkpoint", None, folder / "out")
     if case.runtime == "llama":
         verify.check_gguf(pair, _task(case), TEXTS)
     else:
@@ -128,7 +128,7 @@ def _serve(case: Case, folder: Path) -> str:
         else {"weights": "model.onnx", "tokenizer": "tokenizer.json"}
     )
     files = {role: folder / "out" / name for role, name in names.items()}
-    bundle = assemble.assemble(assemble.Request(folder / "task.yaml", files, folder / "bundle")).path
+    bundle = assemble.assemble(assemble.AssembleRequest(folder / "task.yaml", files, folder / "bundle")).path
     answers = predict(bundle, TEXTS)
     failures = {answer.failure for answer in answers} - {""}
     if failures:

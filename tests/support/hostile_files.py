@@ -20,15 +20,15 @@ import yaml
 from hypothesis import strategies as st
 
 from edge_agent import config
-from edge_agent.capture.site_key import site_key
+from edge_agent.capture.outbox import load_site_key
 from edge_agent.config import Config
-from edge_agent.engine.runtimes.llama import header
+from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.errors import EdgeAgentError
 from edge_agent.errors.printable import OBEYED
 from edge_agent.formats import golden_cases, manifest, plan, receipts, segment
 from edge_agent.formats.download_requests import Want, Wants, encode
 from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
-from edge_agent.server.uplink import uplink_message
+from edge_agent.server.uplink_status import uplink_message
 from edge_agent.store import bundle_archive
 from edge_agent.update.ingest import Intake
 from tests.support.bundles import RECORD_SCHEMA
@@ -276,12 +276,12 @@ def _as_yaml(plain: Any) -> bytes:
 
 
 def _site_key(place: Path) -> Format:
-    site_key(place / "site.key")
+    load_site_key(place / "site.key")
     sound = (place / "site.key").read_bytes()
 
     def read(raw: bytes) -> None:
         (place / "site.key").write_bytes(raw)
-        site_key(place / "site.key")
+        load_site_key(place / "site.key")
 
     return Format("site.key", torn(sound), read, 2)
 
@@ -289,7 +289,7 @@ def _site_key(place: Path) -> Format:
 def _gguf(place: Path) -> Format:
     def read(raw: bytes) -> None:
         (place / "model.gguf").write_bytes(raw)
-        header.read(str(place / "model.gguf"))
+        gguf_header.read_header(str(place / "model.gguf"))
 
     return Format("GGUF header", torn(gguf()), read, 6)
 

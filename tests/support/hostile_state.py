@@ -19,11 +19,11 @@ from tuf.api.metadata import Metadata, MetaFile
 
 from convert.publish import layout
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
-from edge_agent.capture.collection import NOBODY, reviewed
+from edge_agent.capture.example_capture import QUEUE_START, parse_review_item
 from edge_agent.capture.review_streams import ReviewFilter
 from edge_agent.capture.spool import Spool
 from edge_agent.formats.plan import FILE_NAME
-from edge_agent.server import reviews
+from edge_agent.server import feedback
 from edge_agent.store.store import Store
 from edge_agent.update.metadata_chain import root_of
 from tests.support.bundles import echo_bundle
@@ -112,9 +112,9 @@ def _spool_db(place: Path) -> Format:
 
 def _look_at(spool: Spool) -> None:
     spool.retained()
-    for _, found in spool.review(ReviewFilter(include_reviewed=True), NOBODY, 100):
-        reviews.prediction(reviewed(found), None)
-    reviews.prediction(reviewed(spool.find("p-1")), None)
+    for _, found in spool.review(ReviewFilter(include_reviewed=True), QUEUE_START, 100):
+        feedback.prediction(parse_review_item(found), None)
+    feedback.prediction(parse_review_item(spool.find("p-1")), None)
 
 
 # --- repositories -----------------------------------------------------------------------------------------------------

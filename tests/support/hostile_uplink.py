@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.report import Report
+from convert.collect.report import CollectReport
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import receipts, segment
 from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
@@ -38,7 +38,7 @@ class World:
         self.faults: Counter[str] = Counter()
         self.numbers = 0
 
-    def round(self) -> Report:
+    def round(self) -> CollectReport:
         """Seal something, let the uplink carry and spoil, collect, and let the site act on the receipts it gets."""
         self._seal()
         self._carry()
@@ -51,7 +51,7 @@ class World:
         self._believe()
         return report
 
-    def end(self) -> Report:
+    def end(self) -> CollectReport:
         """Carry honestly what the site still has, and collect."""
         self._carry()
         self.centre.collect(self.bucket.parents[1])

@@ -19,8 +19,8 @@ from installer.build.wheelhouse import locked
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 BUNDLED = sorted((Path(sys.base_prefix) / f"lib/python{PYTHON}/ensurepip/_bundled").glob("pip-*.whl"))
-TESTS = (("-m", "edge_agent.cli"), ("-m", "edge_agent.engine.runtimes.llama.backends"))
-BACKENDS = "edge_agent/engine/runtimes/llama/backends.py"
+TESTS = (("-m", "edge_agent.cli"), ("-m", "edge_agent.engine.runtimes.llama.llama_backends"))
+BACKENDS = "edge_agent/engine/runtimes/llama/llama_backends.py"
 
 needs_pip = pytest.mark.skipif(not BUNDLED, reason="this Python brings no wheel of pip")
 

@@ -13,8 +13,8 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from edge_agent.capture.house import House
-from edge_agent.capture.review_streams import Place, ReviewFilter
+from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
+from edge_agent.capture.spool_worker import SpoolWorker
 from tests.support.site_cases import ASite, answered
 
 GROUP, EARLY = 5000, 20_000
@@ -68,7 +68,7 @@ def _fill(folder: Path, count: int) -> Filled:
     return Filled(house.spool.retained()["unsure"], early, _peak_mib(), early_steps, steps)
 
 
-def _steps_of_looking(house: House) -> int:
+def _steps_of_looking(house: SpoolWorker) -> int:
     """Seal a segment and read a page of the review queue; return what SQLite did for it."""
     count = 0
 
@@ -82,7 +82,7 @@ def _steps_of_looking(house: House) -> int:
     assert house.outbox
     house.outbox.due()
     house.outbox.seal(0.0)
-    house.spool.review(ReviewFilter(), Place(), 100)
+    house.spool.review(ReviewFilter(), ReviewCursor(), 100)
     connection.set_progress_handler(None, 0)
     return count
 

@@ -11,12 +11,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from edge_agent.report.figures import Alarm, Compared, Confident, Day, Figures, Label
-from edge_agent.report.framework import Wish
-from edge_agent.report.judgement import judge
-from edge_agent.report.page import About, page
+from edge_agent.report.judgement import judge_task
+from edge_agent.report.report_page import ReportHeader, render_page
+from edge_agent.report.suitability import CostAssumptions
+from edge_agent.report.task_figures import (
+    ComparisonCount,
+    ConfidenceBand,
+    DayFigures,
+    LabelFigures,
+    TaskAlarm,
+    TaskFigures,
+)
 
-ABOUT = About("shop-12", "2026-11-25 21:40 UTC", "0.1.0", "large-1")
+ABOUT = ReportHeader("shop-12", "2026-11-25 21:40 UTC", "0.1.0", "large-1")
 VOID = {"meta", "br"}
 LABELS = ("refund", "exchange", "price", "stock", "hours", "loyalty", "payment", "other")
 
@@ -26,28 +33,30 @@ def dates(count: int) -> list[str]:
     return [f"2026-11-{25 - at:02}" if at < 25 else f"2026-10-{56 - at:02}" for at in reversed(range(count))]
 
 
-def day(date: str = "2026-11-25", **counts: Any) -> Day:
+def day(date: str = "2026-11-25", **counts: Any) -> DayFigures:
     """Return one day."""
-    return Day(date, **counts)
+    return DayFigures(date, **counts)
 
 
-def confident(*rows: tuple[float, int, int]) -> tuple[Confident, ...]:
+def confident(*rows: tuple[float, int, int]) -> tuple[ConfidenceBand, ...]:
     """Return shadow pairs by confidence: from where on, how many, how many of them the same."""
-    return tuple(Confident(above, number, Compared(number, same)) for above, number, same in rows)
+    return tuple(ConfidenceBand(above, number, ComparisonCount(number, same)) for above, number, same in rows)
 
 
-def figures(**said: Any) -> Figures:
+def figures(**said: Any) -> TaskFigures:
     """Return a task that is a classifier with a model of its own, in shadow, unless it is said otherwise."""
     plain: dict[str, Any] = {"task": "pos-intent", "kind": "classify", "mode": "shadow", "has_model": True}
-    return Figures(**{**plain, "may_leave": True, **said})
+    return TaskFigures(**{**plain, "may_leave": True, **said})
 
 
-def labels(examples: int, shadow: int = 0, differ: int = 0) -> tuple[Label, ...]:
+def labels(examples: int, shadow: int = 0, differ: int = 0) -> tuple[LabelFigures, ...]:
     """Share examples and comparisons out among the labels, the first ones more often than the last."""
     weights = [8, 7, 6, 5, 4, 3, 2, 1]
     parts = [weight / sum(weights) for weight in weights]
     return tuple(
-        Label(name, round(examples * part), round(examples * part), Compared(rows, rows - min(rows, wrong)))
+        LabelFigures(
+            name, round(examples * part), round(examples * part), ComparisonCount(rows, rows - min(rows, wrong))
+        )
         for name, part, at in zip(LABELS, parts, range(8), strict=True)
         for rows, wrong in [(round(shadow * part), round(differ * part * (1 + at % 3) / 2))]
     )
@@ -76,7 +85,7 @@ SHADOW = figures(
             examples=90 + at % 7 * 8,
             priced=90 + at % 7 * 8,
             cost_micros=(90 + at % 7 * 8) * 255,
-            compared=Compared(110, 95 + at % 4 + at // 4),
+            compared=ComparisonCount(110, 95 + at % 4 + at // 4),
             reviewed=3,
         )
         for at, date in enumerate(dates(18))
@@ -99,7 +108,7 @@ HYBRID = figures(
             examples=300 - 3 * at,
             priced=280 - 3 * at,
             cost_micros=(280 - 3 * at) * 410,
-            compared=Compared(20, 20 - at % 2),
+            compared=ComparisonCount(20, 20 - at % 2),
             reviewed=12,
         )
         for at, date in enumerate(dates(30))
@@ -107,18 +116,22 @@ HYBRID = figures(
     labels=labels(8000, 2000, 120),
     confident=_CONFIDENT,
     threshold=0.8,
-    judged=Compared(600, 585),
+    judged=ComparisonCount(600, 585),
     large_ms=1240.0,
     local_ms=29.0,
 )
 BROKEN = figures(
     task="complaint",
     mode="hybrid",
-    days=(day(answers={"local": 400, "upstream": 90}, sure=400, unsure=90, compared=Compared(60, 48), examples=700),),
+    days=(
+        day(
+            answers={"local": 400, "upstream": 90}, sure=400, unsure=90, compared=ComparisonCount(60, 48), examples=700
+        ),
+    ),
     threshold=0.7,
-    judged=Compared(60, 48),
+    judged=ComparisonCount(60, 48),
     alarms=(
-        Alarm(
+        TaskAlarm(
             "opinions",
             "the large model contradicts 12 of 60 sure answers; the bundle promises 5 % at most",
             "Look at the disagreements in 'edge-agent review': is the small model wrong, or the large one?",
@@ -126,7 +139,7 @@ BROKEN = figures(
     ),
 )
 ASSISTANT = figures(task="assistant", kind="generate", mode="local", days=(day(answers={"local": 40}),), local_ms=900.0)
-STATES: dict[str, Sequence[Figures]] = {
+STATES: dict[str, Sequence[TaskFigures]] = {
     "empty": [],
     "begun": [BEGUN],
     "little": [LITTLE],
@@ -174,5 +187,5 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     for name, tasks in STATES.items():
         (folder / f"{name}.html").write_text(
-            page([judge(each, Wish("EUR")) for each in tasks], ABOUT), encoding="utf-8"
+            render_page([judge_task(each, CostAssumptions("EUR")) for each in tasks], ABOUT), encoding="utf-8"
         )

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_agent.capture.house import House, Surroundings, redactor_of
-from edge_agent.capture.records import Answered, Judgement
+from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback
+from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies, build_redactor
 from edge_agent.config import Config
 from edge_agent.formats import receipts, segment
 from edge_agent.formats.manifest import Manifest
@@ -33,7 +33,7 @@ def manifest(task: str = "pos-intent") -> Manifest:
     return Manifest.model_validate(plain)
 
 
-def answered(number: int, **changes: Any) -> Answered:
+def answered(number: int, **changes: Any) -> CapturedAnswer:
     """Return an unsure classification."""
     plain = {
         "prediction_id": f"p-{number}",
@@ -47,13 +47,13 @@ def answered(number: int, **changes: Any) -> Answered:
         "sure": False,
         "label_mass": 0.5,
     }
-    return Answered(**{**plain, **changes})
+    return CapturedAnswer(**{**plain, **changes})
 
 
-def judgement(number: int, **changes: Any) -> Judgement:
+def judgement(number: int, **changes: Any) -> HumanFeedback:
     """Return a correction of that answer."""
     plain = {"feedback_id": f"f-{number}", "prediction_id": f"p-{number}", "reviewer": "anna", "verdict": "corrected"}
-    return Judgement(**{**plain, "value": "price", "request_id": f"r-{number}", **changes})
+    return HumanFeedback(**{**plain, "value": "price", "request_id": f"r-{number}", **changes})
 
 
 def config_of(
@@ -72,10 +72,10 @@ def config_of(
     )
 
 
-def opener(state_dir: Path, cls: type[House] = House, **examples: Any) -> Callable[[], House]:
+def opener(state_dir: Path, cls: type[SpoolWorker] = SpoolWorker, **examples: Any) -> Callable[[], SpoolWorker]:
     """Return what opens a house on real clocks, as the daemon hands it to the writer."""
     config = config_of(state_dir, **examples)
-    return lambda: cls(config, redactor_of(config), Surroundings(lambda: (), "0.1.0"))
+    return lambda: cls(config, build_redactor(config), SpoolWorkerDependencies(lambda: (), "0.1.0"))
 
 
 PREDICTION: dict[str, Any] = {
@@ -92,9 +92,11 @@ class Clock:
         self.draws = 1.0
         """What the random audit of the house draws: 1 = nothing, 0 = all."""
 
-    def around(self) -> Surroundings:
+    def around(self) -> SpoolWorkerDependencies:
         """Return the surroundings of a house with these clocks and no tasks."""
-        return Surroundings(lambda: (), "0.1.0", lambda: self.wall, lambda: self.running, drawn=lambda: self.draws)
+        return SpoolWorkerDependencies(
+            lambda: (), "0.1.0", lambda: self.wall, lambda: self.running, drawn=lambda: self.draws
+        )
 
 
 class ASite:
@@ -106,22 +108,22 @@ class ASite:
         self.clock = Clock()
         self.house = self.open()
 
-    def open(self) -> House:
+    def open(self) -> SpoolWorker:
         """Open the house, as a start of the daemon does."""
-        self.house = House(self.config, redactor_of(self.config), self.clock.around())
+        self.house = SpoolWorker(self.config, build_redactor(self.config), self.clock.around())
         return self.house
 
-    def reopen(self) -> House:
+    def reopen(self) -> SpoolWorker:
         """Close and open it again."""
         self.house.close()
         return self.open()
 
-    def keep(self, *answers: Answered) -> None:
+    def keep(self, *answers: CapturedAnswer) -> None:
         """Keep answers in one commit."""
         with self.house.spool.transaction():
             self.house.add([self.house.recorder.prediction(each, self.clock.wall) for each in answers])
 
-    def judge(self, *judgements: Judgement, prediction: dict[str, Any] | None = None) -> None:
+    def judge(self, *judgements: HumanFeedback, prediction: dict[str, Any] | None = None) -> None:
         """Keep feedback in one commit."""
         known = prediction or {**PREDICTION, "input": "", "output": "refund"}
         with self.house.spool.transaction():

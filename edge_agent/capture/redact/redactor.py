@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_agent.capture.redact.rules import GATES, RULES, RULES_VERSION, Rule, Span
+from edge_agent.capture.redact.redaction_rules import GATES, RULES, RULES_VERSION, RedactionRule, Span
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
 FIELD_RULE = "schema_field"
@@ -30,10 +30,10 @@ def placeholders(text: str) -> list[str]:
 
 
 @dataclass
-class Redaction:
+class RedactionSession:
     """What was replaced in the texts of one example. Make one with `Redactor.start`."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[RedactionRule, ...]
     reserved: set[str] = field(default_factory=set)
     """Placeholders that are not given: the texts hold them already."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -140,17 +140,17 @@ class Redactor:
     """The rules of one site."""
 
     def __init__(
-        self, site_rules: Sequence[Rule] = (), detector: Callable[[str], Iterator[Span]] | None = None
+        self, site_rules: Sequence[RedactionRule] = (), detector: Callable[[str], Iterator[Span]] | None = None
     ) -> None:
         """Put the site's rules before the ones that are always there, and the detector of names after them."""
-        names = [Rule(NAME_RULE, NAME_WORD, detector)] if detector else []
+        names = [RedactionRule(NAME_RULE, NAME_WORD, detector)] if detector else []
         self._rules = (*site_rules, *RULES, *names)
         self.rule_names = tuple(rule.name for rule in self._rules)
         self.version = RULES_VERSION
 
-    def start(self, stored: str = "") -> Redaction:
+    def start(self, stored: str = "") -> RedactionSession:
         """Begin with an example; placeholders in a stored text of it are not given again."""
-        return Redaction(self._rules, set(placeholders(stored)))
+        return RedactionSession(self._rules, set(placeholders(stored)))
 
 
 def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterator[tuple[int, int, str, str]]:

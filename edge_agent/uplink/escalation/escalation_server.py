@@ -20,7 +20,7 @@ import grpc.aio
 
 from edge_agent.config import Config, EscalationConfig
 from edge_agent.errors import CapacityError, ConfigInvalid, EdgeAgentError, InvalidRequest, SocketInUse
-from edge_agent.supervision import Component, Policy, Supervisor
+from edge_agent.supervision import Component, DeathPolicy, Supervisor
 from edge_agent.uplink.escalation.broker import Answered, Desk
 from edge_agent.uplink.escalation.large_model_client import LargeModel, Question
 from edge_agent.uplink.escalation.spend_ledger import Purse
@@ -134,7 +134,7 @@ async def escalating(config: Config, now: Callable[[], float], supervisor: Super
     )
     _bind(server, config.escalation_socket)
     why = "questions are asked and answered without it; only a large model that was lost is not found again"
-    supervisor.add(Component("large-model", desk.run, Policy.RESTART, why))
+    supervisor.add(Component("large-model", desk.run, DeathPolicy.RESTART, why))
     await server.start()
     try:
         yield

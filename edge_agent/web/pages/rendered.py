@@ -13,8 +13,8 @@ from starlette.responses import HTMLResponse
 
 from edge_agent import __version__
 from edge_agent.byte_sizes import format_bytes
-from edge_agent.report.page import command
-from edge_agent.report.words import count, counted, percent
+from edge_agent.report.number_format import count, counted, percent
+from edge_agent.report.report_page import render_commands
 from edge_agent.web import words
 from edge_agent.web.daemon import Daemon
 from edge_agent.web.gate import Rules
@@ -28,7 +28,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters.update(
-    command=command,
+    render_commands=render_commands,
     count=count,
     counted=counted,
     percent=percent,

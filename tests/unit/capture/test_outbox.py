@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_agent.capture.house import House, redactor_of
-from edge_agent.capture.site_key import site_key
+from edge_agent.capture.outbox import load_site_key
+from edge_agent.capture.spool_worker import SpoolWorker, build_redactor
 from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, StoreDamaged
 from edge_agent.formats import segment, site_status
 from edge_agent.formats.site_status import SiteUpdates
@@ -246,12 +246,12 @@ def test_the_status_names_what_the_centre_should_have(site):
 def test_the_site_keeps_its_key(tmp_path):
     """The same key after a restart, readable by nobody else; a damaged one is not replaced silently."""
     path = tmp_path / "site.key"
-    made = site_key(path)
-    assert made.private_bytes_raw() == site_key(path).private_bytes_raw()
+    made = load_site_key(path)
+    assert made.private_bytes_raw() == load_site_key(path).private_bytes_raw()
     assert 0o600 == path.stat().st_mode & 0o777
     path.write_bytes(b"-----BEGIN")
     with pytest.raises(StoreDamaged, match="holds no Ed25519 key"):
-        site_key(path)
+        load_site_key(path)
     assert b"-----BEGIN" == path.read_bytes()
 
 
@@ -263,7 +263,7 @@ def test_a_key_of_another_kind_is_none(tmp_path, der):
     pem = base64.b64encode(bytes.fromhex(der)).decode()
     (tmp_path / "site.key").write_text(f"-----BEGIN PRIVATE KEY-----\n{pem}\n-----END PRIVATE KEY-----\n")
     with pytest.raises(StoreDamaged, match="holds no Ed25519 key"):
-        site_key(tmp_path / "site.key")
+        load_site_key(tmp_path / "site.key")
 
 
 def test_a_change_of_updates_is_told_at_once(site):
@@ -273,7 +273,7 @@ def test_a_change_of_updates_is_told_at_once(site):
         site.clock.around(), updates=lambda: SiteUpdates(channel="beta", plan_version=4), revision=lambda: revision
     )
     site.house.close()
-    site.house = House(site.config, redactor_of(site.config), around)
+    site.house = SpoolWorker(site.config, build_redactor(site.config), around)
     path = site.config.outbox / "status.json"
     site.house.keep()
     body = site_status.verify(path.read_bytes(), None).body

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.capture.redact.names import name_detector
+from edge_agent.capture.redact.redaction_rules import RedactionRule
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.redact.rules import Rule
+from edge_agent.capture.redact.site_detectors import name_detector
 from edge_agent.errors import ConfigInvalid
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname")
@@ -86,8 +86,8 @@ def test_numbers_nested_values_and_keys_of_a_record_run_through_the_rules():
 def test_a_site_rule_that_reads_the_whole_text_reads_a_value_alone():
     """The key before it takes nothing from what is found without it, and what begins in the key ends in the value."""
     rules = [
-        Rule("ticket", "TICKET", lambda text: (match.span() for match in re.finditer(r"^T\d{4}$", text))),
-        Rule("bed", "BED", lambda text: (match.span() for match in re.finditer(r"bed: \d+", text))),
+        RedactionRule("ticket", "TICKET", lambda text: (match.span() for match in re.finditer(r"^T\d{4}$", text))),
+        RedactionRule("bed", "BED", lambda text: (match.span() for match in re.finditer(r"bed: \d+", text))),
     ]
     redaction = Redactor(rules).start()
     assert {"no": "[TICKET_1]", "bed": "[BED_1]"} == redaction.value({"no": "T1234", "bed": 12})

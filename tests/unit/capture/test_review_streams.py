@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from edge_agent.capture.review_streams import NAMES, TURNS, Place, ReviewFilter
+from edge_agent.capture.review_streams import NAMES, TURNS, ReviewCursor, ReviewFilter
 from edge_agent.capture.spool import _INSERT
 from edge_agent.formats.manifest import Manifest
 from tests.support.site_cases import ASite, answered, judgement, manifest
@@ -35,7 +35,7 @@ def streams(site: ASite) -> dict[str, str]:
 
 def queue(site: ASite, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -> list[tuple[str, str]]:  # noqa: B008
     """Return stream and id of the whole queue, fetched page by page."""
-    found, place = [], Place()
+    found, place = [], ReviewCursor()
     while rows := site.house.spool.review(wanted, place, page):
         place = rows[-1][0]
         found += [(kept.stream, kept.record.split(b'"prediction_id":"')[1].split(b'"')[0].decode()) for _, kept in rows]

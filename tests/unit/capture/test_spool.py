@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.capture.collection import reviewed
-from edge_agent.capture.review_streams import Place, ReviewFilter
+from edge_agent.capture.example_capture import parse_review_item
+from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.capture.spool import Spool
 from edge_agent.errors import InvalidRequest, PredictionUnknown, StoreDamaged
 from tests.support.site_cases import ASite, answered, judgement, manifest
@@ -15,7 +15,7 @@ from tests.support.site_cases import ASite, answered, judgement, manifest
 DAY = 86_400.0
 SURE = {"confidence": 0.95, "sure": True}
 ALL = ReviewFilter(stream="uncertain")
-FIRST = Place()
+FIRST = ReviewCursor()
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_damaged_record_is_named(site, spoilt):
     with site.house.spool.transaction():
         site.house.spool.db.execute("UPDATE predictions SET record = ?", (spoilt,))
     with pytest.raises(StoreDamaged, match=r"spool\.db is damaged"):
-        reviewed(site.house.spool.find("p-1"))
+        parse_review_item(site.house.spool.find("p-1"))
 
 
 def test_a_larger_class_is_never_given_up_for_a_smaller_one(site):

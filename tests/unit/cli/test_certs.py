@@ -16,7 +16,7 @@ from edge_agent.cli import app
 from edge_agent.config.remote import load as load_remote
 from edge_agent.errors import ConfigInvalid
 from edge_agent.formats.certificate_files import certificates, check_pair
-from edge_agent.server.roles import roles_of
+from edge_agent.server.roles import certificate_roles
 
 OLD = 0.0
 
@@ -75,7 +75,7 @@ def test_issue_makes_a_folder_to_carry(tls: Path):
     assert found is not None
     assert ("shop.example:9443", str(moved / "client.key")) == (found.address, found.key)
     made = certificates(Path(found.certificate).read_bytes(), "it")[0]
-    assert ("till-3", {"infer", "feedback"}) == (made.name, roles_of(made, {}))
+    assert ("till-3", {"infer", "feedback"}) == (made.name, certificate_roles(made, {}))
     assert (tls / "ca.crt").read_bytes() == Path(found.ca).read_bytes()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.package.assemble import Request, assemble
+from convert.package.assemble import AssembleRequest, assemble
 from edge_agent.cli.demo import STRANGE, read_show
 from edge_agent.errors import BundleUnreadable, FileMissing
 from tests.support import gated_onnx
@@ -22,7 +22,7 @@ def bundle(folder: Path, name: str, kind: str, samples: str, labels: str = "") -
     source.mkdir()
     (source / "task.yaml").write_text(RECIPE.format(name=name, kind=kind, labels=labels))
     (source / "samples.txt").write_text(samples)
-    return assemble(Request(source, {}, folder / name)).path
+    return assemble(AssembleRequest(source, {}, folder / name)).path
 
 
 def demo(tmp_path: Path, *bundles: Path | str) -> subprocess.Popen[str]:

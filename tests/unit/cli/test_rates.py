@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from edge_agent.cli.rates import WINDOW_SECONDS, Window, rates_of
 from edge_agent.client import Durations, Status, TaskCounts
-from edge_agent.metrics.counting import SECONDS, Histogram
-from edge_agent.report.timing import quantile
+from edge_agent.metrics.answer_counts import SECONDS, Histogram
+from edge_agent.report.daemon_figures import histogram_quantile
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOTHING = Durations(SECONDS, (0,) * 17, 0.0)
@@ -62,13 +62,13 @@ def test_of_nothing_there_is_no_share():
 )
 def test_a_quantile_is_that_of_prometheus(share, values, expected):
     """Inside a bucket times are taken to be spread evenly; above the last bound, the bound is the answer."""
-    assert pytest.approx(expected) == quantile(share, NOTHING, durations(*values))
+    assert pytest.approx(expected) == histogram_quantile(share, NOTHING, durations(*values))
 
 
 @given(st.lists(st.floats(0, 50), min_size=1, max_size=50), st.lists(st.floats(0, 50), max_size=50), st.floats(0.01, 1))
 def test_a_quantile_lies_in_the_bucket_of_the_true_one(values, earlier, share):
     """The quantile of what came in between is in the bucket in which the true one is, whatever was counted before."""
-    found = quantile(share, durations(*earlier), durations(*earlier, *values))
+    found = histogram_quantile(share, durations(*earlier), durations(*earlier, *values))
     true = sorted(values)[max(0, math.ceil(len(values) * share - 1e-9) - 1)]
     bounds = (0.0, *SECONDS)
     above = next(bound for bound in bounds[1:] if true <= bound)

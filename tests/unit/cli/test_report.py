@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from edge_agent.cli import app
 from edge_agent.cli.report import show
 from edge_agent.client import Durations, Status, TaskCounts
-from edge_agent.report.framework import Wish
-from edge_agent.report.judgement import judge
-from edge_agent.report.timing import local_ms
+from edge_agent.report.daemon_figures import usual_local_ms
+from edge_agent.report.judgement import judge_task
+from edge_agent.report.suitability import CostAssumptions
 from edge_agent.v1 import admin_pb2, field_pb2, task_pb2
 from tests.support.fake_daemon import DIGEST, FakeDaemon
 from tests.support.report_figures import STATES
@@ -125,7 +125,7 @@ def test_without_tasks_it_says_how_to_get_one(run, daemon):
 def test_every_state_fits_on_a_screen(state):
     """From nothing to much: no line is longer than the screen is wide."""
     console = Console(file=io.StringIO(), width=100, highlight=False)
-    show(console, [judge(each, Wish("EUR")) for each in STATES[state]], at_length=True)
+    show(console, [judge_task(each, CostAssumptions("EUR")) for each in STATES[state]], at_length=True)
     lines = console.file.getvalue().splitlines()
     assert 100 >= max(map(len, lines))
     assert [] == [line for line in lines if line != line.rstrip()]
@@ -141,4 +141,4 @@ def counts(local, upstream):
 def test_the_time_here_is_known_while_most_answers_are_from_here(local, upstream, wanted):
     """The median of all answers says how long one from here takes only as long as most are."""
     status = Status("0.1.0", None, True, 0, (), (), (), 0, 0, counts=(counts(local, upstream),))
-    assert wanted == local_ms(status)
+    assert wanted == usual_local_ms(status)

@@ -19,8 +19,8 @@ from edge_agent.doctor.probes.place import Place, above, content, look, me, pers
 from edge_agent.doctor.probes.serving import ask, listens
 from edge_agent.store.state_database import StateDatabase
 from edge_agent.store.update_records import UpdateProgress
-from edge_agent.support_bundle import redact
-from edge_agent.support_bundle.gather import Sources, gather
+from edge_agent.support_bundle import diagnostic_redaction
+from edge_agent.support_bundle.support_archive import SupportSources, gather_parts
 from tests.support.doctor_cases import enrolled, place
 
 ROOT = Path(__file__).parents[3]
@@ -101,7 +101,7 @@ def test_doctor_ends_whatever_lies_where_a_file_should(tmp_path, disturb):
 def test_a_support_bundle_is_made_whatever_lies_there(tmp_path, disturb):
     """Every part is there, or says why it is not."""
     case = ask(disturbed(tmp_path, disturb))
-    parts = gather(Sources(case, None, {}))
+    parts = gather_parts(SupportSources(case, None, {}))
     assert [] == [part.name for part in parts if not (part.content or part.why)]
 
 
@@ -199,7 +199,7 @@ def logged_keys() -> set[str]:
 
 def test_what_our_daemons_log_is_known_to_the_bundle():
     """A new key of an event is carried by a decision: whoever adds one says so here."""
-    assert set() == {key for key in logged_keys() if not redact.KEYS.fullmatch(key)}
+    assert set() == {key for key in logged_keys() if not diagnostic_redaction.KEYS.fullmatch(key)}
 
 
 def rules(said: str) -> str:
@@ -210,7 +210,7 @@ def rules(said: str) -> str:
 @given(st.text(max_size=300))
 def test_any_line_of_a_log_becomes_one_line_that_is_no_longer_than_needed(said):
     """Whatever is written to a log: no exception, and of what is not ours only the length."""
-    carried = redact.line(said, rules)
+    carried = diagnostic_redaction.line(said, rules)
     assert isinstance(carried, str)
     assert len(carried) <= max(len(said) * 3, 80)
 
@@ -220,5 +220,5 @@ def test_any_line_of_a_log_becomes_one_line_that_is_no_longer_than_needed(said):
 def test_no_value_of_an_unknown_key_is_carried(event):
     """Events with keys that nobody knows: their values are replaced by lengths."""
     unknown = {f"prompt_{key}": value for key, value in event.items()}
-    carried = json.loads(redact.line(json.dumps(unknown), rules))
+    carried = json.loads(diagnostic_redaction.line(json.dumps(unknown), rules))
     assert all(re.fullmatch(r"\[\d+ characters left out\]", value) for value in carried.values())

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from edge_agent.tasks import remembering
 
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.tuning_cache import ENTRIES_MAX, TuningCache, TuningSettings
 from edge_agent.store.tuning_file import TuningFile
-from edge_agent.tasks import remembering
 
 LOAD = LoadRequest(runtime="llama", weights="/blobs/abc", threads=2)
 SETTINGS = {"threads": "1", "flash_attention": "on", "bulk_rows": "128", "tuned_for": "zen4", "tuning": "64 rows: +2%"}

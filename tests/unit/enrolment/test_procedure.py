@@ -15,7 +15,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from convert.publish import ceremony
-from convert.publish.ceremony import Quorum
+from convert.publish.ceremony import RoleQuorum
 from edge_agent import config
 from edge_agent.cli import app
 from edge_agent.formats import enrolment_file
@@ -27,7 +27,7 @@ from tests.support.enrolment_files import DAY, LARGE_MODEL, a_kit
 from tests.support.mounts import tmpfs
 
 PASSPHRASE = "nine purple herons"
-ONE = Quorum(1, 1)
+ONE = RoleQuorum(1, 1)
 
 
 class Box:

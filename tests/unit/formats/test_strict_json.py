@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from convert.dataset.label_studio import feedback_of
-from convert.fleet.sites import Sites
+from convert.fleet.sites import SiteRegistry
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ManifestInvalid
 from edge_agent.formats import (
     download_requests,
@@ -193,6 +193,6 @@ def test_files_of_the_central_team_are_read_so_too(tmp_path: Path) -> None:
     registry = tmp_path / "sites.json"
     registry.write_bytes(b'{"sites": {}, "sites": {}}')
     with pytest.raises(ManifestInvalid, match='the key "sites" occurs twice'):
-        Sites(registry)
+        SiteRegistry(registry)
     with pytest.raises(InvalidRequest, match='the key "data" occurs twice'):
         feedback_of(b'[{"data": {}, "data": {}}]')

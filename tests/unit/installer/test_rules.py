@@ -88,10 +88,10 @@ def test_only_copies_that_nothing_asks_for_are_dropped(tmp_path: Path):
 
 def test_another_recipe_is_kept_under_another_name():
     """Version, GPU and flags are in the name of the kept wheel."""
-    keys = {recipe.Recipe("1", "").key, recipe.Recipe("2", "").key, recipe.Recipe("1", "vulkan").key}
+    keys = {recipe.BuildRecipe("1", "").key, recipe.BuildRecipe("2", "").key, recipe.BuildRecipe("1", "vulkan").key}
     assert 3 == len(keys)
-    assert "-DGGML_VULKAN=ON" in recipe.Recipe("1", "vulkan").cmake_arguments
-    assert "glslc" in dict(recipe.Recipe("1", "vulkan").tools)
+    assert "-DGGML_VULKAN=ON" in recipe.BuildRecipe("1", "vulkan").cmake_arguments
+    assert "glslc" in dict(recipe.BuildRecipe("1", "vulkan").tools)
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,17 @@ import re
 import pytest
 
 from edge_agent.report import svg
-from edge_agent.report.charts import charts
-from edge_agent.report.comparisons import LABELS_DRAWN_MAX
-from edge_agent.report.figures import Compared, Label
-from edge_agent.report.framework import Wish
-from edge_agent.report.judgement import judge
-from edge_agent.report.svg import Sheet
+from edge_agent.report.charts import LABELS_DRAWN_MAX, task_charts
+from edge_agent.report.judgement import judge_task
+from edge_agent.report.suitability import CostAssumptions
+from edge_agent.report.svg import DrawingArea
+from edge_agent.report.task_figures import ComparisonCount, LabelFigures
 from tests.support.report_figures import BEGUN, HYBRID, LITTLE, SHADOW, confident, day, figures
 
 
 def drawn(task, title):
     """Return one chart of a task."""
-    (found,) = [each for each in charts(judge(task, Wish("EUR")), "t") if each.said.title == title]
+    (found,) = [each for each in task_charts(judge_task(task, CostAssumptions("EUR")), "t") if each.said.title == title]
     return found
 
 
@@ -41,7 +40,7 @@ def places(picture, tag, kind, name):
 )
 def test_only_what_there_are_figures_for_is_drawn(task, titles):
     """No chart is empty: what is not known yet has none."""
-    assert titles == [each.said.title for each in charts(judge(task), "t")]
+    assert titles == [each.said.title for each in task_charts(judge_task(task), "t")]
 
 
 @pytest.mark.parametrize(("examples", "part"), [(0, 0.0), (50, 1 / 6), (100, 1 / 3), (750, 5 / 6), (5000, 1.0)])
@@ -69,7 +68,7 @@ def test_a_bar_tells_its_number_when_it_is_pointed_at():
 
 def test_money_is_added_up():
     """The last row of the table is the sum that the page names as spent, and spent with saved."""
-    money, chart = judge(HYBRID).money, drawn(HYBRID, "Money, added up")
+    money, chart = judge_task(HYBRID).money, drawn(HYBRID, "Money, added up")
     assert ("2026-11-25", "2.91 EUR", "15.37 EUR") == chart.said.rows[-1]
     assert 15.37 == round((money.spent_micros + money.saved_micros) / 1e6, 2)
     assert "nothing was saved yet" in drawn(SHADOW, "Money, added up").said.sentence
@@ -79,7 +78,7 @@ def test_what_it_could_take_is_marked():
     """The line stands at the share of inputs that the model here could take; without one there is none."""
     chart = drawn(SHADOW, "What the model here could take")
     (x,) = places(chart.picture, "line", "mark", "x1")
-    assert Sheet(left=50, right=22).x(judge(SHADOW).takes.share.value) == pytest.approx(x, abs=0.06)
+    assert DrawingArea(left=50, right=22).x(judge_task(SHADOW).takes.share.value) == pytest.approx(x, abs=0.06)
     nothing = drawn(figures(confident=confident((0.5, 100, 50))), "What the model here could take")
     assert [] == places(nothing.picture, "line", "mark", "x1")
     assert "the model has to become better" in nothing.said.sentence
@@ -96,7 +95,7 @@ def test_the_walk_is_in_the_table():
 @pytest.mark.parametrize(("days", "whiskers"), [(1, 1), (2, 2), (3, 0)])
 def test_few_days_have_their_intervals_singly(days, whiskers):
     """A band needs three points; of one or two days each has its own interval."""
-    every = tuple(day(f"2026-11-{at + 1:02}", compared=Compared(20, 18)) for at in range(days))
+    every = tuple(day(f"2026-11-{at + 1:02}", compared=ComparisonCount(20, 18)) for at in range(days))
     picture = drawn(figures(days=every), "Agreement with the large model").picture
     assert (days, whiskers) == (
         len(places(picture, "circle", "a", "cx")),
@@ -106,15 +105,15 @@ def test_few_days_have_their_intervals_singly(days, whiskers):
 
 def test_many_days_become_stretches():
     """Of more days than a chart has room for, several make one point, and none is left out."""
-    every = tuple(day(f"day {at:03}", compared=Compared(10, 9)) for at in range(150))
-    found = judge(figures(days=every)).agreement_by_day
+    every = tuple(day(f"day {at:03}", compared=ComparisonCount(10, 9)) for at in range(150))
+    found = judge_task(figures(days=every)).agreement_by_day
     assert (50, 1500) == (len(found), sum(share.rows for _, share in found))
 
 
 def test_agreement_is_drawn_from_one_half_on_where_it_can_be():
     """All above one half: the lower half of the sheet would be empty, and differences too small to see."""
-    high = figures(days=(day(compared=Compared(100, 95)),))
-    low = figures(days=(day(compared=Compared(10, 4)),))
+    high = figures(days=(day(compared=ComparisonCount(100, 95)),))
+    low = figures(days=(day(compared=ComparisonCount(10, 4)),))
     assert [True, False] == [
         ">0 %<" not in drawn(task, "Agreement with the large model").picture for task in (high, low)
     ]
@@ -122,7 +121,7 @@ def test_agreement_is_drawn_from_one_half_on_where_it_can_be():
 
 def test_the_most_frequent_labels_are_drawn_and_all_are_in_the_table():
     """A task with many labels has a chart that can be read."""
-    many = tuple(Label(f"a-rather-long-label-{at:02}", 100 - at, 20, Compared(10, 9)) for at in range(30))
+    many = tuple(LabelFigures(f"a-rather-long-label-{at:02}", 100 - at, 20, ComparisonCount(10, 9)) for at in range(30))
     chart = drawn(figures(labels=many), "Agreement by label")
     assert (LABELS_DRAWN_MAX, 30) == (len(places(chart.picture, "circle", "a", "cx")), len(chart.said.rows))
     assert "The 12 most frequent of 30 labels are drawn." in chart.said.sentence
@@ -131,14 +130,14 @@ def test_the_most_frequent_labels_are_drawn_and_all_are_in_the_table():
 
 def test_a_label_s_last_week_stands_beside_all_of_it():
     """Whoever looks sees whether a label has become worse."""
-    worse = Label("refund", 100, 20, Compared(100, 90), Compared(10, 4))
+    worse = LabelFigures("refund", 100, 20, ComparisonCount(100, 90), ComparisonCount(10, 4))
     (row,) = drawn(figures(labels=(worse,)), "Agreement by label").said.rows
     assert ("refund", "20", "100", "90 %", "82 % to 95 %", "40 %", "12 % to 74 %") == row
 
 
 def test_what_is_off_the_sheet_stands_at_its_edge():
     """A bound of 100 % on a sheet that ends at 20 % is drawn at the top, not above the picture."""
-    sheet = Sheet(y_max=0.2)
+    sheet = DrawingArea(y_max=0.2)
     assert (sheet.top, sheet.height - sheet.bottom) == (sheet.y(1.0), sheet.y(-1.0))
 
 

@@ -4,35 +4,55 @@ import math
 
 import pytest
 
-from edge_agent.report.figures import Alarm, Compared, Confident, Figures, Label
-from edge_agent.report.framework import LABELS_NARROW_MAX, Wish
-from edge_agent.report.judgement import Judgement, judge, total
-from edge_agent.report.next_mode import Why
+from edge_agent.report.judgement import TaskJudgement, judge_task, sum_costs
+from edge_agent.report.mode_recommendation import RecommendationReason
 from edge_agent.report.readiness import STEPS
+from edge_agent.report.suitability import LABELS_NARROW_MAX, CostAssumptions
+from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures, TaskAlarm, TaskFigures
 from tests.support.report_figures import BEGUN, BROKEN, HYBRID, LABELS, LITTLE, SHADOW, confident, day, figures, labels
 
 NO_MODEL = {"mode": "bootstrap", "has_model": False}
 SURE = {"threshold": 0.9, "mode": "shadow"}
 MANY = {"answers": {"local": 2000}}
-ALARM = Alarm("errors", "people found 9 of 60 sure answers wrong", "Look at them.")
+ALARM = TaskAlarm("errors", "people found 9 of 60 sure answers wrong", "Look at them.")
 ADVICE = {
-    Why.ONLY_ON_REQUEST: ({"kind": "embed", "mode": "local"}, "local", None),
-    Why.NEEDS_EXAMPLES: ({**NO_MODEL, "days": (day(examples=55),), "labels": labels(55)}, "bootstrap", 45),
-    Why.NEEDS_LABELS: ({**NO_MODEL, "days": (day(examples=500),), "labels": labels(288)}, "bootstrap", 16),
-    Why.MAKE_A_MODEL: ({**NO_MODEL, "days": (day(examples=800),), "labels": labels(800)}, "bootstrap", None),
-    Why.MODEL_IS_HERE: ({"mode": "bootstrap"}, "shadow", None),
-    Why.NOT_CALIBRATED: ({"confident": confident((0.9, 100, 99))}, "shadow", None),
-    Why.NEEDS_COMPARISONS: ({**SURE, "confident": confident((0.5, 20, 9), (0.9, 20, 20))}, "shadow", 50),
-    Why.RISK_HOLDS: ({**SURE, "confident": confident((0.5, 100, 50), (0.9, 100, 99))}, "hybrid", None),
-    Why.RISK_BROKEN: ({**SURE, "confident": confident((0.9, 100, 80))}, "shadow", None),
-    Why.STILL_ASKS: ({"mode": "hybrid", "days": (day(sure=80, unsure=20),)}, "hybrid", None),
-    Why.HARDLY_ASKS: (
-        {"mode": "hybrid", "days": (day(sure=1990, unsure=10),), "judged": Compared(50, 50)},
+    RecommendationReason.ONLY_ON_REQUEST: ({"kind": "embed", "mode": "local"}, "local", None),
+    RecommendationReason.NEEDS_EXAMPLES: (
+        {**NO_MODEL, "days": (day(examples=55),), "labels": labels(55)},
+        "bootstrap",
+        45,
+    ),
+    RecommendationReason.NEEDS_LABELS: (
+        {**NO_MODEL, "days": (day(examples=500),), "labels": labels(288)},
+        "bootstrap",
+        16,
+    ),
+    RecommendationReason.MAKE_A_MODEL: (
+        {**NO_MODEL, "days": (day(examples=800),), "labels": labels(800)},
+        "bootstrap",
+        None,
+    ),
+    RecommendationReason.MODEL_IS_HERE: ({"mode": "bootstrap"}, "shadow", None),
+    RecommendationReason.NOT_CALIBRATED: ({"confident": confident((0.9, 100, 99))}, "shadow", None),
+    RecommendationReason.NEEDS_COMPARISONS: (
+        {**SURE, "confident": confident((0.5, 20, 9), (0.9, 20, 20))},
+        "shadow",
+        50,
+    ),
+    RecommendationReason.RISK_HOLDS: ({**SURE, "confident": confident((0.5, 100, 50), (0.9, 100, 99))}, "hybrid", None),
+    RecommendationReason.RISK_BROKEN: ({**SURE, "confident": confident((0.9, 100, 80))}, "shadow", None),
+    RecommendationReason.STILL_ASKS: ({"mode": "hybrid", "days": (day(sure=80, unsure=20),)}, "hybrid", None),
+    RecommendationReason.HARDLY_ASKS: (
+        {"mode": "hybrid", "days": (day(sure=1990, unsure=10),), "judged": ComparisonCount(50, 50)},
         "local",
         None,
     ),
-    Why.ASKS_NOBODY: ({"mode": "local", "days": (day(**MANY, sure=2000),)}, "local", None),
-    Why.DOUBTS_ARE_GIVEN: ({"mode": "local", "days": (day(**MANY, sure=1500, unsure=500),)}, "hybrid", None),
+    RecommendationReason.ASKS_NOBODY: ({"mode": "local", "days": (day(**MANY, sure=2000),)}, "local", None),
+    RecommendationReason.DOUBTS_ARE_GIVEN: (
+        {"mode": "local", "days": (day(**MANY, sure=1500, unsure=500),)},
+        "hybrid",
+        None,
+    ),
 }
 
 
@@ -42,11 +62,11 @@ def answer(judged, about):
     return found
 
 
-@pytest.mark.parametrize("why", Why)
+@pytest.mark.parametrize("why", RecommendationReason)
 def test_every_advice_is_given(why):
     """Each reason has figures that lead to it, to its mode, and to what is wanting."""
     said, mode, more = ADVICE[why]
-    advice = judge(figures(**said)).advice
+    advice = judge_task(figures(**said)).advice
     assert (why, mode, more) == (advice.why, advice.mode, advice.more)
     assert advice.because.endswith(".")
     assert advice.then
@@ -55,8 +75,8 @@ def test_every_advice_is_given(why):
 @pytest.mark.parametrize(("mode", "says"), [("hybrid", "shadow"), ("local", "shadow")])
 def test_an_alarm_about_the_promise_sends_a_task_back(mode, says):
     """When people or the large model have refuted the promise, the advice is shadow, in the alarm's words."""
-    advice = judge(figures(mode=mode, days=(day(sure=100),), alarms=(ALARM,))).advice
-    assert (Why.RISK_BROKEN, says) == (advice.why, advice.mode)
+    advice = judge_task(figures(mode=mode, days=(day(sure=100),), alarms=(ALARM,))).advice
+    assert (RecommendationReason.RISK_BROKEN, says) == (advice.why, advice.mode)
     assert "People found 9 of 60 sure answers wrong." == advice.because
     assert "Look at them." in advice.then
 
@@ -64,20 +84,20 @@ def test_an_alarm_about_the_promise_sends_a_task_back(mode, says):
 def test_an_alarm_keeps_a_task_in_shadow():
     """What was compared may look well: a promise that was refuted is not believed before there is a new bundle."""
     held = {**SURE, "confident": confident((0.9, 100, 100))}
-    assert "hybrid" == judge(figures(**held)).advice.mode
-    assert Why.RISK_BROKEN == judge(figures(**held, alarms=(ALARM,))).advice.why
+    assert "hybrid" == judge_task(figures(**held)).advice.mode
+    assert RecommendationReason.RISK_BROKEN == judge_task(figures(**held, alarms=(ALARM,))).advice.why
 
 
 def test_drift_alone_changes_no_mode():
     """An alarm about inputs is shown, and does not say that answers are wrong."""
-    drifted = figures(mode="hybrid", days=(day(sure=100),), alarms=(Alarm("labels", "other labels", "Look."),))
-    assert Why.STILL_ASKS == judge(drifted).advice.why
+    drifted = figures(mode="hybrid", days=(day(sure=100),), alarms=(TaskAlarm("labels", "other labels", "Look."),))
+    assert RecommendationReason.STILL_ASKS == judge_task(drifted).advice.why
 
 
 def test_a_site_that_may_not_ask_is_told_to_allow_it():
     """Hybrid needs the task's inputs to leave: the advice says where that is allowed."""
     alone = figures(mode="local", may_leave=False, days=(day(**MANY, sure=1500, unsure=500),))
-    assert "'tasks' under 'escalation'" in judge(alone).advice.then
+    assert "'tasks' under 'escalation'" in judge_task(alone).advice.then
 
 
 @pytest.mark.parametrize(
@@ -85,20 +105,20 @@ def test_a_site_that_may_not_ask_is_told_to_allow_it():
 )
 def test_examples_are_held_against_the_steps(examples, missing):
     """Each step says how many examples are wanting, and what it buys."""
-    steps = judge(figures(days=(day(examples=examples),))).steps
+    steps = judge_task(figures(days=(day(examples=examples),))).steps
     assert missing == tuple(step.missing for step in steps)
     assert STEPS == {step.examples: step.buys for step in steps}
 
 
 def test_the_pace_says_when_a_step_is_reached():
     """At ten examples a day it takes nine days more from ten to a hundred; where nothing comes in, nobody knows."""
-    assert (9, 49, 99) == tuple(step.days for step in judge(figures(days=(day(examples=10),))).steps)
-    assert {None} == {step.days for step in judge(figures(days=(day(),))).steps}
+    assert (9, 49, 99) == tuple(step.days for step in judge_task(figures(days=(day(examples=10),))).steps)
+    assert {None} == {step.days for step in judge_task(figures(days=(day(),))).steps}
 
 
 def test_without_anything_nothing_is_claimed():
     """A task that nobody has asked yet: every number is unknown or none, and the interval of a share is all of it."""
-    judged = judge(BEGUN)
+    judged = judge_task(BEGUN)
     assert (None, 0.0, 1.0) == (judged.agreement.value, judged.agreement.low, judged.agreement.high)
     assert (None, None) == (judged.takes.above, judged.money.saved_micros)
     assert ["unknown", "no", "unknown", "unknown"] == [each.verdict for each in judged.framework]
@@ -108,30 +128,32 @@ def test_without_anything_nothing_is_claimed():
 
 def test_one_comparison_says_nearly_nothing():
     """One input that both models answered alike: all of one, and anything from 2.5 % on is possible."""
-    judged = judge(figures(confident=confident((0.99, 1, 1)), days=(day(examples=1, compared=Compared(1, 1)),)))
+    judged = judge_task(
+        figures(confident=confident((0.99, 1, 1)), days=(day(examples=1, compared=ComparisonCount(1, 1)),))
+    )
     assert (1.0, 0.025, 1.0) == (judged.agreement.value, round(judged.agreement.low, 6), judged.agreement.high)
     assert (None, 44) == (judged.takes.above, judged.takes.more)
 
 
 def test_complete_agreement_is_proved_as_far_as_its_number_bears():
     """45 sure answers without a difference prove 5 % with 90 % certainty, 44 do not."""
-    assert None is judge(figures(confident=confident((0.0, 44, 44)))).takes.above
-    takes = judge(figures(confident=confident((0.0, 45, 45)))).takes
+    assert None is judge_task(figures(confident=confident((0.0, 44, 44)))).takes.above
+    takes = judge_task(figures(confident=confident((0.0, 45, 45)))).takes
     assert (0.0, 0.0, 1.0) == (takes.above, takes.risk, takes.share.value)
 
 
 def test_what_it_could_take_ends_where_the_risk_does():
     """The walk goes down as long as the wanted risk is proved, and no further, whatever comes below."""
     rows = ((0.2, 100, 100), (0.5, 100, 60), (0.8, 100, 98), (0.9, 100, 100))
-    takes = judge(figures(confident=confident(*rows))).takes
+    takes = judge_task(figures(confident=confident(*rows))).takes
     assert (0.8, 0.01, 0.5) == (takes.above, takes.risk, takes.share.value)
     assert [True, True, False, False] == [level.holds for level in takes.levels]
 
 
-def reviewed(right: int) -> Figures:
+def reviewed(right: int) -> TaskFigures:
     """Return a task whose large model contradicts 8 of 100 sure answers, of which people found so many right."""
-    seen = Confident(0.9, 100, Compared(100, 92), Compared(8, right))
-    return figures(threshold=0.9, confident=(Confident(0.2, 100, Compared(100, 40)), seen))
+    seen = ConfidenceBand(0.9, 100, ComparisonCount(100, 92), ComparisonCount(8, right))
+    return figures(threshold=0.9, confident=(ConfidenceBand(0.2, 100, ComparisonCount(100, 40)), seen))
 
 
 @pytest.mark.parametrize(
@@ -140,13 +162,13 @@ def reviewed(right: int) -> Figures:
 )
 def test_people_have_the_last_word_on_what_it_could_take(right, differ, why, above):
     """Where the large model contradicted a right answer, and a person has said so, that is no error any more."""
-    judged = judge(reviewed(right))
+    judged = judge_task(reviewed(right))
     assert (100, 8, differ) == (judged.takes.levels[0].rows, judged.takes.levels[0].reviewed, differ_at(judged))
     assert (why, above) == (judged.advice.why, judged.takes.above)
     assert (132, 200) == (judged.agreement.hits, judged.agreement.rows), "that is what both say, right or not"
 
 
-def differ_at(judged: Judgement) -> int:
+def differ_at(judged: TaskJudgement) -> int:
     """Return what counts as wrong at the bundle's threshold."""
     assert judged.at_threshold is not None
     return judged.at_threshold.differ
@@ -154,36 +176,36 @@ def differ_at(judged: Judgement) -> int:
 
 def test_people_s_word_may_take_it_away():
     """An answer on which both erred alike is an error once a person has said so."""
-    both = Confident(0.9, 100, Compared(100, 100), Compared(20, 12), 20)
-    judged = judge(figures(threshold=0.9, confident=(both,)))
+    both = ConfidenceBand(0.9, 100, ComparisonCount(100, 100), ComparisonCount(20, 12), 20)
+    judged = judge_task(figures(threshold=0.9, confident=(both,)))
     assert (8, None) == (differ_at(judged), judged.takes.above)
     assert "People or the large model say otherwise on 8 % of its 100 sure answers" in judged.advice.because
 
 
 def test_an_audit_says_nothing_of_what_it_does_not_look_at():
     """An audit compares sure answers only: nothing is claimed of those below the threshold, however many there are."""
-    audited = (Confident(0.2, 300, Compared()), Confident(0.9, 100, Compared(60, 60)))
-    assert 0.25 == judge(figures(confident=audited, threshold=0.9)).takes.share.value
+    audited = (ConfidenceBand(0.2, 300, ComparisonCount()), ConfidenceBand(0.9, 100, ComparisonCount(60, 60)))
+    assert 0.25 == judge_task(figures(confident=audited, threshold=0.9)).takes.share.value
 
 
 def test_audits_on_top_of_shadow_do_not_make_the_rest_look_better():
     """Sure answers that are compared more often than others count below the threshold as often as others only."""
-    shadow = (Confident(0.2, 100, Compared(100, 90)), Confident(0.9, 100, Compared(100, 100)))
-    more = (Confident(0.2, 100, Compared(50, 45)), Confident(0.9, 100, Compared(100, 100)))
-    levels = [judge(figures(confident=each, threshold=0.9)).takes.levels[-1] for each in (shadow, more)]
+    shadow = (ConfidenceBand(0.2, 100, ComparisonCount(100, 90)), ConfidenceBand(0.9, 100, ComparisonCount(100, 100)))
+    more = (ConfidenceBand(0.2, 100, ComparisonCount(50, 45)), ConfidenceBand(0.9, 100, ComparisonCount(100, 100)))
+    levels = [judge_task(figures(confident=each, threshold=0.9)).takes.levels[-1] for each in (shadow, more)]
     assert [(200, 10), (100, 5)] == [(level.rows, level.differ) for level in levels]
 
 
 def test_a_model_that_is_no_good_is_told_apart_from_too_little_data():
     """Where every second answer differs, no number of comparisons helps; where a few do, some number does."""
-    assert None is judge(figures(confident=confident((0.0, 400, 200)))).takes.more
-    assert 1 <= judge(figures(confident=confident((0.0, 60, 59)))).takes.more <= 400
+    assert None is judge_task(figures(confident=confident((0.0, 400, 200)))).takes.more
+    assert 1 <= judge_task(figures(confident=confident((0.0, 60, 59)))).takes.more <= 400
 
 
 def test_the_large_model_is_still_told_of_when_the_bundle_has_a_lower_threshold():
     """Shadow with a careful threshold: the advice says what calibrating anew would bring."""
-    advice = judge(SHADOW).advice
-    assert (Why.RISK_HOLDS, "hybrid") == (advice.why, advice.mode)
+    advice = judge_task(SHADOW).advice
+    assert (RecommendationReason.RISK_HOLDS, "hybrid") == (advice.why, advice.mode)
     assert "Calibrated anew, from 0.70 on, it could take 86 %." in advice.then
 
 
@@ -193,7 +215,7 @@ def test_saved_is_calls_here_times_the_usual_price():
         day("2026-11-24", answers={"local": 60, "upstream": 40}, priced=40, cost_micros=40_000),
         day("2026-11-25", answers={"local": 100}),
     )
-    money = judge(figures(mode="hybrid", days=days)).money
+    money = judge_task(figures(mode="hybrid", days=days)).money
     assert (1000, 160_000, 40_000, 100.0) == (
         money.price_micros,
         money.saved_micros,
@@ -217,7 +239,7 @@ def test_saved_is_calls_here_times_the_usual_price():
 )
 def test_without_a_price_nothing_is_saved(priced, cost, says):
     """No price, or too few questions for one: saved is not known, and the report says what is wanting."""
-    judged = judge(figures(days=(day(answers={"local": 500}, priced=priced, cost_micros=cost),)))
+    judged = judge_task(figures(days=(day(answers={"local": 500}, priced=priced, cost_micros=cost),)))
     assert (None, "unknown") == (judged.money.saved_micros, answer(judged, "economics").verdict)
     assert says in answer(judged, "economics").because
 
@@ -225,16 +247,16 @@ def test_without_a_price_nothing_is_saved(priced, cost, says):
 def test_only_the_last_days_count_as_money():
     """Money and traffic are told of the window; examples of all days."""
     days = tuple(day(f"2026-10-{at + 1:02}", answers={"local": 10}, examples=1) for at in range(31))
-    judged = judge(figures(days=days, window=30))
+    judged = judge_task(figures(days=days, window=30))
     assert (300, 31) == (judged.money.calls, judged.figures.examples)
 
 
 def test_tasks_are_added_up():
     """All tasks together: what is not known of one is left out of what was saved."""
-    every = total(map(judge, (HYBRID, LITTLE, BEGUN)))
-    saved = [judge(each).money.saved_micros for each in (HYBRID, LITTLE)]
+    every = sum_costs(map(judge_task, (HYBRID, LITTLE, BEGUN)))
+    saved = [judge_task(each).money.saved_micros for each in (HYBRID, LITTLE)]
     assert (sum(saved), HYBRID.calls + LITTLE.calls) == (every.saved_micros, every.calls)
-    assert None is total([judge(BEGUN)]).saved_micros
+    assert None is sum_costs([judge_task(BEGUN)]).saved_micros
 
 
 NEAR = figures(days=(day(answers={"local": 100}),), large_ms=40.0, local_ms=30.0)
@@ -259,7 +281,7 @@ AWAY = figures(days=(day(answers={"local": 100}, blocked=5),), large_ms=40.0)
 )
 def test_each_question_is_answered_by_a_number(about, said, verdict, number):
     """The framework gives a verdict and what it rests on."""
-    found = answer(judge(said), about)
+    found = answer(judge_task(said), about)
     assert (verdict, number) == (found.verdict, found.number)
     assert found.because.endswith(".")
 
@@ -268,25 +290,27 @@ def test_a_model_that_beats_no_guess_is_said_to():
     """When it agrees no more often than the most frequent label would, the task is not learnt."""
     one = labels(1000)
     said = figures(labels=one, days=(day(answers={"upstream": 1000}),), confident=confident((0.5, 400, 60)))
-    assert "no" == answer(judge(said), "specificity").verdict
+    assert "no" == answer(judge_task(said), "specificity").verdict
 
 
 def test_many_labels_are_not_narrow():
     """More labels than a handful take many examples, whatever else."""
-    many = tuple(Label(f"label-{at}", 10) for at in range(LABELS_NARROW_MAX + 1))
-    assert "partly" == answer(judge(figures(labels=many, days=(day(answers={"local": 1}),))), "specificity").verdict
+    many = tuple(LabelFigures(f"label-{at}", 10) for at in range(LABELS_NARROW_MAX + 1))
+    assert (
+        "partly" == answer(judge_task(figures(labels=many, days=(day(answers={"local": 1}),))), "specificity").verdict
+    )
 
 
 def test_rare_labels_are_named():
     """A thousand examples are not enough when a label has hardly any."""
-    found = answer(judge(figures(days=(day(examples=1500),), labels=labels(180))), "data")
+    found = answer(judge_task(figures(days=(day(examples=1500),), labels=labels(180))), "data")
     assert ("partly", "'other' has 5") == (found.verdict, found.because[-16:-1].strip(": "))
 
 
 @pytest.mark.parametrize(("cost", "verdict"), [(None, "partly"), (100, "yes"), (300, "partly"), (5000, "no")])
 def test_the_volume_pays_when_the_model_has_paid_for_itself(cost, verdict):
     """Only who knows what making a model costs hears whether it pays: within a year, within three, or not."""
-    found = answer(judge(HYBRID, Wish("EUR", cost and cost * 1_000_000)), "economics")
+    found = answer(judge_task(HYBRID, CostAssumptions("EUR", cost and cost * 1_000_000)), "economics")
     assert verdict == found.verdict
     assert "EUR a year" in found.because
 
@@ -301,8 +325,8 @@ def test_the_volume_pays_when_the_model_has_paid_for_itself(cost, verdict):
         {"delta": 1.0},
         {"days": (day(examples=-1),)},
         {"days": (day(answers={"local": -1}),)},
-        {"labels": (Label("refund", -3),)},
-        {"confident": (Confident(math.nan, 1, Compared(1, 1)),)},
+        {"labels": (LabelFigures("refund", -3),)},
+        {"confident": (ConfidenceBand(math.nan, 1, ComparisonCount(1, 1)),)},
     ],
 )
 def test_a_figure_that_is_none_is_refused(spoil):
@@ -314,13 +338,17 @@ def test_a_figure_that_is_none_is_refused(spoil):
 def test_more_of_the_same_than_there_is_is_refused():
     """Two alike of one cannot be."""
     with pytest.raises(ValueError, match="2 of 1"):
-        Compared(1, 2)
+        ComparisonCount(1, 2)
 
 
 def test_the_made_up_tasks_are_what_their_names_say():
     """The pages that a person looks at show every tone: little data, ready, at work, broken."""
-    found = {each.task: judge(each).advice.why for each in (LITTLE, HYBRID, BROKEN)}
-    wanted = {"pos-intent": Why.NEEDS_EXAMPLES, "product-group": Why.STILL_ASKS, "complaint": Why.RISK_BROKEN}
+    found = {each.task: judge_task(each).advice.why for each in (LITTLE, HYBRID, BROKEN)}
+    wanted = {
+        "pos-intent": RecommendationReason.NEEDS_EXAMPLES,
+        "product-group": RecommendationReason.STILL_ASKS,
+        "complaint": RecommendationReason.RISK_BROKEN,
+    }
     assert wanted == found
     assert 8 == len(LABELS)
-    assert isinstance(BROKEN, Figures)
+    assert isinstance(BROKEN, TaskFigures)

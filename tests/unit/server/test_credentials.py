@@ -10,7 +10,7 @@ import structlog
 from edge_agent import certificate_authority
 from edge_agent.config import AccessConfig
 from edge_agent.errors import CertificateUnusable
-from edge_agent.server.credentials import SOON_SECONDS, TlsFiles
+from edge_agent.server.tls import SOON_SECONDS, TlsFiles
 from tests.support.tls_site import DAY, TlsSite
 
 

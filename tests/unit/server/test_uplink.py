@@ -11,7 +11,7 @@ import pytest
 from edge_agent.config import Config
 from edge_agent.formats import uplink_state
 from edge_agent.formats.signed_document import timestamp
-from edge_agent.server.uplink import listen, uplink_message
+from edge_agent.server.uplink_status import read_uplink_report, uplink_message
 from edge_agent.v1 import admin_pb2 as pb
 from tests.support.examples import NOW
 from tests.support.uplink_cases import UplinkCase
@@ -122,10 +122,10 @@ def test_what_is_old_does_not_count(tmp_path: Path, running: float, words: str):
     """By the clock that nobody sets; what it said last is still known."""
     path = tmp_path / uplink_state.FILE_NAME
     path.write_bytes(uplink_state.encode(said()))
-    heard = listen(path, running)
+    heard = read_uplink_report(path, running)
     assert words in heard.silence
     assert heard.state is not None
-    assert "" == listen(path, BOOT_SECONDS + 100).silence
+    assert "" == read_uplink_report(path, BOOT_SECONDS + 100).silence
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"\xff", fresh().replace(b"online", b"fine"), b" " * 300_000])
@@ -139,7 +139,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
     (tmp_path / "link").symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe", ""):
-        assert "cannot be read" in listen(tmp_path / name, BOOT_SECONDS).silence
+        assert "cannot be read" in read_uplink_report(tmp_path / name, BOOT_SECONDS).silence
 
 
 def test_nothing_in_it_moves_a_cursor_or_breaks_the_answer(tmp_path: Path):

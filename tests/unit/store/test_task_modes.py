@@ -6,15 +6,15 @@ import pytest
 
 from edge_agent.config import Config
 from edge_agent.formats.plan import Offer, TaskPlan
-from edge_agent.monitoring.figures import Standing
+from edge_agent.monitoring.bundle_figures import AlarmState
+from edge_agent.server.task_modes import TaskModes
 from edge_agent.store.bundle_archive import StoreLimits
+from edge_agent.store.mode_tables import Demotion
 from edge_agent.store.store import Store
-from edge_agent.store.task_modes import Demotion
-from edge_agent.tasks import TaskModes
 
 TASK, DIGEST, OTHER = "pos", "ab" * 32, "cd" * 32
-ERRORS = Standing(TASK, DIGEST, "errors", 1.0, "people found 9 of 20 sure answers wrong")
-DRIFT = Standing(TASK, DIGEST, "labels", 2.0, "other labels")
+ERRORS = AlarmState(TASK, DIGEST, "errors", 1.0, "people found 9 of 20 sure answers wrong")
+DRIFT = AlarmState(TASK, DIGEST, "labels", 2.0, "other labels")
 
 
 class Site:
@@ -32,7 +32,7 @@ class Site:
     def plan(self, **said) -> None:
         self.modes.plan({TASK: TaskPlan(offers=(Offer(bundle=DIGEST, version="1.0.0"),), **said)})
 
-    def demote(self, *standing: Standing, asks: bool = True) -> bool:
+    def demote(self, *standing: AlarmState, asks: bool = True) -> bool:
         return self.modes.demote(standing, lambda _: asks)
 
     def state(self) -> tuple[str, str]:
@@ -109,7 +109,7 @@ def test_another_bundle_is_not_demoted_by_what_the_one_before_did(site):
     site.digest = OTHER
     assert ("hybrid", "configuration") == site.state()
     assert not site.demote(ERRORS)
-    assert site.demote(Standing(TASK, OTHER, "errors", 3.0, "worse"))
+    assert site.demote(AlarmState(TASK, OTHER, "errors", 3.0, "worse"))
 
 
 @pytest.mark.parametrize("mode", ["shadow", "bootstrap"])

@@ -6,17 +6,17 @@ from dataclasses import replace
 import pytest
 
 from edge_agent.client import BundleRef, FieldReport, Status, Task
-from edge_agent.report.figures import Compared, Confident, Day, Figures
+from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, DayFigures, TaskFigures
 from edge_agent.web.daemon import Field
 from edge_agent.web.pictures import banded, confidences, drawn
 
 LEVELS = (
-    Confident(0.0, 5, Compared(4, 1)),
-    Confident(0.5, 15, Compared(0, 0)),
-    Confident(0.9, 80, Compared(10, 10)),
+    ConfidenceBand(0.0, 5, ComparisonCount(4, 1)),
+    ConfidenceBand(0.5, 15, ComparisonCount(0, 0)),
+    ConfidenceBand(0.9, 80, ComparisonCount(10, 10)),
 )
-FIGURES = Figures(
-    "pos", "classify", "local", has_model=True, confident=LEVELS, threshold=0.9, days=(Day("2026-11-25"),)
+FIGURES = TaskFigures(
+    "pos", "classify", "local", has_model=True, confident=LEVELS, threshold=0.9, days=(DayFigures("2026-11-25"),)
 )
 
 
@@ -45,14 +45,14 @@ def test_a_bundle_without_a_threshold_has_no_sure_answers():
 
 def test_a_band_may_be_cut_by_the_threshold():
     """Answers on both sides of the threshold in one band are told apart; full certainty is in the last band."""
-    levels = tuple(Confident(above, 10, Compared(2, 1)) for above in (0.85, 0.86, 0.87, 0.89, 1.0))
+    levels = tuple(ConfidenceBand(above, 10, ComparisonCount(2, 1)) for above in (0.85, 0.86, 0.87, 0.89, 1.0))
     bands = {round(band.low, 2): band for band in banded(levels, 0.87)}
-    assert (20, 20, Compared(8, 4)) == (bands[0.85].sure, bands[0.85].unsure, bands[0.85].compared)
+    assert (20, 20, ComparisonCount(8, 4)) == (bands[0.85].sure, bands[0.85].unsure, bands[0.85].compared)
     assert (10, 0) == (bands[0.95].sure, bands[0.95].unsure)
     assert 50 == sum(band.answers for band in bands.values())
 
 
-@pytest.mark.parametrize("levels", [(), (Confident(0.5, 0, Compared()),)])
+@pytest.mark.parametrize("levels", [(), (ConfidenceBand(0.5, 0, ComparisonCount()),)])
 def test_without_answers_nothing_is_drawn(levels):
     """Where nothing was answered with a confidence there is no chart."""
     assert confidences(replace(FIGURES, confident=levels), "c") is None

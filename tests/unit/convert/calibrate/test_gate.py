@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, holding, why_none
-from convert.evaluate.predictions import Prediction
+from convert.evaluate.predictions import ServedPrediction
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.ood_gate import Gate, mass_score, rows_needed
 
 RNG = np.random.default_rng(11)
 
 
-def said(*scores: float) -> list[Prediction]:
+def said(*scores: float) -> list[ServedPrediction]:
     """Return answers to inputs so strange."""
-    return [Prediction("a", 0.9, ood_score=score) for score in scores]
+    return [ServedPrediction("a", 0.9, ood_score=score) for score in scores]
 
 
 def gate_of(*scores: float, held_up_max: float = 0.1) -> Gate:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.collect import chain, sketch
-from convert.collect.raw import Entry
+from convert.collect.raw import SegmentEntry
 from convert.data.texts import normalised
 from edge_agent.formats.receipts import Refused
 
@@ -19,7 +19,7 @@ def named(branch: str, number: int) -> str:
     return f"{branch}{number:063x}"
 
 
-def entry(number: int, branch: str = "a", **changes) -> Entry:
+def entry(number: int, branch: str = "a", **changes) -> SegmentEntry:
     """Return a segment of an unbroken chain."""
     plain = {
         "site": "site-1",
@@ -30,7 +30,7 @@ def entry(number: int, branch: str = "a", **changes) -> Entry:
         "size_bytes": 1,
         "records": 1,
     }
-    return Entry(**{**plain, **changes})
+    return SegmentEntry(**{**plain, **changes})
 
 
 def numbers_of(first: int, last: int) -> set[int]:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.data import row_files
 from convert.data.texts import normalised
-from convert.dataset.select import Choice
+from convert.dataset.select import DatasetSelection
 from convert.dataset.write import write
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import FileMissing, InvalidRequest
@@ -66,7 +66,7 @@ def everything(root: Path, drawn: frozenset[int] = frozenset()) -> Path:
 def made(root: Path, folder: Path, purpose: str = "reviewed", **more: Any) -> dict[str, list[dict[str, Any]]]:
     """Write a dataset; returns the rows of each split, and the report under ''."""
     form = more.pop("form", "text-label")
-    choice = Choice(folder, "pos-intent", purpose, **more)
+    choice = DatasetSelection(folder, "pos-intent", purpose, **more)
     written = write(choice, form, root / "data", force=True)
     rows = {path.stem: read(path) for path in sorted((root / "data").glob("*.jsonl"))}
     assert written.rows == {split: len(lines) for split, lines in rows.items()}
@@ -486,7 +486,7 @@ def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str):
 def test_an_unknown_task_names_the_known_ones(tmp_path: Path):
     """A typo in the task's name is answered with what there is."""
     with pytest.raises(FileMissing) as caught:
-        write(Choice(everything(tmp_path), "pos-intents", "reviewed"), "messages", tmp_path / "out")
+        write(DatasetSelection(everything(tmp_path), "pos-intents", "reviewed"), "messages", tmp_path / "out")
     assert "pos-intent" in caught.value.remedy
     assert not (tmp_path / "out").exists()
 

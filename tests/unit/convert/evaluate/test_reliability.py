@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from convert.clustered_statistics import family_numbers
 from convert.evaluate.reliability import BIN_FAMILIES_MIN, bin_places, gaps_of, reliability
-from convert.intervals import family_numbers
 
 
 def alone(rows: int) -> np.ndarray:

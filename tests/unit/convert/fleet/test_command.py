@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.fleet.sites import Sites
+from convert.fleet.sites import SiteRegistry
 from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import Plan
 from edge_agent.formats.signed_document import public_key_hex, timestamp
@@ -81,7 +81,7 @@ def test_no_halt_is_exit_0(fleet: Fleet):
 def test_only_registered_keys_count(fleet: Fleet):
     """With a registry: another key is refused, an unknown site too, and who is known and silent is named."""
     for site in ("shop-8", "shop-9", "shop-77"):
-        Sites(fleet.registry).accept(site, public_key_hex(SITE_KEY))
+        SiteRegistry(fleet.registry).accept(site, public_key_hex(SITE_KEY))
     lay_down(fleet.store, heartbeat("shop-9", NEW, update("done")), STRANGER)
     found = fleet.json("--sites", str(fleet.registry))
     assert (1, ["shop-77"]) == (found["sites"], found["unheard"])

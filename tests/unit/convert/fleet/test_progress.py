@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.fleet.progress import Report, TaskProgress, report
-from convert.fleet.statuses import Heard
+from convert.fleet.progress import FleetReport, TaskProgress, report
+from convert.fleet.statuses import SiteStatuses
 from edge_agent.formats.plan import Fleet, Hardware, Offer, Plan, place
 from edge_agent.formats.signed_document import seconds, timestamp
 from edge_agent.formats.site_status import SiteStatus, UpdateState
@@ -22,9 +22,9 @@ DAY = 86_400.0
 STATES: tuple[UpdateState, ...] = get_args(UpdateState)
 
 
-def compare(wanted: Plan, said: Sequence[SiteStatus], now: float = NOW, known: Sequence[str] = ()) -> Report:
+def compare(wanted: Plan, said: Sequence[SiteStatus], now: float = NOW, known: Sequence[str] = ()) -> FleetReport:
     """Compare what sites say with a plan; two days of silence are too many."""
-    return report(wanted, Heard({each.site: each for each in said}), now, silent_seconds=2 * DAY, known=known)
+    return report(wanted, SiteStatuses({each.site: each for each in said}), now, silent_seconds=2 * DAY, known=known)
 
 
 def one(wanted: Plan, said: Sequence[SiteStatus], now: float = NOW) -> TaskProgress:
@@ -168,7 +168,7 @@ def test_the_newest_word_of_a_site_counts():
     """Whatever the order; a refusal counts only where nothing better came."""
     old, new = heartbeat("shop-1", at=timestamp(NOW)), heartbeat("shop-1", NEW, at=timestamp(NOW + 1))
     for order in ([old, new, "damaged"], ["damaged", new, old], [new, "damaged", old]):
-        heard = Heard()
+        heard = SiteStatuses()
         for said in order:
             heard.take("shop-1", said)
         assert ({"shop-1": new}, {}) == (heard.statuses, heard.refused)

@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.fleet.sites import Sites
+from convert.fleet.sites import SiteRegistry
 from convert.publish import centre_keys
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import timestamp
@@ -52,9 +52,9 @@ class Office:
         return enrolment_file.parse((self.folder / "kits" / f"{site}.kit").read_bytes())
 
     @property
-    def registry(self) -> Sites:
+    def registry(self) -> SiteRegistry:
         """The registry, as it is now."""
-        return Sites(self.folder / "collected" / "sites.json")
+        return SiteRegistry(self.folder / "collected" / "sites.json")
 
 
 @pytest.fixture

@@ -1,0 +1,278 @@
+"""From an answer to what is kept of it: redacted, classed, and written as a line of formats/example.py.
+
+Pure but for the time that it is handed. The lines are written with `json` and not through the models, which take five
+times as long; a test reads every kind of them back through the models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge_agent.capture.redact.redactor import RedactionSession, Redactor
+from edge_agent.capture.spool import (
+    ESCALATED,
+    LOCAL,
+    ROUTINE,
+    UNRANKED,
+    UNSURE,
+    UPSTREAM,
+    FeedbackRecord,
+    PredictionRecord,
+)
+from edge_agent.capture.teacher_questions import TeacherQuestion
+from edge_agent.config import ExamplesConfig
+from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
+from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.monitoring.answer_observation import AnswerObservation, ModelPair, Source, same
+from edge_agent.monitoring.monitoring_store import UNUSUAL
+
+CONSENTS = {"local": LOCAL, "upstream": UPSTREAM}
+SCORES_KEPT = 20
+_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedAnswer:
+    """One input and the answer it got."""
+
+    prediction_id: str
+    manifest: Manifest
+    digest: str
+    text: str
+    local_answer: str | None
+    """What the bundle's own model answered, also where that was withheld; None = it was not asked.
+
+    classify: the best label. extract: a JSON object. generate: the text.
+    """
+    scores: Sequence[tuple[str, float]] = ()
+    """Of the local answer, as all up to `label_mass`. classify: labels with calibrated scores, best first."""
+    confidence: float | None = None
+    threshold: float | None = None
+    sure: bool = False
+    label_mass: float | None = None
+    teacher_answer: str | None = None
+    """What the large model answered, as in `local_answer`; where there is one it was given. None = it was not asked."""
+    model: str = ""
+    """The large model that answered; empty = none did."""
+    route: str = "local"
+    reasons: tuple[str, ...] = ()
+    later: str = ""
+    """Why the large model is asked later: deferred or audit; empty = it is not."""
+    p_value: float | None = None
+    """Of the bundle's gate; None = it has none."""
+    held_up: str = ""
+    """Why the answer is not confident; empty = it is, or its kind has no confidence."""
+
+    @property
+    def output(self) -> str:
+        """The answer that was given, or withheld; empty = there is none."""
+        return (self.local_answer or "") if self.teacher_answer is None else self.teacher_answer
+
+
+@dataclass(frozen=True)
+class HumanFeedback:
+    """What a person said of a prediction."""
+
+    feedback_id: str
+    prediction_id: str
+    reviewer: str
+    verdict: Verdict
+    value: str = ""
+    reason: str = ""
+    request_id: str = ""
+
+
+class RecordBuilder:
+    """Writes records for one site."""
+
+    def __init__(self, config: ExamplesConfig, site: str, redactor: Redactor) -> None:
+        """Redact by those rules, within what the site allows."""
+        self._config, self._site, self._redactor = config, site, redactor
+
+    def prediction(self, answered: CapturedAnswer, seconds: float) -> PredictionRecord:
+        """Write a prediction that was answered at that time, in seconds since 1970."""
+        task = answered.manifest.task
+        redaction = self._redactor.start()
+        answers = self._answers(redaction, answered)
+        record = {
+            "schema": SCHEMA,
+            "type": "prediction",
+            "record_id": f"prediction:{answered.prediction_id}",
+            "site": self._site,
+            "at": timestamp(seconds),
+            "prediction_id": answered.prediction_id,
+            "task": task.name,
+            "kind": task.kind,
+            "bundle": {"version": answered.manifest.version, "digest": answered.digest},
+            "input": redaction.text(answered.text),
+            **answers,
+            "route": answered.route,
+            "reason": " ".join(answered.reasons)[:200],
+            "redaction": {
+                "version": self._redactor.version,
+                "rules": self._redactor.rule_names,
+                "counts": redaction.counts,
+            },
+        }
+        if answered.p_value is not None:
+            record["p_value"] = answered.p_value
+        rank = UNRANKED if answered.confidence is None else answered.confidence
+        consent = CONSENTS[self._config.collect[task.name]]
+        raw, seen = _write(record).encode(), observe_answer(answered, seconds)
+        return PredictionRecord(
+            answered.prediction_id, task.name, rank, _class(answered), consent, raw, seen, answered.later
+        )
+
+    def feedback(
+        self, said: HumanFeedback, prediction: Mapping[str, Any], manifest: Manifest | None, at: float
+    ) -> FeedbackRecord:
+        """Write feedback on a stored prediction; `manifest` is of the task's bundle, if it is there.
+
+        A corrected text or record is redacted like an input; numbers of placeholders that the prediction has are not
+        given again.
+        """
+        redaction = self._redactor.start(_written(prediction))
+        value = said.value
+        if prediction["kind"] == "extract" and value:
+            value = self._record(redaction, value, manifest)
+        elif prediction["kind"] == "generate":
+            value = redaction.text(value)
+        record = {
+            "schema": SCHEMA,
+            "type": "feedback",
+            "record_id": f"feedback:{said.feedback_id}",
+            "site": self._site,
+            "at": timestamp(at),
+            "feedback_id": said.feedback_id,
+            "prediction_id": said.prediction_id,
+            "task": prediction["task"],
+            "reviewer": said.reviewer,
+            "verdict": said.verdict,
+            "value": value,
+            "reason": redaction.text(said.reason),
+        }
+        content = _write([said.prediction_id, said.reviewer, said.verdict, said.value, said.reason])
+        return FeedbackRecord(
+            said.feedback_id, said.prediction_id, said.request_id, _write(record).encode(), content.encode()
+        )
+
+    def opinion(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest, at: float) -> bytes:
+        """Write what the large model said of a stored prediction, redacted as feedback is."""
+        prediction = json.loads(asked.record)
+        redaction = self._redactor.start(_written(prediction))
+        if prediction["kind"] == "extract":
+            said = self._record(redaction, _like(said, prediction["output"]), manifest)
+        elif prediction["kind"] == "generate":
+            said = redaction.text(said)
+        record = {
+            "schema": SCHEMA,
+            "type": "opinion",
+            "record_id": f"opinion:{asked.prediction_id}",
+            "site": self._site,
+            "at": timestamp(at),
+            "prediction_id": asked.prediction_id,
+            "task": asked.task,
+            "model": model[:200],
+            "why": asked.why,
+            "value": said,
+        }
+        return _write(record).encode()
+
+    def tombstone(self, prediction_id: str, at: float) -> bytes:
+        """Write the wish to forget a prediction."""
+        record = {
+            "schema": SCHEMA,
+            "type": "tombstone",
+            "record_id": f"tombstone:{prediction_id}",
+            "site": self._site,
+            "at": timestamp(at),
+            "prediction_id": prediction_id,
+        }
+        return _write(record).encode()
+
+    def _answers(self, redaction: RedactionSession, answered: CapturedAnswer) -> dict[str, Any]:
+        """Write the answer that was given, and beside the large model's the local one; each grade beside the local."""
+        grades = {
+            "scores": answered.scores[:SCORES_KEPT],
+            "confidence": answered.confidence,
+            "threshold": answered.threshold,
+            "sure": answered.sure,
+            "label_mass": answered.label_mass,
+        }
+        output = self._answer(redaction, answered, answered.output)
+        if answered.teacher_answer is None:
+            return {"output": output, **grades}
+        given = {**UNGRADED, "model": answered.model}
+        if answered.local_answer is None:
+            return {"output": output, **given}
+        local = self._answer(redaction, answered, answered.local_answer)
+        if answered.manifest.task.kind == "extract":
+            output = _like(output, local)
+        return {"output": output, **given, "local": {"answer": local, **grades}}
+
+    def _answer(self, redaction: RedactionSession, answered: CapturedAnswer, answer: str) -> str:
+        kind = answered.manifest.task.kind
+        if kind == "extract" and answer:
+            return self._record(redaction, answer, answered.manifest)
+        return redaction.text(answer) if kind == "generate" else answer
+
+    def _record(self, redaction: RedactionSession, written: str, manifest: Manifest | None) -> str:
+        record = json.loads(written)
+        kept = self._config.keep_fields.get(manifest.task.name, ()) if manifest else ()
+        marked = [name for name in manifest.task.pii_fields if name not in kept] if manifest else []
+        hidden = redaction.fields(record, marked)
+        return _write(redaction.value(hidden))
+
+
+def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservation:
+    """Return what of an answer is counted in the field: nothing of its text but the length."""
+    pair = _pair(answered)
+    return AnswerObservation(
+        answered.prediction_id,
+        answered.manifest,
+        answered.digest,
+        seconds,
+        len(answered.text),
+        answered.route,
+        answered.reasons[0] if answered.reasons else "",
+        answered.local_answer,
+        answered.confidence,
+        answered.sure,
+        any(word in answered.reasons for word in UNUSUAL),
+        answered.held_up,
+        pair,
+        answered.output if answered.manifest.task.kind == "classify" else "",
+        answered.p_value,
+    )
+
+
+def _pair(answered: CapturedAnswer) -> ModelPair | None:
+    """Return what both models said; None = one of them was not asked."""
+    kind, ours, theirs = answered.manifest.task.kind, answered.local_answer, answered.teacher_answer
+    if ours is None or theirs is None or kind not in ("classify", "extract"):
+        return None
+    source: Source = "shadow" if "MODE_SHADOW" in answered.reasons else "escalated"
+    names = (ours, theirs) if kind == "classify" else ("", "")
+    return ModelPair(source, same(kind, ours, theirs), *names)
+
+
+def _written(prediction: Mapping[str, Any]) -> str:
+    """Return all texts of a kept prediction: what placeholders it has."""
+    local = prediction.get("local")
+    return "\n".join([prediction["input"], prediction["output"], *([local["answer"]] if local else [])])
+
+
+def _like(said: str, output: str) -> str:
+    """Write a record with its fields in the order of another one, so that equal ones are the same text."""
+    record, first = json.loads(said), json.loads(output or "{}")
+    return _write({name: record[name] for name in (*first, *record) if name in record})
+
+
+def _class(answered: CapturedAnswer) -> int:
+    if answered.later or answered.route in ("upstream", "deferred"):
+        return ESCALATED
+    return UNSURE if answered.confidence is not None and not answered.sure else ROUTINE

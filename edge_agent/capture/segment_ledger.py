@@ -1,0 +1,237 @@
+"""Which records are in which segment, and which segments the centre has: the part of spool.db behind sealing.
+
+A segment is *building* from the moment its number is taken until its files are on the disk, *sealed* until the centre's
+receipt, then *received*; or *lost*, when its files are damaged or gone, or the centre could not use them. What is still
+in the spool of a lost segment is sealed again, under a new number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from edge_agent.capture.review_streams import NAMES
+from edge_agent.capture.spool import (
+    CLASS_NAMES,
+    PASSED_OVER,
+    REVIEWED,
+    ROUTINE,
+    UPSTREAM,
+    Spool,
+)
+
+_CHOOSE_ROWS = 20_000
+_RESEALS_MAX = 1000
+# Corrected predictions that only waited for this receipt: they and all feedback on them are with the centre.
+_DONE = """
+    UPDATE predictions SET spare = 1 WHERE spare = 0 AND prediction_id IN (
+        SELECT prediction_id FROM predictions WHERE segment = :sequence AND segment > 0
+        UNION SELECT prediction_id FROM feedback WHERE segment = :sequence)
+    AND (segment = 0 OR segment IN (SELECT sequence FROM segments WHERE state = 'received'))
+    AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.prediction_id = predictions.prediction_id AND (
+        f.segment IS NULL
+        OR f.segment > 0 AND f.segment NOT IN (SELECT sequence FROM segments WHERE state = 'received')))
+"""
+_OF = "segment = ? AND segment > 0"
+"""Of one segment. By the second half SQLite knows that the partial index of predictions will do."""
+_SEGMENT = "SELECT sequence, state, size, sha256, manifest_sha256 FROM segments"
+_TABLES = ("predictions", "feedback", "tombstones")
+_SEALED = ("predictions", "feedback", "opinions", "tombstones")
+"""Tables whose records are sealed; opinions follow what becomes of a segment by themselves (opinion_tables.py)."""
+
+
+@dataclass(frozen=True)
+class LedgerSegment:
+    """One segment as the site knows it."""
+
+    sequence: int
+    state: str
+    size: int
+    sha256: str
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class SealedFiles:
+    """What became of a segment: the files' size in bytes, and their sha256."""
+
+    size: int
+    sha256: str
+    manifest_sha256: str
+    reseals: tuple[int, ...]
+
+
+class SegmentLedger:
+    """The segments of one spool. Methods that change something run inside the spool's transaction."""
+
+    def __init__(self, spool: Spool, routine_share: float) -> None:
+        """Seal that share of the routine predictions."""
+        self._spool, self._db = spool, spool.db
+        self._routine_share = routine_share
+
+    def waiting_bytes(self, bytes_max: int) -> int:
+        """Return how many bytes of records wait to be sealed; counts no further than `bytes_max`."""
+        total: int = 0
+        for query in (
+            "SELECT size FROM feedback WHERE segment IS NULL AND consent = 2",
+            "SELECT size FROM opinions WHERE segment IS NULL AND consent = 2",
+            "SELECT length(record) FROM tombstones WHERE segment IS NULL",
+            "SELECT size FROM predictions WHERE segment IS NULL AND consent = 2 ORDER BY row",
+        ):
+            for (size,) in self._db.execute(query):
+                total += size
+                if total >= bytes_max:
+                    return total
+        return total
+
+    def oldest_seconds(self) -> float:
+        """Return the age of the oldest prediction that waits to be sealed, in seconds of running; 0 = none does."""
+        query = "SELECT kept_at FROM predictions WHERE segment IS NULL AND consent = 2 ORDER BY row LIMIT 1"
+        rows = self._db.rows(query)
+        return max(0.0, self._spool.clock - float(rows[0][0])) if rows else 0.0
+
+    def choose(self, bytes_max: int) -> int:
+        """Take the next number for what waits, the oldest first, up to that many bytes; 0 = nothing waits."""
+        sequence = self.next_sequence()
+        room = self._take("tombstones", "length(record)", "segment IS NULL", sequence, bytes_max)
+        # What people said goes before everything else, so that it leaves as soon as it can.
+        for table in ("feedback", "opinions"):
+            room = self._take(table, "size", f"segment IS NULL AND consent = {UPSTREAM}", sequence, room)
+        self._take_predictions(sequence, room)
+        chosen = any(self._db.rows(f"SELECT 1 FROM {table} WHERE {_OF} LIMIT 1", (sequence,)) for table in _SEALED)
+        if not chosen:
+            return 0
+        self._db.execute("INSERT INTO segments (sequence, state) VALUES (?, 'building')", (sequence,))
+        return sequence
+
+    def next_sequence(self) -> int:
+        """Return the number that the next segment gets."""
+        ((highest,),) = self._db.rows("SELECT coalesce(max(sequence), 0) FROM segments")
+        return int(highest) + 1
+
+    def building(self) -> int:
+        """Return the number of the segment whose files are not finished; 0 = none."""
+        rows = self._db.rows("SELECT sequence FROM segments WHERE state = 'building'")
+        return int(rows[0][0]) if rows else 0
+
+    def lines(self, sequence: int) -> Iterator[bytes]:
+        """Yield the records of a segment, each with its newline."""
+        query = f"SELECT record, class, stream, probability FROM predictions WHERE {_OF} ORDER BY row"
+        for record, class_, stream, probability in self._db.execute(query, (sequence,)):
+            share = f"{self._routine_share:g}" if class_ == ROUTINE and probability is None else "1"
+            drawn = "" if probability is None else f',"sampling_probability":{probability!r}'
+            kept = f',"kept":{{"because":"{CLASS_NAMES[class_]}","share":{share}}}'
+            yield record[:-1] + f'{kept},"review_stream":"{NAMES[stream]}"{drawn}}}\n'.encode()
+        for table in _SEALED[1:]:
+            for (record,) in self._db.execute(
+                f"SELECT record FROM {table} WHERE {_OF} ORDER BY row",
+                (sequence,),
+            ):
+                yield record + b"\n"
+
+    def previous(self, sequence: int) -> str:
+        """Return the sha256 of the manifest before; empty for the first."""
+        rows = self._db.rows("SELECT manifest_sha256 FROM segments WHERE sequence = ?", (sequence - 1,))
+        return str(rows[0][0]) if rows else ""
+
+    def lost(self) -> tuple[int, ...]:
+        """Return the segments that are lost, all of them."""
+        return tuple(row[0] for row in self._db.rows("SELECT sequence FROM segments WHERE state = 'lost'"))
+
+    def to_reseal(self) -> tuple[int, ...]:
+        """Return the lost segments that no manifest has named yet."""
+        query = "SELECT sequence FROM segments WHERE state = 'lost' AND resealed = 0 ORDER BY sequence LIMIT ?"
+        return tuple(row[0] for row in self._db.rows(query, (_RESEALS_MAX,)))
+
+    def finish(self, sequence: int, sealed: SealedFiles) -> None:
+        """Note that the files of a segment are on the disk."""
+        self._db.execute(
+            "UPDATE segments SET state = 'sealed', size = ?, sha256 = ?, manifest_sha256 = ? WHERE sequence = ?",
+            (sealed.size, sealed.sha256, sealed.manifest_sha256, sequence),
+        )
+        self._db.execute(f"UPDATE predictions SET spare = 1 WHERE {_OF} AND class < ?", (sequence, REVIEWED))
+        self._db.executemany(
+            "UPDATE segments SET resealed = ? WHERE sequence = ?", [(sequence, r) for r in sealed.reseals]
+        )
+        self._spool.counters["segments_sealed"] += 1
+
+    def cancel(self, sequence: int) -> None:
+        """Give a number back whose records were all erased before it was used."""
+        self._db.execute("DELETE FROM segments WHERE sequence = ? AND state = 'building'", (sequence,))
+
+    def sealed(self) -> list[LedgerSegment]:
+        """Return the segments that wait for their receipt."""
+        return [LedgerSegment(*row) for row in self._db.rows(f"{_SEGMENT} WHERE state = 'sealed' ORDER BY sequence")]
+
+    def between(self, first: int, last: int) -> list[LedgerSegment]:
+        """Return the segments of a range of sequences."""
+        rows = self._db.rows(f"{_SEGMENT} WHERE sequence BETWEEN ? AND ? ORDER BY sequence", (first, last))
+        return [LedgerSegment(*row) for row in rows]
+
+    def receive(self, sequences: Sequence[int]) -> None:
+        """Note that the centre has these: what only waited for that is spare now."""
+        for sequence in sequences:
+            self._db.execute("UPDATE segments SET state = 'received' WHERE sequence = ?", (sequence,))
+            self._db.execute("DELETE FROM tombstones WHERE segment = ?", (sequence,))
+            self._db.execute(_DONE, {"sequence": sequence})
+        self._spool.counters["segments_received"] += len(sequences)
+
+    def lose(self, sequence: int) -> None:
+        """Note that a segment is damaged, gone or refused; what is still here of it waits to be sealed again."""
+        self._db.execute("UPDATE segments SET state = 'lost' WHERE sequence = ?", (sequence,))
+        for table in _TABLES:
+            spare = ", spare = 0" if table == "predictions" else ""
+            self._db.execute(f"UPDATE {table} SET segment = NULL{spare} WHERE {_OF}", (sequence,))
+        self._spool.counters["segments_lost"] += 1
+
+    def renew(self) -> None:
+        """Begin a new epoch: the numbers of this one were used by a later life of this spool."""
+        for table in _TABLES:
+            spare = ", spare = 0" if table == "predictions" else ""
+            received = "(SELECT sequence FROM segments WHERE state = 'received')"
+            self._db.execute(
+                f"UPDATE {table} SET segment = NULL{spare} WHERE segment > 0 AND segment NOT IN {received}"
+            )
+        self._db.execute("UPDATE predictions SET segment = 0 WHERE segment > 0")
+        self._db.execute("UPDATE feedback SET segment = 0 WHERE segment > 0")
+        self._db.execute("DELETE FROM segments")
+        self._spool.epoch = str(self._spool.set_meta("epoch", secrets.token_hex(8)))
+
+    def _take(self, table: str, size: str, where: str, sequence: int, room: int) -> int:
+        taken = []
+        for row, bytes_ in self._db.rows(
+            f"SELECT row, {size} FROM {table} WHERE {where} ORDER BY row LIMIT ?", (_CHOOSE_ROWS,)
+        ):
+            if room <= 0:
+                break
+            taken.append((sequence, row))
+            room -= bytes_
+        self._db.executemany(f"UPDATE {table} SET segment = ? WHERE row = ?", taken)
+        return room
+
+    def _take_predictions(self, sequence: int, room: int) -> None:
+        taken, passed = [], []
+        query = (
+            "SELECT row, size, class, prediction_id, probability FROM predictions WHERE segment IS NULL AND consent = 2"
+            " ORDER BY row LIMIT ?"
+        )
+        for row, size, class_, prediction_id, probability in self._db.rows(query, (_CHOOSE_ROWS,)):
+            if room <= 0:
+                break
+            # The audit is a random sample already: thinned once more it would have fewer rows, and no other.
+            if class_ != ROUTINE or probability is not None or is_in_routine_sample(prediction_id, self._routine_share):
+                taken.append((sequence, row))
+                room -= size
+            else:
+                passed.append((row,))
+        self._db.executemany("UPDATE predictions SET segment = ? WHERE row = ?", taken)
+        self._db.executemany(f"UPDATE predictions SET segment = {PASSED_OVER}, spare = 1 WHERE row = ?", passed)
+        self._spool.counters["passed_over"] += len(passed)
+
+
+def is_in_routine_sample(prediction_id: str, share: float) -> bool:
+    """Draw a routine prediction into the sample, always the same way for the same id."""
+    drawn = int.from_bytes(hashlib.sha256(prediction_id.encode()).digest()[:4], "big")
+    return drawn < share * 2**32

@@ -1,0 +1,168 @@
+"""What the large model is to be asked later, and what it said then: questions and opinions in spool.db.
+
+A question is kept in the transaction that keeps its prediction, and holds a copy of that record, which is redacted. It
+is marked as asked, on the disk, before it leaves. Whoever is killed after that, it is never sent again: what came of it
+is not known, and it is given up. The answer takes its place in one transaction.
+
+Both are bounded. Of questions the oldest of a kind goes first: those put off in a long night without a connection do
+not push the random ones out, whose worth is that load has no say in them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from edge_agent.capture.spool import ROW_OVERHEAD_BYTES, PredictionRecord, Spool
+from edge_agent.config import EscalationConfig
+from edge_agent.formats.example_records import Why
+
+QUESTION_ORDER: tuple[Why, ...] = ("audit", "deferred")
+"""In the order in which they are asked: the random ones are few."""
+_OLDEST = (
+    "DELETE FROM questions WHERE row IN"
+    " (SELECT row FROM questions WHERE why = ? AND asked = 0 ORDER BY row LIMIT ?) RETURNING size"
+)
+_SUMS = "SELECT why, count(*), sum(size) FROM questions GROUP BY why"
+
+
+@dataclass(frozen=True)
+class TeacherQuestion:
+    """One input that the large model is to be asked about."""
+
+    prediction_id: str
+    task: str
+    why: Why
+    record: bytes
+    """The prediction's, as the spool keeps it."""
+
+
+@dataclass(frozen=True)
+class QueuedQuestions:
+    """What waits to be asked."""
+
+    counts: dict[str, int]
+    """By why; what is under way is among them."""
+    oldest_seconds: float = 0.0
+    """Age of the oldest in seconds of running; 0 = none waits."""
+
+
+class TeacherQuestionQueue:
+    """See the module. Methods that change something run inside the spool's transaction."""
+
+    def __init__(self, spool: Spool, config: EscalationConfig) -> None:
+        """Give up what an earlier life asked and had no answer to."""
+        self._spool, self._db, self._config = spool, spool.db, config
+        if self._db.rows("SELECT 1 FROM questions WHERE asked = 1 LIMIT 1"):
+            with spool.transaction():
+                lost = self._db.rows("DELETE FROM questions WHERE asked = 1 RETURNING row")
+                spool.counters["questions_lost"] += len(lost)
+        self.waiting = sum(self.waits().counts.values())
+        """How many there are, about: read by other threads."""
+
+    def put(self, kept: Iterable[PredictionRecord]) -> None:
+        """Keep a question for each prediction that has one, and give up what does not fit."""
+        questions = [each for each in kept if each.later]
+        for each in questions:
+            size = len(each.record) + ROW_OVERHEAD_BYTES
+            row = (each.prediction_id, each.task, each.later, each.consent, self._spool.clock, size, each.record)
+            self._db.execute(
+                "INSERT INTO questions (prediction_id, task, why, consent, kept_at, size, record)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING",
+                row,
+            )
+            self._spool.counters[f"questions_{each.later}"] += 1
+        if questions:
+            self._bound()
+
+    def next(self, tasks: Collection[str]) -> TeacherQuestion | None:
+        """Return the question of one of these tasks whose turn it is; None = none waits. Writes nothing."""
+        marks = ", ".join("?" * len(tasks))
+        query = (
+            "SELECT prediction_id, task, why, record FROM questions"  # noqa: S608 - marks only
+            f" WHERE why = ? AND asked = 0 AND task IN ({marks}) ORDER BY row LIMIT 1"
+        )
+        turns = (TeacherQuestion(*found) for why in QUESTION_ORDER for found in self._db.rows(query, (why, *tasks)))
+        return next(turns, None)
+
+    def mark(self, question: TeacherQuestion) -> None:
+        """Mark it as asked: from when that is on the disk it is not asked again."""
+        self._db.execute("UPDATE questions SET asked = 1 WHERE prediction_id = ?", (question.prediction_id,))
+
+    def put_back(self, question: TeacherQuestion) -> None:
+        """Let it wait again: it is certain that nobody worked on it."""
+        self._db.execute("UPDATE questions SET asked = 0 WHERE prediction_id = ?", (question.prediction_id,))
+
+    def give_up(self, question: TeacherQuestion) -> None:
+        """Note that it was asked, and got no usable answer."""
+        self._spool.counters["questions_failed"] += self._close(question) is not None
+
+    def answer(self, question: TeacherQuestion, record: bytes) -> bool:
+        """Put the opinion in the place of its question; False = the input was to be forgotten in the meantime."""
+        consent = self._close(question)
+        if consent is None:
+            return False
+        size = len(record) + ROW_OVERHEAD_BYTES
+        self._db.execute(
+            "INSERT INTO opinions (prediction_id, consent, size, record) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (prediction_id) DO NOTHING",
+            (question.prediction_id, consent, size, record),
+        )
+        self._spool.counters["opinions"] += 1
+        self._bound_opinions()
+        return True
+
+    def audited(self, prediction_id: str) -> str | None:
+        """Return what the large model said of an input that was drawn by chance; None = nothing that is still here."""
+        found = self._db.rows("SELECT record FROM opinions WHERE prediction_id = ?", (prediction_id,))
+        opinion = json.loads(found[0][0]) if found else {}
+        return str(opinion["value"]) if opinion.get("why") == "audit" else None
+
+    def can_expire(self) -> bool:
+        """Tell whether `expire` would find something; writes nothing."""
+        return bool(self._db.rows("SELECT 1 FROM questions WHERE kept_at < ? AND asked = 0 LIMIT 1", (self._limit,)))
+
+    def expire(self) -> None:
+        """Give up what is too old to be asked."""
+        gone = self._db.rows("DELETE FROM questions WHERE kept_at < ? AND asked = 0 RETURNING row", (self._limit,))
+        self._spool.counters["questions_expired"] += len(gone)
+        self.waiting -= len(gone)
+
+    def waits(self) -> QueuedQuestions:
+        """Count what waits."""
+        counts = dict.fromkeys(QUESTION_ORDER, 0) | {why: count for why, count, _ in self._db.rows(_SUMS)}
+        ((oldest,),) = self._db.rows("SELECT min(kept_at) FROM questions")
+        return QueuedQuestions({**counts}, 0.0 if oldest is None else max(0.0, self._spool.clock - oldest))
+
+    @property
+    def _limit(self) -> float:
+        return self._spool.clock - self._config.later_seconds_max
+
+    def _close(self, question: TeacherQuestion) -> int | None:
+        """Take a question away; return the consent of its input, None = it is not there any more."""
+        gone = self._db.rows(
+            "DELETE FROM questions WHERE prediction_id = ? RETURNING consent", (question.prediction_id,)
+        )
+        self.waiting -= len(gone)
+        return gone[0][0] if gone else None
+
+    def _bound(self) -> None:
+        for why, count, size in self._db.rows(_SUMS):
+            surplus, over = count - self._config.later_questions_max, size - self._config.later_bytes_max
+            while surplus > 0 or over > 0:
+                gone = self._db.rows(_OLDEST, (why, max(1, surplus)))
+                if not gone:  # all that is left is under way
+                    break
+                self._spool.counters["questions_crowded"] += len(gone)
+                surplus, over = surplus - len(gone), over - sum(row[0] for row in gone)
+        self.waiting = sum(self.waits().counts.values())
+
+    def _bound_opinions(self) -> None:
+        ((size,),) = self._db.rows("SELECT sum(size) FROM opinions")
+        while size > self._config.later_bytes_max:
+            ((gone,),) = self._db.rows(
+                "DELETE FROM opinions WHERE row = (SELECT min(row) FROM opinions) RETURNING size"
+            )
+            self._spool.counters["opinions_crowded"] += 1
+            size -= gone

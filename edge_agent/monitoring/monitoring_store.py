@@ -1,0 +1,450 @@
+"""The book of the field: counts every kept answer and every word on it, and raises alarms; in the transaction it is in.
+
+What is counted is read from the database each time and never remembered beside it: a transaction that fails takes its
+counts with it, a kill loses none and doubles none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from edge_agent.durable.sqlite_database import Database
+from edge_agent.formats.example_records import local_answer
+from edge_agent.formats.site_status import Alarm
+from edge_agent.monitoring import answer_observation as observing
+from edge_agent.monitoring import sequential_tests
+from edge_agent.monitoring.answer_observation import FAIR_SOURCES, AnswerObservation, ModelPair, Source
+from edge_agent.monitoring.bundle_figures import (
+    AgreementCount,
+    AlarmState,
+    BundleSeries,
+    BundleSummary,
+    ConfidenceCount,
+    DailySpend,
+    LabelCount,
+    ModelDisagreement,
+)
+from edge_agent.monitoring.monitoring_tables import MonitoringTables, SeriesRow
+from edge_agent.monitoring.sequential_tests import DriftFinding, DriftStream, EventSample, RiskEvidence, RiskGuarantee
+from edge_agent.statistics import upper_bound
+
+DAY_SECONDS = 86_400
+PEOPLE, LARGE_MODEL = "people", "large-model"
+ERRS_MIN, ERRS_DELTA = 100, 0.05
+"""From so many judged answers on it is known how often the large model errs: more often with such a chance at most."""
+ALARM_OF: dict[str, Alarm] = {PEOPLE: "errors", LARGE_MODEL: "opinions"}
+_STATES = {PEOPLE: "people-audit", LARGE_MODEL: LARGE_MODEL}
+"""Names of the tests in the tables. Earlier agents weighed under "people" whatever people had chosen to look at."""
+NEW_INPUTS: Alarm = "new_inputs"
+UNUSUAL = ("LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL")
+
+
+class Charge(NamedTuple):
+    """A question to the large model that was paid for."""
+
+    task: str
+    at: float
+    """Seconds since 1970."""
+    micros: int
+
+
+class HumanLabel(NamedTuple):
+    """A person's word on a kept prediction."""
+
+    feedback: Mapping[str, Any]
+    first: bool
+    """Nobody has spoken of it before."""
+    audited: str | None = None
+    """What the large model said of it when it was asked by chance; None = nothing yet, or it was not asked."""
+    drawn: bool = False
+    """The random audit had drawn it for people to judge."""
+
+
+class TeacherLabel(NamedTuple):
+    """What the large model said of a kept prediction after its answer was given."""
+
+    value: str
+    source: Source
+    feedback: Mapping[str, Any] | None = None
+    """The first word of a person, where that was there before and the random audit had drawn the answer."""
+
+
+class AuditOutcome(NamedTuple):
+    """What became of an answer that the random audit has drawn."""
+
+    accepted: bool
+    """The bundle's promise speaks of it."""
+    outcome: str
+    """right, wrong, or that nobody said so."""
+
+
+class MonitoringStore:
+    """See the module. One thread uses it."""
+
+    def __init__(self, database: Database, new_inputs_level: Mapping[str, float] | None = None) -> None:
+        """Open it, in the spool's database; `new_inputs_level`: by task, the level of that test if not the usual."""
+        self._tables = MonitoringTables(database)
+        self._new_inputs_level = new_inputs_level or {}
+
+    def count(self, kept: Iterable[AnswerObservation]) -> None:
+        """Count answers that are being kept."""
+        groups: dict[tuple[str, str], list[AnswerObservation]] = defaultdict(list)
+        for each in kept:
+            groups[each.manifest.task.name, each.digest].append(each)
+        for (task, digest), group in groups.items():
+            self._count(self._series(task, digest, group[0]), group)
+
+    def judged(self, prediction: Mapping[str, Any], said: HumanLabel, at: float) -> None:
+        """Count what a person said of a kept prediction.
+
+        What says something of all answers is taken from the first word on answers that the random audit has drawn:
+        whatever else people look at they have chosen.
+        """
+        feedback, first, audited, drawn = said
+        row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
+        if row is None:
+            return
+        names = [f"said:{feedback['verdict']}", *(_reviewed(prediction, feedback, drawn=drawn) if first else [])]
+        if first and prediction["route"] != "upstream":
+            names.append("examples")
+            self._learnt(row, prediction, _truth(prediction, feedback))
+        if first and drawn:
+            self._review(row, prediction, feedback, _theirs(prediction) or audited)
+        self._tables.add_days(row.series, Counter((_day(at), name) for name in names))
+
+    def audited(self, task: str, digest: str, outcomes: Iterable[AuditOutcome], at: float) -> None:
+        """Weigh what people said of answers that the random audit has drawn, in the order in which they were drawn.
+
+        In this order alone the test is valid: a wrong answer is often reported at once, and a right one waits for the
+        queue. It needs no weights where the share of the audit has changed: whatever an answer's chance to be drawn, it
+        is wrong with probability `target` at most while the promise holds.
+        """
+        row = self._tables.find(task, digest)
+        if row is not None:
+            said = {"right": False, "wrong": True}
+            self._weigh(row, PEOPLE, [said.get(each.outcome) for each in outcomes if each.accepted], at)
+
+    def opinion(self, prediction: Mapping[str, Any], thought: TeacherLabel, at: float) -> None:
+        """Count what the large model said of a kept prediction after its answer was given."""
+        theirs, source, feedback = thought
+        row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
+        ours = observing.local_output(prediction)
+        if row is None or ours is None:
+            return
+        labels = prediction["kind"] == "classify"
+        self._tables.add_days(row.series, Counter({(_day(at), "examples"): 1}))
+        self._learnt(row, prediction, theirs)
+        pair = ModelPair(
+            source, observing.same(prediction["kind"], ours, theirs), ours if labels else "", theirs if labels else ""
+        )
+        confidence = observing.local_confidence(prediction)
+        self._pair(row, [(prediction["prediction_id"], confidence, pair)], at)
+        if source in FAIR_SOURCES:
+            self._weigh(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
+            if confidence is not None:
+                at_least = _hundredths(observing.reach(prediction) or 0.0)
+                self._tables.add_confidences(row.series, [ConfidenceCount(at_least, 0, 1, pair.agreed)])
+            if feedback:
+                self._review(row, prediction, feedback, theirs)
+
+    def paid(self, paid: Iterable[Charge]) -> None:
+        """Count what questions to the large model have cost."""
+        days: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for each in paid:
+            days[each.task, _day(each.at)].append(each.micros)
+        self._tables.add_money(DailySpend(*key, len(micros), sum(micros)) for key, micros in days.items())
+
+    def money(self, task: str = "") -> tuple[DailySpend, ...]:
+        """Return what was spent on a task, or on all, day by day."""
+        return self._tables.money(task)
+
+    def forget(self, prediction_id: str) -> None:
+        """Forget an input that is erased."""
+        self._tables.forget(prediction_id)
+
+    def standing(self) -> tuple[AlarmState, ...]:
+        """Return the alarms that stand."""
+        return tuple(alarm for _, alarm in self._tables.alarms(standing=True))
+
+    def headlines(self) -> tuple[BundleSummary, ...]:
+        """Return the figures of all bundles in short."""
+        return tuple(
+            BundleSummary(
+                row.task,
+                row.digest,
+                _promise(row),
+                self._evidence(row.series),
+                *self._tables.fair_agreement(row.series),
+            )
+            for row in self._tables.every()
+        )
+
+    def report(self, task: str = "") -> tuple[BundleSeries, ...]:
+        """Return all that is known of the bundles of a task, or of all, the newest first."""
+        alarms: dict[int, list[AlarmState]] = defaultdict(list)
+        for series, alarm in self._tables.alarms(standing=False):
+            alarms[series].append(alarm)
+        return tuple(self._reported(row, alarms[row.series]) for row in self._tables.every(task))
+
+    # --- one series --------------------------------------------------------------------------------------------------
+
+    def _series(self, task: str, digest: str, one: AnswerObservation) -> SeriesRow:
+        found = self._tables.find(task, digest)
+        if found is not None:
+            return found
+        said = observing.risk_guarantee(one.manifest) or RiskGuarantee(0.0, 0.0)
+        version = one.manifest.version
+        return self._tables.begin(SeriesRow(0, task, digest, version, said.target, said.delta, one.at, one.at))
+
+    def _count(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
+        tables, at = self._tables, group[-1].at
+        newest = tables.newest_day(row.series)
+        tables.add_days(row.series, Counter((_day(each.at), name) for each in group for name in each.names()))
+        tables.add_confidences(row.series, _confidences(group))
+        tables.add_labels(row.series, _labels(group))
+        pairs = [(each.prediction_id, each.confidence, each.pair) for each in group if each.pair]
+        self._pair(row, pairs, at)
+        fair = [
+            not each.pair.agreed for each in group if each.accepted and each.pair and each.pair.source in FAIR_SOURCES
+        ]
+        self._weigh(row, LARGE_MODEL, fair, at)
+        self._watch(row, group)
+        self._watch_gate(row, group)
+        tables.seen(row.series, at)
+        if any(_day(each.at) != newest for each in group):
+            tables.prune(row.series)
+
+    def _pair(self, row: SeriesRow, pairs: Sequence[tuple[str, float | None, ModelPair]], at: float) -> None:
+        counted: dict[tuple[Source, str], list[int]] = defaultdict(lambda: [0, 0])
+        for _, _, pair in pairs:
+            counted[pair.source, pair.ours][0] += 1
+            counted[pair.source, pair.ours][1] += pair.agreed
+        self._tables.add_agreement(
+            row.series, [AgreementCount(_day(at), *key, *numbers) for key, numbers in counted.items()]
+        )
+        found = [
+            ModelDisagreement(name, at, pair.source, pair.ours, pair.theirs, -1.0 if confidence is None else confidence)
+            for name, confidence, pair in pairs
+            if not pair.agreed
+        ]
+        if found:
+            self._tables.disagree(row.series, found)
+
+    def _learnt(self, row: SeriesRow, prediction: Mapping[str, Any], truth: str) -> None:
+        if prediction["kind"] == "classify" and truth:
+            self._tables.add_labels(row.series, [LabelCount(truth, 0, 1)])
+
+    def _review(
+        self, row: SeriesRow, prediction: Mapping[str, Any], feedback: Mapping[str, Any], theirs: str | None
+    ) -> None:
+        """Note a person's first word on an answer that both models gave without doubt: there it is the truth."""
+        ours, confidence = observing.local_output(prediction), observing.local_confidence(prediction)
+        wrong = observing.verdict(prediction, feedback)
+        if theirs is None or ours is None or confidence is None or wrong is None:
+            return
+        agreed = observing.same(prediction["kind"], ours, theirs)
+        at_least = _hundredths(observing.reach(prediction) or 0.0)
+        self._tables.add_reviewed(row.series, at_least, agreed=agreed, right=not wrong)
+
+    def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool | None], at: float) -> None:
+        """Weigh judged answers against the promise, one after the other."""
+        said = _promise(row)
+        if not wrong or said is None:
+            return
+        evidence = self._evidence(row.series)[who]
+        if who == LARGE_MODEL and not evidence.judged:
+            evidence = RiskEvidence(allowed=self._large_errs(row.task))
+        for each in wrong:
+            evidence = evidence.after(each, said)
+        self._tables.save(row.series, {_STATES[who]: asdict(evidence)})
+        if evidence.rejects(said):
+            self._tables.raise_alarm(row.series, ALARM_OF[who], at, _refuted(who, evidence, said))
+
+    def _large_errs(self, task: str) -> float:
+        """Return the share of the large model's answers that are wrong at most, by what people said of them."""
+        checked = self._tables.total(task, "large_checked")
+        return upper_bound(self._tables.total(task, "large_wrong"), checked, ERRS_DELTA) if checked >= ERRS_MIN else 0.0
+
+    def _evidence(self, series: int) -> dict[str, RiskEvidence]:
+        states = self._tables.states(series)
+        return {who: RiskEvidence(**states.get(_STATES[who], {})) for who in ALARM_OF}
+
+    def _watch(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
+        """Let the streams of what may drift go on."""
+        manifest, known = group[0].manifest, self._tables.states(row.series)
+        kinds = observing.kinds(manifest)
+        streams = {
+            alarm: _stream(known[alarm]) if alarm in known else observing.beginning(manifest, alarm) for alarm in kinds
+        }
+        touched = set()
+        for each in group:
+            for alarm, events in each.events().items():
+                streams[alarm] = streams[alarm].after(events)
+                touched.add(alarm)
+                if streams[alarm].full:
+                    self._judge(row, kinds[alarm], streams[alarm], each.at)
+                    streams[alarm] = streams[alarm].closed()
+        self._tables.save(row.series, {alarm: asdict(streams[alarm]) for alarm in touched})
+
+    def _watch_gate(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
+        """Test the p-values of a bundle's gate, one after the other."""
+        gate = group[0].manifest.confidence.gate
+        if gate is None or all(each.p_value is None for each in group):
+            return
+        known = self._tables.states(row.series).get(NEW_INPUTS)
+        level = self._new_inputs_level.get(row.task, sequential_tests.SHIFT_LEVEL)
+        shift = (
+            sequential_tests.InputShiftTest.of(known)
+            if known
+            else sequential_tests.InputShiftTest(len(gate.scores), level)
+        )
+        rejected = False
+        for each in group:
+            if each.p_value is not None:
+                rejected |= shift.observe(each.p_value, each.at)
+        at = group[-1].at
+        self._tables.save(row.series, {NEW_INPUTS: shift.plain()})
+        if shift.log_capital <= 0.0:
+            self._tables.end_alarm(row.series, NEW_INPUTS, at)
+        elif rejected and (found := shift.found()):
+            self._tables.raise_alarm(row.series, NEW_INPUTS, at, _shifted(found))
+
+    def _judge(self, row: SeriesRow, kind: observing.DriftKind, stream: DriftStream, at: float) -> None:
+        found = stream.judged(kind.floor, kind.events)
+        if found is not None:
+            self._tables.raise_alarm(row.series, kind.alarm, at, _drifted(kind.alarm, found, stream))
+        elif not stream.differences(kind.floor):
+            self._tables.end_alarm(row.series, kind.alarm, at)
+
+    def _reported(self, row: SeriesRow, alarms: Sequence[AlarmState]) -> BundleSeries:
+        tables, states = self._tables, self._tables.states(row.series)
+        return BundleSeries(
+            task=row.task,
+            digest=row.digest,
+            version=row.version,
+            first=row.first,
+            last=row.last,
+            days=tables.days(row.series),
+            agreement=tables.agreement(row.series),
+            confidences=tables.confidences(row.series),
+            promise=_promise(row),
+            evidence=self._evidence(row.series),
+            streams={alarm: _stream(states[alarm]) for alarm in observing.FLOORS if alarm in states},
+            alarms=tuple(alarms),
+            disagreements=tables.disagreements(row.series),
+            labels=tables.labels(row.series),
+        )
+
+
+def _promise(row: SeriesRow) -> RiskGuarantee | None:
+    return RiskGuarantee(row.target, row.delta) if row.target else None
+
+
+def _day(at: float) -> int:
+    return int(at // DAY_SECONDS)
+
+
+def _hundredths(confidence: float) -> int:
+    return max(0, min(100, int(100 * confidence + 1e-9))) if math.isfinite(confidence) else 0
+
+
+def _theirs(prediction: Mapping[str, Any]) -> str | None:
+    """Return what the large model said of a kept prediction that both were asked about in shadow; None = it was not."""
+    shadowed = prediction["route"] == "upstream" and "MODE_SHADOW" in prediction["reason"].split()
+    return str(prediction["output"]) if shadowed else None
+
+
+def _accepted(prediction: Mapping[str, Any]) -> bool:
+    local = local_answer(prediction)
+    return (
+        local is not None
+        and local["confidence"] is not None
+        and bool(local["sure"])
+        and not any(word in prediction["reason"] for word in UNUSUAL)
+    )
+
+
+def _confidences(group: Sequence[AnswerObservation]) -> list[ConfidenceCount]:
+    counted: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for each in group:
+        if each.confidence is not None:
+            numbers = counted[_hundredths(each.reach or 0.0)]
+            numbers[0] += 1
+            if each.pair and each.pair.source in FAIR_SOURCES:
+                numbers[1] += 1
+                numbers[2] += each.pair.agreed
+    return [ConfidenceCount(hundredths, *numbers) for hundredths, numbers in counted.items()]
+
+
+def _labels(group: Sequence[AnswerObservation]) -> list[LabelCount]:
+    answers = Counter(each.label for each in group if each.label)
+    examples = Counter(each.label for each in group if each.route == "upstream")
+    return [LabelCount(label, number, examples[label]) for label, number in answers.items()]
+
+
+def _reviewed(prediction: Mapping[str, Any], feedback: Mapping[str, Any], *, drawn: bool) -> list[str]:
+    """Return what is counted of the first word on an answer; in the audit also whether the models were right."""
+    if not drawn:
+        return ["reviewed"]
+    wrong = observing.verdict(prediction, feedback) if _accepted(prediction) else None
+    checked = [] if wrong is None else ["checked", *(["wrong"] if wrong else [])]
+    return ["reviewed", *checked, *(_large(prediction, feedback) if prediction["route"] == "upstream" else [])]
+
+
+def _large(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[str]:
+    said, given = feedback["verdict"], prediction["output"]
+    right = said == "accept" or (said == "corrected" and observing.same(prediction["kind"], given, feedback["value"]))
+    return ["large_checked", *([] if right else ["large_wrong"])]
+
+
+def _truth(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:
+    """Return what a person said is right; empty = that was not said."""
+    said = {"accept": prediction["output"], "corrected": feedback["value"]}
+    return str(said.get(feedback["verdict"], ""))
+
+
+def _stream(plain: Mapping[str, Any]) -> DriftStream:
+    samples = {name: EventSample(**plain[name]) for name in ("reference", "window", "last")}
+    return DriftStream(**{**plain, **samples})
+
+
+def _refuted(who: str, evidence: RiskEvidence, said: RiskGuarantee) -> str:
+    judges = "people found" if who == PEOPLE else "the large model contradicts"
+    missing = f", of {evidence.unjudged} more nobody said anything" if evidence.unjudged else ""
+    errs = f", and the large model itself errs in {100 * evidence.allowed:.1f} %" if evidence.allowed else ""
+    return (
+        f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''}{missing};"
+        f" the bundle promises {100 * said.target:g} % at most{errs}"
+    )
+
+
+def _shifted(found: sequential_tests.InputShiftFinding) -> str:
+    day = datetime.fromtimestamp(found.since, UTC).strftime("%Y-%m-%d")
+    return (
+        f"since {day} about {100 * found.share:.1f} % of the inputs are unlike those of calibration: {found.within} of"
+        f" {found.inputs} have a p-value of {found.limit:.2g} or less; by chance it is"
+        f" {100 * found.bound:.1f} % at most"
+    )
+
+
+_WHAT: dict[Alarm, str] = {
+    "labels": "answers with label '{0}'",
+    "confidence": "answers with confidence {0}",
+    "novelty": "inputs unlike those of calibration",
+    "length": "inputs of up to {0} characters",
+}
+
+
+def _drifted(alarm: Alarm, found: DriftFinding, stream: DriftStream) -> str:
+    event = "at the threshold or above" if found.event == "sure" else f"up to {found.event}"
+    what = _WHAT[alarm].format(event if alarm == "confidence" else found.event)
+    before = "in calibration" if stream.calibrated else f"of the first {stream.reference.rows}"
+    return (
+        f"{what} are {100 * found.now:.1f} % of the last {stream.window.rows}; {before} they were"
+        f" {100 * found.before:.1f} %"
+    )

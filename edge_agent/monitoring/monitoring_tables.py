@@ -1,0 +1,306 @@
+"""The tables of the field in spool.db: counts by bundle and day, bounded in rows. Part of the transaction it is in.
+
+Added without another version of the schema, so that a site may go back to an older agent, which leaves them alone. A
+series is one bundle at this site; a new bundle begins a new one, and the ones before stay for comparison.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from edge_agent.durable.sqlite_database import Database
+from edge_agent.formats.site_status import Alarm
+from edge_agent.monitoring.bundle_figures import (
+    AgreementCount,
+    AlarmState,
+    ConfidenceCount,
+    DailySpend,
+    LabelCount,
+    ModelDisagreement,
+)
+
+SERIES_OF_TASK_MAX = 5
+SERIES_MAX = 2000
+DAYS_MAX = 400
+AGREEMENT_ROWS_MAX = 40_000
+"""Of one series: a task with a thousand labels has fewer days of agreement by label."""
+DISAGREEMENTS_MAX = 200
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS field_series (series INTEGER PRIMARY KEY AUTOINCREMENT, task TEXT NOT NULL,"
+    " digest TEXT NOT NULL, version TEXT NOT NULL, target REAL NOT NULL, delta REAL NOT NULL, first_at REAL NOT NULL,"
+    " last_at REAL NOT NULL, UNIQUE (task, digest)) STRICT",
+    "CREATE TABLE IF NOT EXISTS field_days (series INTEGER NOT NULL, day INTEGER NOT NULL, name TEXT NOT NULL,"
+    " count INTEGER NOT NULL, PRIMARY KEY (series, day, name)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_agreement (series INTEGER NOT NULL, day INTEGER NOT NULL, source TEXT NOT NULL,"
+    " label TEXT NOT NULL, pairs INTEGER NOT NULL, agreed INTEGER NOT NULL, PRIMARY KEY (series, day, source, label))"
+    " STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_confidence (series INTEGER NOT NULL, hundredths INTEGER NOT NULL,"
+    " answers INTEGER NOT NULL, pairs INTEGER NOT NULL, agreed INTEGER NOT NULL, PRIMARY KEY (series, hundredths))"
+    " STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_reviewed (series INTEGER NOT NULL, hundredths INTEGER NOT NULL,"
+    " pairs INTEGER NOT NULL, agreed INTEGER NOT NULL, found_right INTEGER NOT NULL, PRIMARY KEY (series, hundredths))"
+    " STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_labels (series INTEGER NOT NULL, label TEXT NOT NULL, answers INTEGER NOT NULL,"
+    " examples INTEGER NOT NULL, PRIMARY KEY (series, label)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_money (task TEXT NOT NULL, day INTEGER NOT NULL, questions INTEGER NOT NULL,"
+    " micros INTEGER NOT NULL, PRIMARY KEY (task, day)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_tests (series INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,"
+    " PRIMARY KEY (series, name)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_alarms (series INTEGER NOT NULL, alarm TEXT NOT NULL, since REAL NOT NULL,"
+    " said TEXT NOT NULL, ended REAL NOT NULL, PRIMARY KEY (series, alarm)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_disagreements (row INTEGER PRIMARY KEY AUTOINCREMENT, series INTEGER NOT NULL,"
+    " prediction_id TEXT NOT NULL UNIQUE, at REAL NOT NULL, source TEXT NOT NULL, ours TEXT NOT NULL,"
+    " theirs TEXT NOT NULL, confidence REAL NOT NULL) STRICT",
+    "CREATE INDEX IF NOT EXISTS field_disagreements_of ON field_disagreements (series, row)",
+)
+_OF_SERIES = (
+    "field_days", "field_agreement", "field_confidence", "field_reviewed", "field_labels", "field_tests",
+    "field_alarms", "field_disagreements", "field_series",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SeriesRow:
+    """One bundle at this site."""
+
+    series: int
+    task: str
+    digest: str
+    version: str
+    target: float
+    """0 = it promises nothing."""
+    delta: float
+    first: float
+    last: float
+
+
+class MonitoringTables:
+    """What is in them, in an open database. One thread uses it."""
+
+    def __init__(self, database: Database) -> None:
+        """Add the tables if need be."""
+        self._db = database
+        with database.transaction():
+            for statement in _TABLES:
+                database.execute(statement)
+
+    # --- series ------------------------------------------------------------------------------------------------------
+
+    def every(self, task: str = "") -> list[SeriesRow]:
+        """Return the series of a task, or all, by task and the newest first."""
+        query = (
+            "SELECT series, task, digest, version, target, delta, first_at, last_at FROM field_series"
+            " WHERE ? IN ('', task) ORDER BY task, series DESC"
+        )
+        return [SeriesRow(*row) for row in self._db.rows(query, (task,))]
+
+    def find(self, task: str, digest: str) -> SeriesRow | None:
+        """Return one; None = nothing was counted of that bundle."""
+        return next((row for row in self.every(task) if row.digest == digest), None)
+
+    def begin(self, row: SeriesRow) -> SeriesRow:
+        """Make a new one, and forget the oldest where there are too many."""
+        values = (row.task, row.digest, row.version, row.target, row.delta, row.first, row.last)
+        insert = (
+            "INSERT INTO field_series (task, digest, version, target, delta, first_at, last_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
+        self._db.execute(insert, values)
+        of_task = [each.series for each in self.every(row.task)]
+        every = sorted((each.series for each in self.every()), reverse=True)
+        for series in {*of_task[SERIES_OF_TASK_MAX:], *every[SERIES_MAX:]}:
+            for table in _OF_SERIES:
+                self._db.execute(f"DELETE FROM {table} WHERE series = ?", (series,))  # noqa: S608 - our own names
+        found = self.find(row.task, row.digest)
+        assert found is not None, "it was made just now"
+        return found
+
+    def seen(self, series: int, at: float) -> None:
+        """Note when the last answer came."""
+        self._db.execute("UPDATE field_series SET last_at = ? WHERE series = ?", (at, series))
+
+    # --- counts ------------------------------------------------------------------------------------------------------
+
+    def add_days(self, series: int, counts: Counter[tuple[int, str]]) -> None:
+        """Add to the counts by day and name."""
+        self._db.executemany(
+            "INSERT INTO field_days VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (series, day, name) DO UPDATE SET count = count + excluded.count",
+            [(series, day, name, count) for (day, name), count in counts.items()],
+        )
+
+    def days(self, series: int) -> dict[int, dict[str, int]]:
+        """Return the counts by day and name."""
+        found: dict[int, dict[str, int]] = {}
+        query = "SELECT day, name, count FROM field_days WHERE series = ? ORDER BY day, name"
+        for day, name, count in self._db.rows(query, (series,)):
+            found.setdefault(day, {})[name] = count
+        return found
+
+    def total(self, task: str, name: str) -> int:
+        """Return a count over all days and bundles of a task that are known."""
+        of_task = "SELECT series FROM field_series WHERE task = ?"
+        query = f"SELECT coalesce(sum(count), 0) FROM field_days WHERE series IN ({of_task}) AND name = ?"  # noqa: S608
+        ((found,),) = self._db.rows(query, (task, name))
+        return int(found)
+
+    def newest_day(self, series: int) -> int:
+        """Return the last day of which anything is counted; -1 = none."""
+        ((day,),) = self._db.rows("SELECT coalesce(max(day), -1) FROM field_days WHERE series = ?", (series,))
+        return int(day)
+
+    def prune(self, series: int) -> None:
+        """Forget days beyond the newest DAYS_MAX, and the oldest rows of agreement beyond their number."""
+        # Not as one statement: SQLite 3.46 takes DISTINCT with OFFSET in a scalar subquery for the first row.
+        query = "SELECT DISTINCT day FROM field_days WHERE series = ? ORDER BY day DESC LIMIT 1 OFFSET ?"
+        for (oldest,) in self._db.rows(query, (series, DAYS_MAX)):
+            self._db.execute("DELETE FROM field_days WHERE series = ? AND day <= ?", (series, oldest))
+            self._db.execute("DELETE FROM field_agreement WHERE series = ? AND day <= ?", (series, oldest))
+        query = "SELECT day FROM field_agreement WHERE series = ? ORDER BY day DESC LIMIT 1 OFFSET ?"
+        for (oldest,) in self._db.rows(query, (series, AGREEMENT_ROWS_MAX)):
+            self._db.execute("DELETE FROM field_agreement WHERE series = ? AND day <= ?", (series, oldest))
+
+    def add_agreement(self, series: int, rows: Iterable[AgreementCount]) -> None:
+        """Add to what both models said."""
+        self._db.executemany(
+            "INSERT INTO field_agreement VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (series, day, source, label)"
+            " DO UPDATE SET pairs = pairs + excluded.pairs, agreed = agreed + excluded.agreed",
+            [(series, row.day, row.source, row.label, row.pairs, row.agreed) for row in rows],
+        )
+
+    def agreement(self, series: int) -> tuple[AgreementCount, ...]:
+        """Return it by day, source and label."""
+        query = "SELECT day, source, label, pairs, agreed FROM field_agreement WHERE series = ? ORDER BY 1, 2, 3"
+        return tuple(AgreementCount(*row) for row in self._db.rows(query, (series,)))
+
+    def fair_agreement(self, series: int) -> tuple[int, int]:
+        """Return pairs from sources that choose fairly, and how many agreed."""
+        query = "SELECT coalesce(sum(pairs), 0), coalesce(sum(agreed), 0) FROM field_confidence WHERE series = ?"
+        ((pairs, agreed),) = self._db.rows(query, (series,))
+        return pairs, agreed
+
+    def add_confidences(self, series: int, rows: Iterable[ConfidenceCount]) -> None:
+        """Add to the answers by confidence."""
+        self._db.executemany(
+            "INSERT INTO field_confidence VALUES (?, ?, ?, ?, ?) ON CONFLICT (series, hundredths) DO UPDATE SET"
+            " answers = answers + excluded.answers, pairs = pairs + excluded.pairs, agreed = agreed + excluded.agreed",
+            [(series, row.hundredths, row.answers, row.pairs, row.agreed) for row in rows],
+        )
+
+    def add_reviewed(self, series: int, hundredths: int, *, agreed: bool, right: bool) -> None:
+        """Add a person's word on a pair from a source that chooses fairly."""
+        self._db.execute(
+            "INSERT INTO field_reviewed VALUES (?, ?, 1, ?, ?) ON CONFLICT (series, hundredths) DO UPDATE SET"
+            " pairs = pairs + 1, agreed = agreed + excluded.agreed, found_right = found_right + excluded.found_right",
+            (series, hundredths, agreed, right),
+        )
+
+    def confidences(self, series: int) -> tuple[ConfidenceCount, ...]:
+        """Return them, the lowest first."""
+        query = (
+            "SELECT hundredths, answers, known.pairs, known.agreed, coalesce(said.pairs, 0), coalesce(said.agreed, 0),"
+            " coalesce(found_right, 0) FROM field_confidence AS known LEFT JOIN field_reviewed AS said"
+            " USING (series, hundredths) WHERE series = ? ORDER BY 1"
+        )
+        return tuple(ConfidenceCount(*row) for row in self._db.rows(query, (series,)))
+
+    def add_labels(self, series: int, rows: Iterable[LabelCount]) -> None:
+        """Add to the answers and examples by label."""
+        self._db.executemany(
+            "INSERT INTO field_labels VALUES (?, ?, ?, ?) ON CONFLICT (series, label) DO UPDATE SET"
+            " answers = answers + excluded.answers, examples = examples + excluded.examples",
+            [(series, row.label, row.answers, row.examples) for row in rows],
+        )
+
+    def labels(self, series: int) -> tuple[LabelCount, ...]:
+        """Return them, by name."""
+        query = "SELECT label, answers, examples FROM field_labels WHERE series = ? ORDER BY 1"
+        return tuple(LabelCount(*row) for row in self._db.rows(query, (series,)))
+
+    def add_money(self, rows: Iterable[DailySpend]) -> None:
+        """Add to what was spent, and forget the days of a task beyond the newest DAYS_MAX."""
+        for row in rows:
+            self._db.execute(
+                "INSERT INTO field_money VALUES (?, ?, ?, ?) ON CONFLICT (task, day) DO UPDATE SET"
+                " questions = questions + excluded.questions, micros = micros + excluded.micros",
+                (row.task, row.day, row.questions, row.micros),
+            )
+            self._db.execute(
+                "DELETE FROM field_money WHERE task = ? AND day <= coalesce((SELECT day FROM field_money WHERE task = ?"
+                " ORDER BY day DESC LIMIT 1 OFFSET ?), -1)",
+                (row.task, row.task, DAYS_MAX),
+            )
+
+    def money(self, task: str) -> tuple[DailySpend, ...]:
+        """Return what was spent on a task, or on all, by task and day."""
+        query = "SELECT task, day, questions, micros FROM field_money WHERE ? IN ('', task) ORDER BY 1, 2"
+        return tuple(DailySpend(*row) for row in self._db.rows(query, (task,)))
+
+    def disagree(self, series: int, found: Iterable[ModelDisagreement]) -> None:
+        """Remember inputs of which the models said different things, the newest ones."""
+        self._db.executemany(
+            "INSERT INTO field_disagreements (series, prediction_id, at, source, ours, theirs, confidence)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING",
+            [
+                (series, each.prediction_id, each.at, each.source, each.ours, each.theirs, each.confidence)
+                for each in found
+            ],
+        )
+        self._db.execute(
+            "DELETE FROM field_disagreements WHERE series = ? AND row <= coalesce((SELECT row FROM field_disagreements"
+            " WHERE series = ? ORDER BY row DESC LIMIT 1 OFFSET ?), -1)",
+            (series, series, DISAGREEMENTS_MAX),
+        )
+
+    def disagreements(self, series: int) -> tuple[ModelDisagreement, ...]:
+        """Return them, the newest first."""
+        query = (
+            "SELECT prediction_id, at, source, ours, theirs, confidence FROM field_disagreements WHERE series = ?"
+            " ORDER BY row DESC"
+        )
+        return tuple(ModelDisagreement(*row) for row in self._db.rows(query, (series,)))
+
+    def forget(self, prediction_id: str) -> None:
+        """Forget an input; the counts hold nothing of it but that it was."""
+        self._db.execute("DELETE FROM field_disagreements WHERE prediction_id = ?", (prediction_id,))
+
+    # --- tests and alarms --------------------------------------------------------------------------------------------
+
+    def states(self, series: int) -> dict[str, Any]:
+        """Return the states of the tests by name."""
+        rows = self._db.rows("SELECT name, state FROM field_tests WHERE series = ?", (series,))
+        return {name: json.loads(state) for name, state in rows}
+
+    def save(self, series: int, states: dict[str, Any]) -> None:
+        """Write the states of tests."""
+        self._db.executemany(
+            "INSERT INTO field_tests VALUES (?, ?, ?) ON CONFLICT (series, name) DO UPDATE SET state = excluded.state",
+            [(series, name, json.dumps(state)) for name, state in states.items()],
+        )
+
+    def raise_alarm(self, series: int, alarm: Alarm, since: float, said: str) -> None:
+        """Note an alarm; one that stands keeps its time."""
+        self._db.execute(
+            "INSERT INTO field_alarms VALUES (?, ?, ?, ?, 0) ON CONFLICT (series, alarm) DO UPDATE SET"
+            " since = iif(ended > 0, excluded.since, since), said = excluded.said, ended = 0",
+            (series, alarm, since, said),
+        )
+
+    def end_alarm(self, series: int, alarm: Alarm, at: float) -> None:
+        """Note that an alarm went away."""
+        self._db.execute(
+            "UPDATE field_alarms SET ended = ? WHERE series = ? AND alarm = ? AND ended = 0", (at, series, alarm)
+        )
+
+    def alarms(self, *, standing: bool) -> tuple[tuple[int, AlarmState], ...]:
+        """Return alarms with their series, by task: those that stand, or all."""
+        rows = self._db.rows(
+            "SELECT series, task, digest, alarm, since, said, ended FROM field_alarms JOIN field_series USING (series)"
+            " WHERE ended = 0 OR NOT ? ORDER BY task, since",
+            (standing,),
+        )
+        return tuple((row[0], AlarmState(*row[1:])) for row in rows)

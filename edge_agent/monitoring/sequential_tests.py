@@ -1,0 +1,332 @@
+"""The tests of a bundle in production. Each can be read after every answer, for as long as the bundle runs. Pure.
+
+**Risk** (`RiskEvidence`): do confident answers err more often than the bundle guarantees? The hypothesis is "each is
+wrong with probability `target` at most, whatever came before". A bettor stakes against it: after each judged answer the
+capital is multiplied by 1 + s (x - target), where x is 1 for wrong and 0 for right. Under the hypothesis the capital
+does not grow on average, so it ever reaches 1/delta with probability delta at most (Ville 1939). The capital is spread
+evenly over RISK_RATES error rates between target and 1, so that neither a small excess nor a large one is missed for
+long (Waudby-Smith and Ramdas 2024, arXiv 2010.09686; for deployed models Podkopaev and Ramdas 2022, arXiv 2110.06177).
+It depends on the two counts alone: only these are stored, and the highest capital so far.
+
+**Input shift** (`InputShiftTest`): are more inputs outside the gate than the bundle's held-out rows explain? A gate
+gives each input a conformal p-value (`formats/gate.py`). While inputs resemble the held-out rows, a p-value of
+k / (rows + 1) or less has an unknown, fixed probability, which follows a Beta(k, rows + 1 - k) distribution (Vovk 2012,
+arXiv 1209.2673). The hypothesis is that it is at most the upper quantile of this distribution; half of the chance of a
+false alarm is spent on these quantiles, half on the bets. A change that comes late would have to win back what was lost
+before, so capital is put in again at every input: the sum over all starting points, with weights that add up to 1, is
+again a test supermartingale (Shin et al. 2022, arXiv 2203.03532).
+
+**Drift** (`DriftStream`): do answers and inputs look as they did? Each window is compared with the first rows, by the
+shares of events that were fixed beforehand. Window and reference are two samples; if they came from one source, the
+count in the window is hypergeometric, whatever the share (Fisher 1935). The events of a window share its level
+(Bonferroni), and the k-th window gets delta / (k (k + 1)), so a false alarm ever comes with probability `delta` at
+most. Time of day and day of the week break the assumption, so a difference below its floor raises no alarm.
+
+All three assume that inputs are independent of each other. One text that a device sends a thousand times is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from edge_agent.statistics import alternative_rates, betting_log_capital, two_sample_p_value, upper_bound
+
+RISK_RATES = 20
+HELD_TO_MAX = 0.5
+"""Beyond that a judge says nothing."""
+SHIFT_LEVEL = 0.01
+"""Default probability of a false alarm over the life of a bundle."""
+CUTS = (0.01, 0.03, 0.1)
+"""p-values of so much or less are counted, each cut with bets of its own."""
+SHIFT_RATES = 5
+"""Alternatives at each cut, between the bound and 1 in equal steps of the logarithm."""
+HALF_OF_STARTS = 1000
+"""The starting points among the first so many inputs have half of the weight."""
+EXCESS_MAX = 5.0
+"""Logarithm of the capital above that of the alarm: no more is kept, so that an alarm ends when the change does."""
+REFERENCE_ROWS = 1000
+WINDOW_ROWS = 500
+DRIFT_DELTA = 0.01
+
+# --- risk -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RiskGuarantee:
+    """What a bundle's calibration promises of the answers that it is sure of."""
+
+    target: float
+    """At most such a share is wrong."""
+    delta: float
+    """The chance of a false alarm over the whole life of the bundle."""
+
+    @property
+    def limit(self) -> float:
+        """The evidence at which it counts as refuted."""
+        return -math.log(self.delta)
+
+
+@dataclass(frozen=True)
+class RiskEvidence:
+    """Answers that were judged, and what that says against a promise."""
+
+    judged: int = 0
+    wrong: int = 0
+    peak: float = 0.0
+    """The highest logarithm of the capital so far; it begins at 0."""
+    allowed: float = 0.0
+    """The share that the judge itself gets wrong at most, as far as that was known before the first answer: where two
+    contradict each other one of them is wrong, so that the share of contradictions is the sum of both at most."""
+    unjudged: int = 0
+    """Answers that were drawn, and of which nobody said anything in time. They count as right: who is missing must not
+    be evidence against a promise, and wrong answers are the likelier ones to be reported."""
+
+    def held_to(self, promise: RiskGuarantee) -> float:
+        """Return the share of answers that may be judged wrong while the promise holds."""
+        return min(promise.target + self.allowed, max(promise.target, HELD_TO_MAX))
+
+    def after(self, wrong: bool | None, promise: RiskGuarantee) -> RiskEvidence:
+        """Return it with one more answer; None = nobody judged it."""
+        if wrong is None:
+            return replace(self, unjudged=self.unjudged + 1)
+        judged, errors = self.judged + 1, self.wrong + wrong
+        # Capital grows with errors only: looking at others would change nothing.
+        capital = (
+            betting_log_capital(judged + self.unjudged, errors, self.held_to(promise), RISK_RATES)
+            if wrong
+            else self.peak
+        )
+        return replace(self, judged=judged, wrong=errors, peak=max(self.peak, capital))
+
+    def rejects(self, promise: RiskGuarantee) -> bool:
+        """Tell whether the promise is refuted; once it is, it stays so."""
+        return self.peak >= promise.limit
+
+
+# --- input shift ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PValueCut:
+    """p-values up to a limit, and how often these come by chance at most."""
+
+    limit: float
+    share: float
+    """Of the inputs that resemble the held-out rows, on average over all draws of these rows."""
+    bound: float
+    """For the rows that were held out."""
+    bets: tuple[tuple[float, float], ...]
+    """For each alternative rate: what a p-value beyond the limit, and one within it, adds to the logarithm."""
+
+
+@dataclass(frozen=True)
+class InputShiftFinding:
+    """What was found."""
+
+    since: float
+    """When it began, in seconds since 1970: where the evidence for the likeliest bet begins."""
+    inputs: int
+    """Since then."""
+    within: int
+    """Of these, with a p-value of `limit` or less."""
+    limit: float
+    bound: float
+    """The share of such inputs that chance explains."""
+    share: float
+    """Estimate of the share of inputs, since then, that do not resemble the held-out rows and have such a p-value."""
+
+
+class InputShiftTest:
+    """The test of one bundle at one site; `plain` and `of` are how it is stored."""
+
+    def __init__(self, rows: int, level: float = SHIFT_LEVEL) -> None:
+        """Begin; `rows` were held out, `level` is the chance of a false alarm."""
+        self._rows, self._level = rows, level
+        self._cuts = p_value_cuts(rows, level)
+        self._seen = 0
+        number = len(self._cuts) * SHIFT_RATES
+        self._capital = [-math.inf] * number
+        """Logarithms, by cut and rate."""
+        self._run = [0.0] * number
+        """Logarithms of the best likelihood ratio of the bet over its starting points (CUSUM, Page 1954)."""
+        self._since = [0.0] * number
+        self._counts = [[0, 0] for _ in range(number)]
+        """Inputs since then, and how many of them were within the limit."""
+
+    @property
+    def seen(self) -> int:
+        """Inputs so far."""
+        return self._seen
+
+    @property
+    def log_capital(self) -> float:
+        """The logarithm of the evidence; it begins at 0."""
+        if not self._capital:
+            return 0.0
+        kept = HALF_OF_STARTS / (self._seen + HALF_OF_STARTS)
+        highest = max(0.0, *self._capital)
+        every = sum(math.exp(each - highest) for each in self._capital) / len(self._capital)
+        return highest + math.log(every + kept * math.exp(-highest))
+
+    @property
+    def limit(self) -> float:
+        """The evidence at which the hypothesis is rejected."""
+        return -math.log(self._level / 2)
+
+    def observe(self, p_value: float, at: float) -> bool:
+        """Take one more input; tell whether the hypothesis is rejected now."""
+        seen = self._seen
+        start = math.log(HALF_OF_STARTS) - math.log(seen + HALF_OF_STARTS) - math.log(seen + 1 + HALF_OF_STARTS)
+        most = self.limit + EXCESS_MAX
+        place = 0
+        for cut in self._cuts:
+            within = p_value <= cut.limit
+            for bet in cut.bets:
+                gain = bet[within]
+                self._capital[place] = min(_log_sum(self._capital[place], start) + gain, most)
+                self._follow(place, gain, within, at)
+                place += 1
+        self._seen += 1
+        return self.log_capital >= self.limit
+
+    def _follow(self, place: int, gain: float, within: bool, at: float) -> None:
+        if self._run[place] <= 0.0:
+            self._run[place], self._since[place], self._counts[place] = 0.0, at, [0, 0]
+        self._run[place] += gain
+        self._counts[place][0] += 1
+        self._counts[place][1] += within
+
+    def found(self) -> InputShiftFinding | None:
+        """Return what the likeliest bet says; None = nothing speaks for new inputs."""
+        place = max(range(len(self._run)), key=self._run.__getitem__, default=-1)
+        if place < 0 or self._run[place] <= 0.0:
+            return None
+        cut, (inputs, within) = self._cuts[place // SHIFT_RATES], self._counts[place]
+        share = max(0.0, (within / inputs - cut.share) / (1 - cut.share))
+        return InputShiftFinding(self._since[place], inputs, within, cut.limit, cut.bound, share)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the state for JSON."""
+        return {
+            "rows": self._rows,
+            "level": self._level,
+            "seen": self._seen,
+            "capital": [None if each == -math.inf else each for each in self._capital],
+            "run": list(self._run),
+            "since": list(self._since),
+            "counts": [list(each) for each in self._counts],
+        }
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> InputShiftTest:
+        """Return the test that was stored; it keeps its level."""
+        shift = cls(plain["rows"], plain["level"])
+        shift._seen = plain["seen"]
+        shift._capital = [-math.inf if each is None else each for each in plain["capital"]]
+        shift._run, shift._since = list(plain["run"]), list(plain["since"])
+        shift._counts = [list(each) for each in plain["counts"]]
+        return shift
+
+
+@lru_cache(maxsize=256)
+def p_value_cuts(rows: int, level: float) -> tuple[PValueCut, ...]:
+    """Return what is counted with so many held-out rows; with too few for a cut it is left out."""
+    found = []
+    for wanted in CUTS:
+        place = math.floor(wanted * (rows + 1) + 1e-9)
+        if place < 1:
+            continue
+        bound = upper_bound(place - 1, rows, level / 2 / len(CUTS))
+        rates = alternative_rates(bound, SHIFT_RATES)
+        bets = tuple((math.log((1 - rate) / (1 - bound)), math.log(rate / bound)) for rate in rates)
+        # A p-value is a fraction with this denominator: the limit lies between two of them.
+        found.append(PValueCut((place + 0.5) / (rows + 1), place / (rows + 1), bound, bets))
+    return tuple(found)
+
+
+def _log_sum(one: float, other: float) -> float:
+    high, low = (one, other) if one >= other else (other, one)
+    return high + math.log1p(math.exp(low - high))
+
+
+# --- drift ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DriftFinding:
+    """A difference between a window and the reference."""
+
+    event: str
+    before: float
+    """Share in the reference."""
+    now: float
+    """Share in the window."""
+
+
+@dataclass(frozen=True)
+class EventSample:
+    """Rows, and how often each event happened among them."""
+
+    rows: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def plus(self, events: Iterable[str]) -> EventSample:
+        """Return it with one more row, in which these events happened."""
+        counts = dict(self.counts)
+        for event in events:
+            counts[event] = counts.get(event, 0) + 1
+        return EventSample(self.rows + 1, counts)
+
+    def share(self, event: str) -> float:
+        """Return the share of an event; 0 without rows."""
+        return self.counts.get(event, 0) / self.rows if self.rows else 0.0
+
+
+@dataclass(frozen=True)
+class DriftStream:
+    """One thing that may drift: what was, what comes, and the last verdict."""
+
+    reference: EventSample = EventSample()
+    window: EventSample = EventSample()
+    windows: int = 0
+    """Windows that were compared."""
+    last: EventSample = EventSample()
+    """The window before."""
+    calibrated: bool = False
+    """The reference is the bundle's own calibration, not the first answers here."""
+
+    def after(self, events: Iterable[str]) -> DriftStream:
+        """Return it with one more row; `full` says when there is something to compare."""
+        if self.reference.rows < REFERENCE_ROWS and not self.calibrated:
+            return replace(self, reference=self.reference.plus(events))
+        return replace(self, window=self.window.plus(events))
+
+    @property
+    def full(self) -> bool:
+        """Tell whether the window is whole."""
+        return self.window.rows >= WINDOW_ROWS
+
+    def closed(self) -> DriftStream:
+        """Return it with the next window begun."""
+        return replace(self, window=EventSample(), last=self.window, windows=self.windows + 1)
+
+    def judged(self, floor: float, events: int) -> DriftFinding | None:
+        """Return the largest difference that chance does not explain, in a whole window; `events` there can be."""
+        number = self.windows + 1
+        level = DRIFT_DELTA / (number * (number + 1)) / max(events, 1)
+        found = [each for each in self.differences(floor) if self._p_value(each.event) <= level]
+        return max(found, key=lambda each: abs(each.now - each.before), default=None)
+
+    def differences(self, floor: float) -> list[DriftFinding]:
+        """Return the events whose share is another by the floor at least."""
+        names = sorted(self.reference.counts.keys() | self.window.counts.keys())
+        every = (DriftFinding(name, self.reference.share(name), self.window.share(name)) for name in names)
+        return [each for each in every if abs(each.now - each.before) >= floor]
+
+    def _p_value(self, event: str) -> float:
+        before, now = self.reference, self.window
+        return two_sample_p_value(before.counts.get(event, 0), before.rows, now.counts.get(event, 0), now.rows)

@@ -1,0 +1,239 @@
+"""Which mode a task should be in next, and why: one pure function of figures and what they show.
+
+A task goes bootstrap → shadow → hybrid → local, a step at a time, and goes back when the large model says otherwise too
+often. Each advice rests on a number and says what to do; where there is too little to tell, how much more it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edge_agent.report import readiness
+from edge_agent.report.number_format import count, counted, in_days, percent
+from edge_agent.report.readiness import AchievableCoverage, CoverageLevel, LabelState
+from edge_agent.report.task_figures import Mode, TaskFigures
+from edge_agent.statistics import CountedShare, counted_share, rows_min
+
+BROKEN = ("errors", "opinions")
+"""Alarms that say that the promise does not hold."""
+LOCAL_ANSWERS_MIN, LOCAL_SHARE_MIN = 1000, 0.98
+"""From so many answers on, with so large a share of sure ones, the large model is hardly needed."""
+MORE_SHARE_MIN = 0.05
+"""What a lower threshold must bring to be worth another calibration."""
+UNSURE_SHARE_MAX = 0.05
+"""Where more are unsure, a task that asks nobody gives its doubtful answers away."""
+
+
+class RecommendationReason(StrEnum):
+    """The reason of an advice."""
+
+    ONLY_ON_REQUEST = "ONLY_ON_REQUEST"
+    """Texts and vectors have no confidence: they go to the large model only when a caller asks for it."""
+    NEEDS_EXAMPLES = "NEEDS_EXAMPLES"
+    NEEDS_LABELS = "NEEDS_LABELS"
+    MAKE_A_MODEL = "MAKE_A_MODEL"
+    MODEL_IS_HERE = "MODEL_IS_HERE"
+    NOT_CALIBRATED = "NOT_CALIBRATED"
+    NEEDS_COMPARISONS = "NEEDS_COMPARISONS"
+    RISK_HOLDS = "RISK_HOLDS"
+    RISK_BROKEN = "RISK_BROKEN"
+    STILL_ASKS = "STILL_ASKS"
+    HARDLY_ASKS = "HARDLY_ASKS"
+    ASKS_NOBODY = "ASKS_NOBODY"
+    DOUBTS_ARE_GIVEN = "DOUBTS_ARE_GIVEN"
+
+
+@dataclass(frozen=True)
+class ModeRecommendation:
+    """The recommended mode."""
+
+    mode: Mode
+    why: RecommendationReason
+    because: str
+    """A sentence that stands alone, with the number that it rests on."""
+    then: str
+    """What to do."""
+    more: int | None = None
+    """Examples or comparisons that are wanting; None = none, or no number of them would help."""
+
+
+def recommend_mode(figures: TaskFigures) -> ModeRecommendation:
+    """Recommend a mode."""
+    if figures.kind in ("generate", "embed"):
+        said = f"A task of kind {figures.kind} has no confidence, so nothing can be proved of it."
+        return ModeRecommendation(
+            figures.mode, RecommendationReason.ONLY_ON_REQUEST, said, "Nothing to do: callers ask for the large model."
+        )
+    if not figures.has_model:
+        return _without_model(figures)
+    return _BY_MODE[figures.mode](figures)
+
+
+def _without_model(figures: TaskFigures) -> ModeRecommendation:
+    reached = figures.examples
+    for step in readiness.steps(figures)[:2]:
+        if step.missing:
+            said = f"There {_are(reached)}; {count(step.examples)} are enough to {step.buys}"
+            then = f"Wait for {counted(step.missing, 'more example')}: {in_days(step.days)}."
+            return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_EXAMPLES, f"{said}.", then, step.missing)
+    short = [label for label in readiness.labels(figures) if label.short]
+    if short:
+        return _short(short)
+    said = f"There {_are(reached)}, enough to {readiness.STEPS[500]}."
+    then = "At the centre: 'edge-convert collect', 'dataset', 'run', 'publish'. Installed, it goes into shadow."
+    return ModeRecommendation("bootstrap", RecommendationReason.MAKE_A_MODEL, said, then)
+
+
+def _short(short: list[LabelState]) -> ModeRecommendation:
+    worst = min(short, key=lambda label: label.examples)
+    least, missing = readiness.LABEL_EXAMPLES_MIN, sum(readiness.LABEL_EXAMPLES_MIN - each.examples for each in short)
+    said = (
+        f"{counted(len(short), 'label')} {_have(len(short))} fewer than {least} examples; '{worst.name}' has"
+        f" {count(worst.examples)}."
+    )
+    then = f"Wait for {counted(missing, 'example')} of these labels, write some, or join rare labels into one."
+    return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_LABELS, said, then, missing)
+
+
+def _bootstrap(figures: TaskFigures) -> ModeRecommendation:
+    said = "A model is installed here, and nobody has compared it with the large one yet."
+    return ModeRecommendation(
+        "shadow",
+        RecommendationReason.MODEL_IS_HERE,
+        said,
+        f"Say {_command(figures, 'shadow')}: it costs what bootstrap does.",
+    )
+
+
+def _shadow(figures: TaskFigures) -> ModeRecommendation:
+    if figures.threshold is None:
+        return _uncalibrated(readiness.achievable_coverage(figures))
+    level, least = readiness.at_threshold(figures), rows_min(figures.target, figures.delta)
+    rows = level.rows if level else 0
+    if level is None or rows < least:
+        more = readiness.inputs_for(least - rows, level) if level else least
+        said = f"Of its sure answers {count(rows)} were compared; it takes {count(least)} at least."
+        return ModeRecommendation(
+            "shadow",
+            RecommendationReason.NEEDS_COMPARISONS,
+            said,
+            f"Wait for about {counted(more, 'more input')}.",
+            more,
+        )
+    if not figures.alarmed(*BROKEN) and level.holds:
+        said = (
+            f"It is sure of {percent(level.taken.value)} of the inputs, and {level.judges} on"
+            f" {percent(level.risk)} of these: proved to be {_at_most(figures)}."
+        )
+        return ModeRecommendation("hybrid", RecommendationReason.RISK_HOLDS, said, _hybrid_now(figures, level.taken))
+    return _unproved(figures, level)
+
+
+def _hybrid_now(figures: TaskFigures, part: CountedShare) -> str:
+    could = readiness.achievable_coverage(figures)
+    do = f"Say {_command(figures, 'hybrid')}."
+    if could.above is None or (could.share.value or 0.0) < (part.value or 0.0) + MORE_SHARE_MIN:
+        return do
+    return f"{do} Calibrated anew, from {could.above:.2f} on, it could take {percent(could.share.value)}."
+
+
+def _uncalibrated(takes: AchievableCoverage) -> ModeRecommendation:
+    said = "Its bundle has no threshold, so none of its answers counts as sure."
+    if takes.above is not None:
+        said += (
+            f" What was compared bears one from {takes.above:.2f} on, for {percent(takes.share.value)} of the inputs."
+        )
+    return ModeRecommendation(
+        "shadow", RecommendationReason.NOT_CALIBRATED, said, "Calibrate it with what was collected: 'edge-convert run'."
+    )
+
+
+def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
+    judges = level.judges[:1].upper() + level.judges[1:]
+    seen = f"{judges} on {percent(level.risk)} of its {counted(level.rows, 'sure answer')}"
+    more = readiness.more_at(level, figures)
+    if more is not None and not figures.alarmed(*BROKEN):
+        said = f"{seen}, which does not prove yet that it is {_at_most(figures)}."
+        return ModeRecommendation(
+            "shadow",
+            RecommendationReason.NEEDS_COMPARISONS,
+            said,
+            f"Wait for about {counted(more, 'more input')}.",
+            more,
+        )
+    then = "Train it again with what was collected, or calibrate it for a higher threshold."
+    return ModeRecommendation(
+        "shadow", RecommendationReason.RISK_BROKEN, f"{seen}; wanted is {percent(figures.target)} at most.", then
+    )
+
+
+def _hybrid(figures: TaskFigures) -> ModeRecommendation:
+    alarm = figures.alarmed(*BROKEN)
+    if alarm:
+        then = f"Say {_command(figures, 'shadow')}, and train it again with what was collected. {alarm.remedy}"
+        return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, _sentence(alarm.message), then)
+    sure, judged = _sure(figures), figures.judged
+    said = (
+        f"It is sure of {percent(sure.value)} of its answers; of {counted(judged.rows, 'sure one')} that the large"
+        f" model was asked about, too, it says otherwise on {count(judged.rows - judged.same)}."
+    )
+    if sure.rows >= LOCAL_ANSWERS_MIN and sure.low >= LOCAL_SHARE_MIN and judged.rows:
+        return ModeRecommendation(
+            "local",
+            RecommendationReason.HARDLY_ASKS,
+            said,
+            f"Say {_command(figures, 'local')}, unless the rest matters.",
+        )
+    return ModeRecommendation(
+        "hybrid", RecommendationReason.STILL_ASKS, said, "Nothing to do: corrected examples make the next model surer."
+    )
+
+
+def _local(figures: TaskFigures) -> ModeRecommendation:
+    alarm = figures.alarmed(*BROKEN)
+    if alarm and figures.may_leave:
+        then = f"Say {_command(figures, 'shadow')}. {alarm.remedy}"
+        return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, _sentence(alarm.message), then)
+    unsure = counted_share(sum(day.unsure for day in figures.recent), _sure(figures).rows)
+    if unsure.low <= UNSURE_SHARE_MAX:
+        said = f"{percent(unsure.value)} of its answers are below the threshold, and nobody else is asked."
+        return ModeRecommendation("local", RecommendationReason.ASKS_NOBODY, said, "Nothing to do.")
+    said = f"{percent(unsure.value)} of its answers are below the threshold and are given all the same."
+    first = "Say " if figures.may_leave else "Add the task to 'tasks' under 'escalation' in agent.yaml, then say "
+    then = f"{first}{_command(figures, 'hybrid')}: a large model answers what it is unsure of."
+    return ModeRecommendation("hybrid", RecommendationReason.DOUBTS_ARE_GIVEN, said, then)
+
+
+_BY_MODE: dict[Mode, Callable[[TaskFigures], ModeRecommendation]] = {
+    "bootstrap": _bootstrap,
+    "shadow": _shadow,
+    "hybrid": _hybrid,
+    "local": _local,
+}
+
+
+def _sentence(said: str) -> str:
+    return f"{said[:1].upper()}{said[1:].rstrip('.')}."
+
+
+def _sure(figures: TaskFigures) -> CountedShare:
+    sure = sum(day.sure for day in figures.recent)
+    return counted_share(sure, sure + sum(day.unsure for day in figures.recent))
+
+
+def _at_most(figures: TaskFigures) -> str:
+    return f"{percent(figures.target)} at most, with {percent(1 - figures.delta)} certainty"
+
+
+def _command(figures: TaskFigures, mode: Mode) -> str:
+    return f"'edge-agent mode {figures.task} {mode}'"
+
+
+def _are(number: int) -> str:
+    return f"{'is' if number == 1 else 'are'} {counted(number, 'example')}"
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"

@@ -1,0 +1,265 @@
+"""Should this task have a small model? Four questions, each answered by what was measured. Pure.
+
+Is it narrow (specificity), is there enough to learn from (data), does the volume pay (economics), and does anything
+but money ask for a model here (constraints).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_agent.report import readiness
+from edge_agent.report.number_format import amount, count, counted, in_days, milliseconds, percent
+from edge_agent.report.readiness import AchievableCoverage, LabelState
+from edge_agent.report.task_figures import TaskFigures
+from edge_agent.statistics import counted_share
+
+Verdict = Literal["yes", "partly", "no", "unknown"]
+LABELS_NARROW_MAX = 50
+PAIRS_MIN = 30
+"""Fewer comparisons say nothing of how well a task can be learnt."""
+CALLS_MIN = 100
+"""Answers that a volume is told from."""
+PAID_BACK_MONTHS, PAID_BACK_MONTHS_MAX = 12, 36
+"""Whoever makes a model hopes to have its cost back by then."""
+BLOCKED_SHARE_MIN = 0.005
+PRICED_MIN = 20
+"""Fewer paid questions say nothing of the usual price."""
+MONTH_DAYS, YEAR_MONTHS = 30, 12
+SLOWER_MIN = 2.0
+_REACHED: tuple[Verdict, ...] = ("no", "partly", "yes")
+"""By the number of steps that the examples have reached, before the last."""
+
+
+@dataclass(frozen=True)
+class CostAssumptions:
+    """What only the reader knows."""
+
+    currency: str = ""
+    """What amounts are called; empty = nothing is said of it."""
+    model_cost_micros: int | None = None
+    """What making a model costs, in millionths; None = that is not said."""
+
+
+NO_ASSUMPTIONS = CostAssumptions()
+
+
+@dataclass(frozen=True)
+class CostFigures:
+    """Amounts in millionths of the currency that the prices are in; None = not known yet."""
+
+    days: int
+    """That the figures are of."""
+    calls: int
+    calls_a_day: float
+    answered_here: int
+    priced: int
+    """Questions to the large model that were paid for."""
+    price_micros: float | None
+    """Usual price of a question."""
+    spent_micros: int
+    saved_micros: int | None
+    month_all_large_micros: int | None
+    """What a month would cost if the large model answered everything, at the present number of calls."""
+    month_now_micros: int | None
+    """What a month costs as things are."""
+    month_possible_micros: int | None
+    """What a month would cost if the model here took what it could at the wanted risk."""
+
+    @property
+    def year_gain_micros(self) -> int | None:
+        """What a year would save against asking the large model about everything, at the best that is proved."""
+        if self.month_all_large_micros is None:
+            return None
+        least = min(self.month_now_micros or 0, self.month_possible_micros or 0)
+        return YEAR_MONTHS * (self.month_all_large_micros - least)
+
+
+def compute_costs(figures: TaskFigures, takes: AchievableCoverage) -> CostFigures:
+    """Reckon it."""
+    days, calls = len(figures.recent), figures.calls
+    priced, spent = sum(day.priced for day in figures.recent), sum(day.cost_micros for day in figures.recent)
+    price = spent / priced if spent and priced >= PRICED_MIN else None
+    here, month = figures.routed("local"), MONTH_DAYS / days if days else 0.0
+    left = 1 - (takes.share.value or 0.0)
+    return CostFigures(
+        days=days,
+        calls=calls,
+        calls_a_day=calls / days if days else 0.0,
+        answered_here=here,
+        priced=priced,
+        price_micros=price,
+        spent_micros=spent,
+        saved_micros=_times(price, here),
+        month_all_large_micros=_times(price, calls * month),
+        month_now_micros=None if price is None else round(spent * month),
+        month_possible_micros=_times(price, calls * month * left),
+    )
+
+
+def _times(price: float | None, calls: float) -> int | None:
+    return None if price is None else round(price * calls)
+
+
+@dataclass(frozen=True)
+class SuitabilityAnswer:
+    """One question, its answer and the number that this rests on."""
+
+    about: Literal["specificity", "data", "economics", "constraints"]
+    question: str
+    verdict: Verdict
+    number: str
+    because: str
+
+
+def assess_suitability(
+    figures: TaskFigures, money: CostFigures, wish: CostAssumptions
+) -> tuple[SuitabilityAnswer, ...]:
+    """Answer all four."""
+    return (
+        _specificity(figures),
+        _data(figures),
+        _economics(money, wish),
+        _constraints(figures),
+    )
+
+
+def _specificity(figures: TaskFigures) -> SuitabilityAnswer:
+    return SuitabilityAnswer("specificity", "Is the task narrow?", *_narrow(figures))
+
+
+def _narrow(figures: TaskFigures) -> tuple[Verdict, str, str]:
+    if figures.kind in ("generate", "embed"):
+        return "no", f"kind {figures.kind}", "It has no single right answer, so nothing can be proved of a small model."
+    agreed = readiness.agreement(figures.alike)
+    known = readiness.labels(figures)
+    if figures.kind == "extract":
+        fields = f"{percent(agreed.value)} of whole records are the same" if agreed.rows else "a fixed record"
+        return "yes", fields, "Its answer is a record of fixed fields, which is either right or not."
+    if not figures.calls:
+        return "unknown", counted(len(known), "label"), "Nothing was asked yet."
+    if len(known) > LABELS_NARROW_MAX:
+        said = f"Many labels take many examples; up to {LABELS_NARROW_MAX} are easy. Can some be joined?"
+        return "partly", counted(len(known), "label"), said
+    return _learnable(figures, known)
+
+
+def _learnable(figures: TaskFigures, known: tuple[LabelState, ...]) -> tuple[Verdict, str, str]:
+    answers = sum(label.answers for label in known)
+    usual = max((label.answers for label in known), default=0) / answers if answers else 0.0
+    number = (
+        f"{counted(len(known), 'label')}, as varied as {effective_label_count(known):.1f} equally frequent ones"
+        if answers
+        else ""
+    )
+    number = number or counted(len(known), "label")
+    agreed = readiness.agreement(figures.alike)
+    if agreed.rows < PAIRS_MIN:
+        said = "A closed set of answers; whether a small model learns it shows when both are compared."
+        return "yes", number, said
+    against = f"always saying the most frequent one would be the same on {percent(usual)}"
+    if agreed.low > usual:
+        return "yes", number, f"The model here says the same as the large one on {percent(agreed.value)}; {against}."
+    return "no", number, f"The model here says the same on {percent(agreed.value)} only; {against}."
+
+
+def effective_label_count(known: tuple[LabelState, ...]) -> float:
+    """Return the number of equally frequent labels that would be as varied: the exponential of the entropy."""
+    answers = sum(label.answers for label in known)
+    parts = [label.answers / answers for label in known if label.answers]
+    return math.exp(-sum(part * math.log(part) for part in parts)) if parts else 0.0
+
+
+def _data(figures: TaskFigures) -> SuitabilityAnswer:
+    number = (
+        f"{counted(figures.examples, 'example')}, {count(sum(day.reviewed for day in figures.days))} reviewed by people"
+    )
+    return SuitabilityAnswer("data", "Is there enough to learn from?", *_enough(figures, number))
+
+
+def _enough(figures: TaskFigures, number: str) -> tuple[Verdict, str, str]:
+    every = readiness.steps(figures)
+    reached = [step for step in every if not step.missing]
+    rare = [label for label in readiness.labels(figures) if label.short]
+    if len(reached) > 1 and rare:
+        least = min(rare, key=lambda label: label.examples)
+        said = f"{counted(len(rare), 'label')} of {count(len(figures.labels))} below {readiness.LABEL_EXAMPLES_MIN}"
+        return "partly", number, f"{said}: '{least.name}' has {count(least.examples)}."
+    bought = f"Enough to {reached[-1].buys}. " if reached else ""
+    if len(reached) == len(every):
+        return "yes", number, bought.strip()
+    following = every[len(reached)]
+    said = f"{bought}{count(following.missing)} more to {following.buys}: {in_days(following.days)}."
+    return _REACHED[len(reached)], number, said
+
+
+def _economics(money: CostFigures, wish: CostAssumptions) -> SuitabilityAnswer:
+    return SuitabilityAnswer("economics", "Does the volume pay?", *_pays(money, wish))
+
+
+def _pays(money: CostFigures, wish: CostAssumptions) -> tuple[Verdict, str, str]:
+    currency = wish.currency
+    number = f"{count(money.calls_a_day)} calls a day"
+    if money.calls < CALLS_MIN:
+        return "unknown", number, f"Not enough data yet: {counted(CALLS_MIN - money.calls, 'more call')} to tell."
+    if money.price_micros is None or money.month_all_large_micros is None:
+        return "unknown", number, _no_price(money)
+    month = amount(money.month_all_large_micros, currency)
+    number = f"{number} at {amount(money.price_micros, currency)} each: {month} a month"
+    gain = money.year_gain_micros or 0
+    if not gain:
+        tenth = amount(YEAR_MONTHS * money.month_all_large_micros / 10, currency)
+        return (
+            "unknown",
+            number,
+            f"Nothing is proved yet; each tenth that a model here takes would save {tenth} a year.",
+        )
+    part = gain / (YEAR_MONTHS * money.month_all_large_micros)
+    said = f"At what is proved a model here saves {percent(part)}, {amount(gain, currency)} a year."
+    if wish.model_cost_micros is None:
+        return "partly", number, f"{said} Whether that pays for making it shows with '--model-cost'."
+    months = YEAR_MONTHS * wish.model_cost_micros / gain
+    return _paid_back(months), number, f"{said} It has paid for making it after {_months(months)}."
+
+
+def _paid_back(months: float) -> Verdict:
+    return "yes" if months <= PAID_BACK_MONTHS else "partly" if months <= PAID_BACK_MONTHS_MAX else "no"
+
+
+def _months(months: float) -> str:
+    return "less than a month" if months < 1 else f"{count(math.ceil(months))} months" if months < 600 else "a lifetime"
+
+
+def _no_price(money: CostFigures) -> str:
+    if money.spent_micros or not money.priced:
+        return f"Not enough data yet: {count(money.priced)} questions to the large model were paid for."
+    return "The questions cost nothing: set the prices under 'escalation' in agent.yaml."
+
+
+def _constraints(figures: TaskFigures) -> SuitabilityAnswer:
+    return SuitabilityAnswer("constraints", "Does anything but money ask for a model here?", *_asks(figures))
+
+
+def _asks(figures: TaskFigures) -> tuple[Verdict, str, str]:
+    if not figures.may_leave:
+        return (
+            "yes",
+            "inputs may not leave",
+            "The site does not let inputs of this task go, so only a model here can answer.",
+        )
+    if not figures.calls:
+        return "unknown", "no answer yet", "Nothing was asked yet."
+    blocked = counted_share(sum(day.blocked for day in figures.recent), figures.calls)
+    slower = figures.large_ms / figures.local_ms if figures.local_ms else 0.0
+    there = f"; {milliseconds(figures.large_ms)} there" if figures.large_ms else ""
+    here = f"; {milliseconds(figures.local_ms)} here" if figures.local_ms else ""
+    number = f"{percent(blocked.value)} of {counted(figures.calls, 'answer')} could not be asked{there}{here}"
+    if blocked.low >= BLOCKED_SHARE_MIN:
+        return "yes", number, "The large model is not always there: a model here answers all the same."
+    if slower >= SLOWER_MIN:
+        return "yes", number, f"An answer from the large model takes {slower:.0f} times as long as one from here."
+    if not figures.large_ms:
+        return "unknown", number, "The large model was not asked yet."
+    return "no", number, "The large model was there when it was wanted, and time does not speak against it."

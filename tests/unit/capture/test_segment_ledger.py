@@ -1,0 +1,75 @@
+"""Which records go into which segment: order, size, samples, and what happens to them afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_agent.capture.segment_ledger import is_in_routine_sample
+from tests.support.site_cases import ASite, answered, judgement
+
+SURE = {"confidence": 0.95, "sure": True}
+
+
+@pytest.fixture
+def site(tmp_path) -> ASite:
+    return ASite(tmp_path, segment_bytes_max=2**16)
+
+
+def choose(site: ASite, bytes_max: int) -> list[str]:
+    """Choose a segment; return the ids of its records."""
+    with site.house.spool.transaction():
+        sequence = site.house.outbox.ledger.choose(bytes_max)
+    lines = site.house.outbox.ledger.lines(sequence) if sequence else ()
+    return [line.split(b'"record_id":"')[1].split(b'"')[0].decode() for line in lines]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_the_sample_has_the_size_of_its_share(share):
+    """Drawn by the id alone: the same answer is always in or always out."""
+    drawn = [number for number in range(10_000) if is_in_routine_sample(f"p-{number}", share)]
+    assert abs(len(drawn) - 10_000 * share) < 200
+    assert drawn == [number for number in range(10_000) if is_in_routine_sample(f"p-{number}", share)]
+
+
+def test_a_larger_share_holds_the_smaller_one():
+    """Raising the share takes nothing out of the sample."""
+    small = {number for number in range(1000) if is_in_routine_sample(f"p-{number}", 0.1)}
+    assert small <= {number for number in range(1000) if is_in_routine_sample(f"p-{number}", 0.3)}
+
+
+def test_feedback_goes_before_everything_else(site):
+    """With room for one record, it is the correction, however late it came."""
+    site.keep(*(answered(n) for n in range(5)))
+    site.house.seal_all()
+    site.keep(*(answered(n) for n in range(5, 50)))
+    site.judge(judgement(2))
+    assert ["feedback:f-2"] == choose(site, 1)
+
+
+def test_the_oldest_answers_go_first(site):
+    """A segment takes what it has room for, in the order in which it came."""
+    site.keep(*(answered(n) for n in range(50)))
+    first = choose(site, 5000)
+    assert [f"prediction:p-{n}" for n in range(len(first))] == first
+    assert 1 < len(first) < 50
+
+
+def test_a_segment_of_nothing_but_passed_over_answers_takes_no_number(tmp_path):
+    """Numbers have no gap, also when the sample is empty."""
+    site = ASite(tmp_path, routine_share=0.0)
+    site.keep(*(answered(n, **SURE) for n in range(20)))
+    assert [] == choose(site, 10**6)
+    assert 1 == site.house.outbox.ledger.next_sequence()
+    assert 20 == site.house.spool.counters["passed_over"]
+
+
+def test_a_number_whose_records_were_all_erased_is_given_back(site):
+    """A crash between choosing and writing, and an erasure before the next start: no empty segment, no gap."""
+    site.keep(answered(1))
+    assert ["prediction:p-1"] == choose(site, 10**6)
+    site.house.spool.db.execute("DELETE FROM predictions")
+    site.reopen()
+    assert 0 == site.house.seal_all()
+    site.keep(answered(2))
+    site.house.seal_all()
+    assert {1} == set(site.segments())

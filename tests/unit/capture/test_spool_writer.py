@@ -1,0 +1,415 @@
+"""The writer's thread: groups, bounds, jobs that wait for the disk, and disks that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from edge_agent.capture.example_capture import STALLED_SECONDS_MAX, ExampleCapture
+from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
+from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
+from edge_agent.capture.spool_writer import JOBS_MAX, CaptureLimits, SpoolWriter
+from edge_agent.config import UpdateConfig
+from edge_agent.errors import DiskFull, PredictionUnknown, SpoolStalled, StoreDamaged
+from tests.support.eventually import eventually, eventually_sync
+from tests.support.site_cases import answered, config_of, judgement, manifest, opener
+
+WAIT_SECONDS = 10.0
+LIMITS = CaptureLimits(examples_max=1000, bytes_max=10**6, group_max=256, group_seconds=0.02, characters_max=1000)
+
+
+class Broken(SpoolWorker):
+    """A house whose disk fails when it is told to."""
+
+    error: Exception | None = None
+    times = 0
+    commits = 0
+    mistaken = False
+
+    def keep(self) -> None:
+        if type(self).mistaken:
+            raise KeyError("a mistake of ours")
+        super().keep()
+
+    def add(self, kept) -> None:
+        type(self).commits += 1
+        if type(self).times > 0:
+            type(self).times -= 1
+            raise type(self).error
+        super().add(kept)
+
+
+def house_class() -> type[Broken]:
+    """Return a class of its own for each test, since it holds what fails."""
+    return type("SpoolWorker", (Broken,), {})
+
+
+def blocking_class() -> type[SpoolWorker]:
+    """Return a house whose disk takes no answer until `works` is set."""
+
+    class Blocking(SpoolWorker):
+        entered, works, closed = threading.Event(), threading.Event(), threading.Event()
+
+        def add(self, kept) -> None:
+            if kept:
+                self.entered.set()
+                assert self.works.wait(60.0)
+            super().add(kept)
+
+        def close(self) -> None:
+            super().close()
+            self.closed.set()
+
+    return Blocking
+
+
+@pytest.fixture
+def writer(tmp_path):
+    running = SpoolWriter(opener(tmp_path), LIMITS)
+    running.start()
+    yield running
+    running.stop()
+
+
+def count(house: SpoolWorker) -> int:
+    return house.spool.counters["captured"]
+
+
+def result(future: Future):
+    return future.result(WAIT_SECONDS)
+
+
+def test_a_job_sees_every_answer_that_came_before_it(writer):
+    """The queue is in order: an answer is found by the call right behind it."""
+    for number in range(50):
+        writer.keep(answered(number))
+        assert result(writer.submit(lambda house, n=number: house.spool.find(f"p-{n}"))).task == "pos-intent"
+
+
+def test_answers_gather_into_one_commit(tmp_path):
+    """A group is committed once, whatever its size; never an answer alone while others wait."""
+    cls = house_class()
+    running = SpoolWriter(opener(tmp_path, cls), CaptureLimits(1000, 10**6, 1000, 0.2, 1000))
+    running.start()
+    for number in range(500):
+        running.keep(answered(number))
+    eventually_sync(lambda: running.waiting == 0, WAIT_SECONDS)
+    running.stop()
+    assert cls.commits <= 3
+
+
+def test_what_waits_is_written_at_the_end(tmp_path):
+    """Stopping loses nothing of the queue."""
+    running = SpoolWriter(opener(tmp_path), CaptureLimits(1000, 10**6, 64, 60.0, 1000))
+    running.start()
+    for number in range(300):
+        running.keep(answered(number))
+    running.stop()
+    database = sqlite3.connect(tmp_path / "spool.db")
+    assert (300,) == database.execute("SELECT count(*) FROM predictions").fetchone()
+    database.close()
+
+
+def test_the_queue_is_bounded_in_number_and_bytes(tmp_path):
+    """What does not fit is dropped and counted; nobody waits."""
+    for limits, kept in ((CaptureLimits(10, 10**6, 64, 60.0, 1000), 10), (CaptureLimits(1000, 500, 64, 60.0, 1000), 5)):
+        running = SpoolWriter(opener(tmp_path / str(kept)), limits)
+        (tmp_path / str(kept)).mkdir()
+        for number in range(20):
+            running.keep(answered(number, text="x" * 100))
+        assert kept == running.waiting
+        running.start()
+        dropped = result(running.submit(lambda house: dict(house.spool.counters)))
+        assert 20 - kept == dropped["dropped_queue_full"]
+        running.stop()
+
+
+def test_a_flood_does_not_thin_out_a_random_sample(tmp_path):
+    """Answers that were drawn to be checked have twice the room; that is bounded, too."""
+    tmp_path.joinpath("site").mkdir()
+    running = SpoolWriter(opener(tmp_path / "site"), CaptureLimits(10, 10**6, 64, 60.0, 1000))
+    for number in range(20):
+        running.keep(answered(number))
+    for number in range(20, 40):
+        running.keep(answered(number, later="audit"))
+    assert 20 == running.waiting
+    running.start()
+    counters = result(running.submit(lambda house: dict(house.spool.counters)))
+    assert (10, 20) == (counters["questions_audit"], counters["dropped_queue_full"])
+    running.stop()
+
+
+def test_an_answer_that_is_too_long_is_not_kept(writer):
+    """Counted under its own name."""
+    writer.keep(answered(1, text="x" * 1001))
+    writer.keep(answered(2, text="x" * 1000))
+    counters = result(writer.submit(lambda house: dict(house.spool.counters)))
+    eventually_sync(lambda: result(writer.submit(count)) == 1, WAIT_SECONDS)
+    assert 1 == counters["dropped_too_long"]
+
+
+def test_one_answer_that_cannot_be_written_stops_no_other(writer):
+    """An extraction whose output is no JSON, as a faulty runtime might give it."""
+    writer.keep(answered(1, manifest=manifest("visit"), local_answer="{broken", scores=()))
+    writer.keep(answered(2))
+    assert result(writer.submit(lambda house: house.spool.find("p-2"))).task == "pos-intent"
+    assert 1 == result(writer.submit(lambda house: house.spool.counters["dropped_failed"]))
+
+
+def test_what_a_job_refuses_is_its_own(writer):
+    """A mistake of one caller fails that caller, and the others of the group go through."""
+    writer.keep(answered(1))
+    futures = [writer.submit(lambda house, n=n: house.spool.find(f"p-{n}")) for n in (9, 1)]
+    with pytest.raises(PredictionUnknown):
+        result(futures[0])
+    assert result(futures[1]).task == "pos-intent"
+
+
+def judged(house: SpoolWorker, number: int) -> None:
+    known = json.loads(house.spool.find(f"p-{number}").record)
+    house.spool.judge(house.recorder.feedback(judgement(number), known, manifest(), 0.0))
+
+
+def test_on_a_full_disk_answers_are_given_up_before_feedback(tmp_path):
+    """The group is tried again without its answers; the correction is acknowledged, and on the disk."""
+    cls = house_class()
+    running = SpoolWriter(opener(tmp_path, cls), LIMITS)
+    running.start()
+    running.keep(answered(1))
+    result(running.submit(lambda house: house.spool.find("p-1")))
+    cls.error, cls.times = DiskFull("full"), 1
+    running.keep(answered(2))
+    result(running.submit(lambda house: judged(house, 1)))
+    counters = result(running.submit(lambda house: dict(house.spool.counters)))
+    running.stop()
+    assert (1, 1, 1) == (counters["feedback"], counters["dropped_disk"], counters["captured"])
+    assert (tmp_path / "spool.ballast").stat().st_size > 0
+
+
+@pytest.mark.parametrize("error", [DiskFull("full"), StoreDamaged("input/output error")])
+def test_feedback_that_is_not_on_the_disk_is_not_acknowledged(tmp_path, error):
+    """The reviewer gets the disk's error, and may try again once the disk works."""
+    cls = house_class()
+    running = SpoolWriter(opener(tmp_path, cls), LIMITS)
+    running.start()
+    for number in range(20):
+        running.keep(answered(number))
+    result(running.submit(lambda house: house.spool.find("p-19")))
+    cls.error, cls.times = error, 2
+    with pytest.raises(type(error)):
+        result(running.submit(lambda house: judged(house, 19)))
+    result(running.submit(lambda house: judged(house, 19)))
+    assert 1 == len(result(running.submit(lambda house: house.spool.find("p-19"))).feedback)
+    running.stop()
+
+
+def test_a_caller_who_is_cancelled_while_its_job_waits_ends_nothing(tmp_path):
+    """The job is dropped before it begins; those before and behind it are done, and answers are kept."""
+    cls, done = blocking_class(), []
+    running = SpoolWriter(opener(tmp_path, cls), LIMITS)
+    running.start()
+    running.keep(answered(1))
+    eventually_sync(cls.entered.is_set, WAIT_SECONDS)
+    jobs = [running.submit(lambda _, n=number: done.append(n)) for number in range(5)]
+    assert [True, False, True] == [jobs[1].cancel(), jobs[2].cancelled(), jobs[3].cancel()]
+    cls.works.set()
+    assert [None] * 3 == [result(jobs[number]) for number in (0, 2, 4)]
+    assert ([0, 2, 4], 1) == (done, result(running.submit(count)))
+    assert running.stop()
+
+
+def test_a_caller_who_is_cancelled_at_any_moment_ends_nothing(writer):
+    """Jobs are cancelled while they wait, run and end: each is done whole or not at all, and the next one is done."""
+    done: list[int] = []
+    for number in range(300):
+        jobs = [writer.submit(lambda _, n=number: done.append(n), alone=bool(k % 2)) for k in range(3)]
+        jobs[1].cancel()
+        result(jobs[2])
+    assert 300 == len(set(done))
+
+
+def broken_job(house: SpoolWorker) -> None:
+    raise KeyError("a mistake of ours")
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_mistake_in_one_job_is_its_callers_alone(writer, alone):
+    """An exception of no error tree ends that job, whatever it had written is not kept, and all others are done."""
+    writer.keep(answered(1))
+    futures = [writer.submit(count), writer.submit(broken_job, alone=alone), writer.submit(count)]
+    with pytest.raises(KeyError):
+        result(futures[1])
+    assert 1 == result(writer.submit(count)) == result(futures[2])
+    writer.keep(answered(2))
+    assert result(writer.submit(lambda house: house.spool.find("p-2"))).task == "pos-intent"
+
+
+def test_a_mistake_in_keeping_answers_costs_the_group(tmp_path):
+    """The answers are counted as dropped, the jobs beside them are done, and the next group is kept."""
+    cls = house_class()
+    running = SpoolWriter(opener(tmp_path, cls), LIMITS)
+    running.start()
+    result(running.submit(count))
+    cls.error, cls.times = KeyError("a mistake of ours"), 2
+    running.keep(answered(1))
+    assert 0 == result(running.submit(count))
+    running.keep(answered(2))
+    counters = result(running.submit(lambda house: dict(house.spool.counters)))
+    assert (1, 1) == (counters["captured"], counters["dropped_failed"])
+    running.stop()
+
+
+def test_a_disk_that_stands_is_seen_and_bounds_what_waits(tmp_path):
+    """It is said for how long; jobs beyond a limit are refused; an end does not wait; what waits is written later."""
+    cls = blocking_class()
+    running = SpoolWriter(opener(tmp_path, cls), LIMITS)
+    running.start()
+    running.keep(answered(1))
+    eventually_sync(cls.entered.is_set, WAIT_SECONDS)
+    eventually_sync(lambda: running.stalled_seconds > 0.05, WAIT_SECONDS)
+    jobs = [running.submit(count) for _ in range(JOBS_MAX)]
+    with pytest.raises(SpoolStalled, match="1000 calls wait"):
+        running.submit(count)
+    for job in jobs[1:]:
+        job.cancel()
+    assert running.stalled_seconds > 0.05
+    assert not running.stop(0.01)
+    cls.works.set()
+    assert 1 == result(jobs[0])
+    eventually_sync(cls.closed.is_set, WAIT_SECONDS)
+
+
+def test_gathering_a_group_is_no_stall(tmp_path):
+    """An idle writer, and one that waits for more answers, say that nothing stands."""
+    running = SpoolWriter(opener(tmp_path), CaptureLimits(1000, 10**6, 64, 60.0, 1000))
+    running.start()
+    result(running.submit(count))
+    running.keep(answered(1))
+    eventually_sync(lambda: running.stalled_seconds == 0.0, WAIT_SECONDS)
+    assert 1 == running.waiting
+    assert running.stop()
+
+
+def test_a_spool_that_does_not_open_drops_and_says_why(tmp_path):
+    """Answers are counted, jobs get the reason, and it is tried again."""
+    tries = threading.Semaphore(0)
+    works = threading.Event()
+    real = opener(tmp_path)
+
+    def open_later() -> SpoolWorker:
+        tries.release()
+        if not works.is_set():
+            raise StoreDamaged("spool.db is damaged", remedy="Move it away.")
+        return real()
+
+    running = SpoolWriter(open_later, LIMITS)
+    running.start()
+    running.keep(answered(1))
+    with pytest.raises(StoreDamaged, match="is damaged"):
+        result(running.submit(count))
+    assert running.problem is not None
+    works.set()
+    running.keep(answered(2))
+    assert 1 == result(running.submit(lambda house: house.spool.counters["dropped_disk"]))
+    assert running.problem is None
+    running.stop()
+
+
+async def test_a_site_that_collects_nothing_makes_no_files(tmp_path):
+    """No thread, no database; every question is answered with what to do."""
+    collection = ExampleCapture(config_of(tmp_path, collect={}), SpoolWorkerDependencies(lambda: (), "0.1.0"))
+    collection.start()
+    assert ("off", None) == (collection.consent("pos-intent"), await collection.status())
+    with pytest.raises(PredictionUnknown, match="keeps no answers"):
+        await collection.find("p-1")
+    collection.stop()
+    assert [] == list(tmp_path.iterdir())
+
+
+async def test_a_site_that_is_updated_says_how_it_went(tmp_path):
+    """It has a root of trust and a centre: the status object is written although nothing is collected."""
+    config = config_of(tmp_path, collect={}).model_copy(update={"update": UpdateConfig(root_file="/etc/root.json")})
+    collection = ExampleCapture(config, SpoolWorkerDependencies(lambda: (), "0.1.0"))
+    collection.start()
+    await collection.status()
+    collection.stop()
+    assert (config.outbox / "status.json").exists()
+
+
+async def test_a_site_that_stopped_collecting_still_serves_what_it_has(tmp_path):
+    """Late feedback finds its input also after consent was taken back."""
+    first = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"))
+    first.start()
+    first.keep(answered(1))
+    await first.find("p-1")
+    first.stop()
+    second = ExampleCapture(config_of(tmp_path, collect={}), SpoolWorkerDependencies(lambda: (), "0.1.0"))
+    second.start()
+    found = await second.find("p-1")
+    await second.judge(judgement(1), found.record, manifest())
+    assert [True] == [
+        each.reviewed for each in await second.review(ReviewFilter(include_reviewed=True), ReviewCursor(), 5)
+    ]
+    assert (True, False) == await second.erase("p-1")
+    status = await second.status()
+    assert (1, 1) == (status.counters["captured"], status.counters["erased"])
+    second.stop()
+
+
+async def test_a_broken_spool_is_in_the_status(tmp_path):
+    """An operator reads why nothing is kept, and what to do."""
+    tmp_path.joinpath("spool.db").write_bytes(b"garbage" * 1000)
+    collection = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"))
+    collection.start()
+    status = await collection.status()
+    collection.stop()
+    assert "No examples are kept" in status.problems[0]
+    assert "Stop the daemon, move" in status.problems[0]
+
+
+async def test_while_the_disk_stands_nobody_waits_for_it(tmp_path):
+    """Status says so without its figures; feedback is refused with a time to come back; then all goes on."""
+    cls, clock = blocking_class(), [0.0]
+    collection = ExampleCapture(
+        config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"), house=cls, monotonic=lambda: clock[0]
+    )
+    collection.start()
+    collection.keep(answered(1))
+    await eventually(cls.entered.is_set)
+    clock[0] = STALLED_SECONDS_MAX
+    status = await collection.status()
+    assert (STALLED_SECONDS_MAX, True) == (status.stalled_seconds, collection.stalled)
+    assert "has worked on one write for 10 s. 1 answers wait in memory, 0 did not fit" in status.problems[0]
+    with pytest.raises(SpoolStalled, match="for 10 s") as caught:
+        await collection.find("p-1")
+    assert caught.value.retry_seconds > 0
+    cls.works.set()
+    await eventually(lambda: not collection.stalled)
+    assert "p-1" == (await collection.find("p-1")).record["prediction_id"]
+    assert 0.0 == (await collection.status()).stalled_seconds
+    assert collection.stop()
+
+
+async def test_housekeeping_goes_on_after_what_it_raises(tmp_path):
+    """`run` ends with a mistake of ours, for its owner to see; started again it keeps house."""
+    cls, turns = house_class(), asyncio.Semaphore(0)
+    cls.mistaken = True
+    collection = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"), house=cls)
+    collection.start()
+
+    async def turn(_: float) -> None:
+        turns.release()
+        await asyncio.Event().wait()
+
+    with pytest.raises(KeyError):
+        await collection.run(turn)
+    cls.mistaken = False
+    running = asyncio.create_task(collection.run(turn))
+    await turns.acquire()
+    running.cancel()
+    assert collection.stop()

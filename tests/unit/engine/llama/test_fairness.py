@@ -1,0 +1,155 @@
+"""Short jobs beside long ones in step_scheduler.py, on machines whose steps are counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+
+import pytest
+
+from edge_agent.engine.runtimes.llama.step_costs import StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_scheduler import FILL_SHARE, LARGE_ROUNDS, StepPlan, StepScheduler, WorkItem
+
+DEPTH = 240
+"""Tokens of the prompt that all of them share."""
+SHORT, LONG = (20, 6), (20, 320)
+"""Rows of an input, and of its labels: 8 of them, and 200."""
+LABELS_ALIKE = (20, 60)
+"""200 labels that begin alike."""
+CALLS = 60
+MACHINES = {
+    "server": StepCostModel(0.004, 0.0016, 9e-7),
+    "large vocabulary": StepCostModel(0.005, 0.0055, 4e-7),
+    "slow": StepCostModel(0.03, 0.012, 1e-6),
+    "bound by memory": StepCostModel(0.09, 0.001, 4e-7),
+}
+
+
+@dataclass
+class Call:
+    """A call: its parts are computed one after the other."""
+
+    key: str
+    parts: tuple[int, ...]
+    came_at: float
+    part: int = 0
+    done: int = 0
+
+    def item(self) -> WorkItem:
+        """Return what could be computed now."""
+        rows = self.parts[self.part] - self.done
+        ahead = sum(self.parts[self.part + 1 :])
+        return WorkItem(self.key, "", rows, depth=DEPTH, came_at=self.came_at, ahead=ahead)
+
+    def advance(self, rows: int) -> bool:
+        """Take computed rows; tell whether the call is over."""
+        self.done += rows
+        if self.done == self.parts[self.part]:
+            self.part, self.done = self.part + 1, 0
+        return self.part == len(self.parts)
+
+
+@dataclass
+class Machine:
+    """Clients that each call again as soon as they have an answer, and a clock that counts steps."""
+
+    cost: StepCostModel
+    now: float = 1000.0
+    rows: int = 0
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+
+    def serve(self, clients: dict[str, tuple[int, ...]], calls: int, counted: str) -> None:
+        """Run until one of the clients has had so many answers."""
+        scheduler = taught(self.cost)
+        self.latencies = {client: [] for client in clients}
+        running = {client: Call(f"{client} 0", parts, self.now) for client, parts in clients.items()}
+        away = ""
+        while len(self.latencies[counted]) < calls:
+            by_key = {call.key: client for client, call in running.items()}
+            plan = scheduler.plan([call.item() for client, call in running.items() if client != away], self.now)
+            seconds = self.compute(scheduler, plan)
+            if away:  # it called in this step, now soon and now late
+                running[away].came_at = self.now - seconds * (1 - len(self.latencies[away]) % 4 / 8)
+            away = ""
+            for item, rows in plan:
+                client = by_key[item.key]
+                if running[client].advance(rows):
+                    self.latencies[client].append(self.now - running[client].came_at)
+                    number = len(self.latencies[client])
+                    running[client] = Call(f"{client} {number}", clients[client], self.now)
+                    # Clients need a moment, in which the next step begins.
+                    away = client if len(clients) > 1 else ""
+
+    def compute(self, scheduler: StepScheduler, plan: StepPlan) -> float:
+        """Let the time of a step pass, and return it."""
+        seconds = self.cost.cost(
+            sum(rows for _, rows in plan), sum(attention_pairs(rows, item.depth) for item, rows in plan)
+        )
+        scheduler.measured(plan, seconds)
+        self.now += seconds
+        self.rows += sum(rows for _, rows in plan)
+        return seconds
+
+
+def taught(cost: StepCostModel) -> StepScheduler:
+    """Return a scheduler that knows what steps cost on a machine."""
+    scheduler = StepScheduler()
+    for rows in (1, 16, 63, 64, 200) * 12:
+        scheduler.costs.learn(rows, attention_pairs(rows, DEPTH), cost.cost(rows, attention_pairs(rows, DEPTH)))
+    return scheduler
+
+
+def p50_of_short(cost: StepCostModel, others: int, long: tuple[int, ...] = LONG) -> float:
+    """Return the median that a client of short calls waits beside so many clients of long ones."""
+    machine = Machine(cost)
+    machine.serve({"short": SHORT, **{f"long {each}": long for each in range(others)}}, CALLS, "short")
+    return median(machine.latencies["short"])
+
+
+def rows_per_second(cost: StepCostModel, clients: dict[str, tuple[int, ...]]) -> float:
+    """Return the throughput with such clients."""
+    machine = Machine(cost)
+    machine.serve(clients, 12, next(reversed(clients)))
+    return machine.rows / (machine.now - 1000.0)
+
+
+@pytest.mark.parametrize("others", [1, 4, 8, 24])
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_short_call_waits_at_most_three_times_as_long_beside_long_ones(name: str, others: int) -> None:
+    """However many jobs with 200 labels run: the median of calls with 8 labels is within 3 of that alone."""
+    cost = MACHINES[name]
+    assert p50_of_short(cost, others) <= 3 * p50_of_short(cost, 0)
+    if others <= 8:
+        assert p50_of_short(cost, others, LABELS_ALIKE) <= 3 * p50_of_short(cost, 0)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_fairness_costs_no_tenth_of_the_throughput(name: str) -> None:
+    """Rows a second beside a client of short calls are at least 0.9 of those without it, and the long calls end."""
+    cost = MACHINES[name]
+    long = {f"long {each}": LONG for each in range(8)}
+    assert rows_per_second(cost, {"short": SHORT, **long}) >= 0.9 * rows_per_second(cost, long)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_short_calls_do_not_keep_long_ones_from_ending(name: str) -> None:
+    """Two clients with 200 labels wait four rounds of all for each full step: three, and steps that are filled up."""
+    machine = Machine(MACHINES[name])
+    clients = {**{f"short {each}": SHORT for each in range(8)}, "long 0": LONG, "long 1": LONG}
+    machine.serve(clients, 3, "long 1")
+    alone = Machine(MACHINES[name])
+    alone.serve({"long 1": LONG}, 3, "long 1")
+    assert median(machine.latencies["long 1"]) <= (2 + LARGE_ROUNDS) * len(clients) * median(alone.latencies["long 1"])
+
+
+def test_a_part_fills_a_step_up_by_a_share() -> None:
+    """Beside a text that is read to its end a longer one adds half of its time, and none where that is a crumb."""
+    scheduler = StepScheduler()
+    cost = StepCostModel(0.001, 0.001, 0.0)
+    for rows in (1, 16, 63, 64, 200) * 12:
+        scheduler.costs.learn(rows, attention_pairs(rows, 0), cost.cost(rows, 0))
+    short, long = WorkItem("short", "", 39), WorkItem("long", "", 400)
+    plan = scheduler.plan([short, long], 1.0)
+    assert {"short": 39, "long": round(40 * FILL_SHARE)} == {item.key: rows for item, rows in plan}
+    (alone,) = scheduler.plan([short._replace(key="crumb", rows=20), long], 2.0)
+    assert ("crumb", 20) == (alone[0].key, alone[1])

@@ -1,0 +1,85 @@
+"""Where an alarm of the field is shown: metrics, doctor, the fleet."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from typer.testing import CliRunner
+
+from convert.cli import app
+from edge_agent.client import FieldAlarm
+from edge_agent.doctor import field as doctor
+from edge_agent.formats import plan as plans
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import REMEDIES, RaisedAlarm
+from edge_agent.metrics import site_metrics as metrics
+from edge_agent.metrics.metric_catalogue import CATALOGUE, page
+from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
+from edge_agent.monitoring.sequential_tests import RiskEvidence, RiskGuarantee
+from tests.support.doctor_cases import told
+from tests.support.examples import NOW
+from tests.support.heartbeats import heartbeat, lay_down
+from tests.support.plans import OLD, plan, task
+from tests.support.scraped import parse
+
+PROMISE = RiskGuarantee(0.05, 0.05)
+EVIDENCE = {"people": RiskEvidence(20, 6, PROMISE.limit), "large-model": RiskEvidence(4, 0, 0.0)}
+ALARM = AlarmState("till", "ab", "errors", NOW, "people found 6 of 20 sure answers wrong")
+
+
+def scraped(serving: str):
+    lines = [BundleSummary("till", "ab", PROMISE, EVIDENCE, 10, 9), BundleSummary("till", "cd", None, EVIDENCE, 1, 1)]
+    samples = metrics.samples(lines, {"till": serving}, {"till": [(ALARM, True)]})
+    return parse("".join(page(list(samples), CATALOGUE)))
+
+
+def test_metrics_speak_of_the_bundle_that_answers():
+    """Its alarms, its agreement, its evidence as a share of what refutes the promise."""
+    found = scraped("ab")
+    assert (1, 0) == tuple(found.value("field_alarm", task="till", alarm=name) for name in ("errors", "labels"))
+    assert (10, 9) == tuple(found.value(f"field_{name}_total", task="till") for name in ("pairs", "agreed"))
+    assert (20, 6, 1) == tuple(
+        found.value(f"field_{name}", task="till", judge="people")
+        for name in ("judged_total", "wrong_total", "evidence_ratio")
+    )
+    assert 1 == found.value("field_demoted", task="till")
+
+
+def test_a_bundle_that_promises_nothing_has_no_evidence():
+    """Of it agreement and drift are shown only."""
+    assert [] == scraped("cd").labels("field_judged_total")
+
+
+def test_doctor_says_what_to_do():
+    """A refuted promise is a fault, drift a warning, and a demotion says how it is taken back."""
+    since = datetime.fromtimestamp(NOW, UTC)
+    alarms = [
+        FieldAlarm("till", "ab", "errors", since, None, "6 of 20 wrong", REMEDIES["errors"], demoted=True),
+        FieldAlarm("till", "ab", "length", since, None, "longer", REMEDIES["length"], demoted=False),
+    ]
+    found = [each for alarm in alarms for each in doctor.alarms([alarm])]
+    assert [("fault", True), ("warning", True), ("warning", True)] == [
+        told(found, name) for name in ("field-promise", "field-demoted", "field-drift")
+    ]
+    assert "edge-agent mode till planned" == next(each.command for each in found if each.check == "field-demoted")
+
+
+def test_the_fleet_shows_alarms_of_sites(tmp_path):
+    """Site, task, what stands, since when, what to do; a site without alarms says nothing."""
+    raised = RaisedAlarm(alarm="errors", since=timestamp(NOW), message="people found 6 of 20 wrong", demoted=True)
+    said = heartbeat("shop-1")
+    lay_down(
+        tmp_path / "store", said.model_copy(update={"tasks": (said.tasks[0].model_copy(update={"alarms": (raised,)}),)})
+    )
+    lay_down(tmp_path / "store", heartbeat("shop-2"))
+    (tmp_path / "plan.json").write_bytes(plans.encode(plan(task(OLD, version="1.0.0"))))
+    command = ["fleet", str(tmp_path / "store"), "--plan", str(tmp_path / "plan.json")]
+    shown = " ".join(CliRunner().invoke(app, command).stdout.split())
+    assert (
+        "alarm: shop-1, pos-intent 1.0.0, errors since 2026-09-21: people found 6 of 20 wrong. In shadow there."
+        in shown
+    )
+    (alarm,) = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["alarms"]
+    assert ("shop-1", "errors", True, REMEDIES["errors"]) == (
+        alarm["site"], alarm["alarm"], alarm["demoted"], alarm["remedy"])  # fmt: skip

@@ -1,0 +1,100 @@
+"""The sequential test of a bundle's gate: few false alarms whatever the held-out rows, and a change is found."""
+
+import bisect
+import json
+import math
+import random
+
+import pytest
+
+from edge_agent.monitoring.sequential_tests import CUTS, SHIFT_LEVEL, SHIFT_RATES, InputShiftTest, p_value_cuts
+from edge_agent.statistics import beta_cdf
+
+ROWS = 1000
+NEW_MEAN = 3.0
+"""Scores of what is known have mean 0, those of what is new this one; both have standard deviation 1."""
+
+
+class Inputs:
+    """Inputs that arrive one after the other, and the p-values of a gate; each seed has a gate of its own."""
+
+    def __init__(self, seed: int, rows: int = ROWS) -> None:
+        self._random = random.Random(seed)
+        self._held_out = sorted(self._random.gauss(0, 1) for _ in range(rows))
+        self.at = 0.0
+
+    def observe(self, shift: InputShiftTest, number: int, new_share: float = 0.0) -> int | None:
+        """Let so many arrive; return at which of them the hypothesis was rejected first."""
+        rejected = None
+        for each in range(number):
+            mean = NEW_MEAN if self._random.random() < new_share else 0.0
+            stranger = len(self._held_out) - bisect.bisect_left(self._held_out, self._random.gauss(mean, 1))
+            self.at += 1.0
+            if shift.observe((1 + stranger) / (len(self._held_out) + 1), self.at) and rejected is None:
+                rejected = each
+        return rejected
+
+
+def test_false_alarms_are_as_rare_as_stated():
+    """At level 0.2, over 30 draws of held-out rows and 1,000 inputs each, the alarm is raised in 6 at most."""
+    alarms = [Inputs(seed, 200).observe(InputShiftTest(200, 0.2), 1000) for seed in range(30)]
+    assert 6 >= sum(each is not None for each in alarms)
+
+
+def test_a_new_topic_is_found_and_dated():
+    """5% of new inputs after 2,000 known ones are found; the date and the share are near the truth."""
+    inputs, shift = Inputs(1), InputShiftTest(ROWS)
+    assert None is inputs.observe(shift, 2000)
+    rejected = inputs.observe(shift, 3000, 0.05)
+    found = shift.found()
+    assert rejected is not None
+    assert found is not None
+    assert 1000 <= found.since <= 3000
+    assert 0.02 <= found.share <= 0.08
+    assert found.within / found.inputs > found.bound
+
+
+def test_the_evidence_dissolves_after_the_change():
+    """Once inputs are again as they were, the capital falls to that of the start."""
+    inputs, shift = Inputs(2), InputShiftTest(ROWS)
+    inputs.observe(shift, 1500, 0.3)
+    assert shift.log_capital >= shift.limit
+    inputs.observe(shift, 4000)
+    assert 0.0 >= shift.log_capital
+
+
+def test_a_stored_test_continues():
+    """Written as JSON after every input and read again, it is what it would have been."""
+    one, other = InputShiftTest(ROWS), InputShiftTest(ROWS)
+    inputs, again = Inputs(3), Inputs(3)
+    inputs.observe(one, 40, 0.2)
+    for _ in range(40):
+        again.observe(other, 1, 0.2)
+        other = InputShiftTest.of(json.loads(json.dumps(other.plain())))
+    assert one.plain() == other.plain()
+    assert one.log_capital == other.log_capital
+
+
+@pytest.mark.parametrize("rows", [33, 100, 1000, 4096])
+def test_bounds_hold_for_nearly_all_draws_of_held_out_rows(rows):
+    """The bound of each cut is the quantile of its Beta distribution, and the average share lies below it."""
+    for cut in p_value_cuts(rows, SHIFT_LEVEL):
+        place = round(cut.share * (rows + 1))
+        assert pytest.approx(1 - SHIFT_LEVEL / 2 / len(CUTS), abs=1e-6) == beta_cdf(place, rows + 1 - place, cut.bound)
+        assert cut.share < cut.bound < 1
+        assert SHIFT_RATES == len(cut.bets)
+
+
+def test_no_bet_gains_on_average_while_nothing_changes():
+    """At the bound the expected factor of every bet is 1, so that the capital does not grow on average."""
+    for cut in p_value_cuts(ROWS, SHIFT_LEVEL):
+        for beyond, within in cut.bets:
+            assert pytest.approx(1.0) == cut.bound * math.exp(within) + (1 - cut.bound) * math.exp(beyond)
+
+
+def test_too_few_rows_test_nothing():
+    """With so few held-out rows that no cut has one, nothing is ever found."""
+    shift = InputShiftTest(8)
+    assert not any(shift.observe(1 / 9, float(each)) for each in range(500))
+    assert shift.found() is None
+    assert 500 == shift.seen

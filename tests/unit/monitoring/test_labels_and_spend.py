@@ -1,0 +1,98 @@
+"""What a report needs of the book: what can be learnt from, label by label, and what the large model cost."""
+
+import pytest
+
+from edge_agent.capture.spool_writer import PENDING_CHARGES_MAX, PendingCharges
+from edge_agent.monitoring.bundle_figures import DailySpend, LabelCount
+from edge_agent.monitoring.monitoring_store import Charge
+from edge_agent.monitoring.monitoring_tables import DAYS_MAX
+from tests.support.site_cases import ASite, answered, judgement
+
+DAY = 86_400
+UPSTREAM = {"route": "upstream", "model": "large-1", "reasons": ("MODE_BOOTSTRAP",), "scores": (), "confidence": None}
+
+
+@pytest.fixture
+def site(tmp_path) -> ASite:
+    return ASite(tmp_path)
+
+
+def only(site):
+    """Return what is known of the only bundle."""
+    (series,) = site.house.book.report("pos-intent")
+    return series
+
+
+def examples(site):
+    """Return how many examples there are."""
+    return sum(day.get("examples", 0) for day in only(site).days.values())
+
+
+def test_what_the_large_model_says_is_an_example(site):
+    """Each of its answers can be learnt from; one from here cannot, though its label is counted."""
+    site.keep(
+        answered(1, teacher_answer="price", **UPSTREAM), answered(2), answered(3, teacher_answer="price", **UPSTREAM)
+    )
+    assert 2 == examples(site)
+    assert (LabelCount("price", 2, 2), LabelCount("refund", 1, 0)) == only(site).labels
+
+
+def test_what_a_person_says_is_an_example_once(site):
+    """The first word on an answer from here counts, under the label that is right; the large model's counts already."""
+    site.keep(answered(1), answered(2, teacher_answer="price", **UPSTREAM))
+    local = {"prediction_id": "p-1", "task": "pos-intent", "kind": "classify", "bundle": {"digest": only(site).digest}}
+    rest = {"output": "refund", "input": "", "scores": [["refund", 0.75]], "confidence": 0.75, "sure": False}
+    kept = {**local, **rest, "route": "local", "reason": "BELOW_THRESHOLD"}
+    site.judge(judgement(1), prediction=kept)
+    site.judge(judgement(3, prediction_id="p-1", value="refund"), prediction=kept)
+    site.judge(judgement(2), prediction={**kept, "prediction_id": "p-2", "route": "upstream", "output": "price"})
+    assert 2 == examples(site)
+    assert (LabelCount("price", 1, 2), LabelCount("refund", 1, 0)) == only(site).labels
+
+
+def test_what_was_paid_is_added_up_by_task_and_day(site):
+    """Questions and their price, day by day; another task is another sum."""
+    at = 20_000 * DAY
+    site.house.paid([Charge("pos-intent", at, 300), Charge("pos-intent", at + 5, 200), Charge("other", at, 7)])
+    site.house.paid([Charge("pos-intent", at + DAY, 100), Charge("pos-intent", at, 100)])
+    assert (
+        DailySpend("pos-intent", 20_000, 3, 600),
+        DailySpend("pos-intent", 20_001, 1, 100),
+    ) == site.house.book.money("pos-intent")
+    assert 3 == len(site.reopen().book.money())
+
+
+def test_what_was_paid_is_bounded(site):
+    """The oldest days of a task go; those of another task stay."""
+    site.house.paid([Charge("other", 0.0, 1)])
+    for day in range(DAYS_MAX + 3):
+        site.house.paid([Charge("pos-intent", day * DAY, 1)])
+    days = [spent.day for spent in site.house.book.money("pos-intent")]
+    assert (DAYS_MAX, 3) == (len(days), days[0])
+    assert 1 == len(site.house.book.money("other"))
+
+
+def test_a_bill_waits_until_it_is_written():
+    """What could not be written is tried again, in its order; where nothing waits nothing is written."""
+    bills, written = PendingCharges(), []
+
+    def refuse(paid):
+        raise OSError("the disk is full")
+
+    bills.settle(refuse)
+    bills.add("pos-intent", 1)
+    bills.add("pos-intent", 2)
+    with pytest.raises(OSError, match="full"):
+        bills.settle(refuse)
+    bills.settle(written.extend)
+    bills.settle(refuse)
+    assert [1, 2] == [paid.micros for paid in written]
+
+
+def test_bills_that_cannot_be_written_do_not_pile_up():
+    """While nothing can be written, the oldest are forgotten."""
+    bills, written = PendingCharges(), []
+    for number in range(PENDING_CHARGES_MAX + 1):
+        bills.add("pos-intent", number)
+    bills.settle(written.extend)
+    assert (PENDING_CHARGES_MAX, 1) == (len(written), written[0].micros)

@@ -1,0 +1,465 @@
+"""What is counted of answers and of what is said of them: once, by bundle and day, and bounded."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from edge_agent.formats.manifest import Manifest
+from edge_agent.monitoring import monitoring_tables
+from edge_agent.monitoring.monitoring_store import LARGE_MODEL, PEOPLE, HumanLabel, TeacherLabel
+from tests.support.site_cases import PREDICTION, ASite, answered, judgement, manifest
+
+DAY = 86_400.0
+CALIBRATED = {
+    **{"policy": "threshold", "temperature": 1.0, "threshold": 0.9, "target_risk": 0.05, "delta": 0.1},
+    **{"n": 400, "bound": 0.04, "coverage": 0.7, "novelty": {"label_mass_min": 0.2}},
+}
+SURE = {"scores": [("refund", 0.95), ("price", 0.05)], "confidence": 0.95, "sure": True, "reasons": ("SURE",)}
+SHADOW = {**SURE, "route": "upstream", "reasons": ("MODE_SHADOW",), "model": "large-1"}
+
+
+def calibrated(**changes) -> Manifest:
+    return manifest().model_copy(update={"confidence": _confidence(**changes)})
+
+
+def _confidence(**changes):
+    plain = {**manifest().model_dump(by_alias=True), "confidence": {**CALIBRATED, **changes}}
+    return Manifest.model_validate(plain).confidence
+
+
+@pytest.fixture
+def site(tmp_path) -> ASite:
+    return ASite(tmp_path)
+
+
+def sure(number: int, **changes):
+    return answered(number, manifest=calibrated(), **{**SURE, **changes})
+
+
+def shadowed(number: int, theirs: str, **changes):
+    return answered(number, manifest=calibrated(), teacher_answer=theirs, **{**SHADOW, **changes})
+
+
+def only(site: ASite):
+    (series,) = site.house.book.report("pos-intent")
+    return series
+
+
+def standing(site: ASite) -> list[str]:
+    return [alarm.alarm for alarm in site.house.book.standing()]
+
+
+def test_answers_are_counted_by_day_route_and_reason(site):
+    """A day has its answers, where they came from and why; another day begins with the clock."""
+    site.keep(sure(1), answered(2, manifest=calibrated(), reasons=("BELOW_THRESHOLD",)))
+    site.clock.wall += DAY
+    site.keep(sure(3))
+    first, second = only(site).days.values()
+    assert {
+        **{"answers": 2, "graded": 2, "sure": 1, "route:local": 2},
+        **{"reason:SURE": 1, "reason:BELOW_THRESHOLD": 1},
+    } == first
+    assert {"answers": 1, "graded": 1, "sure": 1, "route:local": 1, "reason:SURE": 1} == second
+
+
+@pytest.mark.parametrize(
+    ("reason", "at_least"), [("OUT_OF_DISTRIBUTION", 0), ("BELOW_THRESHOLD", 80), ("BELOW_FLOOR", 80)]
+)
+def test_what_holds_an_answer_up_is_counted(site, reason, at_least):
+    """A day has how many answers each limit held up; no threshold lets an answer through that the gate holds up."""
+    scores = [("refund", 0.8), ("price", 0.2)]
+    held_up = {"scores": scores, "confidence": 0.8, "sure": False, "reasons": (reason,), "held_up": reason}
+    site.keep(sure(1), sure(2, **held_up), shadowed(3, "refund", **{**held_up, "reasons": ("MODE_SHADOW", reason)}))
+    (day,) = only(site).days.values()
+    assert {f"held_up:{reason}": 2} == {name: number for name, number in day.items() if name.startswith("held_up:")}
+    found = {each.hundredths: (each.answers, each.pairs) for each in only(site).confidences}
+    assert {95: (1, 0), at_least: (2, 1)} == found
+
+
+def test_a_word_on_a_stranger_changes_no_threshold(site):
+    """What people and the large model say of an answer that the gate held up counts at confidence 0, too."""
+    site.clock.draws = 0.0
+    reasons = ("MODE_SHADOW", "OUT_OF_DISTRIBUTION")
+    site.keep(shadowed(1, "price", reasons=reasons, sure=False, held_up="OUT_OF_DISTRIBUTION"))
+    prediction = {**WAYS, "reason": " ".join(reasons), "output": "price", "sure": False}
+    site.judge(judgement(1, **ACCEPT), prediction=kept(1, **prediction))
+    (found,) = only(site).confidences
+    assert (0, 1, 1, 1) == (found.hundredths, found.answers, found.pairs, found.reviewed)
+
+
+def gated(number: int, p_value: float):
+    gate = {"score": "label_mass", "held_up_max": 0.03, "scores": [each / 100 for each in range(400)]}
+    said = calibrated(gate=gate, coverage=1.0)
+    return answered(number, manifest=said, p_value=p_value, **SURE)
+
+
+def test_more_inputs_outside_the_gate_raise_an_alarm(site):
+    """Small p-values beyond what chance explains raise an alarm that says since when, and it ends when they do."""
+    site.keep(*(gated(each, (1 + each * 37 % 401) / 401) for each in range(400)))
+    assert [] == standing(site)
+    site.clock.wall += DAY
+    site.keep(*(gated(1000 + each, 1 / 401) for each in range(40)))
+    (alarm,) = site.house.book.standing()
+    assert "new_inputs" == alarm.alarm
+    began = datetime.fromtimestamp(site.clock.wall, UTC).strftime("%Y-%m-%d")
+    assert alarm.said.startswith(f"since {began} about ")
+    assert "40 of 40 have" in alarm.said
+    site.keep(*(gated(2000 + each, (1 + each * 37 % 401) / 401) for each in range(1200)))
+    assert [] == standing(site)
+
+
+def test_the_evidence_of_new_inputs_survives_a_restart(site):
+    """Two processes, one after the other, find what one would have found."""
+    site.keep(*(gated(each, 1 / 401) for each in range(4)))
+    site.reopen()
+    assert [] == standing(site)
+    site.keep(*(gated(10 + each, 1 / 401) for each in range(4)))
+    (alarm,) = site.house.book.standing()
+    assert "8 of 8 have" in alarm.said
+
+
+def test_a_task_may_have_a_level_of_its_own(tmp_path):
+    """A stricter level takes more evidence for the same alarm."""
+    site = ASite(tmp_path, new_inputs_level={"pos-intent": 1e-9})
+    site.keep(*(gated(each, 1 / 401) for each in range(8)))
+    assert [] == standing(site)
+    site.keep(*(gated(100 + each, 1 / 401) for each in range(40)))
+    assert ["new_inputs"] == standing(site)
+
+
+def test_an_answer_that_is_kept_twice_is_counted_once(site):
+    """What the spool knows already is no new answer."""
+    site.keep(sure(1), sure(1))
+    site.keep(sure(1))
+    assert 1 == only(site).days[int(site.clock.wall // DAY)]["answers"]
+
+
+def test_both_models_are_compared_by_label(site):
+    """In shadow each pair counts under what the small model said; where they differ the answer is remembered."""
+    site.keep(shadowed(1, "refund"), shadowed(2, "price"), shadowed(3, "refund"))
+    series = only(site)
+    ((agreed),) = series.agreement
+    assert ("shadow", "refund", 3, 2) == (agreed.source, agreed.label, agreed.pairs, agreed.agreed)
+    (found,) = series.disagreements
+    assert ("p-2", "refund", "price", 0.95) == (found.prediction_id, found.ours, found.theirs, found.confidence)
+    assert (3, 2) == (series.confidences[0].pairs, series.confidences[0].agreed)
+    evidence = series.evidence[LARGE_MODEL]
+    assert (3, 1) == (evidence.judged, evidence.wrong)
+
+
+def test_what_was_escalated_in_doubt_is_no_evidence(site):
+    """Answers that the large model gave because the small one was unsure are compared, and kept apart."""
+    site.keep(shadowed(1, "price", reasons=("BELOW_THRESHOLD",), sure=False, confidence=0.5))
+    series = only(site)
+    assert ["escalated"] == [each.source for each in series.agreement]
+    assert (0, 0) == (series.evidence[LARGE_MODEL].judged, series.confidences[0].pairs)
+
+
+def test_records_are_compared_whatever_their_spelling(site):
+    """Two records with the same fields agree; their values are kept nowhere."""
+    same = {"manifest": manifest("visit"), "scores": (), "model": "large-1", "route": "upstream"}
+    site.keep(
+        answered(
+            1, teacher_answer='{"DRUG": ["x"], "PATIENT": []}', local_answer='{"PATIENT": [], "DRUG": ["x"]}', **same
+        ),
+        answered(2, teacher_answer='{"DRUG": ["Secretol"]}', local_answer='{"DRUG": []}', **same),
+    )
+    (series,) = site.house.book.report("visit")
+    assert [("escalated", "", 2, 1)] == [(e.source, e.label, e.pairs, e.agreed) for e in series.agreement]
+    assert [("p-2", "", "")] == [(e.prediction_id, e.ours, e.theirs) for e in series.disagreements]
+
+
+def kept(number: int, **changes):
+    """Return the record of a sure answer as the spool has it."""
+    record = {**PREDICTION, "input": "", "output": "refund", "sure": True, "confidence": 0.95, "reason": "SURE"}
+    return {**record, "prediction_id": f"p-{number}", **changes}
+
+
+@pytest.mark.parametrize(
+    ("said", "prediction", "judged", "wrong"),
+    [
+        ({"verdict": "accept", "value": ""}, {}, 1, 0),
+        ({"verdict": "corrected", "value": "price"}, {}, 1, 1),
+        ({"verdict": "reject", "value": ""}, {}, 1, 1),
+        # The large model's answer was given, and people judged that one.
+        ({"verdict": "accept", "value": ""}, {"output": "price", "model": "m"}, 1, 1),
+        ({"verdict": "corrected", "value": "refund"}, {"output": "price", "model": "m"}, 1, 0),
+        ({"verdict": "reject", "value": ""}, {"output": "price", "model": "m"}, 0, 0),
+        # Of these the bundle promises nothing.
+        ({"verdict": "corrected", "value": "price"}, {"sure": False}, 0, 0),
+        ({"verdict": "corrected", "value": "price"}, {"reason": "INPUT_LENGTH_UNUSUAL"}, 0, 0),
+    ],
+)
+def test_people_judge_the_small_model(site, said, prediction, judged, wrong):
+    """A verdict is evidence where the answer was sure and the verdict says whether it was right."""
+    site.clock.draws = 0.0
+    site.keep(sure(1, sure=prediction.get("sure", True), reasons=(prediction.get("reason", "SURE"),)))
+    site.judge(judgement(1, **said), prediction=kept(1, **prediction))
+    evidence = only(site).evidence[PEOPLE]
+    assert (judged, wrong) == (evidence.judged, evidence.wrong)
+
+
+def test_the_first_word_counts(site):
+    """A second verdict on the same answer, or the same request again, is no further evidence."""
+    site.clock.draws = 0.0
+    site.keep(sure(1))
+    for number in (1, 1, 2):
+        said = judgement(1, feedback_id=f"f-{number}", request_id=f"r-{number}")
+        site.judge(said, prediction=kept(1))
+    counts = only(site).days[int(site.clock.wall // DAY)]
+    assert (2, 1, 1, 1) == (counts["said:corrected"], counts["reviewed"], counts["checked"], counts["wrong"])
+
+
+def test_a_word_on_an_answer_that_was_not_drawn_is_no_evidence(site):
+    """People have chosen what they look at: it is counted as reviewed, and says nothing of all answers."""
+    for number in range(30):
+        site.keep(sure(number))
+        site.judge(judgement(number), prediction=kept(number))
+    assert (0, 0, 0) == (only(site).evidence[PEOPLE].judged, only(site).evidence[PEOPLE].unjudged, len(standing(site)))
+    counts = only(site).days[int(site.clock.wall // DAY)]
+    assert (30, None) == (counts["reviewed"], counts.get("checked"))
+
+
+def test_what_was_drawn_is_weighed_in_the_order_in_which_it_was_drawn(site):
+    """Wrong answers are often reported at once: they wait for the verdict on those that were drawn before them."""
+    site.clock.draws = 0.0
+    site.keep(*(sure(number) for number in range(30)))
+    for number in range(1, 30):
+        site.judge(judgement(number), prediction=kept(number))
+    assert (0, []) == (only(site).evidence[PEOPLE].judged, standing(site))
+    site.judge(judgement(0, **ACCEPT), prediction=kept(0))
+    assert (30, 29, ["errors"]) == (*judged_wrong(site), standing(site))
+
+
+def test_a_drawn_answer_that_nobody_judged_counts_as_right(site):
+    """What is missing is no evidence against a promise, and is counted by itself."""
+    site.clock.draws = 0.0
+    site.keep(*(sure(number) for number in range(30)))
+    site.house.seal_all()
+    for number in range(1, 30, 2):
+        site.judge(judgement(number), prediction=kept(number))
+    site.clock.running += site.config.examples.window_seconds + 1
+    site.house.keep()
+    evidence = only(site).evidence[PEOPLE]
+    assert (15, 15, 15, ["errors"]) == (evidence.judged, evidence.wrong, evidence.unjudged, standing(site))
+    assert "of 15 more nobody said anything" in site.house.book.standing()[0].said
+    assert [] == site.house.spool.db.rows("SELECT * FROM review_audit")
+
+
+def test_evidence_of_an_earlier_agent_is_not_carried_on(site):
+    """It weighed whatever people had chosen to look at."""
+    site.keep(sure(1))
+    with site.house.spool.transaction():
+        site.house.spool.db.execute("INSERT INTO field_tests SELECT series, 'people', ? FROM field_series", (_OLD,))
+    assert 0 == only(site).evidence[PEOPLE].judged
+
+
+_OLD = '{"judged": 50, "wrong": 40, "peak": 9.0, "allowed": 0.0}'
+
+
+def judged_wrong(site) -> tuple[int, int]:
+    evidence = only(site).evidence[PEOPLE]
+    return evidence.judged, evidence.wrong
+
+
+def test_many_corrections_refute_the_promise(site):
+    """When people correct sure answers far more often than promised, the alarm stands, with the figures."""
+    site.clock.draws = 0.0
+    for number in range(30):
+        site.keep(sure(number))
+        verdict = {"verdict": "corrected"} if number % 3 == 0 else {"verdict": "accept", "value": ""}
+        site.judge(judgement(number, **verdict), prediction=kept(number))
+    (alarm,) = site.house.book.standing()
+    assert "errors" == alarm.alarm
+    assert alarm.said.startswith("people found ")
+    assert alarm.said.endswith("the bundle promises 5 % at most")
+
+
+def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
+    """Let people judge that many answers of the large model, before there was a small one."""
+    for number in range(right + wrong):
+        site.keep(
+            answered(number, local_answer=None, teacher_answer="refund", confidence=None, route="upstream", scores=())
+        )
+        site.house.book.judged(
+            {**PREDICTION, "prediction_id": f"p-{number}", "output": "refund", "route": "upstream", "model": "large-1"},
+            HumanLabel(
+                {"verdict": "accept" if number < right else "corrected", "value": "price"}, first=True, drawn=True
+            ),
+            site.clock.wall,
+        )
+
+
+@pytest.mark.parametrize(("right", "wrong", "alarms"), [(94, 6, []), (89, 6, ["opinions"]), (0, 0, ["opinions"])])
+def test_the_large_models_own_errors_are_allowed_for(site, right: int, wrong: int, alarms: list[str]):
+    """It contradicts 9 % of the sure answers: with 6 of 100 known errors of its own that refutes nothing of 5 %."""
+    reviewed_bootstrap(site, right, wrong)
+    theirs = ["price" if number % 11 == 10 else "refund" for number in range(440)]
+    site.keep(*(shadowed(1000 + number, said, digest="d" * 64) for number, said in enumerate(theirs)))
+    series = next(each for each in site.house.book.report("pos-intent") if each.digest == "d" * 64)
+    assert (440, 40) == (series.evidence[LARGE_MODEL].judged, series.evidence[LARGE_MODEL].wrong)
+    assert alarms == [name for name in standing(site) if name == "opinions"]
+    allowed = series.evidence[LARGE_MODEL].allowed
+    assert (0.0 if alarms else pytest.approx(0.1152, abs=0.001)) == allowed
+
+
+def test_what_the_large_model_errs_is_settled_before_the_first_comparison(site):
+    """A test whose hypothesis moves with the data proves nothing: what people say afterwards allows no more."""
+    site.keep(shadowed(1000, "refund", digest="d" * 64))
+    reviewed_bootstrap(site, 50, 60)
+    site.keep(shadowed(1001, "refund", digest="d" * 64))
+    series = next(each for each in site.house.book.report("pos-intent") if each.digest == "d" * 64)
+    assert (2, 0.0) == (series.evidence[LARGE_MODEL].judged, series.evidence[LARGE_MODEL].allowed)
+
+
+def test_an_opinion_is_evidence_only_when_it_was_asked_by_chance(site):
+    """An opinion of the audit is weighed; one that was put off because of doubt is only compared."""
+    site.keep(sure(1), sure(2))
+    with site.house.spool.transaction():
+        site.house.book.opinion(kept(1), TeacherLabel("price", "audit"), site.clock.wall)
+        site.house.book.opinion(kept(2), TeacherLabel("price", "deferred"), site.clock.wall)
+    series = only(site)
+    assert [("audit", 1, 0), ("deferred", 1, 0)] == [(e.source, e.pairs, e.agreed) for e in series.agreement]
+    assert 1 == series.evidence[LARGE_MODEL].judged
+
+
+ACCEPT, REJECT = {"verdict": "accept", "value": ""}, {"verdict": "reject", "value": ""}
+CORRECTED = {"verdict": "corrected", "value": "refund"}
+WAYS = {"route": "upstream", "model": "large-1", "reason": "MODE_SHADOW"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said", "expected"),
+    [
+        ("refund", ACCEPT, (1, 1, 1)),  # both are right
+        ("refund", {"verdict": "corrected", "value": "stock"}, (1, 1, 0)),  # both err alike
+        ("price", ACCEPT, (1, 0, 0)),
+        ("price", CORRECTED, (1, 0, 1)),  # the large model erred
+        ("price", REJECT, (0, 0, 0)),  # so that nobody knows what is right
+    ],
+)
+def test_a_person_s_word_stands_beside_what_both_models_said_in_shadow(site, theirs, said, expected):
+    """By the confidence of the small model; the first word alone."""
+    site.clock.draws = 0.0
+    site.keep(shadowed(1, theirs))
+    for number in range(2):
+        judged = judgement(1, feedback_id=f"f-{number}", request_id=f"r-{number}", **said)
+        site.judge(judged, prediction=kept(1, output=theirs, **WAYS))
+    site.reopen()
+    (found,) = only(site).confidences
+    assert (95, 1, theirs == "refund") == (found.hundredths, found.pairs, found.agreed)
+    assert expected == (found.reviewed, found.reviewed_agreed, found.right)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(("why", "expected"), [("audit", (1, 0, 1)), ("deferred", (0, 0, 0))])
+def test_it_does_so_in_the_audit_whoever_spoke_first(site, before, why, expected):
+    """A person before the large model, or after it: once. What was put off because of doubt is no fair sample."""
+    site.clock.draws = 0.0
+    site.keep(sure(1, later=why))
+    if before:
+        site.judge(judgement(1, **ACCEPT), prediction=kept(1))
+    asked = site.house.next_question(("pos-intent",))
+    with site.house.spool.transaction():
+        assert site.house.opine(asked, "price", "large-1", calibrated())
+    if not before:
+        site.judge(judgement(1, **ACCEPT), prediction=kept(1))
+    (found,) = only(site).confidences
+    assert expected == (found.reviewed, found.reviewed_agreed, found.right)
+
+
+def test_a_person_s_word_on_what_only_one_model_said_is_no_comparison(site):
+    """Neither where nobody else was asked, nor where the large one was because of doubt."""
+    site.clock.draws = 0.0
+    doubt = {"reasons": ("BELOW_THRESHOLD",), "sure": False, "confidence": 0.5}
+    site.keep(sure(1), shadowed(2, "price", **doubt))
+    site.judge(judgement(1, **ACCEPT), prediction=kept(1))
+    site.judge(judgement(2, **CORRECTED), prediction=kept(2, output="price", **{**WAYS, "reason": "BELOW_THRESHOLD"}))
+    assert [0, 0] == [each.reviewed for each in only(site).confidences]
+
+
+def test_unsure_answers_raise_the_alarm_of_confidence(site):
+    """Where calibration was sure of 70 % and the field is of none, the first whole window says so."""
+    site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
+    assert ["confidence"] == standing(site)
+    assert (
+        "answers with confidence at the threshold or above are 0.0 % of the last 500; in calibration they were 70.0 %"
+        == site.house.book.standing()[0].said
+    )
+
+
+def test_an_alarm_of_drift_goes_away_when_it_is_as_before(site):
+    """A window without any difference ends it; when it began and ended is remembered."""
+    site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
+    site.clock.wall += DAY
+    site.keep(*(sure(500 + number, sure=number % 10 < 7) for number in range(500)))
+    assert [] == standing(site)
+    (alarm,) = [each for each in only(site).alarms if each.alarm == "confidence"]
+    assert DAY == alarm.ended - alarm.since
+
+
+@pytest.mark.parametrize(
+    ("alarm", "change"),
+    [
+        ("labels", {"scores": [("price", 0.95), ("refund", 0.05)], "local_answer": "price"}),
+        ("length", {"text": "refund " * 100}),
+        ("novelty", {"reasons": ("SURE", "LABEL_MASS_UNUSUAL")}),
+    ],
+)
+def test_what_changes_is_what_is_named(site, alarm, change):
+    """Other labels, longer inputs, unusual ones: each has its own alarm, and no other one."""
+    site.keep(*(sure(number, sure=number % 10 < 7) for number in range(1000)))
+    site.keep(*(sure(1000 + number, **{**change, "sure": number % 10 < 7}) for number in range(500)))
+    assert [alarm] == standing(site)
+
+
+def test_a_new_bundle_begins_anew_and_old_ones_are_bounded(site):
+    """Figures of the bundle before stay for comparison, of so many bundles; alarms are each bundle's own."""
+    site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
+    for number in range(monitoring_tables.SERIES_OF_TASK_MAX):
+        site.keep(sure(1000 + number, digest=f"{number:064}"))
+    series = site.house.book.report("pos-intent")
+    assert monitoring_tables.SERIES_OF_TASK_MAX == len(series)
+    assert [f"{number:064}" for number in reversed(range(monitoring_tables.SERIES_OF_TASK_MAX))] == [
+        s.digest for s in series
+    ]
+    assert [] == standing(site)
+    assert [(0,)] == site.house.spool.db.rows("SELECT count(*) FROM field_alarms")
+
+
+def test_days_are_bounded(site):
+    """After so many days the oldest are forgotten."""
+    for number in range(monitoring_tables.DAYS_MAX + 3):
+        site.clock.wall += DAY
+        site.keep(shadowed(number, "refund"))
+    series = only(site)
+    assert monitoring_tables.DAYS_MAX == len(series.days) == len(series.agreement)
+    assert int(site.clock.wall // DAY) == max(series.days)
+
+
+def test_what_is_erased_is_not_shown_among_disagreements(site):
+    """Counts stay, for they hold nothing of an input; the list of inputs does not."""
+    site.keep(shadowed(1, "price"))
+    with site.house.spool.transaction():
+        site.house.erase("p-1")
+    assert ((), 1) == (only(site).disagreements, only(site).agreement[0].pairs)
+
+
+def test_counts_survive_a_restart_and_a_failed_transaction_takes_its_own(site):
+    """What was committed is there after a start anew; what was not is not."""
+    site.keep(sure(1))
+
+    def fail() -> None:
+        with site.house.spool.transaction():
+            site.house.add([site.house.recorder.prediction(sure(2), site.clock.wall)])
+            raise RuntimeError
+
+    pytest.raises(RuntimeError, fail)
+    site.reopen()
+    assert 1 == only(site).days[int(site.clock.wall // DAY)]["answers"]
+
+
+def test_an_older_agent_opens_the_spool(site):
+    """The tables are beside the schema, whose version is what it was."""
+    site.keep(sure(1))
+    assert [(1,)] == site.house.spool.db.rows("PRAGMA user_version")

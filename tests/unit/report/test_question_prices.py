@@ -1,0 +1,117 @@
+"""On the way to the report: a question's price from the link to the disk, and both to the client."""
+
+import sqlite3
+
+import pytest
+
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.client import field
+from edge_agent.monitoring.bundle_figures import AgreementCount, BundleSeries, ConfidenceCount, DailySpend, LabelCount
+from edge_agent.server.monitoring_messages import money_message, series_message
+from edge_agent.v1 import admin_pb2
+from tests.support.site_cases import ASite, answered, config_of
+
+DAY_NAMES = ("2026-11-25", 20_782)
+
+
+def paid(collection, *micros):
+    """Note prices, write them, and return what the next daemon finds."""
+    collection.start()
+    for each in micros:
+        collection.paid("pos-intent", each)
+    collection.stop()
+
+
+def test_prices_are_on_the_disk_when_the_daemon_ends(tmp_path):
+    """What was noted just before the end is written by the end, and found by the next daemon."""
+    site = ASite(tmp_path)
+    site.house.close()
+    for _ in range(2):
+        paid(ExampleCapture(site.config, site.clock.around()), 300, 200)
+    (spent,) = site.open().book.money()
+    assert ("pos-intent", 4, 1000) == (spent.task, spent.questions, spent.micros)
+
+
+def test_a_site_that_keeps_nothing_counts_no_price(tmp_path):
+    """Without a spool there is nowhere to count: nothing piles up in memory, and nothing fails."""
+    config = config_of(tmp_path / "state", collect={})
+    collection = ExampleCapture(config, ASite(tmp_path / "other").clock.around())
+    paid(collection, 300)
+    assert not (config.state_dir / "spool.db").exists()
+
+
+def test_a_spool_from_before_gets_the_tables(tmp_path):
+    """A site that is updated begins to count; what its spool had stays, and so does the version of its schema."""
+    site = ASite(tmp_path)
+    site.keep(answered(1))
+    site.house.close()
+    with sqlite3.connect(site.config.state_dir / "spool.db") as database:
+        version = database.execute("PRAGMA user_version").fetchone()
+        database.execute("DROP TABLE field_labels")
+        database.execute("DROP TABLE field_money")
+    database.close()
+    site.open()
+    site.keep(answered(2))
+    (series,) = site.house.book.report("pos-intent")
+    assert ((LabelCount("refund", 1, 0),), 2) == (series.labels, site.house.spool.retained()["unsure"])
+    with sqlite3.connect(site.config.state_dir / "spool.db") as database:
+        assert version == database.execute("PRAGMA user_version").fetchone()
+    database.close()
+
+
+def test_an_erased_answer_stays_counted(tmp_path):
+    """A count says nothing of a text: erasing one leaves it, as it leaves those of the field."""
+    site = ASite(tmp_path)
+    site.keep(answered(1))
+    with site.house.spool.transaction():
+        site.house.erase("p-1")
+    assert (LabelCount("refund", 1, 0),) == site.house.book.report("pos-intent")[0].labels
+
+
+@pytest.mark.parametrize(("day", "number"), [DAY_NAMES, ("1970-01-01", 0)])
+def test_money_reaches_the_client(day, number):
+    """Days since 1970 become dates; amounts stay what they are."""
+    message = admin_pb2.GetFieldReportResponse(money=[money_message(DailySpend("pos-intent", number, 3, 900))])
+    assert (field.FieldMoney("pos-intent", day, 3, 900),) == field.report(message).money
+
+
+def test_labels_reach_the_client():
+    """Answers and examples of each label arrive as they were counted."""
+    known = BundleSeries(
+        "pos-intent", "ab" * 32, "1.0.0", 0.0, 0.0, {}, (), (), None, {}, {}, (), (), (LabelCount("price", 5, 2),)
+    )
+    message = series_message(known, None, active=True, demoted=lambda _: False)
+    (series,) = field.report(admin_pb2.GetFieldReportResponse(series=[message])).series
+    assert (field.FieldLabel("price", 5, 2),) == series.labels
+    assert series.active
+
+
+def told(**known):
+    """Return what a client gets of a bundle of which that is known."""
+    plain = {"task": "pos-intent", "digest": "ab" * 32, "version": "1.0.0", "first": 0.0, "last": 0.0, "days": {}}
+    nothing = {"agreement": (), "confidences": (), "promise": None, "evidence": {}, "streams": {}, "alarms": ()}
+    message = series_message(BundleSeries(**{**plain, **nothing, **known}), None, active=True, demoted=lambda _: False)
+    (series,) = field.report(admin_pb2.GetFieldReportResponse(series=[message])).series
+    return series
+
+
+def test_the_newest_week_is_told_apart():
+    """By label and in all: seven days back from the last one that has a comparison, of how many the same."""
+    rows = [
+        AgreementCount(day, "shadow", label, 10, same) for day, label, same in [(1, "a", 9), (2, "a", 8), (8, "b", 4)]
+    ]
+    found = {each.label: each for each in told(agreement=rows).agreement}
+    assert [(21, 30), (17, 20), (4, 10)] == [(found[of].agreed.hits, found[of].agreed.rows) for of in ("", "a", "b")]
+    assert [(12, 20), (8, 10), (4, 10)] == [(found[of].recent.hits, found[of].recent.rows) for of in ("", "a", "b")]
+    old = told(agreement=[*rows, AgreementCount(30, "shadow", "c", 1, 1)]).agreement
+    assert [None, 1.0] == [each.recent.value for each in old if each.label in ("b", "c")]
+
+
+def test_the_word_of_people_is_told_from_each_confidence_on():
+    """The highest first, added up downwards, as the rest is."""
+    rows = (ConfidenceCount(30, 10, 5, 2, 3, 1, 2), ConfidenceCount(95, 20, 8, 8, 1, 1, 0))
+    high, low = told(confidences=rows).confidences
+    assert [(0, 1, 1), (2, 4, 2)] == [
+        (each.reviewed.hits, each.reviewed.rows, each.reviewed_agreed) for each in (high, low)
+    ]
+    assert (10, 13) == (low.agreed.hits, low.agreed.rows)
