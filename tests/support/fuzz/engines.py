@@ -132,7 +132,7 @@ def _in_a_child(bundle: Path, name: str) -> Read:
     async def tried() -> None:
         pool = EnginePool(config, lambda: None, [bundle])
         try:
-            async with pool.trial(ANSWER_SECONDS_MAX) as trial:
+            async with pool.sandbox_pool(ANSWER_SECONDS_MAX) as trial:
                 await trial.attach(
                     digest, described, manifest_bytes, {role: Path(path) for role, path in paths.items()}
                 )

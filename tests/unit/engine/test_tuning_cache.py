@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from edge_agent.tasks import remembering
 
+from edge_agent.daemon import open_tuning_cache
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.tuning_cache import ENTRIES_MAX, TuningCache, TuningSettings
 from edge_agent.store.tuning_file import TuningFile
@@ -65,8 +65,8 @@ def test_the_oldest_settings_are_forgotten() -> None:
 def test_the_file_keeps_what_was_noted(tmp_path: Path) -> None:
     """A daemon that is started anew reads it."""
     file = TuningFile(tmp_path / "settings.json")
-    remembering(file).remember(LOAD, MEASURED)
-    assert SETTINGS == remembering(file).lookup(LOAD)
+    open_tuning_cache(file).remember(LOAD, MEASURED)
+    assert SETTINGS == open_tuning_cache(file).lookup(LOAD)
     assert 0o600 == (tmp_path / "settings.json").stat().st_mode & 0o777
 
 
@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_read_is_as_none(tmp_path: Path, content: bytes | 
     file = TuningFile(tmp_path / "settings.json")
     if content is not None:
         (tmp_path / "settings.json").write_bytes(content)
-    tuned = remembering(file)
+    tuned = open_tuning_cache(file)
     assert {} == tuned.lookup(LOAD)
     tuned.remember(LOAD, MEASURED)
     assert {"abc f16 2": SETTINGS} == file.read()
@@ -84,6 +84,6 @@ def test_a_file_that_cannot_be_read_is_as_none(tmp_path: Path, content: bytes | 
 
 def test_a_disk_that_takes_nothing_is_borne(tmp_path: Path) -> None:
     """The settings hold until the daemon ends."""
-    tuned = remembering(TuningFile(tmp_path / "missing" / "settings.json"))
+    tuned = open_tuning_cache(TuningFile(tmp_path / "missing" / "settings.json"))
     tuned.remember(LOAD, MEASURED)
     assert SETTINGS == tuned.lookup(LOAD)
