@@ -19,7 +19,7 @@ from convert.fleet import progress, statuses
 from convert.fleet.progress import FailureReason, FleetReport, SiteAlarm, TaskProgress
 from convert.fleet.sites import FILE_NAME, SiteRegistry
 from convert.fleet.standing import Stand
-from edge_agent.cli.terminal import Rows, write_exactly
+from edge_agent.cli.terminal import EscapedTable, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, parse
 
@@ -118,7 +118,7 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
 
 
 def _overview(tasks: Iterable[TaskProgress]) -> Table:
-    table = Rows("task", "channel", "wanted", box=None, pad_edge=False)
+    table = EscapedTable("task", "channel", "wanted", box=None, pad_edge=False)
     rows = [(task, _counts(task)) for task in tasks]
     for name in rows[0][1]:
         table.add_column(name, justify="right")
@@ -145,7 +145,7 @@ def _counts(task: TaskProgress) -> dict[str, int]:
 def _print_task(console: Console, task: TaskProgress) -> None:
     name = f"{task.task} on {task.channel}"
     if task.waves:
-        table = Rows(f"waves of {name}", "", box=None, pad_edge=False)
+        table = EscapedTable(f"waves of {name}", "", box=None, pad_edge=False)
         for title in ("sites", "there", "failed"):
             table.add_column(title, justify="right")
         for wave in task.waves:

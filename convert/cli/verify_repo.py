@@ -17,8 +17,8 @@ from convert.publish import check, stick
 from convert.publish.check import CheckScope
 from convert.publish.places import open_place
 from convert.publish.reading import RepositoryState
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.terminal import write_exactly
+from edge_agent.formatting import format_bytes
 
 _FAILED = 1
 

@@ -10,7 +10,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from convert.publish.layout import ONLINE, PLAN, ROOT, TARGETS, TIMESTAMP
 from convert.publish.reading import BundleTarget, bundles_of, newest
 from convert.report.text import headline
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 Name = Callable[[str], str]
 """Returns what people call a key id."""

@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 from scipy import stats
 
 from convert.report.made import RunSummary, column, percent
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
 _DPI = 150

@@ -220,7 +220,7 @@ class Outbox:
         if used >= self._config.outbox_bytes_max:
             raise DiskFull(
                 f"the outbox holds {used} bytes; the limit is {self._config.outbox_bytes_max}",
-                remedy="Let the uplink run, or 'edge-agent export' to a stick and bring back the receipts.",
+                remedy="Let the uplink run, or 'edge-agent media export' to a stick and bring back the receipts.",
             )
 
     def _believe(self, epoch: receipts.EpochReceipts) -> int:

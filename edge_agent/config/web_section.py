@@ -1,4 +1,4 @@
-"""The section `web` of agent.yaml: the console, a page for people. Nothing listens unless `edge-agent web` runs."""
+"""The section `web` of agent.yaml: the console in a browser, which `edge-agent serve web` serves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN_NAME = "web-token"  # noqa: S105 - the name of a file
 
 
 class WebConfig(Section):
-    """The console and the HTTP gateway, which 'edge-agent web' serves; without it nothing of this listens."""
+    """The console and the HTTP gateway, which 'edge-agent serve web' serves; without it nothing of this listens."""
 
     address: str = Field(
         default="127.0.0.1:8390",

@@ -103,7 +103,7 @@ class File:
 def secrets_of(kit: Kit) -> dict[str, bytes]:
     """Return the credentials that a kit holds, by the names under which the uplink asks systemd for them."""
     stores = {"uplink": kit.examples.credential, "uplink-updates": kit.updates.credential}
-    head = "Credential '{}' of edge-agent uplink."
+    head = "Credential '{}' of edge-agent serve uplink."
     found = {name: config_files.write(secret, head.format(name)) for name, secret in stores.items() if secret}
     key = kit.escalation.key if kit.escalation else ""
     return found | ({"escalation": f"{key}\n".encode()} if key else {})

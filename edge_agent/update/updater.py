@@ -16,11 +16,11 @@ from typing import Any
 
 import structlog
 
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.config import Config
 from edge_agent.errors import BundleError, EdgeAgentError, ModelFailed, SiteError, UpdateError
 from edge_agent.formats.download_requests import Want
 from edge_agent.formats.plan import Fleet, Machine, TaskPlan, Wish, inside, wishes
+from edge_agent.formatting import format_bytes
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.store.update_records import UpdateProgress

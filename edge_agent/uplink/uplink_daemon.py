@@ -1,4 +1,4 @@
-"""`edge-agent uplink`: opens what it needs, works until it is told to stop, gives the lock back.
+"""`edge-agent serve uplink`: opens what it needs, works until it is told to stop, gives the lock back.
 
 It needs to read the outbox and to write receipts, `incoming/` and its own notes, and nothing else: no state, no spool,
 no sockets of the daemon. On SIGTERM or SIGINT what is under way is dropped; the store then has all of an upload or

@@ -1,4 +1,4 @@
-"""`edge-agent web`: open the ways to the daemon, listen, serve until SIGTERM or Ctrl-C, close."""
+"""`edge-agent serve web`: open the ways to the daemon, listen, serve until SIGTERM or Ctrl-C, close."""
 
 from __future__ import annotations
 

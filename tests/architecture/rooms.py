@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 # Small pure modules, and a reader of /proc: anything may import them.
-GROUND = {"edge_agent.backoff", "edge_agent.byte_sizes", "edge_agent.process_memory"}
+GROUND = {"edge_agent.backoff", "edge_agent.formatting", "edge_agent.process_memory"}
 BASE = GROUND | {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
     f"edge_agent.{room}"
     for room in ("engine", "engine.protocol", "capture", "capture.redact", "monitoring", "routing", "store", "update")
 }
-SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.usage"}  # by both commands: what reaches a terminal
+SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.command_group"}  # by both commands: what reaches a terminal
 # Room: the rooms it may import. A room is a package or a module; the most exact one counts.
 ROOMS: dict[str, set[str]] = {
     **{module: set() for module in GROUND},
@@ -107,7 +107,7 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.certificate_authority",
         "edge_agent.client",
     }
-    | {"edge_agent.statistics"}
+    | {"edge_agent.statistics", "edge_agent.store", "edge_agent.engine", "edge_agent.engine.protocol"}
     | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support_bundle", "web")}
     | SHARED,
     "convert": GROUND

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # --- rooms ------------------------------------------------------------------------------------------------------------
 RUNTIMES = "edge_agent.engine.runtimes"
 EDGE = ("edge_agent.server", "edge_agent.client", "edge_agent.v1", "edge_agent.uplink.escalation")
-SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man")
+SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man_pages")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
@@ -86,9 +86,8 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata")),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
     *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
-    *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
-    *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
-    *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
+    "edge_agent.doctor.findings",
+    "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format", "svg")),
     *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
@@ -127,8 +126,8 @@ ENTRIES = {
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.assemble": "only a prompt with 'chat: true' loads what reads a model file",
     "edge_agent.cli": "help needs nothing that a command leads to",
-    "edge_agent.cli.ending": "what draws on a screen is loaded where there is something to draw",
-    "edge_agent.cli.site": "only a daemon over the network is shown certificates",
+    "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
+    "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
     "edge_agent.client.admin": "status and installs read no report of the field",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
@@ -137,9 +136,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.routing.large_model_questions": "only a site with a large model loads the library that checks answers",
     "edge_agent.server.grpc_servers": "a daemon without certificates does not load the library that reads them",
     "edge_agent.uplink.uplink_daemon": "a site without a large model does not load the library that asks it",
-    "edge_agent.cli.serve": "the other commands do without the daemon, and start in less time",
-    "edge_agent.cli.web": "an extra: no other command needs what it loads",
-    "edge_agent.cli.uplink": "serve starts through the same command, and loads nothing that opens a connection outside",
+    "edge_agent.cli.services": "each process loads its own server alone, and the daemon nothing that reaches a network",
 }
 BROAD_EXCEPTS = {
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
@@ -248,6 +245,13 @@ def test_deciding_modules_are_pure():
     """Modules that decide have no clock, do not wait and open no file."""
     require_none(imports.impure(CODE, PURE), "Pass the time or the content in, and let the caller wait or read.")
     require_none(sorted(set(PURE) - imports.modules(CODE)), "PURE names a module that is not there.")
+
+
+def test_rules_of_doctor_are_pure():
+    """A rule of doctor judges facts that its probe collected: it reads no clock, no file and no process."""
+    doctor = [source for source in CODE if below(source.module, ["edge_agent.doctor"])]
+    remedy = "Let the probe look, and pass what it saw in the facts."
+    require_none(imports.impure_rules(doctor, "Iterator[Finding]", PURE), remedy)
 
 
 def test_daemon_loads_no_model_library():

@@ -168,7 +168,7 @@ class Appliance:
         self.machine.put(self.centre.stick(self.folder / f"stick-{self.sticks}"), f"/srv/stick-{self.sticks}")
         self.machine.run("mkdir", "-p", "/media/stick")
         self.machine.run("mount", "--bind", f"/srv/stick-{self.sticks}", "/media/stick")
-        said = self.machine.run("edge-agent", "import", "/media/stick")
+        said = self.machine.run("edge-agent", "media", "import", "/media/stick")
         self.machine.run("umount", "/media/stick")
         return said
 

@@ -155,10 +155,10 @@ class Box:
         """Bring up and down what is due, with the credentials that the unit's drop-in names."""
         with tempfile.TemporaryDirectory() as handed:
             hand_over(self.etc, Path(handed))
-            self.command("uplink", "--once", CREDENTIALS_DIRECTORY=handed)
+            self.command("serve", "uplink", "--once", CREDENTIALS_DIRECTORY=handed)
 
     def site(self) -> dict[str, Any]:
-        """Return what 'edge-agent site' shows."""
+        """Return what 'edge-agent identity' shows."""
         found: dict[str, Any] = json.loads(self.command("site", "--json"))
         return found
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from edge_agent.client import FieldAlarm
-from edge_agent.doctor import field as doctor
+from edge_agent.doctor import daemon_checks as doctor
 from edge_agent.formats import plan as plans
 from edge_agent.formats.signed_document import timestamp
 from edge_agent.formats.site_status import REMEDIES, RaisedAlarm
@@ -58,7 +58,7 @@ def test_doctor_says_what_to_do():
         FieldAlarm("till", "ab", "errors", since, None, "6 of 20 wrong", REMEDIES["errors"], demoted=True),
         FieldAlarm("till", "ab", "length", since, None, "longer", REMEDIES["length"], demoted=False),
     ]
-    found = [each for alarm in alarms for each in doctor.alarms([alarm])]
+    found = [each for alarm in alarms for each in doctor.judge_alarms([alarm])]
     assert [("fault", True), ("warning", True), ("warning", True)] == [
         told(found, name) for name in ("field-promise", "field-demoted", "field-drift")
     ]
