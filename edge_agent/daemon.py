@@ -32,7 +32,7 @@ from edge_agent.engine.tuning_cache import TuningCache, TuningSettings
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import TaskPlan
-from edge_agent.formats.site_status import TaskStatus
+from edge_agent.formats.status_object import TaskStatus
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
 from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
@@ -52,11 +52,11 @@ from edge_agent.store.store import Store
 from edge_agent.store.tuning_file import TuningFile
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.update import hardware
-from edge_agent.update.activation import Activation, Engines
-from edge_agent.update.probation import Seen
-from edge_agent.update.selftest import Subject
-from edge_agent.update.updater import Around as UpdateAround
+from edge_agent.update.activation import Activation, ActivationDependencies
+from edge_agent.update.probation import BundleActivity
+from edge_agent.update.selftest import BundleUnderTest
 from edge_agent.update.updater import Source, Updater
+from edge_agent.update.updater import UpdaterDependencies as UpdateAround
 
 STOP_SECONDS = 20.0
 """For what comes after the last call: models end, what waits is written."""
@@ -144,9 +144,9 @@ class Daemon:
             DeferredEscalationDependencies(self._link, kept, settings.tasks, manifest, escalation.mode, seconds)
         )
 
-    def _handles(self) -> Engines:
+    def _handles(self) -> ActivationDependencies:
         engines = self._engines
-        return Engines(engines.attach, engines.detach, engines.ready, self._report, engines.replaces)
+        return ActivationDependencies(engines.attach, engines.detach, engines.ready, self._report, engines.replaces)
 
     def _surroundings(self) -> SpoolWorkerDependencies:
         return SpoolWorkerDependencies(
@@ -265,7 +265,7 @@ class Daemon:
             up=lambda: {**self._supervisor.up, **self._engines.owner.up},
             deaths=lambda: self._supervisor.deaths + self._engines.owner.deaths,
         )
-        return MetricsListener(*addresses.split(self._config.metrics.address), SiteMetrics(watched).page)
+        return MetricsListener(*addresses.split_host_port(self._config.metrics.address), SiteMetrics(watched).page)
 
     def _task_statuses(self) -> list[TaskStatus]:
         """Describe the tasks for the centre; called by the thread that writes examples."""
@@ -296,10 +296,10 @@ def _source(config: Config, store: Store) -> Source | None:
     if not config.update.root_file:
         return None
     # Only a site with a root of trust loads the libraries that verify.
-    from edge_agent.update.ingest import Intake  # noqa: PLC0415
-    from edge_agent.update.trust import Trust  # noqa: PLC0415
+    from edge_agent.update.ingest import BundleIngest  # noqa: PLC0415
+    from edge_agent.update.trust import RepositoryTrust  # noqa: PLC0415
 
-    intake = Intake(config, store, Trust(config, store.trusted))
+    intake = BundleIngest(config, store, RepositoryTrust(config, store.trusted))
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 
@@ -400,25 +400,27 @@ def _update_dependencies(
     """Return what updates need of the engines and the machine."""
 
     @contextlib.asynccontextmanager
-    async def tried(bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float) -> AsyncIterator[Subject]:
+    async def tried(
+        bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
+    ) -> AsyncIterator[BundleUnderTest]:
         loadable = LoadableBundle(bundle.manifest, bundle.manifest_bytes, paths)
         async with open_sandbox(engines, bundle.digest, loadable, seconds_max) as asked:
             yield _subject(asked)
 
-    def serving(bundle: InstalledBundle) -> Subject | None:
+    def serving(bundle: InstalledBundle) -> BundleUnderTest | None:
         ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
         return _subject(SandboxedBundle(engines, bundle.digest, bundle.manifest)) if ready else None
 
-    def seen(digest: str) -> Seen:
-        stats = engines.stats(digest)
+    def seen(digest: str) -> BundleActivity:
+        tally = engines.stats(digest)
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
-        return Seen(stats.calls, stats.failures, stats.crashes, stats.timed, stats.median_ms, problem)
+        return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return UpdateAround(tried, serving, seen, hardware.machine(engines.devices), changed, planned)
+    return UpdateAround(tried, serving, seen, hardware.read_machine(engines.devices), changed, planned)
 
 
-def _subject(asked: SandboxedBundle) -> Subject:
-    return Subject(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
+def _subject(asked: SandboxedBundle) -> BundleUnderTest:
+    return BundleUnderTest(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
 
 
 def _not_loaded(activation: Activation, digest: str) -> str:

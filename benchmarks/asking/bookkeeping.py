@@ -29,7 +29,7 @@ from edge_agent.server.task_modes import TaskModes
 from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
-from edge_agent.uplink.escalation.spend_ledger import Purse
+from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from tests.support.bundles import INTENTS, digest_of, echo_bundle, manifest_of
 
@@ -126,7 +126,7 @@ def _finished(bundle: InstalledBundle, first: tuple[float, ...]) -> FinishedAnsw
 def _set_aside(folder: Path) -> float:
     """Return the microseconds of reserving and settling a price, fsync and all."""
     (folder / "notes").mkdir()
-    purse = Purse(folder / "notes", EscalationConfig(input_token_price=1.0, output_token_price=1.0), time.time)
+    purse = SpendLedger(folder / "notes", EscalationConfig(input_token_price=1.0, output_token_price=1.0), time.time)
     took = []
     for _ in range(50):
         began = time.perf_counter()

@@ -17,7 +17,7 @@ from edge_agent.engine.golden_jobs import golden_answer, golden_job
 from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, TextChunk
 from edge_agent.engine.runtimes import Runtime
 from edge_agent.errors import BundleUnreadable, CallerError, DeviceUnusable
-from edge_agent.formats.golden_cases import Case, differences, is_binding, parse
+from edge_agent.formats.golden_cases import GoldenCase, differences, is_binding, parse
 from edge_agent.formats.manifest import Manifest
 
 CASES_MAX = 32
@@ -50,7 +50,7 @@ def check_golden_answers(runtime: Runtime, digest: str, manifest: Manifest, gold
         raise DeviceUnusable(told, lasting=True, wrong=len(wrong), asked=len(found))
 
 
-def _cases(golden: str) -> Sequence[Case]:
+def _cases(golden: str) -> Sequence[GoldenCase]:
     try:
         found = parse(Path(golden).read_bytes())
     except (OSError, BundleUnreadable):  # there is none, or its own fault is the self-test's to tell
@@ -58,7 +58,7 @@ def _cases(golden: str) -> Sequence[Case]:
     return list(filter(is_binding, found))[:CASES_MAX]
 
 
-def _difference(runtime: Runtime, job: JobRequest, case: Case, manifest: Manifest, others: Others) -> str:
+def _difference(runtime: Runtime, job: JobRequest, case: GoldenCase, manifest: Manifest, others: Others) -> str:
     """Return in what the answer differs, with its input; empty = in nothing."""
     try:
         runtime.submit(job)

@@ -21,8 +21,8 @@ from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import EngineState
-from edge_agent.formats.signed_document import seconds
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.signed_document import parse_timestamp
+from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
 from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
 from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page
@@ -33,7 +33,7 @@ from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.server.uplink_status import read_uplink_report
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Overview
+from edge_agent.update.updater import UpdateOverview
 from edge_agent.v1.admin_pb2 import EscalationStatus
 
 LOOK_SECONDS_MAX = 4.0
@@ -55,7 +55,7 @@ class SiteMetricsDependencies:
     link: UplinkClient
     alarms: Callable[[str], list[tuple[AlarmState, bool]]]
     denied: Callable[[], Mapping[str, int]]
-    overview: Callable[[], Overview]
+    overview: Callable[[], UpdateOverview]
     serving: Callable[[], bool]
     up: Callable[[], Mapping[str, bool]]
     """Whether each component in the background runs."""
@@ -71,7 +71,7 @@ class SiteSnapshot:
     engines: list[EngineStatus]
     tasks: dict[str, InstalledBundle]
     ready: frozenset[str]
-    overview: Overview
+    overview: UpdateOverview
     examples: CaptureStatus | None
     alarms: dict[str, list[tuple[AlarmState, bool]]]
     denied: dict[str, int]
@@ -265,7 +265,7 @@ def _uplink(config: Config) -> Iterator[MetricSample]:
         return
     yield MetricSample("uplink_age_seconds", heard.age_seconds)
     if state.last_contact:
-        yield MetricSample("uplink_last_contact_timestamp_seconds", seconds(state.last_contact))
+        yield MetricSample("uplink_last_contact_timestamp_seconds", parse_timestamp(state.last_contact))
     yield MetricSample("uplink_waiting_segments", state.waiting_segments)
     yield MetricSample("uplink_waiting_bytes", state.waiting_bytes)
     yield MetricSample("uplink_problems", len(state.problems))
@@ -273,7 +273,7 @@ def _uplink(config: Config) -> Iterator[MetricSample]:
         yield MetricSample("updates_waiting_bytes", state.downloads.waiting_bytes)
 
 
-def _updates(overview: Overview, *, configured: bool) -> Iterator[MetricSample]:
+def _updates(overview: UpdateOverview, *, configured: bool) -> Iterator[MetricSample]:
     for task, row in sorted(overview.rows.items()):
         yield MetricSample("update_state", 1, (task, row.state))
         yield MetricSample("update_attempts", row.attempts, (task,))

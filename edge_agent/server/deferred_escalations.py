@@ -17,7 +17,7 @@ from edge_agent.backoff import backoff_seconds
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.example_records import stored
+from edge_agent.formats.example_records import parse_stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import large_model_questions
@@ -117,7 +117,7 @@ def _wanted(waiting: TeacherQuestion, manifest: Manifest) -> large_model_questio
         RecordInvalid: the record is damaged.
         UpstreamFailed: the task is not what it was.
     """
-    prediction = stored(waiting.record)
+    prediction = parse_stored(waiting.record)
     if prediction["kind"] != manifest.task.kind:
         raise UpstreamFailed(f"task {waiting.task!r} is of another kind than when the input came")
     return replace(large_model_questions.build_question(manifest, prediction["input"]), waited_for=False)

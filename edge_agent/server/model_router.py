@@ -20,7 +20,7 @@ import structlog
 
 from edge_agent.capture.redact.redactor import RedactionSession
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.manifest import Manifest, Task
+from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import large_model_questions, policy
 from edge_agent.routing.large_model_questions import LargeModelQuestion
@@ -274,7 +274,7 @@ TRIES_MAX = 2
 class LargeModelConversation:
     """See the module."""
 
-    def __init__(self, link: UplinkClient, task: Task, wanted: LargeModelQuestion) -> None:
+    def __init__(self, link: UplinkClient, task: TaskSpec, wanted: LargeModelQuestion) -> None:
         """Ask that about an input of a task."""
         self._link, self._task, self._wanted = link, task, wanted
         self.heard = 0

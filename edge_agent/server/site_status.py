@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.example_records import Consent
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.formats.site_status import RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.status_object import RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Overview
+from edge_agent.update.updater import UpdateOverview
 
 MESSAGE_CHARACTERS_MAX = 1000
 
@@ -18,7 +18,7 @@ MESSAGE_CHARACTERS_MAX = 1000
 def task_statuses(
     engines: EnginePool,
     activation: Activation,
-    overview: Overview,
+    overview: UpdateOverview,
     consent: Callable[[str], Consent],
     raised: Callable[[str], tuple[RaisedAlarm, ...]],
 ) -> list[TaskStatus]:
@@ -40,7 +40,7 @@ def task_statuses(
     ]
 
 
-def site_updates(activation: Activation, overview: Overview) -> SiteUpdates:
+def site_updates(activation: Activation, overview: UpdateOverview) -> SiteUpdates:
     """Describe for the centre where the site stands with updates."""
     arriving = {task: update_status(row) for task, row in overview.rows.items() if task not in activation.serving}
     problem = overview.problem.message[:MESSAGE_CHARACTERS_MAX] if overview.problem else ""
@@ -55,7 +55,7 @@ def update_status(row: UpdateProgress) -> UpdateStatus:
         candidate=row.candidate,
         version=row.version,
         state=row.state,
-        since=timestamp(row.since),
+        since=format_timestamp(row.since),
         plan_version=row.plan_version,
         reason=row.reason,
         message=row.message[:MESSAGE_CHARACTERS_MAX],

@@ -16,8 +16,8 @@ import structlog
 
 from edge_agent.config import Config
 from edge_agent.formats.plan import Mode, TaskPlan
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.formats.site_status import Alarm, RaisedAlarm
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.status_object import Alarm, RaisedAlarm
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.store.mode_tables import Demotion
 from edge_agent.store.store import Store
@@ -140,7 +140,7 @@ class MonitoringAlarms:
         return tuple(
             RaisedAlarm(
                 alarm=alarm.alarm,
-                since=timestamp(alarm.since),
+                since=format_timestamp(alarm.since),
                 message=alarm.said[:ALARM_CHARACTERS_MAX],
                 demoted=demoted,
             )

@@ -16,7 +16,7 @@ from typing import get_args
 
 from edge_agent.durable.sqlite_database import Database
 from edge_agent.formats.plan import Mode
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.status_object import Alarm
 
 _MODES = (
     "CREATE TABLE IF NOT EXISTS modes"

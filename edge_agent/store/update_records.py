@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
 
 from edge_agent.durable.sqlite_database import Database
-from edge_agent.formats.site_status import UpdateState
+from edge_agent.formats.status_object import UpdateState
 
 JOURNAL_TABLE = (
     "CREATE TABLE updates (task TEXT PRIMARY KEY, candidate TEXT NOT NULL, version TEXT NOT NULL, wish TEXT NOT NULL,"

@@ -12,7 +12,7 @@ import typer.main
 from edge_agent import __version__
 from edge_agent.cli import app
 from edge_agent.config import Config, sample
-from edge_agent.config.sections import Section
+from edge_agent.config.sections import ConfigSection
 from installer.setup.__main__ import parser
 
 _MARKUP = re.compile(r"\[(/?)(bold|green|yellow|red|dim)\]")
@@ -105,13 +105,13 @@ def _configuration() -> Iterator[str]:
     yield from (".SH SEE ALSO", ".BR edge\\-agent (1)")
 
 
-def _keys(section: Section, prefix: str) -> Iterator[str]:
+def _keys(section: ConfigSection, prefix: str) -> Iterator[str]:
     if not prefix:
         yield ".SH KEYS"
     nested = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, Section):
+        if isinstance(value, ConfigSection):
             nested.append((name, value))
         else:
             default = f" Default: {value}." if value not in ("", None, [], {}, ()) else ""

@@ -186,7 +186,7 @@ def test_visitors_come_with_certificates(tmp_path, console):
         assert 200 == secure.post("/review/judge", {"prediction_id": one, "say": "accept"}).status
         assert [("anna", "accept", "")] == said_of(console, one)
         before = served(secure)
-        certificate_authority.write(site.server(), site.certificate, site.key, replace=True)
+        certificate_authority.write_pair(site.server(), site.certificate, site.key, replace=True)
         assert before != served(secure)
 
 

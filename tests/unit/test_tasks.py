@@ -11,8 +11,8 @@ import pytest
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import UpdateExpired
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.formats.site_status import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
 from edge_agent.server import messages, site_status
 from edge_agent.store.update_records import UpdateProgress
 from edge_agent.v1 import admin_pb2
@@ -112,7 +112,7 @@ def test_a_long_sentence_is_cut():
         candidate="1e" * 32,
         version="2.0.0",
         state="failed",
-        since=timestamp(NOW),
+        since=format_timestamp(NOW),
         plan_version=3,
         reason="GOLDEN_DIFFERS",
         message="y" * 1000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.config import Config
-from edge_agent.formats.plan import Offer, TaskPlan
+from edge_agent.formats.plan import BundleOffer, TaskPlan
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.server.task_modes import TaskModes
 from edge_agent.store.bundle_archive import StoreLimits
@@ -30,7 +30,7 @@ class Site:
         self.modes = TaskModes(config, self.store, lambda task: self.digest if task == TASK else "")
 
     def plan(self, **said) -> None:
-        self.modes.plan({TASK: TaskPlan(offers=(Offer(bundle=DIGEST, version="1.0.0"),), **said)})
+        self.modes.plan({TASK: TaskPlan(offers=(BundleOffer(bundle=DIGEST, version="1.0.0"),), **said)})
 
     def demote(self, *standing: AlarmState, asks: bool = True) -> bool:
         return self.modes.demote(standing, lambda _: asks)

@@ -14,7 +14,7 @@ from pydantic import Field
 from edge_agent.formats import signed_document
 from edge_agent.formats.example_records import Consent
 from edge_agent.formats.manifest import Kind, Sha256, TaskName, Version
-from edge_agent.formats.signed_document import At, Epoch, Exchanged, Signed, SiteId
+from edge_agent.formats.signed_document import At, Epoch, ExchangedModel, SignedDocument, SiteId
 
 SCHEMA = "edge-agent/status/v1"
 FILE_NAME = "status.json"
@@ -34,7 +34,7 @@ held: an operator went back by hand; it stays so until the plan moves on.
 """
 
 
-class UpdateStatus(Exchanged):
+class UpdateStatus(ExchangedModel):
     """What the plan wants of one task, and how far that has come."""
 
     candidate: Sha256
@@ -50,7 +50,7 @@ class UpdateStatus(Exchanged):
     """Tries that something on this machine stopped."""
 
 
-class TaskStatus(Exchanged):
+class TaskStatus(ExchangedModel):
     """One task of the site."""
 
     task: TaskName
@@ -69,7 +69,7 @@ class TaskStatus(Exchanged):
     """What stands against its bundle in the field."""
 
 
-class SiteUpdates(Exchanged):
+class SiteUpdates(ExchangedModel):
     """Where a site stands with updates, beside its tasks."""
 
     arriving: dict[TaskName, UpdateStatus] = Field(default_factory=dict, max_length=1000)
@@ -101,7 +101,7 @@ class SiteStatus(SiteUpdates):
     tasks: tuple[TaskStatus, ...] = Field(default=(), max_length=1000)
 
 
-def verify(raw: bytes, keys: Collection[str] | None) -> Signed[SiteStatus]:
+def verify(raw: bytes, keys: Collection[str] | None) -> SignedDocument[SiteStatus]:
     """Read a status object and check its signature; `keys` as in `document.verify`.
 
     Raises:
@@ -128,7 +128,7 @@ REMEDIES: dict[Alarm, str] = {
 }
 
 
-class RaisedAlarm(Exchanged):
+class RaisedAlarm(ExchangedModel):
     """An alarm that stands, as the centre reads it."""
 
     alarm: Alarm
