@@ -34,7 +34,7 @@ def open_tuning_cache(file: TuningFile) -> TuningCache:
         except EdgeAgentError as error:
             log.warning("settings_not_kept", message=error.message)
 
-    tuned.keep = keep
+    tuned.on_change = keep
     return tuned
 
 
@@ -64,7 +64,7 @@ def update_engines(
         return _subject(SandboxedBundle(engines, bundle.digest, bundle.manifest)) if ready else None
 
     def seen(digest: str) -> BundleActivity:
-        tally = engines.tally(digest)
+        tally = engines.stats(digest)
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
