@@ -21,7 +21,7 @@ from convert.fleet.sites import FILE_NAME, SiteRegistry
 from convert.fleet.standing import Stand
 from edge_agent.cli.terminal import EscapedTable, write_exactly
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, parse
+from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, parse
 
 _HALT = 1
 _SHOWN_MAX = 10
@@ -91,7 +91,7 @@ class Command:
         return SiteRegistry(path) if path else None
 
 
-def _read_plan(path: Path) -> Plan:
+def _read_plan(path: Path) -> RolloutPlan:
     with path.open("rb") as file:
         return parse(file.read(PLAN_BYTES_MAX + 1))
 

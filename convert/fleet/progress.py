@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 from convert.fleet.standing import RolloutStatus, Stand, standings
 from convert.fleet.statuses import SiteStatuses
-from edge_agent.formats.plan import STEPS, Plan, TaskPlan, Wave
-from edge_agent.formats.signed_document import seconds
-from edge_agent.formats.site_status import REMEDIES, Alarm, SiteStatus, UpdateState
+from edge_agent.formats.plan import ROLLOUT_STEPS, RolloutPlan, RolloutWave, TaskPlan
+from edge_agent.formats.signed_document import parse_timestamp
+from edge_agent.formats.status_object import REMEDIES, Alarm, SiteStatus, UpdateState
 
 SITES_NAMED_MAX = 5
 STANDS: tuple[Stand, ...] = (*get_args(UpdateState), "unaware")
@@ -124,7 +124,7 @@ class FleetReport:
 
 
 def report(
-    plan: Plan, heard: SiteStatuses, now: float, *, silent_seconds: float, known: Iterable[str] = ()
+    plan: RolloutPlan, heard: SiteStatuses, now: float, *, silent_seconds: float, known: Iterable[str] = ()
 ) -> FleetReport:
     """Compare what the sites say with what the plan wants.
 
@@ -144,7 +144,7 @@ def report(
         plan_version=plan.version,
         sites=len(said),
         with_newest_plan=sum(one.plan_version >= plan.version for one in said.values()),
-        silent={site: one.at for site, one in sorted(said.items()) if seconds(one.at) + silent_seconds < now},
+        silent={site: one.at for site, one in sorted(said.items()) if parse_timestamp(one.at) + silent_seconds < now},
         unheard=tuple(sorted({*known, *plan.sites} - set(said) - set(heard.refused))),
         refused=dict(sorted(heard.refused.items())),
         problems={site: one.update_problem for site, one in sorted(said.items()) if one.update_problem},
@@ -191,13 +191,13 @@ def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[RolloutStatus
     )
 
 
-def _waves(waves: Sequence[Wave], sites: Sequence[RolloutStatus], now: float) -> Iterable[WaveProgress]:
+def _waves(waves: Sequence[RolloutWave], sites: Sequence[RolloutStatus], now: float) -> Iterable[WaveProgress]:
     low = 0
     for wave in waves:
-        high = wave.percent * STEPS // 100
+        high = wave.percent * ROLLOUT_STEPS // 100
         mine = [each for each in sites if low <= each.place < high]
         there, failed = sum(each.there for each in mine), sum(each.failed for each in mine)
-        yield WaveProgress(wave.start, wave.percent, seconds(wave.start) <= now, len(mine), there, failed)
+        yield WaveProgress(wave.start, wave.percent, parse_timestamp(wave.start) <= now, len(mine), there, failed)
         low = high
 
 

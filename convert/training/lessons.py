@@ -15,7 +15,7 @@ from convert.data.row_files import DataRow
 from convert.decoder.tokens import TaskTokens, Tokens, tokenize
 from convert.training.objective import AnswerTarget, label_answers
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainingExample:
 class ExampleEncoder:
     """Turns rows of one task into lessons."""
 
-    def __init__(self, task: Task, tokens: TaskTokens) -> None:
+    def __init__(self, task: TaskSpec, tokens: TaskTokens) -> None:
         """`tokens` are those of the task."""
         self._task, self._tokens = task, tokens
         self._answers = dict(zip(task.labels, label_answers(tokens.labels), strict=False))

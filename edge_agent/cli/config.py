@@ -8,8 +8,8 @@ from rich.text import Text
 from edge_agent.cli.command_group import global_options
 from edge_agent.cli.output import AsJson, out, print_done, print_json, print_trimmed, table
 from edge_agent.cli.terminal import write_exactly
-from edge_agent.config import Overrides, load, read_files, sources
-from edge_agent.config.config_files import write
+from edge_agent.config import Overrides, config_paths, load, read_files
+from edge_agent.config.config_files import render_sections
 
 app = typer.Typer(no_args_is_help=True, help="Show and check the configuration.")
 
@@ -28,7 +28,7 @@ def show_config(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json(plain, indent=2)
     else:
-        write_exactly(write(plain, "").decode(), end="")
+        write_exactly(render_sections(plain, "").decode(), end="")
 
 
 @app.command("validate")
@@ -43,18 +43,18 @@ def validate_config(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"valid": True, "overruled": overruled}, indent=2)
         return
-    print_done(ctx, f"{sources(given.config)[0]} is valid.")
+    print_done(ctx, f"{config_paths(given.config)[0]} is valid.")
     if overruled:
         print_done(ctx, f"agent.yaml overrides the enrolment file in {', '.join(overruled)}.")
 
 
 @app.command("path")
-def config_paths(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_config_paths(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the files of the configuration, the one that wins first.
 
     Example: [bold]edge-agent config path[/bold]
     """
-    files = [{"path": str(path), "exists": path.exists()} for path in sources(global_options(ctx).config)]
+    files = [{"path": str(path), "exists": path.exists()} for path in config_paths(global_options(ctx).config)]
     if as_json:
         print_json(files, indent=2)
         return

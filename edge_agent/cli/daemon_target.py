@@ -12,9 +12,8 @@ import typer
 
 from edge_agent.cli.command_group import global_options
 from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
-from edge_agent.config import Config, Files, Overrides, Role, load, read_files
-from edge_agent.config.remote import Remote
-from edge_agent.config.remote import load as load_remote
+from edge_agent.config import Config, ConfigFiles, Overrides, Role, load, read_files
+from edge_agent.config.remote import RemoteDaemonConfig, load_remote
 
 _C = TypeVar("_C", Client, AdminClient, ReviewClient)
 _SOCKETS: dict[Role, Callable[[Config], Path]] = {
@@ -41,7 +40,7 @@ class DaemonTarget:
         """Read the configuration. Raises ConfigInvalid, SocketPathTooLong."""
         return load(self.config_path, self.overrides)
 
-    def files(self) -> Files:
+    def files(self) -> ConfigFiles:
         """Read the files of the configuration as they are. Raises ConfigInvalid."""
         return read_files(self.config_path)
 
@@ -74,13 +73,13 @@ def target_of(ctx: typer.Context) -> DaemonTarget:
     return DaemonTarget(given.config, Overrides(given.state_dir, given.run_dir), given.remote)
 
 
-def _read_tls(remote: Remote) -> Tls:
+def _read_tls(remote: RemoteDaemonConfig) -> Tls:
     """Check the files here, once: gRPC does not report a key that belongs to another certificate."""
     # Only a daemon over the network is shown certificates.
-    from edge_agent.formats.certificate_files import certificates, check_pair  # noqa: PLC0415
+    from edge_agent.formats.certificate_files import check_key_matches, parse_certificates  # noqa: PLC0415
 
-    check_pair(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
-    certificates(Path(remote.ca).read_bytes(), remote.ca)
+    check_key_matches(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
+    parse_certificates(Path(remote.ca).read_bytes(), remote.ca)
     return Tls(remote.ca, remote.certificate, remote.key, remote.server_name)
 
 

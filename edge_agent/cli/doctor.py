@@ -17,7 +17,7 @@ from edge_agent import __version__
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, out, plain, print_json
-from edge_agent.config import checked, read_files, sources, without_agent
+from edge_agent.config import config_paths, load_without_agent_yaml, read_files, validate_files
 from edge_agent.doctor.all_checks import run_checks
 from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
 from edge_agent.doctor.installation import Installation
@@ -54,12 +54,14 @@ def run(
 
 def place_of(site: DaemonTarget) -> Installation:
     """Return the place to examine; an invalid configuration is a finding, and its defaults are examined."""
-    files = sources(site.config_path)
+    files = config_paths(site.config_path)
     try:
         found = read_files(site.config_path)
-        return Installation(checked(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
+        return Installation(validate_files(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
     except EdgeAgentError as error:
-        return Installation(without_agent(site.config_path, site.overrides), error.message, error.remedy, files)
+        return Installation(
+            load_without_agent_yaml(site.config_path, site.overrides), error.message, error.remedy, files
+        )
 
 
 def as_document(found: list[Finding]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from edge_agent.cli import identity
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import err, out, print_facts, print_trimmed
 from edge_agent.enrolment import procedure, systemd_services
-from edge_agent.enrolment.previous_site import Former
-from edge_agent.enrolment.procedure import Anchor, Done, Prepared, Request
-from edge_agent.enrolment.site_files import Places
-from edge_agent.errors import InvalidRequest, KitRefused
+from edge_agent.enrolment.previous_site import PreviousSite
+from edge_agent.enrolment.procedure import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment
+from edge_agent.enrolment.site_files import SystemPaths
+from edge_agent.errors import EnrolmentFileRefused, InvalidRequest
 from edge_agent.formats import enrolment_file
-from edge_agent.formats.enrolment_file import Kit
+from edge_agent.formats.enrolment_file import EnrolmentFile
 
 SYSTEM = Path("/etc")
 _COMPARE = "Ask the central team, by telephone, for the code of this site's enrolment file."
@@ -68,10 +68,10 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        self._systemd = self.restart and self.etc == SYSTEM and systemd_services.booted()
+        self._systemd = self.restart and self.etc == SYSTEM and systemd_services.is_systemd_running()
         found, sha256, sealed = self._open()
-        request = Request(
-            found, sha256, Places(self.etc.absolute()), time.time(), self.replace, target_of(self.ctx).overrides
+        request = EnrolmentRequest(
+            found, sha256, SystemPaths(self.etc.absolute()), time.time(), self.replace, target_of(self.ctx).overrides
         )
         prepared = procedure.prepare(request)
         _describe(prepared)
@@ -81,16 +81,21 @@ class Command:
             self._authenticate(sha256, sealed)
             self._apply(prepared)
 
-    def _open(self) -> tuple[Kit, str, bool]:
-        raw = procedure.read(self.file)
-        sealed = enrolment_file.sealed(raw)
+    def _open(self) -> tuple[EnrolmentFile, str, bool]:
+        raw = procedure.read_enrolment_file(self.file)
+        sealed = enrolment_file.is_sealed(raw)
         if sealed:
             raw = enrolment_file.unseal(raw, self._passphrase())
         return *enrolment_file.parse(raw), sealed
 
     def _passphrase(self) -> str:
         if self.passphrase_file is not None:
-            return procedure.read(self.passphrase_file).decode(errors="replace").split("\n", 1)[0].removesuffix("\r")
+            return (
+                procedure.read_enrolment_file(self.passphrase_file)
+                .decode(errors="replace")
+                .split("\n", 1)[0]
+                .removesuffix("\r")
+            )
         if not sys.stdin.isatty():
             said = "the enrolment file is sealed, and there is no terminal to ask for its passphrase on"
             raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
@@ -109,9 +114,9 @@ class Command:
         elif not (sealed or self.yes):
             _ask_to_compare(sha256)
 
-    def _apply(self, prepared: Prepared) -> None:
+    def _apply(self, prepared: PreparedEnrolment) -> None:
         if prepared.kind == "replacement" and self._systemd:
-            systemd_services.stop()
+            systemd_services.stop_services()
         done = procedure.apply(prepared)
         _report(prepared, done)
         if self._systemd:
@@ -120,9 +125,11 @@ class Command:
             out().print("Next: restart the daemon and its uplink; then 'edge-agent identity' shows the site key.")
 
 
-def _start(prepared: Prepared) -> None:
+def _start(prepared: PreparedEnrolment) -> None:
     given = prepared.request.kit
-    for said in systemd_services.restart(uplink=bool(given.examples.url or given.updates.url or given.escalation)):
+    for said in systemd_services.restart_services(
+        uplink=bool(given.examples.url or given.updates.url or given.escalation)
+    ):
         _warn(said)
     identity.show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 
@@ -132,9 +139,9 @@ def _warn(said: str) -> None:
 
 
 def _require_code(given: str, sha256: str) -> None:
-    if not enrolment_file.is_code_of(given, sha256):
-        said = f"the code of the file is {enrolment_file.code(sha256)}, not {given}; nothing was changed"
-        raise KitRefused(
+    if not enrolment_file.matches_code(given, sha256):
+        said = f"the code of the file is {enrolment_file.verification_code(sha256)}, not {given}; nothing was changed"
+        raise EnrolmentFileRefused(
             said, remedy="Somebody may have changed the file. Have the central team bring or send it again."
         )
 
@@ -144,20 +151,22 @@ def _ask_to_compare(sha256: str) -> None:
         said = "there is no terminal on which a person can compare the code of the file"
         raise InvalidRequest(said, remedy=f"{_COMPARE} Then: --code CODE.")
     err().print(_COMPARE)
-    if not typer.confirm(f"Is it {enrolment_file.code(sha256)}?", err=True):
-        raise KitRefused("the code is another one; nothing was changed", remedy="Have the file brought again.")
+    if not typer.confirm(f"Is it {enrolment_file.verification_code(sha256)}?", err=True):
+        raise EnrolmentFileRefused(
+            "the code is another one; nothing was changed", remedy="Have the file brought again."
+        )
 
 
-def _describe(prepared: Prepared) -> None:
+def _describe(prepared: PreparedEnrolment) -> None:
     """Print the contents of the enrolment file, without its secrets."""
     given = prepared.request.kit
     facts = {
         "enrolment file": f"{given.site}, made {given.issued_at[:10]}, to be used until {given.expires_at[:10]}",
-        "code": enrolment_file.code(prepared.request.sha256),
+        "code": enrolment_file.verification_code(prepared.request.sha256),
         "channel": given.channel,
         "examples to": _place(given.examples),
         "updates from": _place(given.updates),
-        "trusts": _trusted(prepared.trust),
+        "trusts": _trusted(prepared),
         "asks": _large_model(given.escalation) if given.escalation else "",
         "listens by TLS": "with the certificate of the file" if given.tls.certificate else "",
         "changes": ", ".join(prepared.changes) if prepared.kind == "renewal" else "",
@@ -166,17 +175,18 @@ def _describe(prepared: Prepared) -> None:
     print_facts(out(), facts)
 
 
-def _trusted(trust: Anchor | None) -> str:
+def _trusted(prepared: PreparedEnrolment) -> str:
+    trust = prepared.trust
     if trust is None:
         return "no updates, except by 'install'"
     return f"root {trust.version} of the fleet: {trust.threshold} of {trust.keys} keys, until {trust.expires:%Y-%m-%d}"
 
 
-def _place(place: enrolment_file.Place) -> str:
+def _place(place: enrolment_file.StoreLocation) -> str:
     return f"{place.url or 'nowhere'}{', with a credential' if place.credential else ''}"
 
 
-def _large_model(large: enrolment_file.LargeModel) -> str:
+def _large_model(large: enrolment_file.LargeModelAccess) -> str:
     """Return which large model the site can ask, about which tasks, at what cost."""
     caps = ((large.day_cost_max, "a day"), (large.month_cost_max, "a month"))
     spent = " and ".join(f"{cap} {span}" for cap, span in caps if float(cap))
@@ -185,7 +195,7 @@ def _large_model(large: enrolment_file.LargeModel) -> str:
     return f"{large.model} at {large.url}{with_key}, {about}; {f'at most {spent}' if spent else 'without a cap'}"
 
 
-def _report(prepared: Prepared, done: Done) -> None:
+def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
     console = out()
     console.print(f"This machine is site {done.record.site} now: {prepared.request.places.site_yaml}")
     if done.record.secrecy == "encrypted":
@@ -197,7 +207,7 @@ def _report(prepared: Prepared, done: Done) -> None:
     console.print("Delete the enrolment file from the medium that carried it: it holds secrets.")
 
 
-def _report_previous(former: Former) -> None:
+def _report_previous(former: PreviousSite) -> None:
     console = out()
     console.print(f"The data of the previous site is in {former.state} and {former.outbox}.")
     if former.segments:

@@ -13,12 +13,12 @@ from rich.text import Text
 
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, out, print_facts, print_json
-from edge_agent.config import Config, Files
+from edge_agent.config import Config, ConfigFiles
 from edge_agent.enrolment import procedure
 from edge_agent.errors import ConfigInvalid, ExchangeError
-from edge_agent.formats import receipts, site_status
-from edge_agent.formats.enrolment_file import code
-from edge_agent.formats.enrolment_record import FILE_NAME, Enrolment
+from edge_agent.formats import receipts, status_object
+from edge_agent.formats.enrolment_file import verification_code
+from edge_agent.formats.enrolment_record import FILE_NAME, SiteEnrolment
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 _POLL_SECONDS = 0.2
@@ -47,7 +47,7 @@ class SiteIdentity:
     """The incarnation of the spool."""
     known_at_centre: bool
     """The central team has signed for segments of this incarnation, so it has accepted the key."""
-    enrolment: Enrolment | None
+    enrolment: SiteEnrolment | None
     """None = the site was configured by hand, in agent.yaml."""
 
 
@@ -66,7 +66,7 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise ConfigInvalid(
             said, remedy="Enrol it with the enrolment file of the central team: 'edge-agent enrol FILE'."
         )
-    found = read_identity(config, procedure.load(site.files().agent[0].with_name(FILE_NAME)))
+    found = read_identity(config, procedure.load_record(site.files().agent[0].with_name(FILE_NAME)))
     if as_json:
         plain = asdict(found) | {"enrolment": found.enrolment and found.enrolment.model_dump(by_alias=True)}
         print_json(plain, indent=2)
@@ -74,19 +74,25 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
         _show(out(), found, site.files())
 
 
-def read_identity(config: Config, enrolled: Enrolment | None) -> SiteIdentity:
+def read_identity(config: Config, enrolled: SiteEnrolment | None) -> SiteIdentity:
     """Read the identity from the status object that the daemon signed for the central team.
 
     Raises:
         ConfigInvalid: this user is not allowed to read it.
     """
-    raw = _read(config.outbox / site_status.FILE_NAME)
-    signed = site_status.verify(raw, None) if raw else None
+    raw = _read(config.outbox / status_object.FILE_NAME)
+    signed = status_object.verify(raw, None) if raw else None
     if signed is None or signed.body.site != config.site.id:
         return SiteIdentity(config.site.id, config.update.channel, "", "", "", False, enrolled)
     epoch, key = signed.body.epoch, signed.key
     return SiteIdentity(
-        config.site.id, config.update.channel, key, code(key), epoch, epoch in _acknowledged_epochs(config), enrolled
+        config.site.id,
+        config.update.channel,
+        key,
+        verification_code(key),
+        epoch,
+        epoch in _acknowledged_epochs(config),
+        enrolled,
     )
 
 
@@ -109,7 +115,7 @@ def _print_key(console: Console, found: SiteIdentity) -> None:
     console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected …")
 
 
-def _show(console: Console, found: SiteIdentity, files: Files) -> None:
+def _show(console: Console, found: SiteIdentity, files: ConfigFiles) -> None:
     facts = {
         "site": found.site,
         "channel": found.channel,
@@ -124,8 +130,8 @@ def _show(console: Console, found: SiteIdentity, files: Files) -> None:
         console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected …")
 
 
-def _enrolled(by: Enrolment) -> dict[str, str]:
-    said = f"{by.enrolled_at[:10]}, with the enrolment file {code(by.kit_sha256)} of {by.issued_at[:10]}"
+def _enrolled(by: SiteEnrolment) -> dict[str, str]:
+    said = f"{by.enrolled_at[:10]}, with the enrolment file {verification_code(by.kit_sha256)} of {by.issued_at[:10]}"
     return {"enrolled": said, "credentials": _CREDENTIALS[by.secrecy]}
 
 

@@ -23,7 +23,7 @@ from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, progress
 from edge_agent.client import AdminClient, CallFailed, ImportProgress, TaskUpdate, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
-from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, StickFailed, UpdateIncomplete
+from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
 from edge_agent.formatting import format_bytes
 
 FILE_BYTES_MAX = 64 * 2**20
@@ -93,7 +93,7 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
     if copying.failure is not None:
         reason = getattr(copying.failure, "message", None) or copying.failure
         missing = f"{_were(len(copying.missing))} not, from {copying.missing[0]} on"
-        raise StickFailed(
+        raise MediaFailed(
             f"{copied}; {missing}: {reason}. All of it is still on this machine",
             copied=copying.copied,
             missing=len(copying.missing),
@@ -177,7 +177,7 @@ def _check_folder(path: Path) -> None:
     """Refuse a path that is not a folder: a copy to the mount point of a missing drive would reach nobody."""
     if not path.is_dir():
         said = f"{path} is not a folder" if path.exists() else f"{path} does not exist"
-        raise StickFailed(
+        raise MediaFailed(
             said, remedy="Plug the drive in, look with 'lsblk' where it is mounted, and name that folder."
         )
 

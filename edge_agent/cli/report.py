@@ -16,7 +16,7 @@ from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.output import AsJson, err, out, print_json, print_trimmed, table
 from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
-from edge_agent.errors import EdgeAgentError, SiteError, StickFailed, UnknownTask
+from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTask
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json, sum_costs
 from edge_agent.report.number_format import MICROS, amount, count, percent
@@ -115,7 +115,7 @@ def _write(path: Path, content: str) -> None:
     try:
         write_durably(path, content.encode(), 0o644)
     except SiteError as error:
-        raise StickFailed(error.message, remedy="Name another file with --html.") from None
+        raise MediaFailed(error.message, remedy="Name another file with --html.") from None
 
 
 def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) -> None:

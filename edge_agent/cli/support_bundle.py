@@ -16,11 +16,11 @@ from rich.text import Text
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.doctor import as_document, place_of
 from edge_agent.cli.output import YesOption, confirm, err, out, print_done, print_trimmed, table
-from edge_agent.config import Files, read_files
+from edge_agent.config import ConfigFiles, read_files
 from edge_agent.doctor.all_checks import evaluate
 from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.durable.atomic_files import create
-from edge_agent.errors import ConfigInvalid, StickFailed
+from edge_agent.errors import ConfigInvalid, MediaFailed
 from edge_agent.formatting import format_bytes
 from edge_agent.support_bundle.support_archive import (
     ARCHIVE_MODE,
@@ -59,13 +59,13 @@ def run(ctx: typer.Context, output: Output = None, yes: YesOption = False, only_
     try:
         create(path, content, ARCHIVE_MODE)
     except OSError as error:
-        raise StickFailed(
+        raise MediaFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
         ) from None
     print_done(ctx, f"{path.absolute()} ({format_bytes(len(content))}); only you can read it. Send it to support.")
 
 
-def _files(site: DaemonTarget) -> Files | None:
+def _files(site: DaemonTarget) -> ConfigFiles | None:
     try:
         return read_files(site.config_path)
     except ConfigInvalid:

@@ -11,7 +11,7 @@ from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match,
 from edge_agent.doctor.installation import READ, FileInfo, can_reach, read_bytes, stat_file, stat_parents
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.formatting import format_duration
 
 CERTIFICATE = Check("certificate", "sockets")
@@ -127,9 +127,9 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     barred = user.name if user and not can_reach(user, stat_parents(path), file, READ) else ""
     try:
         if what == "key":
-            check_pair(read_bytes(certificate), read_bytes(path), str(certificate))
+            check_key_matches(read_bytes(certificate), read_bytes(path), str(certificate))
             return CertificateFacts(what, file, barred=barred)
-        found = certificates(read_bytes(path), str(path))
+        found = parse_certificates(read_bytes(path), str(path))
     except CertificateUnusable as error:
         return CertificateFacts(what, file, error.message, barred=barred)
     now = time.time()

@@ -17,7 +17,7 @@ from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.doctor.socket_checks import check_port
 from edge_agent.doctor.unit_checks import UnitFacts, parse_properties, show_unit
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.formatting import format_duration
 
 CONSOLE = Check("console", "console")
@@ -126,7 +126,7 @@ CONSOLE_PACKAGES = ("starlette", "uvicorn")
 def probe_console(context: ProbeContext) -> ConsoleFacts:
     """Look at the console."""
     web = context.installation.config.web
-    host, port = addresses.split(web.address)
+    host, port = addresses.split_host_port(web.address)
     problem, expires_in = _tls(web) if web.has_tls else ("", 0.0)
     return ConsoleFacts(
         address=web.address,
@@ -144,9 +144,9 @@ def _tls(web: WebConfig) -> tuple[str, float]:
     """Return why a TLS file cannot be used, and in how many seconds the certificate expires."""
     try:
         chain = read_bytes(Path(web.certificate_file))
-        check_pair(chain, read_bytes(Path(web.key_file)), web.certificate_file)
-        certificates(read_bytes(Path(web.client_ca_file)), web.client_ca_file)
-        return "", certificates(chain, web.certificate_file)[0].expires_at - time.time()
+        check_key_matches(chain, read_bytes(Path(web.key_file)), web.certificate_file)
+        parse_certificates(read_bytes(Path(web.client_ca_file)), web.client_ca_file)
+        return "", parse_certificates(chain, web.certificate_file)[0].expires_at - time.time()
     except CertificateUnusable as error:
         return error.message, 0.0
     except FileNotFoundError as error:

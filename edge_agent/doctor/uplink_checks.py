@@ -158,7 +158,7 @@ def _from_file(state: uplink_state.UplinkState, configured: bool, context: Probe
         silence=silence,
         state=state.state,
         upstream=state.upstream,
-        since_seconds=time.time() - signed_document.seconds(state.since),
+        since_seconds=time.time() - signed_document.parse_timestamp(state.since),
         failures=state.failures,
         waiting_segments=state.waiting_segments,
         waiting_bytes=state.waiting_bytes,

@@ -132,7 +132,7 @@ class DeviceUnusable(SiteError):
         return self.metadata.get("lasting") == "True"
 
 
-class StickFailed(SiteError):
+class MediaFailed(SiteError):
     """A stick could not be written or read to the end. Nothing was deleted."""
 
     reason = "STICK_FAILED"

@@ -12,14 +12,14 @@ from edge_agent.engine.state import State
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode
-from edge_agent.formats.site_status import UpdateState
+from edge_agent.formats.status_object import UpdateState
 from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
 from edge_agent.routing.policy import LowConfidencePolicy
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Overview
-from edge_agent.update.verified import Copied
+from edge_agent.update.updater import UpdateOverview
+from edge_agent.update.verified import CopyProgress
 from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 
 KINDS = {
@@ -40,7 +40,7 @@ MODES = {
     "hybrid": task_pb2.MODE_HYBRID,
     "local": task_pb2.MODE_LOCAL,
 }
-WISHES: dict[int, LowConfidencePolicy] = {
+LOW_CONFIDENCE_POLICIES: dict[int, LowConfidencePolicy] = {
     task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED: "as_mode",
     task_pb2.ON_LOW_CONFIDENCE_ANSWER: "answer",
     task_pb2.ON_LOW_CONFIDENCE_ABSTAIN: "abstain",
@@ -212,7 +212,7 @@ def large_model_message(
     return said
 
 
-def updates_message(activation: Activation, overview: Overview) -> admin_pb2.UpdatesStatus:
+def updates_message(activation: Activation, overview: UpdateOverview) -> admin_pb2.UpdatesStatus:
     """Describe where the site stands with updates."""
     tasks = sorted(activation.serving.keys() | overview.rows.keys())
     return admin_pb2.UpdatesStatus(
@@ -223,7 +223,7 @@ def updates_message(activation: Activation, overview: Overview) -> admin_pb2.Upd
     )
 
 
-def import_message(copied: Copied) -> admin_pb2.ImportUpdateResponse:
+def import_message(copied: CopyProgress) -> admin_pb2.ImportUpdateResponse:
     """Say how far a copy has come."""
     return admin_pb2.ImportUpdateResponse(
         copying=copied.name, copied_bytes=copied.bytes, total_bytes=copied.bytes_total

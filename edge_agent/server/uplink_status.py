@@ -111,7 +111,7 @@ def _described(state: uplink_state.UplinkState) -> pb.UplinkStatus:
     )
 
 
-def _downloads(said: uplink_state.Downloads | None) -> pb.UplinkDownloads | None:
+def _downloads(said: uplink_state.DownloadProgress | None) -> pb.UplinkDownloads | None:
     if said is None:
         return None
     return pb.UplinkDownloads(

@@ -18,7 +18,7 @@ from typing import Any
 
 from edge_agent import __version__
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.config import Files
+from edge_agent.config import ConfigFiles
 from edge_agent.doctor.findings import ProbeFailure
 from edge_agent.doctor.installation import read_bytes, read_text, stat_file
 from edge_agent.doctor.probe_context import ProbeContext
@@ -54,7 +54,7 @@ class SupportSources:
     """What is gathered from."""
 
     case: ProbeContext
-    files: Files | None
+    files: ConfigFiles | None
     """The configuration; None = it cannot be read."""
     doctor: Mapping[str, Any]
     """Its findings, as --json prints them."""

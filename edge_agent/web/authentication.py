@@ -116,7 +116,7 @@ class SessionSigner:
 
 def allowed_hosts(address: str, names: Iterable[str]) -> frozenset[str]:
     """Return the accepted values of `Host`, for the listening address and the names (or name:port) that lead to it."""
-    host, port = addresses.split(address)
+    host, port = addresses.split_host_port(address)
     elsewhere = frozenset(name.lower() for name in names if name.count(":") == 1)
     known = [_bracketed(name.lower()) for name in names if name.count(":") != 1]
     known += [*_LOOPBACK] if addresses.is_loopback(host) or host in _ANY else []

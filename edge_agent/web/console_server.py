@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_agent.config import Role, WebConfig, addresses
 from edge_agent.errors import CertificateUnusable, SocketInUse
-from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.systemd import keep_alive, notify, watchdog_seconds
 from edge_agent.web import token_file
@@ -83,7 +83,7 @@ async def _serve(
         def stop_serving() -> None:
             server.should_exit = True
 
-        supervisor = Supervisor(stop_serving, around=around)
+        supervisor = Supervisor(stop_serving, wrap=around)
         if watchdog_seconds():
             why = "systemd kills a console without its ping; an orderly exit is better"
             supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), DeathPolicy.STOP, why))
@@ -134,7 +134,7 @@ _BACKLOG = 128
 
 def open_listener(address: str) -> socket.socket:
     """Listen on host:port. Raises SocketInUse."""
-    host, port = addresses.split(address)
+    host, port = addresses.split_host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio turns off Nagle's algorithm, which delayed each answer by 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -164,7 +164,7 @@ class ReloadingTls:
     @property
     def names(self) -> tuple[str, ...]:
         """The names in the certificate."""
-        return certificates(self._files[0].read_bytes(), str(self._files[0]))[0].names
+        return parse_certificates(self._files[0].read_bytes(), str(self._files[0]))[0].names
 
     def _reload(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
         """Load changed files; the old certificate stays in use while they are invalid."""
@@ -183,8 +183,8 @@ class ReloadingTls:
     def _load(self) -> ssl.SSLContext:
         certificate, key, ca = self._files
         try:
-            check_pair(certificate.read_bytes(), key.read_bytes(), str(certificate))
-            certificates(ca.read_bytes(), str(ca))
+            check_key_matches(certificate.read_bytes(), key.read_bytes(), str(certificate))
+            parse_certificates(ca.read_bytes(), str(ca))
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.verify_mode = ssl.CERT_REQUIRED
@@ -212,7 +212,7 @@ class TimedHttpProtocol(H11Protocol):
         der = secured.getpeercert(binary_form=True) if secured else None
         if der:
             pem = ssl.DER_cert_to_PEM_cert(der).encode()
-            self.app_state = {**self.app_state, "certificate": certificates(pem, "a client's certificate")[0]}
+            self.app_state = {**self.app_state, "certificate": parse_certificates(pem, "a client's certificate")[0]}
         self._update_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -250,6 +250,6 @@ def protocol_class(seconds: float) -> type[TimedHttpProtocol]:
 
 def display_address(address: str, *, secure: bool) -> str:
     """Return the URL for a browser; an address of all networks becomes this machine's host name."""
-    host, port = addresses.split(address)
+    host, port = addresses.split_host_port(address)
     named = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with
     return f"{'https' if secure else 'http'}://{f'[{named}]' if ':' in named else named}:{port}"

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # --- rooms ------------------------------------------------------------------------------------------------------------
 RUNTIMES = "edge_agent.engine.runtimes"
 EDGE = ("edge_agent.server", "edge_agent.client", "edge_agent.v1", "edge_agent.uplink.escalation")
-SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man")
+SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man_pages")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
@@ -81,7 +81,7 @@ PURE = (
         for name in ("errors", "support_bundle.diagnostic_redaction", "engine.waiting", "engine.restart")
     ),
     *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
-    *(f"edge_agent.{name}" for name in ("formats.site_status", "server.roles")),
+    *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificate_files")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spend_rules", "uplink.connectivity")),
@@ -133,7 +133,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
-    "edge_agent.client.admin": "status and installs read no report of the field",
+    "edge_agent.client.admin_client": "status and installs read no report of the field",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.spool_worker": "a site that sends no examples and has no rules of its own loads less",
     "edge_agent.formats.signed_document": "most who load the module read no signature, and do without the library",

@@ -138,7 +138,11 @@ def test_the_page_comes_over_a_daemon_that_is_gone(console):
     console.daemon.kill()
     eventually_sync(lambda: "The daemon does not answer" in console.get("/live").text)
     gone = console.get("/").text
-    assert ("retries every few seconds" in gone, "figures below are older" in gone, ">pos</a>" in gone) == (True, True, True)
+    assert ("retries every few seconds" in gone, "figures below are older" in gone, ">pos</a>" in gone) == (
+        True,
+        True,
+        True,
+    )
     assert "The page retries every few seconds" in console.get("/review").text
     assert 503 == console.get("/review/more").status
     assert 200 == console.get("/charts").status
@@ -186,7 +190,7 @@ def test_visitors_come_with_certificates(tmp_path, console):
         assert 200 == secure.post("/review/judge", {"prediction_id": one, "say": "accept"}).status
         assert [("anna", "accept", "")] == said_of(console, one)
         before = served(secure)
-        certificate_authority.write(site.server(), site.certificate, site.key, replace=True)
+        certificate_authority.write_pair(site.server(), site.certificate, site.key, replace=True)
         assert before != served(secure)
 
 

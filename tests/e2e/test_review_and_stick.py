@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from edge_agent.cli import app, media
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
-from edge_agent.formats import receipts, segment, site_status, uplink_state
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats import receipts, segment, status_object, uplink_state
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT, SITE_KEY
@@ -131,7 +131,7 @@ def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
     epoch, _ = segment.parse_name(stem)
     digest = hashlib.sha256((folder / "segments" / f"{stem}.json").read_bytes()).hexdigest()
     received = [{"epoch": epoch, "received": [{"first": 1, "last": last, "manifest_sha256": digest}]}]
-    body = receipts.Receipts.model_validate({"site": "site-1", "at": timestamp(NOW), "epochs": received})
+    body = receipts.Receipts.model_validate({"site": "site-1", "at": format_timestamp(NOW), "epochs": received})
     (folder / "receipts.json").write_bytes(sign(body, key))
 
 
@@ -143,7 +143,7 @@ def test_a_stick_there_and_back(daemon, run, tmp_path):
     folder = tmp_path / "site=site-1"
     names = {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     assert names == {path.name for path in (folder / "segments").iterdir()}
-    said = site_status.verify((folder / "status.json").read_bytes(), None).body
+    said = status_object.verify((folder / "status.json").read_bytes(), None).body
     ((epoch, highest),) = said.highest.items()
     assert read_outbox(folder, epoch).keys() == set(range(1, highest + 1))
     again = run("media", "export", str(tmp_path))
@@ -168,7 +168,13 @@ def test_status_tells_of_the_uplink_beside_it(daemon, run):
     assert json.loads(run("status", "--json").stdout)["uplink"] is None
     notes = daemon.state_dir / "uplink"
     notes.mkdir()
-    plain = {"pid": 1, "version": "0", "upstream": "az://fleet", "at": timestamp(NOW), "since": timestamp(NOW)}
+    plain = {
+        "pid": 1,
+        "version": "0",
+        "upstream": "az://fleet",
+        "at": format_timestamp(NOW),
+        "since": format_timestamp(NOW),
+    }
     running = {"running_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "state": "probing", "failures": 2}
     counts = dict.fromkeys(("waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes"), 3)
     (notes / uplink_state.FILE_NAME).write_bytes(

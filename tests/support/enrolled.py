@@ -131,7 +131,7 @@ class Box:
 
     def enrol(self, path: Path, *options: str, code: int = 0) -> str:
         """Become a site, after somebody has read out the kit's code."""
-        spoken = enrolment_file.code(enrolment_file.parse(path.read_bytes())[1])
+        spoken = enrolment_file.verification_code(enrolment_file.parse(path.read_bytes())[1])
         return self.command("enrol", path, "--code", spoken, "--etc", self.etc, *options, code=code)
 
     @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from convert.data.row_files import DataRow, known_labels
 from convert.pipeline.recipe import DataFormat
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 _SYSTEM = (
     "You write training data for a small text model. Write what real people would write: short and long, casual and"
@@ -27,7 +27,7 @@ _ROW = {
 class GenerationRequest:
     """One question to the model."""
 
-    task: Task
+    task: TaskSpec
     format: DataFormat
     about: str
     label: str

@@ -25,14 +25,14 @@ from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.server.admission_control import AdmissionControl, RateLimiter
 from edge_agent.server.audit import LogDeduplicator
 from edge_agent.server.detached_calls import RequestDeduplicator
-from edge_agent.update.verified import Verified
+from edge_agent.update.verified import VerifiedRepository
 
 IN_PROGRESS = {
     AdmissionControl: ("calls",),
     Engine: ("pending", "in_flight"),
 }
 """Counters of what is in progress, by the class that has them."""
-REMEMBERS = (AnswerCounts, Tally, Rounds, LogDeduplicator, RequestDeduplicator, RateLimiter, Verified)
+REMEMBERS = (AnswerCounts, Tally, Rounds, LogDeduplicator, RequestDeduplicator, RateLimiter, VerifiedRepository)
 """What remembers what has been, within limits of its own: that it grows is no leak."""
 PASSING = ("spool.db", "state.db", "audit", "outbox", "wants.json", "trust")
 """Files of the state directory that come and go in ordinary work."""

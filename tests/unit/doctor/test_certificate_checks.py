@@ -37,8 +37,8 @@ def test_certificates_are_judged(verdict, facts):
 
 def made(tmp_path: Path, days: int = 365) -> AccessConfig:
     """Issue a server's certificate that is good for so many days."""
-    authority = certificate_authority.authority("shop", time.time())
-    server = certificate_authority.server(authority, ["shop.example"], time.time() - DAY, days + 1)
+    authority = certificate_authority.make_authority("shop", time.time())
+    server = certificate_authority.issue_server_certificate(authority, ["shop.example"], time.time() - DAY, days + 1)
     for name, pem in zip(NAMES, (server.certificate, server.key, authority.certificate), strict=True):
         (tmp_path / name).write_bytes(pem)
         (tmp_path / name).chmod(0o600)

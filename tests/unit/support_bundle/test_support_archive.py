@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.cli import app
 from edge_agent.config import ExamplesConfig
-from edge_agent.config.config_files import Files
+from edge_agent.config.config_files import ConfigFiles
 from edge_agent.doctor.installation import Installation
 from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.support_bundle import diagnostic_redaction
@@ -50,7 +50,7 @@ def entry(message: object, writer: str = "edge-agent") -> str:
     return json.dumps({"MESSAGE": message, "SYSLOG_IDENTIFIER": writer, "__REALTIME_TIMESTAMP": "1790000000000000"})
 
 
-def gathered(where: Installation, files: Files | None = None, **more) -> dict[str, SupportPart]:
+def gathered(where: Installation, files: ConfigFiles | None = None, **more) -> dict[str, SupportPart]:
     return {
         part.name: part for part in gather_parts(SupportSources(query_daemon(where), files, {"verdict": "ok"}, **more))
     }
@@ -158,7 +158,7 @@ def test_lines_of_systemd_are_carried_whole(tmp_path):
     assert ["1790000000 edge-agent.service: Watchdog timeout!", "1790000000 token=[secret]"] == carried.splitlines()
 
 
-def planted(tmp_path: Path) -> tuple[Installation, Files]:
+def planted(tmp_path: Path) -> tuple[Installation, ConfigFiles]:
     """Plant prompts and secrets wherever a site has files."""
     where = place(tmp_path, examples=ExamplesConfig(collect={"t": "local"}))
     state = where.config.state_dir
@@ -174,7 +174,7 @@ def planted(tmp_path: Path) -> tuple[Installation, Files]:
     for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    files = Files(
+    files = ConfigFiles(
         (tmp_path / "agent.yaml", {"uplink": {"options": {"token": "hunter2hunter2"}, "url": SECRETS["user"]}})
     )
 

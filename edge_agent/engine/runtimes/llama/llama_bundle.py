@@ -13,7 +13,7 @@ from edge_agent.engine.runtimes.llama.lora_adapters import LoraAdapter
 from edge_agent.engine.runtimes.llama.record_drafts import RecordDrafts
 from edge_agent.engine.runtimes.llama.record_grammar import RecordGrammar
 from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
-from edge_agent.formats.manifest import Manifest, Task
+from edge_agent.formats.manifest import Manifest, TaskSpec
 
 TOKEN_CHARACTERS_MAX = 64
 """A text with more characters for each allowed token is refused before it is tokenized."""
@@ -24,7 +24,7 @@ class LlamaBundle:
     """A task on a base, in tokens."""
 
     digest: str
-    task: Task
+    task: TaskSpec
     temperature: float
     """Scores are divided by it."""
     prompt: PromptPrefix
