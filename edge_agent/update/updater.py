@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -28,9 +28,9 @@ from edge_agent.formats.plan import (
     is_within_window,
 )
 from edge_agent.formatting import format_bytes
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
 from edge_agent.update.probation import BundleActivity, ProbationMonitor
@@ -38,26 +38,13 @@ from edge_agent.update.selftest import SelfTestRunner, Serving, Trying
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction, classify_error
 from edge_agent.update.verified import CopyProgress, VerifiedRepository
 
+if TYPE_CHECKING:  # a site without a root of trust does not load what verifies
+    from edge_agent.update.ingest import BundleIngest
+
 log = structlog.get_logger("edge_agent.update")
 
 MENDABLE = frozenset({"HASH_MISMATCH", "FILE_MISSING", "BUNDLE_UNREADABLE", "SCHEMA_UNKNOWN", "REQUIREMENT_UNMET"})
 """Of what is wrong with files that came: what another copy, or another agent, may mend."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Trust, and what has come in. Called on the store's thread, with the folder that is read."""
-
-    refresh: Callable[[Path], VerifiedRepository]
-    """Raises UpdateError or SiteError: nothing begins, what answers goes on."""
-    missing: Callable[[Path, VerifiedRepository, str], Sequence[DownloadRequest]]
-    """What of a bundle is neither in the store nor in the folder."""
-    admit: Callable[[Path, str], InstalledBundle]
-    """Copy a bundle into the store, checked; it does not answer yet. Raises BundleError, UpdateError or SiteError."""
-    ask: Callable[[VerifiedRepository | None, Collection[str], int | None], None]
-    """Say which bundles are wanted, and how many bytes a second they may take; None = nothing there is believed."""
-    copied: Callable[[], CopyProgress] = CopyProgress
-    """How far `admit` has come; called on any thread."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ class UpdateOverview:
     plan_version: int = 0
     problem: EdgeAgentError | None = None
     """Why what came last was not believed."""
-    rows: Mapping[str, Progress] = field(default_factory=dict)
+    rows: Mapping[str, UpdateProgress] = field(default_factory=dict)
     revoked: frozenset[str] = frozenset()
     """Tasks answered by a bundle that was signed, and is not any more."""
     expires: float = 0.0
@@ -98,9 +85,14 @@ class Updater:
     """See the module."""
 
     def __init__(
-        self, config: Config, store: Store, activation: Activation, around: UpdaterDependencies, source: Source | None
+        self,
+        config: Config,
+        store: Store,
+        activation: Activation,
+        around: UpdaterDependencies,
+        source: BundleIngest | None,
     ) -> None:
-        """Look after the tasks of a store; without a source nothing new begins."""
+        """Update the tasks of a store; without a source nothing new begins."""
         self._config, self._store, self._activation = config, store, activation
         self._around, self._source = around, source
         limit = config.update.selftest_seconds_max
@@ -115,7 +107,7 @@ class Updater:
 
     def copied(self) -> CopyProgress:
         """Tell how far the copy of a bundle into the store has come."""
-        return self._source.copied() if self._source else CopyProgress()
+        return self._source.copied if self._source else CopyProgress()
 
     async def run(self) -> None:
         """Look again and again, until `stop`."""
@@ -151,7 +143,7 @@ class Updater:
                 return error
 
     @property
-    def _rows(self) -> Mapping[str, Progress]:
+    def _rows(self) -> Mapping[str, UpdateProgress]:
         return self.overview.rows
 
     async def _look(self, folder: Path) -> EdgeAgentError | None:
@@ -222,7 +214,7 @@ class Updater:
         await self._record(self._watcher.noted(row) if self._watcher.due(row) else row)
         return row, action
 
-    async def _facts(self, task: str, row: Progress | None, wish: DesiredState | None, folder: Path) -> TaskFacts:
+    async def _facts(self, task: str, row: UpdateProgress | None, wish: DesiredState | None, folder: Path) -> TaskFacts:
         active = self._activation.serving.get(task)
         facts = TaskFacts(
             active=active.digest if active else "",
@@ -250,7 +242,7 @@ class Updater:
         wants = await self._activation.on_store(self._source.missing, folder, self._verified, digest)
         return _lacking(wants, "still to come" if folder == self._config.incoming else f"missing in {folder}")
 
-    async def _admitted(self, row: Progress, folder: Path) -> bool:
+    async def _admitted(self, row: UpdateProgress, folder: Path) -> bool:
         assert self._source is not None, "without a source nothing is admitted"
         try:
             await self._activation.admit(row.task, self._source.admit, folder, row.candidate)
@@ -262,7 +254,7 @@ class Updater:
         log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
         return True
 
-    async def _test_and_switch(self, row: Progress, plan: TaskPlan) -> None:
+    async def _test_and_switch(self, row: UpdateProgress, plan: TaskPlan) -> None:
         try:
             bundle = await self._activation.on_store(self._store.find, row.task, row.candidate)
         except EdgeAgentError as error:  # removed or damaged since it came
@@ -280,7 +272,7 @@ class Updater:
         await self._record(row)
         await self._switch(row, plan, bundle if later else None)
 
-    async def _switch(self, row: Progress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
+    async def _switch(self, row: UpdateProgress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
         outcome = StepOutcome(StepResult.PASSED)
 
         async def test() -> None:
@@ -300,7 +292,7 @@ class Updater:
             outcome = classify_error(error) if outcome.end is StepResult.PASSED else outcome
             await self._stopped(update_state_machine.after_switch(row, outcome, self._around.now()))
 
-    async def _go_back(self, row: Progress) -> None:
+    async def _go_back(self, row: UpdateProgress) -> None:
         back = update_state_machine.rolled_back(row, self._around.now())
         try:
             if await self._activation.switch(back, row.incumbent, row.candidate):
@@ -310,13 +302,13 @@ class Updater:
 
     # --- the journal ---------------------------------------------------------------------------------------------
 
-    async def _record(self, row: Progress) -> None:
+    async def _record(self, row: UpdateProgress) -> None:
         """Write a row down, if it is another than the one there."""
         if row != self._rows.get(row.task):
             await self._activation.on_store(self._store.journal.record, row)
             self._note(row)
 
-    async def _stopped(self, row: Progress) -> None:
+    async def _stopped(self, row: UpdateProgress) -> None:
         """Write down that a step did not come to its end, and let some time pass before the next try."""
         await self._record(row)
         self._retry_at[row.task] = self._around.monotonic() + update_state_machine.pause_seconds(row.attempts)
@@ -325,7 +317,7 @@ class Updater:
         await self._activation.on_store(self._store.journal.forget, task)
         self._show(rows={name: row for name, row in self._rows.items() if name != task})
 
-    def _note(self, row: Progress) -> None:
+    def _note(self, row: UpdateProgress) -> None:
         """Show a row that is on the disk."""
         before = self._rows.get(row.task)
         self._watcher.begin(row)
