@@ -135,10 +135,10 @@ app.add_typer(sites.app, name="sites")
 _UPDATES_PANEL = "Signed updates"
 _UPDATES: dict[str, Callable[..., Any]] = {
     "publish": publish.Command,
-    "sign": sign.command,
-    "revoke": revoke.Command,
-    "renew": renew.Command,
-    "rotate": rotate.Command,
+    "sign": sign.sign,
+    "revoke": revoke.RevokeCommand,
+    "renew": renew.RenewCommand,
+    "rotate": rotate.RotateCommand,
     "verify-repo": verify_repo.Command,
     "stick": stick.Command,
 }

@@ -51,7 +51,7 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        assess = execution.load("convert.assess")  # needs the extra, which other commands do without
+        assess = execution.load_module("convert.assess")  # needs the extra, which other commands do without
         scope = scoped.scope_of(self.version, self.site, self.since, self.until)
         found = assess.assess(self.collected, self.task, assess.Risk(self.target, self.delta), scope)
         labels = _ranked(self.collected, self.task, scope, self.encoder) if self.label_errors else None
@@ -65,11 +65,11 @@ class Command:
 
 
 def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any:
-    choice = execution.load("convert.dataset.select").DatasetSelection(
+    choice = execution.load_module("convert.dataset.select").DatasetSelection(
         collected, task, "reviewed", shares={"all": 1.0}, scope=scope
     )
     with screen.bar() as advance:
-        return execution.load("convert.dataset.label_review").rank(choice, encoder, advance)
+        return execution.load_module("convert.dataset.label_review").rank(choice, encoder, advance)
 
 
 def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -> None:

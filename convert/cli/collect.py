@@ -72,7 +72,7 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        run = execution.load("convert.collect.run")  # needs the extra, which other commands do without
+        run = execution.load_module("convert.collect.run")  # needs the extra, which other commands do without
         sources, reviews = self._sources(), self._reviews()
         if not sources and not reviews:
             raise InvalidRequest("nothing to collect from", remedy="Name a folder, a store, or --label-studio FILE.")

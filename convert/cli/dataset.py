@@ -111,16 +111,16 @@ class Command:
         if self.which.value == "label-errors":
             self._ask_about_labels()
             return
-        review = execution.load("convert.dataset.review")  # needs the extra, which other commands do without
+        review = execution.load_module("convert.dataset.review")  # needs the extra, which other commands do without
         asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
 
     def _ask_about_labels(self) -> None:
-        choice = execution.load("convert.dataset.select").DatasetSelection(
+        choice = execution.load_module("convert.dataset.select").DatasetSelection(
             self.collected, self.task, self.answers.value, scope=self._scope()
         )
-        review = execution.load("convert.dataset.label_review")
+        review = execution.load_module("convert.dataset.label_review")
         count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
         say(
             f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; paste"
@@ -128,7 +128,7 @@ class Command:
         )
 
     def _write(self) -> None:
-        write = execution.load("convert.dataset.write")  # likewise
+        write = execution.load_module("convert.dataset.write")  # likewise
         purpose = write.purpose_of(self.form.value, self.answers.value)
         shares = _shares(self.shares)
         scope = self._scope()
@@ -190,7 +190,7 @@ def _bundles(written: Any) -> Iterator[str]:
 
 
 def _ranked(choice: Any, encoder: Path | None) -> Any:
-    review = execution.load("convert.dataset.label_review")
+    review = execution.load_module("convert.dataset.label_review")
     with screen.bar() as advance:
         return review.rank(choice, encoder, advance)
 
@@ -199,7 +199,7 @@ def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
     """Write label-errors.json beside the splits, and show the first rows."""
     found = _ranked(choice, encoder)
     if found is not None:
-        review = execution.load("convert.dataset.label_review")
+        review = execution.load_module("convert.dataset.label_review")
         review.write_report(found, out / review.REPORT_NAME, LABEL_ERRORS_MAX)
         label_errors.show(found)
 

@@ -39,8 +39,8 @@ def evaluate(
     if rows is None:
         run.bring(what, "evaluate", again, work)
         return
-    measuring = execution.load("convert.evaluate")
-    bundle = execution.load("convert.evaluate.bundle").opened(what)
+    measuring = execution.load_module("convert.evaluate")
+    bundle = execution.load_module("convert.evaluate.bundle").opened(what)
     with screen.bar() as advance:
         report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task.kind, format_), advance)
     _show(text.measured(bundle.name, report), report, as_json)
@@ -57,8 +57,8 @@ def compare(
 
     Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
     """
-    measuring = execution.load("convert.evaluate")
-    kind = execution.load("convert.evaluate.bundle").opened(first).manifest.task.kind
+    measuring = execution.load_module("convert.evaluate")
+    kind = execution.load_module("convert.evaluate.bundle").opened(first).manifest.task.kind
     with screen.bar() as advance:
         report = measuring.compare(first, second, _read(rows, kind, format_), advance)
     _show(text.compared(report), report, as_json)

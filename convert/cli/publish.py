@@ -81,7 +81,7 @@ class Command(RepositoryCommand):
         if before is None:
             _say(f"No other version of {uploaded.signed.task} is signed: there is nothing to compare with.")
             return
-        measuring = execution.load("convert.evaluate")
+        measuring = execution.load_module("convert.evaluate")
         with tempfile.TemporaryDirectory() as made, screen.bar() as advance:
             first, second = Path(made, "before"), Path(made, "new")
             kind = bundles.fetch(publisher.place, before.digest, first).manifest.task.kind

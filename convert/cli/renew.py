@@ -19,7 +19,7 @@ class RenewableRole(str, Enum):
 
 
 @dataclass(kw_only=True)
-class Command(RepositoryCommand):
+class RenewCommand(RepositoryCommand):
     """Sign anew what would expire: the timestamp, by the online key alone. Run it every day, from a timer.
 
     Once a year the other roles are due, each with its own keys: edge-convert renew root targets plan.

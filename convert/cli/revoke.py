@@ -11,7 +11,7 @@ from convert.publish.reading import find
 
 
 @dataclass(kw_only=True)
-class Command(RepositoryCommand):
+class RevokeCommand(RepositoryCommand):
     """Take the signature of a bundle back: nobody installs it any more. Sites that run it go on, and say so.
 
     The plan must not name it any more. Its files stay in the repository, since other bundles may share them.

@@ -29,7 +29,7 @@ class RotatableRole(str, Enum):
 
 
 @dataclass(kw_only=True)
-class Command(RepositoryCommand):
+class RotateCommand(RepositoryCommand):
     """Give a role other keys: somebody joins or leaves, a key is lost or stolen.
 
     Sites follow by themselves, however long they slept. Needs the root keys, for the plan's key those of bundles.

@@ -36,7 +36,7 @@ Until = Annotated[
 
 def scope_of(version: str, sites: list[str] | None, since: datetime | None, until: datetime | None) -> Any:
     """Return the scope that those options mean."""
-    scope = execution.load("convert.dataset.scope")  # needs the extra, which other commands do without
+    scope = execution.load_module("convert.dataset.scope")  # needs the extra, which other commands do without
     days = (each.date() if each else None for each in (since, until))
     return scope.ExampleScope(version, tuple(sites or ()), *days)
 

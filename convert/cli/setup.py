@@ -30,5 +30,5 @@ def run(
     recipe.
     """
     with screen.bar() as progress:
-        made = execution.load("convert.export.converter").setup(cache, archive, progress)
+        made = execution.load_module("convert.export.converter").setup(cache, archive, progress)
     screen.out().print(f"llama.cpp's converter is in {made}.")

@@ -11,7 +11,7 @@ from convert.cli.repository import Keys, PassphraseFile, Yes
 from convert.publish import staged
 
 
-def command(
+def sign(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What --stage has left.")],
     keys: Keys,
     yes: Yes = False,

@@ -40,8 +40,10 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        making = execution.load("convert.data.synthesize")
-        endpoint = execution.load("convert.data.synthesize.endpoint").ChatEndpoint(self.base_url, self.key, self.model)
+        making = execution.load_module("convert.data.synthesize")
+        endpoint = execution.load_module("convert.data.synthesize.endpoint").ChatEndpoint(
+            self.base_url, self.key, self.model
+        )
         if self.out.suffix != ".jsonl":
             said = f"--out {self.out}: rows are written as JSONL"
             raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")

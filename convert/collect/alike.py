@@ -49,7 +49,7 @@ _SKETCHES = """
 Keys = npt.NDArray[np.uint64]
 
 
-def group(connection: duckdb.DuckDBPyConnection) -> None:
+def group_near_duplicates(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the table `groups` from the table `kept`."""
     connection.execute(_TEXTS, {"letters": sketch.SHORT_LETTERS_MAX})
     connection.execute(_PAIRS)

@@ -31,7 +31,7 @@ _GRADED = """
 """
 
 
-def apart(
+def split_answers(
     given: duckdb.DuckDBPyRelation, columns: Mapping[str, str], prediction: str = "true"
 ) -> duckdb.DuckDBPyRelation:
     """Return rows with their answers apart, and with those of the `columns` (name: SQL type) that they lack as NULL.

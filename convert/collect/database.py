@@ -38,7 +38,7 @@ def opened(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duckdb.Duck
         if files:
             given = connection.read_parquet(files, filename=True, file_row_number=True, union_by_name=True)
             numbered = given.project("*, (file_index::BIGINT << 40) + file_row_number AS row_id")
-            answers.apart(numbered, LATER_COLUMNS, "type = 'prediction'").create_view("records")
+            answers.split_answers(numbered, LATER_COLUMNS, "type = 'prediction'").create_view("records")
         else:
             empty = connection.from_arrow(SCHEMA.empty_table())
             empty.project("*, NULL::VARCHAR AS filename, NULL::BIGINT AS row_id").create("records")

@@ -184,7 +184,7 @@ def join(
     for step in (_KEPT, _FEEDBACK, _LAST_WORDS, _OPINIONS):
         connection.execute(step, _used(step, {"task": task, "centre": REVIEWED_AT_THE_CENTRE}))
     progress(f"{task}: find duplicates")
-    alike.group(connection)
+    alike.group_near_duplicates(connection)
     connection.execute(_MARKED)
     folder = out / f"task={task}"
     months = [month for (month,) in connection.execute("SELECT DISTINCT month FROM marked ORDER BY 1").fetchall()]

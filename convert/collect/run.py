@@ -244,7 +244,7 @@ class _CollectRun:
         signed = {site: vouch.sign_receipts(folder, site, epochs[site], key, self._request.now) for site in epochs}
         for source, listing in places:
             with self._failures(source):
-                vouch.hand_out(source, listing, signed.get(listing.site))
+                vouch.write_receipts(source, listing, signed.get(listing.site))
 
 
 @contextmanager

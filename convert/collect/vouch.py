@@ -36,7 +36,7 @@ def sign_receipts(
     return content
 
 
-def hand_out(source: SegmentSource, listing: SiteListing, content: bytes | None) -> None:
+def write_receipts(source: SegmentSource, listing: SiteListing, content: bytes | None) -> None:
     """Lay a site's receipts, if it has any, where its uplink or the stick takes them from.
 
     Raises:

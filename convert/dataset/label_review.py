@@ -164,7 +164,7 @@ def _ranked(rows: list[LabelledExample], found: LabelErrors) -> Iterator[RankedR
 def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.ArrayLike:
     if encoder is None:
         return ngrams.vectors(texts)
-    made: npt.ArrayLike = execution.load("convert.encoder.sentences").sentence_vectors(encoder, texts, progress)
+    made: npt.ArrayLike = execution.load_module("convert.encoder.sentences").sentence_vectors(encoder, texts, progress)
     return made
 
 

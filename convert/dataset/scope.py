@@ -158,7 +158,7 @@ def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> 
     if "opinion" not in found.columns:
         said = f"the examples in {collected} were joined by an older edge-convert"
         raise InvalidRequest(said, remedy="Run 'edge-convert collect' again: it joins them anew from what it has.")
-    answers.apart(found, _LATER_COLUMNS).create_view("collected")
+    answers.split_answers(found, _LATER_COLUMNS).create_view("collected")
 
 
 def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> str:

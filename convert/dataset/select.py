@@ -271,7 +271,7 @@ def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection,
     if counts and len(counts) < len(shares):
         said = f"there are examples of {len(counts)} sites, and {len(shares)} splits"
         raise InvalidRequest(said, remedy="Split by time, or into fewer: --shares train=0.8,test=0.2.")
-    dealt = splits.deal({site: [site] * count for site, count in counts}, choice.seed, shares)
+    dealt = splits.deal_groups({site: [site] * count for site, count in counts}, choice.seed, shares)
     places = {site: train for site, count in found if not count}
     places |= {site: place for place, split in enumerate(shares) for site in dealt[split]}
     connection.execute("CREATE OR REPLACE TEMP TABLE dealt (site VARCHAR, place INTEGER)")

@@ -36,7 +36,7 @@ class BundleFolder:
         return BundleFolder(self.folder, manifest, encode(manifest), self.paths)
 
 
-def opened(folder: Path) -> BundleFolder:
+def open_bundle(folder: Path) -> BundleFolder:
     """Open a directory.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import Any
 
 from convert.evaluate.bundle import BundleFolder
 from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.serving import quiet, serving
+from convert.evaluate.serving import quiet, serve_bundles
 from convert.pipeline import fingerprint
 from convert.pipeline.stage import Progress
 from edge_agent.formats.manifest import SCORED_KINDS
@@ -83,7 +83,7 @@ def measure_batch_invariance(
         return None
     texts = list(dict.fromkeys(texts))[:TEXTS_MAX]
     differences: dict[str, float] = {}
-    with serving([bundle], max(BATCHES)) as served:
+    with serve_bundles([bundle], max(BATCHES)) as served:
         alone = dict(zip(texts, served.predict(bundle, texts, progress, at_once=1), strict=True))
         for size in BATCHES:
             mixed = random.Random(size).sample(texts, len(texts))  # noqa: S311 - an order, not a secret

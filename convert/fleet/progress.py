@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from convert.fleet.standing import RolloutStatus, Stand, standings
+from convert.fleet.standing import RolloutStatus, Stand, rollout_statuses
 from convert.fleet.statuses import SiteStatuses
 from edge_agent.formats.plan import STEPS, Plan, TaskPlan, Wave
 from edge_agent.formats.signed_document import seconds
@@ -138,7 +138,7 @@ def report(
     said = heard.statuses
     groups: dict[tuple[str, str, TaskPlan], list[RolloutStatus]] = {}
     for one in said.values():
-        for standing in standings(plan, one, now):
+        for standing in rollout_statuses(plan, one, now):
             groups.setdefault((standing.channel, standing.task, standing.plan), []).append(standing)
     return FleetReport(
         plan_version=plan.version,

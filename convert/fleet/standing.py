@@ -46,7 +46,7 @@ class RolloutStatus:
         return self.stand in ("failed", "rolled_back")
 
 
-def standings(plan: Plan, said: SiteStatus, now: float) -> list[RolloutStatus]:
+def rollout_statuses(plan: Plan, said: SiteStatus, now: float) -> list[RolloutStatus]:
     """Return where a site stands with each task that the plan names for it; `now` in seconds since 1970."""
     fleet, own = plan.for_site(said.site, said.channel), plan.sites.get(said.site, Fleet())
     running = {each.task: each for each in said.tasks}

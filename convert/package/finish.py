@@ -17,10 +17,10 @@ from typing import Any
 from convert.data import row_files
 from convert.data.row_files import DataRow
 from convert.evaluate import QUALITY_NAME
-from convert.evaluate.bundle import BundleFolder, opened
+from convert.evaluate.bundle import BundleFolder, open_bundle
 from convert.evaluate.invariance import sentence
 from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.serving import serving
+from convert.evaluate.serving import serve_bundles
 from convert.package import assemble, golden, provenance
 from convert.pipeline import task as tasks
 from convert.pipeline.stage import Report, StageJob
@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _made(job: StageJob, parts: _BundleParts, out: Path) -> BundleFolder:
     request = assemble.AssembleRequest(job.recipe.path(job.recipe.task), parts.files, out, sections=parts.sections)
-    return opened(assemble.assemble(request).path)
+    return open_bundle(assemble.assemble(request).path)
 
 
 def _at_least(job: StageJob, memory_bytes: int) -> int:
@@ -104,7 +104,7 @@ def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[Case], int]:
     """Return the golden cases, those of samples.txt first, and the memory that the engine needs."""
     samples = assemble.samples(job.recipe.path(job.recipe.task))
     rows = golden.tried(bundle.manifest.task, _rows(job, bundle))
-    with serving([bundle], cpu_threads=1) as served:
+    with serve_bundles([bundle], cpu_threads=1) as served:
         shown = served.predict(bundle, samples)
         said = served.predict(bundle, [row.text for row in rows], job.progress)
         memory_bytes = served.memory_bytes(bundle)
@@ -133,7 +133,7 @@ def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[Case]) -
 
 
 def _check(bundle: BundleFolder, cases: Sequence[Case]) -> None:
-    with serving([bundle]) as served:
+    with serve_bundles([bundle]) as served:
         answers = served.predict(bundle, [case.input for case in cases])
     wrong = [f"{case.input[:60]!r}: {said}" for case, said in _differing(bundle, cases, answers)]
     if wrong:

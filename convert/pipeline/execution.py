@@ -101,7 +101,7 @@ class RunDisplay:
     progress: Progress = lambda _what, _done, _total: None
 
 
-def load(module: str) -> Any:
+def load_module(module: str) -> Any:
     """Import a module of the factory that needs the convert extra. Raises RequirementUnmet.
 
     The only late import: a command imports what it uses when it uses it.
@@ -163,7 +163,7 @@ def run(
         plain = tasks.read(tasks.find(recipe.path(recipe.task)))
         made = RunSummary(recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values()))
         with workspace.staging("report") as out:
-            load("convert.report.writing").write(out, made)
+            load_module("convert.report.writing").write(out, made)
             workspace.publish(out)
     return list(records.values())
 
@@ -204,7 +204,7 @@ def _bring(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -
         screen.note(name, "up to date")
         return old
     screen.note(name, _why(old, inputs))
-    stage = cast(Stage, getattr(load(turn.step.module), turn.step.function))
+    stage = cast(Stage, getattr(load_module(turn.step.module), turn.step.function))
     with workspace.staging(name) as out:
         done = {stage: workspace.folder(stage) for stage in before}
         with ResourceMeter() as meter:

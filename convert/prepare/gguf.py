@@ -39,7 +39,7 @@ def take_back(source: Path, out: Path, progress: Progress) -> Report:
     """
     fields = gguf_files.read_fields(source)
     progress("reading the tokenizer", 0, 4)
-    tokenizer = tokenizers.build(fields)
+    tokenizer = tokenizers.build_tokenizer(fields)
     tokens = _check_tokens(source, tokenizer)
     progress("taking the weights back to float32", 1, 4)
     model = _float_model(source)

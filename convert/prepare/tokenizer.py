@@ -44,7 +44,7 @@ _CUTS: dict[str, Callable[[], Any]] = {
 }
 
 
-def build(fields: Mapping[str, Any]) -> Any:
+def build_tokenizer(fields: Mapping[str, Any]) -> Any:
     """Return a fast tokenizer. Raises InvalidRequest for a kind of vocabulary that is not in the table."""
     kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind != "gpt2" or cut not in _CUTS:

@@ -16,7 +16,7 @@ Name = Callable[[str], str]
 """Returns what people call a key id."""
 
 
-def of_targets(old: Targets, new: Targets, name: Name) -> Iterator[str]:
+def describe_targets(old: Targets, new: Targets, name: Name) -> Iterator[str]:
     """Yield a line for each bundle and each plan key that comes or goes."""
     before, after = bundles_of(old), bundles_of(new)
     for digest in before.keys() - after.keys():
@@ -34,15 +34,15 @@ def _quality(new: BundleTarget, old: BundleTarget | None) -> Iterator[str]:
         yield from (f"      {said}" for said in headline(old.quality))
 
 
-def of_root(old: Root, new: Root, name: Name) -> Iterator[str]:
+def describe_root(old: Root, new: Root, name: Name) -> Iterator[str]:
     """Yield a line for each key that comes or goes, and each threshold that changes."""
     for role, called in ((ROOT, ROOT), (TARGETS, TARGETS), (TIMESTAMP, ONLINE)):
         yield from _keys(called, old.get_delegated_role(role), new.get_delegated_role(role), name)
 
 
-def described(old: Mapping[str, Metadata[Any]], new: Mapping[str, Metadata[Any]], name: Name) -> list[str]:
+def describe_changes(old: Mapping[str, Metadata[Any]], new: Mapping[str, Metadata[Any]], name: Name) -> list[str]:
     """Return what new metadata, by role, change of the old ones."""
-    how: dict[str, Any] = {ROOT: of_root, TARGETS: of_targets}
+    how: dict[str, Any] = {ROOT: describe_root, TARGETS: describe_targets}
     lines = []
     for role, metadata in new.items():
         signed, before = metadata.signed, old[role].signed

@@ -52,7 +52,7 @@ class StagedChange:
 
     def described(self, keys: Keyring) -> list[str]:
         """Return what it changes, in words."""
-        lines = changes.described(self.held.roles(), self.draft.metadata(), keys.name_of)
+        lines = changes.describe_changes(self.held.roles(), self.draft.metadata(), keys.name_of)
         if self.draft.plan is not None:
             lines += [f"means: {each}" for each in consequences(self.held.plan, self.draft.plan)]
         return lines

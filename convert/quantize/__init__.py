@@ -27,7 +27,7 @@ from convert.quantize.detector import Fitted
 from convert.quantize.provisional import CANDIDATES
 from convert.training import checkpoints
 from convert.verify import reference
-from convert.verify.loss import ArtefactLoss, between
+from convert.verify.loss import ArtefactLoss, measure_loss
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
 
@@ -112,7 +112,7 @@ class NextTokens:
 
     def loss(self, weights: Path) -> ArtefactLoss:
         """Return what a candidate loses against it."""
-        return between(self._expected, self._logits(weights))
+        return measure_loss(self._expected, self._logits(weights))
 
     def _logits(self, weights: Path) -> NDArray[np.float32]:
         return probe.ask("convert.probe.llama", {"model": str(weights), **self._asked}).arrays["logits"]

@@ -27,12 +27,12 @@ from convert.calibrate.division import divided
 from convert.clustered_statistics import Numbers, clustered_share, family_numbers, share
 from convert.data import row_files
 from convert.data.row_files import DataRow
-from convert.evaluate.bundle import BundleFolder, opened
+from convert.evaluate.bundle import BundleFolder, open_bundle
 from convert.evaluate.invariance import measure_batch_invariance
 from convert.evaluate.paired import answered, cosine, same_answers
 from convert.evaluate.predictions import ServedPrediction, matrix
 from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import ServedBundles, serving
+from convert.evaluate.serving import ServedBundles, serve_bundles
 from convert.pipeline import task as tasks
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
@@ -116,7 +116,7 @@ def choose(
         ground = _grounded(job, full, reference, Path(folder))
         if scored:
             ground = replace(ground, scores=_scores(_full(job, ground, full, None, Path(folder, "scored"))))
-        bundles = [opened(provisional.bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
+        bundles = [open_bundle(provisional.bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
         lines = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
         times = _race(bundles, ground.texts[:ROUND_TEXTS])
     measured = [_timed(*pair) for pair in zip(lines, times, strict=True)]
@@ -202,7 +202,7 @@ def _full(
     job: StageJob, ground: _Baseline, full: Path, reference: Reference | None, folder: Path
 ) -> list[ServedPrediction]:
     if reference is None or ground.task.kind != "classify":
-        return _said(opened(provisional.bundle(job, full, folder / "full")), ground.texts, job)
+        return _said(open_bundle(provisional.bundle(job, full, folder / "full")), ground.texts, job)
     return [_as_served(ground.task, line) for line in reference(ground.texts)]
 
 
@@ -213,7 +213,7 @@ def _as_served(task: Task, log_probabilities: Floats) -> ServedPrediction:
 
 
 def _said(bundle: BundleFolder, texts: Sequence[str], job: StageJob) -> list[ServedPrediction]:
-    with serving([bundle]) as served:
+    with serve_bundles([bundle]) as served:
         return served.predict(bundle, texts, job.progress)
 
 
@@ -289,7 +289,7 @@ def _race(bundles: Sequence[BundleFolder], texts: Sequence[str]) -> list[float]:
     Each has engines of its own, with all threads, as if it were alone on a site.
     """
     with ExitStack() as stack:
-        served = [(bundle, stack.enter_context(serving([bundle]))) for bundle in bundles]
+        served = [(bundle, stack.enter_context(serve_bundles([bundle]))) for bundle in bundles]
         rounds = [[_median_seconds(*each, texts) for each in served] for _ in range(ROUNDS + 1)]
     return list(map(statistics.median, zip(*rounds[1:], strict=True)))  # the first round warms up
 

@@ -25,7 +25,7 @@ _DPI = 150
 Floats = npt.NDArray[np.float64]
 
 
-def write(folder: Path, made: RunSummary) -> list[str]:
+def draw_plots(folder: Path, made: RunSummary) -> list[str]:
     """Draw what the stages reported enough for; return the names of the files."""
     drawn = []
     for name, draw in PLOTS.items():

@@ -16,9 +16,9 @@ from convert.report import plots, text
 from convert.report.made import JSON_NAME, TEXT_NAME, RunSummary
 
 
-def write(folder: Path, made: RunSummary) -> Path:
+def write_report(folder: Path, made: RunSummary) -> Path:
     """Write report.json, report.md and its plots into a folder; return the path of report.md. Raises OSError."""
-    drawn = plots.write(folder, made)
+    drawn = plots.draw_plots(folder, made)
     (folder / TEXT_NAME).write_text(text.markdown(made, drawn), encoding="utf-8")
     (folder / JSON_NAME).write_text(_json(made), encoding="utf-8")
     return folder / TEXT_NAME

@@ -26,7 +26,7 @@ from convert.training import adapter, checkpoints
 from convert.training.decoder import DecoderData, DecoderTrainer
 from convert.training.encoder import EncoderTrainer, RowEncoder, classifier, start_head
 from convert.training.keeping import TrainValidationSplit, train_validation_split
-from convert.training.lessons import ExampleEncoder
+from convert.training.lessons import DecoderExampleEncoder
 from convert.training.loop import Trainer, TrainingResult, TrainingSettings, train
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
@@ -130,11 +130,11 @@ def _counts(model: Any, kept: tuple[int, int], too_long: int) -> dict[str, Any]:
 def _adapter(job: StageJob, settings: FinetuneSection, task: Task, kept: TrainValidationSplit) -> dict[str, Any]:
     where = stage.checkpoint(job)
     tokens = task_tokens(task, checkpoints.open_tokenizer(where))
-    lessons = ExampleEncoder(task, tokens)
+    lessons = DecoderExampleEncoder(task, tokens)
     learn, long_train = lessons.of(kept.train, settings.tokens_max)
     check, long_kept = lessons.of(kept.validation, settings.tokens_max)
     base = checkpoints.open_model(where, None, "causal")
-    model = adapter.adapted(base.to(_device()), settings)
+    model = adapter.add_adapter(base.to(_device()), settings)
     halves = adapter.FrozenPrefixCache(model, settings.layers_from, job.out)
     learner = DecoderTrainer(model, tokens, DecoderData(learn, check), _rate(settings), halves)
     learner.prepare(job.progress)

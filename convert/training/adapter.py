@@ -31,7 +31,7 @@ _BATCH_ROWS = 16
 _HIDDEN_BYTES = 2  # of one number in bfloat16: the range of float32, which float16 has not
 
 
-def adapted(model: Any, settings: FinetuneSection) -> Any:
+def add_adapter(model: Any, settings: FinetuneSection) -> Any:
     """Return the causal model with an adapter of rank `rank` that does nothing yet; the base is frozen.
 
     Raises InvalidRequest: the recipe names layers or linear layers that the model lacks.
@@ -82,7 +82,7 @@ class FrozenPrefixCache:
         """Take a model and a folder with room for its hidden states.
 
         Args:
-            model: from `adapted`.
+            model: from `add_adapter`.
             first: the lowest layer of the upper half; with 0 there is no lower one.
             folder: where the file lies while this object lives; nobody else sees it there.
             bytes_max: of the file.

@@ -32,7 +32,7 @@ class TrainingExample:
         return len(self.prompt) + len(self.answer.tokens)
 
 
-class ExampleEncoder:
+class DecoderExampleEncoder:
     """Turns rows of one task into lessons."""
 
     def __init__(self, task: Task, tokens: TaskTokens) -> None:

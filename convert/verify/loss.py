@@ -31,7 +31,7 @@ class ArtefactLoss:
         return asdict(self)
 
 
-def between(reference: NDArray[np.floating], other: NDArray[np.floating]) -> ArtefactLoss:
+def measure_loss(reference: NDArray[np.floating], other: NDArray[np.floating]) -> ArtefactLoss:
     """Compare [rows, classes] of logits or log-probabilities."""
     kl = np.concatenate(
         [probes.divergences(reference[at : at + 64], other[at : at + 64]) for at in range(0, len(other), 64)]

@@ -180,11 +180,11 @@ def test_quantized_decoder_loses_what_the_loss_says(decoder: ExportPair, tmp_pat
     for name in ("Q8_0", "Q4_0"):
         gguf_files.quantize(gguf_files.QuantizeRequest(base, tmp_path / name, name))
         asked = {"model": str(tmp_path / name), "prompts": prompts}
-        found[name] = loss.between(full, probe.ask("convert.probe.llama", asked).arrays["logits"])
+        found[name] = loss.measure_loss(full, probe.ask("convert.probe.llama", asked).arrays["logits"])
     assert found["Q8_0"].kl_mean < found["Q4_0"].kl_mean
     assert found["Q8_0"].kl_mean <= found["Q8_0"].kl_p999
     assert found["Q4_0"].agreement <= found["Q8_0"].agreement <= 1.0
-    assert (0.0, 0.0, 1.0) == tuple(loss.between(full, full).report().values())[:3]
+    assert (0.0, 0.0, 1.0) == tuple(loss.measure_loss(full, full).report().values())[:3]
 
 
 def test_full_disk_is_said_and_leaves_no_file(decoder: ExportPair, tmp_path: Path) -> None:
@@ -218,7 +218,9 @@ def test_quantized_graph_is_what_its_report_says(
     kinds = {node.op_type for node in graphs.load(tmp_path / "model.onnx").graph.node}
     assert ("MatMulNBits" in kinds) == (name == "matmul8-gather8")
     inputs = [reference.encode(checkpoints.open_tokenizer(encoder.checkpoint), text) for text in TEXTS]
-    lost = loss.between(*(outputs(path, inputs) for path in (encoder.exported / "model.onnx", tmp_path / "model.onnx")))
+    lost = loss.measure_loss(
+        *(outputs(path, inputs) for path in (encoder.exported / "model.onnx", tmp_path / "model.onnx"))
+    )
     assert lost.kl_mean < (0.1 if name == "dynamic-int8" else 0.01)
 
 

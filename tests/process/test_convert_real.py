@@ -84,7 +84,7 @@ def test_importance_lowers_the_loss_of_four_bits(
     for importance in ({}, matrix):
         gguf_files.quantize(gguf_files.QuantizeRequest(base, tmp_path / "q.gguf", "Q4_0", importance=importance))
         found = probe.ask("convert.probe.llama", {"model": str(tmp_path / "q.gguf"), **asked})
-        lost.append(loss.between(full, found.arrays["logits"]))
+        lost.append(loss.measure_loss(full, found.arrays["logits"]))
     assert lost[1].kl_mean < lost[0].kl_mean
 
 

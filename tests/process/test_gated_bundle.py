@@ -9,7 +9,7 @@ import pytest
 
 from convert import calibrate, evaluate
 from convert.evaluate import predict
-from convert.evaluate.bundle import opened
+from convert.evaluate.bundle import open_bundle
 from convert.package import finish
 from convert.pipeline import task as tasks
 from convert.pipeline.recipe import BudgetSection
@@ -60,7 +60,7 @@ def test_a_run_makes_a_bundle_that_holds_strangers_up(tmp_path: Path):
     (tmp_path / "run" / "model").mkdir()
     (tmp_path / "run" / "model" / "config.json").write_text("{}")
     finish.run(job)
-    bundle = opened(job.out / "bundle")
+    bundle = open_bundle(job.out / "bundle")
     gate = bundle.manifest.confidence.gate
     assert gate is not None
     cases = golden_cases.parse(bundle.paths["golden"].read_bytes())

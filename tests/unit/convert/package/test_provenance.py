@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from convert.evaluate.bundle import opened
+from convert.evaluate.bundle import open_bundle
 from convert.evaluate.serving import quiet
 from convert.package import provenance
 from convert.pipeline import recipe
@@ -98,7 +98,7 @@ def test_a_licence_beside_the_model_is_found(job, name):
 
 def test_a_bundle_on_the_way_is_not_calibrated(job):
     """What task.yaml says of confidence does not get into a measurement: temperature 1, no threshold."""
-    made = opened(provisional.bundle(job, provisional.chosen(job), job.out / "bundle"))
+    made = open_bundle(provisional.bundle(job, provisional.chosen(job), job.out / "bundle"))
     assert AlwaysEscalate() == made.manifest.confidence
     assert {"weights", "tokenizer"} == set(made.paths)
     assert b"weights" == made.paths["weights"].read_bytes()
@@ -120,8 +120,8 @@ def test_a_candidate_without_a_model_says_so(job):
 
 def test_another_temperature_is_another_digest(job):
     """The same files under another temperature are another bundle for the engine, on the same weights."""
-    made = opened(provisional.bundle(job, provisional.chosen(job), job.out / "bundle"))
+    made = open_bundle(provisional.bundle(job, provisional.chosen(job), job.out / "bundle"))
     hot = made.at_temperature(2.0)
     assert (2.0, True) == (hot.manifest.confidence.temperature, hot.digest != made.digest)
     assert made.manifest.engine_key() == hot.manifest.engine_key()
-    assert made == opened(job.out / "bundle")
+    assert made == open_bundle(job.out / "bundle")

@@ -49,7 +49,7 @@ def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
     centre.publish(reported(tmp_path / "one", "1.0.0"))
     before = centre.publisher.held().targets.signed
     centre.publish(reported(tmp_path / "two", "1.1.0", rows=400))
-    lines = list(changes.of_targets(before, centre.publisher.held().targets.signed, lambda key: key))
+    lines = list(changes.describe_targets(before, centre.publisher.held().targets.signed, lambda key: key))
     said = "It is right on 90.0 % (95 % interval 85.0 % to 94.0 %) of"
     assert f"    {said} 400 test rows in 100 families." == lines[1]
     assert f"      {said} 300 test rows in 100 families." in lines

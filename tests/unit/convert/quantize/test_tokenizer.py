@@ -35,7 +35,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 def test_every_rule_in_the_table_cuts_as_llama_cpp_does(tmp_path: Path, pre: str) -> None:
     """The same vocabulary under each name of a pre-tokenizer gives llama.cpp's tokens for every text."""
     path = tiny_gguf.write(tmp_path / "tiny.gguf", pre=pre)
-    built = tokenizers.build(gguf_files.read_fields(path))
+    built = tokenizers.build_tokenizer(gguf_files.read_fields(path))
     assert "" == probes.difference(facts_of(path), built, TEXTS)
 
 
@@ -44,14 +44,14 @@ def test_rules_are_not_all_the_same(tmp_path: Path) -> None:
     path = tiny_gguf.write(tmp_path / "tiny.gguf", pre="smollm")
     facts, fields = facts_of(path), gguf_files.read_fields(path)
     for pre in ("gpt-2", "llama-bpe"):
-        other = tokenizers.build({**fields, "tokenizer.ggml.pre": pre})
+        other = tokenizers.build_tokenizer({**fields, "tokenizer.ggml.pre": pre})
         assert "llama.cpp cuts" in probes.difference(facts, other, TEXTS)
 
 
 def test_begin_token_is_built_in_where_the_file_says_so(tmp_path: Path) -> None:
     """A vocabulary that begins every text does so in transformers too, and after being saved and opened again."""
     path = tiny_gguf.write(tmp_path / "tiny.gguf", begin=True)
-    built = tokenizers.build(gguf_files.read_fields(path))
+    built = tokenizers.build_tokenizer(gguf_files.read_fields(path))
     assert "" == probes.difference(facts_of(path), built, TEXTS)
     assert built.bos_token_id == built("hi")["input_ids"][0]
 
@@ -60,19 +60,19 @@ def test_begin_token_is_built_in_where_the_file_says_so(tmp_path: Path) -> None:
 def test_special_tokens_keep_their_parts() -> None:
     """Begin, end, padding and unknown are those of the file; without padding the end token pads."""
     fields = gguf_files.read_fields(models.smollm2_path())
-    built = tokenizers.build(fields)
+    built = tokenizers.build_tokenizer(fields)
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
     assert {**names, "pad_token": "<|im_end|>"} == built.special_tokens_map
     assert (49152, 8192) == (len(built), built.model_max_length)
     del fields["tokenizer.ggml.padding_token_id"]
-    assert built.eos_token == tokenizers.build(fields).pad_token
+    assert built.eos_token == tokenizers.build_tokenizer(fields).pad_token
 
 
 @pytest.mark.slow
 def test_real_tokenizer_cuts_as_llama_cpp_does() -> None:
     """SmolLM2's vocabulary, 49,152 tokens, is rebuilt exactly."""
     path = models.smollm2_path()
-    assert "" == probes.difference(facts_of(path), tokenizers.build(gguf_files.read_fields(path)), TEXTS)
+    assert "" == probes.difference(facts_of(path), tokenizers.build_tokenizer(gguf_files.read_fields(path)), TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_other_kinds_of_vocabulary_are_refused(tmp_path: Path, changes: dict[str
     """What cannot be built exactly is not built at all."""
     fields = gguf_files.read_fields(tiny_gguf.write(tmp_path / "tiny.gguf"))
     with pytest.raises(InvalidRequest, match=said) as caught:
-        tokenizers.build({**fields, **changes})
+        tokenizers.build_tokenizer({**fields, **changes})
     assert "checkpoint that the GGUF was made from" in caught.value.remedy
 
 

@@ -16,7 +16,7 @@ from convert.report import plots
 from convert.report.doubts import doubts
 from convert.report.made import RunSummary, duration, interval, number, percent
 from convert.report.text import markdown
-from convert.report.writing import write
+from convert.report.writing import write_report
 from tests.support.report_cases import CALIBRATE, EVALUATE, FINETUNE, QUANTIZE, RECIPE, SUMMARY, made, share
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -24,7 +24,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def test_a_report_is_written_for_programs_and_for_people(tmp_path: Path):
     """report.json has every stage's own report; report.md shows the plots that lie beside it."""
-    assert write(tmp_path, made()) == tmp_path / "report.md"
+    assert write_report(tmp_path, made()) == tmp_path / "report.md"
     plain = json.loads((tmp_path / "report.json").read_bytes())
     assert plain["stages"]["calibrate"]["report"] == CALIBRATE
     assert plain["memory_peak_bytes"] == 700_000_006
@@ -107,7 +107,7 @@ def test_a_run_that_came_less_far_has_a_shorter_report(tmp_path: Path, left: int
     """Any first stages alone make a report without holes; what was drawn is what was measured."""
     whole = made()
     part = RunSummary(RECIPE, "t", "1.0.0", SUMMARY, whole.records[:left])
-    text = write(tmp_path, part).read_text()
+    text = write_report(tmp_path, part).read_text()
     assert "None" not in text
     assert {path.name for path in tmp_path.glob("*.png")} == {name for name in plots.PLOTS if f"]({name})" in text}
     assert ("Nothing is calibrated yet." in text) == (left < 5)
@@ -123,7 +123,7 @@ def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
     """A plot holds no time and no version."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        write(tmp_path / folder, made())
+        write_report(tmp_path / folder, made())
     for name in plots.PLOTS:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -143,7 +143,7 @@ def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
 )
 def test_unusual_results_are_drawn_or_left_out(tmp_path: Path, changed: dict[str, Any]):
     """No threshold, one candidate, one step or no calibration at all make a report too."""
-    assert write(tmp_path, made(**changed)).read_text()
+    assert write_report(tmp_path, made(**changed)).read_text()
 
 
 def test_numbers_are_said_as_people_read_them():

@@ -22,7 +22,7 @@ from convert.training import adapter
 from convert.training.adapter import FrozenPrefixCache
 from convert.training.decoder import DecoderData, DecoderTrainer
 from convert.training.encoder import EncodedRow, EncoderTrainer, RowEncoder, classifier
-from convert.training.lessons import ExampleEncoder, TrainingExample
+from convert.training.lessons import DecoderExampleEncoder, TrainingExample
 from convert.training.loop import TrainingSettings, train
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Prompt, Task
@@ -85,12 +85,12 @@ def tokens() -> TaskTokens:
 
 
 def lessons(count: int = len(ROWS)) -> list[TrainingExample]:
-    return ExampleEncoder(TASK, tokens()).of(ROWS[:count], 200)[0]
+    return DecoderExampleEncoder(TASK, tokens()).of(ROWS[:count], 200)[0]
 
 
 def adapted(family: str, **settings: Any) -> Any:
     """Return an adapted model whose adapter does something."""
-    model = adapter.adapted(FAMILIES[family].model(), FinetuneSection(**({"method": "lora", "rank": 2} | settings)))
+    model = adapter.add_adapter(FAMILIES[family].model(), FinetuneSection(**({"method": "lora", "rank": 2} | settings)))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         for name, weight in model.named_parameters():
@@ -146,7 +146,7 @@ def test_scores_of_labels_are_those_of_whole_sequences(family: str) -> None:
 def test_labels_of_several_tokens_are_learnt() -> None:
     """The loss that validation measures, the agent's own, falls though training never computes all labels."""
     torch.manual_seed(0)
-    model = adapter.adapted(FAMILIES["llama"].model(), FinetuneSection(method="lora", rank=4))
+    model = adapter.add_adapter(FAMILIES["llama"].model(), FinetuneSection(method="lora", rank=4))
     every = lessons()
     learner = DecoderTrainer(model, tokens(), DecoderData(every, every[::4]), 0.01, FrozenPrefixCache(model, 0, Path()))
     before = learner.validate()
@@ -172,7 +172,7 @@ def test_a_model_without_a_stack_of_layers_is_refused() -> None:
     """GPT-2 keeps its layers elsewhere; the error names families that work."""
     small = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=600, n_positions=64)
     with pytest.raises(InvalidRequest, match="GPT2LMHeadModel is not supported") as caught:
-        adapter.adapted(transformers.GPT2LMHeadModel(small), FinetuneSection(method="lora"))
+        adapter.add_adapter(transformers.GPT2LMHeadModel(small), FinetuneSection(method="lora"))
     assert "llama" in caught.value.remedy
 
 

@@ -30,7 +30,7 @@ from convert.pipeline.recipe import FinetuneSection
 from convert.pipeline.stage import Report, StageJob
 from convert.training import adapter
 from convert.training.decoder import DecoderData, DecoderTrainer
-from convert.training.lessons import ExampleEncoder
+from convert.training.lessons import DecoderExampleEncoder
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Prompt, Task
 from tests.support import corrected_records, pos_intents, tiny_decoder, tiny_encoder, tiny_models
@@ -137,9 +137,11 @@ def test_frozen_layers_run_once_with_the_same_result(tmp_path: Path, bytes_max: 
     found = []
     for cut in (0, 2):
         torch.manual_seed(5)
-        model = adapter.adapted(tiny_decoder.model(), FinetuneSection(method="lora", rank=2, layers_from=2))
+        model = adapter.add_adapter(tiny_decoder.model(), FinetuneSection(method="lora", rank=2, layers_from=2))
         tokens = task_tokens(TASK, tiny_decoder.tokenizer())
-        lessons, _ = ExampleEncoder(TASK, tokens).of([DataRow(text, label=label) for text, label in EXAMPLES], 200)
+        lessons, _ = DecoderExampleEncoder(TASK, tokens).of(
+            [DataRow(text, label=label) for text, label in EXAMPLES], 200
+        )
         halves = adapter.FrozenPrefixCache(model, cut, tmp_path, bytes_max)
         learner = DecoderTrainer(model, tokens, DecoderData(lessons, lessons[:3]), 0.01, halves)
         learner.prepare(lambda *_: None)

@@ -17,7 +17,7 @@ from convert.encoder.tags import UNREAD, tagged
 from convert.training import loop, objective
 from convert.training.encoder import EncodedRow, cycled, uniformity
 from convert.training.keeping import train_validation_split
-from convert.training.lessons import ExampleEncoder
+from convert.training.lessons import DecoderExampleEncoder
 from convert.training.objective import AnswerTarget, label_answers, targets
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Prompt, Task
@@ -148,7 +148,9 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
     )
     simple = DataRow("hi", completion="yes", messages=(system, asked, answered))
     longer = DataRow("hi", completion="yes", messages=(asked, answered, asked, answered))
-    (one, plain, two), _ = ExampleEncoder(task, tokens).of([simple, DataRow("hi", completion="yes"), longer], 100)
+    (one, plain, two), _ = DecoderExampleEncoder(task, tokens).of(
+        [simple, DataRow("hi", completion="yes"), longer], 100
+    )
     assert tokens.prompt("hi") == one.prompt == plain.prompt
     assert (*tokenize(tokenizer, "yes", special=False), tokenizer.eos_token_id) == one.answer.tokens
     written = tokenizer.decode([*two.prompt, *two.answer.tokens])
@@ -159,7 +161,7 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
 def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
     """Left out are those over tokens_max; if none is left, that is an error."""
     task = Task(name="t", kind="classify", labels=("refund", "price"))
-    lessons = ExampleEncoder(task, task_tokens(task, tiny_decoder.tokenizer()))
+    lessons = DecoderExampleEncoder(task, task_tokens(task, tiny_decoder.tokenizer()))
     rows = [DataRow("hi", label="price"), DataRow("I want my money back " * 20, label="refund")]
     short, too_long = lessons.of(rows, 40)
     assert (["hi"], 1) == ([lesson.row.text for lesson in short], too_long)

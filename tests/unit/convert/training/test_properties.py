@@ -118,7 +118,7 @@ def test_rank_and_targets_decide_what_is_trained(rank: int, targets_: tuple[str,
     ids = torch.arange(10)[None]
     with torch.inference_mode():
         expected = bare(ids).logits
-    model = adapter.adapted(bare, FinetuneSection(method="lora", rank=rank, targets=targets_, layers_from=2)).eval()
+    model = adapter.add_adapter(bare, FinetuneSection(method="lora", rank=rank, targets=targets_, layers_from=2)).eval()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     assert count == len(trained)
     assert all(rank in weight.shape for weight in trained)
