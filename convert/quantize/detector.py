@@ -126,5 +126,5 @@ def _vectors(model: onnx.ModelProto, hidden: str, texts: Sequence[str], tokenize
         path = Path(folder, "vectors.onnx")
         ood_graph.vectors_only(model, hidden, POOLING)
         onnx.save(model, path)
-        answer = probe.ask("convert.probe.onnx", {"model": str(path), "inputs": inputs})
+        answer = probe.ask("convert.probe.onnx_probe", {"model": str(path), "inputs": inputs})
     return np.asarray(answer.arrays["outputs"].reshape(len(texts), -1), np.float32)

@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.evaluate.bundle import open_bundle
-from convert.evaluate.invariance import BATCHES, BatchInvariance, difference, measure_batch_invariance, sentence
+from convert.evaluate.batch_invariance import BATCHES, BatchInvariance, difference, measure_batch_invariance, sentence
+from convert.evaluate.bundle_folder import open_bundle
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.pipeline.recipe import BudgetSection
-from convert.quantize.choose import judge
+from convert.quantize.candidate_selection import judge
 from tests.support.bundles import echo_bundle, tiny_onnx_bundle
 
 TEXTS = [f"!slow 2 a refund of {number}" for number in range(16)]  # each is there long enough to have company

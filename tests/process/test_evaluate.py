@@ -15,7 +15,7 @@ from convert.calibrate.division import divided
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import compare, evaluate, predict
-from convert.evaluate.bundle import open_bundle
+from convert.evaluate.bundle_folder import open_bundle
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import serve_bundles

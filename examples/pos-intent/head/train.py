@@ -25,9 +25,9 @@ from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import read_for
 from convert.encoder import bert_graph, head
-from convert.evaluate.bundle import open_bundle
+from convert.evaluate.bundle_folder import open_bundle
 from convert.evaluate.serving import predict
-from convert.package.assemble import AssembleRequest, assemble
+from convert.package.bundle_assembly import AssembleRequest, assemble
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data"

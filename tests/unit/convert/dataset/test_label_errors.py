@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.dataset import label_errors, label_studio
 from convert.dataset.label_review import rank, write_tasks
-from convert.dataset.select import DatasetSelection
+from convert.dataset.selection import DatasetSelection
 from convert.encoder import ngrams
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.signed_document import timestamp

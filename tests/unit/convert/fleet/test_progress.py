@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.fleet.progress import FleetReport, TaskProgress, report
-from convert.fleet.statuses import SiteStatuses
+from convert.fleet.rollout_progress import FleetReport, TaskProgress, report
+from convert.fleet.site_statuses import SiteStatuses
 from edge_agent.formats.plan import Fleet, Hardware, Offer, Plan, place
 from edge_agent.formats.signed_document import seconds, timestamp
 from edge_agent.formats.site_status import SiteStatus, UpdateState

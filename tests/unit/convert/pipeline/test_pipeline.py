@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.pipeline.execution import RunDisplay, load_module, run
-from convert.pipeline.meter import ResourceMeter, tree_resident_bytes
+from convert.pipeline.execution import ResourceMeter, RunDisplay, load_module, run, tree_resident_bytes
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.workspace import StageRecord, Workspace
 from edge_agent.errors import DiskFull, FileMissing, InvalidRequest, RequirementUnmet, StateDirInUse
