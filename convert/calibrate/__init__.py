@@ -46,7 +46,7 @@ from convert.evaluate.serving import ServedBundles, quiet, serve_bundles
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import candidate_bundle
-from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Novelty, Threshold
+from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Threshold, TypicalInputs
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _KINDS: tuple[Kind, ...] = ("classify", "extract")
@@ -270,7 +270,9 @@ def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
     return f"{said} About {max(needed - choice.rows, 1)} more labels needed, if the model errs as it did on these."
 
 
-def _section(choice: Choice, risk: Risk, fitted: float, usual: Novelty | None, conditions: Conditions) -> Confidence:
+def _section(
+    choice: Choice, risk: Risk, fitted: float, usual: TypicalInputs | None, conditions: Conditions
+) -> Confidence:
     if choice.threshold is None:
         return AlwaysEscalate(temperature=fitted, novelty=usual, gate=conditions.gate)
     return Threshold(

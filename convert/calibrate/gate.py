@@ -19,7 +19,7 @@ import numpy.typing as npt
 from convert.clustered_statistics import share
 from convert.evaluate.predictions import ServedPrediction
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.ood_gate import Gate, GateScore, rows_needed
+from edge_agent.formats.ood_gate import GateScore, OodGate, rows_needed
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -31,7 +31,7 @@ OUTSIDE = -1.0
 class Conditions:
     """What an answer has to pass besides the threshold."""
 
-    gate: Gate | None
+    gate: OodGate | None
     floor: float
 
     def held_up(self, said: Sequence[ServedPrediction]) -> Flags:
@@ -47,14 +47,16 @@ class Conditions:
         return np.where(self.held_up(said) | (confidences < self.floor), OUTSIDE, confidences)
 
 
-def calibrated(score: GateScore | None, held_out: Sequence[ServedPrediction], held_up_max: float) -> Gate | None:
+def calibrated(score: GateScore | None, held_out: Sequence[ServedPrediction], held_up_max: float) -> OodGate | None:
     """Return the gate of these held-out rows, one of each family; None where there are too few, or no score."""
     if score is None or not held_up_max or len(held_out) < rows_needed(held_up_max):
         return None
-    bare = Gate(score=score, held_up_max=held_up_max, scores=(0.0,))
+    bare = OodGate(score=score, held_up_max=held_up_max, scores=(0.0,))
     scores = np.sort([bare.score_of(each.ood_score, each.label_mass) for each in held_out]).astype(np.float32)
     return (
-        Gate(score=score, held_up_max=held_up_max, scores=tuple(scores.tolist())) if np.isfinite(scores).all() else None
+        OodGate(score=score, held_up_max=held_up_max, scores=tuple(scores.tolist()))
+        if np.isfinite(scores).all()
+        else None
     )
 
 

@@ -36,8 +36,8 @@ from convert.cli import (
 )
 from convert.pipeline.execution import STAGES
 from edge_agent import __version__
+from edge_agent.cli.command_group import PrintableGroup
 from edge_agent.cli.terminal import report, say
-from edge_agent.cli.usage import PrintableUsage
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
 from edge_agent.errors.printable import printable_event
 
@@ -60,7 +60,7 @@ def code_of(error: type[EdgeAgentError]) -> int:
     return next((code for family, code in _FAMILIES if issubclass(error, family)), _BAD_INPUT)
 
 
-class _EdgeConvertGroup(PrintableUsage):
+class _EdgeConvertGroup(PrintableGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)

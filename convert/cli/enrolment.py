@@ -69,7 +69,7 @@ class Command:
         central_keys.check_passphrase(secret)
         return secret
 
-    def _write(self, made: enrolment_format.Kit, secret: str, registry: SiteRegistry) -> None:
+    def _write(self, made: enrolment_format.EnrolmentFile, secret: str, registry: SiteRegistry) -> None:
         raw = enrolment_format.encode(made)
         _, sha256 = enrolment_format.parse(raw)
         path = self.out / f"{made.site}{enrolment_format.SUFFIX}"
@@ -77,7 +77,7 @@ class Command:
         registry.issue(made.site, Issued(sha256=sha256, issued_at=made.issued_at, expires_at=made.expires_at))
         atomic_files.write_atomically(path, enrolment_format.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
         progress_output.out().print(
-            Text(f"{path}: code {enrolment_format.code(sha256)}, can be used until {made.expires_at[:10]}")
+            Text(f"{path}: code {enrolment_format.verification_code(sha256)}, can be used until {made.expires_at[:10]}")
         )
 
     def _say(self, secret: str) -> None:

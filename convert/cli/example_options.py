@@ -13,7 +13,7 @@ import typer
 from convert.cli import progress_output
 from convert.pipeline import execution
 from convert.report.run_summary import percent, plural
-from edge_agent.cli.terminal import Rows
+from edge_agent.cli.terminal import EscapedTable
 
 _DAY = ["%Y-%m-%d"]
 _CLOCKS_SHOWN_MAX = 5
@@ -85,7 +85,9 @@ def show(found: Any) -> None:
     )
     if not found.rows:
         return
-    table = Rows("text", "label", "", "more likely", "", title="an estimate: each is a question, not a correction")
+    table = EscapedTable(
+        "text", "label", "", "more likely", "", title="an estimate: each is a question, not a correction"
+    )
     for row in found.rows[:_LABELS_SHOWN_MAX]:
         cut = len(row.text) > _TEXT_CHARACTERS_MAX
         text = f"{row.text[:_TEXT_CHARACTERS_MAX]}{'…' if cut else ''}"

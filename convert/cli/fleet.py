@@ -18,9 +18,9 @@ from convert.collect.sources import open_source
 from convert.fleet import rollout_progress, site_statuses
 from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, Stand, TaskProgress
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
-from edge_agent.cli.terminal import Rows, write_exactly
+from edge_agent.cli.terminal import EscapedTable, write_exactly
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, parse
+from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, parse
 
 _HALT = 1
 _SHOWN_MAX = 10
@@ -90,7 +90,7 @@ class Command:
         return SiteRegistry(path) if path else None
 
 
-def _read_plan(path: Path) -> Plan:
+def _read_plan(path: Path) -> RolloutPlan:
     with path.open("rb") as file:
         return parse(file.read(PLAN_BYTES_MAX + 1))
 
@@ -117,7 +117,7 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
 
 
 def _overview(tasks: Iterable[TaskProgress]) -> Table:
-    table = Rows("task", "channel", "wanted", box=None, pad_edge=False)
+    table = EscapedTable("task", "channel", "wanted", box=None, pad_edge=False)
     rows = [(task, _counts(task)) for task in tasks]
     for name in rows[0][1]:
         table.add_column(name, justify="right")
@@ -144,7 +144,7 @@ def _counts(task: TaskProgress) -> dict[str, int]:
 def _print_task(console: Console, task: TaskProgress) -> None:
     name = f"{task.task} on {task.channel}"
     if task.waves:
-        table = Rows(f"waves of {name}", "", box=None, pad_edge=False)
+        table = EscapedTable(f"waves of {name}", "", box=None, pad_edge=False)
         for title in ("sites", "there", "failed"):
             table.add_column(title, justify="right")
         for wave in task.waves:

@@ -9,7 +9,7 @@ import typer
 
 from convert.cli.progress_output import out
 from convert.publish import central_keys, initial_keys, keyring, layout
-from edge_agent.cli.terminal import Rows, say
+from edge_agent.cli.terminal import EscapedTable, say
 from edge_agent.errors import InvalidRequest
 
 app = typer.Typer(
@@ -153,7 +153,7 @@ def _quorum(written: str) -> initial_keys.RoleQuorum:
 
 
 def _print_signing(folder: Path) -> None:
-    table = Rows("key", "role", "is", "private half", box=None, pad_edge=False)
+    table = EscapedTable("key", "role", "is", "private half", box=None, pad_edge=False)
     for named in keyring.read_folder(folder):
         table.add_row(named.name, named.role, f"{named.key.keytype} {named.key.keyid[:12]}", _private(named))
     out().print(table)

@@ -10,12 +10,12 @@ from rich.text import Text
 from convert.cli import progress_output, repository_options
 from convert.cli.repository_options import RepositoryCommand
 from convert.publish import media_writer
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 
 @dataclass(kw_only=True)
 class Command(RepositoryCommand):
-    """Write a stick that updates sites without a network: 'edge-agent import' takes it, with the same trust.
+    """Write a stick that updates sites without a network: 'edge-agent media import' takes it, with the same trust.
 
     Holds what the plan means for the sites, on any hardware and in any wave. Needs the online key. Make it anew for
     the next round: a site that has seen something newer does not go back to an old stick, and says so.

@@ -15,7 +15,7 @@ from convert.publish.publisher import Publisher
 from convert.publish.repository_reader import RepositoryState
 from edge_agent.cli.terminal import report, say, write_exactly
 from edge_agent.errors import InvalidRequest, PlanInvalid
-from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, encode
+from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, encode
 
 app = typer.Typer(no_args_is_help=True, help="Say which bundle each site should run, from when, and under what terms.")
 
@@ -136,14 +136,14 @@ for _name, _command in {"show": ShowPlan, "edit": EditPlan, "diff": DiffPlan, "h
     app.command(_name)(_command)
 
 
-def _before(publisher: Publisher, held: RepositoryState) -> Plan:
+def _before(publisher: Publisher, held: RepositoryState) -> RolloutPlan:
     before = repository_reader.previous_plan(publisher.place, held)
     if before is None:
         raise InvalidRequest("there is no earlier plan to compare with", remedy="Name a --file.")
     return before
 
 
-def _publish(publisher: Publisher, plan: Plan, yes: bool, stage: Path | None) -> None:
+def _publish(publisher: Publisher, plan: RolloutPlan, yes: bool, stage: Path | None) -> None:
     held = publisher.held()
     plan_rules.require_signed(plan, held.bundles())
     said = "Nothing was changed: the plan in force says the same."
@@ -154,7 +154,7 @@ def _publish(publisher: Publisher, plan: Plan, yes: bool, stage: Path | None) ->
     repository_options.finish(publisher, said, stage)
 
 
-def _show(old: Plan, new: Plan) -> None:
+def _show(old: RolloutPlan, new: RolloutPlan) -> None:
     console = progress_output.out()
     for line in plan_text.differences(old, new):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
@@ -163,7 +163,7 @@ def _show(old: Plan, new: Plan) -> None:
         console.print(Text.assemble(("means: ", "bold"), line))
 
 
-def _from_file(path: Path, held: RepositoryState) -> Plan:
+def _from_file(path: Path, held: RepositoryState) -> RolloutPlan:
     with path.open("rb") as file:
         raw = file.read(PLAN_BYTES_MAX + 1)
     if len(raw) > PLAN_BYTES_MAX:
@@ -174,7 +174,7 @@ def _from_file(path: Path, held: RepositoryState) -> Plan:
         raise InvalidRequest(f"{path} is no text", remedy="Write it in UTF-8.") from None
 
 
-def _from_editor(held: RepositoryState) -> Plan:
+def _from_editor(held: RepositoryState) -> RolloutPlan:
     text = _draft(held)
     while True:
         edited = click.edit(text, extension=".yaml")

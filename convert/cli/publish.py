@@ -17,8 +17,8 @@ from convert.publish.keyring import ANCHOR
 from convert.publish.publisher import PublishedBundle, Publisher, UploadedBundle
 from convert.publish.repository_reader import BundleTarget, newest
 from convert.report import markdown
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.errors import InvalidRequest, ModelFailed
+from edge_agent.formatting import format_bytes
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from convert.pipeline import execution, recipe
 from convert.pipeline.workspace import StageRecord
 from convert.report.markdown import headline
 from convert.report.run_summary import TEXT_NAME, duration, plural
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")

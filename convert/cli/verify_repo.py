@@ -17,8 +17,8 @@ from convert.publish import media_writer, repository_check
 from convert.publish.repository_check import CheckScope
 from convert.publish.repository_reader import RepositoryState
 from convert.publish.repository_storage import open_place
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.terminal import write_exactly
+from edge_agent.formatting import format_bytes
 
 _FAILED = 1
 

@@ -28,8 +28,8 @@ from convert.fleet.site_registry import SiteRegistry
 from convert.publish.central_keys import CentralKeys
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.example_records import Feedback
-from edge_agent.formats.receipts import EpochReceipts, Refused
+from edge_agent.formats.example_records import ExampleFeedback
+from edge_agent.formats.receipts import EpochReceipts, RefusedSegment
 from edge_agent.formats.segment import parse_name
 
 REPORT_NAME = "report.json"
@@ -54,7 +54,7 @@ class CollectRequest:
     sites: Path | None = None
     """The registry; None = sites.json below `out`."""
     registered_only: bool = False
-    reviews: Sequence[Feedback] = ()
+    reviews: Sequence[ExampleFeedback] = ()
     """Given at the centre."""
     memory_bytes: int = database.MEMORY_BYTES_DEFAULT
     progress: Progress = lambda _what, _done, _size: None
@@ -94,11 +94,11 @@ class _EpochState:
         self.refused.append((life, number, refusal))
         self.absent[life][number] = "was refused"
 
-    def damaged(self) -> Iterator[tuple[Life, Refused]]:
+    def damaged(self) -> Iterator[tuple[Life, RefusedSegment]]:
         """Yield what the receipts tell of segments that no good copy came of."""
         for life, number, refusal in self.refused:
             if refusal.damaged and number not in self.held.get(life, {}):
-                yield life, Refused(sequence=number, manifest_sha256=refusal.damaged, why=refusal.why[:500])
+                yield life, RefusedSegment(sequence=number, manifest_sha256=refusal.damaged, why=refusal.why[:500])
 
     def entries(self, life: Life) -> list[record_files.SegmentEntry]:
         """Return what is held of one life, in order."""
@@ -234,7 +234,7 @@ class _CollectRun:
 
     def _vouch(self, places: list[tuple[SegmentSource, SiteListing]]) -> None:
         """Sign receipts for each site, and lay them wherever something of it was found."""
-        told: dict[Life, list[Refused]] = defaultdict(list)
+        told: dict[Life, list[RefusedSegment]] = defaultdict(list)
         for life, refused in self._seen.damaged():
             told[life].append(refused)
         epochs: dict[str, list[EpochReceipts]] = defaultdict(list)

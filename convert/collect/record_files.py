@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from convert.collect.record_columns import SCHEMA
 from edge_agent.durable import atomic_files
 from edge_agent.formats.segment import SegmentManifest, name_of
-from edge_agent.formats.signed_document import Signed
+from edge_agent.formats.signed_document import SignedDocument
 
 FOLDER = "raw"
 _SEGMENTS = b"edge-agent/segments"
@@ -51,7 +51,7 @@ class SegmentEntry:
         return f"{self.site}/{name_of(self.epoch, self.sequence)}"
 
 
-def entry_of(signed: Signed[SegmentManifest]) -> SegmentEntry:
+def entry_of(signed: SignedDocument[SegmentManifest]) -> SegmentEntry:
     """Return what to remember of a segment."""
     body = signed.body
     return SegmentEntry(

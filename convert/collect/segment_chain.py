@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from convert.collect.record_files import SegmentEntry
-from edge_agent.formats.receipts import EpochReceipts, Range, Refused
+from edge_agent.formats.receipts import EpochReceipts, ReceiptRange, RefusedSegment
 from edge_agent.formats.segment import name_of
 
 NOT_COME = "has not come"
@@ -99,7 +99,7 @@ def _continues(entry: SegmentEntry, manifests: Mapping[int, set[str]]) -> bool:
     return before is None or entry.previous in before
 
 
-def receipts(epoch: str, held: Collection[SegmentEntry], refused: Collection[Refused]) -> EpochReceipts:
+def receipts(epoch: str, held: Collection[SegmentEntry], refused: Collection[RefusedSegment]) -> EpochReceipts:
     """Return what the centre vouches for of one epoch: each unbroken chain, named by its last manifest."""
     before = {entry.manifest_sha256: entry for entry in held}
     continued = {entry.previous for entry in held}
@@ -109,11 +109,11 @@ def receipts(epoch: str, held: Collection[SegmentEntry], refused: Collection[Ref
     return EpochReceipts(epoch=epoch, received=tuple(ranges[:_RANGES_MAX]), refused=tuple(listed[:_REFUSED_MAX]))
 
 
-def _range(last: SegmentEntry, before: Mapping[str, SegmentEntry]) -> Range:
+def _range(last: SegmentEntry, before: Mapping[str, SegmentEntry]) -> ReceiptRange:
     first = last
     while (previous := before.get(first.previous)) and previous.sequence == first.sequence - 1:
         first = previous
-    return Range(first=first.sequence, last=last.sequence, manifest_sha256=last.manifest_sha256)
+    return ReceiptRange(first=first.sequence, last=last.sequence, manifest_sha256=last.manifest_sha256)
 
 
 def _holes(known: list[int], last: int) -> Iterator[tuple[int, int]]:

@@ -24,7 +24,7 @@ from convert.collect.sources import SegmentSource, path_of
 from edge_agent.errors import ExchangeError, RecordInvalid, SegmentDamaged
 from edge_agent.formats import example_records, segment
 from edge_agent.formats.segment import MANIFEST_SUFFIX, SEALED_SUFFIX, SegmentManifest
-from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, Signed
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, SignedDocument
 
 _LINES_AT_ONCE = 5_000
 
@@ -88,7 +88,7 @@ class SegmentIntake:
         except _SegmentRefused as error:
             return RefusedDocument(self._source.name, site, stem, str(error), signed.sha256 if error.damaged else "")
 
-    def _manifest(self, site: str, stem: str) -> Signed[SegmentManifest]:
+    def _manifest(self, site: str, stem: str) -> SignedDocument[SegmentManifest]:
         raw = self._source.read(path_of(site, "segments", stem + MANIFEST_SUFFIX), DOCUMENT_BYTES_MAX)
         signed = segment.verify(raw, stem, None)
         if signed.body.site != site:
@@ -98,7 +98,7 @@ class SegmentIntake:
             raise _SegmentRefused(objection)
         return signed
 
-    def _batches(self, signed: Signed[SegmentManifest]) -> list[pa.RecordBatch]:
+    def _batches(self, signed: SignedDocument[SegmentManifest]) -> list[pa.RecordBatch]:
         body = signed.body
         if not self._recipients & set(body.recipients):
             said = ", ".join(f"{recipient[:20]}…" for recipient in body.recipients)

@@ -24,7 +24,7 @@ from obstore.store import from_url
 
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import receipts, segment, site_status
+from edge_agent.formats import receipts, segment, status_object
 
 SITE_PREFIX, SEGMENTS = "site=", "segments"
 _SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
@@ -50,7 +50,7 @@ class SiteListing:
 
     def note(self, parts: tuple[str, ...], size_bytes: int) -> None:
         """Take down one object by its path below the site; what does not belong there is left alone."""
-        self.status |= parts == (site_status.FILE_NAME,)
+        self.status |= parts == (status_object.FILE_NAME,)
         self.receipts |= parts == (receipts.FILE_NAME,)
         if parts[:-1] == (SEGMENTS,):
             self._note_segment(*parts[-1].partition("."), size_bytes)

@@ -15,7 +15,7 @@ from convert.collect.site_key_trust import SiteKeyTrust
 from convert.collect.sources import SegmentSource, SiteListing, path_of
 from edge_agent.durable import atomic_files
 from edge_agent.errors import ExchangeError
-from edge_agent.formats import site_status
+from edge_agent.formats import status_object
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 FOLDER = "status"
@@ -39,7 +39,7 @@ def losses(collected: Path) -> AuditLosses:
     counted, sites = Counter[str](), 0
     for path in sorted((collected / FOLDER).glob("site=*.json")):
         with contextlib.suppress(ExchangeError):
-            counted.update(site_status.verify(path.read_bytes(), None).body.counters)
+            counted.update(status_object.verify(path.read_bytes(), None).body.counters)
             sites += 1
     dropped = sum(number for name, number in counted.items() if name.startswith("dropped_"))
     return AuditLosses(sites, counted["sacrificed_audit"], dropped)
@@ -66,9 +66,9 @@ class StatusFolder:
         """
         if not listing.status:
             return ""
-        raw = source.read(path_of(listing.site, site_status.FILE_NAME), DOCUMENT_BYTES_MAX)
+        raw = source.read(path_of(listing.site, status_object.FILE_NAME), DOCUMENT_BYTES_MAX)
         try:
-            signed = site_status.verify(raw, None)
+            signed = status_object.verify(raw, None)
         except ExchangeError as error:
             return error.message
         if signed.body.site != listing.site:
@@ -97,13 +97,13 @@ class StatusFolder:
         if not path.is_file() or path.read_bytes() != content:
             atomic_files.write_atomically(path, content)
 
-    def _keep(self, body: site_status.SiteStatus, raw: bytes) -> None:
+    def _keep(self, body: status_object.SiteStatus, raw: bytes) -> None:
         for epoch, sequence in body.highest.items():
             self._raise_highest(body.site, epoch, sequence)
         for epoch, numbers in body.missing.items():
             self._missing[body.site][epoch].update(numbers)
         path = self._folder / f"site={body.site}.json"
-        if not path.is_file() or site_status.verify(path.read_bytes(), None).body.at < body.at:
+        if not path.is_file() or status_object.verify(path.read_bytes(), None).body.at < body.at:
             atomic_files.write_atomically(path, raw)
 
     def _raise_highest(self, site: str, epoch: str, sequence: int) -> None:

@@ -26,7 +26,7 @@ from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe, Split
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
-from edge_agent.formats.manifest import Kind, Task
+from edge_agent.formats.manifest import Kind, TaskSpec
 
 LINE_BYTES_MAX = 1024 * 1024
 LabelSource = Literal["reviewed", "corrected", "teacher", "model", "imported"]
@@ -264,7 +264,7 @@ def count_label_sources(found: Sequence[DataRow]) -> dict[LabelSource, int]:
     return {source: counts[source] for source in LABEL_SOURCES if counts[source]}
 
 
-def _check_trainable(recipe: Recipe, task: Task) -> None:
+def _check_trainable(recipe: Recipe, task: TaskSpec) -> None:
     """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, and those name no spans."""
     runtime = tasks.read(tasks.find(recipe.path(recipe.task))).get("runtime")
     if runtime == "onnx" and task.kind == "extract" and recipe.data.format != "text-spans":
@@ -388,7 +388,7 @@ def _classified(row: DataRow) -> DataRow:
     return replace(row, label=row.label or row.completion.strip())
 
 
-def known_labels(task: Task) -> tuple[str, ...]:
+def known_labels(task: TaskSpec) -> tuple[str, ...]:
     """Return what a row may be labelled with: for extract, the tags B-x and I-x mean the label x."""
     if task.kind != "extract":
         return task.labels
@@ -405,7 +405,7 @@ def labels(split: Sequence[DataRow]) -> Iterator[str]:
         yield from ([row.label] if row.label else [span.label for span in row.spans])
 
 
-def _check_split(found: list[DataRow], split: Split, task: Task, path: Path, bare: bool) -> None:
+def _check_split(found: list[DataRow], split: Split, task: TaskSpec, path: Path, bare: bool) -> None:
     if split in MEASURED:
         _check_made_by_people(found, split, path)
     seen = Counter(labels(found))

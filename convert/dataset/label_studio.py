@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import strict_json
-from edge_agent.formats.example_records import Feedback
+from edge_agent.formats.example_records import ExampleFeedback
 
 EXPORT_BYTES_MAX = 1024 * 1024 * 1024
 _FROM, _TO = "answer", "input"
@@ -92,7 +92,7 @@ def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
     return f'<View>\n{stream}  <Text name="{_TO}" value="$input"/>\n{why}{control}</View>\n'
 
 
-def feedback_of(export: bytes) -> list[Feedback]:
+def feedback_of(export: bytes) -> list[ExampleFeedback]:
     """Read a JSON export. Cancelled and empty annotations say nothing and are passed over.
 
     Raises:
@@ -118,7 +118,7 @@ def feedback_of(export: bytes) -> list[Feedback]:
     return found
 
 
-def _reviews(task: dict[str, Any]) -> Iterator[Feedback]:
+def _reviews(task: dict[str, Any]) -> Iterator[ExampleFeedback]:
     data = task["data"]
     for annotation in task["annotations"]:
         value = _value(annotation["result"])
@@ -128,7 +128,7 @@ def _reviews(task: dict[str, Any]) -> Iterator[Feedback]:
         # The same annotation exported again is the same record; changed in between, it is another one.
         said = json.dumps([data["site"], data["prediction_id"], annotation["id"], annotation["updated_at"], value])
         key = hashlib.sha256(said.encode()).hexdigest()[:32]
-        yield Feedback(
+        yield ExampleFeedback(
             record_id=f"review:{key}",
             feedback_id=key,
             site=data["site"],

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
 from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 Tokens = tuple[int, ...]
 
@@ -36,7 +36,7 @@ class TaskTokens:
         return self.prefix + tokenize(self.tokenizer, self.blanks + text, special=False) + self.rest
 
 
-def task_tokens(task: Task, tokenizer: PreTrainedTokenizerBase) -> TaskTokens:
+def task_tokens(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> TaskTokens:
     """Turn a task into tokens.
 
     Raises:

@@ -23,7 +23,7 @@ from convert.pipeline.recipe import Recipe, Split
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import candidate_bundle
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Manifest, Task
+from edge_agent.formats.manifest import Manifest, TaskSpec
 
 __all__ = ["compare", "evaluate", "predict", "run"]
 
@@ -145,7 +145,7 @@ def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
         raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
 
 
-def _known(task: Task) -> set[str]:
+def _known(task: TaskSpec) -> set[str]:
     return set(task.labels) | set(entity_types(task))
 
 

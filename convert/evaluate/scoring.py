@@ -17,7 +17,7 @@ from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import quality_metrics
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.evaluate.quality_metrics import AnswerOutcomes
-from edge_agent.formats.manifest import Confidence, Kind, Manifest, Task, Threshold
+from edge_agent.formats.manifest import Confidence, Kind, Manifest, TaskSpec, Threshold
 
 FAILED = "(no answer)"
 _PERCENTILES = (50, 90, 95, 99)
@@ -123,7 +123,7 @@ def latency(predictions: Sequence[ServedPrediction]) -> dict[str, float]:
 
 
 def _classes(
-    task: Task, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
+    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
 ) -> dict[str, Any]:
     """Return confusion[true][answered] = rows, zeros left out, and the figures of each label."""
     true, said = [row.label for row in rows], [each.answer or FAILED for each in predictions]
@@ -144,7 +144,7 @@ def _classes(
 
 
 def _entities(
-    task: Task, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
+    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
 ) -> dict[str, Any]:
     if task.record_schema is not None:
         return _fields(task, rows, predictions, found)
@@ -162,13 +162,13 @@ def _entities(
     return {"per_label": per_label}
 
 
-def entity_types(task: Task) -> list[str]:
+def entity_types(task: TaskSpec) -> list[str]:
     """Return what the BIO tags of a task stand for: B-x and I-x mean x."""
     return list(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 
 
 def _fields(
-    _task: Task, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
+    _task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
 ) -> dict[str, Any]:
     """Return, where wanted texts are JSON objects, the share of rows that have each field right."""
     places: dict[str, list[quality_metrics.Place]] = {}
@@ -215,7 +215,9 @@ def _json(text: str) -> Any:
         return None
 
 
-_BY_KIND: dict[str, Callable[[Task, Sequence[DataRow], Sequence[ServedPrediction], AnswerOutcomes], dict[str, Any]]] = {
+_BY_KIND: dict[
+    str, Callable[[TaskSpec, Sequence[DataRow], Sequence[ServedPrediction], AnswerOutcomes], dict[str, Any]]
+] = {
     "classify": _classes,
     "extract": _entities,
     "generate": _fields,

@@ -12,7 +12,7 @@ from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
 from convert.training import checkpoint_loading
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 _SINGLE_LABEL = "single_label_classification"
 
@@ -45,7 +45,7 @@ def run(job: StageJob) -> Report:
     )
 
 
-def _check_length(what: Task, config: dict[str, Any]) -> None:
+def _check_length(what: TaskSpec, config: dict[str, Any]) -> None:
     """Raise InvalidRequest if the task allows more tokens than the model has positions for."""
     positions = checkpoint_loading.positions_of(config)
     wanted = what.limits.input_tokens_max + what.written_tokens_max
@@ -54,7 +54,7 @@ def _check_length(what: Task, config: dict[str, Any]) -> None:
         raise InvalidRequest(said, remedy="Lower 'limits' in task.yaml.")
 
 
-def _check_labels(what: Task, config: dict[str, Any]) -> None:
+def _check_labels(what: TaskSpec, config: dict[str, Any]) -> None:
     """Raise InvalidRequest unless the outputs are one label each text: the task's labels, in their order."""
     problem = config.get("problem_type") or _SINGLE_LABEL
     if what.kind == "classify" and problem != _SINGLE_LABEL:

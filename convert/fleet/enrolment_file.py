@@ -45,8 +45,8 @@ from convert.publish import central_keys
 from convert.publish.keyring import ANCHOR
 from convert.publish.layout import check_root
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
-from edge_agent.formats.enrolment_file import Kit
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.enrolment_file import EnrolmentFile
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.strict_json import first_problem
 
 _SEE = "'edge-convert site-kit --help' and docs/enrolment.md show a fleet.yaml."
@@ -119,7 +119,7 @@ def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
         raise ManifestInvalid(said, remedy=_SEE) from None
 
 
-def make(fleet: FleetFile, folder: Path, site: str, now: float) -> Kit:
+def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile:
     """Make the kit of one site; relative paths are seen from `folder`.
 
     Raises:
@@ -132,8 +132,8 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> Kit:
     public = [central_keys.public(folder / named) for named in fleet.keys]
     plain = {
         "site": site,
-        "issued_at": timestamp(now),
-        "expires_at": timestamp(now + fleet.days * _DAY_SECONDS),
+        "issued_at": format_timestamp(now),
+        "expires_at": format_timestamp(now + fleet.days * _DAY_SECONDS),
         "channel": fleet.channel,
         "root": _root(files.text(fleet.root)),
         "recipients": _each_once(each.recipient for each in public),
@@ -145,7 +145,7 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> Kit:
         "escalation": files.large_model(fleet.escalation),
     }
     try:
-        return Kit.model_validate(plain)
+        return EnrolmentFile.model_validate(plain)
     except ValidationError as error:
         said = f"the kit of '{site}': {first_problem(error)}"
         raise InvalidRequest(said, remedy="Correct it in fleet.yaml, or the site's id.") from None

@@ -9,9 +9,19 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from convert.fleet.site_statuses import SiteStatuses
-from edge_agent.formats.plan import STEPS, Fleet, Machine, Offer, Plan, TaskPlan, Wave, place, wishes
-from edge_agent.formats.signed_document import seconds
-from edge_agent.formats.site_status import REMEDIES, Alarm, SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.plan import (
+    ROLLOUT_STEPS,
+    BundleOffer,
+    FleetPlan,
+    MachineCapabilities,
+    RolloutPlan,
+    RolloutWave,
+    TaskPlan,
+    desired_states,
+    rollout_position,
+)
+from edge_agent.formats.signed_document import parse_timestamp
+from edge_agent.formats.status_object import REMEDIES, Alarm, SiteStatus, TaskStatus, UpdateState, UpdateStatus
 
 SITES_NAMED_MAX = 5
 Stand = Literal[UpdateState, "unaware"]
@@ -128,7 +138,7 @@ class FleetReport:
 
 
 def report(
-    plan: Plan, heard: SiteStatuses, now: float, *, silent_seconds: float, known: Iterable[str] = ()
+    plan: RolloutPlan, heard: SiteStatuses, now: float, *, silent_seconds: float, known: Iterable[str] = ()
 ) -> FleetReport:
     """Compare what the sites say with what the plan wants.
 
@@ -148,7 +158,7 @@ def report(
         plan_version=plan.version,
         sites=len(said),
         with_newest_plan=sum(one.plan_version >= plan.version for one in said.values()),
-        silent={site: one.at for site, one in sorted(said.items()) if seconds(one.at) + silent_seconds < now},
+        silent={site: one.at for site, one in sorted(said.items()) if parse_timestamp(one.at) + silent_seconds < now},
         unheard=tuple(sorted({*known, *plan.sites} - set(said) - set(heard.refused))),
         refused=dict(sorted(heard.refused.items())),
         problems={site: one.update_problem for site, one in sorted(said.items()) if one.update_problem},
@@ -195,13 +205,13 @@ def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[RolloutStatus
     )
 
 
-def _waves(waves: Sequence[Wave], sites: Sequence[RolloutStatus], now: float) -> Iterable[WaveProgress]:
+def _waves(waves: Sequence[RolloutWave], sites: Sequence[RolloutStatus], now: float) -> Iterable[WaveProgress]:
     low = 0
     for wave in waves:
-        high = wave.percent * STEPS // 100
+        high = wave.percent * ROLLOUT_STEPS // 100
         mine = [each for each in sites if low <= each.place < high]
         there, failed = sum(each.there for each in mine), sum(each.failed for each in mine)
-        yield WaveProgress(wave.start, wave.percent, seconds(wave.start) <= now, len(mine), there, failed)
+        yield WaveProgress(wave.start, wave.percent, parse_timestamp(wave.start) <= now, len(mine), there, failed)
         low = high
 
 
@@ -225,7 +235,7 @@ class RolloutStatus:
     """Which part of the plan speaks of it; OVERRIDES = the site's own."""
     task: str
     plan: TaskPlan
-    meant: Offer
+    meant: BundleOffer
     place: int
     """0 to rollout.STEPS - 1."""
     due: bool
@@ -247,9 +257,9 @@ class RolloutStatus:
         return self.stand in ("failed", "rolled_back")
 
 
-def rollout_statuses(plan: Plan, said: SiteStatus, now: float) -> list[RolloutStatus]:
+def rollout_statuses(plan: RolloutPlan, said: SiteStatus, now: float) -> list[RolloutStatus]:
     """Return where a site stands with each task that the plan names for it; `now` in seconds since 1970."""
-    fleet, own = plan.for_site(said.site, said.channel), plan.sites.get(said.site, Fleet())
+    fleet, own = plan.for_site(said.site, said.channel), plan.sites.get(said.site, FleetPlan())
     running = {each.task: each for each in said.tasks}
     return [
         _standing(said, OVERRIDES if name in own.tasks else said.channel, name, (each, running.get(name)), now)
@@ -271,7 +281,7 @@ def _standing(
         task,
         wanted,
         meant,
-        place(said.site, meant.bundle),
+        rollout_position(said.site, meant.bundle),
         not unsuitable and _open(wanted, meant, said.site, now),
         stand,
         running.version if running else None,
@@ -280,25 +290,27 @@ def _standing(
     )
 
 
-def _meant(wanted: TaskPlan, running: TaskStatus | None, update: UpdateStatus | None) -> Offer:
+def _meant(wanted: TaskPlan, running: TaskStatus | None, update: UpdateStatus | None) -> BundleOffer:
     """Return the offer for a machine: the site alone knows what it has, so by what it says; else the first."""
     offers = {offer.bundle: offer for offer in wanted.offers}
     candidate = offers.get(update.candidate) if update else None
     return candidate or (offers.get(running.digest) if running else None) or wanted.offers[0]
 
 
-def _stand(meant: Offer, running: TaskStatus | None, update: UpdateStatus | None) -> tuple[Stand, UpdateStatus | None]:
+def _stand(
+    meant: BundleOffer, running: TaskStatus | None, update: UpdateStatus | None
+) -> tuple[Stand, UpdateStatus | None]:
     if update and update.candidate == meant.bundle:
         return update.state, update
     return ("done", None) if running and running.digest == meant.bundle else ("unaware", None)
 
 
-def _open(wanted: TaskPlan, meant: Offer, site: str, now: float) -> bool:
+def _open(wanted: TaskPlan, meant: BundleOffer, site: str, now: float) -> bool:
     fleet = _for_any_machine(wanted, meant)
-    return wishes(fleet, site, Machine(0), now)[_TASK].bundle is not None
+    return desired_states(fleet, site, MachineCapabilities(0), now)[_TASK].bundle is not None
 
 
 @lru_cache(maxsize=1024)
-def _for_any_machine(wanted: TaskPlan, meant: Offer) -> Fleet:
-    bare = Offer(bundle=meant.bundle, version=meant.version)
-    return Fleet(tasks={_TASK: wanted.model_copy(update={"offers": (bare,), "halted": False})})
+def _for_any_machine(wanted: TaskPlan, meant: BundleOffer) -> FleetPlan:
+    bare = BundleOffer(bundle=meant.bundle, version=meant.version)
+    return FleetPlan(tasks={_TASK: wanted.model_copy(update={"offers": (bare,), "halted": False})})

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats import strict_json
-from edge_agent.formats.enrolment_file import code
+from edge_agent.formats.enrolment_file import verification_code
 from edge_agent.formats.signed_document import At, SiteId
 
 FILE_NAME = "sites.json"
@@ -141,7 +141,8 @@ class SiteRegistry:
 
     def objection(self, site: str, key: str) -> str:
         """Return why a key may not speak for a site now; empty = it may."""
-        how = f"if the site shows the code {code(key)}, accept it with 'edge-convert sites accept {site} {key}'"
+        accept = f"accept it with 'edge-convert sites accept {site} {key}'"
+        how = f"if the site shows the code {verification_code(key)}, {accept}"
         known = self.keys(site)[-1:]
         return _WHY[self.standing(site, key)].format(site=site, how=how, known="".join(known)[:16])
 

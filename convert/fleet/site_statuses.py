@@ -14,9 +14,9 @@ from convert.collect.sources import SegmentSource, SourceFailed, listings, path_
 from convert.fleet.site_registry import SiteRegistry
 from convert.pipeline.stage import Progress
 from edge_agent.errors import ExchangeError
-from edge_agent.formats import site_status
-from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, seconds
-from edge_agent.formats.site_status import SiteStatus
+from edge_agent.formats import status_object
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, parse_timestamp
+from edge_agent.formats.status_object import SiteStatus
 
 READS_AT_ONCE = 16
 Said = tuple[str, SiteStatus | str]
@@ -40,7 +40,7 @@ class SiteStatuses:
         if isinstance(said, str):
             if not known:
                 self.refused[site] = said
-        elif not known or seconds(known.at) < seconds(said.at):
+        elif not known or parse_timestamp(known.at) < parse_timestamp(said.at):
             self.statuses[site] = said
             self.refused.pop(site, None)
 
@@ -66,7 +66,7 @@ def read(
 def _reader(source: SegmentSource, sites: SiteRegistry | None) -> Callable[[str], Said]:
     def one(site: str) -> Said:
         try:
-            signed = site_status.verify(source.read(path_of(site, site_status.FILE_NAME), DOCUMENT_BYTES_MAX), None)
+            signed = status_object.verify(source.read(path_of(site, status_object.FILE_NAME), DOCUMENT_BYTES_MAX), None)
         except SourceFailed as error:
             return site, str(error)
         except ExchangeError as error:

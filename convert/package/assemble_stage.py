@@ -27,7 +27,7 @@ from convert.pipeline.stage import Report, StageJob
 from convert.quantize import candidate_bundle
 from convert.quantize.candidate_selection import LINE_NAME
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.golden_cases import Case, Said, differences, encode, is_binding
+from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase, differences, encode, is_binding
 from edge_agent.formats.manifest import Role
 
 BUNDLE = "bundle"
@@ -102,7 +102,7 @@ def _at_least(job: StageJob, memory_bytes: int) -> int:
     return max(memory_bytes, int(written.get("memory_bytes") or 0))
 
 
-def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[Case], int]:
+def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], int]:
     """Return the golden cases, those of samples.txt first, and the memory that the engine needs."""
     samples = bundle_assembly.samples(job.recipe.path(job.recipe.task))
     rows = golden_cases.tried(bundle.manifest.task, _rows(job, bundle))
@@ -124,7 +124,7 @@ def _rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
     return [*test, *(row for row in more if row.label and row.label not in there)]
 
 
-def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[Case]) -> None:
+def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
     """Raise ModelFailed where a site could not tell that the bundle computes something else there."""
     binding, least = sum(map(is_binding, cases)), job.recipe.budget.golden_cases_min
     if bundle.manifest.task.kind != "generate" and binding < least:
@@ -136,7 +136,7 @@ def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[Case]) -
         )
 
 
-def _check(bundle: BundleFolder, cases: Sequence[Case]) -> None:
+def _check(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
     with serve_bundles([bundle]) as served:
         answers = served.predict(bundle, [case.input for case in cases])
     wrong = [f"{case.input[:60]!r}: {said}" for case, said in _differing(bundle, cases, answers)]
@@ -150,18 +150,18 @@ def _check(bundle: BundleFolder, cases: Sequence[Case]) -> None:
 
 
 def _differing(
-    bundle: BundleFolder, cases: Sequence[Case], answers: Sequence[ServedPrediction]
-) -> list[tuple[Case, str]]:
+    bundle: BundleFolder, cases: Sequence[GoldenCase], answers: Sequence[ServedPrediction]
+) -> list[tuple[GoldenCase, str]]:
     kind = bundle.manifest.task.kind
     found = []
     for case, each in zip(cases, answers, strict=True):
         answer = "" if kind == "embed" else each.answer
-        told = Said(answer, golden_cases.scores(kind, each), golden_cases.strangeness(bundle.manifest, each))
+        told = GoldenAnswer(answer, golden_cases.scores(kind, each), golden_cases.strangeness(bundle.manifest, each))
         found += [(case, said) for said in differences(case, told, vector=kind == "embed") if is_binding(case)]
     return found
 
 
-def _report(bundle: BundleFolder, cases: Sequence[Case]) -> Report:
+def _report(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> Report:
     manifest = bundle.manifest
     return {
         "digest": bundle.digest,

@@ -19,7 +19,7 @@ from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from convert.publish.repository_reader import BundleTarget, RepositoryState, bundles_of
 from convert.publish.repository_storage import RepositoryStorage
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.plan import Plan
+from edge_agent.formats.plan import RolloutPlan
 
 _AGAIN = "Sites see what they saw before. Run the command again: it starts from what is there."
 
@@ -33,7 +33,7 @@ class ChangeDraft:
     root: Metadata[Root] | None = None
     targets: Metadata[Targets] | None = None
     plan_role: Metadata[Targets] | None = None
-    plan: Plan | None = None
+    plan: RolloutPlan | None = None
     """What a new `plan_role` names; None = the plan that is there."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     """Small ones that belong to the change, by path; large ones are there already."""
@@ -69,7 +69,7 @@ class ChangeDraft:
         """Return the version that follows of what the online key signs."""
         return 1 if self.restart_versions else metadata.signed.version + 1
 
-    def result(self, held: RepositoryState) -> tuple[Plan, dict[str, BundleTarget]]:
+    def result(self, held: RepositoryState) -> tuple[RolloutPlan, dict[str, BundleTarget]]:
         """Return the plan and the signed bundles as they will be."""
         return self.plan or held.plan, bundles_of((self.targets or held.targets).signed)
 

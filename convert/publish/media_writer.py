@@ -29,7 +29,7 @@ from edge_agent.durable import atomic_files
 from edge_agent.errors import DiskFull, InvalidRequest, UpdateIncomplete
 from edge_agent.formats import manifest
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
-from edge_agent.formats.plan import FILE_NAME, Fleet, Plan
+from edge_agent.formats.plan import FILE_NAME, FleetPlan, RolloutPlan
 
 _SPARE_BYTES = 4 * 1024 * 1024
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -60,7 +60,7 @@ class WrittenMedia:
     """The role that expires then."""
 
 
-def wanted(plan: Plan, sites: Sequence[str], channel: str) -> frozenset[str]:
+def wanted(plan: RolloutPlan, sites: Sequence[str], channel: str) -> frozenset[str]:
     """Return the digests of what a plan means for these sites, on any hardware and in any wave."""
     if not (sites or channel):
         return plan.bundles()
@@ -69,7 +69,7 @@ def wanted(plan: Plan, sites: Sequence[str], channel: str) -> frozenset[str]:
     return frozenset().union(*(_offered(plan.for_site(*pair)) for pair in pairs))
 
 
-def _offered(fleet: Fleet) -> frozenset[str]:
+def _offered(fleet: FleetPlan) -> frozenset[str]:
     return frozenset(offer.bundle for task in fleet.tasks.values() for offer in task.offers)
 
 

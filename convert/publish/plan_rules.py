@@ -8,16 +8,16 @@ from typing import Any
 
 from convert.publish.repository_reader import BundleTarget, of_task
 from edge_agent.errors import InvalidRequest, PlanInvalid
-from edge_agent.formats.plan import Offer, Plan, TaskPlan
+from edge_agent.formats.plan import BundleOffer, RolloutPlan, TaskPlan
 
 
-def same_plan(one: Plan, other: Plan) -> bool:
+def same_plan(one: RolloutPlan, other: RolloutPlan) -> bool:
     """Tell whether two plans say the same; version and time apart."""
     apart = {"version": 1, "issued_at": one.issued_at}
     return one.model_copy(update=apart) == other.model_copy(update=apart)
 
 
-def require_signed(plan: Plan, bundles: Mapping[str, BundleTarget]) -> None:
+def require_signed(plan: RolloutPlan, bundles: Mapping[str, BundleTarget]) -> None:
     """Check that a plan names signed bundles only, by their own task and version.
 
     Raises:
@@ -28,7 +28,7 @@ def require_signed(plan: Plan, bundles: Mapping[str, BundleTarget]) -> None:
             _require_signed(where, task, offer, bundles)
 
 
-def _require_signed(where: str, task: str, offer: Offer, bundles: Mapping[str, BundleTarget]) -> None:
+def _require_signed(where: str, task: str, offer: BundleOffer, bundles: Mapping[str, BundleTarget]) -> None:
     signed = bundles.get(offer.bundle)
     if signed is None:
         said = f"{where} names {offer.bundle[:12]}, which is not signed; signed for {task}: {names(bundles, task)}"
@@ -43,7 +43,7 @@ def names(bundles: Mapping[str, BundleTarget], task: str) -> str:
     return ", ".join(each.name for each in of_task(bundles, task)) or "none"
 
 
-def every_task(plan: Plan) -> Iterator[tuple[str, str, TaskPlan]]:
+def every_task(plan: RolloutPlan) -> Iterator[tuple[str, str, TaskPlan]]:
     """Yield where it stands, the task, and what is wanted of it."""
     for kind, fleets in (("channels", plan.channels), ("sites", plan.sites)):
         for name, fleet in fleets.items():
@@ -65,7 +65,7 @@ class HaltOrder:
         return f"channel '{self.channel}'" if self.channel else f"site '{self.site}'" if self.site else "the plan"
 
 
-def halt(plan: Plan, order: HaltOrder) -> Plan:
+def halt(plan: RolloutPlan, order: HaltOrder) -> RolloutPlan:
     """Return the plan with a rollout halted, or going on.
 
     Raises:
@@ -78,7 +78,7 @@ def halt(plan: Plan, order: HaltOrder) -> Plan:
         raise InvalidRequest(f"{order} says nothing of the task '{order.task}'", remedy=f"The plan's tasks: {known}.")
     for each in chosen:
         each["halted"] = not order.resume
-    return Plan.model_validate(plain)
+    return RolloutPlan.model_validate(plain)
 
 
 def _fleets(plain: Mapping[str, Any], order: HaltOrder) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def _fleets(plain: Mapping[str, Any], order: HaltOrder) -> list[dict[str, Any]]:
     return [*plain["channels"].values(), *plain["sites"].values()]
 
 
-def consequences(old: Plan, new: Plan) -> list[str]:
+def consequences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
     """Say what a new plan changes for the sites that it is meant for, a sentence for each task that it changes."""
     before, after = ({where: wanted for where, _, wanted in every_task(plan)} for plan in (old, new))
     places = [where for where in {**before, **after} if before.get(where) != after.get(where)]

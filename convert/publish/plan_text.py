@@ -29,8 +29,8 @@ from convert.publish.plan_rules import names
 from convert.publish.repository_reader import BundleTarget, count_of, of_task
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import plan as plans
-from edge_agent.formats.plan import Plan
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.plan import RolloutPlan
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.strict_json import first_problem
 
 _HEAD = ("schema", "version", "issued_at")
@@ -43,24 +43,24 @@ _WHICH = (
 _HELP = "docs/publishing.md has every key of a plan."
 
 
-def write(plan: Plan) -> str:
+def write(plan: RolloutPlan) -> str:
     """Return the plan as YAML, without its head."""
     plain = _body(json.loads(plans.encode(plan)))
-    return yaml.safe_dump(_ordered(plain, Plan), sort_keys=False, allow_unicode=True, width=120) if plain else ""
+    return yaml.safe_dump(_ordered(plain, RolloutPlan), sort_keys=False, allow_unicode=True, width=120) if plain else ""
 
 
-def read(text: str, bundles: Mapping[str, BundleTarget]) -> Plan:
+def read(text: str, bundles: Mapping[str, BundleTarget]) -> RolloutPlan:
     """Read a plan that somebody wrote; `bundles` are those that an offer may name by version.
 
     Raises:
         PlanInvalid: not YAML, an unknown key, a rule is broken, or an offer that fits none or several bundles.
     """
     plain = _body(_loaded(text))
-    _check_keys(plain, Plan, "")
+    _check_keys(plain, RolloutPlan, "")
     for where, task, offer in _offers(plain):
         _resolve(where, task, offer, bundles)
     try:
-        return Plan.model_validate({**_without_nothing(plain), "version": 1, "issued_at": timestamp(0)})
+        return RolloutPlan.model_validate({**_without_nothing(plain), "version": 1, "issued_at": format_timestamp(0)})
     except ValidationError as error:
         raise PlanInvalid(f"the plan: {_problem(error)}", remedy=_HELP) from None
 
@@ -80,7 +80,7 @@ def _body(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in _HEAD}
 
 
-def differences(old: Plan, new: Plan) -> list[str]:
+def differences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
     """Return the lines of a unified diff between what two plans say."""
     before, after = (write(each).splitlines() for each in (old, new))
     return list(difflib.unified_diff(before, after, f"plan {old.version}", "new", lineterm="", n=6))

@@ -29,8 +29,8 @@ from convert.publish.repository_storage import Advance, RepositoryStorage, chunk
 from edge_agent.errors import InvalidRequest, UpdateUntrusted
 from edge_agent.formats import plan as plans
 from edge_agent.formats.manifest import Artifact
-from edge_agent.formats.plan import Plan
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.plan import RolloutPlan
+from edge_agent.formats.signed_document import format_timestamp
 
 Store = Callable[[RepositoryState, ChangeDraft], None]
 """Keeps a draft that needs signatures from elsewhere; see convert/publish/staged_change.py."""
@@ -114,7 +114,7 @@ class Publisher:
         raw = self.keys.file(FIRST_TARGETS)
         targets = layout.decode(Targets, raw, FIRST_TARGETS)
         repository_reader.verify(root, TARGETS, targets, FIRST_TARGETS)
-        plan = Plan(version=1, issued_at=timestamp(self.now()))
+        plan = RolloutPlan(version=1, issued_at=format_timestamp(self.now()))
         role, blobs = self._plan_role(plan, 1)
         if missing := sign(self.keys, role, PLAN, [targets]):
             raise InsufficientSignatures(missing, self.keys)
@@ -176,7 +176,7 @@ class Publisher:
         self.finish(held, ChangeDraft(targets=targets))
         return signed
 
-    def set_plan(self, plan: Plan) -> Plan:
+    def set_plan(self, plan: RolloutPlan) -> RolloutPlan:
         """Publish a plan; its version and time are set here. The same plan again changes nothing.
 
         Raises:
@@ -186,7 +186,7 @@ class Publisher:
         held = self.held()
         if same_plan(plan, held.plan):
             return held.plan
-        new = plan.model_copy(update={"version": held.plan.version + 1, "issued_at": timestamp(self.now())})
+        new = plan.model_copy(update={"version": held.plan.version + 1, "issued_at": format_timestamp(self.now())})
         role, blobs = self._plan_role(new, held.plan_role.signed.version + 1)
         self.finish(held, ChangeDraft(plan_role=role, plan=new, blobs=blobs))
         return new
@@ -235,7 +235,7 @@ class Publisher:
         layout.issue(following.signed, metadata.signed.version + 1, self.now(), self.days[role])
         return following
 
-    def _plan_role(self, plan: Plan, version: int) -> tuple[Metadata[Targets], dict[str, bytes]]:
+    def _plan_role(self, plan: RolloutPlan, version: int) -> tuple[Metadata[Targets], dict[str, bytes]]:
         raw = plans.encode(plan)
         if len(raw) > plans.PLAN_BYTES_MAX:
             said = f"the plan has {len(raw)} bytes; the limit is {plans.PLAN_BYTES_MAX}"

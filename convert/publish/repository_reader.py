@@ -20,7 +20,7 @@ from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kin
 from convert.publish.repository_storage import RepositoryStorage
 from edge_agent.errors import InvalidRequest, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats import plan
-from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX, Plan
+from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX, RolloutPlan
 
 ROOTS_MAX = 256
 """Roots that a site walks through in one go."""
@@ -59,7 +59,7 @@ class RepositoryState:
     plan_role: Metadata[Targets]
     snapshot: Metadata[Snapshot]
     timestamp: Metadata[Timestamp]
-    plan: Plan
+    plan: RolloutPlan
     files: Mapping[str, bytes]
     """Path and bytes of the metadata in force, of all roots since the trusted one, and of the plan."""
 
@@ -205,7 +205,7 @@ class RepositoryReader:
             raise UpdateIncomplete(f"the snapshot at {self._place.name} does not name {role}.json", remedy=_RESTORE)
         return meta
 
-    def _plan(self, role: Metadata[Targets]) -> Plan:
+    def _plan(self, role: Metadata[Targets]) -> RolloutPlan:
         target = role.signed.targets.get(FILE_NAME)
         if target is None:
             raise UpdateIncomplete(f"the role 'plan' at {self._place.name} names no {FILE_NAME}", remedy=_RESTORE)
@@ -259,7 +259,7 @@ def sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def previous_plan(place: RepositoryStorage, held: RepositoryState) -> Plan | None:
+def previous_plan(place: RepositoryStorage, held: RepositoryState) -> RolloutPlan | None:
     """Return the plan before the one in force; None = it is not there any more, or not by the keys in force."""
     for version in range(held.plan_role.signed.version - 1, 0, -1):
         before = _plan_of(place, held, version)
@@ -268,7 +268,7 @@ def previous_plan(place: RepositoryStorage, held: RepositoryState) -> Plan | Non
     return None
 
 
-def _plan_of(place: RepositoryStorage, held: RepositoryState, version: int) -> Plan | None:
+def _plan_of(place: RepositoryStorage, held: RepositoryState, version: int) -> RolloutPlan | None:
     path = layout.path_of(PLAN, version)
     raw = place.read(path, layout.METADATA_BYTES_MAX[PLAN])
     try:

@@ -26,12 +26,12 @@ from convert.publish.publisher import Publisher
 from convert.publish.repository_reader import BundleTarget, RepositoryReader, RepositoryState, bundles_of, newest
 from convert.publish.repository_storage import FolderStorage
 from convert.report.markdown import headline
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.durable import atomic_files
 from edge_agent.errors import FileMissing, InvalidRequest, UpdateOutdated
 from edge_agent.formats import plan as plans
 from edge_agent.formats import strict_json
 from edge_agent.formats.plan import PLAN_BYTES_MAX
+from edge_agent.formatting import format_bytes
 
 _SCHEMA = "edge-agent/staged/v1"
 STAGED = "staged.json"

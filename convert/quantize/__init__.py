@@ -29,7 +29,7 @@ from convert.training import checkpoint_loading
 from convert.verify import reference
 from convert.verify.divergence import ArtefactLoss, measure_loss
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 GGUF_TYPES = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0")
 """Where rows divide into blocks of 256; where they do not, the K types are other types under a wrong name."""
@@ -69,7 +69,7 @@ def run(job: StageJob) -> Report:
         }
 
 
-def _llama(job: StageJob, what: Task, source: Path) -> tuple[list[Candidate], Report]:
+def _llama(job: StageJob, what: TaskSpec, source: Path) -> tuple[list[Candidate], Report]:
     fields = gguf_files.read_fields(source)
     width = fields[f"{fields['general.architecture']}.embedding_length"]
     types = job.recipe.quantize.types or (GGUF_TYPES if width % _BLOCK == 0 else GGUF_TYPES_NARROW)
@@ -99,7 +99,7 @@ class NextTokens:
     The exported file stands for the model at full precision: `verify` has proved it.
     """
 
-    def __init__(self, job: StageJob, what: Task) -> None:
+    def __init__(self, job: StageJob, what: TaskSpec) -> None:
         """Compute it."""
         tokens = task_tokens(what, checkpoint_loading.open_tokenizer(stage.checkpoint(job)))
         rows = row_files.rows(job.recipe, "calibration")[:NEXT_TOKEN_TEXTS_MAX]
@@ -118,7 +118,7 @@ class NextTokens:
         return probe.ask("convert.probe.llama_probe", {"model": str(weights), **self._asked}).arrays["logits"]
 
 
-def _importance(job: StageJob, what: Task, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
+def _importance(job: StageJob, what: TaskSpec, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
     """Return the importance matrix on the recipe's texts, in the task's own prompt."""
     checkpoint = stage.checkpoint(job)
     tokens = task_tokens(what, checkpoint_loading.open_tokenizer(checkpoint))

@@ -38,7 +38,7 @@ from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize import candidate_bundle
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 LINE_NAME = "chosen.json"
 """What was measured of the chosen candidate, without times, which are never the same twice."""
@@ -71,7 +71,7 @@ class Candidate:
 class _Baseline:
     """What every candidate is measured against."""
 
-    task: Task
+    task: TaskSpec
     rows: Sequence[DataRow]
     labelled: Sequence[DataRow]
     """Those of `rows` whose labels may be looked at, first in `rows`."""
@@ -208,7 +208,7 @@ def _full(
     return [_as_served(ground.task, line) for line in reference(ground.texts)]
 
 
-def _as_served(task: Task, log_probabilities: Floats) -> ServedPrediction:
+def _as_served(task: TaskSpec, log_probabilities: Floats) -> ServedPrediction:
     return ServedPrediction(
         task.labels[int(log_probabilities.argmax())], log_probabilities=tuple(log_probabilities.tolist())
     )

@@ -26,7 +26,7 @@ from convert.data.row_files import DataRow
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize import ood_graph
 from convert.quantize.ood_graph import Detector, Floats, Pooling
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 ROWS_MAX = 8192
 ROWS_MIN = 20
@@ -65,7 +65,7 @@ class Fitted:
         }
 
 
-def fit(job: StageJob, task: Task, exported: Path, tokenizer: Path) -> Fitted | None:
+def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitted | None:
     """Fit a detector; None where there is nothing to fit it on.
 
     Raises:

@@ -10,7 +10,7 @@ from convert.data.row_files import DataSummary, LabelSource
 from convert.pipeline.recipe import Split
 from convert.report.report_warnings import doubts, of_quality
 from convert.report.run_summary import UNKNOWN, RunSummary, brief, duration, interval, number, percent, plural
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 _CONFUSIONS_MAX = 10
 _VALUE_MAX = 300

@@ -24,7 +24,7 @@ from scipy import stats
 
 from convert.report import markdown
 from convert.report.run_summary import JSON_NAME, TEXT_NAME, RunSummary, column, percent
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
 _DPI = 150

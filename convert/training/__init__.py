@@ -29,7 +29,7 @@ from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classif
 from convert.training.training_loop import Trainer, TrainingResult, TrainingSettings, train
 from convert.training.validation_split import TrainValidationSplit, train_validation_split
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 # What suits each method where the recipe says 0; docs/experiments.md has the runs behind the figures.
 LEARNING_RATES = {"lora": 1e-3, "full": 1e-4, "head": 5e-3, "fitted": 4e-5}
@@ -80,7 +80,7 @@ def _check_source(job: StageJob) -> None:
         )
 
 
-def _task(recipe: Recipe, settings: FinetuneSection) -> Task:
+def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
     path = recipe.path(recipe.task)
     runtime = str(tasks.read(tasks.find(path)).get("runtime"))
     if settings.method not in _METHODS.get(runtime, ()):
@@ -95,7 +95,7 @@ def _task(recipe: Recipe, settings: FinetuneSection) -> Task:
     return task
 
 
-def _check_labels(rows: Sequence[row_files.DataRow], task: Task) -> None:
+def _check_labels(rows: Sequence[row_files.DataRow], task: TaskSpec) -> None:
     known, seen = row_files.known_labels(task), set(row_files.labels(rows))
     unseen = [label for label in known if label not in seen]
     # An extract task may be learnt from completions, which name no label.
@@ -127,7 +127,7 @@ def _counts(model: Any, kept: tuple[int, int], too_long: int) -> dict[str, Any]:
     }
 
 
-def _adapter(job: StageJob, settings: FinetuneSection, task: Task, kept: TrainValidationSplit) -> dict[str, Any]:
+def _adapter(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
     where = stage.checkpoint(job)
     tokens = task_tokens(task, checkpoint_loading.open_tokenizer(where))
     lessons = DecoderExampleEncoder(task, tokens)
@@ -144,7 +144,7 @@ def _adapter(job: StageJob, settings: FinetuneSection, task: Task, kept: TrainVa
     return {**counts, "adapter_bytes": size, "hidden_states_bytes": halves.bytes_on_disk, **trained.report()}
 
 
-def _encoder(job: StageJob, settings: FinetuneSection, task: Task, kept: TrainValidationSplit) -> dict[str, Any]:
+def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
     where = stage.checkpoint(job)
     tokenizer = checkpoint_loading.open_tokenizer(where)
     model = classifier(str(where), task, settings.method).to(_device())

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from convert.data.row_files import DataRow
 from convert.decoder.tokens import TaskTokens, Tokens, tokenize
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 VOCABULARY_SHARE = 0.1
 """Weight of the whole vocabulary beside the labels' own softmax; see docs/experiments.md."""
@@ -121,7 +121,7 @@ class TrainingExample:
 class DecoderExampleEncoder:
     """Turns rows of one task into training examples."""
 
-    def __init__(self, task: Task, tokens: TaskTokens) -> None:
+    def __init__(self, task: TaskSpec, tokens: TaskTokens) -> None:
         """`tokens` are those of the task."""
         self._task, self._tokens = task, tokens
         self._answers = dict(zip(task.labels, label_answers(tokens.labels), strict=False))

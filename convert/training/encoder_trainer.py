@@ -31,7 +31,7 @@ from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded
 from convert.training.training_loop import ValidationResult
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 OUTLIER_SHARE, OUTLIER_WEIGHT = 0.25, 0.5
 """At most so many outliers for each row of a batch, and their loss counts so much of the rows' own."""
@@ -75,7 +75,7 @@ class RowEncoder:
     """How rows are encoded."""
 
     tokenizer: PreTrainedTokenizerBase
-    task: Task
+    task: TaskSpec
     tokens_max: int
 
     def of(self, rows: Sequence[DataRow]) -> EncodedRows:
@@ -110,7 +110,7 @@ def _checked(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return torch.stack([losses.float().cpu(), wanted.ne(UNREAD).sum().cpu(), right.cpu()])
 
 
-def classifier(checkpoint: str, task: Task, method: str) -> Any:
+def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
     """Load an encoder with a head for the task's labels: the checkpoint's own head where it has these labels.
 
     With method `head`, all but the head is frozen. Raises InvalidRequest if the model is a decoder, or if transformers
@@ -130,7 +130,7 @@ def classifier(checkpoint: str, task: Task, method: str) -> Any:
     return model
 
 
-def _with_head(checkpoint: str, config: Any, task: Task) -> Any:
+def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
     kind = AutoModelForTokenClassification if task.kind == "extract" else AutoModelForSequenceClassification
     if kind is AutoModelForSequenceClassification and pooling.takes_mean(config.to_dict()):
         kind = pooling.MeanPooledBert

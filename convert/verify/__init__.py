@@ -25,7 +25,7 @@ from convert.training import checkpoint_loading
 from convert.verify import divergence, reference
 from convert.verify.divergence import DistributionGap
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.manifest import Kind, Task
+from edge_agent.formats.manifest import Kind, TaskSpec
 
 TEXTS_MAX = 32
 """Of the calibration split, beside the probe texts."""
@@ -64,7 +64,7 @@ class ExportPair:
     """The folder that `export` left."""
 
 
-def check_gguf(pair: ExportPair, what: Task, texts: Sequence[str]) -> Report:
+def check_gguf(pair: ExportPair, what: TaskSpec, texts: Sequence[str]) -> Report:
     """Compare a GGUF file, with its adapter. Raises ModelFailed, ModelLoadFailed."""
     tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
     rendered = task_tokens(what, tokenizer)

@@ -21,7 +21,7 @@ from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, SpoolStalled, StoreDamaged
-from edge_agent.formats.example_records import Consent, ReviewStream, stored
+from edge_agent.formats.example_records import Consent, ReviewStream, parse_stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
 
@@ -284,8 +284,8 @@ class ExampleCapture:
 def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_START) -> ReviewItem:
     """Read what the spool keeps of a prediction. Raises StoreDamaged."""
     try:
-        said = tuple(map(stored, found.feedback))
-        return ReviewItem(stored(found.record), found.reviewed, said, place, found.stream, found.probability)
+        said = tuple(map(parse_stored, found.feedback))
+        return ReviewItem(parse_stored(found.record), found.reviewed, said, place, found.stream, found.probability)
     except RecordInvalid:
         remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
         raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None

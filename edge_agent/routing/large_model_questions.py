@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_agent.formats import record_schema
-from edge_agent.formats.manifest import Manifest, Task
+from edge_agent.formats.manifest import Manifest, TaskSpec
 
 ANSWER_CHARACTERS_MAX = 64 * 1024
 LABEL_TOKENS = 64
@@ -56,7 +56,7 @@ def build_question(manifest: Manifest, text: str) -> LargeModelQuestion:
     return LargeModelQuestion(task.name, (("system", words), ("user", text)), written, wanted)
 
 
-def answer_schema(task: Task) -> dict[str, Any] | None:
+def answer_schema(task: TaskSpec) -> dict[str, Any] | None:
     """Return the JSON schema of an answer; None = free text."""
     if task.kind == "classify":
         return _object({_KEY: {"type": "string", "enum": list(task.labels)}})
@@ -76,7 +76,7 @@ class LargeModelReply:
     problem: str = ""
 
 
-def parse_reply(task: Task, said: str) -> LargeModelReply:
+def parse_reply(task: TaskSpec, said: str) -> LargeModelReply:
     """Check an answer against the labels or the schema of a task."""
     if task.kind == "generate":
         return LargeModelReply(said) if said.strip() else LargeModelReply(problem="it is empty")
@@ -108,7 +108,7 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _own_words(task: Task) -> str:
+def _own_words(task: TaskSpec) -> str:
     """Return what the task's prompt says before the input: instructions, or examples."""
     before = task.prompt.template.partition("{input}")[0].strip()
     return "\n\n".join(part for part in (task.prompt.system.strip(), before) if part)

@@ -28,7 +28,7 @@ import structlog
 
 from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.durable.disk_thread import DiskThread
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.server.callers import NOBODY, Caller
 
 log = structlog.get_logger("edge_agent.server")
@@ -145,7 +145,7 @@ class AuditLog:
     def _line(self, entry: AuditEntry, more: dict[str, Any]) -> bytes:
         certificate = {"certificate": entry.caller.fingerprint} if entry.caller.fingerprint else {}
         who = {"who": entry.caller.name, **certificate, "roles": sorted(entry.caller.roles)}
-        line = {"at": timestamp(self._wall()), **who, "call": entry.call, "outcome": entry.outcome, **more}
+        line = {"at": format_timestamp(self._wall()), **who, "call": entry.call, "outcome": entry.outcome, **more}
         return json.dumps(line, ensure_ascii=True).encode() + b"\n"
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.engine.pool import EnginePool
-from edge_agent.formats.example_records import Consent
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.formats.site_status import RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
-from edge_agent.store.journal import Progress
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.server.task_modes import MonitoringAlarms
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Overview
+from edge_agent.update.updater import UpdateOverview
 
 MESSAGE_CHARACTERS_MAX = 1000
 
@@ -18,11 +17,11 @@ MESSAGE_CHARACTERS_MAX = 1000
 def task_statuses(
     engines: EnginePool,
     activation: Activation,
-    overview: Overview,
-    consent: Callable[[str], Consent],
-    raised: Callable[[str], tuple[RaisedAlarm, ...]],
+    overview: UpdateOverview,
+    capture: ExampleCapture,
+    alarms: MonitoringAlarms,
 ) -> list[TaskStatus]:
-    """Describe for the centre the tasks that are answered."""
+    """Describe the tasks that are answered."""
     return [
         TaskStatus(
             task=task,
@@ -30,18 +29,18 @@ def task_statuses(
             version=bundle.manifest.version,
             digest=bundle.digest,
             ready=engines.ready(bundle.digest),
-            collect=consent(task),
+            collect=capture.consent(task),
             previous=activation.inventory.rollbacks.get(task),
             update=update_status(overview.rows[task]) if task in overview.rows else None,
             revoked=task in overview.revoked,
-            alarms=raised(task),
+            alarms=alarms.report(task),
         )
         for task, bundle in list(activation.serving.items())
     ]
 
 
-def site_updates(activation: Activation, overview: Overview) -> SiteUpdates:
-    """Describe for the centre where the site stands with updates."""
+def site_updates(activation: Activation, overview: UpdateOverview) -> SiteUpdates:
+    """Describe the state of the site's updates."""
     arriving = {task: update_status(row) for task, row in overview.rows.items() if task not in activation.serving}
     problem = overview.problem.message[:MESSAGE_CHARACTERS_MAX] if overview.problem else ""
     return SiteUpdates(
@@ -49,13 +48,13 @@ def site_updates(activation: Activation, overview: Overview) -> SiteUpdates:
     )
 
 
-def update_status(row: Progress) -> UpdateStatus:
-    """Write a row of the journal as the centre reads it."""
+def update_status(row: UpdateProgress) -> UpdateStatus:
+    """Write a row of the journal as the status document has it."""
     return UpdateStatus(
         candidate=row.candidate,
         version=row.version,
         state=row.state,
-        since=timestamp(row.since),
+        since=format_timestamp(row.since),
         plan_version=row.plan_version,
         reason=row.reason,
         message=row.message[:MESSAGE_CHARACTERS_MAX],

@@ -20,8 +20,8 @@ import structlog
 
 from edge_agent.config import AccessConfig, Role
 from edge_agent.errors import CertificateExpired, CertificateUnusable
-from edge_agent.formats.certificate_files import certificates, check_pair
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.server.callers import Caller, current_caller
 from edge_agent.server.roles import certificate_roles
 
@@ -88,7 +88,7 @@ class TlsFiles:
             ),
         )
         near = [
-            f"{what} {'ended' if at <= now else 'ends'} at {timestamp(at)}: {remedy}"
+            f"{what} {'ended' if at <= now else 'ends'} at {format_timestamp(at)}: {remedy}"
             for what, at, remedy in ends
             if at - now < SOON_SECONDS
         ]
@@ -113,14 +113,14 @@ class TlsFiles:
             try:
                 self._material = self._newer(self._read())
                 self.problem = ""
-                log.info("tls_files_changed", expires_at=timestamp(self._material.expires_at))
+                log.info("tls_files_changed", expires_at=format_timestamp(self._material.expires_at))
             except CertificateUnusable as error:
                 self.problem = error.message
                 log.warning("tls_files_not_used", problem=error.message)
 
     def _newer(self, found: TlsMaterial) -> TlsMaterial:
         if found.expires_at <= self._now():
-            raise CertificateUnusable(f"{self._paths[0]} ended at {timestamp(found.expires_at)}")
+            raise CertificateUnusable(f"{self._paths[0]} ended at {format_timestamp(found.expires_at)}")
         return found
 
     def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
@@ -129,9 +129,9 @@ class TlsFiles:
     def _read(self) -> TlsMaterial:
         chain, key, authorities = map(_content, self._paths)
         certificate, _, authority = self._paths
-        check_pair(chain, key, str(certificate))
-        own = certificates(chain, str(certificate))[0]
-        issuers = certificates(authorities, str(authority))
+        check_key_matches(chain, key, str(certificate))
+        own = parse_certificates(chain, str(certificate))[0]
+        issuers = parse_certificates(authorities, str(authority))
         return TlsMaterial(chain, key, authorities, own.expires_at, min(each.expires_at for each in issuers))
 
 
@@ -173,13 +173,13 @@ class CertificateIdentifier:
         [pem] = context.auth_context()["x509_pem_cert"]
         caller = self._known.get(pem) or self._read(pem)
         if caller.expires_at <= self._now():
-            ended = timestamp(caller.expires_at)
+            ended = format_timestamp(caller.expires_at)
             current_caller.set(caller)
             raise CertificateExpired(f"the certificate of {caller.name} ended at {ended}", client=caller.name)
         return caller
 
     def _read(self, pem: bytes) -> Caller:
-        certificate = certificates(pem, "the client's certificate")[0]
+        certificate = parse_certificates(pem, "the client's certificate")[0]
         name = certificate.name or certificate.fingerprint[:16]
         roles = certificate_roles(certificate, self._configured)
         caller = Caller(f"tls {name}", roles, certificate.fingerprint, certificate.expires_at)

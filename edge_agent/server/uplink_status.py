@@ -26,7 +26,7 @@ _STATES = {
 }
 _COUNT_MAX = 2**62
 """The file's numbers have no limit, those of the message do."""
-_START = "Start 'edge-agent uplink' as its own user and read its log; docs/uplink.md says how."
+_START = "Start 'edge-agent serve uplink' as its own user and read its log; docs/uplink.md says how."
 _RIGHTS = "Give this daemon's user the rights that docs/uplink.md lists."
 
 
@@ -111,7 +111,7 @@ def _described(state: uplink_state.UplinkState) -> pb.UplinkStatus:
     )
 
 
-def _downloads(said: uplink_state.Downloads | None) -> pb.UplinkDownloads | None:
+def _downloads(said: uplink_state.DownloadProgress | None) -> pb.UplinkDownloads | None:
     if said is None:
         return None
     return pb.UplinkDownloads(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from installer.build.recipe import BuildRecipe
+from installer.build.llama_recipe import BuildRecipe
 from installer.build.wheelhouse import PYTHONS
 from tests.support.bundles import smollm2_bundle
 from tests.support.daemon import RunningDaemon

@@ -24,13 +24,13 @@ from convert.quantize import gguf_files, imatrix, onnx_quantizer
 from convert.training import checkpoint_loading
 from convert.verify import ExportPair, divergence, reference
 from edge_agent.errors import InvalidRequest, ModelFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 from tests.support import mounts, tiny_decoder, tiny_models
 
 pytestmark = pytest.mark.slow
 
 TEXTS = ("I want my money back", "What does the blue lamp cost?", "Are you open on Sunday?")
-TASK = Task(name="t", kind="classify", labels=tiny_models.LABELS, prompt={"template": "Message: {input}\nIntent:"})
+TASK = TaskSpec(name="t", kind="classify", labels=tiny_models.LABELS, prompt={"template": "Message: {input}\nIntent:"})
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:

@@ -17,7 +17,7 @@ from convert.pipeline.stage import Report, StageJob
 from convert.quantize import candidate_bundle, detector, onnx_quantizer
 from convert.quantize.candidate_selection import Candidate, choose, judge
 from edge_agent.formats import golden_cases
-from edge_agent.formats.ood_gate import Gate
+from edge_agent.formats.ood_gate import OodGate
 from tests.support.stages import TEXTS, after, stage_job
 
 STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 40]
@@ -91,7 +91,7 @@ def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
     assert "ood_score" == calibrate.run(job)["gate"]["score"]
     section = _section(job.out)
     assert isinstance(section["gate"], dict)
-    gate = Gate.model_validate_json(json.dumps(section["gate"]))
+    gate = OodGate.model_validate_json(json.dumps(section["gate"]))
     bundle = candidate_bundle.bundle(job, candidate_bundle.chosen(job), tmp_path / "bundle")
     said = predict(bundle, [*STRANGE, *TEXTS[:60]])
     held_up = [gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in said]

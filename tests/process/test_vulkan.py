@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from installer.build.recipe import BuildRecipe
+from installer.build.llama_recipe import BuildRecipe
 from tests.support import bundles, tiny_gguf
 
 ROOT = Path(__file__).parent.parent.parent

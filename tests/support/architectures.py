@@ -24,7 +24,7 @@ from convert.package import bundle_assembly
 from convert.training import checkpoint_loading
 from convert.verify import ExportPair, reference
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 from tests.support import tiny_models
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
@@ -114,10 +114,10 @@ def _verify(case: Case, folder: Path) -> str:
     return "same as PyTorch"
 
 
-def _task(case: Case) -> Task:
+def _task(case: Case) -> TaskSpec:
     labels = {"classify": tiny_models.LABELS, "extract": TAGS, "embed": ()}[case.kind]
     prompt = {"template": "Message: {input}\nIntent:"} if case.runtime == "llama" else {}
-    return Task(name="tiny", kind=case.kind, labels=labels, prompt=prompt, limits={"input_tokens_max": 128})
+    return TaskSpec(name="tiny", kind=case.kind, labels=labels, prompt=prompt, limits={"input_tokens_max": 128})
 
 
 def _serve(case: Case, folder: Path) -> str:
@@ -143,13 +143,13 @@ def _serve(case: Case, folder: Path) -> str:
     return "works" if near(folder / "checkpoint", task, answers) else "answers differ from PyTorch"
 
 
-def _labels_near(checkpoint: Path, task: Task, answers) -> bool:
+def _labels_near(checkpoint: Path, task: TaskSpec, answers) -> bool:
     expected = reference.label_log_probabilities(checkpoint, None, task, TEXTS)
     served = np.array([answer.log_probabilities for answer in answers])
     return bool(np.abs(expected - served).max() < SERVED_MAX)
 
 
-def _vectors_near(checkpoint: Path, _task_: Task, answers) -> bool:
+def _vectors_near(checkpoint: Path, _task_: TaskSpec, answers) -> bool:
     rows = reference.encoder_rows(checkpoint, None, "none", TEXTS)
     for hidden, answer in zip(rows, answers, strict=True):
         mean = hidden.mean(axis=0)

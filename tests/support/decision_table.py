@@ -9,8 +9,8 @@ import itertools
 from pathlib import Path
 from typing import get_args
 
-from edge_agent.formats.manifest import Novelty, Threshold
-from edge_agent.formats.ood_gate import Gate
+from edge_agent.formats.manifest import Threshold, TypicalInputs
+from edge_agent.formats.ood_gate import OodGate
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import policy
 from edge_agent.routing.policy import (
@@ -34,8 +34,8 @@ CALIBRATED = Threshold(
     bound=0.04,
     coverage=0.7,
     floor=0.85,
-    gate=Gate(score="ood_score", held_up_max=0.25, scores=(1.0, 2.0, 3.0)),
-    novelty=Novelty(input_tokens_min=3, input_tokens_max=20),
+    gate=OodGate(score="ood_score", held_up_max=0.25, scores=(1.0, 2.0, 3.0)),
+    novelty=TypicalInputs(input_tokens_min=3, input_tokens_max=20),
 )
 DOUBTS = {
     "sure": (0.9, InputObservation(5, ood_score=0.0)),

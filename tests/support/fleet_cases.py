@@ -25,8 +25,8 @@ from convert.publish.keyring import Keyring, PublicKeyFile
 from convert.publish.publisher import Publisher
 from convert.publish.repository_reader import RepositoryState
 from convert.publish.repository_storage import FolderStorage, RepositoryStorage
-from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.plan import BundleOffer, FleetPlan, RolloutPlan, TaskPlan
+from edge_agent.formats.signed_document import format_timestamp
 
 Clock = Callable[[], float]
 
@@ -80,17 +80,20 @@ class Centre:
         """Sign a bundle, and return its digest."""
         return self.publisher.publish(bundle).signed.digest
 
-    def plan(self, plan: Plan) -> Plan:
+    def plan(self, plan: RolloutPlan) -> RolloutPlan:
         """Publish a plan; returns it with the version that it got."""
         return self.publisher.set_plan(plan)
 
-    def offering(self, *digests: str, channel: str = "stable", **more: Any) -> Plan:
+    def offering(self, *digests: str, channel: str = "stable", **more: Any) -> RolloutPlan:
         """Return a plan that wants these signed bundles, each for its task; `more` goes into each TaskPlan."""
         signed = [self.held.bundles()[digest] for digest in digests]
         tasks = {
-            each.task: TaskPlan(offers=(Offer(bundle=each.digest, version=each.version),), **more) for each in signed
+            each.task: TaskPlan(offers=(BundleOffer(bundle=each.digest, version=each.version),), **more)
+            for each in signed
         }
-        return Plan(version=1, issued_at=timestamp(self.now()), channels={channel: Fleet(tasks=tasks)})
+        return RolloutPlan(
+            version=1, issued_at=format_timestamp(self.now()), channels={channel: FleetPlan(tasks=tasks)}
+        )
 
     def rotate(self, role: str, **more: Any) -> PublicKeyFile:
         """Replace the first key of a role (root, targets, plan, online) by a new one, which is returned."""

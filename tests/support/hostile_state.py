@@ -25,7 +25,7 @@ from edge_agent.capture.spool import Spool
 from edge_agent.formats.plan import FILE_NAME
 from edge_agent.server import feedback
 from edge_agent.store.store import Store
-from edge_agent.update.metadata_chain import root_of
+from edge_agent.update.metadata_chain import parse_root
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.hostile_bytes import documents, torn
@@ -52,7 +52,7 @@ def formats(folder: Path) -> Iterator[Format]:
 
 def read_root(raw: bytes) -> None:
     try:
-        root_of(raw)
+        parse_root(raw)
     except ValueError as error:
         # What it documents; roots.py makes an error with a remedy of it.
         assert str(error)

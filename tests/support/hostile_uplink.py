@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from convert.collect.collect_report import CollectReport
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import receipts, segment
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, NOW, feedback, prediction
 from tests.support.segments import Centre, Record, SealingSite
 
@@ -150,7 +150,11 @@ class World:
         last = segment.name_of(self.site.epoch, self.site.sequence)
         received = [{"first": 1, "last": self.site.sequence, "manifest_sha256": self._sha(last)}]
         body = receipts.Receipts.model_validate(
-            {"site": "site-1", "at": timestamp(NOW), "epochs": [{"epoch": self.site.epoch, "received": received}]}
+            {
+                "site": "site-1",
+                "at": format_timestamp(NOW),
+                "epochs": [{"epoch": self.site.epoch, "received": received}],
+            }
         )
         (self.bucket.parent / receipts.FILE_NAME).write_bytes(sign(body, FORGER))
         self._believe()

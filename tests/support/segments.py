@@ -20,8 +20,8 @@ from convert.collect.collect_report import CollectReport
 from convert.collect.collection import CollectRequest, collect
 from convert.collect.sources import SegmentSource, open_source
 from convert.publish.central_keys import CentralKeys
-from edge_agent.formats import example_records, receipts, segment, site_status
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats import example_records, receipts, segment, status_object
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
 Record = example_records.AnyRecord
@@ -78,12 +78,12 @@ class SealingSite:
         """Write the status object."""
         plain = {
             "site": self.site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "agent_version": "0.1.0",
             "epoch": self.epoch,
             "highest": {self.epoch: self.sequence},
         }
-        body = site_status.SiteStatus.model_validate({**plain, **changes})
+        body = status_object.SiteStatus.model_validate({**plain, **changes})
         (self.folder / "status.json").write_bytes(sign(body, self.key))
 
     def receipts(self) -> receipts.Receipts:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edge_agent import certificate_authority
 from edge_agent.config import Role
 from edge_agent.formats.certificate_fields import Certificate
-from edge_agent.formats.certificate_files import certificates
+from edge_agent.formats.certificate_files import parse_certificates
 from edge_agent.server import roles
 from edge_agent.server.open_inference import oip_wire
 from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2
@@ -90,11 +90,11 @@ def test_the_refusal_names_who_what_and_which(held: frozenset[Role], said: str):
 @given(held=st.lists(EACH, unique=True))
 def test_a_certificate_carries_its_roles(held: list[Role]):
     """What was issued is what is read."""
-    made = certificate_authority.client(AUTHORITY, "till-3", held, time.time())
-    assert frozenset(held) == roles.certificate_roles(certificates(made.certificate, "it")[0], {})
+    made = certificate_authority.issue_client_certificate(AUTHORITY, "till-3", held, time.time())
+    assert frozenset(held) == roles.certificate_roles(parse_certificates(made.certificate, "it")[0], {})
 
 
-AUTHORITY = certificate_authority.authority("site", time.time())
+AUTHORITY = certificate_authority.make_authority("site", time.time())
 
 
 @pytest.mark.parametrize(

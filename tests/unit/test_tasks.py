@@ -11,13 +11,27 @@ import pytest
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import UpdateExpired
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.formats.site_status import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
 from edge_agent.server import messages, site_status
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.v1 import admin_pb2
 from tests.support.examples import NOW
 from tests.support.updating_site import TASK, UpdatingSite
+
+
+class CollectsLocally:
+    """A site that collects every task for itself."""
+
+    def consent(self, task: str) -> str:
+        return "local"
+
+
+class NoAlarms:
+    """Nothing is wrong."""
+
+    def report(self, task: str) -> tuple[()]:
+        return ()
 
 
 @pytest.fixture
@@ -77,9 +91,7 @@ async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
 async def test_the_centre_hears_the_same(site: UpdatingSite):
     """In the words of the status object, with the site's consent."""
     engines = EnginePool(EngineConfig(), lambda: None)
-    (said,) = site_status.task_statuses(
-        engines, site.activation, site.updater.overview, lambda _: "local", lambda _: ()
-    )
+    (said,) = site_status.task_statuses(engines, site.activation, site.updater.overview, CollectsLocally(), NoAlarms())
     row = site.row()
     assert said == TaskStatus(
         task=TASK,
@@ -107,12 +119,12 @@ async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
 
 def test_a_long_sentence_is_cut():
     """What failed may be told at length; the status object has its limit."""
-    row = Progress(TASK, "1e" * 32, "2.0.0", "w", 3, "", "failed", NOW, "GOLDEN_DIFFERS", "y" * 5000, 1)
+    row = UpdateProgress(TASK, "1e" * 32, "2.0.0", "w", 3, "", "failed", NOW, "GOLDEN_DIFFERS", "y" * 5000, 1)
     expected = UpdateStatus(
         candidate="1e" * 32,
         version="2.0.0",
         state="failed",
-        since=timestamp(NOW),
+        since=format_timestamp(NOW),
         plan_version=3,
         reason="GOLDEN_DIFFERS",
         message="y" * 1000,

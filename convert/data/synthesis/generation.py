@@ -12,7 +12,7 @@ from pydantic import BaseModel, StringConstraints, ValidationError
 
 from convert.data.row_files import DataRow, known_labels
 from convert.pipeline.recipe import DataFormat
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 TEXT_CHARACTERS_MAX = 2000
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_CHARACTERS_MAX)]
@@ -34,7 +34,7 @@ _ROW = {
 class GenerationRequest:
     """One question to the model."""
 
-    task: Task
+    task: TaskSpec
     format: DataFormat
     about: str
     label: str

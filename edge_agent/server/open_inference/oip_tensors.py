@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from edge_agent.formats.manifest import Manifest, Task, Threshold
+from edge_agent.formats.manifest import Manifest, TaskSpec, Threshold
 from edge_agent.formats.plan import Mode
 from edge_agent.metrics.answer_counts import AnswerCounts, Histogram
 from edge_agent.server import messages
 from edge_agent.server.open_inference import oip_requests
 from edge_agent.server.open_inference.oip_wire import pb
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 
 Datatype = Literal["BYTES", "FP32", "BOOL"]
 Results = Sequence[Any]
@@ -166,7 +166,7 @@ def width_of(output: OutputTensor, labels: int) -> int:
     return labels if output.width == EACH_LABEL else output.width
 
 
-def outputs_response(task: Task, names: Sequence[str], results: Results) -> Any:
+def outputs_response(task: TaskSpec, names: Sequence[str], results: Results) -> Any:
     """Return a ModelInferResponse with outputs alone."""
     known, labels = OUTPUTS[task.kind], task.labels
     raw = [known[name].write(results, labels) for name in names]

@@ -85,7 +85,7 @@ def _golden(_: Path) -> Read:
         cases = golden_cases.parse(raw)
         assert cases == golden_cases.parse(golden_cases.encode(cases))
         for case in cases:
-            said = golden_cases.Said(case.answer or "", case.scores)
+            said = golden_cases.GoldenAnswer(case.answer or "", case.scores)
             assert [] == golden_cases.differences(case, said), "a case differs from its own answer"
 
     return read
@@ -109,7 +109,9 @@ def _kit(_: Path) -> Read:
 
 def _sealed_kit(_: Path) -> Read:
     return (
-        lambda raw: enrolment_file.unseal(raw, PASSPHRASE) if enrolment_file.sealed(raw) else enrolment_file.parse(raw)
+        lambda raw: enrolment_file.unseal(raw, PASSPHRASE)
+        if enrolment_file.is_sealed(raw)
+        else enrolment_file.parse(raw)
     )
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.formats.manifest import AlwaysEscalate, Novelty, Threshold
-from edge_agent.formats.ood_gate import Gate
+from edge_agent.formats.manifest import AlwaysEscalate, Threshold, TypicalInputs
+from edge_agent.formats.ood_gate import OodGate
 from edge_agent.routing.policy import (
     BLOCKERS,
     PERMANENT_BLOCKERS,
@@ -133,7 +133,7 @@ def test_a_confidence_that_is_no_number_is_below(calibration):
     assert ("abstained", True) == (decision.route, decision.below_threshold)
 
 
-USUAL = Novelty(label_mass_min=0.5, input_tokens_min=3, input_tokens_max=20)
+USUAL = TypicalInputs(label_mass_min=0.5, input_tokens_min=3, input_tokens_max=20)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_what_nobody_measured_is_not_unusual():
     assert () == decide_graded(0.9, CALIBRATED.model_copy(update={"novelty": USUAL}), EscalationContext()).degraded
 
 
-GATE = Gate(score="ood_score", held_up_max=0.25, scores=(1.0, 2.0, 3.0))
+GATE = OodGate(score="ood_score", held_up_max=0.25, scores=(1.0, 2.0, 3.0))
 GATED = CALIBRATED.model_copy(update={"gate": GATE, "floor": 0.9})
 
 

@@ -18,7 +18,7 @@ from edge_agent.server.roles import INFER
 from edge_agent.server.tls import KNOWN_MAX, CertificateIdentifier
 from tests.support.tls_site import DAY
 
-ROOT = certificate_authority.authority("site", time.time())
+ROOT = certificate_authority.make_authority("site", time.time())
 
 
 @dataclass
@@ -42,7 +42,9 @@ class Context:
 
 def issued(name: str, *roles: str, at: float | None = None, days: int = 30) -> Context:
     return Context(
-        pem=certificate_authority.client(ROOT, name, roles, time.time() if at is None else at, days).certificate
+        pem=certificate_authority.issue_client_certificate(
+            ROOT, name, roles, time.time() if at is None else at, days
+        ).certificate
     )
 
 
@@ -119,7 +121,7 @@ def test_a_certificate_says_who_it_is() -> None:
     assert ("tls till-3", {"infer"}) == (found.name, found.roles), "its name is no alternative name"
     assert 64 == len(found.fingerprint)
     assert 29 * DAY < found.expires_at - time.time() < 31 * DAY
-    server = Context(pem=certificate_authority.server(ROOT, ["till-3.shop"], time.time()).certificate)
+    server = Context(pem=certificate_authority.issue_server_certificate(ROOT, ["till-3.shop"], time.time()).certificate)
     assert ("tls till-3.shop", {"feedback"}) == (certified(server).name, certified(server).roles)
 
 
@@ -145,7 +147,7 @@ def test_the_table_of_certificates_is_bounded() -> None:
     certified, first = CertificateIdentifier({}), issued("till-0", "infer")
     known = certified(first)
     assert certified(first) is known
-    pair = certificate_authority.client(ROOT, "x", ["infer"], time.time()).certificate
+    pair = certificate_authority.issue_client_certificate(ROOT, "x", ["infer"], time.time()).certificate
     for number in range(KNOWN_MAX):
         certified(Context(pem=pair + str(number).encode()))
     assert KNOWN_MAX == len(certified._known)

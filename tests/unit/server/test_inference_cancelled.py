@@ -11,15 +11,15 @@ import pytest
 
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.config import ServiceConfig
-from edge_agent.engine.jobs import Answer
-from edge_agent.engine.protocol import Chunk, Done
-from edge_agent.engine.waiting import Reservation, Waiting
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.job_queue import JobQueue, Reservation
+from edge_agent.engine.protocol import JobResult, TextChunk
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.routing.policy import LargeModelAvailability
 from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.detached_calls import DeduplicationLimits, RequestDeduplicator
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
-from edge_agent.server.model_router import ModelRouter, ModelRouterDependencies
+from edge_agent.server.model_router import ModelRouter
 from edge_agent.server.uplink_client import LargeModelFinish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
@@ -59,7 +59,7 @@ class Engines:
     """An engine that answers in steps; the inputs "bug" meet one."""
 
     def __init__(self) -> None:
-        self.open, self.queue = Open(), Waiting(QUEUE_MAX)
+        self.open, self.queue = Open(), JobQueue(QUEUE_MAX)
 
     def ready(self, digest: str) -> bool:
         return True
@@ -69,23 +69,23 @@ class Engines:
 
     async def answer(
         self, run: Any, deadline: float, priority: int, client: str, reservation: Reservation | None = None
-    ) -> Answer:
+    ) -> EngineAnswer:
         if reservation:
             assert reservation.take_place(self.queue)
         with self.open:
             if run.text == "bug":
                 raise KeyError("a bug")
             await steps()
-            return Answer(Done(job_id=run.job_id, scores=(0.2, 0.6, 0.2)), queue_ms=1.0)
+            return EngineAnswer(JobResult(job_id=run.job_id, scores=(0.2, 0.6, 0.2)), queue_ms=1.0)
 
     async def events(
         self, run: Any, deadline: float, priority: int, client: str
-    ) -> AsyncGenerator[Chunk | Answer, None]:
+    ) -> AsyncGenerator[TextChunk | EngineAnswer, None]:
         with self.open:
             for text in ("a", "b"):
                 await steps()
-                yield Chunk(job_id=run.job_id, text=text)
-            yield Answer(Done(job_id=run.job_id, finish="stop"), queue_ms=1.0)
+                yield TextChunk(job_id=run.job_id, text=text)
+            yield EngineAnswer(JobResult(job_id=run.job_id, finish="stop"), queue_ms=1.0)
 
 
 class Large:
@@ -94,7 +94,7 @@ class Large:
     def __init__(self) -> None:
         self.open = Open()
 
-    def standing(self, task: str) -> LargeModelAvailability:
+    def availability(self, task: str) -> LargeModelAvailability:
         return GOOD
 
     async def ask(self, question: Any, seconds: float) -> AsyncGenerator[str | LargeModelFinish, None]:
@@ -121,8 +121,23 @@ class Serving:
 class Nothing:
     """A site that keeps nothing."""
 
+    redaction = staticmethod(Redactor().start)
+
     def consent(self, task: str) -> str:
         return "off"
+
+    def defers(self, task: str) -> bool:
+        return False
+
+
+class Modes:
+    """Every task is in one mode."""
+
+    def __init__(self, mode: Any) -> None:
+        self.mode = mode
+
+    def mode_of(self, task: str) -> Any:
+        return self.mode
 
 
 class Context:
@@ -145,9 +160,9 @@ class Site:
     def __init__(self, kind: str, mode: Any) -> None:
         self.engines, self.large, self.admission = Engines(), Large(), AdmissionControl(256)
         self.remembered = RequestDeduplicator(DeduplicationLimits(16, 300.0, 2**20))
-        escalation = ModelRouter(ModelRouterDependencies(self.large, lambda _: mode, Redactor().start))  # type: ignore[arg-type]
+        router = ModelRouter(self.large, Modes(mode), Nothing())  # type: ignore[arg-type]
         rooms: Any = InferenceDependencies(
-            Serving(kind), self.engines, self.admission, Nothing(), AnswerCounts(), escalation
+            Serving(kind), self.engines, self.admission, Nothing(), AnswerCounts(), router
         )  # type: ignore[arg-type]
         self.servicer = InferenceServicer(rooms, ServiceConfig(), 0, self.remembered)
 
@@ -165,7 +180,7 @@ Call = Callable[[Site], Awaitable[Any]]
 
 def classify(texts: int, request_id: str = "") -> Call:
     request = pb.ClassifyRequest(task="till", texts=["hi"] * texts, request_id=request_id)
-    return lambda site: site.servicer.classify(request, Context())  # type: ignore[arg-type]
+    return lambda site: site.servicer.Classify(request, Context())  # type: ignore[arg-type]
 
 
 def generate(*, escalate: bool) -> Call:
@@ -235,5 +250,5 @@ async def test_a_bug_on_one_input_leaves_nothing_of_the_others() -> None:
     site = Site("classify", "local")
     request = pb.ClassifyRequest(task="till", texts=["hi", "bug", "hi"])
     with pytest.raises(KeyError):
-        await site.servicer.classify(request, Context())  # type: ignore[arg-type]
+        await site.servicer.Classify(request, Context())  # type: ignore[arg-type]
     assert (0, 0, 0, 0) == site.under_way

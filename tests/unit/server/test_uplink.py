@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.config import Config
 from edge_agent.formats import uplink_state
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.server.uplink_status import read_uplink_report, uplink_message
 from edge_agent.v1 import admin_pb2 as pb
 from tests.support.examples import NOW
@@ -26,11 +26,11 @@ def said(**changes: object) -> uplink_state.UplinkState:
         "pid": 1,
         "version": "0.1.0",
         "upstream": URL,
-        "at": timestamp(NOW),
+        "at": format_timestamp(NOW),
         "running_seconds": BOOT_SECONDS,
         "state": "online",
-        "since": timestamp(NOW - 60),
-        "last_contact": timestamp(NOW - 1),
+        "since": format_timestamp(NOW - 60),
+        "last_contact": format_timestamp(NOW - 1),
         "failures": 0,
         "waiting_segments": 2,
         "waiting_bytes": 5000,
@@ -81,14 +81,14 @@ def test_all_of_it_is_carried_over(tmp_path: Path):
     downloads = {
         "repository": "https://updates.example",
         "state": "probing",
-        "since": timestamp(NOW),
+        "since": format_timestamp(NOW),
         "waiting_blobs": 3,
         "waiting_bytes": 10,
         "fetched_blobs": 0,
         "fetched_bytes": 0,
     }
     problem = {"reason": "UPSTREAM_BUSY", "message": "busy", "remedy": "wait", "about": "x-1"}
-    changes = {"state": "offline", "failures": 4, "retry_at": timestamp(NOW + 60)}
+    changes = {"state": "offline", "failures": 4, "retry_at": format_timestamp(NOW + 60)}
     found = message(tmp_path, fresh(downloads=downloads, problems=[problem], **changes))
     assert found is not None
     assert (pb.LINK_STATE_OFFLINE, 4, int(NOW) + 60) == (found.state, found.failures, found.retry_time.seconds)

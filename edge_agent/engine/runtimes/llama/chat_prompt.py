@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.manifest import Prompt
+from edge_agent.formats.manifest import PromptTemplate
 
 INPUT = "{input}"
 # Stands for the input while the chat template is rendered. Templates trim messages, so no white space at its ends.
@@ -63,7 +63,7 @@ def _refuse(message: str) -> None:
     raise TemplateError(message)
 
 
-def split_prompt(prompt: Prompt, chat: ChatTemplate) -> PromptParts:
+def split_prompt(prompt: PromptTemplate, chat: ChatTemplate) -> PromptParts:
     """Return the text before and after the input, chat template included. Raises ModelLoadFailed."""
     text, mark = prompt.template, INPUT
     if prompt.chat:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edge_agent.engine.runtimes.jobs import checked_length
+from edge_agent.engine.runtimes.job_results import check_input_length
 from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
 from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
@@ -13,7 +13,7 @@ from edge_agent.engine.runtimes.llama.lora_adapters import LoraAdapter
 from edge_agent.engine.runtimes.llama.record_drafts import RecordDrafts
 from edge_agent.engine.runtimes.llama.record_grammar import RecordGrammar
 from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
-from edge_agent.formats.manifest import Manifest, Task
+from edge_agent.formats.manifest import Manifest, TaskSpec
 
 TOKEN_CHARACTERS_MAX = 64
 """A text with more characters for each allowed token is refused before it is tokenized."""
@@ -24,7 +24,7 @@ class LlamaBundle:
     """A task on a base, in tokens."""
 
     digest: str
-    task: Task
+    task: TaskSpec
     temperature: float
     """Scores are divided by it."""
     prompt: PromptPrefix
@@ -56,7 +56,7 @@ class LlamaBundle:
                 limit=limit,
             )
         tokens = [*self.prompt.tokens, *model.tokenize(self.blanks + text, special=False), *self.rest]
-        checked_length(len(tokens), limit)
+        check_input_length(len(tokens), limit)
         return tokens
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from convert.collect import minhash, segment_chain
 from convert.collect.record_files import SegmentEntry
 from convert.data.text_normalisation import normalised
-from edge_agent.formats.receipts import Refused
+from edge_agent.formats.receipts import RefusedSegment
 
 EPOCH = "0123456789abcdef"
 some_numbers = st.sets(st.integers(1, 30))
@@ -84,7 +84,7 @@ def test_a_first_segment_has_none_before_it():
 
 def test_receipts_list_what_was_damaged():
     """In the order of the numbers."""
-    told = [Refused(sequence=number, manifest_sha256="ab" * 32, why="is damaged") for number in (5, 3)]
+    told = [RefusedSegment(sequence=number, manifest_sha256="ab" * 32, why="is damaged") for number in (5, 3)]
     assert [3, 5] == [each.sequence for each in segment_chain.receipts(EPOCH, [], told).refused]
 
 

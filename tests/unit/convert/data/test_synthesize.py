@@ -20,15 +20,15 @@ from convert.data.synthesis.generation import GenerationRequest, ParsedRow, Reje
 from convert.data.synthesis.similarity import SimilarityIndex
 from convert.pipeline.recipe import Recipe
 from edge_agent.errors import EngineNotReady, InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 from tests.support import chat_server
 from tests.support.recipes import recipe_of, text_label
 
-TASK = Task(name="t", kind="classify", labels=("refund", "price", "other"))
-EXTRACT = Task(name="t", kind="extract", labels=("O", "B-item", "I-item"))
+TASK = TaskSpec(name="t", kind="classify", labels=("refund", "price", "other"))
+EXTRACT = TaskSpec(name="t", kind="extract", labels=("O", "B-item", "I-item"))
 
 
-def request(task: Task = TASK, format_: str = "text-label", **more: Any) -> GenerationRequest:
+def request(task: TaskSpec = TASK, format_: str = "text-label", **more: Any) -> GenerationRequest:
     return GenerationRequest(
         **({"task": task, "format": format_, "about": "a", "label": "refund", "examples": (), "count": 3} | more)
     )
@@ -193,11 +193,11 @@ def test_only_jsonl_is_written(tmp_path: Path) -> None:
         (request(), {"text": "x" * 2001}, "text: String should have at most 2000 characters"),
         (request(format_="prompt-completion"), {"text": "hi"}, {"prompt": "hi", "completion": "refund"}),
         (
-            request(Task(name="t", kind="generate"), "messages"),
+            request(TaskSpec(name="t", kind="generate"), "messages"),
             {"text": "hi", "answer": "yes"},
             {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]},
         ),
-        (request(Task(name="t", kind="generate"), "messages"), {"text": "hi"}, "answer: Field required"),
+        (request(TaskSpec(name="t", kind="generate"), "messages"), {"text": "hi"}, "answer: Field required"),
         (
             request(EXTRACT, "text-spans"),
             {"text": "two teas", "found": [{"label": "item", "text": "teas"}]},
@@ -256,6 +256,6 @@ def test_the_model_is_shown_rows_as_it_is_to_write_them() -> None:
     """Spans are shown as words, conversations as question and answer."""
     spans = request(EXTRACT, "text-spans", examples=[DataRow("two teas", spans=(TextSpan(4, 8, "item"),))])
     assert '{"text": "two teas", "found": [{"label": "item", "text": "teas"}]}' in messages(spans)[-1]["content"]
-    answers = request(Task(name="t", kind="generate"), "messages", examples=[DataRow("hi", completion="yes")])
+    answers = request(TaskSpec(name="t", kind="generate"), "messages", examples=[DataRow("hi", completion="yes")])
     assert '{"text": "hi", "answer": "yes"}' in messages(answers)[-1]["content"]
     assert "'refund' and to none of: price, other" in messages(request())[-1]["content"]

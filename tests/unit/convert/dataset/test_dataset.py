@@ -20,7 +20,7 @@ from convert.dataset.dataset_files import write
 from convert.dataset.selection import DatasetSelection
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, opinion, prediction
 from tests.support.segments import Centre, Record, SealingSite
 
@@ -52,7 +52,7 @@ DRAWN = {"review_stream": "audit", "sampling_probability": 0.25}
 
 def corrected(number: int, text: str, label: str = "price", at: float = 0.0, **more: Any) -> list[Record]:
     """Return a prediction and the correction of it."""
-    made = prediction(number, input=text, at=timestamp(NOW + 1000 * (at or number)), **more)
+    made = prediction(number, input=text, at=format_timestamp(NOW + 1000 * (at or number)), **more)
     return [made, feedback(number, value=label)]
 
 
@@ -259,7 +259,7 @@ def test_calibration_and_test_take_what_people_labelled(tmp_path: Path, purpose:
         numbers = range(1 + 9 * site, 10 + 9 * site)
         people = [record for n in numbers[::3] for record in corrected(n, text(n), at=n % 9 + 1, **DRAWN)]
         machine = [n for n in numbers if (n - 1) % 3]
-        when = {n: timestamp(NOW + 1000 * (n % 9 + 1)) for n in machine}
+        when = {n: format_timestamp(NOW + 1000 * (n % 9 + 1)) for n in machine}
         sure = [prediction(n, input=text(n), sure=True, at=when[n]) for n in machine]
         sites.append([*people, *sure, *map(opinion, machine)])
     rows = made(tmp_path, collected(tmp_path, *sites), purpose, by=by)

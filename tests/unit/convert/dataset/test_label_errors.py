@@ -17,7 +17,7 @@ from convert.dataset.label_review import rank, write_tasks
 from convert.dataset.selection import DatasetSelection
 from convert.encoder import ngrams
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction
 from tests.support.segments import Centre, Record, SealingSite
 
@@ -75,7 +75,7 @@ def collected(root: Path, wrong: dict[int, str]) -> Path:
     records: list[Record] = []
     for number, (text, label) in enumerate(ROWS):
         said = wrong.get(number, label)
-        at = timestamp(NOW + 60 * number)
+        at = format_timestamp(NOW + 60 * number)
         records += [
             prediction(number, input=text, output=label, scores=[[label, 0.9]], confidence=0.9, at=at),
             feedback(number, verdict="accept", value="") if said == label else feedback(number, value=said),
@@ -184,7 +184,7 @@ def test_a_correction_at_the_centre_comes_back(tmp_path: Path) -> None:
     for number, task in enumerate(export):
         result = task["predictions"][0]["result"][0]
         result["value"] = {"choices": [task["data"]["suggested_label"]]}
-        made = {"id": number, "completed_by": 7, "updated_at": timestamp(NOW + 9), "result": [result]}
+        made = {"id": number, "completed_by": 7, "updated_at": format_timestamp(NOW + 9), "result": [result]}
         task["annotations"] = [made]
     (tmp_path / "export.json").write_text(json.dumps(export))
     reviews = label_studio.feedback_of((tmp_path / "export.json").read_bytes())

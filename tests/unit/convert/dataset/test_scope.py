@@ -19,7 +19,7 @@ from convert.dataset.dataset_files import write
 from convert.dataset.example_scope import ExampleScope, ScopedExamples, WrongClock, open_examples, precedence
 from convert.dataset.selection import DatasetSelection
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction
 from tests.support.segments import Centre, Record, SealingSite
 
@@ -38,7 +38,7 @@ def answered(number: int, version: str = NEW, at: float = 0.0, **changes: Any) -
     """Return a sure answer of a bundle, some days from now."""
     bundle = {"version": version, "digest": DIGESTS.get(version, "2c" * 32)}
     grades = {"sure": True, "confidence": 0.95, "scores": [["refund", 0.95], ["price", 0.05]]}
-    when = timestamp(NOW + DAY * at)
+    when = format_timestamp(NOW + DAY * at)
     drawn = {"review_stream": "audit", "sampling_probability": 1.0}
     return prediction(number, input=text(number), at=when, **{"bundle": bundle, **grades, **drawn, **changes})
 
@@ -116,7 +116,7 @@ def test_a_scope_is_what_was_asked_for(tmp_path: Path):
     """Sites, and days with their first and last one; the rest is counted."""
     one = [answered(1, at=-3), answered(2, at=-2), answered(3, at=-1)]
     folder = collected(tmp_path, site_1=one, site_2=[answered(4, at=-2)], site_3=[answered(5, at=-2)])
-    first, last = (date.fromisoformat(timestamp(NOW - DAY * days)[:10]) for days in (2, 1))
+    first, last = (date.fromisoformat(format_timestamp(NOW - DAY * days)[:10]) for days in (2, 1))
     assert ["p-2", "p-3", "p-4", "p-5"] == sorted(looked_at(folder, since=first, until=last)[1])
     assert ["p-1", "p-2", "p-4", "p-5"] == sorted(looked_at(folder, until=first)[1])
     found, names = looked_at(folder, sites=("site-2", "site-3"), since=first)

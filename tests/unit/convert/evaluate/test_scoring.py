@@ -14,17 +14,17 @@ from convert.evaluate import paired_comparison
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
 from convert.report import markdown
-from edge_agent.formats.manifest import Manifest, Task, Threshold
+from edge_agent.formats.manifest import Manifest, TaskSpec, Threshold
 
-CLASSIFY = Task(name="intent", kind="classify", labels=("refund", "price", "hours"))
-EXTRACT = Task(name="fields", kind="extract", labels=("O", "B-item", "I-item", "B-price"))
-GENERATE = Task(name="talk", kind="generate")
-EMBED = Task(name="vector", kind="embed")
+CLASSIFY = TaskSpec(name="intent", kind="classify", labels=("refund", "price", "hours"))
+EXTRACT = TaskSpec(name="fields", kind="extract", labels=("O", "B-item", "I-item", "B-price"))
+GENERATE = TaskSpec(name="talk", kind="generate")
+EMBED = TaskSpec(name="vector", kind="embed")
 SURE_FROM = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=9, bound=0.05, coverage=0.7)
 SPAN, FOUND = TextSpan(0, 4, "item"), FoundEntity(0, 4, "item")
 
 
-def manifest(task: Task, **more) -> Manifest:
+def manifest(task: TaskSpec, **more) -> Manifest:
     return Manifest(task=task, version="1.0.0", runtime="echo", **more)
 
 

@@ -18,7 +18,7 @@ from convert.cli import app
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from convert.quantize.gguf_files import chat_template
 from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest, ManifestInvalid
-from edge_agent.formats.manifest import EngineSettings, Limits, Manifest, digest_of, parse
+from edge_agent.formats.manifest import EngineSettings, Manifest, TaskLimits, digest_of, parse
 
 ROOT = Path(__file__).parents[4]
 RECIPE = """
@@ -278,7 +278,7 @@ def test_the_document_explains_every_key():
     text = (ROOT / "docs" / "task-yaml.md").read_text(encoding="utf-8")
     assert [] == sorted({key for key in keys(Manifest) if f"`{key}`" not in text and f".{key}`" not in text})
     rows = dict(re.findall(r"^\| `([\w.]+)` .*\| ([^|]*) \|$", text, re.MULTILINE))
-    numbers = {**Limits().model_dump(), "engine.context_tokens": EngineSettings().context_tokens}
+    numbers = {**TaskLimits().model_dump(), "engine.context_tokens": EngineSettings().context_tokens}
     assert {key: str(value) for key, value in numbers.items()} == {key: rows[key] for key in numbers}
 
 

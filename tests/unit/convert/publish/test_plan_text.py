@@ -10,7 +10,7 @@ from convert.publish import plan_rules, plan_text
 from convert.publish.plan_rules import HaltOrder, consequences, halt, same_plan
 from convert.publish.repository_reader import BundleTarget, find
 from edge_agent.errors import InvalidRequest, PlanInvalid
-from edge_agent.formats.plan import Plan, encode
+from edge_agent.formats.plan import RolloutPlan, encode
 
 OLD, NEW, CUDA = "a" * 64, "b" * 64, "c" * 64
 BUNDLES = {
@@ -44,7 +44,7 @@ sites:
 """
 
 
-def plan() -> Plan:
+def plan() -> RolloutPlan:
     return plan_text.read(WRITTEN, BUNDLES)
 
 
@@ -128,7 +128,7 @@ def test_the_nearest_key_is_offered():
 def test_no_text_breaks_the_reader(text: str):
     """Whatever is in the file, it is a plan or PlanInvalid."""
     try:
-        assert isinstance(plan_text.read(text, BUNDLES), Plan)
+        assert isinstance(plan_text.read(text, BUNDLES), RolloutPlan)
     except PlanInvalid as error:
         assert error.message
 

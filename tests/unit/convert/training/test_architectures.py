@@ -25,12 +25,12 @@ from convert.training.encoder_trainer import EncodedRow, EncoderTrainer, RowEnco
 from convert.training.lora import FrozenPrefixCache
 from convert.training.training_loop import TrainingSettings, train
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Prompt, Task
+from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import models, pos_intents, tiny_decoder
 
 LABELS = ("refund", "price", "opening hours", "opening soon")
 """Two of them share their first tokens."""
-TASK = Task(name="t", kind="classify", labels=LABELS, prompt=Prompt(template="Message: {input}\nIntent:"))
+TASK = TaskSpec(name="t", kind="classify", labels=LABELS, prompt=PromptTemplate(template="Message: {input}\nIntent:"))
 RENAMED = {"refund": "refund", "price": "price", "hours": "opening hours", "stock": "opening soon"}
 ROWS = [DataRow(text, label=RENAMED[label]) for text, label in pos_intents.train() if label in RENAMED]
 
@@ -271,7 +271,7 @@ def test_a_text_that_names_a_special_token_is_learnt_as_it_is_served(kind: str) 
     served.encode_special_tokens = True
     served.no_padding()
     labels = {"classify": LABELS, "extract": ("O", "B-x", "I-x")}[kind]
-    task = Task(name="t", kind=kind, labels=labels)
+    task = TaskSpec(name="t", kind=kind, labels=labels)
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
     [item] = RowEncoder(tokenizer, task, 64).of([DataRow(text, label="price" if kind == "classify" else "")]).items
     assert served.encode(text).ids == item.given["input_ids"]

@@ -32,12 +32,12 @@ from convert.training import lora
 from convert.training.decoder_objective import DecoderExampleEncoder
 from convert.training.decoder_trainer import DecoderData, DecoderTrainer
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
-from edge_agent.formats.manifest import Prompt, Task
+from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import corrected_records, pos_intents, tiny_decoder, tiny_encoder, tiny_models
 from tests.support.recipes import recipe_of, text_label
 
 INTENTS = ("refund", "price", "stock", "hours")
-TASK = Task(name="t", kind="classify", labels=INTENTS, prompt=Prompt(template="Message: {input}\nIntent:"))
+TASK = TaskSpec(name="t", kind="classify", labels=INTENTS, prompt=PromptTemplate(template="Message: {input}\nIntent:"))
 EXAMPLES = [example for example in pos_intents.train() if example[1] in INTENTS]
 
 

@@ -19,7 +19,7 @@ from convert.training.decoder_objective import AnswerTarget, DecoderExampleEncod
 from convert.training.encoder_trainer import EncodedRow, cycled, uniformity
 from convert.training.validation_split import train_validation_split
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Prompt, Task
+from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import models, tiny_decoder
 
 CPU = torch.device("cpu")
@@ -138,7 +138,7 @@ def test_at_least_one_row_is_kept_back() -> None:
 def test_lessons_of_an_answer_end_with_the_end_token() -> None:
     """A request is rendered as the agent renders it; a longer conversation by the tokenizer's chat template."""
     tokenizer = tiny_decoder.tokenizer()
-    task = Task(name="t", kind="generate", prompt=Prompt(chat=True, system="Be brief."))
+    task = TaskSpec(name="t", kind="generate", prompt=PromptTemplate(chat=True, system="Be brief."))
     tokens = task_tokens(task, tokenizer)
     system, asked, answered = (
         ChatMessage("system", "Be brief."),
@@ -159,7 +159,7 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
 
 def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
     """Left out are those over tokens_max; if none is left, that is an error."""
-    task = Task(name="t", kind="classify", labels=("refund", "price"))
+    task = TaskSpec(name="t", kind="classify", labels=("refund", "price"))
     lessons = DecoderExampleEncoder(task, task_tokens(task, tiny_decoder.tokenizer()))
     rows = [DataRow("hi", label="price"), DataRow("I want my money back " * 20, label="refund")]
     short, too_long = lessons.of(rows, 40)

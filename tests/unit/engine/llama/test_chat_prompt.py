@@ -6,7 +6,7 @@ import pytest
 
 from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, PromptParts, split_prompt
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.manifest import Prompt
+from edge_agent.formats.manifest import PromptTemplate
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
@@ -21,14 +21,14 @@ def chat(source: str, **special_texts: str) -> ChatTemplate:
 
 def split(source: str, system: str = "", template: str = "{input}") -> PromptParts:
     """Split a chat prompt."""
-    return split_prompt(Prompt(template=template, chat=True, system=system), chat(source))
+    return split_prompt(PromptTemplate(template=template, chat=True, system=system), chat(source))
 
 
 def test_plain_prompt_is_split_at_the_input() -> None:
     """The blanks before the input go to the input, line ends do not."""
     expected = PromptParts("Text:\n\nCustomer:", "  ", "\nIntent:")
-    assert expected == split_prompt(Prompt(template="Text:\n\nCustomer:  {input}\nIntent:"), chat(""))
-    assert PromptParts("Q:\n", "", "") == split_prompt(Prompt(template="Q:\n{input}"), chat(""))
+    assert expected == split_prompt(PromptTemplate(template="Text:\n\nCustomer:  {input}\nIntent:"), chat(""))
+    assert PromptParts("Q:\n", "", "") == split_prompt(PromptTemplate(template="Q:\n{input}"), chat(""))
 
 
 def test_chat_template_wraps_system_and_user() -> None:
@@ -47,7 +47,7 @@ def test_template_that_trims_messages_keeps_the_input() -> None:
 def test_special_texts_reach_the_template() -> None:
     """A template may write the begin token itself."""
     template = chat("{{ bos_token }}{{ messages[0].content }}", bos_token="<s>")
-    assert "<s>" == split_prompt(Prompt(chat=True), template).before
+    assert "<s>" == split_prompt(PromptTemplate(chat=True), template).before
 
 
 def test_braces_in_the_system_message_are_text() -> None:
