@@ -18,6 +18,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -55,8 +56,10 @@ from edge_agent.update import hardware
 from edge_agent.update.activation import Activation, ActivationDependencies
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
-from edge_agent.update.updater import Source, Updater
-from edge_agent.update.updater import UpdaterDependencies as UpdateAround
+from edge_agent.update.updater import Updater, UpdaterDependencies
+
+if TYPE_CHECKING:
+    from edge_agent.update.ingest import BundleIngest
 
 STOP_SECONDS = 20.0
 """For what comes after the last call: models end, what waits is written."""
@@ -96,7 +99,7 @@ class Daemon:
         modes = TaskModes(config, store, self._digest)
         self._alarms = MonitoringAlarms(self._activation, modes, self._can_ask)
         around = _update_dependencies(self._engines, self._activation, self._update_changed, self._alarms.plan)
-        self._updater = Updater(config, store, self._activation, around, _source(config, store))
+        self._updater = Updater(config, store, self._activation, around, _bundle_ingest(config, store))
         self._counts, self._revision = AnswerCounts(), 0
         self._admission = _admission(config)
         self._collection = ExampleCapture(config, self._surroundings(), house)
@@ -291,16 +294,15 @@ class Daemon:
             await self._report()
 
 
-def _source(config: Config, store: Store) -> Source | None:
-    """Return trust and intake; None = this site was given no root of trust."""
+def _bundle_ingest(config: Config, store: Store) -> BundleIngest | None:
+    """Return what verifies and admits bundles; None = this site has no root of trust."""
     if not config.update.root_file:
         return None
     # Only a site with a root of trust loads the libraries that verify.
     from edge_agent.update.ingest import BundleIngest  # noqa: PLC0415
     from edge_agent.update.trust import RepositoryTrust  # noqa: PLC0415
 
-    intake = BundleIngest(config, store, RepositoryTrust(config, store.trusted))
-    return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
+    return BundleIngest(config, store, RepositoryTrust(config, store.trusted))
 
 
 def serve(config: Config, around: RunWrapper = run_unwrapped, house: type[SpoolWorker] = SpoolWorker) -> int:
@@ -396,7 +398,7 @@ def _update_dependencies(
     activation: Activation,
     changed: Callable[[], None],
     planned: Callable[[Mapping[str, TaskPlan]], None],
-) -> UpdateAround:
+) -> UpdaterDependencies:
     """Return what updates need of the engines and the machine."""
 
     @contextlib.asynccontextmanager
@@ -416,7 +418,7 @@ def _update_dependencies(
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return UpdateAround(tried, serving, seen, hardware.read_machine(engines.devices), changed, planned)
+    return UpdaterDependencies(tried, serving, seen, hardware.read_machine(engines.devices), changed, planned)
 
 
 def _subject(asked: Asked) -> BundleUnderTest:

@@ -130,8 +130,8 @@ class DeadlineUnattainable(CapacityError):
 
     reason = "DEADLINE_UNATTAINABLE"
     remedy_default = (
-        "Try again after the delay in RetryInfo, or allow more time. If the error persists, look for another program that"
-        " keeps the processor busy."
+        "Try again after the delay in RetryInfo, or allow more time. If the error persists, look for another program"
+        " that keeps the processor busy."
     )
 
 

@@ -165,9 +165,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             said = "this site was given no root of trust: 'update.root_file' in agent.yaml is not set"
             raise ConfigInvalid(said, remedy="Set it to the root.json of the central team, and restart the daemon.")
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(updater.look(path))
+            looking = group.create_task(updater.check(path))
             while not looking.done():
-                await context.write(messages.import_message(updater.copied()))
+                await context.write(messages.import_message(updater.copy_progress))
                 await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
         if problem := looking.result():
             raise problem
