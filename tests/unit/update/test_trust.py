@@ -261,7 +261,7 @@ def test_an_old_stick_says_that_it_is_old(centre, site, tmp_path):
     site.believe()
     with pytest.raises(UpdateOutdated, match="older than what this site has seen") as refused:
         site.believe(stick)
-    assert "new stick" in refused.value.remedy
+    assert "new USB drive" in refused.value.remedy
     centre.rotate("online")
     site.bring(centre.folder)
     site.believe()

@@ -123,7 +123,7 @@ def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState
     """A person overrides what the site remembers."""
     assert ("done", "BY_HAND", UpdateAction.NOTHING) == decided(row(state), facts(NEW))
     after, _ = update_state_machine.decide(TASK, row(state), facts(NEW), NOW)
-    assert "somebody here let it answer, without a test" == after.message
+    assert "somebody activated it here, without a test" == after.message
 
 
 @pytest.mark.parametrize("state", ["probation", "done"])

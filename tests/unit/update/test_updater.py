@@ -180,7 +180,7 @@ async def test_a_bad_probation_rolls_back_by_itself(site: UpdatingSite):
     site.seen[new] = BundleActivity(calls=20, failures=5)
     await site.look()
     assert (("rolled_back", "ERRORS"), site.old) == (site.where(), site.active())  # type: ignore[attr-defined]
-    assert "it failed 5 of 20 calls; 5 % are allowed" == site.row().message
+    assert "it failed 5 of 20 calls; 5% are allowed" == site.row().message
     assert {} == site.activation.inventory.rollbacks
     await site.killed()
     assert ("rolled_back", site.old) == ((await site.look()).state, site.active())  # type: ignore[attr-defined]
@@ -247,7 +247,7 @@ async def test_a_self_test_that_hangs_has_failed(tmp_path: Path):
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
     site.may_answer.clear()
-    site.updater._examiner._seconds_max = 0.01
+    site.updater._tasks._selftests._seconds_max = 0.01
     await site.look()
     assert (("failed", "SELF_TEST_TOO_LONG"), old) == (site.where(), site.active())
     await site.stop()
