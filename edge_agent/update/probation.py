@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from edge_agent.formats.plan import ProbationRules
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.update_state_machine import StepOutcome, StepResult
 
 JUDGED_CALLS_MIN = 20
@@ -125,16 +125,16 @@ class ProbationMonitor:
         """Return the record for the journal of a probation that begins after `incumbent`."""
         return ProbationRecord.begin(plan, self._activity(incumbent)).encode()
 
-    def begin(self, row: Progress) -> None:
+    def begin(self, row: UpdateProgress) -> None:
         """Count the time of a probation from now."""
         if row.state == "probation":
             self._monitored(row)
 
-    def evaluate(self, row: Progress) -> StepOutcome | None:
+    def evaluate(self, row: UpdateProgress) -> StepOutcome | None:
         """Return the outcome of a probation; None while it continues, or for a row in another state."""
         return evaluate_probation(self._total(row), self._activity(row.candidate)) if row.state == "probation" else None
 
-    def is_save_due(self, row: Progress) -> bool:
+    def is_save_due(self, row: UpdateProgress) -> bool:
         """Return whether the counts should be written again."""
         if row.state != "probation":
             return False
@@ -143,15 +143,15 @@ class ProbationMonitor:
         watched.saved = self._monotonic() if due else watched.saved
         return due
 
-    def with_counts(self, row: Progress) -> Progress:
+    def with_counts(self, row: UpdateProgress) -> UpdateProgress:
         """Return the row of a probation with all counts."""
         return replace(row, watch=self._total(row).encode()) if row.state == "probation" else row
 
-    def _total(self, row: Progress) -> ProbationRecord:
+    def _total(self, row: UpdateProgress) -> ProbationRecord:
         watched = self._monitored(row)
         return watched.before.plus(self._activity(row.candidate), self._monotonic() - watched.began)
 
-    def _monitored(self, row: Progress) -> _MonitoredProbation:
+    def _monitored(self, row: UpdateProgress) -> _MonitoredProbation:
         watched = self._watched.get(row.task)
         which = row.candidate, row.since
         if watched is None or watched.which != which:

@@ -28,9 +28,9 @@ from edge_agent.formats.plan import (
     is_within_window,
 )
 from edge_agent.formatting import format_bytes
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
 from edge_agent.update.probation import BundleActivity, ProbationMonitor
@@ -72,7 +72,7 @@ class UpdateOverview:
     plan_version: int = 0
     problem: EdgeAgentError | None = None
     """Why the repository that came last was not accepted."""
-    rows: Mapping[str, Progress] = field(default_factory=dict)
+    rows: Mapping[str, UpdateProgress] = field(default_factory=dict)
     """The journal, by task."""
     revoked: frozenset[str] = frozenset()
     """Tasks that a bundle answers which was signed, and no longer is."""
@@ -218,7 +218,7 @@ class TaskUpdates:
         self._selftests = SelfTestRunner(store, activation, dependencies.load_for_test, dependencies.serving, limit)
         self._probations = ProbationMonitor(dependencies.activity, dependencies.monotonic)
         self._retry_at: dict[str, float] = {}
-        self.rows: Mapping[str, Progress] = {}
+        self.rows: Mapping[str, UpdateProgress] = {}
         """The journal by task, as it is on the disk."""
 
     def stop(self) -> None:
@@ -268,7 +268,7 @@ class TaskUpdates:
         return row, action
 
     async def _facts(
-        self, task: str, row: Progress | None, desired: DesiredState | None, context: UpdateContext
+        self, task: str, row: UpdateProgress | None, desired: DesiredState | None, context: UpdateContext
     ) -> TaskFacts:
         active = self._activation.serving.get(task)
         facts = TaskFacts(
@@ -301,7 +301,7 @@ class TaskUpdates:
         where = "still to come" if context.folder == self._incoming else f"missing in {context.folder}"
         return f"{len(wanted)} file{'s' if len(wanted) > 1 else ''} ({size}) {where}"
 
-    async def _admit(self, row: Progress, folder: Path) -> bool:
+    async def _admit(self, row: UpdateProgress, folder: Path) -> bool:
         """Take the candidate into the store; return whether that succeeded."""
         assert self._ingest is not None, "without a repository no bundle is wanted"
         try:
@@ -315,7 +315,7 @@ class TaskUpdates:
         log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
         return True
 
-    async def _test_and_switch(self, row: Progress, plan: TaskPlan) -> None:
+    async def _test_and_switch(self, row: UpdateProgress, plan: TaskPlan) -> None:
         try:
             bundle = await self._activation.on_store(self._store.find, row.task, row.candidate)
         except EdgeAgentError as error:  # removed or damaged since it came
@@ -333,7 +333,7 @@ class TaskUpdates:
         await self._record(row)
         await self._switch(row, plan, bundle if later else None)
 
-    async def _switch(self, row: Progress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
+    async def _switch(self, row: UpdateProgress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
         """Let the candidate answer; `untested` is tested when the incumbent has stopped."""
         outcome = StepOutcome(StepResult.PASSED)
 
@@ -356,7 +356,7 @@ class TaskUpdates:
             outcome = classify_error(error) if outcome.end is StepResult.PASSED else outcome
             await self._record_failure(update_state_machine.after_switch(row, outcome, self._dependencies.now()))
 
-    async def _roll_back(self, row: Progress) -> None:
+    async def _roll_back(self, row: UpdateProgress) -> None:
         back = update_state_machine.rolled_back(row, self._dependencies.now())
         try:
             if await self._activation.switch(back, row.incumbent, row.candidate):
@@ -364,19 +364,19 @@ class TaskUpdates:
         except EdgeAgentError as error:
             await self._record_failure(update_state_machine.not_rolled_back(row, classify_error(error)))
 
-    async def _record(self, row: Progress) -> None:
+    async def _record(self, row: UpdateProgress) -> None:
         """Write a row, if it differs from the one on the disk."""
         if row != self.rows.get(row.task):
             await self._activation.on_store(self._store.journal.record, row)
             self._show(row)
 
-    async def _record_failure(self, row: Progress) -> None:
+    async def _record_failure(self, row: UpdateProgress) -> None:
         """Write that a step did not come to its end, and let some time pass before the next try."""
         await self._record(row)
         pause = update_state_machine.pause_seconds(row.attempts)
         self._retry_at[row.task] = self._dependencies.monotonic() + pause
 
-    def _show(self, row: Progress) -> None:
+    def _show(self, row: UpdateProgress) -> None:
         """Show a row that is on the disk."""
         before = self.rows.get(row.task)
         self._probations.begin(row)

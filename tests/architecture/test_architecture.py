@@ -27,7 +27,7 @@ SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man_pages")
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
     "llguidance": (f"{RUNTIMES}.llama",),
-    "jinja2": (f"{RUNTIMES}.llama", "edge_agent.web.pages"),
+    "jinja2": (f"{RUNTIMES}.llama", "edge_agent.web.rendering"),
     "starlette": ("edge_agent.web",),
     "uvicorn": ("edge_agent.web",),
     "onnxruntime": (RUNTIMES, "convert.probe", "convert.quantize"),
@@ -76,13 +76,10 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
-    *(
-        f"edge_agent.{name}"
-        for name in ("errors", "support_bundle.diagnostic_redaction", "engine.waiting", "engine.restart")
-    ),
-    *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
+    *(f"edge_agent.{name}" for name in ("backoff", "errors", "support_bundle.diagnostic_redaction")),
+    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "golden_jobs", "job_queue", "restart_policy")),
+    *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
-    *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificate_files")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spend_rules", "uplink.connectivity")),
     *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store", "enrolment.validation")),
@@ -93,8 +90,9 @@ PURE = (
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format", "svg")),
-    *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
-    *(f"edge_agent.web.gateway.{name}" for name in ("answers", "asking", "reading", "refusals", "schemas")),
+    *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
+    *(f"edge_agent.web.gateway.{name}" for name in ("request_json", "schema_comparison")),
+    *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_errors", "openai_responses")),
     *(f"edge_agent.report.{name}" for name in ("readiness", "report_page", "suitability", "task_figures")),
 )
 
@@ -123,7 +121,7 @@ ENTRIES = {
     "installer.build.__main__": "started by scripts/build-installer",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
-    "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.onnx_runtime": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.llama.llama_runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
@@ -132,7 +130,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
-    "edge_agent.client.admin": "status and installs read no report of the field",
+    "edge_agent.client.admin_client": "status and installs read no report of the field",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.spool_worker": "a site that sends no examples and has no rules of its own loads less",
     "edge_agent.formats.signed_document": "most who load the module read no signature, and do without the library",
@@ -159,12 +157,12 @@ BACKGROUND = {
     "edge_agent.update.selftest": "a self-test, awaited where it begins; a task so that `stop` can end it alone",
     "edge_agent.server.audit": "owns the thread that writes its log; `close` awaits what waits, a failure is logged",
     "edge_agent.server.detached_calls": "an answer or a change that outlives its callers; `ended` tells its owner",
-    "edge_agent.engine.jobs": "a probe of a second; what it raises is logged",
-    "edge_agent.engine.process": "waits for the end of a child; `ended` awaits it",
+    "edge_agent.engine.job_dispatch": "a probe of a second; what it raises is logged",
+    "edge_agent.engine.child_process": "waits for the end of a child; `ended` awaits it",
     "edge_agent.engine.runtimes": "in the child, which ends with its threads",
     "edge_agent.uplink.transfer_loop": "a step and the wish to stop, both awaited where they begin",
     "edge_agent.uplink.escalation.broker": "owns the thread that keeps the books; each piece of work is awaited",
-    "edge_agent.web.gateway.calls": "the work and the caller who may leave, both awaited where they begin",
+    "edge_agent.web.gateway.http_calls": "the work and the caller who may leave, both awaited where they begin",
     "edge_agent.client": "in a caller's program; awaited by the call that they belong to",
     "convert": "commands that end; no daemon",
 }

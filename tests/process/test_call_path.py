@@ -18,13 +18,13 @@ import pytest
 
 from edge_agent.config import Config
 from edge_agent.daemon import Daemon
-from edge_agent.store.limits import StoreLimits
+from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from tests.support.bundles import echo_bundle
 
 TASK = "till"
-FILES_MAX, FRAMES_MAX = 31, 24
+FILES_MAX, FRAMES_MAX = 26, 14
 OURS = str(Path(__file__).parents[2] / "edge_agent")
 GENERATED = f"{OURS}/v1/"
 

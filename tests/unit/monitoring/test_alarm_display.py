@@ -30,7 +30,7 @@ ALARM = AlarmState("till", "ab", "errors", NOW, "people found 6 of 20 sure answe
 
 def scraped(serving: str):
     lines = [BundleSummary("till", "ab", PROMISE, EVIDENCE, 10, 9), BundleSummary("till", "cd", None, EVIDENCE, 1, 1)]
-    samples = metrics.samples(lines, {"till": serving}, {"till": [(ALARM, True)]})
+    samples = metrics.monitoring_samples(lines, {"till": serving}, {"till": [(ALARM, True)]})
     return parse("".join(page(list(samples), CATALOGUE)))
 
 

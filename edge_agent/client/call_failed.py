@@ -1,0 +1,266 @@
+"""CallFailed, the one exception of the client, and how a failed gRPC call becomes one; the TLS files of a client.
+
+The daemon reports an error in google.rpc.ErrorInfo (domain "edge-agent"), and the time of a retry in RetryInfo. Without
+an ErrorInfo the daemon did not answer: nobody listens, this user has no permission, the TLS handshake failed, the
+connection broke, the message was too large for gRPC, more calls came than the daemon could refuse, or the client's own
+deadline passed.
+
+gRPC tells a client that the server hung up ("Socket closed") and not why, whether its certificate was missing, foreign
+or out of date. The remedy names what to look at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "edge-agent"
+UNREACHABLE = "UNREACHABLE"
+DEADLINE_EXPIRED = "DEADLINE_EXPIRED"
+MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+QUEUE_FULL = "QUEUE_FULL"
+_TOO_LARGE = re.compile(r"message larger than max(?: \((\d+) vs\. (\d+)\))?")
+_TOO_MANY = "Concurrent RPC limit exceeded"  # in grpc/_cython and grpc/_server.py
+_REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM: the connection had too many, and gRPC's own retry, too
+_RETRY_SECONDS = 1.0  # as the daemon names where it refuses by itself
+_RETRY_INFO = " after the delay in RetryInfo"
+
+TLS_FAILED = "TLS_FAILED"
+_SHOW = "'edge-agent certs show FILE' shows the contents of a certificate."
+# Words of gRPC and BoringSSL, their meaning, and the remedy. The first match counts.
+_MEANINGS = (
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the server's certificate was not issued by the authority in the 'ca' file, or has expired",
+        "Take the ca.crt of the site that the server belongs to, and check this machine's clock.",
+    ),
+    (
+        "Hostname Verification",
+        "the server's certificate is for other names than that of the address",
+        "Use a name that is in it, or have it issued with this name ('edge-agent certs server --name …').",
+    ),
+    (
+        "WRONG_VERSION_NUMBER",
+        "something answers there, but without TLS",
+        "Leave the certificate out if that daemon is meant to be open ('insecure: true'); otherwise check the address.",
+    ),
+    (
+        "Invalid credentials",
+        "the certificate, key or 'ca' file cannot be used: one is no PEM, or the key belongs to another certificate",
+        f"Check the three files. {_SHOW}",
+    ),
+    (
+        "Socket closed",
+        "the server ended the handshake: it does not accept this client's certificate",
+        "Is it issued by the server's client authority, in date, and for clients? Is the server's clock right?"
+        f" {_SHOW}",
+    ),
+)
+_NO_TLS = (
+    "something answers there and hangs up: it wants a certificate, or is no edge-agent",
+    "Have a certificate issued for this client ('edge-agent certs issue'), and name it with '--remote'.",
+)
+
+_Detail = TypeVar("_Detail", bound=Message)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files in PEM: the authority of the server's certificate, and the identity of this client."""
+
+    ca: str | os.PathLike[str]
+    """The authority that issued the server's certificate."""
+    certificate: str | os.PathLike[str]
+    """This client's certificate, which holds its roles."""
+    key: str | os.PathLike[str]
+    """Its private key."""
+    server_name: str = ""
+    """The name in the server's certificate, where it is not that of the address."""
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """Read the files. Raises OSError."""
+        ca, key, certificate = (Path(path).read_bytes() for path in (self.ca, self.key, self.certificate))
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+    def options(self) -> list[tuple[str, str]]:
+        """Return the further options of a channel."""
+        return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
+
+
+class CallFailed(Exception):
+    """A call that got no answer."""
+
+    def __init__(self, code: str, reason: str, message: str, *, remedy: str = "", metadata: dict[str, str]) -> None:
+        """Keep the parts; `retry_after_seconds` is set when the daemon names a delay."""
+        super().__init__(message)
+        self.code = code
+        """gRPC's name, e.g. "NOT_FOUND"."""
+        self.reason = reason
+        """Stable UPPER_SNAKE reason; docs/errors.md lists them. UNREACHABLE when no daemon answered."""
+        self.message = message
+        self.remedy = remedy
+        """What the reader can do next; may be empty."""
+        self.metadata = metadata
+        """Every dynamic value of the message, by name."""
+        self.retry_after_seconds: float | None = None
+        self.request_id = ""
+        """Of the request; empty = it had none."""
+        self.tries = 1
+        """How often it was made."""
+        self.seconds = 0.0
+        """How long that took, with the waits between."""
+        self.answered_before = False
+        """Whether the daemon answered this client earlier: it was reached then, and took its certificate."""
+
+    def give_up(self, why: str) -> None:
+        """Add to the message how often the call was made, for how long, and why it is not made again."""
+        tries = "1 try" if self.tries == 1 else f"{self.tries} tries"
+        self.message = f"{self.message}; given up after {tries} in {self.seconds:.1f} s: {why}"
+
+    def __str__(self) -> str:
+        """Return the whole of it, for a log or a traceback."""
+        said = f"{self.reason}: {self.message}"
+        return f"{said}; what to do: {self.remedy}" if self.remedy else said
+
+
+def remedy_with_delay(remedy: str, seconds: float | None) -> str:
+    """Return a remedy that speaks of gRPC's RetryInfo in seconds, or without them where none are known."""
+    return remedy.replace(_RETRY_INFO, "" if seconds is None else f" in {seconds:g} s")
+
+
+def call_failed(error: grpc.RpcError, target: str, timeout_seconds: float, *, with_tls: bool = False) -> CallFailed:
+    """Read a failed call, sync or aio."""
+    call = cast(grpc.Call, error)
+    status = _status_of(call)
+    info = _detail(status, error_details_pb2.ErrorInfo)
+    if info is None or info.domain != DOMAIN:
+        return _without_info(call, target, timeout_seconds, with_tls)
+    metadata = dict(info.metadata)
+    retry = _detail(status, error_details_pb2.RetryInfo)
+    seconds = None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
+    remedy = remedy_with_delay(metadata.pop("remedy", ""), seconds)
+    failed = CallFailed(call.code().name, info.reason, call.details() or "", remedy=remedy, metadata=metadata)
+    failed.retry_after_seconds = seconds
+    return failed
+
+
+def _status_of(call: grpc.Call) -> status_pb2.Status:
+    try:
+        return rpc_status.from_call(call) or status_pb2.Status()
+    except ValueError:  # The trailer contradicts the call's own status: trust the call.
+        return status_pb2.Status()
+
+
+def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail | None:
+    for packed in status.details:
+        found = kind()
+        if packed.Unpack(found):
+            return found
+    return None
+
+
+def _without_info(call: grpc.Call, target: str, timeout_seconds: float, with_tls: bool) -> CallFailed:
+    code, details = call.code(), call.details() or ""
+    if _REFUSED in details:
+        return _too_many(target)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return _handshake_failed(target, details, with_tls) or _unreachable(target, details)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (failed := _exhausted(target, details)):
+        return failed
+    if code is grpc.StatusCode.CANCELLED and not details:  # a cancel of this client's own has details
+        return _reset(target)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return CallFailed(
+            code.name,
+            DEADLINE_EXPIRED,
+            f"no answer from {target} within {timeout_seconds:g} s",
+            remedy="Allow more time, or send less at once.",
+            metadata={"target": target, "timeout_seconds": f"{timeout_seconds:g}"},
+        )
+    return CallFailed(code.name, code.name, details or f"{target} answered {code.name}", metadata={"target": target})
+
+
+def _exhausted(target: str, details: str) -> CallFailed | None:
+    if found := _TOO_LARGE.search(details):
+        return _too_large(found)
+    return _too_many(target) if _TOO_MANY in details else None
+
+
+def _handshake_failed(target: str, details: str, with_tls: bool) -> CallFailed | None:
+    found = None if target.startswith("unix") else explain_handshake(details, with_tls=with_tls)
+    if found is None:
+        return None
+    said, remedy = found
+    metadata = {"target": target, "details": details}
+    return CallFailed("UNAVAILABLE", TLS_FAILED, f"{target}: {said}", remedy=remedy, metadata=metadata)
+
+
+def _unreachable(target: str, details: str) -> CallFailed:
+    message, remedy = (
+        f"no daemon answers at {target}",
+        "Is edge-agent running? 'edge-agent serve' starts it; its log has the reason why it ended.",
+    )
+    path = target.removeprefix("unix:")
+    if path == target:
+        remedy = "Is edge-agent running there, and does its agent.yaml set service.tcp_address?"
+    elif _forbidden(path):
+        message = f"this user may not use {path}"
+        remedy = "Use 'sudo', or add the user to the socket's group; 'ls -l' shows it."
+    return CallFailed(
+        "UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata={"target": target, "details": details}
+    )
+
+
+def _reset(target: str) -> CallFailed:
+    """A server that stops so ends a call that has reached it and none of its handlers."""
+    said, remedy = f"{target} ended the call before it began: the daemon is stopping", "Connect again when it is back."
+    return CallFailed("UNAVAILABLE", UNREACHABLE, said, remedy=remedy, metadata={"target": target})
+
+
+def _forbidden(path: str) -> bool:
+    """Tell whether the socket is there and closed to this user, or hidden from it. gRPC does not say."""
+    try:
+        os.stat(path)  # noqa: PTH116 a path is not worth an object here
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.W_OK, effective_ids=True)
+
+
+def _too_large(found: re.Match[str]) -> CallFailed:
+    size, limit = found.groups()
+    numbers = {"size": size, "limit": limit} if size else {}
+    said = f"the message has {size} bytes; the limit is {limit}" if size else "the message is over the size limit"
+    remedy = (
+        "Send fewer or shorter texts at once, ask for fewer scores ('top_k'), or raise 'message_bytes_max' under"
+        " 'service' in agent.yaml."
+    )
+    return CallFailed("RESOURCE_EXHAUSTED", MESSAGE_TOO_LARGE, said, remedy=remedy, metadata=numbers)
+
+
+def _too_many(target: str) -> CallFailed:
+    """A burst reached gRPC's own limit before the daemon came to refuse; for the caller it is the same refusal."""
+    said, remedy = f"more calls came at once than {target} takes", f"Try again in {_RETRY_SECONDS:g} s."
+    failed = CallFailed("RESOURCE_EXHAUSTED", QUEUE_FULL, said, remedy=remedy, metadata={"target": target})
+    failed.retry_after_seconds = _RETRY_SECONDS
+    return failed
+
+
+def explain_handshake(details: str, *, with_tls: bool) -> tuple[str, str] | None:
+    """Return the meaning and the remedy of gRPC's words; None when they are not about TLS."""
+    closed = "Socket closed" in details or "Connection reset" in details
+    if not with_tls:
+        return _NO_TLS if closed else None
+    for words, said, remedy in _MEANINGS:
+        if words in details or (closed and words == "Socket closed"):
+            return said, remedy
+    return None

@@ -1,0 +1,226 @@
+"""From kept records to what reviewers see, and from answers to what is kept."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.capture.example_capture import ReviewItem
+from edge_agent.capture.review_streams import ReviewCursor
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.protocol import EntitySpan, JobResult
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats import example_records
+from edge_agent.routing.policy import EscalationContext, RouteDecision, RouteReason
+from edge_agent.server import feedback, finished_answers
+from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
+from edge_agent.store.state_database import InstalledBundle
+from edge_agent.v1 import feedback_pb2, task_pb2
+from edge_agent.v1 import inference_pb2 as pb
+from tests.support.examples import DIGEST, prediction
+from tests.support.examples import feedback as feedback_record
+from tests.support.site_cases import manifest
+
+
+def plain(record) -> dict:
+    return json.loads(example_records.encode(record))
+
+
+def test_a_kept_classification_is_shown_whole():
+    """Input, answer, confidence with its threshold, scores, the labels to choose from, and when."""
+    message = feedback.prediction_message(ReviewItem(plain(prediction()), reviewed=False), manifest())
+    assert ("p-1", "refund number 1", "refund") == (message.prediction_id, message.input, message.output)
+    assert (0.75, 0.8, True) == (
+        message.confidence.value,
+        message.confidence.threshold,
+        message.confidence.below_threshold,
+    )
+    assert [("refund", 0.75), ("price", 0.25)] == [(each.label, each.score) for each in message.scores]
+    assert ["refund", "price"] == message.labels
+    assert (task_pb2.TASK_KIND_CLASSIFY, task_pb2.ROUTE_LOCAL, DIGEST) == (
+        message.kind,
+        message.route,
+        message.bundle.digest,
+    )
+    assert datetime(2026, 9, 21, 14, 13, 21, tzinfo=UTC) == message.answer_time.ToDatetime(UTC)
+
+
+def test_what_is_not_there_is_not_invented():
+    """A generation has no confidence, and a task that was removed has no labels."""
+    record = prediction(kind="generate", scores=[], confidence=None, threshold=None, label_mass=None)
+    message = feedback.prediction_message(ReviewItem(plain(record), reviewed=False), None)
+    assert not message.HasField("confidence")
+    assert [] == list(message.labels)
+
+
+def test_an_extraction_offers_its_fields():
+    """The entity types behind the tags, not the tags."""
+    message = feedback.prediction_message(
+        ReviewItem(plain(prediction(kind="extract", scores=[])), reviewed=True), manifest("visit")
+    )
+    assert (["PATIENT", "DRUG"], True) == (list(message.labels), message.reviewed)
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "changes"),
+    [
+        ("accept", "classify", {"verdict": "accept", "value": ""}),
+        ("corrected_label", "classify", {}),
+        ("corrected_json", "extract", {"value": "{}"}),
+        ("corrected_text", "generate", {"value": "better"}),
+        ("reject_reason", "classify", {"verdict": "reject", "value": "", "reason": "nonsense"}),
+    ],
+)
+def test_feedback_is_shown_as_it_was_given(field, kind, changes):
+    """The verdict has the field of the request that made it."""
+    said = plain(feedback_record(**changes))
+    message = feedback.prediction_message(ReviewItem(plain(prediction(kind=kind)), True, (said,)), manifest())
+    assert field == message.feedback[0].WhichOneof("verdict")
+    assert ("f-1", "anna") == (message.feedback[0].feedback_id, message.feedback[0].reviewer)
+
+
+ROWS = st.integers(0, 2**62)
+
+
+@given(st.builds(ReviewCursor, st.integers(0, 5), ROWS, ROWS, ROWS, st.floats(0, 2), ROWS))
+def test_a_place_comes_back_from_its_token(place):
+    """Paging goes on exactly behind the last answer shown of each stream."""
+    assert place == feedback.parse_page_token(feedback.make_page_token(place))
+
+
+def test_the_stream_is_shown_with_its_probability():
+    """An answer of the audit has one; any other has none."""
+    record = plain(prediction())
+    drawn = feedback.prediction_message(
+        ReviewItem(record, reviewed=False, stream="audit", probability=0.25), manifest()
+    )
+    other = feedback.prediction_message(ReviewItem(record, reviewed=False, stream="diverse"), manifest())
+    assert (feedback_pb2.REVIEW_STREAM_AUDIT, 0.25) == (drawn.review_stream, drawn.sampling_probability)
+    assert (feedback_pb2.REVIEW_STREAM_DIVERSE, False) == (
+        other.review_stream,
+        other.HasField("sampling_probability"),
+    )
+
+
+def test_a_stream_that_is_none_is_refused():
+    """All streams are asked for by naming none."""
+    assert feedback.parse_review_stream(feedback_pb2.REVIEW_STREAM_UNSPECIFIED) is None
+    with pytest.raises(InvalidRequest, match="stream 99 is none"):
+        feedback.parse_review_stream(99)
+
+
+@given(st.text(max_size=40))
+def test_a_token_that_was_made_up_is_refused_or_harmless(token):
+    """Nothing else than REQUEST_INVALID comes out, whatever a caller sends."""
+    try:
+        found = feedback.parse_page_token(token)
+    except InvalidRequest:
+        return
+    assert [int, int, int, int, float, int] == [type(each) for each in found]
+
+
+def finished(task: str, done: JobResult, text: str = "Anna takes ibuprofen") -> FinishedAnswer:
+    bundle = InstalledBundle(DIGEST, b"", manifest(task), signed=False, installed_at=0.0)
+    return FinishedAnswer(text, EngineAnswer(done, 0.0), bundle, "p-1")
+
+
+@pytest.mark.parametrize(("wish", "route"), [("answer", "local"), ("abstain", "abstained")])
+def test_a_classification_is_kept_with_its_best_label(wish, route):
+    """Also where the label was withheld from the device: it is what a reviewer corrects."""
+    done = finished("pos-intent", JobResult(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
+    result = pb.ClassifyResult()
+    done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext(low_confidence=wish)))
+    finished_answers.fill_classification(result.classification, done, top_k=1)
+    said = finished_answers.captured_classification(done, result)
+    assert ("price", [("price", 0.75), ("refund", 0.25)]) == (said.output, said.scores)
+    assert (0.75, None, False, 0.5, route) == (said.confidence, said.threshold, said.sure, said.label_mass, said.route)
+
+
+def test_an_extraction_is_kept_as_its_record():
+    """With the places of nothing: the record is what is corrected."""
+    found = [EntitySpan(label="PATIENT", start=0, end=4, score=0.9)]
+    done = finished("visit", JobResult(job_id="p-1", entities=found, confidence=0.9))
+    result = pb.ExtractResult()
+    done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext()))
+    finished_answers.fill_extraction(result.extraction, done)
+    said = finished_answers.captured_extraction(done, result)
+    assert {"PATIENT": ["Anna"], "DRUG": []} == json.loads(said.output)
+    assert (0.9, "local", ()) == (said.confidence, said.route, said.scores)
+
+
+def test_a_generation_is_kept_as_its_text():
+    """It has no confidence."""
+    said = finished_answers.captured_generation(finished("talk", JobResult(job_id="p-1")), "Hello")
+    assert ("Hello", None, False) == (said.output, said.confidence, said.sure)
+
+
+def test_both_answers_are_kept_apart():
+    """In shadow the large model's answer is given: the scores and the confidence stay with the local one."""
+    done = finished("pos-intent", JobResult(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
+    done = done._replace(
+        decision=RouteDecision("upstream", RouteReason.MODE_SHADOW),
+        large_model=LargeModelAnswer("refund", "large-1", 9.0),
+    )
+    result = pb.ClassifyResult()
+    finished_answers.fill_classification(result.classification, done, top_k=1)
+    said = finished_answers.captured_classification(done, result)
+    assert ("price", 0.75, "refund", "large-1") == (
+        said.local_answer,
+        said.confidence,
+        said.teacher_answer,
+        said.model,
+    )
+    assert "refund" == said.output
+
+
+def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
+    """A withheld record is the local answer; a record of the large model alone has none beside it."""
+    withheld = finished("visit", JobResult(job_id="p-1", confidence=0.1))
+    withheld = withheld._replace(
+        decision=finished_answers.decide_on_local_answer(withheld, EscalationContext(low_confidence="abstain"))
+    )
+    result = pb.ExtractResult()
+    finished_answers.fill_extraction(result.extraction, withheld)
+    assert ("", {"PATIENT": [], "DRUG": []}) == (
+        result.extraction.json,
+        json.loads(finished_answers.captured_extraction(withheld, result).local_answer or ""),
+    )
+    alone = withheld._replace(
+        answer=finished_answers.NO_LOCAL_ANSWER,
+        decision=RouteDecision("upstream", RouteReason.MODE_BOOTSTRAP),
+        large_model=LargeModelAnswer("{}", "large-1", 9.0),
+    )
+    said = finished_answers.captured_extraction(alone, pb.ExtractResult())
+    assert (None, "{}", None) == (said.local_answer, said.teacher_answer, said.confidence)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_reviewer_sees_both_answers(old):
+    """What was given is judged; the confidence belongs to the local answer, whichever version kept the record."""
+    record = plain(prediction(route="upstream", model="large-1", output="price"))
+    if old:  # as version 0.1 wrote it: the local model's grades beside the large model's output
+        local = record.pop("local")
+        record |= {name: value for name, value in local.items() if name != "answer"}
+    message = feedback.prediction_message(ReviewItem(record, reviewed=False), manifest())
+    assert ("price", "refund", "price", "large-1") == (
+        message.output,
+        message.local_answer,
+        message.teacher_answer,
+        message.teacher_model,
+    )
+    assert (0.75, 0.8, "refund") == (message.confidence.value, message.confidence.threshold, message.scores[0].label)
+
+
+def test_nothing_is_shown_of_a_local_answer_that_was_not_kept():
+    """Version 0.1 kept the confidence of a record that it escalated, and not the record: there is neither."""
+    record = plain(prediction(kind="extract", route="upstream", model="large-1", output="{}", scores=[]))
+    message = feedback.prediction_message(ReviewItem(record, reviewed=False), manifest("visit"))
+    assert ("{}", False, False) == (
+        message.teacher_answer,
+        message.HasField("local_answer"),
+        message.HasField("confidence"),
+    )

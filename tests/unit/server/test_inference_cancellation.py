@@ -1,0 +1,254 @@
+"""Calls of inference whose caller goes away, at each moment in which they wait: nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.config import ServiceConfig
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.job_queue import JobQueue, Reservation
+from edge_agent.engine.protocol import JobResult, TextChunk
+from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.routing.policy import LargeModelAvailability
+from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.detached_calls import DeduplicationLimits, RequestDeduplicator
+from edge_agent.server.inference import InferenceDependencies, InferenceServicer
+from edge_agent.server.model_router import ModelRouter
+from edge_agent.server.uplink_client import LargeModelFinish
+from edge_agent.v1 import inference_pb2 as pb
+from tests.support.eventually import turns
+from tests.unit.server.test_finished_answers import finished
+
+STEPS = 3
+"""Of the event loop, for each thing that an engine or a large model waits for."""
+QUEUE_MAX = 16
+END = LargeModelFinish("big-1", 10, 5, 0, complete=True)
+GOOD = LargeModelAvailability(configured=True, allowed=True, online=True, affordable=True, free=True)
+
+
+async def steps() -> None:
+    """Take a while, and a moment more to clean up when cancelled."""
+    try:
+        await turns(STEPS)
+    except asyncio.CancelledError:
+        await turns()
+        raise
+
+
+class Open:
+    """Counts what is under way."""
+
+    def __init__(self) -> None:
+        self.now = self.ever = 0
+
+    def __enter__(self) -> None:
+        self.now += 1
+        self.ever += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.now -= 1
+
+
+class Engines:
+    """An engine that answers in steps; the inputs "bug" meet one."""
+
+    def __init__(self) -> None:
+        self.open, self.queue = Open(), JobQueue(QUEUE_MAX)
+
+    def ready(self, digest: str) -> bool:
+        return True
+
+    def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
+        return self.queue.reserve(jobs, client)
+
+    async def answer(
+        self, run: Any, deadline: float, priority: int, client: str, reservation: Reservation | None = None
+    ) -> EngineAnswer:
+        if reservation:
+            assert reservation.take_place(self.queue)
+        with self.open:
+            if run.text == "bug":
+                raise KeyError("a bug")
+            await steps()
+            return EngineAnswer(JobResult(job_id=run.job_id, scores=(0.2, 0.6, 0.2)), queue_ms=1.0)
+
+    async def events(
+        self, run: Any, deadline: float, priority: int, client: str
+    ) -> AsyncGenerator[TextChunk | EngineAnswer, None]:
+        with self.open:
+            for text in ("a", "b"):
+                await steps()
+                yield TextChunk(job_id=run.job_id, text=text)
+            yield EngineAnswer(JobResult(job_id=run.job_id, finish="stop"), queue_ms=1.0)
+
+
+class Large:
+    """A large model that answers in steps."""
+
+    def __init__(self) -> None:
+        self.open = Open()
+
+    def availability(self, task: str) -> LargeModelAvailability:
+        return GOOD
+
+    async def ask(self, question: Any, seconds: float) -> AsyncGenerator[str | LargeModelFinish, None]:
+        with self.open:
+            for piece in ('{"label": ', '"stock"}'):
+                await steps()
+                yield piece
+            await steps()
+            yield END
+
+
+class Serving:
+    """What answers: one bundle of a kind."""
+
+    problems: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+    def __init__(self, kind: str) -> None:
+        self.serving = {"till": finished(kind).bundle}
+
+    def bundle_of(self, task: str) -> Any:
+        return self.serving[task]
+
+
+class Nothing:
+    """A site that keeps nothing."""
+
+    redaction = staticmethod(Redactor().start)
+
+    def consent(self, task: str) -> str:
+        return "off"
+
+    def defers(self, task: str) -> bool:
+        return False
+
+
+class Modes:
+    """Every task is in one mode."""
+
+    def __init__(self, mode: Any) -> None:
+        self.mode = mode
+
+    def mode_of(self, task: str) -> Any:
+        return self.mode
+
+
+class Context:
+    """A caller who reads, slowly, and has time."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def time_remaining(self) -> float | None:
+        return 60.0
+
+    async def write(self, message: pb.GenerateResponse) -> None:
+        await steps()
+        self.written.append(message.text)
+
+
+class Site:
+    """A servicer over all of these, and what is still under way of its calls."""
+
+    def __init__(self, kind: str, mode: Any) -> None:
+        self.engines, self.large, self.admission = Engines(), Large(), AdmissionControl(256)
+        self.remembered = RequestDeduplicator(DeduplicationLimits(16, 300.0, 2**20))
+        router = ModelRouter(self.large, Modes(mode), Nothing())  # type: ignore[arg-type]
+        rooms: Any = InferenceDependencies(
+            Serving(kind), self.engines, self.admission, Nothing(), AnswerCounts(), router
+        )  # type: ignore[arg-type]
+        self.servicer = InferenceServicer(rooms, ServiceConfig(), 0, self.remembered)
+
+    @property
+    def under_way(self) -> tuple[int, int, int, int]:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if not self.admission.calls:
+            with self.engines.queue.reserve(QUEUE_MAX):
+                pass  # no place is kept for anybody
+        return self.admission.calls, self.engines.open.now, self.large.open.now, len(tasks)
+
+
+Call = Callable[[Site], Awaitable[Any]]
+
+
+def classify(texts: int, request_id: str = "") -> Call:
+    request = pb.ClassifyRequest(task="till", texts=["hi"] * texts, request_id=request_id)
+    return lambda site: site.servicer.Classify(request, Context())  # type: ignore[arg-type]
+
+
+def generate(*, escalate: bool) -> Call:
+    async def call(site: Site) -> None:
+        context: Any = Context()
+        await site.servicer.generate(
+            pb.GenerateRequest(task="till", text="hi", escalate=escalate), context, context.write
+        )
+
+    return call
+
+
+async def cancelled_after(call: Awaitable[Any], count: int) -> bool:
+    """Cancel a call after so many turns of the event loop; return whether it had ended before."""
+    task = asyncio.ensure_future(call)
+    await turns(count)
+    if task.done():
+        await task
+        return True
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return False
+
+
+@pytest.mark.parametrize("mode", ["local", "hybrid", "shadow", "bootstrap"])
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        ("classify", classify(1)),
+        ("classify", classify(5)),
+        ("generate", generate(escalate=False)),
+        ("generate", generate(escalate=True)),
+    ],
+    ids=["one", "batch", "generate", "escalated"],
+)
+async def test_a_call_that_is_cancelled_leaves_nothing(kind: str, call: Call, mode: str) -> None:
+    """In whichever turn of the event loop: no place is taken, no engine or model works for it, no task is left."""
+    count = 0
+    while not await cancelled_after(call(site := Site(kind, mode)), count):
+        assert (0, 0, 0, 0) == site.under_way, f"cancelled after {count} turns"
+        count += 1
+    assert count > STEPS
+    assert (0, 0, 0, 0) == site.under_way
+    assert site.engines.open.ever + site.large.open.ever > 0
+
+
+async def test_a_call_with_a_request_id_goes_on_and_gives_everything_back() -> None:
+    """Whenever its caller leaves, the retry gets the one answer that was computed; the end of the daemon ends all."""
+    call, count = classify(2, "r-1"), 0
+    while not await cancelled_after(call(site := Site("classify", "local")), count):
+        again = await call(site)
+        assert 2 == len(again.results)
+        assert 2 == site.engines.open.ever, f"cancelled after {count} turns"
+        assert (0, 0, 0, 0) == site.under_way
+        count += 1
+    assert count > STEPS
+    site = Site("classify", "local")
+    assert not await cancelled_after(call(site), 3)
+    assert (1, 2) == site.under_way[:2]
+    await site.remembered.stop()
+    assert (0, 0, 0, 0) == site.under_way
+
+
+async def test_a_bug_on_one_input_leaves_nothing_of_the_others() -> None:
+    """The call fails with it when the others have ended: none computes on for nobody, without a place."""
+    site = Site("classify", "local")
+    request = pb.ClassifyRequest(task="till", texts=["hi", "bug", "hi"])
+    with pytest.raises(KeyError):
+        await site.servicer.Classify(request, Context())  # type: ignore[arg-type]
+    assert (0, 0, 0, 0) == site.under_way
