@@ -64,7 +64,11 @@ class Daemon:
     """The composition root: the only place that knows every room."""
 
     def __init__(
-        self, config: Config, store: Store, supervisor: Supervisor | None = None, house: type[SpoolWorker] = SpoolWorker
+        self,
+        config: Config,
+        store: Store,
+        supervisor: Supervisor | None = None,
+        worker: type[SpoolWorker] = SpoolWorker,
     ) -> None:
         """Build the rooms over an open store; the spool of examples is opened as a `house`."""
         self._config = config
@@ -82,14 +86,14 @@ class Daemon:
             drain_seconds=config.service.drain_seconds,
             swap=config.engine.swap,
         )
-        self._link = Link(config, paid=lambda task, micros: self._collection.paid(task, micros))
+        self._link = Link(config, paid=lambda task, micros: self._collection.add_charge(task, micros))
         modes = tasks.TaskModes(config, store, self._digest)
         self._alarms = FieldAlarms(self._activation, modes, self._can_ask)
         around = tasks.around(self._engines, self._activation, self._update_changed, self._alarms.plan)
         self._updater = Updater(config, store, self._activation, around, _source(config, store))
         self._counts, self._revision = Counts(), 0
         self._admission = _admission(config)
-        self._collection = ExampleCapture(config, self._surroundings(), house)
+        self._collection = ExampleCapture(config, self._surroundings(), worker)
         escalation, self._later = self._escalating(modes)
         admin = AdminServicer(self._operated(modes, escalation))
         rooms = Rooms(self._activation, self._engines, self._admission, self._collection, self._counts, escalation)
@@ -120,7 +124,7 @@ class Daemon:
         """Return what asks the large model while somebody waits, and what asks when nobody does."""
         kept, settings = self._collection, self._config.escalation
         escalation = Escalation(
-            AroundEscalation(self._link, modes.of, kept.redaction, kept.defers, settings.audit_share)
+            AroundEscalation(self._link, modes.of, kept.start_redaction, kept.can_defer, settings.audit_share)
         )
 
         def manifest(task: str) -> Manifest | None:
@@ -183,7 +187,7 @@ class Daemon:
     def _components(self) -> Iterator[Component]:
         """Yield what runs in the background, with what follows when it dies; ended in the opposite order."""
         restart = Policy.RESTART
-        if self._collection.enabled:
+        if self._collection.is_enabled:
             why = "answers are kept and feedback is acknowledged without it; sealing and receipts wait"
             yield Component("examples", self._collection.run, restart, why)
         if listener := self._metrics():
@@ -265,13 +269,13 @@ class Daemon:
         self._alarms.look_again()
         silent = dict.fromkeys(self._activation.problems, False)
         ready = {task: self._engines.ready(bundle.digest) for task, bundle in self._activation.serving.items()}
-        keeping = {FEEDBACK: self._collection.writes} if self._collection.enabled else {}
+        keeping = {FEEDBACK: self._collection.is_writable} if self._collection.is_enabled else {}
         await self._edge.report(silent | ready | keeping, serving=self._serving)
 
     async def _report_changes(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):  # a disk that stands tells nobody
-                async with asyncio.timeout(LOOK_SECONDS if self._collection.enabled else None):
+                async with asyncio.timeout(LOOK_SECONDS if self._collection.is_enabled else None):
                     await self._changed.wait()
             self._changed.clear()
             await self._report()
@@ -289,7 +293,7 @@ def _source(config: Config, store: Store) -> Source | None:
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 
-def serve(config: Config, around: Around = run_of, house: type[SpoolWorker] = SpoolWorker) -> int:
+def serve(config: Config, around: Around = run_of, worker: type[SpoolWorker] = SpoolWorker) -> int:
     """Run the daemon until it is told to stop; return the exit code.
 
     `around` is for the supervisor; the spool of examples is opened as a `house`.
@@ -303,7 +307,7 @@ def serve(config: Config, around: Around = run_of, house: type[SpoolWorker] = Sp
     descriptors.make_room(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:
-        ended = uvloop.run(_serve(config, store, around, house))
+        ended = uvloop.run(_serve(config, store, around, worker))
         if not ended.closed:
             os._exit(EXIT_FAILED)  # otherwise Python waits for the thread that waits for the disk
     finally:
@@ -334,7 +338,7 @@ def _limits(config: StoreConfig) -> StoreLimits:
     )
 
 
-async def _serve(config: Config, store: Store, around: Around, house: type[SpoolWorker]) -> Ended:
+async def _serve(config: Config, store: Store, around: Around, worker: type[SpoolWorker]) -> Ended:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -349,7 +353,7 @@ async def _serve(config: Config, store: Store, around: Around, house: type[Spool
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop_gently)
     supervisor = Supervisor(stop.set, around=around)
-    daemon = Daemon(config, store, supervisor, house)
+    daemon = Daemon(config, store, supervisor, worker)
     async with daemon.running():
         systemd.notify("READY=1")
         log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))

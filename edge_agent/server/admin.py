@@ -150,7 +150,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """Seal what waits."""
         config = self._rooms.config
         return pb.SealExamplesResponse(
-            segments=await self._rooms.collection.seal(),
+            segments=await self._rooms.collection.seal_all(),
             site=config.site.id,
             outbox_path=str(config.outbox.absolute()),
             receipts_path=str(config.receipts.absolute()),
@@ -197,7 +197,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.GetFieldReportResponse:
         """Show how the bundles of a task, or of all, do in the field."""
         rooms = self._rooms
-        found, spent = await rooms.collection.field(request.task)
+        found, spent = await rooms.collection.monitoring_report(request.task)
         # The intervals of many shares take a moment, which no call has to wait for.
         series = await asyncio.to_thread(self._described, found, dict(rooms.activation.serving))
         consents = rooms.config.examples.collect.items()

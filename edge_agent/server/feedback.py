@@ -57,10 +57,10 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         """Keep what a reviewer says; it is on the disk when this returns."""
         _check_request(request)
         _check_id(request.prediction_id)
-        found = await self._rooms.collection.find(request.prediction_id)
+        found = await self._rooms.collection.find_prediction(request.prediction_id)
         manifest = self._rooms.manifest(found.record["task"])
         said = _judgement(request, found.record, manifest)
-        await self._rooms.collection.judge(said, found.record, manifest)
+        await self._rooms.collection.store_feedback(said, found.record, manifest)
         return pb.SubmitFeedbackResponse()
 
     @guard.call
@@ -73,7 +73,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         at_most = request.confidence_max if request.HasField("confidence_max") else None
         stream = reviews.stream(request.stream)
         wanted = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
-        rows = await self._rooms.collection.review(wanted, after, size + 1)
+        rows = await self._rooms.collection.review_page(wanted, after, size + 1)
         shown = [reviews.prediction(each, self._rooms.manifest(each.record["task"])) for each in rows[:size]]
         token = reviews.token(rows[size - 1].place) if len(rows) > size else ""
         return pb.ListReviewQueueResponse(predictions=shown, next_page_token=token)
@@ -82,7 +82,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def GetPrediction(self, request: pb.GetPredictionRequest, context: guard.Context) -> pb.GetPredictionResponse:
         """Show one kept answer and the feedback on it."""
         _check_id(request.prediction_id)
-        found = await self._rooms.collection.find(request.prediction_id)
+        found = await self._rooms.collection.find_prediction(request.prediction_id)
         shown = reviews.prediction(found, self._rooms.manifest(found.record["task"]))
         return pb.GetPredictionResponse(prediction=shown)
 

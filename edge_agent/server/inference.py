@@ -171,7 +171,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         answers.finish(message.finish, finished)
                         measured.answered(self._counts, finished)
                         if self._collection.consent(request.task) != "off":
-                            self._collection.keep(kept.generated(event, "".join(pieces)))
+                            self._collection.queue_answer(kept.generated(event, "".join(pieces)))
                     await write(message)
 
     async def _written(
@@ -291,7 +291,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 continue
             measured.answered(self._counts, outcome, batch.write(result, outcome))
             if collected:
-                self._collection.keep(collected(outcome, result))
+                self._collection.queue_answer(collected(outcome, result))
         return response
 
     def _reserved(

@@ -97,7 +97,7 @@ class Later:
             return False
         self._refused_in_a_row = 0
         model = finish.model or self._around.link.said.model
-        await self._around.collection.opine(waiting, value, model, manifest)
+        await self._around.collection.store_teacher_label(waiting, value, model, manifest)
         return True
 
     async def _unanswered(self, waiting: TeacherQuestion, error: EdgeAgentError, heard: int) -> None:
@@ -107,7 +107,7 @@ class Later:
             self._refused_in_a_row += 1
         else:
             log.info("question_unanswered", task=waiting.task, reason=error.reason, message=error.message)
-        await self._around.collection.unanswered(waiting, again=again)
+        await self._around.collection.release_question(waiting, again=again)
 
 
 def _wanted(waiting: TeacherQuestion, manifest: Manifest) -> question.Question:
