@@ -83,7 +83,7 @@ def seal(store: Path, examples: int, recipient: str) -> None:
         site.say()
 
 
-def _records(examples: int) -> Iterator[list[example_records.Prediction | example_records.Feedback]]:
+def _records(examples: int) -> Iterator[list[example_records.ExamplePrediction | example_records.ExampleFeedback]]:
     """Yield each prediction, with its correction if it has one."""
     rng = random.Random(5)  # noqa: S311 - texts, not secrets
     words = ["".join(rng.choices("abcdefghijklmnoprstuw", k=rng.randint(2, 9))) for _ in range(5_000)]

@@ -35,12 +35,12 @@ from scipy import stats
 
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
-from convert.data.row_files import Row, equally_likely, read_for
-from convert.dataset.select import Choice
+from convert.data.row_files import DataRow, equally_likely, read_for
+from convert.dataset.select import DatasetSelection
 from convert.dataset.write import write
 from convert.evaluate import predict
 from convert.evaluate.bundle import opened
-from convert.package.assemble import Request, assemble
+from convert.package.assemble import AssembleRequest, assemble
 from edge_agent.client import CallFailed, Classification, ReviewAudit, ReviewClient
 from edge_agent.formats.manifest import Role, Threshold
 from edge_agent.formats.signed_document import public_key_hex
@@ -117,13 +117,13 @@ def gather(folder: Path, calls: int) -> Gathered:
 # --- at the site ------------------------------------------------------------------------------------------------------
 
 
-def _ask(site: EscalatingSite, messages: Sequence[Row]) -> list[str]:
+def _ask(site: EscalatingSite, messages: Sequence[DataRow]) -> list[str]:
     """Let a device ask; return the ids of the message with a card number, which comes until the audit has drawn it."""
     labels = sorted({row.label for row in messages})
     task = {"name": TASK, "kind": "classify", "labels": labels, "prompt": {"chat": True, "system": "Sort messages."}}
     definition = site.folder / "task.yaml"
     definition.write_text(yaml.safe_dump({"version": "1.0.0", "runtime": "upstream", "task": task}))
-    site.admin.install(str(assemble(Request(definition, {}, site.folder / "task")).path))
+    site.admin.install(str(assemble(AssembleRequest(definition, {}, site.folder / "task")).path))
     site.start_uplink()
     for start in range(0, len(messages), CALLS_AT_ONCE):
         texts = [row.text for row in messages[start : start + CALLS_AT_ONCE]]
@@ -154,7 +154,7 @@ def _correct_in_the_console(site: EscalatingSite, ids: Sequence[str]) -> None:
     _say("one answer was corrected in the console")
 
 
-def _review_the_audit(site: EscalatingSite, messages: Sequence[Row]) -> None:
+def _review_the_audit(site: EscalatingSite, messages: Sequence[DataRow]) -> None:
     """Let a reviewer, who knows the right labels, work through the audit and nothing else."""
     truth = {row.text: row.label for row in messages}
     with _reviewer(site) as reviewer:
@@ -183,7 +183,7 @@ def _training_data(folder: Path, store: Path) -> tuple[dict[str, list[dict[str, 
     """Collect, and write training data in which the large model may teach."""
     centre = Centre(folder)
     centre.collect(store)
-    choice = Choice(centre.out, TASK, "opinions", shares=SHARES)
+    choice = DatasetSelection(centre.out, TASK, "opinions", shares=SHARES)
     write(choice, "text-label", folder / "data")
     rows = {split: _lines(folder / "data" / f"{split}.jsonl") for split in SHARES}
     sheet: dict[str, Any] = json.loads((folder / "data" / "dataset.json").read_text("utf-8"))
@@ -244,7 +244,7 @@ def _assembled(folder: Path, trainer: ModuleType, sections: dict[str, Any], name
         "weights": folder / "model" / "model.onnx",
         "tokenizer": folder / "model" / trainer.head.TOKENIZER_NAME,
     }
-    return assemble(Request(folder / "head", files, folder / name)).path
+    return assemble(AssembleRequest(folder / "head", files, folder / name)).path
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def _site(folder: Path, large: LargeModel) -> EscalatingSite:
     return EscalatingSite(folder / "site", large, sections, calls_max=2 * CALLS_AT_ONCE)
 
 
-def _oracle(messages: Sequence[Row]) -> Callable[[str], str]:
+def _oracle(messages: Sequence[DataRow]) -> Callable[[str], str]:
     """Return a large model that knows the right labels, and errs in some texts, always in the same ones."""
     truth = {row.text: row.label for row in messages}
     labels = sorted(set(truth.values()))
@@ -278,7 +278,7 @@ def _oracle(messages: Sequence[Row]) -> Callable[[str], str]:
     return answer
 
 
-def _messages(split: str) -> list[Row]:
+def _messages(split: str) -> list[DataRow]:
     """Return the messages of a split that redaction leaves as they are, in an order of their own."""
     rows = [
         row for row in read_for(EXAMPLE / "data" / f"{split}.jsonl", "classify") if not re.search(r"\d{4}", row.text)

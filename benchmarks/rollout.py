@@ -20,10 +20,10 @@ from benchmarks.fleet.picture import Shown, draw
 from benchmarks.fleet.simulation import AT_ONCE, ONE_DAY, SIX_DAYS, Harm, Outcome, Scenario, Simulation
 from benchmarks.fleet.sites import Site, population
 from benchmarks.fleet.traffic import LOOK_REQUESTS, Traffic
-from edge_agent.formats.plan import Window
+from edge_agent.formats.plan import SwitchWindow
 
 SITES, SEED = 10_000, 6
-NIGHT = Window(start="22:00", end="05:00")
+NIGHT = SwitchWindow(start="22:00", end="05:00")
 ERRORS: Harm = "errors in probation"
 WRONG: Harm = "seen by people only"
 ADAPTER_BYTES, MODEL_BYTES = 1_800_000, 94_000_000

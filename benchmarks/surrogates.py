@@ -28,14 +28,14 @@ import yaml
 from benchmarks.bars import Bar, main
 from convert import training
 from convert.data import row_files
-from convert.dataset.formats import Example
+from convert.dataset.formats import CollectedExample
 from convert.dataset.row_builder import RedactedExample, RowBuilder
 from convert.dataset.surrogates import SurrogateSettings
 from convert.pipeline import recipe
 from convert.pipeline import task as tasks
-from convert.pipeline.stage import CHECKPOINT, Job
+from convert.pipeline.stage import CHECKPOINT, StageJob
 from convert.training import checkpoints
-from convert.training.encoder import EncoderLearner, Reading, classifier
+from convert.training.encoder import EncoderTrainer, RowEncoder, classifier
 from edge_agent.capture.redact.redaction_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.formats.manifest import Kind
@@ -166,7 +166,7 @@ def _rows(request: Request, form: Form, source: Source) -> Rows:
     if source != "raw":
         text, record = redaction.text(text), redaction.value(record)
     answer, kind = (json.dumps(record), "extract") if form == "text-spans" else (request.intent, "classify")
-    example = Example("site", request.text, text, answer, answer, "accept")
+    example = CollectedExample("site", request.text, text, answer, answer, "accept")
     built, _ = _builder(form, source).build(RedactedExample(example, cast(Kind, kind), redaction.counts))
     return built
 
@@ -192,14 +192,14 @@ def _trained(
     (folder / "recipe.yaml").write_text(yaml.safe_dump(plain))
     (folder / "out").mkdir()
     made = recipe.read(folder)
-    training.run(Job(made, folder / "out", {"prepare": folder / "prepared"}, lambda *_: None))
+    training.run(StageJob(made, folder / "out", {"prepare": folder / "prepared"}, lambda *_: None))
     return _share_right(folder / "out" / CHECKPOINT, made)
 
 
 def _share_right(checkpoint: Path, made: recipe.Recipe) -> float:
     task, tokenizer = tasks.of(made.path(made.task)), checkpoints.open_tokenizer(checkpoint)
-    rows = Reading(tokenizer, task, 512).of(row_files.rows(made, "test"))
-    learner = EncoderLearner(classifier(str(checkpoint), task, "full"), tokenizer, (rows, rows), 0.0)
+    rows = RowEncoder(tokenizer, task, 512).of(row_files.rows(made, "test"))
+    learner = EncoderTrainer(classifier(str(checkpoint), task, "full"), tokenizer, (rows, rows), 0.0)
     return learner.validate().accuracy
 
 

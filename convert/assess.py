@@ -22,11 +22,11 @@ from convert.calibrate.division import GATE_ROWS_MAX, GATE_SHARE, divided
 from convert.calibrate.temperature import ROWS_MIN
 from convert.calibrate.threshold import Risk
 from convert.clustered_statistics import Interval, share
-from convert.data.row_files import Row
-from convert.data.sampling import Drawn, equal_probability
+from convert.data.row_files import DataRow
+from convert.data.sampling import RowSampling, equal_probability
 from convert.dataset import select
-from convert.dataset.scope import Scope, Scoped, open_examples
-from convert.dataset.select import Choice
+from convert.dataset.scope import ExampleScope, ScopedExamples, open_examples
+from convert.dataset.select import DatasetSelection
 
 MARKS: dict[int, str] = {
     20: "enough to see whether the labels make sense",
@@ -91,7 +91,7 @@ _AUDIT = """
 """
 
 
-class Judged(NamedTuple):
+class AuditAnswer(NamedTuple):
     """A reviewed answer of the random audit."""
 
     key: str
@@ -102,7 +102,7 @@ class Judged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pair:
+class ReviewerPair:
     """Two reviewers who reviewed the same predictions."""
 
     one: str
@@ -112,7 +112,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Promise:
+class GuaranteeEstimate:
     """What the reviews so far say about a threshold."""
 
     target: float
@@ -126,7 +126,7 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditAccuracy:
     """Sure answers that were drawn at random, and how many of them were right, as far as anybody said."""
 
     answers: int
@@ -142,7 +142,7 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Assessment:
+class TaskAssessment:
     """What there is of one task."""
 
     task: str
@@ -164,7 +164,7 @@ class Assessment:
     """Usable rows of each label, known ones without any included; empty when answers are free text."""
     labels_even: float
     """The number of equally frequent labels that would be as varied: the exponential of the entropy."""
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ReviewerPair, ...]
     unjudged: int
     """Reviewed examples that say nothing of the local model: its answer is not known, or not whether it was right."""
     right: Interval
@@ -173,9 +173,9 @@ class Assessment:
     """Of the random audit, made equally likely."""
     audit_unreviewed: int
     """Of the random audit, not reviewed yet."""
-    promise: Promise
-    audit: Audit
-    scope: Scoped
+    promise: GuaranteeEstimate
+    audit: AuditAccuracy
+    scope: ScopedExamples
     """Which bundles had answered, and which of them `right`, `promise`, `audit` and `unjudged` are of."""
 
     @property
@@ -204,7 +204,7 @@ class Assessment:
         return {"schema": "edge-agent/assessment/v1", **found, **verdict}
 
 
-def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> Assessment:  # noqa: B008 - it cannot change
+def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = ExampleScope()) -> TaskAssessment:  # noqa: B008 - it cannot change
     """Look at what was collected of a task.
 
     Raises:
@@ -213,14 +213,14 @@ def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> As
     """
     with duckdb.connect() as connection:
         scoped = open_examples(connection, collected, task, scope)
-        usable = _usable(connection, Choice(collected, task, "reviewed", shares={"all": 1.0}))
+        usable = _usable(connection, DatasetSelection(collected, task, "reviewed", shares={"all": 1.0}))
         examples, reviewed, clusters, duplicates, conflicts, twice = connection.execute(_OVERALL).fetchall()[0]
         labels = _labels(usable, connection.execute(_KNOWN).fetchall())
-        reviews = [Judged(*row) for row in connection.execute(_REVIEWED.format(known=_KNOWN_LOCAL)).fetchall()]
-        drawn = equal_probability(reviews, lambda each: Drawn(each.key, each.probability)).rows
+        reviews = [AuditAnswer(*row) for row in connection.execute(_REVIEWED.format(known=_KNOWN_LOCAL)).fetchall()]
+        drawn = equal_probability(reviews, lambda each: RowSampling(each.key, each.probability)).rows
         judged = [(each.confidence, each.right, each.cluster, each.key) for each in drawn]
         unreviewed = select.audit_of(connection).unreviewed
-        return Assessment(
+        return TaskAssessment(
             task=task,
             examples=examples,
             reviewed=reviewed,
@@ -233,7 +233,7 @@ def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> As
             mark=max(filter(usable.total().__ge__, MARKS), default=0),
             labels=labels,
             labels_even=_even(labels),
-            pairs=tuple(itertools.starmap(Pair, connection.execute(_PAIRS).fetchall())),
+            pairs=tuple(itertools.starmap(ReviewerPair, connection.execute(_PAIRS).fetchall())),
             unjudged=connection.execute(_UNKNOWN_LOCAL.format(known=_KNOWN_LOCAL)).fetchall()[0][0],
             right=share(sum(right for _, right, *_ in judged), len(judged)),
             audit_reviews=len(judged),
@@ -244,11 +244,11 @@ def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> As
         )
 
 
-def _audit(answers: int, by_people: int, right: int) -> Audit:
-    return Audit(answers, by_people, share(right, answers))
+def _audit(answers: int, by_people: int, right: int) -> AuditAccuracy:
+    return AuditAccuracy(answers, by_people, share(right, answers))
 
 
-def _usable(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Counter[str]:
+def _usable(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> Counter[str]:
     """Return the answers of what a training set would have."""
     select.choose(connection, choice)
     return Counter(dict(connection.execute(_ANSWERS).fetchall()))
@@ -266,20 +266,20 @@ def _even(labels: dict[str, int]) -> float:
     return math.exp(-sum(each * math.log(each) for each in shares)) if shares else 0.0
 
 
-def _promise(reviewed: list[tuple[float | None, bool, str, str]], risk: Risk) -> Promise:
+def _promise(reviewed: list[tuple[float | None, bool, str, str]], risk: Risk) -> GuaranteeEstimate:
     """Test thresholds as `calibrate` does: one row of each group of near duplicates, and as many rows set apart."""
     once: dict[str, tuple[float, bool]] = {}
     for confidence, right, cluster, _ in sorted(reviewed, key=lambda row: row[3]):
         if confidence is not None:
             once.setdefault(cluster, (confidence, right))
-    parts = divided([Row("", family=cluster) for cluster in once])
+    parts = divided([DataRow("", family=cluster) for cluster in once])
     tuning, proving = ([once[row.family] for row in part] for part in (parts.tuning, parts.proving))
     tested = _arrays(proving)
     start = threshold.start_of(tested[0], _arrays(tuning), risk) if tuning else 1.0
     choice = threshold.choose(*tested, risk, start=start)
     needed = _needed(choice, risk)
     reviews = None if needed is None else _with_tuning(needed)
-    return Promise(risk.target, risk.delta, choice.threshold, choice.coverage, len(once), reviews)
+    return GuaranteeEstimate(risk.target, risk.delta, choice.threshold, choice.coverage, len(once), reviews)
 
 
 def _arrays(rows: list[tuple[float, bool]]) -> tuple[threshold.Floats, threshold.Flags]:

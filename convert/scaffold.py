@@ -11,33 +11,33 @@ from edge_agent.formats.manifest import RUNTIME_KINDS, Kind, RuntimeName
 
 
 @dataclass(frozen=True)
-class Advice:
+class RuntimeAdvice:
     """Which runtime, and why."""
 
     runtime: RuntimeName
     because: str
 
 
-_ADVICE: dict[Kind, Advice] = {
-    "classify": Advice(
+_ADVICE: dict[Kind, RuntimeAdvice] = {
+    "classify": RuntimeAdvice(
         "onnx",
         "For a closed set of labels take an encoder: of the same training rows it makes fewer errors than a decoder of"
         " five times its size, and answers in a tenth of the time. A decoder pays where several tasks of a site share"
         " one base: each adds an adapter of a few megabytes.",
     ),
-    "extract": Advice(
+    "extract": RuntimeAdvice(
         "onnx",
         "For values that stand in the text as they are, take an encoder that tags words. Where values must be put into"
         " another form ('half past six' to 18:30), take a decoder (runtime llama): it writes"
         " the record, and is held to its schema.",
     ),
-    "generate": Advice("llama", "Only a decoder writes text."),
-    "embed": Advice("onnx", "An encoder: one pass over the text gives the vector."),
+    "generate": RuntimeAdvice("llama", "Only a decoder writes text."),
+    "embed": RuntimeAdvice("onnx", "An encoder: one pass over the text gives the vector."),
 }
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ScaffoldRequest:
     """What the user said of the task."""
 
     name: str
@@ -48,7 +48,7 @@ class Wanted:
     """None: the advised one."""
 
 
-def advise(kind: Kind) -> Advice:
+def advise(kind: Kind) -> RuntimeAdvice:
     """Return what suits a kind of task."""
     return _ADVICE[kind]
 
@@ -73,7 +73,7 @@ def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
     return listed
 
 
-def runtime_of(wanted: Wanted) -> RuntimeName:
+def runtime_of(wanted: ScaffoldRequest) -> RuntimeName:
     """Return the runtime wanted, or else the advised one. Raises InvalidRequest where it does not serve the kind."""
     runtime = wanted.runtime or advise(wanted.kind).runtime
     if wanted.kind not in RUNTIME_KINDS[runtime]:
@@ -83,7 +83,7 @@ def runtime_of(wanted: Wanted) -> RuntimeName:
     return runtime
 
 
-def recipe_text(wanted: Wanted) -> str:
+def recipe_text(wanted: ScaffoldRequest) -> str:
     """Return a recipe.yaml with every key: those that need a decision are set, the others commented out."""
     decoder = runtime_of(wanted) == "llama"
     return _RECIPE.format(
@@ -94,7 +94,7 @@ def recipe_text(wanted: Wanted) -> str:
     )
 
 
-def task_text(wanted: Wanted) -> str:
+def task_text(wanted: ScaffoldRequest) -> str:
     """Return a task.yaml for it."""
     runtime = runtime_of(wanted)
     return _TASK.format(
@@ -107,7 +107,7 @@ def task_text(wanted: Wanted) -> str:
     )
 
 
-def _labels(wanted: Wanted) -> str:
+def _labels(wanted: ScaffoldRequest) -> str:
     if wanted.kind not in ("classify", "extract"):
         return ""
     listed = wanted.labels or ("first", "second", "other")
@@ -118,7 +118,7 @@ def _labels(wanted: Wanted) -> str:
     return f"{said}  labels: [{written}]\n"
 
 
-def _schema(wanted: Wanted) -> str:
+def _schema(wanted: ScaffoldRequest) -> str:
     names = [json.dumps(label, ensure_ascii=False) for label in wanted.labels or ("first", "second", "other")]
     said = "  # JSON schema of the record. Rows hold it as json.dumps writes it, in the order of 'required'.\n"
     properties = "".join(f'      {name}: {{type: [string, "null"], maxLength: 60}}\n' for name in names)

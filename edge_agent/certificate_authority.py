@@ -29,7 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificate_fields import ROLE_URI
-from edge_agent.formats.certificate_files import check_pair
+from edge_agent.formats.certificate_files import check_key_matches
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 730
@@ -43,14 +43,14 @@ _CLIENT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
-class Pair:
+class CertificateKeyPair:
     """A certificate and its private key, in PEM."""
 
     certificate: bytes
     key: bytes
 
 
-def authority(name: str, at: float, days: int = AUTHORITY_DAYS) -> Pair:
+def make_authority(name: str, at: float, days: int = AUTHORITY_DAYS) -> CertificateKeyPair:
     """Make an authority of that name, at `at` seconds since 1970."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _subject(name)
@@ -60,7 +60,9 @@ def authority(name: str, at: float, days: int = AUTHORITY_DAYS) -> Pair:
     return _pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def server(issuer: Pair, names: Sequence[str], at: float, days: int = SERVER_DAYS) -> Pair:
+def issue_server_certificate(
+    issuer: CertificateKeyPair, names: Sequence[str], at: float, days: int = SERVER_DAYS
+) -> CertificateKeyPair:
     """Issue a certificate for a server that clients reach by these host names and addresses.
 
     Raises:
@@ -69,7 +71,9 @@ def server(issuer: Pair, names: Sequence[str], at: float, days: int = SERVER_DAY
     return _issue(issuer, names[0], [_server_name(name) for name in names], ExtendedKeyUsageOID.SERVER_AUTH, (at, days))
 
 
-def client(issuer: Pair, name: str, roles: Sequence[str], at: float, days: int = CLIENT_DAYS) -> Pair:
+def issue_client_certificate(
+    issuer: CertificateKeyPair, name: str, roles: Sequence[str], at: float, days: int = CLIENT_DAYS
+) -> CertificateKeyPair:
     """Issue a certificate for a client with these roles.
 
     Raises:
@@ -84,24 +88,24 @@ def client(issuer: Pair, name: str, roles: Sequence[str], at: float, days: int =
     return _issue(issuer, name, uris, ExtendedKeyUsageOID.CLIENT_AUTH, (at, days))
 
 
-def load(certificate: Path, key: Path) -> Pair:
+def load_authority(certificate: Path, key: Path) -> CertificateKeyPair:
     """Read an authority from its files.
 
     Raises:
         CertificateUnusable: they are not there, cannot be read, or do not belong together.
     """
     try:
-        pair = Pair(certificate.read_bytes(), key.read_bytes())
+        pair = CertificateKeyPair(certificate.read_bytes(), key.read_bytes())
     except OSError as error:
         raise CertificateUnusable(
             f"cannot read {error.filename}: {error.strerror}",
             remedy="'edge-agent certs init' makes an authority; --dir says where it is.",
         ) from None
-    check_pair(pair.certificate, pair.key, str(certificate))
+    check_key_matches(pair.certificate, pair.key, str(certificate))
     return pair
 
 
-def write(pair: Pair, certificate: Path, key: Path, *, replace: bool = False) -> None:
+def write_pair(pair: CertificateKeyPair, certificate: Path, key: Path, *, replace: bool = False) -> None:
     """Write both, the key readable by its owner alone and first: who sees the certificate finds its key.
 
     Raises:
@@ -122,8 +126,12 @@ def write(pair: Pair, certificate: Path, key: Path, *, replace: bool = False) ->
 
 
 def _issue(
-    issuer: Pair, name: str, names: Sequence[x509.GeneralName], purpose: x509.ObjectIdentifier, span: tuple[float, int]
-) -> Pair:
+    issuer: CertificateKeyPair,
+    name: str,
+    names: Sequence[x509.GeneralName],
+    purpose: x509.ObjectIdentifier,
+    span: tuple[float, int],
+) -> CertificateKeyPair:
     above = x509.load_pem_x509_certificate(issuer.certificate)
     signer = load_pem_private_key(issuer.key, password=None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey), "this module makes no others"
@@ -182,7 +190,7 @@ def _server_name(name: str) -> x509.GeneralName:
     return x509.DNSName(name)
 
 
-def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
-    return Pair(
+def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> CertificateKeyPair:
+    return CertificateKeyPair(
         certificate.public_bytes(Encoding.PEM), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     )

@@ -15,38 +15,48 @@ import faulthandler
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 import uvloop
 
-from edge_agent import __version__, logs, systemd, tasks
-from edge_agent.alarms import FieldAlarms
+from edge_agent import __version__, logs, systemd
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
+from edge_agent.engine.trial import Asked, Loadable, trying
+from edge_agent.engine.tuned import Settings, Tuned
+from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.site_status import TaskStatus
-from edge_agent.metrics.counting import Counts
-from edge_agent.metrics.listener import Listener
-from edge_agent.metrics.site import SiteMetrics, Watched
-from edge_agent.server import descriptors, trimming
-from edge_agent.server.admin import AdminServicer, Operated
-from edge_agent.server.admission import Admission
-from edge_agent.server.escalating import Around as AroundEscalation
-from edge_agent.server.escalating import Escalation
-from edge_agent.server.feedback import FeedbackServicer, Reviewing
-from edge_agent.server.inference import Rooms
-from edge_agent.server.later import Later, Unhurried
-from edge_agent.server.server import FEEDBACK, Edge
-from edge_agent.server.upstream import Link
+from edge_agent.formats.plan import TaskPlan
+from edge_agent.formats.status_object import TaskStatus
+from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.metrics.metrics_listener import MetricsListener
+from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
+from edge_agent.server import process_limits, site_status
+from edge_agent.server.admin_service import AdminDependencies, AdminServicer
+from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.deferred_escalations import DeferredEscalationDependencies, DeferredEscalations
+from edge_agent.server.feedback import FeedbackDependencies, FeedbackServicer
+from edge_agent.server.grpc_servers import FEEDBACK, GrpcServers
+from edge_agent.server.inference import InferenceDependencies
+from edge_agent.server.model_router import ModelRouter, ModelRouterDependencies
+from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
+from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.store.limits import StoreLimits
+from edge_agent.store.settings import SettingsFile
+from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
-from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
-from edge_agent.update.activation import Activation, Engines
+from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
+from edge_agent.update import hardware
+from edge_agent.update.activation import Activation, ActivationDependencies
+from edge_agent.update.probation import BundleActivity
+from edge_agent.update.selftest import BundleUnderTest
 from edge_agent.update.updater import Source, Updater
+from edge_agent.update.updater import UpdaterDependencies as UpdateAround
 
 STOP_SECONDS = 20.0
 """For what comes after the last call: models end, what waits is written."""
@@ -70,7 +80,7 @@ class Daemon:
         supervisor: Supervisor | None = None,
         worker: type[SpoolWorker] = SpoolWorker,
     ) -> None:
-        """Build the rooms over an open store; the spool of examples is opened as a `house`."""
+        """Build the rooms over an open store; the spool of examples is opened with a `worker`."""
         self._config = config
         self._supervisor = supervisor or Supervisor()
         self.closed = True
@@ -78,7 +88,7 @@ class Daemon:
         self._changed = asyncio.Event()
         self._serving = True
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
-        self._engines.tuned = tasks.remembering(store.settings)
+        self._engines.tuned = open_tuning_cache(store.settings)
         self._activation = Activation(
             store,
             self._handles(),
@@ -86,22 +96,24 @@ class Daemon:
             drain_seconds=config.service.drain_seconds,
             swap=config.engine.swap,
         )
-        self._link = Link(config, paid=lambda task, micros: self._collection.add_charge(task, micros))
-        modes = tasks.TaskModes(config, store, self._digest)
-        self._alarms = FieldAlarms(self._activation, modes, self._can_ask)
-        around = tasks.around(self._engines, self._activation, self._update_changed, self._alarms.plan)
+        self._link = UplinkClient(config, paid=lambda task, micros: self._collection.add_charge(task, micros))
+        modes = TaskModes(config, store, self._digest)
+        self._alarms = MonitoringAlarms(self._activation, modes, self._can_ask)
+        around = _update_dependencies(self._engines, self._activation, self._update_changed, self._alarms.plan)
         self._updater = Updater(config, store, self._activation, around, _source(config, store))
-        self._counts, self._revision = Counts(), 0
+        self._counts, self._revision = AnswerCounts(), 0
         self._admission = _admission(config)
         self._collection = ExampleCapture(config, self._surroundings(), worker)
         escalation, self._later = self._escalating(modes)
         admin = AdminServicer(self._operated(modes, escalation))
-        rooms = Rooms(self._activation, self._engines, self._admission, self._collection, self._counts, escalation)
-        feedback = FeedbackServicer(Reviewing(self._collection, self._activation))
-        self._edge = Edge(config, rooms, admin, feedback)
+        rooms = InferenceDependencies(
+            self._activation, self._engines, self._admission, self._collection, self._counts, escalation
+        )
+        feedback = FeedbackServicer(FeedbackDependencies(self._collection, self._activation))
+        self._edge = GrpcServers(config, rooms, admin, feedback)
 
-    def _operated(self, modes: tasks.TaskModes, escalation: Escalation) -> Operated:
-        return Operated(
+    def _operated(self, modes: TaskModes, escalation: ModelRouter) -> AdminDependencies:
+        return AdminDependencies(
             activation=self._activation,
             engines=self._engines,
             collection=self._collection,
@@ -120,11 +132,11 @@ class Daemon:
             troubles=self._troubles,
         )
 
-    def _escalating(self, modes: tasks.TaskModes) -> tuple[Escalation, Later]:
+    def _escalating(self, modes: TaskModes) -> tuple[ModelRouter, DeferredEscalations]:
         """Return what asks the large model while somebody waits, and what asks when nobody does."""
         kept, settings = self._collection, self._config.escalation
-        escalation = Escalation(
-            AroundEscalation(self._link, modes.of, kept.start_redaction, kept.can_defer, settings.audit_share)
+        escalation = ModelRouter(
+            ModelRouterDependencies(self._link, modes.of, kept.start_redaction, kept.can_defer, settings.audit_share)
         )
 
         def manifest(task: str) -> Manifest | None:
@@ -132,17 +144,19 @@ class Daemon:
             return bundle.manifest if bundle else None
 
         seconds = float(settings.seconds_max)
-        return escalation, Later(Unhurried(self._link, kept, settings.tasks, manifest, escalation.mode, seconds))
+        return escalation, DeferredEscalations(
+            DeferredEscalationDependencies(self._link, kept, settings.tasks, manifest, escalation.mode, seconds)
+        )
 
-    def _handles(self) -> Engines:
+    def _handles(self) -> ActivationDependencies:
         engines = self._engines
-        return Engines(engines.attach, engines.detach, engines.ready, self._report, engines.replaces)
+        return ActivationDependencies(engines.attach, engines.detach, engines.ready, self._report, engines.replaces)
 
     def _surroundings(self) -> SpoolWorkerDependencies:
         return SpoolWorkerDependencies(
             tasks=self._task_statuses,
             version=__version__,
-            updates=lambda: tasks.site_updates(self._activation, self._updater.overview),
+            updates=lambda: site_status.site_updates(self._activation, self._updater.overview),
             revision=lambda: self._revision,
             alarmed=self._alarms.heard,
         )
@@ -186,7 +200,7 @@ class Daemon:
 
     def _components(self) -> Iterator[Component]:
         """Yield what runs in the background, with what follows when it dies; ended in the opposite order."""
-        restart = Policy.RESTART
+        restart = DeathPolicy.RESTART
         if self._collection.is_enabled:
             why = "answers are kept and feedback is acknowledged without it; sealing and receipts wait"
             yield Component("examples", self._collection.run, restart, why)
@@ -204,9 +218,9 @@ class Daemon:
         yield Component("updates", self._updater.run, restart, why, self._updater.stop)
         if systemd.watchdog_seconds():
             why = "without its ping systemd kills the daemon and cuts its calls: better it ends in order"
-            yield Component("watchdog", lambda: systemd.keep_alive(self._computes), Policy.STOP, why)
+            yield Component("watchdog", lambda: systemd.keep_alive(self._computes), DeathPolicy.STOP, why)
         why = "memory is given back later"
-        yield Component("memory", trimming.keep_trimmed, restart, why, may_return=True)
+        yield Component("memory", process_limits.trim_periodically, restart, why, may_return=True)
 
     async def _close_edge(self) -> None:
         await self._edge.drain(self._config.service.drain_seconds)
@@ -236,11 +250,11 @@ class Daemon:
             log.error("engine_stuck", engine=name)
         return not stuck
 
-    def _metrics(self) -> Listener | None:
+    def _metrics(self) -> MetricsListener | None:
         """Return what Prometheus reads from; None = nobody is to read it."""
         if not self._config.metrics.address:
             return None
-        watched = Watched(
+        watched = SiteMetricsDependencies(
             config=self._config,
             activation=self._activation,
             engines=self._engines,
@@ -255,12 +269,12 @@ class Daemon:
             up=lambda: {**self._supervisor.up, **self._engines.owner.up},
             deaths=lambda: self._supervisor.deaths + self._engines.owner.deaths,
         )
-        return Listener(*addresses.split(self._config.metrics.address), SiteMetrics(watched).page)
+        return MetricsListener(*addresses.split_host_port(self._config.metrics.address), SiteMetrics(watched).page)
 
     def _task_statuses(self) -> list[TaskStatus]:
         """Describe the tasks for the centre; called by the thread that writes examples."""
         overview, consent = self._updater.overview, self._collection.consent
-        return tasks.task_statuses(self._engines, self._activation, overview, consent, self._alarms.raised)
+        return site_status.task_statuses(self._engines, self._activation, overview, consent, self._alarms.raised)
 
     def _update_changed(self) -> None:
         self._revision += 1
@@ -286,25 +300,25 @@ def _source(config: Config, store: Store) -> Source | None:
     if not config.update.root_file:
         return None
     # Only a site with a root of trust loads the libraries that verify.
-    from edge_agent.update.ingest import Intake  # noqa: PLC0415
-    from edge_agent.update.trust import Trust  # noqa: PLC0415
+    from edge_agent.update.ingest import BundleIngest  # noqa: PLC0415
+    from edge_agent.update.trust import RepositoryTrust  # noqa: PLC0415
 
-    intake = Intake(config, store, Trust(config, store.trusted))
+    intake = BundleIngest(config, store, RepositoryTrust(config, store.trusted))
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 
-def serve(config: Config, around: Around = run_of, worker: type[SpoolWorker] = SpoolWorker) -> int:
+def serve(config: Config, around: RunWrapper = run_unwrapped, worker: type[SpoolWorker] = SpoolWorker) -> int:
     """Run the daemon until it is told to stop; return the exit code.
 
-    `around` is for the supervisor; the spool of examples is opened as a `house`.
+    `around` is for the supervisor; the spool of examples is opened with a `worker`.
 
     Raises:
         SiteError: something on this machine is in the way.
     """
     logs.configure(config.log)
     faulthandler.enable()  # the watchdog's SIGABRT then says in the log where every thread was
-    trimming.few_arenas()
-    descriptors.make_room(config.access.connections_max)
+    process_limits.limit_malloc_arenas()
+    process_limits.raise_descriptor_limit(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:
         ended = uvloop.run(_serve(config, store, around, worker))
@@ -316,7 +330,7 @@ def serve(config: Config, around: Around = run_of, worker: type[SpoolWorker] = S
 
 
 @dataclass(frozen=True)
-class Ended:
+class DaemonOutcome:
     """How a daemon ended."""
 
     failed: str
@@ -325,8 +339,8 @@ class Ended:
     """The disk took what waited to be written."""
 
 
-def _admission(config: Config) -> Admission:
-    return Admission(config.service.calls_max, config.access.client_calls_max)
+def _admission(config: Config) -> AdmissionControl:
+    return AdmissionControl(config.service.calls_max, config.access.client_calls_max)
 
 
 def _limits(config: StoreConfig) -> StoreLimits:
@@ -338,7 +352,7 @@ def _limits(config: StoreConfig) -> StoreLimits:
     )
 
 
-async def _serve(config: Config, store: Store, around: Around, worker: type[SpoolWorker]) -> Ended:
+async def _serve(config: Config, store: Store, around: RunWrapper, worker: type[SpoolWorker]) -> DaemonOutcome:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -357,11 +371,63 @@ async def _serve(config: Config, store: Store, around: Around, worker: type[Spoo
     async with daemon.running():
         systemd.notify("READY=1")
         log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))
-        trimming.settle()
+        process_limits.freeze_startup_objects()
         if config.service.tcp_address and config.service.insecure:
             log.warning("listening_without_tls", address=config.service.tcp_address)
         await stop.wait()
         systemd.stopping(config.service.drain_seconds + STOP_SECONDS)
         log.info("stopping", failed=supervisor.failed)
     log.info("stopped", failed=supervisor.failed)
-    return Ended(supervisor.failed, daemon.closed)
+    return DaemonOutcome(supervisor.failed, daemon.closed)
+
+
+def open_tuning_cache(file: SettingsFile) -> Tuned:
+    """Return the settings that suit this machine, stored in a file; a write that fails is only logged."""
+    tuned = Tuned(file.read())
+
+    def keep(settings: Settings) -> None:
+        try:
+            file.write(settings)
+        except EdgeAgentError as error:
+            log.warning("settings_not_kept", message=error.message)
+
+    tuned.keep = keep
+    return tuned
+
+
+def _update_dependencies(
+    engines: EnginePool,
+    activation: Activation,
+    changed: Callable[[], None],
+    planned: Callable[[Mapping[str, TaskPlan]], None],
+) -> UpdateAround:
+    """Return what updates need of the engines and the machine."""
+
+    @contextlib.asynccontextmanager
+    async def tried(
+        bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
+    ) -> AsyncIterator[BundleUnderTest]:
+        loadable = Loadable(bundle.manifest, bundle.manifest_bytes, paths)
+        async with trying(engines, bundle.digest, loadable, seconds_max) as asked:
+            yield _subject(asked)
+
+    def serving(bundle: InstalledBundle) -> BundleUnderTest | None:
+        ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
+        return _subject(Asked(engines, bundle.digest, bundle.manifest)) if ready else None
+
+    def seen(digest: str) -> BundleActivity:
+        tally = engines.tally(digest)
+        problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
+        return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
+
+    return UpdateAround(tried, serving, seen, hardware.read_machine(engines.devices), changed, planned)
+
+
+def _subject(asked: Asked) -> BundleUnderTest:
+    return BundleUnderTest(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
+
+
+def _not_loaded(activation: Activation, digest: str) -> str:
+    """Return why a bundle that should answer was not even loaded."""
+    tasks = (task for task, bundle in activation.serving.items() if bundle.digest == digest)
+    return next((activation.problems[task].message for task in tasks if task in activation.problems), "")

@@ -1,12 +1,12 @@
-"""One owner for what runs in the background of a daemon: nothing of it ends unseen.
+"""The owner of what runs in the background of a daemon: no component ends unnoticed.
 
-Each component is registered with a name and what follows when it dies, which is whenever it raises, and also when it
-returns: components run for ever. RESTART starts it again after a pause that grows; STOP ends the daemon in order, with
-an exit code after which systemd starts it anew (Restart=on-failure). A death is logged with its traceback, and is a
-problem in status, doctor and metrics while it stands: until the component has run for `STEADY_SECONDS` again.
+Each component has a name and a policy for its death. A component runs for ever, so an exception is a death, and so is a
+return. RESTART starts it again after a pause that doubles. STOP ends the daemon in order, with an exit code after which
+systemd starts it again (Restart=on-failure). Each death is logged with its traceback. Status, doctor and metrics show
+it until the component has run for `STEADY_SECONDS` again.
 
-What runs once and is awaited, or kept, by whoever began it is not registered; `noted` sees to it that what it raises is
-in the log even where nobody waits any more.
+A task that runs once, and that its creator awaits or keeps, is not registered. `log_task_failure` logs what such a task
+raises, also when nobody awaits it any more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STEADY_SECONDS = 60.0
 Run = Callable[[], Awaitable[None]]
 
 
-class Policy(Enum):
+class DeathPolicy(Enum):
     """What follows when a component dies."""
 
     RESTART = "restart"
@@ -46,7 +46,7 @@ class Component:
 
     name: str
     run: Run
-    policy: Policy
+    policy: DeathPolicy
     why: str
     """Why that policy fits."""
     end: Run | None = None
@@ -57,17 +57,17 @@ class Component:
     """Told of a death before the pause; None = it returned."""
 
 
-Around = Callable[[Component], Run]
+RunWrapper = Callable[[Component], Run]
 """Returns what is run of a component: itself, or something around it."""
 
 
-def run_of(component: Component) -> Run:
+def run_unwrapped(component: Component) -> Run:
     """Return what a component runs, and nothing around it."""
     return component.run
 
 
 @dataclass(eq=False)
-class _Life:
+class _ComponentState:
     """How a component does."""
 
     component: Component
@@ -90,11 +90,13 @@ class Supervisor:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
-        around: Around = run_of,
+        around: RunWrapper = run_unwrapped,
     ) -> None:
         """Own nothing yet. `give_up` is told to end the daemon; `around` may put something around what runs."""
         self._give_up, self._sleep, self._monotonic, self._around = give_up, sleep, monotonic, around
-        self._lives: list[_Life] = []  # two may have one name: an engine that ends, and the one that follows it
+        self._lives: list[
+            _ComponentState
+        ] = []  # two may have one name: an engine that ends, and the one that follows it
         self._stopping = False
         self.deaths: Counter[str] = Counter()
         """By component, since the start."""
@@ -103,11 +105,11 @@ class Supervisor:
 
     def add(self, component: Component) -> None:
         """Own a component, which begins with `start`."""
-        self._lives.append(_Life(component))
+        self._lives.append(_ComponentState(component))
 
     def keep(self, component: Component) -> asyncio.Task[None]:
         """Own a component from now on, until its task ends: whoever asked for it may cancel that."""
-        life = _Life(component)
+        life = _ComponentState(component)
         self._lives.append(life)
         return self._begin(life)
 
@@ -144,11 +146,11 @@ class Supervisor:
         """The deaths that stand, a sentence each."""
         return [self._sentence(life) for life in self._lives if self._stands(life)]
 
-    def _begin(self, life: _Life) -> asyncio.Task[None]:
+    def _begin(self, life: _ComponentState) -> asyncio.Task[None]:
         life.task = asyncio.get_running_loop().create_task(self._keep(life), name=life.component.name)
         return life.task
 
-    async def _end(self, life: _Life, task: asyncio.Task[None]) -> None:
+    async def _end(self, life: _ComponentState, task: asyncio.Task[None]) -> None:
         ends = False
         if life.component.end is not None:
             try:
@@ -160,7 +162,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    async def _keep(self, life: _Life) -> None:
+    async def _keep(self, life: _ComponentState) -> None:
         component = life.component
         try:
             while await self._again(life):
@@ -169,7 +171,7 @@ class Supervisor:
             if component.may_return:
                 self._lives.remove(life)
 
-    async def _again(self, life: _Life) -> bool:
+    async def _again(self, life: _ComponentState) -> bool:
         """Run a component until it dies; tell whether it is to be started again."""
         component, life.started_at = life.component, self._monotonic()
         try:
@@ -181,10 +183,10 @@ class Supervisor:
             return False
         life.deaths = 1 if steady else life.deaths + 1
         self._note(life, error)
-        if component.policy is Policy.STOP and not self._stopping:
+        if component.policy is DeathPolicy.STOP and not self._stopping:
             self.failed = component.name
             self._give_up()
-        return component.policy is Policy.RESTART and not self._stopping
+        return component.policy is DeathPolicy.RESTART and not self._stopping
 
     async def _one_life(self, component: Component) -> Exception | None:
         """Run a component until it dies; return what it raised, None = nothing. Raises CancelledError when told to."""
@@ -200,7 +202,7 @@ class Supervisor:
             return error
         return None
 
-    def _note(self, life: _Life, error: Exception | None) -> None:
+    def _note(self, life: _ComponentState, error: Exception | None) -> None:
         name = life.component.name
         self.deaths[name] += 1
         life.said = "returned" if error is None else f"stopped with {type(error).__name__}"
@@ -213,14 +215,16 @@ class Supervisor:
         except Exception:
             log.exception("death_not_followed_up", component=name)
 
-    def _stands(self, life: _Life) -> bool:
+    def _stands(self, life: _ComponentState) -> bool:
         if not life.deaths:
             return False
         return life.started_at is None or self._monotonic() - life.started_at < STEADY_SECONDS
 
-    def _sentence(self, life: _Life) -> str:
+    def _sentence(self, life: _ComponentState) -> str:
         component, ago = life.component, self._monotonic() - life.died_at
-        follows = "the daemon ends for it" if component.policy is Policy.STOP else "it is started again after a pause"
+        follows = (
+            "the daemon ends for it" if component.policy is DeathPolicy.STOP else "it is started again after a pause"
+        )
         now = follows if life.started_at is None else "it runs again"
         times = "" if life.deaths == 1 else f", {life.deaths} times in a row"
         return (
@@ -228,7 +232,7 @@ class Supervisor:
         )
 
 
-def noted(task: asyncio.Task[Any], what: str) -> None:
+def log_task_failure(task: asyncio.Task[Any], what: str) -> None:
     """Log what a task raises, for one that runs once and may outlive whoever waits for it."""
 
     def note(done: asyncio.Task[Any]) -> None:

@@ -1,6 +1,6 @@
 """What serve does of escalation in a call: deciding and keeping the books, without the model and without the network.
 
-Measured is what the daemon runs, in this process: `Escalation` with the real link (not connected, told that the large
+Measured is what the daemon runs, in this process: `ModelRouter` with the real link (not connected, told that the large
 model is there), the modes from a real state.db, and the policy on a real bundle; the local answer is there at once. Its
 own cost is measured alone and taken off. The time is the processor's: nothing here waits, and what other processes
 take of the machine meanwhile is not ours. A sure answer is not redacted and asks nobody, so neither is in the figure;
@@ -21,15 +21,15 @@ from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.config import Config, EscalationConfig
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done
-from edge_agent.routing import question
-from edge_agent.routing.policy import Wish
-from edge_agent.server.answers import Finished
-from edge_agent.server.escalating import Around, Escalation, Input
-from edge_agent.server.upstream import Link
+from edge_agent.routing import large_model_questions
+from edge_agent.routing.policy import LowConfidencePolicy
+from edge_agent.server.finished_answers import FinishedAnswer
+from edge_agent.server.model_router import ModelRouter, ModelRouterDependencies, RoutedInput
+from edge_agent.server.task_modes import TaskModes
+from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
-from edge_agent.tasks import TaskModes
-from edge_agent.uplink.escalation.spend_ledger import Purse
+from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from tests.support.bundles import INTENTS, digest_of, echo_bundle, manifest_of
 
@@ -84,31 +84,31 @@ async def _batches(call: Callable[[], Awaitable[object]]) -> float:
     return median(took)
 
 
-async def _alone(finished: Finished) -> Finished:
+async def _alone(finished: FinishedAnswer) -> FinishedAnswer:
     return finished
 
 
-async def _answered(escalation: Escalation, finished: Finished, wish: Wish) -> Finished:
+async def _answered(escalation: ModelRouter, finished: FinishedAnswer, wish: LowConfidencePolicy) -> FinishedAnswer:
     """Do what the service does around the local answer."""
     deadline = asyncio.get_running_loop().time() + 10
     asked = escalation.asked(finished.bundle.manifest, wish, deadline)
-    answered = await escalation.answer(Input(TEXT, finished.bundle, deadline), asked, lambda: _alone(finished))
+    answered = await escalation.answer(RoutedInput(TEXT, finished.bundle, deadline), asked, lambda: _alone(finished))
     assert answered.decision.route == "local"
     return answered
 
 
 async def _prepared(redactor: Redactor, bundle: InstalledBundle) -> object:
-    return question.question(bundle.manifest, redactor.start().text(TEXT))
+    return large_model_questions.build_question(bundle.manifest, redactor.start().text(TEXT))
 
 
-def _escalation(folder: Path) -> tuple[Escalation, Redactor]:
+def _escalation(folder: Path) -> tuple[ModelRouter, Redactor]:
     section = EscalationConfig(url="http://127.0.0.1:9/v1", model="m", tasks=(TASK,), modes={TASK: "hybrid"})
     config = Config(state_dir=folder / "state", run_dir=folder / "run", escalation=section)
-    link = Link(config)
+    link = UplinkClient(config)
     link._hear(pb.WatchResponse(online=True, affordable=True, free=True, usual_ms=500, tasks=[TASK]))
     digest = digest_of(folder / "bundle")
     modes, redactor = TaskModes(config, Store.open(config.state_dir, StoreLimits()), lambda _: digest), Redactor()
-    return Escalation(Around(link, modes.of, redactor.start)), redactor
+    return ModelRouter(ModelRouterDependencies(link, modes.of, redactor.start)), redactor
 
 
 def _bundle(folder: Path) -> InstalledBundle:
@@ -117,16 +117,16 @@ def _bundle(folder: Path) -> InstalledBundle:
     return InstalledBundle(digest_of(path), raw, manifest_of(path), signed=False, installed_at=0.0)
 
 
-def _finished(bundle: InstalledBundle, first: tuple[float, ...]) -> Finished:
+def _finished(bundle: InstalledBundle, first: tuple[float, ...]) -> FinishedAnswer:
     scores = (*first, *[0.0] * (len(INTENTS) - len(first)))
     done = Done(job_id="j", scores=scores, label_mass=0.9, input_tokens=20)
-    return Finished(TEXT, Answer(done, queue_ms=0.1), bundle, "p-1")
+    return FinishedAnswer(TEXT, Answer(done, queue_ms=0.1), bundle, "p-1")
 
 
 def _set_aside(folder: Path) -> float:
     """Return the microseconds of reserving and settling a price, fsync and all."""
     (folder / "notes").mkdir()
-    purse = Purse(folder / "notes", EscalationConfig(input_token_price=1.0, output_token_price=1.0), time.time)
+    purse = SpendLedger(folder / "notes", EscalationConfig(input_token_price=1.0, output_token_price=1.0), time.time)
     took = []
     for _ in range(50):
         began = time.perf_counter()

@@ -23,8 +23,8 @@ import llama_cpp
 
 from benchmarks.llama import tasks
 from edge_agent.engine.protocol import Done, Failed, Load, Run
-from edge_agent.engine.runtimes.llama.context import Context
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.llama_context import LlamaContext
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from tests.support.bundles import digest_of, manifest_of
 
 WARM_STEPS, STEPS, LOOKS = 20, 150, 10_000
@@ -149,7 +149,7 @@ def _look_into(native: Native, chosen: Native) -> None:
     looked_into: tuple[tuple[Any, str, Native], ...] = (
         (llama_cpp, "llama_decode", native),
         (llama_cpp, "llama_get_logits_ith", native),
-        (Context, "choose", chosen),
+        (LlamaContext, "choose", chosen),
     )
     for owner, name, counter in looked_into:
         setattr(owner, name, counter.counting(getattr(owner, name)))

@@ -19,7 +19,7 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.engine.runtimes.llama.sampling import Sampler
+from edge_agent.engine.runtimes.llama.token_sampling import TokenSampler
 
 ROWS = 512
 TEMPERATURE = 0.8
@@ -74,7 +74,7 @@ class Writer:
     def drawing(self, steps: int) -> tuple[float, float]:
         """Return the seconds of a step of one row, and those of drawing a token behind it."""
         llama.llama_memory_clear(self._memory, True)
-        sampler = Sampler(TEMPERATURE, 1)
+        sampler = TokenSampler(TEMPERATURE, 1)
         computed, drawn, token = [], [], self._tokens("A")[-1]
         for place in range(steps):
             began = time.process_time()

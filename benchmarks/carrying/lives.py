@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
-from convert.fleet.sites import FILE_NAME, Sites
+from convert.fleet.sites import FILE_NAME, SiteRegistry
 from edge_agent.formats.segment import name_of
 from tests.support.hostile_uplink import World
 from tests.support.whole_way import Outcome, Way
@@ -42,7 +42,7 @@ def _reinstalled(way: Way, carry: Callable[[Way], object]) -> Outcome:
     way.answer(2)
     way.once()
     [key] = {found[1] for each in way.collect().refused if (found := ACCEPT.search(each.why))}
-    Sites(way.centre.out / FILE_NAME).accept("site-1", key)
+    SiteRegistry(way.centre.out / FILE_NAME).accept("site-1", key)
     return way.settle()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
 from convert.collect.chain import NOT_COME
-from edge_agent.cli.stick import copy_out
+from edge_agent.cli.media import copy_out
 from tests.support.segments import Centre
 from tests.support.site_cases import ASite, answered, judgement
 from tests.support.spool_field import Field, acknowledged

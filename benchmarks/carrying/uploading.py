@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
-from convert.collect.sources import Folder, Source
+from convert.collect.sources import FolderSource, SegmentSource
 from tests.support.answering_server import WAYS, AnsweringServer
 from tests.support.forking import Forking
 from tests.support.object_stores import Served, s3
@@ -172,7 +172,7 @@ class _Answered(Way):
         super().__init__(root, url, {"allow_http": "true", **options}, request_seconds_max=0.5)
         self._server, self._kind = server, kind
 
-    def source(self) -> Source:
+    def source(self) -> SegmentSource:
         """Lay what the server keeps into a folder; receipts that are written there go back to it."""
         for path, content in self._server.objects.items():
             target = self.upstream / urllib.parse.unquote(path).removeprefix("/fleet/")
@@ -181,7 +181,7 @@ class _Answered(Way):
         return _Returning(self.upstream, self._server, self._kind)
 
 
-class _Returning(Folder):
+class _Returning(FolderSource):
     """A folder whose receipts go to a server, too."""
 
     def __init__(self, root: Path, server: AnsweringServer, kind: str) -> None:

@@ -10,14 +10,26 @@ from typing import Literal
 
 from benchmarks.fleet.sites import DAY, HOUR, NEVER, Site
 from convert.fleet.progress import report
-from convert.fleet.statuses import Heard
-from edge_agent.formats.plan import Fleet, Machine, Offer, Plan, Probation, TaskPlan, Wave, Window, Wish, inside, wishes
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.formats.site_status import SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from convert.fleet.statuses import SiteStatuses
+from edge_agent.formats.plan import (
+    BundleOffer,
+    DesiredState,
+    FleetPlan,
+    MachineCapabilities,
+    ProbationRules,
+    RolloutPlan,
+    RolloutWave,
+    SwitchWindow,
+    TaskPlan,
+    desired_states,
+    is_within_window,
+)
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.status_object import SiteStatus, TaskStatus, UpdateState, UpdateStatus
 
 TASK, CHANNEL = "pos-intent", "stable"
 OLD, NEW = "0d" * 32, "1e" * 32
-MACHINE = Machine(4 * 2**30)
+MACHINE = MachineCapabilities(4 * 2**30)
 BEGIN = 1_793_750_400.0
 """Midnight UTC when the plan is published; the simulation counts from there."""
 SELF_TEST_SECONDS = 90.0
@@ -46,7 +58,7 @@ class Scenario:
     name: str
     waves: Waves
     harm: Harm = "none"
-    window: Window | None = None
+    window: SwitchWindow | None = None
     days: int = 14
     bundle_bytes: int = 1_800_000
     reaction_hours: float | None = None
@@ -54,24 +66,28 @@ class Scenario:
     noticed_hours: float = 10.0
     """seen by people only: opening hours with wrong answers until somebody phones."""
 
-    def plan(self, version: int, *, halted: bool = False, back: bool = False) -> Plan:
+    def plan(self, version: int, *, halted: bool = False, back: bool = False) -> RolloutPlan:
         """Return the plan; `back` names the old bundle again."""
-        waves = tuple(Wave(start=timestamp(BEGIN + days * DAY), percent=share) for days, share in self.waves.steps)
+        waves = tuple(
+            RolloutWave(start=format_timestamp(BEGIN + days * DAY), percent=share) for days, share in self.waves.steps
+        )
         wanted = TaskPlan(
-            offers=(Offer(bundle=OLD if back else NEW, version="1.0.0" if back else "2.0.0"),),
+            offers=(BundleOffer(bundle=OLD if back else NEW, version="1.0.0" if back else "2.0.0"),),
             waves=() if back else waves,
             window=None if back else self.window,
             halted=halted,
-            probation=Probation(),
+            probation=ProbationRules(),
         )
-        return Plan(version=version, issued_at=timestamp(BEGIN), channels={CHANNEL: Fleet(tasks={TASK: wanted})})
+        return RolloutPlan(
+            version=version, issued_at=format_timestamp(BEGIN), channels={CHANNEL: FleetPlan(tasks={TASK: wanted})}
+        )
 
 
 @dataclass
 class _State:
     """What a site has come to."""
 
-    plan: Plan | None = None
+    plan: RolloutPlan | None = None
     digest: str = OLD
     state: UpdateState | None = None
     failed: bool = False
@@ -115,7 +131,7 @@ class Simulation:
         self._states = {site.name: _State() for site in sites}
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = itertools.count()
-        self._heard = Heard({site.name: _status(site.name, _State(), 0.0) for site in sites})
+        self._heard = SiteStatuses({site.name: _status(site.name, _State(), 0.0) for site in sites})
         self._calls: list[float] = []
         self.outcome = Outcome(len(sites))
         self._publish(0.0, scenario.plan(1))
@@ -138,7 +154,7 @@ class Simulation:
 
     # --- the centre ---
 
-    def _publish(self, t: float, plan: Plan) -> None:
+    def _publish(self, t: float, plan: RolloutPlan) -> None:
         self._plan = plan
         for site in self._sites.values():
             self._at(site.next_contact(t), self._mirror, site)
@@ -175,10 +191,10 @@ class Simulation:
             self.outcome.changed_by_day[int(t // DAY)] = self.outcome.changed_by_day.get(int(t // DAY), 0) + 1
         self._decide(t, site)
 
-    def _wish(self, t: float, site: Site) -> Wish:
+    def _wish(self, t: float, site: Site) -> DesiredState:
         plan = self._states[site.name].plan
         assert plan is not None
-        return wishes(plan.for_site(site.name, CHANNEL), site.name, MACHINE, BEGIN + t)[TASK]
+        return desired_states(plan.for_site(site.name, CHANNEL), site.name, MACHINE, BEGIN + t)[TASK]
 
     def _decide(self, t: float, site: Site) -> None:
         state, wish = self._states[site.name], self._wish(t, site)
@@ -205,7 +221,7 @@ class Simulation:
         self._at(ready, self._switch, site)
 
     def _may_switch(self, t: float, site: Site) -> bool:
-        return site.is_on(t) and inside(self._scenario.window, int(site.local(t) // 60))
+        return site.is_on(t) and is_within_window(self._scenario.window, int(site.local(t) // 60))
 
     def _switch(self, t: float, site: Site) -> None:
         state, wish = self._states[site.name], self._wish(t, site)
@@ -221,7 +237,7 @@ class Simulation:
         self.outcome.switched.append(t)
         self._watch(t, site, wish.plan.probation)
 
-    def _watch(self, t: float, site: Site, probation: Probation) -> None:
+    def _watch(self, t: float, site: Site, probation: ProbationRules) -> None:
         """Begin probation, and let it end as the bundle deserves."""
         state, harm = self._states[site.name], self._scenario.harm
         self._say(t, site, "probation")
@@ -266,7 +282,7 @@ def _status(name: str, state: _State, t: float) -> SiteStatus:
         candidate=NEW,
         version="2.0.0",
         state=state.state,
-        since=timestamp(BEGIN + t),
+        since=format_timestamp(BEGIN + t),
         plan_version=1,
         reason=state.state,
     )
@@ -281,7 +297,7 @@ def _status(name: str, state: _State, t: float) -> SiteStatus:
     )
     return SiteStatus.model_construct(
         site=name,
-        at=timestamp(BEGIN + t),
+        at=format_timestamp(BEGIN + t),
         agent_version="0.1.0",
         epoch="0" * 16,
         channel=CHANNEL,

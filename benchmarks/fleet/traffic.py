@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.fleet.simulation import SIX_DAYS, Outcome, Scenario
 from benchmarks.fleet.sites import Site
 from edge_agent.formats import plan as plans
-from edge_agent.formats.plan import Fleet, Plan
+from edge_agent.formats.plan import FleetPlan, RolloutPlan
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
 
@@ -47,7 +47,7 @@ def measure(root: Path) -> Traffic:
     digests = [centre.publish(bundle) for bundle in bundles]
     wanted = Scenario("", SIX_DAYS).plan(1).channels["stable"].tasks["pos-intent"]
     plain = centre.offering(*digests, waves=wanted.waves, probation=wanted.probation)
-    plan = centre.plan(Plan.model_validate(plain.model_copy(update={"sites": {"shop-1": Fleet()}})))
+    plan = centre.plan(RolloutPlan.model_validate(plain.model_copy(update={"sites": {"shop-1": FleetPlan()}})))
     sizes = {role: centre.metadata(role).stat().st_size for role in ("timestamp", "snapshot", "plan")}
     return Traffic(
         look_bytes=sizes["timestamp"] + LOOK_REQUESTS * HEADER_BYTES,

@@ -97,7 +97,7 @@ class Site:
 
     def __enter__(self) -> Self:
         """Enrol, and start."""
-        spoken = enrolment_file.code(enrolment_file.parse(self._kit.read_bytes())[1])
+        spoken = enrolment_file.verification_code(enrolment_file.parse(self._kit.read_bytes())[1])
         self._command("enrol", self._kit, "--code", spoken, "--etc", self.folder / "etc")
         with contextlib.ExitStack() as stack:  # whatever fails on the way leaves nothing running
             stack.callback(self._socket.unlink, missing_ok=True)

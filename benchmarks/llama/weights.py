@@ -34,7 +34,9 @@ def smollm2(quantization: str) -> Path:
         if quantization == SHIPPED:
             target.symlink_to(models.smollm2_path())
         else:
-            gguf_files.quantize(gguf_files.Request(models.smollm2_path(), target, quantization, requantize=True))
+            gguf_files.quantize(
+                gguf_files.QuantizeRequest(models.smollm2_path(), target, quantization, requantize=True)
+            )
     return target
 
 

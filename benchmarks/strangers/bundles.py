@@ -114,6 +114,6 @@ def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _run(folder: Path, written: dict[str, Any]) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
-    screen = execution.Screen(note=lambda stage, said: print(f"{folder.name}: {stage} {said}", file=sys.stderr))  # noqa: T201
+    screen = execution.RunDisplay(note=lambda stage, said: print(f"{folder.name}: {stage} {said}", file=sys.stderr))  # noqa: T201
     execution.run(recipe.read(folder), screen=screen)
     return folder / "work" / "assemble" / BUNDLE

@@ -37,16 +37,16 @@ from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.clustered_statistics import Numbers, clustered_share, family_numbers
 from convert.data import row_files
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 from convert.evaluate import reliability
-from convert.evaluate.bundle import Bundle, opened
-from convert.evaluate.predictions import Prediction, matrix
+from convert.evaluate.bundle import BundleFolder, opened
+from convert.evaluate.predictions import ServedPrediction, matrix
 from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import Serving, quiet, serving
+from convert.evaluate.serving import ServedBundles, quiet, serving
 from convert.pipeline import task as tasks
-from convert.pipeline.stage import Job, Progress, Report
+from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import provisional
-from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Novelty, Threshold
+from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Threshold, TypicalInputs
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _KINDS: tuple[Kind, ...] = ("classify", "extract")
@@ -56,8 +56,8 @@ _KINDS: tuple[Kind, ...] = ("classify", "extract")
 class Answers:
     """What a bundle said to rows, and whether it was right; rows without an answer are left out."""
 
-    rows: Sequence[Row]
-    predictions: Sequence[Prediction]
+    rows: Sequence[DataRow]
+    predictions: Sequence[ServedPrediction]
     right: npt.NDArray[np.bool_]
 
     def confidences(self) -> npt.NDArray[np.float64]:
@@ -84,7 +84,7 @@ class Answers:
         )
 
 
-def run(job: Job) -> Report:
+def run(job: StageJob) -> Report:
     """Leave confidence.json; report temperature, threshold, walk, reliability before and after, labels needed.
 
     Raises what `data.rows` and serving raise.
@@ -104,7 +104,7 @@ def run(job: Job) -> Report:
     return _leave(job, confidence, report | {"sampling": sample.plain()})
 
 
-def _gate_of_vectors(job: Job, wanted: Wanted) -> tuple[Confidence, Report]:
+def _gate_of_vectors(job: StageJob, wanted: Wanted) -> tuple[Confidence, Report]:
     """Return the gate of a bundle that embeds: nothing is proved, so its calibration rows are all for it."""
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
@@ -131,7 +131,7 @@ ANYTHING = Wanted()
 
 
 def calibrate(
-    bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progress = quiet, wanted: Wanted = ANYTHING
+    bundle: BundleFolder, rows: Sequence[DataRow], risk: Risk, progress: Progress = quiet, wanted: Wanted = ANYTHING
 ) -> tuple[Confidence, Report]:
     """Calibrate a bundle of kind classify or extract on labelled rows; see the module."""
     parts = divided(rows)
@@ -174,7 +174,9 @@ def calibrate(
     return _section(choice, risk, fitted, usual, conditions), report
 
 
-def _conditions(bundle: Bundle, held_out: Sequence[Prediction], wanted: Wanted) -> tuple[Conditions, Report]:
+def _conditions(
+    bundle: BundleFolder, held_out: Sequence[ServedPrediction], wanted: Wanted
+) -> tuple[Conditions, Report]:
     """Return what an answer has to pass besides the threshold, and the gate for the report."""
     score = gate.score_of(bundle.manifest, held_out)
     made = gate.calibrated(score, held_out, wanted.held_up_max)
@@ -184,10 +186,10 @@ def _conditions(bundle: Bundle, held_out: Sequence[Prediction], wanted: Wanted) 
     return Conditions(made, wanted.floor), report
 
 
-Ask = Callable[[Bundle, Sequence[Row]], Answers]
+Ask = Callable[[BundleFolder, Sequence[DataRow]], Answers]
 
 
-def _answers(served: Serving, bundle: Bundle, rows: Sequence[Row], progress: Progress) -> Answers:
+def _answers(served: ServedBundles, bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress) -> Answers:
     said = served.predict(bundle, [row.text for row in rows], progress)
     answered = [not each.failure for each in said]
     kept, predictions = list(compress(rows, answered)), list(compress(said, answered))
@@ -195,13 +197,13 @@ def _answers(served: Serving, bundle: Bundle, rows: Sequence[Row], progress: Pro
     return Answers(kept, predictions, np.fromiter(right, dtype=bool))
 
 
-def _fit_labels(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[Fit, Answers]:
+def _fit_labels(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tuple[Fit, Answers]:
     answers, labels = ask(bundle, rows), bundle.manifest.task.labels
     truth = np.array([labels.index(row.label) for row in answers.rows], dtype=np.int64)
     return temperature.fit_checked(matrix(answers.predictions), truth, answers.families()), answers
 
 
-def _fit_records(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[Fit, Answers]:
+def _fit_records(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tuple[Fit, Answers]:
     if not rows:
         return Fit(), ask(bundle, rows)
     tried = [ask(bundle.at_temperature(each), rows) for each in TEMPERATURES]
@@ -217,14 +219,14 @@ def _fit_records(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[Fit, An
     return fit, tried[best if fit.kept else at_one]
 
 
-def _tuned_confidences(bundle: Bundle, tuned: Answers, fitted: float) -> Floats:
+def _tuned_confidences(bundle: BundleFolder, tuned: Answers, fitted: float) -> Floats:
     """Return the confidences of the rows of the temperature at that temperature."""
     if bundle.manifest.task.kind == "classify" and tuned.rows:
         return temperature.confidences(matrix(tuned.predictions), fitted)
     return tuned.confidences()  # those of records were asked for at it
 
 
-def _at_one(ask: Ask, bundle: Bundle, proof: Answers) -> Floats:
+def _at_one(ask: Ask, bundle: BundleFolder, proof: Answers) -> Floats:
     """Return the confidences of the same rows before the temperature."""
     if bundle.manifest.task.kind == "classify" and proof.rows:
         return temperature.confidences(matrix(proof.predictions), 1.0)
@@ -268,7 +270,9 @@ def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
     return f"{said} About {max(needed - choice.rows, 1)} more labels needed, if the model errs as it did on these."
 
 
-def _section(choice: Choice, risk: Risk, fitted: float, usual: Novelty | None, conditions: Conditions) -> Confidence:
+def _section(
+    choice: Choice, risk: Risk, fitted: float, usual: TypicalInputs | None, conditions: Conditions
+) -> Confidence:
     if choice.threshold is None:
         return AlwaysEscalate(temperature=fitted, novelty=usual, gate=conditions.gate)
     return Threshold(
@@ -285,7 +289,7 @@ def _section(choice: Choice, risk: Risk, fitted: float, usual: Novelty | None, c
     )
 
 
-def _leave(job: Job, confidence: Confidence, report: Report) -> Report:
+def _leave(job: StageJob, confidence: Confidence, report: Report) -> Report:
     plain = json.dumps(confidence.model_dump(mode="json"), indent=2, sort_keys=True)
     (job.out / provisional.CONFIDENCE_NAME).write_text(plain + "\n", encoding="utf-8")
     return report

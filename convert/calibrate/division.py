@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convert.calibrate import temperature
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 
 GATE_SHARE = 0.3
 TUNING_ROWS_MAX, GATE_ROWS_MAX = 500, 1000
@@ -28,13 +28,13 @@ TUNING_ROWS_MAX, GATE_ROWS_MAX = 500, 1000
 class Division:
     """The three parts."""
 
-    tuning: list[Row]
-    gate: list[Row]
+    tuning: list[DataRow]
+    gate: list[DataRow]
     """Those of tuning come first."""
-    proving: list[Row]
+    proving: list[DataRow]
 
 
-def divided(rows: Sequence[Row]) -> Division:
+def divided(rows: Sequence[DataRow]) -> Division:
     """Divide the calibration rows; with too few to tune anything, all of them prove."""
     ordered = sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key)))
     count = round(GATE_SHARE * len(ordered))
@@ -45,22 +45,22 @@ def divided(rows: Sequence[Row]) -> Division:
     return Division(ordered[:tuning], ordered[:gate], ordered[gate:])
 
 
-def one_of_each(rows: Sequence[Row]) -> list[Row]:
+def one_of_each(rows: Sequence[DataRow]) -> list[DataRow]:
     """Return one row of each family, in an order that has nothing to do with their texts."""
-    first: dict[str, Row] = {}
+    first: dict[str, DataRow] = {}
     for row in sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key))):
         first.setdefault(family(row), row)
     return list(first.values())
 
 
-def _whole(ordered: Sequence[Row], count: int) -> int:
+def _whole(ordered: Sequence[DataRow], count: int) -> int:
     """Return a number of rows that parts no family."""
     while count < len(ordered) and family(ordered[count]) == family(ordered[count - 1]):
         count += 1
     return count
 
 
-def family(row: Row) -> str:
+def family(row: DataRow) -> str:
     """Return what rows that belong together share."""
     return row.family or row.key
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.clustered_statistics import share
-from convert.evaluate.predictions import Prediction
+from convert.evaluate.predictions import ServedPrediction
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.ood_gate import Gate, GateScore, rows_needed
+from edge_agent.formats.ood_gate import GateScore, OodGate, rows_needed
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -31,10 +31,10 @@ OUTSIDE = -1.0
 class Conditions:
     """What an answer has to pass besides the threshold."""
 
-    gate: Gate | None
+    gate: OodGate | None
     floor: float
 
-    def held_up(self, said: Sequence[Prediction]) -> Flags:
+    def held_up(self, said: Sequence[ServedPrediction]) -> Flags:
         """Return which answers the gate holds up, [rows]."""
         gate = self.gate
         if gate is None:
@@ -42,23 +42,25 @@ class Conditions:
         scores = (gate.score_of(each.ood_score, each.label_mass) for each in said)
         return np.fromiter((gate.holds_up(score) for score in scores), np.bool_, len(said))
 
-    def passing(self, said: Sequence[Prediction], confidences: Floats) -> Floats:
+    def passing(self, said: Sequence[ServedPrediction], confidences: Floats) -> Floats:
         """Return the confidences, OUTSIDE where the gate or the floor holds an answer up."""
         return np.where(self.held_up(said) | (confidences < self.floor), OUTSIDE, confidences)
 
 
-def calibrated(score: GateScore | None, held_out: Sequence[Prediction], held_up_max: float) -> Gate | None:
+def calibrated(score: GateScore | None, held_out: Sequence[ServedPrediction], held_up_max: float) -> OodGate | None:
     """Return the gate of these held-out rows, one of each family; None where there are too few, or no score."""
     if score is None or not held_up_max or len(held_out) < rows_needed(held_up_max):
         return None
-    bare = Gate(score=score, held_up_max=held_up_max, scores=(0.0,))
+    bare = OodGate(score=score, held_up_max=held_up_max, scores=(0.0,))
     scores = np.sort([bare.score_of(each.ood_score, each.label_mass) for each in held_out]).astype(np.float32)
     return (
-        Gate(score=score, held_up_max=held_up_max, scores=tuple(scores.tolist())) if np.isfinite(scores).all() else None
+        OodGate(score=score, held_up_max=held_up_max, scores=tuple(scores.tolist()))
+        if np.isfinite(scores).all()
+        else None
     )
 
 
-def score_of(manifest: Manifest, said: Sequence[Prediction]) -> GateScore | None:
+def score_of(manifest: Manifest, said: Sequence[ServedPrediction]) -> GateScore | None:
     """Return which score a bundle has: its graph's, or what a decoder gives to all labels together."""
     if manifest.runtime == "onnx":
         return "ood_score" if said and all(each.ood_score is not None for each in said) else None
@@ -75,7 +77,7 @@ def why_none(score: GateScore | None, rows: int, held_up_max: float) -> str:
 
 
 def holding(
-    conditions: Conditions, threshold: float | None, said: Sequence[Prediction], confidences: Floats
+    conditions: Conditions, threshold: float | None, said: Sequence[ServedPrediction], confidences: Floats
 ) -> dict[str, Any]:
     """Return the share of answers that each of the three holds up, on its own, and that pass all of them."""
     parts: dict[str, Flags] = {

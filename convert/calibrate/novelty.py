@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from edge_agent.formats.manifest import Novelty
+from edge_agent.formats.manifest import TypicalInputs
 
 ONE_IN = 200
 ROWS_MIN = 30
 
 
-def measure(label_masses: Sequence[float], input_tokens: Sequence[int]) -> Novelty | None:
+def measure(label_masses: Sequence[float], input_tokens: Sequence[int]) -> TypicalInputs | None:
     """Return the limits, or None with fewer than ROWS_MIN rows."""
     if len(input_tokens) < ROWS_MIN:
         return None
     place = len(input_tokens) // ONE_IN
     tokens, masses = sorted(input_tokens), sorted(label_masses)
-    return Novelty(
+    return TypicalInputs(
         label_mass_min=math.floor(1e6 * masses[place]) / 1e6,
         input_tokens_min=tokens[place],
         input_tokens_max=tokens[-1 - place],

@@ -39,8 +39,8 @@ from convert.cli import (
 )
 from convert.pipeline.execution import STAGES
 from edge_agent import __version__
+from edge_agent.cli.command_group import PrintableGroup
 from edge_agent.cli.terminal import report, say
-from edge_agent.cli.usage import PrintableUsage
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
 from edge_agent.errors.printable import printable_event
 
@@ -63,7 +63,7 @@ def code_of(error: type[EdgeAgentError]) -> int:
     return next((code for family, code in _FAMILIES if issubclass(error, family)), _BAD_INPUT)
 
 
-class _Root(PrintableUsage):
+class _EdgeConvertGroup(PrintableGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -85,7 +85,9 @@ class _Root(PrintableUsage):
             raise typer.Exit(stopping.INTERRUPTED) from None
 
 
-app = typer.Typer(cls=_Root, epilog=_EPILOG, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=_EdgeConvertGroup, epilog=_EPILOG, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 
 def _show_version(asked: bool) -> None:

@@ -63,7 +63,7 @@ class Command:
             "tokenizer": self.tokenizer,
         }
         files = {role: path for role, path in given.items() if path is not None}
-        request = assemble.Request(self.task, files, out, self.version or None, self.force)
+        request = assemble.AssembleRequest(self.task, files, out, self.version or None, self.force)
         with _hashing() as progress:
             made = assemble.assemble(request, progress)
         manifest = made.manifest

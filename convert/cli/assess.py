@@ -13,7 +13,7 @@ from convert.cli import label_errors, scoped, screen
 from convert.cli.label_errors import Encoder, RankLabels
 from convert.pipeline import execution
 from convert.report.made import plural
-from edge_agent.cli.terminal import Rows, errors, write_exactly
+from edge_agent.cli.terminal import EscapedTable, errors, write_exactly
 
 _PAIRS_SHOWN_MAX = 10
 LABEL_ERRORS_MAX = 100
@@ -65,7 +65,7 @@ class Command:
 
 
 def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any:
-    choice = execution.load("convert.dataset.select").Choice(
+    choice = execution.load("convert.dataset.select").DatasetSelection(
         collected, task, "reviewed", shares={"all": 1.0}, scope=scope
     )
     with screen.bar() as advance:
@@ -104,7 +104,9 @@ def _print_bundles(console: Console, scope: Any) -> None:
     """Show whose answers are judged, where several bundles have answered."""
     if len(scope.bundles) < 2:
         return
-    table = Rows("version", "bundle", "examples", "reviewed", "judged", title="bundles that answered, the newest first")
+    table = EscapedTable(
+        "version", "bundle", "examples", "reviewed", "judged", title="bundles that answered, the newest first"
+    )
     for each in scope.bundles:
         judged = "yes" if each.judged else "no"
         table.add_row(each.version, each.digest[:12], str(each.examples), str(each.reviewed), judged)
@@ -116,7 +118,7 @@ def _print_bundles(console: Console, scope: Any) -> None:
 def _print_labels(console: Console, found: Any) -> None:
     if not found.labels:
         return
-    table = Rows("label", "usable", title=f"labels, as varied as {found.labels_even:.1f} equally frequent ones")
+    table = EscapedTable("label", "usable", title=f"labels, as varied as {found.labels_even:.1f} equally frequent ones")
     for label, rows in found.labels.items():
         table.add_row(label, f"{rows}{'  few' if label in found.short else ''}")
     console.print(table)

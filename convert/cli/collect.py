@@ -15,7 +15,7 @@ from rich.text import Text
 
 from convert.cli import screen
 from convert.cli.keys import asking
-from convert.collect.sources import Source, open_source
+from convert.collect.sources import SegmentSource, open_source
 from convert.dataset.label_studio import EXPORT_BYTES_MAX, feedback_of
 from convert.pipeline import execution
 from convert.pipeline.stage import Progress as Advance
@@ -23,8 +23,8 @@ from convert.publish import centre_keys
 from convert.report.made import plural
 from edge_agent.cli.terminal import Terminal, write_exactly
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.enrolment_file import code
-from edge_agent.formats.example_records import Feedback
+from edge_agent.formats.enrolment_file import verification_code
+from edge_agent.formats.example_records import ExampleFeedback
 
 _MIB = 1024**2
 _SHOWN_MAX = 20
@@ -78,7 +78,7 @@ class Command:
             raise InvalidRequest("nothing to collect from", remedy="Name a folder, a store, or --label-studio FILE.")
         unlocked = centre_keys.unlock(self.keys, asking(self.passphrase_file))
         with _drawn() as progress:
-            request = run.Request(
+            request = run.CollectRequest(
                 sources,
                 self.out,
                 unlocked,
@@ -94,11 +94,11 @@ class Command:
         if not report.clean:
             raise typer.Exit(_INCOMPLETE)
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> list[SegmentSource]:
         options = store_options(self.store_option)
         return [open_source(written, options) for written in self.sources or ()]
 
-    def _reviews(self) -> list[Feedback]:
+    def _reviews(self) -> list[ExampleFeedback]:
         return [review for file in self.label_studio or () for review in feedback_of(_read(file))]
 
     def _print(self, report: Any) -> None:
@@ -141,7 +141,10 @@ def _print(report: Any) -> None:
             f" {plural(task.waiting, 'review')} whose prediction has not come"
         )
     _list(console, "first key", [f"{site} signs with {key}" for site, key in report.pinned.items()])
-    waiting = [f"{each.site}, key {code(each.key)}: 'edge-convert sites show {each.site}'" for each in report.waiting]
+    waiting = [
+        f"{each.site}, key {verification_code(each.key)}: 'edge-convert sites show {each.site}'"
+        for each in report.waiting
+    ]
     _list(console, "waits for you", waiting)
     _list(console, "left alone", [f"{site} was revoked" for site in report.revoked])
     _list(console, "missing", [f"{gap.name}: {gap.why}" for gap in report.gaps])

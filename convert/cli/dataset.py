@@ -112,12 +112,12 @@ class Command:
             self._ask_about_labels()
             return
         review = execution.load("convert.dataset.review")  # needs the extra, which other commands do without
-        asking = review.Asking(self.collected, self.task, self.which.value, self.rows_max, self._scope())
+        asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
 
     def _ask_about_labels(self) -> None:
-        choice = execution.load("convert.dataset.select").Choice(
+        choice = execution.load("convert.dataset.select").DatasetSelection(
             self.collected, self.task, self.answers.value, scope=self._scope()
         )
         review = execution.load("convert.dataset.label_review")
@@ -132,7 +132,7 @@ class Command:
         purpose = write.purpose_of(self.form.value, self.answers.value)
         shares = _shares(self.shares)
         scope = self._scope()
-        choice = write.Choice(self.collected, self.task, purpose, self.split.value, shares, self.seed, scope)
+        choice = write.DatasetSelection(self.collected, self.task, purpose, self.split.value, shares, self.seed, scope)
         locales = tuple(name.strip() for name in self.locale.split(","))
         surrogates = write.SurrogateSettings(self.placeholders.value, locales, _kinds(self.surrogate or []))
         written = write.write(choice, self.form.value, self.out, force=self.force, surrogates=surrogates)

@@ -64,7 +64,7 @@ def compare(
     _show(text.compared(report), report, as_json)
 
 
-def _read(path: Path, kind: Kind, format_: DataFormat | None) -> list[row_files.Row]:
+def _read(path: Path, kind: Kind, format_: DataFormat | None) -> list[row_files.DataRow]:
     """Read rows to measure on, and warn of labels that no person gave."""
     found = row_files.read_for(path, kind, format_)
     machine = row_files.labelled_by_machine(found)

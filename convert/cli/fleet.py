@@ -16,12 +16,12 @@ from convert.cli import screen
 from convert.cli.collect import store_options
 from convert.collect.sources import open_source
 from convert.fleet import progress, statuses
-from convert.fleet.progress import Reason, Report, SiteAlarm, TaskProgress
-from convert.fleet.sites import FILE_NAME, Sites
+from convert.fleet.progress import FailureReason, FleetReport, SiteAlarm, TaskProgress
+from convert.fleet.sites import FILE_NAME, SiteRegistry
 from convert.fleet.standing import Stand
-from edge_agent.cli.terminal import Rows, write_exactly
+from edge_agent.cli.terminal import EscapedTable, write_exactly
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, parse
+from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, parse
 
 _HALT = 1
 _SHOWN_MAX = 10
@@ -82,21 +82,21 @@ class Command:
         if report.halts:
             raise typer.Exit(_HALT)
 
-    def _registry(self) -> Sites | None:
+    def _registry(self) -> SiteRegistry | None:
         if self.collected and self.sites:
             raise InvalidRequest("name either --collected or --sites", remedy="The one that 'collect' is called with.")
         path = self.sites or (self.collected / FILE_NAME if self.collected else None)
         if path and not path.is_file():
             raise InvalidRequest(f"{path} is no file", remedy="Name the registry that 'collect' or 'sites' wrote.")
-        return Sites(path) if path else None
+        return SiteRegistry(path) if path else None
 
 
-def _read_plan(path: Path) -> Plan:
+def _read_plan(path: Path) -> RolloutPlan:
     with path.open("rb") as file:
         return parse(file.read(PLAN_BYTES_MAX + 1))
 
 
-def _print(console: Console, report: Report, *, proven: bool) -> None:
+def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
     proof = "" if proven else "; whose they are was not checked: name --collected or --sites"
     console.print(
         f"plan {report.plan_version}: {report.with_newest_plan} of {report.sites} sites have read it{proof}",
@@ -118,7 +118,7 @@ def _print(console: Console, report: Report, *, proven: bool) -> None:
 
 
 def _overview(tasks: Iterable[TaskProgress]) -> Table:
-    table = Rows("task", "channel", "wanted", box=None, pad_edge=False)
+    table = EscapedTable("task", "channel", "wanted", box=None, pad_edge=False)
     rows = [(task, _counts(task)) for task in tasks]
     for name in rows[0][1]:
         table.add_column(name, justify="right")
@@ -145,7 +145,7 @@ def _counts(task: TaskProgress) -> dict[str, int]:
 def _print_task(console: Console, task: TaskProgress) -> None:
     name = f"{task.task} on {task.channel}"
     if task.waves:
-        table = Rows(f"waves of {name}", "", box=None, pad_edge=False)
+        table = EscapedTable(f"waves of {name}", "", box=None, pad_edge=False)
         for title in ("sites", "there", "failed"):
             table.add_column(title, justify="right")
         for wave in task.waves:
@@ -157,7 +157,7 @@ def _print_task(console: Console, task: TaskProgress) -> None:
         console.print(Text.assemble((f"{reason.state}: ", "bold"), _said(name, reason)))
 
 
-def _said(name: str, reason: Reason) -> str:
+def _said(name: str, reason: FailureReason) -> str:
     more = ", …" if reason.sites > len(reason.named) else ""
     count = f"{reason.sites:,} site{'s' if reason.sites > 1 else ''}"
     return f"{name}, {count} ({', '.join(reason.named)}{more}), {reason.reason}: {reason.message}"

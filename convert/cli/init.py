@@ -28,7 +28,7 @@ def run(
 
     Example: [bold]edge-convert init my-task --kind classify --labels refund,price,other[/bold]
     """
-    wanted = scaffold.Wanted(_name(folder), kind, scaffold.labels_of(labels, kind), runtime)
+    wanted = scaffold.ScaffoldRequest(_name(folder), kind, scaffold.labels_of(labels, kind), runtime)
     texts = {RECIPE_NAME: scaffold.recipe_text(wanted), TASK_NAME: scaffold.task_text(wanted)}
     there = [name for name in texts if (folder / name).exists()]
     if there and not force:

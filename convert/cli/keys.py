@@ -9,7 +9,7 @@ import typer
 
 from convert.cli.screen import out
 from convert.publish import centre_keys, ceremony, keyring, layout
-from edge_agent.cli.terminal import Rows, say
+from edge_agent.cli.terminal import EscapedTable, say
 from edge_agent.errors import InvalidRequest
 
 app = typer.Typer(
@@ -61,7 +61,7 @@ def signing(
 
 
 @dataclass(kw_only=True)
-class Signer:
+class SigningKeyCommand:
     """Make one more signing key, or take in one that a service or a device holds. 'rotate ROLE --add' puts it to use.
 
     The folder may be a new one, of somebody who gives you NAME.pub afterwards.
@@ -93,13 +93,13 @@ class Signer:
             keyring.lock(self.folder, chosen)
         say(described(self._made()))
 
-    def _made(self) -> keyring.Named:
+    def _made(self) -> keyring.PublicKeyFile:
         if self.public is None:
             return keyring.Keyring([self.folder], lambda _: _ask()).make(self.name, self.role)
         return keyring.bring(self.folder, self.name, self.role, self.uri, self.public.read_bytes())
 
 
-app.command("signer")(Signer)
+app.command("signer")(SigningKeyCommand)
 
 
 @app.command()
@@ -145,15 +145,15 @@ def _new_passphrase(passphrase_file: Path | None, ask: bool) -> str:
     return typed
 
 
-def _quorum(written: str) -> ceremony.Quorum:
+def _quorum(written: str) -> ceremony.RoleQuorum:
     threshold, of, count = written.partition("of")
     if not (of and threshold.isdecimal() and count.isdecimal()):
         raise InvalidRequest(f"'{written}' is no number of keys", remedy="Write MofN, such as 2of3.")
-    return ceremony.Quorum(int(count), int(threshold))
+    return ceremony.RoleQuorum(int(count), int(threshold))
 
 
 def _print_signing(folder: Path) -> None:
-    table = Rows("key", "role", "is", "private half", box=None, pad_edge=False)
+    table = EscapedTable("key", "role", "is", "private half", box=None, pad_edge=False)
     for named in keyring.read_folder(folder):
         table.add_row(named.name, named.role, f"{named.key.keytype} {named.key.keyid[:12]}", _private(named))
     out().print(table)
@@ -165,17 +165,17 @@ def _print_signing(folder: Path) -> None:
         )
 
 
-def described(named: keyring.Named) -> str:
+def described(named: keyring.PublicKeyFile) -> str:
     """Say what a key is, and where both halves are."""
     key = f"{named.role} key {named.name}, {named.key.keytype} {named.key.keyid[:12]}, {_private(named)}"
     return f"{named.folder / (named.name + keyring.PUBLIC)}: {key}"
 
 
-def _private(named: keyring.Named) -> str:
+def _private(named: keyring.PublicKeyFile) -> str:
     if named.private is not None:
         return f"{named.private.name}, {'under a passphrase' if named.private.suffix == keyring.SEALED else 'open'}"
     return named.uri or "not here"
 
 
-def _print(public: centre_keys.Public) -> None:
+def _print(public: centre_keys.CentralPublicKeys) -> None:
     say(f"site:\n  recipients: [{public.recipient}]\n  receipt_keys: [{public.receipts}]")

@@ -7,7 +7,7 @@ import typer
 
 from convert.cli import screen
 from convert.report.made import percent, plural
-from edge_agent.cli.terminal import Rows
+from edge_agent.cli.terminal import EscapedTable
 
 RankLabels = Annotated[
     bool, typer.Option("--label-errors/--no-label-errors", help="Rank the labels that are likely wrong.")
@@ -30,7 +30,9 @@ def show(found: Any) -> None:
     )
     if not found.rows:
         return
-    table = Rows("text", "label", "", "more likely", "", title="an estimate: each is a question, not a correction")
+    table = EscapedTable(
+        "text", "label", "", "more likely", "", title="an estimate: each is a question, not a correction"
+    )
     for row in found.rows[:_SHOWN_MAX]:
         cut = len(row.text) > _TEXT_CHARACTERS_MAX
         text = f"{row.text[:_TEXT_CHARACTERS_MAX]}{'…' if cut else ''}"

@@ -9,13 +9,13 @@ import typer
 from rich.text import Text
 
 from convert.cli import repository, screen
-from convert.cli.repository import OnRepository, Stage, Yes
+from convert.cli.repository import RepositoryCommand, Stage, Yes
 from convert.publish import plan_text, plans, reading
 from convert.publish.publisher import Publisher
-from convert.publish.reading import Held
+from convert.publish.reading import RepositoryState
 from edge_agent.cli.terminal import report, say, write_exactly
 from edge_agent.errors import InvalidRequest, PlanInvalid
-from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, encode
+from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, encode
 
 app = typer.Typer(no_args_is_help=True, help="Say which bundle each site should run, from when, and under what terms.")
 
@@ -46,7 +46,7 @@ _EXAMPLE = """
 
 
 @dataclass(kw_only=True)
-class Show(OnRepository):
+class ShowPlan(RepositoryCommand):
     """Print the plan in force, and the bundles that a plan may name.
 
     Example: [bold]edge-convert plan show --repo s3://fleet/updates --keys signing-keys[/bold]
@@ -66,7 +66,7 @@ class Show(OnRepository):
 
 
 @dataclass(kw_only=True)
-class Edit(OnRepository):
+class EditPlan(RepositoryCommand):
     """Change the plan in your editor, or take it from a file; shows what that means and asks before it is published.
 
     Needs the plan key and the online key. A plan names signed bundles only.
@@ -87,7 +87,7 @@ class Edit(OnRepository):
 
 
 @dataclass(kw_only=True)
-class Diff(OnRepository):
+class DiffPlan(RepositoryCommand):
     """Show what a file would change in the plan in force; without a file, what the last change was.
 
     Example: [bold]edge-convert plan diff --repo s3://fleet/updates --keys signing-keys --file plan.yaml[/bold]
@@ -109,7 +109,7 @@ class Diff(OnRepository):
 
 
 @dataclass(kw_only=True)
-class Halt(OnRepository):
+class HaltRollout(RepositoryCommand):
     """Stop a rollout now: no more sites switch, those that have switched keep it. Needs the plan and online keys only.
 
     With the plan key alone: --stage FOLDER; whoever has the online key publishes that with 'publish --staged FOLDER'.
@@ -128,22 +128,22 @@ class Halt(OnRepository):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher(self.stage)
-        order = plans.Halt(self.task, self.channel, self.site, self.resume)
+        order = plans.HaltOrder(self.task, self.channel, self.site, self.resume)
         _publish(publisher, plans.halt(publisher.held().plan, order), True, self.stage)
 
 
-for _name, _command in {"show": Show, "edit": Edit, "diff": Diff, "halt": Halt}.items():
+for _name, _command in {"show": ShowPlan, "edit": EditPlan, "diff": DiffPlan, "halt": HaltRollout}.items():
     app.command(_name)(_command)
 
 
-def _before(publisher: Publisher, held: Held) -> Plan:
+def _before(publisher: Publisher, held: RepositoryState) -> RolloutPlan:
     before = reading.previous_plan(publisher.place, held)
     if before is None:
         raise InvalidRequest("there is no earlier plan to compare with", remedy="Name a --file.")
     return before
 
 
-def _publish(publisher: Publisher, plan: Plan, yes: bool, stage: Path | None) -> None:
+def _publish(publisher: Publisher, plan: RolloutPlan, yes: bool, stage: Path | None) -> None:
     held = publisher.held()
     plans.require_signed(plan, held.bundles())
     said = "Nothing was changed: the plan in force says the same."
@@ -154,7 +154,7 @@ def _publish(publisher: Publisher, plan: Plan, yes: bool, stage: Path | None) ->
     repository.finish(publisher, said, stage)
 
 
-def _show(old: Plan, new: Plan) -> None:
+def _show(old: RolloutPlan, new: RolloutPlan) -> None:
     console = screen.out()
     for line in plan_text.differences(old, new):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
@@ -163,7 +163,7 @@ def _show(old: Plan, new: Plan) -> None:
         console.print(Text.assemble(("means: ", "bold"), line))
 
 
-def _from_file(path: Path, held: Held) -> Plan:
+def _from_file(path: Path, held: RepositoryState) -> RolloutPlan:
     with path.open("rb") as file:
         raw = file.read(PLAN_BYTES_MAX + 1)
     if len(raw) > PLAN_BYTES_MAX:
@@ -174,7 +174,7 @@ def _from_file(path: Path, held: Held) -> Plan:
         raise InvalidRequest(f"{path} is no text", remedy="Write it in UTF-8.") from None
 
 
-def _from_editor(held: Held) -> Plan:
+def _from_editor(held: RepositoryState) -> RolloutPlan:
     text = _draft(held)
     while True:
         edited = click.edit(text, extension=".yaml")
@@ -193,13 +193,13 @@ def _from_editor(held: Held) -> Plan:
             return plan
 
 
-def _draft(held: Held) -> str:
+def _draft(held: RepositoryState) -> str:
     bundles = held.bundles()
     last = list(bundles.values())[-1] if bundles else None
     task, version = (last.task, last.version) if last else ("my-task", "1.0.0")
     return plan_text.write(held.plan) + _EXAMPLE.format(bundles=_bundles(held), task=task, version=version)
 
 
-def _bundles(held: Held) -> str:
+def _bundles(held: RepositoryState) -> str:
     lines = [f"#   {each.task} {each.version}  {each.digest}" for each in held.bundles().values()]
     return "\n".join(lines) or "#   none: edge-convert publish BUNDLE"

@@ -9,20 +9,20 @@ import typer
 from rich.text import Text
 
 from convert.cli import repository, screen
-from convert.cli.repository import OnRepository, Stage
+from convert.cli.repository import RepositoryCommand, Stage
 from convert.data import row_files
 from convert.pipeline import execution
 from convert.publish import bundles, staged
 from convert.publish.keyring import ANCHOR
-from convert.publish.publisher import Published, Publisher, Uploaded
-from convert.publish.reading import Signed, newest
+from convert.publish.publisher import PublishedBundle, Publisher, UploadedBundle
+from convert.publish.reading import BundleTarget, newest
 from convert.report import text
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.errors import InvalidRequest, ModelFailed
+from edge_agent.formatting import format_bytes
 
 
 @dataclass(kw_only=True)
-class Command(OnRepository):
+class Command(RepositoryCommand):
     """Upload bundles and sign them, so that a plan may name them. What is there already is not sent again.
 
     A site runs a bundle only when the plan says so: see 'edge-convert plan edit'. Where the keys of bundles are kept
@@ -75,7 +75,7 @@ class Command(OnRepository):
         if not publisher.staged:
             _say(_sentence(published))
 
-    def _compare(self, publisher: Publisher, uploaded: Uploaded, rows: Path) -> None:
+    def _compare(self, publisher: Publisher, uploaded: UploadedBundle, rows: Path) -> None:
         """Raise ModelFailed where the bundle is worse than the signed version of its task."""
         before = _before(uploaded)
         if before is None:
@@ -112,14 +112,14 @@ class Command(OnRepository):
         _say("Published." if change else f"What was staged in {folder} is published already; nothing was changed.")
 
 
-def _before(uploaded: Uploaded) -> Signed | None:
+def _before(uploaded: UploadedBundle) -> BundleTarget | None:
     """Return the newest version of the task that the plan names; where it names none, the newest that is signed."""
     others = {digest: each for digest, each in uploaded.held.bundles().items() if digest != uploaded.signed.digest}
     named = {digest: each for digest, each in others.items() if digest in uploaded.held.plan.bundles()}
     return newest(named, uploaded.signed.task) or newest(others, uploaded.signed.task)
 
 
-def _sentence(published: Published) -> str:
+def _sentence(published: PublishedBundle) -> str:
     uploaded = f"{format_bytes(published.bytes_written)} uploaded"
     if published.new:
         return (

@@ -46,7 +46,7 @@ class Command:
 
 def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
     gguf = execution.load("convert.quantize.gguf_files")
-    made = gguf.quantize(gguf.Request(source, out, type_, requantize=requantize))
+    made = gguf.quantize(gguf.QuantizeRequest(source, out, type_, requantize=requantize))
     held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
     said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits a"
     screen.out().print(f"{said} weight; tensors: {held}")

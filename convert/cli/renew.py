@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from convert.cli import repository
-from convert.cli.repository import OnRepository, Stage
+from convert.cli.repository import RepositoryCommand, Stage
 
 
-class Renewed(str, Enum):
+class RenewableRole(str, Enum):
     """What can be signed anew, besides snapshot and timestamp."""
 
     root = "root"
@@ -19,7 +19,7 @@ class Renewed(str, Enum):
 
 
 @dataclass(kw_only=True)
-class Command(OnRepository):
+class Command(RepositoryCommand):
     """Sign anew what would expire: the timestamp, by the online key alone. Run it every day, from a timer.
 
     Once a year the other roles are due, each with its own keys: edge-convert renew root targets plan.
@@ -29,7 +29,7 @@ class Command(OnRepository):
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     roles: Annotated[
-        list[Renewed] | None, typer.Argument(metavar="ROLE", help="Also root, targets or plan, by their keys.")
+        list[RenewableRole] | None, typer.Argument(metavar="ROLE", help="Also root, targets or plan, by their keys.")
     ] = None
     stage: Stage = None
 

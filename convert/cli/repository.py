@@ -16,11 +16,11 @@ from convert.cli.collect import store_options
 from convert.publish import centre_keys as collecting
 from convert.publish import staged
 from convert.publish.check import SOON_DAYS
-from convert.publish.commit import Draft
+from convert.publish.commit import ChangeDraft
 from convert.publish.keyring import Keyring
 from convert.publish.places import open_place
 from convert.publish.publisher import Publisher, Store
-from convert.publish.reading import Held
+from convert.publish.reading import RepositoryState
 from edge_agent.cli.terminal import errors
 from edge_agent.errors import InvalidRequest
 
@@ -52,7 +52,7 @@ def open_keys(folders: list[Path], passphrase_file: Path | None) -> Keyring:
 
 
 @dataclass(kw_only=True)
-class OnRepository:
+class RepositoryCommand:
     """The options of a command that changes a repository."""
 
     repo: Repo
@@ -80,7 +80,7 @@ def finish(publisher: Publisher, said: str, stage: Path | None) -> None:
     show_expiry(held)
 
 
-def show_missing(change: staged.Staged, keys: Keyring) -> None:
+def show_missing(change: staged.StagedChange, keys: Keyring) -> None:
     """Say what a staged change waits for."""
     console = screen.out()
     missing = staged.missing(change)
@@ -95,7 +95,7 @@ def show_missing(change: staged.Staged, keys: Keyring) -> None:
         console.print(Text(f"Signed. Publish it: edge-convert publish --staged {change.folder} --to …"))
 
 
-def show_expiry(held: Held, *, err: bool = False) -> None:
+def show_expiry(held: RepositoryState, *, err: bool = False) -> None:
     """Say which role expires first; what is near is coloured."""
     expires, role = held.expiries()[0]
     days = (expires - datetime.now(UTC)).total_seconds() / 86_400
@@ -130,7 +130,7 @@ def _renewed(role: str) -> str:
 
 
 def _staging(folder: Path) -> Store:
-    def keep(held: Held, draft: Draft) -> None:
+    def keep(held: RepositoryState, draft: ChangeDraft) -> None:
         staged.write(folder, held, draft)
 
     return keep

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from convert.cli import repository
-from convert.cli.repository import OnRepository, Stage, Yes
+from convert.cli.repository import RepositoryCommand, Stage, Yes
 from convert.publish.reading import find
 
 
 @dataclass(kw_only=True)
-class Command(OnRepository):
+class Command(RepositoryCommand):
     """Take the signature of a bundle back: nobody installs it any more. Sites that run it go on, and say so.
 
     The plan must not name it any more. Its files stay in the repository, since other bundles may share them.

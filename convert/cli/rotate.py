@@ -11,15 +11,15 @@ from rich.text import Text
 
 from convert.cli import repository, screen
 from convert.cli.keys import described
-from convert.cli.repository import OnRepository, Stage
+from convert.cli.repository import RepositoryCommand, Stage
 from convert.publish import keyring, rotation
-from convert.publish.keyring import Named
+from convert.publish.keyring import PublicKeyFile
 from convert.publish.publisher import Publisher
-from convert.publish.rotation import Rotation
+from convert.publish.rotation import KeyRotation
 from edge_agent.errors import InvalidRequest
 
 
-class Role(str, Enum):
+class RotatableRole(str, Enum):
     """Whose keys."""
 
     root = "root"
@@ -29,7 +29,7 @@ class Role(str, Enum):
 
 
 @dataclass(kw_only=True)
-class Command(OnRepository):
+class Command(RepositoryCommand):
     """Give a role other keys: somebody joins or leaves, a key is lost or stolen.
 
     Sites follow by themselves, however long they slept. Needs the root keys, for the plan's key those of bundles.
@@ -39,7 +39,7 @@ class Command(OnRepository):
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    role: Annotated[Role, typer.Argument(metavar="ROLE", help="root, targets, plan or online.")]
+    role: Annotated[RotatableRole, typer.Argument(metavar="ROLE", help="root, targets, plan or online.")]
     add: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="The .pub of a new key; see 'keys signer'. Without it one is made."),
@@ -60,12 +60,12 @@ class Command(OnRepository):
         there = rotation.keyids(publisher.held(), role)
         gone = tuple(_keyid(publisher, name, there) for name in self.remove or ())
         added = self._added(publisher, there)
-        change = Rotation(role, added, gone, self.threshold, self.restart_versions, self.without_old)
+        change = KeyRotation(role, added, gone, self.threshold, self.restart_versions, self.without_old)
         rotation.rotate(publisher, change)
         names = ", ".join(map(publisher.keys.name_of, rotation.keyids(publisher.held(), role)))
         repository.finish(publisher, f"the keys of '{role}' are now: {names}", self.stage)
 
-    def _added(self, publisher: Publisher, there: list[str]) -> tuple[Named, ...]:
+    def _added(self, publisher: Publisher, there: list[str]) -> tuple[PublicKeyFile, ...]:
         added = tuple(map(keyring.read_public, self.add or ()))
         if not (added or self.threshold):
             added = (_made(publisher, self.role.value, there),)
@@ -74,13 +74,13 @@ class Command(OnRepository):
         return added
 
 
-def _made(publisher: Publisher, role: str, there: list[str]) -> Named:
+def _made(publisher: Publisher, role: str, there: list[str]) -> PublicKeyFile:
     """Make a new key in the first folder, or take one that an interrupted rotation has made."""
     unused = (named for named in publisher.keys.keys if named.role == role and named.key.keyid not in there)
     return next((named for named in unused if named.available), None) or _new(publisher, role)
 
 
-def _new(publisher: Publisher, role: str) -> Named:
+def _new(publisher: Publisher, role: str) -> PublicKeyFile:
     taken = {named.name for named in publisher.keys.keys}
     number = next(number for number in itertools.count(1) if f"{role}-{number}" not in taken)
     made = publisher.keys.make(f"{role}-{number}", role)

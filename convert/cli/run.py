@@ -10,10 +10,10 @@ import typer
 
 from convert.cli import screen
 from convert.pipeline import execution, recipe
-from convert.pipeline.workspace import Record
+from convert.pipeline.workspace import StageRecord
 from convert.report.made import TEXT_NAME, duration, plural
 from convert.report.text import headline
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")
@@ -76,7 +76,7 @@ def bring(where: Path, until: str, again: bool, work: Path | None = None, *, aut
     screen.out().print(f"{_total(records)} {folder / TEXT_NAME} says what came of it.")
 
 
-def _total(records: list[Record]) -> str:
+def _total(records: list[StageRecord]) -> str:
     seconds = sum(record.seconds for record in records)
     peak = max(record.memory_peak_bytes for record in records)
     return f"{plural(len(records), 'stage')} took {duration(seconds)} of work; peak memory {format_bytes(peak)}."

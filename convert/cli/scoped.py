@@ -38,7 +38,7 @@ def scope_of(version: str, sites: list[str] | None, since: datetime | None, unti
     """Return the scope that those options mean."""
     scope = execution.load("convert.dataset.scope")  # needs the extra, which other commands do without
     days = (each.date() if each else None for each in (since, until))
-    return scope.Scope(version, tuple(sites or ()), *days)
+    return scope.ExampleScope(version, tuple(sites or ()), *days)
 
 
 def clocks(scoped: Any) -> Iterator[str]:

@@ -11,7 +11,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from convert.pipeline.execution import Screen
+from convert.pipeline.execution import RunDisplay
 from convert.pipeline.stage import Progress as Advance
 from convert.report.made import duration
 from edge_agent.cli.terminal import Terminal
@@ -34,7 +34,7 @@ def bar(console: Console | None = None, monotonic: Callable[[], float] = time.mo
     """
     console = console or Terminal(stderr=True)
     if not console.is_terminal:
-        yield _Lines(console, monotonic)
+        yield _ProgressLog(console, monotonic)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
@@ -48,7 +48,7 @@ def bar(console: Console | None = None, monotonic: Callable[[], float] = time.mo
         yield advance
 
 
-class _Lines:
+class _ProgressLog:
     """What a log shows of a bar."""
 
     def __init__(self, console: Console, monotonic: Callable[[], float]) -> None:
@@ -65,7 +65,7 @@ class _Lines:
 
 
 @contextmanager
-def stages() -> Iterator[Screen]:
+def stages() -> Iterator[RunDisplay]:
     """Yield what a run of the pipeline reports to: a line for each note on standard output, a bar below them."""
     with bar() as advance:
         console = out()
@@ -75,7 +75,7 @@ def stages() -> Iterator[Screen]:
             style = "yellow" if stage == "data" else "bold"
             console.print(Text.assemble((f"{stage:<{_STAGE_WIDTH}}", style), said))
 
-        yield Screen(note, advance)
+        yield RunDisplay(note, advance)
 
 
 def show(markdown: str) -> None:

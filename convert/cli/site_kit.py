@@ -10,8 +10,8 @@ from rich.text import Text
 
 from convert.cli import screen
 from convert.fleet import site_kit
-from convert.fleet.sites import Kit as Issued
-from convert.fleet.sites import Sites
+from convert.fleet.sites import EnrolmentRecord as Issued
+from convert.fleet.sites import SiteRegistry
 from convert.publish import centre_keys
 from edge_agent.durable import atomic_files
 from edge_agent.formats import enrolment_file
@@ -44,7 +44,7 @@ class Command:
     def __post_init__(self) -> None:
         """Run the command."""
         fleet, folder = self._fleet(), self.fleet.parent
-        registry = Sites(folder / fleet.registry)
+        registry = SiteRegistry(folder / fleet.registry)
         now = time.time()
         made = [site_kit.make(fleet, folder, site, now) for site in self.sites]
         for each in made:
@@ -55,7 +55,7 @@ class Command:
             self._write(each, secret, registry)
         self._say(secret)
 
-    def _fleet(self) -> site_kit.Fleet:
+    def _fleet(self) -> site_kit.FleetFile:
         given = {"channel": self.channel, "days": self.days}
         return site_kit.read(self.fleet, {key: value for key, value in given.items() if value})
 
@@ -69,7 +69,7 @@ class Command:
         centre_keys.check_passphrase(secret)
         return secret
 
-    def _write(self, made: enrolment_file.Kit, secret: str, registry: Sites) -> None:
+    def _write(self, made: enrolment_file.EnrolmentFile, secret: str, registry: SiteRegistry) -> None:
         raw = enrolment_file.encode(made)
         _, sha256 = enrolment_file.parse(raw)
         path = self.out / f"{made.site}{enrolment_file.SUFFIX}"
@@ -77,7 +77,7 @@ class Command:
         registry.issue(made.site, Issued(sha256=sha256, issued_at=made.issued_at, expires_at=made.expires_at))
         atomic_files.write_atomically(path, enrolment_file.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
         screen.out().print(
-            Text(f"{path}: code {enrolment_file.code(sha256)}, can be used until {made.expires_at[:10]}")
+            Text(f"{path}: code {enrolment_file.verification_code(sha256)}, can be used until {made.expires_at[:10]}")
         )
 
     def _say(self, secret: str) -> None:

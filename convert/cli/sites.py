@@ -13,11 +13,11 @@ import typer
 from rich.text import Text
 
 from convert.cli import screen
-from convert.fleet.sites import FILE_NAME, UNDECIDED, Entry, Sites, Standing
+from convert.fleet.sites import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
-from edge_agent.formats.enrolment_file import CODE_DIGITS, code, digits
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.enrolment_file import CODE_DIGITS, normalize_code, verification_code
+from edge_agent.formats.signed_document import format_timestamp
 
 app = typer.Typer(no_args_is_help=True, help="See the sites of the fleet, and decide which keys speak for which.")
 _REPORT = "report.json"
@@ -30,7 +30,7 @@ _TITLES: dict[Standing, str] = {
 
 Site = Annotated[str, typer.Argument(metavar="SITE", help="The site's id.")]
 Key = Annotated[
-    str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'edge-agent site' shows there.")
+    str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'edge-agent identity' shows there.")
 ]
 Collected = Annotated[
     Path | None, typer.Option("--collected", metavar="FOLDER", help="Where collect writes; the registry is in there.")
@@ -39,14 +39,14 @@ Registry = Annotated[Path | None, typer.Option("--sites", metavar="FILE", help="
 
 
 @dataclass(frozen=True)
-class _Centre:
+class _CentralRecords:
     """What the centre knows: the registry, and what collect found beside it."""
 
     path: Path
 
     @property
-    def sites(self) -> Sites:
-        return Sites(self.path)
+    def sites(self) -> SiteRegistry:
+        return SiteRegistry(self.path)
 
     def waiting(self) -> dict[str, dict[str, int]]:
         """Return the keys that the last run of collect could not place: by site, with how much each had signed."""
@@ -58,14 +58,14 @@ class _Centre:
 
     def key_of(self, site: str, written: str) -> str:
         """Return the key that was written out, or whose code was. Raises InvalidRequest."""
-        given = digits(written)
+        given = normalize_code(written)
         if len(given) >= _KEY_DIGITS or len(given) < CODE_DIGITS:
             return given
         known = itertools.chain(*self.sites.entry(site).every_key.values(), self.waiting().get(site, {}))
         found = {key for key in known if key.startswith(given)}
         if len(found) != 1:
-            said = f"no key of {site} with the code {code(given)} has come here"
-            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'edge-agent site' shows it."
+            said = f"no key of {site} with the code {verification_code(given)} has come here"
+            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'edge-agent identity' shows it."
             raise InvalidRequest(said, remedy=remedy)
         return found.pop()
 
@@ -100,10 +100,10 @@ def list_(
         rows += _rows(site, centre.sites.entry(site), waiting.get(site, {}))
     _print(rows)
     if waiting:
-        screen.out().print("Have the site read out its code ('edge-agent site'), and accept the key that has it.")
+        screen.out().print("Have the site read out its code ('edge-agent identity'), and accept the key that has it.")
 
 
-def _print_json(centre: _Centre) -> None:
+def _print_json(centre: _CentralRecords) -> None:
     sites = centre.sites
     plain = {site: sites.entry(site).model_dump(mode="json") for site in sites.every_name()}
     write_exactly(json.dumps({"sites": plain, "waiting": centre.waiting()}))
@@ -120,9 +120,16 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
     if not (entry.known or waiting):
         raise InvalidRequest(f"nothing is known of '{site}'", remedy="'edge-convert sites list' shows who is known.")
     rows = [("site", f"{site}: {_state(entry, waiting)}", "")]
-    rows += [(_TITLES[standing], code(key), key) for standing, keys in entry.every_key.items() for key in keys]
-    rows += [("key that waits", code(key), f"{key}, has signed {count} files") for key, count in waiting.items()]
-    rows += [("kit", code(kit.sha256), f"of {kit.issued_at[:10]}, until {kit.expires_at[:10]}") for kit in entry.kits]
+    rows += [
+        (_TITLES[standing], verification_code(key), key) for standing, keys in entry.every_key.items() for key in keys
+    ]
+    rows += [
+        ("key that waits", verification_code(key), f"{key}, has signed {count} files") for key, count in waiting.items()
+    ]
+    rows += [
+        ("kit", verification_code(kit.sha256), f"of {kit.issued_at[:10]}, until {kit.expires_at[:10]}")
+        for kit in entry.kits
+    ]
     _print(rows)
 
 
@@ -141,7 +148,7 @@ def accept(
 ) -> None:
     """Let a site sign with a key: a new site, a replaced box, one installed anew.
 
-    Compare it first: 'edge-agent site' shows its code there.
+    Compare it first: 'edge-agent identity' shows its code there.
 
     Example: [bold]edge-convert sites accept shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
@@ -178,7 +185,7 @@ def revoke(site: Site, collected: Collected = None, registry: Registry = None) -
     Example: [bold]edge-convert sites revoke shop-1 --collected collected[/bold]
     """
     centre = _centre(collected, registry)
-    centre.sites.revoke(site, timestamp(time.time()))
+    centre.sites.revoke(site, format_timestamp(time.time()))
     say(f"{site} is revoked, by {centre.path}; withdraw its credential for the store, too")
 
 
@@ -193,16 +200,16 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
     say(f"{site} counts again, by {centre.path}")
 
 
-def _centre(collected: Path | None, registry: Path | None) -> _Centre:
+def _centre(collected: Path | None, registry: Path | None) -> _CentralRecords:
     if (collected is None) == (registry is None):
         raise InvalidRequest("name either --collected or --sites", remedy="The one that 'collect' is called with.")
-    return _Centre(registry or Path(collected or "", FILE_NAME))
+    return _CentralRecords(registry or Path(collected or "", FILE_NAME))
 
 
-def _rows(site: str, entry: Entry, waiting: Collection[str]) -> list[tuple[str, str, str, str]]:
+def _rows(site: str, entry: SiteEntry, waiting: Collection[str]) -> list[tuple[str, str, str, str]]:
     """Return the lines of a site: one for each key."""
     kits = [kit.issued_at[:10] for kit in entry.kits]
-    keys = [*map(code, entry.speaking), *(f"{code(key)} waits" for key in waiting)] or ["-"]
+    keys = [*map(verification_code, entry.speaking), *(f"{verification_code(key)} waits" for key in waiting)] or ["-"]
     first = (site, _state(entry, waiting), keys[0], ("-", *kits)[-1])
     return [first, *(("", "", key, "") for key in keys[1:])]
 
@@ -215,7 +222,7 @@ def _print(rows: Sequence[tuple[str, ...]]) -> None:
         screen.out().print(Text(line.rstrip()))
 
 
-def _state(entry: Entry, waiting: Collection[str]) -> str:
+def _state(entry: SiteEntry, waiting: Collection[str]) -> str:
     if entry.revoked_at:
         return f"revoked on {entry.revoked_at[:10]}"
     if waiting:

@@ -8,14 +8,14 @@ import typer
 from rich.text import Text
 
 from convert.cli import repository, screen
-from convert.cli.repository import OnRepository
+from convert.cli.repository import RepositoryCommand
 from convert.publish import stick
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 
 @dataclass(kw_only=True)
-class Command(OnRepository):
-    """Write a stick that updates sites without a network: 'edge-agent import' takes it, with the same trust.
+class Command(RepositoryCommand):
+    """Write a stick that updates sites without a network: 'edge-agent media import' takes it, with the same trust.
 
     Holds what the plan means for the sites, on any hardware and in any wave. Needs the online key. Make it anew for
     the next round: a site that has seen something newer does not go back to an old stick, and says so.
@@ -34,7 +34,7 @@ class Command(OnRepository):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher()
-        order = stick.Order(self.folder, self.expires_in_days, tuple(self.site or ()), self.channel)
+        order = stick.MediaOrder(self.folder, self.expires_in_days, tuple(self.site or ()), self.channel)
         # Not below the bar: somebody may be asked for a passphrase.
         prepared = stick.prepare(publisher, order)
         with screen.bar() as advance:
@@ -43,7 +43,7 @@ class Command(OnRepository):
         repository.show_expiry(publisher.held())
 
 
-def _print(folder: Path, written: stick.Stick) -> None:
+def _print(folder: Path, written: stick.WrittenMedia) -> None:
     console = screen.out()
     for signed in written.bundles:
         console.print(Text(f"holds {signed.name}"))

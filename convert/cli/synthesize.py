@@ -41,13 +41,15 @@ class Command:
     def __post_init__(self) -> None:
         """Run the command."""
         making = execution.load("convert.data.synthesize")
-        endpoint = execution.load("convert.data.synthesize.endpoint").Endpoint(self.base_url, self.key, self.model)
+        endpoint = execution.load("convert.data.synthesize.endpoint").ChatEndpoint(self.base_url, self.key, self.model)
         if self.out.suffix != ".jsonl":
             said = f"--out {self.out}: rows are written as JSONL"
             raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")
         written = recipe.read(self.where)
         there = row_files.read_rows(self.out, written.data.format) if self.out.is_file() else []
-        wanted = making.Wanted(self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there))
+        wanted = making.SynthesisRequest(
+            self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there)
+        )
         done = 0
         with screen.bar() as advance, self.out.open("a", encoding="utf-8") as file:
             for found in making.synthesize(written, wanted, self.model, endpoint.ask, advance):

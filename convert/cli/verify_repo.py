@@ -14,11 +14,11 @@ from convert.cli import repository, screen
 from convert.cli.collect import store_options
 from convert.cli.repository import StoreOption
 from convert.publish import check, stick
-from convert.publish.check import Scope
+from convert.publish.check import CheckScope
 from convert.publish.places import open_place
-from convert.publish.reading import Held
-from edge_agent.byte_sizes import format_bytes
+from convert.publish.reading import RepositoryState
 from edge_agent.cli.terminal import write_exactly
+from edge_agent.formatting import format_bytes
 
 _FAILED = 1
 
@@ -48,7 +48,7 @@ class Command:
     def __post_init__(self) -> None:
         """Run the command."""
         place = open_place(self.place, store_options(self.store_option))
-        scope = Scope(deep=not self.quick, only=self._wanted if self.stick else None)
+        scope = CheckScope(deep=not self.quick, only=self._wanted if self.stick else None)
         with screen.bar() as advance:
             found = check.check(place, self.root.read_bytes(), time.time(), scope, advance)
         if self.as_json:
@@ -58,11 +58,11 @@ class Command:
         if found.problems:
             raise typer.Exit(_FAILED)
 
-    def _wanted(self, held: Held) -> Collection[str]:
+    def _wanted(self, held: RepositoryState) -> Collection[str]:
         return stick.wanted(held.plan, self.site or [], self.channel)
 
 
-def _print(found: check.Findings) -> None:
+def _print(found: check.RepositoryFindings) -> None:
     console = screen.out()
     if found.held:
         held = found.held

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from convert.collect.raw import Entry
-from edge_agent.formats.receipts import EpochReceipts, Range, Refused
+from convert.collect.raw import SegmentEntry
+from edge_agent.formats.receipts import EpochReceipts, ReceiptRange, RefusedSegment
 from edge_agent.formats.segment import name_of
 
 NOT_COME = "has not come"
@@ -20,7 +20,7 @@ _REFUSED_MAX = 1000
 
 
 @dataclass(frozen=True, order=True)
-class Gap:
+class SequenceGap:
     """Segments of one epoch that are known of and have not come."""
 
     site: str
@@ -37,7 +37,7 @@ class Gap:
 
 
 @dataclass(frozen=True, order=True)
-class Break:
+class ChainBreak:
     """A segment that does not continue the one before it, or one of two with the same number."""
 
     site: str
@@ -51,7 +51,9 @@ class Break:
         return f"{self.site}/{name_of(self.epoch, self.sequence)}"
 
 
-def gaps(site: str, epoch: str, held: Collection[Entry], highest: int, why: Mapping[int, str]) -> list[Gap]:
+def gaps(
+    site: str, epoch: str, held: Collection[SegmentEntry], highest: int, why: Mapping[int, str]
+) -> list[SequenceGap]:
     """Return what is missing up to `highest`, in ranges; `why` says of single numbers what is known of their absence.
 
     A segment whose records came again in a later one is not missing. A number beyond the highest is missing alone:
@@ -61,13 +63,13 @@ def gaps(site: str, epoch: str, held: Collection[Entry], highest: int, why: Mapp
     last = max([highest, *(entry.sequence for entry in held)])
     beyond = sorted(number for number in why.keys() - known if number > last)
     holes = [*_holes(sorted(known), last), *zip(beyond, beyond, strict=True)]
-    found: list[Gap] = []
+    found: list[SequenceGap] = []
     for first, end, said in itertools.chain.from_iterable(_told_apart(*hole, why) for hole in holes):
-        _add(found, Gap(site, epoch, first, end, said))
+        _add(found, SequenceGap(site, epoch, first, end, said))
     return found
 
 
-def _add(found: list[Gap], gap: Gap) -> None:
+def _add(found: list[SequenceGap], gap: SequenceGap) -> None:
     """Append a gap, or let the one before it reach further when it says the same."""
     before = found[-1] if found else None
     if before and (before.last, before.why) == (gap.first - 1, gap.why):
@@ -76,28 +78,28 @@ def _add(found: list[Gap], gap: Gap) -> None:
     found.append(gap)
 
 
-def breaks(held: Collection[Entry]) -> Iterator[Break]:
+def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
     """Yield where segments of one epoch contradict each other: the site was set back, or its disk was copied."""
     manifests: dict[int, set[str]] = defaultdict(set)
     for entry in held:
         manifests[entry.sequence].add(entry.manifest_sha256)
     for entry in held:
         if not _continues(entry, manifests):
-            yield Break(entry.site, entry.epoch, entry.sequence, "does not continue the segment before it")
+            yield ChainBreak(entry.site, entry.epoch, entry.sequence, "does not continue the segment before it")
         others = manifests[entry.sequence]
         if len(others) > 1 and entry.manifest_sha256 == max(others):
             said = f"came {len(others)} times with different content"
-            yield Break(entry.site, entry.epoch, entry.sequence, said)
+            yield ChainBreak(entry.site, entry.epoch, entry.sequence, said)
 
 
-def _continues(entry: Entry, manifests: Mapping[int, set[str]]) -> bool:
+def _continues(entry: SegmentEntry, manifests: Mapping[int, set[str]]) -> bool:
     if entry.sequence == 1:
         return not entry.previous
     before = manifests.get(entry.sequence - 1)
     return before is None or entry.previous in before
 
 
-def receipts(epoch: str, held: Collection[Entry], refused: Collection[Refused]) -> EpochReceipts:
+def receipts(epoch: str, held: Collection[SegmentEntry], refused: Collection[RefusedSegment]) -> EpochReceipts:
     """Return what the centre vouches for of one epoch: each unbroken chain, named by its last manifest."""
     before = {entry.manifest_sha256: entry for entry in held}
     continued = {entry.previous for entry in held}
@@ -107,11 +109,11 @@ def receipts(epoch: str, held: Collection[Entry], refused: Collection[Refused]) 
     return EpochReceipts(epoch=epoch, received=tuple(ranges[:_RANGES_MAX]), refused=tuple(listed[:_REFUSED_MAX]))
 
 
-def _range(last: Entry, before: Mapping[str, Entry]) -> Range:
+def _range(last: SegmentEntry, before: Mapping[str, SegmentEntry]) -> ReceiptRange:
     first = last
     while (previous := before.get(first.previous)) and previous.sequence == first.sequence - 1:
         first = previous
-    return Range(first=first.sequence, last=last.sequence, manifest_sha256=last.manifest_sha256)
+    return ReceiptRange(first=first.sequence, last=last.sequence, manifest_sha256=last.manifest_sha256)
 
 
 def _holes(known: list[int], last: int) -> Iterator[tuple[int, int]]:

@@ -26,14 +26,14 @@ _FINGERPRINTS = """
 
 
 @dataclass(frozen=True)
-class Made:
+class DerivedExamples:
     """What came of it."""
 
     records_erased: int
-    tasks: list[joined.Task]
+    tasks: list[joined.TaskExampleCounts]
 
 
-def derive(out: Path, memory_bytes: int, progress: Callable[[str], None]) -> Made:
+def derive(out: Path, memory_bytes: int, progress: Callable[[str], None]) -> DerivedExamples:
     """Bring the examples below `out` up to date with the raw files there.
 
     Raises:
@@ -46,14 +46,16 @@ def derive(out: Path, memory_bytes: int, progress: Callable[[str], None]) -> Mad
         with database.opened(folder, out / _SPILL, memory_bytes) as connection:
             erased = erase(connection)
         with database.opened(folder, out / _SPILL, memory_bytes) as connection:
-            return Made(erased, _join(connection, out, progress))
+            return DerivedExamples(erased, _join(connection, out, progress))
     except duckdb.OutOfMemoryException:
         said = f"{memory_bytes // 1024**2} MiB of memory are not enough to join what was collected"
         remedy = "Allow more with --memory-mib, and run the command again: what was taken in is on the disk."
         raise InvalidRequest(said, remedy=remedy) from None
 
 
-def _join(connection: duckdb.DuckDBPyConnection, out: Path, progress: Callable[[str], None]) -> list[joined.Task]:
+def _join(
+    connection: duckdb.DuckDBPyConnection, out: Path, progress: Callable[[str], None]
+) -> list[joined.TaskExampleCounts]:
     examples, done = out / joined.FOLDER, _done(out)
     examples.mkdir(exist_ok=True)
     found = {task: f"{_FORM} {print_}" for task, print_ in connection.execute(_FINGERPRINTS).fetchall()}
@@ -68,7 +70,7 @@ def _join(connection: duckdb.DuckDBPyConnection, out: Path, progress: Callable[[
         shutil.rmtree(examples / f"task={task}", ignore_errors=True)
         del done[task]
         _write(out, done)
-    return [joined.Task(**done[task]["counts"]) for task in found]
+    return [joined.TaskExampleCounts(**done[task]["counts"]) for task in found]
 
 
 def _files(folder: Path) -> dict[str, int]:

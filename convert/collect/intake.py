@@ -17,28 +17,28 @@ import pyarrow as pa
 import pyrage
 
 from convert.collect import rows
-from convert.collect.raw import Entry, entry_of
-from convert.collect.rows import Origin
-from convert.collect.sources import Source, path_of
-from convert.collect.trust import Trust
+from convert.collect.raw import SegmentEntry, entry_of
+from convert.collect.rows import SegmentOrigin
+from convert.collect.sources import SegmentSource, path_of
+from convert.collect.trust import SiteKeyTrust
 from edge_agent.errors import ExchangeError, RecordInvalid, SegmentDamaged
 from edge_agent.formats import example_records, segment
 from edge_agent.formats.segment import MANIFEST_SUFFIX, SEALED_SUFFIX, SegmentManifest
-from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, Signed
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, SignedDocument
 
 _LINES_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True)
-class Taken:
+class AcceptedSegment:
     """A segment that is good."""
 
-    entry: Entry
+    entry: SegmentEntry
     batches: Sequence[pa.RecordBatch]
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedDocument:
     """A segment, or another document of a site, that is not taken."""
 
     source: str
@@ -49,7 +49,7 @@ class Refusal:
     """sha256 of the manifest of a segment that was damaged on its way, which the receipts tell the site."""
 
 
-class _Unfit(Exception):
+class _SegmentRefused(Exception):
     """Why a segment is refused; `damaged` means that another copy may be good."""
 
     def __init__(self, why: str, *, damaged: bool = False) -> None:
@@ -57,13 +57,13 @@ class _Unfit(Exception):
         self.damaged = damaged
 
 
-class Intake:
+class SegmentIntake:
     """Takes segments from one source."""
 
     def __init__(
         self,
-        source: Source,
-        trust: Trust,
+        source: SegmentSource,
+        trust: SiteKeyTrust,
         identities: Sequence[pyrage.x25519.Identity],
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -73,7 +73,7 @@ class Intake:
         self._identities = identities
         self._recipients = {str(identity.to_public()) for identity in identities}
 
-    def take(self, site: str, stem: str) -> Taken | Refusal:
+    def take(self, site: str, stem: str) -> AcceptedSegment | RefusedDocument:
         """Read and check one segment, by its name without suffix.
 
         Raises:
@@ -81,57 +81,57 @@ class Intake:
         """
         try:
             signed = self._manifest(site, stem)
-        except (ExchangeError, _Unfit) as error:
-            return Refusal(self._source.name, site, stem, str(error))
+        except (ExchangeError, _SegmentRefused) as error:
+            return RefusedDocument(self._source.name, site, stem, str(error))
         try:
-            return Taken(entry_of(signed), self._batches(signed))
-        except _Unfit as error:
-            return Refusal(self._source.name, site, stem, str(error), signed.sha256 if error.damaged else "")
+            return AcceptedSegment(entry_of(signed), self._batches(signed))
+        except _SegmentRefused as error:
+            return RefusedDocument(self._source.name, site, stem, str(error), signed.sha256 if error.damaged else "")
 
-    def _manifest(self, site: str, stem: str) -> Signed[SegmentManifest]:
+    def _manifest(self, site: str, stem: str) -> SignedDocument[SegmentManifest]:
         raw = self._source.read(path_of(site, "segments", stem + MANIFEST_SUFFIX), DOCUMENT_BYTES_MAX)
         signed = segment.verify(raw, stem, None)
         if signed.body.site != site:
-            raise _Unfit(f"is of site {signed.body.site}, but lies with {site}")
+            raise _SegmentRefused(f"is of site {signed.body.site}, but lies with {site}")
         objection = self._trust.objection_to_sealed(site, signed.key)
         if objection:
-            raise _Unfit(objection)
+            raise _SegmentRefused(objection)
         return signed
 
-    def _batches(self, signed: Signed[SegmentManifest]) -> list[pa.RecordBatch]:
+    def _batches(self, signed: SignedDocument[SegmentManifest]) -> list[pa.RecordBatch]:
         body = signed.body
         if not self._recipients & set(body.recipients):
             said = ", ".join(f"{recipient[:20]}…" for recipient in body.recipients)
-            raise _Unfit(f"is sealed to other keys than these: {said}")
+            raise _SegmentRefused(f"is sealed to other keys than these: {said}")
         stem = segment.name_of(body.epoch, body.sequence)
         sealed = self._source.read(path_of(body.site, "segments", stem + SEALED_SUFFIX), segment.SEALED_BYTES_MAX)
         if hashlib.sha256(sealed).hexdigest() != body.sha256:
-            raise _Unfit(f"is damaged: {len(sealed)} of {body.size_bytes} bytes, other content", damaged=True)
+            raise _SegmentRefused(f"is damaged: {len(sealed)} of {body.size_bytes} bytes, other content", damaged=True)
         try:
             lines = segment.unseal(sealed, self._identities)
         except SegmentDamaged as error:
-            raise _Unfit(error.message, damaged=True) from None
+            raise _SegmentRefused(error.message, damaged=True) from None
         return _read(lines, body, self._now())
 
 
 def _read(text: bytes, body: SegmentManifest, now: float) -> list[pa.RecordBatch]:
     lines = text.splitlines()
     if len(lines) != body.records:
-        raise _Unfit(f"holds {len(lines)} records, its manifest says {body.records}")
+        raise _SegmentRefused(f"holds {len(lines)} records, its manifest says {body.records}")
     starts = range(0, len(lines), _LINES_AT_ONCE)
     return [_batch(lines[start : start + _LINES_AT_ONCE], start + 1, body, now) for start in starts]
 
 
 def _batch(lines: list[bytes], first: int, body: SegmentManifest, now: float) -> pa.RecordBatch:
     records = [_record(line, number, body) for number, line in enumerate(lines, first)]
-    return rows.table(records, Origin(body.epoch, body.sequence, now), first)
+    return rows.table(records, SegmentOrigin(body.epoch, body.sequence, now), first)
 
 
 def _record(line: bytes, number: int, body: SegmentManifest) -> example_records.AnyRecord:
     try:
         record = example_records.parse(line)
     except RecordInvalid as error:
-        raise _Unfit(f"line {number}: {error.message}; a newer edge-convert may read it") from None
+        raise _SegmentRefused(f"line {number}: {error.message}; a newer edge-convert may read it") from None
     if record.site != body.site:
-        raise _Unfit(f"line {number} is of site {record.site}")
+        raise _SegmentRefused(f"line {number} is of site {record.site}")
     return record

@@ -152,7 +152,7 @@ _COUNTS = """
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskExampleCounts:
     """What there is of one task."""
 
     task: str
@@ -172,7 +172,9 @@ class Task:
     """Of these, those that people have reviewed."""
 
 
-def join(connection: duckdb.DuckDBPyConnection, task: str, out: Path, progress: Callable[[str], None]) -> Task:
+def join(
+    connection: duckdb.DuckDBPyConnection, task: str, out: Path, progress: Callable[[str], None]
+) -> TaskExampleCounts:
     """Write the examples of one task below `out`, and take away what it has no more.
 
     Raises:
@@ -198,7 +200,7 @@ def join(connection: duckdb.DuckDBPyConnection, task: str, out: Path, progress: 
         counts = counted.to_pylist()[0]
     for table in ("kept", "feedback", "said", "opinions", "groups", "marked"):
         connection.execute(f"DROP TABLE {table}")
-    return Task(task=task, waiting=waiting, **counts)
+    return TaskExampleCounts(task=task, waiting=waiting, **counts)
 
 
 def _write(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> Path:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from convert.collect.rows import SCHEMA
 from edge_agent.durable import atomic_files
 from edge_agent.formats.segment import SegmentManifest, name_of
-from edge_agent.formats.signed_document import Signed
+from edge_agent.formats.signed_document import SignedDocument
 
 FOLDER = "raw"
 _SEGMENTS = b"edge-agent/segments"
@@ -30,7 +30,7 @@ BYTES_MAX = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, order=True)
-class Entry:
+class SegmentEntry:
     """One segment that was taken in."""
 
     site: str
@@ -51,10 +51,10 @@ class Entry:
         return f"{self.site}/{name_of(self.epoch, self.sequence)}"
 
 
-def entry_of(signed: Signed[SegmentManifest]) -> Entry:
+def entry_of(signed: SignedDocument[SegmentManifest]) -> SegmentEntry:
     """Return what to remember of a segment."""
     body = signed.body
-    return Entry(
+    return SegmentEntry(
         body.site, body.epoch, body.sequence, signed.sha256, body.previous, body.size_bytes, body.records, body.reseals
     )
 
@@ -64,14 +64,14 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"))
 
 
-def entries(folder: Path) -> Iterator[Entry]:
+def entries(folder: Path) -> Iterator[SegmentEntry]:
     """Yield every segment that was taken in."""
     for file in files(folder):
         for plain in json.loads(pq.read_schema(file).metadata[_SEGMENTS]):
-            yield Entry(**{**plain, "reseals": tuple(plain["reseals"])})
+            yield SegmentEntry(**{**plain, "reseals": tuple(plain["reseals"])})
 
 
-class Writer:
+class RecordWriter:
     """Gathers segments and writes them in files of a sensible size. `close` writes the rest."""
 
     def __init__(self, folder: Path) -> None:
@@ -80,11 +80,11 @@ class Writer:
         folder.mkdir(parents=True, exist_ok=True)
         for partial in folder.glob(f"*{atomic_files.PARTIAL}"):
             partial.unlink()
-        self._entries: list[Entry] = []
+        self._entries: list[SegmentEntry] = []
         self._batches: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
 
-    def add(self, entry: Entry, batches: Sequence[pa.RecordBatch]) -> bool:
+    def add(self, entry: SegmentEntry, batches: Sequence[pa.RecordBatch]) -> bool:
         """Take a whole segment; returns whether everything taken so far is now on the disk. Raises OSError."""
         self._entries.append(entry)
         return self.add_rows(batches)
@@ -129,6 +129,6 @@ def forget(path: Path, forgotten: Collection[tuple[str, str]]) -> int:
     return len(stays) - sum(stays)
 
 
-def _name(held: Sequence[Entry], table: pa.Table) -> str:
+def _name(held: Sequence[SegmentEntry], table: pa.Table) -> str:
     said = [f"{entry.name} {entry.manifest_sha256}" for entry in held] or table["record_id"].to_pylist()
     return hashlib.sha256("\n".join(said).encode()).hexdigest()[:32] + ".parquet"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from convert.collect.chain import Break, Gap
-from convert.collect.intake import Refusal
-from convert.collect.joined import Task
+from convert.collect.chain import ChainBreak, SequenceGap
+from convert.collect.intake import RefusedDocument
+from convert.collect.joined import TaskExampleCounts
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PendingKey:
     """A key of a site that somebody has to accept or reject."""
 
     site: str
@@ -21,7 +21,7 @@ class Waiting:
 
 
 @dataclass
-class Report:
+class CollectReport:
     """What happened. Every list is in a fixed order when the run is over."""
 
     segments_taken: int = 0
@@ -32,18 +32,18 @@ class Report:
     sites: int = 0
     pinned: dict[str, str] = field(default_factory=dict)
     """Sites seen for the first time: the key that binds from now on."""
-    waiting: list[Waiting] = field(default_factory=list)
+    waiting: list[PendingKey] = field(default_factory=list)
     """Keys that nobody has decided about."""
     revoked: list[str] = field(default_factory=list)
     """Sites of which something is here or there, and that are left alone."""
-    refused: list[Refusal] = field(default_factory=list)
-    replaced: list[Refusal] = field(default_factory=list)
+    refused: list[RefusedDocument] = field(default_factory=list)
+    replaced: list[RefusedDocument] = field(default_factory=list)
     """Refused, but their records came again in a later segment."""
-    gaps: list[Gap] = field(default_factory=list)
-    breaks: list[Break] = field(default_factory=list)
+    gaps: list[SequenceGap] = field(default_factory=list)
+    breaks: list[ChainBreak] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     """What could not be read or written in this run; it may be possible in the next."""
-    tasks: list[Task] = field(default_factory=list)
+    tasks: list[TaskExampleCounts] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:

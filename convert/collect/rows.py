@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from convert.collect import sketch
 from convert.data.texts import normalised
-from edge_agent.formats.example_records import AnyRecord, Feedback, Opinion, Prediction
+from edge_agent.formats.example_records import AnyRecord, ExampleFeedback, ExamplePrediction, ExampleTeacherLabel
 
 REVIEWED_AT_THE_CENTRE = "centre"
 """Stands where the epoch does, for feedback that was given at the centre."""
@@ -79,7 +79,7 @@ LATER_COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Origin:
+class SegmentOrigin:
     """The segment that records came in, and when it was taken in, in seconds since 1970 by the clock of the centre."""
 
     epoch: str
@@ -87,7 +87,7 @@ class Origin:
     collected: float
 
 
-def table(records: Sequence[AnyRecord], origin: Origin, first_line: int) -> pa.RecordBatch:
+def table(records: Sequence[AnyRecord], origin: SegmentOrigin, first_line: int) -> pa.RecordBatch:
     """Turn successive records of a segment into columns; `first_line` is the number of the first, from 1."""
     collected_at = datetime.fromtimestamp(origin.collected, UTC).replace(tzinfo=None)
     place = {"epoch": origin.epoch, "sequence": origin.sequence, "collected_at": collected_at}
@@ -96,8 +96,8 @@ def table(records: Sequence[AnyRecord], origin: Origin, first_line: int) -> pa.R
 
 
 def _row(record: AnyRecord) -> dict[str, Any]:
-    more = _prediction(record) if isinstance(record, Prediction) else {}
-    if isinstance(record, Feedback):
+    more = _prediction(record) if isinstance(record, ExamplePrediction) else {}
+    if isinstance(record, ExampleFeedback):
         more = {
             "task": record.task,
             "reviewer": record.reviewer,
@@ -105,7 +105,7 @@ def _row(record: AnyRecord) -> dict[str, Any]:
             "value": record.value,
             "review_reason": record.reason,
         }
-    elif isinstance(record, Opinion):
+    elif isinstance(record, ExampleTeacherLabel):
         more = {"task": record.task, "model": record.model, "why": record.why, "value": record.value}
     return {
         "type": record.type,
@@ -117,7 +117,7 @@ def _row(record: AnyRecord) -> dict[str, Any]:
     }
 
 
-def _prediction(record: Prediction) -> dict[str, Any]:
+def _prediction(record: ExamplePrediction) -> dict[str, Any]:
     text, local = normalised(record.input), record.local_answer
     return {
         "task": record.task,

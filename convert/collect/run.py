@@ -16,20 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convert.collect import chain, database, derive, raw, rows, vouch
-from convert.collect.intake import Intake, Refusal, Taken
-from convert.collect.report import Report, Waiting
-from convert.collect.rows import REVIEWED_AT_THE_CENTRE, Origin
-from convert.collect.sources import Listing, Source, SourceFailed, listings
+from convert.collect.intake import AcceptedSegment, RefusedDocument, SegmentIntake
+from convert.collect.report import CollectReport, PendingKey
+from convert.collect.rows import REVIEWED_AT_THE_CENTRE, SegmentOrigin
+from convert.collect.sources import SegmentSource, SiteListing, SourceFailed, listings
 from convert.collect.statuses import FOLDER as STATUS_FOLDER
-from convert.collect.statuses import Statuses
-from convert.collect.trust import Trust
+from convert.collect.statuses import StatusFolder
+from convert.collect.trust import SiteKeyTrust
 from convert.fleet.sites import FILE_NAME as SITES_NAME
-from convert.fleet.sites import Sites
-from convert.publish.centre_keys import Keys
+from convert.fleet.sites import SiteRegistry
+from convert.publish.centre_keys import CentralKeys
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.example_records import Feedback
-from edge_agent.formats.receipts import EpochReceipts, Refused
+from edge_agent.formats.example_records import ExampleFeedback
+from edge_agent.formats.receipts import EpochReceipts, RefusedSegment
 from edge_agent.formats.segment import parse_name
 
 REPORT_NAME = "report.json"
@@ -43,24 +43,24 @@ Life = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Request:
+class CollectRequest:
     """What to collect, and where to."""
 
-    sources: Sequence[Source]
+    sources: Sequence[SegmentSource]
     out: Path
-    keys: Keys
+    keys: CentralKeys
     now: Callable[[], float]
     """Seconds since 1970."""
     sites: Path | None = None
     """The registry; None = sites.json below `out`."""
     registered_only: bool = False
-    reviews: Sequence[Feedback] = ()
+    reviews: Sequence[ExampleFeedback] = ()
     """Given at the centre."""
     memory_bytes: int = database.MEMORY_BYTES_DEFAULT
     progress: Progress = lambda _what, _done, _size: None
 
 
-def collect(request: Request) -> Report:
+def collect(request: CollectRequest) -> CollectReport:
     """Run once.
 
     Raises:
@@ -73,34 +73,34 @@ def collect(request: Request) -> Report:
         raise InvalidRequest(f"at least {least} MiB of memory are needed", remedy="Allow more with --memory-mib.")
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(request.out):
-        return _Run(request).run()
+        return _CollectRun(request).run()
 
 
 @dataclass
-class _Seen:
+class _EpochState:
     """What is held, and what the sources showed besides; numbers are sequences."""
 
-    held: dict[Life, dict[int, list[raw.Entry]]] = field(default_factory=lambda: defaultdict(dict))
+    held: dict[Life, dict[int, list[raw.SegmentEntry]]] = field(default_factory=lambda: defaultdict(dict))
     absent: dict[Life, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
     """Why a segment is not here."""
-    refused: list[tuple[Life, int, Refusal]] = field(default_factory=list)
+    refused: list[tuple[Life, int, RefusedDocument]] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """In a row, by source."""
 
-    def hold(self, entry: raw.Entry) -> None:
+    def hold(self, entry: raw.SegmentEntry) -> None:
         self.held[entry.site, entry.epoch].setdefault(entry.sequence, []).append(entry)
 
-    def refuse(self, life: Life, number: int, refusal: Refusal) -> None:
+    def refuse(self, life: Life, number: int, refusal: RefusedDocument) -> None:
         self.refused.append((life, number, refusal))
         self.absent[life][number] = "was refused"
 
-    def damaged(self) -> Iterator[tuple[Life, Refused]]:
+    def damaged(self) -> Iterator[tuple[Life, RefusedSegment]]:
         """Yield what the receipts tell of segments that no good copy came of."""
         for life, number, refusal in self.refused:
             if refusal.damaged and number not in self.held.get(life, {}):
-                yield life, Refused(sequence=number, manifest_sha256=refusal.damaged, why=refusal.why[:500])
+                yield life, RefusedSegment(sequence=number, manifest_sha256=refusal.damaged, why=refusal.why[:500])
 
-    def entries(self, life: Life) -> list[raw.Entry]:
+    def entries(self, life: Life) -> list[raw.SegmentEntry]:
         """Return what is held of one life, in order."""
         numbers = self.held.get(life, {})
         return [entry for number in sorted(numbers) for entry in numbers[number]]
@@ -111,20 +111,20 @@ class _Seen:
         return number in numbers or any(number in entry.reseals for entry in self.entries(life))
 
 
-class _Run:
-    def __init__(self, request: Request) -> None:
+class _CollectRun:
+    def __init__(self, request: CollectRequest) -> None:
         self._request = request
-        self._report = Report()
-        self._seen = _Seen()
-        self._sites = Sites(request.sites or request.out / SITES_NAME)
-        self._trust = Trust(self._sites, registered_only=request.registered_only)
-        self._statuses = Statuses(request.out / STATUS_FOLDER)
+        self._report = CollectReport()
+        self._seen = _EpochState()
+        self._sites = SiteRegistry(request.sites or request.out / SITES_NAME)
+        self._trust = SiteKeyTrust(self._sites, registered_only=request.registered_only)
+        self._statuses = StatusFolder(request.out / STATUS_FOLDER)
         self._raw = request.out / raw.FOLDER
-        self._writer = raw.Writer(self._raw)
+        self._writer = raw.RecordWriter(self._raw)
         for entry in raw.entries(self._raw):
             self._seen.hold(entry)
 
-    def run(self) -> Report:
+    def run(self) -> CollectReport:
         found = [(source, listing) for source in self._request.sources for listing in self._list(source)]
         places = [(source, listing) for source, listing in found if not self._left_alone(listing.site)]
         for source, listing in places:
@@ -132,7 +132,7 @@ class _Run:
         self._writer.close()
         self._statuses.save()
         if self._request.reviews:
-            origin = Origin(REVIEWED_AT_THE_CENTRE, 0, self._request.now())
+            origin = SegmentOrigin(REVIEWED_AT_THE_CENTRE, 0, self._request.now())
             self._writer.add_rows([rows.table(self._request.reviews, origin, 1)])
             self._writer.close()
         self._judge()
@@ -148,7 +148,7 @@ class _Run:
     def _say(self, what: str) -> None:
         self._request.progress(what, 0, 0)
 
-    def _list(self, source: Source) -> list[Listing]:
+    def _list(self, source: SegmentSource) -> list[SiteListing]:
         self._say(f"list {source.name}")
         try:
             return listings(source)
@@ -163,13 +163,13 @@ class _Run:
             self._report.revoked.append(site)
         return revoked
 
-    def _look(self, source: Source, listing: Listing) -> None:
+    def _look(self, source: SegmentSource, listing: SiteListing) -> None:
         """Take in what is new of one site."""
         with self._failures(source):
             objection = self._statuses.look(source, listing, self._trust)
             if objection:
-                self._report.refused.append(Refusal(source.name, listing.site, "status.json", objection))
-        intake = Intake(source, self._trust, self._request.keys.identities, self._request.now)
+                self._report.refused.append(RefusedDocument(source.name, listing.site, "status.json", objection))
+        intake = SegmentIntake(source, self._trust, self._request.keys.identities, self._request.now)
         stems = sorted(listing.manifests | listing.sealed.keys())
         for done, stem in enumerate(stems):
             self._request.progress(f"read {listing.site}", done, len(stems))
@@ -178,7 +178,7 @@ class _Run:
             with self._failures(source):
                 self._look_at(intake, listing, stem)
 
-    def _look_at(self, intake: Intake, listing: Listing, stem: str) -> None:
+    def _look_at(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
         """Take in one segment, unless it is half there, or the very one that is held under its number."""
         epoch, number = parse_name(stem) or ("", 0)
         life = (listing.site, epoch)
@@ -188,19 +188,19 @@ class _Run:
             self._seen.absent[life].setdefault(number, f"its {absent} has not come")
         elif all(listing.sealed[stem] != entry.size_bytes for entry in held):
             found = intake.take(listing.site, stem)
-            if isinstance(found, Refusal):
+            if isinstance(found, RefusedDocument):
                 self._seen.refuse(life, number, found)
             elif found.entry not in held:
                 self._hold(found)
 
-    def _hold(self, found: Taken) -> None:
+    def _hold(self, found: AcceptedSegment) -> None:
         self._writer.add(found.entry, found.batches)
         self._seen.hold(found.entry)
         self._report.segments_taken += 1
         self._report.records_taken += found.entry.records
 
     @contextmanager
-    def _failures(self, source: Source) -> Iterator[None]:
+    def _failures(self, source: SegmentSource) -> Iterator[None]:
         """Write down what cannot be read or written now, and go on."""
         try:
             yield
@@ -229,12 +229,12 @@ class _Run:
             report.breaks += chain.breaks(entries)
             report.segments_held += len(entries)
         report.pinned = self._trust.pinned
-        report.waiting = [Waiting(*of, count) for of, count in sorted(self._trust.waiting.items())]
+        report.waiting = [PendingKey(*of, count) for of, count in sorted(self._trust.waiting.items())]
         report.sites = len(self._statuses.sites() | {site for site, _ in seen.held})
 
-    def _vouch(self, places: list[tuple[Source, Listing]]) -> None:
+    def _vouch(self, places: list[tuple[SegmentSource, SiteListing]]) -> None:
         """Sign receipts for each site, and lay them wherever something of it was found."""
-        told: dict[Life, list[Refused]] = defaultdict(list)
+        told: dict[Life, list[RefusedSegment]] = defaultdict(list)
         for life, refused in self._seen.damaged():
             told[life].append(refused)
         epochs: dict[str, list[EpochReceipts]] = defaultdict(list)

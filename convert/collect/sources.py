@@ -24,7 +24,7 @@ from obstore.store import from_url
 
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import receipts, segment, site_status
+from edge_agent.formats import receipts, segment, status_object
 
 SITE_PREFIX, SEGMENTS = "site=", "segments"
 _SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
@@ -37,7 +37,7 @@ class SourceFailed(Exception):
 
 
 @dataclass
-class Listing:
+class SiteListing:
     """What a source has of one site."""
 
     site: str
@@ -50,7 +50,7 @@ class Listing:
 
     def note(self, parts: tuple[str, ...], size_bytes: int) -> None:
         """Take down one object by its path below the site; what does not belong there is left alone."""
-        self.status |= parts == (site_status.FILE_NAME,)
+        self.status |= parts == (status_object.FILE_NAME,)
         self.receipts |= parts == (receipts.FILE_NAME,)
         if parts[:-1] == (SEGMENTS,):
             self._note_segment(*parts[-1].partition("."), size_bytes)
@@ -70,7 +70,7 @@ class Listing:
             self.manifests.add(stem)
 
 
-class Source(Protocol):
+class SegmentSource(Protocol):
     """A place with what sites sent. Everything may raise SourceFailed."""
 
     name: str
@@ -86,15 +86,15 @@ class Source(Protocol):
         """Put an object, whole or not at all."""
 
 
-def open_source(written: str, options: Mapping[str, str]) -> Source:
+def open_source(written: str, options: Mapping[str, str]) -> SegmentSource:
     """Return the source that a path or URL means; `options` go to the object store (endpoint, region, keys…).
 
     Raises:
         InvalidRequest: no such folder, or a URL or option that no store knows.
     """
     if "://" not in written:
-        return Folder(Path(written))
-    return Bucket(written, open_store(written, options))
+        return FolderSource(Path(written))
+    return BucketSource(written, open_store(written, options))
 
 
 def open_store(url: str, options: Mapping[str, str]) -> Any:
@@ -116,14 +116,14 @@ def open_store(url: str, options: Mapping[str, str]) -> Any:
         raise InvalidRequest(f"cannot use {url}: {error}", remedy=remedy) from None
 
 
-def listings(source: Source) -> list[Listing]:
+def listings(source: SegmentSource) -> list[SiteListing]:
     """Return what the source has, by site in order."""
-    found: dict[str, Listing] = {}
+    found: dict[str, SiteListing] = {}
     for path, size_bytes in source.objects():
         first, *rest = path.split("/")
         if first.startswith(SITE_PREFIX) and rest:
             site = first.removeprefix(SITE_PREFIX)
-            found.setdefault(site, Listing(site)).note(tuple(rest), size_bytes)
+            found.setdefault(site, SiteListing(site)).note(tuple(rest), size_bytes)
     return [found[site] for site in sorted(found)]
 
 
@@ -132,7 +132,7 @@ def path_of(site: str, *names: str) -> str:
     return "/".join((SITE_PREFIX + site, *names))
 
 
-class Folder:
+class FolderSource:
     """A folder. Links are not followed and only plain files are read: a stick may hold anything."""
 
     def __init__(self, root: Path) -> None:
@@ -164,7 +164,7 @@ class Folder:
             atomic_files.write_atomically(self._root / path, content)
 
 
-class Bucket:
+class BucketSource:
     """An object store below a prefix."""
 
     def __init__(self, name: str, store: Any) -> None:

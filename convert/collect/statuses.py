@@ -11,11 +11,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.collect.sources import Listing, Source, path_of
-from convert.collect.trust import Trust
+from convert.collect.sources import SegmentSource, SiteListing, path_of
+from convert.collect.trust import SiteKeyTrust
 from edge_agent.durable import atomic_files
 from edge_agent.errors import ExchangeError
-from edge_agent.formats import site_status
+from edge_agent.formats import status_object
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 FOLDER = "status"
@@ -23,7 +23,7 @@ _HIGHEST = "highest.json"
 
 
 @dataclass(frozen=True)
-class Losses:
+class AuditLosses:
     """What the sites say they could not keep, of all tasks together: where it is much, a random sample is none."""
 
     sites: int
@@ -34,18 +34,18 @@ class Losses:
     """Answers that were never kept, and so never drawn: too long, or the disk or memory had no room."""
 
 
-def losses(collected: Path) -> Losses:
+def losses(collected: Path) -> AuditLosses:
     """Add up the counters of all sites. What is no status object is passed over."""
     counted, sites = Counter[str](), 0
     for path in sorted((collected / FOLDER).glob("site=*.json")):
         with contextlib.suppress(ExchangeError):
-            counted.update(site_status.verify(path.read_bytes(), None).body.counters)
+            counted.update(status_object.verify(path.read_bytes(), None).body.counters)
             sites += 1
     dropped = sum(number for name, number in counted.items() if name.startswith("dropped_"))
-    return Losses(sites, counted["sacrificed_audit"], dropped)
+    return AuditLosses(sites, counted["sacrificed_audit"], dropped)
 
 
-class Statuses:
+class StatusFolder:
     """The folder of status objects, one for each site, as the sites signed them."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +57,7 @@ class Statuses:
             self._highest.update(json.loads((folder / _HIGHEST).read_bytes()))
         self._missing: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
 
-    def look(self, source: Source, listing: Listing, trust: Trust) -> str:
+    def look(self, source: SegmentSource, listing: SiteListing, trust: SiteKeyTrust) -> str:
         """Read a site's status, if there is one; returns what is wrong with it, if anything.
 
         Raises:
@@ -66,9 +66,9 @@ class Statuses:
         """
         if not listing.status:
             return ""
-        raw = source.read(path_of(listing.site, site_status.FILE_NAME), DOCUMENT_BYTES_MAX)
+        raw = source.read(path_of(listing.site, status_object.FILE_NAME), DOCUMENT_BYTES_MAX)
         try:
-            signed = site_status.verify(raw, None)
+            signed = status_object.verify(raw, None)
         except ExchangeError as error:
             return error.message
         if signed.body.site != listing.site:
@@ -97,13 +97,13 @@ class Statuses:
         if not path.is_file() or path.read_bytes() != content:
             atomic_files.write_atomically(path, content)
 
-    def _keep(self, body: site_status.SiteStatus, raw: bytes) -> None:
+    def _keep(self, body: status_object.SiteStatus, raw: bytes) -> None:
         for epoch, sequence in body.highest.items():
             self._raise_highest(body.site, epoch, sequence)
         for epoch, numbers in body.missing.items():
             self._missing[body.site][epoch].update(numbers)
         path = self._folder / f"site={body.site}.json"
-        if not path.is_file() or site_status.verify(path.read_bytes(), None).body.at < body.at:
+        if not path.is_file() or status_object.verify(path.read_bytes(), None).body.at < body.at:
             atomic_files.write_atomically(path, raw)
 
     def _raise_highest(self, site: str, epoch: str, sequence: int) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from convert.fleet.sites import UNDECIDED, Sites
+from convert.fleet.sites import UNDECIDED, SiteRegistry
 
 
-class Trust:
+class SiteKeyTrust:
     """Decides about keys, and writes first ones down."""
 
-    def __init__(self, sites: Sites, *, registered_only: bool) -> None:
+    def __init__(self, sites: SiteRegistry, *, registered_only: bool) -> None:
         """With `registered_only`, a site that is not in the registry is refused."""
         self._sites = sites
         self._registered_only = registered_only

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.sources import Listing, Source, path_of
+from convert.collect.sources import SegmentSource, SiteListing, path_of
 from edge_agent.durable import atomic_files
 from edge_agent.formats.receipts import FILE_NAME, EpochReceipts, Receipts, verify
-from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, public_key_hex, sign, timestamp
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, format_timestamp, public_key_hex, sign
 
 FOLDER = "receipts"
 
@@ -29,14 +29,14 @@ def sign_receipts(
         signed = verify(kept, [public_key_hex(key)]) if public_key_hex(key).encode() in kept else None
         if signed and signed.body.epochs == tuple(epochs):
             return kept
-    body = Receipts(site=site, at=timestamp(now()), epochs=tuple(epochs))
+    body = Receipts(site=site, at=format_timestamp(now()), epochs=tuple(epochs))
     content = sign(body, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_files.write_atomically(path, content)
     return content
 
 
-def hand_out(source: Source, listing: Listing, content: bytes | None) -> None:
+def hand_out(source: SegmentSource, listing: SiteListing, content: bytes | None) -> None:
     """Lay a site's receipts, if it has any, where its uplink or the stick takes them from.
 
     Raises:

@@ -30,7 +30,7 @@ _ROWS_AT_ONCE = 2_000
 Places = npt.NDArray[np.int64]
 
 
-class Sketched:
+class SplitSketches:
     """The texts of one split, ready to be compared."""
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ class Sketched:
         """Return the number of texts."""
         return len(self._texts)
 
-    def copies_of(self, others: Sketched) -> Places:
+    def copies_of(self, others: SplitSketches) -> Places:
         """Return for each text the place of one of `others` that it is a near copy of, or NONE; [texts]."""
         found = np.full(len(self), NONE, np.int64)
         for start in range(0, len(self), _ROWS_AT_ONCE):
@@ -54,7 +54,7 @@ class Sketched:
             found[mine[alike]] = theirs[alike]
         return found
 
-    def _pairs(self, others: Sketched, start: int, stop: int) -> tuple[Places, Places]:
+    def _pairs(self, others: SplitSketches, start: int, stop: int) -> tuple[Places, Places]:
         """Return the pairs to compare: places here and there."""
         pairs = [
             np.empty(0, np.int64),
@@ -63,7 +63,7 @@ class Sketched:
         different = np.unique(np.concatenate(pairs))
         return different // max(1, len(others)), different % max(1, len(others))
 
-    def _of_band(self, others: Sketched, band: int, start: int, stop: int) -> Iterator[Places]:
+    def _of_band(self, others: SplitSketches, band: int, start: int, stop: int) -> Iterator[Places]:
         wanted, there = self._sketches[start:stop, band], others._sorted[:, band]
         first, last = np.searchsorted(there, wanted, "left"), np.searchsorted(there, wanted, "right")
         for nth in range(BAND_ROWS_MAX):
@@ -76,7 +76,7 @@ class Sketched:
 
 
 @dataclass(frozen=True)
-class NearCopies:
+class NearDuplicates:
     """How many rows of one split are near copies of rows of another."""
 
     of: Split
@@ -99,31 +99,31 @@ class NearCopies:
         return f"{said} {self.of} rows, such as {shown}" if shown else f"{said} {self.of} rows"
 
 
-def between(splits: Mapping[Split, Sequence[str]]) -> tuple[NearCopies, ...]:
+def between(splits: Mapping[Split, Sequence[str]]) -> tuple[NearDuplicates, ...]:
     """Count the near copies between the splits that are there."""
     named = {split for pair in PAIRS for split in pair}
-    sketched = {split: Sketched(texts) for split, texts in splits.items() if split in named}
+    sketched = {split: SplitSketches(texts) for split, texts in splits.items() if split in named}
     return tuple(_counted(of, split, splits, sketched) for of, split in PAIRS if of in sketched and split in sketched)
 
 
 def any_of(texts: Sequence[str], splits: Mapping[Split, Sequence[str]]) -> npt.NDArray[np.bool_]:
     """Tell of each text whether it is a near copy of a row of one of the splits."""
-    sketched, found = Sketched(texts), np.zeros(len(texts), np.bool_)
+    sketched, found = SplitSketches(texts), np.zeros(len(texts), np.bool_)
     for others in splits.values():
-        found |= sketched.copies_of(Sketched(others)) != NONE
+        found |= sketched.copies_of(SplitSketches(others)) != NONE
     return found
 
 
 def _counted(
-    of: Split, split: Split, splits: Mapping[Split, Sequence[str]], sketched: Mapping[Split, Sketched]
-) -> NearCopies:
+    of: Split, split: Split, splits: Mapping[Split, Sequence[str]], sketched: Mapping[Split, SplitSketches]
+) -> NearDuplicates:
     found = sketched[split].copies_of(sketched[of])
     rows = np.flatnonzero(found != NONE).tolist()
     examples = tuple((splits[split][row], splits[of][found[row]]) for row in rows[:_EXAMPLES_MAX])
-    return NearCopies(of, split, len(rows), len(found), examples)
+    return NearDuplicates(of, split, len(rows), len(found), examples)
 
 
-def require_few(found: Sequence[NearCopies], share_max: float) -> None:
+def require_few(found: Sequence[NearDuplicates], share_max: float) -> None:
     """Raise InvalidRequest where the share of near copies is over what the recipe takes."""
     worst = max(found, key=lambda each: each.share, default=None)
     if worst is not None and worst.share > share_max:
@@ -136,6 +136,6 @@ def require_few(found: Sequence[NearCopies], share_max: float) -> None:
         )
 
 
-def accepted(found: Sequence[NearCopies]) -> Iterator[str]:
+def accepted(found: Sequence[NearDuplicates]) -> Iterator[str]:
     """Yield, as warnings, what a recipe takes though somebody had to decide it."""
     yield from (f"{each.sentence()}; the recipe takes that." for each in found if each.share > SHARE_MAX)

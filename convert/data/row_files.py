@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from convert.data import near_copies, sampling
-from convert.data.near_copies import NearCopies
-from convert.data.sampling import Drawn, Sample, equal_probability
+from convert.data.near_copies import NearDuplicates
+from convert.data.sampling import ProbabilitySample, RowSampling, equal_probability
 from convert.data.texts import normalised
 from convert.pipeline import task as tasks
 from convert.pipeline.recipe import DataFormat, Recipe, Split
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
-from edge_agent.formats.manifest import Kind, Task
+from edge_agent.formats.manifest import Kind, TaskSpec
 
 LINE_BYTES_MAX = 1024 * 1024
 LabelSource = Literal["reviewed", "corrected", "teacher", "model", "imported"]
@@ -52,7 +52,7 @@ _FORMATS: dict[str, tuple[DataFormat, ...]] = {
 
 
 @dataclass(frozen=True)
-class Span:
+class TextSpan:
     """A stretch of a text, in characters: `text[start:end]`."""
 
     start: int
@@ -61,7 +61,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """One turn of a conversation."""
 
     role: str
@@ -70,7 +70,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Row:
+class DataRow:
     """One example."""
 
     text: str
@@ -79,9 +79,9 @@ class Row:
     """classify: the label, whatever the format; else empty."""
     completion: str = ""
     """prompt-completion and messages: what the model is to answer."""
-    messages: tuple[Message, ...] = ()
+    messages: tuple[ChatMessage, ...] = ()
     """messages: all turns, the answer last."""
-    spans: tuple[Span, ...] = ()
+    spans: tuple[TextSpan, ...] = ()
     """text-spans: in the order of the text, without overlap."""
     synthetic: bool = False
     """Made by a model: `"synthetic": true` in the file."""
@@ -110,7 +110,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Summary:
+class DataSummary:
     """What a check of all splits found."""
 
     rows: dict[Split, int]
@@ -121,11 +121,11 @@ class Summary:
     """Whole sentences for the report."""
     label_sources: dict[Split, dict[LabelSource, int]] = field(default_factory=dict)
     """Rows by where their label comes from, in the order of LABEL_SOURCES."""
-    near_copies: tuple[NearCopies, ...] = ()
+    near_copies: tuple[NearDuplicates, ...] = ()
     """Of each pair of splits that must not know each other."""
 
 
-def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> list[Row]:  # noqa: A002 - the key's name
+def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> list[DataRow]:  # noqa: A002 - the key's name
     """Read a file; with `text_only`, of a text-label or text-spans row only the text is needed.
 
     Raises:
@@ -140,7 +140,7 @@ def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> lis
     return rows
 
 
-def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[Row]:  # noqa: A002 - the key's name
+def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[DataRow]:  # noqa: A002 - the key's name
     """Read rows to measure a bundle of that kind on; without a format, the first row's keys tell it.
 
     Raises what `read_rows` raises.
@@ -157,12 +157,12 @@ def format_of(path: Path) -> DataFormat:
     return next((format_ for key, format_ in _MARKS.items() if key in first), "text-label")
 
 
-def rows(recipe: Recipe, split: Split) -> list[Row]:
+def rows(recipe: Recipe, split: Split) -> list[DataRow]:
     """Return the rows of `sample`. Raises what that raises."""
     return sample(recipe, split).rows
 
 
-def sample(recipe: Recipe, split: Split) -> Sample[Row]:
+def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     """Read one split of a recipe and check it against the task; an importance split left out is the training one.
 
     Of calibration and test these are the rows that figures may rest on (sampling.py), of the others all.
@@ -189,7 +189,7 @@ def sample(recipe: Recipe, split: Split) -> Sample[Row]:
         found = [_classified(row) for row in found]
     _check_split(found, split, task, path, bare)
     if split not in MEASURED:
-        return Sample(found)
+        return ProbabilitySample(found)
     drawn = equally_likely(found)
     if not drawn.rows:
         said = f"{path}: none of {len(found)} rows has a known sampling probability, so they say nothing of all inputs"
@@ -198,12 +198,12 @@ def sample(recipe: Recipe, split: Split) -> Sample[Row]:
     return drawn
 
 
-def equally_likely(found: Sequence[Row]) -> Sample[Row]:
+def equally_likely(found: Sequence[DataRow]) -> ProbabilitySample[DataRow]:
     """Return the rows that figures may rest on (sampling.py)."""
-    return equal_probability(found, lambda row: Drawn(row.key, row.sampling_probability, row.review_stream))
+    return equal_probability(found, lambda row: RowSampling(row.key, row.sampling_probability, row.review_stream))
 
 
-def outliers(recipe: Recipe) -> list[Row]:
+def outliers(recipe: Recipe) -> list[DataRow]:
     """Read the texts that are none of the task's; nothing where the recipe names no file.
 
     Raises what `read_rows` raises; InvalidRequest for a task that learns nothing from them.
@@ -217,7 +217,7 @@ def outliers(recipe: Recipe) -> list[Row]:
     return read_rows(recipe.path(recipe.data.outliers), "text-label", text_only=True)
 
 
-def check(recipe: Recipe) -> Summary:
+def check(recipe: Recipe) -> DataSummary:
     """Read every split that the recipe names, and refuse any text that stands in two of them, or in one and in the
     outliers.
 
@@ -227,14 +227,14 @@ def check(recipe: Recipe) -> Summary:
     named = [split for split in SPLITS if getattr(recipe.data, split)]
     samples = {split: sample(recipe, split) for split in named}
     found = {split: each.rows for split, each in samples.items()}
-    texts: dict[str, list[Row]] = {**dict(found.items()), "outliers": outliers(recipe)}
+    texts: dict[str, list[DataRow]] = {**dict(found.items()), "outliers": outliers(recipe)}
     for (first, left), (second, right) in itertools.combinations(texts.items(), 2):
         _check_overlap(first, left, second, right)
     copies = _near_copies(found, recipe)
     task = tasks.of(recipe.path(recipe.task))
     counts = {split: Counter(labels(found[split])) for split in named}
     known = known_labels(task)
-    return Summary(
+    return DataSummary(
         rows={split: len(found[split]) for split in named},
         labels={split: _in_order(counts[split], known) for split in named},
         synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
@@ -251,20 +251,20 @@ def check(recipe: Recipe) -> Summary:
     )
 
 
-def _near_copies(found: dict[Split, list[Row]], recipe: Recipe) -> tuple[NearCopies, ...]:
+def _near_copies(found: dict[Split, list[DataRow]], recipe: Recipe) -> tuple[NearDuplicates, ...]:
     """Count near copies between splits. Raises InvalidRequest for more than the recipe takes."""
     copies = near_copies.between({split: [row.asked for row in members] for split, members in found.items()})
     near_copies.require_few(copies, recipe.data.near_copies_max)
     return copies
 
 
-def count_label_sources(found: Sequence[Row]) -> dict[LabelSource, int]:
+def count_label_sources(found: Sequence[DataRow]) -> dict[LabelSource, int]:
     """Count rows by where their label comes from."""
     counts = Counter(row.label_source for row in found)
     return {source: counts[source] for source in LABEL_SOURCES if counts[source]}
 
 
-def _check_trainable(recipe: Recipe, task: Task) -> None:
+def _check_trainable(recipe: Recipe, task: TaskSpec) -> None:
     """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, and those name no spans."""
     runtime = tasks.read(tasks.find(recipe.path(recipe.task))).get("runtime")
     if runtime == "onnx" and task.kind == "extract" and recipe.data.format != "text-spans":
@@ -302,13 +302,13 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, plain
 
 
-def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str) -> Row:  # noqa: A002 - the key's name
+def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str) -> DataRow:  # noqa: A002 - the key's name
     synthetic = plain.get("synthetic", False)
     if not isinstance(synthetic, bool):
         raise InvalidRequest(f"{where}: 'synthetic' must be true or false", remedy=_SEE)
     origin = _origin(plain, where)
     if text_only and format in ("text-label", "text-spans"):
-        return replace(Row(_text(plain, "text", where), synthetic=synthetic), **origin)
+        return replace(DataRow(_text(plain, "text", where), synthetic=synthetic), **origin)
     named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
     named["sampling_probability"] = sampling.probability_of(plain, where)
     return replace(_READERS[format](plain, where, synthetic), **named, **origin)
@@ -334,26 +334,26 @@ def _text(plain: dict[str, Any], key: str, where: str) -> str:
     return value
 
 
-def _text_label(plain: dict[str, Any], where: str, synthetic: bool) -> Row:
-    return Row(_text(plain, "text", where), label=_text(plain, "label", where), synthetic=synthetic)
+def _text_label(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
+    return DataRow(_text(plain, "text", where), label=_text(plain, "label", where), synthetic=synthetic)
 
 
-def _prompt_completion(plain: dict[str, Any], where: str, synthetic: bool) -> Row:
+def _prompt_completion(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
     prompt, completion = _text(plain, "prompt", where), _text(plain, "completion", where)
-    return Row(prompt, completion=completion, synthetic=synthetic)
+    return DataRow(prompt, completion=completion, synthetic=synthetic)
 
 
-def _conversation(plain: dict[str, Any], where: str, synthetic: bool) -> Row:
+def _conversation(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
     turns = plain.get("messages")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise InvalidRequest(f"{where}: 'messages' must be a list of objects with 'role' and 'content'", remedy=_SEE)
-    messages = tuple(Message(_text(turn, "role", where), _text(turn, "content", where)) for turn in turns)
+    messages = tuple(ChatMessage(_text(turn, "role", where), _text(turn, "content", where)) for turn in turns)
     if [turn.role for turn in messages[-2:]] != ["user", "assistant"]:
         raise InvalidRequest(f"{where}: 'messages' must end with a user's turn and the assistant's", remedy=_SEE)
-    return Row(messages[-2].content, completion=messages[-1].content, messages=messages, synthetic=synthetic)
+    return DataRow(messages[-2].content, completion=messages[-1].content, messages=messages, synthetic=synthetic)
 
 
-def _text_spans(plain: dict[str, Any], where: str, synthetic: bool) -> Row:
+def _text_spans(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
     text, listed = _text(plain, "text", where), plain.get("spans")
     if not isinstance(listed, list) or not all(isinstance(span, dict) for span in listed):
         said = f"{where}: 'spans' must be a list of objects with 'start', 'end' and 'label'"
@@ -362,18 +362,18 @@ def _text_spans(plain: dict[str, Any], where: str, synthetic: bool) -> Row:
     for before, after in itertools.pairwise(spans):
         if after.start < before.end:
             raise InvalidRequest(f"{where}: spans {before} and {after} overlap", remedy="Correct that row.")
-    return Row(text, spans=tuple(spans), synthetic=synthetic)
+    return DataRow(text, spans=tuple(spans), synthetic=synthetic)
 
 
-def _span(plain: dict[str, Any], length: int, where: str) -> Span:
+def _span(plain: dict[str, Any], length: int, where: str) -> TextSpan:
     start, end = plain.get("start"), plain.get("end")
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= length:
         said = f"{where}: a span must have 0 <= start < end <= {length}, the text's length in characters"
         raise InvalidRequest(said, remedy="Correct that row.")
-    return Span(start, end, _text(plain, "label", where))
+    return TextSpan(start, end, _text(plain, "label", where))
 
 
-_READERS: dict[DataFormat, Callable[[dict[str, Any], str, bool], Row]] = {
+_READERS: dict[DataFormat, Callable[[dict[str, Any], str, bool], DataRow]] = {
     "text-label": _text_label,
     "prompt-completion": _prompt_completion,
     "messages": _conversation,
@@ -384,11 +384,11 @@ _READERS: dict[DataFormat, Callable[[dict[str, Any], str, bool], Row]] = {
 # --- rows against the task, and against each other ----------------------------------------------------------------
 
 
-def _classified(row: Row) -> Row:
+def _classified(row: DataRow) -> DataRow:
     return replace(row, label=row.label or row.completion.strip())
 
 
-def known_labels(task: Task) -> tuple[str, ...]:
+def known_labels(task: TaskSpec) -> tuple[str, ...]:
     """Return what a row may be labelled with: for extract, the tags B-x and I-x mean the label x."""
     if task.kind != "extract":
         return task.labels
@@ -399,13 +399,13 @@ def _in_order(counts: Counter[str], known: Sequence[str]) -> dict[str, int]:
     return {label: counts[label] for label in known if label in counts}
 
 
-def labels(split: Sequence[Row]) -> Iterator[str]:
+def labels(split: Sequence[DataRow]) -> Iterator[str]:
     """Yield the labels of the rows, or of their spans."""
     for row in split:
         yield from ([row.label] if row.label else [span.label for span in row.spans])
 
 
-def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: bool) -> None:
+def _check_split(found: list[DataRow], split: Split, task: TaskSpec, path: Path, bare: bool) -> None:
     if split in MEASURED:
         _check_made_by_people(found, split, path)
     seen = Counter(labels(found))
@@ -421,7 +421,7 @@ def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: b
         raise InvalidRequest(said, remedy="Draw the splits anew, so that each has rows of several labels.")
 
 
-def _check_made_by_people(found: list[Row], split: Split, path: Path) -> None:
+def _check_made_by_people(found: list[DataRow], split: Split, path: Path) -> None:
     """Raise InvalidRequest for texts or labels that a machine made."""
     if any(row.synthetic for row in found):
         said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split takes none"
@@ -432,7 +432,7 @@ def _check_made_by_people(found: list[Row], split: Split, path: Path) -> None:
         raise InvalidRequest(said, remedy="Move them to the training split, or have people review them.")
 
 
-def labelled_by_machine(found: Sequence[Row]) -> str:
+def labelled_by_machine(found: Sequence[DataRow]) -> str:
     """Say how many rows a teacher, and how many a model labelled, and which one; empty = none."""
     rows = [row for row in found if row.label_source in MACHINES]
     if not rows:
@@ -443,7 +443,7 @@ def labelled_by_machine(found: Sequence[Row]) -> str:
     return f"{len(rows)} rows were labelled by a machine ({', '.join(each)}{more})"
 
 
-def _check_overlap(first: str, left: list[Row], second: str, right: list[Row]) -> None:
+def _check_overlap(first: str, left: list[DataRow], second: str, right: list[DataRow]) -> None:
     keys = {row.key for row in left}
     common = list(dict.fromkeys(row.text for row in right if row.key in keys))
     if common:
@@ -458,7 +458,7 @@ def _key(text: str) -> str:
     return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _doubts(found: dict[Split, list[Row]]) -> Iterator[str]:
+def _doubts(found: dict[Split, list[DataRow]]) -> Iterator[str]:
     for split, members in found.items():
         answers: dict[str, set[str]] = {}
         for row in members:
@@ -471,7 +471,7 @@ def _doubts(found: dict[Split, list[Row]]) -> Iterator[str]:
             yield f"{twice} rows of the {split} split repeat a text, so its figures look surer than they are."
 
 
-def _families(found: dict[Split, list[Row]]) -> Iterator[str]:
+def _families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
     for first, second in itertools.combinations(found, 2):
         common = {row.family for row in found[first]} & {row.family for row in found[second]} - {""}
         if common:

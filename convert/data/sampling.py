@@ -24,7 +24,7 @@ SEED = "edge-agent/thinning/1"
 _HASHES = 2**64
 
 
-class Drawn(NamedTuple):
+class RowSampling(NamedTuple):
     """How a row was drawn."""
 
     key: str
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Sample(Generic[R]):
+class ProbabilitySample(Generic[R]):
     """Rows that count, and how they came to be these."""
 
     rows: list[R]
@@ -85,11 +85,11 @@ def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
     return float(value)
 
 
-def equal_probability(rows: Sequence[R], drawn: Callable[[R], Drawn], seed: str = SEED) -> Sample[R]:
+def equal_probability(rows: Sequence[R], drawn: Callable[[R], RowSampling], seed: str = SEED) -> ProbabilitySample[R]:
     """Return the rows that figures may rest on; see the module. The same rows give the same ones."""
     every = [(row, *drawn(row)) for row in rows]
     if not any(stream or probability is not None for _, _, probability, stream in every):
-        return Sample(list(rows))
+        return ProbabilitySample(list(rows))
     known = [(row, key, probability) for row, key, probability, _ in every if probability is not None]
     smallest = min((probability for *_, probability in known), default=1.0)
     seen: Counter[str] = Counter()
@@ -98,10 +98,10 @@ def equal_probability(rows: Sequence[R], drawn: Callable[[R], Drawn], seed: str 
         seen[key] += 1
         if _number(f"{seed}:{key}:{seen[key]}") * probability < smallest * _HASHES:
             kept.append(row)
-    return Sample(kept, len(rows) - len(known), len(known) - len(kept), smallest)
+    return ProbabilitySample(kept, len(rows) - len(known), len(known) - len(kept), smallest)
 
 
-def warnings(samples: Mapping[Any, Sample[Any]]) -> Iterator[str]:
+def warnings(samples: Mapping[Any, ProbabilitySample[Any]]) -> Iterator[str]:
     """Say what was left out of each split, where that is worth a doubt."""
     for split, drawn in samples.items():
         if drawn.unknown:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from convert.data.row_files import LabelSource, Span
+from convert.data.row_files import LabelSource, TextSpan
 
 Format = Literal["text-label", "text-spans", "prompt-completion", "messages", "preference", "unpaired"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Example:
+class CollectedExample:
     """What the formats need of one."""
 
     site: str
@@ -36,13 +36,13 @@ class Example:
     """Why people were asked to review it; None = the site's agent had no streams."""
     sampling_probability: float | None = None
     """With which the random audit drew it; None = not known."""
-    spans: tuple[Span, ...] = ()
+    spans: tuple[TextSpan, ...] = ()
     """text-spans: places in the input."""
     surrogates: int = 0
     """Made-up values that stand in place of placeholders."""
 
 
-def rows_of(example: Example, form: Format) -> list[Row]:
+def rows_of(example: CollectedExample, form: Format) -> list[Row]:
     """Return the rows that an example makes; unpaired ones may be two."""
     origin: Row = {"site": example.site, "prediction_id": example.prediction_id, **_drawn(example)}
     origin |= {"label_source": example.label_source, "labeled_by": example.labeled_by}
@@ -51,33 +51,33 @@ def rows_of(example: Example, form: Format) -> list[Row]:
     return [{**row, **origin} for row in _WRITERS[form](example)]
 
 
-def _drawn(example: Example) -> Row:
+def _drawn(example: CollectedExample) -> Row:
     known = {"review_stream": example.review_stream, "sampling_probability": example.sampling_probability}
     return {key: value for key, value in known.items() if value is not None}
 
 
-def _text_label(example: Example) -> Sequence[Mapping[str, Any]]:
+def _text_label(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     return [{"text": example.input, "label": _answer(example)}]
 
 
-def _text_spans(example: Example) -> Sequence[Mapping[str, Any]]:
+def _text_spans(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     return [{"text": example.input, "spans": [asdict(span) for span in example.spans]}]
 
 
-def _prompt_completion(example: Example) -> Sequence[Mapping[str, Any]]:
+def _prompt_completion(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     return [{"prompt": example.input, "completion": _answer(example)}]
 
 
-def _messages(example: Example) -> Sequence[Mapping[str, Any]]:
+def _messages(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     return [{"messages": [*_asked(example), *_said(_answer(example))]}]
 
 
-def _preference(example: Example) -> Sequence[Mapping[str, Any]]:
+def _preference(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     """A correction is a preference: what the person wrote over what the model said."""
     return [{"prompt": _asked(example), "chosen": _said(_answer(example)), "rejected": _said(example.output)}]
 
 
-def _unpaired(example: Example) -> Sequence[Mapping[str, Any]]:
+def _unpaired(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     """Whatever was said is a judgement: of the model's answer, and of the right one where it was given."""
     right = example.truth == example.output
     judged = [{"prompt": _asked(example), "completion": _said(example.output), "label": right}]
@@ -86,11 +86,11 @@ def _unpaired(example: Example) -> Sequence[Mapping[str, Any]]:
     return judged
 
 
-def _answer(example: Example) -> str:
+def _answer(example: CollectedExample) -> str:
     return example.output if example.truth is None else example.truth
 
 
-def _asked(example: Example) -> list[dict[str, str]]:
+def _asked(example: CollectedExample) -> list[dict[str, str]]:
     return [{"role": "user", "content": example.input}]
 
 
@@ -98,7 +98,7 @@ def _said(content: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": content}]
 
 
-_WRITERS: dict[Format, Callable[[Example], Sequence[Mapping[str, Any]]]] = {
+_WRITERS: dict[Format, Callable[[CollectedExample], Sequence[Mapping[str, Any]]]] = {
     "text-label": _text_label,
     "text-spans": _text_spans,
     "prompt-completion": _prompt_completion,

@@ -36,7 +36,7 @@ DECAY = 1.5e-2
 
 
 @dataclass(frozen=True)
-class Suspect:
+class SuspectLabel:
     """A row whose label is likely wrong."""
 
     row: int
@@ -58,11 +58,11 @@ class LabelErrors:
     """Labels that are likely wrong."""
     agreement: float
     """Share of the judged rows to which the other folds' classifier gives their label."""
-    ranked: tuple[Suspect, ...]
+    ranked: tuple[SuspectLabel, ...]
     """Every judged row, the least probable label first."""
 
     @property
-    def suspects(self) -> list[Suspect]:
+    def suspects(self) -> list[SuspectLabel]:
         """As many as are estimated, and only where another label is more probable."""
         return [each for each in self.ranked[: self.estimated] if each.suggested_probability > each.given_probability]
 
@@ -91,7 +91,7 @@ def find(
     others[np.arange(len(truth)), truth] = -1.0
     best = others.argmax(axis=1)
     ranked = tuple(
-        Suspect(int(places[at]), labels[truth[at]], labels[best[at]], float(own[at]), float(others[at, best[at]]))
+        SuspectLabel(int(places[at]), labels[truth[at]], labels[best[at]], float(own[at]), float(others[at, best[at]]))
         for at in np.lexsort((own - others.max(axis=1), own))
     )
     agreement = float((own > others.max(axis=1)).mean())

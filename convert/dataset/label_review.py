@@ -20,7 +20,7 @@ from convert.dataset import label_errors, label_studio, select
 from convert.dataset.label_errors import LabelErrors
 from convert.dataset.review import INTERFACE_NAME, TASKS_NAME
 from convert.dataset.scope import open_examples
-from convert.dataset.select import Choice
+from convert.dataset.select import DatasetSelection
 from convert.dataset.write import made_whole
 from convert.encoder import ngrams
 from convert.pipeline import execution
@@ -96,7 +96,7 @@ class RankedLabels:
         return {"schema": "edge-agent/label-errors/v1", **found}
 
 
-def rank(choice: Choice, encoder: Path | None, progress: Progress) -> RankedLabels | None:
+def rank(choice: DatasetSelection, encoder: Path | None, progress: Progress) -> RankedLabels | None:
     """Rank the labels that a training set of that choice has; None if it has too few, or is no classification.
 
     Raises:
@@ -110,7 +110,7 @@ def rank(choice: Choice, encoder: Path | None, progress: Progress) -> RankedLabe
 
 
 def rank_chosen(
-    connection: duckdb.DuckDBPyConnection, choice: Choice, encoder: Path | None, progress: Progress
+    connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, encoder: Path | None, progress: Progress
 ) -> RankedLabels | None:
     """Rank the labels of the table `chosen`; see `rank`."""
     query = _CHOSEN.format(right=select.right_answer(choice.purpose))

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import strict_json
-from edge_agent.formats.example_records import Feedback
+from edge_agent.formats.example_records import ExampleFeedback
 
 EXPORT_BYTES_MAX = 1024 * 1024 * 1024
 _FROM, _TO = "answer", "input"
@@ -25,7 +25,7 @@ _REMEDY = "Export the project from Label Studio as JSON, not as JSON-MIN or CSV.
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReviewTask:
     """One example to be reviewed."""
 
     site: str
@@ -47,7 +47,7 @@ class Asked:
     """audit: with which it was drawn."""
 
 
-def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
+def task_of(asked: ReviewTask, *, choices: bool) -> dict[str, Any]:
     """Return a task; with `choices` the answer is one of the labels, otherwise text.
 
     Each model's answer is a prediction of its own under its own name, the one that was given first.
@@ -92,7 +92,7 @@ def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
     return f'<View>\n{stream}  <Text name="{_TO}" value="$input"/>\n{why}{control}</View>\n'
 
 
-def feedback_of(export: bytes) -> list[Feedback]:
+def feedback_of(export: bytes) -> list[ExampleFeedback]:
     """Read a JSON export. Cancelled and empty annotations say nothing and are passed over.
 
     Raises:
@@ -118,7 +118,7 @@ def feedback_of(export: bytes) -> list[Feedback]:
     return found
 
 
-def _reviews(task: dict[str, Any]) -> Iterator[Feedback]:
+def _reviews(task: dict[str, Any]) -> Iterator[ExampleFeedback]:
     data = task["data"]
     for annotation in task["annotations"]:
         value = _value(annotation["result"])
@@ -128,7 +128,7 @@ def _reviews(task: dict[str, Any]) -> Iterator[Feedback]:
         # The same annotation exported again is the same record; changed in between, it is another one.
         said = json.dumps([data["site"], data["prediction_id"], annotation["id"], annotation["updated_at"], value])
         key = hashlib.sha256(said.encode()).hexdigest()[:32]
-        yield Feedback(
+        yield ExampleFeedback(
             record_id=f"review:{key}",
             feedback_id=key,
             site=data["site"],

@@ -10,8 +10,8 @@ from typing import Literal
 import duckdb
 
 from convert.dataset import label_studio
-from convert.dataset.label_studio import Asked
-from convert.dataset.scope import Scope, open_examples
+from convert.dataset.label_studio import ReviewTask
+from convert.dataset.scope import ExampleScope, open_examples
 from convert.dataset.write import made_whole
 from edge_agent.errors import InvalidRequest
 
@@ -46,7 +46,7 @@ _LABELS = "SELECT DISTINCT unnest(scores).label FROM examples WHERE kind = 'clas
 
 
 @dataclass(frozen=True)
-class Asking:
+class ReviewSelection:
     """What to have reviewed."""
 
     collected: Path
@@ -55,10 +55,10 @@ class Asking:
     """unreviewed: the streams of review in turns, of all but the audit one of each group of duplicates. audit: only
     that, the oldest first. conflicts: what reviewers disagree on."""
     rows_max: int = 500
-    scope: Scope = field(default_factory=Scope)
+    scope: ExampleScope = field(default_factory=ExampleScope)
 
 
-def write(asking: Asking, out: Path, *, force: bool = False) -> int:
+def write(asking: ReviewSelection, out: Path, *, force: bool = False) -> int:
     """Write tasks and the labelling interface; returns the number of tasks.
 
     Raises:
@@ -73,7 +73,7 @@ def write(asking: Asking, out: Path, *, force: bool = False) -> int:
         if not found:
             said = f"task {asking.task} has nothing to review: {asking.which} is empty"
             raise InvalidRequest(said, remedy="Collect more, or ask for --which conflicts.")
-        tasks = [label_studio.task_of(Asked(*row), choices=bool(labels)) for row in found]
+        tasks = [label_studio.task_of(ReviewTask(*row), choices=bool(labels)) for row in found]
         (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         (folder / INTERFACE_NAME).write_text(label_studio.interface(labels), encoding="utf-8")
         return len(tasks)

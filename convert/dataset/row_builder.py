@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from convert.data.row_files import Span
+from convert.data.row_files import TextSpan
 from convert.dataset import formats
-from convert.dataset.formats import Example, Format, Row
+from convert.dataset.formats import CollectedExample, Format, Row
 from convert.dataset.spans import SpanCounts, align
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
 from edge_agent.errors import InvalidRequest
@@ -19,7 +19,7 @@ from edge_agent.formats.manifest import Kind
 class RedactedExample:
     """An example as it was collected."""
 
-    example: Example
+    example: CollectedExample
     kind: Kind
     counts: Mapping[str, int]
     """Replacements in input and output by the name of the rule."""
@@ -41,7 +41,7 @@ class RowBuilder:
             InvalidRequest: spans are asked for, and the task does not extract.
         """
         example = redacted.example
-        spans: tuple[Span, ...] = ()
+        spans: tuple[TextSpan, ...] = ()
         learnt = [example.truth or example.output]
         if self._form == "text-spans":
             if redacted.kind != "extract":
@@ -61,14 +61,14 @@ class RowBuilder:
         spans = {"spans": self._spans.report()} if self._form == "text-spans" else {}
         return {"surrogates": self._filler.report(), **spans}
 
-    def _filled(self, redacted: RedactedExample, spans: tuple[Span, ...]) -> Example:
+    def _filled(self, redacted: RedactedExample, spans: tuple[TextSpan, ...]) -> CollectedExample:
         """Return the example with values for its placeholders. A label of a classify task is no text, and stays."""
         example = redacted.example
         classifies, truth = redacted.kind == "classify", example.truth or ""
         texts = [example.input, *([] if classifies else [example.output, truth])]
         key = f"{example.site}/{example.prediction_id}"
         filled = self._filler.fill(key, redacted.counts, texts, stored=2)
-        moved = tuple(Span(filled.moved(span.start), filled.moved(span.end), span.label) for span in spans)
+        moved = tuple(TextSpan(filled.moved(span.start), filled.moved(span.end), span.label) for span in spans)
         example = replace(example, input=filled.texts[0], spans=moved, surrogates=filled.values)
         if classifies:
             return example

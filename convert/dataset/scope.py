@@ -57,7 +57,7 @@ _CLOCKS = """
 
 
 @dataclass(frozen=True)
-class Scope:
+class ExampleScope:
     """What somebody asks for; nothing = everything, and the newest bundle is judged."""
 
     version: str = ""
@@ -70,7 +70,7 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class AnsweringBundle:
     """One bundle whose answers are among the examples."""
 
     version: str
@@ -92,24 +92,24 @@ class WrongClock:
 
 
 @dataclass(frozen=True)
-class Scoped:
+class ScopedExamples:
     """What the view holds."""
 
     collected: int
     """Examples of the task in all."""
-    bundles: tuple[Bundle, ...]
+    bundles: tuple[AnsweringBundle, ...]
     """At those sites in those days, the newest first."""
     clocks: tuple[WrongClock, ...]
     judged_by_default: bool
     """Nobody said which bundle to judge, so it is the newest."""
 
     @property
-    def judged(self) -> tuple[Bundle, ...]:
+    def judged(self) -> tuple[AnsweringBundle, ...]:
         """Those whose answers are judged."""
         return tuple(bundle for bundle in self.bundles if bundle.judged)
 
     @property
-    def passed_over(self) -> tuple[Bundle, ...]:
+    def passed_over(self) -> tuple[AnsweringBundle, ...]:
         """Those whose answers are not judged."""
         return tuple(bundle for bundle in self.bundles if not bundle.judged)
 
@@ -118,9 +118,9 @@ def open_examples(
     connection: duckdb.DuckDBPyConnection,
     collected: Path,
     task: str,
-    scope: Scope = Scope(),  # noqa: B008 - it cannot change
+    scope: ExampleScope = ExampleScope(),  # noqa: B008 - it cannot change
     now: Callable[[], float] = time.time,
-) -> Scoped:
+) -> ScopedExamples:
     """Make the view `examples` of one task; `now` stands in for the time at which version 0.1 took a segment in.
 
     Raises:
@@ -144,7 +144,7 @@ def open_examples(
     connection.execute(_EXAMPLES.format(limits=limits))
     clocks = [WrongClock(*found) for found in connection.execute(_CLOCKS.format(limits=sites)).fetchall()]
     ((every,),) = connection.execute("SELECT count(*) FROM collected").fetchall()
-    return Scoped(every, bundles, tuple(clocks), not scope.version)
+    return ScopedExamples(every, bundles, tuple(clocks), not scope.version)
 
 
 def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:
@@ -161,7 +161,7 @@ def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> 
     answers.apart(found, _LATER_COLUMNS).create_view("collected")
 
 
-def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: Scope) -> str:
+def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> str:
     """Return the condition for the sites that are asked for."""
     if not scope.sites:
         return "true"
@@ -175,7 +175,7 @@ def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: Scope) -> str:
     return "site IN (SELECT site FROM asked_sites)"
 
 
-def _asked_days(scope: Scope) -> str:
+def _asked_days(scope: ExampleScope) -> str:
     """Return the condition for the days that are asked for."""
     conditions = ["NOT clock_ahead"] if scope.since or scope.until else ["true"]
     if scope.since:
@@ -185,7 +185,7 @@ def _asked_days(scope: Scope) -> str:
     return " AND ".join(conditions)
 
 
-def _bundles(found: Sequence[tuple[str, str, int, int, datetime]], scope: Scope) -> tuple[Bundle, ...]:
+def _bundles(found: Sequence[tuple[str, str, int, int, datetime]], scope: ExampleScope) -> tuple[AnsweringBundle, ...]:
     newest_first = sorted(found, key=lambda each: (precedence(each[0]), each[4] or datetime.min, each[1]), reverse=True)
     judged = {each[:2] for each in newest_first[:1]}
     if scope.version:
@@ -194,7 +194,7 @@ def _bundles(found: Sequence[tuple[str, str, int, int, datetime]], scope: Scope)
             there = ", ".join(f"{version} ({digest[:12]})" for version, digest, *_ in newest_first)
             said = f"there is no example of version {scope.version}"
             raise InvalidRequest(said, remedy=f"There are examples of: {there[:500] or 'none in that scope'}.")
-    return tuple(Bundle(*each[:4], judged=each[:2] in judged) for each in newest_first)
+    return tuple(AnsweringBundle(*each[:4], judged=each[:2] in judged) for each in newest_first)
 
 
 def _is(wanted: str, version: str, digest: str) -> bool:

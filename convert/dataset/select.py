@@ -23,7 +23,7 @@ import duckdb
 
 from convert.data import splits
 from convert.data.row_files import LABELED_BY_CHARS_MAX, LabelSource
-from convert.dataset.scope import Scope
+from convert.dataset.scope import ExampleScope
 from edge_agent.errors import InvalidRequest
 
 Answers = Literal["reviewed", "sure", "opinions"]
@@ -108,7 +108,7 @@ _AUDIT = """
 
 
 @dataclass(frozen=True)
-class Choice:
+class DatasetSelection:
     """What to choose."""
 
     collected: Path
@@ -120,7 +120,7 @@ class Choice:
     """Split: share of the rows, the oldest first; None = SHARES."""
     seed: str = "1"
     """Deals out sites."""
-    scope: Scope = field(default_factory=Scope)
+    scope: ExampleScope = field(default_factory=ExampleScope)
     """What the view of examples was made with."""
 
     @property
@@ -132,7 +132,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Left:
+class SelectionCounts:
     """How many examples there are, and how many were left out on the way."""
 
     examples: int
@@ -154,7 +154,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditSample:
     """The random sample that figures may rest on, as far as it has come."""
 
     drawn: int
@@ -199,7 +199,7 @@ def labeled_by(purpose: str) -> str:
     return f"left(coalesce({by}, ''), {LABELED_BY_CHARS_MAX})"
 
 
-def choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Left:
+def choose(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> SelectionCounts:
     """Make the table `chosen` (site, prediction_id, place) from the view that `open_examples` made.
 
     Place 0 is the first split, and so on.
@@ -220,7 +220,7 @@ def choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Left:
     return _left(connection)
 
 
-def audit(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Audit:
+def audit(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> AuditSample:
     """Count the random sample, after `choose`."""
     query = (
         "SELECT place, count(*) FROM chosen JOIN examples USING (site, prediction_id)"
@@ -230,13 +230,13 @@ def audit(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Audit:
     return audit_of(connection, {name: used.get(place, 0) for place, name in enumerate(choice.split_shares)})
 
 
-def audit_of(connection: duckdb.DuckDBPyConnection, used: Mapping[str, int] | None = None) -> Audit:
+def audit_of(connection: duckdb.DuckDBPyConnection, used: Mapping[str, int] | None = None) -> AuditSample:
     """Count the random sample of the view `examples`."""
     drawn, labelled, unreviewed, low, high = connection.execute(_AUDIT).fetchall()[0]
-    return Audit(drawn, labelled, unreviewed, drawn - labelled - unreviewed, low, high, dict(used or {}))
+    return AuditSample(drawn, labelled, unreviewed, drawn - labelled - unreviewed, low, high, dict(used or {}))
 
 
-def _measured(choice: Choice) -> dict[str, int | None]:
+def _measured(choice: DatasetSelection) -> dict[str, int | None]:
     """Return the places of the splits that figures rest on, and of the one that what a model labelled goes to."""
     names = list(choice.split_shares)
     places: dict[str, int | None] = {name: names.index(name) if name in names else None for name in MEASURED}
@@ -248,7 +248,7 @@ def _measured(choice: Choice) -> dict[str, int | None]:
     return {**places, "train": train}
 
 
-def _place(connection: duckdb.DuckDBPyConnection, choice: Choice, people: int, train: int) -> None:
+def _place(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, people: int, train: int) -> None:
     shares = choice.split_shares
     if choice.by == "time":
         # The last one reaches further than 1, whatever the sum of the shares rounds to.
@@ -261,7 +261,7 @@ def _place(connection: duckdb.DuckDBPyConnection, choice: Choice, people: int, t
         connection.execute(_BY_SITE)
 
 
-def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: Choice, people: int, train: int) -> None:
+def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, people: int, train: int) -> None:
     """Deal the sites out by what people labelled there; those where they labelled nothing train."""
     query = (
         "SELECT site, count(*) FILTER ($people = 0 OR reviewed) AS rows FROM unique_rows GROUP BY site ORDER BY site"
@@ -279,14 +279,14 @@ def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: Choice, people: i
         connection.executemany("INSERT INTO dealt VALUES (?, ?)", list(places.items()))
 
 
-def _left(connection: duckdb.DuckDBPyConnection) -> Left:
+def _left(connection: duckdb.DuckDBPyConnection) -> SelectionCounts:
     every, examples, pool, unique, placed, chosen = (
         _count(connection, table) for table in ("collected", "examples", "pool", "unique_rows", "placed", "chosen")
     )
     sound = "(SELECT DISTINCT cluster, answer FROM unique_rows)"
     contradicted = _count(connection, f"pool ANTI JOIN {sound} USING (cluster, answer)")
     not_drawn = _count(connection, "dealt_rows ANTI JOIN placed USING (site, prediction_id) WHERE reviewed")
-    return Left(
+    return SelectionCounts(
         examples=every,
         out_of_scope=every - examples,
         not_wanted=examples - pool,

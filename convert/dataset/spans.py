@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from convert.data.row_files import Span
+from convert.data.row_files import TextSpan
 from edge_agent.capture.redact.redactor import PLACEHOLDER
 from edge_agent.formats import strict_json
 
@@ -49,7 +49,7 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 class Alignment:
     """What was found of one record."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[TextSpan, ...]
     """In the order of the text; empty with a problem, and where the record is empty."""
     matches: Mapping[Match, int] = field(default_factory=dict)
     """How the values were found."""
@@ -82,7 +82,7 @@ class SpanCounts:
 
 
 @dataclass
-class _Search:
+class _ValueSearch:
     """One value of a field, and where it may stand."""
 
     label: str
@@ -115,7 +115,7 @@ def align(record: str, text: str) -> Alignment:
     problems = tuple(_problems(searches))
     if problems:
         return Alignment((), problems=problems)
-    spans = (Span(start, end, search.label) for search in searches for start, end in search.places)
+    spans = (TextSpan(start, end, search.label) for search in searches for start, end in search.places)
     matches = Counter(search.match for search in searches for _ in search.places)
     return Alignment(tuple(sorted(spans, key=lambda span: span.start)), matches)
 
@@ -142,16 +142,16 @@ def _values(plain: Any, label: str, depth: int = 0) -> Iterator[tuple[str, str |
             yield label, said
 
 
-def _search(label: str, value: str | None, times: int, text: str) -> _Search:
+def _search(label: str, value: str | None, times: int, text: str) -> _ValueSearch:
     if value is None:
-        return _Search(label, value, times, [], "exact")
+        return _ValueSearch(label, value, times, [], "exact")
     places = list(itertools.islice(_places(re.escape(value), text, 0), PLACES_MAX + 1))
     match: Match = "placeholder" if PLACEHOLDER.fullmatch(value) else "exact"
     if not places:
         words = r"\s+".join(map(re.escape, value.split()))
         places = list(itertools.islice(_places(words, text, re.IGNORECASE), PLACES_MAX + 1))
         match = "normalised"
-    return _Search(label, value, times, places, match, len(places))
+    return _ValueSearch(label, value, times, places, match, len(places))
 
 
 def _places(pattern: str, text: str, flags: int) -> Iterator[_Place]:
@@ -172,9 +172,9 @@ def _is_inside_word(text: str, at: int) -> bool:
     return accented or (around.isalnum() and not _UNSPACED.search(around))
 
 
-def _settle(searches: Sequence[_Search]) -> None:
+def _settle(searches: Sequence[_ValueSearch]) -> None:
     """Take away the places of values that have no choice from the others, until nothing changes."""
-    settled: list[_Search] = []
+    settled: list[_ValueSearch] = []
     while fresh := [search for search in searches if search.is_found and search not in settled]:
         settled += fresh
         taken = [place for search in fresh for place in search.places]
@@ -183,12 +183,12 @@ def _settle(searches: Sequence[_Search]) -> None:
                 search.places = [place for place in search.places if not any(_overlap(place, each) for each in taken)]
 
 
-def _problems(searches: Sequence[_Search]) -> Iterator[tuple[Problem, str]]:
+def _problems(searches: Sequence[_ValueSearch]) -> Iterator[tuple[Problem, str]]:
     yield from ((_problem(search), search.label) for search in searches if not search.is_found)
     yield from (("overlapping", search.label) for search in _colliding(searches))
 
 
-def _problem(search: _Search) -> Problem:
+def _problem(search: _ValueSearch) -> Problem:
     if search.value is None:
         return "not_text"
     if len(search.places) > search.times:
@@ -196,7 +196,7 @@ def _problem(search: _Search) -> Problem:
     return "overlapping" if search.seen >= search.times else "absent"
 
 
-def _colliding(searches: Sequence[_Search]) -> Iterator[_Search]:
+def _colliding(searches: Sequence[_ValueSearch]) -> Iterator[_ValueSearch]:
     found = [search for search in searches if search.is_found]
     for first, second in itertools.combinations(found, 2):
         if any(_overlap(a, b) for a in first.places for b in second.places):

@@ -65,7 +65,7 @@ class SurrogateCounts:
 
 
 @dataclass(frozen=True)
-class _Edit:
+class _Replacement:
     """One replacement in a text."""
 
     start: int
@@ -82,7 +82,7 @@ class FilledTexts:
     texts: tuple[str, ...]
     values: int
     """Different placeholders that were filled."""
-    edits: tuple[_Edit, ...] = ()
+    edits: tuple[_Replacement, ...] = ()
     """Of the first text, in its order."""
 
     def moved(self, position: int) -> int:
@@ -188,12 +188,12 @@ class PlaceholderFiller:
         return lost
 
 
-def _edits(text: str, values: Mapping[str, str]) -> Iterator[_Edit]:
+def _edits(text: str, values: Mapping[str, str]) -> Iterator[_Replacement]:
     grown = 0
     for match in PLACEHOLDER.finditer(text):
         if match[0] in values:
             start, length = match.start() + grown, len(values[match[0]])
-            yield _Edit(match.start(), match.end(), start, start + length, match[0])
+            yield _Replacement(match.start(), match.end(), start, start + length, match[0])
             grown += length - len(match[0])
 
 

@@ -14,12 +14,12 @@ from typing import IO, Any
 import duckdb
 
 from convert.collect import statuses
-from convert.collect.statuses import Losses
+from convert.collect.statuses import AuditLosses
 from convert.dataset import select
-from convert.dataset.formats import Example, Format
+from convert.dataset.formats import CollectedExample, Format
 from convert.dataset.row_builder import RedactedExample, RowBuilder
-from convert.dataset.scope import Scoped, open_examples
-from convert.dataset.select import Audit, Choice, Left
+from convert.dataset.scope import ScopedExamples, open_examples
+from convert.dataset.select import AuditSample, DatasetSelection, SelectionCounts
 from convert.dataset.surrogates import SurrogateSettings
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
@@ -38,7 +38,7 @@ _ROWS = """
 
 
 @dataclass(frozen=True)
-class Written:
+class DatasetSummary:
     """What was made."""
 
     task: str
@@ -49,14 +49,14 @@ class Written:
     """By split."""
     labels: dict[str, dict[str, int]]
     """Answers by split, the most frequent first; empty when there are too many different ones. text-spans: of spans."""
-    left_out: Left
+    left_out: SelectionCounts
     label_sources: dict[str, dict[str, int]]
     """Examples by split and by where their label comes from."""
-    scope: Scoped
+    scope: ScopedExamples
     """Bundles that had answered, and sites whose clock is wrong."""
-    audit: Audit
+    audit: AuditSample
     """The random sample that calibration and test are made of."""
-    sites: Losses
+    sites: AuditLosses
     surrogates: dict[str, Any] = field(default_factory=dict)
     """What became of placeholders: how many were filled in, by type, with which locales and seed."""
     spans: dict[str, Any] = field(default_factory=dict)
@@ -69,13 +69,13 @@ def purpose_of(form: Format, answers: select.Answers) -> str:
 
 
 def write(
-    choice: Choice,
+    choice: DatasetSelection,
     form: Format,
     out: Path,
     *,
     force: bool = False,
     surrogates: SurrogateSettings = SurrogateSettings(),  # noqa: B008 - it cannot change
-) -> Written:
+) -> DatasetSummary:
     """Choose, and write a folder.
 
     Raises:
@@ -104,7 +104,7 @@ def write(
             reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
             said = f"each of {left.chosen} records has a value without a certain place in its text: {reasons}"
             raise InvalidRequest(said, remedy="Look at some records: text-spans needs values as the text has them.")
-        written = Written(
+        written = DatasetSummary(
             choice.task,
             form,
             choice.purpose,
@@ -154,7 +154,7 @@ def _write_rows(
     with ExitStack() as opened:
         files: list[IO[str]] = [opened.enter_context(path.open("w", encoding="utf-8")) for path in paths]
         for place, kind, redacted, *fields in _fetched(found):
-            rows, learnt = builder.build(RedactedExample(Example(*fields), kind, redacted))
+            rows, learnt = builder.build(RedactedExample(CollectedExample(*fields), kind, redacted))
             for row in rows:
                 files[place].write(json.dumps(row, ensure_ascii=False) + "\n")
                 counts[place] += 1
@@ -163,7 +163,7 @@ def _write_rows(
     return counts, labels
 
 
-def _label_sources(connection: duckdb.DuckDBPyConnection, choice: Choice) -> dict[str, dict[str, int]]:
+def _label_sources(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> dict[str, dict[str, int]]:
     query = (
         f"SELECT place, {select.label_source(choice.purpose)} AS source, count(*)"  # noqa: S608 - of this package
         " FROM chosen JOIN examples USING (site, prediction_id) GROUP BY ALL ORDER BY count(*) DESC, source"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
-from edge_agent.formats.manifest import Prompt
+from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
+from edge_agent.formats.manifest import PromptTemplate
 
 
-def check_chat(prompt: Prompt, template: str, special_texts: dict[str, str]) -> None:
+def check_chat(prompt: PromptTemplate, template: str, special_texts: dict[str, str]) -> None:
     """Render a prompt as the agent will when the bundle is installed. Raises ModelLoadFailed."""
     split_prompt(prompt, ChatTemplate(template, special_texts))

@@ -1,7 +1,7 @@
 """The labels' joint log-probabilities from a decoder in PyTorch: what the agent computes, in full precision.
 
-Same definition as edge_agent/engine/runtimes/llama/labels.py: the sum, over a label's tokens, of log p(token | prompt,
-tokens before), over the whole vocabulary, not divided by the number of tokens.
+Same definition as edge_agent/engine/runtimes/llama/label_scoring.py: the sum, over a label's tokens, of
+log p(token | prompt, tokens before), over the whole vocabulary, not divided by the number of tokens.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy.typing as npt
 import torch
 
 from convert.decoder.tokens import TaskTokens, Tokens
-from edge_agent.engine.runtimes.llama.label_tree import LabelTree
-from edge_agent.engine.runtimes.llama.labels import Tally
+from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, LabelTree
 
 BATCH_ROWS = 16
 """Prompts, or branches behind one prompt, each with a copy of the cache."""
@@ -64,7 +63,7 @@ def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabi
     """Score the labels behind some prompts: many for labels of one token, otherwise one at a time."""
     given = left_padded(prompts, model.device)
     out = model(**given, logits_to_keep=1, use_cache=bool(tree.branches))
-    tallies = [Tally(tree) for _ in prompts]
+    tallies = [LabelScorer(tree) for _ in prompts]
     for tally, row in zip(tallies, out.logits[:, -1].float().cpu().numpy(), strict=True):
         tally.add_prompt(row)
     if tree.branches:
@@ -72,7 +71,7 @@ def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabi
     return np.stack([tally.joint for tally in tallies])
 
 
-def _add_branches(model: Any, tree: LabelTree, tally: Tally, cache: Any, length: int) -> None:
+def _add_branches(model: Any, tree: LabelTree, tally: LabelScorer, cache: Any, length: int) -> None:
     """Compute the branches behind one prompt, in batches of one length."""
     for branches in _batches(tree.branches):
         size = len(branches[0])

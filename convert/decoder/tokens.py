@@ -1,8 +1,7 @@
 """How an input becomes a decoder's tokens, by the agent's own rule and with a checkpoint's own tokenizer.
 
-The rule is that of edge_agent/engine/runtimes/llama/prompt.py, and the code too: what is trained and compared here must
-see the very tokens that the served model will see. That the tokenizer of the exported file agrees is for the export to
-prove.
+The rule and the code are those of edge_agent/engine/runtimes/llama/chat_prompt.py: training and comparison must see the
+tokens that the served model will see. The export proves that the tokenizer of the exported file agrees.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from edge_agent.engine.runtimes.llama.label_tree import LabelTree
-from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
-from edge_agent.formats.manifest import Task
+from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
+from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
+from edge_agent.formats.manifest import TaskSpec
 
 Tokens = tuple[int, ...]
 
@@ -37,7 +36,7 @@ class TaskTokens:
         return self.prefix + tokenize(self.tokenizer, self.blanks + text, special=False) + self.rest
 
 
-def task_tokens(task: Task, tokenizer: PreTrainedTokenizerBase) -> TaskTokens:
+def task_tokens(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> TaskTokens:
     """Turn a task into tokens.
 
     Raises:

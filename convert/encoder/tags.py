@@ -12,7 +12,7 @@ from functools import partial
 
 from transformers import BatchEncoding
 
-from convert.data.row_files import Span
+from convert.data.row_files import TextSpan
 from edge_agent.engine.runtimes.onnx_outputs import Word, words
 
 UNREAD = -100
@@ -30,7 +30,7 @@ class Tagged:
     """Spans that begin or end inside a word, so that the agent can only find them with more text than they have."""
 
 
-def tagged(text: str, encoding: BatchEncoding, spans: Sequence[Span], labels: Sequence[str]) -> Tagged:
+def tagged(text: str, encoding: BatchEncoding, spans: Sequence[TextSpan], labels: Sequence[str]) -> Tagged:
     """Tag one encoded text. `encoding` holds one row and was made with offsets.
 
     Raises KeyError if the labels lack a tag that is needed; the rows of a recipe are checked before.
@@ -38,7 +38,7 @@ def tagged(text: str, encoding: BatchEncoding, spans: Sequence[Span], labels: Se
     index = dict(zip(labels, range(len(labels)), strict=True))
     tags = [UNREAD] * len(encoding["input_ids"])
     found = words(text, encoding.word_ids(), encoding["offset_mapping"])
-    before: Span | None = None
+    before: TextSpan | None = None
     for word in found:
         span = next(filter(partial(_touches, word), spans), None)
         tags[word.token] = index[_tag(span, before)]
@@ -46,16 +46,16 @@ def tagged(text: str, encoding: BatchEncoding, spans: Sequence[Span], labels: Se
     return Tagged(tuple(tags), _misfits(found, spans))
 
 
-def _touches(word: Word, span: Span) -> bool:
+def _touches(word: Word, span: TextSpan) -> bool:
     return span.start < word.end and word.start < span.end
 
 
-def _tag(span: Span | None, before: Span | None) -> str:
+def _tag(span: TextSpan | None, before: TextSpan | None) -> str:
     if span is None:
         return _OUTSIDE
     return f"{'I' if span is before else 'B'}-{span.label}"
 
 
-def _misfits(found: Sequence[Word], spans: Sequence[Span]) -> int:
+def _misfits(found: Sequence[Word], spans: Sequence[TextSpan]) -> int:
     starts, ends = {word.start for word in found}, {word.end for word in found}
     return len(spans) - sum(span.start in starts and span.end in ends for span in spans)

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from convert.data import near_copies, row_files
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 from convert.evaluate import paired
-from convert.evaluate.bundle import Bundle, opened
+from convert.evaluate.bundle import BundleFolder, opened
 from convert.evaluate.invariance import measure_batch_invariance
-from convert.evaluate.predictions import Prediction
+from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
 from convert.evaluate.serving import predict, quiet, serving
 from convert.pipeline.recipe import Recipe, Split
-from convert.pipeline.stage import Job, Progress, Report
+from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import provisional
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Manifest, Task
+from edge_agent.formats.manifest import Manifest, TaskSpec
 
 __all__ = ["compare", "evaluate", "predict", "run"]
 
@@ -33,7 +33,7 @@ KNOWN: tuple[Split, ...] = ("train", "calibration")
 _CHUNK_ROWS = 64
 
 
-def run(job: Job) -> Report:
+def run(job: StageJob) -> Report:
     """Measure the chosen artefact, as it was calibrated, on the test split, one text at a time.
 
     Leaves predictions.jsonl (text, expected and a Prediction a line), and quality.json: the report without times.
@@ -52,7 +52,7 @@ def run(job: Job) -> Report:
 
 
 def _without_near_copies(
-    recipe: Recipe, manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Prediction]
+    recipe: Recipe, manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
 ) -> Report:
     """Return how many test rows are near copies of rows that the model or its threshold comes from, and the headline of
     the others."""
@@ -67,7 +67,9 @@ def _without_near_copies(
     return report | {"without_near_copies": summary(manifest.confidence, kept)}
 
 
-def evaluate(folder: Path, rows: Sequence[Row], progress: Progress = quiet) -> tuple[Report, list[Prediction]]:
+def evaluate(
+    folder: Path, rows: Sequence[DataRow], progress: Progress = quiet
+) -> tuple[Report, list[ServedPrediction]]:
     """Measure any bundle directory on rows, one text at a time; see `scoring.measure` for the report.
 
     Only rows that figures may rest on are asked (sampling.py), and only for these there are predictions.
@@ -83,7 +85,7 @@ def evaluate(folder: Path, rows: Sequence[Row], progress: Progress = quiet) -> t
     return report | {"sampling": sample.plain()}, predictions
 
 
-def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress = quiet) -> Report:
+def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progress = quiet) -> Report:
     """Measure two bundle directories on the same rows; see `paired.compare` for the report.
 
     They take turns, some rows each, so that what else the machine does falls on both.
@@ -102,10 +104,10 @@ def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress =
 
 
 def _in_turns(
-    bundles: tuple[Bundle, Bundle], texts: Sequence[str], progress: Progress
-) -> tuple[list[Prediction], list[Prediction]]:
-    first: list[Prediction] = []
-    second: list[Prediction] = []
+    bundles: tuple[BundleFolder, BundleFolder], texts: Sequence[str], progress: Progress
+) -> tuple[list[ServedPrediction], list[ServedPrediction]]:
+    first: list[ServedPrediction] = []
+    second: list[ServedPrediction] = []
     with serving([bundles[0]]) as left, serving([bundles[1]]) as right:
         for start in range(0, len(texts), _CHUNK_ROWS):
             some = texts[start : start + _CHUNK_ROWS]
@@ -115,14 +117,16 @@ def _in_turns(
     return first, second
 
 
-def write(path: Path, bundle: Bundle, rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
+def write(path: Path, bundle: BundleFolder, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> None:
     """Write predictions.jsonl."""
     kind = bundle.manifest.task.kind
     lines = [each.line(row.text, expected(kind, row)) for row, each in zip(rows, predictions, strict=True)]
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _measured(bundle: Bundle, rows: Sequence[Row], progress: Progress) -> tuple[Report, list[Prediction]]:
+def _measured(
+    bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress
+) -> tuple[Report, list[ServedPrediction]]:
     with serving([bundle]) as served:
         served.predict(bundle, [row.text for row in rows[:1]])  # the first answer of an engine takes longer
         predictions = served.predict(bundle, [row.text for row in rows], progress)
@@ -131,7 +135,7 @@ def _measured(bundle: Bundle, rows: Sequence[Row], progress: Progress) -> tuple[
     return report | ({"batch_invariance": invariance.report()} if invariance else {}), predictions
 
 
-def _check_labels(bundle: Bundle, rows: Sequence[Row]) -> None:
+def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
     kind, known = bundle.manifest.task.kind, _known(bundle.manifest.task)
     if kind == "classify" and not all(row.label for row in rows):
         raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
@@ -141,9 +145,9 @@ def _check_labels(bundle: Bundle, rows: Sequence[Row]) -> None:
         raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
 
 
-def _known(task: Task) -> set[str]:
+def _known(task: TaskSpec) -> set[str]:
     return set(task.labels) | set(entity_types(task))
 
 
-def _used(rows: Sequence[Row]) -> set[str]:
+def _used(rows: Sequence[DataRow]) -> set[str]:
     return {row.label for row in rows} - {""} | {span.label for row in rows for span in row.spans}

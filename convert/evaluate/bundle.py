@@ -11,7 +11,7 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, enco
 
 
 @dataclass(frozen=True)
-class Bundle:
+class BundleFolder:
     """See the module."""
 
     folder: Path
@@ -29,14 +29,14 @@ class Bundle:
         """Task and version."""
         return f"{self.manifest.task.name} {self.manifest.version}"
 
-    def at_temperature(self, temperature: float) -> Bundle:
+    def at_temperature(self, temperature: float) -> BundleFolder:
         """Return the same files under a manifest with another temperature; they share an engine."""
         confidence = self.manifest.confidence.model_copy(update={"temperature": temperature})
         manifest = self.manifest.model_copy(update={"confidence": confidence})
-        return Bundle(self.folder, manifest, encode(manifest), self.paths)
+        return BundleFolder(self.folder, manifest, encode(manifest), self.paths)
 
 
-def opened(folder: Path) -> Bundle:
+def opened(folder: Path) -> BundleFolder:
     """Open a directory.
 
     Raises:
@@ -58,4 +58,4 @@ def opened(folder: Path) -> Bundle:
             raise HashMismatch(f"{path} has {path.stat().st_size} bytes; the manifest says {artifact.size_bytes}")
     # Absolute: the children that open them are told paths, not where we stand.
     paths: dict[str, Path] = {artifact.role: (folder / artifact.path).resolve() for artifact in manifest.artifacts}
-    return Bundle(folder, manifest, manifest_bytes, paths)
+    return BundleFolder(folder, manifest, manifest_bytes, paths)

@@ -37,7 +37,7 @@ Place = tuple[int, bool]
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class AnswerOutcomes:
     """What a version made of labelled rows, [rows] each."""
 
     right: Flags
@@ -49,13 +49,15 @@ class Outcomes:
     labels: Sequence[str] = ()
     """classify: the true ones."""
 
-    def only(self, rows: Flags) -> Outcomes:
+    def only(self, rows: Flags) -> AnswerOutcomes:
         """Return those of some rows."""
         labels = [label for label, kept in zip(self.labels, rows.tolist(), strict=True) if kept] if self.labels else ()
-        return Outcomes(self.right[rows], self.confident[rows], self.confidence[rows], self.families[rows], labels)
+        return AnswerOutcomes(
+            self.right[rows], self.confident[rows], self.confidence[rows], self.families[rows], labels
+        )
 
 
-def headline(outcomes: Outcomes) -> dict[str, Any]:
+def headline(outcomes: AnswerOutcomes) -> dict[str, Any]:
     """Return `rows`, `families`, `accuracy`, `coverage`, `wrong`, and `calibration` where answers have a confidence."""
     known = ~np.isnan(outcomes.confidence)
     report: dict[str, Any] = {
@@ -70,7 +72,7 @@ def headline(outcomes: Outcomes) -> dict[str, Any]:
     return report
 
 
-def _selective(outcomes: Outcomes) -> dict[str, Any]:
+def _selective(outcomes: AnswerOutcomes) -> dict[str, Any]:
     confident = outcomes.confident
     return {
         "coverage": clustered_share(confident, outcomes.families).plain(),
@@ -93,7 +95,7 @@ def of_label(wanted: Sequence[Place], said: Sequence[Place], families: Numbers) 
     }
 
 
-def of_labels(outcomes: Outcomes, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+def of_labels(outcomes: AnswerOutcomes, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return coverage and realised risk among the rows of each label."""
     true = np.array(outcomes.labels, dtype=object)
     return {label: _selective(outcomes.only(np.asarray(true == label, dtype=np.bool_))) for label in labels}
@@ -112,7 +114,7 @@ def _f1(overlap: float) -> float:
 # --- two versions on the same rows --------------------------------------------------------------------------------
 
 
-def differences(first: Outcomes, second: Outcomes) -> dict[str, dict[str, Any]]:
+def differences(first: AnswerOutcomes, second: AnswerOutcomes) -> dict[str, dict[str, Any]]:
     """Return second less first of each figure of the headline: the interval, `p_value`, and `p_adjusted` (Holm).
 
     accuracy and coverage: McNemar's exact test, in whole families. wrong and calibration_error: random exchanges of
@@ -136,18 +138,18 @@ def _paired(first: Flags, second: Flags, families: Numbers) -> tuple[Interval, f
     return clustered_difference(gaps, families), paired_p_value(gaps, families)
 
 
-def _risks(first: Outcomes, second: Outcomes) -> tuple[Interval, float | None]:
+def _risks(first: AnswerOutcomes, second: AnswerOutcomes) -> tuple[Interval, float | None]:
     gap = difference_of(_risk(first), _risk(second))
     if not (first.confident.any() and second.confident.any()):
         return gap, None
     return gap, exchange_p_value(_wrong_by_family(first), _wrong_by_family(second), _ratio)
 
 
-def _risk(each: Outcomes) -> Interval:
+def _risk(each: AnswerOutcomes) -> Interval:
     return clustered_share(~each.right[each.confident], each.families[each.confident])
 
 
-def _calibration(first: Outcomes, second: Outcomes) -> tuple[Interval, float | None]:
+def _calibration(first: AnswerOutcomes, second: AnswerOutcomes) -> tuple[Interval, float | None]:
     rows = len(first.right)
     p_value = exchange_p_value(
         _bin_gaps(first, first), _bin_gaps(second, first), lambda gaps: np.abs(gaps).sum(axis=1) / rows
@@ -155,19 +157,19 @@ def _calibration(first: Outcomes, second: Outcomes) -> tuple[Interval, float | N
     return difference_of(_calibration_error(first), _calibration_error(second)), p_value
 
 
-def _calibration_error(each: Outcomes) -> Interval:
+def _calibration_error(each: AnswerOutcomes) -> Interval:
     plain = reliability.reliability(each.confidence, each.right, each.families)["calibration_error"]
     return Interval(**plain)
 
 
-def _bin_gaps(each: Outcomes, by: Outcomes) -> Floats:
+def _bin_gaps(each: AnswerOutcomes, by: AnswerOutcomes) -> Floats:
     """Return each family's gaps in bins of one version's confidences: the same rows are exchanged in both."""
     numbers = np.unique(each.families, return_inverse=True)[1]
     places = reliability.bin_places(by.confidence, by.families)
     return reliability.gaps_of(each.confidence, each.right, numbers, places)
 
 
-def _wrong_by_family(each: Outcomes) -> Floats:
+def _wrong_by_family(each: AnswerOutcomes) -> Floats:
     """Return each family's wrong confident answers, and its confident ones."""
     numbers = np.unique(each.families, return_inverse=True)[1]
     columns = np.stack([each.confident & ~each.right, each.confident], axis=1).astype(np.float64)
@@ -181,7 +183,9 @@ def _ratio(sums: Floats) -> Floats:
         return np.asarray(np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan))
 
 
-def label_differences(first: Outcomes, second: Outcomes, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+def label_differences(
+    first: AnswerOutcomes, second: AnswerOutcomes, labels: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """Return per label the rows, `accuracy`, `coverage` and `wrong` of `first` and `second`, and p-values of the paired
     tests on accuracy and coverage, raised for the number of labels."""
     true = np.array(first.labels, dtype=object)

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.evaluate.bundle import Bundle
-from convert.evaluate.predictions import Prediction
+from convert.evaluate.bundle import BundleFolder
+from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import quiet, serving
 from convert.pipeline import fingerprint
 from convert.pipeline.stage import Progress
@@ -71,7 +71,7 @@ def sentence(report: dict[str, Any]) -> str:
 
 
 def measure_batch_invariance(
-    bundle: Bundle, texts: Sequence[str], progress: Progress = quiet
+    bundle: BundleFolder, texts: Sequence[str], progress: Progress = quiet
 ) -> BatchInvariance | None:
     """Compute some texts alone, then in batches and in other orders; None for text that is written freely.
 
@@ -96,7 +96,7 @@ def measure_batch_invariance(
     return BatchInvariance(len(texts), BATCHES, len(differences), largest, engine, build, scored)
 
 
-def difference(first: Prediction, second: Prediction) -> float | None:
+def difference(first: ServedPrediction, second: ServedPrediction) -> float | None:
     """Return by how much two answers to a text differ at most; None = in no bit."""
     pairs = list(_numbers(first, second))
     words = (first.answer, first.failure, first.entities) == (second.answer, second.failure, second.entities)
@@ -105,14 +105,14 @@ def difference(first: Prediction, second: Prediction) -> float | None:
     return max((abs(left - right) for left, right in pairs), default=0.0)
 
 
-def _numbers(first: Prediction, second: Prediction) -> Iterator[tuple[float, float]]:
+def _numbers(first: ServedPrediction, second: ServedPrediction) -> Iterator[tuple[float, float]]:
     yield first.confidence, second.confidence
     yield first.label_mass, second.label_mass
     yield from zip(first.scores, second.scores, strict=False)
     yield from zip(first.vector, second.vector, strict=False)
 
 
-def _build(bundle: Bundle, details: dict[str, str]) -> str:
+def _build(bundle: BundleFolder, details: dict[str, str]) -> str:
     versions = fingerprint.versions(filter(None, [_LIBRARIES.get(bundle.manifest.runtime)]))
     library = ", ".join(f"{name.removeprefix('version of ')} {version}" for name, version in versions.items())
     code = details.get("cpu_variant", "")

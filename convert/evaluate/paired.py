@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 
 from convert.clustered_statistics import clustered_share
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 from convert.evaluate import figures
-from convert.evaluate.predictions import Prediction
+from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import cosines, latency, outcomes, summary, vectors
 from edge_agent.formats.manifest import Manifest
 
 
 def compare(
-    manifests: tuple[Manifest, Manifest], rows: Sequence[Row], first: Sequence[Prediction], second: Sequence[Prediction]
+    manifests: tuple[Manifest, Manifest],
+    rows: Sequence[DataRow],
+    first: Sequence[ServedPrediction],
+    second: Sequence[ServedPrediction],
 ) -> dict[str, Any]:
     """Return the report of a comparison.
 
@@ -52,14 +55,14 @@ def compare(
     return report
 
 
-def same_answers(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[bool]:
+def same_answers(first: Sequence[ServedPrediction], second: Sequence[ServedPrediction]) -> list[bool]:
     """Tell which texts got the same answer from both; two failures are the same."""
     return [
         (left.answer, left.failure) == (right.answer, right.failure) for left, right in zip(first, second, strict=True)
     ]
 
 
-def cosine(first: Sequence[Prediction], second: Sequence[Prediction]) -> dict[str, float]:
+def cosine(first: Sequence[ServedPrediction], second: Sequence[ServedPrediction]) -> dict[str, float]:
     """Return mean and least cosine between the two vectors of each text that has both."""
     pairs = answered(first, second)
     if not pairs:
@@ -69,6 +72,8 @@ def cosine(first: Sequence[Prediction], second: Sequence[Prediction]) -> dict[st
     return {"mean": float(each.mean()), "least": float(each.min())}
 
 
-def answered(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
+def answered(
+    first: Sequence[ServedPrediction], second: Sequence[ServedPrediction]
+) -> list[tuple[ServedPrediction, ServedPrediction]]:
     """Return the pairs of answers to texts that both answered."""
     return [pair for pair in zip(first, second, strict=True) if not any(each.failure for each in pair)]

@@ -16,7 +16,7 @@ _DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundEntity:
     """An entity: `text[start:end]`."""
 
     start: int
@@ -25,7 +25,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class ServedPrediction:
     """One answer. Only the fields of the task's kind are set."""
 
     answer: str = ""
@@ -39,7 +39,7 @@ class Prediction:
     label_mass: float = 1.0
     ood_score: float | None = None
     """How strange the input is, as the graph of an encoder says it; None = it does not."""
-    entities: tuple[Found, ...] = ()
+    entities: tuple[FoundEntity, ...] = ()
     vector: tuple[float, ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
@@ -63,7 +63,7 @@ def at_one(scores: Sequence[float], temperature: float) -> tuple[float, ...]:
     return tuple((raw - np.logaddexp.reduce(raw)).tolist())
 
 
-def matrix(predictions: Iterable[Prediction]) -> npt.NDArray[np.float64]:
+def matrix(predictions: Iterable[ServedPrediction]) -> npt.NDArray[np.float64]:
     """Return the log-probabilities as [texts, labels]."""
     return np.array([each.log_probabilities for each in predictions])
 

@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.clustered_statistics import clustered_share, family_numbers
-from convert.data.row_files import Row, Span
+from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import figures
-from convert.evaluate.figures import Outcomes
-from convert.evaluate.predictions import Found, Prediction
-from edge_agent.formats.manifest import Confidence, Kind, Manifest, Task, Threshold
+from convert.evaluate.figures import AnswerOutcomes
+from convert.evaluate.predictions import FoundEntity, ServedPrediction
+from edge_agent.formats.manifest import Confidence, Kind, Manifest, TaskSpec, Threshold
 
 FAILED = "(no answer)"
 _PERCENTILES = (50, 90, 95, 99)
 
 
-def is_right(kind: Kind, row: Row, prediction: Prediction) -> bool:
+def is_right(kind: Kind, row: DataRow, prediction: ServedPrediction) -> bool:
     """Tell whether the whole answer is right; one that failed is not.
 
     classify: the label. extract: every entity, with its place, and no other. generate, and extract where the row has a
@@ -32,38 +32,38 @@ def is_right(kind: Kind, row: Row, prediction: Prediction) -> bool:
     return not prediction.failure and _RIGHT[kind](row, prediction)
 
 
-def _same_record(row: Row, prediction: Prediction) -> bool:
+def _same_record(row: DataRow, prediction: ServedPrediction) -> bool:
     if row.completion:
         return _same_text(row, prediction)
     return _places(row.spans) == _places(prediction.entities)
 
 
-def _places(entities: Iterable[Span | Found]) -> set[tuple[int, int, str]]:
+def _places(entities: Iterable[TextSpan | FoundEntity]) -> set[tuple[int, int, str]]:
     return {(each.start, each.end, each.label) for each in entities}
 
 
-def _same_text(row: Row, prediction: Prediction) -> bool:
+def _same_text(row: DataRow, prediction: ServedPrediction) -> bool:
     if prediction.answer.strip() == row.completion.strip():
         return True
     wanted = _json(row.completion)
     return wanted is not None and _json(prediction.answer) == wanted
 
 
-_RIGHT: dict[str, Callable[[Row, Prediction], bool]] = {
+_RIGHT: dict[str, Callable[[DataRow, ServedPrediction], bool]] = {
     "classify": lambda row, prediction: prediction.answer == row.label,
     "extract": _same_record,
     "generate": _same_text,
 }
 
 
-def expected(kind: Kind, row: Row) -> str:
-    """Return what `Prediction.answer` should be."""
+def expected(kind: Kind, row: DataRow) -> str:
+    """Return what `ServedPrediction.answer` should be."""
     if kind == "extract" and not row.completion:
         return json.dumps([[span.label, span.start, span.end] for span in row.spans])
     return row.label or row.completion
 
 
-def measure(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> dict[str, Any]:
     """Return the report of one bundle on labelled rows.
 
     Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind those of `figures.headline`, `confusion` and
@@ -83,7 +83,7 @@ def measure(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Predi
     return report | summary(manifest.confidence, found) | _BY_KIND[task.kind](task, rows, predictions, found)
 
 
-def summary(confidence: Confidence, found: Outcomes) -> dict[str, Any]:
+def summary(confidence: Confidence, found: AnswerOutcomes) -> dict[str, Any]:
     """Return the headline; coverage and realised risk are in `sure`, beside the threshold, where there is one."""
     plain = figures.headline(found)
     selective = {"coverage": plain.pop("coverage"), "wrong": plain.pop("wrong")}
@@ -93,13 +93,13 @@ def summary(confidence: Confidence, found: Outcomes) -> dict[str, Any]:
     return plain | {"sure": sure}
 
 
-def outcomes(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Outcomes:
+def outcomes(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> AnswerOutcomes:
     """Return which answers are right and which confident; of kinds that can be right or wrong."""
     kind, confidence = manifest.task.kind, manifest.confidence
     answered = np.array([not each.failure for each in predictions], dtype=np.bool_)
     graded = answered & (kind != "generate")
     passed = [isinstance(confidence, Threshold) and _is_confident(confidence, each) for each in predictions]
-    return Outcomes(
+    return AnswerOutcomes(
         right=np.array(list(map(partial(is_right, kind), rows, predictions)), dtype=np.bool_),
         confident=graded & np.array(passed, dtype=np.bool_),
         confidence=np.where(graded, np.array([each.confidence for each in predictions], dtype=np.float64), np.nan),
@@ -108,12 +108,12 @@ def outcomes(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Pred
     )
 
 
-def _is_confident(confidence: Threshold, said: Prediction) -> bool:
+def _is_confident(confidence: Threshold, said: ServedPrediction) -> bool:
     score = confidence.gate.score_of(said.ood_score, said.label_mass) if confidence.gate else 0.0
     return confidence.is_confident(said.confidence, score)
 
 
-def latency(predictions: Sequence[Prediction]) -> dict[str, float]:
+def latency(predictions: Sequence[ServedPrediction]) -> dict[str, float]:
     """Return percentiles and mean of the answers' times, in milliseconds."""
     times = [1000 * each.seconds for each in predictions if not each.failure]
     if not times:
@@ -122,7 +122,9 @@ def latency(predictions: Sequence[Prediction]) -> dict[str, float]:
     return {f"p{percent}": round(value, 3) for percent, value in named} | {"mean": round(float(np.mean(times)), 3)}
 
 
-def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
+def _classes(
+    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
+) -> dict[str, Any]:
     """Return confusion[true][answered] = rows, zeros left out, and the figures of each label."""
     true, said = [row.label for row in rows], [each.answer or FAILED for each in predictions]
     confusion: dict[str, dict[str, int]] = {}
@@ -140,7 +142,9 @@ def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction],
     return {"confusion": confusion, "per_label": per_label}
 
 
-def _entities(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
+def _entities(
+    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
+) -> dict[str, Any]:
     if task.record_schema is not None:
         return _fields(task, rows, predictions, found)
     wanted: dict[str, list[figures.Place]] = {label: [] for label in entity_types(task)}
@@ -155,12 +159,14 @@ def _entities(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]
     return {"per_label": per_label}
 
 
-def entity_types(task: Task) -> list[str]:
+def entity_types(task: TaskSpec) -> list[str]:
     """Return what the BIO tags of a task stand for: B-x and I-x mean x."""
     return list(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 
 
-def _fields(_task: Task, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
+def _fields(
+    _task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
+) -> dict[str, Any]:
     """Return, where wanted texts are JSON objects, the share of rows that have each field right."""
     places: dict[str, list[figures.Place]] = {}
     for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
@@ -171,7 +177,7 @@ def _fields(_task: Task, rows: Sequence[Row], predictions: Sequence[Prediction],
     return {"fields": fields} if fields else {}
 
 
-def _neighbours(rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _neighbours(rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> dict[str, Any]:
     """Return the share of rows whose nearest other row has the same label: what an embedding is usually for."""
     use = [bool(row.label and each.vector) for row, each in zip(rows, predictions, strict=True)]
     if sum(use) < 2:
@@ -183,7 +189,7 @@ def _neighbours(rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[
     return {"neighbours": clustered_share(labels[similar.argmax(axis=1)] == labels, families).plain()}
 
 
-def vectors(predictions: Sequence[Prediction]) -> npt.NDArray[np.float64]:
+def vectors(predictions: Sequence[ServedPrediction]) -> npt.NDArray[np.float64]:
     """Return the vectors as [texts, size]."""
     return np.array([each.vector for each in predictions])
 
@@ -206,7 +212,9 @@ def _json(text: str) -> Any:
         return None
 
 
-_BY_KIND: dict[str, Callable[[Task, Sequence[Row], Sequence[Prediction], Outcomes], dict[str, Any]]] = {
+_BY_KIND: dict[
+    str, Callable[[TaskSpec, Sequence[DataRow], Sequence[ServedPrediction], AnswerOutcomes], dict[str, Any]]
+] = {
     "classify": _classes,
     "extract": _entities,
     "generate": _fields,

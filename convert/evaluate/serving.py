@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from convert.evaluate.bundle import Bundle, opened
-from convert.evaluate.predictions import Found, Prediction, at_one
+from convert.evaluate.bundle import BundleFolder, opened
+from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.pipeline.stage import Progress
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
@@ -34,7 +34,7 @@ def quiet(_what: str, _done: int, _all: int) -> None:
     """Show no progress."""
 
 
-def predict(folder: Path, texts: Sequence[str], progress: Progress = quiet, at_once: int = 1) -> list[Prediction]:
+def predict(folder: Path, texts: Sequence[str], progress: Progress = quiet, at_once: int = 1) -> list[ServedPrediction]:
     """Run one bundle directory over texts.
 
     Args:
@@ -52,7 +52,7 @@ def predict(folder: Path, texts: Sequence[str], progress: Progress = quiet, at_o
         return served.predict(bundle, texts, progress)
 
 
-class Serving:
+class ServedBundles:
     """Bundles in running engines; `serving` makes it."""
 
     def __init__(self, runner: asyncio.Runner, pool: EnginePool, at_once: int) -> None:
@@ -63,32 +63,32 @@ class Serving:
         self._ids = itertools.count()
 
     def predict(
-        self, bundle: Bundle, texts: Sequence[str], progress: Progress = quiet, at_once: int = 0
-    ) -> list[Prediction]:
+        self, bundle: BundleFolder, texts: Sequence[str], progress: Progress = quiet, at_once: int = 0
+    ) -> list[ServedPrediction]:
         """Answer texts in order; a bundle that is not there yet is loaded first.
 
         `at_once` texts are in the engine at the same time; 0 = as many as it takes.
         """
         return self._runner.run(self._predict(bundle, texts, progress, at_once or self._at_once))
 
-    def score_variance(self, bundle: Bundle) -> str:
+    def score_variance(self, bundle: BundleFolder) -> str:
         """Return why scores of a loaded bundle depend on what else is computed; empty = they do not."""
         return self._pool.score_variance(bundle.digest)
 
-    def details(self, bundle: Bundle) -> dict[str, str]:
+    def details(self, bundle: BundleFolder) -> dict[str, str]:
         """Return what the engine of a loaded bundle reports of itself."""
         return next(dict(each.details) for each in self._pool.statuses() if bundle.digest in each.digests)
 
-    def memory_bytes(self, bundle: Bundle) -> int:
+    def memory_bytes(self, bundle: BundleFolder) -> int:
         """Return what the agent says the bundle's engine needs, in bytes; 0 for a runtime that needs no model."""
         return int(self.details(bundle).get("memory_estimated_bytes", 0))
 
     async def _predict(
-        self, bundle: Bundle, texts: Sequence[str], progress: Progress, at_once: int
-    ) -> list[Prediction]:
+        self, bundle: BundleFolder, texts: Sequence[str], progress: Progress, at_once: int
+    ) -> list[ServedPrediction]:
         if not self._pool.ready(bundle.digest):
             await _attach(self._pool, bundle)
-        answers: list[Prediction] = [Prediction()] * len(texts)
+        answers: list[ServedPrediction] = [ServedPrediction()] * len(texts)
         places = iter(range(len(texts)))
         done = itertools.count(1)
 
@@ -102,7 +102,7 @@ class Serving:
                 workers.create_task(work())
         return answers
 
-    async def _one(self, bundle: Bundle, text: str) -> Prediction:
+    async def _one(self, bundle: BundleFolder, text: str) -> ServedPrediction:
         task = bundle.manifest.task
         run = Run(
             job_id=str(next(self._ids)),
@@ -117,7 +117,7 @@ class Serving:
         try:
             written, done = await self._answer(run)
         except (CallerError, ModelFailed, EngineCrashed, InputQuarantined) as error:
-            return Prediction(failure=error.reason, seconds=time.perf_counter() - started)
+            return ServedPrediction(failure=error.reason, seconds=time.perf_counter() - started)
         return _prediction(bundle, written, done, time.perf_counter() - started)
 
     async def _answer(self, run: Run) -> tuple[str, Done]:
@@ -133,7 +133,7 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(bundles: Sequence[Bundle], at_once: int = 1, cpu_threads: int = 0) -> Iterator[Serving]:
+def serving(bundles: Sequence[BundleFolder], at_once: int = 1, cpu_threads: int = 0) -> Iterator[ServedBundles]:
     """Load bundles, and stop their engines at the end.
 
     Args:
@@ -156,12 +156,12 @@ def serving(bundles: Sequence[Bundle], at_once: int = 1, cpu_threads: int = 0) -
     with asyncio.Runner() as runner:
         pool = runner.run(_started(config, bundles, sorted(folders)))
         try:
-            yield Serving(runner, pool, at_once)
+            yield ServedBundles(runner, pool, at_once)
         finally:
             runner.run(pool.stop())
 
 
-async def _started(config: EngineConfig, bundles: Sequence[Bundle], folders: Sequence[Path]) -> EnginePool:
+async def _started(config: EngineConfig, bundles: Sequence[BundleFolder], folders: Sequence[Path]) -> EnginePool:
     pool = EnginePool(config, lambda: None, folders)
     try:
         for bundle in bundles:
@@ -172,11 +172,11 @@ async def _started(config: EngineConfig, bundles: Sequence[Bundle], folders: Seq
     return pool
 
 
-async def _attach(pool: EnginePool, bundle: Bundle) -> None:
+async def _attach(pool: EnginePool, bundle: BundleFolder) -> None:
     await pool.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, bundle.paths)
 
 
-def _prediction(bundle: Bundle, written: str, done: Done, seconds: float) -> Prediction:
+def _prediction(bundle: BundleFolder, written: str, done: Done, seconds: float) -> ServedPrediction:
     manifest = bundle.manifest
     answer, confidence = written, done.confidence
     if done.scores:
@@ -184,14 +184,14 @@ def _prediction(bundle: Bundle, written: str, done: Done, seconds: float) -> Pre
         answer = manifest.task.labels[done.scores.index(confidence)]
     elif manifest.task.kind == "extract":
         answer = done.record or json.dumps([[each.label, each.start, each.end] for each in done.entities])
-    return Prediction(
+    return ServedPrediction(
         answer=answer,
         confidence=confidence,
         log_probabilities=at_one(done.scores, manifest.confidence.temperature),
         scores=done.scores,
         label_mass=done.label_mass,
         ood_score=done.ood_score,
-        entities=tuple(Found(each.start, each.end, each.label) for each in done.entities),
+        entities=tuple(FoundEntity(each.start, each.end, each.label) for each in done.entities),
         vector=struct.unpack(f"<{len(done.vector) // 4}f", done.vector),
         input_tokens=done.input_tokens,
         output_tokens=done.output_tokens,

@@ -9,15 +9,15 @@ from typing import Any
 
 from convert.export import converter, gguf, onnx
 from convert.pipeline import stage, task
-from convert.pipeline.stage import Job, Report
+from convert.pipeline.stage import Report, StageJob
 from convert.training import checkpoints
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 _SINGLE_LABEL = "single_label_classification"
 
 
-def run(job: Job) -> Report:
+def run(job: StageJob) -> Report:
     """Leave `base.gguf`, and `adapter.gguf` where an adapter stays apart; or `model.onnx` and `tokenizer.json`.
 
     Raises:
@@ -33,7 +33,7 @@ def run(job: Job) -> Report:
     if runtime == "llama":
         own = job.recipe.export.llama_cpp
         made = converter.find(job.recipe.path(own) if own else None)
-        how = gguf.Export(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
+        how = gguf.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
         return gguf.export(how, made, job.out, job.progress)
     if runtime == "onnx":
         head = checkpoints.head_of(runtime, what.kind)
@@ -45,7 +45,7 @@ def run(job: Job) -> Report:
     )
 
 
-def _check_length(what: Task, config: dict[str, Any]) -> None:
+def _check_length(what: TaskSpec, config: dict[str, Any]) -> None:
     """Raise InvalidRequest if the task allows more tokens than the model has positions for."""
     positions = checkpoints.positions_of(config)
     wanted = what.limits.input_tokens_max + what.written_tokens_max
@@ -54,7 +54,7 @@ def _check_length(what: Task, config: dict[str, Any]) -> None:
         raise InvalidRequest(said, remedy="Lower 'limits' in task.yaml.")
 
 
-def _check_labels(what: Task, config: dict[str, Any]) -> None:
+def _check_labels(what: TaskSpec, config: dict[str, Any]) -> None:
     """Raise InvalidRequest unless the outputs are one label each text: the task's labels, in their order."""
     problem = config.get("problem_type") or _SINGLE_LABEL
     if what.kind == "classify" and problem != _SINGLE_LABEL:

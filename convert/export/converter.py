@@ -33,7 +33,7 @@ _STEPS = 4
 
 
 @dataclass(frozen=True)
-class Converter:
+class GgufConverter:
     """A converter that is ready to run."""
 
     scripts: Path
@@ -61,7 +61,7 @@ def cache_folder(given: Path | None = None) -> Path:
     return Path(own) if own else Path(user, "edge-convert")
 
 
-def find(checkout: Path | None = None, cache: Path | None = None) -> Converter:
+def find(checkout: Path | None = None, cache: Path | None = None) -> GgufConverter:
     """Return the converter: that of a llama.cpp checkout if one is given, else the one that `setup` made.
 
     Raises:
@@ -71,14 +71,14 @@ def find(checkout: Path | None = None, cache: Path | None = None) -> Converter:
     if checkout is not None:
         if not (checkout / HF_SCRIPT).is_file():
             raise FileMissing(f"{checkout} has no {HF_SCRIPT}", remedy="Name a checkout of llama.cpp.")
-        return Converter(checkout, checkout / "gguf-py")
+        return GgufConverter(checkout, checkout / "gguf-py")
     site = _site(cache_folder(cache))
     if not (site / HF_SCRIPT).is_file():
         raise RequirementUnmet(
             f"llama.cpp's converter is not set up: {site} does not exist",
             remedy="Run 'edge-convert setup' once, with network; later runs need none.",
         )
-    return Converter(site, site)
+    return GgufConverter(site, site)
 
 
 def setup(cache: Path | None = None, archive: Path | None = None, progress: Progress = lambda *_: None) -> Path:

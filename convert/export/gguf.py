@@ -20,7 +20,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from convert.export import converter
-from convert.export.converter import Converter
+from convert.export.converter import GgufConverter
 from convert.pipeline.stage import Progress, Report
 from convert.training import checkpoints
 from edge_agent.errors import InvalidRequest
@@ -35,7 +35,7 @@ _MERGE_REMEDY = "Set 'adapter: merged' under 'export' in the recipe."
 
 
 @dataclass(frozen=True)
-class Export:
+class GgufExport:
     """What to export."""
 
     checkpoint: Path
@@ -44,7 +44,7 @@ class Export:
     """Put the adapter into the weights, instead of a file of its own."""
 
 
-def export(how: Export, tool: Converter, out: Path, progress: Progress) -> Report:
+def export(how: GgufExport, tool: GgufConverter, out: Path, progress: Progress) -> Report:
     """Leave `base.gguf`, and `adapter.gguf` where it stays apart.
 
     Raises:
@@ -70,7 +70,7 @@ def export(how: Export, tool: Converter, out: Path, progress: Progress) -> Repor
     return report
 
 
-def to_gguf(tool: Converter, checkpoint: Path, out: Path) -> None:
+def to_gguf(tool: GgufConverter, checkpoint: Path, out: Path) -> None:
     """Convert a checkpoint of any architecture that the converter knows. Raises as `export` does."""
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bert-") as folder:
         config = checkpoints.read_config(checkpoint)
@@ -85,7 +85,7 @@ def to_gguf(tool: Converter, checkpoint: Path, out: Path) -> None:
     converter.check_done(done, out)
 
 
-def adapter_to_gguf(tool: Converter, adapter: Path, checkpoint: Path, out: Path) -> None:
+def adapter_to_gguf(tool: GgufConverter, adapter: Path, checkpoint: Path, out: Path) -> None:
     """Convert a PEFT adapter. Raises ModelLoadFailed."""
     arguments = [str(adapter), "--base", str(checkpoint), "--outfile", str(out), "--outtype", "f16"]
     converter.check_done(tool.run(converter.LORA_SCRIPT, arguments), out)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from convert.fleet.standing import Stand, Standing, standings
-from convert.fleet.statuses import Heard
-from edge_agent.formats.plan import STEPS, Plan, TaskPlan, Wave
-from edge_agent.formats.signed_document import seconds
-from edge_agent.formats.site_status import REMEDIES, Alarm, SiteStatus, UpdateState
+from convert.fleet.standing import RolloutStatus, Stand, standings
+from convert.fleet.statuses import SiteStatuses
+from edge_agent.formats.plan import ROLLOUT_STEPS, RolloutPlan, RolloutWave, TaskPlan
+from edge_agent.formats.signed_document import parse_timestamp
+from edge_agent.formats.status_object import REMEDIES, Alarm, SiteStatus, UpdateState
 
 SITES_NAMED_MAX = 5
 STANDS: tuple[Stand, ...] = (*get_args(UpdateState), "unaware")
@@ -30,7 +30,7 @@ class WaveProgress:
 
 
 @dataclass(frozen=True)
-class Reason:
+class FailureReason:
     """Why sites are not there: one code in one state."""
 
     state: Stand
@@ -64,7 +64,7 @@ class TaskProgress:
     failure_percent: float
     failure_percent_max: int
     waves: tuple[WaveProgress, ...]
-    reasons: tuple[Reason, ...]
+    reasons: tuple[FailureReason, ...]
 
     @property
     def too_many(self) -> bool:
@@ -93,7 +93,7 @@ class SiteAlarm:
 
 
 @dataclass(frozen=True)
-class Report:
+class FleetReport:
     """The fleet against the plan."""
 
     plan_version: int
@@ -123,7 +123,9 @@ class Report:
         return asdict(self) | {"tasks": tasks}
 
 
-def report(plan: Plan, heard: Heard, now: float, *, silent_seconds: float, known: Iterable[str] = ()) -> Report:
+def report(
+    plan: RolloutPlan, heard: SiteStatuses, now: float, *, silent_seconds: float, known: Iterable[str] = ()
+) -> FleetReport:
     """Compare what the sites say with what the plan wants.
 
     Args:
@@ -134,15 +136,15 @@ def report(plan: Plan, heard: Heard, now: float, *, silent_seconds: float, known
         known: sites that there should be, beside those that the plan names.
     """
     said = heard.statuses
-    groups: dict[tuple[str, str, TaskPlan], list[Standing]] = {}
+    groups: dict[tuple[str, str, TaskPlan], list[RolloutStatus]] = {}
     for one in said.values():
         for standing in standings(plan, one, now):
             groups.setdefault((standing.channel, standing.task, standing.plan), []).append(standing)
-    return Report(
+    return FleetReport(
         plan_version=plan.version,
         sites=len(said),
         with_newest_plan=sum(one.plan_version >= plan.version for one in said.values()),
-        silent={site: one.at for site, one in sorted(said.items()) if seconds(one.at) + silent_seconds < now},
+        silent={site: one.at for site, one in sorted(said.items()) if parse_timestamp(one.at) + silent_seconds < now},
         unheard=tuple(sorted({*known, *plan.sites} - set(said) - set(heard.refused))),
         refused=dict(sorted(heard.refused.items())),
         problems={site: one.update_problem for site, one in sorted(said.items()) if one.update_problem},
@@ -165,7 +167,7 @@ def _revoked(said: SiteStatus) -> str:
     return ", ".join(f"{task.task} {task.version}" for task in said.tasks if task.revoked)
 
 
-def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[Standing], now: float) -> TaskProgress:
+def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[RolloutStatus], now: float) -> TaskProgress:
     states = Counter(each.stand for each in sites)
     failed, there = sum(each.failed for each in sites), sum(each.there for each in sites)
     return TaskProgress(
@@ -189,22 +191,22 @@ def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[Standing], no
     )
 
 
-def _waves(waves: Sequence[Wave], sites: Sequence[Standing], now: float) -> Iterable[WaveProgress]:
+def _waves(waves: Sequence[RolloutWave], sites: Sequence[RolloutStatus], now: float) -> Iterable[WaveProgress]:
     low = 0
     for wave in waves:
-        high = wave.percent * STEPS // 100
+        high = wave.percent * ROLLOUT_STEPS // 100
         mine = [each for each in sites if low <= each.place < high]
         there, failed = sum(each.there for each in mine), sum(each.failed for each in mine)
-        yield WaveProgress(wave.start, wave.percent, seconds(wave.start) <= now, len(mine), there, failed)
+        yield WaveProgress(wave.start, wave.percent, parse_timestamp(wave.start) <= now, len(mine), there, failed)
         low = high
 
 
-def _reasons(said: Sequence[tuple[Stand, str, str, str]]) -> tuple[Reason, ...]:
+def _reasons(said: Sequence[tuple[Stand, str, str, str]]) -> tuple[FailureReason, ...]:
     groups: dict[tuple[Stand, str], list[tuple[str, str]]] = {}
     for stand, reason, site, message in sorted(said):
         groups.setdefault((stand, reason), []).append((site, message))
     found = [
-        Reason(stand, reason, len(each), tuple(site for site, _ in each[:SITES_NAMED_MAX]), each[0][1])
+        FailureReason(stand, reason, len(each), tuple(site for site, _ in each[:SITES_NAMED_MAX]), each[0][1])
         for (stand, reason), each in groups.items()
     ]
     return tuple(sorted(found, key=lambda each: (each.state not in ("failed", "rolled_back"), -each.sites)))

@@ -45,8 +45,8 @@ from convert.publish import centre_keys
 from convert.publish.keyring import ANCHOR
 from convert.publish.layout import check_root
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
-from edge_agent.formats.enrolment_file import Kit
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.enrolment_file import EnrolmentFile
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.strict_json import first_problem
 
 _SEE = "'edge-convert site-kit --help' and docs/enrolment.md show a fleet.yaml."
@@ -57,11 +57,11 @@ _NAMES_AND_VALUES: TypeAdapter[dict[str, str | int]] = TypeAdapter(
 )
 
 
-class _Part(BaseModel):
+class _FleetSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Place(_Part):
+class FleetStore(_FleetSection):
     """Where something goes or comes from."""
 
     url: str = ""
@@ -70,7 +70,7 @@ class Place(_Part):
     """Path of a YAML file; empty = none is needed."""
 
 
-class Tls(_Part):
+class FleetTls(_FleetSection):
     """Paths of PEM files; empty = no listener on the network."""
 
     certificate: str = ""
@@ -80,7 +80,7 @@ class Tls(_Part):
     """Where the listener is, such as 0.0.0.0:9443."""
 
 
-class LargeModel(_Part):
+class FleetLargeModel(_FleetSection):
     """A large model that sites may ask; empty = none."""
 
     url: str = ""
@@ -94,7 +94,7 @@ class LargeModel(_Part):
     month_cost_max: Decimal = Decimal(0)
 
 
-class Fleet(_Part):
+class FleetFile(_FleetSection):
     """fleet.yaml."""
 
     registry: str
@@ -103,23 +103,23 @@ class Fleet(_Part):
     root: str = ""
     channel: str = "stable"
     days: int = Field(default=30, ge=1, le=366)
-    examples: Place = Place()
-    updates: Place = Place()
-    tls: Tls = Tls()
-    escalation: LargeModel = LargeModel()
+    examples: FleetStore = FleetStore()
+    updates: FleetStore = FleetStore()
+    tls: FleetTls = FleetTls()
+    escalation: FleetLargeModel = FleetLargeModel()
 
 
-def read(path: Path, instead: Mapping[str, object]) -> Fleet:
+def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
     """Read fleet.yaml; `instead` are values for this time. Raises ManifestInvalid, OSError."""
-    plain = yaml_file.read(path, Fleet, list(Fleet.model_fields), _SEE)
+    plain = yaml_file.read(path, FleetFile, list(FleetFile.model_fields), _SEE)
     try:
-        return Fleet.model_validate({**plain, **instead})
+        return FleetFile.model_validate({**plain, **instead})
     except ValidationError as error:
         said = f"{path}: {yaml_file.first_problem(error, 'the file')}"
         raise ManifestInvalid(said, remedy=_SEE) from None
 
 
-def make(fleet: Fleet, folder: Path, site: str, now: float) -> Kit:
+def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile:
     """Make the kit of one site; relative paths are seen from `folder`.
 
     Raises:
@@ -128,12 +128,12 @@ def make(fleet: Fleet, folder: Path, site: str, now: float) -> Kit:
         InvalidRequest: something breaks a rule of kits; the message names the field.
     """
     check_site(site)
-    files = _Files(folder, site)
+    files = _SiteFiles(folder, site)
     public = [centre_keys.public(folder / named) for named in fleet.keys]
     plain = {
         "site": site,
-        "issued_at": timestamp(now),
-        "expires_at": timestamp(now + fleet.days * _DAY_SECONDS),
+        "issued_at": format_timestamp(now),
+        "expires_at": format_timestamp(now + fleet.days * _DAY_SECONDS),
         "channel": fleet.channel,
         "root": _root(files.text(fleet.root)),
         "recipients": _each_once(each.recipient for each in public),
@@ -145,7 +145,7 @@ def make(fleet: Fleet, folder: Path, site: str, now: float) -> Kit:
         "escalation": files.large_model(fleet.escalation),
     }
     try:
-        return Kit.model_validate(plain)
+        return EnrolmentFile.model_validate(plain)
     except ValidationError as error:
         said = f"the kit of '{site}': {first_problem(error)}"
         raise InvalidRequest(said, remedy="Correct it in fleet.yaml, or the site's id.") from None
@@ -161,7 +161,7 @@ def _each_once(given: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(given))
 
 
-class _Files:
+class _SiteFiles:
     """What fleet.yaml names, for one site."""
 
     def __init__(self, folder: Path, site: str) -> None:
@@ -183,13 +183,13 @@ class _Files:
             raise InvalidRequest(f"{path} is no text, or has more than {_FILE_BYTES_MAX} bytes", remedy=_SEE)
         return raw.decode(errors="replace").replace("\r\n", "\n")
 
-    def place(self, place: Place) -> dict[str, object]:
+    def place(self, place: FleetStore) -> dict[str, object]:
         """Return a place as a kit has it."""
         return {"url": place.url, "options": place.options, "credential": self._credential(place.credential)}
 
-    def large_model(self, given: LargeModel) -> dict[str, object] | None:
+    def large_model(self, given: FleetLargeModel) -> dict[str, object] | None:
         """Return a large model as a kit has it."""
-        if given == LargeModel():
+        if given == FleetLargeModel():
             return None
         # Python writes 0.0000001 as 1E-7, and what has more digits than money has is refused by the kit.
         amounts = {name: f"{value:f}" for name, value in given if isinstance(value, Decimal)}

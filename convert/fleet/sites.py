@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats import strict_json
-from edge_agent.formats.enrolment_file import code
+from edge_agent.formats.enrolment_file import verification_code
 from edge_agent.formats.signed_document import At, SiteId
 
 FILE_NAME = "sites.json"
@@ -48,7 +48,7 @@ _WHY: dict[Standing, str] = {
 }
 
 
-class Kit(BaseModel):
+class EnrolmentRecord(BaseModel):
     """A kit that was made; what is in it is not kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,7 +57,7 @@ class Kit(BaseModel):
     expires_at: At
 
 
-class Entry(BaseModel):
+class SiteEntry(BaseModel):
     """What is known of a site."""
 
     model_config = ConfigDict(extra="forbid")
@@ -65,12 +65,12 @@ class Entry(BaseModel):
     """Ed25519 public keys in hexadecimal, the newest last."""
     retired: list[str] = Field(default=[], max_length=100)
     rejected: list[str] = Field(default=[], max_length=100)
-    kits: list[Kit] = Field(default=[], max_length=_KITS_KEPT)
+    kits: list[EnrolmentRecord] = Field(default=[], max_length=_KITS_KEPT)
     """The newest last."""
     revoked_at: At | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Entry:
+    def _says_something(self) -> SiteEntry:
         if not self.known:
             raise ValueError("a site needs a key, or a kit")
         return self
@@ -91,16 +91,16 @@ class Entry(BaseModel):
         return {"current": self.keys, "retired": self.retired, "rejected": self.rejected}
 
 
-_BLANK = Entry.model_construct()
+_BLANK = SiteEntry.model_construct()
 
 
-class _Document(BaseModel):
+class _RegistryDocument(BaseModel):
     model_config = ConfigDict(extra="forbid")
     schema_: str = Field(default=SCHEMA, alias="schema", pattern=f"^{SCHEMA}$")
-    sites: dict[SiteId, Entry] = Field(default_factory=dict)
+    sites: dict[SiteId, SiteEntry] = Field(default_factory=dict)
 
 
-class Sites:
+class SiteRegistry:
     """The registry, as a file that is replaced whole at every change."""
 
     def __init__(self, path: Path) -> None:
@@ -108,7 +108,7 @@ class Sites:
         self._path = path
         try:
             plain = strict_json.decode(path.read_bytes() if path.is_file() else b"{}")
-            self._document = strict_json.validate(_Document, plain)
+            self._document = strict_json.validate(_RegistryDocument, plain)
         except ValueError as error:
             said = f"{path}: {strict_json.first_problem(error, show=True)}"
             raise ManifestInvalid(said, remedy="Correct it, or take it from its backup.") from None
@@ -121,7 +121,7 @@ class Sites:
         """Return the ids of all sites that are known, also those that were revoked."""
         return sorted(self._document.sites)
 
-    def entry(self, site: str) -> Entry:
+    def entry(self, site: str) -> SiteEntry:
         """Return what is known of a site; of one that is not known, an entry without anything."""
         return self._document.sites.get(site, _BLANK).model_copy(deep=True)
 
@@ -141,7 +141,8 @@ class Sites:
 
     def objection(self, site: str, key: str) -> str:
         """Return why a key may not speak for a site now; empty = it may."""
-        how = f"if the site shows the code {code(key)}, accept it with 'edge-convert sites accept {site} {key}'"
+        accept = f"accept it with 'edge-convert sites accept {site} {key}'"
+        how = f"if the site shows the code {verification_code(key)}, {accept}"
         known = self.keys(site)[-1:]
         return _WHY[self.standing(site, key)].format(site=site, how=how, known="".join(known)[:16])
 
@@ -182,7 +183,7 @@ class Sites:
         entry.keys, entry.retired = _without(entry.keys, key), _without(entry.retired, key)
         self._keep(site, entry)
 
-    def issue(self, site: str, kit: Kit) -> None:
+    def issue(self, site: str, kit: EnrolmentRecord) -> None:
         """Write down that a kit was made: the site is known from now on. Raises as `accept`."""
         self.check_open(site)
         entry = self.entry(site)
@@ -204,14 +205,14 @@ class Sites:
         entry.revoked_at = at
         self._keep(site, entry)
 
-    def _checked(self, site: str, key: str) -> Entry:
+    def _checked(self, site: str, key: str) -> SiteEntry:
         """Return what is known of a site. Raises InvalidRequest: no site id, no key."""
         check_site(site)
         if not _KEY.fullmatch(key):
             raise InvalidRequest(f"'{key[:80]}' is no site key", remedy="A site's key has 64 hexadecimal digits.")
         return self.entry(site)
 
-    def _keep(self, site: str, entry: Entry) -> None:
+    def _keep(self, site: str, entry: SiteEntry) -> None:
         self._document.sites[site] = entry
         self._write()
 

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from edge_agent.formats.plan import Fleet, Machine, Offer, Plan, TaskPlan, place, wishes
-from edge_agent.formats.site_status import SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.plan import (
+    BundleOffer,
+    FleetPlan,
+    MachineCapabilities,
+    RolloutPlan,
+    TaskPlan,
+    desired_states,
+    rollout_position,
+)
+from edge_agent.formats.status_object import SiteStatus, TaskStatus, UpdateState, UpdateStatus
 
 Stand = Literal[UpdateState, "unaware"]
 OVERRIDES = "(sites)"
@@ -16,7 +24,7 @@ _TASK = "task"
 
 
 @dataclass(frozen=True)
-class Standing:
+class RolloutStatus:
     """One site, one task."""
 
     site: str
@@ -24,7 +32,7 @@ class Standing:
     """Which part of the plan speaks of it; OVERRIDES = the site's own."""
     task: str
     plan: TaskPlan
-    meant: Offer
+    meant: BundleOffer
     place: int
     """0 to rollout.STEPS - 1."""
     due: bool
@@ -46,9 +54,9 @@ class Standing:
         return self.stand in ("failed", "rolled_back")
 
 
-def standings(plan: Plan, said: SiteStatus, now: float) -> list[Standing]:
+def standings(plan: RolloutPlan, said: SiteStatus, now: float) -> list[RolloutStatus]:
     """Return where a site stands with each task that the plan names for it; `now` in seconds since 1970."""
-    fleet, own = plan.for_site(said.site, said.channel), plan.sites.get(said.site, Fleet())
+    fleet, own = plan.for_site(said.site, said.channel), plan.sites.get(said.site, FleetPlan())
     running = {each.task: each for each in said.tasks}
     return [
         _standing(said, OVERRIDES if name in own.tasks else said.channel, name, (each, running.get(name)), now)
@@ -58,19 +66,19 @@ def standings(plan: Plan, said: SiteStatus, now: float) -> list[Standing]:
 
 def _standing(
     said: SiteStatus, channel: str, task: str, pair: tuple[TaskPlan, TaskStatus | None], now: float
-) -> Standing:
+) -> RolloutStatus:
     wanted, running = pair
     update = running.update if running else said.arriving.get(task)
     meant = _meant(wanted, running, update)
     stand, why = _stand(meant, running, update)
     unsuitable = why is not None and why.reason == "HARDWARE_UNMET"
-    return Standing(
+    return RolloutStatus(
         said.site,
         channel,
         task,
         wanted,
         meant,
-        place(said.site, meant.bundle),
+        rollout_position(said.site, meant.bundle),
         not unsuitable and _open(wanted, meant, said.site, now),
         stand,
         running.version if running else None,
@@ -79,25 +87,27 @@ def _standing(
     )
 
 
-def _meant(wanted: TaskPlan, running: TaskStatus | None, update: UpdateStatus | None) -> Offer:
+def _meant(wanted: TaskPlan, running: TaskStatus | None, update: UpdateStatus | None) -> BundleOffer:
     """Return the offer for a machine: the site alone knows what it has, so by what it says; else the first."""
     offers = {offer.bundle: offer for offer in wanted.offers}
     candidate = offers.get(update.candidate) if update else None
     return candidate or (offers.get(running.digest) if running else None) or wanted.offers[0]
 
 
-def _stand(meant: Offer, running: TaskStatus | None, update: UpdateStatus | None) -> tuple[Stand, UpdateStatus | None]:
+def _stand(
+    meant: BundleOffer, running: TaskStatus | None, update: UpdateStatus | None
+) -> tuple[Stand, UpdateStatus | None]:
     if update and update.candidate == meant.bundle:
         return update.state, update
     return ("done", None) if running and running.digest == meant.bundle else ("unaware", None)
 
 
-def _open(wanted: TaskPlan, meant: Offer, site: str, now: float) -> bool:
+def _open(wanted: TaskPlan, meant: BundleOffer, site: str, now: float) -> bool:
     fleet = _for_any_machine(wanted, meant)
-    return wishes(fleet, site, Machine(0), now)[_TASK].bundle is not None
+    return desired_states(fleet, site, MachineCapabilities(0), now)[_TASK].bundle is not None
 
 
 @lru_cache(maxsize=1024)
-def _for_any_machine(wanted: TaskPlan, meant: Offer) -> Fleet:
-    bare = Offer(bundle=meant.bundle, version=meant.version)
-    return Fleet(tasks={_TASK: wanted.model_copy(update={"offers": (bare,), "halted": False})})
+def _for_any_machine(wanted: TaskPlan, meant: BundleOffer) -> FleetPlan:
+    bare = BundleOffer(bundle=meant.bundle, version=meant.version)
+    return FleetPlan(tasks={_TASK: wanted.model_copy(update={"offers": (bare,), "halted": False})})

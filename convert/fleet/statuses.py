@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from convert.collect.sources import Source, SourceFailed, listings, path_of
-from convert.fleet.sites import Sites
+from convert.collect.sources import SegmentSource, SourceFailed, listings, path_of
+from convert.fleet.sites import SiteRegistry
 from convert.pipeline.stage import Progress
 from edge_agent.errors import ExchangeError
-from edge_agent.formats import site_status
-from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, seconds
-from edge_agent.formats.site_status import SiteStatus
+from edge_agent.formats import status_object
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, parse_timestamp
+from edge_agent.formats.status_object import SiteStatus
 
 READS_AT_ONCE = 16
 Said = tuple[str, SiteStatus | str]
@@ -25,7 +25,7 @@ Said = tuple[str, SiteStatus | str]
 
 
 @dataclass
-class Heard:
+class SiteStatuses:
     """What was read."""
 
     statuses: dict[str, SiteStatus] = field(default_factory=dict)
@@ -41,14 +41,16 @@ class Heard:
         if isinstance(said, str):
             if not known:
                 self.refused[site] = said
-        elif not known or seconds(known.at) < seconds(said.at):
+        elif not known or parse_timestamp(known.at) < parse_timestamp(said.at):
             self.statuses[site] = said
             self.refused.pop(site, None)
 
 
-def read(sources: Sequence[Source], sites: Sites | None, progress: Progress = lambda *_: None) -> Heard:
+def read(
+    sources: Sequence[SegmentSource], sites: SiteRegistry | None, progress: Progress = lambda *_: None
+) -> SiteStatuses:
     """Read the status objects of all sites in all sources; what cannot be read is named, and stops nothing."""
-    heard = Heard()
+    heard = SiteStatuses()
     for source in sources:
         try:
             found = [listing.site for listing in listings(source) if listing.status]
@@ -62,10 +64,10 @@ def read(sources: Sequence[Source], sites: Sites | None, progress: Progress = la
     return heard
 
 
-def _reader(source: Source, sites: Sites | None) -> Callable[[str], Said]:
+def _reader(source: SegmentSource, sites: SiteRegistry | None) -> Callable[[str], Said]:
     def one(site: str) -> Said:
         try:
-            signed = site_status.verify(source.read(path_of(site, site_status.FILE_NAME), DOCUMENT_BYTES_MAX), None)
+            signed = status_object.verify(source.read(path_of(site, status_object.FILE_NAME), DOCUMENT_BYTES_MAX), None)
         except SourceFailed as error:
             return site, str(error)
         except ExchangeError as error:

@@ -26,7 +26,7 @@ from edge_agent.formats.manifest import (
     ROLES_NEEDED,
     Artifact,
     Manifest,
-    Prompt,
+    PromptTemplate,
     Role,
     digest_of,
     encode,
@@ -49,7 +49,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Request:
+class AssembleRequest:
     """What to assemble."""
 
     task: Path
@@ -67,7 +67,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Assembled:
+class AssembledBundle:
     """A bundle that was made."""
 
     path: Path
@@ -75,7 +75,7 @@ class Assembled:
     manifest: Manifest
 
 
-def assemble(request: Request, progress: Progress = lambda _name, _done, _size: None) -> Assembled:
+def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done, _size: None) -> AssembledBundle:
     """Make a bundle.
 
     Raises:
@@ -109,7 +109,7 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
             made = Path(staging, "bundle.tar")
             _write_tar(bundle, made)
         _move(made, request.out, Path(staging, "replaced"))
-    return Assembled(request.out, digest_of(manifest_bytes), manifest)
+    return AssembledBundle(request.out, digest_of(manifest_bytes), manifest)
 
 
 def _merged(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _check_golden(files: Mapping[Role, Path]) -> None:
             deque(golden_cases.read(file), maxlen=0)
 
 
-def _check_chat(prompt: Prompt, weights: Path) -> None:
+def _check_chat(prompt: PromptTemplate, weights: Path) -> None:
     """Put a prompt into the chat template of its weights, as the agent will at the install."""
     # They read model files, which most bundles need not have done.
     from convert.decoder.prompts import check_chat  # noqa: PLC0415
@@ -176,7 +176,7 @@ def _place(files: Mapping[Role, Path], shown: Sequence[str], bundle: Path) -> No
         name = role + source.suffix
         _link_or_copy(source.resolve(), bundle / (name if is_safe_path(name) else role))
     if shown and "golden" not in files:
-        (bundle / GOLDEN_NAME).write_bytes(golden_cases.encode(golden_cases.Case(input=each) for each in shown))
+        (bundle / GOLDEN_NAME).write_bytes(golden_cases.encode(golden_cases.GoldenCase(input=each) for each in shown))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from convert.data import row_files
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 from convert.evaluate import QUALITY_NAME
-from convert.evaluate.bundle import Bundle, opened
+from convert.evaluate.bundle import BundleFolder, opened
 from convert.evaluate.invariance import sentence
-from convert.evaluate.predictions import Prediction
+from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import serving
 from convert.package import assemble, golden, provenance
 from convert.pipeline import task as tasks
-from convert.pipeline.stage import Job, Report
+from convert.pipeline.stage import Report, StageJob
 from convert.quantize import provisional
 from convert.quantize.choose import LINE_NAME
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.golden_cases import Case, Said, differences, encode, is_binding
+from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase, differences, encode, is_binding
 from edge_agent.formats.manifest import Role
 
 BUNDLE = "bundle"
@@ -37,14 +37,14 @@ _QUANTIZATION = ("type", "bits_per_weight", "fallback_tensors")
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _BundleParts:
     """What the bundle is made of."""
 
     files: Mapping[Role, Path]
     sections: Mapping[str, Any]
 
 
-def run(job: Job) -> Report:
+def run(job: StageJob) -> Report:
     """Leave `bundle/`; report its digest, size, files, golden cases, and what is missing in it.
 
     Raises:
@@ -60,12 +60,12 @@ def run(job: Job) -> Report:
         (folder / "golden.jsonl").write_bytes(encode(cases))
         files: dict[Role, Path] = {**parts.files, "golden": folder / "golden.jsonl"}
         sections = {**parts.sections, "requires": {"memory_bytes": _at_least(job, memory_bytes)}}
-        bundle = _made(job, _Parts(files, sections), job.out / BUNDLE)
+        bundle = _made(job, _BundleParts(files, sections), job.out / BUNDLE)
         _check(bundle, cases)
     return _report(bundle, cases)
 
 
-def _parts(job: Job, folder: Path) -> _Parts:
+def _parts(job: StageJob, folder: Path) -> _BundleParts:
     quality = {
         "evaluate": _read(job.done["evaluate"] / QUALITY_NAME),
         "calibrate": provisional.confidence(job),
@@ -81,7 +81,7 @@ def _parts(job: Job, folder: Path) -> _Parts:
     sections: dict[str, Any] = {"confidence": quality["calibrate"], "provenance": origin}
     if {"type", "bits_per_weight"} <= stored.keys():
         sections["engine"] = {"quantization": stored}
-    return _Parts(files | ({"licence": licence} if licence else {}), sections)
+    return _BundleParts(files | ({"licence": licence} if licence else {}), sections)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -89,18 +89,18 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _made(job: Job, parts: _Parts, out: Path) -> Bundle:
-    request = assemble.Request(job.recipe.path(job.recipe.task), parts.files, out, sections=parts.sections)
+def _made(job: StageJob, parts: _BundleParts, out: Path) -> BundleFolder:
+    request = assemble.AssembleRequest(job.recipe.path(job.recipe.task), parts.files, out, sections=parts.sections)
     return opened(assemble.assemble(request).path)
 
 
-def _at_least(job: Job, memory_bytes: int) -> int:
+def _at_least(job: StageJob, memory_bytes: int) -> int:
     plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
     written = plain.get("requires") or {}
     return max(memory_bytes, int(written.get("memory_bytes") or 0))
 
 
-def _asked(job: Job, bundle: Bundle) -> tuple[list[Case], int]:
+def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], int]:
     """Return the golden cases, those of samples.txt first, and the memory that the engine needs."""
     samples = assemble.samples(job.recipe.path(job.recipe.task))
     rows = golden.tried(bundle.manifest.task, _rows(job, bundle))
@@ -112,7 +112,7 @@ def _asked(job: Job, bundle: Bundle) -> tuple[list[Case], int]:
     return [*first, *golden.cases(bundle.manifest, rows, said)], memory_bytes
 
 
-def _rows(job: Job, bundle: Bundle) -> list[Row]:
+def _rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
     """Return the test rows, and those calibration rows whose label no test row has."""
     test = row_files.rows(job.recipe, "test")
     there = {row.label for row in test}
@@ -120,7 +120,7 @@ def _rows(job: Job, bundle: Bundle) -> list[Row]:
     return [*test, *(row for row in more if row.label and row.label not in there)]
 
 
-def _check_binding(job: Job, bundle: Bundle, cases: Sequence[Case]) -> None:
+def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
     """Raise ModelFailed where a site could not tell that the bundle computes something else there."""
     binding, least = sum(map(is_binding, cases)), job.recipe.budget.golden_cases_min
     if bundle.manifest.task.kind != "generate" and binding < least:
@@ -132,7 +132,7 @@ def _check_binding(job: Job, bundle: Bundle, cases: Sequence[Case]) -> None:
         )
 
 
-def _check(bundle: Bundle, cases: Sequence[Case]) -> None:
+def _check(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
     with serving([bundle]) as served:
         answers = served.predict(bundle, [case.input for case in cases])
     wrong = [f"{case.input[:60]!r}: {said}" for case, said in _differing(bundle, cases, answers)]
@@ -145,17 +145,19 @@ def _check(bundle: Bundle, cases: Sequence[Case]) -> None:
         )
 
 
-def _differing(bundle: Bundle, cases: Sequence[Case], answers: Sequence[Prediction]) -> list[tuple[Case, str]]:
+def _differing(
+    bundle: BundleFolder, cases: Sequence[GoldenCase], answers: Sequence[ServedPrediction]
+) -> list[tuple[GoldenCase, str]]:
     kind = bundle.manifest.task.kind
     found = []
     for case, each in zip(cases, answers, strict=True):
         answer = "" if kind == "embed" else each.answer
-        told = Said(answer, golden.scores(kind, each), golden.strangeness(bundle.manifest, each))
+        told = GoldenAnswer(answer, golden.scores(kind, each), golden.strangeness(bundle.manifest, each))
         found += [(case, said) for said in differences(case, told, vector=kind == "embed") if is_binding(case)]
     return found
 
 
-def _report(bundle: Bundle, cases: Sequence[Case]) -> Report:
+def _report(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> Report:
     manifest = bundle.manifest
     return {
         "digest": bundle.digest,

@@ -6,11 +6,11 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from convert.data.row_files import Row
-from convert.evaluate.predictions import Prediction
+from convert.data.row_files import DataRow
+from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import is_right
-from edge_agent.formats.golden_cases import TOLERANCE, Case, may_turn
-from edge_agent.formats.manifest import Kind, Manifest, Task
+from edge_agent.formats.golden_cases import TOLERANCE, GoldenCase, could_flip
+from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
 
 CASES_MAX = 200
 PER_LABEL_MAX = 3
@@ -20,7 +20,7 @@ _TRIED_MAX = 8
 _DIGITS = 4
 
 
-def tried(task: Task, rows: Sequence[Row]) -> list[Row]:
+def tried(task: TaskSpec, rows: Sequence[DataRow]) -> list[DataRow]:
     """Return the rows that may become cases: some of each label, in the order of the labels, whatever the file's order.
 
     The first rows come first: a label that the test split has takes none from the splits after it.
@@ -31,11 +31,11 @@ def tried(task: Task, rows: Sequence[Row]) -> list[Row]:
     return [row for label in task.labels for row in _of_label(ordered, label)[:_TRIED_MAX]]
 
 
-def _of_label(rows: Sequence[Row], label: str) -> list[Row]:
+def _of_label(rows: Sequence[DataRow], label: str) -> list[DataRow]:
     return [row for row in rows if row.label == label]
 
 
-def cases(manifest: Manifest, rows: Sequence[Row], said: Sequence[Prediction]) -> list[Case]:
+def cases(manifest: Manifest, rows: Sequence[DataRow], said: Sequence[ServedPrediction]) -> list[GoldenCase]:
     """Return the cases of `tried` rows and what the finished bundle said to them.
 
     Of each label the surest of what is right comes first; a label that the bundle never gets right shows what it gives
@@ -52,43 +52,45 @@ def cases(manifest: Manifest, rows: Sequence[Row], said: Sequence[Prediction]) -
     return [case(manifest, row.text, each) for row, each in ranked]
 
 
-def _with_label(pairs: Sequence[tuple[Row, Prediction]], label: str) -> list[tuple[Row, Prediction]]:
+def _with_label(
+    pairs: Sequence[tuple[DataRow, ServedPrediction]], label: str
+) -> list[tuple[DataRow, ServedPrediction]]:
     return [pair for pair in pairs if pair[0].label == label]
 
 
-def uncovered(task: Task, cases: Sequence[Case]) -> list[str]:
+def uncovered(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
     """Return the labels of a classify task that no case has as its answer."""
     shown = {each.answer for each in cases}
     return [label for label in task.labels if task.kind == "classify" and label not in shown]
 
 
-def _rank(kind: Kind, row: Row, each: Prediction) -> tuple[bool, bool]:
+def _rank(kind: Kind, row: DataRow, each: ServedPrediction) -> tuple[bool, bool]:
     wrong = kind != "embed" and not is_right(kind, row, each)
     return wrong, _may_turn(kind, each)
 
 
-def case(manifest: Manifest, text: str, said: Prediction) -> Case:
+def case(manifest: Manifest, text: str, said: ServedPrediction) -> GoldenCase:
     """Return the case of one text and its answer."""
     kind = manifest.task.kind
     answer = "" if kind == "embed" else said.answer
     turns = _may_turn(kind, said)
-    case_ = Case(input=text, answer=answer, scores=scores(kind, said), tolerance=TOLERANCE, report_only=turns)
+    case_ = GoldenCase(input=text, answer=answer, scores=scores(kind, said), tolerance=TOLERANCE, report_only=turns)
     strange = strangeness(manifest, said)
     return case_ if strange is None else case_.model_copy(update={"ood_score": strange})
 
 
-def strangeness(manifest: Manifest, said: Prediction) -> float | None:
+def strangeness(manifest: Manifest, said: ServedPrediction) -> float | None:
     """Return how strange an input is, by the score of the bundle's gate; None without a gate."""
     confidence = manifest.confidence
     return round(confidence.gate.score_of(said.ood_score, said.label_mass), _DIGITS) if confidence.gate else None
 
 
-def scores(kind: Kind, said: Prediction) -> tuple[float, ...]:
+def scores(kind: Kind, said: ServedPrediction) -> tuple[float, ...]:
     """Return the scores of an answer as a case holds them, rounded so that the last bit of a sum does not show."""
     plain = {"classify": said.scores, "extract": (said.confidence,), "embed": said.vector}.get(kind, ())
     return tuple(round(each, _DIGITS) for each in plain)
 
 
-def _may_turn(kind: Kind, said: Prediction) -> bool:
+def _may_turn(kind: Kind, said: ServedPrediction) -> bool:
     """Tell whether a difference within the tolerance could give another answer."""
-    return kind != "embed" and may_turn(scores(kind, said))
+    return kind != "embed" and could_flip(scores(kind, said))

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from convert.data import row_files
-from convert.data.row_files import SPLITS, Row
+from convert.data.row_files import SPLITS, DataRow
 from convert.pipeline import fingerprint
 from convert.pipeline import task as tasks
 from convert.pipeline.recipe import Recipe
-from convert.pipeline.stage import Job
+from convert.pipeline.stage import StageJob
 
 LICENCE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
 _TOOLS = {
@@ -21,7 +21,7 @@ _TOOLS = {
 }
 
 
-def section(job: Job) -> dict[str, Any]:
+def section(job: StageJob) -> dict[str, Any]:
     """Return the manifest's `provenance`; what task.yaml says of base and licence stands before what is found here."""
     plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
     written = plain.get("provenance") or {}
@@ -46,7 +46,7 @@ def _base(recipe: Recipe) -> str:
     return source.checkpoint or source.base or source.gguf
 
 
-def _sources(job: Job) -> Iterator[tuple[str, str]]:
+def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
     recipe = job.recipe
     for name, digest in fingerprint.of_source(recipe, job.progress).items():
         yield name, f"sha256 {digest}"
@@ -61,13 +61,13 @@ def _sources(job: Job) -> Iterator[tuple[str, str]]:
         yield "data.outliers", f"{len(row_files.outliers(recipe))} rows, sha256 {digest}"
 
 
-def _synthetic(rows: list[Row]) -> str:
+def _synthetic(rows: list[DataRow]) -> str:
     made = list(filter(attrgetter("synthetic"), rows))
     models = sorted(set(map(attrgetter("model"), made)) - {""})
     return " by ".join(filter(None, (f"{len(made)} synthetic", ", ".join(models))))
 
 
-def _labelled(rows: list[Row]) -> str:
+def _labelled(rows: list[DataRow]) -> str:
     """Say where the labels come from; those of the team's own files are taken for people's, which is an assumption."""
     counts = row_files.count_label_sources(rows)
     return f"labels: {', '.join(f'{count} {source}' for source, count in counts.items())}"

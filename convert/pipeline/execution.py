@@ -17,11 +17,11 @@ from typing import Any, cast
 from convert.data import row_files
 from convert.pipeline import fingerprint
 from convert.pipeline import task as tasks
-from convert.pipeline.meter import Meter
+from convert.pipeline.meter import ResourceMeter
 from convert.pipeline.recipe import Recipe
-from convert.pipeline.stage import Job, Progress, Stage
-from convert.pipeline.workspace import Record, Workspace
-from convert.report.made import Made
+from convert.pipeline.stage import Progress, Stage, StageJob
+from convert.pipeline.workspace import StageRecord, Workspace
+from convert.report.made import RunSummary
 from edge_agent import __version__
 from edge_agent.errors import InvalidRequest, RequirementUnmet
 
@@ -30,7 +30,7 @@ _SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
 
 
 @dataclass(frozen=True)
-class Step:
+class PipelineStage:
     """One line of the table."""
 
     module: str
@@ -48,37 +48,41 @@ class Step:
 
 # In order. What a stage reads must stand in its line, or a change goes unnoticed. ENTRIES in tests/architecture lists
 # the modules.
-STAGES: dict[str, Step] = {
-    "prepare": Step("convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")),
-    "finetune": Step(
+STAGES: dict[str, PipelineStage] = {
+    "prepare": PipelineStage(
+        "convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")
+    ),
+    "finetune": PipelineStage(
         "convert.training", ("prepare",), ("finetune",), ("train", "outliers", "task"), (*_TORCH, "tokenizers", "peft")
     ),
-    "export": Step(
+    "export": PipelineStage(
         "convert.export",
         ("prepare", "finetune"),
         ("export",),
         ("task",),
         (*_TORCH, "peft", "optimum-onnx", "onnx", "llama-cpp-python"),
     ),
-    "verify": Step(
+    "verify": PipelineStage(
         "convert.verify",
         ("prepare", "finetune", "export"),
         (),
         ("calibration", "task"),
         (*_TORCH, "peft", "onnxruntime", "llama-cpp-python"),
     ),
-    "quantize": Step(
+    "quantize": PipelineStage(
         "convert.quantize",
         ("prepare", "finetune", "export"),
         ("quantize", "budget"),
         ("importance", "train", "calibration", "task"),
         (*_TORCH, "peft", "onnxruntime", "llama-cpp-python", "gguf"),
     ),
-    "calibrate": Step("convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"), _SERVING),
-    "evaluate": Step(
+    "calibrate": PipelineStage(
+        "convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"), _SERVING
+    ),
+    "evaluate": PipelineStage(
         "convert.evaluate", ("export", "quantize", "calibrate"), (), ("train", "calibration", "test", "task"), _SERVING
     ),
-    "assemble": Step(
+    "assemble": PipelineStage(
         "convert.package.finish",
         ("export", "quantize", "calibrate", "evaluate"),
         ("budget",),
@@ -89,7 +93,7 @@ STAGES: dict[str, Step] = {
 
 
 @dataclass(frozen=True)
-class Screen:
+class RunDisplay:
     """Where a run says what it does."""
 
     note: Callable[[str, str], None] = lambda _stage, _said: None
@@ -125,9 +129,9 @@ def run(
     until: str = "",
     *,
     again: bool = False,
-    screen: Screen | None = None,
-    stages: Mapping[str, Step] = STAGES,
-) -> list[Record]:
+    screen: RunDisplay | None = None,
+    stages: Mapping[str, PipelineStage] = STAGES,
+) -> list[StageRecord]:
     """Run every stage that is not up to date, in order, up to and including `until`; that one anyway if `again`.
 
     Returns the record of each stage up to there.
@@ -139,7 +143,7 @@ def run(
         DiskFull: also when a library said it otherwise.
         EdgeAgentError: what the stage found wrong. What was done before stays done.
     """
-    screen = screen or Screen()
+    screen = screen or RunDisplay()
     names = list(stages)
     last = until or names[-1]
     if last not in stages:
@@ -150,21 +154,23 @@ def run(
     for copies in summary.near_copies:
         screen.note("data", f"{copies.sentence()}.")
     workspace = Workspace(work_folder(recipe))
-    records: dict[str, Record] = {}
+    records: dict[str, StageRecord] = {}
     with workspace.locked():
         for name in names[: names.index(last) + 1]:
-            turn = _Turn(name, stages[name], recipe, workspace, screen)
+            turn = _StageRun(name, stages[name], recipe, workspace, screen)
             records[name] = _bring(turn, records, force=again and name == last)
         screen.progress("report", 0, 0)
         plain = tasks.read(tasks.find(recipe.path(recipe.task)))
-        made = Made(recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values()))
+        made = RunSummary(recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values()))
         with workspace.staging("report") as out:
             load("convert.report.writing").write(out, made)
             workspace.publish(out)
     return list(records.values())
 
 
-def inputs_of(step: Step, recipe: Recipe, before: Mapping[str, Record], progress: Progress) -> dict[str, str]:
+def inputs_of(
+    step: PipelineStage, recipe: Recipe, before: Mapping[str, StageRecord], progress: Progress
+) -> dict[str, str]:
     """Return everything that a stage reads, by name and hash. Raises FileMissing, ManifestInvalid."""
     found = {"version of edge-convert": __version__, **fingerprint.versions(step.libraries)}
     for section in step.sections:
@@ -179,17 +185,17 @@ def inputs_of(step: Step, recipe: Recipe, before: Mapping[str, Record], progress
 
 
 @dataclass(frozen=True)
-class _Turn:
+class _StageRun:
     """One stage's turn in a run."""
 
     name: str
-    step: Step
+    step: PipelineStage
     recipe: Recipe
     workspace: Workspace
-    screen: Screen
+    screen: RunDisplay
 
 
-def _bring(turn: _Turn, before: Mapping[str, Record], *, force: bool) -> Record:
+def _bring(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -> StageRecord:
     """Return the record of a stage, after running it unless it is up to date."""
     name, workspace, screen = turn.name, turn.workspace, turn.screen
     inputs = inputs_of(turn.step, turn.recipe, before, screen.progress)
@@ -201,16 +207,16 @@ def _bring(turn: _Turn, before: Mapping[str, Record], *, force: bool) -> Record:
     stage = cast(Stage, getattr(load(turn.step.module), turn.step.function))
     with workspace.staging(name) as out:
         done = {stage: workspace.folder(stage) for stage in before}
-        with Meter() as meter:
-            report = stage(Job(turn.recipe, out, done, screen.progress))
+        with ResourceMeter() as meter:
+            report = stage(StageJob(turn.recipe, out, done, screen.progress))
         output = fingerprint.of_output(out, report, screen.progress)
-        record = Record(name, inputs, round(meter.seconds, 3), meter.memory_peak_bytes, report, output)
+        record = StageRecord(name, inputs, round(meter.seconds, 3), meter.memory_peak_bytes, report, output)
         workspace.keep(record, out)
     screen.note(name, f"done in {record.seconds:.1f} s, peak memory {record.memory_peak_bytes / 1e6:.0f} MB")
     return record
 
 
-def _why(old: Record | None, inputs: Mapping[str, str]) -> str:
+def _why(old: StageRecord | None, inputs: Mapping[str, str]) -> str:
     changed = fingerprint.changed(old.inputs, inputs) if old else []
     return f"runs again: changed {', '.join(changed)}" if changed else "runs"
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from convert.pipeline.recipe import Recipe, Source
+from convert.pipeline.recipe import Recipe, SourceSection
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import FileMissing
 
@@ -40,7 +40,7 @@ def of_place(path: Path, progress: Progress) -> str:
 
 def of_source(recipe: Recipe, progress: Progress) -> dict[str, str]:
     """Return the hash of each place that `source` names."""
-    named = ((key, getattr(recipe.source, key)) for key in Source.model_fields)
+    named = ((key, getattr(recipe.source, key)) for key in SourceSection.model_fields)
     return {
         f"source.{key}": of_place(recipe.path(written), progress)
         for key, written in named

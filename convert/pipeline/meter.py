@@ -13,7 +13,7 @@ from edge_agent.process_memory import resident_bytes
 _SAMPLE_SECONDS = 0.05
 
 
-class Meter:
+class ResourceMeter:
     """Measures the block it is entered around.
 
     Memory is the sum of the resident sets, sampled: a page that two processes share counts twice, and a peak shorter
@@ -28,7 +28,7 @@ class Meter:
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._started = 0.0
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> ResourceMeter:
         """Start the clock."""
         self._started = time.perf_counter()
         self._sampler.start()

@@ -32,11 +32,11 @@ GgufType = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q
 OnnxType = Literal["fp32", "matmul8-gather8", "dynamic-int8"]
 
 
-class _Section(BaseModel):
+class _RecipeSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Section):
+class SourceSection(_RecipeSection):
     """The weights to start from: exactly one of checkpoint, base and gguf."""
 
     checkpoint: str = ""
@@ -49,7 +49,7 @@ class Source(_Section):
     """Base model as GGUF: its weights are taken back to float32, its tokenizer is built anew."""
 
     @model_validator(mode="after")
-    def _one(self) -> Source:
+    def _one(self) -> SourceSection:
         if sum(map(bool, (self.checkpoint, self.base, self.gguf))) != 1:
             raise ValueError("name exactly one of 'checkpoint', 'base' and 'gguf'")
         if self.adapter and self.checkpoint:
@@ -57,7 +57,7 @@ class Source(_Section):
         return self
 
 
-class Data(_Section):
+class DataSection(_RecipeSection):
     """Four splits, each a JSONL file. A text that stands in two of them is refused."""
 
     format: DataFormat = "text-label"
@@ -75,7 +75,7 @@ class Data(_Section):
     them no label."""
 
 
-class Finetune(_Section):
+class FinetuneSection(_RecipeSection):
     """Training on `data.train`."""
 
     method: Literal["lora", "full", "head"]
@@ -97,7 +97,7 @@ class Finetune(_Section):
     seed: int = Field(default=1, ge=0)
 
 
-class Export(_Section):
+class ExportSection(_RecipeSection):
     """From PyTorch to the format of a runtime."""
 
     adapter: Literal["separate", "merged"] = "separate"
@@ -106,7 +106,7 @@ class Export(_Section):
     """A llama.cpp checkout of your own, instead of the converter that 'edge-convert setup' prepares."""
 
 
-class Quantize(_Section):
+class QuantizeSection(_RecipeSection):
     """Smaller and faster weights."""
 
     types: tuple[GgufType | OnnxType, ...] = ()
@@ -115,7 +115,7 @@ class Quantize(_Section):
     """llama: weigh columns by how much the importance texts use them. The base is then this recipe's own."""
 
 
-class Budget(_Section):
+class BudgetSection(_RecipeSection):
     """How much may be lost on the way from the full-precision model to the served artefact."""
 
     agreement_min: float = Field(default=0.98, ge=0.0, le=1.0)
@@ -128,7 +128,7 @@ class Budget(_Section):
     """Answers that a site has to find alike before it takes the bundle over; tasks that generate have none."""
 
 
-class Risk(_Section):
+class RiskSection(_RecipeSection):
     """What a sure answer promises: wrong with at most `target`, except with probability `delta`."""
 
     target: Share = 0.05
@@ -139,17 +139,17 @@ class Risk(_Section):
     """The gate: at most so many of the inputs that resemble the calibration rows are held up as strange; 0 = none."""
 
 
-class Recipe(_Section):
+class Recipe(_RecipeSection):
     """The whole file, and the directory it lies in."""
 
     task: str = "task.yaml"
-    source: Source
-    data: Data
-    finetune: Finetune | None = None
-    export: Export = Export()
-    quantize: Quantize = Quantize()
-    budget: Budget = Budget()
-    risk: Risk = Risk()
+    source: SourceSection
+    data: DataSection
+    finetune: FinetuneSection | None = None
+    export: ExportSection = ExportSection()
+    quantize: QuantizeSection = QuantizeSection()
+    budget: BudgetSection = BudgetSection()
+    risk: RiskSection = RiskSection()
     work: str = ""
     """Where stages leave their results; empty = build/NAME below the current directory."""
     folder: Path = Field(default=Path(), exclude=True)

@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class StageJob:
     """One run of one stage."""
 
     recipe: Recipe
@@ -34,10 +34,10 @@ class Job:
     progress: Progress
 
 
-Stage = Callable[[Job], Report]
+Stage = Callable[[StageJob], Report]
 
 
-def checkpoint(job: Job) -> Path:
+def checkpoint(job: StageJob) -> Path:
     """Return the checkpoint that a stage after `prepare` means: the fine-tuned one, else the prepared one."""
     tuned = job.done.get("finetune")
     if tuned is not None and (tuned / CHECKPOINT).is_dir():
@@ -45,7 +45,7 @@ def checkpoint(job: Job) -> Path:
     return job.done["prepare"] / CHECKPOINT
 
 
-def adapter(job: Job) -> Path | None:
+def adapter(job: StageJob) -> Path | None:
     """Return the PEFT adapter over `checkpoint`, if there is one; a tuned checkpoint has the source's adapter in it."""
     for stage in ("finetune", "prepare"):
         left = job.done.get(stage)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from convert import yaml_file
 from edge_agent.errors import FileMissing, ManifestInvalid
-from edge_agent.formats.manifest import SCHEMA, Artifact, Manifest, Task, parse
+from edge_agent.formats.manifest import SCHEMA, Artifact, Manifest, TaskSpec, parse
 
 TASK_NAME = "task.yaml"
 _SEE = "examples/echo/task.yaml is a small example; docs/task-yaml.md explains every key."
@@ -35,11 +35,11 @@ def read(task: Path) -> dict[str, Any]:
     return yaml_file.read(task, Manifest, [key for key in Manifest.model_fields if key not in _ADDED], _SEE)
 
 
-def of(path: Path) -> Task:
+def of(path: Path) -> TaskSpec:
     """Return the task that a task.yaml, or the one in a directory, describes. Raises FileMissing, ManifestInvalid."""
     file = find(path)
     try:
-        return Task.model_validate(read(file).get("task"))
+        return TaskSpec.model_validate(read(file).get("task"))
     except ValidationError as error:
         raise ManifestInvalid(f"{file}: {yaml_file.first_problem(error, 'task')}", remedy=_SEE) from None
 

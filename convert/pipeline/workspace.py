@@ -39,7 +39,7 @@ _DISK_REMEDY = (
 
 
 @dataclass(frozen=True)
-class Record:
+class StageRecord:
     """A stage that is done, as stage.json keeps it."""
 
     stage: str
@@ -83,15 +83,15 @@ class Workspace:
         """Return the folder of a stage that is done."""
         return self.root / stage
 
-    def record(self, stage: str) -> Record | None:
+    def record(self, stage: str) -> StageRecord | None:
         """Return what a stage left, or None where it is not done."""
         try:
             plain = json.loads((self.folder(stage) / STAGE_NAME).read_bytes())
-            return Record(**plain)
+            return StageRecord(**plain)
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None
 
-    def keep(self, record: Record, made: Path) -> None:
+    def keep(self, record: StageRecord, made: Path) -> None:
         """Move a folder to its stage's place, in one step. Raises OSError."""
         text = json.dumps(asdict(record), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         with (made / STAGE_NAME).open("w", encoding="utf-8") as file:
@@ -112,12 +112,12 @@ class Workspace:
         for path in sorted(made.iterdir()):
             path.replace(self.root / path.name)
 
-    def staging(self, stage: str) -> Staging:
+    def staging(self, stage: str) -> StagingFolder:
         """Return a folder to work in, which is gone afterwards unless `keep` took it."""
-        return Staging(self.root, stage)
+        return StagingFolder(self.root, stage)
 
 
-class Staging:
+class StagingFolder:
     """A hidden folder for one stage at work; turns whatever a full disk made fail into DiskFull."""
 
     def __init__(self, root: Path, stage: str) -> None:

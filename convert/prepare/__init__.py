@@ -7,11 +7,11 @@ adapters for another base.
 
 from __future__ import annotations
 
-from convert.pipeline.stage import ADAPTER, CHECKPOINT, Job, Report
+from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
 from convert.prepare import adapters, checkpoints, gguf
 
 
-def run(job: Job) -> Report:
+def run(job: StageJob) -> Report:
     """Leave `checkpoint/`, and `adapter/` if the source has one.
 
     Raises:

@@ -92,7 +92,7 @@ def _check_logits(source: Path, model: Any, tokenizer: Any) -> float:
     prompts = probes.prompts(tokenizer)[:_PROBE_TEXTS_MAX]
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
         plain = Path(folder, "float32.gguf")
-        gguf_files.quantize(gguf_files.Request(source, plain, "F32", requantize=True))
+        gguf_files.quantize(gguf_files.QuantizeRequest(source, plain, "F32", requantize=True))
         answer = probe.ask("convert.probe.llama", {"model": str(plain), "prompts": prompts})
     expected = probes.last_logits(model, prompts)
     found = probes.compare(expected, answer.arrays["logits"])

@@ -30,14 +30,14 @@ _REMEDY = "Make the file again; if it repeats, this model does not work with the
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeAnswer:
     """What the child found out."""
 
     facts: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
 
 
-def ask(child: str, request: Mapping[str, Any]) -> Answer:
+def ask(child: str, request: Mapping[str, Any]) -> ProbeAnswer:
     """Run a child module on a request. Raises ModelLoadFailed with the child's last words if it refuses or dies."""
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
         Path(folder, REQUEST).write_text(json.dumps(request), encoding="utf-8")
@@ -47,7 +47,7 @@ def ask(child: str, request: Mapping[str, Any]) -> Answer:
             raise ModelLoadFailed(_last_words(child, done.returncode, done.stderr), remedy=_REMEDY)
         facts = json.loads(Path(folder, FACTS).read_text(encoding="utf-8"))
         arrays = {path.stem: np.load(path) for path in Path(folder).glob("*.npy")}
-    return Answer(facts, arrays)
+    return ProbeAnswer(facts, arrays)
 
 
 def read_request(folder: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _ERROR = 4  # ggml.h
 Vector = NDArray[np.float32]
 
 
-class _Log:
+class _LlamaLog:
     """Keeps what llama.cpp says is wrong."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class _Log:
 def main(folder: str) -> None:
     """Answer one request."""
     request = probe.read_request(folder)
-    log = _Log()
+    log = _LlamaLog()
     llama.llama_backend_init()
     params = llama.llama_model_default_params()
     params.n_gpu_layers = 0
@@ -97,7 +97,7 @@ def _tokens(vocab: Any, text: str, *, special: bool) -> list[int]:
     return list(tokens[:count])
 
 
-def _computed(model: Any, request: dict[str, Any], log: _Log) -> tuple[list[int], Vector]:
+def _computed(model: Any, request: dict[str, Any], log: _LlamaLog) -> tuple[list[int], Vector]:
     prompts: list[list[int]] = request["prompts"]
     longest = max(map(len, prompts))
     params = llama.llama_context_default_params()
@@ -132,7 +132,7 @@ def _rows(model: Any, context: Any, prompts: list[list[int]], rows_max: int) -> 
     return counts, np.concatenate(parts)
 
 
-def _adapt(model: Any, context: Any, path: str, log: _Log) -> None:
+def _adapt(model: Any, context: Any, path: str, log: _LlamaLog) -> None:
     adapter = llama.llama_adapter_lora_init(model, path.encode())
     if not adapter:
         probe.refuse(f"llama.cpp does not load the adapter: {log.cause()}")

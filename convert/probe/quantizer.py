@@ -25,7 +25,7 @@ _ERROR = 4  # ggml.h
 _FALLBACK = re.compile(r"warning: (\S+) .*required for type\s+(\S+)\) -> falling back to\s+(\S+)")
 
 
-class _Log:
+class _QuantizerLog:
     """Keeps the lines about fallbacks and errors; a line may come in pieces."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class _Log:
 def main(folder: str) -> None:
     """Quantize one file."""
     request = probe.read_request(folder)
-    log = _Log()
+    log = _QuantizerLog()
     llama.llama_backend_init()
     params = llama.llama_model_quantize_default_params()
     params.nthread = int(request["threads"])

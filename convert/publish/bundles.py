@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from convert.publish import layout
-from convert.publish.places import Place, chunked
+from convert.publish.places import RepositoryStorage, chunked
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
 from edge_agent.formats import manifest
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME, Artifact, Manifest
@@ -21,7 +21,7 @@ _REPAIR = "'edge-convert verify-repo' lists what is damaged; publishing the bund
 
 
 @dataclass(frozen=True)
-class Bundle:
+class PublishableBundle:
     """A bundle that can be read."""
 
     raw: bytes
@@ -58,7 +58,7 @@ class Bundle:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Bundle]:
+def opened(path: Path) -> Iterator[PublishableBundle]:
     """Open a bundle and check its manifest.
 
     Raises:
@@ -79,7 +79,7 @@ def opened(path: Path) -> Iterator[Bundle]:
         raise BundleUnreadable(f"{path} is no bundle directory and no tar: {error}", remedy=_MAKE) from None
 
 
-def fetch(place: Place, digest: str, folder: Path) -> Bundle:
+def fetch(place: RepositoryStorage, digest: str, folder: Path) -> PublishableBundle:
     """Copy a bundle out of a repository into an empty folder, and return it; every byte is checked.
 
     Raises:
@@ -98,7 +98,7 @@ def fetch(place: Place, digest: str, folder: Path) -> Bundle:
     return _bundle(lambda name: _file(folder / name))
 
 
-def _blob(place: Place, sha256: str, name: str) -> Iterator[bytes]:
+def _blob(place: RepositoryStorage, sha256: str, name: str) -> Iterator[bytes]:
     path = layout.blob(sha256)
     if place.size(path) is None:
         raise FileMissing(f"the repository has no {path}, which is {name} of a signed bundle", remedy=_REPAIR)
@@ -110,10 +110,10 @@ def _blob(place: Place, sha256: str, name: str) -> Iterator[bytes]:
         raise HashMismatch(f"{path}, which is {name} of a signed bundle, is damaged", remedy=_REPAIR)
 
 
-def _bundle(open_file: Callable[[str], IO[bytes]]) -> Bundle:
+def _bundle(open_file: Callable[[str], IO[bytes]]) -> PublishableBundle:
     with open_file(MANIFEST_NAME) as file:
         raw = file.read(MANIFEST_BYTES_MAX + 1)
-    return Bundle(raw, manifest.parse(raw), open_file)
+    return PublishableBundle(raw, manifest.parse(raw), open_file)
 
 
 def _file(path: Path) -> IO[bytes]:

@@ -38,7 +38,7 @@ Ask = Callable[[], str]
 
 
 @dataclass(frozen=True)
-class Public:
+class CentralPublicKeys:
     """What a site needs to know of the centre."""
 
     recipient: str
@@ -48,14 +48,14 @@ class Public:
 
 
 @dataclass(frozen=True)
-class Keys:
+class CentralKeys:
     """Keys that are ready for use."""
 
     identities: tuple[pyrage.x25519.Identity, ...]
     receipts: Ed25519PrivateKey
 
 
-def create(folder: Path, passphrase: str = "") -> Public:
+def create(folder: Path, passphrase: str = "") -> CentralPublicKeys:
     """Make a folder of new keys; with a passphrase the private ones are encrypted with it.
 
     Raises:
@@ -84,12 +84,14 @@ def create(folder: Path, passphrase: str = "") -> Public:
     return public(folder)
 
 
-def public(folder: Path) -> Public:
+def public(folder: Path) -> CentralPublicKeys:
     """Read the public halves; needs no passphrase. Raises FileMissing."""
-    return Public(_read(folder, RECIPIENT).decode().split()[0], _read(folder, RECEIPTS_PUBLIC).decode().strip())
+    return CentralPublicKeys(
+        _read(folder, RECIPIENT).decode().split()[0], _read(folder, RECEIPTS_PUBLIC).decode().strip()
+    )
 
 
-def unlock(folder: Path, ask: Ask) -> Keys:
+def unlock(folder: Path, ask: Ask) -> CentralKeys:
     """Read the private keys.
 
     Raises:
@@ -106,7 +108,7 @@ def unlock(folder: Path, ask: Ask) -> Keys:
         raise InvalidRequest(said, remedy="Check the passphrase, or take the folder from its backup.") from None
     if not isinstance(receipts, Ed25519PrivateKey) or not identities:
         raise InvalidRequest(f"{folder} holds no Ed25519 key, or no identity", remedy="Take it from its backup.")
-    return Keys(identities, receipts)
+    return CentralKeys(identities, receipts)
 
 
 def encrypted(folder: Path) -> bool:
@@ -118,7 +120,7 @@ def encrypted(folder: Path) -> bool:
     raise FileMissing(f"{folder} holds no keys", remedy=f"Make some: edge-convert keys create {folder}")
 
 
-def rotate(folder: Path, ask: Ask) -> Public:
+def rotate(folder: Path, ask: Ask) -> CentralPublicKeys:
     """Add a new identity. Sites that still seal to an old one are understood as before; returns what to give to sites.
 
     Raises:

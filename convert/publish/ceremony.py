@@ -11,7 +11,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
 from convert.publish import keyring, layout
 from convert.publish.centre_keys import check_passphrase
-from convert.publish.keyring import Keyring, Named
+from convert.publish.keyring import Keyring, PublicKeyFile
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import FILE_NAME
@@ -20,7 +20,7 @@ _FOLDER_MODE = 0o700
 
 
 @dataclass(frozen=True)
-class Quorum:
+class RoleQuorum:
     """How many keys a role has, and how many of them must sign."""
 
     keys: int
@@ -33,12 +33,12 @@ class Quorum:
             raise InvalidRequest(said, remedy="Between 1 and 20 keys, and a threshold from 1 to their number.")
 
 
-TWO_OF_THREE = Quorum(3, 2)
+TWO_OF_THREE = RoleQuorum(3, 2)
 
 
 def create(
-    folder: Path, now: float, root: Quorum = TWO_OF_THREE, targets: Quorum = TWO_OF_THREE, passphrase: str = ""
-) -> tuple[Named, ...]:
+    folder: Path, now: float, root: RoleQuorum = TWO_OF_THREE, targets: RoleQuorum = TWO_OF_THREE, passphrase: str = ""
+) -> tuple[PublicKeyFile, ...]:
     """Make all keys that a repository needs, its first root and its first, empty list of bundles.
 
     Raises:
@@ -62,10 +62,10 @@ def create(
     return tuple(keyring.read_folder(folder))
 
 
-def _fill(folder: Path, now: float, quorums: dict[str, Quorum], passphrase: str) -> None:
+def _fill(folder: Path, now: float, quorums: dict[str, RoleQuorum], passphrase: str) -> None:
     if passphrase:
         keyring.lock(folder, passphrase)
-    every = {**quorums, layout.PLAN: Quorum(1, 1), layout.ONLINE: Quorum(1, 1)}
+    every = {**quorums, layout.PLAN: RoleQuorum(1, 1), layout.ONLINE: RoleQuorum(1, 1)}
     made = {role: _made(folder, role, quorum.keys) for role, quorum in every.items()}
     root, targets = _root(made, quorums), _targets(made[layout.PLAN][0])
     keys = Keyring([folder], lambda _: passphrase)
@@ -76,11 +76,11 @@ def _fill(folder: Path, now: float, quorums: dict[str, Quorum], passphrase: str)
     atomic_files.write_atomically(folder / keyring.FIRST_TARGETS, layout.encode(targets))
 
 
-def _made(folder: Path, role: str, count: int) -> list[Named]:
+def _made(folder: Path, role: str, count: int) -> list[PublicKeyFile]:
     return [keyring.make(folder, f"{role}-{number}", role) for number in range(1, count + 1)]
 
 
-def _root(made: dict[str, list[Named]], quorums: dict[str, Quorum]) -> Metadata[Root]:
+def _root(made: dict[str, list[PublicKeyFile]], quorums: dict[str, RoleQuorum]) -> Metadata[Root]:
     root = Root(consistent_snapshot=True)
     duties = {layout.ROOT: layout.ROOT, layout.TARGETS: layout.TARGETS}
     for role, of in {**duties, layout.SNAPSHOT: layout.ONLINE, layout.TIMESTAMP: layout.ONLINE}.items():
@@ -90,6 +90,6 @@ def _root(made: dict[str, list[Named]], quorums: dict[str, Quorum]) -> Metadata[
     return Metadata(root)
 
 
-def _targets(plan: Named) -> Metadata[Targets]:
+def _targets(plan: PublicKeyFile) -> Metadata[Targets]:
     role = DelegatedRole(layout.PLAN, [plan.key.keyid], 1, terminating=True, paths=[FILE_NAME])
     return Metadata(Targets(delegations=Delegations({plan.key.keyid: plan.key}, {layout.PLAN: role})))

@@ -8,9 +8,9 @@ from typing import Any
 from tuf.api.metadata import Metadata, Root, Targets
 
 from convert.publish.layout import ONLINE, PLAN, ROOT, TARGETS, TIMESTAMP
-from convert.publish.reading import Signed, bundles_of, newest
+from convert.publish.reading import BundleTarget, bundles_of, newest
 from convert.report.text import headline
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 Name = Callable[[str], str]
 """Returns what people call a key id."""
@@ -27,7 +27,7 @@ def of_targets(old: Targets, new: Targets, name: Name) -> Iterator[str]:
     yield from _keys(PLAN, old.get_delegated_role(PLAN), new.get_delegated_role(PLAN), name)
 
 
-def _quality(new: Signed, old: Signed | None) -> Iterator[str]:
+def _quality(new: BundleTarget, old: BundleTarget | None) -> Iterator[str]:
     yield from (f"    {said}" for said in headline(new.quality))
     if old is not None and old.quality:
         yield f"    before, {old.name}, on its own test rows:"

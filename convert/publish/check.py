@@ -12,8 +12,8 @@ from tuf.api.metadata import Metadata, Root
 
 from convert.publish import layout, plans, reading
 from convert.publish.layout import ROOT
-from convert.publish.places import Advance, Place
-from convert.publish.reading import Held, Signed
+from convert.publish.places import Advance, RepositoryStorage
+from convert.publish.reading import BundleTarget, RepositoryState
 from edge_agent.errors import BundleError, EdgeAgentError, PlanInvalid, UpdateError
 from edge_agent.formats import manifest
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
@@ -24,10 +24,10 @@ _GAP_MAX = 8
 
 
 @dataclass
-class Findings:
+class RepositoryFindings:
     """What was found."""
 
-    held: Held | None = None
+    held: RepositoryState | None = None
     problems: list[str] = field(default_factory=list)
     """Each keeps some site from being updated, now or when it needs that file."""
     warnings: list[str] = field(default_factory=list)
@@ -40,35 +40,37 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Scope:
+class CheckScope:
     """What is looked at."""
 
     deep: bool = True
     """The bytes of blobs; otherwise their sizes only."""
-    only: Callable[[Held], Collection[str]] | None = None
+    only: Callable[[RepositoryState], Collection[str]] | None = None
     """Digests of the bundles that must be there; None = all that are signed."""
 
 
-def check(place: Place, anchor: bytes, now: float, scope: Scope, advance: Advance) -> Findings:
+def check(
+    place: RepositoryStorage, anchor: bytes, now: float, scope: CheckScope, advance: Advance
+) -> RepositoryFindings:
     """Look at everything in scope.
 
     Raises:
         InvalidRequest: there is no repository.
         OSError, UpstreamFailed, UpstreamRefused: the place cannot be read.
     """
-    found = Findings()
+    found = RepositoryFindings()
     try:
         found.held = reading.require(place, anchor)
     except (UpdateError, BundleError) as error:
         found.problems.append(error.message)
     found.problems += _roots(place)
     if found.held:
-        _look(found, found.held, now, _Blobs(place, scope, advance, found))
+        _look(found, found.held, now, _BlobChecker(place, scope, advance, found))
     found.problems = list(dict.fromkeys(found.problems))
     return found
 
 
-def _look(found: Findings, held: Held, now: float, blobs: _Blobs) -> None:
+def _look(found: RepositoryFindings, held: RepositoryState, now: float, blobs: _BlobChecker) -> None:
     _expiries(found, held, now)
     try:
         plans.require_signed(held.plan, held.bundles())
@@ -77,7 +79,7 @@ def _look(found: Findings, held: Held, now: float, blobs: _Blobs) -> None:
     _bundles(blobs, held)
 
 
-def _expiries(found: Findings, held: Held, now: float) -> None:
+def _expiries(found: RepositoryFindings, held: RepositoryState, now: float) -> None:
     at = datetime.fromtimestamp(now, UTC)
     for expires, role in held.expiries():
         if expires <= at:
@@ -86,7 +88,7 @@ def _expiries(found: Findings, held: Held, now: float) -> None:
             found.warnings.append(f"'{role}' expires on {expires:%Y-%m-%d}: edge-convert renew")
 
 
-def _roots(place: Place) -> Iterator[str]:
+def _roots(place: RepositoryStorage) -> Iterator[str]:
     """Yield what is wrong with the chain of roots, which a site walks from the one that it was given."""
     before: Metadata[Root] | None = None
     stored = _stored_roots(place)
@@ -108,7 +110,7 @@ def _roots(place: Place) -> Iterator[str]:
             before = root
 
 
-def _stored_roots(place: Place) -> dict[int, bytes]:
+def _stored_roots(place: RepositoryStorage) -> dict[int, bytes]:
     """Return the roots that are there; a chain that is broken must not look like one that ends."""
     stored: dict[int, bytes] = {}
     version = 1
@@ -121,11 +123,11 @@ def _stored_roots(place: Place) -> dict[int, bytes]:
 
 
 @dataclass
-class _Blobs:
-    place: Place
-    scope: Scope
+class _BlobChecker:
+    place: RepositoryStorage
+    scope: CheckScope
     advance: Advance
-    found: Findings
+    found: RepositoryFindings
     seen: set[str] = field(default_factory=set)
 
     def look(self, sha256: str, size_bytes: int, whose: str) -> None:
@@ -153,13 +155,13 @@ class _Blobs:
             self.found.problems.append(f"{path} of {whose} is damaged: its bytes are not those of its name")
 
 
-def _bundles(blobs: _Blobs, held: Held) -> None:
+def _bundles(blobs: _BlobChecker, held: RepositoryState) -> None:
     only = blobs.scope.only(held) if blobs.scope.only else held.bundles()
     for digest in filter(only.__contains__, held.bundles()):
         _bundle(blobs, held.bundles()[digest])
 
 
-def _bundle(blobs: _Blobs, signed: Signed) -> None:
+def _bundle(blobs: _BlobChecker, signed: BundleTarget) -> None:
     path = layout.blob(signed.digest)
     raw = blobs.place.read(path, MANIFEST_BYTES_MAX)
     if raw is None:
@@ -171,7 +173,7 @@ def _bundle(blobs: _Blobs, signed: Signed) -> None:
         blobs.found.problems += _manifest(blobs, signed, raw)
 
 
-def _manifest(blobs: _Blobs, signed: Signed, raw: bytes) -> Iterator[str]:
+def _manifest(blobs: _BlobChecker, signed: BundleTarget, raw: bytes) -> Iterator[str]:
     try:
         of = manifest.parse(raw)
     except EdgeAgentError as error:

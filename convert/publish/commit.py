@@ -16,16 +16,16 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from convert.publish import layout
 from convert.publish.keyring import Keyring
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
-from convert.publish.places import Place
-from convert.publish.reading import Held, Signed, bundles_of
+from convert.publish.places import RepositoryStorage
+from convert.publish.reading import BundleTarget, RepositoryState, bundles_of
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.plan import Plan
+from edge_agent.formats.plan import RolloutPlan
 
 _AGAIN = "Sites see what they saw before. Run the command again: it starts from what is there."
 
 
 @dataclass
-class Draft:
+class ChangeDraft:
     """What is to change. What is None stays as it is; snapshot and timestamp follow from the rest."""
 
     ROLES: ClassVar[dict[str, str]] = {ROOT: "root", TARGETS: "targets", PLAN: "plan_role"}
@@ -33,7 +33,7 @@ class Draft:
     root: Metadata[Root] | None = None
     targets: Metadata[Targets] | None = None
     plan_role: Metadata[Targets] | None = None
-    plan: Plan | None = None
+    plan: RolloutPlan | None = None
     """What a new `plan_role` names; None = the plan that is there."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     """Small ones that belong to the change, by path; large ones are there already."""
@@ -57,7 +57,7 @@ class Draft:
         if role == PLAN:
             self.plan = None
 
-    def delegators(self, held: Held, role: str) -> list[Metadata[Any]]:
+    def delegators(self, held: RepositoryState, role: str) -> list[Metadata[Any]]:
         """Return all metadata by whose keys a role must be signed: those in force, and those to come."""
         if role == PLAN:
             return [self.targets or held.targets]
@@ -69,13 +69,13 @@ class Draft:
         """Return the version that follows of what the online key signs."""
         return 1 if self.restart_versions else metadata.signed.version + 1
 
-    def result(self, held: Held) -> tuple[Plan, dict[str, Signed]]:
+    def result(self, held: RepositoryState) -> tuple[RolloutPlan, dict[str, BundleTarget]]:
         """Return the plan and the signed bundles as they will be."""
         return self.plan or held.plan, bundles_of((self.targets or held.targets).signed)
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingSignatures:
     """Signatures that a role still needs."""
 
     role: str
@@ -88,7 +88,7 @@ class Missing:
         return f"'{self.role}' needs {self.count} more of the signatures of {', '.join(map(name, self.keyids))}"
 
 
-def sign(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Metadata[Any]]) -> list[Missing]:
+def sign(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Metadata[Any]]) -> list[MissingSignatures]:
     """Sign with the keys at hand, as many as each delegator wants, and return what is missing still."""
     missing = []
     for by in delegators:
@@ -98,11 +98,11 @@ def sign(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Met
         keys.sign(metadata, chosen)
         if lacking > len(chosen):
             lacks = tuple(keyid for keyid in result.unsigned if keyid not in chosen)
-            missing.append(Missing(role, lacking - len(chosen), lacks))
+            missing.append(MissingSignatures(role, lacking - len(chosen), lacks))
     return list(dict.fromkeys(missing))
 
 
-def sign_draft(keys: Keyring, held: Held, draft: Draft) -> list[Missing]:
+def sign_draft(keys: Keyring, held: RepositoryState, draft: ChangeDraft) -> list[MissingSignatures]:
     """Sign what offline and near keys sign, and return what is missing still."""
     return [
         missing
@@ -111,7 +111,14 @@ def sign_draft(keys: Keyring, held: Held, draft: Draft) -> list[Missing]:
     ]
 
 
-def commit(place: Place, keys: Keyring, held: Held, draft: Draft, now: float, days: Mapping[str, float]) -> None:
+def commit(
+    place: RepositoryStorage,
+    keys: Keyring,
+    held: RepositoryState,
+    draft: ChangeDraft,
+    now: float,
+    days: Mapping[str, float],
+) -> None:
     """Publish a change that is signed but for the online key.
 
     Raises:
@@ -131,7 +138,9 @@ def commit(place: Place, keys: Keyring, held: Held, draft: Draft, now: float, da
         place.write(layout.path_of(ROOT, held.root.signed.version + 1), root)
 
 
-def _assembled(keys: Keyring, held: Held, draft: Draft, now: float, days: Mapping[str, float]) -> dict[str, bytes]:
+def _assembled(
+    keys: Keyring, held: RepositoryState, draft: ChangeDraft, now: float, days: Mapping[str, float]
+) -> dict[str, bytes]:
     """Return the metadata files to write, in their order."""
     files: dict[str, bytes] = {}
     snapshot = Metadata(Snapshot(meta=dict(held.snapshot.signed.meta)))
@@ -164,14 +173,14 @@ def online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[M
     return layout.encode(metadata)
 
 
-def _require_ours(place: Place, files: Mapping[str, bytes]) -> None:
+def _require_ours(place: RepositoryStorage, files: Mapping[str, bytes]) -> None:
     """Look again before the timestamp names them: two publishers at once write the same names."""
     for path, content in files.items():
         if place.read(path, len(content)) != content:
             raise InvalidRequest(f"somebody else is publishing at {place.name} just now", remedy=_AGAIN)
 
 
-def require_unchanged(place: Place, held: Held) -> None:
+def require_unchanged(place: RepositoryStorage, held: RepositoryState) -> None:
     """Check that nobody has published since it was read. Raises InvalidRequest."""
     if place.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP]) != held.files[layout.TIMESTAMP_PATH]:
         said = f"somebody else has published at {place.name} in the meantime"

@@ -48,7 +48,7 @@ Ask = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
-class Named:
+class PublicKeyFile:
     """A public key in a folder."""
 
     name: str
@@ -135,7 +135,7 @@ class Keyring:
                     seen[role] = max(int(version), seen.get(role, 0))
         return seen
 
-    def learn(self, named: Named) -> None:
+    def learn(self, named: PublicKeyFile) -> None:
         """Take in a key that was made or brought after the folders were read."""
         self.keys = (*self.keys, named)
         self._names[named.key.keyid] = named.name
@@ -174,7 +174,7 @@ class Keyring:
             self._signers[keyid] = self._open(named)
         return self._signers[keyid]
 
-    def _open(self, named: Named) -> Signer:
+    def _open(self, named: PublicKeyFile) -> Signer:
         if named.private is None:
             return _foreign(named)
         try:
@@ -198,7 +198,7 @@ class Keyring:
             self._identities[folder] = pyrage.x25519.Identity.from_str(opened.split()[-1])
         return self._identities[folder]
 
-    def make(self, name: str, role: str) -> Named:
+    def make(self, name: str, role: str) -> PublicKeyFile:
         """Make a key in the first folder, under its passphrase if it has one. Raises InvalidRequest, OSError."""
         folder = self.folders[0]
         if (folder / UNLOCK).is_file() and not (folder / _SEAL_TO).is_file():
@@ -215,7 +215,7 @@ def _keeps_trust(folder: Path) -> bool:
     return (folder / ANCHOR).is_file() and os.access(folder, os.W_OK)
 
 
-def _foreign(named: Named) -> Signer:
+def _foreign(named: PublicKeyFile) -> Signer:
     try:
         return Signer.from_priv_key_uri(named.uri, named.key)
     except Exception as error:  # noqa: BLE001 - each signer of securesystemslib has its own library, and its own errors
@@ -223,7 +223,7 @@ def _foreign(named: Named) -> Signer:
         raise InvalidRequest(said, remedy="Correct what the message names; docs/publishing.md has more.") from None
 
 
-def bring(folder: Path, name: str, role: str, uri: str, pem: bytes) -> Named:
+def bring(folder: Path, name: str, role: str, uri: str, pem: bytes) -> PublicKeyFile:
     """Write the public half of a key whose private half is behind a URI of securesystemslib.
 
     Raises:
@@ -236,7 +236,7 @@ def bring(folder: Path, name: str, role: str, uri: str, pem: bytes) -> Named:
         said = f"no public key for '{name}': {error}"
         raise InvalidRequest(said, remedy="Name a file with it in PEM, Ed25519, ECDSA or RSA: --public FILE.") from None
     key.unrecognized_fields[KEY_NAME] = name
-    named = Named(name, role, key, uri, folder)
+    named = PublicKeyFile(name, role, key, uri, folder)
     write_public(named)
     return named
 
@@ -252,7 +252,7 @@ def root_of(folder: Path) -> Metadata[Root]:
     return decode(Root, Keyring([folder], lambda _: "").anchor(), str(folder / ANCHOR))
 
 
-def read_folder(folder: Path) -> Iterator[Named]:
+def read_folder(folder: Path) -> Iterator[PublicKeyFile]:
     """Yield the public keys in a folder, by name.
 
     Raises:
@@ -265,7 +265,7 @@ def read_folder(folder: Path) -> Iterator[Named]:
     yield from (read_public(path) for path in sorted(folder.glob(f"*{PUBLIC}")) if path.read_bytes()[:1] == b"{")
 
 
-def read_public(path: Path) -> Named:
+def read_public(path: Path) -> PublicKeyFile:
     """Read a `.pub` file.
 
     Raises:
@@ -275,7 +275,7 @@ def read_public(path: Path) -> Named:
     try:
         plain = strict_json.decode(path.read_bytes())
         key = Key.from_dict(plain["keyid"], dict(plain["key"]))
-        return Named(path.stem, str(plain["role"]), key, str(plain.get("uri", "")), path.parent)
+        return PublicKeyFile(path.stem, str(plain["role"]), key, str(plain.get("uri", "")), path.parent)
     except FileNotFoundError:
         raise FileMissing(f"{path} does not exist", remedy="Name the .pub file of a signing key.") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -304,7 +304,7 @@ def _seal_to(folder: Path, identity: pyrage.x25519.Identity) -> None:
     atomic_files.write_atomically(folder / _SEAL_TO, f"{identity.to_public()}\n".encode())
 
 
-def make(folder: Path, name: str, role: str) -> Named:
+def make(folder: Path, name: str, role: str) -> PublicKeyFile:
     """Make a new Ed25519 key in a folder that exists; under the folder's passphrase if it has one.
 
     Raises:
@@ -315,7 +315,7 @@ def make(folder: Path, name: str, role: str) -> Named:
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    named = Named(name, role, SSlibKey.from_crypto(private.public_key()), "", folder)
+    named = PublicKeyFile(name, role, SSlibKey.from_crypto(private.public_key()), "", folder)
     named.key.unrecognized_fields[KEY_NAME] = name
     _require_free(named)
     if (folder / _SEAL_TO).is_file():
@@ -327,7 +327,7 @@ def make(folder: Path, name: str, role: str) -> Named:
     return named
 
 
-def write_public(named: Named) -> None:
+def write_public(named: PublicKeyFile) -> None:
     """Write a `.pub` file.
 
     Raises:
@@ -341,7 +341,7 @@ def write_public(named: Named) -> None:
     )
 
 
-def _require_free(named: Named, *suffixes: str) -> None:
+def _require_free(named: PublicKeyFile, *suffixes: str) -> None:
     for suffix in suffixes or (PUBLIC, PLAIN, SEALED):
         if (named.folder / (named.name + suffix)).exists():
             said = f"there is a key '{named.name}' in {named.folder}, and keys are never overwritten"

@@ -6,7 +6,7 @@
 It is the same in an object store, in a folder and on a stick. `root` and `targets` are signed by keys that stay
 offline. `targets` names each bundle as the target `bundles/<task>/<digest>`, whose sha256 is the bundle's digest:
 the target is the manifest, which names the bundle's files in turn. It delegates `plan.json`, and nothing else, to the
-role `plan` with its own, nearer key. `snapshot` and `timestamp` are signed by the online key.
+role `plan` with its own, nearer key. `snapshot` and `format_timestamp` are signed by the online key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from edge_agent.errors import UpdateUntrusted
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 
 ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP = "root", "targets", "plan", "snapshot", "timestamp"
 ONLINE = "online"
@@ -89,7 +89,7 @@ def issue(signed: Signed, version: int, now: float, days: float) -> None:
     """Say of metadata which version they are, when they were issued and how long they hold."""
     signed.version = version
     signed.expires = datetime.fromtimestamp(now, UTC).replace(microsecond=0) + timedelta(days=days)
-    signed.unrecognized_fields[ISSUED_AT] = timestamp(now)
+    signed.unrecognized_fields[ISSUED_AT] = format_timestamp(now)
 
 
 def described(metadata: Metadata[Any], raw: bytes) -> MetaFile:

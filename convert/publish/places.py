@@ -20,7 +20,7 @@ Advance = Callable[[str, int, int], None]
 """Hears what is read or written, how many bytes are done, and of how many."""
 
 
-class Place(Protocol):
+class RepositoryStorage(Protocol):
     """A place for a repository. Everything may raise OSError that names the file, UpstreamFailed or UpstreamRefused."""
 
     name: str
@@ -42,7 +42,7 @@ class Place(Protocol):
         """Tell whether it is that folder."""
 
 
-def open_place(written: str, options: Mapping[str, str]) -> Place:
+def open_place(written: str, options: Mapping[str, str]) -> RepositoryStorage:
     """Return the place that a path or URL means; `options` go to the object store (endpoint, region, keys…).
 
     Raises:
@@ -50,11 +50,11 @@ def open_place(written: str, options: Mapping[str, str]) -> Place:
     """
     scheme, colon, rest = written.partition("://")
     if not colon or scheme == "file":
-        return Folder(Path(rest if colon else written))
-    return Bucket(written, open_store(written, options))
+        return FolderStorage(Path(rest if colon else written))
+    return BucketStorage(written, open_store(written, options))
 
 
-class Folder:
+class FolderStorage:
     """A folder; what is written is synced. Links are not followed."""
 
     def __init__(self, root: Path) -> None:
@@ -108,7 +108,7 @@ class Folder:
             yield file
 
 
-class Bucket:
+class BucketStorage:
     """An object store below a prefix."""
 
     def __init__(self, name: str, store: Any) -> None:

@@ -26,11 +26,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from convert.publish.plans import names
-from convert.publish.reading import Signed, count_of, of_task
+from convert.publish.reading import BundleTarget, count_of, of_task
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import plan as plans
-from edge_agent.formats.plan import Plan
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.plan import RolloutPlan
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.strict_json import first_problem
 
 _HEAD = ("schema", "version", "issued_at")
@@ -43,31 +43,31 @@ _WHICH = (
 _HELP = "docs/publishing.md has every key of a plan."
 
 
-def write(plan: Plan) -> str:
+def write(plan: RolloutPlan) -> str:
     """Return the plan as YAML, without its head."""
     plain = _body(json.loads(plans.encode(plan)))
-    return yaml.safe_dump(_ordered(plain, Plan), sort_keys=False, allow_unicode=True, width=120) if plain else ""
+    return yaml.safe_dump(_ordered(plain, RolloutPlan), sort_keys=False, allow_unicode=True, width=120) if plain else ""
 
 
-def read(text: str, bundles: Mapping[str, Signed]) -> Plan:
+def read(text: str, bundles: Mapping[str, BundleTarget]) -> RolloutPlan:
     """Read a plan that somebody wrote; `bundles` are those that an offer may name by version.
 
     Raises:
         PlanInvalid: not YAML, an unknown key, a rule is broken, or an offer that fits none or several bundles.
     """
     plain = _body(_loaded(text))
-    _check_keys(plain, Plan, "")
+    _check_keys(plain, RolloutPlan, "")
     for where, task, offer in _offers(plain):
         _resolve(where, task, offer, bundles)
     try:
-        return Plan.model_validate({**_without_nothing(plain), "version": 1, "issued_at": timestamp(0)})
+        return RolloutPlan.model_validate({**_without_nothing(plain), "version": 1, "issued_at": format_timestamp(0)})
     except ValidationError as error:
         raise PlanInvalid(f"the plan: {_problem(error)}", remedy=_HELP) from None
 
 
 def _loaded(text: str) -> dict[str, Any]:
     try:
-        plain = yaml.load(text, Loader=_Loader)  # noqa: S506 - makes strings, lists and mappings, nothing else
+        plain = yaml.load(text, Loader=_PlanLoader)  # noqa: S506 - makes strings, lists and mappings, nothing else
     except (yaml.YAMLError, RecursionError) as error:
         raise PlanInvalid(f"the plan is not valid YAML: {error}", remedy="Correct that line.") from None
     if plain and not isinstance(plain, dict):
@@ -80,13 +80,13 @@ def _body(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in _HEAD}
 
 
-def differences(old: Plan, new: Plan) -> list[str]:
+def differences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
     """Return the lines of a unified diff between what two plans say."""
     before, after = (write(each).splitlines() for each in (old, new))
     return list(difflib.unified_diff(before, after, f"plan {old.version}", "new", lineterm="", n=6))
 
 
-class _Loader(yaml.BaseLoader):
+class _PlanLoader(yaml.BaseLoader):
     """Strings only: what YAML makes of 02:00 or of a date is not what a plan means. The same key twice is an error."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -133,7 +133,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _resolve(where: str, task: str, offer: dict[str, Any], bundles: Mapping[str, Signed]) -> None:
+def _resolve(where: str, task: str, offer: dict[str, Any], bundles: Mapping[str, BundleTarget]) -> None:
     """Fill in the digest from the version, or the version from the start of the digest."""
     bundle, version = str(offer.get("bundle", "")), str(offer.get("version", ""))
     if len(bundle) == _DIGEST_CHARACTERS and version:
@@ -146,7 +146,7 @@ def _resolve(where: str, task: str, offer: dict[str, Any], bundles: Mapping[str,
     offer.update(bundle=found[0].digest, version=found[0].version)
 
 
-def _fits(signed: Signed, bundle: str, version: str) -> bool:
+def _fits(signed: BundleTarget, bundle: str, version: str) -> bool:
     by_digest = len(bundle) >= _PREFIX_CHARACTERS_MIN and signed.digest.startswith(bundle)
     return (by_digest and version in ("", signed.version)) or (not bundle and version == signed.version)
 

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convert.publish.reading import Signed, of_task
+from convert.publish.reading import BundleTarget, of_task
 from edge_agent.errors import InvalidRequest, PlanInvalid
-from edge_agent.formats.plan import Offer, Plan, TaskPlan
+from edge_agent.formats.plan import BundleOffer, RolloutPlan, TaskPlan
 
 
-def same_plan(one: Plan, other: Plan) -> bool:
+def same_plan(one: RolloutPlan, other: RolloutPlan) -> bool:
     """Tell whether two plans say the same; version and time apart."""
     apart = {"version": 1, "issued_at": one.issued_at}
     return one.model_copy(update=apart) == other.model_copy(update=apart)
 
 
-def require_signed(plan: Plan, bundles: Mapping[str, Signed]) -> None:
+def require_signed(plan: RolloutPlan, bundles: Mapping[str, BundleTarget]) -> None:
     """Check that a plan names signed bundles only, by their own task and version.
 
     Raises:
@@ -28,7 +28,7 @@ def require_signed(plan: Plan, bundles: Mapping[str, Signed]) -> None:
             _require_signed(where, task, offer, bundles)
 
 
-def _require_signed(where: str, task: str, offer: Offer, bundles: Mapping[str, Signed]) -> None:
+def _require_signed(where: str, task: str, offer: BundleOffer, bundles: Mapping[str, BundleTarget]) -> None:
     signed = bundles.get(offer.bundle)
     if signed is None:
         said = f"{where} names {offer.bundle[:12]}, which is not signed; signed for {task}: {names(bundles, task)}"
@@ -38,12 +38,12 @@ def _require_signed(where: str, task: str, offer: Offer, bundles: Mapping[str, S
         raise PlanInvalid(said, remedy="Correct 'bundle' or 'version' there.")
 
 
-def names(bundles: Mapping[str, Signed], task: str) -> str:
+def names(bundles: Mapping[str, BundleTarget], task: str) -> str:
     """Return the bundles of a task, for a sentence."""
     return ", ".join(each.name for each in of_task(bundles, task)) or "none"
 
 
-def every_task(plan: Plan) -> Iterator[tuple[str, str, TaskPlan]]:
+def every_task(plan: RolloutPlan) -> Iterator[tuple[str, str, TaskPlan]]:
     """Yield where it stands, the task, and what is wanted of it."""
     for kind, fleets in (("channels", plan.channels), ("sites", plan.sites)):
         for name, fleet in fleets.items():
@@ -52,7 +52,7 @@ def every_task(plan: Plan) -> Iterator[tuple[str, str, TaskPlan]]:
 
 
 @dataclass(frozen=True)
-class Halt:
+class HaltOrder:
     """Which rollout stops, or goes on; without channel and site wherever the plan names the task."""
 
     task: str
@@ -65,7 +65,7 @@ class Halt:
         return f"channel '{self.channel}'" if self.channel else f"site '{self.site}'" if self.site else "the plan"
 
 
-def halt(plan: Plan, order: Halt) -> Plan:
+def halt(plan: RolloutPlan, order: HaltOrder) -> RolloutPlan:
     """Return the plan with a rollout halted, or going on.
 
     Raises:
@@ -78,17 +78,17 @@ def halt(plan: Plan, order: Halt) -> Plan:
         raise InvalidRequest(f"{order} says nothing of the task '{order.task}'", remedy=f"The plan's tasks: {known}.")
     for each in chosen:
         each["halted"] = not order.resume
-    return Plan.model_validate(plain)
+    return RolloutPlan.model_validate(plain)
 
 
-def _fleets(plain: Mapping[str, Any], order: Halt) -> list[dict[str, Any]]:
+def _fleets(plain: Mapping[str, Any], order: HaltOrder) -> list[dict[str, Any]]:
     if order.channel or order.site:
         named = (plain["channels"].get(order.channel), plain["sites"].get(order.site))
         return [fleet for fleet in named if fleet]
     return [*plain["channels"].values(), *plain["sites"].values()]
 
 
-def consequences(old: Plan, new: Plan) -> list[str]:
+def consequences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
     """Say what a new plan changes for the sites that it is meant for, a sentence for each task that it changes."""
     before, after = ({where: wanted for where, _, wanted in every_task(plan)} for plan in (old, new))
     places = [where for where in {**before, **after} if before.get(where) != after.get(where)]

@@ -19,27 +19,27 @@ from typing import Any
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from convert.publish import bundles, layout, quality, reading
-from convert.publish.bundles import Bundle
-from convert.publish.commit import Draft, Missing, commit, online, sign, sign_draft
+from convert.publish.bundles import PublishableBundle
+from convert.publish.commit import ChangeDraft, MissingSignatures, commit, online, sign, sign_draft
 from convert.publish.keyring import FIRST_TARGETS, Keyring
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
-from convert.publish.places import Advance, Place, chunked, counted, silent
+from convert.publish.places import Advance, RepositoryStorage, chunked, counted, silent
 from convert.publish.plans import require_signed, same_plan
-from convert.publish.reading import Held, Signed
+from convert.publish.reading import BundleTarget, RepositoryState
 from edge_agent.errors import InvalidRequest, UpdateUntrusted
 from edge_agent.formats import plan as plans
 from edge_agent.formats.manifest import Artifact
-from edge_agent.formats.plan import Plan
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.plan import RolloutPlan
+from edge_agent.formats.signed_document import format_timestamp
 
-Store = Callable[[Held, Draft], None]
+Store = Callable[[RepositoryState, ChangeDraft], None]
 """Keeps a draft that needs signatures from elsewhere; see convert/publish/staged.py."""
 
 
-class SignaturesMissing(InvalidRequest):
+class InsufficientSignatures(InvalidRequest):
     """Keys at hand do not suffice."""
 
-    def __init__(self, missing: list[Missing], keys: Keyring) -> None:
+    def __init__(self, missing: list[MissingSignatures], keys: Keyring) -> None:
         """Say which are missing."""
         remedy = "Name more key folders with --keys; or --stage FOLDER, then 'edge-convert sign FOLDER' elsewhere."
         super().__init__("; ".join(each.said(keys.name_of) for each in missing), remedy=remedy)
@@ -47,12 +47,12 @@ class SignaturesMissing(InvalidRequest):
 
 
 @dataclass(frozen=True)
-class Uploaded:
+class UploadedBundle:
     """A bundle whose files are in the repository."""
 
-    held: Held
+    held: RepositoryState
     """The repository that it was held against."""
-    signed: Signed
+    signed: BundleTarget
     """As it will be signed."""
     raw: bytes
     """Its manifest."""
@@ -60,10 +60,10 @@ class Uploaded:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedBundle:
     """What became of a bundle."""
 
-    signed: Signed
+    signed: BundleTarget
     new: bool
     """False = it was there already, and nothing was written but files that were missing."""
     bytes_written: int
@@ -74,7 +74,7 @@ class Published:
 class Publisher:
     """A repository, and the keys to change it."""
 
-    place: Place
+    place: RepositoryStorage
     keys: Keyring
     now: Callable[[], float] = time.time
     days: Mapping[str, float] = field(default_factory=lambda: dict(layout.DAYS))
@@ -84,14 +84,14 @@ class Publisher:
     staged: bool = False
     """Whether a change went there."""
 
-    def held(self) -> Held:
+    def held(self) -> RepositoryState:
         """Read and verify what is there. Raises InvalidRequest, UpdateUntrusted, UpdateIncomplete, UpdateOutdated."""
         held = reading.require(self.place, self.keys.anchor())
         self.keys.require_newest(held.versions())
         self.keys.note(held.public_keys())
         return held
 
-    def create(self) -> Held:
+    def create(self) -> RepositoryState:
         """Make the repository, with no bundle and an empty plan; one of this fleet that is there stays.
 
         Raises:
@@ -114,10 +114,10 @@ class Publisher:
         raw = self.keys.file(FIRST_TARGETS)
         targets = layout.decode(Targets, raw, FIRST_TARGETS)
         reading.verify(root, TARGETS, targets, FIRST_TARGETS)
-        plan = Plan(version=1, issued_at=timestamp(self.now()))
+        plan = RolloutPlan(version=1, issued_at=format_timestamp(self.now()))
         role, blobs = self._plan_role(plan, 1)
         if missing := sign(self.keys, role, PLAN, [targets]):
-            raise SignaturesMissing(missing, self.keys)
+            raise InsufficientSignatures(missing, self.keys)
         snapshot, stamp = Metadata(Snapshot()), Metadata(Timestamp())
         files = {layout.path_of(ROOT, 1): layout.encode(root), **blobs, layout.path_of(TARGETS, 1): raw}
         files[layout.path_of(PLAN, 1)] = layout.encode(role)
@@ -129,7 +129,7 @@ class Publisher:
         layout.issue(stamp.signed, 1, self.now(), self.days[TIMESTAMP])
         return {**files, layout.TIMESTAMP_PATH: online(self.keys, stamp, TIMESTAMP, [root])}
 
-    def publish(self, path: Path) -> Published:
+    def publish(self, path: Path) -> PublishedBundle:
         """Upload a bundle and sign it. The same bytes again change nothing.
 
         Raises:
@@ -139,25 +139,25 @@ class Publisher:
         """
         return self.sign(self.upload(path))
 
-    def upload(self, path: Path, advance: Advance = silent) -> Uploaded:
+    def upload(self, path: Path, advance: Advance = silent) -> UploadedBundle:
         """Bring a bundle's files into the repository; sites see nothing of it. Raises as `publish`, and asks nobody."""
         held = self.held()
         with bundles.opened(path) as bundle:
             signed = _signed(bundle)
             _require_new_version(held, signed)
-            return Uploaded(held, signed, bundle.raw, self._upload(bundle, advance))
+            return UploadedBundle(held, signed, bundle.raw, self._upload(bundle, advance))
 
-    def sign(self, uploaded: Uploaded) -> Published:
+    def sign(self, uploaded: UploadedBundle) -> PublishedBundle:
         """Sign what was uploaded. Raises as `publish`."""
         held, signed = uploaded.held, uploaded.signed
         if signed.digest in held.bundles():
-            return Published(signed, new=False, bytes_written=uploaded.bytes_written)
+            return PublishedBundle(signed, new=False, bytes_written=uploaded.bytes_written)
         targets = self.next_of(held.targets, TARGETS)
         targets.signed.targets[layout.target_of(signed.task, signed.digest)] = _target(uploaded.raw, signed)
-        self.finish(held, Draft(targets=targets))
-        return Published(signed, new=True, bytes_written=uploaded.bytes_written)
+        self.finish(held, ChangeDraft(targets=targets))
+        return PublishedBundle(signed, new=True, bytes_written=uploaded.bytes_written)
 
-    def revoke(self, digest: str) -> Signed:
+    def revoke(self, digest: str) -> BundleTarget:
         """Take the signature of a bundle back. Sites that run it go on; nobody installs it any more.
 
         Raises:
@@ -173,10 +173,10 @@ class Publisher:
             raise InvalidRequest(f"the plan still names {signed.name}", remedy=remedy)
         targets = self.next_of(held.targets, TARGETS)
         del targets.signed.targets[layout.target_of(signed.task, digest)]
-        self.finish(held, Draft(targets=targets))
+        self.finish(held, ChangeDraft(targets=targets))
         return signed
 
-    def set_plan(self, plan: Plan) -> Plan:
+    def set_plan(self, plan: RolloutPlan) -> RolloutPlan:
         """Publish a plan; its version and time are set here. The same plan again changes nothing.
 
         Raises:
@@ -186,9 +186,9 @@ class Publisher:
         held = self.held()
         if same_plan(plan, held.plan):
             return held.plan
-        new = plan.model_copy(update={"version": held.plan.version + 1, "issued_at": timestamp(self.now())})
+        new = plan.model_copy(update={"version": held.plan.version + 1, "issued_at": format_timestamp(self.now())})
         role, blobs = self._plan_role(new, held.plan_role.signed.version + 1)
-        self.finish(held, Draft(plan_role=role, plan=new, blobs=blobs))
+        self.finish(held, ChangeDraft(plan_role=role, plan=new, blobs=blobs))
         return new
 
     def renew(self, *roles: str) -> None:
@@ -198,13 +198,13 @@ class Publisher:
             SignaturesMissing: keys of a named role are not here.
         """
         held = self.held()
-        draft = Draft()
+        draft = ChangeDraft()
         for role in draft.ROLES:
             if role in roles:
                 draft.put(role, self.next_of(held.roles()[role], role))
         self.finish(held, draft)
 
-    def finish(self, held: Held, draft: Draft) -> None:
+    def finish(self, held: RepositoryState, draft: ChangeDraft) -> None:
         """Sign a draft and publish it; or stage it, if keys are missing and there is somewhere to stage.
 
         Raises:
@@ -218,12 +218,12 @@ class Publisher:
             self.stage(held, draft)
             self.staged = True
         elif missing:
-            raise SignaturesMissing(missing, self.keys)
+            raise InsufficientSignatures(missing, self.keys)
         else:
             commit(self.place, self.keys, held, draft, self.now(), self.days)
             self._remember(held, draft)
 
-    def _remember(self, held: Held, draft: Draft) -> None:
+    def _remember(self, held: RepositoryState, draft: ChangeDraft) -> None:
         changed = {role: metadata.signed.version for role, metadata in draft.metadata().items()}
         self.keys.saw({**held.versions(), **changed})
         if draft.root is not None:
@@ -235,7 +235,7 @@ class Publisher:
         layout.issue(following.signed, metadata.signed.version + 1, self.now(), self.days[role])
         return following
 
-    def _plan_role(self, plan: Plan, version: int) -> tuple[Metadata[Targets], dict[str, bytes]]:
+    def _plan_role(self, plan: RolloutPlan, version: int) -> tuple[Metadata[Targets], dict[str, bytes]]:
         raw = plans.encode(plan)
         if len(raw) > plans.PLAN_BYTES_MAX:
             said = f"the plan has {len(raw)} bytes; the limit is {plans.PLAN_BYTES_MAX}"
@@ -245,7 +245,7 @@ class Publisher:
         layout.issue(role.signed, version, self.now(), self.days[PLAN])
         return role, {layout.blob(reading.sha256(raw)): raw}
 
-    def _upload(self, bundle: Bundle, advance: Advance) -> int:
+    def _upload(self, bundle: PublishableBundle, advance: Advance) -> int:
         written = sum(self._upload_file(bundle, artifact, advance) for artifact in bundle.manifest.artifacts)
         path = layout.blob(bundle.digest)
         if self.place.size(path) != len(bundle.raw):
@@ -253,7 +253,7 @@ class Publisher:
             written += len(bundle.raw)
         return written
 
-    def _upload_file(self, bundle: Bundle, artifact: Artifact, advance: Advance) -> int:
+    def _upload_file(self, bundle: PublishableBundle, artifact: Artifact, advance: Advance) -> int:
         path = layout.blob(artifact.sha256)
         with bundle.opened(artifact) as file:
             if self.place.size(path) == artifact.size_bytes:
@@ -263,12 +263,12 @@ class Publisher:
         return artifact.size_bytes
 
 
-def _signed(bundle: Bundle) -> Signed:
+def _signed(bundle: PublishableBundle) -> BundleTarget:
     of = bundle.manifest
-    return Signed(of.task.name, of.version, bundle.digest, of.size_bytes, quality.of_bundle(bundle))
+    return BundleTarget(of.task.name, of.version, bundle.digest, of.size_bytes, quality.of_bundle(bundle))
 
 
-def _target(raw: bytes, signed: Signed) -> TargetFile:
+def _target(raw: bytes, signed: BundleTarget) -> TargetFile:
     target = TargetFile.from_data(layout.target_of(signed.task, signed.digest), raw, ["sha256"])
     custom: dict[str, Any] = {"task": signed.task, "version": signed.version, "size_bytes": signed.size_bytes}
     if signed.quality:
@@ -277,7 +277,7 @@ def _target(raw: bytes, signed: Signed) -> TargetFile:
     return target
 
 
-def _require_new_version(held: Held, signed: Signed) -> None:
+def _require_new_version(held: RepositoryState, signed: BundleTarget) -> None:
     for other in reading.of_task(held.bundles(), signed.task):
         if other.version == signed.version and other.digest != signed.digest:
             said = f"{signed.task} {signed.version} is signed already, as another bundle: {other.digest[:12]}"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from convert.publish.bundles import Bundle
+from convert.publish.bundles import PublishableBundle
 from edge_agent.formats import strict_json
 
 KEY = "quality"
@@ -21,7 +21,7 @@ _PARTS = {"sure": ("coverage", "wrong"), "calibration": ("calibration_error",)}
 _INTERVAL = ("value", "low", "high", "level")
 
 
-def of_bundle(bundle: Bundle) -> dict[str, Any]:
+def of_bundle(bundle: PublishableBundle) -> dict[str, Any]:
     """Return the headline of a bundle's report; empty where it has none.
 
     Raises:

@@ -17,10 +17,10 @@ from tuf.api.metadata import Key, Metadata, MetaFile, Root, Snapshot, TargetFile
 
 from convert.publish import layout, quality
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
-from convert.publish.places import Place
+from convert.publish.places import RepositoryStorage
 from edge_agent.errors import InvalidRequest, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats import plan
-from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX, Plan
+from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX, RolloutPlan
 
 ROOTS_MAX = 256
 """Roots that a site walks through in one go."""
@@ -28,7 +28,7 @@ _PREFIX_CHARACTERS_MIN = 6
 
 
 @dataclass(frozen=True)
-class Signed:
+class BundleTarget:
     """A bundle that `targets` names."""
 
     task: str
@@ -51,7 +51,7 @@ class Signed:
 
 
 @dataclass(frozen=True)
-class Held:
+class RepositoryState:
     """What a repository holds, each signature checked."""
 
     root: Metadata[Root]
@@ -59,7 +59,7 @@ class Held:
     plan_role: Metadata[Targets]
     snapshot: Metadata[Snapshot]
     timestamp: Metadata[Timestamp]
-    plan: Plan
+    plan: RolloutPlan
     files: Mapping[str, bytes]
     """Path and bytes of the metadata in force, of all roots since the trusted one, and of the plan."""
 
@@ -93,7 +93,7 @@ class Held:
         """Return all keys that the metadata name, by id."""
         return public_keys(self.root, self.targets)
 
-    def bundles(self) -> dict[str, Signed]:
+    def bundles(self) -> dict[str, BundleTarget]:
         """Return the signed bundles by digest, in the order of their tasks and versions."""
         return bundles_of(self.targets.signed)
 
@@ -104,21 +104,21 @@ def public_keys(root: Metadata[Root], targets: Metadata[Targets]) -> dict[str, K
     return {**root.signed.keys, **(delegations.keys if delegations else {})}
 
 
-def bundles_of(targets: Targets) -> dict[str, Signed]:
+def bundles_of(targets: Targets) -> dict[str, BundleTarget]:
     """Return what metadata sign, by digest."""
     found = [_signed(target) for path, target in targets.targets.items() if path.startswith("bundles/")]
     return {each.digest: each for each in sorted(found, key=lambda each: (each.task, each.version, each.digest))}
 
 
-def _signed(target: TargetFile) -> Signed:
+def _signed(target: TargetFile) -> BundleTarget:
     custom = target.custom if isinstance(target.custom, dict) else {}
     size_bytes = custom.get("size_bytes", 0)
     task = str(custom.get("task", target.path.split("/")[1]))
     figures = quality.decode(custom.get(quality.KEY))
-    return Signed(task, str(custom.get("version", "")), target.hashes.get("sha256", ""), size_bytes, figures)
+    return BundleTarget(task, str(custom.get("version", "")), target.hashes.get("sha256", ""), size_bytes, figures)
 
 
-def read(place: Place, anchor: bytes) -> Held | None:
+def read(place: RepositoryStorage, anchor: bytes) -> RepositoryState | None:
     """Read a repository from the root that is trusted; None = there is none yet.
 
     Raises:
@@ -127,10 +127,10 @@ def read(place: Place, anchor: bytes) -> Held | None:
     """
     if place.size(layout.TIMESTAMP_PATH) is None:
         return None
-    return Reading(place).held(anchor)
+    return RepositoryReader(place).held(anchor)
 
 
-def require(place: Place, anchor: bytes) -> Held:
+def require(place: RepositoryStorage, anchor: bytes) -> RepositoryState:
     """Read a repository that must be there.
 
     Raises:
@@ -144,22 +144,22 @@ def require(place: Place, anchor: bytes) -> Held:
     return held
 
 
-class Reading:
+class RepositoryReader:
     """Reads a repository once, and remembers what it read."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RepositoryStorage) -> None:
         """Read nothing yet."""
         self._place = place
         self.files: dict[str, bytes] = {}
 
-    def held(self, anchor: bytes) -> Held:
+    def held(self, anchor: bytes) -> RepositoryState:
         """Follow the chain from a trusted root to the plan. Raises UpdateUntrusted, UpdateIncomplete."""
         root = self.root(anchor)
         timestamp = self._take(Timestamp, root, TIMESTAMP, None)
         snapshot = self._take(Snapshot, root, SNAPSHOT, timestamp.signed.snapshot_meta)
         targets = self._take(Targets, root, TARGETS, self._meta(snapshot, TARGETS))
         role = self._take(Targets, targets, PLAN, self._meta(snapshot, PLAN))
-        return Held(root, targets, role, snapshot, timestamp, self._plan(role), self.files)
+        return RepositoryState(root, targets, role, snapshot, timestamp, self._plan(role), self.files)
 
     def root(self, anchor: bytes) -> Metadata[Root]:
         """Walk to the newest root. Raises UpdateUntrusted."""
@@ -205,7 +205,7 @@ class Reading:
             raise UpdateIncomplete(f"the snapshot at {self._place.name} does not name {role}.json", remedy=_RESTORE)
         return meta
 
-    def _plan(self, role: Metadata[Targets]) -> Plan:
+    def _plan(self, role: Metadata[Targets]) -> RolloutPlan:
         target = role.signed.targets.get(FILE_NAME)
         if target is None:
             raise UpdateIncomplete(f"the role 'plan' at {self._place.name} names no {FILE_NAME}", remedy=_RESTORE)
@@ -259,7 +259,7 @@ def sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def previous_plan(place: Place, held: Held) -> Plan | None:
+def previous_plan(place: RepositoryStorage, held: RepositoryState) -> RolloutPlan | None:
     """Return the plan before the one in force; None = it is not there any more, or not by the keys in force."""
     for version in range(held.plan_role.signed.version - 1, 0, -1):
         before = _plan_of(place, held, version)
@@ -268,7 +268,7 @@ def previous_plan(place: Place, held: Held) -> Plan | None:
     return None
 
 
-def _plan_of(place: Place, held: Held, version: int) -> Plan | None:
+def _plan_of(place: RepositoryStorage, held: RepositoryState, version: int) -> RolloutPlan | None:
     path = layout.path_of(PLAN, version)
     raw = place.read(path, layout.METADATA_BYTES_MAX[PLAN])
     try:
@@ -281,7 +281,7 @@ def _plan_of(place: Place, held: Held, version: int) -> Plan | None:
     return plan.parse(stored) if stored is not None and sha256(stored) == digest else None
 
 
-def find(bundles: Mapping[str, Signed], written: str) -> Signed:
+def find(bundles: Mapping[str, BundleTarget], written: str) -> BundleTarget:
     """Return the signed bundle that somebody means: TASK@VERSION, or a digest or its start.
 
     Raises:
@@ -295,12 +295,12 @@ def find(bundles: Mapping[str, Signed], written: str) -> Signed:
     return found[0]
 
 
-def count_of(found: Sequence[Signed]) -> str:
+def count_of(found: Sequence[BundleTarget]) -> str:
     """Return why it is not one, for a sentence."""
     return "more than one" if found else "no"
 
 
-def newest(bundles: Mapping[str, Signed], task: str) -> Signed | None:
+def newest(bundles: Mapping[str, BundleTarget], task: str) -> BundleTarget | None:
     """Return the bundle of a task with the highest version."""
     return max(of_task(bundles, task), key=lambda each: _numbers(each.version), default=None)
 
@@ -309,6 +309,6 @@ def _numbers(version: str) -> tuple[tuple[int, ...], str]:
     return tuple(int(part) for part in re.findall(r"[0-9]{1,9}", version)), version
 
 
-def of_task(bundles: Mapping[str, Signed], task: str) -> list[Signed]:
+def of_task(bundles: Mapping[str, BundleTarget], task: str) -> list[BundleTarget]:
     """Return the bundles of a task."""
     return [each for each in bundles.values() if each.task == task]

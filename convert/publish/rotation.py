@@ -7,23 +7,23 @@ from typing import Any
 
 from tuf.api.metadata import Metadata
 
-from convert.publish.commit import Draft
-from convert.publish.keyring import Named
+from convert.publish.commit import ChangeDraft
+from convert.publish.keyring import PublicKeyFile
 from convert.publish.layout import ONLINE, PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
 from convert.publish.publisher import Publisher
-from convert.publish.reading import Held
+from convert.publish.reading import RepositoryState
 from edge_agent.errors import InvalidRequest
 
 _IN_ROOT = {ROOT: (ROOT,), TARGETS: (TARGETS,), ONLINE: (SNAPSHOT, TIMESTAMP)}
 
 
 @dataclass(frozen=True)
-class Rotation:
+class KeyRotation:
     """What becomes of a role's keys."""
 
     role: str
     """root, targets, plan or online."""
-    add: tuple[Named, ...] = ()
+    add: tuple[PublicKeyFile, ...] = ()
     remove: tuple[str, ...] = ()
     """Key ids."""
     threshold: int = 0
@@ -31,16 +31,16 @@ class Rotation:
     restart_versions: bool = False
     """online: count snapshot and timestamp from 1 again, after somebody with a stolen key ran the numbers up."""
     without_old: bool = False
-    """The old keys are lost: see `Draft`."""
+    """The old keys are lost: see `ChangeDraft`."""
 
 
-def keyids(held: Held, role: str) -> list[str]:
+def keyids(held: RepositoryState, role: str) -> list[str]:
     """Return the keys of a role that are in force."""
     of: Metadata[Any] = held.targets if role == PLAN else held.root
     return list(of.signed.get_delegated_role(_IN_ROOT.get(role, (role,))[0]).keyids)
 
 
-def rotate(publisher: Publisher, rotation: Rotation) -> None:
+def rotate(publisher: Publisher, rotation: KeyRotation) -> None:
     """Change the keys of a role.
 
     Raises:
@@ -50,7 +50,7 @@ def rotate(publisher: Publisher, rotation: Rotation) -> None:
     if rotation.restart_versions and rotation.role != ONLINE:
         raise InvalidRequest("only online versions can be restarted", remedy="Rotate the role 'online' with it.")
     held = publisher.held()
-    draft = Draft(restart_versions=rotation.restart_versions, without_old=rotation.without_old)
+    draft = ChangeDraft(restart_versions=rotation.restart_versions, without_old=rotation.without_old)
     if rotation.role == PLAN:
         draft.targets = _changed(publisher.next_of(held.targets, TARGETS), rotation)
         draft.plan_role = publisher.next_of(held.plan_role, PLAN)
@@ -61,13 +61,13 @@ def rotate(publisher: Publisher, rotation: Rotation) -> None:
     publisher.finish(held, draft)
 
 
-def _changed(delegator: Metadata[Kind], rotation: Rotation) -> Metadata[Kind]:
+def _changed(delegator: Metadata[Kind], rotation: KeyRotation) -> Metadata[Kind]:
     for role in _IN_ROOT.get(rotation.role, (PLAN,)):
         _change(delegator.signed, role, rotation)
     return delegator
 
 
-def _change(delegator: Any, role: str, rotation: Rotation) -> None:
+def _change(delegator: Any, role: str, rotation: KeyRotation) -> None:
     of = delegator.get_delegated_role(role)
     _check(frozenset(of.keyids), rotation)
     for named in rotation.add:
@@ -80,7 +80,7 @@ def _change(delegator: Any, role: str, rotation: Rotation) -> None:
         raise InvalidRequest(said, remedy="Add keys, or name a lower --threshold.")
 
 
-def _check(there: frozenset[str], rotation: Rotation) -> None:
+def _check(there: frozenset[str], rotation: KeyRotation) -> None:
     for unknown in set(rotation.remove) - there:
         raise InvalidRequest(f"{unknown[:12]} is no key of '{rotation.role}'", remedy="See 'edge-convert keys show'.")
     for named in rotation.add:

@@ -18,13 +18,13 @@ from typing import Any
 from tuf.api.metadata import Root, Targets
 
 from convert.publish import changes, layout, reading
-from convert.publish.commit import Draft, Missing, sign_draft
+from convert.publish.commit import ChangeDraft, MissingSignatures, sign_draft
 from convert.publish.keyring import Keyring
 from convert.publish.layout import PLAN, ROOT, TARGETS
-from convert.publish.places import Folder
+from convert.publish.places import FolderStorage
 from convert.publish.plans import consequences
 from convert.publish.publisher import Publisher
-from convert.publish.reading import Held, Reading
+from convert.publish.reading import RepositoryReader, RepositoryState
 from edge_agent.durable import atomic_files
 from edge_agent.errors import FileMissing, InvalidRequest, UpdateOutdated
 from edge_agent.formats import plan as plans
@@ -38,14 +38,14 @@ _KINDS: dict[str, Any] = {ROOT: Root, TARGETS: Targets, PLAN: Targets}
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagedChange:
     """A staged change, as far as it is signed; the metadata that it follows are verified."""
 
-    held: Held
-    draft: Draft
+    held: RepositoryState
+    draft: ChangeDraft
     folder: Path
 
-    def after(self) -> Held:
+    def after(self) -> RepositoryState:
         """Return what the repository will hold."""
         fields: dict[str, Any] = {self.draft.ROLES[role]: metadata for role, metadata in self.draft.metadata().items()}
         return replace(self.held, **fields)
@@ -58,7 +58,7 @@ class Staged:
         return lines
 
 
-def write(folder: Path, held: Held, draft: Draft) -> None:
+def write(folder: Path, held: RepositoryState, draft: ChangeDraft) -> None:
     """Leave a change in a folder, which is new or holds an earlier one.
 
     Raises:
@@ -69,7 +69,7 @@ def write(folder: Path, held: Held, draft: Draft) -> None:
         raise InvalidRequest(f"{folder} holds something else", remedy="Name a new folder for --stage.")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / _NEW).mkdir(parents=True)
-    current = Folder(folder / _CURRENT)
+    current = FolderStorage(folder / _CURRENT)
     for path, content in held.files.items():
         current.write(path, content)
     for path, content in draft.blobs.items():
@@ -79,7 +79,7 @@ def write(folder: Path, held: Held, draft: Draft) -> None:
     atomic_files.write_atomically(folder / STAGED, json.dumps(head).encode() + b"\n")
 
 
-def read(folder: Path, keys: Keyring) -> Staged:
+def read(folder: Path, keys: Keyring) -> StagedChange:
     """Read a staged change, and verify what it follows from the root of trust beside the keys.
 
     Raises:
@@ -97,17 +97,17 @@ def read(folder: Path, keys: Keyring) -> Staged:
     return staged
 
 
-def _read(folder: Path, keys: Keyring) -> Staged:
+def _read(folder: Path, keys: Keyring) -> StagedChange:
     draft = _draft(folder)
-    held = Reading(Folder(folder / _CURRENT)).held(keys.anchor())
+    held = RepositoryReader(FolderStorage(folder / _CURRENT)).held(keys.anchor())
     keys.note(reading.public_keys(draft.root or held.root, draft.targets or held.targets))
     keys.note(held.public_keys())
-    return Staged(held, draft, folder)
+    return StagedChange(held, draft, folder)
 
 
-def _draft(folder: Path) -> Draft:
+def _draft(folder: Path) -> ChangeDraft:
     head = _head(folder)
-    draft = Draft(restart_versions=bool(head.get("restart_versions")), without_old=bool(head.get("without_old")))
+    draft = ChangeDraft(restart_versions=bool(head.get("restart_versions")), without_old=bool(head.get("without_old")))
     for role, kind in _KINDS.items():
         path = folder / _NEW / f"{role}.json"
         if path.is_file():
@@ -129,7 +129,7 @@ def _head(folder: Path) -> dict[str, Any]:
     return head
 
 
-def add_signatures(staged: Staged, keys: Keyring) -> list[Missing]:
+def add_signatures(staged: StagedChange, keys: Keyring) -> list[MissingSignatures]:
     """Sign with the keys at hand, keep the result in the folder, and return what is missing still.
 
     Raises:
@@ -147,12 +147,12 @@ def add_signatures(staged: Staged, keys: Keyring) -> list[Missing]:
     return missing
 
 
-def missing(staged: Staged) -> list[Missing]:
+def missing(staged: StagedChange) -> list[MissingSignatures]:
     """Return which signatures are missing."""
     return sign_draft(Keyring([], _nobody), staged.held, staged.draft)
 
 
-def publish(publisher: Publisher, folder: Path) -> Staged | None:
+def publish(publisher: Publisher, folder: Path) -> StagedChange | None:
     """Publish what is not there yet of a staged change; None = all of it is.
 
     Raises:
@@ -176,7 +176,7 @@ def publish(publisher: Publisher, folder: Path) -> Staged | None:
     return staged
 
 
-def _signed(held: Held, role: str) -> Any:
+def _signed(held: RepositoryState, role: str) -> Any:
     return held.roles()[role].signed
 
 
@@ -184,12 +184,12 @@ def _nobody(folder: Path) -> str:
     raise AssertionError(folder)
 
 
-def _save(folder: Path, draft: Draft) -> None:
+def _save(folder: Path, draft: ChangeDraft) -> None:
     for role, metadata in draft.metadata().items():
         atomic_files.write_atomically(folder / _NEW / f"{role}.json", layout.encode(metadata))
 
 
-def _read_plan(folder: Path, draft: Draft) -> None:
+def _read_plan(folder: Path, draft: ChangeDraft) -> None:
     """Take in the plan that the staged role names, if it is a new one."""
     for target in draft.plan_role.signed.targets.values() if draft.plan_role else ():
         path = folder / target.hashes.get("sha256", "-")
@@ -207,5 +207,5 @@ def _whole(path: Path) -> bytes:
     return raw
 
 
-def _signatures(draft: Draft) -> Mapping[str, set[str]]:
+def _signatures(draft: ChangeDraft) -> Mapping[str, set[str]]:
     return {role: set(metadata.signatures) for role, metadata in draft.metadata().items()}

@@ -22,21 +22,21 @@ from tuf.api.metadata import Metadata, Timestamp
 from convert.publish import layout, reading
 from convert.publish.commit import online, require_unchanged
 from convert.publish.layout import ROOT, TIMESTAMP
-from convert.publish.places import Advance, Folder, Place, counted, silent
+from convert.publish.places import Advance, FolderStorage, RepositoryStorage, counted, silent
 from convert.publish.publisher import Publisher
-from convert.publish.reading import Held
+from convert.publish.reading import RepositoryState
 from edge_agent.durable import atomic_files
 from edge_agent.errors import DiskFull, InvalidRequest, UpdateIncomplete
 from edge_agent.formats import manifest
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
-from edge_agent.formats.plan import FILE_NAME, Fleet, Plan
+from edge_agent.formats.plan import FILE_NAME, FleetPlan, RolloutPlan
 
 _SPARE_BYTES = 4 * 1024 * 1024
 _BLOB = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Order:
+class MediaOrder:
     """What a stick is for."""
 
     folder: Path
@@ -48,10 +48,10 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Stick:
+class WrittenMedia:
     """What was written."""
 
-    bundles: tuple[reading.Signed, ...]
+    bundles: tuple[reading.BundleTarget, ...]
     bytes_written: int
     """Of blobs; others were there already."""
     expires: datetime
@@ -60,7 +60,7 @@ class Stick:
     """The role that expires then."""
 
 
-def wanted(plan: Plan, sites: Sequence[str], channel: str) -> frozenset[str]:
+def wanted(plan: RolloutPlan, sites: Sequence[str], channel: str) -> frozenset[str]:
     """Return the digests of what a plan means for these sites, on any hardware and in any wave."""
     if not (sites or channel):
         return plan.bundles()
@@ -69,30 +69,30 @@ def wanted(plan: Plan, sites: Sequence[str], channel: str) -> frozenset[str]:
     return frozenset().union(*(_offered(plan.for_site(*pair)) for pair in pairs))
 
 
-def _offered(fleet: Fleet) -> frozenset[str]:
+def _offered(fleet: FleetPlan) -> frozenset[str]:
     return frozenset(offer.bundle for task in fleet.tasks.values() for offer in task.offers)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedMedia:
     """A stick that is signed, and to be written."""
 
-    place: Place
-    held: Held
+    place: RepositoryStorage
+    held: RepositoryState
     """With the stick's own timestamp."""
-    order: Order
+    order: MediaOrder
     blobs: dict[str, int]
     """All that it must hold, by sha256, with sizes in bytes."""
     missing: dict[str, int]
     """What of it is not there yet."""
 
 
-def write(publisher: Publisher, order: Order) -> Stick:
+def write(publisher: Publisher, order: MediaOrder) -> WrittenMedia:
     """Write a stick; what was on it before is replaced. Raises as `prepare` and `fill`."""
     return fill(prepare(publisher, order))
 
 
-def prepare(publisher: Publisher, order: Order) -> Prepared:
+def prepare(publisher: Publisher, order: MediaOrder) -> PreparedMedia:
     """Check what a stick needs, and sign its timestamp. Nothing is written to it yet.
 
     Raises:
@@ -105,20 +105,20 @@ def prepare(publisher: Publisher, order: Order) -> Prepared:
     blobs = _blobs(
         publisher.place, [held.bundles()[digest] for digest in wanted(held.plan, order.sites, order.channel)]
     )
-    there = Folder(order.folder)
+    there = FolderStorage(order.folder)
     missing = {digest: size for digest, size in blobs.items() if there.size(layout.blob(digest)) != size}
     _check_room(order.folder, sum(missing.values()))
     stamp = _stamps(publisher, held, order.days)
-    return Prepared(publisher.place, replace(held, timestamp=stamp), order, blobs, missing)
+    return PreparedMedia(publisher.place, replace(held, timestamp=stamp), order, blobs, missing)
 
 
-def fill(prepared: Prepared, advance: Advance = silent) -> Stick:
+def fill(prepared: PreparedMedia, advance: Advance = silent) -> WrittenMedia:
     """Write the stick.
 
     Raises:
         UpdateIncomplete: the repository lacks a blob, or has it damaged.
     """
-    held, target = prepared.held, Folder(prepared.order.folder)
+    held, target = prepared.held, FolderStorage(prepared.order.folder)
     for digest, size in prepared.missing.items():
         said = partial(advance, f"writing {digest[:12]}")
         target.write(layout.blob(digest), counted(_checked(prepared.place, digest), size, said))
@@ -128,10 +128,10 @@ def fill(prepared: Prepared, advance: Advance = silent) -> Stick:
     plan = held.plan_role.signed.targets[FILE_NAME].hashes["sha256"]
     _prune(prepared.order.folder / layout.BLOBS, {*prepared.blobs, plan})
     bundles = tuple(held.bundles()[digest] for digest in sorted(held.bundles().keys() & prepared.blobs.keys()))
-    return Stick(bundles, sum(prepared.missing.values()), *held.expiries()[0])
+    return WrittenMedia(bundles, sum(prepared.missing.values()), *held.expiries()[0])
 
 
-def _stamps(publisher: Publisher, held: Held, days: float) -> Metadata[Timestamp]:
+def _stamps(publisher: Publisher, held: RepositoryState, days: float) -> Metadata[Timestamp]:
     """Move the repository on to v + 2, and return version v + 1 for the stick."""
     made = []
     for ahead, holds in ((1, days), (2, publisher.days[TIMESTAMP])):
@@ -144,7 +144,7 @@ def _stamps(publisher: Publisher, held: Held, days: float) -> Metadata[Timestamp
     return made[0]
 
 
-def _check(place: Place, held: Held, order: Order) -> None:
+def _check(place: RepositoryStorage, held: RepositoryState, order: MediaOrder) -> None:
     _check_folder(place, order.folder)
     if order.channel and order.channel not in held.plan.channels:
         known = ", ".join(held.plan.channels) or "none"
@@ -154,14 +154,14 @@ def _check(place: Place, held: Held, order: Order) -> None:
         raise InvalidRequest(said, remedy="See what it wants: edge-convert plan show")
 
 
-def _check_folder(place: Place, folder: Path) -> None:
+def _check_folder(place: RepositoryStorage, folder: Path) -> None:
     if not folder.is_dir():
         raise InvalidRequest(f"there is no folder {folder}", remedy="Mount the stick, and name where it is.")
     if place.is_at(folder):
         raise InvalidRequest(f"{folder} is the repository itself", remedy="Name another folder.")
 
 
-def _blobs(place: Place, bundles: Iterable[reading.Signed]) -> dict[str, int]:
+def _blobs(place: RepositoryStorage, bundles: Iterable[reading.BundleTarget]) -> dict[str, int]:
     """Return sha256 and size of all that the bundles consist of."""
     blobs: dict[str, int] = {}
     for each in bundles:
@@ -173,7 +173,7 @@ def _blobs(place: Place, bundles: Iterable[reading.Signed]) -> dict[str, int]:
     return blobs
 
 
-def _checked(place: Place, sha256: str) -> Iterator[bytes]:
+def _checked(place: RepositoryStorage, sha256: str) -> Iterator[bytes]:
     """Yield a blob's bytes; fails at its end if they are not the right ones."""
     hashed = hashlib.sha256()
     for chunk in place.chunks(layout.blob(sha256)):
@@ -183,12 +183,12 @@ def _checked(place: Place, sha256: str) -> Iterator[bytes]:
         raise _damaged(place, sha256)
 
 
-def _damaged(place: Place, sha256: str) -> UpdateIncomplete:
+def _damaged(place: RepositoryStorage, sha256: str) -> UpdateIncomplete:
     said = f"{layout.blob(sha256)} at {place.name} is missing or damaged"
     return UpdateIncomplete(said, remedy="Publish its bundle again, which brings back what is missing.")
 
 
-def _metadata(place: Place, held: Held) -> dict[str, bytes]:
+def _metadata(place: RepositoryStorage, held: RepositoryState) -> dict[str, bytes]:
     """Return all metadata but the timestamp, and the plan: first what nothing names yet."""
     roots = (layout.path_of(ROOT, version) for version in range(1, held.root.signed.version))
     older = {path: place.read(path, layout.METADATA_BYTES_MAX[ROOT]) for path in roots}

@@ -20,16 +20,16 @@ from convert.decoder.tokens import task_tokens
 from convert.export.gguf import ADAPTER, BASE
 from convert.export.onnx import MODEL, TOKENIZER
 from convert.pipeline import stage, task
-from convert.pipeline.stage import Job, Report
+from convert.pipeline.stage import Report, StageJob
 from convert.quantize import choose, detector, gguf_files, graph, imatrix
 from convert.quantize.choose import Candidate
 from convert.quantize.detector import Fitted
 from convert.quantize.provisional import CANDIDATES
 from convert.training import checkpoints
 from convert.verify import reference
-from convert.verify.loss import Loss, between
+from convert.verify.loss import ArtefactLoss, between
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 GGUF_TYPES = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0")
 """Where rows divide into blocks of 256; where they do not, the K types are other types under a wrong name."""
@@ -39,7 +39,7 @@ NEXT_TOKEN_TEXTS_MAX, NEXT_TOKEN_ROWS = 64, 8
 IMPORTANCE_ROWS_MAX = 256
 
 
-def run(job: Job) -> Report:
+def run(job: StageJob) -> Report:
     """Leave `candidates/NAME/model.gguf` or `model.onnx`, and what `choose` leaves.
 
     Raises:
@@ -69,7 +69,7 @@ def run(job: Job) -> Report:
         }
 
 
-def _llama(job: Job, what: Task, source: Path) -> tuple[list[Candidate], Report]:
+def _llama(job: StageJob, what: TaskSpec, source: Path) -> tuple[list[Candidate], Report]:
     fields = gguf_files.read_fields(source)
     width = fields[f"{fields['general.architecture']}.embedding_length"]
     types = job.recipe.quantize.types or (GGUF_TYPES if width % _BLOCK == 0 else GGUF_TYPES_NARROW)
@@ -80,7 +80,7 @@ def _llama(job: Job, what: Task, source: Path) -> tuple[list[Candidate], Report]
     for count, name in enumerate(types):
         job.progress(f"quantizing to {name}", count, len(types))
         target = _place(job, name, "model.gguf")
-        made = gguf_files.quantize(gguf_files.Request(source, target, name, importance=importance))
+        made = gguf_files.quantize(gguf_files.QuantizeRequest(source, target, name, importance=importance))
         details = {
             "type": name,
             "bits_per_weight": made.contents.bits_per_weight,
@@ -99,7 +99,7 @@ class NextTokens:
     The exported file stands for the model at full precision: `verify` has proved it.
     """
 
-    def __init__(self, job: Job, what: Task) -> None:
+    def __init__(self, job: StageJob, what: TaskSpec) -> None:
         """Compute it."""
         tokens = task_tokens(what, checkpoints.open_tokenizer(stage.checkpoint(job)))
         rows = row_files.rows(job.recipe, "calibration")[:NEXT_TOKEN_TEXTS_MAX]
@@ -110,7 +110,7 @@ class NextTokens:
             self._asked["adapter"] = str(adapter)
         self._expected = self._logits(job.done["export"] / BASE)
 
-    def loss(self, weights: Path) -> Loss:
+    def loss(self, weights: Path) -> ArtefactLoss:
         """Return what a candidate loses against it."""
         return between(self._expected, self._logits(weights))
 
@@ -118,7 +118,7 @@ class NextTokens:
         return probe.ask("convert.probe.llama", {"model": str(weights), **self._asked}).arrays["logits"]
 
 
-def _importance(job: Job, what: Task, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
+def _importance(job: StageJob, what: TaskSpec, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
     """Return the importance matrix on the recipe's texts, in the task's own prompt."""
     checkpoint = stage.checkpoint(job)
     tokens = task_tokens(what, checkpoints.open_tokenizer(checkpoint))
@@ -130,7 +130,7 @@ def _importance(job: Job, what: Task, fields: dict[str, Any]) -> tuple[gguf_file
     return matrix, {"importance": {"rows": len(rows), "tokens": sum(map(len, prompts)), "tensors": len(matrix)}}
 
 
-def _onnx(job: Job, source: Path, fitted: Fitted | None) -> list[Candidate]:
+def _onnx(job: StageJob, source: Path, fitted: Fitted | None) -> list[Candidate]:
     types = job.recipe.quantize.types or graph.TYPES
     _check(types, set(graph.TYPES), "onnx")
     found = []
@@ -143,7 +143,7 @@ def _onnx(job: Job, source: Path, fitted: Fitted | None) -> list[Candidate]:
     return found
 
 
-def _place(job: Job, name: str, file: str) -> Path:
+def _place(job: StageJob, name: str, file: str) -> Path:
     folder = job.out / CANDIDATES / name
     folder.mkdir(parents=True)
     return folder / file

@@ -26,19 +26,19 @@ import numpy.typing as npt
 from convert.calibrate.division import divided
 from convert.clustered_statistics import Numbers, clustered_share, family_numbers, share
 from convert.data import row_files
-from convert.data.row_files import Row
-from convert.evaluate.bundle import Bundle, opened
+from convert.data.row_files import DataRow
+from convert.evaluate.bundle import BundleFolder, opened
 from convert.evaluate.invariance import measure_batch_invariance
 from convert.evaluate.paired import answered, cosine, same_answers
-from convert.evaluate.predictions import Prediction, matrix
+from convert.evaluate.predictions import ServedPrediction, matrix
 from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import Serving, serving
+from convert.evaluate.serving import ServedBundles, serving
 from convert.pipeline import task as tasks
-from convert.pipeline.recipe import Budget
-from convert.pipeline.stage import Job, Report
+from convert.pipeline.recipe import BudgetSection
+from convert.pipeline.stage import Report, StageJob
 from convert.quantize import provisional
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 LINE_NAME = "chosen.json"
 """What was measured of the chosen candidate, without times, which are never the same twice."""
@@ -68,14 +68,14 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class _Ground:
+class _Baseline:
     """What every candidate is measured against."""
 
-    task: Task
-    rows: Sequence[Row]
-    labelled: Sequence[Row]
+    task: TaskSpec
+    rows: Sequence[DataRow]
+    labelled: Sequence[DataRow]
     """Those of `rows` whose labels may be looked at, first in `rows`."""
-    full: Sequence[Prediction]
+    full: Sequence[ServedPrediction]
     """Answers at full precision."""
     scores: Floats | None = None
     """How strange each row is at full precision, where there is a gate."""
@@ -87,7 +87,12 @@ class _Ground:
 
 
 def choose(
-    job: Job, candidates: Sequence[Candidate], full: Path, reference: Reference | None = None, *, scored: bool = False
+    job: StageJob,
+    candidates: Sequence[Candidate],
+    full: Path,
+    reference: Reference | None = None,
+    *,
+    scored: bool = False,
 ) -> Report:
     """Measure all candidates, write the name of the best into `chosen`, and report.
 
@@ -131,16 +136,16 @@ def _leave(out: Path, best: Mapping[str, Any]) -> None:
     (out / LINE_NAME).write_text(json.dumps(lasting, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _grounded(job: Job, full: Path, reference: Reference | None, folder: Path) -> _Ground:
+def _grounded(job: StageJob, full: Path, reference: Reference | None, folder: Path) -> _Baseline:
     task = tasks.of(job.recipe.path(job.recipe.task))
     parts = divided(row_files.rows(job.recipe, "calibration"))
     rows = [*parts.gate, *parts.proving][:ROWS_MAX]
     labelled = rows[: len(parts.tuning)] if task.kind != "embed" else []
-    bare = _Ground(task, rows, labelled, ())
+    bare = _Baseline(task, rows, labelled, ())
     return replace(bare, full=_full(job, bare, full, reference, folder))
 
 
-def fastest(measured: Sequence[dict[str, Any]], budget: Budget) -> dict[str, Any]:
+def fastest(measured: Sequence[dict[str, Any]], budget: BudgetSection) -> dict[str, Any]:
     """Return the fastest candidate inside the budget; of those as fast, the smallest.
 
     Raises ModelFailed, with the table, when there is none.
@@ -173,7 +178,7 @@ def _line(each: Mapping[str, Any]) -> str:
     )
 
 
-def judge(line: Mapping[str, Any], budget: Budget) -> list[str]:
+def judge(line: Mapping[str, Any], budget: BudgetSection) -> list[str]:
     """Return why a candidate is outside the budget; nothing when it is inside."""
     loss = line["accuracy_loss"] or 0.0  # None: there were no labels to look at
     sides = (line.get("gate_agreement") or {}).get("value", 1.0)
@@ -193,22 +198,26 @@ def divergences(full: Floats, served: Floats) -> Floats:
     return np.asarray((np.exp(full) * (full - served)).sum(axis=1))
 
 
-def _full(job: Job, ground: _Ground, full: Path, reference: Reference | None, folder: Path) -> list[Prediction]:
+def _full(
+    job: StageJob, ground: _Baseline, full: Path, reference: Reference | None, folder: Path
+) -> list[ServedPrediction]:
     if reference is None or ground.task.kind != "classify":
         return _said(opened(provisional.bundle(job, full, folder / "full")), ground.texts, job)
     return [_as_served(ground.task, line) for line in reference(ground.texts)]
 
 
-def _as_served(task: Task, log_probabilities: Floats) -> Prediction:
-    return Prediction(task.labels[int(log_probabilities.argmax())], log_probabilities=tuple(log_probabilities.tolist()))
+def _as_served(task: TaskSpec, log_probabilities: Floats) -> ServedPrediction:
+    return ServedPrediction(
+        task.labels[int(log_probabilities.argmax())], log_probabilities=tuple(log_probabilities.tolist())
+    )
 
 
-def _said(bundle: Bundle, texts: Sequence[str], job: Job) -> list[Prediction]:
+def _said(bundle: BundleFolder, texts: Sequence[str], job: StageJob) -> list[ServedPrediction]:
     with serving([bundle]) as served:
         return served.predict(bundle, texts, job.progress)
 
 
-def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -> dict[str, Any]:
+def _measured(job: StageJob, candidate: Candidate, bundle: BundleFolder, ground: _Baseline) -> dict[str, Any]:
     said = _said(bundle, ground.texts, job)
     invariance = measure_batch_invariance(bundle, ground.texts, job.progress)
     line: dict[str, Any] = {
@@ -226,7 +235,7 @@ def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -
     return line | {"inside_budget": not outside, "outside": outside}
 
 
-def _agreement(ground: _Ground, said: Sequence[Prediction]) -> dict[str, Any]:
+def _agreement(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
     same = same_answers(ground.full, said)
     if ground.task.kind == "embed":
         pairs = zip(ground.full, said, strict=True)
@@ -234,11 +243,11 @@ def _agreement(ground: _Ground, said: Sequence[Prediction]) -> dict[str, Any]:
     return clustered_share(same, _families(ground.rows)).plain()
 
 
-def _families(rows: Sequence[Row]) -> Numbers:
+def _families(rows: Sequence[DataRow]) -> Numbers:
     return family_numbers([row.family or row.key for row in rows])
 
 
-def _loss(ground: _Ground, said: Sequence[Prediction]) -> dict[str, float]:
+def _loss(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float]:
     pairs = answered(ground.full, said)
     if ground.task.kind != "classify" or not pairs:
         return {}
@@ -250,11 +259,11 @@ def _loss(ground: _Ground, said: Sequence[Prediction]) -> dict[str, float]:
     }
 
 
-def _scores(said: Sequence[Prediction]) -> Floats:
+def _scores(said: Sequence[ServedPrediction]) -> Floats:
     return np.array([math.nan if each.ood_score is None else each.ood_score for each in said])
 
 
-def _gate_agreement(ground: _Ground, said: Sequence[Prediction]) -> dict[str, float] | None:
+def _gate_agreement(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float] | None:
     """Return the share of rows that are held up by both or by neither, when each holds up its strangest rows."""
     if ground.scores is None or all(each.ood_score is None for each in said):
         return None
@@ -262,7 +271,7 @@ def _gate_agreement(ground: _Ground, said: Sequence[Prediction]) -> dict[str, fl
     return share(int((sides[0] == sides[1]).sum()), len(said)).plain()
 
 
-def _accuracy(ground: _Ground, said: Sequence[Prediction]) -> dict[str, Any]:
+def _accuracy(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
     if not ground.labelled:
         return {"accuracy": None, "accuracy_loss": None}
     right, full = _right(ground, said), _right(ground, ground.full)
@@ -270,11 +279,11 @@ def _accuracy(ground: _Ground, said: Sequence[Prediction]) -> dict[str, Any]:
     return {"accuracy": accuracy, "accuracy_loss": (sum(full) - sum(right)) / len(right)}
 
 
-def _right(ground: _Ground, answers: Sequence[Prediction]) -> list[bool]:
+def _right(ground: _Baseline, answers: Sequence[ServedPrediction]) -> list[bool]:
     return [is_right(ground.task.kind, row, each) for row, each in zip(ground.labelled, answers, strict=False)]
 
 
-def _race(bundles: Sequence[Bundle], texts: Sequence[str]) -> list[float]:
+def _race(bundles: Sequence[BundleFolder], texts: Sequence[str]) -> list[float]:
     """Return each bundle's median seconds an answer: one text at a time, the bundles taking turns.
 
     Each has engines of its own, with all threads, as if it were alone on a site.
@@ -285,11 +294,11 @@ def _race(bundles: Sequence[Bundle], texts: Sequence[str]) -> list[float]:
     return list(map(statistics.median, zip(*rounds[1:], strict=True)))  # the first round warms up
 
 
-def _median_seconds(bundle: Bundle, engine: Serving, texts: Sequence[str]) -> float:
+def _median_seconds(bundle: BundleFolder, engine: ServedBundles, texts: Sequence[str]) -> float:
     return statistics.median(each.seconds for each in engine.predict(bundle, texts))
 
 
-def _remedy(budget: Budget) -> str:
+def _remedy(budget: BudgetSection) -> str:
     return (
         "Add a larger type under quantize.types (Q8_0 or F16; matmul8-gather8 or fp32), use importance_matrix: true for"
         f" types of 4 bits, or widen the budget, now agreement_min {budget.agreement_min:g},"

@@ -22,11 +22,11 @@ from tokenizers import Tokenizer
 
 from convert import probe
 from convert.data import row_files
-from convert.data.row_files import Row
-from convert.pipeline.stage import Job, Report
+from convert.data.row_files import DataRow
+from convert.pipeline.stage import Report, StageJob
 from convert.quantize import ood_graph
 from convert.quantize.ood_graph import Detector, Floats, Pooling
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 ROWS_MAX = 8192
 ROWS_MIN = 20
@@ -65,7 +65,7 @@ class Fitted:
         }
 
 
-def fit(job: Job, task: Task, exported: Path, tokenizer: Path) -> Fitted | None:
+def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitted | None:
     """Fit a detector; None where there is nothing to fit it on.
 
     Raises:
@@ -110,7 +110,7 @@ def _rank_of(width: int, classes: int) -> int:
     return max(1, min(width, RANK_MAX, room // (2 * (width + classes))))
 
 
-def _drawn(rows: Sequence[Row]) -> list[Row]:
+def _drawn(rows: Sequence[DataRow]) -> list[DataRow]:
     """Return at most ROWS_MAX rows, chosen by a hash of their texts: alike whatever the order of the file."""
     return sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())[:ROWS_MAX]
 

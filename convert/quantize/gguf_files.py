@@ -48,7 +48,7 @@ Importance = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Request:
+class QuantizeRequest:
     """What to quantize."""
 
     source: Path
@@ -64,7 +64,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Contents:
+class GgufContents:
     """What the tensors of a file are."""
 
     types: dict[str, int]
@@ -79,7 +79,7 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class Fallback:
+class TypeFallback:
     """A tensor that got another type."""
 
     tensor: str
@@ -92,12 +92,12 @@ class Fallback:
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedFile:
     """A file that was made."""
 
     type: str
-    contents: Contents
-    fallbacks: tuple[Fallback, ...]
+    contents: GgufContents
+    fallbacks: tuple[TypeFallback, ...]
     """The tensors whose rows do not divide into the blocks of the type that the mix has for them."""
 
 
@@ -123,16 +123,16 @@ def chat_template(path: Path) -> tuple[str, dict[str, str]]:
     return template, texts
 
 
-def contents(path: Path) -> Contents:
+def contents(path: Path) -> GgufContents:
     """Count what a file's tensors really are. Raises FileMissing, ModelLoadFailed."""
     tensors = _reader(path).tensors
     bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors)
     weights = sum(int(tensor.n_elements) for tensor in tensors)
     types = Counter(tensor.tensor_type.name for tensor in tensors)
-    return Contents(dict(sorted(types.items())), round(bits / max(weights, 1), 4), path.stat().st_size)
+    return GgufContents(dict(sorted(types.items())), round(bits / max(weights, 1), 4), path.stat().st_size)
 
 
-def quantize(request: Request) -> Quantized:
+def quantize(request: QuantizeRequest) -> QuantizedFile:
     """Quantize a file; a target appears complete or not at all.
 
     Raises:
@@ -152,7 +152,9 @@ def quantize(request: Request) -> Quantized:
     finally:
         partial.unlink(missing_ok=True)
         importance.unlink(missing_ok=True)
-    return Quantized(request.type, contents(request.target), tuple(Fallback(*each) for each in facts["fallbacks"]))
+    return QuantizedFile(
+        request.type, contents(request.target), tuple(TypeFallback(*each) for each in facts["fallbacks"])
+    )
 
 
 def _quantized(asked: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +165,7 @@ def _quantized(asked: dict[str, Any]) -> dict[str, Any]:
         raise
 
 
-def _check(request: Request) -> None:
+def _check(request: QuantizeRequest) -> None:
     if request.type not in FTYPES:
         said = f"unknown type {request.type!r}"
         raise InvalidRequest(said, remedy=f"Known types: {', '.join(FTYPES)}.")
@@ -176,7 +178,7 @@ def _check(request: Request) -> None:
         )
 
 
-def _asked(request: Request, target: Path, importance: Path) -> dict[str, Any]:
+def _asked(request: QuantizeRequest, target: Path, importance: Path) -> dict[str, Any]:
     return {
         "source": str(request.source),
         "target": str(target),

@@ -37,12 +37,12 @@ def measure(model: Any, prompts: Sequence[Sequence[int]], named: Names, progress
 
     The output layer is left out: it is quantized by itself, or shares the embedding's weights.
     """
-    found: dict[str, _Columns] = {}
+    found: dict[str, _ColumnMeans] = {}
     hooks = []
     for name, layer in model.named_modules():
         tensor = named(name) or ""
         if isinstance(layer, torch.nn.Linear) and tensor.startswith("blk."):
-            found[tensor] = _Columns(layer.in_features)
+            found[tensor] = _ColumnMeans(layer.in_features)
             hooks.append(layer.register_forward_pre_hook(found[tensor].add))
     try:
         _read(model, prompts, progress)
@@ -52,7 +52,7 @@ def measure(model: Any, prompts: Sequence[Sequence[int]], named: Names, progress
     return {tensor: columns.mean() for tensor, columns in found.items()}
 
 
-class _Columns:
+class _ColumnMeans:
     """Adds up the squares of what comes into one layer."""
 
     def __init__(self, width: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.package import assemble
-from convert.pipeline.stage import Job
+from convert.pipeline.stage import StageJob
 from edge_agent.errors import FileMissing
 from edge_agent.formats.manifest import Role
 
@@ -19,14 +19,14 @@ CANDIDATES = "candidates"
 _BESIDE: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.json"}
 
 
-def files(job: Job, weights: Path) -> dict[Role, Path]:
+def files(job: StageJob, weights: Path) -> dict[Role, Path]:
     """Return the files of a bundle with these weights, by role."""
     export = job.done["export"]
     beside = {role: export / name for role, name in _BESIDE.items() if (export / name).is_file()}
     return {"weights": weights, **beside}
 
 
-def bundle(job: Job, weights: Path, out: Path) -> Path:
+def bundle(job: StageJob, weights: Path, out: Path) -> Path:
     """Make a bundle in a folder that is not there yet, and return it.
 
     It has the confidence that the calibrate stage found; before that, temperature 1 and no threshold.
@@ -35,17 +35,17 @@ def bundle(job: Job, weights: Path, out: Path) -> Path:
     """
     sections = {"confidence": confidence(job) or {"policy": "always_escalate"}}
     task = job.recipe.path(job.recipe.task)
-    return assemble.assemble(assemble.Request(task, files(job, weights), out, sections=sections)).path
+    return assemble.assemble(assemble.AssembleRequest(task, files(job, weights), out, sections=sections)).path
 
 
-def confidence(job: Job) -> dict[str, Any]:
+def confidence(job: StageJob) -> dict[str, Any]:
     """Return the section that the calibrate stage left; empty before."""
     folder = job.done.get("calibrate")
     found: dict[str, Any] = json.loads((folder / CONFIDENCE_NAME).read_text(encoding="utf-8")) if folder else {}
     return found
 
 
-def chosen(job: Job) -> Path:
+def chosen(job: StageJob) -> Path:
     """Return the weights that the quantize stage chose. Raises FileMissing."""
     folder = job.done["quantize"]
     name = (folder / CHOSEN_NAME).read_text(encoding="utf-8").strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from convert.report.made import Made, percent, plural
+from convert.report.made import RunSummary, percent, plural
 
 _WIDTH_MAX = 0.10
 _ROWS_MIN = 20
@@ -13,7 +13,7 @@ _RECALL_MIN = 0.5
 _COVERAGE_MIN = 0.3
 
 
-def doubts(made: Made) -> list[str]:
+def doubts(made: RunSummary) -> list[str]:
     """Return every warning, the gravest first."""
     return [
         *_confidence(made.report("calibrate")),
@@ -73,7 +73,7 @@ def _weights(chosen: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _training(made: Made) -> Iterator[str]:
+def _training(made: RunSummary) -> Iterator[str]:
     finetune = made.report("finetune")
     long = finetune.get("rows", {}).get("too_long")
     if long:

@@ -18,23 +18,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convert.data.row_files import Summary
+from convert.data.row_files import DataSummary
 from convert.pipeline.recipe import Recipe
-from convert.pipeline.workspace import Record
+from convert.pipeline.workspace import StageRecord
 
 UNKNOWN = "-"
 JSON_NAME, TEXT_NAME = "report.json", "report.md"
 
 
 @dataclass(frozen=True)
-class Made:
+class RunSummary:
     """A run, as far as it came."""
 
     recipe: Recipe
     task: str
     version: str
-    data: Summary
-    records: Sequence[Record]
+    data: DataSummary
+    records: Sequence[StageRecord]
 
     def report(self, stage: str) -> Mapping[str, Any]:
         """Return what a stage reported; empty where it has not run."""

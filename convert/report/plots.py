@@ -16,8 +16,8 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
 from scipy import stats
 
-from convert.report.made import Made, column, percent
-from edge_agent.byte_sizes import format_bytes
+from convert.report.made import RunSummary, column, percent
+from edge_agent.formatting import format_bytes
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
 _DPI = 150
@@ -25,7 +25,7 @@ _DPI = 150
 Floats = npt.NDArray[np.float64]
 
 
-def write(folder: Path, made: Made) -> list[str]:
+def write(folder: Path, made: RunSummary) -> list[str]:
     """Draw what the stages reported enough for; return the names of the files."""
     drawn = []
     for name, draw in PLOTS.items():
@@ -38,7 +38,7 @@ def write(folder: Path, made: Made) -> list[str]:
     return drawn
 
 
-def reliability(made: Made) -> Figure | None:
+def reliability(made: RunSummary) -> Figure | None:
     """Draw the share of right answers over the confidence, before and after the temperature."""
     found = made.report("calibrate").get("reliability")
     if not found or not found["before"]["bins"]:
@@ -85,7 +85,7 @@ def _legend_below(axes: Axes, columns: int = 1) -> None:
     axes.legend(fontsize=8, frameon=False, **place)
 
 
-def risk_coverage(made: Made) -> Figure | None:
+def risk_coverage(made: RunSummary) -> Figure | None:
     """Draw the share of wrong answers among the sure ones over how many are sure: the walk over the thresholds.
 
     It goes from left to right. What was tested stands out, with the most that passes at each; what comes after the
@@ -144,7 +144,7 @@ def _walk_title(found: Mapping[str, Any]) -> str:
     return f"From {found['threshold']:g} on {percent(found['coverage'])} are sure; {seen} of these were wrong"
 
 
-def candidates(made: Made) -> Figure | None:
+def candidates(made: RunSummary) -> Figure | None:
     """Draw agreement with the full-precision model over latency, with the size of the file as the circle's."""
     found = made.report("quantize").get("candidates")
     if not found or "agreement" not in found[0]:
@@ -210,13 +210,13 @@ def _candidate(axes: Axes, each: Mapping[str, Any], most: int, colour: str) -> N
     axes.scatter([x], [y], s=area, color=colour, alpha=0.75, edgecolors="white")
 
 
-def _colour(each: Mapping[str, Any], made: Made) -> str:
+def _colour(each: Mapping[str, Any], made: RunSummary) -> str:
     if each["name"] == made.report("quantize").get("chosen"):
         return _GREEN
     return _BLUE if each.get("inside_budget") else _GREY
 
 
-PLOTS: dict[str, Callable[[Made], Figure | None]] = {
+PLOTS: dict[str, Callable[[RunSummary], Figure | None]] = {
     "reliability.png": reliability,
     "risk-coverage.png": risk_coverage,
     "candidates.png": candidates,

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from convert.data.row_files import LabelSource, Summary
+from convert.data.row_files import DataSummary, LabelSource
 from convert.pipeline.recipe import Split
 from convert.report.doubts import doubts, of_quality
-from convert.report.made import UNKNOWN, Made, brief, duration, interval, number, percent, plural
-from edge_agent.byte_sizes import format_bytes
+from convert.report.made import UNKNOWN, RunSummary, brief, duration, interval, number, percent, plural
+from edge_agent.formatting import format_bytes
 
 _CONFUSIONS_MAX = 10
 _VALUE_MAX = 300
@@ -26,7 +26,7 @@ _LABELS_SHOWN_MAX = 10
 _SHOWN = ("confusion", "per_label", "reliability", "calibration", "without_near_copies")
 
 
-def markdown(made: Made, plots: Sequence[str]) -> str:
+def markdown(made: RunSummary, plots: Sequence[str]) -> str:
     """Return report.md; plots are names of files beside it."""
     parts = [
         f"# {made.task} {made.version}",
@@ -192,7 +192,7 @@ def _in_company(invariance: Mapping[str, Any]) -> str:
     return f"Its answers to {texts} alone and in batches of {sizes} {same} ({invariance['build']})."
 
 
-def _sentences(made: Made) -> Iterator[str]:
+def _sentences(made: RunSummary) -> Iterator[str]:
     chosen = made.chosen
     if chosen:
         yield f"The artefact is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{_bits(chosen)}."
@@ -356,7 +356,7 @@ def _images(plots: Sequence[str], *names: str) -> Iterator[str]:
     yield from (f"![{name.removesuffix('.png')}]({name})" for name in names if name in plots)
 
 
-def _candidates(made: Made, plots: Sequence[str]) -> Iterator[str]:
+def _candidates(made: RunSummary, plots: Sequence[str]) -> Iterator[str]:
     found = made.report("quantize").get("candidates")
     if not found:
         return
@@ -395,7 +395,7 @@ def _number(value: float | None) -> str:
     return UNKNOWN if value is None else number(value)
 
 
-def _data(made: Made) -> Iterator[str]:
+def _data(made: RunSummary) -> Iterator[str]:
     yield "## Data"
     splits, data = list(made.data.rows), made.data
     rows = [["all rows", *data.rows.values()], ["made by a model", *data.synthetic.values()]]
@@ -414,7 +414,7 @@ def _label_sources(counts: Sequence[Mapping[LabelSource, int]]) -> list[list[obj
     return [[LABEL_SOURCES[source], *(found.get(source, 0) for found in counts)] for source in sources]
 
 
-def _assumed(data: Summary) -> Iterator[str]:
+def _assumed(data: DataSummary) -> Iterator[str]:
     """Say what figures rest on that no row shows."""
     measured: tuple[Split, ...] = ("calibration", "test")
     imported = [split for split in measured if data.label_sources.get(split, {}).get("imported")]
@@ -425,7 +425,7 @@ def _assumed(data: Summary) -> Iterator[str]:
         )
 
 
-def _run(made: Made) -> Iterator[str]:
+def _run(made: RunSummary) -> Iterator[str]:
     yield "## The run"
     yield (
         f"All stages took {duration(made.seconds)} of work. Peak memory, children included, was"
@@ -435,7 +435,7 @@ def _run(made: Made) -> Iterator[str]:
     yield _table(["stage", "time", "peak memory"], rows)
 
 
-def _details(made: Made) -> Iterator[str]:
+def _details(made: RunSummary) -> Iterator[str]:
     """Show the plain values of every stage's report; lists are in report.json."""
     yield "## Details"
     for record in made.records:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from convert.report import plots, text
-from convert.report.made import JSON_NAME, TEXT_NAME, Made
+from convert.report.made import JSON_NAME, TEXT_NAME, RunSummary
 
 
-def write(folder: Path, made: Made) -> Path:
+def write(folder: Path, made: RunSummary) -> Path:
     """Write report.json, report.md and its plots into a folder; return the path of report.md. Raises OSError."""
     drawn = plots.write(folder, made)
     (folder / TEXT_NAME).write_text(text.markdown(made, drawn), encoding="utf-8")
@@ -24,7 +24,7 @@ def write(folder: Path, made: Made) -> Path:
     return folder / TEXT_NAME
 
 
-def _json(made: Made) -> str:
+def _json(made: RunSummary) -> str:
     plain: Mapping[str, Any] = {
         "task": made.task,
         "version": made.version,

@@ -20,16 +20,16 @@ from convert.data import row_files
 from convert.decoder.tokens import task_tokens
 from convert.pipeline import stage
 from convert.pipeline import task as tasks
-from convert.pipeline.recipe import Finetune, Recipe
-from convert.pipeline.stage import ADAPTER, CHECKPOINT, Job, Report
+from convert.pipeline.recipe import FinetuneSection, Recipe
+from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
 from convert.training import adapter, checkpoints
-from convert.training.decoder import DecoderLearner, Parts
-from convert.training.encoder import EncoderLearner, Reading, classifier, start_head
-from convert.training.keeping import Kept, keep_back
-from convert.training.lessons import Lessons
-from convert.training.loop import Learner, Settings, Trained, train
+from convert.training.decoder import DecoderData, DecoderTrainer
+from convert.training.encoder import EncoderTrainer, RowEncoder, classifier, start_head
+from convert.training.keeping import TrainValidationSplit, train_validation_split
+from convert.training.lessons import ExampleEncoder
+from convert.training.loop import Trainer, TrainingResult, TrainingSettings, train
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 # What suits each method where the recipe says 0; docs/experiments.md has the runs behind the figures.
 LEARNING_RATES = {"lora": 1e-3, "full": 1e-4, "head": 5e-3, "fitted": 4e-5}
@@ -38,7 +38,7 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 _METHODS = {"llama": ("lora",), "onnx": ("full", "head")}
 
 
-def run(job: Job) -> Report:
+def run(job: StageJob) -> Report:
     """Train, and leave an adapter or a checkpoint.
 
     Raises:
@@ -54,7 +54,7 @@ def run(job: Job) -> Report:
     task = _task(job.recipe, settings)
     rows = row_files.rows(job.recipe, "train")
     _check_labels(rows, task)
-    kept = keep_back(rows, settings.validation_share, settings.seed)
+    kept = train_validation_split(rows, settings.validation_share, settings.seed)
     started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -72,7 +72,7 @@ def run(job: Job) -> Report:
     }
 
 
-def _check_source(job: Job) -> None:
+def _check_source(job: StageJob) -> None:
     if stage.adapter(job):
         raise InvalidRequest(
             "the source has an adapter already, and 'finetune' would train another one beside it",
@@ -80,7 +80,7 @@ def _check_source(job: Job) -> None:
         )
 
 
-def _task(recipe: Recipe, settings: Finetune) -> Task:
+def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
     path = recipe.path(recipe.task)
     runtime = str(tasks.read(tasks.find(path)).get("runtime"))
     if settings.method not in _METHODS.get(runtime, ()):
@@ -95,7 +95,7 @@ def _task(recipe: Recipe, settings: Finetune) -> Task:
     return task
 
 
-def _check_labels(rows: Sequence[row_files.Row], task: Task) -> None:
+def _check_labels(rows: Sequence[row_files.DataRow], task: TaskSpec) -> None:
     known, seen = row_files.known_labels(task), set(row_files.labels(rows))
     unseen = [label for label in known if label not in seen]
     # An extract task may be learnt from completions, which name no label.
@@ -106,7 +106,7 @@ def _check_labels(rows: Sequence[row_files.Row], task: Task) -> None:
         )
 
 
-def _rate(settings: Finetune, *, head_fitted: bool = False) -> float:
+def _rate(settings: FinetuneSection, *, head_fitted: bool = False) -> float:
     return settings.learning_rate or LEARNING_RATES["fitted" if head_fitted else settings.method]
 
 
@@ -114,8 +114,8 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _fitted(learner: Learner, settings: Finetune, job: Job, *, head_fitted: bool = False) -> Trained:
-    plan = Settings(settings.epochs, settings.batch_rows, settings.patience_epochs, settings.seed)
+def _fitted(learner: Trainer, settings: FinetuneSection, job: StageJob, *, head_fitted: bool = False) -> TrainingResult:
+    plan = TrainingSettings(settings.epochs, settings.batch_rows, settings.patience_epochs, settings.seed)
     return train(learner, plan, job.progress, head_fitted=head_fitted)
 
 
@@ -127,16 +127,16 @@ def _counts(model: Any, kept: tuple[int, int], too_long: int) -> dict[str, Any]:
     }
 
 
-def _adapter(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, Any]:
+def _adapter(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
     where = stage.checkpoint(job)
     tokens = task_tokens(task, checkpoints.open_tokenizer(where))
-    lessons = Lessons(task, tokens)
+    lessons = ExampleEncoder(task, tokens)
     learn, long_train = lessons.of(kept.train, settings.tokens_max)
     check, long_kept = lessons.of(kept.validation, settings.tokens_max)
     base = checkpoints.open_model(where, None, "causal")
     model = adapter.adapted(base.to(_device()), settings)
-    halves = adapter.Halves(model, settings.layers_from, job.out)
-    learner = DecoderLearner(model, tokens, Parts(learn, check), _rate(settings), halves)
+    halves = adapter.FrozenPrefixCache(model, settings.layers_from, job.out)
+    learner = DecoderTrainer(model, tokens, DecoderData(learn, check), _rate(settings), halves)
     learner.prepare(job.progress)
     trained = _fitted(learner, settings, job)
     size = adapter.save(model, job.out / ADAPTER)
@@ -144,18 +144,18 @@ def _adapter(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     return {**counts, "adapter_bytes": size, "hidden_states_bytes": halves.bytes_on_disk, **trained.report()}
 
 
-def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, Any]:
+def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
     where = stage.checkpoint(job)
     tokenizer = checkpoints.open_tokenizer(where)
     model = classifier(str(where), task, settings.method).to(_device())
     room = min(settings.tokens_max, checkpoints.positions_of(model.config.to_dict()) or settings.tokens_max)
-    reading = Reading(tokenizer, task, room)
+    reading = RowEncoder(tokenizer, task, room)
     learn, check = reading.of(kept.train), reading.of(kept.validation)
     new = checkpoints.labels_of(checkpoints.read_config(where)) != list(task.labels)
     started = new and start_head(model, learn, len(task.labels), job.progress)
     rate = _rate(settings, head_fitted=started)
     strangers = reading.strangers(row_files.outliers(job.recipe))
-    learner = EncoderLearner(model, tokenizer, (learn, check), rate, strangers)
+    learner = EncoderTrainer(model, tokenizer, (learn, check), rate, strangers)
     trained = _fitted(learner, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT
     if task.kind == "classify":

@@ -21,7 +21,7 @@ import torch
 
 from convert.decoder.scores import left_padded
 from convert.decoder.tokens import Tokens
-from convert.pipeline.recipe import Finetune
+from convert.pipeline.recipe import FinetuneSection
 from edge_agent.errors import InvalidRequest
 
 DROPOUT = 0.1
@@ -31,7 +31,7 @@ _BATCH_ROWS = 16
 _HIDDEN_BYTES = 2  # of one number in bfloat16: the range of float32, which float16 has not
 
 
-def adapted(model: Any, settings: Finetune) -> Any:
+def adapted(model: Any, settings: FinetuneSection) -> Any:
     """Return the causal model with an adapter of rank `rank` that does nothing yet; the base is frozen.
 
     Raises InvalidRequest: the recipe names layers or linear layers that the model lacks.
@@ -75,7 +75,7 @@ def save(model: Any, folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-class Halves:
+class FrozenPrefixCache:
     """A decoder cut below one of its layers."""
 
     def __init__(self, model: Any, first: int, folder: Path, bytes_max: int = HIDDEN_BYTES_MAX) -> None:

@@ -13,25 +13,27 @@ from convert.decoder.scores import joint_log_probabilities
 from convert.decoder.tokens import TaskTokens, Tokens
 from convert.pipeline.stage import Progress
 from convert.training import objective
-from convert.training.adapter import Halves
-from convert.training.lessons import Lesson
-from convert.training.loop import Validation
+from convert.training.adapter import FrozenPrefixCache
+from convert.training.lessons import TrainingExample
+from convert.training.loop import ValidationResult
 
 _VALIDATION_ROWS = 8
 
 
 @dataclass(frozen=True)
-class Parts:
+class DecoderData:
     """The lessons to train on and those kept back."""
 
-    train: Sequence[Lesson]
-    validation: Sequence[Lesson]
+    train: Sequence[TrainingExample]
+    validation: Sequence[TrainingExample]
 
 
-class DecoderLearner:
+class DecoderTrainer:
     """An adapted decoder and its lessons."""
 
-    def __init__(self, model: Any, tokens: TaskTokens, parts: Parts, learning_rate: float, halves: Halves) -> None:
+    def __init__(
+        self, model: Any, tokens: TaskTokens, parts: DecoderData, learning_rate: float, halves: FrozenPrefixCache
+    ) -> None:
         """Take a model from `adapter.adapted`, cut below the lowest layer that it adapts."""
         self._lengths = [lesson.length for lesson in parts.train]
         self._model, self._tokens, self._parts, self._rate = model, tokens, parts, learning_rate
@@ -63,18 +65,18 @@ class DecoderLearner:
         wanted = objective.targets([lesson.answer for lesson in lessons], self._model.device)
         return objective.loss(self._halves.logits(list(map(_read, lessons)), wanted.length), wanted)
 
-    def validate(self) -> Validation:
+    def validate(self) -> ValidationResult:
         """Score the labels as the agent does, or count the answers that come out to the last token."""
         self._model.eval()
         return self._labels_right() if self._tokens.tree else self._answers_right()
 
-    def _labels_right(self) -> Validation:
+    def _labels_right(self) -> ValidationResult:
         joint = joint_log_probabilities(self._model, self._tokens, [each.row.text for each in self._parts.validation])
         shares = joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
         losses = -shares[np.arange(len(joint)), self._truth]
-        return Validation(float(losses.mean()), float((joint.argmax(1) == self._truth).mean()))
+        return ValidationResult(float(losses.mean()), float((joint.argmax(1) == self._truth).mean()))
 
-    def _answers_right(self) -> Validation:
+    def _answers_right(self) -> ValidationResult:
         lessons, losses, right = self._parts.validation, 0.0, 0
         for start in range(0, len(lessons), _VALIDATION_ROWS):
             batch = lessons[start : start + _VALIDATION_ROWS]
@@ -83,9 +85,9 @@ class DecoderLearner:
                 logits = self._halves.logits(list(map(_read, batch)), wanted.length)
                 losses += float(objective.loss(logits, wanted)) * len(batch)
             right += objective.exact(logits, wanted)
-        return Validation(losses / len(lessons), right / len(lessons))
+        return ValidationResult(losses / len(lessons), right / len(lessons))
 
 
-def _read(lesson: Lesson) -> Tokens:
+def _read(lesson: TrainingExample) -> Tokens:
     """Return what the model reads: the prompt, and the answer but for its last token."""
     return lesson.prompt + lesson.answer.tokens[:-1]

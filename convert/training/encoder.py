@@ -23,15 +23,15 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 from convert.encoder import linear, pooling
 from convert.encoder.sentences import mean_vectors
 from convert.encoder.tags import UNREAD, tagged
 from convert.pipeline.stage import Progress
 from convert.training.checkpoints import encoded
-from convert.training.loop import Validation
+from convert.training.loop import ValidationResult
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 OUTLIER_SHARE, OUTLIER_WEIGHT = 0.25, 0.5
 """At most so many outliers for each row of a batch, and their loss counts so much of the rows' own."""
@@ -44,7 +44,7 @@ _KEYS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
-class Item:
+class EncodedRow:
     """One row, encoded."""
 
     given: dict[str, list[int]]
@@ -61,42 +61,42 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedRows:
     """The rows of one part, and what was noticed."""
 
-    items: tuple[Item, ...]
+    items: tuple[EncodedRow, ...]
     too_long: int
     misfits: int
     """extract: spans that begin or end inside a word."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class RowEncoder:
     """How rows are encoded."""
 
     tokenizer: PreTrainedTokenizerBase
-    task: Task
+    task: TaskSpec
     tokens_max: int
 
-    def of(self, rows: Sequence[Row]) -> Encoded:
+    def of(self, rows: Sequence[DataRow]) -> EncodedRows:
         """Encode rows. Raises InvalidRequest if none has at most `tokens_max` tokens."""
         items = tuple(item for item in map(self._item, rows) if item.length <= self.tokens_max)
         if not items:
             said = f"all {len(rows)} training rows have more than {self.tokens_max} tokens"
             raise InvalidRequest(said, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows.")
-        return Encoded(items, len(rows) - len(items), sum(item.misfits for item in items))
+        return EncodedRows(items, len(rows) - len(items), sum(item.misfits for item in items))
 
-    def strangers(self, rows: Sequence[Row]) -> tuple[Item, ...]:
+    def strangers(self, rows: Sequence[DataRow]) -> tuple[EncodedRow, ...]:
         """Encode texts that have no label; those with more than `tokens_max` tokens are left out."""
-        items = (Item(_plain(encoded(self.tokenizer, row.text)), (UNREAD,)) for row in rows)
+        items = (EncodedRow(_plain(encoded(self.tokenizer, row.text)), (UNREAD,)) for row in rows)
         return tuple(item for item in items if item.length <= self.tokens_max)
 
-    def _item(self, row: Row) -> Item:
+    def _item(self, row: DataRow) -> EncodedRow:
         if self.task.kind == "extract":
             encoding = encoded(self.tokenizer, row.text, offsets=True)
             found = tagged(row.text, encoding, row.spans, self.task.labels)
-            return Item(_plain(encoding), found.tags, found.misfits)
-        return Item(_plain(encoded(self.tokenizer, row.text)), (self.task.labels.index(row.label),))
+            return EncodedRow(_plain(encoding), found.tags, found.misfits)
+        return EncodedRow(_plain(encoded(self.tokenizer, row.text)), (self.task.labels.index(row.label),))
 
 
 def _plain(encoding: BatchEncoding) -> dict[str, list[int]]:
@@ -110,7 +110,7 @@ def _checked(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return torch.stack([losses.float().cpu(), wanted.ne(UNREAD).sum().cpu(), right.cpu()])
 
 
-def classifier(checkpoint: str, task: Task, method: str) -> Any:
+def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
     """Load an encoder with a head for the task's labels: the checkpoint's own head where it has these labels.
 
     With method `head`, all but the head is frozen. Raises InvalidRequest if the model is a decoder, or if transformers
@@ -130,7 +130,7 @@ def classifier(checkpoint: str, task: Task, method: str) -> Any:
     return model
 
 
-def _with_head(checkpoint: str, config: Any, task: Task) -> Any:
+def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
     kind = AutoModelForTokenClassification if task.kind == "extract" else AutoModelForSequenceClassification
     if kind is AutoModelForSequenceClassification and pooling.takes_mean(config.to_dict()):
         kind = pooling.MeanPooledBert
@@ -155,7 +155,7 @@ def _with_head(checkpoint: str, config: Any, task: Task) -> Any:
     return model
 
 
-def start_head(model: Any, rows: Encoded, labels: int, progress: Progress) -> bool:
+def start_head(model: Any, rows: EncodedRows, labels: int, progress: Progress) -> bool:
     """Give a new head on mean token vectors the weights of a linear classifier on them; return whether it is such one.
 
     Training starts from what the encoder knows already, and moves it less (Kumar et al. 2022, arXiv 2202.10054).
@@ -180,16 +180,16 @@ def _in_head(model: Any, name: str) -> bool:
     return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
 
 
-class EncoderLearner:
+class EncoderTrainer:
     """An encoder with a head, and its rows."""
 
     def __init__(
         self,
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
-        parts: tuple[Encoded, Encoded],
+        parts: tuple[EncodedRows, EncodedRows],
         learning_rate: float,
-        outliers: Sequence[Item] = (),
+        outliers: Sequence[EncodedRow] = (),
     ) -> None:
         """Take a model from `classifier`, the rows to train on and to validate with, and texts that have no label."""
         self._model, self._tokenizer, self._rate = model, tokenizer, learning_rate
@@ -228,14 +228,14 @@ class EncoderLearner:
         strangers = self._due_outliers(len(rows))
         return own + OUTLIER_WEIGHT * uniformity(self.answers(strangers)[0]) if strangers else own
 
-    def _due_outliers(self, rows: int) -> list[Item]:
+    def _due_outliers(self, rows: int) -> list[EncodedRow]:
         """Return the outliers that are learnt beside so many rows."""
         self._outliers_due += self._outliers_a_row * rows
         count = int(self._outliers_due)
         self._outliers_due -= count
         return list(islice(self._outliers, count))
 
-    def validate(self) -> Validation:
+    def validate(self) -> ValidationResult:
         """Return the mean loss a label or a word, and the share of rows that are right as a whole."""
         self._model.eval()
         sums = torch.zeros(3)
@@ -243,9 +243,9 @@ class EncoderLearner:
             with torch.inference_mode():
                 sums += _checked(*self.answers(self._kept[start : start + _VALIDATION_ROWS]))
         losses, read, right = sums.tolist()
-        return Validation(losses / max(1, read), right / len(self._kept))
+        return ValidationResult(losses / max(1, read), right / len(self._kept))
 
-    def answers(self, items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+    def answers(self, items: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and what is wanted, [rows, tokens, labels] and [rows, tokens]; 1 token for labels of texts."""
         fills = {"input_ids": self._tokenizer.pad_token_id or 0}
         padded = {key: _padded([item.given[key] for item in items], fills.get(key, 0)) for key in items[0].given}
@@ -254,7 +254,7 @@ class EncoderLearner:
         return logits.reshape(*wanted.shape, -1), wanted.to(self._model.device)
 
 
-def cycled(items: Sequence[Item]) -> Iterator[Item]:
+def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
     """Yield items without end, each time in another order; nothing of none."""
     order = random.Random(len(items))  # noqa: S311 - an order, no secret
     shuffled = list(items)

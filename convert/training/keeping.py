@@ -8,21 +8,21 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 from edge_agent.errors import InvalidRequest
 
-Group = list[Row]
+Group = list[DataRow]
 
 
 @dataclass(frozen=True)
-class Kept:
+class TrainValidationSplit:
     """The two parts of the training split."""
 
-    train: tuple[Row, ...]
-    validation: tuple[Row, ...]
+    train: tuple[DataRow, ...]
+    validation: tuple[DataRow, ...]
 
 
-def keep_back(rows: Sequence[Row], share: float, seed: int) -> Kept:
+def train_validation_split(rows: Sequence[DataRow], share: float, seed: int) -> TrainValidationSplit:
     """Keep back a share of every label's rows, at least one row in all.
 
     Rows of one family, or of the same text, stay together: a phrasing that was trained on says nothing about others.
@@ -44,10 +44,10 @@ def keep_back(rows: Sequence[Row], share: float, seed: int) -> Kept:
                 train.append(group)
     if not validation:
         _keep_one(train, validation)
-    return Kept(tuple(itertools.chain(*train)), tuple(itertools.chain(*validation)))
+    return TrainValidationSplit(tuple(itertools.chain(*train)), tuple(itertools.chain(*validation)))
 
 
-def _by_label(rows: Sequence[Row]) -> list[list[Group]]:
+def _by_label(rows: Sequence[DataRow]) -> list[list[Group]]:
     """Return the groups that stay together, those of one label in one list."""
     groups: dict[str, Group] = defaultdict(list)
     for row in rows:

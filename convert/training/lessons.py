@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 from convert.decoder.tokens import TaskTokens, Tokens, tokenize
-from convert.training.objective import Answer, label_answers
+from convert.training.objective import AnswerTarget, label_answers
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingExample:
     """One row in tokens."""
 
-    row: Row
+    row: DataRow
     prompt: Tokens
-    answer: Answer
+    answer: AnswerTarget
 
     @property
     def length(self) -> int:
@@ -32,15 +32,15 @@ class Lesson:
         return len(self.prompt) + len(self.answer.tokens)
 
 
-class Lessons:
+class ExampleEncoder:
     """Turns rows of one task into lessons."""
 
-    def __init__(self, task: Task, tokens: TaskTokens) -> None:
+    def __init__(self, task: TaskSpec, tokens: TaskTokens) -> None:
         """`tokens` are those of the task."""
         self._task, self._tokens = task, tokens
         self._answers = dict(zip(task.labels, label_answers(tokens.labels), strict=False))
 
-    def of(self, rows: Sequence[Row], tokens_max: int) -> tuple[list[Lesson], int]:
+    def of(self, rows: Sequence[DataRow], tokens_max: int) -> tuple[list[TrainingExample], int]:
         """Return the lessons, and how many rows were left out because they have more than `tokens_max` tokens.
 
         Raises InvalidRequest if none is short enough.
@@ -53,14 +53,14 @@ class Lessons:
             raise InvalidRequest(said, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows or the prompt.")
         return short, len(every) - len(short)
 
-    def _lesson(self, row: Row) -> Lesson:
+    def _lesson(self, row: DataRow) -> TrainingExample:
         if self._task.kind == "classify":
-            return Lesson(row, self._tokens.prompt(row.text), self._answers[row.label])
+            return TrainingExample(row, self._tokens.prompt(row.text), self._answers[row.label])
         if self._is_request(row):
-            return Lesson(row, self._tokens.prompt(row.text), Answer(self._closed(row.completion)))
+            return TrainingExample(row, self._tokens.prompt(row.text), AnswerTarget(self._closed(row.completion)))
         return self._conversation(row)
 
-    def _is_request(self, row: Row) -> bool:
+    def _is_request(self, row: DataRow) -> bool:
         """Tell whether the agent would send a row's prompt just so."""
         before = [(turn.role, turn.content) for turn in row.messages[:-2]]
         return before in ([], [("system", self._task.prompt.system)])
@@ -69,9 +69,9 @@ class Lessons:
         end: int = self._tokens.tokenizer.eos_token_id
         return (*tokenize(self._tokens.tokenizer, text, special=False), end)
 
-    def _conversation(self, row: Row) -> Lesson:
+    def _conversation(self, row: DataRow) -> TrainingExample:
         tokenizer = self._tokens.tokenizer
         turns: list[Any] = [{"role": turn.role, "content": turn.content} for turn in row.messages]
         asked = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
         prompt = tokenize(tokenizer, str(asked), special=True)
-        return Lesson(row, prompt, Answer(self._closed(row.completion)))
+        return TrainingExample(row, prompt, AnswerTarget(self._closed(row.completion)))

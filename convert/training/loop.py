@@ -24,7 +24,7 @@ POOL_BATCHES = 8
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How to train."""
 
     epochs: int
@@ -35,19 +35,19 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationResult:
     """What the rows kept back say."""
 
     loss: float
     """Nats a row, or a token."""
     accuracy: float
 
-    def better_than(self, other: Validation | None) -> bool:
+    def better_than(self, other: ValidationResult | None) -> bool:
         """Tell whether accuracy is higher, or the same at a lower loss."""
         return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
 
-class Learner(Protocol):
+class Trainer(Protocol):
     """A model and its rows."""
 
     @property
@@ -60,12 +60,12 @@ class Learner(Protocol):
     def loss(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the mean loss of a batch, in training mode."""
 
-    def validate(self) -> Validation:
+    def validate(self) -> ValidationResult:
         """Measure the rows kept back, in evaluation mode."""
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochReport:
     """One line of the report."""
 
     train_loss: float
@@ -75,13 +75,13 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """How it went."""
 
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[EpochReport, ...]
     best_epoch: int
     """The one whose weights were kept, counted from 1; 0 = the start."""
-    best: Validation | None
+    best: ValidationResult | None
     """What it came to; None without an epoch."""
     stopped_early: bool
 
@@ -96,34 +96,36 @@ class Trained:
         }
 
 
-def train(learner: Learner, settings: Settings, progress: Progress, *, head_fitted: bool = False) -> Trained:
+def train(
+    learner: Trainer, settings: TrainingSettings, progress: Progress, *, head_fitted: bool = False
+) -> TrainingResult:
     """Train, and leave the learner with the weights of the best epoch.
 
     With `head_fitted` the weights that it starts with are measured, too, and kept where no epoch is better.
 
     Raises InvalidRequest if the loss is not finite any more.
     """
-    run = _Run(learner, settings, progress)
-    done: list[Epoch] = []
+    run = _TrainingRun(learner, settings, progress)
+    done: list[EpochReport] = []
     best = learner.validate() if head_fitted else None
     best_epoch, kept = 0, run.weights()
     for number in range(settings.epochs):
         started = time.monotonic()
         loss = run.epoch(number, best)
         found = learner.validate()
-        done.append(Epoch(loss, found.loss, found.accuracy, time.monotonic() - started))
+        done.append(EpochReport(loss, found.loss, found.accuracy, time.monotonic() - started))
         if found.better_than(best):
             best, best_epoch, kept = found, number + 1, run.weights()
         elif number + 1 - best_epoch >= settings.patience_epochs:
             break
     run.restore(kept)
-    return Trained(tuple(done), best_epoch, best, stopped_early=len(done) < settings.epochs)
+    return TrainingResult(tuple(done), best_epoch, best, stopped_early=len(done) < settings.epochs)
 
 
-class _Run:
+class _TrainingRun:
     """The optimiser's side of a training."""
 
-    def __init__(self, learner: Learner, settings: Settings, progress: Progress) -> None:
+    def __init__(self, learner: Trainer, settings: TrainingSettings, progress: Progress) -> None:
         self._learner, self._settings, self._progress = learner, settings, progress
         groups = learner.groups()
         self._trained = [weight for group in groups for weight in group["params"]]
@@ -143,7 +145,7 @@ class _Run:
             for weight, value in zip(self._trained, kept, strict=True):
                 weight.copy_(value)
 
-    def epoch(self, number: int, best: Validation | None) -> float:
+    def epoch(self, number: int, best: ValidationResult | None) -> float:
         """Learn every row once; return the mean loss."""
         losses, lengths = 0.0, self._learner.lengths
         for rows in _batches(lengths, self._settings.batch_rows, self._shuffled):
@@ -165,7 +167,7 @@ class _Run:
         self._schedule.step()
         return float(loss.detach())
 
-    def _say(self, number: int, loss: float, best: Validation | None) -> None:
+    def _say(self, number: int, loss: float, best: ValidationResult | None) -> None:
         self._done += 1
         left = (time.monotonic() - self._started) / self._done * (self._steps - self._done)
         accuracy = f", validation accuracy {best.accuracy:.3f}" if best else ""

@@ -24,7 +24,7 @@ _NOTHING = -100
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerTarget:
     """What a row is to learn."""
 
     tokens: Tokens
@@ -33,7 +33,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Targets:
+class BatchTargets:
     """The answers of a batch, ends aligned: where an answer is shorter than the longest, there is nothing to learn."""
 
     tokens: torch.Tensor
@@ -47,9 +47,9 @@ class Targets:
         return int(self.tokens.shape[1])
 
 
-def label_answers(paths: Sequence[Tokens]) -> tuple[Answer, ...]:
+def label_answers(paths: Sequence[Tokens]) -> tuple[AnswerTarget, ...]:
     """Return the answers that stand for the labels, in their order."""
-    return tuple(Answer(path, tuple(_choices(paths, path, at) for at in range(len(path)))) for path in paths)
+    return tuple(AnswerTarget(path, tuple(_choices(paths, path, at) for at in range(len(path)))) for path in paths)
 
 
 def _choices(paths: Sequence[Tokens], path: Tokens, at: int) -> Tokens:
@@ -57,16 +57,16 @@ def _choices(paths: Sequence[Tokens], path: Tokens, at: int) -> Tokens:
     return (path[at], *(token for token in following if token != path[at]))
 
 
-def targets(answers: Sequence[Answer], device: torch.device) -> Targets:
+def targets(answers: Sequence[AnswerTarget], device: torch.device) -> BatchTargets:
     """Line up the answers of a batch: all of them labels, or none."""
     rows = [torch.tensor(answer.tokens) for answer in answers]
     tokens = pad_sequence(rows, batch_first=True, padding_value=_NOTHING, padding_side="left")
     if not answers[0].choices:
-        return Targets(tokens.to(device), None)
-    return Targets(tokens.to(device), _lined_up(answers, tokens.shape[1]).to(device))
+        return BatchTargets(tokens.to(device), None)
+    return BatchTargets(tokens.to(device), _lined_up(answers, tokens.shape[1]).to(device))
 
 
-def _lined_up(answers: Sequence[Answer], longest: int) -> torch.Tensor:
+def _lined_up(answers: Sequence[AnswerTarget], longest: int) -> torch.Tensor:
     most = max(map(len, itertools.chain(*(answer.choices for answer in answers))))
     choices = torch.full((len(answers), longest, most), -1)
     for row, answer in enumerate(answers):
@@ -75,7 +75,7 @@ def _lined_up(answers: Sequence[Answer], longest: int) -> torch.Tensor:
     return choices
 
 
-def loss(logits: torch.Tensor, wanted: Targets, vocabulary_share: float = VOCABULARY_SHARE) -> torch.Tensor:
+def loss(logits: torch.Tensor, wanted: BatchTargets, vocabulary_share: float = VOCABULARY_SHARE) -> torch.Tensor:
     """Return the loss of a batch, in nats: a label's mean joint loss, or an answer's mean over its tokens.
 
     `logits` is [rows, longest answer, vocabulary].
@@ -91,7 +91,7 @@ def loss(logits: torch.Tensor, wanted: Targets, vocabulary_share: float = VOCABU
     return (among_labels + vocabulary_share * over_vocabulary) / len(wanted.tokens)
 
 
-def exact(logits: torch.Tensor, wanted: Targets) -> int:
+def exact(logits: torch.Tensor, wanted: BatchTargets) -> int:
     """Return how many answers greedy decoding would reproduce to the last token."""
     right = logits.argmax(-1).eq(wanted.tokens) | wanted.tokens.eq(_NOTHING)
     return int(right.all(1).sum())

@@ -20,12 +20,12 @@ from convert.decoder.tokens import task_tokens
 from convert.export.gguf import ADAPTER, BASE
 from convert.export.onnx import MODEL, TOKENIZER
 from convert.pipeline import stage, task
-from convert.pipeline.stage import Job, Report
+from convert.pipeline.stage import Report, StageJob
 from convert.training import checkpoints
 from convert.verify import probes, reference
-from convert.verify.probes import Gap
+from convert.verify.probes import DistributionGap
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.manifest import Kind, Task
+from edge_agent.formats.manifest import Kind, TaskSpec
 
 TEXTS_MAX = 32
 """Of the calibration split, beside the probe texts."""
@@ -36,7 +36,7 @@ _REMEDY = (
 )
 
 
-def run(job: Job) -> Report:
+def run(job: StageJob) -> Report:
     """Compare the exported file with the checkpoint. Leaves nothing.
 
     Raises:
@@ -46,7 +46,7 @@ def run(job: Job) -> Report:
     file = task.find(job.recipe.path(job.recipe.task))
     what, runtime = task.of(file), task.read(file)["runtime"]
     texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
-    pair = Pair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
+    pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
     job.progress("comparing with PyTorch", 0, 1)
     report = check_gguf(pair, what, texts) if runtime == "llama" else check_onnx(pair, what.kind, texts)
     job.progress("comparing with PyTorch", 1, 1)
@@ -54,7 +54,7 @@ def run(job: Job) -> Report:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ExportPair:
     """A model, and what was exported from it."""
 
     checkpoint: Path
@@ -64,7 +64,7 @@ class Pair:
     """The folder that `export` left."""
 
 
-def check_gguf(pair: Pair, what: Task, texts: Sequence[str]) -> Report:
+def check_gguf(pair: ExportPair, what: TaskSpec, texts: Sequence[str]) -> Report:
     """Compare a GGUF file, with its adapter. Raises ModelFailed, ModelLoadFailed."""
     tokenizer = checkpoints.open_tokenizer(pair.checkpoint)
     rendered = task_tokens(what, tokenizer)
@@ -85,7 +85,7 @@ def check_gguf(pair: Pair, what: Task, texts: Sequence[str]) -> Report:
     return _judged(gap) | report
 
 
-def check_onnx(pair: Pair, kind: Kind, texts: Sequence[str]) -> Report:
+def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> Report:
     """Compare an ONNX graph and the tokenizer beside it. Raises ModelFailed, ModelLoadFailed."""
     texts = [*probes.TEXTS, *texts]
     inputs = _inputs(pair, texts)
@@ -99,7 +99,7 @@ def check_onnx(pair: Pair, kind: Kind, texts: Sequence[str]) -> Report:
     return _judged(probes.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
 
 
-def _inputs(pair: Pair, texts: Sequence[str]) -> list[list[int]]:
+def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each text, as the agent makes them. Raises ModelFailed if the checkpoint's are others."""
     served = Tokenizer.from_file(str(pair.exported / TOKENIZER))
     served.no_truncation()
@@ -114,7 +114,7 @@ def _inputs(pair: Pair, texts: Sequence[str]) -> list[list[int]]:
     return inputs
 
 
-def _reference(pair: Pair, kind: Kind, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+def _reference(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> list[NDArray[np.float32]]:
     head = checkpoints.head_of("onnx", kind)
     return reference.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
 
@@ -131,7 +131,7 @@ def _rows(outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate([output.reshape(-1, output.shape[-1]) for output in outputs])
 
 
-def _judged(gap: Gap) -> Report:
+def _judged(gap: DistributionGap) -> Report:
     if not gap.passes:
         raise ModelFailed(f"the exported file is not the same model: {gap}", remedy=_REMEDY)
     return {"kl_mean": gap.kl_mean, "kl_max": gap.kl_max, "same_top": gap.same_top, "rows": gap.rows}

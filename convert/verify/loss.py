@@ -15,7 +15,7 @@ from convert.verify import probes
 
 
 @dataclass(frozen=True)
-class Loss:
+class ArtefactLoss:
     """Over rows: texts, or tokens."""
 
     kl_mean: float
@@ -31,10 +31,10 @@ class Loss:
         return asdict(self)
 
 
-def between(reference: NDArray[np.floating], other: NDArray[np.floating]) -> Loss:
+def between(reference: NDArray[np.floating], other: NDArray[np.floating]) -> ArtefactLoss:
     """Compare [rows, classes] of logits or log-probabilities."""
     kl = np.concatenate(
         [probes.divergences(reference[at : at + 64], other[at : at + 64]) for at in range(0, len(other), 64)]
     )
     same = reference.argmax(axis=-1) == other.argmax(axis=-1)
-    return Loss(float(kl.mean()), float(np.quantile(kl, 0.999, method="higher")), float(same.mean()), len(kl))
+    return ArtefactLoss(float(kl.mean()), float(np.quantile(kl, 0.999, method="higher")), float(same.mean()), len(kl))

@@ -61,7 +61,7 @@ Rows = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Gap:
+class DistributionGap:
     """How far a model's next-token distributions are from the reference's."""
 
     kl_mean: float
@@ -98,14 +98,14 @@ def divergences(reference: NDArray[Any], other: NDArray[Any]) -> NDArray[np.floa
     return result
 
 
-def compare(reference: Rows, other: Rows) -> Gap:
+def compare(reference: Rows, other: Rows) -> DistributionGap:
     """Compare two arrays [rows, classes] of logits. What is not finite counts as infinitely far."""
     if not np.isfinite(other).all() or reference.shape != other.shape:
-        return Gap(float("inf"), float("inf"), 0.0, len(reference))
+        return DistributionGap(float("inf"), float("inf"), 0.0, len(reference))
     kl = np.concatenate([divergences(reference[at : at + 64], other[at : at + 64]) for at in range(0, len(other), 64)])
     best = reference.max(axis=-1)
     chosen = reference[np.arange(len(other)), other.argmax(axis=-1)]
-    return Gap(float(kl.mean()), float(kl.max()), float((best - chosen <= _TIE).mean()), len(other))
+    return DistributionGap(float(kl.mean()), float(kl.max()), float((best - chosen <= _TIE).mean()), len(other))
 
 
 def prompts(tokenizer: Any) -> list[list[int]]:

@@ -15,7 +15,7 @@ from convert.decoder.tokens import task_tokens
 from convert.training import checkpoints
 from convert.verify import probes
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 LogProbabilities = NDArray[np.float64]
 Done = Callable[[int], None]
@@ -27,7 +27,7 @@ def quiet(_done: int) -> None:
 
 
 def label_log_probabilities(
-    checkpoint: Path, adapter: Path | None, task: Task, texts: Sequence[str], done: Done = quiet
+    checkpoint: Path, adapter: Path | None, task: TaskSpec, texts: Sequence[str], done: Done = quiet
 ) -> LogProbabilities:
     """Return [texts, labels]: log-probabilities over the task's labels, as the agent computes them at temperature 1.
 

@@ -22,7 +22,7 @@ from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, SpoolStalled, StoreDamaged
-from edge_agent.formats.example_records import Consent, ReviewStream, stored
+from edge_agent.formats.example_records import Consent, ReviewStream, parse_stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
 
@@ -79,7 +79,7 @@ class CaptureStatus:
     field: tuple[BundleSummary, ...] = ()
     """Production monitoring of each bundle, in short."""
     stalled_seconds: float = 0.0
-    """How long the disk has worked on one write, in seconds; 0 = it keeps up, otherwise all other figures are missing."""
+    """How long the disk has worked on one write, in seconds; 0 = it keeps up. Else all other figures are empty."""
 
 
 class ExampleCapture:
@@ -92,7 +92,7 @@ class ExampleCapture:
         worker: type[SpoolWorker] = SpoolWorker,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Compile the redaction rules; `start` opens the spool with a `worker`; `monotonic` measures stalls of the disk.
+        """Compile the redaction rules; `start` opens the spool with a `worker`; `monotonic` measures stalls.
 
         Raises:
             ConfigInvalid: a rule of the site is invalid.
@@ -249,7 +249,8 @@ class ExampleCapture:
         said = (
             f"There are no figures of examples: the disk of {self._config.state_dir} has worked on one write for"
             f" {seconds:.0f} s. {writer.queued_answers} answers wait in memory,"
-            f" {writer.dropped_answers} did not fit there and are lost. Check the disk; what waits is written when it answers."
+            f" {writer.dropped_answers} did not fit there and are lost."
+            " Check the disk; what waits is written when it answers."
         )
         return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,), stalled_seconds=seconds)
 
@@ -287,8 +288,8 @@ class ExampleCapture:
 def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_START) -> ReviewItem:
     """Parse what the spool keeps of a prediction. Raises StoreDamaged."""
     try:
-        said = tuple(map(stored, found.feedback))
-        return ReviewItem(stored(found.record), found.reviewed, said, place, found.stream, found.probability)
+        said = tuple(map(parse_stored, found.feedback))
+        return ReviewItem(parse_stored(found.record), found.reviewed, said, place, found.stream, found.probability)
     except RecordInvalid:
         remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
         raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None

@@ -25,8 +25,8 @@ from edge_agent.capture.spool import Spool
 from edge_agent.config import ExamplesConfig, SiteConfig
 from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
 from edge_agent.errors import DiskFull, DocumentInvalid, EdgeAgentError, ExchangeError, StoreDamaged
-from edge_agent.formats import receipts, segment, site_status
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats import receipts, segment, status_object
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
@@ -139,15 +139,15 @@ class Outbox:
         return lost
 
     def write_status(
-        self, tasks: Iterable[site_status.TaskStatus], updates: site_status.SiteUpdates, version: str, at: float
+        self, tasks: Iterable[status_object.TaskStatus], updates: status_object.SiteUpdates, version: str, at: float
     ) -> None:
         """Write the status object."""
         highest = self._highest()
         lost = self.ledger.lost_sequences()
-        body = site_status.SiteStatus(
+        body = status_object.SiteStatus(
             **dict(updates),
             site=self._site.id,
-            at=timestamp(at),
+            at=format_timestamp(at),
             agent_version=version,
             epoch=self._spool.incarnation,
             highest=highest,
@@ -156,7 +156,7 @@ class Outbox:
             retained_bytes=self._spool.used_bytes + self.used_bytes(),
             tasks=tuple(tasks),
         )
-        write_durably(self._places.outbox / site_status.FILE_NAME, sign(body, self._key), FILE_MODE)
+        write_durably(self._places.outbox / status_object.FILE_NAME, sign(body, self._key), FILE_MODE)
 
     def _recover(self) -> None:
         ours = [found[1] for path in self._files() if (found := _named(path)) and found[0] == self._spool.incarnation]
@@ -201,7 +201,7 @@ class Outbox:
             site=self._site.id,
             epoch=self._spool.incarnation,
             sequence=sequence,
-            at=timestamp(at),
+            at=format_timestamp(at),
             sha256=hashlib.sha256(sealed).hexdigest(),
             size_bytes=len(sealed),
             previous=self.ledger.previous_manifest_sha256(sequence),
@@ -239,7 +239,7 @@ class Outbox:
             self._remove(self._spool.incarnation, sequence)
         return len(received)
 
-    def _covered(self, span: receipts.Range) -> list[LedgerSegment]:
+    def _covered(self, span: receipts.ReceiptRange) -> list[LedgerSegment]:
         if not any(
             each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.segments_between(span.last, span.last)
         ):

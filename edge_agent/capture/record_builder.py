@@ -26,7 +26,7 @@ from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import ExamplesConfig
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.monitoring.answer_observation import AnswerObservation, ModelPair, Source, same
 from edge_agent.monitoring.monitoring_store import UNUSUAL
 
@@ -103,7 +103,7 @@ class RecordBuilder:
             "type": "prediction",
             "record_id": f"prediction:{answered.prediction_id}",
             "site": self._site,
-            "at": timestamp(seconds),
+            "at": format_timestamp(seconds),
             "prediction_id": answered.prediction_id,
             "task": task.name,
             "kind": task.kind,
@@ -146,7 +146,7 @@ class RecordBuilder:
             "type": "feedback",
             "record_id": f"feedback:{said.feedback_id}",
             "site": self._site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "feedback_id": said.feedback_id,
             "prediction_id": said.prediction_id,
             "task": prediction["task"],
@@ -175,7 +175,7 @@ class RecordBuilder:
             "type": "opinion",
             "record_id": f"opinion:{asked.prediction_id}",
             "site": self._site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "prediction_id": asked.prediction_id,
             "task": asked.task,
             "model": model[:200],
@@ -191,7 +191,7 @@ class RecordBuilder:
             "type": "tombstone",
             "record_id": f"tombstone:{prediction_id}",
             "site": self._site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "prediction_id": prediction_id,
         }
         return _write(record).encode()

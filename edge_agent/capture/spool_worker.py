@@ -26,7 +26,7 @@ from edge_agent.config import Config
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.site_status import SiteUpdates, TaskStatus
+from edge_agent.formats.status_object import SiteUpdates, TaskStatus
 from edge_agent.monitoring.answer_observation import verdict
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel

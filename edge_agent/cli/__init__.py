@@ -1,93 +1,109 @@
-"""The command `edge-agent`: one module for each subcommand, listed here and imported when it runs.
+"""The command `edge-agent`: every subcommand is listed here, and its module is imported when it runs.
 
-Errors leave through one place, `ending.reported_errors`: a sentence and what to do about it on standard error, and an
-exit code of docs/exit-codes.md. Nothing else is caught: a traceback is a bug.
+Errors leave through one place, `exits.reported_errors`: a sentence and its remedy on standard error, and an exit code
+of docs/exit-codes.md. Nothing else is caught: a traceback is a bug.
 """
 
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from edge_agent import __version__
-from edge_agent.cli.lazy import CommandEntry, LazyGroup
-from edge_agent.cli.options import GlobalOptions
-from edge_agent.cli.usage import PrintableUsage, UsageError
+from edge_agent.cli.command_group import (
+    GLOBAL_OPTION_NAMES,
+    CommandEntry,
+    GlobalOptions,
+    LazyGroup,
+    UsageError,
+    disable_color,
+)
 
 _EPILOG = (
     "Exit codes: 0 done, 1 the model or the daemon failed (or doctor found a problem), 2 wrong usage or bad input,"
-    " 3 something on this machine (configuration, state directory, socket, no daemon), 4 try again later,"
-    " 5 what was given was refused."
+    " 3 a fault of this machine (configuration, state directory, socket, no daemon), 4 try again later,"
+    " 5 the input was refused."
 )
-
+_ASK, _TASKS, _OPERATE, _SET_UP = "Ask a model", "Bundles and tasks", "Operate a site", "Set up a site"
 
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""New objects after which Python looks for garbage; its own default, 700, is for what runs long, as the daemon does."""
+"""New objects after which Python looks for garbage. Its own default, 700, suits programs that run long."""
 
 
-def _entry(module: str, summary: str, name: str = "run") -> CommandEntry:
-    return CommandEntry(f"edge_agent.cli.{module}", name, summary)
+def _entry(panel: str, module: str, attribute: str, summary: str) -> CommandEntry:
+    return CommandEntry(f"edge_agent.cli.{module}", attribute, summary, panel)
 
 
 COMMANDS = {
-    "serve": _entry("serve", "Run the daemon in the foreground, until SIGTERM or Ctrl-C."),
-    "uplink": _entry(
-        "uplink", "Bring sealed examples to the centre, its receipts and updates back, until SIGTERM or Ctrl-C."
+    "classify": _entry(_ASK, "inference", "ClassifyCommand", "Choose one label for each input."),
+    "extract": _entry(_ASK, "inference", "ExtractCommand", "Find the task's record in each input."),
+    "generate": _entry(_ASK, "generate", "Command", "Write text, shown as it comes."),
+    "embed": _entry(_ASK, "inference", "EmbedCommand", "Turn each input into a vector."),
+    "run": _entry(_ASK, "one_shot", "run", "Answer one input with a bundle on disk, without a daemon."),
+    "demo": _entry(
+        _ASK, "demo", "run", "Start a daemon in a temporary directory, install bundles, call them, stop it, clean up."
     ),
-    "web": _entry(
-        "web", "Serve a page for people: health, tasks, charts, and the review queue; until SIGTERM or Ctrl-C."
+    "bundles": _entry(_TASKS, "bundles", "app", "List, show and inspect bundles."),
+    "install": _entry(_TASKS, "bundles", "install", "Verify a bundle, copy it into the store and activate it."),
+    "activate": _entry(_TASKS, "bundles", "activate", "Let an installed bundle answer its task."),
+    "rollback": _entry(_TASKS, "bundles", "rollback", "Go back to the bundle that answered before."),
+    "remove": _entry(
+        _TASKS, "bundles", "remove", "Remove a bundle that neither answers nor is kept for rollback, or a whole task."
     ),
-    "enrol": _entry(
-        "enrol", "Make this box a site, by the kit that the centre made for it. Run it as root.", "Command"
+    "mode": _entry(
+        _TASKS, "mode", "run", "Show or set which model answers a task: the local one, the large one, or both."
     ),
-    "site": _entry("identity", "Show which site this box is, and the key by which the centre knows it."),
-    "status": _entry("status", "Show the tasks, the engines behind them, and what needs attention."),
+    "status": _entry(_OPERATE, "status", "run", "Show the tasks, their engines, and what needs attention."),
     "doctor": _entry(
+        _OPERATE,
         "doctor",
-        "Check this machine, its daemons and what they need; say what is wrong and what to do. Changes nothing.",
+        "run",
+        "Check this machine and its daemons; print each fault and its remedy. Changes nothing.",
     ),
     "report": _entry(
-        "report", "Say how far each task is, what it costs and saves, and which mode it should be in next."
+        _OPERATE, "report", "run", "Show each task's readiness, cost and savings, and recommend its next mode."
     ),
-    "support-bundle": _entry("support_bundle", "Put what support needs into one file; show first what that is."),
-    "models": _entry("models", "List the installed bundles, by task and then newest first."),
-    "install": _entry("install", "Verify a bundle, copy it into the store and let it answer."),
-    "mode": _entry("mode", "Show or set who answers a task: the model here, the large one, or both."),
-    "activate": _entry("activate", "Let an installed bundle answer its task."),
-    "rollback": _entry(
-        "rollback",
-        "Go back to the bundle that answered before. It stays so until the plan wants something else of the task.",
-    ),
-    "remove": _entry("remove", "Remove a bundle that neither answers nor is kept for rollback, or a whole task."),
-    "classify": _entry("classify", "Choose one label for each input. With --json, one object a line.", "Command"),
-    "generate": _entry("generate", "Write text, shown as it comes.", "Command"),
-    "extract": _entry("extract", "Find the task's record in each input.", "Command"),
-    "embed": _entry(
-        "embed",
-        "Turn each input into a vector. The table shows its start; --json prints all of it, one object a line.",
-        "Command",
-    ),
-    "review": _entry("review", "Confirm or correct answers: one key for each label."),
+    "review": _entry(_OPERATE, "review", "review", "Confirm or correct answers: one key for each label."),
     "erase": _entry(
-        "erase",
-        "Forget one answer: its input and what was said of it, here and, if any of it may have left, at the centre.",
+        _OPERATE, "review", "erase", "Erase one answer, its input and its feedback, here and on the central side."
     ),
-    "export": _entry("stick", "Seal what waits, and copy everything for the centre to a stick.", "export"),
-    "import": _entry("stick", "Bring updates and the centre's receipts from a stick.", "import_"),
-    "limits": _entry(
-        "limits", "Show how much memory the daemon and its engines may take together, and what of it is whose."
+    "media": _entry(_OPERATE, "media", "app", "Exchange data with the central team on removable media."),
+    "logs": _entry(_OPERATE, "journal_logs", "run", "Show the log of the daemon, from the journal of systemd."),
+    "support-bundle": _entry(
+        _OPERATE, "support_bundle", "run", "Put what support needs into one file; show its contents first."
     ),
-    "demo": _entry("demo", "Start a daemon in a temporary directory, install bundles, call them, stop it, clean up."),
-    "certs": _entry("certs", "Make and show certificates for TCP, for sites without an authority.", "app"),
+    "serve": _entry(_SET_UP, "services", "app", "Run the daemon in the foreground, until SIGTERM or Ctrl-C."),
+    "enrol": _entry(_SET_UP, "enrol", "Command", "Make this machine a site, from an enrolment file. Run it as root."),
+    "identity": _entry(_SET_UP, "identity", "run", "Show this site's identity and its site key."),
+    "config": _entry(_SET_UP, "config", "app", "Show and check the configuration."),
+    "certs": _entry(_SET_UP, "certs", "app", "Make and show certificates for TCP, for sites without an authority."),
+    "limits": _entry(_SET_UP, "limits", "run", "Show the memory limit of the daemon and its engines, and its parts."),
+    "version": _entry(_SET_UP, "version", "run", "Show the version of the program and of what it runs on."),
 }
 """Every command, in the order of the help; the summary is the first line of the command's own help."""
 
 
-class _Root(PrintableUsage, LazyGroup):
-    entries = COMMANDS
+def _renamed(module: str, attribute: str, renamed_to: str) -> CommandEntry:
+    return CommandEntry(f"edge_agent.cli.{module}", attribute, "", "", renamed_to)
+
+
+OLD_NAMES = {
+    "models": _renamed("bundles", "list_bundles", "bundles list"),
+    "site": _renamed("identity", "run", "identity"),
+    "uplink": _renamed("services", "serve_uplink", "serve uplink"),
+    "web": _renamed("services", "serve_web", "serve web"),
+    "export": _renamed("media", "export_media", "media export"),
+    "import": _renamed("media", "import_media", "media import"),
+}
+"""Commands of 0.1 that have a new name. They still run, hidden, with a note on standard error."""
+
+
+class _RootGroup(LazyGroup):
+    entries = COMMANDS | OLD_NAMES
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for number, given in enumerate(args, 1):
@@ -98,24 +114,22 @@ class _Root(PrintableUsage, LazyGroup):
 
     def invoke(self, ctx: Any) -> Any:
         # Only a command that runs needs what it leads to; help does not.
-        from edge_agent.cli.ending import reported_errors  # noqa: PLC0415
+        from edge_agent.cli.exits import reported_errors  # noqa: PLC0415
 
-        try:
-            with reported_errors():
-                return super().invoke(ctx)
-        except UsageError as error:
-            # An option of ours that stands behind the command is told from one that does not exist.
-            name = getattr(error, "option_name", "")
-            if name in {option for parameter in self.params for option in parameter.opts}:
-                raise UsageError(f"{name} stands before the command: edge-agent {name} …", ctx=error.ctx) from None
-            raise
+        with reported_errors(ctx):
+            return super().invoke(ctx)
+
+    def note_renaming(self, name: str, renamed_to: str) -> None:
+        from edge_agent.cli.terminal import say  # noqa: PLC0415
+
+        say(f"note: 'edge-agent {name}' is now 'edge-agent {renamed_to}'", err=True)
 
 
-app = typer.Typer(cls=_Root, epilog=_EPILOG, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=_RootGroup, epilog=_EPILOG, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from edge_agent.cli.terminal import say  # noqa: PLC0415
 
         say(f"edge-agent {__version__}")
@@ -123,36 +137,47 @@ def _show_version(asked: bool) -> None:
 
 
 @app.callback()
-def root(
-    ctx: typer.Context,
+@dataclass(kw_only=True)
+class RootCommand:
+    """Run fine-tuned small models where the work happens, with no network needed.
+
+    These options stand anywhere: [bold]edge-agent status --run-dir ./run[/bold]
+    """
+
+    # The fields are the options: typer reads them like a function's parameters.
+    ctx: typer.Context
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="agent.yaml; left out: /etc/edge-agent/agent.yaml if it is there."),
-    ] = None,
-    state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Installed bundles and state.db.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the sockets are.")] = None,
+        typer.Option(metavar="FILE", help="agent.yaml; without it /etc/edge-agent/agent.yaml, if it exists."),
+    ] = None
+    state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Installed bundles and state.db.")] = None
+    run_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="The directory of the sockets.")] = None
     remote: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A daemon over the network: the remote.yaml that 'certs issue' wrote; left out: $EDGE_AGENT_REMOTE.",
+            help="A daemon over the network: the remote.yaml that 'certs issue' wrote; without it $EDGE_AGENT_REMOTE.",
         ),
-    ] = None,
-    version: Annotated[  # noqa: ARG001 its callback answers it
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Run fine-tuned small models where the work happens, with no network needed.
+    ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print answers and errors, no confirmations.")] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print the reason, metadata and cause of an error, too.")
+    ] = False
+    no_color: Annotated[bool, typer.Option("--no-color", help="Print without colors, like NO_COLOR=1.")] = False
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False
 
-    These options stand before the command: [bold]edge-agent --run-dir ./run status[/bold]
-    """
-    ctx.obj = GlobalOptions(config, state_dir, run_dir, remote)
+    def __post_init__(self) -> None:
+        """Hand the options to the command."""
+        self.ctx.obj = GlobalOptions(**{name: getattr(self, name) for name in GLOBAL_OPTION_NAMES})
+        if self.no_color:
+            disable_color()
 
 
 def main() -> None:
     """Run the console script."""
-    # What is imported stays until the end, and goes with the process: looking for garbage in it takes as long as half
-    # of the imports, while they last and once more at the end.
+    # Imported modules stay until the process ends. Looking for garbage among them takes half as long as the imports.
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     try:
         app()

@@ -15,14 +15,14 @@ import yaml
 from rich.text import Text
 
 from edge_agent import certificate_authority
-from edge_agent.certificate_authority import Pair
+from edge_agent.certificate_authority import CertificateKeyPair
 from edge_agent.cli.output import out
 from edge_agent.config import Role
-from edge_agent.config.remote import FILE_NAME, written
+from edge_agent.config.remote import FILE_NAME, render_remote
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
-from edge_agent.formats.certificate_files import certificates
+from edge_agent.formats.certificate_files import parse_certificates
 
 ROLES = get_args(Role)
 DAEMON_USER = "edge-agent"
@@ -55,11 +55,11 @@ def init(directory: Dir = DEFAULT_DIR, names: Names = None, days: Days = certifi
     """
     now = time.time()
     named = names or [socket.gethostname().lower(), "localhost", "127.0.0.1"]
-    root = certificate_authority.authority(f"Edge Agent authority of {named[0]}", now)
-    server = certificate_authority.server(root, named, now, days)
+    root = certificate_authority.make_authority(f"Edge Agent authority of {named[0]}", now)
+    server = certificate_authority.issue_server_certificate(root, named, now, days)
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     _refuse_existing(directory)
-    certificate_authority.write(root, directory / "ca.crt", directory / "ca.key")
+    certificate_authority.write_pair(root, directory / "ca.crt", directory / "ca.key")
     _write_server(server, directory)
     folder = directory.absolute()
     _say(f"Made in {folder}, for {', '.join(named)}:", "")
@@ -88,14 +88,14 @@ def issue(
     granted = list(dict.fromkeys(roles))
     if set(granted) - set(ROLES):
         raise typer.BadParameter(f"a role is one of {', '.join(ROLES)}", param_hint="--role")
-    root = certificate_authority.load(directory / "ca.crt", directory / "ca.key")
-    made = certificate_authority.client(root, client, granted, time.time(), days)
+    root = certificate_authority.load_authority(directory / "ca.crt", directory / "ca.key")
+    made = certificate_authority.issue_client_certificate(root, client, granted, time.time(), days)
     folder = directory / "clients" / client
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    certificate_authority.write(made, folder / "client.crt", folder / "client.key", replace=renew)
+    certificate_authority.write_pair(made, folder / "client.crt", folder / "client.key", replace=renew)
     write_durably(folder / "ca.crt", root.certificate, 0o644)
     if not (folder / FILE_NAME).exists():
-        write_durably(folder / FILE_NAME, written(f"{_reached_by(directory)}:{PORT}").encode(), 0o644)
+        write_durably(folder / FILE_NAME, render_remote(f"{_reached_by(directory)}:{PORT}").encode(), 0o644)
     _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder to it:", "")
     _say(f"  {folder.absolute()}")
     for name, said in _CLIENT_FILES.items():
@@ -114,12 +114,12 @@ def server(
 
     Example: [bold]edge-agent certs server --renew --dir /etc/edge-agent/tls[/bold]
     """
-    root = certificate_authority.load(directory / "ca.crt", directory / "ca.key")
+    root = certificate_authority.load_authority(directory / "ca.crt", directory / "ca.key")
     before = directory / "server.crt"
     named = names or (_names(before) if before.exists() else [])
     if not named:
         raise typer.BadParameter("say by which names clients reach it", param_hint="--name")
-    made = certificate_authority.server(root, named, time.time(), days)
+    made = certificate_authority.issue_server_certificate(root, named, time.time(), days)
     _write_server(made, directory, replace=renew)
     _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}.")
     _say("A daemon that uses these files takes it up at the next connection; 'edge-agent status' says so if it cannot.")
@@ -135,7 +135,7 @@ def show(file: Annotated[Path, typer.Argument(metavar="FILE", help="Certificates
         pem = file.read_bytes()
     except OSError as error:
         raise CertificateUnusable(f"cannot read {file}: {error.strerror}", remedy="Check the path.") from None
-    for each in certificates(pem, str(file)):
+    for each in parse_certificates(pem, str(file)):
         _show(each)
 
 
@@ -145,7 +145,7 @@ def _reached_by(directory: Path) -> str:
 
 
 def _names(path: Path) -> list[str]:
-    return list(certificates(path.read_bytes(), str(path))[0].names)
+    return list(parse_certificates(path.read_bytes(), str(path))[0].names)
 
 
 def _refuse_existing(directory: Path) -> None:
@@ -158,9 +158,9 @@ def _refuse_existing(directory: Path) -> None:
         )
 
 
-def _write_server(pair: Pair, directory: Path, *, replace: bool = False) -> None:
+def _write_server(pair: CertificateKeyPair, directory: Path, *, replace: bool = False) -> None:
     key = directory / "server.key"
-    certificate_authority.write(pair, directory / "server.crt", key, replace=replace)
+    certificate_authority.write_pair(pair, directory / "server.crt", key, replace=replace)
     if os.geteuid() == 0 and DAEMON_USER in {user.pw_name for user in pwd.getpwall()}:
         user = pwd.getpwnam(DAEMON_USER)
         os.chown(key, user.pw_uid, user.pw_gid)
@@ -208,8 +208,8 @@ def _dir_option(directory: Path) -> str:
     return "" if directory == DEFAULT_DIR else f" --dir {directory}"
 
 
-def _until(pair: Pair) -> str:
-    return f"until {_day(certificates(pair.certificate, 'it')[0].expires_at)}"
+def _until(pair: CertificateKeyPair) -> str:
+    return f"until {_day(parse_certificates(pair.certificate, 'it')[0].expires_at)}"
 
 
 def _day(at: float) -> str:

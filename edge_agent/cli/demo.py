@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
-from edge_agent.byte_sizes import format_bytes
-from edge_agent.cli import demo_compare as compare
 from edge_agent.cli import status
 from edge_agent.cli.demo_daemon import DemoDaemon
 from edge_agent.cli.output import out, print_trimmed, table
 from edge_agent.cli.terminal import write_answer
-from edge_agent.client import Client, Failure
-from edge_agent.errors import BundleUnreadable, FileMissing
+from edge_agent.client import Classification, Client, Failure
+from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest
 from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
+from edge_agent.formatting import format_bytes
+from edge_agent.statistics import Interval, share_of_families
 
 SAMPLES_MAX = 20
 STRANGE = (
@@ -34,15 +37,50 @@ STRANGE = (
     "asdf jkl qwertz",
 )
 """Another language, another task, a keyboard: what a till sees, too."""
+SHOWN_ROWS = 8
+CALL_SECONDS_MAX = 60.0
+"""On a machine that does much else besides."""
 
 
 @dataclass(frozen=True)
-class Show:
+class DemoBundle:
     """A bundle to show, and the inputs it brings."""
 
     path: Path
     manifest: Manifest
     samples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabelledMessage:
+    """A message and what it wants."""
+
+    text: str
+    label: str
+    family: str = ""
+    """Messages of one are right or wrong together; empty = on its own."""
+
+
+@dataclass(frozen=True)
+class DemoAnswer:
+    """What a bundle said to one message."""
+
+    label: str
+    sure: bool
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class DemoScore:
+    """What a bundle's answers are worth."""
+
+    rows: int
+    right: Interval
+    sure: int
+    sure_right: Interval
+    """Of the sure answers."""
+    milliseconds: float
+    """Median of a call, as the caller sees it."""
 
 
 def run(
@@ -61,9 +99,9 @@ def run(
 
     Example: [bold]edge-agent demo build/pos-intent build/assistant[/bold]
     """
-    shows = [read_show(path) for path in bundles]
-    messages = compare.read_labelled(labelled) if labelled else ()
-    compared = [show for show in shows if messages and compare.fits(show.manifest, messages)]
+    shows = [read_demo_bundle(path) for path in bundles]
+    messages = read_labelled(labelled) if labelled else ()
+    compared = [show for show in shows if messages and has_labels_for(show.manifest, messages)]
     console, started = out(), time.monotonic()
     with DemoDaemon() as daemon, daemon.client() as client:
         _start(console, daemon, client, shows)
@@ -85,7 +123,7 @@ def run(
     _done(console, f"done in {time.monotonic() - started:.1f} s", "bold")
 
 
-def read_show(path: Path) -> Show:
+def read_demo_bundle(path: Path) -> DemoBundle:
     """Read the manifest and the inputs of a bundle directory.
 
     Raises:
@@ -103,10 +141,10 @@ def read_show(path: Path) -> Show:
         if not file.is_file():
             raise FileMissing(f"{file} does not exist, though the manifest names it")
         samples = tuple(case.input for case in golden_cases.parse(file.read_bytes()))
-    return Show(path.absolute(), manifest, samples[:SAMPLES_MAX])
+    return DemoBundle(path.absolute(), manifest, samples[:SAMPLES_MAX])
 
 
-def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Show]) -> None:
+def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[DemoBundle]) -> None:
     with console.status("Starting the daemon"):
         seconds = daemon.wait_serving(client)
     _done(console, f"daemon serves after {seconds:.1f} s")
@@ -122,22 +160,26 @@ def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Sho
 
 
 def _compare(
-    console: Console, client: Client, shows: list[Show], messages: tuple[compare.Labelled, ...], rows_max: int
+    console: Console,
+    client: Client,
+    shows: list[DemoBundle],
+    messages: tuple[LabelledMessage, ...],
+    rows_max: int,
 ) -> None:
     """Ask every bundle about the same messages."""
-    rows = compare.sample(messages, rows_max)
+    rows = sample(messages, rows_max)
     asked = "Labelled messages" if len(shows) == 1 else f"The same messages, {len(shows)} models"
     _heading(console, f"{asked}: {len(rows)} of {len(messages)}")
     said = []
     for show in shows:
         name = show.manifest.task.name
         with console.status(f"Asking {name}") as line:
-            said.append(compare.ask(client, name, rows, partial(_update, line, name)))
-    compare.show(console, [show.manifest for show in shows], rows, said)
+            said.append(classify_rows(client, name, rows, partial(_update, line, name)))
+    show_comparison(console, [show.manifest for show in shows], rows, said)
     console.print("each message one call, one after the other; ± is a 95 % interval", style="dim")
 
 
-def _ask_strange(console: Console, client: Client, show: Show) -> None:
+def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
     """Ask a bundle with a gate what it was not made for, and show what becomes of that; others are not asked."""
     name, gate = show.manifest.task.name, show.manifest.confidence.gate
     if gate is None:
@@ -163,7 +205,7 @@ def _update(line: Status, name: str, done: int) -> None:
     line.update(f"Asking {name}: {done}")
 
 
-def _classify(console: Console, client: Client, show: Show) -> None:
+def _classify(console: Console, client: Client, show: DemoBundle) -> None:
     task = show.manifest.task
     _heading(console, f"{task.name}: classify, {len(task.labels)} labels")
     made = table("input", "label", "confidence", "latency", right=("confidence", "latency"), wrap=("input",))
@@ -183,7 +225,7 @@ def _classify(console: Console, client: Client, show: Show) -> None:
     _honest(console, show.manifest)
 
 
-def _generate(console: Console, client: Client, show: Show) -> None:
+def _generate(console: Console, client: Client, show: DemoBundle) -> None:
     name, text = show.manifest.task.name, show.samples[0]
     _heading(console, f"{name}: generate, streamed")
     console.print(Text.assemble(("you: ", "bold cyan"), text))
@@ -220,4 +262,154 @@ def _honest(console: Console, manifest: Manifest) -> None:
         console.print("its confidence is not calibrated: no answer counts as sure", style="dim")
 
 
-_KINDS: dict[str, Callable[[Console, Client, Show], None]] = {"classify": _classify, "generate": _generate}
+def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
+    """Read JSON lines with "text" and "label". Raises FileMissing, InvalidRequest."""
+    if not path.is_file():
+        raise FileMissing(f"{path} does not exist", remedy="Name a file of JSON lines with 'text' and 'label'.")
+    rows = _rows(path.read_text(encoding="utf-8"))
+    if not rows:
+        remedy = "Write one JSON object with 'text' and 'label' a line."
+        raise InvalidRequest(f"{path} must hold labelled messages", remedy=remedy)
+    return rows
+
+
+def _rows(lines: str) -> tuple[LabelledMessage, ...]:
+    """Return nothing where a line is no labelled message."""
+    try:
+        return tuple(_labelled(json.loads(line)) for line in lines.split("\n") if line.strip())
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
+def _labelled(plain: dict[str, Any]) -> LabelledMessage:
+    return LabelledMessage(str(plain["text"]), str(plain["label"]), str(plain.get("family") or ""))
+
+
+def sample(rows: Sequence[LabelledMessage], rows_max: int) -> list[LabelledMessage]:
+    """Return at most `rows_max` rows, spread over all of them; always the same ones."""
+    if rows_max >= len(rows):
+        return list(rows)
+    return [rows[at * len(rows) // rows_max] for at in range(rows_max)]
+
+
+def has_labels_for(manifest: Manifest, rows: Sequence[LabelledMessage]) -> bool:
+    """Tell whether a bundle can be right about every row."""
+    return manifest.task.kind == "classify" and {row.label for row in rows} <= set(manifest.task.labels)
+
+
+def classify_rows(
+    client: Client, task: str, rows: Sequence[LabelledMessage], done: Callable[[int], None]
+) -> list[DemoAnswer]:
+    """Classify the rows one call at a time, as a till would; a failure is an answer that is wrong."""
+    client.classify(
+        task, [rows[0].text], top_k=1, timeout_seconds=CALL_SECONDS_MAX
+    )  # The first call warms the connection up.
+    said = []
+    for row in rows:
+        started = time.monotonic()
+        (result,) = client.classify(task, [row.text], top_k=1, timeout_seconds=CALL_SECONDS_MAX)
+        said.append(_demo_answer(result, (time.monotonic() - started) * 1000))
+        done(len(said))
+    return said
+
+
+def _demo_answer(result: Classification | Failure, milliseconds: float) -> DemoAnswer:
+    if isinstance(result, Failure):
+        return DemoAnswer(result.reason, False, milliseconds)
+    return DemoAnswer(result.label, not result.below_threshold, milliseconds)
+
+
+def score(rows: Sequence[LabelledMessage], said: Sequence[DemoAnswer]) -> DemoScore:
+    """Count what was right, and what was right among the sure answers."""
+    right = [(row, each.label == row.label) for row, each in zip(rows, said, strict=True)]
+    sure = [pair for pair, each in zip(right, said, strict=True) if each.sure]
+    return DemoScore(len(right), _share(right), len(sure), _share(sure), median(each.milliseconds for each in said))
+
+
+def _share(right: Sequence[tuple[LabelledMessage, bool]]) -> Interval:
+    """Return the share of right answers with its interval, by families of messages."""
+    families: dict[str, list[bool]] = {}
+    for row, good in right:
+        families.setdefault(row.family or f"\n{row.text}", []).append(good)
+    return share_of_families([(sum(each), len(each)) for each in families.values()])
+
+
+def show_comparison(
+    console: Console, manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
+) -> None:
+    """Print a few messages with every bundle's answer, then the figures."""
+    print_trimmed(console, _answer_table(manifests, rows, said))
+    console.print()
+    print_trimmed(console, _score_table(manifests, rows, said))
+
+
+def _answer_table(
+    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
+) -> Table:
+    names = _short_names([manifest.task.name for manifest in manifests])
+    made = table("message", "wants", *names, wrap=("message",))
+    for row, *answers in list(zip(rows, *said, strict=True))[:: _step(rows)][:SHOWN_ROWS]:
+        made.add_row(Text(row.text), Text(row.label, style="bold"), *_marks(answers, row.label))
+    return made
+
+
+def _step(rows: Sequence[LabelledMessage]) -> int:
+    return max(1, len(rows) // SHOWN_ROWS)
+
+
+def _marks(answers: Sequence[DemoAnswer], wanted: str) -> list[Text]:
+    return [_marked_label(answer, wanted) for answer in answers]
+
+
+def _marked_label(answer: DemoAnswer, wanted: str) -> Text:
+    right = answer.label == wanted
+    return Text(f"{'✓' if right else '✗'} {answer.label}", style="green" if right else "red")
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Return what tells the names apart: without the beginning that all share, but for a name that is just that."""
+    shortest = min(names, key=len)
+    return [name.removeprefix(f"{shortest}-") for name in names]
+
+
+def _score_table(
+    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
+) -> Table:
+    numbers = ("right", "sure", "right when sure", "median call", "own files")
+    made = table("task", "model", *numbers, right=numbers, wrap=("model",))
+    shared = _shared_artifacts(manifests)
+    for manifest, answers in zip(manifests, said, strict=True):
+        found = score(rows, answers)
+        name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
+        cells = (_plus_minus(found.right), *_confident_cells(manifest, found), _format_milliseconds(found.milliseconds))
+        made.add_row(name, model, *cells, format_bytes(_own_bytes(manifest, shared)))
+    return made
+
+
+def _confident_cells(manifest: Manifest, found: DemoScore) -> tuple[str, str]:
+    """Return the share of sure answers, and how many of them are right; nothing where nothing is calibrated."""
+    if manifest.confidence.policy != "threshold":
+        return "-", "-"
+    return f"{found.sure / found.rows:.0%}", _plus_minus(found.sure_right)
+
+
+def _own_bytes(manifest: Manifest, shared: set[str]) -> int:
+    return sum(artifact.size_bytes for artifact in manifest.artifacts if artifact.sha256 not in shared)
+
+
+def _shared_artifacts(manifests: Sequence[Manifest]) -> set[str]:
+    """Return the files that more than one of the bundles has: they are on the disk and in memory once."""
+    every = [artifact.sha256 for manifest in manifests for artifact in manifest.artifacts]
+    return {sha256 for sha256 in every if every.count(sha256) > 1}
+
+
+def _plus_minus(share: Interval) -> str:
+    """Return a share with half of its 95 % interval, both in percent; "-" of nothing."""
+    return "-" if math.isnan(share.value) else f"{share.value:.0%} ±{50 * (share.high - share.low):.0f}"
+
+
+def _format_milliseconds(milliseconds: float) -> str:
+    return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
+
+
+_KINDS: dict[str, Callable[[Console, Client, DemoBundle], None]] = {"classify": _classify, "generate": _generate}

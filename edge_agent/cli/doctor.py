@@ -1,4 +1,4 @@
-"""`edge-agent doctor`."""
+"""`edge-agent doctor`: the findings of package doctor, printed."""
 
 from __future__ import annotations
 
@@ -14,51 +14,54 @@ from rich.console import Console
 from rich.text import Text
 
 from edge_agent import __version__
-from edge_agent.cli.exits import Exit
-from edge_agent.cli.output import out, plain, print_json
-from edge_agent.cli.site import AsJson, Site, site_of
-from edge_agent.config import checked, read_files, sources, without_agent
-from edge_agent.doctor.examine import examine
-from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, counted, worst
-from edge_agent.doctor.probes.place import Place
+from edge_agent.cli.daemon_target import DaemonTarget, target_of
+from edge_agent.cli.exits import ExitCode
+from edge_agent.cli.output import AsJson, out, plain, print_json
+from edge_agent.config import config_paths, load_without_agent_yaml, read_files, validate_files
+from edge_agent.doctor.all_checks import run_checks
+from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
+from edge_agent.doctor.installation import Installation
 from edge_agent.errors import EdgeAgentError
+from edge_agent.formatting import counted
 
 WIDTH_MAX = 100
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "unseen": "magenta", "fault": "bold red"}
 _MARKS = {"ok": "ok", "note": "note", "warning": "warn", "unseen": "?", "fault": "FAULT"}
-_NAMED = {"note": "note", "warning": "warning", "unseen": "not looked at", "fault": "fault"}
-_EXITS: dict[Verdict, Exit] = {"fault": Exit.FAILED, "unseen": Exit.SITE}
+_NAMED = {"note": "note", "warning": "warning", "unseen": "not checked", "fault": "fault"}
+_EXITS: dict[Verdict, ExitCode] = {"fault": ExitCode.FAILED, "unseen": ExitCode.SITE}
 _INDENT = 7
 
 
 def run(
     ctx: typer.Context,
     as_json: AsJson = False,
-    everything: Annotated[bool, typer.Option("--all", help="Show also what is well, a line each.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Print the checks that passed, too.")] = False,
 ) -> None:
-    """Check this machine, its daemons and what they need; say what is wrong and what to do. Changes nothing.
+    """Check this machine and its daemons; print each fault and its remedy. Changes nothing.
 
-    Works with the daemon running, stopped or hanging. Ends with 1 when something is at fault, 3 when something could
-    not be looked at, else 0. docs/runbook.md has an entry for each check.
+    Works with the daemon running, stopped or hanging. Ends with 1 when there is a fault, 3 when something could not be
+    checked, else 0. docs/runbook.md has an entry for each check.
 
     Example: [bold]sudo edge-agent doctor[/bold]
     """
-    found = examine(place_of(site_of(ctx)))
+    found = run_checks(place_of(target_of(ctx)))
     if as_json:
         print_json(as_document(found), indent=2)
     else:
         show(out(), found, everything=everything)
-    raise typer.Exit(_EXITS.get(worst(found), Exit.OK))
+    raise typer.Exit(_EXITS.get(worst(found), ExitCode.OK))
 
 
-def place_of(site: Site) -> Place:
-    """Return where to look; a configuration that is refused is a finding, and the defaults are looked at."""
-    files = sources(site.config_path)
+def place_of(site: DaemonTarget) -> Installation:
+    """Return the place to examine; an invalid configuration is a finding, and its defaults are examined."""
+    files = config_paths(site.config_path)
     try:
         found = read_files(site.config_path)
-        return Place(checked(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
+        return Installation(validate_files(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
     except EdgeAgentError as error:
-        return Place(without_agent(site.config_path, site.overrides), error.message, error.remedy, files)
+        return Installation(
+            load_without_agent_yaml(site.config_path, site.overrides), error.message, error.remedy, files
+        )
 
 
 def as_document(found: list[Finding]) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def as_document(found: list[Finding]) -> dict[str, Any]:
 
 
 def show(console: Console, found: list[Finding], *, everything: bool = False) -> None:
-    """Print the findings by area: what is well in short, the rest with what to do, and a last line that sums up."""
+    """Print the findings by area: passed checks in one line, the others with a remedy, and a summary at the end."""
     for area, group in itertools.groupby(found, key=lambda finding: finding.area):
         findings = list(group)
         console.print(Text(area, style="bold"))
@@ -99,7 +102,7 @@ def _show_well(console: Console, findings: list[Finding]) -> None:
 
 
 def _show_alike(console: Console, findings: list[Finding]) -> None:
-    """Print findings that have one remedy."""
+    """Print findings that share a remedy."""
     for finding in findings:
         about = f" {finding.about}" if finding.about and finding.about not in finding.seen else ""
         mark = Text(f"{_MARKS[finding.verdict]:<5}", style=_STYLES[finding.verdict])
@@ -107,12 +110,12 @@ def _show_alike(console: Console, findings: list[Finding]) -> None:
     if findings[0].remedy:
         _block(console, Text(" " * 5), findings[0].remedy)
     for command in filter(None, findings[0].command.split("; ")):
-        # Not wrapped here: a command is pasted whole.
+        # Not wrapped: a person copies the command as one line.
         console.print(Text(f"{'':<{_INDENT}}  $ {command}", style="bold"), soft_wrap=True)
 
 
 def _block(console: Console, mark: Text, said: str) -> None:
-    """Print a sentence behind a mark, its other lines below its beginning."""
+    """Print a sentence after a mark, its further lines indented like the first."""
     width = max(40, min(console.width, WIDTH_MAX)) - _INDENT - 1
     for number, line in enumerate(textwrap.wrap(said, width, break_long_words=False, break_on_hyphens=False)):
         start = Text.assemble(" ", mark, " ") if number == 0 else Text(" " * _INDENT)

@@ -1,9 +1,17 @@
-"""Exit codes: the table of docs/exit-codes.md. Pure."""
+"""How a command ends: the exit codes of docs/exit-codes.md, and the one place that turns errors into them."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from enum import IntEnum
+from typing import Any
 
+import typer
+
+from edge_agent.cli.command_group import GlobalOptions
 from edge_agent.errors import (
     BY_REASON,
     AccessError,
@@ -20,8 +28,8 @@ from edge_agent.errors import (
 )
 
 
-class Exit(IntEnum):
-    """What a script may test for."""
+class ExitCode(IntEnum):
+    """Exit codes that a script can test for."""
 
     OK = 0
     FAILED = 1
@@ -29,50 +37,94 @@ class Exit(IntEnum):
     USAGE = 2
     """Wrong arguments or bad input."""
     SITE = 3
-    """Something on this machine: configuration, state directory, socket, certificate, no daemon."""
+    """A fault of this machine: configuration, state directory, socket, certificate, or no daemon answers."""
     TRY_LATER = 4
-    """No room or not ready: the same command may work later."""
+    """Full or not ready: the same command can work later."""
     REFUSED = 5
-    """What was given was refused: a bundle, receipts, a segment, an update. Nothing was taken over from it."""
+    """The input was refused (a bundle, receipts, a segment, an update), and nothing of it was installed."""
 
 
 # The first match counts.
-_FAMILIES: tuple[tuple[type[EdgeAgentError], Exit], ...] = (
-    (DeadlineExpired, Exit.TRY_LATER),
-    (RequestCancelled, Exit.TRY_LATER),
-    (CapacityError, Exit.TRY_LATER),
-    (CallerError, Exit.USAGE),
-    (StateError, Exit.USAGE),
-    (SiteError, Exit.SITE),
-    (AccessError, Exit.SITE),
-    (BundleError, Exit.REFUSED),
-    (ExchangeError, Exit.REFUSED),
-    (UpdateError, Exit.REFUSED),
+_FAMILIES: tuple[tuple[type[EdgeAgentError], ExitCode], ...] = (
+    (DeadlineExpired, ExitCode.TRY_LATER),
+    (RequestCancelled, ExitCode.TRY_LATER),
+    (CapacityError, ExitCode.TRY_LATER),
+    (CallerError, ExitCode.USAGE),
+    (StateError, ExitCode.USAGE),
+    (SiteError, ExitCode.SITE),
+    (AccessError, ExitCode.SITE),
+    (BundleError, ExitCode.REFUSED),
+    (ExchangeError, ExitCode.REFUSED),
+    (UpdateError, ExitCode.REFUSED),
 )
-# What the daemon does not say itself: reasons of the client, and gRPC's own codes.
-_OTHERS = {
-    "UNREACHABLE": Exit.SITE,
-    "TLS_FAILED": Exit.SITE,
-    "MESSAGE_TOO_LARGE": Exit.USAGE,
-    "RESOURCE_EXHAUSTED": Exit.TRY_LATER,
-    "INVALID_ARGUMENT": Exit.USAGE,
+# Reasons that no error class of the daemon has: the client's own, and gRPC's codes.
+_CLIENT_REASONS = {
+    "UNREACHABLE": ExitCode.SITE,
+    "TLS_FAILED": ExitCode.SITE,
+    "MESSAGE_TOO_LARGE": ExitCode.USAGE,
+    "RESOURCE_EXHAUSTED": ExitCode.TRY_LATER,
+    "INVALID_ARGUMENT": ExitCode.USAGE,
 }
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 REMEDIES = {
-    Exit.FAILED: "The daemon's log says more; 'edge-agent doctor' checks this machine.",
-    Exit.USAGE: "Change the command; --help after it explains its arguments.",
-    Exit.SITE: "'edge-agent doctor' checks this machine.",
-    Exit.TRY_LATER: "Run the same command again later.",
-    Exit.REFUSED: "Nothing was installed: have the bundle assembled again with 'edge-convert assemble'.",
+    ExitCode.FAILED: "The daemon's log says more; 'edge-agent doctor' checks this machine.",
+    ExitCode.USAGE: "Change the command; -h after it explains its arguments.",
+    ExitCode.SITE: "'edge-agent doctor' checks this machine.",
+    ExitCode.TRY_LATER: "Run the same command again later.",
+    ExitCode.REFUSED: "Nothing was installed: have the bundle assembled again with 'edge-convert assemble'.",
 }
-"""What to do about an error that does not say it itself."""
+"""The remedy of an error that brings none of its own."""
 
 
-def exit_code(reason: str) -> Exit:
+def exit_code(reason: str) -> ExitCode:
     """Return the exit code for the reason of an error that the daemon or the client sent."""
     cls = BY_REASON.get(reason)
-    return _OTHERS.get(reason, Exit.FAILED) if cls is None else exit_code_of(cls)
+    return _CLIENT_REASONS.get(reason, ExitCode.FAILED) if cls is None else exit_code_of(cls)
 
 
-def exit_code_of(error: type[EdgeAgentError]) -> Exit:
+def exit_code_of(error: type[EdgeAgentError]) -> ExitCode:
     """Return the exit code for a class of errors."""
-    return next((code for family, code in _FAMILIES if issubclass(error, family)), Exit.FAILED)
+    return next((code for family, code in _FAMILIES if issubclass(error, family)), ExitCode.FAILED)
+
+
+@contextlib.contextmanager
+def reported_errors(ctx: typer.Context) -> Iterator[None]:
+    """Turn an error of the block into a sentence on standard error and an exit code; any other exception is a bug."""
+    try:
+        yield
+    except EdgeAgentError as error:
+        _report(error, ctx)
+        raise typer.Exit(exit_code_of(type(error))) from error
+    except _call_failures() as error:
+        _report(error, ctx)
+        raise typer.Exit(exit_code(error.reason)) from error  # type: ignore[attr-defined] # of CallFailed
+    except KeyboardInterrupt:
+        # The command has closed what it opened. Python's own clean-up would wait for ever on a gRPC call that
+        # Ctrl-C interrupted while it started.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(_INTERRUPTED)
+
+
+def _call_failures() -> tuple[type[Exception], ...]:
+    """Return the exception of a failed call; nothing in a command that has not loaded the client."""
+    client = sys.modules.get("edge_agent.client.failure")
+    return (client.CallFailed,) if client else ()
+
+
+def _report(error: Exception, ctx: typer.Context) -> None:
+    options = ctx.find_object(GlobalOptions)
+    report_error(error, verbose=options is not None and options.verbose)
+
+
+def report_error(error: Any, *, verbose: bool = False) -> None:
+    """Print an EdgeAgentError or CallFailed and its remedy; `verbose` with its reason, metadata and cause."""
+    # The screen libraries are loaded only when there is an error to print.
+    from edge_agent.cli import terminal  # noqa: PLC0415
+
+    details, code = list(getattr(error, "details", ())), exit_code(error.reason)
+    if verbose:
+        details.append(f"reason: {error.reason}, exit code {int(code)}")
+        details += [f"{name}: {value}" for name, value in error.metadata.items()]
+        details += [f"cause: {type(error.__cause__).__name__}: {error.__cause__}"] if error.__cause__ else []
+    terminal.report(error.message, error.remedy or REMEDIES[code], details)

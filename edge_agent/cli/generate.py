@@ -1,4 +1,4 @@
-"""`edge-agent generate`."""
+"""`edge-agent generate`: text of a task, streamed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from edge_agent.cli.daemon_target import TargetOption, TaskArgument, target_of
 from edge_agent.cli.inputs import as_text
 from edge_agent.cli.output import err
-from edge_agent.cli.site import Target, TaskArgument, site_of
-from edge_agent.cli.terminal import Rows, write_answer
+from edge_agent.cli.terminal import EscapedTable, write_answer
 from edge_agent.client import CallFailed, Finish, GenerateOptions
 
 _TIMEOUT_SECONDS = 300
@@ -24,7 +24,7 @@ _TIMEOUT_SECONDS = 300
 
 @contextmanager
 def _remedies() -> Iterator[None]:
-    """Say in the words of the command line what the daemon says of a field."""
+    """Translate a remedy of the daemon that names a request field into the option of this command."""
     try:
         yield
     except CallFailed as error:
@@ -62,7 +62,7 @@ class Command:
         int | None,
         typer.Option(min=0, max=5, help="Show how likely each token was, and so many of the likeliest in its place."),
     ] = None
-    target: Target = ""
+    target: TargetOption = ""
 
     def __post_init__(self) -> None:
         """Run the command."""
@@ -74,7 +74,7 @@ class Command:
             "logprobs": self.logprobs,
         }
         with (
-            site_of(self.ctx).client(self.target) as client,
+            target_of(self.ctx).client(self.target) as client,
             client.generate(self.task, asked, timeout_seconds=_TIMEOUT_SECONDS, **options) as stream,
             _remedies(),
         ):
@@ -85,7 +85,7 @@ class Command:
             self._remark(stream.finish)
 
     def _remark(self, finish: Finish) -> None:
-        """Say on standard error what the text alone does not."""
+        """Print the facts about the text on standard error."""
         if finish.reason == "LENGTH":
             err().print(Text(f"cut at {finish.output_tokens} tokens", style="dim"))
         if self.logprobs is not None:
@@ -98,7 +98,7 @@ def _likelihoods(finish: Finish) -> Table | Text:
     """Return a table of the written tokens, a row each."""
     if not finish.tokens:
         return Text("no probabilities: who wrote this knows none", style="dim")
-    table = Rows(box=None, header_style="dim", pad_edge=False)
+    table = EscapedTable(box=None, header_style="dim", pad_edge=False)
     table.add_column("token")
     table.add_column("probability", justify="right")
     table.add_column("the likeliest in its place", style="dim")

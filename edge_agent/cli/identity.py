@@ -1,4 +1,4 @@
-"""`edge-agent site`: who this box is to the centre."""
+"""`edge-agent identity`: the site that this machine is, and the site key by which the central team knows it."""
 
 from __future__ import annotations
 
@@ -11,56 +11,62 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_agent.cli.output import out, print_facts, print_json
-from edge_agent.cli.site import AsJson, site_of
-from edge_agent.config import Config, Files
+from edge_agent.cli.daemon_target import target_of
+from edge_agent.cli.output import AsJson, out, print_facts, print_json
+from edge_agent.config import Config, ConfigFiles
 from edge_agent.enrolment import procedure
 from edge_agent.errors import ConfigInvalid, ExchangeError
-from edge_agent.formats import receipts, site_status
-from edge_agent.formats.enrolment_file import code
-from edge_agent.formats.enrolment_record import FILE_NAME, Enrolment
+from edge_agent.formats import receipts, status_object
+from edge_agent.formats.enrolment_file import verification_code
+from edge_agent.formats.enrolment_record import FILE_NAME, SiteEnrolment
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
-_LOOK_SECONDS = 0.2
-_AT_THE_CENTRE = {True: "known: it has signed for segments of this key", False: "not heard of yet"}
+_POLL_SECONDS = 0.2
+_AT_CENTRAL = {
+    True: "known: it has signed for segments of this key",
+    False: "not known yet: no receipt of it names this key",
+}
 _CREDENTIALS = {
     "none": "none",
     "encrypted": "encrypted to this machine",
-    "plain": "in the open, readable by root only",
+    "plain": "unencrypted, readable by root only",
 }
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What the centre and the site can compare."""
+class SiteIdentity:
+    """The facts that the central team and the site compare."""
 
     site: str
     channel: str
     key: str
     """Public, in hexadecimal; empty = the daemon has not made it yet."""
     code: str
-    """The key's first digits, to be read out."""
+    """The first digits of the key, for people to compare."""
     epoch: str
-    """The life of the spool."""
+    """The incarnation of the spool."""
     known_at_centre: bool
-    """The centre has signed for segments of this life, so it has accepted the key."""
-    enrolment: Enrolment | None
-    """None = by hand, in agent.yaml."""
+    """The central team has signed for segments of this incarnation, so it has accepted the key."""
+    enrolment: SiteEnrolment | None
+    """None = the site was configured by hand, in agent.yaml."""
 
 
 def run(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Show which site this box is, and the key by which the centre knows it.
+    """Show this site's identity and its site key.
 
-    Read the key's code to the centre by telephone: they accept it with 'edge-convert sites accept'.
+    The central team knows the site by its key. Read the key's code to them by telephone: they accept it with
+    'edge-convert sites accept'.
 
-    Example: [bold]sudo edge-agent site[/bold]
+    Example: [bold]sudo edge-agent identity[/bold]
     """
-    site = site_of(ctx)
+    site = target_of(ctx)
     config = site.config()
     if not config.site.id:
-        said = "this box is no site yet: 'site.id' is not set"
-        raise ConfigInvalid(said, remedy="Enrol it by the kit that the centre made: 'edge-agent enrol KIT'.")
-    found = of(config, procedure.load(site.files().agent[0].with_name(FILE_NAME)))
+        said = "this machine is not a site yet: 'site.id' is not set"
+        raise ConfigInvalid(
+            said, remedy="Enrol it with the enrolment file of the central team: 'edge-agent enrol FILE'."
+        )
+    found = read_identity(config, procedure.load_record(site.files().agent[0].with_name(FILE_NAME)))
     if as_json:
         plain = asdict(found) | {"enrolment": found.enrolment and found.enrolment.model_dump(by_alias=True)}
         print_json(plain, indent=2)
@@ -68,61 +74,69 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
         _show(out(), found, site.files())
 
 
-def of(config: Config, enrolled: Enrolment | None) -> Identity:
-    """Read who this box is, in the status object that the daemon signed for the centre.
+def read_identity(config: Config, enrolled: SiteEnrolment | None) -> SiteIdentity:
+    """Read the identity from the status object that the daemon signed for the central team.
 
     Raises:
-        ConfigInvalid: this user may not read it.
+        ConfigInvalid: this user is not allowed to read it.
     """
-    raw = _read(config.outbox / site_status.FILE_NAME)
-    signed = site_status.verify(raw, None) if raw else None
+    raw = _read(config.outbox / status_object.FILE_NAME)
+    signed = status_object.verify(raw, None) if raw else None
     if signed is None or signed.body.site != config.site.id:
-        return Identity(config.site.id, config.update.channel, "", "", "", False, enrolled)
+        return SiteIdentity(config.site.id, config.update.channel, "", "", "", False, enrolled)
     epoch, key = signed.body.epoch, signed.key
-    return Identity(config.site.id, config.update.channel, key, code(key), epoch, epoch in _vouched(config), enrolled)
+    return SiteIdentity(
+        config.site.id,
+        config.update.channel,
+        key,
+        verification_code(key),
+        epoch,
+        epoch in _acknowledged_epochs(config),
+        enrolled,
+    )
 
 
 def show_key(config: Config, seconds_max: float) -> None:
-    """Wait for the daemon to make its key, and say what to do with it."""
+    """Wait until the daemon has made its key, and print the next step."""
     until = time.monotonic() + seconds_max
-    found = of(config, None)
+    found = read_identity(config, None)
     while not found.key and time.monotonic() < until:
-        time.sleep(_LOOK_SECONDS)
-        found = of(config, None)
-    _say_key(out(), found)
+        time.sleep(_POLL_SECONDS)
+        found = read_identity(config, None)
+    _print_key(out(), found)
 
 
-def _say_key(console: Console, found: Identity) -> None:
+def _print_key(console: Console, found: SiteIdentity) -> None:
     if not found.key:
-        console.print("The daemon has not made the site's key yet; 'edge-agent site' shows it later.")
+        console.print("The daemon has not made the site's key yet; 'edge-agent identity' shows it later.")
         return
-    console.print(f"The site's key: {found.key}")
-    console.print(Text.assemble("Read its code to the centre: ", (found.code, "bold")))
-    console.print(f"There: edge-convert sites accept {found.site} {found.code} --collected …")
+    console.print(f"Site key: {found.key}")
+    console.print(Text.assemble("Read its code to the central team: ", (found.code, "bold")))
+    console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected …")
 
 
-def _show(console: Console, found: Identity, files: Files) -> None:
+def _show(console: Console, found: SiteIdentity, files: ConfigFiles) -> None:
     facts = {
         "site": found.site,
         "channel": found.channel,
-        "key": found.key or "not made yet: the daemon makes it when it starts",
-        "its code": found.code,
-        "at the centre": _AT_THE_CENTRE[found.known_at_centre],
+        "site key": found.key or "not made yet: the daemon makes it when it starts",
+        "code of the key": found.code,
+        "central team": _AT_CENTRAL[found.known_at_centre],
         **(_enrolled(found.enrolment) if found.enrolment else {"enrolled": "by hand"}),
-        "agent.yaml wins in": ", ".join(files.overruled()),
+        "agent.yaml overrides": ", ".join(files.overruled()),
     }
     print_facts(console, facts)
     if found.key and not found.known_at_centre:
-        console.print(f"Read the code to the centre: edge-convert sites accept {found.site} {found.code} --collected …")
+        console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected …")
 
 
-def _enrolled(by: Enrolment) -> dict[str, str]:
-    said = f"{by.enrolled_at[:10]}, by the kit {code(by.kit_sha256)} of {by.issued_at[:10]}"
+def _enrolled(by: SiteEnrolment) -> dict[str, str]:
+    said = f"{by.enrolled_at[:10]}, with the enrolment file {verification_code(by.kit_sha256)} of {by.issued_at[:10]}"
     return {"enrolled": said, "credentials": _CREDENTIALS[by.secrecy]}
 
 
-def _vouched(config: Config) -> set[str]:
-    """Return the epochs of which the centre has signed for segments."""
+def _acknowledged_epochs(config: Config) -> set[str]:
+    """Return the spool incarnations whose segments the central team has signed for."""
     with contextlib.suppress(ExchangeError):
         signed = receipts.verify(_read(config.receipts / receipts.FILE_NAME), config.site.receipt_keys)
         return {each.epoch for each in signed.body.epochs if each.received}

@@ -1,6 +1,6 @@
-"""Inputs of a command: its arguments, the lines of a file or of standard input; and what became of each.
+"""The inputs of a command (arguments, lines of a file or of standard input), each with its result.
 
-Results come while inputs are still being read. On a terminal a bar on standard error shows how far that is.
+Results come while inputs are still being read. On a terminal a bar on standard error shows the progress.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JSON_LINES = ".jsonl"
 
 Texts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TEXT", help="The inputs; left out: the lines of standard input that are not blank."),
+    typer.Argument(metavar="TEXT", help="The inputs; without them the lines of standard input that are not blank."),
 ]
 FileOption = Annotated[
     Path | None,
@@ -40,7 +40,7 @@ _A = TypeVar("_A")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the inputs of a command come from."""
+    """The source of a command's inputs."""
 
     texts: list[str] | None
     """Arguments; None or empty = `file`, or standard input."""
@@ -58,11 +58,11 @@ class Inputs:
 
     @property
     def retry(self) -> Retry | None:
-        """How many inputs are worth trying again for: a file goes on when the daemon is busy, or started anew."""
+        """The retries: a file continues when the daemon is busy or restarts; an argument is tried once."""
         return None if self.texts else Retry(from_the_start=False)
 
     def count(self) -> int | None:
-        """Return how many there are; None = it is not known before they have been read."""
+        """Return the number of inputs; None = unknown until they have been read."""
         if self.texts:
             return len(self.texts)
         return sum(1 for _ in self._all()) if self.file else None
@@ -91,15 +91,15 @@ def answers(
 
     Raises:
         CallFailed: the daemon refused a request as a whole.
-        EmptyInput, InvalidRequest: there is no input, or a line that is none.
+        EmptyInput, InvalidRequest: there is no input, or a line is not an input.
     """
     found = client.in_batches(call, task, inputs)
-    looked_at = sys.stderr.isatty() and not (as_json and sys.stdout.isatty())
-    yield from watched(found, inputs.count()) if looked_at else found
+    shows_progress = sys.stderr.isatty() and not (as_json and sys.stdout.isatty())
+    yield from with_progress_bar(found, inputs.count()) if shows_progress else found
 
 
-def watched(items: Iterable[_A], count: int | None, console: Console | None = None) -> Iterator[_A]:
-    """Yield the items, with a bar on standard error that is gone at the end; None = their number is not known."""
+def with_progress_bar(items: Iterable[_A], count: int | None, console: Console | None = None) -> Iterator[_A]:
+    """Yield the items, with a bar on standard error that disappears at the end; `count` None = unknown."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("answered,"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console or errors(), transient=True) as progress:
         bar = progress.add_task("", total=count)
@@ -123,7 +123,7 @@ def _text_of(line: str) -> str:
         row = json.loads(line)
         if isinstance(row, dict) and isinstance(row.get("text"), str):
             return str(row["text"])
-    said = f"a line is no JSON object with 'text': {line[:80]}"
+    said = f"a line is not a JSON object with 'text': {line[:80]}"
     raise InvalidRequest(said, remedy='Write each line like {"text": "I want my money back"}.')
 
 

@@ -1,4 +1,4 @@
-"""`edge-agent limits`."""
+"""`edge-agent limits`: the memory of the daemon and its engines, as systemd limits it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.byte_sizes import format_bytes
-from edge_agent.cli.output import out, print_json, print_trimmed, table
-from edge_agent.cli.site import AsJson, site_of
+from edge_agent.cli.daemon_target import target_of
+from edge_agent.cli.output import AsJson, out, print_json, print_trimmed, table
 from edge_agent.config.memory_plan import MemoryPlan, plan_memory
 from edge_agent.errors import SystemdFailed
+from edge_agent.formatting import format_bytes
 
 UNIT = "edge-agent.service"
 SYSTEMCTL_SECONDS_MAX = 30
-Apply = Annotated[bool, typer.Option("--apply", help="Tell systemd, as root; the unit does so at each start.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Set it in systemd, as root; the unit does so at each start.")]
 
 
 def run(ctx: typer.Context, apply: Apply = False, as_json: AsJson = False) -> None:
-    """Show how much memory the daemon and its engines may take together, and what of it is whose.
+    """Show the memory limit of the daemon and its engines, and its parts.
 
     Change it with 'memory_bytes_max' and 'memory_reserve_bytes' under 'engine' in agent.yaml, then
     [bold]systemctl restart edge-agent[/bold].
 
     Example: [bold]edge-agent limits[/bold]
     """
-    plan = plan_memory(site_of(ctx).config(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    plan = plan_memory(target_of(ctx).config(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     if apply:
         _apply(plan.memory_max)
     if as_json:
@@ -38,10 +38,10 @@ def run(ctx: typer.Context, apply: Apply = False, as_json: AsJson = False) -> No
 
 def _show(plan: MemoryPlan) -> None:
     made = table("what", "memory", right=("memory",))
-    made.add_row("engines", format_bytes(plan.engines) if plan.engines else "what there is")
-    made.add_row("reserve beside them", format_bytes(plan.reserve))
+    made.add_row("engines", format_bytes(plan.engines) if plan.engines else "no limit")
+    made.add_row("reserve", format_bytes(plan.reserve))
     made.add_row("daemon", format_bytes(plan.daemon))
-    made.add_row("all together (MemoryMax)", format_bytes(plan.memory_max), style="bold")
+    made.add_row("total (MemoryMax)", format_bytes(plan.memory_max), style="bold")
     made.add_row("machine", format_bytes(plan.machine))
     print_trimmed(out(), made)
 

@@ -1,26 +1,34 @@
-"""What the commands write: answers to standard output, errors to standard error. No colours off a terminal."""
+"""What the commands print: answers on standard output, errors and questions on standard error."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli import terminal
-from edge_agent.cli.exits import REMEDIES, exit_code
-from edge_agent.cli.terminal import Rows, Terminal
-from edge_agent.client import CallFailed
-from edge_agent.errors import EdgeAgentError
+from edge_agent.cli.command_group import global_options
+from edge_agent.cli.terminal import EscapedTable, Terminal
+from edge_agent.client import LargeModel
 
-# A table in a log or a letter is still read by people; scripts take --json.
+# People read tables in logs and letters, too; scripts take --json.
 _COLUMNS_OFF_TERMINAL = 100
+UPDATE_STYLES = {"DONE": "green", "FAILED": "bold red", "ROLLED_BACK": "bold red", "HELD": "yellow"}
+LINK_STYLES = {"ONLINE": "green", "PROBING": "yellow", "OFFLINE": "red", "SILENT": "bold red"}
+ENGINE_STYLES = {"READY": "green", "FAILED": "bold red", "BACKING_OFF": "red"}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def out() -> Console:
@@ -33,18 +41,40 @@ def err() -> Console:
     return terminal.errors()
 
 
-def report(error: EdgeAgentError | CallFailed) -> None:
-    """Print an error and what to do about it."""
-    details = error.details if isinstance(error, EdgeAgentError) else ()
-    terminal.report(error.message, error.remedy or REMEDIES[exit_code(error.reason)], details)
+def print_done(ctx: typer.Context, *lines: str | Text) -> None:
+    """Print what a command has done; nothing with --quiet."""
+    if not global_options(ctx).quiet:
+        for line in lines:
+            out().print(line, soft_wrap=True)
+
+
+def progress(ctx: typer.Context, text: str) -> AbstractContextManager[object]:
+    """Show on a terminal what the block is doing; nothing with --quiet."""
+    return contextlib.nullcontext() if global_options(ctx).quiet else err().status(text)
+
+
+def confirm(question: str, consequence: str, *, yes: bool) -> None:
+    """Ask before something that cannot be taken back, on standard error; `yes` = do not ask.
+
+    Raises:
+        typer.BadParameter: standard input is not a terminal, so there is nobody to ask.
+        typer.Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        said = f"{consequence} There is no terminal to ask on: add --yes to go ahead."
+        raise typer.BadParameter(said, param_hint="--yes")
+    err().print(consequence)
+    typer.confirm(question, abort=True, err=True)
 
 
 def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()) -> Table:
     """Return an empty table; the columns named in `right` hold numbers, those in `wrap` give way first.
 
-    Nothing is cut: what does not fit goes on below.
+    Nothing is cut: text that does not fit continues on the next line.
     """
-    made = Rows(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    made = EscapedTable(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(
             column, justify="right" if column in right else "left", no_wrap=column not in wrap, overflow="fold"
@@ -52,19 +82,19 @@ def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()
     return made
 
 
-def print_facts(console: Console, facts: Mapping[str, str]) -> None:
-    """Print names and what is to be said of each, in two columns; what has nothing to say is left out."""
-    grid = Rows.grid(padding=(0, 3, 0, 0))
-    for name, said in facts.items():
-        if said:
-            grid.add_row(name, Text(said))
+def print_facts(console: Console, facts: Mapping[str, str | Text]) -> None:
+    """Print names and their values in two columns; a name without a value is left out."""
+    grid = EscapedTable.grid(padding=(0, 3, 0, 0))
+    for name, value in facts.items():
+        if value:
+            grid.add_row(Text(name, style="dim"), Text(value) if isinstance(value, str) else value)
     print_trimmed(console, grid)
 
 
-def print_trimmed(console: Console, thing: RenderableType) -> None:
+def print_trimmed(console: Console, renderable: RenderableType) -> None:
     """Print something without the spaces that rich leaves at the ends of its lines."""
     with console.capture() as captured:
-        console.print(thing)
+        console.print(renderable)
     for line in captured.get().splitlines():
         console.file.write(line.rstrip() + "\n")
 
@@ -83,3 +113,23 @@ def _encode(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def duration(seconds: float) -> str:
+    """Write a time in words, rounded down."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{max(0, int(seconds))} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
+def large_model_state(large: LargeModel) -> Text:
+    """Return whether the large model is available, and how long it takes."""
+    said = Text.assemble(("online", "green") if large.online else ("offline", "red"))
+    if large.usual_ms:
+        said.append(f", usually {large.usual_ms:.0f} ms")
+    if not large.affordable and large.online:
+        said.append(", spent up", "yellow")
+    return said

@@ -1,4 +1,4 @@
-"""`edge-agent report`."""
+"""`edge-agent report`: the readiness and cost of each task, printed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from edge_agent.cli.output import err, out, print_json, print_trimmed, table
-from edge_agent.cli.site import AsJson, Site, site_of
+from edge_agent.cli.daemon_target import DaemonTarget, target_of
+from edge_agent.cli.output import AsJson, err, out, print_json, print_trimmed, table
 from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
-from edge_agent.errors import EdgeAgentError, SiteError, StickFailed, UnknownTask
+from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTask
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json, sum_costs
 from edge_agent.report.number_format import MICROS, amount, count, percent
@@ -29,12 +29,16 @@ Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Only th
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts, one file.")]
 Risk = Annotated[
     float | None,
-    typer.Option("--risk", metavar="SHARE", min=0.001, max=0.5, help="Wanted risk; left out: as the bundle promises."),
+    typer.Option(
+        "--risk", metavar="SHARE", min=0.001, max=0.5, help="Accepted risk; without it the guarantee of the bundle."
+    ),
 ]
 ModelCost = Annotated[
     str,
     typer.Option(
-        "--model-cost", metavar="AMOUNT", help="What making a model costs, as in '1500 EUR': shows when it has paid."
+        "--model-cost",
+        metavar="AMOUNT",
+        help="Cost of making a model, as in '1500 EUR': the report shows when it has paid off.",
     ),
 ]
 
@@ -47,13 +51,13 @@ def run(
     risk: Risk = None,
     model_cost: ModelCost = "",
 ) -> None:
-    """Say how far each task is, what it costs and saves, and which mode it should be in next.
+    """Show each task's readiness, cost and savings, and recommend its next mode.
 
-    Counts what was kept: a task that 'collect' under 'examples' in agent.yaml does not name has no figures.
+    The figures come from captured answers: a task that 'collect' under 'examples' in agent.yaml does not name has none.
 
     Example: [bold]edge-agent report pos-intent --html report.html[/bold]
     """
-    site, wanted, wish = site_of(ctx), ReportRequest(tuple(tasks or ()), risk), _wish(model_cost)
+    site, wanted, wish = target_of(ctx), ReportRequest(tuple(tasks or ()), risk), _wish(model_cost)
     with site.admin() as admin:
         judged, about = _judged(admin, site, wanted, wish)
     if html:
@@ -76,19 +80,21 @@ def _wish(model_cost: str) -> CostAssumptions:
     except (ValueError, OverflowError):
         micros = -1
     if micros < 0:
-        raise typer.BadParameter(f"{model_cost!r} is no amount; as in '1500 EUR'", param_hint="--model-cost")
+        raise typer.BadParameter(
+            f"{model_cost!r} is not an amount; write it as in '1500 EUR'", param_hint="--model-cost"
+        )
     return CostAssumptions(currency.strip(), micros)
 
 
 class FiguresUnusable(EdgeAgentError):
-    """What the daemon counts makes no sense."""
+    """The counters of the daemon contradict each other."""
 
     reason = "FIGURES_UNUSABLE"
-    remedy_default = "This is a bug: send 'edge-agent support-bundle' to whoever looks after this software."
+    remedy_default = "This is a bug: send the file of 'edge-agent support-bundle' to support."
 
 
 def _judged(
-    admin: AdminClient, site: Site, wanted: ReportRequest, wish: CostAssumptions
+    admin: AdminClient, site: DaemonTarget, wanted: ReportRequest, wish: CostAssumptions
 ) -> tuple[list[TaskJudgement], ReportHeader]:
     status, field = admin.status(), admin.field_report()
     unknown = [task for task in wanted.tasks if task not in {each.name for each in field.tasks}]
@@ -109,11 +115,11 @@ def _write(path: Path, content: str) -> None:
     try:
         write_durably(path, content.encode(), 0o644)
     except SiteError as error:
-        raise StickFailed(error.message, remedy="Name another file with --html.") from None
+        raise MediaFailed(error.message, remedy="Name another file with --html.") from None
 
 
 def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) -> None:
-    """Print it for people: a line for each task, then what to do; `at_length` with what it rests on."""
+    """Print a line for each task, then the advice; `at_length` with the evidence."""
     if not judged:
         console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
         return
@@ -126,9 +132,7 @@ def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) 
         if at_length:
             _show_framework(console, each)
     console.print()
-    print_trimmed(
-        console, Text("With --html FILE: a page with charts. docs/report.md says how all is reckoned.", "dim")
-    )
+    print_trimmed(console, Text("With --html FILE: a page with charts. docs/report.md explains the figures.", "dim"))
 
 
 def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:

@@ -1,4 +1,4 @@
-"""`edge-agent review`."""
+"""`edge-agent review` and `erase`: people judge captured answers, and erase them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_agent.cli.output import out
-from edge_agent.cli.site import site_of
+from edge_agent.cli.daemon_target import target_of
+from edge_agent.cli.output import AsJson, YesOption, confirm, out, print_done, print_json
 from edge_agent.client import Prediction, ReviewClient
 
 ACCEPT, REJECT, SKIP, ERASE, QUIT = "\n", "!", "-", "#", "."
@@ -25,38 +25,41 @@ Stream = Enum("Stream", {name: name for name in ("all", "audit", "uncertain", "d
 ALL = Stream("all")
 STREAMS = {
     "AUDIT": "  drawn at random",
-    "UNCERTAIN": "  unsure ones",
+    "UNCERTAIN": "  uncertain",
     "DIVERSE": "  some of each label",
-    "NEW": "  unlike calibration",
+    "NEW": "  out of distribution",
 }
 Done = Literal["judged", "erased", "skipped"]
 CORRECTIONS = {"EXTRACT": "the right JSON object", "GENERATE": "the right text"}
 
 
-def run(
+def review(
     ctx: typer.Context,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Only this task; left out: all.")] = "",
-    reviewer: Annotated[str, typer.Option(metavar="NAME", help="Who judges; left out: the user's name.")] = "",
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Only this task; without it all.")] = "",
+    reviewer: Annotated[str, typer.Option(metavar="NAME", help="Reviewer; without it the user's name.")] = "",
     confidence_max: Annotated[
         float | None,
         typer.Option(metavar="P", min=0, max=1, help="Only answers with this confidence at most; no audit."),
     ] = None,
     stream: Annotated[
-        Stream, typer.Option(help="Only this one: drawn at random, unsure, of each label, or of a new kind.")
+        Stream,
+        typer.Option(
+            help="Only answers drawn at random (audit), uncertain, diverse in label, or out of distribution (new)."
+        ),
     ] = ALL,
 ) -> None:
     """Confirm or correct answers: one key for each label.
 
-    Every second one was drawn at random (the audit, which says something of all answers); between them come the least
-    confident, and some of each label. Skip none of the audit because it is hard: it is shown again.
+    Every second answer was drawn at random: this audit estimates the quality of all answers. Between them come the
+    least confident answers, and some of each label. Do not skip a hard answer of the audit: it is shown again.
 
-    Enter accepts, a letter or digit corrects, ! rejects, - skips, # erases, . ends. Each is on the disk before the next
-    answer is shown.
+    Enter accepts, a letter or digit corrects, ! rejects, - skips, # erases, . ends. Each verdict is on the disk before
+    the next answer is shown.
 
     Example: [bold]edge-agent review pos-intent --confidence-max 0.8[/bold]
     """
     name, done = reviewer or getpass.getuser(), Counter[Done]()
-    with site_of(ctx).reviewer() as client:
+    with target_of(ctx).reviewer() as client:
         named = "" if stream is ALL else stream.value
         for shown in client.queue(task, confidence_max=confidence_max, stream=named):
             _show(out(), shown)
@@ -100,7 +103,7 @@ def _choices(shown: Prediction) -> dict[str, str]:
 
 
 def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> Done | None:
-    """Ask until it is known what to do with an answer; return what was done, None = end."""
+    """Read keys until one fits; return what was done with the answer, None = end."""
     choices = _choices(shown)
     for key in _keys():
         if key == QUIT:
@@ -156,3 +159,35 @@ def _keys() -> Iterator[str]:
             if not line:
                 return
             yield line[0]
+
+
+def erase(
+    ctx: typer.Context,
+    prediction_id: Annotated[
+        str, typer.Argument(metavar="PREDICTION_ID", help="The prediction_id of the answer; each answer has one.")
+    ],
+    yes: YesOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase one answer, its input and its feedback, here and on the central side.
+
+    Asks for confirmation, since an erased answer cannot be restored. A script gives --yes: without a terminal and
+    without --yes the command refuses.
+
+    Example: [bold]edge-agent erase 4b1f7c1e-6a0f-4d0c-9a53-0b6f0a2b7a11[/bold]
+    """
+    consequence = (
+        f"The input, the answer and the feedback of {prediction_id} are deleted, here and, if they have left this site,"
+        " on the central side. There is no way back."
+    )
+    confirm("Erase it?", consequence, yes=yes)
+    with target_of(ctx).reviewer() as client:
+        was_kept, tombstoned = client.erase(prediction_id)
+    if as_json:
+        print_json({"prediction_id": prediction_id, "was_kept": was_kept, "tombstoned": tombstoned}, indent=2)
+        return
+    here = "Erased here" if was_kept else "It is not stored here, or no longer"
+    central = (
+        "the next segment tells the central side to erase it" if tombstoned else "nothing of it has left this site"
+    )
+    print_done(ctx, f"{here}; {central}.")

@@ -1,4 +1,4 @@
-"""`edge-agent status`."""
+"""`edge-agent status`: what the daemon reports of itself, as a page of text."""
 
 from __future__ import annotations
 
@@ -10,23 +10,33 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_agent.byte_sizes import format_bytes
-from edge_agent.cli import large_model
+from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.mode import AS_PLANNED
-from edge_agent.cli.output import out, print_json, print_trimmed, table
-from edge_agent.cli.site import AsJson, site_of
-from edge_agent.cli.styles import LINK_STYLES, STATE_STYLES, UPDATE_STYLES, duration
-from edge_agent.client import ExamplesStatus, FieldAlarm, Status, Task, UpdatesStatus, UplinkStatus
+from edge_agent.cli.output import (
+    ENGINE_STYLES,
+    LINK_STYLES,
+    UPDATE_STYLES,
+    AsJson,
+    duration,
+    large_model_state,
+    out,
+    print_json,
+    print_trimmed,
+    table,
+)
+from edge_agent.client import ExamplesStatus, FieldAlarm, LargeModel, Status, Task, UpdatesStatus, UplinkStatus
+from edge_agent.formatting import format_bytes
 
-# Counters of examples that an operator should see even when all is well again.
+_MICROS = 1_000_000
+# Counters of examples that an operator should see even when the loss has ended.
 _LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
 
 
-Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, with rates, until Ctrl-C.")]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Refresh every second, with rates, until Ctrl-C.")]
 
 
-def run(ctx: typer.Context, as_json: AsJson = False, watching: Watch = False) -> None:
-    """Show the tasks, the engines behind them, and what needs attention.
+def run(ctx: typer.Context, as_json: AsJson = False, watching: WatchOption = False) -> None:
+    """Show the tasks, their engines, and what needs attention.
 
     Example: [bold]edge-agent status --json | jq '.tasks\\[].ready'[/bold]
     """
@@ -34,11 +44,11 @@ def run(ctx: typer.Context, as_json: AsJson = False, watching: Watch = False) ->
         raise typer.BadParameter("not together with --json", param_hint="--watch")
     if watching:
         # Drawing over and over takes more than printing once.
-        from edge_agent.cli.watch import watch  # noqa: PLC0415
+        from edge_agent.cli.status_watch import watch  # noqa: PLC0415
 
-        watch(site_of(ctx), out())
+        watch(target_of(ctx), out())
         return
-    with site_of(ctx).admin() as admin:
+    with target_of(ctx).admin() as admin:
         status = admin.status()
     if as_json:
         print_json(status, indent=2)
@@ -83,7 +93,7 @@ def _show_ways_out(console: Console, status: Status, now: datetime) -> None:
         _show_uplink(console, status.uplink, now)
     if status.large_model:
         console.print()
-        large_model.show(console, status.large_model)
+        show_large_model(console, status.large_model)
 
 
 def _show_tasks(console: Console, status: Status) -> None:
@@ -171,7 +181,7 @@ def _show_engines(console: Console, status: Status) -> None:
     for engine in status.engines:
         engines.add_row(
             engine.name,
-            Text(engine.state.lower(), style=STATE_STYLES.get(engine.state, "")),
+            Text(engine.state.lower(), style=ENGINE_STYLES.get(engine.state, "")),
             Text(engine.device or "-", style="yellow" if engine.shortfall else ""),
             str(engine.pid or "-"),
             format_bytes(engine.resident_bytes),
@@ -235,3 +245,43 @@ def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def show_large_model(console: Console, large: LargeModel) -> None:
+    """Say whether it can be asked, and what it has cost."""
+    said = Text.assemble("large model", f" {large.model}" if large.model else "", ": ", large_model_state(large))
+    if large.day_micros_max or large.month_micros_max or large.month_micros:
+        day = _amount(large.day_micros, large.day_micros_max)
+        said.append(f"; today {day}, this month {_amount(large.month_micros, large.month_micros_max)}")
+    print_trimmed(console, said)
+    if not large.tasks:
+        print_trimmed(console, "  no task may ask it: set 'tasks' under 'escalation' in agent.yaml")
+    if line := _deferred_questions(large):
+        print_trimmed(console, f"  {line}")
+    if large.problem:
+        print_trimmed(console, Text.assemble(("large model: ", "red"), large.problem))
+
+
+def _deferred_questions(large: LargeModel) -> str:
+    """Say what becomes of the questions that nobody waits for; empty = there were none."""
+    parts = (
+        _waiting_questions(large),
+        f"{large.opinions} answered" if large.opinions else "",
+        _dropped_questions(large),
+    )
+    said = "; ".join(filter(None, parts))
+    return f"asked later: {said}" if said else ""
+
+
+def _waiting_questions(large: LargeModel) -> str:
+    words = {"deferred": "put off", "audit": "to audit"}
+    waiting = [f"{large.waiting[why]} {said}" for why, said in words.items() if large.waiting.get(why)]
+    return f"{' and '.join(waiting)}, the oldest {duration(large.waiting_seconds)} ago" if waiting else ""
+
+
+def _dropped_questions(large: LargeModel) -> str:
+    return ", ".join(f"{number} {why}" for why, number in sorted(large.given_up.items()) if number)
+
+
+def _amount(micros: int, cap: int) -> str:
+    return f"{micros / _MICROS:.2f}" + (f" of {cap / _MICROS:.2f}" if cap else "")

@@ -1,10 +1,9 @@
-"""`edge-agent support-bundle`."""
+"""`edge-agent support-bundle`: one file for support, shown before it is written."""
 
 from __future__ import annotations
 
 import platform
 import re
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,15 +13,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.doctor import as_document, place_of
-from edge_agent.cli.output import err, out, print_trimmed, table
-from edge_agent.cli.site import Site, site_of
-from edge_agent.config import Files, read_files
-from edge_agent.doctor.examine import judge
-from edge_agent.doctor.probes.serving import ask
+from edge_agent.cli.output import YesOption, confirm, err, out, print_done, print_trimmed, table
+from edge_agent.config import ConfigFiles, read_files
+from edge_agent.doctor.all_checks import evaluate
+from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.durable.atomic_files import create
-from edge_agent.errors import ConfigInvalid, StickFailed
+from edge_agent.errors import ConfigInvalid, MediaFailed
+from edge_agent.formatting import format_bytes
 from edge_agent.support_bundle.support_archive import (
     ARCHIVE_MODE,
     SupportPart,
@@ -32,46 +31,41 @@ from edge_agent.support_bundle.support_archive import (
 )
 
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Left out: a name with site and time, here.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Without it a name with site and time, in this folder."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Write it without asking.")]
-OnlyList = Annotated[bool, typer.Option("--list", help="Only show what would be in it.")]
+OnlyList = Annotated[bool, typer.Option("--list", help="Show the contents, and write nothing.")]
 
 
-def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: OnlyList = False) -> None:
-    """Put what support needs into one file; show first what that is.
+def run(ctx: typer.Context, output: Output = None, yes: YesOption = False, only_list: OnlyList = False) -> None:
+    """Put what support needs into one file; show its contents first.
 
-    No inputs, answers, examples, keys or credentials go in: settings without secrets, doctor, status, logs, counters,
-    names and sizes of files. Works without a daemon; as an ordinary user there is less in it.
+    It holds settings without secrets, findings of doctor, status, logs, counters, names and sizes of files; no inputs,
+    answers, examples, keys or credentials. Works without a daemon; run by an ordinary user it holds less.
 
     Example: [bold]sudo edge-agent support-bundle[/bold]
     """
-    site, at = site_of(ctx), time.time()
+    site, at = target_of(ctx), time.time()
     with err().status("Gathering"):
         place = place_of(site)
-        case = ask(place)
-        parts = gather_parts(SupportSources(case, _files(site), as_document(judge(case))))
+        case = query_daemon(place)
+        parts = gather_parts(SupportSources(case, _files(site), as_document(evaluate(case))))
     name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
     path, content = output or Path(f"{name}.tar.gz"), pack_archive(parts, name, at)
     show(out(), parts)
     if only_list:
         return
-    if not yes:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("there is nobody to ask: add --yes", param_hint="--yes")
-        typer.confirm(f"Write {path} ({format_bytes(len(content))})?", abort=True)
+    confirm(f"Write {path} ({format_bytes(len(content))})?", "The list above is what the file holds.", yes=yes)
     try:
         create(path, content, ARCHIVE_MODE)
     except OSError as error:
-        raise StickFailed(
+        raise MediaFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
         ) from None
-    out().print(
-        f"{path.absolute()} ({format_bytes(len(content))}); only you may read it. Send it to support.", soft_wrap=True
-    )
+    print_done(ctx, f"{path.absolute()} ({format_bytes(len(content))}); only you can read it. Send it to support.")
 
 
-def _files(site: Site) -> Files | None:
+def _files(site: DaemonTarget) -> ConfigFiles | None:
     try:
         return read_files(site.config_path)
     except ConfigInvalid:
@@ -83,7 +77,7 @@ def _named(site: str) -> str:
 
 
 def show(console: Console, parts: list[SupportPart]) -> None:
-    """Print what would be in it, and what could not be had."""
+    """Print the parts of the file, and those that are missing with the reason."""
     made = table("file", "size", "what", right=("size",), wrap=("what",))
     for part in parts:
         if part.content:

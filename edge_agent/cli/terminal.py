@@ -40,7 +40,7 @@ class Terminal(Console):
             yield segment if clean else segment._replace(text=printable_lines(segment.text))
 
 
-class Rows(Table):
+class EscapedTable(Table):
     """A table that makes room for what is escaped in its cells."""
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:

@@ -21,17 +21,17 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from edge_agent.config import addresses, config_files, web_section
-from edge_agent.config.config_files import CONFIG_BYTES_MAX, Files
+from edge_agent.config.config_files import CONFIG_BYTES_MAX, ConfigFiles
 from edge_agent.config.sections import (
     MESSAGE_BYTES_MAX,
     AccessConfig,
+    ConfigSection,
     EngineConfig,
     EscalationConfig,
     ExamplesConfig,
     LogConfig,
     MetricsConfig,
     Role,
-    Section,
     ServiceConfig,
     SiteConfig,
     StoreConfig,
@@ -45,10 +45,10 @@ __all__ = [
     "CONFIG_BYTES_MAX",
     "AccessConfig",
     "Config",
+    "ConfigFiles",
     "EngineConfig",
     "EscalationConfig",
     "ExamplesConfig",
-    "Files",
     "LogConfig",
     "MetricsConfig",
     "Overrides",
@@ -72,7 +72,7 @@ _SECRET = re.compile("secret|key|token|password|sas|credential|authorization", r
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7) has 108 with the final NUL
 
 
-class Config(Section):
+class Config(ConfigSection):
     """The whole file."""
 
     state_dir: Path = Field(
@@ -147,7 +147,7 @@ class Overrides:
     run_dir: Path | None = None
 
 
-def read_files(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Files:
+def read_files(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> ConfigFiles:
     """Read the files as they are.
 
     Raises:
@@ -157,19 +157,19 @@ def read_files(path: Path | None = None, environ: Mapping[str, str] = os.environ
     return config_files.read(named or DEFAULT_PATH, optional=named is None)
 
 
-def sources(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+def config_paths(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """Return where the files of the configuration are, or would be, agent.yaml first."""
     agent = _named(path, environ) or DEFAULT_PATH
-    return (agent, *config_files.beside(agent))
+    return (agent, *config_files.lower_file_paths(agent))
 
 
-def without_agent(
+def load_without_agent_yaml(
     path: Path | None = None, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
 ) -> Config:
     """Return what holds without agent.yaml, for those who look at a site where that is refused. Raises nothing."""
-    agent = sources(path, environ)[0]
+    agent = config_paths(path, environ)[0]
     try:
-        return checked(Files((agent, {}), config_files.read_beneath(agent)), overrides, environ)
+        return validate_files(ConfigFiles((agent, {}), config_files.read_lower_files(agent)), overrides, environ)
     except (ConfigInvalid, SocketPathTooLong):
         return Config.model_validate(_with_places({}, overrides or Overrides(), environ))
 
@@ -187,10 +187,12 @@ def load(
         ConfigInvalid: a file cannot be read, is not YAML, has an unknown key or a value out of range.
         SocketPathTooLong: a socket below run_dir has more than 107 bytes.
     """
-    return checked(read_files(path, environ), overrides, environ)
+    return validate_files(read_files(path, environ), overrides, environ)
 
 
-def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+def validate_files(
+    found: ConfigFiles, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
+) -> Config:
     """Return the configuration that files make. Raises like `load`."""
     # A section whose keys are all commented out reads as nothing, and so does one that is not there.
     given = {key: value for key, value in found.merged().items() if value is not None or key not in _sections()}
@@ -203,7 +205,7 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
     _check_escalation(config.escalation, found)
-    web_section.check(config.web, str(found.source_of("web", "address")))
+    web_section.check_web(config.web, str(found.source_of("web", "address")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
     longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:
@@ -245,7 +247,7 @@ def _check_tcp(config: Config, source: str) -> None:
         )
 
 
-def _check_texts(config: Config, found: Files) -> None:
+def _check_texts(config: Config, found: ConfigFiles) -> None:
     """Refuse what the system takes for no name of a file, an address or a group."""
     for key, text in _texts(config, ""):
         try:
@@ -270,7 +272,7 @@ def _check_metrics(metrics: MetricsConfig, source: str) -> None:
     if not metrics.address:
         return
     try:
-        host, _ = addresses.split(metrics.address)
+        host, _ = addresses.split_host_port(metrics.address)
     except ValueError as error:
         raise ConfigInvalid(f"{source}: metrics.address: {error}", remedy="Correct it, or leave it out.") from None
     if not metrics.insecure and not addresses.is_loopback(host):
@@ -292,7 +294,7 @@ def _check_consent(config: Config, source: str) -> None:
         )
 
 
-def _check_escalation(escalation: EscalationConfig, found: Files) -> None:
+def _check_escalation(escalation: EscalationConfig, found: ConfigFiles) -> None:
     url, source = escalation.url, found.source_of("escalation", "url")
     if not url:
         return
@@ -344,7 +346,7 @@ def _credentials(folder: Path) -> dict[str, dict[str, str]]:
     return {section: keys for section, keys in found.items() if keys}
 
 
-def _validate(plain: dict[str, Any], found: Files) -> Config:
+def _validate(plain: dict[str, Any], found: ConfigFiles) -> Config:
     try:
         return Config.model_validate(plain)
     except ValidationError as error:
@@ -368,10 +370,10 @@ def _nearest(loc: tuple[int | str, ...]) -> str:
     return f"Known keys there: {', '.join(here.values())}."
 
 
-def _sections() -> dict[str, type[Section]]:
-    found: dict[str, type[Section]] = {}
+def _sections() -> dict[str, type[ConfigSection]]:
+    found: dict[str, type[ConfigSection]] = {}
     for name, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigSection):
             found[name] = field.annotation
     return found
 

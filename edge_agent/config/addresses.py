@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 
-def split(address: str) -> tuple[str, int]:
+def split_host_port(address: str) -> tuple[str, int]:
     """Return host and port. Raises ValueError, with a sentence."""
     host, colon, port = address.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host

@@ -25,7 +25,7 @@ Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Files:
+class ConfigFiles:
     """What was read of them."""
 
     agent: tuple[Path, Plain]
@@ -51,27 +51,27 @@ class Files:
         return sorted(".".join(keys) for keys, value in theirs.items() if ours.get(keys, value) != value)
 
 
-def read(path: Path, *, optional: bool) -> Files:
+def read(path: Path, *, optional: bool) -> ConfigFiles:
     """Read agent.yaml, which may be missing if it is `optional`, and the files beside it, which always may.
 
     Raises:
         ConfigInvalid: a file cannot be read, is not YAML, too large, or holds no keys.
     """
-    return Files((path, _read(path, optional=optional)), read_beneath(path))
+    return ConfigFiles((path, _read(path, optional=optional)), read_lower_files(path))
 
 
-def read_beneath(path: Path) -> tuple[tuple[Path, Plain], ...]:
+def read_lower_files(path: Path) -> tuple[tuple[Path, Plain], ...]:
     """Read the files beside agent.yaml that are there, the one that wins first. Raises ConfigInvalid."""
-    beneath = ((each, _sections(each, _read(each, optional=True))) for each in beside(path))
+    beneath = ((each, _sections(each, _read(each, optional=True))) for each in lower_file_paths(path))
     return tuple(one for one in beneath if one[1])
 
 
-def beside(path: Path) -> list[Path]:
+def lower_file_paths(path: Path) -> list[Path]:
     """Return where the files beside agent.yaml are, or would be."""
     return [path.with_name(name) for name in (SITE_FILE, APPLIANCE_FILE) if name != path.name]
 
 
-def write(sections: Mapping[str, Any], head: str) -> bytes:
+def render_sections(sections: Mapping[str, Any], head: str) -> bytes:
     """Return a file of sections; each line of `head` becomes a comment."""
     comment = "".join(f"# {line}\n" for line in head.splitlines())
     return (comment + yaml.safe_dump(dict(sections), sort_keys=False, allow_unicode=True)).encode()

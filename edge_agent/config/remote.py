@@ -12,14 +12,14 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from edge_agent.config.sections import Section
+from edge_agent.config.sections import ConfigSection
 from edge_agent.errors import ConfigInvalid
 
 FILE_NAME = "remote.yaml"
 BYTES_MAX = 64 * 1024
 
 
-class Remote(Section):
+class RemoteDaemonConfig(ConfigSection):
     """A daemon over the network."""
 
     address: str = Field(description="host:port.")
@@ -34,7 +34,7 @@ class Remote(Section):
         return bool(self.certificate)
 
 
-def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Remote | None:
+def load_remote(path: Path | None, environ: Mapping[str, str] = os.environ) -> RemoteDaemonConfig | None:
     """Read the file, or the folder that has it; left out: $EDGE_AGENT_REMOTE; None where nothing is named.
 
     Raises:
@@ -54,18 +54,18 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Remote |
     return _checked(plain, source)
 
 
-def written(address: str) -> str:
+def render_remote(address: str) -> str:
     """Return the text of a file for a folder as `certs issue` makes it."""
-    remote = Remote(address=address, ca="ca.crt", certificate="client.crt", key="client.key")
-    said = {key: field.description for key, field in Remote.model_fields.items()}
+    remote = RemoteDaemonConfig(address=address, ca="ca.crt", certificate="client.crt", key="client.key")
+    said = {key: field.description for key, field in RemoteDaemonConfig.model_fields.items()}
     return "".join(
         f"# {said[key]}\n{key}: {value}\n" for key, value in remote.model_dump(exclude_defaults=True).items()
     )
 
 
-def _checked(plain: object, source: Path) -> Remote:
+def _checked(plain: object, source: Path) -> RemoteDaemonConfig:
     try:
-        remote = Remote.model_validate(plain)
+        remote = RemoteDaemonConfig.model_validate(plain)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
@@ -81,4 +81,4 @@ def _checked(plain: object, source: Path) -> Remote:
     return remote.model_copy(update=found)
 
 
-_KEYS = f"Known keys: {', '.join(Remote.model_fields)}."
+_KEYS = f"Known keys: {', '.join(RemoteDaemonConfig.model_fields)}."

@@ -17,7 +17,7 @@ ReceiptKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Role = Literal["infer", "feedback", "admin"]
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """What all sections have in common: frozen, and no unknown keys.
 
     pydantic compiles a model where it is first used: the whole file in one piece, not each section of it before.
@@ -26,7 +26,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-class LogConfig(Section):
+class LogConfig(ConfigSection):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level shown.")
@@ -35,7 +35,7 @@ class LogConfig(Section):
     )
 
 
-class StoreConfig(Section):
+class StoreConfig(ConfigSection):
     """What may be installed."""
 
     allow_unsigned: bool = Field(
@@ -50,7 +50,7 @@ class StoreConfig(Section):
     )
 
 
-class EngineConfig(Section):
+class EngineConfig(ConfigSection):
     """Engines: one model in one child process each."""
 
     device: Literal["auto", "cpu", "cuda", "vulkan"] = Field(
@@ -131,7 +131,7 @@ class EngineConfig(Section):
     )
 
 
-class ServiceConfig(Section):
+class ServiceConfig(ConfigSection):
     """The gRPC edge."""
 
     tcp_address: str = Field(
@@ -178,7 +178,7 @@ class ServiceConfig(Section):
     request_id_seconds: Seconds = Field(default=300, description="How long they are remembered, in seconds.")
 
 
-class AccessConfig(Section):
+class AccessConfig(ConfigSection):
     """Who may call: certificates on TCP, and limits for each client."""
 
     certificate_file: str = Field(
@@ -235,7 +235,7 @@ class AccessConfig(Section):
     )
 
 
-class MetricsConfig(Section):
+class MetricsConfig(ConfigSection):
     """What Prometheus may read, at http://ADDRESS/metrics."""
 
     address: str = Field(
@@ -246,7 +246,7 @@ class MetricsConfig(Section):
     )
 
 
-class ExamplesConfig(Section):
+class ExamplesConfig(ConfigSection):
     """Examples: what is kept of inputs and answers, redacted, for review and training."""
 
     collect: dict[str, Consent] = Field(
@@ -315,7 +315,7 @@ class ExamplesConfig(Section):
         return {t: "off" if c is False else c for t, c in collect.items()} if isinstance(collect, dict) else collect
 
 
-class SiteConfig(Section):
+class SiteConfig(ConfigSection):
     """The site, as the centre knows it."""
 
     id: str = Field(
@@ -333,7 +333,7 @@ class SiteConfig(Section):
     receipts_dir: str = Field(default="", description="Receipts of the centre; empty = receipts below state_dir.")
 
 
-class UplinkConfig(Section):
+class UplinkConfig(ConfigSection):
     """The uplink: what is brought to the centre and from it. It alone has a way out, and runs as a user of its own."""
 
     url: str = Field(
@@ -393,7 +393,7 @@ class UplinkConfig(Section):
     )
 
 
-class EscalationConfig(Section):
+class EscalationConfig(ConfigSection):
     """The large model: which tasks may ask it, where it is, and what it may cost. What leaves for it is redacted."""
 
     tasks: tuple[TaskName, ...] = Field(
@@ -457,7 +457,7 @@ class EscalationConfig(Section):
     )
 
 
-class UpdateConfig(Section):
+class UpdateConfig(ConfigSection):
     """Signed updates: what is trusted, and where they come in."""
 
     root_file: str = Field(

@@ -1,4 +1,4 @@
-"""The section `web` of agent.yaml: the console, a page for people. Nothing listens unless `edge-agent web` runs."""
+"""The section `web` of agent.yaml: the console in a browser, which `edge-agent serve web` serves."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from pydantic import Field
 
 from edge_agent.config import addresses
-from edge_agent.config.sections import Role, Seconds, Section
+from edge_agent.config.sections import ConfigSection, Role, Seconds
 from edge_agent.errors import ConfigInvalid
 
 TOKEN_NAME = "web-token"  # noqa: S105 - the name of a file
 
 
-class WebConfig(Section):
-    """The console and the HTTP gateway, which 'edge-agent web' serves; without it nothing of this listens."""
+class WebConfig(ConfigSection):
+    """The console and the HTTP gateway, which 'edge-agent serve web' serves; without it nothing of this listens."""
 
     address: str = Field(
         default="127.0.0.1:8390",
@@ -70,10 +70,10 @@ class WebConfig(Section):
         return bool(self.certificate_file)
 
 
-def check(web: WebConfig, source: str) -> None:
+def check_web(web: WebConfig, source: str) -> None:
     """Let others than this machine in with certificates alone. Raises ConfigInvalid."""
     try:
-        host, _ = addresses.split(web.address)
+        host, _ = addresses.split_host_port(web.address)
     except ValueError as error:
         raise ConfigInvalid(f"{source}: web.address: {error}", remedy="Correct it, or leave it out.") from None
     given = {key: getattr(web, key) for key in ("certificate_file", "key_file", "client_ca_file")}

@@ -17,7 +17,7 @@ from edge_agent.engine.golden import question, said
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Run
 from edge_agent.engine.runtimes import Runtime
 from edge_agent.errors import BundleUnreadable, CallerError, DeviceUnusable
-from edge_agent.formats.golden_cases import Case, differences, is_binding, parse
+from edge_agent.formats.golden_cases import GoldenCase, differences, is_binding, parse
 from edge_agent.formats.manifest import Manifest
 
 CASES_MAX = 32
@@ -49,7 +49,7 @@ def check(runtime: Runtime, digest: str, manifest: Manifest, golden: str, others
         raise DeviceUnusable(told, lasting=True, wrong=len(wrong), asked=len(found))
 
 
-def _cases(golden: str) -> Sequence[Case]:
+def _cases(golden: str) -> Sequence[GoldenCase]:
     try:
         found = parse(Path(golden).read_bytes())
     except (OSError, BundleUnreadable):  # there is none, or its own fault is the self-test's to tell
@@ -57,7 +57,7 @@ def _cases(golden: str) -> Sequence[Case]:
     return list(filter(is_binding, found))[:CASES_MAX]
 
 
-def _difference(runtime: Runtime, job: Run, case: Case, manifest: Manifest, others: Others) -> str:
+def _difference(runtime: Runtime, job: Run, case: GoldenCase, manifest: Manifest, others: Others) -> str:
     """Return in what the answer differs, with its input; empty = in nothing."""
     try:
         runtime.submit(job)

@@ -34,7 +34,7 @@ from edge_agent.engine.state import BUSY, State
 from edge_agent.engine.tally import Tally
 from edge_agent.engine.waiting import Reservation
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
-from edge_agent.supervision import Component, Policy, Supervisor
+from edge_agent.supervision import Component, DeathPolicy, Supervisor
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 ENDS = "the engine is stopping"
@@ -85,12 +85,11 @@ class Engine:
         """What its child may take."""
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
-        self._watch = ChildWatch(name, config)
-        self._pulse = Pulse(patience_seconds(config.heartbeat_seconds_max))
+        self._watch, self._pulse = ChildWatch(name, config), Pulse(patience_seconds(config.heartbeat_seconds_max))
         # The supervisor owns the child: nobody else starts, ends or awaits one, and nobody cancels the supervisor.
         self._supervisor: asyncio.Task[None] | None = None
         self._interruption = Interruption()
-        self._stopped, self._draining = False, False
+        self._stopped = self._draining = False
         self._childless = asyncio.Event()
         self._childless.set()
 
@@ -148,7 +147,8 @@ class Engine:
         if self.ended:
             self._policy = RestartPolicy(self._config)
             self._set_state(State.STARTING)
-            kept = Component(f"engine {self.name}", self._supervise, Policy.RESTART, WHY_RESTARTED, may_return=True)
+            policy = DeathPolicy.RESTART
+            kept = Component(f"engine {self.name}", self._supervise, policy, WHY_RESTARTED, may_return=True)
             self._supervisor = self._owner.keep(kept)
 
     @property

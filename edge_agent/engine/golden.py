@@ -6,7 +6,7 @@ import json
 import struct
 
 from edge_agent.engine.protocol import Done, Run
-from edge_agent.formats.golden_cases import Said
+from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.manifest import Manifest
 
 SEED = 1
@@ -26,19 +26,19 @@ def question(manifest: Manifest, digest: str, text: str, job_id: str) -> Run:
     )
 
 
-def said(manifest: Manifest, written: str, done: Done) -> Said:
+def said(manifest: Manifest, written: str, done: Done) -> GoldenAnswer:
     """Put an answer, and the text of its chunks, in the words of a golden case."""
     strangeness = ood_score(manifest, done)
     match manifest.task.kind:
         case "classify":
-            return Said(manifest.task.labels[done.scores.index(max(done.scores))], done.scores, strangeness)
+            return GoldenAnswer(manifest.task.labels[done.scores.index(max(done.scores))], done.scores, strangeness)
         case "extract":
             found = [[each.label, each.start, each.end] for each in done.entities]
-            return Said(done.record or json.dumps(found), (done.confidence,), strangeness)
+            return GoldenAnswer(done.record or json.dumps(found), (done.confidence,), strangeness)
         case "embed":
-            return Said("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector), strangeness)
+            return GoldenAnswer("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector), strangeness)
         case _:
-            return Said(written)
+            return GoldenAnswer(written)
 
 
 def ood_score(manifest: Manifest, done: Done) -> float | None:

@@ -26,7 +26,7 @@ from edge_agent.errors import (
     StreamBroken,
     from_wire,
 )
-from edge_agent.supervision import noted
+from edge_agent.supervision import log_task_failure
 
 PROBE_TEXT = "1"
 PROBE_PRIORITY = 10  # as if it had come 10 s later
@@ -185,7 +185,7 @@ class Jobs:
     def ask_for_a_sign(self, digest: str, deadline: float) -> None:
         """Have the child compute the least that there is, after a turn of everybody else, and count it nowhere."""
         self._probe = asyncio.create_task(self._ask(digest, deadline), name="probe")
-        noted(self._probe, "probe of an engine")
+        log_task_failure(self._probe, "probe of an engine")
 
     async def _ask(self, digest: str, deadline: float) -> None:
         with contextlib.suppress(EdgeAgentError):  # an error is an answer too

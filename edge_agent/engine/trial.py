@@ -20,7 +20,7 @@ from edge_agent.engine.golden import question, said
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Chunk
-from edge_agent.formats.golden_cases import Said
+from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.manifest import Manifest
 
 PRIORITY = 10  # the devices go first
@@ -44,7 +44,7 @@ class Asked:
         """Ask a bundle that is attached."""
         self._pool, self._digest, self._manifest = pool, digest, manifest
 
-    async def answer(self, text: str, seconds_max: float) -> tuple[Said, float]:
+    async def answer(self, text: str, seconds_max: float) -> tuple[GoldenAnswer, float]:
         """Return what is said to a text, and the milliseconds in the child, for each token if it is written.
 
         Raises:

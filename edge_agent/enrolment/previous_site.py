@@ -21,7 +21,7 @@ _OF_STATE = ("site.key", "spool.db", "spool.db-wal", "spool.db-shm")
 
 
 @dataclass(frozen=True)
-class Former:
+class PreviousSite:
     """What was set aside."""
 
     state: Path
@@ -47,7 +47,7 @@ def check_idle(config: Config) -> None:
             os.close(fd)
 
 
-def set_aside(config: Config, site: str, stamp: str) -> Former:
+def set_aside(config: Config, site: str, stamp: str) -> PreviousSite:
     """Move everything of a site's life; whatever a crash leaves, the same again completes.
 
     Raises:
@@ -60,7 +60,7 @@ def set_aside(config: Config, site: str, stamp: str) -> Former:
         (config.receipts / "receipts.json").unlink(missing_ok=True)
         _move([config.outbox / "segments", config.outbox / "status.json"], outbox / f"site={site}")
         _move([config.state_dir / name for name in _OF_STATE], state)
-    return Former(state, outbox, found)
+    return PreviousSite(state, outbox, found)
 
 
 def _move(sources: list[Path], target: Path) -> None:

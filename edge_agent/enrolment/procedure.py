@@ -12,31 +12,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_agent import config
-from edge_agent.config import Config, Files, Overrides, config_files
+from edge_agent.config import Config, ConfigFiles, Overrides, config_files
 from edge_agent.enrolment import previous_site, site_files, validation
-from edge_agent.enrolment.previous_site import Former
-from edge_agent.enrolment.site_files import Places, Sealed, encrypt
-from edge_agent.errors import ConfigInvalid, DocumentInvalid, KitInvalid, SiteError
+from edge_agent.enrolment.previous_site import PreviousSite
+from edge_agent.enrolment.site_files import StoredCredential, SystemPaths, encrypt
+from edge_agent.errors import ConfigInvalid, DocumentInvalid, EnrolmentFileInvalid, SiteError
 from edge_agent.formats import enrolment_record
-from edge_agent.formats.enrolment_file import KIT_BYTES_MAX, Kit
-from edge_agent.formats.enrolment_record import ENROLMENT_BYTES_MAX, Enrolment
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.enrolment_file import ENROLMENT_FILE_BYTES_MAX, EnrolmentFile
+from edge_agent.formats.enrolment_record import ENROLMENT_BYTES_MAX, SiteEnrolment
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.update import trust_root
-from edge_agent.update.trust_root import Anchor
-
-__all__ = ["Anchor", "Done", "Kind", "Prepared", "Request", "apply", "prepare"]
+from edge_agent.update.trust_root import TrustRoot
 
 Kind = Literal["first", "renewal", "replacement", "same"]
 """As of judging.py; same: this very kit is in use, and everything is as it should be."""
 
 
 @dataclass(frozen=True)
-class Request:
+class EnrolmentRequest:
     """A kit, and where it should be put to use."""
 
-    kit: Kit
+    kit: EnrolmentFile
     sha256: str
-    places: Places
+    places: SystemPaths
     now: float
     """Seconds since 1970, by this machine's clock."""
     replace: bool = False
@@ -44,15 +42,15 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedEnrolment:
     """A kit that was found good, and nothing written yet."""
 
-    request: Request
+    request: EnrolmentRequest
     kind: Kind
-    known: Enrolment | None
+    known: SiteEnrolment | None
     config: Config
     """As it will be."""
-    trust: Anchor | None
+    trust: TrustRoot | None
     """None = the kit has no root: updates come by 'install' only."""
     changes: list[str]
     """Keys of site.yaml that get another value, and files beside it."""
@@ -61,14 +59,14 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Done:
+class CompletedEnrolment:
     """What was written."""
 
-    record: Enrolment
-    former: Former | None
+    record: SiteEnrolment
+    former: PreviousSite | None
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
     """Check everything, and change nothing.
 
     Raises:
@@ -76,18 +74,18 @@ def prepare(request: Request) -> Prepared:
         SiteError: something on this machine is in the way.
     """
     kit, places = request.kit, request.places
-    known = load(places.record)
+    known = load_record(places.record)
     trust = _anchor(kit)
     found = config_files.read(places.agent_yaml, optional=True)
     made = _configured(request, found)
-    if known and known.kit_sha256 == request.sha256 and intact(known):
-        return Prepared(request, "same", known, made, trust, [], _overruled(found, request))
+    if known and known.kit_sha256 == request.sha256 and is_intact(known):
+        return PreparedEnrolment(request, "same", known, made, trust, [], _overruled(found, request))
     same_fleet = _same_fleet(kit, places.root)
-    kind = validation.judge(kit, known, request.now, same_fleet=same_fleet, replace=request.replace)
-    return Prepared(request, kind, known, made, trust, _changes(found, request), _overruled(found, request))
+    kind = validation.classify_enrolment(kit, known, request.now, same_fleet=same_fleet, replace=request.replace)
+    return PreparedEnrolment(request, kind, known, made, trust, _changes(found, request), _overruled(found, request))
 
 
-def apply(prepared: Prepared) -> Done:
+def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     """Do it.
 
     Raises:
@@ -100,7 +98,7 @@ def apply(prepared: Prepared) -> Done:
     sealed = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(kit).items()}
     made = site_files.files_of(kit, places, sealed)
     done = _record(request, sealed, made)
-    made.append(site_files.File(places.record, enrolment_record.encode(done)))
+    made.append(site_files.SiteFile(places.record, enrolment_record.encode(done)))
     site_files.stage(made)
     try:
         set_aside = _set_aside(prepared)
@@ -109,37 +107,39 @@ def apply(prepared: Prepared) -> Done:
         raise
     stale = set(known.files if known else ()) - set(done.files)
     site_files.put(made, sorted(map(Path, stale)))
-    return Done(done, set_aside)
+    return CompletedEnrolment(done, set_aside)
 
 
-def _set_aside(prepared: Prepared) -> Former | None:
+def _set_aside(prepared: PreparedEnrolment) -> PreviousSite | None:
     if prepared.kind != "replacement" or prepared.known is None:
         return None
     stamp = f"{datetime.fromtimestamp(prepared.request.now, UTC):%Y%m%dT%H%M%SZ}"
     return previous_site.set_aside(prepared.config, prepared.known.site, stamp)
 
 
-def _record(request: Request, sealed: Mapping[str, Sealed], made: list[site_files.File]) -> Enrolment:
+def _record(
+    request: EnrolmentRequest, sealed: Mapping[str, StoredCredential], made: list[site_files.SiteFile]
+) -> SiteEnrolment:
     kit = request.kit
-    return Enrolment(
+    return SiteEnrolment(
         site=kit.site,
         kit_sha256=request.sha256,
         issued_at=kit.issued_at,
         expires_at=kit.expires_at,
-        enrolled_at=timestamp(request.now),
+        enrolled_at=format_timestamp(request.now),
         secrecy=site_files.secrecy_of(sealed),
         files={str(file.path): file.sha256 for file in made},
     )
 
 
-def _anchor(kit: Kit) -> Anchor | None:
+def _anchor(kit: EnrolmentFile) -> TrustRoot | None:
     try:
-        return trust_root.anchor_of(kit.root.encode()) if kit.root else None
+        return trust_root.parse_trust_root(kit.root.encode()) if kit.root else None
     except ValueError as error:
-        raise KitInvalid(f"the kit's root of trust is none: {error}") from None
+        raise EnrolmentFileInvalid(f"the kit's root of trust is none: {error}") from None
 
 
-def _same_fleet(kit: Kit, path: Path) -> bool:
+def _same_fleet(kit: EnrolmentFile, path: Path) -> bool:
     """Tell whether the kit's root leads to the one in use, or from it; a box that trusts none yet takes any."""
     try:
         ours = path.read_bytes()
@@ -151,17 +151,17 @@ def _same_fleet(kit: Kit, path: Path) -> bool:
         raise ConfigInvalid(said, remedy="Check the disk; then move the file away, and enrol again.") from None
 
 
-def _configured(request: Request, found: Files) -> Config:
+def _configured(request: EnrolmentRequest, found: ConfigFiles) -> Config:
     """Return the configuration as it will be. Raises KitInvalid, ConfigInvalid."""
     site_yaml = request.places.site_yaml
     beneath = [one for one in found.beneath if one[0] != site_yaml]
-    made = Files(found.agent, ((site_yaml, site_files.sections(request.kit, request.places)), *beneath))
+    made = ConfigFiles(found.agent, ((site_yaml, site_files.sections(request.kit, request.places)), *beneath))
     try:
-        loaded = config.checked(made, request.overrides)
+        loaded = config.validate_files(made, request.overrides)
     except ConfigInvalid as error:
         if error.message.startswith(str(site_yaml)):
             said = f"the kit sets what this edge-agent does not take: {error.message.partition(': ')[2]}"
-            raise KitInvalid(said) from None
+            raise EnrolmentFileInvalid(said) from None
         raise
     if loaded.site.id != request.kit.site:
         said = f"{found.agent[0]} says that this is site {loaded.site.id}, the kit says {request.kit.site}"
@@ -169,23 +169,23 @@ def _configured(request: Request, found: Files) -> Config:
     return loaded
 
 
-def _changes(found: Files, request: Request) -> list[str]:
+def _changes(found: ConfigFiles, request: EnrolmentRequest) -> list[str]:
     before = dict(found.beneath).get(request.places.site_yaml, {})
     after = site_files.sections(request.kit, request.places)
     keys = sorted({(section, key) for each in (before, after) for section, keys in each.items() for key in keys})
     return [".".join(key) for key in keys if _value(before, key) != _value(after, key)]
 
 
-def _overruled(found: Files, request: Request) -> list[str]:
+def _overruled(found: ConfigFiles, request: EnrolmentRequest) -> list[str]:
     after = site_files.sections(request.kit, request.places)
-    return Files(found.agent, ((request.places.site_yaml, after),)).overruled()
+    return ConfigFiles(found.agent, ((request.places.site_yaml, after),)).overruled()
 
 
 def _value(plain: dict[str, Any], key: tuple[str, str]) -> Any:
     return plain.get(key[0], {}).get(key[1])
 
 
-def load(path: Path) -> Enrolment | None:
+def load_record(path: Path) -> SiteEnrolment | None:
     """Read it; None = this box was never enrolled. Raises ConfigInvalid."""
     try:
         with path.open("rb") as file:
@@ -199,7 +199,7 @@ def load(path: Path) -> Enrolment | None:
         raise ConfigInvalid(f"{path} is damaged: {error.message}", remedy=remedy) from None
 
 
-def intact(known: Enrolment) -> bool:
+def is_intact(known: SiteEnrolment) -> bool:
     """Tell whether every file is as it was written."""
     return all(_sha256_of(Path(path)) == sha256 for path, sha256 in known.files.items())
 
@@ -215,13 +215,13 @@ def _sha256_of(path: Path) -> str:
 _REMEDY = "Name the file that the centre made: SITE.kit. 'lsblk' shows where a stick is mounted."
 
 
-def read(path: Path) -> bytes:
+def read_enrolment_file(path: Path) -> bytes:
     """Return the bytes of a file, at most one more than a kit may have. Raises KitInvalid."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise KitInvalid(f"{path} is no regular file", remedy=_REMEDY)
-            return file.read(KIT_BYTES_MAX + 1)
+                raise EnrolmentFileInvalid(f"{path} is no regular file", remedy=_REMEDY)
+            return file.read(ENROLMENT_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise KitInvalid(f"cannot read {path}: {error.strerror}", remedy=_REMEDY) from None
+        raise EnrolmentFileInvalid(f"cannot read {path}: {error.strerror}", remedy=_REMEDY) from None

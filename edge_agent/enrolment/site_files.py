@@ -23,7 +23,7 @@ from typing import Any
 from edge_agent.config import config_files
 from edge_agent.durable.atomic_files import partial_path, sync_directory, write_synced
 from edge_agent.errors import ConfigInvalid, DiskFull
-from edge_agent.formats.enrolment_file import Kit, LargeModel
+from edge_agent.formats.enrolment_file import EnrolmentFile, LargeModelAccess
 from edge_agent.formats.enrolment_record import FILE_NAME, Secrecy
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -35,7 +35,7 @@ DAEMON_GROUP = "edge-agent"
 
 
 @dataclass(frozen=True)
-class Places:
+class SystemPaths:
     """Where things lie below a directory that is /etc but in tests."""
 
     etc: Path
@@ -80,7 +80,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class File:
+class SiteFile:
     """A file to be written."""
 
     path: Path
@@ -100,16 +100,16 @@ class File:
         return partial_path(self.path)
 
 
-def secrets_of(kit: Kit) -> dict[str, bytes]:
+def secrets_of(kit: EnrolmentFile) -> dict[str, bytes]:
     """Return the credentials that a kit holds, by the names under which the uplink asks systemd for them."""
     stores = {"uplink": kit.examples.credential, "uplink-updates": kit.updates.credential}
-    head = "Credential '{}' of edge-agent uplink."
-    found = {name: config_files.write(secret, head.format(name)) for name, secret in stores.items() if secret}
+    head = "Credential '{}' of edge-agent serve uplink."
+    found = {name: config_files.render_sections(secret, head.format(name)) for name, secret in stores.items() if secret}
     key = kit.escalation.key if kit.escalation else ""
     return found | ({"escalation": f"{key}\n".encode()} if key else {})
 
 
-def sections(kit: Kit, places: Places) -> dict[str, Any]:
+def sections(kit: EnrolmentFile, places: SystemPaths) -> dict[str, Any]:
     """Return what site.yaml says."""
     uplink = {
         "url": kit.examples.url,
@@ -129,31 +129,31 @@ def sections(kit: Kit, places: Places) -> dict[str, Any]:
     return {section: keys for section, keys in made.items() if keys}
 
 
-def _escalation(large: LargeModel) -> dict[str, Any]:
+def _escalation(large: LargeModelAccess) -> dict[str, Any]:
     names = ("input_token_price", "output_token_price", "day_cost_max", "month_cost_max")
     amounts = {name: float(getattr(large, name)) for name in names}
     known = {"url": large.url, "model": large.model, "tasks": list(large.tasks), **amounts}
     return {key: value for key, value in known.items() if value}
 
 
-def files_of(kit: Kit, places: Places, sealed: Mapping[str, Sealed]) -> list[File]:
+def files_of(kit: EnrolmentFile, places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
     """Return every file that a kit makes, site.yaml last."""
     head = _HEAD.format(site=kit.site, issued=kit.issued_at[:10])
-    made = [File(places.root, kit.root.encode())] if kit.root else []
+    made = [SiteFile(places.root, kit.root.encode())] if kit.root else []
     made += _credentials(places, sealed)
     tls = {CERTIFICATE: kit.tls.certificate, KEY: kit.tls.key, CLIENTS: kit.tls.clients}
-    made += [File(places.tls(name), pem.encode(), 0o640, DAEMON_GROUP) for name, pem in tls.items() if pem]
-    return [*made, File(places.site_yaml, config_files.write(sections(kit, places), head))]
+    made += [SiteFile(places.tls(name), pem.encode(), 0o640, DAEMON_GROUP) for name, pem in tls.items() if pem]
+    return [*made, SiteFile(places.site_yaml, config_files.render_sections(sections(kit, places), head))]
 
 
-def secrecy_of(sealed: Mapping[str, Sealed]) -> Secrecy:
+def secrecy_of(sealed: Mapping[str, StoredCredential]) -> Secrecy:
     """Say how credentials lie on the disk: one kind for all of them."""
     if not sealed:
         return "none"
     return "encrypted" if all(each.encrypted for each in sealed.values()) else "plain"
 
 
-def stage(written: Sequence[File]) -> None:
+def stage(written: Sequence[SiteFile]) -> None:
     """Write all files beside their places, or none.
 
     Raises:
@@ -167,14 +167,14 @@ def stage(written: Sequence[File]) -> None:
         raise _explained(error, file.path) from None
 
 
-def unstage(written: Iterable[File]) -> None:
+def unstage(written: Iterable[SiteFile]) -> None:
     """Take back what was staged."""
     for file in written:
         with contextlib.suppress(OSError):
             file.partial.unlink(missing_ok=True)
 
 
-def put(written: Iterable[File], stale: Iterable[Path]) -> None:
+def put(written: Iterable[SiteFile], stale: Iterable[Path]) -> None:
     """Put what was staged into its place; then remove what an earlier kit had written besides."""
     for file in written:
         file.partial.rename(file.path)
@@ -183,14 +183,14 @@ def put(written: Iterable[File], stale: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _credentials(places: Places, sealed: Mapping[str, Sealed]) -> list[File]:
+def _credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
     secrecy = secrecy_of(sealed)
     paths = {name: places.credential(name, encrypted=secrecy == "encrypted") for name in sealed}
-    made = [File(paths[name], each.content, 0o600) for name, each in sealed.items()]
-    return [*made, File(places.drop_in, drop_in(paths, secrecy))] if made else []
+    made = [SiteFile(paths[name], each.content, 0o600) for name, each in sealed.items()]
+    return [*made, SiteFile(places.drop_in, drop_in(paths, secrecy))] if made else []
 
 
-def _stage(file: File) -> None:
+def _stage(file: SiteFile) -> None:
     # A folder of secrets that systemd has not made yet is closed to others.
     closed = file.mode == 0o600
     file.path.parent.mkdir(mode=0o700 if closed else 0o755, parents=True, exist_ok=True)
@@ -209,19 +209,19 @@ _PROGRAM = "systemd-creds"
 
 
 @dataclass(frozen=True)
-class Sealed:
+class StoredCredential:
     """A secret as it goes to the disk."""
 
     content: bytes
     encrypted: bool
 
 
-def encrypt(name: str, plain: bytes) -> Sealed:
+def encrypt(name: str, plain: bytes) -> StoredCredential:
     """Encrypt a secret under the name by which systemd hands it over, if this machine can."""
     sealed = _run(["encrypt", f"--name={name}", "-", "-"], plain)
     if sealed and _run(["decrypt", f"--name={name}", "-", "-"], sealed) == plain:
-        return Sealed(sealed, encrypted=True)
-    return Sealed(plain, encrypted=False)
+        return StoredCredential(sealed, encrypted=True)
+    return StoredCredential(plain, encrypted=False)
 
 
 def drop_in(paths: Mapping[str, Path], secrecy: Secrecy) -> bytes:

@@ -11,17 +11,17 @@ _BOOTED = Path("/run/systemd/system")
 _SECONDS_MAX = 300
 
 
-def booted() -> bool:
+def is_systemd_running() -> bool:
     """Tell whether systemd runs this machine (sd_booted(3))."""
     return _BOOTED.is_dir() and shutil.which("systemctl") is not None
 
 
-def stop() -> None:
+def stop_services() -> None:
     """Stop both, for a change that they may not see half of."""
     _systemctl("stop", UPLINK, DAEMON)
 
 
-def restart(*, uplink: bool) -> list[str]:
+def restart_services(*, uplink: bool) -> list[str]:
     """Have systemd read its units again, and start what should run now; return what did not, as sentences."""
     _systemctl("daemon-reload")
     units = filter(_known, (DAEMON, UPLINK) if uplink else (DAEMON,))

@@ -18,20 +18,20 @@
     │   ├── BundleUnsigned, RequirementUnmet
     ├── ExchangeError        whoever made or carried the file looks at it
     │   ├── DocumentInvalid, SignatureInvalid, RecordInvalid, SegmentDamaged
-    │   ├── UploadConflict, KitInvalid, KitRefused
+    │   ├── UploadConflict, EnrolmentFileInvalid, EnrolmentFileRefused
     ├── UpdateError          the central team looks at what it published, or brings a newer copy
     │   ├── PlanInvalid, UpdateUntrusted, UpdateOutdated, UpdateExpired, UpdateIncomplete
     ├── StateError           the operator names another version, or activates first
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
         ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
-        ├── MemoryShort, DeviceUnusable, StickFailed, CertificateUnusable, SystemdFailed,
+        ├── MemoryShort, DeviceUnusable, MediaFailed, CertificateUnusable, SystemdFailed,
         ├── WebTokenUnusable
         ├── ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
 remedy (what the reader can do next) and every dynamic value of the sentence in `metadata`. The map to gRPC codes is in
-`edge_agent/server/status.py` and nowhere else. Errors cross the pipe from a child as (reason, message, remedy,
+`edge_agent/server/error_status.py` and nowhere else. Errors cross the pipe from a child as (reason, message, remedy,
 metadata) and are rebuilt by `from_wire`.
 """
 
@@ -46,11 +46,11 @@ from edge_agent.errors.artifact_errors import (
     BundleUnreadable,
     BundleUnsigned,
     DocumentInvalid,
+    EnrolmentFileInvalid,
+    EnrolmentFileRefused,
     ExchangeError,
     FileMissing,
     HashMismatch,
-    KitInvalid,
-    KitRefused,
     ManifestInvalid,
     PathUnsafe,
     PlanInvalid,
@@ -107,6 +107,7 @@ from edge_agent.errors.site_errors import (
     DeviceUnusable,
     DiskFull,
     ExchangeDirUnusable,
+    MediaFailed,
     MemoryShort,
     NothingToRollBack,
     SiteError,
@@ -115,7 +116,6 @@ from edge_agent.errors.site_errors import (
     StateDirInUse,
     StateDirUnwritable,
     StateError,
-    StickFailed,
     StoreDamaged,
     SystemdFailed,
     UnknownBundle,
@@ -149,6 +149,8 @@ __all__ = [
     "EmptyInput",
     "EngineCrashed",
     "EngineNotReady",
+    "EnrolmentFileInvalid",
+    "EnrolmentFileRefused",
     "ExchangeDirUnusable",
     "ExchangeError",
     "FileMissing",
@@ -156,9 +158,8 @@ __all__ = [
     "InputQuarantined",
     "InputTooLong",
     "InvalidRequest",
-    "KitInvalid",
-    "KitRefused",
     "ManifestInvalid",
+    "MediaFailed",
     "MemoryShort",
     "ModelError",
     "ModelFailed",
@@ -184,7 +185,6 @@ __all__ = [
     "StateDirInUse",
     "StateDirUnwritable",
     "StateError",
-    "StickFailed",
     "StoreDamaged",
     "StreamBroken",
     "SystemdFailed",

@@ -115,14 +115,14 @@ class UploadConflict(ExchangeError):
     )
 
 
-class KitInvalid(ExchangeError):
+class EnrolmentFileInvalid(ExchangeError):
     """The file that should make this box a site is none, was cut off, damaged or changed, or breaks a rule."""
 
     reason = "KIT_INVALID"
     remedy_default = "Have the centre make a new kit: 'edge-convert site-kit'."
 
 
-class KitRefused(ExchangeError):
+class EnrolmentFileRefused(ExchangeError):
     """The kit is whole, but not for now or not for this box: expired, older than the one in use, of another site."""
 
     reason = "KIT_REFUSED"

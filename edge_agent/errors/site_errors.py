@@ -13,7 +13,7 @@ class UnknownBundle(StateError):
     """No installed bundle of the task matches."""
 
     reason = "BUNDLE_UNKNOWN"
-    remedy_default = "'edge-agent models' lists what is installed."
+    remedy_default = "'edge-agent bundles list' lists what is installed."
 
 
 class AmbiguousBundle(StateError):
@@ -27,7 +27,7 @@ class NothingToRollBack(StateError):
     """The task has no bundle before the active one."""
 
     reason = "NOTHING_TO_ROLL_BACK"
-    remedy_default = "'edge-agent models' lists what is installed; 'edge-agent activate' chooses one."
+    remedy_default = "'edge-agent bundles list' lists what is installed; 'edge-agent activate' chooses one."
 
 
 class BundleInUse(StateError):
@@ -88,7 +88,7 @@ class WebTokenUnusable(SiteError):
 
     reason = "WEB_TOKEN_UNUSABLE"
     remedy_default = (
-        "Remove the file, and 'edge-agent web' makes a new one (browsers then have to be let in anew); "
+        "Remove the file, and 'edge-agent serve web' makes a new one (browsers then have to be let in anew); "
         "or name another in 'token_file' under 'web' in agent.yaml."
     )
 
@@ -104,7 +104,7 @@ class DiskFull(SiteError):
     """The disk has no room for the bundle."""
 
     reason = "DISK_FULL"
-    remedy_default = "Free some space; 'edge-agent models' shows versions that 'edge-agent remove' can delete."
+    remedy_default = "Free some space; 'edge-agent bundles list' shows versions that 'edge-agent remove' can delete."
 
 
 class MemoryShort(SiteError):
@@ -132,7 +132,7 @@ class DeviceUnusable(SiteError):
         return self.metadata.get("lasting") == "True"
 
 
-class StickFailed(SiteError):
+class MediaFailed(SiteError):
     """A stick could not be written or read to the end. Nothing was deleted."""
 
     reason = "STICK_FAILED"

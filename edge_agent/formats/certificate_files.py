@@ -13,7 +13,7 @@ from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
 
 
-def certificates(pem: bytes, what: str) -> list[Certificate]:
+def parse_certificates(pem: bytes, what: str) -> list[Certificate]:
     """Read every certificate of a file; `what` names it in the error.
 
     Raises:
@@ -22,7 +22,7 @@ def certificates(pem: bytes, what: str) -> list[Certificate]:
     return [_described(each, what) for each in _loaded(pem, what)]
 
 
-def check_pair(chain: bytes, key: bytes, what: str) -> None:
+def check_key_matches(chain: bytes, key: bytes, what: str) -> None:
     """Raise CertificateUnusable unless the private key belongs to the first certificate of the chain."""
     public = _loaded(chain, what)[0].public_key()
     try:

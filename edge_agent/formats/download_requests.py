@@ -15,28 +15,28 @@ from pydantic import Field
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Sha256
-from edge_agent.formats.signed_document import At, Exchanged
+from edge_agent.formats.signed_document import At, ExchangedModel
 
 SCHEMA = "edge-agent/wants/v1"
 FILE_NAME = "wants.json"
-WANTS_BYTES_MAX = 1024 * 1024
+DOWNLOAD_REQUESTS_BYTES_MAX = 1024 * 1024
 BLOBS_MAX = 4096
 
 
-class Want(Exchanged):
+class DownloadRequest(ExchangedModel):
     """One blob."""
 
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=0, le=2**62)]
 
 
-class Wants(Exchanged):
+class DownloadRequests(ExchangedModel):
     """All of them."""
 
     schema_: Literal["edge-agent/wants/v1"] = Field(default="edge-agent/wants/v1", alias="schema")
     at: At
     """By the site's clock, which may be wrong."""
-    blobs: tuple[Want, ...] = Field(default=(), max_length=BLOBS_MAX)
+    blobs: tuple[DownloadRequest, ...] = Field(default=(), max_length=BLOBS_MAX)
     bytes_per_second_max: int | None = Field(default=None, ge=1000, le=10**10)
     """What the plan allows; None = no cap of its own."""
     root_version: int | None = Field(default=None, ge=1, le=2**31)
@@ -45,20 +45,20 @@ class Wants(Exchanged):
     """What lies in `incoming/metadata` does not verify: the mirror fetches all of it anew, at most once an hour."""
 
 
-def encode(wants: Wants) -> bytes:
+def encode(wants: DownloadRequests) -> bytes:
     """Write the file."""
     return wants.model_dump_json(by_alias=True, indent=1).encode() + b"\n"
 
 
-def parse(raw: bytes) -> Wants:
+def parse(raw: bytes) -> DownloadRequests:
     """Read the file.
 
     Raises:
         DocumentInvalid: too large, not JSON, or a rule is broken.
     """
-    if len(raw) > WANTS_BYTES_MAX:
-        raise DocumentInvalid(f"{FILE_NAME} has {len(raw)} bytes; the limit is {WANTS_BYTES_MAX}")
+    if len(raw) > DOWNLOAD_REQUESTS_BYTES_MAX:
+        raise DocumentInvalid(f"{FILE_NAME} has {len(raw)} bytes; the limit is {DOWNLOAD_REQUESTS_BYTES_MAX}")
     try:
-        return strict_json.validate(Wants, strict_json.decode(raw))
+        return strict_json.validate(DownloadRequests, strict_json.decode(raw))
     except ValueError as error:
         raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None

@@ -23,13 +23,13 @@ from typing import Annotated, Any, Literal
 import pyrage
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edge_agent.errors import KitInvalid
+from edge_agent.errors import EnrolmentFileInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import TaskName
 from edge_agent.formats.signed_document import At, SiteId, canonical
 
 SCHEMA = "edge-agent/kit/v1"
-KIT_BYTES_MAX = 2 * 1024 * 1024
+ENROLMENT_FILE_BYTES_MAX = 2 * 1024 * 1024
 SUFFIX = ".kit"
 SCRYPT_WORK_MAX = 21
 """Of a sealed kit: 2 to that power rounds, which take 2 GB. The age format itself lets a file ask for far more. A kit
@@ -65,25 +65,25 @@ Amount = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
 """Of money, as text: the canonical form has no fractions."""
 _NOTHING = "0"
 Key = Annotated[str, Field(max_length=4096, pattern=r"^[!-~]*$")]
-Named = Annotated[dict[Name, Value], Field(max_length=50)]
+NamedValues = Annotated[dict[Name, Value], Field(max_length=50)]
 
 
-class _Part(BaseModel):
+class _EnrolmentSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-class Place(_Part):
+class StoreLocation(_EnrolmentSection):
     """An object store or a folder, and what opens it."""
 
     url: Url = ""
     """Empty = there is none."""
-    options: Named = {}
+    options: NamedValues = {}
     """Nothing secret."""
-    credential: Named = Field(default={}, repr=False)
+    credential: NamedValues = Field(default={}, repr=False)
     """Secret: names and values as obstore has them."""
 
 
-class Tls(_Part):
+class EnrolmentTls(_EnrolmentSection):
     """What the site's TCP listener shows, and whom it believes. All of it, or nothing."""
 
     certificate: Pem = ""
@@ -95,14 +95,14 @@ class Tls(_Part):
     """Where it listens, such as 0.0.0.0:9443; empty = as agent.yaml says."""
 
     @model_validator(mode="after")
-    def _whole(self) -> Tls:
+    def _whole(self) -> EnrolmentTls:
         given = [bool(self.certificate), bool(self.key), bool(self.clients)]
         if len({*given, given[0] or bool(self.address)}) > 1:
             raise ValueError("certificate, key and clients go together, and 'address' needs them")
         return self
 
 
-class LargeModel(_Part):
+class LargeModelAccess(_EnrolmentSection):
     """A large model that the site may ask, what it may cost there, and what opens it."""
 
     url: Annotated[str, Field(max_length=1000, pattern=r"^https?://[!-~]+$")]
@@ -123,7 +123,7 @@ class LargeModel(_Part):
     """Cap for a month; 0 = none."""
 
 
-class Kit(_Part):
+class EnrolmentFile(_EnrolmentSection):
     """All that a box needs to become a site."""
 
     schema_: Literal["edge-agent/kit/v1"] = Field(default="edge-agent/kit/v1", alias="schema")
@@ -139,16 +139,16 @@ class Kit(_Part):
     """age keys of the centre: each opens what the site seals."""
     receipt_keys: tuple[Ed25519Hex, ...] = Field(min_length=1, max_length=20)
     """Whose receipts let the site delete."""
-    examples: Place = Place()
+    examples: StoreLocation = StoreLocation()
     """Where sealed examples go."""
-    updates: Place = Place()
+    updates: StoreLocation = StoreLocation()
     """Where signed updates come from."""
-    tls: Tls = Tls()
-    escalation: LargeModel | None = None
+    tls: EnrolmentTls = EnrolmentTls()
+    escalation: LargeModelAccess | None = None
     """None = the site has no large model, and the kit does not name the key: sites that know none take it too."""
 
 
-def encode(kit: Kit) -> bytes:
+def encode(kit: EnrolmentFile) -> bytes:
     """Write a kit."""
     body = kit.model_dump(mode="json", by_alias=True, exclude_none=True)
     sha256 = hashlib.sha256(canonical(body)).hexdigest()
@@ -160,7 +160,7 @@ def seal(raw: bytes, passphrase: str) -> bytes:
     return bytes(pyrage.passphrase.encrypt(raw, passphrase))
 
 
-def sealed(raw: bytes) -> bool:
+def is_sealed(raw: bytes) -> bool:
     """Tell whether a kit is under a passphrase."""
     return raw.startswith(_AGE)
 
@@ -171,15 +171,15 @@ def unseal(raw: bytes, passphrase: str) -> bytes:
     for asked in _SCRYPT.findall(raw, 0, _HEAD_BYTES_MAX):
         if not asked.isdigit() or len(asked) > 2 or int(asked) > SCRYPT_WORK_MAX:
             rounds = f"2 to the power {ascii(asked[:20].decode(errors='replace'))[1:-1]} rounds of scrypt"
-            raise KitInvalid(f"the kit asks for {rounds}; the limit is {SCRYPT_WORK_MAX}", remedy=_ANEW)
+            raise EnrolmentFileInvalid(f"the kit asks for {rounds}; the limit is {SCRYPT_WORK_MAX}", remedy=_ANEW)
     try:
         return bytes(pyrage.passphrase.decrypt(raw, passphrase))
     except (pyrage.DecryptError, ValueError, OSError):
         said = "the kit does not open: another passphrase, or the file was damaged or changed"
-        raise KitInvalid(said, remedy=f"Ask the centre for the passphrase. {_ANEW}") from None
+        raise EnrolmentFileInvalid(said, remedy=f"Ask the centre for the passphrase. {_ANEW}") from None
 
 
-def parse(raw: bytes) -> tuple[Kit, str]:
+def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
     """Read a kit; return it and its sha256.
 
     Raises:
@@ -189,40 +189,42 @@ def parse(raw: bytes) -> tuple[Kit, str]:
     try:
         plain = strict_json.decode(raw, fractions=False)
     except ValueError as error:
-        raise KitInvalid(f"the file is no kit, or was cut off: {error}", remedy=_ANEW) from None
+        raise EnrolmentFileInvalid(f"the file is no kit, or was cut off: {error}", remedy=_ANEW) from None
     if not isinstance(plain, dict) or not isinstance(plain.get("body"), dict):
-        raise KitInvalid("the file is no kit: it needs 'body' and 'sha256'", remedy=_ANEW)
+        raise EnrolmentFileInvalid("the file is no kit: it needs 'body' and 'sha256'", remedy=_ANEW)
     sha256 = _sha256(plain)
     _check_schema(plain["body"])
     return _kit(plain["body"]), sha256
 
 
-def code(sha256_or_key: str) -> str:
+def verification_code(sha256_or_key: str) -> str:
     """Return what people compare of a kit's sha256, or of a public key: 20 digits in groups of four."""
-    digits = sha256_or_key[:CODE_DIGITS]
-    return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+    normalize_code = sha256_or_key[:CODE_DIGITS]
+    return "-".join(normalize_code[start : start + 4] for start in range(0, len(normalize_code), 4))
 
 
-def digits(code_as_typed: str) -> str:
+def normalize_code(code_as_typed: str) -> str:
     """Return the digits of a code as somebody typed it: with any case, hyphens and spaces."""
     return re.sub(r"[\s:-]", "", code_as_typed).lower()
 
 
-def is_code_of(typed: str, sha256_or_key: str) -> bool:
+def matches_code(typed: str, sha256_or_key: str) -> bool:
     """Tell whether somebody typed the code of a kit or key, or more of its digits."""
-    given = digits(typed)
+    given = normalize_code(typed)
     return len(given) >= CODE_DIGITS and sha256_or_key.startswith(given)
 
 
 def _check_size(raw: bytes) -> None:
-    if len(raw) > KIT_BYTES_MAX:
-        raise KitInvalid(f"the file has more than {KIT_BYTES_MAX} bytes, so it is no kit", remedy=_ANEW)
+    if len(raw) > ENROLMENT_FILE_BYTES_MAX:
+        raise EnrolmentFileInvalid(
+            f"the file has more than {ENROLMENT_FILE_BYTES_MAX} bytes, so it is no kit", remedy=_ANEW
+        )
 
 
 def _check_schema(body: dict[str, Any]) -> None:
     schema = str(body.get("schema"))[:100]
     if schema != SCHEMA:
-        raise KitInvalid(f"the kit is of schema {schema!r}; this edge-agent knows {SCHEMA!r}", remedy=_NEWER)
+        raise EnrolmentFileInvalid(f"the kit is of schema {schema!r}; this edge-agent knows {SCHEMA!r}", remedy=_NEWER)
 
 
 def _sha256(plain: dict[str, Any]) -> str:
@@ -231,14 +233,16 @@ def _sha256(plain: dict[str, Any]) -> str:
     except ValueError:  # half of a surrogate pair, which has no bytes
         found = ""
     if not found or plain.get("sha256") != found:
-        raise KitInvalid("the kit was damaged or changed: its content has another sha256 than it says", remedy=_ANEW)
+        raise EnrolmentFileInvalid(
+            "the kit was damaged or changed: its content has another sha256 than it says", remedy=_ANEW
+        )
     return found
 
 
-def _kit(body: dict[str, Any]) -> Kit:
+def _kit(body: dict[str, Any]) -> EnrolmentFile:
     try:
-        return strict_json.validate(Kit, body)
+        return strict_json.validate(EnrolmentFile, body)
     except ValueError as error:
         newer = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
         said = f"the kit: {strict_json.first_problem(error)}"
-        raise KitInvalid(said, remedy=_NEWER if newer else _ANEW) from None
+        raise EnrolmentFileInvalid(said, remedy=_NEWER if newer else _ANEW) from None

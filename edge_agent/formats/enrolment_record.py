@@ -9,7 +9,7 @@ from pydantic import Field
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Sha256
-from edge_agent.formats.signed_document import At, Exchanged, SiteId
+from edge_agent.formats.signed_document import At, ExchangedModel, SiteId
 
 FILE_NAME = "enrolment.json"
 ENROLMENT_BYTES_MAX = 256 * 1024
@@ -17,7 +17,7 @@ Secrecy = Literal["none", "encrypted", "plain"]
 """How the uplink's credentials lie on the disk."""
 
 
-class Enrolment(Exchanged):
+class SiteEnrolment(ExchangedModel):
     """What is remembered."""
 
     schema_: Literal["edge-agent/enrolment/v1"] = Field(default="edge-agent/enrolment/v1", alias="schema")
@@ -32,14 +32,14 @@ class Enrolment(Exchanged):
     """By path: what a purge removes, with this file."""
 
 
-def encode(enrolment: Enrolment) -> bytes:
+def encode(enrolment: SiteEnrolment) -> bytes:
     """Write the file."""
     return enrolment.model_dump_json(by_alias=True, indent=1).encode() + b"\n"
 
 
-def parse(raw: bytes) -> Enrolment:
+def parse(raw: bytes) -> SiteEnrolment:
     """Read the file. Raises DocumentInvalid."""
     try:
-        return strict_json.validate(Enrolment, strict_json.decode(raw))
+        return strict_json.validate(SiteEnrolment, strict_json.decode(raw))
     except ValueError as error:
         raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None

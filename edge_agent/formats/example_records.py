@@ -7,7 +7,7 @@ to forget a prediction and what was said of it, wherever they are.
 
 A prediction keeps the local answer and the large model's answer apart. Scores, confidence and threshold stand beside
 the local answer alone: beside `output` where the bundle's own model gave it, in `local` where the large model did.
-Version 0.1 wrote them beside the large model's output; `apart` reads such a record as what it is.
+Version 0.1 wrote them beside the large model's output; `separate_answers` reads such a record as what it is.
 
 `record_id` is the key to drop duplicates by: the same record may come twice (a segment made anew after damage), never
 with different content.
@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from edge_agent.errors import RecordInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Kind, Sha256, TaskName, Version
-from edge_agent.formats.signed_document import At, Exchanged, SiteId
+from edge_agent.formats.signed_document import At, ExchangedModel, SiteId
 
 SCHEMA = "edge-agent/example/v1"
 RECORD_BYTES_MAX = 2 * 1024 * 1024
@@ -51,14 +51,14 @@ new = unlike the inputs of calibration.
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_-]{1,100}$")]
 
 
-class BundleVersion(Exchanged):
+class BundleVersion(ExchangedModel):
     """The exact bundle that answered."""
 
     version: Version
     digest: Sha256
 
 
-class Redaction(Exchanged):
+class RedactionSummary(ExchangedModel):
     """Which rules looked at the input before it was written, and how often each replaced something."""
 
     version: str = Field(max_length=64)
@@ -69,7 +69,7 @@ class Redaction(Exchanged):
     """Replacements by the name of the rule; a rule without any is left out."""
 
 
-class Kept(Exchanged):
+class RetentionReason(ExchangedModel):
     """Why the record is here, for statistics that must not be biased by the choice."""
 
     because: Class
@@ -77,18 +77,18 @@ class Kept(Exchanged):
     """The chance that a prediction like this one had to be sealed; rows of the audit always are."""
 
 
-class _Record(Exchanged):
+class _ExampleRecord(ExchangedModel):
     schema_: Literal["edge-agent/example/v1"] = Field(default="edge-agent/example/v1", alias="schema")
     record_id: Identifier
     site: SiteId
     at: At
 
 
-class LocalAnswer(Exchanged):
+class LocalAnswer(ExchangedModel):
     """What the bundle's own model answered, and how sure it was of that."""
 
     answer: str
-    """As in `Prediction.output`."""
+    """As in `ExamplePrediction.output`."""
     scores: tuple[tuple[str, float], ...] = ()
     """classify: every label with its calibrated score, best first."""
     confidence: float | None = None
@@ -99,7 +99,7 @@ class LocalAnswer(Exchanged):
     label_mass: float | None = None
 
 
-class Prediction(_Record):
+class ExamplePrediction(_ExampleRecord):
     """One input and its answers."""
 
     type: Literal["prediction"] = "prediction"
@@ -131,8 +131,8 @@ class Prediction(_Record):
     """Why it took that route, UPPER_SNAKE words separated by blanks; empty = nothing to say."""
     model: str = Field(default="", max_length=200)
     """The large model that gave `output`; empty = the bundle's own did."""
-    redaction: Redaction
-    kept: Kept
+    redaction: RedactionSummary
+    kept: RetentionReason
     review_stream: ReviewStream | None = None
     """In which people are asked to review it; None = an agent wrote it that knew no streams."""
     sampling_probability: Probability | None = None
@@ -140,7 +140,7 @@ class Prediction(_Record):
     the record is here as one of the audit. None = not known; so in every other stream."""
 
     @model_validator(mode="after")
-    def _only_of_the_audit(self) -> Prediction:
+    def _only_of_the_audit(self) -> ExamplePrediction:
         if (self.review_stream == "audit") != (self.sampling_probability is not None):
             raise ValueError("sampling_probability goes with review_stream audit, and with no other")
         return self
@@ -169,7 +169,7 @@ class Prediction(_Record):
         return self.output if self.route == "upstream" or self.model else None
 
 
-class Feedback(_Record):
+class ExampleFeedback(_ExampleRecord):
     """What a person said of a prediction."""
 
     type: Literal["feedback"] = "feedback"
@@ -184,7 +184,7 @@ class Feedback(_Record):
     """reject: why, redacted like an input."""
 
 
-class Opinion(_Record):
+class ExampleTeacherLabel(_ExampleRecord):
     """What the large model said of an input whose answer was given without it. No person has seen it."""
 
     type: Literal["opinion"] = "opinion"
@@ -198,7 +198,7 @@ class Opinion(_Record):
     """What it would have answered, as in `output`: a label of the task, a JSON object or a text; redacted."""
 
 
-class Tombstone(_Record):
+class ExampleTombstone(_ExampleRecord):
     """Forget a prediction, its feedback and the opinion of it."""
 
     type: Literal["tombstone"] = "tombstone"
@@ -231,14 +231,14 @@ def local_answer(prediction: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"answer": str(grades["scores"][0][0]), **grades} if grades["scores"] else None
 
 
-def apart(prediction: dict[str, Any]) -> dict[str, Any]:
+def separate_answers(prediction: dict[str, Any]) -> dict[str, Any]:
     """Return a prediction as JSON has it with its answers apart, whatever version wrote it."""
     if prediction["type"] != "prediction" or teacher_answer(prediction) is None:
         return prediction
     return {**prediction, **UNGRADED, "local": local_answer(prediction)}
 
 
-AnyRecord = Prediction | Feedback | Opinion | Tombstone
+AnyRecord = ExamplePrediction | ExampleFeedback | ExampleTeacherLabel | ExampleTombstone
 Record = Annotated[AnyRecord, Field(discriminator="type")]
 _RECORDS: TypeAdapter[AnyRecord] = TypeAdapter(Record, config=ConfigDict(defer_build=True))
 
@@ -263,7 +263,7 @@ def parse(line: bytes) -> AnyRecord:
         raise RecordInvalid(f"a record breaks a rule: {strict_json.first_problem(error)}") from None
 
 
-def stored(raw: bytes) -> dict[str, Any]:
+def parse_stored(raw: bytes) -> dict[str, Any]:
     """Read a record as a site's spool keeps it: a prediction is told why it was kept only when it leaves.
 
     Raises:
@@ -275,4 +275,4 @@ def stored(raw: bytes) -> dict[str, Any]:
     except (ValueError, TypeError):  # TypeError: not an object
         raise RecordInvalid("a kept record breaks a rule") from None
     record: dict[str, Any] = plain
-    return apart(record)
+    return separate_answers(record)

@@ -30,7 +30,7 @@ CASES_MAX = 10_000
 LINE_BYTES_MAX = 4 * 1024 * 1024
 
 
-class Case(BaseModel):
+class GoldenCase(BaseModel):
     """One line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -52,7 +52,7 @@ class Case(BaseModel):
 
 
 @dataclass(frozen=True)
-class Said:
+class GoldenAnswer:
     """What a bundle answers to the input of a case, in the words of the case."""
 
     answer: str
@@ -60,7 +60,7 @@ class Said:
     ood_score: float | None = None
 
 
-def may_turn(scores: Sequence[float]) -> bool:
+def could_flip(scores: Sequence[float]) -> bool:
     """Tell whether a difference within TOLERANCE could give another answer; without scores any difference could.
 
     Of several scores the best two must be far enough apart; a single one is the confidence of a record, whose least
@@ -72,23 +72,23 @@ def may_turn(scores: Sequence[float]) -> bool:
     return best - second <= 2 * TOLERANCE
 
 
-def is_binding(case: Case) -> bool:
+def is_binding(case: GoldenCase) -> bool:
     """Tell whether a bundle has to answer a case alike."""
-    return case.answer is not None and not (case.report_only and may_turn(case.scores))
+    return case.answer is not None and not (case.report_only and could_flip(case.scores))
 
 
-def encode(cases: Iterable[Case]) -> bytes:
+def encode(cases: Iterable[GoldenCase]) -> bytes:
     """Write a golden file: what a case does not say is left out."""
     plain = (case.model_dump(mode="json", exclude_unset=True) for case in cases)
     return "".join(json.dumps(each, ensure_ascii=False, sort_keys=True) + "\n" for each in plain).encode()
 
 
-def parse(raw: bytes) -> tuple[Case, ...]:
+def parse(raw: bytes) -> tuple[GoldenCase, ...]:
     """Read a golden file. Raises BundleUnreadable, with the line that is none."""
     return tuple(read(io.BytesIO(raw)))
 
 
-def read(file: BinaryIO) -> Iterator[Case]:
+def read(file: BinaryIO) -> Iterator[GoldenCase]:
     """Read a golden file case by case, and never more than a line of it. Raises BundleUnreadable."""
     for number in itertools.count(1):
         line = file.readline(LINE_BYTES_MAX + 1)
@@ -103,9 +103,9 @@ def read(file: BinaryIO) -> Iterator[Case]:
 _REMEDY = "Copy the bundle again; if it repeats, make it again with edge-convert."
 
 
-def _case(number: int, line: bytes) -> Case:
+def _case(number: int, line: bytes) -> GoldenCase:
     try:
-        return strict_json.validate(Case, strict_json.decode(line))
+        return strict_json.validate(GoldenCase, strict_json.decode(line))
     except ValueError as error:
         said = strict_json.first_problem(error, show=True)
         raise BundleUnreadable(
@@ -113,7 +113,7 @@ def _case(number: int, line: bytes) -> Case:
         ) from None
 
 
-def differences(case: Case, said: Said, *, vector: bool = False) -> list[str]:
+def differences(case: GoldenCase, said: GoldenAnswer, *, vector: bool = False) -> list[str]:
     """Return in what an answer differs from its case, as sentences; nothing when it does not.
 
     Args:
@@ -124,7 +124,7 @@ def differences(case: Case, said: Said, *, vector: bool = False) -> list[str]:
     return list(_differences(case, said, vector)) if case.answer is not None else []
 
 
-def _differences(case: Case, said: Said, vector: bool) -> Iterator[str]:
+def _differences(case: GoldenCase, said: GoldenAnswer, vector: bool) -> Iterator[str]:
     if said.answer != case.answer:
         yield f"the answer is {said.answer[:100]!r}, not {(case.answer or '')[:100]!r}"
     if len(said.scores) != len(case.scores):

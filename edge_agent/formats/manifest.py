@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
-from edge_agent.formats.ood_gate import Gate, rows_needed
+from edge_agent.formats.ood_gate import OodGate, rows_needed
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"
@@ -65,11 +65,11 @@ _IN_WORDS = {
 }
 
 
-class _Section(BaseModel):
+class _ManifestSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-class Prompt(_Section):
+class PromptTemplate(_ManifestSection):
     """How an input becomes the text that a decoder model reads."""
 
     template: str = Field(default="{input}", max_length=200_000)
@@ -86,7 +86,7 @@ class Prompt(_Section):
     """0 = always the likeliest token."""
 
     @model_validator(mode="after")
-    def _one_input(self) -> Prompt:
+    def _one_input(self) -> PromptTemplate:
         if self.template.count("{input}") != 1:
             raise ValueError("'template' must hold {input} exactly once")
         if self.system and not self.chat:
@@ -96,7 +96,7 @@ class Prompt(_Section):
         return self
 
 
-class Limits(_Section):
+class TaskLimits(_ManifestSection):
     """Limits of one task."""
 
     input_tokens_max: int = Field(default=512, ge=1, le=131_072)
@@ -104,7 +104,7 @@ class Limits(_Section):
     inputs_max: int = Field(default=64, ge=1, le=1024)
 
 
-class Task(_Section):
+class TaskSpec(_ManifestSection):
     """What devices call."""
 
     name: TaskName
@@ -115,8 +115,8 @@ class Task(_Section):
     """extract on llama: JSON schema of the record; see formats/record_schema.py."""
     pii_fields: tuple[Label, ...] = Field(default=(), max_length=1000)
     """extract: fields of the record whose values are personal data; examples are kept without them."""
-    prompt: Prompt = Prompt()
-    limits: Limits = Limits()
+    prompt: PromptTemplate = PromptTemplate()
+    limits: TaskLimits = TaskLimits()
 
     @field_validator("labels")
     @classmethod
@@ -147,7 +147,7 @@ class Task(_Section):
         return list(dict.fromkeys(types))
 
     @model_validator(mode="after")
-    def _labels_fit_kind(self) -> Task:
+    def _labels_fit_kind(self) -> TaskSpec:
         if self.kind == "classify" and len(self.labels) < 2:
             raise ValueError("a classify task needs at least 2 labels")
         if self.kind in ("generate", "embed") and self.labels:
@@ -157,7 +157,7 @@ class Task(_Section):
         return self
 
 
-class Artifact(_Section):
+class Artifact(_ManifestSection):
     """One file of the bundle."""
 
     role: Role
@@ -173,7 +173,7 @@ class Artifact(_Section):
         return path
 
 
-class Quantization(_Section):
+class Quantization(_ManifestSection):
     """What the weights really hold, not what the file is called."""
 
     type: str = Field(max_length=32)
@@ -181,7 +181,7 @@ class Quantization(_Section):
     fallback_tensors: int = Field(default=0, ge=0)
 
 
-class EngineSettings(_Section):
+class EngineSettings(_ManifestSection):
     """How the weights are loaded. Bundles with the same weights and the same settings share one engine."""
 
     context_tokens: int = Field(default=1024, ge=16, le=131_072)
@@ -195,7 +195,7 @@ class EngineSettings(_Section):
     quantization: Quantization | None = None
 
 
-class Novelty(_Section):
+class TypicalInputs(_ManifestSection):
     """What inputs usually look like: an input outside is unlike those that the bundle was calibrated with."""
 
     label_mass_min: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -211,7 +211,7 @@ class Novelty(_Section):
         return mass if inside else (*mass, "INPUT_LENGTH_UNUSUAL")
 
 
-class Threshold(_Section):
+class Threshold(_ManifestSection):
     """Calibrated confidence: see Angelopoulos et al., Learn then Test (arXiv 2110.01052)."""
 
     policy: Literal["threshold"] = "threshold"
@@ -225,8 +225,8 @@ class Threshold(_Section):
     coverage: float = Field(ge=0.0, le=1.0)
     floor: float = Field(default=0.0, ge=0.0, le=1.0)
     """A confident answer is at least so probable on its own, whatever the threshold."""
-    novelty: Novelty | None = None
-    gate: Gate | None = None
+    novelty: TypicalInputs | None = None
+    gate: OodGate | None = None
     """None: the bundle has no gate, and no input is held up."""
 
     def is_confident(self, probability: float, score: float) -> bool:
@@ -251,19 +251,19 @@ class Threshold(_Section):
         return self
 
 
-class AlwaysEscalate(_Section):
+class AlwaysEscalate(_ManifestSection):
     """No calibration: no answer counts as sure."""
 
     policy: Literal["always_escalate"] = "always_escalate"
     temperature: float = Field(default=1.0, gt=0.0, le=100.0)
-    novelty: Novelty | None = None
-    gate: Gate | None = None
+    novelty: TypicalInputs | None = None
+    gate: OodGate | None = None
 
 
 Confidence = Annotated[Threshold | AlwaysEscalate, Field(discriminator="policy")]
 
 
-class Provenance(_Section):
+class Provenance(_ManifestSection):
     """Where the bundle comes from. Free text, shown and carried, never interpreted."""
 
     base: str = Field(default="", max_length=500)
@@ -272,7 +272,7 @@ class Provenance(_Section):
     converter: dict[str, str] = Field(default_factory=dict, max_length=100)
 
 
-class Requires(_Section):
+class Requires(_ManifestSection):
     """What the machine must have."""
 
     agent: str = Field(default="0.1.0", max_length=64, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
@@ -281,11 +281,11 @@ class Requires(_Section):
     device: Literal["any", "cuda", "vulkan"] = "any"
 
 
-class Manifest(_Section):
+class Manifest(_ManifestSection):
     """`manifest.json`."""
 
     schema_: Literal["edge-agent/bundle/v1"] = Field(default="edge-agent/bundle/v1", alias="schema")
-    task: Task
+    task: TaskSpec
     version: Version
     runtime: RuntimeName
     artifacts: tuple[Artifact, ...] = Field(default=(), max_length=64)

@@ -25,7 +25,7 @@ GateScore = Literal["ood_score", "label_mass"]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Gate(BaseModel):
+class OodGate(BaseModel):
     """The section `confidence.gate` of a manifest; without it a bundle has no gate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -38,7 +38,7 @@ class Gate(BaseModel):
     """Of the held-out rows, rising."""
 
     @model_validator(mode="after")
-    def _rising(self) -> Gate:
+    def _rising(self) -> OodGate:
         if any(left > right for left, right in pairwise(self.scores)):
             raise ValueError("'scores' must rise")
         return self

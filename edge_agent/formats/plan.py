@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Sha256, TaskName, Version
-from edge_agent.formats.signed_document import At, SiteId, seconds
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.signed_document import At, SiteId, parse_timestamp
+from edge_agent.formats.status_object import Alarm
 
 SCHEMA = "edge-agent/plan/v1"
 FILE_NAME = "plan.json"
@@ -38,11 +38,11 @@ Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 
 
-class _Section(BaseModel):
+class _PlanSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-class Hardware(_Section):
+class HardwareRequirements(_PlanSection):
     """What a machine must have. Nothing said = any machine."""
 
     memory_bytes_min: int = Field(default=0, ge=0, le=2**62)
@@ -53,37 +53,37 @@ class Hardware(_Section):
     """All of them, as /proc/cpuinfo spells them."""
 
 
-class Offer(_Section):
+class BundleOffer(_PlanSection):
     """A bundle for the machines that it suits."""
 
     bundle: Sha256
     """Its digest."""
     version: Version
     """For people; the digest decides."""
-    requires: Hardware = Hardware()
+    requires: HardwareRequirements = HardwareRequirements()
 
 
-class Wave(_Section):
+class RolloutWave(_PlanSection):
     """From `start` on, `percent` of the sites, those of earlier waves included."""
 
     start: At
     percent: int = Field(ge=1, le=100)
 
 
-class Window(_Section):
+class SwitchWindow(_PlanSection):
     """When a site may switch, by its local time; `end` before `start` = over midnight."""
 
     start: Clock
     end: Clock
 
     @model_validator(mode="after")
-    def _not_empty(self) -> Window:
+    def _not_empty(self) -> SwitchWindow:
         if self.start == self.end:
             raise ValueError("a window begins and ends at the same minute; leave it out for 'at any time'")
         return self
 
 
-class Probation(_Section):
+class ProbationRules(_PlanSection):
     """How long a bundle that has just been switched to is watched, and what sends it back.
 
     It is over after `calls` calls or `hours` hours, whichever comes first.
@@ -97,14 +97,14 @@ class Probation(_Section):
     """Median latency in percent of what it was before."""
 
 
-class TaskPlan(_Section):
+class TaskPlan(_PlanSection):
     """What is wanted of one task."""
 
-    offers: tuple[Offer, ...] = Field(min_length=1, max_length=16)
+    offers: tuple[BundleOffer, ...] = Field(min_length=1, max_length=16)
     """The first one that suits a machine is meant for it."""
-    waves: tuple[Wave, ...] = Field(default=(), max_length=32)
+    waves: tuple[RolloutWave, ...] = Field(default=(), max_length=32)
     """Empty = all sites at once."""
-    window: Window | None = None
+    window: SwitchWindow | None = None
     mode: Mode | None = None
     """None = as the site has it."""
     demote_on: tuple[Alarm, ...] = Field(default=(), max_length=len(get_args(Alarm)))
@@ -112,7 +112,7 @@ class TaskPlan(_Section):
     says otherwise; empty = none may. Agents before this one refuse a plan that has it."""
     halted: bool = False
     """No site switches to it any more; sites that have switched keep it."""
-    probation: Probation = Probation()
+    probation: ProbationRules = ProbationRules()
     failure_percent_max: int = Field(default=10, ge=0, le=100)
     """Sites where it failed, of those that tried: above that 'edge-convert fleet' recommends a halt."""
 
@@ -120,12 +120,12 @@ class TaskPlan(_Section):
     def _waves_grow(self) -> TaskPlan:
         pairs = list(itertools.pairwise(self.waves))
         grow = all(one.percent < other.percent for one, other in pairs)
-        if not grow or any(seconds(one.start) > seconds(other.start) for one, other in pairs):
+        if not grow or any(parse_timestamp(one.start) > parse_timestamp(other.start) for one, other in pairs):
             raise ValueError("waves must follow each other in time, each with a larger percentage")
         return self
 
 
-class Fleet(_Section):
+class FleetPlan(_PlanSection):
     """The tasks of a channel, or of one site."""
 
     tasks: dict[TaskName, TaskPlan] = Field(default_factory=dict, max_length=1000)
@@ -133,21 +133,21 @@ class Fleet(_Section):
     """For downloads; None = as the site has it. The smaller of the two holds."""
 
 
-class Plan(_Section):
+class RolloutPlan(_PlanSection):
     """`plan.json`."""
 
     schema_: Literal["edge-agent/plan/v1"] = Field(default="edge-agent/plan/v1", alias="schema")
     version: int = Field(ge=1, le=2**31)
     issued_at: At
-    channels: dict[Channel, Fleet] = Field(default_factory=dict, max_length=100)
-    sites: dict[SiteId, Fleet] = Field(default_factory=dict, max_length=20_000)
+    channels: dict[Channel, FleetPlan] = Field(default_factory=dict, max_length=100)
+    sites: dict[SiteId, FleetPlan] = Field(default_factory=dict, max_length=20_000)
     """Said of one site: takes the place of what its channel says of the same task."""
 
-    def for_site(self, site: str, channel: str) -> Fleet:
+    def for_site(self, site: str, channel: str) -> FleetPlan:
         """Return what is meant for one site: its channel's tasks, each overridden by what is said of the site."""
-        common, own = self.channels.get(channel, Fleet()), self.sites.get(site, Fleet())
+        common, own = self.channels.get(channel, FleetPlan()), self.sites.get(site, FleetPlan())
         cap = own.bytes_per_second_max or common.bytes_per_second_max
-        return Fleet(tasks={**common.tasks, **own.tasks}, bytes_per_second_max=cap)
+        return FleetPlan(tasks={**common.tasks, **own.tasks}, bytes_per_second_max=cap)
 
     def bundles(self) -> frozenset[str]:
         """Return the digests of all bundles that it names."""
@@ -156,13 +156,13 @@ class Plan(_Section):
         return frozenset(offer.bundle for task in tasks for offer in task.offers)
 
 
-def encode(plan: Plan) -> bytes:
+def encode(plan: RolloutPlan) -> bytes:
     """Write a plan: JSON with sorted keys and without what is as by default, UTF-8, final newline."""
     plain = plan.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"schema": SCHEMA}
     return (json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def parse(raw: bytes) -> Plan:
+def parse(raw: bytes) -> RolloutPlan:
     """Read and check a plan.
 
     Raises:
@@ -171,17 +171,17 @@ def parse(raw: bytes) -> Plan:
     if len(raw) > PLAN_BYTES_MAX:
         raise PlanInvalid(f"{FILE_NAME} has {len(raw)} bytes; the limit is {PLAN_BYTES_MAX}")
     try:
-        return strict_json.validate(Plan, strict_json.decode(raw))
+        return strict_json.validate(RolloutPlan, strict_json.decode(raw))
     except ValueError as error:
         raise PlanInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None
 
 
-STEPS = 10_000
+ROLLOUT_STEPS = 10_000
 Verdict = Literal["WANTED", "HALTED", "WAVE_LATER", "NO_WAVE", "HARDWARE_UNMET"]
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineCapabilities:
     """What a machine has."""
 
     memory_bytes: int
@@ -190,12 +190,12 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Wish:
+class DesiredState:
     """What is wanted of one task on one site."""
 
     verdict: Verdict
     plan: TaskPlan
-    offer: Offer | None = None
+    offer: BundleOffer | None = None
     """The bundle meant for this machine; None = none of them suits it."""
     opens_at: float = 0.0
     """WAVE_LATER: when the site's wave begins, in seconds since 1970."""
@@ -206,25 +206,25 @@ class Wish:
         return self.offer.bundle if self.offer and self.verdict == "WANTED" else None
 
 
-def wishes(fleet: Fleet, site: str, machine: Machine, now: float) -> Mapping[str, Wish]:
+def desired_states(fleet: FleetPlan, site: str, machine: MachineCapabilities, now: float) -> Mapping[str, DesiredState]:
     """Return what is wanted of each task that the plan names; `now` in seconds since 1970."""
-    return {task: _wish(each, site, machine, now) for task, each in fleet.tasks.items()}
+    return {task: _desired_state(each, site, machine, now) for task, each in fleet.tasks.items()}
 
 
-def place(site: str, bundle: str) -> int:
+def rollout_position(site: str, bundle: str) -> int:
     """Return where a site stands in the rollout of a bundle: 0 (among the first) to STEPS - 1."""
     drawn = hashlib.sha256(f"{site}\n{bundle}".encode()).digest()
-    return int.from_bytes(drawn[:8], "big") % STEPS
+    return int.from_bytes(drawn[:8], "big") % ROLLOUT_STEPS
 
 
-def suits(requires: Hardware, machine: Machine) -> bool:
+def meets_requirements(requires: HardwareRequirements, machine: MachineCapabilities) -> bool:
     """Tell whether a machine has what is required."""
     has_device = not requires.devices or bool(machine.devices & set(requires.devices))
     has_features = set(requires.cpu_features) <= machine.cpu_features
     return has_device and has_features and machine.memory_bytes >= requires.memory_bytes_min
 
 
-def inside(window: Window | None, minute: int) -> bool:
+def is_within_window(window: SwitchWindow | None, minute: int) -> bool:
     """Tell whether a site may switch now; `minute` of its local day, 0 to 1439."""
     if window is None:
         return True
@@ -232,16 +232,16 @@ def inside(window: Window | None, minute: int) -> bool:
     return start <= minute < end if start < end else minute >= start or minute < end
 
 
-def _wish(task: TaskPlan, site: str, machine: Machine, now: float) -> Wish:
-    offer = next((offer for offer in task.offers if suits(offer.requires, machine)), None)
+def _desired_state(task: TaskPlan, site: str, machine: MachineCapabilities, now: float) -> DesiredState:
+    offer = next((offer for offer in task.offers if meets_requirements(offer.requires, machine)), None)
     if offer is None:
-        return Wish("HARDWARE_UNMET", task)
+        return DesiredState("HARDWARE_UNMET", task)
     if task.halted:
-        return Wish("HALTED", task, offer)
+        return DesiredState("HALTED", task, offer)
     if not task.waves:
-        return Wish("WANTED", task, offer)
-    mine = place(site, offer.bundle)
-    opens = [seconds(wave.start) for wave in task.waves if mine < wave.percent * STEPS // 100]
+        return DesiredState("WANTED", task, offer)
+    mine = rollout_position(site, offer.bundle)
+    opens = [parse_timestamp(wave.start) for wave in task.waves if mine < wave.percent * ROLLOUT_STEPS // 100]
     if not opens:
-        return Wish("NO_WAVE", task, offer)
-    return Wish("WANTED" if now >= opens[0] else "WAVE_LATER", task, offer, opens[0])
+        return DesiredState("NO_WAVE", task, offer)
+    return DesiredState("WANTED" if now >= opens[0] else "WAVE_LATER", task, offer, opens[0])

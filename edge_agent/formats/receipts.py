@@ -16,13 +16,13 @@ from pydantic import Field, model_validator
 
 from edge_agent.formats import signed_document
 from edge_agent.formats.manifest import Sha256
-from edge_agent.formats.signed_document import At, Epoch, Exchanged, Signed, SiteId
+from edge_agent.formats.signed_document import At, Epoch, ExchangedModel, SignedDocument, SiteId
 
 SCHEMA = "edge-agent/receipts/v1"
 FILE_NAME = "receipts.json"
 
 
-class Range(Exchanged):
+class ReceiptRange(ExchangedModel):
     """Segments that the centre has, verified and kept."""
 
     first: signed_document.SequenceNumber
@@ -31,13 +31,13 @@ class Range(Exchanged):
     """Of the manifest file of `last`."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Range:
+    def _ordered(self) -> ReceiptRange:
         if self.first > self.last:
             raise ValueError("'first' is after 'last'")
         return self
 
 
-class Refused(Exchanged):
+class RefusedSegment(ExchangedModel):
     """A segment that came, but cannot be used: the site seals anew what it still holds of it."""
 
     sequence: signed_document.SequenceNumber
@@ -45,15 +45,15 @@ class Refused(Exchanged):
     why: str = Field(max_length=500)
 
 
-class EpochReceipts(Exchanged):
+class EpochReceipts(ExchangedModel):
     """What the centre has of one life of the site's spool."""
 
     epoch: Epoch
-    received: tuple[Range, ...] = Field(default=(), max_length=10_000)
-    refused: tuple[Refused, ...] = Field(default=(), max_length=1000)
+    received: tuple[ReceiptRange, ...] = Field(default=(), max_length=10_000)
+    refused: tuple[RefusedSegment, ...] = Field(default=(), max_length=1000)
 
 
-class Receipts(Exchanged):
+class Receipts(ExchangedModel):
     """What the centre has of one site."""
 
     schema_: Literal["edge-agent/receipts/v1"] = Field(default="edge-agent/receipts/v1", alias="schema")
@@ -62,7 +62,7 @@ class Receipts(Exchanged):
     epochs: tuple[EpochReceipts, ...] = Field(default=(), max_length=1000)
 
 
-def verify(raw: bytes, keys: Collection[str]) -> Signed[Receipts]:
+def verify(raw: bytes, keys: Collection[str]) -> SignedDocument[Receipts]:
     """Read receipts and check that one of the centre's keys signed them.
 
     Raises:

@@ -20,7 +20,7 @@ from pydantic import Field
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import plan, strict_json
 from edge_agent.formats.manifest import Sha256
-from edge_agent.formats.signed_document import Exchanged
+from edge_agent.formats.signed_document import ExchangedModel
 
 TIMESTAMP = "timestamp.json"
 TIMESTAMP_BYTES_MAX = 16 * 1024
@@ -35,7 +35,7 @@ _Number = Annotated[int, Field(ge=1, le=2**31)]
 
 
 @dataclass(frozen=True)
-class Named:
+class MetadataFile:
     """A file that metadata names, and what it says of it."""
 
     name: str
@@ -57,7 +57,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Release:
+class MetadataSet:
     """Metadata that belongs together, with the blob of its plan."""
 
     timestamp: bytes
@@ -68,75 +68,75 @@ class Release:
     plan: bytes = b""
 
 
-class _Hashes(Exchanged):
+class _Hashes(ExchangedModel):
     sha256: Sha256 | None = None
 
 
-class _Entry(Exchanged):
+class _Entry(ExchangedModel):
     version: _Number
     length: Annotated[int, Field(ge=0)] | None = None
     hashes: _Hashes = _Hashes()
 
 
-class _TargetHashes(Exchanged):
+class _TargetHashes(ExchangedModel):
     sha256: Sha256
 
 
-class _Target(Exchanged):
+class _Target(ExchangedModel):
     length: Annotated[int, Field(ge=0, le=plan.PLAN_BYTES_MAX)]
     hashes: _TargetHashes
 
 
-class _Root(Exchanged):
+class _SignedRoot(ExchangedModel):
     type_: Literal["root"] = Field(alias="_type")
     version: _Number
 
 
-class _TimestampMeta(Exchanged):
+class _TimestampMeta(ExchangedModel):
     snapshot: _Entry = Field(alias="snapshot.json")
 
 
-class _Timestamp(Exchanged):
+class _Timestamp(ExchangedModel):
     type_: Literal["timestamp"] = Field(alias="_type")
     meta: _TimestampMeta
 
 
-class _SnapshotMeta(Exchanged):
+class _SnapshotMeta(ExchangedModel):
     targets: _Entry = Field(alias="targets.json")
     plan: _Entry | None = Field(default=None, alias="plan.json")
 
 
-class _Snapshot(Exchanged):
+class _Snapshot(ExchangedModel):
     type_: Literal["snapshot"] = Field(alias="_type")
     meta: _SnapshotMeta
 
 
-class _PlanTargets(Exchanged):
+class _PlanTargets(ExchangedModel):
     plan: _Target | None = Field(default=None, alias="plan.json")
 
 
-class _Targets(Exchanged):
+class _Targets(ExchangedModel):
     type_: Literal["targets"] = Field(alias="_type")
     targets: _PlanTargets
 
 
-class _RootFile(Exchanged):
-    signed: _Root
+class _RootFile(ExchangedModel):
+    signed: _SignedRoot
 
 
-class _TimestampFile(Exchanged):
+class _TimestampFile(ExchangedModel):
     signed: _Timestamp
 
 
-class _SnapshotFile(Exchanged):
+class _SnapshotFile(ExchangedModel):
     signed: _Snapshot
 
 
-class _TargetsFile(Exchanged):
+class _TargetsFile(ExchangedModel):
     signed: _Targets
 
 
-_File = TypeVar("_File", bound=Exchanged)
+_File = TypeVar("_File", bound=ExchangedModel)
 
 
 def root_name(version: int) -> str:
@@ -161,7 +161,7 @@ def check_root(raw: bytes, version: int) -> None:
         raise DocumentInvalid(f"{root_name(version)} says that it is version {found}")
 
 
-def follow(timestamp: bytes) -> Generator[Named, bytes, Release]:
+def follow_metadata(timestamp: bytes) -> Generator[MetadataFile, bytes, MetadataSet]:
     """Name one after the other what a timestamp leads to; each is sent in, read to its limit, before the next.
 
     Raises:
@@ -173,18 +173,18 @@ def follow(timestamp: bytes) -> Generator[Named, bytes, Release]:
     targets = _named(roles.targets, "targets", TARGETS_BYTES_MAX)
     metadata[targets.name] = yield targets
     if roles.plan is None:
-        return Release(timestamp, metadata)
+        return MetadataSet(timestamp, metadata)
     role = _named(roles.plan, "plan", PLAN_ROLE_BYTES_MAX)
     metadata[role.name] = yield role
     target = _read(_TargetsFile, metadata[role.name], role.name).signed.targets.plan
     if target is None:
-        return Release(timestamp, metadata)
-    blob = Named(target.hashes.sha256, plan.PLAN_BYTES_MAX, target.length, target.hashes.sha256, "blobs")
-    return Release(timestamp, metadata, blob.sha256, (yield blob))
+        return MetadataSet(timestamp, metadata)
+    blob = MetadataFile(target.hashes.sha256, plan.PLAN_BYTES_MAX, target.length, target.hashes.sha256, "blobs")
+    return MetadataSet(timestamp, metadata, blob.sha256, (yield blob))
 
 
-def _named(entry: _Entry, role: str, bytes_max: int) -> Named:
-    return Named(f"{entry.version}.{role}.json", bytes_max, entry.length, entry.hashes.sha256 or "")
+def _named(entry: _Entry, role: str, bytes_max: int) -> MetadataFile:
+    return MetadataFile(f"{entry.version}.{role}.json", bytes_max, entry.length, entry.hashes.sha256 or "")
 
 
 def _read(model: type[_File], raw: bytes, name: str) -> _File:

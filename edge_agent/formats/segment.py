@@ -23,7 +23,7 @@ from pydantic import Field
 from edge_agent.errors import DocumentInvalid, RecordInvalid, SegmentDamaged
 from edge_agent.formats import example_records, signed_document
 from edge_agent.formats.manifest import Sha256
-from edge_agent.formats.signed_document import At, Epoch, Exchanged, Signed, SiteId
+from edge_agent.formats.signed_document import At, Epoch, ExchangedModel, SignedDocument, SiteId
 
 SCHEMA = "edge-agent/segment/v1"
 SEALED_BYTES_MAX = 64 * 1024 * 1024
@@ -35,7 +35,7 @@ _NAME = re.compile(r"([0-9a-f]{16})-([0-9]{10})")
 Recipient = Annotated[str, Field(pattern=r"^age1[0-9a-z]{10,3000}$")]
 
 
-class SegmentManifest(Exchanged):
+class SegmentManifest(ExchangedModel):
     """What the site says of one segment."""
 
     schema_: Literal["edge-agent/segment/v1"] = Field(default="edge-agent/segment/v1", alias="schema")
@@ -67,7 +67,7 @@ def parse_name(stem: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found and int(found[2]) > 0 else None
 
 
-def verify(raw: bytes, stem: str, keys: Collection[str] | None) -> Signed[SegmentManifest]:
+def verify(raw: bytes, stem: str, keys: Collection[str] | None) -> SignedDocument[SegmentManifest]:
     """Read a manifest that was found under a name, and check its signature; `keys` as in `document.verify`.
 
     Raises:

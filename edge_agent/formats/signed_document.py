@@ -41,7 +41,7 @@ def _in_the_calendar(at: str) -> str:
     return at
 
 
-# RFC 3339 in UTC. What `timestamp` wrote sorts as text; with and without a fraction of a second it does not.
+# RFC 3339 in UTC. What `format_timestamp` wrote sorts as text; with and without a fraction of a second it does not.
 At = Annotated[
     str,
     Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$"),
@@ -49,17 +49,17 @@ At = Annotated[
 ]
 
 
-class Exchanged(BaseModel):
+class ExchangedModel(BaseModel):
     """What passes between site and centre: frozen, and silent about keys it does not know."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
-Body = TypeVar("Body", bound=Exchanged)
+Body = TypeVar("Body", bound=ExchangedModel)
 
 
 @dataclass(frozen=True)
-class Signed(Generic[Body]):
+class SignedDocument(Generic[Body]):
     """A document whose signature fits `key`, the public key in hexadecimal, and the sha256 of the file's bytes."""
 
     body: Body
@@ -67,14 +67,14 @@ class Signed(Generic[Body]):
     sha256: str
 
 
-def timestamp(seconds: float) -> str:
+def format_timestamp(parse_timestamp: float) -> str:
     """Write seconds since 1970 as RFC 3339 in UTC with milliseconds."""
-    at = datetime.fromtimestamp(seconds, UTC)
+    at = datetime.fromtimestamp(parse_timestamp, UTC)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
 
 
-def seconds(at: str) -> float:
-    """Return the seconds since 1970 of what `timestamp` or a like hand wrote."""
+def parse_timestamp(at: str) -> float:
+    """Return the seconds since 1970 of what `format_timestamp` or a like hand wrote."""
     return datetime.fromisoformat(at).timestamp()
 
 
@@ -83,18 +83,18 @@ def public_key_hex(key: Ed25519PrivateKey) -> str:
     return key.public_key().public_bytes_raw().hex()
 
 
-def sign(body: Exchanged, key: Ed25519PrivateKey) -> bytes:
+def sign(body: ExchangedModel, key: Ed25519PrivateKey) -> bytes:
     """Write a signed document."""
     plain = body.model_dump(mode="json", by_alias=True)
     document = {"body": plain, "key": public_key_hex(key), "signature": key.sign(canonical(plain)).hex()}
     return (json.dumps(document, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def verify(raw: bytes, model: type[Body], what: str, keys: Collection[str] | None) -> Signed[Body]:
+def verify(raw: bytes, model: type[Body], what: str, keys: Collection[str] | None) -> SignedDocument[Body]:
     """Read a signed document and check its signature; `what` names it in errors, such as its file name.
 
     `keys` are the public keys that may sign, in hexadecimal. None takes any key and leaves it to the caller to decide
-    about `Signed.key`.
+    about `SignedDocument.key`.
 
     Raises:
         DocumentInvalid: too large, not JSON, or a rule of the model is broken.
@@ -114,7 +114,7 @@ def verify(raw: bytes, model: type[Body], what: str, keys: Collection[str] | Non
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), canonical(body))
     except (InvalidSignature, ValueError):  # ValueError: half of a surrogate pair, which has no bytes
         raise SignatureInvalid(f"{what} was changed after it was signed, or the signature is none", key=key) from None
-    return Signed(validate(body, model, what), key, hashlib.sha256(raw).hexdigest())
+    return SignedDocument(validate(body, model, what), key, hashlib.sha256(raw).hexdigest())
 
 
 def validate(plain: dict[str, Any], model: type[Body], what: str) -> Body:

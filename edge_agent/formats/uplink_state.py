@@ -13,7 +13,7 @@ from pydantic import Field
 
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import strict_json
-from edge_agent.formats.signed_document import At, Exchanged
+from edge_agent.formats.signed_document import At, ExchangedModel
 
 SCHEMA = "edge-agent/uplink/v1"
 FILE_NAME = "uplink.json"
@@ -22,7 +22,7 @@ REFRESH_SECONDS = 60.0
 FRESH_SECONDS = 3 * REFRESH_SECONDS
 
 
-class Problem(Exchanged):
+class UplinkStateProblem(ExchangedModel):
     """Something that keeps the uplink from doing its work."""
 
     reason: str = Field(max_length=64)
@@ -32,7 +32,7 @@ class Problem(Exchanged):
     """Name of the segment, or of the file of an update; empty = all."""
 
 
-class Downloads(Exchanged):
+class DownloadProgress(ExchangedModel):
     """How far updates have come."""
 
     repository: str = Field(max_length=500)
@@ -51,7 +51,7 @@ class Downloads(Exchanged):
     """Metadata included."""
 
 
-class UplinkState(Exchanged):
+class UplinkState(ExchangedModel):
     """The known state of the upstream, and what waits for it."""
 
     schema_: Literal["edge-agent/uplink/v1"] = Field(default="edge-agent/uplink/v1", alias="schema")
@@ -76,9 +76,9 @@ class UplinkState(Exchanged):
     sent_segments: int = Field(ge=0)
     """Since this uplink started."""
     sent_bytes: int = Field(ge=0)
-    downloads: Downloads | None = None
+    downloads: DownloadProgress | None = None
     """None = this uplink brings no updates."""
-    problems: tuple[Problem, ...] = Field(default=(), max_length=100)
+    problems: tuple[UplinkStateProblem, ...] = Field(default=(), max_length=100)
 
 
 def encode(state: UplinkState) -> bytes:
@@ -100,7 +100,7 @@ def parse(raw: bytes) -> UplinkState:
         raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None
 
 
-def online(state: UplinkState | None, running_seconds: float) -> bool:
+def is_online(state: UplinkState | None, running_seconds: float) -> bool:
     """Tell whether the upstream can be used now; `running_seconds` is the reader's CLOCK_BOOTTIME."""
     if state is None:
         return False

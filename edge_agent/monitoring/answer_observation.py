@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from edge_agent.formats.example_records import local_answer
 from edge_agent.formats.manifest import Manifest, Threshold
 from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring.sequential_tests import DriftStream, EventSample, RiskGuarantee
 
 Source = Literal["shadow", "audit", "escalated", "deferred"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring.answer_observation import Source
 from edge_agent.monitoring.sequential_tests import DriftStream, RiskEvidence, RiskGuarantee
 

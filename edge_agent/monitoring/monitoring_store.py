@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from edge_agent.durable.database import Database
 from edge_agent.formats.example_records import local_answer
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring import answer_observation as observing
 from edge_agent.monitoring import sequential_tests
 from edge_agent.monitoring.answer_observation import FAIR_SOURCES, AnswerObservation, ModelPair, Source

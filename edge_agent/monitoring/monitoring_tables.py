@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.durable.database import Database
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring.bundle_figures import (
     AgreementCount,
     AlarmState,

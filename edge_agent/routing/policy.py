@@ -3,7 +3,7 @@
 A task lives through modes. *bootstrap*: there is no local model yet, the large one answers. *shadow*: the large one
 answers, the small one runs beside it and is compared. *hybrid*: the small one answers what it is sure of, the large one
 the rest. *local*: nothing is ever escalated. Whoever would be asked and cannot be is not waited for: what stands in the
-way is known before (`blocked`), and the answer says it.
+way is known before (`escalation_blocker`), and the answer says it.
 
 The table in docs/routing.md is made from these functions.
 """
@@ -18,12 +18,12 @@ from typing import Literal
 from edge_agent.formats.manifest import Confidence, Threshold
 from edge_agent.formats.plan import Mode
 
-Wish = Literal["as_mode", "answer", "abstain", "escalate"]
+LowConfidencePolicy = Literal["as_mode", "answer", "abstain", "escalate"]
 """What the caller wants of an unsure answer: as the mode says, the local one, none, or the large model's."""
 RouteName = Literal["local", "upstream", "abstained", "deferred"]
 
 
-class Reason(StrEnum):
+class RouteReason(StrEnum):
     """Why an answer comes from where it comes."""
 
     SURE = "SURE"
@@ -55,14 +55,16 @@ class Reason(StrEnum):
     """It was asked, and gave no usable answer; or it could not be asked, as where a rule of redaction failed."""
 
 
-UNCONFIDENT = frozenset({Reason.BELOW_THRESHOLD, Reason.BELOW_FLOOR, Reason.OUT_OF_DISTRIBUTION, Reason.SCORES_VARY})
+UNCONFIDENT = frozenset(
+    {RouteReason.BELOW_THRESHOLD, RouteReason.BELOW_FLOOR, RouteReason.OUT_OF_DISTRIBUTION, RouteReason.SCORES_VARY}
+)
 """Why an answer is not confident, and is withheld from a caller who wants none that is unsure."""
-NEVER = frozenset({Reason.UPSTREAM_NOT_CONFIGURED, Reason.UPSTREAM_NOT_ALLOWED})
+PERMANENT_BLOCKERS = frozenset({RouteReason.UPSTREAM_NOT_CONFIGURED, RouteReason.UPSTREAM_NOT_ALLOWED})
 """What no later moment mends: nothing is put off because of these."""
 
 
 @dataclass(frozen=True)
-class Upstream:
+class LargeModelAvailability:
     """The way to the large model for one task, as it is known before anybody asks."""
 
     configured: bool = False
@@ -77,15 +79,15 @@ class Upstream:
     """Its usual time for an answer; 0 = not known yet."""
 
 
-ABSENT = Upstream()
+ABSENT = LargeModelAvailability()
 
 
 @dataclass(frozen=True)
-class Decision:
+class RouteDecision:
     """Where the answer comes from, and what the caller should know of it."""
 
     route: RouteName
-    reason: Reason
+    reason: RouteReason
     threshold: float | None = None
     """The least confidence of a confident answer: the larger one of threshold and floor."""
     below_threshold: bool = False
@@ -94,14 +96,14 @@ class Decision:
 
     later: bool = False
     """The large model is to be asked when that is possible, for training."""
-    held_up: Reason | None = None
+    held_up: RouteReason | None = None
     """Why a local answer is not confident; also where `reason` is another one. None = it is confident, or ungraded."""
     p_value: float | None = None
     """How well the input resembles the training data, over 0 to 1; None = the bundle has no gate."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class InputObservation:
     """What a model saw of an input."""
 
     input_tokens: int
@@ -114,29 +116,29 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Asked:
+class EscalationContext:
     """The task's mode, the caller's wish, and how things stand with the large model."""
 
     mode: Mode = "local"
-    wish: Wish = "as_mode"
-    blocked: Reason | None = Reason.UPSTREAM_NOT_CONFIGURED
-    """What keeps the large model from being asked now (`blocked`); None = nothing."""
-    kept: bool = False
+    low_confidence: LowConfidencePolicy = "as_mode"
+    blocker: RouteReason | None = RouteReason.UPSTREAM_NOT_CONFIGURED
+    """What keeps the large model from being asked now (`escalation_blocker`); None = nothing."""
+    deferrable: bool = False
     """The input is kept, redacted, so that the large model can be asked later."""
 
 
-BLOCKS = (
-    Reason.UPSTREAM_NOT_CONFIGURED,
-    Reason.UPSTREAM_NOT_ALLOWED,
-    Reason.UPSTREAM_OFFLINE,
-    Reason.UPSTREAM_BUDGET_SPENT,
-    Reason.UPSTREAM_BUSY,
-    Reason.DEADLINE_TOO_SHORT,
-    Reason.UPSTREAM_FAILED,
+BLOCKERS = (
+    RouteReason.UPSTREAM_NOT_CONFIGURED,
+    RouteReason.UPSTREAM_NOT_ALLOWED,
+    RouteReason.UPSTREAM_OFFLINE,
+    RouteReason.UPSTREAM_BUDGET_SPENT,
+    RouteReason.UPSTREAM_BUSY,
+    RouteReason.DEADLINE_TOO_SHORT,
+    RouteReason.UPSTREAM_FAILED,
 )
 
 
-def blocked(upstream: Upstream, seconds_left: float) -> Reason | None:
+def escalation_blocker(upstream: LargeModelAvailability, seconds_left: float) -> RouteReason | None:
     """Return what keeps the large model from being asked by a caller with that much time; None = nothing."""
     holds = (
         upstream.configured,
@@ -146,29 +148,31 @@ def blocked(upstream: Upstream, seconds_left: float) -> Reason | None:
         upstream.free,
         seconds_left > upstream.seconds_expected,
     )
-    return next((reason for reason, good in zip(BLOCKS, holds, strict=False) if not good), None)
+    return next((reason for reason, good in zip(BLOCKERS, holds, strict=False) if not good), None)
 
 
-def first(asked: Asked) -> Decision | None:
+def decide_before_local_answer(asked: EscalationContext) -> RouteDecision | None:
     """Decide before the local model has said anything; None = it is asked first."""
     if asked.mode == "bootstrap":
         return _bootstrap(asked)
-    if asked.mode == "shadow" and asked.blocked is None:
-        return Decision("upstream", Reason.MODE_SHADOW)
+    if asked.mode == "shadow" and asked.blocker is None:
+        return RouteDecision("upstream", RouteReason.MODE_SHADOW)
     return None
 
 
-def decide(confidence: float, calibration: Confidence, asked: Asked, seen: Seen | None = None) -> Decision:
+def decide_graded(
+    confidence: float, calibration: Confidence, asked: EscalationContext, seen: InputObservation | None = None
+) -> RouteDecision:
     """Decide on a local answer with that calibrated confidence, 0 to 1."""
     known = calibration if isinstance(calibration, Threshold) else None
     varies = seen is not None and seen.scores_vary and known is not None
     found = None if varies else known  # it was proved with scores that other neighbours do not give
-    p_value, outside = gated(calibration, seen)
+    p_value, outside = check_ood_gate(calibration, seen)
     usual = calibration.novelty
     unusual = usual.unusual(seen.label_mass, seen.input_tokens) if usual and seen else ()
     held_up = _held_up(confidence, found, varies=varies, outside=outside)
-    chosen = _graded(asked, held_up or (Reason.INPUT_UNUSUAL if unusual else None))
-    less = (*chosen.degraded, *unusual, *marks(outside), *((Reason.SCORES_VARY,) if varies else ()))
+    chosen = _graded(asked, held_up or (RouteReason.INPUT_UNUSUAL if unusual else None))
+    less = (*chosen.degraded, *unusual, *ood_marks(outside), *((RouteReason.SCORES_VARY,) if varies else ()))
     return replace(
         chosen,
         threshold=found.confidence_min if found else None,
@@ -179,7 +183,7 @@ def decide(confidence: float, calibration: Confidence, asked: Asked, seen: Seen 
     )
 
 
-def gated(calibration: Confidence, seen: Seen | None) -> tuple[float | None, bool]:
+def check_ood_gate(calibration: Confidence, seen: InputObservation | None) -> tuple[float | None, bool]:
     """Return the p-value of an input, and whether it is out of distribution; without a gate nothing is."""
     gate = calibration.gate
     if gate is None:
@@ -188,81 +192,81 @@ def gated(calibration: Confidence, seen: Seen | None) -> tuple[float | None, boo
     return gate.p_value(score), gate.holds_up(score)
 
 
-def marks(outside: bool) -> tuple[str, ...]:
+def ood_marks(outside: bool) -> tuple[str, ...]:
     """Return how an answer is marked among its `degraded` reasons if its input is out of distribution."""
-    return (Reason.OUT_OF_DISTRIBUTION,) if outside else ()
+    return (RouteReason.OUT_OF_DISTRIBUTION,) if outside else ()
 
 
-def _held_up(confidence: float, found: Threshold | None, *, varies: bool, outside: bool) -> Reason | None:
+def _held_up(confidence: float, found: Threshold | None, *, varies: bool, outside: bool) -> RouteReason | None:
     """Return why an answer is not confident; None = it is. A confidence that is not a number is below every limit."""
     if varies:
-        return Reason.SCORES_VARY
+        return RouteReason.SCORES_VARY
     if outside:
-        return Reason.OUT_OF_DISTRIBUTION
+        return RouteReason.OUT_OF_DISTRIBUTION
     if found is None or not confidence >= found.threshold:
-        return Reason.BELOW_THRESHOLD
-    return None if confidence >= found.floor else Reason.BELOW_FLOOR
+        return RouteReason.BELOW_THRESHOLD
+    return None if confidence >= found.floor else RouteReason.BELOW_FLOOR
 
 
-def ungraded(asked: Asked) -> Decision:
+def decide_ungraded(asked: EscalationContext) -> RouteDecision:
     """Decide on a task whose answers have no confidence: only who asks for the large model gets it."""
     if asked.mode == "bootstrap":
         return _bootstrap(asked)
-    if asked.wish != "escalate":
-        return Decision("local", Reason.UNGRADED)
-    if asked.mode == "local" and asked.blocked not in NEVER:
-        return Decision("local", Reason.MODE_LOCAL, degraded=(Reason.MODE_LOCAL,))
-    return _upstream(asked, Reason.CALLER_ASKED) or _without(asked, "local")
+    if asked.low_confidence != "escalate":
+        return RouteDecision("local", RouteReason.UNGRADED)
+    if asked.mode == "local" and asked.blocker not in PERMANENT_BLOCKERS:
+        return RouteDecision("local", RouteReason.MODE_LOCAL, degraded=(RouteReason.MODE_LOCAL,))
+    return _upstream(asked, RouteReason.CALLER_ASKED) or _without(asked, "local")
 
 
-def audited(decision: Decision, asked: Asked, share: float, drawn: float) -> bool:
+def is_drawn_for_audit(decision: RouteDecision, asked: EscalationContext, share: float, drawn: float) -> bool:
     """Tell whether a given answer is checked by the large model later; `drawn` at random, from 0 to below 1.
 
     Of what stands in the way only that counts which no later moment mends: a sample that left out what was answered
     while the way was cut, or busy, would not be one of all sure answers.
     """
-    sure = asked.mode == "hybrid" and decision.reason is Reason.SURE
-    return sure and asked.kept and asked.blocked not in NEVER and drawn < share
+    sure = asked.mode == "hybrid" and decision.reason is RouteReason.SURE
+    return sure and asked.deferrable and asked.blocker not in PERMANENT_BLOCKERS and drawn < share
 
 
-def failed(asked: Asked, why: Reason = Reason.UPSTREAM_FAILED) -> Asked:
+def with_blocker(asked: EscalationContext, why: RouteReason = RouteReason.UPSTREAM_FAILED) -> EscalationContext:
     """Return the same after the large model gave no usable answer."""
-    return replace(asked, blocked=why)
+    return replace(asked, blocker=why)
 
 
-def _bootstrap(asked: Asked) -> Decision:
-    return _upstream(asked, Reason.MODE_BOOTSTRAP) or _without(asked, "abstained")
+def _bootstrap(asked: EscalationContext) -> RouteDecision:
+    return _upstream(asked, RouteReason.MODE_BOOTSTRAP) or _without(asked, "abstained")
 
 
-def _graded(asked: Asked, doubt: Reason | None) -> Decision:
+def _graded(asked: EscalationContext, doubt: RouteReason | None) -> RouteDecision:
     if asked.mode == "shadow":
         return _unanswered(asked, doubt)
     if doubt is None:
-        return Decision("local", Reason.SURE)
-    if asked.wish == "answer" or (asked.mode == "local" and asked.wish != "escalate"):
+        return RouteDecision("local", RouteReason.SURE)
+    if asked.low_confidence == "answer" or (asked.mode == "local" and asked.low_confidence != "escalate"):
         return _kept(asked, doubt)
-    if asked.mode == "local" and asked.blocked not in NEVER:
-        return Decision("local", Reason.MODE_LOCAL, degraded=(Reason.MODE_LOCAL,))
+    if asked.mode == "local" and asked.blocker not in PERMANENT_BLOCKERS:
+        return RouteDecision("local", RouteReason.MODE_LOCAL, degraded=(RouteReason.MODE_LOCAL,))
     return _upstream(asked, doubt) or _unanswered(asked, doubt)
 
 
-def _kept(asked: Asked, doubt: Reason) -> Decision:
+def _kept(asked: EscalationContext, doubt: RouteReason) -> RouteDecision:
     """Nobody is asked. Abstaining is for what is not confident: what is only unusual is said."""
-    withheld = asked.wish == "abstain" and doubt in UNCONFIDENT
-    return Decision("abstained" if withheld else "local", doubt)
+    withheld = asked.low_confidence == "abstain" and doubt in UNCONFIDENT
+    return RouteDecision("abstained" if withheld else "local", doubt)
 
 
-def _unanswered(asked: Asked, doubt: Reason | None) -> Decision:
+def _unanswered(asked: EscalationContext, doubt: RouteReason | None) -> RouteDecision:
     """The large model would answer, and cannot: a sure answer stands, an unsure one as the caller wishes."""
-    withheld = doubt in UNCONFIDENT and asked.wish == "abstain"
+    withheld = doubt in UNCONFIDENT and asked.low_confidence == "abstain"
     return _without(asked, "abstained" if withheld else "local")
 
 
-def _upstream(asked: Asked, why: Reason) -> Decision | None:
-    return Decision("upstream", why) if asked.blocked is None else None
+def _upstream(asked: EscalationContext, why: RouteReason) -> RouteDecision | None:
+    return RouteDecision("upstream", why) if asked.blocker is None else None
 
 
-def _without(asked: Asked, route: RouteName) -> Decision:
-    reason = asked.blocked or Reason.UPSTREAM_FAILED
-    later = asked.kept and reason not in NEVER
-    return Decision("deferred" if later and route == "local" else route, reason, degraded=(reason,), later=later)
+def _without(asked: EscalationContext, route: RouteName) -> RouteDecision:
+    reason = asked.blocker or RouteReason.UPSTREAM_FAILED
+    later = asked.deferrable and reason not in PERMANENT_BLOCKERS
+    return RouteDecision("deferred" if later and route == "local" else route, reason, degraded=(reason,), later=later)

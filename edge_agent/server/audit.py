@@ -5,7 +5,7 @@ have a line the first time and then one a minute with a count: neither `status -
 It is bounded: at half of `audit_bytes_max` the file becomes audit.1.jsonl, in place of the one before.
 
 One thread writes, in the order in which lines came; the event loop never waits for the disk. A change waits for its
-line, and a stop for all lines, no longer than `Patience` says: status shows that lines are missing, and they are
+line, and a stop for all lines, no longer than `AuditTimeouts` says: status shows that lines are missing, and they are
 written if the disk comes back.
 """
 
@@ -18,19 +18,18 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import structlog
 
 from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.durable.disk_thread import DiskThread
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.server.callers import NOBODY, Caller
-from edge_agent.server.repeats import Repeats
 
 log = structlog.get_logger("edge_agent.server")
 
@@ -43,7 +42,7 @@ WAITING_LINES_MAX = 1024
 
 
 @dataclass(frozen=True)
-class Patience:
+class AuditTimeouts:
     """How long a disk is waited for that takes no lines."""
 
     change_seconds_max: float = 10.0
@@ -52,11 +51,11 @@ class Patience:
     """By a stop, for all lines."""
 
 
-PATIENCE = Patience()
+AUDIT_TIMEOUTS = AuditTimeouts()
 
 
 @dataclass(frozen=True)
-class Entry:
+class AuditEntry:
     """One kind of thing that happened."""
 
     caller: Caller
@@ -65,10 +64,10 @@ class Entry:
     """OK, or the reason of the error."""
 
 
-OTHERS = Entry(NOBODY, "others", "various")
+OTHER_ENTRIES = AuditEntry(NOBODY, "others", "various")
 
 
-class Audit:
+class AuditLog:
     """The log of one daemon. One event loop owns it, and a thread of its own writes, until `close`."""
 
     def __init__(
@@ -77,16 +76,16 @@ class Audit:
         bytes_max: int,
         wall: Callable[[], float] = time.time,
         waiting_lines_max: int = WAITING_LINES_MAX,
-        patience: Patience = PATIENCE,
+        patience: AuditTimeouts = AUDIT_TIMEOUTS,
     ) -> None:
         """Go on where the file ends."""
-        self._file = _File(state_dir, bytes_max // 2)
+        self._file = _AuditFile(state_dir, bytes_max // 2)
         self._thread = DiskThread("audit")
         self._patience = patience
         self._waiting = threading.Semaphore(waiting_lines_max)
         self._waiting_max = waiting_lines_max
         self._wall = wall
-        self._repeats = Repeats(OTHERS)
+        self._repeats = LogDeduplicator(OTHER_ENTRIES)
         self.denied: Counter[str] = Counter()
         """Calls that were denied, by reason: all of them, also where a line stands for many."""
 
@@ -95,13 +94,13 @@ class Audit:
         """Why the last line was not written; empty otherwise."""
         return self._file.problem
 
-    async def changed(self, caller: Caller, call: str, outcome: str, request: Any) -> None:
+    async def record_change(self, caller: Caller, call: str, outcome: str, request: Any) -> None:
         """Write down that an operator did something; it is on the disk when this returns, or `problem` says why not.
 
         The line is written also when the caller does not wait for it.
         """
         seconds = self._patience.change_seconds_max
-        line = self._line(Entry(caller, call, outcome), _told(request))
+        line = self._line(AuditEntry(caller, call, outcome), _told(request))
         written = asyncio.wrap_future(self._thread.submit(self._file.write, line, durably=True))
         done, _ = await asyncio.wait([written], timeout=seconds)  # leaves the line to be written when this is cancelled
         if done:
@@ -109,9 +108,9 @@ class Audit:
         else:
             self._file.fail(f"the disk has not taken a line for {seconds:g} s")
 
-    def seen(self, caller: Caller, call: str, outcome: str) -> None:
+    def note(self, caller: Caller, call: str, outcome: str) -> None:
         """Write down that somebody looked or was denied, unless it was written a moment ago."""
-        now, entry = time.monotonic(), Entry(caller, call, outcome)
+        now, entry = time.monotonic(), AuditEntry(caller, call, outcome)
         if outcome != "OK":
             self.denied[outcome] += 1
         self._tell_counts(self._repeats.due(now))
@@ -127,7 +126,7 @@ class Audit:
             log.error("audit_not_closed", seconds=seconds)
         return closed
 
-    def _tell(self, entry: Entry, more: dict[str, Any]) -> None:
+    def _tell(self, entry: AuditEntry, more: dict[str, Any]) -> None:
         if not self._waiting.acquire(blocking=False):
             self._file.fail(f"{self._waiting_max} lines wait for the disk")
             return
@@ -139,18 +138,18 @@ class Audit:
         if error := line.exception():
             log.error("audit_broke", error=type(error).__name__, exc_info=error)
 
-    def _tell_counts(self, counted: list[tuple[Entry, int]]) -> None:
+    def _tell_counts(self, counted: list[tuple[AuditEntry, int]]) -> None:
         for entry, count in counted:
             self._tell(entry, {"times_more": count})
 
-    def _line(self, entry: Entry, more: dict[str, Any]) -> bytes:
+    def _line(self, entry: AuditEntry, more: dict[str, Any]) -> bytes:
         certificate = {"certificate": entry.caller.fingerprint} if entry.caller.fingerprint else {}
         who = {"who": entry.caller.name, **certificate, "roles": sorted(entry.caller.roles)}
-        line = {"at": timestamp(self._wall()), **who, "call": entry.call, "outcome": entry.outcome, **more}
+        line = {"at": format_timestamp(self._wall()), **who, "call": entry.call, "outcome": entry.outcome, **more}
         return json.dumps(line, ensure_ascii=True).encode() + b"\n"
 
 
-class _File:
+class _AuditFile:
     """The file and the one before it. One thread writes; `problem` may be read by any."""
 
     def __init__(self, folder: Path, bytes_max: int) -> None:
@@ -205,3 +204,49 @@ def _told(request: Any) -> dict[str, Any]:
 
 def _short(value: Any) -> Any:
     return value[:VALUE_CHARS_MAX] if isinstance(value, str) else value
+
+
+# What happens over and over, written down once and then counted. Pure.
+#
+# The first of a kind is told at once; what follows within a window is counted, and told in one line once the window has
+# ended. The table is bounded: with too many kinds at a time the rest are one kind.
+WINDOW_SECONDS = 60.0
+KINDS_MAX = 256
+
+Kind = TypeVar("Kind", bound=Hashable)
+
+
+@dataclass
+class _RepeatedEvent:
+    until: float
+    count: int = 0
+
+
+class LogDeduplicator(Generic[Kind]):
+    """The table. `now` is in seconds on a clock that does not go back."""
+
+    def __init__(self, others: Kind) -> None:
+        """Name the kind that stands for all that find no place of their own."""
+        self._others = others
+        self._seen: dict[Kind, _RepeatedEvent] = {}
+
+    def first(self, kind: Kind, now: float) -> bool:
+        """Note one; tell whether it is to be told now. Otherwise it is counted until `due`."""
+        if kind not in self._seen and len(self._seen) >= KINDS_MAX:
+            kind = self._others
+        seen = self._seen.get(kind)
+        if seen is None:
+            self._seen[kind] = _RepeatedEvent(now + WINDOW_SECONDS)
+            return True
+        seen.count += 1
+        return False
+
+    def due(self, now: float) -> list[tuple[Kind, int]]:
+        """Forget the kinds whose window has ended; return those that came again in it, and how often."""
+        over = [kind for kind, seen in self._seen.items() if seen.until <= now]
+        counted = [(kind, self._seen.pop(kind).count) for kind in over]
+        return [(kind, count) for kind, count in counted if count]
+
+    def rest(self) -> list[tuple[Kind, int]]:
+        """Forget everything; return what was counted."""
+        return self.due(float("inf"))

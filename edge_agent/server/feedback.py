@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.capture.example_capture import QUEUE_START, ExampleCapture
+from edge_agent.capture.example_capture import QUEUE_START, ExampleCapture, ReviewItem
 from edge_agent.capture.record_builder import HumanFeedback
-from edge_agent.capture.review_streams import ReviewFilter
+from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.errors import InvalidRequest, UnknownTask
-from edge_agent.formats.example_records import local_answer
+from edge_agent.formats import example_records
+from edge_agent.formats.example_records import ReviewStream, local_answer
 from edge_agent.formats.manifest import Manifest
-from edge_agent.server import guard, messages, reviews
-from edge_agent.server.dedupe import REQUEST_ID_CHARS_MAX
+from edge_agent.server import messages
+from edge_agent.server.detached_calls import REQUEST_ID_CHARS_MAX
+from edge_agent.server.interceptor import CallContext
 from edge_agent.update.activation import Activation
 from edge_agent.v1 import feedback_pb2 as pb
-from edge_agent.v1 import feedback_pb2_grpc
+from edge_agent.v1 import feedback_pb2_grpc, inference_pb2, task_pb2
 
 REVIEWER_CHARS_MAX = 100
 REASON_CHARS_MAX = 2000
@@ -29,7 +33,7 @@ CORRECTIONS = {"classify": "corrected_label", "extract": "corrected_json", "gene
 
 
 @dataclass(frozen=True)
-class Reviewing:
+class FeedbackDependencies:
     """What reviewers look at and change."""
 
     collection: ExampleCapture
@@ -46,13 +50,12 @@ class Reviewing:
 class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     """See the module."""
 
-    def __init__(self, rooms: Reviewing) -> None:
+    def __init__(self, rooms: FeedbackDependencies) -> None:
         """Serve these rooms."""
         self._rooms = rooms
 
-    @guard.call
     async def SubmitFeedback(
-        self, request: pb.SubmitFeedbackRequest, context: guard.Context
+        self, request: pb.SubmitFeedbackRequest, context: CallContext
     ) -> pb.SubmitFeedbackResponse:
         """Keep what a reviewer says; it is on the disk when this returns."""
         _check_request(request)
@@ -63,32 +66,29 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         await self._rooms.collection.store_feedback(said, found.record, manifest)
         return pb.SubmitFeedbackResponse()
 
-    @guard.call
     async def ListReviewQueue(
-        self, request: pb.ListReviewQueueRequest, context: guard.Context
+        self, request: pb.ListReviewQueueRequest, context: CallContext
     ) -> pb.ListReviewQueueResponse:
         """List kept answers, the review streams in turns."""
-        size = messages.page_size_of(request.page_size)
-        after = reviews.place(request.page_token) if request.page_token else QUEUE_START
+        size = messages.clamp_page_size(request.page_size)
+        after = parse_page_token(request.page_token) if request.page_token else QUEUE_START
         at_most = request.confidence_max if request.HasField("confidence_max") else None
-        stream = reviews.stream(request.stream)
+        stream = parse_review_stream(request.stream)
         wanted = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
         rows = await self._rooms.collection.review_page(wanted, after, size + 1)
-        shown = [reviews.prediction(each, self._rooms.manifest(each.record["task"])) for each in rows[:size]]
-        token = reviews.token(rows[size - 1].place) if len(rows) > size else ""
+        shown = [prediction_message(each, self._rooms.manifest(each.record["task"])) for each in rows[:size]]
+        token = make_page_token(rows[size - 1].place) if len(rows) > size else ""
         return pb.ListReviewQueueResponse(predictions=shown, next_page_token=token)
 
-    @guard.call
-    async def GetPrediction(self, request: pb.GetPredictionRequest, context: guard.Context) -> pb.GetPredictionResponse:
+    async def GetPrediction(self, request: pb.GetPredictionRequest, context: CallContext) -> pb.GetPredictionResponse:
         """Show one kept answer and the feedback on it."""
         _check_id(request.prediction_id)
         found = await self._rooms.collection.find_prediction(request.prediction_id)
-        shown = reviews.prediction(found, self._rooms.manifest(found.record["task"]))
+        shown = prediction_message(found, self._rooms.manifest(found.record["task"]))
         return pb.GetPredictionResponse(prediction=shown)
 
-    @guard.call
     async def ErasePrediction(
-        self, request: pb.ErasePredictionRequest, context: guard.Context
+        self, request: pb.ErasePredictionRequest, context: CallContext
     ) -> pb.ErasePredictionResponse:
         """Forget one answer."""
         _check_id(request.prediction_id)
@@ -175,3 +175,101 @@ def _check_json(value: str, fields: list[str]) -> None:
 def _require(holds: bool, said: str, remedy: str) -> None:
     if not holds:
         raise InvalidRequest(said, remedy=remedy)
+
+
+# Between kept records and the messages of FeedbackService: pure translation.
+_VALUES = {"classify": "corrected_label", "extract": "corrected_json", "generate": "corrected_text"}
+STREAMS: dict[ReviewStream, pb.ReviewStream] = {
+    "audit": pb.REVIEW_STREAM_AUDIT,
+    "uncertain": pb.REVIEW_STREAM_UNCERTAIN,
+    "diverse": pb.REVIEW_STREAM_DIVERSE,
+    "new": pb.REVIEW_STREAM_NEW,
+}
+_PLACE = struct.Struct(">Bqqqdq")
+
+
+def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Prediction:
+    """Show a kept answer; `manifest` is of the task as it is now."""
+    record = found.record
+    message = pb.Prediction(
+        prediction_id=record["prediction_id"],
+        bundle=task_pb2.BundleRef(
+            task=record["task"], version=record["bundle"]["version"], digest=record["bundle"]["digest"]
+        ),
+        input=record["input"],
+        output=record["output"],
+        route=messages.ROUTES[record["route"]],
+        kind=messages.KINDS[record["kind"]],
+        labels=_labels(manifest),
+        feedback=[_feedback(said, record["kind"]) for said in found.feedback],
+        reviewed=found.reviewed,
+    )
+    message.answer_time.FromJsonString(record["at"])
+    if record.get("p_value") is not None:
+        message.p_value = record["p_value"]
+    message.review_stream = STREAMS[found.stream]
+    if found.probability is not None:
+        message.sampling_probability = found.probability
+    local, teacher = example_records.local_answer(record), example_records.teacher_answer(record)
+    if teacher is not None:
+        message.teacher_answer, message.teacher_model = teacher, record.get("model", "")
+    if local is not None:
+        _show_local(message, local)
+    return message
+
+
+def _show_local(message: pb.Prediction, local: dict[str, Any]) -> None:
+    message.local_answer = local["answer"]
+    message.scores.extend([inference_pb2.LabelScore(label=label, score=score) for label, score in local["scores"]])
+    if local["confidence"] is not None:
+        message.confidence.value = local["confidence"]
+        message.confidence.below_threshold = not local["sure"]
+    if local["threshold"] is not None:
+        message.confidence.threshold = local["threshold"]
+
+
+def parse_page_token(token: str) -> ReviewCursor:
+    """Read a page's token.
+
+    Raises:
+        InvalidRequest: it is none that `token` gave.
+    """
+    try:
+        found = ReviewCursor(*_PLACE.unpack(base64.urlsafe_b64decode(token.encode())))
+    except (ValueError, struct.error):
+        remedy = "Start again with an empty page_token."
+        raise InvalidRequest("page_token is none that this daemon gave", remedy=remedy) from None
+    return found
+
+
+def make_page_token(last: ReviewCursor) -> str:
+    """Write the token of the page behind a place."""
+    return base64.urlsafe_b64encode(_PLACE.pack(*last)).decode()
+
+
+def parse_review_stream(asked: pb.ReviewStream) -> ReviewStream | None:
+    """Return the stream that a request names; None = all. Raises InvalidRequest."""
+    if asked == pb.REVIEW_STREAM_UNSPECIFIED:
+        return None
+    found = next((name for name, value in STREAMS.items() if value == asked), None)
+    if found is None:
+        raise InvalidRequest(f"stream {asked} is none that this daemon knows", remedy="Leave it out for all streams.")
+    return found
+
+
+def _labels(manifest: Manifest | None) -> list[str]:
+    if manifest is None:
+        return []
+    return manifest.task.record_fields if manifest.task.kind == "extract" else list(manifest.task.labels)
+
+
+def _feedback(said: dict[str, Any], kind: str) -> pb.Feedback:
+    message = pb.Feedback(feedback_id=said["feedback_id"], reviewer=said["reviewer"])
+    message.feedback_time.FromJsonString(said["at"])
+    if said["verdict"] == "accept":
+        message.accept = True
+    elif said["verdict"] == "reject":
+        message.reject_reason = said["reason"]
+    else:
+        setattr(message, _VALUES[kind], said["value"])
+    return message

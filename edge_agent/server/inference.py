@@ -30,15 +30,16 @@ from edge_agent.errors import (
     TooManyInputs,
     WrongTaskKind,
 )
-from edge_agent.metrics.counting import UNKNOWN, Counts
+from edge_agent.metrics.answer_counts import UNKNOWN_TASK, AnswerCounts
 from edge_agent.routing import policy
-from edge_agent.routing.policy import Wish
-from edge_agent.server import answers, callers, guard, kept, measured, messages
-from edge_agent.server.admission import Admission
-from edge_agent.server.answers import Finished
-from edge_agent.server.dedupe import Deduplicator
-from edge_agent.server.escalating import Escalation, Input
-from edge_agent.server.status import to_input_error
+from edge_agent.routing.policy import LowConfidencePolicy
+from edge_agent.server import callers, finished_answers, messages
+from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.detached_calls import RequestDeduplicator
+from edge_agent.server.error_status import to_input_error
+from edge_agent.server.finished_answers import FinishedAnswer
+from edge_agent.server.interceptor import CallContext
+from edge_agent.server.model_router import ModelRouter, RoutedInput
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.v1 import inference_pb2 as pb
@@ -56,35 +57,37 @@ Write = Callable[[pb.GenerateResponse], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class _Batch(Generic[Response]):
+class _BatchMethod(Generic[Response]):
     """How one kind of batch is answered."""
 
     kind: str
     response: type[Response]
-    write: Callable[[Any, Finished], float | None]
+    write: Callable[[Any, FinishedAnswer], float | None]
     """Writes an answer into a result of the response; returns its confidence, if it has one."""
-    kept: Callable[[Finished, Any], CapturedAnswer] | None = None
+    captured: Callable[[FinishedAnswer, Any], CapturedAnswer] | None = None
     """Says what is kept of an answer, where its task is collected."""
-    wish: Wish | None = None
+    low_confidence: LowConfidencePolicy | None = None
     """What the caller wants of an unsure answer; None = the answers of this kind have no confidence."""
 
 
 @dataclass(frozen=True)
-class Rooms:
+class InferenceDependencies:
     """What the servicers of all roles share."""
 
     activation: Activation
     engines: EnginePool
-    admission: Admission
+    admission: AdmissionControl
     collection: ExampleCapture
-    counts: Counts
-    escalation: Escalation
+    counts: AnswerCounts
+    escalation: ModelRouter
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """See the module."""
 
-    def __init__(self, rooms: Rooms, config: ServiceConfig, priority: int, remembered: Deduplicator) -> None:
+    def __init__(
+        self, rooms: InferenceDependencies, config: ServiceConfig, priority: int, remembered: RequestDeduplicator
+    ) -> None:
         """Serve callers of one role, whose priority is 0 for the first; `remembered` is of all roles."""
         self._activation = rooms.activation
         self._engines = rooms.engines
@@ -96,67 +99,69 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._config = config
         self._remembered = remembered
 
-    @guard.call
-    async def Classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
+    async def Classify(self, request: pb.ClassifyRequest, context: CallContext) -> pb.ClassifyResponse:
         """Choose one label for each input."""
         return await self.classify(request, context)
 
-    async def classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
+    async def classify(self, request: pb.ClassifyRequest, context: CallContext) -> pb.ClassifyResponse:
         """Likewise, with errors of our own tree."""
-        wish = _wish(request.on_low_confidence)
+        low_confidence = _low_confidence_policy(request.on_low_confidence)
 
-        def write(result: pb.ClassifyResult, finished: Finished) -> float | None:
-            return answers.classify(result.classification, finished, request.top_k)
+        def write(result: pb.ClassifyResult, finished: FinishedAnswer) -> float | None:
+            return finished_answers.fill_classification(result.classification, finished, request.top_k)
 
         return await self._deduplicated(
-            request, context, _Batch("classify", pb.ClassifyResponse, write, kept.classified, wish)
+            request,
+            context,
+            _BatchMethod(
+                "classify", pb.ClassifyResponse, write, finished_answers.captured_classification, low_confidence
+            ),
         )
 
-    @guard.call
-    async def Extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
+    async def Extract(self, request: pb.ExtractRequest, context: CallContext) -> pb.ExtractResponse:
         """Find typed values in each input."""
         return await self.extract(request, context)
 
-    async def extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
+    async def extract(self, request: pb.ExtractRequest, context: CallContext) -> pb.ExtractResponse:
         """Likewise, with errors of our own tree."""
-        wish = _wish(request.on_low_confidence)
+        low_confidence = _low_confidence_policy(request.on_low_confidence)
 
-        def write(result: pb.ExtractResult, finished: Finished) -> float | None:
-            return answers.extract(result.extraction, finished)
+        def write(result: pb.ExtractResult, finished: FinishedAnswer) -> float | None:
+            return finished_answers.fill_extraction(result.extraction, finished)
 
         return await self._deduplicated(
-            request, context, _Batch("extract", pb.ExtractResponse, write, kept.extracted, wish)
+            request,
+            context,
+            _BatchMethod("extract", pb.ExtractResponse, write, finished_answers.captured_extraction, low_confidence),
         )
 
-    @guard.call
-    async def Embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
+    async def Embed(self, request: pb.EmbedRequest, context: CallContext) -> pb.EmbedResponse:
         """Turn each input into a vector."""
         return await self.embed(request, context)
 
-    async def embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
+    async def embed(self, request: pb.EmbedRequest, context: CallContext) -> pb.EmbedResponse:
         """Likewise, with errors of our own tree."""
 
-        def write(result: pb.EmbedResult, finished: Finished) -> None:
-            answers.embed(result.embedding, finished)
+        def write(result: pb.EmbedResult, finished: FinishedAnswer) -> None:
+            finished_answers.fill_embedding(result.embedding, finished)
 
-        return await self._deduplicated(request, context, _Batch("embed", pb.EmbedResponse, write))
+        return await self._deduplicated(request, context, _BatchMethod("embed", pb.EmbedResponse, write))
 
-    @guard.call
-    async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
+    async def Generate(self, request: pb.GenerateRequest, context: CallContext) -> None:
         """Write text for one input, piece by piece."""
         await self.generate(request, context, context.write)
 
-    async def generate(self, request: pb.GenerateRequest, context: guard.Context, write: Write) -> None:
+    async def generate(self, request: pb.GenerateRequest, context: CallContext, write: Write) -> None:
         """Likewise, to whatever takes the pieces."""
         with self._counting(request.task):
             await self._write_text(request, context, write)
 
-    async def _write_text(self, request: pb.GenerateRequest, context: guard.Context, write: Write) -> None:
+    async def _write_text(self, request: pb.GenerateRequest, context: CallContext, write: Write) -> None:
         began = time.perf_counter()
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
-        client = callers.current.get().account
-        item = Input(request.text, bundle, deadline)
+        client = callers.current_caller.get().account
+        item = RoutedInput(request.text, bundle, deadline)
         written = contextlib.aclosing(self._written(item, run, request.escalate, client))
         pieces: list[str] = []
         with self._admission.call(client):
@@ -168,49 +173,51 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         pieces.append(event)
                     else:
                         finished = event._replace(seconds=time.perf_counter() - began)
-                        answers.finish(message.finish, finished)
-                        measured.answered(self._counts, finished)
+                        finished_answers.fill_finish(message.finish, finished)
+                        finished_answers.record_answer(self._counts, finished)
                         if self._collection.consent(request.task) != "off":
-                            self._collection.queue_answer(kept.generated(event, "".join(pieces)))
+                            self._collection.queue_answer(finished_answers.captured_generation(event, "".join(pieces)))
                     await write(message)
 
     async def _written(
-        self, item: Input, run: Run, escalate: bool, client: str
-    ) -> AsyncGenerator[str | Finished, None]:
+        self, item: RoutedInput, run: Run, escalate: bool, client: str
+    ) -> AsyncGenerator[str | FinishedAnswer, None]:
         """Yield a text piece by piece, and its end; the large model's, if it is to write and can."""
         asked = self._escalation.asked(item.bundle.manifest, "escalate" if escalate else "as_mode", item.deadline)
-        decision, begun = policy.ungraded(asked), False
+        decision, begun = policy.decide_ungraded(asked), False
         if decision.route == "upstream":
             try:
                 async with contextlib.aclosing(self._escalation.writing(item)) as pieces:
                     async for piece in pieces:
                         begun = True
-                        yield piece if isinstance(piece, str) else answers.unasked(*item[:2], decision, piece)
+                        yield (
+                            piece
+                            if isinstance(piece, str)
+                            else finished_answers.without_local_answer(*item[:2], decision, piece)
+                        )
             except EdgeAgentError as error:
                 if begun:
                     raise StreamBroken(f"the large model's answer broke off: {error.message}") from None
-                decision = policy.ungraded(policy.failed(asked))
+                decision = policy.decide_ungraded(policy.with_blocker(asked))
             else:
                 return
         if decision.route == "abstained":
-            yield answers.unasked(*item[:2], decision, None)
+            yield finished_answers.without_local_answer(*item[:2], decision, None)
             return
         async with contextlib.aclosing(self._engines.events(run, item.deadline, self._priority, client)) as events:
             async for event in events:
                 if isinstance(event, Chunk):
                     yield event.text
                 else:
-                    yield Finished(item.text, event, item.bundle, run.job_id, decision=decision)
+                    yield FinishedAnswer(item.text, event, item.bundle, run.job_id, decision=decision)
 
-    @guard.call
-    async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
+    async def ListTasks(self, request: pb.ListTasksRequest, context: CallContext) -> pb.ListTasksResponse:
         """List the installed tasks, by name."""
         names = sorted(self._activation.serving)
-        shown, token = messages.page(request.page_size, request.page_token, len(names))
+        shown, token = messages.page_slice(request.page_size, request.page_token, len(names))
         return pb.ListTasksResponse(tasks=[self._describe(name) for name in names[shown]], next_page_token=token)
 
-    @guard.call
-    async def GetTask(self, request: pb.GetTaskRequest, context: guard.Context) -> pb.GetTaskResponse:
+    async def GetTask(self, request: pb.GetTaskRequest, context: CallContext) -> pb.GetTaskResponse:
         """Show one installed task."""
         described = self._describe(request.task)
         return pb.GetTaskResponse(
@@ -238,75 +245,83 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             )
         return bundle
 
-    def seconds_left(self, context: guard.Context) -> float:
+    def seconds_left(self, context: CallContext) -> float:
         """Return how much time a caller gives, or the site where the caller says nothing."""
         remaining = context.time_remaining()
         return self._config.deadline_seconds_default if remaining is None else remaining
 
-    def _deadline(self, context: guard.Context) -> float:
+    def _deadline(self, context: CallContext) -> float:
         seconds = self.seconds_left(context)
         if seconds <= 0:
             raise DeadlineExpired("the deadline had passed when the request arrived")
         return asyncio.get_running_loop().time() + seconds
 
     def _deduplicated(
-        self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]
+        self, request: BatchRequest, context: CallContext, batch: _BatchMethod[Response]
     ) -> Awaitable[Response]:
         if not request.request_id:
             return self._answer(request, context, batch)
         content = request.SerializeToString(deterministic=True)
-        call = (callers.current.get().name, batch.kind, request.request_id)
+        call = (callers.current_caller.get().name, batch.kind, request.request_id)
         return self._remembered.run(call, content, functools.partial(self._answer, request, context, batch))
 
-    def _counting(self, task: str) -> measured.Counting:
-        return measured.Counting(self._counts, task if task in self._activation.serving else UNKNOWN)
+    def _counting(self, task: str) -> finished_answers.UnansweredCallCounter:
+        return finished_answers.UnansweredCallCounter(
+            self._counts, task if task in self._activation.serving else UNKNOWN_TASK
+        )
 
-    async def _answer(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
+    async def _answer(self, request: BatchRequest, context: CallContext, batch: _BatchMethod[Response]) -> Response:
         """Compute every input of a request together."""
         with self._counting(request.task):
             return await self._computed(request, context, batch)
 
-    async def _computed(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
+    async def _computed(self, request: BatchRequest, context: CallContext, batch: _BatchMethod[Response]) -> Response:
         bundle = self._bundle(request.task, batch.kind)
         _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
         deadline = self._deadline(context)
-        client = callers.current.get().account
+        client = callers.current_caller.get().account
         with self._admission.call(client):
-            outcomes: list[Finished | EdgeAgentError]
+            outcomes: list[FinishedAnswer | EdgeAgentError]
             if len(request.texts) == 1:
-                outcomes = [await self._one(request.texts[0], bundle, deadline, batch.wish)]
+                outcomes = [await self._one(request.texts[0], bundle, deadline, batch.low_confidence)]
             else:
-                with self._reserved(bundle, batch.wish, len(request.texts), client) as places:
+                with self._reserved(bundle, batch.low_confidence, len(request.texts), client) as places:
                     computing = (
-                        self._one_or_error(text, bundle, deadline, batch.wish, places) for text in request.texts
+                        self._one_or_error(text, bundle, deadline, batch.low_confidence, places)
+                        for text in request.texts
                     )
                     outcomes = await _together(computing)
         response = batch.response()
-        collected = batch.kept if self._collection.consent(request.task) != "off" else None
+        collected = batch.captured if self._collection.consent(request.task) != "off" else None
         for outcome in outcomes:
             result = response.results.add()
             if isinstance(outcome, EdgeAgentError):
                 result.error.CopyFrom(to_input_error(outcome))
-                measured.lost(self._counts, request.task, outcome)
+                finished_answers.record_error(self._counts, request.task, outcome)
                 continue
-            measured.answered(self._counts, outcome, batch.write(result, outcome))
+            finished_answers.record_answer(self._counts, outcome, batch.write(result, outcome))
             if collected:
                 self._collection.queue_answer(collected(outcome, result))
         return response
 
     def _reserved(
-        self, bundle: InstalledBundle, wish: Wish | None, inputs: int, client: str
+        self, bundle: InstalledBundle, low_confidence: LowConfidencePolicy | None, inputs: int, client: str
     ) -> contextlib.AbstractContextManager[Reservation | None]:
         """Keep places for all inputs of a request; none where the large model alone answers them."""
-        if wish is not None and self._escalation.mode(bundle.manifest) == "bootstrap":
+        if low_confidence is not None and self._escalation.mode(bundle.manifest) == "bootstrap":
             return contextlib.nullcontext()
         return self._engines.reserve(bundle.digest, inputs, client)
 
     async def _one_or_error(
-        self, text: str, bundle: InstalledBundle, deadline: float, wish: Wish | None, places: Reservation | None
-    ) -> Finished | EdgeAgentError:
+        self,
+        text: str,
+        bundle: InstalledBundle,
+        deadline: float,
+        low_confidence: LowConfidencePolicy | None,
+        places: Reservation | None,
+    ) -> FinishedAnswer | EdgeAgentError:
         try:
-            return await self._one(text, bundle, deadline, wish, places)
+            return await self._one(text, bundle, deadline, low_confidence, places)
         except EdgeAgentError as error:
             return error
 
@@ -315,24 +330,26 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         text: str,
         bundle: InstalledBundle,
         deadline: float,
-        wish: Wish | None,
+        low_confidence: LowConfidencePolicy | None,
         places: Reservation | None = None,
-    ) -> Finished:
+    ) -> FinishedAnswer:
         began = time.perf_counter()
         _check_text(text)
-        if wish is None:
-            finished = answers.compared(await self._local(text, bundle, deadline, places))
+        if low_confidence is None:
+            finished = finished_answers.with_gate_result(await self._local(text, bundle, deadline, places))
         else:
-            asked = self._escalation.asked(bundle.manifest, wish, deadline)
+            asked = self._escalation.asked(bundle.manifest, low_confidence, deadline)
             local = functools.partial(self._local, text, bundle, deadline, places)
-            finished = await self._escalation.answer(Input(text, bundle, deadline), asked, local)
+            finished = await self._escalation.answer(RoutedInput(text, bundle, deadline), asked, local)
         return finished._replace(seconds=time.perf_counter() - began)
 
-    async def _local(self, text: str, bundle: InstalledBundle, deadline: float, places: Reservation | None) -> Finished:
-        run = Run(job_id=answers.new_id(), digest=bundle.digest, text=text)
-        client = callers.current.get().account
+    async def _local(
+        self, text: str, bundle: InstalledBundle, deadline: float, places: Reservation | None
+    ) -> FinishedAnswer:
+        run = Run(job_id=finished_answers.new_prediction_id(), digest=bundle.digest, text=text)
+        client = callers.current_caller.get().account
         answer = await self._engines.answer(run, deadline, self._priority, client, places)
-        return Finished(text, answer, bundle, run.job_id)
+        return FinishedAnswer(text, answer, bundle, run.job_id)
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
@@ -355,11 +372,11 @@ async def _expires(deadline: float) -> AsyncIterator[None]:
         raise DeadlineExpired("the deadline passed before the stream was written and read") from None
 
 
-def _wish(on_low_confidence: int) -> Wish:
-    wish = messages.WISHES.get(on_low_confidence)
-    if wish is None:
+def _low_confidence_policy(on_low_confidence: int) -> LowConfidencePolicy:
+    low_confidence = messages.WISHES.get(on_low_confidence)
+    if low_confidence is None:
         raise InvalidRequest(f"on_low_confidence is {on_low_confidence}, which this version does not know")
-    return wish
+    return low_confidence
 
 
 def _check_count(inputs: int, limit: int) -> None:
@@ -390,7 +407,7 @@ def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
             f"output_tokens_max is {request.output_tokens_max}; the task's limit is {task.limits.output_tokens_max}"
         )
     return Run(
-        job_id=answers.new_id(),
+        job_id=finished_answers.new_prediction_id(),
         digest=bundle.digest,
         text=request.text,
         output_tokens_max=request.output_tokens_max or task.limits.output_tokens_max,

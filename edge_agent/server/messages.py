@@ -12,14 +12,14 @@ from edge_agent.engine.state import State
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode
-from edge_agent.formats.site_status import UpdateState
-from edge_agent.metrics.counting import Counts, Histogram, TaskCounts
-from edge_agent.routing.policy import Wish
+from edge_agent.formats.status_object import UpdateState
+from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
+from edge_agent.routing.policy import LowConfidencePolicy
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Overview
-from edge_agent.update.verified import Copied
+from edge_agent.update.updater import UpdateOverview
+from edge_agent.update.verified import CopyProgress
 from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 
 KINDS = {
@@ -40,7 +40,7 @@ MODES = {
     "hybrid": task_pb2.MODE_HYBRID,
     "local": task_pb2.MODE_LOCAL,
 }
-WISHES: dict[int, Wish] = {
+WISHES: dict[int, LowConfidencePolicy] = {
     task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED: "as_mode",
     task_pb2.ON_LOW_CONFIDENCE_ANSWER: "answer",
     task_pb2.ON_LOW_CONFIDENCE_ABSTAIN: "abstain",
@@ -147,7 +147,7 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
     )
 
 
-def counts_messages(counts: Counts) -> list[admin_pb2.TaskCounts]:
+def counts_messages(counts: AnswerCounts) -> list[admin_pb2.TaskCounts]:
     """Describe what came of the inputs, task by task."""
     found = {task: _counts_message(task, each) for task, each in sorted(counts.tasks.items())}
     for lost, number in counts.errors.items():
@@ -155,7 +155,7 @@ def counts_messages(counts: Counts) -> list[admin_pb2.TaskCounts]:
     return list(found.values())
 
 
-def _counts_message(task: str, counts: TaskCounts) -> admin_pb2.TaskCounts:
+def _counts_message(task: str, counts: TaskCounters) -> admin_pb2.TaskCounts:
     return admin_pb2.TaskCounts(
         task=task,
         answers=counts.answers,
@@ -212,7 +212,7 @@ def large_model_message(
     return said
 
 
-def updates_message(activation: Activation, overview: Overview) -> admin_pb2.UpdatesStatus:
+def updates_message(activation: Activation, overview: UpdateOverview) -> admin_pb2.UpdatesStatus:
     """Describe where the site stands with updates."""
     tasks = sorted(activation.serving.keys() | overview.rows.keys())
     return admin_pb2.UpdatesStatus(
@@ -223,7 +223,7 @@ def updates_message(activation: Activation, overview: Overview) -> admin_pb2.Upd
     )
 
 
-def import_message(copied: Copied) -> admin_pb2.ImportUpdateResponse:
+def import_message(copied: CopyProgress) -> admin_pb2.ImportUpdateResponse:
     """Say how far a copy has come."""
     return admin_pb2.ImportUpdateResponse(
         copying=copied.name, copied_bytes=copied.bytes, total_bytes=copied.bytes_total
@@ -245,13 +245,13 @@ def _task_update(task: str, activation: Activation, row: Progress | None) -> adm
     return message
 
 
-def page(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
+def page_slice(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
     """Return the part of a list of `total` items that a page shows, and the token of the next (AIP-158).
 
     Raises:
         InvalidRequest: a negative size, or a token that no answer gave.
     """
-    size = page_size_of(page_size)
+    size = clamp_page_size(page_size)
     if page_token and not (page_token.isascii() and page_token.isdecimal() and len(page_token) < 10):
         raise InvalidRequest("page_token is none that this daemon gave", remedy="Start again with an empty page_token.")
     start = int(page_token or 0)
@@ -259,7 +259,7 @@ def page(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
     return slice(start, end), str(end) if end < total else ""
 
 
-def page_size_of(asked: int) -> int:
+def clamp_page_size(asked: int) -> int:
     """Return how many items a page has: what was asked for within bounds (AIP-158). Raises InvalidRequest."""
     if asked < 0:
         raise InvalidRequest(f"page_size is {asked}; it must not be negative")

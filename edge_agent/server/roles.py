@@ -69,15 +69,11 @@ METHODS: dict[str, frozenset[Role]] = {
 """The roles that may call a method, each of them alone."""
 
 
-def authorize(method: str, who: str, roles: frozenset[Role]) -> None:
-    """Raise RoleMissing unless one of the roles may call the method."""
-    allowed = METHODS.get(method, frozenset())
-    if allowed & roles:
-        return
-    call = method.rpartition("/")[2]
+def role_missing(call: str, allowed: frozenset[Role], who: str, roles: frozenset[Role]) -> RoleMissing:
+    """Return the refusal of a call that only `allowed` may make, to a client with other roles."""
     needs = " or ".join(sorted(allowed)) if allowed else "a role that nobody has"
     has = f"has the role {' and '.join(sorted(roles))}" if roles else "has no role"
-    raise RoleMissing(
+    return RoleMissing(
         f"{who} {has}; {call} needs {needs}",
         remedy=f"Have a certificate issued with {ROLE_URI}{min(allowed, default='…')}, or use the socket of that role.",
         client=who,
@@ -88,14 +84,14 @@ def authorize(method: str, who: str, roles: frozenset[Role]) -> None:
 
 
 _LOOKING = frozenset({"GetStatus", "GetFieldReport", "ListBundles", "ServerReflectionInfo"})
-Treatment = Literal["work", "look", "change", "health"]
+CallTreatment = Literal["work", "look", "change", "health"]
 
 
-def treatment(method: str) -> Treatment:
-    """Return what a call is to limits and the audit log.
+def call_treatment(method: str) -> CallTreatment:
+    """Return how limits and the audit log treat a call.
 
-    work = a client's rate counts it; look = an operator's that changes nothing; change = one that has a line in the
-    audit log each time, as has what a reviewer erases; health = of no account.
+    work = a client's rate counts it; look = an operator's that changes nothing; change = each one has a line in the
+    audit log, as has what a reviewer erases; health = neither.
     """
     name, allowed = method.rpartition("/")[2], METHODS.get(method, frozenset())
     if allowed == ROLES:
@@ -105,7 +101,7 @@ def treatment(method: str) -> Treatment:
     return "look" if allowed == ADMIN else "work"
 
 
-def roles_of(certificate: Certificate, configured: Mapping[str, Iterable[Role]]) -> frozenset[Role]:
+def certificate_roles(certificate: Certificate, configured: Mapping[str, Iterable[Role]]) -> frozenset[Role]:
     """Return the roles of a client: those that its certificate says, and those configured for one of its names.
 
     A URI is told from other names, so that no authority for DNS names can be talked into issuing a role.

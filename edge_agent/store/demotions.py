@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from edge_agent.durable.database import Database
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.status_object import Alarm
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS demotions (task TEXT PRIMARY KEY, permitted TEXT NOT NULL, digest TEXT NOT NULL,"

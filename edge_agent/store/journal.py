@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, fields
 
 from edge_agent.durable.database import Database
-from edge_agent.formats.site_status import UpdateState
+from edge_agent.formats.status_object import UpdateState
 
 UPDATES = (
     "CREATE TABLE updates (task TEXT PRIMARY KEY, candidate TEXT NOT NULL, version TEXT NOT NULL, wish TEXT NOT NULL,"

@@ -18,11 +18,11 @@ from typing import Any
 
 from edge_agent import __version__
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.config import Files
-from edge_agent.doctor.findings import Unseen
-from edge_agent.doctor.probes.place import content, look, text
-from edge_agent.doctor.probes.serving import Case
-from edge_agent.doctor.units import SERVE, UPLINK
+from edge_agent.config import ConfigFiles
+from edge_agent.doctor.findings import ProbeFailure
+from edge_agent.doctor.installation import read_bytes, read_text, stat_file
+from edge_agent.doctor.probe_context import ProbeContext
+from edge_agent.doctor.unit_checks import SERVE, UPLINK
 from edge_agent.formats import uplink_state
 from edge_agent.support_bundle import diagnostic_redaction
 
@@ -53,8 +53,8 @@ class SupportPart:
 class SupportSources:
     """What is gathered from."""
 
-    case: Case
-    files: Files | None
+    case: ProbeContext
+    files: ConfigFiles | None
     """The configuration; None = it cannot be read."""
     doctor: Mapping[str, Any]
     """Its findings, as --json prints them."""
@@ -116,23 +116,22 @@ def _doctor(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes
 
 
 def _versions(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes:
-    release = dict(
-        line.split("=", 1) for line in text(sources.case.place.at("etc/os-release")).splitlines() if "=" in line
-    )
+    text = read_text(sources.case.installation.at("etc/os-release"))
+    release = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     said = {
         "edge_agent": __version__,
         "python": platform.python_version(),
         "kernel": platform.release(),
         "machine": platform.machine(),
         "system": release.get("PRETTY_NAME", "").strip('"'),
-        "systemd": (sources.case.place.run(("systemctl", "--version")) or "").partition("\n")[0],
+        "systemd": (sources.case.installation.run(("systemctl", "--version")) or "").partition("\n")[0],
     }
     return _encoded(said, rules)
 
 
 def _status(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes:
     if sources.case.status is None:
-        raise _PartMissing(f"the daemon did not answer: {sources.case.answering.said}")
+        raise _PartMissing(f"the daemon did not answer: {sources.case.daemon.message}")
     return _encoded(sources.case.status, rules)
 
 
@@ -144,7 +143,7 @@ def _config(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes
 
 
 def _units(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes:
-    said = [sources.case.place.run(("systemctl", "show", unit, "--no-pager")) for unit in (SERVE, UPLINK)]
+    said = [sources.case.installation.run(("systemctl", "show", unit, "--no-pager")) for unit in (SERVE, UPLINK)]
     if not any(said):
         raise _PartMissing("systemd does not answer")
     kept = [line for each in said for line in (each or "").splitlines() if not line.startswith(("Environment", "Exec"))]
@@ -166,7 +165,7 @@ def _log(unit: str) -> Callable[[SupportSources, diagnostic_redaction.Rules], by
             "--no-pager",
             "-q",
         )
-        said = sources.case.place.run(command)
+        said = sources.case.installation.run(command)
         if not said:
             raise _PartMissing("the journal has nothing of it, or this user may not read it")
         return "\n".join(_entries(said, rules)).encode()
@@ -187,18 +186,19 @@ def _entries(said: str, rules: diagnostic_redaction.Rules) -> Iterator[str]:
 
 
 def _machine(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes:
-    place = sources.case.place
+    place = sources.case.installation
     parts = [
-        f"== {name}\n{text(place.at(name))}"
+        f"== {name}\n{read_text(place.at(name))}"
         for name in ("proc/uptime", "proc/loadavg", "proc/meminfo", "proc/mounts", "proc/pressure/memory")
     ]
-    pid = sources.case.answering.pid
-    parts += [f"== /proc/{pid}/{name}\n{text(Path(f'/proc/{pid}/{name}'))}" for name in ("status", "limits") if pid > 0]
+    pid = sources.case.daemon.pid
+    for name in ("status", "limits") if pid > 0 else ():
+        parts.append(f"== /proc/{pid}/{name}\n{read_text(Path(f'/proc/{pid}/{name}'))}")
     return diagnostic_redaction.text("\n".join(parts), rules).encode()
 
 
 def _metrics(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes:
-    address = sources.case.place.config.metrics.address
+    address = sources.case.installation.config.metrics.address
     if not address:
         raise _PartMissing("metrics are off")
     connection = http.client.HTTPConnection(address, timeout=SCRAPE_SECONDS_MAX)
@@ -215,34 +215,34 @@ def _metrics(sources: SupportSources, rules: diagnostic_redaction.Rules) -> byte
 
 def _updates(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes:
     stored = sources.case.stored
-    if isinstance(stored, Unseen):
+    if isinstance(stored, ProbeFailure):
         raise _PartMissing(stored.why)
     return _encoded({"journal": list(stored.journal.values()), "newest_signed": stored.signed}, rules)
 
 
 def _uplink(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes:
-    notes = sources.case.place.config.uplink_notes
+    notes = sources.case.installation.config.uplink_notes
     path = notes / uplink_state.FILE_NAME
     if not path.exists():
         raise _PartMissing(f"there is no {path}")
     try:
-        said = json.loads(content(path, uplink_state.STATE_BYTES_MAX) or b"{}")
+        said = json.loads(read_bytes(path, uplink_state.STATE_BYTES_MAX) or b"{}")
     except (ValueError, RecursionError):
         raise _PartMissing(f"{path} is no JSON") from None
     uploaded = notes / "uploaded.jsonl"
-    lines = text(uploaded).count("\n") if uploaded.exists() else 0
+    lines = read_text(uploaded).count("\n") if uploaded.exists() else 0
     return _encoded({"state": said, "notes_lines": lines}, rules)
 
 
 def _folders(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes:
     """List names, sizes and owners: of files, never a byte of them."""
-    config = sources.case.place.config
+    config = sources.case.installation.config
     folders = (config.state_dir, config.outbox, config.receipts, config.incoming, config.uplink_notes, config.run_dir)
     lines: list[str] = []
     for folder in dict.fromkeys(folders):
         lines.append(f"== {folder}")
         for root, _, names in os.walk(folder):
-            found = (look(Path(root) / name) for name in sorted(names))
+            found = (stat_file(Path(root) / name) for name in sorted(names))
             lines += [f"{file.shown} {file.size:>12} {file.path}" for file in found]
             if len(lines) > ENTRIES_MAX:
                 break

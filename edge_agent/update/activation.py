@@ -51,7 +51,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Engines:
+class ActivationDependencies:
     """What activation needs of the engine room."""
 
     attach: Callable[[str, Manifest, bytes, Mapping[str, Path], bool], Awaitable[None]]
@@ -67,7 +67,7 @@ class Engines:
 
 
 @dataclass(frozen=True)
-class Inventory:
+class BundleInventory:
     """What is installed, as of the last change: read without touching the disk."""
 
     bundles: tuple[InstalledBundle, ...] = ()
@@ -85,7 +85,7 @@ First = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Change:
+class BundleSwap:
     """How a bundle takes the place of another."""
 
     progress: Progress | None
@@ -108,7 +108,7 @@ class Activation:
     def __init__(
         self,
         store: Store,
-        engines: Engines,
+        engines: ActivationDependencies,
         *,
         allow_unsigned: bool,
         drain_seconds: float,
@@ -128,7 +128,7 @@ class Activation:
         self._loading: set[asyncio.Task[None]] = set()
         self.problems: dict[str, EdgeAgentError] = {}
         """Why a task did not become ready, for those that the last try failed, or whose bundle cannot be read."""
-        self.inventory = Inventory()
+        self.inventory = BundleInventory()
 
     @property
     def serving(self) -> Mapping[str, InstalledBundle]:
@@ -180,7 +180,7 @@ class Activation:
             log.info("bundle_verified", task=bundle.manifest.task.name, digest=bundle.digest, new=new)
             if activate:
                 try:
-                    await self._activate(bundle, Change(None, self._drain_seconds, left=left))
+                    await self._activate(bundle, BundleSwap(None, self._drain_seconds, left=left))
                 except EdgeAgentError as error:
                     if new:
                         await self.on_store(self._store.remove, bundle.digest)
@@ -200,7 +200,7 @@ class Activation:
 
         async def change() -> InstalledBundle:
             bundle = await self.on_store(self._store.find, task, wanted)
-            await self._activate(bundle, Change(None, self._drain_seconds, left=left))
+            await self._activate(bundle, BundleSwap(None, self._drain_seconds, left=left))
             return bundle
 
         return await self._alone(task, change)
@@ -213,7 +213,7 @@ class Activation:
             if previous is None:
                 active = self.bundle_of(task)
                 raise NothingToRollBack(f"task {task!r} has no bundle before {active.manifest.version}", task=task)
-            await self._activate(previous, Change(None, self._drain_seconds, left=left))
+            await self._activate(previous, BundleSwap(None, self._drain_seconds, left=left))
             return previous
 
         return await self._alone(task, change)
@@ -238,7 +238,7 @@ class Activation:
             if expected != (active.digest if active else ""):
                 return False
             bundle = await self.on_store(self._store.find, progress.task, digest)
-            await self._activate(bundle, Change(progress, max(self._drain_seconds, SWITCH_DRAIN_SECONDS), first))
+            await self._activate(bundle, BundleSwap(progress, max(self._drain_seconds, SWITCH_DRAIN_SECONDS), first))
             return True
 
         return await self._alone(progress.task, change)
@@ -319,9 +319,9 @@ class Activation:
                 self.inventory = await self.on_store(self._take_inventory)
                 await self._engines.report()
 
-    def _take_inventory(self) -> Inventory:
+    def _take_inventory(self) -> BundleInventory:
         rollbacks = self._store.rollbacks()
-        return Inventory(
+        return BundleInventory(
             bundles=tuple(self._store.bundles()),
             previous=frozenset(rollbacks.values()),
             rollbacks=rollbacks,
@@ -329,7 +329,7 @@ class Activation:
             unreadable=tuple(self._store.unreadable()),
         )
 
-    async def _activate(self, bundle: InstalledBundle, change: Change) -> None:
+    async def _activate(self, bundle: InstalledBundle, change: BundleSwap) -> None:
         before = self._serving.get(bundle.manifest.task.name)
         if before is None or before.digest == bundle.digest:
             await self._make_active(bundle, change, same=before is not None)
@@ -338,7 +338,7 @@ class Activation:
         else:
             await self._overlap(before, bundle, change)
 
-    async def _overlap(self, before: InstalledBundle, bundle: InstalledBundle, change: Change) -> None:
+    async def _overlap(self, before: InstalledBundle, bundle: InstalledBundle, change: BundleSwap) -> None:
         """Load a bundle while the one before answers."""
         pausing_helps = self._engines.replaces(before.digest, bundle.manifest)
         try:
@@ -348,7 +348,7 @@ class Activation:
             raise
         await self._detach(before, change)
 
-    async def _take_turns(self, before: InstalledBundle, bundle: InstalledBundle, change: Change) -> None:
+    async def _take_turns(self, before: InstalledBundle, bundle: InstalledBundle, change: BundleSwap) -> None:
         """Stop the bundle before, and say so, so that its memory is there; bring it back if the new one fails."""
         log.warning("task_pauses", task=before.manifest.task.name, version=before.manifest.version)
         await self._detach(before, change)
@@ -361,15 +361,15 @@ class Activation:
             await self._load(before)
             raise
 
-    async def _detach(self, before: InstalledBundle, change: Change) -> None:
+    async def _detach(self, before: InstalledBundle, change: BundleSwap) -> None:
         # Calls that looked the bundle up a moment ago hand their inputs to its engine before this goes on.
         await asyncio.sleep(0)
         await self._engines.detach(before.digest, change.drain_seconds)
 
-    async def _make_active(self, bundle: InstalledBundle, change: Change, *, same: bool) -> None:
+    async def _make_active(self, bundle: InstalledBundle, change: BundleSwap, *, same: bool) -> None:
         """Make a bundle ready, and only then move the pointer. `same`: it is the one that answers already."""
         if not (same and self._engines.ready(bundle.digest)):
-            await unless(change.left, self._attach(bundle, keep=same))
+            await run_unless_left(change.left, self._attach(bundle, keep=same))
         try:
             await self.on_store(self._store.set_active, bundle.digest, change.progress)
         except EdgeAgentError:
@@ -439,7 +439,7 @@ class TaskLocks:
                 del self._users[task], self._locks[task]
 
 
-async def unless(left: asyncio.Event | None, work: Coroutine[Any, Any, Result]) -> Result:
+async def run_unless_left(left: asyncio.Event | None, work: Coroutine[Any, Any, Result]) -> Result:
     """Return what work returns, which is cancelled when `left` is set. Raises RequestCancelled then."""
     if left is None:
         return await work

@@ -16,51 +16,53 @@ from edge_agent.config import Config
 from edge_agent.durable.atomic_files import disk_errors, write_durably
 from edge_agent.errors import BundleError, DocumentInvalid, FileMissing, HashMismatch, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats import download_requests
-from edge_agent.formats.download_requests import Want, Wants
+from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, Artifact, Manifest, digest_of, parse
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.store.archive import Member
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
-from edge_agent.update.metadata_chain import BLOBS, SourceFolder, TooLong
-from edge_agent.update.trust import Trust
-from edge_agent.update.verified import Copied, SignedBundle, Verified
+from edge_agent.update.metadata_chain import BLOBS, FileTooLong, RepositoryFolder
+from edge_agent.update.trust import RepositoryTrust
+from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
 
-class Intake:
+class BundleIngest:
     """Owns wants.json. Synchronous; the thread that uses the store uses this."""
 
-    def __init__(self, config: Config, store: Store, trust: Trust, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: Config, store: Store, trust: RepositoryTrust, now: Callable[[], float] = time.time
+    ) -> None:
         """Bring bundles into a store."""
         self._incoming, self._wants_file = config.incoming, config.wants
         self._store, self._trust, self._now = store, trust, now
-        self._verified = Verified()
+        self._verified = VerifiedRepository()
         self._damaged: set[str] = set()
         """Blobs that the store has with the right size and wrong bytes."""
         self._refused: set[str] = set()
         """Blobs that the mirror has brought damaged. It deletes what is not wanted; then they are wanted again."""
         self._written = _read_wants(self._wants_file)
-        self.copied = Copied()
-        self.told: Callable[[Copied], None] = lambda _: None
+        self.copied = CopyProgress()
+        self.told: Callable[[CopyProgress], None] = lambda _: None
         """Told of `copied` whenever it changes."""
 
-    def refresh(self, source: Path) -> Verified:
-        """Say what is believed now: `Trust.refresh`."""
+    def refresh(self, source: Path) -> VerifiedRepository:
+        """Say what is believed now: `RepositoryTrust.refresh`."""
         self._verified = self._trust.refresh(source)
         return self._verified
 
-    def missing(self, source: Path, verified: Verified, digest: str) -> Sequence[Want]:
+    def missing(self, source: Path, verified: VerifiedRepository, digest: str) -> Sequence[DownloadRequest]:
         """Return what of a bundle is neither in the store nor in a folder; only its manifest while that is missing."""
         self._verified = verified
         signed = verified.bundles.get(digest)
         if signed is None:
             return ()  # revoked a moment ago: `admit` says so
-        folder = SourceFolder(source)
+        folder = RepositoryFolder(source)
         raw = self._manifest_bytes(folder, digest, signed)
         if raw is None:
-            return (Want(sha256=digest, size_bytes=signed.size_bytes),)
+            return (DownloadRequest(sha256=digest, size_bytes=signed.size_bytes),)
         return tuple(want for want in self._needed(raw) if not self._arrived(folder, want))
 
     def admit(self, source: Path, digest: str) -> InstalledBundle:
@@ -75,7 +77,7 @@ class Intake:
         signed = self._verified.bundles.get(digest)
         if signed is None:
             raise UpdateUntrusted(f"bundle {digest[:12]} is not signed, or not any more", digest=digest)
-        folder = SourceFolder(source)
+        folder = RepositoryFolder(source)
         raw = self._manifest_bytes(folder, digest, signed)
         if raw is None:
             raise UpdateIncomplete(
@@ -88,9 +90,11 @@ class Intake:
         try:
             return self._copy(folder, raw, manifest)
         finally:
-            self._tell(Copied())
+            self._tell(CopyProgress())
 
-    def ask(self, verified: Verified | None, digests: Collection[str], bytes_per_second_max: int | None) -> None:
+    def ask(
+        self, verified: VerifiedRepository | None, digests: Collection[str], bytes_per_second_max: int | None
+    ) -> None:
         """Write wants.json, if it would say something else than it does.
 
         Args:
@@ -98,11 +102,11 @@ class Intake:
             digests: bundles to fetch, the most urgent first.
             bytes_per_second_max: what the plan allows; None = it says nothing.
         """
-        before = self._written or Wants(at=timestamp(self._now()))
+        before = self._written or DownloadRequests(at=format_timestamp(self._now()))
         blobs, cap = before.blobs, before.bytes_per_second_max
         if verified is not None:
             blobs, cap = self._blobs(verified, digests), bytes_per_second_max
-        after = Wants(
+        after = DownloadRequests(
             at=before.at,
             blobs=blobs,
             bytes_per_second_max=cap,
@@ -111,51 +115,51 @@ class Intake:
         )
         if after == self._written:
             return
-        after = after.model_copy(update={"at": timestamp(self._now())})
+        after = after.model_copy(update={"at": format_timestamp(self._now())})
         with disk_errors(self._wants_file):
             self._wants_file.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         write_durably(self._wants_file, download_requests.encode(after), FILE_MODE)
         self._written = after
 
-    def _blobs(self, verified: Verified, digests: Collection[str]) -> tuple[Want, ...]:
-        found: dict[str, Want] = {}
-        folder = SourceFolder(self._incoming)
+    def _blobs(self, verified: VerifiedRepository, digests: Collection[str]) -> tuple[DownloadRequest, ...]:
+        found: dict[str, DownloadRequest] = {}
+        folder = RepositoryFolder(self._incoming)
         for digest in digests:
             signed = verified.bundles.get(digest)
             if signed is None:
                 continue
-            found.setdefault(digest, Want(sha256=digest, size_bytes=signed.size_bytes))
+            found.setdefault(digest, DownloadRequest(sha256=digest, size_bytes=signed.size_bytes))
             raw = self._manifest_bytes(folder, digest, signed)
             for want in self._needed(raw) if raw else ():
                 if not self._still_refused(want.sha256):
                     found.setdefault(want.sha256, want)
         return tuple(found.values())[: download_requests.BLOBS_MAX]
 
-    def _arrived(self, folder: SourceFolder, want: Want) -> bool:
+    def _arrived(self, folder: RepositoryFolder, want: DownloadRequest) -> bool:
         refused = folder.path == self._incoming and self._still_refused(want.sha256)
         return not refused and folder.size(BLOBS, want.sha256) == want.size_bytes
 
     def _still_refused(self, sha256: str) -> bool:
-        if sha256 in self._refused and SourceFolder(self._incoming).size(BLOBS, sha256) < 0:
+        if sha256 in self._refused and RepositoryFolder(self._incoming).size(BLOBS, sha256) < 0:
             self._refused.discard(sha256)
         return sha256 in self._refused
 
-    def _manifest_bytes(self, folder: SourceFolder, digest: str, signed: SignedBundle) -> bytes | None:
+    def _manifest_bytes(self, folder: RepositoryFolder, digest: str, signed: SignedBundle) -> bytes | None:
         """Return a manifest that is the signed one; None = it has not come in."""
         try:
             raw = folder.read(BLOBS, digest, min(signed.size_bytes, MANIFEST_BYTES_MAX))
-        except TooLong:
+        except FileTooLong:
             return None
         return raw if raw is not None and digest_of(raw) == digest and signed.is_this(raw) else None
 
-    def _needed(self, raw: bytes) -> list[Want]:
+    def _needed(self, raw: bytes) -> list[DownloadRequest]:
         """Return the files of a bundle that the store does not have."""
         try:
             manifest = parse(raw)
         except BundleError:
             return []  # `admit` says why this agent cannot use it
         return [
-            Want(sha256=artifact.sha256, size_bytes=artifact.size_bytes)
+            DownloadRequest(sha256=artifact.sha256, size_bytes=artifact.size_bytes)
             for artifact in manifest.artifacts
             if not self._has(artifact)
         ]
@@ -163,10 +167,10 @@ class Intake:
     def _has(self, artifact: Artifact) -> bool:
         return artifact.sha256 not in self._damaged and self._store.holds(artifact)
 
-    def _copy(self, folder: SourceFolder, raw: bytes, manifest: Manifest) -> InstalledBundle:
+    def _copy(self, folder: RepositoryFolder, raw: bytes, manifest: Manifest) -> InstalledBundle:
         artifacts = {artifact.sha256: artifact for artifact in manifest.artifacts}
         needed = {want.sha256: want.size_bytes for want in self._needed(raw)}
-        self._tell(Copied(f"{manifest.task.name} {manifest.version}", 0, sum(needed.values())))
+        self._tell(CopyProgress(f"{manifest.task.name} {manifest.version}", 0, sum(needed.values())))
         with folder.blobs({sha256: artifact.size_bytes for sha256, artifact in artifacts.items()}) as members:
             try:
                 bundle = self._store.admit(
@@ -177,7 +181,7 @@ class Intake:
         self._damaged -= artifacts.keys()
         return bundle
 
-    def _not_whole(self, error: BundleError, folder: SourceFolder, manifest: Manifest) -> UpdateIncomplete:
+    def _not_whole(self, error: BundleError, folder: RepositoryFolder, manifest: Manifest) -> UpdateIncomplete:
         """Note which file is to be fetched, and say so."""
         paths = {artifact.path: artifact.sha256 for artifact in manifest.artifacts}
         sha256 = paths[error.metadata["path"]]
@@ -191,13 +195,13 @@ class Intake:
     def _count(self, count: int) -> None:
         self._tell(replace(self.copied, bytes=self.copied.bytes + count))
 
-    def _tell(self, copied: Copied) -> None:
+    def _tell(self, copied: CopyProgress) -> None:
         self.copied = copied
         self.told(copied)
 
 
 @dataclass(frozen=True)
-class _Counted(Member):
+class _CountedMember(Member):
     """A file whose bytes are counted while they are read."""
 
     count: Callable[[int], None] = lambda _: None
@@ -210,13 +214,13 @@ class _Counted(Member):
 
 
 def _counted(member: Member, count: Callable[[int], None]) -> Member:
-    return _Counted(member.path, member.size_bytes, member.open_fd, member.offset, count)
+    return _CountedMember(member.path, member.size_bytes, member.open_fd, member.offset, count)
 
 
-def _read_wants(path: Path) -> Wants | None:
+def _read_wants(path: Path) -> DownloadRequests | None:
     """Return what the file says; None = it has to be written anew."""
     try:
         with path.open("rb") as file:
-            return download_requests.parse(file.read(download_requests.WANTS_BYTES_MAX + 1))
+            return download_requests.parse(file.read(download_requests.DOWNLOAD_REQUESTS_BYTES_MAX + 1))
     except (OSError, DocumentInvalid):
         return None

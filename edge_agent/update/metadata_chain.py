@@ -55,7 +55,7 @@ _HOSTILE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, Recu
 
 
 @dataclass(frozen=True)
-class Chain:
+class MetadataChain:
     """What a folder holds."""
 
     metadata: Mapping[str, Metadata[Any]]
@@ -102,7 +102,9 @@ class Chain:
         return len(set(signers) & set(of.keyids)) >= int(of.threshold)
 
 
-def follow(source: SourceFolder, root: bytes, scratch: Path, on_roots: Callable[[dict[int, bytes]], None]) -> Chain:
+def verify_chain(
+    source: RepositoryFolder, root: bytes, scratch: Path, on_roots: Callable[[dict[int, bytes]], None]
+) -> MetadataChain:
     """Verify a folder from a trusted root on.
 
     Args:
@@ -115,7 +117,7 @@ def follow(source: SourceFolder, root: bytes, scratch: Path, on_roots: Callable[
         UpdateUntrusted, UpdateExpired, UpdateIncomplete: what is wrong, and with which file.
         SiteError: this disk failed.
     """
-    fetcher = SourceFetcher(source)
+    fetcher = FolderFetcher(source)
     with disk_errors(scratch):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700, parents=True)
@@ -130,7 +132,7 @@ def follow(source: SourceFolder, root: bytes, scratch: Path, on_roots: Callable[
             raise _explained(error, source, fetcher.files) from None
         metadata = {role: _read(path) for role in ROLES if (path := scratch / f"{role}.json").exists()}
     files = {f"{METADATA}/{name}": raw for name, raw in fetcher.files.items() if not name.endswith("root.json")}
-    return Chain(metadata, b"".join(plan.values()), files | plan)
+    return MetadataChain(metadata, b"".join(plan.values()), files | plan)
 
 
 def root_name(version: int) -> str:
@@ -138,7 +140,7 @@ def root_name(version: int) -> str:
     return f"{version}.root.json"
 
 
-def root_of(raw: bytes) -> Metadata[Root]:
+def parse_root(raw: bytes) -> Metadata[Root]:
     """Read a root that is signed by itself. Raises ValueError, with a sentence."""
     try:
         root: Metadata[Root] = Metadata.from_bytes(raw)
@@ -150,9 +152,9 @@ def root_of(raw: bytes) -> Metadata[Root]:
     return root
 
 
-def follows(before: Metadata[Root], raw: bytes) -> Metadata[Root]:
+def parse_next_root(before: Metadata[Root], raw: bytes) -> Metadata[Root]:
     """Read the root that comes after another one. Raises ValueError."""
-    root = root_of(raw)
+    root = parse_root(raw)
     try:
         before.verify_delegate("root", root)
     except RepositoryError as error:
@@ -173,7 +175,7 @@ def _read(path: Path) -> Metadata[Any]:
     return metadata
 
 
-def _plan(source: SourceFolder, target: TargetFile | None) -> dict[str, bytes]:
+def _plan(source: RepositoryFolder, target: TargetFile | None) -> dict[str, bytes]:
     """Return the plan that the signed metadata name, by its path; nothing if they name none."""
     if target is None:
         return {}
@@ -183,7 +185,7 @@ def _plan(source: SourceFolder, target: TargetFile | None) -> dict[str, bytes]:
         raise UpdateUntrusted(f"the metadata in {source.path} name {FILE_NAME} without its sha256")
     try:
         raw = source.read(BLOBS, sha256, PLAN_BYTES_MAX)
-    except TooLong:
+    except FileTooLong:
         raise UpdateIncomplete(f"{path} in {source.path} has more than {PLAN_BYTES_MAX} bytes") from None
     if raw is None:
         raise UpdateIncomplete(f"the plan is missing in {source.path}: {path}")
@@ -191,7 +193,7 @@ def _plan(source: SourceFolder, target: TargetFile | None) -> dict[str, bytes]:
     return {path: raw}
 
 
-def _explained(error: Exception, source: SourceFolder, files: Mapping[str, bytes]) -> UpdateError:
+def _explained(error: Exception, source: RepositoryFolder, files: Mapping[str, bytes]) -> UpdateError:
     """Return what a technician is told."""
     last = next(reversed(list(files)), TIMESTAMP)
     if isinstance(error, ExpiredMetadataError):
@@ -220,11 +222,11 @@ METADATA, BLOBS = "metadata", "blobs"
 TIMESTAMP = "timestamp.json"
 
 
-class TooLong(Exception):
+class FileTooLong(Exception):
     """A file is longer than it may be."""
 
 
-class SourceFolder:
+class RepositoryFolder:
     """The folder."""
 
     def __init__(self, path: Path) -> None:
@@ -239,7 +241,7 @@ class SourceFolder:
         except (OSError, PathUnsafe):
             return None
         if len(raw) > bytes_max:
-            raise TooLong
+            raise FileTooLong
         return raw
 
     def size(self, folder: str, name: str) -> int:
@@ -280,10 +282,10 @@ class SourceFolder:
             os.close(fd)
 
 
-class SourceFetcher(FetcherInterface):
+class FolderFetcher(FetcherInterface):
     """Reads metadata for TUF's client, and remembers what it read."""
 
-    def __init__(self, source: SourceFolder) -> None:
+    def __init__(self, source: RepositoryFolder) -> None:
         """Read from a folder."""
         self._source = source
         self.files: dict[str, bytes] = {}
@@ -297,7 +299,7 @@ class SourceFetcher(FetcherInterface):
         name = url.rpartition("/")[2]
         try:
             raw = self._source.read(METADATA, name, max_length)
-        except TooLong:
+        except FileTooLong:
             raise DownloadLengthMismatchError(f"{METADATA}/{name} has more than {max_length} bytes") from None
         if raw is None:
             raise DownloadHTTPError(f"{METADATA}/{name} is missing", 404)

@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from edge_agent.formats.plan import Probation
+from edge_agent.formats.plan import ProbationRules
 from edge_agent.store.journal import Progress
-from edge_agent.update.update_state_machine import End, Outcome
+from edge_agent.update.update_state_machine import StepOutcome, StepResult
 
 JUDGED_CALLS_MIN = 20
 CRASHES_MAX = 2
@@ -22,7 +22,7 @@ LATENCY_SLACK_MS = 5.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class BundleActivity:
     """What the engine says of a bundle since it was loaded."""
 
     calls: int = 0
@@ -36,7 +36,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Watch:
+class ProbationRecord:
     """What a bundle is held to, and what was counted before this process."""
 
     calls_max: int
@@ -51,14 +51,14 @@ class Watch:
     seconds: float = 0.0
 
     @classmethod
-    def begin(cls, plan: Probation, before: Seen) -> Watch:
+    def begin(cls, plan: ProbationRules, before: BundleActivity) -> ProbationRecord:
         """Begin a probation under a plan, after a bundle of which this was seen."""
         before_ms = before.median_ms if before.timed >= JUDGED_CALLS_MIN else 0.0
         limits = plan.error_percent_max, plan.latency_percent_max
         return cls(plan.calls, 3600.0 * plan.hours, *limits, before_ms=before_ms)
 
     @classmethod
-    def decode(cls, text: str) -> Watch:
+    def decode(cls, text: str) -> ProbationRecord:
         """Read what `encode` wrote."""
         return cls(**json.loads(text))
 
@@ -66,7 +66,7 @@ class Watch:
         """Write it as JSON."""
         return json.dumps(asdict(self))
 
-    def plus(self, seen: Seen, seconds: float) -> Watch:
+    def plus(self, seen: BundleActivity, seconds: float) -> ProbationRecord:
         """Return it with what this process counted in so many seconds."""
         return replace(
             self,
@@ -77,7 +77,7 @@ class Watch:
         )
 
 
-def judge(total: Watch, seen: Seen) -> Outcome | None:
+def evaluate_probation(total: ProbationRecord, seen: BundleActivity) -> StepOutcome | None:
     """Return what a probation came to: PASSED, FAILED, or None while it goes on.
 
     Args:
@@ -85,19 +85,21 @@ def judge(total: Watch, seen: Seen) -> Outcome | None:
         seen: by this process; latencies are only of it.
     """
     if seen.problem:
-        return Outcome(End.FAILED, "NOT_ANSWERING", f"it does not answer: {seen.problem}")
+        return StepOutcome(StepResult.FAILED, "NOT_ANSWERING", f"it does not answer: {seen.problem}")
     if total.crashes > CRASHES_MAX:
-        return Outcome(End.FAILED, "CRASHES", f"its process died {total.crashes} times")
+        return StepOutcome(StepResult.FAILED, "CRASHES", f"its process died {total.crashes} times")
     if total.calls >= JUDGED_CALLS_MIN and 100 * total.failures > total.error_percent_max * total.calls:
         said = f"it failed {total.failures} of {total.calls} calls; {total.error_percent_max} % are allowed"
-        return Outcome(End.FAILED, "ERRORS", said)
+        return StepOutcome(StepResult.FAILED, "ERRORS", said)
     allowed_ms = total.before_ms * total.latency_percent_max / 100 + LATENCY_SLACK_MS
     if total.before_ms and seen.timed >= JUDGED_CALLS_MIN and seen.median_ms > allowed_ms:
         said = f"its median latency is {seen.median_ms:.1f} ms; before it was {total.before_ms:.1f} ms"
-        return Outcome(End.FAILED, "SLOWER", f"{said}, and {total.latency_percent_max} % of that are allowed")
+        return StepOutcome(
+            StepResult.FAILED, "SLOWER", f"{said}, and {total.latency_percent_max} % of that are allowed"
+        )
     if total.calls >= total.calls_max or total.seconds >= total.seconds_max:
         said = f"{total.calls} calls in {total.seconds / 3600:.1f} h, {total.failures} of them failed"
-        return Outcome(End.PASSED, message=said)
+        return StepOutcome(StepResult.PASSED, message=said)
     return None
 
 
@@ -106,35 +108,35 @@ SAVE_SECONDS = 600.0
 
 
 @dataclass
-class _Watched:
+class _MonitoredProbation:
     which: tuple[str, float]
     """The bundle, and when its probation began."""
-    before: Watch
+    before: ProbationRecord
     """As it stood in the journal when this process began to watch."""
     began: float
     saved: float
 
 
-class Watcher:
+class ProbationMonitor:
     """Watches every bundle in probation."""
 
-    def __init__(self, seen: Callable[[str], Seen], monotonic: Callable[[], float]) -> None:
+    def __init__(self, seen: Callable[[str], BundleActivity], monotonic: Callable[[], float]) -> None:
         """Watch by what the engines say of a digest, and a clock in seconds that never jumps."""
         self._seen, self._monotonic = seen, monotonic
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, _MonitoredProbation] = {}
 
-    def begun(self, plan: Probation, incumbent: str) -> str:
+    def begun(self, plan: ProbationRules, incumbent: str) -> str:
         """Return what the journal has to say of a probation that begins when `incumbent` makes way."""
-        return Watch.begin(plan, self._seen(incumbent)).encode()
+        return ProbationRecord.begin(plan, self._seen(incumbent)).encode()
 
     def begin(self, row: Progress) -> None:
         """Count the time of a probation from now on."""
         if row.state == "probation":
             self._of(row)
 
-    def judge(self, row: Progress) -> Outcome | None:
+    def evaluate(self, row: Progress) -> StepOutcome | None:
         """Return what a probation came to; None while it goes on, or for a row of another state."""
-        return judge(self._total(row), self._seen(row.candidate)) if row.state == "probation" else None
+        return evaluate_probation(self._total(row), self._seen(row.candidate)) if row.state == "probation" else None
 
     def due(self, row: Progress) -> bool:
         """Tell whether what was counted should be written down again."""
@@ -149,14 +151,14 @@ class Watcher:
         """Return the row of a probation with all that was counted."""
         return replace(row, watch=self._total(row).encode()) if row.state == "probation" else row
 
-    def _total(self, row: Progress) -> Watch:
+    def _total(self, row: Progress) -> ProbationRecord:
         watched = self._of(row)
         return watched.before.plus(self._seen(row.candidate), self._monotonic() - watched.began)
 
-    def _of(self, row: Progress) -> _Watched:
+    def _of(self, row: Progress) -> _MonitoredProbation:
         watched = self._watched.get(row.task)
         which = row.candidate, row.since
         if watched is None or watched.which != which:
             now = self._monotonic()
-            watched = self._watched[row.task] = _Watched(which, Watch.decode(row.watch), now, now)
+            watched = self._watched[row.task] = _MonitoredProbation(which, ProbationRecord.decode(row.watch), now, now)
         return watched

@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import median
 
 from edge_agent.errors import DeadlineExpired, EdgeAgentError, SiteError
-from edge_agent.formats.golden_cases import Case, Said, differences, is_binding, parse
+from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase, differences, is_binding, parse
 from edge_agent.formats.plan import TaskPlan
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation
-from edge_agent.update.update_state_machine import End, Outcome, outcome_of
+from edge_agent.update.update_state_machine import StepOutcome, StepResult, classify_error
 
 DIFFERENT_PERCENT_MAX = 5
 TIMED_CASES_MAX = 12
@@ -38,10 +38,10 @@ NOT_ASKED = "it loads; it has no golden answers to be held against"
 
 
 @dataclass(frozen=True)
-class Subject:
+class BundleUnderTest:
     """A bundle that can be asked."""
 
-    answer: Callable[[str, float], Awaitable[tuple[Said, float]]]
+    answer: Callable[[str, float], Awaitable[tuple[GoldenAnswer, float]]]
     """(text, seconds it may take): what it says, and the milliseconds in the engine; raises EdgeAgentError"""
     resident_bytes: Callable[[], int]
     estimated_bytes: Callable[[], int]
@@ -51,10 +51,10 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Exam:
+class SelfTest:
     """What a bundle is asked, and held to."""
 
-    cases: Sequence[Case]
+    cases: Sequence[GoldenCase]
     vector: bool
     """The answers are vectors, compared by their direction."""
     latency_percent_max: int
@@ -64,35 +64,37 @@ class Exam:
     """What its manifest asks for; 0 = nothing."""
 
 
-async def examine(exam: Exam, candidate: Subject, incumbent: Subject | None) -> Outcome:
+async def run_selftest(exam: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> StepOutcome:
     """Examine a bundle; the incumbent is asked where it serves. What goes wrong with the candidate is an outcome."""
     gated = sum(map(is_binding, exam.cases))
     try:
         wrong = await _golden(exam, candidate)
         if 100 * len(wrong) > DIFFERENT_PERCENT_MAX * gated:
             said = f"{len(wrong)} of {gated} golden inputs are answered otherwise: {'; '.join(wrong[:SHOWN_MAX])}"
-            return Outcome(End.FAILED, "GOLDEN_DIFFERS", said)
+            return StepOutcome(StepResult.FAILED, "GOLDEN_DIFFERS", said)
         first_bytes = candidate.resident_bytes()
         slower = await _slower(exam, candidate, incumbent)
     except DeadlineExpired:
-        return Outcome(End.FAILED, "SELF_TEST_TOO_LONG", f"a golden input took {exam.answer_seconds_max:g} s and more")
+        return StepOutcome(
+            StepResult.FAILED, "SELF_TEST_TOO_LONG", f"a golden input took {exam.answer_seconds_max:g} s and more"
+        )
     except SiteError as error:
-        return outcome_of(error)
+        return classify_error(error)
     except EdgeAgentError as error:  # in a child of its own nobody else is to blame, whatever it says
-        return Outcome(End.FAILED, error.reason, error.message)
+        return StepOutcome(StepResult.FAILED, error.reason, error.message)
     if crashes := candidate.crashes():  # each of them on one input that then went well
-        return Outcome(End.FAILED, "CRASHES", f"its process died {crashes} times in the self-test")
+        return StepOutcome(StepResult.FAILED, "CRASHES", f"its process died {crashes} times in the self-test")
     if swollen := _swollen(exam, candidate, first_bytes):
-        return Outcome(End.FAILED, "MEMORY_GROWS", swollen)
+        return StepOutcome(StepResult.FAILED, "MEMORY_GROWS", swollen)
     if slower:
-        return Outcome(End.FAILED, "SLOWER", slower)
+        return StepOutcome(StepResult.FAILED, "SLOWER", slower)
     alike = f"{gated - len(wrong)} of {gated} golden inputs are answered alike" if gated else NOT_ASKED
     unbound = sum(case.answer is not None for case in exam.cases) - gated
     more = f"; {unbound} more were not compared, as rounding may turn their answers" if unbound else ""
-    return Outcome(End.PASSED, message=alike + more)
+    return StepOutcome(StepResult.PASSED, message=alike + more)
 
 
-async def _golden(exam: Exam, candidate: Subject) -> list[str]:
+async def _golden(exam: SelfTest, candidate: BundleUnderTest) -> list[str]:
     """Return what is answered otherwise than where the bundle was made, a sentence for each case."""
     wrong = []
     for case in exam.cases:
@@ -102,7 +104,7 @@ async def _golden(exam: Exam, candidate: Subject) -> list[str]:
     return wrong
 
 
-async def _slower(exam: Exam, candidate: Subject, incumbent: Subject | None) -> str:
+async def _slower(exam: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> str:
     """Return that it is slower than allowed, with the figures, if it is so in every round; otherwise nothing."""
     texts = [case.input for case in exam.cases[:TIMED_CASES_MAX]]
     said = ""
@@ -119,7 +121,7 @@ async def _slower(exam: Exam, candidate: Subject, incumbent: Subject | None) -> 
     return said
 
 
-async def _median_ms(exam: Exam, texts: Sequence[str], subject: Subject) -> float:
+async def _median_ms(exam: SelfTest, texts: Sequence[str], subject: BundleUnderTest) -> float:
     """Return the median over the texts; of each the shortest time counts, the others were disturbed."""
     times: list[list[float]] = [[] for _ in texts]
     for _ in range(REPEATS):
@@ -128,7 +130,7 @@ async def _median_ms(exam: Exam, texts: Sequence[str], subject: Subject) -> floa
     return median(map(min, times))
 
 
-def _swollen(exam: Exam, candidate: Subject, first_bytes: int) -> str:
+def _swollen(exam: SelfTest, candidate: BundleUnderTest, first_bytes: int) -> str:
     """Return that it takes more memory than it may, with the figures; otherwise nothing."""
     now_bytes = candidate.resident_bytes()
     grown = now_bytes - first_bytes
@@ -143,11 +145,11 @@ def _swollen(exam: Exam, candidate: Subject, first_bytes: int) -> str:
 
 CASES_MAX = 200
 
-Trying = Callable[[InstalledBundle, Mapping[str, Path], float], AbstractAsyncContextManager[Subject]]
-Serving = Callable[[InstalledBundle], Subject | None]
+Trying = Callable[[InstalledBundle, Mapping[str, Path], float], AbstractAsyncContextManager[BundleUnderTest]]
+Serving = Callable[[InstalledBundle], BundleUnderTest | None]
 
 
-class Examiner:
+class SelfTestRunner:
     """Tests one bundle at a time."""
 
     def __init__(
@@ -158,7 +160,7 @@ class Examiner:
         self._trying, self._serving = trying, serving
         self._seconds_max = seconds_max
         self._stopping = False
-        self._running: asyncio.Task[Outcome] | None = None
+        self._running: asyncio.Task[StepOutcome] | None = None
 
     def stop(self) -> None:
         """Give up what runs: it is tested again when the daemon is back."""
@@ -166,7 +168,7 @@ class Examiner:
         if self._running is not None:
             self._running.cancel()
 
-    async def test(self, bundle: InstalledBundle, plan: TaskPlan) -> Outcome:
+    async def test(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
         """Test a bundle under what the plan allows. Whatever goes wrong is an outcome."""
         self._running = asyncio.create_task(self._in_time(bundle, plan))
         try:
@@ -174,26 +176,26 @@ class Examiner:
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
-            return Outcome(End.HINDERED, "STOPPING", "the daemon was stopped during the self-test")
+            return StepOutcome(StepResult.HINDERED, "STOPPING", "the daemon was stopped during the self-test")
         finally:
             self._running = None
 
-    async def _in_time(self, bundle: InstalledBundle, plan: TaskPlan) -> Outcome:
+    async def _in_time(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
         try:
             async with asyncio.timeout(self._seconds_max):
                 return await self._tested(bundle, plan)
         except TimeoutError:
-            return Outcome(
-                End.FAILED, "SELF_TEST_TOO_LONG", f"the self-test did not end within {self._seconds_max:g} s"
+            return StepOutcome(
+                StepResult.FAILED, "SELF_TEST_TOO_LONG", f"the self-test did not end within {self._seconds_max:g} s"
             )
         except EdgeAgentError as error:
-            return outcome_of(error)
+            return classify_error(error)
 
-    async def _tested(self, bundle: InstalledBundle, plan: TaskPlan) -> Outcome:
+    async def _tested(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
         paths = await self._activation.on_store(self._store.paths, bundle)
         cases = await asyncio.to_thread(_cases, paths)
         before = self._activation.serving.get(bundle.manifest.task.name)
-        exam = Exam(
+        exam = SelfTest(
             cases=cases,
             vector=bundle.manifest.task.kind == "embed",
             latency_percent_max=plan.probation.latency_percent_max,
@@ -201,9 +203,9 @@ class Examiner:
             memory_bytes_wanted=bundle.manifest.requires.memory_bytes,
         )
         async with self._trying(bundle, paths, self._seconds_max) as candidate:
-            return await examine(exam, candidate, self._serving(before) if before else None)
+            return await run_selftest(exam, candidate, self._serving(before) if before else None)
 
 
-def _cases(paths: Mapping[str, Path]) -> Sequence[Case]:
+def _cases(paths: Mapping[str, Path]) -> Sequence[GoldenCase]:
     golden = paths.get("golden")
     return parse(golden.read_bytes())[:CASES_MAX] if golden else ()

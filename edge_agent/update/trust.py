@@ -33,24 +33,24 @@ from edge_agent.durable.atomic_files import disk_errors, write_durably
 from edge_agent.errors import PlanInvalid, UpdateError, UpdateExpired, UpdateIncomplete, UpdateOutdated, UpdateUntrusted
 from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
-from edge_agent.formats.plan import FILE_NAME, Offer, Plan
-from edge_agent.formats.signed_document import seconds
+from edge_agent.formats.plan import FILE_NAME, BundleOffer, RolloutPlan
+from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.store.trusted import Floor, Trusted
 from edge_agent.update import metadata_chain
-from edge_agent.update.metadata_chain import METADATA, TIMESTAMP, Chain, SourceFolder, TooLong
-from edge_agent.update.trust_root import Roots
-from edge_agent.update.verified import SignedBundle, Verified
+from edge_agent.update.metadata_chain import METADATA, TIMESTAMP, FileTooLong, MetadataChain, RepositoryFolder
+from edge_agent.update.trust_root import RootChain
+from edge_agent.update.verified import SignedBundle, VerifiedRepository
 
 TIMESTAMP_BYTES_MAX = 16 * 1024
 _STICK_REMEDY = (
     "Name the folder that 'edge-convert stick' has written to its end; the user edge-agent must be able to read it."
 )
-_MIRROR_REMEDY = "Wait for 'edge-agent uplink', whose part of 'edge-agent status' says more; or import a stick."
+_MIRROR_REMEDY = "Wait for 'edge-agent serve uplink', whose part of 'edge-agent status' says more; or import a stick."
 _TARGET = re.compile(r"bundles/([^/]+)/([0-9a-f]{64})")
 Bundles = Mapping[str, SignedBundle]
 
 
-class _Key(NamedTuple):
+class _CacheKey(NamedTuple):
     """While this stays the same, nothing has to be verified again."""
 
     source: Path
@@ -58,12 +58,12 @@ class _Key(NamedTuple):
     root_version: int
 
 
-class _Known(NamedTuple):
-    verified: Verified
+class _CachedVerification(NamedTuple):
+    verified: VerifiedRepository
     expires: float
 
 
-class Trust:
+class RepositoryTrust:
     """See the module. Synchronous; the thread that uses the store uses this."""
 
     def __init__(self, config: Config, records: Trusted, now: Callable[[], float] = time.time) -> None:
@@ -71,8 +71,8 @@ class Trust:
         self._incoming, self._mirrored = config.incoming, bool(config.uplink.updates_url)
         self._scratch, self._kept = config.state_dir / "trust" / "tuf", config.state_dir / "trust" / "kept"
         self._records, self._now = records, now
-        self._roots = Roots(Path(config.update.root_file), records)
-        self._last: dict[_Key, _Known] = {}
+        self._roots = RootChain(Path(config.update.root_file), records)
+        self._last: dict[_CacheKey, _CachedVerification] = {}
         """What was verified last; at most one."""
         self.problem: UpdateError | None = None
         """Why what lies in `incoming/` is not believed; None = it is."""
@@ -82,7 +82,7 @@ class Trust:
         """Of the newest root that is believed; None = no look was taken yet."""
         return self._roots.version
 
-    def refresh(self, source: Path) -> Verified:
+    def refresh(self, source: Path) -> VerifiedRepository:
         """Say what is believed now that this folder is there; of `incoming/`, what was believed before may stand in.
 
         Raises:
@@ -90,47 +90,47 @@ class Trust:
             SiteError: this machine's disk, or the file with the root of trust.
         """
         if source != self._incoming:
-            return self._believe(SourceFolder(source))
+            return self._believe(RepositoryFolder(source))
         self.problem = None
         try:
-            return self._believe(SourceFolder(source))
+            return self._believe(RepositoryFolder(source))
         except UpdateError as error:
             self.problem = error
             return self._stand_in(error)
 
-    def _stand_in(self, problem: UpdateError) -> Verified:
+    def _stand_in(self, problem: UpdateError) -> VerifiedRepository:
         """Return what was believed last. Where no mirror is, an empty `incoming/` is nothing to speak of."""
-        empty = not self._mirrored and SourceFolder(self._incoming).size(METADATA, TIMESTAMP) < 0
+        empty = not self._mirrored and RepositoryFolder(self._incoming).size(METADATA, TIMESTAMP) < 0
         try:
-            kept = self._believe(SourceFolder(self._kept))
+            kept = self._believe(RepositoryFolder(self._kept))
         except UpdateExpired as expired:
             raise (expired if empty else problem) from None
         except UpdateError:
             raise problem from None
         return kept if empty else replace(kept, problem=problem)
 
-    def _believe(self, source: SourceFolder) -> Verified:
+    def _believe(self, source: RepositoryFolder) -> VerifiedRepository:
         root_version, root = self._roots.newest()
-        key = _Key(source.path, self._timestamp(source), root_version)
+        key = _CacheKey(source.path, self._timestamp(source), root_version)
         known = self._last.get(key)
         if known and self._still(source, key, known):
             return known.verified
         self._roots.require_same_fleet(source)
         try:
-            found = metadata_chain.follow(source, root, self._scratch, self._roots.learn)
+            found = metadata_chain.verify_chain(source, root, self._scratch, self._roots.learn)
         except UpdateUntrusted as error:
             raise self._roots.aged(source) or error from None
         verified = self._checked(found, source)
         self._keep(source, found)
         newest, _ = self._roots.newest()
-        self._last = {key._replace(root_version=newest): _Known(verified, found.expires)}
+        self._last = {key._replace(root_version=newest): _CachedVerification(verified, found.expires)}
         return verified
 
-    def _still(self, source: SourceFolder, key: _Key, known: _Known) -> bool:
+    def _still(self, source: RepositoryFolder, key: _CacheKey, known: _CachedVerification) -> bool:
         rotated = source.size(METADATA, metadata_chain.root_name(key.root_version + 1)) >= 0
         return not rotated and self._now() < known.expires
 
-    def _checked(self, found: Chain, source: SourceFolder) -> Verified:
+    def _checked(self, found: MetadataChain, source: RepositoryFolder) -> VerifiedRepository:
         """Hold what was found against what was seen before, and remember it."""
         before = self._records.floors()
         floors = holding_floors(found, before)
@@ -138,17 +138,17 @@ class Trust:
         issued_at = newest_signed_time(after)
         require_current(found, self._now(), issued_at, source.path)
         bundles = dict(_bundles(found))
-        verified = Verified(_plan(found, bundles), bundles, issued_at, found.expires)
+        verified = VerifiedRepository(_plan(found, bundles), bundles, issued_at, found.expires)
         numbers = {FILE_NAME: verified.plan_version} if found.plan and "plan" in found.metadata else {}
         after |= raised_floors(found, numbers, floors, source.path)
         if not after.items() <= before.items():
             self._records.raise_floors(after)
         return verified
 
-    def _timestamp(self, source: SourceFolder) -> bytes:
+    def _timestamp(self, source: RepositoryFolder) -> bytes:
         try:
             raw = source.read(METADATA, TIMESTAMP, TIMESTAMP_BYTES_MAX)
-        except TooLong:
+        except FileTooLong:
             said = f"{METADATA}/{TIMESTAMP} in {source.path} has more than {TIMESTAMP_BYTES_MAX} bytes"
             raise UpdateUntrusted(said, path=source.path) from None
         if raw is None:
@@ -157,7 +157,7 @@ class Trust:
             raise UpdateIncomplete(said, remedy=remedy, path=source.path)
         return raw
 
-    def _keep(self, source: SourceFolder, found: Chain) -> None:
+    def _keep(self, source: RepositoryFolder, found: MetadataChain) -> None:
         """Keep what was believed, the timestamp last, and nothing else."""
         if source.path == self._kept:
             return
@@ -172,7 +172,7 @@ class Trust:
                 surplus.unlink()
 
 
-def _bundles(found: Chain) -> Iterator[tuple[str, SignedBundle]]:
+def _bundles(found: MetadataChain) -> Iterator[tuple[str, SignedBundle]]:
     """Yield what `targets` signs, with its digest; a target that is no bundle of this agent's kind is none."""
     for path, target in found.metadata["targets"].signed.targets.items():
         named = _TARGET.fullmatch(path)
@@ -184,7 +184,7 @@ def _version(custom: Any) -> str:
     return str(custom.get("version", "")) if isinstance(custom, dict) else ""
 
 
-def _plan(found: Chain, bundles: Bundles) -> Plan | None:
+def _plan(found: MetadataChain, bundles: Bundles) -> RolloutPlan | None:
     """Read the plan. Raises PlanInvalid, also if it names a bundle that is not signed, or not for that task."""
     if not found.plan:
         return None
@@ -197,7 +197,7 @@ def _plan(found: Chain, bundles: Bundles) -> Plan | None:
     return read
 
 
-def _offers(read: Plan) -> Collection[tuple[str, Offer]]:
+def _offers(read: RolloutPlan) -> Collection[tuple[str, BundleOffer]]:
     tasks = [item for fleet in (*read.channels.values(), *read.sites.values()) for item in fleet.tasks.items()]
     return [(task, offer) for task, each in tasks for offer in each.offers]
 
@@ -210,12 +210,12 @@ Floors = Mapping[str, Floor]
 """By role; that of `plan.json` goes by the number in the plan."""
 
 
-def holding_floors(found: Chain, before: Floors) -> Floors:
+def holding_floors(found: MetadataChain, before: Floors) -> Floors:
     """Return the floors that still count."""
     return {name: floor for name, floor in before.items() if found.still_count(_role(name), floor.signers)}
 
 
-def raised_floors(found: Chain, versions: Mapping[str, int], before: Floors, where: object) -> dict[str, Floor]:
+def raised_floors(found: MetadataChain, versions: Mapping[str, int], before: Floors, where: object) -> dict[str, Floor]:
     """Return the floors that these versions make.
 
     Raises:
@@ -247,7 +247,7 @@ def newest_signed_time(floors: Floors) -> float:
     return max(floor.issued_at for floor in floors.values())
 
 
-def require_current(found: Chain, clock: float, signed: float, where: object) -> None:
+def require_current(found: MetadataChain, clock: float, signed: float, where: object) -> None:
     """Refuse what has expired by the clock, or by the newest signed time. Raises UpdateExpired."""
     for role, metadata in found.metadata.items():
         expires = metadata.signed.expires
@@ -274,7 +274,7 @@ def _role(name: str) -> str:
 def _issued_at(metadata: Metadata[Any]) -> float:
     """Return when metadata were signed, as they say; 0 = they do not."""
     try:
-        return seconds(metadata.signed.unrecognized_fields.get(ISSUED_AT, ""))
+        return parse_timestamp(metadata.signed.unrecognized_fields.get(ISSUED_AT, ""))
     except (ValueError, TypeError, AttributeError):
         return 0.0
 

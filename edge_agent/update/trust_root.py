@@ -16,13 +16,13 @@ from tuf.api.metadata import Metadata, Root
 from edge_agent.errors import ConfigInvalid, StoreDamaged, UpdateOutdated, UpdateUntrusted
 from edge_agent.store.trusted import Trusted
 from edge_agent.update import metadata_chain
-from edge_agent.update.metadata_chain import METADATA, SourceFolder, TooLong
+from edge_agent.update.metadata_chain import METADATA, FileTooLong, RepositoryFolder
 
 log = structlog.get_logger("edge_agent.update")
 _FOREIGN_REMEDY = "Take a stick, or an address, of the fleet that this site belongs to. Nothing was installed."
 
 
-class Roots:
+class RootChain:
     """See the module."""
 
     def __init__(self, first: Path, records: Trusted) -> None:
@@ -48,14 +48,14 @@ class Roots:
             self._known |= roots
             log.info("root_rotated", version=max(roots))
 
-    def require_same_fleet(self, source: SourceFolder) -> None:
+    def require_same_fleet(self, source: RepositoryFolder) -> None:
         """Refuse a folder whose roots are others than these. Raises UpdateUntrusted."""
         for version, raw in self._known.items():
             if not self._same(source, version, raw):
                 said = f"{source.path} belongs to another fleet: its {version}.root.json is not the one trusted here"
                 raise UpdateUntrusted(said, remedy=_FOREIGN_REMEDY, path=source.path)
 
-    def aged(self, source: SourceFolder) -> UpdateOutdated | None:
+    def aged(self, source: RepositoryFolder) -> UpdateOutdated | None:
         """Return what to say of a folder that was made before keys were replaced; None = it was not."""
         held = [version for version in self._known if source.size(METADATA, metadata_chain.root_name(version)) >= 0]
         if not held or max(held) == self.version:
@@ -63,11 +63,11 @@ class Roots:
         said = f"{source.path} was made before keys were replaced: it ends with root {max(held)}, not {self.version}"
         return UpdateOutdated(said, path=source.path)
 
-    def _same(self, source: SourceFolder, version: int, ours: bytes) -> bool:
+    def _same(self, source: RepositoryFolder, version: int, ours: bytes) -> bool:
         try:
             theirs = source.read(METADATA, metadata_chain.root_name(version), metadata_chain.ROOT_BYTES_MAX)
-            return theirs in (None, ours) or metadata_chain.root_of(theirs or b"").signed == _stored(ours).signed
-        except (TooLong, ValueError):
+            return theirs in (None, ours) or metadata_chain.parse_root(theirs or b"").signed == _stored(ours).signed
+        except (FileTooLong, ValueError):
             return False
 
     def _connected(self, stored: dict[int, bytes]) -> dict[int, bytes]:
@@ -85,7 +85,7 @@ class Roots:
     def _anchor(self) -> tuple[bytes, Metadata[Root]]:
         try:
             raw = self._first.read_bytes()
-            return raw, metadata_chain.root_of(raw)
+            return raw, metadata_chain.parse_root(raw)
         except (OSError, ValueError) as error:
             said = f"update.root_file: {self._first} is no root of trust: {getattr(error, 'strerror', None) or error}"
             remedy = "Put the root.json there that the central team handed over with 'edge-convert keys'."
@@ -94,14 +94,14 @@ class Roots:
 
 def _stored(raw: bytes) -> Metadata[Root]:
     try:
-        return metadata_chain.root_of(raw)
+        return metadata_chain.parse_root(raw)
     except ValueError as error:
         raise _damaged(error) from None
 
 
 def _after(before: Metadata[Root], raw: bytes) -> Metadata[Root]:
     try:
-        return metadata_chain.follows(before, raw)
+        return metadata_chain.parse_next_root(before, raw)
     except ValueError as error:
         raise _damaged(error) from None
 
@@ -112,7 +112,7 @@ def _damaged(error: Exception) -> StoreDamaged:
 
 
 @dataclass(frozen=True)
-class Anchor:
+class TrustRoot:
     """What people are told of it."""
 
     version: int
@@ -122,16 +122,16 @@ class Anchor:
     """How many of the keys sign the next root."""
 
 
-def anchor_of(raw: bytes) -> Anchor:
+def parse_trust_root(raw: bytes) -> TrustRoot:
     """Read a root that is signed by itself. Raises ValueError, with a sentence."""
-    root = metadata_chain.root_of(raw).signed
+    root = metadata_chain.parse_root(raw).signed
     role = root.roles["root"]
-    return Anchor(root.version, root.expires, len(role.keyids), role.threshold)
+    return TrustRoot(root.version, root.expires, len(role.keyids), role.threshold)
 
 
 def same_fleet(ours: bytes, theirs: bytes) -> bool:
     """Tell whether two roots are the same, or one is signed by the keys of the other. Raises ValueError."""
-    one, other = metadata_chain.root_of(ours), metadata_chain.root_of(theirs)
+    one, other = metadata_chain.parse_root(ours), metadata_chain.parse_root(theirs)
     return one.signed == other.signed or _signs(one, other) or _signs(other, one)
 
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 
 from edge_agent.backoff import backoff_seconds
 from edge_agent.errors import CapacityError, EdgeAgentError, RequirementUnmet, SiteError, StateError
-from edge_agent.formats.plan import Wish
-from edge_agent.formats.site_status import UpdateState
+from edge_agent.formats.plan import DesiredState
+from edge_agent.formats.status_object import UpdateState
 from edge_agent.store.journal import Progress
 
 INTERRUPTIONS_MAX = 3
@@ -41,7 +41,7 @@ CHOSEN = "somebody here let it answer, without a test"
 HELD = "somebody here chose another bundle; that stays until the plan wants something else of the task"
 
 
-class Action(enum.Enum):
+class UpdateAction(enum.Enum):
     """What is to be done next."""
 
     NOTHING = "nothing"
@@ -52,7 +52,7 @@ class Action(enum.Enum):
     """Let the incumbent answer again."""
 
 
-class End(enum.Enum):
+class StepResult(enum.Enum):
     """What a step came to."""
 
     PASSED = "passed"
@@ -63,21 +63,21 @@ class End(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """The end of a step, with its reason (a code) and a sentence."""
 
-    end: End
+    end: StepResult
     reason: str = ""
     message: str = ""
 
 
 @dataclass(frozen=True)
-class Facts:
+class TaskFacts:
     """What there is to see of one task."""
 
     active: str
     """Digest of what answers; empty = nothing."""
-    wish: Wish | None = None
+    wish: DesiredState | None = None
     """None = nothing that is believed now says anything of the task: what answers is looked after, nothing begins."""
     plan_version: int = 0
     installed: bool = False
@@ -87,20 +87,20 @@ class Facts:
     window_open: bool = True
     rested: bool = True
     """The pause after the last failure of this machine is over."""
-    judged: Outcome | None = None
+    judged: StepOutcome | None = None
     """What the probation came to; None = it goes on."""
 
 
-def outcome_of(error: EdgeAgentError) -> Outcome:
+def classify_error(error: EdgeAgentError) -> StepOutcome:
     """Tell whether an error speaks of the bundle or of this machine."""
     hindered = isinstance(error, SiteError | StateError | CapacityError | RequirementUnmet)
-    return Outcome(End.HINDERED if hindered else End.FAILED, error.reason, error.message)
+    return StepOutcome(StepResult.HINDERED if hindered else StepResult.FAILED, error.reason, error.message)
 
 
-Decision = tuple[Progress, Action]
+Decision = tuple[Progress, UpdateAction]
 
 
-def wish_id(wish: Wish) -> str:
+def desired_state_id(wish: DesiredState) -> str:
     """Return what the plan wants of a task as a hash: which bundle, and how it is judged.
 
     When it comes (waves, window, halt) is left out: a site that failed or is held does not begin again because a wave
@@ -116,7 +116,7 @@ def pause_seconds(attempts: int) -> float:
     return backoff_seconds(attempts, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
 
 
-def decide(task: str, row: Progress | None, facts: Facts, now: float) -> Decision:
+def decide(task: str, row: Progress | None, facts: TaskFacts, now: float) -> Decision:
     """Return the row as it should stand, and what is to be done next; `now` in seconds since 1970."""
     if facts.wish is not None:
         row = _of_today(task, row, facts.wish, facts, now)
@@ -124,26 +124,26 @@ def decide(task: str, row: Progress | None, facts: Facts, now: float) -> Decisio
     if facts.active == row.candidate:
         return _answering(row, facts, now)
     if row.state in ("failed", "rolled_back", "held"):
-        return row, Action.NOTHING
+        return row, UpdateAction.NOTHING
     if row.state in ("probation", "done") or facts.active != row.incumbent:
-        return _at(row, "held", now, "BY_HAND", HELD), Action.NOTHING
+        return _at(row, "held", now, "BY_HAND", HELD), UpdateAction.NOTHING
     if row.state in ("testing", "switching"):
         row = _interrupted(row, now)
     if facts.wish is None or row.state == "failed":
-        return row, Action.NOTHING
+        return row, UpdateAction.NOTHING
     return _forward(row, facts.wish, facts, now)
 
 
-def after_test(row: Progress, outcome: Outcome, now: float) -> Progress:
+def after_test(row: Progress, outcome: StepOutcome, now: float) -> Progress:
     """Return the row after the self-test, or after the candidate was taken into the store."""
-    if outcome.end is End.PASSED:
+    if outcome.end is StepResult.PASSED:
         return _at(row, "switching", now, message=outcome.message)
     return _stopped(row, outcome, now)
 
 
-def after_switch(row: Progress, outcome: Outcome, now: float) -> Progress:
+def after_switch(row: Progress, outcome: StepOutcome, now: float) -> Progress:
     """Return the row after the candidate was to be switched to; with PASSED, the one to be written with the pointer."""
-    if outcome.end is End.PASSED:
+    if outcome.end is StepResult.PASSED:
         return replace(_at(row, "probation", now), attempts=0, interruptions=0)
     return _stopped(row, outcome, now)
 
@@ -153,20 +153,20 @@ def rolled_back(row: Progress, now: float) -> Progress:
     return _at(row, "rolled_back", now, row.reason, row.message)
 
 
-def not_rolled_back(row: Progress, outcome: Outcome) -> Progress:
+def not_rolled_back(row: Progress, outcome: StepOutcome) -> Progress:
     """Return the row when the incumbent cannot answer: the candidate goes on, and it is tried again."""
     said = f"it is to be rolled back ({row.reason}), but the bundle before cannot answer: {outcome.message}"
     return replace(row, attempts=row.attempts + 1, message=said)
 
 
-def put_down(row: Progress, now: float) -> Progress:
+def suspend(row: Progress, now: float) -> Progress:
     """Return the row when the daemon stops in the middle of a step, of its own will."""
     return _at(row, "staged", now) if row.state in ("testing", "switching") else row
 
 
-def _of_today(task: str, row: Progress | None, wish: Wish, facts: Facts, now: float) -> Progress:
+def _of_today(task: str, row: Progress | None, wish: DesiredState, facts: TaskFacts, now: float) -> Progress:
     """Return the row of what the plan wants now: a new one if that is something else."""
-    wanted = wish_id(wish)
+    wanted = desired_state_id(wish)
     if row is not None and row.wish == wanted:
         return replace(row, plan_version=facts.plan_version)
     if row is not None and row.state == "probation" and facts.active == row.candidate and wish.verdict != "WANTED":
@@ -184,29 +184,29 @@ def _of_today(task: str, row: Progress | None, wish: Wish, facts: Facts, now: fl
     )
 
 
-def _answering(row: Progress, facts: Facts, now: float) -> Decision:
+def _answering(row: Progress, facts: TaskFacts, now: float) -> Decision:
     """Look after a candidate that answers."""
     if row.state == "probation":
         return _in_probation(row, facts, now)
     if row.state == "done":
-        return row, Action.NOTHING
+        return row, UpdateAction.NOTHING
     # It answered before the plan wanted it, or somebody here let it.
     by_hand = ("BY_HAND", CHOSEN) if row.incumbent != row.candidate else ()
-    return _at(row, "done", now, *by_hand), Action.NOTHING
+    return _at(row, "done", now, *by_hand), UpdateAction.NOTHING
 
 
-def _in_probation(row: Progress, facts: Facts, now: float) -> Decision:
+def _in_probation(row: Progress, facts: TaskFacts, now: float) -> Decision:
     if row.reason:  # it was condemned, and the way back was cut off or failed
-        return row, Action.BACK if facts.rested else Action.NOTHING
+        return row, UpdateAction.BACK if facts.rested else UpdateAction.NOTHING
     if facts.judged is None:
-        return row, Action.NOTHING
+        return row, UpdateAction.NOTHING
     judged = facts.judged
-    if judged.end is End.PASSED:
-        return _at(row, "done", now, message=judged.message), Action.NOTHING
+    if judged.end is StepResult.PASSED:
+        return _at(row, "done", now, message=judged.message), UpdateAction.NOTHING
     if not row.incumbent:
         said = f"{judged.message}; nothing answered before, so there is nothing to go back to"
-        return _at(row, "done", now, judged.reason, said), Action.NOTHING
-    return replace(row, reason=judged.reason, message=judged.message), Action.BACK
+        return _at(row, "done", now, judged.reason, said), UpdateAction.NOTHING
+    return replace(row, reason=judged.reason, message=judged.message), UpdateAction.BACK
 
 
 def _interrupted(row: Progress, now: float) -> Progress:
@@ -217,22 +217,24 @@ def _interrupted(row: Progress, now: float) -> Progress:
     return _at(row, "failed", now, "INTERRUPTED", said)
 
 
-def _forward(row: Progress, wish: Wish, facts: Facts, now: float) -> Decision:
+def _forward(row: Progress, wish: DesiredState, facts: TaskFacts, now: float) -> Decision:
     """Take the next step towards the candidate, if nothing is in the way."""
     if wish.verdict != "WANTED":
-        return _at(row, "waiting", now, wish.verdict, LATER[wish.verdict]), Action.NOTHING
+        return _at(row, "waiting", now, wish.verdict, LATER[wish.verdict]), UpdateAction.NOTHING
     if not facts.installed and facts.missing:
-        return _at(row, "fetching", now, message=facts.missing), Action.NOTHING
+        return _at(row, "fetching", now, message=facts.missing), UpdateAction.NOTHING
     if not facts.rested or not facts.installed:
         why = (row.reason, row.message) if row.state == "staged" else ("", "")
-        return _at(row, "staged", now, *why), Action.ADMIT if facts.rested else Action.NOTHING
+        return _at(row, "staged", now, *why), UpdateAction.ADMIT if facts.rested else UpdateAction.NOTHING
     if not facts.window_open:
-        return _at(row, "staged", now, "WINDOW_CLOSED", "the plan's window for switching opens later"), Action.NOTHING
-    return _at(row, "testing", now), Action.TEST
+        return _at(
+            row, "staged", now, "WINDOW_CLOSED", "the plan's window for switching opens later"
+        ), UpdateAction.NOTHING
+    return _at(row, "testing", now), UpdateAction.TEST
 
 
-def _stopped(row: Progress, outcome: Outcome, now: float) -> Progress:
-    if outcome.end is End.FAILED:
+def _stopped(row: Progress, outcome: StepOutcome, now: float) -> Progress:
+    if outcome.end is StepResult.FAILED:
         return _at(row, "failed", now, outcome.reason, outcome.message)
     return replace(_at(row, "staged", now, outcome.reason, outcome.message), attempts=row.attempts + 1)
 

@@ -16,20 +16,27 @@ from typing import Any
 
 import structlog
 
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.config import Config
 from edge_agent.errors import BundleError, EdgeAgentError, ModelFailed, SiteError, UpdateError
-from edge_agent.formats.download_requests import Want
-from edge_agent.formats.plan import Fleet, Machine, TaskPlan, Wish, inside, wishes
+from edge_agent.formats.download_requests import DownloadRequest
+from edge_agent.formats.plan import (
+    DesiredState,
+    FleetPlan,
+    MachineCapabilities,
+    TaskPlan,
+    desired_states,
+    is_within_window,
+)
+from edge_agent.formatting import format_bytes
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
-from edge_agent.update.probation import Seen, Watcher
-from edge_agent.update.selftest import Examiner, Serving, Trying
-from edge_agent.update.update_state_machine import Action, End, Facts, Outcome, outcome_of
-from edge_agent.update.verified import Copied, Verified
+from edge_agent.update.probation import BundleActivity, ProbationMonitor
+from edge_agent.update.selftest import SelfTestRunner, Serving, Trying
+from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction, classify_error
+from edge_agent.update.verified import CopyProgress, VerifiedRepository
 
 log = structlog.get_logger("edge_agent.update")
 
@@ -41,29 +48,29 @@ MENDABLE = frozenset({"HASH_MISMATCH", "FILE_MISSING", "BUNDLE_UNREADABLE", "SCH
 class Source:
     """Trust, and what has come in. Called on the store's thread, with the folder that is read."""
 
-    refresh: Callable[[Path], Verified]
+    refresh: Callable[[Path], VerifiedRepository]
     """Raises UpdateError or SiteError: nothing begins, what answers goes on."""
-    missing: Callable[[Path, Verified, str], Sequence[Want]]
+    missing: Callable[[Path, VerifiedRepository, str], Sequence[DownloadRequest]]
     """What of a bundle is neither in the store nor in the folder."""
     admit: Callable[[Path, str], InstalledBundle]
     """Copy a bundle into the store, checked; it does not answer yet. Raises BundleError, UpdateError or SiteError."""
-    ask: Callable[[Verified | None, Collection[str], int | None], None]
+    ask: Callable[[VerifiedRepository | None, Collection[str], int | None], None]
     """Say which bundles are wanted, and how many bytes a second they may take; None = nothing there is believed."""
-    copied: Callable[[], Copied] = Copied
+    copied: Callable[[], CopyProgress] = CopyProgress
     """How far `admit` has come; called on any thread."""
 
 
 @dataclass(frozen=True)
-class Around:
+class UpdaterDependencies:
     """What the engine room and the machine offer."""
 
     trying: Trying
     """Load a bundle in a child of its own, for so many seconds at most; raises ModelError or MemoryShort."""
     serving: Serving
     """The bundle where it serves; None = it does not."""
-    seen: Callable[[str], Seen]
+    seen: Callable[[str], BundleActivity]
     """What is seen of the bundle with that digest."""
-    machine: Machine
+    machine: MachineCapabilities
     changed: Callable[[], None] = lambda: None
     """Told when a row of the journal has changed."""
     planned: Callable[[Mapping[str, TaskPlan]], None] = lambda _: None
@@ -73,7 +80,7 @@ class Around:
 
 
 @dataclass(frozen=True)
-class Overview:
+class UpdateOverview:
     """Where updates stand."""
 
     channel: str
@@ -91,24 +98,24 @@ class Updater:
     """See the module."""
 
     def __init__(
-        self, config: Config, store: Store, activation: Activation, around: Around, source: Source | None
+        self, config: Config, store: Store, activation: Activation, around: UpdaterDependencies, source: Source | None
     ) -> None:
         """Look after the tasks of a store; without a source nothing new begins."""
         self._config, self._store, self._activation = config, store, activation
         self._around, self._source = around, source
         limit = config.update.selftest_seconds_max
-        self._examiner = Examiner(store, activation, around.trying, around.serving, limit)
-        self._watcher = Watcher(around.seen, around.monotonic)
+        self._examiner = SelfTestRunner(store, activation, around.trying, around.serving, limit)
+        self._watcher = ProbationMonitor(around.seen, around.monotonic)
         self._looking = asyncio.Lock()
         self._wake = asyncio.Event()
         self._stopping = False
         self._retry_at: dict[str, float] = {}
-        self._verified = Verified()
-        self.overview = Overview(config.update.channel)
+        self._verified = VerifiedRepository()
+        self.overview = UpdateOverview(config.update.channel)
 
-    def copied(self) -> Copied:
+    def copied(self) -> CopyProgress:
         """Tell how far the copy of a bundle into the store has come."""
-        return self._source.copied() if self._source else Copied()
+        return self._source.copied() if self._source else CopyProgress()
 
     async def run(self) -> None:
         """Look again and again, until `stop`."""
@@ -126,7 +133,7 @@ class Updater:
         async with self._looking:
             with contextlib.suppress(SiteError):  # then the next start takes it for a power cut
                 for row in self._rows.values():
-                    await self._record(update_state_machine.put_down(self._watcher.noted(row), self._around.now()))
+                    await self._record(update_state_machine.suspend(self._watcher.noted(row), self._around.now()))
 
     async def look(self, folder: Path | None = None) -> EdgeAgentError | None:
         """Look at what came in, or at a folder that somebody brought, and take the steps that are due.
@@ -159,19 +166,19 @@ class Updater:
             expires=self._verified.expires,
         )
         plan = verified.plan if verified else None
-        fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else Fleet()
+        fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else FleetPlan()
         if plan:
             await self._activation.on_store(self._around.planned, fleet.tasks)
-        wishes = self._wishes(fleet, verified)
-        for task in sorted(rows.keys() | wishes.keys()):
-            if verified and task not in wishes and rows[task].state != "probation":
+        desired = self._desired(fleet, verified)
+        for task in sorted(rows.keys() | desired.keys()):
+            if verified and task not in desired and rows[task].state != "probation":
                 await self._forget(task)
             elif not self._stopping:
-                await self._step(task, wishes.get(task), folder)
+                await self._step(task, desired.get(task), folder)
         await self._ask(fleet, verified)
         return problem
 
-    async def _refreshed(self, folder: Path) -> tuple[Verified | None, EdgeAgentError | None]:
+    async def _refreshed(self, folder: Path) -> tuple[VerifiedRepository | None, EdgeAgentError | None]:
         if self._source is None:
             return None, None
         try:
@@ -182,47 +189,47 @@ class Updater:
             return None, error
         return self._verified, self._verified.problem
 
-    def _revoked(self, verified: Verified | None) -> frozenset[str]:
+    def _revoked(self, verified: VerifiedRepository | None) -> frozenset[str]:
         if verified is None:
             return self.overview.revoked
         serving = self._activation.serving.items()
         return frozenset(task for task, each in serving if each.signed and each.digest not in verified.bundles)
 
-    def _wishes(self, fleet: Fleet, verified: Verified | None) -> Mapping[str, Wish]:
+    def _desired(self, fleet: FleetPlan, verified: VerifiedRepository | None) -> Mapping[str, DesiredState]:
         now = max(self._around.now(), verified.issued_at if verified else 0.0)
-        return wishes(fleet, self._config.site.id, self._around.machine, now)
+        return desired_states(fleet, self._config.site.id, self._around.machine, now)
 
-    async def _ask(self, fleet: Fleet, verified: Verified | None) -> None:
+    async def _ask(self, fleet: FleetPlan, verified: VerifiedRepository | None) -> None:
         if self._source is not None:
             wanted = [row.candidate for row in self._rows.values() if row.state in ("fetching", "staged")]
             await self._activation.on_store(self._source.ask, verified, wanted, fleet.bytes_per_second_max)
 
     # --- one task ------------------------------------------------------------------------------------------------
 
-    async def _step(self, task: str, wish: Wish | None, folder: Path) -> None:
+    async def _step(self, task: str, wish: DesiredState | None, folder: Path) -> None:
         row, action = await self._decided(task, wish, folder)
-        if action is Action.ADMIT and await self._admitted(row, folder):
+        if action is UpdateAction.ADMIT and await self._admitted(row, folder):
             row, action = await self._decided(task, wish, folder)
-        if action is Action.TEST and wish is not None:
+        if action is UpdateAction.TEST and wish is not None:
             await self._test_and_switch(row, wish.plan)
-        elif action is Action.BACK:
+        elif action is UpdateAction.BACK:
             await self._go_back(row)
 
-    async def _decided(self, task: str, wish: Wish | None, folder: Path) -> update_state_machine.Decision:
+    async def _decided(self, task: str, wish: DesiredState | None, folder: Path) -> update_state_machine.Decision:
         before = self._rows.get(task)
         facts = await self._facts(task, before, wish, folder)
         row, action = update_state_machine.decide(task, before, facts, self._around.now())
         await self._record(self._watcher.noted(row) if self._watcher.due(row) else row)
         return row, action
 
-    async def _facts(self, task: str, row: Progress | None, wish: Wish | None, folder: Path) -> Facts:
+    async def _facts(self, task: str, row: Progress | None, wish: DesiredState | None, folder: Path) -> TaskFacts:
         active = self._activation.serving.get(task)
-        facts = Facts(
+        facts = TaskFacts(
             active=active.digest if active else "",
             wish=wish,
             plan_version=self.overview.plan_version,
             rested=self._around.monotonic() >= self._retry_at.get(task, 0.0),
-            judged=self._watcher.judge(row) if row else None,
+            judged=self._watcher.evaluate(row) if row else None,
         )
         if wish is None or wish.bundle is None:
             return facts
@@ -232,7 +239,7 @@ class Updater:
             facts,
             installed=installed,
             missing="" if installed else await self._missing(folder, wish.bundle),
-            window_open=inside(wish.plan.window, 60 * local.tm_hour + local.tm_min),
+            window_open=is_within_window(wish.plan.window, 60 * local.tm_hour + local.tm_min),
         )
 
     def _installed(self, digest: str) -> bool:
@@ -249,7 +256,7 @@ class Updater:
             await self._activation.admit(row.task, self._source.admit, folder, row.candidate)
         except (BundleError, UpdateError, SiteError) as error:
             mendable = not isinstance(error, BundleError) or error.reason in MENDABLE
-            outcome = Outcome(End.HINDERED if mendable else End.FAILED, error.reason, error.message)
+            outcome = StepOutcome(StepResult.HINDERED if mendable else StepResult.FAILED, error.reason, error.message)
             await self._stopped(update_state_machine.after_test(row, outcome, self._around.now()))
             return False
         log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
@@ -259,12 +266,14 @@ class Updater:
         try:
             bundle = await self._activation.on_store(self._store.find, row.task, row.candidate)
         except EdgeAgentError as error:  # removed or damaged since it came
-            await self._stopped(update_state_machine.after_test(row, outcome_of(error), self._around.now()))
+            await self._stopped(update_state_machine.after_test(row, classify_error(error), self._around.now()))
             return
         outcome = await self._examiner.test(bundle, plan)
         # Where there is room for one of them only, the test comes when the old one has stopped.
         later = outcome.reason == "MEMORY_SHORT" and self._activation.pauses(bundle)
-        row = update_state_machine.after_test(row, Outcome(End.PASSED) if later else outcome, self._around.now())
+        row = update_state_machine.after_test(
+            row, StepOutcome(StepResult.PASSED) if later else outcome, self._around.now()
+        )
         if row.state != "switching":
             await self._stopped(row)
             return
@@ -272,13 +281,13 @@ class Updater:
         await self._switch(row, plan, bundle if later else None)
 
     async def _switch(self, row: Progress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
-        outcome = Outcome(End.PASSED)
+        outcome = StepOutcome(StepResult.PASSED)
 
         async def test() -> None:
             nonlocal outcome
             assert untested is not None, "handed over only with a bundle to test"
             outcome = await self._examiner.test(untested, plan)
-            if outcome.end is not End.PASSED:
+            if outcome.end is not StepResult.PASSED:
                 raise ModelFailed(outcome.message)
 
         after = update_state_machine.after_switch(row, outcome, self._around.now())
@@ -288,7 +297,7 @@ class Updater:
             if await self._activation.switch(after, row.candidate, row.incumbent, first):
                 self._note(after)
         except EdgeAgentError as error:
-            outcome = outcome_of(error) if outcome.end is End.PASSED else outcome
+            outcome = classify_error(error) if outcome.end is StepResult.PASSED else outcome
             await self._stopped(update_state_machine.after_switch(row, outcome, self._around.now()))
 
     async def _go_back(self, row: Progress) -> None:
@@ -297,7 +306,7 @@ class Updater:
             if await self._activation.switch(back, row.incumbent, row.candidate):
                 self._note(back)
         except EdgeAgentError as error:
-            await self._stopped(update_state_machine.not_rolled_back(row, outcome_of(error)))
+            await self._stopped(update_state_machine.not_rolled_back(row, classify_error(error)))
 
     # --- the journal ---------------------------------------------------------------------------------------------
 
@@ -329,7 +338,7 @@ class Updater:
         self.overview = replace(self.overview, **changes)
 
 
-def _lacking(wants: Sequence[Want], where: str) -> str:
+def _lacking(wants: Sequence[DownloadRequest], where: str) -> str:
     """Return what of a bundle is missing, in words; empty = nothing."""
     size = format_bytes(sum(want.size_bytes for want in wants))
     return f"{len(wants)} file{'s' if len(wants) > 1 else ''} ({size}) {where}" if wants else ""

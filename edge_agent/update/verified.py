@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.plan import Plan
+from edge_agent.formats.plan import RolloutPlan
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class SignedBundle:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedRepository:
     """Signed, not expired, not older than what was seen before."""
 
-    plan: Plan | None = None
+    plan: RolloutPlan | None = None
     """None = none was published yet."""
     bundles: Mapping[str, SignedBundle] = field(default_factory=dict)
     """By digest."""
@@ -51,7 +51,7 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class Copied:
+class CopyProgress:
     """How far a copy has come. Read by other threads."""
 
     name: str = ""

@@ -31,7 +31,7 @@ def partial_name(sha256: str) -> str:
     return f".{sha256}.partial"
 
 
-class Arriving:
+class BlobDownload:
     """A blob that is being written. Close it."""
 
     def __init__(self, folder: Path, sha256: str, size_bytes: int, chunk_bytes: int) -> None:

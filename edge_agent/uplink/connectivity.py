@@ -36,7 +36,7 @@ class Backoff:
     failures_max: int
     """Failures in a row after which an upstream that was online counts as offline."""
 
-    def pause(self, failures: int, jitter: float) -> float:
+    def pause_seconds(self, failures: int, jitter: float) -> float:
         """Return seconds to wait after that many failures in a row; `jitter` is from 0 to 1."""
         return backoff_seconds(failures, self.first_seconds, self.seconds_max) * (0.5 + 0.5 * jitter)
 
@@ -58,32 +58,32 @@ class Connectivity:
         return self.state != "offline" and now >= self.retry_at
 
 
-def start(now: float) -> Connectivity:
+def initial_connectivity(now: float) -> Connectivity:
     """Return the state before anything is known."""
     return Connectivity("probing", since=now, retry_at=now)
 
 
-def tick(known: Connectivity, now: float) -> Connectivity:
+def after_time_passed(known: Connectivity, now: float) -> Connectivity:
     """Return the state as time passes: an offline upstream is probed when its pause is over."""
     if known.state == "offline" and now >= known.retry_at:
         return replace(known, state="probing", since=now)
     return known
 
 
-def succeeded(known: Connectivity, now: float) -> Connectivity:
+def after_success(known: Connectivity, now: float) -> Connectivity:
     """Return the state after a request that succeeded."""
     since = known.since if known.state == "online" else now
     return Connectivity("online", since=since, retry_at=now, last_contact=now)
 
 
-def failed(known: Connectivity, now: float, backoff: Backoff, jitter: float) -> Connectivity:
+def after_failure(known: Connectivity, now: float, backoff: Backoff, jitter: float) -> Connectivity:
     """Return the state after a request that failed; `jitter` is from 0 to 1."""
     failures = known.failures + 1
     opens = known.state != "online" or failures >= backoff.failures_max
     return Connectivity(
         "offline" if opens else "online",
         since=now if opens and known.state != "offline" else known.since,
-        retry_at=now + backoff.pause(failures, jitter),
+        retry_at=now + backoff.pause_seconds(failures, jitter),
         failures=failures,
         last_contact=known.last_contact,
     )
@@ -96,25 +96,25 @@ PAUSE_SECONDS_MAX = 30.0
 
 
 @dataclass(frozen=True)
-class Throttle:
+class RetryThrottle:
     """Tokens for retries."""
 
     tokens: float = TOKENS_MAX
 
-    def allows(self) -> bool:
+    def can_retry(self) -> bool:
         """Tell whether a retry may be made."""
         return self.tokens > TOKENS_MAX / 2
 
-    def retried(self) -> Throttle:
+    def after_retry(self) -> RetryThrottle:
         """Return it after a retry."""
         return replace(self, tokens=max(0.0, self.tokens - 1.0))
 
-    def succeeded(self) -> Throttle:
+    def after_success(self) -> RetryThrottle:
         """Return it after an answer."""
         return replace(self, tokens=min(TOKENS_MAX, self.tokens + GIVEN_BACK))
 
 
-def pause(retry_after: str | None, jitter: float) -> float:
+def retry_pause_seconds(retry_after: str | None, jitter: float) -> float:
     """Return how long to wait, in seconds, from a Retry-After header (RFC 9110, 10.2.3: seconds, or a date that is not
     read) and a `jitter` from 0 to 1.
     """

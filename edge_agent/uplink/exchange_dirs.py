@@ -12,14 +12,14 @@ from pathlib import Path
 
 from edge_agent.durable.atomic_files import disk_errors, write_durably
 from edge_agent.errors import DocumentInvalid, ExchangeDirUnusable, SegmentDamaged, StateDirUnwritable, StoreDamaged
-from edge_agent.formats import receipts, segment, signed_document, site_status
+from edge_agent.formats import receipts, segment, signed_document, status_object
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
 
 @dataclass(frozen=True)
-class Segment:
+class SealedSegment:
     """A segment as it lies in the outbox, both files whole and fitting each other."""
 
     stem: str
@@ -28,7 +28,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ExchangeDirs:
     """Where the files of one site lie."""
 
     site: str
@@ -49,7 +49,7 @@ class Exchange:
             except FileNotFoundError:
                 return {}
 
-    def segment(self, stem: str) -> Segment | None:
+    def segment(self, stem: str) -> SealedSegment | None:
         """Read a segment; None = it is gone, as after a receipt.
 
         Raises:
@@ -57,8 +57,8 @@ class Exchange:
             ExchangeDirUnusable: they cannot be read.
         """
         folder = self.outbox / "segments"
-        manifest = read_within(folder / f"{stem}{segment.MANIFEST_SUFFIX}", DOCUMENT_BYTES_MAX)
-        sealed = read_within(folder / f"{stem}{segment.SEALED_SUFFIX}", segment.SEALED_BYTES_MAX)
+        manifest = read_bounded(folder / f"{stem}{segment.MANIFEST_SUFFIX}", DOCUMENT_BYTES_MAX)
+        sealed = read_bounded(folder / f"{stem}{segment.SEALED_SUFFIX}", segment.SEALED_BYTES_MAX)
         if manifest is None or sealed is None:
             return None
         signed = segment.verify(manifest, stem, keys=None)
@@ -68,7 +68,7 @@ class Exchange:
         if (signed.body.size_bytes, signed.body.sha256) != (len(sealed), hashlib.sha256(sealed).hexdigest()):
             remedy = "Nothing: the daemon seals what it still has of it once more. Check the disk ('dmesg')."
             raise SegmentDamaged(f"segment {stem} is not what its manifest says", remedy=remedy)
-        return Segment(stem, sealed, manifest)
+        return SealedSegment(stem, sealed, manifest)
 
     def status(self) -> bytes | None:
         """Return the status object; None = there is none yet.
@@ -76,12 +76,12 @@ class Exchange:
         Raises:
             ExchangeDirUnusable: it cannot be read.
         """
-        return read_within(self.outbox / site_status.FILE_NAME, DOCUMENT_BYTES_MAX)
+        return read_bounded(self.outbox / status_object.FILE_NAME, DOCUMENT_BYTES_MAX)
 
     def status_mark(self) -> tuple[int, int]:
         """Return what changes with the status object; zeros = there is none."""
         try:
-            found = (self.outbox / site_status.FILE_NAME).stat()
+            found = (self.outbox / status_object.FILE_NAME).stat()
         except OSError:
             return (0, 0)
         return (found.st_mtime_ns, found.st_size)
@@ -98,7 +98,7 @@ class Exchange:
             said = f"the upstream's receipts are for site {signed.body.site!r}; this is {self.site!r}"
             raise DocumentInvalid(said, remedy="Find out at the centre who writes to this site's prefix.")
         path = self.receipts / receipts.FILE_NAME
-        if read_within(path, DOCUMENT_BYTES_MAX) == raw:
+        if read_bounded(path, DOCUMENT_BYTES_MAX) == raw:
             return False
         with exchange_errors(path):
             write_durably(path, raw, FILE_MODE)
@@ -125,7 +125,7 @@ def _sized(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
             yield entry.name, found.st_size
 
 
-def read_within(path: Path, bytes_max: int) -> bytes | None:
+def read_bounded(path: Path, bytes_max: int) -> bytes | None:
     """Return a file, of one that is larger the first `bytes_max` + 1 bytes; None = it is not there.
 
     Raises:

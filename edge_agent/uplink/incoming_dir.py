@@ -17,14 +17,14 @@ from typing import cast
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import repository_metadata
-from edge_agent.formats.repository_metadata import Named, Release
-from edge_agent.uplink.blob_download import Arriving, partial_name
-from edge_agent.uplink.exchange_dirs import FILE_MODE, FOLDER_MODE, exchange_errors, read_within
+from edge_agent.formats.repository_metadata import MetadataFile, MetadataSet
+from edge_agent.uplink.blob_download import BlobDownload, partial_name
+from edge_agent.uplink.exchange_dirs import FILE_MODE, FOLDER_MODE, exchange_errors, read_bounded
 
 _BLOB = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.partial")
 
 
-class Incoming:
+class IncomingDir:
     """The folder of one site. It is made when there is something to write."""
 
     def __init__(self, folder: Path) -> None:
@@ -43,33 +43,33 @@ class Incoming:
             with exchange_errors(each):
                 each.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
 
-    def release(self) -> Release | None:
+    def release(self) -> MetadataSet | None:
         """Return the metadata that lies here; None = it is not all there, or does not fit together.
 
         Raises:
             ExchangeDirUnusable: it cannot be read.
         """
-        timestamp = self.read(Named(repository_metadata.TIMESTAMP, repository_metadata.TIMESTAMP_BYTES_MAX))
+        timestamp = self.read(MetadataFile(repository_metadata.TIMESTAMP, repository_metadata.TIMESTAMP_BYTES_MAX))
         if timestamp is None:
             return None
-        following = repository_metadata.follow(timestamp)
+        following = repository_metadata.follow_metadata(timestamp)
         try:
             raw = self.read(next(following))
             while raw is not None:
                 raw = self.read(following.send(raw))
         except StopIteration as end:
-            return cast("Release", end.value)
+            return cast("MetadataSet", end.value)
         except DocumentInvalid:
             pass
         return None
 
-    def read(self, named: Named) -> bytes | None:
+    def read(self, named: MetadataFile) -> bytes | None:
         """Return a file if it is the one that is named.
 
         Raises:
             ExchangeDirUnusable: it cannot be read.
         """
-        raw = read_within(self.folder / named.key, named.bytes_max)
+        raw = read_bounded(self.folder / named.key, named.bytes_max)
         return raw if raw is not None and named.is_this(raw) else None
 
     def newest_root(self) -> int:
@@ -93,7 +93,7 @@ class Incoming:
         with exchange_errors(self._metadata):
             write_durably(self._metadata / repository_metadata.root_name(version), raw, FILE_MODE)
 
-    def adopt(self, release: Release, before: Release | None) -> None:
+    def adopt(self, release: MetadataSet, before: MetadataSet | None) -> None:
         """Write metadata that belongs together; what is neither in it nor in the set before is removed.
 
         Raises:
@@ -140,13 +140,13 @@ class Incoming:
                 path.unlink()
         return right
 
-    def begin(self, sha256: str, size_bytes: int, chunk_bytes: int) -> Arriving:
+    def begin(self, sha256: str, size_bytes: int, chunk_bytes: int) -> BlobDownload:
         """Go on with a blob, or begin it.
 
         Raises:
             DiskFull, ExchangeDirUnusable: the disk failed.
         """
-        return Arriving(self.blobs, sha256, size_bytes, chunk_bytes)
+        return BlobDownload(self.blobs, sha256, size_bytes, chunk_bytes)
 
     def keep_blobs(self, wanted: Collection[str]) -> None:
         """Remove all other blobs, whole or begun. Files that are none stay.

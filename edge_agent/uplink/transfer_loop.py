@@ -32,14 +32,14 @@ from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 from edge_agent.uplink import connectivity, transfer_schedule
 from edge_agent.uplink.bucket_store import store_identities
 from edge_agent.uplink.connectivity import Backoff, Connectivity
-from edge_agent.uplink.exchange_dirs import FILE_MODE, Exchange, exchange_errors
+from edge_agent.uplink.exchange_dirs import FILE_MODE, ExchangeDirs, exchange_errors
 from edge_agent.uplink.object_store import ObjectStore, SiteObjectKeys
 from edge_agent.uplink.transfer_schedule import Bandwidth
-from edge_agent.uplink.transfer_state import Known, Seen, SetAside, describe
-from edge_agent.uplink.update_download import Updates
+from edge_agent.uplink.transfer_state import DeferredItem, DownloadView, TransferState, build_uplink_state
+from edge_agent.uplink.update_download import UpdateDownloader
 from edge_agent.uplink.upload import replace as put_over
 from edge_agent.uplink.upload import ship_segment
-from edge_agent.uplink.upload_log import Notes
+from edge_agent.uplink.upload_log import UploadLog
 
 log = structlog.get_logger("edge_agent.uplink")
 
@@ -71,12 +71,12 @@ class Clocks:
 
 
 @dataclass(frozen=True)
-class Places:
+class TransferTargets:
     """Where things go to, and where they come from."""
 
     upstream: ObjectStore | None
     """For examples."""
-    updates: Updates | None = None
+    updates: UpdateDownloader | None = None
 
     @property
     def name(self) -> str:
@@ -94,11 +94,16 @@ def is_of_updates(name: str) -> bool:
     return is_blob(name) or name in (download_requests.FILE_NAME, INCOMING)
 
 
-class Mirror:
+class TransferLoop:
     """Brings the outbox of one site up, and its receipts and updates down, as far as there is a place for each."""
 
     def __init__(
-        self, config: UplinkConfig, exchange: Exchange, places: Places, notes: Notes, clocks: Clocks | None = None
+        self,
+        config: UplinkConfig,
+        exchange: ExchangeDirs,
+        places: TransferTargets,
+        notes: UploadLog,
+        clocks: Clocks | None = None,
     ) -> None:
         """Take over open notes."""
         self._config, self._exchange, self._places, self._notes = config, exchange, places, notes
@@ -108,8 +113,8 @@ class Mirror:
         self._backoff = Backoff(config.retry_seconds_first, config.retry_seconds_max, config.failures_max)
         self._up, self._down = store_identities(config)
         now = self._clocks.running()
-        links = {store: connectivity.start(now) for store in (self._up, self._down) if store}
-        self._known = Known(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
+        links = {store: connectivity.initial_connectivity(now) for store in (self._up, self._down) if store}
+        self._known = TransferState(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
         self._tries_once = False
         self._given_up: set[str] = set()
         """Stores that `once` does not try again."""
@@ -152,11 +157,11 @@ class Mirror:
         for error in (*self._known.problems.values(), *(each.error for each in self._known.set_aside.values())):
             raise error
 
-    async def step(self) -> transfer_schedule.Action:
+    async def step(self) -> transfer_schedule.TransferAction:
         """Do the next thing; return what it was, or until when to wait: that is left to the caller."""
         known, now = self._known, self._clocks.running()
         for store in known.links.keys() - self._given_up:
-            known.links[store] = connectivity.tick(known.links[store], now)
+            known.links[store] = connectivity.after_time_passed(known.links[store], now)
         if now >= known.scan_at and now >= known.paused_until:
             self._scan(now)
         action = transfer_schedule.next_action(self._view(now))
@@ -191,9 +196,9 @@ class Mirror:
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
-    def _view(self, now: float) -> transfer_schedule.View:
+    def _view(self, now: float) -> transfer_schedule.ScheduleInput:
         known = self._known
-        return transfer_schedule.View(
+        return transfer_schedule.ScheduleInput(
             now=now,
             connectivity=self._link(self._up or self._down),
             bandwidth=known.bandwidth,
@@ -209,12 +214,12 @@ class Mirror:
             lead_seconds=known.lead_seconds,
         )
 
-    def _downloads(self) -> transfer_schedule.Downloads | None:
+    def _downloads(self) -> transfer_schedule.DownloadInput | None:
         known = self._known
         if self._updates is None:
             return None
         link = self._link(self._down)
-        return transfer_schedule.Downloads(
+        return transfer_schedule.DownloadInput(
             link, known.downloads_bandwidth, self._next_blob(), known.refresh_at, known.held_until
         )
 
@@ -242,14 +247,14 @@ class Mirror:
     def _scan_outbox(self) -> None:
         known, wall = self._known, self._clocks.now()
         files = self._exchange.files()
-        known.waiting = transfer_schedule.waiting(
+        known.waiting = transfer_schedule.unsent_segments(
             files,
             lambda stem: stem in known.set_aside or self._notes.is_settled(stem, wall, self._config.recheck_seconds),
         )
         self._notes.keep([name.partition(".")[0] for name in files])
         known.status_mark = self._exchange.status_mark()
 
-    def _scan_incoming(self, updates: Updates, now: float) -> None:
+    def _scan_incoming(self, updates: UpdateDownloader, now: float) -> None:
         known, wrong = self._known, ""
         try:
             updates.look(now)
@@ -270,7 +275,7 @@ class Mirror:
 
     # --- doing it -----------------------------------------------------------------------------------------------------
 
-    async def _try(self, action: transfer_schedule.Action) -> bool:
+    async def _try(self, action: transfer_schedule.TransferAction) -> bool:
         """Do it, and learn from how it went; tell whether it went well."""
         known, store = self._known, self._down if action.kind in ("refresh", "pull") else self._up
         began, moved = self._clocks.running(), self._moved()
@@ -291,7 +296,7 @@ class Mirror:
         self._take_turns(action, max(now, known.links[store].retry_at) - began, spent)
         return error is None
 
-    async def _do(self, action: transfer_schedule.Action) -> bool:
+    async def _do(self, action: transfer_schedule.TransferAction) -> bool:
         """Do it; tell whether the upstream was heard of."""
         now = self._clocks.running()
         if self._updates and action.kind == "pull":
@@ -306,7 +311,7 @@ class Mirror:
             return await self._send_status(self._upstream)
         return await self._fetch_receipts(self._upstream)
 
-    async def _refresh(self, updates: Updates, now: float) -> bool:
+    async def _refresh(self, updates: UpdateDownloader, now: float) -> bool:
         known = self._known
         known.refresh_at = now + self._config.updates_seconds
         if await updates.refresh(now):
@@ -371,7 +376,7 @@ class Mirror:
         """Return the bytes that were sent and fetched so far."""
         return self._known.sent_bytes + (self._updates.progress.fetched_bytes if self._updates else 0)
 
-    def _take_turns(self, action: transfer_schedule.Action, elapsed: float, moved: int) -> None:
+    def _take_turns(self, action: transfer_schedule.TransferAction, elapsed: float, moved: int) -> None:
         """Note who has used the way for how long, as long as both have work."""
         known = self._known
         if action.kind not in ("send", "pull"):
@@ -379,7 +384,7 @@ class Mirror:
         if not known.waiting or not self._next_blob():
             known.lead_seconds = 0.0
             return
-        cost = transfer_schedule.cost_seconds(elapsed, moved, self._config.bytes_per_second_max)
+        cost = transfer_schedule.transfer_cost_seconds(elapsed, moved, self._config.bytes_per_second_max)
         lead = known.lead_seconds + (cost if action.kind == "send" else -cost)
         known.lead_seconds = max(-LEAD_SECONDS_MAX, min(LEAD_SECONDS_MAX, lead))
 
@@ -390,9 +395,9 @@ class Mirror:
             log.info(
                 "online", upstream=self._updates.name if self._updates and store != self._up else self._places.name
             )
-        known.links[store] = connectivity.succeeded(known.links[store], self._clocks.running())
+        known.links[store] = connectivity.after_success(known.links[store], self._clocks.running())
 
-    def _went_well(self, action: transfer_schedule.Action) -> None:
+    def _went_well(self, action: transfer_schedule.TransferAction) -> None:
         known = self._known
         if action.kind == "refresh":
             known.problems.pop("refresh", None)
@@ -402,7 +407,7 @@ class Mirror:
         else:
             known.problems.pop("disk", None)
 
-    def _learn(self, action: transfer_schedule.Action, store: str, error: EdgeAgentError) -> None:
+    def _learn(self, action: transfer_schedule.TransferAction, store: str, error: EdgeAgentError) -> None:
         if action.kind in ("refresh", "pull") and not isinstance(error, SILENCE):
             if not isinstance(error, OWN_FAULTS):
                 self._heard(store)
@@ -412,13 +417,17 @@ class Mirror:
         else:
             self._failed(store, error)
 
-    def _learn_of_update(self, action: transfer_schedule.Action, error: EdgeAgentError) -> None:
+    def _learn_of_update(self, action: transfer_schedule.TransferAction, error: EdgeAgentError) -> None:
         """Leave alone what is wrong there, or lacks room here; everything else goes on."""
         known, own = self._known, isinstance(error, OWN_FAULTS)
         if action.kind == "refresh":
             known.problems["refresh"] = error
             known.refresh_failures += 1
-            pause = DISK_PAUSE_SECONDS if own else self._backoff.pause(known.refresh_failures, self._clocks.chance())
+            pause = (
+                DISK_PAUSE_SECONDS
+                if own
+                else self._backoff.pause_seconds(known.refresh_failures, self._clocks.chance())
+            )
             known.refresh_at = self._clocks.running() + pause
             log.error("metadata_not_fetched", again_in_seconds=round(pause, 1), **error_fields(error))
             return
@@ -430,7 +439,7 @@ class Mirror:
             self._set_aside(action.name, error, DISK_PAUSE_SECONDS)
             if not own:
                 known.pull_failures += 1
-                pause = self._backoff.pause(known.pull_failures, self._clocks.chance())
+                pause = self._backoff.pause_seconds(known.pull_failures, self._clocks.chance())
                 known.held_until = self._clocks.running() + pause
 
     def _set_aside(self, name: str, error: EdgeAgentError, seconds: float = SET_ASIDE_SECONDS) -> None:
@@ -438,11 +447,11 @@ class Mirror:
         known.waiting.pop(name, None)
         if name not in known.set_aside or known.set_aside[name].error.message != error.message:
             log.error("set_aside", file=name, **error_fields(error))
-        known.set_aside[name] = SetAside(error, self._clocks.running() + seconds)
+        known.set_aside[name] = DeferredItem(error, self._clocks.running() + seconds)
 
     def _failed(self, store: str, error: EdgeAgentError) -> None:
         now, links = self._clocks.running(), self._known.links
-        links[store] = connectivity.failed(links[store], now, self._backoff, self._clocks.chance())
+        links[store] = connectivity.after_failure(links[store], now, self._backoff, self._clocks.chance())
         again = round(links[store].retry_at - now, 1)
         log.warning(links[store].state, again_in_seconds=again, **error_fields(error))
         self._known.problems[store] = error
@@ -458,9 +467,9 @@ class Mirror:
         known, updates = self._known, self._updates
         seen = None
         if updates:
-            seen = Seen(updates.name, known.links[self._down], updates.progress, updates.waiting_bytes())
+            seen = DownloadView(updates.name, known.links[self._down], updates.progress, updates.waiting_bytes())
         link = known.links[self._up or self._down]
-        return describe(known, link, self._places.name, seen, (self._clocks.now(), running))
+        return build_uplink_state(known, link, self._places.name, seen, (self._clocks.now(), running))
 
 
 def error_fields(error: EdgeAgentError) -> dict[str, str]:

@@ -19,7 +19,7 @@ UNCAPPED_BYTES_PER_SECOND = 10_000_000
 
 
 @dataclass(frozen=True)
-class Downloads:
+class DownloadInput:
     """What the choice depends on where updates are brought down."""
 
     connectivity: Connectivity
@@ -35,7 +35,7 @@ class Downloads:
 
 
 @dataclass(frozen=True)
-class View:
+class ScheduleInput:
     """Everything that the choice depends on. Times are seconds of one clock that never goes back."""
 
     now: float
@@ -57,14 +57,14 @@ class View:
     """Before that, this machine's own disk is the problem, and nothing is tried."""
     uploads: bool = True
     """There is a place to send to."""
-    downloads: Downloads | None = None
+    downloads: DownloadInput | None = None
     """None = there is no place to fetch from."""
     lead_seconds: float = 0.0
     """How much longer sending has used the way than fetching, since both have work."""
 
 
 @dataclass(frozen=True)
-class Action:
+class TransferAction:
     """send = bring segment `name` up; heartbeat = bring the status object up; fetch = ask for receipts; refresh = ask
     for metadata of updates; pull = bring the next chunk of blob `name` down; wait = till `until`.
     """
@@ -78,7 +78,7 @@ class Action:
     """wait: only for the bandwidth."""
 
 
-def next_action(view: View) -> Action:
+def next_action(view: ScheduleInput) -> TransferAction:
     """Choose.
 
     While probing, the status object is the request that is risked, or, without one, the question for receipts, or the
@@ -86,7 +86,7 @@ def next_action(view: View) -> Action:
     of segments and chunks, those that have used the way for less time so far.
     """
     if view.now < view.paused_until:
-        return Action("wait", until=view.paused_until)
+        return TransferAction("wait", until=view.paused_until)
     if small := _small_upload(view) or _small_download(view):
         return small
     ways = [action for action in (_send(view), _pull(view)) if action]
@@ -96,71 +96,73 @@ def next_action(view: View) -> Action:
     return ready[0] if ready else _wait(view, ways)
 
 
-def cost_seconds(elapsed_seconds: float, count_bytes: int, bytes_per_second_max: int) -> float:
+def transfer_cost_seconds(elapsed_seconds: float, count_bytes: int, bytes_per_second_max: int) -> float:
     """Return how long a transfer has used the way: what it took, or its share of the cap if that is more."""
     return elapsed_seconds + count_bytes / (bytes_per_second_max or UNCAPPED_BYTES_PER_SECOND)
 
 
-def _small_upload(view: View) -> Action | None:
+def _small_upload(view: ScheduleInput) -> TransferAction | None:
     if not view.uploads or not view.connectivity.may_try(view.now):
         return None
     if view.connectivity.state == "probing":
-        return Action("heartbeat" if view.has_status else "fetch")
+        return TransferAction("heartbeat" if view.has_status else "fetch")
     changed = view.status_changed and not view.next_segment
     if view.has_status and (changed or view.now >= view.heartbeat_at):
-        return Action("heartbeat")
-    return Action("fetch") if view.now >= view.receipts_at else None
+        return TransferAction("heartbeat")
+    return TransferAction("fetch") if view.now >= view.receipts_at else None
 
 
-def _small_download(view: View) -> Action | None:
+def _small_download(view: ScheduleInput) -> TransferAction | None:
     down = view.downloads
     if down is None or not down.connectivity.may_try(view.now):
         return None
     due = down.connectivity.state == "probing" or view.now >= down.refresh_at
-    return Action("refresh") if due else None
+    return TransferAction("refresh") if due else None
 
 
-def _send(view: View) -> Action | None:
+def _send(view: ScheduleInput) -> TransferAction | None:
     """Return what sending does next; a wait says until when, None = there is nothing to send."""
     if not view.uploads:
         return None
     if not view.connectivity.may_try(view.now):
-        return Action("wait", until=view.connectivity.retry_at)
+        return TransferAction("wait", until=view.connectivity.retry_at)
     if not view.next_segment:
         return None
-    return _when_free(view, Action("send", view.next_segment), view.bandwidth.free_at())
+    return _when_free(view, TransferAction("send", view.next_segment), view.bandwidth.free_at())
 
 
-def _pull(view: View) -> Action | None:
+def _pull(view: ScheduleInput) -> TransferAction | None:
     """Return what fetching does next, likewise."""
     down = view.downloads
     if down is None:
         return None
     if not down.connectivity.may_try(view.now):
-        return Action("wait", until=down.connectivity.retry_at)
+        return TransferAction("wait", until=down.connectivity.retry_at)
     if not down.next_blob:
         return None
     if view.now < down.held_until:
-        return Action("wait", until=down.held_until)
-    return _when_free(view, Action("pull", down.next_blob), max(view.bandwidth.free_at(), down.bandwidth.free_at()))
+        return TransferAction("wait", until=down.held_until)
+    return _when_free(
+        view, TransferAction("pull", down.next_blob), max(view.bandwidth.free_at(), down.bandwidth.free_at())
+    )
 
 
-def _when_free(view: View, action: Action, free_at: float) -> Action:
-    return action if view.now >= free_at else Action("wait", until=free_at, saving=True)
+def _when_free(view: ScheduleInput, action: TransferAction, free_at: float) -> TransferAction:
+    return action if view.now >= free_at else TransferAction("wait", until=free_at, saving=True)
 
 
-def _wait(view: View, ways: list[Action]) -> Action:
+def _wait(view: ScheduleInput, ways: list[TransferAction]) -> TransferAction:
     """Wait for whatever comes first: the ways, a look at the disk, or something small that gets due."""
     links = [view.connectivity] if view.uploads else []
     links += [view.downloads.connectivity] if view.downloads else []
     if links and not any(link.may_try(view.now) for link in links):
-        return Action("wait", until=min(link.retry_at for link in links))
+        return TransferAction("wait", until=min(link.retry_at for link in links))
     times = [view.scan_at, *(way.until for way in ways), *_due_times(view)]
     until = min((at for at in times if at > view.now), default=view.now + 1)
-    return Action("wait", until=until, idle=not ways, saving=any(way.saving for way in ways))
+    return TransferAction("wait", until=until, idle=not ways, saving=any(way.saving for way in ways))
 
 
-def _due_times(view: View) -> list[float]:
+def _due_times(view: ScheduleInput) -> list[float]:
     """Return when the small things get due whose store can be used."""
     times, down = [], view.downloads
     if view.uploads and view.connectivity.may_try(view.now):
@@ -170,7 +172,7 @@ def _due_times(view: View) -> list[float]:
     return times
 
 
-def waiting(files: Mapping[str, int], settled: Callable[[str], bool]) -> dict[str, int]:
+def unsent_segments(files: Mapping[str, int], settled: Callable[[str], bool]) -> dict[str, int]:
     """Return the segments to send, in order, with their bytes; `files` are names and bytes in the outbox.
 
     A sealed file without its manifest is no segment yet, a manifest without its sealed file none any more; what is no

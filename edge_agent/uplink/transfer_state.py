@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import uplink_state
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.uplink import connectivity
 from edge_agent.uplink.transfer_schedule import Bandwidth
-from edge_agent.uplink.update_download import Progress
+from edge_agent.uplink.update_download import DownloadState
 
 PROBLEMS_SHOWN_MAX = 100
 
 
 @dataclass
-class SetAside:
+class DeferredItem:
     """Something that cannot be sent or fetched, and when it is tried again."""
 
     error: EdgeAgentError
@@ -26,7 +26,7 @@ class SetAside:
 
 
 @dataclass
-class Known:
+class TransferState:
     """What is known of the outbox, of `incoming/` and of the stores. Times by the running clock."""
 
     links: dict[str, connectivity.Connectivity]
@@ -34,7 +34,7 @@ class Known:
     bandwidth: Bandwidth
     downloads_bandwidth: Bandwidth
     waiting: dict[str, int] = field(default_factory=dict)
-    set_aside: dict[str, SetAside] = field(default_factory=dict)
+    set_aside: dict[str, DeferredItem] = field(default_factory=dict)
     problems: dict[str, EdgeAgentError] = field(default_factory=dict)
     """What is in the way: of a store by its name until it is heard of; of `refresh` or `disk` until one goes well."""
     status_mark: tuple[int, int] = (0, 0)
@@ -56,29 +56,33 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is told of downloads beside `Known`."""
+class DownloadView:
+    """What is told of downloads beside `TransferState`."""
 
     repository: str
     link: connectivity.Connectivity
-    progress: Progress
+    progress: DownloadState
     waiting_bytes: int
 
 
-def describe(
-    known: Known, link: connectivity.Connectivity, upstream: str, seen: Seen | None, clocks: tuple[float, float]
+def build_uplink_state(
+    known: TransferState,
+    link: connectivity.Connectivity,
+    upstream: str,
+    seen: DownloadView | None,
+    clocks: tuple[float, float],
 ) -> uplink_state.UplinkState:
     """Return the state for others; `clocks` are seconds since 1970 and the running clock."""
     wall, running = clocks
 
     def at(seconds: float) -> str:
-        return timestamp(wall - (running - seconds))
+        return format_timestamp(wall - (running - seconds))
 
     return uplink_state.UplinkState(
         pid=os.getpid(),
         version=__version__,
         upstream=upstream[:500],
-        at=timestamp(wall),
+        at=format_timestamp(wall),
         running_seconds=running,
         state=link.state,
         since=at(link.since),
@@ -94,9 +98,11 @@ def describe(
     )
 
 
-def _downloads(known: Known, seen: Seen, running: float, at: Callable[[float], str]) -> uplink_state.Downloads:
+def _downloads(
+    known: TransferState, seen: DownloadView, running: float, at: Callable[[float], str]
+) -> uplink_state.DownloadProgress:
     retry_at, progress = max(seen.link.retry_at, known.held_until), seen.progress
-    return uplink_state.Downloads(
+    return uplink_state.DownloadProgress(
         repository=seen.repository[:500],
         state=seen.link.state,
         since=at(seen.link.since),
@@ -109,10 +115,10 @@ def _downloads(known: Known, seen: Seen, running: float, at: Callable[[float], s
     )
 
 
-def _problems(known: Known) -> Iterator[uplink_state.Problem]:
+def _problems(known: TransferState) -> Iterator[uplink_state.UplinkStateProblem]:
     shown = [(problem, "") for problem in known.problems.values()]
     shown += [(each.error, name) for name, each in known.set_aside.items()]
     for error, name in shown[:PROBLEMS_SHOWN_MAX]:
-        yield uplink_state.Problem(
+        yield uplink_state.UplinkStateProblem(
             reason=error.reason, message=error.message[:1000], remedy=error.remedy[:1000], about=name[:200]
         )

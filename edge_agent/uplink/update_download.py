@@ -14,11 +14,11 @@ from pathlib import Path
 from edge_agent.config import UplinkConfig
 from edge_agent.errors import DocumentInvalid, HashMismatch, UpdateIncomplete, UpstreamFailed
 from edge_agent.formats import download_requests, repository_metadata
-from edge_agent.formats.download_requests import Wants
-from edge_agent.formats.repository_metadata import Named, Release
-from edge_agent.uplink.blob_download import MEND, Arriving
-from edge_agent.uplink.exchange_dirs import read_within
-from edge_agent.uplink.incoming_dir import Incoming
+from edge_agent.formats.download_requests import DownloadRequests
+from edge_agent.formats.repository_metadata import MetadataFile, MetadataSet
+from edge_agent.uplink.blob_download import MEND, BlobDownload
+from edge_agent.uplink.exchange_dirs import read_bounded
+from edge_agent.uplink.incoming_dir import IncomingDir
 from edge_agent.uplink.object_store import ByteRange, ObjectStore
 
 ROOTS_ASKED_MAX = 64
@@ -28,14 +28,14 @@ AGAIN_SECONDS = 3600.0
 RECHECK_SECONDS = 3600.0
 """A blob that is here and still wanted is read again after this time: the daemon may have found it damaged."""
 OUT_OF_RANGE = "416"
-TIMESTAMP = Named(repository_metadata.TIMESTAMP, repository_metadata.TIMESTAMP_BYTES_MAX)
+TIMESTAMP = MetadataFile(repository_metadata.TIMESTAMP, repository_metadata.TIMESTAMP_BYTES_MAX)
 
 
 @dataclass
-class Progress:
+class DownloadState:
     """What is known of the repository and of what is wanted. Times by the running clock."""
 
-    wants: Wants | None = None
+    wants: DownloadRequests | None = None
     waiting: dict[str, int] = field(default_factory=dict)
     """Blobs to fetch, in order, with their bytes."""
     arrived: dict[str, float] = field(default_factory=dict)
@@ -47,15 +47,15 @@ class Progress:
     fetched_bytes: int = 0
 
 
-class Updates:
+class UpdateDownloader:
     """One site's `incoming/`, and where it comes from."""
 
-    def __init__(self, config: UplinkConfig, incoming: Incoming, wants_path: Path, upstream: ObjectStore) -> None:
+    def __init__(self, config: UplinkConfig, incoming: IncomingDir, wants_path: Path, upstream: ObjectStore) -> None:
         """Note where."""
         self._config, self._incoming, self._wants_path, self._upstream = config, incoming, wants_path, upstream
         self.name = upstream.name
-        self.progress = Progress()
-        self._arriving: Arriving | None = None
+        self.progress = DownloadState()
+        self._arriving: BlobDownload | None = None
         self._plans: tuple[str, ...] | None = None
         """Blobs of this plan and the one before; None = not looked up yet."""
         self._tags: dict[str, str] = {}
@@ -69,7 +69,7 @@ class Updates:
         """
         progress = self.progress
         progress.wants, progress.waiting = None, {}
-        raw = read_within(self._wants_path, download_requests.WANTS_BYTES_MAX)
+        raw = read_bounded(self._wants_path, download_requests.DOWNLOAD_REQUESTS_BYTES_MAX)
         if raw is None:
             return
         progress.wants = download_requests.parse(raw)
@@ -159,7 +159,7 @@ class Updates:
         if known >= repository_metadata.ROOTS_MAX:
             raise DocumentInvalid(f"{self.name} has more than {repository_metadata.ROOTS_MAX} roots")
         for version in range(known + 1, known + 1 + ROOTS_ASKED_MAX):
-            named = Named(repository_metadata.root_name(version), repository_metadata.ROOT_BYTES_MAX)
+            named = MetadataFile(repository_metadata.root_name(version), repository_metadata.ROOT_BYTES_MAX)
             raw = await self._find(named)
             if raw is None:
                 break
@@ -169,24 +169,24 @@ class Updates:
                 new = True
         return new
 
-    async def _follow(self, timestamp: bytes) -> Release:
-        following = repository_metadata.follow(timestamp)
+    async def _follow(self, timestamp: bytes) -> MetadataSet:
+        following = repository_metadata.follow_metadata(timestamp)
         try:
             named = next(following)
             while True:
                 named = following.send(await self._get(named))
         except StopIteration as end:
-            release: Release = end.value
+            release: MetadataSet = end.value
             return release
 
-    async def _get(self, named: Named) -> bytes:
+    async def _get(self, named: MetadataFile) -> bytes:
         raw = await self._find(named)
         if raw is None:
             remedy = "" if named is not TIMESTAMP else "Correct 'updates_url' under 'uplink' in agent.yaml, or publish."
             raise UpdateIncomplete(f"{self.name} has no {named.key}", remedy=remedy)
         return raw
 
-    async def _find(self, named: Named) -> bytes | None:
+    async def _find(self, named: MetadataFile) -> bytes | None:
         """Fetch a file, or take the one that is here where that is known to be the same."""
         here = self._incoming.read(named)
         if here is not None and named.sha256:
@@ -205,7 +205,7 @@ class Updates:
 
     # --- blobs --------------------------------------------------------------------------------------------------------
 
-    async def _open(self, sha256: str, size: int) -> Arriving:
+    async def _open(self, sha256: str, size: int) -> BlobDownload:
         arriving = self._arriving
         if arriving is None or arriving.closed or (arriving.sha256, arriving.size_bytes) != (sha256, size):
             self.close()
@@ -213,7 +213,7 @@ class Updates:
             self._arriving = arriving = await asyncio.to_thread(self._incoming.begin, sha256, size, chunk)
         return arriving
 
-    async def _pull_chunk(self, arriving: Arriving) -> None:
+    async def _pull_chunk(self, arriving: BlobDownload) -> None:
         key, start = f"blobs/{arriving.sha256}", arriving.have
         part = ByteRange(start, arriving.missing(), arriving.size_bytes)
         try:
@@ -233,7 +233,7 @@ class Updates:
         if arriving.have < start + part.count:
             raise UpstreamFailed(f"{self.name}: GET {key} ended before its end")
 
-    def _finish(self, arriving: Arriving, now: float) -> None:
+    def _finish(self, arriving: BlobDownload, now: float) -> None:
         try:
             arriving.finish()
         except HashMismatch:

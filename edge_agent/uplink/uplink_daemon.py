@@ -1,4 +1,4 @@
-"""`edge-agent uplink`: opens what it needs, works until it is told to stop, gives the lock back.
+"""`edge-agent serve uplink`: opens what it needs, works until it is told to stop, gives the lock back.
 
 It needs to read the outbox and to write receipts, `incoming/` and its own notes, and nothing else: no state, no spool,
 no sockets of the daemon. On SIGTERM or SIGINT what is under way is dropped; the store then has all of an upload or
@@ -19,13 +19,13 @@ import structlog
 from edge_agent import __version__, logs, systemd
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid
-from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
+from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.uplink.bucket_store import open_examples_store, open_updates_store
-from edge_agent.uplink.exchange_dirs import Exchange
-from edge_agent.uplink.incoming_dir import Incoming
-from edge_agent.uplink.transfer_loop import Mirror, Places
-from edge_agent.uplink.update_download import Updates
-from edge_agent.uplink.upload_log import Notes
+from edge_agent.uplink.exchange_dirs import ExchangeDirs
+from edge_agent.uplink.incoming_dir import IncomingDir
+from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
+from edge_agent.uplink.update_download import UpdateDownloader
+from edge_agent.uplink.upload_log import UploadLog
 
 STOP_SECONDS = 20.0
 EXIT_FAILED = 1
@@ -34,7 +34,7 @@ EXIT_FAILED = 1
 log = structlog.get_logger("edge_agent.uplink")
 
 
-def uplink(config: Config, *, once: bool, around: Around = run_of) -> int:
+def uplink(config: Config, *, once: bool, around: RunWrapper = run_unwrapped) -> int:
     """Bring up what waits and fetch receipts and updates, until told to stop, or `once`; return the exit code.
 
     `around` is for the supervisor.
@@ -47,9 +47,9 @@ def uplink(config: Config, *, once: bool, around: Around = run_of) -> int:
     if not config.site.id:
         raise ConfigInvalid("site.id is not set", remedy="Set 'id' under 'site' in agent.yaml to the site's name.")
     places = _places(config)
-    exchange = Exchange(config.site.id, config.outbox, config.receipts)
-    with Notes(config.uplink_notes, places.name) as notes:
-        mirror = Mirror(config.uplink, exchange, places, notes) if places.name else None
+    exchange = ExchangeDirs(config.site.id, config.outbox, config.receipts)
+    with UploadLog(config.uplink_notes, places.name) as notes:
+        mirror = TransferLoop(config.uplink, exchange, places, notes) if places.name else None
         if once and mirror:
             asyncio.run(mirror.once())
         elif not once:
@@ -57,10 +57,12 @@ def uplink(config: Config, *, once: bool, around: Around = run_of) -> int:
     return 0
 
 
-def _places(config: Config) -> Places:
+def _places(config: Config) -> TransferTargets:
     repository = open_updates_store(config.uplink)
-    updates = Updates(config.uplink, Incoming(config.incoming), config.wants, repository) if repository else None
-    places = Places(open_examples_store(config.uplink), updates)
+    updates = (
+        UpdateDownloader(config.uplink, IncomingDir(config.incoming), config.wants, repository) if repository else None
+    )
+    places = TransferTargets(open_examples_store(config.uplink), updates)
     if not places.name and not config.escalation.url:
         said = "uplink.url is not set, nor are updates_url and escalation.url"
         raise ConfigInvalid(
@@ -69,7 +71,7 @@ def _places(config: Config) -> Places:
     return places
 
 
-async def _serve(config: Config, mirror: Mirror | None, name: str, around: Around) -> str:
+async def _serve(config: Config, mirror: TransferLoop | None, name: str, around: RunWrapper) -> str:
     """Work until told to stop; return the component whose death ended it, if one did."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -102,7 +104,7 @@ async def _serve(config: Config, mirror: Mirror | None, name: str, around: Aroun
     return supervisor.failed
 
 
-def components(mirror: Mirror | None) -> Iterator[Component]:
+def components(mirror: TransferLoop | None) -> Iterator[Component]:
     """Yield what runs in the background, with what follows when it dies; the large model's adds itself."""
     if mirror:
         leave = asyncio.Event()
@@ -111,17 +113,17 @@ def components(mirror: Mirror | None) -> Iterator[Component]:
             leave.set()
 
         why = "what it knows of a transfer under way may be wrong then; its notes on the disk are not"
-        yield Component("mirror", lambda: mirror.run(leave), Policy.STOP, why, end)
+        yield Component("mirror", lambda: mirror.run(leave), DeathPolicy.STOP, why, end)
     if systemd.watchdog_seconds():
         why = "without its ping systemd kills the daemon: better it ends in order"
         # That its loop turns is all that can be said.
-        yield Component("watchdog", lambda: systemd.keep_alive(lambda _: True), Policy.STOP, why)
+        yield Component("watchdog", lambda: systemd.keep_alive(lambda _: True), DeathPolicy.STOP, why)
 
 
 def _escalating(config: Config, supervisor: Supervisor) -> contextlib.AbstractAsyncContextManager[None]:
     """Take questions for the large model, where the site has one; otherwise the library that asks it is not loaded."""
     if not config.escalation.url:
         return contextlib.nullcontext()
-    from edge_agent.uplink.escalation.escalation_server import escalating  # noqa: PLC0415 - see LATE_IMPORTS
+    from edge_agent.uplink.escalation.escalation_server import serve_escalations  # noqa: PLC0415 - see LATE_IMPORTS
 
-    return escalating(config, time.time, supervisor)
+    return serve_escalations(config, time.time, supervisor)

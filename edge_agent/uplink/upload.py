@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from edge_agent.errors import UploadConflict, UpstreamFailed
-from edge_agent.uplink.exchange_dirs import Segment
+from edge_agent.uplink.exchange_dirs import SealedSegment
 from edge_agent.uplink.object_store import ObjectMetadata, ObjectStore, SiteObjectKeys
 
 
-async def ship_segment(upstream: ObjectStore, keys: SiteObjectKeys, what: Segment) -> int:
+async def ship_segment(upstream: ObjectStore, keys: SiteObjectKeys, what: SealedSegment) -> int:
     """Bring the sealed file up, then its manifest; return the bytes that were sent.
 
     Raises:

@@ -28,7 +28,7 @@ STALE_LINES_MAX = 1000
 """Lines of segments that are gone, before the file is written anew."""
 
 
-class Notes:
+class UploadLog:
     """Notes of one uplink, locked. Close them."""
 
     def __init__(self, folder: Path, upstream: str) -> None:

@@ -12,14 +12,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_agent.config import WebConfig, addresses
 from edge_agent.errors import CertificateUnusable, SocketInUse
-from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 
 _BACKLOG = 128
 
 
 def listen(address: str) -> socket.socket:
     """Listen on host:port. Raises SocketInUse."""
-    host, port = addresses.split(address)
+    host, port = addresses.split_host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named, so that asyncio sees that it is TCP and switches Nagle's delay off: it cost each answer 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -49,7 +49,7 @@ class Renewed:
     @property
     def names(self) -> tuple[str, ...]:
         """The names in the certificate."""
-        return certificates(self._files[0].read_bytes(), str(self._files[0]))[0].names
+        return parse_certificates(self._files[0].read_bytes(), str(self._files[0]))[0].names
 
     def _look(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
         """Take up what has changed; what cannot be used is not taken, and the old goes on."""
@@ -68,8 +68,8 @@ class Renewed:
     def _load(self) -> ssl.SSLContext:
         certificate, key, ca = self._files
         try:
-            check_pair(certificate.read_bytes(), key.read_bytes(), str(certificate))
-            certificates(ca.read_bytes(), str(ca))
+            check_key_matches(certificate.read_bytes(), key.read_bytes(), str(certificate))
+            parse_certificates(ca.read_bytes(), str(ca))
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.verify_mode = ssl.CERT_REQUIRED
@@ -97,7 +97,7 @@ class Watched(H11Protocol):
         der = secured.getpeercert(binary_form=True) if secured else None
         if der:
             pem = ssl.DER_cert_to_PEM_cert(der).encode()
-            self.app_state = {**self.app_state, "certificate": certificates(pem, "a visitor's certificate")[0]}
+            self.app_state = {**self.app_state, "certificate": parse_certificates(pem, "a visitor's certificate")[0]}
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -135,6 +135,6 @@ def protocol(seconds: float) -> type[Watched]:
 
 def shown(address: str, *, secure: bool) -> str:
     """Return the address for a browser; one that means every network is shown by this machine's name."""
-    host, port = addresses.split(address)
+    host, port = addresses.split_host_port(address)
     named = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with
     return f"{'https' if secure else 'http'}://{f'[{named}]' if ':' in named else named}:{port}"

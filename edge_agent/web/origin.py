@@ -17,7 +17,7 @@ _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 def hosts(address: str, names: Iterable[str]) -> frozenset[str]:
     """Return what `Host` may say, for an address that is listened on and the names, or name:port, that lead to it."""
-    host, port = addresses.split(address)
+    host, port = addresses.split_host_port(address)
     elsewhere = frozenset(name.lower() for name in names if name.count(":") == 1)
     known = [_bracketed(name.lower()) for name in names if name.count(":") != 1]
     known += [*_LOOPBACK] if addresses.is_loopback(host) or host in _ANY else []

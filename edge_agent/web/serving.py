@@ -1,4 +1,4 @@
-"""`edge-agent web`: open the ways to the daemon, listen, serve until SIGTERM or Ctrl-C, close."""
+"""`edge-agent serve web`: open the ways to the daemon, listen, serve until SIGTERM or Ctrl-C, close."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edge_agent.config import Role, WebConfig
-from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
+from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.systemd import keep_alive, notify, watchdog_seconds
 from edge_agent.web import token
 from edge_agent.web.app import application
@@ -40,7 +40,7 @@ class Settings:
     token_path: Path
 
 
-def serve(settings: Settings, told: Callable[[str], None], around: Around = run_of) -> int:
+def serve(settings: Settings, told: Callable[[str], None], around: RunWrapper = run_unwrapped) -> int:
     """Serve until SIGTERM or Ctrl-C; `told` gets the address for browsers once it listens. Return the exit code.
 
     `around` is for the supervisor.
@@ -64,7 +64,7 @@ def serve(settings: Settings, told: Callable[[str], None], around: Around = run_
 
 
 async def _serve(
-    settings: Settings, rules: Rules, listening: tuple[Renewed | None, socket.socket], around: Around
+    settings: Settings, rules: Rules, listening: tuple[Renewed | None, socket.socket], around: RunWrapper
 ) -> str:
     """Serve; return the component whose death ended it, if one did."""
     tls, sock = listening
@@ -78,7 +78,7 @@ async def _serve(
         supervisor = Supervisor(give_up, around=around)
         if watchdog_seconds():
             why = "without its ping systemd kills the console: better it ends in order"
-            supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), Policy.STOP, why))
+            supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), DeathPolicy.STOP, why))
         supervisor.start()
         notify("READY=1")
         try:

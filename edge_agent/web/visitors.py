@@ -8,7 +8,7 @@ from typing import Literal
 
 from edge_agent.config import Role
 from edge_agent.formats.certificate_fields import Certificate
-from edge_agent.server.roles import ROLES, roles_of
+from edge_agent.server.roles import ROLES, certificate_roles
 
 Proof = Literal["cookie", "bearer", "certificate"]
 # The first that fits counts; a path that is not here is open to every visitor.
@@ -52,7 +52,7 @@ def by_certificate(certificate: Certificate, configured: Mapping[str, tuple[Role
     """Return the holder of a certificate that the handshake has verified; None when it has ended since."""
     if certificate.expires_at <= now:
         return None
-    roles = roles_of(certificate, configured)
+    roles = certificate_roles(certificate, configured)
     return Visitor(certificate.name, roles, "certificate", certificate.fingerprint)
 
 

@@ -14,9 +14,9 @@ import tomllib
 from pathlib import Path
 
 from edge_agent import __version__
-from installer.build import archive, contents, llama, share
-from installer.build.recipe import GPU, Recipe
-from installer.build.running import BuildFailed, python, run, say, step
+from installer.build import archive, llama_wheel, payload_contents, shared_files
+from installer.build.build_steps import BuildFailed, python, run, say, step
+from installer.build.llama_recipe import GPU, BuildRecipe
 from installer.build.wheelhouse import PYTHONS, gather
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,26 +34,26 @@ TESTS = (
 
 def build(gpu: str, out: Path) -> Path:
     """Make the installer; return the file. Raises BuildFailed, OSError."""
-    cache, label = ROOT / ".cache/installer", archive.Label(__version__, gpu or "cpu")
+    cache, label = ROOT / ".cache/installer", archive.InstallerLabel(__version__, gpu or "cpu")
     cache.mkdir(parents=True, exist_ok=True)
     log = cache / "build.log"
     log.write_text("", encoding="utf-8")
     say(f"Building {label.file_name}")
-    engine = llama.wheel(Recipe(_pinned(), gpu), cache, log)
+    engine = llama_wheel.wheel(BuildRecipe(_pinned(), gpu), cache, log)
     houses = [gather(version, engine, ROOT, cache, log) for version in PYTHONS]
     with tempfile.TemporaryDirectory(prefix="edge-agent-installer.") as name:
         agent = _agent_wheel(Path(name) / "agent", log)
         started, payload = time.monotonic(), Path(name) / "payload"
-        contents.lay_wheels(payload, houses, agent)
+        payload_contents.lay_wheels(payload, houses, agent)
         run(
             python(
                 "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "pip", "-d", payload / "common"
             ),
             log,
         )
-        share.fill(payload / "common/share", ROOT, gpu)
+        shared_files.fill(payload / "common/share", ROOT, gpu)
         archive.setup_program(payload / "common/setup.pyz")
-        contents.write_manifest(payload, houses, label, _commit(), TESTS)
+        payload_contents.write_manifest(payload, houses, label, _commit(), TESTS)
         out.mkdir(parents=True, exist_ok=True)
         archive.write(out / label.file_name, payload, label)
         step(f"packed {label.file_name}", started)

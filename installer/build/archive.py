@@ -17,7 +17,7 @@ _SIZE_DIGITS = 8
 
 
 @dataclass(frozen=True)
-class Label:
+class InstallerLabel:
     """What an installer is called."""
 
     version: str
@@ -31,7 +31,7 @@ class Label:
         return f"edge-agent-{self.version}-linux-{self.machine}{gpu}.run"
 
 
-def write(path: Path, payload: Path, label: Label) -> None:
+def write(path: Path, payload: Path, label: InstallerLabel) -> None:
     """Write the installer file from the folder of its payload: whole or not at all."""
     tar = path.with_name(f".{path.name}.tar")
     try:
@@ -67,7 +67,7 @@ def _plain(item: tarfile.TarInfo) -> tarfile.TarInfo:
     return item
 
 
-def _join(path: Path, tar: Path, label: Label) -> None:
+def _join(path: Path, tar: Path, label: InstallerLabel) -> None:
     with tar.open("rb") as file:
         payload_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     partial = path.with_name(f".{path.name}.partial")
@@ -81,7 +81,7 @@ def _join(path: Path, tar: Path, label: Label) -> None:
     partial.replace(path)
 
 
-def header(label: Label, size: int, payload_sha256: str) -> bytes:
+def header(label: InstallerLabel, size: int, payload_sha256: str) -> bytes:
     """Return the shell script in front of a payload; it knows its own length and its own hash."""
     text = HEADER.read_text(encoding="utf-8")
     known = {

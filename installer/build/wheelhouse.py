@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from installer.build.recipe import GLIBC_MAX
-from installer.build.running import BuildFailed, python, run, step
+from installer.build.build_steps import BuildFailed, python, run, step
+from installer.build.llama_recipe import GLIBC_MAX
 
 _PINNED = re.compile(r"(?m)^([\w.-]+==[\w.]+)(?= |$)")
 PYTHONS = ("3.11", "3.12", "3.13")

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from installer.setup import machine, payload
-from installer.setup.commands import Setup
-from installer.setup.errors import DONE, INTERRUPTED, LATER, USAGE, SetupError, of_the_system
-from installer.setup.places import Places
-from installer.setup.programs import Programs
+from installer.setup import payload, target_machine
+from installer.setup.commands import SetupRun
+from installer.setup.errors import DONE, INTERRUPTED, LATER, USAGE, SetupError, from_os_error
+from installer.setup.install_paths import InstallPaths
+from installer.setup.programs import InstalledPrograms
 from installer.setup.services import Services
 
 _EPILOG = """\
@@ -57,24 +57,24 @@ def parser() -> argparse.ArgumentParser:
 
 def run(given: argparse.Namespace) -> int:
     """Do what was asked; return the exit code. Raises SetupError, OSError."""
-    places = Places(_root(given))
-    setup = Setup(places, Services(places, wanted=not given.no_start), Programs(places))
+    places = InstallPaths(_root(given))
+    setup = SetupRun(places, Services(places, wanted=not given.no_start), InstalledPrograms(places))
     command = given.command or _usual(given)
     if command == "status":
         return setup.status(as_json=given.json)
     if not places.trial:
-        machine.check_root(machine.this_machine())
+        target_machine.check_root(target_machine.this_machine())
     with _alone(places.lock):
         _change(setup, command, given)
         return setup.enrol(given.kit.absolute(), _for_enrol(given)) if given.kit else DONE
 
 
-def _change(setup: Setup, command: str, given: argparse.Namespace) -> None:
+def _change(setup: SetupRun, command: str, given: argparse.Namespace) -> None:
     match command:
         case "install" if given.payload is None:
             raise SetupError(USAGE, "there is nothing here to install", "Run the installer file.")
         case "install":
-            setup.install(payload.read(given.payload))
+            setup.install(payload.read_payload(given.payload))
         case "rollback":
             setup.rollback()
         case "uninstall":
@@ -132,7 +132,7 @@ def main() -> int:
     try:
         return run(parser().parse_args())
     except OSError as error:
-        return _report(of_the_system(error))
+        return _report(from_os_error(error))
     except SetupError as error:
         return _report(error)
     except KeyboardInterrupt:

@@ -8,32 +8,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from installer.setup import disk, laying, machine, making, report
+from installer.setup import durable_files, install_report, installed_files, program_build, target_machine
 from installer.setup.errors import DONE, FAILED, MACHINE, USAGE, SetupError
+from installer.setup.install_paths import InstallPaths
 from installer.setup.payload import Payload
-from installer.setup.places import Places
-from installer.setup.programs import Program, Programs, drop, read
+from installer.setup.programs import InstalledProgram, InstalledPrograms, drop, read_program
 from installer.setup.screen import Stopwatch, done, note, say, size
 from installer.setup.services import SERVE, Services
 
 
 @dataclass(frozen=True)
-class Setup:
+class SetupRun:
     """One run of edge-agent-setup."""
 
-    places: Places
+    places: InstallPaths
     services: Services
-    programs: Programs
+    programs: InstalledPrograms
 
     def install(self, payload: Payload) -> None:
         """Install or upgrade; the same again repairs. Raises SetupError, OSError."""
-        here = machine.this_machine()
+        here = target_machine.this_machine()
         say(f"Edge Agent {payload.version} ({payload.variant}), under Python {here.python} at {here.interpreter}")
-        free = machine.free_below(self.places.home)
-        machine.check(here, payload, free)
+        free = target_machine.free_below(self.places.home)
+        target_machine.check(here, payload, free)
         if not self.places.trial:
-            machine.check_shared(here.interpreter)
-        done(f"this machine: {here.architecture}, glibc {machine.dotted(here.glibc)}, {size(free)} free")
+            target_machine.check_shared(here.interpreter)
+        done(f"this machine: {here.architecture}, glibc {target_machine.dotted(here.glibc)}, {size(free)} free")
         before = self.programs.current
         program = self._make(payload, here)
         self._switch(program, before)
@@ -42,7 +42,7 @@ class Setup:
             done(f"removed what is older: {', '.join(gone)}")
         self._say_what_next(program, before)
 
-    def _make(self, payload: Payload, here: machine.Machine) -> Program:
+    def _make(self, payload: Payload, here: target_machine.TargetMachine) -> InstalledProgram:
         folder, program = self.programs.find(payload, here)
         if program:
             done(f"the program {program.name} is there already, and undamaged")
@@ -50,12 +50,12 @@ class Setup:
         watch = Stopwatch()
         drop(folder)  # what a stopped setup left
         try:
-            making.make(folder, payload, here)
+            program_build.build_program(folder, payload, here)
             done(f"made the program {folder.name} from {payload.lock(here.python).name} ({watch})")
-            done(f"it runs here: {'; '.join(making.try_out(folder, payload))}")
-            making.complete(folder, payload, here)
+            done(f"it runs here: {'; '.join(program_build.test_program(folder, payload))}")
+            program_build.complete_program(folder, payload, here)
         finally:
-            if read(folder) is None:  # failed, or was interrupted
+            if read_program(folder) is None:  # failed, or was interrupted
                 drop(folder)
         _, program = self.programs.find(payload, here)
         if program is None:
@@ -63,7 +63,7 @@ class Setup:
             raise SetupError(FAILED, said, "Nothing was changed. Check the disk: 'dmesg' may say more.")
         return program
 
-    def _switch(self, program: Program, before: Program | None) -> None:
+    def _switch(self, program: InstalledProgram, before: InstalledProgram | None) -> None:
         self.programs.activate(program)
         if before is None:
             done(f"the program is now {program.title}")
@@ -78,17 +78,17 @@ class Setup:
             self._bring_up(self.programs.go_back(), program)
             raise SetupError(error.code, error.message, f"{before.title} runs again. {error.remedy}") from None
 
-    def _bring_up(self, program: Program, before: Program | None) -> None:
-        for path in laying.lay(self.places, program, before):
+    def _bring_up(self, program: InstalledProgram, before: InstalledProgram | None) -> None:
+        for path in installed_files.install_files(self.places, program, before):
             note(f"{path} had been edited: the old text is beside it, in {path.name}.edited (a drop-in would last)")
-        if laying.lay_configuration(self.places, program):
+        if installed_files.install_configuration(self.places, program):
             done(f"wrote the sample configuration, {self.places.config / 'agent.yaml'}")
         done("laid units and man pages")
         for made in self.services.prepare():
             done(made)
-        self.services.start(laying.unit_names(program), first=self.programs.previous is None)
+        self.services.start(installed_files.unit_names(program), first=self.programs.previous is None)
 
-    def _say_what_next(self, program: Program, before: Program | None) -> None:
+    def _say_what_next(self, program: InstalledProgram, before: InstalledProgram | None) -> None:
         if self.services.running and self.services.wanted:
             state, enabled = self.services.state(SERVE)
             done(f"{SERVE} is {state}, {enabled}")
@@ -118,25 +118,25 @@ class Setup:
         """Remove the program, the configuration, the state, the keys, the users."""
         kept = self.places.kept
         for path in kept:
-            say(f"  {path}  {size(disk.size_of(path))}")
+            say(f"  {path}  {size(durable_files.size_of(path))}")
         if not agreed and not _asked(
             "This removes the program and all of the above, for good. Type 'purge' to go on: "
         ):
             raise SetupError(USAGE, "nothing was removed", "'purge --yes' does not ask.")
         self._remove_program()
         for path in kept:
-            disk.remove(path)
+            durable_files.remove(path)
         self.services.remove_users()
         say("Removed everything.")
 
     def _remove_program(self) -> None:
         program = self.programs.current or self.programs.previous
         if program:
-            self.services.stop(laying.unit_names(program))
-            laying.take_up(self.places, program)
+            self.services.stop(installed_files.unit_names(program))
+            installed_files.remove_files(self.places, program)
             done("stopped the services; removed units, man pages and commands")
         for path in (self.places.current, self.places.previous, self.places.home):
-            disk.remove(path)
+            durable_files.remove(path)
         self.services.forget()
         done(f"removed {self.places.home}")
 
@@ -145,8 +145,8 @@ class Setup:
         program = self.programs.current
         if program is None:
             raise SetupError(MACHINE, "edge-agent is not installed", "Run the installer file.")
-        found = report.look(self.places, self.services, self.programs.previous, program)
-        say(report.as_json(found) if as_json else report.as_text(found))
+        found = install_report.look(self.places, self.services, self.programs.previous, program)
+        say(install_report.as_json(found) if as_json else install_report.as_text(found))
         if found.damaged:
             said = f"{len(found.damaged)} files are not what was installed"
             raise SetupError(FAILED, said, "Run the installer file of this version again: it makes the program anew.")

@@ -16,7 +16,7 @@ class SetupError(Exception):
         self.code, self.message, self.remedy = code, message, remedy
 
 
-def of_the_system(error: OSError) -> SetupError:
+def from_os_error(error: OSError) -> SetupError:
     """Return what an error of the file system means to a technician."""
     where = f" ({error.filename})" if error.filename else ""
     said = f"{error.strerror}{where}"

@@ -74,7 +74,7 @@ class Payload:
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:12]
 
 
-def read(folder: Path) -> Payload:
+def read_payload(folder: Path) -> Payload:
     """Read an unpacked installer file. Raises SetupError."""
     try:
         return Payload(folder, json.loads((folder / "common/manifest.json").read_text(encoding="utf-8")))

@@ -7,15 +7,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from installer.setup import disk, intact, making
+from installer.setup import durable_files, integrity, program_build
 from installer.setup.errors import MACHINE, SetupError
-from installer.setup.machine import Machine
+from installer.setup.install_paths import InstallPaths
 from installer.setup.payload import Payload
-from installer.setup.places import Places
+from installer.setup.target_machine import TargetMachine
 
 
 @dataclass(frozen=True)
-class Program:
+class InstalledProgram:
     """One folder that is whole."""
 
     folder: Path
@@ -37,35 +37,35 @@ class Program:
         return f"{self.version} ({self.variant}, {self.name})"
 
 
-def read(folder: Path) -> Program | None:
+def read_program(folder: Path) -> InstalledProgram | None:
     """Return the program in a folder; None when it is not there, or not whole."""
     try:
-        about = json.loads((folder / making.MARK).read_text(encoding="utf-8"))
-        return Program(folder=folder.resolve(), **about)
+        about = json.loads((folder / program_build.MARK).read_text(encoding="utf-8"))
+        return InstalledProgram(folder=folder.resolve(), **about)
     except (OSError, ValueError, TypeError):
         return None
 
 
-class Programs:
+class InstalledPrograms:
     """All programs below /opt/edge-agent."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: InstallPaths) -> None:
         """Look there."""
         self._places = places
 
     @property
-    def current(self) -> Program | None:
+    def current(self) -> InstalledProgram | None:
         """The program."""
-        return read(self._places.current)
+        return read_program(self._places.current)
 
     @property
-    def previous(self) -> Program | None:
+    def previous(self) -> InstalledProgram | None:
         """The one before; None when there is none to go back to."""
-        before = read(self._places.previous)
+        before = read_program(self._places.previous)
         current = self.current
         return None if before is None or (current and before.name == current.name) else before
 
-    def find(self, payload: Payload, machine: Machine) -> tuple[Path, Program | None]:
+    def find(self, payload: Payload, machine: TargetMachine) -> tuple[Path, InstalledProgram | None]:
         """Return where a payload's program belongs, and the program if it is there and undamaged.
 
         A damaged one that a link leads to stays as it is, and the new one gets a number behind its name.
@@ -74,32 +74,32 @@ class Programs:
         linked = {_name(self.current), _name(self.previous)}
         for number in itertools.count(1):
             folder = self._places.programs / (identity if number == 1 else f"{identity}-{number}")
-            program = read(folder)
-            if program and not intact.damaged(folder):
+            program = read_program(folder)
+            if program and not integrity.damaged_files(folder):
                 return folder, program
             if folder.name not in linked:
                 return folder, None
         raise AssertionError
 
-    def activate(self, program: Program) -> None:
+    def activate(self, program: InstalledProgram) -> None:
         """Make a program the program. First the way back is noted: a kill in between leaves the old one."""
         current = self.current
         if current and current.name == program.name:
             return
         if current:
-            disk.link(self._places.previous, Path("venvs") / current.name)
-        disk.link(self._places.current, Path("venvs") / program.name)
+            durable_files.link(self._places.previous, Path("venvs") / current.name)
+        durable_files.link(self._places.current, Path("venvs") / program.name)
 
-    def go_back(self) -> Program:
+    def go_back(self) -> InstalledProgram:
         """Make the one before the program. Raises SetupError when there is none."""
         before = self.previous
         if before is None:
             said = "there is no earlier program to go back to"
             raise SetupError(MACHINE, said, "Run the installer file of the version that you want.")
         current = self.current
-        disk.link(self._places.current, Path("venvs") / before.name)
+        durable_files.link(self._places.current, Path("venvs") / before.name)
         if current:
-            disk.link(self._places.previous, Path("venvs") / current.name)
+            durable_files.link(self._places.previous, Path("venvs") / current.name)
         return before
 
     def prune(self) -> list[str]:
@@ -113,14 +113,14 @@ class Programs:
         return {folder.name for folder in self._places.programs.glob("*")}
 
 
-def _name(program: Program | None) -> str:
+def _name(program: InstalledProgram | None) -> str:
     return program.name if program else ""
 
 
 def drop(folder: Path) -> None:
     """Remove a program; what is left after a kill is not whole any more."""
-    (folder / making.MARK).unlink(missing_ok=True)
-    disk.remove(folder)
+    (folder / program_build.MARK).unlink(missing_ok=True)
+    durable_files.remove(folder)
 
 
 def running(programs: Path) -> set[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from installer.setup.errors import FAILED, SetupError
-from installer.setup.places import Places
+from installer.setup.install_paths import InstallPaths
 
 SERVE = "edge-agent.service"
 UPLINK = "edge-uplink.service"
@@ -22,7 +22,7 @@ GROUPS = ("edge-devices", "edge-reviewers", "edge-exchange")
 class Services:
     """The units of the appliance."""
 
-    places: Places
+    places: InstallPaths
     wanted: bool
     """False with --no-start: users and folders are made, nothing is started or stopped."""
 

@@ -123,6 +123,74 @@ def impure(sources: Sequence[Source], pure: Sequence[str]) -> list[str]:
     return found
 
 
+def impure_rules(sources: Sequence[Source], returns: str, pure: Sequence[str]) -> list[str]:
+    """Find functions with this return type that reach a clock, a file or a process, in files that also look.
+
+    A function reaches what it names, and what that names in turn, across these files; annotations do not count. Of our
+    other modules it may reach only those that are pure.
+    """
+    files = {source.module: _Definitions(source) for source in sources}
+    found = []
+    for file in files.values():
+        for name, node in file.definitions.items():
+            if isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) == returns:
+                reached = _impure_name(file, name, files, pure, set())
+                found += [file.source.at(node, f"{name} only decides, and must not reach {reached}")] if reached else []
+    return found
+
+
+class _Definitions:
+    """The top level of a file: what it defines, and where the names that it imports are from."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.definitions: dict[str, ast.AST] = {}
+        self.imported: dict[str, tuple[str, str]] = {}
+        for node in source.tree.body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                base = getattr(node, "module", None)
+                pairs = [(base, each.name) if base else (each.name, "") for each in node.names]
+                self.imported |= dict(zip((each.asname or each.name for each in node.names), pairs, strict=True))
+            else:
+                self.definitions |= dict.fromkeys(_defined(node), node)
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    """Return the names that a statement at the top level defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    return [each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
+
+
+def _impure_name(
+    file: _Definitions, name: str, files: Mapping[str, _Definitions], pure: Sequence[str], seen: set[tuple[str, str]]
+) -> str:
+    """Return the first impure name that a definition reaches; empty when it reaches none."""
+    if (file.source.module, name) in seen:
+        return ""
+    seen.add((file.source.module, name))
+    if name in file.definitions:
+        inner = (_impure_name(file, each, files, pure, seen) for each in _names(file.definitions[name]))
+        return next(filter(None, inner), "")
+    module, original = file.imported.get(name, ("", ""))
+    if module in files:
+        return _impure_name(files[module], original, files, pure, seen)
+    foreign = below(module, OURS) and not below(module, pure)
+    impure = module.partition(".")[0] in IMPURE | {"importlib", "pathlib", "tempfile"}
+    return name if foreign or impure or name == "open" else ""
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    """Yield the names that a definition reads, outside of annotations."""
+    for field, value in ast.iter_fields(node):
+        for each in value if isinstance(value, list) else [value]:
+            if field in ("annotation", "returns") or not isinstance(each, ast.AST):
+                continue
+            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load):
+                yield each.id
+            yield from _names(each)
+
+
 def unused(sources: Sequence[Source], entries: Mapping[str, str]) -> list[str]:
     """Find modules that no other imports and that are no entry point."""
     known = modules(sources)

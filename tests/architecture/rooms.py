@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 # Small pure modules, and a reader of /proc: anything may import them.
-GROUND = {"edge_agent.backoff", "edge_agent.byte_sizes", "edge_agent.process_memory"}
+GROUND = {"edge_agent.backoff", "edge_agent.formatting", "edge_agent.process_memory"}
 BASE = GROUND | {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
     f"edge_agent.{room}"
     for room in ("engine", "engine.protocol", "capture", "capture.redact", "monitoring", "routing", "store", "update")
 }
-SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.usage"}  # by both commands: what reaches a terminal
+SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.command_group"}  # by both commands: what reaches a terminal
 # Room: the rooms it may import. A room is a package or a module; the most exact one counts.
 ROOMS: dict[str, set[str]] = {
     **{module: set() for module in GROUND},
@@ -25,11 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.supervision": {"edge_agent.backoff"},
     "edge_agent.certificate_authority": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.metrics": set(),
-    "edge_agent.metrics.field": {"edge_agent.monitoring", "edge_agent.formats", "edge_agent.metrics"},
     # What the rooms know, as numbers: part of the composition root.
-    "edge_agent.metrics.site": BASE
-    | MIDDLE
-    | {"edge_agent.metrics", "edge_agent.metrics.field", "edge_agent.server", "edge_agent.v1"},
+    "edge_agent.metrics.site_metrics": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.server", "edge_agent.v1"},
     "edge_agent.engine.protocol": set(),
     "edge_agent.engine.memory": {"edge_agent.errors"},
     "edge_agent.engine.runtimes": {
@@ -82,12 +79,9 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.server": BASE
     | MIDDLE
     | {f"edge_agent.{name}" for name in ("durable", "metrics", "v1", "statistics", "server.roles", "supervision")},
-    "edge_agent.tasks": BASE | MIDDLE,
-    "edge_agent.alarms": BASE | MIDDLE | {"edge_agent.tasks"},
     "edge_agent.daemon": BASE
     | MIDDLE
-    | {"edge_agent.alarms", "edge_agent.tasks"}
-    | {"edge_agent.metrics", "edge_agent.metrics.site"}
+    | {"edge_agent.metrics", "edge_agent.metrics.site_metrics"}
     | {f"edge_agent.{name}" for name in ("server", "logs", "supervision", "systemd")},
     "edge_agent.doctor": BASE
     | {"edge_agent.client", "edge_agent.store", "edge_agent.capture"}
@@ -108,7 +102,7 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.certificate_authority",
         "edge_agent.client",
     }
-    | {"edge_agent.statistics"}
+    | {"edge_agent.statistics", "edge_agent.store", "edge_agent.engine", "edge_agent.engine.protocol"}
     | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support_bundle", "web")}
     | SHARED,
     "convert": GROUND
@@ -138,7 +132,7 @@ ROOMS: dict[str, set[str]] = {
     # What a call costs in the rooms that it goes through, without a daemon around them.
     "benchmarks.asking.bookkeeping": BASE
     | MIDDLE
-    | {f"edge_agent.{name}" for name in ("server", "tasks", "uplink.escalation", "v1")}
+    | {f"edge_agent.{name}" for name in ("server", "uplink.escalation", "v1")}
     | {"benchmarks", "tests"},
     # What the loop of an engine costs beside its model, without a child around it.
     "benchmarks.bare.streams": {"edge_agent.engine.runtimes"},

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # --- rooms ------------------------------------------------------------------------------------------------------------
 RUNTIMES = "edge_agent.engine.runtimes"
 EDGE = ("edge_agent.server", "edge_agent.client", "edge_agent.v1", "edge_agent.uplink.escalation")
-SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man")
+SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man_pages")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
@@ -64,7 +64,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
     "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
     "structlog": (
-        *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "tasks", "server", "engine", "capture")),
+        *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "server", "engine", "capture")),
         *("edge_agent.metrics", "edge_agent.update", "edge_agent.supervision", "convert.cli"),
     ),
     "uvloop": ("edge_agent.daemon",),
@@ -81,17 +81,16 @@ PURE = (
         for name in ("errors", "support_bundle.diagnostic_redaction", "engine.waiting", "engine.restart")
     ),
     *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
-    *(f"edge_agent.{name}" for name in ("formats.site_status", "server.roles", "server.rates", "server.repeats")),
+    *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificate_files")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spend_rules", "uplink.connectivity")),
     *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store", "enrolment.validation")),
     *(f"edge_agent.{name}" for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata")),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
-    *(f"{RUNTIMES}.llama.{name}" for name in ("admission", "rates", "scheduler", "threads")),
-    *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
-    *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
-    *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
+    *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
+    "edge_agent.doctor.findings",
+    "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format", "svg")),
     *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
@@ -125,44 +124,41 @@ ENTRIES = {
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
-    "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.llama.llama_runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.assemble": "only a prompt with 'chat: true' loads what reads a model file",
     "edge_agent.cli": "help needs nothing that a command leads to",
-    "edge_agent.cli.ending": "what draws on a screen is loaded where there is something to draw",
-    "edge_agent.cli.site": "only a daemon over the network is shown certificates",
+    "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
+    "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
     "edge_agent.client.admin": "status and installs read no report of the field",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.spool_worker": "a site that sends no examples and has no rules of its own loads less",
     "edge_agent.formats.signed_document": "most who load the module read no signature, and do without the library",
-    "edge_agent.routing.question": "a site without a large model does not load the library that checks its answers",
-    "edge_agent.server.server": "a daemon without certificates does not load the library that reads them",
+    "edge_agent.routing.large_model_questions": "only a site with a large model loads the library that checks answers",
+    "edge_agent.server.grpc_servers": "a daemon without certificates does not load the library that reads them",
     "edge_agent.uplink.uplink_daemon": "a site without a large model does not load the library that asks it",
-    "edge_agent.cli.serve": "the other commands do without the daemon, and start in less time",
-    "edge_agent.cli.web": "an extra: no other command needs what it loads",
-    "edge_agent.cli.uplink": "serve starts through the same command, and loads nothing that opens a connection outside",
+    "edge_agent.cli.services": "each process loads its own server alone, and the daemon nothing that reaches a network",
 }
 BROAD_EXCEPTS = {
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
     "edge_agent.engine.engine": "the supervisor of a child: its own fault is logged, and the child is started again",
     "edge_agent.capture.spool_writer": "the spool's thread: what one example raises drops that example, and is counted",
-    "edge_agent.server.escalating": "rules of a site may raise anything, which must not cost the local answer",
-    "edge_agent.server.gate": "the gRPC edge, likewise",
+    "edge_agent.server.model_router": "rules of a site may raise anything, which must not cost the local answer",
     "edge_agent.supervision": "whatever ends what runs in the background is logged, shown and followed up",
-    "edge_agent.server.guard": "the gRPC edge: what is not our error becomes INTERNAL, its text stays in the log",
+    "edge_agent.server.interceptor": "the gRPC edge: what is not our error becomes INTERNAL, its text stays in the log",
 }
 BACKGROUND = {
     "edge_agent.supervision": "the owner of what runs for ever",
     "edge_agent.durable.disk_thread": "owns the thread that uses a disk; it tells how long the disk has stood",
-    "edge_agent.metrics.listener": "owns its thread; `run` ends with it, and is a component",
-    "edge_agent.metrics.site": "a look on the daemon's loop, awaited by the thread of the page",
+    "edge_agent.metrics.metrics_listener": "owns its thread; `run` ends with it, and is a component",
+    "edge_agent.metrics.site_metrics": "a look on the daemon's loop, awaited by the thread of the page",
     "edge_agent.update.activation": "a change runs to its end, or is given up when its caller leaves; `stop` awaits it",
     "edge_agent.update.selftest": "a self-test, awaited where it begins; a task so that `stop` can end it alone",
     "edge_agent.server.audit": "owns the thread that writes its log; `close` awaits what waits, a failure is logged",
-    "edge_agent.server.detached_task": "an answer or a change that outlives its callers; `ended` tells its owner",
+    "edge_agent.server.detached_calls": "an answer or a change that outlives its callers; `ended` tells its owner",
     "edge_agent.engine.jobs": "a probe of a second; what it raises is logged",
     "edge_agent.engine.process": "waits for the end of a child; `ended` awaits it",
     "edge_agent.engine.runtimes": "in the child, which ends with its threads",
@@ -252,6 +248,13 @@ def test_deciding_modules_are_pure():
     """Modules that decide have no clock, do not wait and open no file."""
     require_none(imports.impure(CODE, PURE), "Pass the time or the content in, and let the caller wait or read.")
     require_none(sorted(set(PURE) - imports.modules(CODE)), "PURE names a module that is not there.")
+
+
+def test_rules_of_doctor_are_pure():
+    """A rule of doctor judges facts that its probe collected: it reads no clock, no file and no process."""
+    doctor = [source for source in CODE if below(source.module, ["edge_agent.doctor"])]
+    remedy = "Let the probe look, and pass what it saw in the facts."
+    require_none(imports.impure_rules(doctor, "Iterator[Finding]", PURE), remedy)
 
 
 def test_daemon_loads_no_model_library():

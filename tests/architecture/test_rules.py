@@ -82,6 +82,25 @@ def test_impurity_found(text: str):
     assert 1 == len(imports.impure(files(rule=text, shell=text), ["rule"]))
 
 
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ("def judge(facts: Path) -> Iterator[Finding]:\n    yield LIMIT\nLIMIT = 3", []),
+        ("def judge(facts) -> Iterator[Finding]:\n    yield _now()\ndef _now(): return time.time()", ["app/a.py:6"]),
+        ("def judge(facts) -> Iterator[Finding]:\n    yield probe(facts)", ["app/a.py:6"]),
+        ("def judge(facts) -> Iterator[Finding]:\n    yield stat(facts)", ["app/a.py:6"]),
+        ("def judge(facts) -> Iterator[Finding]:\n    yield Row(facts)\nclass Row:\n    size: Path", []),
+    ],
+)
+def test_impure_rule_found(rules: str, expected: list[str]):
+    """A rule may not reach a clock or a file, neither through its own file nor through another; a probe may."""
+    head = (
+        "import time\nfrom pathlib import Path\nfrom app.b import stat\ndef probe(context):\n    return time.time()\n"
+    )
+    sources = files(app__a=head + rules, app__b="import os\ndef stat(path):\n    return os.stat(path)\n")
+    assert expected == lines_of(imports.impure_rules(sources, "Iterator[Finding]", []))
+
+
 def test_unused_module_found():
     """A module that nothing imports is dead, unless it is an entry point; a package is used by what is inside."""
     sources = files(app__a="import app.b", app__b="", app__c="", app__main="import app.a")

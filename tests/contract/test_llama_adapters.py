@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/adapters.py on a tiny model."""
+"""edge_agent/engine/runtimes/llama/lora_adapters.py on a tiny model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.adapters import LOADED_MAX, Adapter, Adapters, memory_of
-from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.lora_adapters import LOADED_MAX, LoadedAdapters, LoraAdapter, adapters_bytes
 from edge_agent.errors import ModelFailed
 from tests.support import tiny_gguf
 from tests.support.gguf_adapter import TINY, write_adapter
 
 
-class Counting(Model):
+class Counting(LlamaModel):
     """A model that notes which adapter files it reads."""
 
     def __init__(self, path: Path) -> None:
@@ -34,14 +34,14 @@ def model(tmp_path: Path) -> Iterator[Counting]:
     model.close()
 
 
-def written(folder: Path, name: str) -> Adapter:
+def written(folder: Path, name: str) -> LoraAdapter:
     """Return an adapter whose hash is its name."""
-    return Adapter(name, str(write_adapter(folder / f"{name}.gguf", seed=1, model=TINY)), memory=10)
+    return LoraAdapter(name, str(write_adapter(folder / f"{name}.gguf", seed=1, model=TINY)), memory=10)
 
 
 def test_an_adapter_that_several_bundles_have_is_loaded_once(model: Counting, tmp_path: Path) -> None:
     """Whether it is attached again or computed with: a second copy would never be freed."""
-    adapters, same = Adapters(model, lambda: None), written(tmp_path, "same")
+    adapters, same = LoadedAdapters(model, lambda: None), written(tmp_path, "same")
     adapters.load(same)
     first = adapters.pointer(same)
     adapters.load(same)
@@ -54,7 +54,7 @@ def test_an_adapter_that_several_bundles_have_is_loaded_once(model: Counting, tm
 def test_the_one_not_used_for_longest_makes_room(model: Counting, tmp_path: Path) -> None:
     """It is unset before it is freed, and read again when its bundle comes back; being used counts."""
     unset: list[int] = []
-    adapters = Adapters(model, lambda: unset.append(len(adapters)))
+    adapters = LoadedAdapters(model, lambda: unset.append(len(adapters)))
     many = [written(tmp_path, str(i)) for i in range(LOADED_MAX + 1)]
     for adapter in many[:LOADED_MAX]:
         adapters.load(adapter)
@@ -70,7 +70,7 @@ def test_the_one_not_used_for_longest_makes_room(model: Counting, tmp_path: Path
 
 def test_one_that_is_gone_fails_its_job(model: Counting, tmp_path: Path) -> None:
     """The error names the file; none is no adapter."""
-    adapters, gone = Adapters(model, lambda: None), written(tmp_path, "gone")
+    adapters, gone = LoadedAdapters(model, lambda: None), written(tmp_path, "gone")
     Path(gone.path).unlink()
     with pytest.raises(ModelFailed, match=r"gone\.gguf cannot be read"):
         adapters.pointer(gone)
@@ -79,5 +79,5 @@ def test_one_that_is_gone_fails_its_job(model: Counting, tmp_path: Path) -> None
 
 def test_memory_is_that_of_the_largest_that_may_be_loaded() -> None:
     """However many bundles have them; the same one counts once."""
-    many = [Adapter(str(i), "", memory=i) for i in range(LOADED_MAX + 5)]
-    assert sum(range(5, LOADED_MAX + 5)) == memory_of([*many, *many])
+    many = [LoraAdapter(str(i), "", memory=i) for i in range(LOADED_MAX + 5)]
+    assert sum(range(5, LOADED_MAX + 5)) == adapters_bytes([*many, *many])

@@ -11,8 +11,16 @@ import pytest
 import torch
 
 from convert.quantize import gguf_files
-from edge_agent.engine.runtimes.llama.context import BULK_ROWS, ROWS_MAX, Aborted, Context, Logits, Rows, Shape
-from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.llama_context import (
+    BULK_ROWS,
+    ROWS_MAX,
+    ContextShape,
+    LlamaContext,
+    Logits,
+    StepAborted,
+    TokenRows,
+)
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from tests.support import tiny_decoder, tiny_gguf
 from tests.support.attention import by_row
 from tests.support.models import smollm2_path
@@ -25,24 +33,26 @@ FEW = 70
 
 
 def cut(
-    model: Model, tokens: list[int], steps: int, *, before: int = 0, threads: int = 1, lead: int = 0
+    model: LlamaModel, tokens: list[int], steps: int, *, before: int = 0, threads: int = 1, lead: int = 0
 ) -> list[Logits]:
     """Return the logits of the last ASKED tokens, computed in steps of so many rows.
 
     `before` tokens of another text lie before each step's in the buffer, and in its batch; the first `lead` tokens are
     read in one step, whatever the others take.
     """
-    context = Context(model, Shape(cells=2048, sequences=2, kv_type="f16", threads=threads, rows=2 * BULK_ROWS))
+    context = LlamaContext(
+        model, ContextShape(cells=2048, sequences=2, kv_type="f16", threads=threads, rows=2 * BULK_ROWS)
+    )
     found: list[Logits] = []
     try:
         if lead:
-            context.decode([Rows(0, 0, tokens[:lead], logits=0)])
+            context.decode([TokenRows(0, 0, tokens[:lead], logits=0)])
         for start in range(lead, len(tokens), steps):
             step = tokens[start : start + steps]
             other = start // steps * before
-            beside = [Rows(1, other, tokens[:before], logits=0)] if before else []
+            beside = [TokenRows(1, other, tokens[:before], logits=0)] if before else []
             asked = max(min(start + len(step) - (len(tokens) - ASKED), len(step)), 0)
-            context.decode([*beside, Rows(0, start, step, logits=asked)])
+            context.decode([*beside, TokenRows(0, start, step, logits=asked)])
             found += [context.logits(before + row).copy() for row in range(len(step) - asked, len(step))]
     finally:
         context.close()
@@ -50,31 +60,31 @@ def cut(
 
 
 @pytest.fixture(scope="module", params=["Q4_0", "Q4_1", "Q8_0"])
-def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
     """SmolLM2 at each of the usual quantizations: nine heads, three of which share keys and values."""
     path = tmp_path_factory.mktemp("weights") / f"{request.param}.gguf"
-    gguf_files.quantize(gguf_files.Request(smollm2_path(), path, request.param, requantize=True))
-    model = Model(str(path))
+    gguf_files.quantize(gguf_files.QuantizeRequest(smollm2_path(), path, request.param, requantize=True))
+    model = LlamaModel(str(path))
     yield model
     model.close()
 
 
 @pytest.mark.slow
-def test_a_row_is_the_same_in_small_steps_and_after_an_aborted_one(smollm2: Model):
+def test_a_row_is_the_same_in_small_steps_and_after_an_aborted_one(smollm2: LlamaModel):
     """On every build, with llama.cpp's own kernels, too: whoever else is among fewer than 64 rows."""
     tokens = (smollm2.tokenize("How much is the blue lamp over there? ", special=False) * FEW)[:FEW]
     usual, first = np.array(cut(smollm2, tokens, 16)), FEW - ASKED
     others = {f"steps of {rows}": cut(smollm2, tokens, rows) for rows in (1, 3, ROWS_MAX)}
     others["beside others"] = cut(smollm2, tokens, 17, before=5)
-    context = Context(smollm2, Shape(cells=2048, sequences=2, kv_type="f16", threads=1))
+    context = LlamaContext(smollm2, ContextShape(cells=2048, sequences=2, kv_type="f16", threads=1))
     try:
-        context.decode([Rows(0, 0, tokens[:first], logits=0)])
+        context.decode([TokenRows(0, 0, tokens[:first], logits=0)])
         context.abort()
-        with pytest.raises(Aborted):
-            context.decode([Rows(0, first, tokens[first:], logits=1), Rows(1, 0, tokens[:5], logits=1)])
+        with pytest.raises(StepAborted):
+            context.decode([TokenRows(0, first, tokens[first:], logits=1), TokenRows(1, 0, tokens[:5], logits=1)])
         context.forget_abort()
         assert [first, 0] == [context.length(sequence) for sequence in (0, 1)]
-        context.decode([Rows(0, first, tokens[first:], logits=ASKED)])
+        context.decode([TokenRows(0, first, tokens[first:], logits=ASKED)])
         others["after an aborted step"] = [context.logits(row).copy() for row in range(ASKED)]
     finally:
         context.close()
@@ -83,7 +93,7 @@ def test_a_row_is_the_same_in_small_steps_and_after_an_aborted_one(smollm2: Mode
 
 @pytest.mark.slow
 @by_row
-def test_a_row_is_the_same_in_steps_of_any_size(smollm2: Model):
+def test_a_row_is_the_same_in_steps_of_any_size(smollm2: LlamaModel):
     """Alone, in few, in as many as had another kernel; on two threads; with another text's cells between its own."""
     tokens = (smollm2.tokenize("How much is the blue lamp over there? ", special=False) * TOKENS)[:TOKENS]
     usual = np.array(cut(smollm2, tokens, 16))
@@ -121,7 +131,7 @@ def off(folder: Path, depth: int, heads: int, shared: int) -> float:
         for name, weights in decoder.named_parameters():
             if "q_proj" in name or "k_proj" in name:  # so that scores differ by one or two: all cells count
                 weights.div_(0.2 * math.sqrt(depth * heads))
-    model = Model(str(tiny_gguf.write_model(folder / "tiny.gguf", decoder)))
+    model = LlamaModel(str(tiny_gguf.write_model(folder / "tiny.gguf", decoder)))
     tokens = [int(token) for token in np.random.default_rng(1).integers(3, 600, TOKENS)]
     with torch.no_grad():
         expected = decoder(torch.tensor([tokens])).logits[0, -ASKED:].numpy()

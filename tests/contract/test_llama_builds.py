@@ -12,7 +12,7 @@ import pytest
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.runtimes.llama import backends
+from edge_agent.engine.runtimes.llama import llama_backends
 from edge_agent.formats.manifest import encode
 from tests.support import bundles, llama_builds
 from tests.support.llama_builds import BUILDS, VARIABLE, Build
@@ -51,9 +51,12 @@ def test_what_a_build_is_left_out_of_is_there(build: Build) -> None:
 def test_the_chosen_build_is_what_computes() -> None:
     """Without a choice, that of the installed wheel."""
     build = llama_builds.chosen()
-    folder = backends.LIBRARIES if build is None else build.folder
+    folder = llama_backends.LIBRARIES if build is None else build.folder
     code = (folder / "libggml-cpu.so.0").read_bytes()
-    assert (folder, hashlib.blake2b(code, digest_size=4).hexdigest()) == (backends.LIBRARIES, backends.cpu_code())
+    assert (folder, hashlib.blake2b(code, digest_size=4).hexdigest()) == (
+        llama_backends.LIBRARIES,
+        llama_backends.cpu_code(),
+    )
 
 
 @pytest.mark.slow
@@ -65,6 +68,6 @@ async def test_a_child_loads_the_same_build(tmp_path: Path) -> None:
     try:
         await pool.attach("talk", manifest, encode(manifest), bundles.paths_of(folder))
         (engine,) = pool.statuses()
-        assert backends.cpu_code() in engine.details["tuned_for"]
+        assert llama_backends.cpu_code() in engine.details["tuned_for"]
     finally:
         await pool.stop()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.engine.protocol import CacheUse, Done, Load, Run
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.formats.manifest import Manifest
 from tests.support.models import smollm2_path
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.engine.runtimes.llama import backends
+from edge_agent.engine.runtimes.llama import llama_backends
 from tests.support.attention import by_row
 
 Q4_1 = 3
@@ -48,7 +48,7 @@ class Traits(ctypes.Structure):
 
 def installed() -> ctypes.CDLL:
     """The CPU backend of the installed llama.cpp."""
-    found = ctypes.CDLL(str(backends.LIBRARIES / "libggml-cpu.so.0"))
+    found = ctypes.CDLL(str(llama_backends.LIBRARIES / "libggml-cpu.so.0"))
     found.ggml_cpu_init()
     found.ggml_get_type_traits_cpu.restype = ctypes.POINTER(Traits)
     return found

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run
-from edge_agent.engine.runtimes.llama.bundle import read_bundle
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Context, Rows, Shape
-from edge_agent.engine.runtimes.llama.drafts import Drafts
-from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.llama_bundle import read_bundle
+from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShape, LlamaContext, TokenRows
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.record_drafts import RecordDrafts
+from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordGrammar, guide_tokens
 from edge_agent.errors import MemoryShort, ModelFailed, ModelLoadFailed
 from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest
@@ -65,10 +65,10 @@ def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Model, Tokens]]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LlamaModel, GuideTokens]]:
     """A model of 600 tokens, whose vocabulary is all that is used of it."""
-    model = Model(str(tiny_gguf.write(tmp_path_factory.mktemp("tiny") / "tiny.gguf")))
-    tokens = tokens_of(model)
+    model = LlamaModel(str(tiny_gguf.write(tmp_path_factory.mktemp("tiny") / "tiny.gguf")))
+    tokens = guide_tokens(model)
     yield model, tokens
     del tokens
     model.close()
@@ -124,7 +124,7 @@ def test_the_model_fills_the_record_from_the_text(runtime: LlamaRuntime) -> None
 
 def test_forced_tokens_take_no_step(runtime: LlamaRuntime) -> None:
     """A record takes far fewer steps than it has tokens, and it is cut into tokens as the tokenizer cuts it."""
-    runtime._bundles["e"].drafts = Drafts()
+    runtime._bundles["e"].drafts = RecordDrafts()
     runtime.submit(Run(job_id="alone", digest="e", text=TEXTS[0]))
     job = runtime._jobs["alone"]
     prompt = job.input_tokens
@@ -158,7 +158,7 @@ def test_drafts_save_steps_and_change_nothing(runtime: LlamaRuntime) -> None:
     """Learnt from the same record, from those of other texts, or from all: the same to the last bit, in fewer steps."""
     bundle, plain = runtime._bundles["e"], dict[str, tuple[int, Done]]()
     for text in DATED:
-        bundle.drafts = Drafts()
+        bundle.drafts = RecordDrafts()
         plain[text] = steps_of(runtime, text)
     saved = 0
     for text in (*DATED, *reversed(DATED)):  # the last record was another one: half of a draft is wrong
@@ -191,16 +191,16 @@ def test_a_draft_does_not_get_past_the_limit(runtime: LlamaRuntime, manifest: Ma
 def test_confidence_is_that_of_a_walk_token_by_token(runtime: LlamaRuntime, manifest: Manifest) -> None:
     """In a context of its own, without jumps: the product over all tokens of the softmax over what was allowed."""
     done = extract(runtime, TEXTS[1])
-    model = Model(str(smollm2_path()))
-    context = Context(model, Shape(cells=1024, sequences=2, kv_type="f16", threads=1))
+    model = LlamaModel(str(smollm2_path()))
+    context = LlamaContext(model, ContextShape(cells=1024, sequences=2, kv_type="f16", threads=1))
     bundle = read_bundle("x", manifest, model)
     prompt = bundle.whole(model, TEXTS[1])
     answer = model.tokenize(done.record, special=False)
-    walk = Grammar(tokens_of(model), RECORD_SCHEMA).walk()
+    walk = RecordGrammar(guide_tokens(model), RECORD_SCHEMA).walk()
     whole, total = prompt + answer[:-1], 0.0
     for start in range(0, len(whole), ROWS_MAX):
         part = whole[start : start + ROWS_MAX]
-        context.decode([Rows(0, start, part, logits=len(part))])
+        context.decode([TokenRows(0, start, part, logits=len(part))])
         for row in range(max(0, len(prompt) - 1 - start), len(part)):
             token = answer[start + row - len(prompt) + 1]
             allowed = walk.allowed()
@@ -321,7 +321,7 @@ def test_records_need_memory_of_their_own(manifest: Manifest) -> None:
     runtime.close()
 
 
-def drive(model: Model, walk: Any, dice: random.Random) -> str:
+def drive(model: LlamaModel, walk: Any, dice: random.Random) -> str:
     """Walk at random to the end of a record; return it, or nothing if it has no end. Raises ModelFailed."""
     written: list[int] = []
     for _ in range(STEPS_MAX):
@@ -335,13 +335,13 @@ def drive(model: Model, walk: Any, dice: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(0, SENSIBLE, 10))
-def test_whatever_is_chosen_fits_the_schema(tiny: tuple[Model, Tokens], seed: int) -> None:
+def test_whatever_is_chosen_fits_the_schema(tiny: tuple[LlamaModel, GuideTokens], seed: int) -> None:
     """A model that takes any allowed token writes records that another validator takes, in the grammar's own style."""
     model, tokens = tiny
     for dice in map(random.Random, range(seed, seed + 10)):
         schema = record_schemas.sensible(dice)
         record_schema.check(schema)
-        grammar = Grammar(tokens, schema)
+        grammar = RecordGrammar(tokens, schema)
         for _ in range(4):
             record = json.loads(drive(model, grammar.walk(), dice))
             jsonschema.Draft202012Validator(schema).validate(record)
@@ -349,17 +349,17 @@ def test_whatever_is_chosen_fits_the_schema(tiny: tuple[Model, Tokens], seed: in
 
 
 @pytest.mark.parametrize("seed", range(0, HOSTILE, 10))
-def test_a_hostile_schema_ends_in_words(tiny: tuple[Model, Tokens], seed: int) -> None:
+def test_a_hostile_schema_ends_in_words(tiny: tuple[LlamaModel, GuideTokens], seed: int) -> None:
     """Refused, not loaded, one record failed, or a record: nothing else comes out, and the next schema works."""
     model, tokens = tiny
     for dice in map(random.Random, range(seed, seed + 10)):
         schema = record_schemas.hostile(dice)
         try:
             record_schema.check(schema)
-            drive(model, Grammar(tokens, schema).walk(), dice)
+            drive(model, RecordGrammar(tokens, schema).walk(), dice)
         except (ValueError, ModelLoadFailed, ModelFailed) as error:
             assert str(error)
-        assert Grammar(tokens, RECORD_SCHEMA).walk().forced()
+        assert RecordGrammar(tokens, RECORD_SCHEMA).walk().forced()
 
 
 def test_a_file_of_the_tiny_model_writes_records(tmp_path: Path, manifest: Manifest) -> None:

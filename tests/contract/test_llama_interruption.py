@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engine.protocol import Done, Failed, Load, Run
-from edge_agent.engine.runtimes.llama.interruption import Interruption, is_long
-from edge_agent.engine.runtimes.llama.rates import TRUSTED_STEPS
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.step_costs import TRUSTED_STEPS
+from edge_agent.engine.runtimes.llama.step_interruption import StepInterruption, is_long
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, finish, make
 
 
@@ -123,7 +123,7 @@ def test_a_step_of_many_rows_or_of_much_time_is_listened_to(rows: int, seconds: 
 def test_a_listener_closes_while_it_waits(talker: Talker) -> None:
     """Closing ends the thread, whether somebody spoke or not; nothing is ended that no block is around."""
     ended: list[str] = []
-    listener = Interruption(talker.far.fileno(), talker.hear, lambda: ended.append("step"))
+    listener = StepInterruption(talker.far.fileno(), talker.hear, lambda: ended.append("step"))
     with listener.during({"a"}):
         pass
     talker.say()
@@ -134,7 +134,7 @@ def test_a_listener_closes_while_it_waits(talker: Talker) -> None:
 def test_a_listener_sleeps_while_nobody_speaks(talker: Talker) -> None:
     """A step wakes it neither when it begins nor when it ends: who computes would wait for that."""
     steps = 100
-    listener = Interruption(talker.far.fileno(), talker.hear, lambda: None)
+    listener = StepInterruption(talker.far.fileno(), talker.hear, lambda: None)
     (thread,) = (each for each in threading.enumerate() if each.name == "interruption")
     assert thread.native_id is not None
     for _ in range(steps):

@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 
 from edge_agent.engine.protocol import Done, Failed, Load, Run
-from edge_agent.engine.runtimes.llama.bundle import read_bundle
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Branches, Context, Part, Rows, Shape
-from edge_agent.engine.runtimes.llama.label_tree import LabelTree
-from edge_agent.engine.runtimes.llama.labels import log_probs
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.label_scoring import LabelTree, log_probs
+from edge_agent.engine.runtimes.llama.llama_bundle import read_bundle
+from edge_agent.engine.runtimes.llama.llama_context import (
+    ROWS_MAX,
+    BatchPart,
+    BranchRows,
+    ContextShape,
+    LlamaContext,
+    TokenRows,
+)
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.formats.manifest import Manifest
 from tests.support.models import smollm2_path
 
@@ -81,13 +87,15 @@ class Walks:
     """One walk for each label, behind a prompt that is computed once, in a context of its own."""
 
     def __init__(self, path: Path = WEIGHTS) -> None:
-        self._model = Model(str(path))
-        self._context = Context(self._model, Shape(cells=1024, sequences=ROWS_MAX + 1, kv_type="f16", threads=1))
+        self._model = LlamaModel(str(path))
+        self._context = LlamaContext(
+            self._model, ContextShape(cells=1024, sequences=ROWS_MAX + 1, kv_type="f16", threads=1)
+        )
 
     def joint(self, text: str, labels: Sequence[str]) -> np.ndarray:
         """Return the labels' joint log-probabilities."""
         prompt = read_bundle("x", make(labels=FEW), self._model).whole(self._model, text)
-        self._context.decode([Rows(0, 0, prompt, logits=1)])
+        self._context.decode([TokenRows(0, 0, prompt, logits=1)])
         first = self._context.logits(len(prompt) - 1).copy()
         return np.array([self._walk(first, len(prompt), label) for label in labels])
 
@@ -96,7 +104,7 @@ class Walks:
         sums = float(log_probs(first, path[:1])[0])
         if len(path) > 1:
             self._context.copy(0, 1)
-            self._context.decode([Rows(1, position, path[:-1], logits=len(path) - 1)])
+            self._context.decode([TokenRows(1, position, path[:-1], logits=len(path) - 1)])
             behind = enumerate(path[1:])
             sums += sum(float(log_probs(self._context.logits(row), [token])[0]) for row, token in behind)
             self._context.drop(1)
@@ -105,9 +113,9 @@ class Walks:
     def tree(self, labels: Sequence[str]) -> LabelTree:
         return LabelTree(labels, [tuple(self._model.tokenize(" " + label, special=False)) for label in labels])
 
-    def seconds(self, steps: Iterable[list[Part]], position: int) -> float:
+    def seconds(self, steps: Iterable[list[BatchPart]], position: int) -> float:
         """Compute steps behind tokens at the bottom, each branch in a sequence of its own; return the thread's time."""
-        self._context.decode([Rows(0, 0, range(100, 100 + position), logits=1)])
+        self._context.decode([TokenRows(0, 0, range(100, 100 + position), logits=1)])
         before = time.thread_time()
         for parts in steps:
             for sequence in range(1, ROWS_MAX + 1):
@@ -162,21 +170,21 @@ def test_labels_beside_others_score_as_alone(runtime: LlamaRuntime, names: tuple
     assert alone == [together[name].scores for name in names]
 
 
-def shared(tree: LabelTree, position: int) -> Iterator[list[Part]]:
+def shared(tree: LabelTree, position: int) -> Iterator[list[BatchPart]]:
     """Yield the steps of a tree."""
     for chunk in tree.chunks(ROWS_MAX, ROWS_MAX):
         ways = range(1, chunk.branches + 1)
-        yield [Branches(ways, position, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
+        yield [BranchRows(ways, position, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
 
 
-def apart(tree: LabelTree, position: int) -> Iterator[list[Part]]:
+def apart(tree: LabelTree, position: int) -> Iterator[list[BatchPart]]:
     """Yield steps in which each branch has rows of its own."""
-    parts: list[Part] = []
+    parts: list[BatchPart] = []
     for branch in tree.branches:
         if sum(len(part.tokens) for part in parts) + len(branch) > ROWS_MAX:
             yield parts
             parts = []
-        parts.append(Rows(len(parts) + 1, position, branch, logits=len(branch)))
+        parts.append(TokenRows(len(parts) + 1, position, branch, logits=len(branch)))
     yield parts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge_agent.engine.protocol import Done, Load, Run, Token
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from tests.support import bundles
 
 TEXT, TOKENS = "Say hello.", 6

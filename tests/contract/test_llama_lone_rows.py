@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.cache import LONE_CELLS_MAX, Cache, shape_of
-from edge_agent.engine.runtimes.llama.context import Rows
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.sequences import Prompt
+from edge_agent.engine.runtimes.llama.kv_cache import LONE_CELLS_MAX, KvCache, context_shape
+from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
+from edge_agent.engine.runtimes.llama.llama_context import TokenRows
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from tests.support import tiny_gguf
 from tests.support.attention import by_row
 from tests.support.models import smollm2_path
@@ -24,8 +24,8 @@ class Opened:
     """A cache whose batches are counted."""
 
     def __init__(self, weights: Path, threads: int) -> None:
-        self.path, self.model = weights, Model(str(weights))
-        self.cache = Cache(self.model, 2, shape_of(600, jobs=2, kv_type="f16", threads=threads), 2**26)
+        self.path, self.model = weights, LlamaModel(str(weights))
+        self.cache = KvCache(self.model, 2, context_shape(600, jobs=2, kv_type="f16", threads=threads), 2**26)
         self.rows: list[int] = []
         decode = self.cache.context.decode
 
@@ -38,13 +38,13 @@ class Opened:
     def row(self, depth: int, *, alone: bool) -> bytes:
         """Return the logits behind so many tokens and one more, computed alone or with the one before it."""
         tokens = self.model.tokenize(TEXT * 30, special=False)[: depth + 1]
-        entered = self.cache.enter(Prompt((), "", exact=True), tokens, 0)
+        entered = self.cache.enter(PromptPrefix((), "", exact=True), tokens, 0)
         assert entered is not None
         place, _ = entered
         try:
             last = depth if alone else depth - 1
             for start, end in [*((at, min(at + 60, last)) for at in range(0, last, 60)), (last, depth + 1)]:
-                self.cache.decode([Rows(place.sequence, start, tokens[start:end], logits=1)], None, exact=True)
+                self.cache.decode([TokenRows(place.sequence, start, tokens[start:end], logits=1)], None, exact=True)
             return self.cache.context.logits(depth - last).tobytes()
         finally:
             self.cache.leave(place)
@@ -123,7 +123,7 @@ def test_idle_prompts_leave_room_for_who_writes_alone(narrow: Opened) -> None:
     """A long prompt that nobody uses goes when a record is to be written behind a short one; alone it may stay."""
     cache = narrow.cache
     tokens = narrow.model.tokenize(TEXT * 30, special=False)
-    long, short = (Prompt(tuple(tokens[:count]), "", exact=True) for count in (LONE_CELLS_MAX, 100))
+    long, short = (PromptPrefix(tuple(tokens[:count]), "", exact=True) for count in (LONE_CELLS_MAX, 100))
     for prompt in (short, long, short, long):
         cache.fill(prompt, tokens[:1], None)
     assert LONE_CELLS_MAX <= cache.use().cells_in_use

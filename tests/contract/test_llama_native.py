@@ -16,7 +16,7 @@ import llama_cpp as llama
 import numpy as np
 import pytest
 
-from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from tests.support.attention import BY_ROW
 from tests.support.models import smollm2_path
 from tests.support.native import Logits, Native, Row
@@ -42,15 +42,15 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
+def model() -> Iterator[LlamaModel]:
     """Load once."""
-    loaded = Model(str(smollm2_path()))
+    loaded = LlamaModel(str(smollm2_path()))
     yield loaded
     loaded.close()
 
 
 @pytest.fixture
-def native(model: Model) -> Iterator[Native]:
+def native(model: LlamaModel) -> Iterator[Native]:
     """An empty context with one thread."""
     made = Native(model)
     yield made
@@ -58,7 +58,7 @@ def native(model: Model) -> Iterator[Native]:
 
 
 @pytest.fixture
-def tokens(model: Model) -> list[int]:
+def tokens(model: LlamaModel) -> list[int]:
     """A prompt of LENGTH tokens."""
     shop = "What does the customer want: refund, price, opening hours, or something that was lost?"
     text = f"{shop} Customer: My kettle broke after a week. Wants: refund. Customer: How much is the blue lamp? Wants"
@@ -143,7 +143,7 @@ def test_defaults_lie_in_the_fields_that_have_their_names() -> None:
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def test_a_known_prompt_has_its_known_answer(model: Model, native: Native) -> None:
+def test_a_known_prompt_has_its_known_answer(model: LlamaModel, native: Native) -> None:
     """The likeliest tokens come in their order, each logit within what other kernels change."""
     logits = native.read(0, model.tokenize(PARIS, special=False))
     best = [model.written(int(token)).piece.decode() for token in np.argsort(-logits)[:3]]
@@ -246,7 +246,7 @@ def test_a_row_of_several_sequences_is_computed_once_for_all(native: Native, tok
 
 
 @pytest.mark.parametrize("kv", [llama.GGML_TYPE_F16, llama.GGML_TYPE_Q8_0])
-def test_a_saved_sequence_comes_back_to_the_last_bit(model: Model, tokens: list[int], kv: int) -> None:
+def test_a_saved_sequence_comes_back_to_the_last_bit(model: LlamaModel, tokens: list[int], kv: int) -> None:
     """In the same context and in another one of the same kind; one of another kind refuses it and stays as it was."""
     one, two = Native(model, type_k=kv, type_v=kv), Native(model, type_k=kv, type_v=kv)
     one.read(0, tokens)

@@ -15,8 +15,8 @@ import llguidance
 import numpy as np
 import pytest
 
-from edge_agent.engine.runtimes.llama.grammar import tokens_of
-from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.record_grammar import guide_tokens
 from tests.support.gguf_adapter import write_adapter
 from tests.support.models import smollm2_path
 from tests.support.native import Native, Row
@@ -28,15 +28,15 @@ NODES_MIN, NODES_MAX = 300, 900
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
+def model() -> Iterator[LlamaModel]:
     """Load once."""
-    loaded = Model(str(smollm2_path()))
+    loaded = LlamaModel(str(smollm2_path()))
     yield loaded
     loaded.close()
 
 
 @pytest.fixture
-def native(model: Model) -> Iterator[Native]:
+def native(model: LlamaModel) -> Iterator[Native]:
     """An empty context with one thread and micro-batches of 8 rows."""
     made = Native(model, n_ubatch=8)
     yield made
@@ -44,7 +44,7 @@ def native(model: Model) -> Iterator[Native]:
 
 
 @pytest.fixture
-def tokens(model: Model) -> list[int]:
+def tokens(model: LlamaModel) -> list[int]:
     """A prompt of PROMPT tokens."""
     text = "What does the customer want? My kettle broke after a week. How much is the blue lamp over there?"
     return model.tokenize(text * 2, special=False)[:PROMPT]
@@ -186,7 +186,7 @@ def test_coupled_sequences_have_to_be_equally_long(native: Native, tokens: list[
     assert [(0, 3), (0, 2)] == [native.range(0), native.range(1)]
 
 
-def test_a_full_buffer_says_so_and_changes_nothing(model: Model, tokens: list[int]) -> None:
+def test_a_full_buffer_says_so_and_changes_nothing(model: LlamaModel, tokens: list[int]) -> None:
     """llama_decode returns 1, even if the first micro-batches would have had room; room that is made is used."""
     native = Native(model, n_ctx=256, n_ubatch=8)
     native.read(0, tokens)
@@ -201,7 +201,7 @@ def test_a_full_buffer_says_so_and_changes_nothing(model: Model, tokens: list[in
     native.close()
 
 
-def test_more_sequences_than_256_make_no_context(model: Model) -> None:
+def test_more_sequences_than_256_make_no_context(model: LlamaModel) -> None:
     """LLAMA_MAX_SEQ."""
     with pytest.raises(AssertionError, match="makes no context"):
         Native(model, n_seq_max=257)
@@ -211,7 +211,7 @@ def test_more_sequences_than_256_make_no_context(model: Model) -> None:
 
 
 def test_adapters_are_set_switched_and_taken_off_without_a_trace(
-    model: Model, native: Native, tokens: list[int], tmp_path: Path
+    model: LlamaModel, native: Native, tokens: list[int], tmp_path: Path
 ) -> None:
     """Each step computes with the adapter that is set: two and none by turns, to the same bits as each alone."""
     adapters = [None, *(model.load_adapter(str(write_adapter(tmp_path / f"{seed}.gguf", seed))) for seed in (1, 2))]
@@ -234,7 +234,7 @@ def test_adapters_are_set_switched_and_taken_off_without_a_trace(
 
 
 def test_an_adapter_with_nan_loads_and_computes_nan(
-    model: Model, native: Native, tokens: list[int], tmp_path: Path
+    model: LlamaModel, native: Native, tokens: list[int], tmp_path: Path
 ) -> None:
     """Nothing but its logits shows it: it has to be asked once before it is taken."""
     adapter = model.load_adapter(str(write_adapter(tmp_path / "nan.gguf", 3, spoil=True)))
@@ -245,7 +245,7 @@ def test_an_adapter_with_nan_loads_and_computes_nan(
     model.free_adapter(adapter)
 
 
-def test_an_adapter_that_does_not_load_is_false_but_not_none(model: Model, tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_load_is_false_but_not_none(model: LlamaModel, tmp_path: Path) -> None:
     """So `is None` would take it for one. A missing file, junk, and a model in place of an adapter."""
     junk = tmp_path / "junk.gguf"
     junk.write_bytes(b"GGUF" + bytes(64))
@@ -258,10 +258,10 @@ def test_an_adapter_that_does_not_load_is_false_but_not_none(model: Model, tmp_p
 # --- llguidance -----------------------------------------------------------------------------------------------------
 
 
-def test_forced_tokens_are_those_that_the_tokenizer_would_choose(model: Model) -> None:
+def test_forced_tokens_are_those_that_the_tokenizer_would_choose(model: LlamaModel) -> None:
     """What a schema forces comes as tokens; the last ones, which another could still absorb, are left out. A refused
     token is an error that is told, and no crash."""
-    vocabulary = tokens_of(model)
+    vocabulary = guide_tokens(model)
     schema = {"type": "object", "properties": {"size": {"enum": [1, 2]}}, "required": ["size"]}
     style: Any = {"whitespace_flexible": False}
     text = llguidance.LLMatcher.grammar_from_json_schema(schema | {"additionalProperties": False}, overrides=style)

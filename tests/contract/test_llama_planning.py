@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
-from edge_agent.engine.runtimes.llama.rates import RETRY_SECONDS_MAX, TRUSTED_STEPS
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.step_costs import RETRY_SECONDS_MAX, TRUSTED_STEPS
 from tests.support.bundles import manifest_of, smollm2_bundle
 from tests.support.eventually import eventually_sync
 from tests.support.models import smollm2_path

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engine.protocol import Done, Load, Run
-from edge_agent.engine.runtimes.llama.cache import KEPT_TOKENS_MIN
-from edge_agent.engine.runtimes.llama.context import Context, Rows, Shape
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.kv_cache import KEPT_TOKENS_MIN
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape, LlamaContext, TokenRows
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from tests.contract.test_llama_runtime import LONG, TEMPLATE, finish, make
 from tests.support import tiny_gguf
 from tests.support.gguf_adapter import TINY, write_adapter
@@ -106,15 +106,15 @@ def tiny(folder: Path) -> tuple[Path, list[Path]]:
 def test_how_many_rows_ask_for_logits_changes_no_bit(tmp_path: Path) -> None:
     """Of weights that are not quantized, too, on every build (decision 0051)."""
     weights, _ = tiny(tmp_path)
-    model = Model(str(weights))
-    context = Context(model, Shape(cells=256, sequences=2, kv_type="f16", threads=1))
+    model = LlamaModel(str(weights))
+    context = LlamaContext(model, ContextShape(cells=256, sequences=2, kv_type="f16", threads=1))
     tokens = model.tokenize(LONG, special=False)
     worst = 0.0
     for count in (2, 3, 8, 21, 63):
-        context.decode([Rows(0, 0, tokens[:count], logits=1)])
+        context.decode([TokenRows(0, 0, tokens[:count], logits=1)])
         one = context.logits(count - 1).copy()
         context.drop(0)
-        context.decode([Rows(0, 0, tokens[:count], logits=count)])
+        context.decode([TokenRows(0, 0, tokens[:count], logits=count)])
         worst = max(worst, float(abs(context.logits(count - 1) - one).max()))
         context.drop(0)
     context.close()

@@ -13,10 +13,10 @@ import pytest
 
 from convert.quantize import gguf_files
 from edge_agent.engine.protocol import Done, Load, Run
-from edge_agent.engine.runtimes.llama import header, trying, tuning
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Shape
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama import autotune, gguf_header, tuning_policy
+from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShape
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from tests.contract.test_llama_attention import ASKED, FEW, cut
 from tests.contract.test_llama_runtime import finish, make
 from tests.support import llama_builds, pos_intents, products, tiny_decoder, tiny_gguf
@@ -55,7 +55,7 @@ def weights(folder: Path, kind: str) -> Path:
     """Return a tiny decoder at a format."""
     path = folder / f"{kind}.gguf"
     if not path.exists():
-        gguf_files.quantize(gguf_files.Request(_whole(folder), path, kind))
+        gguf_files.quantize(gguf_files.QuantizeRequest(_whole(folder), path, kind))
     return path
 
 
@@ -82,18 +82,18 @@ def test_a_product_is_right_and_the_same_for_any_number_of_rows(kind: str) -> No
 )
 def test_what_would_come_out_otherwise_is_not_laid_out_anew(folder: Path, kind: str, repacked: bool) -> None:
     """Q4_K; Q4_0 is, which is twice as fast, and whose rows are the same."""
-    assert repacked == header.read(str(weights(folder, kind))).may_be_repacked
+    assert repacked == gguf_header.read_header(str(weights(folder, kind))).may_be_repacked
 
 
 @format_of_weights
 def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> None:
     """One row, few, as many as have other kernels, and with another text's rows before them."""
-    model = Model(str(weights(folder, kind)))
+    model = LlamaModel(str(weights(folder, kind)))
     try:
         same_in_any_step(model)
-        shape = Shape(cells=300, sequences=4, kv_type="f16", threads=1)
-        found = trying.settle(Load(runtime="llama", threads=1), model, shape, "this one").bulk_scores
-        assert tuning.OTHERS == found, "unasked, only small steps are measured"
+        shape = ContextShape(cells=300, sequences=4, kv_type="f16", threads=1)
+        found = autotune.autotune(Load(runtime="llama", threads=1), model, shape, "this one").bulk_scores
+        assert tuning_policy.OTHERS == found, "unasked, only small steps are measured"
     finally:
         model.close()
 
@@ -103,15 +103,15 @@ def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> No
 def test_logits_of_a_real_model_are_the_same_in_steps_of_any_size(tmp_path: Path) -> None:
     """SmolLM2 at Q4_K_M: matrices of Q4_K and Q6_K, and of the types that stand in for them where rows are narrow."""
     path = tmp_path / "weights.gguf"
-    gguf_files.quantize(gguf_files.Request(smollm2_path(), path, "Q4_K_M", requantize=True))
-    model = Model(str(path))
+    gguf_files.quantize(gguf_files.QuantizeRequest(smollm2_path(), path, "Q4_K_M", requantize=True))
+    model = LlamaModel(str(path))
     try:
         same_in_any_step(model, sizes=(7, 8, ROWS_MAX))
     finally:
         model.close()
 
 
-def same_in_any_step(model: Model, sizes: Sequence[int] = (1, 2, 3, 5, 7, 8, 17, ROWS_MAX)) -> None:
+def same_in_any_step(model: LlamaModel, sizes: Sequence[int] = (1, 2, 3, 5, 7, 8, 17, ROWS_MAX)) -> None:
     """Require it of a text's last rows."""
     tokens = (model.tokenize("How much is the blue lamp over there? ", special=False) * FEW)[:FEW]
     usual = np.array(cut(model, tokens, 16, threads=1))
@@ -125,11 +125,11 @@ def same_in_any_step(model: Model, sizes: Sequence[int] = (1, 2, 3, 5, 7, 8, 17,
 @pytest.mark.parametrize("kind", ["F16", "Q4_K_M"])
 def test_bulk_steps_may_have_scores_in_them(folder: Path, kind: str) -> None:
     """With the agent's kernels it is measured so, for floats and K types, too."""
-    model = Model(str(weights(folder, kind)))
+    model = LlamaModel(str(weights(folder, kind)))
     try:
-        shape = Shape(cells=600, sequences=4, kv_type="f16", threads=1)
-        spec, limits = Load(runtime="llama", threads=1, tune=True), tuning.Limits(seconds=0, share=0.0)
-        assert tuning.SAME == trying.settle(spec, model, shape, "this one", limits).bulk_scores
+        shape = ContextShape(cells=600, sequences=4, kv_type="f16", threads=1)
+        spec, limits = Load(runtime="llama", threads=1, tune=True), tuning_policy.TuningLimits(seconds=0, share=0.0)
+        assert tuning_policy.SAME == autotune.autotune(spec, model, shape, "this one", limits).bulk_scores
     finally:
         model.close()
 
@@ -138,13 +138,13 @@ def test_bulk_steps_may_have_scores_in_them(folder: Path, kind: str) -> None:
 def test_weights_that_are_laid_out_anew_are_found_out(folder: Path) -> None:
     """Q4_K as llama.cpp has it by itself: that scores depend on their neighbours is measured, not assumed."""
     path = str(weights(folder, "Q4_K_M"))
-    model = Model(path, head=replace(header.read(path), product_bytes={}))
+    model = LlamaModel(path, head=replace(gguf_header.read_header(path), product_bytes={}))
     try:
-        shape = Shape(cells=300, sequences=4, kv_type="f16", threads=1)
+        shape = ContextShape(cells=300, sequences=4, kv_type="f16", threads=1)
         for tune in (False, True):
-            spec, limits = Load(runtime="llama", threads=1, tune=tune), tuning.Limits(seconds=0, share=0.0)
-            tuned = trying.settle(spec, model, shape, "this one", limits)
-            assert tuning.DEPENDENT == tuned.bulk_scores == tuned.details()["bulk_scores"]
+            spec, limits = Load(runtime="llama", threads=1, tune=tune), tuning_policy.TuningLimits(seconds=0, share=0.0)
+            tuned = autotune.autotune(spec, model, shape, "this one", limits)
+            assert tuning_policy.DEPENDENT == tuned.bulk_scores == tuned.details()["bulk_scores"]
     finally:
         model.close()
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run, Token
-from edge_agent.engine.runtimes.llama.interruption import LONG_ROWS
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.scheduler import ROWS_MIN
-from edge_agent.engine.runtimes.llama.sequences import Place
+from edge_agent.engine.runtimes.llama.kv_cells import SequenceSlot
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS
+from edge_agent.engine.runtimes.llama.step_scheduler import ROWS_MIN
 from edge_agent.formats.manifest import Manifest
 from tests.support.models import smollm2_path
 
@@ -52,7 +52,7 @@ def loaded() -> Iterator[LlamaRuntime]:
 def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
     yield loaded
     assert not loaded.busy
-    assert not loaded._cache._places
+    assert not loaded._cache._slots
 
 
 class Said:
@@ -194,7 +194,7 @@ def test_a_crowd_is_planned_step_by_step(runtime: LlamaRuntime) -> None:
         assert len(runtime._writers) < LONG_ROWS
 
 
-def in_a_row(place: Place) -> bool:
+def in_a_row(place: SequenceSlot) -> bool:
     """Tell whether the last tokens that were gathered lie side by side."""
     tail = place.cells[place.packed - 20 : place.packed]
     return len(tail) == 20 and tail == list(range(tail[0], tail[0] + 20))
@@ -212,10 +212,10 @@ def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) ->
             said.take(runtime.step())
             if planned:
                 runtime._writers = []
-            gathered += sum(map(in_a_row, runtime._cache._places.values()))
+            gathered += sum(map(in_a_row, runtime._cache._slots.values()))
         assert bool(gathered) != planned
         assert [event.finish for event in said.ended.values() if isinstance(event, Done)] == ["length"] * len(things)
         texts.append((said.texts, said.tokens))
     assert texts[0] == texts[1]
     runtime.tidy()
-    assert runtime._cache._cells.taken == sum(len(each.cells) for each in runtime._cache._residents)
+    assert runtime._cache._cells.taken == sum(len(each.cells) for each in runtime._cache._pinned_prefixes)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from edge_agent.engine.protocol import Done, Load, Run
-from edge_agent.engine.runtimes.llama import trying, tuning
-from edge_agent.engine.runtimes.llama.context import Shape
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.threads import ThreadTuner
-from edge_agent.engine.runtimes.llama.tuning import Limits
+from edge_agent.engine.runtimes.llama import autotune, tuning_policy
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.thread_tuner import ThreadTuner
+from edge_agent.engine.runtimes.llama.tuning_policy import TuningLimits
 from tests.contract.test_llama_runtime import CHAT, SHORT, WEIGHTS, make
 
 TEXTS = [SHORT, "I lost my umbrella on the bus. " * 6, "When do you close?"]
@@ -102,14 +102,18 @@ def test_no_stream_waits_for_a_try() -> None:
 @pytest.mark.slow
 def test_it_is_found_out_at_the_first_load_and_remembered() -> None:
     """With several threads; a child of one has nothing to change. What somebody has edited is measured."""
-    model = Model(str(WEIGHTS))
+    model = LlamaModel(str(WEIGHTS))
     try:
-        for threads, said, found in ((2, "", tuning.SAME), (1, "", ""), (2, tuning.OTHERS, tuning.OTHERS)):
-            shape = Shape(cells=2000, sequences=10, kv_type="f16", threads=threads, rows=64)
+        for threads, said, found in (
+            (2, "", tuning_policy.SAME),
+            (1, "", ""),
+            (2, tuning_policy.OTHERS, tuning_policy.OTHERS),
+        ):
+            shape = ContextShape(cells=2000, sequences=10, kv_type="f16", threads=threads, rows=64)
             spec = Load(runtime="llama", threads=threads, tune=True)
-            kept = {"tuned_for": tuning.key_of(spec, shape, "this"), "threads": "1", "bulk_rows": "64"}
+            kept = {"tuned_for": tuning_policy.tuning_key(spec, shape, "this"), "threads": "1", "bulk_rows": "64"}
             spec = Load(runtime="llama", threads=threads, tune=True, settings=kept | {"thread_scores": said})
-            tuned = trying.settle(spec, model, shape, "this", Limits(seconds=0))
+            tuned = autotune.autotune(spec, model, shape, "this", TuningLimits(seconds=0))
             assert ("remembered", found) == (tuned.source, tuned.thread_scores)
     finally:
         model.close()

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from edge_agent.engine.protocol import Load
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.tuning import DEPENDENT, OTHERS, SAME
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.tuning_policy import DEPENDENT, OTHERS, SAME
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, WEIGHTS, make
 
 SPEC = Load(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, threads=1, sequences_max=2)

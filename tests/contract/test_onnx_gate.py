@@ -14,7 +14,7 @@ from edge_agent.engine import golden
 from edge_agent.engine.protocol import Done, Load, Run
 from edge_agent.engine.runtimes.onnx import OnnxRuntime
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.golden_cases import Case, differences
+from edge_agent.formats.golden_cases import GoldenCase, differences
 from tests.support import bundles, gated_onnx
 
 UNCALIBRATED = {"policy": "always_escalate"}
@@ -173,7 +173,7 @@ def test_a_golden_case_holds_the_score(tmp_path):
     (done,) = answered(runtime, ("refund",))
     said = golden.said(manifest, "", done)
     assert said.ood_score == done.ood_score
-    case = Case(input="refund", answer=said.answer, scores=said.scores, ood_score=said.ood_score)
+    case = GoldenCase(input="refund", answer=said.answer, scores=said.scores, ood_score=said.ood_score)
     assert [] == differences(case, said)
     assert differences(case.model_copy(update={"ood_score": case.ood_score + 10.0}), said)
     ungated = gated_onnx.write(tmp_path / "b", "classify", gated_onnx.gated("classify"), UNCALIBRATED)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convert.publish import stick
-from convert.publish.places import CHUNK_BYTES, Folder, Place, open_place
+from convert.publish.places import CHUNK_BYTES, FolderStorage, RepositoryStorage, open_place
 from edge_agent.errors import InvalidRequest, UpstreamFailed
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
@@ -26,7 +26,7 @@ LONG_BYTES = 11 * CHUNK_BYTES + 1
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RepositoryStorage]:
     """Return an empty place of each kind."""
     if request.param == "folder":
         yield open_place(str(tmp_path / "place"), {})
@@ -35,7 +35,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
             yield open_place(served.url, served.options)
 
 
-def test_what_was_written_is_read(place: Place):
+def test_what_was_written_is_read(place: RepositoryStorage):
     """An object comes back with its bytes and size; writing it again replaces it."""
     for content in (b"one", b"another"):
         place.write("metadata/timestamp.json", content)
@@ -43,20 +43,20 @@ def test_what_was_written_is_read(place: Place):
         assert len(content) == place.size("metadata/timestamp.json")
 
 
-def test_what_is_not_there_is_none(place: Place):
+def test_what_is_not_there_is_none(place: RepositoryStorage):
     """Reading and looking tell an absent object from an error."""
     assert (None, None) == (place.read("blobs/nothing", 100), place.size("blobs/nothing"))
     place.write("blobs/something", b"x")
     assert (None, None) == (place.read("blobs/nothing", 100), place.size("blobs/nothing"))
 
 
-def test_a_long_object_is_read_no_further_than_asked(place: Place):
+def test_a_long_object_is_read_no_further_than_asked(place: RepositoryStorage):
     """One byte more than the limit shows that it is too long."""
     place.write("metadata/timestamp.json", b"x" * 1000)
     assert b"x" * 11 == place.read("metadata/timestamp.json", 10)
 
 
-def test_a_long_object_goes_in_pieces(place: Place):
+def test_a_long_object_goes_in_pieces(place: RepositoryStorage):
     """Its bytes come back in order, piece by piece."""
     pieces = [bytes([number]) * CHUNK_BYTES for number in range(LONG_BYTES // CHUNK_BYTES)]
     place.write("blobs/long", [*pieces, b"!"])
@@ -64,7 +64,7 @@ def test_a_long_object_goes_in_pieces(place: Place):
     assert b"".join([*pieces, b"!"]) == b"".join(place.chunks("blobs/long"))
 
 
-def test_a_whole_life_of_a_repository(place: Place, tmp_path: Path):
+def test_a_whole_life_of_a_repository(place: RepositoryStorage, tmp_path: Path):
     """Made, published to, planned, rotated, renewed, and written to a stick that a client accepts."""
     centre = Centre(tmp_path / "centre", place=place)
     digest = centre.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
@@ -78,7 +78,7 @@ def test_a_whole_life_of_a_repository(place: Place, tmp_path: Path):
     assert seen.timestamp_version + 1 == centre.held.timestamp.signed.version
 
 
-def test_an_interrupted_write_leaves_nothing(place: Place):
+def test_an_interrupted_write_leaves_nothing(place: RepositoryStorage):
     """A source that fails in the middle leaves the object as it was."""
 
     def failing() -> Iterator[bytes]:
@@ -115,7 +115,7 @@ def test_a_folder_follows_no_links(tmp_path: Path):
     (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "blobs" / "x").symlink_to(tmp_path / "secret")
     with pytest.raises(OSError, match="symbolic links"):
-        Folder(tmp_path).read("blobs/x", 100)
+        FolderStorage(tmp_path).read("blobs/x", 100)
 
 
 def test_a_stick_is_not_written_over_the_repository(tmp_path: Path):

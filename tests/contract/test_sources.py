@@ -8,7 +8,15 @@ from pathlib import Path
 import obstore
 import pytest
 
-from convert.collect.sources import Bucket, Folder, Source, SourceFailed, listings, open_source, path_of
+from convert.collect.sources import (
+    BucketSource,
+    FolderSource,
+    SegmentSource,
+    SourceFailed,
+    listings,
+    open_source,
+    path_of,
+)
 from edge_agent.errors import InvalidRequest
 from tests.support.examples import feedback, prediction
 from tests.support.object_stores import azurite, stored
@@ -23,7 +31,7 @@ PLACES = [
 
 
 @pytest.fixture(params=PLACES)
-def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SegmentSource]:
     """Return an empty source of each kind."""
     if request.param == "folder":
         (tmp_path / "place").mkdir()
@@ -33,19 +41,19 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
             yield open_source(served.url, served.options)
 
 
-def upload(store: Path, source: Source) -> None:
+def upload(store: Path, source: SegmentSource) -> None:
     """Bring a folder's files to a source, as an uplink would."""
     for path in sorted(store.rglob("*")):
         if path.is_file():
             name = path.relative_to(store).as_posix()
-            if isinstance(source, Folder):
+            if isinstance(source, FolderSource):
                 (Path(source.name) / name).parent.mkdir(parents=True, exist_ok=True)
             source.write(name, path.read_bytes())
 
 
-def test_what_was_written_is_listed_and_read(source: Source):
+def test_what_was_written_is_listed_and_read(source: SegmentSource):
     """An object comes back with its bytes and its size; writing it again replaces it."""
-    if isinstance(source, Folder):
+    if isinstance(source, FolderSource):
         Path(source.name, "site=shop-1").mkdir()
     for content in (b"one", b"another"):
         source.write("site=shop-1/status.json", content)
@@ -53,9 +61,9 @@ def test_what_was_written_is_listed_and_read(source: Source):
         assert content == source.read("site=shop-1/status.json", 100)
 
 
-def test_what_is_missing_or_too_large_fails(source: Source):
+def test_what_is_missing_or_too_large_fails(source: SegmentSource):
     """Both are failures with a sentence that names the object and dumps no internals."""
-    if isinstance(source, Folder):
+    if isinstance(source, FolderSource):
         Path(source.name, "site=shop-1").mkdir()
     source.write("site=shop-1/status.json", b"x" * 101)
     for path in ("site=shop-1/nothing.json", "site=shop-1/status.json"):
@@ -64,7 +72,7 @@ def test_what_is_missing_or_too_large_fails(source: Source):
         assert "Debug" not in str(failure.value)
 
 
-def test_a_fleet_is_collected(source: Source, tmp_path: Path):
+def test_a_fleet_is_collected(source: SegmentSource, tmp_path: Path):
     """From sealed segments to examples, with receipts laid where each site's uplink finds them; twice is once."""
     for number in (1, 2):
         site = SealingSite(tmp_path / "store", f"shop-{number}")
@@ -82,11 +90,11 @@ def test_a_fleet_is_collected(source: Source, tmp_path: Path):
         assert receipt == (centre.out / "receipts" / f"site=shop-{number}" / "receipts.json").read_bytes()
 
 
-def test_what_does_not_belong_there_is_left_alone(source: Source):
+def test_what_does_not_belong_there_is_left_alone(source: SegmentSource):
     """Other files, odd names and a site without segments are no error."""
     names = ["readme.txt", "site=shop-1/segments/notes.txt", "site=shop-1/segments/0123456789abcdef-0000000000.age"]
     for name in (*names, "site=shop-1/segments/deep/0123456789abcdef-0000000001.age"):
-        if isinstance(source, Folder):
+        if isinstance(source, FolderSource):
             Path(source.name, name).parent.mkdir(parents=True, exist_ok=True)
         source.write(name, b"")
     (listing,) = listings(source)
@@ -105,7 +113,7 @@ def test_a_dead_endpoint_fails_with_a_sentence():
         retry_config={"max_retries": 0},
     )
     with pytest.raises(SourceFailed, match="s3://fleet"):
-        list(Bucket("s3://fleet", store).objects())
+        list(BucketSource("s3://fleet", store).objects())
 
 
 @pytest.mark.parametrize("written", ["/no/such/folder", "ftp://host/path", "s3://", "s3://b?x"])
@@ -118,7 +126,7 @@ def test_what_is_no_place_is_an_error(written: str):
 
 def test_a_folder_keeps_no_half_written_receipts(tmp_path: Path):
     """A write that fails leaves the old content and nothing beside it."""
-    folder = Folder(tmp_path)
+    folder = FolderSource(tmp_path)
     (tmp_path / "site=a").mkdir()
     folder.write("site=a/receipts.json", b"old")
     with pytest.raises(SourceFailed):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from convert.assess import Risk, assess
-from convert.dataset.select import Choice
+from convert.dataset.select import DatasetSelection
 from convert.dataset.write import write
 from edge_agent.formats.signed_document import public_key_hex
 from tests.e2e.test_escalation import CALIBRATED, SURE, oracle_of
@@ -78,7 +78,9 @@ def test_from_a_night_offline_to_the_training_data(tmp_path):
         "SELECT input, opinion, opinion_why, opinion_model, truth FROM examples WHERE opinion IS NOT NULL"
     )
     assert {(text, "hours", "deferred", "oracle-1", None) for text in texts} < set(rows)
-    written = write(Choice(centre.out, TASK, "opinions", shares={"train": 1.0}), "text-label", tmp_path / "data")
+    written = write(
+        DatasetSelection(centre.out, TASK, "opinions", shares={"train": 1.0}), "text-label", tmp_path / "data"
+    )
     assert {"train": 4} == written.rows
     learnt = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
     assert {(text, "hours") for text in texts} < {(row["text"], row["label"]) for row in learnt}

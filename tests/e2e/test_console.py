@@ -1,4 +1,4 @@
-"""`edge-agent web` beside a real daemon: signing in, looking, judging, a daemon that goes and comes, and TLS."""
+"""`edge-agent serve web` beside a real daemon: signing in, looking, judging, a daemon that goes and comes, and TLS."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_silent_connection_is_given_up(tmp_path, console):
 
 @pytest.mark.release
 def test_the_link_is_printed_again(console):
-    """`edge-agent web --link` prints what lets a browser in, and a second console on the address says who is there."""
+    """`serve web --link` prints what lets a browser in, and a second console on the address says who is there."""
     printed = subprocess.run([*console.command(), "--link"], capture_output=True, text=True, check=True).stdout
     assert console.link == printed.strip()
     second = subprocess.run(console.command(), capture_output=True, text=True, check=False)
@@ -186,7 +186,7 @@ def test_visitors_come_with_certificates(tmp_path, console):
         assert 200 == secure.post("/review/judge", {"prediction_id": one, "say": "accept"}).status
         assert [("anna", "accept", "")] == said_of(console, one)
         before = served(secure)
-        certificate_authority.write(site.server(), site.certificate, site.key, replace=True)
+        certificate_authority.write_pair(site.server(), site.certificate, site.key, replace=True)
         assert before != served(secure)
 
 

@@ -159,7 +159,7 @@ def test_a_device_says_at_once_what_is_wrong_with_a_certificate(site, tmp_path, 
     """No later try mends it: an error with what to do, at the first try, though the call has 30 s."""
     tls = site.tls
     elsewhere = tmp_path / "elsewhere.crt"
-    certificate_authority.write(tls.foreign, elsewhere, tmp_path / "elsewhere.key")
+    certificate_authority.write_pair(tls.foreign, elsewhere, tmp_path / "elsewhere.key")
     own = tls.client("till", "infer")
     foreign = files(tmp_path / "foreign", tls.client("other", "infer", issuer=tls.foreign))
     cases = (

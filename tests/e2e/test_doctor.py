@@ -75,7 +75,7 @@ def test_a_daemon_that_hangs_is_told_from_one_that_does_not_run(daemon):
     daemon.kill()
     found = doctor(daemon)
     assert ("fault", "fault") == (found["daemon"]["verdict"], found["socket"]["verdict"])
-    assert ("it does not run" in found["daemon"]["seen"], "nobody listens" in found["socket"]["seen"]) == (True, True)
+    assert ("does not run" in found["daemon"]["seen"], "no process listens" in found["socket"]["seen"]) == (True, True)
 
 
 @pytest.mark.release

@@ -1,4 +1,4 @@
-"""The gateway of `edge-agent web` as programs use it: by the official `openai` library, in front of a real daemon."""
+"""The HTTP gateway as programs use it: through the official `openai` library, in front of a real daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edge-agent import` of updates, against the real daemon: what a technician with a stick does, and reads."""
+"""`edge-agent media import` of updates, against the real daemon: what a technician with a stick does, and reads."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_stick_brings_the_first_bundle_and_the_next(brought):
     """Signed, where unsigned ones may not be installed; the next one too, and an old stick says that it is old."""
     brought.publish("1.0.0")
     first = brought.stick("first")
-    result = brought.run("import", str(first))
+    result = brought.run("media", "import", str(first))
     assert 0 == result.exit_code, result.output
     eventually_sync(lambda: brought.answering() == "1.0.0")
     with brought.daemon.admin() as admin:
@@ -82,10 +82,10 @@ def test_a_stick_brings_the_first_bundle_and_the_next(brought):
     second = brought.stick("second")
     (second / "site=site-9").mkdir()
     (second / "site=site-9" / "receipts.json").write_text("{}")
-    result = brought.run("import", str(second))
-    assert (0, True) == (result.exit_code, "Receipts on it were not taken" in result.stdout), result.output
+    result = brought.run("media", "import", str(second))
+    assert (0, True) == (result.exit_code, "The receipts on it were not taken" in result.stdout), result.output
     eventually_sync(lambda: brought.answering() == "2.0.0")
-    old = brought.run("import", str(first))
+    old = brought.run("media", "import", str(first))
     said = " ".join(old.stderr.split())
     assert (5, True) == (old.exit_code, "older than what this site has seen" in said), old.output
     assert "Make a new stick" in said
@@ -96,19 +96,19 @@ def test_a_stick_of_another_fleet_is_refused(brought):
     """By its root of trust."""
     other = Centre(brought.folder / "other", whose="theirs")
     other.plan(other.offering(other.publish(bundle(brought.folder / "theirs", weights=b"x"))))
-    result = brought.run("import", str(other.stick(brought.folder / "foreign")))
+    result = brought.run("media", "import", str(other.stick(brought.folder / "foreign")))
     assert (5, True) == (result.exit_code, "belongs to another fleet" in " ".join(result.stderr.split())), result.output
 
 
 def test_a_stick_without_anything_says_what_to_do(brought, tmp_path):
     """Neither receipts nor an update; or one that was pulled out before its end."""
-    result = brought.run("import", str(tmp_path))
+    result = brought.run("media", "import", str(tmp_path))
     assert (5, True) == (result.exit_code, "edge-convert stick" in result.stderr), result.output
     brought.publish("3.0.0")
     stick = brought.stick("damaged")
     timestamp = (stick / "metadata" / "timestamp.json").read_bytes()
     damage(stick / "metadata" / "timestamp.json", "gone")
-    refused(brought.run("import", str(stick)), "timestamp.json is missing", "written to its end")
+    refused(brought.run("media", "import", str(stick)), "timestamp.json is missing", "written to its end")
     (stick / "metadata" / "timestamp.json").write_bytes(timestamp)
 
 
@@ -120,25 +120,26 @@ def test_a_stick_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how,
     brought.publish(version)
     stick = brought.stick(version)
     damage(stick / "blobs" / sha256_of(version.encode()), how)
-    result = brought.run("import", str(stick))
+    result = brought.run("media", "import", str(stick))
     refused(result, f"pos {version} was not installed", "written again, for this site")
     assert ("damaged" if how == "flipped" else "missing in") in " ".join(result.stderr.split()), result.output
     assert before == brought.answering()
     shutil.copytree(brought.centre.folder / "blobs", stick / "blobs", dirs_exist_ok=True)
-    result = brought.run("import", str(stick))
-    assert (0, True) == (result.exit_code, f"pos {version} answers now; if it does badly" in result.stdout), (
-        result.output
-    )
+    result = brought.run("media", "import", str(stick))
+    assert (0, True) == (
+        result.exit_code,
+        f"pos {version} answers now, on probation; if it does badly" in result.stdout,
+    ), result.output
     assert version == brought.answering()
 
 
 def test_a_revoked_bundle_goes_on_and_says_so(brought):
     """Until the plan wants another one; to the operator, and to the centre in the status object."""
     digest = brought.publish("5.0.0")
-    assert 0 == brought.run("import", str(brought.stick("kept"))).exit_code
+    assert 0 == brought.run("media", "import", str(brought.stick("kept"))).exit_code
     brought.centre.plan(brought.centre.offering())
     brought.centre.revoke(digest)
-    assert 0 == brought.run("import", str(brought.repository("revoked"))).exit_code
+    assert 0 == brought.run("media", "import", str(brought.repository("revoked"))).exit_code
     said = " ".join(brought.run("status").output.split())
     assert "Task pos is answered by 5.0.0, which the central team has revoked." in said, said
     assert "5.0.0" == brought.answering()

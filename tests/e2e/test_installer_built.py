@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from installer.build.recipe import Recipe
+from installer.build.llama_recipe import BuildRecipe
 from installer.build.wheelhouse import PYTHONS
 from tests.support.bundles import smollm2_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 
 ROOT = Path(__file__).parents[2]
-KEPT = ROOT / ".cache/installer" / Recipe("0.3.36", "").key
+KEPT = ROOT / ".cache/installer" / BuildRecipe("0.3.36", "").key
 TEXT = "How much is the blue lamp?"
 
 pytestmark = [

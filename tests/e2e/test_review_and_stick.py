@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_agent.cli import app, stick
+from edge_agent.cli import app, media
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
-from edge_agent.formats import receipts, segment, site_status, uplink_state
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats import receipts, segment, status_object, uplink_state
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT, SITE_KEY
@@ -112,16 +112,16 @@ def test_one_answer_is_erased_by_its_name(daemon, run):
     (asked,) = ask(daemon, "bag", "forget me by name")
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
         assert asked == client.prediction(asked).prediction_id
-        erased = run("erase", asked)
+        erased = run("erase", asked, "--yes")
         assert (0, True) == (erased.exit_code, erased.stdout.startswith("Erased here; ")), erased.output
         with pytest.raises(CallFailed, match=asked):
             client.prediction(asked)
     (left,) = ask(daemon, "bag", "forget me everywhere")
     with daemon.admin() as admin:
         admin.seal_examples()
-    assert "Erased here; the centre is told to forget it with the next segment.\n" == run("erase", left).stdout
-    assert run("erase", left).stdout.startswith("It is not kept here, or not any more; ")
-    assert 2 == run("erase", "../etc").exit_code
+    assert "Erased here; the next segment tells the central side to erase it.\n" == run("erase", left, "--yes").stdout
+    assert run("erase", left, "--yes").stdout.startswith("It is not stored here, or no longer; ")
+    assert 2 == run("erase", "../etc", "--yes").exit_code
 
 
 def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
@@ -131,31 +131,31 @@ def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
     epoch, _ = segment.parse_name(stem)
     digest = hashlib.sha256((folder / "segments" / f"{stem}.json").read_bytes()).hexdigest()
     received = [{"epoch": epoch, "received": [{"first": 1, "last": last, "manifest_sha256": digest}]}]
-    body = receipts.Receipts.model_validate({"site": "site-1", "at": timestamp(NOW), "epochs": received})
+    body = receipts.Receipts.model_validate({"site": "site-1", "at": format_timestamp(NOW), "epochs": received})
     (folder / "receipts.json").write_bytes(sign(body, key))
 
 
 def test_a_stick_there_and_back(daemon, run, tmp_path):
     """Out: what waits is sealed and copied, whole. Back: only the centre's signature deletes anything here."""
     ask(daemon, "pos", "to the centre")
-    result = run("export", str(tmp_path))
+    result = run("media", "export", str(tmp_path))
     assert (0, True) == (result.exit_code, "copied to" in result.stdout), result.output
     folder = tmp_path / "site=site-1"
     names = {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     assert names == {path.name for path in (folder / "segments").iterdir()}
-    said = site_status.verify((folder / "status.json").read_bytes(), None).body
+    said = status_object.verify((folder / "status.json").read_bytes(), None).body
     ((epoch, highest),) = said.highest.items()
     assert read_outbox(folder, epoch).keys() == set(range(1, highest + 1))
-    again = run("export", str(tmp_path))
+    again = run("media", "export", str(tmp_path))
     assert f"{len(names)} were there already" in " ".join(again.stdout.split())
-    missing = run("import", str(tmp_path))
+    missing = run("media", "import", str(tmp_path))
     assert (5, True) == (missing.exit_code, "edge-convert collect" in missing.stderr)
     receipt(tmp_path, highest, SITE_KEY)
-    forged = run("import", str(tmp_path))
+    forged = run("media", "import", str(tmp_path))
     assert (5, True) == (forged.exit_code, "none of the keys trusted" in forged.stderr)
     assert names == {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     receipt(tmp_path, highest)
-    taken = run("import", str(tmp_path))
+    taken = run("media", "import", str(tmp_path))
     assert (0, True) == (taken.exit_code, f"{highest} more segment" in taken.stdout), taken.output
     assert set() == {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     shown = json.loads(run("status", "--json").stdout)
@@ -168,7 +168,13 @@ def test_status_tells_of_the_uplink_beside_it(daemon, run):
     assert json.loads(run("status", "--json").stdout)["uplink"] is None
     notes = daemon.state_dir / "uplink"
     notes.mkdir()
-    plain = {"pid": 1, "version": "0", "upstream": "az://fleet", "at": timestamp(NOW), "since": timestamp(NOW)}
+    plain = {
+        "pid": 1,
+        "version": "0",
+        "upstream": "az://fleet",
+        "at": format_timestamp(NOW),
+        "since": format_timestamp(NOW),
+    }
     running = {"running_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "state": "probing", "failures": 2}
     counts = dict.fromkeys(("waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes"), 3)
     (notes / uplink_state.FILE_NAME).write_bytes(
@@ -211,16 +217,16 @@ def small_stick(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_stick_holds_whole_files_and_says_what_is_missing(small_stick, tmp_path):
     """A segment without its manifest does not count; the next run goes on where this one stopped."""
     outbox = outbox_of(tmp_path / "outbox", 10, 40_000)
-    first = stick.copy_out(outbox, small_stick / "site=x")
+    first = media.copy_out(outbox, small_stick / "site=x")
     assert isinstance(first.failure, DiskFull)
     assert first.copied + len(first.missing) == 21
     whole = [path for path in (small_stick / "site=x" / "segments").iterdir() if not path.name.startswith(".")]
     assert first.copied == len(whole)
     assert all(path.stat().st_size in (2, 40_000) for path in whole)
-    other = stick.copy_out(outbox, tmp_path / "larger" / "site=x")
+    other = media.copy_out(outbox, tmp_path / "larger" / "site=x")
     assert (21, None) == (other.copied, other.failure)
-    again = stick.copy_out(outbox, small_stick / "site=x")
-    assert (0, first.copied) == (again.copied, again.there)
+    again = media.copy_out(outbox, small_stick / "site=x")
+    assert (0, first.copied) == (again.copied, again.unchanged)
     assert 21 == len([path for path in outbox.rglob("*") if path.is_file()])
 
 
@@ -228,25 +234,25 @@ def test_a_stick_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon,
     """The command says what was copied and what was not, and ends with 3."""
     (tmp_path / "site=site-1").write_bytes(b"a stick that cannot be written to")
     ask(daemon, "pos", "one more")
-    result = run("export", str(tmp_path))
-    assert (3, True) == (result.exit_code, "All of it is still here" in result.stderr), result.output
+    result = run("media", "export", str(tmp_path))
+    assert (3, True) == (result.exit_code, "All of it is still on this machine" in result.stderr), result.output
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
 def test_the_mount_point_of_a_stick_that_is_not_there_is_not_filled(run, tmp_path, command: str):
     """No folder, or a file: nothing is made, and the technician reads what to do."""
-    missing = run(command, str(tmp_path / "stick"))
-    assert (3, True) == (missing.exit_code, "there is no folder" in missing.stderr), missing.output
-    assert "what to do: Plug the stick in" in missing.stderr
+    missing = run("media", command, str(tmp_path / "stick"))
+    assert (3, True) == (missing.exit_code, "does not exist" in missing.stderr), missing.output
+    assert "what to do: Plug the drive in" in missing.stderr
     assert [] == list(tmp_path.iterdir())
     (tmp_path / "stick").write_bytes(b"")
-    assert "is no folder" in run(command, str(tmp_path / "stick")).stderr
+    assert "is not a folder" in run("media", command, str(tmp_path / "stick")).stderr
 
 
 def test_a_file_that_was_changed_on_the_stick_is_copied_again(tmp_path):
     """The content decides, not the name."""
     outbox = outbox_of(tmp_path / "outbox", 1, 10)
-    stick.copy_out(outbox, tmp_path / "s")
+    media.copy_out(outbox, tmp_path / "s")
     (tmp_path / "s" / "segments" / f"{segment.name_of('0' * 16, 1)}.age").write_bytes(b"rot")
-    again = stick.copy_out(outbox, tmp_path / "s")
-    assert (1, 2) == (again.copied, again.there)
+    again = media.copy_out(outbox, tmp_path / "s")
+    assert (1, 2) == (again.copied, again.unchanged)

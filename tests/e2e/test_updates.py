@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from convert.cli import app
 from edge_agent.client import Classification
 from edge_agent.formats import plan as plans
-from edge_agent.formats.plan import Probation
+from edge_agent.formats.plan import ProbationRules
 from tests.support.answering_server import AnsweringServer
 from tests.support.bundles import echo_bundle
 from tests.support.callers import Callers
@@ -53,7 +53,7 @@ def release(centre: Centre, folder: Path, version: str, **more: Any) -> str:
     """Publish a version, and want it everywhere; returns its digest."""
     bundle = echo_bundle(folder / version, TASK, labels=LABELS, version=version, **{"weights": BASE, **more})
     digest = centre.publish(bundle)
-    centre.plan(centre.offering(digest, probation=Probation(calls=1)))
+    centre.plan(centre.offering(digest, probation=ProbationRules(calls=1)))
     return digest
 
 

@@ -1,4 +1,4 @@
-"""The command `edge-agent uplink` from outside: as a process, as a user of its own, killed, doubled, and far behind."""
+"""`edge-agent serve uplink` from outside: as a process, as a user of its own, killed, doubled, and far behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BECOME = f"""
 import os
 from edge_agent.cli import main
 # The other user may not reach this Python: what is imported when it is used has to be there before.
-import concurrent.futures.thread, edge_agent.cli.output, edge_agent.cli.uplink
+import concurrent.futures.thread, edge_agent.cli.output, edge_agent.cli.services
 import edge_agent.uplink.uplink_daemon
 os.setgroups([])
 os.setgid({NOBODY})

@@ -25,7 +25,7 @@ async def main():
     log, problems = Audit(Path(sys.argv[1]), 300), []
     for number in range({LINES}):
         request = admin_pb2.RemoveBundleRequest(task=str(number))
-        await log.changed(Caller("boss", frozenset()), "RemoveBundle", "OK", request)
+        await log.record_change(Caller("boss", frozenset()), "RemoveBundle", "OK", request)
         problems.append(log.problem)
     await log.close()
     print(json.dumps(problems))

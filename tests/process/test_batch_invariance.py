@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.evaluate.bundle import opened
 from convert.evaluate.invariance import BATCHES, BatchInvariance, difference, measure_batch_invariance, sentence
-from convert.evaluate.predictions import Found, Prediction
-from convert.pipeline.recipe import Budget
+from convert.evaluate.predictions import FoundEntity, ServedPrediction
+from convert.pipeline.recipe import BudgetSection
 from convert.quantize.choose import judge
 from tests.support.bundles import echo_bundle, tiny_onnx_bundle
 
 TEXTS = [f"!slow 2 a refund of {number}" for number in range(16)]  # each is there long enough to have company
-BUDGET = Budget(agreement_min=0.9, kl_mean_max=0.1, accuracy_loss_max=0.05)
+BUDGET = BudgetSection(agreement_min=0.9, kl_mean_max=0.1, accuracy_loss_max=0.05)
 INSIDE = {"agreement": {"value": 1.0}, "kl_mean": 0.0, "accuracy_loss": 0.0}
 VARYING = BatchInvariance(
     32, (2, 8), 12, 0.082, "", "llama-cpp-python 0.3.36; code for haswell processors", scored=True
@@ -32,12 +32,12 @@ def varying(folder: Path, kind: str = "classify") -> Path:
 
 def test_answers_differ_by_their_largest_number():
     """A bit is a difference, however small; other words are one without a number; the time is none."""
-    said = Prediction("refund", 0.5, scores=(0.5, 0.3), label_mass=0.9, seconds=1.0)
-    assert difference(said, Prediction("refund", 0.5, scores=(0.5, 0.3), label_mass=0.9, seconds=2.0)) is None
-    other = Prediction("refund", 0.5, scores=(0.5, 0.3000000001), label_mass=0.9)
+    said = ServedPrediction("refund", 0.5, scores=(0.5, 0.3), label_mass=0.9, seconds=1.0)
+    assert difference(said, ServedPrediction("refund", 0.5, scores=(0.5, 0.3), label_mass=0.9, seconds=2.0)) is None
+    other = ServedPrediction("refund", 0.5, scores=(0.5, 0.3000000001), label_mass=0.9)
     assert pytest.approx(1e-10, rel=1e-3) == difference(said, other)
-    assert 0.0 == difference(Prediction("a"), Prediction("b"))
-    assert 0.0 == difference(Prediction(entities=(Found(0, 1, "x"),)), Prediction())
+    assert 0.0 == difference(ServedPrediction("a"), ServedPrediction("b"))
+    assert 0.0 == difference(ServedPrediction(entities=(FoundEntity(0, 1, "x"),)), ServedPrediction())
 
 
 def test_a_candidate_whose_scores_vary_is_outside_of_any_budget():

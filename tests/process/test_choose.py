@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.pipeline.recipe import Budget
+from convert.pipeline.recipe import BudgetSection
 from convert.quantize.choose import Candidate, choose, divergences, fastest, judge, table
 from edge_agent.errors import ModelFailed
 from tests.support.bundles import DEFAULT_LABELS
 from tests.support.stages import spoiled, stage_job
 
-BUDGET = Budget(agreement_min=0.9, kl_mean_max=0.1, accuracy_loss_max=0.05)
+BUDGET = BudgetSection(agreement_min=0.9, kl_mean_max=0.1, accuracy_loss_max=0.05)
 SHARE = {"value": 0.95, "low": 0.9, "high": 0.98}
 
 

@@ -26,10 +26,10 @@ from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient
 from edge_agent.config import Config
 from edge_agent.daemon import Daemon
-from edge_agent.server.server import FEEDBACK
+from edge_agent.server.grpc_servers import FEEDBACK
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
-from edge_agent.supervision import STEADY_SECONDS, Policy, Supervisor
+from edge_agent.supervision import STEADY_SECONDS, DeathPolicy, Supervisor
 from tests.support.bundles import echo_bundle
 from tests.support.eventually import eventually, eventually_sync
 from tests.support.injected_faults import InjectedFault, InjectedFaults
@@ -116,7 +116,7 @@ async def test_whatever_dies_is_logged_shown_and_started_again_while_all_else_an
     """For each component: the traceback is logged; status, metrics name it; it runs again, also after two deaths."""
     site = Site(settings_of(tmp_path, run_dir))
     async with site.running(tmp_path):
-        again = [each.name for each in site.supervisor.components if each.policy is Policy.RESTART]
+        again = [each.name for each in site.supervisor.components if each.policy is DeathPolicy.RESTART]
         assert {"examples", "metrics", "health", "large-model", "questions", "alarms", "updates", "memory"} <= set(
             again
         )
@@ -177,7 +177,7 @@ async def test_whatever_must_not_die_ends_the_daemon(tmp_path, run_dir):
     site = Site(settings_of(tmp_path, run_dir))
     names = []
     async with site.running(tmp_path):
-        names = [each.name for each in site.supervisor.components if each.policy is Policy.STOP]
+        names = [each.name for each in site.supervisor.components if each.policy is DeathPolicy.STOP]
         assert ["watchdog"] == names
         for name in names:
             site.faults.strike(name)

@@ -20,18 +20,18 @@ from convert.export import converter, onnx
 from convert.export import gguf as gguf_export
 from convert.pipeline import stage
 from convert.pipeline.recipe import Recipe
-from convert.pipeline.stage import Job
+from convert.pipeline.stage import StageJob
 from convert.quantize import gguf_files, graph, imatrix
 from convert.training import checkpoints
-from convert.verify import Pair, loss, probes, reference
+from convert.verify import ExportPair, loss, probes, reference
 from edge_agent.errors import InvalidRequest, ModelFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 from tests.support import mounts, tiny_decoder, tiny_models
 
 pytestmark = pytest.mark.slow
 
 TEXTS = ("I want my money back", "What does the blue lamp cost?", "Are you open on Sunday?")
-TASK = Task(name="t", kind="classify", labels=tiny_models.LABELS, prompt={"template": "Message: {input}\nIntent:"})
+TASK = TaskSpec(name="t", kind="classify", labels=tiny_models.LABELS, prompt={"template": "Message: {input}\nIntent:"})
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
@@ -39,7 +39,7 @@ def quiet(_what: str, _done: int, _total: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
     """A tiny Llama with an adapter, exported apart."""
     folder = tmp_path_factory.mktemp("decoder")
     checkpoint, adapter, out = tiny_models.decoder(folder / "m", "llama"), folder / "a", folder / "out"
@@ -48,35 +48,38 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Pair:
         torch.manual_seed(1)
         get_peft_model(checkpoints.open_model(checkpoint, None, "causal"), lora).save_pretrained(adapter)
     out.mkdir()
-    gguf_export.export(gguf_export.Export(checkpoint, adapter), converter.find(), out, quiet)
-    return Pair(checkpoint, adapter, out)
+    gguf_export.export(gguf_export.GgufExport(checkpoint, adapter), converter.find(), out, quiet)
+    return ExportPair(checkpoint, adapter, out)
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
     """A tiny BERT that classifies, exported."""
     folder = tmp_path_factory.mktemp("encoder")
     checkpoint, out = tiny_models.encoder(folder / "m", "bert"), folder / "out"
     out.mkdir()
     onnx.export(checkpoint, None, "sequence", out)
-    return Pair(checkpoint, None, out)
+    return ExportPair(checkpoint, None, out)
 
 
-def test_exported_decoder_with_its_adapter_is_the_model(decoder: Pair) -> None:
+def test_exported_decoder_with_its_adapter_is_the_model(decoder: ExportPair) -> None:
     """Base and adapter in llama.cpp compute what PyTorch computes with the adapter, and not what it does without."""
     report = verify.check_gguf(decoder, TASK, TEXTS)
     assert report["kl_max"] < probes.KL_MAX
     assert (1.0, len(probes.TEXTS) + len(TEXTS)) == (report["same_top"], report["texts"])
     with pytest.raises(ModelFailed, match="not the same model: Kullback-Leibler"):
-        verify.check_gguf(Pair(decoder.checkpoint, None, decoder.exported), TASK, TEXTS)
+        verify.check_gguf(ExportPair(decoder.checkpoint, None, decoder.exported), TASK, TEXTS)
 
 
-def test_merged_export_is_the_model_too(decoder: Pair, tmp_path: Path) -> None:
+def test_merged_export_is_the_model_too(decoder: ExportPair, tmp_path: Path) -> None:
     """An adapter put into the weights gives one file that computes the same."""
-    how = gguf_export.Export(decoder.checkpoint, decoder.adapter, merged=True)
+    how = gguf_export.GgufExport(decoder.checkpoint, decoder.adapter, merged=True)
     gguf_export.export(how, converter.find(), tmp_path, quiet)
     assert not (tmp_path / gguf_export.ADAPTER).exists()
-    assert verify.check_gguf(Pair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"] < probes.KL_MAX
+    assert (
+        verify.check_gguf(ExportPair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"]
+        < probes.KL_MAX
+    )
 
 
 def test_tokenizer_of_our_own_is_refused_by_name(tmp_path: Path) -> None:
@@ -106,26 +109,26 @@ def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
     assert np.abs(expected - answer.arrays["logits"]).max() < 1e-2
 
 
-def test_exported_encoder_is_the_model(encoder: Pair) -> None:
+def test_exported_encoder_is_the_model(encoder: ExportPair) -> None:
     """Graph and tokenizer give what PyTorch gives; another checkpoint's graph does not pass."""
     assert verify.check_onnx(encoder, "classify", TEXTS)["kl_max"] < probes.KL_MAX
 
 
-def test_other_weights_or_tokenizer_fail_the_gate(encoder: Pair, tmp_path: Path) -> None:
+def test_other_weights_or_tokenizer_fail_the_gate(encoder: ExportPair, tmp_path: Path) -> None:
     """A checkpoint that differs in one layer, and a tokenizer that cuts otherwise, are caught."""
     other = shutil.copytree(encoder.checkpoint, tmp_path / "other")
     tensors = load_file(other / "model.safetensors")
     tensors["bert.encoder.layer.1.attention.self.query.weight"] *= 1.5
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelFailed, match="not the same model"):
-        verify.check_onnx(Pair(other, None, encoder.exported), "classify", TEXTS)
+        verify.check_onnx(ExportPair(other, None, encoder.exported), "classify", TEXTS)
     spoilt = shutil.copytree(encoder.exported, tmp_path / "spoilt")
     text = (spoilt / onnx.TOKENIZER).read_text(encoding="utf-8")
     (spoilt / onnx.TOKENIZER).write_text(
         text.replace('"lowercase":true', '"lowercase":false').replace('"lowercase": true', '"lowercase": false')
     )
     with pytest.raises(ModelFailed, match="the exported tokenizer cuts"):
-        verify.check_onnx(Pair(encoder.checkpoint, None, spoilt), "classify", TEXTS)
+        verify.check_onnx(ExportPair(encoder.checkpoint, None, spoilt), "classify", TEXTS)
 
 
 @pytest.mark.parametrize("kind", ["extract", "embed"])
@@ -133,11 +136,11 @@ def test_tags_and_vectors_are_exported_too(tmp_path: Path, kind: str) -> None:
     """Token classification is compared token by token, hidden states by their angle."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "distilbert", kind)
     onnx.export(checkpoint, None, checkpoints.head_of("onnx", kind), tmp_path)
-    report = verify.check_onnx(Pair(checkpoint, None, tmp_path), kind, TEXTS)
+    report = verify.check_onnx(ExportPair(checkpoint, None, tmp_path), kind, TEXTS)
     assert report["rows"] > 10 * report["texts"]
 
 
-def test_reference_is_what_the_labels_get(decoder: Pair, encoder: Pair) -> None:
+def test_reference_is_what_the_labels_get(decoder: ExportPair, encoder: ExportPair) -> None:
     """Log-probabilities over the labels add up to one; a decoder's are its joint ones, renormalised."""
     of_decoder = reference.label_log_probabilities(decoder.checkpoint, decoder.adapter, TASK, TEXTS)
     of_encoder = reference.label_log_probabilities(encoder.checkpoint, None, TASK, TEXTS)
@@ -152,7 +155,7 @@ def test_reference_is_what_the_labels_get(decoder: Pair, encoder: Pair) -> None:
     assert np.allclose(probes.log_softmax(firsts), of_decoder[0], atol=1e-4)
 
 
-def test_importance_is_the_mean_square_of_each_column(decoder: Pair) -> None:
+def test_importance_is_the_mean_square_of_each_column(decoder: ExportPair) -> None:
     """Measured by hooks, it is what the definition says; every linear layer but the output has a GGUF name."""
     model = checkpoints.open_model(decoder.checkpoint, None, "causal")
     prompts = probes.prompts(checkpoints.open_tokenizer(decoder.checkpoint))[:4]
@@ -168,14 +171,14 @@ def test_importance_is_the_mean_square_of_each_column(decoder: Pair) -> None:
         imatrix.names("nothing", 2)
 
 
-def test_quantized_decoder_loses_what_the_loss_says(decoder: Pair, tmp_path: Path) -> None:
+def test_quantized_decoder_loses_what_the_loss_says(decoder: ExportPair, tmp_path: Path) -> None:
     """Eight bits lose less than four, in every measure; a file compared with itself loses nothing."""
     prompts = probes.prompts(checkpoints.open_tokenizer(decoder.checkpoint))
     base = decoder.exported / "base.gguf"
     full = probe.ask("convert.probe.llama", {"model": str(base), "prompts": prompts}).arrays["logits"]
     found = {}
     for name in ("Q8_0", "Q4_0"):
-        gguf_files.quantize(gguf_files.Request(base, tmp_path / name, name))
+        gguf_files.quantize(gguf_files.QuantizeRequest(base, tmp_path / name, name))
         asked = {"model": str(tmp_path / name), "prompts": prompts}
         found[name] = loss.between(full, probe.ask("convert.probe.llama", asked).arrays["logits"])
     assert found["Q8_0"].kl_mean < found["Q4_0"].kl_mean
@@ -184,7 +187,7 @@ def test_quantized_decoder_loses_what_the_loss_says(decoder: Pair, tmp_path: Pat
     assert (0.0, 0.0, 1.0) == tuple(loss.between(full, full).report().values())[:3]
 
 
-def test_full_disk_is_said_and_leaves_no_file(decoder: Pair, tmp_path: Path) -> None:
+def test_full_disk_is_said_and_leaves_no_file(decoder: ExportPair, tmp_path: Path) -> None:
     """A disk that fills up in mid-export or in mid-quantizing is an error that names the file."""
     with mounts.tmpfs(tmp_path / "disk", "size=4m") as disk:
         (disk / "out").mkdir()
@@ -193,7 +196,9 @@ def test_full_disk_is_said_and_leaves_no_file(decoder: Pair, tmp_path: Path) -> 
         assert str(disk) in str(caught.value.filename)
         (disk / "out" / "base.gguf").unlink(missing_ok=True)
         with pytest.raises(OSError, match="No space left on device"):
-            gguf_files.quantize(gguf_files.Request(decoder.exported / "base.gguf", disk / "out" / "q.gguf", "F16"))
+            gguf_files.quantize(
+                gguf_files.QuantizeRequest(decoder.exported / "base.gguf", disk / "out" / "q.gguf", "F16")
+            )
         assert [] == list((disk / "out").iterdir())
 
 
@@ -202,7 +207,7 @@ SIZES = {"matmul8-gather8": (8, 10), "dynamic-int8": (8, 10), "fp32": (32, 33)}
 
 @pytest.mark.parametrize("name", graph.TYPES)
 def test_quantized_graph_is_what_its_report_says(
-    encoder: Pair, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+    encoder: ExportPair, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Bits per weight are counted in the file, it still computes nearly the same, and nobody reads of each node."""
     report = graph.quantize(encoder.exported / onnx.MODEL, tmp_path / "model.onnx", name)
@@ -231,7 +236,7 @@ def test_later_stages_mean_the_tuned_checkpoint(tmp_path: Path) -> None:
 
     def meant(tuned: str) -> tuple[Path, Path | None]:
         done = {"prepare": tmp_path / "prepare"} | ({"finetune": tmp_path / tuned} if tuned else {})
-        job = Job(recipe, tmp_path, done, quiet)
+        job = StageJob(recipe, tmp_path, done, quiet)
         return stage.checkpoint(job), stage.adapter(job)
 
     prepared = tmp_path / "prepare"

@@ -10,7 +10,7 @@ import pytest
 from convert import export, prepare, probe, verify
 from convert.export.gguf import BASE
 from convert.pipeline.recipe import Recipe, read
-from convert.pipeline.stage import CHECKPOINT, Job
+from convert.pipeline.stage import CHECKPOINT, StageJob
 from convert.quantize import gguf_files, graph, imatrix
 from convert.training import checkpoints
 from convert.verify import loss, probes, reference
@@ -43,7 +43,7 @@ def done(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], dict[str, objec
     for name, module in (("prepare", prepare), ("export", export), ("verify", verify)):
         out = folder / name
         out.mkdir()
-        reports[name] = module.run(Job(recipe, out, dict(left), quiet))
+        reports[name] = module.run(StageJob(recipe, out, dict(left), quiet))
         left[name] = out
     return left, reports
 
@@ -82,7 +82,7 @@ def test_importance_lowers_the_loss_of_four_bits(
     full = probe.ask("convert.probe.llama", {"model": str(base), **asked}).arrays["logits"]
     lost = []
     for importance in ({}, matrix):
-        gguf_files.quantize(gguf_files.Request(base, tmp_path / "q.gguf", "Q4_0", importance=importance))
+        gguf_files.quantize(gguf_files.QuantizeRequest(base, tmp_path / "q.gguf", "Q4_0", importance=importance))
         found = probe.ask("convert.probe.llama", {"model": str(tmp_path / "q.gguf"), **asked})
         lost.append(loss.between(full, found.arrays["logits"]))
     assert lost[1].kl_mean < lost[0].kl_mean
@@ -93,7 +93,7 @@ def test_k_types_of_smollm2_are_reported_as_what_they_are(
 ) -> None:
     """Rows of 576 are no multiple of 256: most of a Q4_K_M file is Q5_0, and the report counts 180 tensors."""
     left, _ = smollm2
-    made = gguf_files.quantize(gguf_files.Request(left["export"] / BASE, tmp_path / "q.gguf", "Q4_K_M"))
+    made = gguf_files.quantize(gguf_files.QuantizeRequest(left["export"] / BASE, tmp_path / "q.gguf", "Q4_K_M"))
     assert (180, 166) == (len(made.fallbacks), made.contents.types["Q5_0"])
     assert made.contents.bits_per_weight > 6
 

@@ -13,7 +13,7 @@ from convert.pipeline import execution
 from convert.pipeline.recipe import Recipe, read
 from convert.verify import reference
 from edge_agent.errors import InvalidRequest, ModelFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 from tests.support import tiny_models
 from tests.support.stages import TEXTS
 from tests.unit.convert.cli.test_cli import edge_convert
@@ -29,7 +29,7 @@ def written(folder: Path, name: str, runtime: str, types: str) -> Recipe:
     make = tiny_models.decoder if runtime == "llama" else tiny_models.encoder
     checkpoint = make(folder / "model", name)
     prompt = {"template": "Message: {input}\nIntent:"} if runtime == "llama" else {}
-    task = Task(name="tiny", kind="classify", labels=LABELS, prompt=prompt)
+    task = TaskSpec(name="tiny", kind="classify", labels=LABELS, prompt=prompt)
     best = reference.label_log_probabilities(checkpoint, None, task, TEXTS[:300]).argmax(axis=1)
     # A tiny model may give all of them the same label, and a split with one label is refused.
     labels = [LABELS[(index + (number % 5 == 0)) % len(LABELS)] for number, index in enumerate(best)]
@@ -56,7 +56,7 @@ def test_encoder_becomes_a_bundle(tmp_path: Path) -> None:
     assert reports["verify"]["kl_max"] < 1e-4
     assert {"matmul8-gather8", "fp32"} == {each["name"] for each in reports["quantize"]["candidates"]}
     answers = predict(tmp_path / "work" / "assemble" / "bundle", TEXTS[:20])
-    task = Task(name="tiny", kind="classify", labels=LABELS)
+    task = TaskSpec(name="tiny", kind="classify", labels=LABELS)
     expected = reference.label_log_probabilities(tmp_path / "model", None, task, TEXTS[:20])
     assert np.abs(expected - np.array([answer.log_probabilities for answer in answers])).max() < 0.2
 

@@ -20,9 +20,9 @@ from edge_agent.engine.placing import Offered
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.protocol import Run
 from edge_agent.errors import EngineCrashed, RequirementUnmet
-from edge_agent.formats.golden_cases import Case
+from edge_agent.formats.golden_cases import GoldenCase
 from edge_agent.formats.golden_cases import encode as encode_golden
-from edge_agent.formats.manifest import Manifest, Requires, Task, encode
+from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
 from tests.support import bundles
 from tests.support.eventually import eventually
 
@@ -35,9 +35,9 @@ CONFIG = EngineConfig(
     device_retry_seconds=3600,
 )
 INTENT = Manifest(
-    task=Task(name="intent", kind="classify", labels=("refund", "price")), version="1.0.0", runtime="echo"
+    task=TaskSpec(name="intent", kind="classify", labels=("refund", "price")), version="1.0.0", runtime="echo"
 )
-TALK = Manifest(task=Task(name="talk", kind="generate"), version="1.0.0", runtime="echo")
+TALK = Manifest(task=TaskSpec(name="talk", kind="generate"), version="1.0.0", runtime="echo")
 
 
 def a_card(runtime: str) -> Offered:
@@ -171,7 +171,7 @@ async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
 def golden(folder: Path, answers: list[str]) -> dict[str, Path]:
     """Write a golden file in which every text is answered so."""
     folder.mkdir()
-    cases = [Case(input="a refund please", answer=answer, scores=(0.9, 0.1), tolerance=2.0) for answer in answers]
+    cases = [GoldenCase(input="a refund please", answer=answer, scores=(0.9, 0.1), tolerance=2.0) for answer in answers]
     (folder / "golden.jsonl").write_bytes(encode_golden(cases))
     return {"golden": folder / "golden.jsonl"}
 

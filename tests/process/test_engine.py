@@ -32,7 +32,7 @@ from edge_agent.errors import (
     QueueFull,
     StreamBroken,
 )
-from edge_agent.formats.manifest import Limits, Manifest, Prompt, Requires, Task, encode
+from edge_agent.formats.manifest import Manifest, PromptTemplate, Requires, TaskLimits, TaskSpec, encode
 from edge_agent.process_memory import resident_bytes
 from tests.support.eventually import eventually, eventually_sync, turns
 
@@ -45,11 +45,11 @@ CONFIG = EngineConfig(
     load_failures_max=2,
 )
 CLASSIFY = Manifest(
-    task=Task(name="intent", kind="classify", labels=("refund", "price"), limits=Limits(input_tokens_max=8)),
+    task=TaskSpec(name="intent", kind="classify", labels=("refund", "price"), limits=TaskLimits(input_tokens_max=8)),
     version="1.0.0",
     runtime="echo",
 )
-GENERATE = Manifest(task=Task(name="talk", kind="generate"), version="1.0.0", runtime="echo")
+GENERATE = Manifest(task=TaskSpec(name="talk", kind="generate"), version="1.0.0", runtime="echo")
 
 
 def run(text: str, job_id: str = "job", digest: str = "classify") -> Run:
@@ -117,14 +117,14 @@ async def test_every_bundle_of_an_engine_has_the_memory_that_it_asks_for() -> No
 async def test_what_a_bundle_breaks_in_the_runtime_is_told_in_words() -> None:
     """The bundle, and what the library found: the name of an exception alone tells nobody what to do."""
     async with pool_of() as pool:
-        odd = GENERATE.model_copy(update={"task": Task(name="talk", kind="generate", prompt=_ODD_PROMPT)})
+        odd = GENERATE.model_copy(update={"task": TaskSpec(name="talk", kind="generate", prompt=_ODD_PROMPT)})
         with pytest.raises(ModelLoadFailed) as caught:
             await pool.attach("odd", odd, encode(odd), {})
         said = "bundle odd cannot be used with the model: invalid literal for int() with base 10: 'x' (ValueError)"
         assert said == caught.value.message
 
 
-_ODD_PROMPT = Prompt(template="!slow 1 after x {input}")
+_ODD_PROMPT = PromptTemplate(template="!slow 1 after x {input}")
 
 
 async def test_a_generation_streams() -> None:
@@ -338,7 +338,7 @@ async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> Non
 @pytest.mark.parametrize("loaded", [True, False])
 async def test_a_child_that_stops_within_an_attach_is_noticed_as_well(loaded: bool) -> None:
     """What loads computes: an attach that has begun and spends no time of a processor is not waited for."""
-    task = Task(name="stall", kind="generate", prompt=Prompt(template="!stall {input}"))
+    task = TaskSpec(name="stall", kind="generate", prompt=PromptTemplate(template="!stall {input}"))
     stalling = Manifest(task=task, version="1.0.0", runtime="echo")
     async with pool_of() as pool:
         if loaded:

@@ -23,7 +23,7 @@ from edge_agent.engine.protocol import FRAME_BYTES_MAX, Attach, Load
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.state import State
 from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
-from edge_agent.formats.manifest import Manifest, Requires, Task, encode
+from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
 from edge_agent.process_memory import resident_bytes
 from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, run
 from tests.support.eventually import eventually
@@ -31,7 +31,7 @@ from tests.support.eventually import eventually
 PATIENT = CONFIG.model_copy(update={"heartbeat_seconds_max": 30.0})
 # Loads, but no echo engine has that device: its attach fails while the others on the engine answer.
 NEEDY = Manifest(
-    task=Task(name="needy", kind="generate"), version="1.0.0", runtime="echo", requires=Requires(device="vulkan")
+    task=TaskSpec(name="needy", kind="generate"), version="1.0.0", runtime="echo", requires=Requires(device="vulkan")
 )
 DESCRIPTORS_MAX = 400
 

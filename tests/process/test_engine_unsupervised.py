@@ -10,12 +10,12 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.protocol import Attach, Load
 from edge_agent.engine.quarantine import Quarantine
-from edge_agent.formats.manifest import Manifest, Task, encode
+from edge_agent.formats.manifest import Manifest, TaskSpec, encode
 from edge_agent.supervision import Supervisor
 from tests.support.eventually import eventually
 from tests.support.injected_faults import InjectedFault, InjectedFaults
 
-BUNDLE = Manifest(task=Task(name="talk", kind="generate"), version="1.0.0", runtime="echo")
+BUNDLE = Manifest(task=TaskSpec(name="talk", kind="generate"), version="1.0.0", runtime="echo")
 
 
 async def test_a_child_that_nobody_watches_any_more_is_started_again():

@@ -13,10 +13,10 @@ import pytest
 from convert.calibrate import Answers, calibrate
 from convert.calibrate.division import divided
 from convert.calibrate.threshold import Risk
-from convert.data.row_files import Row, Span
+from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import compare, evaluate, predict
 from convert.evaluate.bundle import opened
-from convert.evaluate.predictions import Prediction
+from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import serving
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed
@@ -26,10 +26,10 @@ from tests.support.bundles import INTENTS, echo_bundle, smollm2_bundle, tiny_onn
 RISK = Risk(0.05, 0.1)
 
 
-def intents(count: int, wrong: int = 0) -> list[Row]:
+def intents(count: int, wrong: int = 0) -> list[DataRow]:
     """Rows whose label stands in the text, so that echo has them right; the first `wrong` are labelled otherwise."""
-    rows = [Row(f"message {i} about {INTENTS[i % 8]}", INTENTS[i % 8]) for i in range(count)]
-    return [Row(row.text, INTENTS[(i + 1) % 8] if i < wrong else row.label) for i, row in enumerate(rows)]
+    rows = [DataRow(f"message {i} about {INTENTS[i % 8]}", INTENTS[i % 8]) for i in range(count)]
+    return [DataRow(row.text, INTENTS[(i + 1) % 8] if i < wrong else row.label) for i, row in enumerate(rows)]
 
 
 def test_each_kind_is_answered(tmp_path):
@@ -50,7 +50,7 @@ def test_an_input_that_fails_alone_is_a_failure(tmp_path):
     """What the model or the limits refuse is recorded by its reason, and the others are answered."""
     said = predict(echo_bundle(tmp_path / "a", task={"limits": {"input_tokens_max": 4}}), ["!fail", "1 2 3 4 5", "ok"])
     assert ["MODEL_FAILED", "INPUT_TOO_LONG", ""] == [each.failure for each in said]
-    report, _ = evaluate(tmp_path / "a", [Row("!fail", "refund"), Row("a refund", "refund")])
+    report, _ = evaluate(tmp_path / "a", [DataRow("!fail", "refund"), DataRow("a refund", "refund")])
     assert ({"MODEL_FAILED": 1}, 0.5) == (report["failed"], report["accuracy"]["value"])
 
 
@@ -104,21 +104,21 @@ def test_two_bundles_are_compared(tmp_path):
     """A bundle that knows a label is better than one that does not, on the rows where that matters."""
     knows = echo_bundle(tmp_path / "knows", labels=("refund", "price"))
     swapped = echo_bundle(tmp_path / "other", labels=("price", "refund"), version="2.0.0")
-    report = compare(knows, swapped, [Row("a refund", "refund"), Row("the price", "price")])
+    report = compare(knows, swapped, [DataRow("a refund", "refund"), DataRow("the price", "price")])
     assert (1.0, 1.0) == tuple(report[which]["accuracy"]["value"] for which in ("first", "second"))
     assert (0, 0, 1.0) == (report["only_first"], report["only_second"], report["differences"]["accuracy"]["p_value"])
     assert ["pos-intent 1.0.0", "pos-intent 2.0.0"] == [name.rpartition(" ")[0] for name in report["bundles"]]
     with pytest.raises(InvalidRequest, match="of kind classify and embed"):
-        compare(knows, echo_bundle(tmp_path / "v", kind="embed"), [Row("x")])
+        compare(knows, echo_bundle(tmp_path / "v", kind="embed"), [DataRow("x")])
 
 
 def test_rows_that_do_not_fit_the_bundle_are_refused(tmp_path):
     """A label that the bundle cannot give, and rows without a label, are errors before anything runs."""
     folder = echo_bundle(tmp_path / "a", labels=("refund", "price"))
     with pytest.raises(InvalidRequest, match=r"1 labels of the rows are none of .*: hours"):
-        evaluate(folder, [Row("x", "hours"), Row("y", "price")])
+        evaluate(folder, [DataRow("x", "hours"), DataRow("y", "price")])
     with pytest.raises(InvalidRequest, match="have no label"):
-        evaluate(folder, [Row("x")])
+        evaluate(folder, [DataRow("x")])
 
 
 def test_a_classifier_is_calibrated(tmp_path):
@@ -136,7 +136,7 @@ def test_a_classifier_is_calibrated(tmp_path):
 
 def test_what_is_calibrated_is_what_is_served(tmp_path):
     """The share of sure answers on the proving rows, served with the section, is the coverage it claims."""
-    rows = intents(300, wrong=2) + [Row(f"nothing {i} known", INTENTS[i % 8]) for i in range(60)]
+    rows = intents(300, wrong=2) + [DataRow(f"nothing {i} known", INTENTS[i % 8]) for i in range(60)]
     section, _ = calibrate(opened(echo_bundle(tmp_path / "a")), rows, RISK)
     assert isinstance(section, Threshold)
     proving = divided(rows).proving
@@ -167,14 +167,14 @@ def test_a_model_that_errs_when_sure_is_not_helped_by_labels(tmp_path):
 
 def test_records_are_calibrated_on_being_right_as_a_whole(tmp_path):
     """An extractor gets a threshold on whole records; random weights that never get one right get none."""
-    rows = [Row(f"refund {i}", spans=(Span(0, 6, "product"),)) for i in range(150)]
+    rows = [DataRow(f"refund {i}", spans=(TextSpan(0, 6, "product"),)) for i in range(150)]
     section, report = calibrate(opened(tiny_onnx_bundle(tmp_path / "a", "extract")), rows, RISK)
     assert isinstance(section, AlwaysEscalate)
     assert 0.5 <= section.temperature <= 4.0
     assert report["accuracy"]["value"] < 0.9
     said = predict(tiny_onnx_bundle(tmp_path / "b", "extract"), [row.text for row in rows])
-    spans = [tuple(Span(e.start, e.end, e.label) for e in each.entities) for each in said]
-    own = [Row(row.text, spans=found) for row, found in zip(rows, spans, strict=True)]
+    spans = [tuple(TextSpan(e.start, e.end, e.label) for e in each.entities) for each in said]
+    own = [DataRow(row.text, spans=found) for row, found in zip(rows, spans, strict=True)]
     section, report = calibrate(opened(tmp_path / "b"), own, RISK)
     assert (1.0, 0.5) == (report["accuracy"]["value"], section.temperature)
 
@@ -193,7 +193,7 @@ def test_the_rows_are_divided_by_their_texts():
 
 def test_many_rows_give_the_gate_more_than_the_temperature():
     """The temperature takes at most 500 rows, and the gate these and further ones, none of which proves anything."""
-    parts = divided([Row(f"text {i}", "a") for i in range(4000)])
+    parts = divided([DataRow(f"text {i}", "a") for i in range(4000)])
     assert (500, 1000, 3000) == (len(parts.tuning), len(parts.gate), len(parts.proving))
     assert parts.tuning == parts.gate[:500]
     assert not {row.text for row in parts.gate} & {row.text for row in parts.proving}
@@ -206,7 +206,7 @@ def test_a_family_is_in_one_part_and_tested_once():
     proving = parts.proving
     assert not {row.family for row in parts.gate} & {row.family for row in proving}
     assert parts.tuning
-    answers = Answers(proving, [Prediction(row.label, 0.9) for row in proving], np.arange(len(proving)) % 2 == 0)
+    answers = Answers(proving, [ServedPrediction(row.label, 0.9) for row in proving], np.arange(len(proving)) % 2 == 0)
     once = answers.one_of_each_family()
     assert len({row.family for row in proving}) == len(once.rows) == len(once.predictions) == len(once.right)
     places = [proving.index(row) for row in once.rows]

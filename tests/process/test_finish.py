@@ -11,8 +11,8 @@ import pytest
 from convert import calibrate, evaluate
 from convert.evaluate import predict
 from convert.package import finish
-from convert.pipeline.recipe import Budget
-from convert.pipeline.stage import Job
+from convert.pipeline.recipe import BudgetSection
+from convert.pipeline.stage import StageJob
 from convert.quantize.choose import Candidate, choose
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.golden_cases import is_binding, parse
@@ -23,7 +23,7 @@ from tests.support.stages import after, stage_job
 RISK = {"target": 0.1, "delta": 0.1}
 
 
-def finished(folder: Path, kind: str = "classify", samples: str = "", **more) -> Job:
+def finished(folder: Path, kind: str = "classify", samples: str = "", **more) -> StageJob:
     """Run the stages from quantize to assemble and return the last job."""
     budget = {"golden_cases_min": 0}  # its test split has ten rows
     job = stage_job(folder, "quantize", kind, risk=RISK, budget=budget, **more)
@@ -90,7 +90,7 @@ def test_the_golden_set_covers_the_labels(tmp_path):
 def test_a_bundle_that_a_site_could_hardly_check_is_refused(tmp_path):
     """Fewer golden cases that bind than the recipe wants: the error says how many there are and how to ship it."""
     job = finished(tmp_path / "run")
-    strict = replace(job, recipe=job.recipe.model_copy(update={"budget": Budget(golden_cases_min=200)}))
+    strict = replace(job, recipe=job.recipe.model_copy(update={"budget": BudgetSection(golden_cases_min=200)}))
     with pytest.raises(ModelFailed, match=r"\d+ of \d+ golden cases bind") as caught:
         finish.run(strict)
     assert "golden_cases_min" in caught.value.remedy

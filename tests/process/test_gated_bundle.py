@@ -12,18 +12,18 @@ from convert.evaluate import predict
 from convert.evaluate.bundle import opened
 from convert.package import finish
 from convert.pipeline import task as tasks
-from convert.pipeline.recipe import Budget
-from convert.pipeline.stage import Job, Report
+from convert.pipeline.recipe import BudgetSection
+from convert.pipeline.stage import Report, StageJob
 from convert.quantize import detector, graph, provisional
 from convert.quantize.choose import Candidate, choose, judge
 from edge_agent.formats import golden_cases
-from edge_agent.formats.ood_gate import Gate
+from edge_agent.formats.ood_gate import OodGate
 from tests.support.stages import TEXTS, after, stage_job
 
 STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 40]
 
 
-def chosen_of(job: Job, *types: str) -> Report:
+def chosen_of(job: StageJob, *types: str) -> Report:
     """Do what the quantize stage does, without a checkpoint to compare with; return its report."""
     exported, full = job.done["export"] / "model.onnx", job.out.with_name("full.onnx")
     full.write_bytes(exported.read_bytes())
@@ -74,9 +74,9 @@ def test_a_run_makes_a_bundle_that_holds_strangers_up(tmp_path: Path):
 def test_a_candidate_that_moves_rows_across_the_gate_is_not_chosen():
     """Less than 99% on the same side is a reason of its own; a candidate that has no gate is not judged by it."""
     line = {"agreement": {"value": 1.0}, "accuracy_loss": 0.0}
-    assert [] == judge(line | {"gate_agreement": None}, Budget())
-    assert [] == judge(line | {"gate_agreement": {"value": 0.99}}, Budget())
-    assert ["gate agreement under 0.99"] == judge(line | {"gate_agreement": {"value": 0.98}}, Budget())
+    assert [] == judge(line | {"gate_agreement": None}, BudgetSection())
+    assert [] == judge(line | {"gate_agreement": {"value": 0.99}}, BudgetSection())
+    assert ["gate agreement under 0.99"] == judge(line | {"gate_agreement": {"value": 0.98}}, BudgetSection())
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
     assert "ood_score" == calibrate.run(job)["gate"]["score"]
     section = _section(job.out)
     assert isinstance(section["gate"], dict)
-    gate = Gate.model_validate_json(json.dumps(section["gate"]))
+    gate = OodGate.model_validate_json(json.dumps(section["gate"]))
     bundle = provisional.bundle(job, provisional.chosen(job), tmp_path / "bundle")
     said = predict(bundle, [*STRANGE, *TEXTS[:60]])
     held_up = [gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in said]

@@ -10,13 +10,13 @@ import pytest
 
 from convert import calibrate, evaluate
 from convert.data import near_copies
-from convert.pipeline.stage import Job
+from convert.pipeline.stage import StageJob
 from convert.report.text import headline
 from edge_agent.formats.manifest import Threshold
 from tests.support.stages import after, quantized, stage_job
 
 
-def ready(folder: Path, stage: str, kind: str = "classify", **more) -> Job:
+def ready(folder: Path, stage: str, kind: str = "classify", **more) -> StageJob:
     return after(quantized(stage_job(folder, "quantize", kind, **more)), stage)
 
 

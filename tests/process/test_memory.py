@@ -21,7 +21,7 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.process import CHILD_ENVIRONMENT, ChildProcess
 from edge_agent.engine.protocol import Attach, Attached, Detach, Done, Failed, FromChild, Load, Ready, Run
-from edge_agent.engine.runtimes.llama.need import adapter_bytes
+from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes
 from edge_agent.errors import MemoryShort
 from edge_agent.formats import manifest
 from edge_agent.process_memory import resident_bytes

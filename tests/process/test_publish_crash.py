@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from convert.publish.check import Scope, check
+from convert.publish.check import CheckScope, check
 from convert.publish.keyring import make
-from convert.publish.places import Folder
+from convert.publish.places import FolderStorage
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
@@ -97,7 +97,7 @@ class Fleet:
         for cache, source in (("site", repository), ("late", repository), ("other", place / "stick")):
             if self.made or cache != "site":
                 assert {self.new} == Client(place / cache, self.anchor).refresh(source).bundles
-        found = check(Folder(repository), self.anchor, 0, Scope(), lambda *_: None)
+        found = check(FolderStorage(repository), self.anchor, 0, CheckScope(), lambda *_: None)
         assert [] == found.problems
         # A plan says when it was issued, so that what a kill has left of one is not finished by the next run.
         assert [] == [path for path in repository.rglob("*.partial") if path.stat().st_size > PLAN_BYTES_MAX]

@@ -13,7 +13,7 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.pulse import patience_seconds
 from edge_agent.engine.state import State
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.manifest import Manifest, Prompt, Task, encode
+from edge_agent.formats.manifest import Manifest, PromptTemplate, TaskSpec, encode
 from tests.process.test_engine import CLASSIFY, CONFIG, answer, child, pool_of, run
 from tests.support.eventually import eventually
 
@@ -23,7 +23,9 @@ QUICK = CONFIG.model_copy(update={"heartbeat_seconds_max": 0.1})
 
 def told_to(order: str) -> Manifest:
     """A bundle that does as ordered with every text."""
-    task = Task(name="intent", kind="classify", labels=("a", "b"), prompt=Prompt(template=f"{order}\n{{input}}"))
+    task = TaskSpec(
+        name="intent", kind="classify", labels=("a", "b"), prompt=PromptTemplate(template=f"{order}\n{{input}}")
+    )
     return Manifest(task=task, version="1.0.0", runtime="echo")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.cli.stick import copy_out
+from edge_agent.cli.media import copy_out
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import segment
 from tests.support.forking import Forking
@@ -19,7 +19,7 @@ from tests.support.strace import Point, failed_at, killed_at, needs_strace, poin
 IMPORTS = """
 import sys
 from pathlib import Path
-from edge_agent.cli.stick import copy_out
+from edge_agent.cli.media import copy_out
 """
 EXPORT = f"""{IMPORTS}
 copying = copy_out(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -15,11 +15,11 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.trial import Asked, Loadable, trying
 from edge_agent.errors import EdgeAgentError, EngineCrashed, MemoryShort, ModelLoadFailed
-from edge_agent.formats.golden_cases import Case, Said
-from edge_agent.formats.manifest import Manifest, Prompt, Task, encode
+from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase
+from edge_agent.formats.manifest import Manifest, PromptTemplate, TaskSpec, encode
 from edge_agent.process_memory import resident_bytes
-from edge_agent.update.selftest import Exam, Subject, examine
-from edge_agent.update.update_state_machine import Outcome, outcome_of
+from edge_agent.update.selftest import BundleUnderTest, SelfTest, run_selftest
+from edge_agent.update.update_state_machine import StepOutcome, classify_error
 from tests.support.eventually import eventually
 
 TEXTS = ("I want a refund", "what is the price", "none of these")
@@ -30,7 +30,7 @@ CONFIG = EngineConfig(heartbeat_seconds_max=5.0, restart_seconds_first=0.05, cpu
 def manifest(template: str = "{input}", kind: str = "classify", version: str = "2.0.0") -> Manifest:
     """Return an echo bundle that does with every text as its template says."""
     labels = ("refund", "price") if kind in ("classify", "extract") else ()
-    task = Task(name="intent", kind=kind, labels=labels, prompt=Prompt(template=template))
+    task = TaskSpec(name="intent", kind=kind, labels=labels, prompt=PromptTemplate(template=template))
     return Manifest(task=task, version=version, runtime="echo")
 
 
@@ -39,9 +39,9 @@ def loadable(made: Manifest) -> Loadable:
     return Loadable(made, encode(made), {})
 
 
-def subject(asked: Asked) -> Subject:
+def subject(asked: Asked) -> BundleUnderTest:
     """Return what the self-test asks."""
-    return Subject(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
+    return BundleUnderTest(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
 
 
 @pytest.fixture
@@ -56,22 +56,22 @@ async def pool() -> AsyncIterator[EnginePool]:
     await pool.stop()
 
 
-async def golden(pool: EnginePool, kind: str = "classify") -> tuple[Case, ...]:
+async def golden(pool: EnginePool, kind: str = "classify") -> tuple[GoldenCase, ...]:
     """Return what a good bundle says, as its maker would write it down."""
     async with trying(pool, "made", loadable(manifest(kind=kind)), 20) as asked:
         said = [(await asked.answer(text, 10))[0] for text in TEXTS]
-    return tuple(Case(input=t, answer=s.answer, scores=s.scores) for t, s in zip(TEXTS, said, strict=True))
+    return tuple(GoldenCase(input=t, answer=s.answer, scores=s.scores) for t, s in zip(TEXTS, said, strict=True))
 
 
-async def outcome(pool: EnginePool, made: Manifest, cases: tuple[Case, ...]) -> Outcome:
+async def outcome(pool: EnginePool, made: Manifest, cases: tuple[GoldenCase, ...]) -> StepOutcome:
     """Test a bundle beside 'old'."""
-    exam = Exam(cases, made.task.kind == "embed", 200, SECONDS)
+    exam = SelfTest(cases, made.task.kind == "embed", 200, SECONDS)
     old = Asked(pool, "old", manifest()) if made.task.kind == "classify" else None
     try:
         async with trying(pool, "new", loadable(made), SECONDS) as asked:
-            return await examine(exam, subject(asked), subject(old) if old else None)
+            return await run_selftest(exam, subject(asked), subject(old) if old else None)
     except EdgeAgentError as error:
-        return outcome_of(error)
+        return classify_error(error)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ async def test_a_crash_in_a_trial_is_forgotten(pool: EnginePool):
             with pytest.raises(EngineCrashed):
                 await asked.answer(TEXTS[0], 10)
     said, _ = await Asked(pool, "old", manifest()).answer(TEXTS[0], 10)
-    assert isinstance(said, Said)
+    assert isinstance(said, GoldenAnswer)
 
 
 def test_memory_short_is_this_machine_s_fault():
     """So a bundle that does not fit beside another is tried again."""
-    assert "HINDERED" == outcome_of(MemoryShort("no room")).end.name
+    assert "HINDERED" == classify_error(MemoryShort("no room")).end.name

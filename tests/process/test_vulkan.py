@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from installer.build.recipe import Recipe
+from installer.build.llama_recipe import BuildRecipe
 from tests.support import bundles, tiny_gguf
 
 ROOT = Path(__file__).parent.parent.parent
-WHEELS = sorted((ROOT / ".cache/installer" / Recipe("0.3.36", "vulkan").key).glob("llama_cpp_python-*.whl"))
+WHEELS = sorted((ROOT / ".cache/installer" / BuildRecipe("0.3.36", "vulkan").key).glob("llama_cpp_python-*.whl"))
 DRIVER = Path("/usr/share/vulkan/icd.d/lvp_icd.json")
 TEXTS = ["the first thing", "another one"]
 TOLERANCE = 0.05

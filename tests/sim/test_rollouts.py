@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks.fleet.simulation import AT_ONCE, NEW, ONE_DAY, SIX_DAYS, Outcome, Scenario, Simulation, Waves
 from benchmarks.fleet.sites import DAY, HOUR, LOOK_SECONDS, Site, population
-from edge_agent.formats.plan import Window, place
+from edge_agent.formats.plan import SwitchWindow, rollout_position
 
 SITES = population(400, seed=3)
-NIGHT = Window(start="22:00", end="05:00")
+NIGHT = SwitchWindow(start="22:00", end="05:00")
 
 
 def happens(waves: Waves = SIX_DAYS, sites: list[Site] = SITES, **more: object) -> Outcome:
@@ -19,7 +19,7 @@ def happens(waves: Waves = SIX_DAYS, sites: list[Site] = SITES, **more: object) 
 @pytest.mark.parametrize("waves", [SIX_DAYS, ONE_DAY], ids=lambda waves: waves.name)
 def test_no_wave_takes_more_sites_than_it_may(waves: Waves):
     """Until a wave begins, at most the sites of the waves before have switched; in the end all that can be reached."""
-    found, places = happens(waves), [place(site.name, NEW) for site in SITES]
+    found, places = happens(waves), [rollout_position(site.name, NEW) for site in SITES]
     allowed = [0, *(sum(place < share * 100 for place in places) for _, share in waves.steps)]
     for (day, _), most in zip(waves.steps, allowed, strict=False):
         assert sum(at < day * DAY for at in found.switched) <= most

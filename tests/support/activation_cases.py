@@ -9,7 +9,7 @@ from pathlib import Path
 from edge_agent.errors import MemoryShort, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 from edge_agent.store.store import Store, StoreLimits
-from edge_agent.update.activation import Activation, Engines
+from edge_agent.update.activation import Activation, ActivationDependencies
 from tests.support.bundles import digest_of, echo_bundle
 
 DRAIN_SECONDS = 7.0
@@ -60,8 +60,8 @@ class Notebook:
         active = self.store.active().get(self.tasks[digest])
         self.notes.append((what, digest, active.digest if active else ""))
 
-    def engines(self) -> Engines:
-        return Engines(self.attach, self.detach, self.attached.__contains__, self.report, self.replaces)
+    def engines(self) -> ActivationDependencies:
+        return ActivationDependencies(self.attach, self.detach, self.attached.__contains__, self.report, self.replaces)
 
     def replaces(self, digest: str, manifest: Manifest) -> bool:
         """Every bundle has an engine of its own, unless a test says otherwise."""

@@ -25,7 +25,7 @@ from google.protobuf.descriptor_pb2 import (
 from grpc_tools import protoc
 
 from edge_agent.errors import BY_REASON
-from edge_agent.server.roles import METHODS, treatment
+from edge_agent.server.roles import METHODS, call_treatment
 from tests.support.errors_page import families
 
 ROOT = Path(__file__).parents[2]
@@ -151,8 +151,8 @@ def _access_lines(path: str) -> Iterator[str]:
         yield "- For the daemon `serve` alone, on escalation.sock."
         return
     role = min(METHODS[path])
-    counted = ", counts for the client's rate" if treatment(path) == "work" else ""
-    changes = ", has a line in the audit log" if treatment(path) == "change" else ""
+    counted = ", counts for the client's rate" if call_treatment(path) == "work" else ""
+    changes = ", has a line in the audit log" if call_treatment(path) == "change" else ""
     yield f"- Role `{role}`: {SOCKETS[role]}, or TLS with this role{counted}{changes}."
 
 

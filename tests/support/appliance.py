@@ -22,7 +22,7 @@ from typing import Any
 
 from edge_agent import __version__
 from edge_agent.formats import enrolment_file
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support import machine_callers
 from tests.support.booted import CACHE, ROOT, Machine
 from tests.support.bundles import echo_bundle, smollm2_bundle, tiny_onnx_bundle
@@ -141,8 +141,8 @@ class Appliance:
         now = time.time()
         made = a_kit(
             site=SITE,
-            issued_at=timestamp(now),
-            expires_at=timestamp(now + DAY),
+            issued_at=format_timestamp(now),
+            expires_at=format_timestamp(now + DAY),
             root=self.centre.root_bytes.decode(),
             updates={"url": "s3://fleet/updates", "options": {"region": "eu-1"}},
         )
@@ -168,7 +168,7 @@ class Appliance:
         self.machine.put(self.centre.stick(self.folder / f"stick-{self.sticks}"), f"/srv/stick-{self.sticks}")
         self.machine.run("mkdir", "-p", "/media/stick")
         self.machine.run("mount", "--bind", f"/srv/stick-{self.sticks}", "/media/stick")
-        said = self.machine.run("edge-agent", "import", "/media/stick")
+        said = self.machine.run("edge-agent", "media", "import", "/media/stick")
         self.machine.run("umount", "/media/stick")
         return said
 

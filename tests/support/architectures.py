@@ -22,9 +22,9 @@ from convert.evaluate import predict
 from convert.export import converter, gguf, onnx
 from convert.package import assemble
 from convert.training import checkpoints
-from convert.verify import Pair, reference
+from convert.verify import ExportPair, reference
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 from tests.support import tiny_models
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
@@ -97,14 +97,14 @@ def _export(case: Case, folder: Path) -> str:
     checkpoint, out = make(folder / "checkpoint", case.name, *kinds), folder / "out"
     out.mkdir()
     if case.runtime == "llama":
-        gguf.export(gguf.Export(checkpoint), converter.find(), out, lambda _what, _done, _all: None)
+        gguf.export(gguf.GgufExport(checkpoint), converter.find(), out, lambda _what, _done, _all: None)
     else:
         onnx.export(checkpoint, None, checkpoints.head_of("onnx", case.kind), out)
     return "works"
 
 
 def _verify(case: Case, folder: Path) -> str:
-    pair = Pair(folder / "checkpoint", None, folder / "out")
+    pair = ExportPair(folder / "checkpoint", None, folder / "out")
     if case.runtime == "llama":
         verify.check_gguf(pair, _task(case), TEXTS)
     else:
@@ -112,10 +112,10 @@ def _verify(case: Case, folder: Path) -> str:
     return "same as PyTorch"
 
 
-def _task(case: Case) -> Task:
+def _task(case: Case) -> TaskSpec:
     labels = {"classify": tiny_models.LABELS, "extract": TAGS, "embed": ()}[case.kind]
     prompt = {"template": "Message: {input}\nIntent:"} if case.runtime == "llama" else {}
-    return Task(name="tiny", kind=case.kind, labels=labels, prompt=prompt, limits={"input_tokens_max": 128})
+    return TaskSpec(name="tiny", kind=case.kind, labels=labels, prompt=prompt, limits={"input_tokens_max": 128})
 
 
 def _serve(case: Case, folder: Path) -> str:
@@ -128,7 +128,7 @@ def _serve(case: Case, folder: Path) -> str:
         else {"weights": "model.onnx", "tokenizer": "tokenizer.json"}
     )
     files = {role: folder / "out" / name for role, name in names.items()}
-    bundle = assemble.assemble(assemble.Request(folder / "task.yaml", files, folder / "bundle")).path
+    bundle = assemble.assemble(assemble.AssembleRequest(folder / "task.yaml", files, folder / "bundle")).path
     answers = predict(bundle, TEXTS)
     failures = {answer.failure for answer in answers} - {""}
     if failures:
@@ -139,13 +139,13 @@ def _serve(case: Case, folder: Path) -> str:
     return "works" if near(folder / "checkpoint", task, answers) else "answers differ from PyTorch"
 
 
-def _labels_near(checkpoint: Path, task: Task, answers) -> bool:
+def _labels_near(checkpoint: Path, task: TaskSpec, answers) -> bool:
     expected = reference.label_log_probabilities(checkpoint, None, task, TEXTS)
     served = np.array([answer.log_probabilities for answer in answers])
     return bool(np.abs(expected - served).max() < SERVED_MAX)
 
 
-def _vectors_near(checkpoint: Path, _task_: Task, answers) -> bool:
+def _vectors_near(checkpoint: Path, _task_: TaskSpec, answers) -> bool:
     rows = reference.encoder_rows(checkpoint, None, "none", TEXTS)
     for hidden, answer in zip(rows, answers, strict=True):
         mean = hidden.mean(axis=0)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_agent.formats import golden_cases
-from edge_agent.formats.golden_cases import Case
-from edge_agent.formats.plan import Probation
+from edge_agent.formats.golden_cases import GoldenCase
+from edge_agent.formats.plan import ProbationRules
 from tests.support.callers import Callers
 from tests.support.fleet_site import TASK, FleetSite, comes_true
 from tests.support.update_field import LABELS, Field, bundle, wanted
@@ -22,7 +22,7 @@ SETTINGS = {
     "engine": {"restart_seconds_first": 0.05, "heartbeat_seconds_max": 60.0},
     "update": {"selftest_seconds_max": 15.0},
 }
-WATCHED = Probation(calls=100_000)
+WATCHED = ProbationRules(calls=100_000)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Bad:
     before: str = ""
     """What the bundle that answers then is told; empty = nothing, and it is the one that is there."""
 
-    def golden(self, right: Sequence[Case]) -> bytes:
+    def golden(self, right: Sequence[GoldenCase]) -> bytes:
         """Return its golden file."""
         other = dict(zip(LABELS, reversed(LABELS), strict=True))
         wrong = [case.model_copy(update={"answer": other[case.answer or ""]}) for case in right]

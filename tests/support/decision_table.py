@@ -9,11 +9,19 @@ import itertools
 from pathlib import Path
 from typing import get_args
 
-from edge_agent.formats.manifest import Novelty, Threshold
-from edge_agent.formats.ood_gate import Gate
+from edge_agent.formats.manifest import Threshold, TypicalInputs
+from edge_agent.formats.ood_gate import OodGate
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import policy
-from edge_agent.routing.policy import BLOCKS, NEVER, Asked, Decision, Reason, Seen, Wish
+from edge_agent.routing.policy import (
+    BLOCKERS,
+    PERMANENT_BLOCKERS,
+    EscalationContext,
+    InputObservation,
+    LowConfidencePolicy,
+    RouteDecision,
+    RouteReason,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "routing.md"
 BEGIN, END = "<!-- made by python -m tests.support.decision_table -->", "<!-- end -->"
@@ -26,36 +34,40 @@ CALIBRATED = Threshold(
     bound=0.04,
     coverage=0.7,
     floor=0.85,
-    gate=Gate(score="ood_score", held_up_max=0.25, scores=(1.0, 2.0, 3.0)),
-    novelty=Novelty(input_tokens_min=3, input_tokens_max=20),
+    gate=OodGate(score="ood_score", held_up_max=0.25, scores=(1.0, 2.0, 3.0)),
+    novelty=TypicalInputs(input_tokens_min=3, input_tokens_max=20),
 )
 DOUBTS = {
-    "sure": (0.9, Seen(5, ood_score=0.0)),
-    "unusual": (0.9, Seen(50, ood_score=0.0)),
-    "unsure": (0.3, Seen(5, ood_score=0.0)),
-    "unlikely": (0.82, Seen(5, ood_score=0.0)),
-    "strange": (0.9, Seen(5, ood_score=4.0)),
-    "varying": (0.9, Seen(5, scores_vary=True, ood_score=0.0)),
+    "sure": (0.9, InputObservation(5, ood_score=0.0)),
+    "unusual": (0.9, InputObservation(50, ood_score=0.0)),
+    "unsure": (0.3, InputObservation(5, ood_score=0.0)),
+    "unlikely": (0.82, InputObservation(5, ood_score=0.0)),
+    "strange": (0.9, InputObservation(5, ood_score=4.0)),
+    "varying": (0.9, InputObservation(5, scores_vary=True, ood_score=0.0)),
 }
 NOT_CONFIDENT = "unsure or unlikely or strange or varying"
 """Written shorter where all of them lead to the same, which is everywhere."""
 MODES: tuple[Mode, ...] = get_args(Mode)
-WISHES: tuple[Wish, ...] = get_args(Wish)
-OBSTACLES: tuple[Reason | None, ...] = (None, *BLOCKS)
+WISHES: tuple[LowConfidencePolicy, ...] = get_args(LowConfidencePolicy)
+OBSTACLES: tuple[RouteReason | None, ...] = (None, *BLOCKERS)
 
 
-def decided(mode: Mode, wish: Wish, doubt: str, obstacle: Reason | None, *, kept: bool = False) -> Decision:
+def decided(
+    mode: Mode, wish: LowConfidencePolicy, doubt: str, obstacle: RouteReason | None, *, kept: bool = False
+) -> RouteDecision:
     """Decide as the service does: before the local model is asked, or by what it said."""
-    asked = Asked(mode, wish, obstacle, kept)
-    return policy.first(asked) or policy.decide(DOUBTS[doubt][0], CALIBRATED, asked, DOUBTS[doubt][1])
+    asked = EscalationContext(mode, wish, obstacle, kept)
+    return policy.decide_before_local_answer(asked) or policy.decide_graded(
+        DOUBTS[doubt][0], CALIBRATED, asked, DOUBTS[doubt][1]
+    )
 
 
 def rows() -> list[tuple[str, str, str, str, str]]:
     """Return mode, answer, wish, obstacle and route, with what leads to the same put together."""
-    kinds: dict[str, tuple[Reason | None, ...]] = {
+    kinds: dict[str, tuple[RouteReason | None, ...]] = {
         "none": (None,),
-        "not configured or not allowed": tuple(NEVER),
-        "anything else": tuple(each for each in BLOCKS if each not in NEVER),
+        "not configured or not allowed": tuple(PERMANENT_BLOCKERS),
+        "anything else": tuple(each for each in BLOCKERS if each not in PERMANENT_BLOCKERS),
     }
     found: dict[tuple[str, str, str, str], list[str]] = {}
     for mode, doubt, wish in itertools.product(MODES, DOUBTS, WISHES):
@@ -68,7 +80,7 @@ def rows() -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def _route(mode: Mode, wish: Wish, doubt: str, obstacle: Reason | None) -> str:
+def _route(mode: Mode, wish: LowConfidencePolicy, doubt: str, obstacle: RouteReason | None) -> str:
     """Return the route, and the other one of an input that is kept."""
     plain, kept = (decided(mode, wish, doubt, obstacle, kept=each).route.upper() for each in (False, True))
     return plain if plain == kept else f"{plain}; {kept} where it is kept"

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.config import Config, UpdateConfig, UplinkConfig
-from edge_agent.doctor.examine import examine
-from edge_agent.doctor.files import File, Person
+from edge_agent.doctor.all_checks import run_checks
 from edge_agent.doctor.findings import Finding
-from edge_agent.doctor.probes.place import Place
+from edge_agent.doctor.installation import FileInfo, Installation, SystemUser
 
-DAEMON = Person("edge-agent", 501, frozenset({501, 510}))
-UPLINK = Person("edge-uplink", 502, frozenset({502, 510}))
+DAEMON = SystemUser("edge-agent", 501, frozenset({501, 510}))
+UPLINK = SystemUser("edge-uplink", 502, frozenset({502, 510}))
 DAY = 86_400.0
 
 
@@ -35,21 +34,21 @@ def told(found: Iterable[Finding], check: str) -> tuple[str, bool]:
     return finding.verdict, bool(finding.remedy and finding.command)
 
 
-def file(path: str, mode: int = 0o600, kind: str = "file", uid: int = 501, gid: int = 510, **more: Any) -> File:
+def file(path: str, mode: int = 0o600, kind: str = "file", uid: int = 501, gid: int = 510, **more: Any) -> FileInfo:
     """Write what stat(2) says."""
-    return File(path, kind, uid, gid, mode, "edge-agent", "edge-exchange", **{"size": 100, **more})
+    return FileInfo(path, kind, uid, gid, mode, "edge-agent", "edge-exchange", **{"size": 100, **more})
 
 
-def place(folder: Path, root: Path | None = None, **sections: Any) -> Place:
+def place(folder: Path, root: Path | None = None, **sections: Any) -> Installation:
     """Return a place below a folder of the test, with nobody's users."""
     quiet = {"metrics": {"address": ""}, **sections}
     config = Config(state_dir=folder / "state", run_dir=folder / "run", **quiet)
-    return Place(config, root=root or folder / "root", run=lambda _: None, person=lambda _: None)
+    return Installation(config, root=root or folder / "root", run=lambda _: None, find_user=lambda _: None)
 
 
-def looked(where: Place) -> dict[str, Finding]:
+def looked(where: Installation) -> dict[str, Finding]:
     """Examine a place; return the last finding of each check."""
-    return {finding.check: finding for finding in examine(where)}
+    return {finding.check: finding for finding in run_checks(where)}
 
 
 def enrolled(folder: Path) -> dict[str, Any]:

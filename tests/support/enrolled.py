@@ -131,7 +131,7 @@ class Box:
 
     def enrol(self, path: Path, *options: str, code: int = 0) -> str:
         """Become a site, after somebody has read out the kit's code."""
-        spoken = enrolment_file.code(enrolment_file.parse(path.read_bytes())[1])
+        spoken = enrolment_file.verification_code(enrolment_file.parse(path.read_bytes())[1])
         return self.command("enrol", path, "--code", spoken, "--etc", self.etc, *options, code=code)
 
     @contextmanager
@@ -155,10 +155,10 @@ class Box:
         """Bring up and down what is due, with the credentials that the unit's drop-in names."""
         with tempfile.TemporaryDirectory() as handed:
             hand_over(self.etc, Path(handed))
-            self.command("uplink", "--once", CREDENTIALS_DIRECTORY=handed)
+            self.command("serve", "uplink", "--once", CREDENTIALS_DIRECTORY=handed)
 
     def site(self) -> dict[str, Any]:
-        """Return what 'edge-agent site' shows."""
+        """Return what 'edge-agent identity' shows."""
         found: dict[str, Any] = json.loads(self.command("site", "--json"))
         return found
 

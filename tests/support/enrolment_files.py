@@ -10,8 +10,8 @@ import hashlib
 import json
 from typing import Any
 
-from edge_agent.formats.enrolment_file import Kit
-from edge_agent.formats.signed_document import canonical, public_key_hex, timestamp
+from edge_agent.formats.enrolment_file import EnrolmentFile
+from edge_agent.formats.signed_document import canonical, format_timestamp, public_key_hex
 from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT
 
 SITE = "shop-12"
@@ -29,18 +29,18 @@ LARGE_MODEL = {
 }
 
 
-def a_kit(**changes: Any) -> Kit:
+def a_kit(**changes: Any) -> EnrolmentFile:
     """Return the kit of shop-12, made at NOW for 30 days."""
     plain = {
         "site": SITE,
-        "issued_at": timestamp(NOW),
-        "expires_at": timestamp(NOW + 30 * DAY),
+        "issued_at": format_timestamp(NOW),
+        "expires_at": format_timestamp(NOW + 30 * DAY),
         "recipients": [RECIPIENT],
         "receipt_keys": [public_key_hex(CENTRE_KEY)],
         "examples": {"url": "s3://fleet/examples", "options": {"region": "eu-1"}, "credential": CREDENTIAL},
         "updates": {"url": "s3://fleet/updates"},
     }
-    return Kit.model_validate({**plain, **changes})
+    return EnrolmentFile.model_validate({**plain, **changes})
 
 
 def resealed(**changes: Any) -> bytes:

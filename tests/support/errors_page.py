@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_agent import errors
 from edge_agent.errors import BY_REASON, EdgeAgentError
-from edge_agent.server.status import code_of
+from edge_agent.server.error_status import code_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 BEGIN, END = "<!-- made by scripts/docs -->", "<!-- end -->"

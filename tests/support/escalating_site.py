@@ -77,7 +77,7 @@ class EscalatingSite:
     def start_uplink(self, *, online: bool = True) -> None:
         """Start the uplink, and wait until serve knows that the large model is there."""
         program = [*self.uplink_inside, sys.executable, "-B", "-m", "edge_agent.cli"]
-        command = [*program, "--config", str(self.folder / "agent.yaml"), "uplink"]
+        command = [*program, "--config", str(self.folder / "agent.yaml"), "serve", "uplink"]
         with self.uplink_log.open("ab") as log:
             self.uplink = subprocess.Popen(command, stdout=log, stderr=log)
         if online:

@@ -8,7 +8,7 @@ import pyrage
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_agent.formats import example_records, segment
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 
 SITE_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 CENTRE_KEY = Ed25519PrivateKey.from_private_bytes(b"c" * 32)
@@ -19,12 +19,12 @@ EPOCH = "0123456789abcdef"
 NOW = 1_790_000_000.0
 
 
-def prediction(number: int = 1, **changes: Any) -> example_records.Prediction:
+def prediction(number: int = 1, **changes: Any) -> example_records.ExamplePrediction:
     """Return a kept classification."""
     plain = {
         "record_id": f"prediction:p-{number}",
         "site": "site-1",
-        "at": timestamp(NOW + number),
+        "at": format_timestamp(NOW + number),
         "prediction_id": f"p-{number}",
         "task": "pos-intent",
         "kind": "classify",
@@ -40,15 +40,15 @@ def prediction(number: int = 1, **changes: Any) -> example_records.Prediction:
         "redaction": {"version": "1", "rules": ["card"]},
         "kept": {"because": "unsure"},
     }
-    return example_records.Prediction.model_validate({**plain, **changes})
+    return example_records.ExamplePrediction.model_validate({**plain, **changes})
 
 
-def feedback(number: int = 1, **changes: Any) -> example_records.Feedback:
+def feedback(number: int = 1, **changes: Any) -> example_records.ExampleFeedback:
     """Return a correction of that prediction."""
     plain = {
         "record_id": f"feedback:f-{number}",
         "site": "site-1",
-        "at": timestamp(NOW + number),
+        "at": format_timestamp(NOW + number),
         "feedback_id": f"f-{number}",
         "prediction_id": f"p-{number}",
         "task": "pos-intent",
@@ -56,33 +56,33 @@ def feedback(number: int = 1, **changes: Any) -> example_records.Feedback:
         "verdict": "corrected",
         "value": "price",
     }
-    return example_records.Feedback.model_validate({**plain, **changes})
+    return example_records.ExampleFeedback.model_validate({**plain, **changes})
 
 
-def opinion(number: int = 1, **changes: Any) -> example_records.Opinion:
+def opinion(number: int = 1, **changes: Any) -> example_records.ExampleTeacherLabel:
     """Return what the large model said later of that prediction."""
     plain = {
         "record_id": f"opinion:p-{number}",
         "site": "site-1",
-        "at": timestamp(NOW + number),
+        "at": format_timestamp(NOW + number),
         "prediction_id": f"p-{number}",
         "task": "pos-intent",
         "model": "oracle-1",
         "why": "deferred",
         "value": "stock",
     }
-    return example_records.Opinion.model_validate({**plain, **changes})
+    return example_records.ExampleTeacherLabel.model_validate({**plain, **changes})
 
 
-def tombstone(number: int = 1) -> example_records.Tombstone:
+def tombstone(number: int = 1) -> example_records.ExampleTombstone:
     """Return the wish to forget that prediction."""
     plain = {
         "record_id": f"tombstone:p-{number}",
         "site": "site-1",
-        "at": timestamp(NOW),
+        "at": format_timestamp(NOW),
         "prediction_id": f"p-{number}",
     }
-    return example_records.Tombstone.model_validate(plain)
+    return example_records.ExampleTombstone.model_validate(plain)
 
 
 def segment_manifest(sequence: int = 1, **changes: Any) -> segment.SegmentManifest:
@@ -91,7 +91,7 @@ def segment_manifest(sequence: int = 1, **changes: Any) -> segment.SegmentManife
         "site": "site-1",
         "epoch": EPOCH,
         "sequence": sequence,
-        "at": timestamp(NOW),
+        "at": format_timestamp(NOW),
         "sha256": DIGEST,
         "size_bytes": 100,
         "previous": "" if sequence == 1 else DIGEST,

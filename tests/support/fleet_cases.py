@@ -19,14 +19,14 @@ from typing import Any
 from tuf.api.metadata import Metadata, Root
 
 from convert.publish import ceremony, keyring, layout, rotation, stick
-from convert.publish.ceremony import Quorum
-from convert.publish.keyring import Keyring, Named
-from convert.publish.places import Folder, Place
+from convert.publish.ceremony import RoleQuorum
+from convert.publish.keyring import Keyring, PublicKeyFile
+from convert.publish.places import FolderStorage, RepositoryStorage
 from convert.publish.publisher import Publisher
-from convert.publish.reading import Held
-from convert.publish.rotation import Rotation
-from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
-from edge_agent.formats.signed_document import timestamp
+from convert.publish.reading import RepositoryState
+from convert.publish.rotation import KeyRotation
+from edge_agent.formats.plan import BundleOffer, FleetPlan, RolloutPlan, TaskPlan
+from edge_agent.formats.signed_document import format_timestamp
 
 Clock = Callable[[], float]
 
@@ -35,20 +35,22 @@ Clock = Callable[[], float]
 def _made_keys(whose: str) -> Path:
     """Return a folder of keys that all centres of that name in this process start from; made an hour ago."""
     folder = Path(tempfile.mkdtemp(prefix="fleet-keys-")) / "keys"
-    ceremony.create(folder, time.time() - 3600, root=Quorum(2, 2), targets=Quorum(1, 1))
+    ceremony.create(folder, time.time() - 3600, root=RoleQuorum(2, 2), targets=RoleQuorum(1, 1))
     return folder
 
 
 class Centre:
     """A repository in `folder`, and all its keys in `keys`; another `whose` is another fleet, with other keys."""
 
-    def __init__(self, root: Path, now: Clock = time.time, place: Place | None = None, whose: str = "ours") -> None:
+    def __init__(
+        self, root: Path, now: Clock = time.time, place: RepositoryStorage | None = None, whose: str = "ours"
+    ) -> None:
         self.whose = whose
         self.folder = root / "repository"
         self.keys = root / "signing-keys"
         shutil.copytree(_made_keys(whose), self.keys)
         self.now = now
-        self.publisher = Publisher(place or Folder(self.folder), Keyring([self.keys], _nobody), now)
+        self.publisher = Publisher(place or FolderStorage(self.folder), Keyring([self.keys], _nobody), now)
         self.publisher.create()
 
     @classmethod
@@ -61,7 +63,7 @@ class Centre:
             root / "signing-keys",
             time.time,
         )
-        centre.publisher = Publisher(Folder(centre.folder), Keyring([centre.keys], _nobody))
+        centre.publisher = Publisher(FolderStorage(centre.folder), Keyring([centre.keys], _nobody))
         return centre
 
     @property
@@ -70,7 +72,7 @@ class Centre:
         return (_made_keys(self.whose) / "root.json").read_bytes()
 
     @property
-    def held(self) -> Held:
+    def held(self) -> RepositoryState:
         """What the repository holds now."""
         return self.publisher.held()
 
@@ -78,28 +80,31 @@ class Centre:
         """Sign a bundle, and return its digest."""
         return self.publisher.publish(bundle).signed.digest
 
-    def plan(self, plan: Plan) -> Plan:
+    def plan(self, plan: RolloutPlan) -> RolloutPlan:
         """Publish a plan; returns it with the version that it got."""
         return self.publisher.set_plan(plan)
 
-    def offering(self, *digests: str, channel: str = "stable", **more: Any) -> Plan:
+    def offering(self, *digests: str, channel: str = "stable", **more: Any) -> RolloutPlan:
         """Return a plan that wants these signed bundles, each for its task; `more` goes into each TaskPlan."""
         signed = [self.held.bundles()[digest] for digest in digests]
         tasks = {
-            each.task: TaskPlan(offers=(Offer(bundle=each.digest, version=each.version),), **more) for each in signed
+            each.task: TaskPlan(offers=(BundleOffer(bundle=each.digest, version=each.version),), **more)
+            for each in signed
         }
-        return Plan(version=1, issued_at=timestamp(self.now()), channels={channel: Fleet(tasks=tasks)})
+        return RolloutPlan(
+            version=1, issued_at=format_timestamp(self.now()), channels={channel: FleetPlan(tasks=tasks)}
+        )
 
-    def rotate(self, role: str, **more: Any) -> Named:
+    def rotate(self, role: str, **more: Any) -> PublicKeyFile:
         """Replace the first key of a role (root, targets, plan, online) by a new one, which is returned."""
         number = len(self.publisher.keys.keys)
         named = keyring.make(self.keys, f"{role}-new-{number}", role)
         self.publisher.keys.learn(named)
         old = rotation.keyids(self.held, role)[0]
-        rotation.rotate(self.publisher, Rotation(role, (named,), (old,), **more))
+        rotation.rotate(self.publisher, KeyRotation(role, (named,), (old,), **more))
         return named
 
-    def rotate_root(self) -> Named:
+    def rotate_root(self) -> PublicKeyFile:
         """Replace a root key."""
         return self.rotate("root")
 
@@ -116,7 +121,7 @@ class Centre:
     def stick(self, path: Path, *sites: str, channel: str = "", days: float = 30) -> Path:
         """Write a stick, for these sites or for all."""
         path.mkdir(exist_ok=True)
-        stick.write(self.publisher, stick.Order(path, days, sites, channel))
+        stick.write(self.publisher, stick.MediaOrder(path, days, sites, channel))
         return path
 
     def metadata(self, role: str) -> Path:

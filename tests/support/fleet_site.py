@@ -75,7 +75,7 @@ class FleetSite:
         """Start the other daemon, under a tracer if one is given."""
         with (self.folder / "uplink.log").open("ab") as log:
             # -D: strace is the grandchild, so that signals to our child reach the uplink.
-            command = [*tracer[:1], *(["-D"] if tracer else []), *tracer[1:], *self.daemon.command(), "uplink"]
+            command = [*tracer[:1], *(["-D"] if tracer else []), *tracer[1:], *self.daemon.command(), "serve", "uplink"]
             self._uplink = subprocess.Popen(command, stdout=log, stderr=log, env=self.daemon.environment)
         return self._uplink
 

@@ -17,7 +17,7 @@ import onnxruntime
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent.formats.ood_gate import OUTPUT_NAME, ROWS_MAX, Gate
+from edge_agent.formats.ood_gate import OUTPUT_NAME, ROWS_MAX, OodGate
 from tests.support import bert_onnx, bundles
 
 CALIBRATED = {
@@ -109,10 +109,10 @@ def gate(*scores: float) -> dict[str, Any]:
     return {"score": "ood_score", "held_up_max": HELD_UP_MAX, "scores": sorted(scores)}
 
 
-def large_gate() -> Gate:
+def large_gate() -> OodGate:
     """Return a gate with as many held-out rows as there may be."""
     scores = np.sort(np.random.default_rng(26).normal(400, 30, ROWS_MAX).astype(np.float32)).tolist()
-    return Gate(score="ood_score", held_up_max=0.03, scores=tuple(scores))
+    return OodGate(score="ood_score", held_up_max=0.03, scores=tuple(scores))
 
 
 def score(kind: str, text: str, model: bytes | None = None) -> float:

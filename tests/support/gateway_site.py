@@ -1,4 +1,4 @@
-"""A daemon and `edge-agent web` in front of it, as processes: what clients of the gateway talk to.
+"""A daemon and `edge-agent serve web` in front of it, as processes: what clients of the gateway talk to.
 
 with gateway_site(tmp_path, echo_bundle(...), ...) as site, site.openai() as client:
     client.models.list()

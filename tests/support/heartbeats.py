@@ -11,8 +11,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_agent.formats.signed_document import sign, timestamp
-from edge_agent.formats.site_status import FILE_NAME, SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.signed_document import format_timestamp, sign
+from edge_agent.formats.status_object import FILE_NAME, SiteStatus, TaskStatus, UpdateState, UpdateStatus
 from tests.support.examples import EPOCH, NOW, SITE_KEY
 from tests.support.plans import NEW, OLD, TASK
 
@@ -25,7 +25,7 @@ def update(state: UpdateState, reason: str = "", *, candidate: str = NEW, messag
         candidate=candidate,
         version=VERSIONS.get(candidate, "3.0.0"),
         state=state,
-        since=timestamp(NOW),
+        since=format_timestamp(NOW),
         plan_version=1,
         reason=reason,
         message=message,
@@ -45,7 +45,7 @@ def heartbeat(site: str, runs: str | None = OLD, how: UpdateStatus | None = None
     )
     plain = {
         "site": site,
-        "at": timestamp(NOW),
+        "at": format_timestamp(NOW),
         "agent_version": "0.1.0",
         "epoch": EPOCH,
         "channel": "stable",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edge_agent import certificate_authority
 from edge_agent.formats import enrolment_file
-from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.formats.signed_document import canonical
 from tests.support.enrolment_files import a_kit
 from tests.support.hostile_bytes import documents, edits, torn
@@ -26,11 +26,13 @@ def formats(_: Path) -> Iterator[Format]:
     sound = json.loads(enrolment_file.encode(a_kit()))
     resealed = edits(sound["body"]).map(with_its_sha256)
     yield Format("kit", documents(sound) | resealed, enrolment_file.parse, 6)
-    pair = certificate_authority.client(
-        certificate_authority.authority("site", time.time()), "till", ("infer",), time.time(), 30
+    pair = certificate_authority.issue_client_certificate(
+        certificate_authority.make_authority("site", time.time()), "till", ("infer",), time.time(), 30
     )
-    yield Format("certificate", _pems(pair.certificate), lambda raw: certificates(raw, "a certificate"), 6)
-    yield Format("private key", _pems(pair.key), lambda raw: check_pair(pair.certificate, raw, "a certificate"), 2)
+    yield Format("certificate", _pems(pair.certificate), lambda raw: parse_certificates(raw, "a certificate"), 6)
+    yield Format(
+        "private key", _pems(pair.key), lambda raw: check_key_matches(pair.certificate, raw, "a certificate"), 2
+    )
 
 
 def with_its_sha256(body: Any) -> bytes:

@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 from edge_agent import config
 from edge_agent.capture.outbox import load_site_key
 from edge_agent.config import Config
-from edge_agent.engine.runtimes.llama import header
+from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.errors import EdgeAgentError
 from edge_agent.errors.printable import OBEYED
 from edge_agent.formats import golden_cases, manifest, plan, receipts, segment
-from edge_agent.formats.download_requests import Want, Wants, encode
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
-from edge_agent.server.uplink import uplink_message
+from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests, encode
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
+from edge_agent.server.uplink_status import uplink_message
 from edge_agent.store import archive
-from edge_agent.update.ingest import Intake
+from edge_agent.update.ingest import BundleIngest
 from tests.support.bundles import RECORD_SCHEMA
 from tests.support.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
 from tests.support.fuzz.mutations import checksummed
@@ -145,21 +145,26 @@ def _lines(draw: st.DrawFn) -> bytes:
 def a_plan() -> Any:
     offer = {"bundle": DIGEST, "version": "1.0.0", "requires": {"memory_bytes_min": 1, "devices": ["cpu"]}}
     task = {
-        **{"offers": [offer], "waves": [{"start": timestamp(NOW), "percent": 10}], "mode": "local", "halted": False},
+        **{
+            "offers": [offer],
+            "waves": [{"start": format_timestamp(NOW), "percent": 10}],
+            "mode": "local",
+            "halted": False,
+        },
         **{"window": {"start": "22:00", "end": "04:00"}, "probation": {"calls": 5, "hours": 1}},
     }
     fleet = {"tasks": {"pos-intent": task}, "bytes_per_second_max": 5000}
     return {
-        **{"schema": plan.SCHEMA, "version": 3, "issued_at": timestamp(NOW)},
+        **{"schema": plan.SCHEMA, "version": 3, "issued_at": format_timestamp(NOW)},
         **{"channels": {"stable": fleet}, "sites": {"shop-1": fleet}},
     }
 
 
 def some_receipts() -> receipts.Receipts:
-    span = receipts.Range(first=1, last=3, manifest_sha256=DIGEST)
-    refused = receipts.Refused(sequence=4, manifest_sha256=DIGEST, why="damaged")
+    span = receipts.ReceiptRange(first=1, last=3, manifest_sha256=DIGEST)
+    refused = receipts.RefusedSegment(sequence=4, manifest_sha256=DIGEST, why="damaged")
     epoch = receipts.EpochReceipts(epoch=EPOCH, received=(span,), refused=(refused,))
-    return receipts.Receipts(site="site-1", at=timestamp(NOW), epochs=(epoch,))
+    return receipts.Receipts(site="site-1", at=format_timestamp(NOW), epochs=(epoch,))
 
 
 def _signed(name: str, body: Any, read: Callable[[bytes], object]) -> Format:
@@ -186,12 +191,23 @@ def signed_by_the_centre(body: Any) -> bytes:
 
 def _uplink_json(place: Path) -> Format:
     downloads = {
-        **{"repository": "s3://a/b", "state": "online", "since": timestamp(NOW), "waiting_blobs": 1},
-        **{"waiting_bytes": 2, "fetched_blobs": 3, "fetched_bytes": 4, "refreshed_at": timestamp(NOW)},
+        **{"repository": "s3://a/b", "state": "online", "since": format_timestamp(NOW), "waiting_blobs": 1},
+        **{"waiting_bytes": 2, "fetched_blobs": 3, "fetched_bytes": 4, "refreshed_at": format_timestamp(NOW)},
     }
     state = {
-        **{"schema": "edge-agent/uplink/v1", "pid": 1, "version": "0.1.0", "upstream": "s3://a", "at": timestamp(NOW)},
-        **{"running_seconds": 12.5, "state": "offline", "since": timestamp(NOW), "retry_at": timestamp(NOW)},
+        **{
+            "schema": "edge-agent/uplink/v1",
+            "pid": 1,
+            "version": "0.1.0",
+            "upstream": "s3://a",
+            "at": format_timestamp(NOW),
+        },
+        **{
+            "running_seconds": 12.5,
+            "state": "offline",
+            "since": format_timestamp(NOW),
+            "retry_at": format_timestamp(NOW),
+        },
         **{"failures": 3, "waiting_segments": 1, "waiting_bytes": 2, "sent_segments": 3, "sent_bytes": 4},
         **{"downloads": downloads, "problems": [{"reason": "DISK_FULL", "message": "m", "remedy": "r", "about": "a"}]},
     }
@@ -209,14 +225,14 @@ def _uplink_json(place: Path) -> Format:
 
 
 def _wants_json(place: Path) -> Format:
-    blobs = (Want(sha256=DIGEST, size_bytes=10),)
-    wants = Wants(at=timestamp(NOW), blobs=blobs, bytes_per_second_max=5000, root_version=1)
+    blobs = (DownloadRequest(sha256=DIGEST, size_bytes=10),)
+    wants = DownloadRequests(at=format_timestamp(NOW), blobs=blobs, bytes_per_second_max=5000, root_version=1)
     settings = Config(state_dir=place)
     settings.wants.parent.mkdir()
 
     def read(raw: bytes) -> None:
         settings.wants.write_bytes(raw)
-        Intake(settings, _nothing(), _nothing())
+        BundleIngest(settings, _nothing(), _nothing())
 
     return Format("wants.json", documents(json.loads(encode(wants))), read)
 
@@ -289,7 +305,7 @@ def _site_key(place: Path) -> Format:
 def _gguf(place: Path) -> Format:
     def read(raw: bytes) -> None:
         (place / "model.gguf").write_bytes(raw)
-        header.read(str(place / "model.gguf"))
+        gguf_header.read_header(str(place / "model.gguf"))
 
     return Format("GGUF header", torn(gguf()), read, 6)
 

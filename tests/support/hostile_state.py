@@ -23,9 +23,9 @@ from edge_agent.capture.example_capture import QUEUE_START, parse_review_item
 from edge_agent.capture.review_streams import ReviewFilter
 from edge_agent.capture.spool import Spool
 from edge_agent.formats.plan import FILE_NAME
-from edge_agent.server import reviews
+from edge_agent.server import feedback
 from edge_agent.store.store import Store
-from edge_agent.update.metadata_chain import root_of
+from edge_agent.update.metadata_chain import parse_root
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.hostile_bytes import documents, torn
@@ -52,7 +52,7 @@ def formats(folder: Path) -> Iterator[Format]:
 
 def read_root(raw: bytes) -> None:
     try:
-        root_of(raw)
+        parse_root(raw)
     except ValueError as error:
         # What it documents; roots.py makes an error with a remedy of it.
         assert str(error)
@@ -113,8 +113,8 @@ def _spool_db(place: Path) -> Format:
 def _look_at(spool: Spool) -> None:
     spool.count_retained()
     for _, found in spool.review_page(ReviewFilter(include_reviewed=True), QUEUE_START, 100):
-        reviews.prediction(parse_review_item(found), None)
-    reviews.prediction(parse_review_item(spool.find_prediction("p-1")), None)
+        feedback.prediction(parse_review_item(found), None)
+    feedback.prediction(parse_review_item(spool.find_prediction("p-1")), None)
 
 
 # --- repositories -----------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.report import Report
+from convert.collect.report import CollectReport
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import receipts, segment
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, NOW, feedback, prediction
 from tests.support.segments import Centre, Record, SealingSite
 
@@ -38,7 +38,7 @@ class World:
         self.faults: Counter[str] = Counter()
         self.numbers = 0
 
-    def round(self) -> Report:
+    def round(self) -> CollectReport:
         """Seal something, let the uplink carry and spoil, collect, and let the site act on the receipts it gets."""
         self._seal()
         self._carry()
@@ -51,7 +51,7 @@ class World:
         self._believe()
         return report
 
-    def end(self) -> Report:
+    def end(self) -> CollectReport:
         """Carry honestly what the site still has, and collect."""
         self._carry()
         self.centre.collect(self.bucket.parents[1])
@@ -150,7 +150,11 @@ class World:
         last = segment.name_of(self.site.epoch, self.site.sequence)
         received = [{"first": 1, "last": self.site.sequence, "manifest_sha256": self._sha(last)}]
         body = receipts.Receipts.model_validate(
-            {"site": "site-1", "at": timestamp(NOW), "epochs": [{"epoch": self.site.epoch, "received": received}]}
+            {
+                "site": "site-1",
+                "at": format_timestamp(NOW),
+                "epochs": [{"epoch": self.site.epoch, "received": received}],
+            }
         )
         (self.bucket.parent / receipts.FILE_NAME).write_bytes(sign(body, FORGER))
         self._believe()

@@ -19,8 +19,8 @@ from installer.build.wheelhouse import locked
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 BUNDLED = sorted((Path(sys.base_prefix) / f"lib/python{PYTHON}/ensurepip/_bundled").glob("pip-*.whl"))
-TESTS = (("-m", "edge_agent.cli"), ("-m", "edge_agent.engine.runtimes.llama.backends"))
-BACKENDS = "edge_agent/engine/runtimes/llama/backends.py"
+TESTS = (("-m", "edge_agent.cli"), ("-m", "edge_agent.engine.runtimes.llama.llama_backends"))
+BACKENDS = "edge_agent/engine/runtimes/llama/llama_backends.py"
 
 needs_pip = pytest.mark.skipif(not BUNDLED, reason="this Python brings no wheel of pip")
 
@@ -48,16 +48,16 @@ def program(version: str) -> dict[str, str]:
 
 
 def wheel(folder: Path, version: str, modules: dict[str, str]) -> Path:
-    """Write a wheel named edge-agent."""
-    about = f"edge_agent-{version}.dist-info"
+    """Write a wheel of the agent."""
+    about = f"edge_agent_appliance-{version}.dist-info"
     files = {
         **modules,
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: edge-agent\nVersion: {version}\n",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: edge-agent-appliance\nVersion: {version}\n",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{about}/entry_points.txt": "[console_scripts]\nedge-agent = edge_agent.cli:main\n",
     }
     record = "".join(f"{name},sha256={_hash(text)},{len(text)}\n" for name, text in files.items())
-    path = folder / f"edge_agent-{version}-py3-none-any.whl"
+    path = folder / f"edge_agent_appliance-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as out:
         for name, text in {**files, f"{about}/RECORD": f"{record}{about}/RECORD,,\n"}.items():
             out.writestr(name, text)
@@ -85,7 +85,7 @@ def installer(folder: Path, version: str = "1.0", share: dict[str, str] | None =
     archive.setup_program(payload / "common/setup.pyz")
     manifest = {**MANIFEST, "version": version, "installed_bytes": {PYTHON: 1 << 20}, **about}
     (payload / "common/manifest.json").write_text(json.dumps(manifest))
-    label = archive.Label(version, "cpu")
+    label = archive.InstallerLabel(version, "cpu")
     archive.write(folder / label.file_name, payload, label)
     shutil.rmtree(payload)
     return folder / label.file_name

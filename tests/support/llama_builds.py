@@ -107,8 +107,8 @@ _SAY_NOTHING_OF_THE_CODE = (
     *_of("faults", "memory_stays_flat_over_thousands_of_jobs"),
     *_of("threads", "no_stream_waits_for_a_try", "it_is_found_out_at_the_first_load_and_remembered"),
     *_of("threads", "without_tuning_the_given_threads_compute"),
-    *_of("trying", "a_busy_machine_is_not_measured", "without_time_the_usual_settings_stay"),
-    *_of("trying", "nothing_is_tried_unasked_or_on_a_device", "the_processor_has_a_name"),
+    *_of("autotune", "a_busy_machine_is_not_measured", "without_time_the_usual_settings_stay"),
+    *_of("autotune", "nothing_is_tried_unasked_or_on_a_device", "the_processor_has_a_name"),
 )
 """Beginnings of the ids of tests that run on the native build only. The rule: a test runs on each build if it asserts
 bits, scores, texts, or what becomes of them when a step is ended, a beginning is found again or an adapter is there; or

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.formats.manifest import Manifest
 from tests.support import tiny_gguf
 from tests.support.gguf_adapter import TINY, write_adapter
@@ -165,4 +165,4 @@ def cells_in_use(runtime: LlamaRuntime) -> int:
 
 def computed_together(runtime: LlamaRuntime) -> int:
     """Return how many jobs have a place."""
-    return sum(job.place is not None for job in runtime._jobs.values())
+    return sum(job.slot is not None for job in runtime._jobs.values())

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from edge_agent.config import Config
 from edge_agent.update.activation import Activation
-from edge_agent.update.ingest import Intake
-from edge_agent.update.probation import Seen
-from edge_agent.update.trust import Trust
+from edge_agent.update.ingest import BundleIngest
+from edge_agent.update.probation import BundleActivity
+from edge_agent.update.trust import RepositoryTrust
 from edge_agent.update.update_state_machine import PAUSE_SECONDS_MAX
 from edge_agent.update.updater import Source
 from tests.support.updating_site import TASK, UpdatingSite
@@ -46,7 +46,7 @@ class MirroredSite(UpdatingSite):
     def source(self) -> Source:
         """Return trust and intake, as the daemon puts them together."""
         config = self.config()
-        intake = Intake(config, self.store, Trust(config, self.store.trusted))
+        intake = BundleIngest(config, self.store, RepositoryTrust(config, self.store.trusted))
         return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
     async def carry_on(self, back: bool, arrived: Callable[[], object]) -> None:
@@ -69,7 +69,12 @@ class MirroredSite(UpdatingSite):
         await self.stop()
 
 
-CHANGES = {"forward": Seen(calls=200), "back": Seen(problem="it died"), "back by hand": Seen(), "watch": Seen()}
+CHANGES = {
+    "forward": BundleActivity(calls=200),
+    "back": BundleActivity(problem="it died"),
+    "back by hand": BundleActivity(),
+    "watch": BundleActivity(),
+}
 """What is seen of the bundle that has just come, by what becomes of it."""
 
 

@@ -10,7 +10,7 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 
 ROWS = 256
 """The most in one batch."""
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 class Native:
     """One context and one batch on it, with one thread."""
 
-    def __init__(self, model: Model, **settings: Any) -> None:
+    def __init__(self, model: LlamaModel, **settings: Any) -> None:
         """Make one of 1,024 cells and 24 sequences in one buffer, with flash attention; `settings` say otherwise."""
         params = llama.llama_context_default_params()
         usual = {

@@ -15,8 +15,8 @@ from typing import Any
 import grpc
 from google.protobuf import message_factory
 
-from edge_agent.server.open_inference import asking
-from edge_agent.server.open_inference.wire import SERVICE, pb
+from edge_agent.server.open_inference import oip_requests
+from edge_agent.server.open_inference.oip_wire import SERVICE, pb
 
 CALL_SECONDS_MAX = 30.0
 Calls = Callable[..., Any]
@@ -59,7 +59,7 @@ def raw(answer: Any, name: str) -> bytes:
 
 def strings(answer: Any, name: str) -> list[str]:
     """Return the elements of an output of type BYTES."""
-    return [each.decode() for each in asking.split(raw(answer, name), 10**6)]
+    return [each.decode() for each in oip_requests.split_raw_strings(raw(answer, name), 10**6)]
 
 
 def floats(answer: Any, name: str) -> list[float]:
@@ -80,7 +80,7 @@ def hints(models: Sequence[str]) -> dict[str, list[str]]:
     tensors = [({"name": "text", "datatype": "BYTES", "shape": shape}) for shape in ([1], [1, 1], [1], [2], [0])]
     options = ("on_low_confidence", "request_id", "output_tokens_max", "priority")
     parameters: list[dict[str, Any]] = [{name: {"string_param": "abstain"}} for name in options]
-    parameters += [{asking.FINAL_WANTED: {"bool_param": True}}] * 4
+    parameters += [{oip_requests.FINAL_WANTED: {"bool_param": True}}] * 4
     parameters += [{"output_tokens_max": {"int64_param": 3}}, {"escalate": {"bool_param": True}}]
     outputs = ["route", "prediction_id", "degraded", "label", "text", "logits"]
     return {

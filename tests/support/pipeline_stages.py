@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 from convert.pipeline import recipe
-from convert.pipeline.execution import Screen, Step, run
-from convert.pipeline.stage import Job, Report
+from convert.pipeline.execution import PipelineStage, RunDisplay, run
+from convert.pipeline.stage import Report, StageJob
 from edge_agent.errors import InvalidRequest
 
 HERE = "tests.support.pipeline_stages"
 LIMIT = 64 * 1024
 
 
-def first(job: Job) -> Report:
+def first(job: StageJob) -> Report:
     """Copy the training rows."""
     text = job.recipe.path(job.recipe.data.train).read_text()
     (job.out / "rows").write_text(text)
@@ -25,7 +25,7 @@ def first(job: Job) -> Report:
     return {"rows": len(text.splitlines())}
 
 
-def cross(job: Job) -> Report:
+def cross(job: StageJob) -> Report:
     """Do what the test says: fail, be killed, fill the disk, or go on."""
     wish = job.recipe.path("wish")
     said = wish.read_text() if wish.exists() else ""
@@ -44,7 +44,7 @@ def cross(job: Job) -> Report:
     return {"said": said}
 
 
-def last(job: Job) -> Report:
+def last(job: StageJob) -> Report:
     """Read both."""
     return {"read": sorted(path.name for folder in job.done.values() for path in folder.iterdir())}
 
@@ -61,15 +61,15 @@ def _fill(path: Path, *, hide: bool) -> None:
 
 
 STAGES = {
-    "first": Step(HERE, (), (), ("train",), ("numpy",), "first"),
-    "cross": Step(HERE, ("first",), ("finetune",), (), (), "cross"),
-    "last": Step(HERE, ("first", "cross"), ("risk",), ("task.yaml",), (), "last"),
+    "first": PipelineStage(HERE, (), (), ("train",), ("numpy",), "first"),
+    "cross": PipelineStage(HERE, ("first",), ("finetune",), (), (), "cross"),
+    "last": PipelineStage(HERE, ("first", "cross"), ("risk",), ("task.yaml",), (), "last"),
 }
 
 if __name__ == "__main__":
     run(
         recipe.read(Path(sys.argv[1])),
-        screen=Screen(
+        screen=RunDisplay(
             note=lambda *said: print(*said, flush=True)  # noqa: T201
         ),
         stages=STAGES,

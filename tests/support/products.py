@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.engine.runtimes.llama import backends
+from edge_agent.engine.runtimes.llama import llama_backends
 
 TYPES = {
     **{"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8},
@@ -85,7 +85,7 @@ class Weights:
 
 @functools.cache
 def _base() -> Any:
-    library = ctypes.CDLL(str(backends.LIBRARIES / "libggml-base.so.0"))
+    library = ctypes.CDLL(str(llama_backends.LIBRARIES / "libggml-base.so.0"))
     for name in ("ggml_init", "ggml_new_tensor_2d", "ggml_mul_mat", "ggml_new_graph", "ggml_get_data"):
         getattr(library, name).restype = ctypes.c_void_p
     for name in ("ggml_row_size", "ggml_quantize_chunk", "ggml_backend_buft_get_alloc_size"):
@@ -100,7 +100,7 @@ def _base() -> Any:
 
 @functools.cache
 def _cpu() -> Any:
-    library = ctypes.CDLL(str(backends.LIBRARIES / "libggml-cpu.so.0"))
+    library = ctypes.CDLL(str(llama_backends.LIBRARIES / "libggml-cpu.so.0"))
     library.ggml_get_type_traits_cpu.restype = ctypes.POINTER(_Traits)
     library.ggml_backend_cpu_reg.restype = ctypes.c_void_p
     library.ggml_cpu_init()

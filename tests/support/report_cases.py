@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from convert.data.row_files import Summary
-from convert.pipeline.recipe import Budget, Data, Finetune, Recipe, Source
-from convert.pipeline.workspace import Record
-from convert.report.made import Made
+from convert.data.row_files import DataSummary
+from convert.pipeline.recipe import BudgetSection, DataSection, FinetuneSection, Recipe, SourceSection
+from convert.pipeline.workspace import StageRecord
+from convert.report.made import RunSummary
 
 BINS = [(0.45, 0.4, 6), (0.55, 0.47, 17), (0.65, 0.52, 25), (0.75, 0.63, 30), (0.85, 0.76, 45), (0.97, 0.93, 288)]
 CALMER = [(0.35, 0.4, 8), (0.46, 0.5, 20), (0.56, 0.55, 31), (0.66, 0.7, 40), (0.76, 0.77, 48), (0.95, 0.968, 264)]
@@ -121,12 +121,12 @@ REPORTS: dict[str, dict[str, Any]] = {
     "evaluate": EVALUATE,
 }
 RECIPE = Recipe(
-    source=Source(checkpoint="m"),
-    data=Data(calibration="c", test="t"),
-    finetune=Finetune(method="lora"),
-    budget=Budget(agreement_min=0.9),
+    source=SourceSection(checkpoint="m"),
+    data=DataSection(calibration="c", test="t"),
+    finetune=FinetuneSection(method="lora"),
+    budget=BudgetSection(agreement_min=0.9),
 )
-SUMMARY = Summary(
+SUMMARY = DataSummary(
     rows={"train": 946, "calibration": 571, "test": 331},
     labels={"train": {"refund": 500, "other": 446}, "test": {"refund": 44, "other": 23}, "calibration": {"other": 9}},
     synthetic={"train": 12, "calibration": 0, "test": 0},
@@ -139,11 +139,11 @@ SUMMARY = Summary(
 )
 
 
-def made(**changed: dict[str, Any]) -> Made:
+def made(**changed: dict[str, Any]) -> RunSummary:
     """Return a run; a report given as an empty dict is of a stage that has not run."""
     reports = {stage: report for stage, report in (REPORTS | changed).items() if report}
     records = [
-        Record(stage, {}, 40.25 * number, 700_000_000 + number, report)
+        StageRecord(stage, {}, 40.25 * number, 700_000_000 + number, report)
         for number, (stage, report) in enumerate(reports.items(), 1)
     ]
-    return Made(RECIPE, "pos-intent", "0.2.0", SUMMARY, records)
+    return RunSummary(RECIPE, "pos-intent", "0.2.0", SUMMARY, records)

@@ -26,8 +26,8 @@ from tuf.api.metadata import Metadata, MetaFile, TargetFile
 from convert.publish import layout
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from edge_agent.formats import plan as plans
-from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.plan import BundleOffer, FleetPlan, RolloutPlan, TaskPlan
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.fleet_cases import Centre
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -253,10 +253,12 @@ def signed_by_a_revoked_key(role: str) -> Spoil:
 
 def unsigned_bundle(hostile: Hostile) -> None:
     """With stolen plan and online keys: the plan wants a bundle that nobody signed."""
-    wanted = TaskPlan(offers=(Offer(bundle=UNSIGNED, version="6.6.6"),))
+    wanted = TaskPlan(offers=(BundleOffer(bundle=UNSIGNED, version="6.6.6"),))
     version = hostile.centre.held.plan.version + 1
-    channels = {"stable": Fleet(tasks={"pos-intent": wanted})}
-    hostile.plan(plans.encode(Plan(version=version, issued_at=timestamp(hostile.centre.now()), channels=channels)))
+    channels = {"stable": FleetPlan(tasks={"pos-intent": wanted})}
+    hostile.plan(
+        plans.encode(RolloutPlan(version=version, issued_at=format_timestamp(hostile.centre.now()), channels=channels))
+    )
 
 
 def changed(role: str) -> Spoil:

@@ -16,16 +16,16 @@ import duckdb
 import pyrage
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.report import Report
-from convert.collect.run import Request, collect
-from convert.collect.sources import Source, open_source
-from convert.publish.centre_keys import Keys
-from edge_agent.formats import example_records, receipts, segment, site_status
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from convert.collect.report import CollectReport
+from convert.collect.run import CollectRequest, collect
+from convert.collect.sources import SegmentSource, open_source
+from convert.publish.centre_keys import CentralKeys
+from edge_agent.formats import example_records, receipts, segment, status_object
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
 Record = example_records.AnyRecord
-KEYS = Keys((IDENTITY,), CENTRE_KEY)
+KEYS = CentralKeys((IDENTITY,), CENTRE_KEY)
 
 
 class SealingSite:
@@ -78,12 +78,12 @@ class SealingSite:
         """Write the status object."""
         plain = {
             "site": self.site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "agent_version": "0.1.0",
             "epoch": self.epoch,
             "highest": {self.epoch: self.sequence},
         }
-        body = site_status.SiteStatus.model_validate({**plain, **changes})
+        body = status_object.SiteStatus.model_validate({**plain, **changes})
         (self.folder / "status.json").write_bytes(sign(body, self.key))
 
     def receipts(self) -> receipts.Receipts:
@@ -103,10 +103,10 @@ class Centre:
         self.out = root / "collected"
         self.options: dict[str, Any] = {"keys": KEYS, "now": lambda: NOW, **options}
 
-    def collect(self, *stores: Path | Source, **options: Any) -> Report:
+    def collect(self, *stores: Path | SegmentSource, **options: Any) -> CollectReport:
         """Run collect once."""
         sources = [open_source(str(store), {}) if isinstance(store, Path) else store for store in stores]
-        return collect(Request(sources, self.out, **{**self.options, **options}))
+        return collect(CollectRequest(sources, self.out, **{**self.options, **options}))
 
     def query(self, select: str) -> list[tuple[Any, ...]]:
         """Ask DuckDB; `examples` and `records` stand for the files."""

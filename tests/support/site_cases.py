@@ -17,7 +17,7 @@ from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
 from edge_agent.config import Config
 from edge_agent.formats import receipts, segment
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, DIGEST, IDENTITY, NOW, RECIPIENT
 
 TASKS = {
@@ -154,7 +154,7 @@ class ASite:
 
     def write_receipts(self, key: Any = CENTRE_KEY, **changes: Any) -> None:
         """Write receipts, signed by a key."""
-        said = receipts.Receipts.model_validate({"site": "site-1", "at": timestamp(NOW), **changes})
+        said = receipts.Receipts.model_validate({"site": "site-1", "at": format_timestamp(NOW), **changes})
         (self.config.receipts / receipts.FILE_NAME).write_bytes(sign(said, key))
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 from convert.evaluate import predict
 from convert.evaluate.serving import quiet
 from convert.pipeline import recipe
-from convert.pipeline.stage import Job
+from convert.pipeline.stage import StageJob
 from tests.support import bert_onnx
 from tests.support.bundles import DEFAULT_LABELS, tiny_onnx, tiny_onnx_bundle
 
@@ -30,7 +30,7 @@ TEXTS = [f"{verb} the {thing} {i}" for i in range(8) for verb in _VERBS for thin
 
 def stage_job(
     folder: Path, stage: str, kind: str = "classify", wrong: int = 0, *, train: bool = False, **more: Any
-) -> Job:
+) -> StageJob:
     """Return a job whose export stage is done; `more` are sections of the recipe.
 
     With `train` there is a training split: what the calibration rows say, and a word more.
@@ -57,17 +57,17 @@ def stage_job(
     out.mkdir()
     (export / "model.onnx").write_bytes(tiny_onnx(kind))
     (export / "tokenizer.json").write_bytes(bert_onnx.tiny_tokenizer())
-    return Job(recipe.read(folder), out, {"export": export}, quiet)
+    return StageJob(recipe.read(folder), out, {"export": export}, quiet)
 
 
-def after(job: Job, stage: str) -> Job:
+def after(job: StageJob, stage: str) -> StageJob:
     """Return a job for another stage, to which the one before is done."""
     out = job.out.with_name(stage)
     out.mkdir()
-    return Job(job.recipe, out, {**job.done, job.out.name: job.out}, quiet)
+    return StageJob(job.recipe, out, {**job.done, job.out.name: job.out}, quiet)
 
 
-def quantized(job: Job) -> Job:
+def quantized(job: StageJob) -> StageJob:
     """Leave what a quantize stage leaves that kept the weights as they are; return a job for after it."""
     target = job.out / "candidates" / "fp32"
     target.mkdir(parents=True)
@@ -94,9 +94,9 @@ def _labelled(folder: Path, kind: str, wrong: int) -> list[dict[str, Any]]:
     said = predict(tiny_onnx_bundle(folder, kind), TEXTS, at_once=8)
     rows: list[dict[str, Any]] = []
     for place, (text, each) in enumerate(zip(TEXTS, said, strict=True)):
-        row = Row(text, each.answer)
+        row = DataRow(text, each.answer)
         if place % 240 < wrong:
-            row = Row(text, next(label for label in DEFAULT_LABELS["classify"] if label != each.answer))
+            row = DataRow(text, next(label for label in DEFAULT_LABELS["classify"] if label != each.answer))
         spans = [{"start": e.start, "end": e.end, "label": e.label} for e in each.entities]
         rows.append({"text": text, "label": row.label or "none", "spans": spans})
     return rows

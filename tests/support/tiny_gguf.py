@@ -56,7 +56,7 @@ def narrow(folder: Path) -> Path:
 
     def make(path: Path) -> None:
         whole = write_model(path.with_suffix(".whole"), tiny_decoder.model(hidden=128))
-        quantize.quantize(quantize.Request(whole, path, "Q8_0"))
+        quantize.quantize(quantize.QuantizeRequest(whole, path, "Q8_0"))
 
     return _kept("narrow", make, folder / "narrow.gguf")
 

@@ -19,29 +19,35 @@ class TlsSite:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.authority = certificate_authority.authority("site", time.time())
-        self.foreign = certificate_authority.authority("elsewhere", time.time())
+        self.authority = certificate_authority.make_authority("site", time.time())
+        self.foreign = certificate_authority.make_authority("elsewhere", time.time())
         self.ca, self.certificate, self.key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
-        certificate_authority.write(self.authority, self.ca, folder / "ca.key")
-        certificate_authority.write(self.server(), self.certificate, self.key)
+        certificate_authority.write_pair(self.authority, self.ca, folder / "ca.key")
+        certificate_authority.write_pair(self.server(), self.certificate, self.key)
         self.address = f"localhost:{free_port()}"
 
     def server(
-        self, issuer: certificate_authority.Pair | None = None, at: float | None = None, days: int = 30
-    ) -> certificate_authority.Pair:
+        self, issuer: certificate_authority.CertificateKeyPair | None = None, at: float | None = None, days: int = 30
+    ) -> certificate_authority.CertificateKeyPair:
         """Make a certificate for this machine."""
         at = time.time() if at is None else at
-        return certificate_authority.server(issuer or self.authority, ["localhost", "127.0.0.1"], at, days)
+        return certificate_authority.issue_server_certificate(
+            issuer or self.authority, ["localhost", "127.0.0.1"], at, days
+        )
 
     def client(
-        self, name: str, *roles: str, issuer: certificate_authority.Pair | None = None, at: float | None = None
+        self,
+        name: str,
+        *roles: str,
+        issuer: certificate_authority.CertificateKeyPair | None = None,
+        at: float | None = None,
     ) -> Tls:
         """Issue a certificate to a client; return what it connects with."""
-        made = certificate_authority.client(
+        made = certificate_authority.issue_client_certificate(
             issuer or self.authority, name, roles, time.time() if at is None else at, 30
         )
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
-        certificate_authority.write(made, certificate, key, replace=True)
+        certificate_authority.write_pair(made, certificate, key, replace=True)
         return Tls(self.ca, certificate, key)
 
     def settings(self, **access: Any) -> dict[str, Any]:

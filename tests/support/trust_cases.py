@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent.config import Config, UpdateConfig, UplinkConfig
-from edge_agent.formats.download_requests import Wants, parse
+from edge_agent.formats.download_requests import DownloadRequests, parse
 from edge_agent.formats.manifest import digest_of
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
-from edge_agent.update.ingest import Intake
-from edge_agent.update.trust import Trust
-from edge_agent.update.verified import Verified
+from edge_agent.update.ingest import BundleIngest
+from edge_agent.update.trust import RepositoryTrust
+from edge_agent.update.verified import VerifiedRepository
 from tests.support.store_cases import LIMITS
 
 
@@ -45,8 +45,8 @@ class TrustingSite:
         if hasattr(self, "store"):
             self.store.close()
         self.store = Store.open(self.config.state_dir, limits)
-        self.trust = Trust(self.config, self.store.trusted, lambda: self.now())
-        self.intake = Intake(self.config, self.store, self.trust, lambda: self.now())
+        self.trust = RepositoryTrust(self.config, self.store.trusted, lambda: self.now())
+        self.intake = BundleIngest(self.config, self.store, self.trust, lambda: self.now())
         return self
 
     def bring(self, repository: Path) -> None:
@@ -54,7 +54,7 @@ class TrustingSite:
         shutil.rmtree(self.incoming, ignore_errors=True)
         shutil.copytree(repository, self.incoming)
 
-    def believe(self, source: Path | None = None) -> Verified:
+    def believe(self, source: Path | None = None) -> VerifiedRepository:
         """Take a look at `incoming/`, or another folder."""
         return self.trust.refresh(source or self.incoming)
 
@@ -65,7 +65,7 @@ class TrustingSite:
         return self.intake.admit(folder, digest)
 
     @property
-    def wants(self) -> Wants:
+    def wants(self) -> DownloadRequests:
         """What the mirror is asked for."""
         return parse(self.config.wants.read_bytes())
 

@@ -11,14 +11,14 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater
 
 from edge_agent.formats import manifest, plan
-from edge_agent.formats.plan import Plan
+from edge_agent.formats.plan import RolloutPlan
 
 
 @dataclass(frozen=True)
 class Seen:
     """What a client believes."""
 
-    plan: Plan
+    plan: RolloutPlan
     bundles: frozenset[str]
     """Digests that the plan names, each signed and with all its blobs there."""
     root_version: int

@@ -19,11 +19,11 @@ from typing import Any
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import download_requests
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.uplink.bucket_store import open_examples_store, open_updates_store
-from edge_agent.uplink.incoming_dir import Incoming
-from edge_agent.uplink.transfer_loop import Mirror, Places
-from edge_agent.uplink.update_download import Updates
+from edge_agent.uplink.incoming_dir import IncomingDir
+from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
+from edge_agent.uplink.update_download import UpdateDownloader
 from tests.support.answering_server import AnsweringServer
 from tests.support.examples import NOW
 from tests.support.uplink_cases import UplinkCase
@@ -123,12 +123,14 @@ class UpdateCase(UplinkCase):
         small = {"chunk_bytes": CHUNK, "disk_reserve_bytes": 0, "updates_url": updates_url, "updates_options": plain}
         super().__init__(folder, settings.pop("url", ""), settings.pop("upload_options", None), **{**small, **settings})
 
-    def places(self) -> Places:
+    def places(self) -> TransferTargets:
         """Return both."""
         repository = open_updates_store(self.config)
         assert repository
-        incoming = Incoming(self.incoming)
-        return Places(open_examples_store(self.config), Updates(self.config, incoming, self.wants_path, repository))
+        incoming = IncomingDir(self.incoming)
+        return TransferTargets(
+            open_examples_store(self.config), UpdateDownloader(self.config, incoming, self.wants_path, repository)
+        )
 
     @property
     def wants_path(self) -> Path:
@@ -141,9 +143,9 @@ class UpdateCase(UplinkCase):
 
     def want_sizes(self, blobs: Iterable[tuple[str, int]], **said: Any) -> None:
         """Ask for blobs by name and size."""
-        asked = tuple(download_requests.Want(sha256=name, size_bytes=size) for name, size in blobs)
+        asked = tuple(download_requests.DownloadRequest(sha256=name, size_bytes=size) for name, size in blobs)
         self.wants_path.write_bytes(
-            download_requests.encode(download_requests.Wants(at=timestamp(NOW), blobs=asked, **said))
+            download_requests.encode(download_requests.DownloadRequests(at=format_timestamp(NOW), blobs=asked, **said))
         )
 
     def arrived(self) -> dict[str, bytes]:
@@ -193,7 +195,7 @@ def everything(repository: Repository) -> dict[str, bytes]:
     return {**roots, **repository.release(), f"blobs/{sha256(WEIGHTS)}": WEIGHTS, f"blobs/{sha256(ADAPTER)}": ADAPTER}
 
 
-async def idle(mirror: Mirror) -> None:
+async def idle(mirror: TransferLoop) -> None:
     """Let it work until it waits."""
     while (await mirror.step()).kind != "wait":
         pass

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.client import Classification
-from edge_agent.formats.golden_cases import Case
-from edge_agent.formats.plan import Plan, Probation
+from edge_agent.formats.golden_cases import GoldenCase
+from edge_agent.formats.plan import ProbationRules, RolloutPlan
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.fleet_site import TASK, FleetSite
@@ -33,9 +33,9 @@ def bundle(folder: Path, version: str, **more: Any) -> Path:
     return echo_bundle(folder / version, TASK, labels=LABELS, version=version, **{"weights": weights, **more})
 
 
-def wanted(centre: Centre, *digests: str, **more: Any) -> Plan:
+def wanted(centre: Centre, *digests: str, **more: Any) -> RolloutPlan:
     """Publish a plan that wants these, with a short probation; returns it."""
-    return centre.plan(centre.offering(*digests, **{"probation": Probation(calls=1), **more}))
+    return centre.plan(centre.offering(*digests, **{"probation": ProbationRules(calls=1), **more}))
 
 
 class Field:
@@ -67,14 +67,14 @@ class Field:
         shutil.rmtree(folder)
 
 
-def _answers(site: FleetSite) -> tuple[Case, ...]:
+def _answers(site: FleetSite) -> tuple[GoldenCase, ...]:
     """Return what the task answers to some texts: the same in all versions."""
     with site.daemon.client() as client:
         given = client.classify(TASK, list(TEXTS))
     return tuple(_case(text, each) for text, each in zip(TEXTS, given, strict=True))
 
 
-def _case(text: str, given: object) -> Case:
+def _case(text: str, given: object) -> GoldenCase:
     assert isinstance(given, Classification)
     scores = dict(given.scores)
-    return Case(input=text, answer=given.label, scores=tuple(scores[label] for label in LABELS))
+    return GoldenCase(input=text, answer=given.label, scores=tuple(scores[label] for label in LABELS))

@@ -16,16 +16,16 @@ from pathlib import Path
 
 from edge_agent.config import Config, SiteConfig, UpdateConfig
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.download_requests import Want
-from edge_agent.formats.golden_cases import Said
-from edge_agent.formats.plan import Fleet, Machine, Offer, Plan, TaskPlan
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.download_requests import DownloadRequest
+from edge_agent.formats.golden_cases import GoldenAnswer
+from edge_agent.formats.plan import BundleOffer, FleetPlan, MachineCapabilities, RolloutPlan, TaskPlan
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
-from edge_agent.update.probation import Seen
-from edge_agent.update.selftest import Subject
-from edge_agent.update.updater import Around, Source, Updater
-from edge_agent.update.verified import Verified
+from edge_agent.update.probation import BundleActivity
+from edge_agent.update.selftest import BundleUnderTest
+from edge_agent.update.updater import Source, Updater, UpdaterDependencies
+from edge_agent.update.verified import VerifiedRepository
 from tests.support.activation_cases import Site
 from tests.support.bundles import digest_of
 from tests.support.examples import NOW
@@ -33,8 +33,8 @@ from tests.support.store_cases import bundle
 
 TASK = "pos"
 GOLDEN = b'{"input": "where is it", "answer": "yes", "scores": [0.1, 0.9]}\n'
-RIGHT = Said("yes", (0.1, 0.9))
-Answering = Callable[[str], Said]
+RIGHT = GoldenAnswer("yes", (0.1, 0.9))
+Answering = Callable[[str], GoldenAnswer]
 
 
 class Published:
@@ -42,27 +42,29 @@ class Published:
 
     def __init__(self, store: Callable[[], object]) -> None:
         self.store = store
-        self.verified = Verified()
+        self.verified = VerifiedRepository()
         self.folders: dict[str, Path] = {}
         self.on_the_way: set[str] = set()
         self.asked: list[tuple[bool, list[str]]] = []
         self.problem: EdgeAgentError | None = None
         self.cannot_admit: EdgeAgentError | None = None
 
-    def refresh(self, folder: Path) -> Verified:
+    def refresh(self, folder: Path) -> VerifiedRepository:
         if self.problem:
             raise self.problem
         return self.verified
 
-    def missing(self, folder: Path, verified: Verified, digest: str) -> Sequence[Want]:
-        return [Want(sha256=digest, size_bytes=1_500_000)] if digest in self.on_the_way else []
+    def missing(self, folder: Path, verified: VerifiedRepository, digest: str) -> Sequence[DownloadRequest]:
+        return [DownloadRequest(sha256=digest, size_bytes=1_500_000)] if digest in self.on_the_way else []
 
     def admit(self, folder: Path, digest: str) -> InstalledBundle:
         if self.cannot_admit:
             raise self.cannot_admit
         return self.store().install(self.folders[digest], True)[0]  # type: ignore[attr-defined]
 
-    def ask(self, verified: Verified | None, digests: Collection[str], bytes_per_second_max: int | None) -> None:
+    def ask(
+        self, verified: VerifiedRepository | None, digests: Collection[str], bytes_per_second_max: int | None
+    ) -> None:
         self.asked.append((verified is not None, list(digests)))
 
     def source(self) -> Source:
@@ -75,7 +77,7 @@ class UpdatingSite(Site):
     def __init__(self, tmp_path: Path) -> None:
         self.published = Published(lambda: self.store)
         self.wall, self.running = NOW, 0.0
-        self.seen: dict[str, Seen] = {}
+        self.seen: dict[str, BundleActivity] = {}
         self.answers: dict[str, Answering] = {}
         self.refused: dict[str, EdgeAgentError] = {}
         self.tested: list[str] = []
@@ -87,11 +89,11 @@ class UpdatingSite(Site):
     def start(self, allow_unsigned: bool = True, swap: str = "overlap") -> None:
         """Start, with an updater."""
         super().start(allow_unsigned, swap)
-        around = Around(
+        around = UpdaterDependencies(
             trying=self._trying,
             serving=lambda _bundle: None,
-            seen=lambda digest: self.seen.get(digest, Seen()),
-            machine=Machine(2**32),
+            seen=lambda digest: self.seen.get(digest, BundleActivity()),
+            machine=MachineCapabilities(2**32),
             now=lambda: self.wall,
             monotonic=lambda: self.running,
         )
@@ -131,13 +133,13 @@ class UpdatingSite(Site):
 
     def want(self, digest: str, version: str, plan_version: int = 1, **more: object) -> None:
         """Publish a plan that wants one bundle of one task."""
-        task = TaskPlan.model_validate({"offers": (Offer(bundle=digest, version=version),), **more})
+        task = TaskPlan.model_validate({"offers": (BundleOffer(bundle=digest, version=version),), **more})
         self.plan({TASK: task}, plan_version)
 
     def plan(self, tasks: Mapping[str, TaskPlan], plan_version: int = 1) -> None:
         """Publish a plan."""
-        channels = {"stable": Fleet(tasks=dict(tasks))}
-        plan = Plan(version=plan_version, issued_at=timestamp(NOW), channels=channels)
+        channels = {"stable": FleetPlan(tasks=dict(tasks))}
+        plan = RolloutPlan(version=plan_version, issued_at=format_timestamp(NOW), channels=channels)
         self.published.verified = replace(self.published.verified, plan=plan)
 
     async def look(self) -> Progress:
@@ -157,14 +159,14 @@ class UpdatingSite(Site):
     @asynccontextmanager
     async def _trying(
         self, tried: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
-    ) -> AsyncIterator[Subject]:
+    ) -> AsyncIterator[BundleUnderTest]:
         self.tested.append(tried.digest)
         if tried.digest in self.refused:
             raise self.refused[tried.digest]
 
-        async def answer(text: str, seconds: float) -> tuple[Said, float]:
+        async def answer(text: str, seconds: float) -> tuple[GoldenAnswer, float]:
             self.tries.set()
             await self.may_answer.wait()
             return self.answers.get(tried.digest, lambda _: RIGHT)(text), 1.0
 
-        yield Subject(answer, lambda: 10**6, lambda: 0, lambda: 0)
+        yield BundleUnderTest(answer, lambda: 10**6, lambda: 0, lambda: 0)

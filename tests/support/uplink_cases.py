@@ -17,12 +17,12 @@ from typing import Any
 import obstore
 
 from edge_agent.config import UplinkConfig
-from edge_agent.formats import receipts, segment, site_status, uplink_state
-from edge_agent.formats.signed_document import sign, timestamp
+from edge_agent.formats import receipts, segment, status_object, uplink_state
+from edge_agent.formats.signed_document import format_timestamp, sign
 from edge_agent.uplink.bucket_store import open_examples_store
-from edge_agent.uplink.exchange_dirs import Exchange
-from edge_agent.uplink.transfer_loop import Clocks, Mirror, Places
-from edge_agent.uplink.upload_log import Notes
+from edge_agent.uplink.exchange_dirs import ExchangeDirs
+from edge_agent.uplink.transfer_loop import Clocks, TransferLoop, TransferTargets
+from edge_agent.uplink.upload_log import UploadLog
 from tests.support.examples import CENTRE_KEY, EPOCH, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
 SITE = "site-1"
@@ -80,23 +80,23 @@ class UplinkCase:
         """Write the status object."""
         plain = {
             "site": site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "agent_version": "0",
             "epoch": EPOCH,
             "highest": {EPOCH: self.sealed},
         }
-        (self.outbox / "status.json").write_bytes(sign(site_status.SiteStatus.model_validate(plain), SITE_KEY))
+        (self.outbox / "status.json").write_bytes(sign(status_object.SiteStatus.model_validate(plain), SITE_KEY))
 
-    def opened(self) -> tuple[Mirror, Notes]:
+    def opened(self) -> tuple[TransferLoop, UploadLog]:
         """Return an uplink and its notes, which the caller closes."""
         places = self.places()
-        notes = Notes(self.notes, places.name)
+        notes = UploadLog(self.notes, places.name)
         clocks = self.clock.clocks() if self.clock else None
-        return Mirror(self.config, Exchange(SITE, self.outbox, self.receipts), places, notes, clocks), notes
+        return TransferLoop(self.config, ExchangeDirs(SITE, self.outbox, self.receipts), places, notes, clocks), notes
 
-    def places(self) -> Places:
+    def places(self) -> TransferTargets:
         """Return where its uplink goes."""
-        return Places(open_examples_store(self.config))
+        return TransferTargets(open_examples_store(self.config))
 
     def once(self) -> None:
         """Do what is due, as `uplink --once` does."""
@@ -164,4 +164,4 @@ class UplinkCase:
 
 def signed_receipts(site: str = SITE, at: float = NOW) -> bytes:
     """Return receipts of the centre."""
-    return sign(receipts.Receipts.model_validate({"site": site, "at": timestamp(at)}), CENTRE_KEY)
+    return sign(receipts.Receipts.model_validate({"site": site, "at": format_timestamp(at)}), CENTRE_KEY)

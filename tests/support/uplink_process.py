@@ -1,4 +1,4 @@
-"""The command `edge-agent uplink` as a process, on a site's exchange directories.
+"""The command `edge-agent serve uplink` as a process, on a site's exchange directories.
 
 process = Process(UplinkCase(folder, url), url)
 code, said = process.once()
@@ -51,4 +51,4 @@ class Process:
 
     def _command(self, *arguments: str, script: str = "") -> list[str]:
         program = ["-c", script] if script else ["-m", "edge_agent.cli"]
-        return [sys.executable, "-B", *program, "--config", str(self.path), "uplink", *arguments]
+        return [sys.executable, "-B", *program, "--config", str(self.path), "serve", "uplink", *arguments]

@@ -77,7 +77,7 @@ class RunningConsole:
         """Return the command line."""
         [python, *module] = self.daemon.command()[:3]
         places = ["--config", self.config, "--run-dir", self.daemon.run_dir]
-        return [python, *module, *map(str, places), "web"]
+        return [python, *module, *map(str, places), "serve", "web"]
 
     def start(self) -> None:
         """Start the process, and wait until it answers."""

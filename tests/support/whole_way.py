@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from convert.collect.chain import NOT_COME
-from convert.collect.report import Report
-from convert.collect.sources import Source, open_source
+from convert.collect.report import CollectReport
+from convert.collect.sources import SegmentSource, open_source
 from tests.support.segments import Centre
 from tests.support.site_cases import ASite, answered, judgement
 from tests.support.uplink_cases import UplinkCase
@@ -59,11 +59,11 @@ class Way(UplinkCase):
             shutil.rmtree(path)
         self.site = self._open()
 
-    def source(self) -> Source:
+    def source(self) -> SegmentSource:
         """Return the store as the centre opens it."""
         return open_source(self.config.url, self.options)
 
-    def collect(self) -> Report:
+    def collect(self) -> CollectReport:
         """Run collect once."""
         return self.centre.collect(self.source())
 

@@ -14,32 +14,34 @@ from hypothesis import strategies as st
 
 from edge_agent import certificate_authority
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from tests.support.tls_site import DAY
 
 NOW = time.time()
-ROOT = certificate_authority.authority("Shop", NOW)
+ROOT = certificate_authority.make_authority("Shop", NOW)
 
 
 def test_an_authority_is_one() -> None:
     """It may issue others, for ten years."""
-    (made,) = certificates(ROOT.certificate, "it")
+    (made,) = parse_certificates(ROOT.certificate, "it")
     assert ("Shop", True) == (made.name, made.is_authority)
     assert certificate_authority.AUTHORITY_DAYS == round((made.expires_at - NOW) / DAY)
-    check_pair(ROOT.certificate, ROOT.key, "it")
+    check_key_matches(ROOT.certificate, ROOT.key, "it")
 
 
 def test_a_server_is_known_by_its_names() -> None:
     """Host names and addresses of both families; it may issue nothing, and has begun for clocks that are behind."""
     named = ["shop.example", "10.0.0.5", "fd00::5"]
-    (made,) = certificates(certificate_authority.server(ROOT, named, NOW, 10).certificate, "it")
+    (made,) = parse_certificates(certificate_authority.issue_server_certificate(ROOT, named, NOW, 10).certificate, "it")
     assert ({*named}, "shop.example", False) == ({*made.names}, made.name, made.is_authority)
     assert (-1, 10) == (round((made.starts_at - NOW) / DAY), round((made.expires_at - NOW) / DAY))
 
 
 def test_a_client_is_known_by_its_name_and_roles() -> None:
     """The name is the subject's, the roles are URIs."""
-    (made,) = certificates(certificate_authority.client(ROOT, "till-3", ["infer", "admin"], NOW).certificate, "it")
+    (made,) = parse_certificates(
+        certificate_authority.issue_client_certificate(ROOT, "till-3", ["infer", "admin"], NOW).certificate, "it"
+    )
     assert ("till-3", ("edge-agent://role/infer", "edge-agent://role/admin")) == (made.name, made.uris)
 
 
@@ -47,21 +49,21 @@ def test_a_client_is_known_by_its_name_and_roles() -> None:
 def test_what_no_server_is_called_is_refused(name: str) -> None:
     """Neither a host name nor an address."""
     with pytest.raises(CertificateUnusable, match="neither a host name nor an IP address"):
-        certificate_authority.server(ROOT, ["shop.example", name], NOW)
+        certificate_authority.issue_server_certificate(ROOT, ["shop.example", name], NOW)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "x" * 65, "till 3", "é", "x\n"])
 def test_what_cannot_name_a_file_is_no_client(name: str) -> None:
     """A client's name names its folder, too."""
     with pytest.raises(CertificateUnusable, match="cannot be the name of a client"):
-        certificate_authority.client(ROOT, name, ["infer"], NOW)
+        certificate_authority.issue_client_certificate(ROOT, name, ["infer"], NOW)
 
 
 def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
     """0600, while the certificate may be read by anyone."""
-    certificate_authority.write(ROOT, tmp_path / "c", tmp_path / "k")
+    certificate_authority.write_pair(ROOT, tmp_path / "c", tmp_path / "k")
     assert [0o644, 0o600] == [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("c", "k")]
-    assert certificate_authority.load(tmp_path / "c", tmp_path / "k") == ROOT
+    assert certificate_authority.load_authority(tmp_path / "c", tmp_path / "k") == ROOT
 
 
 @pytest.mark.parametrize("there", ["c", "k"])
@@ -69,40 +71,40 @@ def test_nothing_is_overwritten_unless_it_is_renewed(tmp_path: Path, there: str)
     """If either file is there, neither is written."""
     (tmp_path / there).symlink_to("nowhere")
     with pytest.raises(CertificateUnusable, match=f"already there: {tmp_path / there}"):
-        certificate_authority.write(ROOT, tmp_path / "c", tmp_path / "k")
+        certificate_authority.write_pair(ROOT, tmp_path / "c", tmp_path / "k")
     assert [there] == [path.name for path in tmp_path.iterdir()]
-    certificate_authority.write(ROOT, tmp_path / "c", tmp_path / "k", replace=True)
-    assert certificate_authority.load(tmp_path / "c", tmp_path / "k") == ROOT
+    certificate_authority.write_pair(ROOT, tmp_path / "c", tmp_path / "k", replace=True)
+    assert certificate_authority.load_authority(tmp_path / "c", tmp_path / "k") == ROOT
 
 
 def test_an_authority_that_is_not_there_is_named(tmp_path: Path) -> None:
     """With the command that makes one."""
     with pytest.raises(CertificateUnusable) as caught:
-        certificate_authority.load(tmp_path / "ca.crt", tmp_path / "ca.key")
+        certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
     assert str(tmp_path / "ca.crt") in caught.value.message
     assert "certs init" in caught.value.remedy
 
 
 def test_a_key_of_another_certificate_is_refused() -> None:
     """So is one that is encrypted, or none at all."""
-    other = certificate_authority.client(ROOT, "x", [], NOW)
+    other = certificate_authority.issue_client_certificate(ROOT, "x", [], NOW)
     secret = serialization.BestAvailableEncryption(b"secret")
     encrypted = serialization.load_pem_private_key(ROOT.key, None).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret
     )
     with pytest.raises(CertificateUnusable, match="the key does not belong to it"):
-        check_pair(ROOT.certificate, other.key, "it")
+        check_key_matches(ROOT.certificate, other.key, "it")
     with pytest.raises(CertificateUnusable, match="no private key in PEM"):
-        check_pair(ROOT.certificate, ROOT.certificate, "it")
+        check_key_matches(ROOT.certificate, ROOT.certificate, "it")
     with pytest.raises(CertificateUnusable, match="encrypted"):
-        check_pair(ROOT.certificate, encrypted, "it")
+        check_key_matches(ROOT.certificate, encrypted, "it")
 
 
 @given(raw=st.binary(max_size=400) | st.sampled_from([ROOT.certificate[:-40], ROOT.certificate[60:], ROOT.key]))
 def test_what_is_no_certificate_is_named(raw: bytes) -> None:
     """Any bytes: an error of ours with the file's name, or certificates."""
     try:
-        found = certificates(raw, "ca.crt")
+        found = parse_certificates(raw, "ca.crt")
     except CertificateUnusable as error:
         assert "ca.crt" in error.message
     else:
@@ -114,4 +116,4 @@ def test_a_key_that_openssl_stumbles_over_is_named() -> None:
     der = bytes.fromhex("302e020100300506032b656f04220420" + "11" * 32)
     pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(der) + b"\n-----END PRIVATE KEY-----\n"
     with pytest.raises(CertificateUnusable, match="is no private key in PEM"):
-        check_pair(ROOT.certificate, pem, "the server's certificate")
+        check_key_matches(ROOT.certificate, pem, "the server's certificate")

@@ -10,8 +10,8 @@ import pytest
 import typer
 
 from edge_agent import client
-from edge_agent.cli import COMMANDS
-from edge_agent.cli.hidden_imports import hidden
+from edge_agent.cli import COMMANDS, app
+from edge_agent.cli.services import hidden
 from tests.support.daemon import RunningDaemon
 from tests.support.fake_daemon import FakeDaemon
 
@@ -68,10 +68,8 @@ def test_a_serving_daemon_has_loaded_what_its_configuration_needs(tmp_path):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_s_summary_is_the_first_line_of_its_help(name):
     """The list of commands, which imports none of them, says of each what the command says of itself."""
-    entry = COMMANDS[name]
-    command = getattr(import_module(entry.module), entry.name)
-    text = command.info.help if isinstance(command, typer.Typer) else command.__doc__
-    assert entry.summary == text.split("\n", 1)[0]
+    root = typer.main.get_command(app)
+    assert COMMANDS[name].summary == root.commands[name].help.split("\n", 1)[0]
 
 
 def test_a_hidden_library_is_absent_inside_the_block_alone():

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge_agent.supervision import PAUSE_SECONDS_MAX, STEADY_SECONDS, Component, Policy, Supervisor, noted
+from edge_agent.supervision import (
+    PAUSE_SECONDS_MAX,
+    STEADY_SECONDS,
+    Component,
+    DeathPolicy,
+    Supervisor,
+    log_task_failure,
+)
 from tests.support.eventually import eventually
 from tests.support.injected_faults import InjectedFault, InjectedFaults
 
@@ -33,7 +40,7 @@ def owning(faults: InjectedFaults, *components: Component, gave_up: list[str] | 
     return supervisor
 
 
-def component(name: str = "a", policy: Policy = Policy.RESTART, **more) -> Component:
+def component(name: str = "a", policy: DeathPolicy = DeathPolicy.RESTART, **more) -> Component:
     return Component(name, more.pop("run", for_ever), policy, "a test", **more)
 
 
@@ -95,7 +102,7 @@ async def test_what_returns_has_died_too():
 async def test_some_deaths_end_the_daemon():
     """Its owner is told once which component it was; the others go on until the owner stops."""
     faults, gave_up = InjectedFaults(), []
-    supervisor = owning(faults, component(), component("vital", Policy.STOP), gave_up=gave_up)
+    supervisor = owning(faults, component(), component("vital", DeathPolicy.STOP), gave_up=gave_up)
     await eventually(lambda: len(faults.starts) == 2)
     faults.strike("vital")
     await eventually(lambda: supervisor.failed == "vital")
@@ -210,7 +217,7 @@ async def test_what_runs_once_is_in_the_log_when_it_fails():
     with structlog.testing.capture_logs() as logged:
         for work in (fails, for_ever):
             task = asyncio.create_task(work())
-            noted(task, work.__name__)
+            log_task_failure(task, work.__name__)
             await asyncio.to_thread(int)  # meanwhile it begins
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

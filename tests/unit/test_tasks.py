@@ -8,13 +8,12 @@ from typing import get_args
 
 import pytest
 
-from edge_agent import tasks
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import UpdateExpired
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.formats.site_status import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
-from edge_agent.server import messages
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.server import messages, site_status
 from edge_agent.store.journal import Progress
 from edge_agent.v1 import admin_pb2
 from tests.support.examples import NOW
@@ -78,7 +77,9 @@ async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
 async def test_the_centre_hears_the_same(site: UpdatingSite):
     """In the words of the status object, with the site's consent."""
     engines = EnginePool(EngineConfig(), lambda: None)
-    (said,) = tasks.task_statuses(engines, site.activation, site.updater.overview, lambda _: "local", lambda _: ())
+    (said,) = site_status.task_statuses(
+        engines, site.activation, site.updater.overview, lambda _: "local", lambda _: ()
+    )
     row = site.row()
     assert said == TaskStatus(
         task=TASK,
@@ -88,9 +89,11 @@ async def test_the_centre_hears_the_same(site: UpdatingSite):
         ready=False,
         collect="local",
         previous=row.incumbent,
-        update=tasks.update_status(row),
+        update=site_status.update_status(row),
     )
-    assert SiteUpdates(channel="stable", plan_version=1) == tasks.site_updates(site.activation, site.updater.overview)
+    assert SiteUpdates(channel="stable", plan_version=1) == site_status.site_updates(
+        site.activation, site.updater.overview
+    )
 
 
 async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
@@ -98,7 +101,7 @@ async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
     await site.activation.remove(TASK, "")
     site.published.problem = UpdateExpired("x" * 2000)
     await site.updater.look()
-    said = tasks.site_updates(site.activation, site.updater.overview)
+    said = site_status.site_updates(site.activation, site.updater.overview)
     assert ({TASK: "held"}, "x" * 1000) == ({t: each.state for t, each in said.arriving.items()}, said.update_problem)
 
 
@@ -109,10 +112,10 @@ def test_a_long_sentence_is_cut():
         candidate="1e" * 32,
         version="2.0.0",
         state="failed",
-        since=timestamp(NOW),
+        since=format_timestamp(NOW),
         plan_version=3,
         reason="GOLDEN_DIFFERS",
         message="y" * 1000,
         attempts=1,
     )
-    assert expected == tasks.update_status(row)
+    assert expected == site_status.update_status(row)

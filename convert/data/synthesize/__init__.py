@@ -18,10 +18,10 @@ from functools import partial
 from typing import Any
 
 from convert.data import row_files
-from convert.data.row_files import Row
-from convert.data.synthesize.answers import Broken, rows_of
-from convert.data.synthesize.resembling import Resembling
-from convert.data.synthesize.wording import Request, messages
+from convert.data.row_files import DataRow
+from convert.data.synthesize.answers import RejectedRow, rows_of
+from convert.data.synthesize.resembling import SimilarityIndex
+from convert.data.synthesize.wording import GenerationRequest, messages
 from convert.pipeline import task as tasks
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.stage import Progress
@@ -32,7 +32,7 @@ FRUITLESS_REQUESTS_MAX = 5
 
 
 @dataclass(frozen=True)
-class Reply:
+class ModelReply:
     """What a model said."""
 
     text: str
@@ -40,12 +40,12 @@ class Reply:
     """Of the request and the answer together, as the server counts them."""
 
 
-Ask = Callable[[list[dict[str, str]], int], Reply]
+Ask = Callable[[list[dict[str, str]], int], ModelReply]
 """Called with chat messages and a number that makes each request another one. Raises EdgeAgentError."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SynthesisRequest:
     """What to ask for, and where to stop."""
 
     about: str
@@ -60,7 +60,7 @@ class Wanted:
 
 
 @dataclass
-class Synthesized:
+class SynthesisResult:
     """What came of it."""
 
     model: str
@@ -76,22 +76,26 @@ class Synthesized:
     """Why there are fewer rows than wanted; empty if there are not."""
 
 
-def synthesize(recipe: Recipe, wanted: Wanted, model: str, ask: Ask, progress: Progress) -> Iterator[Synthesized]:
+def synthesize(
+    recipe: Recipe, wanted: SynthesisRequest, model: str, ask: Ask, progress: Progress
+) -> Iterator[SynthesisResult]:
     """Ask until there are enough rows or a limit is reached; yield what there is after each answer.
 
     Raises what `data.rows` and `ask` raise.
     """
     task = tasks.of(recipe.path(recipe.task))
     rows = row_files.rows(recipe, "train")
-    known = Resembling([*_texts(recipe), *wanted.there])
+    known = SimilarityIndex([*_texts(recipe), *wanted.there])
     chance = random.Random(wanted.seed)  # noqa: S311 - a choice of examples, no secret
-    found = Synthesized(model)
+    found = SynthesisResult(model)
     labels = itertools.cycle(task.labels or ("",)) if task.kind == "classify" else itertools.repeat("")
     while not _done(found, wanted):
         label = next(labels)
         progress(f"asking {model}, {found.tokens} tokens so far", len(found.rows), wanted.rows)
         count = min(wanted.rows_a_request, wanted.rows - len(found.rows))
-        request = Request(task, recipe.data.format, wanted.about, label, _examples(rows, label, chance), count)
+        request = GenerationRequest(
+            task, recipe.data.format, wanted.about, label, _examples(rows, label, chance), count
+        )
         _take(found, request, ask(messages(request), found.requests), known)
         yield found
     yield found
@@ -103,12 +107,12 @@ def _texts(recipe: Recipe) -> Iterator[str]:
         yield from (row.text for row in row_files.rows(recipe, split))
 
 
-def _examples(rows: Sequence[Row], label: str, chance: random.Random) -> list[Row]:
+def _examples(rows: Sequence[DataRow], label: str, chance: random.Random) -> list[DataRow]:
     able = [row for row in rows if row.label == label and not row.synthetic]
     return chance.sample(able, min(EXAMPLES_MAX, len(able)))
 
 
-def _done(found: Synthesized, wanted: Wanted) -> bool:
+def _done(found: SynthesisResult, wanted: SynthesisRequest) -> bool:
     """Tell whether there are enough rows or a limit is reached, and note which one."""
     if len(found.rows) >= wanted.rows:
         return True
@@ -119,13 +123,13 @@ def _done(found: Synthesized, wanted: Wanted) -> bool:
     return bool(found.stopped)
 
 
-def _take(found: Synthesized, request: Request, reply: Reply, known: Resembling) -> None:
+def _take(found: SynthesisResult, request: GenerationRequest, reply: ModelReply, known: SimilarityIndex) -> None:
     """Add the rows of an answer that are whole and new; count the others."""
     before = len(found.rows)
     found.requests += 1
     found.tokens += reply.tokens
     for row in rows_of(reply.text, request):
-        if isinstance(row, Broken):
+        if isinstance(row, RejectedRow):
             found.dropped[row.reason] += 1
         elif not known.add(row.text):
             found.dropped["resembles a row that is there"] += 1
@@ -135,7 +139,7 @@ def _take(found: Synthesized, request: Request, reply: Reply, known: Resembling)
     found.fruitless = 0 if len(found.rows) > before else found.fruitless + 1
 
 
-def summary(found: Synthesized, wanted: Wanted, where: str) -> list[str]:
+def summary(found: SynthesisResult, wanted: SynthesisRequest, where: str) -> list[str]:
     """Return what came of it, in sentences."""
     rows, requests = len(found.rows), found.requests
     said = [f"Wrote {rows} rows by {found.model} to {where}: {requests} requests, {found.tokens} tokens."]

@@ -10,43 +10,43 @@ from typing import Annotated, Any
 from pydantic import BaseModel, StringConstraints, ValidationError
 
 from convert.data.row_files import known_labels
-from convert.data.synthesize.wording import Request
+from convert.data.synthesize.wording import GenerationRequest
 
 TEXT_CHARACTERS_MAX = 2000
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_CHARACTERS_MAX)]
 
 
-class _Answer(BaseModel):
+class _RowList(BaseModel):
     rows: list[Any]
 
 
-class _Texted(BaseModel):
+class _TextRow(BaseModel):
     text: _Text
     label: str = ""
 
 
-class _Answered(_Texted):
+class _CompletionRow(_TextRow):
     answer: _Text
 
 
-class _Words(BaseModel):
+class _Mention(BaseModel):
     label: str
     text: _Text
 
 
-class _Tagged(_Texted):
-    found: list[_Words]
+class _SpansRow(_TextRow):
+    found: list[_Mention]
 
 
 @dataclass(frozen=True)
-class Broken:
+class RejectedRow:
     """An answer or a row that is of no use."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Good:
+class ParsedRow:
     """A row."""
 
     text: str
@@ -54,65 +54,65 @@ class Good:
     """As the recipe's data format has it."""
 
 
-def rows_of(answer: str, request: Request) -> Iterator[Good | Broken]:
+def rows_of(answer: str, request: GenerationRequest) -> Iterator[ParsedRow | RejectedRow]:
     """Yield the rows of an answer, at most as many as were asked for."""
     try:
         # Some models put their JSON into a code block, or a word before it.
-        read = _Answer.model_validate_json(answer[answer.index("{") : answer.rindex("}") + 1])
+        read = _RowList.model_validate_json(answer[answer.index("{") : answer.rindex("}") + 1])
     except ValueError:  # also what pydantic raises
-        yield Broken("answer is not the JSON that was asked for")
+        yield RejectedRow("answer is not the JSON that was asked for")
         return
     yield from (_row(row, request) for row in read.rows[: request.count])
 
 
-def _row(row: object, request: Request) -> Good | Broken:
+def _row(row: object, request: GenerationRequest) -> ParsedRow | RejectedRow:
     model, read = _READERS[request.kind]
     try:
         return read(model.model_validate(row, strict=True), request)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        return Broken(f"{where}: {problem['msg']}" if where else "row is no JSON object")
+        return RejectedRow(f"{where}: {problem['msg']}" if where else "row is no JSON object")
 
 
-def _classified(row: Any, request: Request) -> Good | Broken:
+def _classified(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
     if row.label not in ("", request.label):
-        return Broken("row has another label than was asked for")
+        return RejectedRow("row has another label than was asked for")
     if request.format == "text-label":
-        return Good(row.text, {"text": row.text, "label": request.label})
+        return ParsedRow(row.text, {"text": row.text, "label": request.label})
     return _said(row.text, request.label, request)
 
 
-def _answered(row: Any, request: Request) -> Good:
+def _answered(row: Any, request: GenerationRequest) -> ParsedRow:
     return _said(row.text, row.answer, request)
 
 
-def _said(text: str, answer: str, request: Request) -> Good:
+def _said(text: str, answer: str, request: GenerationRequest) -> ParsedRow:
     if request.format == "messages":
         turns = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
-        return Good(text, {"messages": turns})
-    return Good(text, {"prompt": text, "completion": answer})
+        return ParsedRow(text, {"messages": turns})
+    return ParsedRow(text, {"prompt": text, "completion": answer})
 
 
-def _found(row: Any, request: Request) -> Good | Broken:
+def _found(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
     # Words that stand there twice could be either; a row is cheaper than a wrong one.
     if any(row.text.count(words.text) != 1 for words in row.found):
-        return Broken("what is to be found does not stand in the text exactly once")
+        return RejectedRow("what is to be found does not stand in the text exactly once")
     if not {words.label for words in row.found} <= set(known_labels(request.task)):
-        return Broken("row has a label that the task lacks")
+        return RejectedRow("row has a label that the task lacks")
     spans = sorted(map(_span, itertools.repeat(row.text), row.found), key=lambda span: int(span["start"]))
     if any(after["start"] < before["end"] for before, after in itertools.pairwise(spans)):
-        return Broken("what is to be found overlaps")
-    return Good(row.text, {"text": row.text, "spans": spans})
+        return RejectedRow("what is to be found overlaps")
+    return ParsedRow(row.text, {"text": row.text, "spans": spans})
 
 
-def _span(text: str, words: _Words) -> dict[str, Any]:
+def _span(text: str, words: _Mention) -> dict[str, Any]:
     start = text.index(words.text)
     return {"start": start, "end": start + len(words.text), "label": words.label}
 
 
-_READERS: dict[str, tuple[type[BaseModel], Callable[[Any, Request], Good | Broken]]] = {
-    "classify": (_Texted, _classified),
-    "generate": (_Answered, _answered),
-    "extract": (_Tagged, _found),
+_READERS: dict[str, tuple[type[BaseModel], Callable[[Any, GenerationRequest], ParsedRow | RejectedRow]]] = {
+    "classify": (_TextRow, _classified),
+    "generate": (_CompletionRow, _answered),
+    "extract": (_SpansRow, _found),
 }

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import openai
 
-from convert.data.synthesize import Reply
+from convert.data.synthesize import ModelReply
 from edge_agent.errors import EdgeAgentError, EngineNotReady, InvalidRequest
 
 REQUEST_SECONDS_MAX = 300.0
@@ -16,14 +16,14 @@ _CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class ChatEndpoint:
     """Where to ask, and which model."""
 
     base_url: str
     key: str
     model: str
 
-    def ask(self, messages: list[dict[str, str]], seed: int) -> Reply:
+    def ask(self, messages: list[dict[str, str]], seed: int) -> ModelReply:
         """Return the model's answer.
 
         A server that does not count tokens gets them estimated from the characters, so that the limit holds there too.
@@ -48,7 +48,7 @@ class Endpoint:
         text = answer.choices[0].message.content or "" if answer.choices else ""
         characters = len(text) + sum(len(message["content"]) for message in messages)
         tokens = answer.usage.total_tokens if answer.usage else characters // _CHARACTERS_PER_TOKEN
-        return Reply(text, tokens)
+        return ModelReply(text, tokens)
 
     def _said(self, error: Exception) -> EdgeAgentError:
         """Turn an error of the library into ours; the key is in none of its texts."""

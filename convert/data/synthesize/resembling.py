@@ -13,7 +13,7 @@ from collections.abc import Iterable
 SHARE_MAX = 0.7
 
 
-class Resembling:
+class SimilarityIndex:
     """The texts that are there."""
 
     def __init__(self, texts: Iterable[str], share_max: float = SHARE_MAX) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convert.data.row_files import Row, known_labels
+from convert.data.row_files import DataRow, known_labels
 from convert.pipeline.recipe import DataFormat
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 _SYSTEM = (
     "You write training data for a small text model. Write what real people would write: short and long, casual and"
@@ -24,15 +24,15 @@ _ROW = {
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """One question to the model."""
 
-    task: Task
+    task: TaskSpec
     format: DataFormat
     about: str
     label: str
     """classify: the label that all rows of the answer are to have."""
-    examples: Sequence[Row]
+    examples: Sequence[DataRow]
     count: int
 
     @property
@@ -43,7 +43,7 @@ class Request:
         return self.task.kind
 
 
-def messages(request: Request) -> list[dict[str, str]]:
+def messages(request: GenerationRequest) -> list[dict[str, str]]:
     """Return the chat messages of a request."""
     lines = [f"The task: {request.about}"]
     if request.kind == "classify":
@@ -57,7 +57,7 @@ def messages(request: Request) -> list[dict[str, str]]:
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
-def _shown(row: Row, kind: str) -> dict[str, Any]:
+def _shown(row: DataRow, kind: str) -> dict[str, Any]:
     if kind == "generate":
         return {"text": row.text, "answer": row.completion}
     if kind == "extract":

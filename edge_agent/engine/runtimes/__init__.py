@@ -82,7 +82,7 @@ class Runtime(Protocol):
 TABLE = {
     "echo": ("edge_agent.engine.runtimes.echo", "EchoRuntime"),
     "onnx": ("edge_agent.engine.runtimes.onnx", "OnnxRuntime"),
-    "llama": ("edge_agent.engine.runtimes.llama.runtime", "LlamaRuntime"),
+    "llama": ("edge_agent.engine.runtimes.llama.llama_runtime", "LlamaRuntime"),
 }
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edge_agent.engine.protocol import Found
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats import ood_gate
-from edge_agent.formats.manifest import Manifest, Task
+from edge_agent.formats.manifest import Manifest, TaskSpec
 
 Floats = npt.NDArray[np.float32]
 
@@ -76,7 +76,7 @@ def check_ood_score(row: Floats) -> None:
         raise ModelLoadFailed(f"the model computes an {ood_gate.OUTPUT_NAME} that is not finite")
 
 
-def check_row(task: Task, row: Floats) -> None:
+def check_row(task: TaskSpec, row: Floats) -> None:
     """Raise ModelLoadFailed unless the row has the shape and the number of outputs that the task needs."""
     wanted = {"classify": (1,), "extract": (2,), "embed": (1, 2)}[task.kind]
     if row.ndim not in wanted:

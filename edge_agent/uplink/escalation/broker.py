@@ -28,9 +28,15 @@ import structlog
 from edge_agent.config import EscalationConfig
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.uplink import connectivity
-from edge_agent.uplink.connectivity import Backoff, Throttle
-from edge_agent.uplink.escalation.large_model_client import Ended, LargeModel, Lost, Question, TooBusy
-from edge_agent.uplink.escalation.spend_ledger import NO_ROOM, Purse, Reserved
+from edge_agent.uplink.connectivity import Backoff, RetryThrottle
+from edge_agent.uplink.escalation.large_model_client import (
+    AnswerEnd,
+    ConnectionLost,
+    EscalationQuestion,
+    LargeModelBusy,
+    LargeModelClient,
+)
+from edge_agent.uplink.escalation.spend_ledger import NO_ROOM, CostReservation, SpendLedger
 
 log = structlog.get_logger("edge_agent.uplink")
 
@@ -49,15 +55,15 @@ SOFT_FAILURES_MAX = 3
 
 
 @dataclass(frozen=True)
-class Answered:
+class PricedAnswer:
     """The end of an answer, and its price in millionths."""
 
-    ended: Ended
+    ended: AnswerEnd
     cost_micros: int
 
 
 @dataclass(frozen=True)
-class Standing:
+class TeacherStatus:
     """What whoever asks knows before."""
 
     online: bool
@@ -70,10 +76,10 @@ class Standing:
 
 
 @dataclass
-class _Question:
+class _PendingQuestion:
     """One question under way."""
 
-    asked: Question
+    asked: EscalationQuestion
     start: float
     seconds: float
     """The most that its answer may take."""
@@ -85,28 +91,28 @@ class _Question:
         return self.start + self.seconds - time.monotonic()
 
 
-class Desk:
+class EscalationBroker:
     """See the module. One event loop owns it."""
 
-    def __init__(self, config: EscalationConfig, model: LargeModel, purse: Purse) -> None:
+    def __init__(self, config: EscalationConfig, model: LargeModelClient, purse: SpendLedger) -> None:
         """Begin; whether anybody is there is not known before `run` has tried."""
         self._config, self._model, self.purse = config, model, purse
         self._books = ThreadPoolExecutor(1, thread_name_prefix="purse")
         self._hard = Backoff(config.retry_seconds_first, config.retry_seconds_max, failures_max=1)
         self._soft = Backoff(config.retry_seconds_first, config.retry_seconds_max, SOFT_FAILURES_MAX)
-        self._link = connectivity.start(time.monotonic())
+        self._link = connectivity.initial_connectivity(time.monotonic())
         self._problem: EdgeAgentError | None = None
         self._under_way = 0
-        self._throttle = Throttle()
+        self._throttle = RetryThrottle()
         self._took: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         self._watchers: set[asyncio.Event] = set()
 
-    def standing(self) -> Standing:
+    def standing(self) -> TeacherStatus:
         """Say whether it is worth asking."""
         since = time.monotonic() - REMEMBERED_SECONDS
         seconds = [took for at, took in self._took if at > since]
-        patience = isinstance(self._problem, TooBusy)  # it is there, and takes nothing for a while
-        return Standing(
+        patience = isinstance(self._problem, LargeModelBusy)  # it is there, and takes nothing for a while
+        return TeacherStatus(
             online=patience or self._online,
             affordable=self.purse.affords(*USUAL_TOKENS),
             free=not patience and self._under_way < self._config.calls_max,
@@ -128,14 +134,14 @@ class Desk:
     async def run(self) -> None:
         """Look for the large model whenever its pause is over, until cancelled."""
         while True:
-            self._link = connectivity.tick(self._link, time.monotonic())
+            self._link = connectivity.after_time_passed(self._link, time.monotonic())
             if self._link.state == "probing":
                 await self._probe()
             self._tell()  # another day has other caps
             left = self._link.retry_at - time.monotonic() if self._link.state == "offline" else TICK_SECONDS
             await asyncio.sleep(min(max(left, 0.0), TICK_SECONDS))
 
-    async def ask(self, question: Question, seconds: float) -> AsyncGenerator[str | Answered, None]:
+    async def ask(self, question: EscalationQuestion, seconds: float) -> AsyncGenerator[str | PricedAnswer, None]:
         """Ask, for that long at most; yield the pieces of the answer and its end.
 
         Raises:
@@ -146,7 +152,7 @@ class Desk:
         self._admit(question)
         share = self._config.later_cost_share if question.background else 1.0
         size = question.input_tokens_max, question.output_tokens_max
-        under_way = _Question(question, time.monotonic(), min(seconds, self._config.seconds_max), cost=0)
+        under_way = _PendingQuestion(question, time.monotonic(), min(seconds, self._config.seconds_max), cost=0)
         self._under_way += 1
         self._tell()
         reserving = self._books.submit(self.purse.reserve, *size, share)
@@ -166,7 +172,7 @@ class Desk:
             await asyncio.shield(asyncio.wrap_future(self._books.submit(self._settle, reserving, under_way.cost)))
             self._tell()
 
-    def _settle(self, reserving: Future[Reserved], micros: int) -> None:
+    def _settle(self, reserving: Future[CostReservation], micros: int) -> None:
         """Put the price in the place of what was set aside, if anything was; in the thread that did."""
         with contextlib.suppress(EdgeAgentError):  # then what was set aside stays spent
             self.purse.settle(reserving.result(), micros)
@@ -180,7 +186,7 @@ class Desk:
         room = self._online and self._under_way + 1 < self._config.calls_max
         return room and self.purse.affords(*tokens, self._config.later_cost_share)
 
-    def _admit(self, question: Question) -> None:
+    def _admit(self, question: EscalationQuestion) -> None:
         standing = self.standing()
         if question.background and not self._spare((question.input_tokens_max, question.output_tokens_max)):
             raise UpstreamBusy("what there is room for is kept for those who wait for an answer")
@@ -192,23 +198,23 @@ class Desk:
 
     def _reach(self) -> None:
         """Raise what keeps the large model from being asked at all."""
-        if isinstance(self._problem, TooBusy):
+        if isinstance(self._problem, LargeModelBusy):
             raise self._problem
         if not self._online:
             raise self._problem or UpstreamUnreachable("the large model was not reached yet")
 
-    async def _answer(self, under_way: _Question) -> AsyncGenerator[str | Answered, None]:
+    async def _answer(self, under_way: _PendingQuestion) -> AsyncGenerator[str | PricedAnswer, None]:
         cut_off = True
         try:
             async with asyncio.timeout(under_way.seconds_left()):
                 async for event in self._tried(under_way):
-                    cut_off = not isinstance(event, Answered)
+                    cut_off = not isinstance(event, PricedAnswer)
                     yield event
         except TimeoutError:
             raise UpstreamUnreachable(_LATE) from None
-        except TooBusy as error:
+        except LargeModelBusy as error:
             under_way.cost, cut_off = 0, False
-            self._learn(error, self._hard, connectivity.pause(error.retry_after, 0.0))
+            self._learn(error, self._hard, connectivity.retry_pause_seconds(error.retry_after, 0.0))
             raise
         except UpstreamFailed as error:
             cut_off = False
@@ -216,7 +222,7 @@ class Desk:
             raise
         except EdgeAgentError as error:
             cut_off = False
-            if not isinstance(error, Lost):  # it never came to an answer
+            if not isinstance(error, ConnectionLost):  # it never came to an answer
                 under_way.cost = 0
             self._learn(error, self._hard)
             raise
@@ -224,7 +230,7 @@ class Desk:
             if cut_off:  # what failed at once says nothing of how long an answer takes
                 self._cut_off(under_way)
 
-    def _cut_off(self, under_way: _Question) -> None:
+    def _cut_off(self, under_way: _PendingQuestion) -> None:
         """Learn from an answer that nobody waited for: it takes longer.
 
         Were it taken to last as long as it was waited for, whoever waits so long would be sent again and again.
@@ -235,7 +241,7 @@ class Desk:
         if under_way.seconds_left() < OVER_SECONDS:  # by the clock here, or the caller's deadline a moment before
             self._learn(UpstreamUnreachable(_LATE), self._soft)
 
-    async def _tried(self, under_way: _Question) -> AsyncIterator[str | Answered]:
+    async def _tried(self, under_way: _PendingQuestion) -> AsyncIterator[str | PricedAnswer]:
         """Ask, and once more when the server was too busy, the throttle has room, and its pause ends in time.
 
         Meanwhile nobody else asks: it has said to all when it wants to be asked again.
@@ -245,23 +251,25 @@ class Desk:
                 async for event in self._priced(under_way, events):
                     yield event
                 return
-        except TooBusy as error:
-            pause = connectivity.pause(error.retry_after, random.random())  # noqa: S311 - no secret
-            if not self._throttle.allows() or pause + self.standing().usual_ms / 1000 >= under_way.seconds_left():
+        except LargeModelBusy as error:
+            pause = connectivity.retry_pause_seconds(error.retry_after, random.random())  # noqa: S311 - no secret
+            if not self._throttle.can_retry() or pause + self.standing().usual_ms / 1000 >= under_way.seconds_left():
                 raise
-            self._throttle = self._throttle.retried()
+            self._throttle = self._throttle.after_retry()
             self._learn(error, self._hard, pause)
             await asyncio.sleep(pause)
         async with self._model.answering(under_way.asked) as events:
             async for event in self._priced(under_way, events):
                 yield event
 
-    async def _priced(self, under_way: _Question, events: AsyncIterator[str | Ended]) -> AsyncIterator[str | Answered]:
+    async def _priced(
+        self, under_way: _PendingQuestion, events: AsyncIterator[str | AnswerEnd]
+    ) -> AsyncIterator[str | PricedAnswer]:
         async for event in events:
-            if isinstance(event, Ended):
+            if isinstance(event, AnswerEnd):
                 under_way.cost = self.purse.prices.of(event.input_tokens, event.output_tokens)
                 self._succeeded(time.monotonic() - under_way.start)
-                yield Answered(event, under_way.cost)
+                yield PricedAnswer(event, under_way.cost)
             else:
                 yield event
 
@@ -275,18 +283,18 @@ class Desk:
 
     def _succeeded(self, seconds: float) -> None:
         self._took.append((time.monotonic(), seconds))
-        self._throttle = self._throttle.succeeded()
+        self._throttle = self._throttle.after_success()
         self._reached()
 
     def _reached(self) -> None:
         if self._link.state != "online":
             log.info("large_model_online", url=self._config.url, model=self._config.model)
-        self._link, self._problem = connectivity.succeeded(self._link, time.monotonic()), None
+        self._link, self._problem = connectivity.after_success(self._link, time.monotonic()), None
         self._tell()
 
     def _learn(self, error: EdgeAgentError, backoff: Backoff, pause: float = 0.0) -> None:
         now = time.monotonic()
-        link = connectivity.failed(self._link, now, backoff, random.random())  # noqa: S311 - no secret
+        link = connectivity.after_failure(self._link, now, backoff, random.random())  # noqa: S311 - no secret
         self._link = replace(link, retry_at=max(link.retry_at, now + pause))
         self._problem = error
         log.warning("large_model_failed", reason=error.reason, message=error.message, state=link.state)

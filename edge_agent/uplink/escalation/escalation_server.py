@@ -20,10 +20,10 @@ import grpc.aio
 
 from edge_agent.config import Config, EscalationConfig
 from edge_agent.errors import CapacityError, ConfigInvalid, EdgeAgentError, InvalidRequest, SocketInUse
-from edge_agent.supervision import Component, Policy, Supervisor
-from edge_agent.uplink.escalation.broker import Answered, Desk
-from edge_agent.uplink.escalation.large_model_client import LargeModel, Question
-from edge_agent.uplink.escalation.spend_ledger import Purse
+from edge_agent.supervision import Component, DeathPolicy, Supervisor
+from edge_agent.uplink.escalation.broker import EscalationBroker, PricedAnswer
+from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelClient
+from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from edge_agent.v1 import escalation_pb2_grpc
 
@@ -40,7 +40,9 @@ BUDGET = "UPSTREAM_BUDGET_SPENT"
 class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
     """Translates; the desk decides."""
 
-    def __init__(self, config: EscalationConfig, desk: Desk, deaths: Callable[[], list[str]] = list) -> None:
+    def __init__(
+        self, config: EscalationConfig, desk: EscalationBroker, deaths: Callable[[], list[str]] = list
+    ) -> None:
         """Serve questions of the allowed tasks; `deaths` says what of this daemon has died."""
         self._config, self._desk, self._deaths = config, desk, deaths
         self._watches = 0
@@ -70,13 +72,13 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
         try:
             if request.task not in self._config.tasks:
                 raise InvalidRequest(f"task {request.task!r} is not in 'tasks' under 'escalation' in agent.yaml")
-            question = question_of(request, self._config.answer_tokens_max)
+            question = parse_question(request, self._config.answer_tokens_max)
             asking = self._desk.ask(question, self._config.seconds_max if left is None else left)
             async with contextlib.aclosing(asking) as events:
                 async for event in events:
                     await context.write(_message(event))
         except EdgeAgentError as error:
-            await context.write(failure_of(error))
+            await context.write(failure_response(error))
 
     def _standing(self) -> pb.WatchResponse:
         standing, purse = self._desk.standing(), self._desk.purse
@@ -98,7 +100,7 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
         )
 
 
-def _message(event: str | Answered) -> pb.AskResponse:
+def _message(event: str | PricedAnswer) -> pb.AskResponse:
     if isinstance(event, str):
         return pb.AskResponse(text=event)
     ended = event.ended
@@ -114,7 +116,7 @@ def _message(event: str | Answered) -> pb.AskResponse:
 
 
 @contextlib.asynccontextmanager
-async def escalating(config: Config, now: Callable[[], float], supervisor: Supervisor) -> AsyncIterator[None]:
+async def serve_escalations(config: Config, now: Callable[[], float], supervisor: Supervisor) -> AsyncIterator[None]:
     """Take questions inside the block; the supervisor keeps looking for the large model.
 
     Raises:
@@ -123,8 +125,8 @@ async def escalating(config: Config, now: Callable[[], float], supervisor: Super
         StoreDamaged, ExchangeDirUnusable: what was spent cannot be read.
     """
     settings = config.escalation
-    model = LargeModel(settings, read_key(settings))
-    desk = Desk(settings, model, Purse(config.uplink_notes, settings, now))
+    model = LargeModelClient(settings, read_key(settings))
+    desk = EscalationBroker(settings, model, SpendLedger(config.uplink_notes, settings, now))
     server = grpc.aio.server(
         options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)],
         maximum_concurrent_rpcs=settings.calls_max * 2 + WATCHES_MAX,
@@ -134,7 +136,7 @@ async def escalating(config: Config, now: Callable[[], float], supervisor: Super
     )
     _bind(server, config.escalation_socket)
     why = "questions are asked and answered without it; only a large model that was lost is not found again"
-    supervisor.add(Component("large-model", desk.run, Policy.RESTART, why))
+    supervisor.add(Component("large-model", desk.run, DeathPolicy.RESTART, why))
     await server.start()
     try:
         yield
@@ -180,7 +182,7 @@ BYTES_MAX = 1024 * 1024
 ROLES = frozenset({"system", "user", "assistant"})
 
 
-def question_of(request: pb.AskRequest, answer_tokens_max: int) -> Question:
+def parse_question(request: pb.AskRequest, answer_tokens_max: int) -> EscalationQuestion:
     """Read a question.
 
     Raises:
@@ -198,10 +200,10 @@ def question_of(request: pb.AskRequest, answer_tokens_max: int) -> Question:
         raise InvalidRequest("answer_schema is not JSON") from None
     tokens = min(request.output_tokens_max or answer_tokens_max, answer_tokens_max)
     turns = tuple((turn.role, turn.text) for turn in request.turns)
-    return Question(turns, schema, tokens, request.background)
+    return EscalationQuestion(turns, schema, tokens, request.background)
 
 
-def failure_of(error: EdgeAgentError) -> pb.AskResponse:
+def failure_response(error: EdgeAgentError) -> pb.AskResponse:
     """Write why there is no answer."""
     retry_seconds = error.retry_seconds if isinstance(error, CapacityError) else 0.0
     failure = pb.AskFailure(

@@ -36,7 +36,7 @@ _REFUSED = (400, 404, 405, 410, 413, 415, 422)
 
 
 @dataclass(frozen=True)
-class Question:
+class EscalationQuestion:
     """What is asked."""
 
     turns: tuple[tuple[str, str], ...]
@@ -54,7 +54,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Ended:
+class AnswerEnd:
     """The end of an answer."""
 
     model: str
@@ -63,17 +63,17 @@ class Ended:
     complete: bool
 
 
-class TooBusy(UpstreamBusy):
+class LargeModelBusy(UpstreamBusy):
     """The server has refused without working on it, and says when to come back."""
 
     retry_after: str | None = None
 
 
-class Lost(UpstreamUnreachable):
+class ConnectionLost(UpstreamUnreachable):
     """The connection broke when the question was on its way: it may have been answered, and paid for."""
 
 
-class LargeModel:
+class LargeModelClient:
     """One endpoint."""
 
     def __init__(self, config: EscalationConfig, key: str) -> None:
@@ -81,7 +81,7 @@ class LargeModel:
         self._config = config
         limits = httpx.Limits(max_connections=config.calls_max + 2)
         timeout = httpx.Timeout(config.seconds_max, connect=config.connect_seconds_max)
-        transport = _Bounded(config.answer_bytes_max, limits)
+        transport = _BoundedTransport(config.answer_bytes_max, limits)
         http = httpx.AsyncClient(
             transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=_UNPACKED
         )
@@ -107,7 +107,7 @@ class LargeModel:
                 raise problem from None
 
     @asynccontextmanager
-    async def answering(self, question: Question) -> AsyncIterator[AsyncIterator[str | Ended]]:
+    async def answering(self, question: EscalationQuestion) -> AsyncIterator[AsyncIterator[str | AnswerEnd]]:
         """Ask; yield the pieces of the answer as they come, and at last its end.
 
         Raises:
@@ -122,7 +122,7 @@ class LargeModel:
         finally:
             await cast(Any, stream).close()
 
-    def _request(self, question: Question) -> Any:
+    def _request(self, question: EscalationQuestion) -> Any:
         plain: dict[str, Any] = {
             "model": self._config.model,
             "messages": [{"role": role, "content": text} for role, text in question.turns],
@@ -136,8 +136,8 @@ class LargeModel:
             plain["response_format"] = {"type": "json_schema", "json_schema": format_}
         return plain
 
-    async def _pieces(self, stream: Any, question: Question) -> AsyncIterator[str | Ended]:
-        heard = _Heard(self._config.model)
+    async def _pieces(self, stream: Any, question: EscalationQuestion) -> AsyncIterator[str | AnswerEnd]:
+        heard = _AnswerStream(self._config.model)
         try:
             async for chunk in stream:
                 if text := heard.take(chunk):
@@ -146,9 +146,9 @@ class LargeModel:
             raise self._said(error) from None
         if heard.finish is None:
             raise self._broken("it stops in the middle")
-        counted = heard.usage or _Estimated(question.input_tokens_max, heard.bytes // BYTES_PER_TOKEN)
+        counted = heard.usage or _EstimatedUsage(question.input_tokens_max, heard.bytes // BYTES_PER_TOKEN)
         tokens = _count(counted.prompt_tokens), _count(counted.completion_tokens)
-        yield Ended(str(heard.model)[:200], *tokens, complete=heard.finish == "stop")
+        yield AnswerEnd(str(heard.model)[:200], *tokens, complete=heard.finish == "stop")
 
     def _said(self, error: Exception) -> EdgeAgentError:
         """Turn an error of the libraries into ours: where, and the status; never the server's own words."""
@@ -157,7 +157,7 @@ class LargeModel:
             return self._status(error.status_code, error.response.headers.get("retry-after"))
         if isinstance(error, openai.APIConnectionError):
             why = error.__cause__ or error
-            kind = UpstreamUnreachable if isinstance(why, _UNSENT) else Lost
+            kind = UpstreamUnreachable if isinstance(why, _UNSENT) else ConnectionLost
             return kind(f"the large model at {where} cannot be reached ({type(why).__name__})", remedy=_ENDPOINT)
         return self._broken(type(error).__name__)
 
@@ -168,7 +168,7 @@ class LargeModel:
             return UpstreamRefused(f"the large model at {where} refuses the key (HTTP {status})", remedy=remedy)
         if status in (429, 503):
             said = f"the large model at {where} asks for patience (HTTP {status})"
-            busy = TooBusy(said, remedy="Nothing: it is tried again by itself, with longer pauses.")
+            busy = LargeModelBusy(said, remedy="Nothing: it is tried again by itself, with longer pauses.")
             busy.retry_after = retry_after
             return busy
         if status in _REFUSED:
@@ -181,7 +181,7 @@ class LargeModel:
 
 
 @dataclass
-class _Heard:
+class _AnswerStream:
     """What has come of one answer."""
 
     model: str
@@ -202,7 +202,7 @@ class _Heard:
 
 
 @dataclass(frozen=True)
-class _Estimated:
+class _EstimatedUsage:
     """What a server that does not count is taken to have used."""
 
     prompt_tokens: int
@@ -213,7 +213,7 @@ def _count(tokens: object) -> int:
     return min(tokens, 2**31) if isinstance(tokens, int) and tokens >= 0 else 0
 
 
-class _Bounded(httpx.AsyncHTTPTransport):
+class _BoundedTransport(httpx.AsyncHTTPTransport):
     """Ends an answer that has more bytes than may come, or that is packed."""
 
     def __init__(self, bytes_max: int, limits: httpx.Limits) -> None:
@@ -225,11 +225,11 @@ class _Bounded(httpx.AsyncHTTPTransport):
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
             raise httpx.DecodingError("packed, though that was not asked for")
-        response.stream = _Counted(cast(httpx.AsyncByteStream, response.stream), self._bytes_max)
+        response.stream = _BoundedBody(cast(httpx.AsyncByteStream, response.stream), self._bytes_max)
         return response
 
 
-class _Counted(httpx.AsyncByteStream):
+class _BoundedBody(httpx.AsyncByteStream):
     def __init__(self, inner: httpx.AsyncByteStream, bytes_max: int) -> None:
         self._inner, self._left = inner, bytes_max
 

@@ -12,7 +12,7 @@ from edge_agent.config import EscalationConfig
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import StoreDamaged, UpstreamBusy
 from edge_agent.uplink.escalation import spend_rules
-from edge_agent.uplink.escalation.spend_rules import MICROS, Caps, Prices, Spending
+from edge_agent.uplink.escalation.spend_rules import MICROS, SpendByDay, SpendCaps, TokenPrices
 from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors
 
 FILE_NAME = "spending.json"
@@ -20,14 +20,14 @@ NO_ROOM = "the cap of the day or the month leaves no room for this question"
 
 
 @dataclass(frozen=True)
-class Reserved:
+class CostReservation:
     """What was set aside for one question, and on which day."""
 
     micros: int
     day: str
 
 
-class Purse:
+class SpendLedger:
     """The spending of one uplink. Its notes' lock keeps others out.
 
     One thread reserves and settles, which may take as long as the disk does; any thread may look.
@@ -42,8 +42,8 @@ class Purse:
         """
         self._path, self._now = folder / FILE_NAME, now
         # A price is of a million tokens, so it is also the millionths for one.
-        self.prices = Prices(config.input_token_price, config.output_token_price)
-        self.caps = Caps(int(config.day_cost_max * MICROS), int(config.month_cost_max * MICROS))
+        self.prices = TokenPrices(config.input_token_price, config.output_token_price)
+        self.caps = SpendCaps(int(config.day_cost_max * MICROS), int(config.month_cost_max * MICROS))
         self.spent = self._read()
 
     @property
@@ -55,7 +55,7 @@ class Purse:
         """Tell whether a question of that size stays within that share of the caps, at its dearest."""
         return self.spent.allows(self.prices.of(input_tokens, output_tokens), self.today, self.caps.part(share))
 
-    def reserve(self, input_tokens: int, output_tokens: int, share: float = 1.0) -> Reserved:
+    def reserve(self, input_tokens: int, output_tokens: int, share: float = 1.0) -> CostReservation:
         """Set its dearest price aside, on the disk.
 
         Raises:
@@ -64,11 +64,11 @@ class Purse:
         """
         if not self.affords(input_tokens, output_tokens, share):
             raise UpstreamBusy(NO_ROOM)
-        reserved = Reserved(self.prices.of(input_tokens, output_tokens), self.today)
+        reserved = CostReservation(self.prices.of(input_tokens, output_tokens), self.today)
         self._write(self.spent.add(reserved.micros, reserved.day))
         return reserved
 
-    def settle(self, reserved: Reserved, micros: int) -> None:
+    def settle(self, reserved: CostReservation, micros: int) -> None:
         """Put the real price in place of what was set aside.
 
         Raises:
@@ -76,19 +76,19 @@ class Purse:
         """
         self._write(self.spent.add(micros - reserved.micros, reserved.day))
 
-    def _write(self, spent: Spending) -> None:
+    def _write(self, spent: SpendByDay) -> None:
         if spent == self.spent:  # where nothing costs anything, nothing is written
             return
         with exchange_errors(self._path):
             write_durably(self._path, spend_rules.encode(spent), FILE_MODE)
         self.spent = spent
 
-    def _read(self) -> Spending:
+    def _read(self) -> SpendByDay:
         with exchange_errors(self._path):
             try:
                 fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
-                return Spending()
+                return SpendByDay()
             with os.fdopen(fd, "rb") as file:
                 raw = file.read(spend_rules.BYTES_MAX)
         try:

@@ -19,7 +19,7 @@ MICROS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Prices:
+class TokenPrices:
     """What tokens cost: units of the currency for a million of them, which is millionths for one."""
 
     input_token_micros: float = 0.0
@@ -32,19 +32,21 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class Caps:
+class SpendCaps:
     """What may be spent; 0 = no cap."""
 
     day_micros: int = 0
     month_micros: int = 0
 
-    def part(self, share: float) -> Caps:
+    def part(self, share: float) -> SpendCaps:
         """Return that share of them, 0 to 1; what is capped stays so."""
-        return Caps(*(max(1, int(micros * share)) if micros else 0 for micros in (self.day_micros, self.month_micros)))
+        return SpendCaps(
+            *(max(1, int(micros * share)) if micros else 0 for micros in (self.day_micros, self.month_micros))
+        )
 
 
 @dataclass(frozen=True)
-class Spending:
+class SpendByDay:
     """Amounts by day, as "2026-11-25" in UTC."""
 
     days: Mapping[str, int] = field(default_factory=dict)
@@ -57,23 +59,23 @@ class Spending:
         """Return what the month of a day has cost."""
         return sum(micros for each, micros in self.days.items() if each[:7] == day[:7])
 
-    def allows(self, micros: int, day: str, caps: Caps) -> bool:
+    def allows(self, micros: int, day: str, caps: SpendCaps) -> bool:
         """Tell whether that much more stays within both caps."""
         in_day = not caps.day_micros or self.on(day) + micros <= caps.day_micros
         return in_day and (not caps.month_micros or self.in_month(day) + micros <= caps.month_micros)
 
-    def add(self, micros: int, day: str) -> Spending:
+    def add(self, micros: int, day: str) -> SpendByDay:
         """Return the amounts with that much more, or less, on a day. The oldest days go."""
         days = {**self.days, day: max(0, self.on(day) + micros)}
         return replace(self, days=dict(sorted(days.items())[-DAYS_MAX:]))
 
 
-def encode(spending: Spending) -> bytes:
+def encode(spending: SpendByDay) -> bytes:
     """Write it as JSON."""
     return json.dumps({"schema": "edge-agent/spending/v1", "days": dict(spending.days)}).encode() + b"\n"
 
 
-def parse(raw: bytes) -> Spending:
+def parse(raw: bytes) -> SpendByDay:
     """Read it.
 
     Raises:
@@ -83,7 +85,7 @@ def parse(raw: bytes) -> Spending:
     days = plain.get("days") if isinstance(plain, dict) else None
     if not isinstance(days, dict) or not all(_is_entry(day, micros) for day, micros in days.items()):
         raise ValueError("no amounts by day")
-    return Spending(days)
+    return SpendByDay(days)
 
 
 def _is_entry(day: object, micros: object) -> bool:

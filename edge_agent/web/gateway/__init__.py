@@ -22,7 +22,7 @@ from edge_agent.web.gateway.refusals import FOUND_NOTHING, Refused
 from edge_agent.web.gateway.tasks import Tasks
 
 CALLS_MAX = 32
-"""In progress at a time, streams among them: half of the connections that `edge-agent web` takes, so that programs do
+"""In progress at a time, streams among them: half of the connections of the console's listener, so that programs do
 not lock people out."""
 PATHS = (
     "POST /v1/chat/completions",

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from edge_agent import __version__
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 from edge_agent.report.number_format import count, counted, percent
 from edge_agent.report.report_page import render_commands
 from edge_agent.web import words

@@ -27,7 +27,7 @@ from convert.data.row_files import read_for
 from convert.encoder import bert_graph, head
 from convert.evaluate.bundle import opened
 from convert.evaluate.serving import predict
-from convert.package.assemble import Request, assemble
+from convert.package.assemble import AssembleRequest, assemble
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data"
@@ -108,7 +108,7 @@ def main() -> None:
 def made(work: Path, name: str) -> Path:
     """Assemble the bundle."""
     files = {"weights": work / "model.onnx", "tokenizer": work / head.TOKENIZER_NAME}
-    return assemble(Request(HERE, files, work / name)).path
+    return assemble(AssembleRequest(HERE, files, work / name)).path
 
 
 def write_task(sections: dict[str, object]) -> None:

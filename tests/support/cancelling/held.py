@@ -21,19 +21,18 @@ from typing import Any
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.shares import Rounds
 from edge_agent.engine.tally import Tally
-from edge_agent.metrics.counting import Counts
-from edge_agent.server.admission import Admission
-from edge_agent.server.dedupe import Deduplicator
-from edge_agent.server.rates import Rates
-from edge_agent.server.repeats import Repeats
-from edge_agent.update.verified import Verified
+from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.server.admission_control import AdmissionControl, RateLimiter
+from edge_agent.server.audit import LogDeduplicator
+from edge_agent.server.detached_calls import RequestDeduplicator
+from edge_agent.update.verified import VerifiedRepository
 
 IN_PROGRESS = {
-    Admission: ("calls",),
+    AdmissionControl: ("calls",),
     Engine: ("pending", "in_flight"),
 }
 """Counters of what is in progress, by the class that has them."""
-REMEMBERS = (Counts, Tally, Rounds, Repeats, Deduplicator, Rates, Verified)
+REMEMBERS = (AnswerCounts, Tally, Rounds, LogDeduplicator, RequestDeduplicator, RateLimiter, VerifiedRepository)
 """What remembers what has been, within limits of its own: that it grows is no leak."""
 PASSING = ("spool.db", "state.db", "audit", "outbox", "wants.json", "trust")
 """Files of the state directory that come and go in ordinary work."""

@@ -45,8 +45,8 @@ def _documents() -> None:
     from tests.support.hostile_files import a_plan, manifests, some_receipts  # noqa: PLC0415
 
     cases = (
-        golden_cases.Case(input="a refund", answer="refund", scores=(0.9, 0.1), tolerance=0.1, report_only=True),
-        golden_cases.Case(input="the price", answer="price", scores=(0.2, 0.8)),
+        golden_cases.GoldenCase(input="a refund", answer="refund", scores=(0.9, 0.1), tolerance=0.1, report_only=True),
+        golden_cases.GoldenCase(input="the price", answer="price", scores=(0.2, 0.8)),
     )
     _write("manifest", *(json.dumps(each).encode() for each in manifests()))
     _write("golden", golden_cases.encode(cases))

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from edge_agent.engine.runtimes.llama import header
+from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import enrolment_file, golden_cases, manifest, plan, receipts, record_schema, segment
 from edge_agent.formats.signed_document import sign
@@ -85,7 +85,7 @@ def _golden(_: Path) -> Read:
         cases = golden_cases.parse(raw)
         assert cases == golden_cases.parse(golden_cases.encode(cases))
         for case in cases:
-            said = golden_cases.Said(case.answer or "", case.scores)
+            said = golden_cases.GoldenAnswer(case.answer or "", case.scores)
             assert [] == golden_cases.differences(case, said), "a case differs from its own answer"
 
     return read
@@ -109,7 +109,9 @@ def _kit(_: Path) -> Read:
 
 def _sealed_kit(_: Path) -> Read:
     return (
-        lambda raw: enrolment_file.unseal(raw, PASSPHRASE) if enrolment_file.sealed(raw) else enrolment_file.parse(raw)
+        lambda raw: enrolment_file.unseal(raw, PASSPHRASE)
+        if enrolment_file.is_sealed(raw)
+        else enrolment_file.parse(raw)
     )
 
 
@@ -225,8 +227,8 @@ def _gguf_head(folder: Path) -> Read:
 
     def read(raw: bytes) -> None:
         file.write_bytes(raw)
-        found = header.read(str(file))
-        assert 0 <= found.layers <= header.LAYERS_MAX
+        found = gguf_header.read_header(str(file))
+        assert 0 <= found.layers <= gguf_header.LAYERS_MAX
         assert len(found.layer_bytes) in (0, found.layers)
         assert min((found.width, found.feed_forward, found.cell_elements, found.vocabulary)) >= 0
         assert sum(found.product_bytes.values()) <= len(raw), "the tensors are larger than the file"

@@ -82,7 +82,7 @@ def test_the_data_are_real_and_come_in_the_same_order(tmp_path: Path):
 def test_the_definition_of_the_task_makes_a_bundle_without_a_model(tmp_path: Path):
     """Its labels and its words are what the large model is told; the recipe is one that edge-convert reads."""
     task = goods.write_definition(tmp_path / "task", ["fish", "bread"])
-    made = assemble.assemble(assemble.Request(task.parent, {}, tmp_path / "bundle"))
+    made = assemble.assemble(assemble.AssembleRequest(task.parent, {}, tmp_path / "bundle"))
     manifest = parse((made.path / "manifest.json").read_bytes())
     assert ("upstream", ("fish", "bread"), ()) == (manifest.runtime, tuple(manifest.task.labels), manifest.artifacts)
     recipe = read(goods.write_recipe(tmp_path / "recipe", ["fish", "bread"], tmp_path))

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_agent.capture.outbox import load_site_key
 from edge_agent.capture.spool_worker import SpoolWorker, build_redactor
 from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, StoreDamaged
-from edge_agent.formats import segment, site_status
-from edge_agent.formats.site_status import SiteUpdates
+from edge_agent.formats import segment, status_object
+from edge_agent.formats.status_object import SiteUpdates
 from tests.support.examples import SITE_KEY
 from tests.support.site_cases import ASite, answered, judgement, read_outbox
 
@@ -157,7 +157,7 @@ def test_a_segment_that_an_uplink_harms_is_sealed_again(site, harm):
     assert {"prediction:p-1", "feedback:f-1"} == {record.record_id for record in again}
     raw = (site.config.outbox / "segments" / f"{segment.name_of(site.worker.spool.incarnation, 2)}.json").read_bytes()
     assert (1,) == segment.verify(raw, segment.name_of(site.worker.spool.incarnation, 2), None).body.reseals
-    said = site_status.verify((site.config.outbox / "status.json").read_bytes(), None).body
+    said = status_object.verify((site.config.outbox / "status.json").read_bytes(), None).body
     assert ({site.worker.spool.incarnation: 2}, {site.worker.spool.incarnation: (1,)}) == (said.highest, said.missing)
 
 
@@ -237,7 +237,7 @@ def test_the_status_names_what_the_centre_should_have(site):
     """Signed by the site's key; highest sequence, counters, retained bytes."""
     site.keep(answered(1))
     site.worker.seal_all()
-    signed = site_status.verify((site.config.outbox / "status.json").read_bytes(), None)
+    signed = status_object.verify((site.config.outbox / "status.json").read_bytes(), None)
     assert ("site-1", {site.worker.spool.incarnation: 1}) == (signed.body.site, signed.body.highest)
     assert 1 == signed.body.counters["captured"]
     assert signed.body.retained_bytes > 0
@@ -276,7 +276,7 @@ def test_a_change_of_updates_is_told_at_once(site):
     site.worker = SpoolWorker(site.config, build_redactor(site.config), around)
     path = site.config.outbox / "status.json"
     site.worker.do_housekeeping()
-    body = site_status.verify(path.read_bytes(), None).body
+    body = status_object.verify(path.read_bytes(), None).body
     assert ("beta", 4) == (body.channel, body.plan_version)
     path.unlink()
     site.worker.do_housekeeping()

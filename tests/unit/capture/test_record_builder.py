@@ -22,7 +22,7 @@ def recorder(tmp_path, **examples) -> RecordBuilder:
     return RecordBuilder(config.examples, "site-1", build_redactor(config))
 
 
-def read(record: bytes) -> example_records.Prediction:
+def read(record: bytes) -> example_records.ExamplePrediction:
     return example_records.parse(record[:-1] + b',"kept":{"because":"unsure"}}')
 
 
@@ -199,7 +199,7 @@ def test_records_of_version_0_1_mean_what_they_meant(changes, local):
     assert record == example_records.parse(example_records.encode(record))
     if record.teacher_answer is not None:
         assert (None, False, ()) == (record.confidence, record.sure, record.scores)
-    spooled = example_records.stored(
+    spooled = example_records.parse_stored(
         json.dumps({name: value for name, value in old.items() if name != "kept"}).encode()
     )
     apart = example_records.local_answer(spooled)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge_agent.errors import PredictionUnknown
-from edge_agent.formats import segment, site_status
+from edge_agent.formats import segment, status_object
 from tests.support.site_cases import ASite, answered, judgement, read_outbox
 
 WINDOW_SECONDS = 100.0
@@ -146,7 +146,7 @@ class SiteAndCentre(RuleBasedStateMachine):
     def everything_ends_at_the_centre(self) -> None:
         """Sealed and collected, every correction is there with its input, every gap is named, every erasure arrived."""
         self.seal()
-        said = site_status.verify((self.site.config.outbox / "status.json").read_bytes(), None).body
+        said = status_object.verify((self.site.config.outbox / "status.json").read_bytes(), None).body
         self.collect()
         assert set(self.judged) <= set(self.centre)
         assert {f"prediction:p-{number}" for number in self.judged.values()} <= set(self.centre)

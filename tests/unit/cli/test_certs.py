@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from edge_agent import certificate_authority, config
 from edge_agent.cli import app
-from edge_agent.config.remote import load as load_remote
+from edge_agent.config.remote import load_remote
 from edge_agent.errors import ConfigInvalid
-from edge_agent.formats.certificate_files import certificates, check_pair
-from edge_agent.server.roles import roles_of
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.server.roles import certificate_roles
 
 OLD = 0.0
 
@@ -39,8 +39,8 @@ def test_init_makes_what_a_daemon_needs(tls: Path):
     """Four files that belong together, the keys for their owner alone."""
     assert {"ca.crt", "ca.key", "server.crt", "server.key"} == {path.name for path in tls.iterdir()}
     assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in tls.glob("*.key")}
-    check_pair((tls / "server.crt").read_bytes(), (tls / "server.key").read_bytes(), "it")
-    assert {"shop.example", "10.0.0.5"} == set(certificates((tls / "server.crt").read_bytes(), "it")[0].names)
+    check_key_matches((tls / "server.crt").read_bytes(), (tls / "server.key").read_bytes(), "it")
+    assert {"shop.example", "10.0.0.5"} == set(parse_certificates((tls / "server.crt").read_bytes(), "it")[0].names)
 
 
 def test_what_init_prints_is_a_configuration(tmp_path: Path):
@@ -74,8 +74,8 @@ def test_issue_makes_a_folder_to_carry(tls: Path):
     found = load_remote(moved, {})
     assert found is not None
     assert ("shop.example:9443", str(moved / "client.key")) == (found.address, found.key)
-    made = certificates(Path(found.certificate).read_bytes(), "it")[0]
-    assert ("till-3", {"infer", "feedback"}) == (made.name, roles_of(made, {}))
+    made = parse_certificates(Path(found.certificate).read_bytes(), "it")[0]
+    assert ("till-3", {"infer", "feedback"}) == (made.name, certificate_roles(made, {}))
     assert (tls / "ca.crt").read_bytes() == Path(found.ca).read_bytes()
 
 
@@ -115,12 +115,12 @@ def test_without_an_authority_the_command_that_makes_one_is_named(tmp_path: Path
 
 def test_the_server_is_renewed_for_the_same_names(tls: Path):
     """Or for others, when they are given."""
-    before = certificates((tls / "server.crt").read_bytes(), "it")[0]
+    before = parse_certificates((tls / "server.crt").read_bytes(), "it")[0]
     run("certs", "server", "--renew", "--dir", tls)
-    after = certificates((tls / "server.crt").read_bytes(), "it")[0]
+    after = parse_certificates((tls / "server.crt").read_bytes(), "it")[0]
     assert (before.names, True) == (after.names, before.fingerprint != after.fingerprint)
     run("certs", "server", "--renew", "--dir", tls, "--name", "new.example")
-    assert ("new.example",) == certificates((tls / "server.crt").read_bytes(), "it")[0].names
+    assert ("new.example",) == parse_certificates((tls / "server.crt").read_bytes(), "it")[0].names
     assert "already there" in _refused("certs", "server", "--dir", tls)
 
 
@@ -130,10 +130,10 @@ def test_show_says_whose_and_until_when(tls: Path):
     said = run("certs", "show", tls / "clients" / "boss" / "client.crt")
     assert ["certificate of boss", "admin"] == [said.splitlines()[0], said.splitlines()[2].split()[-1]]
     assert "authority of Edge Agent authority of shop.example" in run("certs", "show", tls / "ca.crt")
-    root = certificate_authority.load(tls / "ca.crt", tls / "ca.key")
-    (tls / "old.crt").write_bytes(certificate_authority.client(root, "old", [], OLD, 30).certificate)
+    root = certificate_authority.load_authority(tls / "ca.crt", tls / "ca.key")
+    (tls / "old.crt").write_bytes(certificate_authority.issue_client_certificate(root, "old", [], OLD, 30).certificate)
     (tls / "new.crt").write_bytes(
-        certificate_authority.client(root, "new", [], time.time() + 9 * 86_400, 30).certificate
+        certificate_authority.issue_client_certificate(root, "new", [], time.time() + 9 * 86_400, 30).certificate
     )
     assert "ended 1970-01-31" in run("certs", "show", tls / "old.crt")
     assert "valid     from" in run("certs", "show", tls / "new.crt")

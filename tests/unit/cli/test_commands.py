@@ -15,33 +15,12 @@ from typer.testing import CliRunner, Result
 
 from convert.cli import app as factory
 from edge_agent import __version__
-from edge_agent.cli import app
-from edge_agent.cli.output import report
+from edge_agent.cli import COMMANDS, app
+from edge_agent.cli.exits import report_error
 from edge_agent.errors import EdgeAgentError
 from edge_agent.v1 import admin_pb2
 from tests.support.fake_daemon import FakeDaemon
 
-COMMANDS = [
-    "serve",
-    "status",
-    "doctor",
-    "report",
-    "models",
-    "install",
-    "activate",
-    "rollback",
-    "remove",
-    "classify",
-    "generate",
-    "extract",
-    "embed",
-    "review",
-    "erase",
-    "export",
-    "import",
-    "limits",
-    "demo",
-]
 Run = Callable[..., Result]
 
 
@@ -60,11 +39,12 @@ def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
         yield running
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_each_command_gives_an_example(command):
-    """`--help` teaches: every command shows a line to copy."""
-    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"})
-    assert (0, True) == (result.exit_code, "Example:" in result.stdout)
+@pytest.mark.parametrize("words", [*COMMANDS, *("bundles list", "media import", "config show", "serve uplink")])
+def test_the_help_of_each_command_gives_an_example(words):
+    """`-h` teaches: every command shows a line to copy, or lists its subcommands, which do."""
+    result = CliRunner().invoke(app, [*words.split(), "-h"], env={"COLUMNS": "120"})
+    teaches = "Example:" in result.stdout or "Commands" in result.stdout
+    assert (0, True) == (result.exit_code, teaches)
 
 
 @pytest.mark.parametrize("program", [app, factory], ids=["edge-agent", "edge-convert"])
@@ -105,7 +85,7 @@ def test_wrong_usage_ends_with_2(run, arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status"], ["models"], ["classify", "t", "x"], ["generate", "t", "x"], ["rollback", "t"]]
+    "arguments", [["status"], ["bundles", "list"], ["classify", "t", "x"], ["generate", "t", "x"], ["rollback", "t"]]
 )
 def test_no_daemon_ends_with_3_and_says_what_to_do(run, arguments):
     """Without a daemon: a sentence, a remedy, exit code 3, and no traceback."""
@@ -153,11 +133,22 @@ def test_status_as_json_is_for_scripts(run, daemon):
     assert ("2026-01-02T03:04:05+00:00", True) == (status["start_time"], status["tasks"][0]["ready"])
 
 
-def test_models_lists_bundles(run, daemon):
-    """Each installed version has a line; --json a list."""
-    assert "pos-intent  1.2.0" in run("models").stdout
-    assert "1.2.0" == json.loads(run("models", "pos-intent", "--json").stdout)[0]["ref"]["version"]
+def test_bundles_list_has_a_line_for_each_version(run, daemon):
+    """--json prints a list."""
+    assert "pos-intent  1.2.0" in run("bundles", "list").stdout
+    assert "1.2.0" == json.loads(run("bundles", "list", "pos-intent", "--json").stdout)[0]["ref"]["version"]
     assert "pos-intent" == daemon.admin.requests[-1].task
+
+
+def test_bundles_show_names_the_whole_digest(run, daemon):
+    """By digest or its start; a name that fits two bundles, or none, is an error that says where to look."""
+    daemon.admin.digests[1] = digest = "cd" * 32
+    for name in (digest[:8], digest):
+        assert digest in run("bundles", "show", "pos-intent", name).stdout
+    assert digest == json.loads(run("bundles", "show", "pos-intent", digest, "--json").stdout)["ref"]["digest"]
+    for name in ("9.9.9", "1.2.0"):
+        missing = run("bundles", "show", "pos-intent", name)
+        assert (2, True) == (missing.exit_code, "'edge-agent bundles list pos-intent'" in missing.stderr)
 
 
 def test_install_activates_unless_told_not_to(run, daemon, tmp_path):
@@ -184,8 +175,8 @@ def test_activate_rollback_and_remove_say_what_changed(run, daemon):
     named = "pos-intent 1.2.0 (abababababab, unsigned)"
     assert f"{named} answers 'pos-intent' now.\n" == run("activate", "pos-intent", "1.2.0").stdout
     assert f"{named} answers 'pos-intent' again.\n" == run("rollback", "pos-intent").stdout
-    assert "Removed pos-intent 1.1.0; 98.0 MB freed.\n" == run("remove", "pos-intent", "1.1.0").stdout
-    assert "Removed the task pos-intent; 98.0 MB freed.\n" == run("remove", "pos-intent").stdout
+    assert "Removed pos-intent 1.1.0; 98.0 MB freed.\n" == run("remove", "pos-intent", "1.1.0", "-y").stdout
+    assert "Removed the task pos-intent; 98.0 MB freed.\n" == run("remove", "--yes", "pos-intent").stdout
     assert 2 == run("rollback", "young").exit_code
 
 
@@ -248,8 +239,7 @@ def test_errors_of_the_daemon_end_with_their_code(run, daemon):
         (["generate", "assistant", "-"], b"a\xff", "standard input is not UTF-8: byte 2 is 0xff"),
         (["classify", "pos-intent"], b"\n \n", "no input: standard input holds no text"),
         (["classify", "pos-intent", "a\udcff"], b"", r"is not UTF-8: a\xff"),
-        (["models", "nope"], b"", "the task 'nope' has no bundle; installed tasks: pos-intent"),
-        (["status", "--run-dir", "./run"], b"", "--run-dir stands before the command"),
+        (["bundles", "list", "nope"], b"", "the task 'nope' has no bundle; installed tasks: pos-intent"),
         (["classify", "--target", "/x.sock", "a", "b"], b"", "write unix:/x.sock"),
     ],
 )
@@ -278,14 +268,18 @@ def test_tables_fit_a_page(run, daemon):
     """Off a terminal no line is over 100 columns or ends in spaces, and no name is cut."""
     daemon.admin.status.engines[0].name = "llama-" + "0123456789" * 2
     daemon.admin.status.warnings.append("a warning that is long " * 9)
-    out = run("status").stdout + run("models").stdout + run("classify", "pos-intent", "long words " * 30, "bad").stdout
+    out = (
+        run("status").stdout
+        + run("bundles", "list").stdout
+        + run("classify", "pos-intent", "long words " * 30, "bad").stdout
+    )
     assert [] == [line for line in out.splitlines() if len(line) > 100 or line != line.rstrip()]
     assert "llama-" + "0123456789" * 2 in out
 
 
 def test_an_error_without_a_remedy_gets_that_of_its_exit_code(capsys):
     """Every error says what to do."""
-    report(EdgeAgentError("it broke"))
+    report_error(EdgeAgentError("it broke"))
     assert "what to do: The daemon's log says more" in capsys.readouterr().err
 
 
@@ -407,8 +401,8 @@ def test_status_shows_where_updates_stand(run, daemon):
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
-def test_a_stick_needs_the_daemon(run, tmp_path, command):
-    """Only the daemon knows what waits; without one the command says how to start it."""
-    result = run(command, str(tmp_path))
+def test_removable_media_needs_the_daemon(run, tmp_path, command):
+    """Only the daemon has the list of waiting segments; without one the command says how to start it."""
+    result = run("media", command, str(tmp_path))
     assert 3 == result.exit_code
     assert "what to do" in result.stderr

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from convert.package.assemble import Request, assemble
-from edge_agent.cli.demo import STRANGE, read_show
+from convert.package.assemble import AssembleRequest, assemble
+from edge_agent.cli.demo import STRANGE, read_demo_bundle
 from edge_agent.errors import BundleUnreadable, FileMissing
 from tests.support import gated_onnx
 
@@ -22,7 +22,7 @@ def bundle(folder: Path, name: str, kind: str, samples: str, labels: str = "") -
     source.mkdir()
     (source / "task.yaml").write_text(RECIPE.format(name=name, kind=kind, labels=labels))
     (source / "samples.txt").write_text(samples)
-    return assemble(Request(source, {}, folder / name)).path
+    return assemble(AssembleRequest(source, {}, folder / name)).path
 
 
 def demo(tmp_path: Path, *bundles: Path | str) -> subprocess.Popen[str]:
@@ -73,7 +73,7 @@ def test_it_compares_bundles_on_labelled_messages(tmp_path):
 def test_a_gate_is_shown_at_work(tmp_path):
     """A bundle with a gate is asked three strange messages, and each has its p-value and what became of it."""
     gated = gated_onnx.bundle(tmp_path / "gated")
-    labels = read_show(gated).manifest.task.labels
+    labels = read_demo_bundle(gated).manifest.task.labels
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"text": f"{label} please", "label": label}) + "\n" for label in labels))
     process = demo(tmp_path, gated, "--labelled", file)
@@ -113,21 +113,21 @@ def test_ctrl_c_stops_the_daemon_and_cleans_up(tmp_path):
 
 def test_samples_come_from_the_golden_file(tmp_path):
     """The inputs are the bundle's own; without a golden file there are none."""
-    assert ("a", "b") == read_show(bundle(tmp_path, "talk", "generate", "a\nb\n")).samples
+    assert ("a", "b") == read_demo_bundle(bundle(tmp_path, "talk", "generate", "a\nb\n")).samples
     quiet = bundle(tmp_path, "quiet", "generate", "a\n")
     manifest = json.loads((quiet / "manifest.json").read_text())
     (quiet / "manifest.json").write_text(json.dumps({**manifest, "artifacts": []}))
-    assert () == read_show(quiet).samples
+    assert () == read_demo_bundle(quiet).samples
 
 
 def test_what_is_no_bundle_is_named(tmp_path):
     """A directory without a manifest, a golden file that is gone or spoiled: an error each."""
     with pytest.raises(BundleUnreadable, match="is no bundle directory"):
-        read_show(tmp_path)
+        read_demo_bundle(tmp_path)
     spoiled = bundle(tmp_path, "talk", "generate", "a\n")
     (spoiled / "golden.jsonl").write_text("[]\n")
     with pytest.raises(BundleUnreadable, match="one JSON object with 'input' a line"):
-        read_show(spoiled)
+        read_demo_bundle(spoiled)
     (spoiled / "golden.jsonl").unlink()
     with pytest.raises(FileMissing, match=r"golden\.jsonl does not exist"):
-        read_show(spoiled)
+        read_demo_bundle(spoiled)

@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edge_agent.cli import demo_compare
-from edge_agent.cli.demo_compare import Labelled, Said, Score
+from edge_agent.cli import demo
+from edge_agent.cli.demo import DemoAnswer, DemoScore, LabelledMessage
 from edge_agent.client import BundleRef, Classification, Failure, Timings
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest, parse
 from edge_agent.statistics import share
 
-ROWS = [Labelled("money back", "refund"), Labelled("how much", "price"), Labelled("hello", "other")]
+ROWS = [
+    LabelledMessage("money back", "refund"),
+    LabelledMessage("how much", "price"),
+    LabelledMessage("hello", "other"),
+]
 
 
 def manifest(name: str, *, sha256: str = "a", size: int = 1000, calibrated: bool = False) -> Manifest:
@@ -36,28 +40,28 @@ def manifest(name: str, *, sha256: str = "a", size: int = 1000, calibrated: bool
     return parse(json.dumps(plain).encode())
 
 
-def said(*labels: str, sure: bool = False, milliseconds: float = 2.0) -> list[Said]:
-    return [Said(label, sure, milliseconds) for label in labels]
+def said(*labels: str, sure: bool = False, milliseconds: float = 2.0) -> list[DemoAnswer]:
+    return [DemoAnswer(label, sure, milliseconds) for label in labels]
 
 
-def shown(manifests: list[Manifest], answers: list[list[Said]]) -> str:
+def shown(manifests: list[Manifest], answers: list[list[DemoAnswer]]) -> str:
     page = io.StringIO()
-    demo_compare.show(Console(file=page, width=120), manifests, ROWS, answers)
+    demo.show_comparison(Console(file=page, width=120), manifests, ROWS, answers)
     return page.getvalue()
 
 
 def test_right_and_sure_answers_are_counted():
     """A sure answer that is wrong counts against the sure ones."""
-    answers = [Said("refund", True, 1.0), Said("refund", True, 9.0), Said("other", False, 2.0)]
-    assert Score(3, share(2, 3), 2, share(1, 2), 2.0) == demo_compare.score(ROWS, answers)
+    answers = [DemoAnswer("refund", True, 1.0), DemoAnswer("refund", True, 9.0), DemoAnswer("other", False, 2.0)]
+    assert DemoScore(3, share(2, 3), 2, share(1, 2), 2.0) == demo.score(ROWS, answers)
 
 
 def test_messages_of_a_family_say_less_than_others():
     """Answers that are right or wrong by family have a wider interval than as many on their own."""
-    alone = [Labelled(str(number), "refund") for number in range(40)]
-    kin = [Labelled(str(number), "refund", f"family {number // 8}") for number in range(40)]
+    alone = [LabelledMessage(str(number), "refund") for number in range(40)]
+    kin = [LabelledMessage(str(number), "refund", f"family {number // 8}") for number in range(40)]
     answers = said(*["refund"] * 32, *["price"] * 8)
-    first, second = (demo_compare.score(rows, answers).right for rows in (alone, kin))
+    first, second = (demo.score(rows, answers).right for rows in (alone, kin))
     assert share(32, 40) == first
     assert first.value == second.value
     assert second.high - second.low > 2 * (first.high - first.low)
@@ -65,15 +69,15 @@ def test_messages_of_a_family_say_less_than_others():
 
 def test_a_sample_is_spread_and_always_the_same():
     """All rows, if they are few enough; otherwise from the first to near the last."""
-    rows = [Labelled(str(number), "x") for number in range(10)]
-    assert rows == demo_compare.sample(rows, 10) == demo_compare.sample(rows, 99)
-    assert ["0", "3", "6"] == [row.text for row in demo_compare.sample(rows, 3)]
+    rows = [LabelledMessage(str(number), "x") for number in range(10)]
+    assert rows == demo.sample(rows, 10) == demo.sample(rows, 99)
+    assert ["0", "3", "6"] == [row.text for row in demo.sample(rows, 3)]
 
 
 def test_a_bundle_without_one_of_the_labels_is_not_compared():
     """It could not be right."""
-    assert demo_compare.fits(manifest("pos-intent"), ROWS)
-    assert not demo_compare.fits(manifest("pos-intent"), [*ROWS, Labelled("when", "hours")])
+    assert demo.has_labels_for(manifest("pos-intent"), ROWS)
+    assert not demo.has_labels_for(manifest("pos-intent"), [*ROWS, LabelledMessage("when", "hours")])
 
 
 def test_the_table_marks_answers_and_names_the_models_apart():
@@ -113,16 +117,16 @@ def test_what_holds_no_labelled_messages_is_refused(tmp_path: Path, content: str
     file = tmp_path / "rows.jsonl"
     file.write_text(content)
     with pytest.raises(InvalidRequest, match=r"rows\.jsonl must hold labelled messages"):
-        demo_compare.read_labelled(file)
+        demo.read_labelled(file)
 
 
 def test_labelled_messages_are_read(tmp_path: Path):
     """Other columns and blank lines do not matter."""
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "money back", "label": "refund", "family": "x"}\n\n')
-    assert (Labelled("money back", "refund", "x"),) == demo_compare.read_labelled(file)
+    assert (LabelledMessage("money back", "refund", "x"),) == demo.read_labelled(file)
     with pytest.raises(FileMissing, match="does not exist"):
-        demo_compare.read_labelled(tmp_path / "nothing.jsonl")
+        demo.read_labelled(tmp_path / "nothing.jsonl")
 
 
 class Answering:
@@ -164,7 +168,7 @@ def test_each_message_is_a_call_of_its_own():
     """The first one is asked once more before, so that no figure holds the connection's start."""
     client = Answering({"money back": ("refund", False), "how much": ("other", True), "hello": ("other", False)})
     counted: list[int] = []
-    answers = demo_compare.ask(client, "t", ROWS, counted.append)
+    answers = demo.classify_rows(client, "t", ROWS, counted.append)
     assert ["money back", "money back", "how much", "hello"] == client.asked
     assert [("refund", True), ("other", False), ("other", True)] == [(each.label, each.sure) for each in answers]
     assert [1, 2, 3] == counted
@@ -173,7 +177,7 @@ def test_each_message_is_a_call_of_its_own():
 
 def test_a_refused_message_is_wrong_and_not_sure():
     """It is shown by its reason."""
-    answers = demo_compare.ask(Answering({"money back": ("refund", False)}), "t", ROWS, lambda _done: None)
+    answers = demo.classify_rows(Answering({"money back": ("refund", False)}), "t", ROWS, lambda _done: None)
     assert [("refund", True), ("INPUT_TOO_LONG", False), ("INPUT_TOO_LONG", False)] == [
         (each.label, each.sure) for each in answers
     ]
@@ -182,10 +186,10 @@ def test_a_refused_message_is_wrong_and_not_sure():
 
 def test_no_more_than_a_screen_of_answers_is_shown():
     """Eight messages from all over, however many were asked."""
-    rows = [Labelled(f"message {number:03}", "refund") for number in range(100)]
+    rows = [LabelledMessage(f"message {number:03}", "refund") for number in range(100)]
     page = io.StringIO()
     answers = [said(*["refund"] * 100)]
-    demo_compare.show(Console(file=page, width=120), [manifest("pos-intent")], rows, answers)
-    assert demo_compare.SHOWN_ROWS == page.getvalue().count("message 0")
+    demo.show_comparison(Console(file=page, width=120), [manifest("pos-intent")], rows, answers)
+    assert demo.SHOWN_ROWS == page.getvalue().count("message 0")
     assert "message 084" in page.getvalue()
     assert "100% ±2" in page.getvalue()

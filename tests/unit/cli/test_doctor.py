@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from edge_agent.cli import app
 from edge_agent.cli.doctor import as_document, show
-from edge_agent.doctor.examine import CHECKS
-from edge_agent.doctor.findings import VERDICTS, Finding, counted, lasting, worst
+from edge_agent.doctor.all_checks import CHECKS
+from edge_agent.doctor.findings import VERDICTS, Finding, worst
 from tests.support.doctor_cases import looked, place
 from tests.support.fake_daemon import FakeDaemon
 
@@ -107,12 +107,6 @@ def test_all_shows_what_is_well_too():
 def test_the_document_counts_every_verdict():
     """Also those that no finding has."""
     assert dict.fromkeys(VERDICTS, 0) | {"note": 1} == as_document([Finding("x", "y", "note", "")])["counts"]
-
-
-def test_numbers_are_written_as_people_say_them():
-    """Spans, nouns."""
-    assert ["59 s", "2 min", "3 h", "2 days"] == [lasting(each) for each in (59, 130, 3 * 3600, 2 * 86_400)]
-    assert ["1 file", "2 files"] == [counted(each, "file") for each in (1, 2)]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

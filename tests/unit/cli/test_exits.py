@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent import errors
-from edge_agent.cli.exits import REMEDIES, Exit, exit_code, exit_code_of
+from edge_agent.cli.exits import REMEDIES, ExitCode, exit_code, exit_code_of
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "exit-codes.md"
 
@@ -13,15 +13,15 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "exit-codes.md"
 @pytest.mark.parametrize(
     ("expected", "error"),
     [
-        (Exit.FAILED, errors.ModelFailed),
-        (Exit.USAGE, errors.UnknownTask),
-        (Exit.USAGE, errors.NothingToRollBack),
-        (Exit.SITE, errors.ConfigInvalid),
-        (Exit.SITE, errors.SiteError),
-        (Exit.TRY_LATER, errors.QueueFull),
-        (Exit.TRY_LATER, errors.DeadlineExpired),
-        (Exit.REFUSED, errors.HashMismatch),
-        (Exit.REFUSED, errors.SignatureInvalid),
+        (ExitCode.FAILED, errors.ModelFailed),
+        (ExitCode.USAGE, errors.UnknownTask),
+        (ExitCode.USAGE, errors.NothingToRollBack),
+        (ExitCode.SITE, errors.ConfigInvalid),
+        (ExitCode.SITE, errors.SiteError),
+        (ExitCode.TRY_LATER, errors.QueueFull),
+        (ExitCode.TRY_LATER, errors.DeadlineExpired),
+        (ExitCode.REFUSED, errors.HashMismatch),
+        (ExitCode.REFUSED, errors.SignatureInvalid),
     ],
 )
 def test_each_family_of_errors_has_its_code(expected, error):
@@ -33,18 +33,18 @@ def test_each_family_of_errors_has_its_code(expected, error):
 
 def test_every_reason_but_the_models_has_a_code_of_its_family():
     """No new error falls through to 'failed' unnoticed."""
-    failed = {reason for reason in errors.BY_REASON if exit_code(reason) is Exit.FAILED}
+    failed = {reason for reason in errors.BY_REASON if exit_code(reason) is ExitCode.FAILED}
     assert {"MODEL_LOAD_FAILED", "MODEL_FAILED", "ENGINE_CRASHED", "INPUT_QUARANTINED"} == failed
 
 
 @pytest.mark.parametrize(
     ("expected", "reason"),
     [
-        (Exit.SITE, "UNREACHABLE"),
-        (Exit.USAGE, "MESSAGE_TOO_LARGE"),
-        (Exit.TRY_LATER, "RESOURCE_EXHAUSTED"),
-        (Exit.USAGE, "INVALID_ARGUMENT"),
-        (Exit.FAILED, "SOMETHING_NEW"),
+        (ExitCode.SITE, "UNREACHABLE"),
+        (ExitCode.USAGE, "MESSAGE_TOO_LARGE"),
+        (ExitCode.TRY_LATER, "RESOURCE_EXHAUSTED"),
+        (ExitCode.USAGE, "INVALID_ARGUMENT"),
+        (ExitCode.FAILED, "SOMETHING_NEW"),
     ],
 )
 def test_reasons_that_the_daemon_does_not_write_have_codes_too(expected, reason):
@@ -55,9 +55,9 @@ def test_reasons_that_the_daemon_does_not_write_have_codes_too(expected, reason)
 def test_the_document_lists_every_code():
     """docs/exit-codes.md has a row for each code."""
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert [] == [code for code in Exit if f"\n| {code.value} | " not in text]
+    assert [] == [code for code in ExitCode if f"\n| {code.value} | " not in text]
 
 
 def test_every_code_has_a_remedy():
     """An error that does not say what to do is given the words of its code."""
-    assert set(Exit) - {Exit.OK} == set(REMEDIES)
+    assert set(ExitCode) - {ExitCode.OK} == set(REMEDIES)

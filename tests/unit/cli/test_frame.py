@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edge_agent.cli.frame import Look, frame
-from edge_agent.cli.rates import Rates
+from edge_agent.cli.status_watch import Snapshot, TaskRates, draw_frame
 from edge_agent.client import (
     BundleRef,
     Engine,
@@ -44,14 +43,14 @@ STATUS = Status(
     "0.1.0", NOW - timedelta(hours=3), True, 10**8, (TASK,), (ENGINE,), ("It burns.",), 0, 10**9,
     EXAMPLES, UPDATES, UPLINK,
 )  # fmt: skip
-RATES = {"pos-intent": Rates(124.2, 0.5, 0.125, 0.0, 0.0001, 0.0123, 1.5), "": Rates(errors=0.25)}
+RATES = {"pos-intent": TaskRates(124.2, 0.5, 0.125, 0.0, 0.0001, 0.0123, 1.5), "": TaskRates(errors=0.25)}
 
 
-def drawn(look: Look, columns: int = 80) -> str:
+def drawn(look: Snapshot, columns: int = 80) -> str:
     """Return what a terminal of that width shows."""
     console = Console(width=columns, force_terminal=True, color_system=None, legacy_windows=False)
     with console.capture() as captured:
-        console.print(frame(look, NOW))
+        console.print(draw_frame(look, NOW))
     return captured.get()
 
 
@@ -62,7 +61,7 @@ def line(text: str, start: str) -> list[str]:
 @pytest.mark.parametrize("columns", [80, 100, 200])
 def test_a_frame_fits_the_screen(columns):
     """No line is longer than the screen, and at 80 columns names and figures stand whole, each row on one line."""
-    text = drawn(Look(STATUS, RATES, 10.0), columns)
+    text = drawn(Snapshot(STATUS, RATES, 10.0), columns)
     assert max(map(len, text.splitlines())) <= columns
     row = ["pos-intent", "1.2.0", "yes", "124", "12", "ms", "1.5", "s", "0.1", "ms", "12%", "0.50"]
     assert row == line(text, "pos-intent")
@@ -71,7 +70,7 @@ def test_a_frame_fits_the_screen(columns):
 
 def test_a_frame_says_what_needs_attention():
     """Calls of tasks that are not installed, examples given up, the uplink's problem, updates, warnings are shown."""
-    text = " ".join(drawn(Look(STATUS, RATES, 10.0)).split())
+    text = " ".join(drawn(Snapshot(STATUS, RATES, 10.0)).split())
     for said in (
         "edge-agent 0.1.0 serving, up 3 h",
         "not installed 0.25",
@@ -89,27 +88,27 @@ def test_a_frame_shows_alarms_and_the_large_model():
     since = NOW - timedelta(hours=2)
     alarm = FieldAlarm("pos-intent", "ab", "errors", since, None, "people found 6 of 20 wrong", "", demoted=True)
     large = LargeModel(**{**KNOWN, **NOTHING, "affordable": False, "problem": "the cap is reached"})
-    text = " ".join(drawn(Look(dataclasses.replace(STATUS, alarms=(alarm,), large_model=large), {}, 0.0)).split())
+    text = " ".join(drawn(Snapshot(dataclasses.replace(STATUS, alarms=(alarm,), large_model=large), {}, 0.0)).split())
     assert "alarm pos-intent, errors for 2 h: people found 6 of 20 wrong; in shadow because of it" in text
     assert "large model online, usually 640 ms, spent up; the cap is reached" in text
-    assert "alarm" not in drawn(Look(STATUS, {}, 0.0))
-    assert "large model" not in drawn(Look(STATUS, {}, 0.0))
+    assert "alarm" not in drawn(Snapshot(STATUS, {}, 0.0))
+    assert "large model" not in drawn(Snapshot(STATUS, {}, 0.0))
 
 
 def test_without_a_second_look_there_are_no_rates():
     """The first frame has dashes where rates come, and says so."""
-    text = drawn(Look(STATUS, {}, 0.0))
+    text = drawn(Snapshot(STATUS, {}, 0.0))
     assert ["pos-intent", "1.2.0", "yes", "-", "-", "-", "-", "-", "-"] == line(text, "pos-intent")
     assert "rates come with the next look" in text
 
 
 def test_a_daemon_that_is_away_is_said_to_be():
     """When the daemon does not answer, that stands on top; what was known last stays below it."""
-    text = drawn(Look(STATUS, {}, 0.0, "no daemon at unix:/run/x"))
+    text = drawn(Snapshot(STATUS, {}, 0.0, "no daemon at unix:/run/x"))
     assert ["no", "answer", "no", "daemon", "at", "unix:/run/x"] == text.splitlines()[0].split()
     assert "from before" in text
     assert "pos-intent" in text
-    assert "pos-intent" not in drawn(Look(None, {}, 0.0, "no daemon at unix:/run/x"))
+    assert "pos-intent" not in drawn(Snapshot(None, {}, 0.0, "no daemon at unix:/run/x"))
 
 
 @pytest.mark.parametrize(
@@ -118,5 +117,5 @@ def test_a_daemon_that_is_away_is_said_to_be():
 def test_a_bar_shows_how_busy_an_engine_is(running: int, bar: str) -> None:
     """The bar has eight cells for the engine's places, and is never longer."""
     engine: Any = dataclasses.replace(ENGINE, running=running)
-    row = line(drawn(Look(dataclasses.replace(STATUS, engines=(engine,)), {}, 0.0)), "llama")
+    row = line(drawn(Snapshot(dataclasses.replace(STATUS, engines=(engine,)), {}, 0.0)), "llama")
     assert [*([bar] if bar else []), f"{running}/8"] == row[3 : 4 + bool(bar)]

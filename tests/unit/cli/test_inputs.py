@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edge_agent.cli.inputs import Inputs, watched
+from edge_agent.cli.inputs import Inputs, with_progress_bar
 from edge_agent.errors import EmptyInput, InvalidRequest
 from tests.support.fake_daemon import FakeDaemon
 
@@ -52,7 +52,7 @@ def test_a_jsonl_file_has_a_text_in_each_object(tmp_path):
 @pytest.mark.parametrize("line", ["text", '{"label": "x"}', '{"text": 7}', "[1]", "[" * 100_000])
 def test_a_line_that_is_no_such_object_is_shown(tmp_path, line):
     """With how to write it."""
-    with pytest.raises(InvalidRequest, match="no JSON object with 'text'") as caught:
+    with pytest.raises(InvalidRequest, match="not a JSON object with 'text'") as caught:
         list(Inputs(None, written(tmp_path / "rows.jsonl", line)))
     assert '{"text"' in caught.value.remedy
 
@@ -127,5 +127,5 @@ def test_a_bar_of_an_unknown_number_counts(tmp_path):
     """Of standard input nobody knows the end."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
-    assert ["a", "b"] == list(watched(["a", "b"], None, console))
+    assert ["a", "b"] == list(with_progress_bar(["a", "b"], None, console))
     assert "2/?" in screen.getvalue()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edge_agent.cli import large_model
+from edge_agent.cli import status
 from edge_agent.client import LargeModel
 
 NOTHING: dict[str, Any] = {
@@ -52,5 +52,5 @@ FIRST = "large model large-1: online, usually 640 ms; today 0.31 of 2.00, this m
 def test_what_is_asked_later_has_a_line(changes, said):
     """How many wait and for how long, how many were answered, and what was given up; none where there was nothing."""
     written = io.StringIO()
-    large_model.show(Console(file=written, width=120), LargeModel(**{**KNOWN, **NOTHING, **changes}))
+    status.show_large_model(Console(file=written, width=120), LargeModel(**{**KNOWN, **NOTHING, **changes}))
     assert [FIRST, *said] == written.getvalue().splitlines()

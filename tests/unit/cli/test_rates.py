@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.cli.rates import WINDOW_SECONDS, Window, rates_of
+from edge_agent.cli.status_watch import WINDOW_SECONDS, RateWindow, rates_of
 from edge_agent.client import Durations, Status, TaskCounts
-from edge_agent.metrics.counting import SECONDS, Histogram
+from edge_agent.metrics.answer_counts import SECONDS, Histogram
 from edge_agent.report.daemon_figures import histogram_quantile
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -78,7 +78,7 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(values, earlier, share):
 
 def test_a_window_is_the_last_seconds():
     """Rates are over the last ten seconds or so, however long one looks."""
-    window = Window()
+    window = RateWindow()
     for second in range(60):
         window.add(status(counts(answers={"local": 5 * second if second < 50 else 250})), float(second))
     assert WINDOW_SECONDS == window.seconds
@@ -87,7 +87,7 @@ def test_a_window_is_the_last_seconds():
 
 def test_one_look_has_no_rates():
     """Before there is a second look nothing is said."""
-    window = Window()
+    window = RateWindow()
     assert ({}, 0.0) == (window.rates(), window.seconds)
     window.add(status(counts(answers={"local": 5})), 3.0)
     assert {} == window.rates()
@@ -95,7 +95,7 @@ def test_one_look_has_no_rates():
 
 def test_a_restart_begins_anew():
     """A daemon that was started again counts from zero: no rate is negative."""
-    window = Window()
+    window = RateWindow()
     window.add(status(counts(answers={"local": 500})), 1.0)
     window.add(status(counts(answers={"local": 2}), start=START + timedelta(hours=1)), 2.0)
     assert {} == window.rates()
@@ -105,7 +105,7 @@ def test_a_restart_begins_anew():
 
 def test_a_task_that_is_new_counts_from_zero():
     """What a task has counted that was not there at the first look, came in between."""
-    window = Window()
+    window = RateWindow()
     window.add(status(), 0.0)
     window.add(status(counts("new", answers={"local": 4})), 2.0)
     assert 2.0 == window.rates()["new"].answers

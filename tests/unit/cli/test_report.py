@@ -93,9 +93,9 @@ def test_html_and_json_together_are_both(run, daemon, tmp_path):
     ("arguments", "code", "says"),
     [
         (("other",), 2, "there is no task 'other'; there are: pos-intent"),
-        (("--model-cost", "much"), 2, "is no amount"),
-        (("--model-cost", "nan"), 2, "is no amount"),
-        (("--model-cost", "-3"), 2, "is no amount"),
+        (("--model-cost", "much"), 2, "is not an amount"),
+        (("--model-cost", "nan"), 2, "is not an amount"),
+        (("--model-cost", "-3"), 2, "is not an amount"),
         (("--risk", "2"), 2, "--risk"),
         (("--html", "/no/such/folder/report.html"), 3, "Name another file with --html."),
     ],

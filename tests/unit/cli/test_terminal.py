@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from convert.cli import app as edge_convert
 from edge_agent.cli import app as edge_agent
 from edge_agent.cli import output, terminal
-from edge_agent.cli.terminal import Rows, Terminal
+from edge_agent.cli.terminal import EscapedTable, Terminal
 from edge_agent.errors.printable import one_line, printable, printable_lines
 
 HOSTILE = "a\x1b[2J\x9b1mb\nc\td\u202ee\u2028f\x7f"
@@ -36,9 +36,9 @@ def shown(thing: RenderableType) -> str:
     return written.getvalue()
 
 
-def table(cell: RenderableType) -> Rows:
+def table(cell: RenderableType) -> EscapedTable:
     """Return a table with one cell."""
-    made = Rows.grid()
+    made = EscapedTable.grid()
     made.add_row(cell)
     return made
 

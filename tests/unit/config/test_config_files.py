@@ -42,7 +42,7 @@ def test_a_section_without_keys_takes_nothing_away(tmp_path: Path):
 def test_the_files_beneath_stand_alone(tmp_path: Path):
     """An enrolled box needs no agent.yaml of its own, where none was named on the command line."""
     path = laid(tmp_path, site=SITE)
-    assert "shop-12" == config.checked(config_files.read(path, optional=True), environ={}).site.id
+    assert "shop-12" == config.validate_files(config_files.read(path, optional=True), environ={}).site.id
 
 
 def test_a_file_called_site_yaml_is_not_read_twice(tmp_path: Path):
@@ -89,5 +89,5 @@ def test_what_is_written_is_read_back(tmp_path: Path):
         "uplink": {"url": "s3://a: b#c", "options": {"x": "no", "y": "1e3\n- ü"}},
         "site": {"receipt_keys": ["00"]},
     }
-    raw = config_files.write(sections, "one\ntwo: three")
+    raw = config_files.render_sections(sections, "one\ntwo: three")
     assert (sections, True) == (yaml.safe_load(raw), raw.startswith(b"# one\n# two: three\n"))

@@ -153,7 +153,7 @@ def escalated(number: int, ours: str, *, scores: bool = True, **said: Any) -> li
     """Return an unsure input that the large model answered, rightly, as version 0.1 wrote it, and a review of it."""
     made = prediction(number, input=text(number), **DRAWN).model_dump(mode="json", by_alias=True)
     grades = {"confidence": 0.4, "sure": False, "scores": [[ours, 0.4], ["stock", 0.3]] if scores else []}
-    old = example_records.Prediction.model_validate({**made, **grades, **ESCALATED})
+    old = example_records.ExamplePrediction.model_validate({**made, **grades, **ESCALATED})
     return [old, feedback(number, **{"verdict": "accept", "value": "", **said})]
 
 

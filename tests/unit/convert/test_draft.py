@@ -10,18 +10,18 @@ from convert import scaffold
 from convert.pipeline import recipe
 from convert.pipeline import task as tasks
 from convert.pipeline.recipe import Recipe
-from convert.scaffold import Wanted, advise, recipe_text, runtime_of, task_text
+from convert.scaffold import ScaffoldRequest, advise, recipe_text, runtime_of, task_text
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import record_schema
 
 ROOT = Path(__file__).parents[3]
 CASES = [
-    (Wanted("a", "classify", ("refund", 'a "b"')), "onnx"),
-    (Wanted("a", "classify", runtime="llama"), "llama"),
-    (Wanted("a", "extract", ("item",)), "onnx"),
-    (Wanted("a", "extract", ("item", "size"), runtime="llama"), "llama"),
-    (Wanted("a", "generate"), "llama"),
-    (Wanted("a", "embed"), "onnx"),
+    (ScaffoldRequest("a", "classify", ("refund", 'a "b"')), "onnx"),
+    (ScaffoldRequest("a", "classify", runtime="llama"), "llama"),
+    (ScaffoldRequest("a", "extract", ("item",)), "onnx"),
+    (ScaffoldRequest("a", "extract", ("item", "size"), runtime="llama"), "llama"),
+    (ScaffoldRequest("a", "generate"), "llama"),
+    (ScaffoldRequest("a", "embed"), "onnx"),
 ]
 
 
@@ -38,7 +38,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(("wanted", "runtime"), CASES)
-def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted: Wanted, runtime: str):
+def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted: ScaffoldRequest, runtime: str):
     """The recipe and the task read as they are, for the runtime that was advised or asked for."""
     (tmp_path / "recipe.yaml").write_text(recipe_text(wanted))
     (tmp_path / "task.yaml").write_text(task_text(wanted))
@@ -83,7 +83,7 @@ def test_labels_are_read_without_their_blanks():
 
 
 @pytest.mark.parametrize("wanted", [case[0] for case in CASES])
-def test_what_is_commented_out_is_the_default(tmp_path: Path, wanted: Wanted):
+def test_what_is_commented_out_is_the_default(tmp_path: Path, wanted: ScaffoldRequest):
     """With every key that is commented out taken in, the recipe means the same."""
     text = recipe_text(wanted)
     whole = []
@@ -119,7 +119,7 @@ def test_the_draft_and_the_document_name_every_key():
 def test_a_runtime_that_does_not_serve_the_kind_is_refused():
     """The error says which one does, and why."""
     with pytest.raises(InvalidRequest, match="runtime onnx serves classify, embed, extract; not generate") as raised:
-        recipe_text(Wanted("a", "generate", runtime="onnx"))
+        recipe_text(ScaffoldRequest("a", "generate", runtime="onnx"))
     assert "Take runtime llama. Only a decoder writes text." in raised.value.remedy
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.daemon import open_tuning_cache
 from edge_agent.engine.protocol import Load
 from edge_agent.engine.tuned import ENTRIES_MAX, Settings, Tuned
 from edge_agent.store.settings import SettingsFile
-from edge_agent.tasks import remembering
 
 LOAD = Load(runtime="llama", weights="/blobs/abc", threads=2)
 SETTINGS = {"threads": "1", "flash_attention": "on", "bulk_rows": "128", "tuned_for": "zen4", "tuning": "64 rows: +2%"}
@@ -65,8 +65,8 @@ def test_the_oldest_settings_are_forgotten() -> None:
 def test_the_file_keeps_what_was_noted(tmp_path: Path) -> None:
     """A daemon that is started anew reads it."""
     file = SettingsFile(tmp_path / "settings.json")
-    remembering(file).note(LOAD, MEASURED)
-    assert SETTINGS == remembering(file).recall(LOAD)
+    open_tuning_cache(file).note(LOAD, MEASURED)
+    assert SETTINGS == open_tuning_cache(file).recall(LOAD)
     assert 0o600 == (tmp_path / "settings.json").stat().st_mode & 0o777
 
 
@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_read_is_as_none(tmp_path: Path, content: bytes | 
     file = SettingsFile(tmp_path / "settings.json")
     if content is not None:
         (tmp_path / "settings.json").write_bytes(content)
-    tuned = remembering(file)
+    tuned = open_tuning_cache(file)
     assert {} == tuned.recall(LOAD)
     tuned.note(LOAD, MEASURED)
     assert {"abc f16 2": SETTINGS} == file.read()
@@ -84,6 +84,6 @@ def test_a_file_that_cannot_be_read_is_as_none(tmp_path: Path, content: bytes | 
 
 def test_a_disk_that_takes_nothing_is_borne(tmp_path: Path) -> None:
     """The settings hold until the daemon ends."""
-    tuned = remembering(SettingsFile(tmp_path / "missing" / "settings.json"))
+    tuned = open_tuning_cache(SettingsFile(tmp_path / "missing" / "settings.json"))
     tuned.note(LOAD, MEASURED)
     assert SETTINGS == tuned.recall(LOAD)

@@ -15,19 +15,19 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from convert.publish import ceremony
-from convert.publish.ceremony import Quorum
+from convert.publish.ceremony import RoleQuorum
 from edge_agent import config
 from edge_agent.cli import app
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.enrolment_record import parse
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.uplink.escalation.escalation_server import read_key
 from tests.support.enrolled import hand_over
 from tests.support.enrolment_files import DAY, LARGE_MODEL, a_kit
 from tests.support.mounts import tmpfs
 
 PASSPHRASE = "nine purple herons"
-ONE = Quorum(1, 1)
+ONE = RoleQuorum(1, 1)
 
 
 class Box:
@@ -42,7 +42,7 @@ class Box:
     def kit(self, ago: float = 0, days: float = 30, **changes: Any) -> Path:
         """Write a kit that was made so many seconds ago."""
         at = time.time() - ago
-        dates = {"issued_at": timestamp(at), "expires_at": timestamp(at + days * DAY)}
+        dates = {"issued_at": format_timestamp(at), "expires_at": format_timestamp(at + days * DAY)}
         raw = enrolment_file.encode(a_kit(**{"root": self.root, **dates, **changes}))
         path = self.folder / "a.kit"
         path.write_bytes(raw)
@@ -260,7 +260,7 @@ def test_nobody_there_means_no(box: Box):
     assert (2, {}) == (box.enrol(path).exit_code, box.files())
     wrong = box.enrol(path, "--code", "0000-0000-0000-0000-0000")
     assert (5, {}) == (wrong.exit_code, box.files())
-    assert 0 == box.enrol(path, "--code", enrolment_file.code(sha256).upper()).exit_code
+    assert 0 == box.enrol(path, "--code", enrolment_file.verification_code(sha256).upper()).exit_code
 
 
 @pytest.mark.slow

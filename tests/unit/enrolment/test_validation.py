@@ -6,31 +6,31 @@ from typing import Any
 
 import pytest
 
-from edge_agent.enrolment.validation import Kind, judge
-from edge_agent.errors import KitRefused
-from edge_agent.formats.enrolment_record import Enrolment
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.enrolment.validation import EnrolmentKind, classify_enrolment
+from edge_agent.errors import EnrolmentFileRefused
+from edge_agent.formats.enrolment_record import SiteEnrolment
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.enrolment_files import DAY, SITE, a_kit
 from tests.support.examples import NOW
 
 
-def known(**changes: Any) -> Enrolment:
+def known(**changes: Any) -> SiteEnrolment:
     """Return what a box remembers that became shop-12 by a kit made at NOW."""
     plain = {
         "site": SITE,
         "kit_sha256": "0" * 64,
-        "issued_at": timestamp(NOW),
-        "expires_at": timestamp(NOW + DAY),
-        "enrolled_at": timestamp(NOW),
+        "issued_at": format_timestamp(NOW),
+        "expires_at": format_timestamp(NOW + DAY),
+        "enrolled_at": format_timestamp(NOW),
         "secrecy": "none",
         "files": {},
     }
-    return Enrolment.model_validate({**plain, **changes})
+    return SiteEnrolment.model_validate({**plain, **changes})
 
 
-def judged(before: Enrolment | None = None, now: float = NOW, **options: Any) -> Kind:
+def judged(before: SiteEnrolment | None = None, now: float = NOW, **options: Any) -> EnrolmentKind:
     """Judge the kit of shop-12, made at NOW for 30 days."""
-    return judge(a_kit(), before, now, **{"same_fleet": True, "replace": False, **options})
+    return classify_enrolment(a_kit(), before, now, **{"same_fleet": True, "replace": False, **options})
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def judged(before: Enrolment | None = None, now: float = NOW, **options: Any) ->
         (known(), {"replace": True}, "renewal"),
         (known(site="shop-1"), {"replace": True}, "replacement"),
         (known(), {"same_fleet": False, "replace": True}, "replacement"),
-        (known(issued_at=timestamp(NOW + DAY), site="shop-1"), {"replace": True}, "replacement"),
+        (known(issued_at=format_timestamp(NOW + DAY), site="shop-1"), {"replace": True}, "replacement"),
     ],
 )
-def test_what_a_kit_is_to_a_box(before: Enrolment | None, options: dict[str, Any], kind: Kind):
+def test_what_a_kit_is_to_a_box(before: SiteEnrolment | None, options: dict[str, Any], kind: EnrolmentKind):
     """A box stays the site that it is unless it is told not to."""
     assert kind == judged(before, **options)
 
@@ -55,16 +55,16 @@ def test_what_a_kit_is_to_a_box(before: Enrolment | None, options: dict[str, Any
     [
         (known(site="shop-1"), {}, "for site shop-12, and this box is shop-1"),
         (known(), {"same_fleet": False}, "another root of trust"),
-        (known(issued_at=timestamp(NOW + 1)), {}, "older than the one in use"),
+        (known(issued_at=format_timestamp(NOW + 1)), {}, "older than the one in use"),
         (None, {"now": NOW + 30 * DAY}, "expired on"),
         (None, {"now": 0.0}, "this machine's clock is before that"),
         (None, {"now": NOW - DAY - 1}, "this machine's clock is before that"),
         (known(), {"now": NOW + 31 * DAY, "replace": True}, "expired on"),
     ],
 )
-def test_what_is_refused(before: Enrolment | None, options: dict[str, Any], said: str):
+def test_what_is_refused(before: SiteEnrolment | None, options: dict[str, Any], said: str):
     """With what to do about it."""
-    with pytest.raises(KitRefused) as caught:
+    with pytest.raises(EnrolmentFileRefused) as caught:
         judged(before, **options)
     assert (True, True) == (said in caught.value.message, bool(caught.value.remedy))
 

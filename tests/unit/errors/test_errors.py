@@ -21,7 +21,7 @@ from edge_agent.errors import (
     QueueFull,
     from_wire,
 )
-from edge_agent.server.status import to_status
+from edge_agent.server.error_status import to_status
 
 LEAVES = sorted(BY_REASON.values(), key=lambda cls: cls.__name__)
 

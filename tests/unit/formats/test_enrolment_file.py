@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.errors import KitInvalid
+from edge_agent.errors import EnrolmentFileInvalid
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import canonical
 from tests.support.enrolment_files import LARGE_MODEL, a_kit, resealed
@@ -21,9 +21,9 @@ PASSPHRASE = "nine purple herons"
 RAW = enrolment_file.encode(a_kit())
 
 
-def refused(raw: bytes) -> KitInvalid:
+def refused(raw: bytes) -> EnrolmentFileInvalid:
     """Return the error that a file leads to."""
-    with pytest.raises(KitInvalid) as caught:
+    with pytest.raises(EnrolmentFileInvalid) as caught:
         enrolment_file.parse(raw)
     assert caught.value.remedy
     return caught.value
@@ -33,7 +33,7 @@ def test_what_is_written_is_read_back():
     """With the sha256 of its content, whose first digits are the code."""
     read, sha256 = enrolment_file.parse(RAW)
     assert (a_kit(), json.loads(RAW)["sha256"]) == (read, sha256)
-    assert sha256[:20] == enrolment_file.code(sha256).replace("-", "")
+    assert sha256[:20] == enrolment_file.verification_code(sha256).replace("-", "")
 
 
 def test_secrets_are_not_in_what_is_logged():
@@ -85,7 +85,7 @@ def json_of(raw: bytes) -> Any:
         (b'{"body": {"schema": "edge-agent/kit/v1", "x": 1.5}}', "no numbers like 1.5"),
         (b'{"body": {"schema": "edge-agent/kit/v1", "x": "\\ud800"}}', "another sha256"),
         (b"[" * 100_000, "cut off"),
-        (b'{"body": "' + b"x" * enrolment_file.KIT_BYTES_MAX, "has more than"),
+        (b'{"body": "' + b"x" * enrolment_file.ENROLMENT_FILE_BYTES_MAX, "has more than"),
         (resealed(schema="edge-agent/kit/v2"), "is of schema 'edge-agent/kit/v2'"),
     ],
 )
@@ -134,7 +134,7 @@ def test_what_a_newer_centre_says_is_not_ignored():
 @pytest.mark.parametrize("asked", [b"22", b"23", b"63", b"+22", b"9" * 5000])
 def test_a_sealed_kit_may_not_ask_for_endless_work(asked: bytes):
     """Its head says how often scrypt is to be repeated: 23 would take 8 GB. It is refused with the number."""
-    with pytest.raises(KitInvalid, match="rounds of scrypt; the limit is 21"):
+    with pytest.raises(EnrolmentFileInvalid, match="rounds of scrypt; the limit is 21"):
         enrolment_file.unseal(sealed_quickly(RAW).replace(b" 1\n", b" %s\n" % asked, 1), corpus.PASSPHRASE)
     assert RAW == enrolment_file.unseal(sealed_quickly(RAW), corpus.PASSPHRASE)
 
@@ -143,12 +143,12 @@ def test_a_sealed_kit_opens_with_its_passphrase_only():
     """Without it nobody can read or change it."""
     sealed, right = sealed_quickly(RAW), corpus.PASSPHRASE
     assert (True, False, RAW) == (
-        enrolment_file.sealed(sealed),
-        enrolment_file.sealed(RAW),
+        enrolment_file.is_sealed(sealed),
+        enrolment_file.is_sealed(RAW),
         enrolment_file.unseal(sealed, right),
     )
     for raw, passphrase in ((sealed, "eight grey herons"), (sealed[:-1], right), (sealed[:60], right)):
-        with pytest.raises(KitInvalid, match="does not open"):
+        with pytest.raises(EnrolmentFileInvalid, match="does not open"):
             enrolment_file.unseal(raw, passphrase)
 
 
@@ -162,7 +162,7 @@ def test_what_the_centre_seals_a_site_opens():
 def test_any_bytes_are_a_sentence(raw: bytes):
     """No bytes lead to another error."""
     for read in (enrolment_file.parse, lambda given: enrolment_file.unseal(given, PASSPHRASE)):
-        with pytest.raises(KitInvalid):
+        with pytest.raises(EnrolmentFileInvalid):
             read(raw)
 
 
@@ -176,8 +176,8 @@ def test_any_bytes_are_a_sentence(raw: bytes):
 def test_any_json_is_a_kit_or_a_sentence(value: Any):
     """In every field, also below a sha256 that fits."""
     for field in a_kit().model_dump(by_alias=True):
-        with contextlib.suppress(KitInvalid):
-            assert isinstance(enrolment_file.parse(resealed(**{field: value}))[0], enrolment_file.Kit)
+        with contextlib.suppress(EnrolmentFileInvalid):
+            assert isinstance(enrolment_file.parse(resealed(**{field: value}))[0], enrolment_file.EnrolmentFile)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_any_json_is_a_kit_or_a_sentence(value: Any):
 )
 def test_a_code_is_compared_as_people_type_it(typed: str, same: bool):
     """Never by fewer digits than it has."""
-    assert same == enrolment_file.is_code_of(typed, "fd361dc3e8a5955ae3e3b23cea240d4f")
+    assert same == enrolment_file.matches_code(typed, "fd361dc3e8a5955ae3e3b23cea240d4f")
 
 
 def test_the_hash_is_of_the_canonical_bytes():

@@ -6,31 +6,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.data.row_files import Row, Span
-from convert.evaluate.predictions import Found, Prediction
+from convert.data.row_files import DataRow, TextSpan
+from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.package import golden as chosen
 from edge_agent.errors import BundleUnreadable
-from edge_agent.formats.golden_cases import TOLERANCE, Case, Said, differences, encode, is_binding, parse
-from edge_agent.formats.manifest import AlwaysEscalate, Manifest, Task, Threshold
+from edge_agent.formats.golden_cases import TOLERANCE, GoldenAnswer, GoldenCase, differences, encode, is_binding, parse
+from edge_agent.formats.manifest import AlwaysEscalate, Manifest, TaskSpec, Threshold
 
 AT_80 = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=100, bound=0.04, coverage=0.7)
 LABELS = ("refund", "price", "hours")
 
 
 def manifest(kind="classify", confidence=AT_80, labels=LABELS) -> Manifest:
-    task = Task(name="till", kind=kind, labels=labels if kind == "classify" else ())
+    task = TaskSpec(name="till", kind=kind, labels=labels if kind == "classify" else ())
     return Manifest(task=task, version="1.0.0", runtime="echo", confidence=confidence)
 
 
-def said(*scores: float) -> Prediction:
+def said(*scores: float) -> ServedPrediction:
     best = max(scores)
-    return Prediction(LABELS[scores.index(best)], best, scores=scores)
+    return ServedPrediction(LABELS[scores.index(best)], best, scores=scores)
 
 
 @given(
     st.lists(
         st.builds(
-            Case,
+            GoldenCase,
             input=st.text(min_size=1),
             answer=st.one_of(st.none(), st.text()),
             scores=st.lists(st.floats(0, 1), max_size=3).map(tuple),
@@ -47,8 +47,8 @@ def test_a_golden_file_comes_back(cases):
 
 def test_a_bare_input_is_one_key():
     """A case that only shows what the task is for has no other key, as samples.txt makes it."""
-    assert b'{"input": "caf\xc3\xa9"}\n' == encode([Case(input="café")])
-    assert (Case(input="a"),) == parse(b'{"input": "a"}')
+    assert b'{"input": "caf\xc3\xa9"}\n' == encode([GoldenCase(input="café")])
+    assert (GoldenCase(input="a"),) == parse(b'{"input": "a"}')
     assert () == parse(b"")
 
 
@@ -78,17 +78,17 @@ def test_what_is_no_golden_file_names_the_line(raw):
 )
 def test_an_answer_is_compared_with_its_case(answer, scores, count):
     """The answer must be the same and every score within the tolerance; not-a-number never is."""
-    case = Case(input="how much?", answer="price", scores=(0.1, 0.9))
-    assert count == len(differences(case, Said(answer, scores)))
+    case = GoldenCase(input="how much?", answer="price", scores=(0.1, 0.9))
+    assert count == len(differences(case, GoldenAnswer(answer, scores)))
 
 
 def test_a_vector_is_compared_by_its_direction():
     """Length does not matter, an angle does; a case without an answer is never different."""
-    case = Case(input="x", answer="", scores=(1.0, 0.0))
-    assert [] == differences(case, Said("", (3.0, 0.1)), vector=True)
-    assert 1 == len(differences(case, Said("", (1.0, 1.0)), vector=True))
-    assert [] == differences(case, Said("", (0.0, 0.0)), vector=True)
-    assert [] == differences(Case(input="x"), Said("anything", (1.0,)))
+    case = GoldenCase(input="x", answer="", scores=(1.0, 0.0))
+    assert [] == differences(case, GoldenAnswer("", (3.0, 0.1)), vector=True)
+    assert 1 == len(differences(case, GoldenAnswer("", (1.0, 1.0)), vector=True))
+    assert [] == differences(case, GoldenAnswer("", (0.0, 0.0)), vector=True)
+    assert [] == differences(GoldenCase(input="x"), GoldenAnswer("anything", (1.0,)))
 
 
 @pytest.mark.parametrize(
@@ -111,33 +111,33 @@ def test_what_may_turn_is_only_reported(scores, confidence, report_only):
 def test_a_case_marked_in_version_0_1_binds_where_nothing_may_turn_it():
     """It marked confidences near the threshold; labels far enough apart are compared all the same."""
     marked = [
-        Case(input="x", answer="a", scores=scores, report_only=True)
+        GoldenCase(input="x", answer="a", scores=scores, report_only=True)
         for scores in ((0.98, 0.02), (0.54, 0.46), (0.93,), (0.53,), ())
     ]
     assert [True, False, True, False, False] == [is_binding(case) for case in marked]
-    assert is_binding(Case(input="x", answer="a"))
-    assert not is_binding(Case(input="x"))
+    assert is_binding(GoldenCase(input="x", answer="a"))
+    assert not is_binding(GoldenCase(input="x"))
 
 
 def test_a_generated_text_is_only_reported():
     """Each token decides about those after it, so that no text is promised; an unsure record may turn as well."""
-    assert chosen.case(manifest("generate"), "x", Prediction("hello")).report_only
-    record = Prediction("[]", 0.53, entities=(Found(0, 1, "x"),))
+    assert chosen.case(manifest("generate"), "x", ServedPrediction("hello")).report_only
+    record = ServedPrediction("[]", 0.53, entities=(FoundEntity(0, 1, "x"),))
     assert chosen.case(manifest("extract", AlwaysEscalate()), "x", record).report_only
-    firm = chosen.case(manifest("extract", AlwaysEscalate()), "x", Prediction("[]", 0.93))
+    firm = chosen.case(manifest("extract", AlwaysEscalate()), "x", ServedPrediction("[]", 0.93))
     assert (False, (0.93,), "[]") == (firm.report_only, firm.scores, firm.answer)
-    assert "" == chosen.case(manifest("embed"), "x", Prediction(vector=(0.1,))).answer
+    assert "" == chosen.case(manifest("embed"), "x", ServedPrediction(vector=(0.1,))).answer
 
 
 def test_every_label_has_cases_and_the_sure_ones_come_first():
     """Of each of three labels at most four, right and firm before near and wrong; a label never right shows another."""
-    rows = [Row(f"r{i}", "refund") for i in range(5)] + [Row("p", "price"), Row("f", "hours")]
+    rows = [DataRow(f"r{i}", "refund") for i in range(5)] + [DataRow("p", "price"), DataRow("f", "hours")]
     answers = [
         said(0.82, 0.1, 0.08),
         said(0.1, 0.9, 0.0),
         *[said(0.95, 0.05, 0.0)] * 3,
         said(0.9, 0.1, 0.0),
-        Prediction(failure="X"),
+        ServedPrediction(failure="X"),
     ]
     made = chosen.cases(manifest(), rows, answers)
     assert ["r0", "r2", "r3", "r4", "p"] == [case.input for case in made]
@@ -147,17 +147,19 @@ def test_every_label_has_cases_and_the_sure_ones_come_first():
 def test_with_many_labels_each_has_fewer():
     """The set stays small: of 150 labels each has one case."""
     labels = tuple(f"label {i}" for i in range(150))
-    rows = [Row(f"{label} {i}", label) for label in labels for i in range(2)]
-    answers = [Prediction(row.label, 0.95, scores=(0.95, 0.05)) for row in rows]
+    rows = [DataRow(f"{label} {i}", label) for label in labels for i in range(2)]
+    answers = [ServedPrediction(row.label, 0.95, scores=(0.95, 0.05)) for row in rows]
     assert 150 == len(chosen.cases(manifest(labels=labels), rows, answers))
 
 
 def test_the_order_of_the_file_does_not_matter():
     """The rows that are tried are the same from a shuffled file, at most eight of a label, label by label."""
     task = manifest().task
-    rows = [Row(f"{label} {i}", label) for i in range(20) for label in LABELS]
+    rows = [DataRow(f"{label} {i}", label) for i in range(20) for label in LABELS]
     first = chosen.tried(task, rows)
     assert first == chosen.tried(task, rows[::-1])
     assert [label for label in LABELS for _ in range(8)] == [row.label for row in first]
-    plain = chosen.tried(Task(name="x", kind="extract", labels=("O",)), [Row("a", spans=(Span(0, 1, "x"),))])
+    plain = chosen.tried(
+        TaskSpec(name="x", kind="extract", labels=("O",)), [DataRow("a", spans=(TextSpan(0, 1, "x"),))]
+    )
     assert 1 == len(plain)

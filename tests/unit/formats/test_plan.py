@@ -11,29 +11,42 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import plan as plans
-from edge_agent.formats.plan import Fleet, Hardware, Offer, Plan, Probation, TaskPlan, Wave, Window
-from edge_agent.formats.signed_document import seconds, timestamp
+from edge_agent.formats.plan import (
+    BundleOffer,
+    FleetPlan,
+    HardwareRequirements,
+    ProbationRules,
+    RolloutPlan,
+    RolloutWave,
+    SwitchWindow,
+    TaskPlan,
+)
+from edge_agent.formats.signed_document import format_timestamp, parse_timestamp
 from tests.support.examples import NOW
 from tests.support.plans import NEW, OLD, TASK, plan, task
 
 # --- anything that a plan can say -------------------------------------------------------------------------------------
 clocks = st.builds("{:02d}:{:02d}".format, st.integers(0, 23), st.integers(0, 59))
-windows = st.tuples(clocks, clocks).filter(lambda pair: pair[0] != pair[1]).map(lambda p: Window(start=p[0], end=p[1]))
+windows = (
+    st.tuples(clocks, clocks).filter(lambda pair: pair[0] != pair[1]).map(lambda p: SwitchWindow(start=p[0], end=p[1]))
+)
 digests = st.integers(0, 2**256 - 1).map("{:064x}".format)
 machines = st.builds(
-    Hardware,
+    HardwareRequirements,
     memory_bytes_min=st.integers(0, 2**40),
     devices=st.lists(st.sampled_from(["cpu", "cuda", "vulkan"]), max_size=3).map(tuple),
     cpu_features=st.lists(st.sampled_from(["avx2", "avx512_vnni", "sse4.2"]), max_size=3).map(tuple),
 )
-offers = st.builds(Offer, bundle=digests, version=st.sampled_from(["1.0.0", "2.10.3-rc.1"]), requires=machines)
+offers = st.builds(BundleOffer, bundle=digests, version=st.sampled_from(["1.0.0", "2.10.3-rc.1"]), requires=machines)
 
 
 @st.composite
-def waves(draw: st.DrawFn) -> tuple[Wave, ...]:
+def waves(draw: st.DrawFn) -> tuple[RolloutWave, ...]:
     shares = sorted(draw(st.sets(st.integers(1, 100), max_size=5)))
     starts = sorted(draw(st.lists(st.integers(0, 2**31), min_size=len(shares), max_size=len(shares))))
-    return tuple(Wave(start=timestamp(at), percent=share) for at, share in zip(starts, shares, strict=True))
+    return tuple(
+        RolloutWave(start=format_timestamp(at), percent=share) for at, share in zip(starts, shares, strict=True)
+    )
 
 
 tasks = st.builds(
@@ -43,16 +56,16 @@ tasks = st.builds(
     window=st.none() | windows,
     mode=st.none() | st.sampled_from(["bootstrap", "shadow", "hybrid", "local"]),
     halted=st.booleans(),
-    probation=st.builds(Probation, calls=st.integers(0, 10**6), hours=st.integers(0, 720)),
+    probation=st.builds(ProbationRules, calls=st.integers(0, 10**6), hours=st.integers(0, 720)),
     failure_percent_max=st.integers(0, 100),
 )
 names = st.sampled_from(["a", "pos-intent", "goods-group-2"])
 caps = st.none() | st.integers(1000, 10**10)
-fleets = st.builds(Fleet, tasks=st.dictionaries(names, tasks, max_size=3), bytes_per_second_max=caps)
+fleets = st.builds(FleetPlan, tasks=st.dictionaries(names, tasks, max_size=3), bytes_per_second_max=caps)
 plans_of_any_kind = st.builds(
-    Plan,
+    RolloutPlan,
     version=st.integers(1, 2**31),
-    issued_at=st.integers(0, 2**31).map(timestamp),
+    issued_at=st.integers(0, 2**31).map(format_timestamp),
     channels=st.dictionaries(st.sampled_from(["stable", "beta"]), fleets, max_size=2),
     sites=st.dictionaries(st.sampled_from(["shop-1", "shop-2"]), fleets, max_size=2),
 )
@@ -73,7 +86,7 @@ def test_what_was_written_comes_back(written):
 @given(plans_of_any_kind, st.sampled_from(["shop-1", "shop-2", "shop-3"]), st.sampled_from(["stable", "other"]))
 def test_a_site_gets_its_channel_and_what_is_said_of_itself(given_plan, site, channel):
     """Every task of either; where both speak, the site's word counts; never one of another channel."""
-    common, own = given_plan.channels.get(channel, Fleet()), given_plan.sites.get(site, Fleet())
+    common, own = given_plan.channels.get(channel, FleetPlan()), given_plan.sites.get(site, FleetPlan())
     found = given_plan.for_site(site, channel)
     assert {*common.tasks, *own.tasks} == set(found.tasks)
     assert all(each == (own.tasks.get(name) or common.tasks[name]) for name, each in found.tasks.items())
@@ -93,7 +106,7 @@ def test_no_site_is_meant_a_bundle_that_the_plan_does_not_name(given_plan, site,
 def test_no_damage_escapes_as_anything_but_a_plan_or_plan_invalid(data):
     """Cut, flipped or random bytes give PlanInvalid or a whole plan, and every wave of that has a time."""
     raw = bytearray(
-        plans.encode(plan(task(waves=[("2026-11-02T10:00:00Z", 10)], window=Window(start="22:00", end="06:00"))))
+        plans.encode(plan(task(waves=[("2026-11-02T10:00:00Z", 10)], window=SwitchWindow(start="22:00", end="06:00"))))
     )
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
@@ -102,7 +115,7 @@ def test_no_damage_escapes_as_anything_but_a_plan_or_plan_invalid(data):
     except PlanInvalid:
         return
     every = [each for fleet in read.channels.values() for each in fleet.tasks.values()]
-    assert all(0 < seconds(wave.start) for each in every for wave in each.waves)
+    assert all(0 < parse_timestamp(wave.start) for each in every for wave in each.waves)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -134,7 +147,7 @@ def test_a_broken_rule_is_named(name: str):
     if "waves" in changes:
         changes = {"waves": [{"start": start, "percent": share} for start, share in changes["waves"]]}
     plain = {"offers": [{"bundle": NEW, "version": "1.0.0"}], **changes}
-    document = {"schema": plans.SCHEMA, "version": 1, "issued_at": timestamp(NOW)}
+    document = {"schema": plans.SCHEMA, "version": 1, "issued_at": format_timestamp(NOW)}
     raw = json.dumps(document | {"channels": {"stable": {"tasks": {TASK: plain}}}}).encode()
     with pytest.raises(PlanInvalid, match=said):
         plans.parse(raw)
@@ -163,10 +176,12 @@ def test_what_is_no_plan_is_refused(raw: bytes):
 
 def test_a_plan_names_what_sites_and_channels_name():
     """Also the bundle that only one machine of one site would get."""
-    big = Offer(bundle=NEW, version="2.0.0", requires=Hardware(memory_bytes_min=2**36))
+    big = BundleOffer(bundle=NEW, version="2.0.0", requires=HardwareRequirements(memory_bytes_min=2**36))
     one = plan(
         task(OLD),
-        sites={"shop-1": Fleet(tasks={"other": task(offers=(big, Offer(bundle="2f" * 32, version="1.0.0")))})},
+        sites={
+            "shop-1": FleetPlan(tasks={"other": task(offers=(big, BundleOffer(bundle="2f" * 32, version="1.0.0")))})
+        },
     )
     assert {OLD, NEW, "2f" * 32} == one.bundles()
 
@@ -174,7 +189,7 @@ def test_a_plan_names_what_sites_and_channels_name():
 @pytest.mark.slow
 def test_a_fleet_of_ten_thousand_exceptions_fits():
     """10,000 sites with a bundle of their own stay below the limit of the file."""
-    sites = {f"shop-{number}": Fleet(tasks={TASK: task()}) for number in range(10_000)}
+    sites = {f"shop-{number}": FleetPlan(tasks={TASK: task()}) for number in range(10_000)}
     raw = plans.encode(plan(sites=sites))
     assert len(raw) < plans.PLAN_BYTES_MAX
     assert 10_000 == len(plans.parse(raw).sites)

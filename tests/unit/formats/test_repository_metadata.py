@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import repository_metadata
-from edge_agent.formats.repository_metadata import Named, Release, follow
+from edge_agent.formats.repository_metadata import MetadataFile, MetadataSet, follow_metadata
 from tests.support.update_cases import Repository, sha256
 
 
-def walk(following: Generator[Named, bytes, Release], objects: dict[str, bytes]) -> tuple[list[str], Release]:
+def walk(
+    following: Generator[MetadataFile, bytes, MetadataSet], objects: dict[str, bytes]
+) -> tuple[list[str], MetadataSet]:
     """Hand in what is asked for; return the keys in order, and what came of it."""
     keys = []
     try:
@@ -38,7 +40,7 @@ def published(*, hashed: bool = True) -> dict[str, bytes]:
 def test_a_timestamp_leads_to_everything(hashed: bool):
     """Snapshot, targets, the role of the plan and its blob, in this order; hashes are optional but the plan's."""
     objects = published(hashed=hashed)
-    keys, release = walk(follow(objects["metadata/timestamp.json"]), objects)
+    keys, release = walk(follow_metadata(objects["metadata/timestamp.json"]), objects)
     assert [f"metadata/1.{role}.json" for role in ("snapshot", "targets", "plan")] == keys[:3]
     assert [f"blobs/{release.plan_sha256}"] == keys[3:]
     assert release.plan == objects[f"blobs/{sha256(release.plan)}"]
@@ -53,10 +55,10 @@ def test_a_repository_without_a_plan_is_one():
     timestamp = json.dumps({"signed": {"_type": "timestamp", "meta": {"snapshot.json": {"version": 1}}}}).encode()
     snapshot["signed"]["meta"]["plan.json"] = {"version": 1}
     objects |= {"metadata/1.plan.json": role, "metadata/1.snapshot.json": json.dumps(snapshot).encode()}
-    assert "" == walk(follow(timestamp), objects)[1].plan_sha256
+    assert "" == walk(follow_metadata(timestamp), objects)[1].plan_sha256
     del snapshot["signed"]["meta"]["plan.json"]
     objects["metadata/1.snapshot.json"] = json.dumps(snapshot).encode()
-    assert ["1.snapshot.json", "1.targets.json"] == list(walk(follow(timestamp), objects)[1].metadata)
+    assert ["1.snapshot.json", "1.targets.json"] == list(walk(follow_metadata(timestamp), objects)[1].metadata)
 
 
 HOSTILE = [
@@ -93,7 +95,7 @@ HOSTILE = [
 def test_a_hostile_timestamp_is_refused_by_name(raw: bytes):
     """Whatever stands there: a sentence that names the file, and nothing of what it said is passed on."""
     with pytest.raises(DocumentInvalid, match=r"^timestamp\.json: ") as caught:
-        next(follow(raw))
+        next(follow_metadata(raw))
     assert len(caught.value.message) < 600
 
 
@@ -104,7 +106,7 @@ def test_no_content_breaks_the_walk(raw: bytes):
     for key in ("metadata/timestamp.json", "metadata/1.snapshot.json", "metadata/1.plan.json"):
         spoilt = {**objects, key: raw}
         with pytest.raises(DocumentInvalid):
-            walk(follow(spoilt["metadata/timestamp.json"]), spoilt)
+            walk(follow_metadata(spoilt["metadata/timestamp.json"]), spoilt)
 
 
 def test_a_plan_without_hash_or_too_large_is_refused():
@@ -114,7 +116,7 @@ def test_a_plan_without_hash_or_too_large_is_refused():
         signed = {"_type": "targets", "targets": {"plan.json": entry}}
         objects["metadata/1.plan.json"] = json.dumps({"signed": signed}).encode()
         with pytest.raises(DocumentInvalid, match=r"^1\.plan\.json: "):
-            walk(follow(objects["metadata/timestamp.json"]), objects)
+            walk(follow_metadata(objects["metadata/timestamp.json"]), objects)
 
 
 def test_a_root_is_the_one_that_its_name_says():
@@ -146,8 +148,8 @@ def test_versions_of_roots_are_read_from_names(name: str, version: int):
 
 def test_a_file_is_the_one_that_is_named_as_far_as_that_is_said():
     """Length, hash and limit, each on its own."""
-    assert Named("x", 5).is_this(b"12345")
-    assert not Named("x", 4).is_this(b"12345")
-    assert not Named("x", 9, length=4).is_this(b"12345")
-    assert Named("x", 9, length=5, sha256=sha256(b"12345")).is_this(b"12345")
-    assert not Named("x", 9, sha256=sha256(b"1234x")).is_this(b"12345")
+    assert MetadataFile("x", 5).is_this(b"12345")
+    assert not MetadataFile("x", 4).is_this(b"12345")
+    assert not MetadataFile("x", 9, length=4).is_this(b"12345")
+    assert MetadataFile("x", 9, length=5, sha256=sha256(b"12345")).is_this(b"12345")
+    assert not MetadataFile("x", 9, sha256=sha256(b"1234x")).is_this(b"12345")

@@ -9,24 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.formats.plan import (
-    STEPS,
-    Fleet,
-    Hardware,
-    Machine,
-    Offer,
+    ROLLOUT_STEPS,
+    BundleOffer,
+    DesiredState,
+    FleetPlan,
+    HardwareRequirements,
+    MachineCapabilities,
+    RolloutWave,
+    SwitchWindow,
     TaskPlan,
-    Wave,
-    Window,
-    Wish,
-    inside,
-    place,
-    wishes,
+    desired_states,
+    is_within_window,
+    rollout_position,
 )
-from edge_agent.formats.signed_document import seconds, timestamp
+from edge_agent.formats.signed_document import format_timestamp, parse_timestamp
 from tests.support.plans import NEW, OLD, TASK, task
 
-TILL = Machine(4 * 2**30, cpu_features=frozenset({"avx2"}))
-SERVER = Machine(64 * 2**30, frozenset({"cpu", "cuda"}), frozenset({"avx2", "avx512_vnni"}))
+TILL = MachineCapabilities(4 * 2**30, cpu_features=frozenset({"avx2"}))
+SERVER = MachineCapabilities(64 * 2**30, frozenset({"cpu", "cuda"}), frozenset({"avx2", "avx512_vnni"}))
 MONDAY, TUESDAY, FRIDAY = "2026-11-02T08:00:00Z", "2026-11-03T08:00:00Z", "2026-11-06T08:00:00Z"
 WAVES = [(MONDAY, 1), (TUESDAY, 10), (FRIDAY, 100)]
 SITES = [f"shop-{number}" for number in range(10_000)]
@@ -36,16 +36,18 @@ digests = st.integers(0, 2**256 - 1).map("{:064x}".format)
 times = st.integers(0, 2**32)
 
 
-def wish(one: TaskPlan, site: str = "shop-1", machine: Machine = TILL, at: float = 0.0) -> Wish:
+def wish(one: TaskPlan, site: str = "shop-1", machine: MachineCapabilities = TILL, at: float = 0.0) -> DesiredState:
     """Return what is wanted of the one task."""
-    return wishes(Fleet(tasks={TASK: one}), site, machine, at)[TASK]
+    return desired_states(FleetPlan(tasks={TASK: one}), site, machine, at)[TASK]
 
 
 @st.composite
-def wave_lists(draw: st.DrawFn) -> tuple[Wave, ...]:
+def wave_lists(draw: st.DrawFn) -> tuple[RolloutWave, ...]:
     shares = sorted(draw(st.sets(st.integers(1, 100), min_size=1, max_size=6)))
     starts = sorted(draw(st.lists(times, min_size=len(shares), max_size=len(shares))))
-    return tuple(Wave(start=timestamp(at), percent=share) for at, share in zip(starts, shares, strict=True))
+    return tuple(
+        RolloutWave(start=format_timestamp(at), percent=share) for at, share in zip(starts, shares, strict=True)
+    )
 
 
 def in_it(one: TaskPlan, at: float) -> set[str]:
@@ -55,13 +57,13 @@ def in_it(one: TaskPlan, at: float) -> set[str]:
 
 def test_a_task_without_waves_is_wanted_at_once():
     """On every machine that it suits, at any time; 'opens_at' says nothing then."""
-    assert Wish("WANTED", task(), task().offers[0]) == wish(task())
+    assert DesiredState("WANTED", task(), task().offers[0]) == wish(task())
     assert NEW == wish(task()).bundle
 
 
 def test_a_plan_that_names_no_task_wants_nothing():
     """So whatever runs there is left alone."""
-    assert {} == wishes(Fleet(), "shop-1", TILL, 0.0)
+    assert {} == desired_states(FleetPlan(), "shop-1", TILL, 0.0)
 
 
 @settings(max_examples=300)
@@ -78,8 +80,8 @@ def test_a_site_that_is_in_stays_in(waves, site, one, other):
 @given(wave_lists(), sites, times)
 def test_the_verdict_follows_from_the_place(waves, site, now):
     """WANTED from the start of the first wave that reaches the site's place; NO_WAVE when none ever does."""
-    mine = place(site, NEW)
-    starts = [seconds(wave.start) for wave in waves if mine < wave.percent * 100]
+    mine = rollout_position(site, NEW)
+    starts = [parse_timestamp(wave.start) for wave in waves if mine < wave.percent * 100]
     found = wish(TaskPlan(offers=task().offers, waves=waves), site, at=now)
     expected = "NO_WAVE" if not starts else "WANTED" if now >= min(starts) else "WAVE_LATER"
     assert (expected, min(starts, default=0.0)) == (found.verdict, found.opens_at)
@@ -99,38 +101,40 @@ def test_waves_take_about_as_many_sites_as_they_say():
     """Of 10,000 sites: within four standard deviations of the share, and the last wave takes all."""
     each = task(waves=WAVES)
     for (start, share), tolerance in zip(WAVES, (40, 120, 0), strict=True):
-        assert 100 * share == pytest.approx(len(in_it(each, seconds(start))), abs=tolerance)
-    assert set() == in_it(each, seconds(MONDAY) - 1)
+        assert 100 * share == pytest.approx(len(in_it(each, parse_timestamp(start))), abs=tolerance)
+    assert set() == in_it(each, parse_timestamp(MONDAY) - 1)
 
 
 def test_the_first_of_one_bundle_are_not_the_first_of_the_next():
     """The 1 % that take every risk are others each time: two bundles share about 1 % of their first sites."""
-    first = {site for site in SITES if place(site, NEW) < 1000}
-    second = {site for site in SITES if place(site, OLD) < 1000}
+    first = {site for site in SITES if rollout_position(site, NEW) < 1000}
+    second = {site for site in SITES if rollout_position(site, OLD) < 1000}
     assert 60 <= len(first & second) <= 140
 
 
 def test_places_never_change():
     """A site computes the place that the centre computed, in any version of this program."""
-    assert [8205, 5959] == [place("shop-1", NEW), place("shop-1", OLD)]
+    assert [8205, 5959] == [rollout_position("shop-1", NEW), rollout_position("shop-1", OLD)]
 
 
 @given(sites, digests)
 def test_every_place_is_on_the_scale(site, bundle):
     """From 0 to 9999, so that a wave of 100 percent takes everybody."""
-    assert 0 <= place(site, bundle) < STEPS
+    assert 0 <= rollout_position(site, bundle) < ROLLOUT_STEPS
 
 
 def test_a_halt_stops_who_has_not_switched():
     """HALTED goes before waves, and names the bundle that is not wanted now."""
-    halted = wish(task(waves=WAVES, halted=True), at=seconds(FRIDAY))
+    halted = wish(task(waves=WAVES, halted=True), at=parse_timestamp(FRIDAY))
     assert ("HALTED", None, NEW) == (halted.verdict, halted.bundle, halted.offer and halted.offer.bundle)
 
 
-GPU = Offer(bundle="aa" * 32, version="1.0.0", requires=Hardware(devices=("cuda", "vulkan")))
-VNNI = Offer(bundle="bb" * 32, version="1.0.0", requires=Hardware(cpu_features=("avx2", "avx512_vnni")))
-ROOMY = Offer(bundle="cc" * 32, version="1.0.0", requires=Hardware(memory_bytes_min=4 * 2**30))
-SMALL = Offer(bundle="dd" * 32, version="1.0.0")
+GPU = BundleOffer(bundle="aa" * 32, version="1.0.0", requires=HardwareRequirements(devices=("cuda", "vulkan")))
+VNNI = BundleOffer(
+    bundle="bb" * 32, version="1.0.0", requires=HardwareRequirements(cpu_features=("avx2", "avx512_vnni"))
+)
+ROOMY = BundleOffer(bundle="cc" * 32, version="1.0.0", requires=HardwareRequirements(memory_bytes_min=4 * 2**30))
+SMALL = BundleOffer(bundle="dd" * 32, version="1.0.0")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ SMALL = Offer(bundle="dd" * 32, version="1.0.0")
     ],
     ids=["a gpu", "all features", "just enough memory", "a byte too little"],
 )
-def test_the_first_offer_that_suits_is_meant(machine: Machine, meant: Offer):
+def test_the_first_offer_that_suits_is_meant(machine: MachineCapabilities, meant: BundleOffer):
     """In the order of the plan: what is best first, what runs anywhere last."""
     assert meant == wish(task(offers=(GPU, VNNI, ROOMY, SMALL)), machine=machine).offer
 
@@ -160,14 +164,14 @@ def test_a_window_and_its_complement_make_the_day(start, end, minute):
     """Every minute is in exactly one of 'from a to b' and 'from b to a'; the start is inside, the end is not."""
     if start == end:
         return
-    one = Window(start=f"{start // 60:02d}:{start % 60:02d}", end=f"{end // 60:02d}:{end % 60:02d}")
-    other = Window(start=one.end, end=one.start)
-    assert inside(one, minute) != inside(other, minute)
-    assert (True, False) == (inside(one, start), inside(one, end))
+    one = SwitchWindow(start=f"{start // 60:02d}:{start % 60:02d}", end=f"{end // 60:02d}:{end % 60:02d}")
+    other = SwitchWindow(start=one.end, end=one.start)
+    assert is_within_window(one, minute) != is_within_window(other, minute)
+    assert (True, False) == (is_within_window(one, start), is_within_window(one, end))
 
 
 def test_a_window_may_go_over_midnight():
     """22:00 to 06:00 holds midnight and not noon; no window holds always."""
-    night = Window(start="22:00", end="06:00")
-    assert [True, True, True, False, False] == [inside(night, 60 * hour) for hour in (22, 0, 5, 6, 12)]
-    assert inside(None, 720)
+    night = SwitchWindow(start="22:00", end="06:00")
+    assert [True, True, True, False, False] == [is_within_window(night, 60 * hour) for hour in (22, 0, 5, 6, 12)]
+    assert is_within_window(None, 720)

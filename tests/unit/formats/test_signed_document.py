@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import DocumentInvalid, SignatureInvalid
-from edge_agent.formats import receipts, segment, signed_document, site_status
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats import receipts, segment, signed_document, status_object
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
 
 CENTRE, SITE = public_key_hex(CENTRE_KEY), public_key_hex(SITE_KEY)
@@ -21,7 +21,7 @@ STEM = segment.name_of(EPOCH, 1)
 
 def some_receipts(**changes: Any) -> receipts.Receipts:
     ranges = [{"first": 1, "last": 3, "manifest_sha256": DIGEST}]
-    plain = {"site": "site-1", "at": timestamp(NOW), "epochs": [{"epoch": EPOCH, "received": ranges}]}
+    plain = {"site": "site-1", "at": format_timestamp(NOW), "epochs": [{"epoch": EPOCH, "received": ranges}]}
     return receipts.Receipts.model_validate({**plain, **changes})
 
 
@@ -72,7 +72,7 @@ def test_a_reader_ignores_what_a_newer_writer_adds():
 
 def test_one_kind_of_document_is_not_another():
     """A status object does not pass for receipts, although its signature is right."""
-    said = site_status.SiteStatus(site="site-1", at=timestamp(NOW), agent_version="0.1.0", epoch=EPOCH)
+    said = status_object.SiteStatus(site="site-1", at=format_timestamp(NOW), agent_version="0.1.0", epoch=EPOCH)
     with pytest.raises(DocumentInvalid, match="schema"):
         receipts.verify(sign(said, CENTRE_KEY), {CENTRE})
 
@@ -112,7 +112,7 @@ def test_what_is_no_document_is_refused(said, raw):
 
 def test_a_rule_that_is_broken_under_a_right_signature_is_named():
     """The field is named; the value is not shown."""
-    backwards = receipts.Range.model_construct(first=3, last=1, manifest_sha256=DIGEST)
+    backwards = receipts.ReceiptRange.model_construct(first=3, last=1, manifest_sha256=DIGEST)
     epoch = receipts.EpochReceipts.model_construct(epoch=EPOCH, received=(backwards,), refused=())
     raw = sign(some_receipts().model_copy(update={"epochs": (epoch,)}), CENTRE_KEY)
     with pytest.raises(DocumentInvalid, match=r"epochs\.0\.received\.0: 'first' is after 'last'"):
@@ -129,4 +129,4 @@ def test_a_rule_that_is_broken_under_a_right_signature_is_named():
 )
 def test_times_are_written_in_utc_with_milliseconds(expected, seconds):
     """Times sort as text."""
-    assert expected == timestamp(seconds)
+    assert expected == format_timestamp(seconds)

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from convert.dataset.label_studio import feedback_of
-from convert.fleet.sites import Sites
+from convert.fleet.sites import SiteRegistry
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ManifestInvalid
 from edge_agent.formats import (
     download_requests,
@@ -26,7 +26,7 @@ from edge_agent.formats import (
     strict_json,
     uplink_state,
 )
-from edge_agent.formats.signed_document import canonical, public_key_hex, timestamp
+from edge_agent.formats.signed_document import canonical, format_timestamp, public_key_hex
 from tests.support.enrolment_files import a_kit
 from tests.support.examples import EPOCH, NOW, SITE_KEY, prediction, segment_manifest
 
@@ -37,8 +37,15 @@ MANIFEST: dict[str, Any] = {
     "runtime": "echo",
 }
 STATE: dict[str, Any] = {
-    **{"pid": 1, "version": "0.1.0", "upstream": "", "at": timestamp(NOW), "running_seconds": 1.5, "state": "online"},
-    **{"since": timestamp(NOW), "failures": 0, "waiting_segments": 0, "waiting_bytes": 0},
+    **{
+        "pid": 1,
+        "version": "0.1.0",
+        "upstream": "",
+        "at": format_timestamp(NOW),
+        "running_seconds": 1.5,
+        "state": "online",
+    },
+    **{"since": format_timestamp(NOW), "failures": 0, "waiting_segments": 0, "waiting_bytes": 0},
     **{"sent_segments": 0, "sent_bytes": 0},
 }
 SEGMENT = segment_manifest().model_dump(mode="json", by_alias=True)
@@ -138,9 +145,9 @@ def read_segment(raw: bytes) -> object:
 # Of every kind of file: a good one, its reader, and a whole number in it.
 FILES: dict[str, tuple[bytes, Callable[[bytes], object], str]] = {
     "manifest": (json.dumps(MANIFEST).encode(), manifest.parse, '"inputs_max": 8'),
-    "plan": (json.dumps({"version": 7, "issued_at": timestamp(NOW)}).encode(), plan.parse, '"version": 7'),
+    "plan": (json.dumps({"version": 7, "issued_at": format_timestamp(NOW)}).encode(), plan.parse, '"version": 7'),
     "wants": (
-        json.dumps({"at": timestamp(NOW), "root_version": 7}).encode(),
+        json.dumps({"at": format_timestamp(NOW), "root_version": 7}).encode(),
         download_requests.parse,
         '"root_version": 7',
     ),
@@ -193,6 +200,6 @@ def test_files_of_the_central_team_are_read_so_too(tmp_path: Path) -> None:
     registry = tmp_path / "sites.json"
     registry.write_bytes(b'{"sites": {}, "sites": {}}')
     with pytest.raises(ManifestInvalid, match='the key "sites" occurs twice'):
-        Sites(registry)
+        SiteRegistry(registry)
     with pytest.raises(InvalidRequest, match='the key "data" occurs twice'):
         feedback_of(b'[{"data": {}, "data": {}}]')

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from installer.build.archive import Label, write
+from installer.build.archive import InstallerLabel, write
 
-LABEL = Label("1.0", "cpu")
+LABEL = InstallerLabel("1.0", "cpu")
 PYTHON = str(Path(sys.executable).resolve())
 SETUP = "import sys\nprint('setup was run with', *sys.argv[1:])\nopen('RAN', 'w')\n"
 
@@ -122,4 +122,4 @@ def test_the_payload_is_a_plain_tar(file: Path):
 )
 def test_a_gpu_variant_is_named(variant: str, name: str):
     """The plain name is the one for processors."""
-    assert name == Label("1.0", variant).file_name
+    assert name == InstallerLabel("1.0", variant).file_name

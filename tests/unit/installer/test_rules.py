@@ -15,10 +15,18 @@ import pytest
 from benchmarks.llama import building
 from edge_agent.cli import COMMANDS
 from edge_agent.config import Config
-from installer.build import elf, llama, man, recipe, running, share, wheelhouse
-from installer.setup import disk, machine, payload, programs
-from installer.setup.errors import MACHINE, SetupError, of_the_system
-from installer.setup.places import Places
+from installer.build import (
+    build_steps,
+    elf_dependencies,
+    llama_recipe,
+    llama_wheel,
+    man_pages,
+    shared_files,
+    wheelhouse,
+)
+from installer.setup import durable_files, payload, programs, target_machine
+from installer.setup.errors import MACHINE, SetupError, from_os_error
+from installer.setup.install_paths import InstallPaths
 from tests.support.eventually import eventually_sync
 
 READELF = """\
@@ -29,7 +37,7 @@ READELF = """\
   0x0030:   Name: GLIBC_2.34  Flags: none  Version: 7
   0x0040:   Name: GLIBCXX_3.4.29  Flags: none  Version: 3
 """
-HERE = machine.Machine("x86_64", (2, 36), "3.11", Path("/usr/bin/python3"), 0)
+HERE = target_machine.TargetMachine("x86_64", (2, 36), "3.11", Path("/usr/bin/python3"), 0)
 
 
 def made(folder: Path, lock: str = "a==1 --hash=sha256:00\n", **about: object) -> payload.Payload:
@@ -39,13 +47,15 @@ def made(folder: Path, lock: str = "a==1 --hash=sha256:00\n", **about: object) -
     (folder / "python3.11/lock.txt").write_text(lock)
     manifest = {"version": "1", "glibc": "2.36", "machine": "x86_64", "installed_bytes": {"3.11": 1000}, **about}
     (folder / "common/manifest.json").write_text(json.dumps(manifest))
-    return payload.read(folder)
+    return payload.read_payload(folder)
 
 
 def test_readelf_tells_what_a_library_asks_for():
     """Its libraries, where it looks for them, and the newest glibc name in it; other versions do not count."""
-    asked = elf.Asked(("libggml-base.so.0", "libgomp.so.1"), (2, 34), ("$ORIGIN", "/tmp/build/bin"))
-    assert asked == elf.parse(READELF)
+    asked = elf_dependencies.ElfDependencies(
+        ("libggml-base.so.0", "libgomp.so.1"), (2, 34), ("$ORIGIN", "/tmp/build/bin")
+    )
+    assert asked == elf_dependencies.parse_dependencies(READELF)
 
 
 @pytest.mark.parametrize(("path", "refused"), [("$ORIGIN", False), ("/tmp/build/bin", True)])
@@ -53,8 +63,10 @@ def test_a_library_that_looks_into_a_folder_of_the_builder_is_refused(tmp_path: 
     """What anybody may write there would be loaded; beside itself it may look."""
     command = ["gcc", "-shared", "-x", "c", os.devnull, f"-Wl,-rpath,{path}", "-o", tmp_path / "lib.so"]
     subprocess.run(command, check=True)
-    with pytest.raises(running.BuildFailed, match="a folder of the machine") if refused else contextlib.nullcontext():
-        llama.check(tmp_path)
+    with (
+        pytest.raises(build_steps.BuildFailed, match="a folder of the machine") if refused else contextlib.nullcontext()
+    ):
+        llama_wheel.check(tmp_path)
 
 
 def test_the_header_asks_for_the_old_names(tmp_path: Path):
@@ -66,9 +78,9 @@ def test_the_header_asks_for_the_old_names(tmp_path: Path):
         "return (int)fmod(strtol(v[0], 0, 10) + strtoull(v[c - 1], 0, 10), c) + n; }\n"
     )
     program = tmp_path / "old"
-    command = ["gcc", "-O2", "-include", recipe.GLIBC_HEADER, source, "-o", program, "-lm"]
+    command = ["gcc", "-O2", "-include", llama_recipe.GLIBC_HEADER, source, "-o", program, "-lm"]
     subprocess.run(command, check=True)
-    assert recipe.GLIBC_MAX >= elf.read(program).glibc
+    assert llama_recipe.GLIBC_MAX >= elf_dependencies.read_dependencies(program).glibc
 
 
 def test_only_copies_that_nothing_asks_for_are_dropped(tmp_path: Path):
@@ -82,16 +94,20 @@ def test_only_copies_that_nothing_asks_for_are_dropped(tmp_path: Path):
         "libggml-base.so",
     ):
         subprocess.run(["gcc", "-shared", "-x", "c", os.devnull, "-o", tmp_path / name], check=True)
-    dropped = {path.name for path in llama.second_copies(tmp_path)}
+    dropped = {path.name for path in llama_wheel.second_copies(tmp_path)}
     assert {"libllama.so.0", "libgomp.so.1", "libggml-base.so"} == dropped
 
 
 def test_another_recipe_is_kept_under_another_name():
     """Version, GPU and flags are in the name of the kept wheel."""
-    keys = {recipe.Recipe("1", "").key, recipe.Recipe("2", "").key, recipe.Recipe("1", "vulkan").key}
+    keys = {
+        llama_recipe.BuildRecipe("1", "").key,
+        llama_recipe.BuildRecipe("2", "").key,
+        llama_recipe.BuildRecipe("1", "vulkan").key,
+    }
     assert 3 == len(keys)
-    assert "-DGGML_VULKAN=ON" in recipe.Recipe("1", "vulkan").cmake_arguments
-    assert "glslc" in dict(recipe.Recipe("1", "vulkan").tools)
+    assert "-DGGML_VULKAN=ON" in llama_recipe.BuildRecipe("1", "vulkan").cmake_arguments
+    assert "glslc" in dict(llama_recipe.BuildRecipe("1", "vulkan").tools)
 
 
 @pytest.mark.parametrize(
@@ -108,13 +124,13 @@ def test_another_recipe_is_kept_under_another_name():
 )
 def test_each_file_of_systemd_has_its_place(name: str, gpu: str, target: str):
     """By its name; what opens the GPU's devices comes with the GPU variants only."""
-    assert target == share.place(name, gpu)
+    assert target == shared_files.place(name, gpu)
 
 
 def test_the_api_comes_with_the_program(tmp_path: Path):
     """Devices in other languages are built from its files: the sample in Node looks for them where setup lays them."""
     root = Path(__file__).parents[3]
-    share.fill(tmp_path, root, "")
+    shared_files.fill(tmp_path, root, "")
     laid = {path.name: path.read_bytes() for path in (tmp_path / "proto/edge_agent/v1").iterdir()}
     assert laid == {path.name: path.read_bytes() for path in (root / "proto/edge_agent/v1").iterdir()}
     assert "'/opt/edge-agent/current/share/proto'" in (root / "examples/till-node/daemon.js").read_text()
@@ -131,7 +147,7 @@ def test_the_list_of_wheels_has_their_hashes(tmp_path: Path):
 
 def test_the_man_pages_have_every_command_and_every_key():
     """They are made from the program: nothing in it is missing in them."""
-    pages = man.pages()
+    pages = man_pages.pages()
     headings = re.findall(r"(?m)^\.SS (\S+)", pages["edge-agent.1"].replace("\\-", "-"))
     assert set(COMMANDS) == set(headings)
     keys = pages["agent.yaml.5"]
@@ -162,9 +178,9 @@ def test_a_python_without_packages_is_refused(tmp_path: Path):
 
 def test_an_older_glibc_is_refused(tmp_path: Path):
     """With both versions in the message; the same version is enough."""
-    machine.check(HERE, made(tmp_path / "a"), 1 << 40)
+    target_machine.check(HERE, made(tmp_path / "a"), 1 << 40)
     with pytest.raises(SetupError, match=r"needs glibc 2\.37 or newer; this machine has 2\.36") as caught:
-        machine.check(HERE, made(tmp_path / "b", glibc="2.37"), 1 << 40)
+        target_machine.check(HERE, made(tmp_path / "b", glibc="2.37"), 1 << 40)
     assert MACHINE == caught.value.code
 
 
@@ -176,14 +192,14 @@ def test_a_python_that_only_root_reaches_is_refused(tmp_path: Path):
     python.write_text("")
     python.chmod(0o755)
     with pytest.raises(SetupError, match="cannot be run by the service's user"):
-        machine.check_shared(python)
+        target_machine.check_shared(python)
 
 
 def test_other_users_are_told_to_use_sudo():
     """Root alone may install into the system."""
-    machine.check_root(HERE)
+    target_machine.check_root(HERE)
     with pytest.raises(SetupError, match="takes root"):
-        machine.check_root(machine.Machine("x86_64", (2, 36), "3.11", HERE.interpreter, 1000))
+        target_machine.check_root(target_machine.TargetMachine("x86_64", (2, 36), "3.11", HERE.interpreter, 1000))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +207,7 @@ def test_other_users_are_told_to_use_sudo():
 )
 def test_an_error_of_the_disk_is_a_sentence(number: int, said: str):
     """Full, closed and broken disks are told apart; all are the machine's."""
-    error = of_the_system(OSError(number, os.strerror(number), "/opt/edge-agent"))
+    error = from_os_error(OSError(number, os.strerror(number), "/opt/edge-agent"))
     assert (MACHINE, True, True) == (error.code, said in error.message, "/opt/edge-agent" in error.message)
 
 
@@ -200,7 +216,7 @@ def test_a_link_moves_in_one_step(tmp_path: Path):
     link = tmp_path / "current"
     (tmp_path / ".current.partial").symlink_to("torn")
     for target in ("one", "two"):
-        disk.link(link, target)
+        durable_files.link(link, target)
     assert (Path("two"), [link]) == (link.readlink(), list(tmp_path.iterdir()))
 
 
@@ -219,15 +235,15 @@ def test_a_program_that_runs_is_not_removed(tmp_path: Path):
 def test_a_folder_without_its_mark_is_no_program(tmp_path: Path):
     """What a kill left while it was made does not count."""
     (tmp_path / "bin").mkdir()
-    assert programs.read(tmp_path) is None
+    assert programs.read_program(tmp_path) is None
 
 
 def test_a_trial_touches_nothing_outside(tmp_path: Path):
     """Every place of an installation below a folder is below that folder."""
-    places = Places(tmp_path)
+    places = InstallPaths(tmp_path)
     every = [places.home, places.lock, places.config, places.units, *places.commands, places.laid("man", "a.1")]
     assert (True, True) == (places.trial, all(path.is_relative_to(tmp_path) for path in every))
-    assert not Places().trial
+    assert not InstallPaths().trial
 
 
 def test_setup_needs_nothing_but_python():
@@ -241,7 +257,7 @@ def test_setup_needs_nothing_but_python():
 
 def test_every_build_of_llama_cpp_has_the_same_kernels() -> None:
     """The installer's, scripts/setup's, the second llama-server of the benchmark, and one by hand (docs/devices.md)."""
-    kernels = [header for header in recipe.HEADERS if header != recipe.GLIBC_HEADER]
+    kernels = [header for header in llama_recipe.HEADERS if header != llama_recipe.GLIBC_HEADER]
     assert building.KERNELS == kernels
     root = kernels[0].parents[2]
     folders = {"scripts/setup": "$PWD/installer/build", "docs/devices.md": "$kernels"}

@@ -10,18 +10,33 @@ import pytest
 import yaml
 
 from edge_agent.errors import BY_REASON, EngineCrashed
-from edge_agent.metrics import processes
-from edge_agent.metrics.catalogue import CATALOGUE, Metric, document
-from edge_agent.metrics.counting import OTHER, RATIOS, SECONDS, TASKS_MAX, UNKNOWN, Counts, Histogram, Lost
-from edge_agent.metrics.text import LABEL_CHARACTERS_MAX, Sample, page
-from edge_agent.server.measured import Counting
+from edge_agent.metrics import site_metrics
+from edge_agent.metrics.answer_counts import (
+    OTHER_TASKS,
+    RATIOS,
+    SECONDS,
+    TASKS_MAX,
+    UNKNOWN_TASK,
+    AnswerCounts,
+    Histogram,
+    UnansweredInput,
+)
+from edge_agent.metrics.metric_catalogue import (
+    CATALOGUE,
+    LABEL_CHARACTERS_MAX,
+    MetricDefinition,
+    MetricSample,
+    document,
+    page,
+)
+from edge_agent.server.finished_answers import UnansweredCallCounter
 from tests.support.scraped import kinds, parse
 
 ENDS = {False: ("",), True: ("", "_bucket", "_sum", "_count")}
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-def written(*samples: Sample) -> str:
+def written(*samples: MetricSample) -> str:
     return "".join(page(samples, CATALOGUE))
 
 
@@ -44,11 +59,11 @@ def test_what_is_no_number_is_left_out():
 
 def test_tasks_are_bounded():
     """However many tasks come and go, only so many are told apart."""
-    counts = Counts()
+    counts = AnswerCounts()
     for number in range(TASKS_MAX + 5):
         counts.of(f"task-{number}").held_up["BELOW_THRESHOLD"] += 1
     assert TASKS_MAX + 1 == len(counts.tasks)
-    assert 5 == counts.tasks[OTHER].held_up["BELOW_THRESHOLD"]
+    assert 5 == counts.tasks[OTHER_TASKS].held_up["BELOW_THRESHOLD"]
 
 
 @pytest.mark.parametrize(
@@ -57,16 +72,16 @@ def test_tasks_are_bounded():
 )
 def test_a_call_without_an_answer_is_counted(error, reason):
     """Whatever ends a call is counted by its reason and goes on; of a bug nothing but that it was one is said."""
-    counts = Counts()
-    with pytest.raises(type(error)), Counting(counts, "till"):
+    counts = AnswerCounts()
+    with pytest.raises(type(error)), UnansweredCallCounter(counts, "till"):
         raise error
-    assert {Lost("till", reason): 1} == counts.errors
+    assert {UnansweredInput("till", reason): 1} == counts.errors
 
 
 def test_a_call_with_an_answer_is_no_error():
     """What ends well is not counted among the errors."""
-    counts = Counts()
-    with Counting(counts, UNKNOWN):
+    counts = AnswerCounts()
+    with UnansweredCallCounter(counts, UNKNOWN_TASK):
         pass
     assert {} == counts.errors
 
@@ -76,7 +91,7 @@ def test_prometheus_reads_a_histogram():
     histogram = Histogram(SECONDS)
     for value in (0.003, 0.003, 0.2, 99.0):
         histogram.observe(value)
-    text = written(Sample("queue_seconds", histogram, ("till",)))
+    text = written(MetricSample("queue_seconds", histogram, ("till",)))
     read = parse(text)
     assert {"edge_agent_queue_seconds": "histogram"} == kinds(text)
     assert 2 == read.value("queue_seconds_bucket", task="till", le="0.005")
@@ -92,22 +107,22 @@ def test_prometheus_reads_a_histogram():
 def test_prometheus_reads_any_label():
     """Quotes, backslashes and line ends in a label stay one label, and a long one is cut."""
     hostile = 'a"} 1\nedge_agent_serving 7\\'
-    read = parse(written(Sample("engine_info", 1, ("e", "llama", hostile)), Sample("serving", True)))
+    read = parse(written(MetricSample("engine_info", 1, ("e", "llama", hostile)), MetricSample("serving", True)))
     assert [{"engine": "e", "runtime": "llama", "device": hostile}] == read.labels("engine_info")
     assert 1 == read.value("serving")
-    (long,) = parse(written(Sample("engine_info", 1, ("e", "llama", "x" * 999)))).labels("engine_info")
+    (long,) = parse(written(MetricSample("engine_info", 1, ("e", "llama", "x" * 999)))).labels("engine_info")
     assert LABEL_CHARACTERS_MAX == len(long["device"])
 
 
 @pytest.mark.parametrize("value", [0, 1, True, 0.1, 2**53, 1e-9, 1795630838.27])
 def test_prometheus_reads_any_number(value):
     """Numbers come out as they went in."""
-    assert float(value) == parse(written(Sample("serving", value))).value("serving")
+    assert float(value) == parse(written(MetricSample("serving", value))).value("serving")
 
 
 def test_a_metric_stands_in_one_place():
     """Samples of one metric stand together whatever the order in which they come: Prometheus demands it."""
-    samples = [Sample(name, 1, (task,)) for task in ("a", "b") for name in ("task_ready", "task_signed")]
+    samples = [MetricSample(name, 1, (task,)) for task in ("a", "b") for name in ("task_ready", "task_signed")]
     lines = [line.split("{")[0] for line in written(*samples).splitlines() if not line.startswith("#")]
     assert ["edge_agent_task_ready"] * 2 + ["edge_agent_task_signed"] * 2 == lines
 
@@ -115,11 +130,11 @@ def test_a_metric_stands_in_one_place():
 def test_an_unknown_metric_is_a_bug():
     """What the catalogue does not know is not written: no metric is without its meaning."""
     with pytest.raises(KeyError, match="edge_agent_surprise"):
-        written(Sample("surprise", 1))
+        written(MetricSample("surprise", 1))
 
 
 @pytest.mark.parametrize("metric", CATALOGUE.values(), ids=lambda metric: metric.name)
-def test_names_follow_prometheus(metric: Metric):
+def test_names_follow_prometheus(metric: MetricDefinition):
     """A counter, and nothing else, ends in _total; names and labels are plain; every one has a meaning."""
     assert (metric.kind == "counter") == metric.name.endswith("_total")
     assert re.fullmatch(r"edge_agent(_[a-z]+)+", metric.name)
@@ -135,7 +150,7 @@ def test_the_document_has_every_metric():
 
 def test_our_own_process_is_measured():
     """Memory, processor time, threads, descriptors and the start of this process are those that the kernel shows."""
-    found = {sample.name: sample.value for sample in processes.samples("serve", os.getpid())}
+    found = {sample.name: sample.value for sample in site_metrics.process_samples("serve", os.getpid())}
     assert found["process_resident_memory_bytes"] > 10 * 2**20
     assert found["process_cpu_seconds_total"] > 0
     assert abs(found["process_open_fds"] - len([*Path("/proc/self/fd").iterdir()])) <= 1
@@ -144,7 +159,7 @@ def test_our_own_process_is_measured():
 
 def test_a_process_that_is_gone_has_no_figures(tmp_path):
     """Of a process that is not there, nothing is said."""
-    assert [] == list(processes.samples("gone", 0, tmp_path))
+    assert [] == list(site_metrics.process_samples("gone", 0, tmp_path))
 
 
 def test_a_name_cannot_shift_the_figures(tmp_path):
@@ -154,7 +169,7 @@ def test_a_name_cannot_shift_the_figures(tmp_path):
     fields = " ".join(["S", *(str(number) for number in range(4, 53))])
     (place / "stat").write_text(f"7 (evil) R 1 1) {fields}")
     (tmp_path / "proc/stat").write_text("cpu 1\nbtime 1000\n")
-    found = {sample.name: sample.value for sample in processes.samples("x", 7, tmp_path)}
+    found = {sample.name: sample.value for sample in site_metrics.process_samples("x", 7, tmp_path)}
     ticks = os.sysconf("SC_CLK_TCK")
     assert (14 + 15) / ticks == found["process_cpu_seconds_total"]
     assert 20 == found["process_threads"]

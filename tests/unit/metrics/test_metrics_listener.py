@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from edge_agent.metrics import listener
-from edge_agent.metrics.listener import CONNECTIONS_MAX, REQUEST_BYTES_MAX, Listener
+from edge_agent.metrics import metrics_listener
+from edge_agent.metrics.metrics_listener import CONNECTIONS_MAX, REQUEST_BYTES_MAX, MetricsListener
 from tests.support.eventually import eventually_sync
 from tests.support.scraped import fetch, free_port, say
 
@@ -33,9 +33,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def listening(site: Site, port: int = 0) -> Iterator[Listener]:
+def listening(site: Site, port: int = 0) -> Iterator[MetricsListener]:
     """Listen, and stop at the end of the block."""
-    made = Listener("127.0.0.1", port, site.page)
+    made = MetricsListener("127.0.0.1", port, site.page)
     made.start()
     try:
         eventually_sync(lambda: bool(made.port or made.problem))
@@ -101,7 +101,7 @@ def test_a_page_is_made_once_a_second(site):
     with listening(site) as there, ThreadPoolExecutor(8) as pool:
         began = time.monotonic()
         assert [200] * 200 == [status_of(answer) for answer in pool.map(lambda _: say(there.port, GET), range(200))]
-        assert site.made <= 1 + (time.monotonic() - began) / listener.PAGE_SECONDS
+        assert site.made <= 1 + (time.monotonic() - began) / metrics_listener.PAGE_SECONDS
 
 
 @pytest.mark.slow

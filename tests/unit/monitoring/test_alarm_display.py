@@ -9,13 +9,12 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from edge_agent.client import FieldAlarm
-from edge_agent.doctor import field as doctor
+from edge_agent.doctor import daemon_checks as doctor
 from edge_agent.formats import plan as plans
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.formats.site_status import REMEDIES, RaisedAlarm
-from edge_agent.metrics import field as metrics
-from edge_agent.metrics.catalogue import CATALOGUE
-from edge_agent.metrics.text import page
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.status_object import REMEDIES, RaisedAlarm
+from edge_agent.metrics import site_metrics as metrics
+from edge_agent.metrics.metric_catalogue import CATALOGUE, page
 from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
 from edge_agent.monitoring.sequential_tests import RiskEvidence, RiskGuarantee
 from tests.support.doctor_cases import told
@@ -31,7 +30,7 @@ ALARM = AlarmState("till", "ab", "errors", NOW, "people found 6 of 20 sure answe
 
 def scraped(serving: str):
     lines = [BundleSummary("till", "ab", PROMISE, EVIDENCE, 10, 9), BundleSummary("till", "cd", None, EVIDENCE, 1, 1)]
-    samples = metrics.samples(lines, {"till": serving}, {"till": [(ALARM, True)]})
+    samples = metrics.monitoring_samples(lines, {"till": serving}, {"till": [(ALARM, True)]})
     return parse("".join(page(list(samples), CATALOGUE)))
 
 
@@ -59,7 +58,7 @@ def test_doctor_says_what_to_do():
         FieldAlarm("till", "ab", "errors", since, None, "6 of 20 wrong", REMEDIES["errors"], demoted=True),
         FieldAlarm("till", "ab", "length", since, None, "longer", REMEDIES["length"], demoted=False),
     ]
-    found = [each for alarm in alarms for each in doctor.alarms([alarm])]
+    found = [each for alarm in alarms for each in doctor.judge_alarms([alarm])]
     assert [("fault", True), ("warning", True), ("warning", True)] == [
         told(found, name) for name in ("field-promise", "field-demoted", "field-drift")
     ]
@@ -68,7 +67,9 @@ def test_doctor_says_what_to_do():
 
 def test_the_fleet_shows_alarms_of_sites(tmp_path):
     """Site, task, what stands, since when, what to do; a site without alarms says nothing."""
-    raised = RaisedAlarm(alarm="errors", since=timestamp(NOW), message="people found 6 of 20 wrong", demoted=True)
+    raised = RaisedAlarm(
+        alarm="errors", since=format_timestamp(NOW), message="people found 6 of 20 wrong", demoted=True
+    )
     said = heartbeat("shop-1")
     lay_down(
         tmp_path / "store", said.model_copy(update={"tasks": (said.tasks[0].model_copy(update={"alarms": (raised,)}),)})

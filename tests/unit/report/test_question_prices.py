@@ -7,7 +7,7 @@ import pytest
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.client import field
 from edge_agent.monitoring.bundle_figures import AgreementCount, BundleSeries, ConfidenceCount, DailySpend, LabelCount
-from edge_agent.server.field import money_message, series_message
+from edge_agent.server.monitoring_messages import money_message, series_message
 from edge_agent.v1 import admin_pb2
 from tests.support.site_cases import ASite, answered, config_of
 

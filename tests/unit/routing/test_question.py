@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.formats.manifest import Manifest
-from edge_agent.routing import question
+from edge_agent.routing import large_model_questions
 from tests.support.bundles import RECORD_SCHEMA
 
 LABELS = ("refund", "price", 'it\'s "other"')
@@ -29,7 +29,7 @@ def test_a_question_has_the_task_s_words_and_labels():
         "system": "You work in a shop.",
         "template": "Customer: hi\nWants: other\n\nCustomer: {input}\nWants:",
     }
-    asked = question.question(manifest(prompt=prompt), "I want [MONEY_1] back")
+    asked = large_model_questions.build_question(manifest(prompt=prompt), "I want [MONEY_1] back")
     (system, words), (user, text) = asked.turns
     assert ("system", "user", "I want [MONEY_1] back") == (system, user, text)
     assert all(json.dumps(label) in words for label in LABELS)
@@ -42,7 +42,9 @@ def test_a_question_has_the_task_s_words_and_labels():
 @pytest.mark.parametrize("around", ["{}", " \n{}\n", "```json\n{}\n```", "```\n{}```"])
 def test_a_label_is_read(label, around):
     """An answer that is one of the labels is taken, also out of a Markdown fence."""
-    assert question.Reply(label) == question.read(manifest().task, around.format(json.dumps({"label": label})))
+    assert large_model_questions.LargeModelReply(label) == large_model_questions.parse_reply(
+        manifest().task, around.format(json.dumps({"label": label}))
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,14 +63,14 @@ def test_a_label_is_read(label, around):
 )
 def test_what_is_no_label_is_not_believed(said, problem):
     """Whatever else comes is named by the rule that it breaks, without its words."""
-    reply = question.read(manifest().task, said)
+    reply = large_model_questions.parse_reply(manifest().task, said)
     assert "" == reply.value
     assert reply.problem.startswith(problem)
 
 
 def test_a_record_that_keeps_the_schema_is_taken():
     """A record comes as JSON, as it was said."""
-    assert GOOD == json.loads(question.read(RECORD.task, json.dumps(GOOD)).value)
+    assert GOOD == json.loads(large_model_questions.parse_reply(RECORD.task, json.dumps(GOOD)).value)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_record_that_keeps_the_schema_is_taken():
 )
 def test_a_record_that_breaks_the_schema_is_not(change):
     """Ranges, choices, lengths and days are held to."""
-    reply = question.read(RECORD.task, json.dumps({**GOOD, **change}))
+    reply = large_model_questions.parse_reply(RECORD.task, json.dumps({**GOOD, **change}))
     assert next(iter(change)) in reply.problem
 
 
@@ -90,26 +92,26 @@ def test_a_model_that_finds_has_a_record_of_lists():
             "task": {"name": "t", "kind": "extract", "labels": ("O", "B-PER", "I-PER", "B-LOC")},
         }
     ).task
-    assert ["PER", "LOC"] == list(question.answer_schema(task)["properties"])
-    assert "" == question.read(task, '{"PER": ["Anna"], "LOC": []}').problem
-    assert question.read(task, '{"PER": "Anna", "LOC": []}').problem
+    assert ["PER", "LOC"] == list(large_model_questions.answer_schema(task)["properties"])
+    assert "" == large_model_questions.parse_reply(task, '{"PER": ["Anna"], "LOC": []}').problem
+    assert large_model_questions.parse_reply(task, '{"PER": "Anna", "LOC": []}').problem
 
 
 def test_a_pattern_takes_no_ages():
     """A pattern that Python's matcher would never end with is matched in bounded time."""
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}, "required": ["a"]}
     task = manifest("extract", record_schema=schema).task
-    assert question.read(task, json.dumps({"a": "a" * 60 + "!"})).problem
-    assert "" == question.read(task, json.dumps({"a": "a" * 60})).problem
+    assert large_model_questions.parse_reply(task, json.dumps({"a": "a" * 60 + "!"})).problem
+    assert "" == large_model_questions.parse_reply(task, json.dumps({"a": "a" * 60})).problem
 
 
 def test_asked_again_with_what_was_wrong():
     """The second question has the first, the answer and the problem."""
-    first = question.question(manifest(), "hi")
+    first = large_model_questions.build_question(manifest(), "hi")
     again = first.repaired("x" * 200_000, "it is not JSON")
     assert first.turns == again.turns[:2]
     assert ("assistant", "user") == (again.turns[2][0], again.turns[3][0])
-    assert question.ANSWER_CHARACTERS_MAX == len(again.turns[2][1])
+    assert large_model_questions.ANSWER_CHARACTERS_MAX == len(again.turns[2][1])
     assert "it is not JSON" in again.turns[3][1]
 
 
@@ -122,5 +124,5 @@ def test_asked_again_with_what_was_wrong():
 def test_whatever_comes_is_read_or_refused(said):
     """No answer raises; what is taken keeps the rules."""
     for task in (manifest().task, RECORD.task):
-        reply = question.read(task, json.dumps(said))
+        reply = large_model_questions.parse_reply(task, json.dumps(said))
         assert (reply.value == "") is (reply.problem != "")

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 import pytest
 
 from edge_agent.errors import Draining, QueueFull, ShareExceeded
-from edge_agent.server.admission import QUIET_SECONDS, QUIET_SECONDS_MAX, RETRY_SECONDS, Admission
+from edge_agent.server.admission_control import QUIET_SECONDS, QUIET_SECONDS_MAX, RETRY_SECONDS, AdmissionControl
 
 
 def test_calls_over_the_limit_are_refused_with_a_delay() -> None:
     """The second of two nested calls does not fit a limit of one; after the first it does."""
-    admission = Admission(calls_max=1)
+    admission = AdmissionControl(calls_max=1)
     with (
         admission.call("a"),
         pytest.raises(QueueFull, match="1 calls are in progress; the limit is 1") as caught,
@@ -28,7 +28,7 @@ def test_calls_over_the_limit_are_refused_with_a_delay() -> None:
 
 def test_a_failed_call_gives_its_place_back() -> None:
     """However the block ends; and nothing is remembered of a client without calls."""
-    admission = Admission(calls_max=1)
+    admission = AdmissionControl(calls_max=1)
     with pytest.raises(ZeroDivisionError), admission.call("a"):
         raise ZeroDivisionError
     with admission.call("a"):
@@ -38,7 +38,7 @@ def test_a_failed_call_gives_its_place_back() -> None:
 
 def test_nothing_is_taken_while_draining() -> None:
     """The delay is that of any refusal: an idle daemon is back long before its drain time is over."""
-    admission = Admission(calls_max=1)
+    admission = AdmissionControl(calls_max=1)
     admission.draining = True
     with pytest.raises(Draining) as caught, admission.call("a"):
         pass
@@ -47,7 +47,7 @@ def test_nothing_is_taken_while_draining() -> None:
 
 async def test_a_drain_waits_until_callers_have_been_told() -> None:
     """While calls come it waits, and not for ever: one that keeps calling does not hold up the stop."""
-    admission, refused, over = Admission(calls_max=1), 0, False
+    admission, refused, over = AdmissionControl(calls_max=1), 0, False
     admission.draining = True
     await admission.until_quiet()
 
@@ -67,7 +67,7 @@ async def test_a_drain_waits_until_callers_have_been_told() -> None:
 
 def test_another_client_finds_a_place() -> None:
     """One has all it may have; the next is taken, and of both the one with less."""
-    admission = Admission(calls_max=12)
+    admission = AdmissionControl(calls_max=12)
     with ExitStack() as stack:
         for _ in range(12):
             stack.enter_context(admission.call("noisy"))
@@ -79,7 +79,7 @@ def test_another_client_finds_a_place() -> None:
 
 def test_a_client_may_have_a_limit_of_its_own() -> None:
     """Though there is room: its name and the number are in the refusal."""
-    admission = Admission(calls_max=12, client_calls_max=2)
+    admission = AdmissionControl(calls_max=12, client_calls_max=2)
     with admission.call("a"), admission.call("a"), admission.call("b"):
         with pytest.raises(ShareExceeded, match="2 calls of a are in progress; the limit is 2"), admission.call("a"):
             pass
@@ -91,7 +91,7 @@ def test_a_client_may_have_a_limit_of_its_own() -> None:
 def test_all_accounts_of_a_socket_leave_places_to_others(calls_max: int) -> None:
     """Whatever names a program gives on a socket: when no account of it gets another place, a new client still does."""
     accounts = ["inference.sock", *(f"inference.sock #{number}" for number in range(1, 17))]
-    admission = Admission(calls_max)
+    admission = AdmissionControl(calls_max)
     with ExitStack() as stack:
         refused: set[str] = set()
         for account in itertools.cycle(accounts):

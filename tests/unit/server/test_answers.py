@@ -9,9 +9,9 @@ import pytest
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done, Found
 from edge_agent.formats.manifest import Manifest, digest_of, encode
-from edge_agent.routing.policy import Asked, Decision, Reason, Wish
-from edge_agent.server import answers
-from edge_agent.server.answers import Finished, Said
+from edge_agent.routing.policy import EscalationContext, LowConfidencePolicy, RouteDecision, RouteReason
+from edge_agent.server import finished_answers
+from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
@@ -31,37 +31,44 @@ AT_75 = {
 }
 
 
-def finished(kind: str, text: str = "", calibration: Any = AT_75, **done: Any) -> Finished:
+def finished(kind: str, text: str = "", calibration: Any = AT_75, **done: Any) -> FinishedAnswer:
     """Return one input that an engine answered with these fields."""
     task = {"name": "till", "kind": kind, "labels": KINDS[kind]}
     fields = {"schema": "edge-agent/bundle/v1", "runtime": "echo", "version": "1.2.3", "task": task}
     manifest = Manifest.model_validate({**fields, **({"confidence": calibration} if calibration else {})})
     bundle = InstalledBundle(digest_of(encode(manifest)), encode(manifest), manifest, signed=False, installed_at=0.0)
     answer = Answer(Done(job_id="j", **done), queue_ms=1.5)
-    return Finished(text, answer, bundle, prediction_id="p-1")
+    return FinishedAnswer(text, answer, bundle, prediction_id="p-1")
 
 
-def classification(done: Finished, wish: Wish, top_k: int) -> pb.Classification:
+def classification(done: FinishedAnswer, wish: LowConfidencePolicy, top_k: int) -> pb.Classification:
     message = pb.Classification()
-    answers.classify(message, done._replace(decision=answers.judge(done, Asked(wish=wish))), top_k)
+    finished_answers.fill_classification(
+        message,
+        done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext(low_confidence=wish))),
+        top_k,
+    )
     return message
 
 
-def extraction(done: Finished, wish: Wish) -> pb.Extraction:
+def extraction(done: FinishedAnswer, wish: LowConfidencePolicy) -> pb.Extraction:
     message = pb.Extraction()
-    answers.extract(message, done._replace(decision=answers.judge(done, Asked(wish=wish))))
+    finished_answers.fill_extraction(
+        message,
+        done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext(low_confidence=wish))),
+    )
     return message
 
 
-def embedding(done: Finished) -> pb.Embedding:
+def embedding(done: FinishedAnswer) -> pb.Embedding:
     message = pb.Embedding()
-    answers.embed(message, done)
+    finished_answers.fill_embedding(message, done)
     return message
 
 
-def finish(done: Finished) -> pb.GenerateFinish:
+def finish(done: FinishedAnswer) -> pb.GenerateFinish:
     message = pb.GenerateFinish()
-    answers.finish(message, done)
+    finished_answers.fill_finish(message, done)
     return message
 
 
@@ -135,7 +142,7 @@ def test_the_label_mass_of_a_decoder_is_the_score_of_its_gate(label_mass, p_valu
 def test_without_a_gate_there_is_no_p_value():
     """The field is unset, in answers with a confidence and in vectors."""
     label = classification(finished("classify", scores=(0.9, 0.1, 0.0)), "answer", 0)
-    vector = embedding(answers.compared(finished("embed", vector=bytes(8))))
+    vector = embedding(finished_answers.with_gate_result(finished("embed", vector=bytes(8))))
     assert [False, False] == [each.provenance.HasField("p_value") for each in (label, vector)]
 
 
@@ -262,30 +269,39 @@ def test_every_answer_says_where_it_comes_from():
     assert expected == finish(done).provenance
 
 
-SHADOW = Decision("upstream", Reason.MODE_SHADOW, 0.75, below_threshold=False)
+SHADOW = RouteDecision("upstream", RouteReason.MODE_SHADOW, 0.75, below_threshold=False)
 
 
 def test_the_large_model_s_label_stands_beside_the_scores():
     """Where the large model answered, its label is given, with what the one here thought, and who it was."""
     message = pb.Classification()
-    done = finished("classify", scores=(0.05, 0.8, 0.15))._replace(decision=SHADOW, said=Said("stock", "big-1", 250.0))
-    answers.classify(message, done, 1)
+    done = finished("classify", scores=(0.05, 0.8, 0.15))._replace(
+        decision=SHADOW, said=LargeModelAnswer("stock", "big-1", 250.0)
+    )
+    finished_answers.fill_classification(message, done, 1)
     assert ("stock", [("price", 0.8)]) == (message.label, ranking(message))
     provenance = message.provenance
     assert ("big-1", 250.0, "MODE_SHADOW") == (provenance.model, provenance.timings.upstream_ms, provenance.reason)
     assert task_pb2.ROUTE_UPSTREAM == provenance.route
 
 
-@pytest.mark.parametrize(("said", "label"), [(Said("stock", "big-1", 1.0), "stock"), (None, "")])
+@pytest.mark.parametrize(("said", "label"), [(LargeModelAnswer("stock", "big-1", 1.0), "stock"), (None, "")])
 def test_where_no_local_model_was_asked_there_are_no_scores(said, label):
     """In bootstrap an answer has the large model's label, or none, and no confidence."""
     bundle = finished("classify").bundle
     route = "upstream" if said else "abstained"
     message = pb.Classification()
-    answers.classify(message, answers.unasked("hi", bundle, Decision(route, Reason.MODE_BOOTSTRAP), said), 0)
+    finished_answers.fill_classification(
+        message,
+        finished_answers.without_local_answer("hi", bundle, RouteDecision(route, RouteReason.MODE_BOOTSTRAP), said),
+        0,
+    )
     assert (label, [], False) == (message.label, ranking(message), message.HasField("confidence"))
     record = pb.Extraction()
     bundle = finished("extract").bundle
     said = said._replace(value='{"price": []}') if said else None
-    answers.extract(record, answers.unasked("hi", bundle, Decision(route, Reason.MODE_BOOTSTRAP), said))
+    finished_answers.fill_extraction(
+        record,
+        finished_answers.without_local_answer("hi", bundle, RouteDecision(route, RouteReason.MODE_BOOTSTRAP), said),
+    )
     assert ('{"price": []}' if said else "", False) == (record.json, record.HasField("confidence"))

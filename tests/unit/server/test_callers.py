@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from edge_agent import certificate_authority
 from edge_agent.errors import CertificateExpired, CertificateUnusable
 from edge_agent.server import callers
-from edge_agent.server.accounts import ACCOUNT_SECONDS, Accounts
-from edge_agent.server.certified import KNOWN_MAX, Certified
+from edge_agent.server.callers import ACCOUNT_SECONDS, AccountTable
 from edge_agent.server.roles import INFER
+from edge_agent.server.tls import KNOWN_MAX, CertificateIdentifier
 from tests.support.tls_site import DAY
 
-ROOT = certificate_authority.authority("site", time.time())
+ROOT = certificate_authority.make_authority("site", time.time())
 
 
 @dataclass
@@ -42,12 +42,14 @@ class Context:
 
 def issued(name: str, *roles: str, at: float | None = None, days: int = 30) -> Context:
     return Context(
-        pem=certificate_authority.client(ROOT, name, roles, time.time() if at is None else at, days).certificate
+        pem=certificate_authority.issue_client_certificate(
+            ROOT, name, roles, time.time() if at is None else at, days
+        ).certificate
     )
 
 
-def socket(accounts_max: int = 16) -> callers.Identify:
-    return callers.on_socket("inference.sock", INFER, Accounts(accounts_max))
+def socket(accounts_max: int = 16) -> callers.CallerIdentifier:
+    return callers.socket_caller_identifier("inference.sock", INFER, AccountTable(accounts_max))
 
 
 def test_all_on_a_socket_are_one_client() -> None:
@@ -81,11 +83,11 @@ def test_without_accounts_a_name_is_only_a_name() -> None:
 def test_an_account_changes_hands_only_when_its_name_is_silent(calls: list[tuple[str, float]]) -> None:
     """A name that calls within the time keeps its account, and no two names that do have the same one."""
     now = 0.0
-    accounts = Accounts(3, lambda: now)
+    accounts = AccountTable(3, lambda: now)
     held: dict[str, tuple[int, float]] = {}
     for name, pause in calls:
         now += pause
-        number = accounts.of(name)
+        number = accounts.account_of(name)
         known, at = held.get(name, (0, -1e9))
         if known and now - at < ACCOUNT_SECONDS:
             assert known == number
@@ -109,17 +111,17 @@ def test_what_is_no_name_is_not_taken(name: str) -> None:
 )
 def test_in_the_open_the_address_is_the_client(peer: str, name: str) -> None:
     """Whatever its port; it may infer and nothing else."""
-    assert callers.Caller(name, INFER) == callers.in_the_open(Context(address=peer))
+    assert callers.Caller(name, INFER) == callers.identify_by_address(Context(address=peer))
 
 
 def test_a_certificate_says_who_it_is() -> None:
     """Its name, its roles and those configured for it, its fingerprint and its end."""
-    certified = Certified({"till-*": ("feedback",), "spiffe://x/*": ("admin",)})
+    certified = CertificateIdentifier({"till-*": ("feedback",), "spiffe://x/*": ("admin",)})
     found = certified(issued("till-3", "infer"))
     assert ("tls till-3", {"infer"}) == (found.name, found.roles), "its name is no alternative name"
     assert 64 == len(found.fingerprint)
     assert 29 * DAY < found.expires_at - time.time() < 31 * DAY
-    server = Context(pem=certificate_authority.server(ROOT, ["till-3.shop"], time.time()).certificate)
+    server = Context(pem=certificate_authority.issue_server_certificate(ROOT, ["till-3.shop"], time.time()).certificate)
     assert ("tls till-3.shop", {"feedback"}) == (certified(server).name, certified(server).roles)
 
 
@@ -127,13 +129,13 @@ def test_a_metadata_name_changes_nothing_on_tls() -> None:
     """Who has a certificate is who it says."""
     context = issued("till-3", "infer")
     context.metadata = (("edge-agent-client", "boss"),)
-    assert "tls till-3" == Certified({})(context).name
+    assert "tls till-3" == CertificateIdentifier({})(context).name
 
 
 def test_a_certificate_ends_under_a_connection() -> None:
     """Each call looks at the clock, however old the connection is."""
     clock = [time.time()]
-    certified, context = Certified({}, now=lambda: clock[0]), issued("till-3", "infer", days=1)
+    certified, context = CertificateIdentifier({}, now=lambda: clock[0]), issued("till-3", "infer", days=1)
     assert "tls till-3" == certified(context).name
     clock[0] += 2 * DAY
     with pytest.raises(CertificateExpired, match="the certificate of tls till-3 ended at"):
@@ -142,10 +144,10 @@ def test_a_certificate_ends_under_a_connection() -> None:
 
 def test_the_table_of_certificates_is_bounded() -> None:
     """The oldest is forgotten, and read again when it comes back."""
-    certified, first = Certified({}), issued("till-0", "infer")
+    certified, first = CertificateIdentifier({}), issued("till-0", "infer")
     known = certified(first)
     assert certified(first) is known
-    pair = certificate_authority.client(ROOT, "x", ["infer"], time.time()).certificate
+    pair = certificate_authority.issue_client_certificate(ROOT, "x", ["infer"], time.time()).certificate
     for number in range(KNOWN_MAX):
         certified(Context(pem=pair + str(number).encode()))
     assert KNOWN_MAX == len(certified._known)
@@ -156,4 +158,4 @@ def test_the_table_of_certificates_is_bounded() -> None:
 def test_a_certificate_that_cannot_be_read_lets_nobody_in() -> None:
     """gRPC would not hand one over; if it did, the call fails."""
     with pytest.raises(CertificateUnusable):
-        Certified({})(Context(pem=b"no certificate"))
+        CertificateIdentifier({})(Context(pem=b"no certificate"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from edge_agent.server.admission import Admission
+from edge_agent.server.admission_control import AdmissionControl
 from tests.support.cancelling.held import Held, held
 from tests.support.cancelling.points import How, Point, Points
 from tests.support.eventually import turns
@@ -98,7 +98,7 @@ async def test_awaits_of_what_a_call_begins_are_points_too(points: Points):
 
 async def test_what_is_held_is_seen(tmp_path: Path):
     """A place that was not given back, a task, a lock, a descriptor and a file are each named."""
-    admission = Admission(4, 1.0)
+    admission = AdmissionControl(4, 1.0)
     admission.lock = asyncio.Lock()
     before = held(admission, tmp_path)
     assert [] == before.beyond(before)
@@ -111,9 +111,9 @@ async def test_what_is_held_is_seen(tmp_path: Path):
     assert [
         "1 more of task Event.wait",
         f"1 more open: {tmp_path}/staging",
-        "Admission.lock is locked",
-        "Admission.calls has 1; before 0",
-        "Admission._by_client has 1; before 0",
+        "AdmissionControl.lock is locked",
+        "AdmissionControl.calls has 1; before 0",
+        "AdmissionControl._by_client has 1; before 0",
         "a new file: staging",
     ] == sorted(said, key=said.index)
     assert place is not None

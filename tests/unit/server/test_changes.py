@@ -12,14 +12,14 @@ import pytest
 import structlog
 
 from edge_agent.errors import BundleInUse, QueueFull, RequestCancelled, ShareExceeded
-from edge_agent.server.audit import FILE_NAME, Audit
+from edge_agent.server.audit import FILE_NAME, AuditLog
 from edge_agent.server.callers import Caller
-from edge_agent.server.changes import CHANGES_MAX, Change, Changes, Progress, caller_left
+from edge_agent.server.detached_calls import CHANGES_MAX, ChangeRunner, LatestProgress, OperatorChange, caller_left
 from edge_agent.v1 import admin_pb2
 from tests.support.eventually import eventually, turns
 
 BOSS = Caller("tls boss", frozenset({"admin"}))
-INSTALL = Change(BOSS, "InstallBundle", admin_pb2.InstallBundleRequest(path="/bundle"))
+INSTALL = OperatorChange(BOSS, "InstallBundle", admin_pb2.InstallBundleRequest(path="/bundle"))
 
 
 class Act:
@@ -39,15 +39,15 @@ class Act:
 
 
 @pytest.fixture
-async def audit(tmp_path: Path) -> AsyncIterator[Audit]:
-    log = Audit(tmp_path, 2**20)
+async def audit(tmp_path: Path) -> AsyncIterator[AuditLog]:
+    log = AuditLog(tmp_path, 2**20)
     yield log
     await log.close()
 
 
 @pytest.fixture
-def changes(audit: Audit) -> Changes:
-    return Changes(audit)
+def changes(audit: AuditLog) -> ChangeRunner:
+    return ChangeRunner(audit)
 
 
 def outcomes(folder: Path) -> list[tuple[str, str]]:
@@ -61,7 +61,7 @@ async def given_up(call: asyncio.Task[Any]) -> None:
         await call
 
 
-async def test_the_line_is_there_before_the_answer(changes: Changes, tmp_path: Path) -> None:
+async def test_the_line_is_there_before_the_answer(changes: ChangeRunner, tmp_path: Path) -> None:
     """Of a change that was made, and of one that was refused."""
     act = Act()
     act.may_end.set()
@@ -83,7 +83,7 @@ async def test_the_line_is_there_before_the_answer(changes: Changes, tmp_path: P
     ],
 )
 async def test_the_line_says_what_came_of_the_change(
-    changes: Changes, tmp_path: Path, error: Exception | None, outcome: str, logged: list[str]
+    changes: ChangeRunner, tmp_path: Path, error: Exception | None, outcome: str, logged: list[str]
 ) -> None:
     """And not that its caller has left: the change goes on, and what it fails with is in the log."""
     act = Act(error)
@@ -99,7 +99,7 @@ async def test_the_line_says_what_came_of_the_change(
     assert logged == [line["event"] for line in told]
 
 
-async def test_changes_without_callers_are_bounded(changes: Changes) -> None:
+async def test_changes_without_callers_are_bounded(changes: ChangeRunner) -> None:
     """A client that begins changes and leaves them is refused; another one still finds a place; all end."""
     act = Act()
     for _ in range(CHANGES_MAX):
@@ -118,7 +118,7 @@ async def test_changes_without_callers_are_bounded(changes: Changes) -> None:
     assert "answer" == await changes.run(INSTALL, act)
 
 
-async def test_a_caller_that_does_not_read_holds_nothing_up(changes: Changes, tmp_path: Path) -> None:
+async def test_a_caller_that_does_not_read_holds_nothing_up(changes: ChangeRunner, tmp_path: Path) -> None:
     """What is told of the progress meanwhile is given up but for the newest, which it gets when it reads."""
     written: list[str] = []
     reads = asyncio.Event()
@@ -127,35 +127,35 @@ async def test_a_caller_that_does_not_read_holds_nothing_up(changes: Changes, tm
         written.append(message)
         await reads.wait()
 
-    async def act(progress: Progress) -> None:
+    async def act(progress: LatestProgress) -> None:
         for message in ("first", "second", "third"):
             await progress.write(message)
             await turns()  # the first is taken, and the reader stops
 
-    call = asyncio.create_task(changes.run_told(INSTALL, act, write))
+    call = asyncio.create_task(changes.run_with_progress(INSTALL, act, write))
     await eventually((tmp_path / FILE_NAME).exists)
     reads.set()
     await call
     assert ["first", "third"] == written
 
 
-async def test_the_error_comes_after_the_progress(changes: Changes) -> None:
+async def test_the_error_comes_after_the_progress(changes: ChangeRunner) -> None:
     """A caller that reads gets the newest message, and then what the change failed with; the log is not told of it."""
     written: list[str] = []
 
     async def write(message: str) -> None:
         written.append(message)
 
-    async def act(progress: Progress) -> None:
+    async def act(progress: LatestProgress) -> None:
         await progress.write("half")
         raise BundleInUse("it answers")
 
     with structlog.testing.capture_logs() as logged, pytest.raises(BundleInUse):
-        await changes.run_told(INSTALL, act, write)
+        await changes.run_with_progress(INSTALL, act, write)
     assert (["half"], []) == (written, logged)
 
 
-async def test_who_leaves_while_told_leaves_the_change(changes: Changes, tmp_path: Path) -> None:
+async def test_who_leaves_while_told_leaves_the_change(changes: ChangeRunner, tmp_path: Path) -> None:
     """As without progress."""
     began, may_end = asyncio.Event(), asyncio.Event()
 
@@ -163,12 +163,12 @@ async def test_who_leaves_while_told_leaves_the_change(changes: Changes, tmp_pat
         began.set()
         await asyncio.Event().wait()
 
-    async def act(progress: Progress) -> None:
+    async def act(progress: LatestProgress) -> None:
         await progress.write("half")
         await may_end.wait()
         await progress.write("whole")
 
-    call = asyncio.create_task(changes.run_told(INSTALL, act, write))
+    call = asyncio.create_task(changes.run_with_progress(INSTALL, act, write))
     await began.wait()
     await given_up(call)
     may_end.set()
@@ -177,7 +177,7 @@ async def test_who_leaves_while_told_leaves_the_change(changes: Changes, tmp_pat
     assert {asyncio.current_task()} == asyncio.all_tasks()
 
 
-async def test_a_change_can_see_that_its_caller_has_left(changes: Changes, tmp_path: Path) -> None:
+async def test_a_change_can_see_that_its_caller_has_left(changes: ChangeRunner, tmp_path: Path) -> None:
     """One that looks is given up as a whole, and has its line; no change sees the callers of others."""
     left = asyncio.Event()
 

@@ -10,7 +10,7 @@ import structlog
 from edge_agent import certificate_authority
 from edge_agent.config import AccessConfig
 from edge_agent.errors import CertificateUnusable
-from edge_agent.server.credentials import SOON_SECONDS, TlsFiles
+from edge_agent.server.tls import SOON_SECONDS, TlsFiles
 from tests.support.tls_site import DAY, TlsSite
 
 
@@ -39,7 +39,7 @@ def test_files_that_do_not_change_are_not_handed_over_again(site: TlsSite) -> No
 def test_new_files_are_handed_over_once(site: TlsSite) -> None:
     """Whoever looked first: a status before the handshake does not swallow them."""
     found = files(site)
-    certificate_authority.write(site.server(), site.certificate, site.key, replace=True)
+    certificate_authority.write_pair(site.server(), site.certificate, site.key, replace=True)
     assert "" == warned(found)
     assert [False, True] == [found._changed() is None, found._changed() is None]
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_used_keeps_the_old(site: TlsSite, name: str, spoil: str)
 def test_what_has_expired_replaces_nothing(site: TlsSite) -> None:
     """A certificate of last year that somebody copied over the one of this year."""
     found = files(site)
-    certificate_authority.write(site.server(at=0), site.certificate, site.key, replace=True)
+    certificate_authority.write_pair(site.server(at=0), site.certificate, site.key, replace=True)
     with structlog.testing.capture_logs():
         assert found._changed() is None
     assert "ended at 1970-01-31" in warned(found)
@@ -95,7 +95,7 @@ def test_what_has_expired_replaces_nothing(site: TlsSite) -> None:
 
 def test_a_daemon_starts_with_what_has_expired(site: TlsSite) -> None:
     """The sockets serve on, whatever the clock says; status says what is wrong."""
-    certificate_authority.write(site.server(at=0), site.certificate, site.key, replace=True)
+    certificate_authority.write_pair(site.server(at=0), site.certificate, site.key, replace=True)
     assert "The server's certificate ended at 1970-01-31" in warned(files(site))
 
 

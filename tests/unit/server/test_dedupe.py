@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import InvalidRequest, QueueFull
-from edge_agent.server.dedupe import ENTRY_BYTES, REQUEST_ID_CHARS_MAX, Deduplicator, WindowLimits
+from edge_agent.server.detached_calls import ENTRY_BYTES, REQUEST_ID_CHARS_MAX, DeduplicationLimits, RequestDeduplicator
 
 
 class Work:
@@ -42,8 +42,8 @@ async def work() -> Work:
 class Window:
     """A window of one caller, asked for numbers."""
 
-    def __init__(self, limits: WindowLimits) -> None:
-        self.inner = Deduplicator(limits)
+    def __init__(self, limits: DeduplicationLimits) -> None:
+        self.inner = RequestDeduplicator(limits)
 
     async def run(self, request_id: str, content: bytes, work: Work, caller: str = "till-3") -> int:
         return (await self.inner.run((caller, "classify", request_id), content, work)).value
@@ -51,7 +51,7 @@ class Window:
 
 def window(entries_max: int = 4, seconds_max: float = 1000.0, bytes_max: int = 2**20) -> Window:
     """Return an empty window."""
-    return Window(WindowLimits(entries_max, seconds_max, bytes_max))
+    return Window(DeduplicationLimits(entries_max, seconds_max, bytes_max))
 
 
 async def given_up(call: asyncio.Task[int]) -> None:

@@ -9,18 +9,18 @@ import structlog
 
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import EngineNotReady, UpstreamBusy, UpstreamFailed
-from edge_agent.routing.policy import Asked, Reason, Upstream
-from edge_agent.server import answers, kept
-from edge_agent.server.answers import NOT_ASKED, Finished
-from edge_agent.server.escalating import Around, Escalation, Input
-from edge_agent.server.upstream import Finish
+from edge_agent.routing.policy import EscalationContext, LargeModelAvailability, RouteReason
+from edge_agent.server import finished_answers
+from edge_agent.server.finished_answers import NO_LOCAL_ANSWER, FinishedAnswer
+from edge_agent.server.model_router import ModelRouter, ModelRouterDependencies, RoutedInput
+from edge_agent.server.uplink_client import LargeModelFinish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
 from tests.unit.server.test_answers import AT_75, finished
 
-GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, free=True)
-END = Finish("big-1", 10, 5, 0, complete=True)
-SHADOW, HYBRID = Asked("shadow", "as_mode", None), Asked("hybrid", "as_mode", None)
+GOOD = LargeModelAvailability(configured=True, allowed=True, online=True, affordable=True, free=True)
+END = LargeModelFinish("big-1", 10, 5, 0, complete=True)
+SHADOW, HYBRID = EscalationContext("shadow", "as_mode", None), EscalationContext("hybrid", "as_mode", None)
 
 
 class Says:
@@ -42,20 +42,20 @@ class Says:
         yield END
 
 
-def item(done: Finished, text: str, seconds: float = 5.0) -> Input:
-    return Input(text, done.bundle, asyncio.get_running_loop().time() + seconds)
+def item(done: FinishedAnswer, text: str, seconds: float = 5.0) -> RoutedInput:
+    return RoutedInput(text, done.bundle, asyncio.get_running_loop().time() + seconds)
 
 
 async def answer(says, done, asked, text="hi", seconds=5.0):
     """Answer an input whose local answer is `done`, or the error that it fails with."""
-    sample = done if isinstance(done, Finished) else finished("classify", scores=(0.2, 0.6, 0.2))
+    sample = done if isinstance(done, FinishedAnswer) else finished("classify", scores=(0.2, 0.6, 0.2))
 
-    async def local() -> Finished:
+    async def local() -> FinishedAnswer:
         if isinstance(done, Exception):
             raise done
         return done
 
-    escalation = Escalation(Around(says, lambda _: "hybrid", Redactor().start))
+    escalation = ModelRouter(ModelRouterDependencies(says, lambda _: "hybrid", Redactor().start))
     return await escalation.answer(item(sample, text, seconds), asked, local)
 
 
@@ -75,7 +75,7 @@ async def test_personal_data_comes_back_into_a_record():
 async def test_a_placeholder_in_pieces_comes_back_whole():
     """In a stream a placeholder that was cut in two is put back, and nothing else is held for long."""
     says = Says(["Dear [EM", "AIL_1], see [1", "] and [", "x"])
-    escalation = Escalation(Around(says, lambda _: "hybrid", Redactor().start))
+    escalation = ModelRouter(ModelRouterDependencies(says, lambda _: "hybrid", Redactor().start))
     written = escalation.writing(item(finished("generate"), "to anna@example.org"))
     *pieces, end = [piece async for piece in written]
     assert "Dear anna@example.org, see [1] and [x" == "".join(pieces) == end.value
@@ -85,10 +85,10 @@ async def test_a_placeholder_in_pieces_comes_back_whole():
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        (["prose", "prose again"], Reason.UPSTREAM_FAILED),
-        ([UpstreamFailed("no")], Reason.UPSTREAM_FAILED),
-        ([UpstreamBusy("no")], Reason.UPSTREAM_BUSY),
-        (["prose", UpstreamBusy("no")], Reason.UPSTREAM_BUSY),
+        (["prose", "prose again"], RouteReason.UPSTREAM_FAILED),
+        ([UpstreamFailed("no")], RouteReason.UPSTREAM_FAILED),
+        ([UpstreamBusy("no")], RouteReason.UPSTREAM_BUSY),
+        (["prose", UpstreamBusy("no")], RouteReason.UPSTREAM_BUSY),
     ],
 )
 async def test_what_fails_leaves_the_local_answer(answers, reason):
@@ -111,7 +111,7 @@ async def test_a_stranger_goes_to_the_large_model():
     """In hybrid an answer that the gate holds up is escalated, however high its confidence; where that fails the local
     answer stands, marked."""
     asked = await answer(Says('{"label": "stock"}'), STRANGER, HYBRID)
-    assert ("stock", Reason.OUT_OF_DISTRIBUTION, 0.25) == (
+    assert ("stock", RouteReason.OUT_OF_DISTRIBUTION, 0.25) == (
         asked.said.value,
         asked.decision.reason,
         asked.decision.p_value,
@@ -125,15 +125,15 @@ async def test_in_shadow_the_gate_is_remembered():
     """The large model's answer is given and not degraded; what the gate found of the input is kept with it."""
     given = await answer(Says('{"label": "stock"}'), STRANGER, SHADOW)
     decision = given.decision
-    assert (Reason.MODE_SHADOW, True, (), 0.25) == (
+    assert (RouteReason.MODE_SHADOW, True, (), 0.25) == (
         decision.reason,
         decision.below_threshold,
         decision.degraded,
         decision.p_value,
     )
     message = pb.ClassifyResult()
-    answers.classify(message.classification, given, 0)
-    kept_of_it = kept.classified(given, message)
+    finished_answers.fill_classification(message.classification, given, 0)
+    kept_of_it = finished_answers.captured_classification(given, message)
     assert (("MODE_SHADOW", "OUT_OF_DISTRIBUTION"), "OUT_OF_DISTRIBUTION", False) == (
         kept_of_it.reasons,
         kept_of_it.held_up,
@@ -145,13 +145,13 @@ async def test_who_has_no_time_is_not_sent():
     """With nothing left but the margin, nobody is asked."""
     says = Says('{"label": "stock"}')
     given = await answer(says, UNSURE, HYBRID, seconds=0.05)
-    assert (Reason.UPSTREAM_FAILED, []) == (given.decision.reason, says.asked)
+    assert (RouteReason.UPSTREAM_FAILED, []) == (given.decision.reason, says.asked)
 
 
 async def test_in_shadow_either_may_fail():
     """The one that is there is given; that the other failed is said. When both fail, the local error is."""
     lost = await answer(Says('{"label": "stock"}'), EngineNotReady("loading"), SHADOW)
-    assert ("stock", NOT_ASKED, ("ENGINE_NOT_READY",)) == (lost.said.value, lost.answer, lost.decision.degraded)
+    assert ("stock", NO_LOCAL_ANSWER, ("ENGINE_NOT_READY",)) == (lost.said.value, lost.answer, lost.decision.degraded)
     alone = await answer(Says(UpstreamFailed("no")), UNSURE, SHADOW)
     assert (None, "local") == (alone.said, alone.decision.route)
     with pytest.raises(EngineNotReady):
@@ -168,23 +168,23 @@ SURE = finished("classify", scores=(0.01, 0.98, 0.01))
 async def test_a_sure_answer_is_drawn_to_be_checked(share, kept, done, expected):
     """Where it can be kept; the caller has it at once, and nobody is asked yet."""
     says = Says('{"label": "stock"}')
-    around = Around(says, lambda _: "hybrid", Redactor().start, lambda _: kept, share, lambda: 0.7)
-    escalation = Escalation(around)
+    around = ModelRouterDependencies(says, lambda _: "hybrid", Redactor().start, lambda _: kept, share, lambda: 0.7)
+    escalation = ModelRouter(around)
 
-    async def local() -> Finished:
+    async def local() -> FinishedAnswer:
         return done
 
     asked = escalation.asked(done.bundle.manifest, "as_mode", asyncio.get_running_loop().time() + 5)
     given = await escalation.answer(item(done, "hi"), asked, local)
-    assert (expected, kept) == (given.audited, asked.kept)
+    assert (expected, kept) == (given.audited, asked.deferrable)
     assert bool(says.asked) is (done is UNSURE)
 
 
 async def test_what_could_not_be_asked_is_put_off():
     """The local answer says so, and that the large model has failed; it is kept to be asked."""
-    given = await answer(Says(UpstreamFailed("no")), UNSURE, replace(HYBRID, kept=True))
+    given = await answer(Says(UpstreamFailed("no")), UNSURE, replace(HYBRID, deferrable=True))
     decision = given.decision
-    assert ("deferred", Reason.UPSTREAM_FAILED, True) == (decision.route, decision.reason, decision.later)
+    assert ("deferred", RouteReason.UPSTREAM_FAILED, True) == (decision.route, decision.reason, decision.later)
 
 
 class Broken:
@@ -208,8 +208,8 @@ class Broken:
         return value
 
 
-def broken_escalation(says, where: str) -> Escalation:
-    return Escalation(Around(says, lambda _: "hybrid", Broken(where)))
+def broken_escalation(says, where: str) -> ModelRouter:
+    return ModelRouter(ModelRouterDependencies(says, lambda _: "hybrid", Broken(where)))
 
 
 @pytest.mark.parametrize("asked", [HYBRID, SHADOW])
@@ -218,12 +218,12 @@ async def test_a_redactor_that_breaks_costs_no_local_answer(asked, where):
     """The local answer is given with the reason, the log has the exception, and nothing unredacted has left."""
     done, says = finished("extract", confidence=0.1), Says('{"product": ["x"], "price": []}')
 
-    async def local() -> Finished:
+    async def local() -> FinishedAnswer:
         return done
 
     with structlog.testing.capture_logs() as logged:
         given = await broken_escalation(says, where).answer(item(done, "hi"), asked, local)
-    assert (None, Reason.UPSTREAM_FAILED) == (given.said, given.decision.reason)
+    assert (None, RouteReason.UPSTREAM_FAILED) == (given.said, given.decision.reason)
     assert done.answer is given.answer
     assert ["escalation_broke", "escalation_failed"] == [line["event"] for line in logged]
     assert (1 if where == "restore" else 0) == len(says.asked)
@@ -242,7 +242,7 @@ async def test_when_no_answer_can_be_asked_for_the_local_error_is_raised(asked):
     """Whatever kind of error it is, and whatever became of the large model."""
     for error in (EngineNotReady("loading"), LookupError("a bug")):
 
-        async def local(error=error) -> Finished:
+        async def local(error=error) -> FinishedAnswer:
             raise error
 
         with pytest.raises(type(error)):
@@ -262,7 +262,7 @@ async def test_who_goes_away_leaves_nothing_running():
             finally:
                 ended.append("large")
 
-    async def local() -> Finished:
+    async def local() -> FinishedAnswer:
         try:
             await asyncio.Event().wait()
         finally:
@@ -270,7 +270,7 @@ async def test_who_goes_away_leaves_nothing_running():
             ended.append("local")
         return UNSURE
 
-    escalation = Escalation(Around(Silent(), lambda _: "hybrid", Redactor().start))
+    escalation = ModelRouter(ModelRouterDependencies(Silent(), lambda _: "hybrid", Redactor().start))
     call = asyncio.create_task(escalation.answer(item(UNSURE, "hi"), SHADOW, local))
     await begun.wait()
     call.cancel()

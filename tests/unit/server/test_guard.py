@@ -1,4 +1,4 @@
-"""What stands around every handler, seen by a real client of a real server on a Unix socket."""
+"""edge_agent/server/interceptor.py, with a real client of a real server on a Unix socket."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,12 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from edge_agent.errors import EdgeAgentError, ModelFailed, QueueFull, UnknownTask
-from edge_agent.server import guard
+from edge_agent.server.admission_control import RateLimiter
+from edge_agent.server.audit import AuditLog
+from edge_agent.server.callers import Caller
+from edge_agent.server.detached_calls import ChangeRunner
+from edge_agent.server.interceptor import CallContext, ServerInterceptor
+from edge_agent.server.roles import INFER
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import inference_pb2_grpc
 
@@ -25,15 +30,13 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer):
     """Does what the test says."""
 
     def __init__(self) -> None:
-        self.list_tasks: Callable[[guard.Context], Awaitable[pb.ListTasksResponse]]
+        self.list_tasks: Callable[[CallContext], Awaitable[pb.ListTasksResponse]]
         self.generate: Callable[[], AsyncIterator[pb.GenerateResponse]]
 
-    @guard.call
-    async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
+    async def ListTasks(self, request: pb.ListTasksRequest, context: CallContext) -> pb.ListTasksResponse:
         return await self.list_tasks(context)
 
-    @guard.call
-    async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
+    async def Generate(self, request: pb.GenerateRequest, context: CallContext) -> None:
         async with contextlib.aclosing(self.generate()) as responses:
             async for response in responses:
                 await context.write(response)
@@ -42,13 +45,16 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer):
 @pytest.fixture
 async def servicer(tmp_path: Path) -> AsyncIterator[Servicer]:
     """Serve on a socket in the test's directory."""
-    server = grpc.aio.server()
-    handlers = Servicer()
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(handlers, server)
+    server, handlers = grpc.aio.server(), Servicer()
+    audit = AuditLog(tmp_path, 1000)
+    till = Caller("till", INFER)
+    interceptor = ServerInterceptor(server, lambda _: till, RateLimiter(0, 1), audit, ChangeRunner(audit))
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(handlers, interceptor)
     server.add_insecure_port(f"unix:{tmp_path}/s")
     await server.start()
     yield handlers
     await server.stop(None)
+    await audit.close()
 
 
 @pytest.fixture
@@ -65,10 +71,10 @@ async def listing_fails(stub: inference_pb2_grpc.InferenceServiceStub) -> grpc.a
     return caught.value
 
 
-def raising(error: Exception) -> Callable[[guard.Context], Awaitable[pb.ListTasksResponse]]:
+def raising(error: Exception) -> Callable[[CallContext], Awaitable[pb.ListTasksResponse]]:
     """Return a unary handler that fails."""
 
-    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+    async def handler(context: CallContext) -> pb.ListTasksResponse:
         raise error
 
     return handler
@@ -108,7 +114,7 @@ def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
 async def test_an_answer_passes(servicer, stub):
     """What the handlers answer arrives as it is."""
 
-    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+    async def handler(context: CallContext) -> pb.ListTasksResponse:
         return LISTED
 
     servicer.list_tasks, servicer.generate = handler, streaming("a", "b")
@@ -163,7 +169,7 @@ async def test_an_exception_keeps_its_text(servicer, stub):
 async def test_an_abort_passes(servicer, stub):
     """A handler that aborts by itself keeps its code and text, and is no bug to log."""
 
-    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+    async def handler(context: CallContext) -> pb.ListTasksResponse:
         await context.abort(grpc.StatusCode.DATA_LOSS, "by itself")
 
     servicer.list_tasks = handler
@@ -207,7 +213,7 @@ async def test_cancelling_a_call_reaches_the_handler(servicer, stub):
     """When the client cancels a unary call, its handler is cancelled."""
     started, ended = asyncio.Event(), asyncio.Event()
 
-    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+    async def handler(context: CallContext) -> pb.ListTasksResponse:
         started.set()
         try:
             await asyncio.Event().wait()

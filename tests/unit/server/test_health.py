@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2 as pb
 
+from edge_agent.errors import EdgeAgentError
 from edge_agent.server import callers
 from edge_agent.server.callers import Caller
-from edge_agent.server.watch import WATCHES_MAX, Health, HealthServicer
+from edge_agent.server.error_status import code_of
+from edge_agent.server.health import WATCHES_MAX, HealthServicer, HealthState
 from tests.support.eventually import eventually
 
 SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
@@ -43,10 +44,6 @@ class Context:
         self.ended = code.name
         raise Ended
 
-    async def abort_with_status(self, status: Any) -> None:
-        self.ended = f"{status.code.name}: {status.details}"
-        raise Ended
-
 
 class Watch:
     """A watch that has begun."""
@@ -55,8 +52,15 @@ class Watch:
         self.context = Context()
         if not reads:
             self.context.reads.clear()
-        callers.current.set(caller)
-        self.task = asyncio.create_task(servicer.Watch(pb.HealthCheckRequest(service=service), self.context))
+        callers.current_caller.set(caller)
+        self.task = asyncio.create_task(self._run(servicer, service))
+
+    async def _run(self, servicer: HealthServicer, service: str) -> None:
+        try:
+            await servicer.Watch(pb.HealthCheckRequest(service=service), self.context)
+        except EdgeAgentError as error:
+            self.context.ended = f"{code_of(error).name}: {error.message}"
+            raise Ended from None
 
     async def leave(self) -> None:
         self.task.cancel()
@@ -67,7 +71,7 @@ class Watch:
 class Listener:
     """A listener and the watches of its callers."""
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: HealthState) -> None:
         self.health, self.servicer = health, HealthServicer(health)
         self.watches: list[Watch] = []
 
@@ -85,7 +89,7 @@ class Listener:
 
 @pytest.fixture
 async def listener() -> AsyncIterator[Listener]:
-    listener = Listener(Health())
+    listener = Listener(HealthState())
     yield listener
     for watch in listener.watches:
         await watch.leave()
@@ -161,7 +165,7 @@ async def test_who_holds_all_watches_leaves_some_to_others(listener: Listener) -
     assert {f"RESOURCE_EXHAUSTED: {WATCHES_MAX} health watches are in progress; the limit is {WATCHES_MAX}"} == {
         watch.context.ended for watch in noisy if watch.task.done()
     }
-    quiet = listener.watch(caller=Caller("inference.sock till-3", frozenset(), named_account="inference.sock #1"))
+    quiet = listener.watch(caller=Caller("inference.sock till-3", frozenset(), socket_account="inference.sock #1"))
     await until(quiet, SERVING)
     await open_ones[0].leave()
     listener.health.tell({}, serving=False)
@@ -181,7 +185,7 @@ async def test_each_listener_has_watches_of_its_own(listener: Listener) -> None:
     """What is taken on one socket is taken from no other, whatever names its callers give themselves."""
     for number in range(4 * WATCHES_MAX):
         name = f"inference.sock #{number % 16}"
-        listener.watch(caller=Caller(name, frozenset(), named_account=name))
+        listener.watch(caller=Caller(name, frozenset(), socket_account=name))
     admin = Listener(listener.health)
     listener.watches.append(watch := admin.watch(caller=Caller("admin.sock", frozenset())))
     await until(watch, SERVING)

@@ -14,13 +14,13 @@ from edge_agent.config import ServiceConfig
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Chunk, Done
 from edge_agent.engine.waiting import Reservation, Waiting
-from edge_agent.metrics.counting import Counts
-from edge_agent.routing.policy import Upstream
-from edge_agent.server.admission import Admission
-from edge_agent.server.dedupe import Deduplicator, WindowLimits
-from edge_agent.server.escalating import Around, Escalation
-from edge_agent.server.inference import InferenceServicer, Rooms
-from edge_agent.server.upstream import Finish
+from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.routing.policy import LargeModelAvailability
+from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.detached_calls import DeduplicationLimits, RequestDeduplicator
+from edge_agent.server.inference import InferenceDependencies, InferenceServicer
+from edge_agent.server.model_router import ModelRouter, ModelRouterDependencies
+from edge_agent.server.uplink_client import LargeModelFinish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
 from tests.unit.server.test_answers import finished
@@ -28,8 +28,8 @@ from tests.unit.server.test_answers import finished
 STEPS = 3
 """Of the event loop, for each thing that an engine or a large model waits for."""
 QUEUE_MAX = 16
-END = Finish("big-1", 10, 5, 0, complete=True)
-GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, free=True)
+END = LargeModelFinish("big-1", 10, 5, 0, complete=True)
+GOOD = LargeModelAvailability(configured=True, allowed=True, online=True, affordable=True, free=True)
 
 
 async def steps() -> None:
@@ -94,10 +94,10 @@ class Large:
     def __init__(self) -> None:
         self.open = Open()
 
-    def standing(self, task: str) -> Upstream:
+    def standing(self, task: str) -> LargeModelAvailability:
         return GOOD
 
-    async def ask(self, question: Any, seconds: float) -> AsyncGenerator[str | Finish, None]:
+    async def ask(self, question: Any, seconds: float) -> AsyncGenerator[str | LargeModelFinish, None]:
         with self.open:
             for piece in ('{"label": ', '"stock"}'):
                 await steps()
@@ -143,10 +143,12 @@ class Site:
     """A servicer over all of these, and what is still under way of its calls."""
 
     def __init__(self, kind: str, mode: Any) -> None:
-        self.engines, self.large, self.admission = Engines(), Large(), Admission(256)
-        self.remembered = Deduplicator(WindowLimits(16, 300.0, 2**20))
-        escalation = Escalation(Around(self.large, lambda _: mode, Redactor().start))  # type: ignore[arg-type]
-        rooms: Any = Rooms(Serving(kind), self.engines, self.admission, Nothing(), Counts(), escalation)  # type: ignore[arg-type]
+        self.engines, self.large, self.admission = Engines(), Large(), AdmissionControl(256)
+        self.remembered = RequestDeduplicator(DeduplicationLimits(16, 300.0, 2**20))
+        escalation = ModelRouter(ModelRouterDependencies(self.large, lambda _: mode, Redactor().start))  # type: ignore[arg-type]
+        rooms: Any = InferenceDependencies(
+            Serving(kind), self.engines, self.admission, Nothing(), AnswerCounts(), escalation
+        )  # type: ignore[arg-type]
         self.servicer = InferenceServicer(rooms, ServiceConfig(), 0, self.remembered)
 
     @property

@@ -12,8 +12,8 @@ from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.spool_worker import SpoolWorkerDependencies
 from edge_agent.errors import DiskFull, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.formats.manifest import Manifest
-from edge_agent.server.later import Later, Unhurried
-from edge_agent.server.upstream import Finish
+from edge_agent.server.deferred_escalations import DeferredEscalationDependencies, DeferredEscalations
+from edge_agent.server.uplink_client import LargeModelFinish
 from edge_agent.v1 import escalation_pb2
 from tests.support.eventually import eventually
 from tests.support.site_cases import answered, config_of, manifest
@@ -35,7 +35,7 @@ class Says:
         if isinstance(said, Exception):
             raise said
         yield said
-        yield Finish(self.model, 10, 5, 0, complete=True)
+        yield LargeModelFinish(self.model, 10, 5, 0, complete=True)
 
 
 class Asked:
@@ -45,8 +45,10 @@ class Asked:
         config = config_of(folder, commit_seconds=0.001, escalation=URL | settings)
         self.collection = ExampleCapture(config, SpoolWorkerDependencies(lambda: (), "0.1.0"))
         self.says, self.mode, self.bundle = says, mode, bundle or manifest()
-        around = Unhurried(says, self.collection, ("pos-intent",), self.manifest, lambda _: self.mode, 5.0)
-        self.later = Later(around)
+        around = DeferredEscalationDependencies(
+            says, self.collection, ("pos-intent",), self.manifest, lambda _: self.mode, 5.0
+        )
+        self.later = DeferredEscalations(around)
 
     def manifest(self, task: str) -> Manifest | None:
         return self.bundle

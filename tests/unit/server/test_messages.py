@@ -10,7 +10,7 @@ from edge_agent.engine.pool import EngineStatus
 from edge_agent.engine.state import State
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, Manifest, digest_of, encode
-from edge_agent.routing.policy import RouteName, Wish
+from edge_agent.routing.policy import LowConfidencePolicy, RouteName
 from edge_agent.server import messages
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import admin_pb2, task_pb2
@@ -147,7 +147,7 @@ def test_every_word_has_its_message(table, words):
 def test_every_wish_is_understood():
     """Each value of the API is understood, UNSPECIFIED as ANSWER."""
     assert set(task_pb2.OnLowConfidence.values()) == set(messages.WISHES)
-    assert set(get_args(Wish)) == set(messages.WISHES.values())
+    assert set(get_args(LowConfidencePolicy)) == set(messages.WISHES.values())
     assert "as_mode" == messages.WISHES[task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED]
 
 
@@ -169,21 +169,21 @@ def test_every_wish_is_understood():
 )
 def test_a_page(size, token, total, shown, following):
     """A page has its size, 100 when none is asked for and 1000 at most; the last one, or one beyond, has no token."""
-    assert (slice(*shown), following) == messages.page(size, token, total)
+    assert (slice(*shown), following) == messages.page_slice(size, token, total)
 
 
 @pytest.mark.parametrize("size", [-1, -(2**31)])
 def test_a_negative_page_is_refused(size):
     """A negative page size is refused with its value."""
     with pytest.raises(InvalidRequest, match=f"page_size is {size}; it must not be negative"):
-        messages.page(size, "", 10)
+        messages.page_slice(size, "", 10)
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "1.0", " 1", "1\n", "٣", "²", "1" * 10, "9" * 5000])
 def test_a_foreign_token_is_refused(token):
     """A token that no answer gave is refused with the way out."""
     with pytest.raises(InvalidRequest, match="page_token is none that this daemon gave") as caught:
-        messages.page(0, token, 10)
+        messages.page_slice(0, token, 10)
     assert "empty page_token" in caught.value.remedy
 
 
@@ -192,7 +192,7 @@ def test_the_pages_are_the_list(size, total):
     """The pages one after the other show every item once, in order."""
     items, seen, token = list(range(total)), [], ""
     while True:
-        shown, token = messages.page(size, token, total)
+        shown, token = messages.page_slice(size, token, total)
         seen += items[shown]
         if not token:
             break

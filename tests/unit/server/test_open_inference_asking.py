@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.server.open_inference import asking, tensors
-from edge_agent.server.open_inference.wire import pb
+from edge_agent.server.open_inference import oip_requests, oip_tensors
+from edge_agent.server.open_inference.oip_wire import pb
 from edge_agent.v1 import task_pb2
 
 
@@ -48,7 +48,7 @@ def typed(*elements: bytes, shape: Any = None, **more: Any) -> Any:
 )
 def test_texts_are_read_raw_and_typed(asked: Any, texts: list[str]) -> None:
     """Both forms are understood, the first dimension counts, and an empty element is an element."""
-    assert texts == asking.texts(asked)
+    assert texts == oip_requests.parse_texts(asked)
 
 
 def two_inputs() -> Any:
@@ -86,25 +86,25 @@ def two_inputs() -> Any:
 def test_what_is_no_input_is_refused_with_the_numbers(asked: Any, said: str) -> None:
     """Names, types, shapes, framing and encoding are checked, and nothing is guessed."""
     with pytest.raises(InvalidRequest, match=said):
-        asking.texts(asked)
+        oip_requests.parse_texts(asked)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6))
 def test_a_raw_tensor_comes_apart_as_it_was_put_together(elements: list[bytes]) -> None:
     """Whatever bytes are in the elements."""
-    assert elements == asking.split(framed(*elements), len(elements))
+    assert elements == oip_requests.split_raw_strings(framed(*elements), len(elements))
 
 
 @given(st.binary(max_size=60), st.integers(0, 4))
 def test_hostile_framing_is_taken_apart_or_refused(raw: bytes, count: int) -> None:
     """Nothing else comes of it, and no more than one element too many is looked at."""
     with contextlib.suppress(InvalidRequest):
-        assert len(asking.split(raw, count)) <= count + 1
+        assert len(oip_requests.split_raw_strings(raw, count)) <= count + 1
 
 
 def test_strings_are_written_as_they_are_read() -> None:
     """The framing of answers is that of requests."""
-    assert [b"a", b"", "ü".encode()] == asking.split(tensors.strings(["a", "", "ü"]), 3)
+    assert [b"a", b"", "ü".encode()] == oip_requests.split_raw_strings(oip_tensors.encode_strings(["a", "", "ü"]), 3)
 
 
 def parameters(**given_: Any) -> Any:
@@ -131,12 +131,12 @@ def parameters(**given_: Any) -> Any:
         ("generate", {"output_tokens_max": {"uint64_param": 9}}, {"output_tokens_max": 9}),
         ("generate", {"stop": {"string_param": "\n"}}, {"stops": ["\n"]}),
         ("generate", {"escalate": {"bool_param": True}, "seed": {"int64_param": 3}}, {"escalate": True, "seed": 3}),
-        ("generate", {asking.FINAL_WANTED: {"bool_param": True}}, {}),
+        ("generate", {oip_requests.FINAL_WANTED: {"bool_param": True}}, {}),
     ],
 )
 def test_parameters_become_options_of_the_own_api(kind: str, given_: Any, fields: dict[str, Any]) -> None:
     """Whole numbers of either kind, and whole ones where a number is wanted."""
-    assert fields == asking.options(parameters(**given_), kind)
+    assert fields == oip_requests.parse_parameters(parameters(**given_), kind)
 
 
 @pytest.mark.parametrize(
@@ -155,33 +155,33 @@ def test_parameters_become_options_of_the_own_api(kind: str, given_: Any, fields
 def test_a_parameter_that_is_not_known_is_refused_by_name(kind: str, given_: Any, said: str, remedy: str) -> None:
     """Also one that other servers know; the remedy says what to do instead."""
     with pytest.raises(InvalidRequest, match=said) as refused:
-        asking.options(parameters(**given_), kind)
+        oip_requests.parse_parameters(parameters(**given_), kind)
     assert remedy in refused.value.remedy
 
 
 def test_outputs_are_those_that_are_wanted_in_their_order() -> None:
     """The usual ones where none is named; an unknown one is refused, and one with parameters, too."""
-    known = tensors.OUTPUTS["classify"]
+    known = oip_tensors.OUTPUTS["classify"]
     made = pb.ModelInferRequest(outputs=[{"name": "scores"}, {"name": "label"}])
-    assert ["scores", "label"] == asking.wanted(made, known, known)
-    assert ["label"] == asking.wanted(pb.ModelInferRequest(), known, ["label"])
+    assert ["scores", "label"] == oip_requests.requested_outputs(made, known, known)
+    assert ["label"] == oip_requests.requested_outputs(pb.ModelInferRequest(), known, ["label"])
     for outputs, said in (
         ([{"name": "label"}, {"name": "label"}], "an output is asked for twice"),
         ([{"name": "logits"}], "output 'logits' is none of this model; known are: label, "),
         ([{"name": "label", "parameters": {"classification": {"int64_param": 2}}}], "'classification' is none that"),
     ):
         with pytest.raises(InvalidRequest, match=said):
-            asking.wanted(pb.ModelInferRequest(outputs=outputs), known, known)
+            oip_requests.requested_outputs(pb.ModelInferRequest(outputs=outputs), known, known)
 
 
 @pytest.mark.parametrize(("said", "number"), [("", None), ("1", 1), ("1002003", 1002003), ("007", 7)])
 def test_versions_are_whole_numbers(said: str, number: int | None) -> None:
     """Empty is the active one."""
-    assert number == asking.version(said)
+    assert number == oip_requests.parse_version(said)
 
 
 @pytest.mark.parametrize("said", ["0", "-1", "1.2.0", "latest", "1" * 20, "१", " 1"])
 def test_what_is_no_version_is_refused(said: str) -> None:
     """As Triton refuses it."""
     with pytest.raises(InvalidRequest, match="whole number above 0"):
-        asking.version(said)
+        oip_requests.parse_version(said)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from edge_agent.errors import DeadlineExpired, Draining, ShareExceeded
-from edge_agent.server.open_inference.dialogues import Dialogues
+from edge_agent.server.open_inference.oip_servicer import StreamLimiter
 
 STREAMS = 2
 
@@ -22,12 +22,12 @@ async def some(*requests: str, then_silent: bool = False) -> AsyncIterator[str]:
 
 async def test_a_stream_ends_when_its_caller_ends_it() -> None:
     """Every request was handed on."""
-    assert ["a", "b"] == [request async for request in Dialogues(STREAMS).each(some("a", "b"))]
+    assert ["a", "b"] == [request async for request in StreamLimiter(STREAMS).each(some("a", "b"))]
 
 
 async def test_a_silent_caller_is_given_up() -> None:
     """After the time that is allowed, and not before its requests were handed on."""
-    stream = Dialogues(STREAMS, silent_seconds_max=0.01).each(some("a", then_silent=True))
+    stream = StreamLimiter(STREAMS, silent_seconds_max=0.01).each(some("a", then_silent=True))
     assert "a" == await anext(stream)
     with pytest.raises(DeadlineExpired, match=r"no request came on this stream for 0.01 s"):
         await anext(stream)
@@ -35,7 +35,7 @@ async def test_a_silent_caller_is_given_up() -> None:
 
 async def test_a_stop_ends_streams_that_wait() -> None:
     """At once; otherwise each stop would take as long as it may."""
-    dialogues, waiting = Dialogues(STREAMS), asyncio.Event()
+    dialogues, waiting = StreamLimiter(STREAMS), asyncio.Event()
 
     async def read() -> None:
         async for _ in dialogues.each(some("a", then_silent=True)):
@@ -50,7 +50,7 @@ async def test_a_stop_ends_streams_that_wait() -> None:
 
 async def test_a_stop_lets_the_request_at_hand_be_answered() -> None:
     """The stream ends after it."""
-    dialogues, answered = Dialogues(STREAMS), []
+    dialogues, answered = StreamLimiter(STREAMS), []
 
     async def read() -> None:
         async for request in dialogues.each(some("a", "b")):
@@ -64,7 +64,7 @@ async def test_a_stop_lets_the_request_at_hand_be_answered() -> None:
 
 def test_a_caller_holds_so_many_streams_open() -> None:
     """One more is refused with a time to come back; another caller finds a place, and one that ends makes room."""
-    dialogues = Dialogues(STREAMS)
+    dialogues = StreamLimiter(STREAMS)
     with dialogues.place("till-1"), dialogues.place("till-2"):
         with dialogues.place("till-1"):
             with pytest.raises(ShareExceeded, match="2 streams of requests of till-1 are in progress; the limit is 2"):

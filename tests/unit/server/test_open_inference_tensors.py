@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from edge_agent.metrics.counting import Counts
-from edge_agent.server.open_inference import asking, models, tensors
-from edge_agent.server.open_inference.tensors import Text
+from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.server.open_inference import oip_requests, oip_tensors
+from edge_agent.server.open_inference.oip_tensors import GeneratedText
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2, task_pb2
 from tests.support.bundles import digest_of, echo_bundle, manifest_of
@@ -24,7 +24,7 @@ PROVENANCE = task_pb2.Provenance(prediction_id="p-1", route=task_pb2.ROUTE_LOCAL
 def written(folder: Path, kind: str, *results: Any, names: tuple[str, ...] = ()) -> dict[str, tuple[str, Any, bytes]]:
     """Write results; return type, shape and bytes of each output by its name."""
     task = manifest_of(echo_bundle(folder / kind, kind=kind, labels=LABELS if kind == "classify" else None)).task
-    response = tensors.response(task, names or list(tensors.OUTPUTS[kind]), results)
+    response = oip_tensors.outputs_response(task, names or list(oip_tensors.OUTPUTS[kind]), results)
     raws = zip(response.outputs, response.raw_output_contents, strict=True)
     return {output.name: (output.datatype, list(output.shape), raw) for output, raw in raws}
 
@@ -43,13 +43,13 @@ def test_a_classification_is_eight_tensors(tmp_path: Path) -> None:
     """A row for each input; scores in the order of the labels, whatever the order of the answer."""
     both = (classification("price", price=0.75, refund=0.25, other=0.0), classification("", other=0.5, price=0.25))
     found = written(tmp_path, "classify", *both)
-    assert ("BYTES", [2, 1], tensors.strings(["price", ""])) == found["label"]
+    assert ("BYTES", [2, 1], oip_tensors.encode_strings(["price", ""])) == found["label"]
     assert ("FP32", [2, 1], struct.pack("<2f", 0.75, 0.5)) == found["confidence"]
     assert ("BOOL", [2, 1], b"\0\1") == found["below_threshold"]
     assert ("FP32", [2, 1], struct.pack("<2f", 0.5, 0.5)) == found["label_mass"]
-    assert ("BYTES", [2, 1], tensors.strings(["LOCAL"] * 2)) == found["route"]
-    assert ("BYTES", [2, 1], tensors.strings(["A,B"] * 2)) == found["degraded"]
-    assert ("BYTES", [2, 1], tensors.strings(["p-1"] * 2)) == found["prediction_id"]
+    assert ("BYTES", [2, 1], oip_tensors.encode_strings(["LOCAL"] * 2)) == found["route"]
+    assert ("BYTES", [2, 1], oip_tensors.encode_strings(["A,B"] * 2)) == found["degraded"]
+    assert ("BYTES", [2, 1], oip_tensors.encode_strings(["p-1"] * 2)) == found["prediction_id"]
     datatype, shape, raw = found["scores"]
     assert ("FP32", [2, 3]) == (datatype, shape)
     first, second = struct.unpack("<3f", raw[:12]), struct.unpack("<3f", raw[12:])
@@ -73,9 +73,9 @@ def test_an_extraction_has_its_record_and_where_it_was_found(tmp_path: Path) -> 
     said = inference_pb2.Extraction(json='{"ü": 1}', entities=[entity], fields=[field], provenance=PROVENANCE)
     found = written(tmp_path, "extract", said)
     assert ["record", "confidence", "below_threshold", "entities", "fields"] == list(found)[:5]
-    [record] = asking.split(found["record"][2], 1)
-    [entities] = asking.split(found["entities"][2], 1)
-    [fields] = asking.split(found["fields"][2], 1)
+    [record] = oip_requests.split_raw_strings(found["record"][2], 1)
+    [entities] = oip_requests.split_raw_strings(found["entities"][2], 1)
+    [fields] = oip_requests.split_raw_strings(found["fields"][2], 1)
     assert {"ü": 1} == json.loads(record)
     assert [{"label": "number", "text": "12", "start": 2, "end": 4, "score": 1.0}] == json.loads(entities)
     assert {"number": 0.5} == json.loads(fields)
@@ -92,10 +92,10 @@ def test_embeddings_are_a_matrix(tmp_path: Path) -> None:
 
 def test_a_text_has_no_batch_dimension(tmp_path: Path) -> None:
     """A piece is one output; its end has all of them."""
-    piece = written(tmp_path, "generate", Text("so"), names=tensors.EACH_PIECE)
-    assert {"text": ("BYTES", [1], tensors.strings(["so"]))} == piece
-    end = written(tmp_path, "generate", Text("", PROVENANCE, inference_pb2.FINISH_REASON_LENGTH))
-    assert ("BYTES", [1], tensors.strings(["length"])) == end["finish_reason"]
+    piece = written(tmp_path, "generate", GeneratedText("so"), names=oip_tensors.EACH_PIECE)
+    assert {"text": ("BYTES", [1], oip_tensors.encode_strings(["so"]))} == piece
+    end = written(tmp_path, "generate", GeneratedText("", PROVENANCE, inference_pb2.FINISH_REASON_LENGTH))
+    assert ("BYTES", [1], oip_tensors.encode_strings(["length"])) == end["finish_reason"]
     assert ["text", "finish_reason", "route", "degraded", "prediction_id"] == list(end)
 
 
@@ -103,7 +103,7 @@ def test_every_route_and_finish_has_a_name(tmp_path: Path) -> None:
     """What the API may say, a tensor can."""
     for route in set(task_pb2.Route.values()) - {task_pb2.ROUTE_UNSPECIFIED}:
         said = inference_pb2.Embedding(provenance=task_pb2.Provenance(route=route))
-        [name] = asking.split(written(tmp_path, "embed", said)["route"][2], 1)
+        [name] = oip_requests.split_raw_strings(written(tmp_path, "embed", said)["route"][2], 1)
         assert f"ROUTE_{name.decode()}" == task_pb2.Route.Name(route)
 
 
@@ -113,7 +113,7 @@ def test_every_route_and_finish_has_a_name(tmp_path: Path) -> None:
 )
 def test_a_version_is_a_whole_number(version: str, number: int) -> None:
     """Readable, above 0, and no more than 63 bits."""
-    assert number == models.number_of(version)
+    assert number == oip_tensors.version_number(version)
 
 
 def installed(folder: Path, **more: Any) -> InstalledBundle:
@@ -124,7 +124,7 @@ def installed(folder: Path, **more: Any) -> InstalledBundle:
 def test_metadata_and_configuration_name_the_same_tensors(tmp_path: Path) -> None:
     """The one with the batch in its shapes, the other without."""
     bundle = installed(tmp_path / "b", name="intent", labels=LABELS, version="1.2.0")
-    described, config = models.metadata(bundle), models.configuration(bundle, "hybrid")
+    described, config = oip_tensors.model_metadata(bundle), oip_tensors.model_configuration(bundle, "hybrid")
     assert ("intent", ["1002000"], "edge_agent_echo") == (described.name, list(described.versions), described.platform)
     assert ["label", "confidence", "below_threshold", "scores"] == [output.name for output in described.outputs][:4]
     assert [[-1, 1]] == [list(each.shape) for each in described.inputs]
@@ -140,33 +140,33 @@ def test_metadata_and_configuration_name_the_same_tensors(tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", ["classify", "extract", "embed", "generate"])
 def test_a_bundle_without_a_gate_has_the_outputs_of_before(tmp_path: Path, kind: str) -> None:
     """A p-value that is not there would be no number, which perf_analyzer cannot write; a gated bundle has it last."""
-    outputs = [each.name for each in models.metadata(installed(tmp_path / "b", kind=kind)).outputs]
+    outputs = [each.name for each in oip_tensors.model_metadata(installed(tmp_path / "b", kind=kind)).outputs]
     assert "p_value" not in outputs
     gate = {"score": "label_mass", "held_up_max": 0.5, "scores": [0.5]}
     if kind == "classify":
         gated = installed(tmp_path / "c", confidence={"gate": gate})
-        assert [*outputs, "p_value"] == [each.name for each in models.metadata(gated).outputs]
+        assert [*outputs, "p_value"] == [each.name for each in oip_tensors.model_metadata(gated).outputs]
 
 
 def test_a_generation_is_decoupled_and_has_no_batch(tmp_path: Path) -> None:
     """Several responses to one text."""
     bundle = installed(tmp_path / "b", kind="generate")
-    config = models.configuration(bundle, "local")
+    config = oip_tensors.model_configuration(bundle, "local")
     assert (0, True) == (config.max_batch_size, config.model_transaction_policy.decoupled)
-    assert [1] == list(models.metadata(bundle).inputs[0].shape)
+    assert [1] == list(oip_tensors.model_metadata(bundle).inputs[0].shape)
 
 
 def test_statistics_are_the_counts_of_the_daemon(tmp_path: Path) -> None:
     """Nothing is counted twice for them."""
-    bundle, counts = installed(tmp_path / "b", name="intent"), Counts()
-    assert 0 == models.statistics(bundle, counts).inference_count
+    bundle, counts = installed(tmp_path / "b", name="intent"), AnswerCounts()
+    assert 0 == oip_tensors.model_statistics(bundle, counts).inference_count
     of = counts.of("intent")
     of.answers["local"] += 2
     for histogram, seconds in ((of.total, 0.5), (of.queue, 0.125), (of.compute, 0.25)):
         histogram.observe(seconds)
     counts.lost("intent", "INPUT_EMPTY")
     counts.lost("other", "INPUT_EMPTY")
-    found = models.statistics(bundle, counts)
+    found = oip_tensors.model_statistics(bundle, counts)
     stats = found.inference_stats
     assert (2, 2) == (found.inference_count, found.execution_count)
     assert (1, 500_000_000) == (stats.success.count, stats.success.ns)

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
 
-from edge_agent.server.open_inference.wire import SERVICE, pb, pool_with
+from edge_agent.server.open_inference.oip_wire import SERVICE, pb, pool_with
 from edge_agent.server.roles import METHODS
 from edge_agent.v1 import admin_pb2
 
@@ -42,7 +42,7 @@ def test_another_inference_proto_can_be_loaded_in_the_same_process() -> None:
         "file.message_type.add(name='ServerLiveRequest')\n"
         "descriptor_pool.Default().AddSerializedFile(file.SerializeToString())\n"
     )
-    ours = "import edge_agent.server.open_inference.wire\n"
+    ours = "import edge_agent.server.open_inference.oip_wire\n"
     for script in (ours + foreign, foreign + ours):
         subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -15,13 +15,14 @@ from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done, Found
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import example_records
-from edge_agent.routing.policy import Asked, Decision, Reason
-from edge_agent.server import answers, kept, reviews
-from edge_agent.server.answers import Finished, Said
+from edge_agent.routing.policy import EscalationContext, RouteDecision, RouteReason
+from edge_agent.server import feedback, finished_answers
+from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import feedback_pb2, task_pb2
 from edge_agent.v1 import inference_pb2 as pb
-from tests.support.examples import DIGEST, feedback, prediction
+from tests.support.examples import DIGEST, prediction
+from tests.support.examples import feedback as feedback_record
 from tests.support.site_cases import manifest
 
 
@@ -31,7 +32,7 @@ def plain(record) -> dict:
 
 def test_a_kept_classification_is_shown_whole():
     """Input, answer, confidence with its threshold, scores, the labels to choose from, and when."""
-    message = reviews.prediction(ReviewItem(plain(prediction()), reviewed=False), manifest())
+    message = feedback.prediction_message(ReviewItem(plain(prediction()), reviewed=False), manifest())
     assert ("p-1", "refund number 1", "refund") == (message.prediction_id, message.input, message.output)
     assert (0.75, 0.8, True) == (
         message.confidence.value,
@@ -51,14 +52,14 @@ def test_a_kept_classification_is_shown_whole():
 def test_what_is_not_there_is_not_invented():
     """A generation has no confidence, and a task that was removed has no labels."""
     record = prediction(kind="generate", scores=[], confidence=None, threshold=None, label_mass=None)
-    message = reviews.prediction(ReviewItem(plain(record), reviewed=False), None)
+    message = feedback.prediction_message(ReviewItem(plain(record), reviewed=False), None)
     assert not message.HasField("confidence")
     assert [] == list(message.labels)
 
 
 def test_an_extraction_offers_its_fields():
     """The entity types behind the tags, not the tags."""
-    message = reviews.prediction(
+    message = feedback.prediction_message(
         ReviewItem(plain(prediction(kind="extract", scores=[])), reviewed=True), manifest("visit")
     )
     assert (["PATIENT", "DRUG"], True) == (list(message.labels), message.reviewed)
@@ -76,8 +77,8 @@ def test_an_extraction_offers_its_fields():
 )
 def test_feedback_is_shown_as_it_was_given(field, kind, changes):
     """The verdict has the field of the request that made it."""
-    said = plain(feedback(**changes))
-    message = reviews.prediction(ReviewItem(plain(prediction(kind=kind)), True, (said,)), manifest())
+    said = plain(feedback_record(**changes))
+    message = feedback.prediction_message(ReviewItem(plain(prediction(kind=kind)), True, (said,)), manifest())
     assert field == message.feedback[0].WhichOneof("verdict")
     assert ("f-1", "anna") == (message.feedback[0].feedback_id, message.feedback[0].reviewer)
 
@@ -88,14 +89,16 @@ ROWS = st.integers(0, 2**62)
 @given(st.builds(ReviewCursor, st.integers(0, 5), ROWS, ROWS, ROWS, st.floats(0, 2), ROWS))
 def test_a_place_comes_back_from_its_token(place):
     """Paging goes on exactly behind the last answer shown of each stream."""
-    assert place == reviews.place(reviews.token(place))
+    assert place == feedback.parse_page_token(feedback.make_page_token(place))
 
 
 def test_the_stream_is_shown_with_its_probability():
     """An answer of the audit has one; any other has none."""
     record = plain(prediction())
-    drawn = reviews.prediction(ReviewItem(record, reviewed=False, stream="audit", probability=0.25), manifest())
-    other = reviews.prediction(ReviewItem(record, reviewed=False, stream="diverse"), manifest())
+    drawn = feedback.prediction_message(
+        ReviewItem(record, reviewed=False, stream="audit", probability=0.25), manifest()
+    )
+    other = feedback.prediction_message(ReviewItem(record, reviewed=False, stream="diverse"), manifest())
     assert (feedback_pb2.REVIEW_STREAM_AUDIT, 0.25) == (drawn.review_stream, drawn.sampling_probability)
     assert (feedback_pb2.REVIEW_STREAM_DIVERSE, False) == (
         other.review_stream,
@@ -105,24 +108,24 @@ def test_the_stream_is_shown_with_its_probability():
 
 def test_a_stream_that_is_none_is_refused():
     """All streams are asked for by naming none."""
-    assert reviews.stream(feedback_pb2.REVIEW_STREAM_UNSPECIFIED) is None
+    assert feedback.parse_review_stream(feedback_pb2.REVIEW_STREAM_UNSPECIFIED) is None
     with pytest.raises(InvalidRequest, match="stream 99 is none"):
-        reviews.stream(99)
+        feedback.parse_review_stream(99)
 
 
 @given(st.text(max_size=40))
 def test_a_token_that_was_made_up_is_refused_or_harmless(token):
     """Nothing else than REQUEST_INVALID comes out, whatever a caller sends."""
     try:
-        found = reviews.place(token)
+        found = feedback.parse_page_token(token)
     except InvalidRequest:
         return
     assert [int, int, int, int, float, int] == [type(each) for each in found]
 
 
-def finished(task: str, done: Done, text: str = "Anna takes ibuprofen") -> Finished:
+def finished(task: str, done: Done, text: str = "Anna takes ibuprofen") -> FinishedAnswer:
     bundle = InstalledBundle(DIGEST, b"", manifest(task), signed=False, installed_at=0.0)
-    return Finished(text, Answer(done, 0.0), bundle, "p-1")
+    return FinishedAnswer(text, Answer(done, 0.0), bundle, "p-1")
 
 
 @pytest.mark.parametrize(("wish", "route"), [("answer", "local"), ("abstain", "abstained")])
@@ -130,9 +133,9 @@ def test_a_classification_is_kept_with_its_best_label(wish, route):
     """Also where the label was withheld from the device: it is what a reviewer corrects."""
     done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     result = pb.ClassifyResult()
-    done = done._replace(decision=answers.judge(done, Asked(wish=wish)))
-    answers.classify(result.classification, done, top_k=1)
-    said = kept.classified(done, result)
+    done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext(low_confidence=wish)))
+    finished_answers.fill_classification(result.classification, done, top_k=1)
+    said = finished_answers.captured_classification(done, result)
     assert ("price", [("price", 0.75), ("refund", 0.25)]) == (said.output, said.scores)
     assert (0.75, None, False, 0.5, route) == (said.confidence, said.threshold, said.sure, said.label_mass, said.route)
 
@@ -142,26 +145,28 @@ def test_an_extraction_is_kept_as_its_record():
     found = [Found(label="PATIENT", start=0, end=4, score=0.9)]
     done = finished("visit", Done(job_id="p-1", entities=found, confidence=0.9))
     result = pb.ExtractResult()
-    done = done._replace(decision=answers.judge(done, Asked()))
-    answers.extract(result.extraction, done)
-    said = kept.extracted(done, result)
+    done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext()))
+    finished_answers.fill_extraction(result.extraction, done)
+    said = finished_answers.captured_extraction(done, result)
     assert {"PATIENT": ["Anna"], "DRUG": []} == json.loads(said.output)
     assert (0.9, "local", ()) == (said.confidence, said.route, said.scores)
 
 
 def test_a_generation_is_kept_as_its_text():
     """It has no confidence."""
-    said = kept.generated(finished("talk", Done(job_id="p-1")), "Hello")
+    said = finished_answers.captured_generation(finished("talk", Done(job_id="p-1")), "Hello")
     assert ("Hello", None, False) == (said.output, said.confidence, said.sure)
 
 
 def test_both_answers_are_kept_apart():
     """In shadow the large model's answer is given: the scores and the confidence stay with the local one."""
     done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
-    done = done._replace(decision=Decision("upstream", Reason.MODE_SHADOW), said=Said("refund", "large-1", 9.0))
+    done = done._replace(
+        decision=RouteDecision("upstream", RouteReason.MODE_SHADOW), said=LargeModelAnswer("refund", "large-1", 9.0)
+    )
     result = pb.ClassifyResult()
-    answers.classify(result.classification, done, top_k=1)
-    said = kept.classified(done, result)
+    finished_answers.fill_classification(result.classification, done, top_k=1)
+    said = finished_answers.captured_classification(done, result)
     assert ("price", 0.75, "refund", "large-1") == (
         said.local_answer,
         said.confidence,
@@ -174,17 +179,21 @@ def test_both_answers_are_kept_apart():
 def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
     """A withheld record is the local answer; a record of the large model alone has none beside it."""
     withheld = finished("visit", Done(job_id="p-1", confidence=0.1))
-    withheld = withheld._replace(decision=answers.judge(withheld, Asked(wish="abstain")))
+    withheld = withheld._replace(
+        decision=finished_answers.decide_on_local_answer(withheld, EscalationContext(low_confidence="abstain"))
+    )
     result = pb.ExtractResult()
-    answers.extract(result.extraction, withheld)
+    finished_answers.fill_extraction(result.extraction, withheld)
     assert ("", {"PATIENT": [], "DRUG": []}) == (
         result.extraction.json,
-        json.loads(kept.extracted(withheld, result).local_answer or ""),
+        json.loads(finished_answers.captured_extraction(withheld, result).local_answer or ""),
     )
     alone = withheld._replace(
-        answer=answers.NOT_ASKED, decision=Decision("upstream", Reason.MODE_BOOTSTRAP), said=Said("{}", "large-1", 9.0)
+        answer=finished_answers.NO_LOCAL_ANSWER,
+        decision=RouteDecision("upstream", RouteReason.MODE_BOOTSTRAP),
+        said=LargeModelAnswer("{}", "large-1", 9.0),
     )
-    said = kept.extracted(alone, pb.ExtractResult())
+    said = finished_answers.captured_extraction(alone, pb.ExtractResult())
     assert (None, "{}", None) == (said.local_answer, said.teacher_answer, said.confidence)
 
 
@@ -195,7 +204,7 @@ def test_a_reviewer_sees_both_answers(old):
     if old:  # as version 0.1 wrote it: the local model's grades beside the large model's output
         local = record.pop("local")
         record |= {name: value for name, value in local.items() if name != "answer"}
-    message = reviews.prediction(ReviewItem(record, reviewed=False), manifest())
+    message = feedback.prediction_message(ReviewItem(record, reviewed=False), manifest())
     assert ("price", "refund", "price", "large-1") == (
         message.output,
         message.local_answer,
@@ -208,7 +217,7 @@ def test_a_reviewer_sees_both_answers(old):
 def test_nothing_is_shown_of_a_local_answer_that_was_not_kept():
     """Version 0.1 kept the confidence of a record that it escalated, and not the record: there is neither."""
     record = plain(prediction(kind="extract", route="upstream", model="large-1", output="{}", scores=[]))
-    message = reviews.prediction(ReviewItem(record, reviewed=False), manifest("visit"))
+    message = feedback.prediction_message(ReviewItem(record, reviewed=False), manifest("visit"))
     assert ("{}", False, False) == (
         message.teacher_answer,
         message.HasField("local_answer"),

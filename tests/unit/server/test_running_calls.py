@@ -1,4 +1,4 @@
-"""edge_agent/server/running_calls.py"""
+"""edge_agent/server/interceptor.py"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edge_agent.errors import Draining
-from edge_agent.server.running_calls import RunningCalls
+from edge_agent.server.interceptor import RunningCalls
 from tests.support.eventually import turns
 
 
@@ -17,7 +17,8 @@ async def call(calls: RunningCalls, ends: asyncio.Event) -> str:
     try:
         await ends.wait()
     except asyncio.CancelledError:
-        calls.raise_refusal(task)
+        if refusal := calls.take_refusal(task):
+            raise refusal from None
         raise
     return "answered"
 
@@ -43,7 +44,7 @@ async def test_calls_that_do_not_end_are_refused() -> None:
     asked = asyncio.create_task(call(calls, asyncio.Event()))
     await turns()
     await calls.drain(0.01)
-    with pytest.raises(Draining, match=r"has not ended in the 0.01 s"):
+    with pytest.raises(Draining, match=r"has not ended within the 0.01 s"):
         await asked
 
 

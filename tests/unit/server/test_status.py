@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_agent import errors
 from edge_agent.errors import BY_REASON, CapacityError, EdgeAgentError, InvalidRequest, PathUnsafe, QueueFull
-from edge_agent.server import status
+from edge_agent.server import error_status
 
 TRAILERS_BYTES_MAX = 8192
 Code = grpc.StatusCode
@@ -56,7 +56,7 @@ def unpacked(detail: any_pb2.Any, message):
 
 def trailers_bytes(error: EdgeAgentError) -> int:
     """Return what an error takes on the wire: the message percent-encoded at its worst, and all of it in base64."""
-    written = status.to_status(error)
+    written = error_status.to_status(error)
     return 3 * len(written.message.encode()) + written.ByteSize() * 4 // 3 + 200
 
 
@@ -65,20 +65,20 @@ def test_every_error_has_its_code(reason):
     """Every leaf of the tree has the code of its family, or the one in the list of exceptions."""
     cls = BY_REASON[reason]
     expected = EXCEPTIONS.get(reason) or next(code for family, code in FAMILIES.items() if issubclass(cls, family))
-    assert expected == status.code_of(cls("x"))
-    assert expected.value[0] == status.to_status(cls("x")).code
+    assert expected == error_status.code_of(cls("x"))
+    assert expected.value[0] == error_status.to_status(cls("x")).code
 
 
 def test_the_root_is_internal():
     """An error outside every family is INTERNAL."""
-    assert Code.INTERNAL == status.code_of(EdgeAgentError("x"))
+    assert Code.INTERNAL == error_status.code_of(EdgeAgentError("x"))
 
 
 @pytest.mark.parametrize("reason", BY_REASON)
 def test_every_error_names_itself(reason):
     """ErrorInfo has our domain, the reason, the values and the remedy; the message is the sentence."""
     error = BY_REASON[reason]("it broke", tokens=7, remedy="Mend it.")
-    written = status.to_status(error)
+    written = error_status.to_status(error)
     expected = {"tokens": "7", "remedy": "Mend it."}
     info = info_of(written)
     assert ("edge-agent", reason, expected) == (info.domain, info.reason, dict(info.metadata))
@@ -87,13 +87,13 @@ def test_every_error_names_itself(reason):
 
 def test_without_a_remedy_there_is_none():
     """An error without a remedy has no such entry."""
-    assert {} == dict(info_of(status.to_status(EdgeAgentError("x"))).metadata)
+    assert {} == dict(info_of(error_status.to_status(EdgeAgentError("x"))).metadata)
 
 
 @pytest.mark.parametrize("reason", BY_REASON)
 def test_what_can_be_tried_again_says_when(reason):
     """Capacity errors carry RetryInfo, and no others do."""
-    details = status.to_status(BY_REASON[reason]("x")).details
+    details = error_status.to_status(BY_REASON[reason]("x")).details
     kinds = [detail.TypeName() for detail in details[1:]]
     assert (["google.rpc.RetryInfo"] if issubclass(BY_REASON[reason], CapacityError) else []) == kinds
     assert BY_REASON[reason].retryable == bool(kinds)
@@ -102,7 +102,7 @@ def test_what_can_be_tried_again_says_when(reason):
 @pytest.mark.parametrize(("seconds", "milliseconds"), [(0.0, 1), (0.0004, 1), (0.25, 250), (1.0, 1000), (90.5, 90_500)])
 def test_the_delay_is_the_error_s(seconds, milliseconds):
     """RetryInfo has the error's delay in milliseconds, and never none at all."""
-    written = status.to_status(QueueFull("x", retry_seconds=seconds))
+    written = error_status.to_status(QueueFull("x", retry_seconds=seconds))
     delay = unpacked(written.details[1], error_details_pb2.RetryInfo()).retry_delay
     assert milliseconds == delay.ToMilliseconds()
 
@@ -110,16 +110,16 @@ def test_the_delay_is_the_error_s(seconds, milliseconds):
 @pytest.mark.parametrize("text", ["x" * 5000, "é" * 5000, "漢" * 5000, "😀" * 5000, "x" + "😀" * 5000])
 def test_a_long_text_is_cut_between_characters(text):
     """A message over the limit is cut in bytes, at a whole character, and shows that it was."""
-    message = status.to_status(InvalidRequest(text)).message
+    message = error_status.to_status(InvalidRequest(text)).message
     assert message.endswith("…")
     assert text.startswith(message[:-1])
-    assert 990 <= len(message.encode()) <= status.MESSAGE_BYTES_MAX
+    assert 990 <= len(message.encode()) <= error_status.MESSAGE_BYTES_MAX
 
 
 def test_a_text_of_the_limit_is_whole():
     """A message of just the limit is not cut."""
-    text = "x" * status.MESSAGE_BYTES_MAX
-    assert text == status.to_status(InvalidRequest(text)).message
+    text = "x" * error_status.MESSAGE_BYTES_MAX
+    assert text == error_status.to_status(InvalidRequest(text)).message
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_a_status_fits_into_the_trailers(message, metadata):
 def test_many_values_are_cut_and_the_remedy_stays():
     """Of a hundred values the first are kept as far as there is room, and the remedy always."""
     error = InvalidRequest("x", remedy="Mend it.", **{f"value_{i:03}": "y" * 100 for i in range(100)})
-    metadata = info_of(status.to_status(error)).metadata
+    metadata = info_of(error_status.to_status(error)).metadata
     assert "Mend it." == metadata["remedy"]
     assert [f"value_{i:03}" for i in range(len(metadata) - 1)] == sorted(metadata.keys() - {"remedy"})
     assert 10 < len(metadata) < 30
@@ -147,7 +147,7 @@ def test_many_values_are_cut_and_the_remedy_stays():
 
 def test_a_file_name_that_is_no_text_is_escaped():
     """Bytes of a file name that are no UTF-8 are shown escaped instead of breaking the status."""
-    written = status.to_status(PathUnsafe("bad name a\udcffb", path="a\udcffb"))
+    written = error_status.to_status(PathUnsafe("bad name a\udcffb", path="a\udcffb"))
     assert "bad name a\\udcffb" == written.message
     assert "a\\udcffb" == info_of(written).metadata["path"]
 
@@ -155,7 +155,7 @@ def test_a_file_name_that_is_no_text_is_escaped():
 def test_an_input_s_error_says_the_same():
     """The error of one input of a batch has the same reason, message and values as the status of a call."""
     error = QueueFull("漢" * 1000, waiting=3)
-    written, whole = status.to_input_error(error), status.to_status(error)
+    written, whole = error_status.to_input_error(error), error_status.to_status(error)
     assert "QUEUE_FULL" == written.reason
     assert whole.message == written.message
     assert dict(info_of(whole).metadata) == dict(written.metadata)
@@ -163,8 +163,8 @@ def test_an_input_s_error_says_the_same():
 
 def test_a_call_status_carries_the_details():
     """What the server aborts with has the code, the message and the details in the standard trailer."""
-    written = status.to_call_status(QueueFull("full", waiting=3))
+    written = error_status.to_call_status(QueueFull("full", waiting=3))
     assert (Code.RESOURCE_EXHAUSTED, "full") == (written.code, written.details)
     ((key, value),) = written.trailing_metadata
     assert "grpc-status-details-bin" == key
-    assert status.to_status(QueueFull("full", waiting=3)) == status_pb2.Status.FromString(value)
+    assert error_status.to_status(QueueFull("full", waiting=3)) == status_pb2.Status.FromString(value)

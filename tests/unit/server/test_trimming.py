@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from edge_agent.process_memory import resident_bytes
-from edge_agent.server import trimming
-from edge_agent.server.trimming import keep_trimmed
+from edge_agent.server import process_limits
+from edge_agent.server.process_limits import trim_periodically
 from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parents[3]
@@ -62,7 +62,7 @@ def test_a_process_that_keeps_its_size_is_left_alone() -> None:
 @contextlib.asynccontextmanager
 async def watched() -> AsyncIterator[asyncio.Task[None]]:
     """Watch while the block runs."""
-    task = asyncio.create_task(keep_trimmed(0.01))
+    task = asyncio.create_task(trim_periodically(0.01))
     await asyncio.wait([task], timeout=0)  # it notes how large the process is at its beginning
     try:
         yield task
@@ -74,8 +74,8 @@ def test_malloc_makes_few_arenas() -> None:
     """However many threads there are; malloc_info(3) counts the arenas."""
     code = """
 import ctypes, threading
-from edge_agent.server import trimming
-trimming.few_arenas()
+from edge_agent.server import process_limits
+process_limits.limit_malloc_arenas()
 here = threading.Barrier(21)
 def work():
     kept = [b"x" * 5000 for _ in range(50)]
@@ -91,13 +91,14 @@ libc.fflush(out)
 here.wait()
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert trimming.ARENAS_MAX == len(re.findall("<heap nr=", said))
+    assert process_limits.ARENAS_MAX == len(re.findall("<heap nr=", said))
 
 
 def test_what_is_loaded_when_the_daemon_serves_is_not_searched_for_garbage() -> None:
-    """After `settle` Python passes over what there is, and looks as often as it does by default. In a fresh process."""
+    """After `freeze_startup_objects` Python skips what there is, and collects at its default thresholds."""
     code = (
-        "import gc; gc.set_threshold(100_000); from edge_agent.server.trimming import settle; settle();"
+        "import gc; gc.set_threshold(100_000); from edge_agent.server import process_limits as limits;"
+        "limits.freeze_startup_objects();"
         " print(gc.get_freeze_count() > 10_000, *gc.get_threshold())"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

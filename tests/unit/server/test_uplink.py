@@ -10,8 +10,8 @@ import pytest
 
 from edge_agent.config import Config
 from edge_agent.formats import uplink_state
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.server.uplink import listen, uplink_message
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.server.uplink_status import read_uplink_report, uplink_message
 from edge_agent.v1 import admin_pb2 as pb
 from tests.support.examples import NOW
 from tests.support.uplink_cases import UplinkCase
@@ -26,11 +26,11 @@ def said(**changes: object) -> uplink_state.UplinkState:
         "pid": 1,
         "version": "0.1.0",
         "upstream": URL,
-        "at": timestamp(NOW),
+        "at": format_timestamp(NOW),
         "running_seconds": BOOT_SECONDS,
         "state": "online",
-        "since": timestamp(NOW - 60),
-        "last_contact": timestamp(NOW - 1),
+        "since": format_timestamp(NOW - 60),
+        "last_contact": format_timestamp(NOW - 1),
         "failures": 0,
         "waiting_segments": 2,
         "waiting_bytes": 5000,
@@ -81,14 +81,14 @@ def test_all_of_it_is_carried_over(tmp_path: Path):
     downloads = {
         "repository": "https://updates.example",
         "state": "probing",
-        "since": timestamp(NOW),
+        "since": format_timestamp(NOW),
         "waiting_blobs": 3,
         "waiting_bytes": 10,
         "fetched_blobs": 0,
         "fetched_bytes": 0,
     }
     problem = {"reason": "UPSTREAM_BUSY", "message": "busy", "remedy": "wait", "about": "x-1"}
-    changes = {"state": "offline", "failures": 4, "retry_at": timestamp(NOW + 60)}
+    changes = {"state": "offline", "failures": 4, "retry_at": format_timestamp(NOW + 60)}
     found = message(tmp_path, fresh(downloads=downloads, problems=[problem], **changes))
     assert found is not None
     assert (pb.LINK_STATE_OFFLINE, 4, int(NOW) + 60) == (found.state, found.failures, found.retry_time.seconds)
@@ -122,10 +122,10 @@ def test_what_is_old_does_not_count(tmp_path: Path, running: float, words: str):
     """By the clock that nobody sets; what it said last is still known."""
     path = tmp_path / uplink_state.FILE_NAME
     path.write_bytes(uplink_state.encode(said()))
-    heard = listen(path, running)
+    heard = read_uplink_report(path, running)
     assert words in heard.silence
     assert heard.state is not None
-    assert "" == listen(path, BOOT_SECONDS + 100).silence
+    assert "" == read_uplink_report(path, BOOT_SECONDS + 100).silence
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"\xff", fresh().replace(b"online", b"fine"), b" " * 300_000])
@@ -139,7 +139,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
     (tmp_path / "link").symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe", ""):
-        assert "cannot be read" in listen(tmp_path / name, BOOT_SECONDS).silence
+        assert "cannot be read" in read_uplink_report(tmp_path / name, BOOT_SECONDS).silence
 
 
 def test_nothing_in_it_moves_a_cursor_or_breaks_the_answer(tmp_path: Path):

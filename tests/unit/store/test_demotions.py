@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.config import Config
-from edge_agent.formats.plan import Offer, TaskPlan
+from edge_agent.formats.plan import BundleOffer, TaskPlan
 from edge_agent.monitoring.bundle_figures import AlarmState
+from edge_agent.server.task_modes import TaskModes
 from edge_agent.store.demotions import Demotion
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
-from edge_agent.tasks import TaskModes
 
 TASK, DIGEST, OTHER = "pos", "ab" * 32, "cd" * 32
 ERRORS = AlarmState(TASK, DIGEST, "errors", 1.0, "people found 9 of 20 sure answers wrong")
@@ -30,7 +30,7 @@ class Site:
         self.modes = TaskModes(config, self.store, lambda task: self.digest if task == TASK else "")
 
     def plan(self, **said) -> None:
-        self.modes.plan({TASK: TaskPlan(offers=(Offer(bundle=DIGEST, version="1.0.0"),), **said)})
+        self.modes.plan({TASK: TaskPlan(offers=(BundleOffer(bundle=DIGEST, version="1.0.0"),), **said)})
 
     def demote(self, *standing: AlarmState, asks: bool = True) -> bool:
         return self.modes.demote(standing, lambda _: asks)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.cli import app
 from edge_agent.config import ExamplesConfig
-from edge_agent.config.config_files import Files
-from edge_agent.doctor.probes.place import Place
-from edge_agent.doctor.probes.serving import ask
+from edge_agent.config.config_files import ConfigFiles
+from edge_agent.doctor.installation import Installation
+from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.support_bundle import diagnostic_redaction
 from edge_agent.support_bundle.support_archive import (
     PART_BYTES_MAX,
@@ -50,8 +50,10 @@ def entry(message: object, writer: str = "edge-agent") -> str:
     return json.dumps({"MESSAGE": message, "SYSLOG_IDENTIFIER": writer, "__REALTIME_TIMESTAMP": "1790000000000000"})
 
 
-def gathered(where: Place, files: Files | None = None, **more) -> dict[str, SupportPart]:
-    return {part.name: part for part in gather_parts(SupportSources(ask(where), files, {"verdict": "ok"}, **more))}
+def gathered(where: Installation, files: ConfigFiles | None = None, **more) -> dict[str, SupportPart]:
+    return {
+        part.name: part for part in gather_parts(SupportSources(query_daemon(where), files, {"verdict": "ok"}, **more))
+    }
 
 
 def logged(tmp_path: Path, *entries: str) -> str:
@@ -61,7 +63,7 @@ def logged(tmp_path: Path, *entries: str) -> str:
         return "\n".join(entries) if command[0] == "journalctl" else None
 
     where = place(tmp_path)
-    parts = gathered(Place(where.config, root=where.root, run=run, person=where.person))
+    parts = gathered(Installation(where.config, root=where.root, run=run, find_user=where.find_user))
     return parts["edge-agent.log"].content.decode()
 
 
@@ -156,7 +158,7 @@ def test_lines_of_systemd_are_carried_whole(tmp_path):
     assert ["1790000000 edge-agent.service: Watchdog timeout!", "1790000000 token=[secret]"] == carried.splitlines()
 
 
-def planted(tmp_path: Path) -> tuple[Place, Files]:
+def planted(tmp_path: Path) -> tuple[Installation, ConfigFiles]:
     """Plant prompts and secrets wherever a site has files."""
     where = place(tmp_path, examples=ExamplesConfig(collect={"t": "local"}))
     state = where.config.state_dir
@@ -172,7 +174,7 @@ def planted(tmp_path: Path) -> tuple[Place, Files]:
     for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    files = Files(
+    files = ConfigFiles(
         (tmp_path / "agent.yaml", {"uplink": {"options": {"token": "hunter2hunter2"}, "url": SECRETS["user"]}})
     )
 
@@ -180,7 +182,7 @@ def planted(tmp_path: Path) -> tuple[Place, Files]:
         said = [entry(PROMPT), entry(json.dumps({"event": "x", "text": PROMPT})), entry(SECRETS["password"], "systemd")]
         return "\n".join(said) if command[0] == "journalctl" else "Environment=TOKEN=hunter2hunter2\nResult=success\n"
 
-    return Place(where.config, root=where.root, run=run, person=where.person), files
+    return Installation(where.config, root=where.root, run=run, find_user=where.find_user), files
 
 
 def test_planted_secrets_and_prompts_do_not_get_in(tmp_path):

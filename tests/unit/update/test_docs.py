@@ -9,7 +9,7 @@ from typing import get_args
 from edge_agent.config import UpdateConfig
 from edge_agent.errors import BY_REASON
 from edge_agent.formats.plan import Verdict
-from edge_agent.formats.site_status import UpdateState
+from edge_agent.formats.status_object import UpdateState
 from edge_agent.update import probation, selftest, update_state_machine
 
 ROOT = Path(__file__).parents[3]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.formats.plan import Machine
+from edge_agent.formats.plan import MachineCapabilities
 from edge_agent.update import hardware
 
 X86 = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512_vnni\nbugs\t\t: spectre\n\n"
@@ -27,28 +27,28 @@ def lay(root: Path, cpuinfo: str) -> Path:
         (
             X86,
             ("cpu", "cuda"),
-            Machine(4096000 * 1024, frozenset({"cpu", "cuda"}), frozenset({"fpu", "avx2", "avx512_vnni"})),
+            MachineCapabilities(4096000 * 1024, frozenset({"cpu", "cuda"}), frozenset({"fpu", "avx2", "avx512_vnni"})),
         ),
         (
             ARM,
             ("cpu", "vulkan"),
-            Machine(4096000 * 1024, frozenset({"cpu", "vulkan"}), frozenset({"fp", "asimd", "asimddp"})),
+            MachineCapabilities(4096000 * 1024, frozenset({"cpu", "vulkan"}), frozenset({"fp", "asimd", "asimddp"})),
         ),
-        ("", ("cpu",), Machine(4096000 * 1024)),
+        ("", ("cpu",), MachineCapabilities(4096000 * 1024)),
     ],
 )
-def test_a_machine_is_read(tmp_path: Path, cpuinfo: str, devices: tuple[str, ...], expected: Machine):
+def test_a_machine_is_read(tmp_path: Path, cpuinfo: str, devices: tuple[str, ...], expected: MachineCapabilities):
     """Memory in bytes, the devices that the engines may use, and the features of a core, by either name."""
-    assert expected == hardware.machine(frozenset(devices), lay(tmp_path, cpuinfo))
+    assert expected == hardware.read_machine(frozenset(devices), lay(tmp_path, cpuinfo))
 
 
 def test_a_machine_that_says_nothing_has_a_processor(tmp_path: Path):
     """Conditions of a plan then do not hold, and nothing else is wrong."""
-    assert Machine(0) == hardware.machine(root=tmp_path)
+    assert MachineCapabilities(0) == hardware.read_machine(root=tmp_path)
 
 
 def test_this_machine_has_memory():
     """The real files."""
-    here = hardware.machine()
+    here = hardware.read_machine()
     assert here.memory_bytes > 2**28
     assert here.cpu_features

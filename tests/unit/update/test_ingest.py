@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import BundleTooLarge, DiskFull, RequirementUnmet, UpdateIncomplete, UpdateUntrusted
-from edge_agent.formats.download_requests import Want, Wants
+from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
 from edge_agent.store.limits import StoreLimits
-from edge_agent.update.verified import Copied, SignedBundle, Verified
+from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
 from tests.support.fleet_cases import Centre
 from tests.support.store_cases import blob_names, bundle, sha256_of
 from tests.support.trust_cases import TrustingSite, damage, digest
@@ -85,7 +85,7 @@ def test_the_manifest_is_wanted_first_and_then_what_it_names(site, first):
     manifest.unlink()
     assert [first] == names(site.intake.missing(site.incoming, site.believe(), first))
     site.intake.ask(site.believe(), [first], 5000)
-    assert ((Want(sha256=first, size_bytes=len(whole[manifest])),), 5000) == (
+    assert ((DownloadRequest(sha256=first, size_bytes=len(whole[manifest])),), 5000) == (
         site.wants.blobs,
         site.wants.bytes_per_second_max,
     )
@@ -110,7 +110,7 @@ def test_wants_are_written_only_when_they_change(site, first):
     damage(site.config.wants, "truncated")
     site.again().believe()
     site.intake.ask(site.believe(), [first], None)
-    assert isinstance(site.wants, Wants)
+    assert isinstance(site.wants, DownloadRequests)
     assert 0o640 == site.config.wants.stat().st_mode & 0o777
 
 
@@ -213,7 +213,7 @@ def test_a_manifest_for_another_task_is_refused(site, first):
     """Whatever the target is called."""
     verified = site.believe()
     claimed = {first: SignedBundle("other", "1.0.0", verified.bundles[first].size_bytes)}
-    assert () == site.intake.missing(site.incoming, Verified(verified.plan, claimed), first)
+    assert () == site.intake.missing(site.incoming, VerifiedRepository(verified.plan, claimed), first)
     with pytest.raises(UpdateUntrusted, match="made for pos"):
         site.intake.admit(site.incoming, first)
 
@@ -246,10 +246,10 @@ def test_a_bundle_that_does_not_fit_leaves_nothing(limits, error, site, first):
 
 def test_a_copy_says_how_far_it_has_come(site, first, second):
     """Only what has to be copied counts."""
-    seen: list[Copied] = []
+    seen: list[CopyProgress] = []
     site.intake.told = seen.append
     site.admit(first)
     site.admit(second)
-    assert Copied("pos 1.0.0", len(BASE + FIRST), len(BASE + FIRST)) in seen
-    assert Copied("pos 2.0.0", len(SECOND), len(SECOND)) in seen
-    assert Copied() == seen[-1] == site.intake.copied
+    assert CopyProgress("pos 1.0.0", len(BASE + FIRST), len(BASE + FIRST)) in seen
+    assert CopyProgress("pos 2.0.0", len(SECOND), len(SECOND)) in seen
+    assert CopyProgress() == seen[-1] == site.intake.copied

@@ -8,62 +8,62 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.formats.plan import Probation
-from edge_agent.update.probation import CRASHES_MAX, Seen, Watch, judge
-from edge_agent.update.update_state_machine import End
+from edge_agent.formats.plan import ProbationRules
+from edge_agent.update.probation import CRASHES_MAX, BundleActivity, ProbationRecord, evaluate_probation
+from edge_agent.update.update_state_machine import StepResult
 
-BEFORE = Seen(calls=100, timed=100, median_ms=10.0)
-WATCH = Watch.begin(Probation(calls=200, hours=24), BEFORE)
+BEFORE = BundleActivity(calls=100, timed=100, median_ms=10.0)
+WATCH = ProbationRecord.begin(ProbationRules(calls=200, hours=24), BEFORE)
 HOUR = 3600.0
 
 
-def judged(seen: Seen, seconds: float = HOUR, watch: Watch = WATCH) -> str:
+def judged(seen: BundleActivity, seconds: float = HOUR, watch: ProbationRecord = WATCH) -> str:
     """Return the verdict: a reason, "over", or "" while it goes on."""
-    outcome = judge(watch.plus(seen, seconds), seen)
+    outcome = evaluate_probation(watch.plus(seen, seconds), seen)
     return "" if outcome is None else outcome.reason or "over"
 
 
 @pytest.mark.parametrize(
     ("seen", "verdict"),
     [
-        (Seen(), ""),
-        (Seen(calls=199), ""),
-        (Seen(calls=200), "over"),
-        (Seen(calls=19, failures=19), ""),
-        (Seen(calls=20, failures=1), ""),
-        (Seen(calls=20, failures=2), "ERRORS"),
-        (Seen(calls=100, failures=5), ""),
-        (Seen(calls=100, failures=6), "ERRORS"),
-        (Seen(calls=200, failures=11), "ERRORS"),
-        (Seen(crashes=CRASHES_MAX), ""),
-        (Seen(crashes=CRASHES_MAX + 1), "CRASHES"),
-        (Seen(calls=50, timed=50, median_ms=24.9), ""),
-        (Seen(calls=50, timed=50, median_ms=25.1), "SLOWER"),
-        (Seen(calls=50, timed=19, median_ms=500.0), ""),
-        (Seen(problem="it does not load"), "NOT_ANSWERING"),
+        (BundleActivity(), ""),
+        (BundleActivity(calls=199), ""),
+        (BundleActivity(calls=200), "over"),
+        (BundleActivity(calls=19, failures=19), ""),
+        (BundleActivity(calls=20, failures=1), ""),
+        (BundleActivity(calls=20, failures=2), "ERRORS"),
+        (BundleActivity(calls=100, failures=5), ""),
+        (BundleActivity(calls=100, failures=6), "ERRORS"),
+        (BundleActivity(calls=200, failures=11), "ERRORS"),
+        (BundleActivity(crashes=CRASHES_MAX), ""),
+        (BundleActivity(crashes=CRASHES_MAX + 1), "CRASHES"),
+        (BundleActivity(calls=50, timed=50, median_ms=24.9), ""),
+        (BundleActivity(calls=50, timed=50, median_ms=25.1), "SLOWER"),
+        (BundleActivity(calls=50, timed=19, median_ms=500.0), ""),
+        (BundleActivity(problem="it does not load"), "NOT_ANSWERING"),
     ],
 )
-def test_verdicts(seen: Seen, verdict: str):
+def test_verdicts(seen: BundleActivity, verdict: str):
     """Errors count from the 20th call on, latency against what it was before, with a little slack."""
     assert verdict == judged(seen)
 
 
 def test_time_ends_it_too():
     """Whichever comes first."""
-    assert ["", "over"] == [judged(Seen(calls=3), seconds) for seconds in (24 * HOUR - 1, 24 * HOUR)]
+    assert ["", "over"] == [judged(BundleActivity(calls=3), seconds) for seconds in (24 * HOUR - 1, 24 * HOUR)]
 
 
 def test_a_probation_of_nothing_is_over_at_once():
     """No calls or no hours in the plan: the first look ends it."""
-    for plan in (Probation(calls=0), Probation(hours=0)):
-        assert "over" == judged(Seen(), 0.0, Watch.begin(plan, BEFORE))
+    for plan in (ProbationRules(calls=0), ProbationRules(hours=0)):
+        assert "over" == judged(BundleActivity(), 0.0, ProbationRecord.begin(plan, BEFORE))
 
 
 def test_without_a_measure_of_before_latency_says_nothing():
     """A task that was hardly called, or that is new."""
-    for before in (Seen(), replace(BEFORE, timed=19)):
-        watch = Watch.begin(Probation(), before)
-        assert "" == judged(Seen(calls=50, timed=50, median_ms=5000.0), watch=watch)
+    for before in (BundleActivity(), replace(BEFORE, timed=19)):
+        watch = ProbationRecord.begin(ProbationRules(), before)
+        assert "" == judged(BundleActivity(calls=50, timed=50, median_ms=5000.0), watch=watch)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5), st.floats(0, 1000)), max_size=10))
@@ -71,7 +71,7 @@ def test_what_was_counted_adds_up_over_restarts(lives):
     """Written and read again after each life of the daemon, nothing is lost and nothing counted twice."""
     watch = WATCH
     for calls, failures, seconds in lives:
-        watch = Watch.decode(watch.plus(Seen(calls=calls, failures=failures), seconds).encode())
+        watch = ProbationRecord.decode(watch.plus(BundleActivity(calls=calls, failures=failures), seconds).encode())
     assert (sum(life[0] for life in lives), sum(life[1] for life in lives)) == (watch.calls, watch.failures)
     assert sum(life[2] for life in lives) == pytest.approx(watch.seconds)
     assert replace(watch, calls=0, failures=0, seconds=0.0) == WATCH
@@ -81,12 +81,12 @@ def test_what_was_counted_adds_up_over_restarts(lives):
 def test_a_worse_bundle_never_fares_better(calls, failures, median_ms, more):
     """Another failure among the same calls, or a longer time, never turns a bad verdict into a good one."""
     failures = min(failures, calls)
-    seen = Seen(calls=calls, failures=failures, timed=calls, median_ms=median_ms)
+    seen = BundleActivity(calls=calls, failures=failures, timed=calls, median_ms=median_ms)
     worse = (
         replace(seen, failures=min(calls, failures + more)),
         replace(seen, median_ms=median_ms + more),
         replace(seen, crashes=more),
     )
-    if (outcome := judge(WATCH.plus(seen, 0.0), seen)) and outcome.end is End.FAILED:
+    if (outcome := evaluate_probation(WATCH.plus(seen, 0.0), seen)) and outcome.end is StepResult.FAILED:
         for each in worse:
             assert judged(each, 0.0) not in ("", "over")

@@ -15,13 +15,13 @@ from edge_agent.errors import (
     QueueFull,
     StreamBroken,
 )
-from edge_agent.formats.golden_cases import Case, Said
+from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase
 from edge_agent.update import selftest
-from edge_agent.update.selftest import Exam, Subject, examine
-from edge_agent.update.update_state_machine import End
+from edge_agent.update.selftest import BundleUnderTest, SelfTest, run_selftest
+from edge_agent.update.update_state_machine import StepResult
 
 MEGABYTE = selftest.MEGABYTE
-CASES = tuple(Case(input=f"text {number}", answer="yes", scores=(0.1, 0.9)) for number in range(20))
+CASES = tuple(GoldenCase(input=f"text {number}", answer="yes", scores=(0.1, 0.9)) for number in range(20))
 
 
 class Bundle:
@@ -31,53 +31,55 @@ class Bundle:
         self.milliseconds: Callable[[], float] = lambda: milliseconds
         self.resident = megabytes * MEGABYTE
         self.grows = self.expected = self.asked = self.crashes = 0
-        self.says: dict[str, Said] = {}
+        self.says: dict[str, GoldenAnswer] = {}
         self.error: EdgeAgentError | None = None
         self.error_after = 0
 
-    async def answer(self, text: str, seconds_max: float) -> tuple[Said, float]:
+    async def answer(self, text: str, seconds_max: float) -> tuple[GoldenAnswer, float]:
         self.asked += 1
         if self.error and self.asked > self.error_after:
             raise self.error
         self.resident += self.grows
-        return self.says.get(text, Said("yes", (0.12, 0.88))), self.milliseconds()
+        return self.says.get(text, GoldenAnswer("yes", (0.12, 0.88))), self.milliseconds()
 
-    def subject(self) -> Subject:
-        return Subject(self.answer, lambda: self.resident, lambda: self.expected, lambda: self.crashes)
+    def subject(self) -> BundleUnderTest:
+        return BundleUnderTest(self.answer, lambda: self.resident, lambda: self.expected, lambda: self.crashes)
 
 
-def exam(cases: tuple[Case, ...] = CASES, **changes: int) -> Exam:
+def exam(cases: tuple[GoldenCase, ...] = CASES, **changes: int) -> SelfTest:
     """Return an exam that allows twice the latency."""
     more = {"latency_percent_max": 200, "memory_bytes_wanted": 0, **changes}
-    return Exam(cases=cases, vector=False, answer_seconds_max=1.0, **more)
+    return SelfTest(cases=cases, vector=False, answer_seconds_max=1.0, **more)
 
 
-async def examined(candidate: Bundle, incumbent: Bundle | None = None, of: Exam | None = None) -> tuple[End, str, str]:
+async def examined(
+    candidate: Bundle, incumbent: Bundle | None = None, of: SelfTest | None = None
+) -> tuple[StepResult, str, str]:
     """Examine a bundle; return the end, the reason and the sentence."""
-    outcome = await examine(of or exam(), candidate.subject(), incumbent.subject() if incumbent else None)
+    outcome = await run_selftest(of or exam(), candidate.subject(), incumbent.subject() if incumbent else None)
     return outcome.end, outcome.reason, outcome.message
 
 
 async def test_a_good_bundle_passes():
     """Like the one before, within the tolerance of its answers."""
-    expected = (End.PASSED, "", "20 of 20 golden inputs are answered alike")
+    expected = (StepResult.PASSED, "", "20 of 20 golden inputs are answered alike")
     assert expected == await examined(Bundle(), Bundle()) == await examined(Bundle())
 
 
 async def test_a_bundle_without_golden_answers_has_only_to_load():
     """Inputs without answers are asked all the same: they must not crash."""
     said = "it loads; it has no golden answers to be held against"
-    assert (End.PASSED, "", said) == await examined(Bundle(), of=exam(()))
+    assert (StepResult.PASSED, "", said) == await examined(Bundle(), of=exam(()))
     silent = Bundle()
     silent.error = EngineCrashed("it died")
-    assert (End.FAILED, "ENGINE_CRASHED") == (await examined(silent, of=exam((Case(input="x"),))))[:2]
+    assert (StepResult.FAILED, "ENGINE_CRASHED") == (await examined(silent, of=exam((GoldenCase(input="x"),))))[:2]
 
 
 @pytest.mark.parametrize(("wrong", "reason"), [(1, ""), (2, "GOLDEN_DIFFERS"), (20, "GOLDEN_DIFFERS")])
 async def test_one_in_twenty_may_be_answered_otherwise(wrong: int, reason: str):
     """Processors differ a little; more than that is another model."""
     candidate = Bundle()
-    candidate.says = {case.input: Said("no", (0.9, 0.1)) for case in CASES[:wrong]}
+    candidate.says = {case.input: GoldenAnswer("no", (0.9, 0.1)) for case in CASES[:wrong]}
     _, found, message = await examined(candidate)
     assert reason == found
     assert f"{20 - wrong} of 20" in message if not reason else f"{wrong} of 20" in message and "'text 0'" in message
@@ -86,7 +88,7 @@ async def test_one_in_twenty_may_be_answered_otherwise(wrong: int, reason: str):
 async def test_scores_count_as_well_as_answers():
     """The same label with another confidence would be routed otherwise."""
     candidate = Bundle()
-    candidate.says = {case.input: Said("yes", (0.4, 0.6)) for case in CASES}
+    candidate.says = {case.input: GoldenAnswer("yes", (0.4, 0.6)) for case in CASES}
     assert "GOLDEN_DIFFERS" == (await examined(candidate))[1]
 
 
@@ -97,9 +99,9 @@ async def test_cases_that_may_turn_are_not_compared():
         for place, case in enumerate(CASES)
     )
     candidate = Bundle()
-    candidate.says = {case.input: Said("no", (0.9, 0.1)) for case in near[:5]}
+    candidate.says = {case.input: GoldenAnswer("no", (0.9, 0.1)) for case in near[:5]}
     end, _, message = await examined(candidate, of=exam(near))
-    assert (End.PASSED, True) == (
+    assert (StepResult.PASSED, True) == (
         end,
         message.endswith("; 5 more were not compared, as rounding may turn their answers"),
     )
@@ -109,7 +111,7 @@ async def test_labels_that_are_reversed_fail_where_the_file_marks_every_case():
     """A bundle with a threshold of 0.98 had every case marked, and passed whatever it answered."""
     cases = tuple(case.model_copy(update={"report_only": True, "scores": (0.01, 0.99)}) for case in CASES)
     candidate = Bundle()
-    candidate.says = {case.input: Said("no", (0.99, 0.01)) for case in cases}
+    candidate.says = {case.input: GoldenAnswer("no", (0.99, 0.01)) for case in cases}
     assert "GOLDEN_DIFFERS" == (await examined(candidate, of=exam(cases)))[1]
 
 
@@ -136,7 +138,7 @@ async def test_a_disturbance_is_no_latency():
     times: Iterator[float] = iter([100.0] * 55 + [10.0] * 1000)
     candidate = Bundle()
     candidate.milliseconds = lambda: next(times)
-    assert End.PASSED == (await examined(candidate, Bundle()))[0]
+    assert StepResult.PASSED == (await examined(candidate, Bundle()))[0]
     assert candidate.asked > 20 + 12 * selftest.REPEATS
 
 
@@ -145,7 +147,7 @@ async def test_an_incumbent_that_cannot_be_asked_is_no_measure(error: EdgeAgentE
     """It may take shorter texts, or be busy."""
     incumbent = Bundle()
     incumbent.error = error
-    assert End.PASSED == (await examined(Bundle(1000.0), incumbent))[0]
+    assert StepResult.PASSED == (await examined(Bundle(1000.0), incumbent))[0]
 
 
 async def test_a_leak_shows_from_one_pass_to_the_next():
@@ -153,11 +155,11 @@ async def test_a_leak_shows_from_one_pass_to_the_next():
     candidate = Bundle()
     candidate.grows = 2 * MEGABYTE
     end, reason, message = await examined(candidate)
-    assert (End.FAILED, "MEMORY_GROWS") == (end, reason)
+    assert (StepResult.FAILED, "MEMORY_GROWS") == (end, reason)
     assert "grew by 72 MB in 36 calls" in message
     candidate = Bundle()
     candidate.grows = MEGABYTE // 2  # a cache fills up
-    assert End.PASSED == (await examined(candidate))[0]
+    assert StepResult.PASSED == (await examined(candidate))[0]
 
 
 @pytest.mark.parametrize(
@@ -181,27 +183,27 @@ async def test_a_child_that_died_and_was_started_again_has_failed():
     """Every answer was right in the end; on a site it would go on like that."""
     candidate = Bundle()
     candidate.crashes = 1
-    assert (End.FAILED, "CRASHES") == (await examined(candidate))[:2]
+    assert (StepResult.FAILED, "CRASHES") == (await examined(candidate))[:2]
 
 
 async def test_an_answer_that_does_not_come_in_time_has_failed():
     """The reason speaks of the self-test, not of a caller's deadline."""
     candidate = Bundle()
     candidate.error = DeadlineExpired("the deadline passed")
-    assert (End.FAILED, "SELF_TEST_TOO_LONG", "a golden input took 1 s and more") == await examined(candidate)
+    assert (StepResult.FAILED, "SELF_TEST_TOO_LONG", "a golden input took 1 s and more") == await examined(candidate)
 
 
 @pytest.mark.parametrize("after", [0, 5, 40])
 @pytest.mark.parametrize(
     ("error", "end"),
     [
-        (EngineCrashed("it died"), End.FAILED),
-        (StreamBroken("in the middle"), End.FAILED),
-        (InputTooLong("of its own golden file"), End.FAILED),
-        (MemoryShort("elsewhere"), End.HINDERED),
+        (EngineCrashed("it died"), StepResult.FAILED),
+        (StreamBroken("in the middle"), StepResult.FAILED),
+        (InputTooLong("of its own golden file"), StepResult.FAILED),
+        (MemoryShort("elsewhere"), StepResult.HINDERED),
     ],
 )
-async def test_what_goes_wrong_is_an_outcome(error: EdgeAgentError, end: End, after: int):
+async def test_what_goes_wrong_is_an_outcome(error: EdgeAgentError, end: StepResult, after: int):
     """In the golden pass as well as in those that measure."""
     candidate = Bundle()
     candidate.error, candidate.error_after = error, after

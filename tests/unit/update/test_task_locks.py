@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edge_agent.errors import ModelLoadFailed, RequestCancelled
-from edge_agent.update.activation import TaskLocks, unless
+from edge_agent.update.activation import TaskLocks, run_unless_left
 from tests.support.eventually import turns
 
 
@@ -41,9 +41,9 @@ async def test_work_goes_on_while_its_caller_is_there() -> None:
         raise ModelLoadFailed("no")
 
     for left in (None, asyncio.Event()):
-        assert 7 == await unless(left, works())
+        assert 7 == await run_unless_left(left, works())
         with pytest.raises(ModelLoadFailed):
-            await unless(left, fails())
+            await run_unless_left(left, fails())
 
 
 async def test_work_ends_when_its_caller_leaves() -> None:
@@ -57,7 +57,7 @@ async def test_work_ends_when_its_caller_leaves() -> None:
             await turns()
             ended.append(True)
 
-    waiting = asyncio.create_task(unless(left, work()))
+    waiting = asyncio.create_task(run_unless_left(left, work()))
     await turns()
     left.set()
     with pytest.raises(RequestCancelled):
@@ -67,7 +67,7 @@ async def test_work_ends_when_its_caller_leaves() -> None:
 
 async def test_who_is_cancelled_leaves_no_task_behind() -> None:
     """Where the change itself is cancelled its work ends with it."""
-    waiting = asyncio.create_task(unless(asyncio.Event(), asyncio.Event().wait()))
+    waiting = asyncio.create_task(run_unless_left(asyncio.Event(), asyncio.Event().wait()))
     await turns()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

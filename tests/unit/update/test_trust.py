@@ -27,8 +27,8 @@ from edge_agent.errors import (
     UpdateOutdated,
     UpdateUntrusted,
 )
-from edge_agent.formats.plan import FILE_NAME, Fleet, encode
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.plan import FILE_NAME, FleetPlan, encode
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.repository_attacks import ATTACKS, STRANGER, Hostile
@@ -74,7 +74,7 @@ def test_what_is_signed_is_believed(centre, site):
     (signed,) = centre.held.bundles().values()
     assert [("pos", "1.0.0")] == [(each.task, each.version) for each in verified.bundles.values()]
     assert signed.digest in verified.bundles
-    assert timestamp(verified.issued_at) == centre.held.timestamp.signed.unrecognized_fields[layout.ISSUED_AT]
+    assert format_timestamp(verified.issued_at) == centre.held.timestamp.signed.unrecognized_fields[layout.ISSUED_AT]
     assert verified is site.believe()
 
 
@@ -332,14 +332,14 @@ def test_the_plan_of_other_sites_is_none_of_ours(centre, site):
     site.bring(centre.folder)
     plan = site.believe().plan
     assert plan is not None
-    assert (Fleet(), {"pos"}) == (plan.for_site("site-1", "stable"), set(plan.for_site("site-2", "stable").tasks))
+    assert (FleetPlan(), {"pos"}) == (plan.for_site("site-1", "stable"), set(plan.for_site("site-2", "stable").tasks))
 
 
 def test_a_bundle_for_another_task_is_not_signed_for_this_one(centre, site, tmp_path):
     """Whoever has the plan's key cannot swap the models of two tasks."""
     plan = centre.held.plan
     tasks = plan.channels["stable"].tasks
-    swapped = plan.model_copy(update={"channels": {"stable": Fleet(tasks={"other": tasks["pos"]})}, "version": 3})
+    swapped = plan.model_copy(update={"channels": {"stable": FleetPlan(tasks={"other": tasks["pos"]})}, "version": 3})
     hostile = Hostile(centre, copied(centre.folder, tmp_path / "hostile"), centre.folder)
     hostile.plan(encode(swapped))
     with pytest.raises(PlanInvalid, match="not signed for that task"):

@@ -11,11 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import BundleUnsigned, DiskFull, MemoryShort, ModelLoadFailed, QueueFull, RequirementUnmet
-from edge_agent.formats.plan import Hardware, Offer, Probation, Verdict, Window, Wish
-from edge_agent.formats.site_status import UpdateState
+from edge_agent.formats.plan import (
+    BundleOffer,
+    DesiredState,
+    HardwareRequirements,
+    ProbationRules,
+    SwitchWindow,
+    Verdict,
+)
+from edge_agent.formats.status_object import UpdateState
 from edge_agent.store.journal import Progress
 from edge_agent.update import update_state_machine
-from edge_agent.update.update_state_machine import Action, End, Facts, Outcome
+from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction
 from tests.support.plans import NEW, OLD, TASK, task
 
 OTHER = "2f" * 32
@@ -23,18 +30,21 @@ STATES: tuple[UpdateState, ...] = get_args(UpdateState)
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 NOW = 1000.0
 PLAN = task()
-PASSED, FAILED = Outcome(End.PASSED, message="fine"), Outcome(End.FAILED, "GOLDEN_DIFFERS", "it says otherwise")
-HINDERED = Outcome(End.HINDERED, "DISK_FULL", "no room")
+PASSED, FAILED = (
+    StepOutcome(StepResult.PASSED, message="fine"),
+    StepOutcome(StepResult.FAILED, "GOLDEN_DIFFERS", "it says otherwise"),
+)
+HINDERED = StepOutcome(StepResult.HINDERED, "DISK_FULL", "no room")
 
 
-def wish(verdict: Verdict = "WANTED", plan=PLAN) -> Wish:
+def wish(verdict: Verdict = "WANTED", plan=PLAN) -> DesiredState:
     """Return what the plan wants."""
-    return Wish(verdict, plan, None if verdict == "HARDWARE_UNMET" else plan.offers[0])
+    return DesiredState(verdict, plan, None if verdict == "HARDWARE_UNMET" else plan.offers[0])
 
 
-def facts(active: str = OLD, **changes) -> Facts:
+def facts(active: str = OLD, **changes) -> TaskFacts:
     """Return what there is to see: the candidate is installed and nothing is in the way."""
-    return Facts(**{"active": active, "wish": wish(), "plan_version": 7, "installed": True, **changes})
+    return TaskFacts(**{"active": active, "wish": wish(), "plan_version": 7, "installed": True, **changes})
 
 
 def row(state: UpdateState, **changes) -> Progress:
@@ -43,7 +53,7 @@ def row(state: UpdateState, **changes) -> Progress:
     return replace(begun, state=state, **{"reason": "", "message": "", **changes})
 
 
-def decided(before: Progress | None, seen: Facts) -> tuple[UpdateState, str, Action]:
+def decided(before: Progress | None, seen: TaskFacts) -> tuple[UpdateState, str, UpdateAction]:
     """Return where a decision leads."""
     after, action = update_state_machine.decide(TASK, before, seen, NOW)
     return after.state, after.reason, action
@@ -52,30 +62,30 @@ def decided(before: Progress | None, seen: Facts) -> tuple[UpdateState, str, Act
 def test_it_begins_with_what_answers():
     """The first row knows the bundle before, and since when it stands."""
     begun, action = update_state_machine.decide(TASK, None, facts(), NOW)
-    expected = Progress(TASK, NEW, "2.0.0", update_state_machine.wish_id(wish()), 7, OLD, "testing", NOW)
-    assert (expected, Action.TEST) == (begun, action)
+    expected = Progress(TASK, NEW, "2.0.0", update_state_machine.desired_state_id(wish()), 7, OLD, "testing", NOW)
+    assert (expected, UpdateAction.TEST) == (begun, action)
 
 
 @pytest.mark.parametrize("state", ["waiting", "fetching", "staged"])
 @pytest.mark.parametrize(
     ("seen", "leads_to"),
     [
-        (facts(installed=False, missing="2 files"), ("fetching", "", Action.NOTHING)),
-        (facts(installed=False), ("staged", "", Action.ADMIT)),
-        (facts(installed=False, rested=False), ("staged", "", Action.NOTHING)),
-        (facts(rested=False), ("staged", "", Action.NOTHING)),
-        (facts(window_open=False), ("staged", "WINDOW_CLOSED", Action.NOTHING)),
-        (facts(), ("testing", "", Action.TEST)),
-        (facts(wish=wish("HALTED")), ("waiting", "HALTED", Action.NOTHING)),
-        (facts(wish=wish("WAVE_LATER")), ("waiting", "WAVE_LATER", Action.NOTHING)),
-        (facts(wish=wish("NO_WAVE")), ("waiting", "NO_WAVE", Action.NOTHING)),
-        (facts(wish=wish("HARDWARE_UNMET")), ("waiting", "HARDWARE_UNMET", Action.NOTHING)),
-        (facts(active=NEW), ("done", "BY_HAND", Action.NOTHING)),
-        (facts(active=OTHER), ("held", "BY_HAND", Action.NOTHING)),
-        (facts(active=""), ("held", "BY_HAND", Action.NOTHING)),
+        (facts(installed=False, missing="2 files"), ("fetching", "", UpdateAction.NOTHING)),
+        (facts(installed=False), ("staged", "", UpdateAction.ADMIT)),
+        (facts(installed=False, rested=False), ("staged", "", UpdateAction.NOTHING)),
+        (facts(rested=False), ("staged", "", UpdateAction.NOTHING)),
+        (facts(window_open=False), ("staged", "WINDOW_CLOSED", UpdateAction.NOTHING)),
+        (facts(), ("testing", "", UpdateAction.TEST)),
+        (facts(wish=wish("HALTED")), ("waiting", "HALTED", UpdateAction.NOTHING)),
+        (facts(wish=wish("WAVE_LATER")), ("waiting", "WAVE_LATER", UpdateAction.NOTHING)),
+        (facts(wish=wish("NO_WAVE")), ("waiting", "NO_WAVE", UpdateAction.NOTHING)),
+        (facts(wish=wish("HARDWARE_UNMET")), ("waiting", "HARDWARE_UNMET", UpdateAction.NOTHING)),
+        (facts(active=NEW), ("done", "BY_HAND", UpdateAction.NOTHING)),
+        (facts(active=OTHER), ("held", "BY_HAND", UpdateAction.NOTHING)),
+        (facts(active=""), ("held", "BY_HAND", UpdateAction.NOTHING)),
     ],
 )
-def test_what_leads_on(state: UpdateState, seen: Facts, leads_to: tuple[UpdateState, str, Action]):
+def test_what_leads_on(state: UpdateState, seen: TaskFacts, leads_to: tuple[UpdateState, str, UpdateAction]):
     """Before the test nothing depends on the state, only on what there is to see."""
     assert leads_to == decided(row(state), seen)
 
@@ -86,17 +96,17 @@ def test_a_step_that_was_cut_off_is_done_again_and_not_for_ever(state: UpdateSta
     before = row(state)
     for number in range(1, update_state_machine.INTERRUPTIONS_MAX):
         before, action = update_state_machine.decide(TASK, before, facts(), NOW)
-        assert ("testing", number, Action.TEST) == (before.state, before.interruptions, action)
-    assert ("failed", "INTERRUPTED", Action.NOTHING) == decided(before, facts())
+        assert ("testing", number, UpdateAction.TEST) == (before.state, before.interruptions, action)
+    assert ("failed", "INTERRUPTED", UpdateAction.NOTHING) == decided(before, facts())
 
 
 @pytest.mark.parametrize("state", ["testing", "switching"])
 def test_a_step_that_was_put_down_counts_for_nothing(state: UpdateState):
     """A daemon that is stopped by its operator blames nobody."""
-    down = update_state_machine.put_down(row(state), NOW)
+    down = update_state_machine.suspend(row(state), NOW)
     assert ("staged", 0) == (down.state, down.interruptions)
     others = [row(other) for other in STATES if other not in ("testing", "switching")]
-    assert others == [update_state_machine.put_down(each, NOW) for each in others]
+    assert others == [update_state_machine.suspend(each, NOW) for each in others]
 
 
 @pytest.mark.parametrize(("state", "verdict"), [*itertools.product(("failed", "rolled_back", "held"), VERDICTS)])
@@ -105,13 +115,13 @@ def test_what_is_settled_stays_while_the_plan_wants_the_same(state: UpdateState,
     settled = row(state, reason="WHY")
     for active, wanted in itertools.product((OLD, OTHER, ""), (wish(verdict), None)):
         after, action = update_state_machine.decide(TASK, settled, facts(active, wish=wanted, plan_version=9), NOW)
-        assert (settled.state, "WHY", Action.NOTHING) == (after.state, after.reason, action)
+        assert (settled.state, "WHY", UpdateAction.NOTHING) == (after.state, after.reason, action)
 
 
 @pytest.mark.parametrize("state", ["failed", "rolled_back", "held"])
 def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState):
     """A person overrides what the site remembers."""
-    assert ("done", "BY_HAND", Action.NOTHING) == decided(row(state), facts(NEW))
+    assert ("done", "BY_HAND", UpdateAction.NOTHING) == decided(row(state), facts(NEW))
     after, _ = update_state_machine.decide(TASK, row(state), facts(NEW), NOW)
     assert "somebody here let it answer, without a test" == after.message
 
@@ -119,26 +129,28 @@ def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState
 @pytest.mark.parametrize("state", ["probation", "done"])
 @pytest.mark.parametrize("wanted", [wish(), wish("HALTED"), None])
 @pytest.mark.parametrize("active", [OLD, OTHER, ""])
-def test_going_back_by_hand_sticks(state: UpdateState, wanted: Wish | None, active: str):
+def test_going_back_by_hand_sticks(state: UpdateState, wanted: DesiredState | None, active: str):
     """So does installing another bundle, or removing the task: nothing comes back by itself."""
     before = row(state, watch="{}")
-    assert ("held", "BY_HAND", Action.NOTHING) == decided(before, facts(active, wish=wanted))
+    assert ("held", "BY_HAND", UpdateAction.NOTHING) == decided(before, facts(active, wish=wanted))
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_another_wish_begins_anew(state: UpdateState):
     """Another bundle, or the same one judged otherwise; what answers now is what it may go back to."""
-    for plan in (task(OTHER, version="3.0.0"), task(probation=Probation(calls=1))):
+    for plan in (task(OTHER, version="3.0.0"), task(probation=ProbationRules(calls=1))):
         begun, action = update_state_machine.decide(TASK, row(state, attempts=3), facts(wish=wish(plan=plan)), NOW)
-        assert (("testing", 0, OLD), Action.TEST) == ((begun.state, begun.attempts, begun.incumbent), action)
+        assert (("testing", 0, OLD), UpdateAction.TEST) == ((begun.state, begun.attempts, begun.incumbent), action)
 
 
 def test_what_a_wave_or_a_window_says_is_no_other_wish():
     """Otherwise a site that is held would begin again whenever a wave grows."""
-    same = task(waves=[("2026-11-02T08:00:00Z", 10)], window=Window(start="01:00", end="02:00"), halted=True)
-    assert update_state_machine.wish_id(wish()) == update_state_machine.wish_id(wish(plan=same))
-    offer = Offer(bundle=NEW, version="2.0.0", requires=Hardware(memory_bytes_min=1))
-    assert update_state_machine.wish_id(wish()) != update_state_machine.wish_id(wish(plan=task(offers=(offer,))))
+    same = task(waves=[("2026-11-02T08:00:00Z", 10)], window=SwitchWindow(start="01:00", end="02:00"), halted=True)
+    assert update_state_machine.desired_state_id(wish()) == update_state_machine.desired_state_id(wish(plan=same))
+    offer = BundleOffer(bundle=NEW, version="2.0.0", requires=HardwareRequirements(memory_bytes_min=1))
+    assert update_state_machine.desired_state_id(wish()) != update_state_machine.desired_state_id(
+        wish(plan=task(offers=(offer,)))
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +161,7 @@ def test_what_a_wave_or_a_window_says_is_no_other_wish():
         (HINDERED, ("staged", "DISK_FULL", 1)),
     ],
 )
-def test_what_a_self_test_leads_to(outcome: Outcome, leads_to: tuple[UpdateState, str, int]):
+def test_what_a_self_test_leads_to(outcome: StepOutcome, leads_to: tuple[UpdateState, str, int]):
     """The bundle's failures are remembered, the machine's are counted and tried again."""
     after = update_state_machine.after_test(row("testing"), outcome, NOW)
     assert leads_to == (after.state, after.reason, after.attempts)
@@ -164,7 +176,7 @@ def test_what_a_self_test_leads_to(outcome: Outcome, leads_to: tuple[UpdateState
         (HINDERED, ("staged", "DISK_FULL", 3, 1)),
     ],
 )
-def test_what_a_switch_leads_to(outcome: Outcome, leads_to: tuple[UpdateState, str, int, int]):
+def test_what_a_switch_leads_to(outcome: StepOutcome, leads_to: tuple[UpdateState, str, int, int]):
     """Once it answers, what was tried before is forgotten."""
     after = update_state_machine.after_switch(row("switching", attempts=2, interruptions=1), outcome, NOW)
     assert leads_to == (after.state, after.reason, after.attempts, after.interruptions)
@@ -174,18 +186,18 @@ def test_a_probation_goes_on_until_it_is_judged():
     """Without a verdict nothing changes; a good one ends it, a bad one leads back."""
     before = row("probation")
     for wanted in (wish(), wish("HALTED"), None):
-        assert ("probation", "", Action.NOTHING) == decided(before, facts(NEW, wish=wanted))
-        assert ("done", "", Action.NOTHING) == decided(before, facts(NEW, wish=wanted, judged=PASSED))
+        assert ("probation", "", UpdateAction.NOTHING) == decided(before, facts(NEW, wish=wanted))
+        assert ("done", "", UpdateAction.NOTHING) == decided(before, facts(NEW, wish=wanted, judged=PASSED))
         bad = decided(before, facts(NEW, wish=wanted, judged=FAILED))
-        assert ("probation", "GOLDEN_DIFFERS", Action.BACK) == bad
+        assert ("probation", "GOLDEN_DIFFERS", UpdateAction.BACK) == bad
 
 
 def test_a_rollback_that_was_cut_off_goes_on():
     """The verdict was written first: it is not given again, and nothing that happens since revokes it."""
     condemned = row("probation", reason="ERRORS", message="5 of 20")
     for judged in (None, PASSED):
-        assert ("probation", "ERRORS", Action.BACK) == decided(condemned, facts(NEW, judged=judged))
-    assert ("probation", "ERRORS", Action.NOTHING) == decided(condemned, facts(NEW, rested=False))
+        assert ("probation", "ERRORS", UpdateAction.BACK) == decided(condemned, facts(NEW, judged=judged))
+    assert ("probation", "ERRORS", UpdateAction.NOTHING) == decided(condemned, facts(NEW, rested=False))
     back = update_state_machine.rolled_back(condemned, NOW)
     assert ("rolled_back", "ERRORS", "5 of 20") == (back.state, back.reason, back.message)
     stuck = update_state_machine.not_rolled_back(update_state_machine.not_rolled_back(condemned, HINDERED), HINDERED)
@@ -196,29 +208,29 @@ def test_a_rollback_that_was_cut_off_goes_on():
 def test_where_nothing_answered_before_there_is_no_way_back():
     """The bundle goes on, and what is wrong with it stands there."""
     alone = replace(row("probation"), incumbent="")
-    assert ("done", "GOLDEN_DIFFERS", Action.NOTHING) == decided(alone, facts(NEW, judged=FAILED))
+    assert ("done", "GOLDEN_DIFFERS", UpdateAction.NOTHING) == decided(alone, facts(NEW, judged=FAILED))
 
 
 def test_a_bundle_in_probation_is_judged_before_a_wish_that_is_not_due():
     """A wish that comes later leaves what answers now under watch; one that is due takes its place."""
     before, later = row("probation"), task(OTHER, version="3.0.0")
     bad = decided(before, facts(NEW, wish=wish("WAVE_LATER", later), judged=FAILED))
-    assert ("probation", "GOLDEN_DIFFERS", Action.BACK) == bad
+    assert ("probation", "GOLDEN_DIFFERS", UpdateAction.BACK) == bad
     begun, _ = update_state_machine.decide(TASK, before, facts(NEW, wish=wish(plan=later)), NOW)
     assert (OTHER, NEW) == (begun.candidate, begun.incumbent)
 
 
 def test_what_answers_already_is_done():
     """A plan that names what a site runs changes nothing there."""
-    assert ("done", "", Action.NOTHING) == decided(None, facts(NEW))
-    assert ("done", "", Action.NOTHING) == decided(row("done"), facts(NEW))
+    assert ("done", "", UpdateAction.NOTHING) == decided(None, facts(NEW))
+    assert ("done", "", UpdateAction.NOTHING) == decided(row("done"), facts(NEW))
 
 
 @pytest.mark.parametrize("state", ["waiting", "fetching", "staged"])
 def test_without_a_plan_that_is_believed_nothing_moves(state: UpdateState):
     """What was on its way stays where it is, as it is."""
     before = row(state, reason="WHY")
-    assert (before, Action.NOTHING) == update_state_machine.decide(TASK, before, facts(wish=None), NOW)
+    assert (before, UpdateAction.NOTHING) == update_state_machine.decide(TASK, before, facts(wish=None), NOW)
 
 
 def test_pauses_double_up_to_half_an_hour():
@@ -234,17 +246,17 @@ def test_pauses_double_up_to_half_an_hour():
 @pytest.mark.parametrize(
     ("error", "end"),
     [
-        (DiskFull("no room"), End.HINDERED),
-        (MemoryShort("no room"), End.HINDERED),
-        (QueueFull("busy"), End.HINDERED),
-        (RequirementUnmet("old agent"), End.HINDERED),
-        (ModelLoadFailed("no model"), End.FAILED),
-        (BundleUnsigned("no"), End.FAILED),
+        (DiskFull("no room"), StepResult.HINDERED),
+        (MemoryShort("no room"), StepResult.HINDERED),
+        (QueueFull("busy"), StepResult.HINDERED),
+        (RequirementUnmet("old agent"), StepResult.HINDERED),
+        (ModelLoadFailed("no model"), StepResult.FAILED),
+        (BundleUnsigned("no"), StepResult.FAILED),
     ],
 )
-def test_whose_fault_an_error_is(error, end: End):
+def test_whose_fault_an_error_is(error, end: StepResult):
     """Disk, memory and load are the machine's; what is left is the bundle's."""
-    assert Outcome(end, error.reason, error.message) == update_state_machine.outcome_of(error)
+    assert StepOutcome(end, error.reason, error.message) == update_state_machine.classify_error(error)
 
 
 # --- any order of events ----------------------------------------------------------------------------------------------
@@ -257,7 +269,7 @@ class World:
         self.active, self.row, self.plan = OLD, None, task()
         self.tested: list[str] = []
 
-    def look(self, outcomes: list[Outcome], *, killed_at: int = 99, **seen) -> None:
+    def look(self, outcomes: list[StepOutcome], *, killed_at: int = 99, **seen) -> None:
         """Go on as the updater does; `killed_at` counts the writes of the journal."""
         writes = itertools.count()
         row, action = update_state_machine.decide(
@@ -266,7 +278,7 @@ class World:
         if next(writes) == killed_at:
             return
         self.row = row
-        if action is Action.TEST:
+        if action is UpdateAction.TEST:
             self.tested.append(row.candidate)
             row = update_state_machine.after_test(row, outcomes[0], NOW)
             if next(writes) == killed_at:
@@ -275,7 +287,7 @@ class World:
             if row.state == "switching" and next(writes) != killed_at:
                 self.row = update_state_machine.after_switch(row, outcomes[1], NOW)
                 self.active = row.candidate if self.row.state == "probation" else self.active
-        elif action is Action.BACK and next(writes) != killed_at:
+        elif action is UpdateAction.BACK and next(writes) != killed_at:
             self.row, self.active = update_state_machine.rolled_back(row, NOW), row.incumbent
 
 

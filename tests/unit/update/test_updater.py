@@ -17,14 +17,14 @@ from edge_agent.errors import (
     UpdateExpired,
     UpdateIncomplete,
 )
-from edge_agent.formats.golden_cases import Said
-from edge_agent.formats.plan import Probation
-from edge_agent.update.probation import Seen
+from edge_agent.formats.golden_cases import GoldenAnswer
+from edge_agent.formats.plan import ProbationRules
+from edge_agent.update.probation import BundleActivity
 from edge_agent.update.update_state_machine import PAUSE_SECONDS_FIRST
 from tests.support.eventually import eventually
 from tests.support.updating_site import TASK, UpdatingSite
 
-WRONG = Said("no", (0.9, 0.1))
+WRONG = GoldenAnswer("no", (0.9, 0.1))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_a_bundle_is_fetched_tested_switched_to_and_watched(site: Updating
     site.published.on_the_way.clear()
     assert "probation" == (await site.look()).state
     assert ([new], new, (True, [])) == (site.tested, site.active(), site.published.asked[-1])
-    site.seen[new] = Seen(calls=200)
+    site.seen[new] = BundleActivity(calls=200)
     assert "done" == (await site.look()).state
     assert "200 calls in 0.0 h, 0 of them failed" == site.row().message
 
@@ -88,7 +88,7 @@ async def test_the_old_one_answers_until_the_new_one_is_ready(site: UpdatingSite
 
 async def test_a_task_that_the_plan_does_not_name_is_left_alone(site: UpdatingSite):
     """Nothing is written of it; a row of an earlier plan is forgotten."""
-    await switched(site, probation=Probation(calls=0))
+    await switched(site, probation=ProbationRules(calls=0))
     assert "done" == (await site.look()).state
     site.plan({}, 2)
     await site.updater.look()
@@ -107,7 +107,7 @@ async def test_a_bundle_that_answers_wrong_is_never_activated_and_not_tried_agai
     await site.killed()
     assert ("failed", site.old, [new]) == ((await site.look()).state, site.active(), site.tested)  # type: ignore
     del site.answers[new]
-    site.want(new, "2.0.0", 2, probation=Probation(calls=7))
+    site.want(new, "2.0.0", 2, probation=ProbationRules(calls=7))
     assert ("probation", new) == ((await site.look()).state, site.active())
 
 
@@ -177,7 +177,7 @@ async def test_a_halt_stops_what_has_not_switched_and_nothing_else(site: Updatin
 async def test_a_bad_probation_rolls_back_by_itself(site: UpdatingSite):
     """The verdict is remembered, and no later rollback leads to the bad bundle."""
     new = await switched(site)
-    site.seen[new] = Seen(calls=20, failures=5)
+    site.seen[new] = BundleActivity(calls=20, failures=5)
     await site.look()
     assert (("rolled_back", "ERRORS"), site.old) == (site.where(), site.active())  # type: ignore[attr-defined]
     assert "it failed 5 of 20 calls; 5 % are allowed" == site.row().message
@@ -189,7 +189,7 @@ async def test_a_bad_probation_rolls_back_by_itself(site: UpdatingSite):
 async def test_a_rollback_that_fails_is_tried_again(site: UpdatingSite):
     """The bad bundle goes on answering meanwhile, and the status says both."""
     new = await switched(site)
-    site.seen[new] = Seen(problem="it died")
+    site.seen[new] = BundleActivity(problem="it died")
     site.engines.short.add(site.old)  # type: ignore[attr-defined]
     row = await site.look()
     assert ("probation", "NOT_ANSWERING", new) == (row.state, row.reason, site.active())
@@ -315,7 +315,7 @@ async def test_what_is_not_believed_begins_nothing_and_stops_nothing(site: Updat
     newer = site.publish("3.0.0")
     site.want(newer, "3.0.0", 2)
     site.published.problem = error
-    site.seen[new] = Seen(calls=200)
+    site.seen[new] = BundleActivity(calls=200)
     assert error is await site.updater.look()
     assert ("done", error, (False, [])) == (site.row().state, site.updater.overview.problem, site.published.asked[-1])
     site.published.problem = None
@@ -329,7 +329,7 @@ async def test_a_new_task_arrives(site: UpdatingSite):
     site.plan({})
     await site.updater.look()
     new = await switched(site)
-    site.seen[new] = Seen(problem="it died")
+    site.seen[new] = BundleActivity(problem="it died")
     row = await site.look()
     assert ("done", "NOT_ANSWERING", new) == (row.state, row.reason, site.active())
     assert "nothing to go back to" in row.message
@@ -337,13 +337,13 @@ async def test_a_new_task_arrives(site: UpdatingSite):
 
 async def test_what_a_probation_counted_survives_a_restart(site: UpdatingSite):
     """Calls and hours go on; a clock that jumps ends nothing."""
-    new = await switched(site, probation=Probation(calls=100, hours=2))
-    site.seen[new] = Seen(calls=60)
+    new = await switched(site, probation=ProbationRules(calls=100, hours=2))
+    site.seen[new] = BundleActivity(calls=60)
     site.running += 3600
     site.wall += 50 * 365 * 86400
     assert "probation" == (await site.look()).state
     await site.stop()
-    site.running, site.seen[new] = 0.0, Seen(calls=39)
+    site.running, site.seen[new] = 0.0, BundleActivity(calls=39)
     site.start()
     await site.activation.resume()
     await site.loaded()

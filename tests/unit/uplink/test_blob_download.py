@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import DiskFull, ExchangeDirUnusable, HashMismatch
-from edge_agent.formats.repository_metadata import Release
-from edge_agent.uplink.blob_download import Arriving
-from edge_agent.uplink.incoming_dir import Incoming
+from edge_agent.formats.repository_metadata import MetadataSet
+from edge_agent.uplink.blob_download import BlobDownload
+from edge_agent.uplink.incoming_dir import IncomingDir
 from tests.support.update_cases import CHUNK, Repository, rubbish, sha256
 
 BLOB = rubbish(3 * CHUNK + 100)
@@ -17,20 +17,20 @@ NAME = sha256(BLOB)
 
 
 @pytest.fixture
-def incoming(tmp_path: Path) -> Incoming:
+def incoming(tmp_path: Path) -> IncomingDir:
     """Return an empty folder."""
-    made = Incoming(tmp_path / "incoming")
+    made = IncomingDir(tmp_path / "incoming")
     made.prepare()
     return made
 
 
-def begun(incoming: Incoming, blob: bytes = BLOB) -> Arriving:
+def begun(incoming: IncomingDir, blob: bytes = BLOB) -> BlobDownload:
     """Begin a blob, or go on with it."""
     return incoming.begin(NAME, len(blob), CHUNK)
 
 
 @pytest.mark.parametrize("came", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, len(BLOB)])
-def test_after_a_kill_whole_chunks_are_kept(incoming: Incoming, came: int):
+def test_after_a_kill_whole_chunks_are_kept(incoming: IncomingDir, came: int):
     """Whatever had come, at most a chunk comes again, and the blob is the right one in the end."""
     first = begun(incoming)
     first.take(BLOB[:came])
@@ -48,7 +48,7 @@ def test_after_a_kill_whole_chunks_are_kept(incoming: Incoming, came: int):
     assert 0o640 == (incoming.blobs / NAME).stat().st_mode & 0o777
 
 
-def test_a_request_ends_where_a_chunk_does(incoming: Incoming):
+def test_a_request_ends_where_a_chunk_does(incoming: IncomingDir):
     """After a cut within a chunk the next request asks for the rest of it; the last one for the rest of the blob."""
     arriving = begun(incoming)
     assert CHUNK == arriving.missing()
@@ -59,7 +59,7 @@ def test_a_request_ends_where_a_chunk_does(incoming: Incoming):
     arriving.close()
 
 
-def test_other_bytes_leave_nothing(incoming: Incoming):
+def test_other_bytes_leave_nothing(incoming: IncomingDir):
     """They are dropped when the last one is there, and what is kept has its own name only."""
     arriving = begun(incoming)
     arriving.take(BLOB[:-1] + b"?")
@@ -69,21 +69,21 @@ def test_other_bytes_leave_nothing(incoming: Incoming):
     assert [] == list(incoming.blobs.iterdir())
 
 
-def test_what_is_longer_than_wanted_begins_anew(incoming: Incoming):
+def test_what_is_longer_than_wanted_begins_anew(incoming: IncomingDir):
     """As after the daemon asked for another size under the same name."""
     (incoming.blobs / f".{NAME}.partial").write_bytes(rubbish(10 * CHUNK))
     assert 0 == begun(incoming).have
 
 
-def test_an_empty_blob_is_there_at_once(incoming: Incoming):
+def test_an_empty_blob_is_there_at_once(incoming: IncomingDir):
     """Nothing is missing of it."""
-    arriving = Arriving(incoming.blobs, sha256(b""), 0, CHUNK)
+    arriving = BlobDownload(incoming.blobs, sha256(b""), 0, CHUNK)
     assert 0 == arriving.missing()
     arriving.finish()
     assert {sha256(b""): 0} == incoming.sizes()
 
 
-def test_room_is_taken_before_the_first_byte(incoming: Incoming):
+def test_room_is_taken_before_the_first_byte(incoming: IncomingDir):
     """To the end of the blob; the file's length stays what has come."""
     arriving = incoming.begin(NAME, 10 * 2**20, CHUNK)
     arriving.take_room(0)
@@ -93,7 +93,7 @@ def test_room_is_taken_before_the_first_byte(incoming: Incoming):
     arriving.close()
 
 
-def test_a_blob_without_room_is_refused_with_the_numbers(incoming: Incoming):
+def test_a_blob_without_room_is_refused_with_the_numbers(incoming: IncomingDir):
     """Larger than the disk, or with less left for everything else than is reserved; what has come stays."""
     for size, reserve in ((2**60, 0), (len(BLOB), 2**60)):
         arriving = incoming.begin(NAME, size, CHUNK)
@@ -103,7 +103,7 @@ def test_a_blob_without_room_is_refused_with_the_numbers(incoming: Incoming):
         arriving.close()
 
 
-def test_a_link_is_not_followed(incoming: Incoming, tmp_path: Path):
+def test_a_link_is_not_followed(incoming: IncomingDir, tmp_path: Path):
     """Neither out of the folder nor into it."""
     target = tmp_path / "target"
     target.write_bytes(b"private")
@@ -114,13 +114,13 @@ def test_a_link_is_not_followed(incoming: Incoming, tmp_path: Path):
     assert {} == incoming.sizes()
 
 
-def released(repository: Repository) -> Release:
+def released(repository: Repository) -> MetadataSet:
     """Return what was published last."""
     files = {key.removeprefix("metadata/"): raw for key, raw in repository.release().items() if "metadata" in key}
-    return Release(files.pop("timestamp.json"), files, sha256(repository.plan), repository.plan)
+    return MetadataSet(files.pop("timestamp.json"), files, sha256(repository.plan), repository.plan)
 
 
-def test_the_set_before_stays_for_a_reader_in_the_middle_of_it(incoming: Incoming):
+def test_the_set_before_stays_for_a_reader_in_the_middle_of_it(incoming: IncomingDir):
     """Of three sets the oldest is gone; roots stay, and so does nothing half written."""
     repository, before = Repository(), None
     incoming.keep_root(1, repository.objects["metadata/1.root.json"])
@@ -139,7 +139,7 @@ def test_the_set_before_stays_for_a_reader_in_the_middle_of_it(incoming: Incomin
 @pytest.mark.parametrize(
     "gone", ["metadata/1.snapshot.json", "metadata/1.targets.json", "metadata/1.plan.json", "plan"]
 )
-def test_metadata_that_is_not_all_there_is_none(incoming: Incoming, gone: str):
+def test_metadata_that_is_not_all_there_is_none(incoming: IncomingDir, gone: str):
     """A file that is missing, or another one: it has to come anew."""
     repository = Repository()
     repository.publish()
@@ -152,7 +152,7 @@ def test_metadata_that_is_not_all_there_is_none(incoming: Incoming, gone: str):
     assert incoming.release() is None
 
 
-def test_roots_are_counted_without_a_gap(incoming: Incoming):
+def test_roots_are_counted_without_a_gap(incoming: IncomingDir):
     """From the oldest one that is here: what comes after a gap is asked for again."""
     assert 0 == incoming.newest_root()
     for version in (4, 5, 6, 8):
@@ -160,7 +160,7 @@ def test_roots_are_counted_without_a_gap(incoming: Incoming):
     assert 6 == incoming.newest_root()
 
 
-def test_only_blobs_that_nobody_wants_are_removed(incoming: Incoming):
+def test_only_blobs_that_nobody_wants_are_removed(incoming: IncomingDir):
     """Whole and begun ones; files that are none stay."""
     other = sha256(b"other")
     for name in (NAME, f".{NAME}.partial", other, f".{other}.partial", "README", ".hidden"):
@@ -170,7 +170,7 @@ def test_only_blobs_that_nobody_wants_are_removed(incoming: Incoming):
     assert (1, 0) == (incoming.begun(NAME), incoming.begun(other))
 
 
-def test_a_blob_that_rots_is_removed_when_it_is_read(incoming: Incoming):
+def test_a_blob_that_rots_is_removed_when_it_is_read(incoming: IncomingDir):
     """So that it comes anew."""
     (incoming.blobs / NAME).write_bytes(BLOB[:-1] + b"?")
     assert not incoming.holds(NAME)

@@ -20,16 +20,16 @@ from edge_agent.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from edge_agent.uplink.escalation.broker import Answered, Desk
+from edge_agent.uplink.escalation.broker import EscalationBroker, PricedAnswer
 from edge_agent.uplink.escalation.escalation_server import read_key
-from edge_agent.uplink.escalation.large_model_client import LargeModel as Endpoint
-from edge_agent.uplink.escalation.large_model_client import Question, TooBusy
-from edge_agent.uplink.escalation.spend_ledger import Purse
+from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelBusy
+from edge_agent.uplink.escalation.large_model_client import LargeModelClient as Endpoint
+from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from tests.support.eventually import eventually
 from tests.support.large_model import KEY, LargeModel
 
 NOON = 1_795_694_400.0  # 2026-11-26 12:00 UTC
-QUESTION = Question((("user", "hi, how are you today?"),), None, 100)
+QUESTION = EscalationQuestion((("user", "hi, how are you today?"),), None, 100)
 TOKENS = (5, 4)
 """Of the question and its answer, as the server counts them."""
 PRICES = {"input_token_price": 1.0, "output_token_price": 2.0}
@@ -47,7 +47,7 @@ async def desk_for(oracle, folder, now=lambda: NOON, key=KEY, **settings):
     fast = {"retry_seconds_first": 0.01, "retry_seconds_max": 0.02}
     config = EscalationConfig(url=oracle.url, model="m", tasks=("t",), **{**fast, **settings})
     endpoint = Endpoint(config, key)
-    desk = Desk(config, endpoint, Purse(folder, config, now))
+    desk = EscalationBroker(config, endpoint, SpendLedger(folder, config, now))
     running = asyncio.create_task(desk.run())
     try:
         await eventually(lambda: desk.standing().online or desk.standing().problem is not None)
@@ -70,7 +70,7 @@ async def test_an_answer_costs_what_was_counted(oracle, tmp_path):
         text, end = await said(desk)
     assert ("hello there", TOKENS[0] + 2 * TOKENS[1]) == (text, end.cost_micros)
     assert {"2026-11-26": end.cost_micros} == json.loads((tmp_path / "spending.json").read_text())["days"]
-    assert isinstance(end, Answered)
+    assert isinstance(end, PricedAnswer)
 
 
 async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
@@ -100,7 +100,9 @@ async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
         assert QUESTION.input_tokens_max + 200 == desk.purse.spent.on("2026-11-26")
 
 
-@pytest.mark.parametrize(("way", "error"), [("429", TooBusy), ("404", UpstreamMissing), ("401", UpstreamRefused)])
+@pytest.mark.parametrize(
+    ("way", "error"), [("429", LargeModelBusy), ("404", UpstreamMissing), ("401", UpstreamRefused)]
+)
 async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
     """A server that did no work is owed nothing; its own words are shown to nobody."""
     async with desk_for(oracle, tmp_path, **PRICES) as desk:
@@ -133,9 +135,9 @@ async def test_who_has_no_time_for_patience_does_not_wait(oracle, tmp_path):
     async with desk_for(oracle, tmp_path, **PRICES) as desk:
         asking = asyncio.create_task(said(desk, seconds=60))
         await eventually(asking.done)
-        with pytest.raises(TooBusy):
+        with pytest.raises(LargeModelBusy):
             await asking
-        with pytest.raises(TooBusy):
+        with pytest.raises(LargeModelBusy):
             await said(desk)
         assert (1, 0) == (len(oracle.asked), desk.purse.spent.on("2026-11-26"))
 
@@ -146,9 +148,9 @@ async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_
     oracle.way, oracle.retry_after = "429", "1"
     async with desk_for(oracle, tmp_path) as desk:
         waiting = asyncio.create_task(said(desk))
-        await eventually(lambda: not desk.standing().free and isinstance(desk.standing().problem, TooBusy))
+        await eventually(lambda: not desk.standing().free and isinstance(desk.standing().problem, LargeModelBusy))
         for _ in range(5):
-            with pytest.raises(TooBusy):
+            with pytest.raises(LargeModelBusy):
                 await said(desk)
         assert 1 == len(oracle.asked)
         oracle.way = "well"
@@ -278,7 +280,7 @@ async def test_a_slow_disk_holds_up_nobody_who_does_not_wait_for_it(oracle, tmp_
             stuck = asyncio.create_task(said(desk))
             hasty = asyncio.create_task(said(desk, seconds=0.2))
             events = [await first, *[await anext(coming) for _ in range(4)]]
-            assert ("hello there", True) == ("".join(events[:-1]), isinstance(events[-1], Answered))
+            assert ("hello there", True) == ("".join(events[:-1]), isinstance(events[-1], PricedAnswer))
             assert not stuck.done()
             assert desk.standing().online
         with pytest.raises(SiteError, match=r"spending\.json"):  # a pipe cannot be synced
@@ -333,7 +335,7 @@ def test_a_damaged_purse_is_not_an_empty_one(tmp_path):
     """What was spent is not forgotten because a file is broken: somebody has to look."""
     (tmp_path / "spending.json").write_text("{}")
     with pytest.raises(StoreDamaged, match="does not say what was spent"):
-        Purse(tmp_path, EscalationConfig(), lambda: NOON)
+        SpendLedger(tmp_path, EscalationConfig(), lambda: NOON)
 
 
 @pytest.mark.parametrize("content", [b"", b"two words", b"\xff\xfe", b"x" * 5000, b"a\nb"])

@@ -18,12 +18,16 @@ EVENTS = st.lists(st.tuples(st.booleans(), JITTERS, st.floats(0, 5000)), max_siz
 
 def follow(events: list[tuple[bool, float, float]]) -> list[tuple[float, Connectivity, Connectivity]]:
     """Let a caller try whenever it may; return (time, state before, state after) of each try."""
-    now, known, seen = 0.0, connectivity.start(0.0), []
+    now, known, seen = 0.0, connectivity.initial_connectivity(0.0), []
     for success, jitter, later in events:
         now += later
-        known = connectivity.tick(known, now)
+        known = connectivity.after_time_passed(known, now)
         if known.may_try(now):
-            after = connectivity.succeeded(known, now) if success else connectivity.failed(known, now, BACKOFF, jitter)
+            after = (
+                connectivity.after_success(known, now)
+                if success
+                else connectivity.after_failure(known, now, BACKOFF, jitter)
+            )
             seen.append((now, known, after))
             known = after
     return seen
@@ -46,7 +50,7 @@ def test_success_means_online_and_failure_means_a_pause(events):
 def test_the_pause_ends(events):
     """When it does, one try may be made, whatever happened before."""
     for _, _, after in follow(events):
-        later = connectivity.tick(after, after.retry_at)
+        later = connectivity.after_time_passed(after, after.retry_at)
         assert later.may_try(after.retry_at)
         assert ("probing" if after.state == "offline" else "online") == later.state
 
@@ -75,15 +79,15 @@ def test_since_is_when_the_state_began(events):
 def test_pauses_grow_to_a_limit(failures, jitter):
     """Each is between half of its ceiling and the ceiling, and the ceilings double up to the largest."""
     ceiling = min(900, 2 * 2 ** min(failures - 1, 60))
-    assert ceiling / 2 <= BACKOFF.pause(failures, jitter) <= ceiling
-    assert BACKOFF.pause(failures, jitter) <= BACKOFF.pause(failures + 1, jitter)
+    assert ceiling / 2 <= BACKOFF.pause_seconds(failures, jitter) <= ceiling
+    assert BACKOFF.pause_seconds(failures, jitter) <= BACKOFF.pause_seconds(failures + 1, jitter)
 
 
 def test_a_day_offline_takes_few_tries():
     """Of an upstream that is never there, about one a quarter of an hour."""
-    now, known, tries = 0.0, connectivity.start(0.0), 0
+    now, known, tries = 0.0, connectivity.initial_connectivity(0.0), 0
     while now < 86_400:
-        known = connectivity.tick(known, now)
-        known, tries = connectivity.failed(known, now, BACKOFF, 0.5), tries + 1
+        known = connectivity.after_time_passed(known, now)
+        known, tries = connectivity.after_failure(known, now, BACKOFF, 0.5), tries + 1
         now = known.retry_at
     assert 100 <= tries <= 150

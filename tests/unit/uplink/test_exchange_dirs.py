@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_agent.errors import DocumentInvalid, ExchangeDirUnusable, ExchangeError, SegmentDamaged
 from edge_agent.formats import uplink_state
 from edge_agent.uplink import object_store
-from edge_agent.uplink.exchange_dirs import Exchange
+from edge_agent.uplink.exchange_dirs import ExchangeDirs
 from tests.support.uplink_cases import SITE, UplinkCase, signed_receipts
 
 
@@ -25,9 +25,9 @@ def case(tmp_path: Path) -> UplinkCase:
     return given
 
 
-def exchange_of(case: UplinkCase, site: str = SITE) -> Exchange:
+def exchange_of(case: UplinkCase, site: str = SITE) -> ExchangeDirs:
     """Return the directories as the uplink sees them."""
-    return Exchange(site, case.outbox, case.receipts)
+    return ExchangeDirs(site, case.outbox, case.receipts)
 
 
 def only_stem(case: UplinkCase) -> str:
@@ -73,7 +73,7 @@ def test_a_segment_that_is_gone_is_nothing(case: UplinkCase):
     stem = only_stem(case)
     (case.outbox / "segments" / f"{stem}.json").unlink()
     assert exchange_of(case).segment(stem) is None
-    elsewhere = Exchange(SITE, case.folder / "none", case.folder / "none")
+    elsewhere = ExchangeDirs(SITE, case.folder / "none", case.folder / "none")
     assert ({}, None, (0, 0)) == (elsewhere.files(), elsewhere.status(), elsewhere.status_mark())
 
 
@@ -104,12 +104,12 @@ def test_what_the_uplink_says_counts_while_it_is_fresh(case: UplinkCase):
     case.once()
     state = case.state()
     now = state.running_seconds
-    assert uplink_state.online(state, now)
-    assert uplink_state.online(state, now + uplink_state.FRESH_SECONDS)
-    assert not uplink_state.online(state, now + uplink_state.FRESH_SECONDS + 1)
-    assert not uplink_state.online(state, now - 1)
-    assert not uplink_state.online(state.model_copy(update={"state": "probing"}), now)
-    assert not uplink_state.online(None, now)
+    assert uplink_state.is_online(state, now)
+    assert uplink_state.is_online(state, now + uplink_state.FRESH_SECONDS)
+    assert not uplink_state.is_online(state, now + uplink_state.FRESH_SECONDS + 1)
+    assert not uplink_state.is_online(state, now - 1)
+    assert not uplink_state.is_online(state.model_copy(update={"state": "probing"}), now)
+    assert not uplink_state.is_online(None, now)
 
 
 @given(st.binary(max_size=300))

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from edge_agent.store.state import State
 from edge_agent.uplink import connectivity
-from edge_agent.uplink.connectivity import Throttle
+from edge_agent.uplink.connectivity import RetryThrottle
 from edge_agent.uplink.escalation import spend_rules
-from edge_agent.uplink.escalation.spend_rules import Caps, Prices, Spending
+from edge_agent.uplink.escalation.spend_rules import SpendByDay, SpendCaps, TokenPrices
 
 DAY = "2026-11-25"
 
@@ -16,30 +16,30 @@ DAY = "2026-11-25"
 @pytest.mark.parametrize(("tokens", "price"), [((0, 0), 0), ((1, 0), 1), ((1000, 100), 210), ((3, 1), 2)])
 def test_a_price_is_rounded_up(tokens, price):
     """A million tokens for 0.15 and 0.60: the smallest part of a millionth counts as one."""
-    assert price == Prices(0.15, 0.6).of(*tokens)
+    assert price == TokenPrices(0.15, 0.6).of(*tokens)
 
 
 @pytest.mark.parametrize(
     ("micros", "caps", "allowed"),
     [
-        (40, Caps(), True),
-        (40, Caps(day_micros=100), True),
-        (41, Caps(day_micros=100), False),
-        (30, Caps(month_micros=100), True),
-        (31, Caps(month_micros=100), False),
-        (1, Caps(day_micros=100, month_micros=70), False),
+        (40, SpendCaps(), True),
+        (40, SpendCaps(day_micros=100), True),
+        (41, SpendCaps(day_micros=100), False),
+        (30, SpendCaps(month_micros=100), True),
+        (31, SpendCaps(month_micros=100), False),
+        (1, SpendCaps(day_micros=100, month_micros=70), False),
     ],
 )
 def test_caps_hold_to_the_last_millionth(micros, caps, allowed):
     """What would bring a day or its month over the cap is not allowed."""
-    spent = Spending({"2026-11-24": 10, DAY: 60, "2026-10-31": 1000})
+    spent = SpendByDay({"2026-11-24": 10, DAY: 60, "2026-10-31": 1000})
     assert allowed is spent.allows(micros, DAY, caps)
 
 
 @given(st.lists(st.tuples(st.integers(1, 28), st.integers(0, 50), st.integers(0, 50))))
 def test_no_order_of_questions_breaks_a_cap(questions):
     """Whatever is reserved, made good and on which day a jumping clock says it is: no day is over its cap."""
-    caps, spent = Caps(day_micros=200, month_micros=500), Spending()
+    caps, spent = SpendCaps(day_micros=200, month_micros=500), SpendByDay()
     for number, dearest, real in questions:
         day = f"2026-11-{number:02}"
         if spent.allows(dearest, day, caps):
@@ -51,7 +51,7 @@ def test_no_order_of_questions_breaks_a_cap(questions):
 
 def test_old_days_are_forgotten():
     """A bounded number of days is kept, the newest."""
-    spent = Spending()
+    spent = SpendByDay()
     for number in range(spend_rules.DAYS_MAX + 5):
         spent = spent.add(1, f"{2000 + number}-01-01")
     assert spend_rules.DAYS_MAX == len(spent.days)
@@ -67,13 +67,13 @@ def test_what_is_no_spending_is_refused(raw):
 
 def test_retries_run_dry():
     """In trouble few questions are asked twice; answers give the right back slowly."""
-    throttle, retried = Throttle(), 0
-    while throttle.allows():
-        throttle, retried = throttle.retried(), retried + 1
+    throttle, retried = RetryThrottle(), 0
+    while throttle.can_retry():
+        throttle, retried = throttle.after_retry(), retried + 1
     assert 5 == retried
     answers = 0
-    while not throttle.allows():
-        throttle, answers = throttle.succeeded(), answers + 1
+    while not throttle.can_retry():
+        throttle, answers = throttle.after_success(), answers + 1
     assert 1 <= answers <= 11
 
 
@@ -83,8 +83,8 @@ def test_retries_run_dry():
 )
 def test_the_server_says_how_long_to_wait(header, seconds):
     """Retry-After is kept to, within bounds."""
-    assert seconds == connectivity.pause(header, 0.0)
-    assert seconds * 1.1 == pytest.approx(connectivity.pause(header, 1.0))
+    assert seconds == connectivity.retry_pause_seconds(header, 0.0)
+    assert seconds * 1.1 == pytest.approx(connectivity.retry_pause_seconds(header, 1.0))
 
 
 def test_the_operator_s_mode_holds_until_the_plan_moves(tmp_path):

@@ -10,11 +10,18 @@ from hypothesis import strategies as st
 
 from edge_agent.uplink import connectivity, transfer_schedule
 from edge_agent.uplink.connectivity import Connectivity
-from edge_agent.uplink.transfer_schedule import BURST_SECONDS, Bandwidth, Downloads, View, cost_seconds, next_action
+from edge_agent.uplink.transfer_schedule import (
+    BURST_SECONDS,
+    Bandwidth,
+    DownloadInput,
+    ScheduleInput,
+    next_action,
+    transfer_cost_seconds,
+)
 
 ONLINE = Connectivity("online", since=0, retry_at=0, last_contact=0)
 NOW = 100.0
-VIEW = View(
+VIEW = ScheduleInput(
     now=NOW,
     connectivity=ONLINE,
     bandwidth=Bandwidth.full(0, NOW),
@@ -26,8 +33,8 @@ VIEW = View(
     scan_at=NOW + 5,
 )
 DEBT = Bandwidth(1000, -2000.0, NOW)
-PROBING, OFFLINE = connectivity.start(NOW), Connectivity("offline", 0, NOW + 60, 3)
-DOWN = Downloads(ONLINE, Bandwidth.full(0, NOW), "b-1", refresh_at=NOW + 300)
+PROBING, OFFLINE = connectivity.initial_connectivity(NOW), Connectivity("offline", 0, NOW + 60, 3)
+DOWN = DownloadInput(ONLINE, Bandwidth.full(0, NOW), "b-1", refresh_at=NOW + 300)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +48,7 @@ DOWN = Downloads(ONLINE, Bandwidth.full(0, NOW), "b-1", refresh_at=NOW + 300)
         ({"receipts_at": NOW}, "fetch"),
         ({"connectivity": PROBING}, "heartbeat"),
         ({"connectivity": PROBING, "has_status": False}, "fetch"),
-        ({"connectivity": connectivity.start(NOW + 1)}, "wait"),
+        ({"connectivity": connectivity.initial_connectivity(NOW + 1)}, "wait"),
         ({"connectivity": OFFLINE}, "wait"),
         ({"bandwidth": DEBT}, "wait"),
         ({"bandwidth": DEBT, "heartbeat_at": NOW}, "heartbeat"),
@@ -100,8 +107,8 @@ def test_neither_direction_starves():
 
 def test_a_turn_costs_its_time_and_its_share_of_the_cap():
     """So that quick turns under a cap count by their bytes, and none is free."""
-    assert 12.0 == cost_seconds(2.0, 1000, 100)
-    assert 0 < cost_seconds(0.0, 1000, 0) < 0.001
+    assert 12.0 == transfer_cost_seconds(2.0, 1000, 100)
+    assert 0 < transfer_cost_seconds(0.0, 1000, 0) < 0.001
 
 
 def test_only_a_wait_with_nothing_to_do_is_idle():
@@ -111,7 +118,11 @@ def test_only_a_wait_with_nothing_to_do_is_idle():
     held = replace(VIEW, next_segment="", downloads=replace(DOWN, held_until=NOW + 9))
     assert (False, False) == (next_action(held).idle, next_action(held).saving)
     assert next_action(replace(VIEW, bandwidth=DEBT)).saving
-    for changes in ({"bandwidth": DEBT}, {"paused_until": NOW + 1}, {"connectivity": connectivity.start(NOW + 1)}):
+    for changes in (
+        {"bandwidth": DEBT},
+        {"paused_until": NOW + 1},
+        {"connectivity": connectivity.initial_connectivity(NOW + 1)},
+    ):
         assert not next_action(replace(VIEW, **changes)).idle
 
 
@@ -126,7 +137,7 @@ TIMES = st.floats(NOW - 50, NOW + 1000)
     st.sampled_from([ONLINE, PROBING, OFFLINE, Bandwidth(9, -99.0, NOW)]),
     st.none()
     | st.builds(
-        Downloads,
+        DownloadInput,
         st.sampled_from([ONLINE, PROBING, OFFLINE]),
         st.sampled_from([DEBT, DOWN.bandwidth]),
         st.sampled_from(["", "b-1"]),
@@ -164,8 +175,10 @@ FILES = {
 def test_segments_wait_in_order_when_they_are_whole():
     """Without a manifest there is no segment yet, without the sealed file none any more, and other files stay alone."""
     expected = {"0123456789abcdef-0000000001": 11, "0123456789abcdef-0000000002": 22}
-    assert list(expected.items()) == list(transfer_schedule.waiting(FILES, lambda _: False).items())
-    assert ["0123456789abcdef-0000000002"] == list(transfer_schedule.waiting(FILES, lambda stem: stem.endswith("1")))
+    assert list(expected.items()) == list(transfer_schedule.unsent_segments(FILES, lambda _: False).items())
+    assert ["0123456789abcdef-0000000002"] == list(
+        transfer_schedule.unsent_segments(FILES, lambda stem: stem.endswith("1"))
+    )
 
 
 @given(st.integers(1, 10**7), st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 100)), min_size=1, max_size=50))

@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.errors import DiskFull, ExchangeDirUnusable, StateDirInUse
 from edge_agent.uplink import upload_log as notes_module
-from edge_agent.uplink.upload_log import Notes
+from edge_agent.uplink.upload_log import UploadLog
 from tests.support.mounts import tmpfs
 
 STEM = "0123456789abcdef-{:010d}"
@@ -19,9 +19,9 @@ DAY = 86_400.0
 HOLD = """
 import sys
 from pathlib import Path
-from edge_agent.uplink.upload_log import Notes
+from edge_agent.uplink.upload_log import UploadLog
 
-notes = Notes(Path(sys.argv[1]), "s3://fleet")
+notes = UploadLog(Path(sys.argv[1]), "s3://fleet")
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -34,10 +34,10 @@ def stems(*numbers: int) -> list[str]:
 
 def test_what_is_noted_is_there_after_the_next_start(tmp_path: Path):
     """For the time that it counts; a note from the future of a clock that was wrong does not."""
-    with Notes(tmp_path, UPSTREAM) as notes:
+    with UploadLog(tmp_path, UPSTREAM) as notes:
         notes.add(stems(1)[0], at=1000)
         assert notes.is_settled(stems(1)[0], 1000, DAY)
-    with Notes(tmp_path, UPSTREAM) as notes:
+    with UploadLog(tmp_path, UPSTREAM) as notes:
         assert notes.is_settled(stems(1)[0], 1000 + DAY - 1, DAY)
         assert not notes.is_settled(stems(1)[0], 1000 + DAY, DAY)
         assert not notes.is_settled(stems(1)[0], 999, DAY)
@@ -49,12 +49,12 @@ def test_what_is_noted_is_there_after_the_next_start(tmp_path: Path):
 )
 def test_a_torn_or_odd_line_is_dropped(tmp_path: Path, damage: bytes):
     """The lines before it count, and the next one is whole."""
-    with Notes(tmp_path, UPSTREAM) as notes:
+    with UploadLog(tmp_path, UPSTREAM) as notes:
         notes.add(stems(1)[0], at=1)
     with (tmp_path / "uploaded.jsonl").open("ab") as file:
         file.write(damage)
     for expected in ([True, False], [True, True]):
-        with Notes(tmp_path, UPSTREAM) as notes:
+        with UploadLog(tmp_path, UPSTREAM) as notes:
             assert expected == [notes.is_settled(stem, 1, DAY) for stem in stems(1, 2)]
             notes.add(stems(2)[0], at=1)
 
@@ -63,7 +63,7 @@ def test_a_torn_or_odd_line_is_dropped(tmp_path: Path, damage: bytes):
 def test_a_file_that_is_none_counts_for_nothing(tmp_path: Path, content: bytes):
     """It is written anew."""
     (tmp_path / "uploaded.jsonl").write_bytes(content)
-    with Notes(tmp_path, UPSTREAM) as notes:
+    with UploadLog(tmp_path, UPSTREAM) as notes:
         assert not notes.is_settled(stems(1)[0], 1, DAY)
         notes.add(stems(1)[0], at=1)
     assert 2 == len((tmp_path / "uploaded.jsonl").read_bytes().splitlines())
@@ -72,7 +72,7 @@ def test_a_file_that_is_none_counts_for_nothing(tmp_path: Path, content: bytes):
 def test_notes_of_segments_that_are_gone_are_forgotten(tmp_path: Path):
     """Not one by one, but before they become many."""
     many = notes_module.STALE_LINES_MAX + 1
-    with Notes(tmp_path, UPSTREAM) as notes:
+    with UploadLog(tmp_path, UPSTREAM) as notes:
         for stem in stems(*range(1, many + 2)):
             notes.add(stem, at=1)
         notes.keep(stems(*range(2, many + 2)))
@@ -90,12 +90,12 @@ def test_a_second_uplink_is_told_who_is_there(tmp_path: Path):
         assert holder.stdout is not None
         assert "open\n" == holder.stdout.readline()
         with pytest.raises(StateDirInUse, match=f"in use by process {holder.pid}$"):
-            Notes(tmp_path, UPSTREAM)
+            UploadLog(tmp_path, UPSTREAM)
         holder.kill()
-    Notes(tmp_path, UPSTREAM).close()
+    UploadLog(tmp_path, UPSTREAM).close()
 
 
-def add_until_full(notes: Notes) -> int:
+def add_until_full(notes: UploadLog) -> int:
     """Note segments from number 2 on; return the number that did not fit."""
     for number in range(2, 2000):
         try:
@@ -107,7 +107,7 @@ def add_until_full(notes: Notes) -> int:
 
 def test_a_full_disk_is_named_and_got_over(tmp_path: Path):
     """The note that did not fit is not there, the ones before are; with room again it can be made."""
-    with tmpfs(tmp_path / "disk", "size=64k") as disk, Notes(disk / "notes", UPSTREAM) as notes:
+    with tmpfs(tmp_path / "disk", "size=64k") as disk, UploadLog(disk / "notes", UPSTREAM) as notes:
         notes.add(stems(1)[0], at=1)
         (disk / "filler").write_bytes(b"\0" * 4096 * 8)
         number = add_until_full(notes)
@@ -122,5 +122,5 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     """The error names it, and where the rights are listed."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ExchangeDirUnusable, match="file/notes") as caught:
-        Notes(tmp_path / "file" / "notes", UPSTREAM)
+        UploadLog(tmp_path / "file" / "notes", UPSTREAM)
     assert "docs/uplink.md" in caught.value.remedy

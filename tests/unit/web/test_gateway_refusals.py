@@ -6,7 +6,7 @@ import pytest
 
 from edge_agent.client import CallFailed, Failure
 from edge_agent.errors import BY_REASON
-from edge_agent.server.status import code_of
+from edge_agent.server.error_status import code_of
 from edge_agent.web.gateway import refusals
 
 CALLERS = {400, 404, 413, 499}

@@ -8,21 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, holding, why_none
-from convert.evaluate.predictions import Prediction
+from convert.evaluate.predictions import ServedPrediction
 from edge_agent.formats.manifest import Threshold
-from edge_agent.formats.ood_gate import Gate, mass_score, rows_needed
+from edge_agent.formats.ood_gate import OodGate, mass_score, rows_needed
 
 RNG = np.random.default_rng(11)
 
 
-def said(*scores: float) -> list[Prediction]:
+def said(*scores: float) -> list[ServedPrediction]:
     """Return answers to inputs so strange."""
-    return [Prediction("a", 0.9, ood_score=score) for score in scores]
+    return [ServedPrediction("a", 0.9, ood_score=score) for score in scores]
 
 
-def gate_of(*scores: float, held_up_max: float = 0.1) -> Gate:
+def gate_of(*scores: float, held_up_max: float = 0.1) -> OodGate:
     """Return a gate of these held-out scores."""
-    return Gate(score="ood_score", held_up_max=held_up_max, scores=tuple(sorted(scores)))
+    return OodGate(score="ood_score", held_up_max=held_up_max, scores=tuple(sorted(scores)))
 
 
 def test_a_p_value_counts_the_rows_at_least_as_strange_and_the_input_itself():
@@ -46,7 +46,7 @@ def test_at_most_the_promised_share_of_exchangeable_inputs_is_held_up(rows, held
     held_up = 0
     for place in range(rows + 1):
         rest = scores[:place] + scores[place + 1 :]
-        held_up += Gate(score="ood_score", held_up_max=held_up_max, scores=tuple(rest)).holds_up(scores[place])
+        held_up += OodGate(score="ood_score", held_up_max=held_up_max, scores=tuple(rest)).holds_up(scores[place])
     assert held_up <= held_up_max * (rows + 1) + 1e-9
 
 
@@ -61,7 +61,7 @@ def test_the_fewest_rows_of_a_gate_can_hold_something_up(held_up_max):
 def test_scores_of_a_manifest_must_rise():
     """A gate whose scores are out of order is refused: its p-values would be wrong."""
     with pytest.raises(ValueError, match="'scores' must rise"):
-        Gate(score="ood_score", held_up_max=0.1, scores=(2.0, 1.0))
+        OodGate(score="ood_score", held_up_max=0.1, scores=(2.0, 1.0))
 
 
 def test_held_out_rows_become_a_gate():
@@ -107,6 +107,6 @@ def test_a_decoder_is_scored_by_its_label_mass():
     """The less of the probability the labels got, the stranger the input."""
     assert mass_score(0.1) > mass_score(0.9)
     assert math.isfinite(mass_score(0.0))
-    gate = Gate(score="label_mass", held_up_max=0.1, scores=tuple(sorted(map(mass_score, np.linspace(0.5, 1, 20)))))
+    gate = OodGate(score="label_mass", held_up_max=0.1, scores=tuple(sorted(map(mass_score, np.linspace(0.5, 1, 20)))))
     assert gate.holds_up(gate.score_of(None, 0.01))
     assert not gate.holds_up(gate.score_of(None, 0.9))

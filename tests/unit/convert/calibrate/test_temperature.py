@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.calibrate import novelty, temperature
-from edge_agent.formats.manifest import Novelty
+from edge_agent.formats.manifest import TypicalInputs
 
 RNG = np.random.default_rng(2)
 
@@ -83,7 +83,7 @@ def test_about_one_row_in_a_hundred_is_outside_on_each_side(rows):
     """At most one in 200 of the calibration rows is beyond each limit: what is usual stays usual."""
     masses, tokens = [mass for mass, _ in rows], [count for _, count in rows]
     usual = novelty.measure(masses, tokens)
-    assert isinstance(usual, Novelty)
+    assert isinstance(usual, TypicalInputs)
     most = len(rows) // novelty.ONE_IN
     assert sum(mass < usual.label_mass_min for mass in masses) <= most
     assert sum(count < usual.input_tokens_min for count in tokens) <= most

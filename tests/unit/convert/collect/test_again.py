@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convert.collect import database
-from convert.collect.statuses import Statuses
-from convert.publish.centre_keys import Keys
+from convert.collect.statuses import StatusFolder
+from convert.publish.centre_keys import CentralKeys
 from edge_agent.formats import receipts
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import EPOCH, IDENTITY, feedback, prediction
@@ -70,7 +70,7 @@ def test_only_what_has_news_is_joined_again(tmp_path: Path):
 def test_another_receipt_key_signs_anew(tmp_path: Path):
     """With a new key of the centre, receipts are signed with it although nothing else changed."""
     centre = filled(tmp_path)
-    centre.collect(tmp_path / "store", keys=Keys((IDENTITY,), NEW_KEY))
+    centre.collect(tmp_path / "store", keys=CentralKeys((IDENTITY,), NEW_KEY))
     raw = (tmp_path / "store" / "site=site-1" / "receipts.json").read_bytes()
     assert 1 == receipts.verify(raw, [public_key_hex(NEW_KEY)]).body.epochs[0].received[0].last
 
@@ -90,7 +90,7 @@ def test_the_newest_status_is_kept(tmp_path: Path):
     for at, highest in ((200.0, {EPOCH: 7}), (100.0, {EPOCH: 9, "f" * 16: 1}), (300.0, {EPOCH: 8})):
         site.say(at=at, highest=highest)
         centre.collect(tmp_path / "store")
-    assert {EPOCH: 9, "f" * 16: 1} == Statuses(centre.out / "status").highest("site-1")
+    assert {EPOCH: 9, "f" * 16: 1} == StatusFolder(centre.out / "status").highest("site-1")
     kept = json.loads((centre.out / "status" / "site=site-1.json").read_text())
     assert "1970-01-01T00:05:00.000Z" == kept["body"]["at"]
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.collect import chain, sketch
-from convert.collect.raw import Entry
+from convert.collect.raw import SegmentEntry
 from convert.data.texts import normalised
-from edge_agent.formats.receipts import Refused
+from edge_agent.formats.receipts import RefusedSegment
 
 EPOCH = "0123456789abcdef"
 some_numbers = st.sets(st.integers(1, 30))
@@ -19,7 +19,7 @@ def named(branch: str, number: int) -> str:
     return f"{branch}{number:063x}"
 
 
-def entry(number: int, branch: str = "a", **changes) -> Entry:
+def entry(number: int, branch: str = "a", **changes) -> SegmentEntry:
     """Return a segment of an unbroken chain."""
     plain = {
         "site": "site-1",
@@ -30,7 +30,7 @@ def entry(number: int, branch: str = "a", **changes) -> Entry:
         "size_bytes": 1,
         "records": 1,
     }
-    return Entry(**{**plain, **changes})
+    return SegmentEntry(**{**plain, **changes})
 
 
 def numbers_of(first: int, last: int) -> set[int]:
@@ -84,7 +84,7 @@ def test_a_first_segment_has_none_before_it():
 
 def test_receipts_list_what_was_damaged():
     """In the order of the numbers."""
-    told = [Refused(sequence=number, manifest_sha256="ab" * 32, why="is damaged") for number in (5, 3)]
+    told = [RefusedSegment(sequence=number, manifest_sha256="ab" * 32, why="is damaged") for number in (5, 3)]
     assert [3, 5] == [each.sequence for each in chain.receipts(EPOCH, [], told).refused]
 
 

@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convert.collect import database, derive
-from convert.collect.report import Report
-from convert.collect.sources import Folder, SourceFailed
-from convert.fleet.sites import Sites
+from convert.collect.report import CollectReport
+from convert.collect.sources import FolderSource, SourceFailed
+from convert.fleet.sites import SiteRegistry
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.segment import name_of
 from edge_agent.formats.signed_document import public_key_hex
@@ -35,11 +35,11 @@ def sealed(store: Path, count: int, **changes: object) -> tuple[SealingSite, lis
     return site, [site.seal([prediction(number)]) for number in range(1, count + 1)]
 
 
-def refused(report: Report) -> list[str]:
+def refused(report: CollectReport) -> list[str]:
     return [each.name for each in report.refused]
 
 
-def missing(report: Report) -> list[tuple[int, int, str]]:
+def missing(report: CollectReport) -> list[tuple[int, int, str]]:
     return [(gap.first, gap.last, gap.why) for gap in report.gaps]
 
 
@@ -247,7 +247,7 @@ def test_the_first_key_binds(tmp_path: Path, store: Path):
     assert ["status.json", *names] == refused(report)
     assert f"sites accept site-1 {public_key_hex(OTHER_KEY)}" in report.refused[0].why
     assert [EPOCH] == [epoch.epoch for epoch in anew.receipts().epochs]
-    Sites(centre.out / "sites.json").accept("site-1", public_key_hex(OTHER_KEY))
+    SiteRegistry(centre.out / "sites.json").accept("site-1", public_key_hex(OTHER_KEY))
     report = centre.collect(store)
     assert (2, True, {}) == (report.segments_taken, report.clean, report.pinned)
     assert [(EPOCH, 1), (OTHER_EPOCH, 1), (OTHER_EPOCH, 2)] == centre.query(
@@ -318,14 +318,14 @@ class Unreliable:
 def test_a_source_that_fails_stops_no_other(tmp_path: Path, store: Path):
     """What cannot be listed is named, and the next source is collected."""
     sealed(store, 1)
-    report = Centre(tmp_path).collect(Unreliable(Folder(store), {"list"}), store)
+    report = Centre(tmp_path).collect(Unreliable(FolderSource(store), {"list"}), store)
     assert (["unreliable: cannot list"], 1, False) == (report.troubles, report.segments_taken, report.clean)
 
 
 def test_a_source_that_only_fails_is_left_alone(tmp_path: Path, store: Path):
     """After some failures in a row nothing more is asked of it; nothing is refused, so nothing is told to the site."""
     site, _ = sealed(store, 50)
-    report = Centre(tmp_path).collect(Unreliable(Folder(store), {"read"}))
+    report = Centre(tmp_path).collect(Unreliable(FolderSource(store), {"read"}))
     assert (6, "unreliable: left alone after 5 failures") == (len(report.troubles), report.troubles[-1])
     assert ([], False) == (report.refused, (site.folder / "receipts.json").exists())
 
@@ -334,7 +334,7 @@ def test_one_object_that_cannot_be_read_is_taken_next_time(tmp_path: Path, store
     """A failure to read is no verdict on a segment."""
     _, names = sealed(store, 3)
     centre = Centre(tmp_path)
-    assert 2 == centre.collect(Unreliable(Folder(store), {f"read {names[1]}.age"})).segments_taken
+    assert 2 == centre.collect(Unreliable(FolderSource(store), {f"read {names[1]}.age"})).segments_taken
     assert (1, []) == ((report := centre.collect(store)).segments_taken, report.gaps)
 
 
@@ -342,7 +342,7 @@ def test_receipts_come_later_when_they_cannot_be_written(tmp_path: Path, store: 
     """A store that takes no receipts is named; the next run lays them down although nothing is new."""
     site, _ = sealed(store, 1)
     centre = Centre(tmp_path)
-    assert ["unreliable: cannot write"] == centre.collect(Unreliable(Folder(store), {"write"})).troubles
+    assert ["unreliable: cannot write"] == centre.collect(Unreliable(FolderSource(store), {"write"})).troubles
     assert (0, [(1, 1)]) == (centre.collect(store).segments_taken, site.received())
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, opinion, prediction, tombstone
 from tests.support.segments import Centre, Record, SealingSite
 
@@ -102,7 +102,7 @@ def test_the_last_word_of_each_reviewer_counts(scene: Scene, said: list[dict], e
 
 def test_the_clock_of_a_site_decides_nothing(scene: Scene):
     """A second thought is the later one although the clock went back a year in between."""
-    second = feedback(1, record_id="f:2", feedback_id="f-2", value="stock", at=timestamp(NOW - 365 * 86400))
+    second = feedback(1, record_id="f:2", feedback_id="f-2", value="stock", at=format_timestamp(NOW - 365 * 86400))
     assert [("stock",)] == scene.after([prediction(1), feedback(1)], [second], query="SELECT truth FROM examples")
 
 

@@ -10,23 +10,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from convert.collect import database, raw, rows
-from convert.collect.raw import Entry, Writer
-from convert.collect.rows import Origin
+from convert.collect.raw import RecordWriter, SegmentEntry
+from convert.collect.rows import SegmentOrigin
 from convert.data.texts import normalised
 from edge_agent.durable import atomic_files
 from tests.support.examples import EPOCH, NOW, feedback, opinion, prediction, tombstone
 
 
-def entry(number: int) -> Entry:
-    return Entry("site-1", EPOCH, number, f"{number:064x}", "", 100, 2, reseals=(number + 100,))
+def entry(number: int) -> SegmentEntry:
+    return SegmentEntry("site-1", EPOCH, number, f"{number:064x}", "", 100, 2, reseals=(number + 100,))
 
 
 def batch(number: int):
-    return rows.table([prediction(number), feedback(number)], Origin(EPOCH, number, NOW), 1)
+    return rows.table([prediction(number), feedback(number)], SegmentOrigin(EPOCH, number, NOW), 1)
 
 
 def written(folder: Path, numbers: list[int]) -> list[Path]:
-    writer = Writer(folder)
+    writer = RecordWriter(folder)
     for number in numbers:
         writer.add(entry(number), [batch(number)])
     writer.close()
@@ -49,8 +49,8 @@ def test_the_same_work_makes_the_same_file(tmp_path: Path):
 
 def test_a_file_is_written_when_it_is_large_enough(tmp_path: Path):
     """At a number of rows everything taken so far is on the disk; a segment is never divided."""
-    writer = Writer(tmp_path)
-    large = rows.table([prediction(number) for number in range(raw.ROWS_MAX // 100)], Origin(EPOCH, 1, NOW), 1)
+    writer = RecordWriter(tmp_path)
+    large = rows.table([prediction(number) for number in range(raw.ROWS_MAX // 100)], SegmentOrigin(EPOCH, 1, NOW), 1)
     assert not writer.add(entry(1), [large])
     assert writer.add(entry(2), [large] * 100)
     assert [entry(1), entry(2)] == list(raw.entries(tmp_path))
@@ -81,9 +81,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
 
 def test_forgetting_keeps_the_rest(tmp_path: Path):
     """The records of one prediction go; others, other sites, tombstones and the names of the segments stay."""
-    writer = Writer(tmp_path)
-    mine = rows.table([prediction(1), feedback(1), tombstone(1), prediction(2)], Origin(EPOCH, 1, NOW), 1)
-    other = rows.table([prediction(1, site="site-2")], Origin(EPOCH, 1, NOW), 1)
+    writer = RecordWriter(tmp_path)
+    mine = rows.table([prediction(1), feedback(1), tombstone(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1)
+    other = rows.table([prediction(1, site="site-2")], SegmentOrigin(EPOCH, 1, NOW), 1)
     writer.add(entry(1), [mine, other])
     writer.close()
     (path,) = raw.files(tmp_path)
@@ -108,7 +108,7 @@ def test_a_record_keeps_all_it_says():
         kept={"because": "escalated", "share": 0.5},
     )
     said = feedback(1, verdict="reject", value="", reason="nonsense", reviewer="ben")
-    first, second, third = rows.table([made, said, opinion(1)], Origin(EPOCH, 7, NOW), 41).to_pylist()
+    first, second, third = rows.table([made, said, opinion(1)], SegmentOrigin(EPOCH, 7, NOW), 41).to_pylist()
     wanted = {
         "type": "prediction",
         "epoch": EPOCH,
@@ -134,14 +134,14 @@ def test_a_record_keeps_all_it_says():
 
 def test_files_of_before_opinions_are_read(tmp_path: Path):
     """What was collected without the newest columns is joined, and forgotten, like everything else."""
-    old = rows.table([prediction(1), prediction(2)], Origin(EPOCH, 1, NOW), 1).to_pylist()
+    old = rows.table([prediction(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
     (tmp_path / "raw").mkdir()
     columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS]
     before = pa.Table.from_pylist(old, rows.SCHEMA).select(columns)
     raw.write(tmp_path / "raw" / "old.parquet", before, [])
     raw.write(
         tmp_path / "raw" / "new.parquet",
-        pa.Table.from_batches([rows.table([opinion(1)], Origin(EPOCH, 2, NOW), 1)]),
+        pa.Table.from_batches([rows.table([opinion(1)], SegmentOrigin(EPOCH, 2, NOW), 1)]),
         [],
     )
     with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
@@ -157,7 +157,7 @@ def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
     taught = {"route": "upstream", "model": "large-1", "output": "price"}
     changes = [{}, taught, {**taught, "kind": "extract", "scores": []}, {"route": "abstained", "output": ""}]
     records = [prediction(number, **each) for number, each in enumerate(changes, 1)]
-    old = rows.table(records, Origin(EPOCH, 1, NOW), 1).to_pylist()
+    old = rows.table(records, SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
     for row in old:  # what it wrote, whoever had given the output
         row.update({"confidence": 0.75, "threshold": 0.8, "sure": True})
     columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS or name == "model"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.data import row_files
-from convert.data.row_files import Message, Row, Span, read_rows
+from convert.data.row_files import ChatMessage, DataRow, TextSpan, read_rows
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest, ManifestInvalid
 from tests.support.recipes import CALIBRATION, TEST, TRAIN, recipe_of, text_label
 
@@ -26,26 +26,28 @@ def test_each_format_is_read(tmp_path: Path):
         {"role": "assistant", "content": "a"},
     ]
     cases = [
-        ("text-label", {"text": "t", "label": "l", "id": 7}, Row("t", label="l")),
-        ("text-label", {"text": "t", "label": "l", "synthetic": True}, Row("t", label="l", synthetic=True)),
-        ("text-label", {"text": "t", "label": "l", "family": "f"}, Row("t", label="l", family="f")),
-        ("prompt-completion", {"prompt": "p", "completion": "c", "family": 7}, Row("p", completion="c")),
+        ("text-label", {"text": "t", "label": "l", "id": 7}, DataRow("t", label="l")),
+        ("text-label", {"text": "t", "label": "l", "synthetic": True}, DataRow("t", label="l", synthetic=True)),
+        ("text-label", {"text": "t", "label": "l", "family": "f"}, DataRow("t", label="l", family="f")),
+        ("prompt-completion", {"prompt": "p", "completion": "c", "family": 7}, DataRow("p", completion="c")),
         (
             "text-label",
             {"text": "t", "label": "l", "label_source": "teacher", "labeled_by": "large-1"},
-            Row("t", label="l", label_source="teacher", labeled_by="large-1"),
+            DataRow("t", label="l", label_source="teacher", labeled_by="large-1"),
         ),
         (
             "messages",
             {"messages": turns},
-            Row(
-                "u", completion="a", messages=(Message("system", "s"), Message("user", "u"), Message("assistant", "a"))
+            DataRow(
+                "u",
+                completion="a",
+                messages=(ChatMessage("system", "s"), ChatMessage("user", "u"), ChatMessage("assistant", "a")),
             ),
         ),
         (
             "text-spans",
             {"text": "ab cd", "spans": [{"start": 3, "end": 5, "label": "y"}, {"start": 0, "end": 2, "label": "x"}]},
-            Row("ab cd", spans=(Span(0, 2, "x"), Span(3, 5, "y"))),
+            DataRow("ab cd", spans=(TextSpan(0, 2, "x"), TextSpan(3, 5, "y"))),
         ),
     ]
     for format_, plain, expected in cases:
@@ -214,7 +216,7 @@ def test_spans_are_checked_against_tags(tmp_path: Path):
     """An extract task knows the labels of its BIO tags, and only those."""
     line = '{"text": "flat white", "spans": [{"start": 0, "end": 4, "label": "%s"}]}\n'
     good = recipe_of(tmp_path, kind="extract", format_="text-spans", train=line % "item")
-    assert row_files.rows(good, "train")[0].spans == (Span(0, 4, "item"),)
+    assert row_files.rows(good, "train")[0].spans == (TextSpan(0, 4, "item"),)
     with pytest.raises(InvalidRequest, match="label 'size', which the task lacks"):
         row_files.rows(recipe_of(tmp_path, kind="extract", format_="text-spans", train=line % "size"), "train")
 
@@ -222,8 +224,8 @@ def test_spans_are_checked_against_tags(tmp_path: Path):
 def test_an_embed_task_and_the_importance_split_need_only_texts(tmp_path: Path):
     """Nothing is learned from a label there."""
     bare = '{"text": "hello"}\n'
-    assert row_files.rows(recipe_of(tmp_path, kind="embed", test=bare), "test") == [Row("hello")]
-    assert row_files.rows(recipe_of(tmp_path, importance=bare), "importance") == [Row("hello")]
+    assert row_files.rows(recipe_of(tmp_path, kind="embed", test=bare), "test") == [DataRow("hello")]
+    assert row_files.rows(recipe_of(tmp_path, importance=bare), "importance") == [DataRow("hello")]
 
 
 def test_a_summary_counts_and_warns(tmp_path: Path):
@@ -255,16 +257,21 @@ def test_a_family_in_two_splits_is_a_warning(tmp_path: Path):
 @given(st.text().map("x{}".format), st.sampled_from(["{}", " {}\t", "{}!", "{}. "]))
 def test_a_key_does_not_change_with_spaces_and_final_marks(text: str, around: str):
     """Texts that differ only in outer spaces and final punctuation are one text."""
-    assert Row(around.format(text)).key == Row(text).key
+    assert DataRow(around.format(text)).key == DataRow(text).key
 
 
 def test_a_key_keeps_what_matters():
     """Signs inside a text, and earlier turns, make another text; case and width do not."""
-    assert Row("set to -5").key != Row("set to 5").key
-    assert Row("?").key != Row("!").key
-    assert Row("\uff21\uff22\uff23").key == Row("abc").key
-    turns = (Message("user", "hi"), Message("assistant", "yes?"), Message("user", "go"), Message("assistant", "ok"))
-    assert Row("go", messages=turns).key != Row("go").key
+    assert DataRow("set to -5").key != DataRow("set to 5").key
+    assert DataRow("?").key != DataRow("!").key
+    assert DataRow("\uff21\uff22\uff23").key == DataRow("abc").key
+    turns = (
+        ChatMessage("user", "hi"),
+        ChatMessage("assistant", "yes?"),
+        ChatMessage("user", "go"),
+        ChatMessage("assistant", "ok"),
+    )
+    assert DataRow("go", messages=turns).key != DataRow("go").key
 
 
 def test_labels_are_counted_by_their_source(tmp_path: Path):

@@ -61,8 +61,8 @@ def test_what_was_written_afterwards_stands_in_no_split():
     afterwards = [json.loads(line) for line in lines]
     assert len(afterwards) >= 150
     assert {row["label"] for row in afterwards} == INTENTS
-    known = {row_files.Row(row["text"]).key for rows in rows_of(POS / "data").values() for row in rows}
-    assert [] == [row for row in afterwards if row_files.Row(row["text"]).key in known]
+    known = {row_files.DataRow(row["text"]).key for rows in rows_of(POS / "data").values() for row in rows}
+    assert [] == [row for row in afterwards if row_files.DataRow(row["text"]).key in known]
 
 
 @pytest.mark.parametrize("folder", [POS, POS / "encoder"])

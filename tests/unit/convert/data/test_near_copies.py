@@ -9,7 +9,7 @@ import pytest
 
 from convert.collect import sketch
 from convert.data import near_copies, row_files
-from convert.data.near_copies import NONE, Sketched
+from convert.data.near_copies import NONE, SplitSketches
 from convert.data.texts import normalised
 from edge_agent.errors import InvalidRequest
 from tests.support.recipes import CALIBRATION, TEST, recipe_of, text_label
@@ -26,7 +26,7 @@ def text_of(number: int, words: int = 9) -> str:
 def test_a_text_with_um_before_it_is_a_near_copy():
     """The case of the audit: 20 of 23 pieces are the same, which is over 0.85."""
     assert 20 / 23 == pytest.approx(sketch.common_share(normalised(UM), normalised(BUS)))
-    assert [0, NONE] == Sketched([UM, "Is there a bus at night?"]).copies_of(Sketched([BUS])).tolist()
+    assert [0, NONE] == SplitSketches([UM, "Is there a bus at night?"]).copies_of(SplitSketches([BUS])).tolist()
 
 
 def test_near_copies_are_those_that_an_exact_count_finds():
@@ -39,7 +39,7 @@ def test_near_copies_are_those_that_an_exact_count_finds():
         for _ in range(chance.randrange(5)):
             letters[chance.randrange(len(letters))] = chance.choice(string.ascii_lowercase)
         varied.append("".join(letters))
-    found = Sketched(varied).copies_of(Sketched(sources)) != NONE
+    found = SplitSketches(varied).copies_of(SplitSketches(sources)) != NONE
     shares = np.array([sketch.common_share(*map(normalised, pair)) for pair in zip(varied, sources, strict=True)])
     assert found[shares >= 0.9].all()
     assert not found[shares <= 0.75].any()
@@ -48,7 +48,7 @@ def test_near_copies_are_those_that_an_exact_count_finds():
 
 def test_the_work_grows_with_the_rows():
     """A row is compared with 8 others for each of its 16 bands at most, however many begin alike."""
-    same = Sketched([f"{'the same beginning of a text ' * 3}{number % 50}" for number in range(500)])
+    same = SplitSketches([f"{'the same beginning of a text ' * 3}{number % 50}" for number in range(500)])
     pairs, _ = same._pairs(same, 0, 500)
     assert len(pairs) <= 500 * near_copies.BAND_ROWS_MAX * sketch.BANDS
 

@@ -12,19 +12,19 @@ from scipy import stats
 
 from convert.calibrate.threshold import Risk
 from convert.data import row_files
-from convert.data.row_files import Row, equally_likely
+from convert.data.row_files import DataRow, equally_likely
 from edge_agent.errors import InvalidRequest
 from tests.support.recipes import recipe_of
 
 
-def drawn(number: int, probability: float | None) -> Row:
-    return Row(f"text {number}", "refund", review_stream="audit" if probability else "uncertain",
+def drawn(number: int, probability: float | None) -> DataRow:
+    return DataRow(f"text {number}", "refund", review_stream="audit" if probability else "uncertain",
                sampling_probability=probability)  # fmt: skip
 
 
 def test_a_file_without_the_keys_is_a_team_s_own_sample():
     """It is used whole, and the report says that nobody can check how it was drawn."""
-    rows = [Row("one", "refund"), Row("two", "price")]
+    rows = [DataRow("one", "refund"), DataRow("two", "price")]
     found = equally_likely(rows)
     assert (rows, 0, 0, None) == (found.rows, found.unknown, found.thinned, found.probability)
     assert found.said.startswith("Nothing tells how these rows were drawn")
@@ -32,7 +32,7 @@ def test_a_file_without_the_keys_is_a_team_s_own_sample():
 
 def test_rows_of_unknown_probability_are_left_out_and_counted():
     """Somebody chose them for a reason, in a file that knows of others."""
-    rows = [drawn(1, 0.5), drawn(2, None), drawn(3, 0.5), Row("four", "refund")]
+    rows = [drawn(1, 0.5), drawn(2, None), drawn(3, 0.5), DataRow("four", "refund")]
     found = equally_likely(rows)
     assert ([rows[0], rows[2]], 2, 0, 0.5) == (found.rows, found.unknown, found.thinned, found.probability)
     assert "2 rows of unknown probability are left out" in found.said

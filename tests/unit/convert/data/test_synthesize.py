@@ -13,24 +13,24 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.data import row_files, synthesize
-from convert.data.row_files import Row, Span
-from convert.data.synthesize import Synthesized, Wanted
-from convert.data.synthesize.answers import Broken, Good, rows_of
-from convert.data.synthesize.endpoint import Endpoint
-from convert.data.synthesize.resembling import Resembling
-from convert.data.synthesize.wording import Request, messages
+from convert.data.row_files import DataRow, TextSpan
+from convert.data.synthesize import SynthesisRequest, SynthesisResult
+from convert.data.synthesize.answers import ParsedRow, RejectedRow, rows_of
+from convert.data.synthesize.endpoint import ChatEndpoint
+from convert.data.synthesize.resembling import SimilarityIndex
+from convert.data.synthesize.wording import GenerationRequest, messages
 from convert.pipeline.recipe import Recipe
 from edge_agent.errors import EngineNotReady, InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 from tests.support import chat_server
 from tests.support.recipes import recipe_of, text_label
 
-TASK = Task(name="t", kind="classify", labels=("refund", "price", "other"))
-EXTRACT = Task(name="t", kind="extract", labels=("O", "B-item", "I-item"))
+TASK = TaskSpec(name="t", kind="classify", labels=("refund", "price", "other"))
+EXTRACT = TaskSpec(name="t", kind="extract", labels=("O", "B-item", "I-item"))
 
 
-def request(task: Task = TASK, format_: str = "text-label", **more: Any) -> Request:
-    return Request(
+def request(task: TaskSpec = TASK, format_: str = "text-label", **more: Any) -> GenerationRequest:
+    return GenerationRequest(
         **({"task": task, "format": format_, "about": "a", "label": "refund", "examples": (), "count": 3} | more)
     )
 
@@ -43,10 +43,10 @@ def saying(number: int, asked: str) -> str:
     return json.dumps({"rows": [{"text": text} for text in texts]})
 
 
-def made(recipe: Recipe, server: chat_server.ChatServer, **wanted: Any) -> Synthesized:
+def made(recipe: Recipe, server: chat_server.ChatServer, **wanted: Any) -> SynthesisResult:
     settings = {"about": "What customers want.", "rows": 12, "tokens_max": 10_000, "rows_a_request": 5} | wanted
-    endpoint = Endpoint(server.url, chat_server.KEY, "big")
-    *_, last = synthesize.synthesize(recipe, Wanted(**settings), "big", endpoint.ask, lambda *_: None)
+    endpoint = ChatEndpoint(server.url, chat_server.KEY, "big")
+    *_, last = synthesize.synthesize(recipe, SynthesisRequest(**settings), "big", endpoint.ask, lambda *_: None)
     return last
 
 
@@ -194,11 +194,11 @@ def test_only_jsonl_is_written(tmp_path: Path) -> None:
         (request(), {"text": "x" * 2001}, "text: String should have at most 2000 characters"),
         (request(format_="prompt-completion"), {"text": "hi"}, {"prompt": "hi", "completion": "refund"}),
         (
-            request(Task(name="t", kind="generate"), "messages"),
+            request(TaskSpec(name="t", kind="generate"), "messages"),
             {"text": "hi", "answer": "yes"},
             {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]},
         ),
-        (request(Task(name="t", kind="generate"), "messages"), {"text": "hi"}, "answer: Field required"),
+        (request(TaskSpec(name="t", kind="generate"), "messages"), {"text": "hi"}, "answer: Field required"),
         (
             request(EXTRACT, "text-spans"),
             {"text": "two teas", "found": [{"label": "item", "text": "teas"}]},
@@ -223,21 +223,23 @@ def test_only_jsonl_is_written(tmp_path: Path) -> None:
         (request(EXTRACT, "prompt-completion"), {"text": "a", "answer": "{}"}, {"prompt": "a", "completion": "{}"}),
     ],
 )
-def test_a_row_is_taken_as_asked_for_or_named_broken(asked: Request, row: dict[str, Any], expected: Any) -> None:
+def test_a_row_is_taken_as_asked_for_or_named_broken(
+    asked: GenerationRequest, row: dict[str, Any], expected: Any
+) -> None:
     """Nothing is mended by guessing."""
     (found,) = rows_of(f"Sure!\n```json\n{json.dumps({'rows': [row]})}\n```", asked)
-    assert (found.reason if isinstance(found, Broken) else found.plain) == expected
+    assert (found.reason if isinstance(found, RejectedRow) else found.plain) == expected
 
 
 def test_no_more_rows_are_taken_than_asked_for() -> None:
     """A model that writes on and on is cut off."""
     many = json.dumps({"rows": [{"text": f"text {n}"} for n in range(9)]})
-    assert [Good] * 3 == [type(row) for row in rows_of(many, request())]
+    assert [ParsedRow] * 3 == [type(row) for row in rows_of(many, request())]
 
 
 def test_texts_resemble_each_other_by_their_letters() -> None:
     """Case, punctuation and a changed letter do not make a new text; other words do."""
-    known = Resembling(["How much is the blue backpack?"])
+    known = SimilarityIndex(["How much is the blue backpack?"])
     assert [False, False, True, False, True, True] == [
         known.add(text)
         for text in (
@@ -253,8 +255,8 @@ def test_texts_resemble_each_other_by_their_letters() -> None:
 
 def test_the_model_is_shown_rows_as_it_is_to_write_them() -> None:
     """Spans are shown as words, conversations as question and answer."""
-    spans = request(EXTRACT, "text-spans", examples=[Row("two teas", spans=(Span(4, 8, "item"),))])
+    spans = request(EXTRACT, "text-spans", examples=[DataRow("two teas", spans=(TextSpan(4, 8, "item"),))])
     assert '{"text": "two teas", "found": [{"label": "item", "text": "teas"}]}' in messages(spans)[-1]["content"]
-    answers = request(Task(name="t", kind="generate"), "messages", examples=[Row("hi", completion="yes")])
+    answers = request(TaskSpec(name="t", kind="generate"), "messages", examples=[DataRow("hi", completion="yes")])
     assert '{"text": "hi", "answer": "yes"}' in messages(answers)[-1]["content"]
     assert "'refund' and to none of: price, other" in messages(request())[-1]["content"]

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.data import row_files
 from convert.data.texts import normalised
-from convert.dataset.select import Choice
+from convert.dataset.select import DatasetSelection
 from convert.dataset.write import write
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, opinion, prediction
 from tests.support.segments import Centre, Record, SealingSite
 
@@ -52,7 +52,7 @@ DRAWN = {"review_stream": "audit", "sampling_probability": 0.25}
 
 def corrected(number: int, text: str, label: str = "price", at: float = 0.0, **more: Any) -> list[Record]:
     """Return a prediction and the correction of it."""
-    made = prediction(number, input=text, at=timestamp(NOW + 1000 * (at or number)), **more)
+    made = prediction(number, input=text, at=format_timestamp(NOW + 1000 * (at or number)), **more)
     return [made, feedback(number, value=label)]
 
 
@@ -66,7 +66,7 @@ def everything(root: Path, drawn: frozenset[int] = frozenset()) -> Path:
 def made(root: Path, folder: Path, purpose: str = "reviewed", **more: Any) -> dict[str, list[dict[str, Any]]]:
     """Write a dataset; returns the rows of each split, and the report under ''."""
     form = more.pop("form", "text-label")
-    choice = Choice(folder, "pos-intent", purpose, **more)
+    choice = DatasetSelection(folder, "pos-intent", purpose, **more)
     written = write(choice, form, root / "data", force=True)
     rows = {path.stem: read(path) for path in sorted((root / "data").glob("*.jsonl"))}
     assert written.rows == {split: len(lines) for split, lines in rows.items()}
@@ -259,7 +259,7 @@ def test_calibration_and_test_take_what_people_labelled(tmp_path: Path, purpose:
         numbers = range(1 + 9 * site, 10 + 9 * site)
         people = [record for n in numbers[::3] for record in corrected(n, text(n), at=n % 9 + 1, **DRAWN)]
         machine = [n for n in numbers if (n - 1) % 3]
-        when = {n: timestamp(NOW + 1000 * (n % 9 + 1)) for n in machine}
+        when = {n: format_timestamp(NOW + 1000 * (n % 9 + 1)) for n in machine}
         sure = [prediction(n, input=text(n), sure=True, at=when[n]) for n in machine]
         sites.append([*people, *sure, *map(opinion, machine)])
     rows = made(tmp_path, collected(tmp_path, *sites), purpose, by=by)
@@ -486,7 +486,7 @@ def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str):
 def test_an_unknown_task_names_the_known_ones(tmp_path: Path):
     """A typo in the task's name is answered with what there is."""
     with pytest.raises(FileMissing) as caught:
-        write(Choice(everything(tmp_path), "pos-intents", "reviewed"), "messages", tmp_path / "out")
+        write(DatasetSelection(everything(tmp_path), "pos-intents", "reviewed"), "messages", tmp_path / "out")
     assert "pos-intent" in caught.value.remedy
     assert not (tmp_path / "out").exists()
 

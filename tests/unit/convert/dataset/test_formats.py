@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from convert.dataset import formats
-from convert.dataset.formats import Example
+from convert.dataset.formats import CollectedExample
 
 BY_ANNA = ("corrected", "anna")
-RIGHT = Example("s", "p", "in", "out", "out", "accept", *BY_ANNA)
-WRONG = Example("s", "p", "in", "out", "right", "corrected", *BY_ANNA)
-BAD = Example("s", "p", "in", "out", None, "reject", *BY_ANNA)
+RIGHT = CollectedExample("s", "p", "in", "out", "out", "accept", *BY_ANNA)
+WRONG = CollectedExample("s", "p", "in", "out", "right", "corrected", *BY_ANNA)
+BAD = CollectedExample("s", "p", "in", "out", None, "reject", *BY_ANNA)
 ASKED = [{"role": "user", "content": "in"}]
 
 
@@ -39,7 +39,7 @@ def said(content: str) -> list[dict[str, str]]:
         ),
     ],
 )
-def test_formats(form: formats.Format, example: Example, expected: list[dict[str, Any]]):
+def test_formats(form: formats.Format, example: CollectedExample, expected: list[dict[str, Any]]):
     """Each format has the keys that its reader wants, and says where the row came from."""
     origin = {"site": "s", "prediction_id": "p", "label_source": "corrected", "labeled_by": "anna"}
     assert [{**row, **origin} for row in expected] == formats.rows_of(example, form)

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.dataset import label_errors, label_studio
 from convert.dataset.label_review import rank, write_tasks
-from convert.dataset.select import Choice
+from convert.dataset.select import DatasetSelection
 from convert.encoder import ngrams
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction
 from tests.support.segments import Centre, Record, SealingSite
 
@@ -75,7 +75,7 @@ def collected(root: Path, wrong: dict[int, str]) -> Path:
     records: list[Record] = []
     for number, (text, label) in enumerate(ROWS):
         said = wrong.get(number, label)
-        at = timestamp(NOW + 60 * number)
+        at = format_timestamp(NOW + 60 * number)
         records += [
             prediction(number, input=text, output=label, scores=[[label, 0.9]], confidence=0.9, at=at),
             feedback(number, verdict="accept", value="") if said == label else feedback(number, value=said),
@@ -155,7 +155,9 @@ def test_texts_become_vectors_of_length_one() -> None:
 def test_people_are_asked_with_the_reasons(tmp_path: Path) -> None:
     """Tasks for Label Studio have both labels with their probabilities; the label as it is stands chosen."""
     found = rank(
-        Choice(collected(tmp_path, WRONG), "pos-intent", "reviewed", shares={"all": 1.0}), None, lambda *_: None
+        DatasetSelection(collected(tmp_path, WRONG), "pos-intent", "reviewed", shares={"all": 1.0}),
+        None,
+        lambda *_: None,
     )
     assert found is not None
     first = {row.prediction_id: (row.given, row.suggested) for row in found.rows[: len(WRONG)]}
@@ -169,20 +171,20 @@ def test_people_are_asked_with_the_reasons(tmp_path: Path) -> None:
     assert f"Labelled '{row.given}'" in task["data"]["reason"]
     interface = ET.fromstring((tmp_path / "review" / "interface.xml").read_text())
     assert "$reason" == interface.findall("Header")[0].get("value")
-    assert {*LABELS} == {choice.get("value") for choice in interface.iter("Choice")}
+    assert {*LABELS} == {choice.get("value") for choice in interface.iter("DatasetSelection")}
     report = json.loads((tmp_path / "review" / "label-errors.json").read_text())
     assert ("edge-agent/label-errors/v1", 3) == (report["schema"], len(report["rows"]))
 
 
 def test_a_correction_at_the_centre_comes_back(tmp_path: Path) -> None:
     """What an expert chooses in Label Studio settles the label: it is no longer listed."""
-    choice = Choice(collected(tmp_path, WRONG), "pos-intent", "reviewed", shares={"all": 1.0})
+    choice = DatasetSelection(collected(tmp_path, WRONG), "pos-intent", "reviewed", shares={"all": 1.0})
     write_tasks(rank(choice, None, lambda *_: None), tmp_path / "review", 4)
     export = json.loads((tmp_path / "review" / "tasks.json").read_text())
     for number, task in enumerate(export):
         result = task["predictions"][0]["result"][0]
         result["value"] = {"choices": [task["data"]["suggested_label"]]}
-        made = {"id": number, "completed_by": 7, "updated_at": timestamp(NOW + 9), "result": [result]}
+        made = {"id": number, "completed_by": 7, "updated_at": format_timestamp(NOW + 9), "result": [result]}
         task["annotations"] = [made]
     (tmp_path / "export.json").write_text(json.dumps(export))
     reviews = label_studio.feedback_of((tmp_path / "export.json").read_bytes())

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.dataset import label_studio, review
-from convert.dataset.review import Asking
+from convert.dataset.review import ReviewSelection
 from convert.publish import centre_keys
 from edge_agent.errors import InvalidRequest
 from tests.support.examples import feedback, prediction
@@ -79,7 +79,7 @@ def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> byte
 
 
 def tasks_of(root: Path, centre: Centre, **asking: Any) -> list[dict[str, Any]]:
-    review.write(Asking(centre.out, "pos-intent", **asking), root / "tasks", force=True)
+    review.write(ReviewSelection(centre.out, "pos-intent", **asking), root / "tasks", force=True)
     tasks: list[dict[str, Any]] = json.loads((root / "tasks" / review.TASKS_NAME).read_text())
     return tasks
 
@@ -137,14 +137,14 @@ def test_an_annotation_that_was_changed_is_a_second_word(tmp_path: Path):
 )
 def test_what_an_annotation_says(said: str | None, more: dict, expected: tuple | None):
     """The model's answer accepts, another one corrects, skipped and empty ones say nothing."""
-    asked = label_studio.Asked("site-1", "p-1", "pos-intent", "text", "refund", "refund", 0.5, "1.0.0 abc")
+    asked = label_studio.ReviewTask("site-1", "p-1", "pos-intent", "text", "refund", "refund", 0.5, "1.0.0 abc")
     found = label_studio.feedback_of(answered([label_studio.task_of(asked, choices=True)], said, **more))
     assert [expected] * bool(expected) == [(each.verdict, each.value, each.reviewer) for each in found]
 
 
 def test_edited_text_comes_back():
     """For records and texts the annotation holds a text area."""
-    asked = label_studio.Asked(
+    asked = label_studio.ReviewTask(
         "site-1", "p-1", "orders", "two flat whites", '{"count": 1}', '{"count": 1}', None, "1.0.0 abc"
     )
     task = label_studio.task_of(asked, choices=False)
@@ -185,7 +185,7 @@ def test_there_and_back_by_command(tmp_path: Path):
 
 def test_each_model_is_shown_with_its_own_answer():
     """The large model's answer, which was given, comes first and has no score; the score is the local answer's."""
-    both = label_studio.Asked(
+    both = label_studio.ReviewTask(
         "site-1", "p-1", "pos-intent", "text", "price", "refund", 0.9, "1.0.0 abc", "price", "large-1"
     )
     first, second = label_studio.task_of(both, choices=True)["predictions"]

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from convert.assess import assess
 from convert.calibrate.threshold import Risk
 from convert.cli import app
-from convert.dataset.scope import Scope, Scoped, WrongClock, open_examples, precedence
-from convert.dataset.select import Choice
+from convert.dataset.scope import ExampleScope, ScopedExamples, WrongClock, open_examples, precedence
+from convert.dataset.select import DatasetSelection
 from convert.dataset.write import write
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction
 from tests.support.segments import Centre, Record, SealingSite
 
@@ -38,7 +38,7 @@ def answered(number: int, version: str = NEW, at: float = 0.0, **changes: Any) -
     """Return a sure answer of a bundle, some days from now."""
     bundle = {"version": version, "digest": DIGESTS.get(version, "2c" * 32)}
     grades = {"sure": True, "confidence": 0.95, "scores": [["refund", 0.95], ["price", 0.05]]}
-    when = timestamp(NOW + DAY * at)
+    when = format_timestamp(NOW + DAY * at)
     drawn = {"review_stream": "audit", "sampling_probability": 1.0}
     return prediction(number, input=text(number), at=when, **{"bundle": bundle, **grades, **drawn, **changes})
 
@@ -56,10 +56,10 @@ def collected(root: Path, **sites: list[Record]) -> Path:
     return centre.out
 
 
-def looked_at(folder: Path, **scope: Any) -> tuple[Scoped, list[str]]:
+def looked_at(folder: Path, **scope: Any) -> tuple[ScopedExamples, list[str]]:
     """Return what a scope holds, and the ids of its predictions in the order of their moments."""
     with duckdb.connect() as connection:
-        found = open_examples(connection, folder, "pos-intent", Scope(**scope), now=lambda: NOW)
+        found = open_examples(connection, folder, "pos-intent", ExampleScope(**scope), now=lambda: NOW)
         rows = connection.execute("SELECT prediction_id FROM examples ORDER BY moment, prediction_id").fetchall()
     return found, [name for (name,) in rows]
 
@@ -78,9 +78,9 @@ def test_a_broken_version_does_not_poison_the_next_assessment(tmp_path: Path):
     found = assess(folder, "pos-intent", RISK)
     assert (160, 160, 100, 1.0) == (found.reviewed, found.usable, found.promise.reviews, found.right.value)
     assert found.promise.threshold is not None
-    mixed = assess(folder, "pos-intent", RISK, Scope(version="all"))
+    mixed = assess(folder, "pos-intent", RISK, ExampleScope(version="all"))
     assert (160, None) == (mixed.promise.reviews, mixed.promise.threshold)
-    old = assess(folder, "pos-intent", RISK, Scope(version=OLD))
+    old = assess(folder, "pos-intent", RISK, ExampleScope(version=OLD))
     assert (60, 60, 0.0) == (old.examples, old.promise.reviews, old.right.value)
     output = said_by("assess", str(folder))
     assert "bundles that answered, the newest first" in output
@@ -95,7 +95,7 @@ def test_a_models_own_answers_are_the_newest_ones(tmp_path: Path):
     folder = collected(tmp_path, site_1=records)
 
     def rows(**scope: Any) -> set[str]:
-        choice = Choice(folder, "pos-intent", "sure", shares={"train": 1.0}, scope=Scope(**scope))
+        choice = DatasetSelection(folder, "pos-intent", "sure", shares={"train": 1.0}, scope=ExampleScope(**scope))
         write(choice, "text-label", tmp_path / "data", force=True)
         lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines()
         return {json.loads(line)["prediction_id"] for line in lines}
@@ -116,7 +116,7 @@ def test_a_scope_is_what_was_asked_for(tmp_path: Path):
     """Sites, and days with their first and last one; the rest is counted."""
     one = [answered(1, at=-3), answered(2, at=-2), answered(3, at=-1)]
     folder = collected(tmp_path, site_1=one, site_2=[answered(4, at=-2)], site_3=[answered(5, at=-2)])
-    first, last = (date.fromisoformat(timestamp(NOW - DAY * days)[:10]) for days in (2, 1))
+    first, last = (date.fromisoformat(format_timestamp(NOW - DAY * days)[:10]) for days in (2, 1))
     assert ["p-2", "p-3", "p-4", "p-5"] == sorted(looked_at(folder, since=first, until=last)[1])
     assert ["p-1", "p-2", "p-4", "p-5"] == sorted(looked_at(folder, until=first)[1])
     found, names = looked_at(folder, sites=("site-2", "site-3"), since=first)
@@ -164,7 +164,7 @@ def test_a_clock_that_is_ahead_is_flagged_and_not_the_newest(tmp_path: Path):
     assert [f"p-{n}" for n in range(31, 36)] == names[:5]
     assert "p-1" == names[-1]
     assert not {f"p-{n}" for n in range(31, 36)} & set(looked_at(folder, since=date(2000, 1, 1))[1])
-    write(Choice(folder, "pos-intent", "reviewed"), "text-label", tmp_path / "data")
+    write(DatasetSelection(folder, "pos-intent", "reviewed"), "text-label", tmp_path / "data")
     assert '"site-2"' not in (tmp_path / "data" / "test.jsonl").read_text()
     for command in (("assess",), ("dataset", "--format", "text-label", "--out", str(tmp_path / "more"))):
         output = said_by(*command, str(folder))

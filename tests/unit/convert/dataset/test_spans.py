@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.data import row_files
-from convert.dataset.select import Choice
+from convert.dataset.select import DatasetSelection
 from convert.dataset.spans import PLACES_MAX, VALUES_MAX, SpanCounts, align
 from convert.dataset.surrogates import SurrogateSettings
 from convert.dataset.write import write
@@ -121,7 +121,7 @@ def test_reasons_are_counted_by_field():
 def dataset(root: Path, **changes: Any) -> dict[str, Any]:
     """Write text-spans; returns the data sheet."""
     settings = SurrogateSettings(**changes)
-    write(Choice(collected(root), "pos-intent", "reviewed"), "text-spans", root / "data", surrogates=settings)
+    write(DatasetSelection(collected(root), "pos-intent", "reviewed"), "text-spans", root / "data", surrogates=settings)
     sheet: dict[str, Any] = json.loads((root / "data" / "dataset.json").read_text())
     return sheet
 
@@ -160,7 +160,7 @@ def test_spans_are_for_tasks_that_extract(tmp_path: Path):
     centre = Centre(tmp_path)
     centre.collect(tmp_path / "store")
     with pytest.raises(InvalidRequest, match="kind extract, not classify"):
-        write(Choice(centre.out, "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
+        write(DatasetSelection(centre.out, "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -171,7 +171,7 @@ def test_records_without_places_are_no_dataset(tmp_path: Path):
     centre = Centre(tmp_path)
     centre.collect(tmp_path / "store")
     with pytest.raises(InvalidRequest, match=r'each of 1 records.*"absent": {"item": 1}'):
-        write(Choice(centre.out, "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
+        write(DatasetSelection(centre.out, "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 

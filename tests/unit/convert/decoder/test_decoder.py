@@ -8,14 +8,14 @@ import torch
 from convert.decoder.scores import joint_log_probabilities, left_padded
 from convert.decoder.tokens import TaskTokens, begin_token, task_tokens, tokenize
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.manifest import Prompt, Task
+from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import tiny_decoder
 
 TEXTS = ["I want my money back", "hi", "Do you have this in a bigger size, or in blue?"]
 
 
-def task(*labels: str, **prompt: object) -> Task:
-    return Task(name="t", kind="classify" if labels else "generate", labels=labels, prompt=Prompt(**prompt))
+def task(*labels: str, **prompt: object) -> TaskSpec:
+    return TaskSpec(name="t", kind="classify" if labels else "generate", labels=labels, prompt=PromptTemplate(**prompt))
 
 
 def asked(*labels: str, template: str = "Message: {input}\nIntent:") -> TaskTokens:

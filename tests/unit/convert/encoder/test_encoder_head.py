@@ -11,7 +11,7 @@ import pytest
 from convert.data.row_files import read_for
 from convert.encoder import head
 from convert.evaluate.serving import predict
-from convert.package.assemble import Request, assemble
+from convert.package.assemble import AssembleRequest, assemble
 from edge_agent.errors import FileMissing, InvalidRequest
 from tests.support import models
 
@@ -60,7 +60,7 @@ def test_the_example_is_as_good_as_stated(tmp_path):
     command = [sys.executable, "-m", "convert.encoder.head", HEAD, PACKAGE, tmp_path]
     subprocess.run(command, check=True)
     files = {"weights": tmp_path / "model.onnx", "tokenizer": models.minilm_dir() / "tokenizer.json"}
-    bundle = assemble(Request(EXAMPLE / "head", files, tmp_path / "bundle")).path
+    bundle = assemble(AssembleRequest(EXAMPLE / "head", files, tmp_path / "bundle")).path
     rows = read_for(EXAMPLE / "data" / "test.jsonl", "classify")
     said = predict(bundle, [row.text for row in rows])
     right = sum(each.answer == row.label for row, each in zip(rows, said, strict=True))

@@ -30,11 +30,11 @@ def pooled(folder: Path, labels: int = 3) -> Any:
     """Return the classifier that training starts with."""
     from convert.prepare import checkpoints  # noqa: PLC0415 - likewise
     from convert.training.encoder import classifier  # noqa: PLC0415 - loads PyTorch
-    from edge_agent.formats.manifest import Task  # noqa: PLC0415 - beside it
+    from edge_agent.formats.manifest import TaskSpec  # noqa: PLC0415 - beside it
 
     checkpoints.take(sentence_encoder(folder / "source"), folder / "checkpoint")
     names = [f"label-{number}" for number in range(labels)]
-    task = Task.model_validate({"name": "t", "kind": "classify", "labels": names})
+    task = TaskSpec.model_validate({"name": "t", "kind": "classify", "labels": names})
     return classifier(str(folder / "checkpoint"), task, "full")
 
 

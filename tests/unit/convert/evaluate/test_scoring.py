@@ -9,30 +9,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.clustered_statistics import mcnemar, paired_difference, share
-from convert.data.row_files import Row, Span
+from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import paired
-from convert.evaluate.predictions import Found, Prediction, at_one
+from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
 from convert.report import text
-from edge_agent.formats.manifest import Manifest, Task, Threshold
+from edge_agent.formats.manifest import Manifest, TaskSpec, Threshold
 
-CLASSIFY = Task(name="intent", kind="classify", labels=("refund", "price", "hours"))
-EXTRACT = Task(name="fields", kind="extract", labels=("O", "B-item", "I-item", "B-price"))
-GENERATE = Task(name="talk", kind="generate")
-EMBED = Task(name="vector", kind="embed")
+CLASSIFY = TaskSpec(name="intent", kind="classify", labels=("refund", "price", "hours"))
+EXTRACT = TaskSpec(name="fields", kind="extract", labels=("O", "B-item", "I-item", "B-price"))
+GENERATE = TaskSpec(name="talk", kind="generate")
+EMBED = TaskSpec(name="vector", kind="embed")
 SURE_FROM = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=9, bound=0.05, coverage=0.7)
-SPAN, FOUND = Span(0, 4, "item"), Found(0, 4, "item")
+SPAN, FOUND = TextSpan(0, 4, "item"), FoundEntity(0, 4, "item")
 
 
-def manifest(task: Task, **more) -> Manifest:
+def manifest(task: TaskSpec, **more) -> Manifest:
     return Manifest(task=task, version="1.0.0", runtime="echo", **more)
 
 
 AT_08 = manifest(CLASSIFY, confidence=SURE_FROM)
 
 
-def said(*answers: str) -> list[Prediction]:
-    return [Prediction(answer, failure="" if answer else "INPUT_TOO_LONG") for answer in answers]
+def said(*answers: str) -> list[ServedPrediction]:
+    return [ServedPrediction(answer, failure="" if answer else "INPUT_TOO_LONG") for answer in answers]
 
 
 def values(figures: dict[str, Any]) -> tuple[Any, ...]:
@@ -40,27 +40,32 @@ def values(figures: dict[str, Any]) -> tuple[Any, ...]:
     return (figures["rows"], *(figures[name]["value"] for name in ("precision", "recall", "f1")))
 
 
-def labelled(*labels: str) -> list[Row]:
-    return [Row(f"text {i}", label) for i, label in enumerate(labels)]
+def labelled(*labels: str) -> list[DataRow]:
+    return [DataRow(f"text {i}", label) for i, label in enumerate(labels)]
 
 
 @pytest.mark.parametrize(
     ("kind", "row", "prediction", "right"),
     [
-        ("classify", Row("x", "price"), Prediction("price"), True),
-        ("classify", Row("x", "price"), Prediction("hours"), False),
-        ("classify", Row("x", "price"), Prediction("price", failure="MODEL_FAILED"), False),
-        ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(FOUND,)), True),
-        ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(Found(0, 4, "price"),)), False),
-        ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(FOUND, Found(5, 6, "price"))), False),
-        ("extract", Row("lamp 3"), Prediction(), True),
-        ("extract", Row("a", completion='{"n": 1, "m": null}'), Prediction('{"m":null,"n":1}'), True),
-        ("extract", Row("a", completion='{"n": 1}'), Prediction('{"n": 2}'), False),
-        ("generate", Row("x", completion="Hello."), Prediction(" Hello.\n"), True),
-        ("generate", Row("x", completion="Hello."), Prediction("Hallo."), False),
-        ("generate", Row("x", completion='{"a": 1, "b": [2]}'), Prediction('{"b":[2],"a":1}'), True),
-        ("generate", Row("x", completion='{"a": 1}'), Prediction('{"a": 1'), False),
-        ("generate", Row("x", completion="null"), Prediction("nothing"), False),
+        ("classify", DataRow("x", "price"), ServedPrediction("price"), True),
+        ("classify", DataRow("x", "price"), ServedPrediction("hours"), False),
+        ("classify", DataRow("x", "price"), ServedPrediction("price", failure="MODEL_FAILED"), False),
+        ("extract", DataRow("lamp 3", spans=(SPAN,)), ServedPrediction(entities=(FOUND,)), True),
+        ("extract", DataRow("lamp 3", spans=(SPAN,)), ServedPrediction(entities=(FoundEntity(0, 4, "price"),)), False),
+        (
+            "extract",
+            DataRow("lamp 3", spans=(SPAN,)),
+            ServedPrediction(entities=(FOUND, FoundEntity(5, 6, "price"))),
+            False,
+        ),
+        ("extract", DataRow("lamp 3"), ServedPrediction(), True),
+        ("extract", DataRow("a", completion='{"n": 1, "m": null}'), ServedPrediction('{"m":null,"n":1}'), True),
+        ("extract", DataRow("a", completion='{"n": 1}'), ServedPrediction('{"n": 2}'), False),
+        ("generate", DataRow("x", completion="Hello."), ServedPrediction(" Hello.\n"), True),
+        ("generate", DataRow("x", completion="Hello."), ServedPrediction("Hallo."), False),
+        ("generate", DataRow("x", completion='{"a": 1, "b": [2]}'), ServedPrediction('{"b":[2],"a":1}'), True),
+        ("generate", DataRow("x", completion='{"a": 1}'), ServedPrediction('{"a": 1'), False),
+        ("generate", DataRow("x", completion="null"), ServedPrediction("nothing"), False),
     ],
 )  # fmt: skip
 def test_right_is_the_whole_answer(kind, row, prediction, right):
@@ -84,7 +89,12 @@ def test_sure_answers_are_counted_on_their_own():
     """With a threshold the report says how many answers are sure, and how many of these are wrong."""
     at = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=9, bound=0.04, coverage=0.7)
     rows = labelled("refund", "price", "price", "hours")
-    answers = [Prediction("refund", 0.8), Prediction("refund", 0.9), Prediction("price", 0.79), Prediction(failure="X")]
+    answers = [
+        ServedPrediction("refund", 0.8),
+        ServedPrediction("refund", 0.9),
+        ServedPrediction("price", 0.79),
+        ServedPrediction(failure="X"),
+    ]
     sure = measure(manifest(CLASSIFY, confidence=at), rows, answers)["sure"]
     assert (0.8, 0.5, 0.5) == (sure["threshold"], sure["coverage"]["value"], sure["wrong"]["value"])
     assert "sure" not in measure(manifest(CLASSIFY), rows, answers)
@@ -104,9 +114,11 @@ def test_the_figures_add_up(pairs):
 
 def test_entities_are_counted_by_type():
     """Precision and recall are over entities, by type; the accuracy is over whole records."""
-    rows = [Row("lamp 3", spans=(SPAN, Span(5, 6, "price"))), Row("lamp", spans=(SPAN,))]
+    rows = [DataRow("lamp 3", spans=(SPAN, TextSpan(5, 6, "price"))), DataRow("lamp", spans=(SPAN,))]
     report = measure(
-        manifest(EXTRACT), rows, [Prediction(entities=(FOUND, Found(0, 1, "price"))), Prediction(entities=(FOUND,))]
+        manifest(EXTRACT),
+        rows,
+        [ServedPrediction(entities=(FOUND, FoundEntity(0, 1, "price"))), ServedPrediction(entities=(FOUND,))],
     )
     assert 0.5 == report["accuracy"]["value"]
     assert (2, 1.0, 1.0, 1.0) == values(report["per_label"]["item"])
@@ -115,7 +127,11 @@ def test_entities_are_counted_by_type():
 
 def test_fields_of_generated_json_are_counted():
     """Where JSON objects are wanted, each field has its share of right rows, whatever else was written."""
-    rows = [Row("x", completion='{"a": "k", "b": 2}'), Row("y", completion='{"a": "l"}'), Row("z", completion="text")]
+    rows = [
+        DataRow("x", completion='{"a": "k", "b": 2}'),
+        DataRow("y", completion='{"a": "l"}'),
+        DataRow("z", completion="text"),
+    ]
     report = measure(manifest(GENERATE), rows, said('{"a": "k", "b": 3}', "no", "text"))
     assert (0.5, 0.0) == (report["fields"]["a"]["value"], report["fields"]["b"]["value"])
     assert pytest.approx(1 / 3) == report["accuracy"]["value"]
@@ -125,19 +141,19 @@ def test_fields_of_generated_json_are_counted():
 def test_vectors_are_judged_by_their_neighbours():
     """An embedding is as good as the labels of nearest neighbours agree; without labels it has only a latency."""
     rows = labelled("a", "a", "b")
-    vectors = [Prediction(vector=v) for v in ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0))]
+    vectors = [ServedPrediction(vector=v) for v in ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0))]
     assert pytest.approx(2 / 3) == measure(manifest(EMBED), rows, vectors)["neighbours"]["value"]
-    assert {"rows", "failed", "latency_ms"} == set(measure(manifest(EMBED), [Row("x"), Row("y")], vectors[:2]))
+    assert {"rows", "failed", "latency_ms"} == set(measure(manifest(EMBED), [DataRow("x"), DataRow("y")], vectors[:2]))
 
 
 def test_latency_is_of_answers():
     """Percentiles are in milliseconds, over what was answered."""
-    answers = [Prediction(seconds=s / 1000) for s in (1, 2, 3)] + [Prediction(seconds=9, failure="X")]
+    answers = [ServedPrediction(seconds=s / 1000) for s in (1, 2, 3)] + [ServedPrediction(seconds=9, failure="X")]
     assert {"p50": 2.0, "mean": 2.0} == {key: latency(answers)[key] for key in ("p50", "mean")}
     assert {} == latency(answers[3:])
 
 
-def compared(rows: list[Row], first: list[Prediction], second: list[Prediction]) -> dict[str, Any]:
+def compared(rows: list[DataRow], first: list[ServedPrediction], second: list[ServedPrediction]) -> dict[str, Any]:
     return paired.compare((AT_08, AT_08), rows, first, second)
 
 
@@ -157,8 +173,8 @@ def test_two_bundles_are_compared_on_the_same_rows():
 def test_a_version_that_is_confident_less_often_does_not_agree():
     """The same answers, confident in 21 of 100 rows instead of 90, agree on 31 and are worse in coverage."""
     rows = labelled(*["price"] * 100)
-    first = [Prediction("price", 0.95 if i < 90 else 0.5) for i in range(100)]
-    second = [Prediction("price", 0.95 if i < 21 else 0.5) for i in range(100)]
+    first = [ServedPrediction("price", 0.95 if i < 90 else 0.5) for i in range(100)]
+    second = [ServedPrediction("price", 0.95 if i < 21 else 0.5) for i in range(100)]
     report = compared(rows, first, second)
     assert (1.0, 0.31) == (report["same_answer"]["value"], report["agreement"]["value"])
     coverage = report["differences"]["coverage"]
@@ -177,8 +193,8 @@ def test_a_version_that_is_confident_less_often_does_not_agree():
 def test_a_version_that_is_wrong_more_often_where_it_is_confident_is_worse():
     """Realised risk and calibration error are compared by exchanging the versions: 2 and 30 of 100 differ."""
     rows = labelled(*["price"] * 100)
-    first = [Prediction("price" if i >= 2 else "hours", 0.95) for i in range(100)]
-    second = [Prediction("price" if i >= 30 else "hours", 0.95) for i in range(100)]
+    first = [ServedPrediction("price" if i >= 2 else "hours", 0.95) for i in range(100)]
+    second = [ServedPrediction("price" if i >= 30 else "hours", 0.95) for i in range(100)]
     report = compared(rows, first, second)
     assert ["accuracy", "wrong", "calibration_error"] == report["worse"]
     assert 0.28 == pytest.approx(report["differences"]["wrong"]["value"])
@@ -190,7 +206,7 @@ def test_a_version_that_is_wrong_more_often_where_it_is_confident_is_worse():
 def test_families_of_rows_are_one_piece_of_evidence():
     """Seven rows that one version alone has right are chance when they are one family, and no chance on their own."""
     alone = labelled(*["price"] * 20)
-    kin = [Row(row.text, row.label, family="f" if i < 7 else "") for i, row in enumerate(alone)]
+    kin = [DataRow(row.text, row.label, family="f" if i < 7 else "") for i, row in enumerate(alone)]
     first, second = said(*["hours"] * 7, *["price"] * 13), said(*["price"] * 20)
     p_values = [compared(rows, first, second)["differences"]["accuracy"]["p_value"] for rows in (alone, kin)]
     assert (2 / 128, 1.0) == (pytest.approx(p_values[0]), pytest.approx(p_values[1]))
@@ -199,7 +215,7 @@ def test_families_of_rows_are_one_piece_of_evidence():
 def test_a_version_without_a_threshold_is_never_confident():
     """Its coverage is 0 in the comparison, its realised risk unknown and not tested."""
     rows = labelled(*["price"] * 30)
-    answers = [Prediction("price", 0.9)] * 30
+    answers = [ServedPrediction("price", 0.9)] * 30
     report = paired.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
     assert (-1.0, None) == (report["differences"]["coverage"]["value"], report["differences"]["wrong"]["p_value"])
     assert "sure" not in report["second"]
@@ -210,8 +226,12 @@ def test_a_version_without_a_threshold_is_never_confident():
 
 def test_two_embeddings_are_compared_by_cosine():
     """Mean and least cosine, over the texts that have both vectors."""
-    first = [Prediction(vector=(1.0, 0.0)), Prediction(vector=(0.0, 2.0)), Prediction(failure="X")]
-    second = [Prediction(vector=(3.0, 0.0)), Prediction(vector=(1.0, 1.0)), Prediction(vector=(1.0, 1.0))]
+    first = [ServedPrediction(vector=(1.0, 0.0)), ServedPrediction(vector=(0.0, 2.0)), ServedPrediction(failure="X")]
+    second = [
+        ServedPrediction(vector=(3.0, 0.0)),
+        ServedPrediction(vector=(1.0, 1.0)),
+        ServedPrediction(vector=(1.0, 1.0)),
+    ]
     report = paired.compare((manifest(EMBED), manifest(EMBED)), labelled("", "", ""), first, second)
     assert {"mean": pytest.approx((1 + math.sqrt(0.5)) / 2), "least": pytest.approx(math.sqrt(0.5))} == report["cosine"]
     assert {} == paired.cosine(first[2:], second[2:])
@@ -233,7 +253,9 @@ def test_a_score_of_zero_is_only_very_unlikely():
 
 def test_a_line_of_the_file_has_what_was_set():
     """predictions.jsonl has text, expected and the fields that hold something, rounded."""
-    line = Prediction("price", 0.123456789, (-0.1, -2.0), seconds=0.5, entities=(FOUND,)).line("how much?", "price")
+    line = ServedPrediction("price", 0.123456789, (-0.1, -2.0), seconds=0.5, entities=(FOUND,)).line(
+        "how much?", "price"
+    )
     plain = json.loads(line)
     assert ("how much?", "price", 0.123457) == (plain["text"], plain["expected"], plain["confidence"])
     assert [{"start": 0, "end": 4, "label": "item"}] == plain["entities"]
@@ -242,6 +264,6 @@ def test_a_line_of_the_file_has_what_was_set():
 
 def test_the_wanted_answer_is_written_as_the_given_one():
     """Of an extraction, the spans as JSON; else the label, or the text."""
-    assert '[["item", 0, 4]]' == expected("extract", Row("lamp", spans=(SPAN,)))
-    assert "price" == expected("classify", Row("x", "price"))
-    assert "yes" == expected("generate", Row("x", completion="yes"))
+    assert '[["item", 0, 4]]' == expected("extract", DataRow("lamp", spans=(SPAN,)))
+    assert "price" == expected("classify", DataRow("x", "price"))
+    assert "yes" == expected("generate", DataRow("x", completion="yes"))

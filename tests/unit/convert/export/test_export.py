@@ -11,15 +11,15 @@ import pytest
 
 from convert import export
 from convert.export import converter, gguf, onnx
-from convert.export.converter import Converter
+from convert.export.converter import GgufConverter
 from convert.pipeline.recipe import read
-from convert.pipeline.stage import Job
+from convert.pipeline.stage import StageJob
 from convert.training import checkpoints
 from edge_agent.errors import FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed, RequirementUnmet
 from tests.support import recipes, tiny_decoder, tiny_models
 
 ROOT = Path(__file__).parents[4]
-NOWHERE = Converter(Path("/nowhere"), Path("/nowhere"))
+NOWHERE = GgufConverter(Path("/nowhere"), Path("/nowhere"))
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
@@ -44,11 +44,11 @@ def adapter(folder: Path, **config: Any) -> Path:
     return folder
 
 
-def says(folder: Path, words: str, code: int = 1) -> Converter:
+def says(folder: Path, words: str, code: int = 1) -> GgufConverter:
     """Return a converter whose script only says something and ends with that code."""
     folder.mkdir()
     (folder / converter.HF_SCRIPT).write_text(f"import sys\nprint({words!r}, file=sys.stderr)\nsys.exit({code})\n")
-    return Converter(folder, folder)
+    return GgufConverter(folder, folder)
 
 
 GEMMA = {"model_type": "gemma3_text", "head_dim": 16, "query_pre_attn_scalar": 16, "num_hidden_layers": 6}
@@ -66,7 +66,7 @@ def test_model_that_llama_cpp_gets_wrong_is_refused(tmp_path: Path, case: str) -
     config, said = REFUSED[case]
     checkpoint = decoder(tmp_path / "m", **config)
     with pytest.raises(InvalidRequest, match=said) as caught:
-        gguf.export(gguf.Export(checkpoint), NOWHERE, tmp_path, quiet)
+        gguf.export(gguf.GgufExport(checkpoint), NOWHERE, tmp_path, quiet)
     assert caught.value.remedy
 
 
@@ -76,7 +76,7 @@ def test_model_that_llama_cpp_gets_wrong_is_refused(tmp_path: Path, case: str) -
 )
 def test_adapter_that_llama_cpp_scales_otherwise_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     """llama.cpp multiplies with alpha / rank and knows nothing else; merging is the way out."""
-    how = gguf.Export(decoder(tmp_path / "m"), adapter(tmp_path / "a", **config))
+    how = gguf.GgufExport(decoder(tmp_path / "m"), adapter(tmp_path / "a", **config))
     with pytest.raises(InvalidRequest, match=r"llama\.cpp does not know") as caught:
         gguf.export(how, NOWHERE, tmp_path, quiet)
     assert "adapter: merged" in caught.value.remedy
@@ -117,7 +117,7 @@ def test_converter_that_is_not_set_up_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(FileMissing, match=r"has no convert_hf_to_gguf\.py"):
         converter.find(tmp_path)
     tool = says(tmp_path / "checkout", "")
-    assert Converter(tool.scripts, tool.scripts / "gguf-py") == converter.find(tmp_path / "checkout")
+    assert GgufConverter(tool.scripts, tool.scripts / "gguf-py") == converter.find(tmp_path / "checkout")
 
 
 def test_setup_takes_the_pinned_archive_only(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def exported(folder: Path, task: str) -> None:
     recipes.recipe_of(folder)
     (folder / "task.yaml").write_text(task)
     (folder / "out").mkdir()
-    export.run(Job(read(folder), folder / "out", {"prepare": folder / "prepare"}, quiet))
+    export.run(StageJob(read(folder), folder / "out", {"prepare": folder / "prepare"}, quiet))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.fleet.sites import Sites
+from convert.fleet.sites import SiteRegistry
 from edge_agent.formats import plan as plans
-from edge_agent.formats.plan import Plan
-from edge_agent.formats.signed_document import public_key_hex, timestamp
+from edge_agent.formats.plan import RolloutPlan
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex
 from tests.support.examples import NOW, SITE_KEY
 from tests.support.heartbeats import heartbeat, lay_down, update
 from tests.support.plans import NEW, OLD, plan, task
@@ -29,7 +29,7 @@ class Fleet:
         self.store, self.plan, self.registry = root / "store", root / "plan.json", root / "sites.json"
         self.store.mkdir()
 
-    def want(self, wanted: Plan) -> None:
+    def want(self, wanted: RolloutPlan) -> None:
         self.plan.write_bytes(plans.encode(wanted))
 
     def run(self, *more: str) -> Result:
@@ -44,7 +44,7 @@ class Fleet:
 def fleet(tmp_path: Path) -> Fleet:
     """Return a fleet of ten shops, of which one runs the new bundle and one could not."""
     made = Fleet(tmp_path)
-    made.want(plan(task(waves=[(timestamp(NOW - 60), 50), (timestamp(NOW + 10**9), 100)])))
+    made.want(plan(task(waves=[(format_timestamp(NOW - 60), 50), (format_timestamp(NOW + 10**9), 100)])))
     for number in range(8):
         lay_down(made.store, heartbeat(f"shop-{number}", OLD, update("waiting", "WAVE_LATER")))
     lay_down(made.store, heartbeat("shop-8", NEW, update("probation")))
@@ -81,7 +81,7 @@ def test_no_halt_is_exit_0(fleet: Fleet):
 def test_only_registered_keys_count(fleet: Fleet):
     """With a registry: another key is refused, an unknown site too, and who is known and silent is named."""
     for site in ("shop-8", "shop-9", "shop-77"):
-        Sites(fleet.registry).accept(site, public_key_hex(SITE_KEY))
+        SiteRegistry(fleet.registry).accept(site, public_key_hex(SITE_KEY))
     lay_down(fleet.store, heartbeat("shop-9", NEW, update("done")), STRANGER)
     found = fleet.json("--sites", str(fleet.registry))
     assert (1, ["shop-77"]) == (found["sites"], found["unheard"])
@@ -135,7 +135,7 @@ def test_a_broken_plan_is_no_empty_plan(fleet: Fleet):
 def test_a_thousand_sites_are_read_in_one_run(tmp_path: Path):
     """None is left out, whoever reads which."""
     made = Fleet(tmp_path)
-    made.want(plan(task(waves=[(timestamp(NOW), 10)])))
+    made.want(plan(task(waves=[(format_timestamp(NOW), 10)])))
     for number in range(1000):
         lay_down(made.store, heartbeat(f"shop-{number}"))
     assert 1000 == made.json()["sites"]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.fleet.progress import Report, TaskProgress, report
-from convert.fleet.statuses import Heard
-from edge_agent.formats.plan import Fleet, Hardware, Offer, Plan, place
-from edge_agent.formats.signed_document import seconds, timestamp
-from edge_agent.formats.site_status import SiteStatus, UpdateState
+from convert.fleet.progress import FleetReport, TaskProgress, report
+from convert.fleet.statuses import SiteStatuses
+from edge_agent.formats.plan import BundleOffer, FleetPlan, HardwareRequirements, RolloutPlan, rollout_position
+from edge_agent.formats.signed_document import format_timestamp, parse_timestamp
+from edge_agent.formats.status_object import SiteStatus, UpdateState
 from tests.support.examples import NOW
 from tests.support.heartbeats import heartbeat, update
 from tests.support.plans import NEW, OLD, TASK, plan, task
@@ -22,12 +22,14 @@ DAY = 86_400.0
 STATES: tuple[UpdateState, ...] = get_args(UpdateState)
 
 
-def compare(wanted: Plan, said: Sequence[SiteStatus], now: float = NOW, known: Sequence[str] = ()) -> Report:
+def compare(
+    wanted: RolloutPlan, said: Sequence[SiteStatus], now: float = NOW, known: Sequence[str] = ()
+) -> FleetReport:
     """Compare what sites say with a plan; two days of silence are too many."""
-    return report(wanted, Heard({each.site: each for each in said}), now, silent_seconds=2 * DAY, known=known)
+    return report(wanted, SiteStatuses({each.site: each for each in said}), now, silent_seconds=2 * DAY, known=known)
 
 
-def one(wanted: Plan, said: Sequence[SiteStatus], now: float = NOW) -> TaskProgress:
+def one(wanted: RolloutPlan, said: Sequence[SiteStatus], now: float = NOW) -> TaskProgress:
     """Return the only task of the comparison."""
     [found] = compare(wanted, said, now).tasks
     return found
@@ -72,10 +74,10 @@ def test_what_is_halted_needs_no_other_halt():
 
 def test_waves_are_counted_by_place():
     """Each site in the wave that takes it first, open or not; due are those of open waves."""
-    starts = [timestamp(NOW - DAY), timestamp(NOW), timestamp(NOW + DAY)]
+    starts = [format_timestamp(NOW - DAY), format_timestamp(NOW), format_timestamp(NOW + DAY)]
     said = [heartbeat(f"shop-{number}", NEW, update("done")) for number in range(400)]
     found = one(plan(task(waves=list(zip(starts, (5, 20, 60), strict=True)))), said)
-    places = [place(each.site, NEW) // 100 for each in said]
+    places = [rollout_position(each.site, NEW) // 100 for each in said]
     expected = [sum(low <= place < high for place in places) for low, high in ((0, 5), (5, 20), (20, 60))]
     assert expected == [wave.sites for wave in found.waves] == [wave.there for wave in found.waves]
     assert [True, True, False] == [wave.open for wave in found.waves]
@@ -84,14 +86,14 @@ def test_waves_are_counted_by_place():
 
 def test_a_halted_wave_was_due_all_the_same():
     """So that what is seen is how far it had come, not zero of zero."""
-    waves = [(timestamp(NOW), 100)]
+    waves = [(format_timestamp(NOW), 100)]
     assert 2 == one(plan(task(waves=waves, halted=True)), fleet_of(done=1, waiting=1)).due
 
 
 def test_a_site_is_judged_by_the_offer_for_its_machine():
     """It says itself which one that is; running either is being there."""
-    big = Offer(bundle="2f" * 32, version="3.0.0", requires=Hardware(devices=("cuda",)))
-    offers = (big, Offer(bundle=NEW, version="2.0.0"))
+    big = BundleOffer(bundle="2f" * 32, version="3.0.0", requires=HardwareRequirements(devices=("cuda",)))
+    offers = (big, BundleOffer(bundle=NEW, version="2.0.0"))
     said = [
         heartbeat("till", NEW, update("done")),
         heartbeat("server", big.bundle, update("done", candidate=big.bundle)),
@@ -124,7 +126,7 @@ def test_a_task_that_nothing_answers_yet_is_on_its_way():
 
 def test_what_is_said_of_a_site_by_name_counts_apart():
     """Sites treated alike by name make one group; their channel's counts are without them."""
-    pinned = Fleet(tasks={TASK: task(OLD, version="1.0.0")})
+    pinned = FleetPlan(tasks={TASK: task(OLD, version="1.0.0")})
     wanted = plan(task(), sites={"shop-1": pinned, "shop-2": pinned})
     said = [heartbeat("shop-1", OLD), heartbeat("shop-2", OLD), heartbeat("shop-3", NEW), heartbeat("shop-4", OLD)]
     found = {each.channel: (each.sites, each.there) for each in compare(wanted, said).tasks}
@@ -153,12 +155,12 @@ def test_reasons_name_some_sites():
 def test_silence_is_named():
     """Who said nothing for two days or never, who does not believe what came and why, who runs what was revoked."""
     said = [
-        heartbeat("shop-1", at=timestamp(NOW - 3 * DAY)),
+        heartbeat("shop-1", at=format_timestamp(NOW - 3 * DAY)),
         heartbeat("shop-2", update_problem="the metadata expired"),
     ]
     said[1] = said[1].model_copy(update={"tasks": (said[1].tasks[0].model_copy(update={"revoked": True}),)})
-    found = compare(plan(sites={"shop-9": Fleet()}), said, known=["shop-1", "shop-8"])
-    assert {"shop-1": timestamp(NOW - 3 * DAY)} == found.silent
+    found = compare(plan(sites={"shop-9": FleetPlan()}), said, known=["shop-1", "shop-8"])
+    assert {"shop-1": format_timestamp(NOW - 3 * DAY)} == found.silent
     assert ("shop-8", "shop-9") == found.unheard
     assert {"shop-2": "the metadata expired"} == found.problems
     assert {"shop-2": f"{TASK} {said[1].tasks[0].version}"} == found.revoked
@@ -166,13 +168,13 @@ def test_silence_is_named():
 
 def test_the_newest_word_of_a_site_counts():
     """Whatever the order; a refusal counts only where nothing better came."""
-    old, new = heartbeat("shop-1", at=timestamp(NOW)), heartbeat("shop-1", NEW, at=timestamp(NOW + 1))
+    old, new = heartbeat("shop-1", at=format_timestamp(NOW)), heartbeat("shop-1", NEW, at=format_timestamp(NOW + 1))
     for order in ([old, new, "damaged"], ["damaged", new, old], [new, "damaged", old]):
-        heard = Heard()
+        heard = SiteStatuses()
         for said in order:
             heard.take("shop-1", said)
         assert ({"shop-1": new}, {}) == (heard.statuses, heard.refused)
-        assert seconds(new.at) == seconds(heard.statuses["shop-1"].at)
+        assert parse_timestamp(new.at) == parse_timestamp(heard.statuses["shop-1"].at)
 
 
 def test_nothing_heard_is_no_progress_and_no_alarm():

@@ -11,10 +11,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.fleet.sites import Sites
+from convert.fleet.sites import SiteRegistry
 from convert.publish import centre_keys
 from edge_agent.formats import enrolment_file
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from tests.support.fleet_cases import Centre
 
 FLEET = {
@@ -47,14 +47,14 @@ class Office:
         places = ["--fleet", str(self.folder / "fleet.yaml"), "--out", str(self.folder / "kits")]
         return CliRunner().invoke(app, ["site-kit", *arguments, *places])
 
-    def kit(self, site: str = "shop-12") -> tuple[enrolment_file.Kit, str]:
+    def kit(self, site: str = "shop-12") -> tuple[enrolment_file.EnrolmentFile, str]:
         """Read a kit that was made."""
         return enrolment_file.parse((self.folder / "kits" / f"{site}.kit").read_bytes())
 
     @property
-    def registry(self) -> Sites:
+    def registry(self) -> SiteRegistry:
         """The registry, as it is now."""
-        return Sites(self.folder / "collected" / "sites.json")
+        return SiteRegistry(self.folder / "collected" / "sites.json")
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_kit_is_closed_to_others_and_its_code_is_shown(office: Office):
     """The secrets are not."""
     done = office.make("shop-12")
     assert 0o600 == stat.S_IMODE((office.folder / "kits" / "shop-12.kit").stat().st_mode)
-    assert (True, False) == (enrolment_file.code(office.kit()[1]) in done.output, "9000" in done.output)
+    assert (True, False) == (enrolment_file.verification_code(office.kit()[1]) in done.output, "9000" in done.output)
 
 
 def test_the_registry_knows_of_the_kit(office: Office):
@@ -175,7 +175,7 @@ def test_what_is_wrong_is_named_and_nothing_is_made(
 def test_a_revoked_site_gets_no_kit(office: Office):
     """Until that is taken back."""
     office.registry.issue("shop-12", _issued(office))
-    office.registry.revoke("shop-12", timestamp(0))
+    office.registry.revoke("shop-12", format_timestamp(0))
     assert (2, True) == ((done := office.make("shop-12")).exit_code, "revoked on 1970-01-01" in done.output)
     office.registry.restore("shop-12")
     assert 0 == office.make("shop-12").exit_code

@@ -10,8 +10,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.collect.trust import Trust
-from convert.fleet.sites import Kit, Sites, Standing
+from convert.collect.trust import SiteKeyTrust
+from convert.fleet.sites import EnrolmentRecord, SiteRegistry, Standing
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 
 ONE, TWO, THREE = "1a" * 32, "2b" * 32, "3c" * 32
@@ -21,15 +21,15 @@ def test_keys_add_up(tmp_path: Path):
     """Each accepted key stays, once; another site has its own."""
     path = tmp_path / "sites.json"
     for key in (ONE, TWO, ONE):
-        Sites(path).accept("shop-1", key)
-    assert ([ONE, TWO], []) == (Sites(path).keys("shop-1"), Sites(path).keys("shop-2"))
+        SiteRegistry(path).accept("shop-1", key)
+    assert ([ONE, TWO], []) == (SiteRegistry(path).keys("shop-1"), SiteRegistry(path).keys("shop-2"))
 
 
 @pytest.mark.parametrize(("site", "key"), [("Shop 1", ONE), ("", ONE), ("shop-1", "1a"), ("shop-1", ONE.upper())])
 def test_what_is_no_site_and_no_key_is_refused(tmp_path: Path, site: str, key: str):
     """Nothing is written down."""
     with pytest.raises(InvalidRequest):
-        Sites(tmp_path / "sites.json").accept(site, key)
+        SiteRegistry(tmp_path / "sites.json").accept(site, key)
     assert not (tmp_path / "sites.json").exists()
 
 
@@ -38,25 +38,25 @@ def test_a_spoilt_registry_is_an_error(tmp_path: Path, content: str):
     """It is not taken for an empty one, which would trust anybody."""
     (tmp_path / "sites.json").write_text(content)
     with pytest.raises(ManifestInvalid, match=r"sites\.json"):
-        Sites(tmp_path / "sites.json")
+        SiteRegistry(tmp_path / "sites.json")
 
 
 def test_the_first_key_is_written_down_at_once(tmp_path: Path):
     """A crash after the first segment leaves no second chance to another key."""
-    trust = Trust(Sites(tmp_path / "sites.json"), registered_only=False)
+    trust = SiteKeyTrust(SiteRegistry(tmp_path / "sites.json"), registered_only=False)
     assert "" == trust.objection("shop-1", ONE)
-    again = Trust(Sites(tmp_path / "sites.json"), registered_only=False)
+    again = SiteKeyTrust(SiteRegistry(tmp_path / "sites.json"), registered_only=False)
     assert ("", True) == (again.objection("shop-1", ONE), "another key" in again.objection("shop-1", TWO))
 
 
-def kit(number: int = 1) -> Kit:
+def kit(number: int = 1) -> EnrolmentRecord:
     """Return what is kept of a kit."""
-    return Kit(sha256=f"{number:064x}", issued_at="2026-11-25T10:00:00Z", expires_at="2026-12-25T10:00:00Z")
+    return EnrolmentRecord(sha256=f"{number:064x}", issued_at="2026-11-25T10:00:00Z", expires_at="2026-12-25T10:00:00Z")
 
 
-def registry(path: Path) -> Sites:
+def registry(path: Path) -> SiteRegistry:
     """Return one with a site in each state."""
-    sites = Sites(path / "sites.json")
+    sites = SiteRegistry(path / "sites.json")
     sites.issue("awaited", kit())
     sites.accept("replaced", ONE)
     sites.accept("replaced", TWO, replaces=True)
@@ -66,7 +66,7 @@ def registry(path: Path) -> Sites:
     sites.retire("former", ONE)
     sites.accept("given-up", ONE)
     sites.revoke("given-up", "2026-11-26T10:00:00Z")
-    return Sites(path / "sites.json")
+    return SiteRegistry(path / "sites.json")
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_what_a_key_is_to_a_site(tmp_path: Path, site: str, key: str, standing: 
     sites = registry(tmp_path)
     assert standing == sites.standing(site, key)
     assert (standing == "current") == (key in sites.keys(site))
-    trust = Trust(sites, registered_only=True)
+    trust = SiteKeyTrust(sites, registered_only=True)
     assert ("" == trust.objection(site, key)) == (standing == "current")
     assert ("" == trust.objection_to_sealed(site, key)) == (standing in ("current", "retired"))
 
 
 def test_a_site_with_a_kit_is_never_taken_at_its_word(tmp_path: Path):
     """Whoever writes there first is not believed: every key waits, and is counted."""
-    trust = Trust(registry(tmp_path), registered_only=False)
+    trust = SiteKeyTrust(registry(tmp_path), registered_only=False)
     for key in (ONE, ONE, TWO):
         assert "not accepted yet" in trust.objection("awaited", key)
     assert ({}, {("awaited", ONE): 2, ("awaited", TWO): 1}) == (trust.pinned, trust.waiting)
@@ -112,7 +112,7 @@ def test_every_decision_can_be_taken_back(tmp_path: Path):
         sites.accept("given-up", TWO)
     sites.restore("given-up")
     sites.accept("given-up", TWO)
-    again = Sites(tmp_path / "sites.json")
+    again = SiteRegistry(tmp_path / "sites.json")
     assert [[ONE], [TWO, ONE], [ONE, TWO]] == [again.keys(site) for site in ("stolen", "replaced", "given-up")]
     with pytest.raises(InvalidRequest):
         sites.revoke("nobody", "2026-11-26T10:00:00Z")
@@ -132,8 +132,8 @@ def test_a_decision_is_kept_as_it_was_read(tmp_path: Path):
     assert before == (tmp_path / "sites.json").stat().st_ino
     for number in range(30):
         sites.issue("awaited", kit(number))
-    assert 20 == len(Sites(tmp_path / "sites.json").entry("awaited").kits)
-    assert [TWO] == Sites(tmp_path / "sites.json").keys("former")
+    assert 20 == len(SiteRegistry(tmp_path / "sites.json").entry("awaited").kits)
+    assert [TWO] == SiteRegistry(tmp_path / "sites.json").keys("former")
 
 
 class Desk:
@@ -184,18 +184,18 @@ def test_a_key_is_named_by_its_code(tmp_path: Path):
     assert 0 == desk.run("accept", "replaced", "3C3C 3c3c 3c3c-3c3c:3c3c", "--replaces").exit_code
     assert ([THREE], "retired") == (
         desk_keys(desk, "replaced"),
-        Sites(tmp_path / "sites.json").standing("replaced", TWO),
+        SiteRegistry(tmp_path / "sites.json").standing("replaced", TWO),
     )
     assert 2 == desk.run("accept", "awaited", "4d4d-4d4d-4d4d-4d4d-4d4d").exit_code
     assert 2 == desk.run("accept", "awaited", "3c3c-3c3c").exit_code
     assert 0 == desk.run("accept", "awaited", "4d" * 32).exit_code
     assert 0 == desk.run("reject", "stranger", "3c3c-3c3c-3c3c-3c3c-3c3c").exit_code
-    assert "rejected" == Sites(tmp_path / "sites.json").standing("stranger", THREE)
+    assert "rejected" == SiteRegistry(tmp_path / "sites.json").standing("stranger", THREE)
 
 
 def desk_keys(desk: Desk, site: str) -> list[str]:
     """Return the keys that speak for a site."""
-    return Sites(desk.folder / "sites.json").keys(site)
+    return SiteRegistry(desk.folder / "sites.json").keys(site)
 
 
 def test_an_earlier_life_is_taken_and_does_not_speak(tmp_path: Path):
@@ -203,7 +203,10 @@ def test_an_earlier_life_is_taken_and_does_not_speak(tmp_path: Path):
     desk = Desk(tmp_path)
     assert 2 == desk.run("accept", "awaited", THREE, "--former", "--replaces").exit_code
     assert 0 == desk.run("accept", "awaited", THREE, "--former").exit_code
-    assert ([], "retired") == (desk_keys(desk, "awaited"), Sites(tmp_path / "sites.json").standing("awaited", THREE))
+    assert ([], "retired") == (
+        desk_keys(desk, "awaited"),
+        SiteRegistry(tmp_path / "sites.json").standing("awaited", THREE),
+    )
 
 
 def test_a_site_is_given_up_and_taken_back(tmp_path: Path):
@@ -232,6 +235,6 @@ def test_the_command_accepts(tmp_path: Path):
 
     assert 0 == invoke(ONE, "--collected", str(tmp_path))
     assert 0 == invoke(TWO, "--sites", str(tmp_path / "sites.json"))
-    assert [ONE, TWO] == Sites(tmp_path / "sites.json").keys("shop-1")
+    assert [ONE, TWO] == SiteRegistry(tmp_path / "sites.json").keys("shop-1")
     assert 2 == invoke(ONE)
     assert 2 == invoke("1a", "--collected", str(tmp_path))

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.package.assemble import Request, assemble
+from convert.package.assemble import AssembleRequest, assemble
 from convert.quantize.gguf_files import chat_template
 from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest, ManifestInvalid
-from edge_agent.formats.manifest import EngineSettings, Limits, Manifest, digest_of, parse
+from edge_agent.formats.manifest import EngineSettings, Manifest, TaskLimits, digest_of, parse
 
 ROOT = Path(__file__).parents[4]
 RECIPE = """
@@ -45,10 +45,10 @@ def task(tmp_path: Path) -> Path:
     return folder
 
 
-def request(task: Path, out: str = "out", **more) -> Request:
+def request(task: Path, out: str = "out", **more) -> AssembleRequest:
     base = task.parent
     files = {"weights": base / "model.onnx", "tokenizer": base / "tokenizer.json"}
-    return Request(task, more.pop("files", files), base / out, **more)
+    return AssembleRequest(task, more.pop("files", files), base / out, **more)
 
 
 def test_a_directory_holds_the_files_by_role_and_a_valid_manifest(task):
@@ -97,7 +97,7 @@ def test_a_tar_starts_with_the_manifest(task):
     assert {(0, 0, 0, "")} == {(entry.mtime, entry.uid, entry.gid, entry.uname) for entry in entries}
 
 
-def chat_bundle(task: Path, template: str | None) -> Request:
+def chat_bundle(task: Path, template: str | None) -> AssembleRequest:
     """Ask for a bundle with `chat: true` of a GGUF file that has this template; None = none."""
     recipe = "version: 1.0.0\nruntime: llama\ntask: {name: talk, kind: generate, prompt: {chat: true}}\n"
     (task / "task.yaml").write_text(f"{recipe}engine: {{context_tokens: 2048}}\n")
@@ -257,7 +257,7 @@ def test_a_word_that_does_not_exist_names_the_nearest(task):
 
 def test_the_echo_example_needs_no_weights(tmp_path):
     """A bundle to build against is made from task.yaml alone."""
-    made = assemble(Request(ROOT / "examples" / "echo", {}, tmp_path / "echo"))
+    made = assemble(AssembleRequest(ROOT / "examples" / "echo", {}, tmp_path / "echo"))
     assert ("echo", ()) == (made.manifest.runtime, made.manifest.artifacts)
 
 
@@ -278,7 +278,7 @@ def test_the_document_explains_every_key():
     text = (ROOT / "docs" / "task-yaml.md").read_text(encoding="utf-8")
     assert [] == sorted({key for key in keys(Manifest) if f"`{key}`" not in text and f".{key}`" not in text})
     rows = dict(re.findall(r"^\| `([\w.]+)` .*\| ([^|]*) \|$", text, re.MULTILINE))
-    numbers = {**Limits().model_dump(), "engine.context_tokens": EngineSettings().context_tokens}
+    numbers = {**TaskLimits().model_dump(), "engine.context_tokens": EngineSettings().context_tokens}
     assert {key: str(value) for key, value in numbers.items()} == {key: rows[key] for key in numbers}
 
 
@@ -286,8 +286,8 @@ def test_the_document_explains_every_key():
 def test_the_examples_assemble(tmp_path, name):
     """Both examples make bundles, over the same weights and for the same engine."""
     weights = weights_with("{{ messages[-1].content }}", tmp_path / "model.gguf")
-    made = assemble(Request(ROOT / "examples" / name, {"weights": weights}, tmp_path / name))
-    other = assemble(Request(ROOT / "examples" / "assistant", {"weights": weights}, tmp_path / "other"))
+    made = assemble(AssembleRequest(ROOT / "examples" / name, {"weights": weights}, tmp_path / name))
+    other = assemble(AssembleRequest(ROOT / "examples" / "assistant", {"weights": weights}, tmp_path / "other"))
     assert made.manifest.engine_key() == other.manifest.engine_key()
     assert made.manifest.by_role("golden")
 

@@ -11,7 +11,7 @@ from convert.evaluate.bundle import opened
 from convert.evaluate.serving import quiet
 from convert.package import provenance
 from convert.pipeline import recipe
-from convert.pipeline.stage import Job
+from convert.pipeline.stage import StageJob
 from convert.quantize import provisional
 from edge_agent.errors import FileMissing
 from edge_agent.formats.manifest import AlwaysEscalate
@@ -25,7 +25,7 @@ TASK = {
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> StageJob:
     """A job whose export and quantize stages are done, with files of a few bytes."""
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(TASK))
     for name, label in (("train", "refund"), ("calibration", "price"), ("test", "refund")):
@@ -45,10 +45,10 @@ def job(tmp_path: Path) -> Job:
     export.mkdir()
     out.mkdir()
     (export / "tokenizer.json").write_text("{}")
-    return Job(recipe.read(tmp_path), out, {"export": export, "quantize": quantize}, quiet)
+    return StageJob(recipe.read(tmp_path), out, {"export": export, "quantize": quantize}, quiet)
 
 
-def rewrite(job: Job, **sections) -> None:
+def rewrite(job: StageJob, **sections) -> None:
     (job.recipe.folder / "task.yaml").write_text(yaml.safe_dump(TASK | sections))
 
 

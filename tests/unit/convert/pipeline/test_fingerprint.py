@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from convert.pipeline import fingerprint
-from convert.pipeline.execution import STAGES, Step, inputs_of
-from convert.pipeline.workspace import Record
+from convert.pipeline.execution import STAGES, PipelineStage, inputs_of
+from convert.pipeline.workspace import StageRecord
 from edge_agent.errors import FileMissing
 from tests.support.recipes import recipe_of
 
@@ -105,14 +105,14 @@ def test_each_thing_a_stage_names_becomes_an_input(tmp_path: Path, files: tuple[
     """Beside them stand the version of edge-convert and the sections and stages of its line."""
     recipe = recipe_of(tmp_path)
     folder(tmp_path / "m", config_json="{}")
-    before = {"first": Record("first", {"a": "1"}, 0.0, 0, {})}
-    found = inputs_of(Step("m", ("first",), ("risk",), files), recipe, before, quiet)
+    before = {"first": StageRecord("first", {"a": "1"}, 0.0, 0, {})}
+    found = inputs_of(PipelineStage("m", ("first",), ("risk",), files), recipe, before, quiet)
     assert set(found) == {"version of edge-convert", "recipe: risk", "stage first", *names}
 
 
 def test_the_task_counts_by_what_it_does(tmp_path: Path):
     """Provenance and version do not run a training again; a label does."""
-    recipe, step = recipe_of(tmp_path), Step("m", (), (), ("task",))
+    recipe, step = recipe_of(tmp_path), PipelineStage("m", (), (), ("task",))
     first = inputs_of(step, recipe, {}, quiet)
     task = tmp_path / "task.yaml"
     task.write_text(task.read_text().replace("1.0.0", "2.0.0") + "provenance: {base: another}\n")

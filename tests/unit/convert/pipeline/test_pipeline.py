@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from convert.pipeline.execution import Screen, load, run
-from convert.pipeline.meter import Meter, tree_resident_bytes
+from convert.pipeline.execution import RunDisplay, load, run
+from convert.pipeline.meter import ResourceMeter, tree_resident_bytes
 from convert.pipeline.recipe import Recipe
-from convert.pipeline.workspace import Record, Workspace
+from convert.pipeline.workspace import StageRecord, Workspace
 from edge_agent.errors import DiskFull, FileMissing, InvalidRequest, RequirementUnmet, StateDirInUse
 from tests.support.mounts import tmpfs
 from tests.support.pipeline_stages import STAGES
 from tests.support.recipes import TRAIN, recipe_of, text_label
 
 
-def bring(recipe: Recipe, until: str = "", *, again: bool = False) -> tuple[list[Record], list[tuple[str, str]]]:
+def bring(recipe: Recipe, until: str = "", *, again: bool = False) -> tuple[list[StageRecord], list[tuple[str, str]]]:
     """Run, and return the records and what was said, without the warnings on data."""
     said: list[tuple[str, str]] = []
-    screen = Screen(note=lambda stage, line: said.append((stage, line)))
+    screen = RunDisplay(note=lambda stage, line: said.append((stage, line)))
     records = run(recipe, until, again=again, screen=screen, stages=STAGES)
     return records, [(stage, line.split(" in ")[0]) for stage, line in said if stage != "data"]
 
@@ -202,7 +202,7 @@ def test_a_record_says_what_was_read(tmp_path: Path):
 
 def test_a_meter_sees_memory_that_is_gone_again():
     """The peak counts, in this process and its children; a process that is gone has none."""
-    with Meter() as meter:
+    with ResourceMeter() as meter:
         held = bytearray(80_000_000)
         for page in range(0, len(held), 4096):
             held[page] = 1

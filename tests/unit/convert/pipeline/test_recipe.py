@@ -6,7 +6,7 @@ import pytest
 
 from convert.pipeline import recipe, stage
 from convert.pipeline.recipe import Recipe
-from convert.pipeline.stage import ADAPTER, CHECKPOINT, Job
+from convert.pipeline.stage import ADAPTER, CHECKPOINT, StageJob
 from edge_agent.errors import FileMissing, ManifestInvalid
 from tests.support.models import minilm_dir
 
@@ -110,7 +110,7 @@ def test_a_stage_means_what_was_trained_last(tmp_path: Path, left: list[str], ch
         (tmp_path / folder).mkdir(parents=True)
     done = {name: tmp_path / name for name in ("prepare", "finetune") if (tmp_path / name).is_dir()}
     read = recipe.read(written(tmp_path, LEAST))
-    job = Job(read, tmp_path / "out", done, lambda _what, _done, _total: None)
+    job = StageJob(read, tmp_path / "out", done, lambda _what, _done, _total: None)
     assert stage.checkpoint(job) == tmp_path / checkpoint / CHECKPOINT
     assert stage.adapter(job) == (tmp_path / adapter / ADAPTER if adapter else None)
 

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.publish import plan_text, plans
-from convert.publish.plans import Halt, consequences, halt, same_plan
-from convert.publish.reading import Signed, find
+from convert.publish.plans import HaltOrder, consequences, halt, same_plan
+from convert.publish.reading import BundleTarget, find
 from edge_agent.errors import InvalidRequest, PlanInvalid
-from edge_agent.formats.plan import Plan, encode
+from edge_agent.formats.plan import RolloutPlan, encode
 
 OLD, NEW, CUDA = "a" * 64, "b" * 64, "c" * 64
 BUNDLES = {
-    digest: Signed(task, version, digest, 10)
+    digest: BundleTarget(task, version, digest, 10)
     for task, version, digest in (
         ("pos-intent", "1.0.0", OLD),
         ("pos-intent", "1.1.0", NEW),
@@ -44,7 +44,7 @@ sites:
 """
 
 
-def plan() -> Plan:
+def plan() -> RolloutPlan:
     return plan_text.read(WRITTEN, BUNDLES)
 
 
@@ -128,7 +128,7 @@ def test_the_nearest_key_is_offered():
 def test_no_text_breaks_the_reader(text: str):
     """Whatever is in the file, it is a plan or PlanInvalid."""
     try:
-        assert isinstance(plan_text.read(text, BUNDLES), Plan)
+        assert isinstance(plan_text.read(text, BUNDLES), RolloutPlan)
     except PlanInvalid as error:
         assert error.message
 
@@ -157,13 +157,13 @@ def test_a_difference_is_shown_in_lines_and_in_words():
 @pytest.mark.parametrize(
     ("order", "halted"),
     [
-        (Halt("pos-intent"), {"stable": True, "shop-1": True}),
-        (Halt("pos-intent", channel="stable"), {"stable": True, "shop-1": True}),
-        (Halt("pos-intent", site="shop-1", resume=True), {"stable": False, "shop-1": False}),
-        (Halt("pos-intent", resume=True), {"stable": False, "shop-1": False}),
+        (HaltOrder("pos-intent"), {"stable": True, "shop-1": True}),
+        (HaltOrder("pos-intent", channel="stable"), {"stable": True, "shop-1": True}),
+        (HaltOrder("pos-intent", site="shop-1", resume=True), {"stable": False, "shop-1": False}),
+        (HaltOrder("pos-intent", resume=True), {"stable": False, "shop-1": False}),
     ],
 )
-def test_a_rollout_is_halted_where_it_was_said(order: Halt, halted: dict[str, bool]):
+def test_a_rollout_is_halted_where_it_was_said(order: HaltOrder, halted: dict[str, bool]):
     """Everywhere, in one channel or on one site; and likewise let go on."""
     after = halt(plan(), order)
     fleets = {**after.channels, **after.sites}
@@ -172,12 +172,12 @@ def test_a_rollout_is_halted_where_it_was_said(order: Halt, halted: dict[str, bo
 
 def test_halting_what_the_plan_does_not_name_is_an_error():
     """The message says where it was looked for, the remedy what there is."""
-    for order in (Halt("pos"), Halt("pos-fields", site="shop-1"), Halt("pos-intent", channel="beta")):
+    for order in (HaltOrder("pos"), HaltOrder("pos-fields", site="shop-1"), HaltOrder("pos-intent", channel="beta")):
         with pytest.raises(InvalidRequest) as caught:
             halt(plan(), order)
         assert "pos-fields, pos-intent" in caught.value.remedy
     with pytest.raises(InvalidRequest, match="channel 'beta' says nothing"):
-        halt(plan(), Halt("pos-intent", channel="beta"))
+        halt(plan(), HaltOrder("pos-intent", channel="beta"))
 
 
 def test_bundles_are_found_by_what_people_call_them():
@@ -188,7 +188,7 @@ def test_bundles_are_found_by_what_people_call_them():
         with pytest.raises(InvalidRequest, match="no signed bundle") as caught:
             find(BUNDLES, written)
         assert "pos-fields 1.1.0" in caught.value.remedy
-    twins = {digest: Signed("talk", "1.0.0", digest, 1) for digest in (OLD, "a" * 63 + "b")}
+    twins = {digest: BundleTarget("talk", "1.0.0", digest, 1) for digest in (OLD, "a" * 63 + "b")}
     with pytest.raises(InvalidRequest, match="more than one"):
         find(twins, "aaaaaaaa")
     assert "none" == plans.names({}, "talk")

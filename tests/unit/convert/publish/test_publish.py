@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tuf.api.exceptions import BadVersionNumberError, ExpiredMetadataError
 
-from convert.publish.commit import Draft
-from convert.publish.places import Folder
-from convert.publish.publisher import SignaturesMissing
+from convert.publish.commit import ChangeDraft
+from convert.publish.places import FolderStorage
+from convert.publish.publisher import InsufficientSignatures
 from edge_agent.errors import (
     BundleUnreadable,
     FileMissing,
@@ -267,11 +267,11 @@ def test_two_publishers_do_not_overwrite_each_other(centre: Centre, tmp_path: Pa
     targets = centre.publisher.next_of(held.targets, "targets")
     digest = centre.publish(echo_bundle(tmp_path / "bundle"))
     with pytest.raises(InvalidRequest, match="somebody else"):
-        centre.publisher.finish(held, Draft(targets=targets))
+        centre.publisher.finish(held, ChangeDraft(targets=targets))
     assert [digest] == list(centre.held.bundles())
 
 
-class Crossing(Folder):
+class Crossing(FolderStorage):
     """A place at which somebody else writes the same version, just after each metadata file was written."""
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
@@ -286,7 +286,7 @@ def test_publishers_that_cross_leave_what_sites_accept(centre: Centre, client: C
     with pytest.raises(InvalidRequest, match="just now"):
         centre.publish(echo_bundle(tmp_path / "bundle"))
     assert 1 == client.refresh(centre.folder).timestamp_version
-    centre.publisher.place = Folder(centre.folder)
+    centre.publisher.place = FolderStorage(centre.folder)
     assert [centre.publish(tmp_path / "bundle")] == list(centre.held.bundles())
 
 
@@ -295,7 +295,7 @@ def test_too_few_keys_publish_nothing(centre: Centre, tmp_path: Path):
     for path in centre.keys.glob("targets-*.pem"):
         path.unlink()
     before = centre.held.files
-    with pytest.raises(SignaturesMissing, match="'targets' needs 1 more") as caught:
+    with pytest.raises(InsufficientSignatures, match="'targets' needs 1 more") as caught:
         centre.publish(echo_bundle(tmp_path / "bundle"))
     assert "--stage" in caught.value.remedy
     assert before == centre.held.files

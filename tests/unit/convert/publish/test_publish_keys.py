@@ -12,15 +12,15 @@ import pytest
 from tuf.api.metadata import Metadata, Root
 
 from convert.publish import ceremony, keyring, layout
-from convert.publish.ceremony import Quorum
+from convert.publish.ceremony import RoleQuorum
 from convert.publish.keyring import Keyring
-from convert.publish.places import Folder
+from convert.publish.places import FolderStorage
 from convert.publish.publisher import Publisher
 from edge_agent.errors import FileMissing, InvalidRequest
 from tests.support.fleet_cases import Centre
 
 PASSPHRASE = "nine purple herons"
-ONE = Quorum(1, 1)
+ONE = RoleQuorum(1, 1)
 
 
 def nobody(folder: Path) -> str:
@@ -65,7 +65,7 @@ def test_a_passphrase_hides_every_private_key(tmp_path: Path):
         asked.append(folder)
         return PASSPHRASE
 
-    Publisher(Folder(tmp_path / "repository"), Keyring([tmp_path / "keys"], ask)).create()
+    Publisher(FolderStorage(tmp_path / "repository"), Keyring([tmp_path / "keys"], ask)).create()
     assert [tmp_path / "keys"] == asked
 
 
@@ -73,7 +73,7 @@ def test_a_passphrase_hides_every_private_key(tmp_path: Path):
 def test_a_wrong_passphrase_opens_nothing(tmp_path: Path):
     """The message names the key, and the passphrase first among the causes."""
     ceremony.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
-    wrong = Publisher(Folder(tmp_path / "other"), Keyring([tmp_path / "keys"], lambda _: "another passphrase"))
+    wrong = Publisher(FolderStorage(tmp_path / "other"), Keyring([tmp_path / "keys"], lambda _: "another passphrase"))
     with pytest.raises(InvalidRequest, match="does not open") as caught:
         wrong.create()
     assert "passphrase" in caught.value.remedy
@@ -109,7 +109,7 @@ def test_a_key_that_is_made_later_is_under_the_same_passphrase(tmp_path: Path):
 def test_a_quorum_that_cannot_be_met_is_refused(quorum: tuple[int, int]):
     """More signatures than keys, none at all, or more keys than anybody has."""
     with pytest.raises(InvalidRequest, match="cannot be asked for"):
-        Quorum(*quorum)
+        RoleQuorum(*quorum)
 
 
 def test_a_short_passphrase_makes_no_keys(tmp_path: Path):

@@ -10,8 +10,8 @@ import pytest
 
 from convert.publish import rotation, staged
 from convert.publish.keyring import Keyring, make
-from convert.publish.publisher import Publisher, SignaturesMissing
-from convert.publish.rotation import Rotation
+from convert.publish.publisher import InsufficientSignatures, Publisher
+from convert.publish.rotation import KeyRotation
 from edge_agent.errors import FileMissing, InvalidRequest, PlanInvalid, UpdateOutdated, UpdateUntrusted
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
@@ -67,7 +67,7 @@ def test_a_bundle_is_signed_elsewhere(team: Team, tmp_path: Path):
     before = team.centre.held.files
     published = team.publisher.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
     assert (True, before) == (team.publisher.staged, team.centre.held.files)
-    with pytest.raises(SignaturesMissing, match="targets-1"):
+    with pytest.raises(InsufficientSignatures, match="targets-1"):
         staged.publish(Publisher(team.publisher.place, team.publisher.keys), team.folder)
     assert 0 == team.sign()
     staged.publish(team.publisher, team.folder)
@@ -81,7 +81,7 @@ def test_signatures_come_one_after_the_other(team: Team, tmp_path: Path):
     """Each signer adds theirs; one who adds nothing is told whose are missing."""
     second = make(team.vault, "targets-2", "targets")
     team.centre.publisher.keys.learn(second)
-    rotation.rotate(team.centre.publisher, Rotation("targets", (second,), threshold=2))
+    rotation.rotate(team.centre.publisher, KeyRotation("targets", (second,), threshold=2))
     (tmp_path / "anna").mkdir()
     for path in (*team.vault.glob("targets-2.*"), team.vault / "root.json"):
         shutil.copy(path, tmp_path / "anna")
@@ -110,7 +110,7 @@ def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
     new = make(team.office, "plan-2", "plan")
     team.publisher.keys.learn(new)
     there = rotation.keyids(team.publisher.held(), "plan")
-    rotation.rotate(team.publisher, Rotation("plan", (new,), tuple(there)))
+    rotation.rotate(team.publisher, KeyRotation("plan", (new,), tuple(there)))
     change = staged.read(team.folder, keys)
     lines = change.described(keys)
     assert f"  - key plan-1 of plan ({there[0][:12]})" in lines
@@ -123,7 +123,7 @@ def test_a_rotation_is_signed_elsewhere(team: Team, tmp_path: Path):
     client.refresh(team.centre.folder)
     new = make(team.vault, "root-9", "root")
     there = rotation.keyids(team.publisher.held(), "root")
-    rotation.rotate(team.publisher, Rotation("root", (new,), (there[0],), threshold=1))
+    rotation.rotate(team.publisher, KeyRotation("root", (new,), (there[0],), threshold=1))
     keys = Keyring([team.vault], nobody)
     assert "  * root: 1 of 2 must sign; it was 2 of 2" in staged.read(team.folder, keys).described(keys)
     assert 0 == team.sign()
@@ -175,7 +175,7 @@ def test_the_rest_of_a_rotation_is_published_when_it_was_stopped(team: Team, tmp
     """All but the new root is there: the same command brings that, and what was signed by others meanwhile stays."""
     client = Client(tmp_path / "site", team.centre.root_bytes)
     there = rotation.keyids(team.publisher.held(), "targets")
-    rotation.rotate(team.publisher, Rotation("targets", (make(team.vault, "targets-9", "targets"),), (there[0],)))
+    rotation.rotate(team.publisher, KeyRotation("targets", (make(team.vault, "targets-9", "targets"),), (there[0],)))
     team.sign()
     assert {"root", "targets"} == published(team.publisher, team.folder)
     (team.centre.folder / "metadata" / "2.root.json").unlink()

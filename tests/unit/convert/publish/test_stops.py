@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from convert.publish import keyring, rotation, stick
-from convert.publish.check import Scope, check
+from convert.publish.check import CheckScope, check
 from convert.publish.keyring import Keyring
-from convert.publish.places import Folder
+from convert.publish.places import FolderStorage
 from convert.publish.publisher import Publisher
-from convert.publish.rotation import Rotation
-from convert.publish.stick import Order
+from convert.publish.rotation import KeyRotation
+from convert.publish.stick import MediaOrder
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.tuf_client import Client
@@ -29,7 +29,7 @@ class Stopped(Exception):
     """The publisher was killed."""
 
 
-class Mortal(Folder):
+class Mortal(FolderStorage):
     """A place whose publisher dies before the write of that number, from 0."""
 
     def __init__(self, root: Path, writes: int) -> None:
@@ -50,7 +50,7 @@ def rotating(role: str) -> Callable[[Publisher, Path], None]:
         there = rotation.keyids(publisher.held(), role)
         new = next(named for named in publisher.keys.keys if named.name == f"{role}-new")
         if new.key.keyid not in there:
-            rotation.rotate(publisher, Rotation(role, (new,), (there[0],)))
+            rotation.rotate(publisher, KeyRotation(role, (new,), (there[0],)))
 
     return change
 
@@ -67,7 +67,7 @@ CHANGES: dict[str, Callable[[Publisher, Path], object]] = {
     "plan": lambda publisher, _: publisher.set_plan(publisher.held().plan.model_copy(update={"channels": {}})),
     "renew": lambda publisher, _: publisher.renew("root", "targets", "plan"),
     "revoke": revoking,
-    "stick": lambda publisher, place: stick.write(publisher, Order(place / "stick", 30)),
+    "stick": lambda publisher, place: stick.write(publisher, MediaOrder(place / "stick", 30)),
     **{f"rotate {role}": rotating(role) for role in ("root", "targets", "plan", "online")},
 }
 
@@ -126,7 +126,7 @@ def test_a_change_may_stop_before_any_write(ready: Ready, name: str):
         assert ready.accepted(place) <= {frozenset({ready.wanted}), after}
         assert ready.run(name, place, 1000)
         assert {after} == ready.accepted(place)
-        found = check(Folder(place / "repository"), ready.anchor, 0, Scope(), lambda *_: None)
+        found = check(FolderStorage(place / "repository"), ready.anchor, 0, CheckScope(), lambda *_: None)
         assert [] == found.problems
         if done:
             break
@@ -144,6 +144,6 @@ def test_making_a_repository_may_stop_before_any_write(tmp_path: Path):
             publisher.create()
         except Stopped:
             assert not (repository / "metadata" / "timestamp.json").exists()
-        Publisher(Folder(repository), Keyring([keys.keys], lambda _: "")).create()
+        Publisher(FolderStorage(repository), Keyring([keys.keys], lambda _: "")).create()
         assert frozenset() == Client(tmp_path / f"site-{writes}", keys.root_bytes).refresh(repository).bundles
     assert publisher.place.left > 0

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.publish import layout
-from convert.publish.check import Findings, Scope, check
-from convert.publish.commit import Draft, commit, sign_draft
-from convert.publish.places import Folder
+from convert.publish.check import CheckScope, RepositoryFindings, check
+from convert.publish.commit import ChangeDraft, commit, sign_draft
+from convert.publish.places import FolderStorage
 from edge_agent.errors import InvalidRequest
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
@@ -44,10 +44,12 @@ class Fleet:
         """Return the manifest of the second bundle."""
         return self.centre.folder / layout.blob(self.digests[1])
 
-    def check(self, days_later: float = 0, **scope) -> Findings:
+    def check(self, days_later: float = 0, **scope) -> RepositoryFindings:
         """Look at it."""
         now = self.centre.now() + days_later * DAY
-        return check(Folder(self.centre.folder), self.centre.root_bytes, now, Scope(**scope), lambda *_: None)
+        return check(
+            FolderStorage(self.centre.folder), self.centre.root_bytes, now, CheckScope(**scope), lambda *_: None
+        )
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ def test_an_old_root_that_is_gone_is_found_from_the_newest(fleet: Fleet):
     """Who trusts the newest root sees all the same that sites with an older one cannot go on."""
     (fleet.centre.folder / "metadata" / "2.root.json").unlink()
     anchor = (fleet.centre.keys / "root.json").read_bytes()
-    found = check(Folder(fleet.centre.folder), anchor, fleet.centre.now(), Scope(), lambda *_: None)
+    found = check(FolderStorage(fleet.centre.folder), anchor, fleet.centre.now(), CheckScope(), lambda *_: None)
     assert ["metadata/2.root.json is missing: sites that know an older root cannot go on"] == found.problems
 
 
@@ -133,7 +135,7 @@ def test_expiry_is_a_warning_first_and_then_a_problem(fleet: Fleet):
 def test_another_fleets_root_fits_nothing(fleet: Fleet, tmp_path: Path):
     """The repository is held against the root that was named."""
     other = Centre(tmp_path / "other", whose="theirs")
-    found = check(Folder(fleet.centre.folder), other.root_bytes, other.now(), Scope(), lambda *_: None)
+    found = check(FolderStorage(fleet.centre.folder), other.root_bytes, other.now(), CheckScope(), lambda *_: None)
     assert ["another root of trust" in problem for problem in found.problems] == [True]
 
 
@@ -143,7 +145,7 @@ def test_a_plan_that_names_what_is_not_signed_is_a_problem(fleet: Fleet):
     held = fleet.centre.held
     targets = fleet.centre.publisher.next_of(held.targets, "targets")
     del targets.signed.targets[target]
-    draft, publisher = Draft(targets=targets), fleet.centre.publisher
+    draft, publisher = ChangeDraft(targets=targets), fleet.centre.publisher
     assert [] == sign_draft(publisher.keys, held, draft)
     commit(publisher.place, publisher.keys, held, draft, publisher.now(), publisher.days)
     assert any("is not signed" in problem for problem in fleet.check().problems)

@@ -24,10 +24,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_quantizing_reports_what_the_file_really_holds(tiny: Path, tmp_path: Path) -> None:
     """Rows of 32 and 64 fit no K type: the file holds another one, and the report says so."""
     before = gguf_files.contents(tiny)
-    made = gguf_files.quantize(gguf_files.Request(tiny, tmp_path / "q.gguf", "Q4_K_M"))
+    made = gguf_files.quantize(gguf_files.QuantizeRequest(tiny, tmp_path / "q.gguf", "Q4_K_M"))
     assert (32.0, False) == (before.bits_per_weight, before.quantized)
     assert not any("K" in name for name in made.contents.types)
-    assert gguf_files.Fallback("blk.0.attn_k.weight", "q4_K", "q5_0") in made.fallbacks
+    assert gguf_files.TypeFallback("blk.0.attn_k.weight", "q4_K", "q5_0") in made.fallbacks
     assert 7 * 3 == len(made.fallbacks)  # every linear layer
     assert 4.5 < made.contents.bits_per_weight < before.bits_per_weight
     assert (tmp_path / "q.gguf").stat().st_size == made.contents.size_bytes
@@ -39,20 +39,20 @@ def test_importance_changes_the_result(tiny: Path, tmp_path: Path) -> None:
     name, columns = "blk.0.ffn_down.weight", 64
     heavy = np.ones(columns, dtype=np.float32)
     heavy[:8] = 1e4
-    alike = gguf_files.quantize(gguf_files.Request(tiny, tmp_path / "a.gguf", "Q4_0"))
-    gguf_files.quantize(gguf_files.Request(tiny, tmp_path / "b.gguf", "Q4_0", importance={name: heavy}))
+    alike = gguf_files.quantize(gguf_files.QuantizeRequest(tiny, tmp_path / "a.gguf", "Q4_0"))
+    gguf_files.quantize(gguf_files.QuantizeRequest(tiny, tmp_path / "b.gguf", "Q4_0", importance={name: heavy}))
     assert "Q4_0" in alike.contents.types
     assert (tmp_path / "a.gguf").read_bytes() != (tmp_path / "b.gguf").read_bytes()
 
 
 def test_quantized_source_is_refused_unless_asked_for(tiny: Path, tmp_path: Path) -> None:
     """Rounding twice needs a word of consent."""
-    gguf_files.quantize(gguf_files.Request(tiny, tmp_path / "q8.gguf", "Q8_0"))
-    again = gguf_files.Request(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0")
+    gguf_files.quantize(gguf_files.QuantizeRequest(tiny, tmp_path / "q8.gguf", "Q8_0"))
+    again = gguf_files.QuantizeRequest(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0")
     with pytest.raises(InvalidRequest, match="quantized already"):
         gguf_files.quantize(again)
     assert not (tmp_path / "q4.gguf").exists()
-    made = gguf_files.quantize(gguf_files.Request(again.source, again.target, "Q4_0", requantize=True))
+    made = gguf_files.quantize(gguf_files.QuantizeRequest(again.source, again.target, "Q4_0", requantize=True))
     assert "Q4_0" in made.contents.types
 
 
@@ -60,11 +60,11 @@ def test_failure_in_llama_cpp_leaves_no_file(tiny: Path, tmp_path: Path) -> None
     """A file cut off, none at all and an unknown type are errors with a cause, and leave nothing behind."""
     (tmp_path / "cut.gguf").write_bytes(tiny.read_bytes()[:-1000])
     with pytest.raises(ModelLoadFailed, match=r"damaged|does not quantize"):
-        gguf_files.quantize(gguf_files.Request(tmp_path / "cut.gguf", tmp_path / "q.gguf", "Q8_0"))
+        gguf_files.quantize(gguf_files.QuantizeRequest(tmp_path / "cut.gguf", tmp_path / "q.gguf", "Q8_0"))
     with pytest.raises(FileMissing):
-        gguf_files.quantize(gguf_files.Request(tmp_path / "none.gguf", tmp_path / "q.gguf", "Q8_0"))
+        gguf_files.quantize(gguf_files.QuantizeRequest(tmp_path / "none.gguf", tmp_path / "q.gguf", "Q8_0"))
     with pytest.raises(InvalidRequest, match="unknown type 'Q9'"):
-        gguf_files.quantize(gguf_files.Request(tiny, tmp_path / "q.gguf", "Q9"))
+        gguf_files.quantize(gguf_files.QuantizeRequest(tiny, tmp_path / "q.gguf", "Q9"))
     assert ["cut.gguf"] == [path.name for path in tmp_path.iterdir()]
 
 

@@ -11,10 +11,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from convert.data.near_copies import NearCopies
+from convert.data.near_copies import NearDuplicates
 from convert.report import plots
 from convert.report.doubts import doubts
-from convert.report.made import Made, duration, interval, number, percent
+from convert.report.made import RunSummary, duration, interval, number, percent
 from convert.report.text import markdown
 from convert.report.writing import write
 from tests.support.report_cases import CALIBRATE, EVALUATE, FINETUNE, QUANTIZE, RECIPE, SUMMARY, made, share
@@ -98,7 +98,7 @@ def test_a_run_without_weakness_doubts_only_what_cannot_be_known():
         quantize=QUANTIZE | {"chosen": "Q8_0"},
         finetune=FINETUNE | {"rows": {"train": 1}, "best_epoch": 1},
     )
-    clean = Made(RECIPE, "t", "1.0.0", type(SUMMARY)(SUMMARY.rows, SUMMARY.labels, {}, ()), good.records)
+    clean = RunSummary(RECIPE, "t", "1.0.0", type(SUMMARY)(SUMMARY.rows, SUMMARY.labels, {}, ()), good.records)
     assert [line.partition(" ")[0] for line in doubts(clean)] == ["The"]
 
 
@@ -106,7 +106,7 @@ def test_a_run_without_weakness_doubts_only_what_cannot_be_known():
 def test_a_run_that_came_less_far_has_a_shorter_report(tmp_path: Path, left: int):
     """Any first stages alone make a report without holes; what was drawn is what was measured."""
     whole = made()
-    part = Made(RECIPE, "t", "1.0.0", SUMMARY, whole.records[:left])
+    part = RunSummary(RECIPE, "t", "1.0.0", SUMMARY, whole.records[:left])
     text = write(tmp_path, part).read_text()
     assert "None" not in text
     assert {path.name for path in tmp_path.glob("*.png")} == {name for name in plots.PLOTS if f"]({name})" in text}
@@ -258,9 +258,9 @@ def test_the_walk_is_plotted_as_it_was_tested():
 
 def test_near_copies_are_counted_in_every_report():
     """The data part has a sentence for each pair of splits, also where there are none; JSON has them, too."""
-    none = NearCopies("train", "test", 0, 331, ())
-    some = NearCopies("train", "calibration", 2, 571, (("um a b", "a b"),))
-    told = Made(RECIPE, "t", "1.0.0", replace(SUMMARY, near_copies=(none, some)), made().records)
+    none = NearDuplicates("train", "test", 0, 331, ())
+    some = NearDuplicates("train", "calibration", 2, 571, (("um a b", "a b"),))
+    told = RunSummary(RECIPE, "t", "1.0.0", replace(SUMMARY, near_copies=(none, some)), made().records)
     said = markdown(told, [])
     assert "0 of 331 test rows (0.0 %) are near copies of train rows." in said
     assert "2 of 571 calibration rows (0.4 %) are near copies of train rows, such as 'um a b' of 'a b'." in said

@@ -13,26 +13,26 @@ import tokenizers
 import torch
 import transformers
 
-from convert.data.row_files import Row
+from convert.data.row_files import DataRow
 from convert.decoder.scores import joint_log_probabilities
 from convert.decoder.tokens import TaskTokens, task_tokens
 from convert.encoder.tags import UNREAD
-from convert.pipeline.recipe import Finetune
+from convert.pipeline.recipe import FinetuneSection
 from convert.training import adapter
-from convert.training.adapter import Halves
-from convert.training.decoder import DecoderLearner, Parts
-from convert.training.encoder import EncoderLearner, Item, Reading, classifier
-from convert.training.lessons import Lesson, Lessons
-from convert.training.loop import Settings, train
+from convert.training.adapter import FrozenPrefixCache
+from convert.training.decoder import DecoderData, DecoderTrainer
+from convert.training.encoder import EncodedRow, EncoderTrainer, RowEncoder, classifier
+from convert.training.lessons import ExampleEncoder, TrainingExample
+from convert.training.loop import TrainingSettings, train
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Prompt, Task
+from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import models, pos_intents, tiny_decoder
 
 LABELS = ("refund", "price", "opening hours", "opening soon")
 """Two of them share their first tokens."""
-TASK = Task(name="t", kind="classify", labels=LABELS, prompt=Prompt(template="Message: {input}\nIntent:"))
+TASK = TaskSpec(name="t", kind="classify", labels=LABELS, prompt=PromptTemplate(template="Message: {input}\nIntent:"))
 RENAMED = {"refund": "refund", "price": "price", "hours": "opening hours", "stock": "opening soon"}
-ROWS = [Row(text, label=RENAMED[label]) for text, label in pos_intents.train() if label in RENAMED]
+ROWS = [DataRow(text, label=RENAMED[label]) for text, label in pos_intents.train() if label in RENAMED]
 
 SIZES = {
     "vocab_size": 600,
@@ -84,13 +84,13 @@ def tokens() -> TaskTokens:
     return task_tokens(TASK, tiny_decoder.tokenizer())
 
 
-def lessons(count: int = len(ROWS)) -> list[Lesson]:
-    return Lessons(TASK, tokens()).of(ROWS[:count], 200)[0]
+def lessons(count: int = len(ROWS)) -> list[TrainingExample]:
+    return ExampleEncoder(TASK, tokens()).of(ROWS[:count], 200)[0]
 
 
 def adapted(family: str, **settings: Any) -> Any:
     """Return an adapted model whose adapter does something."""
-    model = adapter.adapted(FAMILIES[family].model(), Finetune(**({"method": "lora", "rank": 2} | settings)))
+    model = adapter.adapted(FAMILIES[family].model(), FinetuneSection(**({"method": "lora", "rank": 2} | settings)))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         for name, weight in model.named_parameters():
@@ -108,7 +108,7 @@ def test_the_halves_compute_what_the_whole_computes(family: str, tmp_path: Path)
     for first in (1, 2):
         model = adapted(family, layers_from=first)
         read = [lesson.prompt for lesson in lessons(5)]
-        whole, halves = Halves(model, 0, tmp_path), Halves(model, first, tmp_path)
+        whole, halves = FrozenPrefixCache(model, 0, tmp_path), FrozenPrefixCache(model, first, tmp_path)
         assert [5] == list(halves.prepare(read))
         assert [] == list(whole.prepare(read))
         with torch.inference_mode():
@@ -146,11 +146,11 @@ def test_scores_of_labels_are_those_of_whole_sequences(family: str) -> None:
 def test_labels_of_several_tokens_are_learnt() -> None:
     """The loss that validation measures, the agent's own, falls though training never computes all labels."""
     torch.manual_seed(0)
-    model = adapter.adapted(FAMILIES["llama"].model(), Finetune(method="lora", rank=4))
+    model = adapter.adapted(FAMILIES["llama"].model(), FinetuneSection(method="lora", rank=4))
     every = lessons()
-    learner = DecoderLearner(model, tokens(), Parts(every, every[::4]), 0.01, Halves(model, 0, Path()))
+    learner = DecoderTrainer(model, tokens(), DecoderData(every, every[::4]), 0.01, FrozenPrefixCache(model, 0, Path()))
     before = learner.validate()
-    trained = train(learner, Settings(epochs=15, batch_rows=8, patience_epochs=15, seed=1), lambda *_: None)
+    trained = train(learner, TrainingSettings(epochs=15, batch_rows=8, patience_epochs=15, seed=1), lambda *_: None)
     after = learner.validate()
     assert after.loss < 0.75 * before.loss
     assert after.accuracy > max(before.accuracy, 0.5)
@@ -172,7 +172,7 @@ def test_a_model_without_a_stack_of_layers_is_refused() -> None:
     """GPT-2 keeps its layers elsewhere; the error names families that work."""
     small = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=600, n_positions=64)
     with pytest.raises(InvalidRequest, match="GPT2LMHeadModel is not supported") as caught:
-        adapter.adapted(transformers.GPT2LMHeadModel(small), Finetune(method="lora"))
+        adapter.adapted(transformers.GPT2LMHeadModel(small), FinetuneSection(method="lora"))
     assert "llama" in caught.value.remedy
 
 
@@ -206,15 +206,15 @@ def test_an_encoder_is_padded_without_effect_and_learns(family: str, tmp_path: P
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
     if family == "distilbert":  # its tokenizer knows no segments
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    parts = Reading(tokenizer, TASK, 64).of(ROWS)
-    learner = EncoderLearner(model, tokenizer, (parts, parts), 0.02)
+    parts = RowEncoder(tokenizer, TASK, 64).of(ROWS)
+    learner = EncoderTrainer(model, tokenizer, (parts, parts), 0.02)
     model.eval()
     with torch.inference_mode():
         alone = model(torch.tensor([parts.items[0].given["input_ids"]])).logits
         beside = learner.answers(parts.items[:6])[0][0]
     torch.testing.assert_close(alone, beside, atol=1e-4, rtol=1e-3)
     before = learner.validate()
-    train(learner, Settings(epochs=6, batch_rows=8, patience_epochs=6, seed=1), lambda *_: None)
+    train(learner, TrainingSettings(epochs=6, batch_rows=8, patience_epochs=6, seed=1), lambda *_: None)
     assert learner.validate().loss < before.loss
     assert all(
         name.startswith(("classifier", "head", "pre_classifier")) or ".pooler." in name for name in trained(model)
@@ -231,8 +231,8 @@ def test_a_new_head_learns_faster_than_the_body(method: str, rates: set[float], 
     ENCODERS["bert"]().save_pretrained(tmp_path)
     model = classifier(str(tmp_path), TASK, method)
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
-    parts = Reading(tokenizer, TASK, 64).of(ROWS[:4])
-    groups = EncoderLearner(model, tokenizer, (parts, parts), 0.001).groups()
+    parts = RowEncoder(tokenizer, TASK, 64).of(ROWS[:4])
+    groups = EncoderTrainer(model, tokenizer, (parts, parts), 0.001).groups()
     assert rates == {group["lr"] for group in groups}
     assert len(trained(model)) == sum(len(group["params"]) for group in groups)
     assert all((weight.ndim > 1) == (group["weight_decay"] > 0) for group in groups for weight in group["params"])
@@ -244,12 +244,12 @@ def test_an_outlier_is_learnt_as_often_as_a_row(tmp_path: Path) -> None:
     ENCODERS["bert"]().save_pretrained(tmp_path)
     model = classifier(str(tmp_path), TASK, "head")
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
-    reading = Reading(tokenizer, TASK, 64)
-    parts, strange = reading.of(ROWS[:16]), reading.strangers([Row(f"stranger {n}") for n in range(4)])
+    reading = RowEncoder(tokenizer, TASK, 64)
+    parts, strange = reading.of(ROWS[:16]), reading.strangers([DataRow(f"stranger {n}") for n in range(4)])
     asked: list[int] = []
 
-    class Watched(EncoderLearner):
-        def answers(self, items: Sequence[Item]) -> Any:
+    class Watched(EncoderTrainer):
+        def answers(self, items: Sequence[EncodedRow]) -> Any:
             asked.append(sum(item.wanted == (UNREAD,) for item in items))
             return super().answers(items)
 
@@ -271,9 +271,9 @@ def test_a_text_that_names_a_special_token_is_learnt_as_it_is_served(kind: str) 
     served.encode_special_tokens = True
     served.no_padding()
     labels = {"classify": LABELS, "extract": ("O", "B-x", "I-x")}[kind]
-    task = Task(name="t", kind=kind, labels=labels)
+    task = TaskSpec(name="t", kind=kind, labels=labels)
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
-    [item] = Reading(tokenizer, task, 64).of([Row(text, label="price" if kind == "classify" else "")]).items
+    [item] = RowEncoder(tokenizer, task, 64).of([DataRow(text, label="price" if kind == "classify" else "")]).items
     assert served.encode(text).ids == item.given["input_ids"]
     assert 1 == item.given["input_ids"].count(tokenizer.sep_token_id)
 
@@ -281,7 +281,7 @@ def test_a_text_that_names_a_special_token_is_learnt_as_it_is_served(kind: str) 
 def test_rows_too_long_for_an_encoder_are_counted(tmp_path: Path) -> None:
     """One that is too long is left out; when all are, that is an error."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
-    rows = [Row("How much", label="price"), Row("why " * 50, label="refund")]
-    assert (1, 1) == (len((found := Reading(tokenizer, TASK, 20).of(rows)).items), found.too_long)
+    rows = [DataRow("How much", label="price"), DataRow("why " * 50, label="refund")]
+    assert (1, 1) == (len((found := RowEncoder(tokenizer, TASK, 20).of(rows)).items), found.too_long)
     with pytest.raises(InvalidRequest, match="all 1 training rows have more than 20 tokens"):
-        Reading(tokenizer, TASK, 20).of(rows[1:])
+        RowEncoder(tokenizer, TASK, 20).of(rows[1:])

@@ -22,22 +22,22 @@ from transformers import (
 )
 
 from convert import training
-from convert.data.row_files import Row
-from convert.dataset.select import Choice
+from convert.data.row_files import DataRow
+from convert.dataset.select import DatasetSelection
 from convert.dataset.write import write
 from convert.decoder.tokens import task_tokens
-from convert.pipeline.recipe import Finetune
-from convert.pipeline.stage import Job, Report
+from convert.pipeline.recipe import FinetuneSection
+from convert.pipeline.stage import Report, StageJob
 from convert.training import adapter
-from convert.training.decoder import DecoderLearner, Parts
-from convert.training.lessons import Lessons
+from convert.training.decoder import DecoderData, DecoderTrainer
+from convert.training.lessons import ExampleEncoder
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
-from edge_agent.formats.manifest import Prompt, Task
+from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import corrected_records, pos_intents, tiny_decoder, tiny_encoder, tiny_models
 from tests.support.recipes import recipe_of, text_label
 
 INTENTS = ("refund", "price", "stock", "hours")
-TASK = Task(name="t", kind="classify", labels=INTENTS, prompt=Prompt(template="Message: {input}\nIntent:"))
+TASK = TaskSpec(name="t", kind="classify", labels=INTENTS, prompt=PromptTemplate(template="Message: {input}\nIntent:"))
 EXAMPLES = [example for example in pos_intents.train() if example[1] in INTENTS]
 
 
@@ -57,7 +57,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job(folder: Path, prepared: Path, settings: dict[str, object], **changed: Any) -> Job:
+def job(folder: Path, prepared: Path, settings: dict[str, object], **changed: Any) -> StageJob:
     """Return the job of a recipe with these `finetune` settings; `changed` goes to recipe_of, and may name `task`."""
     folder.mkdir(parents=True, exist_ok=True)
     task = changed.pop("task", {"name": "t", "kind": "classify", "labels": list(INTENTS)})
@@ -66,7 +66,7 @@ def job(folder: Path, prepared: Path, settings: dict[str, object], **changed: An
     recipe = recipe_of(folder, sections=f"finetune: {json.dumps(settings)}" if settings else "", **files)
     (folder / "task.yaml").write_text(json.dumps({"version": "1.0.0", "runtime": runtime, "task": task}))
     (folder / "out").mkdir()
-    return Job(recipe, folder / "out", {"prepare": prepared}, lambda *_: None)
+    return StageJob(recipe, folder / "out", {"prepare": prepared}, lambda *_: None)
 
 
 LORA = {"method": "lora", "rank": 4, "learning_rate": 0.01, "epochs": 6, "layers_from": 1}
@@ -137,11 +137,11 @@ def test_frozen_layers_run_once_with_the_same_result(tmp_path: Path, bytes_max: 
     found = []
     for cut in (0, 2):
         torch.manual_seed(5)
-        model = adapter.adapted(tiny_decoder.model(), Finetune(method="lora", rank=2, layers_from=2))
+        model = adapter.adapted(tiny_decoder.model(), FinetuneSection(method="lora", rank=2, layers_from=2))
         tokens = task_tokens(TASK, tiny_decoder.tokenizer())
-        lessons, _ = Lessons(TASK, tokens).of([Row(text, label=label) for text, label in EXAMPLES], 200)
-        halves = adapter.Halves(model, cut, tmp_path, bytes_max)
-        learner = DecoderLearner(model, tokens, Parts(lessons, lessons[:3]), 0.01, halves)
+        lessons, _ = ExampleEncoder(TASK, tokens).of([DataRow(text, label=label) for text, label in EXAMPLES], 200)
+        halves = adapter.FrozenPrefixCache(model, cut, tmp_path, bytes_max)
+        learner = DecoderTrainer(model, tokens, DecoderData(lessons, lessons[:3]), 0.01, halves)
         learner.prepare(lambda *_: None)
         assert halves.bytes_on_disk <= bytes_max
         torch.manual_seed(6)
@@ -164,7 +164,7 @@ def test_hidden_states_lie_on_the_disk_and_leave_nothing_there(tmp_path: Path) -
     """Two bytes a number, in a file without a name; no tensor of them stays in memory, whatever the number of rows."""
     model = tiny_decoder.model()
     rows = [tuple(range(3, 3 + length)) for length in range(40, 90)]
-    halves = adapter.Halves(model, 1, tmp_path)
+    halves = adapter.FrozenPrefixCache(model, 1, tmp_path)
     before = tensor_bytes()
     assert len(rows) == list(halves.prepare(rows))[-1]
     assert sum(map(len, rows)) * model.config.hidden_size * 2 == halves.bytes_on_disk
@@ -177,7 +177,7 @@ def test_hidden_states_stop_at_their_limit(tmp_path: Path) -> None:
     model = tiny_decoder.model()
     rows = [tuple(range(3, 13)), tuple(range(3, 23)), tuple(range(3, 33))]
     limit = 30 * model.config.hidden_size * 2 + 1
-    whole, halves = adapter.Halves(model, 0, tmp_path), adapter.Halves(model, 1, tmp_path, limit)
+    whole, halves = adapter.FrozenPrefixCache(model, 0, tmp_path), adapter.FrozenPrefixCache(model, 1, tmp_path, limit)
     assert [2] == list(halves.prepare(rows))
     assert limit - 1 == halves.bytes_on_disk
     with torch.inference_mode():
@@ -289,10 +289,14 @@ def test_an_encoder_learns_to_tag_words(encoder: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_encoder_learns_from_corrections_of_sites(encoder: Path, tmp_path: Path) -> None:
     """Rows that `dataset` makes of corrected records are trained on as they are: each span is one of whole words."""
-    write(Choice(corrected_records.collected(tmp_path), "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
+    write(
+        DatasetSelection(corrected_records.collected(tmp_path), "pos-intent", "reviewed"),
+        "text-spans",
+        tmp_path / "data",
+    )
     recipe = corrected_records.recipe_over(tmp_path)
     (tmp_path / "out").mkdir()
-    report = training.run(Job(recipe, tmp_path / "out", {"prepare": encoder}, lambda *_: None))
+    report = training.run(StageJob(recipe, tmp_path / "out", {"prepare": encoder}, lambda *_: None))
     rows = report["rows"]
     assert (6, 0, 0) == (rows["train"] + rows["validation"], rows["too_long"], report["spans_inside_words"])
 

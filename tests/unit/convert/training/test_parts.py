@@ -11,16 +11,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from convert.data.row_files import Message, Row, Span
+from convert.data.row_files import ChatMessage, DataRow, TextSpan
 from convert.decoder.tokens import task_tokens, tokenize
 from convert.encoder.tags import UNREAD, tagged
 from convert.training import loop, objective
-from convert.training.encoder import Item, cycled, uniformity
-from convert.training.keeping import keep_back
-from convert.training.lessons import Lessons
-from convert.training.objective import Answer, label_answers, targets
+from convert.training.encoder import EncodedRow, cycled, uniformity
+from convert.training.keeping import train_validation_split
+from convert.training.lessons import ExampleEncoder
+from convert.training.objective import AnswerTarget, label_answers, targets
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Prompt, Task
+from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import models, tiny_decoder
 
 CPU = torch.device("cpu")
@@ -37,9 +37,9 @@ def test_a_label_chooses_at_each_of_its_tokens() -> None:
     """The choices are the tokens with which some label goes on there, the right one first."""
     answers = label_answers([(1, 2), (1, 3, 4), (5,)])
     assert (
-        Answer((1, 2), ((1, 5), (2, 3))),
-        Answer((1, 3, 4), ((1, 5), (3, 2), (4,))),
-        Answer((5,), ((5, 1),)),
+        AnswerTarget((1, 2), ((1, 5), (2, 3))),
+        AnswerTarget((1, 3, 4), ((1, 5), (3, 2), (4,))),
+        AnswerTarget((5,), ((5, 1),)),
     ) == answers
 
 
@@ -64,7 +64,7 @@ def test_labels_of_several_tokens_add_up() -> None:
 
 def test_other_answers_are_learnt_token_by_token() -> None:
     """Without choices the loss is the mean over the answer's tokens, and an answer is right to the last one or not."""
-    wanted = targets([Answer((1, 2)), Answer((3,))], CPU)
+    wanted = targets([AnswerTarget((1, 2)), AnswerTarget((3,))], CPU)
     logits = torch.zeros(2, 2, 4)
     assert pytest.approx(math.log(4)) == float(objective.loss(logits, wanted))
     logits[0, 0, 1] = logits[0, 1, 2] = logits[1, 1, 0] = 1.0
@@ -83,7 +83,7 @@ def test_a_stranger_should_get_every_label_alike() -> None:
 
 def test_outliers_come_again_without_end_in_another_order() -> None:
     """Each turn has all of them once; of none there is nothing."""
-    items = [Item({"input_ids": [n]}, (UNREAD,)) for n in range(5)]
+    items = [EncodedRow({"input_ids": [n]}, (UNREAD,)) for n in range(5)]
     drawn = list(itertools.islice(cycled(items), 15))
     turns = [drawn[at : at + 5] for at in (0, 5, 10)]
     assert all(sorted(map(repr, items)) == sorted(map(repr, turn)) for turn in turns)
@@ -96,22 +96,25 @@ def test_outliers_come_again_without_end_in_another_order() -> None:
 
 def test_rows_are_kept_back_by_label_and_family() -> None:
     """Every label gives its share; families and equal texts stay together, synthetic rows train."""
-    rows = [Row(f"{label} {n}", label=label, family=f"{label}/{n // 2}") for label in ("a", "b") for n in range(20)]
-    rows += [Row("a 0!", label="a", family="a/0"), *(Row(f"s {n}", label="a", synthetic=True) for n in range(20))]
-    kept = keep_back(rows, 0.3, seed=1)
+    rows = [DataRow(f"{label} {n}", label=label, family=f"{label}/{n // 2}") for label in ("a", "b") for n in range(20)]
+    rows += [
+        DataRow("a 0!", label="a", family="a/0"),
+        *(DataRow(f"s {n}", label="a", synthetic=True) for n in range(20)),
+    ]
+    kept = train_validation_split(rows, 0.3, seed=1)
     assert sorted(rows, key=repr) == sorted([*kept.train, *kept.validation], key=repr)
     assert not {row.family for row in kept.train if row.family} & {row.family for row in kept.validation}
     assert not any(row.synthetic for row in kept.validation)
     assert 6 == sum(row.label == "b" for row in kept.validation)
-    assert kept == keep_back(rows, 0.3, seed=1)
-    assert kept != keep_back(rows, 0.3, seed=2)
+    assert kept == train_validation_split(rows, 0.3, seed=1)
+    assert kept != train_validation_split(rows, 0.3, seed=2)
 
 
-class CountedRow(Row):
+class CountedRow(DataRow):
     """A row that counts how often it is compared with another."""
 
     compared = 0
-    __hash__ = Row.__hash__
+    __hash__ = DataRow.__hash__
 
     def __eq__(self, other: object) -> bool:
         CountedRow.compared += 1
@@ -121,27 +124,31 @@ class CountedRow(Row):
 def test_keeping_back_compares_no_row_with_another() -> None:
     """Its work grows with the rows, not with their square."""
     rows = [CountedRow(f"text {n}", label=str(n % 3)) for n in range(300)]
-    keep_back(rows, 0.3, seed=1)
+    train_validation_split(rows, 0.3, seed=1)
     assert 0 == CountedRow.compared
 
 
 def test_at_least_one_row_is_kept_back() -> None:
     """A split too small for the share gives one row of its largest label; one that cannot is refused."""
-    rows = [Row("x", label="a"), Row("y", label="b"), Row("z", label="b")]
-    assert ("b",) == tuple(row.label for row in keep_back(rows, 0.1, seed=1).validation)
+    rows = [DataRow("x", label="a"), DataRow("y", label="b"), DataRow("z", label="b")]
+    assert ("b",) == tuple(row.label for row in train_validation_split(rows, 0.1, seed=1).validation)
     with pytest.raises(InvalidRequest, match="no row to spare"):
-        keep_back([Row("x", synthetic=True), Row("y", synthetic=True)], 0.1, seed=1)
+        train_validation_split([DataRow("x", synthetic=True), DataRow("y", synthetic=True)], 0.1, seed=1)
 
 
 def test_lessons_of_an_answer_end_with_the_end_token() -> None:
     """A request is rendered as the agent renders it; a longer conversation by the tokenizer's chat template."""
     tokenizer = tiny_decoder.tokenizer()
-    task = Task(name="t", kind="generate", prompt=Prompt(chat=True, system="Be brief."))
+    task = TaskSpec(name="t", kind="generate", prompt=PromptTemplate(chat=True, system="Be brief."))
     tokens = task_tokens(task, tokenizer)
-    system, asked, answered = Message("system", "Be brief."), Message("user", "hi"), Message("assistant", "yes")
-    simple = Row("hi", completion="yes", messages=(system, asked, answered))
-    longer = Row("hi", completion="yes", messages=(asked, answered, asked, answered))
-    (one, plain, two), _ = Lessons(task, tokens).of([simple, Row("hi", completion="yes"), longer], 100)
+    system, asked, answered = (
+        ChatMessage("system", "Be brief."),
+        ChatMessage("user", "hi"),
+        ChatMessage("assistant", "yes"),
+    )
+    simple = DataRow("hi", completion="yes", messages=(system, asked, answered))
+    longer = DataRow("hi", completion="yes", messages=(asked, answered, asked, answered))
+    (one, plain, two), _ = ExampleEncoder(task, tokens).of([simple, DataRow("hi", completion="yes"), longer], 100)
     assert tokens.prompt("hi") == one.prompt == plain.prompt
     assert (*tokenize(tokenizer, "yes", special=False), tokenizer.eos_token_id) == one.answer.tokens
     written = tokenizer.decode([*two.prompt, *two.answer.tokens])
@@ -151,9 +158,9 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
 
 def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
     """Left out are those over tokens_max; if none is left, that is an error."""
-    task = Task(name="t", kind="classify", labels=("refund", "price"))
-    lessons = Lessons(task, task_tokens(task, tiny_decoder.tokenizer()))
-    rows = [Row("hi", label="price"), Row("I want my money back " * 20, label="refund")]
+    task = TaskSpec(name="t", kind="classify", labels=("refund", "price"))
+    lessons = ExampleEncoder(task, task_tokens(task, tiny_decoder.tokenizer()))
+    rows = [DataRow("hi", label="price"), DataRow("I want my money back " * 20, label="refund")]
     short, too_long = lessons.of(rows, 40)
     assert (["hi"], 1) == ([lesson.row.text for lesson in short], too_long)
     with pytest.raises(InvalidRequest, match="all 1 training rows have more than 40 tokens"):
@@ -166,7 +173,7 @@ def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
 def test_spans_become_tags_of_words() -> None:
     """A word's first token has its tag, the others are not read; a span that splits a word is counted."""
     labels, text = ("O", "B-item", "I-item", "B-size", "I-size"), "Two flat whites, 5kg"
-    spans = (Span(4, 15, "item"), Span(17, 18, "size"))
+    spans = (TextSpan(4, 15, "item"), TextSpan(17, 18, "size"))
     encoding = minilm_tokenizer()(text, return_offsets_mapping=True)
     found = tagged(text, encoding, spans, labels)
     tags = [labels[tag] for tag in found.tags if tag != UNREAD]
@@ -198,13 +205,13 @@ class Line:
         self.seen.append(tuple(rows))
         return ((self.weight - 3.0) ** 2).sum()
 
-    def validate(self) -> loop.Validation:
+    def validate(self) -> loop.ValidationResult:
         self.weights.append(float(self.weight.detach()))
-        return loop.Validation(1.0, self._script[len(self.weights) - 1])
+        return loop.ValidationResult(1.0, self._script[len(self.weights) - 1])
 
 
-def settings(**changed: int) -> loop.Settings:
-    return loop.Settings(**({"epochs": 6, "batch_rows": 2, "patience_epochs": 2, "seed": 1} | changed))
+def settings(**changed: int) -> loop.TrainingSettings:
+    return loop.TrainingSettings(**({"epochs": 6, "batch_rows": 2, "patience_epochs": 2, "seed": 1} | changed))
 
 
 def test_training_stops_early_and_keeps_the_best_weights() -> None:

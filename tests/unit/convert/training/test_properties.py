@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.data.row_files import Row
-from convert.pipeline.recipe import Finetune
+from convert.data.row_files import DataRow
+from convert.pipeline.recipe import FinetuneSection
 from convert.training import adapter, objective
-from convert.training.keeping import keep_back
-from convert.training.loop import Validation
-from convert.training.objective import Answer, label_answers, targets
+from convert.training.keeping import train_validation_split
+from convert.training.loop import ValidationResult
+from convert.training.objective import AnswerTarget, label_answers, targets
 from edge_agent.errors import InvalidRequest
 from tests.support import tiny_decoder
 
@@ -65,7 +65,7 @@ def test_a_certain_model_has_no_loss(paths: list[tuple[int, ...]]) -> None:
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4))
 def test_answers_are_aligned_at_their_ends(rows: list[tuple[int, ...]]) -> None:
     """Nothing is learnt where an answer is shorter than the longest one."""
-    wanted = targets([Answer(row) for row in rows], CPU)
+    wanted = targets([AnswerTarget(row) for row in rows], CPU)
     assert max(map(len, rows)) == wanted.length
     assert rows == [tuple(token for token in line if token != -100) for line in wanted.tokens.tolist()]
     assert all(line[-1] != -100 for line in wanted.tokens.tolist())
@@ -81,11 +81,11 @@ def test_keeping_rows_back_loses_none_and_leaves_every_label_some(
 ) -> None:
     """Whatever the rows: no row is lost or doubled, no family parted, no label of several families without training."""
     rows = [
-        Row(f"{n}", label=label, family=f"{label}{family}", synthetic=synthetic)
+        DataRow(f"{n}", label=label, family=f"{label}{family}", synthetic=synthetic)
         for n, (label, family, synthetic) in enumerate(drawn)
     ]
     try:
-        kept = keep_back(rows, share, seed)
+        kept = train_validation_split(rows, share, seed)
     except InvalidRequest:
         assert len(families(rows)) < 2 or families(rows) == families([row for row in rows if row.synthetic])
         return
@@ -96,15 +96,15 @@ def test_keeping_rows_back_loses_none_and_leaves_every_label_some(
     assert {label for label, count in several.items() if count > 1} <= {row.label for row in kept.train}
 
 
-def families(rows: Iterable[Row]) -> set[str]:
+def families(rows: Iterable[DataRow]) -> set[str]:
     return {row.family for row in rows}
 
 
 def test_accuracy_decides_and_loss_breaks_ties() -> None:
     """The first epoch is always better than nothing."""
-    now = Validation(loss=1.0, accuracy=0.5)
-    better = [Validation(2.0, 0.6), Validation(0.9, 0.5)]
-    worse = [Validation(1.0, 0.5), Validation(0.1, 0.4), Validation(float("nan"), 0.5)]
+    now = ValidationResult(loss=1.0, accuracy=0.5)
+    better = [ValidationResult(2.0, 0.6), ValidationResult(0.9, 0.5)]
+    worse = [ValidationResult(1.0, 0.5), ValidationResult(0.1, 0.4), ValidationResult(float("nan"), 0.5)]
     assert now.better_than(None)
     assert [True, True, False, False, False] == [each.better_than(now) for each in (*better, *worse)]
 
@@ -118,7 +118,7 @@ def test_rank_and_targets_decide_what_is_trained(rank: int, targets_: tuple[str,
     ids = torch.arange(10)[None]
     with torch.inference_mode():
         expected = bare(ids).logits
-    model = adapter.adapted(bare, Finetune(method="lora", rank=rank, targets=targets_, layers_from=2)).eval()
+    model = adapter.adapted(bare, FinetuneSection(method="lora", rank=rank, targets=targets_, layers_from=2)).eval()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     assert count == len(trained)
     assert all(rank in weight.shape for weight in trained)

@@ -9,7 +9,7 @@ import pytest
 
 from convert.pipeline import execution
 from convert.pipeline import recipe as recipes
-from convert.pipeline.execution import Screen
+from convert.pipeline.execution import RunDisplay
 from convert.pipeline.recipe import Recipe
 from tests.support import tiny_decoder, tiny_encoder
 from tests.support.recipes import recipe_of
@@ -31,7 +31,7 @@ def written(folder: Path, runtime: str, settings: dict[str, object]) -> Recipe:
     return made
 
 
-def bring(recipe: Recipe, screen: Screen | None = None) -> list[str]:
+def bring(recipe: Recipe, screen: RunDisplay | None = None) -> list[str]:
     """Run up to finetune; return the files that it left."""
     execution.run(recipe, "finetune", screen=screen)
     folder = execution.work_folder(recipe) / "finetune"
@@ -80,7 +80,7 @@ def test_a_stop_in_the_middle_leaves_nothing_and_the_next_run_trains_from_the_st
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bring(recipe, Screen(progress=stop))
+        bring(recipe, RunDisplay(progress=stop))
     folder = execution.work_folder(recipe)
     assert not (folder / "finetune").exists()
     bring(recipe)
@@ -96,7 +96,7 @@ def test_progress_says_how_far_it_is(tmp_path: Path) -> None:
     recipe = written(tmp_path, "llama", SETTINGS)
     tiny_decoder.checkpoint(tmp_path / "m")
     said: list[tuple[str, int, int]] = []
-    bring(recipe, Screen(progress=lambda *line: said.append(line)))
+    bring(recipe, RunDisplay(progress=lambda *line: said.append(line)))
     trained = [line for line in said if line[0].startswith("training: epoch")]
     frozen = [line for line in said if line[0].startswith("running the frozen layers once")]
     assert said.index(frozen[-1]) < said.index(trained[0])

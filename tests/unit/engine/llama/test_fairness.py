@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/scheduler.py: short jobs beside long ones, on machines whose steps are counted."""
+"""Short jobs beside long ones in step_scheduler.py, on machines whose steps are counted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from statistics import median
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.rates import Fit, pairs_of
-from edge_agent.engine.runtimes.llama.scheduler import FILL_SHARE, LARGE_ROUNDS, Lane, Plan, Scheduler
+from edge_agent.engine.runtimes.llama.step_costs import StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_scheduler import FILL_SHARE, LARGE_ROUNDS, StepPlan, StepScheduler, WorkItem
 
 DEPTH = 240
 """Tokens of the prompt that all of them share."""
@@ -18,10 +18,10 @@ LABELS_ALIKE = (20, 60)
 """200 labels that begin alike."""
 CALLS = 60
 MACHINES = {
-    "server": Fit(0.004, 0.0016, 9e-7),
-    "large vocabulary": Fit(0.005, 0.0055, 4e-7),
-    "slow": Fit(0.03, 0.012, 1e-6),
-    "bound by memory": Fit(0.09, 0.001, 4e-7),
+    "server": StepCostModel(0.004, 0.0016, 9e-7),
+    "large vocabulary": StepCostModel(0.005, 0.0055, 4e-7),
+    "slow": StepCostModel(0.03, 0.012, 1e-6),
+    "bound by memory": StepCostModel(0.09, 0.001, 4e-7),
 }
 
 
@@ -35,11 +35,11 @@ class Call:
     part: int = 0
     done: int = 0
 
-    def lane(self) -> Lane:
+    def item(self) -> WorkItem:
         """Return what could be computed now."""
         rows = self.parts[self.part] - self.done
         ahead = sum(self.parts[self.part + 1 :])
-        return Lane(self.key, "", rows, depth=DEPTH, came_at=self.came_at, ahead=ahead)
+        return WorkItem(self.key, "", rows, depth=DEPTH, came_at=self.came_at, ahead=ahead)
 
     def advance(self, rows: int) -> bool:
         """Take computed rows; tell whether the call is over."""
@@ -53,7 +53,7 @@ class Call:
 class Machine:
     """Clients that each call again as soon as they have an answer, and a clock that counts steps."""
 
-    cost: Fit
+    cost: StepCostModel
     now: float = 1000.0
     rows: int = 0
     latencies: dict[str, list[float]] = field(default_factory=dict)
@@ -66,13 +66,13 @@ class Machine:
         away = ""
         while len(self.latencies[counted]) < calls:
             by_key = {call.key: client for client, call in running.items()}
-            plan = scheduler.plan([call.lane() for client, call in running.items() if client != away], self.now)
+            plan = scheduler.plan([call.item() for client, call in running.items() if client != away], self.now)
             seconds = self.compute(scheduler, plan)
             if away:  # it called in this step, now soon and now late
                 running[away].came_at = self.now - seconds * (1 - len(self.latencies[away]) % 4 / 8)
             away = ""
-            for lane, rows in plan:
-                client = by_key[lane.key]
+            for item, rows in plan:
+                client = by_key[item.key]
                 if running[client].advance(rows):
                     self.latencies[client].append(self.now - running[client].came_at)
                     number = len(self.latencies[client])
@@ -80,31 +80,33 @@ class Machine:
                     # Clients need a moment, in which the next step begins.
                     away = client if len(clients) > 1 else ""
 
-    def compute(self, scheduler: Scheduler, plan: Plan) -> float:
+    def compute(self, scheduler: StepScheduler, plan: StepPlan) -> float:
         """Let the time of a step pass, and return it."""
-        seconds = self.cost.cost(sum(rows for _, rows in plan), sum(pairs_of(rows, lane.depth) for lane, rows in plan))
+        seconds = self.cost.cost(
+            sum(rows for _, rows in plan), sum(attention_pairs(rows, item.depth) for item, rows in plan)
+        )
         scheduler.measured(plan, seconds)
         self.now += seconds
         self.rows += sum(rows for _, rows in plan)
         return seconds
 
 
-def taught(cost: Fit) -> Scheduler:
+def taught(cost: StepCostModel) -> StepScheduler:
     """Return a scheduler that knows what steps cost on a machine."""
-    scheduler = Scheduler()
+    scheduler = StepScheduler()
     for rows in (1, 16, 63, 64, 200) * 12:
-        scheduler.costs.learn(rows, pairs_of(rows, DEPTH), cost.cost(rows, pairs_of(rows, DEPTH)))
+        scheduler.costs.learn(rows, attention_pairs(rows, DEPTH), cost.cost(rows, attention_pairs(rows, DEPTH)))
     return scheduler
 
 
-def p50_of_short(cost: Fit, others: int, long: tuple[int, ...] = LONG) -> float:
+def p50_of_short(cost: StepCostModel, others: int, long: tuple[int, ...] = LONG) -> float:
     """Return the median that a client of short calls waits beside so many clients of long ones."""
     machine = Machine(cost)
     machine.serve({"short": SHORT, **{f"long {each}": long for each in range(others)}}, CALLS, "short")
     return median(machine.latencies["short"])
 
 
-def rows_per_second(cost: Fit, clients: dict[str, tuple[int, ...]]) -> float:
+def rows_per_second(cost: StepCostModel, clients: dict[str, tuple[int, ...]]) -> float:
     """Return the throughput with such clients."""
     machine = Machine(cost)
     machine.serve(clients, 12, next(reversed(clients)))
@@ -142,12 +144,12 @@ def test_short_calls_do_not_keep_long_ones_from_ending(name: str) -> None:
 
 def test_a_part_fills_a_step_up_by_a_share() -> None:
     """Beside a text that is read to its end a longer one adds half of its time, and none where that is a crumb."""
-    scheduler = Scheduler()
-    cost = Fit(0.001, 0.001, 0.0)
+    scheduler = StepScheduler()
+    cost = StepCostModel(0.001, 0.001, 0.0)
     for rows in (1, 16, 63, 64, 200) * 12:
-        scheduler.costs.learn(rows, pairs_of(rows, 0), cost.cost(rows, 0))
-    short, long = Lane("short", "", 39), Lane("long", "", 400)
+        scheduler.costs.learn(rows, attention_pairs(rows, 0), cost.cost(rows, 0))
+    short, long = WorkItem("short", "", 39), WorkItem("long", "", 400)
     plan = scheduler.plan([short, long], 1.0)
-    assert {"short": 39, "long": round(40 * FILL_SHARE)} == {lane.key: rows for lane, rows in plan}
+    assert {"short": 39, "long": round(40 * FILL_SHARE)} == {item.key: rows for item, rows in plan}
     (alone,) = scheduler.plan([short._replace(key="crumb", rows=20), long], 2.0)
     assert ("crumb", 20) == (alone[0].key, alone[1])

@@ -22,11 +22,11 @@ from edge_agent.engine.runtimes.onnx_outputs import (
     words,
 )
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
-CLASSIFY = Task(name="a", kind="classify", labels=("yes", "no"))
-EXTRACT = Task(name="a", kind="extract", labels=("O", "B-price", "I-price"))
-EMBED = Task(name="a", kind="embed")
+CLASSIFY = TaskSpec(name="a", kind="classify", labels=("yes", "no"))
+EXTRACT = TaskSpec(name="a", kind="extract", labels=("O", "B-price", "I-price"))
+EMBED = TaskSpec(name="a", kind="embed")
 TAGS = ("O", "B-price", "I-price", "B-name", "I-name")
 
 
@@ -89,7 +89,7 @@ def test_unfitting_rows_are_refused(task, shape, message):
 def test_tags_are_bio():
     """Tags of another scheme are refused, naming the first."""
     with pytest.raises(ModelLoadFailed, match=r"O, B-\.\.\. and I-\.\.\.; 'S-price' is not"):
-        check_row(Task(name="a", kind="extract", labels=("O", "S-price")), row(4, 2))
+        check_row(TaskSpec(name="a", kind="extract", labels=("O", "S-price")), row(4, 2))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

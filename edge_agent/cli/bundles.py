@@ -1,0 +1,308 @@
+"""`edge-agent bundles`, `install`, `activate`, `rollback` and `remove`: the bundles of a site, and on a disk."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from edge_agent.cli.daemon_target import TaskArgument, target_of
+from edge_agent.cli.output import (
+    AsJson,
+    YesOption,
+    confirm,
+    out,
+    plain,
+    print_done,
+    print_facts,
+    print_json,
+    print_trimmed,
+    progress,
+    table,
+)
+from edge_agent.client import AdminClient, Bundle, BundleRef
+from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownTask
+from edge_agent.formats.manifest import Manifest, digest_of, parse
+from edge_agent.formatting import format_bytes
+from edge_agent.store import archive
+from edge_agent.store.limits import StoreLimits
+
+DIGEST_SHOWN = 12
+LABELS_SHOWN = 12
+
+app = typer.Typer(no_args_is_help=True, help="List, show and inspect bundles.")
+BundleArgument = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="A version, a digest, or at least 8 characters of its start.")
+]
+
+
+@app.command("list")
+def list_bundles(
+    ctx: typer.Context,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Only this task.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the installed bundles, by task and then newest first.
+
+    Example: [bold]edge-agent bundles list pos-intent[/bold]
+    """
+    with target_of(ctx).admin() as admin:
+        bundles = _installed(admin, task)
+    if as_json:
+        print_json([plain(bundle) for bundle in bundles], indent=2)
+        return
+    if not bundles:
+        out().print("Nothing is installed: 'edge-agent install PATH' installs a bundle.")
+        return
+    columns = ("task", "version", "digest", "kind", "use", "gate", "signed", "size", "installed")
+    made = table(*columns, right=("size",), wrap=("task", "use"))
+    for bundle in bundles:
+        made.add_row(
+            bundle.ref.task,
+            bundle.ref.version,
+            bundle.ref.digest[:DIGEST_SHOWN],
+            bundle.kind.lower(),
+            _use(bundle),
+            bundle.gate or "-",
+            _signed(bundle),
+            format_bytes(bundle.size_bytes),
+            f"{bundle.install_time:%Y-%m-%d}",
+        )
+    print_trimmed(out(), made)
+
+
+@app.command("show")
+def show_bundle(ctx: typer.Context, task: TaskArgument, bundle: BundleArgument = "", as_json: AsJson = False) -> None:
+    """Show one installed bundle; without BUNDLE the active one.
+
+    Example: [bold]edge-agent bundles show pos-intent 1.2.0[/bold]
+    """
+    with target_of(ctx).admin() as admin:
+        found = _find(_installed(admin, task), task, bundle)
+    if as_json:
+        print_json(found, indent=2)
+        return
+    facts: dict[str, str | Text] = {
+        "task": found.ref.task,
+        "version": found.ref.version,
+        "digest": found.ref.digest,
+        "kind": found.kind.lower(),
+        "runtime": found.runtime,
+        "use": _use(found),
+        "signed": _signed(found),
+        "gate": found.gate,
+        "confident answers": f"none: {found.confidence_blocker}" if found.confidence_blocker else "",
+        "size": format_bytes(found.size_bytes),
+        "installed": f"{found.install_time:%Y-%m-%d %H:%M} UTC",
+    }
+    print_facts(out(), facts)
+
+
+@app.command("inspect")
+def inspect_bundle(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle directory, or one uncompressed tar of it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a bundle on a disk, file by file, and show what it is. Needs no daemon and installs nothing.
+
+    It checks each file against the manifest. Signatures are checked when the daemon installs the bundle.
+
+    Example: [bold]edge-agent bundles inspect /media/usb/pos-intent-1.2.0.tar[/bold]
+    """
+    with progress(ctx, f"Reading {path.name}"), archive.opened(path, StoreLimits()) as members:
+        raw = archive.manifest_bytes(members)
+        manifest = parse(raw)
+        _check_files(manifest, members)
+    if as_json:
+        print_json({"digest": digest_of(raw), "manifest": manifest.model_dump(mode="json", by_alias=True)}, indent=2)
+        return
+    print_facts(out(), _manifest_facts(manifest, digest_of(raw)))
+    out().print()
+    files = table("file", "role", "size", right=("size",), wrap=("file",))
+    for artifact in manifest.artifacts:
+        files.add_row(artifact.path, artifact.role, format_bytes(artifact.size_bytes))
+    print_trimmed(out(), files)
+
+
+def install(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle directory, or one uncompressed tar of it.")],
+    no_activate: Annotated[bool, typer.Option("--no-activate", help="Copy it into the store; change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a bundle, copy it into the store and activate it.
+
+    The version that answered before stays, for 'edge-agent rollback'.
+
+    Example: [bold]edge-agent install /media/usb/pos-intent-1.2.0.tar[/bold]
+    """
+    with (
+        target_of(ctx).admin() as admin,
+        progress(ctx, f"Installing {path.name}: verifying, copying, loading the model"),
+    ):
+        bundle, is_new = admin.install(path, activate=not no_activate)
+        name = bundle.ref.version if bundle.active else _unique_name(bundle.ref, admin.bundles(bundle.ref.task))
+    if as_json:
+        print_json({"newly_installed": is_new, "bundle": plain(bundle)}, indent=2)
+        return
+    print_done(ctx, f"{'Installed' if is_new else 'Already installed:'} {describe_bundle(bundle)}.")
+    if not bundle.active:
+        print_done(ctx, f"To let it answer: edge-agent activate {bundle.ref.task} {name}")
+        return
+    print_done(ctx, f"It answers '{bundle.ref.task}' now.")
+    if bundle.confidence_blocker:
+        said = f"no answer of it is confident: {bundle.confidence_blocker}. Convert it to another format."
+        print_done(ctx, Text.assemble(("warning: ", "yellow"), said))
+    if bundle.gate == "none" and bundle.kind in ("CLASSIFY", "EXTRACT"):
+        print_done(ctx, "It has no gate: it does not recognize inputs unlike its training data.")
+
+
+def activate(ctx: typer.Context, task: TaskArgument, bundle: BundleArgument, as_json: AsJson = False) -> None:
+    """Let an installed bundle answer its task.
+
+    Example: [bold]edge-agent activate pos-intent 1.2.0[/bold]
+    """
+    with target_of(ctx).admin() as admin, progress(ctx, f"Activating {task} {bundle}: loading the model"):
+        active = admin.activate(task, bundle)
+    if as_json:
+        print_json(active, indent=2)
+    else:
+        print_done(ctx, f"{describe_bundle(active)} answers '{task}' now.")
+
+
+def rollback(ctx: typer.Context, task: TaskArgument, as_json: AsJson = False) -> None:
+    """Go back to the bundle that answered before.
+
+    It stays active until the plan names another bundle for the task than it does now.
+
+    Example: [bold]edge-agent rollback pos-intent[/bold]
+    """
+    with target_of(ctx).admin() as admin, progress(ctx, f"Rolling back {task}: loading the model"):
+        active = admin.rollback(task)
+    if as_json:
+        print_json(active, indent=2)
+    else:
+        print_done(ctx, f"{describe_bundle(active)} answers '{task}' again.")
+
+
+def remove(
+    ctx: typer.Context,
+    task: TaskArgument,
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="A version or digest; without it the whole task, active bundle too.")
+    ] = "",
+    yes: YesOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a bundle that neither answers nor is kept for rollback, or a whole task.
+
+    Asks for confirmation. A script gives --yes: without a terminal and without --yes the command refuses.
+
+    Example: [bold]edge-agent remove pos-intent 1.0.0[/bold]
+    """
+    way_back = "'edge-agent install PATH' brings it back from its file."
+    if bundle:
+        confirm(f"Remove {task} {bundle}?", f"The site loses {task} {bundle}. {way_back}", yes=yes)
+    else:
+        consequence = f"The site loses every bundle of '{task}', and calls of that task fail. {way_back}"
+        confirm(f"Remove the task {task}?", consequence, yes=yes)
+    with target_of(ctx).admin() as admin:
+        freed = admin.remove(task, bundle)
+    if as_json:
+        print_json({"task": task, "bundle": bundle, "freed_bytes": freed}, indent=2)
+    else:
+        print_done(ctx, f"Removed {f'{task} {bundle}' if bundle else f'the task {task}'}; {format_bytes(freed)} freed.")
+
+
+def describe_bundle(bundle: Bundle) -> str:
+    """Return the name, version and digest of a bundle as a sentence names it."""
+    signature = "" if bundle.signed else ", unsigned"
+    return f"{bundle.ref.task} {bundle.ref.version} ({bundle.ref.digest[:DIGEST_SHOWN]}{signature})"
+
+
+def _installed(admin: AdminClient, task: str) -> list[Bundle]:
+    """Return the bundles of one task, or of all. Raises UnknownTask when the task has none."""
+    bundles = admin.bundles(task)
+    if task and not bundles:
+        known = sorted({bundle.ref.task for bundle in admin.bundles()})
+        there = f"installed tasks: {', '.join(known)}" if known else "nothing is installed"
+        remedy = "'edge-agent bundles list' lists every bundle; 'edge-agent install PATH' installs one."
+        raise UnknownTask(f"the task '{task}' has no bundle; {there}", remedy=remedy)
+    return bundles
+
+
+def _find(bundles: list[Bundle], task: str, name: str) -> Bundle:
+    """Return the bundle of that version or digest; without a name the active one. Raises UnknownBundle."""
+    found = [
+        each
+        for each in bundles
+        if (name in (each.ref.version, each.ref.digest) or (len(name) >= 8 and each.ref.digest.startswith(name)))
+        or (not name and each.active)
+    ]
+    if len(found) == 1:
+        return found[0]
+    what = f"the task '{task}' has {'no' if not found else 'more than one'} bundle {name or 'that is active'}"
+    raise UnknownBundle(what, remedy=f"'edge-agent bundles list {task}' lists them with their digests.")
+
+
+def _use(bundle: Bundle) -> Text:
+    if bundle.active:
+        return Text("active", "green")
+    return Text("for rollback" if bundle.previous else "-")
+
+
+def _signed(bundle: Bundle) -> Text:
+    return Text("yes") if bundle.signed else Text("no", "yellow")
+
+
+def _unique_name(ref: BundleRef, installed: list[Bundle]) -> str:
+    """Return the version, or the start of the digest where another installed bundle has the same version."""
+    same = {other.ref.digest for other in installed if other.ref.version == ref.version}
+    return ref.version if same <= {ref.digest} else ref.digest[:DIGEST_SHOWN]
+
+
+def _check_files(manifest: Manifest, members: dict[str, archive.Member]) -> None:
+    """Compare each file with the manifest. Raises FileMissing, HashMismatch."""
+    for artifact in manifest.artifacts:
+        member = members.get(artifact.path)
+        if member is None:
+            raise FileMissing(f"{artifact.path} does not exist, though the manifest names it", path=artifact.path)
+        digest = hashlib.sha256()
+        for chunk in member.chunks():
+            digest.update(chunk)
+        if digest.hexdigest() != artifact.sha256:
+            raise HashMismatch(f"{artifact.path} is not the file that the manifest names", path=artifact.path)
+
+
+def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
+    task, confidence = manifest.task, manifest.confidence
+    more = len(task.labels) - LABELS_SHOWN
+    labels = ", ".join(task.labels[:LABELS_SHOWN]) + (f", and {more} more" if more > 0 else "")
+    return {
+        "task": task.name,
+        "version": manifest.version,
+        "digest": digest,
+        "kind": task.kind,
+        "runtime": manifest.runtime,
+        "labels": labels,
+        "record fields": ", ".join(task.record_fields) if task.kind == "extract" else "",
+        "input limit": f"{task.limits.input_tokens_max} tokens",
+        "threshold": _threshold(confidence),
+        "gate": manifest.gate_name,
+        "base model": manifest.provenance.base,
+        "licence": manifest.provenance.licence,
+        "memory": format_bytes(manifest.requires.memory_bytes) if manifest.requires.memory_bytes else "",
+        "size": format_bytes(manifest.size_bytes),
+        "files": Text("all as the manifest names them", "green"),
+    }
+
+
+def _threshold(confidence: Any) -> str:
+    if confidence.policy != "threshold":
+        return "none: it is not calibrated, and no answer counts as confident"
+    guarantee = f"at most {confidence.target_risk:.1%} wrong at or above it, with {1 - confidence.delta:.0%} certainty"
+    return f"{confidence.confidence_min:.2f}; {guarantee}"

@@ -1,0 +1,186 @@
+"""Groups of commands: a command's module is imported when it runs, and global options stand anywhere.
+
+`--help` lists each command by the summary in its group's table, so that it imports none of them. The first line of the
+command's own help is the same sentence; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from edge_agent.errors.printable import printable
+
+# typer has no public name for it.
+UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+@dataclass
+class GlobalOptions:
+    """The options that every command takes; None = not given."""
+
+    config: Path | None = None
+    state_dir: Path | None = None
+    run_dir: Path | None = None
+    remote: Path | None = None
+    quiet: bool = False
+    verbose: bool = False
+    no_color: bool = False
+
+
+GLOBAL_OPTION_NAMES = frozenset(field.name for field in fields(GlobalOptions))
+
+
+def disable_color() -> None:
+    """Print without colors from now on, and so does every program that a command starts: https://no-color.org."""
+    os.environ["NO_COLOR"] = "1"
+
+
+def global_options(ctx: typer.Context) -> GlobalOptions:
+    """Return the global options of this invocation, wherever they stood."""
+    found = ctx.find_object(GlobalOptions)
+    assert found is not None, "the root command sets it; this is a bug"
+    return found
+
+
+@dataclass(frozen=True)
+class CommandEntry:
+    """Where a command is, and what the list of commands shows of it."""
+
+    module: str
+    attribute: str
+    """In that module: a function, a class, or a typer.Typer with commands of its own."""
+    summary: str
+    panel: str = ""
+    """Heading in the list of commands; empty = none."""
+    renamed_to: str = ""
+    """The words that replace an old name, which help hides, as in "bundles list"; empty = the name is current."""
+
+
+class LazyCommands(Mapping[str, Any]):
+    """The commands of a table by name; looking one up imports its module. Iteration leaves old names out."""
+
+    def __init__(self, entries: Mapping[str, CommandEntry], options: Iterable[Any]) -> None:
+        """Take the table, and the global options that each command gets."""
+        self._entries = entries
+        self._options = [_inherited(option) for option in options]
+
+    def __getitem__(self, name: str) -> Any:
+        """Import the module of a command and build the command."""
+        entry = self._entries[name]
+        target = getattr(import_module(entry.module), entry.attribute)
+        # typer builds commands in a group only: a group of this one command.
+        app = typer.Typer(add_completion=False)
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name)
+        else:
+            app.command(name)(target)
+        app.callback()(lambda: None)
+        group: Any = typer.main.get_command(app)
+        command = group.commands[name]
+        self._add_options(command)
+        return command
+
+    def _add_options(self, command: Any) -> None:
+        command.params = [*command.params, *self._options]
+        for inner in getattr(command, "commands", {}).values():
+            self._add_options(inner)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the current names in the order of the table."""
+        return (name for name, entry in self._entries.items() if not entry.renamed_to)
+
+    def __len__(self) -> int:
+        """Return the number of current names."""
+        return sum(1 for _ in self)
+
+    def summary(self, name: str) -> Any:
+        """Return a command that has nothing but its summary, for help; None = there is no such command."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        panel = entry.panel or None
+        return TyperCommand(name, help=entry.summary, hidden=bool(entry.renamed_to), rich_help_panel=panel)
+
+
+def _inherited(option: Any) -> Any:
+    """Return a root option as a subcommand takes it: hidden in its help, and stored in the invocation's options."""
+    inherited = copy.copy(option)
+    inherited.hidden, inherited.expose_value, inherited.is_eager = True, False, True
+    inherited.callback = _store_option
+    return inherited
+
+
+def _store_option(ctx: Any, option: Any, value: Any) -> None:
+    if value not in (None, False):
+        if option.name == "no_color":
+            disable_color()
+        path = option.name in ("config", "state_dir", "run_dir", "remote")
+        setattr(global_options(ctx), option.name, Path(value) if path else value)
+
+
+class PrintableGroup(TyperGroup):
+    """A group that understands -h, and whose errors quote arguments as they may be printed.
+
+    A shell puts any file name into an argument, control characters included.
+    """
+
+    def __init__(self, **attrs: Any) -> None:
+        """Take the settings of typer's group."""
+        settings = {"help_option_names": ["-h", "--help"], **(attrs.pop("context_settings", None) or {})}
+        super().__init__(**attrs, context_settings=settings)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the arguments of the group."""
+        try:
+            return super().make_context(*args, **extra)
+        except UsageError as error:
+            error.message = printable(error.message)
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the arguments of a command, and run it."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            error.message = printable(error.message)
+            raise
+
+
+class LazyGroup(PrintableGroup):
+    """A group over a table of commands; a subclass names it as `entries`."""
+
+    entries: Mapping[str, CommandEntry]
+
+    def __init__(self, **attrs: Any) -> None:
+        """Take the commands from the table."""
+        super().__init__(**{**attrs, "commands": {}})
+        self.lazy = LazyCommands(self.entries, [each for each in self.params if each.name in GLOBAL_OPTION_NAMES])
+        self.commands: Any = self.lazy
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names, without importing anything."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return what help shows of a command."""
+        return self.lazy.summary(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the command that is to run."""
+        name, found, rest = super().resolve_command(ctx, args)
+        if found and name and (renamed_to := self.entries[name].renamed_to):
+            self.note_renaming(name, renamed_to)
+        return name, self.lazy[name] if found and name else None, rest
+
+    def note_renaming(self, name: str, renamed_to: str) -> None:
+        """Tell the caller, on standard error, that a command has a new name."""
+        raise NotImplementedError

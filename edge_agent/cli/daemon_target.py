@@ -1,0 +1,90 @@
+"""Which daemon a command calls: from the global options to the sockets, or to an address on the network."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from edge_agent.cli.command_group import global_options
+from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
+from edge_agent.config import Config, ConfigFiles, Overrides, Role, load, read_files
+from edge_agent.config.remote import RemoteDaemonConfig, load_remote
+
+_C = TypeVar("_C", Client, AdminClient, ReviewClient)
+_SOCKETS: dict[Role, Callable[[Config], Path]] = {
+    "infer": lambda config: config.inference_socket,
+    "feedback": lambda config: config.review_socket,
+    "admin": lambda config: config.admin_socket,
+}
+TargetOption = Annotated[
+    str,
+    typer.Option("--target", metavar="ADDRESS", help="Another daemon: unix:/path/to/inference.sock or host:port."),
+]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Name of the task; 'edge-agent status' lists them.")]
+
+
+@dataclass(frozen=True)
+class DaemonTarget:
+    """The daemon that the global options name. Reads the configuration when a client or a setting is requested."""
+
+    config_path: Path | None = None
+    overrides: Overrides = field(default_factory=Overrides)
+    remote_path: Path | None = None
+
+    def config(self) -> Config:
+        """Read the configuration. Raises ConfigInvalid, SocketPathTooLong."""
+        return load(self.config_path, self.overrides)
+
+    def files(self) -> ConfigFiles:
+        """Read the files of the configuration as they are. Raises ConfigInvalid."""
+        return read_files(self.config_path)
+
+    def client(self, address: str = "", retry: Retry | None = None) -> Client:
+        """Return a client of the inference socket, or of another address."""
+        kind = functools.partial(Client, retry=retry)
+        if address:
+            return _open_client(kind, "--target", address)
+        return _open_client(kind, "--remote", *self.way("infer"))
+
+    def admin(self) -> AdminClient:
+        """Return a client of the admin socket, or of the daemon over the network."""
+        return _open_client(AdminClient, "--remote", *self.way("admin"))
+
+    def reviewer(self) -> ReviewClient:
+        """Return a client of the review socket, or of the daemon over the network."""
+        return _open_client(ReviewClient, "--remote", *self.way("feedback"))
+
+    def way(self, role: Role) -> tuple[str, Tls | None]:
+        """Return the address for a role, and the client's TLS files. Raises ConfigInvalid, CertificateUnusable."""
+        remote = load_remote(self.remote_path)
+        if remote is None:
+            return f"unix:{_SOCKETS[role](self.config()).absolute()}", None
+        return remote.address, _read_tls(remote) if remote.has_tls else None
+
+
+def target_of(ctx: typer.Context) -> DaemonTarget:
+    """Return the daemon that the global options name."""
+    given = global_options(ctx)
+    return DaemonTarget(given.config, Overrides(given.state_dir, given.run_dir), given.remote)
+
+
+def _read_tls(remote: RemoteDaemonConfig) -> Tls:
+    """Check the files here, once: gRPC does not report a key that belongs to another certificate."""
+    # Only a daemon over the network is shown certificates.
+    from edge_agent.formats.certificate_files import check_key_matches, parse_certificates  # noqa: PLC0415
+
+    check_key_matches(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
+    parse_certificates(Path(remote.ca).read_bytes(), remote.ca)
+    return Tls(remote.ca, remote.certificate, remote.key, remote.server_name)
+
+
+def _open_client(kind: Callable[[str, Tls | None], _C], option: str, address: str, tls: Tls | None = None) -> _C:
+    try:
+        return kind(address, tls)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None

@@ -1,0 +1,242 @@
+"""`edge-agent classify`, `extract` and `embed`: ask a task about many inputs, and print one result for each."""
+
+# No `from __future__ import annotations`: typer looks for the names of annotations in the module of the subclass.
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from edge_agent.cli.daemon_target import TargetOption, TaskArgument, target_of
+from edge_agent.cli.exits import ExitCode, exit_code
+from edge_agent.cli.inputs import FileOption, Inputs, Texts, answers
+from edge_agent.cli.output import AsJson, out, plain, print_json, print_trimmed, table
+from edge_agent.client import Answer, Classification, Client, Embedding, Extraction, Failure, OnLowConfidence
+
+TIMEOUT_SECONDS = 60
+_INPUT_SHOWN_MAX = 500  # characters in a table; --json has all of it
+_VALUES_SHOWN = 4
+_A = TypeVar("_A", bound=Answer)
+
+LowConfidence = Annotated[
+    OnLowConfidence,
+    typer.Option(
+        help="What to do with an answer that is not confident: as_mode = what the task's mode is; escalate = ask"
+        " the large model if it is available."
+    ),
+]
+TopK = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=1000,
+        help="Show the N best labels with their scores; 0 = the best one, and with --json the scores of all.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ResultColumns(Generic[_A]):
+    """How the answers of one kind of task are printed."""
+
+    key: str
+    """Of an answer in JSON."""
+    columns: tuple[str, ...]
+    """Between the input, and the milliseconds and the note."""
+    cells: Callable[[_A], Sequence[RenderableType]]
+    """Their content."""
+    note: Callable[[_A], Text]
+    right: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class BatchCommand:
+    """The arguments and options of such a command: typer reads the fields like a function's parameters."""
+
+    ctx: typer.Context
+    task: TaskArgument
+    texts: Texts = None
+    file: FileOption = None
+    target: TargetOption = ""
+    as_json: AsJson = False
+
+    def answer(self, call: Callable[[Client, str, list[str]], list[_A | Failure]], form: ResultColumns[_A]) -> None:
+        """Ask, print each result, and end the command with the code of the first input that failed."""
+        inputs = Inputs(self.texts, self.file)
+        with target_of(self.ctx).client(self.target, inputs.retry) as client:
+            found = answers(
+                client, self.task, inputs, lambda task, batch: call(client, task, batch), as_json=self.as_json
+            )
+            code = print_results(found, form, self.as_json)
+        raise typer.Exit(code)
+
+
+@dataclass(kw_only=True)
+class ClassifyCommand(BatchCommand):
+    """Choose one label for each input.
+
+    The inputs go to the daemon in batches, at most 16 and at most the task's limit; every input gets its own result.
+    Those of a file or of standard input are tried again while the daemon is busy or restarts. With --json, one object
+    per line.
+
+    Example: [bold]edge-agent classify pos-intent 'I want my money back'[/bold]
+
+    Example: [bold]edge-agent classify pos-intent --json < messages.txt > answers.jsonl[/bold]
+
+    Example: [bold]edge-agent classify pos-intent --top-k 5 'I want my money back'[/bold]
+
+    Example: [bold]edge-agent classify pos-intent --json --file messages.jsonl > answers.jsonl[/bold]
+    """
+
+    on_low_confidence: LowConfidence = "as_mode"
+    top_k: TopK = 0
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        self.answer(self._call, RANKED_CLASSIFICATION if self.top_k else CLASSIFICATION)
+
+    def _call(self, client: Client, task: str, batch: list[str]) -> list[Classification | Failure]:
+        return client.classify(
+            task,
+            batch,
+            on_low_confidence=self.on_low_confidence,
+            top_k=self.top_k,
+            timeout_seconds=TIMEOUT_SECONDS,
+        )
+
+
+@dataclass(kw_only=True)
+class ExtractCommand(BatchCommand):
+    """Find the task's record in each input.
+
+    With --json, one object per line: the confidence of each field that was written, the place of each value that was
+    found in the text.
+
+    Example: [bold]edge-agent extract pos-fields 'two blue mugs for 7 euros'[/bold]
+
+    Example: [bold]edge-agent extract pos-fields --json --file orders.txt > orders.jsonl[/bold]
+    """
+
+    on_low_confidence: LowConfidence = "answer"
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        self.answer(self._call, EXTRACTION)
+
+    def _call(self, client: Client, task: str, batch: list[str]) -> list[Extraction | Failure]:
+        return client.extract(task, batch, on_low_confidence=self.on_low_confidence, timeout_seconds=TIMEOUT_SECONDS)
+
+
+@dataclass(kw_only=True)
+class EmbedCommand(BatchCommand):
+    """Turn each input into a vector.
+
+    The table shows its first values; --json prints all of them, one object per line.
+
+    Example: [bold]edge-agent embed product-search --json 'blue backpack' > vectors.jsonl[/bold]
+
+    Example: [bold]edge-agent embed product-search --json --file products.txt > vectors.jsonl[/bold]
+    """
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        self.answer(_embed, EMBEDDING)
+
+
+def print_results(found: Iterable[tuple[str, _A | Failure]], form: ResultColumns[_A], as_json: bool) -> ExitCode:
+    """Print every result; return the exit code of the first input that failed, or OK."""
+    code = ExitCode.OK
+    made = table("input", *form.columns, "ms", "note", right=(*form.right, "ms"), wrap=("input", "note", *form.columns))
+    try:
+        for text, result in found:
+            if isinstance(result, Failure):
+                code = code or exit_code(result.reason)
+            if as_json:
+                key = "error" if isinstance(result, Failure) else form.key
+                print_json({"input": text, key: plain(result)})
+            else:
+                made.add_row(Text(_shorten(text)), *_result_cells(result, form))
+    finally:  # Results of the batches before a failed one are printed, too.
+        if made.row_count:
+            print_trimmed(out(), made)
+    return code
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= _INPUT_SHOWN_MAX:
+        return text
+    return f"{text[:_INPUT_SHOWN_MAX]}… ({len(text):,} characters)"
+
+
+def _result_cells(result: _A | Failure, form: ResultColumns[_A]) -> list[RenderableType]:
+    if isinstance(result, Failure):
+        return [*("-" for _ in form.columns), "", _failure_cell(result)]
+    return [*form.cells(result), f"{result.timings.total_ms:.0f}", form.note(result)]
+
+
+def _failure_cell(failure: Failure) -> RenderableType:
+    said = Text(f"{failure.reason}: {failure.message}", style="red")
+    return Group(said, Text(f"what to do: {failure.remedy}", style="red")) if failure.remedy else said
+
+
+def _degradation(word: str, result: Classification | Extraction) -> str:
+    """Return why an answer is degraded; with the p-value where that is the reason."""
+    said = word.lower().replace("_", " ")
+    return (
+        f"{said} (p = {result.p_value:.3f})" if word == "OUT_OF_DISTRIBUTION" and result.p_value is not None else said
+    )
+
+
+def confidence_note(result: Classification | Extraction) -> Text:
+    """Return what limits an answer that has a confidence."""
+    notes = [f"by {result.model}"] if result.model else []
+    below = result.threshold and not result.confidence >= result.threshold
+    notes += [f"below the threshold {result.threshold:.2f}"] if below else []
+    if result.threshold is None and "SCORES_VARY" not in result.degraded:
+        notes.append("not calibrated")
+    notes += [_degradation(word, result) for word in result.degraded]
+    return Text(", ".join(notes), style="yellow" if result.below_threshold else "")
+
+
+def _classification_cells(result: Classification) -> tuple[Text, str]:
+    label = Text(result.label or result.route.lower(), style="bold" if result.label else "yellow")
+    return label, f"{result.confidence:.2f}"
+
+
+def _ranked_cells(result: Classification) -> tuple[RenderableType, ...]:
+    return *_classification_cells(result), Group(*(Text(f"{score:.2f}  {label}") for label, score in result.scores))
+
+
+CLASSIFICATION = ResultColumns(
+    "classification", ("label", "confidence"), _classification_cells, confidence_note, right=("confidence",)
+)
+RANKED_CLASSIFICATION = ResultColumns(
+    "classification", (*CLASSIFICATION.columns, "scores"), _ranked_cells, confidence_note, right=CLASSIFICATION.right
+)
+
+
+def _extraction_cells(result: Extraction) -> tuple[Text, str]:
+    return Text(result.json or result.route.lower()), f"{result.confidence:.2f}"
+
+
+EXTRACTION = ResultColumns(
+    "extraction", ("record", "confidence"), _extraction_cells, confidence_note, right=("confidence",)
+)
+
+
+def _embed(client: Client, task: str, batch: list[str]) -> list[Embedding | Failure]:
+    return client.embed(task, batch, timeout_seconds=TIMEOUT_SECONDS)
+
+
+def _embedding_cells(result: Embedding) -> tuple[str, str]:
+    return str(len(result.values)), " ".join(f"{value:+.3f}" for value in result.values[:_VALUES_SHOWN]) + " …"
+
+
+def _embedding_note(result: Embedding) -> Text:
+    return Text(", ".join(word.lower().replace("_", " ") for word in result.degraded))
+
+
+EMBEDDING = ResultColumns("embedding", ("length", "vector"), _embedding_cells, _embedding_note, right=("length",))

@@ -1,0 +1,276 @@
+"""`edge-agent media export` and `import`: sealed examples out, receipts and updates in, on removable media.
+
+The files have the same names as in an object store: site=<id>/segments/<epoch>-<sequence>.age and .json,
+site=<id>/status.json, site=<id>/receipts.json. Each file is written next to its place, synced and renamed; the
+manifest of a segment follows the segment. A drive that is pulled out holds whole files or none. The export deletes
+nothing on the site: only receipts of the central team do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from edge_agent.cli.daemon_target import target_of
+from edge_agent.cli.exits import ExitCode
+from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, progress
+from edge_agent.client import AdminClient, CallFailed, ImportProgress, TaskUpdate, UpdatesStatus
+from edge_agent.durable.atomic_files import write_durably
+from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
+from edge_agent.formatting import format_bytes
+
+FILE_BYTES_MAX = 64 * 2**20
+_NOTHING_REMEDY = (
+    "Have 'edge-convert collect' write its receipts, or 'edge-convert stick' an update, to the drive first; "
+    "or name the folder where it is mounted."
+)
+_WHOLE_REMEDY = (
+    "Have the drive written again, for this site ('edge-convert stick … --site ID'), and unmounted before it is pulled "
+    "out; then import it again. The bundle that answered before continues to answer."
+)
+# A task's state after an import, as the end of a sentence that begins with the bundle.
+_OUTCOMES = {
+    "WAITING": "is not due here yet",
+    "STAGED": "has not been switched to yet",
+    "PROBATION": "answers now, on probation; if it does badly, the site returns to the previous bundle",
+    "DONE": "answers",
+    "FAILED": "failed here, and the previous bundle continues to answer; tell the central team",
+    "ROLLED_BACK": "did badly in use, and the site returned to the previous bundle; tell the central team",
+    "HELD": "is not used",
+}
+app = typer.Typer(no_args_is_help=True, help="Exchange data with the central team on removable media.")
+MediaPath = Annotated[
+    Path, typer.Argument(metavar="PATH", help="The folder where the drive is mounted, or any other folder.")
+]
+
+
+@dataclass
+class CopyProgress:
+    """The files copied so far, and the failure that stopped the copy."""
+
+    copied: int = 0
+    unchanged: int = 0
+    """Already on the drive."""
+    bytes: int = 0
+    missing: list[str] = field(default_factory=list)
+    failure: EdgeAgentError | OSError | None = None
+
+
+@app.command("export")
+def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -> None:
+    """Seal the waiting examples, and copy everything for the central team to a drive.
+
+    Run it again after a failure: files that are on the drive already are not copied twice.
+
+    Example: [bold]edge-agent media export /media/usb[/bold]
+    """
+    _check_folder(path)
+    with target_of(ctx).admin() as admin, progress(ctx, "Sealing"):
+        sealed = admin.seal_examples()
+    if not sealed.site:
+        if as_json:
+            print_json({"site": "", "copied": 0, "unchanged": 0, "bytes": 0}, indent=2)
+        else:
+            out().print("Nothing leaves this site: 'site.id' in agent.yaml is not set.")
+        return
+    columns, console = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()), err()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task("Copying files", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(shown, completed=done, total=total)
+
+        copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show)
+    new = f"{_files(copying.copied)} ({format_bytes(copying.bytes)}) copied to {path}"
+    copied = f"{new}, {_were(copying.unchanged)} there already"
+    if copying.failure is not None:
+        reason = getattr(copying.failure, "message", None) or copying.failure
+        missing = f"{_were(len(copying.missing))} not, from {copying.missing[0]} on"
+        raise MediaFailed(
+            f"{copied}; {missing}: {reason}. All of it is still on this machine",
+            copied=copying.copied,
+            missing=len(copying.missing),
+        )
+    if as_json:
+        counts = {"copied": copying.copied, "unchanged": copying.unchanged, "bytes": copying.bytes}
+        print_json({"site": sealed.site, **counts}, indent=2)
+    else:
+        done = f"{copied}. Bring the drive to the central team; 'edge-agent media import' takes their receipts."
+        print_done(ctx, done)
+
+
+def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = lambda *_: None) -> CopyProgress:
+    """Copy an outbox, the oldest segment first and the status last; stops at the first failure.
+
+    `show` is called with the number of copied files, and of all.
+    """
+    sealed = sorted((outbox / "segments").glob("*.json"))
+    pairs = [(file, target / "segments" / file.name) for each in sealed for file in (each.with_suffix(".age"), each)]
+    pairs += [(outbox / "status.json", target / "status.json")] if (outbox / "status.json").exists() else []
+    copying = CopyProgress()
+    for number, (source, goal) in enumerate(pairs):
+        try:
+            _copy(source, goal, copying)
+        except (EdgeAgentError, OSError) as error:
+            copying.failure, copying.missing = error, [one.name for one, _ in pairs[number:]]
+            break
+        show(number + 1, len(pairs))
+    return copying
+
+
+@app.command("import")
+def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -> None:
+    """Take updates and receipts of the central team from a drive.
+
+    An update is installed by the same rules as one from the network: signed, tested, in its window. The site deletes
+    the segments that the central team has signed for in its receipts.
+
+    Example: [bold]edge-agent media import /media/usb[/bold]
+    """
+    _check_folder(path)
+    path = path.resolve()
+    has_update = any((path / folder).is_dir() for folder in ("metadata", "blobs"))
+    has_receipts = any(path.glob("site=*/receipts.json"))
+    with target_of(ctx).admin() as admin:
+        admin.status()  # a missing daemon is reported before missing files
+        if not (has_update or has_receipts):
+            raise DocumentInvalid(f"there are no receipts and no update in {path}", remedy=_NOTHING_REMEDY)
+        updates = _import_update(admin, path) if has_update else None
+        if not as_json:
+            _print_updates(ctx, updates)
+        segments, problem = _import_receipts_beside(admin, path, updates) if has_receipts else (None, "")
+    if as_json:
+        print_json({"updates": updates and plain(updates), "received": segments, "receipts_problem": problem}, indent=2)
+    else:
+        _print_receipts(ctx, segments, problem)
+    _end_with_outcome(updates)
+
+
+def _import_receipts_beside(admin: AdminClient, path: Path, updates: UpdatesStatus | None) -> tuple[int | None, str]:
+    """Take the receipts; return the number of segments deleted for them, or why they were refused.
+
+    Next to an update refused receipts are a remark. Alone, they are the error: raises CallFailed, DocumentInvalid.
+    """
+    try:
+        sealed = admin.seal_examples()
+        source = path / f"site={sealed.site}" / "receipts.json"
+        if not source.exists():
+            said = f"the receipts in {path} are for other sites: {source} does not exist"
+            remedy = "Have 'edge-convert collect' write this site's receipts to the drive first."
+            raise DocumentInvalid(said, remedy=remedy)
+        write_durably(Path(sealed.receipts_path) / "receipts.json", _read(source), 0o640)
+        return admin.read_receipts(), ""
+    except (CallFailed, DocumentInvalid) as error:
+        if updates is None:
+            raise
+        return None, error.message
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a path that is not a folder: a copy to the mount point of a missing drive would reach nobody."""
+    if not path.is_dir():
+        said = f"{path} is not a folder" if path.exists() else f"{path} does not exist"
+        raise MediaFailed(
+            said, remedy="Plug the drive in, look with 'lsblk' where it is mounted, and name that folder."
+        )
+
+
+def _print_receipts(ctx: typer.Context, segments: int | None, problem: str) -> None:
+    if problem:
+        print_done(ctx, f"The receipts on it were not taken: {problem}.")
+    elif segments is not None:
+        print_done(ctx, f"The central team has {segments} more segment{'' if segments == 1 else 's'}; deleted here.")
+
+
+def _import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
+    """Let the daemon copy an update, with a bar on a terminal; return the state of the tasks afterwards."""
+    columns, console = (TextColumn("{task.description}"), BarColumn(), DownloadColumn()), err()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        copying = bar.add_task("Checking signatures", total=None)
+
+        def show(now: ImportProgress) -> None:
+            doing = f"Copying {now.copying}" if now.copying else "Checking and testing"
+            bar.update(copying, description=doing, completed=now.copied_bytes, total=now.total_bytes or None)
+
+        return admin.import_update(path, show)
+
+
+def _print_updates(ctx: typer.Context, updates: UpdatesStatus | None) -> None:
+    if updates is None:
+        return
+    planned = [task for task in updates.tasks if task.candidate]
+    for task in planned:
+        if _update_blocker(task) is None:
+            outcome = _OUTCOMES.get(task.state, task.state.lower())
+            print_done(ctx, Text(f"{_bundle_name(task)} {outcome}{_reason_suffix(task)}"))
+    if not planned:
+        print_done(ctx, f"Plan {updates.plan_version} is on the drive; it names nothing new for this site.")
+
+
+def _end_with_outcome(updates: UpdatesStatus | None) -> None:
+    """Return when every bundle is installed or will be.
+
+    Raises:
+        EdgeAgentError: a bundle is not whole, or something on this machine blocks it.
+        typer.Exit: a bundle failed here.
+    """
+    planned = [task for task in updates.tasks if task.candidate] if updates else []
+    for task in planned:
+        if blocker := _update_blocker(task):
+            raise blocker
+    if any(task.state == "FAILED" for task in planned):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _bundle_name(task: TaskUpdate) -> str:
+    return f"{task.task} {task.candidate.version if task.candidate else ''}"
+
+
+def _reason_suffix(task: TaskUpdate) -> str:
+    return f": {task.message}" if task.message else ""
+
+
+def _update_blocker(task: TaskUpdate) -> EdgeAgentError | None:
+    """Return the error that keeps a bundle from being tested until a person acts; None = there is none."""
+    kind = BY_REASON.get("UPDATE_INCOMPLETE" if task.state == "FETCHING" else task.reason)
+    if kind is None or task.state not in ("FETCHING", "STAGED"):
+        return None
+    said = f"{_bundle_name(task)} was not installed{_reason_suffix(task)}"
+    return kind(said, remedy=_WHOLE_REMEDY if issubclass(kind, UpdateIncomplete) else "")
+
+
+def _copy(source: Path, goal: Path, copying: CopyProgress) -> None:
+    content = _read(source)
+    if goal.exists() and hashlib.sha256(_read(goal)).digest() == hashlib.sha256(content).digest():
+        copying.unchanged += 1
+        return
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(goal, content, 0o644)
+    copying.copied += 1
+    copying.bytes += len(content)
+
+
+def _read(path: Path) -> bytes:
+    # A drive can hold anything: a link would copy a file of this machine, and reading a FIFO would never end.
+    if path.is_symlink() or not path.is_file():
+        raise DocumentInvalid(f"{path} is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(FILE_BYTES_MAX + 1)
+    if len(content) > FILE_BYTES_MAX:
+        raise DocumentInvalid(f"{path} has more than {FILE_BYTES_MAX} bytes")
+    return content
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
+def _were(count: int) -> str:
+    return f"{count} {'was' if count == 1 else 'were'}"

@@ -1,0 +1,179 @@
+"""`edge-agent run`: answer one input with a bundle on disk, in an engine child of its own, without a daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from edge_agent import logs
+from edge_agent.cli.inputs import as_text
+from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, progress
+from edge_agent.cli.terminal import write_answer
+from edge_agent.config import EngineConfig, LogConfig
+from edge_agent.engine.pool import EnginePool
+from edge_agent.engine.protocol import Chunk, Done, Run
+from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
+from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, Threshold, digest_of, parse
+
+ANSWER_SECONDS_MAX = 600.0
+SEED = 1  # of a generation with a temperature: the same text gets the same answer
+SCORES_SHOWN = 5
+_FOLDER_REMEDY = "Name a bundle directory; unpack a tar first. 'edge-agent bundles inspect' checks it."
+
+
+@dataclass(frozen=True)
+class BundleFolder:
+    """A bundle directory, checked for presence and size of its files."""
+
+    manifest: Manifest
+    manifest_bytes: bytes
+    paths: Mapping[str, Path]
+    """By role, absolute: the child that opens them has another working directory."""
+
+
+def run(
+    ctx: typer.Context,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE_DIR", help="A bundle directory.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The input; '-' reads standard input.")],
+    as_json: AsJson = False,
+) -> None:
+    """Answer one input with a bundle on disk, without a daemon.
+
+    Loads the model in a confined child process, as the daemon does, and ends it afterwards. Nothing is installed, and
+    nothing is captured for review. The large model is never asked.
+
+    Example: [bold]edge-agent run build/pos-intent 'I want my money back'[/bold]
+    """
+    given = as_text(sys.stdin.buffer.read(), "standard input") if text == "-" else text
+    folder = read_folder(bundle)
+    logs.configure(LogConfig(level="error"))  # a person needs the answer, not the log of an engine that loads
+    started = time.monotonic()
+    with progress(ctx, f"Loading {folder.manifest.task.name} {folder.manifest.version}"):
+        written, done = asyncio.run(_answer(folder, given))
+    answer = as_document(folder.manifest, written, done)
+    if as_json:
+        print_json({"input": given, **answer, "total_seconds": round(time.monotonic() - started, 3)}, indent=2)
+    elif folder.manifest.task.kind == "generate":
+        write_answer(f"{written}\n")
+        if done.finish == "length":
+            err().print(Text(f"cut at {done.output_tokens} tokens", style="dim"))
+    else:
+        print_facts(out(), _facts(folder.manifest, answer))
+
+
+def read_folder(folder: Path) -> BundleFolder:
+    """Open a bundle directory.
+
+    Raises:
+        BundleUnreadable: it has no manifest.json.
+        FileMissing, HashMismatch: a file does not exist, or has another size than the manifest names.
+        ManifestInvalid, SchemaUnknown: the manifest breaks a rule.
+    """
+    file = folder / MANIFEST_NAME
+    if not file.is_file():
+        raise BundleUnreadable(f"{folder} is not a bundle directory: it has no {MANIFEST_NAME}", remedy=_FOLDER_REMEDY)
+    raw = file.read_bytes()
+    manifest = parse(raw)
+    for artifact in manifest.artifacts:
+        path = folder / artifact.path
+        if not path.is_file():
+            raise FileMissing(f"{path} does not exist, though the manifest names it", remedy="Copy the bundle again.")
+        if path.stat().st_size != artifact.size_bytes:
+            said = f"{path} has {path.stat().st_size} bytes; the manifest names {artifact.size_bytes}"
+            raise HashMismatch(said, remedy="Copy the bundle again.")
+    return BundleFolder(manifest, raw, {each.role: (folder / each.path).resolve() for each in manifest.artifacts})
+
+
+async def _answer(folder: BundleFolder, text: str) -> tuple[str, Done]:
+    """Load the bundle, compute one input, and stop the engine. Raises what loading and computing raise."""
+    config = EngineConfig(sequences_max=1, load_failures_max=1)
+    digest, task = digest_of(folder.manifest_bytes), folder.manifest.task
+    job = Run(
+        job_id="1",
+        digest=digest,
+        text=text,
+        output_tokens_max=task.written_tokens_max,
+        temperature=task.prompt.temperature,
+        seed=SEED,
+        stops=task.prompt.stops,
+    )
+    pool = EnginePool(config, lambda: None, sorted({path.parent for path in folder.paths.values()}))
+    try:
+        await pool.attach(digest, folder.manifest, folder.manifest_bytes, folder.paths)
+        written: list[str] = []
+        deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
+        async with contextlib.aclosing(pool.events(job, deadline)) as events:
+            async for event in events:
+                if not isinstance(event, Chunk):
+                    return "".join(written), event.done
+                written.append(event.text)
+    finally:
+        await pool.stop()
+    raise AssertionError("a job ends with an answer or an error")
+
+
+def as_document(manifest: Manifest, written: str, done: Done) -> dict[str, Any]:
+    """Return the answer as --json prints it; a generation and a vector have no confidence."""
+    kind, confidence = manifest.task.kind, manifest.confidence
+    answer: dict[str, Any] = {"task": manifest.task.name, "version": manifest.version, "kind": kind}
+    if kind == "generate":
+        return answer | {"text": written, "finish": done.finish, "output_tokens": done.output_tokens}
+    if kind == "embed":
+        return answer | {"vector": list(struct.unpack(f"<{len(done.vector) // 4}f", done.vector))}
+    probability = max(done.scores) if done.scores else done.confidence
+    if kind == "classify":
+        scores = sorted(zip(manifest.task.labels, done.scores, strict=True), key=lambda pair: -pair[1])
+        answer |= {"label": scores[0][0], "scores": scores}
+    else:
+        entities = [{"label": each.label, "start": each.start, "end": each.end} for each in done.entities]
+        answer |= {"record": json.loads(done.record) if done.record else None, "entities": entities}
+    gate = confidence.gate
+    score = gate.score_of(done.ood_score, done.label_mass) if gate else 0.0
+    return answer | {
+        "confidence": probability,
+        "threshold": confidence.confidence_min if isinstance(confidence, Threshold) else None,
+        "p_value": gate.p_value(score) if gate else None,
+        "confident": isinstance(confidence, Threshold) and confidence.is_confident(probability, score),
+    }
+
+
+def _facts(manifest: Manifest, answer: dict[str, Any]) -> dict[str, str | Text]:
+    """Return what a person reads of an answer."""
+    if answer["kind"] == "embed":
+        first = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
+        return {"length": str(len(answer["vector"])), "vector": f"{first} …"}
+    facts: dict[str, str | Text] = {}
+    if answer["kind"] == "classify":
+        facts["label"] = Text(answer["label"], style="bold")
+        others = [f"{label} {score:.2f}" for label, score in answer["scores"][1:SCORES_SHOWN]]
+        facts["others"] = ", ".join(others)
+    elif answer["record"] is not None:
+        facts["record"] = json.dumps(answer["record"], ensure_ascii=False)
+    else:
+        facts["entities"] = ", ".join(f"{each['label']} {each['start']}-{each['end']}" for each in answer["entities"])
+    facts["confidence"] = f"{answer['confidence']:.2f}"
+    facts["threshold"] = "-" if answer["threshold"] is None else f"{answer['threshold']:.2f}"
+    facts["p-value"] = "" if answer["p_value"] is None else f"{answer['p_value']:.3f}"
+    facts["confident"] = _verdict(manifest, answer)
+    return facts
+
+
+def _verdict(manifest: Manifest, answer: dict[str, Any]) -> Text:
+    if answer["confident"]:
+        return Text("yes", "green")
+    why = "the bundle is not calibrated"
+    if manifest.confidence.policy == "threshold":
+        below = answer["confidence"] < answer["threshold"]
+        why = "below the threshold" if below else "the input is out of distribution"
+    return Text(f"no: {why}", "yellow")

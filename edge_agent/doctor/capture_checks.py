@@ -1,0 +1,187 @@
+"""Captured examples: what the spool holds, what waits in the outbox, and what was lost. Probes read sizes only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.client import ExamplesStatus
+from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
+from edge_agent.doctor.installation import stat_file
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
+from edge_agent.formatting import counted, format_bytes, format_duration
+
+SPOOL = Check("spool", "examples")
+LOSSES = Check("examples-lost", "examples")
+KEEPING = Check("examples-kept", "examples")
+STALLED = Check("examples-stalled", "examples")
+OUTBOX = Check("outbox", "examples")
+RECEIPTS = Check("receipts", "examples")
+
+CAPTURE_OFF, DISK_STALLED = "No examples are kept", "There are no figures of examples"
+NOT_KEPT = (CAPTURE_OFF, DISK_STALLED)
+"""How the daemon's warnings begin that give the reason."""
+NEARLY = 0.9
+RECEIPT_SECONDS_WARNED = 3 * 86_400.0
+_EXPORT = "sudo edge-agent media export /media/stick"
+# Counters of examples that were lost; the others count evictions that made space.
+_LOST = ("dropped_", "segments_lost", "over_limit")
+
+
+@dataclass(frozen=True)
+class CaptureFacts:
+    """Numbers of the spool and the outbox."""
+
+    spool_bytes: int
+    spool_bytes_max: int
+    outbox_bytes: int
+    outbox_bytes_max: int
+    segments: int
+    oldest_seconds: float | None
+    """Age of the oldest sealed segment; None when none waits, or this user may not look."""
+    counters: Mapping[str, int]
+    """Empty when the daemon does not run."""
+    problems: tuple[str, ...]
+    """Why nothing is captured: warnings of the daemon."""
+    leaves: bool
+    """The configuration lets examples leave this site."""
+
+    @property
+    def spool(self) -> str:
+        """How full the spool is, as text."""
+        return f"{format_bytes(self.spool_bytes)} of {format_bytes(self.spool_bytes_max)}"
+
+    @property
+    def outbox(self) -> str:
+        """How full the outbox is, as text."""
+        size = f"{format_bytes(self.outbox_bytes)} of {format_bytes(self.outbox_bytes_max)}"
+        return f"{counted(self.segments, 'segment')}, {size}"
+
+    @property
+    def lost(self) -> str:
+        """What was lost, as text."""
+        return self._listed(_LOST)
+
+    @property
+    def evicted(self) -> str:
+        """What was evicted to make space, as text."""
+        return self._listed(("sacrificed_",))
+
+    @property
+    def waiting(self) -> str:
+        """Age of the oldest segment, as text."""
+        return format_duration(self.oldest_seconds or 0.0)
+
+    def _listed(self, beginnings: tuple[str, ...]) -> str:
+        found = sorted((name, count) for name, count in self.counters.items() if count and name.startswith(beginnings))
+        return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found)
+
+
+_SPOOL: tuple[FindingRule[CaptureFacts], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: f.spool_bytes > NEARLY * f.spool_bytes_max,
+        "{f.spool}: nearly full",
+        "The spool evicts confident answers first, then unsure ones, and never corrections. Export what waits, or raise"
+        " 'spool_bytes_max' under 'examples' in agent.yaml.",
+        _EXPORT,
+    ),
+    FindingRule("ok", otherwise, "{f.spool}"),
+)
+_LOSSES: tuple[FindingRule[CaptureFacts], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: f.lost,
+        "{f.lost}",
+        "More came than the disk could write, or the disk failed. Check disk and load; raise 'queue_examples_max'.",
+        "edge-agent status; df -h /var/lib/edge-agent",
+    ),
+    FindingRule(
+        "note",
+        lambda f: f.evicted,
+        "{f.evicted}",
+        "They made space for newer examples. Raise 'spool_bytes_max', or empty the outbox more often.",
+        _EXPORT,
+    ),
+    FindingRule("ok", lambda f: f.counters, "none was lost or evicted"),
+)
+_OUTBOX: tuple[FindingRule[CaptureFacts], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: f.outbox_bytes > NEARLY * f.outbox_bytes_max,
+        "{f.outbox}: nearly full",
+        "When it is full, the daemon seals no more segments, and the spool fills. Export the segments.",
+        _EXPORT,
+    ),
+    FindingRule("ok", otherwise, "{f.outbox}"),
+)
+_RECEIPTS: tuple[FindingRule[CaptureFacts], ...] = (
+    FindingRule("ok", lambda f: f.oldest_seconds is None, "no segment waits for a receipt"),
+    FindingRule(
+        "warning",
+        lambda f: (f.oldest_seconds or 0.0) > RECEIPT_SECONDS_WARNED,
+        "the oldest segment has waited {f.waiting} for its receipt",
+        "Either it does not arrive (see the checks of the uplink), or the central team does not run"
+        " 'edge-convert collect', or has not accepted this site's key ('edge-convert sites accept').",
+        f"edge-agent status; {_EXPORT}",
+    ),
+    FindingRule("ok", otherwise, "the oldest segment has waited {f.waiting}"),
+)
+
+
+def judge_capture(facts: CaptureFacts | None) -> Iterator[Finding]:
+    """Judge spool, outbox and receipts; None when this site captures nothing."""
+    if facts is None:
+        return
+    for problem in facts.problems:
+        if problem.startswith(DISK_STALLED):
+            remedy = (
+                "Devices get answers; feedback waits. Check the disk: the daemon continues when the disk does. Stopping"
+                " the daemon does not repair the disk, and loses the answers that wait to be written."
+            )
+            yield STALLED.fault(problem, remedy, "sudo dmesg | tail -50; df -h")
+        else:
+            yield KEEPING.fault(
+                problem, "Devices get answers; none of them is captured. Check the disk.", "edge-agent status; df -h"
+            )
+    yield from first_match(SPOOL, _SPOOL, facts)
+    yield from first_match(LOSSES, _LOSSES, facts)
+    if facts.leaves or facts.segments:
+        yield from first_match(OUTBOX, _OUTBOX, facts)
+        yield from first_match(RECEIPTS, _RECEIPTS, facts)
+
+
+def probe_capture(context: ProbeContext) -> CaptureFacts | None:
+    """Take the daemon's numbers, or those of the disk; None when this site captures nothing."""
+    config = context.installation.config
+    reported = context.status.examples if context.status else None
+    spool = stat_file(config.state_dir / "spool.db")
+    warnings = context.status.warnings if context.status else ()
+    problems = tuple(each for each in warnings if each.startswith(NOT_KEPT))
+    if reported is None and not spool.kind and not problems:
+        return None
+    count, size, oldest = _sealed(config.outbox / "segments")
+    numbers = reported or ExamplesStatus({}, {}, spool.size, size, count, "", {})
+    return CaptureFacts(
+        spool_bytes=numbers.spool_bytes,
+        spool_bytes_max=config.examples.spool_bytes_max,
+        outbox_bytes=numbers.outbox_bytes,
+        outbox_bytes_max=config.examples.outbox_bytes_max,
+        segments=numbers.outbox_segments,
+        oldest_seconds=oldest,
+        counters=numbers.counters,
+        problems=problems,
+        leaves="upstream" in config.examples.collect.values(),
+    )
+
+
+def _sealed(folder: Path) -> tuple[int, int, float | None]:
+    """Return how many segments wait, their bytes, and the age of the oldest, in seconds."""
+    sealed = [stat_file(path) for path in folder.glob("*.age")]
+    oldest = min((file.changed for file in sealed), default=None)
+    return len(sealed), sum(file.size for file in sealed), None if oldest is None else time.time() - oldest
+
+
+GROUPS = (CheckGroup((KEEPING, STALLED, SPOOL, LOSSES, OUTBOX, RECEIPTS), probe_capture, judge_capture),)

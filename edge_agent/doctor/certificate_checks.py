@@ -1,0 +1,140 @@
+"""Certificates of the TCP listener: whether they are readable, belong together, and how long they are valid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
+from edge_agent.doctor.installation import READ, FileInfo, can_reach, read_bytes, stat_file, stat_parents
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
+from edge_agent.errors import CertificateUnusable
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formatting import format_duration
+
+CERTIFICATE = Check("certificate", "sockets")
+
+WARNED_SECONDS = 30 * 86_400.0
+_RENEW = "sudo edge-agent certs server --renew --dir {f.folder}; edge-agent certs show {f.file.path}"
+
+
+@dataclass(frozen=True)
+class CertificateFacts:
+    """One file with a certificate, or the key of one."""
+
+    what: str
+    """server, key or clients: which file of agent.yaml it is."""
+    file: FileInfo
+    problem: str = ""
+    """Why it cannot be used; empty when it can."""
+    starts_in: float = 0.0
+    """Seconds until it becomes valid; negative when it is valid."""
+    expires_in: float = 0.0
+    """Seconds until the first certificate in it expires; negative when one has expired."""
+    barred: str = ""
+    """The daemon's user, if that user may not read the file."""
+
+    @property
+    def folder(self) -> str:
+        """The folder that holds it."""
+        return self.file.path.rpartition("/")[0]
+
+    @property
+    def left(self) -> str:
+        """Time until it expires or since it expired, as text."""
+        return format_duration(abs(self.expires_in))
+
+    @property
+    def until(self) -> str:
+        """Time until it becomes valid, as text."""
+        return format_duration(self.starts_in)
+
+
+_CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
+    FindingRule(
+        "fault",
+        lambda f: not f.file.kind,
+        "{f.file.path} does not exist",
+        "Have a certificate issued, or make an authority on this machine: docs/access.md.",
+        "sudo edge-agent certs init --dir {f.folder} --name NAME",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.barred,
+        "{f.barred} may not read {f.file.path} ({f.file.shown})",
+        "Make the daemon's user its owner.",
+        "sudo chown {f.barred} {f.file.path}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.what == "key" and f.file.mode & 0o007,
+        "{f.file.path} is {f.file.shown}: every user may read this key",
+        "Restrict its mode, and have a new certificate issued.",
+        "sudo chmod 600 {f.file.path}; " + _RENEW,
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.problem,
+        "{f.problem}",
+        "The daemon uses the certificate that it read before, until it restarts. Replace the file with the right one.",
+        "ls -l {f.folder}; edge-agent certs show {f.file.path}",
+    ),
+    FindingRule("ok", lambda f: f.what == "key", "{f.file.path} belongs to the certificate"),
+    FindingRule(
+        "fault",
+        lambda f: f.starts_in > 0,
+        "{f.file.path} becomes valid in {f.until}: is the clock right?",
+        "Set the clock, or have a certificate issued that is valid now.",
+        "date; edge-agent certs show {f.file.path}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.expires_in < 0,
+        "{f.file.path} expired {f.left} ago: no client can connect by TCP",
+        "Renew it; the daemon loads the new certificate without a restart.",
+        _RENEW,
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.expires_in < WARNED_SECONDS,
+        "{f.file.path} expires in {f.left}",
+        "Renew it; the daemon loads the new certificate without a restart.",
+        _RENEW,
+    ),
+    FindingRule("ok", otherwise, "{f.file.path} is valid for {f.left}"),
+)
+
+
+def judge_certificates(files: tuple[CertificateFacts, ...]) -> Iterator[Finding]:
+    """Judge each of the three files."""
+    for each in files:
+        yield from first_match(CERTIFICATE, _CERTIFICATE, each, about=each.what)
+
+
+def probe_certificates(context: ProbeContext) -> tuple[CertificateFacts, ...]:
+    """Look at each configured file; there are none when TCP has no certificates."""
+    access = context.installation.config.access
+    named = {"server": access.certificate_file, "key": access.key_file, "clients": access.client_ca_file}
+    return tuple(_probe_file(context, what, Path(path), Path(named["server"])) for what, path in named.items() if path)
+
+
+def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path) -> CertificateFacts:
+    file, user = stat_file(path), context.daemon_user
+    if not file.kind:
+        return CertificateFacts(what, file)
+    barred = user.name if user and not can_reach(user, stat_parents(path), file, READ) else ""
+    try:
+        if what == "key":
+            check_key_matches(read_bytes(certificate), read_bytes(path), str(certificate))
+            return CertificateFacts(what, file, barred=barred)
+        found = parse_certificates(read_bytes(path), str(path))
+    except CertificateUnusable as error:
+        return CertificateFacts(what, file, error.message, barred=barred)
+    now = time.time()
+    starts, ends = max(each.starts_at for each in found) - now, min(each.expires_at for each in found) - now
+    return CertificateFacts(what, file, "", starts, ends, barred)
+
+
+GROUPS = (CheckGroup((CERTIFICATE,), probe_certificates, judge_certificates),)

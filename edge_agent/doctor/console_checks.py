@@ -1,0 +1,162 @@
+"""The web console: its unit, port, token file and certificate. The probe sends it no request."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.config import WebConfig, addresses
+from edge_agent.config.web_section import token_path
+from edge_agent.doctor.certificate_checks import WARNED_SECONDS
+from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
+from edge_agent.doctor.installation import FileInfo, Installation, read_bytes, stat_file
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
+from edge_agent.doctor.socket_checks import check_port
+from edge_agent.doctor.unit_checks import UnitFacts, parse_properties, show_unit
+from edge_agent.errors import CertificateUnusable
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formatting import format_duration
+
+CONSOLE = Check("console", "console")
+UNIT = "edge-agent-web.service"
+
+
+@dataclass(frozen=True)
+class ConsoleFacts:
+    """The console, as seen from outside."""
+
+    address: str
+    listening: bool
+    token: FileInfo
+    missing: tuple[str, ...] = ()
+    """Required packages that are not installed."""
+    certificate: str = ""
+    """Path of its certificate; empty when it uses no TLS."""
+    problem: str = ""
+    """Why one of its TLS files cannot be used; empty when all can."""
+    expires_in: float = 0.0
+    """Seconds until its certificate expires."""
+    unit: UnitFacts | None = None
+    """None when systemd does not run this machine."""
+
+    @property
+    def in_use(self) -> bool:
+        """It was started, or starts with the machine."""
+        return self.unit is not None and (self.unit.starts_at_boot or self.unit.active or self.unit.failed)
+
+    @property
+    def failed(self) -> bool:
+        """Its unit has failed."""
+        return self.unit is not None and self.unit.failed
+
+    @property
+    def left(self) -> str:
+        """Time until its certificate expires or since it expired, as text."""
+        return format_duration(abs(self.expires_in))
+
+
+_LOG = f"sudo journalctl -u {UNIT} -b | tail -30"
+_RENEW = f"sudo edge-agent certs server --renew; edge-agent certs show {{f.certificate}}; systemctl status {UNIT}"
+_CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
+    FindingRule(
+        "fault",
+        lambda f: f.token.kind and f.token.mode & 0o077,
+        "{f.token.path} is {f.token.shown}: other users may read the token, and sign in with it",
+        "Remove it; the console makes a new one. 'edge-agent serve web --link' then prints a new link for browsers.",
+        f"sudo rm {{f.token.path}}; sudo systemctl try-restart {UNIT}",
+    ),
+    FindingRule("ok", lambda f: not f.in_use and not f.listening, "not started; 'edge-agent serve web' starts it"),
+    FindingRule(
+        "fault",
+        lambda f: f.missing,
+        "the console needs {f.missing[0]}, which is not installed",
+        "Run the installer again, which installs it.",
+        "sudo sh edge-agent-*-linux-x86_64.run",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.problem,
+        "{f.problem}",
+        "Replace the file with the right one; systemd then starts the console again.",
+        _RENEW,
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.certificate and f.expires_in < 0,
+        "{f.certificate} expired {f.left} ago: every browser refuses it",
+        "Renew it; the console loads the new certificate without a restart.",
+        _RENEW,
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.failed,
+        f"{UNIT} failed: {{f.unit.why}}",
+        "The last line of its log shows the reason and what to do.",
+        f"{_LOG}; sudo systemctl restart {UNIT}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: not f.listening,
+        "no process listens on {f.address}",
+        "Read its log, then start it.",
+        f"{_LOG}; sudo systemctl restart {UNIT}",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.certificate and f.expires_in < WARNED_SECONDS,
+        "{f.certificate} expires in {f.left}",
+        "Renew it; the console loads the new certificate without a restart.",
+        _RENEW,
+    ),
+    FindingRule("ok", otherwise, "{f.address} is open"),
+)
+
+
+def judge_console(facts: ConsoleFacts) -> Iterator[Finding]:
+    """Judge the console."""
+    yield from first_match(CONSOLE, _CONSOLE, facts)
+
+
+CONSOLE_PACKAGES = ("starlette", "uvicorn")
+
+
+def probe_console(context: ProbeContext) -> ConsoleFacts:
+    """Look at the console."""
+    web = context.installation.config.web
+    host, port = addresses.split_host_port(web.address)
+    problem, expires_in = _tls(web) if web.has_tls else ("", 0.0)
+    return ConsoleFacts(
+        address=web.address,
+        listening=check_port(host, port)[0],
+        token=stat_file(token_path(web)),
+        missing=tuple(name for name in CONSOLE_PACKAGES if importlib.util.find_spec(name) is None),
+        certificate=web.certificate_file,
+        problem=problem,
+        expires_in=expires_in,
+        unit=_unit(context.installation),
+    )
+
+
+def _tls(web: WebConfig) -> tuple[str, float]:
+    """Return why a TLS file cannot be used, and in how many seconds the certificate expires."""
+    try:
+        chain = read_bytes(Path(web.certificate_file))
+        check_key_matches(chain, read_bytes(Path(web.key_file)), web.certificate_file)
+        parse_certificates(read_bytes(Path(web.client_ca_file)), web.client_ca_file)
+        return "", parse_certificates(chain, web.certificate_file)[0].expires_at - time.time()
+    except CertificateUnusable as error:
+        return error.message, 0.0
+    except FileNotFoundError as error:
+        return f"{error.filename} does not exist", 0.0
+
+
+def _unit(installation: Installation) -> UnitFacts | None:
+    if not installation.has_systemd:
+        return None
+    return UnitFacts(UNIT, False, parse_properties(show_unit(installation, UNIT) or ""))
+
+
+GROUPS = (CheckGroup((CONSOLE,), probe_console, judge_console),)

@@ -1,0 +1,296 @@
+"""What the running daemon reports: whether it answers, its engines, its tasks, alarms against what answers.
+
+The daemon was asked once, for all checks: see probe_context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from edge_agent.client import Engine, FieldAlarm, Status
+from edge_agent.doctor.capture_checks import NOT_KEPT
+from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
+from edge_agent.doctor.probe_context import CheckGroup, DaemonFacts
+from edge_agent.formatting import format_bytes, format_duration
+
+DAEMON = Check("daemon", "daemon")
+VERSION = Check("daemon-version", "daemon")
+ENGINE = Check("engine", "daemon")
+ENGINE_RESTARTS = Check("engine-restarts", "daemon")
+DEVICE = Check("device", "daemon")
+CONFINED = Check("confinement", "daemon")
+TASKS = Check("tasks", "daemon")
+CONFIDENCE = Check("confidence", "daemon")
+GATE = Check("gate", "daemon")
+SIGNATURES = Check("signatures", "daemon")
+REVOKED = Check("revoked", "daemon")
+WARNINGS = Check("daemon-warnings", "daemon")
+COMPONENT = Check("component", "daemon")
+RISK = Check("field-promise", "daemon")
+DRIFT = Check("field-drift", "daemon")
+DEMOTED = Check("field-demoted", "daemon")
+
+_LOG = "sudo journalctl -u edge-agent -b | tail -100"
+_RISK_ALARMS = ("errors", "opinions")
+# How sentences of status.warnings begin that other checks judge.
+_JUDGED_ELSEWHERE = ("Without a verified signature", "Engine ", "Task ", "Component ", *NOT_KEPT)
+
+
+def judge_daemon(facts: DaemonFacts) -> Iterator[Finding]:
+    """Judge whether the daemon answers, then what it reports."""
+    if facts.status is None:
+        yield from first_match(DAEMON, _SILENT, facts)
+        return
+    status = facts.status
+    seen = (
+        f"version {status.agent_version}, up {format_duration(facts.up_seconds)}, {format_bytes(status.resident_bytes)}"
+    )
+    if status.serving:
+        yield DAEMON.ok(f"answers: {seen}")
+    else:
+        remedy = "It is stopping, or an operator drained it. Restart it if it should take work."
+        yield DAEMON.warning(f"takes no new work: {seen}", remedy, facts.restart)
+    yield _judge_version(status, facts)
+    yield from _judge_components(status, facts)
+    for engine in status.engines:
+        yield from _judge_engine(engine)
+    yield from _judge_tasks(status)
+    yield from _judge_confidence(status)
+    yield from _judge_gates(status)
+    yield from _judge_provenance(status)
+    yield from judge_alarms(status.alarms)
+
+
+_SILENT: tuple[FindingRule[DaemonFacts], ...] = (
+    FindingRule(
+        "unseen",
+        lambda f: f.reason == "FORBIDDEN",
+        "could not look: this user may not use {f.path}",
+        "Run doctor as root to see more.",
+        "sudo edge-agent doctor",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.reason in ("DEADLINE_EXPIRED", "UNREACHABLE") and f.pid and f.process_state == "D",
+        "pid {f.pid} listens at {f.path} and does not answer: {f.why_silent}",
+        "No signal ends it until the disk answers. Check the disk; restart the machine if it stays like this.",
+        "sudo edge-agent support-bundle; sudo dmesg | tail -50",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.reason in ("DEADLINE_EXPIRED", "UNREACHABLE") and f.pid,
+        "pid {f.pid} listens at {f.path} and does not answer: {f.why_silent}",
+        "Make a support bundle first if it happened before. Then end the process, and start the daemon again.",
+        "sudo edge-agent support-bundle; sudo kill -KILL {f.pid}; {f.restart}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.reason == "DEADLINE_EXPIRED",
+        "it does not answer at {f.path}",
+        "Start it again.",
+        "sudo edge-agent support-bundle; {f.restart}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.reason == "UNREACHABLE",
+        "no process answers at {f.path}: the daemon does not run",
+        "Start it; its log shows why it ended.",
+        "{f.start}",
+    ),
+    FindingRule("fault", otherwise, "{f.message} ({f.reason})", "Its log shows more.", _LOG),
+)
+
+
+def _judge_components(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
+    """Report background components that have failed."""
+    for warning in status.warnings:
+        if warning.startswith("Component "):
+            remedy = "It restarts automatically. If it fails again, restart the daemon, and send a support bundle."
+            name = warning.removeprefix("Component ").partition(" stopped ")[0].partition(" returned ")[0]
+            yield COMPONENT.fault(warning, remedy, f"{_LOG}; {facts.restart}", about=name)
+
+
+def _judge_version(status: Status, facts: DaemonFacts) -> Finding:
+    if status.agent_version == facts.version:
+        return VERSION.ok(f"command and daemon are {facts.version}")
+    seen = f"the daemon is {status.agent_version}, this command is {facts.version}"
+    remedy = "The daemon was not restarted after an upgrade, or two versions are installed. Restart it."
+    return VERSION.warning(seen, remedy, facts.restart)
+
+
+@dataclass(frozen=True)
+class _EngineView:
+    """An engine, as text."""
+
+    engine: Engine
+
+    @property
+    def health(self) -> str:
+        code = self.engine.details.get("cpu_variant")
+        named = f", code for {code} processors" if code else ""
+        return f"ready on {self.engine.device or 'cpu'}, {format_bytes(self.engine.resident_bytes)}{named}"
+
+    @property
+    def accelerator(self) -> str:
+        layers, about = (self.engine.details.get(each, "unknown") for each in ("gpu_layers", "device_description"))
+        return f"{self.engine.device}, {about}; layers: {layers}"
+
+    @property
+    def problem(self) -> str:
+        return f"{self.engine.state.lower().replace('_', ' ')}: {self.engine.problem or 'no reason given'}"
+
+
+_ENGINE: tuple[FindingRule[_EngineView], ...] = (
+    FindingRule("ok", lambda f: f.engine.state == "READY" and not f.engine.problem, "{f.health}"),
+    FindingRule(
+        "warning",
+        lambda f: f.engine.state == "READY",
+        "{f.problem}",
+        "It does not answer for every task. Roll the failing task back, or install its bundle again.",
+        "edge-agent status; edge-agent rollback TASK",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.engine.state in ("STARTING", "STOPPING"),
+        "{f.problem}",
+        "Run doctor again in a minute.",
+        "edge-agent doctor",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.engine.state == "BACKING_OFF",
+        "{f.problem}",
+        "It died, and restarts after a pause. If it dies again, roll its task back, and send a support bundle.",
+        f"edge-agent rollback TASK; {_LOG}",
+    ),
+    FindingRule(
+        "fault",
+        otherwise,
+        "{f.problem}",
+        "The daemon no longer restarts it. Install its bundle again, or roll the task back to the previous one.",
+        f"edge-agent rollback TASK; {_LOG}",
+    ),
+)
+
+
+# A CPU that was chosen needs no finding.
+_DEVICE: tuple[FindingRule[_EngineView], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: f.engine.shortfall,
+        "computes on {f.engine.device}: {f.engine.shortfall}",
+        "Install what the accelerator needs (docs/devices.md), or set 'device: cpu' under 'engine' in agent.yaml.",
+        "edge-agent status; ls -l /dev/dri /dev/nvidia*",
+    ),
+    FindingRule("ok", lambda f: f.engine.device not in ("", "cpu"), "{f.accelerator}"),
+)
+
+
+def _judge_engine(engine: Engine) -> Iterator[Finding]:
+    about = engine.name
+    yield from first_match(ENGINE, _ENGINE, _EngineView(engine), about=about)
+    yield from first_match(DEVICE, _DEVICE, _EngineView(engine), about=about)
+    if engine.restarts:
+        remedy = (
+            "The daemon refuses an input that killed an engine for a while. If the number grows, send a support bundle."
+        )
+        yield ENGINE_RESTARTS.warning(f"was restarted {engine.restarts} times", remedy, _LOG, about=about)
+    yield from _judge_confinement(engine)
+
+
+def _judge_confinement(engine: Engine) -> Iterator[Finding]:
+    """Judge the confinement that an engine's child reports. An engine that is not loaded reports nothing."""
+    found = {name: engine.details[name] for name in ("seccomp", "landlock") if name in engine.details}
+    missing = [f"{measure}: {state}" for measure, state in found.items() if state != "on"]
+    if missing:
+        remedy = "Use a kernel with seccomp and Landlock (5.13 or newer); until then install only bundles you trust."
+        yield CONFINED.warning("; ".join(missing), remedy, "uname -r", about=engine.name)
+    elif found:
+        limit = engine.details.get("memory", "unknown")
+        yield CONFINED.ok(f"seccomp and Landlock on; memory limit: {limit}", about=engine.name)
+
+
+def _judge_tasks(status: Status) -> Iterator[Finding]:
+    if not status.tasks:
+        remedy = "Import an update from a USB drive, or install a bundle."
+        command = "sudo edge-agent media import /media/stick"
+        yield TASKS.warning("nothing is installed", remedy, command)
+    problems = [warning for warning in status.warnings if warning.startswith("Task ")]
+    for task in status.tasks:
+        if task.ready:
+            yield TASKS.ok(f"{task.bundle.version} answers", about=task.name)
+            continue
+        seen = next((each for each in problems if each.startswith(f"Task {task.name} ")), "it does not answer")
+        remedy = "Wait a minute if its engine is starting. Otherwise roll it back, or install its bundle again."
+        yield TASKS.fault(seen, remedy, f"edge-agent rollback {task.name}", about=task.name)
+    named = {task.name for task in status.tasks}
+    for problem in problems:
+        name = problem.split()[1]
+        if "does not answer" in problem and name not in named:
+            remedy = "Roll it back, or install its bundle again."
+            yield TASKS.fault(problem, remedy, f"edge-agent rollback {name}", about=name)
+
+
+def _judge_confidence(status: Status) -> Iterator[Finding]:
+    """Report tasks whose threshold does not hold on this machine."""
+    for task in status.tasks:
+        if task.confidence_blocker:
+            seen = f"no answer of {task.bundle.version} is confident: {task.confidence_blocker}"
+            remedy = "Ask the team that made the bundle for another format: 'edge-convert quantize' measures each."
+            yield CONFIDENCE.warning(seen, remedy, "edge-agent status", about=task.name)
+
+
+def _judge_gates(status: Status) -> Iterator[Finding]:
+    """Name the tasks that can answer inputs unlike their training data with confidence."""
+    named = [task.name for task in status.tasks if task.gate == "none" and task.threshold is not None]
+    if named:
+        seen = f"without a gate: {', '.join(named)}; an input unlike the training data can get a confident answer"
+        remedy = (
+            "Nothing is wrong. Ask the team that made the bundles for new ones, which edge-convert makes with a gate."
+        )
+        yield GATE.note(seen, remedy, "edge-agent bundles list")
+
+
+def _judge_provenance(status: Status) -> Iterator[Finding]:
+    unsigned = [task.name for task in status.tasks if not task.signed]
+    if unsigned:
+        seen = f"without a verified signature: {', '.join(unsigned)}"
+        remedy = "Their origin is unknown. Install signed bundles, and remove 'allow_unsigned' from agent.yaml."
+        yield SIGNATURES.warning(seen, remedy, "edge-agent bundles list")
+    elif status.tasks:
+        yield SIGNATURES.ok("a signed bundle answers every task")
+    for warning in status.warnings:
+        if "which the central team has revoked" in warning:
+            remedy = "It keeps answering. Ask the central team for its replacement."
+            yield REVOKED.warning(warning, remedy, "edge-agent status")
+        elif not warning.startswith(_JUDGED_ELSEWHERE):
+            yield WARNINGS.warning(warning, "The warning itself names what to do.", "edge-agent status")
+
+
+def judge_alarms(alarms: Iterable[FieldAlarm]) -> Iterator[Finding]:
+    """Report alarms of production monitoring; no alarm yields no finding."""
+    for alarm in alarms:
+        yield _judge_alarm(alarm)
+        if alarm.demoted:
+            seen = f"in shadow because of the alarm '{alarm.alarm}', as the plan allows"
+            remedy = "The large model answers meanwhile. Take the task out of shadow when the alarm is understood."
+            yield DEMOTED.warning(seen, remedy, f"edge-agent mode {alarm.task} planned", about=alarm.task)
+
+
+def _judge_alarm(alarm: FieldAlarm) -> Finding:
+    if alarm.alarm in _RISK_ALARMS:
+        return RISK.fault(alarm.message, alarm.remedy, f"edge-agent mode {alarm.task} shadow", about=alarm.task)
+    return DRIFT.warning(f"{alarm.alarm}: {alarm.message}", alarm.remedy, "edge-agent review", about=alarm.task)
+
+
+GROUPS = (
+    CheckGroup(
+        (
+            *(DAEMON, VERSION, ENGINE, ENGINE_RESTARTS, DEVICE, CONFINED, TASKS, CONFIDENCE, GATE, SIGNATURES, REVOKED),
+            *(WARNINGS, COMPONENT, RISK, DRIFT, DEMOTED),
+        ),
+        lambda context: context.daemon,
+        judge_daemon,
+    ),
+)

@@ -1,0 +1,179 @@
+"""One installation: its configuration, files and users, as the user who runs doctor may see them."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.config import Config
+
+COMMAND_SECONDS_MAX = 5.0
+TEXT_BYTES_MAX = 1024 * 1024
+DAEMON_USER, UPLINK_USER, EXCHANGE_GROUP = "edge-agent", "edge-uplink", "edge-exchange"
+READ, WRITE, ENTER = 4, 2, 1
+"""Bits of access, as in a file's mode."""
+_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFSOCK: "socket"}
+
+
+@dataclass(frozen=True)
+class SystemUser:
+    """A user of the system, with all groups."""
+
+    name: str
+    uid: int
+    gids: frozenset[int]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What stat(2) reports of a path."""
+
+    path: str
+    kind: str
+    """file, folder, socket, other; empty when the path does not exist."""
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0
+    owner: str = ""
+    group: str = ""
+    changed: float = 0.0
+    """Seconds since 1970."""
+    size: int = 0
+    """Bytes."""
+
+    @property
+    def shown(self) -> str:
+        """Owner and mode as `ls` and `install` write them."""
+        return f"{self.owner}:{self.group} {self.mode:04o}"
+
+
+def has_access(user: SystemUser, file: FileInfo, bits: int) -> bool:
+    """Tell whether a user may read, write or enter one path by its mode; folders above it are not checked."""
+    if user.uid == 0:
+        return True
+    if user.uid == file.uid:
+        granted = file.mode >> 6
+    elif file.gid in user.gids:
+        granted = file.mode >> 3
+    else:
+        granted = file.mode
+    return granted & bits == bits
+
+
+def can_reach(user: SystemUser, parents: Iterable[FileInfo], file: FileInfo, bits: int) -> bool:
+    """Tell whether a user may enter every parent folder, and has access to the path itself."""
+    return all(has_access(user, folder, ENTER) for folder in parents) and has_access(user, file, bits)
+
+
+def run_command(command: Sequence[str], seconds: float = COMMAND_SECONDS_MAX) -> str | None:
+    """Run a command of the system. Return its output; None when it does not exist, fails, or takes too long."""
+    try:
+        done = subprocess.run(  # noqa: S603 fixed words
+            list(command), capture_output=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+
+
+def find_user(name: str) -> SystemUser | None:
+    """Look up a user; None when there is no user of that name."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return SystemUser(name, entry.pw_uid, frozenset(os.getgrouplist(name, entry.pw_gid)))
+
+
+def current_user() -> SystemUser:
+    """Return the user who runs this process."""
+    return SystemUser(_user_name(os.geteuid()), os.geteuid(), frozenset({os.getegid(), *os.getgroups()}))
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Where doctor looks. Tests pass another root, other users and other commands."""
+
+    config: Config
+    problem: str = ""
+    """Why the configuration was refused; `config` then holds the defaults."""
+    remedy: str = ""
+    sources: tuple[Path, ...] = ()
+    """Files of the configuration, whether they exist or not."""
+    overruled: tuple[str, ...] = ()
+    """Keys of those files that agent.yaml sets to another value."""
+    root: Path = Path("/")
+    run: Callable[[Sequence[str]], str | None] = run_command
+    find_user: Callable[[str], SystemUser | None] = find_user
+
+    def at(self, path: str) -> Path:
+        """Return a path of the system below `root`."""
+        return self.root / path.lstrip("/")
+
+    @property
+    def has_systemd(self) -> bool:
+        """systemd runs this machine."""
+        return self.at("run/systemd/system").is_dir()
+
+
+def read_bytes(path: Path, bytes_max: int = TEXT_BYTES_MAX) -> bytes:
+    """Read a regular file up to a number of bytes. A pipe at that path raises, and does not block. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with os.fdopen(fd, "rb") as file:
+        return file.read(bytes_max)
+
+
+def read_text(path: Path) -> str:
+    """Read a small file; return an empty text when it does not exist. Raises OSError."""
+    try:
+        return read_bytes(path).decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def stat_file(path: Path) -> FileInfo:
+    """Return what stat(2) reports, links followed. Raises PermissionError when this user may not look."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return FileInfo(str(path), "")
+    return FileInfo(
+        path=str(path),
+        kind=_KINDS.get(stat.S_IFMT(found.st_mode), "other"),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        mode=stat.S_IMODE(found.st_mode),
+        owner=_user_name(found.st_uid),
+        group=_group_name(found.st_gid),
+        changed=found.st_mtime,
+        size=found.st_size,
+    )
+
+
+def stat_parents(path: Path) -> tuple[FileInfo, ...]:
+    """Return the existing folders above a path, the nearest first."""
+    return tuple(file for file in map(stat_file, path.absolute().parents) if file.kind)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

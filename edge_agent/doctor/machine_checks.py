@@ -1,0 +1,374 @@
+"""The machine: its clock, disks, memory, processor and kernel."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
+from edge_agent.doctor.installation import read_text
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
+from edge_agent.engine.confinement import kernel
+from edge_agent.formatting import format_bytes, format_duration
+
+CLOCK = Check("clock", "machine")
+JUMP = Check("clock-jump", "machine")
+DISK = Check("disk", "machine")
+INODES = Check("inodes", "machine")
+MEMORY = Check("memory", "machine")
+CPU = Check("cpu", "machine")
+KERNEL = Check("kernel", "machine")
+HUGE_PAGES = Check("huge-pages", "machine")
+
+EARLIEST = 1_735_689_600.0  # 2025-01-01: this program is newer
+LATEST = 2_208_988_800.0  # 2040-01-01
+YEAR_SECONDS = 365 * 86_400.0
+SIGNED_AGE_SECONDS_MAX = 2 * YEAR_SECONDS
+"""Longer after the newest signature, either publishing has ended or the clock runs ahead."""
+JUMP_SECONDS_MAX = 60.0
+SLACK_SECONDS = 300.0
+FREE_BYTES_ADVISED = 2 * 10**9
+"""Enough for a small model and its previous version."""
+INODES_ADVISED = 10_000
+INODES_REQUIRED = 500
+USEFUL_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni")
+_SET_CLOCK = "sudo timedatectl set-ntp true || sudo timedatectl set-time 'YYYY-MM-DD HH:MM'"
+_DISK_REMEDY = "Free some space: remove versions that are not in use, and shrink the system journal."
+_DISK_COMMAND = "edge-agent bundles list; edge-agent remove TASK VERSION; sudo journalctl --vacuum-size=100M"
+
+
+@dataclass(frozen=True)
+class ClockFacts:
+    """Times in seconds since 1970."""
+
+    now: float
+    shown: str
+    """`now` as text."""
+    signed: float | None
+    """Newest signing time that this site has seen; None when there is none, or it could not be read."""
+    jumped_seconds: float | None
+    """How far the wall clock moved beyond the daemon's running time; None when the daemon does not run."""
+    synchronized: bool | None
+    """A time server keeps it; None when timedatectl does not answer."""
+
+    @property
+    def ahead_seconds(self) -> float:
+        """Seconds ahead of the newest signature; 0 when there is none."""
+        return self.now - self.signed if self.signed else 0.0
+
+    @property
+    def ahead(self) -> str:
+        """`ahead_seconds` as text."""
+        return format_duration(self.ahead_seconds)
+
+    @property
+    def behind(self) -> str:
+        """How far it is behind the newest signature, as text."""
+        return format_duration(-self.ahead_seconds)
+
+    @property
+    def jump(self) -> float:
+        """The jump in either direction, in seconds."""
+        return self.jumped_seconds or 0.0
+
+    @property
+    def jumped(self) -> str:
+        """Size and direction of the jump, as text."""
+        return f"{format_duration(abs(self.jump))} {'forward' if self.jump > 0 else 'back'}"
+
+
+_SET = "Set the clock. The daemon then retries updates that it refused because of the wrong time."
+_AFTER = "{f.ahead} after the newest signature seen here, so updates count as expired"
+_CLOCK: tuple[FindingRule[ClockFacts], ...] = (
+    FindingRule(
+        "fault",
+        lambda f: f.ahead_seconds < -SLACK_SECONDS,
+        "it shows {f.shown}, {f.behind} behind the newest signature seen here",
+        _SET,
+        _SET_CLOCK,
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.now < EARLIEST,
+        "it shows {f.shown}, which is before this program was made",
+        _SET,
+        _SET_CLOCK,
+    ),
+    FindingRule(
+        "fault", lambda f: f.ahead_seconds > SIGNED_AGE_SECONDS_MAX, "it shows {f.shown}, " + _AFTER, _SET, _SET_CLOCK
+    ),
+    FindingRule("fault", lambda f: f.now > LATEST, "it shows {f.shown}, which is far in the future", _SET, _SET_CLOCK),
+    FindingRule(
+        "note",
+        lambda f: f.synchronized is False,
+        "it shows {f.shown}; no time server keeps it",
+        "Compare it with a watch from time to time, or configure a time server.",
+        "timedatectl",
+    ),
+    FindingRule("ok", otherwise, "it shows {f.shown}"),
+)
+_JUMP: tuple[FindingRule[ClockFacts], ...] = (
+    FindingRule(
+        "note",
+        lambda f: abs(f.jump) > JUMP_SECONDS_MAX,
+        "it jumped {f.jumped} since the daemon started",
+        "No data is lost: the daemon measures time spans by a clock that cannot jump. Check the battery of the clock.",
+        "timedatectl",
+    ),
+    FindingRule("ok", lambda f: f.jumped_seconds is not None, "it has not jumped since the daemon started"),
+)
+
+
+def judge_clock(facts: ClockFacts) -> Iterator[Finding]:
+    """Judge the clock."""
+    yield from first_match(CLOCK, _CLOCK, facts)
+    yield from first_match(JUMP, _JUMP, facts)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One file system that holds files of Edge Agent."""
+
+    path: str
+    what: str
+    free_bytes: int
+    total_bytes: int
+    free_inodes: int
+    total_inodes: int
+    """0 when the file system has no fixed number."""
+    read_only: bool
+    reserve_bytes: int
+    """Bytes that the configuration keeps free on it."""
+
+    @property
+    def free(self) -> str:
+        """What is free, as text."""
+        return f"{self.path} ({self.what}): {format_bytes(self.free_bytes)} of {format_bytes(self.total_bytes)} free"
+
+    @property
+    def reserve(self) -> str:
+        """The reserve, as text."""
+        return format_bytes(self.reserve_bytes)
+
+
+_DISK: tuple[FindingRule[Volume], ...] = (
+    FindingRule(
+        "fault",
+        lambda f: f.read_only,
+        "{f.free}, mounted read-only",
+        "The kernel made it read-only after a disk error, or it was mounted so. Find the cause, then remount it.",
+        "sudo dmesg | tail -50; findmnt",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.free_bytes < f.reserve_bytes,
+        "{f.free}, below the reserve of {f.reserve}: the daemon stores nothing new",
+        _DISK_REMEDY,
+        _DISK_COMMAND,
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.free_bytes < FREE_BYTES_ADVISED,
+        "{f.free}; a new version may not fit",
+        _DISK_REMEDY,
+        _DISK_COMMAND,
+    ),
+    FindingRule("ok", otherwise, "{f.free}"),
+)
+_INODES_REMEDY = "A program has filled the disk with small files. Find the folder, and remove them."
+_INODES_COMMAND = "sudo du --inodes -xd3 {f.path} | sort -n | tail"
+_LEFT = "{f.path}: {f.free_inodes} of {f.total_inodes} free"
+_INODES: tuple[FindingRule[Volume], ...] = (
+    FindingRule("ok", lambda f: f.free_inodes >= INODES_ADVISED, _LEFT),
+    FindingRule("warning", lambda f: f.free_inodes >= INODES_REQUIRED, _LEFT, _INODES_REMEDY, _INODES_COMMAND),
+    FindingRule(
+        "fault", lambda f: f.total_inodes, _LEFT + ": no file can be made soon", _INODES_REMEDY, _INODES_COMMAND
+    ),
+)
+
+
+def judge_disks(volumes: tuple[Volume, ...]) -> Iterator[Finding]:
+    """Judge room and inodes of each file system."""
+    for volume in volumes:
+        yield from first_match(DISK, _DISK, volume, about=volume.path)
+        yield from first_match(INODES, _INODES, volume, about=volume.path)
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """Bytes."""
+
+    available: int
+    total: int
+    reserve: int
+    """Bytes that engines leave to the rest of the machine."""
+
+
+def judge_memory(facts: MemoryFacts) -> Iterator[Finding]:
+    """Judge what is free."""
+    seen = f"{format_bytes(facts.available)} of {format_bytes(facts.total)} available"
+    if facts.available < facts.reserve:
+        remedy = "Find the program that uses it. No new model loads until enough memory is free."
+        yield MEMORY.warning(
+            f"{seen}, below the reserve of {format_bytes(facts.reserve)}", remedy, "ps aux --sort=-rss | head"
+        )
+    else:
+        yield MEMORY.ok(seen)
+
+
+@dataclass(frozen=True)
+class CpuFacts:
+    """What /proc/cpuinfo reports."""
+
+    machine: str
+    cores: int
+    flags: frozenset[str]
+
+
+def judge_cpu(facts: CpuFacts) -> Iterator[Finding]:
+    """Judge the processor."""
+    seen = f"{facts.machine}, {facts.cores} cores"
+    if facts.machine not in ("x86_64", "AMD64"):
+        yield CPU.ok(seen)
+    elif "avx2" in facts.flags:
+        yield CPU.ok(f"{seen}, {', '.join(flag for flag in USEFUL_CPU_FLAGS if flag in facts.flags)}")
+    else:
+        remedy = (
+            "Models run, but several times slower than on a CPU with AVX2. Use another machine if that is too slow."
+        )
+        yield CPU.warning(f"{seen}, no AVX2", remedy, "grep -m1 '^flags' /proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """What the kernel offers for confining engines, and for large memory pages."""
+
+    release: str
+    landlock: bool | None
+    seccomp: bool
+    huge_pages: str
+    """always, madvise or never; empty when this kernel has no huge pages."""
+
+
+def judge_kernel(facts: KernelFacts) -> Iterator[Finding]:
+    """Judge the kernel: confinement, then huge pages."""
+    missing = [name for name, has in (("Landlock", facts.landlock), ("seccomp", facts.seccomp)) if has is False]
+    if missing:
+        remedy = "Use a kernel with seccomp and Landlock (5.13 or newer); until then install only bundles you trust."
+        seen = f"Linux {facts.release} has no {' and no '.join(missing)}: engines are less confined"
+        yield KERNEL.warning(seen, remedy, "cat /sys/kernel/security/lsm; uname -r")
+    else:
+        yield KERNEL.ok(f"Linux {facts.release}, seccomp and Landlock")
+    if facts.huge_pages in ("always", "madvise"):
+        yield HUGE_PAGES.ok(f"mode {facts.huge_pages}")
+    else:
+        seen = f"mode {facts.huge_pages or 'none'}: encoders answer about 5% slower than with huge pages"
+        command = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
+        yield HUGE_PAGES.note(seen, "Allow huge pages to programs that request them.", command)
+
+
+_KIB = 1024
+_LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_VERSION = 1
+
+
+def probe_clock(context: ProbeContext) -> ClockFacts:
+    """Read the clock, and what it can be compared with."""
+    now = time.time()
+    signed = None if isinstance(context.stored, ProbeFailure) else context.stored.signed
+    shown_by = context.installation.run(("timedatectl", "show", "--property=NTPSynchronized", "--value"))
+    synchronized = {"yes": True, "no": False}.get((shown_by or "").strip())
+    shown = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC"
+    return ClockFacts(now, shown, signed, _jumped(context, now), synchronized)
+
+
+def _jumped(context: ProbeContext, now: float) -> float | None:
+    """Compare the wall clock's time since the daemon started with how long its process has run."""
+    if context.status is None or context.started is None:
+        return None
+    return (now - context.status.start_time.timestamp()) - (running_seconds() - context.started)
+
+
+def probe_disks(context: ProbeContext) -> tuple[Volume, ...]:
+    """Look once at each file system that holds files of Edge Agent."""
+    config = context.installation.config
+    opt = context.installation.at("opt/edge-agent")
+    folders = [
+        (config.state_dir, "bundles and examples", config.store.disk_reserve_bytes),
+        (config.outbox, "outgoing examples", config.examples.disk_reserve_bytes),
+        (config.incoming, "updates", config.uplink.disk_reserve_bytes),
+        *([(opt, "the program", 0)] if opt.exists() else []),
+    ]
+    found: dict[int, Volume] = {}
+    for path, what, reserve in folders:
+        existing = _nearest_existing(path)
+        found.setdefault(existing.stat().st_dev, _volume(existing, what, reserve))
+    return tuple(found.values())
+
+
+def _nearest_existing(path: Path) -> Path:
+    path = path.absolute()
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _volume(path: Path, what: str, reserve: int) -> Volume:
+    stat = os.statvfs(path)
+    return Volume(
+        path=str(path),
+        what=what,
+        free_bytes=stat.f_bavail * stat.f_frsize,
+        total_bytes=stat.f_blocks * stat.f_frsize,
+        free_inodes=stat.f_favail,
+        total_inodes=stat.f_files,
+        read_only=bool(stat.f_flag & os.ST_RDONLY),
+        reserve_bytes=reserve,
+    )
+
+
+def probe_memory(context: ProbeContext) -> MemoryFacts:
+    """Read /proc/meminfo."""
+    text = read_text(context.installation.at("proc/meminfo"))
+    found = {name: int(kib) * _KIB for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+    reserve = context.installation.config.engine.memory_reserve_bytes
+    return MemoryFacts(found.get("MemAvailable", 0), found.get("MemTotal", 0), reserve)
+
+
+def probe_cpu(context: ProbeContext) -> CpuFacts:
+    """Read /proc/cpuinfo."""
+    features = re.search(r"^flags\s*: (.*)$", read_text(context.installation.at("proc/cpuinfo")), re.MULTILINE)
+    flags = frozenset(features[1].split()) if features else frozenset()
+    return CpuFacts(platform.machine(), os.cpu_count() or 1, flags)
+
+
+def probe_kernel(context: ProbeContext) -> KernelFacts:
+    """Ask the kernel for seccomp, Landlock and huge pages."""
+    chosen = re.search(r"\[(\w+)\]", read_text(context.installation.at("sys/kernel/mm/transparent_hugepage/enabled")))
+    return KernelFacts(
+        release=platform.release(),
+        landlock=_has_landlock(),
+        seccomp="\nSeccomp:" in read_text(Path("/proc/self/status")),
+        huge_pages=chosen[1] if chosen else "",
+    )
+
+
+def _has_landlock() -> bool:
+    try:
+        kernel.call(_LANDLOCK_CREATE_RULESET, 0, 0, _LANDLOCK_VERSION)
+    except OSError:
+        return False
+    return True
+
+
+GROUPS = (
+    CheckGroup((CLOCK, JUMP), probe_clock, judge_clock),
+    CheckGroup((DISK, INODES), probe_disks, judge_disks),
+    CheckGroup((MEMORY,), probe_memory, judge_memory),
+    CheckGroup((CPU,), probe_cpu, judge_cpu),
+    CheckGroup((KERNEL, HUGE_PAGES), probe_kernel, judge_kernel),
+)

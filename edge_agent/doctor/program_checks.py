@@ -1,0 +1,133 @@
+"""The installed program: its packages, its versions next to each other, the command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.doctor.findings import Check, Finding
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
+
+PACKAGES = Check("packages", "program")
+INSTALLED = Check("installation", "program")
+PREVIOUS = Check("previous-version", "program")
+COMMAND = Check("command", "program")
+
+PACKAGE_NAMES = ("llama_cpp_python", "onnxruntime", "tokenizers", "grpcio")
+FOLDER = "/opt/edge-agent"
+COMMAND_PATH = "usr/local/bin/edge-agent"
+RUN_INSTALLER = "Run the installer again: it makes the links again, and keeps settings and data."
+_INSTALLER = "sudo sh edge-agent-*-linux-x86_64.run"
+
+
+@dataclass(frozen=True)
+class ProgramLink:
+    """A symbolic link to a program, or its absence."""
+
+    target: str = ""
+    """Where it points; empty when there is no link."""
+    whole: bool = False
+    """The program at its end exists and is executable."""
+
+
+@dataclass(frozen=True)
+class ProgramFacts:
+    """What is installed, and what runs now."""
+
+    python: str
+    packages: Mapping[str, str]
+    """Version by name; empty when not installed."""
+    prefix: str
+    """Where the running program is installed."""
+    folder: str
+    """/opt/edge-agent."""
+    installed: bool
+    """The folder of versions exists."""
+    current: ProgramLink
+    previous: ProgramLink
+    command: ProgramLink
+    """/usr/local/bin/edge-agent."""
+
+
+def probe_program(context: ProbeContext) -> ProgramFacts:
+    """Look at packages and links, without loading anything."""
+    folder = context.installation.at(FOLDER)
+    return ProgramFacts(
+        python=platform.python_version(),
+        packages={name: _version(name) for name in PACKAGE_NAMES},
+        prefix=sys.prefix,
+        folder=FOLDER,
+        installed=(folder / "venvs").is_dir(),
+        current=_link(folder / "current", "bin/edge-agent"),
+        previous=_link(folder / "previous", "bin/edge-agent"),
+        command=_link(context.installation.at(COMMAND_PATH)),
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _link(path: Path, inside: str = "") -> ProgramLink:
+    if not path.is_symlink():
+        return ProgramLink(str(path), os.access(path, os.X_OK)) if path.is_file() else ProgramLink()
+    program = path / inside if inside else path
+    return ProgramLink(str(path.readlink()), program.is_file() and os.access(program, os.X_OK))
+
+
+def judge_program(facts: ProgramFacts) -> Iterator[Finding]:
+    """Judge the packages, then the links of the installer."""
+    missing = [name for name, version in facts.packages.items() if not version]
+    if missing:
+        yield PACKAGES.fault(f"not installed: {', '.join(missing)}", RUN_INSTALLER, _INSTALLER)
+    else:
+        versions = ", ".join(f"{name} {version}" for name, version in facts.packages.items())
+        yield PACKAGES.ok(f"Python {facts.python}, {versions}")
+    if not facts.installed:
+        yield INSTALLED.note(f"not made by the installer: this program runs from {facts.prefix}")
+        return
+    yield _judge_current(facts)
+    yield _judge_previous(facts)
+    yield _judge_command(facts)
+
+
+def _judge_current(facts: ProgramFacts) -> Finding:
+    path = f"{facts.folder}/current"
+    if not facts.current.target:
+        return INSTALLED.fault(f"{path} does not exist: no version is selected", RUN_INSTALLER, _INSTALLER)
+    if not facts.current.whole:
+        remedy = "That version is missing or incomplete. Go back to the previous one, or run the installer again."
+        command = "sudo edge-agent-setup rollback" if facts.previous.whole else _INSTALLER
+        return INSTALLED.fault(f"{path} points to {facts.current.target}, which is broken", remedy, command)
+    return INSTALLED.ok(f"{path} points to {facts.current.target}")
+
+
+def _judge_previous(facts: ProgramFacts) -> Finding:
+    path = f"{facts.folder}/previous"
+    if not facts.previous.target:
+        return PREVIOUS.note("there is no previous version yet: this is the first one on this machine")
+    if not facts.previous.whole:
+        seen = f"{path} points to {facts.previous.target}, which is broken: a rollback would fail"
+        remedy = "Keep the current version; the next upgrade makes a new previous one."
+        return PREVIOUS.warning(seen, remedy, "ls -l /opt/edge-agent")
+    return PREVIOUS.ok(f"{facts.previous.target} exists; 'sudo edge-agent-setup rollback' goes back to it")
+
+
+def _judge_command(facts: ProgramFacts) -> Finding:
+    if not facts.command.whole:
+        return COMMAND.fault("/usr/local/bin/edge-agent is missing or points nowhere", RUN_INSTALLER, _INSTALLER)
+    if not facts.command.target.startswith(facts.folder):
+        seen = f"/usr/local/bin/edge-agent points to {facts.command.target}, not into {facts.folder}"
+        return COMMAND.warning(seen, "Two versions are mixed. " + RUN_INSTALLER, _INSTALLER)
+    return COMMAND.ok(f"it points to {facts.command.target}")
+
+
+GROUPS = (CheckGroup((PACKAGES, INSTALLED, PREVIOUS, COMMAND), probe_program, judge_program),)

@@ -1,0 +1,307 @@
+"""The sockets of the daemon with their groups, and its TCP ports."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import pwd
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
+from edge_agent.doctor.installation import FileInfo, read_text, stat_file
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, is_listening, start_command
+from edge_agent.formatting import counted
+
+SOCKET = Check("socket", "sockets")
+GROUP = Check("socket-group", "sockets")
+PORT = Check("port", "sockets")
+PLAIN_TCP = Check("plain-tcp", "sockets")
+
+
+@dataclass(frozen=True)
+class ListeningSocket:
+    """One of the daemon's sockets."""
+
+    name: str
+    file: FileInfo
+    listening: bool | None
+    """None when this user may not connect."""
+    mode: int
+    group: str
+    """The group in agent.yaml; empty for the group of the daemon."""
+    group_exists: bool
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SocketFacts:
+    """The daemon's three sockets."""
+
+    sockets: tuple[ListeningSocket, ...]
+    managed: bool
+    """systemd runs the daemon."""
+
+
+@dataclass(frozen=True)
+class _SocketView:
+    """A socket, and how to start the daemon."""
+
+    socket: ListeningSocket
+    managed: bool
+
+    @property
+    def changed(self) -> bool:
+        mode, group = self.socket.file.mode & 0o777, self.socket.group
+        return mode != self.socket.mode or group not in ("", self.socket.file.group)
+
+    @property
+    def expected(self) -> str:
+        return f"{self.socket.group or self.socket.file.group} {self.socket.mode:04o}"
+
+    @property
+    def found(self) -> str:
+        return f"{self.socket.file.path}, {self.socket.file.group} {self.socket.file.mode & 0o777:04o}"
+
+    @property
+    def start(self) -> str:
+        return start_command(self.managed)
+
+    @property
+    def restart(self) -> str:
+        return start_command(self.managed, "restart")
+
+    @property
+    def members(self) -> str:
+        return f"{counted(len(self.socket.members), 'member')}, {', '.join(self.socket.members[:5])}"
+
+
+_SOCKET: tuple[FindingRule[_SocketView], ...] = (
+    FindingRule(
+        "fault",
+        lambda f: not f.socket.file.kind,
+        "{f.socket.file.path} does not exist",
+        "Start the daemon.",
+        "{f.start}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.socket.file.kind != "socket",
+        "{f.socket.file.path} is not a socket",
+        "Move the file away, and restart the daemon.",
+        "sudo mv {f.socket.file.path} {f.socket.file.path}.away; {f.restart}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.socket.listening is False,
+        "{f.socket.file.path} exists, but no process listens: the daemon was killed",
+        "Start the daemon.",
+        "{f.start}",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.changed,
+        "{f.found}; expected {f.expected}",
+        "It was changed after the daemon made it. Restart the daemon, which makes it again.",
+        "{f.restart}",
+    ),
+    FindingRule("ok", lambda f: f.socket.listening, "{f.found}, a process listens"),
+    FindingRule("ok", otherwise, "{f.found}"),
+)
+_GROUP: tuple[FindingRule[_SocketView], ...] = (
+    FindingRule(
+        "fault",
+        lambda f: not f.socket.group_exists,
+        "group {f.socket.group} of {f.socket.name} does not exist: the daemon does not start",
+        "Add the group.",
+        "sudo groupadd --system {f.socket.group}",
+    ),
+    FindingRule(
+        "note",
+        lambda f: f.socket.group and not f.socket.members,
+        "group {f.socket.group} has no members: only root can use {f.socket.name}",
+        "Add the user of the calling program; that user has to log in again.",
+        "sudo usermod -aG {f.socket.group} USER",
+    ),
+    FindingRule("ok", lambda f: f.socket.group, "{f.socket.group}: {f.members}"),
+)
+
+
+def judge_sockets(facts: SocketFacts) -> Iterator[Finding]:
+    """Judge each socket, then its group."""
+    for each in facts.sockets:
+        view = _SocketView(each, facts.managed)
+        yield from first_match(SOCKET, _SOCKET, view, about=each.name)
+        yield from first_match(GROUP, _GROUP, view, about=each.group)
+
+
+@dataclass(frozen=True)
+class TcpPort:
+    """A TCP port that agent.yaml names."""
+
+    key: str
+    """Its key in agent.yaml."""
+    address: str
+    taken: bool
+    holder: str
+    """Program and pid that listens; empty when none does, or this user may not see it."""
+    ours: bool | None
+    """The daemon holds it; None when this user may not see it."""
+    daemon_runs: bool
+    local: bool
+    """The address belongs to this machine."""
+
+    @property
+    def listing(self) -> str:
+        """The command that shows which process listens."""
+        return f"sudo ss -ltnp 'sport = :{self.address.rpartition(':')[2]}'"
+
+    @property
+    def occupant(self) -> str:
+        """The program that holds it, as text."""
+        return self.holder or "another program"
+
+
+_PORT: tuple[FindingRule[TcpPort], ...] = (
+    FindingRule(
+        "fault",
+        lambda f: not f.local,
+        "{f.address} is not an address of this machine: the daemon cannot listen on it",
+        "Set '{f.key}' in agent.yaml to an address of this machine.",
+        "ip -brief address",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.taken and f.ours is False,
+        "{f.address} is in use by {f.occupant}",
+        "Stop that program, or choose another port in '{f.key}' in agent.yaml.",
+        "{f.listing}",
+    ),
+    FindingRule("ok", lambda f: f.taken, "{f.address} is open"),
+    FindingRule(
+        "warning",
+        lambda f: f.daemon_runs,
+        "{f.address} is not open, though the daemon runs",
+        "Restart the daemon; its log shows the reason.",
+        "sudo systemctl restart edge-agent",
+    ),
+    FindingRule("ok", otherwise, "{f.address} is free"),
+)
+
+
+@dataclass(frozen=True)
+class PortFacts:
+    """The TCP ports, and the one without TLS."""
+
+    ports: tuple[TcpPort, ...]
+    insecure: str
+    """The address without TLS; empty when there is none."""
+
+
+def judge_ports(facts: PortFacts) -> Iterator[Finding]:
+    """Judge each port."""
+    for port in facts.ports:
+        yield from first_match(PORT, _PORT, port, about=port.key)
+    if facts.insecure:
+        seen = f"{facts.insecure} is open without TLS: every computer on that network may use the models"
+        remedy = "Use certificates ('edge-agent certs'), or remove 'tcp_address' and 'insecure' under 'service'."
+        yield PLAIN_TCP.warning(seen, remedy, "sudoedit /etc/edge-agent/agent.yaml")
+
+
+_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
+_MEMBERS_MAX = 50
+
+
+def probe_sockets(context: ProbeContext) -> SocketFacts:
+    """Look at the daemon's three sockets."""
+    config = context.installation.config
+    named = (
+        (config.inference_socket, 0o660, config.service.inference_group),
+        (config.review_socket, 0o660, config.service.review_group),
+        (config.admin_socket, 0o600, ""),
+    )
+    return SocketFacts(tuple(_socket(*each) for each in named), context.daemon.managed)
+
+
+def _socket(path: Path, mode: int, group: str) -> ListeningSocket:
+    file = stat_file(path)
+    listening = is_listening(path) if file.kind == "socket" else False
+    try:
+        entry = grp.getgrnam(group) if group else None
+    except KeyError:
+        return ListeningSocket(path.name, file, listening, mode, group, group_exists=False, members=())
+    return ListeningSocket(path.name, file, listening, mode, group, group_exists=True, members=_members(entry))
+
+
+def _members(entry: grp.struct_group | None) -> tuple[str, ...]:
+    if entry is None:
+        return ()
+    primary = [user.pw_name for user in pwd.getpwall() if user.pw_gid == entry.gr_gid]
+    return tuple(sorted({*entry.gr_mem, *primary})[:_MEMBERS_MAX])
+
+
+def probe_ports(context: ProbeContext) -> PortFacts:
+    """Look at the ports that agent.yaml names."""
+    service, metrics = context.installation.config.service, context.installation.config.metrics
+    named = {"service.tcp_address": service.tcp_address, "metrics.address": metrics.address}
+    found = tuple(_port(context, key, address) for key, address in named.items() if address)
+    return PortFacts(found, service.tcp_address if service.insecure else "")
+
+
+def _port(context: ProbeContext, key: str, address: str) -> TcpPort:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    busy, local = check_port(host, int(port))
+    pid = _holder(int(port)) if busy else 0
+    name = read_text(Path(f"/proc/{pid}/comm")).strip() if pid else ""
+    daemon = context.daemon.pid
+    ours = pid == daemon if pid and daemon else (False if busy and not daemon else None)
+    # Ports are unknown when agent.yaml is refused; a daemon that hangs may have any of them open.
+    return TcpPort(
+        key,
+        address,
+        busy,
+        f"{name}, pid {pid}" if pid else "",
+        ours,
+        context.status is not None and not context.installation.problem,
+        local,
+    )
+
+
+def check_port(host: str, port: int) -> tuple[bool, bool]:
+    """Return whether the port is in use, and whether the address belongs to this machine. Sends nothing."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError:
+        return False, False
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE, error.errno != errno.EADDRNOTAVAIL
+    return False, True
+
+
+def _holder(port: int) -> int:
+    """Return the pid that listens on a port; 0 when this user may not see it."""
+    tables = read_text(Path("/proc/net/tcp")) + read_text(Path("/proc/net/tcp6"))
+    lines = (line.split() for line in tables.splitlines())
+    inodes = {f[9] for f in lines if len(f) > 9 and f[3] == _LISTEN and f[1].endswith(f":{port:04X}")}
+    links = {f"socket:[{inode}]" for inode in inodes}
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            if any(str(link.readlink()) in links for link in folder.iterdir()):
+                return int(re.findall(r"\d+", str(folder))[0])
+        except OSError:
+            continue
+    return 0
+
+
+GROUPS = (
+    CheckGroup((SOCKET, GROUP), probe_sockets, judge_sockets),
+    CheckGroup((PORT, PLAIN_TCP), probe_ports, judge_ports),
+)

@@ -1,0 +1,310 @@
+"""The systemd units of daemon and uplink, as `systemctl show` reports them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
+from edge_agent.doctor.installation import Installation
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
+from edge_agent.formatting import format_bytes
+
+SYSTEMD = Check("systemd", "units")
+UNIT = Check("unit", "units")
+BOOT = Check("start-at-boot", "units")
+RESTARTS = Check("unit-restarts", "units")
+WATCHDOG = Check("watchdog", "units")
+MEMORY_LIMIT = Check("memory-limit", "units")
+RELOAD = Check("unit-files", "units")
+
+PROPERTIES = (
+    "LoadState,ActiveState,SubState,Result,UnitFileState,NRestarts,WatchdogUSec,MemoryMax,MemoryCurrent,"
+    "NeedDaemonReload,ExecMainStatus,ExecMainCode,FragmentPath,MainPID"
+)
+SERVE, UPLINK = "edge-agent.service", "edge-uplink.service"
+_INFINITE = ("infinity", str(2**64 - 1), "")
+_NEARLY = 0.9
+_STARTS = ("enabled", "static", "alias", "linked", "generated", "enabled-runtime")
+_CREDENTIALS_STATUS = "243"  # EXIT_CREDENTIALS of systemd.exec(5)
+
+# By systemd's word for why a unit failed: what it means, what to do, with which command.
+_RESULTS = {
+    "watchdog": (
+        "it did not answer the watchdog's trial request in time, and systemd ended it",
+        "systemd starts it again. If it happens again, find the engine that hangs, and roll its task back.",
+        "edge-agent status; sudo journalctl -u {unit} -b | tail -100; edge-agent rollback TASK",
+    ),
+    "oom-kill": (
+        "the kernel ended it because memory was exhausted",
+        "Raise 'memory_bytes_max' under 'engine' in agent.yaml if the machine has more, or remove a task.",
+        "sudo journalctl -k -b | grep -i oom; edge-agent bundles list",
+    ),
+    "start-limit-hit": (
+        "it ended too often in a row, and systemd no longer starts it",
+        "Find the cause in its log and fix it; then start it again.",
+        "sudo journalctl -u {unit} -b | tail -100; sudo systemctl reset-failed {unit}; sudo systemctl start {unit}",
+    ),
+    "timeout": (
+        "it was not ready in time",
+        "Find in its log what it waited for. A slow disk takes longer at the first start.",
+        "sudo journalctl -u {unit} -b | tail -100; sudo systemctl restart {unit}",
+    ),
+    "signal": (
+        "a signal ended it (signal {status})",
+        "Signal 4 means a program for another processor: install the portable one. Otherwise send a support bundle.",
+        "sudo journalctl -u {unit} -b | tail -100; sudo systemctl restart {unit}; sudo edge-agent support-bundle",
+    ),
+    "exit-code": (
+        "it ended with exit code {status}",
+        "The last line of its log shows the reason and what to do.",
+        "sudo journalctl -u {unit} -b | tail -30; sudo systemctl restart {unit}",
+    ),
+}
+_CREDENTIALS = (
+    "systemd could not read a credential of the unit",
+    "Enrol the site again, or write the credential again: systemd opens it only on the machine that sealed it.",
+    "ls -l /etc/credstore.encrypted /etc/credstore; sudo systemctl cat {unit}; sudo systemctl restart {unit}",
+)
+
+
+@dataclass(frozen=True)
+class UnitFacts:
+    """One unit."""
+
+    name: str
+    needed: bool
+    """The configuration needs it."""
+    properties: Mapping[str, str]
+
+    def value(self, key: str) -> str:
+        """Return a property; empty when systemd does not report it."""
+        return self.properties.get(key, "")
+
+    def number(self, key: str) -> int:
+        """Return a property as a number; 0 when it is not a number."""
+        text = self.value(key)
+        return int(text) if text.isdecimal() else 0
+
+    @property
+    def load(self) -> str:
+        """loaded, not-found, masked, bad-setting or error."""
+        return self.value("LoadState")
+
+    @property
+    def loaded(self) -> bool:
+        """systemd has read its file."""
+        return self.load == "loaded"
+
+    @property
+    def state(self) -> str:
+        """active, inactive, failed, activating, ..."""
+        return self.value("ActiveState")
+
+    @property
+    def active(self) -> bool:
+        """It runs."""
+        return self.state == "active"
+
+    @property
+    def failed(self) -> bool:
+        """It ended with an error, and systemd starts it again later, or has given up."""
+        return self.state == "failed" or self.value("SubState") == "auto-restart"
+
+    @property
+    def pid(self) -> str:
+        """Its main process."""
+        return self.value("MainPID")
+
+    @property
+    def restarts(self) -> int:
+        """Number of restarts by systemd."""
+        return self.number("NRestarts")
+
+    @property
+    def enabled(self) -> str:
+        """UnitFileState: enabled, disabled, ..."""
+        return self.value("UnitFileState") or "not enabled"
+
+    @property
+    def starts_at_boot(self) -> bool:
+        """It starts with the machine."""
+        return self.enabled in _STARTS
+
+    @property
+    def watchdog(self) -> str:
+        """Time limit of the watchdog, as systemd writes it."""
+        return self.value("WatchdogUSec")
+
+    @property
+    def memory(self) -> str:
+        """Memory in use and its limit, as text."""
+        return f"{format_bytes(self.number('MemoryCurrent'))} of {format_bytes(self.number('MemoryMax'))}"
+
+    @property
+    def failure(self) -> tuple[str, ...]:
+        """Why it failed, what to do, and the command that does it."""
+        if self.value("ExecMainStatus") == _CREDENTIALS_STATUS:
+            found = _CREDENTIALS
+        else:
+            found = _RESULTS.get(self.value("Result"), _RESULTS["exit-code"])
+        return tuple(part.format(unit=self.name, status=self.value("ExecMainStatus")) for part in found)
+
+    @property
+    def why(self) -> str:
+        """Why it failed."""
+        return self.failure[0]
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        return self.failure[1]
+
+    @property
+    def command(self) -> str:
+        """The command that does it."""
+        return self.failure[2]
+
+
+def parse_properties(text: str) -> dict[str, str]:
+    """Parse the output of `systemctl show`."""
+    return {key: value for key, equals, value in (line.partition("=") for line in text.splitlines()) if equals}
+
+
+def judge_units(facts: tuple[UnitFacts, ...] | None) -> Iterator[Finding]:
+    """Judge both units; None when systemd does not run this machine."""
+    if facts is None:
+        yield SYSTEMD.note("systemd does not run this machine: nothing restarts the daemon when it ends")
+        return
+    yield SYSTEMD.ok("systemd runs this machine")
+    for unit in facts:
+        yield from _unit(unit)
+
+
+def _unit(unit: UnitFacts) -> Iterator[Finding]:
+    yield from first_match(UNIT, _STATE, unit, about=unit.name)
+    if unit.loaded:
+        yield from first_match(BOOT, _BOOT, unit, about=unit.name)
+        yield from first_match(RELOAD, _RELOAD, unit, about=unit.name)
+    if unit.active:
+        yield from first_match(RESTARTS, _RESTARTS, unit, about=unit.name)
+    if unit.active and unit.name == SERVE:
+        yield from first_match(WATCHDOG, _WATCHDOG, unit, about=unit.name)
+        yield from first_match(MEMORY_LIMIT, _LIMIT, unit, about=unit.name)
+
+
+_STATE: tuple[FindingRule[UnitFacts], ...] = (
+    FindingRule(
+        "fault",
+        lambda f: f.load == "masked",
+        "{f.name} is masked: it cannot start",
+        "An administrator masked it. Unmask it.",
+        "sudo systemctl unmask {f.name}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.load in ("error", "bad-setting"),
+        "systemd cannot read {f.name}",
+        "Run the installer again.",
+        "systemd-analyze verify {f.name}",
+    ),
+    FindingRule(
+        "note", lambda f: not f.loaded, "{f.name} is not installed", "The installer installs it.", "edge-agent doctor"
+    ),
+    FindingRule("ok", lambda f: f.active, "{f.name} runs (pid {f.pid})"),
+    FindingRule("fault", lambda f: f.failed, "{f.name} failed: {f.why}", "{f.remedy}", "{f.command}"),
+    FindingRule(
+        "warning",
+        lambda f: f.state in ("activating", "reloading", "deactivating"),
+        "{f.name} is {f.state}",
+        "Run doctor again in a minute.",
+        "edge-agent doctor",
+    ),
+    FindingRule("ok", lambda f: not f.needed, "{f.name} is stopped, and is not needed"),
+    FindingRule(
+        "fault",
+        otherwise,
+        "{f.name} is stopped ({f.state})",
+        "It was stopped by hand. Start it.",
+        "sudo systemctl enable --now {f.name}",
+    ),
+)
+_BOOT: tuple[FindingRule[UnitFacts], ...] = (
+    FindingRule("ok", lambda f: f.starts_at_boot, "{f.name} starts with the machine"),
+    FindingRule(
+        "warning",
+        lambda f: f.needed,
+        "{f.name} is {f.enabled}: it will not run after a reboot",
+        "Enable it.",
+        "sudo systemctl enable {f.name}",
+    ),
+)
+_RELOAD: tuple[FindingRule[UnitFacts], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: f.value("NeedDaemonReload") == "yes",
+        "{f.name} was changed on disk after systemd read it",
+        "Let systemd read it again.",
+        "sudo systemctl daemon-reload && sudo systemctl restart {f.name}",
+    ),
+)
+_RESTARTS: tuple[FindingRule[UnitFacts], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: f.restarts,
+        "systemd restarted {f.name} {f.restarts} times",
+        "Find in its log why it ended.",
+        'sudo journalctl -u {f.name} -b | grep -v \'"level": "info"\' | tail -50',
+    ),
+    FindingRule("ok", otherwise, "{f.name} has not failed since it was started"),
+)
+_WATCHDOG: tuple[FindingRule[UnitFacts], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: f.watchdog in ("0", "infinity", ""),
+        "{f.name} has none: nothing ends a daemon that hangs",
+        "A drop-in or an old unit file turned it off. Remove that file.",
+        "sudo systemctl revert {f.name}",
+    ),
+    FindingRule("ok", otherwise, "every {f.watchdog}"),
+)
+_LIMIT: tuple[FindingRule[UnitFacts], ...] = (
+    FindingRule(
+        "note",
+        lambda f: f.value("MemoryMax") in _INFINITE,
+        "{f.name} has none: a daemon that uses too much memory stops the whole machine",
+        "Set 'memory_bytes_max' under 'engine' in agent.yaml, and restart the daemon.",
+        "sudo systemctl restart {f.name}",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.number("MemoryCurrent") > _NEARLY * f.number("MemoryMax"),
+        "{f.memory}",
+        "At the limit the kernel ends an engine. Raise 'memory_bytes_max' under 'engine', or remove a task.",
+        "edge-agent status",
+    ),
+    FindingRule("ok", otherwise, "{f.memory}"),
+)
+
+
+def probe_units(context: ProbeContext) -> tuple[UnitFacts, ...] | ProbeFailure | None:
+    """Ask systemd about both units; return None when systemd does not run this machine."""
+    installation = context.installation
+    if not installation.has_systemd:
+        return None
+    uplink, large = installation.config.uplink, installation.config.escalation
+    found = []
+    for name, needed in ((SERVE, True), (UPLINK, bool(uplink.url or uplink.updates_url or large.url))):
+        text = show_unit(installation, name)
+        if text is None:
+            return ProbeFailure("systemctl does not answer")
+        found.append(UnitFacts(name, needed, parse_properties(text)))
+    return tuple(found)
+
+
+def show_unit(installation: Installation, name: str) -> str | None:
+    """Return the properties of a unit as `systemctl show` prints them; None when it does not answer."""
+    return installation.run(("systemctl", "show", name, f"--property={PROPERTIES}", "--no-pager"))
+
+
+GROUPS = (CheckGroup((SYSTEMD, UNIT, BOOT, RELOAD, RESTARTS, WATCHDOG, MEMORY_LIMIT), probe_units, judge_units),)

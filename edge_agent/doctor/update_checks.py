@@ -1,0 +1,251 @@
+"""Signed updates: how fresh the metadata is, what was verified, and the progress of each task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from edge_agent.client import BundleRef, TaskUpdate
+from edge_agent.doctor.enrolment_checks import read_signed_part
+from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
+from edge_agent.formatting import format_duration
+from edge_agent.store.journal import Progress
+
+METADATA = Check("metadata", "updates")
+VERIFIED = Check("updates-believed", "updates")
+UPDATE = Check("update", "updates")
+
+WARNED_SECONDS = 3 * 86_400.0
+STUCK_SECONDS = 6 * 3600.0
+_SHOW = "edge-agent status"
+_REPORT = "Tell the central team. The previous version keeps answering until the plan names another one."
+_REPORT_COMMAND = "sudo edge-agent support-bundle"
+
+
+@dataclass(frozen=True)
+class MetadataFacts:
+    """The timestamp of the repository's copy at this site, unverified."""
+
+    path: str
+    exists: bool
+    problem: str = ""
+    """Why it cannot be read; empty when it can."""
+    version: int = 0
+    expires_in: float = 0.0
+    """Seconds; negative when it has expired."""
+    has_uplink: bool = False
+    """An uplink downloads it."""
+    expected: bool = False
+    """This site takes updates."""
+
+    @property
+    def fetch(self) -> str:
+        """The command that gets newer metadata."""
+        return "sudo systemctl restart edge-uplink" if self.has_uplink else "sudo edge-agent media import /media/stick"
+
+    @property
+    def left(self) -> str:
+        """Time until it expires or since it expired, as text."""
+        return format_duration(abs(self.expires_in))
+
+
+_METADATA: tuple[FindingRule[MetadataFacts], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: not f.exists and f.has_uplink,
+        "no metadata has arrived in {f.path} yet",
+        "Check that the uplink runs and is online: its checks follow below.",
+        "{f.fetch}",
+    ),
+    FindingRule(
+        "note",
+        lambda f: not f.exists,
+        "no update has arrived yet",
+        "Ask the central team for a USB drive with updates, and import it.",
+        "{f.fetch}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.problem,
+        "{f.path}/timestamp.json is damaged: {f.problem}",
+        "Remove it; the next download or import replaces it.",
+        "sudo rm {f.path}/timestamp.json; {f.fetch}",
+    ),
+    FindingRule(
+        "fault",
+        lambda f: f.expires_in < 0,
+        "version {f.version} expired {f.left} ago: nothing new is installed",
+        "Installed bundles keep answering. If the clock is right, the central team can renew it: 'edge-convert renew'.",
+        "date; {f.fetch}",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.expires_in < WARNED_SECONDS,
+        "version {f.version} expires in {f.left}",
+        "Newer metadata is overdue. Check that the uplink is online, or import a new USB drive.",
+        "{f.fetch}",
+    ),
+    FindingRule("ok", otherwise, "version {f.version}, valid for {f.left}"),
+)
+
+
+def judge_metadata(facts: MetadataFacts) -> Iterator[Finding]:
+    """Judge how fresh the metadata is."""
+    if facts.expected:
+        yield from first_match(METADATA, _METADATA, facts)
+
+
+@dataclass(frozen=True)
+class UpdatesFacts:
+    """What the daemon reports, or its journal when it does not run."""
+
+    plan_version: int
+    channel: str
+    problem: str
+    """Why the newest metadata was refused; empty when it was verified."""
+    tasks: tuple[TaskUpdate, ...]
+    now: float
+    live: bool
+    """The daemon reports it; False when it was read from the journal."""
+
+
+@dataclass(frozen=True)
+class _TaskView:
+    """The update of one task."""
+
+    update: TaskUpdate
+    now: float
+
+    @property
+    def version(self) -> str:
+        return self.update.candidate.version if self.update.candidate else ""
+
+    @property
+    def age(self) -> float:
+        return self.now - self.update.since.timestamp() if self.update.since else 0.0
+
+    @property
+    def progress(self) -> str:
+        why = self.update.message or self.update.reason
+        state = self.update.state.lower().replace("_", " ")
+        return f"{self.version} has been in state {state} for {format_duration(self.age)}{f': {why}' if why else ''}"
+
+
+def _is(state: str, *reasons: str) -> Callable[[_TaskView], bool]:
+    """Return a condition that matches a state, with one of the reasons; without reasons it matches any."""
+    return lambda view: view.update.state == state and (not reasons or view.update.reason in reasons)
+
+
+_UPDATE: tuple[FindingRule[_TaskView], ...] = (
+    FindingRule("fault", _is("FAILED"), "{f.progress}", _REPORT, _REPORT_COMMAND),
+    FindingRule(
+        "fault", _is("ROLLED_BACK"), "{f.progress}", "The previous version answers again. " + _REPORT, _REPORT_COMMAND
+    ),
+    FindingRule(
+        "note",
+        _is("HELD"),
+        "{f.progress}",
+        "An operator selected another version, which stays. To use the planned version, activate it.",
+        "edge-agent activate {f.update.task} {f.version}",
+    ),
+    FindingRule("ok", _is("STAGED", "WINDOW_CLOSED", "STOPPING", ""), "{f.progress}"),
+    FindingRule(
+        "warning",
+        _is("STAGED"),
+        "{f.progress}",
+        "A problem on this machine blocks it ({f.update.attempts} attempts). Fix it; the daemon then continues.",
+        "edge-agent doctor; df -h; free -h",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: _is("FETCHING")(f) and f.age > STUCK_SECONDS,
+        "{f.progress}",
+        "Its files do not arrive. Check that the uplink is online, or import a full USB drive.",
+        "sudo edge-agent media import /media/stick",
+    ),
+    FindingRule(
+        "note",
+        _is("WAITING", "HARDWARE_UNMET", "HALTED"),
+        "{f.progress}",
+        "The central team decided this: ask them.",
+        _SHOW,
+    ),
+    FindingRule("ok", lambda f: f.update.state and f.update.candidate, "{f.progress}"),
+)
+
+
+def judge_updates(facts: UpdatesFacts) -> Iterator[Finding]:
+    """Judge what was verified, then the update of each task."""
+    yield from first_match(VERIFIED, _VERIFIED, facts)
+    for task in facts.tasks:
+        yield from first_match(UPDATE, _UPDATE, _TaskView(task, facts.now), about=task.task)
+
+
+_VERIFIED: tuple[FindingRule[UpdatesFacts], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: f.problem,
+        "{f.problem}",
+        "What was verified before stays valid until it expires. Fix the named problem, or ask for a new USB drive.",
+        "sudo edge-agent media import /media/stick; edge-agent status",
+    ),
+    FindingRule("ok", lambda f: f.live and f.plan_version, "plan {f.plan_version} of channel {f.channel}"),
+)
+
+
+TRUSTED = "trust"
+
+
+def probe_metadata(context: ProbeContext) -> MetadataFacts:
+    """Read the newest timestamp that arrived, or the last one that was verified."""
+    config = context.installation.config
+    folder, has_uplink = config.incoming / "metadata", bool(config.uplink.updates_url)
+    expected = bool(config.update.root_file)
+    path = folder / "timestamp.json"
+    if not path.exists():
+        # An import from a USB drive leaves nothing in incoming/.
+        path = next(iter(sorted((config.state_dir / TRUSTED).glob("**/timestamp.json"))), path)
+    if not path.exists():
+        return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink, expected=expected)
+    try:
+        version, expires = read_signed_part(path, "timestamp")
+    except ValueError as error:
+        return MetadataFacts(str(path.parent), True, str(error), has_uplink=has_uplink, expected=expected)
+    return MetadataFacts(str(path.parent), True, "", version, expires - time.time(), has_uplink, expected)
+
+
+def probe_updates(context: ProbeContext) -> UpdatesFacts | ProbeFailure:
+    """Take the daemon's report, or its journal when it does not run."""
+    reported = context.status.updates if context.status else None
+    channel = context.installation.config.update.channel
+    if reported:
+        return UpdatesFacts(
+            reported.plan_version, reported.channel, reported.problem, reported.tasks, time.time(), live=True
+        )
+    if isinstance(context.stored, ProbeFailure):
+        return context.stored
+    tasks = tuple(map(_from_journal, context.stored.journal.values()))
+    return UpdatesFacts(0, channel, "", tasks, time.time(), live=False)
+
+
+def _from_journal(row: Progress) -> TaskUpdate:
+    return TaskUpdate(
+        task=row.task,
+        active=None,
+        previous=None,
+        candidate=BundleRef(row.task, row.version, row.candidate),
+        state=row.state.upper(),
+        since=datetime.fromtimestamp(row.since, UTC),
+        reason=row.reason,
+        message=row.message,
+        attempts=row.attempts,
+    )
+
+
+GROUPS = (
+    CheckGroup((METADATA,), probe_metadata, judge_metadata),
+    CheckGroup((VERIFIED, UPDATE), probe_updates, judge_updates),
+)

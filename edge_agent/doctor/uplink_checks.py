@@ -1,0 +1,176 @@
+"""The uplink: whether it runs, whether it is online, and the problems that it reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from edge_agent.client import UplinkStatus
+from edge_agent.doctor.findings import Check, Finding
+from edge_agent.doctor.installation import read_bytes, stat_file
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
+from edge_agent.errors import DocumentInvalid
+from edge_agent.formats import signed_document, uplink_state
+from edge_agent.formatting import counted, format_bytes, format_duration
+
+RUNNING = Check("uplink", "uplink")
+LINK = Check("uplink-online", "uplink")
+REFUSED = Check("uplink-refused", "uplink")
+PROBLEM = Check("uplink-problem", "uplink")
+DOWNLOADS = Check("downloads", "uplink")
+
+OFFLINE_SECONDS_WARNED = 86_400.0
+SHOWN_MAX = 5
+_LOG = "sudo journalctl -u edge-uplink -b | tail -50"
+
+
+@dataclass(frozen=True)
+class ReportedProblem:
+    """A problem that the uplink reports."""
+
+    reason: str
+    message: str
+    remedy: str
+    about: str
+
+
+@dataclass(frozen=True)
+class UplinkFacts:
+    """The uplink's own report, through the daemon or from its file."""
+
+    configured: bool
+    """agent.yaml names an object store or a repository."""
+    silence: str
+    """Why its report is out of date; empty when it is current."""
+    state: str = ""
+    """online, probing or offline."""
+    upstream: str = ""
+    since_seconds: float = 0.0
+    failures: int = 0
+    waiting_segments: int = 0
+    waiting_bytes: int = 0
+    problems: tuple[ReportedProblem, ...] = ()
+    downloads: str = ""
+    """State of downloads; empty when it downloads no updates."""
+    waiting_blobs: int = 0
+    managed: bool = True
+    """systemd runs it."""
+
+
+def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
+    """Judge the uplink; None when this site has none."""
+    if facts is None:
+        yield RUNNING.note("none is configured: examples and updates travel on a USB drive")
+        return
+    if facts.silence:
+        command = "sudo systemctl restart edge-uplink" if facts.managed else "edge-agent serve uplink"
+        remedy = "Devices get answers without it. Start it; its log shows why it ended."
+        yield RUNNING.fault(facts.silence, remedy, f"{command}; {_LOG}")
+        return
+    yield RUNNING.ok(
+        f"runs; {counted(facts.waiting_segments, 'segment')}, {format_bytes(facts.waiting_bytes)} to upload"
+    )
+    yield _judge_link(facts)
+    for problem in facts.problems[:SHOWN_MAX]:
+        yield _judge_problem(problem)
+    if facts.downloads:
+        yield _judge_downloads(facts)
+
+
+def _judge_link(facts: UplinkFacts) -> Finding:
+    seen = f"{facts.state} for {format_duration(facts.since_seconds)}: {facts.upstream}"
+    if facts.state == "online":
+        return LINK.ok(seen)
+    if facts.state == "probing" or facts.since_seconds < OFFLINE_SECONDS_WARNED:
+        remedy = "The uplink retries automatically; no example is lost meanwhile."
+        return LINK.note(
+            f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, "ping -c3 1.1.1.1; resolvectl status"
+        )
+    remedy = "Check cable, router and firewall, or export to a USB drive."
+    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent media export /media/stick"
+    return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
+
+
+def _judge_problem(problem: ReportedProblem) -> Finding:
+    seen = f"{problem.message}{f' ({problem.about})' if problem.about else ''}"
+    if problem.reason == "UPSTREAM_REFUSED":
+        command = "date; sudo edge-agent-setup --kit FILE"
+        return REFUSED.fault(
+            seen, "The credential expired or lost its rights. Have the central team renew it, and enrol again.", command
+        )
+    return PROBLEM.warning(seen, problem.remedy or "Its log shows more.", _LOG, about=problem.reason)
+
+
+def _judge_downloads(facts: UplinkFacts) -> Finding:
+    seen = f"{facts.downloads}; {counted(facts.waiting_blobs, 'file')} to download"
+    if facts.downloads == "offline":
+        remedy = "Updates do not arrive. The uplink retries automatically; a USB drive works too."
+        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/stick")
+    return DOWNLOADS.ok(seen)
+
+
+def probe_uplink(context: ProbeContext) -> UplinkFacts | None:
+    """Take the daemon's report, or read the uplink's file. None when no uplink is configured or reports."""
+    config = context.installation.config
+    configured = bool(config.uplink.url or config.uplink.updates_url)
+    if context.status is not None:
+        return _from_daemon(context.status.uplink, configured, context) if context.status.uplink else None
+    path = config.uplink_notes / uplink_state.FILE_NAME
+    file = stat_file(path)
+    if not file.kind:
+        return UplinkFacts(configured, f"it has not reported yet: {path} does not exist") if configured else None
+    try:
+        return _from_file(uplink_state.parse(read_bytes(path, uplink_state.STATE_BYTES_MAX + 1)), configured, context)
+    except DocumentInvalid as error:
+        return UplinkFacts(configured, f"its report is invalid: {error.message}", managed=context.daemon.managed)
+
+
+def _from_daemon(status: UplinkStatus, configured: bool, context: ProbeContext) -> UplinkFacts:
+    problems = tuple(ReportedProblem(each.reason, each.message, each.remedy, each.about) for each in status.problems)
+    silent = status.state == "SILENT"
+    return UplinkFacts(
+        configured=configured,
+        silence=(problems[0].message if problems else "it does not report") if silent else "",
+        state=status.state.lower(),
+        upstream=status.upstream,
+        since_seconds=_age(status.since),
+        failures=status.failures,
+        waiting_segments=status.waiting_segments,
+        waiting_bytes=status.waiting_bytes,
+        problems=problems,
+        downloads=status.downloads.state.lower() if status.downloads else "",
+        waiting_blobs=status.downloads.waiting_blobs if status.downloads else 0,
+        managed=context.daemon.managed,
+    )
+
+
+def _from_file(state: uplink_state.UplinkState, configured: bool, context: ProbeContext) -> UplinkFacts:
+    age = running_seconds() - state.running_seconds
+    silence = ""
+    if age < 0:
+        silence = "it has not reported since this machine started"
+    elif age > uplink_state.FRESH_SECONDS:
+        silence = f"it has not reported for {age / 60:.0f} min, and should every minute: it was stopped, or hangs"
+    return UplinkFacts(
+        configured=configured,
+        silence=silence,
+        state=state.state,
+        upstream=state.upstream,
+        since_seconds=time.time() - signed_document.parse_timestamp(state.since),
+        failures=state.failures,
+        waiting_segments=state.waiting_segments,
+        waiting_bytes=state.waiting_bytes,
+        problems=tuple(ReportedProblem(each.reason, each.message, each.remedy, each.about) for each in state.problems),
+        downloads=state.downloads.state if state.downloads else "",
+        waiting_blobs=state.downloads.waiting_blobs if state.downloads else 0,
+        managed=context.daemon.managed,
+    )
+
+
+def _age(since: datetime | None) -> float:
+    return (datetime.now(UTC) - since).total_seconds() if since else 0.0
+
+
+GROUPS = (CheckGroup((RUNNING, LINK, REFUSED, PROBLEM, DOWNLOADS), probe_uplink, judge_uplink),)

@@ -1,0 +1,334 @@
+"""Tries settings of llama.cpp on the loaded weights, for a moment, before their buffer is made. `tuning.py` decides."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edge_agent.engine.protocol import Load
+from edge_agent.engine.runtimes.llama import tuning_policy
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape, LlamaContext, Logits, TokenRows
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.thread_tuner import thread_counts
+from edge_agent.engine.runtimes.llama.tuning_policy import (
+    DEPENDENT,
+    FILLED,
+    OTHERS,
+    SAME,
+    TunedSettings,
+    TuningLimits,
+    TuningTrial,
+)
+from edge_agent.errors import ModelFailed, ModelLoadFailed
+
+TRIES, _GROUP_TRIES = 2, 4
+"""The shortest time of so many counts: what else runs makes it longer, never shorter."""
+BUSY = "other programs were busy"
+_TEXT, _STEPS, _CUT, _ASIDE = 32, 6, 11, 5
+"""Tokens of the text, steps behind it, where it is cut, and tokens of another text."""
+_CELLS, _SEQUENCES = 768, 4
+_PROSE = """The shop opens at nine. A woman wants to know whether the red jacket comes in a larger size, and what it
+costs to have it sent to her sister. The man behind her has lost his receipt; he bought a kettle three weeks ago and it
+leaks. Can he have his money back, or at least another one? In the afternoon a clinic calls about an invoice that was
+paid twice, and a boy asks for batteries that fit a radio from 1987. Nobody has seen such a radio for years. At six the
+doors are locked, the till is counted, and what was sold is written down for the next morning."""
+_BULK, _PIECE, _TURNS = 128, 16, 2
+"""Rows of a bulk step, those of a small one, and how many texts are read in steps of both kinds."""
+_SMALL, _READ, _ASKED = (3, 8), 18, 6
+"""Rows of small steps that llama.cpp has different kernels for; tokens of a text that is read in each, and in one step,
+and how many of them are looked at. The last step of eights has two rows. A lone row has company where it needs it."""
+
+
+def processor() -> str:
+    """Return the name of this machine's processor; empty where Linux does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def autotune(
+    spec: Load, model: LlamaModel, shape: ContextShape, named: str, limits: TuningLimits | None = None
+) -> TunedSettings:
+    """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
+
+    `named` is the processor and its code. On the processor it is always measured whether scores depend on what else is
+    computed; and, where it is asked for, whether they come out of bulk steps as of small ones, and of fewer threads as
+    of all.
+
+    Raises:
+        ModelLoadFailed: there is no memory for a small buffer.
+    """
+    key = tuning_policy.tuning_key(spec, shape, named)
+    limits, tuned = limits or TuningLimits(), TunedSettings(shape, key, "off")
+    try:
+        if spec.tune and spec.device == "cpu":
+            if kept := tuning_policy.remembered_shape(spec.settings, key, shape):
+                found = (
+                    tuning_policy.measured_scores(spec.settings, name) for name in ("bulk_scores", "thread_scores")
+                )
+                tuned = TunedSettings(kept, key, "remembered", spec.settings.get("tuning", ""), *found)
+            else:
+                tuned = _SettingSearch(model, shape, limits).run(key)
+            tuned = _with_scores(model, tuned, shape.threads, limits.seconds)
+        elif spec.device == "cpu":
+            same = _scores_are_independent(model, shape)
+            tuned = replace(tuned, bulk_scores=OTHERS if same else DEPENDENT)
+    except ModelFailed as error:  # the first answer says what is wrong with it
+        return TunedSettings(shape, key, "off", error.message)
+    return tuned
+
+
+def _with_scores(model: LlamaModel, tuned: TunedSettings, threads: int, seconds: float) -> TunedSettings:
+    """Measure what scores depend on, where it is not remembered: on bulk steps, and on fewer threads than these."""
+    if not tuned.bulk_scores:
+        tuned = replace(tuned, bulk_scores=_scores_in_company(model, tuned.shape, seconds))
+    if not tuned.thread_scores and threads > 1:
+        same = _thread_scores_are_the_same(model, replace(tuned.shape, threads=threads))
+        tuned = replace(tuned, thread_scores=SAME if same else OTHERS)
+    return tuned
+
+
+def _scores_in_company(model: LlamaModel, shape: ContextShape, seconds: float) -> str:
+    if not _scores_are_independent(model, shape):
+        return DEPENDENT
+    return SAME if shape.rows >= _BULK and _bulk_scores_are_the_same(model, shape, seconds) else OTHERS
+
+
+def _scores_are_independent(model: LlamaModel, shape: ContextShape) -> bool:
+    """Tell whether prose has the same logits in small steps of any size, and beside another text.
+
+    It depends on the type of the weights, and on whose kernels multiply them (decision 0051).
+    """
+    text = model.tokenize(_PROSE, special=False)[:_READ]
+    with _opened(model, shape) as bench:
+        usual = bench.last(text, len(text), _ASKED)
+        return all(
+            usual == bench.last(text, rows, _ASKED, beside)
+            for rows, beside in [(_SMALL[0], _SMALL[0]), *((rows, 0) for rows in _SMALL)]
+        )
+
+
+def _bulk_scores_are_the_same(model: LlamaModel, shape: ContextShape, seconds: float) -> bool:
+    """Tell whether prose has the same logits in bulk steps as in small ones: one text, and others while there is time.
+
+    With attention by row (decision 0043) it has; of llama.cpp's own kernels each rounds in its way.
+    """
+    until = time.monotonic() + seconds
+    prose = model.tokenize(_PROSE, special=False)
+    with _opened(model, shape) as bench:
+        for turn in range(_TURNS):
+            begin = turn * len(prose) // _TURNS
+            text = (prose[begin:] + prose * _BULK)[:_BULK]
+            small, bulk = (bench.last(text, rows, _PIECE) for rows in (_PIECE, _BULK))
+            if small != bulk:
+                return False
+            if time.monotonic() > until:
+                break
+    return True
+
+
+def _thread_scores_are_the_same(model: LlamaModel, shape: ContextShape) -> bool:
+    """Tell whether a text has the same logits with fewer threads. With llama.cpp's kernels it has: each number of a
+    result is summed up by one thread."""
+    with _opened(model, shape) as bench:
+        found = []
+        for threads in reversed(thread_counts(shape.threads)):
+            bench.context.use_threads(threads)
+            found.append(bench.digests())
+    return all(each == found[0] for each in found)
+
+
+class _SettingSearch:
+    """Tries one setting after the other, each on top of what was kept before."""
+
+    def __init__(self, model: LlamaModel, shape: ContextShape, limits: TuningLimits) -> None:
+        self._model, self._best, self._limits = model, shape, limits
+        self._until = time.monotonic() + limits.seconds
+        self._notes: list[str] = []
+        self._usual: Logits
+        self._seconds = 0.0
+        """Of the usual work with the best settings so far."""
+
+    def run(self, key: str) -> TunedSettings:
+        with _opened(self._model, self._best) as bench:
+            bench.ask()  # the weights are read from the disk now
+            spent, started = time.process_time(), time.monotonic()
+            self._usual = bench.ask()
+            share = (time.process_time() - spent) / ((time.monotonic() - started) * self._best.threads)
+            if share < self._limits.share:
+                return TunedSettings(self._best, key, "put off", f"{BUSY}: {share:.0%} of the processor time was left")
+            self._seconds = self._shortest(bench.work)
+            self._threads(bench)
+        self._flash()
+        with _opened(self._model, self._best) as bench:
+            self._rows(bench)
+            self._groups(bench)
+        return TunedSettings(self._best, key, "measured", "; ".join(self._notes))
+
+    def _shortest(self, work: Callable[[], None], tries: int = TRIES) -> float:
+        times = []
+        for _ in range(tries):
+            started = time.monotonic()
+            work()
+            times.append(time.monotonic() - started)
+            if time.monotonic() > self._until:
+                break
+        return min(times)
+
+    def _late(self, what: str, seconds: float) -> bool:
+        late = time.monotonic() + seconds > self._until
+        if late:
+            self._notes.append(f"{what}: no time to try")
+        return late
+
+    def _keeps(self, what: str, shape: ContextShape, bench: _TuningBench) -> None:
+        """Keep a setting that is faster and as good; note why not."""
+        trial = TuningTrial(self._shortest(bench.work))
+        if not tuning_policy.trial_verdict(self._seconds, trial):  # it is faster: is it right?
+            found = bench.ask()
+            moved, same = float(np.abs(found - self._usual).max()), int(found.argmax()) == int(self._usual.argmax())
+            trial = replace(trial, moved=moved, same_token=same, independent=bench.independent())
+        if why := tuning_policy.trial_verdict(self._seconds, trial):
+            self._notes.append(f"{what}: {why}")
+        else:
+            self._best, self._seconds = shape, trial.seconds
+
+    def _threads(self, bench: _TuningBench) -> None:
+        for threads in reversed(thread_counts(self._best.threads)[:-1]):
+            what = f"{threads} thread{'s' if threads > 1 else ''}"
+            if self._late(what, TRIES * self._seconds):
+                break
+            bench.context.use_threads(threads)
+            self._keeps(what, replace(self._best, threads=threads), bench)
+
+    def _flash(self) -> None:
+        what = "flash attention off"
+        # With q8_0 llama.cpp keeps values in a way that only flash attention reads.
+        if self._best.kv_type != "f16" or self._late(what, TRIES * self._seconds):
+            return
+        shape = replace(self._best, flash=False)
+        try:
+            with _opened(self._model, shape) as bench:
+                self._keeps(what, shape, bench)
+        except ModelLoadFailed:
+            self._notes.append(f"{what}: not possible")
+
+    def _rows(self, bench: _TuningBench) -> None:
+        """Choose by the time of a row. What is computed so is no score, and has kernels of its own already."""
+        most = self._best.rows
+        if self._late("fewer rows", self._seconds * most / _TEXT):
+            return
+        usual = self._a_row(bench, most)
+        for rows in (each for each in tuning_policy.ROWS if each < most):
+            seconds = self._a_row(bench, rows)
+            if why := tuning_policy.trial_verdict(usual, TuningTrial(seconds)):
+                self._notes.append(f"{rows} rows: {why}")
+            else:
+                self._best, usual = replace(self._best, rows=rows), seconds
+
+    def _groups(self, bench: _TuningBench) -> None:
+        """Find out how many rows are multiplied at once."""
+        if not self._late("groups of rows", 4 * _GROUP_TRIES * self._seconds):
+            works = [functools.partial(bench.bulk, rows) for pair in FILLED for rows in pair]
+            # By turns, so that what else the machine does hits all of them.
+            tries = [[self._shortest(work, 1) for work in works] for _ in range(_GROUP_TRIES)]
+            few, many, fewer, more = map(min, zip(*tries, strict=True))
+            self._best = replace(self._best, groups=tuning_policy.row_groups([(few, many), (fewer, more)]))
+
+    def _a_row(self, bench: _TuningBench, rows: int) -> float:
+        return self._shortest(functools.partial(bench.bulk, rows), 1) / rows
+
+
+@contextlib.contextmanager
+def _opened(model: LlamaModel, shape: ContextShape) -> Iterator[_TuningBench]:
+    """Make a small buffer, less than the one that is made room for, and free it."""
+    small = replace(shape, cells=min(shape.cells, _CELLS), sequences=min(shape.sequences, _SEQUENCES))
+    context = LlamaContext(model, small)
+    try:
+        yield _TuningBench(context, model.vocab_size)
+    finally:
+        context.close()
+
+
+class _TuningBench:
+    """A small buffer, and the work on it."""
+
+    def __init__(self, context: LlamaContext, vocabulary: int) -> None:
+        self.context = context
+        # Any tokens will do: spread over the vocabulary, and the same each time.
+        self._text = [(7919 * (place + 1)) % vocabulary for place in range(max(tuning_policy.ROWS))]
+
+    def work(self) -> None:
+        """Compute what an input is: some tokens at once, and some one by one."""
+        self._read(0, _TEXT)
+        for place in range(_TEXT, _TEXT + _STEPS):
+            self._read(place, place + 1)
+        self.context.drop(0)
+
+    def bulk(self, rows: int) -> None:
+        """Compute that many tokens at once."""
+        self._read(0, rows)
+        self.context.drop(0)
+
+    def ask(self) -> Logits:
+        """Return the logits behind the text."""
+        logits = self._read(0, _TEXT)
+        self.context.drop(0)
+        return logits
+
+    def last(self, text: list[int], rows: int, asked: int, beside: int = 0) -> list[bytes]:
+        """Return digests of the logits behind each of a text's last tokens, computed in steps of so many rows.
+
+        In each step are `beside` rows of another text.
+        """
+        found: list[bytes] = []
+        for start in range(0, len(text), rows):
+            step = text[start : start + rows]
+            wanted = max(0, min(len(step), start + len(step) - (len(text) - asked)))
+            others = self._text[start // rows * beside :][:beside]
+            company = [TokenRows(1, start // rows * beside, others, logits=0)] if beside else []
+            self.context.decode([*company, TokenRows(0, start, step, logits=wanted)])
+            places = range(beside + len(step) - wanted, beside + len(step))
+            found += [hashlib.blake2b(self.context.logits(place).tobytes()).digest() for place in places]
+        for sequence in (0, 1):
+            self.context.drop(sequence)
+        return found
+
+    def digests(self) -> list[bytes]:
+        """Return digests of the logits behind a text, behind one token more, and behind as much as bulk steps read."""
+        found = [self._read(0, _TEXT), self._read(_TEXT, _TEXT + 1)]
+        self.context.drop(0)
+        found.append(self._read(0, min(tuning_policy.ROWS)))
+        self.context.drop(0)
+        return [hashlib.blake2b(logits.tobytes()).digest() for logits in found]
+
+    def independent(self) -> bool:
+        """Tell whether the text has the same logits in pieces, beside another one and in cells around another one's."""
+        alone = self.ask()
+        self._read(0, _CUT)
+        pieces = self._read(_CUT, _TEXT)
+        self.context.drop(0)
+        self.context.decode([self._other(1), TokenRows(0, 0, self._text[:_TEXT], logits=1)])
+        beside = self.context.logits(_ASIDE + _TEXT - 1).copy()
+        self.context.drop(0)
+        self.context.decode([self._other(2)])
+        self.context.drop(1)  # below the cells of sequence 2: the text begins there and goes on above
+        around = self.ask()
+        self.context.drop(2)
+        return all(np.array_equal(alone, each) for each in (pieces, beside, around))
+
+    def _other(self, sequence: int) -> TokenRows:
+        return TokenRows(sequence, 0, self._text[_TEXT : _TEXT + _ASIDE], logits=1)
+
+    def _read(self, first: int, end: int) -> Logits:
+        self.context.decode([TokenRows(0, first, self._text[first:end], logits=1)])
+        return self.context.logits(end - first - 1).copy()

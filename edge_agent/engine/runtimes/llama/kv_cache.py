@@ -1,0 +1,468 @@
+"""The sequences of one context, the stored prompt prefixes, and the rules that make a score independent of other jobs.
+
+llama.cpp, as this agent builds it, computes a row identically, to the last bit, whatever other rows are in the batch,
+if three rules are kept (the contract tests check them). Other builds add up in another order with many rows than with
+few (decision 0051); `autotune.py` detects that.
+
+1. Fewer than 64 rows per micro-batch: from 64 on, llama.cpp's own flash attention uses another kernel. The scheduler
+   keeps this rule. With the kernel of this agent's builds nothing depends on it (decision 0043).
+2. More than one row, if a lone row comes out differently: with llama.cpp's own attention among more than 256 cells,
+   with some weights (half floats, adapters) anywhere. The cache measures that when it is created; `decode` then adds a
+   padding row, which costs a sixth of a step, or as much again.
+3. The cells of a sequence lie in the order of its tokens. Attention adds up cells in the order of the buffer, and
+   another order rounds differently: up to 0.3 nats on a likely token, rarely with attention by row. New tokens get the
+   lowest free cells (`kv_cells.py` tracks them), so a sequence is in order as long as no cell below its last one is
+   free when it grows. If one is, `compact` writes the sequence out and restores it: it then takes the lowest cells, in
+   order. That moves bytes, not bits, and costs a hundredth of computing them.
+
+Stored prompts lie outside the buffer (`prefix_tree.py`), because every cell in it costs every row a look at its mask.
+A bundle's prefix is pinned in the buffer while jobs use it, once for all of them. A job starts from the longest stored
+prefix of its prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from msgspec.structs import replace
+
+from edge_agent.engine.protocol import CacheUse
+from edge_agent.engine.runtimes.llama.kv_cells import KvCells, PinnedPrefix, PromptPrefix, SequenceSlot, StreamBatch
+from edge_agent.engine.runtimes.llama.llama_context import (
+    BULK_ROWS,
+    ROWS_MAX,
+    BatchPart,
+    ContextShape,
+    LlamaContext,
+    Logits,
+    TokenRows,
+)
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.prefix_tree import PrefixTree
+from edge_agent.engine.runtimes.llama.step_costs import PADDING_ROWS_MAX, padded_rows
+from edge_agent.errors import ModelFailed
+
+PINNED_PREFIXES_MAX = 16
+IDLE_MAX = 2
+"""Residents that stay without a job: a cell costs every row a look, and to restore them takes a millisecond."""
+SPARE_CONTEXTS = 2
+KEPT_TOKENS_MIN = 64
+"""Fewer are not worth their bytes: computing them again takes one step."""
+LONE_CELLS_MAX = 256
+"""Among so many cells a lone row takes the attention kernel of all others."""
+SCATTERED_MAX, COMPACTED_MIN = 256, 4
+"""Once streams have written so many tokens, and are so many, what each has written is put side by side."""
+_PROBE_TOKENS = 8
+_PADDING_TOKEN = 0
+
+
+def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: int = BULK_ROWS) -> ContextShape:
+    """Return the size of a context for `jobs` jobs of `context_tokens` tokens, prefixes beside them, and one batch."""
+    cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + PADDING_ROWS_MAX
+    sequences = jobs + 1 + PINNED_PREFIXES_MAX + ROWS_MAX + 2
+    return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
+
+
+class KvCache:
+    """The sequences of one context: jobs, pinned prefixes, branches of labels, one for ballast and one to save from."""
+
+    def __init__(self, model: LlamaModel, jobs: int, shape: ContextShape, kept_bytes_max: int = 0) -> None:
+        """Allocate the context. Raises ModelLoadFailed."""
+        self.context = LlamaContext(model, shape)
+        self._cells = KvCells(shape.cells)
+        self._kept = PrefixTree(kept_bytes_max)
+        self._free = list(range(jobs + 1))
+        """One more than jobs: for bundles that are attached meanwhile."""
+        self._slots: dict[int, SequenceSlot] = {}
+        self._left: list[SequenceSlot] = []
+        """Of jobs that have ended: their sequences are not empty yet."""
+        self._free_sequences = list(range(jobs + 1, jobs + 1 + PINNED_PREFIXES_MAX))
+        self._pinned_prefixes: list[PinnedPrefix] = []
+        """The one used last comes last."""
+        first_branch = jobs + 1 + PINNED_PREFIXES_MAX
+        self._branches = range(first_branch, first_branch + ROWS_MAX)
+        self._forks = 0
+        self._fork_cells: list[int] = []
+        self._padding_sequence, self._scratch = first_branch + ROWS_MAX, first_branch + ROWS_MAX + 1
+        self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
+        self._scattered = 0
+        """Tokens that the streams that are there have written since `_compact_streams`."""
+        self._writing = StreamBatch((), ())
+        self._unaccounted_steps = 0
+        """Steps in which each of them has taken a cell that is in no account yet."""
+        self._shape, self._padded = shape, False
+        self._compacts_streams = (
+            shape.flash and not model.on_device
+        )  # elsewhere what is written out is large, or far away
+        self._alone, self._deep = self._probe_lone_rows(model.vocab_size)
+        """Whether a lone row comes out the same without padding rows: among few cells, and among many."""
+
+    def enter(
+        self, prompt: PromptPrefix, suffix: Sequence[int], outputs: int, spare: int = 1
+    ) -> tuple[SequenceSlot, int] | None:
+        """Return a place for a job with what is known of its tokens in it, and how many they are; None = no room now.
+
+        `suffix` is what stands behind the prompt, `outputs` the most tokens that may be written behind that, `spare`
+        how many places stay free. Raises ModelFailed.
+        """
+        self.tidy()
+        needed = len(suffix) + outputs
+        if len(self._free) <= spare or not self._has_room(prompt, needed):
+            return None
+        if prompt.exact and outputs:
+            self._clear_view(prompt, len(suffix))
+        pinned = self._pinned_prefix(prompt)
+        slot = SequenceSlot(prompt, self._free.pop(), pinned, reserved=needed + (0 if pinned else len(prompt.tokens)))
+        self._slots[slot.sequence] = slot
+        if pinned is not None:
+            pinned.jobs += 1
+        try:
+            found = self._restore_known(slot, suffix) if pinned or not prompt.tokens else 0
+        except ModelFailed:
+            self.leave(slot)
+            raise
+        self._use.lookups += 1
+        self._use.hits += found > 0
+        self._use.reused += found
+        return slot, found
+
+    def leave(self, slot: SequenceSlot) -> None:
+        """Take a place back. `tidy` empties it: llama.cpp looks at every cell for that, and no answer is to wait."""
+        del self._slots[slot.sequence]
+        self._left.append(slot)
+
+    def tidy(self) -> None:
+        """Empty the places that jobs have left, and the ballast; whoever takes cells does so first."""
+        self._account_stream_cells()
+        if self._padded:
+            self.context.drop(self._padding_sequence)
+            self._padded = False
+        while self._left:
+            slot = self._left.pop()
+            self.context.drop(slot.sequence)
+            self._cells.give(slot.cells)
+            self._unpin(slot.pinned)
+            self._free.append(slot.sequence)
+        if not self._slots:
+            self._scattered = 0
+
+    def keep(self, slot: SequenceSlot, suffix: Sequence[int]) -> None:
+        """Keep what a job has computed of its prompt, for those that begin alike. Raises ModelFailed."""
+        prompt = slot.prompt
+        slot.packed = len(slot.cells)
+        if slot.pinned is None and prompt.tokens:
+            self._keep_range(slot.sequence, (0, len(prompt.tokens)), prompt.root, prompt.tokens)
+        elif len(suffix) >= KEPT_TOKENS_MIN:
+            start = len(prompt.tokens)
+            self._keep_range(slot.sequence, (start, start + len(suffix)), prompt, suffix)
+
+    def forget(self, prompt: PromptPrefix) -> None:
+        """Drop what is kept behind a prompt. Only while no job has it; itself it stays until others drive it out."""
+        self.tidy()
+        for pinned in [each for each in self._pinned_prefixes if each.prompt == prompt]:
+            self._evict(pinned)
+        self._kept.drop(prompt)
+
+    def compact(self, slots: Sequence[SequenceSlot]) -> None:
+        """Bring sequences that are to grow into order, where they would not stay so (rule 3). Raises ModelFailed."""
+        self.tidy()
+        if any(slot.lost for slot in slots):
+            raise ModelFailed("the keys and values of a job were lost")
+        while high := [slot for slot in slots if slot.last >= self._cells.lowest]:
+            self._rewrite(high[0])  # to lower cells each time, so this ends
+
+    def _rewrite(self, slot: SequenceSlot) -> None:
+        """Write a sequence out and in again, with its prompt where that cannot be had from what is kept."""
+        shared = slot.shared if self._has_stored(slot.prompt) and self._free_sequence() else 0
+        count = slot.shared + len(slot.cells) - shared
+        slot.reserved += slot.shared - shared
+        state = self._saved(slot.sequence, shared) if count else None
+        slot.lost = True
+        self.context.drop(slot.sequence)
+        self._cells.give(slot.cells)
+        slot.cells = []
+        self._unpin(slot.pinned)  # first: what it frees lies below what is restored next
+        slot.pinned = self._pinned_prefix(slot.prompt) if shared else None
+        if slot.pinned is not None:
+            slot.pinned.jobs += 1
+        if state is not None:
+            self.context.restore(slot.sequence, state)
+            slot.cells = self._cells.take(count)
+        if slot.pinned is not None:
+            self.context.copy(slot.pinned.sequence, slot.sequence)
+        slot.lost = False
+
+    def _has_stored(self, prompt: PromptPrefix) -> bool:
+        """Tell whether all of a prompt is kept."""
+        return self._kept.longest(prompt.root, prompt.tokens)[1] == len(prompt.tokens)
+
+    def fill(self, prompt: PromptPrefix, tokens: Sequence[int], adapter: Any) -> None:
+        """Compute a prompt and tokens behind it at once, and keep the prompt.
+
+        Raises:
+            ModelFailed: llama.cpp refused, what came out are no numbers, or there is no room to keep the prompt.
+        """
+        entered = self.enter(prompt, tokens, 0, spare=0)
+        if entered is None:
+            raise ModelFailed(f"no room for a prompt of {len(prompt.tokens)} tokens")
+        slot, found = entered
+        try:
+            whole = [*prompt.tokens, *tokens]
+            for start in range(found, len(whole), ROWS_MAX):
+                chunk = whole[start : start + ROWS_MAX]
+                self.compact([slot])
+                self.decode([TokenRows(slot.sequence, start, chunk, logits=1)], adapter, exact=True)
+                self.context.logits(len(chunk) - 1)
+            self.keep(slot, tokens)
+        finally:
+            self.leave(slot)
+            self.tidy()
+        if not self._has_stored(prompt):
+            raise ModelFailed(
+                f"the prompt's {len(prompt.tokens)} tokens before the input take more than 'prompt_cache_bytes_max'",
+                remedy="Raise 'prompt_cache_bytes_max' under 'engine' in agent.yaml, or shorten the prompt.",
+            )
+
+    def decode(self, parts: Sequence[BatchPart], adapter: Any, *, exact: bool) -> None:
+        """Compute one batch. `exact`: a score comes out of it, so a lone row gets padding rows where it needs it.
+
+        Any other gets some where more rows take less time.
+
+        Raises:
+            ModelFailed, Aborted: nothing was computed.
+        """
+        self._account_stream_cells()
+        if self._padded:
+            self.tidy()
+        self.context.use_adapter(adapter)
+        rows = sum(len(part.tokens) for part in parts)
+        padding = min(padded_rows(rows, self._shape.groups), self._shape.rows) - rows
+        if exact and rows == 1 and not self._same_without_padding(adapter):
+            padding = 1
+        if padding > 0:
+            self._padded = True
+            parts = [*parts, TokenRows(self._padding_sequence, 0, [_PADDING_TOKEN] * padding, logits=0)]
+        self.context.decode(parts)
+        parts = parts[:-1] if padding > 0 else parts
+        for part in parts:
+            cells = self._cells.take(len(part.tokens))
+            slot = self._slots.get(part.sequence) if isinstance(part, TokenRows) else None
+            (self._fork_cells if slot is None else slot.cells).extend(cells)
+            self._use.computed += len(cells)
+
+    def decode_streams(
+        self, writers: StreamBatch, positions: Sequence[int], tokens: Sequence[int], adapter: Any
+    ) -> None:
+        """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
+        if writers is not self._writing or self._left or self._padded:
+            self.tidy()
+            self._writing = writers
+        if self._scattered >= SCATTERED_MAX and len(tokens) >= COMPACTED_MIN and self._compacts_streams:
+            self._compact_streams(writers.slots)
+        self.context.use_adapter(adapter)
+        self.context.write_on(writers.sequences, positions, tokens)
+        self._scattered += len(tokens)
+        self._unaccounted_steps += 1
+
+    def _account_stream_cells(self) -> None:
+        """Account for the cells that the last steps of `decode_streams` took, as if each step had done so."""
+        if not self._unaccounted_steps:
+            return
+        slots = self._writing.slots
+        cells = self._cells.take(self._unaccounted_steps * len(slots))
+        for row, slot in enumerate(slots):
+            slot.cells += cells[row :: len(slots)]
+        self._use.computed += len(cells)
+        self._unaccounted_steps = 0
+
+    def truncate(self, slot: SequenceSlot, tokens: int) -> None:
+        """Leave a job's sequence so many tokens, all of the pinned prefix's among them."""
+        self._cut(slot.sequence, slot.cells, slot.shared, tokens - slot.shared)
+
+    def _compact_streams(self, slots: Sequence[SequenceSlot]) -> None:
+        """Put side by side what each stream has written since the last time. Raises ModelFailed.
+
+        Streams that write together take turns at cells: of sixteen, each finds its tokens 6 kB apart, and the processor
+        waits for memory, up to a third of a step. Where this fails, those that are not whole fail in their next step.
+        """
+        self._account_stream_cells()
+        tails = [bytes(self._saved(slot.sequence, slot.shared + slot.packed)) for slot in slots]
+        counts = [len(slot.cells) - slot.packed for slot in slots]
+        for slot in slots:
+            self._cut(slot.sequence, slot.cells, slot.shared, slot.packed)
+        for slot, tail, count in zip(slots, tails, counts, strict=True):
+            self.context.restore(self._scratch, tail)
+            self.context.copy(self._scratch, slot.sequence)
+            self.context.drop(self._scratch)
+            slot.cells += self._cells.take(count)
+            slot.packed = len(slot.cells)
+        self._scattered = 0
+
+    def fork(self, slot: SequenceSlot) -> int:
+        """Return a sequence with the tokens of a job in it, until `drop_forks`; at most ROWS_MAX of them."""
+        branch = self._branches[self._forks]
+        self._forks += 1
+        self.context.copy(slot.sequence, branch)
+        return branch
+
+    def drop_forks(self) -> None:
+        """Empty the sequences that `fork` returned."""
+        for branch in self._branches[: self._forks]:
+            self.context.drop(branch)
+        self._forks = 0
+        self._cells.give(self._fork_cells)
+        self._fork_cells.clear()
+
+    def use(self) -> CacheUse:
+        """Return what is in the buffer, a prefix that several jobs share counted once, and what was counted so far."""
+        self.tidy()
+        cells = self._cells.count - self._cells.free
+        return replace(self._use, cells_in_use=cells, kept_bytes=self._kept.bytes)
+
+    def close(self) -> None:
+        """Free the context."""
+        self._kept.clear()
+        self.context.close()
+
+    def _same_without_padding(self, adapter: Any) -> bool:
+        """Tell whether the next row comes out the same without padding rows (rule 2)."""
+        few = self._cells.lowest == self._cells.taken < LONE_CELLS_MAX
+        return self._alone and adapter is None and (few or self._deep)
+
+    def _probe_lone_rows(self, vocabulary: int) -> tuple[bool, bool]:
+        """Tell whether a row of these weights has the same logits alone as with padding rows. While there are no jobs.
+
+        First where there are few cells, then among more than LONE_CELLS_MAX, if so many there can be.
+        """
+        tokens = [slot % vocabulary for slot in range(_PROBE_TOKENS)]
+        copies = self._branches[: LONE_CELLS_MAX // _PROBE_TOKENS]
+        same = False
+        try:
+            self.context.decode([TokenRows(self._scratch, 0, tokens, logits=0)])
+            same = self._same_padded(tokens)
+            if not same or self._cells.count <= LONE_CELLS_MAX + _PROBE_TOKENS + 1:
+                return same, same
+            state = bytes(self.context.save(self._scratch))
+            for copy in copies:
+                self.context.restore(copy, state)
+            return True, self._same_padded(tokens)
+        except ModelFailed:  # the first answer says what is wrong with it
+            return same, False
+        finally:
+            for sequence in (self._scratch, self._padding_sequence, *copies):
+                self.context.drop(sequence)
+
+    def _same_padded(self, tokens: list[int]) -> bool:
+        """Tell whether the row behind these tokens comes out the same alone and with padding rows."""
+        asked = TokenRows(self._scratch, len(tokens), tokens[-1:], logits=1)
+        found: list[Logits] = []
+        for padding in ([], [TokenRows(self._padding_sequence, 0, [_PADDING_TOKEN], logits=0)]):
+            self.context.decode([asked, *padding])
+            found.append(self.context.logits(0).copy())
+            self.context.drop(self._scratch, len(tokens))
+        self.context.drop(self._padding_sequence)
+        return np.array_equal(found[0], found[1])
+
+    def _clear_view(self, prompt: PromptPrefix, suffix: int) -> None:
+        """Evict idle prefixes if a writing job then looks at so few cells that it needs no padding rows."""
+        few, some = self._cells.taken + suffix, len(prompt.tokens) + suffix
+        if self._deep or few < LONE_CELLS_MAX or some >= LONE_CELLS_MAX:
+            return
+        for pinned in [each for each in self._pinned_prefixes if not each.jobs and each.prompt != prompt]:
+            self._evict(pinned)
+
+    def _has_room(self, prompt: PromptPrefix, needed: int) -> bool:
+        """Return whether a job that may come to need so many cells can start; idle pinned prefixes are evicted for it.
+
+        What jobs have reserved is kept free for them, a prompt of this one's own included, and cells for one batch.
+        """
+        held = sum(slot.reserved - len(slot.cells) for slot in self._slots.values())
+        wanted = held + needed + len(prompt.tokens) + ROWS_MAX + PADDING_ROWS_MAX
+        return self._free_cells(wanted)
+
+    def _free_cells(self, cells: int) -> bool:
+        """Evict pinned prefixes without a job until so many cells are free; tell whether they are."""
+        while self._cells.free < cells:
+            idle = [pinned for pinned in self._pinned_prefixes if not pinned.jobs]
+            if not idle:
+                return False
+            self._evict(idle[0])
+        return True
+
+    def _pinned_prefix(self, prompt: PromptPrefix) -> PinnedPrefix | None:
+        """Return a prefix in the buffer, on which a sequence can stand that grows now; None if it is not known."""
+        entry, shared = self._kept.longest(prompt.root, prompt.tokens)  # asked each time, so that it does not grow old
+        for pinned in reversed(self._pinned_prefixes):
+            if pinned.prompt == prompt and not (prompt.exact and pinned.cells[-1] >= self._cells.lowest):
+                self._pinned_prefixes.remove(pinned)
+                self._pinned_prefixes.append(pinned)
+                return pinned
+        for pinned in [each for each in self._pinned_prefixes if not each.jobs and each.prompt == prompt]:
+            self._evict(pinned)  # it lies too high
+        if entry is None or shared < len(prompt.tokens) or not self._free_sequence():
+            return None
+        self._free_cells(len(entry.tokens))
+        self.context.restore(self._free_sequences[-1], entry.state)
+        pinned = PinnedPrefix(prompt, self._free_sequences.pop(), self._cells.take(len(entry.tokens)))
+        self._cut(pinned.sequence, pinned.cells, 0, shared)
+        self._pinned_prefixes.append(pinned)
+        return pinned
+
+    def _free_sequence(self) -> bool:
+        """Tell whether there is a sequence for one more pinned prefix, made free if need be."""
+        idle = [pinned for pinned in self._pinned_prefixes if not pinned.jobs]
+        if not self._free_sequences and idle:
+            self._evict(idle[0])
+        return bool(self._free_sequences)
+
+    def _evict(self, pinned: PinnedPrefix) -> None:
+        self.context.drop(pinned.sequence)
+        self._cells.give(pinned.cells)
+        self._free_sequences.append(pinned.sequence)
+        self._pinned_prefixes.remove(pinned)
+
+    def _unpin(self, pinned: PinnedPrefix | None) -> None:
+        """Take note that a job has left a pinned prefix."""
+        if pinned is None:
+            return
+        pinned.jobs -= 1
+        idle = [each for each in self._pinned_prefixes if not each.jobs]
+        for each in idle[:-IDLE_MAX]:
+            self._evict(each)
+
+    def _restore_known(self, slot: SequenceSlot, suffix: Sequence[int]) -> int:
+        """Put a pinned prefix and the stored tokens behind it into a new slot; return their number."""
+        start = len(slot.prompt.tokens)
+        entry, shared = self._kept.longest(slot.prompt, suffix[:-1])  # one is left to compute: its logits are wanted
+        if entry is not None and shared >= KEPT_TOKENS_MIN and self._free_cells(len(entry.tokens)):
+            self.context.restore(slot.sequence, entry.state)
+            slot.cells = self._cells.take(len(entry.tokens))
+            self._cut(slot.sequence, slot.cells, start, shared)
+        if slot.pinned is not None:
+            self.context.copy(slot.pinned.sequence, slot.sequence)
+        return start + len(slot.cells)
+
+    def _cut(self, sequence: int, cells: list[int], start: int, kept: int) -> None:
+        """Take out of a sequence what comes behind the `kept` tokens from position `start` on."""
+        self.context.drop(sequence, start + kept)
+        self._cells.give(cells[kept:])
+        del cells[kept:]
+
+    def _saved(self, sequence: int, start: int, end: int = -1) -> memoryview:
+        """Return the keys and values of the tokens [start, end) of a sequence, until the next call."""
+        self.context.copy(sequence, self._scratch)
+        try:
+            if start:
+                self.context.drop(self._scratch, 0, start)
+            if end >= 0:
+                self.context.drop(self._scratch, end)
+            return self.context.save(self._scratch)
+        finally:
+            self.context.drop(self._scratch)
+
+    def _keep_range(self, sequence: int, span: tuple[int, int], root: Hashable, tokens: Sequence[int]) -> None:
+        entry, shared = self._kept.longest(root, tokens)
+        if entry is None or shared < len(tokens):
+            self._kept.put(root, tokens, bytes(self._saved(sequence, *span)))

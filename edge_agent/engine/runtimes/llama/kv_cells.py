@@ -1,0 +1,123 @@
+"""Which cells of llama.cpp's key-value buffer are taken: a mirror of what llama.cpp decides for itself. Pure.
+
+Its rule (llama_kv_cache::find_slot of the pinned release): the tokens of a batch take the lowest free cells, in the
+order of the batch; tokens that are restored take the lowest free cells as well. So nothing needs to be asked.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class KvCells:
+    """The free cells of one buffer: all from `_top` on, and holes below it."""
+
+    def __init__(self, count: int) -> None:
+        """Start with all of them free."""
+        self.count = count
+        self._top = 0
+        self._holes: list[int] = []  # a heap, and small: cells that are taken for every token are looked for in it
+
+    @property
+    def lowest(self) -> int:
+        """The cell that the next token gets; the number of cells when there is none."""
+        return self._holes[0] if self._holes else self._top
+
+    @property
+    def taken(self) -> int:
+        """How many are taken: just the lowest ones, without a hole, where `lowest` is as many."""
+        return self._top - len(self._holes)
+
+    @property
+    def free(self) -> int:
+        """How many are free."""
+        return self.count - self.taken
+
+    def take(self, tokens: int) -> list[int]:
+        """Take the cells that llama.cpp takes for so many tokens; they ascend. There must be as many."""
+        holes, pop = self._holes, heapq.heappop
+        cells = [pop(holes) for _ in range(min(tokens, len(holes)))]
+        above = tokens - len(cells)
+        cells += range(self._top, self._top + above)
+        self._top += above
+        return cells
+
+    def give(self, cells: Iterable[int]) -> None:
+        """Take note that cells are empty again."""
+        holes, push = self._holes, heapq.heappush
+        for cell in cells:
+            push(holes, cell)
+        if len(holes) == self._top:
+            holes.clear()
+            self._top = 0
+
+
+# What has a sequence of the context: prompts that jobs share, and jobs. `cache.py` owns them.
+@dataclass(frozen=True)
+class PromptPrefix:
+    """What a bundle's jobs begin with, and what else their keys and values depend on."""
+
+    tokens: tuple[int, ...]
+    adapter: str
+    """Its hash; empty for the bare weights."""
+    exact: bool
+    """Scores stand on it: it is computed in batches of fewer than 64 rows, and never taken from others."""
+
+    @property
+    def root(self) -> Hashable:
+        """Under which prefixes like this one are kept."""
+        return self.adapter, self.exact
+
+
+@dataclass(eq=False)
+class PinnedPrefix:
+    """A prefix in the buffer."""
+
+    prompt: PromptPrefix
+    sequence: int
+    cells: list[int]
+    jobs: int = 0
+
+
+@dataclass(eq=False)
+class SequenceSlot:
+    """A job's sequence."""
+
+    prompt: PromptPrefix
+    sequence: int
+    pinned: PinnedPrefix | None = None
+    """Whose cells hold the prompt; without one the job has a prompt of its own."""
+    cells: list[int] = field(default_factory=list)
+    """Of the tokens behind the pinned prefix's, in their order."""
+    packed: int = 0
+    """So many of these, from the first on, lie side by side; the others among those of other streams."""
+    reserved: int = 0
+    """The most cells that it may come to need."""
+    lost: bool = False
+    """It was written out, and could not be written in again."""
+
+    @property
+    def shared(self) -> int:
+        """How many tokens it has in the pinned prefix's cells."""
+        return len(self.pinned.cells) if self.pinned else 0
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has."""
+        return self.shared + len(self.cells)
+
+    @property
+    def last(self) -> int:
+        """The highest cell; -1 without any."""
+        own = self.cells[-1] if self.cells else -1
+        return max(own, self.pinned.cells[-1]) if self.pinned else own
+
+
+class StreamBatch(NamedTuple):
+    """Places that get one token each, step after step; no score comes of them."""
+
+    slots: Sequence[SequenceSlot]
+    sequences: Sequence[int]

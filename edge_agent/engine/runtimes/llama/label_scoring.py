@@ -1,0 +1,252 @@
+"""What a model has to compute behind a prompt to score labels: each beginning that labels share once, in steps.
+
+The first token of every label is read from the prompt's last row. A longer label needs the model again, behind each of
+its tokens but the last. Those beginnings are the nodes of a tree, whose root is the prompt itself. A node is one row of
+a batch, however many labels go on behind it.
+
+A *branch* is the way from the prompt to a leaf of that tree. While the tree is computed every branch has a sequence
+forked from the prompt's, and the row of a node belongs to the sequences of all branches through it. Branches are in
+the order of a walk through the tree, so those are neighbours.
+
+A tree that does not fit into a step is cut between branches into *chunks*. Nodes on the way to the first branch of a
+chunk that an earlier one has computed are computed once more, for their place in the cache; their logits are known.
+"""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.errors import ModelLoadFailed
+
+LABEL_TOKENS_MAX = 32
+CHUNKS_KEPT = 256
+"""Of a tree; the same few are wanted again and again."""
+ROOT = 0
+
+Tokens = tuple[int, ...]
+Indexes = NDArray[np.intp]
+
+
+class NodeEdges(NamedTuple):
+    """What comes behind a node: a token each, those that lead to other nodes first, then those that end a label."""
+
+    tokens: Indexes
+    nodes: Indexes
+    labels: Indexes
+
+
+NOWHERE = NodeEdges(*(np.empty(0, np.intp) for _ in range(3)))
+
+
+class TreeChunk(NamedTuple):
+    """Rows for one batch: parents before children, and branch after branch.
+
+    Branch i of the chunk, from 0, has a sequence of its own, forked from the prompt's; row r belongs to those of the
+    branches first[r] to last[r], the last excluded.
+    """
+
+    branches: int
+    """How many sequences the chunk needs."""
+    next: int
+    """The branch of the tree behind the chunk."""
+    tokens: tuple[int, ...]
+    depths: tuple[int, ...]
+    """Positions behind the prompt, from 0."""
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    known: int
+    """So many of the first rows were computed before: their logits are not wanted, those of all other rows are."""
+    nodes: tuple[int, ...]
+    """The nodes of the tree whose logits are wanted, row by row."""
+
+
+class _LabelNode:
+    """A beginning of labels while the tree is built."""
+
+    def __init__(self) -> None:
+        self.inner: dict[int, _LabelNode] = {}
+        self.ends: dict[int, int] = {}
+
+
+class LabelTree:
+    """The tokens of a task's labels, arranged by what they begin with."""
+
+    def __init__(self, labels: Sequence[str], tokens: Sequence[Tokens]) -> None:
+        """Raises ModelLoadFailed if a label cannot be told from another, or has too many tokens."""
+        self.size = len(labels)
+        root = _LabelNode()
+        for index, (label, path) in enumerate(zip(labels, tokens, strict=True)):
+            if not 1 <= len(path) <= LABEL_TOKENS_MAX:
+                raise ModelLoadFailed(f"label {label!r} has {len(path)} tokens; 1 to {LABEL_TOKENS_MAX} are allowed")
+            node = root
+            for token in path[:-1]:
+                node = node.inner.setdefault(token, _LabelNode())
+            twin = node.ends.setdefault(path[-1], index)
+            if twin != index:
+                raise ModelLoadFailed(f"labels {labels[twin]!r} and {label!r} are the same tokens for this model")
+        self.edges: list[NodeEdges] = []
+        """By node; ROOT is the first."""
+        self._token: list[int] = []
+        self._span: list[tuple[int, int]] = []
+        """Of each node, the branches through it: first, and the one behind the last."""
+        self._paths: list[Tokens] = []
+        """Of each branch, its nodes."""
+        self._made: dict[tuple[int, int], TreeChunk] = {}
+        self._add(root, -1, ())
+        self._shared = [0, *map(_common, self._paths, self._paths[1:]), 0]
+        """Of each branch, how many nodes it has in common with the one before; and 0 behind the last."""
+        fresh = [len(path) - shared for path, shared in zip(self._paths, self._shared, strict=False)]
+        self._fresh_before = [0, *accumulate(fresh)]
+        self.branches: tuple[Tokens, ...] = tuple(tuple(self._token[node] for node in path) for path in self._paths)
+        self.nodes_of = dict(zip(self.branches, self._paths, strict=True))
+        """Of each branch, its nodes."""
+
+    def _add(self, node: _LabelNode, token: int, path: Tokens) -> int:
+        """Give a node and those behind it their numbers, in the order of a walk. At most LABEL_TOKENS_MAX deep."""
+        number, branch = len(self.edges), len(self._paths)
+        if token >= 0:
+            path = (*path, number)
+        self._token.append(token)
+        self._span.append((branch, branch))
+        self.edges.append(NOWHERE)
+        if path and not node.inner:
+            self._paths.append(path)
+        nodes = [self._add(child, behind, path) for behind, child in node.inner.items()]
+        self._span[number] = branch, len(self._paths)
+        parts = ([*node.inner, *node.ends], nodes, list(node.ends.values()))
+        self.edges[number] = NodeEdges(*(np.array(part, np.intp) for part in parts))
+        return number
+
+    def rows(self, branch: int) -> int:
+        """Return the rows that the tree needs from a branch on, in one step; none behind the last branch."""
+        return self._fresh_before[-1] - self._fresh_before[branch] + self._shared[branch]
+
+    def least(self, branch: int) -> int:
+        """Return the rows of a branch alone, the fewest of a chunk that starts with it: less than LABEL_TOKENS_MAX."""
+        return len(self._paths[branch])
+
+    def chunk(self, branch: int, rows_max: int, branches_max: int) -> TreeChunk:
+        """Return as many branches from the given one on as fit; `rows_max` is at least `least(branch)`."""
+        room = rows_max - self._shared[branch] + self._fresh_before[branch]
+        end = min(bisect_right(self._fresh_before, room) - 1, branch + branches_max)
+        assert end > branch, f"branch {branch} has {self.least(branch)} rows, which do not fit into {rows_max}"
+        found = self._made.get((branch, end))
+        if found is None:
+            if len(self._made) == CHUNKS_KEPT:
+                self._made.clear()
+            found = self._made[branch, end] = self._make(branch, end)
+        return found
+
+    def _make(self, branch: int, end: int) -> TreeChunk:
+        rows = list(self._paths[branch])
+        depths = list(range(len(rows)))
+        for at in range(branch + 1, end):
+            rows += self._paths[at][self._shared[at] :]
+            depths += range(self._shared[at], len(self._paths[at]))
+        spans = [self._span[row] for row in rows]
+        known = self._shared[branch]
+        return TreeChunk(
+            branches=end - branch,
+            next=end,
+            tokens=tuple(self._token[row] for row in rows),
+            depths=tuple(depths),
+            first=tuple(max(first, branch) - branch for first, _ in spans),
+            last=tuple(min(last, end) - branch for _, last in spans),
+            known=known,
+            nodes=tuple(rows[known:]),
+        )
+
+    def chunks(self, rows_max: int, branches_max: int) -> tuple[TreeChunk, ...]:
+        """Return the whole tree in chunks; none when all labels are of one token."""
+        chunks: list[TreeChunk] = []
+        while (branch := chunks[-1].next if chunks else 0) < len(self._paths):
+            chunks.append(self.chunk(branch, rows_max, branches_max))
+        return tuple(chunks)
+
+
+def _common(one: Tokens, other: Tokens) -> int:
+    """Return how many nodes two branches begin with together."""
+    return next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+
+
+# Classification by scoring: how likely is each label as the model's answer?
+#
+# The score of a label is its joint log-probability: the sum, over its tokens, of log p(token | prompt, tokens before).
+# The sum is not divided by the number of tokens, and the end of the answer is not scored: a label that is the beginning
+# of another ("return", "return goods") scores at least as high as that one. Labels of a task should not be built so.
+#
+# What the model has to compute behind the prompt is arranged in `label_tree.py`; here the logits become scores.
+Logits = NDArray[np.float32]
+LogProbs = NDArray[np.float64]
+
+
+def log_probs(logits: Logits, tokens: Sequence[int] | NDArray[np.intp]) -> LogProbs:
+    """Return the log-softmax over the vocabulary at the given tokens.
+
+    Summed pairwise in single precision: 1e-7 from the sum in double precision, which takes a third longer.
+    """
+    peak, shares = logits.max(), scratch(logits.size)
+    np.subtract(logits, peak, out=shares)
+    total = np.exp(shares, out=shares).sum()
+    chosen: LogProbs = logits[np.asarray(tokens, np.intp)].astype(np.float64)
+    return chosen - (float(peak) + float(np.log(float(total))))
+
+
+@functools.lru_cache(1)
+def scratch(size: int) -> Logits:
+    """Return where the one thread that computes works on a row: memory that is new each time costs as much again."""
+    return np.empty(size, np.float32)
+
+
+class LabelScorer:
+    """Adds up the joint log-probabilities of one input's labels, each from its first token to its last.
+
+    The sums are to the last bit those of one walk per label, in whatever steps the tree is computed.
+    """
+
+    def __init__(self, tree: LabelTree) -> None:
+        """Start with nothing known."""
+        self._tree = tree
+        self._reached: LogProbs = np.zeros(len(tree.edges))
+        self.joint: LogProbs = np.full(tree.size, -np.inf)
+
+    def add_prompt(self, logits: Logits) -> None:
+        """Take the logits behind the prompt: they settle the first token of every label."""
+        self._settle(ROOT, logits)
+
+    def add_chunk(self, chunk: TreeChunk, rows: Iterable[Logits]) -> None:
+        """Take the logits behind the wanted rows of a chunk, in their order; chunks come in the order of the tree."""
+        for node, logits in zip(chunk.nodes, rows, strict=True):
+            self._settle(node, logits)
+
+    def add_branch(self, branch: Tokens, rows: Iterable[Logits]) -> None:
+        """Take the logits behind each token of a branch, computed on its own."""
+        for node, logits in zip(self._tree.nodes_of[branch], rows, strict=True):
+            self._settle(node, logits)
+
+    def _settle(self, node: int, logits: Logits) -> None:
+        edges = self._tree.edges[node]
+        joint = self._reached[node] + log_probs(logits, edges.tokens)
+        inner = len(edges.nodes)
+        self._reached[edges.nodes] = joint[:inner]
+        self.joint[edges.labels] = joint[inner:]
+
+
+def label_scores(joint: LogProbs, temperature: float) -> tuple[tuple[float, ...], float]:
+    """Return the labels' probabilities and the label mass.
+
+    The probabilities are renormalised over the labels at the temperature (Guo et al. 2017, arXiv 1706.04599) and add up
+    to 1. The label mass, 0 to 1, is what the model gave to all labels together before: little means that the input is
+    unlike what the task was made for.
+    """
+    scaled = (joint - joint.max()) / temperature
+    weights = np.exp(scaled)
+    mass = float(np.exp(joint).sum())
+    return tuple((weights / weights.sum()).tolist()), min(1.0, mass)

@@ -1,0 +1,150 @@
+"""llama.cpp's backends: the code that computes, as a build brings it.
+
+A build for one machine has its processor code linked in. The portable build that the installer carries has one library
+for each kind of x86-64 processor and one for each kind of other device, and uses none of them until it is told where
+they are. `python -m edge_agent.engine.runtimes.llama.llama_backends` says which processor code it takes here.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from edge_agent.errors import DeviceUnusable
+
+_PACKAGE = Path(llama_cpp.__file__).parent
+_ELSEWHERE = os.environ.get("LLAMA_CPP_LIB_PATH")
+LIBRARIES = _PACKAGE / "lib" if _ELSEWHERE is None else Path(_ELSEWHERE)
+"""What llama_cpp has loaded: those of its package, or of another build, as the variable of llama-cpp-python says."""
+# Where the wheel of a portable build puts them; nothing looks there unless it is told to.
+FOLDER = _PACKAGE.parent / "bin" if _ELSEWHERE is None else LIBRARIES
+# The name that libllama itself needs: libggml.so is a second copy of the file, with an empty list of its own.
+REGISTRY = LIBRARIES / "libggml.so.0"
+_CPU_LIBRARY = re.compile(r"(?:/\S.*)?/libggml-cpu(?:-(\w+))?\.so\S*")
+_NUMBERED = re.compile(r"^([a-z]+)(\d+)$")
+_INDEX_VARIABLES = {"cuda": "CUDA_VISIBLE_DEVICES", "vulkan": "GGML_VK_VISIBLE_DEVICES"}
+_DEVICE_INTEGRATED = 2  # GGML_BACKEND_DEVICE_TYPE_IGPU of ggml-backend.h
+_SOFTWARE = ("llvmpipe", "SwiftShader")  # drivers that compute on the processor
+
+
+@dataclass(frozen=True)
+class BackendDevice:
+    """What computes beside the processor."""
+
+    pointer: int
+    """Of ggml_backend_dev_t."""
+    name: str
+    """As answers name it, such as vulkan:0."""
+    description: str
+    shares_memory: bool
+    """Its memory is that of the machine."""
+    free_bytes: int
+    total_bytes: int
+
+
+@functools.cache
+def load() -> None:
+    """Load the code for this processor; does nothing where it is linked in.
+
+    Call it before the first model. It opens nothing but libraries.
+    """
+    libraries = sorted(FOLDER.glob("libggml-cpu-*.so"), key=_score)
+    if libraries:
+        _registry().ggml_backend_load(os.fsencode(libraries[-1]))
+
+
+def open_device(kind: str, index: int) -> BackendDevice:
+    """Load the code for a kind of device, and return the first one that its driver has, or the one of that index.
+
+    Call it when the process is confined: a driver is much foreign code. Index -1 leaves the choice to llama.cpp.
+
+    Raises:
+        DeviceUnusable: this build has no such code, or there is no such device.
+    """
+    if index >= 0:
+        os.environ[_INDEX_VARIABLES[kind]] = str(index)
+    registry = _registry()
+    _load_driver(registry, kind)
+    devices = [_described(registry, place) for place in range(registry.ggml_backend_dev_count())]
+    found = [device for device in devices if device.name.startswith(kind)]
+    if not found:
+        which = "" if index < 0 else f" {index}"
+        raise DeviceUnusable(f"the driver has no {kind} device{which} for this process", lasting=True, index=index)
+    return found[0]
+
+
+def cpu_variant() -> str:
+    """Return the kind of processor whose code is loaded; "native" where llama.cpp was built for one machine."""
+    return variant_in(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
+
+
+def cpu_code() -> str:
+    """Return a digest of the file that this code is in: another build may be fast, or exact, where this one is not."""
+    found = _CPU_LIBRARY.search(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
+    return hashlib.blake2b(Path(found[0]).read_bytes(), digest_size=4).hexdigest() if found else ""
+
+
+def variant_in(maps: str) -> str:
+    """Find the processor code among the mapped files; "none" when llama.cpp can compute nothing."""
+    found = _CPU_LIBRARY.search(maps)
+    return (found.group(1) or "native") if found else "none"
+
+
+@functools.cache
+def _registry() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(REGISTRY))
+    library.ggml_backend_dev_count.restype = ctypes.c_size_t
+    for name, argument, result in (
+        ("load", ctypes.c_char_p, ctypes.c_void_p),
+        ("dev_get", ctypes.c_size_t, ctypes.c_void_p),
+        ("dev_name", ctypes.c_void_p, ctypes.c_char_p),
+        ("dev_description", ctypes.c_void_p, ctypes.c_char_p),
+        ("dev_type", ctypes.c_void_p, ctypes.c_int),
+    ):
+        function = getattr(library, f"ggml_backend_{name}")
+        function.argtypes, function.restype = [argument], result
+    library.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    library.ggml_backend_dev_memory.restype = None
+    return library
+
+
+def _load_driver(registry: Any, kind: str) -> None:
+    library = FOLDER / f"libggml-{kind}.so"
+    if library.exists():
+        registry.ggml_backend_load(os.fsencode(library))
+    elif not (LIBRARIES / library.name).exists():
+        raise DeviceUnusable(f"this build of llama.cpp has no code for {kind}", lasting=True)
+
+
+def _described(registry: Any, place: int) -> BackendDevice:
+    pointer = registry.ggml_backend_dev_get(place)
+    name = _NUMBERED.sub(r"\1:\2", registry.ggml_backend_dev_name(pointer).decode().lower())
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    registry.ggml_backend_dev_memory(pointer, ctypes.byref(free), ctypes.byref(total))
+    description = registry.ggml_backend_dev_description(pointer).decode("utf-8", "replace")
+    integrated = registry.ggml_backend_dev_type(pointer) == _DEVICE_INTEGRATED
+    shares = integrated or any(each in description for each in _SOFTWARE)
+    return BackendDevice(pointer, name, description, shares, free.value, total.value)
+
+
+def _score(library: Path) -> int:
+    """Return how well a library's code suits this processor, as llama.cpp asks it; 0 = not at all."""
+    opened = ctypes.CDLL(str(library))
+    score = int(opened.ggml_backend_score())
+    _ctypes.dlclose(opened._handle)  # or the maps of this process would show it as if it were in use
+    return score
+
+
+if __name__ == "__main__":
+    load()
+    sys.stdout.write(f"{cpu_variant()}\n")

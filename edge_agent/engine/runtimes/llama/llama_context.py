@@ -1,0 +1,314 @@
+"""The context half of the adapter over llama_cpp's C API: sequences, one batch, logits.
+
+All sequences share one key-value buffer (kv_unified), so copying a sequence copies no data. What makes a result
+independent of its neighbours is explained, and seen to, in `cache.py`.
+
+A call of llama_decode is one micro-batch. So whatever ends it early, a refusal or `abort`, leaves nothing of it behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.engine.runtimes.jobs import DeviceLost
+from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel
+from edge_agent.engine.runtimes.llama.token_sampling import TokenSampler
+from edge_agent.errors import ModelFailed, ModelLoadFailed
+
+ROWS_MAX = 63
+"""Rows in a batch that computes a score."""
+BULK_ROWS = 256
+"""Rows in a batch that computes none."""
+_KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
+
+_OUTPUTS_STEP = 64
+"""By how many rows with logits there may be, llama.cpp lays out what a step works in. With 115 instead of 128 a step of
+30 rows took an eighth longer (SmolLM2-135M at Q4_0, 2 threads)."""
+_COMPUTE_FAILED = (-2, -3)  # of llama_decode: no memory for the graph, or a backend that failed
+_ABORTED = 2
+_STOP_BYTES = 8
+NOT_NUMBERS = "the model's logits are not numbers (NaN)"
+
+Logits = NDArray[np.float32]
+
+
+class StepAborted(Exception):
+    """A batch was ended by `abort`; no sequence has changed."""
+
+
+@dataclass(frozen=True)
+class ContextShape:
+    """How large a context is."""
+
+    cells: int
+    """Tokens of all sequences together; one shared by several sequences counts once."""
+    sequences: int
+    kv_type: str
+    threads: int
+    rows: int = BULK_ROWS
+    """The most in one batch."""
+    flash: bool = True
+    """Attention by llama.cpp's flash kernels; without them a score depends on its neighbours."""
+    groups: int = 0
+    """How rows are multiplied, and so how many take least time: `rates.filled_up`."""
+
+    @property
+    def outputs(self) -> int:
+        """How many rows of a batch there is room for logits of."""
+        return -(-max(ROWS_MAX, self.sequences) // _OUTPUTS_STEP) * _OUTPUTS_STEP
+
+
+class TokenRows(NamedTuple):
+    """Consecutive tokens of one sequence, for one batch."""
+
+    sequence: int
+    position: int
+    """Of the first token: how many tokens the sequence has."""
+    tokens: Sequence[int]
+    logits: int
+    """So many rows have their logits kept: the last ones."""
+
+
+class BranchRows(NamedTuple):
+    """Ways on from the end of one sequence, for one batch: a row for each token, which ways that begin alike share."""
+
+    sequences: Sequence[int]
+    """One for each way, with the tokens of that sequence in it."""
+    position: int
+    """Of what comes first on every way."""
+    tokens: Sequence[int]
+    """Parents before children."""
+    depths: Sequence[int]
+    """Of each token: how many come before it on its way."""
+    first: Sequence[int]
+    last: Sequence[int]
+    """Of each token: the ways that it lies on, [first, last)."""
+    known: int
+    """So many of the first have no logits kept; all others have."""
+
+
+BatchPart = TokenRows | BranchRows
+
+
+class LlamaContext:
+    """The key-value buffer of one model and the batch that works on it."""
+
+    def __init__(self, model: LlamaModel, shape: ContextShape) -> None:
+        """Allocate. Raises ModelLoadFailed if there is no memory for it or the model does not allow it."""
+        params = llama.llama_context_default_params()
+        params.n_ctx = shape.cells
+        # llama.cpp aborts if a batch cannot hold one row for each sequence. `decode` never fills more than shape.rows.
+        params.n_batch = params.n_ubatch = rows = max(shape.rows, shape.outputs)
+        params.n_seq_max = shape.sequences
+        params.n_outputs_max, params.n_outputs_max_per_seq = shape.outputs, 0
+        params.n_threads = params.n_threads_batch = shape.threads
+        params.type_k = params.type_v = _KV_TYPES[shape.kv_type]
+        flash = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED if shape.flash else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.flash_attn_type = flash
+        params.kv_unified = True
+        # A layer computes where its weights are, however many rows there are: another place rounds differently.
+        params.op_offload = False
+        ERRORS.lines.clear()
+        self._pointer: Any = llama.llama_init_from_model(model.pointer, params)
+        if not self._pointer:
+            raise ModelLoadFailed(f"no context of {shape.cells} tokens for {model.name}: {ERRORS.last()}")
+        self._on_device = model.on_device
+        self._memory: Any = llama.llama_get_memory(self._pointer)
+        self._row_type = ctypes.c_float * model.vocab_size
+        self._views: dict[int, Logits] = {}
+        self._adapter: Any = None
+        self._batch = llama.llama_batch_init(rows, 0, ROWS_MAX)
+        self._view_batch(rows)
+        self._writing: Sequence[int] = ()
+        """The sequences of the batch, where it is one token of each."""
+        self._state = ctypes.create_string_buffer(0)
+        # strlen of this text is what llama.cpp asks between the nodes of a graph: no Python, no lock of Python's.
+        self._stop = ctypes.create_string_buffer(_STOP_BYTES)
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+        llama.llama_set_abort_callback(self._pointer, strlen, ctypes.addressof(self._stop))
+
+    def _view_batch(self, rows: int) -> None:
+        """Look into the arrays of the batch: filling them through ctypes, one by one, costs 500 times as much."""
+        as_array = np.ctypeslib.as_array
+        self._token = as_array(self._batch.token, (rows,))
+        self._position = as_array(self._batch.pos, (rows,))
+        # For a few items, again and again: the code of numpy is far away by the time a decode has ended.
+        self._one_token, self._one_position = (each.data.cast("B").cast("i") for each in (self._token, self._position))
+        self._wanted = as_array(self._batch.logits, (rows,))
+        self._ways = as_array(self._batch.n_seq_id, (rows,))
+        self._ways[:] = 1
+        self._sequence = [as_array(self._batch.seq_id[row], (ROWS_MAX,)) for row in range(rows)]
+
+    def use_adapter(self, adapter: Any) -> None:
+        """Compute with this adapter from now on; None = with the bare weights. Costs nothing if it is the same."""
+        if adapter is self._adapter:
+            return
+        if adapter is None:
+            llama.llama_set_adapters_lora(self._pointer, None, 0, None)
+        else:
+            one = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
+            llama.llama_set_adapters_lora(self._pointer, one, 1, (ctypes.c_float * 1)(1.0))
+        self._adapter = adapter
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from now on."""
+        llama.llama_set_n_threads(self._pointer, threads, threads)
+
+    def decode(self, parts: Sequence[BatchPart]) -> None:
+        """Compute at most `ContextShape.rows` rows.
+
+        Raises:
+            ModelFailed: llama.cpp refused; no sequence has changed.
+            Aborted: `abort` was called meanwhile.
+            DeviceLost: the device did not compute what the processor could have.
+        """
+        used, self._writing = 0, ()
+        for part in parts:
+            used = self._fill(used, part) if isinstance(part, TokenRows) else self._fill_branches(used, part)
+        self._compute(used)
+
+    def write_on(self, sequences: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
+        """Compute one token of each sequence, with logits. Raises as `decode` does.
+
+        The very object that `sequences` was in the step before means the same rows: they are not laid out again.
+        """
+        used = len(tokens)
+        if sequences is not self._writing:
+            self._wanted[:used] = self._ways[:used] = 1
+            for row, sequence in enumerate(sequences):
+                self._sequence[row][0] = sequence
+            self._writing = sequences
+        for row in range(used):
+            self._one_token[row] = tokens[row]
+            self._one_position[row] = positions[row]
+        self._compute(used)
+
+    def _compute(self, used: int) -> None:
+        self._batch.n_tokens = used
+        code = llama.llama_decode(self._pointer, self._batch)
+        if code == 0:
+            return
+        if code == _ABORTED:
+            raise StepAborted
+        if code in _COMPUTE_FAILED and self._on_device:
+            raise DeviceLost(f"llama_decode returned {code}: {ERRORS.last()}")
+        raise ModelFailed(f"the model could not compute {used} tokens: llama_decode returned {code}", code=code)
+
+    def abort(self) -> None:
+        """End the batch that another thread is computing, between two nodes of its graph; without one, the next."""
+        self._stop[0] = b"x"
+
+    def forget_abort(self) -> None:
+        """Let the next batch be computed, where `abort` came when the last one had ended. While nobody calls that."""
+        self._stop[0] = b"\0"
+
+    def _fill(self, start: int, part: TokenRows) -> int:
+        end = start + len(part.tokens)
+        if end == start + 1:  # a stream's step, over and over: item by item is faster than four slices
+            self._token[start], self._position[start] = part.tokens[0], part.position
+            self._wanted[start], self._sequence[start][0] = part.logits, part.sequence
+            self._ways[start] = 1
+            return end
+        self._token[start:end] = part.tokens
+        self._position[start:end] = np.arange(part.position, part.position + len(part.tokens))
+        self._wanted[start:end] = 0
+        self._wanted[end - part.logits : end] = 1
+        self._ways[start:end] = 1
+        for row in range(start, end):
+            self._sequence[row][0] = part.sequence
+        return end
+
+    def _fill_branches(self, start: int, part: BranchRows) -> int:
+        end = start + len(part.tokens)
+        self._token[start:end] = part.tokens
+        self._position[start:end] = np.add(part.depths, part.position)
+        self._wanted[start:end] = 1
+        self._wanted[start : start + part.known] = 0
+        for row, first, last in zip(range(start, end), part.first, part.last, strict=True):
+            self._ways[row] = last - first
+            self._sequence[row][: last - first] = part.sequences[first:last]
+        return end
+
+    def logits(self, row: int) -> Logits:
+        """Return one row's logits of the last batch: a view that the next batch overwrites.
+
+        Raises:
+            ModelFailed: the logits are not numbers.
+        """
+        values = self.unchecked(row)
+        if np.isnan(values.max()):
+            raise ModelFailed(NOT_NUMBERS)
+        return values
+
+    def unchecked(self, row: int) -> Logits:
+        """Return the same, be they numbers or not. Raises ModelFailed."""
+        pointer = llama.llama_get_logits_ith(self._pointer, row)
+        if not pointer:
+            raise ModelFailed(f"the model gave no logits for row {row}")
+        address = ctypes.addressof(pointer.contents)
+        view = self._views.get(address)
+        if view is None:
+            # llama.cpp writes the rows to the same few places; making a view costs more than argmax does.
+            row_at = self._row_type.from_address(address)
+            view = self._views[address] = np.frombuffer(memoryview(row_at), np.float32)
+        return view
+
+    def copy(self, source: int, target: int) -> None:
+        """Give an empty sequence the tokens of another."""
+        llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def length(self, sequence: int) -> int:
+        """Return how many tokens a sequence has."""
+        return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
+    def drop(self, sequence: int, start: int = 0, end: int = -1) -> None:
+        """Empty a sequence, or take its tokens [start, end) out."""
+        llama.llama_memory_seq_rm(self._memory, sequence, start, end)
+
+    def save(self, sequence: int) -> memoryview:
+        """Return a sequence's keys and values: a view that the next `save` overwrites. Raises ModelFailed."""
+        size = llama.llama_state_seq_get_size(self._pointer, sequence)
+        if size > len(self._state):
+            self._state = ctypes.create_string_buffer(size)
+        target = ctypes.cast(self._state, ctypes.POINTER(ctypes.c_uint8))
+        written = llama.llama_state_seq_get_data(self._pointer, target, len(self._state), sequence)
+        if not written:
+            raise ModelFailed(f"the keys and values of a sequence could not be saved: {ERRORS.last()}")
+        return memoryview(self._state)[:written]
+
+    def restore(self, sequence: int, state: bytes | memoryview) -> None:
+        """Fill an empty sequence with what `save` returned. Raises ModelFailed, and the sequence stays empty."""
+        source: Any = ctypes.c_char_p(state) if isinstance(state, bytes) else self._state
+        source = ctypes.cast(source, ctypes.POINTER(ctypes.c_uint8))
+        if not llama.llama_state_seq_set_data(self._pointer, source, len(state), sequence):
+            raise ModelFailed(f"the keys and values of a sequence could not be restored: {ERRORS.last()}")
+
+    def choose(self, sampler: TokenSampler | None, row: int) -> int:
+        """Choose a token by one row's logits of the last batch: what the sampler draws, or else the likeliest.
+
+        Raises:
+            ModelFailed: the logits are not numbers.
+        """
+        values = self.unchecked(row)
+        best = int(values.argmax())  # the first NaN, if there is one
+        if math.isnan(values[best]):
+            raise ModelFailed(NOT_NUMBERS)
+        token = best if sampler is None else sampler.draw(values, best)
+        if token < 0:
+            raise ModelFailed(NOT_NUMBERS)
+        return token
+
+    def close(self) -> None:
+        """Free batch and buffer."""
+        if self._pointer:
+            llama.llama_batch_free(self._batch)
+            llama.llama_free(self._pointer)
+        self._pointer = None

@@ -1,0 +1,470 @@
+"""The llama runtime: GGUF models score labels, write records and generate text, several inputs in one batch.
+
+One base, one context; bundles on it share the batch, each with its own prompt prefix and LoRA adapter. A step is one
+llama_decode, planned by `scheduler.py`, or one more token of each stream while nobody else is there. A score is the
+same to the last bit whatever else the engine does; `cache.py` says how.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from edge_agent.engine.memory import Need
+from edge_agent.engine.protocol import SEQUENCES, CacheUse, Done, Event, Failed, Load, Run
+from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing, no_parent
+from edge_agent.engine.runtimes.llama import autotune, gguf_header, llama_backends
+from edge_agent.engine.runtimes.llama.gpu_offload import ON_CPU, place_on_device
+from edge_agent.engine.runtimes.llama.kv_cache import KvCache
+from edge_agent.engine.runtimes.llama.kv_cells import StreamBatch
+from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle, read_bundle
+from edge_agent.engine.runtimes.llama.llama_context import BatchPart, StepAborted
+from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel, check_file
+from edge_agent.engine.runtimes.llama.lora_adapters import LoadedAdapters, LoraAdapter, adapters_bytes
+from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes, context_capacity, record_bytes
+from edge_agent.engine.runtimes.llama.record_extraction import ExtractionJob
+from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordGrammar, guide_tokens
+from edge_agent.engine.runtimes.llama.sequence_jobs import GenerationJob, ScoringJob
+from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS, StepInterruption, is_long
+from edge_agent.engine.runtimes.llama.step_scheduler import CacheAdmission, StepPlan, StepScheduler, WorkItem, turn_time
+from edge_agent.engine.runtimes.llama.thread_tuner import ThreadTuner, thread_counts
+from edge_agent.engine.runtimes.llama.tuning_policy import DEPENDENT, SAME
+from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
+from edge_agent.formats.manifest import SCORED_KINDS, Manifest
+from edge_agent.formats.record_schema import Schema
+
+WARM_UP_TEXT = "Hello"
+LEARN_EACH = 4
+"""Of the steps in which streams write on, one in so many tells what it took."""
+ENDS = (Done, Failed)
+
+Job = ScoringJob | GenerationJob | ExtractionJob
+
+
+class LlamaRuntime:
+    """One GGUF base and the bundles attached to it."""
+
+    mailbox = -1
+    hear = staticmethod(hear_nothing)
+    request_memory = staticmethod(no_parent)
+
+    def __init__(self) -> None:
+        """Start with nothing loaded but llama.cpp and its code for this processor."""
+        self.device, self.threads = "cpu", 0
+        ERRORS.install()  # before anything speaks: the daemon's log is JSON
+        llama_backends.load()
+        self._cpu_variant = llama_backends.cpu_variant()
+        self._code = f"{self._cpu_variant} {llama_backends.cpu_code()}, {autotune.processor()}"
+        self._loaded = False
+        self._model: LlamaModel
+        self._cache: KvCache
+        self._adapters: LoadedAdapters
+        self._interruption: StepInterruption | None = None
+        self._need: Need
+        self._available = 0
+        self._bundles: dict[str, LlamaBundle] = {}
+        self._jobs: dict[str, Job] = {}
+        self._sequences = 0
+        self._tokens: GuideTokens | None = None
+        self._written_under = set[RecordGrammar]()
+        """By jobs that have ended, since `tidy`."""
+        self._scheduler = StepScheduler()
+        self._bulk_safe = False
+        """Inputs to classify may share bulk steps: without an adapter that moves no score."""
+        self._score_variance = ""
+        self._admission = CacheAdmission()
+        self._writers: list[GenerationJob] = []
+        """All jobs, where the last step was one more token of each; what comes or ends makes it empty."""
+        self._written: StreamBatch
+        self._alike = 0
+        """Steps of theirs so far."""
+        self._tuner: ThreadTuner
+        self._computed_at = 0.0
+
+    def load(self, spec: Load) -> dict[str, str]:
+        """Load weights and allocate the context, if memory holds them.
+
+        Raises MemoryShort, ModelLoadFailed, DeviceUnusable.
+        """
+        head = gguf_header.read_header(spec.weights)
+        slots, shape, need = context_capacity(head, Path(spec.weights).stat().st_size, spec)
+        slot = ON_CPU if spec.device == "cpu" else place_on_device(spec, head, shape)
+        need = slot.beside(need)
+        available = self.request_memory(need.total, spec.memory_bytes_max, 0)
+        need.check(available, spec.memory_bytes_wanted)
+        model = LlamaModel(spec.weights, slot.pointer, slot.layers, head)
+        try:
+            if spec.context_tokens > model.context_tokens_max:
+                raise ModelLoadFailed(
+                    f"'context_tokens' is {spec.context_tokens}; "
+                    f"{model.name} was trained with {model.context_tokens_max}"
+                )
+            tuned = autotune.autotune(spec, model, shape, self._code)
+            self._cache = KvCache(model, slots, tuned.shape, spec.prompt_cache_bytes_max)
+        except ModelLoadFailed:
+            model.close()
+            raise
+        self._scheduler, self._bulk_safe = StepScheduler(tuned.shape.rows), tuned.bulk_scores == SAME
+        counts = thread_counts(spec.threads) if tuned.thread_scores == SAME else ()
+        self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
+        self.threads = tuned.shape.threads
+        self._model, self._loaded, self.device = model, True, slot.name
+        if self.mailbox >= 0:
+            self._interruption = StepInterruption(self.mailbox, self.hear, self._cache.context.abort)
+        self._adapters = LoadedAdapters(model, lambda: self._cache.context.use_adapter(None))
+        self._need, self._available = need, available
+        self._sequences = slots
+        described = model.describe()
+        if tuned.bulk_scores == DEPENDENT:
+            said = f"scores of {described['quantization']} weights depend on what else is computed"
+            self._score_variance = f"{said} by llama.cpp's code for {self._code}"
+        about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
+        about[SEQUENCES] = str(slots)
+        return described | about | tuned.details() | need.details(available) | slot.details
+
+    def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
+        """Tokenize the prompt, load the adapter, compute the prefix and one answer.
+
+        Raises MemoryShort, ModelLoadFailed.
+        """
+        if digest in self._bundles:
+            return
+        adapter = self._adapter(manifest, paths["adapter"]) if "adapter" in paths else None
+        bundle = read_bundle(digest, manifest, self._model, adapter)
+        if manifest.task.record_schema is not None:
+            bundle.grammar = self._grammar(manifest.task.record_schema)
+        try:
+            if adapter is not None:
+                self._adapters.load(adapter)
+            self._warm(bundle)
+        except ModelFailed as error:
+            self._free_adapter(adapter)
+            name = Path(paths.get("adapter") or self._model.name).name
+            said = f"the first answer with {name} failed: {error.message}"
+            raise ModelLoadFailed(said, remedy=error.remedy) from None
+        self._bundles[digest] = bundle
+
+    def _grammar(self, schema: Schema) -> RecordGrammar:
+        """Return a schema in the model's tokens. Raises MemoryShort, ModelLoadFailed."""
+        if self._tokens is None:
+            more = record_bytes(self._model.vocab_size, self._sequences)
+            need = replace(self._need, process=self._need.process + more)
+            self._claim(replace(need, adapters=self._adapter_bytes()))
+            self._need, self._tokens = need, guide_tokens(self._model)
+        return RecordGrammar(self._tokens, schema)
+
+    def _claim(self, need: Need) -> None:
+        """Raise MemoryShort unless there is as much for what a bundle adds."""
+        self.request_memory(need.total, self._available, 0)
+        need.check(self._available)
+
+    def _adapter(self, manifest: Manifest, path: str) -> LoraAdapter:
+        """Return an adapter that is there and fits. Raises MemoryShort, ModelLoadFailed."""
+        check_file(path)
+        identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), path)
+        adapter = LoraAdapter(identity, path, adapter_bytes(Path(path).stat().st_size))
+        self._claim(replace(self._need, adapters=self._adapter_bytes(adapter)))
+        return adapter
+
+    def _adapter_bytes(self, *more: LoraAdapter) -> int:
+        """Return what the adapters of all bundles take, and these."""
+        return adapters_bytes([*(bundle.adapter for bundle in self._bundles.values() if bundle.adapter), *more])
+
+    def _free_adapter(self, adapter: LoraAdapter | None) -> None:
+        """Free an adapter, unless another bundle has the same."""
+        if adapter and not any(bundle.adapter == adapter for bundle in self._bundles.values()):
+            self._adapters.free(adapter.identity)
+
+    def score_variance(self, digest: str) -> str:
+        """Return why scores of a bundle depend on what else is computed, as the weights' load has measured it."""
+        return self._score_variance if self._bundles[digest].task.kind in SCORED_KINDS else ""
+
+    def detach(self, digest: str) -> list[Event]:
+        """Forget a bundle."""
+        bundle = self._bundles.get(digest)
+        if bundle is None:
+            return []
+        gone = [job_id for job_id, job in self._jobs.items() if job.bundle is bundle]
+        events = [event for job_id in gone for event in self.cancel(job_id)]
+        del self._bundles[digest]
+        if not any(other.prompt == bundle.prompt for other in self._bundles.values()):
+            self._cache.forget(bundle.prompt)
+        self._free_adapter(bundle.adapter)
+        return events
+
+    def submit(self, job: Run) -> None:
+        """Take a job; it waits while all sequences are taken."""
+        bundle = self._bundles.get(job.digest)
+        if bundle is None:
+            raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
+        self._writers = []
+        tokens = bundle.whole(self._model, job.text)
+        if bundle.tree is not None:
+            bulk_safe = self._bulk_safe and bundle.adapter is None
+            self._jobs[job.job_id] = ScoringJob(job, bundle, tokens, bundle.tree, bulk_safe=bulk_safe)
+        elif bundle.grammar is not None:
+            self._jobs[job.job_id] = ExtractionJob(job, bundle, tokens, self._model, bundle.grammar)
+        else:
+            self._jobs[job.job_id] = GenerationJob(job, bundle, tokens, self._model)
+
+    def cancel(self, job_id: str) -> list[Event]:
+        """Drop a job."""
+        if job_id not in self._jobs:
+            return []
+        self._end(job_id)
+        return [cancelled(job_id)]
+
+    @property
+    def busy(self) -> bool:
+        """True while a job is unfinished."""
+        return bool(self._jobs)
+
+    @property
+    def cache_use(self) -> CacheUse | None:
+        """What the cache holds and has saved; None before the base is loaded."""
+        return self._cache.use() if self._loaded else None
+
+    def step(self) -> list[Event]:
+        """Compute one batch."""
+        started = time.perf_counter()
+        if self._writers and (written := self._decode_streams(self._writers, started)) is not None:
+            return written
+        events = self._admit()
+        if len(self._jobs) == 1:
+            next(iter(self._jobs.values())).allow_drafts()
+        items = [job.item() for job in self._jobs.values() if job.slot is not None]
+        events += self._refuse(items, started)
+        plan = self._scheduler.plan(items, started)
+        turns = [(self._jobs[item.key], rows) for item, rows in plan]
+        # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
+        turns.sort(key=lambda turn: turn[0].pending == 0)
+        self._use_threads(self._tuner.present if _keeps_streams_waiting(plan) else self._tuner.threads)
+        long = is_long(sum(rows for _, rows in plan), self._scheduler.expected(plan))
+        events += self._compute(turns, long=long)
+        if self._computed_at > started:  # and was not aborted
+            self._learn(plan, self._computed_at - started)
+            self._writers = self._all_write(plan)
+        else:
+            self._scheduler.cut_off(plan, time.perf_counter() - started)
+        return self._ended(events)
+
+    def _all_write(self, plan: StepPlan) -> list[GenerationJob]:
+        """Return the jobs of a step, if it was one token of each job that there is, and the next one can be so, too."""
+        jobs = [job for job in self._jobs.values() if isinstance(job, GenerationJob) and job.slot]
+        alike = len(jobs) == len(plan) == len(self._jobs) and all(item.decoding for item, _ in plan)
+        if not alike or len(jobs) >= LONG_ROWS:
+            return []
+        slots = [job.slot for job in jobs if job.slot]
+        self._written = StreamBatch(slots, [slot.sequence for slot in slots])
+        return jobs
+
+    def _decode_streams(self, jobs: list[GenerationJob], started: float) -> list[Event] | None:
+        """Compute one more token of each job, which is what `step` would plan; None = that failed, and nothing moved.
+
+        This is where an engine with streams spends its time: nothing is asked here whose answer has not changed.
+        """
+        depths = [job.computed for job in jobs]
+        try:
+            adapter = self._adapters.pointer(jobs[0].bundle.adapter)
+            self._cache.decode_streams(self._written, depths, [job.tokens[-1] for job in jobs], adapter)
+        except (ModelFailed, StepAborted):
+            self._writers = []
+            return None
+        context = self._cache.context
+        events: list[Event] = []
+        for row, job in enumerate(jobs):
+            job.computed += 1
+            try:
+                events += job.advance(context, row, 1)
+            except ModelFailed as error:
+                events.append(failed(job.run.job_id, error))
+        self._alike += 1
+        if self._alike % LEARN_EACH == 0 or self._tuner.trying:  # the others are like it
+            costs, rows, pairs = self._scheduler.costs, len(jobs), sum(depths)
+            seconds, expected = time.perf_counter() - started, costs.cost(rows, pairs)
+            if not self._tuner.trying:
+                costs.learn(rows, pairs, seconds)
+            self._tune_threads(expected, seconds)
+        return self._ended(events) if events else events
+
+    def _refuse(self, items: list[WorkItem], now: float) -> list[Event]:
+        """Take out the work items that are read for nothing, since they cannot be in time; return how they end."""
+        events: list[Event] = []
+        for item, pause in self._scheduler.refused(items, now):
+            items.remove(item)
+            events.append(_too_late(item, self._scheduler.alone(item), now, pause))
+        return events
+
+    def _learn(self, plan: StepPlan, seconds: float) -> None:
+        """Take what a planned step took."""
+        expected = self._scheduler.expected(plan)
+        if not self._tuner.trying:
+            self._scheduler.measured(plan, seconds)
+        elif _keeps_streams_waiting(plan):
+            self._use_threads(self._tuner.threads)
+            return
+        self._tune_threads(expected, seconds)
+
+    def _tune_threads(self, expected: float, seconds: float) -> None:
+        """Let the next step have as many threads as suit what steps take."""
+        dearer = self._tuner.took(expected, seconds, time.perf_counter())
+        if dearer != 1.0:
+            self._scheduler.costs.scale(dearer)
+        self._use_threads(self._tuner.threads)
+
+    def _use_threads(self, threads: int) -> None:
+        if self.threads != threads:
+            self.threads = threads
+            self._cache.context.use_threads(threads)
+
+    def _ended(self, events: list[Event]) -> list[Event]:
+        """Let the jobs go that these events end; return the events."""
+        for event in events:
+            if isinstance(event, ENDS):
+                self._end(event.job_id)
+        return events
+
+    def tidy(self) -> None:
+        """Empty the sequences that jobs have left, and prepare for records as those that have ended."""
+        if self._writers:  # nobody has left since
+            return
+        self._cache.tidy()
+        while self._written_under:
+            self._written_under.pop().prepare()
+
+    def close(self) -> None:
+        """Free jobs, adapters, context and weights, in this order."""
+        for job_id in list(self._jobs):
+            self._end(job_id)
+        self._bundles.clear()
+        self._written_under.clear()
+        self._tokens = None
+        if self._interruption is not None:
+            self._interruption.close()
+        if self._loaded:
+            self._adapters.close()
+            self._cache.close()
+            self._model.close()
+        self._loaded = False
+
+    def _warm(self, bundle: LlamaBundle) -> None:
+        """Compute the prefix, and one answer's first token behind it; raise ModelFailed unless both give numbers."""
+        tokens = self._model.tokenize(bundle.blanks + WARM_UP_TEXT, special=False) + bundle.rest
+        self._cache.fill(bundle.prompt, tokens, self._adapters.pointer(bundle.adapter))
+
+    def _admit(self) -> list[Event]:
+        """Give waiting jobs a place, as `admission.py` says; return those that cannot have one."""
+        waiting = [job for job in self._jobs.values() if job.slot is None]
+        events: list[Event] = []
+        if waiting:
+            waiting.sort(key=lambda job: turn_time(job.came_at, job.run.priority))
+            self._admission.admit([job.run.job_id for job in waiting], lambda key: self._enter(key, events))
+        return events
+
+    def _enter(self, job_id: str, events: list[Event]) -> bool:
+        """Tell whether a job is no longer waiting: it has a place, or has failed."""
+        job = self._jobs[job_id]
+        try:
+            entered = self._cache.enter(job.bundle.prompt, job.suffix, job.outputs_max)
+        except ModelFailed as error:
+            events.append(failed(job_id, error))
+            return True
+        if entered is not None:
+            job.start(*entered)
+        return entered is not None
+
+    def _compute(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
+        """Run one batch. Where it fails, its jobs are computed one by one: who fails alone has failed.
+
+        One that is `long` ends when one of its jobs is cancelled.
+        """
+        if not turns:  # nobody found a place who could be in time
+            return []
+        try:
+            return self._batch(turns, long=long)
+        except ModelFailed as error:
+            if len(turns) == 1:
+                return [failed(turns[0][0].run.job_id, error)]
+        return [event for turn in turns for event in self._compute([turn], long=long)]
+
+    def _batch(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
+        """Run one batch. Raises ModelFailed, and the jobs stand where they stood."""
+        jobs = [job for job, _ in turns]
+        adapter = self._adapters.pointer(jobs[0].bundle.adapter)
+        exact = [job.slot for job in jobs if job.exact and job.slot]
+        self._cache.compact(exact)
+        try:
+            parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
+            with self._interruptible(turns) if long else nullcontext():
+                self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
+        except (ModelFailed, StepAborted) as stopped:
+            self._cache.drop_forks()
+            for job in jobs:
+                job.undo()
+            if isinstance(stopped, StepAborted):
+                return []
+            raise
+        try:
+            return self._collect(turns, parts)
+        finally:
+            self._cache.drop_forks()
+            self._computed_at = time.perf_counter()
+
+    @contextmanager
+    def _interruptible(self, turns: list[tuple[Job, int]]) -> Iterator[None]:
+        """Let a step end when one of its jobs is cancelled."""
+        if self._interruption is None:
+            yield
+            return
+        try:
+            with self._interruption.during({job.run.job_id for job, _ in turns}):
+                yield
+        finally:
+            self._cache.context.forget_abort()  # it may have come too late for this step, and is not for the next
+
+    def _collect(self, turns: list[tuple[Job, int]], parts: list[list[BatchPart]]) -> list[Event]:
+        """Hand every job its logits; what is wrong with one job's logits fails that job."""
+        events: list[Event] = []
+        first = 0
+        for (job, _), part in zip(turns, parts, strict=True):
+            count = sum(len(rows.tokens) for rows in part)
+            try:
+                events += job.advance(self._cache.context, first, count)
+                if job.slot is not None and job.computed < job.slot.tokens:
+                    self._cache.truncate(job.slot, job.computed)
+                if job.computed >= job.input_tokens and job.slot is not None and not job.kept:
+                    job.kept = True
+                    self._cache.keep(job.slot, job.suffix)
+            except ModelFailed as error:
+                events.append(failed(job.run.job_id, error))
+            first += count
+        return events
+
+    def _end(self, job_id: str) -> None:
+        self._writers = []
+        job = self._jobs.pop(job_id)
+        if job.bundle.grammar is not None:
+            self._written_under.add(job.bundle.grammar)
+        if job.slot is not None:
+            self._cache.leave(job.slot)
+
+
+def _keeps_streams_waiting(plan: StepPlan) -> bool:
+    """Tell whether a step reads a prompt while others write: other threads are not tried on it, for it is long."""
+    return len({item.decoding for item, _ in plan}) > 1
+
+
+def _too_late(item: WorkItem, seconds: float, now: float, pause: float) -> Event:
+    """End a job that would cost others time, and come to nothing; it may be tried again after a pause."""
+    left = item.deadline - now
+    if left <= 0:
+        return failed(item.key, DeadlineExpired("the deadline passed before the input was read"))
+    said = f"{item.rows} tokens are still to be read, which takes about {seconds:.1f} s as the last steps went"
+    waits = f"{said}; the caller waits for another {left:.1f} s"
+    error = DeadlineUnattainable(
+        waits, retry_seconds=pause, tokens=item.rows, seconds_expected=f"{seconds:.3f}", seconds_left=f"{left:.3f}"
+    )
+    return failed(item.key, error)

@@ -1,0 +1,178 @@
+"""What may be written next: the schema of a record, walked token by token with llguidance.
+
+Everything that can grow has a limit before llguidance sees it: formats/record_schema.py refuses, and `bounded` fills in
+what is left open. Inside, fuel bounds a step (about 10 ms) and a count of states the memory of a walk; what runs out
+ends one job. llguidance neither raises nor aborts on a bad grammar: it enters a state of error, which is asked for here
+after every call.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import llguidance
+import numpy as np
+from llguidance.llamacpp import lltokenizer_from_vocab
+from numpy.typing import NDArray
+
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.errors import ModelFailed, ModelLoadFailed
+from edge_agent.formats import record_schema
+from edge_agent.formats.record_schema import Schema
+
+STATES_MAX = 20_000
+"""Of the automaton that one walk builds as it goes: half a kilobyte each."""
+_LIMITS = llguidance.LLParserLimits(
+    max_items_in_row=2000,
+    initial_lexer_fuel=1_000_000,  # 20 ms
+    step_lexer_fuel=50_000,  # 4 ms
+    step_max_items=50_000,  # 3 ms
+    max_lexer_states=STATES_MAX,
+    max_grammar_size=500_000,
+    verbose_errors=False,
+)
+ITEM_SEPARATOR, KEY_SEPARATOR = ", ", ": "
+# As json.dumps writes it, which is what models have seen most: fewer choices, more forced tokens.
+_STYLE: Any = {"whitespace_flexible": False, "item_separator": ITEM_SEPARATOR, "key_separator": KEY_SEPARATOR}
+_DECIMALS = 0.000001
+_WORD_BITS = 32
+"""In a word of a mask: a token each."""
+_REMEDY = "Correct 'record_schema' in task.yaml, and make the bundle again with 'edge-convert assemble'."
+
+GuideTokens = llguidance.LLTokenizer
+
+
+def guide_tokens(model: LlamaModel) -> GuideTokens:
+    """Return a model's vocabulary as llguidance wants it: half a second. The model must outlive it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it asks llama_cpp by a name that still works
+        return lltokenizer_from_vocab(model.vocab)
+
+
+def bounded(node: Schema) -> dict[str, Any]:
+    """Return a schema with a limit on everything, in the order in which a record is written. Pure.
+
+    Whatever fits it fits the schema that was given.
+    """
+    if "anyOf" in node:
+        return {"anyOf": [bounded(branch) for branch in node["anyOf"]]}
+    if "const" in node:
+        return {"enum": [node["const"]]}
+    if "enum" in node:
+        return {key: node[key] for key in ("enum", "type") if key in node}
+    return {"type": node["type"], **_BOUNDS.get(record_schema.kind_of(node), lambda _: {})(node)}
+
+
+def _object(node: Schema) -> dict[str, Any]:
+    properties = {name: bounded(node["properties"][name]) for name in record_schema.fields(node)}
+    return {"properties": properties, "required": node.get("required", []), "additionalProperties": False}
+
+
+def _array(node: Schema) -> dict[str, Any]:
+    least = node.get("minItems", 0)
+    most = node.get("maxItems", max(least, record_schema.ITEMS_DEFAULT))
+    return {"items": bounded(node["items"]), "minItems": least, "maxItems": most}
+
+
+def _string(node: Schema) -> dict[str, Any]:
+    least = node.get("minLength", 0)
+    made = {"minLength": least, "maxLength": node.get("maxLength", max(least, record_schema.STRING_CHARS_DEFAULT))}
+    if "format" in node:
+        return made | {"pattern": record_schema.FORMATS[node["format"]]}
+    return made | ({"pattern": node["pattern"]} if "pattern" in node else {})
+
+
+def _integer(node: Schema) -> dict[str, Any]:
+    given = {key: node[key] for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum") if key in node}
+    return {"minimum": -record_schema.NUMBER_MAX, "maximum": record_schema.NUMBER_MAX} | given
+
+
+def _number(node: Schema) -> dict[str, Any]:
+    return _integer(node) | {"multipleOf": _DECIMALS}
+
+
+_BOUNDS = {"object": _object, "array": _array, "string": _string, "integer": _integer, "number": _number}
+
+
+class GrammarMatcher:
+    """One record under way."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
+        """Take a matcher at its start, and the number of tokens. Raises ModelFailed."""
+        self._matcher = matcher
+        self._mask = np.zeros(-(-vocabulary // _WORD_BITS), np.int32)
+        self._check()
+
+    def forced(self) -> list[int]:
+        """Go as far as only one text is possible; return its tokens, cut as the tokenizer would cut them.
+
+        A token at the end that could still become a longer one is not among them. Raises ModelFailed.
+        """
+        tokens = self._matcher.compute_ff_tokens()
+        self._matcher.consume_tokens(tokens)
+        self._check()
+        return tokens
+
+    def allowed(self) -> NDArray[np.intp]:
+        """Return the tokens that may come next, at least one. Raises ModelFailed."""
+        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        self._check()
+        # As booleans numpy finds them ten times as fast as in bytes, be they two or all.
+        allowed = np.flatnonzero(np.unpackbits(self._mask.view(np.uint8), bitorder="little").view(np.bool_))
+        if not len(allowed):
+            raise ModelFailed("the record's schema allows no way to go on", remedy=_REMEDY)
+        return allowed
+
+    def allows(self, tokens: list[int]) -> list[int]:
+        """Return as many of these tokens, from the first on, as may come next, one behind the other."""
+        return tokens[: self._matcher.validate_tokens(tokens)] if tokens else tokens
+
+    def take(self, token: int) -> None:
+        """Go on with a token that is allowed. Raises ModelFailed."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    @property
+    def complete(self) -> bool:
+        """True when nothing more can follow."""
+        return self._matcher.is_stopped()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            said = " ".join(self._matcher.get_error().split())[:300]
+            raise ModelFailed(f"the record's schema cannot be kept: {said}", remedy=_REMEDY)
+
+
+class RecordGrammar:
+    """The schema of a task's records in one model's tokens."""
+
+    def __init__(self, tokens: GuideTokens, schema: Schema) -> None:
+        """Raises ModelLoadFailed if there is no record that fits the schema, or it takes too much to find one."""
+        self._tokens = tokens
+        self._spare: GrammarMatcher | None = None
+        self._text = llguidance.LLMatcher.grammar_from_json_schema(bounded(schema), overrides=_STYLE)
+        try:
+            walk = self.walk()
+            walk.forced()
+            if not walk.complete:
+                walk.allowed()
+        except ModelFailed as error:
+            raise ModelLoadFailed(error.message, remedy=_REMEDY) from None
+        self.prepare()
+
+    def walk(self) -> GrammarMatcher:
+        """Start a record. Raises ModelFailed."""
+        walk, self._spare = self._spare or self._start(), None
+        return walk
+
+    def prepare(self) -> None:
+        """Have a start ready for the next record. Raises ModelFailed."""
+        self._spare = self._spare or self._start()
+
+    def _start(self) -> GrammarMatcher:
+        """Start from the text each time, a millisecond: copies of one matcher would share its count of states, and one
+        long record could then end all that follow. Raises ModelFailed.
+        """
+        matcher = llguidance.LLMatcher(self._tokens, self._text, log_level=0, limits=_LIMITS)
+        return GrammarMatcher(matcher, self._tokens.vocab_size)

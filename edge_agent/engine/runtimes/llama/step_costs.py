@@ -1,0 +1,208 @@
+"""What a step costs, learnt from the steps that were. Pure: seconds are told.
+
+    seconds = base + per_row * rows + per_pair * pairs
+
+A pair is a token to compute and a token that it looks at: attention costs grow with what is in the cache already. Steps
+below BULK_ROWS_MIN rows take another attention kernel than those above, so each kind is learnt for itself.
+
+Learning is the normalised least-mean-squares rule (Widrow & Hoff 1960): each measured step moves the three numbers as
+little as explains RATE of what it was off. It needs no history, cannot become singular when all steps look alike, and
+keeps what long phases of nothing but writing do not tell. A step that took more than twice what was expected counts as
+just that: a machine that slept through a step says nothing about the next. One that took less is believed twice as fast
+(RATE_DOWN), since nothing makes a step shorter than it is.
+
+A job that an estimate refuses is not measured, so no refusal may keep its own reason alive: where another program had
+the processor for a while, a deadline would be out of reach for ever. What an estimate says against a job therefore
+halves every HALF_SECONDS in which no step like the job's next was measured, and counts for as much as the last such
+step took of what was expected. A job that comes through in this way is the measurement. Only an idle engine, or one
+that reads nothing as large, forgets; so what such a job costs in vain is one step.
+"""
+
+from __future__ import annotations
+
+from math import frexp, inf, log2, sqrt
+
+BULK_ROWS_MIN = 64
+"""Rows from which on flash attention takes its other kernel: a score would depend on its neighbours."""
+EXACT_ROWS_MAX = BULK_ROWS_MIN - 1
+ROWS_GROUP, ROWS_BLOCK = 4, 16
+PADDING_ROWS_MAX = ROWS_GROUP - 1
+"""Rows by which a step is filled up."""
+RATE = 0.25
+RATE_DOWN = 0.5
+SURPRISE_MAX = 2.0
+FIRST_STEPS = 4
+"""Steps of a kind that say how fast the machine is, before it is asked what is fast on it."""
+TRUSTED_STEPS = 20
+OPTIMISM = 0.5
+"""What is predicted to take longer than its caller waits is tried all the same, unless half of it would be too long."""
+HALF_SECONDS = 0.25
+"""An estimate that nothing confirms counts half after so long: one a hundred times too high is tried after 1.7 s."""
+RETRY_SECONDS_MAX = 5.0
+_ROW_UNIT, _PAIR_UNIT = 32, 32_768  # so that one unit of either costs about the same
+_SECONDS_MIN = 1e-9
+
+
+class StepCostModel:
+    """The cost of one kind of step."""
+
+    __slots__ = ("_read", "base", "per_pair", "per_row", "steps")
+
+    def __init__(self, base: float, per_row: float, per_pair: float) -> None:
+        """Start with a guess, in seconds; the first steps keep its proportions and learn its scale."""
+        self.base, self.per_row, self.per_pair = base, per_row, per_pair
+        self.steps = 0
+        self._read: dict[int, tuple[float, float]] = {}
+        """Of the steps that read a prompt, the last one of each power of two in size, some twenty in all: when it was
+        measured, and how much it took of what is estimated since, at most 1."""
+
+    def cost(self, rows: int, pairs: float) -> float:
+        """Return the seconds that such a step takes."""
+        return self.base + self.per_row * rows + self.per_pair * pairs
+
+    def left(self, seconds: float, rows: int, pairs: float) -> float:
+        """Return what is left of the seconds beside these rows: at least as much as they take, since a step that costs
+        its time whoever is in it is not made shorter by leaving out others."""
+        taken = self.cost(rows, pairs)
+        return max(seconds - taken, taken)
+
+    def affordable(self, seconds: float, depth: int) -> int:
+        """Return how many rows of one work item, behind `depth` tokens, these seconds add to a step."""
+        if seconds <= 0:
+            return 0
+        row = self.per_row + self.per_pair * depth
+        return int(2 * seconds / (row + sqrt(row * row + 2 * self.per_pair * seconds)))
+
+    def scale(self, ratio: float) -> None:
+        """Make everything dearer by a factor."""
+        self.base *= ratio
+        self.per_row *= ratio
+        self.per_pair *= ratio
+
+    def cap(self, other: StepCostModel) -> None:
+        """Make a row no dearer than it is there: what is held to be dear is not tried, and would never be corrected."""
+        self.per_row = min(self.per_row, other.per_row)
+        self.per_pair = min(self.per_pair, other.per_pair)
+
+    def weight(self, rows: int, pairs: float, now: float) -> float:
+        """Return how much the estimate for a step that reads so much counts against a job, 0 to 1.
+
+        What smaller steps than half of it have told says little of what its rows cost.
+        """
+        known = [last for size, last in self._read.items() if size >= _size(rows, pairs) - 1]
+        at, share = max(known, default=(-inf, 1.0))
+        return float(share * 0.5 ** (max(now - at, 0.0) / HALF_SECONDS))
+
+    def confirm(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+        """Note that a step which read so much took so long; after `learn`."""
+        self._read[_size(rows, pairs)] = at, min(seconds / self.cost(rows, pairs), 1.0)
+
+    def cut_off(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+        """Note that a step was ended after so long: what is estimated holds if that is more than was left of it."""
+        if seconds >= OPTIMISM * self.cost(rows, pairs) * self.weight(rows, pairs, at):
+            self._read[_size(rows, pairs)] = at, 1.0
+
+    def learn(self, rows: int, pairs: float, seconds: float) -> float:
+        """Take a measured step; return the factor by which the whole scale moved."""
+        expected = self.cost(rows, pairs)
+        self.steps += 1
+        if self.steps <= FIRST_STEPS:
+            ratio: float = (max(seconds, _SECONDS_MIN) / expected) ** (1 / self.steps)
+            self.scale(ratio)
+            return ratio
+        error = min(seconds, expected * SURPRISE_MAX) - expected
+        x, y = rows / _ROW_UNIT, pairs / _PAIR_UNIT
+        off = (RATE if error > 0 else RATE_DOWN) * error / (1 + x * x + y * y)
+        self.base = max(self.base + off, _SECONDS_MIN)
+        self.per_row = max(self.per_row + off * x / _ROW_UNIT, _SECONDS_MIN)
+        self.per_pair = max(self.per_pair + off * y / _PAIR_UNIT, 0.0)
+        return 1.0
+
+
+def _size(rows: int, pairs: float) -> int:
+    """Return the power of two of how large a step is."""
+    return frexp(rows / _ROW_UNIT + pairs / _PAIR_UNIT)[1]
+
+
+def padded_rows(rows: int, groups: int) -> int:
+    """Return how many rows take least time, of so many and more: llama.cpp multiplies in groups, and the rest singly.
+
+    With `groups` of ROWS_GROUP fifteen rows cost more than sixteen, thirty more than 32 and three more than four; with
+    ROWS_BLOCK only the first holds, and with 0 none. A step that scores may be in stays one.
+    """
+    more = rows
+    if groups and rows % ROWS_BLOCK > ROWS_BLOCK - ROWS_GROUP:
+        more = -(-rows // ROWS_BLOCK) * ROWS_BLOCK
+    elif groups == ROWS_GROUP and rows % ROWS_GROUP == ROWS_GROUP - 1:
+        more = rows + 1
+    stays = rows <= EXACT_ROWS_MAX < more or (groups == ROWS_BLOCK and more > ROWS_BLOCK)
+    return rows if stays else more
+
+
+def attention_pairs(rows: int, depth: int) -> float:
+    """Return how many pairs that many new tokens behind `depth` others are."""
+    return rows * (depth + rows / 2)
+
+
+class StepCosts:
+    """The cost of steps of either kind."""
+
+    def __init__(self) -> None:
+        """Start with a model of 135 million weights on two cores of a server; whatever it is instead shows at once."""
+        self.small = StepCostModel(0.003, 0.0016, 9e-7)
+        self.bulk = StepCostModel(0.010, 0.0011, 4e-7)
+
+    @property
+    def known(self) -> bool:
+        """True once a step has been measured."""
+        return bool(self.small.steps or self.bulk.steps)
+
+    def cost(self, rows: int, pairs: float) -> float:
+        """Return the seconds that such a step takes."""
+        return self._fit(rows).cost(rows, pairs)
+
+    def learn(self, rows: int, pairs: float, seconds: float) -> None:
+        """Take a measured step."""
+        fit, other = (self.small, self.bulk) if rows < BULK_ROWS_MIN else (self.bulk, self.small)
+        ratio = fit.learn(rows, pairs, seconds)
+        if not other.steps:
+            other.scale(ratio)
+        if fit is self.small:
+            other.cap(fit)
+
+    def confirm(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+        """Note that a step which read prompts took so long; `at` is on the clock of `certain`."""
+        self._fit(rows).confirm(rows, pairs, seconds, at)
+
+    def cut_off(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+        """Note that a step which read prompts was ended after so long, by somebody who did not want to wait."""
+        self._fit(rows).cut_off(rows, pairs, seconds, at)
+
+    def scale(self, ratio: float) -> None:
+        """Make everything dearer by a factor."""
+        self.small.scale(ratio)
+        self.bulk.scale(ratio)
+
+    def alone(self, rows: int, depth: int, chunk: int) -> float:
+        """Return the seconds that so many tokens of one job take in steps of `chunk` rows with nobody beside it."""
+        fit = self._fit(min(rows, chunk))
+        return -(-rows // chunk) * fit.base + fit.per_row * rows + fit.per_pair * attention_pairs(rows, depth)
+
+    def certain(self, rows: int, depth: int, chunk: int, first: int, now: float) -> float:
+        """Return the seconds that these tokens take at least, as far as the estimate counts now; 0 = it does not.
+
+        They would be read in steps of `chunk` rows with nobody beside them, and `first` of them in the next step.
+        """
+        if self.small.steps + self.bulk.steps < TRUSTED_STEPS:
+            return 0.0
+        weight = self._fit(first).weight(first, attention_pairs(first, depth), now)
+        return OPTIMISM * weight * self.alone(rows, depth, chunk)
+
+    def _fit(self, rows: int) -> StepCostModel:
+        return self.small if rows < BULK_ROWS_MIN else self.bulk
+
+
+def retry_seconds(certain: float, seconds: float) -> float:
+    """Return after how long a job that has so many seconds is tried, where it takes `certain` seconds at least."""
+    halves = log2(max(certain, _SECONDS_MIN) / max(seconds, _SECONDS_MIN))
+    return min(max(halves, 1.0) * HALF_SECONDS, RETRY_SECONDS_MAX)

@@ -1,0 +1,406 @@
+"""Which rows the next step computes. Pure: no clock, no model; the caller reports step times (`step_costs.py`).
+
+A step computes work items of one adapter group, because an adapter applies to the whole batch.
+
+- Streams come first, one row each, so that they stay smooth.
+- Prompts share the remaining time, the one that has waited longest first: STEP_SECONDS if several work items are
+  waiting, ALONE_SECONDS for a lone prompt (decision 0023), and always at least as much as the streams take.
+- A step with a row of an `exact` work item has at most EXACT_ROWS_MAX rows, so that the result does not depend on
+  other work items. A step without one may have `bulk_rows`: it computes prompts twice as fast if they are long, or if
+  many are `bulk_safe`, and may take BULK_SECONDS_MAX. The longest waiter decides; exact streams miss no two steps in a
+  row.
+
+A group stays for a quantum, because every change costs milliseconds: CHANGES_SHARE of the time is spent on changes.
+
+Work counts, not calls. A job of many rows, those computed and those known to follow, queues behind smaller ones: with
+LARGE times the rows of the smallest, it waits as if it had come LARGE_ROUNDS rounds of all work items later. So a text
+with 8 labels passes any number of jobs with 200 labels, and each of those still moves within three rounds (shortest
+job first with aging: Kleinrock 1976, Queueing Systems II, chapter 3). If a step reads one job to its end, a job that
+it reads only in part makes the step longer by at most FILL_SHARE. A caller that has just had an answer probably asks
+again at once: if a job has ended and only large ones are left, the next step takes at most ANTICIPATION times what
+such a job takes (anticipatory scheduling: Iyer and Druschel 2001).
+
+No work item starves. It waits since its last step ended, or since it came; a step of priority counts as
+PRIORITY_SECONDS less. Each quantum begins with the longest waiter, whatever its group. Hence, whoever else comes, a
+work item of priority p among at most n work items moves within
+
+    (p + 1) * PRIORITY_SECONDS + LARGE_ROUNDS rounds, and from then on
+    (n + 1) * (QUANTUM_STEPS + 1) steps; without other groups, 2 * n steps
+
+because from then on no work item that comes or moves is ahead of it. The extra second is the longest that others may
+have waited for a slot in the cache before they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from edge_agent.engine.runtimes.llama.step_costs import (
+    BULK_ROWS_MIN,
+    EXACT_ROWS_MAX,
+    StepCostModel,
+    StepCosts,
+    attention_pairs,
+    retry_seconds,
+)
+
+STEP_SECONDS = 0.2
+ALONE_SECONDS = 0.5
+LONG_TOKENS = 512
+"""Bulk steps are for prompts of so many tokens: what is written beside shorter ones is the same, whoever is there."""
+BULK_ROWS_LEAST = 128
+"""A bulk step of fewer is not shorter; so many rows of work items that are safe in bulk are worth one."""
+BULK_SECONDS_MAX = 0.8
+"""So long a bulk step may take that has no more rows than BULK_ROWS_LEAST: fewer would cost twice as much each."""
+PRIORITY_SECONDS = 1.0
+BULK_ROWS = 256
+WRITING_ROWS_MAX = 32
+"""Lanes that write, in a step that computes prompts too."""
+ROWS_MIN = 16
+"""A prompt that moves at all moves so far, whatever it costs."""
+SMALL_ROWS = 32
+"""A prompt of so many or fewer is not cut where it is first and nobody writes."""
+LARGE, LARGE_ROUNDS = 2.0, 2
+"""A job of LARGE times the rows of the smallest stands behind it by so many rounds; others in between by a part. All of
+ROWS_MIN or fewer are the same."""
+ANTICIPATION = 1.5
+FILL_SHARE = 0.5
+"""By so much a work item that a step only reads a part of makes it longer, where others are read to their end in it."""
+QUANTUM_STEPS = 64
+QUANTUM_SECONDS = (0.1, 0.5)
+CHANGES_SHARE = 0.05
+_TICK = 1e-6  # steps are at least so far apart, in seconds
+
+StepPlan = list[tuple["WorkItem", int]]
+
+
+class WorkItem(NamedTuple):
+    """What one job wants to compute."""
+
+    key: str
+    group: str
+    rows: int
+    """Tokens that could be computed now; at least 1."""
+    least: int = 1
+    """Fewer rows than these are no use; at most EXACT_ROWS_MAX - WRITING_ROWS_MAX."""
+    decoding: bool = False
+    """It writes: one row now, and a reader waits for what comes of it."""
+    exact: bool = True
+    """Its result must not depend on its neighbours."""
+    bulk_safe: bool = False
+    """Bulk steps do not move its result: beside others like it it takes them, however short they are."""
+    depth: int = 0
+    """Tokens that it has in the cache."""
+    priority: int = 0
+    """0 is first."""
+    came_at: float = 0.0
+    """On the clock of `plan`; 0 = since the last step."""
+    deadline: float = 0.0
+    """Likewise; 0 = none."""
+    ahead: int = 0
+    """Rows that it is known to want behind these."""
+
+
+def turn_time(since: float, priority: int) -> float:
+    """Return who goes first: whoever has the smallest. Both are of someone who waits."""
+    return since + priority * PRIORITY_SECONDS
+
+
+class StepScheduler:
+    """Plans one step after the other."""
+
+    def __init__(self, bulk_rows: int = BULK_ROWS) -> None:
+        """Take the most rows of a step without exact work items; at most EXACT_ROWS_MAX = there are no bulk steps."""
+        self.costs = StepCosts()
+        self._bulk_rows = max(bulk_rows, EXACT_ROWS_MAX)
+        self._now = 0.0
+        self._since: dict[str, float] = {}
+        """Since when each work item waits, later by what its priority costs."""
+        self._behind: dict[str, float] = {}
+        """By what each work item that reads stands behind smaller ones, in seconds."""
+        self._sizes: dict[str, int] = {}
+        """Rows of each job that reads, those that it has had and those that it is known to want."""
+        self._ended = 0
+        """Rows of the smallest job that ended with the last step; 0 = none did."""
+        self._moved: dict[str, int] = {}
+        """The work items of the last step."""
+        self._served: dict[str, int] = {}
+        """Rows that each work item which reads has had."""
+        self._was_bulk = False
+        self._group: str | None = None
+        self._group_until = 0.0
+        self._group_steps = 0
+        self._changed = False
+        self._change_seconds = 0.0
+
+    def plan(self, items: Sequence[WorkItem], now: float) -> StepPlan:
+        """Return work items of one group with their rows, `least` to `rows` each; empty only without work items."""
+        if not items:
+            return []
+        self._arrive(items, max(now, self._now + _TICK))
+        plan = self._share(self._of_one_group(items), lone=len(items) == 1)
+        self._moved = {item.key: rows for item, rows in plan}
+        for item, rows in plan:
+            if not item.decoding:
+                self._served[item.key] += rows
+        self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
+        return plan
+
+    def measured(self, plan: StepPlan, seconds: float) -> None:
+        """Learn from what the planned step took; of a step without rows there is nothing to learn."""
+        if not plan:
+            return
+        total, pairs = _work_of(plan)
+        if self._changed and self.costs.known:  # says what a change of adapters costs, and nothing of rows
+            extra = max(seconds - self.costs.cost(total, pairs), 0.0)
+            self._change_seconds += (extra - self._change_seconds) / 4
+        else:
+            self.costs.learn(total, pairs, seconds)
+            if _reads(plan):
+                self.costs.confirm(total, pairs, seconds, self._now + seconds)
+
+    def cut_off(self, plan: StepPlan, seconds: float) -> None:
+        """Take note that the planned step was ended after so long, before it was done."""
+        if _reads(plan):
+            self.costs.cut_off(*_work_of(plan), seconds, self._now + seconds)
+
+    def cost(self, rows: int, pairs: float) -> float:
+        """Return the seconds that a step of so many rows takes, which look at so many pairs of tokens."""
+        return self.costs.cost(rows, pairs)
+
+    def expected(self, plan: StepPlan) -> float:
+        """Return the seconds that the planned step takes."""
+        return self.costs.cost(*_work_of(plan))
+
+    def alone(self, item: WorkItem) -> float:
+        """Return the seconds that the rows of a work item would take with nobody beside it."""
+        return self.costs.alone(item.rows, item.depth, self._chunk(item, ALONE_SECONDS))
+
+    def refused(self, items: Sequence[WorkItem], now: float) -> list[tuple[WorkItem, float]]:
+        """Return the work items that cannot meet their deadline even with the machine to themselves.
+
+        Each comes with the seconds after which it is worth another try.
+        """
+        reading = [item for item in items if not item.decoding]
+        seconds = ALONE_SECONDS if len(items) == 1 else STEP_SECONDS
+        pauses = [self._pause(item, seconds, now) for item in self._with_bulk_batch(reading)]
+        return [(item, pause) for item, pause in zip(reading, pauses, strict=True) if pause]
+
+    def _pause(self, item: WorkItem, seconds: float, now: float) -> float:
+        """Return the seconds until a work item is worth another try, if its next step may take `seconds`; 0 = now."""
+        if not item.deadline:
+            return 0.0
+        left, chunk = item.deadline - now, self._chunk(item, ALONE_SECONDS)
+        first = chunk if seconds == ALONE_SECONDS else self._chunk(item, seconds)
+        certain = self.costs.certain(item.rows, item.depth, chunk, first, now)
+        return 0.0 if left > certain else retry_seconds(certain, left)
+
+    def _chunk(self, item: WorkItem, seconds: float) -> int:
+        """Return the rows of the step that would be planned for a work item alone, if it may take so long."""
+        return _rows_of(self._read([], [item], seconds))
+
+    def _arrive(self, items: Sequence[WorkItem], now: float) -> None:
+        """Note who waits since when; those of the last step since now."""
+        here = {item.key for item in items}
+        ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
+        self._ended = min(ended, default=0)
+        before, since = self._since, {}
+        for item in items:
+            key = item.key
+            if key not in self._moved and key in before:
+                since[key] = before[key]
+                continue
+            came = min(max(item.came_at or self._now, now - PRIORITY_SECONDS), now)
+            since[key] = turn_time(now if key in self._moved else came, item.priority)
+        self._since, self._now = since, now
+        self._line_up([item for item in items if not item.decoding], LARGE_ROUNDS * self.round_seconds(len(items)))
+
+    def _line_up(self, reading: Sequence[WorkItem], seconds: float) -> None:
+        """Let large work items stand behind smaller ones, by so many seconds at most."""
+        self._served = {item.key: self._served.get(item.key, 0) for item in reading}
+        sizes = self._sizes = {item.key: self._served[item.key] + item.rows + item.ahead for item in reading}
+        small = max(min(sizes.values(), default=0), ROWS_MIN)
+        self._behind = {
+            key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
+        }
+
+    def round_seconds(self, items: int) -> float:
+        """Return the seconds in which each of so many work items has a step of exact rows, as long as one may be."""
+        small = self.costs.small
+        return items * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
+
+    def _turn(self, item: WorkItem) -> float:
+        """Return when a work item's turn is: the smallest is first."""
+        return self._since[item.key] + self._behind.get(item.key, 0.0)
+
+    def _of_one_group(self, items: Sequence[WorkItem]) -> Sequence[WorkItem]:
+        """Return the work items whose adapter computes now."""
+        here = [item for item in items if item.group == self._group]
+        self._changed = False
+        self._group_steps += 1
+        if len(here) == len(items):
+            return here
+        if not here or self._now >= self._group_until or self._group_steps > QUANTUM_STEPS:
+            group = min(items, key=self._turn).group
+            least, most = QUANTUM_SECONDS
+            self._group_until = self._now + min(max(self._change_seconds / CHANGES_SHARE, least), most)
+            self._group_steps = 1
+            if group != self._group:
+                self._group, self._changed, self._was_bulk = group, True, False
+                here = [item for item in items if item.group == group]
+        return here
+
+    def _share(self, items: Sequence[WorkItem], *, lone: bool) -> StepPlan:
+        """Return the step of one group. `lone`: there is one work item in all."""
+        writing = [item for item in items if item.decoding]
+        if len(writing) == len(items):
+            return [(item, 1) for item in self._oldest(writing, EXACT_ROWS_MAX)]
+        prompts = self._with_bulk_batch(sorted((item for item in items if not item.decoding), key=self._turn))
+        if not self.costs.known:
+            return self._small(writing, prompts, 0.0)
+        return self._read(writing, prompts, ALONE_SECONDS if lone else STEP_SECONDS)
+
+    def _read(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
+        """Return a step with as much of the prompts, oldest first, as fits into the time."""
+        if self._ended and min(self._sizes.values(), default=0) > LARGE * max(self._ended, ROWS_MIN):
+            seconds = min(seconds, ANTICIPATION * self.costs.small.cost(self._ended, 0.0))
+        long = self._worth_bulk(prompts)
+        if self._bulk_is_due([*writing, *prompts], long):
+            plan = self._bulk(writing, prompts, self._bulk_rows, seconds)
+            if _rows_of(plan) < BULK_ROWS_LEAST:
+                plan = self._bulk(writing, prompts, BULK_ROWS_LEAST, BULK_SECONDS_MAX)
+            if _rows_of(plan) >= BULK_ROWS_MIN:
+                return plan
+        elif long:  # they wait for a step in which they cost half
+            prompts = [item for item in prompts if item not in long]
+        return self._small(writing, prompts, seconds)
+
+    def _small(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
+        return _filled(self._oldest(writing, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds)
+
+    def _bulk(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], most: int, seconds: float) -> StepPlan:
+        riders = self._oldest(_inexact(writing), WRITING_ROWS_MAX)
+        return _filled(riders, _inexact(prompts), self.costs.bulk, most, seconds)
+
+    def _worth_bulk(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
+        """Return the prompts for which a bulk step is worth while: long ones, and those that make a bulk batch."""
+        return [
+            item
+            for item in prompts
+            if not item.exact and (item.bulk_safe or self._is_long(item)) and self._affords_bulk(item)
+        ]
+
+    def _with_bulk_batch(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
+        """Return the prompts; those that are safe in bulk are inexact if they make a bulk batch, otherwise exact."""
+        bulk = [item.rows for item in prompts if item.bulk_safe]
+        if not bulk:
+            return prompts
+        exact = len(bulk) == 1 or min(sum(bulk), self._bulk_rows) < BULK_ROWS_LEAST
+        return [item._replace(exact=exact) if item.bulk_safe else item for item in prompts]
+
+    def _is_long(self, item: WorkItem) -> bool:
+        return min(item.rows, self._bulk_rows) >= BULK_ROWS_MIN and item.rows + item.depth >= LONG_TOKENS
+
+    def _affords_bulk(self, item: WorkItem) -> bool:
+        """Tell whether a bulk step of such rows is not too long."""
+        bulk = self.costs.bulk
+        return bulk.affordable(bulk.left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
+
+    def _bulk_is_due(self, items: Sequence[WorkItem], long: Sequence[WorkItem]) -> bool:
+        """Tell whether the next step may be too large for exact work items."""
+        exact = [item for item in items if item.exact]
+        if not long or not exact:
+            return bool(long)
+        if self._was_bulk and any(item.decoding for item in exact):
+            return False
+        return self._turn(long[0]) < min(map(self._turn, exact))
+
+    def _oldest(self, items: Sequence[WorkItem], most: int) -> Sequence[WorkItem]:
+        return items if len(items) <= most else sorted(items, key=self._turn)[:most]
+
+
+def _work_of(plan: StepPlan) -> tuple[int, float]:
+    """Return the rows of a step, and the pairs."""
+    total, pairs = 0, 0.0
+    for item, rows in plan:
+        total += rows
+        pairs += rows * (item.depth + rows / 2)  # pairs_of, in each step for each stream
+    return total, pairs
+
+
+def _reads(plan: StepPlan) -> bool:
+    return any(not item.decoding for item, _ in plan)
+
+
+def _rows_of(plan: StepPlan) -> int:
+    return sum(rows for _, rows in plan)
+
+
+def _inexact(items: Sequence[WorkItem]) -> Sequence[WorkItem]:
+    return [item for item in items if not item.exact]
+
+
+def _filled(
+    writing: Sequence[WorkItem], prompts: Iterable[WorkItem], fit: StepCostModel, most: int, seconds: float
+) -> StepPlan:
+    """Return a step: one row for each that writes, and for the others, in order, what rows and time are left.
+
+    Lanes of which only a part is read add FILL_SHARE at most to what those before them take.
+    """
+    plan = [(item, 1) for item in writing]
+    left = most - len(plan)
+    depths = sum(item.depth for item in writing)
+    taken = fit.cost(len(plan), depths)
+    seconds = fit.left(seconds, len(plan), depths) if seconds else 0.0
+    for item in prompts:
+        least = max(item.least, min(item.rows, ROWS_MIN))
+        rows = min(item.rows, left, fit.affordable(seconds, item.depth))
+        if len(plan) == len(writing):
+            whole = item.rows if not writing and item.rows <= SMALL_ROWS else least
+            rows = max(rows, min(whole, left))
+        else:
+            if rows < item.rows:
+                rows = min(rows, fit.affordable(FILL_SHARE * taken, item.depth))
+            if rows < least:
+                continue
+        plan.append((item, rows))
+        left -= rows
+        spent = fit.per_row * rows + fit.per_pair * attention_pairs(rows, item.depth)
+        seconds, taken = seconds - spent, taken + spent
+    return plan
+
+
+# --- which waiting job gets its slot in the cache next; the caller knows whether there is room for it -----------------
+# A job comes in when the cache can promise all the cells that it may come to need, so that no job runs out of cells
+# halfway. Jobs come in by turn time: when they came, later by the cost of their priority. A job that needs more than is
+# free lets others pass, so that cells do not lie idle, but at most PASSED_MAX of them: then nobody comes in until there
+# is room for it, and there will be, because the jobs inside end. So at most (k + 1) * PASSED_MAX jobs pass one that has
+# k jobs before it.
+PASSED_MAX = 8
+
+
+class CacheAdmission:
+    """Remembers who waits for room, and how many have passed it."""
+
+    def __init__(self) -> None:
+        """Start with nobody."""
+        self._first = ""
+        self._passed = 0
+
+    def admit(self, keys: Iterable[str], enter: Callable[[str], bool]) -> None:
+        """Let jobs in, in this order, while there is room; `enter` tells whether there was for one."""
+        waits = False
+        for key in keys:
+            if waits and self._passed >= PASSED_MAX:
+                return
+            entered = enter(key)
+            if entered and waits:
+                self._passed += 1
+            elif not entered and not waits:
+                waits = True
+                self._wait(key)
+
+    def _wait(self, key: str) -> None:
+        if key != self._first:
+            self._first, self._passed = key, 0

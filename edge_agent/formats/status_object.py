@@ -1,0 +1,139 @@
+"""The status object: what a site reports about itself to the central team, signed by the site's key. Pure.
+
+It names the highest sequence number of each epoch, so that the central team learns of missing segments without listing
+anything. Counters are totals of the epoch and never decrease within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edge_agent.formats import signed_document
+from edge_agent.formats.example_records import Consent
+from edge_agent.formats.manifest import Kind, Sha256, TaskName, Version
+from edge_agent.formats.signed_document import At, Epoch, ExchangedModel, SignedDocument, SiteId
+
+SCHEMA = "edge-agent/status/v1"
+FILE_NAME = "status.json"
+Count = Annotated[int, Field(ge=0, le=2**62)]
+
+
+UpdateState = Literal[
+    "waiting", "fetching", "staged", "testing", "switching", "probation", "done", "failed", "rolled_back", "held"
+]
+"""Where a task stands on its way to the bundle that the plan wants.
+
+waiting: the plan wants it later, in another window, on other hardware, or has halted it. fetching: files are on their
+way. staged: all is here, and what is in the way (memory, disk, the window) passes. testing: the self-test runs in a
+child of its own. switching: the new engine gets ready. probation: it answers and is watched. done: it answers for good.
+failed: it failed here, and is tried again only when the plan changes. rolled_back: it failed in probation, likewise.
+held: an operator went back by hand; it stays so until the plan moves on.
+"""
+
+
+class UpdateStatus(ExchangedModel):
+    """What the plan wants of one task, and how far that has come."""
+
+    candidate: Sha256
+    version: Version
+    state: UpdateState
+    since: At
+    plan_version: Annotated[int, Field(ge=1, le=2**31)]
+    reason: str = Field(default="", max_length=64)
+    """Code: why it is in that state; empty = nothing is in the way."""
+    message: str = Field(default="", max_length=1000)
+    """The same as a sentence."""
+    attempts: Count = 0
+    """Tries that something on this machine stopped."""
+
+
+class TaskStatus(ExchangedModel):
+    """One task of the site."""
+
+    task: TaskName
+    kind: Kind
+    version: Version
+    digest: Sha256
+    ready: bool
+    collect: Consent
+    previous: Sha256 | None = None
+    """What 'rollback' goes back to."""
+    update: UpdateStatus | None = None
+    """None = the plan says nothing of it."""
+    revoked: bool = False
+    """It runs a bundle that was signed, and is not any more."""
+    alarms: tuple[RaisedAlarm, ...] = Field(default=(), max_length=16)
+    """What stands against its bundle in the field."""
+
+
+class SiteUpdates(ExchangedModel):
+    """Where a site stands with updates, beside its tasks."""
+
+    arriving: dict[TaskName, UpdateStatus] = Field(default_factory=dict, max_length=1000)
+    """Tasks that the plan names and that nothing answers yet."""
+    channel: str = Field(default="", max_length=32)
+    plan_version: Annotated[int, Field(ge=0, le=2**31)] = 0
+    """Of the newest plan that the site believes; 0 = none."""
+    update_problem: str = Field(default="", max_length=1000)
+    """Why what came last was not believed; empty = it was."""
+
+
+class SiteStatus(SiteUpdates):
+    """The heartbeat of a site."""
+
+    schema_: Literal["edge-agent/status/v1"] = Field(default="edge-agent/status/v1", alias="schema")
+    site: SiteId
+    at: At
+    """By the site's clock, which may be wrong."""
+    agent_version: str = Field(max_length=64)
+    epoch: Epoch
+    """The epoch in which the site seals now."""
+    highest: dict[Epoch, int] = Field(default_factory=dict, max_length=1000)
+    """Highest sequence sealed, by epoch; 0 = none yet."""
+    missing: dict[Epoch, tuple[signed_document.SequenceNumber, ...]] = Field(default_factory=dict, max_length=1000)
+    """Segments that were sealed and lost or damaged on the site before a receipt came; do not wait for them."""
+    counters: dict[str, Count] = Field(default_factory=dict, max_length=200)
+    retained_bytes: Count = 0
+    """Bytes of examples that the site holds, sealed or not."""
+    tasks: tuple[TaskStatus, ...] = Field(default=(), max_length=1000)
+
+
+def verify(raw: bytes, keys: Collection[str] | None) -> SignedDocument[SiteStatus]:
+    """Read a status object and check its signature; `keys` as in `document.verify`.
+
+    Raises:
+        DocumentInvalid: no status object.
+        SignatureInvalid: not signed by one of the keys, or changed afterwards.
+    """
+    return signed_document.verify(raw, SiteStatus, FILE_NAME, keys)
+
+
+Alarm = Literal["errors", "opinions", "labels", "confidence", "novelty", "length", "new_inputs"]
+"""errors: people found more of the sure answers wrong than the bundle promises. opinions: the large model disagrees
+with more of them than that. The others: the answers (their labels, their confidence) or the inputs (unlike those of
+calibration, their length) are not what they were. new_inputs: more inputs are outside the bundle's gate than chance
+explains."""
+
+REMEDIES: dict[Alarm, str] = {
+    "errors": "Have the bundle calibrated anew with the corrections; until then shadow or the bundle before is safer.",
+    "opinions": "Look at the disagreements in 'edge-agent review': is the small model wrong, or the large one?",
+    "labels": "Look at newer answers in 'edge-agent review'; if the business changed, gather examples and train anew.",
+    "confidence": "Look at unsure answers in 'edge-agent review', correct them, and have the bundle calibrated anew.",
+    "novelty": "Look at unusual inputs in 'edge-agent review': what is new about them belongs into the training data.",
+    "new_inputs": "Label the inputs with the smallest p-values in 'edge-agent review', and train a bundle with them.",
+    "length": "Look at newer inputs in 'edge-agent review': did a device begin to send something else?",
+}
+
+
+class RaisedAlarm(ExchangedModel):
+    """An alarm that stands, as the centre reads it."""
+
+    alarm: Alarm
+    since: At
+    message: Annotated[str, Field(max_length=500)]
+    """A sentence with the figures."""
+    demoted: bool = False
+    """The task was put into shadow because of it."""

@@ -1,0 +1,309 @@
+"""Every metric there is: its name, kind, labels and meaning. docs/metrics.md shows this table; a test compares them.
+
+Names follow Prometheus: base units, `_total` for what only grows. Labels hold names of what is installed or words of
+our own code, never anything that came with a request: so there are no more series than tasks, engines and reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from edge_agent.metrics.answer_counts import Histogram
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+class MetricDefinition(NamedTuple):
+    """One metric."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    means: str
+
+
+def _table(labels: tuple[str, ...], rows: str) -> tuple[MetricDefinition, ...]:
+    """Read one group: a line is the name without its prefix, the first letter of the kind, and the meaning."""
+    kinds: dict[str, Kind] = {"c": "counter", "g": "gauge", "h": "histogram"}
+    parts = [line.strip().split(maxsplit=2) for line in rows.strip().splitlines()]
+    return tuple(MetricDefinition(f"edge_agent_{name}", kinds[kind], labels, means) for name, kind, means in parts)
+
+
+DAEMON = (
+    *_table(("reason",), "denied_total c Calls that were denied, by reason: no certificate, or a wrong role."),
+    *_table(
+        ("component",),
+        """
+        component_up g 1 = this part of the daemon runs in the background, 0 = it has died within the last minute.
+        component_deaths_total c How often it has died since the daemon started.
+        """,
+    ),
+    *_table(("version", "python"), "build_info g Always 1; the labels say which program this is."),
+    *_table(
+        (),
+        """
+        serving g 1 = it takes work, 0 = it is draining.
+        calls_in_progress g Inference calls in progress.
+        calls_max g Calls in progress above which more are refused (service.calls_max).
+        loop_delay_seconds g How long the event loop took to turn to this scrape: above 0.1 it has too much to do.
+        scrape_seconds g How long it took to put the last page together.
+        store_bytes g Bytes of installed bundles.
+        disk_free_bytes g Bytes left on the disk of the state directory.
+        """,
+    ),
+)
+ANSWERS = (
+    *_table(
+        ("task",),
+        """
+        queue_seconds h Time that an input waited for its engine.
+        compute_seconds h Time that the model took for an input.
+        answer_seconds h Time from the arrival of an input to its answer.
+        first_token_seconds h Time from arrival to the first token, of tasks that write text or records.
+        token_seconds h Time for each further token, of tasks that write.
+        confidence_ratio h Calibrated confidence of answers, 0 to 1, of tasks that classify or extract.
+        answers_below_threshold_total c Answers that are not confident, whatever the reason.
+        input_tokens_total c Tokens read, the prompt around the input included.
+        output_tokens_total c Tokens written.
+        """,
+    ),
+    *_table(
+        ("task", "reason"),
+        "answers_not_confident_total c The same by what held them up: BELOW_THRESHOLD, BELOW_FLOOR,"
+        " OUT_OF_DISTRIBUTION, SCORES_VARY.",
+    ),
+    *_table(("task", "route"), "answers_total c Inputs answered, by where the answer came from."),
+    *_table(("task", "reason"), "degraded_total c Answers that were given with a reservation, by reason."),
+    *_table(
+        ("task", "reason"),
+        "errors_total c Inputs or whole calls without an answer, by reason (docs/errors.md, and INTERNAL for a bug);"
+        " no task = one that is not installed.",
+    ),
+)
+TASKS = (
+    *_table(("task", "kind", "version", "engine"), "task_info g Always 1; the labels say what answers."),
+    *_table(
+        ("task",),
+        """
+        task_ready g 1 = it answers now.
+        task_signed g 1 = its bundle has a verified signature.
+        task_gated g 1 = its bundle has a gate, which holds up inputs unlike the training data.
+        task_revoked g 1 = its bundle was signed, and is not any more.
+        """,
+    ),
+)
+ENGINES = (
+    *_table(("engine", "runtime", "device"), "engine_info g Always 1; the device is empty before the first load."),
+    *_table(
+        ("engine", "reason"),
+        "engine_device_shortfall g 1 where it computes elsewhere than is wanted: DEVICE_FALLBACK, DEVICE_PARTIAL.",
+    ),
+    *_table(("engine", "state"), "engine_state g 1 for the state it is in: starting, ready, backing off, failed."),
+    *_table(
+        ("engine",),
+        """
+        engine_up g 1 = it answers now.
+        engine_device_short g 1 = it computes elsewhere, or less on its device, than is wanted.
+        engine_sequences_in_use g Inputs that the engine computes now.
+        engine_sequences_max g Inputs that it computes together at most.
+        engine_queue_inputs g Inputs that wait for it.
+        engine_queue_inputs_max g Inputs that may wait; one more is refused.
+        engine_restarts_total c Starts of its process after the first.
+        engine_loads_total c Loads of its model that succeeded.
+        engine_load_failures_total c Loads that failed.
+        engine_threads g Threads that it was given.
+        engine_memory_estimated_bytes g Memory that the model was computed to need.
+        engine_memory_limit_bytes g Memory that there was for it when it started.
+        engine_context_cells g Tokens that its key-value cache can hold (llama).
+        engine_context_cells_in_use g Tokens in its key-value cache (llama).
+        engine_prefix_lookups_total c Inputs that looked for the beginning of their prompt (llama).
+        engine_prefix_hits_total c Inputs that found the beginning of their prompt in the cache (llama).
+        engine_prefix_kept_bytes g Kept of prompts beside the key-value cache (llama).
+        engine_prefix_tokens_reused_total c Tokens that were not computed again because of that (llama).
+        engine_tokens_computed_total c Tokens that the model has computed (llama).
+        """,
+    ),
+)
+PROCESSES = _table(
+    ("process",),
+    """
+    process_resident_memory_bytes g Resident memory; mapped weights count too.
+    process_cpu_seconds_total c Processor time, user and system.
+    process_threads g Threads.
+    process_open_fds g Open file descriptors; missing where the kernel does not show them.
+    process_start_time_seconds g When it started, in seconds since 1970.
+    """,
+)
+EXAMPLES = (
+    *_table(("class",), "spool_examples g Examples that are kept: routine, unsure, escalated, reviewed, feedback."),
+    *_table(
+        ("event",), "examples_total c What became of examples: captured, feedback, expired, dropped_…, sacrificed_…, …"
+    ),
+    *_table(
+        (),
+        """
+        spool_bytes g Bytes of examples.
+        spool_bytes_max g Bytes above which routine examples are given up (examples.spool_bytes_max).
+        spool_oldest_unsealed_seconds g Age of the oldest example that waits to be sealed, in seconds of running.
+        outbox_segments g Sealed segments without a receipt.
+        outbox_bytes g Their bytes.
+        outbox_bytes_max g Bytes above which nothing more is sealed (examples.outbox_bytes_max).
+        outbox_oldest_segment_seconds g Age of the oldest segment without a receipt, by the clock of the machine.
+        examples_problems g Things that keep examples from being kept, sealed or signed for.
+        examples_stalled_seconds g For how long the disk has worked on one write; then the other figures are missing.
+        """,
+    ),
+)
+UPLINK = (
+    *_table(("state",), "uplink_state g 1 for the state it is in: online, probing, offline, silent."),
+    *_table(
+        (),
+        """
+        uplink_online g 1 = the last answer of the upstream was one, and the uplink said so in the last 3 minutes.
+        uplink_age_seconds g How long ago the uplink last said anything.
+        uplink_last_contact_timestamp_seconds g When it last heard of the upstream, in seconds since 1970.
+        uplink_waiting_segments g Segments that wait to go up.
+        uplink_waiting_bytes g Their bytes.
+        uplink_problems g Things that keep the uplink from its work.
+        updates_waiting_bytes g Bytes of updates that are wanted and not here yet.
+        """,
+    ),
+)
+UPDATES = (
+    *_table(("task", "state"), "update_state g 1 for the state in which a task is on its way to what the plan wants."),
+    *_table(("task",), "update_attempts g Tries that something on this machine stopped."),
+    *_table(
+        (),
+        """
+        plan_version g Of the newest plan that the site believes; 0 = none.
+        updates_believed g 0 = what came last is not believed; 'edge-agent status' says why.
+        trust_expiry_timestamp_seconds g When what is believed of the repository expires, in seconds since 1970.
+        """,
+    ),
+)
+LARGE_MODEL = (
+    *_table(
+        (),
+        """
+        large_model_online g 1 = the large model can be asked, as far as is known.
+        large_model_affordable g 1 = the caps leave room for another question.
+        large_model_usual_seconds g Median time of its last answers.
+        large_model_oldest_question_seconds g Age of the oldest question that waits for it, in running seconds.
+        large_model_opinions_total c Questions that it answered after the caller had an answer.
+        """,
+    ),
+    *_table(("why",), "large_model_questions g Questions that wait for it: deferred, audit."),
+    *_table(
+        ("why",), "large_model_questions_given_up_total c Questions that were given up: failed, lost, expired, crowded."
+    ),
+    *_table(("period",), "large_model_spent g Spent this day or month (UTC), in the currency that the prices are in."),
+)
+FIELD = (
+    *_table(("task", "alarm"), "field_alarm g 1 = it stands against the bundle that answers (docs/routing.md)."),
+    *_table(
+        ("task",),
+        """
+        field_demoted g 1 = an alarm put the task into shadow, as the plan allows.
+        field_pairs_total c Inputs that both models answered, in shadow and in the audit, since the bundle is here.
+        field_agreed_total c Those of them to which both said the same.
+        """,
+    ),
+    *_table(
+        ("task", "judge"),
+        """
+        field_judged_total c Sure answers that people, or the large model, have judged since the bundle is here.
+        field_wrong_total c Those of them that were found wrong.
+        field_evidence_ratio g Evidence that more are wrong than the bundle promises: at 1 the promise is refuted.
+        """,
+    ),
+)
+GROUPS = {
+    "The daemon": DAEMON,
+    "Answers": ANSWERS,
+    "Tasks": TASKS,
+    "Engines": ENGINES,
+    "Processes": PROCESSES,
+    "Examples": EXAMPLES,
+    "The uplink": UPLINK,
+    "Updates": UPDATES,
+    "The large model": LARGE_MODEL,
+    "The field": FIELD,
+}
+CATALOGUE = {metric.name: metric for group in GROUPS.values() for metric in group}
+
+
+def document() -> str:
+    """Return the tables of docs/metrics.md."""
+    return "\n".join(line for title, group in GROUPS.items() for line in _lines(title, group))
+
+
+def _lines(title: str, group: tuple[MetricDefinition, ...]) -> list[str]:
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels) or '-'} | {metric.means} |" for metric in group
+    ]
+    return [f"### {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|", *rows, ""]
+
+
+# The page that Prometheus reads: text format 0.0.4, piece by piece.
+#
+# Written here and not by a library: with 100 tasks this takes a twentieth of the time, in which the interpreter does
+# nothing else (docs/decisions/0025-metrics-without-a-library.md). The tests read it with Prometheus' own parser.
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LABEL_CHARACTERS_MAX = 100
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+
+
+class MetricSample(NamedTuple):
+    """A number, or a histogram; `labels` in the order of the catalogue's. The name stands without its prefix."""
+
+    name: str
+    value: float | Histogram
+    labels: tuple[str, ...] = ()
+
+
+def page(samples: Iterable[MetricSample], catalogue: Mapping[str, MetricDefinition]) -> Iterator[str]:
+    """Yield the page in short pieces: each metric once, in the order of the catalogue.
+
+    Raises:
+        KeyError: a sample that the catalogue does not know.
+    """
+    found: dict[str, list[MetricSample]] = {}
+    for sample in samples:
+        found.setdefault(f"edge_agent_{sample.name}", []).append(sample)
+    if unknown := found.keys() - catalogue.keys():
+        raise KeyError(f"not in the catalogue: {', '.join(sorted(unknown))}")
+    for name, metric in catalogue.items():
+        if name in found:
+            yield f"# HELP {name} {metric.means}\n# TYPE {name} {metric.kind}\n"
+            for sample in found[name]:
+                yield _sample(metric, sample)
+
+
+def _sample(metric: MetricDefinition, sample: MetricSample) -> str:
+    labels = [f'{key}="{_escaped(value)}"' for key, value in zip(metric.labels, sample.labels, strict=True)]
+    if isinstance(sample.value, Histogram):
+        return _histogram(metric.name, ",".join(labels), sample.value)
+    return f"{metric.name}{_braced(','.join(labels))} {_number(sample.value)}\n"
+
+
+def _histogram(name: str, labels: str, histogram: Histogram) -> str:
+    counted = histogram.cumulative
+    start = f'{name}_bucket{{{labels},le="'
+    lines = [f'{start}{bound:g}"}} {count}\n' for bound, count in zip(histogram.bounds, counted, strict=False)]
+    inside = _braced(labels)
+    lines.append(f'{start}+Inf"}} {counted[-1]}\n')
+    lines.append(f"{name}_sum{inside} {_number(histogram.total)}\n{name}_count{inside} {counted[-1]}\n")
+    return "".join(lines)
+
+
+def _braced(labels: str) -> str:
+    return f"{{{labels}}}" if labels else ""
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _escaped(value: str) -> str:
+    return value[:LABEL_CHARACTERS_MAX].translate(_ESCAPES)

@@ -1,0 +1,185 @@
+"""The HTTP side: GET /metrics on one address, from a thread with an event loop of its own.
+
+A scraper must never harm inference, and whoever reaches the port may be anybody. So few connections are held, and the
+oldest that has not asked yet makes room for the next; a request has little space and time; and the page is made at most
+once a second, however often it is asked for. If the address cannot be had, it is tried again: the daemon goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import structlog
+
+from edge_agent.metrics.metric_catalogue import CONTENT_TYPE
+
+CONNECTIONS_MAX = 16
+REQUEST_BYTES_MAX = 8192
+REQUEST_SECONDS_MAX = 5.0
+"""For a request to come, and its answer to be taken."""
+PAGE_SECONDS = 1.0
+BIND_SECONDS = 15.0
+
+log = structlog.get_logger("edge_agent.metrics")
+
+Page = Callable[[], Awaitable[bytes]]
+
+
+class MetricsListener:
+    """See the module. `page` is called on the thread's own event loop."""
+
+    def __init__(self, host: str, port: int, page: Page) -> None:
+        """Prepare; `start` begins."""
+        self._host, self._port, self._page = host, port, page
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = False
+        # Of one life of the thread.
+        self._stopped = asyncio.Event()
+        self._waiting: dict[asyncio.Task[None], None] = {}
+        """Connections that have not asked yet, the oldest first."""
+        self._answering = 0
+        self._making = asyncio.Lock()
+        self._made: tuple[float, bytes] = (-PAGE_SECONDS, b"")
+        self.port = 0
+        """Where it listens; 0 = it does not."""
+        self.problem = ""
+        """Why it does not listen."""
+
+    async def run(self) -> None:
+        """Listen until cancelled; called on another event loop. Raises what ends the thread."""
+        serving = self.start()
+        try:
+            await asyncio.shield(asyncio.wrap_future(serving))
+        finally:
+            self._end()
+            await asyncio.wrap_future(self._pool.submit(lambda: None))  # behind the last one: the thread is idle
+
+    def start(self) -> Future[None]:
+        """Begin to listen; return what ends with the listening."""
+        self._loop, self._ending = None, False
+        return self._pool.submit(asyncio.run, self._serve())
+
+    def stop(self) -> None:
+        """End every connection and the thread."""
+        self._end()
+        self._pool.shutdown()
+
+    def _end(self) -> None:
+        self._ending = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _serve(self) -> None:
+        self._stopped, self._making = asyncio.Event(), asyncio.Lock()
+        self._waiting, self._answering = {}, 0
+        self._loop = asyncio.get_running_loop()
+        if self._ending:  # before there was a loop to tell
+            self._stopped.set()
+        while not self._stopped.is_set():
+            try:
+                server = await asyncio.start_server(
+                    self._connected, self._host, self._port, limit=REQUEST_BYTES_MAX, backlog=CONNECTIONS_MAX
+                )
+            except OSError as error:
+                self._note(f"{self._host}:{self._port}: {error.strerror or error}")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(BIND_SECONDS):
+                        await self._stopped.wait()
+                continue
+            async with server:
+                self.port, self.problem = server.sockets[0].getsockname()[1], ""
+                log.info("metrics", url=f"http://{self._host}:{self.port}/metrics")
+                await self._stopped.wait()
+                await _turns()  # what stands in the backlog: asyncio loses a socket that it accepts while it closes
+        await self._end_connections()
+
+    def _note(self, problem: str) -> None:
+        if problem != self.problem:
+            log.warning("metrics_not_served", problem=problem)
+        self.problem = problem
+
+    async def _end_connections(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await _turns()  # transports close their sockets in the loop's next turn
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if self._make_room():
+                async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                    await self._talk(reader, writer)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # whoever it was went away, is too slow, or sends too much
+        finally:
+            writer.transport.abort()
+
+    def _make_room(self) -> bool:
+        """Tell whether one more connection may stay."""
+        if len(self._waiting) + self._answering < CONNECTIONS_MAX:
+            return True
+        if not self._waiting:
+            return False
+        oldest = next(iter(self._waiting))
+        del self._waiting[oldest]
+        oldest.cancel()
+        return True
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine runs in a task"
+        self._waiting[task] = None
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        finally:
+            self._waiting.pop(task, None)
+        self._answering += 1
+        try:
+            writer.write(await self._answer(head))
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        finally:
+            self._answering -= 1
+
+    async def _answer(self, head: bytes) -> bytes:
+        method, _, rest = head.partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        if method not in (b"GET", b"HEAD"):
+            return _response("405 Method Not Allowed", b"GET /metrics\n", "Allow: GET, HEAD\r\n")
+        if path != b"/metrics":
+            return _response("404 Not Found", b"GET /metrics\n")
+        try:
+            body = await self._fresh()
+        except TimeoutError:
+            return _response("503 Service Unavailable", b"the daemon does not answer in time\n")
+        answer = _response("200 OK", body, kind=CONTENT_TYPE)
+        return answer if method == b"GET" else answer[: len(answer) - len(body)]
+
+    async def _fresh(self) -> bytes:
+        async with self._making:
+            made_at, body = self._made
+            if time.monotonic() - made_at >= PAGE_SECONDS:
+                body = await self._page()
+                self._made = time.monotonic(), body
+            return body
+
+
+async def _turns() -> None:
+    """Let the loop turn as often as it takes from an accepted socket to a task that runs."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def _response(status: str, body: bytes, more: str = "", kind: str = "text/plain; charset=utf-8") -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}Connection: close\r\n\r\n"
+    )
+    return head.encode() + body

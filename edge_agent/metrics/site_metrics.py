@@ -1,0 +1,364 @@
+"""One site as numbers: what the rooms know now, read on the event loop; files, the kernel and the text beside it.
+
+Part of the composition root, like daemon.py. The event loop only copies what it has in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from edge_agent import __version__
+from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+from edge_agent.config import Config
+from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.state import State
+from edge_agent.formats.signed_document import parse_timestamp
+from edge_agent.formats.status_object import Alarm
+from edge_agent.formats.uplink_state import FILE_NAME
+from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
+from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page
+from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
+from edge_agent.server import messages
+from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.uplink_client import UplinkClient
+from edge_agent.server.uplink_status import read_uplink_report
+from edge_agent.store.state import InstalledBundle
+from edge_agent.update.activation import Activation
+from edge_agent.update.updater import UpdateOverview
+from edge_agent.v1.admin_pb2 import EscalationStatus
+
+LOOK_SECONDS_MAX = 4.0
+"""For the event loop to turn to a scrape."""
+SAMPLES_AT_ONCE = 20
+"""Written before another thread gets its turn."""
+
+
+@dataclass(frozen=True)
+class SiteMetricsDependencies:
+    """What a site's figures come from."""
+
+    config: Config
+    activation: Activation
+    engines: EnginePool
+    collection: ExampleCapture
+    admission: AdmissionControl
+    counts: AnswerCounts
+    link: UplinkClient
+    alarms: Callable[[str], list[tuple[AlarmState, bool]]]
+    denied: Callable[[], Mapping[str, int]]
+    overview: Callable[[], UpdateOverview]
+    serving: Callable[[], bool]
+    up: Callable[[], Mapping[str, bool]]
+    """Whether each component in the background runs."""
+    deaths: Callable[[], Mapping[str, int]]
+    """How often each has died."""
+
+
+@dataclass(frozen=True)
+class SiteSnapshot:
+    """The site at one moment."""
+
+    delay: float
+    engines: list[EngineStatus]
+    tasks: dict[str, InstalledBundle]
+    ready: frozenset[str]
+    overview: UpdateOverview
+    examples: CaptureStatus | None
+    alarms: dict[str, list[tuple[AlarmState, bool]]]
+    denied: dict[str, int]
+    large_model: EscalationStatus | None
+    calls: int
+    serving: bool
+    store_bytes: int
+    up: dict[str, bool]
+    deaths: dict[str, int]
+
+
+class SiteMetrics:
+    """See the module."""
+
+    def __init__(self, watched: SiteMetricsDependencies) -> None:
+        """Watch a site; make it on the event loop that owns the rooms."""
+        self._watched = watched
+        self._loop = asyncio.get_running_loop()
+        self._seconds = 0.0
+
+    async def page(self) -> bytes:
+        """Return what Prometheus reads; called on another event loop. Raises TimeoutError."""
+        began = time.perf_counter()
+        looking = asyncio.run_coroutine_threadsafe(self._look(began), self._loop)
+        async with asyncio.timeout(LOOK_SECONDS_MAX):
+            seen = await asyncio.wrap_future(looking)
+        written = _written([*self._samples(seen)])
+        self._seconds = time.perf_counter() - began
+        return written
+
+    async def _look(self, began: float) -> SiteSnapshot:
+        delay, watched = time.perf_counter() - began, self._watched
+        watched.engines.ask()
+        examples = await watched.collection.status()
+        tasks = dict(sorted(watched.activation.serving.items()))
+        return SiteSnapshot(
+            delay=delay,
+            engines=watched.engines.statuses(),
+            tasks=tasks,
+            ready=frozenset(name for name, bundle in tasks.items() if watched.engines.ready(bundle.digest)),
+            overview=watched.overview(),
+            examples=examples,
+            alarms={name: watched.alarms(name) for name in tasks},
+            denied=dict(watched.denied()),
+            large_model=messages.large_model_message(watched.link.message(), examples),
+            calls=watched.admission.calls,
+            serving=watched.serving(),
+            store_bytes=watched.activation.inventory.store_bytes,
+            up=dict(watched.up()),
+            deaths=dict(watched.deaths()),
+        )
+
+    def _samples(self, seen: SiteSnapshot) -> Iterator[MetricSample]:
+        config, counts = self._watched.config, self._watched.counts
+        yield MetricSample("build_info", 1, (__version__, platform.python_version()))
+        yield MetricSample("serving", seen.serving)
+        yield MetricSample("calls_in_progress", seen.calls)
+        yield MetricSample("calls_max", config.service.calls_max)
+        yield MetricSample("loop_delay_seconds", seen.delay)
+        yield MetricSample("scrape_seconds", self._seconds)
+        yield MetricSample("store_bytes", seen.store_bytes)
+        yield MetricSample("disk_free_bytes", shutil.disk_usage(config.state_dir).free)
+        for component, up in seen.up.items():
+            yield MetricSample("component_up", up, (component,))
+        for component, number in seen.deaths.items():
+            yield MetricSample("component_deaths_total", number, (component,))
+        for task, counted in list(counts.tasks.items()):
+            yield from _answers(task, counted)
+        for lost, number in list(counts.errors.items()):
+            yield MetricSample("errors_total", number, (lost.task, lost.reason))
+        yield from _tasks(seen)
+        for engine in seen.engines:
+            yield from _engine(engine)
+            yield from process_samples(engine.name, engine.pid)
+        yield from process_samples("serve", os.getpid())
+        if seen.examples:
+            yield MetricSample("examples_problems", len(seen.examples.problems))
+            yield MetricSample("examples_stalled_seconds", seen.examples.stalled_seconds)
+        if seen.examples and not seen.examples.stalled_seconds:
+            yield from _examples(seen.examples, config)
+            serving = {name: bundle.digest for name, bundle in seen.tasks.items()}
+            yield from monitoring_samples(seen.examples.field, serving, seen.alarms)
+        yield from _uplink(config)
+        yield from _updates(seen.overview, configured=bool(config.update.root_file))
+        for reason, number in seen.denied.items():
+            yield MetricSample("denied_total", number, (reason,))
+        if seen.large_model:
+            yield from _large_model(seen.large_model)
+
+
+def _written(samples: list[MetricSample]) -> bytes:
+    """Write the page, and give the event loop its turn again and again."""
+    parts = []
+    for number, part in enumerate(page(samples, CATALOGUE)):
+        parts.append(part)
+        if number % SAMPLES_AT_ONCE == 0:
+            time.sleep(0)
+    return "".join(parts).encode()
+
+
+def _answers(task: str, counted: TaskCounters) -> Iterator[MetricSample]:
+    yield MetricSample("queue_seconds", counted.queue, (task,))
+    yield MetricSample("compute_seconds", counted.compute, (task,))
+    yield MetricSample("answer_seconds", counted.total, (task,))
+    if counted.tokens[1]:
+        yield MetricSample("first_token_seconds", counted.first, (task,))
+        yield MetricSample("token_seconds", counted.token, (task,))
+    if any(counted.confidence.counts):
+        yield MetricSample("confidence_ratio", counted.confidence, (task,))
+        yield MetricSample("answers_below_threshold_total", sum(counted.held_up.values()), (task,))
+        for reason, number in list(counted.held_up.items()):
+            yield MetricSample("answers_not_confident_total", number, (task, reason))
+    yield MetricSample("input_tokens_total", counted.tokens[0], (task,))
+    yield MetricSample("output_tokens_total", counted.tokens[1], (task,))
+    for route, number in list(counted.answers.items()):
+        yield MetricSample("answers_total", number, (task, route))
+    for reason, number in list(counted.degraded.items()):
+        yield MetricSample("degraded_total", number, (task, reason))
+
+
+def _tasks(seen: SiteSnapshot) -> Iterator[MetricSample]:
+    engines = {digest: engine.name for engine in seen.engines for digest in engine.digests}
+    for task, bundle in seen.tasks.items():
+        manifest = bundle.manifest
+        labels = (task, manifest.task.kind, manifest.version, engines.get(bundle.digest, ""))
+        yield MetricSample("task_info", 1, labels)
+        yield MetricSample("task_ready", task in seen.ready, (task,))
+        yield MetricSample("task_signed", bundle.signed, (task,))
+        yield MetricSample("task_gated", manifest.confidence.gate is not None, (task,))
+        yield MetricSample("task_revoked", task in seen.overview.revoked, (task,))
+
+
+def _engine(engine: EngineStatus) -> Iterator[MetricSample]:
+    name = (engine.name,)
+    yield MetricSample("engine_info", 1, (engine.name, engine.runtime, engine.device))
+    yield MetricSample("engine_state", 1, (engine.name, engine.state.value))
+    for reason in engine.shortfalls:
+        yield MetricSample("engine_device_shortfall", 1, (engine.name, reason))
+    numbers = {
+        "up": engine.state is State.READY,
+        "device_short": bool(engine.shortfalls),
+        "sequences_in_use": engine.running,
+        "sequences_max": engine.running_max,
+        "queue_inputs": engine.waiting,
+        "queue_inputs_max": engine.waiting_max,
+        "restarts_total": engine.restarts,
+        "loads_total": engine.loads,
+        "load_failures_total": engine.load_failures,
+        "threads": engine.threads,
+    }
+    # What a child says of itself may be anything.
+    told = {"memory_estimated_bytes", "memory_limit_bytes", "context_cells"} & engine.details.keys()
+    numbers |= {key: int(engine.details[key]) for key in sorted(told) if engine.details[key].isdecimal()}
+    if cache := engine.cache:
+        numbers |= {
+            "context_cells_in_use": cache.cells_in_use,
+            "prefix_lookups_total": cache.lookups,
+            "prefix_hits_total": cache.hits,
+            "prefix_kept_bytes": cache.kept_bytes,
+            "prefix_tokens_reused_total": cache.reused,
+            "tokens_computed_total": cache.computed,
+        }
+    for key, number in numbers.items():
+        yield MetricSample(f"engine_{key}", number, name)
+
+
+def _examples(examples: CaptureStatus, config: Config) -> Iterator[MetricSample]:
+    for event, number in sorted(examples.counters.items()):
+        yield MetricSample("examples_total", number, (event,))
+    for class_, number in sorted(examples.retained.items()):
+        yield MetricSample("spool_examples", number, (class_,))
+    yield MetricSample("spool_bytes", examples.spool_bytes)
+    yield MetricSample("spool_bytes_max", config.examples.spool_bytes_max)
+    yield MetricSample("spool_oldest_unsealed_seconds", examples.unsealed_seconds)
+    yield MetricSample("outbox_segments", examples.outbox_segments)
+    yield MetricSample("outbox_bytes", examples.outbox_bytes)
+    yield MetricSample("outbox_bytes_max", config.examples.outbox_bytes_max)
+    yield MetricSample("outbox_oldest_segment_seconds", examples.outbox_seconds)
+
+
+def _uplink(config: Config) -> Iterator[MetricSample]:
+    path = config.uplink_notes / FILE_NAME
+    heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
+    state = heard.state
+    if state is None and not (config.uplink.url or config.uplink.updates_url or path.exists()):
+        return
+    name = "silent" if heard.silence or state is None else state.state
+    yield MetricSample("uplink_state", 1, (name,))
+    yield MetricSample("uplink_online", name == "online")
+    if state is None:
+        return
+    yield MetricSample("uplink_age_seconds", heard.age_seconds)
+    if state.last_contact:
+        yield MetricSample("uplink_last_contact_timestamp_seconds", parse_timestamp(state.last_contact))
+    yield MetricSample("uplink_waiting_segments", state.waiting_segments)
+    yield MetricSample("uplink_waiting_bytes", state.waiting_bytes)
+    yield MetricSample("uplink_problems", len(state.problems))
+    if state.downloads:
+        yield MetricSample("updates_waiting_bytes", state.downloads.waiting_bytes)
+
+
+def _updates(overview: UpdateOverview, *, configured: bool) -> Iterator[MetricSample]:
+    for task, row in sorted(overview.rows.items()):
+        yield MetricSample("update_state", 1, (task, row.state))
+        yield MetricSample("update_attempts", row.attempts, (task,))
+    if configured:
+        yield MetricSample("plan_version", overview.plan_version)
+        yield MetricSample("updates_believed", overview.problem is None)
+    if overview.expires:
+        yield MetricSample("trust_expiry_timestamp_seconds", overview.expires)
+
+
+def _large_model(said: EscalationStatus) -> Iterator[MetricSample]:
+    yield MetricSample("large_model_online", said.online)
+    yield MetricSample("large_model_affordable", said.affordable)
+    if said.usual_ms:
+        yield MetricSample("large_model_usual_seconds", said.usual_ms / 1000)
+    yield MetricSample("large_model_spent", said.day_micros / 1e6, ("day",))
+    yield MetricSample("large_model_spent", said.month_micros / 1e6, ("month",))
+    for why, number in sorted(said.waiting.items()):
+        yield MetricSample("large_model_questions", number, (why,))
+    for why, number in sorted(said.given_up.items()):
+        yield MetricSample("large_model_questions_given_up_total", number, (why,))
+    if said.waiting:
+        yield MetricSample("large_model_oldest_question_seconds", said.waiting_seconds)
+        yield MetricSample("large_model_opinions_total", said.opinions)
+
+
+# How bundles do in the field, as numbers. Pure.
+JUDGES = ("people", "large-model")
+
+
+def monitoring_samples(
+    headlines: Iterable[BundleSummary], serving: Mapping[str, str], alarms: Mapping[str, list[tuple[AlarmState, bool]]]
+) -> Iterator[MetricSample]:
+    """Return the figures of the bundles that answer.
+
+    Args:
+        headlines: of all bundles that anything is counted of.
+        serving: the digest of the bundle that answers, by task.
+        alarms: what stands against it, by task, and whether that put the task into shadow.
+    """
+    for one in headlines:
+        if serving.get(one.task) == one.digest:
+            yield from _bundle(one, alarms.get(one.task, []))
+
+
+def _bundle(one: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterator[MetricSample]:
+    task, standing = one.task, {alarm.alarm for alarm, _ in alarms}
+    for name in get_args(Alarm):
+        yield MetricSample("field_alarm", name in standing, (task, name))
+    yield MetricSample("field_demoted", any(demoted for _, demoted in alarms), (task,))
+    yield MetricSample("field_pairs_total", one.pairs, (task,))
+    yield MetricSample("field_agreed_total", one.agreed, (task,))
+    for judge in JUDGES if one.promise else ():
+        found = one.evidence[judge]
+        yield MetricSample("field_judged_total", found.judged, (task, judge))
+        yield MetricSample("field_wrong_total", found.wrong, (task, judge))
+        yield MetricSample(
+            "field_evidence_ratio", found.peak / one.promise.limit if one.promise else 0.0, (task, judge)
+        )
+
+
+# What the kernel says of our processes: proc(5), read by the thread that answers a scraper.
+# Fields of /proc/PID/stat behind the name, which may hold anything.
+_USER, _SYSTEM, _THREADS, _STARTED, _PAGES = 11, 12, 17, 19, 21
+
+
+def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[MetricSample]:
+    """Yield the figures of one process; none when it is gone. `root` is where proc is mounted."""
+    place = root / "proc" / str(pid)
+    try:
+        fields = (place / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return
+    ticks = os.sysconf("SC_CLK_TCK")
+    cpu = (int(fields[_USER]) + int(fields[_SYSTEM])) / ticks
+    yield MetricSample("process_cpu_seconds_total", cpu, (name,))
+    yield MetricSample("process_threads", int(fields[_THREADS]), (name,))
+    yield MetricSample("process_resident_memory_bytes", int(fields[_PAGES]) * os.sysconf("SC_PAGE_SIZE"), (name,))
+    yield MetricSample("process_start_time_seconds", _booted(root) + int(fields[_STARTED]) / ticks, (name,))
+    try:
+        yield MetricSample("process_open_fds", len(os.listdir(place / "fd")), (name,))  # noqa: PTH208 - counted, not walked
+    except OSError:
+        return  # a confined child's are hidden from us
+
+
+def _booted(root: Path) -> int:
+    found = re.search(r"^btime (\d+)$", (root / "proc/stat").read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0

@@ -1,0 +1,131 @@
+"""What the large model is asked, and what of its answer is believed. Pure.
+
+A question is made of the task's own words (its system message, or what its prompt says before the input), the labels or
+the schema of the record, and the redacted input. The answer is bound to JSON by the schema that goes with it; since not
+every server keeps to that, it is checked here all the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edge_agent.formats import record_schema
+from edge_agent.formats.manifest import Manifest, TaskSpec
+
+ANSWER_CHARACTERS_MAX = 64 * 1024
+LABEL_TOKENS = 64
+_KEY = "label"
+_FENCE = "```"
+
+
+@dataclass(frozen=True)
+class LargeModelQuestion:
+    """A conversation that wants an answer."""
+
+    task: str
+    turns: tuple[tuple[str, str], ...]
+    """Role and text."""
+    schema_text: str
+    """JSON schema of the answer; empty = free text."""
+    output_tokens_max: int
+    waited_for: bool = True
+    """Somebody waits for the answer; False = it gives way to everyone who does."""
+
+    def repaired(self, said: str, problem: str) -> LargeModelQuestion:
+        """Return the question after an answer that cannot be used."""
+        wrong = f"That cannot be used: {problem}. Answer again, with the JSON alone."
+        more = (("assistant", said[:ANSWER_CHARACTERS_MAX]), ("user", wrong))
+        return replace(self, turns=self.turns + more)
+
+
+def build_question(manifest: Manifest, text: str) -> LargeModelQuestion:
+    """Ask about a redacted text."""
+    task = manifest.task
+    words = "\n\n".join(part for part in (_OPENINGS[task.kind], _own_words(task)) if part)
+    schema = answer_schema(task)
+    if task.kind == "classify":
+        words += "\n\nThe labels: " + ", ".join(json.dumps(label, ensure_ascii=False) for label in task.labels)
+    if schema is not None:
+        words += "\n\nAnswer with JSON of this schema and nothing else:\n" + json.dumps(schema, ensure_ascii=False)
+    tokens = LABEL_TOKENS + max(len(label) for label in task.labels) if task.kind == "classify" else 0
+    wanted = tokens or task.limits.output_tokens_max
+    written = json.dumps(schema, ensure_ascii=False) if schema is not None else ""
+    return LargeModelQuestion(task.name, (("system", words), ("user", text)), written, wanted)
+
+
+def answer_schema(task: TaskSpec) -> dict[str, Any] | None:
+    """Return the JSON schema of an answer; None = free text."""
+    if task.kind == "classify":
+        return _object({_KEY: {"type": "string", "enum": list(task.labels)}})
+    if task.kind != "extract":
+        return None
+    if task.record_schema is not None:
+        return dict(task.record_schema)
+    texts = {"type": "array", "items": {"type": "string"}, "maxItems": record_schema.ITEMS_MAX}
+    return _object(dict.fromkeys(task.record_fields, texts))
+
+
+@dataclass(frozen=True)
+class LargeModelReply:
+    """What a large model's answer says: the label, the record as JSON, or the text; or what is wrong with it."""
+
+    value: str = ""
+    problem: str = ""
+
+
+def parse_reply(task: TaskSpec, said: str) -> LargeModelReply:
+    """Check an answer against the labels or the schema of a task."""
+    if task.kind == "generate":
+        return LargeModelReply(said) if said.strip() else LargeModelReply(problem="it is empty")
+    try:
+        plain = json.loads(_without_fence(said), parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return LargeModelReply(problem="it is not JSON")
+    schema = answer_schema(task)
+    assert schema is not None, "generate and embed are answered elsewhere"
+    # Only a site that asks a large model loads the library that checks its answers.
+    from edge_agent.routing.schema_check import broken_rule  # noqa: PLC0415
+
+    if problem := broken_rule(schema, plain):
+        return LargeModelReply(problem=problem)
+    if task.kind == "classify":
+        return LargeModelReply(plain[_KEY])
+    return LargeModelReply(json.dumps(plain, ensure_ascii=False))
+
+
+_OPENINGS: Mapping[str, str] = {
+    "classify": "You choose one label for each text. Choose the one that fits best.",
+    "extract": "You find values in texts and write them into a record. Take only what the text says.",
+    "generate": "",
+    "embed": "",
+}
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _own_words(task: TaskSpec) -> str:
+    """Return what the task's prompt says before the input: instructions, or examples."""
+    before = task.prompt.template.partition("{input}")[0].strip()
+    return "\n\n".join(part for part in (task.prompt.system.strip(), before) if part)
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _without_fence(said: str) -> str:
+    """Return what stands inside a Markdown fence, which many models put around JSON."""
+    text = said.strip()[:ANSWER_CHARACTERS_MAX]
+    if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
+        return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
+    return text

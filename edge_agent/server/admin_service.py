@@ -1,0 +1,311 @@
+"""AdminService: what the site's operator does, on the admin socket only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent import __version__
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.config import Config
+from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.state import State
+from edge_agent.errors import ConfigInvalid, InvalidRequest
+from edge_agent.formats.plan import Mode
+from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.monitoring.bundle_figures import AlarmState, BundleSeries
+from edge_agent.process_memory import resident_bytes
+from edge_agent.server import messages, monitoring_messages
+from edge_agent.server.detached_calls import caller_left
+from edge_agent.server.interceptor import CallContext
+from edge_agent.server.model_router import ModelRouter
+from edge_agent.server.uplink_client import UplinkClient
+from edge_agent.server.uplink_status import uplink_message
+from edge_agent.store.state import InstalledBundle
+from edge_agent.update.activation import Activation
+from edge_agent.update.updater import Updater
+from edge_agent.v1 import admin_pb2 as pb
+from edge_agent.v1 import admin_pb2_grpc, task_pb2
+from edge_agent.v1.field_pb2 import FieldSeries
+
+# Measures that an engine reports; a value other than "on" says why the kernel or the configuration leaves it out.
+PROGRESS_SECONDS = 0.25
+CONFINEMENT = ("seccomp", "landlock")
+
+
+@dataclass(frozen=True)
+class AdminDependencies:
+    """What the operator looks at and changes."""
+
+    activation: Activation
+    engines: EnginePool
+    collection: ExampleCapture
+    counts: AnswerCounts
+    updater: Updater
+    escalation: ModelRouter
+    link: UplinkClient
+    set_mode: Callable[[str, Mode | None], None]
+    """Remember what the operator says of a task; called on the store's thread."""
+    mode_by: Callable[[str], str]
+    """Who put a task into its mode."""
+    alarms: Callable[[str], list[tuple[AlarmState, bool]]]
+    """What stands against the bundle that answers a task, and whether that put it into shadow."""
+    config: Config
+    serving: Callable[[], bool]
+    drain: Callable[[], None]
+    disk_free_bytes: Callable[[], int]
+    access_warnings: Callable[[], list[str]]
+    troubles: Callable[[], list[str]]
+    """What has died in the background, or stands still, a sentence each."""
+
+
+class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
+    """See the module."""
+
+    def __init__(self, rooms: AdminDependencies) -> None:
+        """Serve these rooms."""
+        self._rooms = rooms
+        self._started_at = time.time()
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: CallContext) -> pb.GetStatusResponse:
+        """Show the state of the daemon, its tasks and its engines."""
+        rooms = self._rooms
+        examples = await rooms.collection.status()
+        serving = dict(sorted(rooms.activation.serving.items()))
+        engines = rooms.engines.statuses()
+        response = pb.GetStatusResponse(
+            agent_version=__version__,
+            serving=rooms.serving(),
+            resident_bytes=resident_bytes(os.getpid()),
+            tasks=[self._task(bundle) for bundle in serving.values()],
+            engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
+            warnings=[
+                *_warnings(serving, engines),
+                *_devices(engines),
+                *_revoked(serving, rooms.updater.overview.revoked),
+                *_vectors(serving, rooms.collection),
+                *self._problems(),
+                *rooms.access_warnings(),
+                *rooms.troubles(),
+            ],
+            store_bytes=rooms.activation.inventory.store_bytes,
+            disk_free_bytes=rooms.disk_free_bytes(),
+            updates=messages.updates_message(rooms.activation, rooms.updater.overview),
+            escalation=messages.large_model_message(rooms.link.message(), examples),
+            counts=messages.counts_messages(rooms.counts),
+            alarms=[
+                monitoring_messages.alarm_message(each, demoted=by)
+                for task in serving
+                for each, by in rooms.alarms(task)
+            ],
+        )
+        carried = uplink_message(rooms.config)
+        if carried:
+            response.uplink.CopyFrom(carried)
+        if examples:
+            response.warnings.extend(examples.problems)
+        if examples and not examples.stalled_seconds:
+            response.examples.CopyFrom(messages.examples_message(examples, rooms.config.examples.collect))
+        response.start_time.FromMilliseconds(int(self._started_at * 1000))
+        return response
+
+    async def ListBundles(self, request: pb.ListBundlesRequest, context: CallContext) -> pb.ListBundlesResponse:
+        """List the installed bundles, by task and then newest first."""
+        installed = self._rooms.activation.inventory.bundles
+        bundles = [bundle for bundle in installed if request.task in ("", bundle.manifest.task.name)]
+        shown, token = messages.page_slice(request.page_size, request.page_token, len(bundles))
+        return pb.ListBundlesResponse(bundles=[self._describe(b) for b in bundles[shown]], next_page_token=token)
+
+    async def InstallBundle(self, request: pb.InstallBundleRequest, context: CallContext) -> pb.InstallBundleResponse:
+        """Verify a bundle, copy it into the store, and activate it unless told not to."""
+        path = _absolute(request.path)
+        bundle, new = await self._rooms.activation.install(
+            path, activate=not request.no_activate, left=caller_left.get()
+        )
+        return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
+
+    async def ActivateBundle(
+        self, request: pb.ActivateBundleRequest, context: CallContext
+    ) -> pb.ActivateBundleResponse:
+        """Let an installed bundle answer."""
+        bundle = await self._rooms.activation.activate(request.task, request.bundle, caller_left.get())
+        return pb.ActivateBundleResponse(bundle=self._describe(bundle))
+
+    async def RollbackTask(self, request: pb.RollbackTaskRequest, context: CallContext) -> pb.RollbackTaskResponse:
+        """Let the bundle before answer again."""
+        bundle = await self._rooms.activation.rollback(request.task, caller_left.get())
+        return pb.RollbackTaskResponse(bundle=self._describe(bundle))
+
+    async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: CallContext) -> pb.RemoveBundleResponse:
+        """Remove an idle bundle, or a whole task."""
+        return pb.RemoveBundleResponse(freed_bytes=await self._rooms.activation.remove(request.task, request.bundle))
+
+    async def SealExamples(self, request: pb.SealExamplesRequest, context: CallContext) -> pb.SealExamplesResponse:
+        """Seal what waits."""
+        config = self._rooms.config
+        return pb.SealExamplesResponse(
+            segments=await self._rooms.collection.seal_all(),
+            site=config.site.id,
+            outbox_path=str(config.outbox.absolute()),
+            receipts_path=str(config.receipts.absolute()),
+        )
+
+    async def ReadReceipts(self, request: pb.ReadReceiptsRequest, context: CallContext) -> pb.ReadReceiptsResponse:
+        """Delete what the centre has."""
+        return pb.ReadReceiptsResponse(segments=await self._rooms.collection.read_receipts())
+
+    async def ImportUpdate(self, request: pb.ImportUpdateRequest, context: CallContext) -> None:
+        """Take an update from a folder."""
+        path, updater = _absolute(request.path), self._rooms.updater
+        if not self._rooms.config.update.root_file:
+            said = "this site was given no root of trust: 'update.root_file' in agent.yaml is not set"
+            raise ConfigInvalid(said, remedy="Set it to the root.json of the central team, and restart the daemon.")
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(updater.look(path))
+            while not looking.done():
+                await context.write(messages.import_message(updater.copied()))
+                await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
+        if problem := looking.result():
+            raise problem
+        updates = messages.updates_message(self._rooms.activation, updater.overview)
+        await context.write(pb.ImportUpdateResponse(updates=updates))
+
+    async def SetMode(self, request: pb.SetModeRequest, context: CallContext) -> pb.SetModeResponse:
+        """Put a task into a mode."""
+        bundle = self._rooms.activation.bundle_of(request.task)
+        wanted = next((mode for mode, number in messages.MODES.items() if number == request.mode), None)
+        if wanted is None and request.mode:
+            raise InvalidRequest(f"mode is {request.mode}, which this version does not know")
+        if bundle.manifest.runtime == "upstream" and wanted not in (None, "bootstrap"):
+            said = f"task {request.task!r} has no model of its own, so only the large one can answer it"
+            raise InvalidRequest(said, remedy="Install a bundle with a model first; the mode holds from then on.")
+        await self._rooms.activation.on_store(self._rooms.set_mode, request.task, wanted)
+        return pb.SetModeResponse(task=self._task(bundle))
+
+    async def GetFieldReport(
+        self, request: pb.GetFieldReportRequest, context: CallContext
+    ) -> pb.GetFieldReportResponse:
+        """Show how the bundles of a task, or of all, do in the field."""
+        rooms = self._rooms
+        found, spent = await rooms.collection.monitoring_report(request.task)
+        # The intervals of many shares take a moment, which no call has to wait for.
+        series = await asyncio.to_thread(self._described, found, dict(rooms.activation.serving))
+        consents = rooms.config.examples.collect.items()
+        serving = sorted(rooms.activation.serving.items())
+        return pb.GetFieldReportResponse(
+            series=series,
+            tasks=[self._task(bundle) for task, bundle in serving if request.task in ("", task)],
+            escalation=rooms.link.message(),
+            collect={task: said for task, said in consents if said != "off" and request.task in ("", task)},
+            money=map(monitoring_messages.money_message, spent),
+        )
+
+    def _described(self, found: Iterable[BundleSeries], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
+        installed = {bundle.digest: bundle for bundle in self._rooms.activation.inventory.bundles}
+        by = {(alarm.task, alarm.alarm) for task in serving for alarm, demoted in self._rooms.alarms(task) if demoted}
+        return [
+            monitoring_messages.series_message(
+                each,
+                installed.get(each.digest),
+                active=each.task in serving and serving[each.task].digest == each.digest,
+                demoted=lambda alarm: (alarm.task, alarm.alarm) in by,
+            )
+            for each in found
+        ]
+
+    def _task(self, bundle: InstalledBundle) -> task_pb2.Task:
+        engines, mode = self._rooms.engines, self._rooms.escalation.mode(bundle.manifest)
+        ready, variance = engines.ready(bundle.digest), engines.score_variance(bundle.digest)
+        message = messages.task_message(bundle, mode, ready=ready, score_variance=variance)
+        message.mode_by = "bundle" if bundle.manifest.runtime == "upstream" else self._rooms.mode_by(message.name)
+        return message
+
+    async def Drain(self, request: pb.DrainRequest, context: CallContext) -> pb.DrainResponse:
+        """Stop taking new work."""
+        self._rooms.drain()
+        return pb.DrainResponse()
+
+    def _problems(self) -> list[str]:
+        activation, engines = self._rooms.activation, self._rooms.engines
+        serving, problems = activation.serving, activation.problems
+        silent = [
+            f"Task {task} does not answer: {error.message}. {error.remedy}"
+            for task, error in sorted(problems.items())
+            if task not in serving or not engines.ready(serving[task].digest)
+        ]
+        said = {error.message for error in problems.values()}
+        idle = [
+            f"Bundle {broken.name} cannot be used: {broken.error.message}. {broken.error.remedy}"
+            for broken in activation.inventory.unreadable
+            if broken.error.message not in said
+        ]
+        variances = ((task, engines.score_variance(bundle.digest)) for task, bundle in sorted(serving.items()))
+        unsure = [f"Task {task} answers, but no answer is confident: {why}." for task, why in variances if why]
+        return silent + idle + unsure
+
+    def _describe(self, bundle: InstalledBundle) -> pb.Bundle:
+        activation = self._rooms.activation
+        active = activation.serving.get(bundle.manifest.task.name)
+        return messages.bundle_message(
+            bundle,
+            active=active is not None and active.digest == bundle.digest,
+            previous=bundle.digest in activation.inventory.previous,
+            score_variance=self._rooms.engines.score_variance(bundle.digest),
+        )
+
+
+def _absolute(path: str) -> Path:
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidRequest(f"path {path!r} is not absolute", remedy="Give the whole path, from / on.")
+    return Path(path)
+
+
+def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list[str]:
+    return [task for task, bundle in serving.items() if bundle.digest in engine.digests]
+
+
+def _vectors(serving: dict[str, InstalledBundle], collection: ExampleCapture) -> list[str]:
+    """Say which tasks are to be collected and cannot be."""
+    collected = [task for task in serving if collection.consent(task) != "off"]
+    return [
+        f"Task {task} answers with vectors, of which nothing is kept. Leave it out of 'collect' in agent.yaml."
+        for task in collected
+        if serving[task].manifest.task.kind == "embed"
+    ]
+
+
+def _revoked(serving: dict[str, InstalledBundle], revoked: frozenset[str]) -> list[str]:
+    return [
+        f"Task {task} is answered by {bundle.manifest.version}, which the central team has revoked."
+        " It goes on until the plan wants another one: ask them."
+        for task, bundle in serving.items()
+        if task in revoked
+    ]
+
+
+def _devices(engines: list[EngineStatus]) -> list[str]:
+    """Say which engines do not compute, or not wholly, on the device that is wanted."""
+    every = ((engine, said) for engine in engines for said in engine.shortfalls.values())
+    return [f"Engine {engine.name} computes on {engine.device}: {said}." for engine, said in every]
+
+
+def _warnings(serving: dict[str, InstalledBundle], engines: list[EngineStatus]) -> list[str]:
+    unsigned = [task for task, bundle in serving.items() if not bundle.signed]
+    warnings = []
+    if unsigned:
+        warnings.append(f"Without a verified signature: {', '.join(unsigned)}. Anyone could have made these bundles.")
+    for engine in engines:
+        if engine.problem and engine.state is not State.READY:
+            warnings.append(f"Engine {engine.name} is {engine.state.value}: {engine.problem}.")
+        elif engine.problem:
+            warnings.append(f"Engine {engine.name} answers, but not for every task: {engine.problem}.")
+        warnings += [
+            f"Engine {engine.name} is not fully confined: {measure}: {engine.details[measure]}."
+            for measure in CONFINEMENT
+            if engine.details.get(measure, "on") != "on"
+        ]
+    return warnings

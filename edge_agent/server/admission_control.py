@@ -1,0 +1,171 @@
+"""Admission control: how many calls a client may have in progress, and how often it may call.
+
+gRPC's own limit is not set. It counts every call, so an overload of inference would also refuse health checks and the
+operator, and it refuses without a reason or a time to retry. `AdmissionControl` counts inference alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from edge_agent.engine import shares
+from edge_agent.errors import Draining, QueueFull, ShareExceeded
+
+RETRY_SECONDS = 1.0
+QUIET_SECONDS, QUIET_SECONDS_MAX = 0.05, 0.5
+"""A stop waits until no call has come for so long; and the longest such wait."""
+CLIENTS_MAX = 4096
+"""Clients with a token bucket of their own."""
+OTHER_CLIENTS = "others"
+
+
+class CallSlot:
+    """The slot of one call, released at the end of the block. Not a generator, which would cost three times as much."""
+
+    __slots__ = ("_client", "_leave")
+
+    def __init__(self, leave: Callable[[str], None], client: str) -> None:
+        """Take the function that releases it, and its client."""
+        self._leave, self._client = leave, client
+
+    def __enter__(self) -> None:
+        """Do nothing: the call is counted already."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release it."""
+        self._leave(self._client)
+
+
+class AdmissionControl:
+    """The calls in progress in one daemon, in all and by client. One event loop owns it."""
+
+    def __init__(self, calls_max: int, client_calls_max: int = 0, what: str = "calls") -> None:
+        """Admit at most `calls_max` calls of one client at a time, less while others need slots (`shares.fits`).
+
+        Args:
+            calls_max: for a client that is alone.
+            client_calls_max: the most that one client may ever have; 0 = `calls_max`.
+            what: the plural noun for error messages.
+        """
+        self._what = what
+        self._calls_max = calls_max
+        self._client_calls_max = client_calls_max or calls_max
+        self._calls = 0
+        self._by_client: dict[str, int] = {}
+        self._refused = 0
+        self.draining = False
+
+    @property
+    def calls(self) -> int:
+        """Calls in progress."""
+        return self._calls
+
+    def call(self, client: str) -> CallSlot:
+        """Admit a call until the end of a `with` block. Raises Draining, QueueFull, ShareExceeded."""
+        self._require_capacity(client)
+        self._calls += 1
+        self._by_client[client] = self._by_client.get(client, 0) + 1
+        return CallSlot(self._leave, client)
+
+    async def until_quiet(self) -> None:
+        """Wait, while draining, until no more calls come.
+
+        A call that has reached gRPC but no handler when its server stops ends with CANCELLED and without a reason.
+        Refused callers retry after RETRY_SECONDS, so there is a moment without calls.
+        """
+        for _ in range(round(QUIET_SECONDS_MAX / QUIET_SECONDS)):
+            refused = self._refused
+            await asyncio.sleep(QUIET_SECONDS)
+            if refused == self._refused:
+                return
+
+    def _leave(self, client: str) -> None:
+        self._calls -= 1
+        left = self._by_client[client] - 1
+        if left:
+            self._by_client[client] = left
+        else:
+            del self._by_client[client]
+
+    def _require_capacity(self, client: str) -> None:
+        if self.draining:
+            self._refused += 1
+            # An idle daemon is back long before 'drain_seconds' are over.
+            raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)
+        held = self._by_client.get(client, 0)
+        at_limit = self._client_calls_max <= held < self._calls_max
+        if not at_limit and shares.fits(held, self._calls, 1, self._calls_max):
+            return
+        usage = f"{held} {self._what} of {client} are in progress"
+        if at_limit:
+            raise self._over_share(f"{usage}; the limit is {self._client_calls_max}")
+        if 0 < held < self._calls:
+            raise self._over_share(f"{usage}, and {self._calls - held} of others: one more exceeds its share")
+        raise QueueFull(
+            f"{self._calls} {self._what} are in progress; the limit is {self._calls_max}",
+            retry_seconds=RETRY_SECONDS,
+            limit=self._calls_max,
+        )
+
+    def _over_share(self, message: str) -> ShareExceeded:
+        return ShareExceeded(message, retry_seconds=RETRY_SECONDS, limit=self._client_calls_max)
+
+
+@dataclass
+class _TokenBucket:
+    tokens: float
+    at: float
+
+    def fill(self, now: float, per_second: float, burst: float) -> float:
+        """Add the tokens since the last call; return how many there are."""
+        self.tokens = min(burst, self.tokens + (now - self.at) * per_second)
+        self.at = now
+        return self.tokens
+
+
+class RateLimiter:
+    """Limits how often each client may call, by a token bucket for each. Pure.
+
+    The table of buckets is bounded, and a client must not gain by its eviction: only a full bucket is evicted. While no
+    bucket is full, new clients share one.
+    """
+
+    def __init__(self, per_second: float, burst: int) -> None:
+        """Let each client make `burst` calls at once, and `per_second` on average; 0 = no limit."""
+        self._per_second = per_second
+        self.limited = per_second > 0
+        self._burst = float(max(1, burst))
+        self._buckets: OrderedDict[str, _TokenBucket] = OrderedDict()
+
+    def take(self, client: str, now: float) -> float:
+        """Take a token at `now`, in seconds on a monotonic clock, and return 0.
+
+        Without a token, return the seconds until the client may call, and count nothing.
+        """
+        if not self.limited:
+            return 0.0
+        bucket = self._bucket(client, now)
+        if bucket.fill(now, self._per_second, self._burst) < 1:
+            return (1 - bucket.tokens) / self._per_second
+        bucket.tokens -= 1
+        return 0.0
+
+    def _bucket(self, client: str, now: float) -> _TokenBucket:
+        known = self._buckets.get(client)
+        if known is None and len(self._buckets) >= CLIENTS_MAX:
+            oldest, bucket = next(iter(self._buckets.items()))
+            if bucket.fill(now, self._per_second, self._burst) < self._burst:
+                client = OTHER_CLIENTS
+                known = self._buckets.get(client)
+            else:
+                del self._buckets[oldest]
+        if known is None:
+            known = self._buckets[client] = _TokenBucket(self._burst, now)
+        self._buckets.move_to_end(client)
+        return known

@@ -1,0 +1,335 @@
+"""Calls that continue when their callers leave: operators' changes, and requests with a `request_id`.
+
+A change that has begun runs to its end whether or not its caller waits. So its line in the audit log states what came
+of the change, not what became of the caller, and is on the disk before the caller has its answer. One thing ends early:
+a bundle that is not ready yet when its caller leaves is given up like one that does not load (`caller_left`).
+
+The response to a request with a `request_id` (AIP-155) is stored, so a device's retry gets it without a second run.
+The store is bounded in entries and in bytes, and drops the oldest responses first. A retry that comes while the first
+call still runs waits for it. A running request is never dropped: running calls have a limit of their own. A failed call
+is not stored, so its retry is a new try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import structlog
+from google.protobuf.message import Message
+
+from edge_agent.errors import EdgeAgentError, InvalidRequest, RequestCancelled
+from edge_agent.server.admission_control import AdmissionControl, CallSlot
+from edge_agent.server.audit import AuditLog
+from edge_agent.server.callers import Caller
+from edge_agent.server.error_status import UNEXPECTED_ERROR_REASON
+
+log = structlog.get_logger("edge_agent.server")
+
+CHANGES_MAX = 64
+"""In progress at a time, including those whose caller has left; each client has its share, as of calls."""
+REQUEST_ID_CHARS_MAX = 64
+ENTRY_BYTES = 1024
+"""Counted for each entry in addition to its response: id, client, digest, and the objects that hold them."""
+caller_left: ContextVar[asyncio.Event | None] = ContextVar("caller_left", default=None)
+"""In the task of a change: set when its caller has left. A change that can be given up as a whole checks it."""
+
+Result = TypeVar("Result")
+Response = TypeVar("Response", bound=Message)
+_RequestKey = tuple[str, str, str]
+"""Client, method and request_id."""
+
+
+class DetachedTask(Generic[Result]):
+    """A task that outlives those who wait for it; its failure is logged if nobody waits.
+
+    Whoever makes one owns it until `ended` was called.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Coroutine[Any, Any, Result],
+        ended: Callable[[], None],
+        left: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the work; the log names it `name`.
+
+        `ended` is called at its end, before those who wait continue; `left` when the last one who waited is cancelled.
+        """
+        self._name = name
+        self._waiters = 0
+        self._ended, self._left = ended, left
+        self.task = asyncio.create_task(work)
+        self.task.add_done_callback(self._over)
+
+    async def result(self) -> Result:
+        """Return its result, or raise its exception. A waiter that is cancelled does not cancel the task."""
+        with self.attended():
+            await asyncio.wait([self.task])
+            return self.task.result()
+
+    @contextlib.contextmanager
+    def attended(self) -> Iterator[None]:
+        """Count the block as a waiter, which handles a failure."""
+        self._waiters += 1
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._waiters == 1 and self.task.done():
+                self._log_failure()  # it failed in the moment in which the last waiter left
+            elif self._waiters == 1:
+                self._left()
+            raise
+        finally:
+            self._waiters -= 1
+
+    def _over(self, _: asyncio.Task[Result]) -> None:
+        self._ended()
+        if not self._waiters:
+            self._log_failure()
+
+    def _log_failure(self) -> None:
+        error = None if self.task.cancelled() else self.task.exception()
+        if isinstance(error, EdgeAgentError):
+            log.info("unattended_call_failed", call=self._name, reason=error.reason, message=error.message)
+        elif error is not None:
+            log.error("unattended_call_broke", call=self._name, error=type(error).__name__, exc_info=error)
+
+
+class OperatorChange(NamedTuple):
+    """What the audit log records of a change."""
+
+    caller: Caller
+    call: str
+    request: Any
+
+
+class ChangeRunner:
+    """Runs the operators' changes of one daemon. One event loop owns it; `stop` waits for those that run."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        """Record the outcome of each change in that log."""
+        self._audit = audit
+        self._slots = AdmissionControl(CHANGES_MAX, what="changes")
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def run(self, change: OperatorChange, act: Callable[[], Awaitable[Any]]) -> Any:
+        """Start a change and return its result.
+
+        Raises:
+            QueueFull, ShareExceeded: too many are in progress; nothing has begun.
+            Exception: what `act` raised.
+        """
+        return await self._start(change, act, lambda: None).result()
+
+    async def run_with_progress(
+        self,
+        change: OperatorChange,
+        act: Callable[[LatestProgress], Awaitable[Any]],
+        write: Callable[[Any], Awaitable[Any]],
+    ) -> None:
+        """Likewise, and write the progress that `act` reports as long as the caller waits."""
+        progress = LatestProgress()
+        running = self._start(change, lambda: act(progress), progress.end)
+        with running.attended():
+            async with contextlib.aclosing(progress.messages()) as messages:
+                async for message in messages:
+                    await write(message)
+            await running.result()
+
+    async def stop(self) -> None:
+        """Return when all changes have ended; call it when no call can come any more."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _start(
+        self, change: OperatorChange, act: Callable[[], Awaitable[Any]], ended: Callable[[], None]
+    ) -> DetachedTask[Any]:
+        slot = self._slots.call(change.caller.account)
+        left = asyncio.Event()
+
+        def over() -> None:
+            self._running.discard(running.task)
+            ended()
+
+        running = DetachedTask(change.call, self._make(change, act, slot, left), over, left.set)
+        self._running.add(running.task)
+        return running
+
+    async def _make(
+        self, change: OperatorChange, act: Callable[[], Awaitable[Any]], slot: CallSlot, left: asyncio.Event
+    ) -> Any:
+        caller_left.set(left)
+        with slot:
+            outcome = RequestCancelled.reason
+            try:
+                response = await act()
+                outcome = "OK"
+                return response
+            except Exception as error:
+                outcome = error.reason if isinstance(error, EdgeAgentError) else UNEXPECTED_ERROR_REASON
+                raise
+            finally:
+                await self._audit.record_change(change.caller, change.call, outcome, change.request)
+
+
+class LatestProgress:
+    """Takes the place of a call's context for a change that writes: only the newest message is for the caller.
+
+    So a caller that does not read, or has left, does not delay the change.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no message."""
+        self._newest: Any = None
+        self._written = asyncio.Event()
+        self._ended = False
+
+    async def write(self, message: Any) -> None:
+        """Take a message; it replaces one that was not read yet."""
+        self._newest = message
+        self._written.set()
+
+    def end(self) -> None:
+        """Let `messages` end after the newest one."""
+        self._ended = True
+        self._written.set()
+
+    async def messages(self) -> AsyncGenerator[Any, None]:
+        """Yield the newest message whenever there is a new one."""
+        while self._newest is not None or not self._ended:
+            await self._written.wait()
+            self._written.clear()
+            message, self._newest = self._newest, None
+            if message is not None:
+                yield message
+
+
+@dataclass(frozen=True)
+class DeduplicationLimits:
+    """How many responses are stored, and for how long."""
+
+    entries_max: int
+    """0 = none."""
+    seconds_max: float
+    bytes_max: int
+    """Of all entries; a larger single response is not stored."""
+
+
+class _RunningRequest(NamedTuple):
+    content: bytes
+    response: DetachedTask[Any]
+
+
+@dataclass(frozen=True)
+class _StoredResponse:
+    """A response in its serialized form: only bytes can be counted."""
+
+    content: bytes
+    at: float
+    kind: type[Message]
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return ENTRY_BYTES + len(self.data)
+
+
+class RequestDeduplicator:
+    """The requests of one daemon by request_id. One event loop owns it; `stop` ends those that run."""
+
+    def __init__(self, limits: DeduplicationLimits) -> None:
+        """Begin with none."""
+        self._limits = limits
+        self._running: dict[_RequestKey, _RunningRequest] = {}
+        self._stored: OrderedDict[_RequestKey, _StoredResponse] = OrderedDict()
+        self._stored_bytes = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """The bytes counted for stored and running requests."""
+        return self._stored_bytes + ENTRY_BYTES * len(self._running)
+
+    async def run(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Response]]) -> Response:
+        """Return the stored response to a request, or compute it.
+
+        A computation continues when its callers leave, for the one that tries again.
+
+        Args:
+            key: client, method and request_id.
+            content: the serialized request.
+            compute: computes the response.
+
+        Raises:
+            InvalidRequest: the id is too long, or was used for another request.
+        """
+        request_id = key[-1]
+        if not request_id or self._limits.entries_max == 0:
+            return await compute()
+        if len(request_id) > REQUEST_ID_CHARS_MAX:
+            raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
+        digest = hashlib.sha256(content).digest()
+        self._drop_expired()
+        known = self._stored.get(key) or self._running.get(key)
+        if known is not None and known.content != digest:
+            raise InvalidRequest(
+                "this request_id was used for another request", remedy="Use a new UUID4 for each request."
+            )
+        if isinstance(known, _StoredResponse):
+            return known.kind.FromString(known.data)  # type: ignore[return-value]  # the key names the method
+        response: Response = await (known or self._start(key, digest, compute)).response.result()
+        return response
+
+    async def stop(self) -> None:
+        """Cancel what runs and wait for it; call it when no call can come any more."""
+        tasks = [running.response.task for running in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Message]]) -> _RunningRequest:
+        running = _RunningRequest(content, DetachedTask(key[1], _await(compute), lambda: self._ended(key)))
+        self._running[key] = running
+        self._evict()
+        return running
+
+    def _ended(self, key: _RequestKey) -> None:
+        running = self._running.pop(key)
+        task = running.response.task
+        if task.cancelled() or task.exception() is not None:
+            return
+        message = task.result()
+        stored = _StoredResponse(running.content, _now(), type(message), message.SerializeToString())
+        if stored.size <= self._limits.bytes_max:
+            self._stored[key] = stored
+            self._stored_bytes += stored.size
+            self._evict()
+
+    def _evict(self) -> None:
+        limits, running = self._limits, len(self._running)
+        while self._stored and (self.used_bytes > limits.bytes_max or len(self._stored) + running > limits.entries_max):
+            self._drop_oldest()
+
+    def _drop_expired(self) -> None:
+        limit = _now() - self._limits.seconds_max
+        while self._stored and next(iter(self._stored.values())).at <= limit:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, stored = self._stored.popitem(last=False)
+        self._stored_bytes -= stored.size
+
+
+async def _await(compute: Callable[[], Awaitable[Message]]) -> Message:
+    return await compute()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,106 @@
+"""From the error tree to gRPC statuses: the one place that knows both (AIP-193).
+
+Every status carries ErrorInfo with domain "edge-agent", the error's reason, its metadata and its remedy; what can be
+tried again carries RetryInfo. The message stands alone, because many clients lose the details. The trailers stay below
+the 8 kB that gRPC takes, whatever an error holds: the message travels twice (percent-encoded, and in the details, which
+travel as base64), so both parts are cut in bytes.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from edge_agent import errors
+from edge_agent.v1 import task_pb2
+
+DOMAIN = "edge-agent"
+UNEXPECTED_ERROR_REASON = "INTERNAL"
+"""What the audit log and the metrics record of an exception of no error tree."""
+MESSAGE_BYTES_MAX = 1000
+VALUE_BYTES_MAX = 500
+METADATA_BYTES_MAX = 2000
+ENTRY_BYTES = 8  # what protobuf writes around one key and value
+
+Code = grpc.StatusCode
+
+# The first entry that matches counts: exceptions to a family stand before it.
+CODES: tuple[tuple[type[errors.EdgeAgentError], grpc.StatusCode], ...] = (
+    (errors.UnknownTask, Code.NOT_FOUND),
+    (errors.PredictionUnknown, Code.NOT_FOUND),
+    (errors.DeadlineExpired, Code.DEADLINE_EXCEEDED),
+    (errors.RequestCancelled, Code.CANCELLED),
+    (errors.CallerError, Code.INVALID_ARGUMENT),
+    (errors.CertificateExpired, Code.UNAUTHENTICATED),
+    (errors.AccessError, Code.PERMISSION_DENIED),
+    (errors.QueueFull, Code.RESOURCE_EXHAUSTED),
+    (errors.ShareExceeded, Code.RESOURCE_EXHAUSTED),
+    (errors.RateExceeded, Code.RESOURCE_EXHAUSTED),
+    (errors.DeadlineUnattainable, Code.RESOURCE_EXHAUSTED),
+    (errors.CapacityError, Code.UNAVAILABLE),
+    (errors.ModelLoadFailed, Code.FAILED_PRECONDITION),
+    (errors.InputQuarantined, Code.FAILED_PRECONDITION),
+    (errors.ModelError, Code.INTERNAL),
+    (errors.BundleError, Code.FAILED_PRECONDITION),
+    (errors.ExchangeError, Code.FAILED_PRECONDITION),
+    (errors.UpdateError, Code.FAILED_PRECONDITION),
+    (errors.UnknownBundle, Code.NOT_FOUND),
+    (errors.AmbiguousBundle, Code.INVALID_ARGUMENT),
+    (errors.StateError, Code.FAILED_PRECONDITION),
+    (errors.SiteError, Code.FAILED_PRECONDITION),
+    (errors.EdgeAgentError, Code.INTERNAL),
+)
+
+
+def code_of(error: errors.EdgeAgentError) -> grpc.StatusCode:
+    """Return the gRPC code of an error."""
+    return next(code for cls, code in CODES if isinstance(error, cls))
+
+
+def to_status(error: errors.EdgeAgentError) -> status_pb2.Status:
+    """Write an error as google.rpc.Status."""
+    details = [_any(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error)))]
+    if isinstance(error, errors.CapacityError):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(max(int(error.retry_seconds * 1000), 1))
+        details.append(_any(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status_pb2.Status(
+        code=code_of(error).value[0], message=_clip(error.message, MESSAGE_BYTES_MAX), details=details
+    )
+
+
+def to_call_status(error: errors.EdgeAgentError) -> grpc.Status:
+    """Write an error so that `context.abort_with_status` takes it."""
+    return rpc_status.to_status(to_status(error))
+
+
+def to_input_error(error: errors.EdgeAgentError) -> task_pb2.InputError:
+    """Write an error of one input of a batch."""
+    return task_pb2.InputError(
+        reason=error.reason, message=_clip(error.message, MESSAGE_BYTES_MAX), metadata=_metadata(error)
+    )
+
+
+def _metadata(error: errors.EdgeAgentError) -> dict[str, str]:
+    kept, room = {}, METADATA_BYTES_MAX
+    for key, value in {**({"remedy": error.remedy} if error.remedy else {}), **error.metadata}.items():
+        clipped = _clip(value, VALUE_BYTES_MAX)
+        needed = len(key.encode()) + len(clipped.encode()) + ENTRY_BYTES
+        if needed <= room:
+            kept[key] = clipped
+            room -= needed
+    return kept
+
+
+def _any(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _clip(text: str, bytes_max: int) -> str:
+    # A file name may hold bytes that are no text, and protobuf refuses them: they are shown escaped.
+    raw = text.encode("utf-8", "backslashreplace")
+    return raw.decode() if len(raw) <= bytes_max else raw[: bytes_max - 3].decode("utf-8", "ignore") + "…"

@@ -1,0 +1,239 @@
+"""The interceptor: what every call passes before, around and after its handler.
+
+Before: the caller is identified and authorized (`roles.py`), and its rate is checked. Only then are its bytes parsed:
+an unauthorized caller reaches no parser. Around: an error of ours becomes a status, and no text of another exception
+leaves the daemon. After: the listener knows when the end of the call was sent, so that a stop can wait for it.
+
+A handler that streams is a coroutine that writes, not a generator that yields: a generator cannot be ended while gRPC
+waits for a caller that does not read. Cancellation passes through: swallowing it leaks memory in gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from edge_agent.config import Role
+from edge_agent.errors import AccessError, Draining, EdgeAgentError, InvalidRequest, RateExceeded
+from edge_agent.server.admission_control import RateLimiter
+from edge_agent.server.audit import AuditLog
+from edge_agent.server.callers import CallerIdentifier, current_caller
+from edge_agent.server.detached_calls import ChangeRunner, OperatorChange
+from edge_agent.server.error_status import to_call_status
+from edge_agent.server.roles import METHODS, CallTreatment, call_treatment, role_missing
+
+RETRY_SECONDS = 1.0
+REFUSAL_SECONDS = 1.0
+"""For callers to receive the refusal of their call; after that their connections are closed."""
+READING_SECONDS = 0.2
+"""For callers to read how the last calls ended."""
+
+# grpc.aio's context is generic in messages whose types no handler here needs.
+CallContext = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+
+log = structlog.get_logger("edge_agent.server")
+
+
+class ServerInterceptor:
+    """Takes the place of a server while services are added to it."""
+
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        identify: CallerIdentifier,
+        rates: RateLimiter,
+        audit: AuditLog,
+        changes: ChangeRunner,
+    ) -> None:
+        """Add services to `server`, whose callers `identify` tells apart."""
+        self._server, self._identify, self._rates = server, identify, rates
+        self._audit, self._changes = audit, changes
+        self.running = RunningCalls()
+        """All calls but operators' changes, which a stop does not cut off."""
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Do nothing: generated code adds the same handlers by the method below."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Add the handlers of a service."""
+        intercepted = {name: self._intercept(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, intercepted),))
+
+    def _intercept(self, method: str, handler: Any) -> Any:
+        admit = functools.partial(self._admit, method.rpartition("/")[2], METHODS.get(method), call_treatment(method))
+        if handler.stream_stream:
+            behaviour: Behaviour = self._streamed(method, admit, handler)
+            return grpc.stream_stream_rpc_method_handler(behaviour, None, handler.response_serializer)
+        make = grpc.unary_stream_rpc_method_handler if handler.unary_stream else grpc.unary_unary_rpc_method_handler
+        intercept = self._change if call_treatment(method) == "change" else self._unary
+        return make(intercept(method, admit, handler), None, handler.response_serializer)
+
+    def _unary(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
+        handle, parse = handler.unary_stream or handler.unary_unary, handler.request_deserializer
+
+        async def answer_call(data: bytes, context: Any) -> Any:
+            task = self.running.begin()
+            try:
+                admit(context)
+                return await handle(parse_request(parse, data), context)
+            except asyncio.CancelledError:
+                if refusal := self.running.take_refusal(task):
+                    await end_with_status(method, refusal, context)
+                raise
+            except Exception as error:  # noqa: BLE001 - the edge of the daemon
+                await end_with_status(method, error, context)
+
+        return answer_call
+
+    def _change(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
+        """Return a behaviour that makes a change to its end whether or not its caller waits."""
+        make_change, parse = handler.unary_stream or handler.unary_unary, handler.request_deserializer
+
+        async def answer_change(data: bytes, context: Any) -> Any:
+            try:
+                admit(context)
+                request = parse_request(parse, data)
+                change = OperatorChange(current_caller.get(), method.rpartition("/")[2], request)
+                act = functools.partial(make_change, request)
+                if handler.unary_stream:
+                    return await self._changes.run_with_progress(change, act, context.write)
+                return await self._changes.run(change, functools.partial(act, context))
+            except Exception as error:  # noqa: BLE001 - the edge of the daemon
+                await end_with_status(method, error, context)
+
+        return answer_change
+
+    def _streamed(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
+        async def answer_stream(requests: Any, context: Any) -> None:
+            task = self.running.begin()
+            try:
+                admit(context)
+                await converse(requests, context)
+            except asyncio.CancelledError:
+                if refusal := self.running.take_refusal(task):
+                    await end_with_status(method, refusal, context)
+                raise
+            except Exception as error:  # noqa: BLE001 - the edge of the daemon
+                await end_with_status(method, error, context)
+
+        async def converse(requests: Any, context: Any) -> None:
+            async with contextlib.aclosing(read(requests)) as parsed:
+                responses = handler.stream_stream(parsed, context)
+                if not inspect.isasyncgen(responses):
+                    await responses  # it writes, and so can be ended while its caller does not read
+                    return
+                async with contextlib.aclosing(responses):
+                    async for response in responses:
+                        await context.write(response)
+
+        async def read(requests: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
+            async for data in requests:
+                yield parse_request(handler.request_deserializer, data)
+
+        return answer_stream
+
+    def _admit(self, call: str, allowed: frozenset[Role] | None, treatment: CallTreatment, context: Any) -> None:
+        """Identify the caller of a call and check its role and rate. Raises AccessError, RateExceeded."""
+        try:
+            caller = self._identify(context)
+            current_caller.set(caller)
+            if not allowed or not allowed & caller.roles:
+                raise role_missing(call, allowed or frozenset(), caller.name, caller.roles)
+        except AccessError as error:
+            self._audit.note(current_caller.get(), call, error.reason)
+            raise
+        if treatment == "look":
+            self._audit.note(caller, call, "OK")
+        elif treatment == "work" and self._rates.limited:
+            seconds = self._rates.take(caller.account, time.monotonic())
+            if seconds:
+                who = caller.name
+                message = f"{who} calls more often than this site allows one client; wait {seconds:.2g} s"
+                raise RateExceeded(message, retry_seconds=seconds, client=who)
+
+
+class RunningCalls:
+    """The calls of one listener in progress: a stop waits for their ends, and refuses the rest. One event loop owns it.
+
+    gRPC ends a call that outlasts a stop with UNAVAILABLE and no details, so its caller could not tell that it can try
+    again. And gRPC closes a connection as soon as its last call has ended: a client that writes at that moment, if only
+    an acknowledgement, loses the end of the call. So a listener is closed a while after the last call.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._running: set[asyncio.Task[Any]] = set()
+        self._refused: dict[asyncio.Task[Any], Draining] = {}
+
+    def begin(self) -> asyncio.Task[Any]:
+        """Count the call of this task until its end has been sent, which is when the task ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def take_refusal(self, task: asyncio.Task[Any]) -> Draining | None:
+        """Return the error of a call that `drain` cancelled; None = its caller did."""
+        refusal = self._refused.pop(task, None)
+        if refusal is not None:
+            task.uncancel()
+        return refusal
+
+    async def drain(self, seconds: float) -> None:
+        """Return when callers have read the ends of their calls; refuse what runs for longer than `seconds`."""
+        if not self._running:
+            return
+        await self._until_none(seconds)
+        if self._running:
+            self._refuse(seconds)
+            await self._until_none(REFUSAL_SECONDS)
+        await asyncio.sleep(READING_SECONDS)
+
+    async def _until_none(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while self._running and loop.time() < until:
+            await asyncio.wait(self._running, timeout=until - loop.time())
+
+    def _refuse(self, seconds: float) -> None:
+        message = f"the daemon is stopping, and the call has not ended within the {seconds:g} s for running calls"
+        for task in self._running:
+            self._refused[task] = Draining(message, retry_seconds=RETRY_SECONDS)
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        self._refused.pop(task, None)
+
+
+def parse_request(parse: Callable[[bytes], Any], data: bytes) -> Any:
+    """Parse a message. Raises InvalidRequest: gRPC itself would answer with the text of the exception."""
+    try:
+        return parse(data)
+    except Exception:  # noqa: BLE001 - DecodeError, or whatever protobuf makes of hostile bytes
+        raise InvalidRequest(
+            "the request is not a valid message of this method",
+            remedy="Generate the client from the daemon's version of proto/; text must be UTF-8.",
+        ) from None
+
+
+async def end_with_status(method: str, error: Exception, context: Any) -> None:
+    """End a call with the status of an error; always raises. Call it where the error is handled."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, EdgeAgentError):
+        # `Any`: the stubs do not have abort_with_status, which grpc.aio has.
+        await context.abort_with_status(to_call_status(error))
+    log.exception("handler_failed", method=method.rpartition("/")[2], error=type(error).__name__)
+    await context.abort(grpc.StatusCode.INTERNAL, "an unexpected error in edge-agent; its log has the details")

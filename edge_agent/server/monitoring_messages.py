@@ -1,0 +1,189 @@
+"""From the figures of the field to the messages of edge_agent.v1: pure translation, and the intervals of shares."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from edge_agent import statistics
+from edge_agent.formats.manifest import Threshold
+from edge_agent.formats.status_object import REMEDIES
+from edge_agent.monitoring.answer_observation import FAIR_SOURCES
+from edge_agent.monitoring.bundle_figures import (
+    AgreementCount,
+    AlarmState,
+    BundleSeries,
+    ConfidenceCount,
+    DailySpend,
+    ModelDisagreement,
+)
+from edge_agent.monitoring.sequential_tests import REFERENCE_ROWS, DriftStream, RiskEvidence, RiskGuarantee
+from edge_agent.store.state import InstalledBundle
+from edge_agent.v1 import field_pb2 as pb
+from edge_agent.v1 import task_pb2
+
+ALL_LABELS = ""
+RECENT_DAYS = 7
+_EPOCH = datetime.date(1970, 1, 1)
+
+
+def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
+    """Describe an alarm, and what to do next."""
+    message = pb.FieldAlarm(
+        task=alarm.task,
+        digest=alarm.digest,
+        alarm=alarm.alarm,
+        message=alarm.said,
+        remedy=REMEDIES[alarm.alarm],
+        demoted=demoted,
+    )
+    message.since_time.FromMilliseconds(int(alarm.since * 1000))
+    if alarm.ended:
+        message.end_time.FromMilliseconds(int(alarm.ended * 1000))
+    return message
+
+
+def money_message(spent: DailySpend) -> pb.FieldMoney:
+    """Describe what was spent on a task on a day."""
+    return pb.FieldMoney(task=spent.task, day=_date(spent.day), questions=spent.questions, cost_micros=spent.micros)
+
+
+def series_message(
+    series: BundleSeries, installed: InstalledBundle | None, *, active: bool, demoted: Callable[[AlarmState], bool]
+) -> pb.FieldSeries:
+    """Describe a bundle in the field; `demoted` tells which alarm put its task into shadow."""
+    message = pb.FieldSeries(
+        bundle=task_pb2.BundleRef(task=series.task, version=series.version, digest=series.digest),
+        active=active,
+        days=_days(series),
+        totals=_totals(series.days.values()),
+        agreement=_agreement(series.agreement),
+        tests=_tests(series.promise, series.evidence),
+        streams=[_stream(what, stream) for what, stream in series.streams.items()],
+        alarms=[alarm_message(alarm, demoted=active and demoted(alarm)) for alarm in series.alarms],
+        confidences=_confidences(series.confidences),
+        disagreements=map(_disagreement, series.disagreements),
+        labels=[
+            pb.FieldLabel(label=each.label, answers=each.answers, examples=each.examples) for each in series.labels
+        ],
+    )
+    message.first_time.FromMilliseconds(int(series.first * 1000))
+    message.last_time.FromMilliseconds(int(series.last * 1000))
+    if installed and isinstance(installed.manifest.confidence, Threshold):
+        message.threshold = installed.manifest.confidence.confidence_min
+    return message
+
+
+def share_message(hits: int, rows: int) -> pb.Share:
+    """Describe a share with its interval."""
+    found = statistics.share(hits, rows)
+    return pb.Share(hits=hits, rows=rows, value=found.value if rows else 0.0, low=found.low, high=found.high)
+
+
+def _days(series: BundleSeries) -> Iterator[pb.FieldDay]:
+    pairs, agreed = Counter[int](), Counter[int]()
+    for row in series.agreement:
+        if row.source in FAIR_SOURCES:
+            pairs[row.day] += row.pairs
+            agreed[row.day] += row.agreed
+    for day in sorted(series.days.keys() | pairs.keys()):
+        yield pb.FieldDay(
+            day=_date(day), counts=series.days.get(day, {}), agreement=share_message(agreed[day], pairs[day])
+        )
+
+
+def _date(day: int) -> str:
+    return (_EPOCH + datetime.timedelta(days=day)).isoformat()
+
+
+def _totals(days: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for counts in days:
+        total.update(counts)
+    return total
+
+
+def _agreement(rows: Sequence[AgreementCount]) -> list[pb.FieldAgreement]:
+    since = max((row.day for row in rows), default=0) - RECENT_DAYS
+    found, recent = _by_label(rows), _by_label([row for row in rows if row.day > since])
+    return [
+        pb.FieldAgreement(
+            source=source,
+            label=label,
+            agreed=share_message(*agreed),
+            recent=share_message(*recent.get((source, label), (0, 0))),
+        )
+        for (source, label), agreed in sorted(found.items())
+    ]
+
+
+def _by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Add up what was the same, and of how many, by source and label, and by source alone."""
+    pairs, agreed = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for row in rows:
+        for label in {row.label, ALL_LABELS}:
+            pairs[row.source, label] += row.pairs
+            agreed[row.source, label] += row.agreed
+    return {each: (agreed[each], pairs[each]) for each in pairs}
+
+
+def _tests(promise: RiskGuarantee | None, evidence: Mapping[str, RiskEvidence]) -> Iterator[pb.FieldTest]:
+    if promise is None:
+        return
+    for judge, found in evidence.items():
+        yield pb.FieldTest(
+            judge=judge,
+            wrong=share_message(found.wrong, found.judged),
+            target=found.held_to(promise),
+            delta=promise.delta,
+            evidence=found.peak,
+            evidence_max=promise.limit,
+            refuted=found.rejects(promise),
+            unjudged=found.unjudged,
+        )
+
+
+def _stream(what: str, stream: DriftStream) -> pb.FieldStream:
+    events = stream.reference.counts.keys() | stream.last.counts.keys()
+    ordered = sorted(events, key=lambda event: (-stream.reference.counts.get(event, 0), event))
+    missing = 0 if stream.calibrated else REFERENCE_ROWS - stream.reference.rows
+    return pb.FieldStream(
+        what=what,
+        calibrated=stream.calibrated,
+        reference_rows=stream.reference.rows,
+        reference_rows_missing=missing,
+        window_rows=stream.window.rows,
+        windows=stream.windows,
+        events=[
+            pb.FieldEvent(event=event, before=stream.reference.share(event), now=stream.last.share(event))
+            for event in ordered
+        ],
+    )
+
+
+def _confidences(rows: Iterable[ConfidenceCount]) -> Iterator[pb.FieldConfidence]:
+    highest_first = sorted(rows, key=lambda row: -row.hundredths)
+    every = sum(row.answers for row in highest_first)
+    answers = pairs = agreed = reviewed = reviewed_agreed = right = 0
+    for row in highest_first:
+        answers, pairs, agreed = answers + row.answers, pairs + row.pairs, agreed + row.agreed
+        reviewed, right = reviewed + row.reviewed, right + row.right
+        reviewed_agreed += row.reviewed_agreed
+        yield pb.FieldConfidence(
+            confidence=row.hundredths / 100,
+            answers=share_message(answers, every),
+            agreed=share_message(agreed, pairs),
+            reviewed=share_message(right, reviewed),
+            reviewed_agreed=reviewed_agreed,
+        )
+
+
+def _disagreement(found: ModelDisagreement) -> pb.FieldDisagreement:
+    message = pb.FieldDisagreement(
+        prediction_id=found.prediction_id, source=found.source, ours=found.ours, theirs=found.theirs
+    )
+    message.answer_time.FromMilliseconds(int(found.at * 1000))
+    if found.confidence >= 0:
+        message.confidence = found.confidence
+    return message

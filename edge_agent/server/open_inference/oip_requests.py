@@ -1,0 +1,203 @@
+"""From a request of the protocol to the texts and options of our own: pure.
+
+Everything that is not understood is refused by its name. What would be passed over silently, a parameter that does
+nothing or a tensor that nobody reads, would have its caller believe in something that does not happen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from edge_agent.errors import InvalidRequest
+from edge_agent.server import messages
+
+INPUT = "text"
+SHOWN_CHARS_MAX = 64
+LENGTH_BYTES = 4
+WISHES = {"answer", "abstain", "escalate"}
+FINAL_WANTED = "triton_enable_empty_final_response"
+"""Sent by Triton's clients in streams. The last response is always marked: nothing is to be done."""
+RAW_BYTES = "binary_data_size"
+"""Sent by KServe's client with an input whose elements are raw: how many bytes they have."""
+
+
+class RequestParameter(NamedTuple):
+    """One parameter: the field of our own request that it fills, and how its value is read."""
+
+    field: str
+    types: tuple[type, ...]
+    read: Callable[[Any], Any] = lambda value: value
+
+
+def _wish(value: str) -> int:
+    if value.lower() not in WISHES:
+        known = ", ".join(sorted(WISHES))
+        raise InvalidRequest(f"parameter 'on_low_confidence' is {_shown(value)}; it must be one of {known}")
+    return next(number for number, wish in messages.WISHES.items() if wish == value.lower())
+
+
+_REQUEST_ID = RequestParameter("request_id", (str,))
+_GRADED = {"on_low_confidence": RequestParameter("on_low_confidence", (str,), _wish), "request_id": _REQUEST_ID}
+PARAMETERS: Mapping[str, Mapping[str, RequestParameter]] = {
+    "classify": _GRADED,
+    "extract": _GRADED,
+    "embed": {"request_id": _REQUEST_ID},
+    "generate": {
+        "output_tokens_max": RequestParameter("output_tokens_max", (int,)),
+        "temperature": RequestParameter("temperature", (int, float), float),
+        "seed": RequestParameter("seed", (int,)),
+        "stop": RequestParameter("stops", (str,), lambda value: [value]),
+        "escalate": RequestParameter("escalate", (bool,)),
+    },
+}
+"""By the kind of the task; docs/open-inference-protocol.md says what each does."""
+REMEDIES = {
+    "priority": "Leave it out: the caller's role gives the priority.",
+    "timeout": "Set the call's own deadline instead (client_timeout): it reaches the model.",
+    "classification": "Leave it out: the outputs 'label' and 'scores' have what it would give.",
+    "sequence_id": "Leave it out: requests do not belong together.",
+    "shared_memory_region": "Send the tensor in the request.",
+}
+"""What to do instead of parameters that other servers know."""
+
+
+def parse_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Read a request's parameters: the fields of our own request, with their values. Raises InvalidRequest."""
+    known = PARAMETERS[kind]
+    return dict(_option(name, parameters[name], known) for name in parameters if name != FINAL_WANTED)
+
+
+def _option(name: str, parameter: Any, known: Mapping[str, RequestParameter]) -> tuple[str, Any]:
+    option = known.get(name)
+    if option is None:
+        raise _unknown(f"parameter {_shown(name)}", "of a task of this kind", name, known)
+    chosen = parameter.WhichOneof("parameter_choice")
+    value = getattr(parameter, chosen) if chosen else None
+    if type(value) not in option.types:
+        requested_outputs = " or ".join(_TYPE_NAMES[each] for each in option.types)
+        raise InvalidRequest(
+            f"parameter {name!r} must be {requested_outputs}; it is {_TYPE_NAMES.get(type(value), 'not set')}"
+        )
+    return option.field, option.read(value)
+
+
+_TYPE_NAMES: dict[type, str] = {bool: "a bool", int: "a whole number", float: "a number", str: "a string"}
+
+
+def _unknown(what: str, where: str, name: str, known: Mapping[str, object]) -> InvalidRequest:
+    listed = f"known are: {', '.join(known)}" if known else "none is known"
+    remedy = REMEDIES.get(name, "Leave it out, or correct its name; docs/open-inference-protocol.md has them all.")
+    return InvalidRequest(f"{what} is none {where}; {listed}", remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
+
+
+def parse_version(requested: str) -> int | None:
+    """Read the version that a request names; None = the active one. Raises InvalidRequest."""
+    if not requested:
+        return None
+    if not re.fullmatch("[0-9]{1,19}", requested, re.ASCII) or not int(requested):
+        said = f"the version is {_shown(requested)}; it must be a whole number above 0, or empty for the active one"
+        raise InvalidRequest(said)
+    return int(requested)
+
+
+def requested_outputs(request: Any, known: Mapping[str, object], usual: Iterable[str]) -> list[str]:
+    """Return the names of the outputs that a request wants, in its order; the usual ones if it names none.
+
+    Raises:
+        InvalidRequest: it names one that is not known, or one twice.
+    """
+    for output in request.outputs:
+        if output.name not in known:
+            raise _unknown(f"output {_shown(output.name)}", "of this model", output.name, known)
+        _refuse(output.parameters, f"output {output.name!r}")
+    names = [output.name for output in request.outputs]
+    if len(set(names)) < len(names):
+        raise InvalidRequest("an output is asked for twice", remedy="Name each output once.")
+    return names or list(usual)
+
+
+def _refuse(parameters: Iterable[str], whose: str) -> None:
+    for name in sorted(parameters):
+        raise _unknown(f"parameter {_shown(name)}", f"that {whose} can have", name, {})
+
+
+def parse_texts(request: Any) -> list[str]:
+    """Read the texts of a request. Raises InvalidRequest."""
+    tensor = _only(request.inputs)
+    if tensor.datatype != "BYTES":
+        raise InvalidRequest(f"input {INPUT!r} is of type BYTES; the request says {_shown(tensor.datatype)}")
+    if tensor.parameters:
+        _check_parameters(tensor.parameters, sum(map(len, request.raw_input_contents)))
+    return _decoded(_elements(request, tensor, _count(list(tensor.shape))))
+
+
+def _only(inputs: Sequence[Any]) -> Any:
+    if len(inputs) != 1 or inputs[0].name != INPUT:
+        given = ", ".join(_shown(tensor.name) for tensor in inputs[:4]) or "none"
+        raise InvalidRequest(f"a model here has one input, {INPUT!r}; the request has: {given}")
+    return inputs[0]
+
+
+def _check_parameters(parameters: Mapping[str, Any], raw_bytes: int) -> None:
+    _refuse(set(parameters) - {RAW_BYTES}, f"input {INPUT!r}")
+    said = parameters[RAW_BYTES].int64_param if RAW_BYTES in parameters else raw_bytes
+    if said != raw_bytes:
+        raise InvalidRequest(f"parameter {RAW_BYTES!r} of input {INPUT!r} is {said}; its raw contents have {raw_bytes}")
+
+
+def _count(shape: list[int]) -> int:
+    """Return how many texts a shape has room for: [N] or [N, 1]."""
+    if len(shape) not in (1, 2) or shape[1:] not in ([], [1]) or shape[0] < 0:
+        said = ", ".join(map(str, shape[:8]))
+        raise InvalidRequest(f"input {INPUT!r} has shape [{said}]; it must be [N, 1] or [N]")
+    return shape[0]
+
+
+def _elements(request: Any, tensor: Any, count: int) -> list[bytes]:
+    raw = request.raw_input_contents
+    if raw and (len(raw) != 1 or tensor.HasField("contents")):
+        also = "and the tensor has contents, too" if tensor.HasField("contents") else "and one input"
+        raise InvalidRequest(f"raw_input_contents has {len(raw)} entries, {also}; it must be one for each input, alone")
+    found = split_raw_strings(raw[0], count) if raw else list(_typed(tensor))
+    if len(found) != count:
+        raise InvalidRequest(f"input {INPUT!r} has {len(found)} elements; its shape says {count}")
+    return found
+
+
+def _typed(tensor: Any) -> Any:
+    for field, _ in tensor.contents.ListFields():
+        if field.name != "bytes_contents":
+            raise InvalidRequest(f"input {INPUT!r} is of type BYTES; its elements are in {field.name}")
+    return tensor.contents.bytes_contents
+
+
+def split_raw_strings(raw: bytes, count: int) -> list[bytes]:
+    """Take a raw tensor of type BYTES apart: before each element its length, four bytes, little-endian.
+
+    Stops after one element more than `count`: what is too much is not taken apart. Raises InvalidRequest.
+    """
+    found: list[bytes] = []
+    at, size = 0, len(raw)
+    while at < size and len(found) <= count:
+        begin = at + LENGTH_BYTES
+        length = int.from_bytes(raw[at:begin], "little")
+        at = begin + length
+        if at > size:
+            left = max(size - begin, 0)
+            said = f"element {len(found) + 1} of input {INPUT!r} says that it has {length} bytes; {left} are left"
+            raise InvalidRequest(said, remedy="Before each text goes its length: four bytes, little-endian.")
+        found.append(raw[begin:at])
+    return found
+
+
+def _decoded(elements: list[bytes]) -> list[str]:
+    try:
+        return [element.decode() for element in elements]
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"an element of input {INPUT!r} is not UTF-8 text") from None
+
+
+def _shown(text: str) -> str:
+    return repr(text[:SHOWN_CHARS_MAX])

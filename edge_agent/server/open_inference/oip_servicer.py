@@ -1,0 +1,322 @@
+"""GRPCInferenceService: the calls of the protocol, each answered by what answers our own.
+
+A request becomes one of InferenceService, goes the same way (limits, routing, capture, counting), and its answer
+becomes tensors. What differs: a request is answered whole or not at all, for a tensor has no place for an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+from edge_agent import __version__
+from edge_agent.errors import (
+    DeadlineExpired,
+    Draining,
+    EdgeAgentError,
+    InvalidRequest,
+    UnknownBundle,
+    UnknownTask,
+    from_wire,
+)
+from edge_agent.metrics.answer_counts import UNKNOWN_TASK
+from edge_agent.server import callers, finished_answers
+from edge_agent.server.admission_control import AdmissionControl, CallSlot
+from edge_agent.server.inference import InferenceDependencies, InferenceServicer
+from edge_agent.server.interceptor import CallContext
+from edge_agent.server.open_inference import oip_requests, oip_tensors
+from edge_agent.server.open_inference.oip_wire import pb
+from edge_agent.store.state import InstalledBundle
+from edge_agent.v1 import inference_pb2
+
+STATUSES_WANTED = ("triton_grpc_error", "true")
+"""Metadata of a stream whose first error is to end it with a status, as Triton has it."""
+FINAL = "triton_final_response"
+REASON = "reason"
+
+
+class _OwnMethod(NamedTuple):
+    """How our own API asks for one kind of task, and where an answer stands in its result."""
+
+    request: Callable[..., Any]
+    answer: str
+    method: Callable[[InferenceServicer, Any, Any], Any]
+
+
+_KINDS = {
+    "classify": _OwnMethod(inference_pb2.ClassifyRequest, "classification", InferenceServicer.classify),
+    "extract": _OwnMethod(inference_pb2.ExtractRequest, "extraction", InferenceServicer.extract),
+    "embed": _OwnMethod(inference_pb2.EmbedRequest, "embedding", InferenceServicer.embed),
+}
+
+
+class OpenInferenceServicer:
+    """See the module."""
+
+    def __init__(self, rooms: InferenceDependencies, answering: InferenceServicer, dialogues: StreamLimiter) -> None:
+        """Answer by the servicer of the same role."""
+        self._activation = rooms.activation
+        self._engines = rooms.engines
+        self._admission = rooms.admission
+        self._counts = rooms.counts
+        self._escalation = rooms.escalation
+        self._answering = answering
+        self._dialogues = dialogues
+
+    async def ServerLive(self, request: Any, context: CallContext) -> Any:
+        """Say that the daemon takes calls."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: CallContext) -> Any:
+        """Say whether every task can be answered."""
+        tasks = self._activation.serving.keys() | self._activation.problems.keys()
+        return pb.ServerReadyResponse(ready=all(map(self._ready, tasks)) and not self._admission.draining)
+
+    async def ModelReady(self, request: Any, context: CallContext) -> Any:
+        """Say whether a task can be answered."""
+        if request.name not in self._activation.problems:
+            self._bundle(request.name, request.version)
+        return pb.ModelReadyResponse(ready=self._ready(request.name))
+
+    async def ServerMetadata(self, request: Any, context: CallContext) -> Any:
+        """Name the server."""
+        return pb.ServerMetadataResponse(name="edge-agent", version=__version__, extensions=oip_tensors.EXTENSIONS)
+
+    async def ModelMetadata(self, request: Any, context: CallContext) -> Any:
+        """Describe the tensors of a task."""
+        return oip_tensors.model_metadata(self._bundle(request.name, request.version))
+
+    async def ModelConfig(self, request: Any, context: CallContext) -> Any:
+        """Describe a task as Triton's clients want it."""
+        bundle = self._bundle(request.name, request.version)
+        return pb.ModelConfigResponse(
+            config=oip_tensors.model_configuration(bundle, self._escalation.mode(bundle.manifest))
+        )
+
+    async def ModelStatistics(self, request: Any, context: CallContext) -> Any:
+        """Count what was answered."""
+        names = [request.name] if request.name else sorted(self._activation.serving)
+        bundles = [self._bundle(name, request.version if request.name else "") for name in names]
+        return pb.ModelStatisticsResponse(
+            model_stats=[oip_tensors.model_statistics(each, self._counts) for each in bundles]
+        )
+
+    async def ModelInfer(self, request: Any, context: CallContext) -> Any:
+        """Answer a request; a generation when all of it is written."""
+        bundle = self._bundle(request.model_name, request.model_version)
+        if bundle.manifest.task.kind in oip_tensors.BATCHED:
+            return await self._batch(request, bundle, context)
+        pieces: list[oip_tensors.GeneratedText] = []
+
+        async def take(piece: oip_tensors.GeneratedText) -> None:
+            pieces.append(piece)
+
+        names = await self._generation(request, bundle, context, take)
+        whole = pieces[-1]._replace(text="".join(piece.text for piece in pieces))
+        return _response(request, bundle, names, [whole])
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: CallContext) -> None:
+        """Answer one request after the other; what fails is said in the stream, unless statuses are wanted."""
+        statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
+        with self._dialogues.place(callers.current_caller.get().account):
+            async with contextlib.aclosing(self._dialogues.each(requests)) as each:
+                async for request in each:
+                    try:
+                        await self._answer(request, context)
+                    except EdgeAgentError as error:
+                        if statuses_wanted:
+                            raise
+                        await self._write(_failure(request, error), context)
+
+    async def _answer(self, request: Any, context: CallContext) -> None:
+        bundle = self._bundle(request.model_name, request.model_version)
+        kind = bundle.manifest.task.kind
+        if kind in oip_tensors.BATCHED:
+            await self._write(_marked(await self._batch(request, bundle, context), final=True), context)
+            return
+        names = _wanted(request, bundle)
+        early = [name for name in names if name in oip_tensors.EACH_PIECE]
+
+        async def take(piece: oip_tensors.GeneratedText) -> None:
+            final = piece.provenance is not None
+            if final or early:
+                response = _response(request, bundle, names if final else early, [piece])
+                await context.write(_marked(response, final=final))
+
+        await self._generation(request, bundle, context, take)
+
+    async def _batch(self, request: Any, bundle: InstalledBundle, context: CallContext) -> Any:
+        task, kind = bundle.manifest.task, _KINDS[bundle.manifest.task.kind]
+        with finished_answers.UnansweredCallCounter(self._counts, task.name):
+            names = _wanted(request, bundle)
+            texts, options = (
+                oip_requests.parse_texts(request),
+                oip_requests.parse_parameters(request.parameters, task.kind),
+            )
+        asked = kind.request(task=task.name, texts=texts, **options)
+        answered = await kind.method(self._answering, asked, context)
+        return _response(request, bundle, names, _all(answered.results, kind.answer))
+
+    async def _generation(
+        self,
+        request: Any,
+        bundle: InstalledBundle,
+        context: CallContext,
+        take: Callable[[oip_tensors.GeneratedText], Any],
+    ) -> list[str]:
+        """Have a text written, and each piece taken; return the names of the outputs that are wanted."""
+        task = bundle.manifest.task
+        with finished_answers.UnansweredCallCounter(self._counts, task.name):
+            names, texts = _wanted(request, bundle), oip_requests.parse_texts(request)
+            if len(texts) != 1:
+                raise InvalidRequest(f"a generation has one input; the request has {len(texts)}")
+            asked = _generate_request(task.name, texts[0], oip_requests.parse_parameters(request.parameters, task.kind))
+
+        async def write(message: inference_pb2.GenerateResponse) -> None:
+            end = message.finish
+            done = message.HasField("finish")
+            await take(oip_tensors.GeneratedText(message.text, end.provenance if done else None, end.reason))
+
+        await self._answering.generate(asked, context, write)
+        return names
+
+    async def _write(self, response: Any, context: CallContext) -> None:
+        """Write to a caller who may not read."""
+        try:
+            async with asyncio.timeout(self._answering.seconds_left(context)):
+                await context.write(response)
+        except TimeoutError:
+            raise DeadlineExpired("the deadline passed before the stream was read") from None
+
+    def _bundle(self, task: str, version: str) -> InstalledBundle:
+        """Return the bundle that answers. Raises UnknownTask, UnknownBundle, InvalidRequest."""
+        requested = oip_requests.parse_version(version)
+        try:
+            bundle = self._activation.bundle_of(task)
+        except UnknownTask as error:
+            finished_answers.record_error(self._counts, UNKNOWN_TASK, error)
+            said = f"Request for unknown model: {error.message}"  # the beginning is what Triton's own tools look for
+            raise UnknownTask(said, remedy=error.remedy, **error.metadata) from None
+        answers = oip_tensors.version_number(bundle.manifest.version)
+        if requested not in (None, answers):
+            said = f"Request for unknown model: {task!r} has no version {requested} that answers; {answers} does"
+            raise UnknownBundle(said, remedy="Leave the version empty.", task=task, version=answers)
+        return bundle
+
+    def _ready(self, task: str) -> bool:
+        bundle = self._activation.serving.get(task)
+        return bundle is not None and self._engines.ready(bundle.digest)
+
+
+def _all(results: Any, answer: str) -> list[Any]:
+    """Return the answers. Raises the first error among them, saying which input it is of."""
+    for place, result in enumerate(results, 1):
+        if result.HasField("error"):
+            error = result.error
+            metadata = {**error.metadata, "input": str(place)}
+            said = f"input {place} of {len(results)}: {error.message}"
+            raise from_wire(error.reason, said, metadata.pop("remedy", ""), metadata)
+    return [getattr(result, answer) for result in results]
+
+
+def _generate_request(task: str, text: str, options: dict[str, Any]) -> inference_pb2.GenerateRequest:
+    try:
+        return inference_pb2.GenerateRequest(task=task, text=text, **options)
+    except ValueError as error:  # protobuf's, of a number that its field cannot hold
+        raise InvalidRequest(f"a parameter is out of range: {error}") from None
+
+
+def _response(request: Any, bundle: InstalledBundle, names: list[str], results: oip_tensors.Results) -> Any:
+    task, version = bundle.manifest.task, bundle.manifest.version
+    if provenance := results[0].provenance:
+        version = provenance.bundle.version  # a repeated request_id may have the answer of the bundle before
+    response = oip_tensors.outputs_response(task, names, results)
+    response.model_name, response.model_version, response.id = (
+        task.name,
+        str(oip_tensors.version_number(version)),
+        request.id,
+    )
+    return response
+
+
+def _wanted(request: Any, bundle: InstalledBundle) -> list[str]:
+    manifest = bundle.manifest
+    return oip_requests.requested_outputs(
+        request, oip_tensors.OUTPUTS[manifest.task.kind], oip_tensors.outputs_of(manifest)
+    )
+
+
+def _marked(response: Any, *, final: bool) -> Any:
+    response.parameters[FINAL].bool_param = final
+    return pb.ModelStreamInferResponse(infer_response=response)
+
+
+def _failure(request: Any, error: EdgeAgentError) -> Any:
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    response.parameters[REASON].string_param = error.reason
+    failed = _marked(response, final=True)
+    failed.error_message = f"{error.message}. {error.remedy}" if error.remedy else error.message
+    return failed
+
+
+# Open streams of requests: each lasts as long as its caller likes, but not for ever, and not over a stop.
+#
+# What waits on one takes no place among the calls in progress, so streams have places of their own.
+SILENT_SECONDS_MAX = 600.0
+STREAMS_MAX = 1024
+"""Of all callers; an open one costs some tens of kilobytes. Each has its share, as of calls."""
+RETRY_SECONDS = 1.0
+
+
+class StreamLimiter:
+    """Those of one daemon. One event loop owns them."""
+
+    def __init__(self, client_streams_max: int, silent_seconds_max: float = SILENT_SECONDS_MAX) -> None:
+        """Let a caller hold so many open; end one whose caller says nothing for that long."""
+        self._open = AdmissionControl(STREAMS_MAX, client_streams_max, "streams of requests")
+        self._silent_seconds_max = silent_seconds_max
+        self._waiting: set[asyncio.Timeout] = set()
+        self._closed = False
+
+    def place(self, client: str) -> CallSlot:
+        """Count a stream until the end of the `with` block. Raises QueueFull, ShareExceeded."""
+        return self._open.call(client)
+
+    async def each(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+        """Yield the requests of a stream.
+
+        Raises:
+            Draining: the daemon stops; what was asked before has its answer.
+            DeadlineExpired: the caller was silent for too long.
+        """
+        while True:
+            try:
+                request = await self._next(requests)
+            except StopAsyncIteration:
+                return
+            yield request
+
+    def close(self) -> None:
+        """End the streams that wait for a request now, and the others after the one that they answer."""
+        self._closed = True
+        for waiting in self._waiting:
+            waiting.reschedule(0.0)
+
+    async def _next(self, requests: AsyncIterator[Any]) -> Any:
+        self._require_open()
+        try:
+            async with asyncio.timeout(self._silent_seconds_max) as waiting:
+                self._waiting.add(waiting)
+                return await anext(requests)
+        except TimeoutError:
+            self._require_open()
+            said = f"no request came on this stream for {self._silent_seconds_max:g} s"
+            raise DeadlineExpired(said, remedy="Open a stream when there is something to ask.") from None
+        finally:
+            self._waiting.discard(waiting)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)

@@ -1,0 +1,271 @@
+"""From answers to tensors: which outputs each kind of task has, and how each is written. Pure.
+
+Always raw: tritonclient reads nothing else of numbers. Little-endian, row by row; before each text its length.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
+
+from edge_agent.formats.manifest import Manifest, TaskSpec, Threshold
+from edge_agent.formats.plan import Mode
+from edge_agent.metrics.answer_counts import AnswerCounts, Histogram
+from edge_agent.server import messages
+from edge_agent.server.open_inference import oip_requests
+from edge_agent.server.open_inference.oip_wire import pb
+from edge_agent.store.state import InstalledBundle
+
+Datatype = Literal["BYTES", "FP32", "BOOL"]
+Results = Sequence[Any]
+"""Of one request: Classification, Extraction or Embedding, or one Text."""
+ANY, EACH_LABEL = -1, -2
+FRAMES_MAX = 256
+_ONE = struct.Struct("<f").pack
+_ROUTES = {number: name.upper() for name, number in messages.ROUTES.items()}
+_FINISHES = {number: name for name, number in messages.FINISHES.items()}
+
+
+class GeneratedText(NamedTuple):
+    """A piece of a generation, or all of it; `provenance` and `finish` are None before its end."""
+
+    text: str
+    provenance: Any = None
+    finish: int = 0
+
+
+class OutputTensor(NamedTuple):
+    """One output of a kind of task."""
+
+    datatype: Datatype
+    write: Callable[[Results, Sequence[str]], bytes]
+    """From the results and the task's labels."""
+    width: int = 1
+    """How many elements belong to one input; EACH_LABEL = one for each label, ANY = as many as there are."""
+
+
+def encode_strings(values: Iterable[str]) -> bytes:
+    """Write texts."""
+    return b"".join([_framed(value) for value in values])
+
+
+def _framed(value: str) -> bytes:
+    encoded = value.encode()
+    return len(encoded).to_bytes(4, "little") + encoded
+
+
+def encode_floats(values: Sequence[float]) -> bytes:
+    """Write numbers."""
+    return _ONE(values[0]) if len(values) == 1 else struct.pack(f"<{len(values)}f", *values)
+
+
+def _text(of: Callable[[Any], str]) -> OutputTensor:
+    return OutputTensor("BYTES", lambda results, _: b"".join([_framed(of(result)) for result in results]))
+
+
+def _number(of: Callable[[Any], float]) -> OutputTensor:
+    return OutputTensor("FP32", lambda results, _: encode_floats([of(result) for result in results]))
+
+
+def _degraded(result: Any) -> str:
+    words = result.provenance.degraded
+    return ",".join(words) if words else ""
+
+
+def _confidence(result: Any) -> float:
+    return float(result.confidence.value) if result.HasField("confidence") else math.nan
+
+
+def _p_value(result: Any) -> float:
+    return float(result.provenance.p_value) if result.provenance.HasField("p_value") else math.nan
+
+
+def _scores(results: Results, labels: Sequence[str]) -> bytes:
+    """Write a row for each result, in the order of the labels; without a local answer there are no numbers in it."""
+    rows: list[float] = []
+    for result in results:
+        found = {pair.label: pair.score for pair in result.scores}
+        rows += [found.get(label, math.nan) for label in labels]
+    return encode_floats(rows)
+
+
+def _entities(result: Any) -> str:
+    names = ("label", "text", "start", "end", "score")
+    return json.dumps([{name: getattr(each, name) for name in names} for each in result.entities], ensure_ascii=False)
+
+
+def _fields(result: Any) -> str:
+    return json.dumps({field.name: field.confidence for field in result.fields}, ensure_ascii=False)
+
+
+def _vectors(results: Results, _: Sequence[str]) -> bytes:
+    return b"".join([encode_floats(result.values) for result in results])
+
+
+_PROVENANCE = {
+    "route": _text(lambda result: _ROUTES[result.provenance.route]),
+    "degraded": _text(_degraded),
+    "prediction_id": _text(attrgetter("provenance.prediction_id")),
+}
+_RESEMBLES = {"p_value": _number(_p_value)}
+_GRADED = {
+    "confidence": _number(_confidence),
+    "below_threshold": OutputTensor("BOOL", lambda results, _: bytes(r.confidence.below_threshold for r in results)),
+}
+OUTPUTS: Mapping[str, Mapping[str, OutputTensor]] = {
+    "classify": {
+        "label": _text(attrgetter("label")),
+        **_GRADED,
+        "scores": OutputTensor("FP32", _scores, EACH_LABEL),
+        "label_mass": _number(attrgetter("label_mass")),
+        **_PROVENANCE,
+        **_RESEMBLES,
+    },
+    "extract": {
+        "record": _text(attrgetter("json")),
+        **_GRADED,
+        "entities": _text(_entities),
+        "fields": _text(_fields),
+        **_PROVENANCE,
+        **_RESEMBLES,
+    },
+    "embed": {"embedding": OutputTensor("FP32", _vectors, ANY), **_PROVENANCE, **_RESEMBLES},
+    "generate": {
+        "text": _text(attrgetter("text")),
+        "finish_reason": _text(lambda result: _FINISHES.get(result.finish, "")),
+        **_PROVENANCE,
+    },
+}
+"""By the kind of the task, in the order in which they are sent."""
+_GATED_ONLY = "p_value"
+_UNGATED = {kind: {name: each[name] for name in each if name != _GATED_ONLY} for kind, each in OUTPUTS.items()}
+BATCHED = frozenset({"classify", "extract", "embed"})
+"""Kinds whose tensors have a first dimension that counts the inputs."""
+EACH_PIECE = ("text",)
+"""Outputs of a generation that come before its end."""
+
+
+def outputs_of(manifest: Manifest) -> Mapping[str, OutputTensor]:
+    """Return the outputs of a bundle: without a gate no p-value, as not every client can write what is no number."""
+    return (OUTPUTS if manifest.confidence.gate else _UNGATED)[manifest.task.kind]
+
+
+def tensor_shape(output: OutputTensor, kind: str, labels: int, batch: int = ANY) -> list[int]:
+    """Return the shape of an output for a task with so many labels, and so many inputs; ANY = whatever there are."""
+    width = width_of(output, labels)
+    return [batch, width] if kind in BATCHED else [width]
+
+
+def width_of(output: OutputTensor, labels: int) -> int:
+    """Return how many elements belong to one input of a task with so many labels."""
+    return labels if output.width == EACH_LABEL else output.width
+
+
+def outputs_response(task: TaskSpec, names: Sequence[str], results: Results) -> Any:
+    """Return a ModelInferResponse with outputs alone."""
+    known, labels = OUTPUTS[task.kind], task.labels
+    raw = [known[name].write(results, labels) for name in names]
+    elements = len(results[0].values) if task.kind == "embed" else ANY
+    made = pb.ModelInferResponse()
+    made.CopyFrom(_frame(task.kind, tuple(names), len(labels), len(results), elements))
+    made.raw_output_contents.extend(raw)
+    return made
+
+
+@functools.lru_cache(FRAMES_MAX)
+def _frame(kind: str, names: tuple[str, ...], labels: int, batch: int, elements: int) -> Any:
+    """Describe outputs, whatever is in them: making it anew would be most of what an answer costs here."""
+    made = pb.ModelInferResponse()
+    for name in names:
+        output = OUTPUTS[kind][name]
+        dimensions = tensor_shape(output, kind, labels, batch)
+        if dimensions[-1] == ANY:
+            dimensions[-1] = elements
+        made.outputs.add(name=name, datatype=output.datatype, shape=dimensions)
+    return made
+
+
+# What a task looks like to clients of the protocol: its tensors, its configuration, its statistics. Pure.
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
+_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
+_INT64_MAX = 2**63 - 1
+VERSIONS_MAX = 256
+"""Whose numbers are remembered; each request asks for one twice."""
+
+
+@functools.lru_cache(VERSIONS_MAX)
+def version_number(version: str) -> int:
+    """Return a semantic version as a whole number, which is all that Triton's clients know: 1.2.3 is 1002003."""
+    major, minor, patch = map(int, version.partition("-")[0].split("."))
+    return min(max(major * 1_000_000 + minor * 1_000 + patch, 1), _INT64_MAX)
+
+
+def model_metadata(bundle: InstalledBundle) -> Any:
+    """Describe the tensors of a task."""
+    manifest = bundle.manifest
+    kind, labels = manifest.task.kind, len(manifest.task.labels)
+    message = pb.ModelMetadataResponse(
+        name=manifest.task.name, versions=[str(version_number(manifest.version))], platform=_platform(manifest)
+    )
+    message.inputs.add(name=oip_requests.INPUT, datatype="BYTES", shape=[ANY, 1] if kind in BATCHED else [1])
+    for name, output in outputs_of(manifest).items():
+        message.outputs.add(name=name, datatype=output.datatype, shape=tensor_shape(output, kind, labels))
+    return message
+
+
+def model_configuration(bundle: InstalledBundle, mode: Mode) -> Any:
+    """Describe a task as perf_analyzer and Triton's clients want it: shapes without the batch."""
+    manifest = bundle.manifest
+    task = manifest.task
+    batched = task.kind in BATCHED
+    config = pb.ModelConfig(
+        name=task.name,
+        platform=_platform(manifest),
+        backend=manifest.runtime,
+        max_batch_size=task.limits.inputs_max if batched else 0,
+        model_transaction_policy=pb.ModelTransactionPolicy(decoupled=not batched),
+    )
+    config.input.add(name=oip_requests.INPUT, data_type="TYPE_STRING", dims=[1])
+    for name, output in outputs_of(manifest).items():
+        config.output.add(name=name, data_type=_TYPES[output.datatype], dims=[width_of(output, len(task.labels))])
+    for name, value in _said(bundle, mode).items():
+        config.parameters[name].string_value = value
+    return config
+
+
+def _said(bundle: InstalledBundle, mode: Mode) -> Mapping[str, str]:
+    manifest = bundle.manifest
+    said = {"kind": manifest.task.kind, "version": manifest.version, "digest": bundle.digest, "mode": mode}
+    if manifest.task.kind == "classify":
+        said["labels"] = json.dumps(manifest.task.labels, ensure_ascii=False)
+    if isinstance(manifest.confidence, Threshold):
+        said["threshold"] = str(manifest.confidence.confidence_min)
+    return said | {"gate": manifest.gate_name}
+
+
+def model_statistics(bundle: InstalledBundle, counts: AnswerCounts) -> Any:
+    """Say what was answered of a task since the daemon started, by whatever API and whatever version."""
+    task = bundle.manifest.task.name
+    message = pb.ModelStatistics(name=task, version=str(version_number(bundle.manifest.version)))
+    stats = message.inference_stats
+    stats.fail.count = sum(number for lost, number in list(counts.errors.items()) if lost.task == task)
+    if of := counts.tasks.get(task):
+        message.inference_count = message.execution_count = sum(of.answers.values())
+        _copy(stats.success, of.total)
+        _copy(stats.queue, of.queue)
+        _copy(stats.compute_infer, of.compute)
+        stats.compute_input.count = stats.compute_output.count = stats.compute_infer.count
+    return message
+
+
+def _copy(message: Any, histogram: Histogram) -> None:
+    message.count, message.ns = sum(histogram.counts), int(histogram.total * 1e9)
+
+
+def _platform(manifest: Manifest) -> str:
+    return f"edge_agent_{manifest.runtime}"

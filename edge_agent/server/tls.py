@@ -1,0 +1,189 @@
+"""The server's certificate, key and client authorities: read again when they change, without a restart.
+
+gRPC asks at every handshake whether there is something new, so looking costs three `stat`. What is half written, does
+not belong together or has expired is not taken: the old goes on, and status and the log say why. Connections that stand
+keep what they were made with until `access.connection_seconds_max` ends them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+
+from edge_agent.config import AccessConfig, Role
+from edge_agent.errors import CertificateExpired, CertificateUnusable
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.server.callers import Caller, current_caller
+from edge_agent.server.roles import certificate_roles
+
+log = structlog.get_logger("edge_agent.server")
+
+FILE_BYTES_MAX = 1024 * 1024
+SOON_SECONDS = 14 * 86_400
+"""An end that is nearer than that is worth a warning."""
+
+
+@dataclass(frozen=True)
+class TlsMaterial:
+    """What was read, and found to belong together."""
+
+    chain: bytes
+    key: bytes
+    authorities: bytes
+    expires_at: float
+    """When the server's certificate ends, in seconds since 1970."""
+    authorities_expire_at: float
+    """When the first of the client authorities ends."""
+
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        """Return it as gRPC takes it."""
+        return grpc.ssl_server_certificate_configuration([(self.key, self.chain)], self.authorities)
+
+
+class TlsFiles:
+    """The three files of one listener. Any thread may ask."""
+
+    def __init__(self, access: AccessConfig, now: Callable[[], float] = time.time) -> None:
+        """Read them.
+
+        Raises:
+            CertificateUnusable: one cannot be read, is no such thing, or does not belong to another.
+        """
+        self._paths = tuple(Path(path) for path in (access.certificate_file, access.key_file, access.client_ca_file))
+        self._now = now
+        self._lock = threading.Lock()
+        self._examined = self._signature()
+        self._material = self._read()  # though it has ended: the sockets serve, and the clock may be wrong
+        self._handed = self._material
+        self.problem = ""
+        """Why files that changed were not taken; empty otherwise."""
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return what a listener is bound with: clients without a certificate of the authorities get no further."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._handed.configuration(),
+            self._changed,  # type: ignore[arg-type]  # None = nothing new, which the stubs do not know
+            require_client_authentication=True,
+        )
+
+    def warnings(self) -> list[str]:
+        """Say what an operator should know of the files as they are now."""
+        self._look()
+        material, now = self._material, self._now()
+        ends = (
+            ("The server's certificate", material.expires_at, "'edge-agent certs server --renew' makes a new one."),
+            (
+                "An authority for clients",
+                material.authorities_expire_at,
+                "Make a new one, and issue their certificates anew.",
+            ),
+        )
+        near = [
+            f"{what} {'ended' if at <= now else 'ends'} at {format_timestamp(at)}: {remedy}"
+            for what, at, remedy in ends
+            if at - now < SOON_SECONDS
+        ]
+        return [f"New TLS files are not used: {self.problem}. The old ones go on.", *near] if self.problem else near
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the newest files if gRPC does not have them yet; called by its threads at every handshake."""
+        self._look()
+        with self._lock:
+            if self._handed is self._material:
+                return None
+            self._handed = self._material
+            return self._handed.configuration()
+
+    def _look(self) -> None:
+        """Read the files again if one has changed since they were last read, whatever came of that."""
+        with self._lock:
+            found = self._signature()
+            if found == self._examined:
+                return
+            self._examined = found
+            try:
+                self._material = self._newer(self._read())
+                self.problem = ""
+                log.info("tls_files_changed", expires_at=format_timestamp(self._material.expires_at))
+            except CertificateUnusable as error:
+                self.problem = error.message
+                log.warning("tls_files_not_used", problem=error.message)
+
+    def _newer(self, found: TlsMaterial) -> TlsMaterial:
+        if found.expires_at <= self._now():
+            raise CertificateUnusable(f"{self._paths[0]} ended at {format_timestamp(found.expires_at)}")
+        return found
+
+    def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(map(_stamp, self._paths))
+
+    def _read(self) -> TlsMaterial:
+        chain, key, authorities = map(_content, self._paths)
+        certificate, _, authority = self._paths
+        check_key_matches(chain, key, str(certificate))
+        own = parse_certificates(chain, str(certificate))[0]
+        issuers = parse_certificates(authorities, str(authority))
+        return TlsMaterial(chain, key, authorities, own.expires_at, min(each.expires_at for each in issuers))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise CertificateUnusable(f"cannot read {path}: {error.strerror}") from None
+    if len(content) > FILE_BYTES_MAX:
+        raise CertificateUnusable(f"{path} has more than {FILE_BYTES_MAX} bytes: it is no certificate")
+    return content
+
+
+# Who calls over TLS: the holder of a certificate. Only a daemon that listens with one loads this.
+KNOWN_MAX = 1024
+"""Certificates that are remembered, so that a call does not read its own anew."""
+
+
+class CertificateIdentifier:
+    """Tells the callers of a TLS listener apart by their certificates, which gRPC has verified in the handshake."""
+
+    def __init__(self, configured: Mapping[str, tuple[Role, ...]], now: Callable[[], float] = time.time) -> None:
+        """Take the roles that the configuration gives beside those in the certificates."""
+        self._configured = configured
+        self._now = now
+        self._known: OrderedDict[bytes, Caller] = OrderedDict()
+
+    def __call__(self, context: Any) -> Caller:
+        """Return the caller. Raises CertificateExpired: a connection may be older than its certificate's end."""
+        [pem] = context.auth_context()["x509_pem_cert"]
+        caller = self._known.get(pem) or self._read(pem)
+        if caller.expires_at <= self._now():
+            ended = format_timestamp(caller.expires_at)
+            current_caller.set(caller)
+            raise CertificateExpired(f"the certificate of {caller.name} ended at {ended}", client=caller.name)
+        return caller
+
+    def _read(self, pem: bytes) -> Caller:
+        certificate = parse_certificates(pem, "the client's certificate")[0]
+        name = certificate.name or certificate.fingerprint[:16]
+        roles = certificate_roles(certificate, self._configured)
+        caller = Caller(f"tls {name}", roles, certificate.fingerprint, certificate.expires_at)
+        if len(self._known) >= KNOWN_MAX:
+            self._known.popitem(last=False)
+        self._known[pem] = caller
+        return caller

@@ -1,0 +1,199 @@
+"""The client of the uplink's socket: asks the large model, and watches whether it can be asked.
+
+`UplinkClient.availability` never waits. Without an uplink, or after its death, the large model counts as offline at
+once; when the uplink hangs, it counts as offline after SILENT_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import structlog
+
+from edge_agent.config import Config
+from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable, from_wire
+from edge_agent.routing.large_model_questions import LargeModelQuestion
+from edge_agent.routing.policy import LargeModelAvailability
+from edge_agent.server.uplink_status import SILENT_REASON
+from edge_agent.v1 import admin_pb2, escalation_pb2_grpc
+from edge_agent.v1 import escalation_pb2 as pb
+
+log = structlog.get_logger("edge_agent.server")
+
+RECONNECT_SECONDS = 0.5
+SILENT_SECONDS = 6.0
+"""An uplink that says nothing for so long hangs, or is stopped: it says every 2 s how things stand."""
+MESSAGE_BYTES_MAX = 2 * 1024 * 1024
+_LOST = "the uplink does not answer"
+# An uplink that comes back is found at once, not after gRPC's pause, which grows to two minutes.
+_CHANNEL = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+_TOLD = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms")
+_SPENT = ("day_micros", "month_micros", "day_micros_max", "month_micros_max")
+
+
+@dataclass(frozen=True)
+class LargeModelFinish:
+    """The end of a large model's answer."""
+
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cost_micros: int
+    complete: bool
+
+
+class UplinkClient:
+    """See the module. One event loop owns it."""
+
+    def __init__(
+        self,
+        config: Config,
+        changed: Callable[[], None] = lambda: None,
+        paid: Callable[[str, int], None] = lambda _task, _micros: None,
+    ) -> None:
+        """Note where the uplink listens; `run` watches it.
+
+        `changed` is told of every change of the standing, `paid` of the task and the price of every answered question.
+        """
+        self._tasks = frozenset(config.escalation.tasks)
+        self._configured = bool(config.escalation.url)
+        self._address = f"unix:{config.escalation_socket}"
+        self._changed, self._paid = changed, paid
+        self._said = pb.WatchResponse()
+        self._stub: escalation_pb2_grpc.EscalationServiceStub | None = None
+
+    @property
+    def said(self) -> pb.WatchResponse:
+        """What the uplink says; empty = it is not heard."""
+        return self._said
+
+    @property
+    def configured(self) -> bool:
+        """Whether the site has a large model."""
+        return self._configured
+
+    @property
+    def spare(self) -> bool:
+        """Whether there is room for a question that nobody waits for."""
+        return self._said.spare
+
+    def standing(self, task: str) -> LargeModelAvailability:
+        """Say whether the large model can be asked about a task."""
+        said = self._said
+        return LargeModelAvailability(
+            configured=self._configured,
+            allowed=task in self._tasks,
+            online=said.online,
+            affordable=said.affordable,
+            free=said.free,
+            seconds_expected=said.usual_ms / 1000,
+        )
+
+    def message(self) -> admin_pb2.EscalationStatus | None:
+        """Describe the large model; None where none is configured."""
+        if not self._configured:
+            return None
+        said = self._said
+        status = admin_pb2.EscalationStatus(tasks=sorted(self._tasks))
+        for name in (*_TOLD, *_SPENT):
+            setattr(status, name, getattr(said, name))
+        if not said.tasks and not said.model:
+            status.problem_reason, status.problem = SILENT_REASON, f"{_LOST}: it listens on {self._address}"
+        return status
+
+    async def run(self) -> None:
+        """Watch, until cancelled; from then on the large model counts as offline."""
+        try:
+            async with grpc.aio.insecure_channel(self._address, options=_CHANNEL) as channel:
+                self._stub = escalation_pb2_grpc.EscalationServiceStub(channel)
+                await self._watch(self._stub)
+        finally:
+            self._stub = None
+            self._hear(pb.WatchResponse())
+
+    async def _watch(self, stub: escalation_pb2_grpc.EscalationServiceStub) -> None:
+        while True:
+            watching = stub.Watch(pb.WatchRequest())
+            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError), _cancelling(watching):
+                while True:
+                    async with asyncio.timeout(SILENT_SECONDS):
+                        said = await watching.read()
+                    if not said:
+                        break
+                    self._hear(said)
+            self._hear(pb.WatchResponse())
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def ask(self, question: LargeModelQuestion, seconds: float) -> AsyncGenerator[str | LargeModelFinish, None]:
+        """Ask the large model, for that long at most; yield the pieces of its answer, and its end.
+
+        Raises:
+            EdgeAgentError: there is no answer, or no whole one.
+        """
+        if self._stub is None:
+            raise UpstreamUnreachable(_LOST)
+        request = pb.AskRequest(
+            task=question.task,
+            turns=[pb.Turn(role=role, text=text) for role, text in question.turns],
+            answer_schema=question.schema_text,
+            output_tokens_max=question.output_tokens_max,
+            background=not question.waited_for,
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                call = self._stub.Ask(request, timeout=seconds)
+                with _cancelling(call):
+                    async for response in call:
+                        if response.HasField("finish"):
+                            self._paid(question.task, response.finish.cost_micros)
+                        yield _event(response)
+                        if response.HasField("finish"):
+                            return
+        except TimeoutError:
+            raise UpstreamUnreachable("the large model took longer than there was time") from None
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # more calls at once than the uplink's server takes
+                raise UpstreamBusy("the uplink has as many questions as it takes") from None
+            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            raise UpstreamUnreachable("the large model took longer than there was time" if late else _LOST) from None
+        raise UpstreamFailed("the uplink gave no whole answer")
+
+    def _hear(self, said: pb.WatchResponse) -> None:
+        if said != self._said:
+            if said.online != self._said.online:
+                log.info("large_model_online" if said.online else "large_model_offline", reason=said.problem_reason)
+            self._said = said
+            self._changed()
+
+
+@contextlib.contextmanager
+def _cancelling(call: grpc.aio.Call) -> Iterator[None]:
+    """Cancel a call that is left: grpc.aio does not when its stream is given up (grpc/grpc#43462)."""
+    try:
+        yield
+    finally:
+        call.cancel()
+
+
+def _event(response: pb.AskResponse) -> str | LargeModelFinish:
+    if response.HasField("failure"):
+        raise _failure(response.failure)
+    if not response.HasField("finish"):
+        return response.text
+    end = response.finish
+    return LargeModelFinish(end.model, end.input_tokens, end.output_tokens, end.cost_micros, end.complete)
+
+
+def _failure(said: pb.AskFailure) -> EdgeAgentError:
+    return from_wire(said.reason, said.message, said.remedy, {})

@@ -1,0 +1,38 @@
+"""What comes with a program beside its code: whatever lies in systemd/, man pages, and the API for devices."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from installer.build import man_pages
+
+
+def place(name: str, gpu: str) -> str:
+    """Return where a file of systemd/ goes in a program's share/ folder; empty for what this variant leaves out."""
+    match name.split("."):
+        case ["agent", "yaml"]:
+            return name
+        case [_, "yaml"]:
+            return f"etc/{name}"
+        case [stem, "sysusers" | "tmpfiles" as kind, "conf"]:
+            return f"{kind}/{stem}.conf"
+        case [stem, "gpu", "conf"]:
+            return f"systemd/{stem}.service.d/50-gpu.conf" if gpu else ""
+    return f"systemd/{name}"
+
+
+def fill(share: Path, root: Path, gpu: str) -> None:
+    """Copy what belongs to this variant from a checkout, and write the man pages."""
+    for source in sorted((root / "proto").glob("edge_agent/v1/*.proto")):  # for devices: /opt/edge-agent/current/share
+        copied = share / source.relative_to(root)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copied)
+    for source in sorted((root / "systemd").iterdir()):
+        if target := place(source.name, gpu):
+            (share / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, share / target)
+    pages = share / "man"
+    pages.mkdir(parents=True, exist_ok=True)
+    for name, text in man_pages.pages().items():
+        (pages / name).write_text(text, encoding="utf-8")

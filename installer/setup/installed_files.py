@@ -1,0 +1,64 @@
+"""What lies outside of the program's folder: units, users, folders, man pages, the commands' links, the configuration.
+
+It is laid after the program was switched, from the program's own share/ folder, and the same again whenever setup runs:
+what a kill left out is made up for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from installer.setup import durable_files
+from installer.setup.install_paths import InstallPaths
+from installer.setup.programs import InstalledProgram
+
+KINDS = ("systemd", "sysusers", "tmpfiles", "etc", "man")
+
+
+def install_files(places: InstallPaths, program: InstalledProgram, before: InstalledProgram | None) -> list[Path]:
+    """Lay a program's files, remove those that only the one before had; return the edited files that were put aside."""
+    known = dict(_files(places, before)) if before else {}
+    wanted = dict(_files(places, program))
+    aside = [path for path, source in wanted.items() if _edited(path, {source, known.get(path, source)})]
+    for path in aside:
+        path.replace(path.with_name(f"{path.name}.edited"))
+    for path, source in wanted.items():
+        durable_files.write(path, source.read_bytes())
+    for path in known.keys() - wanted.keys():
+        durable_files.remove(path)
+    for path, target in places.commands.items():
+        durable_files.link(path, target)
+    return aside
+
+
+def install_configuration(places: InstallPaths, program: InstalledProgram) -> bool:
+    """Lay the sample configuration where there is none yet; tell whether it was laid."""
+    path = places.config / "agent.yaml"
+    if path.exists():
+        return False
+    durable_files.write(path, (program.folder / "share/agent.yaml").read_bytes())
+    return True
+
+
+def remove_files(places: InstallPaths, program: InstalledProgram) -> None:
+    """Remove what `install_files` laid."""
+    for path in [*places.commands, *dict(_files(places, program))]:
+        durable_files.remove(path)
+
+
+def unit_names(program: InstalledProgram) -> list[str]:
+    """Return the names of a program's units."""
+    return sorted(path.name for path in (program.folder / "share/systemd").glob("*.*") if path.is_file())
+
+
+def _edited(path: Path, laid: set[Path]) -> bool:
+    """Tell whether a file is there and none of those that setup lays there."""
+    return path.exists() and path.read_bytes() not in {source.read_bytes() for source in laid}
+
+
+def _files(places: InstallPaths, program: InstalledProgram) -> Iterator[tuple[Path, Path]]:
+    for kind in KINDS:
+        folder = program.folder / "share" / kind
+        for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+            yield places.laid(kind, str(source.relative_to(folder))), source

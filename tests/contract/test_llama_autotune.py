@@ -1,0 +1,159 @@
+"""edge_agent/engine/runtimes/llama/autotune.py on SmolLM2-135M: what is measured, put off, remembered or left."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge_agent.engine.protocol import Done, Event, Load, Run
+from edge_agent.engine.runtimes.llama import autotune, llama_backends, tuning_policy
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.tuning_policy import TunedSettings, TuningLimits
+from tests.support import bundles, tiny_gguf
+from tests.support.attention import by_row
+from tests.support.models import smollm2_path
+
+SHAPE = ContextShape(cells=2000, sequences=10, kv_type="f16", threads=1, rows=128)
+SPEC = Load(runtime="llama", threads=1, tune=True)
+ALWAYS = TuningLimits(seconds=600, share=0.0)
+"""However slow or busy the machine is."""
+NO_TIME = replace(ALWAYS, seconds=0)
+"""Nothing is tried; what has to be known is measured."""
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[LlamaModel]:
+    """Load once."""
+    loaded = LlamaModel(str(smollm2_path()))
+    yield loaded
+    loaded.close()
+
+
+def settle(model: LlamaModel, limits: TuningLimits, spec: Load = SPEC, shape: ContextShape = SHAPE) -> TunedSettings:
+    """Return what comes of trying."""
+    return autotune.autotune(spec, model, shape, "this one", limits)
+
+
+@pytest.mark.slow
+def test_settings_are_tried_and_the_rest_is_said(model: LlamaModel) -> None:
+    """Flash attention off and fewer rows are tried; what is not kept is in the notes. What is kept is remembered."""
+    tuned = settle(model, ALWAYS)
+    assert "measured" == tuned.source
+    assert tuned.shape.flash, "without flash attention scores depend on what else is computed"
+    assert "flash attention off: " in tuned.notes
+    assert (tuned.shape.rows == 64) == ("64 rows" not in tuned.notes)
+    again = settle(
+        model, TuningLimits(seconds=0), Load(runtime="llama", threads=1, tune=True, settings=tuned.details())
+    )
+    assert ("remembered", tuned.shape, tuned.notes) == (again.source, again.shape, again.notes)
+
+
+@pytest.mark.parametrize(("flash", "independent"), [(True, True), (False, False)])
+def test_only_with_flash_attention_scores_are_independent(model: LlamaModel, flash: bool, independent: bool) -> None:
+    """Without, the same text in cells that lie around another's has other logits: it is refused however fast it is."""
+    with autotune._opened(model, replace(SHAPE, flash=flash)) as bench:
+        assert independent == bench.independent()
+
+
+@pytest.mark.slow
+def test_a_busy_machine_is_not_measured(model: LlamaModel) -> None:
+    """The given settings hold, it is said why, and the next load tries again."""
+    tuned = settle(model, TuningLimits(share=100.0))
+    assert ("put off", SHAPE) == (tuned.source, tuned.shape)
+    assert tuned.notes.startswith("other programs were busy: ")
+
+
+@pytest.mark.slow
+def test_without_time_the_usual_settings_stay(model: LlamaModel) -> None:
+    """What could not be tried is said."""
+    tuned = settle(model, TuningLimits(seconds=0, share=0.0))
+    assert ("measured", SHAPE) == (tuned.source, tuned.shape)
+    assert (
+        "flash attention off: no time to try; fewer rows: no time to try; groups of rows: no time to try" == tuned.notes
+    )
+
+
+@pytest.mark.slow
+@by_row
+def test_scores_may_be_in_bulk_steps_that_do_not_move_them(model: LlamaModel) -> None:
+    """With attention by row; it is remembered, unless the file says what it cannot."""
+    tuned = settle(model, NO_TIME)
+    assert tuning_policy.SAME == tuned.bulk_scores == tuned.details()["bulk_scores"]
+    for said, found in ((tuning_policy.OTHERS, tuning_policy.OTHERS), ("spoiled", tuning_policy.SAME)):
+        spec = Load(runtime="llama", threads=1, tune=True, settings={**tuned.details(), "bulk_scores": said})
+        again = settle(model, NO_TIME, spec)
+        assert ("remembered", found) == (again.source, again.bulk_scores)
+
+
+def test_scores_stay_out_of_bulk_steps_that_move_them(tmp_path: Path) -> None:
+    """Heads of 32 numbers are llama.cpp's own: another kernel from 64 rows on."""
+    narrow = LlamaModel(str(tiny_gguf.narrow(tmp_path)))
+    try:
+        assert tuning_policy.OTHERS == settle(narrow, NO_TIME).bulk_scores
+    finally:
+        narrow.close()
+
+
+def test_without_bulk_steps_no_score_is_in_one(model: LlamaModel) -> None:
+    """Where batches are small in any case only small steps are measured."""
+    tuned = settle(model, NO_TIME, shape=replace(SHAPE, rows=127))
+    assert tuning_policy.OTHERS == tuned.bulk_scores == tuned.details()["bulk_scores"]
+
+
+@pytest.mark.release
+def test_fewer_threads_are_tried_too(model: LlamaModel) -> None:
+    """One instead of two: it is taken, or it is said by how much it is slower. Its logits are the same."""
+    spec = Load(runtime="llama", threads=2, tune=True)
+    tuned = settle(model, ALWAYS, spec, replace(SHAPE, threads=2))
+    assert (tuned.shape.threads == 2) == ("1 thread: " in tuned.notes)
+    assert "refused: logits" not in tuned.notes
+
+
+def test_nothing_is_tried_unasked_or_on_a_device(model: LlamaModel) -> None:
+    """The given settings hold; on the processor it is measured all the same whether scores depend on neighbours."""
+    unasked = Load(runtime="llama", threads=1)
+    for spec, found in (
+        (unasked, tuning_policy.OTHERS),
+        (Load(runtime="llama", threads=1, tune=True, device="vulkan"), ""),
+    ):
+        tuned = settle(model, ALWAYS, spec)
+        assert ("off", SHAPE, "", found) == (tuned.source, tuned.shape, tuned.notes, tuned.bulk_scores)
+
+
+@pytest.mark.slow
+def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> None:
+    """A runtime that remembers fewer rows plans no step that its buffer could not take."""
+    folder = bundles.smollm2_bundle(tmp_path / "talk", "generate")
+    paths = bundles.paths_of(folder)
+    spec = Load(runtime="llama", weights=paths["weights"], context_tokens=512, sequences_max=1, tune=True)
+    runtime = LlamaRuntime()
+    settings = runtime.load(msgspec.structs.replace(spec, tune=False)) | {"bulk_rows": "96"}
+    runtime.close()
+    runtime = LlamaRuntime()
+    details = runtime.load(msgspec.structs.replace(spec, settings=settings))
+    assert ("remembered", "96") == (details["tuned"], details["bulk_rows"])
+    runtime.attach("g", bundles.manifest_of(folder), paths)
+    runtime.submit(Run(job_id="one", digest="g", text="A lamp. " * 90, output_tokens_max=1))
+    events: list[Event] = []
+    while runtime.busy:
+        events += runtime.step()
+    assert isinstance(events[-1], Done)
+    runtime.close()
+
+
+def test_settings_hold_for_one_build_of_llama_cpp(model: LlamaModel) -> None:
+    """By what is in the file of the code that computes: another build may be exact where this one is not."""
+    (code,) = {path.resolve() for path in llama_backends.LIBRARIES.glob("libggml-cpu.so.0")}
+    assert hashlib.blake2b(code.read_bytes(), digest_size=4).hexdigest() == llama_backends.cpu_code()
+
+
+def test_the_processor_has_a_name() -> None:
+    """As Linux tells it on x86; other kinds may have none."""
+    assert isinstance(autotune.processor(), str)

@@ -1,0 +1,140 @@
+"""Many inputs to classify at once on SmolLM2-135M: they share bulk steps, which are filled up; no score is moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edge_agent.engine.protocol import Done, Event, Load, Run
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, ROWS_GROUP, padded_rows
+from edge_agent.engine.runtimes.llama.tuning_policy import OTHERS, SAME
+from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, finish, make
+from tests.support.attention import by_row
+from tests.support.gguf_adapter import write_adapter
+
+TEXTS = [
+    f"How much is the {colour} lamp by the door, and can it be sent to my sister on Friday?"
+    for colour in ("red", "blue", "green", "white", "black", "brown", "yellow", "grey")
+]
+
+
+class Counted:
+    """A runtime whose steps are counted; it has been told what else it would have measured."""
+
+    def __init__(self, bulk_scores: str, groups: int) -> None:
+        spec = Load(
+            runtime="llama",
+            weights=str(WEIGHTS),
+            context_tokens=CONTEXT_TOKENS,
+            threads=2,
+            sequences_max=len(TEXTS) + 1,
+        )
+        measured = LlamaRuntime()
+        settings = measured.load(spec) | {"bulk_scores": bulk_scores, "row_groups": str(groups)}
+        measured.close()
+        self.runtime = LlamaRuntime()
+        assert "remembered" == self.runtime.load(msgspec.structs.replace(spec, tune=True, settings=settings))["tuned"]
+        self.rows: list[int] = []
+        decode = self.runtime._cache.context.decode
+
+        def counted(parts: Any) -> None:
+            self.rows.append(sum(len(part.tokens) for part in parts))
+            decode(parts)
+
+        self.runtime._cache.context.decode = counted  # type: ignore[method-assign] - to look at what it is given
+        self.runtime.attach("c", make(), {})
+        self.runtime.attach("g", CHAT, {})
+        for _ in range(2):  # it learns what steps cost
+            self.together([SHORT, *TEXTS])
+        self.rows.clear()
+
+    def together(self, texts: list[str], digest: str = "c") -> list[Done]:
+        """Classify texts at the same time; return their answers in order."""
+        for number, text in enumerate(texts):
+            self.runtime.submit(Run(job_id=str(number), digest=digest, text=text))
+        return self.answers(finish(self.runtime), len(texts))
+
+    def answers(self, events: list[Event], count: int) -> list[Done]:
+        """Return what came of the texts."""
+        found = {done.job_id: done for done in events if isinstance(done, Done)}
+        self.runtime.tidy()
+        return [found[str(number)] for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[LlamaRuntime]:
+    """Load one that keeps to small steps, and fills none up."""
+    counted = Counted(OTHERS, 0)
+    counted.together(TEXTS)
+    assert max(counted.rows) <= EXACT_ROWS_MAX
+    yield counted.runtime
+    counted.runtime.close()
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[Counted]:
+    """Load one that does neither."""
+    counted = Counted(SAME, ROWS_GROUP)
+    yield counted
+    counted.runtime.close()
+
+
+@pytest.mark.slow
+@by_row
+def test_a_crowd_shares_bulk_steps_and_has_the_bits_of_who_is_alone(alone: LlamaRuntime, crowd: Counted) -> None:
+    """Long texts among them, which are kept; asked again they are found, and are the same."""
+    texts = [f"{LONG[:300]} {TEXTS[0]}", *TEXTS[1:]]
+    expected = [classify(alone, text).scores for text in texts]
+    assert expected == [done.scores for done in crowd.together(texts)]
+    assert max(crowd.rows) > EXACT_ROWS_MAX
+    assert expected == [done.scores for done in crowd.together(texts)]
+
+
+@pytest.mark.slow
+@by_row
+def test_a_crowd_beside_a_text_that_is_written(alone: LlamaRuntime, crowd: Counted) -> None:
+    """Its row in the step moves nobody's score."""
+    crowd.runtime.submit(Run(job_id="story", digest="g", text="Tell me about lamps.", output_tokens_max=30))
+    events = [event for _ in range(4) for event in crowd.runtime.step()]
+    for number, text in enumerate(TEXTS):
+        crowd.runtime.submit(Run(job_id=str(number), digest="c", text=text))
+    found = crowd.answers([*events, *finish(crowd.runtime)], len(TEXTS))
+    assert [classify(alone, text).scores for text in TEXTS] == [done.scores for done in found]
+
+
+@pytest.mark.slow
+@by_row
+def test_a_crowd_behind_an_adapter_keeps_to_small_steps(alone: LlamaRuntime, crowd: Counted, tmp_path: Path) -> None:
+    """Its matrices are half floats, of which nobody has measured that steps of any size give the same bits."""
+    paths = {"adapter": str(write_adapter(tmp_path / "tuned.gguf", 1))}
+    for runtime in (alone, crowd.runtime):
+        runtime.attach("tuned", make(), paths)
+    crowd.rows.clear()
+    found = crowd.together(TEXTS, "tuned")
+    assert max(crowd.rows) <= EXACT_ROWS_MAX
+    assert [classify(alone, text, "tuned").scores for text in TEXTS] == [done.scores for done in found]
+    for runtime in (alone, crowd.runtime):
+        runtime.detach("tuned")
+
+
+@pytest.mark.slow
+def test_steps_are_filled_up(alone: LlamaRuntime, crowd: Counted) -> None:
+    """With rows that belong to nobody, move nothing and are gone when the answer is out."""
+    crowd.rows.clear()
+    before = held(crowd.runtime)
+    texts = [TEXTS[0][:length] for length in range(5, len(TEXTS[0]), 7)]
+    assert [classify(alone, text).scores for text in texts] == [classify(crowd.runtime, text).scores for text in texts]
+    assert crowd.rows == [padded_rows(rows, ROWS_GROUP) for rows in crowd.rows]
+    assert before == held(crowd.runtime)
+
+
+def held(runtime: LlamaRuntime) -> int:
+    """Return the cells that are taken."""
+    use = runtime.cache_use
+    assert use is not None
+    return use.cells_in_use

@@ -1,0 +1,178 @@
+"""What holds for every command: global options, old names, confirmation, JSON, completion; and small commands."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from edge_agent.cli import COMMANDS, OLD_NAMES, app
+from edge_agent.cli.journal_logs import SYSTEMD_RUNS, journal_arguments
+from tests.support.fake_daemon import FakeDaemon
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run edge-agent with directories of its own."""
+    config = tmp_path / "agent.yaml"
+    config.write_text("")
+    options = ["--config", str(config), "--state-dir", str(tmp_path / "state"), "--run-dir", str(tmp_path)]
+    return lambda *arguments, stdin="": CliRunner().invoke(app, [*options, *arguments], input=stdin)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    with FakeDaemon(f"unix:{tmp_path}/inference.sock", f"unix:{tmp_path}/admin.sock") as running:
+        yield running
+
+
+@pytest.mark.parametrize(("old", "entry"), OLD_NAMES.items())
+def test_an_old_name_runs_its_command_and_names_the_new_one(run, old, entry):
+    """A script of 0.1 still runs; standard output is as before, and standard error has a note."""
+    result = run(old, "--help")
+    note = f"note: 'edge-agent {old}' is now 'edge-agent {entry.renamed_to}'\n"
+    assert (0, note) == (result.exit_code, result.stderr)
+
+
+def test_the_help_lists_no_old_name():
+    """Old names are hidden, so that nobody learns them."""
+    listed = re.findall(r"(?m)^. ([a-z-]+) ", CliRunner().invoke(app, ["-h"], env={"COLUMNS": "120"}).stdout)
+    assert list(COMMANDS) == [name for name in listed if name in COMMANDS | OLD_NAMES]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 4])
+def test_a_global_option_stands_anywhere(daemon, tmp_path, place):
+    """Before the command, before its arguments and after them."""
+    words = ["bundles", "list", "pos-intent", "--json"]
+    result = CliRunner().invoke(app, [*words[:place], "--run-dir", str(tmp_path), *words[place:]])
+    assert (0, "1.2.0") == (result.exit_code, json.loads(result.stdout)[0]["ref"]["version"])
+
+
+def test_an_option_after_the_command_wins(run, daemon, tmp_path):
+    """The nearest one is what the user means."""
+    assert 0 == run("status", "--run-dir", str(tmp_path)).exit_code
+    assert 3 == run("status", "--run-dir", str(tmp_path / "elsewhere")).exit_code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "consequence"),
+    [
+        (["remove", "pos-intent"], "calls of that task fail. 'edge-agent install PATH' brings it back"),
+        (["remove", "pos-intent", "1.1.0"], "The site loses pos-intent 1.1.0."),
+        (["erase", "4b1f7c1e"], "There is no way back."),
+    ],
+)
+def test_without_a_terminal_nothing_is_removed_unless_the_script_says_yes(run, daemon, arguments, consequence):
+    """The refusal names the consequence and the option, and ends with 2; the daemon is not called."""
+    result = run(*arguments)
+    shown = " ".join(result.stderr.replace("│", " ").split())
+    assert (2, True, True) == (result.exit_code, consequence in shown, "--yes" in shown)
+    assert [] == daemon.admin.requests
+
+
+def test_quiet_prints_answers_and_errors_alone(run, daemon, tmp_path):
+    """-q leaves out what only confirms."""
+    assert ("", 0) == (run("-q", "install", str(tmp_path)).stdout, run("rollback", "pos-intent", "-q").exit_code)
+    assert "pos-intent" in run("bundles", "list", "--quiet").stdout
+    assert "error: the bundle has no signature" in run("install", "-q", str(tmp_path / "hostile")).stderr
+
+
+def test_verbose_prints_the_reason_of_an_error(run, daemon):
+    """-v adds the stable reason, the exit code and every dynamic value."""
+    assert "reason: " not in run("classify", "unknown", "x").stderr
+    assert "  reason: TASK_UNKNOWN, exit code 2\n" in run("classify", "unknown", "x", "-v").stderr
+
+
+def test_no_color_is_what_other_programs_read(run, monkeypatch):
+    """--no-color sets NO_COLOR, which rich and the commands' own children obey."""
+    monkeypatch.setenv("NO_COLOR", "")
+    run("version", "--no-color")
+    assert "1" == os.environ["NO_COLOR"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["install", "."], "newly_installed"),
+        (["activate", "pos-intent", "1.2.0"], "ref"),
+        (["rollback", "pos-intent"], "ref"),
+        (["remove", "pos-intent", "1.1.0", "-y"], "freed_bytes"),
+        (["mode", "pos-intent"], "mode"),
+        (["version"], "edge-agent"),
+        (["config", "show"], "engine"),
+        (["config", "validate"], "valid"),
+        (["limits"], "memory_max"),
+    ],
+)
+def test_json_is_one_object_on_standard_output(run, daemon, arguments, key):
+    """--json, where a script wants to know what a command did."""
+    assert key in json.loads(run(*arguments, "--json").stdout)
+
+
+def test_config_validate_ends_as_the_daemon_would(run, tmp_path):
+    """A valid file is named; an invalid one ends with 3, and a remedy."""
+    assert f"{tmp_path}/agent.yaml is valid.\n" == run("config", "validate").stdout
+    (tmp_path / "agent.yaml").write_text("engine: {cpu_treads: 2}")
+    result = run("config", "validate")
+    assert (3, True) == (result.exit_code, "Did you mean 'engine.cpu_threads'?" in result.stderr)
+
+
+def test_config_show_has_every_value_in_force(run, tmp_path):
+    """Options and files win over defaults, and the output is a valid agent.yaml."""
+    (tmp_path / "agent.yaml").write_text("engine: {cpu_threads: 2}")
+    shown = run("config", "show").stdout
+    assert ("cpu_threads: 2" in shown, f"state_dir: {tmp_path}/state" in shown) == (True, True)
+    (tmp_path / "agent.yaml").write_text(shown)
+    assert shown == run("config", "show").stdout
+
+
+def test_config_path_lists_the_files_the_winner_first(run, tmp_path):
+    """Also those that do not exist, so that one sees where to write them."""
+    files = json.loads(run("config", "path", "--json").stdout)
+    assert {"path": f"{tmp_path}/agent.yaml", "exists": True} == files[0]
+    assert [False, False] == [each["exists"] for each in files[1:]]
+    assert f"{tmp_path}/site.yaml" in run("config", "path").stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        ({}, ["--unit=edge-agent", "--lines=5", "--no-pager", "--output=short-iso"]),
+        (
+            {"component": "all", "follow": True, "since": "1 hour ago", "as_json": True},
+            [
+                *("--unit=edge-agent", "--unit=edge-uplink", "--unit=edge-agent-web", "--lines=5", "--no-pager"),
+                *("--since=1 hour ago", "--follow", "--output=json"),
+            ],
+        ),
+    ],
+)
+def test_logs_ask_the_journal_for_the_units(settings, arguments):
+    """One unit or all three, as text with the time zone, or as JSON."""
+    defaults = {"component": "daemon", "follow": False, "lines": 5, "since": "", "as_json": False}
+    assert arguments == journal_arguments(**(defaults | settings))
+
+
+@pytest.mark.skipif(SYSTEMD_RUNS.is_dir(), reason="this machine has a journal")
+def test_logs_without_systemd_say_where_to_look(run):
+    """A container or a laptop has no units; the error names the daemon's standard error."""
+    result = run("logs")
+    assert (3, True) == (result.exit_code, "standard error of 'edge-agent serve'" in result.stderr)
+
+
+def test_completion_knows_commands_options_and_subcommands():
+    """typer's own completion sees what help sees: current names, options of a command, names of a group."""
+
+    def completed(words: str) -> set[str]:
+        variables = {"_EDGE_AGENT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return set(CliRunner().invoke(app, [], prog_name="edge-agent", env=variables).stdout.split())
+
+    assert {"bundles"} == completed("edge-agent bun")
+    assert {"list", "show", "inspect"} == completed("edge-agent bundles ")
+    assert "--no-activate" in completed("edge-agent install --")
+    assert set() == completed("edge-agent mod") - {"mode"}

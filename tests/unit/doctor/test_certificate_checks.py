@@ -1,0 +1,88 @@
+"""doctor's rules about certificates, with real ones."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_agent import certificate_authority
+from edge_agent.config import AccessConfig
+from edge_agent.doctor.all_checks import run_checks
+from edge_agent.doctor.certificate_checks import CertificateFacts
+from edge_agent.doctor.certificate_checks import judge_certificates as judged
+from edge_agent.doctor.findings import Finding
+from tests.support.doctor_cases import DAY, file, place, told
+
+NAMES = ("server.crt", "server.key", "ca.crt")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "facts"),
+    [
+        ("ok", CertificateFacts("server", file("/tls/server.crt"), expires_in=90 * DAY)),
+        ("warning", CertificateFacts("server", file("/tls/server.crt"), expires_in=10 * DAY)),
+        ("fault", CertificateFacts("server", file("/tls/server.crt"), expires_in=-DAY)),
+        ("fault", CertificateFacts("server", file("/tls/server.crt"), starts_in=DAY, expires_in=90 * DAY)),
+        ("fault", CertificateFacts("server", file("/tls/server.crt", kind=""))),
+        ("fault", CertificateFacts("server", file("/tls/server.crt"), "it holds no certificate in PEM")),
+        ("fault", CertificateFacts("server", file("/tls/server.crt"), barred="edge-agent")),
+        ("fault", CertificateFacts("key", file("/tls/server.key", 0o644))),
+        ("ok", CertificateFacts("key", file("/tls/server.key", 0o640))),
+    ],
+)
+def test_certificates_are_judged(verdict, facts):
+    """Missing, not readable, open to all, not belonging together, not good yet, ended, about to end."""
+    assert (verdict, verdict != "ok") == told(list(judged((facts,))), "certificate")
+
+
+def made(tmp_path: Path, days: int = 365) -> AccessConfig:
+    """Issue a server's certificate that is good for so many days."""
+    authority = certificate_authority.make_authority("shop", time.time())
+    server = certificate_authority.issue_server_certificate(authority, ["shop.example"], time.time() - DAY, days + 1)
+    for name, pem in zip(NAMES, (server.certificate, server.key, authority.certificate), strict=True):
+        (tmp_path / name).write_bytes(pem)
+        (tmp_path / name).chmod(0o600)
+    paths = [str(tmp_path / name) for name in NAMES]
+    return AccessConfig(certificate_file=paths[0], key_file=paths[1], client_ca_file=paths[2])
+
+
+def found(tmp_path: Path, access: AccessConfig) -> dict[str, Finding]:
+    """Return the finding of each file."""
+    return {each.about: each for each in run_checks(place(tmp_path, access=access)) if each.check == "certificate"}
+
+
+def verdicts(tmp_path: Path, access: AccessConfig) -> tuple[str, ...]:
+    seen = found(tmp_path, access)
+    return tuple(seen[what].verdict for what in ("server", "key", "clients"))
+
+
+def test_real_certificates_are_well(tmp_path):
+    """The server's, its key, and the authority of the clients; without TCP nothing is looked at."""
+    assert ("ok", "ok", "ok") == verdicts(tmp_path, made(tmp_path))
+    assert {} == found(tmp_path, AccessConfig())
+
+
+@pytest.mark.parametrize(("verdict", "days"), [("warning", 10), ("fault", -1)])
+def test_a_certificate_that_ends_is_found_before_and_after(tmp_path, verdict, days):
+    """The days stand in the sentence; the command renews it in its folder."""
+    seen = found(tmp_path, made(tmp_path, days))["server"]
+    assert (verdict, True) == (seen.verdict, f"certs server --renew --dir {tmp_path}" in seen.command)
+
+
+def test_a_key_of_another_certificate_is_a_fault(tmp_path):
+    """As after half a renewal."""
+    access = made(tmp_path)
+    certificate = (tmp_path / "server.crt").read_bytes()
+    made(tmp_path)
+    (tmp_path / "server.crt").write_bytes(certificate)
+    assert ("ok", "fault", "ok") == verdicts(tmp_path, access)
+
+
+def test_files_that_are_gone_or_are_none_are_faults(tmp_path):
+    """A missing authority, a login page for a certificate, a key that everybody may read."""
+    access = made(tmp_path)
+    (tmp_path / "ca.crt").unlink()
+    (tmp_path / "server.crt").write_text("<html>")
+    (tmp_path / "server.key").chmod(0o644)
+    assert ("fault", "fault", "fault") == verdicts(tmp_path, access)
+    assert "holds no certificate in PEM" in found(tmp_path, access)["server"].seen

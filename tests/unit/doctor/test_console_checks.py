@@ -1,0 +1,79 @@
+"""What doctor says of the page for people."""
+
+from dataclasses import replace
+
+import pytest
+
+from edge_agent.config import WebConfig
+from edge_agent.doctor.console_checks import UNIT, ConsoleFacts, judge_console
+from edge_agent.doctor.installation import FileInfo
+from edge_agent.doctor.unit_checks import UnitFacts
+from tests.support.doctor_cases import DAY, file, looked, place
+from tests.support.tls_site import TlsSite, free_port
+
+
+def unit(state: str, enabled: str = "disabled") -> UnitFacts:
+    said = {"LoadState": "loaded", "ActiveState": state, "UnitFileState": enabled, "Result": "exit-code"}
+    return UnitFacts(UNIT, False, {**said, "ExecMainStatus": "3"})
+
+
+TOKEN = file("/x/token", 0o600)
+QUIET = ConsoleFacts("127.0.0.1:8390", False, TOKEN, unit=unit("inactive"))
+WANTED = replace(QUIET, unit=unit("active", "enabled"))
+SECURE = replace(WANTED, certificate="/x/server.crt", listening=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict", "seen"),
+    [
+        (QUIET, "ok", "not started; 'edge-agent serve web' starts it"),
+        (replace(QUIET, unit=None), "ok", "not started; 'edge-agent serve web' starts it"),
+        (
+            replace(QUIET, token=FileInfo("/x/token", "")),
+            "ok",
+            "not started; 'edge-agent serve web' starts it",
+        ),
+        (replace(QUIET, listening=True), "ok", "127.0.0.1:8390 is open"),
+        (replace(QUIET, token=file("/x/token", 0o640)), "fault", "other users may read the token"),
+        (replace(WANTED, missing=("uvicorn",)), "fault", "the console needs uvicorn, which is not installed"),
+        (replace(WANTED, listening=True), "ok", "127.0.0.1:8390 is open"),
+        (WANTED, "fault", "no process listens on 127.0.0.1:8390"),
+        (replace(QUIET, unit=unit("inactive", "enabled")), "fault", "no process listens on 127.0.0.1:8390"),
+        (replace(QUIET, unit=unit("failed")), "fault", f"{UNIT} failed: it ended with exit code 3"),
+        (replace(SECURE, problem="the key does not belong to it"), "fault", "the key does not belong to it"),
+        (replace(SECURE, expires_in=-3 * DAY), "fault", "/x/server.crt expired 3 days ago"),
+        (replace(SECURE, expires_in=3 * DAY), "warning", "/x/server.crt expires in 3 days"),
+        (replace(SECURE, expires_in=300 * DAY), "ok", "127.0.0.1:8390 is open"),
+    ],
+)
+def test_the_console_is_judged(facts, verdict, seen):
+    """A token that is open, a certificate that ends, a service that does not run: each is said with what to do."""
+    [found] = judge_console(facts)
+    assert (verdict, True) == (found.verdict, seen in found.seen), found.seen
+    assert (verdict == "ok") == (not found.remedy and not found.command)
+
+
+def test_doctor_looks_at_the_console(tmp_path):
+    """The token's file and the port are looked at where agent.yaml has them."""
+    web = WebConfig(address=f"127.0.0.1:{free_port()}", token_file=str(tmp_path / "token"))
+    assert "ok" == looked(place(tmp_path, web=web))["console"].verdict
+    (tmp_path / "token").write_text("t" * 43)
+    (tmp_path / "token").chmod(0o644)
+    found = looked(place(tmp_path, web=web))["console"]
+    assert ("fault", True) == (found.verdict, str(tmp_path / "token") in found.command)
+
+
+def test_doctor_looks_at_the_certificate_of_the_console(tmp_path):
+    """A certificate that is missing or whose key is another's is found where the console is to run."""
+    site, token = TlsSite(tmp_path / "tls"), str(tmp_path / "token")
+    files = {"certificate_file": str(site.certificate), "key_file": str(site.key), "client_ca_file": str(site.ca)}
+    (tmp_path / "root/run/systemd/system").mkdir(parents=True)
+
+    def seen(**changed: str) -> str:
+        web = WebConfig(address=f"127.0.0.1:{free_port()}", token_file=token, **{**files, **changed})
+        where = replace(place(tmp_path, web=web), run=lambda _: "LoadState=loaded\nActiveState=active\n")
+        return looked(where)["console"].seen
+
+    assert "no process listens" in seen()
+    assert "does not belong" in seen(key_file=str(site.folder / "ca.key"))
+    assert "none.crt does not exist" in seen(certificate_file=str(tmp_path / "none.crt"))

@@ -1,0 +1,383 @@
+"""doctor's rules about what the daemon says: itself, engines, tasks, updates, examples, the uplink."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from edge_agent import __version__
+from edge_agent.client import AdminClient, BundleRef, Status, TaskUpdate
+from edge_agent.doctor import capture_checks, daemon_checks, update_checks, uplink_checks
+from edge_agent.doctor.capture_checks import CaptureFacts
+from edge_agent.doctor.daemon_checks import DaemonFacts
+from edge_agent.doctor.update_checks import MetadataFacts, UpdatesFacts
+from edge_agent.doctor.uplink_checks import ReportedProblem, UplinkFacts
+from edge_agent.store.journal import Progress
+from edge_agent.store.state import State
+from tests.support.doctor_cases import DAY, looked, only, place, told, verdicts
+from tests.support.fake_daemon import FakeDaemon, task_message
+
+NOW = 1_790_000_000.0
+ADMIN = "/run/edge-agent/admin.sock"
+
+
+@pytest.fixture
+def status_of(tmp_path: Path):
+    """Return how the client reads a fake daemon's status."""
+
+    def read(daemon: FakeDaemon) -> Status:
+        with daemon, AdminClient(daemon.targets[0]) as admin:
+            return admin.status()
+
+    return read
+
+
+def judged(status: Status):
+    return list(daemon_checks.judge_daemon(DaemonFacts(ADMIN, True, status, version=__version__)))
+
+
+def test_a_daemon_that_serves_is_well(status_of):
+    """It answers, its engine is ready, its task too; only the signature is missing."""
+    expected = {"daemon", "daemon-version", "engine", "tasks"}
+    found = verdicts(judged(status_of(FakeDaemon("127.0.0.1:0"))))
+    assert {**dict.fromkeys(expected, "ok"), "signatures": "warning"} == found
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said", "facts"),
+    [
+        ("fault", "the daemon does not run", {"reason": "UNREACHABLE"}),
+        ("fault", "it hangs", {"reason": "DEADLINE_EXPIRED", "pid": 7}),
+        ("fault", "its process is stopped", {"reason": "UNREACHABLE", "pid": 7, "process_state": "T"}),
+        ("unseen", "may not use", {"reason": "FORBIDDEN"}),
+        ("fault", "INTERNAL", {"reason": "INTERNAL", "message": "an error"}),
+    ],
+)
+def test_silence_is_told_apart(verdict, said, facts):
+    """Not running, hanging, stopped, closed to this user: each with a command."""
+    found = list(daemon_checks.judge_daemon(DaemonFacts(ADMIN, True, None, **facts)))
+    assert (verdict, True) == told(found, "daemon")
+    assert said in only(found, "daemon").seen
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state", "problem"),
+    [
+        ("ok", 2, ""),
+        ("warning", 2, "adapter 'x' does not load"),
+        ("warning", 1, ""),
+        ("warning", 5, ""),
+        ("fault", 3, "it died by SIGSEGV"),
+        ("fault", 4, "3 loads failed"),
+    ],
+)
+def test_engines_are_judged_by_their_state(status_of, verdict, state, problem):
+    """Ready, ready for some, starting, stopping, backing off, given up."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.engines[0].state = state
+    daemon.admin.status.engines[0].problem = problem
+    assert verdict == verdicts(judged(status_of(daemon)))["engine"]
+
+
+def test_the_processor_code_of_an_engine_is_named(status_of):
+    """doctor says for which kind of processor llama.cpp computes."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.engines[0].details["cpu_variant"] = "zen4"
+    assert only(judged(status_of(daemon)), "engine").seen.endswith("code for zen4 processors")
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, []),
+        ({"fallback": "cuda is not used: no device"}, [("warning", "computes on cpu: cuda is not used: no device")]),
+        ({"device": "vulkan:0", "partial": "12 of 31 fit"}, [("warning", "computes on vulkan:0: 12 of 31 fit")]),
+        ({"device": "vulkan:0"}, [("ok", "vulkan:0, a card; layers: 31 of 31")]),
+    ],
+)
+def test_where_an_engine_computes_is_judged(status_of, fields, found):
+    """The CPU by choice is nothing to tell; a device is named with its layers, one that is missed is a warning."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    engine = daemon.admin.status.engines[0]
+    engine.details.update(gpu_layers="31 of 31", device_description="a card")
+    for name, value in fields.items():
+        setattr(engine, name, value)
+    every = judged(status_of(daemon))
+    assert found == [(each.verdict, each.seen) for each in every if each.check == "device"]
+
+
+def test_restarts_missing_confinement_and_another_version_are_warnings(status_of):
+    """Each with its own line."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    engine = daemon.admin.status.engines[0]
+    engine.restarts = 2
+    engine.details.update({"seccomp": "on", "landlock": "the kernel has no Landlock", "memory": "on"})
+    daemon.admin.status.agent_version = "0.0.9"
+    daemon.admin.status.serving = False
+    found = judged(status_of(daemon))
+    for check in ("engine-restarts", "confinement", "daemon-version", "daemon"):
+        assert ("warning", True) == told(found, check)
+    assert "the kernel has no Landlock" in only(found, "confinement").seen
+
+
+def test_a_task_that_does_not_answer_says_why(status_of):
+    """The daemon's own sentence is shown, of tasks that are served and of those that are not."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.tasks[0].ready = False
+    daemon.admin.status.warnings.extend(
+        [
+            "Task pos-intent does not answer: the model does not load. Install it again.",
+            "Task other does not answer: its bundle is damaged.",
+            "Task pos-intent is answered by 1.0.0, which the central team has revoked. It goes on.",
+            "The clock of something is strange.",
+        ]
+    )
+    found = judged(status_of(daemon))
+    tasks = {finding.about: finding.seen for finding in found if finding.check == "tasks"}
+    assert {"pos-intent", "other"} == set(tasks)
+    assert "the model does not load" in tasks["pos-intent"]
+    assert ("warning", "warning") == (only(found, "revoked").verdict, only(found, "daemon-warnings").verdict)
+
+
+def test_a_task_without_a_confident_answer_is_worth_a_look(status_of):
+    """doctor says of which task, why, and what to do; a task whose threshold holds is not mentioned."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.tasks[0].confidence_blocker = "scores of Q4_K_M weights depend on what else is computed"
+    found = judged(status_of(daemon))
+    assert ("warning", True) == told(found, "confidence")
+    assert daemon.admin.status.tasks[0].name == only(found, "confidence").about
+    assert "Q4_K_M" in only(found, "confidence").seen
+
+
+def test_a_bundle_without_a_gate_is_a_note(status_of):
+    """doctor says which tasks have none and what that means; one with a gate, one without a threshold, and a daemon
+    that does not tell are not mentioned."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    first, second, third = daemon.admin.status.tasks[0], task_message("gated"), task_message("bare")
+    first.threshold = second.threshold = 0.9
+    third.ClearField("threshold")
+    second.gate, third.gate = "ood_score", "none"
+    daemon.admin.status.tasks.extend([second, third])
+    assert "gate" not in verdicts(judged(status_of(daemon)))
+    daemon = FakeDaemon("127.0.0.1:0")
+    first.gate = "none"
+    daemon.admin.status.tasks[0].CopyFrom(first)
+    daemon.admin.status.tasks.extend([second, third])
+    found = judged(status_of(daemon))
+    assert ("note", True) == told(found, "gate")
+    assert f"without a gate: {first.name};" in only(found, "gate").seen
+
+
+def test_an_empty_daemon_is_worth_a_look(status_of):
+    """Nothing installed is a warning; signed bundles are well."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.tasks[0].signed = True
+    assert "ok" == verdicts(judged(status_of(daemon)))["signatures"]
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.ClearField("tasks")
+    assert "warning" == verdicts(judged(status_of(daemon)))["tasks"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "facts"),
+    [
+        (None, {"exists": False}),
+        ("note", {"exists": False, "expected": True}),
+        ("warning", {"exists": False, "expected": True, "has_uplink": True}),
+        ("fault", {"exists": True, "expected": True, "problem": "it is not timestamp metadata"}),
+        ("fault", {"exists": True, "expected": True, "expires_in": -DAY}),
+        ("warning", {"exists": True, "expected": True, "expires_in": DAY}),
+        ("ok", {"exists": True, "expected": True, "expires_in": 30 * DAY}),
+    ],
+)
+def test_metadata_are_judged_by_their_end(verdict, facts):
+    """Missing, damaged, expired, about to expire; nothing where no updates are taken."""
+    assert verdict == verdicts(update_checks.judge_metadata(MetadataFacts("/var/incoming/metadata", **facts))).get(
+        "metadata"
+    )
+
+
+def task(state: str, reason: str = "", age: float = 60.0) -> TaskUpdate:
+    wanted = BundleRef("pos-intent", "2.0.0", "ab" * 32)
+    since = datetime.fromtimestamp(NOW - age, UTC)
+    return TaskUpdate("pos-intent", None, None, wanted, state, since, reason, "", 2)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "update"),
+    [
+        ("fault", task("FAILED", "GOLDEN_DIFFERS")),
+        ("fault", task("ROLLED_BACK", "SLOWER")),
+        ("note", task("HELD", "BY_HAND")),
+        ("warning", task("STAGED", "DISK_FULL")),
+        ("ok", task("STAGED", "WINDOW_CLOSED")),
+        ("warning", task("FETCHING", age=DAY)),
+        ("ok", task("FETCHING")),
+        ("note", task("WAITING", "HALTED")),
+        ("note", task("WAITING", "HARDWARE_UNMET")),
+        ("ok", task("WAITING", "WAVE_LATER")),
+        ("ok", task("PROBATION")),
+        ("ok", task("DONE")),
+    ],
+)
+def test_each_state_of_an_update_has_its_verdict(verdict, update):
+    """What failed or went back is a fault; what something here holds up is a warning; what waits its turn is well."""
+    found = list(update_checks.judge_updates(UpdatesFacts(7, "stable", "", (update,), NOW, live=True)))
+    assert verdict == only(found, "update").verdict
+    assert update.reason in only(found, "update").seen
+
+
+def test_what_is_not_believed_is_a_warning():
+    """The daemon's own sentence says why."""
+    found = list(
+        update_checks.judge_updates(UpdatesFacts(7, "stable", "timestamp.json has expired", (), NOW, live=True))
+    )
+    assert ("warning", True) == told(found, "updates-believed")
+    assert [] == list(update_checks.judge_updates(UpdatesFacts(0, "stable", "", (), NOW, live=True)))
+
+
+def test_a_daemon_that_does_not_run_has_its_journal_read(tmp_path):
+    """An update that failed before the daemon ended is a fault all the same."""
+    where = place(tmp_path)
+    where.config.state_dir.mkdir(parents=True)
+    state = State(where.config.state_dir / "state.db", may_create=True)
+    state.journal.record(
+        Progress(
+            "pos-intent", "ab" * 32, "2.0.0", "w", 7, "", "failed", time.time() - 60, "CRASHES", "its process died"
+        )
+    )
+    state.close()
+    found = looked(where)["update"]
+    assert ("fault", True) == (found.verdict, "2.0.0 has been in state failed for 60 s: its process died" == found.seen)
+
+
+def kept(**changed):
+    of = {"spool_bytes": 10, "spool_bytes_max": 100, "outbox_bytes": 10, "outbox_bytes_max": 100, "segments": 1}
+    of |= {"oldest_seconds": 60.0, "counters": {"captured": 5}, "problems": (), "leaves": True, **changed}
+    return list(capture_checks.judge_capture(CaptureFacts(**of)))
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict", "changed"),
+    [
+        ("spool", "ok", {}),
+        ("spool", "warning", {"spool_bytes": 95}),
+        ("outbox", "ok", {}),
+        ("outbox", "warning", {"outbox_bytes": 95}),
+        ("receipts", "ok", {}),
+        ("receipts", "ok", {"oldest_seconds": None}),
+        ("receipts", "warning", {"oldest_seconds": 5 * DAY}),
+        ("examples-lost", "ok", {}),
+        ("examples-lost", "note", {"counters": {"sacrificed_routine": 3}}),
+        ("examples-lost", "warning", {"counters": {"dropped_queue": 1, "sacrificed_routine": 3}}),
+        ("examples-kept", "fault", {"problems": ("No examples are kept: spool.db is damaged.",)}),
+        ("examples-stalled", "fault", {"problems": ("There are no figures of examples: the disk …",)}),
+    ],
+)
+def test_examples_are_judged(check, verdict, changed):
+    """Nearly full, dropping, given up, not kept, or without receipts."""
+    assert (verdict, verdict != "ok") == told(kept(**changed), check)
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ("engine echo", "stopped with KeyError 3 s ago: it is started again after a pause."),
+        ("updates", "returned 3 s ago, 2 times in a row: it runs again."),
+    ],
+)
+def test_what_died_in_the_daemon_is_named(status_of, about, said):
+    """A fault by its name, with the log and a restart; it is not said twice."""
+    status = replace(status_of(FakeDaemon("127.0.0.1:0")), warnings=(f"Component {about} {said}",))
+    found = judged(status)
+    dead = only(found, "component")
+    assert (about, "fault") == (dead.about, dead.verdict)
+    assert dead.command.endswith("sudo systemctl restart edge-agent")
+    assert "daemon-warnings" not in verdicts(found)
+
+
+def test_where_nothing_is_kept_nothing_is_said():
+    """No spool, no line; nothing that leaves, no word of receipts."""
+    assert [] == list(capture_checks.judge_capture(None))
+    assert {"spool", "examples-lost"} == set(verdicts(kept(leaves=False, segments=0)))
+
+
+def test_sizes_are_read_from_the_disk_without_a_daemon(tmp_path):
+    """A real spool and a sealed segment of last week."""
+    where = place(tmp_path, examples={"collect": {"t": "local"}, "spool_bytes_max": 2**20})
+    (where.config.outbox / "segments").mkdir(parents=True)
+    (where.config.state_dir / "spool.db").write_bytes(b"SQLite format 3\0".ljust(2**20, b"\0"))
+    segment = where.config.outbox / "segments" / "e-1.age"
+    segment.write_bytes(b"x")
+    os.utime(segment, (1.0, time.time() - 7 * DAY))
+    found = looked(where)
+    assert ("warning", "warning") == (found["spool"].verdict, found["receipts"].verdict)
+
+
+def heard(**changed):
+    return list(
+        uplink_checks.judge_uplink(UplinkFacts(**{"configured": True, "silence": "", "state": "online", **changed}))
+    )
+
+
+TROUBLE = ReportedProblem("UPSTREAM_REFUSED", "the store does not accept the credential", "Check it.", "")
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict", "changed"),
+    [
+        ("uplink", "ok", {}),
+        ("uplink", "fault", {"silence": "it has said nothing yet"}),
+        ("uplink-online", "ok", {}),
+        ("uplink-online", "note", {"state": "offline", "since_seconds": 60.0}),
+        ("uplink-online", "note", {"state": "probing", "since_seconds": 2 * DAY}),
+        ("uplink-online", "warning", {"state": "offline", "since_seconds": 2 * DAY}),
+        ("uplink-refused", "fault", {"problems": (TROUBLE,)}),
+        ("uplink-problem", "warning", {"problems": (ReportedProblem("UPLOAD_CONFLICT", "something else", "", "e-1"),)}),
+        ("downloads", "ok", {"downloads": "online"}),
+        ("downloads", "warning", {"downloads": "offline"}),
+    ],
+)
+def test_the_uplink_is_judged(check, verdict, changed):
+    """Silent, offline for long, refused, or in trouble."""
+    assert (verdict, verdict != "ok") == told(heard(**changed), check)
+
+
+def test_a_site_without_an_uplink_is_noted(tmp_path):
+    """Sticks do it too; one that is wanted and never spoke is a fault."""
+    assert "note" == looked(place(tmp_path))["uplink"].verdict
+    assert "fault" == looked(place(tmp_path, uplink={"url": "/mnt/centre"}))["uplink"].verdict
+
+
+@pytest.mark.parametrize(
+    ("verdict", "ago", "said"),
+    [("ok", 10.0, "runs"), ("fault", 600.0, "it has not reported for 10 min"), ("fault", -500.0, "since this machine")],
+)
+def test_the_uplinks_own_file_is_read_without_a_daemon(tmp_path, verdict, ago, said):
+    """It counts while it is fresh by the clock that nobody sets."""
+    where = place(tmp_path, uplink={"url": "/mnt/centre", "notes_dir": str(tmp_path)})
+    state = {
+        "schema": "edge-agent/uplink/v1",
+        "pid": 1,
+        "version": "0.1.0",
+        "upstream": "/mnt/centre",
+        "at": "2026-01-01T00:00:00Z",
+        "running_seconds": time.clock_gettime(time.CLOCK_BOOTTIME) - ago,
+        "state": "online",
+        "since": "2026-01-01T00:00:00Z",
+        **dict.fromkeys(("failures", "waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes"), 0),
+    }
+    (tmp_path / "uplink.json").write_text(json.dumps(state))
+    found = looked(where)["uplink"]
+    assert (verdict, True) == (found.verdict, said in found.seen)
+
+
+def test_nonsense_of_the_uplink_is_a_fault(tmp_path):
+    """Whatever stands in its file."""
+    (tmp_path / "uplink.json").write_text("[]")
+    where = place(tmp_path, uplink={"url": "/mnt/centre", "notes_dir": str(tmp_path)})
+    assert "fault" == looked(where)["uplink"].verdict

@@ -1,0 +1,164 @@
+"""doctor's rules about the installed program and its units: real links below another root, real words of systemctl."""
+
+import pytest
+
+from edge_agent.doctor import unit_checks
+from edge_agent.doctor.installation import Installation
+from edge_agent.doctor.unit_checks import SERVE, UPLINK, UnitFacts, parse_properties
+from tests.support.doctor_cases import link, looked, only, place, program, told, verdicts
+
+RUNNING = {
+    "LoadState": "loaded",
+    "ActiveState": "active",
+    "SubState": "running",
+    "UnitFileState": "enabled",
+    "NRestarts": "0",
+    "WatchdogUSec": "1min",
+    "MemoryMax": "4000000000",
+    "MemoryCurrent": "1000000000",
+    "NeedDaemonReload": "no",
+    "MainPID": "42",
+    "ExecMainStatus": "0",
+    "Result": "success",
+}
+FAILED = {"ActiveState": "failed", "SubState": "failed"}
+
+
+def unit(*, name: str = SERVE, wanted: bool = True, **changed: str):
+    return list(unit_checks.judge_units((UnitFacts(name, wanted, {**RUNNING, **changed}),)))
+
+
+def appliance(tmp_path, *versions: str) -> Installation:
+    where = place(tmp_path)
+    for version in versions:
+        program(where.at(f"opt/edge-agent/venvs/{version}/bin/edge-agent"))
+    where.at("opt/edge-agent/venvs").mkdir(parents=True, exist_ok=True)
+    return where
+
+
+def test_a_whole_installation_is_well(tmp_path):
+    """Links to two whole versions, and the command that leads into the one in use."""
+    where = appliance(tmp_path, "one", "two")
+    link(where.at("opt/edge-agent/current"), "venvs/two")
+    link(where.at("opt/edge-agent/previous"), "venvs/one")
+    link(where.at("usr/local/bin/edge-agent"), str(where.at("opt/edge-agent/current/bin/edge-agent")))
+    found = looked(where)
+    assert ("ok", "ok", "warning") == tuple(
+        found[name].verdict for name in ("installation", "previous-version", "command")
+    )
+
+
+def test_a_version_that_is_gone_is_a_fault_with_the_way_back(tmp_path):
+    """The link is there and what it leads to is not: roll back, since the version before is whole."""
+    where = appliance(tmp_path, "one")
+    link(where.at("opt/edge-agent/current"), "venvs/two")
+    link(where.at("opt/edge-agent/previous"), "venvs/one")
+    found = looked(where)
+    assert ("fault", "sudo edge-agent-setup rollback") == (found["installation"].verdict, found["installation"].command)
+    assert "fault" == found["command"].verdict
+
+
+def test_without_a_version_before_the_installer_is_run_again(tmp_path):
+    """No link at all, and a broken one behind it."""
+    where = appliance(tmp_path)
+    link(where.at("opt/edge-agent/previous"), "venvs/gone")
+    found = looked(where)
+    assert ("fault", "sudo sh edge-agent-*-linux-x86_64.run") == (
+        found["installation"].verdict,
+        found["installation"].command,
+    )
+    assert "warning" == found["previous-version"].verdict
+
+
+def test_a_first_version_has_none_before(tmp_path):
+    """That is worth a note and nothing more."""
+    where = appliance(tmp_path, "one")
+    link(where.at("opt/edge-agent/current"), "venvs/one")
+    assert "note" == looked(where)["previous-version"].verdict
+
+
+def test_packages_are_looked_up_without_loading_them(tmp_path):
+    """Their versions stand in the sentence."""
+    found = looked(place(tmp_path))["packages"]
+    assert ("ok", True) == (found.verdict, "onnxruntime 1." in found.seen)
+
+
+def test_systemctl_is_read_as_it_prints():
+    """Values may hold an equals sign; lines without one are nothing."""
+    assert {"Result": "success", "ExecStart": "{ a=b }"} == parse_properties("Result=success\nExecStart={ a=b }\n\n")
+
+
+def test_units_that_run_are_well():
+    """Active, enabled, watched, within their memory."""
+    assert {"ok"} == set(verdicts(unit()).values())
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict", "changed"),
+    [
+        ("unit", "fault", {**FAILED, "Result": "exit-code", "ExecMainStatus": "3"}),
+        ("unit", "fault", {**FAILED, "Result": "watchdog"}),
+        ("unit", "fault", {**FAILED, "Result": "oom-kill"}),
+        ("unit", "fault", {**FAILED, "Result": "start-limit-hit"}),
+        ("unit", "fault", {**FAILED, "Result": "timeout"}),
+        ("unit", "fault", {**FAILED, "Result": "signal", "ExecMainStatus": "4"}),
+        ("unit", "fault", {**FAILED, "Result": "exit-code", "ExecMainStatus": "243"}),
+        ("unit", "fault", {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code"}),
+        ("unit", "fault", {"ActiveState": "inactive", "SubState": "dead"}),
+        ("unit", "fault", {"LoadState": "masked"}),
+        ("unit", "fault", {"LoadState": "bad-setting"}),
+        ("unit", "warning", {"ActiveState": "activating", "SubState": "start"}),
+        ("start-at-boot", "warning", {"UnitFileState": "disabled"}),
+        ("unit-files", "warning", {"NeedDaemonReload": "yes"}),
+        ("unit-restarts", "warning", {"NRestarts": "3"}),
+        ("watchdog", "warning", {"WatchdogUSec": "infinity"}),
+        ("memory-limit", "note", {"MemoryMax": "infinity"}),
+        ("memory-limit", "warning", {"MemoryCurrent": "3900000000"}),
+    ],
+)
+def test_what_is_wrong_with_a_unit_is_said_with_a_command(check, verdict, changed):
+    """Every state of a unit that is not well has its verdict, what to do, and a command to paste."""
+    assert (verdict, True) == told(unit(**changed), check)
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ("watchdog", "did not answer the watchdog's trial request"),
+        ("oom-kill", "memory was exhausted"),
+        ("start-limit-hit", "ended too often in a row"),
+        ("new-word-of-systemd", "ended with exit code 7"),
+    ],
+)
+def test_why_a_unit_failed_is_said_in_words(result, said):
+    """systemd's word becomes a sentence; a word that is not known falls back to the exit code."""
+    assert said in only(unit(**FAILED, Result=result, ExecMainStatus="7"), "unit").seen
+
+
+def test_an_uplink_that_has_nothing_to_do_may_stand_still():
+    """Stopped and not enabled is well where no place to go is configured."""
+    found = unit(name=UPLINK, wanted=False, ActiveState="inactive", SubState="dead", UnitFileState="disabled")
+    assert {"systemd": "ok", "unit": "ok"} == verdicts(found)
+
+
+def test_a_machine_without_systemd_is_noted(tmp_path):
+    """Nothing is asked there."""
+    assert "note" == looked(place(tmp_path))["systemd"].verdict
+
+
+def test_units_are_asked_for_by_the_real_words(tmp_path):
+    """What systemctl prints for the two units is judged; when it does not answer, that is said."""
+    where = place(tmp_path, uplink={"url": "/mnt/centre"})
+    where.at("run/systemd/system").mkdir(parents=True)
+    asked = []
+
+    def run(command):
+        asked.append(command[2])
+        return "".join(f"{key}={value}\n" for key, value in RUNNING.items())
+
+    said = Installation(where.config, root=where.root, run=run, find_user=where.find_user)
+    assert ("ok", [SERVE, UPLINK]) == (
+        looked(said)["unit"].verdict,
+        [name for name in asked if name in (SERVE, UPLINK)],
+    )
+    assert "unseen" == looked(where)["systemd"].verdict

@@ -1,0 +1,85 @@
+"""edge_agent/engine/runtimes/llama/step_scheduler.py"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.engine.runtimes.llama.step_scheduler import PASSED_MAX, CacheAdmission
+
+CELLS = 100
+
+
+@dataclass
+class Buffer:
+    """A cache with so many cells, and the jobs in it."""
+
+    admission: CacheAdmission = field(default_factory=CacheAdmission)
+    inside: dict[str, int] = field(default_factory=dict)
+
+    def admit(self, waiting: dict[str, int]) -> list[str]:
+        """Let in who fits; return them in order."""
+        before = list(self.inside)
+
+        def enter(key: str) -> bool:
+            fits = sum(self.inside.values()) + waiting[key] <= CELLS
+            if fits:
+                self.inside[key] = waiting[key]
+            return fits
+
+        self.admission.admit(list(waiting), enter)
+        entered = [key for key in self.inside if key not in before]
+        for key in entered:
+            del waiting[key]
+        return entered
+
+
+def test_jobs_come_in_by_their_turn_while_there_is_room() -> None:
+    """Nobody passes where all fit."""
+    assert ["a", "b", "c"] == Buffer().admit({"a": 50, "b": 20, "c": 30})
+
+
+def test_small_jobs_pass_one_that_needs_more_than_is_free() -> None:
+    """Cells do not lie idle because the first job is large."""
+    assert ["a", "small", "tiny"] == Buffer().admit({"a": 60, "large": 60, "small": 30, "tiny": 10})
+
+
+def test_a_large_job_is_not_passed_for_ever() -> None:
+    """After eight others nobody comes in before it, and it does when there is room."""
+    buffer = Buffer()
+    waiting = {"holder": 50, "large": 90}
+    passed = []
+    for came in range(1, 40):
+        waiting[f"small-{came}"] = 10
+        passed += buffer.admit(waiting)
+        if "large" in passed:
+            break
+        buffer.inside.pop(passed[-1], None)  # the small ones end soon
+    else:
+        buffer.inside.pop("holder")
+        passed += buffer.admit(waiting)
+    assert ["holder", *(f"small-{i + 1}" for i in range(PASSED_MAX)), "large"] == passed[: PASSED_MAX + 2]
+
+
+@given(
+    st.lists(st.integers(1, CELLS), min_size=1, max_size=12), st.lists(st.integers(1, CELLS), max_size=200), st.data()
+)
+def test_whoever_waits_is_passed_by_a_bounded_number(first: list[int], later: list[int], data: st.DataObject) -> None:
+    """Against any later jobs, one with k before it is passed by (k + 1) * PASSED_MAX at most, and all come in."""
+    buffer = Buffer()
+    waiting = {f"first-{i}": cells for i, cells in enumerate(first)}
+    arrivals = [(f"later-{i}", cells) for i, cells in enumerate(later)]
+    entered: list[str] = []
+    while waiting or arrivals:
+        for _ in range(min(3, len(arrivals))):
+            key, cells = arrivals.pop(0)
+            waiting[key] = cells
+        entered += buffer.admit(waiting)
+        ended = data.draw(st.sampled_from(sorted(buffer.inside)), label="ends")
+        del buffer.inside[ended]
+    assert len(first) + len(later) == len(entered)
+    for place in range(len(first)):
+        before = [key for key in entered[: entered.index(f"first-{place}")] if key.startswith("later")]
+        assert len(before) <= (place + 1) * PASSED_MAX

@@ -1,0 +1,179 @@
+"""Callers with a deadline while another program has the processor for a while, on a clock of the test's own.
+
+What takes time is counted on that clock: the scheduler plans, the machine of the test says what each step took.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_scheduler import StepScheduler, WorkItem
+
+QUIET = StepCostModel(0.004, 0.0016, 9e-7)
+ROWS, DEPTH = 30, 234
+ALONE = QUIET.cost(ROWS, attention_pairs(ROWS, DEPTH))
+LONG_ROWS = 600
+AGAIN_SECONDS = 2.0
+"""After the load has gone calls are answered within so long."""
+TRIES = 2
+"""And as many calls as come to nothing meanwhile: where a call takes seconds they count."""
+
+
+@dataclass
+class Machine:
+    """An engine with one scheduler; `slower` is what another program does to it."""
+
+    scheduler: StepScheduler = field(default_factory=lambda: StepScheduler(EXACT_ROWS_MAX))
+    now: float = 100.0
+    slower: float = 1.0
+    speed: float = 1.0
+    """What steps take on the machine itself is divided by it."""
+    streams: int = 0
+    """So many write meanwhile, without end."""
+    refused: int = 0
+
+    def _streams(self) -> list[WorkItem]:
+        return [WorkItem(f"s{n}", "", 1, decoding=True, exact=False, depth=300) for n in range(self.streams)]
+
+    def idle(self, seconds: float) -> None:
+        """Let time pass, in which streams write."""
+        until = self.now + seconds
+        while self.streams and self.now < until:
+            self._step(self._streams(), until)
+        self.now = max(self.now, until)
+
+    def call(self, seconds: float, rows: int = ROWS) -> bool:
+        """Ask for one input with a deadline; tell whether it was answered in time."""
+        deadline, left, depth = self.now + seconds, rows, DEPTH
+        while left:
+            items = [*self._streams(), WorkItem("call", "", left, depth=depth, came_at=self.now, deadline=deadline)]
+            if self.scheduler.refused(items, self.now):
+                self.refused += 1
+                return False
+            read = self._step(items, deadline)
+            if not read:
+                return False
+            left, depth = left - read, depth + read
+        return self.now <= deadline
+
+    def _step(self, items: list[WorkItem], deadline: float) -> int:
+        """Compute a step, which is cut off when the deadline passes; return how many tokens of the call it read."""
+        plan = self.scheduler.plan(items, self.now)
+        rows = sum(count for _, count in plan)
+        took = (
+            self.slower / self.speed * QUIET.cost(rows, sum(attention_pairs(count, item.depth) for item, count in plan))
+        )
+        reads = any(not item.decoding for item, _ in plan)
+        if reads and self.now + took > deadline:
+            self.scheduler.cut_off(plan, deadline - self.now)
+            self.now = deadline
+            return 0
+        self.scheduler.measured(plan, took)
+        self.now += took
+        return sum(count for item, count in plan if not item.decoding)
+
+    def seconds_until_answered(self, seconds: float, pause: float) -> float:
+        """Call again and again; return how long it took until a call was answered."""
+        began = self.now
+        while not self.call(seconds):
+            assert self.now - began < 60, "for ever"
+            self.idle(pause)
+        return self.now - began
+
+
+def warm(streams: int = 0, speed: float = 1.0, rows: int = ROWS) -> Machine:
+    """Return a machine that has answered calls for a while."""
+    machine = Machine(streams=streams, speed=speed)
+    for _ in range(40):
+        assert machine.call(1e6, rows)
+        machine.idle(0.1)
+    return machine
+
+
+def loaded(machine: Machine, slower: float) -> None:
+    """Let another program come, beside which calls with much time are answered, and others are not."""
+    machine.slower = slower
+    for _ in range(30):
+        assert machine.call(1e6)
+
+
+@settings(deadline=None)
+@given(
+    slower=st.floats(1.0, 100.0),
+    tightness=st.floats(1.3, 20.0),
+    pause=st.floats(0.001, 0.3),
+    streams=st.integers(0, 8),
+    stays=st.integers(0, 30),
+    speed=st.sampled_from([0.05, 0.2, 1.0, 5.0]),
+)
+def test_calls_are_answered_again_soon_after_a_load_has_gone(
+    slower: float, tightness: float, pause: float, streams: int, stays: int, speed: float
+) -> None:
+    """Whatever the load was, however tight the deadline is that a quiet machine keeps, and whoever writes meanwhile:
+    within AGAIN_SECONDS of its end, and TRIES calls, a call is answered, and from then on all are. As soon on a machine
+    so slow that a step reads a few rows.
+    """
+    machine = warm(streams, speed)
+    machine.scheduler.costs.learn(1, 300.0, QUIET.cost(1, 300.0) / speed)
+    quiet = machine.now
+    assert machine.call(1e6)
+    deadline = tightness * (machine.now - quiet)
+    loaded(machine, slower)
+    for _ in range(stays):  # a till goes on calling meanwhile
+        machine.call(deadline)
+        machine.idle(pause)
+    machine.slower = 1.0
+    assert machine.seconds_until_answered(deadline, pause) <= AGAIN_SECONDS + TRIES * deadline
+    for _ in range(20):
+        machine.idle(pause)
+        assert machine.call(deadline)
+
+
+def test_a_machine_that_never_was_quiet_locks_nobody_out() -> None:
+    """A daemon that starts beside a load knows nothing better, and answers when the load has gone."""
+    machine = Machine()
+    loaded(machine, 30.0)
+    assert not machine.call(3 * ALONE)
+    machine.slower = 1.0
+    assert machine.seconds_until_answered(3 * ALONE, 0.1) <= AGAIN_SECONDS
+
+
+def test_a_load_that_comes_and_goes_stops_nobody_between() -> None:
+    """Ten times in a row, with steps that vary by a third."""
+    machine, dice = warm(), random.Random(7)
+    for _ in range(10):
+        loaded(machine, dice.uniform(5, 50))
+        machine.slower = dice.uniform(0.8, 1.2)
+        assert machine.seconds_until_answered(3 * ALONE, 0.05) <= AGAIN_SECONDS
+        assert all(machine.call(3 * ALONE) for _ in range(20))
+
+
+@pytest.mark.parametrize("slower", [8.0, 20.0, 100.0])
+def test_what_cannot_be_in_time_is_still_refused_beside_a_load(slower: float) -> None:
+    """While calls come ten times a second that are all too late, the engine computes for a small part of the time."""
+    machine = warm()
+    loaded(machine, slower)
+    began, idle = machine.now, 0.0
+    for _ in range(300):
+        assert not machine.call(1.3 * ALONE)
+        machine.idle(0.1)
+        idle += 0.1
+    assert machine.refused >= 150
+    assert (machine.now - began - idle) / (machine.now - began) < 0.25
+
+
+@pytest.mark.parametrize("streams", [0, 4])
+@pytest.mark.parametrize("speed", [0.01, 0.05, 0.2, 1.0, 5.0])
+def test_what_cannot_be_in_time_is_refused_on_any_machine(speed: float, streams: int) -> None:
+    """However few rows a step reads there: a text that takes four times as long as its caller waits is not begun."""
+    machine = warm(streams, speed, LONG_ROWS)
+    assert machine.call(1e6, LONG_ROWS)
+    began = machine.now
+    assert not machine.call(QUIET.cost(LONG_ROWS, attention_pairs(LONG_ROWS, DEPTH)) / speed / 4, LONG_ROWS)
+    assert (1, began) == (machine.refused, machine.now)

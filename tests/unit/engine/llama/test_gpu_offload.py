@@ -1,0 +1,151 @@
+"""How many layers a device holds: the rule alone, and on the head of a real model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from edge_agent.engine.memory import Need
+from edge_agent.engine.runtimes.llama import gguf_header, gpu_offload
+from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
+from edge_agent.engine.runtimes.llama.gpu_offload import (
+    ON_CPU,
+    GpuOffload,
+    ModelPlacement,
+    plan_offload,
+    shortfall,
+    usable_bytes,
+)
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape
+from edge_agent.engine.runtimes.llama.memory_estimate import need_beside_device
+from edge_agent.errors import DeviceUnusable
+from tests.support import models
+
+GIB = 2**30
+SHAPE = ContextShape(cells=1000, sequences=80, kv_type="f16", threads=1)
+HEADER = GgufHeader(
+    version=3,
+    architecture="llama",
+    layers=3,
+    width=64,
+    feed_forward=96,
+    cell_elements=96,
+    vocabulary=1000,
+    product_bytes={2: 1_000_000},
+    layer_bytes=(100_000, 200_000, 300_000),
+    layer_cell_elements=(32, 32, 32),
+    output_bytes=400_000,
+)
+CACHE = 1024 * 32 * 2
+"""Of one layer."""
+WORK = plan_offload(HEADER, SHAPE, "vulkan", GIB).compute_bytes
+
+
+def test_all_layers_go_where_there_is_room():
+    """The output counts as one of them; weights, cache and work are told apart."""
+    whole = plan_offload(HEADER, SHAPE, "vulkan", GIB)
+    assert (4, 4, 1_000_000, 3 * CACHE) == (whole.layers, whole.layers_all, whole.weights_bytes, whole.cache_bytes)
+    assert whole.whole
+    assert whole.needed_bytes == whole.wanted_bytes == 1_000_000 + 3 * CACHE + WORK
+
+
+@pytest.mark.parametrize(
+    ("beside_work", "layers", "weights", "caches"),
+    [
+        (400_000, 1, 400_000, 0),
+        (699_999 + CACHE, 1, 400_000, 0),
+        (700_000 + CACHE, 2, 700_000, 1),
+        (900_000 + 2 * CACHE, 3, 900_000, 2),
+        (999_999 + 3 * CACHE, 3, 900_000, 2),
+        (1_000_000 + 3 * CACHE, 4, 1_000_000, 3),
+    ],
+)
+def test_as_many_as_fit_go_there(beside_work: int, layers: int, weights: int, caches: int):
+    """First the output, then the layers from the last on, each whole: as llama.cpp does it."""
+    found = plan_offload(HEADER, SHAPE, "vulkan", WORK + beside_work)
+    assert (layers, weights, caches * CACHE) == (found.layers, found.weights_bytes, found.cache_bytes)
+    assert found.needed_bytes <= WORK + beside_work
+
+
+def test_a_limit_holds_where_more_would_fit():
+    """The number that the site sets is the most; a larger one is all."""
+    assert [2, 4] == [plan_offload(HEADER, SHAPE, "vulkan", GIB, limit).layers for limit in (2, 99)]
+
+
+def test_where_nothing_fits_the_numbers_are_told():
+    """What one layer and the work need, and what is free; and it may pass."""
+    with pytest.raises(DeviceUnusable, match=r"need 7\d\.\d MB; 1\.0 MB are free") as caught:
+        plan_offload(HEADER, SHAPE, "vulkan", 10**6)
+    assert (str(WORK + 400_000), str(10**6)) == tuple(
+        caught.value.metadata[key] for key in ("needed_bytes", "available_bytes")
+    )
+    assert not caught.value.lasting
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "said"),
+    [
+        (WORK + 700_000 + CACHE, -1, "2 of 4 layers fit on the device: all 4 need"),
+        (WORK + 700_000 + CACHE, 3, "2 of 3 layers fit on the device: all 4 need"),
+        (WORK + 700_000 + CACHE, 2, ""),
+        (GIB, -1, ""),
+        (GIB, 99, ""),
+    ],
+)
+def test_fewer_layers_than_were_asked_for_are_told(free: int, limit: int, said: str):
+    """With the numbers; what the site itself has limited is as it should be."""
+    found = shortfall(plan_offload(HEADER, SHAPE, "vulkan", free, limit), limit)
+    assert found.startswith(said)
+    assert bool(said) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "most", "usable"),
+    [
+        (8 * GIB, 8 * GIB, 0, 8 * GIB - 128 * 2**20 - int(8 * GIB * 0.02)),
+        (8 * GIB, 8 * GIB, GIB, GIB),
+        (100 * 2**20, 8 * GIB, 0, 0),
+        (100 * 2**20, 8 * GIB, GIB, 0),
+    ],
+)
+def test_some_of_the_memory_stays_for_others(free: int, total: int, most: int, usable: int):
+    """A reserve, and the site's own limit where that is lower."""
+    assert usable == usable_bytes(free, total, most)
+
+
+def test_the_real_model_has_31_layers_to_give():
+    """SmolLM2-135M: 30 and the output; without the matrix that is only looked up when it is used as output as well."""
+    head = gguf_header.read_header(str(models.smollm2_path()))
+    found = plan_offload(head, SHAPE, "vulkan", 4 * GIB)
+    assert (31, 31) == (found.layers, found.layers_all)
+    assert found.weights_bytes == sum(head.product_bytes.values())
+
+
+NEED = Need(weights=1000, copies=700, cache=300, compute=50, process=10)
+SOME = GpuOffload(2, 4, weights_bytes=800, cache_bytes=100, compute_bytes=5, wanted_bytes=0, free_bytes=0)
+
+
+def test_what_the_device_holds_is_not_needed_beside_it():
+    """Weights and cache that are there, and copies of weights that are not here; the driver is added."""
+    assert dataclasses.replace(NEED, weights=200, copies=200, cache=200, process=70) == need_beside_device(
+        NEED, 800, 100, 60
+    )
+    assert ModelPlacement("vulkan:0", 1, SOME, driver_bytes=60).beside(NEED).total == 200 + 200 + 200 + 50 + 70
+
+
+def test_a_device_without_memory_of_its_own_spares_nothing():
+    """Graphics in the processor and drivers in software: what they hold lies in the machine's memory."""
+    shared = ModelPlacement("vulkan:0", 1, SOME, driver_bytes=60, shares_memory=True)
+    assert NEED.total + 5 + 60 == shared.beside(NEED).total
+
+
+def test_the_processor_alone_changes_nothing():
+    """The reckoning is the one without devices."""
+    assert (NEED, 0, None) == (ON_CPU.beside(NEED), ON_CPU.layers, ON_CPU.pointer)
+
+
+def test_every_driver_has_its_share():
+    """What a backend takes for itself is counted for each kind of device."""
+    cuda, vulkan = (plan_offload(HEADER, SHAPE, device, GIB).compute_bytes for device in ("cuda", "vulkan"))
+    assert gpu_offload.DRIVER_BYTES["cuda"] - gpu_offload.DRIVER_BYTES["vulkan"] == cuda - vulkan

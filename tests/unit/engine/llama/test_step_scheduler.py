@@ -1,0 +1,290 @@
+"""edge_agent/engine/runtimes/llama/step_scheduler.py: its rules. That nobody starves is in test_llama_waiting.py."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS_MIN, EXACT_ROWS_MAX, StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_scheduler import (
+    ALONE_SECONDS,
+    BULK_ROWS_LEAST,
+    BULK_SECONDS_MAX,
+    QUANTUM_SECONDS,
+    ROWS_MIN,
+    STEP_SECONDS,
+    WRITING_ROWS_MAX,
+    StepPlan,
+    StepScheduler,
+    WorkItem,
+)
+
+FAST = StepCostModel(0.001, 1e-5, 0.0)
+SERVER = StepCostModel(0.004, 0.0016, 9e-7)
+SLOW = StepCostModel(0.02, 0.002, 4e-7)
+BOARD = StepCostModel(0.09, 0.02, 4e-6)
+
+
+def rows_of(plan: StepPlan) -> dict[str, int]:
+    """Return the rows of each work item in a plan."""
+    return {item.key: rows for item, rows in plan}
+
+
+def taught(machine: StepCostModel, bulk_rows: int = 256) -> StepScheduler:
+    """Return a scheduler that knows what steps cost on a machine."""
+    scheduler = StepScheduler(bulk_rows)
+    for rows in (1, 16, 63, 64, 200) * 12:
+        scheduler.costs.learn(rows, attention_pairs(rows, 500), machine.cost(rows, attention_pairs(rows, 500)))
+    return scheduler
+
+
+def prompt(key: str, rows: int = 3000, *, exact: bool = False, depth: int = 0) -> WorkItem:
+    """Return a work item with something to read."""
+    return WorkItem(key, "", rows, exact=exact, depth=depth)
+
+
+def stream(key: str, *, exact: bool = False) -> WorkItem:
+    """Return a work item that writes."""
+    return WorkItem(key, "", 1, decoding=True, exact=exact, depth=300)
+
+
+def test_nothing_to_do_is_an_empty_plan() -> None:
+    """Without work items there are no rows."""
+    assert StepScheduler().plan([], 1.0) == []
+
+
+def test_a_step_before_any_measurement_is_small() -> None:
+    """On a machine that nobody knows the first prompt moves by a few rows only."""
+    assert {"a": ROWS_MIN} == rows_of(StepScheduler().plan([prompt("a")], 1.0))
+
+
+def test_streams_come_before_prompts() -> None:
+    """Every stream gets its row beside a long prompt, which gets the rows that fit into the time of a step."""
+    scheduler = taught(SERVER, EXACT_ROWS_MAX)
+    plan = scheduler.plan([prompt("prompt", depth=4000), *map(stream, "abc")], 1.0)
+    rows = rows_of(plan)
+    assert {"a": 1, "b": 1, "c": 1} == {key: rows[key] for key in "abc"}
+    pairs = sum(attention_pairs(count, item.depth) for item, count in plan)
+    assert scheduler.cost(sum(rows.values()), pairs) == pytest.approx(STEP_SECONDS, rel=0.1)
+
+
+def test_steps_get_smaller_as_the_prompt_gets_longer() -> None:
+    """Behind more tokens fewer rows fit into the same time."""
+    sizes = [
+        rows_of(taught(SERVER, bulk_rows=0).plan([stream("a"), prompt("p", depth=depth)], 1.0))["p"]
+        for depth in (0, 4000, 8000, 100_000)
+    ]
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert ROWS_MIN == sizes[-1], "but never so small that it does not get anywhere"
+
+
+def test_a_lone_prompt_has_more_time() -> None:
+    """Where nobody else waits, a step may be longer, and is still bounded for the sake of who comes next."""
+    scheduler = taught(BOARD)
+    shared = rows_of(scheduler.plan([stream("a"), prompt("p")], 1.0))["p"]
+    ((item, alone),) = scheduler.plan([prompt("p")], 2.0)
+    assert shared < alone
+    assert scheduler.cost(alone, attention_pairs(alone, item.depth)) <= ALONE_SECONDS * 1.01
+
+
+def test_short_prompts_share_a_step() -> None:
+    """Prompts that fit together are computed together."""
+    items = [prompt(str(i), 20, exact=True) for i in range(3)]
+    assert {"0": 20, "1": 20, "2": 20} == rows_of(taught(FAST).plan(items, 1.0))
+
+
+def test_where_a_step_takes_long_anyway_prompts_get_as_much_of_it() -> None:
+    """On a machine whose every step takes a second, rows are not held back for the sake of a tenth more."""
+    busy = StepCostModel(1.0, 0.005, 0.0)
+    rows = rows_of(taught(busy, EXACT_ROWS_MAX).plan([stream("a"), prompt("p")], 1.0))
+    assert 1 == rows["a"]
+    assert 3 * ROWS_MIN <= rows["p"]
+
+
+def test_no_prompt_is_cut_into_crumbs() -> None:
+    """A prompt for which only a few rows are left waits for the next step, and is first in it."""
+    scheduler, items = taught(FAST), [prompt(key, 30, exact=True) for key in "abc"]
+    assert {"a": 30, "b": 30} == rows_of(scheduler.plan(items, 1.0))
+    assert "c" == scheduler.plan(items, 2.0)[0][0].key
+
+
+def test_long_prompts_take_turns() -> None:
+    """Two prompts longer than a step alternate."""
+    scheduler, items = taught(FAST), [prompt("a"), prompt("b")]
+    assert ["a", "b", "a", "b"] == [scheduler.plan(items, at)[0][0].key for at in range(1, 5)]
+
+
+def test_more_streams_than_rows_take_turns() -> None:
+    """Of 70 streams 63 get a row, and the others are among those of the next step."""
+    scheduler, items = taught(FAST), [stream(str(i)) for i in range(70)]
+    first, second = (set(rows_of(scheduler.plan(items, at))) for at in (1.0, 2.0))
+    assert EXACT_ROWS_MAX == len(first) == len(second)
+    assert {item.key for item in items} == first | second
+
+
+def test_many_streams_leave_half_a_step_to_prompts() -> None:
+    """Beside a prompt at most half of the rows are written."""
+    rows = rows_of(taught(FAST).plan([*(stream(str(i), exact=True) for i in range(60)), prompt("p")], 1.0))
+    assert WRITING_ROWS_MAX == len([key for key in rows if key != "p"])
+
+
+def test_a_branch_of_labels_is_computed_whole() -> None:
+    """A work item that needs 31 rows at once gets them beside as many streams as there may be."""
+    branch = WorkItem("labels", "", 40, least=31)
+    rows = rows_of(taught(FAST).plan([*(stream(str(i)) for i in range(60)), branch], 1.0))
+    assert 31 == rows["labels"]
+
+
+def test_prompts_whose_result_may_vary_are_read_in_bulk() -> None:
+    """Without an exact work item a step has up to 256 rows."""
+    assert 256 == sum(rows_of(taught(FAST).plan([stream("a"), prompt("p")], 1.0)).values())
+
+
+def test_a_bulk_step_is_as_long_as_it_has_to_be() -> None:
+    """Where few rows fit into the time of a step there are 128, which cost half of what they would in small steps."""
+    costs, scheduler = taught(SLOW).costs, taught(SLOW)
+    plan = scheduler.plan([stream("a"), prompt("p", depth=2000)], 1.0)
+    assert {"a": 1, "p": BULK_ROWS_LEAST - 1} == rows_of(plan)
+    assert STEP_SECONDS < costs.cost(BULK_ROWS_LEAST, attention_pairs(BULK_ROWS_LEAST, 2000)) < BULK_SECONDS_MAX
+
+
+def test_no_bulk_step_takes_longer_than_a_reader_bears() -> None:
+    """Where 64 rows would take more than BULK_SECONDS_MAX, prompts are read in small steps."""
+    assert ROWS_MIN == rows_of(taught(BOARD).plan([stream("a"), prompt("p", depth=9000)], 1.0))["p"]
+
+
+def test_there_are_no_bulk_steps_where_they_are_not_wanted() -> None:
+    """With `bulk_rows` of 63 every step is one that exact work items could be in."""
+    assert {"p": EXACT_ROWS_MAX} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
+
+
+def crowd(rows: int, each: int = 30) -> list[WorkItem]:
+    """Return short prompts that may depend on their neighbours."""
+    return [prompt(f"crowd{start}", min(each, rows - start))._replace(bulk_safe=True) for start in range(0, rows, each)]
+
+
+def test_a_crowd_is_read_in_bulk_steps() -> None:
+    """Prompts that may depend on their neighbours share one, however short each is, as soon as it is worth it."""
+    for rows, expected in ((BULK_ROWS_LEAST - 1, 63), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
+        assert expected == sum(rows_of(taught(FAST).plan(crowd(rows), 1.0)).values())
+    alike = [item._replace(bulk_safe=False) for item in crowd(250)]
+    assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan(alike, 1.0)).values()), "others keep to small steps"
+
+
+@pytest.mark.parametrize(("machine", "bulk_rows"), [(FAST, EXACT_ROWS_MAX), (FAST, BULK_ROWS_MIN), (BOARD, 256)])
+def test_a_crowd_keeps_to_what_the_machine_can(machine: StepCostModel, bulk_rows: int) -> None:
+    """Where bulk steps are no use, or too long, a crowd is read in small ones."""
+    assert EXACT_ROWS_MAX >= sum(rows_of(taught(machine, bulk_rows).plan(crowd(250), 1.0)).values())
+
+
+def test_one_alone_is_no_crowd() -> None:
+    """However long it is: it is read as if it were exact. Two are one."""
+    alone = prompt("p", 2000)._replace(bulk_safe=True)
+    assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan([alone, stream("s")], 1.0)).values())
+    scheduler, items = taught(FAST), [alone, prompt("long")]
+    assert [{"p": 63}, {"long": 256}] * 2 == [rows_of(scheduler.plan(items, at)) for at in (1.0, 2.0, 3.0, 4.0)]
+    assert EXACT_ROWS_MAX < sum(rows_of(taught(FAST).plan([alone, alone._replace(key="q")], 1.0)).values())
+
+
+def test_a_crowd_and_exact_prompts_alternate() -> None:
+    """Who has waited longest decides, and what is exact is in no bulk step."""
+    scheduler, items = taught(FAST), [prompt("exact", 30, exact=True), *crowd(150)]
+    plans = [set(rows_of(scheduler.plan(items, at))) for at in (1.0, 2.0, 3.0)]
+    assert [{"exact"}, {item.key for item in crowd(150)}, {"exact"}] == plans
+
+
+def test_exact_and_long_prompts_alternate() -> None:
+    """Beside an exact prompt a long one is read in bulk steps of its own, in which no exact row is."""
+    scheduler, items = taught(FAST), [prompt("exact", exact=True), prompt("long")]
+    plans = [rows_of(scheduler.plan(items, at)) for at in range(1, 5)]
+    assert [{"exact": 63}, {"long": 256}] * 2 == plans
+
+
+def test_a_short_prompt_rides_in_an_exact_step() -> None:
+    """Reading it in a step of its own would cost more than the rows."""
+    assert {"exact": 20, "short": 40} == rows_of(
+        taught(FAST).plan([prompt("exact", 20, exact=True), prompt("short", 40)], 1.0)
+    )
+
+
+def test_exact_streams_miss_no_two_steps() -> None:
+    """Between two bulk steps exact streams get a row; other streams get one in each step."""
+    scheduler, items = taught(FAST), [stream("record", exact=True), stream("text"), *map(prompt, "abc")]
+    plans = [rows_of(scheduler.plan(items, at)) for at in range(1, 13)]
+    assert all("text" in plan for plan in plans)
+    assert all("record" in plan or "record" in following for plan, following in pairwise(plans))
+    assert 6 == len([plan for plan in plans if sum(plan.values()) >= BULK_ROWS_MIN])
+
+
+def test_on_a_slow_machine_long_prompts_ride_in_exact_steps() -> None:
+    """Where no bulk step fits into the time, prompts do not wait for one."""
+    rows = rows_of(taught(BOARD).plan([prompt("exact", 10, exact=True), prompt("long"), stream("a")], 1.0))
+    assert {"exact": 10, "a": 1} == rows
+    scheduler = taught(BOARD)
+    served = [rows_of(scheduler.plan([prompt("exact", 40, exact=True), prompt("long")], at)) for at in range(1, 5)]
+    assert {"exact", "long"} == {key for plan in served for key in plan}
+    assert all(sum(plan.values()) <= EXACT_ROWS_MAX for plan in served)
+
+
+@pytest.mark.parametrize(("came_at", "first"), [(9.8, "operator"), (10.2, "device")])
+def test_priority_is_worth_a_second_of_waiting(came_at: float, first: str) -> None:
+    """A prompt of higher priority overtakes one that came within the second before it, and no others."""
+    scheduler = taught(FAST)
+    device = prompt("device", exact=True)._replace(priority=1, came_at=9.0)
+    operator = prompt("operator", exact=True)._replace(came_at=came_at)
+    scheduler.plan([prompt("other", exact=True)._replace(came_at=9.0), device], 9.0)
+    assert first == scheduler.plan([device, operator], came_at)[0][0].key
+
+
+def test_groups_are_never_mixed_and_stay_for_a_while() -> None:
+    """Lanes of two adapters are never in one step; the adapter changes after a tenth of a second, not in each step."""
+    scheduler = taught(SERVER)
+    items = [stream(key)._replace(group=group) for key, group in (("a", "x"), ("b", "y"), ("c", "x"))]
+    plans = [set(rows_of(scheduler.plan(items, 1 + step * 0.01))) for step in range(40)]
+    assert {frozenset("ac"), frozenset("b")} == set(map(frozenset, plans))
+    assert 3 == sum(plan != following for plan, following in pairwise(plans))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.002, QUANTUM_SECONDS[0]), (0.015, 0.3), (0.2, QUANTUM_SECONDS[1])]
+)
+def test_dear_changes_are_made_less_often(seconds: float, expected: float) -> None:
+    """A group stays so long that changing takes a twentieth of the time, within bounds."""
+    scheduler, now, stays = taught(SERVER), 1.0, []
+    items = [stream(key)._replace(group=key) for key in "xy"]
+    current, since = "", now
+    for _ in range(2000):
+        plan = scheduler.plan(items, now)
+        took = SERVER.cost(1, 300.5)
+        if plan[0][0].key != current:
+            stays.append(now - since)
+            current, since, took = plan[0][0].key, now, took + seconds
+        scheduler.measured(plan, took)
+        now += took
+    assert stays[-1] == pytest.approx(expected, rel=0.2, abs=0.02)
+
+
+def test_a_group_that_has_nothing_to_do_gives_way() -> None:
+    """When the jobs of an adapter end, the next one computes in the next step."""
+    scheduler = taught(SERVER)
+    scheduler.plan([stream("a")._replace(group="x")], 1.0)
+    assert {"b": 1} == rows_of(scheduler.plan([stream("b")._replace(group="y")], 1.001))
+
+
+def test_what_cannot_be_in_time_is_known() -> None:
+    """A prompt that takes twice as long alone as its caller waits is refused; one without a deadline never is."""
+    scheduler = taught(SERVER)
+    for rows in (63, 256):
+        pairs = attention_pairs(rows, 0)
+        scheduler.costs.confirm(rows, pairs, scheduler.cost(rows, pairs), 10.0)
+    hopeless, tight, patient = prompt("p", 3000), prompt("q", 300), prompt("r", 3_000_000)
+    items = [hopeless._replace(deadline=10.5), tight._replace(deadline=10.5), patient]
+    for item, expected in zip(items, (["p"], [], []), strict=True):
+        assert expected == [refused.key for refused, _ in scheduler.refused([item], 10.0)]
+    assert ["p"] == [refused.key for refused, _ in scheduler.refused([*items, stream("s")], 10.0)]
+
+
+def test_time_that_is_over_is_over() -> None:
+    """Nothing can be computed in no time, measured or not."""
+    assert ["p"] == [item.key for item, _ in StepScheduler().refused([prompt("p")._replace(deadline=10.0)], 10.0)]
