@@ -16,7 +16,7 @@ from benchmarks.bare.encoder import Encoder
 from benchmarks.bare.prototype import Prototype
 from benchmarks.bars import Bar, median
 from edge_agent.client import CallFailed
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 from tests.support import pos_intents
 from tests.support.daemon import RunningDaemon
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.bars import Bar, main
 from edge_agent.client import AdminClient, CallFailed, Classification, Client
-from edge_agent.client.answers import Engine
+from edge_agent.client.site_state import Engine
 from tests.support.bundles import digest_of, echo_bundle, tiny_onnx_bundle
 from tests.support.callers import Callers
 from tests.support.daemon import RunningDaemon

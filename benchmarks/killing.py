@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.bars import Bar
 from edge_agent.client import CallFailed
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 from tests.support.daemon import RunningDaemon
 
 CALLERS = 4

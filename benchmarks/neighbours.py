@@ -24,7 +24,7 @@ from benchmarks.bars import Bar, median
 from benchmarks.llama.turns import take_turns
 from benchmarks.streaming import TEXT, THINGS, write_together
 from edge_agent.client import CallFailed
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 from tests.support.bundles import smollm2_bundle
 from tests.support.daemon import RunningDaemon
 

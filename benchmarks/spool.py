@@ -16,7 +16,7 @@ from benchmarks import collecting
 from benchmarks.bars import Bar, main, median
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 from tests.support import pos_intents
 from tests.support.bundles import echo_bundle, minilm_bundle
 from tests.support.daemon import RunningDaemon

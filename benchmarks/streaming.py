@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.bars import Bar, median
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 
 TASK = "assistant"
 TOKENS = 100

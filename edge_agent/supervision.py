@@ -90,10 +90,10 @@ class Supervisor:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
-        around: RunWrapper = run_unwrapped,
+        wrap: RunWrapper = run_unwrapped,
     ) -> None:
-        """Own nothing yet. `give_up` is told to end the daemon; `around` may put something around what runs."""
-        self._give_up, self._sleep, self._monotonic, self._around = give_up, sleep, monotonic, around
+        """Own nothing yet. `give_up` is told to end the daemon; `wrap` may wrap what runs."""
+        self._give_up, self._sleep, self._monotonic, self._wrap = give_up, sleep, monotonic, wrap
         self._lives: list[
             _ComponentState
         ] = []  # two may have one name: an engine that ends, and the one that follows it
@@ -193,7 +193,7 @@ class Supervisor:
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
         try:
-            await self._around(component)()
+            await self._wrap(component)()
         except asyncio.CancelledError as error:
             if task.cancelling():
                 raise

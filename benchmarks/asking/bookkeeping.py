@@ -15,20 +15,25 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 from benchmarks.bars import Bar, median
+from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.spool_worker import SpoolWorkerDependencies
 from edge_agent.config import Config, EscalationConfig
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done
 from edge_agent.routing import large_model_questions
 from edge_agent.routing.policy import LowConfidencePolicy
 from edge_agent.server.finished_answers import FinishedAnswer
-from edge_agent.server.model_router import ModelRouter, ModelRouterDependencies, RoutedInput
+from edge_agent.server.model_router import ModelRouter, RoutedInput
 from edge_agent.server.task_modes import TaskModes
 from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
+from edge_agent.update.activation import Activation
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from tests.support.bundles import INTENTS, digest_of, echo_bundle, manifest_of
@@ -59,7 +64,7 @@ async def _measured() -> list[Bar]:
         folder = Path(path)
         bundle = _bundle(folder / "bundle")
         sure, unsure = (_finished(bundle, scores) for scores in ((0.97, 0.01), (0.4, 0.3)))
-        escalation, redactor = _escalation(folder)
+        escalation, redactor = _escalation(folder, bundle)
         alone = await _batches(lambda: _alone(sure))
         answered = await _batches(lambda: _answered(escalation, sure, "as_mode"))
         kept = await _batches(lambda: _answered(escalation, unsure, "answer"))
@@ -91,7 +96,7 @@ async def _alone(finished: FinishedAnswer) -> FinishedAnswer:
 async def _answered(escalation: ModelRouter, finished: FinishedAnswer, wish: LowConfidencePolicy) -> FinishedAnswer:
     """Do what the service does around the local answer."""
     deadline = asyncio.get_running_loop().time() + 10
-    asked = escalation.asked(finished.bundle.manifest, wish, deadline)
+    asked = escalation.context(finished.bundle.manifest, wish, deadline)
     answered = await escalation.answer(RoutedInput(TEXT, finished.bundle, deadline), asked, lambda: _alone(finished))
     assert answered.decision.route == "local"
     return answered
@@ -101,14 +106,16 @@ async def _prepared(redactor: Redactor, bundle: InstalledBundle) -> object:
     return large_model_questions.build_question(bundle.manifest, redactor.start().text(TEXT))
 
 
-def _escalation(folder: Path) -> tuple[ModelRouter, Redactor]:
+def _escalation(folder: Path, bundle: InstalledBundle) -> tuple[ModelRouter, Redactor]:
     section = EscalationConfig(url="http://127.0.0.1:9/v1", model="m", tasks=(TASK,), modes={TASK: "hybrid"})
     config = Config(state_dir=folder / "state", run_dir=folder / "run", escalation=section)
     link = UplinkClient(config)
-    link._hear(pb.WatchResponse(online=True, affordable=True, free=True, usual_ms=500, tasks=[TASK]))
-    digest = digest_of(folder / "bundle")
-    modes, redactor = TaskModes(config, Store.open(config.state_dir, StoreLimits()), lambda _: digest), Redactor()
-    return ModelRouter(ModelRouterDependencies(link, modes.of, redactor.start)), redactor
+    link._update(pb.WatchResponse(online=True, affordable=True, free=True, usual_ms=500, tasks=[TASK]))
+    store = Store.open(config.state_dir, StoreLimits())
+    dependencies = SpoolWorkerDependencies(lambda: (), "0")
+    activation = SimpleNamespace(serving={TASK: bundle})
+    modes = TaskModes(config, store, cast(Activation, activation))
+    return ModelRouter(link, modes, ExampleCapture(config, dependencies)), Redactor()
 
 
 def _bundle(folder: Path) -> InstalledBundle:

@@ -31,7 +31,7 @@ from benchmarks.attacking.held import Held, held
 from benchmarks.attacking.slope import Slope, slope
 from benchmarks.bars import Bar
 from edge_agent.client import AdminClient, CallFailed, ReviewClient
-from edge_agent.client.answers import Engine
+from edge_agent.client.site_state import Engine
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync

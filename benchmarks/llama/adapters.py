@@ -18,7 +18,7 @@ from benchmarks.llama.sides import Ours
 from benchmarks.llama.streams import Written, rate, short
 from benchmarks.llama.tasks import Task
 from benchmarks.llama.turns import calls_per_second, take_turns
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 from tests.support import gguf_adapter, pos_intents
 from tests.support.daemon import RunningDaemon
 

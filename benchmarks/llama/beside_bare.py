@@ -20,7 +20,7 @@ from benchmarks.llama.comparing import Figure, Pair, compared
 from benchmarks.llama.sides import Ours
 from benchmarks.llama.streams import Written, rate, short
 from benchmarks.llama.turns import take_turns
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 from tests.support import pos_intents
 from tests.support.daemon import RunningDaemon
 

@@ -12,7 +12,7 @@ from benchmarks.bars import Bar, median
 from benchmarks.llama import goals
 from benchmarks.llama.comparing import Figure
 from benchmarks.llama.tasks import SHORT, Task, bundle
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 from tests.support import pos_intents
 from tests.support.daemon import RunningDaemon
 

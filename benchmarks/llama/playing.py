@@ -19,7 +19,7 @@ from benchmarks.llama.parts import Match, Part
 from benchmarks.llama.running import LlamaServer, Settings
 from benchmarks.llama.sides import Ours, Theirs
 from benchmarks.llama.texts import Texts
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 from tests.support import pos_intents
 from tests.support.daemon import RunningDaemon
 

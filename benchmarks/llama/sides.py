@@ -12,7 +12,7 @@ from benchmarks.llama.http import Pool
 from benchmarks.llama.streams import Written
 from benchmarks.llama.tasks import RECORD_TOKENS_MAX, Task
 from edge_agent.client import AdminClient, Classification, Extraction, Failure
-from edge_agent.client.aio import AsyncClient
+from edge_agent.client.inference_client import AsyncClient
 
 SECONDS_MAX = 120.0
 LOOK_SECONDS = 0.02

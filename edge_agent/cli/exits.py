@@ -108,7 +108,7 @@ def reported_errors(ctx: typer.Context) -> Iterator[None]:
 
 def _call_failures() -> tuple[type[Exception], ...]:
     """Return the exception of a failed call; nothing in a command that has not loaded the client."""
-    client = sys.modules.get("edge_agent.client.failure")
+    client = sys.modules.get("edge_agent.client.call_failed")
     return (client.CallFailed,) if client else ()
 
 

@@ -1,66 +1,66 @@
-"""The Python client of edge-agent, sync and aio. It knows the API (`edge_agent.v1`) and nothing else of the appliance.
+"""The Python client of edge-agent, sync and for asyncio. It uses the API (`edge_agent.v1`) alone.
 
     from edge_agent.client import CallFailed, Client
 
     with Client("unix:/run/edge-agent/inference.sock") as client:
         [answer] = client.classify("pos-intent", ["I want my money back"])
 
-Over the network a daemon is called with a certificate, which says what this client may do:
+Over the network a client shows a certificate, which holds its roles:
 
     Client("shop.example:9443", Tls(ca="ca.crt", certificate="till-3.crt", key="till-3.key"))
 
-A device that is to bear a busy daemon, and one that is started anew, says so:
+With `retry` a client waits for a daemon that is busy, or restarts:
 
     Client("unix:/run/edge-agent/inference.sock", retry=Retry())
 
-docs/client.md has all of it. Every call has a deadline. A call that gets no answer raises CallFailed, with a stable
-`reason` and a `remedy`; an input of a batch that fails alone is a Failure in its place.
+docs/client.md describes all of it. Every call has a deadline. A call that gets no answer raises CallFailed, with a
+stable `reason` and a `remedy`; an input of a batch that fails alone is a Failure in its place.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.client.admin import AdminClient
-from edge_agent.client.answers import (
+from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
+from edge_agent.client.call_failed import CallFailed, Tls
+from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
+from edge_agent.client.results import (
     Answer,
-    Bundle,
     BundleRef,
     Classification,
-    Durations,
     Embedding,
-    Engine,
     Entity,
-    ExamplesStatus,
     Extraction,
     Failure,
     Feedback,
-    FieldAlarm,
     Finish,
-    ImportProgress,
     Prediction,
+    Task,
+    Timings,
+    TokenLogprob,
+)
+from edge_agent.client.retries import Retry
+from edge_agent.client.site_state import (
+    Bundle,
+    Durations,
+    Engine,
+    ExamplesStatus,
+    FieldAlarm,
+    ImportProgress,
+    LargeModel,
     ReviewAudit,
     SealedExamples,
     Status,
-    Task,
     TaskCounts,
     TaskUpdate,
-    Timings,
-    TokenLogprob,
     UpdatesStatus,
     UplinkDownloads,
     UplinkProblem,
     UplinkStatus,
 )
-from edge_agent.client.failure import CallFailed
-from edge_agent.client.retry import Retry
-from edge_agent.client.sync import Client, GenerateStream
-from edge_agent.client.tls import Tls
-from edge_agent.client.wire import GenerateOptions, Mode, OnLowConfidence
+from edge_agent.client.translation import GenerateOptions, Mode, OnLowConfidence
 
 if TYPE_CHECKING:
-    from edge_agent.client.aio import AsyncClient, AsyncGenerateStream
-    from edge_agent.client.aio_admin import AsyncAdminClient
-    from edge_agent.client.field import (
+    from edge_agent.client.field_report import (
         FieldAgreement,
         FieldConfidence,
         FieldDay,
@@ -72,20 +72,16 @@ if TYPE_CHECKING:
         FieldTest,
         Share,
     )
-    from edge_agent.client.large_model import LargeModel
-    from edge_agent.client.review import AsyncReviewClient, ReviewClient
+    from edge_agent.client.review_client import AsyncReviewClient, ReviewClient
 
 _LATE = {
-    "aio": ("AsyncClient", "AsyncGenerateStream"),
-    "aio_admin": ("AsyncAdminClient",),
-    "field": (
+    "field_report": (
         *("FieldAgreement", "FieldConfidence", "FieldDay", "FieldDisagreement", "FieldEvent"),
         *("FieldReport", "FieldSeries", "FieldStream", "FieldTest", "Share"),
     ),
-    "large_model": ("LargeModel",),
-    "review": ("AsyncReviewClient", "ReviewClient"),
+    "review_client": ("AsyncReviewClient", "ReviewClient"),
 }
-"""What most programs do without, by module: imported when it is first named (PEP 562)."""
+"""Names that few programs need, by module: imported on first use (PEP 562)."""
 _MODULE_OF = {name: module for module, names in _LATE.items() for name in names}
 
 __all__ = [
@@ -146,7 +142,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is named for the first time. Raises AttributeError."""
+    """Import a late name on first use. Raises AttributeError."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
@@ -155,5 +151,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List what there is, whether it was imported already or not."""
+    """List every name, imported already or not."""
     return sorted({*globals(), *__all__})

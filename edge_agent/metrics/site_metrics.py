@@ -1,6 +1,6 @@
-"""One site as numbers: what the rooms know now, read on the event loop; files, the kernel and the text beside it.
+"""The figures of one site: copied from memory on the event loop, then completed and rendered on another thread.
 
-Part of the composition root, like daemon.py. The event loop only copies what it has in memory.
+Part of the composition root, like daemon.py. Files and the kernel are read on the other thread only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -29,38 +30,37 @@ from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page
 from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
 from edge_agent.server import messages
 from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.grpc_servers import GrpcServers
+from edge_agent.server.task_modes import MonitoringAlarms
 from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.server.uplink_status import read_uplink_report
 from edge_agent.store.state import InstalledBundle
+from edge_agent.supervision import Supervisor
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import UpdateOverview
+from edge_agent.update.updater import UpdateOverview, Updater
 from edge_agent.v1.admin_pb2 import EscalationStatus
 
-LOOK_SECONDS_MAX = 4.0
-"""For the event loop to turn to a scrape."""
+SNAPSHOT_SECONDS_MAX = 4.0
+"""For the event loop to take a snapshot."""
 SAMPLES_AT_ONCE = 20
-"""Written before another thread gets its turn."""
+"""Rendered before another thread gets its turn."""
 
 
 @dataclass(frozen=True)
 class SiteMetricsDependencies:
-    """What a site's figures come from."""
+    """The components whose figures are shown."""
 
     config: Config
     activation: Activation
     engines: EnginePool
-    collection: ExampleCapture
     admission: AdmissionControl
+    capture: ExampleCapture
     counts: AnswerCounts
-    link: UplinkClient
-    alarms: Callable[[str], list[tuple[AlarmState, bool]]]
-    denied: Callable[[], Mapping[str, int]]
-    overview: Callable[[], UpdateOverview]
-    serving: Callable[[], bool]
-    up: Callable[[], Mapping[str, bool]]
-    """Whether each component in the background runs."""
-    deaths: Callable[[], Mapping[str, int]]
-    """How often each has died."""
+    updater: Updater
+    uplink: UplinkClient
+    alarms: MonitoringAlarms
+    servers: GrpcServers
+    supervisor: Supervisor
 
 
 @dataclass(frozen=True)
@@ -86,84 +86,85 @@ class SiteSnapshot:
 class SiteMetrics:
     """See the module."""
 
-    def __init__(self, watched: SiteMetricsDependencies) -> None:
-        """Watch a site; make it on the event loop that owns the rooms."""
-        self._watched = watched
+    def __init__(self, components: SiteMetricsDependencies) -> None:
+        """Show these components; call it on the event loop that owns them."""
+        self._components = components
         self._loop = asyncio.get_running_loop()
         self._seconds = 0.0
 
     async def page(self) -> bytes:
-        """Return what Prometheus reads; called on another event loop. Raises TimeoutError."""
+        """Return the page for Prometheus; call it on another event loop. Raises TimeoutError."""
         began = time.perf_counter()
-        looking = asyncio.run_coroutine_threadsafe(self._look(began), self._loop)
-        async with asyncio.timeout(LOOK_SECONDS_MAX):
-            seen = await asyncio.wrap_future(looking)
-        written = _written([*self._samples(seen)])
+        taking = asyncio.run_coroutine_threadsafe(self._snapshot(began), self._loop)
+        async with asyncio.timeout(SNAPSHOT_SECONDS_MAX):
+            snapshot = await asyncio.wrap_future(taking)
+        page = _render([*self._samples(snapshot)])
         self._seconds = time.perf_counter() - began
-        return written
+        return page
 
-    async def _look(self, began: float) -> SiteSnapshot:
-        delay, watched = time.perf_counter() - began, self._watched
-        watched.engines.ask()
-        examples = await watched.collection.status()
-        tasks = dict(sorted(watched.activation.serving.items()))
+    async def _snapshot(self, began: float) -> SiteSnapshot:
+        delay, components = time.perf_counter() - began, self._components
+        engines, owners = components.engines, (components.supervisor, components.engines.owner)
+        engines.ask()
+        examples = await components.capture.status()
+        tasks = dict(sorted(components.activation.serving.items()))
         return SiteSnapshot(
             delay=delay,
-            engines=watched.engines.statuses(),
+            engines=engines.statuses(),
             tasks=tasks,
-            ready=frozenset(name for name, bundle in tasks.items() if watched.engines.ready(bundle.digest)),
-            overview=watched.overview(),
+            ready=frozenset(name for name, bundle in tasks.items() if engines.ready(bundle.digest)),
+            overview=components.updater.overview,
             examples=examples,
-            alarms={name: watched.alarms(name) for name in tasks},
-            denied=dict(watched.denied()),
-            large_model=messages.large_model_message(watched.link.message(), examples),
-            calls=watched.admission.calls,
-            serving=watched.serving(),
-            store_bytes=watched.activation.inventory.store_bytes,
-            up=dict(watched.up()),
-            deaths=dict(watched.deaths()),
+            alarms={name: components.alarms.alarms_of(name) for name in tasks},
+            denied=dict(components.servers.denied),
+            large_model=messages.large_model_message(components.uplink.message(), examples),
+            calls=components.admission.calls,
+            serving=not components.admission.draining,
+            store_bytes=components.activation.inventory.store_bytes,
+            up={name: up for owner in owners for name, up in owner.up.items()},
+            deaths=dict(sum((owner.deaths for owner in owners), Counter[str]())),
         )
 
-    def _samples(self, seen: SiteSnapshot) -> Iterator[MetricSample]:
-        config, counts = self._watched.config, self._watched.counts
+    def _samples(self, snapshot: SiteSnapshot) -> Iterator[MetricSample]:
+        config, counts = self._components.config, self._components.counts
         yield MetricSample("build_info", 1, (__version__, platform.python_version()))
-        yield MetricSample("serving", seen.serving)
-        yield MetricSample("calls_in_progress", seen.calls)
+        yield MetricSample("serving", snapshot.serving)
+        yield MetricSample("calls_in_progress", snapshot.calls)
         yield MetricSample("calls_max", config.service.calls_max)
-        yield MetricSample("loop_delay_seconds", seen.delay)
+        yield MetricSample("loop_delay_seconds", snapshot.delay)
         yield MetricSample("scrape_seconds", self._seconds)
-        yield MetricSample("store_bytes", seen.store_bytes)
+        yield MetricSample("store_bytes", snapshot.store_bytes)
         yield MetricSample("disk_free_bytes", shutil.disk_usage(config.state_dir).free)
-        for component, up in seen.up.items():
+        for component, up in snapshot.up.items():
             yield MetricSample("component_up", up, (component,))
-        for component, number in seen.deaths.items():
+        for component, number in snapshot.deaths.items():
             yield MetricSample("component_deaths_total", number, (component,))
         for task, counted in list(counts.tasks.items()):
             yield from _answers(task, counted)
         for lost, number in list(counts.errors.items()):
             yield MetricSample("errors_total", number, (lost.task, lost.reason))
-        yield from _tasks(seen)
-        for engine in seen.engines:
+        yield from _tasks(snapshot)
+        for engine in snapshot.engines:
             yield from _engine(engine)
             yield from process_samples(engine.name, engine.pid)
         yield from process_samples("serve", os.getpid())
-        if seen.examples:
-            yield MetricSample("examples_problems", len(seen.examples.problems))
-            yield MetricSample("examples_stalled_seconds", seen.examples.stalled_seconds)
-        if seen.examples and not seen.examples.stalled_seconds:
-            yield from _examples(seen.examples, config)
-            serving = {name: bundle.digest for name, bundle in seen.tasks.items()}
-            yield from monitoring_samples(seen.examples.field, serving, seen.alarms)
+        if snapshot.examples:
+            yield MetricSample("examples_problems", len(snapshot.examples.problems))
+            yield MetricSample("examples_stalled_seconds", snapshot.examples.stalled_seconds)
+        if snapshot.examples and not snapshot.examples.stalled_seconds:
+            yield from _examples(snapshot.examples, config)
+            serving = {name: bundle.digest for name, bundle in snapshot.tasks.items()}
+            yield from monitoring_samples(snapshot.examples.field, serving, snapshot.alarms)
         yield from _uplink(config)
-        yield from _updates(seen.overview, configured=bool(config.update.root_file))
-        for reason, number in seen.denied.items():
+        yield from _updates(snapshot.overview, configured=bool(config.update.root_file))
+        for reason, number in snapshot.denied.items():
             yield MetricSample("denied_total", number, (reason,))
-        if seen.large_model:
-            yield from _large_model(seen.large_model)
+        if snapshot.large_model:
+            yield from _large_model(snapshot.large_model)
 
 
-def _written(samples: list[MetricSample]) -> bytes:
-    """Write the page, and give the event loop its turn again and again."""
+def _render(samples: list[MetricSample]) -> bytes:
+    """Render the page, and yield to the event loop's thread after every few samples."""
     parts = []
     for number, part in enumerate(page(samples, CATALOGUE)):
         parts.append(part)
@@ -192,16 +193,16 @@ def _answers(task: str, counted: TaskCounters) -> Iterator[MetricSample]:
         yield MetricSample("degraded_total", number, (task, reason))
 
 
-def _tasks(seen: SiteSnapshot) -> Iterator[MetricSample]:
-    engines = {digest: engine.name for engine in seen.engines for digest in engine.digests}
-    for task, bundle in seen.tasks.items():
+def _tasks(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
+    engines = {digest: engine.name for engine in snapshot.engines for digest in engine.digests}
+    for task, bundle in snapshot.tasks.items():
         manifest = bundle.manifest
         labels = (task, manifest.task.kind, manifest.version, engines.get(bundle.digest, ""))
         yield MetricSample("task_info", 1, labels)
-        yield MetricSample("task_ready", task in seen.ready, (task,))
+        yield MetricSample("task_ready", task in snapshot.ready, (task,))
         yield MetricSample("task_signed", bundle.signed, (task,))
         yield MetricSample("task_gated", manifest.confidence.gate is not None, (task,))
-        yield MetricSample("task_revoked", task in seen.overview.revoked, (task,))
+        yield MetricSample("task_revoked", task in snapshot.overview.revoked, (task,))
 
 
 def _engine(engine: EngineStatus) -> Iterator[MetricSample]:

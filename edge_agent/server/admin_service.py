@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,17 +16,20 @@ from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
 from edge_agent.errors import ConfigInvalid, InvalidRequest
-from edge_agent.formats.plan import Mode
 from edge_agent.metrics.answer_counts import AnswerCounts
-from edge_agent.monitoring.bundle_figures import AlarmState, BundleSeries
+from edge_agent.monitoring.bundle_figures import BundleSeries
 from edge_agent.process_memory import resident_bytes
 from edge_agent.server import messages, monitoring_messages
+from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.detached_calls import caller_left
+from edge_agent.server.grpc_servers import GrpcServers
 from edge_agent.server.interceptor import CallContext
 from edge_agent.server.model_router import ModelRouter
+from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.server.uplink_status import uplink_message
 from edge_agent.store.state import InstalledBundle
+from edge_agent.supervision import Supervisor
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
 from edge_agent.v1 import admin_pb2 as pb
@@ -34,88 +38,83 @@ from edge_agent.v1.field_pb2 import FieldSeries
 
 # Measures that an engine reports; a value other than "on" says why the kernel or the configuration leaves it out.
 PROGRESS_SECONDS = 0.25
+STORE_STALLED_SECONDS = 120.0
+"""One step takes no longer on a slow disk, except the copy of a large bundle."""
 CONFINEMENT = ("seccomp", "landlock")
 
 
 @dataclass(frozen=True)
 class AdminDependencies:
-    """What the operator looks at and changes."""
+    """The components that an operator inspects and changes."""
 
+    config: Config
     activation: Activation
     engines: EnginePool
-    collection: ExampleCapture
+    admission: AdmissionControl
+    capture: ExampleCapture
     counts: AnswerCounts
     updater: Updater
-    escalation: ModelRouter
-    link: UplinkClient
-    set_mode: Callable[[str, Mode | None], None]
-    """Remember what the operator says of a task; called on the store's thread."""
-    mode_by: Callable[[str], str]
-    """Who put a task into its mode."""
-    alarms: Callable[[str], list[tuple[AlarmState, bool]]]
-    """What stands against the bundle that answers a task, and whether that put it into shadow."""
-    config: Config
-    serving: Callable[[], bool]
-    drain: Callable[[], None]
-    disk_free_bytes: Callable[[], int]
-    access_warnings: Callable[[], list[str]]
-    troubles: Callable[[], list[str]]
-    """What has died in the background, or stands still, a sentence each."""
+    router: ModelRouter
+    uplink: UplinkClient
+    task_modes: TaskModes
+    alarms: MonitoringAlarms
+    servers: GrpcServers
+    supervisor: Supervisor
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     """See the module."""
 
-    def __init__(self, rooms: AdminDependencies) -> None:
-        """Serve these rooms."""
-        self._rooms = rooms
+    def __init__(self, components: AdminDependencies, drain: Callable[[], None]) -> None:
+        """Serve an operator; `drain` makes the daemon admit no new work."""
+        self._components, self._drain = components, drain
         self._started_at = time.time()
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: CallContext) -> pb.GetStatusResponse:
         """Show the state of the daemon, its tasks and its engines."""
-        rooms = self._rooms
-        examples = await rooms.collection.status()
-        serving = dict(sorted(rooms.activation.serving.items()))
-        engines = rooms.engines.statuses()
+        components = self._components
+        examples = await components.capture.status()
+        serving = dict(sorted(components.activation.serving.items()))
+        engines = components.engines.statuses()
         response = pb.GetStatusResponse(
             agent_version=__version__,
-            serving=rooms.serving(),
+            serving=not components.admission.draining,
             resident_bytes=resident_bytes(os.getpid()),
             tasks=[self._task(bundle) for bundle in serving.values()],
             engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
             warnings=[
                 *_warnings(serving, engines),
                 *_devices(engines),
-                *_revoked(serving, rooms.updater.overview.revoked),
-                *_vectors(serving, rooms.collection),
+                *_revoked(serving, components.updater.overview.revoked),
+                *_vectors(serving, components.capture),
                 *self._problems(),
-                *rooms.access_warnings(),
-                *rooms.troubles(),
+                *components.servers.warnings(),
+                *self._background_problems(),
             ],
-            store_bytes=rooms.activation.inventory.store_bytes,
-            disk_free_bytes=rooms.disk_free_bytes(),
-            updates=messages.updates_message(rooms.activation, rooms.updater.overview),
-            escalation=messages.large_model_message(rooms.link.message(), examples),
-            counts=messages.counts_messages(rooms.counts),
+            store_bytes=components.activation.inventory.store_bytes,
+            disk_free_bytes=shutil.disk_usage(components.config.state_dir).free,
+            updates=messages.updates_message(components.activation, components.updater.overview),
+            escalation=messages.large_model_message(components.uplink.message(), examples),
+            counts=messages.counts_messages(components.counts),
             alarms=[
                 monitoring_messages.alarm_message(each, demoted=by)
                 for task in serving
-                for each, by in rooms.alarms(task)
+                for each, by in components.alarms.alarms_of(task)
             ],
         )
-        carried = uplink_message(rooms.config)
+        carried = uplink_message(components.config)
         if carried:
             response.uplink.CopyFrom(carried)
         if examples:
             response.warnings.extend(examples.problems)
         if examples and not examples.stalled_seconds:
-            response.examples.CopyFrom(messages.examples_message(examples, rooms.config.examples.collect))
+            response.examples.CopyFrom(messages.examples_message(examples, components.config.examples.collect))
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
         return response
 
     async def ListBundles(self, request: pb.ListBundlesRequest, context: CallContext) -> pb.ListBundlesResponse:
         """List the installed bundles, by task and then newest first."""
-        installed = self._rooms.activation.inventory.bundles
+        installed = self._components.activation.inventory.bundles
         bundles = [bundle for bundle in installed if request.task in ("", bundle.manifest.task.name)]
         shown, token = messages.page_slice(request.page_size, request.page_token, len(bundles))
         return pb.ListBundlesResponse(bundles=[self._describe(b) for b in bundles[shown]], next_page_token=token)
@@ -123,7 +122,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def InstallBundle(self, request: pb.InstallBundleRequest, context: CallContext) -> pb.InstallBundleResponse:
         """Verify a bundle, copy it into the store, and activate it unless told not to."""
         path = _absolute(request.path)
-        bundle, new = await self._rooms.activation.install(
+        bundle, new = await self._components.activation.install(
             path, activate=not request.no_activate, left=caller_left.get()
         )
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
@@ -132,23 +131,25 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ActivateBundleRequest, context: CallContext
     ) -> pb.ActivateBundleResponse:
         """Let an installed bundle answer."""
-        bundle = await self._rooms.activation.activate(request.task, request.bundle, caller_left.get())
+        bundle = await self._components.activation.activate(request.task, request.bundle, caller_left.get())
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
     async def RollbackTask(self, request: pb.RollbackTaskRequest, context: CallContext) -> pb.RollbackTaskResponse:
         """Let the bundle before answer again."""
-        bundle = await self._rooms.activation.rollback(request.task, caller_left.get())
+        bundle = await self._components.activation.rollback(request.task, caller_left.get())
         return pb.RollbackTaskResponse(bundle=self._describe(bundle))
 
     async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: CallContext) -> pb.RemoveBundleResponse:
         """Remove an idle bundle, or a whole task."""
-        return pb.RemoveBundleResponse(freed_bytes=await self._rooms.activation.remove(request.task, request.bundle))
+        return pb.RemoveBundleResponse(
+            freed_bytes=await self._components.activation.remove(request.task, request.bundle)
+        )
 
     async def SealExamples(self, request: pb.SealExamplesRequest, context: CallContext) -> pb.SealExamplesResponse:
         """Seal what waits."""
-        config = self._rooms.config
+        config = self._components.config
         return pb.SealExamplesResponse(
-            segments=await self._rooms.collection.seal_all(),
+            segments=await self._components.capture.seal_all(),
             site=config.site.id,
             outbox_path=str(config.outbox.absolute()),
             receipts_path=str(config.receipts.absolute()),
@@ -156,12 +157,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     async def ReadReceipts(self, request: pb.ReadReceiptsRequest, context: CallContext) -> pb.ReadReceiptsResponse:
         """Delete what the centre has."""
-        return pb.ReadReceiptsResponse(segments=await self._rooms.collection.read_receipts())
+        return pb.ReadReceiptsResponse(segments=await self._components.capture.read_receipts())
 
     async def ImportUpdate(self, request: pb.ImportUpdateRequest, context: CallContext) -> None:
         """Take an update from a folder."""
-        path, updater = _absolute(request.path), self._rooms.updater
-        if not self._rooms.config.update.root_file:
+        path, updater = _absolute(request.path), self._components.updater
+        if not self._components.config.update.root_file:
             said = "this site was given no root of trust: 'update.root_file' in agent.yaml is not set"
             raise ConfigInvalid(said, remedy="Set it to the root.json of the central team, and restart the daemon.")
         async with asyncio.TaskGroup() as group:
@@ -171,42 +172,47 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
         if problem := looking.result():
             raise problem
-        updates = messages.updates_message(self._rooms.activation, updater.overview)
+        updates = messages.updates_message(self._components.activation, updater.overview)
         await context.write(pb.ImportUpdateResponse(updates=updates))
 
     async def SetMode(self, request: pb.SetModeRequest, context: CallContext) -> pb.SetModeResponse:
         """Put a task into a mode."""
-        bundle = self._rooms.activation.bundle_of(request.task)
+        bundle = self._components.activation.bundle_of(request.task)
         wanted = next((mode for mode, number in messages.MODES.items() if number == request.mode), None)
         if wanted is None and request.mode:
             raise InvalidRequest(f"mode is {request.mode}, which this version does not know")
         if bundle.manifest.runtime == "upstream" and wanted not in (None, "bootstrap"):
             said = f"task {request.task!r} has no model of its own, so only the large one can answer it"
             raise InvalidRequest(said, remedy="Install a bundle with a model first; the mode holds from then on.")
-        await self._rooms.activation.on_store(self._rooms.set_mode, request.task, wanted)
+        await self._components.activation.on_store(self._components.task_modes.set_by_operator, request.task, wanted)
         return pb.SetModeResponse(task=self._task(bundle))
 
     async def GetFieldReport(
         self, request: pb.GetFieldReportRequest, context: CallContext
     ) -> pb.GetFieldReportResponse:
         """Show how the bundles of a task, or of all, do in the field."""
-        rooms = self._rooms
-        found, spent = await rooms.collection.monitoring_report(request.task)
+        components = self._components
+        found, spent = await components.capture.monitoring_report(request.task)
         # The intervals of many shares take a moment, which no call has to wait for.
-        series = await asyncio.to_thread(self._described, found, dict(rooms.activation.serving))
-        consents = rooms.config.examples.collect.items()
-        serving = sorted(rooms.activation.serving.items())
+        series = await asyncio.to_thread(self._described, found, dict(components.activation.serving))
+        consents = components.config.examples.collect.items()
+        serving = sorted(components.activation.serving.items())
         return pb.GetFieldReportResponse(
             series=series,
             tasks=[self._task(bundle) for task, bundle in serving if request.task in ("", task)],
-            escalation=rooms.link.message(),
+            escalation=components.uplink.message(),
             collect={task: said for task, said in consents if said != "off" and request.task in ("", task)},
             money=map(monitoring_messages.money_message, spent),
         )
 
     def _described(self, found: Iterable[BundleSeries], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
-        installed = {bundle.digest: bundle for bundle in self._rooms.activation.inventory.bundles}
-        by = {(alarm.task, alarm.alarm) for task in serving for alarm, demoted in self._rooms.alarms(task) if demoted}
+        installed = {bundle.digest: bundle for bundle in self._components.activation.inventory.bundles}
+        by = {
+            (alarm.task, alarm.alarm)
+            for task in serving
+            for alarm, demoted in self._components.alarms.alarms_of(task)
+            if demoted
+        }
         return [
             monitoring_messages.series_message(
                 each,
@@ -218,19 +224,32 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         ]
 
     def _task(self, bundle: InstalledBundle) -> task_pb2.Task:
-        engines, mode = self._rooms.engines, self._rooms.escalation.mode(bundle.manifest)
+        engines, mode = self._components.engines, self._components.router.mode(bundle.manifest)
         ready, variance = engines.ready(bundle.digest), engines.score_variance(bundle.digest)
         message = messages.task_message(bundle, mode, ready=ready, score_variance=variance)
-        message.mode_by = "bundle" if bundle.manifest.runtime == "upstream" else self._rooms.mode_by(message.name)
+        message.mode_by = (
+            "bundle" if bundle.manifest.runtime == "upstream" else self._components.task_modes.set_by(message.name)
+        )
         return message
 
     async def Drain(self, request: pb.DrainRequest, context: CallContext) -> pb.DrainResponse:
         """Stop taking new work."""
-        self._rooms.drain()
+        self._drain()
         return pb.DrainResponse()
 
+    def _background_problems(self) -> list[str]:
+        """Return which components have died, and whether the disk of the store is stalled, a sentence each."""
+        components = self._components
+        problems = [*components.supervisor.problems, *components.engines.owner.problems]
+        if (seconds := components.activation.stalled_seconds) >= STORE_STALLED_SECONDS:
+            problems.append(
+                f"The disk of {components.config.state_dir} has worked on one step of an install or update"
+                f" for {seconds:.0f} s. What answers continues; installs and updates wait. Check the disk ('dmesg')."
+            )
+        return problems
+
     def _problems(self) -> list[str]:
-        activation, engines = self._rooms.activation, self._rooms.engines
+        activation, engines = self._components.activation, self._components.engines
         serving, problems = activation.serving, activation.problems
         silent = [
             f"Task {task} does not answer: {error.message}. {error.remedy}"
@@ -248,13 +267,13 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         return silent + idle + unsure
 
     def _describe(self, bundle: InstalledBundle) -> pb.Bundle:
-        activation = self._rooms.activation
+        activation = self._components.activation
         active = activation.serving.get(bundle.manifest.task.name)
         return messages.bundle_message(
             bundle,
             active=active is not None and active.digest == bundle.digest,
             previous=bundle.digest in activation.inventory.previous,
-            score_variance=self._rooms.engines.score_variance(bundle.digest),
+            score_variance=self._components.engines.score_variance(bundle.digest),
         )
 
 

@@ -1,61 +1,54 @@
-"""Asks the large model, when it can be asked, about what was put off and what is to be checked: nobody waits for it.
+"""Asks the large model about stored inputs when it can be asked: those deferred, and those drawn for the audit.
 
-One question at a time, and none while the uplink has no room to spare. Before one leaves, it is on the disk that it was
-asked: whichever daemon is killed then, it is not sent again. The answer is checked like any other, and becomes an
-opinion. Nothing is put back into it: who reads it is not who sent the input.
+One question at a time, and none while the uplink has no spare capacity. That a question was asked is on the disk before
+it leaves, so a daemon that is killed then does not send it again. The answer is checked like any other and becomes a
+teacher label. Redacted values are not restored in it: who reads it did not send the input.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
 from edge_agent.backoff import backoff_seconds
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.teacher_questions import TeacherQuestion
+from edge_agent.config import EscalationConfig
 from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.example_records import parse_stored
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.plan import Mode
 from edge_agent.routing import large_model_questions
-from edge_agent.server.model_router import LargeModelConversation
+from edge_agent.server.model_router import LargeModelConversation, ModelRouter
 from edge_agent.server.uplink_client import UplinkClient
+from edge_agent.update.activation import Activation
 
 log = structlog.get_logger("edge_agent.server")
 
 LOOK_SECONDS = 1.0
 PAUSE_SECONDS_MAX = 300.0
-"""After an answer that the large model has no time; from LOOK_SECONDS on it doubles with each."""
-
-
-@dataclass(frozen=True)
-class DeferredEscalationDependencies:
-    """What is asked, and of whom."""
-
-    link: UplinkClient
-    collection: ExampleCapture
-    tasks: tuple[str, ...]
-    """Whose inputs may leave."""
-    manifest: Callable[[str], Manifest | None]
-    """Of the bundle that answers a task now; None = none does."""
-    mode: Callable[[Manifest], Mode]
-    seconds_max: float
-    """For one answer."""
+"""The longest pause after refusals; it doubles from LOOK_SECONDS."""
 
 
 class DeferredEscalations:
     """See the module. One event loop owns it."""
 
-    def __init__(self, around: DeferredEscalationDependencies) -> None:
-        """Ask about that."""
-        self._around = around
+    def __init__(
+        self,
+        uplink: UplinkClient,
+        capture: ExampleCapture,
+        activation: Activation,
+        router: ModelRouter,
+        config: EscalationConfig,
+    ) -> None:
+        """Ask through `uplink` about inputs of the tasks whose inputs may leave the site."""
+        self._uplink, self._capture, self._activation, self._router = uplink, capture, activation, router
+        self._tasks, self._seconds_max = config.tasks, float(config.seconds_max)
         self._refused_in_a_row = 0
 
     async def run(self) -> None:
-        """Ask whenever there is something to ask, until cancelled."""
+        """Ask whenever a question waits, until cancelled."""
         while True:
             try:
                 asked = await self.ask_one()
@@ -66,58 +59,57 @@ class DeferredEscalations:
                 await asyncio.sleep(backoff_seconds(self._refused_in_a_row + 1, LOOK_SECONDS, PAUSE_SECONDS_MAX))
 
     async def ask_one(self) -> bool:
-        """Ask one question, if one waits that may be asked; return whether the next may follow at once.
+        """Ask a question if one waits that may be asked; tell whether the next may follow at once.
 
         Raises:
             SiteError: the disk failed.
         """
-        around = self._around
-        if not around.link.spare or not around.collection.questions_waiting:
+        if not self._uplink.spare or not self._capture.questions_waiting:
             return False
-        asking = {task: manifest for task in around.tasks if (manifest := self._askable(task))}
-        waiting = await around.collection.next_question(tuple(asking)) if asking else None
+        asking = {task: manifest for task in self._tasks if (manifest := self._askable(task))}
+        waiting = await self._capture.next_question(tuple(asking)) if asking else None
         if waiting is None:
             return False
         return await self._ask(waiting, asking[waiting.task])
 
     def _askable(self, task: str) -> Manifest | None:
-        """Return the manifest of a task that may be asked about now."""
-        manifest = self._around.manifest(task)
-        if manifest is None or self._around.collection.consent(task) == "off":
+        """Return the manifest of a task, if the large model may be asked about it now."""
+        bundle = self._activation.serving.get(task)
+        if bundle is None or self._capture.consent(task) == "off":
             return None
-        return None if self._around.mode(manifest) == "local" else manifest
+        return None if self._router.mode(bundle.manifest) == "local" else bundle.manifest
 
     async def _ask(self, waiting: TeacherQuestion, manifest: Manifest) -> bool:
-        asking = None
+        conversation = None
         try:
-            asking = LargeModelConversation(self._around.link, manifest.task, _wanted(waiting, manifest))
-            value, finish = await asking.said(lambda: self._around.seconds_max)
+            conversation = LargeModelConversation(self._uplink, manifest.task, _question(waiting, manifest))
+            value, finish = await conversation.answer(lambda: self._seconds_max)
         except EdgeAgentError as error:
-            await self._unanswered(waiting, error, heard=asking.heard if asking else 0)
+            await self._unanswered(waiting, error, answers=conversation.answers if conversation else 0)
             return False
         self._refused_in_a_row = 0
-        model = finish.model or self._around.link.said.model
-        await self._around.collection.store_teacher_label(waiting, value, model, manifest)
+        model = finish.model or self._uplink.model
+        await self._capture.store_teacher_label(waiting, value, model, manifest)
         return True
 
-    async def _unanswered(self, waiting: TeacherQuestion, error: EdgeAgentError, heard: int) -> None:
-        # Refused before anybody worked on it; but it was worked on when it is the second try that is refused.
-        again = isinstance(error, (UpstreamBusy, SiteError)) and not heard
+    async def _unanswered(self, waiting: TeacherQuestion, error: EdgeAgentError, answers: int) -> None:
+        # Refused before any work on it; but a refused second try follows work on the first.
+        again = isinstance(error, (UpstreamBusy, SiteError)) and not answers
         if again:
             self._refused_in_a_row += 1
         else:
             log.info("question_unanswered", task=waiting.task, reason=error.reason, message=error.message)
-        await self._around.collection.release_question(waiting, again=again)
+        await self._capture.release_question(waiting, again=again)
 
 
-def _wanted(waiting: TeacherQuestion, manifest: Manifest) -> large_model_questions.LargeModelQuestion:
-    """Ask about a stored input, by the labels or the schema of today.
+def _question(waiting: TeacherQuestion, manifest: Manifest) -> large_model_questions.LargeModelQuestion:
+    """Build the question about a stored input, with the labels or the schema of today.
 
     Raises:
         RecordInvalid: the record is damaged.
-        UpstreamFailed: the task is not what it was.
+        UpstreamFailed: the task has changed its kind.
     """
     prediction = parse_stored(waiting.record)
     if prediction["kind"] != manifest.task.kind:
-        raise UpstreamFailed(f"task {waiting.task!r} is of another kind than when the input came")
+        raise UpstreamFailed(f"task {waiting.task!r} has another kind than when the input came")
     return replace(large_model_questions.build_question(manifest, prediction["input"]), waited_for=False)

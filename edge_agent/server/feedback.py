@@ -7,7 +7,6 @@ import json
 import struct
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.capture.example_capture import QUEUE_START, ExampleCapture, ReviewItem
@@ -32,27 +31,12 @@ ID_CHARS_MAX = 64
 CORRECTIONS = {"classify": "corrected_label", "extract": "corrected_json", "generate": "corrected_text"}
 
 
-@dataclass(frozen=True)
-class FeedbackDependencies:
-    """What reviewers look at and change."""
-
-    collection: ExampleCapture
-    activation: Activation
-
-    def manifest(self, task: str) -> Manifest | None:
-        """Return the manifest of a task's bundle; None if the task is not installed any more."""
-        try:
-            return self.activation.bundle_of(task).manifest
-        except UnknownTask:
-            return None
-
-
 class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     """See the module."""
 
-    def __init__(self, rooms: FeedbackDependencies) -> None:
-        """Serve these rooms."""
-        self._rooms = rooms
+    def __init__(self, capture: ExampleCapture, activation: Activation) -> None:
+        """Serve reviewers of captured answers."""
+        self._capture, self._activation = capture, activation
 
     async def SubmitFeedback(
         self, request: pb.SubmitFeedbackRequest, context: CallContext
@@ -60,10 +44,10 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         """Keep what a reviewer says; it is on the disk when this returns."""
         _check_request(request)
         _check_id(request.prediction_id)
-        found = await self._rooms.collection.find_prediction(request.prediction_id)
-        manifest = self._rooms.manifest(found.record["task"])
+        found = await self._capture.find_prediction(request.prediction_id)
+        manifest = self._manifest(found.record["task"])
         said = _judgement(request, found.record, manifest)
-        await self._rooms.collection.store_feedback(said, found.record, manifest)
+        await self._capture.store_feedback(said, found.record, manifest)
         return pb.SubmitFeedbackResponse()
 
     async def ListReviewQueue(
@@ -75,16 +59,16 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         at_most = request.confidence_max if request.HasField("confidence_max") else None
         stream = parse_review_stream(request.stream)
         wanted = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
-        rows = await self._rooms.collection.review_page(wanted, after, size + 1)
-        shown = [prediction_message(each, self._rooms.manifest(each.record["task"])) for each in rows[:size]]
+        rows = await self._capture.review_page(wanted, after, size + 1)
+        shown = [prediction_message(each, self._manifest(each.record["task"])) for each in rows[:size]]
         token = make_page_token(rows[size - 1].place) if len(rows) > size else ""
         return pb.ListReviewQueueResponse(predictions=shown, next_page_token=token)
 
     async def GetPrediction(self, request: pb.GetPredictionRequest, context: CallContext) -> pb.GetPredictionResponse:
         """Show one kept answer and the feedback on it."""
         _check_id(request.prediction_id)
-        found = await self._rooms.collection.find_prediction(request.prediction_id)
-        shown = prediction_message(found, self._rooms.manifest(found.record["task"]))
+        found = await self._capture.find_prediction(request.prediction_id)
+        shown = prediction_message(found, self._manifest(found.record["task"]))
         return pb.GetPredictionResponse(prediction=shown)
 
     async def ErasePrediction(
@@ -92,8 +76,15 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.ErasePredictionResponse:
         """Forget one answer."""
         _check_id(request.prediction_id)
-        was_kept, tombstoned = await self._rooms.collection.erase(request.prediction_id)
+        was_kept, tombstoned = await self._capture.erase(request.prediction_id)
         return pb.ErasePredictionResponse(was_kept=was_kept, tombstoned=tombstoned)
+
+    def _manifest(self, task: str) -> Manifest | None:
+        """Return the manifest of a task's bundle; None if the task is no longer installed."""
+        try:
+            return self._activation.bundle_of(task).manifest
+        except UnknownTask:
+            return None
 
 
 def _check_id(prediction_id: str) -> None:

@@ -1,6 +1,6 @@
-"""From what an engine computed to the answer a device gets: pure, one function for each task kind.
+"""The finished answer to one input, and what is made of it: the response, the counts, the captured example.
 
-Each fills a message where it lies in the response: one made outside would be copied into it, in every call.
+Each `fill_` function writes into a message of the response: a message made elsewhere would be copied into it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
 
 UNGRADED = RouteDecision("local", RouteReason.UNGRADED)
-
-
 NO_LOCAL_ANSWER = Answer(Done(job_id=""), 0.0, Computed(""))
-"""Of a local model that was not asked."""
+"""Where the local model was not asked."""
 
 
 class LargeModelAnswer(NamedTuple):
@@ -52,26 +50,26 @@ class LargeModelAnswer(NamedTuple):
 
 
 class FinishedAnswer(NamedTuple):
-    """One input, what its engine answered, and what belongs to the answer."""
+    """One input, what its engine answered, and where the answer comes from."""
 
     text: str
     answer: Answer
     bundle: InstalledBundle
     prediction_id: str
     seconds: float = 0.0
-    """From the arrival of the input."""
+    """Since the arrival of the input."""
     decision: RouteDecision = UNGRADED
-    said: LargeModelAnswer | None = None
-    """What the large model answered, where the decision is for it."""
+    large_model: LargeModelAnswer | None = None
+    """The large model's answer, where the decision is for it."""
     audited: bool = False
-    """It is drawn to be checked by the large model later."""
+    """Drawn for the large model to check later."""
 
-    def explain(self, message: task_pb2.Provenance) -> None:
+    def fill_provenance(self, message: task_pb2.Provenance) -> None:
         """Write where the answer comes from."""
         done, manifest, decision = self.answer.done, self.bundle.manifest, self.decision
         message.reason = decision.reason
-        if self.said is not None:
-            message.model, message.timings.upstream_ms = self.said.model, self.said.took_ms
+        if self.large_model is not None:
+            message.model, message.timings.upstream_ms = self.large_model.model, self.large_model.took_ms
         message.prediction_id = self.prediction_id
         bundle, timings = message.bundle, message.timings
         bundle.task, bundle.version, bundle.digest = manifest.task.name, manifest.version, self.bundle.digest
@@ -86,10 +84,10 @@ class FinishedAnswer(NamedTuple):
 
 
 def without_local_answer(
-    text: str, bundle: InstalledBundle, decision: RouteDecision, said: LargeModelAnswer | None
+    text: str, bundle: InstalledBundle, decision: RouteDecision, large_model: LargeModelAnswer | None
 ) -> FinishedAnswer:
-    """Return what there is where no local model was asked."""
-    return FinishedAnswer(text, NO_LOCAL_ANSWER, bundle, new_prediction_id(), 0.0, decision, said)
+    """Return the answer where no local model was asked."""
+    return FinishedAnswer(text, NO_LOCAL_ANSWER, bundle, new_prediction_id(), 0.0, decision, large_model)
 
 
 def decide_on_local_answer(finished: FinishedAnswer, asked: EscalationContext) -> RouteDecision:
@@ -114,9 +112,9 @@ def fill_classification(message: pb.Classification, finished: FinishedAnswer, to
     Returns the confidence; None = no local model was asked.
     """
     done, labels = finished.answer.done, finished.bundle.manifest.task.labels
-    finished.explain(message.provenance)
-    if finished.said is not None:
-        message.label = finished.said.value
+    finished.fill_provenance(message.provenance)
+    if finished.large_model is not None:
+        message.label = finished.large_model.value
     if not done.scores:  # no local model was asked
         return None
     ranked = sorted(zip(done.scores, labels, strict=True), key=itemgetter(0), reverse=True)
@@ -133,9 +131,9 @@ def fill_classification(message: pb.Classification, finished: FinishedAnswer, to
 def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float | None:
     """Write the record; none when the decision is to abstain. Returns the confidence, if a local model was asked."""
     done, text = finished.answer.done, finished.text
-    finished.explain(message.provenance)
-    if finished.said is not None:
-        message.json = finished.said.value
+    finished.fill_provenance(message.provenance)
+    if finished.large_model is not None:
+        message.json = finished.large_model.value
     if finished.answer is NO_LOCAL_ANSWER:
         return None
     if finished.decision.route in ("local", "deferred"):
@@ -149,12 +147,12 @@ def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float |
 
 
 def local_record(finished: FinishedAnswer) -> str:
-    """Return the record that the local model wrote, or found."""
-    return finished.answer.done.record or _found(finished)
+    """Return the local model's record: what it wrote, or the entities that it found, as JSON."""
+    return finished.answer.done.record or _entities_record(finished)
 
 
-def _found(finished: FinishedAnswer) -> str:
-    """Return the record of a model that finds: for each entity type the texts found, in order."""
+def _entities_record(finished: FinishedAnswer) -> str:
+    """Return the record of an entity model: for each entity type its texts, in order."""
     local_record: dict[str, list[str]] = {label: [] for label in finished.bundle.manifest.task.record_fields}
     for entity in finished.answer.done.entities:
         local_record.setdefault(entity.label, []).append(finished.text[entity.start : entity.end])
@@ -165,18 +163,18 @@ def fill_embedding(message: pb.Embedding, finished: FinishedAnswer) -> None:
     """Unpack the vector."""
     vector = finished.answer.done.vector
     message.values.extend(struct.unpack(f"<{len(vector) // 4}f", vector))
-    finished.explain(message.provenance)
+    finished.fill_provenance(message.provenance)
 
 
 def fill_finish(message: pb.GenerateFinish, finished: FinishedAnswer) -> None:
     """Write the end of a generation."""
-    said, done = finished.said, finished.answer.done
-    ended = done.finish or "stop" if said is None else "stop" if said.complete else "length"
+    answer, done = finished.large_model, finished.answer.done
+    ended = done.finish or "stop" if answer is None else "stop" if answer.complete else "length"
     message.reason = messages.FINISHES[ended]
     for token in done.tokens:
         alternatives = [pb.TokenLogprob(token=piece, logprob=value) for piece, value in token.alternatives]
         message.tokens.add(token=token.piece, logprob=token.logprob, alternatives=alternatives)
-    finished.explain(message.provenance)
+    finished.fill_provenance(message.provenance)
 
 
 def _grade(message: task_pb2.Confidence, value: float, decision: RouteDecision) -> None:
@@ -192,46 +190,45 @@ def new_prediction_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-# From an answer to what is kept of it: the words of the examples room, made on the way of every collected answer.
 def captured_classification(finished: FinishedAnswer, result: pb.ClassifyResult) -> CapturedAnswer:
-    """Keep a classification, with the best label of the local model even where that was withheld."""
+    """Build the example of a classification, with the local model's best label even if it was withheld."""
     labels, scores = finished.bundle.manifest.task.labels, finished.answer.done.scores
     ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
-    said = result.classification
-    return _graded(finished, said, ranked[0][0] if ranked else None, ranked, said.label_mass)
+    answer = result.classification
+    return _captured(finished, answer, ranked[0][0] if ranked else None, ranked, answer.label_mass)
 
 
 def captured_extraction(finished: FinishedAnswer, result: pb.ExtractResult) -> CapturedAnswer:
-    """Keep a record, the local model's even where that was withheld."""
-    asked = finished.answer is not NO_LOCAL_ANSWER
-    return _graded(finished, result.extraction, local_record(finished) if asked else None)
+    """Build the example of an extraction, with the local model's record even if it was withheld."""
+    local = local_record(finished) if finished.answer is not NO_LOCAL_ANSWER else None
+    return _captured(finished, result.extraction, local)
 
 
 def captured_generation(finished: FinishedAnswer, text: str) -> CapturedAnswer:
-    """Keep a text that was written to its end."""
-    said = finished.said
+    """Build the example of a text that was written to its end."""
+    teacher = finished.large_model
     return CapturedAnswer(
         finished.prediction_id,
         finished.bundle.manifest,
         finished.bundle.digest,
         finished.text,
-        text if said is None and finished.answer is not NO_LOCAL_ANSWER else None,
-        teacher_answer=None if said is None else text,
-        model=said.model if said else "",
+        text if teacher is None and finished.answer is not NO_LOCAL_ANSWER else None,
+        teacher_answer=None if teacher is None else text,
+        model=teacher.model if teacher else "",
         route=finished.decision.route,
         reasons=_reasons(finished),
         later=_later(finished),
     )
 
 
-def _graded(
+def _captured(
     finished: FinishedAnswer,
-    said: pb.Classification | pb.Extraction,
+    answer: pb.Classification | pb.Extraction,
     local_answer: str | None,
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
 ) -> CapturedAnswer:
-    confidence, graded = said.confidence, said.HasField("confidence")
+    confidence, graded = answer.confidence, answer.HasField("confidence")
     return CapturedAnswer(
         finished.prediction_id,
         finished.bundle.manifest,
@@ -243,8 +240,8 @@ def _graded(
         confidence.threshold if confidence.HasField("threshold") else None,
         graded and not confidence.below_threshold,
         label_mass,
-        finished.said.value if finished.said else None,
-        finished.said.model if finished.said else "",
+        finished.large_model.value if finished.large_model else None,
+        finished.large_model.model if finished.large_model else "",
         finished.decision.route,
         _reasons(finished, _unusual(finished, label_mass) if graded else ()),
         _later(finished),
@@ -266,17 +263,13 @@ def _later(finished: FinishedAnswer) -> str:
 
 def _reasons(finished: FinishedAnswer, unusual: tuple[str, ...] = ()) -> tuple[str, ...]:
     decision = finished.decision
-    stranger = ood_marks(
-        decision.held_up is RouteReason.OUT_OF_DISTRIBUTION
-    )  # said also where the large model answered
-    return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual, *stranger)))
-
-
-# From an answer to what is counted of it, for metrics and status: on the way of every answer, a few microseconds.
+    # Also where the large model answered.
+    ood = ood_marks(decision.held_up is RouteReason.OUT_OF_DISTRIBUTION)
+    return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual, *ood)))
 
 
 def record_answer(counts: AnswerCounts, finished: FinishedAnswer, confidence: float | None = None) -> None:
-    """Count an answer; its confidence is None where its kind has none, or no local model was asked."""
+    """Count an answer, in a few microseconds; `confidence` is None if its kind has none or no local model was asked."""
     decision, answer = finished.decision, finished.answer
     done, of = answer.done, counts.of(finished.bundle.manifest.task.name)
     waited = 0.001 * answer.queue_ms
@@ -298,7 +291,7 @@ def record_answer(counts: AnswerCounts, finished: FinishedAnswer, confidence: fl
 
 
 def record_error(counts: AnswerCounts, task: str, error: BaseException) -> None:
-    """Count an input or a call without an answer."""
+    """Count an input or a call that got no answer."""
     if isinstance(error, EdgeAgentError):
         counts.lost(task, error.reason)
     else:
@@ -308,20 +301,20 @@ def record_error(counts: AnswerCounts, task: str, error: BaseException) -> None:
 
 
 class UnansweredCallCounter:
-    """One call, counted if it ends without an answer; a `with` block, for the counting stops no exception."""
+    """Counts a call if the `with` block ends with an exception, which passes on."""
 
     __slots__ = ("_counts", "_task")
 
     def __init__(self, counts: AnswerCounts, task: str) -> None:
-        """Begin; `task` is UNKNOWN unless it is installed."""
+        """Count under `task`, which is UNKNOWN_TASK unless it is installed."""
         self._counts, self._task = counts, task
 
     def __enter__(self) -> None:
-        """Do nothing yet."""
+        """Do nothing."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Count what the block ended with."""
+        """Count the exception of the block, if there is one."""
         if error is not None:
             record_error(self._counts, self._task, error)

@@ -6,7 +6,7 @@ admin.sock       0600   AdminService, both of inference.sock, health, reflection
 tcp_address      TLS    all of them; the client's certificate says which it may call
                  plain  both of inference.sock, health; only with `insecure: true`
 
-Each call passes `gate.py` first, which authorizes it by the table in `roles.py`.
+Each call passes `interceptor.py` first, which authorizes it by the table in `roles.py`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
 from edge_agent.server import callers, roles
-from edge_agent.server.admin_service import AdminServicer
 from edge_agent.server.admission_control import RateLimiter
 from edge_agent.server.audit import AuditLog
 from edge_agent.server.callers import AccountTable, CallerIdentifier
 from edge_agent.server.detached_calls import ChangeRunner, DeduplicationLimits, RequestDeduplicator
-from edge_agent.server.feedback import FeedbackServicer
 from edge_agent.server.health import HealthServicer, HealthState
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.interceptor import REFUSAL_SECONDS, ServerInterceptor
@@ -49,15 +47,15 @@ if TYPE_CHECKING:
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
 METADATA_BYTES_MAX = 16 * 1024
-HANDSHAKE_MS_MAX = 10_000  # gRPC's own 120 s lets who says nothing hold a connection for long
+HANDSHAKE_MS_MAX = 10_000  # gRPC's own 120 s lets a silent client hold a connection for long
 SILENCE_MS_MAX = 60_000
-"""After that long without a byte a TCP client is asked whether it is there."""
+"""A TCP client that sends no byte for so long gets a keepalive ping."""
 ANSWER_MS_MAX = 20_000
-"""How long it has to say so."""
+"""For its answer to the ping."""
 AGE_GRACE_MS = 600_000
-"""How long the calls of a connection go on that has reached its age."""
+"""For running calls of a connection that has reached its maximum age."""
 OPERATION_SECONDS = 1.0
-"""What calls of operators and reviewers are given to end by a stop."""
+"""For calls of operators and reviewers to end at a stop."""
 _INT32_MAX = 2**31 - 1
 Options = tuple[tuple[str, int], ...]
 LISTED = (
@@ -72,54 +70,66 @@ FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 
 
 class GrpcServers:
-    """The servers of one daemon."""
+    """The gRPC servers of one daemon, one for each listener."""
 
-    def __init__(
-        self, config: Config, rooms: InferenceDependencies, admin: AdminServicer, feedback: FeedbackServicer
-    ) -> None:
-        """Prepare; `start` binds and serves.
+    def __init__(self, config: Config) -> None:
+        """Make the listeners; `add_services` says what they serve, `start` binds them.
 
         Raises:
             CertificateUnusable: the TLS files cannot be used.
         """
-        self._config = config
-        self._health = HealthState()
-        self._audit = AuditLog(config.state_dir, config.access.audit_bytes_max)
+        service, access = config.service, config.access
+        self._config, self._health = config, HealthState()
+        self._audit = AuditLog(config.state_dir, access.audit_bytes_max)
         self._changes = ChangeRunner(self._audit)
-        self._rates = RateLimiter(config.access.client_calls_per_second_max, config.access.client_calls_burst_max)
-        service, self._dialogues = config.service, StreamLimiter(config.access.client_streams_max)
-        limits = DeduplicationLimits(service.request_ids_max, service.request_id_seconds, service.request_ids_bytes_max)
-        self._remembered = RequestDeduplicator(limits)
-        devices, operator = (
-            _Inference(InferenceServicer(rooms, service, priority, self._remembered), rooms, self._dialogues)
-            for priority in (service.devices_priority, service.operator_priority)
+        self._rates = RateLimiter(access.client_calls_per_second_max, access.client_calls_burst_max)
+        self._streams = StreamLimiter(access.client_streams_max)
+        self._deduplicator = RequestDeduplicator(
+            DeduplicationLimits(service.request_ids_max, service.request_id_seconds, service.request_ids_bytes_max)
         )
         self._devices = self._socket("inference.sock", roles.INFER)
-        devices.add_to(self._devices.gate)
         self._reviewers = self._socket("review.sock", roles.FEEDBACK)
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._reviewers.gate)
         self._operator = self._socket("admin.sock", roles.OPERATOR)
-        operator.add_to(self._operator.gate)
-        _add_operation(self._operator.gate, admin, LISTED)
-        self.tls, identify = _over_tls(config.access)
-        """None where TCP is off or plain."""
-        self._network = self._listener(identify, _over_network(config))
-        devices.add_to(self._network.gate)
-        if self.tls:
-            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._network.gate)
-            _add_operation(self._network.gate, admin, (FEEDBACK, *LISTED))
+        self._tls, identify = _tls_identity(access)
+        self._network = self._listener(identify, _network_options(config))
+
+    def add_services(
+        self,
+        inference: InferenceDependencies,
+        admin: admin_pb2_grpc.AdminServiceServicer,
+        feedback: feedback_pb2_grpc.FeedbackServiceServicer,
+    ) -> None:
+        """Add to each listener the services of its role; see the module."""
+        service = self._config.service
+        for_devices, for_operator = (
+            InferenceServicer(inference, service, priority, self._deduplicator)
+            for priority in (service.devices_priority, service.operator_priority)
+        )
+        for listener, servicer in (
+            (self._devices, for_devices),
+            (self._network, for_devices),
+            (self._operator, for_operator),
+        ):
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, listener.interceptor)
+            oip = OpenInferenceServicer(inference, servicer, self._streams)
+            listener.interceptor.add_registered_method_handlers(oip_wire.SERVICE.full_name, oip_wire.handlers(oip))
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._reviewers.interceptor)
+        _add_admin(self._operator.interceptor, admin, LISTED)
+        if self._tls:
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._network.interceptor)
+            _add_admin(self._network.interceptor, admin, (FEEDBACK, *LISTED))
 
     def _socket(self, name: str, given: frozenset[Role]) -> _Listener:
-        """Return the listener of a Unix socket, which gives its callers those roles."""
+        """Return the listener of a Unix socket whose callers have the roles `given`."""
         accounts = AccountTable(self._config.access.socket_clients_max)
         return self._listener(callers.socket_caller_identifier(name, given, accounts))
 
     def _listener(self, identify: CallerIdentifier, options: Options = ()) -> _Listener:
         """Return a listener with the health service."""
-        server = grpc.aio.server(options=[*_everywhere(self._config), *options])
-        gate = ServerInterceptor(server, identify, self._rates, self._audit, self._changes)
-        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), gate)
-        return _Listener(server, gate)
+        server = grpc.aio.server(options=[*_common_options(self._config), *options])
+        interceptor = ServerInterceptor(server, identify, self._rates, self._audit, self._changes)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), interceptor)
+        return _Listener(server, interceptor)
 
     async def start(self) -> None:
         """Bind every address and serve.
@@ -140,7 +150,7 @@ class GrpcServers:
         _bind_unix(self._reviewers.server, self._config.review_socket, 0o660, _group(service, "review_group"))
         _bind_unix(self._operator.server, self._config.admin_socket, 0o600, None)
         if service.tcp_address:
-            _bind_tcp(self._network.server, service.tcp_address, self.tls.credentials() if self.tls else None)
+            _bind_tcp(self._network.server, service.tcp_address, self._tls.credentials() if self._tls else None)
         for listener in (self._devices, self._network, self._reviewers, self._operator):
             await listener.server.start()
 
@@ -150,35 +160,35 @@ class GrpcServers:
         return self._audit.denied
 
     def warnings(self) -> list[str]:
-        """Say what an operator should know of the ways in."""
-        return [*self._of_tcp(), *([f"Audit log: {self._audit.problem}."] if self._audit.problem else [])]
+        """Return what an operator should know about TCP and the audit log, a sentence each."""
+        return [*self._tcp_warnings(), *([f"Audit log: {self._audit.problem}."] if self._audit.problem else [])]
 
-    def _of_tcp(self) -> list[str]:
+    def _tcp_warnings(self) -> list[str]:
         service = self._config.service
         if service.tcp_address and service.insecure:
-            said = f"{service.tcp_address} is open: without certificates, anyone who reaches it may use the models."
-            return [f"{said} 'edge-agent certs init' makes them."]
-        return self.tls.warnings() if self.tls else []
+            message = f"{service.tcp_address} is open: without certificates, anyone who reaches it may use the models."
+            return [f"{message} 'edge-agent certs init' makes them."]
+        return self._tls.warnings() if self._tls else []
 
     async def report(self, ready: dict[str, bool], *, serving: bool) -> None:
-        """Tell health what is ready: "" is the daemon, every other name a task."""
+        """Set what health reports: whether each name, a task or service, is ready."""
         self._health.tell(ready, serving=serving)
 
     async def drain(self, seconds: float) -> None:
-        """Let the calls of devices end for that long, and refuse the rest; new ones are refused by admission."""
+        """Give running calls of devices `seconds` to end, and refuse the rest; admission control refuses new ones."""
         self._health.end()
-        self._dialogues.close()
-        await asyncio.gather(*(each.gate.running.drain(seconds) for each in (self._devices, self._network)))
+        self._streams.close()
+        await asyncio.gather(*(each.interceptor.running.drain(seconds) for each in (self._devices, self._network)))
 
     async def stop(self) -> bool:
-        """Close the listeners and remove the sockets; to be called after `drain`, when no more calls come.
+        """Close the listeners and remove the sockets; call it after `drain`, when no more calls come.
 
-        Tell whether the disk took the whole of the audit log.
+        Tell whether the disk took the whole audit log.
         """
         await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in (self._devices, self._network)))
-        await self._remembered.stop()
+        await self._deduplicator.stop()
         operation = self._reviewers, self._operator
-        await asyncio.gather(*(each.gate.running.drain(OPERATION_SECONDS) for each in operation))
+        await asyncio.gather(*(each.interceptor.running.drain(OPERATION_SECONDS) for each in operation))
         await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in operation))
         await self._changes.stop()
         closed = await self._audit.close()
@@ -188,38 +198,28 @@ class GrpcServers:
 
 
 class _Listener(NamedTuple):
-    """A server, and what its calls pass."""
+    """A server and its interceptor."""
 
     server: grpc.aio.Server
-    gate: ServerInterceptor
+    interceptor: ServerInterceptor
 
 
-class _Inference:
-    """What answers the callers of one priority: by our own API, and by the Open Inference Protocol."""
-
-    def __init__(self, own: InferenceServicer, rooms: InferenceDependencies, dialogues: StreamLimiter) -> None:
-        self._own = own
-        self._open = OpenInferenceServicer(rooms, own, dialogues)
-
-    def add_to(self, gate: ServerInterceptor) -> None:
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._own, gate)
-        gate.add_registered_method_handlers(oip_wire.SERVICE.full_name, oip_wire.handlers(self._open))
-
-
-def _add_operation(gate: ServerInterceptor, admin: AdminServicer, listed: tuple[str, ...]) -> None:
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, gate)
+def _add_admin(
+    interceptor: ServerInterceptor, admin: admin_pb2_grpc.AdminServiceServicer, listed: tuple[str, ...]
+) -> None:
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, interceptor)
     shown = oip_wire.pool_with(
         *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2))
     )
     reflecting = reflection_aio.ReflectionServicer(listed, pool=shown)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, gate)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, interceptor)
 
 
-def _everywhere(config: Config) -> Options:
+def _common_options(config: Config) -> Options:
     """Return the options of every server.
 
-    `maximum_concurrent_rpcs` is not set: no burst is to reach a limit of gRPC's, which refuses without a reason, before
-    the daemon has refused it with one. What is in progress is bounded by connections and the calls on each.
+    `maximum_concurrent_rpcs` is not set, because gRPC refuses without a reason: the daemon refuses a burst first, with
+    one. Connections, and the calls on each, bound what is in progress.
     """
     service, access = config.service, config.access
     pending_max = min(access.connections_max * access.connection_calls_max, _INT32_MAX)
@@ -239,18 +239,18 @@ def _everywhere(config: Config) -> Options:
     )
 
 
-def _over_tls(access: AccessConfig) -> tuple[TlsFiles | None, CallerIdentifier]:
-    """Return the certificates of TCP and who is told apart by theirs. Raises CertificateUnusable."""
+def _tls_identity(access: AccessConfig) -> tuple[TlsFiles | None, CallerIdentifier]:
+    """Return the TLS files of TCP, if it has them, and what identifies its callers. Raises CertificateUnusable."""
     if not access.certificate_file:
         return None, callers.identify_by_address
-    # Only a daemon that has certificates loads the library that reads them.
+    # Only a daemon with certificates loads the library that reads them.
     from edge_agent.server.tls import CertificateIdentifier, TlsFiles  # noqa: PLC0415
 
     return TlsFiles(access), CertificateIdentifier(access.roles)
 
 
-def _over_network(config: Config) -> Options:
-    """Return the options of TCP: a peer may vanish without a word, or be let in no more."""
+def _network_options(config: Config) -> Options:
+    """Return the options of TCP: a peer can vanish, or lose its access."""
     return (
         ("grpc.keepalive_time_ms", SILENCE_MS_MAX),
         ("grpc.keepalive_timeout_ms", ANSWER_MS_MAX),
@@ -270,11 +270,11 @@ def _group(config: ServiceConfig, key: str) -> int | None:
 
 
 def _bind_unix(server: grpc.aio.Server, path: Path, mode: int, group: int | None) -> None:
-    """Bind a socket file that nobody can reach before its mode is right.
+    """Bind a socket file that no process can open before its mode is set.
 
-    gRPC removes whatever stands at the path, even the socket of a living daemon: so a living one is looked for first.
+    gRPC removes whatever is at the path, even the socket of a running daemon. So this checks for a running one first.
     """
-    _refuse_living(path)
+    _require_unused(path)
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.lstat().st_mode):
             path.unlink()
@@ -290,7 +290,7 @@ def _bind_unix(server: grpc.aio.Server, path: Path, mode: int, group: int | None
     path.chmod(mode)
 
 
-def _refuse_living(path: Path) -> None:
+def _require_unused(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

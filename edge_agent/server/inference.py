@@ -1,7 +1,7 @@
-"""InferenceService: checks a request, gives each input to its engine, writes the answers.
+"""InferenceService: checks a request, gives each input to its engine, writes the response.
 
-A request with one input fails as a call; in a request with several, each input has its own answer or error. What stops
-the whole request (unknown task, full queue, model not ready) always fails the call, before anything is computed.
+A request with one input fails as a call. In a request with several, each input has its own answer or error. What stops
+the whole request (unknown task, full queue, model not ready) fails the call before anything is computed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import functools
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -33,8 +33,9 @@ from edge_agent.errors import (
 from edge_agent.metrics.answer_counts import UNKNOWN_TASK, AnswerCounts
 from edge_agent.routing import policy
 from edge_agent.routing.policy import LowConfidencePolicy
-from edge_agent.server import callers, finished_answers, messages
+from edge_agent.server import finished_answers, messages
 from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.callers import current_caller
 from edge_agent.server.detached_calls import RequestDeduplicator
 from edge_agent.server.error_status import to_input_error
 from edge_agent.server.finished_answers import FinishedAnswer
@@ -53,21 +54,21 @@ TEMPERATURE_MAX = 2.0
 Result = TypeVar("Result")
 Response = TypeVar("Response", pb.ClassifyResponse, pb.ExtractResponse, pb.EmbedResponse)
 BatchRequest = pb.ClassifyRequest | pb.ExtractRequest | pb.EmbedRequest
-Write = Callable[[pb.GenerateResponse], Awaitable[None]]
+WriteChunk = Callable[[pb.GenerateResponse], Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class _BatchMethod(Generic[Response]):
-    """How one kind of batch is answered."""
+    """How a method with several inputs writes its response."""
 
     kind: str
     response: type[Response]
-    write: Callable[[Any, FinishedAnswer], float | None]
+    fill: Callable[[Any, FinishedAnswer], float | None]
     """Writes an answer into a result of the response; returns its confidence, if it has one."""
     captured: Callable[[FinishedAnswer, Any], CapturedAnswer] | None = None
-    """Says what is kept of an answer, where its task is collected."""
+    """Builds the example of an answer, where its task is collected."""
     low_confidence: LowConfidencePolicy | None = None
-    """What the caller wants of an unsure answer; None = the answers of this kind have no confidence."""
+    """How the caller wants an unconfident answer; None = answers of this kind have no confidence."""
 
 
 @dataclass(frozen=True)
@@ -77,132 +78,114 @@ class InferenceDependencies:
     activation: Activation
     engines: EnginePool
     admission: AdmissionControl
-    collection: ExampleCapture
+    capture: ExampleCapture
     counts: AnswerCounts
-    escalation: ModelRouter
+    router: ModelRouter
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """See the module."""
 
     def __init__(
-        self, rooms: InferenceDependencies, config: ServiceConfig, priority: int, remembered: RequestDeduplicator
+        self,
+        dependencies: InferenceDependencies,
+        config: ServiceConfig,
+        priority: int,
+        deduplicator: RequestDeduplicator,
     ) -> None:
-        """Serve callers of one role, whose priority is 0 for the first; `remembered` is of all roles."""
-        self._activation = rooms.activation
-        self._engines = rooms.engines
-        self._admission = rooms.admission
-        self._collection = rooms.collection
-        self._counts = rooms.counts
-        self._escalation = rooms.escalation
+        """Serve callers of one role, whose priority is 0 for the first; all roles share `deduplicator`."""
+        self._activation = dependencies.activation
+        self._engines = dependencies.engines
+        self._admission = dependencies.admission
+        self._capture = dependencies.capture
+        self._counts = dependencies.counts
+        self._router = dependencies.router
         self._priority = priority
         self._config = config
-        self._remembered = remembered
+        self._deduplicator = deduplicator
 
     async def Classify(self, request: pb.ClassifyRequest, context: CallContext) -> pb.ClassifyResponse:
         """Choose one label for each input."""
-        return await self.classify(request, context)
-
-    async def classify(self, request: pb.ClassifyRequest, context: CallContext) -> pb.ClassifyResponse:
-        """Likewise, with errors of our own tree."""
         low_confidence = _low_confidence_policy(request.on_low_confidence)
 
-        def write(result: pb.ClassifyResult, finished: FinishedAnswer) -> float | None:
+        def fill(result: pb.ClassifyResult, finished: FinishedAnswer) -> float | None:
             return finished_answers.fill_classification(result.classification, finished, request.top_k)
 
-        return await self._deduplicated(
-            request,
-            context,
-            _BatchMethod(
-                "classify", pb.ClassifyResponse, write, finished_answers.captured_classification, low_confidence
-            ),
-        )
+        captured = finished_answers.captured_classification
+        method = _BatchMethod("classify", pb.ClassifyResponse, fill, captured, low_confidence)
+        return await self._answer_once(request, context, method)
 
     async def Extract(self, request: pb.ExtractRequest, context: CallContext) -> pb.ExtractResponse:
         """Find typed values in each input."""
-        return await self.extract(request, context)
-
-    async def extract(self, request: pb.ExtractRequest, context: CallContext) -> pb.ExtractResponse:
-        """Likewise, with errors of our own tree."""
         low_confidence = _low_confidence_policy(request.on_low_confidence)
 
-        def write(result: pb.ExtractResult, finished: FinishedAnswer) -> float | None:
+        def fill(result: pb.ExtractResult, finished: FinishedAnswer) -> float | None:
             return finished_answers.fill_extraction(result.extraction, finished)
 
-        return await self._deduplicated(
-            request,
-            context,
-            _BatchMethod("extract", pb.ExtractResponse, write, finished_answers.captured_extraction, low_confidence),
-        )
+        captured = finished_answers.captured_extraction
+        method = _BatchMethod("extract", pb.ExtractResponse, fill, captured, low_confidence)
+        return await self._answer_once(request, context, method)
 
     async def Embed(self, request: pb.EmbedRequest, context: CallContext) -> pb.EmbedResponse:
         """Turn each input into a vector."""
-        return await self.embed(request, context)
 
-    async def embed(self, request: pb.EmbedRequest, context: CallContext) -> pb.EmbedResponse:
-        """Likewise, with errors of our own tree."""
-
-        def write(result: pb.EmbedResult, finished: FinishedAnswer) -> None:
+        def fill(result: pb.EmbedResult, finished: FinishedAnswer) -> None:
             finished_answers.fill_embedding(result.embedding, finished)
 
-        return await self._deduplicated(request, context, _BatchMethod("embed", pb.EmbedResponse, write))
+        return await self._answer_once(request, context, _BatchMethod("embed", pb.EmbedResponse, fill))
 
     async def Generate(self, request: pb.GenerateRequest, context: CallContext) -> None:
-        """Write text for one input, piece by piece."""
+        """Write text for one input, chunk by chunk."""
         await self.generate(request, context, context.write)
 
-    async def generate(self, request: pb.GenerateRequest, context: CallContext, write: Write) -> None:
-        """Likewise, to whatever takes the pieces."""
+    async def generate(self, request: pb.GenerateRequest, context: CallContext, write: WriteChunk) -> None:
+        """Likewise, and hand each chunk to `write`."""
         with self._counting(request.task):
-            await self._write_text(request, context, write)
+            began = time.perf_counter()
+            bundle = self._require_bundle(request.task, "generate")
+            run, deadline = _generation(request, bundle), self._deadline(context)
+            client = current_caller.get().account
+            item = RoutedInput(request.text, bundle, deadline)
+            chunks: list[str] = []
+            with self._admission.call(client):
+                text = contextlib.aclosing(self._stream_text(item, run, request.escalate, client))
+                async with _expires(deadline), text as events:
+                    async for event in events:
+                        message = pb.GenerateResponse()
+                        if isinstance(event, str):
+                            message.text = event
+                            chunks.append(event)
+                        else:
+                            finished = event._replace(seconds=time.perf_counter() - began)
+                            finished_answers.fill_finish(message.finish, finished)
+                            finished_answers.record_answer(self._counts, finished)
+                            if self._capture.consent(request.task) != "off":
+                                self._capture.queue_answer(finished_answers.captured_generation(event, "".join(chunks)))
+                        await write(message)
 
-    async def _write_text(self, request: pb.GenerateRequest, context: CallContext, write: Write) -> None:
-        began = time.perf_counter()
-        bundle = self._bundle(request.task, "generate")
-        run, deadline = _generation(request, bundle), self._deadline(context)
-        client = callers.current_caller.get().account
-        item = RoutedInput(request.text, bundle, deadline)
-        written = contextlib.aclosing(self._written(item, run, request.escalate, client))
-        pieces: list[str] = []
-        with self._admission.call(client):
-            async with _expires(deadline), written as events:
-                async for event in events:
-                    message = pb.GenerateResponse()
-                    if isinstance(event, str):
-                        message.text = event
-                        pieces.append(event)
-                    else:
-                        finished = event._replace(seconds=time.perf_counter() - began)
-                        finished_answers.fill_finish(message.finish, finished)
-                        finished_answers.record_answer(self._counts, finished)
-                        if self._collection.consent(request.task) != "off":
-                            self._collection.queue_answer(finished_answers.captured_generation(event, "".join(pieces)))
-                    await write(message)
-
-    async def _written(
+    async def _stream_text(
         self, item: RoutedInput, run: Run, escalate: bool, client: str
     ) -> AsyncGenerator[str | FinishedAnswer, None]:
-        """Yield a text piece by piece, and its end; the large model's, if it is to write and can."""
-        asked = self._escalation.asked(item.bundle.manifest, "escalate" if escalate else "as_mode", item.deadline)
-        decision, begun = policy.decide_ungraded(asked), False
+        """Yield a text chunk by chunk, then its end; from the large model where the policy decides so."""
+        context = self._router.context(item.bundle.manifest, "escalate" if escalate else "as_mode", item.deadline)
+        decision, begun = policy.decide_ungraded(context), False
         if decision.route == "upstream":
             try:
-                async with contextlib.aclosing(self._escalation.writing(item)) as pieces:
+                async with contextlib.aclosing(self._router.stream_text(item)) as pieces:
                     async for piece in pieces:
                         begun = True
-                        yield (
-                            piece
-                            if isinstance(piece, str)
-                            else finished_answers.without_local_answer(*item[:2], decision, piece)
-                        )
+                        if isinstance(piece, str):
+                            yield piece
+                        else:
+                            yield finished_answers.without_local_answer(item.text, item.bundle, decision, piece)
             except EdgeAgentError as error:
                 if begun:
                     raise StreamBroken(f"the large model's answer broke off: {error.message}") from None
-                decision = policy.decide_ungraded(policy.with_blocker(asked))
+                decision = policy.decide_ungraded(policy.with_blocker(context))
             else:
                 return
         if decision.route == "abstained":
-            yield finished_answers.without_local_answer(*item[:2], decision, None)
+            yield finished_answers.without_local_answer(item.text, item.bundle, decision, None)
             return
         async with contextlib.aclosing(self._engines.events(run, item.deadline, self._priority, client)) as events:
             async for event in events:
@@ -219,34 +202,34 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def GetTask(self, request: pb.GetTaskRequest, context: CallContext) -> pb.GetTaskResponse:
         """Show one installed task."""
-        described = self._describe(request.task)
-        return pb.GetTaskResponse(
-            task=described, record_schema=messages.record_schema(self._activation.bundle_of(request.task))
-        )
+        task = self._describe(request.task)
+        schema = messages.record_schema(self._activation.bundle_of(request.task))
+        return pb.GetTaskResponse(task=task, record_schema=schema)
 
     def _describe(self, task: str) -> task_pb2.Task:
         bundle = self._activation.bundle_of(task)
-        mode = self._escalation.mode(bundle.manifest)
+        mode = self._router.mode(bundle.manifest)
         ready, variance = self._engines.ready(bundle.digest), self._engines.score_variance(bundle.digest)
         return messages.task_message(bundle, mode, ready=ready, score_variance=variance)
 
-    def _bundle(self, task: str, kind: str) -> InstalledBundle:
+    def _require_bundle(self, task: str, kind: str) -> InstalledBundle:
+        """Return the bundle that answers a task of that kind. Raises UnknownTask, WrongTaskKind, or its problem."""
         bundle = self._activation.bundle_of(task)
         problem = self._activation.problems.get(task)
         if problem is not None and not self._engines.ready(bundle.digest):
             raise problem
-        is_kind = bundle.manifest.task.kind
-        if is_kind != kind:
+        actual = bundle.manifest.task.kind
+        if actual != kind:
             raise WrongTaskKind(
-                f"task {task!r} is of kind {is_kind}; this call needs {kind}",
-                remedy=f"Use the call for {is_kind}, or a task of kind {kind}.",
+                f"task {task!r} is of kind {actual}; this call needs {kind}",
+                remedy=f"Use the call for {actual}, or a task of kind {kind}.",
                 task=task,
-                kind=is_kind,
+                kind=actual,
             )
         return bundle
 
     def seconds_left(self, context: CallContext) -> float:
-        """Return how much time a caller gives, or the site where the caller says nothing."""
+        """Return the time until the caller's deadline, or the site's default where the caller sets none."""
         remaining = context.time_remaining()
         return self._config.deadline_seconds_default if remaining is None else remaining
 
@@ -256,103 +239,96 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise DeadlineExpired("the deadline had passed when the request arrived")
         return asyncio.get_running_loop().time() + seconds
 
-    def _deduplicated(
-        self, request: BatchRequest, context: CallContext, batch: _BatchMethod[Response]
-    ) -> Awaitable[Response]:
-        if not request.request_id:
-            return self._answer(request, context, batch)
-        content = request.SerializeToString(deterministic=True)
-        call = (callers.current_caller.get().name, batch.kind, request.request_id)
-        return self._remembered.run(call, content, functools.partial(self._answer, request, context, batch))
-
     def _counting(self, task: str) -> finished_answers.UnansweredCallCounter:
-        return finished_answers.UnansweredCallCounter(
-            self._counts, task if task in self._activation.serving else UNKNOWN_TASK
-        )
+        known = task if task in self._activation.serving else UNKNOWN_TASK
+        return finished_answers.UnansweredCallCounter(self._counts, known)
 
-    async def _answer(self, request: BatchRequest, context: CallContext, batch: _BatchMethod[Response]) -> Response:
+    def _answer_once(
+        self, request: BatchRequest, context: CallContext, method: _BatchMethod[Response]
+    ) -> Awaitable[Response]:
+        """Answer a request; a repeated `request_id` gets the first response."""
+        if not request.request_id:
+            return self._answer(request, context, method)
+        content = request.SerializeToString(deterministic=True)
+        key = (current_caller.get().name, method.kind, request.request_id)
+        return self._deduplicator.run(key, content, functools.partial(self._answer, request, context, method))
+
+    async def _answer(self, request: BatchRequest, context: CallContext, method: _BatchMethod[Response]) -> Response:
         """Compute every input of a request together."""
         with self._counting(request.task):
-            return await self._computed(request, context, batch)
+            bundle = self._require_bundle(request.task, method.kind)
+            _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
+            deadline = self._deadline(context)
+            client = current_caller.get().account
+            with self._admission.call(client):
+                outcomes = await self._outcomes(request.texts, bundle, deadline, method.low_confidence)
+            response = method.response()
+            captured = method.captured if self._capture.consent(request.task) != "off" else None
+            for outcome in outcomes:
+                result = response.results.add()
+                if isinstance(outcome, EdgeAgentError):
+                    result.error.CopyFrom(to_input_error(outcome))
+                    finished_answers.record_error(self._counts, request.task, outcome)
+                    continue
+                finished_answers.record_answer(self._counts, outcome, method.fill(result, outcome))
+                if captured:
+                    self._capture.queue_answer(captured(outcome, result))
+            return response
 
-    async def _computed(self, request: BatchRequest, context: CallContext, batch: _BatchMethod[Response]) -> Response:
-        bundle = self._bundle(request.task, batch.kind)
-        _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
-        deadline = self._deadline(context)
-        client = callers.current_caller.get().account
-        with self._admission.call(client):
-            outcomes: list[FinishedAnswer | EdgeAgentError]
-            if len(request.texts) == 1:
-                outcomes = [await self._one(request.texts[0], bundle, deadline, batch.low_confidence)]
-            else:
-                with self._reserved(bundle, batch.low_confidence, len(request.texts), client) as places:
-                    computing = (
-                        self._one_or_error(text, bundle, deadline, batch.low_confidence, places)
-                        for text in request.texts
-                    )
-                    outcomes = await _together(computing)
-        response = batch.response()
-        collected = batch.captured if self._collection.consent(request.task) != "off" else None
-        for outcome in outcomes:
-            result = response.results.add()
-            if isinstance(outcome, EdgeAgentError):
-                result.error.CopyFrom(to_input_error(outcome))
-                finished_answers.record_error(self._counts, request.task, outcome)
-                continue
-            finished_answers.record_answer(self._counts, outcome, batch.write(result, outcome))
-            if collected:
-                self._collection.queue_answer(collected(outcome, result))
-        return response
+    async def _outcomes(
+        self,
+        texts: Sequence[str],
+        bundle: InstalledBundle,
+        deadline: float,
+        low_confidence: LowConfidencePolicy | None,
+    ) -> list[FinishedAnswer | EdgeAgentError]:
+        """Compute all inputs. The error of a single input is raised."""
+        if len(texts) == 1:
+            return [await self._answer_input(texts[0], bundle, deadline, low_confidence)]
 
-    def _reserved(
-        self, bundle: InstalledBundle, low_confidence: LowConfidencePolicy | None, inputs: int, client: str
+        async def answer_or_error(text: str) -> FinishedAnswer | EdgeAgentError:
+            try:
+                return await self._answer_input(text, bundle, deadline, low_confidence, reservation)
+            except EdgeAgentError as error:
+                return error
+
+        with self._reserve(bundle, low_confidence, len(texts)) as reservation:
+            return await _gather(answer_or_error(text) for text in texts)
+
+    def _reserve(
+        self, bundle: InstalledBundle, low_confidence: LowConfidencePolicy | None, inputs: int
     ) -> contextlib.AbstractContextManager[Reservation | None]:
-        """Keep places for all inputs of a request; none where the large model alone answers them."""
-        if low_confidence is not None and self._escalation.mode(bundle.manifest) == "bootstrap":
+        """Reserve queue places for all inputs of a request; none where the large model alone answers them."""
+        if low_confidence is not None and self._router.mode(bundle.manifest) == "bootstrap":
             return contextlib.nullcontext()
-        return self._engines.reserve(bundle.digest, inputs, client)
+        return self._engines.reserve(bundle.digest, inputs, current_caller.get().account)
 
-    async def _one_or_error(
+    async def _answer_input(
         self,
         text: str,
         bundle: InstalledBundle,
         deadline: float,
         low_confidence: LowConfidencePolicy | None,
-        places: Reservation | None,
-    ) -> FinishedAnswer | EdgeAgentError:
-        try:
-            return await self._one(text, bundle, deadline, low_confidence, places)
-        except EdgeAgentError as error:
-            return error
-
-    async def _one(
-        self,
-        text: str,
-        bundle: InstalledBundle,
-        deadline: float,
-        low_confidence: LowConfidencePolicy | None,
-        places: Reservation | None = None,
+        reservation: Reservation | None = None,
     ) -> FinishedAnswer:
         began = time.perf_counter()
         _check_text(text)
+
+        async def compute() -> FinishedAnswer:
+            run = Run(job_id=finished_answers.new_prediction_id(), digest=bundle.digest, text=text)
+            client = current_caller.get().account
+            answer = await self._engines.answer(run, deadline, self._priority, client, reservation)
+            return FinishedAnswer(text, answer, bundle, run.job_id)
+
         if low_confidence is None:
-            finished = finished_answers.with_gate_result(await self._local(text, bundle, deadline, places))
+            finished = finished_answers.with_gate_result(await compute())
         else:
-            asked = self._escalation.asked(bundle.manifest, low_confidence, deadline)
-            local = functools.partial(self._local, text, bundle, deadline, places)
-            finished = await self._escalation.answer(RoutedInput(text, bundle, deadline), asked, local)
+            context = self._router.context(bundle.manifest, low_confidence, deadline)
+            finished = await self._router.answer(RoutedInput(text, bundle, deadline), context, compute)
         return finished._replace(seconds=time.perf_counter() - began)
 
-    async def _local(
-        self, text: str, bundle: InstalledBundle, deadline: float, places: Reservation | None
-    ) -> FinishedAnswer:
-        run = Run(job_id=finished_answers.new_prediction_id(), digest=bundle.digest, text=text)
-        client = callers.current_caller.get().account
-        answer = await self._engines.answer(run, deadline, self._priority, client, places)
-        return FinishedAnswer(text, answer, bundle, run.job_id)
 
-
-async def _together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+async def _gather(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
     """Return all results; when one fails, or the caller leaves, the others have ended before this does."""
     try:
         async with asyncio.TaskGroup() as group:
@@ -364,7 +340,7 @@ async def _together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]
 
 @contextlib.asynccontextmanager
 async def _expires(deadline: float) -> AsyncIterator[None]:
-    """End a stream at its deadline, also when it is the caller who does not read."""
+    """End a stream at its deadline, also while it waits for a caller that does not read."""
     try:
         async with asyncio.timeout_at(deadline):
             yield
@@ -373,10 +349,10 @@ async def _expires(deadline: float) -> AsyncIterator[None]:
 
 
 def _low_confidence_policy(on_low_confidence: int) -> LowConfidencePolicy:
-    low_confidence = messages.WISHES.get(on_low_confidence)
-    if low_confidence is None:
-        raise InvalidRequest(f"on_low_confidence is {on_low_confidence}, which this version does not know")
-    return low_confidence
+    found = messages.LOW_CONFIDENCE_POLICIES.get(on_low_confidence)
+    if found is None:
+        raise InvalidRequest(f"on_low_confidence is {on_low_confidence}, which this version does not support")
+    return found
 
 
 def _check_count(inputs: int, limit: int) -> None:
@@ -412,7 +388,7 @@ def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
         text=request.text,
         output_tokens_max=request.output_tokens_max or task.limits.output_tokens_max,
         temperature=temperature,
-        # Not for secrets: any seed will do, it only has to differ from call to call.
+        # Not for secrets: the seed only has to differ from call to call.
         seed=request.seed if request.HasField("seed") else random.getrandbits(32),
         stops=(*task.prompt.stops, *request.stops),
         logprobs=request.logprobs if request.HasField("logprobs") else None,

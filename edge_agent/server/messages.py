@@ -40,7 +40,7 @@ MODES = {
     "hybrid": task_pb2.MODE_HYBRID,
     "local": task_pb2.MODE_LOCAL,
 }
-WISHES: dict[int, LowConfidencePolicy] = {
+LOW_CONFIDENCE_POLICIES: dict[int, LowConfidencePolicy] = {
     task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED: "as_mode",
     task_pb2.ON_LOW_CONFIDENCE_ANSWER: "answer",
     task_pb2.ON_LOW_CONFIDENCE_ABSTAIN: "abstain",

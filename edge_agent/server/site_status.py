@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.engine.pool import EnginePool
-from edge_agent.formats.example_records import Consent
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formats.status_object import RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.server.task_modes import MonitoringAlarms
 from edge_agent.store.journal import Progress
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import UpdateOverview
@@ -19,10 +18,10 @@ def task_statuses(
     engines: EnginePool,
     activation: Activation,
     overview: UpdateOverview,
-    consent: Callable[[str], Consent],
-    raised: Callable[[str], tuple[RaisedAlarm, ...]],
+    capture: ExampleCapture,
+    alarms: MonitoringAlarms,
 ) -> list[TaskStatus]:
-    """Describe for the centre the tasks that are answered."""
+    """Describe the tasks that are answered."""
     return [
         TaskStatus(
             task=task,
@@ -30,18 +29,18 @@ def task_statuses(
             version=bundle.manifest.version,
             digest=bundle.digest,
             ready=engines.ready(bundle.digest),
-            collect=consent(task),
+            collect=capture.consent(task),
             previous=activation.inventory.rollbacks.get(task),
             update=update_status(overview.rows[task]) if task in overview.rows else None,
             revoked=task in overview.revoked,
-            alarms=raised(task),
+            alarms=alarms.report(task),
         )
         for task, bundle in list(activation.serving.items())
     ]
 
 
 def site_updates(activation: Activation, overview: UpdateOverview) -> SiteUpdates:
-    """Describe for the centre where the site stands with updates."""
+    """Describe the state of the site's updates."""
     arriving = {task: update_status(row) for task, row in overview.rows.items() if task not in activation.serving}
     problem = overview.problem.message[:MESSAGE_CHARACTERS_MAX] if overview.problem else ""
     return SiteUpdates(
@@ -50,7 +49,7 @@ def site_updates(activation: Activation, overview: UpdateOverview) -> SiteUpdate
 
 
 def update_status(row: Progress) -> UpdateStatus:
-    """Write a row of the journal as the centre reads it."""
+    """Write a row of the journal as the status document has it."""
     return UpdateStatus(
         candidate=row.candidate,
         version=row.version,

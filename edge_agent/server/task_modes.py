@@ -19,6 +19,7 @@ from edge_agent.formats.plan import Mode, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import Alarm, RaisedAlarm
 from edge_agent.monitoring.bundle_figures import AlarmState
+from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.store.demotions import Demotion
 from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation
@@ -31,66 +32,66 @@ DEMOTABLE: tuple[Mode, ...] = ("hybrid", "local")
 
 
 class TaskModes:
-    """In which mode each task is: what the operator or the plan said last, and agent.yaml where they said nothing."""
+    """The mode of each task. Methods that write are called on the store's thread."""
 
-    def __init__(self, config: Config, store: Store, serving: Callable[[str], str]) -> None:
-        """Read what is remembered; from then on what writes is called on the store's thread.
-
-        Args:
-            config: the modes of agent.yaml.
-            store: where it is remembered.
-            serving: the digest of the bundle that answers a task; empty = none does.
-        """
+    def __init__(self, config: Config, store: Store, activation: Activation) -> None:
+        """Read what the store holds of the plan, the operator and alarms; agent.yaml has the rest."""
         self._configured, self._table, self._demotions = config.escalation.modes, store.modes, store.demotions
-        self._serving = serving
+        self._activation = activation
         self._known, self._demoted = self._table.read(), self._demotions.read()
 
-    def of(self, task: str) -> Mode:
+    def mode_of(self, task: str) -> Mode:
         """Return the mode of a task."""
         if self._demoted and self.demotion(task):
             return "shadow"
-        return self._known.of(task, self._configured.get(task, "local"))
+        known = self._known
+        return known.said.get(task) or known.planned.get(task) or self._configured.get(task, "local")
 
-    def by(self, task: str) -> ModeBy:
-        """Return who put a task into its mode."""
+    def set_by(self, task: str) -> ModeBy:
+        """Return what put a task into its mode."""
         if self.demotion(task):
             return "alarm"
         return "operator" if task in self._known.said else "plan" if task in self._known.planned else "configuration"
 
     def demotion(self, task: str) -> Demotion | None:
-        """Return the demotion that is in force; None = none is."""
+        """Return the demotion of a task that is in force, if there is one."""
         found = self._demoted.get(task)
-        holds = found and found.holds(self._serving(task), self._known.planned.get(task, ""))
+        holds = found and found.holds(self._answering(task), self._known.planned.get(task, ""))
         return found if holds else None
 
-    def plan(self, wanted: Mapping[str, TaskPlan]) -> None:
-        """Remember what the plan says of all tasks: their modes, and which alarms may put them into shadow."""
-        self._table.plan({task: said.mode for task, said in wanted.items() if said.mode})
-        self._demotions.permit({task: said.demote_on for task, said in wanted.items() if said.demote_on})
+    def apply_plan(self, wanted: Mapping[str, TaskPlan]) -> None:
+        """Store the plan's modes of all tasks, and which alarms may put them into shadow."""
+        self._table.plan({task: plan.mode for task, plan in wanted.items() if plan.mode})
+        self._demotions.permit({task: plan.demote_on for task, plan in wanted.items() if plan.demote_on})
         self._read()
 
-    def say(self, task: str, mode: Mode | None) -> None:
-        """Remember what the operator says of a task; None = nothing any more."""
+    def set_by_operator(self, task: str, mode: Mode | None) -> None:
+        """Store the operator's mode of a task; None removes it."""
         self._table.say(task, mode)
         self._demotions.take_back(task)
         self._read()
 
-    def demote(self, standing: Sequence[AlarmState], can_ask: Callable[[str], bool]) -> bool:
-        """Put into shadow what an alarm may put there; tell whether there was anything.
+    def demote(self, alarms: Sequence[AlarmState], uplink: UplinkClient) -> bool:
+        """Put into shadow each task that an alarm may put there; tell whether there was one.
 
-        Only where the model here gives answers now, and the large one may be asked.
+        Only where the local model answers now, and the large one may be asked.
         """
-        found = False
-        for task in {alarm.task for alarm in standing}:
-            digest, before = self._serving(task), self._demoted.get(task, Demotion())
-            alarms = [each.alarm for each in standing if (each.task, each.digest) == (task, digest)]
-            due = before.due(digest, alarms)
-            if due and self.of(task) in DEMOTABLE and can_ask(task):
-                found = True
-                self._demotions.demote(task, replace(before, **self._demotion(task, digest, due, alarms)))
+        demoted = False
+        for task in {alarm.task for alarm in alarms}:
+            digest, before = self._answering(task), self._demoted.get(task, Demotion())
+            current = [each.alarm for each in alarms if (each.task, each.digest) == (task, digest)]
+            due = before.due(digest, current)
+            if due and self.mode_of(task) in DEMOTABLE and uplink.can_ask(task):
+                demoted = True
+                self._demotions.demote(task, replace(before, **self._demotion(task, digest, due, current)))
                 log.warning("task_demoted", task=task, digest=digest, reason=due)
         self._read()
-        return found
+        return demoted
+
+    def _answering(self, task: str) -> str:
+        """Return the digest of the bundle that answers a task; empty without one."""
+        bundle = self._activation.serving.get(task)
+        return bundle.digest if bundle else ""
 
     def _demotion(self, task: str, digest: str, due: Alarm, alarms: Sequence[Alarm]) -> dict[str, Any]:
         against = self._known.planned.get(task, "")
@@ -101,42 +102,42 @@ class TaskModes:
 
 
 class MonitoringAlarms:
-    """The alarms that stand. They are heard on the thread that writes examples, and looked at on any."""
+    """The raised alarms. They are set on the spool's thread, and read on any."""
 
-    def __init__(self, activation: Activation, modes: TaskModes, can_ask: Callable[[str], bool]) -> None:
-        """Know nothing yet; `can_ask` tells whether a task may ask the large model at all."""
-        self._activation, self._modes, self._can_ask = activation, modes, can_ask
-        self._standing: tuple[AlarmState, ...] = ()
+    def __init__(self, activation: Activation, modes: TaskModes) -> None:
+        """Begin without alarms."""
+        self._activation, self._modes = activation, modes
+        self._alarms: tuple[AlarmState, ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
 
-    def heard(self, standing: tuple[AlarmState, ...]) -> None:
-        """Take over which alarms stand."""
-        self._standing = standing
-        self.look_again()
+    def replace_alarms(self, alarms: tuple[AlarmState, ...]) -> None:
+        """Take the alarms that are raised now."""
+        self._alarms = alarms
+        self.reconsider()
 
-    def plan(self, wanted: Mapping[str, TaskPlan]) -> None:
-        """Take over what the plan says of the tasks; called on the store's thread."""
-        self._modes.plan(wanted)
-        self.look_again()
+    def apply_plan(self, wanted: Mapping[str, TaskPlan]) -> None:
+        """Store what the plan says of the tasks; called on the store's thread."""
+        self._modes.apply_plan(wanted)
+        self.reconsider()
 
-    def look_again(self) -> None:
-        """Consider the alarms anew; called on any thread."""
+    def reconsider(self) -> None:
+        """Check again which tasks an alarm puts into shadow; called on any thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    def of(self, task: str) -> list[tuple[AlarmState, bool]]:
+    def alarms_of(self, task: str) -> list[tuple[AlarmState, bool]]:
         """Return the alarms about the bundle that answers a task, and whether each put it into shadow."""
         bundle = self._activation.serving.get(task)
         demotion = self._modes.demotion(task)
         return [
             (alarm, demotion is not None and demotion.alarm == alarm.alarm)
-            for alarm in self._standing
+            for alarm in self._alarms
             if bundle is not None and (alarm.task, alarm.digest) == (task, bundle.digest)
         ]
 
-    def raised(self, task: str) -> tuple[RaisedAlarm, ...]:
-        """Return them as the centre reads them."""
+    def report(self, task: str) -> tuple[RaisedAlarm, ...]:
+        """Return them as the site's status document has them."""
         return tuple(
             RaisedAlarm(
                 alarm=alarm.alarm,
@@ -144,14 +145,14 @@ class MonitoringAlarms:
                 message=alarm.said[:ALARM_CHARACTERS_MAX],
                 demoted=demoted,
             )
-            for alarm, demoted in self.of(task)
+            for alarm, demoted in self.alarms_of(task)
         )
 
-    async def run(self, changed: Callable[[], None]) -> None:
-        """Demote what may be demoted, whenever alarms, bundles or the plan have changed; `changed` is told of it."""
+    async def run(self, uplink: UplinkClient, changed: Callable[[], None]) -> None:
+        """Demote tasks whenever alarms, bundles or the plan change, until cancelled; call `changed` after each."""
         self._loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
-            if await self._activation.on_store(self._modes.demote, self._standing, self._can_ask):
+            if await self._activation.on_store(self._modes.demote, self._alarms, uplink):
                 changed()
             await self._changed.wait()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 import grpc
 import grpc.aio
 import structlog
 
+from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable, from_wire
 from edge_agent.routing.large_model_questions import LargeModelQuestion
@@ -27,10 +28,10 @@ log = structlog.get_logger("edge_agent.server")
 
 RECONNECT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
-"""An uplink that says nothing for so long hangs, or is stopped: it says every 2 s how things stand."""
+"""The uplink reports its state every 2 s; one that is silent for so long hangs, or is stopped."""
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
 _LOST = "the uplink does not answer"
-# An uplink that comes back is found at once, not after gRPC's pause, which grows to two minutes.
+# Reconnect at once to an uplink that comes back, not after gRPC's pause, which grows to two minutes.
 _CHANNEL = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.use_local_subchannel_pool", 1),
@@ -38,7 +39,7 @@ _CHANNEL = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-_TOLD = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms")
+_SHOWN = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms")
 _SPENT = ("day_micros", "month_micros", "day_micros_max", "month_micros_max")
 
 
@@ -56,27 +57,19 @@ class LargeModelFinish:
 class UplinkClient:
     """See the module. One event loop owns it."""
 
-    def __init__(
-        self,
-        config: Config,
-        changed: Callable[[], None] = lambda: None,
-        paid: Callable[[str, int], None] = lambda _task, _micros: None,
-    ) -> None:
-        """Note where the uplink listens; `run` watches it.
-
-        `changed` is told of every change of the standing, `paid` of the task and the price of every answered question.
-        """
+    def __init__(self, config: Config, capture: ExampleCapture | None = None) -> None:
+        """Prepare; `run` watches the uplink. `capture` records the price of each answered question."""
         self._tasks = frozenset(config.escalation.tasks)
         self._configured = bool(config.escalation.url)
         self._address = f"unix:{config.escalation_socket}"
-        self._changed, self._paid = changed, paid
-        self._said = pb.WatchResponse()
+        self._capture = capture
+        self._state = pb.WatchResponse()
         self._stub: escalation_pb2_grpc.EscalationServiceStub | None = None
 
     @property
-    def said(self) -> pb.WatchResponse:
-        """What the uplink says; empty = it is not heard."""
-        return self._said
+    def model(self) -> str:
+        """The name of the large model; empty while the uplink is silent."""
+        return self._state.model
 
     @property
     def configured(self) -> bool:
@@ -85,30 +78,34 @@ class UplinkClient:
 
     @property
     def spare(self) -> bool:
-        """Whether there is room for a question that nobody waits for."""
-        return self._said.spare
+        """Whether the uplink has capacity for a question that no caller waits for."""
+        return self._state.spare
 
-    def standing(self, task: str) -> LargeModelAvailability:
-        """Say whether the large model can be asked about a task."""
-        said = self._said
+    def availability(self, task: str) -> LargeModelAvailability:
+        """Return whether the large model can be asked about a task."""
+        state = self._state
         return LargeModelAvailability(
             configured=self._configured,
             allowed=task in self._tasks,
-            online=said.online,
-            affordable=said.affordable,
-            free=said.free,
-            seconds_expected=said.usual_ms / 1000,
+            online=state.online,
+            affordable=state.affordable,
+            free=state.free,
+            seconds_expected=state.usual_ms / 1000,
         )
 
+    def can_ask(self, task: str) -> bool:
+        """Tell whether a task may ask the large model at all."""
+        return self._configured and task in self._tasks
+
     def message(self) -> admin_pb2.EscalationStatus | None:
-        """Describe the large model; None where none is configured."""
+        """Describe the large model; None if the site has none."""
         if not self._configured:
             return None
-        said = self._said
+        state = self._state
         status = admin_pb2.EscalationStatus(tasks=sorted(self._tasks))
-        for name in (*_TOLD, *_SPENT):
-            setattr(status, name, getattr(said, name))
-        if not said.tasks and not said.model:
+        for name in (*_SHOWN, *_SPENT):
+            setattr(status, name, getattr(state, name))
+        if not state.tasks and not state.model:
             status.problem_reason, status.problem = SILENT_REASON, f"{_LOST}: it listens on {self._address}"
         return status
 
@@ -120,7 +117,7 @@ class UplinkClient:
                 await self._watch(self._stub)
         finally:
             self._stub = None
-            self._hear(pb.WatchResponse())
+            self._update(pb.WatchResponse())
 
     async def _watch(self, stub: escalation_pb2_grpc.EscalationServiceStub) -> None:
         while True:
@@ -128,15 +125,15 @@ class UplinkClient:
             with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError), _cancelling(watching):
                 while True:
                     async with asyncio.timeout(SILENT_SECONDS):
-                        said = await watching.read()
-                    if not said:
+                        state = await watching.read()
+                    if not state:
                         break
-                    self._hear(said)
-            self._hear(pb.WatchResponse())
+                    self._update(state)
+            self._update(pb.WatchResponse())
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def ask(self, question: LargeModelQuestion, seconds: float) -> AsyncGenerator[str | LargeModelFinish, None]:
-        """Ask the large model, for that long at most; yield the pieces of its answer, and its end.
+        """Ask the large model for at most `seconds`; yield the pieces of its answer, and its end.
 
         Raises:
             EdgeAgentError: there is no answer, or no whole one.
@@ -155,8 +152,8 @@ class UplinkClient:
                 call = self._stub.Ask(request, timeout=seconds)
                 with _cancelling(call):
                     async for response in call:
-                        if response.HasField("finish"):
-                            self._paid(question.task, response.finish.cost_micros)
+                        if response.HasField("finish") and self._capture is not None:
+                            self._capture.add_charge(question.task, response.finish.cost_micros)
                         yield _event(response)
                         if response.HasField("finish"):
                             return
@@ -169,12 +166,10 @@ class UplinkClient:
             raise UpstreamUnreachable("the large model took longer than there was time" if late else _LOST) from None
         raise UpstreamFailed("the uplink gave no whole answer")
 
-    def _hear(self, said: pb.WatchResponse) -> None:
-        if said != self._said:
-            if said.online != self._said.online:
-                log.info("large_model_online" if said.online else "large_model_offline", reason=said.problem_reason)
-            self._said = said
-            self._changed()
+    def _update(self, state: pb.WatchResponse) -> None:
+        if state.online != self._state.online:
+            log.info("large_model_online" if state.online else "large_model_offline", reason=state.problem_reason)
+        self._state = state
 
 
 @contextlib.contextmanager
@@ -195,5 +190,5 @@ def _event(response: pb.AskResponse) -> str | LargeModelFinish:
     return LargeModelFinish(end.model, end.input_tokens, end.output_tokens, end.cost_micros, end.complete)
 
 
-def _failure(said: pb.AskFailure) -> EdgeAgentError:
-    return from_wire(said.reason, said.message, said.remedy, {})
+def _failure(failure: pb.AskFailure) -> EdgeAgentError:
+    return from_wire(failure.reason, failure.message, failure.remedy, {})

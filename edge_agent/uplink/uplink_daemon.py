@@ -88,7 +88,7 @@ async def _serve(config: Config, mirror: TransferLoop | None, name: str, around:
         loop.add_signal_handler(signum, stop_gently)
     if mirror:
         mirror.publish(again=True)
-    supervisor = Supervisor(stop.set, around=around)
+    supervisor = Supervisor(stop.set, wrap=around)
     async with _escalating(config, supervisor):
         for component in components(mirror):
             supervisor.add(component)

@@ -75,7 +75,7 @@ async def _serve(
         def give_up() -> None:
             server.should_exit = True
 
-        supervisor = Supervisor(give_up, around=around)
+        supervisor = Supervisor(give_up, wrap=around)
         if watchdog_seconds():
             why = "without its ping systemd kills the console: better it ends in order"
             supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), DeathPolicy.STOP, why))

@@ -26,7 +26,9 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.certificate_authority": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.metrics": set(),
     # What the rooms know, as numbers: part of the composition root.
-    "edge_agent.metrics.site_metrics": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.server", "edge_agent.v1"},
+    "edge_agent.metrics.site_metrics": BASE
+    | MIDDLE
+    | {f"edge_agent.{name}" for name in ("metrics", "server", "supervision", "v1")},
     "edge_agent.engine.protocol": set(),
     "edge_agent.engine.memory": {"edge_agent.errors"},
     "edge_agent.engine.runtimes": {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.client import AdminClient, CallFailed
-from edge_agent.client.answers import Engine
+from edge_agent.client.site_state import Engine
 from tests.support.bundles import digest_of, echo_bundle, tiny_onnx_bundle
 from tests.support.callers import Callers
 from tests.support.daemon import RunningDaemon

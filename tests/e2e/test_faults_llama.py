@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.client import AdminClient, AsyncClient, CallFailed, Client
-from edge_agent.client.answers import Engine
+from edge_agent.client.site_state import Engine
 from tests.support import tiny_gguf
 from tests.support.bundles import write
 from tests.support.daemon import RunningDaemon

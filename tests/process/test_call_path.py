@@ -24,7 +24,7 @@ from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb
 from tests.support.bundles import echo_bundle
 
 TASK = "till"
-FILES_MAX, FRAMES_MAX = 31, 24
+FILES_MAX, FRAMES_MAX = 26, 14
 OURS = str(Path(__file__).parents[2] / "edge_agent")
 GENERATED = f"{OURS}/v1/"
 

@@ -60,7 +60,7 @@ class Site:
         self.port = int(self.config.metrics.address.rpartition(":")[2])
         self.faults, self.gave_up = InjectedFaults(), asyncio.Event()
         self.supervisor = Supervisor(
-            self.gave_up.set, sleep=self.faults.sleep, monotonic=self.faults.monotonic, around=self.faults.around
+            self.gave_up.set, sleep=self.faults.sleep, monotonic=self.faults.monotonic, wrap=self.faults.around
         )
         self._worker = worker
         self.daemon: Daemon | None = None
@@ -219,14 +219,14 @@ import sys, threading
 from edge_agent.config import Config
 from edge_agent.daemon import serve
 from edge_agent.capture.spool_worker import SpoolWorker
-from edge_agent.supervision import run_of
+from edge_agent.supervision import run_unwrapped
 
-class StandingHouse(SpoolWorker):
-    def keep(self):
+class StalledWorker(SpoolWorker):
+    def do_workerkeeping(self):
         print("entered", flush=True)
         threading.Event().wait()
 
-sys.exit(serve(Config.model_validate_json(sys.argv[1]), run_of, StandingHouse))
+sys.exit(serve(Config.model_validate_json(sys.argv[1]), run_unwrapped, StalledWorker))
 """
 
 
@@ -276,7 +276,7 @@ async def test_while_the_disk_stands_status_metrics_and_answers_go_on(tmp_path, 
         with pytest.raises(CallFailed), ReviewClient(f"unix:{site.config.review_socket}") as client:
             await asyncio.to_thread(client.prediction, asked, timeout_seconds=0.5)
         BlockedSpoolWorker.works.set()
-        await eventually(lambda: site.daemon._collection.is_writable)
+        await eventually(lambda: site.daemon._capture.is_writable)
         await asyncio.to_thread(site.review, asked)
         assert [] == [each for each in await asyncio.to_thread(site.warnings) if "figures" in each]
     assert site.daemon.closed

@@ -133,7 +133,7 @@ async def test_no_pause_begins_while_an_engine_drains() -> None:
 def paused(faults: InjectedFaults) -> Supervisor:
     """Return an owner whose engine dies at its first step, and is not started again before `release`."""
     faults.at_start.add("engine echo")
-    return Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, around=faults.around)
+    return Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, wrap=faults.around)
 
 
 @pytest.mark.parametrize("end", [Engine.request_stop, Engine.drain])

@@ -21,7 +21,7 @@ BUNDLE = Manifest(task=TaskSpec(name="talk", kind="generate"), version="1.0.0", 
 async def test_a_child_that_nobody_watches_any_more_is_started_again():
     """Status names the engine; who waits for a bundle waits for the next child, which comes after a pause."""
     faults = InjectedFaults()
-    owner = Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, around=faults.around)
+    owner = Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, wrap=faults.around)
     load = Load(runtime="echo", context_tokens=64, sequences_max=2)
     engine = Engine("echo", load, EngineConfig(), Quarantine(60.0), lambda: None, owner=owner)
     attach = Attach(digest="talk", manifest=encode(BUNDLE), paths={})

@@ -1,7 +1,7 @@
 """Exceptions thrown into what a Supervisor owns, at the place where it waits: the seam is the supervisor's `around`.
 
 faults = InjectedFaults()
-supervisor = Supervisor(around=faults.around, sleep=faults.sleep, monotonic=faults.monotonic)
+supervisor = Supervisor(wrap=faults.around, sleep=faults.sleep, monotonic=faults.monotonic)
 faults.strike("updates")           # now, wherever it waits
 faults.at_start.add("updates")     # at its first step, when it is started next
 faults.release()                   # ends the pauses before starts

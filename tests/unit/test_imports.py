@@ -16,7 +16,7 @@ from tests.support.daemon import RunningDaemon
 from tests.support.fake_daemon import FakeDaemon
 
 LOADED = re.compile(r"(?m)^import time: +\d+ \| +\d+ \| +(\S+)$")
-SCREEN = {"rich.console", "rich.text", "pygments", "edge_agent.client.answers"}
+SCREEN = {"rich.console", "rich.text", "pygments", "edge_agent.client.results"}
 SECURITY = {"cryptography", "tuf", "securesystemslib", "boto3", "pyrage", "urllib3"}
 LARGE_MODEL = {"openai", "httpx2", "jsonschema", "referencing"}
 OTHERS = {"obstore", "starlette", "uvicorn", "numpy", "re2", "zstandard", "edge_agent.doctor", "edge_agent.report"}

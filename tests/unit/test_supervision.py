@@ -32,7 +32,7 @@ def owning(faults: InjectedFaults, *components: Component, gave_up: list[str] | 
         lambda: (gave_up if gave_up is not None else []).append("gave up"),
         sleep=faults.sleep,
         monotonic=faults.monotonic,
-        around=faults.around,
+        wrap=faults.around,
     )
     for component in components:
         supervisor.add(component)

@@ -20,6 +20,20 @@ from tests.support.examples import NOW
 from tests.support.updating_site import TASK, UpdatingSite
 
 
+class CollectsLocally:
+    """A site that collects every task for itself."""
+
+    def consent(self, task: str) -> str:
+        return "local"
+
+
+class NoAlarms:
+    """Nothing is wrong."""
+
+    def report(self, task: str) -> tuple[()]:
+        return ()
+
+
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[UpdatingSite]:
     """Return a site with 1.0.0, where 2.0.0 has just begun its probation and another task is on its way."""
@@ -77,9 +91,7 @@ async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
 async def test_the_centre_hears_the_same(site: UpdatingSite):
     """In the words of the status object, with the site's consent."""
     engines = EnginePool(EngineConfig(), lambda: None)
-    (said,) = site_status.task_statuses(
-        engines, site.activation, site.updater.overview, lambda _: "local", lambda _: ()
-    )
+    (said,) = site_status.task_statuses(engines, site.activation, site.updater.overview, CollectsLocally(), NoAlarms())
     row = site.row()
     assert said == TaskStatus(
         task=TASK,

@@ -35,7 +35,7 @@ def _wish(value: str) -> int:
     if value.lower() not in WISHES:
         known = ", ".join(sorted(WISHES))
         raise InvalidRequest(f"parameter 'on_low_confidence' is {_shown(value)}; it must be one of {known}")
-    return next(number for number, wish in messages.WISHES.items() if wish == value.lower())
+    return next(number for number, wish in messages.LOW_CONFIDENCE_POLICIES.items() if wish == value.lower())
 
 
 _REQUEST_ID = RequestParameter("request_id", (str,))

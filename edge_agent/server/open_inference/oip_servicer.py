@@ -46,22 +46,24 @@ class _OwnMethod(NamedTuple):
 
 
 _KINDS = {
-    "classify": _OwnMethod(inference_pb2.ClassifyRequest, "classification", InferenceServicer.classify),
-    "extract": _OwnMethod(inference_pb2.ExtractRequest, "extraction", InferenceServicer.extract),
-    "embed": _OwnMethod(inference_pb2.EmbedRequest, "embedding", InferenceServicer.embed),
+    "classify": _OwnMethod(inference_pb2.ClassifyRequest, "classification", InferenceServicer.Classify),
+    "extract": _OwnMethod(inference_pb2.ExtractRequest, "extraction", InferenceServicer.Extract),
+    "embed": _OwnMethod(inference_pb2.EmbedRequest, "embedding", InferenceServicer.Embed),
 }
 
 
 class OpenInferenceServicer:
     """See the module."""
 
-    def __init__(self, rooms: InferenceDependencies, answering: InferenceServicer, dialogues: StreamLimiter) -> None:
+    def __init__(
+        self, dependencies: InferenceDependencies, answering: InferenceServicer, dialogues: StreamLimiter
+    ) -> None:
         """Answer by the servicer of the same role."""
-        self._activation = rooms.activation
-        self._engines = rooms.engines
-        self._admission = rooms.admission
-        self._counts = rooms.counts
-        self._escalation = rooms.escalation
+        self._activation = dependencies.activation
+        self._engines = dependencies.engines
+        self._admission = dependencies.admission
+        self._counts = dependencies.counts
+        self._router = dependencies.router
         self._answering = answering
         self._dialogues = dialogues
 
@@ -92,7 +94,7 @@ class OpenInferenceServicer:
         """Describe a task as Triton's clients want it."""
         bundle = self._bundle(request.name, request.version)
         return pb.ModelConfigResponse(
-            config=oip_tensors.model_configuration(bundle, self._escalation.mode(bundle.manifest))
+            config=oip_tensors.model_configuration(bundle, self._router.mode(bundle.manifest))
         )
 
     async def ModelStatistics(self, request: Any, context: CallContext) -> Any:

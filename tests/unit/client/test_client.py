@@ -22,10 +22,16 @@ from edge_agent.client import (
     Extraction,
     Failure,
     Timings,
-    arguments,
-    wire,
+    daemon_connection,
+    translation,
 )
-from edge_agent.client.failure import DEADLINE_EXPIRED, MESSAGE_TOO_LARGE, QUEUE_FULL, UNREACHABLE, when
+from edge_agent.client.call_failed import (
+    DEADLINE_EXPIRED,
+    MESSAGE_TOO_LARGE,
+    QUEUE_FULL,
+    UNREACHABLE,
+    remedy_with_delay,
+)
 from edge_agent.v1 import task_pb2
 from tests.support.fake_daemon import DIGEST, RECORD_SCHEMA, WAIT_SECONDS_MAX, FakeDaemon
 
@@ -111,7 +117,7 @@ def test_task_shows_labels_limits_and_threshold(client):
 
 def test_an_enumeration_value_of_a_newer_daemon_is_kept_as_digits():
     """A number this client does not know does not break it."""
-    assert ("LOCAL", "99") == tuple(wire.word(task_pb2.Route, number, "ROUTE_") for number in (1, 99))
+    assert ("LOCAL", "99") == tuple(translation.word(task_pb2.Route, number, "ROUTE_") for number in (1, 99))
 
 
 def test_a_failed_call_carries_reason_remedy_and_metadata(client):
@@ -307,7 +313,7 @@ async def test_an_address_is_unix_or_has_a_port(address, said):
 )
 def test_grpcs_own_addresses_are_taken(address):
     """Every form that gRPC documents is an address."""
-    assert address == arguments.target(address)
+    assert address == daemon_connection.require_address(address)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
@@ -369,7 +375,7 @@ def test_a_failed_call_prints_whole(client):
 
 def test_a_failed_input_has_no_delay_to_speak_of():
     """An input's error carries no RetryInfo, so its remedy does not name one."""
-    assert "Try again." == when("Try again after the delay in RetryInfo.", None)
+    assert "Try again." == remedy_with_delay("Try again after the delay in RetryInfo.", None)
 
 
 def test_the_document_lists_the_clients_own_reasons():

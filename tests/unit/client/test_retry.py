@@ -13,9 +13,8 @@ import grpc
 import pytest
 
 from edge_agent.client import AsyncClient, CallFailed, Client, Failure, Retry
-from edge_agent.client.failure import DEADLINE_EXPIRED, UNREACHABLE, call_failed
-from edge_agent.client.retry import JITTER, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX, Budget, Tries
-from edge_agent.client.tls import TLS_FAILED
+from edge_agent.client.call_failed import DEADLINE_EXPIRED, TLS_FAILED, UNREACHABLE, call_failed
+from edge_agent.client.retries import JITTER, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX, CallAttempts, RetryBudget
 from tests.support.eventually import eventually
 from tests.support.fake_daemon import WAIT_SECONDS_MAX, FakeDaemon
 
@@ -40,7 +39,7 @@ def failed(reason: str, retry_after: float | None = None, *, answered: bool = Fa
 
 def pauses(failure: CallFailed, seconds: float = 60, chance: float = 0, retry: Retry = RETRY) -> list[float]:
     """Return how long is waited before each further try of a call that fails over and over."""
-    tries, now, found = Tries(retry, Budget(retry), seconds, 0.0), 0.0, []
+    tries, now, found = CallAttempts(retry, RetryBudget(retry), seconds, 0.0), 0.0, []
     while (pause := tries.pause(failure, now, chance)) is not None:
         now += pause
         found.append(round(pause, 3))
@@ -68,13 +67,13 @@ class Outage:
     """Calls of one client to a daemon that is away, loads its model, and answers again; its clock is a number."""
 
     def __init__(self, retry: Retry, back_at: float, loaded_at: float) -> None:
-        self.budget = Budget(retry)
+        self.budget = RetryBudget(retry)
         self._retry, self._back_at, self._loaded_at = retry, back_at, loaded_at
         self.asked_while_away = 0
 
     def call(self, began: float, seconds: float = 60.0) -> CallFailed | None:
         """Make a call at that time; return why it got no answer, or None: it got one."""
-        tries, now = Tries(self._retry, self.budget, seconds, began), began
+        tries, now = CallAttempts(self._retry, self.budget, seconds, began), began
         while now < self._loaded_at:
             self.asked_while_away += 1
             failure = failed(*NOT_READY) if now >= self._back_at else failed(UNREACHABLE)
@@ -124,13 +123,13 @@ def test_no_try_begins_after_the_callers_timeout():
 def test_without_a_retry_a_call_is_made_once():
     """And says so; its error is that of the daemon."""
     failure = failed("QUEUE_FULL", 0.1)
-    assert Tries(None, Budget(RETRY), 60, 0.0).pause(failure, 0.0, 0.0) is None
+    assert CallAttempts(None, RetryBudget(RETRY), 60, 0.0).pause(failure, 0.0, 0.0) is None
     assert (1, "because of QUEUE_FULL") == (failure.tries, failure.message)
 
 
-def give_up(failure: CallFailed, retry: Retry, seconds: float = 60, budget: Budget | None = None) -> str:
+def give_up(failure: CallFailed, retry: Retry, seconds: float = 60, budget: RetryBudget | None = None) -> str:
     """Return the message of a call that fails so over and over."""
-    tries, now = Tries(retry, budget or Budget(retry), seconds, 0.0), 0.0
+    tries, now = CallAttempts(retry, budget or RetryBudget(retry), seconds, 0.0), 0.0
     while (pause := tries.pause(failure, now, 0.0)) is not None:
         now += pause
     return failure.message
@@ -138,7 +137,7 @@ def give_up(failure: CallFailed, retry: Retry, seconds: float = 60, budget: Budg
 
 def test_an_error_says_that_tries_ran_out():
     """How many there were, how long they took, why there is no further one, and what the daemon said last."""
-    spent = Budget(Retry(budget_max=0))
+    spent = RetryBudget(Retry(budget_max=0))
     assert [
         "because of UNREACHABLE; given up after 38 tries in 59.9 s: 0.1 s of the call's 60 s are left",
         "because of QUEUE_FULL; given up after 3 tries in 4.0 s: the daemon asks for 2 s, and 1.0 s of the call's 5 s"
@@ -158,7 +157,7 @@ def test_an_error_says_that_tries_ran_out():
 
 def test_a_last_try_that_meets_the_deadline_says_what_the_others_met():
     """The deadline alone would hide that nobody was there."""
-    tries = Tries(RETRY, Budget(RETRY), 1.0, 0.0)
+    tries = CallAttempts(RETRY, RetryBudget(RETRY), 1.0, 0.0)
     assert tries.pause(failed(UNREACHABLE), 0.5, 0.0) is not None
     last = failed(DEADLINE_EXPIRED)
     assert tries.pause(last, 1.0, 0.0) is None
@@ -171,7 +170,7 @@ def test_a_last_try_that_meets_the_deadline_says_what_the_others_met():
 
 def test_a_budget_bounds_the_tries_against_a_busy_daemon():
     """It is spent by tries and earned by answers, a tenth of one each, up to where it began."""
-    budget = Budget(Retry(budget_max=2, earned=0.5))
+    budget = RetryBudget(Retry(budget_max=2, earned=0.5))
     assert [True, True, False] == [budget.spend() for _ in range(3)]
     budget.earn()
     assert not budget.spend()
@@ -185,9 +184,9 @@ def test_a_budget_bounds_the_tries_against_a_busy_daemon():
 def test_an_overload_that_lasts_grows_by_no_more_than_the_budget():
     """Of a thousand calls that are refused over and over, those after the budget are made once."""
     retry = Retry(budget_max=10)
-    budget, made = Budget(retry), 0
+    budget, made = RetryBudget(retry), 0
     for _ in range(1000):
-        tries, now = Tries(retry, budget, 60, 0.0), 0.0
+        tries, now = CallAttempts(retry, budget, 60, 0.0), 0.0
         made += 1
         while (pause := tries.pause(failed(*BUSY), now, 0.0)) is not None:
             now += pause

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.client import Client, Tls
-from edge_agent.client.tls import meaning
+from edge_agent.client.call_failed import explain_handshake
 
 HEAD = "failed to connect to all addresses; last error: "
 CLOSED = f"{HEAD}UNAVAILABLE: ipv4:127.0.0.1:9443: Socket closed"
@@ -38,7 +38,7 @@ REFUSED = f"{HEAD}UNKNOWN: ipv4:127.0.0.1:9443: Failed to connect to remote host
 )
 def test_a_client_with_a_certificate_is_told_what_is_wrong(details: str, said: str, remedy: str) -> None:
     """And what to do."""
-    found = meaning(details, with_tls=True)
+    found = explain_handshake(details, with_tls=True)
     assert found is not None
     assert said in found[0]
     assert remedy in found[1]
@@ -46,7 +46,7 @@ def test_a_client_with_a_certificate_is_told_what_is_wrong(details: str, said: s
 
 def test_a_client_without_one_is_told_to_get_one() -> None:
     """A server that wants TLS hangs up on whoever speaks without."""
-    found = meaning(CLOSED, with_tls=False)
+    found = explain_handshake(CLOSED, with_tls=False)
     assert found is not None
     assert "it wants a certificate" in found[0]
     assert "certs issue" in found[1]
@@ -55,7 +55,7 @@ def test_a_client_without_one_is_told_to_get_one() -> None:
 @pytest.mark.parametrize("with_tls", [True, False])
 def test_what_is_no_handshake_is_left_alone(with_tls: bool) -> None:
     """A port where nobody listens."""
-    assert meaning(REFUSED, with_tls=with_tls) is None
+    assert explain_handshake(REFUSED, with_tls=with_tls) is None
 
 
 def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> None:

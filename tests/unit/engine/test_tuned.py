@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.daemon import open_tuning_cache
 from edge_agent.engine.protocol import Load
 from edge_agent.engine.tuned import ENTRIES_MAX, Settings, Tuned
+from edge_agent.server.engine_access import open_tuning_cache
 from edge_agent.store.settings import SettingsFile
 
 LOAD = Load(runtime="llama", weights="/blobs/abc", threads=2)

@@ -276,7 +276,7 @@ def test_the_large_model_s_label_stands_beside_the_scores():
     """Where the large model answered, its label is given, with what the one here thought, and who it was."""
     message = pb.Classification()
     done = finished("classify", scores=(0.05, 0.8, 0.15))._replace(
-        decision=SHADOW, said=LargeModelAnswer("stock", "big-1", 250.0)
+        decision=SHADOW, large_model=LargeModelAnswer("stock", "big-1", 250.0)
     )
     finished_answers.fill_classification(message, done, 1)
     assert ("stock", [("price", 0.8)]) == (message.label, ranking(message))

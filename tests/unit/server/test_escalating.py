@@ -12,7 +12,7 @@ from edge_agent.errors import EngineNotReady, UpstreamBusy, UpstreamFailed
 from edge_agent.routing.policy import EscalationContext, LargeModelAvailability, RouteReason
 from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import NO_LOCAL_ANSWER, FinishedAnswer
-from edge_agent.server.model_router import ModelRouter, ModelRouterDependencies, RoutedInput
+from edge_agent.server.model_router import ModelRouter, RoutedInput
 from edge_agent.server.uplink_client import LargeModelFinish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
@@ -29,7 +29,7 @@ class Says:
     def __init__(self, *answers) -> None:
         self.answers, self.asked = list(answers), []
 
-    def standing(self, task):
+    def availability(self, task):
         return GOOD
 
     async def ask(self, question, seconds):
@@ -40,6 +40,23 @@ class Says:
         for piece in said if isinstance(said, list) else [said]:
             yield piece
         yield END
+
+
+class HybridTasks:
+    """Every task is in mode hybrid."""
+
+    def mode_of(self, task: str) -> str:
+        return "hybrid"
+
+
+class Captures:
+    """Redacts as it is told, and stores inputs if it is told."""
+
+    def __init__(self, redaction, *, defers: bool = False) -> None:
+        self.redaction, self._defers = redaction, defers
+
+    def defers(self, task: str) -> bool:
+        return self._defers
 
 
 def item(done: FinishedAnswer, text: str, seconds: float = 5.0) -> RoutedInput:
@@ -55,7 +72,7 @@ async def answer(says, done, asked, text="hi", seconds=5.0):
             raise done
         return done
 
-    escalation = ModelRouter(ModelRouterDependencies(says, lambda _: "hybrid", Redactor().start))
+    escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start))
     return await escalation.answer(item(sample, text, seconds), asked, local)
 
 
@@ -69,14 +86,14 @@ async def test_personal_data_comes_back_into_a_record():
     given = await answer(says, done, HYBRID, "write to anna@example.org")
     assert "anna" not in says.asked[0].turns[-1][1]
     expected = {"product": ["anna@example.org"], "price": ["anna@example.org twice"]}
-    assert expected == json.loads(given.said.value)
+    assert expected == json.loads(given.large_model.value)
 
 
 async def test_a_placeholder_in_pieces_comes_back_whole():
     """In a stream a placeholder that was cut in two is put back, and nothing else is held for long."""
     says = Says(["Dear [EM", "AIL_1], see [1", "] and [", "x"])
-    escalation = ModelRouter(ModelRouterDependencies(says, lambda _: "hybrid", Redactor().start))
-    written = escalation.writing(item(finished("generate"), "to anna@example.org"))
+    escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start))
+    written = escalation.stream_text(item(finished("generate"), "to anna@example.org"))
     *pieces, end = [piece async for piece in written]
     assert "Dear anna@example.org, see [1] and [x" == "".join(pieces) == end.value
     assert "Dear " == pieces[0]
@@ -95,7 +112,7 @@ async def test_what_fails_leaves_the_local_answer(answers, reason):
     """After a second bad answer, or an error, the local answer stands with the reason."""
     says = Says(*answers)
     given = await answer(says, UNSURE, HYBRID)
-    assert ("local", reason, None) == (given.decision.route, given.decision.reason, given.said)
+    assert ("local", reason, None) == (given.decision.route, given.decision.reason, given.large_model)
     assert [] == says.answers
 
 
@@ -112,7 +129,7 @@ async def test_a_stranger_goes_to_the_large_model():
     answer stands, marked."""
     asked = await answer(Says('{"label": "stock"}'), STRANGER, HYBRID)
     assert ("stock", RouteReason.OUT_OF_DISTRIBUTION, 0.25) == (
-        asked.said.value,
+        asked.large_model.value,
         asked.decision.reason,
         asked.decision.p_value,
     )
@@ -151,9 +168,13 @@ async def test_who_has_no_time_is_not_sent():
 async def test_in_shadow_either_may_fail():
     """The one that is there is given; that the other failed is said. When both fail, the local error is."""
     lost = await answer(Says('{"label": "stock"}'), EngineNotReady("loading"), SHADOW)
-    assert ("stock", NO_LOCAL_ANSWER, ("ENGINE_NOT_READY",)) == (lost.said.value, lost.answer, lost.decision.degraded)
+    assert ("stock", NO_LOCAL_ANSWER, ("ENGINE_NOT_READY",)) == (
+        lost.large_model.value,
+        lost.answer,
+        lost.decision.degraded,
+    )
     alone = await answer(Says(UpstreamFailed("no")), UNSURE, SHADOW)
-    assert (None, "local") == (alone.said, alone.decision.route)
+    assert (None, "local") == (alone.large_model, alone.decision.route)
     with pytest.raises(EngineNotReady):
         await answer(Says(UpstreamFailed("no")), EngineNotReady("loading"), SHADOW)
 
@@ -168,13 +189,12 @@ SURE = finished("classify", scores=(0.01, 0.98, 0.01))
 async def test_a_sure_answer_is_drawn_to_be_checked(share, kept, done, expected):
     """Where it can be kept; the caller has it at once, and nobody is asked yet."""
     says = Says('{"label": "stock"}')
-    around = ModelRouterDependencies(says, lambda _: "hybrid", Redactor().start, lambda _: kept, share, lambda: 0.7)
-    escalation = ModelRouter(around)
+    escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start, defers=kept), share, lambda: 0.7)
 
     async def local() -> FinishedAnswer:
         return done
 
-    asked = escalation.asked(done.bundle.manifest, "as_mode", asyncio.get_running_loop().time() + 5)
+    asked = escalation.context(done.bundle.manifest, "as_mode", asyncio.get_running_loop().time() + 5)
     given = await escalation.answer(item(done, "hi"), asked, local)
     assert (expected, kept) == (given.audited, asked.deferrable)
     assert bool(says.asked) is (done is UNSURE)
@@ -209,7 +229,7 @@ class Broken:
 
 
 def broken_escalation(says, where: str) -> ModelRouter:
-    return ModelRouter(ModelRouterDependencies(says, lambda _: "hybrid", Broken(where)))
+    return ModelRouter(says, HybridTasks(), Captures(Broken(where)))
 
 
 @pytest.mark.parametrize("asked", [HYBRID, SHADOW])
@@ -223,7 +243,7 @@ async def test_a_redactor_that_breaks_costs_no_local_answer(asked, where):
 
     with structlog.testing.capture_logs() as logged:
         given = await broken_escalation(says, where).answer(item(done, "hi"), asked, local)
-    assert (None, RouteReason.UPSTREAM_FAILED) == (given.said, given.decision.reason)
+    assert (None, RouteReason.UPSTREAM_FAILED) == (given.large_model, given.decision.reason)
     assert done.answer is given.answer
     assert ["escalation_broke", "escalation_failed"] == [line["event"] for line in logged]
     assert (1 if where == "restore" else 0) == len(says.asked)
@@ -232,7 +252,7 @@ async def test_a_redactor_that_breaks_costs_no_local_answer(asked, where):
 @pytest.mark.parametrize("where", ["start", "text", "restore"])
 async def test_a_text_whose_redaction_breaks_fails_as_the_large_model_does(where):
     """So that the local model can write it, or the stream ends as a broken one."""
-    writing = broken_escalation(Says("some text"), where).writing(item(finished("generate"), "hi"))
+    writing = broken_escalation(Says("some text"), where).stream_text(item(finished("generate"), "hi"))
     with pytest.raises(UpstreamFailed, match="unexpected LookupError"):
         await anext(writing)
 
@@ -270,7 +290,7 @@ async def test_who_goes_away_leaves_nothing_running():
             ended.append("local")
         return UNSURE
 
-    escalation = ModelRouter(ModelRouterDependencies(Silent(), lambda _: "hybrid", Redactor().start))
+    escalation = ModelRouter(Silent(), HybridTasks(), Captures(Redactor().start))
     call = asyncio.create_task(escalation.answer(item(UNSURE, "hi"), SHADOW, local))
     await begun.wait()
     call.cancel()

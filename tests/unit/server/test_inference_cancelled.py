@@ -19,7 +19,7 @@ from edge_agent.routing.policy import LargeModelAvailability
 from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.detached_calls import DeduplicationLimits, RequestDeduplicator
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
-from edge_agent.server.model_router import ModelRouter, ModelRouterDependencies
+from edge_agent.server.model_router import ModelRouter
 from edge_agent.server.uplink_client import LargeModelFinish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
@@ -94,7 +94,7 @@ class Large:
     def __init__(self) -> None:
         self.open = Open()
 
-    def standing(self, task: str) -> LargeModelAvailability:
+    def availability(self, task: str) -> LargeModelAvailability:
         return GOOD
 
     async def ask(self, question: Any, seconds: float) -> AsyncGenerator[str | LargeModelFinish, None]:
@@ -121,8 +121,23 @@ class Serving:
 class Nothing:
     """A site that keeps nothing."""
 
+    redaction = staticmethod(Redactor().start)
+
     def consent(self, task: str) -> str:
         return "off"
+
+    def defers(self, task: str) -> bool:
+        return False
+
+
+class Modes:
+    """Every task is in one mode."""
+
+    def __init__(self, mode: Any) -> None:
+        self.mode = mode
+
+    def mode_of(self, task: str) -> Any:
+        return self.mode
 
 
 class Context:
@@ -145,9 +160,9 @@ class Site:
     def __init__(self, kind: str, mode: Any) -> None:
         self.engines, self.large, self.admission = Engines(), Large(), AdmissionControl(256)
         self.remembered = RequestDeduplicator(DeduplicationLimits(16, 300.0, 2**20))
-        escalation = ModelRouter(ModelRouterDependencies(self.large, lambda _: mode, Redactor().start))  # type: ignore[arg-type]
+        router = ModelRouter(self.large, Modes(mode), Nothing())  # type: ignore[arg-type]
         rooms: Any = InferenceDependencies(
-            Serving(kind), self.engines, self.admission, Nothing(), AnswerCounts(), escalation
+            Serving(kind), self.engines, self.admission, Nothing(), AnswerCounts(), router
         )  # type: ignore[arg-type]
         self.servicer = InferenceServicer(rooms, ServiceConfig(), 0, self.remembered)
 
@@ -165,7 +180,7 @@ Call = Callable[[Site], Awaitable[Any]]
 
 def classify(texts: int, request_id: str = "") -> Call:
     request = pb.ClassifyRequest(task="till", texts=["hi"] * texts, request_id=request_id)
-    return lambda site: site.servicer.classify(request, Context())  # type: ignore[arg-type]
+    return lambda site: site.servicer.Classify(request, Context())  # type: ignore[arg-type]
 
 
 def generate(*, escalate: bool) -> Call:
@@ -235,5 +250,5 @@ async def test_a_bug_on_one_input_leaves_nothing_of_the_others() -> None:
     site = Site("classify", "local")
     request = pb.ClassifyRequest(task="till", texts=["hi", "bug", "hi"])
     with pytest.raises(KeyError):
-        await site.servicer.classify(request, Context())  # type: ignore[arg-type]
+        await site.servicer.Classify(request, Context())  # type: ignore[arg-type]
     assert (0, 0, 0, 0) == site.under_way

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +13,8 @@ from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.spool_worker import SpoolWorkerDependencies
 from edge_agent.errors import DiskFull, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.formats.manifest import Manifest
-from edge_agent.server.deferred_escalations import DeferredEscalationDependencies, DeferredEscalations
+from edge_agent.server.deferred_escalations import DeferredEscalations
 from edge_agent.server.uplink_client import LargeModelFinish
-from edge_agent.v1 import escalation_pb2
 from tests.support.eventually import eventually
 from tests.support.site_cases import answered, config_of, manifest
 
@@ -27,7 +27,7 @@ class Says:
 
     def __init__(self, *answers, model="big-1") -> None:
         self.answers, self.asked, self.spare, self.model = list(answers), [], True, model
-        self.said = escalation_pb2.WatchResponse(model="oracle-1")
+        self.model = "oracle-1"
 
     async def ask(self, question, seconds):
         self.asked.append(question)
@@ -44,14 +44,10 @@ class Asked:
     def __init__(self, folder, says, *, mode="hybrid", bundle: Manifest | None = None, **settings) -> None:
         config = config_of(folder, commit_seconds=0.001, escalation=URL | settings)
         self.collection = ExampleCapture(config, SpoolWorkerDependencies(lambda: (), "0.1.0"))
-        self.says, self.mode, self.bundle = says, mode, bundle or manifest()
-        around = DeferredEscalationDependencies(
-            says, self.collection, ("pos-intent",), self.manifest, lambda _: self.mode, 5.0
-        )
-        self.later = DeferredEscalations(around)
-
-    def manifest(self, task: str) -> Manifest | None:
-        return self.bundle
+        self.says, self.serving = says, {"pos-intent": SimpleNamespace(manifest=bundle or manifest())}
+        self.mode = mode
+        router = SimpleNamespace(mode=lambda _: self.mode)
+        self.later = DeferredEscalations(says, self.collection, self, router, config.escalation)
 
     async def status(self):
         status = await self.collection.status()
@@ -124,7 +120,7 @@ async def test_nothing_is_asked_while_there_is_no_room(tmp_path):
     assert [] == site.says.asked
 
 
-@pytest.mark.parametrize("change", [{"mode": "local"}, {"bundle": None}])
+@pytest.mark.parametrize("change", [{"mode": "local"}, {"serving": {}}])
 async def test_a_task_that_may_not_be_asked_about_waits(tmp_path, change):
     """In mode local nothing is escalated, not later either; a task without a bundle has no labels."""
     async with asking(tmp_path, PRICE) as site:

@@ -146,9 +146,9 @@ def test_every_word_has_its_message(table, words):
 
 def test_every_wish_is_understood():
     """Each value of the API is understood, UNSPECIFIED as ANSWER."""
-    assert set(task_pb2.OnLowConfidence.values()) == set(messages.WISHES)
-    assert set(get_args(LowConfidencePolicy)) == set(messages.WISHES.values())
-    assert "as_mode" == messages.WISHES[task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED]
+    assert set(task_pb2.OnLowConfidence.values()) == set(messages.LOW_CONFIDENCE_POLICIES)
+    assert set(get_args(LowConfidencePolicy)) == set(messages.LOW_CONFIDENCE_POLICIES.values())
+    assert "as_mode" == messages.LOW_CONFIDENCE_POLICIES[task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED]
 
 
 @pytest.mark.parametrize(

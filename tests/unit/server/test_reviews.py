@@ -162,7 +162,8 @@ def test_both_answers_are_kept_apart():
     """In shadow the large model's answer is given: the scores and the confidence stay with the local one."""
     done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     done = done._replace(
-        decision=RouteDecision("upstream", RouteReason.MODE_SHADOW), said=LargeModelAnswer("refund", "large-1", 9.0)
+        decision=RouteDecision("upstream", RouteReason.MODE_SHADOW),
+        large_model=LargeModelAnswer("refund", "large-1", 9.0),
     )
     result = pb.ClassifyResult()
     finished_answers.fill_classification(result.classification, done, top_k=1)
@@ -191,7 +192,7 @@ def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
     alone = withheld._replace(
         answer=finished_answers.NO_LOCAL_ANSWER,
         decision=RouteDecision("upstream", RouteReason.MODE_BOOTSTRAP),
-        said=LargeModelAnswer("{}", "large-1", 9.0),
+        large_model=LargeModelAnswer("{}", "large-1", 9.0),
     )
     said = finished_answers.captured_extraction(alone, pb.ExtractResult())
     assert (None, "{}", None) == (said.local_answer, said.teacher_answer, said.confidence)

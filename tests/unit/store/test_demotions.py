@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from edge_agent.config import Config
@@ -27,16 +29,20 @@ class Site:
     def open(self) -> None:
         self.store = Store.open(self._folder, StoreLimits(10**6, 10**6, 10, 0))
         config = Config.model_validate({"state_dir": self._folder, "escalation": {"modes": {TASK: "hybrid"}}})
-        self.modes = TaskModes(config, self.store, lambda task: self.digest if task == TASK else "")
+        self.modes = TaskModes(config, self.store, self)
+
+    @property
+    def serving(self) -> dict[str, SimpleNamespace]:
+        return {TASK: SimpleNamespace(digest=self.digest)}
 
     def plan(self, **said) -> None:
-        self.modes.plan({TASK: TaskPlan(offers=(BundleOffer(bundle=DIGEST, version="1.0.0"),), **said)})
+        self.modes.apply_plan({TASK: TaskPlan(offers=(BundleOffer(bundle=DIGEST, version="1.0.0"),), **said)})
 
     def demote(self, *standing: AlarmState, asks: bool = True) -> bool:
-        return self.modes.demote(standing, lambda _: asks)
+        return self.modes.demote(standing, SimpleNamespace(can_ask=lambda _: asks))
 
     def state(self) -> tuple[str, str]:
-        return self.modes.of(TASK), self.modes.by(TASK)
+        return self.modes.mode_of(TASK), self.modes.set_by(TASK)
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def test_the_operator_takes_it_back_for_good(site, word):
     """After his word the same alarm does nothing more to this bundle; another one may."""
     site.plan(demote_on=("errors", "labels"))
     site.demote(ERRORS)
-    site.modes.say(TASK, word)
+    site.modes.set_by_operator(TASK, word)
     assert not site.demote(ERRORS)
     assert (word or "hybrid", "operator" if word else "configuration") == site.state()
     assert site.demote(ERRORS, DRIFT)
@@ -79,7 +85,7 @@ def test_the_operator_takes_it_back_for_good(site, word):
 
 def test_an_earlier_word_of_the_operator_does_not_keep_it_off(site):
     """What he said before the alarm is what the plan permits to change."""
-    site.modes.say(TASK, "local")
+    site.modes.set_by_operator(TASK, "local")
     site.plan(demote_on=("errors",))
     assert site.demote(ERRORS)
     assert ("shadow", "alarm") == site.state()

@@ -14,8 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_agent.backoff import backoff_seconds
-from edge_agent.client.failure import DEADLINE_EXPIRED, UNREACHABLE, CallFailed
-from edge_agent.client.tls import TLS_FAILED
+from edge_agent.client.call_failed import DEADLINE_EXPIRED, TLS_FAILED, UNREACHABLE, CallFailed
 
 PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 0.1, 2.0
 """Between tries where the daemon names no longer delay; twice as long each time."""
@@ -38,7 +37,7 @@ class Retry:
     """Also look for a daemon that has not answered this client yet; False = a wrong address is an error at once."""
 
 
-class Budget:
+class RetryBudget:
     """What a client has left for asking a busy daemon again, in tries.
 
     Shared by its threads: an update lost in a race is no harm.
@@ -61,10 +60,10 @@ class Budget:
         return True
 
 
-class Tries:
+class CallAttempts:
     """The tries of one call, which began at `now` on a clock in seconds that does not go back."""
 
-    def __init__(self, retry: Retry | None, budget: Budget, timeout_seconds: float, now: float) -> None:
+    def __init__(self, retry: Retry | None, budget: RetryBudget, timeout_seconds: float, now: float) -> None:
         """None = the call is made once."""
         self._retry = retry
         self._budget = budget

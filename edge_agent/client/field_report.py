@@ -1,16 +1,12 @@
-"""How bundles do in the field, as a client gets it: frozen values, and their translation."""
+"""What `field_report` returns: how bundles do in production, as frozen values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from edge_agent.client import wire
-from edge_agent.client.answers import BundleRef, FieldAlarm, Task
-from edge_agent.client.large_model import LargeModel
-from edge_agent.v1 import admin_pb2, field_pb2
+from edge_agent.client.results import BundleRef, Task
+from edge_agent.client.site_state import FieldAlarm, LargeModel
 
 
 @dataclass(frozen=True)
@@ -22,6 +18,11 @@ class Share:
     value: float | None
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        """Without rows, a message has zeros where nothing is known."""
+        if not self.rows:
+            vars(self).update(value=None, low=0.0, high=1.0)
 
 
 NOTHING = Share(0, 0, None, 0.0, 1.0)
@@ -174,86 +175,3 @@ class FieldReport:
     """local or upstream, by task."""
     money: tuple[FieldMoney, ...] = ()
     """By task and day."""
-
-
-def report(message: admin_pb2.GetFieldReportResponse) -> FieldReport:
-    """Translate."""
-    return FieldReport(
-        series=tuple(map(_series, message.series)),
-        tasks=tuple(map(wire.task, message.tasks)),
-        large_model=wire.large_model(message.escalation) if message.HasField("escalation") else None,
-        collect=dict(message.collect),
-        money=tuple(FieldMoney(each.task, each.day, each.questions, each.cost_micros) for each in message.money),
-    )
-
-
-def _series(message: field_pb2.FieldSeries) -> FieldSeries:
-    return FieldSeries(
-        bundle=wire.bundle_ref(message.bundle),
-        active=message.active,
-        first_time=_time(message.first_time),
-        last_time=_time(message.last_time),
-        days=tuple(FieldDay(each.day, dict(each.counts), _share(each.agreement)) for each in message.days),
-        totals=dict(message.totals),
-        agreement=tuple(
-            FieldAgreement(each.source, each.label, _share(each.agreed), _share(each.recent))
-            for each in message.agreement
-        ),
-        tests=tuple(map(_test, message.tests)),
-        streams=tuple(map(_stream, message.streams)),
-        alarms=tuple(map(wire.field_alarm, message.alarms)),
-        confidences=tuple(
-            FieldConfidence(
-                each.confidence,
-                _share(each.answers),
-                _share(each.agreed),
-                _share(each.reviewed),
-                each.reviewed_agreed,
-            )
-            for each in message.confidences
-        ),
-        disagreements=tuple(map(_disagreement, message.disagreements)),
-        threshold=message.threshold if message.HasField("threshold") else None,
-        labels=tuple(FieldLabel(each.label, each.answers, each.examples) for each in message.labels),
-    )
-
-
-def _test(message: field_pb2.FieldTest) -> FieldTest:
-    return FieldTest(
-        judge=message.judge,
-        wrong=_share(message.wrong),
-        target=message.target,
-        delta=message.delta,
-        evidence=message.evidence,
-        evidence_max=message.evidence_max,
-        refuted=message.refuted,
-        unjudged=message.unjudged,
-    )
-
-
-def _stream(message: field_pb2.FieldStream) -> FieldStream:
-    return FieldStream(
-        what=message.what,
-        calibrated=message.calibrated,
-        reference_rows=message.reference_rows,
-        reference_rows_missing=message.reference_rows_missing,
-        window_rows=message.window_rows,
-        windows=message.windows,
-        events=tuple(FieldEvent(each.event, each.before, each.now) for each in message.events),
-    )
-
-
-def _disagreement(message: field_pb2.FieldDisagreement) -> FieldDisagreement:
-    confidence = message.confidence if message.HasField("confidence") else None
-    when = _time(message.answer_time)
-    return FieldDisagreement(message.prediction_id, when, message.source, message.ours, message.theirs, confidence)
-
-
-def _share(message: field_pb2.Share) -> Share:
-    if not message.rows:
-        return NOTHING
-    return Share(message.hits, message.rows, message.value, message.low, message.high)
-
-
-def _time(message: Timestamp) -> datetime:
-    return message.ToDatetime(tzinfo=UTC)

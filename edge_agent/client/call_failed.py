@@ -1,23 +1,26 @@
-"""The one exception of the client, and how it is read from a failed gRPC call.
+"""CallFailed, the one exception of the client, and how a failed gRPC call becomes one; the TLS files of a client.
 
-The daemon says what went wrong in google.rpc.ErrorInfo (domain "edge-agent"); RetryInfo says when to try again. Without
-an ErrorInfo the daemon never got to answer: nobody listens, this user may not, the handshake of TLS failed, the
+The daemon reports an error in google.rpc.ErrorInfo (domain "edge-agent"), and the time of a retry in RetryInfo. Without
+an ErrorInfo the daemon did not answer: nobody listens, this user has no permission, the TLS handshake failed, the
 connection broke, the message was too large for gRPC, more calls came than the daemon could refuse, or the client's own
 deadline passed.
+
+gRPC tells a client that the server hung up ("Socket closed") and not why, whether its certificate was missing, foreign
+or out of date. The remedy names what to look at.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
-
-from edge_agent.client import tls
 
 DOMAIN = "edge-agent"
 UNREACHABLE = "UNREACHABLE"
@@ -30,7 +33,66 @@ _REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM: the connection had 
 _RETRY_SECONDS = 1.0  # as the daemon names where it refuses by itself
 _RETRY_INFO = " after the delay in RetryInfo"
 
+TLS_FAILED = "TLS_FAILED"
+_SHOW = "'edge-agent certs show FILE' shows the contents of a certificate."
+# Words of gRPC and BoringSSL, their meaning, and the remedy. The first match counts.
+_MEANINGS = (
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the server's certificate was not issued by the authority in the 'ca' file, or has expired",
+        "Take the ca.crt of the site that the server belongs to, and check this machine's clock.",
+    ),
+    (
+        "Hostname Verification",
+        "the server's certificate is for other names than that of the address",
+        "Use a name that is in it, or have it issued with this name ('edge-agent certs server --name …').",
+    ),
+    (
+        "WRONG_VERSION_NUMBER",
+        "something answers there, but without TLS",
+        "Leave the certificate out if that daemon is meant to be open ('insecure: true'); otherwise check the address.",
+    ),
+    (
+        "Invalid credentials",
+        "the certificate, key or 'ca' file cannot be used: one is no PEM, or the key belongs to another certificate",
+        f"Check the three files. {_SHOW}",
+    ),
+    (
+        "Socket closed",
+        "the server ended the handshake: it does not accept this client's certificate",
+        "Is it issued by the server's client authority, in date, and for clients? Is the server's clock right?"
+        f" {_SHOW}",
+    ),
+)
+_NO_TLS = (
+    "something answers there and hangs up: it wants a certificate, or is no edge-agent",
+    "Have a certificate issued for this client ('edge-agent certs issue'), and name it with '--remote'.",
+)
+
 _Detail = TypeVar("_Detail", bound=Message)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files in PEM: the authority of the server's certificate, and the identity of this client."""
+
+    ca: str | os.PathLike[str]
+    """The authority that issued the server's certificate."""
+    certificate: str | os.PathLike[str]
+    """This client's certificate, which holds its roles."""
+    key: str | os.PathLike[str]
+    """Its private key."""
+    server_name: str = ""
+    """The name in the server's certificate, where it is not that of the address."""
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """Read the files. Raises OSError."""
+        ca, key, certificate = (Path(path).read_bytes() for path in (self.ca, self.key, self.certificate))
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+    def options(self) -> list[tuple[str, str]]:
+        """Return the further options of a channel."""
+        return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
 
 
 class CallFailed(Exception):
@@ -69,7 +131,7 @@ class CallFailed(Exception):
         return f"{said}; what to do: {self.remedy}" if self.remedy else said
 
 
-def when(remedy: str, seconds: float | None) -> str:
+def remedy_with_delay(remedy: str, seconds: float | None) -> str:
     """Return a remedy that speaks of gRPC's RetryInfo in seconds, or without them where none are known."""
     return remedy.replace(_RETRY_INFO, "" if seconds is None else f" in {seconds:g} s")
 
@@ -84,7 +146,7 @@ def call_failed(error: grpc.RpcError, target: str, timeout_seconds: float, *, wi
     metadata = dict(info.metadata)
     retry = _detail(status, error_details_pb2.RetryInfo)
     seconds = None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
-    remedy = when(metadata.pop("remedy", ""), seconds)
+    remedy = remedy_with_delay(metadata.pop("remedy", ""), seconds)
     failed = CallFailed(call.code().name, info.reason, call.details() or "", remedy=remedy, metadata=metadata)
     failed.retry_after_seconds = seconds
     return failed
@@ -133,18 +195,18 @@ def _exhausted(target: str, details: str) -> CallFailed | None:
 
 
 def _handshake_failed(target: str, details: str, with_tls: bool) -> CallFailed | None:
-    found = None if target.startswith("unix") else tls.meaning(details, with_tls=with_tls)
+    found = None if target.startswith("unix") else explain_handshake(details, with_tls=with_tls)
     if found is None:
         return None
     said, remedy = found
     metadata = {"target": target, "details": details}
-    return CallFailed("UNAVAILABLE", tls.TLS_FAILED, f"{target}: {said}", remedy=remedy, metadata=metadata)
+    return CallFailed("UNAVAILABLE", TLS_FAILED, f"{target}: {said}", remedy=remedy, metadata=metadata)
 
 
 def _unreachable(target: str, details: str) -> CallFailed:
     message, remedy = (
         f"no daemon answers at {target}",
-        "Is edge-agent running? 'edge-agent serve' starts it; its log says why it ended.",
+        "Is edge-agent running? 'edge-agent serve' starts it; its log has the reason why it ended.",
     )
     path = target.removeprefix("unix:")
     if path == target:
@@ -191,3 +253,14 @@ def _too_many(target: str) -> CallFailed:
     failed = CallFailed("RESOURCE_EXHAUSTED", QUEUE_FULL, said, remedy=remedy, metadata={"target": target})
     failed.retry_after_seconds = _RETRY_SECONDS
     return failed
+
+
+def explain_handshake(details: str, *, with_tls: bool) -> tuple[str, str] | None:
+    """Return the meaning and the remedy of gRPC's words; None when they are not about TLS."""
+    closed = "Socket closed" in details or "Connection reset" in details
+    if not with_tls:
+        return _NO_TLS if closed else None
+    for words, said, remedy in _MEANINGS:
+        if words in details or (closed and words == "Socket closed"):
+            return said, remedy
+    return None

@@ -1,0 +1,135 @@
+"""The operator's clients, for the admin socket: `AdminClient`, and the calls that only read for asyncio programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from edge_agent.client import translation
+from edge_agent.client.call_failed import Tls
+from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
+from edge_agent.client.results import Task
+from edge_agent.client.retries import Retry
+from edge_agent.client.site_state import Bundle, ImportProgress, SealedExamples, Status, UpdatesStatus
+from edge_agent.v1 import admin_pb2
+from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
+
+if TYPE_CHECKING:
+    from edge_agent.client.field_report import FieldReport
+
+
+class _ReadingCalls:
+    """The calls that change nothing, written once: see daemon_connection.py."""
+
+    unary: Any
+    _stub: Any
+
+    async def status(self, *, timeout_seconds: float = 10) -> Status:
+        """Show the state of the daemon, its tasks and its engines."""
+        request = admin_pb2.GetStatusRequest()
+        return translation.value_of(Status, await self.unary(self._stub.GetStatus, request, timeout_seconds))
+
+    async def bundles(self, task: str = "", *, timeout_seconds: float = 10) -> list[Bundle]:
+        """List the installed bundles, of one task or of all."""
+        bundles: list[Bundle] = []
+        request = admin_pb2.ListBundlesRequest(task=task, page_size=PAGE_SIZE)
+        while True:
+            page = await self.unary(self._stub.ListBundles, request, timeout_seconds)
+            bundles += [translation.value_of(Bundle, each) for each in page.bundles]
+            if not page.next_page_token:
+                return bundles
+            request.page_token = page.next_page_token
+
+    async def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
+        """Show how the bundles of a task, or of all, do in production."""
+        from edge_agent.client import field_report  # noqa: PLC0415 - see LATE_IMPORTS in tests/architecture
+
+        request = admin_pb2.GetFieldReportRequest(task=task)
+        answer = await self.unary(self._stub.GetFieldReport, request, timeout_seconds)
+        return translation.value_of(field_report.FieldReport, answer)
+
+
+class AdminClient(Connection):
+    """Calls of the operator. Every method raises CallFailed."""
+
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        """Name the daemon: "unix:/run/edge-agent/admin.sock", or "host:port" with a certificate of role admin."""
+        super().__init__(target, tls)
+        self._stub: Any = AdminServiceStub(self.channel)
+
+    status = blocking(_ReadingCalls.status)
+    bundles = blocking(_ReadingCalls.bundles)
+    field_report = blocking(_ReadingCalls.field_report)
+
+    def install(self, path: Path | str, *, activate: bool = True, timeout_seconds: float = 600) -> tuple[Bundle, bool]:
+        """Copy a bundle into the store; return it, and whether it is new there. The daemon reads `path`, not we."""
+        request = admin_pb2.InstallBundleRequest(path=str(Path(path).absolute()), no_activate=not activate)
+        answer = self.call(self._stub.InstallBundle, request, timeout_seconds)
+        return translation.value_of(Bundle, answer.bundle), bool(answer.newly_installed)
+
+    def activate(self, task: str, bundle: str, *, timeout_seconds: float = 300) -> Bundle:
+        """Let a bundle answer: a version, a digest, or 8 and more characters from the start of a digest."""
+        request = admin_pb2.ActivateBundleRequest(task=task, bundle=bundle)
+        return translation.value_of(Bundle, self.call(self._stub.ActivateBundle, request, timeout_seconds).bundle)
+
+    def rollback(self, task: str, *, timeout_seconds: float = 300) -> Bundle:
+        """Let the previous bundle answer again."""
+        request = admin_pb2.RollbackTaskRequest(task=task)
+        return translation.value_of(Bundle, self.call(self._stub.RollbackTask, request, timeout_seconds).bundle)
+
+    def set_mode(self, task: str, mode: translation.Mode | None, *, timeout_seconds: float = 10) -> Task:
+        """Put a task into a mode; None = the mode of the plan, or of agent.yaml. Return the task afterwards."""
+        request = admin_pb2.SetModeRequest(task=task, mode=translation.mode(mode))
+        return translation.task(self.call(self._stub.SetMode, request, timeout_seconds).task)
+
+    def remove(self, task: str, bundle: str = "", *, timeout_seconds: float = 60) -> int:
+        """Remove one idle bundle, or the whole task when none is named; return the bytes freed."""
+        request = admin_pb2.RemoveBundleRequest(task=task, bundle=bundle)
+        return int(self.call(self._stub.RemoveBundle, request, timeout_seconds).freed_bytes)
+
+    def seal_examples(self, *, timeout_seconds: float = 300) -> SealedExamples:
+        """Seal the waiting examples; return the folders of everything that can be taken away."""
+        answer = self.call(self._stub.SealExamples, admin_pb2.SealExamplesRequest(), timeout_seconds)
+        return translation.value_of(SealedExamples, answer)
+
+    def read_receipts(self, *, timeout_seconds: float = 60) -> int:
+        """Let the daemon read the receipts of the central team; return the number of segments deleted for them."""
+        return int(self.call(self._stub.ReadReceipts, admin_pb2.ReadReceiptsRequest(), timeout_seconds).segments)
+
+    def import_update(
+        self,
+        path: Path | str,
+        told: Callable[[ImportProgress], None] = lambda _: None,
+        *,
+        timeout_seconds: float = 7200,
+    ) -> UpdatesStatus:
+        """Take an update from a folder that the daemon reads; return the state of the tasks afterwards.
+
+        `told` is called with the progress of the copy.
+        """
+        request = admin_pb2.ImportUpdateRequest(path=str(Path(path).absolute()))
+        updates: UpdatesStatus | None = None
+        try:
+            for message in self.start(self._stub.ImportUpdate, request, timeout_seconds):
+                told(translation.value_of(ImportProgress, message))
+                updates = translation.updates(message)
+        except grpc.RpcError as error:
+            raise self.failed(error, timeout_seconds) from error
+        assert updates is not None, "the last message of a call that succeeded has them"
+        return updates
+
+    def drain(self, *, timeout_seconds: float = 10) -> None:
+        """Let the daemon finish its work and accept no more."""
+        self.call(self._stub.Drain, admin_pb2.DrainRequest(), timeout_seconds)
+
+
+class AsyncAdminClient(_ReadingCalls, AsyncConnection):
+    """The operator's calls that change nothing, awaited. Every method raises CallFailed."""
+
+    def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
+        """Name the daemon, as to AdminClient."""
+        super().__init__(target, tls, retry=retry)
+        self._stub: Any = AdminServiceStub(self.channel)

@@ -1,0 +1,276 @@
+"""One channel to one daemon: open, call with a deadline and retries, close; and the checks of a caller's arguments.
+
+Each call is written once, as a coroutine that awaits `unary`. An asyncio program awaits it. The sync clients run the
+same coroutine with `blocking`: their `unary` blocks instead of suspending, so that its first step is the whole call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from edge_agent.client.call_failed import CallFailed, Tls, call_failed
+from edge_agent.client.retries import CallAttempts, Retry, RetryBudget
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+PAGE_SIZE = 1000
+# A local daemon that has just started is found at once instead of after gRPC's default of a second and more. A proxy
+# for the Internet is not asked for a daemon in the building.
+_CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.max_receive_message_length", 64 * 2**20),
+)
+_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
+
+
+class DaemonConnection:
+    """The daemon, the retry budget and the state of a connection; a subclass has the channel, and sends on it."""
+
+    channel: Any
+
+    def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
+        """Name the daemon: "unix:/run/edge-agent/inference.sock", or "host:port" with the files of TLS.
+
+        With `retry` a call is made again until its timeout, where that is safe; None = each call is made once.
+
+        Raises:
+            ValueError: `target` is not an address.
+            OSError: a file of TLS cannot be read.
+        """
+        self.target = require_address(target)
+        self.tls = tls
+        self.retry = retry
+        self.budget = RetryBudget(retry or Retry())
+        self._closed = False
+        self._answered = False
+        self.channel = self._open_channel([*_CHANNEL_OPTIONS, *(tls.options() if tls else ())])
+        self._health: Any = health_pb2_grpc.HealthStub(self.channel)
+
+    def _open_channel(self, options: list[tuple[str, Any]]) -> Any:
+        raise NotImplementedError
+
+    async def _send(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        raise NotImplementedError
+
+    async def _sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    def require_open(self) -> None:
+        """Raise ValueError when the client is closed."""
+        if self._closed:
+            raise ValueError("this client is closed: make a new one")
+
+    def start(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        """Start a call. Raises ValueError when the client is closed or there is no time."""
+        self.require_open()
+        return method(request, timeout=require_timeout(timeout_seconds))
+
+    async def unary(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        """Make a unary call, again where that is safe. Raises CallFailed; ValueError like `start`."""
+        attempts = self.attempts(timeout_seconds)
+        while True:
+            try:
+                answer = await self._send(method, request, attempts.seconds_left(time.monotonic()))
+            except grpc.RpcError as error:
+                await self.wait_for_next(attempts, self.failed(error, timeout_seconds, request), error)
+            else:
+                self.note_answer()
+                return answer
+
+    def attempts(self, timeout_seconds: float) -> CallAttempts:
+        """Begin the attempts of one call. Raises ValueError when there is no time."""
+        return CallAttempts(self.retry, self.budget, require_timeout(timeout_seconds), time.monotonic())
+
+    async def wait_for_next(self, attempts: CallAttempts, failed: CallFailed, error: grpc.RpcError) -> None:
+        """Wait until the call can be made again. Raises `failed` when it cannot."""
+        pause = attempts.pause(failed, time.monotonic(), random.random())  # noqa: S311 no secret
+        if pause is None:
+            raise failed from error
+        await self._sleep(pause)
+
+    def request_id(self, given: str) -> str:
+        """Return the id of a request: the caller's, or a new one where the request can be sent again."""
+        return given or (str(uuid.uuid4()) if self.retry else "")
+
+    def note_answer(self) -> None:
+        """Record an answered call: the daemon accepts this client, and the budget for retries grows."""
+        self._answered = True
+        self.budget.earn()
+
+    def failed(self, error: grpc.RpcError, timeout_seconds: float, request: Any = None) -> CallFailed:
+        """Translate a failed call of this connection."""
+        failed = call_failed(error, self.target, timeout_seconds, with_tls=self.tls is not None)
+        failed.answered_before = self._answered
+        failed.request_id = getattr(request, "request_id", "")
+        return failed
+
+    async def check_health(self, service: str = "", *, timeout_seconds: float = 5) -> bool:
+        """Return whether the daemon's health check, of itself or of one service, is SERVING.
+
+        Raises:
+            CallFailed: no daemon answers, or it has no such service.
+        """
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = await self.unary(self._health.Check, request, timeout_seconds)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+class AsyncConnection(DaemonConnection):
+    """A context manager around one channel. Create and use it inside one running event loop."""
+
+    serving = DaemonConnection.check_health
+
+    def _open_channel(self, options: list[tuple[str, Any]]) -> Any:
+        if self.tls:
+            return grpc.aio.secure_channel(self.target, self.tls.channel_credentials(), options=options)
+        return grpc.aio.insecure_channel(self.target, options=options)
+
+    async def _send(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        return await self.start(method, request, timeout_seconds)
+
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def __aenter__(self) -> Self:
+        """Use as a block."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection; calls in progress are cancelled."""
+        self._closed = True
+        await self.channel.close(None)
+
+
+def run_blocking(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine that never suspends, and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return cast(_T, done.value)
+    raise AssertionError("a call of a sync client does not suspend")
+
+
+def blocking(method: Callable[Concatenate[Any, _P], Coroutine[Any, Any, _T]]) -> Callable[Concatenate[Any, _P], _T]:
+    """Return the sync form of a call."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return run_blocking(method(self, *args, **kwargs))
+
+    return call
+
+
+def blocking_iterator(
+    method: Callable[Concatenate[Any, _P], AsyncIterator[_T]],
+) -> Callable[Concatenate[Any, _P], Iterator[_T]]:
+    """Return the sync form of a call that yields its results."""
+
+    @functools.wraps(method)
+    def iterate(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> Iterator[_T]:
+        items: Any = method(self, *args, **kwargs)
+        while True:
+            try:
+                yield run_blocking(anext(items))
+            except StopAsyncIteration:
+                return
+
+    return iterate
+
+
+class Connection(DaemonConnection):
+    """A context manager around one channel. Nothing is sent until the first call."""
+
+    call = blocking(DaemonConnection.unary)
+    serving = blocking(DaemonConnection.check_health)
+
+    def _open_channel(self, options: list[tuple[str, Any]]) -> Any:
+        if self.tls:
+            return grpc.secure_channel(self.target, self.tls.channel_credentials(), options=options)
+        return grpc.insecure_channel(self.target, options=options)
+
+    async def _send(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        return self.start(method, request, timeout_seconds)
+
+    async def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 `blocking` runs it, without an event loop
+
+    def __enter__(self) -> Self:
+        """Use as a block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; after Ctrl-C only let go.
+
+        gRPC's close waits for every call, and for ever for one whose start Ctrl-C interrupted.
+        """
+        if kind is not KeyboardInterrupt:
+            self.close()
+
+    def close(self) -> None:
+        """End the connection; calls in progress are cancelled."""
+        self._closed = True
+        self.channel.close()
+
+
+def require_address(address: str) -> str:
+    """Return the address of a daemon. Raises ValueError when it is neither unix:/path nor host:port."""
+    if address.startswith(_SCHEMES):
+        return address
+    if not address:
+        raise ValueError("the address is empty: write unix:/path/to/inference.sock or host:port")
+    if "/" in address or address.endswith(".sock"):
+        raise ValueError(f"{address} is a path: write unix:{address}")
+    if not re.search(r":\d+$", address):
+        raise ValueError(f"{address} has no port: write {address}:PORT, or unix:/path/to/inference.sock")
+    return address
+
+
+def require_texts(given: Iterable[str]) -> list[str]:
+    """Return the texts of a batch. Raises TypeError, ValueError; both name the text."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"texts must be a list of strings, not one {type(given).__name__}: write [text]")
+    return [require_text(each, f"texts[{index}]") for index, each in enumerate(given)]
+
+
+def require_text(given: str, name: str = "text") -> str:
+    """Return one text. Raises TypeError, and ValueError when it cannot be written as UTF-8."""
+    if not isinstance(given, str):
+        fault = f"{name} is a {type(given).__name__}"
+        raise TypeError(f"texts must be a list of strings; {fault}" if name != "text" else f"{fault}, not a str")
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        character = ascii(given[error.start])
+        fault = f"{name} cannot be written as UTF-8: character {error.start} is {character}, half of a surrogate pair"
+        raise ValueError(f"{fault}; decode the text again from its bytes") from None
+    return given
+
+
+def require_timeout(seconds: float) -> float:
+    """Return the seconds of a call. Raises ValueError unless they are more than 0, TypeError without a number."""
+    if not seconds > 0:
+        raise ValueError(f"timeout_seconds is {seconds}: it must be more than 0")
+    return seconds

@@ -1,0 +1,81 @@
+"""The engines as other components see them: what activation and updates ask of them, and where tuning is stored."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from edge_agent.engine.pool import EnginePool
+from edge_agent.engine.trial import Asked, Loadable, trying
+from edge_agent.engine.tuned import Settings, Tuned
+from edge_agent.errors import EdgeAgentError
+from edge_agent.formats.plan import TaskPlan
+from edge_agent.store.settings import SettingsFile
+from edge_agent.store.state import InstalledBundle
+from edge_agent.update import hardware
+from edge_agent.update.activation import Activation, ActivationDependencies
+from edge_agent.update.probation import BundleActivity
+from edge_agent.update.selftest import BundleUnderTest
+from edge_agent.update.updater import UpdaterDependencies
+
+log = structlog.get_logger("edge_agent.server")
+
+
+def open_tuning_cache(file: SettingsFile) -> Tuned:
+    """Return the settings that suit this machine, stored in a file; a write that fails is only logged."""
+    tuned = Tuned(file.read())
+
+    def keep(settings: Settings) -> None:
+        try:
+            file.write(settings)
+        except EdgeAgentError as error:
+            log.warning("settings_not_kept", message=error.message)
+
+    tuned.keep = keep
+    return tuned
+
+
+def activation_engines(engines: EnginePool, report: Callable[[], Awaitable[None]]) -> ActivationDependencies:
+    """Return what activation needs of the engines; `report` tells health after every change."""
+    return ActivationDependencies(engines.attach, engines.detach, engines.ready, report, engines.replaces)
+
+
+def update_engines(
+    engines: EnginePool,
+    activation: Activation,
+    changed: Callable[[], None],
+    planned: Callable[[Mapping[str, TaskPlan]], None],
+) -> UpdaterDependencies:
+    """Return what updates need of the engines and the machine."""
+
+    @contextlib.asynccontextmanager
+    async def tried(
+        bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
+    ) -> AsyncIterator[BundleUnderTest]:
+        loadable = Loadable(bundle.manifest, bundle.manifest_bytes, paths)
+        async with trying(engines, bundle.digest, loadable, seconds_max) as asked:
+            yield _subject(asked)
+
+    def serving(bundle: InstalledBundle) -> BundleUnderTest | None:
+        ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
+        return _subject(Asked(engines, bundle.digest, bundle.manifest)) if ready else None
+
+    def seen(digest: str) -> BundleActivity:
+        tally = engines.tally(digest)
+        problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
+        return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
+
+    return UpdaterDependencies(tried, serving, seen, hardware.read_machine(engines.devices), changed, planned)
+
+
+def _subject(asked: Asked) -> BundleUnderTest:
+    return BundleUnderTest(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
+
+
+def _not_loaded(activation: Activation, digest: str) -> str:
+    """Return why a bundle that should answer was not even loaded."""
+    tasks = (task for task, bundle in activation.serving.items() if bundle.digest == digest)
+    return next((activation.problems[task].message for task in tasks if task in activation.problems), "")
