@@ -222,7 +222,7 @@ from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.supervision import run_unwrapped
 
 class StalledWorker(SpoolWorker):
-    def do_workerkeeping(self):
+    def do_housekeeping(self):
         print("entered", flush=True)
         threading.Event().wait()
 
