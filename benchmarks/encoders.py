@@ -21,8 +21,7 @@ from typing import Any
 
 from benchmarks.bars import Bar, main, median
 from convert.quantize import graph
-from edge_agent.engine.runtimes.onnx_batch import Row
-from edge_agent.engine.runtimes.onnx_session import OnnxSession
+from edge_agent.engine.runtimes.onnx_session import OnnxSession, Row
 from tests.support import bundles, gated_onnx, models
 from tests.support.bundles import minilm_bundle
 from tests.support.daemon import RunningDaemon

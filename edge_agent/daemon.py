@@ -40,7 +40,7 @@ from edge_agent.server.inference import InferenceDependencies
 from edge_agent.server.model_router import ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient
-from edge_agent.store.limits import StoreLimits
+from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.update.activation import Activation
@@ -80,7 +80,7 @@ class Daemon:
         self._admission = AdmissionControl(config.service.calls_max, config.access.client_calls_max)
         self._servers = GrpcServers(config)
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
-        self._engines.tuned = open_tuning_cache(store.settings)
+        self._engines.tuning_cache = open_tuning_cache(store.settings)
         self._activation = Activation(
             store,
             activation_engines(self._engines, self._report),

@@ -23,15 +23,15 @@ from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.spool_worker import SpoolWorkerDependencies
 from edge_agent.config import Config, EscalationConfig
-from edge_agent.engine.jobs import Answer
-from edge_agent.engine.protocol import Done
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.protocol import JobResult
 from edge_agent.routing import large_model_questions
 from edge_agent.routing.policy import LowConfidencePolicy
 from edge_agent.server.finished_answers import FinishedAnswer
 from edge_agent.server.model_router import ModelRouter, RoutedInput
 from edge_agent.server.task_modes import TaskModes
 from edge_agent.server.uplink_client import UplinkClient
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
 from edge_agent.update.activation import Activation
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
@@ -126,8 +126,8 @@ def _bundle(folder: Path) -> InstalledBundle:
 
 def _finished(bundle: InstalledBundle, first: tuple[float, ...]) -> FinishedAnswer:
     scores = (*first, *[0.0] * (len(INTENTS) - len(first)))
-    done = Done(job_id="j", scores=scores, label_mass=0.9, input_tokens=20)
-    return FinishedAnswer(TEXT, Answer(done, queue_ms=0.1), bundle, "p-1")
+    done = JobResult(job_id="j", scores=scores, label_mass=0.9, input_tokens=20)
+    return FinishedAnswer(TEXT, EngineAnswer(done, queue_ms=0.1), bundle, "p-1")
 
 
 def _set_aside(folder: Path) -> float:

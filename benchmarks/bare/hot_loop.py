@@ -22,7 +22,7 @@ from typing import Any
 import llama_cpp
 
 from benchmarks.llama import tasks
-from edge_agent.engine.protocol import Done, Failed, Load, Run
+from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.llama_context import LlamaContext
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from tests.support.bundles import digest_of, manifest_of
@@ -119,7 +119,7 @@ def microseconds(weights: Path, threads: int, streams: int) -> tuple[float, floa
         folder = tasks.bundle(tasks.WRITE, weights, Path(path) / "bundle")
         runtime = LlamaRuntime()
         context = tasks.CONTEXT_TOKENS
-        spec = Load(
+        spec = LoadRequest(
             runtime="llama", weights=str(weights), threads=threads, sequences_max=streams, context_tokens=context
         )
         runtime.load(spec)
@@ -134,7 +134,7 @@ def microseconds(weights: Path, threads: int, streams: int) -> tuple[float, floa
             started = time.thread_time()
             events = runtime.step()
             spent = time.thread_time() - started - look * (native.calls + chosen.calls)
-            ended = [event.job_id for event in events if isinstance(event, Done | Failed)]
+            ended = [event.job_id for event in events if isinstance(event, JobResult | FailureReport)]
             if number >= WARM_STEPS and not (begin or ended):  # all of them wrote one token, and go on
                 all_of_it.append(spent - native.seconds)
                 without.append(spent - native.seconds - chosen.seconds)
@@ -165,9 +165,9 @@ def _median(seconds: list[float]) -> float:
     return 1e6 * statistics.median(seconds)
 
 
-def _run(digest: str, job_id: str) -> Run:
+def _run(digest: str, job_id: str) -> JobRequest:
     text = TEXT.format(THINGS[int(job_id) % len(THINGS)])
-    return Run(job_id=job_id, digest=digest, text=text, output_tokens_max=WARM_STEPS + STEPS + 100)
+    return JobRequest(job_id=job_id, digest=digest, text=text, output_tokens_max=WARM_STEPS + STEPS + 100)
 
 
 if __name__ == "__main__":

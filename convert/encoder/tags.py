@@ -13,7 +13,7 @@ from functools import partial
 from transformers import BatchEncoding
 
 from convert.data.row_files import TextSpan
-from edge_agent.engine.runtimes.onnx_outputs import Word, words
+from edge_agent.engine.runtimes.onnx_outputs import WordSpan, word_spans
 
 UNREAD = -100
 """The tag of a token that is not read; the value that losses of PyTorch leave out."""
@@ -37,7 +37,7 @@ def tagged(text: str, encoding: BatchEncoding, spans: Sequence[TextSpan], labels
     """
     index = dict(zip(labels, range(len(labels)), strict=True))
     tags = [UNREAD] * len(encoding["input_ids"])
-    found = words(text, encoding.word_ids(), encoding["offset_mapping"])
+    found = word_spans(text, encoding.word_ids(), encoding["offset_mapping"])
     before: TextSpan | None = None
     for word in found:
         span = next(filter(partial(_touches, word), spans), None)
@@ -46,7 +46,7 @@ def tagged(text: str, encoding: BatchEncoding, spans: Sequence[TextSpan], labels
     return Tagged(tuple(tags), _misfits(found, spans))
 
 
-def _touches(word: Word, span: TextSpan) -> bool:
+def _touches(word: WordSpan, span: TextSpan) -> bool:
     return span.start < word.end and word.start < span.end
 
 
@@ -56,6 +56,6 @@ def _tag(span: TextSpan | None, before: TextSpan | None) -> str:
     return f"{'I' if span is before else 'B'}-{span.label}"
 
 
-def _misfits(found: Sequence[Word], spans: Sequence[TextSpan]) -> int:
+def _misfits(found: Sequence[WordSpan], spans: Sequence[TextSpan]) -> int:
     starts, ends = {word.start for word in found}, {word.end for word in found}
     return len(spans) - sum(span.start in starts and span.end in ends for span in spans)

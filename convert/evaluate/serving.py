@@ -22,7 +22,7 @@ from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.pipeline.stage import Progress
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import Chunk, Done, Run
+from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import CallerError, EngineCrashed, InputQuarantined, ModelFailed
 
 ANSWER_SECONDS_MAX = 600.0
@@ -104,7 +104,7 @@ class ServedBundles:
 
     async def _one(self, bundle: BundleFolder, text: str) -> ServedPrediction:
         task = bundle.manifest.task
-        run = Run(
+        run = JobRequest(
             job_id=str(next(self._ids)),
             digest=bundle.digest,
             text=text,
@@ -120,12 +120,12 @@ class ServedBundles:
             return ServedPrediction(failure=error.reason, seconds=time.perf_counter() - started)
         return _prediction(bundle, written, done, time.perf_counter() - started)
 
-    async def _answer(self, run: Run) -> tuple[str, Done]:
+    async def _answer(self, run: JobRequest) -> tuple[str, JobResult]:
         written: list[str] = []
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
         async with contextlib.aclosing(self._pool.events(run, deadline)) as events:
             async for event in events:
-                if isinstance(event, Chunk):
+                if isinstance(event, TextChunk):
                     written.append(event.text)
                 else:
                     return "".join(written), event.done
@@ -176,7 +176,7 @@ async def _attach(pool: EnginePool, bundle: BundleFolder) -> None:
     await pool.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, bundle.paths)
 
 
-def _prediction(bundle: BundleFolder, written: str, done: Done, seconds: float) -> ServedPrediction:
+def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: float) -> ServedPrediction:
     manifest = bundle.manifest
     answer, confidence = written, done.confidence
     if done.scores:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
-from edge_agent.durable.database import Database
+from edge_agent.durable.sqlite_database import Database
 from edge_agent.formats.example_records import ReviewStream
 from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
 from edge_agent.monitoring.answer_observation import AnswerObservation

@@ -23,7 +23,7 @@ from typing import Any
 
 from edge_agent.capture import review_streams
 from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewCursor, ReviewFilter, ReviewStreams
-from edge_agent.durable.database import Database, Schema
+from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
 from edge_agent.formats.example_records import ReviewStream
 from edge_agent.monitoring.answer_observation import AnswerObservation
@@ -397,8 +397,8 @@ class Spool:
         return value
 
 
-def _schema_at(path: Path) -> Schema:
+def _schema_at(path: Path) -> DatabaseSchema:
     remedy = f"Stop the daemon, move {path}* away and start it again; feedback that was not sealed yet is in them."
     # secure_delete: what is erased is overwritten. Reading a gigabyte at every start is too long.
     first = ("PRAGMA auto_vacuum = INCREMENTAL", "PRAGMA secure_delete = ON")
-    return Schema(SCHEMA_VERSION, _STATEMENTS, remedy, first, checked=False)
+    return DatabaseSchema(SCHEMA_VERSION, _STATEMENTS, remedy, first, checked=False)

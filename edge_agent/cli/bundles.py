@@ -27,8 +27,8 @@ from edge_agent.client import AdminClient, Bundle, BundleRef
 from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownTask
 from edge_agent.formats.manifest import Manifest, digest_of, parse
 from edge_agent.formatting import format_bytes
-from edge_agent.store import archive
-from edge_agent.store.limits import StoreLimits
+from edge_agent.store import bundle_archive
+from edge_agent.store.bundle_archive import StoreLimits
 
 DIGEST_SHOWN = 12
 LABELS_SHOWN = 12
@@ -113,8 +113,8 @@ def inspect_bundle(
 
     Example: [bold]edge-agent bundles inspect /media/usb/pos-intent-1.2.0.tar[/bold]
     """
-    with progress(ctx, f"Reading {path.name}"), archive.opened(path, StoreLimits()) as members:
-        raw = archive.manifest_bytes(members)
+    with progress(ctx, f"Reading {path.name}"), bundle_archive.open_bundle(path, StoreLimits()) as members:
+        raw = bundle_archive.manifest_bytes(members)
         manifest = parse(raw)
         _check_files(manifest, members)
     if as_json:
@@ -265,7 +265,7 @@ def _unique_name(ref: BundleRef, installed: list[Bundle]) -> str:
     return ref.version if same <= {ref.digest} else ref.digest[:DIGEST_SHOWN]
 
 
-def _check_files(manifest: Manifest, members: dict[str, archive.Member]) -> None:
+def _check_files(manifest: Manifest, members: dict[str, bundle_archive.BundleMember]) -> None:
     """Compare each file with the manifest. Raises FileMissing, HashMismatch."""
     for artifact in manifest.artifacts:
         member = members.get(artifact.path)

@@ -22,7 +22,7 @@ from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, pro
 from edge_agent.cli.terminal import write_answer
 from edge_agent.config import EngineConfig, LogConfig
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import Chunk, Done, Run
+from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, Threshold, digest_of, parse
 
@@ -95,11 +95,11 @@ def read_folder(folder: Path) -> BundleFolder:
     return BundleFolder(manifest, raw, {each.role: (folder / each.path).resolve() for each in manifest.artifacts})
 
 
-async def _answer(folder: BundleFolder, text: str) -> tuple[str, Done]:
+async def _answer(folder: BundleFolder, text: str) -> tuple[str, JobResult]:
     """Load the bundle, compute one input, and stop the engine. Raises what loading and computing raise."""
     config = EngineConfig(sequences_max=1, load_failures_max=1)
     digest, task = digest_of(folder.manifest_bytes), folder.manifest.task
-    job = Run(
+    job = JobRequest(
         job_id="1",
         digest=digest,
         text=text,
@@ -115,7 +115,7 @@ async def _answer(folder: BundleFolder, text: str) -> tuple[str, Done]:
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
         async with contextlib.aclosing(pool.events(job, deadline)) as events:
             async for event in events:
-                if not isinstance(event, Chunk):
+                if not isinstance(event, TextChunk):
                     return "".join(written), event.done
                 written.append(event.text)
     finally:
@@ -123,7 +123,7 @@ async def _answer(folder: BundleFolder, text: str) -> tuple[str, Done]:
     raise AssertionError("a job ends with an answer or an error")
 
 
-def as_document(manifest: Manifest, written: str, done: Done) -> dict[str, Any]:
+def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, Any]:
     """Return the answer as --json prints it; a generation and a vector have no confidence."""
     kind, confidence = manifest.task.kind, manifest.confidence
     answer: dict[str, Any] = {"task": manifest.task.name, "version": manifest.version, "kind": kind}

@@ -17,8 +17,8 @@ from edge_agent.client import AdminClient, CallFailed, Status
 from edge_agent.doctor.findings import Check, Finding, ProbeFailure
 from edge_agent.doctor.installation import DAEMON_USER, Installation, SystemUser, current_user, read_bytes, read_text
 from edge_agent.errors import EdgeAgentError
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import State
+from edge_agent.store.state_database import StateDatabase
+from edge_agent.store.update_records import UpdateProgress
 
 STATUS_SECONDS_MAX = 5.0
 DATABASE_BYTES_MAX = 64 * 2**20
@@ -76,7 +76,7 @@ class StoredState:
 
     signed: float | None
     """Newest signing time of the fleet's metadata, in seconds since 1970; None when there is no metadata."""
-    journal: Mapping[str, Progress]
+    journal: Mapping[str, UpdateProgress]
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _read_copy(path: Path) -> StoredState:
             if not suffix or source.exists():
                 _copy(source, copy.with_name(copy.name + suffix))
         try:
-            state = State(copy, may_create=False)
+            state = StateDatabase(copy, may_create=False)
         except EdgeAgentError as error:
             error.message = error.message.replace(str(copy), str(path))
             raise

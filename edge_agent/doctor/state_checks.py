@@ -25,7 +25,7 @@ from edge_agent.doctor.installation import (
 )
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, find_damage
 from edge_agent.formatting import format_bytes
-from edge_agent.store.state import SCHEMA_VERSION as STATE_VERSION
+from edge_agent.store.state_database import SCHEMA_VERSION as STATE_VERSION
 
 STATE_DIR = Check("state-dir", "state")
 DATABASE = Check("database", "state")

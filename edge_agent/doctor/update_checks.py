@@ -12,7 +12,7 @@ from edge_agent.doctor.enrolment_checks import read_signed_part
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.formatting import format_duration
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 
 METADATA = Check("metadata", "updates")
 VERIFIED = Check("updates-believed", "updates")
@@ -231,7 +231,7 @@ def probe_updates(context: ProbeContext) -> UpdatesFacts | ProbeFailure:
     return UpdatesFacts(0, channel, "", tasks, time.time(), live=False)
 
 
-def _from_journal(row: Progress) -> TaskUpdate:
+def _from_journal(row: UpdateProgress) -> TaskUpdate:
     return TaskUpdate(
         task=row.task,
         active=None,

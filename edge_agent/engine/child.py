@@ -22,10 +22,10 @@ from pathlib import Path
 
 import msgspec
 
-from edge_agent.engine import agreement, protocol, runtimes
+from edge_agent.engine import golden_check, protocol, runtimes
 from edge_agent.engine.confinement import confine
-from edge_agent.engine.memory import Need
-from edge_agent.engine.runtimes.jobs import DeviceLost, failed
+from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.runtimes.job_results import DeviceLost, failure_report
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, ModelFailed, ModelLoadFailed, RequirementUnmet
 from edge_agent.errors.printable import one_line, printable_lines
 from edge_agent.formats import manifest
@@ -42,7 +42,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 OOM_SCORE = "500"
 
 
-class Child:
+class EngineChild:
     """Owns the socket and the runtime."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -53,7 +53,7 @@ class Child:
         self._splitter = protocol.FrameSplitter()
         self._inbox: deque[protocol.ToChild] = deque()
         self._runtime: runtimes.Runtime | None = None
-        self._spec = protocol.Load(runtime="")
+        self._spec = protocol.LoadRequest(runtime="")
         self._progress_at = 0.0
         self._stopped = False
 
@@ -83,14 +83,14 @@ class Child:
         self._stopped = self._stopped or not data
         self._inbox.extend(map(protocol.decode_to_child, self._splitter.feed(data)))
 
-    def hear(self, jobs: Collection[str]) -> bool:
+    def poll_cancellations(self, jobs: Collection[str]) -> bool:
         """Read while a step computes, on another thread; tell whether one of its jobs is not wanted any more."""
         if self._stopped:
             return True
         known = len(self._inbox)
         self._read()
         fresh = [self._inbox[place] for place in range(known, len(self._inbox))]
-        return self._stopped or any(isinstance(each, protocol.Cancel) and each.job_id in jobs for each in fresh)
+        return self._stopped or any(isinstance(each, protocol.CancelRequest) and each.job_id in jobs for each in fresh)
 
     def request_memory(self, needed_bytes: int, known: int, headroom: int = 0) -> int:
         """Say what will be taken, and return how much there is when the parent has set the limit."""
@@ -112,9 +112,9 @@ class Child:
         now = time.monotonic()
         if now - self._progress_at >= protocol.PROGRESS_SECONDS:
             self._progress_at = now
-            self._send([protocol.Progress()])
+            self._send([protocol.Heartbeat()])
 
-    def _send(self, messages: Iterable[protocol.Message]) -> None:
+    def _send(self, messages: Iterable[protocol.ChildMessage]) -> None:
         data = b"".join(map(protocol.frame, messages))
         if data:
             self._socket.sendall(data)
@@ -131,10 +131,10 @@ class Child:
             sys.stderr.write(printable_lines(traceback.format_exc()))
             self._send([_failure(message, _unforeseen(message, error))])
 
-    def _load(self, message: protocol.Load) -> protocol.Ready:
+    def _load(self, message: protocol.LoadRequest) -> protocol.ChildReady:
         """Import the runtime, give up all that it does not need, and only then open a file that others made."""
         runtime = runtimes.create(message.runtime)
-        runtime.mailbox, runtime.hear = self._socket.fileno(), self.hear
+        runtime.mailbox, runtime.poll_cancellations = self._socket.fileno(), self.poll_cancellations
         runtime.request_memory = self.request_memory
         self._spec = message
         confined = confine([Path(path) for path in message.readable], _memory_limit(message), message.device)
@@ -143,9 +143,9 @@ class Child:
             raise DeviceUnusable(f"{said}: {confined.landlock}", lasting=True)
         details = runtime.load(message)
         self._runtime = runtime
-        return protocol.Ready(device=runtime.device, details={**details, **asdict(confined)})
+        return protocol.ChildReady(device=runtime.device, details={**details, **asdict(confined)})
 
-    def _attach(self, message: protocol.Attach) -> None:
+    def _attach(self, message: protocol.AttachRequest) -> None:
         """Make a bundle ready, if the device is one that it may run on and that computes it as it should."""
         assert self._runtime is not None
         described, device = manifest.parse(message.manifest), self._spec.device
@@ -158,41 +158,43 @@ class Child:
                 needed=needed,
             )
         # Of each bundle: an engine is loaded for the first, and others come to it.
-        Need(0, 0, 0, 0, 0).check(self._spec.memory_bytes_max, described.requires.memory_bytes)
+        MemoryNeed(0, 0, 0, 0, 0).check(self._spec.memory_bytes_max, described.requires.memory_bytes)
         self._runtime.attach(message.digest, described, message.paths)
         if device != "cpu":
-            agreement.check(self._runtime, message.digest, described, message.paths.get("golden", ""), self._meanwhile)
+            golden_check.check_golden_answers(
+                self._runtime, message.digest, described, message.paths.get("golden", ""), self._meanwhile
+            )
 
     def _meanwhile(self, events: Iterable[protocol.Event]) -> None:
-        self._send([*events, protocol.Progress()])
+        self._send([*events, protocol.Heartbeat()])
 
-    def _act(self, message: protocol.ToChild) -> Iterable[protocol.Message]:
+    def _act(self, message: protocol.ToChild) -> Iterable[protocol.ChildMessage]:
         match message:
-            case protocol.Run() if self._runtime is not None:
+            case protocol.JobRequest() if self._runtime is not None:
                 self._runtime.submit(message)
                 return []
-            case protocol.Load():
+            case protocol.LoadRequest():
                 with time_limit(message.seconds_max):
                     return [self._load(message)]
             case protocol.Ping():
                 runtime = self._runtime
                 return [protocol.Pong(cache=runtime.cache_use, threads=runtime.threads) if runtime else protocol.Pong()]
-            case protocol.Stop():
+            case protocol.StopRequest():
                 self._stopped = True
                 return []
         if self._runtime is None:  # its load failed, and this was on its way already
             return []
         match message:
-            case protocol.Cancel():
+            case protocol.CancelRequest():
                 return self._runtime.cancel(message.job_id)
-            case protocol.Detach():
+            case protocol.DetachRequest():
                 return self._runtime.detach(message.digest)
-            case protocol.Attach():
-                self._send([protocol.Progress()])  # the last for long, perhaps: the parent has to know why
+            case protocol.AttachRequest():
+                self._send([protocol.Heartbeat()])  # the last for long, perhaps: the parent has to know why
                 with time_limit(message.seconds_max):
                     self._attach(message)
                 variance = self._runtime.score_variance(message.digest)
-                return [protocol.Attached(digest=message.digest, number=message.number, score_variance=variance)]
+                return [protocol.BundleAttached(digest=message.digest, number=message.number, score_variance=variance)]
         return []
 
 
@@ -202,9 +204,9 @@ def _unforeseen(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
     What a job raises may quote its input, so there only the kind of error is told.
     """
     match message:
-        case protocol.Load():
+        case protocol.LoadRequest():
             about = f"{Path(message.weights).name or message.runtime} cannot be loaded"
-        case protocol.Attach():
+        case protocol.AttachRequest():
             about = f"bundle {message.digest[:12]} cannot be used with the model"
         case _:
             return ModelFailed(f"the model does not compute this input: an unexpected {type(error).__name__}")
@@ -223,17 +225,17 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
-def _failure(message: protocol.ToChild, error: EdgeAgentError) -> protocol.Failed:
+def _failure(message: protocol.ToChild, error: EdgeAgentError) -> protocol.FailureReport:
     """Write what a message came to: it names the job, the bundle and which attach of it, or nothing for the load."""
     match message:
-        case protocol.Run():
-            return failed(message.job_id, error)
-        case protocol.Attach():
-            return msgspec.structs.replace(failed(message.digest, error), attach=message.number)
-    return failed("", error)
+        case protocol.JobRequest():
+            return failure_report(message.job_id, error)
+        case protocol.AttachRequest():
+            return msgspec.structs.replace(failure_report(message.digest, error), attach=message.number)
+    return failure_report("", error)
 
 
-def _memory_limit(message: protocol.Load) -> int:
+def _memory_limit(message: protocol.LoadRequest) -> int:
     """Return the limit on private memory, in bytes; 0 = none.
 
     The kernel counts what is reserved as well as what is touched: heap that malloc keeps, and the stack of each thread.
@@ -254,7 +256,7 @@ def main(descriptor: int, parent: int) -> None:
     with socket.socket(fileno=descriptor) as sock:
         sock.setblocking(True)
         try:
-            Child(sock).run()
+            EngineChild(sock).run()
         except MemoryError:
             os._exit(protocol.EXIT_OUT_OF_MEMORY)
         except DeviceLost as error:

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-class Interruption:
+class InterruptibleStep:
     """Of one task, which awaits one step after the other."""
 
     def __init__(self) -> None:

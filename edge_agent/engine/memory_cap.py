@@ -1,32 +1,39 @@
 """What a child may take: its own estimate times a factor and a constant, enforced by the kernel. The parent's side.
 
 A child adds up what it needs before a library opens a file (MemoryEstimate), and again before each attach that needs
-more. The daemon sets the limit of that process and only then lets it go on (MemoryGrant): the child itself can neither
-set nor raise a limit, its system call filter denies that (confinement/seccomp.py).
+more. The daemon sets the limit of that process and only then lets it continue (MemoryGrant): the child itself can
+neither set nor raise a limit, because its system call filter denies that (confinement/seccomp.py).
 
-The limit is the soft RLIMIT_DATA, which counts private writable memory (VmData of proc(5)), touched or not, and not
-weights that are mapped to be read; and `memory.max` of a control group of its own, which counts what is touched, where
-the daemon has a delegated one (child_groups.py).
+The limit is the soft RLIMIT_DATA, which counts private writable memory (VmData of proc(5)), touched or not, without
+weights that are mapped for reading. Where systemd has delegated a control group (`Delegate=memory`), each child also
+has a group of its own with `memory.max`, which counts what is touched. A group with processes in it cannot share out a
+controller (cgroups(7), "no internal processes"): so the daemon itself is in a group below the delegated one
+(`DelegateSubgroup=`, systemd 254), and the children's groups are next to it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import re
 import resource
 from dataclasses import dataclass
+from pathlib import Path
 
-from edge_agent.engine.child_groups import ChildGroup, delegated, group_for
-from edge_agent.engine.memory import megabytes
+from edge_agent.engine.memory_need import format_megabytes
 from edge_agent.engine.protocol import MemoryEstimate, MemoryGrant
 
 FACTOR_PERCENT = 150
 """Of the estimate. Measured: VmData of SmolLM2, Gemma 3 and MiniLM at work is 0.75 to 0.96 of it."""
 RUNTIME_BYTES = 256 << 20
-"""Beside that: what malloc keeps, and the largest frame (FRAME_BYTES_MAX) with its copies."""
+"""In addition: what malloc keeps, and the largest frame (FRAME_BYTES_MAX) with its copies."""
 THREAD_BYTES = 32 << 20
-"""For each thread: its stack counts whole, and malloc keeps an arena for it."""
+"""For each thread: its whole stack counts, and malloc keeps an arena for it."""
 DEVICE_BYTES = 8 << 30
-"""For a driver, which reserves more address space than it touches, by an amount that no estimate knows."""
+"""For a driver, which reserves more address space than it touches, by an amount that cannot be estimated."""
+PREFIX = "engine-"
+_DELEGATED = "user.delegate"  # systemd marks the groups that it leaves to a service (v250)
 
 
 def cap_bytes(estimate: MemoryEstimate) -> int:
@@ -38,30 +45,32 @@ def cap_bytes(estimate: MemoryEstimate) -> int:
 
 @dataclass
 class MemoryCap:
-    """Of one child."""
+    """The limit of one child, and the numbers that it follows from."""
 
     pid: int = 0
     group: ChildGroup | None = None
     estimated_bytes: int = 0
     granted_bytes: int = 0
-    """Of the estimate, what there was room for."""
+    """The part of the estimate that fitted into the available memory."""
     peak_bytes: int = 0
-    """The most that it had in memory, when it is gone; 0 = not known."""
+    """The most that it had in memory, known after its end; 0 = not known."""
     limit_bytes: int = 0
-    """0 = it has made no estimate yet: all that was free when it started is its limit."""
+    """0 = it has made no estimate yet: its limit is the memory that was free when it started."""
 
     @classmethod
     def of(cls, pid: int) -> MemoryCap:
-        """Return that of a process which has just begun, in a group of its own where there can be one."""
-        return cls(pid, group_for(delegated(), pid))
+        """Return the cap of a process that has just started, in a control group of its own where that is possible."""
+        return cls(pid, make_child_group(delegated_cgroup(), pid))
 
     def grant(self, estimate: MemoryEstimate, available_bytes: int) -> MemoryGrant:
-        """Limit the process to what follows from its estimate; never to more than it was started with."""
+        """Limit the process by its estimate, and never to more than it was started with."""
         if not available_bytes or estimate.needed_bytes <= available_bytes:
             self.granted_bytes = max(self.granted_bytes, estimate.needed_bytes)
         self.estimated_bytes = max(self.estimated_bytes, estimate.needed_bytes)
         self.limit_bytes = max(self.limit_bytes, cap_bytes(estimate))
-        with contextlib.suppress(OSError, ValueError):  # it is gone, or the kernel has no such limit: status says so
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # it is gone, or the kernel has no such limit, which status shows
             hard = resource.prlimit(self.pid, resource.RLIMIT_DATA)[1]
             soft = self.limit_bytes if hard == resource.RLIM_INFINITY else min(self.limit_bytes, hard)
             resource.prlimit(self.pid, resource.RLIMIT_DATA, (soft, hard))
@@ -71,22 +80,22 @@ class MemoryCap:
         return MemoryGrant(available_bytes=available_bytes)
 
     def remove(self) -> None:
-        """Remove the group, when the process is gone."""
+        """Remove the group after the end of the process."""
         if self.group is not None:
             self.group.remove()
 
     @property
-    def told(self) -> str:
-        """Return the numbers that a child's death is told with; empty = it made no estimate."""
+    def summary(self) -> str:
+        """Return the numbers for the message about a child's death; empty = it made no estimate."""
         if not self.limit_bytes:
             return ""
-        taken = f", and had taken {megabytes(self.peak_bytes)}" if self.peak_bytes else ""
-        estimated, limit = megabytes(self.estimated_bytes), megabytes(self.limit_bytes)
+        taken = f", and had taken {format_megabytes(self.peak_bytes)}" if self.peak_bytes else ""
+        estimated, limit = format_megabytes(self.estimated_bytes), format_megabytes(self.limit_bytes)
         return f"; it was estimated to need {estimated} of memory, was limited to {limit}{taken}"
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Return the same as numbers."""
+        """Return the same numbers for an error's metadata."""
         if not self.limit_bytes:
             return {}
         return {
@@ -94,3 +103,56 @@ class MemoryCap:
             "memory_limit_bytes": str(self.limit_bytes),
             "memory_peak_bytes": str(self.peak_bytes),
         }
+
+
+class ChildGroup:
+    """The control group of one child."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use a folder that was made for it."""
+        self._folder = folder
+
+    def limit(self, size: int) -> None:
+        """Set the limit in bytes; the kernel kills a child that exceeds it and cannot give memory back."""
+        with contextlib.suppress(OSError):
+            (self._folder / "memory.max").write_text(str(size))
+
+    def remove(self) -> None:
+        """Remove it after the end of its process."""
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+
+@functools.cache
+def delegated_cgroup(root: Path = Path("/")) -> Path | None:
+    """Return the folder in which groups for children can be made; None = there is no such folder."""
+    try:
+        own = re.search(r"^0::/(.+)$", (root / "proc/self/cgroup").read_text(), re.MULTILINE)
+        folder = (root / "sys/fs/cgroup" / own[1]).parent if own else None
+        shared = (folder / "cgroup.subtree_control").read_text().split() if folder else []
+        left_to_us = folder is not None and os.getxattr(folder, _DELEGATED) == b"1"
+    except OSError:
+        return None
+    if folder is None or not left_to_us or not os.access(folder, os.W_OK):
+        return None
+    if "memory" not in shared:
+        try:
+            (folder / "cgroup.subtree_control").write_text("+memory")
+        except OSError:  # processes are in it, or the controller was not delegated
+            return None
+    return folder
+
+
+def make_child_group(folder: Path | None, pid: int) -> ChildGroup | None:
+    """Make a group and move a process into it; None = that is not possible."""
+    if folder is None:
+        return None
+    own = folder / f"{PREFIX}{pid}"
+    try:
+        own.mkdir(exist_ok=True)
+        (own / "cgroup.procs").write_text(str(pid))
+    except OSError:
+        with contextlib.suppress(OSError):
+            own.rmdir()
+        return None
+    return ChildGroup(own)

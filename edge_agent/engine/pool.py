@@ -17,17 +17,16 @@ import msgspec
 import structlog
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine import cores, memory, offers
-from edge_agent.engine.budget import share
+from edge_agent.engine import accelerator_detection
+from edge_agent.engine.accelerator_policy import CPU, AcceleratorPolicy, DeviceSupport, candidate_devices
+from edge_agent.engine.bundle_stats import BundleStats
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.jobs import Answer
-from edge_agent.engine.placing import CPU, Offered, Placing, wanted_devices
-from edge_agent.engine.protocol import Attach, CacheUse, Chunk, Load, Run, places_of
-from edge_agent.engine.quarantine import Quarantine
-from edge_agent.engine.state import State
-from edge_agent.engine.tally import Tally
-from edge_agent.engine.tuned import Tuned
-from edge_agent.engine.waiting import Reservation
+from edge_agent.engine.job_dispatch import EngineAnswer, Quarantine
+from edge_agent.engine.job_queue import Reservation
+from edge_agent.engine.machine_limits import EngineMemoryUse, available_cores, available_memory, threads_per_engine
+from edge_agent.engine.protocol import AttachRequest, CacheUse, JobRequest, LoadRequest, TextChunk, concurrent_jobs
+from edge_agent.engine.state import EngineState
+from edge_agent.engine.tuning_cache import TuningCache
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
 from edge_agent.process_memory import resident_bytes
@@ -42,7 +41,7 @@ class EngineStatus:
 
     name: str
     runtime: str
-    state: State
+    state: EngineState
     pid: int
     resident_bytes: int
     pending: int
@@ -73,7 +72,7 @@ class EnginePool:
         on_change: Callable[[], None],
         readable: Sequence[Path] = (),
         beside: EnginePool | None = None,
-        offered: Callable[[str], Offered] = offers.offered,
+        offered: Callable[[str], DeviceSupport] = accelerator_detection.detect_support,
     ) -> None:
         """Start with no engines; children may read `readable` and nothing else of the site.
 
@@ -97,8 +96,8 @@ class EnginePool:
         """The task of each digest in _by_digest."""
         self._modelless: set[str] = set()
         """Digests of bundles that only the large model answers."""
-        self._threads = config.cpu_threads or cores.available()
-        self.tuned = Tuned()
+        self._threads = config.cpu_threads or available_cores()
+        self.tuning_cache = TuningCache()
         self._loading = asyncio.Lock()
         self.owner = Supervisor()
         """Of what watches the children."""
@@ -125,7 +124,7 @@ class EnginePool:
         engine = self._by_digest[digest] = self._engine_for(manifest, paths)
         self._tasks[digest] = manifest.task.name
         self._share_out()
-        message = Attach(
+        message = AttachRequest(
             digest=digest,
             manifest=manifest_bytes,
             paths={role: str(path) for role, path in paths.items()},
@@ -162,22 +161,22 @@ class EnginePool:
         if unused:
             await engine.stop()
 
-    async def _attach(self, engine: Engine, message: Attach) -> None:
+    async def _attach(self, engine: Engine, message: AttachRequest) -> None:
         if engine.ready(message.digest):
             return
-        if engine.failed(message.digest):
+        if engine.bundles.has_failed(message.digest):
             await engine.restart()  # its files may be others now: the child holds the old ones
         if self._by_digest.get(message.digest) is not engine:
             raise EngineNotReady("the bundle was taken off while it waited for another to load")
         await engine.attach(message)
-        if why := engine.score_variance(message.digest):
+        if why := engine.jobs.score_variances.get(message.digest):
             task = self._tasks.get(message.digest, "")
             log.warning("scores_vary", task=task, digest=message.digest, engine=engine.name, message=why)
 
     def _prepare(self, engine: Engine) -> None:
         """Note what there is for an engine that is about to start, and whose last child is gone."""
         engine.load = msgspec.structs.replace(
-            engine.load, settings=self.tuned.recall(engine.load), memory_bytes_max=self._available(engine)
+            engine.load, settings=self.tuning_cache.lookup(engine.load), memory_bytes_max=self._available(engine)
         )
 
     def _available(self, engine: Engine) -> int:
@@ -187,12 +186,12 @@ class EnginePool:
         """
         pools = (self, self._beside, self._trial)
         others = [each for pool in pools if pool for each in (*pool._engines.values(), *pool._leaving)]
-        uses = [memory.Use(resident_bytes(each.pid), _granted(each)) for each in others if each is not engine]
+        uses = [EngineMemoryUse(resident_bytes(each.pid), _granted(each)) for each in others if each is not engine]
         limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
-        return memory.available(*limits, resident_bytes(engine.pid), uses)
+        return available_memory(*limits, resident_bytes(engine.pid), uses)
 
     @contextlib.asynccontextmanager
-    async def trial(self, seconds_max: float) -> AsyncIterator[EnginePool]:
+    async def sandbox_pool(self, seconds_max: float) -> AsyncIterator[EnginePool]:
         """Yield a pool for a bundle that is to be tried: its child ends with the block, and serves nobody.
 
         It has the threads that an engine here has, tries no load twice, forgets what killed it, and kills what is
@@ -200,7 +199,7 @@ class EnginePool:
         """
         config = self._config.model_copy(
             update={
-                "cpu_threads": share(self._threads, max(1, len(self._engines))),
+                "cpu_threads": threads_per_engine(self._threads, max(1, len(self._engines))),
                 "load_failures_max": 1,
                 "quarantine_seconds": 0.0,
                 "heartbeat_seconds_max": min(seconds_max, self._config.heartbeat_seconds_max),
@@ -210,7 +209,7 @@ class EnginePool:
         )
         readable = [Path(each) for each in self._readable]
         trial = self._trial = EnginePool(config, lambda: None, readable, beside=self, offered=self._offered)
-        trial.tuned = self.tuned
+        trial.tuning_cache = self.tuning_cache
         try:
             yield trial
         finally:
@@ -221,16 +220,17 @@ class EnginePool:
         """The process ids of the engines, those that are ending included; 0 for one that has none."""
         return [engine.pid for engine in (*self._engines.values(), *self._leaving)]
 
-    def tally(self, digest: str) -> Tally:
+    def stats(self, digest: str) -> BundleStats:
         """Return what came of the inputs of a bundle since it was attached."""
         engine = self._by_digest.get(digest)
-        return engine.tally(digest) if engine else Tally()
+        return engine.jobs.stats.get(digest, BundleStats()) if engine else BundleStats()
 
     def failure(self, digest: str) -> str:
         """Return why a bundle does not answer and will not by itself; empty = it does, or may yet."""
         engine = self._by_digest.get(digest)
         if engine is None or not (
-            engine.state is State.FAILED or (engine.state is State.READY and engine.failed(digest))
+            engine.state is EngineState.FAILED
+            or (engine.state is EngineState.READY and engine.bundles.has_failed(digest))
         ):
             return ""
         return engine.problem or "it does not load"
@@ -238,7 +238,7 @@ class EnginePool:
     def score_variance(self, digest: str) -> str:
         """Return why scores of a bundle depend on what else is computed; empty = they do not, as far as is known."""
         engine = self._by_digest.get(digest)
-        return engine.score_variance(digest) if engine else ""
+        return engine.jobs.score_variances.get(digest, "") if engine else ""
 
     def holds(self, digest: str) -> bool:
         """Tell whether a bundle was attached, be it ready or not."""
@@ -257,7 +257,7 @@ class EnginePool:
     def replaces(self, digest: str, manifest: Manifest) -> bool:
         """Tell whether detaching that bundle would stop an engine, and attaching that manifest start another."""
         engine = self._by_digest.get(digest)
-        alone = engine is not None and engine.digests == [digest]
+        alone = engine is not None and list(engine.bundles) == [digest]
         return alone and manifest.engine_key() not in self._engines
 
     def ready(self, digest: str) -> bool:
@@ -274,26 +274,31 @@ class EnginePool:
         return self._engine_of(digest).reserve(digest, jobs, client)
 
     def events(
-        self, run: Run, deadline: float, priority: int = 0, client: str = ""
-    ) -> AsyncGenerator[Chunk | Answer, None]:
+        self, run: JobRequest, deadline: float, priority: int = 0, client: str = ""
+    ) -> AsyncGenerator[TextChunk | EngineAnswer, None]:
         """Compute one input; see Engine.events. `deadline` is on the event loop's clock, in seconds; 0 comes first."""
         return self._engine_of(run.digest).events(run, deadline, priority, client)
 
     def answer(
-        self, run: Run, deadline: float, priority: int = 0, client: str = "", reservation: Reservation | None = None
-    ) -> Awaitable[Answer]:
+        self,
+        run: JobRequest,
+        deadline: float,
+        priority: int = 0,
+        client: str = "",
+        reservation: Reservation | None = None,
+    ) -> Awaitable[EngineAnswer]:
         """Compute one input of a task that writes no chunks; see Engine.answer."""
         return self._engine_of(run.digest).answer(run, deadline, priority, client, reservation)
 
     def in_flight(self, digest: str) -> int:
         """Return how many inputs the child behind a bundle is computing."""
-        return self._engine_of(digest).in_flight
+        return self._engine_of(digest).jobs.in_flight
 
     @property
     def devices(self) -> frozenset[str]:
         """The devices that some runtime may use here, by the settings, its build and the machine."""
-        every = map(self._offered, offers.LIBRARIES)
-        usable = (set(wanted_devices(self._config.device, "any", each)).intersection(each.built) for each in every)
+        every = map(self._offered, accelerator_detection.LIBRARIES)
+        usable = (set(candidate_devices(self._config.device, "any", each)).intersection(each.built) for each in every)
         return frozenset({CPU}.union(*usable))
 
     def ask(self) -> None:
@@ -310,16 +315,16 @@ class EnginePool:
                 state=engine.state,
                 pid=engine.pid,
                 resident_bytes=resident_bytes(engine.pid),
-                pending=engine.pending,
+                pending=len(engine.jobs),
                 restarts=engine.restarts,
                 problem=engine.problem,
                 device=engine.device,
                 shortfalls=engine.shortfalls,
-                digests=tuple(engine.digests),
+                digests=tuple(engine.bundles),
                 details=engine.details,
-                running=engine.in_flight,
-                running_max=places_of(engine.loaded, engine.details),
-                waiting=max(0, engine.pending - engine.in_flight),
+                running=engine.jobs.in_flight,
+                running_max=concurrent_jobs(engine.loaded, engine.details),
+                waiting=max(0, len(engine.jobs) - engine.jobs.in_flight),
                 waiting_max=self._config.queue_requests_max,
                 loads=engine.loads,
                 load_failures=engine.load_failures,
@@ -353,7 +358,7 @@ class EnginePool:
         key = manifest.engine_key()
         if key not in self._engines:
             weights = paths.get("weights")
-            load = Load(
+            load = LoadRequest(
                 runtime=manifest.runtime,
                 weights=str(weights) if weights else "",
                 context_tokens=manifest.engine.context_tokens,
@@ -377,17 +382,17 @@ class EnginePool:
 
     def _changed(self) -> None:
         for engine in self._engines.values():
-            self.tuned.note(engine.loaded, engine.details)
+            self.tuning_cache.remember(engine.loaded, engine.details)
         self._on_change()
 
-    def _placing_for(self, manifest: Manifest) -> Placing:
+    def _placing_for(self, manifest: Manifest) -> AcceleratorPolicy:
         config = self._config
         try:
             offered = self._offered(manifest.runtime)
         except OSError as error:
             raise EngineNotReady(f"the devices of this machine cannot be looked at: {error}") from None
-        wanted = wanted_devices(config.device, manifest.requires.device, offered)
-        placing = Placing(wanted, config.device_failures_max, config.device_retry_seconds)
+        wanted = candidate_devices(config.device, manifest.requires.device, offered)
+        placing = AcceleratorPolicy(wanted, config.device_failures_max, config.device_retry_seconds)
         for device in wanted:
             if device not in offered.built:
                 placing.rule_out(device, f"what is installed of {manifest.runtime} is not built for it")
@@ -399,7 +404,7 @@ class EnginePool:
         latest = {self._tasks[digest]: engine for digest, engine in self._by_digest.items()}
         engines = {engine for engine in latest.values() if engine.load.runtime != "echo"}  # echo computes nothing
         for engine in engines:
-            engine.load = msgspec.structs.replace(engine.load, threads=share(self._threads, len(engines)))
+            engine.load = msgspec.structs.replace(engine.load, threads=threads_per_engine(self._threads, len(engines)))
 
 
 def _or_all(setting: int | str) -> int:
@@ -409,4 +414,4 @@ def _or_all(setting: int | str) -> int:
 
 def _granted(engine: Engine) -> int | None:
     """Return what a child that loads was granted, in bytes; None = none loads."""
-    return engine.cap.granted_bytes if engine.state is State.STARTING else None
+    return engine.cap.granted_bytes if engine.state is EngineState.STARTING else None

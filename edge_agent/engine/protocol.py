@@ -1,10 +1,11 @@
 """What parent and child say to each other: msgpack structs in length-prefixed frames over one socketpair.
 
-Parent to child: `Load` once, then `Attach`, `Detach`, `Run`, `Cancel`, `Ping`, `Stop` in any order.
-Child to parent: `Ready` or `Failed(job_id="")` after `Load`; `Progress` when an `Attach` begins, then `Attached` or
-`Failed(job_id=<digest>)` with its number; for each `Run` any number of `Chunk`s, then exactly one `Done` or `Failed`;
-`Pong`; and `Progress` after steps of work, at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work
-pending and none of these is wedged. Only an attach that has begun may be silent for longer, as long as it computes.
+Parent to child: `LoadRequest` once, then `AttachRequest`, `DetachRequest`, `JobRequest`, `CancelRequest`, `Ping`,
+`StopRequest` in any order. Child to parent: `ChildReady` or `FailureReport(job_id="")` after `LoadRequest`; `Heartbeat`
+when an `AttachRequest` begins, then `BundleAttached` or `FailureReport(job_id=<digest>)` with its number; for each
+`JobRequest` any number of `TextChunk`s, then exactly one `JobResult` or `FailureReport`; `Pong`; and `Heartbeat` after
+steps of work, at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work pending and none of these is
+wedged. Only an attach that has begun may be silent for longer, as long as it computes.
 
 A child that loads or attaches sends `MemoryEstimate` before it gives a file to a library, and waits for `MemoryGrant`.
 
@@ -26,23 +27,23 @@ IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PROGRESS_SECONDS = 0.25
 EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
 EXIT_DEVICE_LOST = 19  # ENODEV; the device under it failed
-REMEMBERED = (
+TUNING_DETAILS = (
     *("threads", "flash_attention", "bulk_rows", "bulk_scores", "thread_scores", "row_groups"),
     *("tuned_for", "tuning"),
 )
 """Details of Ready that say which settings suit the processor, and for what they were measured."""
 SEQUENCES = "sequences_max"
 """The detail of Ready that says how many requests are computed together."""
-SEQUENCES_USUAL = 8
+SEQUENCES_DEFAULT = 8
 """So many where neither the site nor the child says it."""
 _LENGTH = struct.Struct("<I")
 
 
-class Message(msgspec.Struct, tag_field="t", kw_only=True):
+class ChildMessage(msgspec.Struct, tag_field="t", kw_only=True):
     """The base of all messages."""
 
 
-class Load(Message, tag="load", frozen=True):  # type: ignore[misc]  # a dataclass could not be
+class LoadRequest(ChildMessage, tag="load", frozen=True):  # type: ignore[misc]  # a dataclass could not be
     """Load the base that every later bundle stands on. A value: what a child was loaded with does not change."""
 
     runtime: str
@@ -79,13 +80,13 @@ class Load(Message, tag="load", frozen=True):  # type: ignore[misc]  # a datacla
     """Why it is not the device that was wanted, for a bundle that needs that one."""
 
 
-def places_of(load: Load, details: Mapping[str, str]) -> int:
+def concurrent_jobs(load: LoadRequest, details: Mapping[str, str]) -> int:
     """Return how many requests a child computes together, which has said `details` when it was ready."""
     told = details.get(SEQUENCES, "")
-    return load.sequences_max or (max(int(told), 1) if told.isdecimal() else SEQUENCES_USUAL)
+    return load.sequences_max or (max(int(told), 1) if told.isdecimal() else SEQUENCES_DEFAULT)
 
 
-class Attach(Message, tag="attach"):
+class AttachRequest(ChildMessage, tag="attach"):
     """Make one bundle ready: tokenize its prefix, load its adapter."""
 
     digest: str
@@ -99,13 +100,13 @@ class Attach(Message, tag="attach"):
     outcome of an earlier attach has come."""
 
 
-class Detach(Message, tag="detach"):
+class DetachRequest(ChildMessage, tag="detach"):
     """Forget a bundle. Jobs still running on it are cancelled."""
 
     digest: str
 
 
-class Run(Message, tag="run"):
+class JobRequest(ChildMessage, tag="run"):
     """Compute one input."""
 
     job_id: str
@@ -123,28 +124,28 @@ class Run(Message, tag="run"):
     """generate: tell the probability of each token, and of so many of the likeliest; None = do not."""
 
 
-class Cancel(Message, tag="cancel"):
+class CancelRequest(ChildMessage, tag="cancel"):
     """Stop a job; answered with Failed(CANCELLED) unless it was finished already."""
 
     job_id: str
 
 
-class Ping(Message, tag="ping"):
+class Ping(ChildMessage, tag="ping"):
     """Ask an idle child for a sign of life."""
 
 
-class Stop(Message, tag="stop"):
+class StopRequest(ChildMessage, tag="stop"):
     """End the process; nothing is answered."""
 
 
-class MemoryGrant(Message, tag="memory_grant"):
+class MemoryGrant(ChildMessage, tag="memory_grant"):
     """The limit is set; go on."""
 
     available_bytes: int
     """What there is for the child now, in bytes; 0 = nobody measured it."""
 
 
-class MemoryEstimate(Message, tag="memory_estimate"):
+class MemoryEstimate(ChildMessage, tag="memory_estimate"):
     """What the child will take in all, as it has added up; nothing that others made has been given to a library."""
 
     needed_bytes: int
@@ -154,14 +155,14 @@ class MemoryEstimate(Message, tag="memory_estimate"):
     device: str = "cpu"
 
 
-class Ready(Message, tag="ready"):
+class ChildReady(ChildMessage, tag="ready"):
     """The base is loaded."""
 
     device: str
     details: dict[str, str] = {}
 
 
-class Attached(Message, tag="attached"):
+class BundleAttached(ChildMessage, tag="attached"):
     """The bundle is ready and warmed."""
 
     digest: str
@@ -171,7 +172,7 @@ class Attached(Message, tag="attached"):
     """Why its scores depend on what else is computed at that time; empty = they do not."""
 
 
-class Found(msgspec.Struct, array_like=True):
+class EntitySpan(msgspec.Struct, array_like=True):
     """One entity: label, [start, end) in code points, score 0 to 1."""
 
     label: str
@@ -180,7 +181,7 @@ class Found(msgspec.Struct, array_like=True):
     score: float
 
 
-class Chunk(Message, tag="chunk"):
+class TextChunk(ChildMessage, tag="chunk"):
     """More text of a generation: whole characters, of one token or several."""
 
     job_id: str
@@ -197,7 +198,7 @@ class Token(msgspec.Struct, array_like=True):
     """The likeliest in its place."""
 
 
-class Done(Message, tag="done"):
+class JobResult(ChildMessage, tag="done"):
     """The answer to a job. Only the fields of its task kind are set."""
 
     job_id: str
@@ -206,7 +207,7 @@ class Done(Message, tag="done"):
     label_mass: float = 1.0
     ood_score: float | None = None
     """What the graph of the bundle says of how strange the input is; None = it has no such output."""
-    entities: tuple[Found, ...] = ()
+    entities: tuple[EntitySpan, ...] = ()
     confidence: float = 0.0
     """extract: probability of the whole record, 0 to 1."""
     vector: bytes = b""
@@ -227,7 +228,7 @@ class Done(Message, tag="done"):
     decode_ms: float = 0.0
 
 
-class Failed(Message, tag="failed"):
+class FailureReport(ChildMessage, tag="failed"):
     """A job, an attach or the load failed: the parts of an EdgeAgentError."""
 
     job_id: str
@@ -239,7 +240,7 @@ class Failed(Message, tag="failed"):
     """The number of the Attach that failed; 0 = a job or the load did."""
 
 
-class Progress(Message, tag="progress"):
+class Heartbeat(ChildMessage, tag="progress"):
     """The heartbeat of the step loop."""
 
 
@@ -257,7 +258,7 @@ class CacheUse(msgspec.Struct, array_like=True):
     """Of prompts kept outside the buffer."""
 
 
-class Pong(Message, tag="pong"):
+class Pong(ChildMessage, tag="pong"):
     """The answer to Ping."""
 
     cache: CacheUse | None = None
@@ -266,22 +267,22 @@ class Pong(Message, tag="pong"):
     """With how many it computes now; 0 = with those that it was given, always."""
 
 
-ToChild = Load | Attach | Detach | Run | Cancel | Ping | Stop | MemoryGrant
-FromChild = MemoryEstimate | Ready | Attached | Chunk | Done | Failed | Progress | Pong
-Event = Chunk | Done | Failed
+ToChild = LoadRequest | AttachRequest | DetachRequest | JobRequest | CancelRequest | Ping | StopRequest | MemoryGrant
+FromChild = MemoryEstimate | ChildReady | BundleAttached | TextChunk | JobResult | FailureReport | Heartbeat | Pong
+Event = TextChunk | JobResult | FailureReport
 
 _encoder = msgspec.msgpack.Encoder()
 decode_to_child = msgspec.msgpack.Decoder(ToChild).decode
 decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
 
 
-def frame(message: Message) -> bytes:
+def frame(message: ChildMessage) -> bytes:
     """Encode one message with its length in front."""
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
-def frame_bytes(run: Run) -> int:
+def frame_bytes(run: JobRequest) -> int:
     """Return at least the size of the frame of a job, in bytes; exactly where it may be over the limit."""
     most = 4 * len(run.text)  # in UTF-8; what else there is comes out of a manifest and has its own limits
     return most if most < FRAME_BYTES_MAX // 2 else len(_encoder.encode(run))

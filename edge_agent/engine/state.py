@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 
-class State(enum.Enum):
+class EngineState(enum.Enum):
     """What an engine is doing."""
 
     STARTING = "starting"
@@ -16,10 +16,10 @@ class State(enum.Enum):
 
 
 # What a caller is told of an engine that does not answer now.
-BUSY = {
-    State.STARTING: "loading",
-    State.READY: "loading",
-    State.BACKING_OFF: "being started again",
-    State.STOPPING: "being stopped",
-    State.FAILED: "not loaded",
+STATE_WORDS = {
+    EngineState.STARTING: "loading",
+    EngineState.READY: "loading",
+    EngineState.BACKING_OFF: "being started again",
+    EngineState.STOPPING: "being stopped",
+    EngineState.FAILED: "not loaded",
 }

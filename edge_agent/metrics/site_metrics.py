@@ -21,7 +21,7 @@ from edge_agent import __version__
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.engine.state import State
+from edge_agent.engine.state import EngineState
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
@@ -34,7 +34,7 @@ from edge_agent.server.grpc_servers import GrpcServers
 from edge_agent.server.task_modes import MonitoringAlarms
 from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.server.uplink_status import read_uplink_report
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.supervision import Supervisor
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import UpdateOverview, Updater
@@ -212,7 +212,7 @@ def _engine(engine: EngineStatus) -> Iterator[MetricSample]:
     for reason in engine.shortfalls:
         yield MetricSample("engine_device_shortfall", 1, (engine.name, reason))
     numbers = {
-        "up": engine.state is State.READY,
+        "up": engine.state is EngineState.READY,
         "device_short": bool(engine.shortfalls),
         "sequences_in_use": engine.running,
         "sequences_max": engine.running_max,

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from edge_agent.durable.database import Database
+from edge_agent.durable.sqlite_database import Database
 from edge_agent.formats.example_records import local_answer
 from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring import answer_observation as observing

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.durable.database import Database
+from edge_agent.durable.sqlite_database import Database
 from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring.bundle_figures import (
     AgreementCount,

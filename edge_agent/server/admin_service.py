@@ -14,7 +14,7 @@ from edge_agent import __version__
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.engine.state import State
+from edge_agent.engine.state import EngineState
 from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.monitoring.bundle_figures import BundleSeries
@@ -28,7 +28,7 @@ from edge_agent.server.model_router import ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.server.uplink_status import uplink_message
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.supervision import Supervisor
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
@@ -318,7 +318,7 @@ def _warnings(serving: dict[str, InstalledBundle], engines: list[EngineStatus]) 
     if unsigned:
         warnings.append(f"Without a verified signature: {', '.join(unsigned)}. Anyone could have made these bundles.")
     for engine in engines:
-        if engine.problem and engine.state is not State.READY:
+        if engine.problem and engine.state is not EngineState.READY:
             warnings.append(f"Engine {engine.name} is {engine.state.value}: {engine.problem}.")
         elif engine.problem:
             warnings.append(f"Engine {engine.name} answers, but not for every task: {engine.problem}.")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from edge_agent.engine import shares
+from edge_agent.engine import job_queue
 from edge_agent.errors import Draining, QueueFull, ShareExceeded
 
 RETRY_SECONDS = 1.0
@@ -100,7 +100,7 @@ class AdmissionControl:
             raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)
         held = self._by_client.get(client, 0)
         at_limit = self._client_calls_max <= held < self._calls_max
-        if not at_limit and shares.fits(held, self._calls, 1, self._calls_max):
+        if not at_limit and job_queue.has_share_for(held, self._calls, 1, self._calls_max):
             return
         usage = f"{held} {self._what} of {client} are in progress"
         if at_limit:

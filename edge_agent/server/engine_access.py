@@ -9,12 +9,12 @@ from pathlib import Path
 import structlog
 
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.trial import Asked, Loadable, trying
-from edge_agent.engine.tuned import Settings, Tuned
+from edge_agent.engine.sandbox import LoadableBundle, SandboxedBundle, open_sandbox
+from edge_agent.engine.tuning_cache import TuningCache, TuningSettings
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.plan import TaskPlan
-from edge_agent.store.settings import SettingsFile
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
+from edge_agent.store.tuning_file import TuningFile
 from edge_agent.update import hardware
 from edge_agent.update.activation import Activation, ActivationDependencies
 from edge_agent.update.probation import BundleActivity
@@ -24,17 +24,17 @@ from edge_agent.update.updater import UpdaterDependencies
 log = structlog.get_logger("edge_agent.server")
 
 
-def open_tuning_cache(file: SettingsFile) -> Tuned:
+def open_tuning_cache(file: TuningFile) -> TuningCache:
     """Return the settings that suit this machine, stored in a file; a write that fails is only logged."""
-    tuned = Tuned(file.read())
+    tuned = TuningCache(file.read())
 
-    def keep(settings: Settings) -> None:
+    def keep(settings: TuningSettings) -> None:
         try:
             file.write(settings)
         except EdgeAgentError as error:
             log.warning("settings_not_kept", message=error.message)
 
-    tuned.keep = keep
+    tuned.on_change = keep
     return tuned
 
 
@@ -55,23 +55,23 @@ def update_engines(
     async def tried(
         bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
     ) -> AsyncIterator[BundleUnderTest]:
-        loadable = Loadable(bundle.manifest, bundle.manifest_bytes, paths)
-        async with trying(engines, bundle.digest, loadable, seconds_max) as asked:
+        loadable = LoadableBundle(bundle.manifest, bundle.manifest_bytes, paths)
+        async with open_sandbox(engines, bundle.digest, loadable, seconds_max) as asked:
             yield _subject(asked)
 
     def serving(bundle: InstalledBundle) -> BundleUnderTest | None:
         ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
-        return _subject(Asked(engines, bundle.digest, bundle.manifest)) if ready else None
+        return _subject(SandboxedBundle(engines, bundle.digest, bundle.manifest)) if ready else None
 
     def seen(digest: str) -> BundleActivity:
-        tally = engines.tally(digest)
+        tally = engines.stats(digest)
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
     return UpdaterDependencies(tried, serving, seen, hardware.read_machine(engines.devices), changed, planned)
 
 
-def _subject(asked: Asked) -> BundleUnderTest:
+def _subject(asked: SandboxedBundle) -> BundleUnderTest:
     return BundleUnderTest(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
 
 

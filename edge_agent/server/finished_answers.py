@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 from edge_agent.capture.record_builder import CapturedAnswer
-from edge_agent.engine.jobs import Answer, Computed
-from edge_agent.engine.protocol import Done
+from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
+from edge_agent.engine.protocol import JobResult
 from edge_agent.errors import EdgeAgentError, RequestCancelled
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.routing.policy import (
@@ -30,12 +30,12 @@ from edge_agent.routing.policy import (
 )
 from edge_agent.server import messages
 from edge_agent.server.error_status import UNEXPECTED_ERROR_REASON
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
 
 UNGRADED = RouteDecision("local", RouteReason.UNGRADED)
-NO_LOCAL_ANSWER = Answer(Done(job_id=""), 0.0, Computed(""))
+NO_LOCAL_ANSWER = EngineAnswer(JobResult(job_id=""), 0.0, ComputeInfo(""))
 """Where the local model was not asked."""
 
 
@@ -53,7 +53,7 @@ class FinishedAnswer(NamedTuple):
     """One input, what its engine answered, and where the answer comes from."""
 
     text: str
-    answer: Answer
+    answer: EngineAnswer
     bundle: InstalledBundle
     prediction_id: str
     seconds: float = 0.0

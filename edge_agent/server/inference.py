@@ -18,9 +18,9 @@ from typing import Any, Generic, TypeVar
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.record_builder import CapturedAnswer
 from edge_agent.config import ServiceConfig
+from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import Chunk, Run
-from edge_agent.engine.waiting import Reservation
+from edge_agent.engine.protocol import JobRequest, TextChunk
 from edge_agent.errors import (
     DeadlineExpired,
     EdgeAgentError,
@@ -41,7 +41,7 @@ from edge_agent.server.error_status import to_input_error
 from edge_agent.server.finished_answers import FinishedAnswer
 from edge_agent.server.interceptor import CallContext
 from edge_agent.server.model_router import ModelRouter, RoutedInput
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import inference_pb2_grpc, task_pb2
@@ -164,7 +164,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         await write(message)
 
     async def _stream_text(
-        self, item: RoutedInput, run: Run, escalate: bool, client: str
+        self, item: RoutedInput, run: JobRequest, escalate: bool, client: str
     ) -> AsyncGenerator[str | FinishedAnswer, None]:
         """Yield a text chunk by chunk, then its end; from the large model where the policy decides so."""
         context = self._router.context(item.bundle.manifest, "escalate" if escalate else "as_mode", item.deadline)
@@ -189,7 +189,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return
         async with contextlib.aclosing(self._engines.events(run, item.deadline, self._priority, client)) as events:
             async for event in events:
-                if isinstance(event, Chunk):
+                if isinstance(event, TextChunk):
                     yield event.text
                 else:
                     yield FinishedAnswer(item.text, event, item.bundle, run.job_id, decision=decision)
@@ -315,7 +315,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         _check_text(text)
 
         async def compute() -> FinishedAnswer:
-            run = Run(job_id=finished_answers.new_prediction_id(), digest=bundle.digest, text=text)
+            run = JobRequest(job_id=finished_answers.new_prediction_id(), digest=bundle.digest, text=text)
             client = current_caller.get().account
             answer = await self._engines.answer(run, deadline, self._priority, client, reservation)
             return FinishedAnswer(text, answer, bundle, run.job_id)
@@ -367,7 +367,7 @@ def _check_text(text: str) -> None:
         raise EmptyInput("the input has no text")
 
 
-def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
+def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> JobRequest:
     """Check a generation and fill in the bundle's values."""
     _check_text(request.text)
     task = bundle.manifest.task
@@ -382,7 +382,7 @@ def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
         raise InvalidRequest(
             f"output_tokens_max is {request.output_tokens_max}; the task's limit is {task.limits.output_tokens_max}"
         )
-    return Run(
+    return JobRequest(
         job_id=finished_answers.new_prediction_id(),
         digest=bundle.digest,
         text=request.text,

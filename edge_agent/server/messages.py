@@ -6,17 +6,17 @@ import json
 from collections.abc import Mapping
 
 from edge_agent.capture.example_capture import CaptureStatus
-from edge_agent.engine.placing import FALLBACK, PARTIAL
+from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.pool import EngineStatus
-from edge_agent.engine.state import State
+from edge_agent.engine.state import EngineState
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode
 from edge_agent.formats.status_object import UpdateState
 from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
 from edge_agent.routing.policy import LowConfidencePolicy
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import UpdateOverview
 from edge_agent.update.verified import CopyProgress
@@ -48,11 +48,11 @@ LOW_CONFIDENCE_POLICIES: dict[int, LowConfidencePolicy] = {
 }
 FINISHES = {"stop": inference_pb2.FINISH_REASON_STOP, "length": inference_pb2.FINISH_REASON_LENGTH}
 STATES = {
-    State.STARTING: admin_pb2.ENGINE_STATE_STARTING,
-    State.READY: admin_pb2.ENGINE_STATE_READY,
-    State.BACKING_OFF: admin_pb2.ENGINE_STATE_BACKING_OFF,
-    State.FAILED: admin_pb2.ENGINE_STATE_FAILED,
-    State.STOPPING: admin_pb2.ENGINE_STATE_STOPPING,
+    EngineState.STARTING: admin_pb2.ENGINE_STATE_STARTING,
+    EngineState.READY: admin_pb2.ENGINE_STATE_READY,
+    EngineState.BACKING_OFF: admin_pb2.ENGINE_STATE_BACKING_OFF,
+    EngineState.FAILED: admin_pb2.ENGINE_STATE_FAILED,
+    EngineState.STOPPING: admin_pb2.ENGINE_STATE_STOPPING,
 }
 UPDATE_STATES: dict[UpdateState, admin_pb2.UpdateState] = {
     "waiting": admin_pb2.UPDATE_STATE_WAITING,
@@ -140,8 +140,8 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
         tasks=tasks,
         device=status.device,
         details=dict(status.details),
-        fallback=status.shortfalls.get(FALLBACK, ""),
-        partial=status.shortfalls.get(PARTIAL, ""),
+        fallback=status.shortfalls.get(DEVICE_FALLBACK, ""),
+        partial=status.shortfalls.get(DEVICE_PARTIAL, ""),
         running=status.running,
         running_max=status.running_max,
     )
@@ -230,7 +230,7 @@ def import_message(copied: CopyProgress) -> admin_pb2.ImportUpdateResponse:
     )
 
 
-def _task_update(task: str, activation: Activation, row: Progress | None) -> admin_pb2.TaskUpdate:
+def _task_update(task: str, activation: Activation, row: UpdateProgress | None) -> admin_pb2.TaskUpdate:
     message = admin_pb2.TaskUpdate(task=task)
     if active := activation.serving.get(task):
         message.active.CopyFrom(bundle_ref(active))

@@ -30,7 +30,7 @@ from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
 from edge_agent.server.task_modes import TaskModes
 from edge_agent.server.uplink_client import LargeModelFinish, UplinkClient
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 
 log = structlog.get_logger("edge_agent.server")
 

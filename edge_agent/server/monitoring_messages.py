@@ -19,7 +19,7 @@ from edge_agent.monitoring.bundle_figures import (
     ModelDisagreement,
 )
 from edge_agent.monitoring.sequential_tests import REFERENCE_ROWS, DriftStream, RiskEvidence, RiskGuarantee
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import field_pb2 as pb
 from edge_agent.v1 import task_pb2
 

@@ -7,7 +7,7 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.server.task_modes import MonitoringAlarms
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import UpdateOverview
 
@@ -48,7 +48,7 @@ def site_updates(activation: Activation, overview: UpdateOverview) -> SiteUpdate
     )
 
 
-def update_status(row: Progress) -> UpdateStatus:
+def update_status(row: UpdateProgress) -> UpdateStatus:
     """Write a row of the journal as the status document has it."""
     return UpdateStatus(
         candidate=row.candidate,

@@ -20,7 +20,7 @@ from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import Alarm, RaisedAlarm
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.server.uplink_client import UplinkClient
-from edge_agent.store.demotions import Demotion
+from edge_agent.store.mode_tables import Demotion
 from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation
 

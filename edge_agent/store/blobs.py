@@ -19,7 +19,7 @@ from edge_agent.errors import HashMismatch
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
-class Blobs:
+class BlobStore:
     """The blobs below one directory."""
 
     def __init__(self, root: Path) -> None:

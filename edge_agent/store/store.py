@@ -45,16 +45,13 @@ from edge_agent.errors import (
 )
 from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, digest_of, parse
-from edge_agent.store import archive
-from edge_agent.store.archive import Member
-from edge_agent.store.blobs import Blobs
-from edge_agent.store.demotions import DemotionTable
-from edge_agent.store.journal import Journal, Progress
-from edge_agent.store.limits import StoreLimits
-from edge_agent.store.modes import ModeTable
-from edge_agent.store.settings import SettingsFile
-from edge_agent.store.state import BundleName, InstalledBundle, State, UnreadableBundle
-from edge_agent.store.trusted import Trusted
+from edge_agent.store import bundle_archive
+from edge_agent.store.blobs import BlobStore
+from edge_agent.store.bundle_archive import BundleMember, StoreLimits
+from edge_agent.store.mode_tables import DemotionTable, ModeTable
+from edge_agent.store.state_database import BundleName, InstalledBundle, StateDatabase, UnreadableBundle
+from edge_agent.store.tuning_file import TuningFile
+from edge_agent.store.update_records import TrustTable, UpdateJournal, UpdateProgress
 
 __all__ = ["BundleName", "InstalledBundle", "Store", "StoreLimits", "UnreadableBundle"]
 
@@ -70,8 +67,8 @@ class Store:
 
     def __init__(
         self,
-        blobs: Blobs,
-        state: State,
+        blobs: BlobStore,
+        state: StateDatabase,
         limits: StoreLimits,
         now: Callable[[], float],
         closing: ExitStack,
@@ -82,7 +79,7 @@ class Store:
         self._limits, self._now = limits, now
         self._closing = closing
         self._ballast = ballast
-        self.settings = SettingsFile(state.path.with_name("settings.json"))
+        self.settings = TuningFile(state.path.with_name("settings.json"))
 
     @classmethod
     def open(cls, state_dir: Path, limits: StoreLimits, now: Callable[[], float] = time.time) -> Store:
@@ -95,8 +92,8 @@ class Store:
         """
         with ExitStack() as closing:
             closing.callback(os.close, _locked(state_dir))
-            blobs = Blobs(state_dir / "blobs")
-            state = State(state_dir / "state.db", may_create=blobs.used_bytes() == 0)
+            blobs = BlobStore(state_dir / "blobs")
+            state = StateDatabase(state_dir / "state.db", may_create=blobs.used_bytes() == 0)
             closing.callback(state.close)
             ballast = Ballast(state_dir / "ballast")
             store = cls(blobs, state, limits, now, closing, ballast)
@@ -116,8 +113,8 @@ class Store:
 
     def task_of(self, path: Path) -> str:
         """Return the task of a bundle directory or tar. Raises BundleError."""
-        with archive.opened(path, self._limits) as members:
-            return parse(archive.manifest_bytes(members)).task.name
+        with bundle_archive.open_bundle(path, self._limits) as members:
+            return parse(bundle_archive.manifest_bytes(members)).task.name
 
     def install(self, path: Path, allow_unsigned: bool, task: str = "") -> tuple[InstalledBundle, bool]:
         """Verify a bundle directory or tar and keep it; return it, and whether it was new.
@@ -130,8 +127,8 @@ class Store:
             BundleError: the bundle is refused; the message names the file and the rule. Nothing is left behind.
             DiskFull: it does not fit on the disk beside the reserve. Nothing is left behind.
         """
-        with archive.opened(path, self._limits) as members:
-            manifest_bytes = archive.manifest_bytes(members)
+        with bundle_archive.open_bundle(path, self._limits) as members:
+            manifest_bytes = bundle_archive.manifest_bytes(members)
             manifest = parse(manifest_bytes)
             if task not in ("", manifest.task.name):
                 raise BundleUnreadable(f"{path} was of task {task} and is of task {manifest.task.name} now")
@@ -145,7 +142,7 @@ class Store:
             added = self._keep(bundle, members)
         return self._by_digest(digest), added
 
-    def admit(self, manifest_bytes: bytes, files: Mapping[str, Member]) -> InstalledBundle:
+    def admit(self, manifest_bytes: bytes, files: Mapping[str, BundleMember]) -> InstalledBundle:
         """Keep a bundle whose manifest is signed; it does not answer until `set_active`.
 
         `files` are those of its files that came in, by sha256; what the store has intact is not read from there.
@@ -177,7 +174,7 @@ class Store:
         return self._blobs.size(artifact.sha256) == artifact.size_bytes
 
     @property
-    def trusted(self) -> Trusted:
+    def trusted(self) -> TrustTable:
         """What trust in updates must not forget."""
         return self._state.trusted
 
@@ -232,7 +229,7 @@ class Store:
         _, previous = self._state.pointers().get(task, ("", ""))
         return self._by_digest(previous) if previous else None
 
-    def set_active(self, digest: str, progress: Progress | None = None) -> None:
+    def set_active(self, digest: str, progress: UpdateProgress | None = None) -> None:
         """Let a bundle answer for its task; the one before becomes the previous. Once more changes nothing.
 
         `progress` is written to the journal in the same moment. Raises UnknownBundle.
@@ -240,7 +237,7 @@ class Store:
         self._state.set_active(self._by_digest(digest).digest, progress)
 
     @property
-    def journal(self) -> Journal:
+    def journal(self) -> UpdateJournal:
         """How far each task has come on its way to what the plan wants."""
         return self._state.journal
 
@@ -312,7 +309,7 @@ class Store:
                 raise broken.error
         return next(bundle for bundle in self._state.bundles() if bundle.digest == digest)
 
-    def _keep(self, bundle: InstalledBundle, members: dict[str, Member]) -> bool:
+    def _keep(self, bundle: InstalledBundle, members: dict[str, BundleMember]) -> bool:
         with ExitStack() as closing:
             closing.callback(self._collect)
             self._copy(bundle.manifest, members)
@@ -331,7 +328,7 @@ class Store:
             with disk_errors(path), path.open("rb") as file:
                 deque(golden_cases.read(file), maxlen=0)
 
-    def _copy(self, manifest: Manifest, members: dict[str, Member]) -> None:
+    def _copy(self, manifest: Manifest, members: dict[str, BundleMember]) -> None:
         """Put the files among `members` into the store; the others are there."""
         sizes = {artifact.sha256: artifact.size_bytes for artifact in manifest.artifacts}
         needed = sum(size for sha256, size in sizes.items() if self._blobs.size(sha256) != size)
@@ -375,7 +372,7 @@ def _locked(state_dir: Path) -> int:
     return fd
 
 
-def _check_files(manifest: Manifest, members: dict[str, Member], limits: StoreLimits) -> None:
+def _check_files(manifest: Manifest, members: dict[str, BundleMember], limits: StoreLimits) -> None:
     """Hold the names and sizes in the bundle against the manifest and the limits."""
     named = {artifact.path for artifact in manifest.artifacts} | {MANIFEST_NAME}
     for path in sorted(members.keys() - named):

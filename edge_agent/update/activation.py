@@ -31,9 +31,9 @@ from edge_agent.errors import (
     from_wire,
 )
 from edge_agent.formats.manifest import Manifest
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import InstalledBundle, UnreadableBundle
+from edge_agent.store.state_database import InstalledBundle, UnreadableBundle
 from edge_agent.store.store import Store
+from edge_agent.store.update_records import UpdateProgress
 
 log = structlog.get_logger("edge_agent.update")
 KNOWN_SHOWN_MAX = 20
@@ -88,7 +88,7 @@ First = Callable[[], Awaitable[None]]
 class BundleSwap:
     """How a bundle takes the place of another."""
 
-    progress: Progress | None
+    progress: UpdateProgress | None
     """Written to the journal with the pointer."""
     drain_seconds: float
     """What running calls of the bundle before get to finish."""
@@ -218,7 +218,7 @@ class Activation:
 
         return await self._alone(task, change)
 
-    async def switch(self, progress: Progress, digest: str, expected: str, first: First | None = None) -> bool:
+    async def switch(self, progress: UpdateProgress, digest: str, expected: str, first: First | None = None) -> bool:
         """Let an installed bundle answer, and write `progress` to the journal in the same moment.
 
         Args:

@@ -19,8 +19,8 @@ from edge_agent.formats import download_requests
 from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, Artifact, Manifest, digest_of, parse
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.store.archive import Member
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.bundle_archive import BundleMember
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.update.metadata_chain import BLOBS, FileTooLong, RepositoryFolder
 from edge_agent.update.trust import RepositoryTrust
@@ -201,7 +201,7 @@ class BundleIngest:
 
 
 @dataclass(frozen=True)
-class _CountedMember(Member):
+class _CountedMember(BundleMember):
     """A file whose bytes are counted while they are read."""
 
     count: Callable[[int], None] = lambda _: None
@@ -213,7 +213,7 @@ class _CountedMember(Member):
             yield chunk
 
 
-def _counted(member: Member, count: Callable[[int], None]) -> Member:
+def _counted(member: BundleMember, count: Callable[[int], None]) -> BundleMember:
     return _CountedMember(member.path, member.size_bytes, member.open_fd, member.offset, count)
 
 

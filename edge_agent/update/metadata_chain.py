@@ -36,7 +36,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from edge_agent.durable.atomic_files import disk_errors
 from edge_agent.errors import PathUnsafe, UpdateError, UpdateExpired, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX
-from edge_agent.store.archive import READ, Member, open_inside
+from edge_agent.store.bundle_archive import READ, BundleMember, open_inside
 
 ROOT_BYTES_MAX = 512 * 1024
 TARGETS_BYTES_MAX = 5 * 1024 * 1024
@@ -253,7 +253,7 @@ class RepositoryFolder:
             return -1
 
     @contextmanager
-    def blobs(self, sizes: dict[str, int]) -> Iterator[dict[str, Member]]:
+    def blobs(self, sizes: dict[str, int]) -> Iterator[dict[str, BundleMember]]:
         """Yield those of these blobs, sizes by sha256, that are there with the right size; readable in the block."""
         try:
             root_fd = os.open(self.path, READ | os.O_DIRECTORY)
@@ -262,7 +262,7 @@ class RepositoryFolder:
             return
         try:
             yield {
-                sha256: Member(f"{BLOBS}/{sha256}", size, partial(open_inside, root_fd, f"{BLOBS}/{sha256}"))
+                sha256: BundleMember(f"{BLOBS}/{sha256}", size, partial(open_inside, root_fd, f"{BLOBS}/{sha256}"))
                 for sha256, size in sizes.items()
                 if self.size(BLOBS, sha256) == size
             }

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from edge_agent.formats.plan import ProbationRules
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.update_state_machine import StepOutcome, StepResult
 
 JUDGED_CALLS_MIN = 20
@@ -129,16 +129,16 @@ class ProbationMonitor:
         """Return what the journal has to say of a probation that begins when `incumbent` makes way."""
         return ProbationRecord.begin(plan, self._seen(incumbent)).encode()
 
-    def begin(self, row: Progress) -> None:
+    def begin(self, row: UpdateProgress) -> None:
         """Count the time of a probation from now on."""
         if row.state == "probation":
             self._of(row)
 
-    def evaluate(self, row: Progress) -> StepOutcome | None:
+    def evaluate(self, row: UpdateProgress) -> StepOutcome | None:
         """Return what a probation came to; None while it goes on, or for a row of another state."""
         return evaluate_probation(self._total(row), self._seen(row.candidate)) if row.state == "probation" else None
 
-    def due(self, row: Progress) -> bool:
+    def due(self, row: UpdateProgress) -> bool:
         """Tell whether what was counted should be written down again."""
         if row.state != "probation":
             return False
@@ -147,15 +147,15 @@ class ProbationMonitor:
         watched.saved = self._monotonic() if due else watched.saved
         return due
 
-    def noted(self, row: Progress) -> Progress:
+    def noted(self, row: UpdateProgress) -> UpdateProgress:
         """Return the row of a probation with all that was counted."""
         return replace(row, watch=self._total(row).encode()) if row.state == "probation" else row
 
-    def _total(self, row: Progress) -> ProbationRecord:
+    def _total(self, row: UpdateProgress) -> ProbationRecord:
         watched = self._of(row)
         return watched.before.plus(self._seen(row.candidate), self._monotonic() - watched.began)
 
-    def _of(self, row: Progress) -> _MonitoredProbation:
+    def _of(self, row: UpdateProgress) -> _MonitoredProbation:
         watched = self._watched.get(row.task)
         which = row.candidate, row.since
         if watched is None or watched.which != which:

@@ -35,7 +35,7 @@ from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 from edge_agent.formats.plan import FILE_NAME, BundleOffer, RolloutPlan
 from edge_agent.formats.signed_document import parse_timestamp
-from edge_agent.store.trusted import Floor, Trusted
+from edge_agent.store.update_records import MetadataFloor, TrustTable
 from edge_agent.update import metadata_chain
 from edge_agent.update.metadata_chain import METADATA, TIMESTAMP, FileTooLong, MetadataChain, RepositoryFolder
 from edge_agent.update.trust_root import RootChain
@@ -66,7 +66,7 @@ class _CachedVerification(NamedTuple):
 class RepositoryTrust:
     """See the module. Synchronous; the thread that uses the store uses this."""
 
-    def __init__(self, config: Config, records: Trusted, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: Config, records: TrustTable, now: Callable[[], float] = time.time) -> None:
         """Read nothing yet; `now` gives seconds since 1970, and may be wrong."""
         self._incoming, self._mirrored = config.incoming, bool(config.uplink.updates_url)
         self._scratch, self._kept = config.state_dir / "trust" / "tuf", config.state_dir / "trust" / "kept"
@@ -205,8 +205,8 @@ def _offers(read: RolloutPlan) -> Collection[tuple[str, BundleOffer]]:
 ISSUED_AT = "x-edge-agent-issued-at"
 """Signed in every metadata file, RFC 3339: the only time that a site keeps."""
 _TWO_REMEDY = "Have the central team look who published it, and publish again: 'edge-convert verify-repo'."
-_NONE = Floor(0, (), 0.0)
-Floors = Mapping[str, Floor]
+_NONE = MetadataFloor(0, (), 0.0)
+Floors = Mapping[str, MetadataFloor]
 """By role; that of `plan.json` goes by the number in the plan."""
 
 
@@ -215,7 +215,9 @@ def holding_floors(found: MetadataChain, before: Floors) -> Floors:
     return {name: floor for name, floor in before.items() if found.still_count(_role(name), floor.signers)}
 
 
-def raised_floors(found: MetadataChain, versions: Mapping[str, int], before: Floors, where: object) -> dict[str, Floor]:
+def raised_floors(
+    found: MetadataChain, versions: Mapping[str, int], before: Floors, where: object
+) -> dict[str, MetadataFloor]:
     """Return the floors that these versions make.
 
     Raises:
@@ -238,7 +240,7 @@ def raised_floors(found: MetadataChain, versions: Mapping[str, int], before: Flo
             said = f"{where} has another {name} {version} than the one that this site has seen"
             raise UpdateUntrusted(said, remedy=_TWO_REMEDY, path=where, role=name)
         issued_at = max(_issued_at(found.metadata[role]), floor.issued_at)
-        floors[name] = Floor(version, found.signers(role), issued_at, listed, sha256)
+        floors[name] = MetadataFloor(version, found.signers(role), issued_at, listed, sha256)
     return floors
 
 

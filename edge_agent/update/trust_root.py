@@ -14,7 +14,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root
 
 from edge_agent.errors import ConfigInvalid, StoreDamaged, UpdateOutdated, UpdateUntrusted
-from edge_agent.store.trusted import Trusted
+from edge_agent.store.update_records import TrustTable
 from edge_agent.update import metadata_chain
 from edge_agent.update.metadata_chain import METADATA, FileTooLong, RepositoryFolder
 
@@ -25,7 +25,7 @@ _FOREIGN_REMEDY = "Take a stick, or an address, of the fleet that this site belo
 class RootChain:
     """See the module."""
 
-    def __init__(self, first: Path, records: Trusted) -> None:
+    def __init__(self, first: Path, records: TrustTable) -> None:
         """Read nothing yet; `first` is the file with the root that the site was given."""
         self._first, self._records = first, records
         self._known: dict[int, bytes] = {}

@@ -24,7 +24,7 @@ from edge_agent.backoff import backoff_seconds
 from edge_agent.errors import CapacityError, EdgeAgentError, RequirementUnmet, SiteError, StateError
 from edge_agent.formats.plan import DesiredState
 from edge_agent.formats.status_object import UpdateState
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 
 INTERRUPTIONS_MAX = 3
 """Tries in which the daemon itself ended; then the bundle is taken to be the reason."""
@@ -97,7 +97,7 @@ def classify_error(error: EdgeAgentError) -> StepOutcome:
     return StepOutcome(StepResult.HINDERED if hindered else StepResult.FAILED, error.reason, error.message)
 
 
-Decision = tuple[Progress, UpdateAction]
+Decision = tuple[UpdateProgress, UpdateAction]
 
 
 def desired_state_id(wish: DesiredState) -> str:
@@ -116,7 +116,7 @@ def pause_seconds(attempts: int) -> float:
     return backoff_seconds(attempts, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
 
 
-def decide(task: str, row: Progress | None, facts: TaskFacts, now: float) -> Decision:
+def decide(task: str, row: UpdateProgress | None, facts: TaskFacts, now: float) -> Decision:
     """Return the row as it should stand, and what is to be done next; `now` in seconds since 1970."""
     if facts.wish is not None:
         row = _of_today(task, row, facts.wish, facts, now)
@@ -134,37 +134,39 @@ def decide(task: str, row: Progress | None, facts: TaskFacts, now: float) -> Dec
     return _forward(row, facts.wish, facts, now)
 
 
-def after_test(row: Progress, outcome: StepOutcome, now: float) -> Progress:
+def after_test(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
     """Return the row after the self-test, or after the candidate was taken into the store."""
     if outcome.end is StepResult.PASSED:
         return _at(row, "switching", now, message=outcome.message)
     return _stopped(row, outcome, now)
 
 
-def after_switch(row: Progress, outcome: StepOutcome, now: float) -> Progress:
+def after_switch(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
     """Return the row after the candidate was to be switched to; with PASSED, the one to be written with the pointer."""
     if outcome.end is StepResult.PASSED:
         return replace(_at(row, "probation", now), attempts=0, interruptions=0)
     return _stopped(row, outcome, now)
 
 
-def rolled_back(row: Progress, now: float) -> Progress:
+def rolled_back(row: UpdateProgress, now: float) -> UpdateProgress:
     """Return the row to be written with the pointer when the incumbent answers again."""
     return _at(row, "rolled_back", now, row.reason, row.message)
 
 
-def not_rolled_back(row: Progress, outcome: StepOutcome) -> Progress:
+def not_rolled_back(row: UpdateProgress, outcome: StepOutcome) -> UpdateProgress:
     """Return the row when the incumbent cannot answer: the candidate goes on, and it is tried again."""
     said = f"it is to be rolled back ({row.reason}), but the bundle before cannot answer: {outcome.message}"
     return replace(row, attempts=row.attempts + 1, message=said)
 
 
-def suspend(row: Progress, now: float) -> Progress:
+def suspend(row: UpdateProgress, now: float) -> UpdateProgress:
     """Return the row when the daemon stops in the middle of a step, of its own will."""
     return _at(row, "staged", now) if row.state in ("testing", "switching") else row
 
 
-def _of_today(task: str, row: Progress | None, wish: DesiredState, facts: TaskFacts, now: float) -> Progress:
+def _of_today(
+    task: str, row: UpdateProgress | None, wish: DesiredState, facts: TaskFacts, now: float
+) -> UpdateProgress:
     """Return the row of what the plan wants now: a new one if that is something else."""
     wanted = desired_state_id(wish)
     if row is not None and row.wish == wanted:
@@ -172,7 +174,7 @@ def _of_today(task: str, row: Progress | None, wish: DesiredState, facts: TaskFa
     if row is not None and row.state == "probation" and facts.active == row.candidate and wish.verdict != "WANTED":
         return row  # what answers now is still to be judged, and nothing takes its place yet
     offer = wish.offer or wish.plan.offers[0]
-    return Progress(
+    return UpdateProgress(
         task=task,
         candidate=offer.bundle,
         version=offer.version,
@@ -184,7 +186,7 @@ def _of_today(task: str, row: Progress | None, wish: DesiredState, facts: TaskFa
     )
 
 
-def _answering(row: Progress, facts: TaskFacts, now: float) -> Decision:
+def _answering(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
     """Look after a candidate that answers."""
     if row.state == "probation":
         return _in_probation(row, facts, now)
@@ -195,7 +197,7 @@ def _answering(row: Progress, facts: TaskFacts, now: float) -> Decision:
     return _at(row, "done", now, *by_hand), UpdateAction.NOTHING
 
 
-def _in_probation(row: Progress, facts: TaskFacts, now: float) -> Decision:
+def _in_probation(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
     if row.reason:  # it was condemned, and the way back was cut off or failed
         return row, UpdateAction.BACK if facts.rested else UpdateAction.NOTHING
     if facts.judged is None:
@@ -209,7 +211,7 @@ def _in_probation(row: Progress, facts: TaskFacts, now: float) -> Decision:
     return replace(row, reason=judged.reason, message=judged.message), UpdateAction.BACK
 
 
-def _interrupted(row: Progress, now: float) -> Progress:
+def _interrupted(row: UpdateProgress, now: float) -> UpdateProgress:
     row = replace(row, interruptions=row.interruptions + 1)
     if row.interruptions < INTERRUPTIONS_MAX:
         return _at(row, "staged", now)
@@ -217,7 +219,7 @@ def _interrupted(row: Progress, now: float) -> Progress:
     return _at(row, "failed", now, "INTERRUPTED", said)
 
 
-def _forward(row: Progress, wish: DesiredState, facts: TaskFacts, now: float) -> Decision:
+def _forward(row: UpdateProgress, wish: DesiredState, facts: TaskFacts, now: float) -> Decision:
     """Take the next step towards the candidate, if nothing is in the way."""
     if wish.verdict != "WANTED":
         return _at(row, "waiting", now, wish.verdict, LATER[wish.verdict]), UpdateAction.NOTHING
@@ -233,13 +235,13 @@ def _forward(row: Progress, wish: DesiredState, facts: TaskFacts, now: float) ->
     return _at(row, "testing", now), UpdateAction.TEST
 
 
-def _stopped(row: Progress, outcome: StepOutcome, now: float) -> Progress:
+def _stopped(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
     if outcome.end is StepResult.FAILED:
         return _at(row, "failed", now, outcome.reason, outcome.message)
     return replace(_at(row, "staged", now, outcome.reason, outcome.message), attempts=row.attempts + 1)
 
 
-def _at(row: Progress, state: UpdateState, now: float, reason: str = "", message: str = "") -> Progress:
+def _at(row: UpdateProgress, state: UpdateState, now: float, reason: str = "", message: str = "") -> UpdateProgress:
     """Return the row in a state; `since` stays where it is in that state already."""
     since = row.since if row.state == state else now
     return replace(row, state=state, since=since, reason=reason, message=message)

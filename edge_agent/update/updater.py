@@ -28,9 +28,9 @@ from edge_agent.formats.plan import (
     is_within_window,
 )
 from edge_agent.formatting import format_bytes
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
 from edge_agent.update.probation import BundleActivity, ProbationMonitor
@@ -87,7 +87,7 @@ class UpdateOverview:
     plan_version: int = 0
     problem: EdgeAgentError | None = None
     """Why what came last was not believed."""
-    rows: Mapping[str, Progress] = field(default_factory=dict)
+    rows: Mapping[str, UpdateProgress] = field(default_factory=dict)
     revoked: frozenset[str] = frozenset()
     """Tasks answered by a bundle that was signed, and is not any more."""
     expires: float = 0.0
@@ -151,7 +151,7 @@ class Updater:
                 return error
 
     @property
-    def _rows(self) -> Mapping[str, Progress]:
+    def _rows(self) -> Mapping[str, UpdateProgress]:
         return self.overview.rows
 
     async def _look(self, folder: Path) -> EdgeAgentError | None:
@@ -222,7 +222,7 @@ class Updater:
         await self._record(self._watcher.noted(row) if self._watcher.due(row) else row)
         return row, action
 
-    async def _facts(self, task: str, row: Progress | None, wish: DesiredState | None, folder: Path) -> TaskFacts:
+    async def _facts(self, task: str, row: UpdateProgress | None, wish: DesiredState | None, folder: Path) -> TaskFacts:
         active = self._activation.serving.get(task)
         facts = TaskFacts(
             active=active.digest if active else "",
@@ -250,7 +250,7 @@ class Updater:
         wants = await self._activation.on_store(self._source.missing, folder, self._verified, digest)
         return _lacking(wants, "still to come" if folder == self._config.incoming else f"missing in {folder}")
 
-    async def _admitted(self, row: Progress, folder: Path) -> bool:
+    async def _admitted(self, row: UpdateProgress, folder: Path) -> bool:
         assert self._source is not None, "without a source nothing is admitted"
         try:
             await self._activation.admit(row.task, self._source.admit, folder, row.candidate)
@@ -262,7 +262,7 @@ class Updater:
         log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
         return True
 
-    async def _test_and_switch(self, row: Progress, plan: TaskPlan) -> None:
+    async def _test_and_switch(self, row: UpdateProgress, plan: TaskPlan) -> None:
         try:
             bundle = await self._activation.on_store(self._store.find, row.task, row.candidate)
         except EdgeAgentError as error:  # removed or damaged since it came
@@ -280,7 +280,7 @@ class Updater:
         await self._record(row)
         await self._switch(row, plan, bundle if later else None)
 
-    async def _switch(self, row: Progress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
+    async def _switch(self, row: UpdateProgress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
         outcome = StepOutcome(StepResult.PASSED)
 
         async def test() -> None:
@@ -300,7 +300,7 @@ class Updater:
             outcome = classify_error(error) if outcome.end is StepResult.PASSED else outcome
             await self._stopped(update_state_machine.after_switch(row, outcome, self._around.now()))
 
-    async def _go_back(self, row: Progress) -> None:
+    async def _go_back(self, row: UpdateProgress) -> None:
         back = update_state_machine.rolled_back(row, self._around.now())
         try:
             if await self._activation.switch(back, row.incumbent, row.candidate):
@@ -310,13 +310,13 @@ class Updater:
 
     # --- the journal ---------------------------------------------------------------------------------------------
 
-    async def _record(self, row: Progress) -> None:
+    async def _record(self, row: UpdateProgress) -> None:
         """Write a row down, if it is another than the one there."""
         if row != self._rows.get(row.task):
             await self._activation.on_store(self._store.journal.record, row)
             self._note(row)
 
-    async def _stopped(self, row: Progress) -> None:
+    async def _stopped(self, row: UpdateProgress) -> None:
         """Write down that a step did not come to its end, and let some time pass before the next try."""
         await self._record(row)
         self._retry_at[row.task] = self._around.monotonic() + update_state_machine.pause_seconds(row.attempts)
@@ -325,7 +325,7 @@ class Updater:
         await self._activation.on_store(self._store.journal.forget, task)
         self._show(rows={name: row for name, row in self._rows.items() if name != task})
 
-    def _note(self, row: Progress) -> None:
+    def _note(self, row: UpdateProgress) -> None:
         """Show a row that is on the disk."""
         before = self._rows.get(row.task)
         self._watcher.begin(row)

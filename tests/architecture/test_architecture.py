@@ -76,13 +76,10 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
-    *(
-        f"edge_agent.{name}"
-        for name in ("errors", "support_bundle.diagnostic_redaction", "engine.waiting", "engine.restart")
-    ),
-    *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
+    *(f"edge_agent.{name}" for name in ("backoff", "errors", "support_bundle.diagnostic_redaction")),
+    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "golden_jobs", "job_queue", "restart_policy")),
+    *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
-    *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificate_files")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spend_rules", "uplink.connectivity")),
     *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store", "enrolment.validation")),
@@ -123,7 +120,7 @@ ENTRIES = {
     "installer.build.__main__": "started by scripts/build-installer",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
-    "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.onnx_runtime": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.llama.llama_runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
@@ -159,8 +156,8 @@ BACKGROUND = {
     "edge_agent.update.selftest": "a self-test, awaited where it begins; a task so that `stop` can end it alone",
     "edge_agent.server.audit": "owns the thread that writes its log; `close` awaits what waits, a failure is logged",
     "edge_agent.server.detached_calls": "an answer or a change that outlives its callers; `ended` tells its owner",
-    "edge_agent.engine.jobs": "a probe of a second; what it raises is logged",
-    "edge_agent.engine.process": "waits for the end of a child; `ended` awaits it",
+    "edge_agent.engine.job_dispatch": "a probe of a second; what it raises is logged",
+    "edge_agent.engine.child_process": "waits for the end of a child; `ended` awaits it",
     "edge_agent.engine.runtimes": "in the child, which ends with its threads",
     "edge_agent.uplink.transfer_loop": "a step and the wish to stop, both awaited where they begin",
     "edge_agent.uplink.escalation.broker": "owns the thread that keeps the books; each piece of work is awaited",

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent.engine.protocol import Done, Event, Load, Run
+from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama import autotune, llama_backends, tuning_policy
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
@@ -21,7 +21,7 @@ from tests.support.attention import by_row
 from tests.support.models import smollm2_path
 
 SHAPE = ContextShape(cells=2000, sequences=10, kv_type="f16", threads=1, rows=128)
-SPEC = Load(runtime="llama", threads=1, tune=True)
+SPEC = LoadRequest(runtime="llama", threads=1, tune=True)
 ALWAYS = TuningLimits(seconds=600, share=0.0)
 """However slow or busy the machine is."""
 NO_TIME = replace(ALWAYS, seconds=0)
@@ -36,7 +36,9 @@ def model() -> Iterator[LlamaModel]:
     loaded.close()
 
 
-def settle(model: LlamaModel, limits: TuningLimits, spec: Load = SPEC, shape: ContextShape = SHAPE) -> TunedSettings:
+def settle(
+    model: LlamaModel, limits: TuningLimits, spec: LoadRequest = SPEC, shape: ContextShape = SHAPE
+) -> TunedSettings:
     """Return what comes of trying."""
     return autotune.autotune(spec, model, shape, "this one", limits)
 
@@ -50,7 +52,7 @@ def test_settings_are_tried_and_the_rest_is_said(model: LlamaModel) -> None:
     assert "flash attention off: " in tuned.notes
     assert (tuned.shape.rows == 64) == ("64 rows" not in tuned.notes)
     again = settle(
-        model, TuningLimits(seconds=0), Load(runtime="llama", threads=1, tune=True, settings=tuned.details())
+        model, TuningLimits(seconds=0), LoadRequest(runtime="llama", threads=1, tune=True, settings=tuned.details())
     )
     assert ("remembered", tuned.shape, tuned.notes) == (again.source, again.shape, again.notes)
 
@@ -87,7 +89,7 @@ def test_scores_may_be_in_bulk_steps_that_do_not_move_them(model: LlamaModel) ->
     tuned = settle(model, NO_TIME)
     assert tuning_policy.SAME == tuned.bulk_scores == tuned.details()["bulk_scores"]
     for said, found in ((tuning_policy.OTHERS, tuning_policy.OTHERS), ("spoiled", tuning_policy.SAME)):
-        spec = Load(runtime="llama", threads=1, tune=True, settings={**tuned.details(), "bulk_scores": said})
+        spec = LoadRequest(runtime="llama", threads=1, tune=True, settings={**tuned.details(), "bulk_scores": said})
         again = settle(model, NO_TIME, spec)
         assert ("remembered", found) == (again.source, again.bulk_scores)
 
@@ -110,7 +112,7 @@ def test_without_bulk_steps_no_score_is_in_one(model: LlamaModel) -> None:
 @pytest.mark.release
 def test_fewer_threads_are_tried_too(model: LlamaModel) -> None:
     """One instead of two: it is taken, or it is said by how much it is slower. Its logits are the same."""
-    spec = Load(runtime="llama", threads=2, tune=True)
+    spec = LoadRequest(runtime="llama", threads=2, tune=True)
     tuned = settle(model, ALWAYS, spec, replace(SHAPE, threads=2))
     assert (tuned.shape.threads == 2) == ("1 thread: " in tuned.notes)
     assert "refused: logits" not in tuned.notes
@@ -118,10 +120,10 @@ def test_fewer_threads_are_tried_too(model: LlamaModel) -> None:
 
 def test_nothing_is_tried_unasked_or_on_a_device(model: LlamaModel) -> None:
     """The given settings hold; on the processor it is measured all the same whether scores depend on neighbours."""
-    unasked = Load(runtime="llama", threads=1)
+    unasked = LoadRequest(runtime="llama", threads=1)
     for spec, found in (
         (unasked, tuning_policy.OTHERS),
-        (Load(runtime="llama", threads=1, tune=True, device="vulkan"), ""),
+        (LoadRequest(runtime="llama", threads=1, tune=True, device="vulkan"), ""),
     ):
         tuned = settle(model, ALWAYS, spec)
         assert ("off", SHAPE, "", found) == (tuned.source, tuned.shape, tuned.notes, tuned.bulk_scores)
@@ -132,7 +134,7 @@ def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> No
     """A runtime that remembers fewer rows plans no step that its buffer could not take."""
     folder = bundles.smollm2_bundle(tmp_path / "talk", "generate")
     paths = bundles.paths_of(folder)
-    spec = Load(runtime="llama", weights=paths["weights"], context_tokens=512, sequences_max=1, tune=True)
+    spec = LoadRequest(runtime="llama", weights=paths["weights"], context_tokens=512, sequences_max=1, tune=True)
     runtime = LlamaRuntime()
     settings = runtime.load(msgspec.structs.replace(spec, tune=False)) | {"bulk_rows": "96"}
     runtime.close()
@@ -140,11 +142,11 @@ def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> No
     details = runtime.load(msgspec.structs.replace(spec, settings=settings))
     assert ("remembered", "96") == (details["tuned"], details["bulk_rows"])
     runtime.attach("g", bundles.manifest_of(folder), paths)
-    runtime.submit(Run(job_id="one", digest="g", text="A lamp. " * 90, output_tokens_max=1))
+    runtime.submit(JobRequest(job_id="one", digest="g", text="A lamp. " * 90, output_tokens_max=1))
     events: list[Event] = []
     while runtime.busy:
         events += runtime.step()
-    assert isinstance(events[-1], Done)
+    assert isinstance(events[-1], JobResult)
     runtime.close()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge_agent.engine.protocol import Done, Event, Load, Run
+from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, ROWS_GROUP, padded_rows
 from edge_agent.engine.runtimes.llama.tuning_policy import OTHERS, SAME
@@ -27,7 +27,7 @@ class Counted:
     """A runtime whose steps are counted; it has been told what else it would have measured."""
 
     def __init__(self, bulk_scores: str, groups: int) -> None:
-        spec = Load(
+        spec = LoadRequest(
             runtime="llama",
             weights=str(WEIGHTS),
             context_tokens=CONTEXT_TOKENS,
@@ -53,15 +53,15 @@ class Counted:
             self.together([SHORT, *TEXTS])
         self.rows.clear()
 
-    def together(self, texts: list[str], digest: str = "c") -> list[Done]:
+    def together(self, texts: list[str], digest: str = "c") -> list[JobResult]:
         """Classify texts at the same time; return their answers in order."""
         for number, text in enumerate(texts):
-            self.runtime.submit(Run(job_id=str(number), digest=digest, text=text))
+            self.runtime.submit(JobRequest(job_id=str(number), digest=digest, text=text))
         return self.answers(finish(self.runtime), len(texts))
 
-    def answers(self, events: list[Event], count: int) -> list[Done]:
+    def answers(self, events: list[Event], count: int) -> list[JobResult]:
         """Return what came of the texts."""
-        found = {done.job_id: done for done in events if isinstance(done, Done)}
+        found = {done.job_id: done for done in events if isinstance(done, JobResult)}
         self.runtime.tidy()
         return [found[str(number)] for number in range(count)]
 
@@ -99,10 +99,10 @@ def test_a_crowd_shares_bulk_steps_and_has_the_bits_of_who_is_alone(alone: Llama
 @by_row
 def test_a_crowd_beside_a_text_that_is_written(alone: LlamaRuntime, crowd: Counted) -> None:
     """Its row in the step moves nobody's score."""
-    crowd.runtime.submit(Run(job_id="story", digest="g", text="Tell me about lamps.", output_tokens_max=30))
+    crowd.runtime.submit(JobRequest(job_id="story", digest="g", text="Tell me about lamps.", output_tokens_max=30))
     events = [event for _ in range(4) for event in crowd.runtime.step()]
     for number, text in enumerate(TEXTS):
-        crowd.runtime.submit(Run(job_id=str(number), digest="c", text=text))
+        crowd.runtime.submit(JobRequest(job_id=str(number), digest="c", text=text))
     found = crowd.answers([*events, *finish(crowd.runtime)], len(TEXTS))
     assert [classify(alone, text).scores for text in TEXTS] == [done.scores for done in found]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.engine.protocol import CacheUse, Done, Load, Run
+from edge_agent.engine.protocol import CacheUse, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.formats.manifest import Manifest
@@ -34,7 +34,7 @@ def used(runtime: LlamaRuntime) -> CacheUse:
 
 def answer(runtime: LlamaRuntime, digest: str, text: str) -> int:
     """Compute one input; return the most cells that were in use on the way."""
-    runtime.submit(Run(job_id="j", digest=digest, text=text, output_tokens_max=20))
+    runtime.submit(JobRequest(job_id="j", digest=digest, text=text, output_tokens_max=20))
     most = 0
     while runtime.busy:
         runtime.step()
@@ -50,7 +50,7 @@ def test_the_cache_says_what_it_holds_and_saves() -> None:
     """
     runtime = LlamaRuntime()
     assert runtime.cache_use is None
-    runtime.load(Load(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=4))
+    runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=4))
     try:
         runtime.attach("c", make("classify", ("refund", "price")), {})
         runtime.attach("g", make("generate", ()), {})
@@ -73,14 +73,14 @@ def test_the_cache_says_what_it_holds_and_saves() -> None:
 def test_what_a_job_leaves_is_put_away_when_its_answer_is_out() -> None:
     """A step leaves the sequence of the job that it ends as it is; who comes next has its room, tidied or not."""
     runtime = LlamaRuntime()
-    runtime.load(Load(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=1))
+    runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=1))
     try:
         runtime.attach("c", make("classify", ("refund", "price")), {})
-        cells, taken, done = runtime._cache._cells, list[tuple[int, int]](), list[Done]()
+        cells, taken, done = runtime._cache._cells, list[tuple[int, int]](), list[JobResult]()
         for tidied in (True, False, True):
-            runtime.submit(Run(job_id="j", digest="c", text="How much is the lamp?"))
+            runtime.submit(JobRequest(job_id="j", digest="c", text="How much is the lamp?"))
             while runtime.busy:
-                done += [event for event in runtime.step() if isinstance(event, Done)]
+                done += [event for event in runtime.step() if isinstance(event, JobResult)]
             before = cells.taken
             if tidied:
                 runtime.tidy()

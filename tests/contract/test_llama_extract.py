@@ -13,7 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run
+from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, LoadRequest, TextChunk
 from edge_agent.engine.runtimes.llama.llama_bundle import read_bundle
 from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShape, LlamaContext, TokenRows
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
@@ -47,7 +47,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def loaded(manifest: Manifest) -> Iterator[LlamaRuntime]:
     """Load once: "e" extracts, "g" writes freely."""
     runtime = LlamaRuntime()
-    runtime.load(Load(runtime="llama", weights=str(smollm2_path()), sequences_max=6))
+    runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), sequences_max=6))
     runtime.attach("e", manifest, {})
     free = manifest.task.model_copy(update={"kind": "generate", "record_schema": None})
     runtime.attach("g", manifest.model_copy(update={"task": free}), {})
@@ -91,15 +91,15 @@ def finish(runtime: LlamaRuntime) -> list[Event]:
     raise AssertionError(f"still busy after {STEPS_MAX} steps")
 
 
-def extract(runtime: LlamaRuntime, text: str, digest: str = "e") -> Done:
+def extract(runtime: LlamaRuntime, text: str, digest: str = "e") -> JobResult:
     """Extract from one text alone."""
-    runtime.submit(Run(job_id="alone", digest=digest, text=text))
+    runtime.submit(JobRequest(job_id="alone", digest=digest, text=text))
     (done,) = finish(runtime)
-    assert isinstance(done, Done), done
+    assert isinstance(done, JobResult), done
     return done
 
 
-def said(done: Done) -> tuple[Any, ...]:
+def said(done: JobResult) -> tuple[Any, ...]:
     """Return all that a caller sees of an answer but for times."""
     return done.record, done.fields, done.confidence, done.input_tokens, done.output_tokens
 
@@ -125,7 +125,7 @@ def test_the_model_fills_the_record_from_the_text(runtime: LlamaRuntime) -> None
 def test_forced_tokens_take_no_step(runtime: LlamaRuntime) -> None:
     """A record takes far fewer steps than it has tokens, and it is cut into tokens as the tokenizer cuts it."""
     runtime._bundles["e"].drafts = RecordDrafts()
-    runtime.submit(Run(job_id="alone", digest="e", text=TEXTS[0]))
+    runtime.submit(JobRequest(job_id="alone", digest="e", text=TEXTS[0]))
     job = runtime._jobs["alone"]
     prompt = job.input_tokens
     steps = 0
@@ -134,29 +134,29 @@ def test_forced_tokens_take_no_step(runtime: LlamaRuntime) -> None:
         events += runtime.step()
         steps += 1
     (done,) = events
-    assert isinstance(done, Done)
+    assert isinstance(done, JobResult)
     assert steps < done.output_tokens * 0.6
     own = job.tokens[prompt:]
     assert done.output_tokens == len(own)
     assert runtime._model.tokenize(done.record, special=False) == own
 
 
-def steps_of(runtime: LlamaRuntime, text: str) -> tuple[int, Done]:
+def steps_of(runtime: LlamaRuntime, text: str) -> tuple[int, JobResult]:
     """Extract from one text alone; return the number of steps, too."""
-    runtime.submit(Run(job_id="alone", digest="e", text=text))
+    runtime.submit(JobRequest(job_id="alone", digest="e", text=text))
     steps, events = 0, list[Event]()
     while runtime.busy:
         events += runtime.step()
         steps += 1
     (done,) = events
-    assert isinstance(done, Done)
+    assert isinstance(done, JobResult)
     return steps, done
 
 
 @pytest.mark.slow
 def test_drafts_save_steps_and_change_nothing(runtime: LlamaRuntime) -> None:
     """Learnt from the same record, from those of other texts, or from all: the same to the last bit, in fewer steps."""
-    bundle, plain = runtime._bundles["e"], dict[str, tuple[int, Done]]()
+    bundle, plain = runtime._bundles["e"], dict[str, tuple[int, JobResult]]()
     for text in DATED:
         bundle.drafts = RecordDrafts()
         plain[text] = steps_of(runtime, text)
@@ -181,9 +181,9 @@ def test_a_draft_does_not_get_past_the_limit(runtime: LlamaRuntime, manifest: Ma
         assert bundle is not None
         bundle.drafts = runtime._bundles["e"].drafts
     assert said(extract(runtime, TEXTS[0], "exact")) == said(extract(runtime, TEXTS[0]))
-    runtime.submit(Run(job_id="short", digest="short", text=TEXTS[0]))
+    runtime.submit(JobRequest(job_id="short", digest="short", text=TEXTS[0]))
     (failed,) = finish(runtime)
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, FailureReport)
     assert f"not complete after {tokens - 1} tokens" in failed.message
 
 
@@ -230,9 +230,11 @@ def turmoil(runtime: LlamaRuntime, asked: dict[str, str]) -> Iterator[Event]:
     dice = random.Random(3)
     for turn in range(12):
         asked[str(turn)] = text = dice.choice(TEXTS)
-        runtime.submit(Run(job_id=str(turn), digest="e", text=text))
+        runtime.submit(JobRequest(job_id=str(turn), digest="e", text=text))
         if turn % 4 == 0:
-            runtime.submit(Run(job_id=f"g{turn}", digest="g", text=text, output_tokens_max=dice.randrange(1, 20)))
+            runtime.submit(
+                JobRequest(job_id=f"g{turn}", digest="g", text=text, output_tokens_max=dice.randrange(1, 20))
+            )
         for _ in range(dice.randrange(6)):
             yield from runtime.step() if runtime.busy else []
         if dice.random() < 0.2:
@@ -246,34 +248,34 @@ def test_a_record_does_not_depend_on_its_neighbours(runtime: LlamaRuntime) -> No
     alone = {text: said(extract(runtime, text)) for text in TEXTS}
     asked: dict[str, str] = {}
     events = list(turmoil(runtime, asked))
-    done = {event.job_id: said(event) for event in events if isinstance(event, Done) and event.record}
-    gone = {event.job_id for event in events if isinstance(event, Failed)}
+    done = {event.job_id: said(event) for event in events if isinstance(event, JobResult) and event.record}
+    gone = {event.job_id for event in events if isinstance(event, FailureReport)}
     assert asked.keys() == done.keys() | gone
     assert len(done) > len(gone) > 0
     assert {job_id: alone[asked[job_id]] for job_id in done} == done
-    assert any(isinstance(event, Chunk) for event in events)
+    assert any(isinstance(event, TextChunk) for event in events)
 
 
 def test_a_record_goes_on_when_the_cache_moves(runtime: LlamaRuntime, manifest: Manifest) -> None:
     """A bundle that comes and goes in the middle of a record changes nothing in it."""
     before = said(extract(runtime, TEXTS[1]))
-    runtime.submit(Run(job_id="alone", digest="e", text=TEXTS[1]))
+    runtime.submit(JobRequest(job_id="alone", digest="e", text=TEXTS[1]))
     events = [event for _ in range(8) for event in runtime.step()]
     runtime.attach("other", with_schema(manifest, record_schemas.sensible(random.Random(1))), {})
     events += [event for _ in range(2) for event in runtime.step()]
     runtime.detach("other")
     events += finish(runtime)
-    assert [before] == [said(event) for event in events if isinstance(event, Done)]
+    assert [before] == [said(event) for event in events if isinstance(event, JobResult)]
 
 
 def test_cancelled_records_free_their_places(runtime: LlamaRuntime) -> None:
     """All are cancelled at different points; as many as before find room."""
     for i in range(6):
-        runtime.submit(Run(job_id=str(i), digest="e", text=TEXTS[i % len(TEXTS)]))
+        runtime.submit(JobRequest(job_id=str(i), digest="e", text=TEXTS[i % len(TEXTS)]))
     ended: list[Event] = []
     for i in range(6):
         ended += [*runtime.step(), *runtime.cancel(str(i))]
-    assert ["CANCELLED"] * 6 == [event.reason for event in ended if isinstance(event, Failed)]
+    assert ["CANCELLED"] * 6 == [event.reason for event in ended if isinstance(event, FailureReport)]
     assert not runtime.busy
     assert extract(runtime, TEXTS[0]).record
 
@@ -281,11 +283,11 @@ def test_cancelled_records_free_their_places(runtime: LlamaRuntime) -> None:
 def test_a_record_that_gets_too_long_fails_alone(runtime: LlamaRuntime, manifest: Manifest) -> None:
     """It is an error that names the limit, never half a record; others go on."""
     runtime.attach("short", with_schema(manifest, RECORD_SCHEMA, tokens_max=12), {})
-    runtime.submit(Run(job_id="short", digest="short", text=TEXTS[0]))
-    runtime.submit(Run(job_id="kept", digest="e", text=TEXTS[0]))
+    runtime.submit(JobRequest(job_id="short", digest="short", text=TEXTS[0]))
+    runtime.submit(JobRequest(job_id="kept", digest="e", text=TEXTS[0]))
     ends = {event.job_id: event for event in finish(runtime)}
-    assert isinstance(ends["kept"], Done)
-    assert isinstance(ends["short"], Failed)
+    assert isinstance(ends["kept"], JobResult)
+    assert isinstance(ends["short"], FailureReport)
     assert ("MODEL_FAILED", "the record is not complete after 12 tokens") == (
         ends["short"].reason,
         ends["short"].message,
@@ -311,10 +313,12 @@ def test_a_schema_without_a_record_is_refused(runtime: LlamaRuntime, manifest: M
 def test_records_need_memory_of_their_own(manifest: Manifest) -> None:
     """The first extract bundle is refused with the numbers where only the model fits."""
     runtime = LlamaRuntime()
-    details = runtime.load(Load(runtime="llama", weights=str(smollm2_path()), sequences_max=2))
+    details = runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), sequences_max=2))
     need = int(details["memory_estimated_bytes"])
     runtime.close()
-    tight = Load(runtime="llama", weights=str(smollm2_path()), sequences_max=2, memory_bytes_max=need + 1_000_000)
+    tight = LoadRequest(
+        runtime="llama", weights=str(smollm2_path()), sequences_max=2, memory_bytes_max=need + 1_000_000
+    )
     runtime.load(tight)
     with pytest.raises(MemoryShort, match="the model needs"):
         runtime.attach("e", manifest, {})
@@ -366,7 +370,7 @@ def test_a_file_of_the_tiny_model_writes_records(tmp_path: Path, manifest: Manif
     """A vocabulary of single bytes and few words, and weights of noise, still give a record that fits."""
     runtime = LlamaRuntime()
     weights = tiny_gguf.write(tmp_path / "tiny.gguf")
-    runtime.load(Load(runtime="llama", weights=str(weights), context_tokens=256, sequences_max=2))
+    runtime.load(LoadRequest(runtime="llama", weights=str(weights), context_tokens=256, sequences_max=2))
     prompt = manifest.task.prompt.model_copy(update={"template": "{input}\n"})
     task = with_schema(manifest, RECORD_SCHEMA, tokens_max=150).task.model_copy(update={"prompt": prompt})
     runtime.attach("e", manifest.model_copy(update={"task": task}), {})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.protocol import Done, Failed, Run
+from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.lora_adapters import LOADED_MAX
 from edge_agent.errors import InputTooLong
@@ -43,13 +43,13 @@ def runtime(tmp_path: Path) -> Iterator[LlamaRuntime]:
     runtime.close()
 
 
-def classify(runtime: LlamaRuntime, text: str, digest: str) -> Done | Failed:
+def classify(runtime: LlamaRuntime, text: str, digest: str) -> JobResult | FailureReport:
     """Classify one text alone."""
-    runtime.submit(Run(job_id="alone", digest=digest, text=text))
+    runtime.submit(JobRequest(job_id="alone", digest=digest, text=text))
     while not (events := runtime.step()):
         pass
     (event,) = events
-    assert isinstance(event, Done | Failed)
+    assert isinstance(event, JobResult | FailureReport)
     return event
 
 
@@ -61,7 +61,7 @@ def require_as_before(turmoil: Turmoil) -> None:
     for job_id, done in turmoil.answers.items():
         assert turmoil.asked[job_id] not in alone or alone[turmoil.asked[job_id]] == said(done)
     for i in range(JOBS + 2):
-        runtime.submit(Run(job_id=f"last-{i}", digest="generate-0", text=TEXTS[1], output_tokens_max=50))
+        runtime.submit(JobRequest(job_id=f"last-{i}", digest="generate-0", text=TEXTS[1], output_tokens_max=50))
     runtime.step()
     assert JOBS == computed_together(runtime)
     for i in range(JOBS + 2):
@@ -122,7 +122,7 @@ class Interrupter:
         self._near.send(b"x")
         self._every, self._heard, self.ends = every, 0, 0
 
-    def hear(self, _jobs: Collection[str]) -> bool:
+    def poll_cancellations(self, _jobs: Collection[str]) -> bool:
         self._heard += 1
         ends = self._heard % self._every == 0 and self.ends < ENDS_MAX
         self.ends += ends
@@ -136,7 +136,7 @@ class Interrupter:
 def test_steps_that_are_ended_leave_nothing(tmp_path: Path) -> None:
     """Ended at any moment, also too late, while jobs are cancelled and bundles come: answers are those of peace."""
     mailbox, runtime = Interrupter(every=3), LlamaRuntime()
-    runtime.mailbox, runtime.hear = mailbox.far.fileno(), mailbox.hear
+    runtime.mailbox, runtime.poll_cancellations = mailbox.far.fileno(), mailbox.poll_cancellations
     try:
         tiny_runtime(tmp_path, runtime=runtime)
         turmoil = Turmoil(runtime, tmp_path)
@@ -164,13 +164,13 @@ def test_hundreds_of_adapters_take_turns(tmp_path: Path) -> None:
         for i in range(ADAPTERS):
             runtime.attach(str(i), manifest("classify"), tiny_adapter(tmp_path, i))
         alone = [classify(runtime, TEXTS[0], str(i)) for i in range(ADAPTERS)]
-        scores = {str(i): done.scores for i, done in enumerate(alone) if isinstance(done, Done)}
+        scores = {str(i): done.scores for i, done in enumerate(alone) if isinstance(done, JobResult)}
         assert ADAPTERS == len(set(scores.values()))
         for digest in scores:
-            runtime.submit(Run(job_id=digest, digest=digest, text=TEXTS[0]))
+            runtime.submit(JobRequest(job_id=digest, digest=digest, text=TEXTS[0]))
         together = {}
         while runtime.busy:
-            together |= {done.job_id: done.scores for done in runtime.step() if isinstance(done, Done)}
+            together |= {done.job_id: done.scores for done in runtime.step() if isinstance(done, JobResult)}
             assert len(runtime._adapters) <= LOADED_MAX
         assert scores == together
         classify(runtime, TEXTS[0], "59")
@@ -178,12 +178,12 @@ def test_hundreds_of_adapters_take_turns(tmp_path: Path) -> None:
             classify(runtime, TEXTS[0], str(i))
         (tmp_path / "adapter-59.gguf").unlink()
         lost = classify(runtime, TEXTS[0], "59")
-        assert isinstance(lost, Failed)
+        assert isinstance(lost, FailureReport)
         assert "MODEL_FAILED" == lost.reason
         assert "model file adapter-59.gguf cannot be read: No such file or directory" in lost.message
         assert "Install the bundle again" in lost.remedy
         beside = classify(runtime, TEXTS[0], "58")
-        assert isinstance(beside, Done)
+        assert isinstance(beside, JobResult)
         assert scores["58"] == beside.scores
     finally:
         runtime.close()
@@ -201,11 +201,11 @@ def test_a_job_without_its_adapter_fails_alone(tmp_path: Path) -> None:
         Path(paths["lost"]["adapter"]).unlink()
         for i in range(3):
             for digest in paths:
-                runtime.submit(Run(job_id=f"{digest}-{i}", digest=digest, text=TEXTS[i]))
+                runtime.submit(JobRequest(job_id=f"{digest}-{i}", digest=digest, text=TEXTS[i]))
         ends = {}
         while runtime.busy:
             ends |= {event.job_id: type(event) for event in runtime.step()}
-        assert {f"lost-{i}": Failed for i in range(3)} | {f"kept-{i}": Done for i in range(3)} == ends
+        assert {f"lost-{i}": FailureReport for i in range(3)} | {f"kept-{i}": JobResult for i in range(3)} == ends
     finally:
         runtime.close()
 
@@ -223,7 +223,7 @@ def test_a_prompt_without_end_is_refused_at_once(runtime: LlamaRuntime) -> None:
         started = time.process_time()
         for _ in range(20):
             with pytest.raises(InputTooLong, match=said_of_it) as caught:
-                runtime.submit(Run(job_id="long", digest="c", text=text))
+                runtime.submit(JobRequest(job_id="long", digest="c", text=text))
         refusing, started = time.process_time() - started, time.process_time()
         for _ in range(20):
             runtime._model.tokenize(TEXT_MAX, special=False)
@@ -246,7 +246,7 @@ def test_what_was_asked_before_is_not_computed_again(tmp_path: Path) -> None:
         for text in (again, again, other):
             before = use.reused
             done = classify(runtime, text, "c")
-            assert isinstance(done, Done)
+            assert isinstance(done, JobResult)
             scores.append(done.scores)
             use = runtime.cache_use
             assert use is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.protocol import Done, Failed, Load, Run
+from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.step_costs import TRUSTED_STEPS
 from edge_agent.engine.runtimes.llama.step_interruption import StepInterruption, is_long
@@ -33,7 +33,7 @@ class Talker:
     def take_back(self) -> None:
         self.far.recv(1)
 
-    def hear(self, jobs: Collection[str]) -> bool:
+    def poll_cancellations(self, jobs: Collection[str]) -> bool:
         self.heard.append(set(jobs))
         ends = self.dice is None or (self.ends_left > 0 and self.dice.random() < 0.001)
         self.ends_left -= ends
@@ -54,8 +54,8 @@ def talker() -> Iterator[Talker]:
 @pytest.fixture
 def runtime(talker: Talker) -> Iterator[LlamaRuntime]:
     runtime = LlamaRuntime()
-    runtime.mailbox, runtime.hear = talker.far.fileno(), talker.hear
-    runtime.load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, sequences_max=4))
+    runtime.mailbox, runtime.poll_cancellations = talker.far.fileno(), talker.poll_cancellations
+    runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, sequences_max=4))
     runtime.attach("c", make(), {})
     runtime.attach("g", CHAT, {})
     yield runtime
@@ -65,7 +65,7 @@ def runtime(talker: Talker) -> Iterator[LlamaRuntime]:
 def test_a_step_ends_when_a_job_in_it_is_cancelled(runtime: LlamaRuntime, talker: Talker) -> None:
     """Nothing comes of it and nothing is lost: the other job gives the answer that it gives alone."""
     for job_id in ("kept", "gone"):
-        runtime.submit(Run(job_id=job_id, digest="c", text=LONG))
+        runtime.submit(JobRequest(job_id=job_id, digest="c", text=LONG))
     talker.say()
     snapshots = []
     for _ in range(3):
@@ -74,12 +74,12 @@ def test_a_step_ends_when_a_job_in_it_is_cancelled(runtime: LlamaRuntime, talker
     assert {"kept", "gone"} >= {job_id for jobs in talker.heard for job_id in jobs} != set()
     assert any(one == other for one, other in pairwise(snapshots))  # a step of which nothing came
     talker.take_back()
-    assert ["CANCELLED"] == [event.reason for event in runtime.cancel("gone") if isinstance(event, Failed)]
+    assert ["CANCELLED"] == [event.reason for event in runtime.cancel("gone") if isinstance(event, FailureReport)]
     (done,) = finish(runtime)
-    runtime.submit(Run(job_id="alone", digest="c", text=LONG))
+    runtime.submit(JobRequest(job_id="alone", digest="c", text=LONG))
     (alone,) = finish(runtime)
-    assert isinstance(alone, Done)
-    assert isinstance(done, Done)
+    assert isinstance(alone, JobResult)
+    assert isinstance(done, JobResult)
     assert (alone.scores, alone.label_mass) == (done.scores, done.label_mass)
 
 
@@ -90,15 +90,15 @@ def test_scores_survive_any_interruption(runtime: LlamaRuntime, talker: Talker) 
     talker.dice = random.Random(3)
     talker.say()
     for i, text in enumerate(texts * 2):
-        runtime.submit(Run(job_id=str(i), digest="c", text=text))
-    runtime.submit(Run(job_id="g", digest="g", text=LONG, output_tokens_max=5))
-    done = {event.job_id: event for event in finish(runtime) if isinstance(event, Done)}
+        runtime.submit(JobRequest(job_id=str(i), digest="c", text=text))
+    runtime.submit(JobRequest(job_id="g", digest="g", text=LONG, output_tokens_max=5))
+    done = {event.job_id: event for event in finish(runtime) if isinstance(event, JobResult)}
     assert talker.ends_left < 12
     talker.ends_left = 0
     for i, text in enumerate(texts * 2):
-        runtime.submit(Run(job_id="alone", digest="c", text=text))
+        runtime.submit(JobRequest(job_id="alone", digest="c", text=text))
         (alone,) = finish(runtime)
-        assert isinstance(alone, Done)
+        assert isinstance(alone, JobResult)
         assert alone.scores == done[str(i)].scores
 
 
@@ -107,8 +107,8 @@ def test_short_steps_are_not_listened_to(runtime: LlamaRuntime, talker: Talker) 
     for _ in range(2 * TRUSTED_STEPS):  # then a slow step or two change little
         runtime._scheduler.costs.learn(4, 400.0, 1e-6)
     talker.say()
-    runtime.submit(Run(job_id="c", digest="c", text="Hi"))
-    assert ["c"] == [event.job_id for event in finish(runtime) if isinstance(event, Done)]
+    runtime.submit(JobRequest(job_id="c", digest="c", text="Hi"))
+    assert ["c"] == [event.job_id for event in finish(runtime) if isinstance(event, JobResult)]
     assert [] == talker.heard
 
 
@@ -123,7 +123,7 @@ def test_a_step_of_many_rows_or_of_much_time_is_listened_to(rows: int, seconds: 
 def test_a_listener_closes_while_it_waits(talker: Talker) -> None:
     """Closing ends the thread, whether somebody spoke or not; nothing is ended that no block is around."""
     ended: list[str] = []
-    listener = StepInterruption(talker.far.fileno(), talker.hear, lambda: ended.append("step"))
+    listener = StepInterruption(talker.far.fileno(), talker.poll_cancellations, lambda: ended.append("step"))
     with listener.during({"a"}):
         pass
     talker.say()
@@ -134,7 +134,7 @@ def test_a_listener_closes_while_it_waits(talker: Talker) -> None:
 def test_a_listener_sleeps_while_nobody_speaks(talker: Talker) -> None:
     """A step wakes it neither when it begins nor when it ends: who computes would wait for that."""
     steps = 100
-    listener = StepInterruption(talker.far.fileno(), talker.hear, lambda: None)
+    listener = StepInterruption(talker.far.fileno(), talker.poll_cancellations, lambda: None)
     (thread,) = (each for each in threading.enumerate() if each.name == "interruption")
     assert thread.native_id is not None
     for _ in range(steps):

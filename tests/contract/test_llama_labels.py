@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.engine.protocol import Done, Failed, Load, Run
+from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.label_scoring import LabelTree, log_probs
 from edge_agent.engine.runtimes.llama.llama_bundle import read_bundle
 from edge_agent.engine.runtimes.llama.llama_context import (
@@ -60,7 +60,7 @@ def make(kind: str = "classify", labels: Sequence[str] = ()) -> Manifest:
 def runtime() -> Iterator[LlamaRuntime]:
     """Load once: a task for each set of labels, and one that writes."""
     runtime = LlamaRuntime()
-    runtime.load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, sequences_max=4))
+    runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, sequences_max=4))
     for name, labels in TASKS.items():
         runtime.attach(name, make(labels=labels), {})
     runtime.attach("g", make("generate"), {})
@@ -68,17 +68,17 @@ def runtime() -> Iterator[LlamaRuntime]:
     runtime.close()
 
 
-def answers(runtime: LlamaRuntime, *jobs: Run) -> dict[str, Done]:
+def answers(runtime: LlamaRuntime, *jobs: JobRequest) -> dict[str, JobResult]:
     """Compute jobs together."""
     for job in jobs:
         runtime.submit(job)
-    ends: dict[str, Done] = {}
+    ends: dict[str, JobResult] = {}
     for _ in range(STEPS_MAX):
         if not runtime.busy:
             return ends
         for event in runtime.step():
-            assert not isinstance(event, Failed), event
-            if isinstance(event, Done):
+            assert not isinstance(event, FailureReport), event
+            if isinstance(event, JobResult):
                 ends[event.job_id] = event
     raise AssertionError(f"still busy after {STEPS_MAX} steps")
 
@@ -140,7 +140,7 @@ def walked(labels: Sequence[str]) -> np.ndarray:
     return joint
 
 
-def joint(done: Done) -> np.ndarray:
+def joint(done: JobResult) -> np.ndarray:
     """Return the joint log-probabilities that an answer's scores were made of, at temperature 1."""
     return np.log(done.scores) + math.log(done.label_mass)
 
@@ -154,7 +154,7 @@ def all_but_few() -> list[Any]:
 @pytest.mark.parametrize(("name", "every"), [("few", 1), ("two hundred", 10), *all_but_few()])
 def test_scores_are_those_of_a_walk_for_each_label(runtime: LlamaRuntime, name: str, every: int) -> None:
     """A tree of shared rows, in as many steps as it takes, gives what each label has when computed by itself."""
-    done = answers(runtime, Run(job_id="j", digest=name, text=TEXT))["j"]
+    done = answers(runtime, JobRequest(job_id="j", digest=name, text=TEXT))["j"]
     expected = walked(TASKS[name][::every])
     assert pytest.approx(expected, abs=1e-6) == joint(done)[::every]
     assert pytest.approx(1.0) == sum(done.scores)
@@ -163,9 +163,9 @@ def test_scores_are_those_of_a_walk_for_each_label(runtime: LlamaRuntime, name: 
 @pytest.mark.parametrize("names", [("few", "two hundred"), pytest.param(tuple(TASKS), marks=pytest.mark.release)])
 def test_labels_beside_others_score_as_alone(runtime: LlamaRuntime, names: tuple[str, ...]) -> None:
     """Beside a stream and other trees, which cut a tree elsewhere, scores are the same to the last bit."""
-    jobs = [Run(job_id=name, digest=name, text=TEXT) for name in names]
+    jobs = [JobRequest(job_id=name, digest=name, text=TEXT) for name in names]
     alone = [answers(runtime, job)[job.job_id].scores for job in jobs]
-    stream = Run(job_id="g", digest="g", text=TEXT, output_tokens_max=20)
+    stream = JobRequest(job_id="g", digest="g", text=TEXT, output_tokens_max=20)
     together = answers(runtime, stream, *jobs)
     assert alone == [together[name].scores for name in names]
 

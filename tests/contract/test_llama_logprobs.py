@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.engine.protocol import Done, Load, Run, Token
+from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest, Token
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from tests.support import bundles
 
@@ -22,7 +22,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaRuntime]:
     folder: Path = bundles.smollm2_bundle(tmp_path_factory.mktemp("talk") / "talk", "generate")
     loaded = LlamaRuntime()
     paths = bundles.paths_of(folder)
-    loaded.load(Load(runtime="llama", weights=paths["weights"], context_tokens=256, sequences_max=1))
+    loaded.load(LoadRequest(runtime="llama", weights=paths["weights"], context_tokens=256, sequences_max=1))
     loaded.attach("g", bundles.manifest_of(folder), paths)
     yield loaded
     loaded.close()
@@ -30,11 +30,11 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaRuntime]:
 
 def written(runtime: LlamaRuntime, **options: Any) -> tuple[str, tuple[Token, ...]]:
     """Return the text, and what is told of its tokens."""
-    runtime.submit(Run(job_id="one", digest="g", text=TEXT, output_tokens_max=TOKENS, **options))
+    runtime.submit(JobRequest(job_id="one", digest="g", text=TEXT, output_tokens_max=TOKENS, **options))
     text = ""
     while runtime.busy:
         for event in runtime.step():
-            if isinstance(event, Done):
+            if isinstance(event, JobResult):
                 assert len(event.tokens) in (0, event.output_tokens)
                 return text, event.tokens
             text += getattr(event, "text", "")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
+from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.step_costs import RETRY_SECONDS_MAX, TRUSTED_STEPS
 from tests.support.bundles import manifest_of, smollm2_bundle
@@ -22,7 +22,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaRuntime]:
     """Load once, with a place for one job: "g" writes."""
     manifest = manifest_of(smollm2_bundle(tmp_path_factory.mktemp("m") / "a", "generate"))
     runtime = LlamaRuntime()
-    runtime.load(Load(runtime="llama", weights=str(smollm2_path()), sequences_max=1))
+    runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), sequences_max=1))
     runtime.attach("g", manifest, {})
     yield runtime
     runtime.close()
@@ -33,13 +33,15 @@ def finish(runtime: LlamaRuntime) -> list[Event]:
     events: list[Event] = []
     while runtime.busy:
         events += runtime.step()
-    return [event for event in events if isinstance(event, Done | Failed)]
+    return [event for event in events if isinstance(event, JobResult | FailureReport)]
 
 
 def test_jobs_find_a_place_by_priority(runtime: LlamaRuntime) -> None:
     """A job of the operator comes in before one of a device that has waited for less than a second more."""
     for job_id, priority in (("first", 1), ("device", 1), ("operator", 0)):
-        runtime.submit(Run(job_id=job_id, digest="g", text="Tell me of Rome.", output_tokens_max=9, priority=priority))
+        runtime.submit(
+            JobRequest(job_id=job_id, digest="g", text="Tell me of Rome.", output_tokens_max=9, priority=priority)
+        )
         if job_id == "first":
             runtime.step()
     assert ["first", "operator", "device"] == [event.job_id for event in finish(runtime)]
@@ -51,9 +53,11 @@ def read(runtime: LlamaRuntime, text: str) -> None:
     for number in itertools.count():
         if costs.small.steps + costs.bulk.steps >= TRUSTED_STEPS:
             break
-        runtime.submit(Run(job_id="before", digest="g", text=f"{number}. {text}", output_tokens_max=TRUSTED_STEPS))
+        runtime.submit(
+            JobRequest(job_id="before", digest="g", text=f"{number}. {text}", output_tokens_max=TRUSTED_STEPS)
+        )
         finish(runtime)
-    runtime.submit(Run(job_id="read", digest="g", text=f"Again. {text}", output_tokens_max=1))
+    runtime.submit(JobRequest(job_id="read", digest="g", text=f"Again. {text}", output_tokens_max=1))
     finish(runtime)
 
 
@@ -63,10 +67,10 @@ def test_a_job_that_cannot_be_in_time_is_not_computed(runtime: LlamaRuntime) -> 
     assert runtime.cache_use is not None
     computed = runtime.cache_use.computed
     runtime._scheduler.costs.scale(1e4)
-    runtime.submit(Run(job_id="late", digest="g", text=f"Late. {LONG}", seconds=10.0))
+    runtime.submit(JobRequest(job_id="late", digest="g", text=f"Late. {LONG}", seconds=10.0))
     (event,) = finish(runtime)
     runtime._scheduler.costs.scale(1e-4)
-    assert isinstance(event, Failed)
+    assert isinstance(event, FailureReport)
     assert ("late", "DEADLINE_UNATTAINABLE") == (event.job_id, event.reason)
     assert {"tokens", "seconds_expected", "seconds_left", "retry_seconds"} == event.metadata.keys()
     assert 0 < float(event.metadata["retry_seconds"]) <= RETRY_SECONDS_MAX
@@ -83,10 +87,12 @@ def test_calls_are_answered_again_when_a_load_has_gone(runtime: LlamaRuntime) ->
     ends: list[str] = []
 
     def answered() -> bool:
-        runtime.submit(Run(job_id="till", digest="g", text=f"{next(numbers)}. {LONG}", output_tokens_max=1, seconds=20))
+        runtime.submit(
+            JobRequest(job_id="till", digest="g", text=f"{next(numbers)}. {LONG}", output_tokens_max=1, seconds=20)
+        )
         (event,) = finish(runtime)
-        ends.append(event.reason if isinstance(event, Failed) else "answered")
-        return isinstance(event, Done)
+        ends.append(event.reason if isinstance(event, FailureReport) else "answered")
+        return isinstance(event, JobResult)
 
     eventually_sync(answered, 60.0)
     assert ["DEADLINE_UNATTAINABLE"] * (len(ends) - 1) + ["answered"] == ends
@@ -96,6 +102,6 @@ def test_calls_are_answered_again_when_a_load_has_gone(runtime: LlamaRuntime) ->
 
 def test_a_job_with_time_is_computed(runtime: LlamaRuntime) -> None:
     """A deadline that can be kept changes nothing."""
-    runtime.submit(Run(job_id="in time", digest="g", text=LONG, output_tokens_max=2, seconds=600.0))
+    runtime.submit(JobRequest(job_id="in time", digest="g", text=LONG, output_tokens_max=2, seconds=600.0))
     (event,) = finish(runtime)
-    assert isinstance(event, Done)
+    assert isinstance(event, JobResult)

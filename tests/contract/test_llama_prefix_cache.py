@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.protocol import Done, Load, Run
+from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.kv_cache import KEPT_TOKENS_MIN
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape, LlamaContext, TokenRows
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
@@ -39,7 +39,9 @@ def texts(dice: random.Random, count: int) -> list[str]:
 def load(weights: Path, kept: int) -> LlamaRuntime:
     runtime = LlamaRuntime()
     runtime.load(
-        Load(runtime="llama", weights=str(weights), context_tokens=320, sequences_max=5, prompt_cache_bytes_max=kept)
+        LoadRequest(
+            runtime="llama", weights=str(weights), context_tokens=320, sequences_max=5, prompt_cache_bytes_max=kept
+        )
     )
     return runtime
 
@@ -66,15 +68,15 @@ def compare(weights: Path, adapters: list[Path], jobs: int, kept: int) -> tuple[
     runtime = load(weights, kept)
     digests = attach(runtime, adapters)
     asked = {str(job): (dice.choice(digests), dice.choice(inputs)) for job in range(jobs)}
-    answers: dict[str, Done] = {}
+    answers: dict[str, JobResult] = {}
     waiting = list(asked)
     while waiting or runtime.busy:
         for job_id in waiting[: dice.randrange(4)]:
             digest, text = asked[job_id]
-            runtime.submit(Run(job_id=job_id, digest=digest, text=text))
+            runtime.submit(JobRequest(job_id=job_id, digest=digest, text=text))
             waiting.remove(job_id)
         events = runtime.step() if runtime.busy else []
-        answers |= {event.job_id: event for event in events if isinstance(event, Done)}
+        answers |= {event.job_id: event for event in events if isinstance(event, JobResult)}
     use = runtime.cache_use
     runtime.close()
     assert use is not None
@@ -82,13 +84,13 @@ def compare(weights: Path, adapters: list[Path], jobs: int, kept: int) -> tuple[
     assert asked.keys() == answers.keys()
     fresh = load(weights, kept)
     attach(fresh, adapters)
-    alone: dict[tuple[str, str], Done] = {}
+    alone: dict[tuple[str, str], JobResult] = {}
     for job_id, question in asked.items():
         if question not in alone:
             fresh._cache._kept.clear()  # prompts of bundles too: every token is computed
-            fresh.submit(Run(job_id="alone", digest=question[0], text=question[1]))
+            fresh.submit(JobRequest(job_id="alone", digest=question[0], text=question[1]))
             (done,) = finish(fresh)
-            assert isinstance(done, Done)
+            assert isinstance(done, JobResult)
             alone[question] = done
         expected, answer = alone[question], answers[job_id]
         assert expected.scores == answer.scores
@@ -155,7 +157,7 @@ def test_a_prompt_that_was_computed_is_not_computed_again(tmp_path: Path) -> Non
         before = runtime.cache_use
         assert before is not None
         already = before.computed
-        runtime.submit(Run(job_id="a", digest="0", text=text))
+        runtime.submit(JobRequest(job_id="a", digest="0", text=text))
         finish(runtime)
         after = runtime.cache_use
         assert after is not None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from convert.quantize import gguf_files
-from edge_agent.engine.protocol import Done, Load, Run
+from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama import autotune, gguf_header, tuning_policy
 from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShape
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
@@ -92,7 +92,7 @@ def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> No
     try:
         same_in_any_step(model)
         shape = ContextShape(cells=300, sequences=4, kv_type="f16", threads=1)
-        found = autotune.autotune(Load(runtime="llama", threads=1), model, shape, "this one").bulk_scores
+        found = autotune.autotune(LoadRequest(runtime="llama", threads=1), model, shape, "this one").bulk_scores
         assert tuning_policy.OTHERS == found, "unasked, only small steps are measured"
     finally:
         model.close()
@@ -128,7 +128,10 @@ def test_bulk_steps_may_have_scores_in_them(folder: Path, kind: str) -> None:
     model = LlamaModel(str(weights(folder, kind)))
     try:
         shape = ContextShape(cells=600, sequences=4, kv_type="f16", threads=1)
-        spec, limits = Load(runtime="llama", threads=1, tune=True), tuning_policy.TuningLimits(seconds=0, share=0.0)
+        spec, limits = (
+            LoadRequest(runtime="llama", threads=1, tune=True),
+            tuning_policy.TuningLimits(seconds=0, share=0.0),
+        )
         assert tuning_policy.SAME == autotune.autotune(spec, model, shape, "this one", limits).bulk_scores
     finally:
         model.close()
@@ -142,7 +145,10 @@ def test_weights_that_are_laid_out_anew_are_found_out(folder: Path) -> None:
     try:
         shape = ContextShape(cells=300, sequences=4, kv_type="f16", threads=1)
         for tune in (False, True):
-            spec, limits = Load(runtime="llama", threads=1, tune=tune), tuning_policy.TuningLimits(seconds=0, share=0.0)
+            spec, limits = (
+                LoadRequest(runtime="llama", threads=1, tune=tune),
+                tuning_policy.TuningLimits(seconds=0, share=0.0),
+            )
             tuned = autotune.autotune(spec, model, shape, "this one", limits)
             assert tuning_policy.DEPENDENT == tuned.bulk_scores == tuned.details()["bulk_scores"]
     finally:
@@ -155,7 +161,7 @@ class Company:
     def __init__(self, path: Path, folder: Path) -> None:
         self.runtime = LlamaRuntime()
         more: dict[str, Any] = {"context_tokens": CONTEXT_TOKENS, "threads": 1, "sequences_max": max(BATCHES) + 1}
-        self.runtime.load(Load(runtime="llama", weights=str(path), **more))
+        self.runtime.load(LoadRequest(runtime="llama", weights=str(path), **more))
         limits = {"input_tokens_max": CONTEXT_TOKENS - 30, "output_tokens_max": 24}
         sort = {"prompt": {"template": "{input}\nWants:"}, "labels": LABELS, "limits": limits}
         adapter = {"adapter": str(write_adapter(folder / "tuned.gguf", 1, model=(WIDTH, LAYERS)))}
@@ -167,15 +173,15 @@ class Company:
         """Return what texts score that are computed together, beside jobs of another bundle."""
         events = []
         if beside:
-            self.runtime.submit(Run(job_id="beside", digest=beside, text=TEXTS[-1], output_tokens_max=24))
+            self.runtime.submit(JobRequest(job_id="beside", digest=beside, text=TEXTS[-1], output_tokens_max=24))
             events = [event for _ in range(2) if self.runtime.busy for event in self.runtime.step()]
         for place, text in enumerate(texts):
-            self.runtime.submit(Run(job_id=str(place), digest="sort", text=text))
+            self.runtime.submit(JobRequest(job_id=str(place), digest="sort", text=text))
             if beside == "tuned":
-                self.runtime.submit(Run(job_id=f"tuned {place}", digest="tuned", text=text))
+                self.runtime.submit(JobRequest(job_id=f"tuned {place}", digest="tuned", text=text))
         events += finish(self.runtime)
         self.runtime.tidy()
-        done = {event.job_id: event for event in events if isinstance(event, Done)}
+        done = {event.job_id: event for event in events if isinstance(event, JobResult)}
         return [(*done[str(place)].scores, done[str(place)].label_mass) for place in range(len(texts))]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run
+from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, LoadRequest, TextChunk
 from edge_agent.engine.runtimes.llama.kv_cache import KvCache, context_shape
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
 from edge_agent.engine.runtimes.llama.label_scoring import log_probs
@@ -55,7 +55,7 @@ CHAT = make("generate", prompt={"chat": True, "system": "You are brief."})
 def load(path: Path = WEIGHTS, **more: Any) -> LlamaRuntime:
     """Return a loaded runtime."""
     runtime = LlamaRuntime()
-    runtime.load(Load(runtime="llama", weights=str(path), context_tokens=CONTEXT_TOKENS, **more))
+    runtime.load(LoadRequest(runtime="llama", weights=str(path), context_tokens=CONTEXT_TOKENS, **more))
     return runtime
 
 
@@ -88,20 +88,20 @@ def finish(runtime: LlamaRuntime) -> list[Event]:
     raise AssertionError(f"still busy after {STEPS_MAX} steps")
 
 
-def classify(runtime: LlamaRuntime, text: str, digest: str = "c") -> Done:
+def classify(runtime: LlamaRuntime, text: str, digest: str = "c") -> JobResult:
     """Classify one text alone."""
-    runtime.submit(Run(job_id="alone", digest=digest, text=text))
+    runtime.submit(JobRequest(job_id="alone", digest=digest, text=text))
     (done,) = finish(runtime)
-    assert isinstance(done, Done)
+    assert isinstance(done, JobResult)
     return done
 
 
-def generate(runtime: LlamaRuntime, text: str, digest: str = "g", **more: Any) -> tuple[list[str], Done]:
+def generate(runtime: LlamaRuntime, text: str, digest: str = "g", **more: Any) -> tuple[list[str], JobResult]:
     """Generate alone; return the chunks and the end."""
-    runtime.submit(Run(job_id="alone", digest=digest, text=text, **more))
+    runtime.submit(JobRequest(job_id="alone", digest=digest, text=text, **more))
     *chunks, done = finish(runtime)
-    assert isinstance(done, Done)
-    return [chunk.text for chunk in chunks if isinstance(chunk, Chunk)], done
+    assert isinstance(done, JobResult)
+    return [chunk.text for chunk in chunks if isinstance(chunk, TextChunk)], done
 
 
 def naive_odds(manifest: Manifest, text: str, labels: Sequence[str]) -> list[float]:
@@ -130,7 +130,7 @@ def naive_odds(manifest: Manifest, text: str, labels: Sequence[str]) -> list[flo
 def test_details_name_model_and_quantization() -> None:
     """After the load the status has what the file holds."""
     runtime = LlamaRuntime()
-    details = runtime.load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=64, sequences_max=1))
+    details = runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=64, sequences_max=1))
     runtime.close()
     assert ("Q4_1", "134515008", "f16") == tuple(details[key] for key in ("quantization", "parameters", "kv_type"))
     assert "llama" in details["model"]
@@ -168,9 +168,11 @@ def turmoil(runtime: LlamaRuntime, texts: list[str], asked: dict[str, str]) -> I
         if turn == 14:
             yield from runtime.detach("twin")
         if turn % 3 == 0:
-            runtime.submit(Run(job_id=f"g{turn}", digest="g", text=text, output_tokens_max=dice.randrange(1, 12)))
+            runtime.submit(
+                JobRequest(job_id=f"g{turn}", digest="g", text=text, output_tokens_max=dice.randrange(1, 12))
+            )
         digest = dice.choice(["c", "twin"]) if 6 <= turn < 14 else "c"
-        runtime.submit(Run(job_id=str(turn), digest=digest, text=text))
+        runtime.submit(JobRequest(job_id=str(turn), digest=digest, text=text))
         for _ in range(dice.randrange(4)):
             yield from runtime.step() if runtime.busy else []
         if dice.random() < 0.2:
@@ -189,8 +191,8 @@ def test_scores_do_not_depend_on_neighbours() -> None:
     asked: dict[str, str] = {}
     events = list(turmoil(runtime, texts, asked))
     runtime.close()
-    scored = [event for event in events if isinstance(event, Done) and event.scores]
-    gone = [event for event in events if isinstance(event, Failed)]
+    scored = [event for event in events if isinstance(event, JobResult) and event.scores]
+    gone = [event for event in events if isinstance(event, FailureReport)]
     assert asked.keys() == {event.job_id for event in [*scored, *gone]}
     assert len(scored) > len(gone) > 0
     for done in scored:
@@ -201,14 +203,14 @@ def test_scores_do_not_depend_on_neighbours() -> None:
 def test_a_stream_comes_in_pieces_that_a_reader_can_follow(runtime: LlamaRuntime) -> None:
     """The first token's text at once, then at most 40 pieces a second, and the rest at the end."""
     started = time.monotonic()
-    runtime.submit(Run(job_id="a", digest="g", text=LONG, output_tokens_max=40))
+    runtime.submit(JobRequest(job_id="a", digest="g", text=LONG, output_tokens_max=40))
     events: list[Event] = []
     while not events:
         events = list(runtime.step())
-    text = "".join(event.text for event in events if isinstance(event, Chunk))
+    text = "".join(event.text for event in events if isinstance(event, TextChunk))
     events += finish(runtime)
     assert generate(runtime, LONG, output_tokens_max=1)[0] == [text]
-    pieces = [event for event in events if isinstance(event, Chunk)]
+    pieces = [event for event in events if isinstance(event, TextChunk)]
     assert 1 < len(pieces) <= (time.monotonic() - started) / PIECE_SECONDS + 2
 
 
@@ -216,11 +218,11 @@ def test_prefix_lies_below_the_jobs_that_were_there(runtime: LlamaRuntime) -> No
     """A bundle attached beside a running job scores the same after that job has left its cells; the job goes on."""
     before = classify(runtime, LONG)
     text = "".join(generate(runtime, LONG)[0])
-    runtime.submit(Run(job_id="talk", digest="g", text=LONG))
+    runtime.submit(JobRequest(job_id="talk", digest="g", text=LONG))
     events = [event for _ in range(9) for event in runtime.step()]
     runtime.attach("twin", make(), {})
     events += finish(runtime)
-    assert text == "".join(event.text for event in events if isinstance(event, Chunk))
+    assert text == "".join(event.text for event in events if isinstance(event, TextChunk))
     assert before.scores == classify(runtime, LONG, "twin").scores
 
 
@@ -244,7 +246,7 @@ def test_bundle_below_is_detached_and_scores_stay(runtime: LlamaRuntime) -> None
     """When a prefix at the bottom of the cache goes, the others move down and score as before."""
     before = classify(runtime, LONG)
     runtime.attach("last", make(), {})
-    runtime.submit(Run(job_id="kept", digest="last", text=LONG))
+    runtime.submit(JobRequest(job_id="kept", digest="last", text=LONG))
     first = runtime.step()
     runtime.detach("c")
     (done,) = finish(runtime)
@@ -314,11 +316,11 @@ def test_seed_determines_the_draw(runtime: LlamaRuntime) -> None:
 def test_cancel_in_the_middle_frees_the_sequence(runtime: LlamaRuntime) -> None:
     """A cancelled generation ends at once, and as many jobs as before find room."""
     for i in range(6):
-        runtime.submit(Run(job_id=str(i), digest="g", text="What is a receipt?"))
+        runtime.submit(JobRequest(job_id=str(i), digest="g", text="What is a receipt?"))
     for _ in range(12):
         runtime.step()
     failures = [event for i in range(6) for event in runtime.cancel(str(i))]
-    assert ["CANCELLED"] * 6 == [event.reason for event in failures if isinstance(event, Failed)]
+    assert ["CANCELLED"] * 6 == [event.reason for event in failures if isinstance(event, FailureReport)]
     assert not runtime.busy
     assert 40 == generate(runtime, "What is a receipt?")[1].output_tokens
 
@@ -326,14 +328,14 @@ def test_cancel_in_the_middle_frees_the_sequence(runtime: LlamaRuntime) -> None:
 def test_long_input_is_refused_with_count_and_limit(runtime: LlamaRuntime) -> None:
     """The count is that of the whole prompt; an absurd length is refused before it is tokenized."""
     with pytest.raises(InputTooLong, match=r"the input has \d+ tokens; the limit is 280") as caught:
-        runtime.submit(Run(job_id="1", digest="c", text="word " * 280))
+        runtime.submit(JobRequest(job_id="1", digest="c", text="word " * 280))
     assert int(caught.value.metadata["tokens"]) > 280 + 30
     with pytest.raises(InputTooLong, match="has 9000000 characters"):
-        runtime.submit(Run(job_id="1", digest="c", text="x" * 9_000_000))
+        runtime.submit(JobRequest(job_id="1", digest="c", text="x" * 9_000_000))
     with pytest.raises(EmptyInput):
-        runtime.submit(Run(job_id="1", digest="c", text=" \n"))
+        runtime.submit(JobRequest(job_id="1", digest="c", text=" \n"))
     with pytest.raises(ModelFailed, match="is not attached"):
-        runtime.submit(Run(job_id="1", digest="unknown", text="x"))
+        runtime.submit(JobRequest(job_id="1", digest="unknown", text="x"))
 
 
 def test_control_tokens_in_the_input_are_text() -> None:
@@ -355,10 +357,10 @@ def test_adapter_changes_its_own_bundle_only(runtime: LlamaRuntime, tmp_path: Pa
     tuned = classify(runtime, SHORT, "tuned")
     assert before.scores != pytest.approx(tuned.scores, abs=1e-3)
     for i in range(3):
-        runtime.submit(Run(job_id=f"plain{i}", digest="c", text=SHORT))
-        runtime.submit(Run(job_id=f"tuned{i}", digest="tuned", text=SHORT))
+        runtime.submit(JobRequest(job_id=f"plain{i}", digest="c", text=SHORT))
+        runtime.submit(JobRequest(job_id=f"tuned{i}", digest="tuned", text=SHORT))
     for done in finish(runtime):
-        assert isinstance(done, Done)
+        assert isinstance(done, JobResult)
         assert (before if done.job_id.startswith("plain") else tuned).scores == done.scores
     runtime.detach("tuned")
     assert before.scores == classify(runtime, SHORT).scores
@@ -401,7 +403,7 @@ def test_truncated_weights_are_refused(tmp_path: Path, size: int, reason: str) -
         path.write_bytes(file.read(size if size >= 0 else WEIGHTS.stat().st_size + size))
     runtime = LlamaRuntime()
     with pytest.raises(ModelLoadFailed, match=rf"^(model|weights) file cut\.gguf .*{reason}"):
-        runtime.load(Load(runtime="llama", weights=str(path)))
+        runtime.load(LoadRequest(runtime="llama", weights=str(path)))
     runtime.close()
 
 
@@ -410,7 +412,7 @@ def test_missing_weights_and_too_much_context_are_refused(tmp_path: Path) -> Non
     with pytest.raises(ModelLoadFailed, match=r"none\.gguf does not load: No such file"):
         load(tmp_path / "none.gguf")
     with pytest.raises(ModelLoadFailed, match=r"'context_tokens' is 9000; .* was trained with 8192"):
-        LlamaRuntime().load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=9000))
+        LlamaRuntime().load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=9000))
 
 
 def test_tasks_that_cannot_work_are_refused(runtime: LlamaRuntime) -> None:
@@ -431,8 +433,8 @@ def test_more_bundles_than_the_buffer_could_hold_score_as_one(runtime: LlamaRunt
         runtime.attach(str(i), make(prompt={"template": text}), {})
         alone.append(classify(runtime, SHORT, str(i)).scores)
     for i in range(len(texts)):
-        runtime.submit(Run(job_id=str(i), digest=str(i), text=SHORT))
-    together = {done.job_id: done.scores for done in finish(runtime) if isinstance(done, Done)}
+        runtime.submit(JobRequest(job_id=str(i), digest=str(i), text=SHORT))
+    together = {done.job_id: done.scores for done in finish(runtime) if isinstance(done, JobResult)}
     assert {str(i): scores for i, scores in enumerate(alone)} == together
     assert before.scores == classify(runtime, SHORT).scores
 
@@ -450,12 +452,16 @@ def test_a_prompt_that_cannot_be_kept_is_refused() -> None:
 def test_refused_batch_fails_the_job_to_blame(runtime: LlamaRuntime) -> None:
     """When llama_decode refuses a batch, the job that it refuses alone fails, and nothing is left of it behind."""
     before = classify(runtime, SHORT)
-    runtime.submit(Run(job_id="bad", digest="c", text=SHORT))
+    runtime.submit(JobRequest(job_id="bad", digest="c", text=SHORT))
     runtime._jobs["bad"].tokens[-1] = -1  # a token that no tokenizer makes: llama.cpp answers -1
-    runtime.submit(Run(job_id="beside", digest="c", text=SHORT))
+    runtime.submit(JobRequest(job_id="beside", digest="c", text=SHORT))
     events = finish(runtime)
-    assert [("bad", "MODEL_FAILED")] == [(event.job_id, event.reason) for event in events if isinstance(event, Failed)]
-    assert [("beside", before.scores)] == [(event.job_id, event.scores) for event in events if isinstance(event, Done)]
+    assert [("bad", "MODEL_FAILED")] == [
+        (event.job_id, event.reason) for event in events if isinstance(event, FailureReport)
+    ]
+    assert [("beside", before.scores)] == [
+        (event.job_id, event.scores) for event in events if isinstance(event, JobResult)
+    ]
     assert before.scores == classify(runtime, SHORT).scores
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run, Token
+from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, LoadRequest, TextChunk, Token
 from edge_agent.engine.runtimes.llama.kv_cells import SequenceSlot
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS
@@ -42,7 +42,7 @@ MANIFEST = Manifest.model_validate(
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[LlamaRuntime]:
     runtime = LlamaRuntime()
-    runtime.load(Load(runtime="llama", weights=str(smollm2_path()), context_tokens=120, sequences_max=20))
+    runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), context_tokens=120, sequences_max=20))
     runtime.attach("w", MANIFEST, {})
     yield runtime
     runtime.close()
@@ -65,11 +65,11 @@ class Said:
     @property
     def tokens(self) -> dict[str, tuple[Token, ...]]:
         """What each stream that is done has written, and how likely that was, to the last bit."""
-        return {job_id: event.tokens for job_id, event in self.ended.items() if isinstance(event, Done)}
+        return {job_id: event.tokens for job_id, event in self.ended.items() if isinstance(event, JobResult)}
 
     def take(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, Chunk):
+            if isinstance(event, TextChunk):
                 self.texts[event.job_id] = self.texts.get(event.job_id, "") + event.text
             else:
                 self.ended[event.job_id] = event
@@ -78,7 +78,7 @@ class Said:
 def ask(runtime: LlamaRuntime, said: Said, things: Sequence[str], tokens: int = TOKENS) -> None:
     """Ask for one stream after the other, a step apart; all come to their end in the same step."""
     for later, thing in enumerate(things):
-        job = Run(job_id=thing, digest="w", text=thing, output_tokens_max=tokens - later, logprobs=0)
+        job = JobRequest(job_id=thing, digest="w", text=thing, output_tokens_max=tokens - later, logprobs=0)
         runtime.submit(job)
         assert runtime._jobs[thing].pending <= ROWS_MIN + len(runtime._bundles["w"].prompt.tokens)
         said.take(runtime.step())
@@ -134,8 +134,8 @@ def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
             if planned:
                 runtime._writers = []
         assert not runtime.busy
-        assert isinstance(said.ended["lamp"], Failed)
-        assert isinstance(said.ended["kettle"], Done)
+        assert isinstance(said.ended["lamp"], FailureReport)
+        assert isinstance(said.ended["kettle"], JobResult)
         del said.texts["lamp"]  # what was not due yet has gone with the job, and that is a matter of milliseconds
         texts.append((said.texts, said.tokens))
     assert {"kettle", "shirt"} == texts[0][0].keys() == texts[0][1].keys()
@@ -188,7 +188,7 @@ def test_a_step_that_fails_is_planned_anew(runtime: LlamaRuntime, at: int) -> No
 def test_a_crowd_is_planned_step_by_step(runtime: LlamaRuntime) -> None:
     """A step that somebody has to be able to end is not one of those."""
     for number in range(LONG_ROWS):
-        runtime.submit(Run(job_id=f"{number}", digest="w", text=f"thing {number}", output_tokens_max=TOKENS))
+        runtime.submit(JobRequest(job_id=f"{number}", digest="w", text=f"thing {number}", output_tokens_max=TOKENS))
     while runtime.busy:
         runtime.step()
         assert len(runtime._writers) < LONG_ROWS
@@ -214,7 +214,9 @@ def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) ->
                 runtime._writers = []
             gathered += sum(map(in_a_row, runtime._cache._slots.values()))
         assert bool(gathered) != planned
-        assert [event.finish for event in said.ended.values() if isinstance(event, Done)] == ["length"] * len(things)
+        assert [event.finish for event in said.ended.values() if isinstance(event, JobResult)] == ["length"] * len(
+            things
+        )
         texts.append((said.texts, said.tokens))
     assert texts[0] == texts[1]
     runtime.tidy()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.engine.protocol import Done, Load, Run
+from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama import autotune, tuning_policy
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
@@ -42,7 +42,7 @@ class Trying(ThreadTuner):
 def loaded(tuner: ThreadTuner | None = None) -> Iterator[LlamaRuntime]:
     """Load with three threads: "c" classifies, "g" writes."""
     runtime = LlamaRuntime()
-    runtime.load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=1024, threads=3))
+    runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=1024, threads=3))
     runtime.attach("c", make(), {})
     runtime.attach("g", CHAT, {})
     runtime._tuner = tuner or runtime._tuner
@@ -55,10 +55,12 @@ def answers(runtime: LlamaRuntime) -> dict[str, tuple[object, ...]]:
     found: dict[str, tuple[object, ...]] = {}
     for number, text in enumerate(TEXTS):
         for digest in "cg":
-            runtime.submit(Run(job_id=f"{digest}{number}", digest=digest, text=text, output_tokens_max=6, logprobs=1))
+            runtime.submit(
+                JobRequest(job_id=f"{digest}{number}", digest=digest, text=text, output_tokens_max=6, logprobs=1)
+            )
             while runtime.busy:
                 for event in runtime.step():
-                    if isinstance(event, Done):
+                    if isinstance(event, JobResult):
                         found[event.job_id] = (event.scores, event.label_mass, event.tokens)
     return found
 
@@ -88,10 +90,10 @@ def test_no_stream_waits_for_a_try() -> None:
             write_on(*given)
 
         context.decode, context.write_on = reads, writes  # type: ignore[method-assign] - to see what computes
-        runtime.submit(Run(job_id="stream", digest="g", text=TEXTS[0], output_tokens_max=40))
+        runtime.submit(JobRequest(job_id="stream", digest="g", text=TEXTS[0], output_tokens_max=40))
         for step in range(400):
             if step == 8:
-                runtime.submit(Run(job_id="prompt", digest="g", text=TEXTS[1] * 2, output_tokens_max=1))
+                runtime.submit(JobRequest(job_id="prompt", digest="g", text=TEXTS[1] * 2, output_tokens_max=1))
             if runtime.busy:
                 runtime.step()
         assert not runtime.busy
@@ -110,9 +112,9 @@ def test_it_is_found_out_at_the_first_load_and_remembered() -> None:
             (2, tuning_policy.OTHERS, tuning_policy.OTHERS),
         ):
             shape = ContextShape(cells=2000, sequences=10, kv_type="f16", threads=threads, rows=64)
-            spec = Load(runtime="llama", threads=threads, tune=True)
+            spec = LoadRequest(runtime="llama", threads=threads, tune=True)
             kept = {"tuned_for": tuning_policy.tuning_key(spec, shape, "this"), "threads": "1", "bulk_rows": "64"}
-            spec = Load(runtime="llama", threads=threads, tune=True, settings=kept | {"thread_scores": said})
+            spec = LoadRequest(runtime="llama", threads=threads, tune=True, settings=kept | {"thread_scores": said})
             tuned = autotune.autotune(spec, model, shape, "this", TuningLimits(seconds=0))
             assert ("remembered", found) == (tuned.source, tuned.thread_scores)
     finally:
@@ -123,7 +125,7 @@ def test_it_is_found_out_at_the_first_load_and_remembered() -> None:
 def test_without_tuning_the_given_threads_compute() -> None:
     """As they are told, however slow the steps are."""
     runtime = LlamaRuntime()
-    details = runtime.load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=512, threads=2))
+    details = runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=512, threads=2))
     try:
         assert ("off", 2) == (details["tuned"], runtime.threads)
         assert [1.0] * 200 == [runtime._tuner.took(0.01, 10.0, float(now)) for now in range(200)]

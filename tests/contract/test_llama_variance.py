@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.tuning_policy import DEPENDENT, OTHERS, SAME
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, WEIGHTS, make
 
-SPEC = Load(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, threads=1, sequences_max=2)
+SPEC = LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, threads=1, sequences_max=2)
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from convert.quantize import graph
-from edge_agent.engine.protocol import Done, Load, Run
-from edge_agent.engine.runtimes.onnx import OnnxRuntime
+from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
+from edge_agent.engine.runtimes.onnx_runtime import OnnxRuntime
 from tests.support import bundles
 
 WORDS = (
@@ -39,7 +39,7 @@ def opened(folder: Path, stored: str, threads: int = 1) -> OnnxRuntime:
     graph.quantize(folder / "model.onnx", made, stored)
     made.replace(folder / "model.onnx")
     runtime = OnnxRuntime()
-    runtime.load(Load(runtime="onnx", weights=str(folder / "model.onnx"), threads=threads))
+    runtime.load(LoadRequest(runtime="onnx", weights=str(folder / "model.onnx"), threads=threads))
     runtime.attach("a", bundles.manifest_of(folder), bundles.paths_of(folder))
     return runtime
 
@@ -47,11 +47,11 @@ def opened(folder: Path, stored: str, threads: int = 1) -> OnnxRuntime:
 def answered(runtime: OnnxRuntime, asked: list[str]) -> dict[str, tuple[object, ...]]:
     """Compute texts together; return all that an answer is judged by, by text."""
     for place, text in enumerate(asked):
-        runtime.submit(Run(job_id=str(place), digest="a", text=text))
+        runtime.submit(JobRequest(job_id=str(place), digest="a", text=text))
     found = {}
     while runtime.busy:
         for event in runtime.step():
-            assert isinstance(event, Done)
+            assert isinstance(event, JobResult)
             entities = tuple((each.label, each.start, each.end, each.score) for each in event.entities)
             found[asked[int(event.job_id)]] = (event.scores, event.label_mass, event.confidence, entities)
     return found
@@ -100,7 +100,7 @@ def test_inputs_share_a_batch_only_where_it_changes_nothing(tmp_path, kind, stor
     """Inputs to classify are computed one by one, and so are all inputs of a model with dynamic quantization."""
     runtime = opened(bundles.tiny_onnx_bundle(tmp_path, kind), stored)
     for place, text in enumerate(texts(8)):
-        runtime.submit(Run(job_id=str(place), digest="a", text=text))
+        runtime.submit(JobRequest(job_id=str(place), digest="a", text=text))
     assert expected == len(runtime.step())
     while runtime.busy:
         runtime.step()

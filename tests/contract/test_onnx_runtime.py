@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from edge_agent.engine.protocol import Done, Failed, Load, Run
-from edge_agent.engine.runtimes.onnx import CHARACTERS_PER_TOKEN_MAX, OnnxRuntime
+from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest
+from edge_agent.engine.runtimes.onnx_runtime import CHARACTERS_PER_TOKEN_MAX, OnnxRuntime
 from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
 from tests.support import bert_onnx, bundles, pos_intents
 
@@ -22,7 +22,7 @@ from tests.support import bert_onnx, bundles, pos_intents
 def opened(folder: Path, threads: int = 1) -> OnnxRuntime:
     """Load a bundle directory and attach it as "a"."""
     runtime = OnnxRuntime()
-    details = runtime.load(Load(runtime="onnx", weights=str(folder / "model.onnx"), threads=threads))
+    details = runtime.load(LoadRequest(runtime="onnx", weights=str(folder / "model.onnx"), threads=threads))
     assert str(threads) == details["threads"]
     attach(runtime, "a", folder)
     return runtime
@@ -36,10 +36,10 @@ def attach(runtime: OnnxRuntime, digest: str, folder: Path) -> None:
 def submit(runtime: OnnxRuntime, texts: list[str], digest: str = "a") -> None:
     """Submit texts as jobs "0", "1", ..."""
     for i, text in enumerate(texts):
-        runtime.submit(Run(job_id=str(i), digest=digest, text=text))
+        runtime.submit(JobRequest(job_id=str(i), digest=digest, text=text))
 
 
-def answers(runtime: OnnxRuntime, texts: list[str], digest: str = "a") -> list[Done | Failed]:
+def answers(runtime: OnnxRuntime, texts: list[str], digest: str = "a") -> list[JobResult | FailureReport]:
     """Compute texts together; return the answers in their order."""
     submit(runtime, texts, digest)
     events = []
@@ -96,7 +96,7 @@ def test_a_batch_holds_jobs_of_one_bundle(embedder, tmp_path):
         ("other", "b", "no"),
         *((f"long{i}", "a", "no " * 60) for i in range(8)),
     ]:
-        embedder.submit(Run(job_id=job_id, digest=digest, text=text))
+        embedder.submit(JobRequest(job_id=job_id, digest=digest, text=text))
     first = [event.job_id for event in embedder.step()]
     assert "short" == first[0]
     assert "other" not in first
@@ -134,7 +134,7 @@ def at_work(tmp_path):
 def test_a_newcomer_starts_beside_running_batches(at_work):
     """A step ends when the mailbox has something, and the job that came then is computed by an idle thread."""
     runtime, events = at_work
-    runtime.submit(Run(job_id="new", digest="a", text="no"))
+    runtime.submit(JobRequest(job_id="new", digest="a", text="no"))
     while runtime.busy:
         events += runtime.step()
     assert ["0", "1", "new"] == sorted(event.job_id for event in events)
@@ -195,7 +195,7 @@ def test_a_job_that_does_not_compute_fails_alone(tmp_path):
     tokenizer["model"]["vocab"]["zebra"] = 9_999
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     events = answers(opened(folder), ["refund", "zebra", "price"])
-    assert [Done, Failed, Done] == [type(event) for event in events]
+    assert [JobResult, FailureReport, JobResult] == [type(event) for event in events]
     assert ("MODEL_FAILED", {"tokens": "3"}) == (events[1].reason, events[1].metadata)
 
 
@@ -207,7 +207,7 @@ def test_not_a_number_fails_that_job(tmp_path):
     folder = bundles.tiny_onnx_bundle(tmp_path)
     (folder / "model.onnx").write_bytes(bert_onnx.build(bert_onnx.TINY, weights, "classify"))
     events = answers(opened(folder), ["refund", "q", "price"])
-    assert [Done, Failed, Done] == [type(event) for event in events]
+    assert [JobResult, FailureReport, JobResult] == [type(event) for event in events]
     assert "not finite" in events[1].message
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge_agent.engine import runtimes
-from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run
+from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, LoadRequest, TextChunk
 from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
 from edge_agent.formats.manifest import RUNTIME_KINDS
 from tests.support import bundles
@@ -57,7 +57,7 @@ class Subject:
 
     def submit(self, job_id: str, text: str, digest: str = "a") -> None:
         writes = self.kind == "generate"
-        run = Run(job_id=job_id, digest=digest, text=text, output_tokens_max=OUTPUT_TOKENS if writes else 0)
+        run = JobRequest(job_id=job_id, digest=digest, text=text, output_tokens_max=OUTPUT_TOKENS if writes else 0)
         run.logprobs = 0 if writes and self.name == "llama" else None  # others do not tell them
         self.runtime.submit(run)
 
@@ -73,14 +73,14 @@ class Subject:
             self.runtime.tidy()
         raise AssertionError(f"still busy after {STEPS_MAX} steps")
 
-    def answers(self, texts: dict[str, str], digest: str = "a") -> dict[str, Done]:
+    def answers(self, texts: dict[str, str], digest: str = "a") -> dict[str, JobResult]:
         """Compute texts together; return what each came to, a generation's text in `finish`."""
         for job_id, text in texts.items():
             self.submit(job_id, text, digest)
         events = self.finish()
-        found = {event.job_id: event for event in events if isinstance(event, Done)}
+        found = {event.job_id: event for event in events if isinstance(event, JobResult)}
         for job_id, done in found.items():
-            done.finish += "".join(e.text for e in events if isinstance(e, Chunk) and e.job_id == job_id)
+            done.finish += "".join(e.text for e in events if isinstance(e, TextChunk) and e.job_id == job_id)
         return found
 
 
@@ -107,15 +107,15 @@ def subject(loaded) -> Iterator[Subject]:
 
 def load(runtime: runtimes.Runtime, name: str, weights: str, threads: int = 1) -> dict[str, str]:
     """Load weights."""
-    return runtime.load(Load(runtime=name, weights=weights, threads=threads))
+    return runtime.load(LoadRequest(runtime=name, weights=weights, threads=threads))
 
 
 def ends(events: list[Event]) -> Counter[str]:
     """Count the ends of each job."""
-    return Counter(event.job_id for event in events if isinstance(event, Done | Failed))
+    return Counter(event.job_id for event in events if isinstance(event, JobResult | FailureReport))
 
 
-def assert_same(expected: Done, actual: Done) -> None:
+def assert_same(expected: JobResult, actual: JobResult) -> None:
     """Require two answers to be the same within the tolerance."""
     assert pytest.approx(expected.scores, abs=TOLERANCE) == actual.scores
     assert pytest.approx(expected.confidence, abs=TOLERANCE) == actual.confidence
@@ -137,7 +137,7 @@ def test_every_job_ends_exactly_once(subject):
     events = subject.finish()
     assert dict.fromkeys(jobs, 1) == ends(events)
     last = {event.job_id: event for event in events}
-    assert {Done} == {type(event) for event in last.values()}
+    assert {JobResult} == {type(event) for event in last.values()}
 
 
 def test_answers_have_the_fields_of_their_kind(subject):
@@ -185,7 +185,7 @@ def test_cancel_ends_a_waiting_job(subject):
     subject.submit("gone", TEXTS[0])
     subject.submit("kept", TEXTS[1])
     (failure,) = subject.runtime.cancel("gone")
-    assert (Failed, "gone", "CANCELLED") == (type(failure), failure.job_id, failure.reason)
+    assert (FailureReport, "gone", "CANCELLED") == (type(failure), failure.job_id, failure.reason)
     assert {"kept"} == {event.job_id for event in subject.finish()}
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import Load, Run
-from edge_agent.engine.state import State
+from edge_agent.engine.protocol import JobRequest, LoadRequest
+from edge_agent.engine.state import EngineState
 from edge_agent.formats.manifest import MANIFEST_NAME
 from tests.support import bundles
 from tests.support.eventually import eventually
@@ -52,7 +52,7 @@ def threads(pool: EnginePool) -> list[int]:
 async def answers(pool: EnginePool, digest: str, texts: Sequence[str], name: str) -> list[tuple[float, ...]]:
     """Compute texts at the same time; return the scores of each."""
     deadline = asyncio.get_running_loop().time() + SECONDS_MAX
-    runs = [Run(job_id=f"{name}-{i}", digest=digest, text=text) for i, text in enumerate(texts)]
+    runs = [JobRequest(job_id=f"{name}-{i}", digest=digest, text=text) for i, text in enumerate(texts)]
     return [answer.done.scores for answer in await asyncio.gather(*(pool.answer(run, deadline) for run in runs))]
 
 
@@ -66,10 +66,10 @@ async def test_a_second_engine_gets_half(tmp_path):
         assert [4, 2] == threads(pool)
         first = pool.statuses()[0]
         first_child = first.pid
-        assert State.READY is first.state
+        assert EngineState.READY is first.state
         os.kill(first_child, signal.SIGKILL)
         await eventually(lambda: pool.statuses()[0].pid not in (0, first_child))
-        await eventually(lambda: pool.statuses()[0].state is State.READY)
+        await eventually(lambda: pool.statuses()[0].state is EngineState.READY)
         assert [2, 2] == threads(pool)
 
 
@@ -80,8 +80,8 @@ async def test_what_an_engine_has_measured_holds_for_the_threads_that_it_measure
         pool.statuses()[0].details["tuned"] = "measured"  # type: ignore[index] - as if it had
         await attach(pool, tmp_path, "second", 256)
         assert [4, 2] == [status.threads for status in pool.statuses()]
-        told = Load(runtime="onnx", weights=bundles.paths_of(tmp_path / first)["weights"])
-        known = {count: pool.tuned.recall(msgspec.structs.replace(told, threads=count)) for count in (4, 2)}
+        told = LoadRequest(runtime="onnx", weights=bundles.paths_of(tmp_path / first)["weights"])
+        known = {count: pool.tuning_cache.recall(msgspec.structs.replace(told, threads=count)) for count in (4, 2)}
         assert {4: {"threads": "4"}, 2: {}} == known
 
 

@@ -27,7 +27,7 @@ from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient
 from edge_agent.config import Config
 from edge_agent.daemon import Daemon
 from edge_agent.server.grpc_servers import FEEDBACK
-from edge_agent.store.limits import StoreLimits
+from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import STEADY_SECONDS, DeathPolicy, Supervisor
 from tests.support.bundles import echo_bundle

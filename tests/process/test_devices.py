@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.jobs import Answer, Computed
-from edge_agent.engine.placing import Offered
+from edge_agent.engine.accelerator_policy import DeviceSupport
+from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
 from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.engine.protocol import Run
+from edge_agent.engine.protocol import JobRequest
 from edge_agent.errors import EngineCrashed, RequirementUnmet
 from edge_agent.formats.golden_cases import GoldenCase
 from edge_agent.formats.golden_cases import encode as encode_golden
@@ -40,9 +40,9 @@ INTENT = Manifest(
 TALK = Manifest(task=TaskSpec(name="talk", kind="generate"), version="1.0.0", runtime="echo")
 
 
-def a_card(runtime: str) -> Offered:
+def a_card(runtime: str) -> DeviceSupport:
     """Offer a device to every runtime."""
-    return Offered(known=("vulkan",), built=("vulkan",), present=("vulkan",))
+    return DeviceSupport(known=("vulkan",), built=("vulkan",), present=("vulkan",))
 
 
 @contextlib.asynccontextmanager
@@ -56,8 +56,8 @@ async def pool_of(**settings: object) -> AsyncIterator[EnginePool]:
         await pool.stop()
 
 
-async def answer(pool: EnginePool, text: str, digest: str = "intent") -> Answer:
-    run = Run(job_id=f"{digest}-{text}", digest=digest, text=text, output_tokens_max=9)
+async def answer(pool: EnginePool, text: str, digest: str = "intent") -> EngineAnswer:
+    run = JobRequest(job_id=f"{digest}-{text}", digest=digest, text=text, output_tokens_max=9)
     return await pool.answer(run, asyncio.get_running_loop().time() + 20)
 
 
@@ -74,7 +74,7 @@ async def test_an_answer_names_the_device() -> None:
     """auto takes the card that is there; the child is confined, and nothing is degraded."""
     async with pool_of() as pool:
         said = await answer(pool, "a refund")
-        assert Computed("vulkan:0", ()) == said.computed
+        assert ComputeInfo("vulkan:0", ()) == said.computed
         assert ("vulkan:0", "") == (engine(pool).device, fallback(pool))
         assert ("on", "on") == tuple(engine(pool).details[measure] for measure in ("seccomp", "landlock"))
         assert {"cpu", "vulkan"} == pool.devices
@@ -83,17 +83,17 @@ async def test_an_answer_names_the_device() -> None:
 async def test_cpu_is_what_was_asked_for() -> None:
     """With the setting cpu nothing is missing, whatever the machine has."""
     async with pool_of(device="cpu") as pool:
-        assert Computed("cpu", ()) == (await answer(pool, "a refund")).computed
+        assert ComputeInfo("cpu", ()) == (await answer(pool, "a refund")).computed
         assert {"cpu"} == pool.devices
 
 
 async def test_what_is_not_built_is_told_and_left_alone() -> None:
     """The CPU computes; status has the reason and each answer the word."""
-    without = Offered(known=("cuda",))
+    without = DeviceSupport(known=("cuda",))
     pool = EnginePool(CONFIG.model_copy(update={"device": "cuda"}), lambda: None, offered=lambda _: without)
     try:
         await pool.attach("intent", INTENT, encode(INTENT), {})
-        assert Computed("cpu", ("DEVICE_FALLBACK",)) == (await answer(pool, "a refund")).computed
+        assert ComputeInfo("cpu", ("DEVICE_FALLBACK",)) == (await answer(pool, "a refund")).computed
         assert "cuda is not used: what is installed of echo is not built for it" == fallback(pool)
     finally:
         await pool.stop()
@@ -134,9 +134,9 @@ async def test_a_device_under_which_children_die_is_left() -> None:
         slow = asyncio.create_task(answer(pool, "!slow 400 refund"))
         await eventually(lambda: pool.in_flight("intent") == 1)
         os.kill(engine(pool).pid, signal.SIGABRT)
-        assert Computed("cpu", ("DEVICE_FALLBACK",)) == (await slow).computed
+        assert ComputeInfo("cpu", ("DEVICE_FALLBACK",)) == (await slow).computed
         assert "2 failures, the last: the model's process died: killed by signal 6" in fallback(pool)
-        assert 0 == pool.tally("intent").crashes
+        assert 0 == pool.stats("intent").crashes
 
 
 async def test_an_input_that_kills_every_child_ends_with_an_error() -> None:
@@ -155,7 +155,7 @@ async def test_a_kill_from_outside_blames_no_device() -> None:
             killed = engine(pool).pid
             os.kill(killed, signal.SIGKILL)
             await eventually(lambda killed=killed: pool.ready("intent") and engine(pool).pid not in (0, killed))
-        assert Computed("vulkan:0", ()) == (await answer(pool, "a refund")).computed
+        assert ComputeInfo("vulkan:0", ()) == (await answer(pool, "a refund")).computed
 
 
 async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
@@ -165,7 +165,7 @@ async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
         await eventually(lambda: pool.ready("intent") and engine(pool).device == "cpu")
         assert ("DEVICE_FALLBACK",) == (await answer(pool, "a refund")).computed.degraded
         await eventually(lambda: pool.ready("intent") and engine(pool).device == "vulkan:0", seconds=20)
-        assert Computed("vulkan:0", ()) == (await answer(pool, "a refund")).computed
+        assert ComputeInfo("vulkan:0", ()) == (await answer(pool, "a refund")).computed
 
 
 def golden(folder: Path, answers: list[str]) -> dict[str, Path]:
@@ -208,7 +208,7 @@ async def test_golden_answers_decide_whether_a_device_may_be_used(
 async def test_what_the_child_finds_missing_is_left_at_once(tmp_path: Path) -> None:
     """A real runtime without code for the device: the CPU computes, without a failed load and without a pause."""
     folder = bundles.tiny_onnx_bundle(tmp_path / "tiny")
-    about, claims = bundles.manifest_of(folder), Offered(known=("cuda",), built=("cuda",), present=("cuda",))
+    about, claims = bundles.manifest_of(folder), DeviceSupport(known=("cuda",), built=("cuda",), present=("cuda",))
     paths = {role: Path(path) for role, path in bundles.paths_of(folder).items()}
     pool = EnginePool(CONFIG, lambda: None, [tmp_path], offered=lambda _: claims)
     try:
@@ -221,6 +221,6 @@ async def test_what_the_child_finds_missing_is_left_at_once(tmp_path: Path) -> N
 
 async def test_a_trial_is_made_where_the_bundle_will_serve() -> None:
     """The self-test's child has the same choice of devices."""
-    async with pool_of() as pool, pool.trial(30) as trial:
+    async with pool_of() as pool, pool.sandbox_pool(30) as trial:
         await trial.attach("talk", TALK, encode(TALK), {})
         assert "vulkan:0" == engine(trial).device

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.jobs import Answer
+from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import Chunk, Run
-from edge_agent.engine.state import State
+from edge_agent.engine.protocol import JobRequest, TextChunk
+from edge_agent.engine.state import EngineState
 from edge_agent.errors import (
     DeadlineExpired,
     EngineCrashed,
@@ -52,8 +52,8 @@ CLASSIFY = Manifest(
 GENERATE = Manifest(task=TaskSpec(name="talk", kind="generate"), version="1.0.0", runtime="echo")
 
 
-def run(text: str, job_id: str = "job", digest: str = "classify") -> Run:
-    return Run(job_id=job_id, digest=digest, text=text, output_tokens_max=100)
+def run(text: str, job_id: str = "job", digest: str = "classify") -> JobRequest:
+    return JobRequest(job_id=job_id, digest=digest, text=text, output_tokens_max=100)
 
 
 @contextlib.asynccontextmanager
@@ -68,11 +68,11 @@ async def pool_of(config: EngineConfig = CONFIG) -> AsyncIterator[EnginePool]:
         await pool.stop()
 
 
-async def answer(pool: EnginePool, job: Run, seconds: float = 10.0) -> Answer:
+async def answer(pool: EnginePool, job: JobRequest, seconds: float = 10.0) -> EngineAnswer:
     deadline = asyncio.get_running_loop().time() + seconds
     async with contextlib.aclosing(pool.events(job, deadline)) as events:
         async for event in events:
-            if isinstance(event, Answer):
+            if isinstance(event, EngineAnswer):
                 return event
     raise AssertionError("no answer")
 
@@ -132,8 +132,8 @@ async def test_a_generation_streams() -> None:
     async with pool_of() as pool:
         deadline = asyncio.get_running_loop().time() + 10
         events = [event async for event in pool.events(run("one two three", digest="generate"), deadline)]
-        assert ["one", " two", " three"] == [event.text for event in events if isinstance(event, Chunk)]
-        assert isinstance(events[-1], Answer)
+        assert ["one", " two", " three"] == [event.text for event in events if isinstance(event, TextChunk)]
+        assert isinstance(events[-1], EngineAnswer)
         assert "stop" == events[-1].done.finish
 
 
@@ -143,7 +143,7 @@ async def test_leaving_a_stream_cancels_it() -> None:
         deadline = asyncio.get_running_loop().time() + 10
         text = "!slow 20 " + "word " * 90
         async with contextlib.aclosing(pool.events(run(text, digest="generate"), deadline)) as events:
-            assert isinstance(await anext(events), Chunk)
+            assert isinstance(await anext(events), TextChunk)
         assert 0 == pool.statuses()[0].pending
         assert (await answer(pool, run("refund", "next"), seconds=1.0)).done.scores[0] > 0.5
 
@@ -186,7 +186,7 @@ async def test_only_the_input_that_kills_the_child_fails() -> None:
         both = [answer(pool, run("!crash", "culprit")), answer(pool, run("refund", "neighbour"))]
         culprit, neighbour = await asyncio.gather(*both, return_exceptions=True)
         assert isinstance(culprit, EngineCrashed)
-        assert isinstance(neighbour, Answer)
+        assert isinstance(neighbour, EngineAnswer)
         assert neighbour.done.scores[0] > 0.5
         await eventually(lambda: pool.ready("classify"))
         assert 2 == pool.statuses()[0].restarts
@@ -239,7 +239,7 @@ async def test_no_child_is_started_while_the_pool_drains() -> None:
         with pytest.raises(EngineNotReady, match="is stopping"):
             await slow
         await eventually(lambda: child(pool) == 0)
-        assert [(State.STOPPING, 1)] == [(status.state, status.loads) for status in pool.statuses()]
+        assert [(EngineState.STOPPING, 1)] == [(status.state, status.loads) for status in pool.statuses()]
         with pytest.raises(EngineNotReady):
             await pool.attach("other", CLASSIFY, encode(CLASSIFY), {})
         assert [] == pool.stuck(0.0)
@@ -295,7 +295,7 @@ async def test_a_broken_stream_ends_with_an_error_that_allows_a_retry() -> None:
     async with pool_of() as pool:
         deadline = asyncio.get_running_loop().time() + 10
         events = pool.events(run("!slow 20 " + "word " * 90, digest="generate"), deadline)
-        assert isinstance(await anext(events), Chunk)
+        assert isinstance(await anext(events), TextChunk)
         os.kill(child(pool), signal.SIGKILL)
         with pytest.raises(StreamBroken):
             async for _ in events:
@@ -325,7 +325,7 @@ async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> Non
     """An attach may take as long as a load once it has begun; one that never begins gives a wedged child no time."""
     async with pool_of() as pool:
         await pool.detach("generate", drain_seconds=1)
-        await eventually(lambda: State.READY is pool.statuses()[0].state)
+        await eventually(lambda: EngineState.READY is pool.statuses()[0].state)
         before = child(pool)
         os.kill(before, signal.SIGSTOP)
         async with asyncio.timeout(CONFIG.load_seconds_max / 2):
@@ -342,7 +342,7 @@ async def test_a_child_that_stops_within_an_attach_is_noticed_as_well(loaded: bo
     stalling = Manifest(task=task, version="1.0.0", runtime="echo")
     async with pool_of() as pool:
         if loaded:
-            await eventually(lambda: State.READY is pool.statuses()[0].state)
+            await eventually(lambda: EngineState.READY is pool.statuses()[0].state)
         before = child(pool)
         async with asyncio.timeout(CONFIG.load_seconds_max / 2):
             with pytest.raises(EngineCrashed if loaded else ModelLoadFailed):
@@ -366,7 +366,7 @@ async def test_loading_is_not_tried_for_ever(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     with pytest.raises(ModelLoadFailed):
         await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {"weights": weights}, keep=True)
-    await eventually(lambda: pool.statuses()[0].state is State.FAILED)
+    await eventually(lambda: pool.statuses()[0].state is EngineState.FAILED)
     with pytest.raises(ModelLoadFailed, match="does not load"):
         pool.reserve("classify", 1)
     weights.touch()

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from edge_agent.engine.engine import Engine, now
-from edge_agent.engine.protocol import Attach, Load
-from edge_agent.engine.quarantine import Quarantine
-from edge_agent.engine.state import State
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.job_dispatch import Quarantine
+from edge_agent.engine.liveness import loop_time
+from edge_agent.engine.protocol import AttachRequest, LoadRequest
+from edge_agent.engine.state import EngineState
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import encode
 from edge_agent.supervision import Supervisor
@@ -24,7 +25,7 @@ from tests.support.injected_faults import InjectedFaults
 
 # A pause that no test waits for.
 LONG = CONFIG.model_copy(update={"restart_seconds_first": 600.0, "restart_seconds_max": 600.0})
-CLASSIFIER = Attach(digest="classify", manifest=encode(CLASSIFY), paths={})
+CLASSIFIER = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={})
 
 
 @contextlib.asynccontextmanager
@@ -32,7 +33,7 @@ async def engine_of(
     owner: Supervisor | None = None, on_change: Callable[[], None] = lambda: None
 ) -> AsyncIterator[Engine]:
     """An echo engine that backs off for long. At its end no child and no task is left."""
-    engine = Engine("echo", Load(runtime="echo"), LONG, Quarantine(60.0), on_change, owner=owner)
+    engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), on_change, owner=owner)
     async with asyncio.timeout(20):
         yield engine
         await engine.stop()
@@ -42,15 +43,15 @@ async def engine_of(
 async def crashed(engine: Engine) -> None:
     """Let it back off."""
     await engine.attach(CLASSIFIER)
-    await eventually(lambda: engine.state is State.READY)
+    await eventually(lambda: engine.state is EngineState.READY)
     os.kill(engine.pid, signal.SIGKILL)
-    await eventually(lambda: engine.state is State.BACKING_OFF and not engine.pid)
+    await eventually(lambda: engine.state is EngineState.BACKING_OFF and not engine.pid)
 
 
 async def assert_ended(engine: Engine) -> None:
     """It has ended, and says so to whoever asks more of it."""
     await eventually(lambda: engine.ended)
-    assert (State.STOPPING, 0, True) == (engine.state, engine.pid, engine.alive(1.0))
+    assert (EngineState.STOPPING, 0, True) == (engine.state, engine.pid, engine.alive(1.0))
     with pytest.raises(EngineNotReady):
         await engine.attach(CLASSIFIER)
     with pytest.raises(EngineNotReady):
@@ -61,13 +62,13 @@ async def test_the_child_that_runs_finishes_what_it_has_and_is_the_last() -> Non
     """A call that runs is answered, further ones too; when the child dies there is no other, and who waits is told."""
     async with engine_of() as engine:
         await engine.attach(CLASSIFIER)
-        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), now() + 10))
+        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
         await turns()
         engine.drain()
         assert (await slow).done.scores[0] > 0.5
-        assert (await engine.answer(run("refund", "next"), now() + 10)).done.scores[0] > 0.5
-        cut = asyncio.ensure_future(engine.answer(run("!slow 5000 refund"), now() + 10))
-        await eventually(lambda: engine.in_flight == 1)
+        assert (await engine.answer(run("refund", "next"), loop_time() + 10)).done.scores[0] > 0.5
+        cut = asyncio.ensure_future(engine.answer(run("!slow 5000 refund"), loop_time() + 10))
+        await eventually(lambda: engine.jobs.in_flight == 1)
         os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(EngineNotReady, match="stopping"):
             await cut
@@ -79,8 +80,8 @@ async def test_a_restart_does_not_kill_the_last_child() -> None:
     """Who asks for one while the engine drains is told, and the call that runs is answered."""
     async with engine_of() as engine:
         await engine.attach(CLASSIFIER)
-        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), now() + 10))
-        await eventually(lambda: engine.in_flight == 1)
+        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
+        await eventually(lambda: engine.jobs.in_flight == 1)
         engine.drain()
         child = engine.pid
         with pytest.raises(EngineNotReady, match="stopping"):
@@ -110,21 +111,21 @@ async def test_a_child_that_is_just_being_started_is_not_or_is_the_last(turn: in
         except EngineNotReady:
             await assert_ended(engine)
         else:
-            assert (await engine.answer(run("refund"), now() + 10)).done.scores[0] > 0.5
+            assert (await engine.answer(run("refund"), loop_time() + 10)).done.scores[0] > 0.5
 
 
 async def test_no_pause_begins_while_an_engine_drains() -> None:
     """Told to drain as its child has died and is not yet put away, it ends without the pause that would have come."""
-    told: list[State] = []
+    told: list[EngineState] = []
 
     def drain_as_it_dies() -> None:
-        if engine.state is State.BACKING_OFF and engine.pid and not told:
+        if engine.state is EngineState.BACKING_OFF and engine.pid and not told:
             told.append(engine.state)
             engine.drain()
 
     async with engine_of(on_change=drain_as_it_dies) as engine:
         await engine.attach(CLASSIFIER)
-        await eventually(lambda: engine.state is State.READY)
+        await eventually(lambda: engine.state is EngineState.READY)
         os.kill(engine.pid, signal.SIGKILL)
         await eventually(lambda: bool(told))
         await assert_ended(engine)
@@ -173,7 +174,7 @@ class _Other:
     """A second engine of the same name and owner."""
 
     def __init__(self, owner: Supervisor) -> None:
-        self.engine = Engine("echo", Load(runtime="echo"), LONG, Quarantine(60.0), lambda: None, owner=owner)
+        self.engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), lambda: None, owner=owner)
 
     async def aclose(self) -> None:
         await self.engine.stop()

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.engine import Engine, now
+from edge_agent.engine.child_process import ChildProcess
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.job_dispatch import Quarantine
+from edge_agent.engine.liveness import loop_time
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.process import ChildProcess
-from edge_agent.engine.protocol import FRAME_BYTES_MAX, Attach, Load
-from edge_agent.engine.quarantine import Quarantine
-from edge_agent.engine.state import State
+from edge_agent.engine.protocol import FRAME_BYTES_MAX, AttachRequest, LoadRequest
+from edge_agent.engine.state import EngineState
 from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
 from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
 from edge_agent.process_memory import resident_bytes
@@ -93,7 +94,7 @@ def child(pool: EnginePool) -> int:
 @contextlib.asynccontextmanager
 async def stopped_child(pool: EnginePool) -> AsyncIterator[int]:
     """A child that does not do as it is told, so that it has to be killed."""
-    await eventually(lambda: State.READY is pool.statuses()[0].state)
+    await eventually(lambda: EngineState.READY is pool.statuses()[0].state)
     pid = child(pool)
     assert pid
     os.kill(pid, signal.SIGSTOP)
@@ -125,7 +126,7 @@ async def test_an_engine_that_cannot_be_started_is_started_when_it_can() -> None
             with pytest.raises(EngineNotReady, match="Too many open files"):
                 await attach(pool, "classify", CLASSIFY, keep=True)
             await eventually(lambda: pool.statuses()[0].load_failures >= 3)
-            await eventually(lambda: State.BACKING_OFF is pool.statuses()[0].state)
+            await eventually(lambda: EngineState.BACKING_OFF is pool.statuses()[0].state)
             assert "Too many open files" in pool.statuses()[0].problem
             with pytest.raises(EngineNotReady, match="being started again"):
                 await answer(pool, run("refund"))
@@ -158,7 +159,7 @@ async def test_a_bundle_that_is_tried_again_while_others_are_attached_is_attache
         with pytest.raises(RequirementUnmet):
             await attach(pool, "needy", NEEDY, keep=True)
         await attach(pool, "classify", CLASSIFY)
-        await eventually(lambda: State.READY is pool.statuses()[0].state)
+        await eventually(lambda: EngineState.READY is pool.statuses()[0].state)
         before.append(child(pool))
         os.kill(before[0], signal.SIGKILL)
         await eventually(lambda: bool(stopped))
@@ -182,7 +183,7 @@ async def test_an_engine_that_is_removed_while_it_restarts_ends() -> None:
             await attach(pool, "needy", NEEDY, keep=True)
         async with stopped_child(pool):
             restarting = asyncio.create_task(attach(pool, "needy", NEEDY, keep=True))
-            await eventually(lambda: State.STARTING is pool.statuses()[0].state)
+            await eventually(lambda: EngineState.STARTING is pool.statuses()[0].state)
             await pool.detach("classify", drain_seconds=0)
             await pool.detach("needy", drain_seconds=0)
             with pytest.raises(EngineNotReady):
@@ -198,7 +199,7 @@ async def test_a_restart_whose_caller_leaves_is_finished() -> None:
             await attach(pool, "needy", NEEDY, keep=True)
         async with stopped_child(pool) as old:
             restarting = asyncio.create_task(attach(pool, "needy", NEEDY, keep=True))
-            await eventually(lambda: State.STARTING is pool.statuses()[0].state)
+            await eventually(lambda: EngineState.STARTING is pool.statuses()[0].state)
             restarting.cancel()
             await asyncio.wait([restarting])
             assert restarting.cancelled()
@@ -299,7 +300,7 @@ async def test_a_child_that_cannot_be_watched_is_not_left_behind() -> None:
 @contextlib.asynccontextmanager
 async def engine_of(before_start: Callable[[], None], on_change: Callable[[], None]) -> AsyncIterator[Engine]:
     """An echo engine outside any pool."""
-    engine = Engine("echo", Load(runtime="echo"), CONFIG, Quarantine(60.0), on_change)
+    engine = Engine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), on_change)
     engine.before_start = before_start
     try:
         yield engine
@@ -321,7 +322,7 @@ def faults(count: int) -> Callable[[], None]:
 
 async def test_a_fault_of_the_supervisor_leaves_nobody_waiting(capfd: pytest.CaptureFixture[str]) -> None:
     """It is logged with its traceback, who attaches is told, and the engine is started again after a pause."""
-    message = Attach(digest="classify", manifest=encode(CLASSIFY), paths={})
+    message = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={})
     async with engine_of(faults(2), lambda: None) as engine, asyncio.timeout(20):
         with pytest.raises(EngineNotReady, match="supervising it failed with RuntimeError"):
             await engine.attach(message)
@@ -334,25 +335,25 @@ async def test_a_fault_of_the_supervisor_leaves_nobody_waiting(capfd: pytest.Cap
 async def test_a_fault_of_whoever_hears_of_changes_is_not_the_engines() -> None:
     """The engine starts, attaches and answers all the same."""
     async with engine_of(lambda: None, faults(1000)) as engine, asyncio.timeout(20):
-        await engine.attach(Attach(digest="classify", manifest=encode(CLASSIFY), paths={}))
+        await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
         assert (0, True) == (engine.restarts, engine.ready("classify"))
-        assert (await engine.answer(run("refund"), now() + 10)).done.scores[0] > 0.5
+        assert (await engine.answer(run("refund"), loop_time() + 10)).done.scores[0] > 0.5
 
 
 @pytest.mark.parametrize("abandoned", [GENERATE, NEEDY])
 async def test_the_outcome_of_an_abandoned_attach_is_not_that_of_a_later_one(abandoned: Manifest) -> None:
     """The bundle is taken off and attached again before the child has answered: who attached it hears of the second."""
     wanted = NEEDY if abandoned is GENERATE else GENERATE
-    first, second = (Attach(digest="d", manifest=encode(each), paths={}) for each in (abandoned, wanted))
+    first, second = (AttachRequest(digest="d", manifest=encode(each), paths={}) for each in (abandoned, wanted))
     async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(20):
-        await engine.attach(Attach(digest="classify", manifest=encode(CLASSIFY), paths={}))
-        await eventually(lambda: State.READY is engine.state)
+        await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
+        await eventually(lambda: EngineState.READY is engine.state)
         os.kill(engine.pid, signal.SIGSTOP)
         attaching = asyncio.create_task(engine.attach(first))
-        await eventually(lambda: "d" in engine.digests)
+        await eventually(lambda: "d" in engine.bundles)
         await engine.detach("d", drain_seconds=0)
         again = asyncio.create_task(engine.attach(second))
-        await eventually(lambda: "d" in engine.digests)
+        await eventually(lambda: "d" in engine.bundles)
         os.kill(engine.pid, signal.SIGCONT)
         outcomes = await asyncio.gather(attaching, again, return_exceptions=True)
         expected = RequirementUnmet if wanted is NEEDY else type(None)
@@ -362,7 +363,7 @@ async def test_the_outcome_of_an_abandoned_attach_is_not_that_of_a_later_one(aba
 
 async def test_an_engine_that_was_stopped_does_not_start_again() -> None:
     """Neither an attach nor a restart brings it back, whatever comes after `stop`."""
-    message = Attach(digest="classify", manifest=encode(CLASSIFY), paths={})
+    message = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={})
     async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(20):
         attaching = asyncio.create_task(engine.attach(message))
         await eventually(lambda: engine.pid != 0)
@@ -372,7 +373,7 @@ async def test_an_engine_that_was_stopped_does_not_start_again() -> None:
         for again in (engine.restart(), engine.attach(message)):
             with pytest.raises(EngineNotReady):
                 await again
-        assert State.STOPPING is engine.state
+        assert EngineState.STOPPING is engine.state
 
 
 async def test_an_input_that_no_frame_takes_is_refused_and_nothing_else() -> None:

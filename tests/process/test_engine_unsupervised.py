@@ -8,8 +8,8 @@ import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.protocol import Attach, Load
-from edge_agent.engine.quarantine import Quarantine
+from edge_agent.engine.job_dispatch import Quarantine
+from edge_agent.engine.protocol import AttachRequest, LoadRequest
 from edge_agent.formats.manifest import Manifest, TaskSpec, encode
 from edge_agent.supervision import Supervisor
 from tests.support.eventually import eventually
@@ -22,9 +22,9 @@ async def test_a_child_that_nobody_watches_any_more_is_started_again():
     """Status names the engine; who waits for a bundle waits for the next child, which comes after a pause."""
     faults = InjectedFaults()
     owner = Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, wrap=faults.around)
-    load = Load(runtime="echo", context_tokens=64, sequences_max=2)
+    load = LoadRequest(runtime="echo", context_tokens=64, sequences_max=2)
     engine = Engine("echo", load, EngineConfig(), Quarantine(60.0), lambda: None, owner=owner)
-    attach = Attach(digest="talk", manifest=encode(BUNDLE), paths={})
+    attach = AttachRequest(digest="talk", manifest=encode(BUNDLE), paths={})
     faults.at_start.add("engine echo")
     with structlog.testing.capture_logs() as logged:
         attaching = asyncio.create_task(engine.attach(attach))

@@ -32,7 +32,7 @@ def manifest_bytes(schema: Any) -> bytes:
 async def said(events: asyncio.Queue[Any]) -> Any:
     """Return the next word of the child that is no sign of life."""
     async with asyncio.timeout(STEP_SECONDS_MAX):
-        while isinstance(event := await events.get(), protocol.Progress):
+        while isinstance(event := await events.get(), protocol.Heartbeat):
             pass
     return event
 
@@ -46,21 +46,23 @@ async def test_no_schema_ends_the_child(tmp_path: Path, seeds: int) -> None:
     weights = str(tiny_gguf.write(tmp_path / "w.gguf"))
     outcomes = set()
     try:
-        child.send(protocol.Load(runtime="llama", weights=weights, context_tokens=384, readable=(str(tmp_path),)))
-        assert isinstance(await said(events), protocol.Ready)
+        child.send(
+            protocol.LoadRequest(runtime="llama", weights=weights, context_tokens=384, readable=(str(tmp_path),))
+        )
+        assert isinstance(await said(events), protocol.ChildReady)
         for maker in (record_schemas.sensible, record_schemas.hostile, record_schemas.broken):
             for seed in range(seeds):
                 schema = maker(random.Random(seed))
-                child.send(protocol.Attach(digest="d", manifest=manifest_bytes(schema), paths={}))
+                child.send(protocol.AttachRequest(digest="d", manifest=manifest_bytes(schema), paths={}))
                 attached = await said(events)
                 outcomes.add(getattr(attached, "reason", "attached"))
-                if not isinstance(attached, protocol.Attached):
+                if not isinstance(attached, protocol.BundleAttached):
                     continue
-                child.send(protocol.Run(job_id="j", digest="d", text="two lamps"))
+                child.send(protocol.JobRequest(job_id="j", digest="d", text="two lamps"))
                 end = await said(events)
-                assert isinstance(end, protocol.Done | protocol.Failed), (maker, seed, end)
-                assert isinstance(json.loads(end.record), dict) if isinstance(end, protocol.Done) else end.message
-                child.send(protocol.Detach(digest="d"))
+                assert isinstance(end, protocol.JobResult | protocol.FailureReport), (maker, seed, end)
+                assert isinstance(json.loads(end.record), dict) if isinstance(end, protocol.JobResult) else end.message
+                child.send(protocol.DetachRequest(digest="d"))
         child.send(protocol.Ping())
         assert isinstance(await said(events), protocol.Pong)
     finally:

@@ -18,9 +18,19 @@ import llama_cpp as llama
 import pytest
 
 from edge_agent.config import EngineConfig
+from edge_agent.engine.child_process import CHILD_ENVIRONMENT, ChildProcess
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.process import CHILD_ENVIRONMENT, ChildProcess
-from edge_agent.engine.protocol import Attach, Attached, Detach, Done, Failed, FromChild, Load, Ready, Run
+from edge_agent.engine.protocol import (
+    AttachRequest,
+    BundleAttached,
+    ChildReady,
+    DetachRequest,
+    FailureReport,
+    FromChild,
+    JobRequest,
+    JobResult,
+    LoadRequest,
+)
 from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes
 from edge_agent.errors import MemoryShort
 from edge_agent.formats import manifest
@@ -50,7 +60,7 @@ class Talk:
         """Wait for a message of that kind."""
 
         def found() -> list[FromChild]:
-            assert kind is Failed or not any(isinstance(each, Failed) for each in self.heard), self.heard
+            assert kind is FailureReport or not any(isinstance(each, FailureReport) for each in self.heard), self.heard
             return [each for each in self.heard if isinstance(each, kind)]
 
         await eventually(lambda: bool(found()), seconds=60)
@@ -69,10 +79,10 @@ async def child(memory_bytes_max: int = 0) -> AsyncIterator[Talk]:
         await process.ended()
 
 
-def load_of(folder: Path, memory_bytes_max: int = 0, threads: int = 2) -> Load:
+def load_of(folder: Path, memory_bytes_max: int = 0, threads: int = 2) -> LoadRequest:
     """Return what a pool would send for a bundle."""
     about = bundles.manifest_of(folder)
-    return Load(
+    return LoadRequest(
         runtime=about.runtime,
         weights=bundles.paths_of(folder)["weights"],
         context_tokens=about.engine.context_tokens,
@@ -114,16 +124,18 @@ def minilm(folder: Path) -> Path:
 async def worked(talk: Talk, folder: Path, inputs: int) -> int:
     """Load a bundle and compute inputs as long as it allows; return the reckoned need."""
     talk.process.send(load_of(folder))
-    ready = await talk.next(Ready)
-    assert isinstance(ready, Ready)
+    ready = await talk.next(ChildReady)
+    assert isinstance(ready, ChildReady)
     about = bundles.manifest_of(folder)
-    talk.process.send(Attach(digest="a", manifest=manifest.encode(about), paths=bundles.paths_of(folder)))
-    await talk.next(Attached)
+    talk.process.send(AttachRequest(digest="a", manifest=manifest.encode(about), paths=bundles.paths_of(folder)))
+    await talk.next(BundleAttached)
     text = " the" * (about.task.limits.input_tokens_max - 60)
     for number in range(inputs):
-        talk.process.send(Run(job_id=str(number), digest="a", text=f"{number}{text}", output_tokens_max=4))
-    await eventually(lambda: inputs == sum(isinstance(each, Done | Failed) for each in talk.heard), seconds=300)
-    assert [] == [each for each in talk.heard if isinstance(each, Failed)]
+        talk.process.send(JobRequest(job_id=str(number), digest="a", text=f"{number}{text}", output_tokens_max=4))
+    await eventually(
+        lambda: inputs == sum(isinstance(each, JobResult | FailureReport) for each in talk.heard), seconds=300
+    )
+    assert [] == [each for each in talk.heard if isinstance(each, FailureReport)]
     return int(ready.details["memory_estimated_bytes"])
 
 
@@ -157,10 +169,10 @@ async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMak
     folder = bundle(tmp_path)
     async with child(200 * MIB) as talk:
         talk.process.send(load_of(folder, memory_bytes_max=200 * MIB))
-        refused = await talk.next(Failed)
+        refused = await talk.next(FailureReport)
         refusing = talk.process.processor_seconds
         taken = resident_bytes(talk.process.pid)
-    assert isinstance(refused, Failed)
+    assert isinstance(refused, FailureReport)
     assert ("", "MEMORY_SHORT") == (refused.job_id, refused.reason)
     parts = ("weights", "copies", "cache", "compute", "process")
     needed = int(refused.metadata["needed_bytes"])
@@ -170,9 +182,9 @@ async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMak
     assert taken < BARE_BYTES_MAX
     async with child(needed) as talk:
         talk.process.send(load_of(folder, memory_bytes_max=needed))
-        ready = await talk.next(Ready)
+        ready = await talk.next(ChildReady)
         loading = talk.process.processor_seconds
-    assert isinstance(ready, Ready)
+    assert isinstance(ready, ChildReady)
     assert refusing < loading
     assert [str(needed)] * 2 == [ready.details["memory_estimated_bytes"], ready.details["memory_limit_bytes"]]
 
@@ -184,22 +196,22 @@ async def test_adapters_count_too(tmp_path: Path) -> None:
     one, two = (str(write_adapter(folder / f"{seed}.gguf", seed)) for seed in (1, 2))
     about = manifest.encode(bundles.manifest_of(folder))
 
-    def attach(digest: str, adapter: str) -> Attach:
-        return Attach(digest=digest, manifest=about, paths={**bundles.paths_of(folder), "adapter": adapter})
+    def attach(digest: str, adapter: str) -> AttachRequest:
+        return AttachRequest(digest=digest, manifest=about, paths={**bundles.paths_of(folder), "adapter": adapter})
 
     async with child(1) as talk:
         talk.process.send(load_of(folder, memory_bytes_max=1))
-        refused = await talk.next(Failed)
-    assert isinstance(refused, Failed)
+        refused = await talk.next(FailureReport)
+    assert isinstance(refused, FailureReport)
     room = int(refused.metadata["needed_bytes"]) + int(1.5 * adapter_bytes(Path(one).stat().st_size))
     async with child(room) as talk:
         talk.process.send(load_of(folder, memory_bytes_max=room))
-        await talk.next(Ready)
+        await talk.next(ChildReady)
         talk.process.send(attach("one", one))
-        await talk.next(Attached)
+        await talk.next(BundleAttached)
         talk.process.send(attach("two", two))
-        refused = await talk.next(Failed)
-        assert isinstance(refused, Failed)
+        refused = await talk.next(FailureReport)
+        assert isinstance(refused, FailureReport)
         assert ("two", "MEMORY_SHORT", str(room)) == (
             refused.job_id,
             refused.reason,
@@ -207,9 +219,9 @@ async def test_adapters_count_too(tmp_path: Path) -> None:
         )
         assert "+ adapters " in refused.message
         talk.heard.clear()
-        talk.process.send(Detach(digest="one"))
+        talk.process.send(DetachRequest(digest="one"))
         talk.process.send(attach("two", two))
-        assert Attached(digest="two") == await talk.next(Attached)
+        assert BundleAttached(digest="two") == await talk.next(BundleAttached)
 
 
 async def attached(pool: EnginePool, folder: Path, digest: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.store.state import State
+from edge_agent.store.state_database import StateDatabase
 from edge_agent.store.store import Store
 from tests.support.store_cases import GOLDEN, LIMITS, bundle, require_whole
 from tests.support.strace import (
@@ -51,7 +51,7 @@ except EdgeAgentError as error:
 TAKE_OVER = """
 import sys
 from pathlib import Path
-from edge_agent.store.state import State
+from edge_agent.store.state_database import State
 State(Path(sys.argv[1]), may_create=False).close()
 """
 VERSION_1 = Path(__file__).parent.parent / "data" / "state-v1.db"
@@ -171,7 +171,7 @@ def test_a_kill_while_an_older_database_is_taken_over_loses_nothing(tmp_path: Pa
     assert len(every) > 5
     for call, number in sample(every, 8):
         assert 0 != take_over(*killed_at(call, number)).returncode
-        state = State(place, may_create=False)
+        state = StateDatabase(place, may_create=False)
         assert ["3.0.0", "1.2.0", "1.1.0", "1.0.0"] == [name.version for name in state.names()]
         assert {"other", "pos"} == state.pointers().keys()
         state.close()

@@ -29,7 +29,7 @@ from edge_agent.formats import golden_cases, manifest, plan, receipts, segment
 from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests, encode
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from edge_agent.server.uplink_status import uplink_message
-from edge_agent.store import archive
+from edge_agent.store import bundle_archive
 from edge_agent.update.ingest import BundleIngest
 from tests.support.bundles import RECORD_SCHEMA
 from tests.support.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
@@ -325,8 +325,8 @@ def _tar(place: Path) -> Format:
 
 
 def _read_all(path: Path) -> None:
-    with archive.opened(path, LIMITS) as members:
-        manifest.parse(archive.manifest_bytes(members))
+    with bundle_archive.open_bundle(path, LIMITS) as members:
+        manifest.parse(bundle_archive.manifest_bytes(members))
         for member in members.values():
             for _ in member.chunks():
                 pass

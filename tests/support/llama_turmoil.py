@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
+from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.formats.manifest import Manifest
 from tests.support import tiny_gguf
@@ -62,7 +62,7 @@ def tiny_runtime(
     runtime = runtime or LlamaRuntime()
     weights = str(tiny_gguf.write(folder / "tiny.gguf", sharpened=True))
     runtime.load(
-        Load(
+        LoadRequest(
             runtime="llama",
             weights=weights,
             context_tokens=CONTEXT_TOKENS,
@@ -78,7 +78,7 @@ def tiny_adapter(folder: Path, seed: int) -> dict[str, str]:
     return {"adapter": str(write_adapter(folder / f"adapter-{seed}.gguf", seed, model=TINY))}
 
 
-def said(done: Done) -> tuple[Any, ...]:
+def said(done: JobResult) -> tuple[Any, ...]:
     """Return what must not depend on what else is computed, rounded: llama.cpp sums up float32 weights, which the tiny
     decoder has, in an order that depends on the batch, and quantized ones do not.
     """
@@ -95,7 +95,7 @@ class Turmoil:
         self.asked: dict[str, tuple[str, str]] = {}
         """Digest and text of each job."""
         self.ends: Counter[str] = Counter()
-        self.answers: dict[str, Done] = {}
+        self.answers: dict[str, JobResult] = {}
         self.reasons: Counter[str] = Counter()
         self.waiting: list[str] = []
         for adapter in range(4):
@@ -125,7 +125,7 @@ class Turmoil:
         self.asked[job_id] = digest, text
         self.waiting.append(job_id)
         tokens_max = 50 if digest.startswith("extract") else 20
-        self.runtime.submit(Run(job_id=job_id, digest=digest, text=text, output_tokens_max=tokens_max))
+        self.runtime.submit(JobRequest(job_id=job_id, digest=digest, text=text, output_tokens_max=tokens_max))
         return job_id
 
     def cancel(self) -> None:
@@ -146,11 +146,11 @@ class Turmoil:
 
     def _note(self, events: list[Event]) -> None:
         for event in events:
-            if not isinstance(event, Done | Failed):
+            if not isinstance(event, JobResult | FailureReport):
                 continue
             self.ends[event.job_id] += 1
             self.waiting.remove(event.job_id)
-            if isinstance(event, Done):
+            if isinstance(event, JobResult):
                 self.answers[event.job_id] = event
             else:
                 self.reasons[event.reason] += 1

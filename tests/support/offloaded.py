@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import Run
+from edge_agent.engine.protocol import JobRequest
 from edge_agent.formats import manifest
 from tests.support import bundles
 
@@ -32,7 +32,7 @@ async def told(folder: Path, settings: dict[str, Any], texts: list[str]) -> dict
     try:
         await pool.attach("a", about, manifest.encode(about), paths)
         deadline = asyncio.get_running_loop().time() + SECONDS_MAX
-        runs = [Run(job_id=str(number), digest="a", text=text) for number, text in enumerate(texts)]
+        runs = [JobRequest(job_id=str(number), digest="a", text=text) for number, text in enumerate(texts)]
         answers = [await pool.answer(run, deadline) for run in runs]
         (engine,) = pool.statuses()
         return {

@@ -49,23 +49,23 @@ class Trial:
         paths = paths_of(self.bundle)
         encoded = (self.bundle / "manifest.json").read_bytes()
         steps = (
-            protocol.Load(
+            protocol.LoadRequest(
                 runtime=manifest.runtime,
                 weights=paths["weights"],
                 readable=(str(self.bundle),),
                 memory_bytes_max=RESIDENT_BYTES_MAX,
             ),
-            protocol.Attach(digest="digest", manifest=encoded, paths=paths),
-            protocol.Run(job_id="job", digest="digest", text="I want my money back"),
+            protocol.AttachRequest(digest="digest", manifest=encoded, paths=paths),
+            protocol.JobRequest(job_id="job", digest="digest", text="I want my money back"),
         )
         try:
             for step in steps:
                 child.send(step)
-                while isinstance(event := await events.get(), protocol.Progress):
+                while isinstance(event := await events.get(), protocol.Heartbeat):
                     pass
                 if isinstance(event, int):
                     return "crash"
-                if isinstance(event, protocol.Failed):
+                if isinstance(event, protocol.FailureReport):
                     return f"{type(step).__name__} failed"
             return "works"
         finally:

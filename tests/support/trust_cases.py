@@ -16,7 +16,7 @@ from pathlib import Path
 from edge_agent.config import Config, UpdateConfig, UplinkConfig
 from edge_agent.formats.download_requests import DownloadRequests, parse
 from edge_agent.formats.manifest import digest_of
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
 from edge_agent.update.ingest import BundleIngest
 from edge_agent.update.trust import RepositoryTrust

@@ -20,8 +20,8 @@ from edge_agent.formats.download_requests import DownloadRequest
 from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.plan import BundleOffer, FleetPlan, MachineCapabilities, RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
 from edge_agent.update.updater import Source, Updater, UpdaterDependencies
@@ -142,12 +142,12 @@ class UpdatingSite(Site):
         plan = RolloutPlan(version=plan_version, issued_at=format_timestamp(NOW), channels=channels)
         self.published.verified = replace(self.published.verified, plan=plan)
 
-    async def look(self) -> Progress:
+    async def look(self) -> UpdateProgress:
         """Look once; return the row, which the journal must agree with."""
         await self.updater.look()
         return self.row()
 
-    def row(self) -> Progress:
+    def row(self) -> UpdateProgress:
         """Return the row as it is shown and as it is on the disk."""
         assert self.updater.overview.rows == self.store.journal.rows()
         return self.updater.overview.rows[TASK]

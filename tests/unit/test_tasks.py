@@ -14,7 +14,7 @@ from edge_agent.errors import UpdateExpired
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
 from edge_agent.server import messages, site_status
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.v1 import admin_pb2
 from tests.support.examples import NOW
 from tests.support.updating_site import TASK, UpdatingSite
@@ -119,7 +119,7 @@ async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
 
 def test_a_long_sentence_is_cut():
     """What failed may be told at length; the status object has its limit."""
-    row = Progress(TASK, "1e" * 32, "2.0.0", "w", 3, "", "failed", NOW, "GOLDEN_DIFFERS", "y" * 5000, 1)
+    row = UpdateProgress(TASK, "1e" * 32, "2.0.0", "w", 3, "", "failed", NOW, "GOLDEN_DIFFERS", "y" * 5000, 1)
     expected = UpdateStatus(
         candidate="1e" * 32,
         version="2.0.0",

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edge_agent
-from edge_agent.engine.confinement import drivers, kernel, landlock, seccomp
+from edge_agent.engine.confinement import device_drivers, landlock, linux_calls, seccomp
 
 DESCRIPTORS_MAX = 256
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
@@ -69,18 +69,18 @@ def confine(readable: Sequence[Path], memory_bytes_max: int, device: str = "cpu"
     """
     for path in readable:
         path.stat()
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    linux_calls.prctl(linux_calls.PR_SET_NO_NEW_PRIVS, 1)
     # No core dump, which would hold prompts. The limit alone does not keep a core from a program named in core_pattern.
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    linux_calls.prctl(linux_calls.PR_SET_DUMPABLE, 0)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, DESCRIPTORS_MAX)
     memory = _limit_memory(memory_bytes_max)
     paths = [*readable, *_runtime_paths()]
-    driver = drivers.DRIVERS.get(device)
+    driver = device_drivers.DRIVERS.get(device)
     if driver is None:
         landlocked, filtered = landlock.restrict(paths), seccomp.install()  # the filter ends setting limits
     else:
-        landlocked = landlock.restrict([*paths, *map(Path, driver.readable)], drivers.nodes(driver))
+        landlocked = landlock.restrict([*paths, *map(Path, driver.readable)], device_drivers.device_nodes(driver))
         filtered = seccomp.install(driver.families, driver.calls)
     return Confinement(seccomp=filtered, landlock=landlocked, memory=memory)
 

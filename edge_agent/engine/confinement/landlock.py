@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from edge_agent.engine.confinement import kernel
+from edge_agent.engine.confinement import linux_calls
 
 # The same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -53,16 +53,16 @@ def ruleset(abi: int) -> bytes:
 
 
 def _restrict(readable: Iterable[Path], devices: Iterable[Path]) -> None:
-    version = kernel.call(_CREATE_RULESET, ctypes.c_void_p(), 0, _VERSION)
+    version = linux_calls.call(_CREATE_RULESET, ctypes.c_void_p(), 0, _VERSION)
     attributes = ruleset(version)
-    descriptor = kernel.call(_CREATE_RULESET, attributes, len(attributes), 0)
+    descriptor = linux_calls.call(_CREATE_RULESET, attributes, len(attributes), 0)
     using = _READ_FILE | _WRITE_FILE | (_IOCTL_DEVICE if version >= _IOCTL_SINCE else 0)
     try:
         for path in readable:
             _allow(descriptor, path, _READ_FILE | _READ_DIR if path.is_dir() else _READ_FILE)
         for path in devices:
             _allow(descriptor, path, using)
-        kernel.call(_RESTRICT_SELF, descriptor, 0)
+        linux_calls.call(_RESTRICT_SELF, descriptor, 0)
     finally:
         os.close(descriptor)
 
@@ -74,6 +74,6 @@ def _allow(descriptor: int, path: Path, rights: int) -> None:
         return
     try:
         # struct landlock_path_beneath_attr is packed
-        kernel.call(_ADD_RULE, descriptor, _PATH_BENEATH, struct.pack("=Qi", rights, place), 0)
+        linux_calls.call(_ADD_RULE, descriptor, _PATH_BENEATH, struct.pack("=Qi", rights, place), 0)
     finally:
         os.close(place)

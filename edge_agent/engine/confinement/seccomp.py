@@ -21,7 +21,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_agent.engine.confinement import kernel
+from edge_agent.engine.confinement import linux_calls
 
 # name x86_64 aarch64, as in the kernel's unistd.h; "-" where the architecture has no such call.
 DENIED = """
@@ -85,11 +85,11 @@ _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # they make the kernel send sign
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. TIOCSTI would type into the operator's terminal.
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 # PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_MM, PR_SET_PTRACER: the child stays its parent's, and its memory unread.
-_PRCTLS = (1, kernel.PR_SET_DUMPABLE, 35, 0x59616D61)
+_PRCTLS = (1, linux_calls.PR_SET_DUMPABLE, 35, 0x59616D61)
 
 
 @dataclass(frozen=True)
-class Rule:
+class SyscallRule:
     """A 32-bit word of an argument, masked: only these values pass, or these do not."""
 
     argument: int
@@ -118,7 +118,7 @@ def install(driver_families: Sequence[int] | None = None, calls: Sequence[str] =
     # struct sock_fprog: a length and an address
     fprog = struct.pack("@HP", length, ctypes.addressof(code))
     try:
-        unsynced = kernel.call(_SECCOMP[machine], _SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, fprog)
+        unsynced = linux_calls.call(_SECCOMP[machine], _SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, fprog)
     except OSError as error:
         return f"the kernel refuses a filter: {error.strerror}"
     return f"the kernel refuses a filter for thread {unsynced}" if unsynced else "on"
@@ -145,35 +145,35 @@ def program(machine: str, pid: int, driver_families: Sequence[int] | None = None
     return b"".join([*code, _op(_RETURN, ALLOW)])
 
 
-def _rules(pid: int) -> dict[str, tuple[Rule, ...]]:
-    to_itself = (Rule(0, (pid,)),)  # abort(3) sends a signal
+def _rules(pid: int) -> dict[str, tuple[SyscallRule, ...]]:
+    to_itself = (SyscallRule(0, (pid,)),)  # abort(3) sends a signal
     return {
-        "open": (Rule(1, (0,), mask=_WRITING),),
-        "openat": (Rule(2, (0,), mask=_WRITING),),
-        "clone": (Rule(0, (_CLONE_THREAD,), mask=_CLONE_THREAD),),
-        "mmap": (Rule(3, _MAP_KINDS, mask=_MAP_KIND),),
+        "open": (SyscallRule(1, (0,), mask=_WRITING),),
+        "openat": (SyscallRule(2, (0,), mask=_WRITING),),
+        "clone": (SyscallRule(0, (_CLONE_THREAD,), mask=_CLONE_THREAD),),
+        "mmap": (SyscallRule(3, _MAP_KINDS, mask=_MAP_KIND),),
         "kill": to_itself,
         "tgkill": to_itself,
         "rt_sigqueueinfo": to_itself,
         "rt_tgsigqueueinfo": to_itself,
-        "fcntl": (Rule(1, (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX), only=False),),
-        "ioctl": (Rule(1, _IOCTLS),),
-        "prctl": (Rule(0, _PRCTLS, only=False),),
-        "prlimit64": (Rule(2, (0,)), Rule(2, (0,), high=True)),  # reading only: no address of new limits
+        "fcntl": (SyscallRule(1, (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX), only=False),),
+        "ioctl": (SyscallRule(1, _IOCTLS),),
+        "prctl": (SyscallRule(0, _PRCTLS, only=False),),
+        "prlimit64": (SyscallRule(2, (0,)), SyscallRule(2, (0,), high=True)),  # reading only: no address of new limits
     }
 
 
-def _rules_of_drivers(families: Sequence[int]) -> dict[str, tuple[Rule, ...]]:
+def _rules_of_drivers(families: Sequence[int]) -> dict[str, tuple[SyscallRule, ...]]:
     """Return what is other for a child that drives a device: it opens for both ways too, and speaks to drivers."""
     both_ways = (os.O_RDONLY, os.O_RDWR)
     return {
-        "open": (Rule(1, both_ways, mask=_WRITING | _NAMELESS),),
-        "openat": (Rule(2, both_ways, mask=_WRITING | _NAMELESS),),
-        "ioctl": (Rule(1, _IOCTLS, unless=tuple(families)),),
+        "open": (SyscallRule(1, both_ways, mask=_WRITING | _NAMELESS),),
+        "openat": (SyscallRule(2, both_ways, mask=_WRITING | _NAMELESS),),
+        "ioctl": (SyscallRule(1, _IOCTLS, unless=tuple(families)),),
     }
 
 
-def _checks(rule: Rule) -> list[bytes]:
+def _checks(rule: SyscallRule) -> list[bytes]:
     """Return the instructions that end in EPERM for what the rule denies and fall through for the rest."""
     body = _listed(rule)
     if not rule.unless:
@@ -183,7 +183,7 @@ def _checks(rule: Rule) -> list[bytes]:
     return [_op(_LOAD, _ARGUMENTS_AT + 8 * rule.argument), _op(_AND, _IOCTL_TYPE), *passing, *body]
 
 
-def _listed(rule: Rule) -> list[bytes]:
+def _listed(rule: SyscallRule) -> list[bytes]:
     code = [_op(_LOAD, _ARGUMENTS_AT + 8 * rule.argument + 4 * rule.high), _op(_AND, rule.mask)]
     deny = _op(_RETURN, ERRNO | errno.EPERM)
     if rule.only:

@@ -18,7 +18,7 @@ import importlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, cast
 
-from edge_agent.engine.protocol import CacheUse, Event, Load, Run
+from edge_agent.engine.protocol import CacheUse, Event, JobRequest, LoadRequest
 from edge_agent.formats.manifest import Manifest
 
 
@@ -31,7 +31,7 @@ class Runtime(Protocol):
     mailbox: int
     """Descriptor that is readable when the caller has something to say, -1 for none: a step that only waits, because
     others compute for it, ends then."""
-    hear: Callable[[Collection[str]], bool]
+    poll_cancellations: Callable[[Collection[str]], bool]
     """Reads the mailbox while a step computes, from another thread; true when one of these jobs was cancelled, or the
     caller is gone. What was read is acted on after the step."""
 
@@ -39,7 +39,7 @@ class Runtime(Protocol):
     """Says what the runtime will take with what it is about to load or attach, before a library opens a file of it, and
     returns how much there is, in bytes: (what it will take in all, what was known before, headroom for long inputs)."""
 
-    def load(self, spec: Load) -> dict[str, str]:
+    def load(self, spec: LoadRequest) -> dict[str, str]:
         """Load the base; return details for status. Raises ModelLoadFailed."""
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
@@ -54,7 +54,7 @@ class Runtime(Protocol):
     def detach(self, digest: str) -> list[Event]:
         """Forget a bundle; return Failed(CANCELLED) for its running jobs. Unknown digests are ignored."""
 
-    def submit(self, job: Run) -> None:
+    def submit(self, job: JobRequest) -> None:
         """Take a job. Raises CallerError (EmptyInput, InputTooLong, ...)."""
 
     def cancel(self, job_id: str) -> list[Event]:
@@ -81,7 +81,7 @@ class Runtime(Protocol):
 # Runtime name: module and class. Imported on use, in the child only: llama_cpp and onnxruntime never enter the daemon.
 TABLE = {
     "echo": ("edge_agent.engine.runtimes.echo", "EchoRuntime"),
-    "onnx": ("edge_agent.engine.runtimes.onnx", "OnnxRuntime"),
+    "onnx": ("edge_agent.engine.runtimes.onnx_runtime", "OnnxRuntime"),
     "llama": ("edge_agent.engine.runtimes.llama.llama_runtime", "LlamaRuntime"),
 }
 

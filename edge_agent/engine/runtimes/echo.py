@@ -24,9 +24,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge_agent.engine.memory import Need
-from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Found, Load, Run
-from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed, hear_nothing, no_parent
+from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.protocol import EntitySpan, Event, FailureReport, JobRequest, JobResult, LoadRequest, TextChunk
+from edge_agent.engine.runtimes.job_results import (
+    cancellation_report,
+    check_input_length,
+    failure_report,
+    no_cancellations,
+    unlimited_memory,
+)
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 
@@ -35,8 +41,8 @@ PROCESS_BYTES = 48 * 2**20  # Python: 30 MiB resident
 
 
 @dataclass
-class _Job:
-    run: Run
+class _EchoJob:
+    run: JobRequest
     words: list[str]
     orders: list[str]
     """What the bundle is told to do with every text."""
@@ -47,22 +53,22 @@ class EchoRuntime:
     """Splits on white space: a word is a token."""
 
     mailbox = -1
-    hear = staticmethod(hear_nothing)
-    request_memory = staticmethod(no_parent)
+    poll_cancellations = staticmethod(no_cancellations)
+    request_memory = staticmethod(unlimited_memory)
     threads = 0
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
         self.device = "cpu"
         self._bundles: dict[str, Manifest] = {}
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _EchoJob] = {}
         self._taken: dict[str, int] = {}
 
-    def load(self, spec: Load) -> dict[str, str]:
+    def load(self, spec: LoadRequest) -> dict[str, str]:
         """Load nothing; a path to weights must exist all the same. What device it is told, it claims to be on."""
         if spec.weights and not os.path.exists(spec.weights):  # noqa: PTH110
             raise ModelLoadFailed(f"weights file {spec.weights} does not exist")
-        need = Need(weights=0, copies=0, cache=0, compute=0, process=PROCESS_BYTES)
+        need = MemoryNeed(weights=0, copies=0, cache=0, compute=0, process=PROCESS_BYTES)
         available = self.request_memory(need.total, spec.memory_bytes_max, 0)
         need.check(available, spec.memory_bytes_wanted)
         self.device = spec.device if spec.device == "cpu" else f"{spec.device}:0"
@@ -85,20 +91,20 @@ class EchoRuntime:
         gone = [job_id for job_id, job in self._jobs.items() if job.run.digest == digest]
         return [event for job_id in gone for event in self.cancel(job_id)]
 
-    def submit(self, job: Run) -> None:
+    def submit(self, job: JobRequest) -> None:
         """Take a job."""
         if job.digest not in self._bundles:
             raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
         words = job.text.split()
-        checked_length(len(words), self._bundles[job.digest].task.limits.input_tokens_max)
+        check_input_length(len(words), self._bundles[job.digest].task.limits.input_tokens_max)
         taken = self._taken[job.digest] = self._taken.get(job.digest, 0) + 1
         orders = _orders(self._bundles[job.digest], taken)
         if "!lose" not in (words[0], orders[0]):
-            self._jobs[job.job_id] = _Job(job, words, orders)
+            self._jobs[job.job_id] = _EchoJob(job, words, orders)
 
     def cancel(self, job_id: str) -> list[Event]:
         """Drop a job."""
-        return [cancelled(job_id)] if self._jobs.pop(job_id, None) else []
+        return [cancellation_report(job_id)] if self._jobs.pop(job_id, None) else []
 
     def tidy(self) -> None:
         """Do nothing: answers leave nothing behind."""
@@ -119,7 +125,7 @@ class EchoRuntime:
         for job in jobs:
             made = self._advance(job, len(jobs))
             events += made
-            if any(isinstance(event, Done | Failed) for event in made):
+            if any(isinstance(event, JobResult | FailureReport) for event in made):
                 del self._jobs[job.run.job_id]
         return events
 
@@ -128,15 +134,15 @@ class EchoRuntime:
         self._bundles.clear()
         self._jobs.clear()
 
-    def _advance(self, job: _Job, batch: int) -> list[Event]:
+    def _advance(self, job: _EchoJob, batch: int) -> list[Event]:
         _obey(job.words)
         _obey(job.orders)
         if "!fail" in (job.words[0], job.orders[0]):
-            return [failed(job.run.job_id, ModelFailed("the echo model was told to fail"))]
+            return [failure_report(job.run.job_id, ModelFailed("the echo model was told to fail"))]
         manifest = self._bundles[job.run.digest]
         if manifest.task.kind == "generate":
             return _generate(job)
-        done = Done(job_id=job.run.job_id, input_tokens=len(job.words))
+        done = JobResult(job_id=job.run.job_id, input_tokens=len(job.words))
         if manifest.task.kind == "classify":
             done.scores = _scores(job.run.text, manifest, batch if "!vary" in job.orders else 1)
         elif manifest.task.kind == "embed":
@@ -169,14 +175,16 @@ def _obey(words: list[str]) -> None:
         _kept.append(b"x" * (int(words[1]) << 20))
 
 
-def _generate(job: _Job) -> list[Event]:
+def _generate(job: _EchoJob) -> list[Event]:
     limit = job.run.output_tokens_max
     if job.next_word >= min(len(job.words), limit):
         finish = "stop" if job.next_word == len(job.words) else "length"
-        return [Done(job_id=job.run.job_id, finish=finish, input_tokens=len(job.words), output_tokens=job.next_word)]
+        return [
+            JobResult(job_id=job.run.job_id, finish=finish, input_tokens=len(job.words), output_tokens=job.next_word)
+        ]
     text = ("" if job.next_word == 0 else " ") + job.words[job.next_word]
     job.next_word += 1
-    return [Chunk(job_id=job.run.job_id, text=text)]
+    return [TextChunk(job_id=job.run.job_id, text=text)]
 
 
 def _fraction(*parts: str) -> float:
@@ -197,7 +205,7 @@ def _vector(text: str) -> bytes:
     return struct.pack(f"<{VECTOR_LENGTH}f", *(value / norm for value in values))
 
 
-def _numbers(text: str, manifest: Manifest) -> tuple[Found, ...]:
+def _numbers(text: str, manifest: Manifest) -> tuple[EntitySpan, ...]:
     """Every run of digits is an entity of the first type."""
     label = manifest.task.labels[0] if manifest.task.labels else "number"
-    return tuple(Found(label, match.start(), match.end(), 1.0) for match in re.finditer(r"\d+", text))
+    return tuple(EntitySpan(label, match.start(), match.end(), 1.0) for match in re.finditer(r"\d+", text))

@@ -37,12 +37,12 @@ _UNPACK: Mapping[object, str] = {_INT32: "<i", _INT64: "<q", _FLOAT: "<f", _DOUB
 _SHAPED_BY_ATTRIBUTE = ("RandomNormal", "RandomUniform")
 
 
-class _Damaged(Exception):
+class _DamagedGraph(Exception):
     """It is no message, or it is cut short."""
 
 
 @dataclass
-class _Constant:
+class _KnownConstant:
     """What is known of a tensor of the file."""
 
     elements: int
@@ -51,7 +51,7 @@ class _Constant:
 
 
 @dataclass
-class _Count:
+class _GraphCount:
     """Over the whole model."""
 
     name: str
@@ -59,7 +59,7 @@ class _Count:
     nodes: int = 0
 
 
-def check(weights: str) -> None:
+def check_graph(weights: str) -> None:
     """Raise ModelLoadFailed if a graph is over a limit. What cannot be read is left to onnxruntime."""
     path = Path(weights)
     if not path.is_file() or path.stat().st_size == 0:
@@ -68,7 +68,7 @@ def check(weights: str) -> None:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # goes with the last view of it
     try:
         _check_model(memoryview(data), path.name)
-    except _Damaged:
+    except _DamagedGraph:
         return
 
 
@@ -80,12 +80,12 @@ def _check_model(model: _Message, name: str) -> None:
         elif number == 25 and isinstance(value, _Message):
             parts = dict(_fields(value))
             functions[_text(parts.get(10)), _text(parts.get(1))] = value
-    count = _Count(name, functions)
+    count = _GraphCount(name, functions)
     for graph in graphs:
         _check_graph(graph, count, 1, {})
 
 
-def _check_graph(graph: _Message, count: _Count, depth: int, outer: Mapping[bytes, _Constant]) -> None:
+def _check_graph(graph: _Message, count: _GraphCount, depth: int, outer: Mapping[bytes, _KnownConstant]) -> None:
     """Check a graph, and those in it; names of the graphs around it are seen from within."""
     if depth > NESTING_MAX:
         raise _over(count, f"graphs nested {depth} deep", depth, NESTING_MAX)
@@ -97,21 +97,21 @@ def _check_graph(graph: _Message, count: _Count, depth: int, outer: Mapping[byte
         elif number == 1 and isinstance(value, _Message):
             nodes.append(value)
     for node in nodes:
-        _check_node(_Node.read(node), count, depth, constants)
+        _check_node(_GraphNode.read(node), count, depth, constants)
 
 
-def _check_function(function: _Message, count: _Count, depth: int) -> None:
+def _check_function(function: _Message, count: _GraphCount, depth: int) -> None:
     """Check the body of a function where it is called: onnxruntime writes it out there."""
     if depth > NESTING_MAX:
         raise _over(count, f"functions nested {depth} deep", depth, NESTING_MAX)
-    constants: dict[bytes, _Constant] = {}
+    constants: dict[bytes, _KnownConstant] = {}
     for number, value in _fields(function):
         if number == 7 and isinstance(value, _Message):
-            _check_node(_Node.read(value), count, depth, constants)
+            _check_node(_GraphNode.read(value), count, depth, constants)
 
 
 @dataclass
-class _Node:
+class _GraphNode:
     kind: bytes = b""
     domain: bytes = b""
     inputs: Sequence[bytes] = ()
@@ -119,7 +119,7 @@ class _Node:
     attributes: Mapping[bytes, _Message] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, node: _Message) -> _Node:
+    def read(cls, node: _Message) -> _GraphNode:
         inputs: list[bytes] = []
         outputs: list[bytes] = []
         attributes: dict[bytes, _Message] = {}
@@ -138,7 +138,7 @@ class _Node:
         return found
 
 
-def _check_node(node: _Node, count: _Count, depth: int, constants: dict[bytes, _Constant]) -> None:
+def _check_node(node: _GraphNode, count: _GraphCount, depth: int, constants: dict[bytes, _KnownConstant]) -> None:
     count.nodes += 1
     if count.nodes > NODES_MAX:
         raise _over(count, f"{count.nodes} nodes", count.nodes, NODES_MAX)
@@ -153,7 +153,7 @@ def _check_node(node: _Node, count: _Count, depth: int, constants: dict[bytes, _
         constants[node.outputs[0]] = made
 
 
-def _made_by(node: _Node, count: _Count, constants: Mapping[bytes, _Constant]) -> _Constant | None:
+def _made_by(node: _GraphNode, count: _GraphCount, constants: Mapping[bytes, _KnownConstant]) -> _KnownConstant | None:
     """Return what a node makes of what stands in the file. Raises ModelLoadFailed if that is too much."""
     kind = node.kind[:40].decode("utf-8", "replace")
     if kind in _SHAPED_BY_ATTRIBUTE:
@@ -162,10 +162,10 @@ def _made_by(node: _Node, count: _Count, constants: Mapping[bytes, _Constant]) -
         elements = _SIZES.get(kind, _unknown)([constants.get(each) for each in node.inputs])
     if elements > CONSTANT_ELEMENTS_MAX:
         raise _over(count, f"a node {kind} that makes {elements:.0f} elements", elements, CONSTANT_ELEMENTS_MAX)
-    return _Constant(int(elements)) if elements else None
+    return _KnownConstant(int(elements)) if elements else None
 
 
-_Inputs = Sequence[_Constant | None]
+_Inputs = Sequence[_KnownConstant | None]
 
 
 def _values(inputs: _Inputs, place: int) -> tuple[float, ...]:
@@ -218,7 +218,7 @@ def _product(values: Sequence[float]) -> float:
     return math.prod((max(0.0, float(each)) for each in values), start=1.0) if values else 0.0
 
 
-def _constant_of(node: _Node) -> _Constant | None:
+def _constant_of(node: _GraphNode) -> _KnownConstant | None:
     """Return what a node of type Constant holds."""
     for name, attribute in node.attributes.items():
         if name == b"value":
@@ -226,7 +226,7 @@ def _constant_of(node: _Node) -> _Constant | None:
             return _tensor(tensor)[1] if isinstance(tensor, _Message) else None
         if name in (b"value_ints", b"value_int"):
             values = tuple(map(float, _integers(attribute)))
-            return _Constant(len(values), values)
+            return _KnownConstant(len(values), values)
     return None
 
 
@@ -235,7 +235,7 @@ def _integers(attribute: _Message) -> list[int]:
     return _numbers(list(_fields(attribute)), 3, 8)
 
 
-def _tensor(tensor: _Message) -> tuple[bytes, _Constant]:
+def _tensor(tensor: _Message) -> tuple[bytes, _KnownConstant]:
     """Return the name of a tensor and what is known of it."""
     parts = list(_fields(tensor))
     dims = _numbers(parts, 1)
@@ -243,12 +243,12 @@ def _tensor(tensor: _Message) -> tuple[bytes, _Constant]:
     last = dict(parts)
     name = _text(last.get(8))
     if not 0 < elements <= SHAPE_ITEMS_MAX:
-        return name, _Constant(elements)
+        return name, _KnownConstant(elements)
     layout, raw = _UNPACK.get(last.get(2), ""), last.get(9)
     values: Sequence[float] = _numbers(parts, 5, 7)
     if layout and isinstance(raw, _Message) and len(raw) == elements * struct.calcsize(layout):
         values = [each for (each,) in struct.iter_unpack(layout, raw)]
-    return name, _Constant(elements, tuple(map(float, values)))
+    return name, _KnownConstant(elements, tuple(map(float, values)))
 
 
 def _numbers(parts: Sequence[tuple[int, int | _Message]], *wanted: int) -> list[int]:
@@ -283,7 +283,7 @@ def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:
         if kind == _BYTES:
             length, place = _varint(message, place)
         if length < 0 or place + length > end:
-            raise _Damaged
+            raise _DamagedGraph
         if kind == _BYTES:
             yield number, message[place : place + length]
         place += length
@@ -297,7 +297,7 @@ def _varint(data: _Message, place: int) -> tuple[int, int]:
         place, shift = place + 1, shift + 7
         if byte < 128:
             return value, place
-    raise _Damaged
+    raise _DamagedGraph
 
 
 def _signed(value: int) -> int:
@@ -309,5 +309,5 @@ def _text(value: object) -> bytes:
     return bytes(value[:65_536]) if isinstance(value, _Message) else b""
 
 
-def _over(count: _Count, what: str, found: float, limit: int) -> ModelLoadFailed:
+def _over(count: _GraphCount, what: str, found: float, limit: int) -> ModelLoadFailed:
     return ModelLoadFailed(f"{count.name} has {what}; the limit is {limit}", count=f"{found:.0f}", limit=limit)

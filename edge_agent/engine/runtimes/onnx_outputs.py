@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.engine.protocol import Found
+from edge_agent.engine.protocol import EntitySpan
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats import ood_gate
 from edge_agent.formats.manifest import Manifest, TaskSpec
@@ -28,7 +28,7 @@ OUTPUT_NAMES = {
 
 
 @dataclass(frozen=True)
-class Word:
+class WordSpan:
     """A word of the input: its first token, and [start, end) in code points."""
 
     token: int
@@ -94,7 +94,7 @@ def check_row(task: TaskSpec, row: Floats) -> None:
         raise ModelLoadFailed("the model computes values that are not finite")
 
 
-def finite(row: Floats) -> bool:
+def is_finite(row: Floats) -> bool:
     """Tell whether all values are numbers, and none is infinite."""
     # For a handful of labels, here and below, numpy costs more than plain Python. No sum of float32 overflows a double.
     return math.isfinite(sum(row.tolist())) if row.ndim == 1 else bool(np.isfinite(row).all())
@@ -116,35 +116,35 @@ def probabilities(logits: Floats, temperature: float) -> npt.NDArray[np.float64]
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
-def words(text: str, word_ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> list[Word]:
+def word_spans(text: str, word_ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> list[WordSpan]:
     """Group tokens into words; tokens that stand for no text (word id None) are left out.
 
     A new word begins with a new word id or after a gap: tokenizers without a pre-tokenizer give all tokens one id.
     White space that a tokenizer counts to a word (SentencePiece) is cut off.
     """
-    found: list[Word] = []
+    found: list[WordSpan] = []
     before: int | None = None
     for token, (word_id, (start, end)) in enumerate(zip(word_ids, offsets, strict=True)):
         if word_id is None:
             continue
         if found and word_id == before and start <= found[-1].end:
-            found[-1] = Word(found[-1].token, found[-1].start, end)
+            found[-1] = WordSpan(found[-1].token, found[-1].start, end)
         else:
-            found.append(Word(token, end - len(text[start:end].lstrip()), end))
+            found.append(WordSpan(token, end - len(text[start:end].lstrip()), end))
         before = word_id
     return found
 
 
-def entities(
-    of_words: Sequence[Word], shares: npt.NDArray[np.float64], tags: Sequence[str]
-) -> tuple[tuple[Found, ...], float]:
+def decode_entities(
+    of_words: Sequence[WordSpan], shares: npt.NDArray[np.float64], tags: Sequence[str]
+) -> tuple[tuple[EntitySpan, ...], float]:
     """Decode BIO tags; return the entities and the confidence of the whole record.
 
     A word has the tag of its first token, as token classifiers are trained. I-X goes on with an open X and opens one
     otherwise (the rule of conlleval). An entity's score is the mean probability of its words' tags. The record is at
     most as likely right as its least sure word, so its confidence is the smallest of the words' probabilities.
     """
-    found: list[Found] = []
+    found: list[EntitySpan] = []
     scores: list[list[float]] = []
     sure = 1.0
     open_label = ""
@@ -154,10 +154,10 @@ def entities(
         sure = min(sure, share)
         begins, _, label = tags[best].partition("-")
         if label and label == open_label and begins == "I":
-            found[-1] = Found(label, found[-1].start, word.end, 0.0)
+            found[-1] = EntitySpan(label, found[-1].start, word.end, 0.0)
             scores[-1].append(share)
         elif label:
-            found.append(Found(label, word.start, word.end, 0.0))
+            found.append(EntitySpan(label, word.start, word.end, 0.0))
             scores.append([share])
         open_label = label
     for entity, each in zip(found, scores, strict=True):
@@ -165,7 +165,7 @@ def entities(
     return tuple(found), sure
 
 
-def vector(row: Floats, pooling: str, normalize: bool) -> bytes:
+def embedding_bytes(row: Floats, pooling: str, normalize: bool) -> bytes:
     """Return one vector as little-endian float32: one vector a token is pooled, one for all is taken as it is."""
     pooled = row.astype(np.float64)
     if pooled.ndim == 2:

@@ -1,7 +1,11 @@
-"""One encoder in onnxruntime: open it, know its inputs and outputs, compute rows of tokens.
+"""One encoder in onnxruntime: open it, verify its inputs and outputs, compute batches of token rows.
 
-One thread that never spins: a session of several threads collapses as soon as something else wants the same cores. For
-more cores `run` is called on several threads at the same time, each computing its own rows on the shared weights.
+A session has one thread that never spins: a session of several threads slows down badly as soon as something else uses
+the same cores. For more cores `run` is called on several threads at the same time, each with its own rows on the shared
+weights.
+
+Padding is computed in vain, so no input waits for a batch to fill: `choose_batch` takes the oldest input and those of
+the nearest length that are waiting already. What batches gain: `scripts/bench encoders`.
 """
 
 from __future__ import annotations
@@ -13,16 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
-from edge_agent.engine.runtimes.jobs import DeviceLost
-from edge_agent.engine.runtimes.onnx_batch import Row, padded
+from edge_agent.engine.runtimes.job_results import DeviceLost
 from edge_agent.engine.runtimes.onnx_outputs import Floats
 from edge_agent.errors import DeviceUnusable, ModelFailed, ModelLoadFailed
 
+Row = tuple[Sequence[int], Sequence[int]]
+"""Token ids and type ids of one input."""
+
+BATCH_ROWS_MAX = 8  # beyond that throughput is flat and every further row only delays the first
+BATCH_TOKENS_MAX = (
+    512  # padding included; bounds a step, and with it the wait for a cancel or a newcomer, at some 60 ms
+)
+
 INPUTS_NEEDED = ("input_ids", "attention_mask")  # without a mask a score would depend on the padding
-INPUTS_KNOWN = (*INPUTS_NEEDED, "token_type_ids")  # in the order of onnx_batch.padded
+INPUTS_KNOWN = (*INPUTS_NEEDED, "token_type_ids")  # in the order of pad_rows
 _DTYPES: dict[str, type[np.int32] | type[np.int64]] = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 _LOG_FATAL = 4  # what onnxruntime has to say is in its exceptions; its warnings help nobody on a site
 
@@ -55,9 +67,9 @@ class OnnxSession:
         """Open a file on a device, or on the one of that index. Raises ModelLoadFailed, DeviceUnusable."""
         path = Path(weights)
         _check_file(path)
-        chosen = providers(device, index, onnxruntime.get_available_providers())
+        choose_batch = providers(device, index, onnxruntime.get_available_providers())
         try:
-            session = onnxruntime.InferenceSession(weights, _options(), providers=chosen)
+            session = onnxruntime.InferenceSession(weights, _options(), providers=choose_batch)
             self._details = _described(session)
             self.outputs: dict[str, str] = {output.name: output.type for output in session.get_outputs()}
             """Names of the outputs, and their types as onnxruntime writes them."""
@@ -87,7 +99,7 @@ class OnnxSession:
             ModelFailed: onnxruntime refuses; its reason goes to the child's stderr, since it may quote the input.
             DeviceLost: its reason names the device.
         """
-        arrays = padded(rows)
+        arrays = pad_rows(rows)
         feed = {name: arrays[place].astype(dtype, copy=False) for name, place, dtype in self._inputs}
         try:
             outputs = self._session.run(wanted, feed)
@@ -174,3 +186,33 @@ def _described(session: onnxruntime.InferenceSession) -> dict[str, str]:
 def _first_line(error: BaseException) -> str:
     """Return what onnxruntime says, without its "[ONNXRuntimeError] : 1 : FAIL : "."""
     return str(error).strip().split("\n", 1)[0].split(" : ", 3)[-1][:300]
+
+
+def choose_batch(lengths: Sequence[int], rows_max: int) -> list[int]:
+    """Return the places of the inputs to compute next: the first always, then the nearest in length that fit."""
+    batch, longest = [0], lengths[0]
+    if rows_max == 1:
+        return batch
+    for place in sorted(range(1, len(lengths)), key=lambda place: abs(lengths[place] - lengths[0])):
+        if len(batch) == rows_max:
+            break
+        width = max(longest, lengths[place])
+        if width * (len(batch) + 1) <= BATCH_TOKENS_MAX:
+            batch.append(place)
+            longest = width
+    return batch
+
+
+def pad_rows(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+    """Return token ids, attention mask and type ids, [3, rows, longest], filled up with zeros.
+
+    The mask makes the filling count for nothing.
+    """
+    longest = max(len(ids) for ids, _ in rows)
+    if len(rows) == 1:
+        ((ids, types),) = rows
+        return np.array(((ids,), ((1,) * longest,), (types,)), np.int64)
+    array = np.zeros((3, len(rows), longest), np.int64)
+    for place, (ids, types) in enumerate(rows):
+        array[0, place, : len(ids)], array[1, place, : len(ids)], array[2, place, : len(ids)] = ids, 1, types
+    return array

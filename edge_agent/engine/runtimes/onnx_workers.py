@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
 
-from edge_agent.engine.runtimes.jobs import DeviceLost
+from edge_agent.engine.runtimes.job_results import DeviceLost
 
 Outcome = TypeVar("Outcome")
 
@@ -28,7 +28,7 @@ Outcome = TypeVar("Outcome")
 OVERDUE_SECONDS = 10.0
 
 
-class Workers(Generic[Outcome]):
+class BatchWorkers(Generic[Outcome]):
     """See the module. Only one thread may call it."""
 
     def __init__(self, count: int, overdue_seconds: float = OVERDUE_SECONDS) -> None:

@@ -28,7 +28,7 @@ from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.interceptor import CallContext
 from edge_agent.server.open_inference import oip_requests, oip_tensors
 from edge_agent.server.open_inference.oip_wire import pb
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import inference_pb2
 
 STATUSES_WANTED = ("triton_grpc_error", "true")

@@ -19,7 +19,7 @@ from edge_agent.metrics.answer_counts import AnswerCounts, Histogram
 from edge_agent.server import messages
 from edge_agent.server.open_inference import oip_requests
 from edge_agent.server.open_inference.oip_wire import pb
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 
 Datatype = Literal["BYTES", "FP32", "BOOL"]
 Results = Sequence[Any]

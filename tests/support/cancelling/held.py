@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
+from edge_agent.engine.bundle_stats import BundleStats
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.shares import Rounds
-from edge_agent.engine.tally import Tally
+from edge_agent.engine.job_queue import FairRounds
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.server.admission_control import AdmissionControl, RateLimiter
 from edge_agent.server.audit import LogDeduplicator
@@ -32,7 +32,15 @@ IN_PROGRESS = {
     Engine: ("pending", "in_flight"),
 }
 """Counters of what is in progress, by the class that has them."""
-REMEMBERS = (AnswerCounts, Tally, Rounds, LogDeduplicator, RequestDeduplicator, RateLimiter, VerifiedRepository)
+REMEMBERS = (
+    AnswerCounts,
+    BundleStats,
+    FairRounds,
+    LogDeduplicator,
+    RequestDeduplicator,
+    RateLimiter,
+    VerifiedRepository,
+)
 """What remembers what has been, within limits of its own: that it grows is no leak."""
 PASSING = ("spool.db", "state.db", "audit", "outbox", "wants.json", "trust")
 """Files of the state directory that come and go in ordinary work."""

@@ -91,7 +91,7 @@ def _onnx_bundle(folder: Path) -> Path:
 
 def _in_this_process(bundle: Path, name: str) -> Read:
     described, paths = bundles.manifest_of(bundle), bundles.paths_of(bundle)
-    load = protocol.Load(
+    load = protocol.LoadRequest(
         runtime="onnx", weights=paths["weights"], readable=(str(bundle),), memory_bytes_max=MODEL_BYTES_MAX
     )
 
@@ -102,13 +102,13 @@ def _in_this_process(bundle: Path, name: str) -> Read:
             runtime.load(load)
             runtime.attach(DIGEST, described, paths)
             try:
-                runtime.submit(protocol.Run(job_id="1", digest=DIGEST, text=TEXT))
+                runtime.submit(protocol.JobRequest(job_id="1", digest=DIGEST, text=TEXT))
             except EdgeAgentError:  # a tokenizer that knows no text: the caller is told
                 return
             events = runtime.step()
             assert ["1"] == [event.job_id for event in events], "a job did not end once"
             for event in events:
-                if isinstance(event, protocol.Done):
+                if isinstance(event, protocol.JobResult):
                     assert len(event.scores) == len(LABELS)
                     assert abs(sum(event.scores) - 1) < 1e-3
         finally:
@@ -132,12 +132,12 @@ def _in_a_child(bundle: Path, name: str) -> Read:
     async def tried() -> None:
         pool = EnginePool(config, lambda: None, [bundle])
         try:
-            async with pool.trial(ANSWER_SECONDS_MAX) as trial:
+            async with pool.sandbox_pool(ANSWER_SECONDS_MAX) as trial:
                 await trial.attach(
                     digest, described, manifest_bytes, {role: Path(path) for role, path in paths.items()}
                 )
                 until = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
-                await trial.answer(protocol.Run(job_id="1", digest=digest, text=TEXT), until)
+                await trial.answer(protocol.JobRequest(job_id="1", digest=digest, text=TEXT), until)
         finally:
             await pool.stop()
 

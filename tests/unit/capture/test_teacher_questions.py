@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.capture import spool
 from edge_agent.capture.teacher_questions import TeacherQuestion
-from edge_agent.durable.database import Database, Schema
+from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.formats.example_records import parse
 from tests.support.site_cases import ASite, answered, judgement, manifest
 
@@ -265,7 +265,7 @@ def test_an_opinion_is_redacted(site, task, record, said, kept):
 def older(site: ASite) -> Iterator[Database]:
     """Open the file as an agent does that knows nothing of questions, for one transaction."""
     site.worker.close()
-    database = Database(site.config.state_dir / "spool.db", Schema(spool.SCHEMA_VERSION, (), "", checked=False))
+    database = Database(site.config.state_dir / "spool.db", DatabaseSchema(spool.SCHEMA_VERSION, (), "", checked=False))
     with database.transaction():
         yield database
     database.close()

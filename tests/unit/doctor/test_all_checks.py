@@ -31,8 +31,8 @@ from edge_agent.doctor.probe_context import (
     query_daemon,
     read_stored_state,
 )
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import State
+from edge_agent.store.state_database import StateDatabase
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.support_bundle import diagnostic_redaction
 from edge_agent.support_bundle.support_archive import SupportSources, gather_parts
 from tests.support.doctor_cases import enrolled, place
@@ -187,8 +187,8 @@ def test_nobody_listens_where_nothing_is(tmp_path):
 def test_a_database_is_read_with_what_is_in_its_log_only(tmp_path):
     """A change that is committed and not yet in the file itself is seen in the copy."""
     path = tmp_path / "state.db"
-    state = State(path, may_create=True)
-    state.journal.record(Progress("t", "ab" * 32, "2.0.0", "w", 7, "", "done", 1.0))
+    state = StateDatabase(path, may_create=True)
+    state.journal.record(UpdateProgress("t", "ab" * 32, "2.0.0", "w", 7, "", "done", 1.0))
     found = read_stored_state(path)
     state.close()
     assert not isinstance(found, ProbeFailure)

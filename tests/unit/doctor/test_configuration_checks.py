@@ -24,7 +24,7 @@ from edge_agent.doctor.installation import (
     stat_file,
 )
 from edge_agent.doctor.state_checks import DatabaseFacts, ExchangeFolder, StateFacts
-from edge_agent.store.state import State
+from edge_agent.store.state_database import StateDatabase
 from tests.support.doctor_cases import DAEMON, DAY, UPLINK, enrolled, file, looked, only, place, told, verdicts
 
 STRANGER = SystemUser("nobody", 99, frozenset({99}))
@@ -231,7 +231,7 @@ def test_a_database_of_another_version_is_told_from_a_damaged_one(verdict, versi
 def database(tmp_path: Path) -> Installation:
     where = place(tmp_path)
     where.config.state_dir.mkdir(parents=True, mode=0o700)
-    State(where.config.state_dir / "state.db", may_create=True).close()
+    StateDatabase(where.config.state_dir / "state.db", may_create=True).close()
     return where
 
 

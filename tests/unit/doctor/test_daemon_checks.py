@@ -16,8 +16,8 @@ from edge_agent.doctor.capture_checks import CaptureFacts
 from edge_agent.doctor.daemon_checks import DaemonFacts
 from edge_agent.doctor.update_checks import MetadataFacts, UpdatesFacts
 from edge_agent.doctor.uplink_checks import ReportedProblem, UplinkFacts
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import State
+from edge_agent.store.state_database import StateDatabase
+from edge_agent.store.update_records import UpdateProgress
 from tests.support.doctor_cases import DAY, looked, only, place, told, verdicts
 from tests.support.fake_daemon import FakeDaemon, task_message
 
@@ -244,9 +244,9 @@ def test_a_daemon_that_does_not_run_has_its_journal_read(tmp_path):
     """An update that failed before the daemon ended is a fault all the same."""
     where = place(tmp_path)
     where.config.state_dir.mkdir(parents=True)
-    state = State(where.config.state_dir / "state.db", may_create=True)
+    state = StateDatabase(where.config.state_dir / "state.db", may_create=True)
     state.journal.record(
-        Progress(
+        UpdateProgress(
             "pos-intent", "ab" * 32, "2.0.0", "w", 7, "", "failed", time.time() - 60, "CRASHES", "its process died"
         )
     )

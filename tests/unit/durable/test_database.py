@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.durable.database import Database, Schema
+from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import StateDirInUse, StoreDamaged
 
-SCHEMA = Schema(2, ("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT) STRICT",), "Move it away.")
+SCHEMA = DatabaseSchema(2, ("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT) STRICT",), "Move it away.")
 
 
 def test_a_database_is_synced_on_every_commit(tmp_path: Path):
@@ -46,14 +46,14 @@ def test_a_newer_database_is_left_alone(tmp_path: Path):
     """The agent that wrote it may read it; this one says so."""
     Database(tmp_path / "a.db", SCHEMA).close()
     with pytest.raises(StoreDamaged, match="schema version 2; this agent knows 1"):
-        Database(tmp_path / "a.db", Schema(1, (), ""))
+        Database(tmp_path / "a.db", DatabaseSchema(1, (), ""))
 
 
 def test_an_older_database_is_brought_up_step_by_step(tmp_path: Path):
     """Each version's statements, in order, in one transaction; what is in it stays."""
     Database(tmp_path / "a.db", SCHEMA).close()
     steps = {2: ("ALTER TABLE t ADD COLUMN c TEXT",), 3: ("UPDATE t SET c = b", "CREATE INDEX i ON t (c)")}
-    database = Database(tmp_path / "a.db", Schema(4, ("never run",), "", migrations=steps))
+    database = Database(tmp_path / "a.db", DatabaseSchema(4, ("never run",), "", migrations=steps))
     assert [(4,)] == database.rows("PRAGMA user_version")
     assert [] == database.rows("SELECT a, b, c FROM t")
     database.close()
@@ -63,7 +63,7 @@ def test_a_database_without_a_way_up_is_left_alone(tmp_path: Path):
     """It says that an agent in between is needed; nothing was changed."""
     Database(tmp_path / "a.db", SCHEMA).close()
     with pytest.raises(StoreDamaged, match="schema version 2, which this agent cannot") as caught:
-        Database(tmp_path / "a.db", Schema(4, (), "", migrations={2: ("CREATE TABLE u (a)",)}))
+        Database(tmp_path / "a.db", DatabaseSchema(4, (), "", migrations={2: ("CREATE TABLE u (a)",)}))
     assert "between" in caught.value.remedy
     Database(tmp_path / "a.db", SCHEMA).close()
 
@@ -79,7 +79,7 @@ def test_damage_has_the_remedy_of_its_owner(tmp_path: Path):
     (tmp_path / "a.db").write_bytes(os.urandom(8192))
     for checked in (True, False):
         with pytest.raises(StoreDamaged) as caught:
-            Database(tmp_path / "a.db", Schema(2, (), "Move it away.", checked=checked))
+            Database(tmp_path / "a.db", DatabaseSchema(2, (), "Move it away.", checked=checked))
         assert "Move it away." == caught.value.remedy
 
 

@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.child_groups import ChildGroup, delegated, group_for
-from edge_agent.engine.memory_cap import DEVICE_BYTES, RUNTIME_BYTES, THREAD_BYTES, MemoryCap, cap_bytes
+from edge_agent.engine.memory_cap import (
+    DEVICE_BYTES,
+    RUNTIME_BYTES,
+    THREAD_BYTES,
+    ChildGroup,
+    MemoryCap,
+    cap_bytes,
+    delegated_cgroup,
+    make_child_group,
+)
 from edge_agent.engine.protocol import MemoryEstimate, MemoryGrant
 
 MIB = 2**20
@@ -72,10 +80,10 @@ def test_a_child_gets_no_more_than_it_was_started_with(process: subprocess.Popen
 
 def test_the_numbers_are_told() -> None:
     """Estimate, limit and peak, as words and as metadata; before an estimate there are none."""
-    assert ("", {}) == (MemoryCap().told, MemoryCap().metadata)
+    assert ("", {}) == (MemoryCap().summary, MemoryCap().metadata)
     cap = MemoryCap(estimated_bytes=4 * 10**6, limit_bytes=6 * 10**6, peak_bytes=5 * 10**6)
     said = "; it was estimated to need 4.0 MB of memory, was limited to 6.0 MB, and had taken 5.0 MB"
-    assert said == cap.told
+    assert said == cap.summary
     assert ["4000000", "6000000", "5000000"] == list(cap.metadata.values())
 
 
@@ -94,26 +102,26 @@ def tree(root: Path, own: str = "/unit/serve", shared: str = "cpu memory", marke
 def test_a_delegated_group_is_found(tmp_path: Path) -> None:
     """It is the one above the daemon's own, marked by systemd; its controller is shared out if it is not yet."""
     folder = tree(tmp_path / "a")
-    assert folder == delegated(tmp_path / "a")
+    assert folder == delegated_cgroup(tmp_path / "a")
     folder = tree(tmp_path / "b", shared="")
-    assert folder == delegated(tmp_path / "b")
+    assert folder == delegated_cgroup(tmp_path / "b")
     assert "+memory" == (folder / "cgroup.subtree_control").read_text()
 
 
 def test_a_group_of_others_is_left_alone(tmp_path: Path) -> None:
     """Root may write everywhere: without the mark, without cgroup v2 and in the topmost group there is none."""
     tree(tmp_path / "a", marked=False)
-    assert [None, None] == [delegated(tmp_path / "a"), delegated(tmp_path / "nothing")]
+    assert [None, None] == [delegated_cgroup(tmp_path / "a"), delegated_cgroup(tmp_path / "nothing")]
     (tmp_path / "b/proc/self").mkdir(parents=True)
     (tmp_path / "b/proc/self/cgroup").write_text("4:memory:/x\n0::/\n")
-    assert delegated(tmp_path / "b") is None
+    assert delegated_cgroup(tmp_path / "b") is None
 
 
 def test_a_child_has_a_group_and_its_limit(tmp_path: Path) -> None:
     """Its id and its limit are written there."""
     folder = tree(tmp_path)
-    group = group_for(folder, 4321)
+    group = make_child_group(folder, 4321)
     assert isinstance(group, ChildGroup)
     group.limit(1000)
     assert ["4321", "1000"] == [(folder / "engine-4321" / name).read_text() for name in ("cgroup.procs", "memory.max")]
-    assert (None, None) == (group_for(None, 1), group_for(tmp_path / "gone", 1))
+    assert (None, None) == (make_child_group(None, 1), make_child_group(tmp_path / "gone", 1))

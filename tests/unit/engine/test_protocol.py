@@ -15,24 +15,28 @@ from edge_agent.engine import protocol
 from edge_agent.engine.protocol import FRAME_BYTES_MAX, FrameSplitter, frame
 
 TO_CHILD = [
-    protocol.Load(runtime="llama", weights="/w.gguf", context_tokens=64, kv_type="q8_0", sequences_max=2, threads=3),
-    protocol.Attach(digest="d", manifest=b"{}\n", paths={"weights": "/w"}),
-    protocol.Detach(digest="d"),
-    protocol.Run(job_id="1", digest="d", text="h\u00e9llo \N{GRINNING FACE}", output_tokens_max=9, stops=("\n",)),
-    protocol.Cancel(job_id="1"),
+    protocol.LoadRequest(
+        runtime="llama", weights="/w.gguf", context_tokens=64, kv_type="q8_0", sequences_max=2, threads=3
+    ),
+    protocol.AttachRequest(digest="d", manifest=b"{}\n", paths={"weights": "/w"}),
+    protocol.DetachRequest(digest="d"),
+    protocol.JobRequest(
+        job_id="1", digest="d", text="h\u00e9llo \N{GRINNING FACE}", output_tokens_max=9, stops=("\n",)
+    ),
+    protocol.CancelRequest(job_id="1"),
     protocol.Ping(),
-    protocol.Stop(),
+    protocol.StopRequest(),
     protocol.MemoryGrant(available_bytes=7),
 ]
 FROM_CHILD = [
     protocol.MemoryEstimate(needed_bytes=7, headroom_bytes=1, threads=2, device="cuda"),
-    protocol.Ready(device="cpu", details={"model": "m"}),
-    protocol.Attached(digest="d"),
-    protocol.Chunk(job_id="1", text="\u00fc"),
-    protocol.Done(job_id="1", scores=(0.25, 0.75), label_mass=0.5, input_tokens=3, prefill_ms=1.5),
-    protocol.Done(job_id="2", entities=(protocol.Found("price", 0, 4, 0.5),), confidence=0.5, vector=b"\0\1"),
-    protocol.Failed(job_id="1", reason="INPUT_EMPTY", message="m", remedy="r", metadata={"a": "1"}),
-    protocol.Progress(),
+    protocol.ChildReady(device="cpu", details={"model": "m"}),
+    protocol.BundleAttached(digest="d"),
+    protocol.TextChunk(job_id="1", text="\u00fc"),
+    protocol.JobResult(job_id="1", scores=(0.25, 0.75), label_mass=0.5, input_tokens=3, prefill_ms=1.5),
+    protocol.JobResult(job_id="2", entities=(protocol.EntitySpan("price", 0, 4, 0.5),), confidence=0.5, vector=b"\0\1"),
+    protocol.FailureReport(job_id="1", reason="INPUT_EMPTY", message="m", remedy="r", metadata={"a": "1"}),
+    protocol.Heartbeat(),
     protocol.Pong(cache=protocol.CacheUse(cells_in_use=40, hits=2, reused=20, computed=60)),
 ]
 
@@ -63,12 +67,12 @@ def test_every_message_has_an_example():
 def test_direction_is_checked():
     """A message that only a child may send is refused by a child."""
     with pytest.raises(msgspec.ValidationError, match="Invalid value 'done'"):
-        protocol.decode_to_child(bodies(frame(protocol.Done(job_id="1")))[0])
+        protocol.decode_to_child(bodies(frame(protocol.JobResult(job_id="1")))[0])
 
 
 def test_frame_is_length_and_body():
     """A frame is the length of the body as 4 little-endian bytes, then the body."""
-    data = frame(protocol.Cancel(job_id="1"))
+    data = frame(protocol.CancelRequest(job_id="1"))
     assert (len(data) - 4, {"t": "cancel", "job_id": "1"}) == (
         struct.unpack("<I", data[:4])[0],
         msgspec.msgpack.decode(data[4:]),
@@ -78,7 +82,7 @@ def test_frame_is_length_and_body():
 @given(texts=st.lists(st.text(max_size=40), max_size=8), cuts=st.lists(st.integers(0, 500), max_size=12))
 def test_splitter_does_not_care_how_bytes_arrive(texts, cuts):
     """Cut anywhere, a stream gives the same frames in the same order."""
-    messages = [protocol.Chunk(job_id=str(i), text=text) for i, text in enumerate(texts)]
+    messages = [protocol.TextChunk(job_id=str(i), text=text) for i, text in enumerate(texts)]
     stream = b"".join(map(frame, messages))
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     splitter = FrameSplitter()
@@ -113,7 +117,7 @@ def test_oversize_frame_is_refused_by_its_length():
 def test_the_largest_input_fits_into_a_frame():
     """A text of as many bytes as `service.message_bytes_max` may be goes to a child, with all that a Run may say."""
     stops = tuple("\N{GRINNING FACE}" * 64 for _ in range(64))
-    run = protocol.Run(job_id="j" * 64, digest="d" * 64, text="x" * MESSAGE_BYTES_MAX, stops=stops, logprobs=5)
+    run = protocol.JobRequest(job_id="j" * 64, digest="d" * 64, text="x" * MESSAGE_BYTES_MAX, stops=stops, logprobs=5)
     (body,) = bodies(frame(run))
     assert MESSAGE_BYTES_MAX < protocol.frame_bytes(run) == len(body) < FRAME_BYTES_MAX
 
@@ -121,7 +125,7 @@ def test_the_largest_input_fits_into_a_frame():
 @given(text=st.text(), times=st.integers(1, 3))
 def test_the_size_of_a_frame_is_never_too_low_to_be_refused(text, times):
     """Where the size is not reckoned exactly it is far below the limit."""
-    run = protocol.Run(job_id="j", digest="d", text=text * times)
+    run = protocol.JobRequest(job_id="j", digest="d", text=text * times)
     assert protocol.frame_bytes(run) >= len((text * times).encode())
 
 

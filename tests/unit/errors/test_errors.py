@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2
 
 from edge_agent import errors
 from edge_agent.engine.protocol import FRAME_BYTES_MAX
-from edge_agent.engine.runtimes.jobs import failed
+from edge_agent.engine.runtimes.job_results import failure_report
 from edge_agent.errors import (
     BY_REASON,
     RETRY_SECONDS_MAX,
@@ -137,7 +137,7 @@ def test_a_child_tells_when_to_try_again(told: str, seconds: float) -> None:
 
 def test_the_delay_of_a_child_reaches_the_caller() -> None:
     """Through the pipe, into RetryInfo."""
-    sent = failed("job", DeadlineUnattainable("too slow", retry_seconds=0.75, tokens=30))
+    sent = failure_report("job", DeadlineUnattainable("too slow", retry_seconds=0.75, tokens=30))
     back = from_wire(sent.reason, sent.message, sent.remedy, sent.metadata)
     (_, retry) = to_status(back).details
     delay = error_details_pb2.RetryInfo()

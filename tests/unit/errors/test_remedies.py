@@ -9,8 +9,8 @@ import pytest
 
 from edge_agent.errors import BundleError, ManifestInvalid
 from edge_agent.formats.manifest import parse
-from edge_agent.store import archive
-from edge_agent.store.limits import StoreLimits
+from edge_agent.store import bundle_archive
+from edge_agent.store.bundle_archive import StoreLimits
 
 GOOD = {
     "schema": "edge-agent/bundle/v1",
@@ -21,8 +21,8 @@ GOOD = {
 
 
 def refused(path: Path, **limits: int) -> BundleError:
-    with pytest.raises(BundleError) as caught, archive.opened(path, StoreLimits(**limits)) as members:
-        archive.manifest_bytes(members)
+    with pytest.raises(BundleError) as caught, bundle_archive.open_bundle(path, StoreLimits(**limits)) as members:
+        bundle_archive.manifest_bytes(members)
     return caught.value
 
 

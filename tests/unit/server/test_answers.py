@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from edge_agent.engine.jobs import Answer
-from edge_agent.engine.protocol import Done, Found
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.protocol import EntitySpan, JobResult
 from edge_agent.formats.manifest import Manifest, digest_of, encode
 from edge_agent.routing.policy import EscalationContext, LowConfidencePolicy, RouteDecision, RouteReason
 from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
 
@@ -37,7 +37,7 @@ def finished(kind: str, text: str = "", calibration: Any = AT_75, **done: Any) -
     fields = {"schema": "edge-agent/bundle/v1", "runtime": "echo", "version": "1.2.3", "task": task}
     manifest = Manifest.model_validate({**fields, **({"confidence": calibration} if calibration else {})})
     bundle = InstalledBundle(digest_of(encode(manifest)), encode(manifest), manifest, signed=False, installed_at=0.0)
-    answer = Answer(Done(job_id="j", **done), queue_ms=1.5)
+    answer = EngineAnswer(JobResult(job_id="j", **done), queue_ms=1.5)
     return FinishedAnswer(text, answer, bundle, prediction_id="p-1")
 
 
@@ -175,7 +175,7 @@ def test_scores_must_fit_the_labels():
 def test_the_record_has_every_type():
     """The record lists what was found for each entity type, in order, and an empty list for the others."""
     text = "two lamps and one lamp"
-    found = (Found("product", 4, 9, 0.9), Found("product", 18, 22, 0.8))
+    found = (EntitySpan("product", 4, 9, 0.9), EntitySpan("product", 18, 22, 0.8))
     answer = extraction(finished("extract", text, entities=found), "answer")
     assert {"product": ["lamps", "lamp"], "price": []} == json.loads(answer.json)
     assert [
@@ -195,7 +195,7 @@ def test_the_record_has_every_type():
 )
 def test_places_count_code_points(text, start, end, found):
     """Start and end count Unicode code points, whatever their width in bytes or on the screen."""
-    answer = extraction(finished("extract", text, entities=(Found("product", start, end, 1.0),)), "answer")
+    answer = extraction(finished("extract", text, entities=(EntitySpan("product", start, end, 1.0),)), "answer")
     (entity,) = answer.entities
     assert (start, end, found) == (entity.start, entity.end, entity.text)
     assert {"product": [found], "price": []} == json.loads(answer.json)
@@ -203,13 +203,13 @@ def test_places_count_code_points(text, start, end, found):
 
 def test_the_record_is_readable():
     """The record keeps letters beyond ASCII as they are."""
-    answer = extraction(finished("extract", "漢字", entities=(Found("product", 0, 2, 1.0),)), "answer")
+    answer = extraction(finished("extract", "漢字", entities=(EntitySpan("product", 0, 2, 1.0),)), "answer")
     assert '{"product": ["漢字"], "price": []}' == answer.json
 
 
 def test_a_type_beyond_the_manifest_is_shown():
     """An entity of a type that the labels do not name is in the record all the same."""
-    answer = extraction(finished("extract", "7", entities=(Found("size", 0, 1, 1.0),)), "answer")
+    answer = extraction(finished("extract", "7", entities=(EntitySpan("size", 0, 1, 1.0),)), "answer")
     assert {"product": [], "price": [], "size": ["7"]} == json.loads(answer.json)
 
 
@@ -230,7 +230,7 @@ def test_a_written_record_is_handed_on():
 )
 def test_an_unsure_record_follows_the_wish(confidence, wish, withheld):
     """Below the threshold the record is withheld only when the caller asked to abstain; the confidence is shown."""
-    entities = (Found("product", 0, 4, 0.9),)
+    entities = (EntitySpan("product", 0, 4, 0.9),)
     answer = extraction(finished("extract", "lamp", entities=entities, confidence=confidence), wish)
     assert withheld == (answer.json == "")
     assert withheld == (not answer.entities)

@@ -11,9 +11,9 @@ import pytest
 
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.config import ServiceConfig
-from edge_agent.engine.jobs import Answer
-from edge_agent.engine.protocol import Chunk, Done
-from edge_agent.engine.waiting import Reservation, Waiting
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.job_queue import JobQueue, Reservation
+from edge_agent.engine.protocol import JobResult, TextChunk
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.routing.policy import LargeModelAvailability
 from edge_agent.server.admission_control import AdmissionControl
@@ -59,7 +59,7 @@ class Engines:
     """An engine that answers in steps; the inputs "bug" meet one."""
 
     def __init__(self) -> None:
-        self.open, self.queue = Open(), Waiting(QUEUE_MAX)
+        self.open, self.queue = Open(), JobQueue(QUEUE_MAX)
 
     def ready(self, digest: str) -> bool:
         return True
@@ -69,23 +69,23 @@ class Engines:
 
     async def answer(
         self, run: Any, deadline: float, priority: int, client: str, reservation: Reservation | None = None
-    ) -> Answer:
+    ) -> EngineAnswer:
         if reservation:
             assert reservation.take_place(self.queue)
         with self.open:
             if run.text == "bug":
                 raise KeyError("a bug")
             await steps()
-            return Answer(Done(job_id=run.job_id, scores=(0.2, 0.6, 0.2)), queue_ms=1.0)
+            return EngineAnswer(JobResult(job_id=run.job_id, scores=(0.2, 0.6, 0.2)), queue_ms=1.0)
 
     async def events(
         self, run: Any, deadline: float, priority: int, client: str
-    ) -> AsyncGenerator[Chunk | Answer, None]:
+    ) -> AsyncGenerator[TextChunk | EngineAnswer, None]:
         with self.open:
             for text in ("a", "b"):
                 await steps()
-                yield Chunk(job_id=run.job_id, text=text)
-            yield Answer(Done(job_id=run.job_id, finish="stop"), queue_ms=1.0)
+                yield TextChunk(job_id=run.job_id, text=text)
+            yield EngineAnswer(JobResult(job_id=run.job_id, finish="stop"), queue_ms=1.0)
 
 
 class Large:

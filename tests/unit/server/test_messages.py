@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.engine.pool import EngineStatus
-from edge_agent.engine.state import State
+from edge_agent.engine.state import EngineState
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, Manifest, digest_of, encode
 from edge_agent.routing.policy import LowConfidencePolicy, RouteName
 from edge_agent.server import messages
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import admin_pb2, task_pb2
 from tests.support.bundles import RECORD_SCHEMA
 
@@ -116,7 +116,7 @@ def test_a_bundle_is_described_whole():
 def test_an_engine_is_described_whole():
     """An engine shows its process, its load, its troubles and the tasks on it."""
     status = EngineStatus(
-        "echo-1", "echo", State.BACKING_OFF, 77, 2**33, 5, 2, "the process died", "cpu", {}, ("d",), {"a": "b"}
+        "echo-1", "echo", EngineState.BACKING_OFF, 77, 2**33, 5, 2, "the process died", "cpu", {}, ("d",), {"a": "b"}
     )
     expected = admin_pb2.Engine(
         name="echo-1",
@@ -136,7 +136,7 @@ def test_an_engine_is_described_whole():
 
 @pytest.mark.parametrize(
     ("table", "words"),
-    [(messages.KINDS, get_args(Kind)), (messages.ROUTES, get_args(RouteName)), (messages.STATES, tuple(State))],
+    [(messages.KINDS, get_args(Kind)), (messages.ROUTES, get_args(RouteName)), (messages.STATES, tuple(EngineState))],
 )
 def test_every_word_has_its_message(table, words):
     """Each word of ours has a value of the API, no two have the same, and none has UNSPECIFIED."""

@@ -13,7 +13,7 @@ import pytest
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.server.open_inference import oip_requests, oip_tensors
 from edge_agent.server.open_inference.oip_tensors import GeneratedText
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import inference_pb2, task_pb2
 from tests.support.bundles import digest_of, echo_bundle, manifest_of
 

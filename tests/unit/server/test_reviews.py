@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from edge_agent.capture.example_capture import ReviewItem
 from edge_agent.capture.review_streams import ReviewCursor
-from edge_agent.engine.jobs import Answer
-from edge_agent.engine.protocol import Done, Found
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.protocol import EntitySpan, JobResult
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import example_records
 from edge_agent.routing.policy import EscalationContext, RouteDecision, RouteReason
 from edge_agent.server import feedback, finished_answers
 from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import feedback_pb2, task_pb2
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.examples import DIGEST, prediction
@@ -123,15 +123,15 @@ def test_a_token_that_was_made_up_is_refused_or_harmless(token):
     assert [int, int, int, int, float, int] == [type(each) for each in found]
 
 
-def finished(task: str, done: Done, text: str = "Anna takes ibuprofen") -> FinishedAnswer:
+def finished(task: str, done: JobResult, text: str = "Anna takes ibuprofen") -> FinishedAnswer:
     bundle = InstalledBundle(DIGEST, b"", manifest(task), signed=False, installed_at=0.0)
-    return FinishedAnswer(text, Answer(done, 0.0), bundle, "p-1")
+    return FinishedAnswer(text, EngineAnswer(done, 0.0), bundle, "p-1")
 
 
 @pytest.mark.parametrize(("wish", "route"), [("answer", "local"), ("abstain", "abstained")])
 def test_a_classification_is_kept_with_its_best_label(wish, route):
     """Also where the label was withheld from the device: it is what a reviewer corrects."""
-    done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
+    done = finished("pos-intent", JobResult(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     result = pb.ClassifyResult()
     done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext(low_confidence=wish)))
     finished_answers.fill_classification(result.classification, done, top_k=1)
@@ -142,8 +142,8 @@ def test_a_classification_is_kept_with_its_best_label(wish, route):
 
 def test_an_extraction_is_kept_as_its_record():
     """With the places of nothing: the record is what is corrected."""
-    found = [Found(label="PATIENT", start=0, end=4, score=0.9)]
-    done = finished("visit", Done(job_id="p-1", entities=found, confidence=0.9))
+    found = [EntitySpan(label="PATIENT", start=0, end=4, score=0.9)]
+    done = finished("visit", JobResult(job_id="p-1", entities=found, confidence=0.9))
     result = pb.ExtractResult()
     done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext()))
     finished_answers.fill_extraction(result.extraction, done)
@@ -154,13 +154,13 @@ def test_an_extraction_is_kept_as_its_record():
 
 def test_a_generation_is_kept_as_its_text():
     """It has no confidence."""
-    said = finished_answers.captured_generation(finished("talk", Done(job_id="p-1")), "Hello")
+    said = finished_answers.captured_generation(finished("talk", JobResult(job_id="p-1")), "Hello")
     assert ("Hello", None, False) == (said.output, said.confidence, said.sure)
 
 
 def test_both_answers_are_kept_apart():
     """In shadow the large model's answer is given: the scores and the confidence stay with the local one."""
-    done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
+    done = finished("pos-intent", JobResult(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     done = done._replace(
         decision=RouteDecision("upstream", RouteReason.MODE_SHADOW),
         large_model=LargeModelAnswer("refund", "large-1", 9.0),
@@ -179,7 +179,7 @@ def test_both_answers_are_kept_apart():
 
 def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
     """A withheld record is the local answer; a record of the large model alone has none beside it."""
-    withheld = finished("visit", Done(job_id="p-1", confidence=0.1))
+    withheld = finished("visit", JobResult(job_id="p-1", confidence=0.1))
     withheld = withheld._replace(
         decision=finished_answers.decide_on_local_answer(withheld, EscalationContext(low_confidence="abstain"))
     )

@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.errors import BundleTooLarge, DiskFull, RequirementUnmet, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
-from edge_agent.store.limits import StoreLimits
+from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
 from tests.support.fleet_cases import Centre
 from tests.support.store_cases import blob_names, bundle, sha256_of

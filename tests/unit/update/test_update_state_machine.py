@@ -20,7 +20,7 @@ from edge_agent.formats.plan import (
     Verdict,
 )
 from edge_agent.formats.status_object import UpdateState
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update import update_state_machine
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction
 from tests.support.plans import NEW, OLD, TASK, task
@@ -47,13 +47,13 @@ def facts(active: str = OLD, **changes) -> TaskFacts:
     return TaskFacts(**{"active": active, "wish": wish(), "plan_version": 7, "installed": True, **changes})
 
 
-def row(state: UpdateState, **changes) -> Progress:
+def row(state: UpdateState, **changes) -> UpdateProgress:
     """Return a row on the way from OLD to NEW."""
     begun, _ = update_state_machine.decide(TASK, None, facts(wish=wish("HALTED")), 0.0)
     return replace(begun, state=state, **{"reason": "", "message": "", **changes})
 
 
-def decided(before: Progress | None, seen: TaskFacts) -> tuple[UpdateState, str, UpdateAction]:
+def decided(before: UpdateProgress | None, seen: TaskFacts) -> tuple[UpdateState, str, UpdateAction]:
     """Return where a decision leads."""
     after, action = update_state_machine.decide(TASK, before, seen, NOW)
     return after.state, after.reason, action
@@ -62,7 +62,7 @@ def decided(before: Progress | None, seen: TaskFacts) -> tuple[UpdateState, str,
 def test_it_begins_with_what_answers():
     """The first row knows the bundle before, and since when it stands."""
     begun, action = update_state_machine.decide(TASK, None, facts(), NOW)
-    expected = Progress(TASK, NEW, "2.0.0", update_state_machine.desired_state_id(wish()), 7, OLD, "testing", NOW)
+    expected = UpdateProgress(TASK, NEW, "2.0.0", update_state_machine.desired_state_id(wish()), 7, OLD, "testing", NOW)
     assert (expected, UpdateAction.TEST) == (begun, action)
 
 

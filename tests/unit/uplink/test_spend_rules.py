@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.store.state import State
+from edge_agent.store.state_database import StateDatabase
 from edge_agent.uplink import connectivity
 from edge_agent.uplink.connectivity import RetryThrottle
 from edge_agent.uplink.escalation import spend_rules
@@ -89,14 +89,14 @@ def test_the_server_says_how_long_to_wait(header, seconds):
 
 def test_the_operator_s_mode_holds_until_the_plan_moves(tmp_path):
     """What he says goes before the plan and agent.yaml; another word of the plan ends it; a restart does not."""
-    state = State(tmp_path / "state.db", may_create=True)
+    state = StateDatabase(tmp_path / "state.db", may_create=True)
     modes = state.modes
     assert "hybrid" == modes.read().of("pos", "hybrid")
     modes.plan({"pos": "shadow", "other": "local"})
     modes.say("pos", "local")
     modes.plan({"pos": "shadow"})
     state.close()
-    state = State(tmp_path / "state.db", may_create=False)
+    state = StateDatabase(tmp_path / "state.db", may_create=False)
     assert ("local", "hybrid") == (state.modes.read().of("pos", "hybrid"), state.modes.read().of("other", "hybrid"))
     state.modes.plan({"pos": "hybrid"})
     assert "hybrid" == state.modes.read().of("pos", "local")

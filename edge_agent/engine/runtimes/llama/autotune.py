@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama import tuning_policy
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape, LlamaContext, Logits, TokenRows
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
@@ -56,7 +56,7 @@ def processor() -> str:
 
 
 def autotune(
-    spec: Load, model: LlamaModel, shape: ContextShape, named: str, limits: TuningLimits | None = None
+    spec: LoadRequest, model: LlamaModel, shape: ContextShape, named: str, limits: TuningLimits | None = None
 ) -> TunedSettings:
     """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from edge_agent.engine.memory import Need
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama import llama_backends
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape
@@ -137,7 +137,7 @@ class ModelPlacement:
         """How many the device gets, as llama.cpp counts them."""
         return self.offload.layers if self.offload else 0
 
-    def beside(self, need: Need) -> Need:
+    def beside(self, need: MemoryNeed) -> MemoryNeed:
         """Return what of a need is left to the machine's memory."""
         if self.offload is None:
             return need
@@ -150,7 +150,7 @@ class ModelPlacement:
 ON_CPU = ModelPlacement("cpu")
 
 
-def place_on_device(spec: Load, header: GgufHeader, shape: ContextShape) -> ModelPlacement:
+def place_on_device(spec: LoadRequest, header: GgufHeader, shape: ContextShape) -> ModelPlacement:
     """Open the device and choose the layers for it. Raises DeviceUnusable."""
     device = llama_backends.open_device(spec.device, spec.device_index)
     free = usable_bytes(device.free_bytes, device.total_bytes, spec.device_memory_bytes_max)

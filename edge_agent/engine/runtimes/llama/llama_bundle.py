@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edge_agent.engine.runtimes.jobs import checked_length
+from edge_agent.engine.runtimes.job_results import check_input_length
 from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
 from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
@@ -56,7 +56,7 @@ class LlamaBundle:
                 limit=limit,
             )
         tokens = [*self.prompt.tokens, *model.tokenize(self.blanks + text, special=False), *self.rest]
-        checked_length(len(tokens), limit)
+        check_input_length(len(tokens), limit)
         return tokens
 
 

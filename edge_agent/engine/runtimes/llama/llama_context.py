@@ -18,7 +18,7 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.engine.runtimes.jobs import DeviceLost
+from edge_agent.engine.runtimes.job_results import DeviceLost
 from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel
 from edge_agent.engine.runtimes.llama.token_sampling import TokenSampler
 from edge_agent.errors import ModelFailed, ModelLoadFailed

@@ -13,9 +13,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from edge_agent.engine.memory import Need
-from edge_agent.engine.protocol import SEQUENCES, CacheUse, Done, Event, Failed, Load, Run
-from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing, no_parent
+from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.protocol import SEQUENCES, CacheUse, Event, FailureReport, JobRequest, JobResult, LoadRequest
+from edge_agent.engine.runtimes.job_results import (
+    cancellation_report,
+    failure_report,
+    no_cancellations,
+    unlimited_memory,
+)
 from edge_agent.engine.runtimes.llama import autotune, gguf_header, llama_backends
 from edge_agent.engine.runtimes.llama.gpu_offload import ON_CPU, place_on_device
 from edge_agent.engine.runtimes.llama.kv_cache import KvCache
@@ -39,7 +44,7 @@ from edge_agent.formats.record_schema import Schema
 WARM_UP_TEXT = "Hello"
 LEARN_EACH = 4
 """Of the steps in which streams write on, one in so many tells what it took."""
-ENDS = (Done, Failed)
+ENDS = (JobResult, FailureReport)
 
 Job = ScoringJob | GenerationJob | ExtractionJob
 
@@ -48,8 +53,8 @@ class LlamaRuntime:
     """One GGUF base and the bundles attached to it."""
 
     mailbox = -1
-    hear = staticmethod(hear_nothing)
-    request_memory = staticmethod(no_parent)
+    poll_cancellations = staticmethod(no_cancellations)
+    request_memory = staticmethod(unlimited_memory)
 
     def __init__(self) -> None:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
@@ -63,7 +68,7 @@ class LlamaRuntime:
         self._cache: KvCache
         self._adapters: LoadedAdapters
         self._interruption: StepInterruption | None = None
-        self._need: Need
+        self._need: MemoryNeed
         self._available = 0
         self._bundles: dict[str, LlamaBundle] = {}
         self._jobs: dict[str, Job] = {}
@@ -84,7 +89,7 @@ class LlamaRuntime:
         self._tuner: ThreadTuner
         self._computed_at = 0.0
 
-    def load(self, spec: Load) -> dict[str, str]:
+    def load(self, spec: LoadRequest) -> dict[str, str]:
         """Load weights and allocate the context, if memory holds them.
 
         Raises MemoryShort, ModelLoadFailed, DeviceUnusable.
@@ -113,7 +118,7 @@ class LlamaRuntime:
         self.threads = tuned.shape.threads
         self._model, self._loaded, self.device = model, True, slot.name
         if self.mailbox >= 0:
-            self._interruption = StepInterruption(self.mailbox, self.hear, self._cache.context.abort)
+            self._interruption = StepInterruption(self.mailbox, self.poll_cancellations, self._cache.context.abort)
         self._adapters = LoadedAdapters(model, lambda: self._cache.context.use_adapter(None))
         self._need, self._available = need, available
         self._sequences = slots
@@ -156,7 +161,7 @@ class LlamaRuntime:
             self._need, self._tokens = need, guide_tokens(self._model)
         return RecordGrammar(self._tokens, schema)
 
-    def _claim(self, need: Need) -> None:
+    def _claim(self, need: MemoryNeed) -> None:
         """Raise MemoryShort unless there is as much for what a bundle adds."""
         self.request_memory(need.total, self._available, 0)
         need.check(self._available)
@@ -195,7 +200,7 @@ class LlamaRuntime:
         self._free_adapter(bundle.adapter)
         return events
 
-    def submit(self, job: Run) -> None:
+    def submit(self, job: JobRequest) -> None:
         """Take a job; it waits while all sequences are taken."""
         bundle = self._bundles.get(job.digest)
         if bundle is None:
@@ -215,7 +220,7 @@ class LlamaRuntime:
         if job_id not in self._jobs:
             return []
         self._end(job_id)
-        return [cancelled(job_id)]
+        return [cancellation_report(job_id)]
 
     @property
     def busy(self) -> bool:
@@ -280,7 +285,7 @@ class LlamaRuntime:
             try:
                 events += job.advance(context, row, 1)
             except ModelFailed as error:
-                events.append(failed(job.run.job_id, error))
+                events.append(failure_report(job.run.job_id, error))
         self._alike += 1
         if self._alike % LEARN_EACH == 0 or self._tuner.trying:  # the others are like it
             costs, rows, pairs = self._scheduler.costs, len(jobs), sum(depths)
@@ -370,7 +375,7 @@ class LlamaRuntime:
         try:
             entered = self._cache.enter(job.bundle.prompt, job.suffix, job.outputs_max)
         except ModelFailed as error:
-            events.append(failed(job_id, error))
+            events.append(failure_report(job_id, error))
             return True
         if entered is not None:
             job.start(*entered)
@@ -387,7 +392,7 @@ class LlamaRuntime:
             return self._batch(turns, long=long)
         except ModelFailed as error:
             if len(turns) == 1:
-                return [failed(turns[0][0].run.job_id, error)]
+                return [failure_report(turns[0][0].run.job_id, error)]
         return [event for turn in turns for event in self._compute([turn], long=long)]
 
     def _batch(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
@@ -439,7 +444,7 @@ class LlamaRuntime:
                     job.kept = True
                     self._cache.keep(job.slot, job.suffix)
             except ModelFailed as error:
-                events.append(failed(job.run.job_id, error))
+                events.append(failure_report(job.run.job_id, error))
             first += count
         return events
 
@@ -461,10 +466,10 @@ def _too_late(item: WorkItem, seconds: float, now: float, pause: float) -> Event
     """End a job that would cost others time, and come to nothing; it may be tried again after a pause."""
     left = item.deadline - now
     if left <= 0:
-        return failed(item.key, DeadlineExpired("the deadline passed before the input was read"))
+        return failure_report(item.key, DeadlineExpired("the deadline passed before the input was read"))
     said = f"{item.rows} tokens are still to be read, which takes about {seconds:.1f} s as the last steps went"
     waits = f"{said}; the caller waits for another {left:.1f} s"
     error = DeadlineUnattainable(
         waits, retry_seconds=pause, tokens=item.rows, seconds_expected=f"{seconds:.3f}", seconds_left=f"{left:.3f}"
     )
-    return failed(item.key, error)
+    return failure_report(item.key, error)

@@ -11,8 +11,8 @@ import platform
 from dataclasses import replace
 from typing import NamedTuple
 
-from edge_agent.engine.memory import Need
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
 from edge_agent.engine.runtimes.llama.kv_cache import context_shape
 from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShape
@@ -34,14 +34,16 @@ _REPACKED = {2, 20, 39}
 _REPACKED_ELSEWHERE = _REPACKED | {8, 13, 14, 41}
 
 
-def memory_need(header: GgufHeader, file_bytes: int, shape: ContextShape, machine: str = platform.machine()) -> Need:
+def memory_need(
+    header: GgufHeader, file_bytes: int, shape: ContextShape, machine: str = platform.machine()
+) -> MemoryNeed:
     """Return what loading the file and a context of that shape take."""
     repacked = _REPACKED if machine in ("x86_64", "AMD64") else _REPACKED_ELSEWHERE
     # Rows that a step gives out, once as computed and once as given out. The buffers are larger, but what no step uses
     # takes no memory. In the graph's own buffer logits lie where activations lay.
     given = ROWS_MAX * header.vocabulary * LOGIT_BYTES
     computed = max(given, activation_bytes(header, shape))
-    return Need(
+    return MemoryNeed(
         weights=file_bytes,
         copies=sum(size for kind, size in header.product_bytes.items() if kind in repacked) * header.may_be_repacked,
         cache=cache_bytes(header.cell_elements, shape),
@@ -69,7 +71,7 @@ def kept_bytes(header: GgufHeader, shape: ContextShape, context_tokens: int, kep
     return kept_bytes_max + cache_bytes(header.cell_elements, replace(shape, cells=context_tokens))
 
 
-def need_beside_device(need: Need, device_weights: int, device_cache: int, driver: int) -> Need:
+def need_beside_device(need: MemoryNeed, device_weights: int, device_cache: int, driver: int) -> MemoryNeed:
     """Return what of a need stays in the machine's memory when a device of its own memory takes some of it.
 
     The file stays mapped, but what the device has is not read again. Copies for the processor are counted whole as long
@@ -114,10 +116,10 @@ class ContextCapacity(NamedTuple):
     places: int
     """Requests computed together."""
     shape: ContextShape
-    need: Need
+    need: MemoryNeed
 
 
-def context_capacity(header: GgufHeader, file_bytes: int, spec: Load) -> ContextCapacity:
+def context_capacity(header: GgufHeader, file_bytes: int, spec: LoadRequest) -> ContextCapacity:
     """Return as many places as are asked for, or else as many as the memory holds; at least one, if it holds that."""
     if spec.sequences_max:
         return _with(header, file_bytes, spec, spec.sequences_max, spec.sequences_max)
@@ -134,7 +136,7 @@ def context_capacity(header: GgufHeader, file_bytes: int, spec: Load) -> Context
     return found._replace(places=next(fits, full) if available else PLACES_MAX)
 
 
-def _with(header: GgufHeader, file_bytes: int, spec: Load, places: int, full: int) -> ContextCapacity:
+def _with(header: GgufHeader, file_bytes: int, spec: LoadRequest, places: int, full: int) -> ContextCapacity:
     """Return places for so many requests, with cells for so many of full length."""
     shape = context_shape(spec.context_tokens, full, spec.kv_type, spec.threads)
     shape = replace(shape, sequences=shape.sequences + places - full)

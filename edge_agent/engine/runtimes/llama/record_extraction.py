@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.engine.protocol import Event, Run
+from edge_agent.engine.protocol import Event, JobRequest
 from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle
 from edge_agent.engine.runtimes.llama.llama_context import NOT_NUMBERS, BatchPart, LlamaContext
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
@@ -100,7 +100,7 @@ class ExtractionJob(SequenceJob):
     exact = True
 
     def __init__(
-        self, run: Run, bundle: LlamaBundle, tokens: list[int], model: LlamaModel, grammar: RecordGrammar
+        self, run: JobRequest, bundle: LlamaBundle, tokens: list[int], model: LlamaModel, grammar: RecordGrammar
     ) -> None:
         """Start with nothing computed. Raises ModelFailed."""
         super().__init__(run, bundle, tokens)

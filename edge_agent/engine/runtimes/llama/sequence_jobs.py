@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from edge_agent.engine.protocol import Chunk, Done, Event, Run, Token
+from edge_agent.engine.protocol import Event, JobRequest, JobResult, TextChunk, Token
 from edge_agent.engine.runtimes.llama.kv_cells import SequenceSlot
 from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, LabelTree, TreeChunk, label_scores, log_probs
 from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle
@@ -34,7 +34,7 @@ class SequenceJob:
     exact: ClassVar[bool] = True
     """What comes out must not depend on who else is computed."""
 
-    run: Run
+    run: JobRequest
     bundle: LlamaBundle
     tokens: list[int]
     slot: SequenceSlot | None = None
@@ -108,9 +108,9 @@ class SequenceJob:
         self._rows = rows
         return part
 
-    def done(self) -> Done:
+    def done(self) -> JobResult:
         """Return the end of the job with what all kinds report: tokens, and wall time of prompt and answer."""
-        return Done(
+        return JobResult(
             job_id=self.run.job_id,
             input_tokens=self.input_tokens,
             rows=self.computed - self._found + self.beside,
@@ -127,7 +127,7 @@ class ScoringJob(SequenceJob):
     """Classify: the prompt first, then the tree of the labels, as much of it in a step as fits."""
 
     def __init__(
-        self, run: Run, bundle: LlamaBundle, tokens: list[int], tree: LabelTree, *, bulk_safe: bool = False
+        self, run: JobRequest, bundle: LlamaBundle, tokens: list[int], tree: LabelTree, *, bulk_safe: bool = False
     ) -> None:
         """Start with nothing computed. `bulk_safe`: its input may be read in bulk steps, beside others like it."""
         super().__init__(run, bundle, tokens)
@@ -165,7 +165,7 @@ class ScoringJob(SequenceJob):
             self.beside += rows
         return [] if self._tree.rows(self._next_branch) else [self._done()]
 
-    def _done(self) -> Done:
+    def _done(self) -> JobResult:
         done = self.done()
         done.scores, done.label_mass = label_scores(self._tally.joint, self.bundle.temperature)
         return done
@@ -176,7 +176,7 @@ class GenerationJob(SequenceJob):
 
     exact = False
 
-    def __init__(self, run: Run, bundle: LlamaBundle, tokens: list[int], model: LlamaModel) -> None:
+    def __init__(self, run: JobRequest, bundle: LlamaBundle, tokens: list[int], model: LlamaModel) -> None:
         """Start with nothing computed."""
         super().__init__(run, bundle, tokens)
         ceiling = bundle.task.limits.output_tokens_max
@@ -241,7 +241,7 @@ class GenerationJob(SequenceJob):
             return []
         self._piece_due = time.perf_counter() + PIECE_SECONDS
         piece, self._held = self._held, ""
-        return [Chunk(job_id=self.run.job_id, text=piece)]
+        return [TextChunk(job_id=self.run.job_id, text=piece)]
 
     def _end(self, finish: str) -> list[Event]:
         done = self.done()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import llama_cpp
 
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape
 from edge_agent.engine.runtimes.llama.step_costs import ROWS_BLOCK, ROWS_GROUP
 
@@ -108,7 +108,7 @@ def row_groups(seconds: Sequence[tuple[float, float]]) -> int:
     return (ROWS_GROUP if second else ROWS_BLOCK) if first else 0
 
 
-def tuning_key(spec: Load, shape: ContextShape, processor: str) -> str:
+def tuning_key(spec: LoadRequest, shape: ContextShape, processor: str) -> str:
     """Name what settings hold for, beside the weights."""
     given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
     return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {given}"

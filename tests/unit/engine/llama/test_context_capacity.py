@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
 from edge_agent.engine.runtimes.llama.memory_estimate import (
     CACHE_SHARE,
@@ -24,7 +24,7 @@ CONTEXT_TOKENS = 4096
 
 
 def capacity(available: int, *, asked: int = 0, device: str = "cpu", header: GgufHeader = HEADER) -> ContextCapacity:
-    load = Load(
+    load = LoadRequest(
         runtime="llama",
         context_tokens=CONTEXT_TOKENS,
         sequences_max=asked,

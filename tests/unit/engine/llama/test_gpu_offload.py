@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from edge_agent.engine.memory import Need
+from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.engine.runtimes.llama import gguf_header, gpu_offload
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
 from edge_agent.engine.runtimes.llama.gpu_offload import (
@@ -122,7 +122,7 @@ def test_the_real_model_has_31_layers_to_give():
     assert found.weights_bytes == sum(head.product_bytes.values())
 
 
-NEED = Need(weights=1000, copies=700, cache=300, compute=50, process=10)
+NEED = MemoryNeed(weights=1000, copies=700, cache=300, compute=50, process=10)
 SOME = GpuOffload(2, 4, weights_bytes=800, cache_bytes=100, compute_bytes=5, wanted_bytes=0, free_bytes=0)
 
 

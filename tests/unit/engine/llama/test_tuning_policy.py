@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.engine.protocol import REMEMBERED, Load
+from edge_agent.engine.protocol import TUNING_DETAILS, LoadRequest
 from edge_agent.engine.runtimes.llama import tuning_policy
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape
 from edge_agent.engine.runtimes.llama.step_costs import ROWS_BLOCK, ROWS_GROUP
 from edge_agent.engine.runtimes.llama.tuning_policy import SAME, TunedSettings, TuningTrial
 
 SHAPE = ContextShape(cells=1000, sequences=10, kv_type="f16", threads=4, rows=256)
-SPEC = Load(runtime="llama", threads=4)
+SPEC = LoadRequest(runtime="llama", threads=4)
 KEY = tuning_policy.tuning_key(SPEC, SHAPE, "zen4, Ryzen")
 
 
@@ -41,9 +41,9 @@ def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
     measured = TunedSettings(
         replace(SHAPE, threads=2, rows=128, flash=False, groups=16), KEY, "measured", "64 rows: +2% time", SAME, SAME
     )
-    kept = {name: value for name, value in measured.details().items() if name in REMEMBERED}
+    kept = {name: value for name, value in measured.details().items() if name in TUNING_DETAILS}
     assert measured.shape == tuning_policy.remembered_shape(kept, KEY, SHAPE)
-    assert set(REMEMBERED) | {"tuned"} == set(measured.details())
+    assert set(TUNING_DETAILS) | {"tuned"} == set(measured.details())
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_rows_are_in_groups_where_more_of_them_take_less_time(seconds: list[tupl
     "changed",
     [
         tuning_policy.tuning_key(SPEC, SHAPE, "haswell, Ryzen"),
-        tuning_policy.tuning_key(Load(runtime="llama", threads=2), SHAPE, "zen4, Ryzen"),
+        tuning_policy.tuning_key(LoadRequest(runtime="llama", threads=2), SHAPE, "zen4, Ryzen"),
         tuning_policy.tuning_key(SPEC, replace(SHAPE, kv_type="q8_0"), "zen4, Ryzen"),
         tuning_policy.tuning_key(SPEC, replace(SHAPE, rows=64), "zen4, Ryzen"),
     ],

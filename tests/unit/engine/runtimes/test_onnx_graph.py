@@ -30,7 +30,7 @@ def model(nodes: Sequence[onnx.NodeProto], functions: Sequence[onnx.FunctionProt
 def check(folder: Path, content: bytes) -> None:
     path = folder / "model.onnx"
     path.write_bytes(content)
-    onnx_graph.check(str(path))
+    onnx_graph.check_graph(str(path))
 
 
 def refusal(folder: Path, content: bytes) -> str:

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.protocol import Found
+from edge_agent.engine.protocol import EntitySpan
 from edge_agent.engine.runtimes.onnx_outputs import (
-    Word,
+    WordSpan,
     check_row,
-    entities,
-    finite,
+    decode_entities,
+    embedding_bytes,
+    is_finite,
     output_for,
     probabilities,
-    vector,
-    words,
+    word_spans,
 )
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.manifest import TaskSpec
@@ -35,13 +35,13 @@ def row(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
 
-def decoded(*tags: str, shares: tuple[float, ...] = ()) -> tuple[tuple[Found, ...], float]:
+def decoded(*tags: str, shares: tuple[float, ...] = ()) -> tuple[tuple[EntitySpan, ...], float]:
     """Decode words of 3 letters with a space between, tagged as said."""
-    of_words = [Word(i, i * 4, i * 4 + 3) for i in range(len(tags))]
+    of_words = [WordSpan(i, i * 4, i * 4 + 3) for i in range(len(tags))]
     table = np.zeros((len(tags), len(TAGS)))
     for i, tag in enumerate(tags):
         table[i, TAGS.index(tag)] = shares[i] if shares else 1.0
-    return entities(of_words, table, TAGS)
+    return decode_entities(of_words, table, TAGS)
 
 
 def spans(*tags: str) -> list[tuple[str, int, int]]:
@@ -106,7 +106,7 @@ def test_values_that_are_not_finite_are_refused(value):
 @pytest.mark.parametrize("shape", [(-1,), (1, -1)])
 def test_finite_is_every_value(values, expected, shape):
     """A row is finite when all its values are, however large; opposite infinities do not cancel out."""
-    assert expected == finite(np.array(values, np.float32).reshape(shape))
+    assert expected == is_finite(np.array(values, np.float32).reshape(shape))
 
 
 @given(
@@ -128,24 +128,24 @@ def test_temperature_divides_the_logits():
 
 def test_words_join_their_tokens():
     """Tokens with one word id are one word; special tokens are none."""
-    found = words("refunds now", [None, 0, 0, 1, None], [(0, 0), (0, 6), (6, 7), (8, 11), (0, 0)])
-    assert [Word(1, 0, 7), Word(3, 8, 11)] == found
+    found = word_spans("refunds now", [None, 0, 0, 1, None], [(0, 0), (0, 6), (6, 7), (8, 11), (0, 0)])
+    assert [WordSpan(1, 0, 7), WordSpan(3, 8, 11)] == found
 
 
 def test_a_gap_ends_a_word():
     """Tokens of one word id with text between them are two words."""
-    assert [Word(0, 0, 2), Word(1, 3, 5)] == words("ab cd", [0, 0], [(0, 2), (3, 5)])
+    assert [WordSpan(0, 0, 2), WordSpan(1, 3, 5)] == word_spans("ab cd", [0, 0], [(0, 2), (3, 5)])
 
 
 def test_white_space_of_a_token_is_no_part_of_the_word():
     """A tokenizer that counts the space before a word to it does not move the word's start."""
-    assert [Word(0, 0, 2), Word(1, 4, 6)] == words("ab  cd", [0, 1], [(0, 2), (2, 6)])
+    assert [WordSpan(0, 0, 2), WordSpan(1, 4, 6)] == word_spans("ab  cd", [0, 1], [(0, 2), (2, 6)])
 
 
 def test_offsets_are_code_points():
     """Offsets count code points, also behind characters of several bytes."""
     text = "\N{GRINNING FACE} caf\u00e9"
-    assert [Word(0, 0, 1), Word(1, 2, 6)] == words(text, [0, 1], [(0, 1), (2, 6)])
+    assert [WordSpan(0, 0, 1), WordSpan(1, 2, 6)] == word_spans(text, [0, 1], [(0, 1), (2, 6)])
 
 
 @pytest.mark.parametrize(
@@ -178,16 +178,16 @@ def test_record_is_as_sure_as_its_least_sure_word():
 def test_mean_and_cls_pooling():
     """Mean pooling averages the tokens, cls takes the first."""
     values = np.array([[1.0, 2.0], [3.0, 6.0]], np.float32)
-    assert struct.pack("<2f", 2.0, 4.0) == vector(values, "mean", normalize=False)
-    assert struct.pack("<2f", 1.0, 2.0) == vector(values, "cls", normalize=False)
+    assert struct.pack("<2f", 2.0, 4.0) == embedding_bytes(values, "mean", normalize=False)
+    assert struct.pack("<2f", 1.0, 2.0) == embedding_bytes(values, "cls", normalize=False)
 
 
 def test_a_vector_for_the_whole_text_is_not_pooled():
     """A model with one vector for a text has pooled already."""
-    assert struct.pack("<2f", 1.0, 2.0) == vector(np.array([1.0, 2.0], np.float32), "mean", normalize=False)
+    assert struct.pack("<2f", 1.0, 2.0) == embedding_bytes(np.array([1.0, 2.0], np.float32), "mean", normalize=False)
 
 
 def test_normalized_vectors_have_length_one():
     """Normalizing scales to length 1 and leaves a zero vector as it is."""
-    assert struct.pack("<2f", 0.6, 0.8) == vector(np.array([3.0, 4.0], np.float32), "mean", normalize=True)
-    assert struct.pack("<2f", 0.0, 0.0) == vector(row(2), "mean", normalize=True)
+    assert struct.pack("<2f", 0.6, 0.8) == embedding_bytes(np.array([3.0, 4.0], np.float32), "mean", normalize=True)
+    assert struct.pack("<2f", 0.0, 0.0) == embedding_bytes(row(2), "mean", normalize=True)

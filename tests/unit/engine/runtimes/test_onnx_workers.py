@@ -9,15 +9,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from edge_agent.engine.runtimes.onnx_workers import Workers
+from edge_agent.engine.runtimes.onnx_workers import BatchWorkers
 
 SECONDS_MAX = 20.0
 
 
 @contextmanager
-def workers(count: int, **options: float) -> Iterator[Workers[str]]:
+def workers(count: int, **options: float) -> Iterator[BatchWorkers[str]]:
     """Hand out workers and end them."""
-    subject: Workers[str] = Workers(count, **options)
+    subject: BatchWorkers[str] = BatchWorkers(count, **options)
     yield subject
     subject.close()
 
@@ -40,7 +40,7 @@ def after(event: threading.Event, outcome: str) -> Callable[[], str]:
     return work
 
 
-def collected(subject: Workers[str], count: int) -> list[str]:
+def collected(subject: BatchWorkers[str], count: int) -> list[str]:
     """Wait for so many outcomes."""
     found: list[str] = []
     while len(found) < count:
@@ -95,7 +95,7 @@ def test_lone_work_stays_with_the_caller():
     """Work that comes one by one is not handed over; after company it is, until a work was alone again."""
     here = threading.current_thread().name
 
-    def who(subject: Workers[str]) -> str:
+    def who(subject: BatchWorkers[str]) -> str:
         subject.start(lambda: threading.current_thread().name, lone=True)
         return collected(subject, 1)[0]
 

@@ -1,0 +1,102 @@
+"""The bundles of one engine, and the outcome of attaching each to the present child."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import dataclass
+
+import msgspec
+
+from edge_agent.engine import protocol
+from edge_agent.errors import EdgeAgentError
+
+NOT_SENT = float("inf")
+
+
+@dataclass
+class AttachedBundle:
+    """One bundle."""
+
+    attach: protocol.AttachRequest
+    attached: asyncio.Future[None]
+    """The outcome in the present child, or in the next one."""
+    sent_at: float = NOT_SENT
+    """On the event loop's clock; an attach has begun when the child has sent something since."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last try to attach it failed."""
+        return self.attached.done() and not has_succeeded(self.attached)
+
+
+class AttachedBundles(dict[str, AttachedBundle]):
+    """The bundles, by digest."""
+
+    def __init__(self) -> None:
+        """Start without bundles."""
+        super().__init__()
+        self._numbers = itertools.count(1)
+
+    def add(self, attach: protocol.AttachRequest) -> AttachedBundle:
+        """Add a bundle, which has not been sent to a child. Each call is another attach, with a number of its own."""
+        numbered = msgspec.structs.replace(attach, number=next(self._numbers))
+        bundle = self[attach.digest] = AttachedBundle(numbered, asyncio.get_running_loop().create_future())
+        return bundle
+
+    def of_attach(self, digest: str, number: int) -> AttachedBundle | None:
+        """Return the bundle of an attach; None = it was detached meanwhile, even if it was added again."""
+        bundle = self.get(digest)
+        return bundle if bundle is not None and bundle.attach.number == number else None
+
+    def begin(self) -> None:
+        """Start over for a new child: it has not received any attach."""
+        for bundle in self.values():
+            bundle.sent_at = NOT_SENT
+            if bundle.attached.done():
+                bundle.attached = asyncio.get_running_loop().create_future()
+
+    def unsent(self) -> AttachedBundle | None:
+        """Return a bundle that the child has not received; one that was detached and added again is another bundle."""
+        return next((bundle for bundle in self.values() if bundle.sent_at == NOT_SENT), None)
+
+    def is_attaching(self, sent_before: float = NOT_SENT) -> bool:
+        """Tell whether a bundle that was sent by then has no outcome yet."""
+        return any(not each.attached.done() and each.sent_at <= sent_before for each in self.values())
+
+    def is_ready(self, digest: str) -> bool:
+        """Tell whether a bundle was attached."""
+        bundle = self.get(digest)
+        return bundle is not None and has_succeeded(bundle.attached)
+
+    def has_failed(self, digest: str) -> bool:
+        """Tell whether the last try to attach a bundle failed."""
+        bundle = self.get(digest)
+        return bundle is not None and bundle.failed
+
+    def raise_failure(self, digest: str) -> None:
+        """Raise the error of a bundle that failed; return if it did not."""
+        bundle = self.get(digest)
+        if bundle is not None and bundle.attached.done():
+            bundle.attached.result()
+
+    def fail_all(self, error: EdgeAgentError) -> None:
+        """End every attach that is awaited with an error."""
+        for bundle in self.values():
+            resolve(bundle.attached, error)
+
+
+def resolve(future: asyncio.Future[None], error: EdgeAgentError | None) -> None:
+    """Set the outcome of a future unless it has one; an error that nobody awaits is logged elsewhere."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # marks it as retrieved: asyncio would report an error that nobody awaited
+
+
+def has_succeeded(future: asyncio.Future[None]) -> bool:
+    """Tell whether a future is done without an error."""
+    return future.done() and not future.cancelled() and future.exception() is None

@@ -1,0 +1,258 @@
+"""One child process and the socketpair to it. Spawned, never forked: fork after gRPC has started is not safe.
+
+`subprocess.Popen` is used and not asyncio's subprocesses: it starts the child by vfork and exec, which runs no fork
+handlers of gRPC, while uvloop forks. The end of the child is read from a pidfd (pidfd_open(2), Linux 5.3).
+
+Says nothing of what the messages mean; `engine.py` does. `on_message` is called for every message in order, then
+`on_exit` exactly once with the return code (negative = killed by that signal).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import msgspec
+
+from edge_agent.engine.protocol import (
+    IGNORED_SIGNALS,
+    ChildMessage,
+    FrameSplitter,
+    FromChild,
+    StopRequest,
+    decode_from_child,
+    frame,
+)
+
+# GNU OpenMP spins between parallel regions. Beside one busy neighbour unbounded spinning turned an 11 ms step into
+# 1.5 s. A count of 1000 made steps 2.2 times as long there and cost 10 % on a quiet machine; 5000 makes them 3.4 times
+# as long and costs 3 %. The library reads it when it loads. The engine computes with fewer threads beside a neighbour
+# (decision 0046), and one thread has no barrier to spin at.
+CHILD_ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "5000",
+    "GGML_NO_BACKTRACE": "1",
+    # Weights on huge pages, where the kernel gives them to those who ask: every answer reads all weights, and MiniLM
+    # computes 4 to 9 % faster. malloc reads this before main. See docs/decisions/0015.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Landlock does not reach threads that run already, and numpy's import starts some.
+    "OPENBLAS_NUM_THREADS": "1",
+    # onnxruntime otherwise starts a telemetry thread, and writes a device id into the home folder, at import.
+    "ORT_DISABLE_TELEMETRY": "1",
+    # Of drivers of devices: no caches on the disk, where nothing may be written, and no code that others put between.
+    "MESA_SHADER_CACHE_DISABLE": "true",
+    "CUDA_CACHE_DISABLE": "1",
+    "VK_LOADER_LAYERS_DISABLE": "~implicit~",
+}
+# Nothing else of the daemon's environment reaches a child: it may hold credentials.
+KEPT = (
+    "PATH",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "LLAMA_CPP_LIB_PATH",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "OPENBLAS_CORETYPE",
+    # Which driver and which device.
+    "VK_DRIVER_FILES",
+    "VK_ICD_FILENAMES",
+    "GGML_VK_VISIBLE_DEVICES",
+    "CUDA_VISIBLE_DEVICES",
+)
+
+LAST_WORDS_SECONDS_MAX = 1.0
+_BYTES_IN_KIB = 1024
+
+
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in KEPT if name in os.environ} | CHILD_ENVIRONMENT
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block what the child ignores as soon as it can: a process begins with what its parent blocks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _ChildPipe(asyncio.Protocol):
+    def __init__(self, on_message: Callable[[FromChild], None]) -> None:
+        self._on_message = on_message
+        self._splitter = FrameSplitter()
+        self._transport: asyncio.WriteTransport | None = None
+        self.lost = asyncio.Event()
+
+    def send(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast and not a check: uvloop's transports do not inherit from asyncio's.
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._splitter.feed(data):
+                self._on_message(decode_from_child(body))
+        except (ValueError, msgspec.MsgspecError):
+            # A child that speaks nonsense has lost its mind: closing the pipe ends it.
+            self.abort()
+
+
+class _Pidfd:
+    """The descriptor by which the end of a process is known."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Own it, until the process has exited."""
+        self._descriptor, self._gone = descriptor, asyncio.Event()
+        try:
+            asyncio.get_running_loop().add_reader(descriptor, self._gone.set)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    async def exited(self) -> None:
+        """Wait for the end, and close the descriptor."""
+        try:
+            await self._gone.wait()
+        finally:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            os.close(self._descriptor)
+
+
+async def _connected(ours: socket.socket, on_message: Callable[[FromChild], None]) -> _ChildPipe:
+    _, pipe = await asyncio.get_running_loop().create_unix_connection(lambda: _ChildPipe(on_message), sock=ours)
+    return pipe
+
+
+def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the process: vfork and exec take about a millisecond."""
+    with _signals_blocked():
+        return subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill and reap a process that has only just begun."""
+    process.kill()
+    process.wait()
+
+
+def _reaped(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """Reap a process that has ended; return its code, and the most that it had in memory, in bytes; 0 = not known."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    # A process that was made by vfork begins with the peak of its parent.
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return process.returncode, usage.ru_maxrss * _BYTES_IN_KIB if usage.ru_maxrss > ours else 0
+
+
+class ChildProcess:
+    """A running child."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], pipe: _ChildPipe, pidfd: _Pidfd, on_exit: Callable[[int], None]
+    ) -> None:
+        """Use `spawn`."""
+        self._process = process
+        self._pipe = pipe
+        self._pidfd = pidfd
+        self.peak_bytes = 0
+        """The most that it has held in memory, known when it is gone; 0 = not known, for it is less than ours."""
+        self._waiter = asyncio.create_task(self._wait(on_exit))
+
+    @classmethod
+    async def spawn(
+        cls,
+        on_message: Callable[[FromChild], None],
+        on_exit: Callable[[int], None],
+        pidfd_open: Callable[[int], int] = os.pidfd_open,
+    ) -> ChildProcess:
+        """Start a child.
+
+        Raises:
+            OSError: the machine has no descriptor, no process or no memory for it. Nothing is left of the try, nor
+                where the caller is cancelled.
+        """
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with theirs:
+                ours.setblocking(False)
+                pipe = await _connected(ours, on_message)
+                undo.callback(pipe.abort)
+                # Nothing is awaited from here on: a process that a cancelled caller leaves behind would be nobody's.
+                process = _popen(theirs)
+            undo.callback(_end, process)
+            pidfd = _Pidfd(pidfd_open(process.pid))
+            undo.pop_all()
+        return cls(process, pipe, pidfd, on_exit)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def processor_seconds(self) -> float:
+        """What it has computed in all its life: clock_getcpuclockid(3), which needs no /proc; 0 when it is gone."""
+        try:
+            return time.clock_gettime(~self.pid << 3 | 2)  # CPUCLOCK_SCHED of a whole process
+        except OSError:
+            return 0.0
+
+    def send(self, message: ChildMessage) -> None:
+        """Queue a message; lost when the child is gone, which `on_exit` tells."""
+        self._pipe.send(frame(message))
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def stop(self, seconds: float) -> None:
+        """Let it end; kill it after so long, or when the caller is cancelled. It is gone when this returns."""
+        self.send(StopRequest())
+        try:
+            await asyncio.wait([self._waiter], timeout=seconds)
+        finally:
+            self.kill()
+            await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until the process is gone and `on_exit` was called."""
+        await asyncio.shield(self._waiter)
+
+    async def _wait(self, on_exit: Callable[[int], None]) -> None:
+        await self._pidfd.exited()
+        code, self.peak_bytes = _reaped(self._process)
+        # What the child said before it died stands in the socket: it is read before the end of file.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS_MAX):
+                await self._pipe.lost.wait()
+        self._pipe.abort()
+        on_exit(code)

@@ -1,0 +1,47 @@
+"""A golden case as a job, and its answer in the words of the case: pure. See formats/golden.py."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+from edge_agent.engine.protocol import JobRequest, JobResult
+from edge_agent.formats.golden_cases import GoldenAnswer
+from edge_agent.formats.manifest import Manifest
+
+SEED = 1
+
+
+def golden_job(manifest: Manifest, digest: str, text: str, job_id: str) -> JobRequest:
+    """Return the job that asks a bundle what a golden file asks it."""
+    task = manifest.task
+    return JobRequest(
+        job_id=job_id,
+        digest=digest,
+        text=text,
+        output_tokens_max=task.written_tokens_max,
+        temperature=task.prompt.temperature,
+        seed=SEED,
+        stops=task.prompt.stops,
+    )
+
+
+def golden_answer(manifest: Manifest, written: str, done: JobResult) -> GoldenAnswer:
+    """Put an answer, and the text of its chunks, in the words of a golden case."""
+    strangeness = ood_score(manifest, done)
+    match manifest.task.kind:
+        case "classify":
+            return GoldenAnswer(manifest.task.labels[done.scores.index(max(done.scores))], done.scores, strangeness)
+        case "extract":
+            found = [[each.label, each.start, each.end] for each in done.entities]
+            return GoldenAnswer(done.record or json.dumps(found), (done.confidence,), strangeness)
+        case "embed":
+            return GoldenAnswer("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector), strangeness)
+        case _:
+            return GoldenAnswer(written)
+
+
+def ood_score(manifest: Manifest, done: JobResult) -> float | None:
+    """Return how strange an input is by the score of the bundle's gate; None = the bundle has no gate."""
+    gate = manifest.confidence.gate
+    return gate.score_of(done.ood_score, done.label_mass) if gate else None

@@ -1,0 +1,408 @@
+"""The jobs of one engine, from the caller to the child and back: who waits, who is in flight, how each one ends.
+
+Knows nothing of processes. The engine says when the child is ready (`pump`), hands in what it says (`chunk`, `finish`)
+and when it died (`child_died`). Every job ends exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from edge_agent.engine import job_queue, protocol
+from edge_agent.engine.bundle_stats import BundleStats
+from edge_agent.engine.job_queue import JobQueue, Reservation, Ticket
+from edge_agent.errors import (
+    DeadlineExpired,
+    EdgeAgentError,
+    EngineCrashed,
+    InputQuarantined,
+    InputTooLong,
+    StreamBroken,
+    from_wire,
+)
+from edge_agent.supervision import log_task_failure
+
+PROBE_TEXT = "1"
+PROBE_PRIORITY = 10  # as if it had come 10 s later
+PROBER = "watchdog"  # a client like others, so that it waits for a turn of each and not for their queues
+SECONDS_MIN = 0.001  # of a deadline that has passed: 0 would be none
+QUARANTINED_MAX = 1024
+TRIES_MAX = 3  # of one job, when its child was killed from outside each time
+
+_probes = itertools.count()
+
+
+class ComputeInfo(NamedTuple):
+    """What computes the jobs."""
+
+    device: str = "cpu"
+    degraded: tuple[str, ...] = ()
+    """Why that is less than it could be, as answers say it."""
+    scores_vary: bool = False
+    """Scores of the bundle depend on what else is computed, so that no threshold holds for them."""
+
+
+BY_CPU = ComputeInfo()
+
+
+class EngineAnswer(NamedTuple):
+    """The end of a job, with the time it waited in this process."""
+
+    done: protocol.JobResult
+    queue_ms: float
+    computed: ComputeInfo = BY_CPU
+
+
+class JobEvents:
+    """What happens to one job, in order, for one reader: an asyncio.Queue with a fifth of its cost."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._events: deque[protocol.Event | EdgeAgentError] = deque()
+        self._reader: asyncio.Future[None] | None = None
+
+    def put(self, event: protocol.Event | EdgeAgentError) -> None:
+        """Add an event."""
+        self._events.append(event)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def get(self) -> protocol.TextChunk | protocol.JobResult:
+        """Wait for the next event: return what the child computed, or raise what went wrong."""
+        if not self._events:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        event = self._events.popleft()
+        if isinstance(event, EdgeAgentError):
+            raise event
+        if isinstance(event, protocol.FailureReport):
+            raise from_wire(event.reason, event.message, event.remedy, event.metadata)
+        return event
+
+
+@dataclass
+class EngineJob:
+    """One input on its way."""
+
+    run: protocol.JobRequest
+    ticket: Ticket
+    deadline: float
+    events: JobEvents = field(default_factory=JobEvents)
+    sent_at: float = 0.0
+    computed: ComputeInfo = BY_CPU
+    """By the child that has it."""
+    tries: int = 0
+    streamed: bool = False
+    counted: bool = True
+    """Whether it says something of its bundle: somebody asked."""
+    timer: asyncio.TimerHandle = field(init=False)
+    """Ends the job at its deadline."""
+
+    def answer(self, done: protocol.JobResult) -> EngineAnswer:
+        """End the job."""
+        return EngineAnswer(done, 1000 * max(self.sent_at - self.ticket.came_at, 0.0), self.computed)
+
+
+@dataclass
+class Quarantine:
+    """Inputs that are refused for a while because they killed the child while they ran alone; the oldest first.
+
+    They are known by their fingerprint: nothing of the text is stored.
+    """
+
+    seconds: float
+    _until: OrderedDict[str, float] = field(default_factory=OrderedDict)
+
+    def add(self, run: protocol.JobRequest, now: float) -> None:
+        """Refuse an input from now on."""
+        self._until[fingerprint(run)] = now + self.seconds
+        while len(self._until) > QUARANTINED_MAX:
+            self._until.popitem(last=False)
+
+    def check(self, run: protocol.JobRequest, now: float) -> None:
+        """Raise InputQuarantined for an input that is refused."""
+        if not self._until:  # hashing every input in vain would be the most expensive step of a call
+            return
+        until = self._until.get(fingerprint(run), now)
+        if until > now:
+            raise InputQuarantined(
+                f"this input killed the model's process before; it is refused for another {until - now:.0f} s",
+                seconds=round(until - now),
+            )
+
+
+def fingerprint(run: protocol.JobRequest) -> str:
+    """Return the identity of an input for the model, as a hash: without its seed and the id of the call."""
+    identity = [run.digest, run.text, run.output_tokens_max, run.temperature, run.stops]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class JobLimits:
+    """The most jobs that wait, and the most that the child is given at once."""
+
+    queue: int
+    running: int
+
+
+@dataclass(frozen=True)
+class ToChild:
+    """The way to the child: whether it takes jobs now, and how it is told something."""
+
+    ready: Callable[[], bool]
+    send: Callable[[protocol.ChildMessage], None]
+
+
+class JobDispatcher:
+    """See the module."""
+
+    def __init__(self, limits: JobLimits, quarantine: Quarantine, child: ToChild) -> None:
+        """Start with none."""
+        self._waiting = JobQueue(limits.queue)
+        self._running_max = limits.running
+        self._of_one_client = limits.running
+        """The most of them that are one client's."""
+        self._quarantine = quarantine
+        self._child = child
+        self._jobs: dict[str, EngineJob] = {}
+        self._running: dict[str, EngineJob] = {}
+        self._forgotten = asyncio.Event()
+        self.computed = BY_CPU
+        """By the child that there is."""
+        self.score_variances: dict[str, str] = {}
+        """Why scores of a bundle depend on what else is computed, by digest; empty = they do not."""
+        self.stats: dict[str, BundleStats] = {}
+        """What came of the jobs, by digest; of bundles that are not here, nothing is counted."""
+
+    def __len__(self) -> int:
+        """Return how many jobs wait or run."""
+        return len(self._jobs)
+
+    def reserve(self, jobs: int, client: str) -> Reservation:
+        """Keep places for `jobs` more of this client. Raises QueueFull, ShareExceeded."""
+        return self._waiting.reserve(jobs, client)
+
+    @property
+    def in_flight(self) -> int:
+        """How many jobs the child has."""
+        return len(self._running)
+
+    async def events(
+        self, run: protocol.JobRequest, deadline: float, priority: int, client: str
+    ) -> AsyncGenerator[protocol.TextChunk | EngineAnswer, None]:
+        """Compute one input: yield its chunks, then its Answer. Leaving early cancels it."""
+        job = self._take(run, deadline, priority, client)
+        try:
+            while isinstance(event := await job.events.get(), protocol.TextChunk):
+                yield event
+            yield job.answer(event)
+        finally:
+            self._forget(job)
+
+    async def answer(
+        self,
+        run: protocol.JobRequest,
+        deadline: float,
+        priority: int,
+        client: str,
+        reservation: Reservation | None = None,
+    ) -> EngineAnswer:
+        """Compute one input of a task that writes no chunks; like `events`, at less cost."""
+        job = self._take(run, deadline, priority, client, reservation)
+        try:
+            done = await job.events.get()
+            assert isinstance(done, protocol.JobResult), "only generate writes chunks"
+            return job.answer(done)
+        finally:
+            self._forget(job)
+
+    def ask_for_a_sign(self, digest: str, deadline: float) -> None:
+        """Have the child compute the least that there is, after a turn of everybody else, and count it nowhere."""
+        self._probe = asyncio.create_task(self._ask(digest, deadline), name="probe")
+        log_task_failure(self._probe, "probe of an engine")
+
+    async def _ask(self, digest: str, deadline: float) -> None:
+        with contextlib.suppress(EdgeAgentError):  # an error is an answer too
+            await self._compute_least(digest, deadline)
+
+    async def _compute_least(self, digest: str, deadline: float) -> None:
+        run = protocol.JobRequest(job_id=f"probe-{next(_probes)}", digest=digest, text=PROBE_TEXT, output_tokens_max=1)
+        job = self._take(run, deadline, PROBE_PRIORITY, PROBER)
+        job.counted = False
+        try:
+            while not isinstance(await job.events.get(), protocol.JobResult):
+                pass
+        finally:
+            self._forget(job)
+
+    def forget_bundle(self, digest: str) -> None:
+        """Drop what is known of a bundle that is not here any more."""
+        self.stats.pop(digest, None)
+        self.score_variances.pop(digest, None)
+
+    def loaded(self, computed: ComputeInfo, load: protocol.LoadRequest, details: Mapping[str, str]) -> None:
+        """Take note of what computes from now on, and how many jobs at once.
+
+        Where the site has not set that, some of the places are kept from each single client.
+        """
+        self.computed = computed
+        self._running_max = self._of_one_client = protocol.concurrent_jobs(load, details)
+        if not load.sequences_max and protocol.SEQUENCES in details:
+            self._of_one_client = job_queue.places_of_one_client(self._running_max)
+
+    def pump(self) -> None:
+        """Give the child what it can take."""
+        if not self._waiting or not self._child.ready():
+            return
+        running = [job.ticket for job in self._running.values()]
+        while ticket := self._waiting.next(running, self._running_max, self._of_one_client):
+            running.append(ticket)
+            self._start(self._jobs[ticket.job_id], _now())
+
+    def chunk(self, chunk: protocol.TextChunk) -> None:
+        """Hand on a piece of text."""
+        if job := self._running.get(chunk.job_id):
+            job.streamed = True
+            job.events.put(chunk)
+
+    def finish(self, event: protocol.JobResult | protocol.FailureReport) -> bool:
+        """End a job as the child says; tell whether it was in flight."""
+        job = self._running.pop(event.job_id, None)
+        if job is None:
+            return False
+        tally = self._tally(job)
+        if isinstance(event, protocol.JobResult) and event.rows:
+            turns = job_queue.turns_for_rows(event.rows)
+            self._waiting.settle(job.ticket, turns)
+            if tally:
+                tally.record_turns(turns)
+        if tally:
+            tally.record_end(event, _now() - job.sent_at)
+        job.events.put(event)
+        self.pump()
+        return True
+
+    def child_died(self, *, to_blame: bool) -> None:
+        """Decide what becomes of the jobs in flight."""
+        again = []
+        for job in self._running.values():
+            if job.run.job_id not in self._jobs:
+                continue  # its caller went away
+            if job.streamed:
+                job.events.put(StreamBroken("the model's process ended in the middle of the stream"))
+            elif (to_blame and job.ticket.alone) or job.tries >= TRIES_MAX:
+                self._give_up(job, to_blame=to_blame)
+            else:
+                again.append(job.ticket)
+        self._running.clear()
+        self._waiting.put_back(again, alone=to_blame)
+
+    def fail_all(self, error: EdgeAgentError) -> None:
+        """End every job."""
+        self._waiting.clear()
+        self._running.clear()
+        for job in self._jobs.values():
+            job.events.put(error)
+
+    async def drained(self, digest: str, seconds: float) -> None:
+        """Return when no job of that bundle is left, or after that many seconds."""
+        deadline = _now() + seconds
+        while any(job.run.digest == digest for job in self._jobs.values()) and _now() < deadline:
+            self._forgotten.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._forgotten.wait()
+            except TimeoutError:
+                return
+
+    def _take(
+        self,
+        run: protocol.JobRequest,
+        deadline: float,
+        priority: int,
+        client: str,
+        reservation: Reservation | None = None,
+    ) -> EngineJob:
+        now = _now()
+        _require_frame(run)
+        self._quarantine.check(run, now)
+        run.priority = priority
+        tally = self.stats.get(run.digest)
+        job = EngineJob(
+            run, Ticket(run.job_id, now, priority, client=client, turns=tally.turns if tally else 1.0), deadline
+        )
+        if self._running or self._waiting or not self._child.ready():
+            self._waiting.add(job.ticket, reservation)
+            self._jobs[run.job_id] = job
+            self.pump()
+        else:  # most calls on most sites: nobody to wait for
+            if reservation is not None:
+                reservation.take_place(self._waiting)
+            self._jobs[run.job_id] = job
+            self._start(job, now)
+        # One timer for the whole job, not one for each event; and not before the child has it.
+        job.timer = asyncio.get_running_loop().call_at(deadline, self._too_late, run.job_id)
+        return job
+
+    def _start(self, job: EngineJob, now: float) -> None:
+        job.sent_at = now
+        job.run.seconds = max(job.deadline - now, SECONDS_MIN)
+        job.computed = self.computed
+        if self.score_variances.get(job.run.digest):
+            job.computed = self.computed._replace(scores_vary=True)
+        job.tries += 1
+        self._running[job.run.job_id] = job
+        self._child.send(job.run)
+
+    def _too_late(self, job_id: str) -> None:
+        if job := self._jobs.get(job_id):
+            tally = self._tally(job)
+            if tally and job_id in self._running:
+                tally.record_timeout(_now() - job.sent_at)
+            job.events.put(DeadlineExpired("the deadline passed before the answer was there"))
+
+    def _tally(self, job: EngineJob) -> BundleStats | None:
+        return self.stats.get(job.run.digest) if job.counted else None
+
+    def _give_up(self, job: EngineJob, *, to_blame: bool) -> None:
+        if tally := self._tally(job):
+            tally.record_failure()
+        if to_blame and job.ticket.alone:
+            self._quarantine.add(job.run, _now())
+            job.events.put(EngineCrashed("the model's process died on this input, twice"))
+        else:
+            job.events.put(EngineCrashed(f"the model's process was killed {job.tries} times under this input"))
+
+    def _forget(self, job: EngineJob) -> None:
+        job.timer.cancel()
+        if self._jobs.pop(job.run.job_id, None) is None:
+            return
+        if job.run.job_id in self._running:
+            # It keeps its place in flight until the child confirms, so the child is never given too much.
+            self._child.send(protocol.CancelRequest(job_id=job.run.job_id))
+        else:
+            self._waiting.discard(job.run.job_id)
+        self._forgotten.set()
+
+
+def _require_frame(run: protocol.JobRequest) -> None:
+    """Raise InputTooLong for an input that the child could not be sent: it would take the frame for nonsense."""
+    size = protocol.frame_bytes(run)
+    if size > protocol.FRAME_BYTES_MAX:
+        raise InputTooLong(
+            f"the input takes {size} bytes on its way to the model's process; the limit is {protocol.FRAME_BYTES_MAX}",
+            bytes=size,
+            limit=protocol.FRAME_BYTES_MAX,
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,255 @@
+"""The queue in front of one engine, and how clients share it: pure and bounded.
+
+Order. Clients take turns in rounds (start-time fair queueing: Goyal, Vin and Cheng 1996): a client has one turn in
+each, so a client that asks for little waits for one turn of each other client, however many jobs those have. A turn is
+an amount of work, not a call: a job of more rows takes several turns, one of fewer a part of one. Within a round jobs
+start in the order of their arrival, PRIORITY_SECONDS later for each step of priority. So a call of the operator
+overtakes calls of devices that came within the last second, and no job waits for ever. Jobs that were in flight when a
+child died start before all others. A job that may have killed the child runs alone: it waits until nothing else runs,
+and nothing starts while it runs.
+
+Places. One client alone may fill the queue. In addition there are places for other clients only: a client may hold at
+most SHARE_OF_FREE_MAX times what is left free (dynamic thresholds, Choudhury and Hahne 1998). So clients that all ask
+for more than there is come to hold the same number, and a place that becomes free goes to a new client. Nothing has to
+be known of future clients, and no job is evicted.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections import Counter
+from dataclasses import dataclass, field
+
+from edge_agent.errors import QueueFull, ShareExceeded
+
+PRIORITY_SECONDS = 1.0
+SHARE_OF_FREE_MAX = 3
+"""A client may hold so many times the number of free places."""
+TURN_ROWS = 64
+"""Rows of one turn: as many as a step of the llama engine may have."""
+TURNS_MIN = 0.25
+"""The least that a job takes: it costs more than its rows."""
+RESERVED_ONE_IN = 4
+"""One in so many of the places where jobs run is closed to each single client."""
+CLIENTS_MAX = 1024
+"""The most clients of a round; a round with more ends, and the next begins."""
+
+
+@dataclass
+class Ticket:
+    """A job in the queue."""
+
+    job_id: str
+    came_at: float
+    """In seconds, on any clock."""
+    priority: int = 0
+    """0 is first."""
+    alone: bool = False
+    client: str = ""
+    """Whose job it is; a job without a client is ordered by its arrival only."""
+    turns: float = 1.0
+    """How many turns it is expected to take."""
+    round: int = -1
+    """Set by the queue; -1 = the job did not have to wait."""
+
+    @property
+    def turn(self) -> tuple[int, float]:
+        """The order of start: the smallest first."""
+        return self.round, self.came_at + self.priority * PRIORITY_SECONDS
+
+
+@dataclass
+class Reservation:
+    """Places reserved for coming jobs of one client; unused ones are released at the end of the `with` block."""
+
+    queue: JobQueue
+    client: str
+    places: int
+
+    def __enter__(self) -> Reservation:
+        """Do nothing: the places are reserved already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release the places that no job has taken."""
+        while self.take_place(self.queue):
+            pass
+
+    def take_place(self, queue: JobQueue) -> bool:
+        """Use one place; tell whether one was left in that queue."""
+        if not self.places or queue is not self.queue:
+            return False
+        self.places -= 1
+        queue.unreserve(self.client)
+        return True
+
+
+class FairRounds:
+    """Assigns turns to clients."""
+
+    def __init__(self) -> None:
+        """Start in the first round."""
+        self.now = 0
+        """The round of the latest turn that was taken."""
+        self._until: dict[str, float] = {}
+        """Where the turns of each client end."""
+
+    def assign(self, client: str, turns: float = 1.0) -> int:
+        """Return the round in which the next turns of this client begin: after its last one, and not in the past."""
+        if len(self._until) >= CLIENTS_MAX:
+            self.advance(self.now + 1)
+        begin = max(float(self.now), self._until.get(client, 0.0))
+        self._until[client] = begin + turns
+        return int(begin)
+
+    def adjust(self, client: str, turns: float) -> None:
+        """Add turns to those of a client, or take them back."""
+        if client in self._until:
+            self._until[client] += turns
+
+    def advance(self, taken: int) -> None:
+        """Note that a turn of this round was taken: earlier rounds are over."""
+        if taken > self.now:
+            self.now = taken
+            self._until = {client: until for client, until in self._until.items() if until > taken}
+
+
+@dataclass
+class JobQueue:
+    """The queue. `limit` is the most waiting jobs of one client; jobs put back after a crash do not count.
+
+    Reserved places count like waiting jobs.
+    """
+
+    limit: int
+    _tickets: list[Ticket] = field(default_factory=list)
+    _again: list[Ticket] = field(default_factory=list)
+    _rounds: FairRounds = field(default_factory=FairRounds)
+    _held: Counter[str] = field(default_factory=Counter)
+    """Jobs in `_tickets`, by client."""
+    _reserved: Counter[str] = field(default_factory=Counter)
+    """By client."""
+
+    def __len__(self) -> int:
+        """Return how many jobs wait."""
+        return len(self._tickets) + len(self._again)
+
+    def reserve(self, jobs: int, client: str = "") -> Reservation:
+        """Reserve places for `jobs` more, all or none. Raises QueueFull, ShareExceeded."""
+        self._require_room(jobs, client)
+        self._reserved[client] += jobs
+        return Reservation(self, client, jobs)
+
+    def unreserve(self, client: str) -> None:
+        """Release one reserved place."""
+        self._reserved[client] -= 1
+        if not self._reserved[client]:
+            del self._reserved[client]
+
+    def _require_room(self, jobs: int, client: str) -> None:
+        waiting = len(self._tickets) + self._reserved.total()
+        held = self._held[client] + self._reserved[client]
+        if has_share_for(held, waiting, jobs, self.limit):
+            return
+        if 0 < held < waiting:
+            raise ShareExceeded(
+                f"{held} inputs of {client} are waiting, {waiting - held} of others: {jobs} more are over its share",
+                held=held,
+                waiting=waiting,
+            )
+        raise QueueFull(
+            f"{waiting} inputs are waiting and {jobs} more do not fit; the limit is {self.limit}",
+            waiting=waiting,
+            limit=self.limit,
+        )
+
+    def add(self, ticket: Ticket, reservation: Reservation | None = None) -> None:
+        """Queue a job, in a reserved place if one is left. Raises QueueFull, ShareExceeded."""
+        if reservation is None or not reservation.take_place(self):
+            self._require_room(1, ticket.client)
+        ticket.round = self._rounds.assign(ticket.client, ticket.turns) if ticket.client else self._rounds.now
+        self._held[ticket.client] += 1
+        insort(self._tickets, ticket, key=lambda other: other.turn)
+
+    def put_back(self, tickets: list[Ticket], *, alone: bool) -> None:
+        """Queue jobs that were in flight when a child died, in front and in order; `alone`: one may be the cause."""
+        for ticket in tickets:
+            ticket.alone = ticket.alone or alone
+        self._again[:0] = tickets
+
+    def discard(self, job_id: str) -> bool:
+        """Remove a waiting job; tell whether it was in the queue."""
+        for ticket in self._tickets:
+            if ticket.job_id == job_id:
+                self._tickets.remove(ticket)
+                self._release(ticket)
+                return True
+        others = [ticket for ticket in self._again if ticket.job_id != job_id]
+        found = len(others) < len(self._again)
+        self._again = others
+        return found
+
+    def settle(self, ticket: Ticket, turns: float) -> None:
+        """Charge a client for the turns that its job has really taken, instead of the expected ones."""
+        if ticket.client and ticket.round >= 0:
+            self._rounds.adjust(ticket.client, turns - ticket.turns)
+
+    def next(self, running: list[Ticket], running_max: int, client_max: int = 0) -> Ticket | None:
+        """Remove and return the job to start now, or None. One client has `client_max` running at most; 0 = all."""
+        if len(running) >= running_max or any(ticket.alone for ticket in running):
+            return None
+        if self._again:
+            return None if self._again[0].alone and running else self._again.pop(0)
+        full = _clients_with(client_max, running)
+        ticket = next((each for each in self._tickets if each.client not in full), None)
+        if ticket is None:
+            return None
+        self._tickets.remove(ticket)
+        self._release(ticket)
+        self._rounds.advance(ticket.round)
+        return ticket
+
+    def clear(self) -> None:
+        """Remove every job; reservations release their own places."""
+        self._tickets.clear()
+        self._held.clear()
+        self._again.clear()
+
+    def _release(self, ticket: Ticket) -> None:
+        self._held[ticket.client] -= 1
+        if not self._held[ticket.client]:
+            del self._held[ticket.client]
+
+
+def places_for_all(limit: int) -> int:
+    """Return the places for all clients together, where one client alone may have `limit`."""
+    return limit + math.ceil(limit / SHARE_OF_FREE_MAX)
+
+
+def has_share_for(held: int, total: int, more: int, limit: int) -> bool:
+    """Tell whether a client that holds `held` of the `total` taken places may have `more`.
+
+    A client that holds none has no share to keep to: its request is accepted up to the limit while there are places.
+    """
+    if held == 0:
+        return more <= limit and total + more <= places_for_all(limit)
+    return held + more + SHARE_OF_FREE_MAX * (total + more) <= (SHARE_OF_FREE_MAX + 1) * limit
+
+
+def turns_for_rows(rows: int) -> float:
+    """Return the turns that a job of so many rows takes. A job takes one turn where rows are not counted."""
+    return max(rows / TURN_ROWS, TURNS_MIN)
+
+
+def places_of_one_client(places: int) -> int:
+    """Return how many of the places where jobs run one client may have."""
+    return max(places - places // RESERVED_ONE_IN, 1)
+
+
+def _clients_with(client_max: int, running: list[Ticket]) -> set[str]:
+    """Return the clients that have `client_max` jobs running; 0 = no limit."""
+    if not client_max or len(running) < client_max:
+        return set()
+    counts = Counter(each.client for each in running)
+    return {client for client, jobs in counts.items() if client and jobs >= client_max}

@@ -1,0 +1,323 @@
+"""Encoders in ONNX: text classification, token classification (extract), embedding.
+
+A score is the same alone and in company, to the last bit (decision 52). So an input to classify is always computed
+alone: the head of such a model multiplies one row for each input, and ONNX Runtime has another kernel for a single row.
+Extract reads every token, and its inputs share a batch where `attach` has measured that none of them changes by a bit.
+A vector, which no threshold is compared with, is the same within 1e-5 on every element. Where that does not hold inputs
+are computed alone, too: int8 with dynamic quantization scales its activations over the whole batch.
+
+Up to `threads` of the load are batches at work at the same time, each on one thread; see onnx_workers. `load`, `attach`
+and the tokenizer run on the thread of the caller.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
+from edge_agent.engine.runtimes import onnx_graph, onnx_memory, onnx_outputs
+from edge_agent.engine.runtimes.job_results import (
+    cancellation_report,
+    check_input_length,
+    failure_report,
+    no_cancellations,
+    unlimited_memory,
+)
+from edge_agent.engine.runtimes.onnx_memory import estimate_memory, long_input_bytes
+from edge_agent.engine.runtimes.onnx_outputs import Floats
+from edge_agent.engine.runtimes.onnx_session import BATCH_ROWS_MAX, OnnxSession, Row, choose_batch
+from edge_agent.engine.runtimes.onnx_workers import BatchWorkers
+from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
+from edge_agent.formats.manifest import SCORED_KINDS, Manifest
+
+# No language has words this long; more characters a token are an attack on the tokenizer, or white space.
+CHARACTERS_PER_TOKEN_MAX = 64
+# Most encoders end at 512 positions; attention grows with the square, so a huge limit is not proven to its end.
+PROBE_TOKENS_MAX = 1024
+# embed, on raw outputs. Measured on MiniLM: fp32 0 to 1e-6, dynamically quantized int8 0.3 and more.
+NEIGHBOUR_TOLERANCE = 1e-4
+_PROBE_LENGTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+"""Of the inputs that are computed alone and together, in lengths of the fixed text."""
+_WARM_TEXT = "Please check order 12345 for me."
+
+
+@dataclass(frozen=True)
+class _OnnxBundle:
+    manifest: Manifest
+    tokenizer: tokenizers.Tokenizer
+    tokenizer_path: str
+    tokenizer_bytes: int
+    outputs: tuple[str, ...]
+    """That of the answer, and then that of the gate, if there is one."""
+    rows_max: int
+
+
+@dataclass(frozen=True)
+class _OnnxJob:
+    run: JobRequest
+    encoding: tokenizers.Encoding
+    row: Row
+
+
+_Batch = list[tuple[_OnnxJob, Event]]
+
+
+class OnnxRuntime:
+    """One session, and the bundles that share it."""
+
+    mailbox = -1
+    poll_cancellations = staticmethod(no_cancellations)
+    request_memory = staticmethod(unlimited_memory)
+    threads = 0
+
+    def __init__(self) -> None:
+        """Start with nothing loaded."""
+        self.device = "cpu"
+        self._session: OnnxSession | None = None
+        self._spec = LoadRequest(runtime="onnx")
+        self._need: MemoryNeed
+        self._available = 0
+        self._workers: BatchWorkers[_Batch] | None = None
+        self._bundles: dict[str, _OnnxBundle] = {}
+        self._waiting: dict[str, _OnnxJob] = {}
+        self._running: dict[str, _OnnxJob] = {}
+
+    def load(self, spec: LoadRequest) -> dict[str, str]:
+        """Open the model, if memory holds it, and start the threads."""
+        need = estimate_memory(spec.weights, spec.threads, spec.device)
+        available = self.request_memory(need.total, spec.memory_bytes_max, 0)
+        need.check(available, spec.memory_bytes_wanted)
+        onnx_graph.check_graph(spec.weights)
+        self._spec, self._need, self._available = spec, need, available
+        self._session = OnnxSession(spec.weights, spec.device, spec.device_index)
+        self.device = self._session.device
+        self._workers = BatchWorkers(spec.threads)
+        return self._session.details() | {"threads": str(spec.threads)} | need.details(available)
+
+    def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
+        """Open the tokenizer, compute a fixed text and one as long as the task allows, and measure neighbours."""
+        path = paths["tokenizer"]
+        same = (each.tokenizer for each in self._bundles.values() if each.tokenizer_path == path)
+        size = onnx_memory.check_tokenizer_file(path)
+        self._claim({path: size}, manifest.task.limits.input_tokens_max)
+        tokenizer = next(same, None) or _opened(path)
+        encoding = tokenizer.encode(_WARM_TEXT)
+        outputs = onnx_outputs.outputs_for(manifest, self._opened_session.outputs)
+        rows_max = self._proven(manifest, outputs, (encoding.ids, encoding.type_ids))
+        self._bundles[digest] = _OnnxBundle(manifest, tokenizer, path, size, outputs, rows_max)
+
+    def _claim(self, tokenizer: Mapping[str, int], input_tokens_max: int) -> None:
+        """Raise MemoryShort unless there is as much for what a bundle adds."""
+        others = {each.tokenizer_path: each.tokenizer_bytes for each in self._bundles.values()}
+        size = sum(({**others, **tokenizer}).values())
+        limits = [each.manifest.task.limits.input_tokens_max for each in self._bundles.values()]
+        headroom = self._spec.threads * long_input_bytes(max([input_tokens_max, *limits]))
+        need = replace(self._need, process=self._need.process + size)
+        self.request_memory(need.total, self._available, headroom)
+        need.check(self._available)
+
+    def score_variance(self, digest: str) -> str:
+        """Return nothing: what has a score is computed alone."""
+        return ""
+
+    def detach(self, digest: str) -> list[Event]:
+        """Forget a bundle and its jobs."""
+        self._bundles.pop(digest, None)
+        gone = [id_ for id_, job in (self._running | self._waiting).items() if job.run.digest == digest]
+        return [event for id_ in gone for event in self.cancel(id_)]
+
+    def submit(self, job: JobRequest) -> None:
+        """Tokenize and take a job."""
+        bundle = self._bundles.get(job.digest)
+        if bundle is None:
+            raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
+        limit = bundle.manifest.task.limits.input_tokens_max
+        _check_characters(job.text, limit)
+        encoding = bundle.tokenizer.encode(job.text)
+        if all(encoding.special_tokens_mask):
+            raise EmptyInput("the input has no text that the tokenizer knows")
+        row = encoding.ids, encoding.type_ids
+        check_input_length(len(row[0]), limit)
+        self._waiting[job.job_id] = _OnnxJob(job, encoding, row)
+
+    def cancel(self, job_id: str) -> list[Event]:
+        """Drop a job; what is computed for it already is computed to the end of its batch, in vain."""
+        job = self._waiting.pop(job_id, None) or self._running.pop(job_id, None)
+        return [cancellation_report(job_id)] if job else []
+
+    def tidy(self) -> None:
+        """Do nothing: answers leave nothing behind."""
+
+    @property
+    def busy(self) -> bool:
+        """True while a job is unfinished or a batch is at work."""
+        return bool(self._waiting) or (self._workers is not None and self._workers.busy)
+
+    @property
+    def cache_use(self) -> None:
+        """There is no cache."""
+
+    def step(self) -> list[Event]:
+        """Give each idle worker a batch; wait until one is done, or until the mailbox has something."""
+        assert self._workers is not None, "load comes first"
+        while self._waiting and (idle := self._workers.idle):
+            batch = self._next_batch(idle)
+            self._workers.start(batch, lone=not self._waiting)
+        batches = self._workers.wait(self.mailbox)
+        return [event for batch in batches for job, event in batch if self._ended(job)]
+
+    def close(self) -> None:
+        """Let running batches end, and free the model."""
+        if self._workers is not None:
+            self._workers.close()
+        self._waiting.clear()
+        self._running.clear()
+        self._bundles.clear()
+        self._workers = self._session = None
+
+    @property
+    def _opened_session(self) -> OnnxSession:
+        assert self._session is not None, "load comes first"
+        return self._session
+
+    def _next_batch(self, idle: int) -> Callable[[], _Batch]:
+        """Take the oldest job, and with it those of its bundle that are nearest in length: one idle worker's share."""
+        oldest = next(iter(self._waiting.values()))
+        bundle, batch = self._bundles[oldest.run.digest], [oldest]
+        if len(self._waiting) > 1:
+            waiting = [job for job in self._waiting.values() if job.run.digest == oldest.run.digest]
+            share = math.ceil(len(waiting) / idle)
+            places = choose_batch([len(job.row[0]) for job in waiting], min(bundle.rows_max, share))
+            batch = [waiting[place] for place in places]
+        for job in batch:
+            self._running[job.run.job_id] = self._waiting.pop(job.run.job_id)
+        return partial(_computed, self._opened_session, bundle, batch)
+
+    def _ended(self, job: _OnnxJob) -> bool:
+        """Forget a job that was computed; False if it was cancelled meanwhile."""
+        if self._running.get(job.run.job_id) is not job:
+            return False
+        del self._running[job.run.job_id]
+        return True
+
+    def _proven(self, manifest: Manifest, outputs: tuple[str, ...], warm: Row) -> int:
+        """Return how many inputs may be computed together. Raises ModelLoadFailed if the model does not compute."""
+        alone, *score = self._probe(outputs, warm)
+        onnx_outputs.check_row(manifest.task, alone)
+        for each in score:
+            onnx_outputs.check_ood_score(each)
+        limit = manifest.task.limits.input_tokens_max
+        self._probe(outputs, _stretched(warm, min(limit, PROBE_TOKENS_MAX)), f"; the manifest allows {limit}")
+        if manifest.task.kind == "classify":
+            return 1
+        tolerance = 0.0 if manifest.task.kind in SCORED_KINDS else NEIGHBOUR_TOLERANCE
+        lengths = {min(limit, int(share * len(warm[0]))) for share in _PROBE_LENGTHS}
+        try:
+            return (
+                BATCH_ROWS_MAX
+                if self._independent(outputs, [_turned(warm, each) for each in lengths], tolerance)
+                else 1
+            )
+        except ModelFailed:  # exported with a fixed batch of 1
+            return 1
+
+    def _independent(self, outputs: tuple[str, ...], rows: list[Row], tolerance: float) -> bool:
+        """Tell whether inputs of several lengths have the same outputs alone, in pairs and all together."""
+        run = self._opened_session.run
+        alone = [run(outputs, [row])[0] for row in rows]
+        batches = [rows, [*rows, *rows][:BATCH_ROWS_MAX], *([row, rows[-1 - place]] for place, row in enumerate(rows))]
+        known = {id(row): values for row, values in zip(rows, alone, strict=True)}
+        return all(
+            np.allclose(one, other, rtol=tolerance if other.ndim == 0 else 0.0, atol=tolerance)  # 0: the gate's score
+            for batch in batches
+            for row, values in zip(batch, run(outputs, batch), strict=True)
+            for one, other in zip(known[id(row)], values, strict=True)
+        )
+
+    def _probe(self, outputs: tuple[str, ...], row: Row, more: str = "") -> tuple[Floats, ...]:
+        try:
+            return self._opened_session.run(outputs, [row])[0]
+        except ModelFailed as error:
+            if error.metadata.get("memory_short") == "True":
+                raise MemoryError from None  # the process ends, and its parent says how much it was allowed
+            raise ModelLoadFailed(error.message + more, **error.metadata) from None
+
+
+def _computed(session: OnnxSession, bundle: _OnnxBundle, batch: list[_OnnxJob]) -> _Batch:
+    """Compute a batch; if that fails, each job alone, so that a bad one fails nobody else. Runs on a worker."""
+    started = time.perf_counter()
+    try:
+        rows = session.run(bundle.outputs, [job.row for job in batch])
+    except ModelFailed as error:
+        if len(batch) == 1:
+            return [(batch[0], failure_report(batch[0].run.job_id, error))]
+        return [pair for job in batch for pair in _computed(session, bundle, [job])]
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    return [(job, _answer(bundle.manifest, job, row, elapsed_ms)) for job, row in zip(batch, rows, strict=True)]
+
+
+def _opened(path: str) -> tokenizers.Tokenizer:
+    """Open a tokenizer.json; what it says of truncation and padding is undone, for the task's limits count."""
+    name = Path(path).name
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(Path(path).read_bytes())
+    except OSError as error:
+        raise ModelLoadFailed(f"tokenizer {name} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ModelLoadFailed(f"tokenizer {name} is no tokenizer.json that the tokenizers library reads") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # a text that says [SEP] has these five characters and no separator
+    return tokenizer
+
+
+def _check_characters(text: str, limit: int) -> None:
+    """Raise EmptyInput or InputTooLong before a tokenizer has to read the text."""
+    if not text.strip():
+        raise EmptyInput("the input has no text")
+    allowed = limit * CHARACTERS_PER_TOKEN_MAX
+    if len(text) > allowed:
+        message = f"the input has {len(text)} characters; the limit of {limit} tokens allows at most {allowed}"
+        raise InputTooLong(message, characters=len(text), characters_limit=allowed, limit=limit)
+
+
+def _turned(row: Row, length: int) -> Row:
+    """Return an input of that length which begins at another token of the row for each length."""
+    ids, types = row
+    place = length % len(ids)
+    return _stretched(([*ids[place:], *ids[:place]], types), length)
+
+
+def _stretched(row: Row, length: int) -> Row:
+    times = length // len(row[0]) + 1
+    return (list(row[0]) * times)[:length], (list(row[1]) * times)[:length]
+
+
+def _answer(manifest: Manifest, job: _OnnxJob, outputs: tuple[Floats, ...], elapsed_ms: float) -> Event:
+    row = outputs[0]
+    if not onnx_outputs.is_finite(row):
+        return failure_report(
+            job.run.job_id, ModelFailed("the model computes values that are not finite for this input")
+        )
+    task, temperature = manifest.task, manifest.confidence.temperature
+    done = JobResult(job_id=job.run.job_id, input_tokens=len(job.row[0]), prefill_ms=elapsed_ms)
+    if len(outputs) > 1:
+        done.ood_score = outputs[1].item()
+    if task.kind == "classify":
+        done.scores = onnx_outputs.label_probabilities(row, temperature)
+    elif task.kind == "extract":
+        words = onnx_outputs.word_spans(job.run.text, job.encoding.word_ids, job.encoding.offsets)
+        shares = onnx_outputs.probabilities(row, temperature)
+        done.entities, done.confidence = onnx_outputs.decode_entities(words, shares, task.labels)
+    else:
+        done.vector = onnx_outputs.embedding_bytes(row, manifest.engine.pooling, manifest.engine.normalize)
+    return done

@@ -1,0 +1,173 @@
+"""edge_agent/engine/job_dispatch.py: what the child is told of a job beside its input."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from edge_agent.engine import protocol
+from edge_agent.engine.bundle_stats import BundleStats
+from edge_agent.engine.job_dispatch import (
+    BY_CPU,
+    QUARANTINED_MAX,
+    JobDispatcher,
+    JobLimits,
+    Quarantine,
+    ToChild,
+    fingerprint,
+)
+from edge_agent.engine.protocol import JobRequest
+from edge_agent.errors import EngineNotReady, InputQuarantined
+from tests.support.eventually import turns
+
+
+class Site:
+    """Jobs, and a child that takes one at a time and keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[protocol.ToChild] = asyncio.Queue()
+        self.jobs = JobDispatcher(JobLimits(queue=10, running=1), Quarantine(60.0), ToChild(lambda: True, self._send))
+        self.asked: list[asyncio.Task[object]] = []
+
+    def _send(self, message: protocol.ChildMessage) -> None:
+        (body,) = protocol.FrameSplitter().feed(protocol.frame(message))
+        self.sent.put_nowait(protocol.decode_to_child(body))
+
+    def ask(self, job_id: str, seconds: float, priority: int, client: str = "till") -> None:
+        """Let a caller ask who waits for so long."""
+        run = protocol.JobRequest(job_id=job_id, digest=client, text=job_id)
+        deadline = asyncio.get_running_loop().time() + seconds
+        self.asked.append(asyncio.create_task(self.jobs.answer(run, deadline, priority, client)))
+
+    async def next(self) -> protocol.JobRequest:
+        """Return the next input that the child is sent."""
+        run = await self.sent.get()
+        assert isinstance(run, protocol.JobRequest)
+        return run
+
+    def finish(self, job_id: str, rows: int = 0) -> None:
+        """Let the child answer."""
+        assert self.jobs.finish(protocol.JobResult(job_id=job_id, rows=rows))
+
+
+async def test_a_job_says_whose_it_is_and_how_long_its_caller_waits() -> None:
+    """Priority and the time that is left go to the child with the input."""
+    site = Site()
+    site.ask("a", 30.0, 1)
+    run = await site.next()
+    assert 1 == run.priority
+    assert run.seconds == pytest.approx(30.0, abs=1.0)
+    site.finish("a")
+    await asyncio.gather(*site.asked)
+
+
+async def test_a_job_that_has_waited_says_what_is_left() -> None:
+    """Time in the queue, and with a child that died, is not given twice."""
+    site = Site()
+    site.ask("first", 30.0, 0)
+    site.ask("second", 30.0, 0)
+    first = await site.next()
+    site.jobs.child_died(to_blame=False)
+    site.jobs.pump()
+    again = await site.next()
+    assert (first.job_id, True) == (again.job_id, 0 < again.seconds < first.seconds)
+    site.finish("first")
+    second = await site.next()
+    assert ("second", True) == (second.job_id, 0 < second.seconds < again.seconds)
+    site.finish("second")
+    await asyncio.gather(*site.asked)
+
+
+async def test_a_deadline_that_has_passed_is_not_none() -> None:
+    """A caller without any time left is not taken for one who waits for ever."""
+    site = Site()
+    site.ask("late", -1.0, 0)
+    assert 0 < (await site.next()).seconds < 0.01
+    site.finish("late")
+    await asyncio.gather(*site.asked)
+
+
+async def test_clients_share_the_child_by_rows_and_not_by_calls() -> None:
+    """Of two clients with jobs of 320 and of 32 rows, both always waiting, each has about half of the rows."""
+    site = Site()
+    rows = {"large": 320, "small": 32}
+    site.jobs.stats = {client: BundleStats() for client in rows}
+    for number in range(4):
+        for client in rows:
+            site.ask(f"{client} {number}", 30.0, 0, client)
+    computed = dict.fromkeys(rows, 0)
+    for number in range(300):
+        run = await site.next()
+        computed[run.digest] += rows[run.digest]
+        site.finish(run.job_id, rows[run.digest])
+        site.ask(f"{run.digest} after {number}", 30.0, 0, run.digest)
+        await turns(3)
+    # Before the first answers nothing is known of either, and both have a turn by turn until then.
+    assert 0.4 <= computed["small"] / sum(computed.values()) <= 0.6
+    site.jobs.fail_all(EngineNotReady("the test is over"))
+    await asyncio.gather(*site.asked, return_exceptions=True)
+
+
+async def test_no_client_has_all_places_of_a_child() -> None:
+    """Of eight places that a child says to have one client gets six, though it asks for more; another gets the rest."""
+    site = Site()
+    site.jobs.loaded(BY_CPU, protocol.LoadRequest(runtime="llama", sequences_max=0), {protocol.SEQUENCES: "8"})
+    for number in range(10):
+        site.ask(f"many {number}", 30.0, 0, "many")
+    many = [await site.next() for _ in range(6)]
+    assert {"many"} == {run.digest for run in many}
+    for number in range(3):
+        site.ask(f"few {number}", 30.0, 0, "few")
+    assert ["few", "few"] == [(await site.next()).digest for _ in range(2)]
+    assert site.sent.empty()
+    assert 8 == site.jobs.in_flight
+    site.finish(many[0].job_id)
+    assert "many" == (await site.next()).digest, "its turn is older"
+    site.jobs.fail_all(EngineNotReady("the test is over"))
+    await asyncio.gather(*site.asked, return_exceptions=True)
+
+
+RUN = JobRequest(job_id="1", digest="d", text="hello")
+
+
+def test_an_input_is_refused_until_its_time_is_over() -> None:
+    """The refusal says for how long."""
+    quarantine = Quarantine(seconds=60)
+    quarantine.check(RUN, now=0)
+    quarantine.add(RUN, now=0)
+    with pytest.raises(InputQuarantined, match="for another 50 s") as caught:
+        quarantine.check(RUN, now=10)
+    assert {"seconds": "50"} == caught.value.metadata
+    quarantine.check(RUN, now=60)
+
+
+def test_another_call_with_the_same_input_is_refused_too() -> None:
+    """The id and the seed do not matter; text, bundle and options do."""
+    same = JobRequest(job_id="2", digest="d", text="hello", seed=7)
+    assert fingerprint(RUN) == fingerprint(same)
+    others = [
+        JobRequest(job_id="1", digest="e", text="hello"),
+        JobRequest(job_id="1", digest="d", text="hello!"),
+        JobRequest(job_id="1", digest="d", text="hello", output_tokens_max=1),
+        JobRequest(job_id="1", digest="d", text="hello", temperature=0.5),
+        JobRequest(job_id="1", digest="d", text="hello", stops=("x",)),
+    ]
+    assert 6 == len({fingerprint(run) for run in (RUN, *others)})
+
+
+def test_the_text_is_not_kept() -> None:
+    """Only a hash stays in memory."""
+    quarantine = Quarantine(seconds=60)
+    quarantine.add(RUN, now=0)
+    assert "hello" not in repr(quarantine)
+
+
+def test_the_list_is_bounded() -> None:
+    """The oldest entry makes room."""
+    quarantine = Quarantine(seconds=60)
+    for i in range(QUARANTINED_MAX + 1):
+        quarantine.add(JobRequest(job_id="", digest="d", text=str(i)), now=0)
+    quarantine.check(JobRequest(job_id="", digest="d", text="0"), now=1)
+    with pytest.raises(InputQuarantined):
+        quarantine.check(JobRequest(job_id="", digest="d", text="1"), now=1)

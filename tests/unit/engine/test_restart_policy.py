@@ -1,0 +1,91 @@
+"""When a dead child is started again."""
+
+import pytest
+
+from edge_agent.config import EngineConfig
+from edge_agent.engine.restart_policy import RestartPolicy
+
+
+def policy(first: float = 0.5, longest: float = 3.0, failures: int = 3) -> RestartPolicy:
+    """Return a policy with short pauses."""
+    config = EngineConfig(restart_seconds_first=first, restart_seconds_max=longest, load_failures_max=failures)
+    return RestartPolicy(config)
+
+
+def test_pauses_double_up_to_the_longest():
+    """Each crash without an answer between doubles the pause, up to the configured longest."""
+    restart = policy()
+    assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_crash() for _ in range(5)]
+
+
+def test_a_life_longer_than_the_pause_needs_none():
+    """The time that a child was ready counts: only those that keep dying young are waited for."""
+    restart = policy()
+    assert [0.0, 0.75, 2.0, 0.0] == [restart.pause_after_crash(lived) for lived in (0.5, 0.25, 0.0, 60.0)]
+
+
+def test_the_longest_pause_holds_for_ever():
+    """The thousandth crash waits no longer than the configured longest, and no shorter."""
+    restart = policy(longest=86_400)
+    pauses = [restart.pause_after_crash() for _ in range(2000)]
+    assert sorted(pauses) == pauses
+    assert 86_400 == pauses[-1]
+
+
+def test_the_first_pause_is_never_over_the_longest():
+    """A first pause configured above the longest is cut to it."""
+    assert 3.0 == policy(first=10.0).pause_after_crash()
+
+
+def test_a_good_answer_starts_again_at_the_shortest_pause():
+    """After a good answer the next crash waits the first pause again."""
+    restart = policy()
+    restart.pause_after_crash()
+    restart.pause_after_crash()
+    restart.answered()
+    assert 0.5 == restart.pause_after_crash()
+
+
+def test_loading_alone_does_not_shorten_the_pause():
+    """A child that loads and crashes before its first answer waits longer each time."""
+    restart = policy()
+    pauses = []
+    for _ in range(3):
+        restart.loaded()
+        pauses.append(restart.pause_after_crash())
+    assert [0.5, 1.0, 2.0] == pauses
+
+
+@pytest.mark.parametrize(("failures", "pauses"), [(1, [None]), (3, [0.5, 1.0, None]), (5, [0.5, 1.0, 2.0, 3.0, None])])
+def test_loads_that_fail_in_a_row_end_the_tries(failures, pauses):
+    """The pause between failed loads doubles; after the configured number there is none."""
+    restart = policy(failures=failures)
+    assert pauses == [restart.pause_after_load_failure() for _ in range(failures)]
+    assert restart.pause_after_load_failure() is None
+
+
+def test_starts_that_fail_never_end_the_tries():
+    """The pause doubles up to the longest, for as long as the machine lets no child begin; a load starts it again."""
+    restart = policy(failures=1)
+    assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_start_failure() for _ in range(5)]
+    restart.loaded()
+    assert 0.5 == restart.pause_after_start_failure()
+
+
+def test_a_load_that_succeeds_starts_the_count_again():
+    """Only failures in a row count."""
+    restart = policy(failures=2)
+    for _ in range(5):
+        assert 0.5 == restart.pause_after_load_failure()
+        restart.loaded()
+
+
+def test_crashes_and_failed_loads_are_counted_apart():
+    """A crash leaves the tries of loading as they were, and the other way round."""
+    restart = policy()
+    for _ in range(10):
+        restart.pause_after_crash()
+    assert 0.5 == restart.pause_after_load_failure()
+    restart.answered()
+    assert 1.0 == restart.pause_after_load_failure()
+    assert 0.5 == restart.pause_after_crash()
