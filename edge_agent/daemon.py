@@ -16,6 +16,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -44,7 +45,10 @@ from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Source, Updater
+from edge_agent.update.updater import Updater
+
+if TYPE_CHECKING:
+    from edge_agent.update.ingest import BundleIngest
 
 STOP_SECONDS = 20.0
 """After the last call: for models to end and for pending writes."""
@@ -91,7 +95,7 @@ class Daemon:
         self._task_modes = TaskModes(config, store, self._activation)
         self._alarms = MonitoringAlarms(self._activation, self._task_modes)
         updates = update_engines(self._engines, self._activation, self._update_changed, self._alarms.apply_plan)
-        self._updater = Updater(config, store, self._activation, updates, _update_source(config, store))
+        self._updater = Updater(config, store, self._activation, updates, _bundle_ingest(config, store))
         self._capture = ExampleCapture(config, self._spool_worker_dependencies(), spool_worker)
         self._uplink = UplinkClient(config, self._capture)
         self._router = ModelRouter(self._uplink, self._task_modes, self._capture, config.escalation.audit_share)
@@ -243,7 +247,7 @@ class Daemon:
         self.closed &= await self._activation.stop()
 
 
-def _update_source(config: Config, store: Store) -> Source | None:
+def _bundle_ingest(config: Config, store: Store) -> BundleIngest | None:
     """Return where updates come from; None if the site has no root of trust."""
     if not config.update.root_file:
         return None
@@ -251,8 +255,7 @@ def _update_source(config: Config, store: Store) -> Source | None:
     from edge_agent.update.ingest import BundleIngest  # noqa: PLC0415
     from edge_agent.update.trust import RepositoryTrust  # noqa: PLC0415
 
-    intake = BundleIngest(config, store, RepositoryTrust(config, store.trusted))
-    return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
+    return BundleIngest(config, store, RepositoryTrust(config, store.trusted))
 
 
 def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[SpoolWorker] = SpoolWorker) -> int:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from convert.data.texts import normalised
 from convert.package.finish import BUNDLE
 from convert.pipeline import execution, recipe
 
@@ -61,11 +62,11 @@ def read(file: Path) -> list[Row]:
 
 
 def parted(rows: Iterable[Row], part: float) -> tuple[list[Row], list[Row]]:
-    """Divide rows by a hash of their texts: the part and the others."""
+    """Divide rows by a hash of their texts: the part and the others. Texts that differ in case alone stay together."""
     first: list[Row] = []
     others: list[Row] = []
     for row in rows:
-        digest = hashlib.sha256(row.text.encode()).digest()
+        digest = hashlib.sha256(normalised(row.text).encode()).digest()
         (first if int.from_bytes(digest[:4]) < part * 2**32 else others).append(row)
     return first, others
 
@@ -85,7 +86,7 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
     if wanted.outliers:
         _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
         data["outliers"] = "outliers.jsonl"
-    tuned = {"method": "full", "epochs": effort.epochs, "batch_rows": 32, "learning_rate": 2e-4, "tokens_max": 64}
+    tuned = {"method": "full", "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
     risk = {"held_up_max": HELD_UP_MAX} if wanted.gated else {"held_up_max": 0, "floor": 0}
     written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": tuned, "risk": risk, "work": "work"}
     written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}

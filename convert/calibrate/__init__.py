@@ -111,7 +111,8 @@ def _gate_of_vectors(job: StageJob, wanted: Wanted) -> tuple[Confidence, Report]
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
         with serving([bundle]) as served:
             said = served.predict(bundle, [row.text for row in rows], job.progress)
-    conditions, gated = _conditions(bundle, [each for each in said if not each.failure], wanted)
+    answered = [each for each in said if not each.failure]
+    conditions, gated = _conditions(bundle, answered, [str(place) for place in range(len(answered))], wanted)
     verdict = "A task of kind embed has no confidence."
     if conditions.gate:
         verdict += " The gate marks inputs unlike the training texts."
@@ -145,7 +146,7 @@ def calibrate(
         proof = ask(bundle.at_temperature(fitted), parts.proving)
         raw = _at_one(ask, bundle, proof)
     tested = proof.one_of_each_family()
-    conditions, gated = _conditions(bundle, held_out.one_of_each_family().predictions, wanted)
+    conditions, gated = _conditions(bundle, held_out.predictions, [family(row) for row in held_out.rows], wanted)
     passing = conditions.passing(tested.predictions, tested.confidences())
     known = (conditions.passing(tuned.predictions, _tuned_confidences(bundle, tuned, fitted)), tuned.right)
     start = threshold.start_of(passing, known, risk)
@@ -175,14 +176,18 @@ def calibrate(
 
 
 def _conditions(
-    bundle: BundleFolder, held_out: Sequence[ServedPrediction], wanted: Wanted
+    bundle: BundleFolder, held_out: Sequence[ServedPrediction], families: Sequence[str], wanted: Wanted
 ) -> tuple[Conditions, Report]:
     """Return what an answer has to pass besides the threshold, and the gate for the report."""
     score = gate.score_of(bundle.manifest, held_out)
-    made = gate.calibrated(score, held_out, wanted.held_up_max)
-    report: Report = {"score": score or "none", "held_up_max": wanted.held_up_max, "rows": len(held_out)}
+    made = gate.calibrated(score, held_out, families, wanted.held_up_max)
+    count = len(set(families))
     if made is None:
-        report = {"score": "none", "why": gate.why_none(score, len(held_out), wanted.held_up_max)}
+        return Conditions(None, wanted.floor), {
+            "score": "none",
+            "why": gate.why_none(score, count, wanted.held_up_max),
+        }
+    report: Report = {"score": score, "held_up_max": wanted.held_up_max, "rows": len(held_out), "families": count}
     return Conditions(made, wanted.floor), report
 
 

@@ -1,7 +1,7 @@
 """The gate of a bundle from held-out rows, and what gate, floor and threshold each hold up. Pure.
 
 A manifest carries how strange the held-out rows are; edge_agent/formats/ood_gate.py has the rule that makes a p-value
-of it. Of each family one row counts, as in the proof of the threshold: rows of one family are strange together.
+of it. All rows of a family count together as one: rows of one family are strange together.
 
 The floor is the least calibrated probability of a single confident answer. Gate and floor are fixed before the
 threshold is tested, so the rows that pass them are independent of each other, and the promise is about these.
@@ -9,6 +9,7 @@ threshold is tested, so the rows that pass them are independent of each other, a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,16 +48,24 @@ class Conditions:
         return np.where(self.held_up(said) | (confidences < self.floor), OUTSIDE, confidences)
 
 
-def calibrated(score: GateScore | None, held_out: Sequence[ServedPrediction], held_up_max: float) -> OodGate | None:
-    """Return the gate of these held-out rows, one of each family; None where there are too few, or no score."""
-    if score is None or not held_up_max or len(held_out) < rows_needed(held_up_max):
+def calibrated(
+    score: GateScore | None, held_out: Sequence[ServedPrediction], families: Sequence[str], held_up_max: float
+) -> OodGate | None:
+    """Return the gate of these held-out rows, each with its family; None where they are too few, or have no score."""
+    sizes = Counter(families)
+    if score is None or not held_up_max or len(sizes) < rows_needed(held_up_max):
         return None
     bare = OodGate(score=score, held_up_max=held_up_max, scores=(0.0,))
-    scores = np.sort([bare.score_of(each.ood_score, each.label_mass) for each in held_out]).astype(np.float32)
-    return (
-        OodGate(score=score, held_up_max=held_up_max, scores=tuple(scores.tolist()))
-        if np.isfinite(scores).all()
-        else None
+    scores = np.array([bare.score_of(each.ood_score, each.label_mass) for each in held_out], np.float32)
+    if not np.isfinite(scores).all():
+        return None
+    order = sorted(range(len(scores)), key=lambda row: (scores[row], sizes[families[row]]))
+    alone = max(sizes.values()) == 1
+    return OodGate(
+        score=score,
+        held_up_max=held_up_max,
+        scores=tuple(scores[order].tolist()),
+        family_sizes=None if alone else tuple(sizes[families[row]] for row in order),
     )
 
 
@@ -67,13 +76,14 @@ def score_of(manifest: Manifest, said: Sequence[ServedPrediction]) -> GateScore 
     return "label_mass" if manifest.runtime == "llama" and manifest.task.kind == "classify" else None
 
 
-def why_none(score: GateScore | None, rows: int, held_up_max: float) -> str:
+def why_none(score: GateScore | None, families: int, held_up_max: float) -> str:
     """Return why a bundle has no gate, as a sentence."""
     if not held_up_max:
         return "The recipe wants no gate (risk.held_up_max: 0)."
     if score is None:
         return "The model has no score of how strange an input is."
-    return f"{rows} held-out rows are too few for a gate at {held_up_max:g}: it takes {rows_needed(held_up_max)}."
+    needed = rows_needed(held_up_max)
+    return f"{families} families of held-out rows are too few for a gate at {held_up_max:g}: it takes {needed}."
 
 
 def holding(

@@ -1,10 +1,10 @@
-"""Fits what tells how strange an input is, on the training texts of an encoder, and puts it into its candidates.
+"""Fits the out-of-distribution score on the training texts of an encoder, and adds it to the candidates.
 
     found = fit(job, task, exported, tokenizer)       # None: the graph or the recipe has nothing to fit it on
     found.put_into(candidate)
 
-The training texts are the ones that the model knows; the rows that calibrate the gate later are others. The vectors
-are those of the float32 graph, and every candidate gets the same nodes, in float32, behind its quantized ones.
+The rows that calibrate the gate later are others. The vectors are those of the float32 graph, and every candidate gets
+the same nodes, in float32, behind its quantized ones.
 """
 
 from __future__ import annotations
@@ -25,31 +25,33 @@ from convert.data import row_files
 from convert.data.row_files import DataRow
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize import ood_graph
-from convert.quantize.ood_graph import Detector, Floats, Pooling
+from convert.quantize.ood_graph import Detector, Floats
 from edge_agent.formats.manifest import TaskSpec
 
 ROWS_MAX = 8192
 ROWS_MIN = 20
 SIZE_BYTES_MAX = 1_000_000
-RANK_MAX = 256
-"""Directions kept, those of the largest variance within a class; see docs/decisions/0061."""
-POOLING: Pooling = "mean"
+RANK_MAX = 384
+"""Principal components that are whitened, at most half of all directions; see docs/decisions/0063."""
+CENTROIDS_MAX, ROWS_A_CENTROID = 256, 8
+_ROUNDS = 12
+"""Of k-means."""
 _SHRINKAGE = 1e-3
 """Added to every variance, of their mean: a direction that hardly varies must not decide alone."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A detector, and where in the graph it belongs."""
+    """A detector, and the tensors of the graph that it reads."""
 
-    hidden: str
+    layers: tuple[str, ...]
     detector: Detector
     rows: int
 
     def put_into(self, weights: Path) -> bool:
         """Add the score to a graph in place; False where it has no place for it."""
         model = onnx.load(weights)
-        if not ood_graph.append(model, self.hidden, self.detector):
+        if not ood_graph.append(model, self.layers, self.detector):
             return False
         onnx.save(model, weights)
         return True
@@ -59,8 +61,9 @@ class Fitted:
         return {
             "rows": self.rows,
             "classes": len(self.detector.classes),
+            "centroids": len(self.detector.centroids),
             "rank": int(self.detector.whitening.shape[1]),
-            "pooling": self.detector.pooling,
+            "layers": len(self.layers),
             "size_bytes": self.detector.size_bytes,
         }
 
@@ -75,39 +78,78 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
     if not job.recipe.data.train:
         return None
     model = onnx.load(exported)
-    hidden = ood_graph.find(model, task.kind)
+    layers = ood_graph.find(model, task.kind)
     rows = _drawn(row_files.rows(job.recipe, "train"))
-    if not hidden or len(rows) < ROWS_MIN:
+    if not layers or len(rows) < ROWS_MIN:
         return None
     job.progress("reading the training texts", 0, len(rows))
-    vectors = _vectors(model, hidden, [row.text for row in rows], tokenizer)
+    vectors = _vectors(model, layers, [row.text for row in rows], tokenizer)
     labels = np.array([row.label for row in rows])
-    return Fitted(hidden, fitted(vectors, labels, POOLING), len(rows))
+    return Fitted(layers, fitted(vectors, labels), len(rows))
 
 
-def fitted(vectors: Floats, labels: npt.NDArray[np.str_], pooling: Pooling) -> Detector:
+def fitted(vectors: Floats, labels: npt.NDArray[np.str_]) -> Detector:
     """Fit a detector on vectors [rows, width] and the label of each; rows without labels are one class."""
     found, places = np.unique(labels, return_inverse=True)
-    means = np.stack([vectors[places == place].mean(axis=0) for place in range(len(found))])
-    within = vectors - means[places]
-    centre = vectors.mean(axis=0)
-    whitening = whiten(within.astype(np.float64), _rank_of(vectors.shape[1], len(found)))
-    classes = (means - centre) @ whitening
-    return Detector(pooling, centre.astype(np.float32), whitening.astype(np.float32), classes.astype(np.float32))
+    centre = vectors.mean(axis=0).astype(np.float64)
+    centred = vectors - centre
+    means = np.stack([centred[places == place].mean(axis=0) for place in range(len(found))])
+    within = centred - means[places]
+    shrinkage = _SHRINKAGE * float((within**2).mean())
+    lengths, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    middles = _centroids(_unit(centred))
+    rank = _rank_of(vectors.shape[1], len(found) + len(middles))
+    whitening, variances = whiten(within, directions[:, -rank:], shrinkage)
+    # Coordinates in the space, of length 1 there, times what whitening divides by.
+    inside = _unit(middles @ whitening * np.sqrt(variances)) * np.sqrt(variances)
+    return Detector(
+        centre.astype(np.float32),
+        whitening.astype(np.float32),
+        variances.astype(np.float32),
+        float(lengths[:-rank].mean()) + shrinkage,
+        (means @ whitening).astype(np.float32),
+        inside.astype(np.float32),
+    )
 
 
-def whiten(within: npt.NDArray[np.float64], rank: int) -> npt.NDArray[np.float64]:
-    """Return [width, rank]: what gives differences from the class means the unit covariance."""
-    covariance = within.T @ within / len(within)
-    lengths, directions = np.linalg.eigh(covariance)
-    lengths = lengths + _SHRINKAGE * lengths.mean()
-    return np.asarray((directions / np.sqrt(lengths))[:, -rank:])
+def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
-def _rank_of(width: int, classes: int) -> int:
-    """Return how many directions fit into SIZE_BYTES_MAX."""
-    room = SIZE_BYTES_MAX - 4 * (width + classes)
-    return max(1, min(width, RANK_MAX, room // (2 * (width + classes))))
+def _centroids(directions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the centroids of unit vectors by spherical k-means, of length 1; the first rows are the start."""
+    found = directions[: min(CENTROIDS_MAX, max(1, len(directions) // ROWS_A_CENTROID))].copy()
+    for _ in range(_ROUNDS):
+        nearest = (directions @ found.T).argmax(axis=1)
+        for place in np.unique(nearest):
+            found[place] = directions[nearest == place].sum(axis=0)
+        found = _unit(found)
+    return found
+
+
+def whiten(
+    within: npt.NDArray[np.float64], space: npt.NDArray[np.float64], shrinkage: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the whitening of differences from class means within a space, and the variance of each direction.
+
+    Args:
+        within: [rows, width], the differences.
+        space: [width, rank], orthonormal.
+        shrinkage: added to each variance.
+
+    Returns:
+        whitening [width, rank], which gives the differences unit covariance; variances [rank].
+    """
+    inner = within @ space
+    variances, directions = np.linalg.eigh(inner.T @ inner / len(inner))
+    variances = variances + shrinkage
+    return space @ (directions / np.sqrt(variances)), variances
+
+
+def _rank_of(width: int, points: int) -> int:
+    """Return the number of directions that fit into SIZE_BYTES_MAX, with so many class means and centroids."""
+    halves_max = (SIZE_BYTES_MAX - 4 * (width + points)) // 2
+    return max(1, min(width // 2, RANK_MAX, halves_max // (width + points + 2)))
 
 
 def _drawn(rows: Sequence[DataRow]) -> list[DataRow]:
@@ -115,7 +157,7 @@ def _drawn(rows: Sequence[DataRow]) -> list[DataRow]:
     return sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())[:ROWS_MAX]
 
 
-def _vectors(model: onnx.ModelProto, hidden: str, texts: Sequence[str], tokenizer: Path) -> Floats:
+def _vectors(model: onnx.ModelProto, layers: Sequence[str], texts: Sequence[str], tokenizer: Path) -> Floats:
     """Return the vector of each text, one at a time, as it is served."""
     served = Tokenizer.from_file(str(tokenizer))
     served.no_truncation()
@@ -124,7 +166,7 @@ def _vectors(model: onnx.ModelProto, hidden: str, texts: Sequence[str], tokenize
     inputs = [list(served.encode(text).ids) for text in texts]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "vectors.onnx")
-        ood_graph.vectors_only(model, hidden, POOLING)
+        ood_graph.vectors_only(model, layers)
         onnx.save(model, path)
         answer = probe.ask("convert.probe.onnx", {"model": str(path), "inputs": inputs})
     return np.asarray(answer.arrays["outputs"].reshape(len(texts), -1), np.float32)

@@ -302,6 +302,8 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
         yield f"The bundle has no gate. {why} An answer to an input unlike all of these may be confident."
     else:
         most, rows = percent(gate["held_up_max"]), plural(gate["rows"], "held-out row")
+        if (families := gate.get("families", gate["rows"])) < gate["rows"]:
+            rows += f" of {plural(families, 'family')} (a family counts as one row)"
         yield (
             f"The gate holds an input up when at most {most} of {rows} are as strange. The floor is"
             f" {number(calibrate['floor'])}. The threshold was proved with both in force, so the promise is about the"

@@ -245,9 +245,11 @@ class Threshold(_ManifestSection):
 
     @model_validator(mode="after")
     def _gate_can_hold_up(self) -> Threshold:
-        if self.gate and len(self.gate.scores) < (needed := rows_needed(self.gate.held_up_max)):
-            rows, share = len(self.gate.scores), self.gate.held_up_max
-            raise ValueError(f"'gate' has {rows} scores; with 'held_up_max' {share:g} it needs {needed} at least")
+        if self.gate and self.gate.families < (needed := rows_needed(self.gate.held_up_max)):
+            rows, share = self.gate.families, self.gate.held_up_max
+            raise ValueError(
+                f"'gate' has scores of {rows} families; with 'held_up_max' {share:g} it needs {needed} at least"
+            )
         return self
 
 
@@ -376,12 +378,15 @@ def digest_of(manifest_bytes: bytes) -> str:
 def encode(manifest: Manifest) -> bytes:
     """Write a manifest as canonical JSON (sorted keys, UTF-8, final newline).
 
-    A gate or floor that is not there is left out: agents before them refuse a manifest with keys that they do not know.
+    A gate, floor or family size that does not exist is left out: older agents refuse a manifest with unknown keys.
     """
     plain = manifest.model_dump(mode="json", by_alias=True)
+    confidence = plain["confidence"]
     for key in ("gate", "floor"):
-        if not plain["confidence"].get(key):
-            plain["confidence"].pop(key, None)
+        if not confidence.get(key):
+            confidence.pop(key, None)
+    if confidence.get("gate", {}).get("family_sizes", ()) is None:
+        del confidence["gate"]["family_sizes"]
     return (json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 

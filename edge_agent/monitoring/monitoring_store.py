@@ -301,7 +301,7 @@ class MonitoringStore:
         shift = (
             sequential_tests.InputShiftTest.of(known)
             if known
-            else sequential_tests.InputShiftTest(len(gate.scores), level)
+            else sequential_tests.InputShiftTest(gate.families, level)
         )
         rejected = False
         for each in group:

@@ -1,12 +1,12 @@
-"""The audit log: who did what as an operator, and who was denied what. Lines of JSON, never inputs or outputs.
+"""The audit log: what operators did, and which calls were denied. Lines of JSON, never inputs or outputs.
 
-What changes something has a line each time, on the disk before the answer goes out. Looking (status, lists) and denials
-have a line the first time and then one a minute with a count: neither `status --watch` nor an attacker fills it.
-It is bounded: at half of `audit_bytes_max` the file becomes audit.1.jsonl, in place of the one before.
+Each change has a line, which is on the disk before the response is sent. Status calls, lists and denials have a line
+the first time and then one per minute with a count, so neither `status --watch` nor an attacker fills the log. The log
+is bounded: at half of `audit_bytes_max` the file replaces audit.1.jsonl.
 
-One thread writes, in the order in which lines came; the event loop never waits for the disk. A change waits for its
-line, and a stop for all lines, no longer than `AuditTimeouts` says: status shows that lines are missing, and they are
-written if the disk comes back.
+One thread writes, in the order of the lines; the event loop never waits for the disk. `AuditTimeouts` limits how long
+a change waits for its line, and a stop for all lines. Status shows that lines are missing; they are written when the
+disk works again.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ log = structlog.get_logger("edge_agent.server")
 
 FILE_NAME, OLDER_NAME = "audit.jsonl", "audit.1.jsonl"
 TOLD = ("task", "bundle", "path", "no_activate", "prediction_id")
-"""Fields of requests that say what was done; no others are written down."""
+"""The fields of requests that are logged."""
 VALUE_CHARS_MAX = 300
 WAITING_LINES_MAX = 1024
-"""Lines that wait for the disk; one more of what was only seen is not written. Changes wait with their callers."""
+"""Lines that may wait for the disk; beyond it only changes are written, and their callers wait."""
 
 
 @dataclass(frozen=True)
 class AuditTimeouts:
-    """How long a disk is waited for that takes no lines."""
+    """How long a stalled disk is waited for."""
 
     change_seconds_max: float = 10.0
     """By a change, for its line."""
@@ -56,7 +56,7 @@ AUDIT_TIMEOUTS = AuditTimeouts()
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One kind of thing that happened."""
+    """One kind of event."""
 
     caller: Caller
     call: str
@@ -68,7 +68,7 @@ OTHER_ENTRIES = AuditEntry(NOBODY, "others", "various")
 
 
 class AuditLog:
-    """The log of one daemon. One event loop owns it, and a thread of its own writes, until `close`."""
+    """The log of one daemon. One event loop owns it; its own thread writes until `close`."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class AuditLog:
         waiting_lines_max: int = WAITING_LINES_MAX,
         patience: AuditTimeouts = AUDIT_TIMEOUTS,
     ) -> None:
-        """Go on where the file ends."""
+        """Append to the file in `state_dir`."""
         self._file = _AuditFile(state_dir, bytes_max // 2)
         self._thread = DiskThread("audit")
         self._patience = patience
@@ -87,7 +87,7 @@ class AuditLog:
         self._wall = wall
         self._repeats = LogDeduplicator(OTHER_ENTRIES)
         self.denied: Counter[str] = Counter()
-        """Calls that were denied, by reason: all of them, also where a line stands for many."""
+        """Denied calls by reason, including those that share a line."""
 
     @property
     def problem(self) -> str:
@@ -95,21 +95,21 @@ class AuditLog:
         return self._file.problem
 
     async def record_change(self, caller: Caller, call: str, outcome: str, request: Any) -> None:
-        """Write down that an operator did something; it is on the disk when this returns, or `problem` says why not.
+        """Log a change; the line is on the disk when this returns, or `problem` has the reason.
 
-        The line is written also when the caller does not wait for it.
+        The line is also written if the caller is cancelled.
         """
         seconds = self._patience.change_seconds_max
         line = self._line(AuditEntry(caller, call, outcome), _told(request))
         written = asyncio.wrap_future(self._thread.submit(self._file.write, line, durably=True))
-        done, _ = await asyncio.wait([written], timeout=seconds)  # leaves the line to be written when this is cancelled
+        done, _ = await asyncio.wait([written], timeout=seconds)  # a cancelled caller does not cancel the write
         if done:
             written.result()
         else:
             self._file.fail(f"the disk has not taken a line for {seconds:g} s")
 
     def note(self, caller: Caller, call: str, outcome: str) -> None:
-        """Write down that somebody looked or was denied, unless it was written a moment ago."""
+        """Log a read-only call or a denial, unless the same was logged a moment ago."""
         now, entry = time.monotonic(), AuditEntry(caller, call, outcome)
         if outcome != "OK":
             self.denied[outcome] += 1
@@ -118,7 +118,7 @@ class AuditLog:
             self._tell(entry, {})
 
     async def close(self) -> bool:
-        """Write down what was only counted so far; tell whether the disk took all that waits, in the time it has."""
+        """Log what was only counted so far; tell whether the disk took all lines in time."""
         self._tell_counts(self._repeats.rest())
         seconds = self._patience.close_seconds_max
         closed = await asyncio.to_thread(self._thread.stop, seconds)
@@ -150,7 +150,7 @@ class AuditLog:
 
 
 class _AuditFile:
-    """The file and the one before it. One thread writes; `problem` may be read by any."""
+    """The file and its predecessor. One thread writes; any may read `problem`."""
 
     def __init__(self, folder: Path, bytes_max: int) -> None:
         self._path, self._older = folder / FILE_NAME, folder / OLDER_NAME
@@ -158,7 +158,7 @@ class _AuditFile:
         self.problem = ""
 
     def write(self, line: bytes, *, durably: bool = False) -> None:
-        """Append a line. A disk that fails stops no call: status says so."""
+        """Append a line. A failed write stops no call; status shows it."""
         try:
             self._append(line, durably)
             self.problem = ""
@@ -166,7 +166,7 @@ class _AuditFile:
             self.fail(error.strerror or str(error))
 
     def fail(self, why: str) -> None:
-        """Note that a line was not written."""
+        """Record that a line was not written."""
         if not self.problem:
             log.warning("audit_not_written", error=why)
         self.problem = f"{self._path} cannot be written: {why}"
@@ -178,7 +178,7 @@ class _AuditFile:
             size = None
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            if os.write(fd, line) < len(line):  # the disk is full: a line is there whole or not at all
+            if os.write(fd, line) < len(line):  # the disk is full: no partial line stays
                 os.ftruncate(fd, size or 0)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if durably:
@@ -189,7 +189,7 @@ class _AuditFile:
             sync_directory(self._path.parent)
 
     def _size(self) -> int | None:
-        """Return how long the file is; None = there is none."""
+        """Return the size of the file in bytes; None if it does not exist."""
         try:
             return self._path.lstat().st_size
         except FileNotFoundError:
@@ -206,10 +206,6 @@ def _short(value: Any) -> Any:
     return value[:VALUE_CHARS_MAX] if isinstance(value, str) else value
 
 
-# What happens over and over, written down once and then counted. Pure.
-#
-# The first of a kind is told at once; what follows within a window is counted, and told in one line once the window has
-# ended. The table is bounded: with too many kinds at a time the rest are one kind.
 WINDOW_SECONDS = 60.0
 KINDS_MAX = 256
 
@@ -223,15 +219,18 @@ class _RepeatedEvent:
 
 
 class LogDeduplicator(Generic[Kind]):
-    """The table. `now` is in seconds on a clock that does not go back."""
+    """Logs the first event of a kind at once, and counts the rest of a window. Pure; `now` is in monotonic seconds.
+
+    The table is bounded: beyond KINDS_MAX all further kinds count as one.
+    """
 
     def __init__(self, others: Kind) -> None:
-        """Name the kind that stands for all that find no place of their own."""
+        """Count kinds beyond the bound as `others`."""
         self._others = others
         self._seen: dict[Kind, _RepeatedEvent] = {}
 
     def first(self, kind: Kind, now: float) -> bool:
-        """Note one; tell whether it is to be told now. Otherwise it is counted until `due`."""
+        """Record an event; tell whether to log it now. Otherwise it is counted until `due`."""
         if kind not in self._seen and len(self._seen) >= KINDS_MAX:
             kind = self._others
         seen = self._seen.get(kind)
@@ -242,11 +241,11 @@ class LogDeduplicator(Generic[Kind]):
         return False
 
     def due(self, now: float) -> list[tuple[Kind, int]]:
-        """Forget the kinds whose window has ended; return those that came again in it, and how often."""
+        """Remove the kinds whose window has ended; return those that were repeated in it, with the count."""
         over = [kind for kind, seen in self._seen.items() if seen.until <= now]
         counted = [(kind, self._seen.pop(kind).count) for kind in over]
         return [(kind, count) for kind, count in counted if count]
 
     def rest(self) -> list[tuple[Kind, int]]:
-        """Forget everything; return what was counted."""
+        """Remove all kinds; return the counts."""
         return self.due(float("inf"))

@@ -1,9 +1,8 @@
-"""From the error tree to gRPC statuses: the one place that knows both (AIP-193).
+"""Maps the error tree to gRPC statuses (AIP-193).
 
-Every status carries ErrorInfo with domain "edge-agent", the error's reason, its metadata and its remedy; what can be
-tried again carries RetryInfo. The message stands alone, because many clients lose the details. The trailers stay below
-the 8 kB that gRPC takes, whatever an error holds: the message travels twice (percent-encoded, and in the details, which
-travel as base64), so both parts are cut in bytes.
+Every status carries ErrorInfo with domain "edge-agent", the error's reason, metadata and remedy; a capacity error also
+carries RetryInfo. The message is complete without the details, because many clients lose those. Trailers stay below
+the 8 kB that gRPC takes: the message travels twice (percent-encoded, and in the details as base64), so both are cut.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ ENTRY_BYTES = 8  # what protobuf writes around one key and value
 
 Code = grpc.StatusCode
 
-# The first entry that matches counts: exceptions to a family stand before it.
+# The first match counts: exceptions to a family precede it.
 CODES: tuple[tuple[type[errors.EdgeAgentError], grpc.StatusCode], ...] = (
     (errors.UnknownTask, Code.NOT_FOUND),
     (errors.PredictionUnknown, Code.NOT_FOUND),
@@ -60,7 +59,7 @@ def code_of(error: errors.EdgeAgentError) -> grpc.StatusCode:
 
 
 def to_status(error: errors.EdgeAgentError) -> status_pb2.Status:
-    """Write an error as google.rpc.Status."""
+    """Convert an error to google.rpc.Status."""
     details = [_any(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error)))]
     if isinstance(error, errors.CapacityError):
         delay = duration_pb2.Duration()
@@ -72,12 +71,12 @@ def to_status(error: errors.EdgeAgentError) -> status_pb2.Status:
 
 
 def to_call_status(error: errors.EdgeAgentError) -> grpc.Status:
-    """Write an error so that `context.abort_with_status` takes it."""
+    """Convert an error to what `context.abort_with_status` takes."""
     return rpc_status.to_status(to_status(error))
 
 
 def to_input_error(error: errors.EdgeAgentError) -> task_pb2.InputError:
-    """Write an error of one input of a batch."""
+    """Convert the error of one input of a batch."""
     return task_pb2.InputError(
         reason=error.reason, message=_clip(error.message, MESSAGE_BYTES_MAX), metadata=_metadata(error)
     )
@@ -101,6 +100,6 @@ def _any(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> 
 
 
 def _clip(text: str, bytes_max: int) -> str:
-    # A file name may hold bytes that are no text, and protobuf refuses them: they are shown escaped.
+    # A file name may hold bytes that are not text, which protobuf refuses: show them escaped.
     raw = text.encode("utf-8", "backslashreplace")
     return raw.decode() if len(raw) <= bytes_max else raw[: bytes_max - 3].decode("utf-8", "ignore") + "…"

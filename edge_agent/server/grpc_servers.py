@@ -172,7 +172,7 @@ class GrpcServers:
 
     async def report(self, ready: dict[str, bool], *, serving: bool) -> None:
         """Set what health reports: whether each name, a task or service, is ready."""
-        self._health.tell(ready, serving=serving)
+        self._health.update(ready, serving=serving)
 
     async def drain(self, seconds: float) -> None:
         """Give running calls of devices `seconds` to end, and refuse the rest; admission control refuses new ones."""

@@ -1,10 +1,10 @@
-"""grpc.health.v1: what the daemon and each task are ready for, told when asked (Check) and at every change (Watch).
+"""grpc.health.v1: whether the daemon and each task are ready, on request (Check) and at every change (Watch).
 
-The library's servicer is not used: there a watcher that does not read holds up whoever tells a change, and one that
-leaves takes the changes of all others with it. Here a change is noted and waits for nobody.
+The library's servicer is not used: there a watcher that does not read delays whoever reports a change, and one that
+leaves loses the changes of all others. Here a change is recorded without waiting.
 
-A watch is a call that lasts as long as its caller likes. So each listener has a limit of its own, in which each of its
-clients has a share: who holds all that it may leaves some to others, and none of another listener's.
+A watch lasts as long as its caller likes. So each listener has its own limit, of which each client has a share: a
+client that uses its whole share leaves some to others, and takes nothing from another listener.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.interceptor import CallContext
 
 WATCHES_MAX = 32
-"""Of one client of a listener; a third more is there for others."""
+"""Of one client of a listener; a third more is reserved for others."""
 RETRY_SECONDS = 10.0
 OVERALL = ""
 """The name of the daemon among those of tasks."""
@@ -37,10 +37,10 @@ class HealthState:
         self._statuses: dict[str, Status] = {OVERALL: pb.HealthCheckResponse.SERVING}
         self._changed = asyncio.Event()
         self.ending = False
-        """The daemon stops: watches end when they have told it."""
+        """The daemon stops: watches end after they have reported it."""
 
-    def of(self, service: str) -> Status | None:
-        """Return the status of a task or the daemon; None = there is none of that name."""
+    def status_of(self, service: str) -> Status | None:
+        """Return the status of a task or the daemon; None = the name is unknown."""
         return self._statuses.get(service)
 
     @property
@@ -48,15 +48,15 @@ class HealthState:
         """Set at the next change; each change has its own."""
         return self._changed
 
-    def tell(self, ready: dict[str, bool], *, serving: bool) -> None:
-        """Note which tasks there are and which are ready; without `serving` none is, nor the daemon."""
+    def update(self, ready: dict[str, bool], *, serving: bool) -> None:
+        """Set which tasks exist and which are ready; without `serving` neither a task nor the daemon is."""
         if not self.ending:
             good, bad = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
             states = {OVERALL: True, **ready}
             self._note({name: good if serving and is_ready else bad for name, is_ready in states.items()})
 
     def end(self) -> None:
-        """Say that nothing is served any more, and let the watches end."""
+        """Set everything to NOT_SERVING, and let the watches end."""
         self.ending = True
         self._note(dict.fromkeys(self._statuses, pb.HealthCheckResponse.NOT_SERVING))
 
@@ -67,27 +67,27 @@ class HealthState:
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library has no types
-    """Tells the callers of one listener."""
+    """Reports to the callers of one listener."""
 
     def __init__(self, health: HealthState) -> None:
-        """Tell of that."""
+        """Report that state."""
         self._health = health
         self._places = AdmissionControl(WATCHES_MAX, what="health watches")
 
     async def Check(self, request: pb.HealthCheckRequest, context: CallContext) -> pb.HealthCheckResponse:
-        """Tell the state now."""
-        status = self._health.of(request.service)
+        """Return the state now."""
+        status = self._health.status_of(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND)
         return pb.HealthCheckResponse(status=status)
 
     async def Watch(self, request: pb.HealthCheckRequest, context: CallContext) -> None:
-        """Tell the state now and at every change, until the caller goes away or the daemon stops."""
+        """Write the state now and at every change, until the caller leaves or the daemon stops."""
         health, last = self._health, None
         with self._places.call(callers.current_caller.get().account):
             while True:
                 changed, ending = health.changed, health.ending
-                status = health.of(request.service)
+                status = health.status_of(request.service)
                 if status is None:
                     status = pb.HealthCheckResponse.SERVICE_UNKNOWN
                 if status != last:

@@ -1,8 +1,12 @@
-"""Giving back to the kernel what malloc keeps for later.
+"""What this process takes of the machine: memory that malloc keeps, and file descriptors.
 
-After a flood of calls glibc keeps most of what it had handed out: between two pieces that are still in use nothing is
-returned by itself (malloc_trim(3)). Measured: 580 MB after 100,000 headers on eight connections, 185 MB after a trim of
-60 ms. Python's own small objects do not come from malloc and stay.
+After a flood of calls glibc keeps most of the memory: it returns nothing between two blocks in use unless asked to
+(malloc_trim(3)). Measured: 580 MB after 100,000 headers on eight connections, 185 MB after a trim of 60 ms. Python's
+own small objects do not come from malloc and stay.
+
+Each connection takes a descriptor, as do the store, the spool and the pipes to the engines. A shell gives a process
+1024, which one client could use up: then no other client connects, not even the operator, and no file opens. The
+systemd units give more; a daemon started by hand raises its own limit.
 """
 
 from __future__ import annotations
@@ -18,35 +22,37 @@ import structlog
 
 from edge_agent.process_memory import resident_bytes
 
+log = structlog.get_logger("edge_agent.server")
+
 EVERY_SECONDS = 5.0
 KEPT_BYTES_MAX = 32 << 20
-"""Grown by less it is left alone: a trim stops whoever needs memory meanwhile, for 5 to 150 ms."""
+"""Trim only after more growth than this: a trim blocks allocations for 5 to 150 ms."""
 ARENAS_MAX = 2
-"""Of malloc's, by default eight for each processor: the more there are, the more is kept between pieces in use."""
+"""Of malloc; the default is eight per processor. More arenas keep more memory between blocks in use."""
 _M_ARENA_MAX = -8  # malloc.h
 OBJECTS_BETWEEN_COLLECTIONS = (700, 10, 10)
-"""As Python begins with (gc.set_threshold)."""
+"""Python's own defaults (gc.set_threshold)."""
 
 Trim = Callable[[int], int]
 
 
 def limit_malloc_arenas() -> None:
-    """Have malloc make few arenas (mallopt(3)); to be called before there are threads."""
+    """Limit malloc's arenas (mallopt(3)); call it before there are threads."""
     if hasattr(ctypes.CDLL(None), "mallopt"):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS_MAX)
 
 
 def freeze_startup_objects() -> None:
-    """Take what is loaded by now for what stays: Python's search for garbage passes over it from now on."""
+    """Exclude everything loaded so far from Python's garbage collection."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*OBJECTS_BETWEEN_COLLECTIONS)
 
 
 async def trim_periodically(every_seconds: float = EVERY_SECONDS) -> None:
-    """Trim whenever the process has grown; runs until it is cancelled, and at once ends where malloc cannot."""
+    """Trim whenever the process has grown, until cancelled; return at once where malloc cannot."""
     trim: Trim | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:  # musl has none, and keeps little
+    if trim is None:  # musl does not have it, and keeps little
         return
     floor = resident_bytes(os.getpid())
     while True:
@@ -57,20 +63,13 @@ async def trim_periodically(every_seconds: float = EVERY_SECONDS) -> None:
         floor = min(floor, resident_bytes(os.getpid()))
 
 
-# Room for connections: each takes a descriptor, and so do the store, the spool and the pipes to the engines.
-#
-# A shell gives a process 1024, which one client could use up: then nobody else gets in, the operator
-# neither, and nothing
-# can be opened. The units give more; a daemon that is started by hand takes what it may have.
-log = structlog.get_logger("edge_agent.server")
-
 LISTENERS = 4
 OTHERS = 512
-"""For everything that is no connection of a caller."""
+"""For everything except connections of callers."""
 
 
 def raise_descriptor_limit(connections_max: int) -> None:
-    """Raise this process's own limit to what so many connections on each listener need, as far as it may."""
+    """Raise this process's descriptor limit for so many connections on each listener, up to the hard limit."""
     needed = LISTENERS * connections_max + OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft in range(needed):  # RLIM_INFINITY is -1

@@ -1,8 +1,8 @@
-"""The server's certificate, key and client authorities: read again when they change, without a restart.
+"""TLS: the server's certificate files, reloaded without a restart, and the callers that certificates identify.
 
-gRPC asks at every handshake whether there is something new, so looking costs three `stat`. What is half written, does
-not belong together or has expired is not taken: the old goes on, and status and the log say why. Connections that stand
-keep what they were made with until `access.connection_seconds_max` ends them.
+gRPC asks for new files at every handshake, so the check costs three `stat`. Files that are half written, do not belong
+together or have expired are not used: the old ones stay in use, and status and the log show why. Open connections keep
+theirs until `access.connection_seconds_max` ends them. Only a daemon with certificates loads this module.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ log = structlog.get_logger("edge_agent.server")
 
 FILE_BYTES_MAX = 1024 * 1024
 SOON_SECONDS = 14 * 86_400
-"""An end that is nearer than that is worth a warning."""
+"""Warn this long before an end."""
 
 
 @dataclass(frozen=True)
 class TlsMaterial:
-    """What was read, and found to belong together."""
+    """The content of the files, which belongs together."""
 
     chain: bytes
     key: bytes
@@ -45,30 +45,30 @@ class TlsMaterial:
     """When the first of the client authorities ends."""
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
-        """Return it as gRPC takes it."""
+        """Return the configuration for gRPC."""
         return grpc.ssl_server_certificate_configuration([(self.key, self.chain)], self.authorities)
 
 
 class TlsFiles:
-    """The three files of one listener. Any thread may ask."""
+    """The three files of one listener. Any thread may call its methods."""
 
     def __init__(self, access: AccessConfig, now: Callable[[], float] = time.time) -> None:
         """Read them.
 
         Raises:
-            CertificateUnusable: one cannot be read, is no such thing, or does not belong to another.
+            CertificateUnusable: a file cannot be read, has another content, or does not belong to the others.
         """
         self._paths = tuple(Path(path) for path in (access.certificate_file, access.key_file, access.client_ca_file))
         self._now = now
         self._lock = threading.Lock()
         self._examined = self._signature()
-        self._material = self._read()  # though it has ended: the sockets serve, and the clock may be wrong
+        self._material = self._read()  # even if it has expired: the sockets serve, and the clock may be wrong
         self._handed = self._material
         self.problem = ""
-        """Why files that changed were not taken; empty otherwise."""
+        """Why changed files are not used; empty otherwise."""
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return what a listener is bound with: clients without a certificate of the authorities get no further."""
+        """Return the credentials of a listener, which require a certificate of the client authorities."""
         return grpc.dynamic_ssl_server_credentials(
             self._handed.configuration(),
             self._changed,  # type: ignore[arg-type]  # None = nothing new, which the stubs do not know
@@ -76,7 +76,7 @@ class TlsFiles:
         )
 
     def warnings(self) -> list[str]:
-        """Say what an operator should know of the files as they are now."""
+        """Return what an operator should know about the files, a sentence each."""
         self._look()
         material, now = self._material, self._now()
         ends = (
@@ -84,7 +84,7 @@ class TlsFiles:
             (
                 "An authority for clients",
                 material.authorities_expire_at,
-                "Make a new one, and issue their certificates anew.",
+                "Make a new one, and reissue their certificates.",
             ),
         )
         near = [
@@ -92,10 +92,12 @@ class TlsFiles:
             for what, at, remedy in ends
             if at - now < SOON_SECONDS
         ]
-        return [f"New TLS files are not used: {self.problem}. The old ones go on.", *near] if self.problem else near
+        return (
+            [f"New TLS files are not used: {self.problem}. The old ones stay in use.", *near] if self.problem else near
+        )
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return the newest files if gRPC does not have them yet; called by its threads at every handshake."""
+        """Return the newest files if gRPC does not have them yet; its threads call this at every handshake."""
         self._look()
         with self._lock:
             if self._handed is self._material:
@@ -104,7 +106,7 @@ class TlsFiles:
             return self._handed.configuration()
 
     def _look(self) -> None:
-        """Read the files again if one has changed since they were last read, whatever came of that."""
+        """Reload the files if one has changed since the last attempt."""
         with self._lock:
             found = self._signature()
             if found == self._examined:
@@ -150,26 +152,25 @@ def _content(path: Path) -> bytes:
     except OSError as error:
         raise CertificateUnusable(f"cannot read {path}: {error.strerror}") from None
     if len(content) > FILE_BYTES_MAX:
-        raise CertificateUnusable(f"{path} has more than {FILE_BYTES_MAX} bytes: it is no certificate")
+        raise CertificateUnusable(f"{path} has more than {FILE_BYTES_MAX} bytes: it is not a certificate")
     return content
 
 
-# Who calls over TLS: the holder of a certificate. Only a daemon that listens with one loads this.
 KNOWN_MAX = 1024
-"""Certificates that are remembered, so that a call does not read its own anew."""
+"""Cached certificates, so that a call does not parse its own again."""
 
 
 class CertificateIdentifier:
-    """Tells the callers of a TLS listener apart by their certificates, which gRPC has verified in the handshake."""
+    """Identifies the callers of a TLS listener by their certificates, which gRPC verified in the handshake."""
 
     def __init__(self, configured: Mapping[str, tuple[Role, ...]], now: Callable[[], float] = time.time) -> None:
-        """Take the roles that the configuration gives beside those in the certificates."""
+        """Add the `configured` roles to those in the certificates."""
         self._configured = configured
         self._now = now
         self._known: OrderedDict[bytes, Caller] = OrderedDict()
 
     def __call__(self, context: Any) -> Caller:
-        """Return the caller. Raises CertificateExpired: a connection may be older than its certificate's end."""
+        """Return the caller. Raises CertificateExpired: a connection can outlast its certificate."""
         [pem] = context.auth_context()["x509_pem_cert"]
         caller = self._known.get(pem) or self._read(pem)
         if caller.expires_at <= self._now():

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -38,26 +38,13 @@ from edge_agent.update.selftest import SelfTestRunner, Serving, Trying
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction, classify_error
 from edge_agent.update.verified import CopyProgress, VerifiedRepository
 
+if TYPE_CHECKING:  # a site without a root of trust does not load what verifies
+    from edge_agent.update.ingest import BundleIngest
+
 log = structlog.get_logger("edge_agent.update")
 
 MENDABLE = frozenset({"HASH_MISMATCH", "FILE_MISSING", "BUNDLE_UNREADABLE", "SCHEMA_UNKNOWN", "REQUIREMENT_UNMET"})
 """Of what is wrong with files that came: what another copy, or another agent, may mend."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Trust, and what has come in. Called on the store's thread, with the folder that is read."""
-
-    refresh: Callable[[Path], VerifiedRepository]
-    """Raises UpdateError or SiteError: nothing begins, what answers goes on."""
-    missing: Callable[[Path, VerifiedRepository, str], Sequence[DownloadRequest]]
-    """What of a bundle is neither in the store nor in the folder."""
-    admit: Callable[[Path, str], InstalledBundle]
-    """Copy a bundle into the store, checked; it does not answer yet. Raises BundleError, UpdateError or SiteError."""
-    ask: Callable[[VerifiedRepository | None, Collection[str], int | None], None]
-    """Say which bundles are wanted, and how many bytes a second they may take; None = nothing there is believed."""
-    copied: Callable[[], CopyProgress] = CopyProgress
-    """How far `admit` has come; called on any thread."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +85,14 @@ class Updater:
     """See the module."""
 
     def __init__(
-        self, config: Config, store: Store, activation: Activation, around: UpdaterDependencies, source: Source | None
+        self,
+        config: Config,
+        store: Store,
+        activation: Activation,
+        around: UpdaterDependencies,
+        source: BundleIngest | None,
     ) -> None:
-        """Look after the tasks of a store; without a source nothing new begins."""
+        """Update the tasks of a store; without a source nothing new begins."""
         self._config, self._store, self._activation = config, store, activation
         self._around, self._source = around, source
         limit = config.update.selftest_seconds_max
@@ -115,7 +107,7 @@ class Updater:
 
     def copied(self) -> CopyProgress:
         """Tell how far the copy of a bundle into the store has come."""
-        return self._source.copied() if self._source else CopyProgress()
+        return self._source.copied if self._source else CopyProgress()
 
     async def run(self) -> None:
         """Look again and again, until `stop`."""

@@ -19,7 +19,6 @@ from edge_agent.update.ingest import BundleIngest
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.trust import RepositoryTrust
 from edge_agent.update.update_state_machine import PAUSE_SECONDS_MAX
-from edge_agent.update.updater import Source
 from tests.support.updating_site import TASK, UpdatingSite
 
 LOOKS = 4
@@ -43,11 +42,10 @@ class MirroredSite(UpdatingSite):
         """Return what agent.yaml would say: with a root of trust."""
         return super().config(root_file=str(self.tmp_path / "root.json"), **update)
 
-    def source(self) -> Source:
+    def source(self) -> BundleIngest:
         """Return trust and intake, as the daemon puts them together."""
         config = self.config()
-        intake = BundleIngest(config, self.store, RepositoryTrust(config, self.store.trusted))
-        return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
+        return BundleIngest(config, self.store, RepositoryTrust(config, self.store.trusted))
 
     async def carry_on(self, back: bool, arrived: Callable[[], object]) -> None:
         """Do what a daemon does from its start: load what answers, look until all is done, stop.

@@ -24,8 +24,8 @@ from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
-from edge_agent.update.updater import Source, Updater, UpdaterDependencies
-from edge_agent.update.verified import VerifiedRepository
+from edge_agent.update.updater import Updater, UpdaterDependencies
+from edge_agent.update.verified import CopyProgress, VerifiedRepository
 from tests.support.activation_cases import Site
 from tests.support.bundles import digest_of
 from tests.support.examples import NOW
@@ -67,8 +67,9 @@ class Published:
     ) -> None:
         self.asked.append((verified is not None, list(digests)))
 
-    def source(self) -> Source:
-        return Source(self.refresh, self.missing, self.admit, self.ask)
+    @property
+    def copied(self) -> CopyProgress:
+        return CopyProgress()
 
 
 class UpdatingSite(Site):
@@ -107,9 +108,9 @@ class UpdatingSite(Site):
             update=UpdateConfig.model_validate({"selftest_seconds_max": 5, "check_seconds": 0.01, **update}),
         )
 
-    def source(self) -> Source:
+    def source(self) -> object:
         """Return where bundles come from."""
-        return self.published.source()
+        return self.published
 
     async def stop(self) -> None:
         """Stop in the daemon's order."""

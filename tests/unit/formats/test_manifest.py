@@ -84,6 +84,9 @@ def test_a_gate_of_any_size_comes_back() -> None:
     [
         ({"confidence": {"gate": {**GATE, "scores": [1.0, 0.5, 2.0]}}}, "'scores' must rise"),
         ({"confidence": {"gate": {**GATE, "scores": [0.5, 1.0]}}}, "it needs 3 at least"),
+        ({"confidence": {"gate": {**GATE, "family_sizes": [3, 3, 3]}}}, "'gate' has scores of 1 families"),
+        ({"confidence": {"gate": {**GATE, "family_sizes": [1, 1]}}}, "need as many 'family_sizes'"),
+        ({"confidence": {"gate": {**GATE, "family_sizes": [1, 1, 0]}}}, "gate.family_sizes"),
         ({"confidence": {"gate": {**GATE, "scores": []}}}, "gate.scores"),
         ({"confidence": {"gate": {**GATE, "held_up_max": 0.0}}}, "gate.held_up_max"),
         ({"confidence": {"gate": {**GATE, "held_up_max": 1.0}}}, "gate.held_up_max"),
@@ -104,6 +107,16 @@ def test_a_manifest_without_a_gate_is_written_as_before(policy: dict[str, Any]) 
     first = parsed(confidence=policy)
     assert set() == {"gate", "floor"} & json.loads(encode(first))["confidence"].keys()
     assert ("none", first) == (first.gate_name, parse(encode(first)))
+
+
+def test_sizes_of_families_are_written_only_where_there_are_some() -> None:
+    """A gate whose rows are all of different families has the keys that it had before families were counted."""
+    plain = parsed(**ONNX, confidence={**CALIBRATED, "gate": {**GATE, "score": "ood_score"}})
+    assert {"score", "held_up_max", "scores"} == json.loads(encode(plain))["confidence"]["gate"].keys()
+    gate = {"score": "ood_score", "held_up_max": 0.25, "scores": [0.5, 1.0, 1.5, 2.0], "family_sizes": [2, 1, 2, 1]}
+    first = parsed(**ONNX, confidence={**CALIBRATED, "gate": gate})
+    assert [2, 1, 2, 1] == json.loads(encode(first))["confidence"]["gate"]["family_sizes"]
+    assert first == parse(encode(first))
 
 
 @pytest.mark.parametrize("schema", ["edge-agent/bundle/v2", "", None, 1, ["edge-agent/bundle/v1"]])

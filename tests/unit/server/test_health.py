@@ -102,11 +102,11 @@ async def until(watch: Watch, *statuses: int) -> None:
 
 async def test_check_says_what_is_there_now(listener: Listener) -> None:
     """Of the daemon, of a task that is ready or not, and of one that is not there, or not any more."""
-    listener.health.tell({"intent": True, "fields": False, "gone": True}, serving=True)
-    listener.health.tell({"intent": True, "fields": False}, serving=True)
+    listener.health.update({"intent": True, "fields": False, "gone": True}, serving=True)
+    listener.health.update({"intent": True, "fields": False}, serving=True)
     said = [await listener.check(name) for name in ("", "intent", "fields", "gone")]
     assert [SERVING, SERVING, NOT_SERVING, "NOT_FOUND"] == said
-    listener.health.tell({"intent": True}, serving=False)
+    listener.health.update({"intent": True}, serving=False)
     assert [NOT_SERVING, NOT_SERVING] == [await listener.check(name) for name in ("", "intent")]
 
 
@@ -115,9 +115,9 @@ async def test_a_watch_is_told_of_every_change_of_its_own(listener: Listener) ->
     watch = listener.watch("intent")
     await until(watch, SERVICE_UNKNOWN)
     for ready in (True, True, False):
-        listener.health.tell({"intent": ready, "fields": not ready}, serving=True)
+        listener.health.update({"intent": ready, "fields": not ready}, serving=True)
         await eventually(lambda ready=ready: watch.context.written[-1] == (SERVING if ready else NOT_SERVING))
-    listener.health.tell({}, serving=True)
+    listener.health.update({}, serving=True)
     await until(watch, SERVICE_UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN)
 
 
@@ -127,7 +127,7 @@ async def test_a_watch_that_leaves_takes_nothing_from_the_others(listener: Liste
     await until(first, SERVICE_UNKNOWN)
     await until(second, SERVICE_UNKNOWN)
     await first.leave()
-    listener.health.tell({"intent": True}, serving=True)
+    listener.health.update({"intent": True}, serving=True)
     await until(second, SERVICE_UNKNOWN, SERVING)
 
 
@@ -136,9 +136,9 @@ async def test_a_watch_that_does_not_read_holds_nobody_up(listener: Listener) ->
     silent, other = listener.watch("intent", reads=False), listener.watch("intent")
     await until(silent, SERVICE_UNKNOWN)
     await until(other, SERVICE_UNKNOWN)
-    listener.health.tell({"intent": True}, serving=True)
+    listener.health.update({"intent": True}, serving=True)
     await until(other, SERVICE_UNKNOWN, SERVING)
-    listener.health.tell({"intent": False}, serving=True)
+    listener.health.update({"intent": False}, serving=True)
     await until(other, SERVICE_UNKNOWN, SERVING, NOT_SERVING)
     silent.context.reads.set()
     await until(silent, SERVICE_UNKNOWN, NOT_SERVING)
@@ -147,13 +147,13 @@ async def test_a_watch_that_does_not_read_holds_nobody_up(listener: Listener) ->
 async def test_watches_end_with_the_daemon(listener: Listener) -> None:
     """Each is told that nothing is served any more, and then ended with a reason; what is told later counts no more."""
     watch = listener.watch("intent")
-    listener.health.tell({"intent": True}, serving=True)
+    listener.health.update({"intent": True}, serving=True)
     await eventually(lambda: SERVING in watch.context.written)
     listener.health.end()
     await eventually(watch.task.done)
     assert NOT_SERVING == watch.context.written[-1]
     assert "UNAVAILABLE: the daemon is stopping" == watch.context.ended
-    listener.health.tell({"intent": True}, serving=True)
+    listener.health.update({"intent": True}, serving=True)
     assert NOT_SERVING == await listener.check("intent")
 
 
@@ -168,7 +168,7 @@ async def test_who_holds_all_watches_leaves_some_to_others(listener: Listener) -
     quiet = listener.watch(caller=Caller("inference.sock till-3", frozenset(), socket_account="inference.sock #1"))
     await until(quiet, SERVING)
     await open_ones[0].leave()
-    listener.health.tell({}, serving=False)
+    listener.health.update({}, serving=False)
     await until(quiet, SERVING, NOT_SERVING)
 
 

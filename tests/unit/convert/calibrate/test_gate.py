@@ -67,13 +67,54 @@ def test_scores_of_a_manifest_must_rise():
 def test_held_out_rows_become_a_gate():
     """Their scores are sorted and stored as float32; too few rows, no score or a wish for none give no gate."""
     scores = RNG.permutation(40) / 7
-    gate = calibrated("ood_score", said(*scores), 0.03)
+    families = [str(row) for row in range(40)]
+    gate = calibrated("ood_score", said(*scores), families, 0.03)
     assert gate is not None
+    assert None is gate.family_sizes
     assert [float(np.float32(each)) for each in sorted(scores)] == list(gate.scores)
-    assert None is calibrated("ood_score", said(*scores[:32]), 0.03)
-    assert None is calibrated(None, said(*scores), 0.03)
-    assert None is calibrated("ood_score", said(*scores), 0.0)
-    assert "32 held-out rows are too few for a gate at 0.03: it takes 33." == why_none("ood_score", 32, 0.03)
+    assert None is calibrated("ood_score", said(*scores[:32]), families[:32], 0.03)
+    assert None is calibrated(None, said(*scores), families, 0.03)
+    assert None is calibrated("ood_score", said(*scores), families, 0.0)
+    assert "32 families of held-out rows are too few for a gate at 0.03: it takes 33." == why_none(
+        "ood_score", 32, 0.03
+    )
+
+
+def test_a_family_counts_as_one_row():
+    """Each of its rows is an equal part of it: three rows of two families give steps of a half and of one."""
+    gate = OodGate(score="ood_score", held_up_max=0.1, scores=(1.0, 2.0, 3.0), family_sizes=(2, 1, 2))
+    assert 2 == gate.families
+    assert [1 / 3, 1.5 / 3, 2.5 / 3, 1.0] == [gate.p_value(score) for score in (9.0, 3.0, 2.0, 1.0)]
+    assert 1 / 3 == gate.p_value(math.nan)
+
+
+def test_the_rows_of_a_family_are_calibrated_together():
+    """All rows are stored, each with the size of its family; the families are what must be enough."""
+    scores, families = [5.0, 1.0, 3.0, 2.0], ["one", "one", "two", "three"]
+    gate = calibrated("ood_score", said(*scores), families, 0.3)
+    assert gate is not None
+    assert ((1.0, 2.0, 3.0, 5.0), (2, 1, 1, 2)) == (gate.scores, gate.family_sizes)
+    assert None is calibrated("ood_score", said(*scores), ["one", "one", "two", "two"], 0.3)
+
+
+def test_sizes_of_families_must_be_as_many_as_scores():
+    """A gate whose rows have no family, or a family too many, is refused."""
+    with pytest.raises(ValueError, match="2 'scores' need as many 'family_sizes', not 1"):
+        OodGate(score="ood_score", held_up_max=0.1, scores=(1.0, 2.0), family_sizes=(1,))
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=12), st.floats(0.05, 0.6), st.integers(0, 99))
+def test_at_most_the_promised_share_of_inputs_of_a_new_family_is_held_up(sizes, held_up_max, seed):
+    """Each family is as likely the new one, and each of its rows the input: held_up_max at most are held up."""
+    draw = np.random.default_rng(seed)
+    families = [draw.normal(draw.normal(0, 3), 1, size).round(1).tolist() for size in sizes]
+    held_up = 0.0
+    for place, new in enumerate(families):
+        rest = sorted((score, len(each)) for each in families[:place] + families[place + 1 :] for score in each)
+        scores, family_sizes = zip(*rest, strict=True)
+        gate = OodGate(score="ood_score", held_up_max=held_up_max, scores=scores, family_sizes=family_sizes)
+        held_up += sum(map(gate.holds_up, new)) / len(new)
+    assert held_up <= held_up_max * len(families) + 1e-9
 
 
 def test_gate_and_floor_take_answers_from_what_is_tested():

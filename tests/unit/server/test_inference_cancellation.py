@@ -23,7 +23,7 @@ from edge_agent.server.model_router import ModelRouter
 from edge_agent.server.uplink_client import LargeModelFinish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
-from tests.unit.server.test_answers import finished
+from tests.unit.server.test_finished_answers import finished
 
 STEPS = 3
 """Of the event loop, for each thing that an engine or a large model waits for."""

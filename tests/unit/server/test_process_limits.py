@@ -24,7 +24,7 @@ GROWN_BYTES, LEFT_BYTES_MAX = 120 << 20, 40 << 20
 
 def test_memory_of_a_flood_goes_back_to_the_kernel() -> None:
     """Between small things that live on, malloc returns nothing by itself; a trim does. In a process without a past."""
-    code = "from tests.unit.server.test_trimming import flooded; print(*flooded())"
+    code = "from tests.unit.server.test_process_limits import flooded; print(*flooded())"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     grown, left = map(int, said.split())
     assert grown > GROWN_BYTES

@@ -16,7 +16,7 @@ from edge_agent.server.model_router import ModelRouter, RoutedInput
 from edge_agent.server.uplink_client import LargeModelFinish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
-from tests.unit.server.test_answers import AT_75, finished
+from tests.unit.server.test_finished_answers import AT_75, finished
 
 GOOD = LargeModelAvailability(configured=True, allowed=True, online=True, affordable=True, free=True)
 END = LargeModelFinish("big-1", 10, 5, 0, complete=True)
