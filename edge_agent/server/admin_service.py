@@ -13,8 +13,8 @@ from pathlib import Path
 from edge_agent import __version__
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
+from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.engine.state import EngineState
 from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.monitoring.bundle_figures import BundleSeries
@@ -149,7 +149,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """Seal what waits."""
         config = self._components.config
         return pb.SealExamplesResponse(
-            segments=await self._components.capture.seal(),
+            segments=await self._components.capture.seal_all(),
             site=config.site.id,
             outbox_path=str(config.outbox.absolute()),
             receipts_path=str(config.receipts.absolute()),
@@ -192,7 +192,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.GetFieldReportResponse:
         """Show how the bundles of a task, or of all, do in the field."""
         components = self._components
-        found, spent = await components.capture.field(request.task)
+        found, spent = await components.capture.monitoring_report(request.task)
         # The intervals of many shares take a moment, which no call has to wait for.
         series = await asyncio.to_thread(self._described, found, dict(components.activation.serving))
         consents = components.config.examples.collect.items()
