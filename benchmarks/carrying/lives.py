@@ -52,6 +52,6 @@ def _once_without_the_last(way: Way) -> None:
     way.answer(1)
     way.once()
     for key in way.uploaded():
-        if name_of(way.site.house.spool.epoch, 2) in key:
+        if name_of(way.site.worker.spool.incarnation, 2) in key:
             way.remove(key)
     way.collect()

@@ -142,7 +142,7 @@ LATE_IMPORTS: dict[str, str] = {
 BROAD_EXCEPTS = {
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
-    "edge_agent.engine.engine": "the supervisor of a child: its own fault is logged, and the child is started again",
+    "edge_agent.engine.child_supervisor": "its own fault is logged, and the child is started again",
     "edge_agent.capture.spool_writer": "the spool's thread: what one example raises drops that example, and is counted",
     "edge_agent.server.model_router": "rules of a site may raise anything, which must not cost the local answer",
     "edge_agent.supervision": "whatever ends what runs in the background is logged, shown and followed up",

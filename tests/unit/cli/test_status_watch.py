@@ -23,7 +23,7 @@ from edge_agent.client import (
     UplinkProblem,
     UplinkStatus,
 )
-from tests.unit.cli.test_large_model import KNOWN, NOTHING
+from tests.unit.cli.test_status import KNOWN, NOTHING
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 REF = BundleRef("pos-intent", "1.2.0", "ab" * 32)
