@@ -149,7 +149,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """Seal the waiting examples."""
         config = self._components.config
         return pb.SealExamplesResponse(
-            segments=await self._components.capture.seal(),
+            segments=await self._components.capture.seal_all(),
             site=config.site.id,
             outbox_path=str(config.outbox.absolute()),
             receipts_path=str(config.receipts.absolute()),
@@ -166,9 +166,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             said = "this site was given no root of trust: 'update.root_file' in agent.yaml is not set"
             raise ConfigInvalid(said, remedy="Set it to the root.json of the central team, and restart the daemon.")
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(updater.look(path))
+            looking = group.create_task(updater.check(path))
             while not looking.done():
-                await context.write(messages.import_message(updater.copied()))
+                await context.write(messages.import_message(updater.copy_progress))
                 await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
         if problem := looking.result():
             raise problem
@@ -192,7 +192,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.GetFieldReportResponse:
         """Show the production figures of the bundles of a task, or of all."""
         components = self._components
-        found, spent = await components.capture.field(request.task)
+        found, spent = await components.capture.monitoring_report(request.task)
         # The intervals of many shares take a moment, which no call has to wait for.
         series = await asyncio.to_thread(self._described, found, dict(components.activation.serving))
         consents = components.config.examples.collect.items()

@@ -44,10 +44,10 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         """Store a reviewer's feedback; it is on the disk when this returns."""
         _check_request(request)
         _check_id(request.prediction_id)
-        found = await self._capture.find(request.prediction_id)
+        found = await self._capture.find_prediction(request.prediction_id)
         manifest = self._manifest(found.record["task"])
         said = _judgement(request, found.record, manifest)
-        await self._capture.judge(said, found.record, manifest)
+        await self._capture.store_feedback(said, found.record, manifest)
         return pb.SubmitFeedbackResponse()
 
     async def ListReviewQueue(
@@ -59,7 +59,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         at_most = request.confidence_max if request.HasField("confidence_max") else None
         stream = parse_review_stream(request.stream)
         wanted = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
-        rows = await self._capture.review(wanted, after, size + 1)
+        rows = await self._capture.review_page(wanted, after, size + 1)
         shown = [prediction_message(each, self._manifest(each.record["task"])) for each in rows[:size]]
         token = make_page_token(rows[size - 1].place) if len(rows) > size else ""
         return pb.ListReviewQueueResponse(predictions=shown, next_page_token=token)
@@ -67,7 +67,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def GetPrediction(self, request: pb.GetPredictionRequest, context: CallContext) -> pb.GetPredictionResponse:
         """Show one captured answer and its feedback."""
         _check_id(request.prediction_id)
-        found = await self._capture.find(request.prediction_id)
+        found = await self._capture.find_prediction(request.prediction_id)
         shown = prediction_message(found, self._manifest(found.record["task"]))
         return pb.GetPredictionResponse(prediction=shown)
 
