@@ -91,7 +91,7 @@ def run(job: StageJob) -> Report:
     """
     task = tasks.of(job.recipe.path(job.recipe.task))
     asked = job.recipe.risk
-    risk, wanted = Risk(asked.target, asked.delta), Wanted(asked.floor, asked.held_up_max)
+    risk, wanted = Risk(asked.target, asked.delta), CalibrationSettings(asked.floor, asked.held_up_max)
     if task.kind == "embed":
         return _leave(job, *_gate_of_vectors(job, wanted))
     if task.kind not in _KINDS:
@@ -104,7 +104,7 @@ def run(job: StageJob) -> Report:
     return _leave(job, confidence, report | {"sampling": sample.plain()})
 
 
-def _gate_of_vectors(job: StageJob, wanted: Wanted) -> tuple[Confidence, Report]:
+def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> tuple[Confidence, Report]:
     """Return the gate of a bundle that embeds: nothing is proved, so its calibration rows are all for it."""
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
@@ -120,7 +120,7 @@ def _gate_of_vectors(job: StageJob, wanted: Wanted) -> tuple[Confidence, Report]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CalibrationSettings:
     """What a confident answer has to pass besides the threshold, as a recipe says it."""
 
     floor: float = 0.0
@@ -128,11 +128,15 @@ class Wanted:
     """0 = no gate."""
 
 
-ANYTHING = Wanted()
+ANYTHING = CalibrationSettings()
 
 
 def calibrate(
-    bundle: BundleFolder, rows: Sequence[DataRow], risk: Risk, progress: Progress = quiet, wanted: Wanted = ANYTHING
+    bundle: BundleFolder,
+    rows: Sequence[DataRow],
+    risk: Risk,
+    progress: Progress = quiet,
+    wanted: CalibrationSettings = ANYTHING,
 ) -> tuple[Confidence, Report]:
     """Calibrate a bundle of kind classify or extract on labelled rows; see the module."""
     parts = divided(rows)
@@ -176,7 +180,7 @@ def calibrate(
 
 
 def _conditions(
-    bundle: BundleFolder, held_out: Sequence[ServedPrediction], families: Sequence[str], wanted: Wanted
+    bundle: BundleFolder, held_out: Sequence[ServedPrediction], families: Sequence[str], wanted: CalibrationSettings
 ) -> tuple[Conditions, Report]:
     """Return what an answer has to pass besides the threshold, and the gate for the report."""
     score = gate.score_of(bundle.manifest, held_out)
