@@ -39,10 +39,10 @@ def _entry(panel: str, module: str, attribute: str, summary: str) -> CommandEntr
 
 
 COMMANDS = {
-    "classify": _entry(_ASK, "inference", "ClassifyCommand", "Choose one label for each input."),
-    "extract": _entry(_ASK, "inference", "ExtractCommand", "Find the task's record in each input."),
+    "classify": _entry(_ASK, "batch_inference", "ClassifyCommand", "Choose one label for each input."),
+    "extract": _entry(_ASK, "batch_inference", "ExtractCommand", "Find the task's record in each input."),
     "generate": _entry(_ASK, "generate", "Command", "Write text, shown as it comes."),
-    "embed": _entry(_ASK, "inference", "EmbedCommand", "Turn each input into a vector."),
+    "embed": _entry(_ASK, "batch_inference", "EmbedCommand", "Turn each input into a vector."),
     "run": _entry(_ASK, "one_shot", "run", "Answer one input with a bundle on disk, without a daemon."),
     "demo": _entry(
         _ASK, "demo", "run", "Start a daemon in a temporary directory, install bundles, call them, stop it, clean up."
@@ -67,9 +67,9 @@ COMMANDS = {
     "report": _entry(
         _OPERATE, "report", "run", "Show each task's readiness, cost and savings, and recommend its next mode."
     ),
-    "review": _entry(_OPERATE, "review", "review", "Confirm or correct answers: one key for each label."),
+    "review": _entry(_OPERATE, "review_queue", "review", "Confirm or correct answers: one key for each label."),
     "erase": _entry(
-        _OPERATE, "review", "erase", "Erase one answer, its input and its feedback, here and on the central side."
+        _OPERATE, "review_queue", "erase", "Erase one answer, its input and its feedback, here and on the central side."
     ),
     "media": _entry(_OPERATE, "media", "app", "Exchange data with the central team on removable media."),
     "logs": _entry(_OPERATE, "journal_logs", "run", "Show the log of the daemon, from the journal of systemd."),
@@ -81,7 +81,9 @@ COMMANDS = {
     "identity": _entry(_SET_UP, "identity", "run", "Show this site's identity and its site key."),
     "config": _entry(_SET_UP, "config", "app", "Show and check the configuration."),
     "certs": _entry(_SET_UP, "certs", "app", "Make and show certificates for TCP, for sites without an authority."),
-    "limits": _entry(_SET_UP, "limits", "run", "Show the memory limit of the daemon and its engines, and its parts."),
+    "limits": _entry(
+        _SET_UP, "memory_limits", "run", "Show the memory limit of the daemon and its engines, and its parts."
+    ),
     "version": _entry(_SET_UP, "version", "run", "Show the version of the program and of what it runs on."),
 }
 """Every command, in the order of the help; the summary is the first line of the command's own help."""
@@ -180,6 +182,6 @@ def main() -> None:
     # Imported modules stay until the process ends. Looking for garbage among them takes half as long as the imports.
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     try:
-        app()
+        app(prog_name="edge-agent")
     finally:
         gc.freeze()

@@ -30,7 +30,8 @@ from edge_agent.formatting import format_bytes
 from edge_agent.store import bundle_archive
 from edge_agent.store.bundle_archive import StoreLimits
 
-DIGEST_SHOWN = 12
+DIGEST_SHOWN, DIGEST_LISTED = 12, 8
+"""Characters of a digest in a sentence and in a list, where a command takes 8 as well."""
 LABELS_SHOWN = 12
 
 app = typer.Typer(no_args_is_help=True, help="List, show and inspect bundles.")
@@ -57,14 +58,13 @@ def list_bundles(
     if not bundles:
         out().print("Nothing is installed: 'edge-agent install PATH' installs a bundle.")
         return
-    columns = ("task", "version", "digest", "kind", "use", "gate", "signed", "size", "installed")
-    made = table(*columns, right=("size",), wrap=("task", "use"))
+    columns = ("task", "version", "digest", "use", "gate", "signed", "size", "installed")
+    made = table(*columns, right=("size",), wrap=("task",))
     for bundle in bundles:
         made.add_row(
             bundle.ref.task,
             bundle.ref.version,
-            bundle.ref.digest[:DIGEST_SHOWN],
-            bundle.kind.lower(),
+            bundle.ref.digest[:DIGEST_LISTED],
             _use(bundle),
             bundle.gate or "-",
             _signed(bundle),
@@ -252,7 +252,7 @@ def _find(bundles: list[Bundle], task: str, name: str) -> Bundle:
 def _use(bundle: Bundle) -> Text:
     if bundle.active:
         return Text("active", "green")
-    return Text("for rollback" if bundle.previous else "-")
+    return Text("previous" if bundle.previous else "-")
 
 
 def _signed(bundle: Bundle) -> Text:

@@ -1,4 +1,4 @@
-"""`edge-agent certs`: a small authority for sites that have none."""
+"""`edge-agent certs`: a small certificate authority, for sites that have none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 import yaml
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from edge_agent import certificate_authority
 from edge_agent.certificate_authority import CertificateKeyPair
-from edge_agent.cli.output import out
+from edge_agent.cli.output import AsJson, out, print_json
 from edge_agent.config import Role
 from edge_agent.config.remote import FILE_NAME, render_remote
 from edge_agent.durable.atomic_files import write_durably
@@ -32,24 +32,24 @@ app = typer.Typer(no_args_is_help=True, help="Make and show certificates for TCP
 
 _CLIENT_FILES = {
     "client.crt": "its certificate",
-    "client.key": "its key: nobody else needs it",
-    "ca.crt": "by which it knows the server",
-    FILE_NAME: "the address, for edge-agent's own commands: look whether it is right",
+    "client.key": "its key, for the client alone",
+    "ca.crt": "by which the client verifies the server",
+    FILE_NAME: "the address, for edge-agent's own commands: check it",
 }
-Dir = Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the authority is, and what it issues.")]
+Dir = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder of the authority and its certificates.")]
 Names = Annotated[
     list[str] | None,
     typer.Option(
         "--name", metavar="NAME", help="Host name or IP address that clients use; may be given several times."
     ),
 ]
-Days = Annotated[int, typer.Option(min=1, max=3650, help="How long it is good for, in days.")]
-Renew = Annotated[bool, typer.Option("--renew", help="Replace what is there; the daemon takes it up by itself.")]
+Days = Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")]
+Renew = Annotated[bool, typer.Option("--renew", help="Replace the certificate; the daemon reads it without a restart.")]
 
 
 @app.command()
 def init(directory: Dir = DEFAULT_DIR, names: Names = None, days: Days = certificate_authority.SERVER_DAYS) -> None:
-    """Make the site's authority and the server's certificate, and say what to write into agent.yaml.
+    """Make the site's authority and the server's certificate, and print the lines for agent.yaml.
 
     Example: [bold]sudo edge-agent certs init --dir /etc/edge-agent/tls --name shop.example[/bold]
     """
@@ -64,10 +64,10 @@ def init(directory: Dir = DEFAULT_DIR, names: Names = None, days: Days = certifi
     folder = directory.absolute()
     _say(f"Made in {folder}, for {', '.join(named)}:", "")
     _say_file("ca.crt", f"the authority, {_until(root)}; every client needs a copy")
-    _say_file("ca.key", "its key: who has it can let anybody in. Keep it on a stick, not here, when you are done")
+    _say_file("ca.key", "its key, which can admit any client. Move it to a USB drive when you are done")
     _say_file("server.crt", f"the server's certificate, {_until(server)}")
     _say_file("server.key", "its key, for the daemon")
-    _say("", "Write this into agent.yaml and restart the daemon; later it finds new files by itself:", "")
+    _say("", "Write this into agent.yaml and restart the daemon, once; it reads later certificates by itself:", "")
     _say_config(folder)
     _say("", "Then give each client a certificate:", "")
     _say(f"  edge-agent certs issue till-3 --role infer{_dir_option(directory)}")
@@ -76,12 +76,12 @@ def init(directory: Dir = DEFAULT_DIR, names: Names = None, days: Days = certifi
 @app.command()
 def issue(
     client: Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the client, as in till-3.")],
-    roles: Annotated[list[str], typer.Option("--role", help="What it may do: infer, feedback, admin; once or more.")],
+    roles: Annotated[list[str], typer.Option("--role", help="Permission: infer, feedback or admin; once or more.")],
     days: Days = certificate_authority.CLIENT_DAYS,
     directory: Dir = DEFAULT_DIR,
     renew: Renew = False,
 ) -> None:
-    """Issue a certificate to a client: a folder to carry to it.
+    """Issue a certificate to a client, as a folder to carry there.
 
     Example: [bold]edge-agent certs issue till-3 --role infer --dir /etc/edge-agent/tls[/bold]
     """
@@ -96,7 +96,7 @@ def issue(
     write_durably(folder / "ca.crt", root.certificate, 0o644)
     if not (folder / FILE_NAME).exists():
         write_durably(folder / FILE_NAME, render_remote(f"{_reached_by(directory)}:{PORT}").encode(), 0o644)
-    _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder to it:", "")
+    _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder there:", "")
     _say(f"  {folder.absolute()}")
     for name, said in _CLIENT_FILES.items():
         _say_file(name, said)
@@ -118,16 +118,18 @@ def server(
     before = directory / "server.crt"
     named = names or (_names(before) if before.exists() else [])
     if not named:
-        raise typer.BadParameter("say by which names clients reach it", param_hint="--name")
+        raise typer.BadParameter("name the host name or IP address that clients use", param_hint="--name")
     made = certificate_authority.issue_server_certificate(root, named, time.time(), days)
     _write_server(made, directory, replace=renew)
     _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}.")
-    _say("A daemon that uses these files takes it up at the next connection; 'edge-agent status' says so if it cannot.")
+    _say("A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure.")
 
 
 @app.command()
-def show(file: Annotated[Path, typer.Argument(metavar="FILE", help="Certificates in PEM.")]) -> None:
-    """Say what is in a certificate: whose it is, what it allows, until when.
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Certificates in PEM.")], as_json: AsJson = False
+) -> None:
+    """Show a certificate: its name, its roles, its validity.
 
     Example: [bold]edge-agent certs show till-3.crt[/bold]
     """
@@ -135,7 +137,11 @@ def show(file: Annotated[Path, typer.Argument(metavar="FILE", help="Certificates
         pem = file.read_bytes()
     except OSError as error:
         raise CertificateUnusable(f"cannot read {file}: {error.strerror}", remedy="Check the path.") from None
-    for each in parse_certificates(pem, str(file)):
+    found = parse_certificates(pem, str(file))
+    if as_json:
+        print_json([_as_document(each) for each in found], indent=2)
+        return
+    for each in found:
         _show(each)
 
 
@@ -177,6 +183,12 @@ def _show(certificate: Certificate) -> None:
     for label, values in _contents(certificate).items():
         if values:
             _say(f"  {label:<9} {', '.join(values)}")
+
+
+def _as_document(certificate: Certificate) -> dict[str, Any]:
+    dates = {"starts_at": certificate.starts_at, "expires_at": certificate.expires_at}
+    times = {name: datetime.fromtimestamp(at, UTC).isoformat() for name, at in dates.items()}
+    return {"name": certificate.name, "is_authority": certificate.is_authority, **times, **_contents(certificate)}
 
 
 def _contents(certificate: Certificate) -> dict[str, list[str]]:

@@ -126,5 +126,6 @@ def report_error(error: Any, *, verbose: bool = False) -> None:
     if verbose:
         details.append(f"reason: {error.reason}, exit code {int(code)}")
         details += [f"{name}: {value}" for name, value in error.metadata.items()]
-        details += [f"cause: {type(error.__cause__).__name__}: {error.__cause__}"] if error.__cause__ else []
+        if isinstance(error, EdgeAgentError) and error.__cause__:
+            details.append(f"cause: {type(error.__cause__).__name__}: {error.__cause__}")
     terminal.report(error.message, error.remedy or REMEDIES[code], details)

@@ -136,7 +136,7 @@ def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) 
 
 
 def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:
-    numbers = ("examples", "same as large", "could take", "here", "spent", "saved")
+    numbers = ("examples", "agreement", "coverage", "here", "spent", "saved")
     made = table("task", "mode", "next", *numbers, right=numbers, wrap=("task",))
     for each in judged:
         figures, money, takes = each.figures, each.money, each.takes

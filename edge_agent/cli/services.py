@@ -79,8 +79,8 @@ def serve_web(ctx: typer.Context, link: LinkOption = False) -> None:
     from edge_agent import logs  # noqa: PLC0415
     from edge_agent.cli.daemon_target import target_of  # noqa: PLC0415
     from edge_agent.cli.terminal import say  # noqa: PLC0415
-    from edge_agent.web import serving  # noqa: PLC0415
-    from edge_agent.web.daemon import Way  # noqa: PLC0415
+    from edge_agent.web import console_server  # noqa: PLC0415
+    from edge_agent.web.daemon_access import DaemonEndpoint  # noqa: PLC0415
 
     target = target_of(ctx)
     config = target.config()
@@ -88,17 +88,17 @@ def serve_web(ctx: typer.Context, link: LinkOption = False) -> None:
         target = dataclasses.replace(target, remote_path=Path(config.web.remote_file))
     token = token_path(config.web)
     if link:
-        say(serving.printed_link(config.web, token))
+        say(console_server.sign_in_link(config.web, token))
         return
-    ways = {role: Way(*target.way(role)) for role in config.web.roles}
+    ways = {role: DaemonEndpoint(*target.way(role)) for role in config.web.roles}
     logs.configure(config.log)
-    settings = serving.Settings(config.web, ways, config.access.roles, token)
+    settings = console_server.ConsoleSettings(config.web, ways, config.access.roles, token)
 
     def print_address(address: str) -> None:
         # A log is no place for the token in the address.
         say(f"Open in a browser: {address}" if sys.stdout.isatty() else f"listening: {address.partition('?')[0]}")
 
-    raise typer.Exit(serving.serve(settings, print_address))
+    raise typer.Exit(console_server.serve_console(settings, print_address))
 
 
 def _config_of(ctx: typer.Context) -> Config:

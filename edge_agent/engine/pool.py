@@ -20,12 +20,12 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine import accelerator_detection
 from edge_agent.engine.accelerator_policy import CPU, AcceleratorPolicy, DeviceSupport, candidate_devices
 from edge_agent.engine.bundle_stats import BundleStats
+from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.job_dispatch import EngineAnswer, Quarantine
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import EngineMemoryUse, available_cores, available_memory, threads_per_engine
 from edge_agent.engine.protocol import AttachRequest, CacheUse, JobRequest, LoadRequest, TextChunk, concurrent_jobs
-from edge_agent.engine.state import EngineState
 from edge_agent.engine.tuning_cache import TuningCache
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest

@@ -20,8 +20,8 @@ from typing import get_args
 from edge_agent import __version__
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
+from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.engine.state import EngineState
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME

@@ -13,8 +13,8 @@ from pathlib import Path
 from edge_agent import __version__
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
+from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.engine.state import EngineState
 from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.monitoring.bundle_figures import BundleSeries

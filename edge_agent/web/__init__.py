@@ -1,5 +1,5 @@
-"""The console: a page for people, and an HTTP gateway. A process of its own and a pure gRPC client of the daemon.
+"""The web console and the HTTP gateway: a process of its own, and a gRPC client of the daemon like any other.
 
-It loads no model, opens nothing of the daemon's files, and connects to nothing but the daemon. What a visitor may see
-is bounded twice: by the roles that the visitor has, and by the sockets that this process may use.
+It loads no model, opens none of the daemon's files, and connects to the daemon only. Two limits decide what a principal
+sees: the principal's roles, and the sockets that this process may use.
 """

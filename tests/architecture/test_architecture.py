@@ -27,7 +27,7 @@ SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man_pages")
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
     "llguidance": (f"{RUNTIMES}.llama",),
-    "jinja2": (f"{RUNTIMES}.llama", "edge_agent.web.pages"),
+    "jinja2": (f"{RUNTIMES}.llama", "edge_agent.web.rendering"),
     "starlette": ("edge_agent.web",),
     "uvicorn": ("edge_agent.web",),
     "onnxruntime": (RUNTIMES, "convert.probe", "convert.quantize"),
@@ -90,8 +90,9 @@ PURE = (
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format", "svg")),
-    *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
-    *(f"edge_agent.web.gateway.{name}" for name in ("answers", "asking", "reading", "refusals", "schemas")),
+    *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
+    *(f"edge_agent.web.gateway.{name}" for name in ("request_json", "schema_comparison")),
+    *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_errors", "openai_responses")),
     *(f"edge_agent.report.{name}" for name in ("readiness", "report_page", "suitability", "task_figures")),
 )
 
@@ -141,7 +142,7 @@ LATE_IMPORTS: dict[str, str] = {
 BROAD_EXCEPTS = {
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
-    "edge_agent.engine.engine": "the supervisor of a child: its own fault is logged, and the child is started again",
+    "edge_agent.engine.child_supervisor": "its own fault is logged, and the child is started again",
     "edge_agent.capture.spool_writer": "the spool's thread: what one example raises drops that example, and is counted",
     "edge_agent.server.model_router": "rules of a site may raise anything, which must not cost the local answer",
     "edge_agent.supervision": "whatever ends what runs in the background is logged, shown and followed up",
@@ -161,7 +162,7 @@ BACKGROUND = {
     "edge_agent.engine.runtimes": "in the child, which ends with its threads",
     "edge_agent.uplink.transfer_loop": "a step and the wish to stop, both awaited where they begin",
     "edge_agent.uplink.escalation.broker": "owns the thread that keeps the books; each piece of work is awaited",
-    "edge_agent.web.gateway.calls": "the work and the caller who may leave, both awaited where they begin",
+    "edge_agent.web.gateway.http_calls": "the work and the caller who may leave, both awaited where they begin",
     "edge_agent.client": "in a caller's program; awaited by the call that they belong to",
     "convert": "commands that end; no daemon",
 }

@@ -55,7 +55,7 @@ def test_the_token_lets_a_browser_in(console):
     assert {"HttpOnly", "SameSite=strict"} <= set(cookie.split("; "))
     assert console.token_file.read_text().strip() not in f"{got.headers}"
     wrong = console.get("/login?token=guessed")
-    assert (401, True) == (wrong.status, "That is not the token" in wrong.text)
+    assert (401, True) == (wrong.status, "This is not the token" in wrong.text)
     assert "token" not in console.log.read_text()
 
 
@@ -64,7 +64,7 @@ def test_the_overview_shows_the_site(console):
     ask(console, "what is open")
     got = console.get("/")
     assert 200 == got.status
-    for said in ("All is well", "2 tasks, all ready.", ">pos</a>", "unsigned", "Examples kept", "echo"):
+    for said in ("Healthy", "2 tasks, all ready.", ">pos</a>", "unsigned", "Examples stored", "echo"):
         assert said in got.text
     assert [] == re.findall(r'(?:src|href|action)="(?!/|#)[^"]*"|<script>|<style| style=| on\w+=', got.text)
     mark = re.search(r'/live\?seen=(\w+)"', got.text)
@@ -102,7 +102,7 @@ def test_an_answer_is_judged_again(console):
     [one] = ask(console, "judge again")
     console.post("/review/judge", {"prediction_id": one, "label": "price", "answer": "x"})
     back = console.get(f"/review/again?id={one}")
-    assert "Said before: anna Ä: corrected price" in back.text
+    assert "Judged before: anna Ä: corrected price" in back.text
     console.post("/review/judge", {"prediction_id": one, "say": "accept"})
     assert [("anna Ä", "corrected", "price"), ("anna Ä", "accept", "")] == said_of(console, one)
 
@@ -134,16 +134,20 @@ def test_what_the_daemon_refuses_is_said(console):
 def test_the_page_comes_over_a_daemon_that_is_gone(console):
     """A killed daemon is said with its remedy, and with what was known before; started again, the page is as it was."""
     ask(console, "before")
-    assert "All is well" in console.get("/").text
+    assert "Healthy" in console.get("/").text
     console.daemon.kill()
     eventually_sync(lambda: "The daemon does not answer" in console.get("/live").text)
     gone = console.get("/").text
-    assert ("is tried again every few seconds" in gone, "from before" in gone, ">pos</a>" in gone) == (True, True, True)
-    assert "It is tried again every few seconds" in console.get("/review").text
+    assert ("retries every few seconds" in gone, "figures below are older" in gone, ">pos</a>" in gone) == (
+        True,
+        True,
+        True,
+    )
+    assert "The page retries every few seconds" in console.get("/review").text
     assert 503 == console.get("/review/more").status
     assert 200 == console.get("/charts").status
     console.daemon.start("pos")
-    eventually_sync(lambda: "All is well" in console.get("/live").text, 20)
+    eventually_sync(lambda: "Healthy" in console.get("/live").text, 20)
     eventually_sync(lambda: "before" in console.get("/review").text, 20)
 
 
@@ -176,8 +180,8 @@ def test_visitors_come_with_certificates(tmp_path, console):
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
             secure.get("/")
         secure.context = context(site, "boss", "admin")
-        assert "All is well" in secure.get("/").text
-        assert "your certificate has not the role feedback" in secure.get("/").text
+        assert "Healthy" in secure.get("/").text
+        assert "your certificate lacks the role feedback" in secure.get("/").text
         assert 403 == secure.get("/review").status
         secure.context = context(site, "anna", "feedback")
         assert (403, 200) == (secure.get("/charts").status, (mine := secure.get("/review")).status)
@@ -201,7 +205,7 @@ def test_a_console_may_be_elsewhere(tmp_path):
         with RunningConsole(daemon, remote_file=str(folder)) as console:
             console.sign_in()
             got = console.get("/").text
-            assert ("All is well" in got, "GetStatus needs admin" in got, "Engines" in got) == (True, True, False)
+            assert ("Healthy" in got, "GetStatus needs admin" in got, "Engines" in got) == (True, True, False)
             [one] = ask(console, "from elsewhere")
             console.remember("edge_agent_reviewer=anna")
             assert 200 == console.post("/review/judge", {"prediction_id": one, "say": "accept"}).status

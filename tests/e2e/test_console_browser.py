@@ -88,7 +88,7 @@ def desk(tab: Tab, console: RunningConsole, task: str) -> None:
         tab.until("document.activeElement.id === 'reviewer'")
         tab.type("anna")
         tab.press("Enter")
-        tab.until("!!document.querySelector('#desk')")
+        tab.until("!!document.querySelector('#review')")
     tab.until(f"{SHOWN} === document.activeElement")
 
 

@@ -83,7 +83,7 @@ def test_an_answer_that_is_withheld_says_so(client: openai.OpenAI) -> None:
     )
     message, told = answer.choices[0].message, answer.model_dump()["edge_agent"]
     assert (None, "ABSTAINED", 1) == (message.content, told["route"], len(told["scores"]))
-    assert "nobody answers this one" in (message.refusal or "")
+    assert "no answer" in (message.refusal or "")
 
 
 def test_a_record_is_json(client: openai.OpenAI) -> None:

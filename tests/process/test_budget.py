@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from edge_agent.config import EngineConfig
+from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, LoadRequest
-from edge_agent.engine.state import EngineState
 from edge_agent.formats.manifest import MANIFEST_NAME
 from tests.support import bundles
 from tests.support.eventually import eventually

@@ -36,12 +36,12 @@ sys.exit(uplink(config, once=False, around=around))
 """
 CONSOLE = f"""{AROUND}
 from edge_agent import logs
-from edge_agent.web import serving
-from edge_agent.web.daemon import Way
-ways = {{"admin": Way(f"unix:{{config.admin_socket}}")}}
-settings = serving.Settings(config.web, ways, {{}}, Path(config.web.token_file))
+from edge_agent.web import console_server
+from edge_agent.web.daemon_access import DaemonEndpoint
+ways = {{"admin": DaemonEndpoint(f"unix:{{config.admin_socket}}")}}
+settings = console_server.ConsoleSettings(config.web, ways, {{}}, Path(config.web.token_file))
 logs.configure(config.log)
-sys.exit(serving.serve(settings, lambda _: None, around))
+sys.exit(console_server.serve_console(settings, lambda _: None, around))
 """
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from edge_agent.config import EngineConfig
+from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, TextChunk
-from edge_agent.engine.state import EngineState
 from edge_agent.errors import (
     DeadlineExpired,
     EngineCrashed,

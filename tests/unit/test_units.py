@@ -10,7 +10,7 @@ import pytest
 from edge_agent.config import ServiceConfig
 from edge_agent.daemon import STOP_SECONDS
 from edge_agent.uplink import uplink_daemon as uplink
-from edge_agent.web import serving as web
+from edge_agent.web import console_server as web
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 

@@ -1,10 +1,10 @@
-"""The gateway: tasks over HTTP, as clients of OpenAI's API ask for models. docs/gateway.md has it from the outside.
+"""The gateway: tasks over HTTP, for clients of OpenAI's API. docs/gateway.md describes it for callers.
 
     Starlette(routes=[*pages, *routes(client)])
 
-It is a translation, and decides nothing: a request becomes a call of `edge_agent.v1`, its answer OpenAI's JSON. Limits,
-routing, capture, confidence and errors are the daemon's. What is not understood is refused by its name. Who may ask is
-settled before: see `edge_agent/web/gate.py`.
+It translates a request into a call of `edge_agent.v1`, and the answer into OpenAI's JSON; the daemon decides limits,
+routing, capture, confidence and errors. It refuses an unknown member by its name. The request guard authenticates the
+caller before.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from typing import NoReturn
 from starlette.routing import Route
 
 from edge_agent.client import AsyncClient
-from edge_agent.web.gateway import chat
-from edge_agent.web.gateway.calls import Call, Endpoint, Places
-from edge_agent.web.gateway.chat import Chat
-from edge_agent.web.gateway.reading import SHOWN_CHARS_MAX
-from edge_agent.web.gateway.refusals import FOUND_NOTHING, Refused
-from edge_agent.web.gateway.tasks import Tasks
+from edge_agent.web.gateway import endpoints
+from edge_agent.web.gateway.endpoints import ChatEndpoint, TaskEndpoints
+from edge_agent.web.gateway.http_calls import CallSlots, GatewayCall, GatewayEndpoint
+from edge_agent.web.gateway.openai_errors import NOT_FOUND, GatewayError
+from edge_agent.web.gateway.request_json import SHOWN_CHARS_MAX
 
 CALLS_MAX = 32
-"""In progress at a time, streams among them: half of the connections of the console's listener, so that programs do
-not lock people out."""
+"""Calls in progress, streams included: half of the console's connections, so that programs do not lock people out."""
 PATHS = (
     "POST /v1/chat/completions",
     "POST /v1/embeddings",
@@ -34,20 +32,24 @@ PATHS = (
 
 
 def routes(client: AsyncClient, calls_max: int = CALLS_MAX) -> list[Route]:
-    """Return the paths below /v1, answered by a daemon's client for devices."""
-    places, tasks = Places(calls_max), Tasks(client)
+    """Return the routes below /v1, which use a daemon's client for devices."""
+    slots, tasks = CallSlots(calls_max), TaskEndpoints(client)
     return [
-        Route("/v1/chat/completions", Endpoint(Chat(client).complete, places, chat.INPUTS), methods=["POST"]),
-        Route("/v1/embeddings", Endpoint(tasks.embed, places, "input"), methods=["POST"]),
-        Route("/v1/models", Endpoint(tasks.models, places), methods=["GET"]),
-        Route("/v1/models/{task}", Endpoint(tasks.model, places), methods=["GET"]),
-        Route("/v1/tasks/{task}:classify", Endpoint(tasks.classify, places, "texts"), methods=["POST"]),
-        Route("/v1/{path:path}", Endpoint(_nothing, places)),
+        Route(
+            "/v1/chat/completions",
+            GatewayEndpoint(ChatEndpoint(client).complete, slots, endpoints.INPUTS),
+            methods=["POST"],
+        ),
+        Route("/v1/embeddings", GatewayEndpoint(tasks.embed, slots, "input"), methods=["POST"]),
+        Route("/v1/models", GatewayEndpoint(tasks.models, slots), methods=["GET"]),
+        Route("/v1/models/{task}", GatewayEndpoint(tasks.model, slots), methods=["GET"]),
+        Route("/v1/tasks/{task}:classify", GatewayEndpoint(tasks.classify, slots, "texts"), methods=["POST"]),
+        Route("/v1/{path:path}", GatewayEndpoint(_refuse_path, slots)),
     ]
 
 
-async def _nothing(call: Call) -> NoReturn:
-    said = f"no call of this gateway is /v1/{call.path['path'][:SHOWN_CHARS_MAX]}, or not by that method"
-    refused = Refused(said, remedy=f"There are {', '.join(PATHS)}.", reason="PATH_UNKNOWN")
-    refused.status = FOUND_NOTHING
-    raise refused
+async def _refuse_path(call: GatewayCall) -> NoReturn:
+    message = f"this gateway has no call /v1/{call.path['path'][:SHOWN_CHARS_MAX]} by that method"
+    error = GatewayError(message, remedy=f"It has {', '.join(PATHS)}.", reason="PATH_UNKNOWN")
+    error.status = NOT_FOUND
+    raise error

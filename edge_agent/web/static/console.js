@@ -1,18 +1,18 @@
-// Keys on the reviewer's desk, and what is said when this console does not answer. Everything else is htmx's.
+// Keys of the review page, and the banner for a console that does not answer. htmx does everything else.
 "use strict";
 
 const one = (what, within = document) => within.querySelector(what);
 const all = (what, within = document) => [...within.querySelectorAll(what)];
 
-// --- the desk -------------------------------------------------------------------------------------------------------
+// --- review -------------------------------------------------------------------------------------------------------
 const FEW = 5;
 const begun = Date.now();
 let judged = 0;
-let wantsAgain = false;
+let againRequested = false;
 
 const waiting = () => all("#queue > .item:not(.sent)");
 const current = () => waiting()[0] || one("#end");
-const under_way = () => all("#queue > .item.sent");
+const pending = () => all("#queue > .item.sent");
 
 function show() {
   if (!one("#queue")) return;
@@ -46,14 +46,14 @@ function skip(item) {
     show();
   });
   line.append(about, button);
-  one("#said").prepend(line);
+  one("#judged").prepend(line);
   show();
 }
 
-// What was pressed twice by accident is not judged twice; what is under way is waited for before it is taken back.
+// A key pressed twice judges once; an answer that is being sent is reopened when it is stored.
 function press(key) {
-  if (key === "Backspace" && under_way().length) {
-    wantsAgain = true;
+  if (key === "Backspace" && pending().length) {
+    againRequested = true;
     return true;
   }
   const item = current();
@@ -64,7 +64,7 @@ function press(key) {
     return true;
   }
   const named = `[data-key="${CSS.escape(key)}"]`;
-  const button = (item && one(named, item)) || (key === "Backspace" && one(`#said ${named}`));
+  const button = (item && one(named, item)) || (key === "Backspace" && one(`#judged ${named}`));
   if (button) button.click();
   return Boolean(button);
 }
@@ -98,12 +98,12 @@ document.addEventListener("htmx:beforeRequest", (event) => {
 
 document.addEventListener("htmx:afterRequest", (event) => {
   const { elt, successful, xhr } = event.detail;
-  lost(xhr.status === 0);
+  showLost(xhr.status === 0);
   const item = elt.closest("form") && elt.closest(".item");
   if (item && successful) {
     item.remove();
     judged += 1;
-    one("#said .none")?.remove();
+    one("#judged .none")?.remove();
     count();
   } else if (item) {
     item.classList.remove("sent");
@@ -112,30 +112,30 @@ document.addEventListener("htmx:afterRequest", (event) => {
   }
   if (!successful && elt.closest("form, .item")) {
     const error = one(".error", elt.closest(".item") || elt);
-    if (error) error.textContent = xhr.responseText || "This console does not answer; nothing was kept.";
+    if (error) error.textContent = xhr.responseText || "This console does not answer; the judgement was not stored.";
   }
-  if (wantsAgain && !under_way().length) {
-    wantsAgain = false;
+  if (againRequested && !pending().length) {
+    againRequested = false;
     press("Backspace");
   }
 });
 
 document.addEventListener("htmx:afterSwap", (event) => {
-  // An answer that is judged again stands on the desk, and no more among those that were judged.
+  // An answer that is reviewed again leaves the list of judged ones.
   if (event.detail.requestConfig?.path.startsWith("/review/again")) event.detail.requestConfig.elt.closest("li")?.remove();
   show();
 });
 
 // --- a console that does not answer ---------------------------------------------------------------------------------
-function lost(is) {
+function showLost(isLost) {
   const banner = one("#lost");
-  if (banner) banner.hidden = !is;
+  if (banner) banner.hidden = !isLost;
 }
-document.addEventListener("htmx:sendError", () => lost(true));
-document.addEventListener("htmx:timeout", () => lost(true));
+document.addEventListener("htmx:sendError", () => showLost(true));
+document.addEventListener("htmx:timeout", () => showLost(true));
 
 document.addEventListener("DOMContentLoaded", () => {
-  // Not the attribute autofocus: a browser leaves that out where it has drawn nothing yet, and complains where a key was quicker.
+  // Instead of the attribute autofocus, which a browser ignores before its first paint, and reports when a key came first.
   one("[data-first]")?.focus();
   show();
 });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import time
@@ -138,6 +139,8 @@ def test_show_says_whose_and_until_when(tls: Path):
     assert "ended 1970-01-31" in run("certs", "show", tls / "old.crt")
     assert "valid     from" in run("certs", "show", tls / "new.crt")
     assert "no certificate in PEM" in _refused("certs", "show", tls / "server.key")
+    [plain] = json.loads(run("certs", "show", tls / "clients" / "boss" / "client.crt", "--json"))
+    assert ("boss", ["admin"], False) == (plain["name"], plain["roles"], plain["is_authority"])
     assert "cannot read" in _refused("certs", "show", tls / "nowhere")
 
 

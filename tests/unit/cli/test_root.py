@@ -2,7 +2,10 @@
 
 import json
 import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,6 +76,21 @@ def test_without_a_terminal_nothing_is_removed_unless_the_script_says_yes(run, d
     shown = " ".join(result.stderr.replace("│", " ").split())
     assert (2, True, True) == (result.exit_code, consequence in shown, "--yes" in shown)
     assert [] == daemon.admin.requests
+
+
+@pytest.mark.parametrize(("answer", "code", "removed"), [("y", 0, 1), ("n", 1, 0)])
+def test_on_a_terminal_a_person_is_asked(daemon, tmp_path, answer, code, removed):
+    """The question and the consequence stand on the terminal; only a yes goes on."""
+    person, terminal = pty.openpty()
+    words = ["--run-dir", str(tmp_path), "remove", "pos-intent"]
+    command = [sys.executable, "-m", "edge_agent.cli", *words]
+    with subprocess.Popen(command, stdin=terminal, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as asking:
+        os.write(person, f"{answer}\n".encode())
+        shown = asking.stderr.read().decode()
+    os.close(person)
+    os.close(terminal)
+    assert (code, removed) == (asking.returncode, len(daemon.admin.requests)), shown
+    assert ("calls of that task fail" in shown, "Remove the task pos-intent? [y/N]" in shown) == (True, True)
 
 
 def test_quiet_prints_answers_and_errors_alone(run, daemon, tmp_path):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.daemon import open_tuning_cache
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.tuning_cache import ENTRIES_MAX, TuningCache, TuningSettings
+from edge_agent.server.engine_access import open_tuning_cache
 from edge_agent.store.tuning_file import TuningFile
 
 LOAD = LoadRequest(runtime="llama", weights="/blobs/abc", threads=2)

@@ -7,16 +7,16 @@ import pytest
 from edge_agent.client import CallFailed, Failure
 from edge_agent.errors import BY_REASON
 from edge_agent.server.error_status import code_of
-from edge_agent.web.gateway import refusals
+from edge_agent.web.gateway import openai_errors
 
 CALLERS = {400, 404, 413, 499}
 LATER = {429, 503}
 
 
-def of_call(reason: str, code: str, seconds: float | None = None) -> refusals.Refused:
+def of_call(reason: str, code: str, seconds: float | None = None) -> openai_errors.GatewayError:
     failed = CallFailed(code, reason, "64 inputs wait; the limit is 64", remedy="Try again.", metadata={})
     failed.retry_after_seconds = seconds
-    return refusals.of_call(failed, "input")
+    return openai_errors.from_call_failure(failed, "input")
 
 
 def test_every_reason_has_a_status_by_who_must_act() -> None:
@@ -31,10 +31,13 @@ def test_every_reason_has_a_status_by_who_must_act() -> None:
 
 def test_an_input_of_a_batch_has_the_status_that_it_would_have_alone() -> None:
     """The table agrees with the one place that knows both errors and codes."""
-    for reason, code in refusals.INPUT_CODES.items():
+    for reason, code in openai_errors.INPUT_CODES.items():
         assert code == code_of(BY_REASON[reason]("x")).name
-    assert 400 == refusals.of_input(Failure("INPUT_TOO_LONG", "9 tokens; the limit is 4", {}), "texts").status
-    assert 500 == refusals.of_input(Failure("MODEL_FAILED", "x", {}), "texts").status
+    assert (
+        400
+        == openai_errors.from_input_failure(Failure("INPUT_TOO_LONG", "9 tokens; the limit is 4", {}), "texts").status
+    )
+    assert 500 == openai_errors.from_input_failure(Failure("MODEL_FAILED", "x", {}), "texts").status
 
 
 def test_an_error_is_written_as_openai_does() -> None:
@@ -45,7 +48,7 @@ def test_an_error_is_written_as_openai_does() -> None:
         "param": None,
         "code": "QUEUE_FULL",
     }
-    assert {"error": expected} == of_call("QUEUE_FULL", "RESOURCE_EXHAUSTED", 1.2).plain()
+    assert {"error": expected} == of_call("QUEUE_FULL", "RESOURCE_EXHAUSTED", 1.2).as_json()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_an_error_is_written_as_openai_does() -> None:
 def test_a_status_says_who_must_act(reason: str, code: str, status: int, kind: str, param: str | None) -> None:
     """And `param` which member to change, where it is known."""
     found = of_call(reason, code)
-    error = found.plain()["error"]
+    error = found.as_json()["error"]
     assert (status, kind, param) == (found.status, error["type"], error["param"])
 
 

@@ -1,0 +1,255 @@
+"""`edge-agent serve web`: the process that listens, with TLS where it is configured, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edge_agent.config import Role, WebConfig, addresses
+from edge_agent.errors import CertificateUnusable, SocketInUse
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
+from edge_agent.systemd import keep_alive, notify, watchdog_seconds
+from edge_agent.web import token_file
+from edge_agent.web.authentication import SessionSigner, allowed_hosts
+from edge_agent.web.console_app import application
+from edge_agent.web.daemon_access import DaemonConnections, DaemonEndpoint
+from edge_agent.web.request_guard import GuardSettings
+
+STOP_SECONDS_MAX = 5
+EXIT_FAILED = 1
+"""systemd starts the console again (Restart=on-failure)."""
+
+
+@dataclass(frozen=True)
+class ConsoleSettings:
+    """What a console is started with."""
+
+    config: WebConfig
+    endpoints: Mapping[Role, DaemonEndpoint]
+    """Of the daemon, by role."""
+    certified: Mapping[str, tuple[Role, ...]]
+    """Roles by certificate name, in addition to those in the certificates."""
+    token_path: Path
+
+
+def serve_console(
+    settings: ConsoleSettings, announce: Callable[[str], None], around: RunWrapper = run_unwrapped
+) -> int:
+    """Serve until SIGTERM or Ctrl-C, and return the exit code. `announce` gets the address once the console listens.
+
+    `around` is for the supervisor.
+
+    Raises:
+        WebTokenUnusable, CertificateUnusable, SocketInUse: it cannot start.
+    """
+    config = settings.config
+    tls = ReloadingTls(config) if config.has_tls else None
+    secret = token_file.read_or_create_token(settings.token_path)
+    guard = GuardSettings(
+        hosts=allowed_hosts(config.address, (*config.names, *(tls.names if tls else ()))),
+        signer=SessionSigner(secret),
+        certified=settings.certified if tls else None,
+        body_bytes_max=config.body_bytes_max,
+        request_seconds_max=config.request_seconds_max,
+    )
+    with contextlib.closing(open_listener(config.address)) as sock:
+        announce(_address(config, secret))
+        return EXIT_FAILED if asyncio.run(_serve(settings, guard, (tls, sock), around)) else 0
+
+
+async def _serve(
+    settings: ConsoleSettings,
+    guard: GuardSettings,
+    listening: tuple[ReloadingTls | None, socket.socket],
+    around: RunWrapper,
+) -> str:
+    """Serve; return the background component whose failure ended it, or an empty string."""
+    tls, sock = listening
+    async with DaemonConnections(settings.endpoints) as daemon:
+        app = application(daemon, guard, settings.config.session_seconds_max)
+        server = uvicorn.Server(_server_config(settings.config, app, tls))
+
+        def stop_serving() -> None:
+            server.should_exit = True
+
+        supervisor = Supervisor(stop_serving, wrap=around)
+        if watchdog_seconds():
+            why = "systemd kills a console without its ping; an orderly exit is better"
+            supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), DeathPolicy.STOP, why))
+        supervisor.start()
+        notify("READY=1")
+        try:
+            await server.serve(sockets=[sock])
+        finally:
+            await supervisor.stop()
+        notify("STOPPING=1")
+        return supervisor.failed
+
+
+def sign_in_link(config: WebConfig, token_path: Path) -> str:
+    """Return the link that signs a browser in. Raises WebTokenUnusable."""
+    return _address(config, token_file.read_or_create_token(token_path))
+
+
+def _address(config: WebConfig, secret: str) -> str:
+    """Return the address for a browser; with certificates it needs no token."""
+    address = display_address(config.address, secure=config.has_tls)
+    return f"{address}/" if config.has_tls else f"{address}/login?token={secret}"
+
+
+def _server_config(config: WebConfig, app: ASGIApp, tls: ReloadingTls | None) -> uvicorn.Config:
+    settings = uvicorn.Config(
+        app,
+        http=protocol_class(config.silent_seconds_max),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=config.connections_max + 1,  # the connection that is refused counts too
+        timeout_keep_alive=int(max(1, config.silent_seconds_max)),
+        timeout_graceful_shutdown=STOP_SECONDS_MAX,
+        h11_max_incomplete_event_size=16 * 1024,
+    )
+    settings.load()
+    settings.ssl = tls.context if tls else None
+    return settings
+
+
+_BACKLOG = 128
+
+
+def open_listener(address: str) -> socket.socket:
+    """Listen on host:port. Raises SocketInUse."""
+    host, port = addresses.split_host_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio turns off Nagle's algorithm, which delayed each answer by 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        remedy = "Stop the program that listens there, or choose another 'address' under 'web' in agent.yaml."
+        raise SocketInUse(f"cannot listen on {address}: {error.strerror}", remedy=remedy, address=address) from None
+    listening.setblocking(False)
+    return listening
+
+
+class ReloadingTls:
+    """TLS whose next connection uses certificates that changed on disk."""
+
+    def __init__(self, config: WebConfig) -> None:
+        """Read the three files. Raises CertificateUnusable."""
+        self._files = [Path(name) for name in (config.certificate_file, config.key_file, config.client_ca_file)]
+        self._loaded_times = self._times()
+        self._latest = self._load()
+        self.context = self._latest
+        self.context.sni_callback = self._reload
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in the certificate."""
+        return parse_certificates(self._files[0].read_bytes(), str(self._files[0]))[0].names
+
+    def _reload(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
+        """Load changed files; the old certificate stays in use while they are invalid."""
+        try:
+            times = self._times()
+            if times != self._loaded_times:
+                self._latest = self._load()
+                self._loaded_times = times
+        except (CertificateUnusable, OSError):
+            pass
+        connection.context = self._latest
+
+    def _times(self) -> list[int]:
+        return [path.stat().st_mtime_ns if path.exists() else 0 for path in self._files]
+
+    def _load(self) -> ssl.SSLContext:
+        certificate, key, ca = self._files
+        try:
+            check_key_matches(certificate.read_bytes(), key.read_bytes(), str(certificate))
+            parse_certificates(ca.read_bytes(), str(ca))
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_cert_chain(certificate, key)
+            context.load_verify_locations(ca)
+        except OSError as error:
+            message = f"cannot use the console's certificate: {error.strerror or error}"
+            raise CertificateUnusable(message, remedy=_CHECK) from None
+        return context
+
+
+_CHECK = "Check the three files under 'web' in agent.yaml; 'edge-agent certs show FILE' prints one."
+
+
+class TimedHttpProtocol(H11Protocol):
+    """HTTP/1.1 that passes the client's certificate on, and closes a connection without a complete request in time."""
+
+    silent_seconds_max: float
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the parent
+        """Read the client's certificate, and start the timer for the first request."""
+        super().connection_made(transport)
+        secured = transport.get_extra_info("ssl_object")
+        der = secured.getpeercert(binary_form=True) if secured else None
+        if der:
+            pem = ssl.DER_cert_to_PEM_cert(der).encode()
+            self.app_state = {**self.app_state, "certificate": parse_certificates(pem, "a client's certificate")[0]}
+        self._update_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the timer when a request is complete."""
+        super().data_received(data)
+        self._update_timer()
+
+    def on_response_complete(self) -> None:
+        """Start the timer for the next request."""
+        super().on_response_complete()
+        self._update_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
+        super().connection_lost(exc)
+        self._stop_timer()
+
+    def _update_timer(self) -> None:
+        """Run the timer while no request is in progress; the guard bounds requests."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.silent_seconds_max, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def protocol_class(seconds: float) -> type[TimedHttpProtocol]:
+    """Return the protocol with its time limit, as uvicorn takes a class."""
+    return type("TimedHttp", (TimedHttpProtocol,), {"silent_seconds_max": seconds})
+
+
+def display_address(address: str, *, secure: bool) -> str:
+    """Return the URL for a browser; an address of all networks becomes this machine's host name."""
+    host, port = addresses.split_host_port(address)
+    named = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with
+    return f"{'https' if secure else 'http'}://{f'[{named}]' if ':' in named else named}:{port}"

@@ -1,0 +1,154 @@
+"""The console's connections to the daemon: a client for each role that it uses, and the newest answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from edge_agent.client import (
+    AsyncAdminClient,
+    AsyncClient,
+    AsyncReviewClient,
+    Bundle,
+    CallFailed,
+    FieldReport,
+    Retry,
+    Status,
+    Task,
+    Tls,
+)
+from edge_agent.config import Role
+
+CALL_SECONDS_MAX = 5.0
+"""Deadline of a call that a page waits for."""
+CACHE_SECONDS = 1.0
+"""An answer this young is reused, so that many open pages cost the daemon as much as one."""
+CHARTS_CACHE_SECONDS = 5.0
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class DaemonEndpoint:
+    """Address and TLS of the daemon for one role."""
+
+    target: str
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True)
+class DaemonSnapshot:
+    """What the daemon answered last. None: this console lacks the role, or was never answered."""
+
+    status: Status | None = None
+    """The status, for an operator."""
+    tasks: tuple[Task, ...] | None = None
+    """The tasks, for a device; only where there is no status."""
+    serving: bool = False
+    problems: Mapping[Role, CallFailed] = field(default_factory=dict)
+    """Why the newest call of a role failed; the values above are then older."""
+    answers: bool = False
+    """One of the newest calls was answered."""
+
+
+@dataclass(frozen=True)
+class MonitoringSnapshot:
+    """The figures that charts are drawn from."""
+
+    report: FieldReport
+    bundles: tuple[Bundle, ...]
+    status: Status
+
+
+class _CachedAnswer(Generic[_T]):
+    """An answer that is fetched once for all callers within a time."""
+
+    def __init__(self, fetch: Callable[[], Awaitable[_T]], seconds: float) -> None:
+        self._fetch = fetch
+        self._seconds = seconds
+        self._lock = asyncio.Lock()
+        self._answers: list[_T] = []
+        self._until = 0.0
+
+    async def get(self) -> _T:
+        """Return the answer, fetched again when it is too old. Raises what fetching raises."""
+        async with self._lock:
+            clock = asyncio.get_running_loop().time
+            if not self._answers or clock() >= self._until:
+                self._answers = [await self._fetch()]
+                self._until = clock() + self._seconds
+            return self._answers[0]
+
+
+class DaemonConnections:
+    """Clients that are open inside the block. Create and use it inside one running event loop."""
+
+    def __init__(self, endpoints: Mapping[Role, DaemonEndpoint]) -> None:
+        """Create a client for each role that has an endpoint. Raises ValueError, OSError as clients do."""
+        # A judgement is retried while the daemon restarts, as long as its page waits.
+        self.devices = AsyncClient(endpoints["infer"].target, endpoints["infer"].tls) if "infer" in endpoints else None
+        self.reviews = (
+            AsyncReviewClient(endpoints["feedback"].target, endpoints["feedback"].tls, retry=Retry())
+            if "feedback" in endpoints
+            else None
+        )
+        self.operator = (
+            AsyncAdminClient(endpoints["admin"].target, endpoints["admin"].tls) if "admin" in endpoints else None
+        )
+        self._last = DaemonSnapshot()
+        self._snapshot = _CachedAnswer(self._fetch_snapshot, CACHE_SECONDS)
+        self._monitoring = _CachedAnswer(self._fetch_monitoring, CHARTS_CACHE_SECONDS)
+
+    async def __aenter__(self) -> Self:
+        """Return the open clients."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every client."""
+        for client in (self.devices, self.reviews, self.operator):
+            if client is not None:
+                await client.close()
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """The roles that this console uses."""
+        used: dict[Role, object] = {"infer": self.devices, "feedback": self.reviews, "admin": self.operator}
+        return frozenset(role for role, client in used.items() if client is not None)
+
+    async def snapshot(self) -> DaemonSnapshot:
+        """Return what the daemon answered last; a failed call is reported in `problems`, never raised."""
+        return await self._snapshot.get()
+
+    async def monitoring(self) -> MonitoringSnapshot:
+        """Return the figures for charts. Raises CallFailed."""
+        return await self._monitoring.get()
+
+    async def _fetch_snapshot(self) -> DaemonSnapshot:
+        problems: dict[Role, CallFailed] = {}
+        status, tasks, serving = self._last.status, self._last.tasks, False
+        answers = False
+        if self.operator is not None:
+            try:
+                status = await self.operator.status(timeout_seconds=CALL_SECONDS_MAX)
+                serving, answers = status.serving, True
+            except CallFailed as failed:
+                problems["admin"] = failed
+        if self.devices is not None and not answers:
+            try:
+                serving = await self.devices.serving(timeout_seconds=CALL_SECONDS_MAX)
+                tasks = tuple(await self.devices.tasks(timeout_seconds=CALL_SECONDS_MAX))
+                answers = True
+            except CallFailed as failed:
+                problems["infer"] = failed
+        self._last = DaemonSnapshot(status, tasks, serving, problems, answers)
+        return self._last
+
+    async def _fetch_monitoring(self) -> MonitoringSnapshot:
+        assert self.operator is not None, "the guard refuses charts without the role admin"
+        status = await self.operator.status(timeout_seconds=CALL_SECONDS_MAX)
+        report, bundles = await asyncio.gather(self.operator.field_report(), self.operator.bundles())
+        return MonitoringSnapshot(report, tuple(bundles), status)

@@ -1,0 +1,206 @@
+"""One call over HTTP: it takes a slot, has a deadline and an id, and ends when its caller disconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from edge_agent.client import CallFailed
+from edge_agent.web.gateway import openai_errors, openai_responses, request_json
+from edge_agent.web.gateway.openai_errors import QUEUE_FULL, GatewayError
+
+TIMEOUT_SECONDS_DEFAULT = 60.0
+"""The daemon's default deadline (service.deadline_seconds_default)."""
+TIMEOUT_SECONDS_MAX = 3600.0
+BODY_SECONDS_MAX = 20.0
+"""Longest time for a body to arrive: a slower caller would hold a slot without work."""
+UNREAD_SECONDS_MAX = 5.0
+"""Longest wait, after the deadline, for the reader of a stream's last event."""
+TIMEOUT_HEADER = "x-request-timeout"
+LIBRARY_HEADER = "x-stainless-read-timeout"
+"""How long the `openai` library waits for the first byte."""
+ID_HEADERS = ("idempotency-key", "x-request-id")
+_BUSY_SECONDS = 1.0
+_JSON = "application/json"
+_T = TypeVar("_T")
+
+
+class CallSlots:
+    """A limit on calls in progress. One event loop owns it."""
+
+    def __init__(self, limit: int) -> None:
+        """Set the limit."""
+        self._limit = limit
+        self._in_progress = 0
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[None]:
+        """Take a slot for the block. Raises GatewayError when all are taken."""
+        if self._in_progress >= self._limit:
+            message = f"{self._in_progress} calls are in progress here, which is the limit"
+            error = GatewayError(message, remedy=f"Try again in {_BUSY_SECONDS:g} s.", reason=QUEUE_FULL)
+            error.status, error.retry_seconds = openai_errors.STATUSES["RESOURCE_EXHAUSTED"], _BUSY_SECONDS
+            raise error
+        self._in_progress += 1
+        try:
+            yield
+        finally:
+            self._in_progress -= 1
+
+
+@dataclass(frozen=True)
+class GatewayCall:
+    """A request, read whole."""
+
+    body: bytes
+    path: Mapping[str, str]
+    request_id: str
+    ends_at: float
+    """On the event loop's clock."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Time left until the deadline; at least 1 ms, as gRPC needs a positive timeout."""
+        return max(0.001, self.ends_at - asyncio.get_running_loop().time())
+
+
+class GatewayEndpoint:
+    """Serves one path, as an ASGI application so that it notices when its caller disconnects."""
+
+    def __init__(
+        self, answer: Callable[[GatewayCall], Awaitable[Response]], slots: CallSlots, inputs: str = ""
+    ) -> None:
+        """`inputs` names the member of the body that errors about an input refer to."""
+        self._answer = answer
+        self._slots = slots
+        self._inputs = inputs
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        try:
+            with self._slots.take():
+                response = await self._response(request)
+                if given := _request_id(request.headers):
+                    response.headers["x-request-id"] = given
+                await response(scope, receive, send)
+        except GatewayError as refused:
+            await error_response(refused)(scope, receive, send)
+        except ClientDisconnect:
+            return  # the caller has disconnected
+
+    async def _response(self, request: Request) -> Response:
+        try:
+            call = await _read(request)
+            return await run_until_disconnect(request.receive, self._answer(call))
+        except CallFailed as failed:
+            return error_response(openai_errors.from_call_failure(failed, self._inputs))
+        except GatewayError as refused:
+            return error_response(refused)
+
+
+def error_response(refused: GatewayError) -> Response:
+    """Return an error response."""
+    return JSONResponse(refused.as_json(), refused.status, refused.headers())
+
+
+async def _read(request: Request) -> GatewayCall:
+    """Read a request whole. Raises GatewayError, ClientDisconnect."""
+    seconds = timeout_seconds(request.headers)
+    ends_at = asyncio.get_running_loop().time() + seconds
+    kind = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+    # Also for security: another site's page can make a browser send forms and plain text here, but not JSON.
+    if request.method == "POST" and kind != _JSON:
+        raise GatewayError(f"the body is of type {kind[:80]!r}", remedy=f"Send JSON, with 'Content-Type: {_JSON}'.")
+    try:
+        async with asyncio.timeout(min(seconds, BODY_SECONDS_MAX)):
+            body = await request.body()
+    except TimeoutError:
+        raise GatewayError("the body did not come in time", reason="DEADLINE_EXPIRED") from None
+    return GatewayCall(body, request.path_params, _request_id(request.headers), ends_at)
+
+
+def _request_id(headers: Headers) -> str:
+    return next((headers[name] for name in ID_HEADERS if headers.get(name)), "")
+
+
+def timeout_seconds(headers: Mapping[str, str]) -> float:
+    """Return the timeout of a call: the caller's header or the default, which the library's header can shorten."""
+    if given := headers.get(TIMEOUT_HEADER):
+        return _seconds(given)
+    try:
+        waits = request_json.number_in(0.001, TIMEOUT_SECONDS_DEFAULT)(float(headers.get(LIBRARY_HEADER, "inf")))
+    except ValueError:
+        return TIMEOUT_SECONDS_DEFAULT
+    return waits
+
+
+def _seconds(given: str) -> float:
+    try:
+        return request_json.number_in(0.001, TIMEOUT_SECONDS_MAX)(float(given))
+    except ValueError:
+        message = (
+            f"the header {TIMEOUT_HEADER} must be seconds, from 0.001 to {TIMEOUT_SECONDS_MAX:g}; it is {given[:40]!r}"
+        )
+        raise GatewayError(message, param=TIMEOUT_HEADER) from None
+
+
+async def run_until_disconnect(receive: Receive, work: Awaitable[_T]) -> _T:
+    """Return the result of the work; cancel it when the caller disconnects. Raises ClientDisconnect."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for each in (working, leaving):
+            each.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """A response of server-sent events."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[openai_responses.JsonObject, None], seconds: float) -> None:
+        """`seconds` bounds the whole stream, since a caller that does not read holds a slot too."""
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send. Raises ClientDisconnect when the caller disconnects, or does not read."""
+        async with contextlib.aclosing(self._events):
+            await run_until_disconnect(receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self._seconds + UNREAD_SECONDS_MAX):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                end = openai_responses.END
+                async for event in self._events:
+                    await send(_body_message(openai_responses.sse_event(event)))
+                    end = b"" if "error" in event else end
+                await send(_body_message(end, more=False))
+        except TimeoutError:
+            raise ClientDisconnect from None
+
+
+def _body_message(body: bytes, *, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": more}

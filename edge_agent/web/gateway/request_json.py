@@ -1,0 +1,157 @@
+"""Parsing JSON requests strictly: every member is read, or refused by its name. Pure.
+
+An ignored parameter would mislead its caller. null means left out, as in OpenAI's API. Errors name the member, what it
+can be, and what it is; pydantic's errors do not, and would need a translation longer than this module.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from edge_agent.web.gateway.openai_errors import GatewayError
+
+SHOWN_CHARS_MAX = 80
+_T = TypeVar("_T")
+_TYPES: tuple[tuple[type, str], ...] = (
+    (bool, "true or false"),
+    (str, "a string"),
+    (int, "a number"),
+    (float, "a number"),
+    (list, "a list"),
+    (dict, "an object"),
+)
+
+
+class JsonMembers:
+    """The unread members of an object."""
+
+    def __init__(self, given: Mapping[str, Any], where: str = "") -> None:
+        """Take an object's members; `where` is its path in the request, empty for the request itself."""
+        self._left = {name: value for name, value in given.items() if value is not None}
+        self._where = where
+
+    def optional(self, name: str, read: Callable[[Any], _T], default: _T) -> _T:
+        """Read an optional member. `read` raises ValueError, whose text follows the name. Raises GatewayError."""
+        if name not in self._left:
+            return default
+        try:
+            return read(self._left.pop(name))
+        except ValueError as error:
+            raise GatewayError(f"'{self._at(name)}' {error}", param=self._at(name)) from None
+
+    def required(self, name: str, read: Callable[[Any], _T]) -> _T:
+        """Read a required member. Raises GatewayError."""
+        if name not in self._left:
+            raise GatewayError(f"'{self._at(name)}' is missing", param=self._at(name))
+        return self.optional(name, read, None)  # type: ignore[return-value] # it is there
+
+    def present(self, names: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+        """Read the given ones of these members. Raises GatewayError."""
+        return {name: self.optional(name, read, None) for name, read in names.items() if name in self._left}
+
+    def refuse_rest(self, remedies: Mapping[str, str] | None = None) -> None:
+        """Refuse unread members. `remedies` has advice for members of OpenAI's API. Raises GatewayError."""
+        for name in self._left:
+            remedy = (remedies or {}).get(name, "Leave it out, or correct its name; docs/gateway.md lists all members.")
+            shown = self._at(name)[:SHOWN_CHARS_MAX]
+            raise GatewayError(f"'{shown}' is not supported here", param=shown, remedy=remedy)
+
+    def _at(self, name: str) -> str:
+        return f"{self._where}.{name}" if self._where else name
+
+
+def parse_body(raw: bytes) -> JsonMembers:
+    """Parse the body of a request. Raises GatewayError."""
+    try:
+        given = json.loads(raw.decode(), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise GatewayError("the body is nested too deep") from None
+    except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
+        raise GatewayError(f"the body is not JSON: {str(error)[:SHOWN_CHARS_MAX]}") from None
+    if not isinstance(given, dict):
+        raise GatewayError(f"the body must be a JSON object; it is {type_name(given)}")
+    return JsonMembers(given)
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number")
+
+
+def type_name(value: Any) -> str:
+    """Return the name of a JSON value's type."""
+    return next((name for kind, name in _TYPES if isinstance(value, kind)), "null")
+
+
+def parse_string(value: Any) -> str:
+    """Return a string. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a string; it is {type_name(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is not text") from None
+    return value
+
+
+def parse_strings(value: Any) -> list[str]:
+    """Return a list of strings. Raises ValueError."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError("must be a list of strings")
+    return [parse_string(each) for each in value]
+
+
+def parse_bool(value: Any) -> bool:
+    """Return true or false. Raises ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false; it is {type_name(value)}")
+    return value
+
+
+def integer_in(least: int, most: int) -> Callable[[Any], int]:
+    """Return a parser of whole numbers in a range."""
+
+    def read(value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}{_shown(value)}")
+        return value
+
+    return read
+
+
+def number_in(least: float, most: float) -> Callable[[Any], float]:
+    """Return a parser of numbers in a range."""
+
+    def read(value: Any) -> float:
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise ValueError(f"must be a number from {least:g} to {most:g}{_shown(value)}")
+        return float(value)
+
+    return read
+
+
+def one_of(*words: _T) -> Callable[[Any], _T]:
+    """Return a parser that accepts these values only; true is not 1."""
+
+    def read(value: Any) -> _T:
+        for word in words:
+            if isinstance(value, bool) == isinstance(word, bool) and value == word:
+                return word
+        known = " or ".join(json.dumps(word) for word in words)
+        raise ValueError(f"can only be {known}{_shown(value)}")
+
+    return read
+
+
+def parse_members(value: Any, where: str) -> JsonMembers:
+    """Return the members of a nested object. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"must be an object; it is {type_name(value)}")
+    return JsonMembers(value, where)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return f"; it is {type_name(value)}"
+    return f"; it is {json.dumps(value)[:SHOWN_CHARS_MAX]}"

@@ -1,0 +1,88 @@
+"""Templates: their filters, what every page needs, and what a request carries. Templates escape every value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from edge_agent import __version__
+from edge_agent.formatting import format_bytes, format_duration
+from edge_agent.report.number_format import count, counted, percent
+from edge_agent.report.report_page import render_commands
+from edge_agent.web.authentication import Principal
+from edge_agent.web.daemon_access import DaemonConnections
+from edge_agent.web.request_guard import GuardSettings
+
+FORM_FIELDS_MAX = 20
+
+
+def duration_since(since: datetime, now: datetime) -> str:
+    """Return how long ago a time was."""
+    return format_duration((now - since).total_seconds())
+
+
+def enum_words(name: str) -> str:
+    """Return the name of an enumeration's value as words: ROLLED_BACK is "rolled back"."""
+    return name.lower().replace("_", " ")
+
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters.update(
+    commands=render_commands,
+    count=count,
+    counted=counted,
+    percent=percent,
+    bytes=format_bytes,
+    since=duration_since,
+    words=enum_words,
+)
+_TEMPLATES.globals.update(version=__version__)
+
+
+def principal_of(request: Request) -> Principal:
+    """Return who sent a request that passed the guard."""
+    found: Principal = request.scope["principal"]
+    return found
+
+
+def daemon_of(request: Request) -> DaemonConnections:
+    """Return the connections to the daemon."""
+    found: DaemonConnections = request.app.state.daemon
+    return found
+
+
+def guard_settings_of(request: Request) -> GuardSettings:
+    """Return the settings of the request guard."""
+    found: GuardSettings = request.app.state.guard
+    return found
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Read the fields of a form; the last value of a repeated field counts. Raises ValueError: too many fields."""
+    body = (await request.body()).decode(errors="replace")
+    return {key: values[-1] for key, values in parse_qs(body, max_num_fields=FORM_FIELDS_MAX).items()}
+
+
+def render_page(request: Request, template: str, facts: Mapping[str, Any], status: int = 200) -> HTMLResponse:
+    """Fill in a page, or a part of one, with the principal and the page key that its forms send."""
+    principal: Principal | None = request.scope.get("principal")
+    shared = {
+        "principal": principal,
+        "page_key": guard_settings_of(request).signer.page_key(principal.identity) if principal else "",
+        "path": request.url.path,
+        "now": datetime.now(UTC),
+    }
+    return HTMLResponse(_TEMPLATES.get_template(template).render({**shared, **facts}), status)

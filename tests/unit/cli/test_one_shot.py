@@ -1,0 +1,63 @@
+"""`edge-agent run` and `bundles inspect`: a bundle on a disk, without a daemon."""
+
+import json
+import tarfile
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_agent.cli import app
+from tests.support.bundles import digest_of, echo_bundle
+
+
+@pytest.mark.slow
+def test_run_answers_once_and_leaves_nothing(tmp_path):
+    """The model loads in a child, answers, and ends; the exit code is 0 and standard output holds the answer alone."""
+    folder = echo_bundle(tmp_path / "bundle", weights=b"weights")
+    shown = CliRunner().invoke(app, ["run", str(folder), "where is my order"])
+    assert (0, True) == (shown.exit_code, "confidence" in shown.stdout), shown.output
+    plain = json.loads(CliRunner().invoke(app, ["run", str(folder), "where is my order", "--json"]).stdout)
+    assert ["where is my order", "classify", False] == [plain[key] for key in ("input", "kind", "confident")]
+    assert plain["scores"][0] == [plain["label"], plain["confidence"]]
+    assert ["bundle"] == [path.name for path in tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_run_writes_the_text_of_a_generation(tmp_path):
+    """Text from standard input, too; a pipe gets the text alone."""
+    folder = echo_bundle(tmp_path / "bundle", kind="generate")
+    written = CliRunner().invoke(app, ["run", str(folder), "-"], input="hello there")
+    assert (0, True) == (written.exit_code, "hello" in written.stdout), written.output
+
+
+def test_run_refuses_a_folder_that_is_not_a_bundle(tmp_path):
+    """The error names the folder, and ends with 5 before any model loads."""
+    result = CliRunner().invoke(app, ["run", str(tmp_path), "x"])
+    assert (5, True) == (result.exit_code, "is not a bundle directory" in result.stderr)
+    folder = echo_bundle(tmp_path / "bundle", weights=b"weights")
+    (folder / "echo.weights.bin").unlink()
+    missing = CliRunner().invoke(app, ["run", str(folder), "x"])
+    assert (5, True) == (missing.exit_code, "echo.weights.bin does not exist" in missing.stderr)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["directory", "tar"])
+def test_inspect_shows_a_bundle_whose_files_are_whole(tmp_path, packed):
+    """The digest is the one that the daemon will know it by."""
+    folder = path = echo_bundle(tmp_path / "bundle", weights=b"weights")
+    if packed:
+        path = tmp_path / "bundle.tar"
+        with tarfile.open(path, "w") as archive:
+            archive.add(folder, ".")
+    shown = CliRunner().invoke(app, ["bundles", "inspect", str(path)])
+    assert (0, True) == (shown.exit_code, digest_of(folder) in shown.stdout), shown.output
+    plain = json.loads(CliRunner().invoke(app, ["bundles", "inspect", str(path), "--json"]).stdout)
+    assert (digest_of(folder), "classify") == (plain["digest"], plain["manifest"]["task"]["kind"])
+
+
+def test_inspect_refuses_a_file_that_was_changed(tmp_path):
+    """A byte more or another byte: the file is named, and the exit code is 5."""
+    folder = echo_bundle(tmp_path / "bundle", weights=b"weights")
+    weights = folder / "echo.weights.bin"
+    weights.write_bytes(b"weightz")
+    result = CliRunner().invoke(app, ["bundles", "inspect", str(folder)])
+    assert (5, True) == (result.exit_code, "echo.weights.bin is not the file that the manifest names" in result.stderr)

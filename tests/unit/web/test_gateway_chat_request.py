@@ -1,0 +1,237 @@
+"""A chat completion as callers ask for it: what is read, and what is refused by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.client import BundleRef, Task
+from edge_agent.web.gateway import chat_request
+from edge_agent.web.gateway.chat_request import ChatRequest
+from edge_agent.web.gateway.openai_errors import GatewayError
+from tests.support.bundles import RECORD_SCHEMA
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def task(kind: str, record_schema: dict[str, Any] | None = None) -> Task:
+    schema = json.dumps(record_schema) if record_schema else ""
+    ref = BundleRef("till", "1.0.0", "ab" * 32)
+    return Task(
+        name="till",
+        kind=kind,
+        bundle=ref,
+        labels=("refund", "price"),
+        input_tokens_max=100,
+        output_tokens_max=50,
+        inputs_max=4,
+        ready=True,
+        signed=True,
+        threshold=None,
+        record_schema=schema,
+    )
+
+
+def read(**more: Any) -> ChatRequest:
+    return chat_request.parse_chat_request(json.dumps({"model": "till", "messages": HELLO, **more}).encode())
+
+
+def refused(**more: Any) -> GatewayError:
+    with pytest.raises(GatewayError) as caught:
+        read(**more)
+    return caught.value
+
+
+def unfit(kind: str, record_schema: dict[str, Any] | None = None, **more: Any) -> GatewayError:
+    asked = read(**more)
+    with pytest.raises(GatewayError) as caught:
+        asked.require_supported(task(kind, record_schema))
+    return caught.value
+
+
+def test_a_plain_request_is_the_users_text() -> None:
+    """Nothing else is needed, and null is as good as left out."""
+    asked = read(temperature=None, tools=None)
+    assert ("till", "hello", False, {}) == (asked.task, asked.text, asked.stream, asked.options)
+    nothing = {
+        "output_tokens_max": 0,
+        "temperature": None,
+        "seed": None,
+        "stops": (),
+        "logprobs": None,
+        "escalate": False,
+    }
+    assert {"request_id": "r-1", **nothing} == asked.generate_options("r-1")
+
+
+def test_text_parts_of_a_message_are_joined() -> None:
+    """Each on a line of its own."""
+    parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": "again"}]
+    assert "hello\nagain" == read(messages=[{"role": "user", "content": parts}]).text
+
+
+def test_options_of_a_generation_are_read() -> None:
+    """By OpenAI's names; of two limits the lower one counts."""
+    asked = read(
+        temperature=0.5,
+        seed=7,
+        stop="END",
+        max_tokens=20,
+        max_completion_tokens=10,
+        logprobs=True,
+        top_logprobs=2,
+        edge_agent={"escalate": True},
+    )
+    asked.require_supported(task("GENERATE"))
+    expected = {"output_tokens_max": 10, "temperature": 0.5, "seed": 7, "stops": ["END"]}
+    assert {"request_id": "", **expected, "logprobs": 2, "escalate": True} == asked.generate_options()
+
+
+def test_what_clients_send_without_wanting_anything_is_let_by() -> None:
+    """The values that OpenAI gives by default, and names for the user."""
+    read(user="till-3", n=1, top_p=1.0, presence_penalty=0, logprobs=False, tools=[], tool_choice="auto", store=False)
+    read(
+        metadata={}, service_tier="auto", parallel_tool_calls=True, stream=True, stream_options={"include_usage": True}
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "param", "said"),
+    [
+        ({"messages": []}, "messages", "must be one message of the user; it holds 0: none"),
+        ({"messages": [{"role": "system", "content": "x"}, *HELLO]}, "messages", "it holds 2: system, user"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "it holds 1: assistant"),
+        ({"messages": "hello"}, "messages", "'messages' must be a list of objects"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
+        ({"messages": [{**HELLO[0], "name": "x"}]}, "messages[0].name", "is not supported here"),
+        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "must be a string; it is a number"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "must have 1 to 64 parts; it has 0"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0].type",
+            'can only be "text"; it is "image_url"',
+        ),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "half of a surrogate pair"),
+        ({"temperature": 3}, "temperature", "must be a number from 0 to 2; it is 3"),
+        ({"temperature": True}, "temperature", "must be a number from 0 to 2; it is true"),
+        ({"seed": -1}, "seed", "must be a whole number from 0 to 4294967295; it is -1"),
+        ({"max_tokens": 0}, "max_tokens", "must be a whole number from 1 to"),
+        ({"max_tokens": 1.5}, "max_tokens", "it is 1.5"),
+        ({"stop": ["a"] * 5}, "stop", "can be up to 4 strings of 1 to 64 characters"),
+        ({"stop": ""}, "stop", "can be up to 4 strings"),
+        ({"stop": [1]}, "stop", "must be a list of strings"),
+        ({"n": 2}, "n", "can only be 1; it is 2"),
+        ({"n": True}, "n", "can only be 1; it is true"),
+        ({"tools": [{"type": "function"}]}, "tools", "can only be []; it is a list"),
+        ({"top_p": 0.9}, "top_p", "can only be 1; it is 0.9"),
+        ({"logprobs": 1}, "logprobs", "must be true or false; it is a number"),
+        ({"logprobs": False, "top_logprobs": 1}, "top_logprobs", "is for 'logprobs'"),
+        ({"logprobs": True, "top_logprobs": 6}, "top_logprobs", "must be a whole number from 0 to 5; it is 6"),
+        ({"stream": "yes"}, "stream", "must be true or false; it is a string"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "is for a stream"),
+        ({"stream": True, "stream_options": {"other": 1}}, "stream_options.other", "is not supported here"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", 'can only be "text" or'),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, None, "is missing"),
+        ({"edge_agent": {"on_low_confidence": "guess"}}, "edge_agent.on_low_confidence", 'can only be "as_mode" or'),
+        ({"edge_agent": []}, "edge_agent", "must be an object; it is a list"),
+        ({"prompt": "hello"}, "prompt", "is not supported here"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "is not supported here"),
+        ({"model": 7}, "model", "must be a string; it is a number"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_its_name(more: dict[str, Any], param: str | None, said: str) -> None:
+    """With the member that is to be changed, and what it may be."""
+    found = refused(**more)
+    assert said in found.message
+    assert param in (None, found.param)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"", "the body is not JSON"),
+        (b"{", "the body is not JSON"),
+        (b"\xff\xfe{}", "the body is not JSON"),
+        (b"[]", "must be a JSON object; it is a list"),
+        (b"null", "must be a JSON object; it is null"),
+        (b'{"temperature": NaN}', "NaN is not a number"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+        (b'{"a":' * 100_000, "nested too deep"),
+        (b"{}", "'messages' is missing"),
+    ],
+)
+def test_a_body_that_is_no_request_is_refused(raw: bytes, said: str) -> None:
+    """Whatever it holds."""
+    with pytest.raises(GatewayError) as caught:
+        chat_request.parse_chat_request(raw)
+    assert said in caught.value.message or "'model' is missing" == caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "param", "said"),
+    [
+        ("EMBED", {}, "model", "is of kind embed, and completes no chat"),
+        ("CLASSIFY", {"max_tokens": 5}, "max_tokens", "is nothing that a task of kind classify has"),
+        ("CLASSIFY", {"logprobs": True}, "logprobs", "is nothing that a task of kind classify has"),
+        ("CLASSIFY", {"stop": "x"}, "stop", "is nothing that a task of kind classify has"),
+        ("CLASSIFY", {"temperature": 1}, "temperature", "always gives the likeliest answer"),
+        ("CLASSIFY", {"edge_agent": {"escalate": True}}, "edge_agent.escalate", "is nothing that"),
+        ("CLASSIFY", {"response_format": {"type": "json_object"}}, "response_format", "answers with a label"),
+        ("GENERATE", {"response_format": {"type": "json_object"}}, "response_format", "answers with text"),
+        ("GENERATE", {"max_tokens": 51}, "max_tokens", "is 51; the task's limit is 50"),
+        ("GENERATE", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "is nothing that a task of kind generate"),
+        ("EXTRACT", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "is nothing that a task of kind extract"),
+    ],
+)
+def test_what_a_task_of_a_kind_does_not_have_is_refused(kind: str, more: dict[str, Any], param: str, said: str) -> None:
+    """A parameter that did nothing would have its caller believe in it."""
+    found = unfit(kind, **more)
+    assert (param, True) == (found.param, said in found.message)
+
+
+def test_what_says_no_more_than_a_graded_task_does_is_let_by() -> None:
+    """It always gives the likeliest answer, the same one for any seed."""
+    asked = read(temperature=0, seed=3, edge_agent={"on_low_confidence": "abstain", "top_k": 2})
+    asked.require_supported(task("CLASSIFY"))
+    assert ("abstain", 2) == (asked.on_low_confidence, asked.top_k)
+    read(temperature=0, response_format={"type": "json_object"}).require_supported(task("EXTRACT"))
+
+
+def schema_format(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "record", "strict": True, "schema": schema}}
+
+
+def test_the_schema_of_a_record_may_say_what_the_task_keeps_to() -> None:
+    """Another is refused with the place, and one for a task that has none as well."""
+    read(response_format=schema_format(RECORD_SCHEMA)).require_supported(task("EXTRACT", RECORD_SCHEMA))
+    other = {**RECORD_SCHEMA, "properties": {**RECORD_SCHEMA["properties"], "colour": {"type": "string"}}}
+    found = unfit("EXTRACT", RECORD_SCHEMA, response_format=schema_format(other))
+    assert ("response_format", True) == (found.param, "'colour', which is not in it" in found.message)
+    assert "has no schema" in unfit("EXTRACT", response_format=schema_format(RECORD_SCHEMA)).message
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+WORDS = ("type", "text", "role", "content", "schema", "json_schema", "properties", "anyOf", "enum", "$ref", "$defs")
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=4), inner),
+    max_leaves=12,
+)
+SCHEMAS = VALUES.map(schema_format)
+NAMES = ("stream", "stream_options", "response_format", "edge_agent", "stop", "temperature", "tools", "n", "messages")
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3), st.none() | SCHEMAS)
+def test_whatever_is_asked_is_read_or_refused(more: dict[str, Any], wanted: Any) -> None:
+    """No body of JSON ends in anything else, nor what a task of any kind makes of it."""
+    body = {"model": "till", "messages": HELLO, **more, **({"response_format": wanted} if wanted else {})}
+    for kind in ("CLASSIFY", "EXTRACT", "GENERATE", "EMBED"):
+        with contextlib.suppress(GatewayError):
+            chat_request.parse_chat_request(json.dumps(body).encode()).require_supported(task(kind, RECORD_SCHEMA))
