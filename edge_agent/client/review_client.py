@@ -96,7 +96,7 @@ class _ReviewCalls:
         self, prediction_id: str, value: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
     ) -> None:
         """Give the right label, JSON object or text, by the kind of the task. Durable once it returns."""
-        kind = (await self.prediction(prediction_id, timeout_seconds=timeout_seconds)).kind
+        kind = (await _ReviewCalls.prediction(self, prediction_id, timeout_seconds=timeout_seconds)).kind
         request = _verdict(prediction_id, reviewer, self.request_id(request_id), **_correction(kind, value))
         await self.unary(self._stub.SubmitFeedback, request, timeout_seconds)
 

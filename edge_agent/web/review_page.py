@@ -34,7 +34,7 @@ KEYS = "123456789" + string.ascii_lowercase
 NO_REASON = "no reason given"
 SHOWN_CHARS_MAX = 80
 _STREAM_REASONS = {
-    "UNCERTAIN": "among the least sure",
+    "UNCERTAIN": "among the least confident",
     "DIVERSE": "some of each label",
     "NEW": "unlike the calibration data",
 }
