@@ -150,10 +150,10 @@ def keep(folder: Path, rate: float) -> None:
     while number < len(answers):
         due = min(len(answers), int((time.perf_counter() - began) * rate) + 1)
         for answer in answers[number:due]:
-            writer.keep(answer)
+            writer.queue_answer(answer)
         number = due
         time.sleep(0.005)
-    counted = writer.submit(lambda house: (house.spool.counters["captured"], house.commits)).result()
+    counted = writer.submit(lambda worker: (worker.spool.counters["captured"], worker.commits)).result()
     used = time.process_time() - processor
     writer.stop()
     print(len(answers), used / len(answers) * 1000, counted[1], len(answers) - counted[0])  # noqa: T201 - read by the parent

@@ -139,7 +139,7 @@ class Daemon:
     def _components(self) -> Iterator[Component]:
         """Yield what runs in the background, with the policy for its death; they end in the opposite order."""
         restart = DeathPolicy.RESTART
-        if self._capture.enabled:
+        if self._capture.is_enabled:
             why = "answers are stored and feedback is acknowledged without it; sealing and receipts wait"
             yield Component("examples", self._capture.run, restart, why)
         if self._config.metrics.address:
@@ -224,13 +224,13 @@ class Daemon:
         self._alarms.reconsider()
         broken = dict.fromkeys(self._activation.problems, False)
         ready = {task: self._engines.ready(bundle.digest) for task, bundle in self._activation.serving.items()}
-        feedback = {FEEDBACK: self._capture.writes} if self._capture.enabled else {}
+        feedback = {FEEDBACK: self._capture.is_writable} if self._capture.is_enabled else {}
         await self._servers.report(broken | ready | feedback, serving=not self._admission.draining)
 
     async def _report_changes(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):  # a stalled disk sends no event
-                async with asyncio.timeout(CAPTURE_CHECK_SECONDS if self._capture.enabled else None):
+                async with asyncio.timeout(CAPTURE_CHECK_SECONDS if self._capture.is_enabled else None):
                     await self._changed.wait()
             self._changed.clear()
             await self._report()

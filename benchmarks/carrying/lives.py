@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
-from convert.fleet.sites import FILE_NAME, SiteRegistry
+from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.formats.segment import name_of
 from tests.support.hostile_uplink import World
 from tests.support.whole_way import Outcome, Way
@@ -52,6 +52,6 @@ def _once_without_the_last(way: Way) -> None:
     way.answer(1)
     way.once()
     for key in way.uploaded():
-        if name_of(way.site.house.spool.epoch, 2) in key:
+        if name_of(way.site.worker.spool.incarnation, 2) in key:
             way.remove(key)
     way.collect()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
-from convert.collect.chain import NOT_COME
+from convert.collect.segment_chain import NOT_COME
 from edge_agent.cli.media import copy_out
 from tests.support.segments import Centre
 from tests.support.site_cases import ASite, answered, judgement
@@ -41,9 +41,9 @@ def _injected(field: Field, fault: Fault) -> Outcome:
     site = ASite(folder)  # reads every byte of its outbox
     site.keep(answered(99))
     site.judge(judgement(99))
-    site.house.seal_all()
+    site.worker.seal_all()
     outcome = _collected(field.root, site, said | {"feedback:f-99"})
-    site.house.close()
+    site.worker.close()
     return outcome
 
 
@@ -61,7 +61,7 @@ def _collected(root: Path, site: ASite, said: set[str]) -> Outcome:
     # Everything was carried there, so a segment that only "has not come" is one that nobody accounts for.
     unnamed = sum(gap.why == NOT_COME for gap in report.gaps) + len(report.breaks)
     shutil.copy(store / "site=site-1" / "receipts.json", site.config.receipts / "receipts.json")
-    site.house.read_receipts()
+    site.worker.read_receipts()
     lost += bool(site.files()) and report.clean
     return Outcome(lost, len(joined) - len(set(joined)), unnamed)
 
@@ -93,9 +93,9 @@ def _sealed(folder: Path) -> list[Path]:
     site = ASite(folder)
     before = set(site.files())
     site.judge(judgement(2))
-    site.house.seal_all()
+    site.worker.seal_all()
     new = sorted(set(site.files()) - before)
-    site.house.close()
+    site.worker.close()
     return [site.config.outbox / "segments" / name for name in new]
 
 
@@ -139,8 +139,8 @@ def _jumped(years: int) -> Fault:
         site.clock.wall += years * 365 * 86_400
         site.judge(judgement(2))
         site.clock.running += 100_000
-        site.house.keep()
-        site.house.close()
+        site.worker.do_housekeeping()
+        site.worker.close()
         return "acknowledged 2\n"
 
     return fault

@@ -1,1 +1,13 @@
-"""Examples: what devices asked and what was answered, redacted, kept for a while, and sealed for the centre."""
+"""Data capture: answers are redacted, kept for review and training, and sealed for the central site.
+
+example_capture.py    the daemon's interface, on its event loop: queues answers, awaits everything else
+spool_writer.py       owns the thread: gathers answers into groups, commits them, reports a stalled disk
+spool_worker.py       owns the database and the outbox, on that thread: stores, expires, seals, reports alarms
+spool.py              the database, spool.db: predictions, feedback, tombstones; what is evicted first
+segment_ledger.py     which records are in which segment, in the same database
+outbox.py             the files that leave the site, and the receipts that come back
+record_builder.py     from an answer to a redacted record
+review_streams.py     which answers people are asked to review; the random audit
+teacher_questions.py  inputs that the large model is asked about later, and its labels
+redact/               finds and replaces personal data
+"""

@@ -1,7 +1,8 @@
-"""The examples of one site, for the rest of the daemon: keep answers, look at them, judge them, forget them.
+"""The daemon's interface to data capture: queue answers, list them for review, store feedback, erase.
 
-`keep` is called on the way of every answer and only queues. Everything else is a future of the writer's thread, done
-when it is on the disk. Nobody waits for a disk that stands: status says so at once, and all others are refused.
+It runs on the event loop and owns a `SpoolWriter`, whose thread does the work. `queue_answer` is part of every answer
+and only queues. Every other call awaits that thread and returns when the result is on the disk. No call waits for a
+stalled disk: `status` reports it at once, and the other calls are refused.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ QUEUE_START = ReviewCursor()
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """A kept prediction: its record, and the records of the feedback on it."""
+    """A kept prediction, its feedback, and its place in the review queue."""
 
     record: dict[str, Any]
     reviewed: bool
@@ -56,9 +57,9 @@ class CaptureStatus:
     """What an operator sees."""
 
     counters: dict[str, int]
-    """Totals since the spool was made."""
+    """Totals since the spool was created."""
     retained: dict[str, int]
-    """Examples that are here, by class."""
+    """Examples in the spool, by class."""
     spool_bytes: int
     outbox_bytes: int
     outbox_segments: int
@@ -66,35 +67,35 @@ class CaptureStatus:
     outbox_dir: str
     problems: tuple[str, ...]
     unsealed_seconds: float = 0.0
-    """Age of the oldest answer that waits to be sealed, in seconds of running; 0 = none waits."""
+    """Age of the oldest answer that waits to be sealed, in seconds of running; 0 = no answer waits."""
     outbox_seconds: float = 0.0
     """Age of the oldest segment that waits for its receipt, by a clock that may be wrong; 0 = none waits."""
     questions: dict[str, int] = field(default_factory=dict)
-    """Questions for the large model that wait, by why."""
+    """Questions for the large model that wait, by reason."""
     question_seconds: float = 0.0
-    """Age of the oldest of them, in seconds of running; 0 = none waits."""
+    """Age of the oldest of them, in seconds of running; 0 = no question waits."""
     review_waiting: dict[str, int] = field(default_factory=dict)
     """Answers that wait for a review, by stream."""
     field: tuple[BundleSummary, ...] = ()
-    """How bundles do in the field, in short."""
+    """Production monitoring of each bundle, in short."""
     stalled_seconds: float = 0.0
-    """How long the disk has not finished the work at hand; then there are no figures, and this is not 0."""
+    """How long the disk has worked on one write, in seconds; 0 = it keeps up. Else all other figures are empty."""
 
 
 class ExampleCapture:
-    """See the module."""
+    """Captures the examples of one site."""
 
     def __init__(
         self,
         config: Config,
         around: SpoolWorkerDependencies,
-        house: type[SpoolWorker] = SpoolWorker,
+        worker: type[SpoolWorker] = SpoolWorker,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Compile the rules; `start` opens the spool as a `house`; `monotonic` tells how long the disk stands.
+        """Compile the redaction rules; `start` opens the spool with a `worker`; `monotonic` measures stalls.
 
         Raises:
-            ConfigInvalid: a rule of the site is none.
+            ConfigInvalid: a rule of the site is invalid.
         """
         self._config = config
         examples = config.examples
@@ -111,122 +112,122 @@ class ExampleCapture:
         # A site that is updated says how that went, whether it collects anything or not.
         site = config.site
         self._enabled = self._enabled or bool(config.update.root_file and site.id and site.recipients)
-        self._writer = SpoolWriter(lambda: house(config, redactor, around), limits, monotonic)
+        self._writer = SpoolWriter(lambda: worker(config, redactor, around), limits, monotonic)
         # One place is always left to callers, so one alone is none for what nobody waits for.
         escalation = config.escalation
         self._later = bool(escalation.url and escalation.later_questions_max and escalation.calls_max > 1)
 
     def start(self) -> None:
-        """Open the spool and begin to write; a site that collects nothing, and never did, gets none."""
+        """Open the spool and begin to write; a site that never collected anything gets no spool."""
         if self._enabled:
             self._writer.start()
 
     def stop(self) -> bool:
-        """Write what waits, and close; tell whether the disk took it in time."""
+        """Write what waits and close; return whether the disk finished in time."""
         return self._writer.stop() if self._enabled else True
 
     @property
-    def enabled(self) -> bool:
-        """Whether anything is kept here, or ever was."""
+    def is_enabled(self) -> bool:
+        """Whether this site collects examples, or ever did."""
         return self._enabled
 
     @property
-    def writes(self) -> bool:
-        """Whether feedback can be acknowledged now, as far as is known."""
-        return self._enabled and self._writer.problem is None and not self.stalled
+    def is_writable(self) -> bool:
+        """Whether feedback can be acknowledged now."""
+        return self._enabled and self._writer.problem is None and not self.is_stalled
 
     @property
-    def stalled(self) -> bool:
-        """Whether the disk has stood for so long that calls which need it are refused."""
+    def is_stalled(self) -> bool:
+        """Whether the disk has stalled for so long that calls which need it are refused."""
         return self._writer.stalled_seconds >= STALLED_SECONDS_MAX
 
     async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Keep house again and again, until cancelled."""
+        """Run the housekeeping periodically, until cancelled."""
         while True:
-            await asyncio.wrap_future(self._writer.housekeeping())
+            await asyncio.wrap_future(self._writer.run_housekeeping())
             await sleep(HOUSEKEEPING_SECONDS)
 
     def consent(self, task: str) -> Consent:
         """Return what the site allows for a task."""
         return self._config.examples.collect.get(task, "off")
 
-    def defers(self, task: str) -> bool:
-        """Tell whether an input of a task can be kept, so that the large model is asked about it later."""
-        return self._later and self.writes and self.consent(task) != "off"
+    def can_defer(self, task: str) -> bool:
+        """Return whether the large model can be asked later about an input of this task."""
+        return self._later and self.is_writable and self.consent(task) != "off"
 
     @property
     def questions_waiting(self) -> int:
-        """Questions for the large model that wait, about."""
+        """Approximate number of questions for the large model that wait."""
         return self._writer.questions_waiting
 
     async def next_question(self, tasks: tuple[str, ...]) -> TeacherQuestion | None:
-        """Take a question of one of these tasks, marked on the disk as asked; None = none waits. Raises SiteError."""
-        return await self._do(lambda house: house.next_question(tasks), alone=True)
+        """Take the next question of these tasks, marked as asked; None = no question waits. Raises SiteError."""
+        return await self._run(lambda worker: worker.next_question(tasks), alone=True)
 
-    async def opine(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest) -> None:
-        """Keep what the large model said to a question; durable when this returns. Raises SiteError."""
-        await self._do(lambda house: house.opine(asked, said, model, manifest))
+    async def store_teacher_label(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest) -> None:
+        """Store the large model's label; durable when this returns. Raises SiteError."""
+        await self._run(lambda worker: worker.store_teacher_label(asked, said, model, manifest))
 
-    async def unanswered(self, asked: TeacherQuestion, *, again: bool) -> None:
-        """Give a question up, or let it wait `again` where it is certain that nobody worked on it. Raises SiteError."""
+    async def release_question(self, asked: TeacherQuestion, *, again: bool) -> None:
+        """Drop a question; with `again`, requeue it: certainly no large model worked on it. Raises SiteError."""
 
-        def work(house: SpoolWorker) -> None:
-            (house.questions.put_back if again else house.questions.give_up)(asked)
+        def work(worker: SpoolWorker) -> None:
+            (worker.questions.put_back if again else worker.questions.give_up)(asked)
 
-        await self._do(work)
+        await self._run(work)
 
-    def redaction(self) -> RedactionSession:
-        """Begin with the texts of one input that leaves now: the same rules as for what is kept."""
+    def start_redaction(self) -> RedactionSession:
+        """Start to redact one input that leaves the site now, by the rules for kept examples."""
         return self._redactor.start()
 
-    def keep(self, answered: CapturedAnswer) -> None:
-        """Keep an answer of a task that is collected. Never waits, and never fails."""
-        self._writer.keep(answered)
+    def queue_answer(self, answered: CapturedAnswer) -> None:
+        """Queue an answer of a collected task. Never waits, never fails."""
+        self._writer.queue_answer(answered)
 
-    def paid(self, task: str, micros: int) -> None:
-        """Count a question about a task, and its price. Never waits, and never fails."""
+    def add_charge(self, task: str, micros: int) -> None:
+        """Count a paid question about a task. Never waits, never fails."""
         if self._enabled:
-            self._writer.bills.add(task, micros)
+            self._writer.charges.add(task, micros)
 
-    async def find(self, prediction_id: str) -> ReviewItem:
+    async def find_prediction(self, prediction_id: str) -> ReviewItem:
         """Return a kept prediction. Raises PredictionUnknown, StoreDamaged."""
-        return parse_review_item(await self._do(lambda house: house.spool.find(prediction_id)))
+        return parse_review_item(await self._run(lambda worker: worker.spool.find_prediction(prediction_id)))
 
-    async def review(self, wanted: ReviewFilter, after: ReviewCursor, count: int) -> list[ReviewItem]:
-        """Return kept predictions, the streams in turns, behind a place. Raises StoreDamaged."""
-        rows = await self._do(lambda house: house.spool.review(wanted, after, count))
+    async def review_page(self, wanted: ReviewFilter, after: ReviewCursor, count: int) -> list[ReviewItem]:
+        """Return kept predictions after a cursor, the streams in turns. Raises StoreDamaged."""
+        rows = await self._run(lambda worker: worker.spool.review_page(wanted, after, count))
         return [parse_review_item(found, place) for place, found in rows]
 
-    async def judge(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:
-        """Keep feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest."""
+    async def store_feedback(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:
+        """Store feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest."""
 
-        def work(house: SpoolWorker) -> None:
-            house.judge(said, prediction, manifest)
+        def work(worker: SpoolWorker) -> None:
+            worker.store_feedback(said, prediction, manifest)
 
-        await self._do(work)
+        await self._run(work)
 
     async def erase(self, prediction_id: str) -> tuple[bool, bool]:
-        """Forget a prediction; return whether it was here, and whether the centre is told to forget it."""
+        """Erase a prediction; return whether it was here, and whether the central site is told to erase it."""
 
-        def work(house: SpoolWorker) -> tuple[bool, bool]:
-            with house.spool.transaction():
-                done = house.erase(prediction_id)
+        def work(worker: SpoolWorker) -> tuple[bool, bool]:
+            with worker.spool.transaction():
+                done = worker.erase(prediction_id)
             # What was deleted is still in the database's log until then.
-            house.spool.shrink()
+            worker.spool.shrink()
             return done
 
-        return await self._do(work, alone=True, seconds_max=None)
+        return await self._run(work, alone=True, seconds_max=None)
 
-    async def seal(self) -> int:
-        """Seal everything that waits now; return how many segments were made. Raises SiteError."""
-        return await self._do(SpoolWorker.seal_all, alone=True, seconds_max=None)
+    async def seal_all(self) -> int:
+        """Seal everything that waits; return the number of new segments. Raises SiteError."""
+        return await self._run(SpoolWorker.seal_all, alone=True, seconds_max=None)
 
     async def read_receipts(self) -> int:
-        """Take receipts over now; return how many segments were deleted. Raises ExchangeError."""
-        return await self._do(SpoolWorker.read_receipts, alone=True, seconds_max=None)
+        """Apply the receipts in the folder; return the number of deleted segments. Raises ExchangeError."""
+        return await self._run(SpoolWorker.read_receipts, alone=True, seconds_max=None)
 
     async def status(self) -> CaptureStatus | None:
-        """Return counters and sizes, or soon why there are none; None where nothing is collected."""
+        """Return counters and sizes, or within 2 s why there are none; None where nothing is collected."""
         if not self._enabled:
             return None
         if self._writer.problem:
@@ -234,8 +235,8 @@ class ExampleCapture:
         if self._writer.stalled_seconds >= STATUS_SECONDS_MAX:
             return self._stalled()
         try:
-            # Outside the writer's transaction: who looks once a second must not write once a second.
-            look = self._do(lambda house: _status(house, self._config), alone=True, seconds_max=STATUS_SECONDS_MAX)
+            # Outside the writer's transaction: a status poll each second must not cause a write each second.
+            look = self._run(lambda worker: _status(worker, self._config), alone=True, seconds_max=STATUS_SECONDS_MAX)
             return await look
         except SpoolStalled:
             return self._stalled()
@@ -243,22 +244,25 @@ class ExampleCapture:
             return _broken(error)
 
     def _stalled(self) -> CaptureStatus:
-        """Say what is known without the disk."""
+        """Return the status without a look at the disk."""
         writer, seconds = self._writer, max(self._writer.stalled_seconds, STATUS_SECONDS_MAX)
         said = (
             f"There are no figures of examples: the disk of {self._config.state_dir} has worked on one write for"
-            f" {seconds:.0f} s. {writer.waiting} answers wait in memory, {writer.dropped} did not fit there and are"
-            " lost. Check the disk; what waits is written when it answers."
+            f" {seconds:.0f} s. {writer.queued_answers} answers wait in memory,"
+            f" {writer.dropped_answers} did not fit there and are lost."
+            " Check the disk; what waits is written when it answers."
         )
         return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,), stalled_seconds=seconds)
 
-    async def field(self, task: str = "") -> tuple[tuple[BundleSeries, ...], tuple[DailySpend, ...]]:
-        """Return how the bundles of a task, or of all, do in the field, and what was spent; nothing without a spool."""
+    async def monitoring_report(self, task: str = "") -> tuple[tuple[BundleSeries, ...], tuple[DailySpend, ...]]:
+        """Return the production monitoring of a task's bundles, or of all tasks, and what was spent."""
         if not self._enabled:
             return (), ()
-        return await self._do(lambda house: (house.book.report(task), house.book.money(task)), alone=True)
+        return await self._run(
+            lambda worker: (worker.monitoring.report(task), worker.monitoring.daily_spend(task)), alone=True
+        )
 
-    async def _do(
+    async def _run(
         self,
         work: Callable[[SpoolWorker], Result],
         *,
@@ -270,7 +274,7 @@ class ExampleCapture:
                 "this site keeps no answers",
                 remedy="Set 'collect' under 'examples' in agent.yaml for the tasks that may be collected.",
             )
-        if self.stalled:
+        if self.is_stalled:
             raise _waited(self._writer.stalled_seconds)
         doing: asyncio.Future[Result] = asyncio.wrap_future(self._writer.submit(work, alone=alone))
         try:
@@ -282,7 +286,7 @@ class ExampleCapture:
 
 
 def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_START) -> ReviewItem:
-    """Read what the spool keeps of a prediction. Raises StoreDamaged."""
+    """Parse what the spool keeps of a prediction. Raises StoreDamaged."""
     try:
         said = tuple(map(parse_stored, found.feedback))
         return ReviewItem(parse_stored(found.record), found.reviewed, said, place, found.stream, found.probability)
@@ -297,23 +301,23 @@ def _waited(seconds: float) -> SpoolStalled:
     )
 
 
-def _status(house: SpoolWorker, config: Config) -> CaptureStatus:
-    outbox, waits = house.outbox, house.questions.waits()
+def _status(worker: SpoolWorker, config: Config) -> CaptureStatus:
+    outbox, waits = worker.outbox, worker.questions.queued()
     return CaptureStatus(
-        counters=dict(house.spool.counters),
-        retained=house.spool.retained(),
-        spool_bytes=house.spool.used_bytes,
+        counters=dict(worker.spool.counters),
+        retained=worker.spool.count_retained(),
+        spool_bytes=worker.spool.used_bytes,
         outbox_bytes=outbox.used_bytes() if outbox else 0,
-        outbox_segments=len(outbox.ledger.sealed()) if outbox else 0,
-        epoch=house.spool.epoch,
+        outbox_segments=len(outbox.ledger.sealed_segments()) if outbox else 0,
+        epoch=worker.spool.incarnation,
         outbox_dir=str(config.outbox.absolute()) if outbox else "",
-        problems=tuple(f"{error.message}. {error.remedy}" for error in house.problems.values()),
+        problems=tuple(f"{error.message}. {error.remedy}" for error in worker.problems.values()),
         unsealed_seconds=outbox.ledger.oldest_seconds() if outbox else 0.0,
-        outbox_seconds=outbox.oldest_seconds(house.now()) if outbox else 0.0,
-        field=house.book.headlines(),
+        outbox_seconds=outbox.oldest_seconds(worker.now()) if outbox else 0.0,
+        field=worker.monitoring.summaries(),
         questions=waits.counts,
         question_seconds=waits.oldest_seconds,
-        review_waiting=house.spool.streams.waiting(),
+        review_waiting=worker.spool.streams.count_waiting(),
     )
 
 

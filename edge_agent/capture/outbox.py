@@ -68,13 +68,13 @@ class Outbox:
                 sync_directory(folder.parent)
         self._recover()
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Tell whether records have waited long enough, or are enough."""
         waiting = self.ledger.waiting_bytes(self._config.segment_bytes_max)
         old = self._spool.clock - self._sealed_at >= self._config.seal_seconds
         return waiting >= self._config.segment_bytes_max or (old and waiting > 0)
 
-    def seal(self, at: float) -> int:
+    def seal_segment(self, at: float) -> int:
         """Seal one segment of what waits; return its sequence, 0 = nothing waits.
 
         Raises:
@@ -82,10 +82,10 @@ class Outbox:
             StateDirUnwritable, StoreDamaged: its disk failed. What was not sealed waits on.
         """
         self._check_room()
-        sequence = self.ledger.building()
+        sequence = self.ledger.building_sequence()
         if not sequence:
             with self._spool.transaction():
-                sequence = self.ledger.choose(self._config.segment_bytes_max)
+                sequence = self.ledger.assign_records(self._config.segment_bytes_max)
         if sequence and not self._write(sequence, at):
             sequence = 0
         if not self.ledger.waiting_bytes(1):
@@ -118,22 +118,24 @@ class Outbox:
             raise DocumentInvalid(said, remedy="Bring the receipts of this site.")
         count = 0
         for epoch in signed.body.epochs:
-            count += self._believe(epoch) if epoch.epoch == self._spool.epoch else self._forget_epoch(epoch)
+            count += self._believe(epoch) if epoch.epoch == self._spool.incarnation else self._forget_epoch(epoch)
         self._receipts_seen = signed.sha256
         return count
 
-    def check(self, *, thoroughly: bool) -> list[int]:
+    def find_lost_segments(self, *, thoroughly: bool) -> list[int]:
         """Return the segments that are gone or damaged, by their size or by every byte.
 
         What the spool still has of them waits to be sealed again.
         """
-        lost = [each.sequence for each in self.ledger.sealed() if not self._intact(each, thoroughly=thoroughly)]
+        lost = [
+            each.sequence for each in self.ledger.sealed_segments() if not self._intact(each, thoroughly=thoroughly)
+        ]
         if lost:
             with self._spool.transaction():
                 for sequence in lost:
-                    self.ledger.lose(sequence)
+                    self.ledger.mark_lost(sequence)
         for sequence in lost:
-            self._remove(self._spool.epoch, sequence)
+            self._remove(self._spool.incarnation, sequence)
         return lost
 
     def write_status(
@@ -141,15 +143,15 @@ class Outbox:
     ) -> None:
         """Write the status object."""
         highest = self._highest()
-        lost = self.ledger.lost()
+        lost = self.ledger.lost_sequences()
         body = status_object.SiteStatus(
             **dict(updates),
             site=self._site.id,
             at=format_timestamp(at),
             agent_version=version,
-            epoch=self._spool.epoch,
+            epoch=self._spool.incarnation,
             highest=highest,
-            missing={self._spool.epoch: lost} if lost else {},
+            missing={self._spool.incarnation: lost} if lost else {},
             counters=dict(self._spool.counters),
             retained_bytes=self._spool.used_bytes + self.used_bytes(),
             tasks=tuple(tasks),
@@ -157,24 +159,26 @@ class Outbox:
         write_durably(self._places.outbox / status_object.FILE_NAME, sign(body, self._key), FILE_MODE)
 
     def _recover(self) -> None:
-        ours = [found[1] for path in self._files() if (found := _named(path)) and found[0] == self._spool.epoch]
+        ours = [found[1] for path in self._files() if (found := _named(path)) and found[0] == self._spool.incarnation]
         if max(ours, default=0) >= self.ledger.next_sequence():
             # The spool was put back to an earlier state: its numbers are taken.
             with self._spool.transaction():
-                self.ledger.renew()
-        sequence = self.ledger.building()
+                self.ledger.begin_incarnation()
+        sequence = self.ledger.building_sequence()
         finished = self._adoptable(sequence) if sequence else None
         if finished:
             with self._spool.transaction():
-                self.ledger.finish(sequence, finished)
+                self.ledger.mark_sealed(sequence, finished)
         elif sequence:
-            self._remove(self._spool.epoch, sequence)
-        received = {each.sequence for each in self.ledger.between(1, max(ours, default=0)) if each.state == "received"}
+            self._remove(self._spool.incarnation, sequence)
+        received = {
+            each.sequence for each in self.ledger.segments_between(1, max(ours, default=0)) if each.state == "received"
+        }
         for number in received & set(ours):
-            self._remove(self._spool.epoch, number)
+            self._remove(self._spool.incarnation, number)
 
     def _adoptable(self, sequence: int) -> SealedFiles | None:
-        stem = segment.name_of(self._spool.epoch, sequence)
+        stem = segment.name_of(self._spool.incarnation, sequence)
         raw = self._read(self._file(stem, segment.MANIFEST_SUFFIX))
         try:
             signed = segment.verify(raw, stem, {public_key_hex(self._key)})
@@ -187,32 +191,32 @@ class Outbox:
 
     def _write(self, sequence: int, at: float) -> bool:
         """Write a segment's files; tell whether there was anything to write."""
-        lines = list(self.ledger.lines(sequence))
+        lines = list(self.ledger.record_lines(sequence))
         if not lines:
             with self._spool.transaction():
-                self.ledger.cancel(sequence)
+                self.ledger.release_sequence(sequence)
             return False
         sealed = segment.seal(b"".join(lines), self._site.recipients)
         manifest = segment.SegmentManifest(
             site=self._site.id,
-            epoch=self._spool.epoch,
+            epoch=self._spool.incarnation,
             sequence=sequence,
             at=format_timestamp(at),
             sha256=hashlib.sha256(sealed).hexdigest(),
             size_bytes=len(sealed),
-            previous=self.ledger.previous(sequence),
+            previous=self.ledger.previous_manifest_sha256(sequence),
             records=len(lines),
             recipients=self._site.recipients,
             reseals=self.ledger.to_reseal(),
         )
         signed = sign(manifest, self._key)
-        stem = segment.name_of(self._spool.epoch, sequence)
+        stem = segment.name_of(self._spool.incarnation, sequence)
         write_durably(self._file(stem, segment.SEALED_SUFFIX), sealed, FILE_MODE)
         write_durably(self._file(stem, segment.MANIFEST_SUFFIX), signed, FILE_MODE)
         sha256 = hashlib.sha256(signed).hexdigest()
         with self._spool.transaction():
             self._spool.counters["records_sealed"] += len(lines)
-            self.ledger.finish(sequence, SealedFiles(len(sealed), manifest.sha256, sha256, manifest.reseals))
+            self.ledger.mark_sealed(sequence, SealedFiles(len(sealed), manifest.sha256, sha256, manifest.reseals))
         return True
 
     def _check_room(self) -> None:
@@ -220,7 +224,7 @@ class Outbox:
         if used >= self._config.outbox_bytes_max:
             raise DiskFull(
                 f"the outbox holds {used} bytes; the limit is {self._config.outbox_bytes_max}",
-                remedy="Let the uplink run, or 'edge-agent media export' to a stick and bring back the receipts.",
+                remedy="Let the uplink run, or 'edge-agent export' to a stick and bring back the receipts.",
             )
 
     def _believe(self, epoch: receipts.EpochReceipts) -> int:
@@ -228,22 +232,26 @@ class Outbox:
         received = [each for span in epoch.received for each in self._covered(span)]
         refused = [each.sequence for each in epoch.refused if self._is_ours(each.sequence, each.manifest_sha256)]
         with self._spool.transaction():
-            self.ledger.receive([each.sequence for each in received])
+            self.ledger.mark_received([each.sequence for each in received])
             for sequence in set(refused):
-                self.ledger.lose(sequence)
+                self.ledger.mark_lost(sequence)
         for sequence in (*(each.sequence for each in received), *refused):
-            self._remove(self._spool.epoch, sequence)
+            self._remove(self._spool.incarnation, sequence)
         return len(received)
 
     def _covered(self, span: receipts.ReceiptRange) -> list[LedgerSegment]:
-        if not any(each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.between(span.last, span.last)):
+        if not any(
+            each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.segments_between(span.last, span.last)
+        ):
             return []
-        return [each for each in self.ledger.between(span.first, span.last) if each.state in ("sealed", "lost")]
+        return [
+            each for each in self.ledger.segments_between(span.first, span.last) if each.state in ("sealed", "lost")
+        ]
 
     def _is_ours(self, sequence: int, manifest_sha256: str) -> bool:
         return any(
             each.state == "sealed" and each.manifest_sha256 == manifest_sha256
-            for each in self.ledger.between(sequence, sequence)
+            for each in self.ledger.segments_between(sequence, sequence)
         )
 
     def _forget_epoch(self, epoch: receipts.EpochReceipts) -> int:
@@ -258,7 +266,7 @@ class Outbox:
         return gone
 
     def _intact(self, known: LedgerSegment, *, thoroughly: bool) -> bool:
-        path = self._file(segment.name_of(self._spool.epoch, known.sequence), segment.SEALED_SUFFIX)
+        path = self._file(segment.name_of(self._spool.incarnation, known.sequence), segment.SEALED_SUFFIX)
         try:
             whole = path.stat().st_size == known.size and path.with_suffix(segment.MANIFEST_SUFFIX).exists()
             if not thoroughly or not whole:
@@ -269,10 +277,10 @@ class Outbox:
             return False
 
     def _highest(self) -> dict[str, int]:
-        highest = {self._spool.epoch: self.ledger.next_sequence() - 1 - bool(self.ledger.building())}
+        highest = {self._spool.incarnation: self.ledger.next_sequence() - 1 - bool(self.ledger.building_sequence())}
         for path in self._files():
             named = _named(path)
-            if named and named[0] != self._spool.epoch:
+            if named and named[0] != self._spool.incarnation:
                 highest[named[0]] = max(named[1], highest.get(named[0], 0))
         return highest
 

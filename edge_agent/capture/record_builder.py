@@ -93,7 +93,7 @@ class RecordBuilder:
         """Redact by those rules, within what the site allows."""
         self._config, self._site, self._redactor = config, site, redactor
 
-    def prediction(self, answered: CapturedAnswer, seconds: float) -> PredictionRecord:
+    def build_prediction(self, answered: CapturedAnswer, seconds: float) -> PredictionRecord:
         """Write a prediction that was answered at that time, in seconds since 1970."""
         task = answered.manifest.task
         redaction = self._redactor.start()
@@ -127,7 +127,7 @@ class RecordBuilder:
             answered.prediction_id, task.name, rank, _class(answered), consent, raw, seen, answered.later
         )
 
-    def feedback(
+    def build_feedback(
         self, said: HumanFeedback, prediction: Mapping[str, Any], manifest: Manifest | None, at: float
     ) -> FeedbackRecord:
         """Write feedback on a stored prediction; `manifest` is of the task's bundle, if it is there.
@@ -160,7 +160,9 @@ class RecordBuilder:
             said.feedback_id, said.prediction_id, said.request_id, _write(record).encode(), content.encode()
         )
 
-    def opinion(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest, at: float) -> bytes:
+    def build_teacher_label(
+        self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest, at: float
+    ) -> bytes:
         """Write what the large model said of a stored prediction, redacted as feedback is."""
         prediction = json.loads(asked.record)
         redaction = self._redactor.start(_written(prediction))
@@ -182,7 +184,7 @@ class RecordBuilder:
         }
         return _write(record).encode()
 
-    def tombstone(self, prediction_id: str, at: float) -> bytes:
+    def build_tombstone(self, prediction_id: str, at: float) -> bytes:
         """Write the wish to forget a prediction."""
         record = {
             "schema": SCHEMA,

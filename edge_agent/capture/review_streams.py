@@ -147,12 +147,12 @@ class ReviewStreams:
             )
         return drawn
 
-    def has_drawn(self, prediction_id: str) -> bool:
+    def is_audited(self, prediction_id: str) -> bool:
         """Tell whether the audit has drawn an answer that is kept here."""
         query = "SELECT 1 FROM predictions WHERE prediction_id = ? AND stream = 1"
         return bool(self._db.rows(query, (prediction_id,)))
 
-    def judged(self, prediction_id: str, wrong: bool | None) -> bool:
+    def record_verdict(self, prediction_id: str, wrong: bool | None) -> bool:
         """Note the first word of a person on an answer; tell whether the audit had drawn it."""
         outcome = UNKNOWN if wrong is None else WRONG if wrong else RIGHT
         rows = self._db.execute(
@@ -165,7 +165,7 @@ class ReviewStreams:
         query = "SELECT 1 FROM review_audit WHERE outcome <> 'open' AND row IN (SELECT min(row) FROM review_audit"
         return bool(self._db.rows(f"{query} GROUP BY task, digest) LIMIT 1"))
 
-    def settle(self) -> dict[tuple[str, str], list[AuditOutcome]]:
+    def take_settled(self) -> dict[tuple[str, str], list[AuditOutcome]]:
         """Take away what is behind no open one, in the order in which it was drawn, by task and digest."""
         found: dict[tuple[str, str], list[AuditOutcome]] = {}
         for task, digest in self._db.rows("SELECT DISTINCT task, digest FROM review_audit"):
@@ -180,7 +180,7 @@ class ReviewStreams:
                 self._db.execute(f"DELETE FROM review_audit WHERE {where}", behind)  # noqa: S608 - our own words
         return found
 
-    def waiting(self) -> dict[str, int]:
+    def count_waiting(self) -> dict[str, int]:
         """Count what waits for people, by stream."""
         rows = self._db.rows("SELECT stream, count(*) FROM predictions WHERE reviewed = 0 GROUP BY stream")
         return {NAMES[code]: number for code, number in rows if code in NAMES}

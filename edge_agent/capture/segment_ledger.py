@@ -92,7 +92,7 @@ class SegmentLedger:
         rows = self._db.rows(query)
         return max(0.0, self._spool.clock - float(rows[0][0])) if rows else 0.0
 
-    def choose(self, bytes_max: int) -> int:
+    def assign_records(self, bytes_max: int) -> int:
         """Take the next number for what waits, the oldest first, up to that many bytes; 0 = nothing waits."""
         sequence = self.next_sequence()
         room = self._take("tombstones", "length(record)", "segment IS NULL", sequence, bytes_max)
@@ -111,12 +111,12 @@ class SegmentLedger:
         ((highest,),) = self._db.rows("SELECT coalesce(max(sequence), 0) FROM segments")
         return int(highest) + 1
 
-    def building(self) -> int:
+    def building_sequence(self) -> int:
         """Return the number of the segment whose files are not finished; 0 = none."""
         rows = self._db.rows("SELECT sequence FROM segments WHERE state = 'building'")
         return int(rows[0][0]) if rows else 0
 
-    def lines(self, sequence: int) -> Iterator[bytes]:
+    def record_lines(self, sequence: int) -> Iterator[bytes]:
         """Yield the records of a segment, each with its newline."""
         query = f"SELECT record, class, stream, probability FROM predictions WHERE {_OF} ORDER BY row"
         for record, class_, stream, probability in self._db.execute(query, (sequence,)):
@@ -131,12 +131,12 @@ class SegmentLedger:
             ):
                 yield record + b"\n"
 
-    def previous(self, sequence: int) -> str:
+    def previous_manifest_sha256(self, sequence: int) -> str:
         """Return the sha256 of the manifest before; empty for the first."""
         rows = self._db.rows("SELECT manifest_sha256 FROM segments WHERE sequence = ?", (sequence - 1,))
         return str(rows[0][0]) if rows else ""
 
-    def lost(self) -> tuple[int, ...]:
+    def lost_sequences(self) -> tuple[int, ...]:
         """Return the segments that are lost, all of them."""
         return tuple(row[0] for row in self._db.rows("SELECT sequence FROM segments WHERE state = 'lost'"))
 
@@ -145,7 +145,7 @@ class SegmentLedger:
         query = "SELECT sequence FROM segments WHERE state = 'lost' AND resealed = 0 ORDER BY sequence LIMIT ?"
         return tuple(row[0] for row in self._db.rows(query, (_RESEALS_MAX,)))
 
-    def finish(self, sequence: int, sealed: SealedFiles) -> None:
+    def mark_sealed(self, sequence: int, sealed: SealedFiles) -> None:
         """Note that the files of a segment are on the disk."""
         self._db.execute(
             "UPDATE segments SET state = 'sealed', size = ?, sha256 = ?, manifest_sha256 = ? WHERE sequence = ?",
@@ -157,20 +157,20 @@ class SegmentLedger:
         )
         self._spool.counters["segments_sealed"] += 1
 
-    def cancel(self, sequence: int) -> None:
+    def release_sequence(self, sequence: int) -> None:
         """Give a number back whose records were all erased before it was used."""
         self._db.execute("DELETE FROM segments WHERE sequence = ? AND state = 'building'", (sequence,))
 
-    def sealed(self) -> list[LedgerSegment]:
+    def sealed_segments(self) -> list[LedgerSegment]:
         """Return the segments that wait for their receipt."""
         return [LedgerSegment(*row) for row in self._db.rows(f"{_SEGMENT} WHERE state = 'sealed' ORDER BY sequence")]
 
-    def between(self, first: int, last: int) -> list[LedgerSegment]:
+    def segments_between(self, first: int, last: int) -> list[LedgerSegment]:
         """Return the segments of a range of sequences."""
         rows = self._db.rows(f"{_SEGMENT} WHERE sequence BETWEEN ? AND ? ORDER BY sequence", (first, last))
         return [LedgerSegment(*row) for row in rows]
 
-    def receive(self, sequences: Sequence[int]) -> None:
+    def mark_received(self, sequences: Sequence[int]) -> None:
         """Note that the centre has these: what only waited for that is spare now."""
         for sequence in sequences:
             self._db.execute("UPDATE segments SET state = 'received' WHERE sequence = ?", (sequence,))
@@ -178,7 +178,7 @@ class SegmentLedger:
             self._db.execute(_DONE, {"sequence": sequence})
         self._spool.counters["segments_received"] += len(sequences)
 
-    def lose(self, sequence: int) -> None:
+    def mark_lost(self, sequence: int) -> None:
         """Note that a segment is damaged, gone or refused; what is still here of it waits to be sealed again."""
         self._db.execute("UPDATE segments SET state = 'lost' WHERE sequence = ?", (sequence,))
         for table in _TABLES:
@@ -186,7 +186,7 @@ class SegmentLedger:
             self._db.execute(f"UPDATE {table} SET segment = NULL{spare} WHERE {_OF}", (sequence,))
         self._spool.counters["segments_lost"] += 1
 
-    def renew(self) -> None:
+    def begin_incarnation(self) -> None:
         """Begin a new epoch: the numbers of this one were used by a later life of this spool."""
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
@@ -197,7 +197,7 @@ class SegmentLedger:
         self._db.execute("UPDATE predictions SET segment = 0 WHERE segment > 0")
         self._db.execute("UPDATE feedback SET segment = 0 WHERE segment > 0")
         self._db.execute("DELETE FROM segments")
-        self._spool.epoch = str(self._spool.set_meta("epoch", secrets.token_hex(8)))
+        self._spool.incarnation = str(self._spool.set_meta("epoch", secrets.token_hex(8)))
 
     def _take(self, table: str, size: str, where: str, sequence: int, room: int) -> int:
         taken = []

@@ -180,7 +180,7 @@ class Spool:
             for statement in _TEACHER_LABEL_STATEMENTS:
                 self.db.execute(statement)
             review_streams.prepare(self.db)
-            self.epoch = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
+            self.incarnation = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
 
     @property
     def clock(self) -> float:
@@ -200,7 +200,7 @@ class Spool:
             raise
         self._saved = self.counters.copy()
 
-    def add(self, kept: Iterable[PredictionRecord]) -> list[PredictionRecord]:
+    def add_predictions(self, kept: Iterable[PredictionRecord]) -> list[PredictionRecord]:
         """Keep predictions; one whose id is there already stays as it is. Return those that are new."""
         now, new = self.clock, []
         for each in kept:
@@ -215,7 +215,7 @@ class Spool:
             self.counters["audit_drawn"] += drawn
         return new
 
-    def find(self, prediction_id: str) -> SpooledPrediction:
+    def find_prediction(self, prediction_id: str) -> SpooledPrediction:
         """Return a kept prediction.
 
         Raises:
@@ -231,7 +231,7 @@ class Spool:
             record, task, bool(reviewed), tuple(row[0] for row in said), NAMES[stream], probability
         )
 
-    def judge(self, judged: FeedbackRecord) -> int:
+    def add_feedback(self, judged: FeedbackRecord) -> int:
         """Keep feedback; return how many there are then on its prediction. The same request again is 0, and no change.
 
         Raises:
@@ -262,12 +262,12 @@ class Spool:
         ((number,),) = self.db.rows("SELECT count(*) FROM feedback WHERE prediction_id = ?", (judged.prediction_id,))
         return int(number)
 
-    def first_word(self, prediction_id: str) -> bytes | None:
+    def first_feedback(self, prediction_id: str) -> bytes | None:
         """Return the first feedback on a prediction that is here; None = there is none."""
         query = "SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row LIMIT 1"
         return next((row[0] for row in self.db.rows(query, (prediction_id,))), None)
 
-    def review(
+    def review_page(
         self, wanted: ReviewFilter, after: ReviewCursor, count: int
     ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
         """Return predictions behind a place of the review queue, each with its place (review_streams.py)."""
@@ -312,7 +312,7 @@ class Spool:
         with self.transaction():
             pass
 
-    def sacrifice(self, bytes_max: int, count: int) -> bool:
+    def evict(self, bytes_max: int, count: int) -> bool:
         """Forget at most so many predictions while there are more bytes than allowed, in the order of sacrifice.
 
         Returns whether the rest fits.
@@ -330,7 +330,7 @@ class Spool:
         """Tell whether anything may have left the site in this epoch."""
         return bool(self.db.rows("SELECT 1 FROM segments LIMIT 1"))
 
-    def retained(self) -> dict[str, int]:
+    def count_retained(self) -> dict[str, int]:
         """Count what is here: predictions by class, feedback."""
         rows = self.db.rows("SELECT class, count(*) FROM predictions GROUP BY class")
         counted = {CLASS_NAMES[class_]: number for class_, number in rows}

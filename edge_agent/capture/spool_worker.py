@@ -1,4 +1,8 @@
-"""What the writer's thread owns: the spool, the recorder, the outbox; and what it does with them between groups."""
+"""What runs on the spool's thread: owns the database (`Spool`) and the outbox, and does the housekeeping.
+
+`SpoolWriter` creates a `SpoolWorker` on its thread and calls it there only. Methods that change the database run inside
+the spool's transaction unless they say otherwise.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +40,12 @@ EXPIRE_SECONDS, RECEIPTS_SECONDS, SEAL_SECONDS, SHRINK_SECONDS = 10.0, 5.0, 5.0,
 CLOCK_SECONDS, STATUS_SECONDS = 600.0, 900.0
 ROWS_AT_ONCE = 5000
 LOCAL_SITE = "local"
-"""Name in the records of a site that has none: nothing leaves it."""
+"""Site name in the records of an unnamed site, which nothing leaves."""
 
 
 @dataclass(frozen=True)
 class SpoolWorkerDependencies:
-    """What the room is handed: the tasks and updates as they are now, the agent's version, both clocks in seconds."""
+    """What a worker needs of the daemon: its tasks and updates, its version, both clocks in seconds."""
 
     tasks: Callable[[], Iterable[TaskStatus]]
     version: str
@@ -49,11 +53,11 @@ class SpoolWorkerDependencies:
     monotonic: Callable[[], float] = time.monotonic
     updates: Callable[[], SiteUpdates] = SiteUpdates
     revision: Callable[[], int] = lambda: 0
-    """Another number when the centre should hear of a change at once."""
+    """Changes when the central site should learn of a change at once."""
     drawn: Callable[[], float] = random.SystemRandom().random
-    """Gives a number from 0 to below 1, for the random audit."""
+    """Returns a random number, 0 to below 1, for the random audit."""
     alarmed: Callable[[tuple[AlarmState, ...]], None] = lambda _: None
-    """Told which alarms of the field stand, when that has changed and at the start; on the thread of the house."""
+    """Called on this thread with the active alarms, at the start and after each change."""
 
 
 def build_redactor(config: Config) -> Redactor:
@@ -72,32 +76,34 @@ def build_redactor(config: Config) -> Redactor:
 
 
 class SpoolWorker:
-    """One open spool and its outbox. One thread uses it."""
+    """The open spool of one site, and its outbox."""
 
-    def __init__(self, config: Config, redactor: Redactor, around: SpoolWorkerDependencies) -> None:
-        """Open what is on the disk, and finish what a crash interrupted.
+    def __init__(self, config: Config, redactor: Redactor, dependencies: SpoolWorkerDependencies) -> None:
+        """Open the spool and the outbox, and finish what a crash interrupted.
 
         Raises:
             SiteError: the spool, the key or the outbox cannot be used.
         """
-        self._config, self._around = config, around
+        self._config, self._dependencies = config, dependencies
         self.recorder = RecordBuilder(config.examples, config.site.id or LOCAL_SITE, redactor)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
         shares = AuditShares(config.examples.review_share, config.examples.review_shares)
         self.spool = Spool(
-            config.state_dir / "spool.db", around.monotonic, lambda db: ReviewStreams(db, shares, around.drawn)
+            config.state_dir / "spool.db",
+            dependencies.monotonic,
+            lambda db: ReviewStreams(db, shares, dependencies.drawn),
         )
-        self.book = MonitoringStore(self.spool.db, config.examples.new_inputs_level)
+        self.monitoring = MonitoringStore(self.spool.db, config.examples.new_inputs_level)
         self.questions = TeacherQuestionQueue(self.spool, config.escalation)
         self.outbox: Outbox | None = None
         self.problems: dict[str, EdgeAgentError] = {}
-        self._done: dict[str, float] = {}
-        self._short = False
-        self._told = 0
+        self._last_run: dict[str, float] = {}
+        self._disk_full = False
+        self._reported_revision = 0
         self._alarms: tuple[AlarmState, ...] | None = None
-        self._counted = -1
+        self._alarms_at_commit = -1
         self.commits = 0
-        """Groups of answers that were committed by this process."""
+        """Groups of answers that this process has committed."""
         if config.site.id and config.site.recipients:
             # Only a site whose examples leave loads what seals and signs.
             from edge_agent.capture.outbox import ExchangeFolders, Outbox, load_site_key  # noqa: PLC0415
@@ -106,7 +112,7 @@ class SpoolWorker:
                 places = ExchangeFolders(config.outbox, config.receipts)
                 key = load_site_key(config.state_dir / "site.key")
                 self.outbox = Outbox(self.spool, places, (config.examples, config.site), key)
-                self._check(thoroughly=True)
+                self._check_segments(thoroughly=True)
             except EdgeAgentError:
                 self.spool.close()
                 raise
@@ -114,113 +120,117 @@ class SpoolWorker:
 
     def now(self) -> float:
         """Return seconds since 1970, by a clock that may be wrong."""
-        return self._around.now()
+        return self._dependencies.now()
 
-    def add(self, kept: list[PredictionRecord]) -> None:
-        """Keep predictions, and give up what does not fit; inside the spool's transaction."""
-        new = self.spool.add(kept)
-        self.book.count(each.observed for each in new if each.observed)
-        self.questions.put(new)
+    def store_predictions(self, kept: list[PredictionRecord]) -> None:
+        """Store predictions, count them, and evict what does not fit; inside the spool's transaction."""
+        new = self.spool.add_predictions(kept)
+        self.monitoring.count_answers(each.observed for each in new if each.observed)
+        self.questions.add_questions(new)
         self.commits += 1
-        if not self.spool.sacrifice(self._bytes_max(), ROWS_AT_ONCE):
+        if not self.spool.evict(self._bytes_max(), ROWS_AT_ONCE):
             self.spool.counters["over_limit"] += 1
 
-    def judge(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:
-        """Keep feedback, and count it; inside the spool's transaction. Raises PredictionUnknown, InvalidRequest."""
+    def store_feedback(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:
+        """Store feedback and count it; inside the spool's transaction. Raises PredictionUnknown, InvalidRequest."""
         at = self.now()
-        judged = self.recorder.feedback(said, prediction, manifest, at)
-        number = self.spool.judge(judged)
-        self._counted = -1
+        judged = self.recorder.build_feedback(said, prediction, manifest, at)
+        number = self.spool.add_feedback(judged)
+        self._alarms_at_commit = -1
         if number:
             feedback = json.loads(judged.record)
             wrong = verdict(prediction, feedback)
-            drawn = number == 1 and self.spool.streams.judged(said.prediction_id, wrong)
-            audited = self.questions.audited(said.prediction_id)
-            self.book.judged(prediction, HumanLabel(feedback, number == 1, audited, drawn), at)
+            drawn = number == 1 and self.spool.streams.record_verdict(said.prediction_id, wrong)
+            audited = self.questions.audit_label(said.prediction_id)
+            self.monitoring.count_human_label(prediction, HumanLabel(feedback, number == 1, audited, drawn), at)
             if drawn:
                 self.spool.counters["audit_reviewed"] += 1
-                self._weigh(at)
+                self._test_audit(at)
 
-    def paid(self, paid: list[Charge]) -> None:
-        """Count what questions to the large model have cost."""
+    def store_charges(self, paid: list[Charge]) -> None:
+        """Count what questions to the large model have cost, in a transaction of its own."""
         with self.spool.transaction():
-            self.book.paid(paid)
+            self.monitoring.count_charges(paid)
 
     def erase(self, prediction_id: str) -> tuple[bool, bool]:
-        """Forget a prediction, as `Spool.erase`; inside the spool's transaction."""
-        self.book.forget(prediction_id)
-        return self.spool.erase(prediction_id, self.recorder.tombstone(prediction_id, self.now()))
+        """Erase a prediction, as `Spool.erase` does; inside the spool's transaction."""
+        self.monitoring.delete_input(prediction_id)
+        return self.spool.erase(prediction_id, self.recorder.build_tombstone(prediction_id, self.now()))
 
     def next_question(self, tasks: tuple[str, ...]) -> TeacherQuestion | None:
-        """Return the question of one of these tasks whose turn it is, marked as asked on the disk; None = none waits.
+        """Return the next question of these tasks, marked as asked on the disk; None = no question waits.
 
-        Looks before it writes: who has nothing to ask looks often.
+        It reads before it writes, because an idle site calls this often.
         """
-        found = self.questions.next(tasks)
+        found = self.questions.next_question(tasks)
         if found:
             with self.spool.transaction():
-                self.questions.mark(found)
+                self.questions.mark_asked(found)
         return found
 
-    def opine(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest) -> bool:
-        """Keep what the large model said to a question, and count it; inside the spool's transaction.
+    def store_teacher_label(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest) -> bool:
+        """Store the large model's label of a question and count it; inside the spool's transaction.
 
-        Returns whether it is kept: not when the input was to be forgotten in the meantime.
+        Returns whether it was stored: not when the input was erased in the meantime.
         """
         at = self.now()
-        record = self.recorder.opinion(asked, said, model, manifest, at)
-        if not self.questions.answer(asked, record):
+        record = self.recorder.build_teacher_label(asked, said, model, manifest, at)
+        if not self.questions.store_label(asked, record):
             return False
-        self._counted = -1
-        drawn = self.spool.streams.has_drawn(asked.prediction_id)
-        before = self.spool.first_word(asked.prediction_id) if drawn else None
+        self._alarms_at_commit = -1
+        drawn = self.spool.streams.is_audited(asked.prediction_id)
+        before = self.spool.first_feedback(asked.prediction_id) if drawn else None
         thought = TeacherLabel(json.loads(record)["value"], asked.why, json.loads(before) if before else None)
-        self.book.opinion(json.loads(asked.record), thought, at)
+        self.monitoring.count_teacher_label(json.loads(asked.record), thought, at)
         return True
 
-    def keep(self) -> None:
-        """Do what is due: windows, receipts, sealing, status."""
-        if self._short:
-            self._give_up_a_tenth()
-        if self._counted != self.commits:
-            self._counted = self.commits
-            self.tell()
+    def do_housekeeping(self) -> None:
+        """Do what is due: expire, read receipts, seal, write the status."""
+        if self._disk_full:
+            self._evict_a_tenth()
+        if self._alarms_at_commit != self.commits:
+            self._alarms_at_commit = self.commits
+            self.report_alarms()
         self._when_due("expire", EXPIRE_SECONDS, self._expire)
         self._when_due("clock", CLOCK_SECONDS, self.spool.save_clock)
         if self.outbox:
             self._when_due("receipts", RECEIPTS_SECONDS, self.read_receipts)
             self._when_due("seal", SEAL_SECONDS, self._seal_if_due)
-            self._when_due("status", STATUS_SECONDS if self._told == self._around.revision() else 0, self.write_status)
+            self._when_due(
+                "status",
+                STATUS_SECONDS if self._reported_revision == self._dependencies.revision() else 0,
+                self.write_status,
+            )
         self._when_due("shrink", SHRINK_SECONDS, self.spool.shrink)
 
-    def tell(self) -> None:
-        """Tell the daemon, and the centre, which alarms stand, if that has changed."""
-        standing = self.book.standing()
+    def report_alarms(self) -> None:
+        """Report the active alarms to the daemon and the central site, if they have changed."""
+        standing = self.monitoring.active_alarms()
         if standing != self._alarms:
             first, before, self._alarms = self._alarms is None, set(self._alarms or ()), standing
             for alarm in sorted(set(standing) - before, key=lambda each: (each.task, each.alarm)):
                 log.warning("field_alarm", task=alarm.task, reason=alarm.alarm, digest=alarm.digest, why=alarm.said)
-            self._around.alarmed(standing)
+            self._dependencies.alarmed(standing)
             if not first:
-                self._done.pop("status", None)
+                self._last_run.pop("status", None)
 
     def seal_all(self) -> int:
-        """Seal everything that waits; return how many segments were made.
+        """Seal everything that waits; return the number of new segments.
 
         Raises:
             SiteError: the outbox or its disk is full, or failed.
         """
         count = 0
-        while self.outbox and self.outbox.seal(self.now()):
+        while self.outbox and self.outbox.seal_segment(self.now()):
             count += 1
         self.write_status()
         return count
 
     def read_receipts(self) -> int:
-        """Take receipts over; return how many segments were deleted.
+        """Apply the receipts in the folder; return the number of deleted segments.
 
         Raises:
-            ExchangeError: the receipts are not the centre's, or none; nothing was deleted.
+            ExchangeError: the receipts are invalid or not signed by the central site; nothing was deleted.
         """
         if self.outbox is None:
             return 0
@@ -236,17 +246,17 @@ class SpoolWorker:
         return count
 
     def write_status(self) -> None:
-        """Write the status object for the centre."""
+        """Write the status object for the central site."""
         if self.outbox:
-            around = self._around
-            self._told = around.revision()
-            self.outbox.write_status(around.tasks(), around.updates(), around.version, self.now())
-            self._done["status"] = self._around.monotonic()
+            site = self._dependencies
+            self._reported_revision = site.revision()
+            self.outbox.write_status(site.tasks(), site.updates(), site.version, self.now())
+            self._last_run["status"] = self._dependencies.monotonic()
 
-    def make_room(self) -> None:
-        """On a full disk: give the ballast back now; the next housekeeping gives up a tenth of the spool."""
+    def free_disk_space(self) -> None:
+        """On a full disk: free the ballast now; the next housekeeping evicts a tenth of the spool."""
         self._ballast.drop()
-        self._short = True
+        self._disk_full = True
 
     def close(self) -> None:
         """Close the spool."""
@@ -257,20 +267,20 @@ class SpoolWorker:
         examples = self._config.examples
         return max(0, min(examples.spool_bytes_max, self.spool.used_bytes + free - examples.disk_reserve_bytes))
 
-    def _give_up_a_tenth(self) -> None:
+    def _evict_a_tenth(self) -> None:
         with self.spool.transaction():
-            self.spool.sacrifice(self.spool.used_bytes * 9 // 10, ROWS_AT_ONCE)
+            self.spool.evict(self.spool.used_bytes * 9 // 10, ROWS_AT_ONCE)
         self.spool.shrink()
         self._ballast.lay()
-        self._short = False
+        self._disk_full = False
 
-    def _weigh(self, at: float) -> None:
-        """Weigh what became of the audit's rows, in the order in which they were drawn; inside the transaction."""
-        for (task, digest), outcomes in self.spool.streams.settle().items():
-            self.book.audited(task, digest, outcomes, at)
+    def _test_audit(self, at: float) -> None:
+        """Test the settled audit rows, in the order in which they were drawn; inside the transaction."""
+        for (task, digest), outcomes in self.spool.streams.take_settled().items():
+            self.monitoring.count_audit(task, digest, outcomes, at)
 
     def _expire(self) -> None:
-        # Looks before it writes: a quiet site must not wear its flash out.
+        # Reads before it writes: a quiet site must not wear out its flash.
         while self.spool.can_expire(self._config.examples.window_seconds):
             with self.spool.transaction():
                 self.spool.expire(self._config.examples.window_seconds, ROWS_AT_ONCE)
@@ -278,29 +288,29 @@ class SpoolWorker:
             with self.spool.transaction():
                 self.questions.expire()
         if self.spool.streams.can_settle():
-            self._counted = -1
+            self._alarms_at_commit = -1
             with self.spool.transaction():
-                self._weigh(self.now())
+                self._test_audit(self.now())
 
     def _seal_if_due(self) -> None:
         assert self.outbox is not None
-        self._check(thoroughly=False)
+        self._check_segments(thoroughly=False)
         try:
-            while self.outbox.due() and self.outbox.seal(self.now()):
+            while self.outbox.is_due() and self.outbox.seal_segment(self.now()):
                 self.write_status()
         except DiskFull as error:
             self.problems["outbox"] = error
             raise
         self.problems.pop("outbox", None)
 
-    def _check(self, *, thoroughly: bool) -> None:
+    def _check_segments(self, *, thoroughly: bool) -> None:
         assert self.outbox is not None
-        lost = self.outbox.check(thoroughly=thoroughly)
+        lost = self.outbox.find_lost_segments(thoroughly=thoroughly)
         if lost:
             log.error("segments_lost", sequences=lost)
 
     def _when_due(self, name: str, seconds: float, work: Callable[[], object]) -> None:
-        now = self._around.monotonic()
-        if now - self._done.get(name, -seconds) >= seconds:
-            self._done[name] = now
+        now = self._dependencies.monotonic()
+        if now - self._last_run.get(name, -seconds) >= seconds:
+            self._last_run[name] = now
             work()

@@ -58,10 +58,10 @@ class TeacherQuestionQueue:
             with spool.transaction():
                 lost = self._db.rows("DELETE FROM questions WHERE asked = 1 RETURNING row")
                 spool.counters["questions_lost"] += len(lost)
-        self.waiting = sum(self.waits().counts.values())
+        self.count = sum(self.queued().counts.values())
         """How many there are, about: read by other threads."""
 
-    def put(self, kept: Iterable[PredictionRecord]) -> None:
+    def add_questions(self, kept: Iterable[PredictionRecord]) -> None:
         """Keep a question for each prediction that has one, and give up what does not fit."""
         questions = [each for each in kept if each.later]
         for each in questions:
@@ -76,7 +76,7 @@ class TeacherQuestionQueue:
         if questions:
             self._bound()
 
-    def next(self, tasks: Collection[str]) -> TeacherQuestion | None:
+    def next_question(self, tasks: Collection[str]) -> TeacherQuestion | None:
         """Return the question of one of these tasks whose turn it is; None = none waits. Writes nothing."""
         marks = ", ".join("?" * len(tasks))
         query = (
@@ -86,7 +86,7 @@ class TeacherQuestionQueue:
         turns = (TeacherQuestion(*found) for why in QUESTION_ORDER for found in self._db.rows(query, (why, *tasks)))
         return next(turns, None)
 
-    def mark(self, question: TeacherQuestion) -> None:
+    def mark_asked(self, question: TeacherQuestion) -> None:
         """Mark it as asked: from when that is on the disk it is not asked again."""
         self._db.execute("UPDATE questions SET asked = 1 WHERE prediction_id = ?", (question.prediction_id,))
 
@@ -98,7 +98,7 @@ class TeacherQuestionQueue:
         """Note that it was asked, and got no usable answer."""
         self._spool.counters["questions_failed"] += self._close(question) is not None
 
-    def answer(self, question: TeacherQuestion, record: bytes) -> bool:
+    def store_label(self, question: TeacherQuestion, record: bytes) -> bool:
         """Put the opinion in the place of its question; False = the input was to be forgotten in the meantime."""
         consent = self._close(question)
         if consent is None:
@@ -113,7 +113,7 @@ class TeacherQuestionQueue:
         self._bound_opinions()
         return True
 
-    def audited(self, prediction_id: str) -> str | None:
+    def audit_label(self, prediction_id: str) -> str | None:
         """Return what the large model said of an input that was drawn by chance; None = nothing that is still here."""
         found = self._db.rows("SELECT record FROM opinions WHERE prediction_id = ?", (prediction_id,))
         opinion = json.loads(found[0][0]) if found else {}
@@ -127,9 +127,9 @@ class TeacherQuestionQueue:
         """Give up what is too old to be asked."""
         gone = self._db.rows("DELETE FROM questions WHERE kept_at < ? AND asked = 0 RETURNING row", (self._limit,))
         self._spool.counters["questions_expired"] += len(gone)
-        self.waiting -= len(gone)
+        self.count -= len(gone)
 
-    def waits(self) -> QueuedQuestions:
+    def queued(self) -> QueuedQuestions:
         """Count what waits."""
         counts = dict.fromkeys(QUESTION_ORDER, 0) | {why: count for why, count, _ in self._db.rows(_SUMS)}
         ((oldest,),) = self._db.rows("SELECT min(kept_at) FROM questions")
@@ -144,7 +144,7 @@ class TeacherQuestionQueue:
         gone = self._db.rows(
             "DELETE FROM questions WHERE prediction_id = ? RETURNING consent", (question.prediction_id,)
         )
-        self.waiting -= len(gone)
+        self.count -= len(gone)
         return gone[0][0] if gone else None
 
     def _bound(self) -> None:
@@ -156,7 +156,7 @@ class TeacherQuestionQueue:
                     break
                 self._spool.counters["questions_crowded"] += len(gone)
                 surplus, over = surplus - len(gone), over - sum(row[0] for row in gone)
-        self.waiting = sum(self.waits().counts.values())
+        self.count = sum(self.queued().counts.values())
 
     def _bound_opinions(self) -> None:
         ((size,),) = self._db.rows("SELECT sum(size) FROM opinions")

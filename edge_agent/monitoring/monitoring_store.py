@@ -91,7 +91,7 @@ class MonitoringStore:
         self._tables = MonitoringTables(database)
         self._new_inputs_level = new_inputs_level or {}
 
-    def count(self, kept: Iterable[AnswerObservation]) -> None:
+    def count_answers(self, kept: Iterable[AnswerObservation]) -> None:
         """Count answers that are being kept."""
         groups: dict[tuple[str, str], list[AnswerObservation]] = defaultdict(list)
         for each in kept:
@@ -99,7 +99,7 @@ class MonitoringStore:
         for (task, digest), group in groups.items():
             self._count(self._series(task, digest, group[0]), group)
 
-    def judged(self, prediction: Mapping[str, Any], said: HumanLabel, at: float) -> None:
+    def count_human_label(self, prediction: Mapping[str, Any], said: HumanLabel, at: float) -> None:
         """Count what a person said of a kept prediction.
 
         What says something of all answers is taken from the first word on answers that the random audit has drawn:
@@ -117,7 +117,7 @@ class MonitoringStore:
             self._review(row, prediction, feedback, _theirs(prediction) or audited)
         self._tables.add_days(row.series, Counter((_day(at), name) for name in names))
 
-    def audited(self, task: str, digest: str, outcomes: Iterable[AuditOutcome], at: float) -> None:
+    def count_audit(self, task: str, digest: str, outcomes: Iterable[AuditOutcome], at: float) -> None:
         """Weigh what people said of answers that the random audit has drawn, in the order in which they were drawn.
 
         In this order alone the test is valid: a wrong answer is often reported at once, and a right one waits for the
@@ -129,7 +129,7 @@ class MonitoringStore:
             said = {"right": False, "wrong": True}
             self._weigh(row, PEOPLE, [said.get(each.outcome) for each in outcomes if each.accepted], at)
 
-    def opinion(self, prediction: Mapping[str, Any], thought: TeacherLabel, at: float) -> None:
+    def count_teacher_label(self, prediction: Mapping[str, Any], thought: TeacherLabel, at: float) -> None:
         """Count what the large model said of a kept prediction after its answer was given."""
         theirs, source, feedback = thought
         row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
@@ -152,26 +152,26 @@ class MonitoringStore:
             if feedback:
                 self._review(row, prediction, feedback, theirs)
 
-    def paid(self, paid: Iterable[Charge]) -> None:
+    def count_charges(self, paid: Iterable[Charge]) -> None:
         """Count what questions to the large model have cost."""
         days: dict[tuple[str, int], list[int]] = defaultdict(list)
         for each in paid:
             days[each.task, _day(each.at)].append(each.micros)
         self._tables.add_money(DailySpend(*key, len(micros), sum(micros)) for key, micros in days.items())
 
-    def money(self, task: str = "") -> tuple[DailySpend, ...]:
+    def daily_spend(self, task: str = "") -> tuple[DailySpend, ...]:
         """Return what was spent on a task, or on all, day by day."""
         return self._tables.money(task)
 
-    def forget(self, prediction_id: str) -> None:
+    def delete_input(self, prediction_id: str) -> None:
         """Forget an input that is erased."""
         self._tables.forget(prediction_id)
 
-    def standing(self) -> tuple[AlarmState, ...]:
+    def active_alarms(self) -> tuple[AlarmState, ...]:
         """Return the alarms that stand."""
         return tuple(alarm for _, alarm in self._tables.alarms(standing=True))
 
-    def headlines(self) -> tuple[BundleSummary, ...]:
+    def summaries(self) -> tuple[BundleSummary, ...]:
         """Return the figures of all bundles in short."""
         return tuple(
             BundleSummary(

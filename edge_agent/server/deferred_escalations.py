@@ -89,7 +89,7 @@ class DeferredEscalations:
             return False
         self._refused_in_a_row = 0
         model = finish.model or self._uplink.model
-        await self._capture.opine(waiting, value, model, manifest)
+        await self._capture.store_teacher_label(waiting, value, model, manifest)
         return True
 
     async def _unanswered(self, waiting: TeacherQuestion, error: EdgeAgentError, answers: int) -> None:
@@ -99,7 +99,7 @@ class DeferredEscalations:
             self._refused_in_a_row += 1
         else:
             log.info("question_unanswered", task=waiting.task, reason=error.reason, message=error.message)
-        await self._capture.unanswered(waiting, again=again)
+        await self._capture.release_question(waiting, again=again)
 
 
 def _question(waiting: TeacherQuestion, manifest: Manifest) -> large_model_questions.LargeModelQuestion:

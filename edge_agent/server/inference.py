@@ -160,7 +160,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                             finished_answers.fill_finish(message.finish, finished)
                             finished_answers.record_answer(self._counts, finished)
                             if self._capture.consent(request.task) != "off":
-                                self._capture.keep(finished_answers.captured_generation(event, "".join(chunks)))
+                                self._capture.queue_answer(finished_answers.captured_generation(event, "".join(chunks)))
                         await write(message)
 
     async def _stream_text(
@@ -214,7 +214,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     def _require_bundle(self, task: str, kind: str) -> InstalledBundle:
         """Return the bundle that answers a task of that kind. Raises UnknownTask, WrongTaskKind, or its problem."""
-        bundle = self._activation.bundle_of(task)
+        bundle = self._activation.serving.get(task) or self._activation.bundle_of(task)  # the second raises why not
         problem = self._activation.problems.get(task)
         if problem is not None and not self._engines.ready(bundle.digest):
             raise problem
@@ -272,7 +272,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     continue
                 finished_answers.record_answer(self._counts, outcome, method.fill(result, outcome))
                 if captured:
-                    self._capture.keep(captured(outcome, result))
+                    self._capture.queue_answer(captured(outcome, result))
             return response
 
     async def _outcomes(

@@ -85,7 +85,7 @@ class ModelRouter:
             return EscalationContext(mode, low_confidence)  # the large model is not asked, now or later
         task, seconds_left = manifest.task.name, deadline - MARGIN_SECONDS - asyncio.get_running_loop().time()
         blocker = policy.escalation_blocker(self._uplink.availability(task), seconds_left)
-        return EscalationContext(mode, low_confidence, blocker, self._capture.defers(task))
+        return EscalationContext(mode, low_confidence, blocker, self._capture.can_defer(task))
 
     async def answer(
         self, item: RoutedInput, context: EscalationContext, compute: Callable[[], Awaitable[FinishedAnswer]]
@@ -122,7 +122,7 @@ class ModelRouter:
                     yield piece
 
     async def _pieces(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
-        began, redaction = time.monotonic(), self._capture.redaction()
+        began, redaction = time.monotonic(), self._capture.start_redaction()
         question = build_question(item.bundle.manifest, redaction.text(item.text))
         seconds, pending, parts = _seconds_left(item), "", list[str]()
         begins = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
@@ -177,7 +177,7 @@ class ModelRouter:
         manifest, began = item.bundle.manifest, time.monotonic()
         try:
             with _contain_failures(item):
-                redaction = self._capture.redaction()
+                redaction = self._capture.start_redaction()
                 question = build_question(manifest, redaction.text(item.text))
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)
                 value, finish = await conversation.answer(lambda: _seconds_left(item))

@@ -153,7 +153,7 @@ class UplinkClient:
                 with _cancelling(call):
                     async for response in call:
                         if response.HasField("finish") and self._capture is not None:
-                            self._capture.paid(question.task, response.finish.cost_micros)
+                            self._capture.add_charge(question.task, response.finish.cost_micros)
                         yield _event(response)
                         if response.HasField("finish"):
                             return

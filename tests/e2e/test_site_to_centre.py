@@ -31,7 +31,7 @@ def test_a_correction_reaches_the_centre_and_leaves_the_site(way: Way):
     assert way.collect().clean
     assert way.expected() == way.corrections()
     way.once()
-    assert 1 <= way.site.house.read_receipts()
+    assert 1 <= way.site.worker.read_receipts()
     assert [] == way.site.files()
     way.answer(2)
     way.once()
@@ -78,7 +78,7 @@ def test_a_hostile_uplink_loses_nothing(way: Way):
         spoil(way, rng)
         way.collect()
         try:
-            way.site.house.read_receipts()
+            way.site.worker.read_receipts()
         except ExchangeError:
             forget_notes(way)
     for _ in range(3):
@@ -88,8 +88,8 @@ def test_a_hostile_uplink_loses_nothing(way: Way):
         way.once()
         way.collect()
         way.once()
-        way.site.house.read_receipts()
-        way.site.house.seal_all()
+        way.site.worker.read_receipts()
+        way.site.worker.seal_all()
     assert way.expected() == way.corrections()
     assert [] == way.site.files()
 
@@ -102,8 +102,8 @@ def test_forged_receipts_delete_nothing(way: Way):
     raw = (way.receipts / "receipts.json").read_bytes()
     (way.receipts / "receipts.json").write_bytes(raw.replace(b'"last": 1', b'"last": 2'))
     with pytest.raises(SignatureInvalid):
-        way.site.house.read_receipts()
+        way.site.worker.read_receipts()
     way.site.write_receipts(FORGER)
     with pytest.raises(SignatureInvalid):
-        way.site.house.read_receipts()
+        way.site.worker.read_receipts()
     assert before == way.site.files()

@@ -1,7 +1,7 @@
 """The daemon while parts of it die: an exception is thrown into each component that runs in the background.
 
 The components are those that the daemon registers, so a new one is tried as well. The daemon is the real one, with an
-engine in a child process and clients on its sockets, in this process: the seams are the supervisor and the house.
+engine in a child process and clients on its sockets, in this process: the seams are the supervisor and the worker.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def settings_of(folder: Path, run_dir: Path) -> dict[str, Any]:
 class Site:
     """A daemon in this process."""
 
-    def __init__(self, settings: dict[str, Any], house: type[SpoolWorker] = SpoolWorker) -> None:
+    def __init__(self, settings: dict[str, Any], worker: type[SpoolWorker] = SpoolWorker) -> None:
         self.config = Config.model_validate(settings)
         self.port = int(self.config.metrics.address.rpartition(":")[2])
         self.faults, self.gave_up = InjectedFaults(), asyncio.Event()
         self.supervisor = Supervisor(
             self.gave_up.set, sleep=self.faults.sleep, monotonic=self.faults.monotonic, wrap=self.faults.around
         )
-        self._house = house
+        self._worker = worker
         self.daemon: Daemon | None = None
 
     @contextlib.asynccontextmanager
@@ -70,7 +70,7 @@ class Site:
         """Serve one task inside the block."""
         store = Store.open(self.config.state_dir, LIMITS)
         try:
-            self.daemon = Daemon(self.config, store, self.supervisor, self._house)
+            self.daemon = Daemon(self.config, store, self.supervisor, self._worker)
             async with self.daemon.running():
                 await asyncio.to_thread(self._install, echo_bundle(folder / "b", TASK, labels=("refund", "price")))
                 yield
@@ -222,7 +222,7 @@ from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.supervision import run_unwrapped
 
 class StalledWorker(SpoolWorker):
-    def keep(self):
+    def do_housekeeping(self):
         print("entered", flush=True)
         threading.Event().wait()
 
@@ -245,24 +245,24 @@ def test_a_daemon_ends_although_the_disk_stands(tmp_path, run_dir):
     assert '"event": "examples_not_closed"' in log
 
 
-class BlockedHouse(SpoolWorker):
+class BlockedSpoolWorker(SpoolWorker):
     """A spool on a disk that takes no answer until `works` is set."""
 
     entered, works = threading.Event(), threading.Event()
 
-    def add(self, kept) -> None:
+    def store_predictions(self, kept) -> None:
         if kept:
             self.entered.set()
             assert self.works.wait(120.0)
-        super().add(kept)
+        super().store_predictions(kept)
 
 
 async def test_while_the_disk_stands_status_metrics_and_answers_go_on(tmp_path, run_dir):
     """Status and metrics say for how long, without figures of examples; then the answers that waited are kept."""
-    site = Site(settings_of(tmp_path, run_dir), BlockedHouse)
+    site = Site(settings_of(tmp_path, run_dir), BlockedSpoolWorker)
     async with site.running(tmp_path):
         asked = await asyncio.to_thread(site.ask)
-        await eventually(BlockedHouse.entered.is_set)
+        await eventually(BlockedSpoolWorker.entered.is_set)
         for _ in range(3):
             await asyncio.to_thread(site.ask)
         for _ in range(2):  # the first look waits for the disk, the next one knows
@@ -275,8 +275,8 @@ async def test_while_the_disk_stands_status_metrics_and_answers_go_on(tmp_path, 
         assert ("edge_agent_spool_bytes", frozenset()) not in page
         with pytest.raises(CallFailed), ReviewClient(f"unix:{site.config.review_socket}") as client:
             await asyncio.to_thread(client.prediction, asked, timeout_seconds=0.5)
-        BlockedHouse.works.set()
-        await eventually(lambda: site.daemon._capture.writes)
+        BlockedSpoolWorker.works.set()
+        await eventually(lambda: site.daemon._capture.is_writable)
         await asyncio.to_thread(site.review, asked)
         assert [] == [each for each in await asyncio.to_thread(site.warnings) if "figures" in each]
     assert site.daemon.closed

@@ -32,13 +32,13 @@ def check(field: Field, folder: Path, output: str) -> None:
     """Start again, go on, and let the centre count."""
     before = visible(folder)
     site = ASite(folder)
-    site.house.outbox.check(thoroughly=True)
+    site.worker.outbox.find_lost_segments(thoroughly=True)
     site.keep(answered(99))
     site.judge(judgement(99))
     # Whatever was asked is not asked again.
-    while question := site.house.next_question(("pos-intent",)):
+    while question := site.worker.next_question(("pos-intent",)):
         assert question.prediction_id not in asked(output)
-    site.house.seal_all()
+    site.worker.seal_all()
     after = visible(folder)
     kept = before.keys() & after.keys()
     assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
@@ -46,7 +46,7 @@ def check(field: Field, folder: Path, output: str) -> None:
     assert acknowledged(output) | {"feedback:f-99"} <= records.keys()
     judged = {record.prediction_id for record in records.values() if record.type in ("feedback", "opinion")}
     assert judged <= {record.prediction_id for record in records.values() if record.type == "prediction"}
-    site.house.close()
+    site.worker.close()
 
 
 def collected(field: Field, site: ASite, epochs: set[str]) -> dict[str, Any]:
@@ -130,11 +130,11 @@ def test_a_torn_tail_of_the_log_loses_only_what_was_not_acknowledged(field, cut)
     folder = field.fresh()
     site = ASite(folder)
     site.keep(*(answered(n) for n in range(30, 60)))
-    site.house.seal_all()
+    site.worker.seal_all()
     wal = folder / "state" / "spool.db-wal"
     copy = wal.read_bytes()
     shutil.copytree(folder, field.root / "torn")
-    site.house.close()
+    site.worker.close()
     torn = field.root / "torn"
     (torn / "state" / "spool.db-wal").write_bytes(copy[: max(0, len(copy) - cut)])
     check(field, torn, "")
@@ -146,8 +146,8 @@ def test_flipped_bits_of_a_sealed_segment_are_found_and_mended(field, part):
     folder = field.fresh()
     site = ASite(folder)
     site.judge(judgement(2))
-    site.house.seal_all()
-    site.house.close()
+    site.worker.seal_all()
+    site.worker.close()
     path = folder / "state" / "outbox" / "segments" / f"{segment.name_of(field.epoch, 2)}.age"
     raw = bytearray(path.read_bytes())
     raw[len(raw) * part // 8] ^= 1 << part
@@ -164,12 +164,12 @@ def test_a_jump_of_the_clock_loses_nothing(field, years):
     site.keep(answered(70))
     site.clock.wall += years * 365 * 86_400
     site.clock.running += 5
-    site.house.keep()
+    site.worker.do_housekeeping()
     site.judge(judgement(70))
     site.clock.running += 3600
-    site.house.keep()
+    site.worker.do_housekeeping()
     records = site.records()
     assert {"prediction:p-70", "feedback:f-70"} <= records.keys()
     assert (records["feedback:f-70"].at > records["prediction:p-70"].at) == (years > 0)
-    site.house.close()
+    site.worker.close()
     check(field, folder, "acknowledged 70")

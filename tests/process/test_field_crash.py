@@ -13,19 +13,19 @@ from tests.support.site_cases import ASite
 WRITING = """
 import sys, itertools
 from pathlib import Path
-from edge_agent.capture.spool_writer import Limits, Writer
+from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from tests.support.site_cases import answered, opener
 
 folder, start = Path(sys.argv[1]), int(sys.argv[2])
 folder.mkdir(parents=True, exist_ok=True)
-writer = Writer(opener(folder, collect={"pos-intent": "local"}), Limits(10_000, 10**7, 64, 0.001, 10_000))
+writer = SpoolWriter(opener(folder, collect={"pos-intent": "local"}), CaptureLimits(10_000, 10**7, 64, 0.001, 10_000))
 writer.start()
 shadow = {"model": "large-1", "route": "upstream", "reasons": ("MODE_SHADOW",)}
 for number in itertools.count(start):
     output = "refund" if number % 3 else "price"
-    writer.keep(answered(number, teacher_answer=output, **shadow))
+    writer.queue_answer(answered(number, teacher_answer=output, **shadow))
     if number % 50 == 0:
-        writer.submit(lambda house: None).result()
+        writer.submit(lambda worker: None).result()
         print(number, flush=True)
 """
 
@@ -48,14 +48,14 @@ def test_kills_neither_lose_nor_double_a_count(tmp_path, kills):
     for number in range(kills):
         start = killed_in(folder, start, 2 + 3 * number)
     site = ASite(tmp_path, collect={"pos-intent": "local"})
-    ((kept,),) = site.house.spool.db.rows("SELECT count(*) FROM predictions")
-    ((disagreed,),) = site.house.spool.db.rows(
+    ((kept,),) = site.worker.spool.db.rows("SELECT count(*) FROM predictions")
+    ((disagreed,),) = site.worker.spool.db.rows(
         "SELECT count(*) FROM predictions WHERE json_extract(CAST(record AS TEXT), '$.output') = 'price'"
     )
-    (series,) = site.house.book.report("pos-intent")
+    (series,) = site.worker.monitoring.report("pos-intent")
     counted = sum(day["answers"] for day in series.days.values())
     assert kept > 50 * kills
     assert (kept, kept) == (counted, sum(row.pairs for row in series.agreement))
     assert disagreed == sum(row.pairs - row.agreed for row in series.agreement)
     assert kept == sum(row.answers for row in series.confidences)
-    assert site.house.spool.counters["captured"] == kept
+    assert site.worker.spool.counters["captured"] == kept

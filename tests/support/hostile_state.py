@@ -90,9 +90,9 @@ def _spool_db(place: Path) -> Format:
     site = ASite(place)
     site.keep(*map(answered, range(4)))
     site.judge(judgement(1))
-    site.house.seal_all()
+    site.worker.seal_all()
     site.keep(*map(answered, range(4, 8)))
-    site.house.close()
+    site.worker.close()
     file = place / "state" / "spool.db"
     sound = file.read_bytes()
 
@@ -100,21 +100,21 @@ def _spool_db(place: Path) -> Format:
         file.write_bytes(raw)
         for suffix in ("-wal", "-shm"):
             file.with_name(f"{file.name}{suffix}").unlink(missing_ok=True)
-        house = site.open()
+        worker = site.open()
         try:
-            _look_at(house.spool)
-            house.seal_all()
+            _look_at(worker.spool)
+            worker.seal_all()
         finally:
-            house.close()
+            worker.close()
 
     return Format("spool.db", torn(sound), read, 1)
 
 
 def _look_at(spool: Spool) -> None:
-    spool.retained()
-    for _, found in spool.review(ReviewFilter(include_reviewed=True), QUEUE_START, 100):
+    spool.count_retained()
+    for _, found in spool.review_page(ReviewFilter(include_reviewed=True), QUEUE_START, 100):
         feedback.prediction(parse_review_item(found), None)
-    feedback.prediction(parse_review_item(spool.find("p-1")), None)
+    feedback.prediction(parse_review_item(spool.find_prediction("p-1")), None)
 
 
 # --- repositories -----------------------------------------------------------------------------------------------------
@@ -155,8 +155,8 @@ def repository(place: Path, centre: Centre, digest: str) -> Format:
             verified = site.believe(folder)
             assert case.stolen or {digest} == set(verified.bundles), "what nobody signed is believed"
             for each in verified.bundles:
-                site.intake.missing(folder, verified, each)
-                site.intake.admit(folder, each)
+                site.ingest.missing_files(folder, verified, each)
+                site.ingest.admit(folder, each)
         finally:
             if before != _remembered(site):  # what was believed must not shield the next cases
                 site = _anew(site, centre)

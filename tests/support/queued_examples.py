@@ -53,22 +53,22 @@ def fill(folder: Path, count: int) -> Filled:
 
 def _fill(folder: Path, count: int) -> Filled:
     site = ASite(folder, spool_bytes_max=2**40, segment_bytes_max=2**20)
-    house = site.house
-    made = house.recorder.prediction(answered(0, text=TEXT), 0.0)
+    worker = site.worker
+    made = worker.recorder.build_prediction(answered(0, text=TEXT), 0.0)
     early, early_steps = 0.0, 0
     for start in range(0, count, GROUP):
         numbers = range(start, min(count, start + GROUP))
-        with house.spool.transaction():
-            house.add([replace(made, prediction_id=f"p-{number}") for number in numbers])
+        with worker.spool.transaction():
+            worker.store_predictions([replace(made, prediction_id=f"p-{number}") for number in numbers])
         if start <= EARLY:
             early = _peak_mib()
         if start == EARLY:
-            early_steps = _steps_of_looking(house)
-    steps = _steps_of_looking(house)
-    return Filled(house.spool.retained()["unsure"], early, _peak_mib(), early_steps, steps)
+            early_steps = _steps_of_looking(worker)
+    steps = _steps_of_looking(worker)
+    return Filled(worker.spool.count_retained()["unsure"], early, _peak_mib(), early_steps, steps)
 
 
-def _steps_of_looking(house: SpoolWorker) -> int:
+def _steps_of_looking(worker: SpoolWorker) -> int:
     """Seal a segment and read a page of the review queue; return what SQLite did for it."""
     count = 0
 
@@ -77,12 +77,12 @@ def _steps_of_looking(house: SpoolWorker) -> int:
         count += 1
         return 0
 
-    connection = house.spool.db._db
+    connection = worker.spool.db._db
     connection.set_progress_handler(step, STEP_INSTRUCTIONS)
-    assert house.outbox
-    house.outbox.due()
-    house.outbox.seal(0.0)
-    house.spool.review(ReviewFilter(), ReviewCursor(), 100)
+    assert worker.outbox
+    worker.outbox.is_due()
+    worker.outbox.seal_segment(0.0)
+    worker.spool.review_page(ReviewFilter(), ReviewCursor(), 100)
     connection.set_progress_handler(None, 0)
     return count
 

@@ -1,7 +1,7 @@
-"""A site's examples for tests: answers, a house on a clock of its own, and what a centre would read of it.
+"""A site's examples for tests: answers, a worker on a clock of its own, and what a centre would read of it.
 
 site = TestSite(tmp_path)
-site.keep(answered(1)); site.house.seal_all()
+site.keep(answered(1)); site.worker.seal_all()
 records = site.records()
 """
 
@@ -73,7 +73,7 @@ def config_of(
 
 
 def opener(state_dir: Path, cls: type[SpoolWorker] = SpoolWorker, **examples: Any) -> Callable[[], SpoolWorker]:
-    """Return what opens a house on real clocks, as the daemon hands it to the writer."""
+    """Return what opens a worker on real clocks, as the daemon hands it to the writer."""
     config = config_of(state_dir, **examples)
     return lambda: cls(config, build_redactor(config), SpoolWorkerDependencies(lambda: (), "0.1.0"))
 
@@ -90,45 +90,47 @@ class Clock:
     def __init__(self) -> None:
         self.wall, self.running = NOW, 0.0
         self.draws = 1.0
-        """What the random audit of the house draws: 1 = nothing, 0 = all."""
+        """What the random audit of the worker draws: 1 = nothing, 0 = all."""
 
     def around(self) -> SpoolWorkerDependencies:
-        """Return the surroundings of a house with these clocks and no tasks."""
+        """Return the dependencies of a worker with these clocks and no tasks."""
         return SpoolWorkerDependencies(
             lambda: (), "0.1.0", lambda: self.wall, lambda: self.running, drawn=lambda: self.draws
         )
 
 
 class ASite:
-    """One state directory and the house on it."""
+    """One state directory and the worker on it."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.config = config_of(folder / "state", **settings)
         self.config.state_dir.mkdir(parents=True, exist_ok=True)
         self.clock = Clock()
-        self.house = self.open()
+        self.worker = self.open()
 
     def open(self) -> SpoolWorker:
-        """Open the house, as a start of the daemon does."""
-        self.house = SpoolWorker(self.config, build_redactor(self.config), self.clock.around())
-        return self.house
+        """Open the worker, as a start of the daemon does."""
+        self.worker = SpoolWorker(self.config, build_redactor(self.config), self.clock.around())
+        return self.worker
 
     def reopen(self) -> SpoolWorker:
         """Close and open it again."""
-        self.house.close()
+        self.worker.close()
         return self.open()
 
     def keep(self, *answers: CapturedAnswer) -> None:
         """Keep answers in one commit."""
-        with self.house.spool.transaction():
-            self.house.add([self.house.recorder.prediction(each, self.clock.wall) for each in answers])
+        with self.worker.spool.transaction():
+            self.worker.store_predictions(
+                [self.worker.recorder.build_prediction(each, self.clock.wall) for each in answers]
+            )
 
     def judge(self, *judgements: HumanFeedback, prediction: dict[str, Any] | None = None) -> None:
         """Keep feedback in one commit."""
         known = prediction or {**PREDICTION, "input": "", "output": "refund"}
-        with self.house.spool.transaction():
+        with self.worker.spool.transaction():
             for each in judgements:
-                self.house.judge(each, known, manifest(known["task"]))
+                self.worker.store_feedback(each, known, manifest(known["task"]))
 
     def files(self) -> list[str]:
         """Return the names in the outbox's folder of segments."""
@@ -136,7 +138,7 @@ class ASite:
 
     def segments(self) -> dict[int, list[Any]]:
         """Open every segment of the present epoch as the centre would, chain and all; return its records."""
-        return read_outbox(self.config.outbox, self.house.spool.epoch)
+        return read_outbox(self.config.outbox, self.worker.spool.incarnation)
 
     def records(self) -> dict[str, Any]:
         """Return all sealed records by their id, the last one of each."""
@@ -144,9 +146,11 @@ class ASite:
 
     def receipt(self, last: int, first: int = 1, **changes: Any) -> None:
         """Let the centre sign for a range of segments, and put its receipts where they arrive."""
-        raw = (self.config.outbox / "segments" / f"{segment.name_of(self.house.spool.epoch, last)}.json").read_bytes()
+        raw = (
+            self.config.outbox / "segments" / f"{segment.name_of(self.worker.spool.incarnation, last)}.json"
+        ).read_bytes()
         span = {"first": first, "last": last, "manifest_sha256": hashlib.sha256(raw).hexdigest()}
-        self.write_receipts(**{"epochs": [{"epoch": self.house.spool.epoch, "received": [span]}], **changes})
+        self.write_receipts(**{"epochs": [{"epoch": self.worker.spool.incarnation, "received": [span]}], **changes})
 
     def write_receipts(self, key: Any = CENTRE_KEY, **changes: Any) -> None:
         """Write receipts, signed by a key."""

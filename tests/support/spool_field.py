@@ -33,23 +33,23 @@ def told(house_failed=False):
     for n in (3, 10, 11):
         site.judge(judgement(n))
         print(f"acknowledged {n}", flush=True)
-    site.house.seal_all()
-    site.house.read_receipts()
+    site.worker.seal_all()
+    site.worker.read_receipts()
     site.keep(answered(20), answered(21, later="deferred"), answered(22, later="audit"))
     site.judge(judgement(12))
     print("acknowledged 12", flush=True)
     for said in ("price", "refund"):
-        asked = site.house.next_question(("pos-intent",))
+        asked = site.worker.next_question(("pos-intent",))
         if not asked:
             continue
         print(f"asked {asked.prediction_id}", flush=True)
-        with site.house.spool.transaction():
-            site.house.opine(asked, said, "oracle-1", manifest())
+        with site.worker.spool.transaction():
+            site.worker.store_teacher_label(asked, said, "oracle-1", manifest())
         print(f"opined {asked.prediction_id}", flush=True)
-    site.house.seal_all()
+    site.worker.seal_all()
     site.clock.running += 100_000
-    site.house.keep()
-    site.house.close()
+    site.worker.do_housekeeping()
+    site.worker.close()
 
 try:
     told()
@@ -70,11 +70,11 @@ class Field:
         site = ASite(root / "ready")
         site.keep(*(answered(n) for n in range(5)))
         site.judge(judgement(1))
-        site.house.seal_all()
-        self.epoch = site.house.spool.epoch
+        site.worker.seal_all()
+        self.epoch = site.worker.spool.incarnation
         self.centre = {record.record_id: record for record in site.segments()[1]}
         site.receipt(1)
-        site.house.close()
+        site.worker.close()
         self.working = Forking("import tests.support.site_cases", WORK, root)
 
     def __enter__(self) -> Self:

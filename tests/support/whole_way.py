@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.collect.chain import NOT_COME
-from convert.collect.report import CollectReport
+from convert.collect.collect_report import CollectReport
+from convert.collect.segment_chain import NOT_COME
 from convert.collect.sources import SegmentSource, open_source
 from tests.support.segments import Centre
 from tests.support.site_cases import ASite, answered, judgement
@@ -50,11 +50,11 @@ class Way(UplinkCase):
             self.site.keep(answered(number, text=f"refund number {number} {letters}"))
             self.site.judge(judgement(number))
         self.given += count
-        self.site.house.seal_all()
+        self.site.worker.seal_all()
 
     def reinstall(self) -> None:
         """Lose the machine: a new one with the same site id knows nothing of what was."""
-        self.site.house.close()
+        self.site.worker.close()
         for path in (self.site.config.state_dir, self.outbox, self.receipts, self.notes):
             shutil.rmtree(path)
         self.site = self._open()
@@ -72,7 +72,7 @@ class Way(UplinkCase):
         self.once()
         report = self.collect()
         self.once()
-        self.site.house.read_receipts()
+        self.site.worker.read_receipts()
         came = self.corrections()
         lost = set(self.expected()) - set(came)
         unnamed = sum(gap.why == NOT_COME for gap in report.gaps) + len(report.breaks)

@@ -25,17 +25,17 @@ def test_a_million_waiting_examples_cost_no_memory(tmp_path: Path):
 def test_no_step_of_a_segment_reads_every_example(tmp_path: Path):
     """Chosen, sealed, received, lost: its examples are found by an index."""
     site = ASite(tmp_path, segment_bytes_max=2**16)
-    house, database = site.house, site.house.spool.db
-    made = house.recorder.prediction(answered(0, text=TEXT), 0.0)
-    with house.spool.transaction():
-        house.add([replace(made, prediction_id=f"p-{number}") for number in range(300)])
+    worker, database = site.worker, site.worker.spool.db
+    made = worker.recorder.build_prediction(answered(0, text=TEXT), 0.0)
+    with worker.spool.transaction():
+        worker.store_predictions([replace(made, prediction_id=f"p-{number}") for number in range(300)])
     said: list[str] = []
     database._db.set_trace_callback(said.append)
-    assert house.outbox
-    first, second = house.outbox.seal(0.0), house.outbox.seal(0.0)
-    with house.spool.transaction():
-        house.outbox.ledger.receive([first])
-        house.outbox.ledger.lose(second)
+    assert worker.outbox
+    first, second = worker.outbox.seal_segment(0.0), worker.outbox.seal_segment(0.0)
+    with worker.spool.transaction():
+        worker.outbox.ledger.mark_received([first])
+        worker.outbox.ledger.mark_lost(second)
     database._db.set_trace_callback(None)
     asked = [each for each in said if each.lstrip().startswith(("SELECT", "UPDATE", "DELETE"))]
     plans = {each: [step for *_, step in database.rows(f"EXPLAIN QUERY PLAN {each}")] for each in asked}

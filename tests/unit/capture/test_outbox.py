@@ -29,10 +29,10 @@ def site(tmp_path) -> ASite:
 def test_what_waits_is_sealed_in_a_chain(site):
     """Records leave in numbered segments; later feedback is a record of its own."""
     site.keep(answered(1))
-    site.house.seal_all()
+    site.worker.seal_all()
     site.judge(judgement(1))
     site.keep(answered(2))
-    site.house.seal_all()
+    site.worker.seal_all()
     assert {1: ["prediction:p-1"], 2: ["prediction:p-2", "feedback:f-1"]} == {
         sequence: [record.record_id for record in records] for sequence, records in site.segments().items()
     }
@@ -41,7 +41,7 @@ def test_what_waits_is_sealed_in_a_chain(site):
 def test_nothing_is_sealed_twice_or_from_nothing(site):
     """An empty segment does not exist."""
     site.keep(answered(1))
-    assert (1, 0, 0) == (site.house.seal_all(), site.house.seal_all(), site.reopen().seal_all())
+    assert (1, 0, 0) == (site.worker.seal_all(), site.worker.seal_all(), site.reopen().seal_all())
 
 
 def test_what_stays_at_home_is_never_sealed(tmp_path):
@@ -49,7 +49,7 @@ def test_what_stays_at_home_is_never_sealed(tmp_path):
     site = ASite(tmp_path, collect={"pos-intent": "local"})
     site.keep(answered(1))
     site.judge(judgement(1))
-    assert 0 == site.house.seal_all()
+    assert 0 == site.worker.seal_all()
     assert [] == site.files()
 
 
@@ -57,13 +57,13 @@ def test_routine_answers_are_sampled_and_say_so(tmp_path):
     """The share is met, the record carries it, and what was passed over leaves all the same once it is corrected."""
     site = ASite(tmp_path, routine_share=0.25)
     site.keep(*(answered(n, **SURE) for n in range(400)))
-    site.house.seal_all()
+    site.worker.seal_all()
     sealed = site.records()
     assert 60 < len(sealed) < 140
     assert {("routine", 0.25)} == {(record.kept.because, record.kept.share) for record in sealed.values()}
     missing = next(n for n in range(400) if f"prediction:p-{n}" not in sealed)
     site.judge(judgement(missing))
-    site.house.seal_all()
+    site.worker.seal_all()
     assert ("reviewed", 1.0) == tuple(vars(site.records()[f"prediction:p-{missing}"].kept).values())
 
 
@@ -71,7 +71,7 @@ def test_segments_have_a_size(tmp_path):
     """Many records are many segments, none much larger than the limit."""
     site = ASite(tmp_path, segment_bytes_max=2**16)
     site.keep(*(answered(n, text="refund " * 100) for n in range(300)))
-    assert site.house.seal_all() > 4
+    assert site.worker.seal_all() > 4
     assert 300 == len(site.records())
 
 
@@ -80,14 +80,14 @@ def test_records_wait_until_they_are_old_or_many(tmp_path):
     site = ASite(tmp_path, segment_bytes_max=2**16)
     site.keep(answered(1))
     site.clock.running += 60
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert [] == site.files()
     site.clock.running += 3600
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert 1 == len(site.segments())
     site.keep(*(answered(n, text="refund " * 100) for n in range(2, 90)))
     site.clock.running += 60
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert len(site.segments()) > 1
 
 
@@ -97,40 +97,40 @@ def test_a_full_outbox_makes_records_wait(tmp_path):
     (site.config.outbox / "segments" / f"{'0' * 16}-0000000001.age").write_bytes(bytes(2**20))
     site.keep(answered(1))
     with pytest.raises(DiskFull, match="the outbox holds"):
-        site.house.seal_all()
+        site.worker.seal_all()
     (site.config.outbox / "segments" / f"{'0' * 16}-0000000001.age").unlink()
-    assert 1 == site.house.seal_all()
+    assert 1 == site.worker.seal_all()
 
 
 def test_a_receipt_deletes_what_it_covers(site):
     """Files go, manifests first; what came later stays."""
     for number in (1, 2, 3):
         site.keep(answered(number))
-        site.house.seal_all()
+        site.worker.seal_all()
     site.receipt(2)
-    assert 2 == site.house.read_receipts()
+    assert 2 == site.worker.read_receipts()
     assert [3] == list(site.segments())
-    assert 0 == site.house.read_receipts()
+    assert 0 == site.worker.read_receipts()
 
 
 def test_forged_receipts_delete_nothing(site):
     """Signed by another key, for another site, for another epoch, or over a manifest that is not ours."""
     site.keep(answered(1))
-    site.house.seal_all()
-    raw = (site.config.outbox / "segments" / f"{segment.name_of(site.house.spool.epoch, 1)}.json").read_bytes()
-    epoch = {"epoch": site.house.spool.epoch, "received": [{"first": 1, "last": 1, "manifest_sha256": "0" * 64}]}
+    site.worker.seal_all()
+    raw = (site.config.outbox / "segments" / f"{segment.name_of(site.worker.spool.incarnation, 1)}.json").read_bytes()
+    epoch = {"epoch": site.worker.spool.incarnation, "received": [{"first": 1, "last": 1, "manifest_sha256": "0" * 64}]}
     right = {"first": 1, "last": 1, "manifest_sha256": hashlib.sha256(raw).hexdigest()}
     for forged in (SITE_KEY, Ed25519PrivateKey.generate()):
         site.write_receipts(forged, epochs=[{**epoch, "received": [right]}])
         with pytest.raises(SignatureInvalid):
-            site.house.read_receipts()
-    assert "receipts" in site.house.problems
+            site.worker.read_receipts()
+    assert "receipts" in site.worker.problems
     site.write_receipts(site="site-2", epochs=[{**epoch, "received": [right]}])
     with pytest.raises(DocumentInvalid, match="is for site"):
-        site.house.read_receipts()
+        site.worker.read_receipts()
     site.write_receipts(epochs=[epoch, {"epoch": "f" * 16, "received": [right]}])
-    assert 0 == site.house.read_receipts()
-    assert {} == site.house.problems
+    assert 0 == site.worker.read_receipts()
+    assert {} == site.worker.problems
     assert 2 == len(site.files())
 
 
@@ -139,7 +139,7 @@ def test_a_segment_that_an_uplink_harms_is_sealed_again(site, harm):
     """Corrections are not lost: they are still in the spool, and leave under a new number, which says why."""
     site.keep(answered(1))
     site.judge(judgement(1))
-    site.house.seal_all()
+    site.worker.seal_all()
     sealed, manifest = (site.config.outbox / "segments" / name for name in site.files())
     if harm == "truncate":
         sealed.write_bytes(sealed.read_bytes()[:100])
@@ -151,26 +151,26 @@ def test_a_segment_that_an_uplink_harms_is_sealed_again(site, harm):
         manifest.unlink()
         (sealed if harm == "delete both" else manifest).unlink(missing_ok=True)
     site.reopen()
-    site.house.outbox.check(thoroughly=True)
-    assert 1 == site.house.seal_all()
+    site.worker.outbox.find_lost_segments(thoroughly=True)
+    assert 1 == site.worker.seal_all()
     again = site.segments()[2]
     assert {"prediction:p-1", "feedback:f-1"} == {record.record_id for record in again}
-    raw = (site.config.outbox / "segments" / f"{segment.name_of(site.house.spool.epoch, 2)}.json").read_bytes()
-    assert (1,) == segment.verify(raw, segment.name_of(site.house.spool.epoch, 2), None).body.reseals
+    raw = (site.config.outbox / "segments" / f"{segment.name_of(site.worker.spool.incarnation, 2)}.json").read_bytes()
+    assert (1,) == segment.verify(raw, segment.name_of(site.worker.spool.incarnation, 2), None).body.reseals
     said = status_object.verify((site.config.outbox / "status.json").read_bytes(), None).body
-    assert ({site.house.spool.epoch: 2}, {site.house.spool.epoch: (1,)}) == (said.highest, said.missing)
+    assert ({site.worker.spool.incarnation: 2}, {site.worker.spool.incarnation: (1,)}) == (said.highest, said.missing)
 
 
 def test_a_segment_that_the_centre_refuses_is_sealed_again(site):
     """The refusal is signed, and names the very manifest."""
     site.keep(answered(1))
     site.judge(judgement(1))
-    site.house.seal_all()
-    raw = (site.config.outbox / "segments" / f"{segment.name_of(site.house.spool.epoch, 1)}.json").read_bytes()
+    site.worker.seal_all()
+    raw = (site.config.outbox / "segments" / f"{segment.name_of(site.worker.spool.incarnation, 1)}.json").read_bytes()
     refused = {"sequence": 1, "manifest_sha256": hashlib.sha256(raw).hexdigest(), "why": "does not open"}
-    site.write_receipts(epochs=[{"epoch": site.house.spool.epoch, "refused": [refused]}])
-    site.house.read_receipts()
-    site.house.seal_all()
+    site.write_receipts(epochs=[{"epoch": site.worker.spool.incarnation, "refused": [refused]}])
+    site.worker.read_receipts()
+    site.worker.seal_all()
     assert [2] == list(site.segments())
     assert {"prediction:p-1", "feedback:f-1"} == set(site.records())
 
@@ -178,36 +178,36 @@ def test_a_segment_that_the_centre_refuses_is_sealed_again(site):
 def test_what_was_sealed_and_erased_leaves_a_tombstone(site):
     """Also for a prediction that the site does not know any more; the tombstone stays until the centre has it."""
     site.keep(answered(1))
-    site.house.seal_all()
-    spool, recorder = site.house.spool, site.house.recorder
+    site.worker.seal_all()
+    spool, recorder = site.worker.spool, site.worker.recorder
     with spool.transaction():
-        assert (True, True) == spool.erase("p-1", recorder.tombstone("p-1", 0))
-        assert (False, True) == spool.erase("p-9", recorder.tombstone("p-9", 0))
-    site.house.seal_all()
+        assert (True, True) == spool.erase("p-1", recorder.build_tombstone("p-1", 0))
+        assert (False, True) == spool.erase("p-9", recorder.build_tombstone("p-9", 0))
+    site.worker.seal_all()
     assert ["tombstone:p-1", "tombstone:p-9"] == [record.record_id for record in site.segments()[2]]
     site.receipt(2)
-    site.house.read_receipts()
+    site.worker.read_receipts()
     assert [] == spool.db.rows("SELECT * FROM tombstones")
 
 
 def test_a_spool_that_was_put_back_begins_a_new_epoch(site, tmp_path):
     """An old copy of spool.db would use numbers again that have other content: it takes a new name instead."""
     site.keep(answered(1))
-    site.house.seal_all()
-    site.house.close()
+    site.worker.seal_all()
+    site.worker.close()
     shutil.copy(site.config.state_dir / "spool.db", tmp_path / "old.db")
     site.open()
     site.keep(answered(2))
-    site.house.seal_all()
-    site.house.close()
-    first = site.house.spool.epoch
+    site.worker.seal_all()
+    site.worker.close()
+    first = site.worker.spool.incarnation
     for path in site.config.state_dir.glob("spool.db*"):
         path.unlink()
     shutil.copy(tmp_path / "old.db", site.config.state_dir / "spool.db")
     site.open()
-    assert first != site.house.spool.epoch
+    assert first != site.worker.spool.incarnation
     site.keep(answered(3))
-    site.house.seal_all()
+    site.worker.seal_all()
     assert {"prediction:p-1", "prediction:p-3"} == set(site.records())
     assert {1, 2} == set(read_outbox(site.config.outbox, first))
 
@@ -215,11 +215,11 @@ def test_a_spool_that_was_put_back_begins_a_new_epoch(site, tmp_path):
 def test_receipts_for_an_earlier_epoch_delete_its_files(site):
     """The ledger of that life is gone; the files themselves say what they are."""
     site.keep(answered(1))
-    site.house.seal_all()
+    site.worker.seal_all()
     site.keep(answered(2))
-    site.house.seal_all()
-    site.house.close()
-    old = site.house.spool.epoch
+    site.worker.seal_all()
+    site.worker.close()
+    old = site.worker.spool.incarnation
     for path in site.config.state_dir.glob("spool.db*"):
         path.unlink()
     site.open()
@@ -227,18 +227,18 @@ def test_receipts_for_an_earlier_epoch_delete_its_files(site):
     raw = (site.config.outbox / "segments" / f"{segment.name_of(old, 2)}.json").read_bytes()
     span = {"first": 1, "last": 2, "manifest_sha256": hashlib.sha256(raw).hexdigest()}
     site.write_receipts(epochs=[{"epoch": old, "received": [{**span, "manifest_sha256": "0" * 64}]}])
-    assert 0 == site.house.read_receipts()
+    assert 0 == site.worker.read_receipts()
     site.write_receipts(epochs=[{"epoch": old, "received": [span]}])
-    assert 2 == site.house.read_receipts()
+    assert 2 == site.worker.read_receipts()
     assert [] == site.files()
 
 
 def test_the_status_names_what_the_centre_should_have(site):
     """Signed by the site's key; highest sequence, counters, retained bytes."""
     site.keep(answered(1))
-    site.house.seal_all()
+    site.worker.seal_all()
     signed = status_object.verify((site.config.outbox / "status.json").read_bytes(), None)
-    assert ("site-1", {site.house.spool.epoch: 1}) == (signed.body.site, signed.body.highest)
+    assert ("site-1", {site.worker.spool.incarnation: 1}) == (signed.body.site, signed.body.highest)
     assert 1 == signed.body.counters["captured"]
     assert signed.body.retained_bytes > 0
 
@@ -272,18 +272,18 @@ def test_a_change_of_updates_is_told_at_once(site):
     around = replace(
         site.clock.around(), updates=lambda: SiteUpdates(channel="beta", plan_version=4), revision=lambda: revision
     )
-    site.house.close()
-    site.house = SpoolWorker(site.config, build_redactor(site.config), around)
+    site.worker.close()
+    site.worker = SpoolWorker(site.config, build_redactor(site.config), around)
     path = site.config.outbox / "status.json"
-    site.house.keep()
+    site.worker.do_housekeeping()
     body = status_object.verify(path.read_bytes(), None).body
     assert ("beta", 4) == (body.channel, body.plan_version)
     path.unlink()
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert not path.exists()
     revision = 1
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert path.exists()
     path.unlink()
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert not path.exists()

@@ -45,7 +45,7 @@ def read(record: bytes) -> example_records.ExamplePrediction:
 )
 def test_what_a_site_writes_is_a_record(tmp_path, changes):
     """Every kind of answer is read back by the model of the format."""
-    kept = recorder(tmp_path).prediction(answered(7, **changes), NOW)
+    kept = recorder(tmp_path).build_prediction(answered(7, **changes), NOW)
     record = read(kept.record)
     assert ("prediction:p-7", "site-1", "p-7") == (record.record_id, record.site, record.prediction_id)
     assert answered(7, **changes).text == record.input
@@ -65,7 +65,7 @@ def test_what_a_site_writes_is_a_record(tmp_path, changes):
 )
 def test_classes_say_who_is_given_up_first(tmp_path, expected, changes):
     """Unsure means below a threshold; a kind without confidence is routine; what a large model saw is escalated."""
-    kept = recorder(tmp_path).prediction(answered(1, **changes), NOW)
+    kept = recorder(tmp_path).build_prediction(answered(1, **changes), NOW)
     assert expected == (kept.class_, kept.rank)
     assert kept.class_ < REVIEWED
 
@@ -73,8 +73,8 @@ def test_classes_say_who_is_given_up_first(tmp_path, expected, changes):
 def test_consent_is_that_of_the_task(tmp_path):
     """A task that is collected for the site only never waits for a segment."""
     writes = recorder(tmp_path, collect={"pos-intent": "local", "talk": "upstream"})
-    assert LOCAL == writes.prediction(answered(1), NOW).consent
-    assert UPSTREAM == writes.prediction(answered(1, manifest=manifest("talk")), NOW).consent
+    assert LOCAL == writes.build_prediction(answered(1), NOW).consent
+    assert UPSTREAM == writes.build_prediction(answered(1, manifest=manifest("talk")), NOW).consent
 
 
 def test_inputs_and_texts_are_redacted_together(tmp_path):
@@ -82,7 +82,7 @@ def test_inputs_and_texts_are_redacted_together(tmp_path):
     said = answered(
         1, manifest=manifest("talk"), text=f"pay {CARD}", local_answer=f"charged {CARD}", confidence=None, scores=()
     )
-    record = read(recorder(tmp_path).prediction(said, NOW).record)
+    record = read(recorder(tmp_path).build_prediction(said, NOW).record)
     assert ("pay [CARD_1]", "charged [CARD_1]") == (record.input, record.output)
     assert {"card": 2} == record.redaction.counts
     assert {"card", "iban", "phone"} < set(record.redaction.rules)
@@ -97,9 +97,9 @@ def test_fields_that_the_bundle_marks_are_hidden_unless_the_site_keeps_them(tmp_
         scores=(),
         local_answer='{"PATIENT": ["Anna Meyer"]}',
     )
-    hidden = read(recorder(tmp_path).prediction(said, NOW).record)
+    hidden = read(recorder(tmp_path).build_prediction(said, NOW).record)
     assert ("[PATIENT_1] takes ibuprofen", '{"PATIENT":["[PATIENT_1]"]}') == (hidden.input, hidden.output)
-    kept = read(recorder(tmp_path, keep_fields={"visit": ["PATIENT"]}).prediction(said, NOW).record)
+    kept = read(recorder(tmp_path, keep_fields={"visit": ["PATIENT"]}).build_prediction(said, NOW).record)
     assert ("Anna Meyer takes ibuprofen", '{"PATIENT":["Anna Meyer"]}') == (kept.input, kept.output)
 
 
@@ -112,7 +112,7 @@ def test_numbers_of_a_record_are_redacted(tmp_path):
         scores=(),
         local_answer='{"phone": 491712345678}',
     )
-    kept = read(recorder(tmp_path).prediction(said, NOW).record)
+    kept = read(recorder(tmp_path).build_prediction(said, NOW).record)
     assert ("reach me at [PHONE_1]", '{"phone":"[PHONE_1]"}') == (kept.input, kept.output)
 
 
@@ -121,17 +121,17 @@ def test_feedback_is_redacted_without_reusing_numbers(tmp_path):
     writes = recorder(tmp_path)
     known = {"kind": "generate", "task": "talk", "input": "pay [CARD_1]", "output": "ok"}
     said = judgement(1, value=f"charged [CARD_1], not {CARD}")
-    record = example_records.parse(writes.feedback(said, known, manifest("talk"), NOW).record)
+    record = example_records.parse(writes.build_feedback(said, known, manifest("talk"), NOW).record)
     assert "charged [CARD_1], not [CARD_2]" == record.value
     known = {"kind": "extract", "task": "visit", "input": "", "output": "{}"}
     said = judgement(1, value='{"PATIENT": ["Anna Meyer"], "DRUG": ["x"]}', reason="")
-    record = example_records.parse(writes.feedback(said, known, manifest("visit"), NOW).record)
+    record = example_records.parse(writes.build_feedback(said, known, manifest("visit"), NOW).record)
     assert {"PATIENT": ["[PATIENT_1]"], "DRUG": ["x"]} == json.loads(record.value)
 
 
 def test_a_label_is_kept_as_it_is(tmp_path):
     """Labels are the task's words, even where they look like personal data."""
-    record = recorder(tmp_path).feedback(
+    record = recorder(tmp_path).build_feedback(
         judgement(1, value=CARD), {"kind": "classify", "task": "pos-intent", "input": "", "output": ""}, None, NOW
     )
     assert CARD == example_records.parse(record.record).value
@@ -139,7 +139,7 @@ def test_a_label_is_kept_as_it_is(tmp_path):
 
 def test_a_tombstone_is_a_record(tmp_path):
     """The wish to forget names nothing but the prediction."""
-    assert "p-1" == example_records.parse(recorder(tmp_path).tombstone("p-1", NOW)).prediction_id
+    assert "p-1" == example_records.parse(recorder(tmp_path).build_tombstone("p-1", NOW)).prediction_id
 
 
 SHADOW = {"route": "upstream", "model": "large-1", "reasons": ("MODE_SHADOW",), "confidence": 0.95, "sure": True}
@@ -147,7 +147,7 @@ SHADOW = {"route": "upstream", "model": "large-1", "reasons": ("MODE_SHADOW",), 
 
 def test_the_local_confidence_never_stands_beside_the_large_models_answer(tmp_path):
     """A shadow record has the large model's output without any grade, and the local answer with its own."""
-    kept = recorder(tmp_path).prediction(answered(1, teacher_answer="price", **SHADOW), NOW)
+    kept = recorder(tmp_path).build_prediction(answered(1, teacher_answer="price", **SHADOW), NOW)
     plain = json.loads(kept.record)
     assert ("price", None, None, False, []) == tuple(
         plain[name] for name in ("output", "confidence", "threshold", "sure", "scores")
@@ -173,7 +173,7 @@ def test_both_records_are_redacted_alike(tmp_path):
         teacher_answer='{"DRUG": ["ibuprofen"], "PATIENT": ["Anna Meyer"]}',
         **{**SHADOW, "scores": ()},
     )
-    plain = json.loads(recorder(tmp_path).prediction(both, NOW).record)
+    plain = json.loads(recorder(tmp_path).build_prediction(both, NOW).record)
     assert '{"PATIENT":["[PATIENT_1]"],"DRUG":["ibuprofen"]}' == plain["output"]
     assert '{"PATIENT":["[PATIENT_1]"],"DRUG":[]}' == plain["local"]["answer"]
 

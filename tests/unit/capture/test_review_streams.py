@@ -20,7 +20,7 @@ def drawing(tmp_path, *draws: float, **settings) -> ASite:
     """Return a site whose audit draws these numbers, one for each answer, the last one again and again."""
     site = ASite(tmp_path, **settings)
     left = list(draws)
-    site.house.spool.streams._drawn = lambda: left.pop(0) if len(left) > 1 else left[0]
+    site.worker.spool.streams._drawn = lambda: left.pop(0) if len(left) > 1 else left[0]
     return site
 
 
@@ -29,14 +29,14 @@ def labelled(number: int, label: str = "a", **changes):
 
 
 def streams(site: ASite) -> dict[str, str]:
-    rows = site.house.spool.db.rows("SELECT prediction_id, stream FROM predictions ORDER BY row")
+    rows = site.worker.spool.db.rows("SELECT prediction_id, stream FROM predictions ORDER BY row")
     return {name: NAMES[code] for name, code in rows}
 
 
 def queue(site: ASite, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -> list[tuple[str, str]]:  # noqa: B008
     """Return stream and id of the whole queue, fetched page by page."""
     found, place = [], ReviewCursor()
-    while rows := site.house.spool.review(wanted, place, page):
+    while rows := site.worker.spool.review_page(wanted, place, page):
         place = rows[-1][0]
         found += [(kept.stream, kept.record.split(b'"prediction_id":"')[1].split(b'"')[0].decode()) for _, kept in rows]
     return found
@@ -46,7 +46,7 @@ def queue(site: ASite, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -
 def test_the_audit_draws_whatever_the_answer_is(tmp_path, seed: int):
     """Of sure and unsure, local and escalated answers about the same share is drawn: the one of agent.yaml."""
     site = drawing(tmp_path, 0.0, review_shares={"pos-intent": 0.2})
-    site.house.spool.streams._drawn = random.Random(seed).random
+    site.worker.spool.streams._drawn = random.Random(seed).random
     kinds = {
         "sure": {"sure": True, "confidence": 0.99},
         "unsure": {},
@@ -59,7 +59,7 @@ def test_the_audit_draws_whatever_the_answer_is(tmp_path, seed: int):
         drawn[kind] = len(found) - drawn.total()
     # Five standard deviations of 1,000 draws at 0.2.
     assert {} == {kind: number for kind, number in drawn.items() if abs(number - 200) > 64}
-    assert drawn.total() == site.house.spool.counters["audit_drawn"]
+    assert drawn.total() == site.worker.spool.counters["audit_drawn"]
 
 
 def test_what_is_outside_the_gate_is_new_unless_the_audit_draws_it(tmp_path):
@@ -80,7 +80,10 @@ def test_a_task_has_its_own_share(tmp_path):
     site = drawing(tmp_path, 0.3, review_share=0.1, review_shares={"talk": 0.5})
     site.keep(answered(1), answered(2, manifest=manifest("talk"), scores=(), confidence=None))
     assert ["uncertain", "audit"] == [stream.replace("diverse", "uncertain") for stream in streams(site).values()]
-    assert (None, 0.5) == (site.house.spool.find("p-1").probability, site.house.spool.find("p-2").probability)
+    assert (None, 0.5) == (
+        site.worker.spool.find_prediction("p-1").probability,
+        site.worker.spool.find_prediction("p-2").probability,
+    )
 
 
 def test_a_share_of_nothing_draws_nothing_and_one_of_all_draws_all(tmp_path):
@@ -152,8 +155,8 @@ def test_one_stream_can_be_asked_for(tmp_path, stream: str):
     """Also the one of new inputs, which nothing is put into yet."""
     site = drawing(tmp_path, 0.0, 1.0)
     site.keep(*map(labelled, range(4)))
-    with site.house.spool.transaction():
-        site.house.spool.db.execute("UPDATE predictions SET stream = 3 WHERE prediction_id = 'p-3'")
+    with site.worker.spool.transaction():
+        site.worker.spool.db.execute("UPDATE predictions SET stream = 3 WHERE prediction_id = 'p-3'")
     found = queue(site, ReviewFilter(stream=stream))
     assert [stream] == [name for name, _ in found]
 
@@ -163,7 +166,7 @@ def test_rows_of_the_audit_are_always_sealed_with_their_probability(tmp_path):
     site = drawing(tmp_path, 0.0, 1.0, routine_share=0.0, review_share=0.125)
     sure = {"sure": True, "confidence": 0.99}
     site.keep(labelled(1, **sure), labelled(2, **sure), labelled(3))
-    site.house.seal_all()
+    site.worker.seal_all()
     records = {name.split(":")[1]: record for name, record in site.records().items()}
     assert {"p-1", "p-3"} == set(records)
     drawn, other = records["p-1"], records["p-3"]
@@ -176,13 +179,13 @@ def test_the_audit_is_given_up_last_and_by_age(tmp_path):
     """Without room unsure and escalated answers go before it, and of it the oldest, whatever they are."""
     site = drawing(tmp_path, 0.0, 0.0, 1.0)
     site.keep(labelled(1, route="upstream"), labelled(2, sure=True), labelled(3), labelled(4, route="upstream"))
-    spool = site.house.spool
+    spool = site.worker.spool
     size = spool.used_bytes // 4
     with spool.transaction():
-        spool.sacrifice(2 * size + size // 2, 2)
+        spool.evict(2 * size + size // 2, 2)
     assert ["p-1", "p-2"] == list(streams(site))
     with spool.transaction():
-        spool.sacrifice(size + size // 2, 1)
+        spool.evict(size + size // 2, 1)
     assert (["p-2"], 1) == (list(streams(site)), spool.counters["sacrificed_audit"])
 
 
@@ -191,11 +194,11 @@ def test_what_becomes_of_the_audit_is_known(tmp_path):
     site = drawing(tmp_path, 0.0)
     site.keep(*map(labelled, range(4)))
     site.judge(judgement(3))
-    with site.house.spool.transaction():
-        site.house.erase("p-1")
-    counters, waiting = site.house.spool.counters, site.house.spool.streams.waiting()
+    with site.worker.spool.transaction():
+        site.worker.erase("p-1")
+    counters, waiting = site.worker.spool.counters, site.worker.spool.streams.count_waiting()
     assert (4, 1, 2) == (counters["audit_drawn"], counters["audit_reviewed"], waiting["audit"])
-    rows = site.house.spool.db.rows("SELECT prediction_id, outcome FROM review_audit ORDER BY row")
+    rows = site.worker.spool.db.rows("SELECT prediction_id, outcome FROM review_audit ORDER BY row")
     assert [("p-0", "open"), ("gone:2", "lost"), ("p-2", "open"), ("p-3", "wrong")] == rows
 
 
@@ -227,13 +230,13 @@ def test_a_spool_of_version_0_1_is_read(tmp_path):
     """Its answers are of no audit, and wait for a review as before; new ones are drawn."""
     site = drawing(tmp_path, 1.0)
     site.keep(labelled(1), labelled(2))
-    site.house.close()
+    site.worker.close()
     as_version_0_1(site.config.state_dir / "spool.db")
     site.clock.draws = 0.0
     site.open()
     site.keep(labelled(3))
     assert {"p-1": "uncertain", "p-2": "uncertain", "p-3": "audit"} == streams(site)
-    site.house.seal_all()
+    site.worker.seal_all()
     assert {None, 0.02} == {record.sampling_probability for record in site.records().values()}
 
 
@@ -241,7 +244,7 @@ def test_an_agent_of_version_0_1_goes_on_with_the_spool(tmp_path):
     """After a return to it its answers are of no audit; one that it lets go, or judges, is not waited for."""
     site = drawing(tmp_path, 0.0)
     site.keep(labelled(1), labelled(2))
-    spool = site.house.spool
+    spool = site.worker.spool
     with spool.transaction():
         spool.db.execute(_INSERT, ("p-9", "pos-intent", 0.5, 1, 2, 0, 0.0, 100, b"{}"))
         spool.db.execute("DELETE FROM predictions WHERE prediction_id = 'p-1'")

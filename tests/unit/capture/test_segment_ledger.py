@@ -17,9 +17,9 @@ def site(tmp_path) -> ASite:
 
 def choose(site: ASite, bytes_max: int) -> list[str]:
     """Choose a segment; return the ids of its records."""
-    with site.house.spool.transaction():
-        sequence = site.house.outbox.ledger.choose(bytes_max)
-    lines = site.house.outbox.ledger.lines(sequence) if sequence else ()
+    with site.worker.spool.transaction():
+        sequence = site.worker.outbox.ledger.assign_records(bytes_max)
+    lines = site.worker.outbox.ledger.record_lines(sequence) if sequence else ()
     return [line.split(b'"record_id":"')[1].split(b'"')[0].decode() for line in lines]
 
 
@@ -40,7 +40,7 @@ def test_a_larger_share_holds_the_smaller_one():
 def test_feedback_goes_before_everything_else(site):
     """With room for one record, it is the correction, however late it came."""
     site.keep(*(answered(n) for n in range(5)))
-    site.house.seal_all()
+    site.worker.seal_all()
     site.keep(*(answered(n) for n in range(5, 50)))
     site.judge(judgement(2))
     assert ["feedback:f-2"] == choose(site, 1)
@@ -59,17 +59,17 @@ def test_a_segment_of_nothing_but_passed_over_answers_takes_no_number(tmp_path):
     site = ASite(tmp_path, routine_share=0.0)
     site.keep(*(answered(n, **SURE) for n in range(20)))
     assert [] == choose(site, 10**6)
-    assert 1 == site.house.outbox.ledger.next_sequence()
-    assert 20 == site.house.spool.counters["passed_over"]
+    assert 1 == site.worker.outbox.ledger.next_sequence()
+    assert 20 == site.worker.spool.counters["passed_over"]
 
 
 def test_a_number_whose_records_were_all_erased_is_given_back(site):
     """A crash between choosing and writing, and an erasure before the next start: no empty segment, no gap."""
     site.keep(answered(1))
     assert ["prediction:p-1"] == choose(site, 10**6)
-    site.house.spool.db.execute("DELETE FROM predictions")
+    site.worker.spool.db.execute("DELETE FROM predictions")
     site.reopen()
-    assert 0 == site.house.seal_all()
+    assert 0 == site.worker.seal_all()
     site.keep(answered(2))
-    site.house.seal_all()
+    site.worker.seal_all()
     assert {1} == set(site.segments())

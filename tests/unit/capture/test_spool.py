@@ -28,7 +28,7 @@ def kept(site: ASite, *numbers: int) -> list[int]:
     found = []
     for number in numbers:
         try:
-            site.house.spool.find(f"p-{number}")
+            site.worker.spool.find_prediction(f"p-{number}")
             found.append(number)
         except PredictionUnknown:
             pass
@@ -41,12 +41,12 @@ def test_a_prediction_is_found_until_its_window_ends(tmp_path):
     site.keep(answered(1))
     site.clock.wall += 3650 * DAY
     site.clock.running += DAY - 1
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert [1] == kept(site, 1)
     site.clock.running += 20
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert [] == kept(site, 1)
-    assert 0 == site.house.spool.used_bytes
+    assert 0 == site.worker.spool.used_bytes
 
 
 def test_the_clock_of_the_spool_goes_on_after_a_restart(tmp_path):
@@ -55,13 +55,13 @@ def test_the_clock_of_the_spool_goes_on_after_a_restart(tmp_path):
     site.clock.running = DAY / 2
     site.keep(answered(1))
     site.clock.running += DAY / 2
-    site.house.keep()
-    site.house.close()
+    site.worker.do_housekeeping()
+    site.worker.close()
     site.clock.running, site.clock.wall = 0.0, 0.0
     site.open()
-    assert DAY == site.house.spool.clock
+    assert DAY == site.worker.spool.clock
     site.clock.running += DAY / 2 + 1
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert [] == kept(site, 1)
 
 
@@ -69,39 +69,39 @@ def test_what_waits_for_a_segment_outlives_its_window(site):
     """A prediction that is to leave stays until it is sealed."""
     site.keep(answered(1))
     site.clock.running += 2 * DAY
-    with site.house.spool.transaction():
-        assert 0 == site.house.spool.expire(DAY, 100)
+    with site.worker.spool.transaction():
+        assert 0 == site.worker.spool.expire(DAY, 100)
     assert [1] == kept(site, 1)
 
 
 def test_corrections_stay_until_the_centre_has_them(site):
     """Sealed is not enough: only a receipt, for the prediction and for all its feedback, ends the wait."""
     site.keep(answered(1))
-    site.house.seal_all()
+    site.worker.seal_all()
     site.judge(judgement(1))
-    site.house.seal_all()
+    site.worker.seal_all()
     site.receipt(1)
-    site.house.read_receipts()
+    site.worker.read_receipts()
     site.clock.running += 2 * DAY
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert [1] == kept(site, 1)
     site.receipt(2)
-    site.house.read_receipts()
+    site.worker.read_receipts()
     site.clock.running += 20
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert [] == kept(site, 1)
-    assert 0 == site.house.spool.used_bytes
+    assert 0 == site.worker.spool.used_bytes
 
 
 def test_the_order_of_sacrifice(site):
     """Spare first, then routine, unsure, escalated; with feedback never."""
     site.keep(*(answered(n, **SURE) for n in (1, 2)), answered(3), answered(4, route="upstream"), answered(5, **SURE))
     site.judge(judgement(5))
-    spool, order = site.house.spool, []
+    spool, order = site.worker.spool, []
     while True:
         left = kept(site, 1, 2, 3, 4, 5)
         with spool.transaction():
-            if spool.sacrifice(0, 1):
+            if spool.evict(0, 1):
                 break
         gone = set(left) - set(kept(site, 1, 2, 3, 4, 5))
         if not gone:
@@ -119,17 +119,17 @@ def test_new_answers_push_older_routine_out_of_a_full_spool(tmp_path):
     text = "refund " * 2000
     for number in range(200):
         site.keep(answered(number, text=text, **SURE))
-        assert site.house.spool.used_bytes <= 2**20
+        assert site.worker.spool.used_bytes <= 2**20
     site.keep(answered(500))
     assert [199, 500] == kept(site, 0, 199, 500)
-    assert site.house.spool.counters["sacrificed_routine"] > 100
+    assert site.worker.spool.counters["sacrificed_routine"] > 100
 
 
 def test_feedback_needs_its_prediction(site):
     """Feedback on what is not kept is refused: nobody could learn from it."""
     with pytest.raises(PredictionUnknown):
         site.judge(judgement(1))
-    assert {"feedback": 0} == site.house.spool.retained()
+    assert {"feedback": 0} == site.worker.spool.count_retained()
 
 
 def test_a_repeated_request_changes_nothing_also_after_a_restart(site):
@@ -139,17 +139,17 @@ def test_a_repeated_request_changes_nothing_also_after_a_restart(site):
     site.judge(judgement(1, feedback_id="another"))
     site.reopen()
     site.judge(judgement(1, feedback_id="third"))
-    assert 1 == len(site.house.spool.find("p-1").feedback)
+    assert 1 == len(site.worker.spool.find_prediction("p-1").feedback)
     with pytest.raises(InvalidRequest, match="used for another request"):
         site.judge(judgement(1, value="refund"))
-    assert 1 == site.house.spool.counters["feedback"]
+    assert 1 == site.worker.spool.counters["feedback"]
 
 
 def test_reviewers_may_disagree(site):
     """Two requests are two pieces of feedback."""
     site.keep(answered(1))
     site.judge(judgement(1), judgement(2, prediction_id="p-1", reviewer="ben", value="refund"))
-    assert 2 == len(site.house.spool.find("p-1").feedback)
+    assert 2 == len(site.worker.spool.find_prediction("p-1").feedback)
 
 
 def test_the_review_queue_is_sorted_and_paged(site):
@@ -158,53 +158,53 @@ def test_the_review_queue_is_sorted_and_paged(site):
         *(answered(n, confidence=n / 10) for n in (5, 1, 3)), answered(9, manifest=manifest("talk"), confidence=None)
     )
     site.judge(judgement(3))
-    spool = site.house.spool
+    spool = site.worker.spool
     with spool.transaction():
         spool.db.execute("UPDATE predictions SET stream = 0")
 
     def ids(rows) -> list[str]:
         return [found.record.split(b'"prediction_id":"')[1].split(b'"')[0].decode() for _, found in rows]
 
-    page = spool.review(ALL, FIRST, 2)
+    page = spool.review_page(ALL, FIRST, 2)
     assert ["p-1", "p-5"] == ids(page)
-    assert ["p-9"] == ids(spool.review(ALL, page[-1][0], 2))
-    assert ["p-1", "p-3", "p-5", "p-9"] == ids(spool.review(replace(ALL, include_reviewed=True), FIRST, 9))
-    assert ["p-9"] == ids(spool.review(replace(ALL, task="talk"), FIRST, 9))
-    assert ["p-1"] == ids(spool.review(replace(ALL, confidence_max=0.2), FIRST, 9))
+    assert ["p-9"] == ids(spool.review_page(ALL, page[-1][0], 2))
+    assert ["p-1", "p-3", "p-5", "p-9"] == ids(spool.review_page(replace(ALL, include_reviewed=True), FIRST, 9))
+    assert ["p-9"] == ids(spool.review_page(replace(ALL, task="talk"), FIRST, 9))
+    assert ["p-1"] == ids(spool.review_page(replace(ALL, confidence_max=0.2), FIRST, 9))
 
 
 def test_erasing_leaves_no_byte_of_the_input(site):
     """The text is gone from the database and from its log, and nothing that stays at home gets a tombstone."""
     site.keep(answered(1, text="SECRETWORD in a text"))
-    with site.house.spool.transaction():
-        assert (True, False) == site.house.spool.erase("p-1", b"{}")
-    site.house.spool.shrink()
+    with site.worker.spool.transaction():
+        assert (True, False) == site.worker.spool.erase("p-1", b"{}")
+    site.worker.spool.shrink()
     files = list(site.config.state_dir.glob("spool.db*"))
     assert [] == [path.name for path in files if b"SECRETWORD" in path.read_bytes()]
-    assert 0 == site.house.spool.used_bytes
+    assert 0 == site.worker.spool.used_bytes
 
 
 def test_a_failed_transaction_changes_no_counter(site):
     """Counters say what is on the disk."""
-    spool = site.house.spool
-    record = site.house.recorder.prediction(answered(1), 0)
+    spool = site.worker.spool
+    record = site.worker.recorder.build_prediction(answered(1), 0)
     with pytest.raises(AttributeError), spool.transaction():
-        site.house.add([record, None])
+        site.worker.store_predictions([record, None])
     assert (0, 0) == (spool.counters["captured"], spool.used_bytes)
 
 
 def test_counters_and_bytes_survive_a_restart(site):
     """Totals go on."""
     site.keep(answered(1), answered(2))
-    before = (dict(site.house.spool.counters), site.house.spool.used_bytes, site.house.spool.epoch)
+    before = (dict(site.worker.spool.counters), site.worker.spool.used_bytes, site.worker.spool.incarnation)
     site.reopen()
-    assert before == (dict(site.house.spool.counters), site.house.spool.used_bytes, site.house.spool.epoch)
+    assert before == (dict(site.worker.spool.counters), site.worker.spool.used_bytes, site.worker.spool.incarnation)
 
 
 def test_a_prediction_is_kept_once(site):
     """The same id again, after a crash before the queue knew, stays as it was."""
     site.keep(answered(1), answered(1, text="other"))
-    assert 1 == site.house.spool.counters["captured"]
+    assert 1 == site.worker.spool.counters["captured"]
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
@@ -221,15 +221,15 @@ def test_a_damaged_spool_says_so_and_is_left_alone(tmp_path, content):
 def test_a_damaged_record_is_named(site, spoilt):
     """Bytes of a record that a disk has changed are an error with a remedy, not one without a name."""
     site.keep(answered(1))
-    with site.house.spool.transaction():
-        site.house.spool.db.execute("UPDATE predictions SET record = ?", (spoilt,))
+    with site.worker.spool.transaction():
+        site.worker.spool.db.execute("UPDATE predictions SET record = ?", (spoilt,))
     with pytest.raises(StoreDamaged, match=r"spool\.db is damaged"):
-        parse_review_item(site.house.spool.find("p-1"))
+        parse_review_item(site.worker.spool.find_prediction("p-1"))
 
 
 def test_a_larger_class_is_never_given_up_for_a_smaller_one(site):
     """New routine answers do not push out unsure ones that came before them."""
     site.keep(answered(1), answered(2, **SURE))
-    with site.house.spool.transaction():
-        site.house.spool.sacrifice(site.house.spool.used_bytes - 1, 100)
+    with site.worker.spool.transaction():
+        site.worker.spool.evict(site.worker.spool.used_bytes - 1, 100)
     assert [1] == kept(site, 1, 2)

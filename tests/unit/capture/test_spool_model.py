@@ -37,7 +37,7 @@ class SiteAndCentre(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "site"):
-            self.site.house.close()
+            self.site.worker.close()
             shutil.rmtree(self.folder)
 
     @rule(sure=st.booleans(), count=st.integers(1, 5))
@@ -62,7 +62,7 @@ class SiteAndCentre(RuleBasedStateMachine):
 
     @rule()
     def seal(self) -> None:
-        self.site.house.seal_all()
+        self.site.worker.seal_all()
 
     @rule()
     def restart(self) -> None:
@@ -75,20 +75,20 @@ class SiteAndCentre(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, WINDOW_SECONDS * 1.5))
     def wait(self, seconds: float) -> None:
         self.site.clock.running += seconds
-        self.site.house.keep()
+        self.site.worker.do_housekeeping()
 
     @rule()
     def run_out_of_room(self) -> None:
-        with self.site.house.spool.transaction():
-            self.site.house.spool.sacrifice(0, 10_000)
+        with self.site.worker.spool.transaction():
+            self.site.worker.spool.evict(0, 10_000)
 
     @rule(data=st.data())
     @precondition(lambda self: self.made)
     def erase(self, data) -> None:
         number = data.draw(st.integers(0, self.made - 1))
-        spool = self.site.house.spool
+        spool = self.site.worker.spool
         with spool.transaction():
-            spool.erase(f"p-{number}", self.site.house.recorder.tombstone(f"p-{number}", 0.0))
+            spool.erase(f"p-{number}", self.site.worker.recorder.build_tombstone(f"p-{number}", 0.0))
         self.erased.add(number)
         self.judged = {name: judged for name, judged in self.judged.items() if judged != number}
 
@@ -99,27 +99,27 @@ class SiteAndCentre(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.site.files()))
         if segment.parse_name(name.split(".")[0])[1] not in self.received:
             (self.site.config.outbox / "segments" / name).unlink()
-            self.site.house.outbox.check(thoroughly=True)
+            self.site.worker.outbox.find_lost_segments(thoroughly=True)
 
     @rule()
     def collect(self) -> None:
         """The centre reads everything, and signs for what it has without a gap from the start of what it knows."""
-        found = read_outbox(self.site.config.outbox, self.site.house.spool.epoch)
+        found = read_outbox(self.site.config.outbox, self.site.worker.spool.incarnation)
         for sequence in sorted(found):
             for record in found[sequence]:
                 self.centre.setdefault(record.record_id, record)
             self.received.add(sequence)
         for sequence in sorted(found):
             self.site.receipt(sequence, sequence)
-            self.site.house.read_receipts()
+            self.site.worker.read_receipts()
 
     @invariant()
     def no_correction_is_lost(self) -> None:
         """Each acknowledged correction is at the centre, or in the spool together with its prediction."""
         if not hasattr(self, "site"):
             return
-        rows = self.site.house.spool.db.rows("SELECT 'feedback:' || feedback_id, prediction_id FROM feedback")
-        kept = {row[0] for row in self.site.house.spool.db.rows("SELECT prediction_id FROM predictions")}
+        rows = self.site.worker.spool.db.rows("SELECT 'feedback:' || feedback_id, prediction_id FROM feedback")
+        kept = {row[0] for row in self.site.worker.spool.db.rows("SELECT prediction_id FROM predictions")}
         at_home = {name for name, prediction_id in rows if prediction_id in kept}
         assert set(self.judged) - set(self.centre) <= at_home
 
@@ -128,7 +128,7 @@ class SiteAndCentre(RuleBasedStateMachine):
         """What the spool believes to hold is what it holds."""
         if not hasattr(self, "site"):
             return
-        spool = self.site.house.spool
+        spool = self.site.worker.spool
         ((predictions,),) = spool.db.rows("SELECT coalesce(sum(size), 0) FROM predictions")
         ((feedback,),) = spool.db.rows("SELECT coalesce(sum(size), 0) FROM feedback")
         assert predictions + feedback == spool.used_bytes
@@ -137,7 +137,7 @@ class SiteAndCentre(RuleBasedStateMachine):
     def what_was_erased_is_not_here(self) -> None:
         """Neither it nor what was said of it."""
         if hasattr(self, "site"):
-            rows = self.site.house.spool.db.rows(
+            rows = self.site.worker.spool.db.rows(
                 "SELECT prediction_id FROM predictions UNION SELECT prediction_id FROM feedback"
             )
             assert not {f"p-{number}" for number in self.erased} & {row[0] for row in rows}
@@ -150,7 +150,7 @@ class SiteAndCentre(RuleBasedStateMachine):
         self.collect()
         assert set(self.judged) <= set(self.centre)
         assert {f"prediction:p-{number}" for number in self.judged.values()} <= set(self.centre)
-        epoch = self.site.house.spool.epoch
+        epoch = self.site.worker.spool.incarnation
         missing = set(range(1, said.highest[epoch] + 1)) - self.received
         assert missing <= set(said.missing.get(epoch, ()))
         seen = {number for number in self.erased if f"prediction:p-{number}" in self.centre}

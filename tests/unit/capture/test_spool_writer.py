@@ -23,43 +23,43 @@ WAIT_SECONDS = 10.0
 LIMITS = CaptureLimits(examples_max=1000, bytes_max=10**6, group_max=256, group_seconds=0.02, characters_max=1000)
 
 
-class Broken(SpoolWorker):
-    """A house whose disk fails when it is told to."""
+class FailingSpoolWorker(SpoolWorker):
+    """A worker whose disk fails when it is told to."""
 
     error: Exception | None = None
     times = 0
     commits = 0
     mistaken = False
 
-    def keep(self) -> None:
+    def do_housekeeping(self) -> None:
         if type(self).mistaken:
             raise KeyError("a mistake of ours")
-        super().keep()
+        super().do_housekeeping()
 
-    def add(self, kept) -> None:
+    def store_predictions(self, kept) -> None:
         type(self).commits += 1
         if type(self).times > 0:
             type(self).times -= 1
             raise type(self).error
-        super().add(kept)
+        super().store_predictions(kept)
 
 
-def house_class() -> type[Broken]:
+def house_class() -> type[FailingSpoolWorker]:
     """Return a class of its own for each test, since it holds what fails."""
-    return type("SpoolWorker", (Broken,), {})
+    return type("SpoolWorker", (FailingSpoolWorker,), {})
 
 
 def blocking_class() -> type[SpoolWorker]:
-    """Return a house whose disk takes no answer until `works` is set."""
+    """Return a worker whose disk takes no answer until `works` is set."""
 
     class Blocking(SpoolWorker):
         entered, works, closed = threading.Event(), threading.Event(), threading.Event()
 
-        def add(self, kept) -> None:
+        def store_predictions(self, kept) -> None:
             if kept:
                 self.entered.set()
                 assert self.works.wait(60.0)
-            super().add(kept)
+            super().store_predictions(kept)
 
         def close(self) -> None:
             super().close()
@@ -76,8 +76,8 @@ def writer(tmp_path):
     running.stop()
 
 
-def count(house: SpoolWorker) -> int:
-    return house.spool.counters["captured"]
+def count(worker: SpoolWorker) -> int:
+    return worker.spool.counters["captured"]
 
 
 def result(future: Future):
@@ -87,8 +87,10 @@ def result(future: Future):
 def test_a_job_sees_every_answer_that_came_before_it(writer):
     """The queue is in order: an answer is found by the call right behind it."""
     for number in range(50):
-        writer.keep(answered(number))
-        assert result(writer.submit(lambda house, n=number: house.spool.find(f"p-{n}"))).task == "pos-intent"
+        writer.queue_answer(answered(number))
+        assert (
+            result(writer.submit(lambda worker, n=number: worker.spool.find_prediction(f"p-{n}"))).task == "pos-intent"
+        )
 
 
 def test_answers_gather_into_one_commit(tmp_path):
@@ -97,8 +99,8 @@ def test_answers_gather_into_one_commit(tmp_path):
     running = SpoolWriter(opener(tmp_path, cls), CaptureLimits(1000, 10**6, 1000, 0.2, 1000))
     running.start()
     for number in range(500):
-        running.keep(answered(number))
-    eventually_sync(lambda: running.waiting == 0, WAIT_SECONDS)
+        running.queue_answer(answered(number))
+    eventually_sync(lambda: running.queued_answers == 0, WAIT_SECONDS)
     running.stop()
     assert cls.commits <= 3
 
@@ -108,7 +110,7 @@ def test_what_waits_is_written_at_the_end(tmp_path):
     running = SpoolWriter(opener(tmp_path), CaptureLimits(1000, 10**6, 64, 60.0, 1000))
     running.start()
     for number in range(300):
-        running.keep(answered(number))
+        running.queue_answer(answered(number))
     running.stop()
     database = sqlite3.connect(tmp_path / "spool.db")
     assert (300,) == database.execute("SELECT count(*) FROM predictions").fetchone()
@@ -121,10 +123,10 @@ def test_the_queue_is_bounded_in_number_and_bytes(tmp_path):
         running = SpoolWriter(opener(tmp_path / str(kept)), limits)
         (tmp_path / str(kept)).mkdir()
         for number in range(20):
-            running.keep(answered(number, text="x" * 100))
-        assert kept == running.waiting
+            running.queue_answer(answered(number, text="x" * 100))
+        assert kept == running.queued_answers
         running.start()
-        dropped = result(running.submit(lambda house: dict(house.spool.counters)))
+        dropped = result(running.submit(lambda worker: dict(worker.spool.counters)))
         assert 20 - kept == dropped["dropped_queue_full"]
         running.stop()
 
@@ -134,45 +136,45 @@ def test_a_flood_does_not_thin_out_a_random_sample(tmp_path):
     tmp_path.joinpath("site").mkdir()
     running = SpoolWriter(opener(tmp_path / "site"), CaptureLimits(10, 10**6, 64, 60.0, 1000))
     for number in range(20):
-        running.keep(answered(number))
+        running.queue_answer(answered(number))
     for number in range(20, 40):
-        running.keep(answered(number, later="audit"))
-    assert 20 == running.waiting
+        running.queue_answer(answered(number, later="audit"))
+    assert 20 == running.queued_answers
     running.start()
-    counters = result(running.submit(lambda house: dict(house.spool.counters)))
+    counters = result(running.submit(lambda worker: dict(worker.spool.counters)))
     assert (10, 20) == (counters["questions_audit"], counters["dropped_queue_full"])
     running.stop()
 
 
 def test_an_answer_that_is_too_long_is_not_kept(writer):
     """Counted under its own name."""
-    writer.keep(answered(1, text="x" * 1001))
-    writer.keep(answered(2, text="x" * 1000))
-    counters = result(writer.submit(lambda house: dict(house.spool.counters)))
+    writer.queue_answer(answered(1, text="x" * 1001))
+    writer.queue_answer(answered(2, text="x" * 1000))
+    counters = result(writer.submit(lambda worker: dict(worker.spool.counters)))
     eventually_sync(lambda: result(writer.submit(count)) == 1, WAIT_SECONDS)
     assert 1 == counters["dropped_too_long"]
 
 
 def test_one_answer_that_cannot_be_written_stops_no_other(writer):
     """An extraction whose output is no JSON, as a faulty runtime might give it."""
-    writer.keep(answered(1, manifest=manifest("visit"), local_answer="{broken", scores=()))
-    writer.keep(answered(2))
-    assert result(writer.submit(lambda house: house.spool.find("p-2"))).task == "pos-intent"
-    assert 1 == result(writer.submit(lambda house: house.spool.counters["dropped_failed"]))
+    writer.queue_answer(answered(1, manifest=manifest("visit"), local_answer="{broken", scores=()))
+    writer.queue_answer(answered(2))
+    assert result(writer.submit(lambda worker: worker.spool.find_prediction("p-2"))).task == "pos-intent"
+    assert 1 == result(writer.submit(lambda worker: worker.spool.counters["dropped_failed"]))
 
 
 def test_what_a_job_refuses_is_its_own(writer):
     """A mistake of one caller fails that caller, and the others of the group go through."""
-    writer.keep(answered(1))
-    futures = [writer.submit(lambda house, n=n: house.spool.find(f"p-{n}")) for n in (9, 1)]
+    writer.queue_answer(answered(1))
+    futures = [writer.submit(lambda worker, n=n: worker.spool.find_prediction(f"p-{n}")) for n in (9, 1)]
     with pytest.raises(PredictionUnknown):
         result(futures[0])
     assert result(futures[1]).task == "pos-intent"
 
 
-def judged(house: SpoolWorker, number: int) -> None:
-    known = json.loads(house.spool.find(f"p-{number}").record)
-    house.spool.judge(house.recorder.feedback(judgement(number), known, manifest(), 0.0))
+def judged(worker: SpoolWorker, number: int) -> None:
+    known = json.loads(worker.spool.find_prediction(f"p-{number}").record)
+    worker.spool.add_feedback(worker.recorder.build_feedback(judgement(number), known, manifest(), 0.0))
 
 
 def test_on_a_full_disk_answers_are_given_up_before_feedback(tmp_path):
@@ -180,12 +182,12 @@ def test_on_a_full_disk_answers_are_given_up_before_feedback(tmp_path):
     cls = house_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
-    running.keep(answered(1))
-    result(running.submit(lambda house: house.spool.find("p-1")))
+    running.queue_answer(answered(1))
+    result(running.submit(lambda worker: worker.spool.find_prediction("p-1")))
     cls.error, cls.times = DiskFull("full"), 1
-    running.keep(answered(2))
-    result(running.submit(lambda house: judged(house, 1)))
-    counters = result(running.submit(lambda house: dict(house.spool.counters)))
+    running.queue_answer(answered(2))
+    result(running.submit(lambda worker: judged(worker, 1)))
+    counters = result(running.submit(lambda worker: dict(worker.spool.counters)))
     running.stop()
     assert (1, 1, 1) == (counters["feedback"], counters["dropped_disk"], counters["captured"])
     assert (tmp_path / "spool.ballast").stat().st_size > 0
@@ -198,13 +200,13 @@ def test_feedback_that_is_not_on_the_disk_is_not_acknowledged(tmp_path, error):
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
     for number in range(20):
-        running.keep(answered(number))
-    result(running.submit(lambda house: house.spool.find("p-19")))
+        running.queue_answer(answered(number))
+    result(running.submit(lambda worker: worker.spool.find_prediction("p-19")))
     cls.error, cls.times = error, 2
     with pytest.raises(type(error)):
-        result(running.submit(lambda house: judged(house, 19)))
-    result(running.submit(lambda house: judged(house, 19)))
-    assert 1 == len(result(running.submit(lambda house: house.spool.find("p-19"))).feedback)
+        result(running.submit(lambda worker: judged(worker, 19)))
+    result(running.submit(lambda worker: judged(worker, 19)))
+    assert 1 == len(result(running.submit(lambda worker: worker.spool.find_prediction("p-19"))).feedback)
     running.stop()
 
 
@@ -213,7 +215,7 @@ def test_a_caller_who_is_cancelled_while_its_job_waits_ends_nothing(tmp_path):
     cls, done = blocking_class(), []
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
-    running.keep(answered(1))
+    running.queue_answer(answered(1))
     eventually_sync(cls.entered.is_set, WAIT_SECONDS)
     jobs = [running.submit(lambda _, n=number: done.append(n)) for number in range(5)]
     assert [True, False, True] == [jobs[1].cancel(), jobs[2].cancelled(), jobs[3].cancel()]
@@ -233,20 +235,20 @@ def test_a_caller_who_is_cancelled_at_any_moment_ends_nothing(writer):
     assert 300 == len(set(done))
 
 
-def broken_job(house: SpoolWorker) -> None:
+def broken_job(worker: SpoolWorker) -> None:
     raise KeyError("a mistake of ours")
 
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_mistake_in_one_job_is_its_callers_alone(writer, alone):
     """An exception of no error tree ends that job, whatever it had written is not kept, and all others are done."""
-    writer.keep(answered(1))
+    writer.queue_answer(answered(1))
     futures = [writer.submit(count), writer.submit(broken_job, alone=alone), writer.submit(count)]
     with pytest.raises(KeyError):
         result(futures[1])
     assert 1 == result(writer.submit(count)) == result(futures[2])
-    writer.keep(answered(2))
-    assert result(writer.submit(lambda house: house.spool.find("p-2"))).task == "pos-intent"
+    writer.queue_answer(answered(2))
+    assert result(writer.submit(lambda worker: worker.spool.find_prediction("p-2"))).task == "pos-intent"
 
 
 def test_a_mistake_in_keeping_answers_costs_the_group(tmp_path):
@@ -256,10 +258,10 @@ def test_a_mistake_in_keeping_answers_costs_the_group(tmp_path):
     running.start()
     result(running.submit(count))
     cls.error, cls.times = KeyError("a mistake of ours"), 2
-    running.keep(answered(1))
+    running.queue_answer(answered(1))
     assert 0 == result(running.submit(count))
-    running.keep(answered(2))
-    counters = result(running.submit(lambda house: dict(house.spool.counters)))
+    running.queue_answer(answered(2))
+    counters = result(running.submit(lambda worker: dict(worker.spool.counters)))
     assert (1, 1) == (counters["captured"], counters["dropped_failed"])
     running.stop()
 
@@ -269,7 +271,7 @@ def test_a_disk_that_stands_is_seen_and_bounds_what_waits(tmp_path):
     cls = blocking_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
-    running.keep(answered(1))
+    running.queue_answer(answered(1))
     eventually_sync(cls.entered.is_set, WAIT_SECONDS)
     eventually_sync(lambda: running.stalled_seconds > 0.05, WAIT_SECONDS)
     jobs = [running.submit(count) for _ in range(JOBS_MAX)]
@@ -289,9 +291,9 @@ def test_gathering_a_group_is_no_stall(tmp_path):
     running = SpoolWriter(opener(tmp_path), CaptureLimits(1000, 10**6, 64, 60.0, 1000))
     running.start()
     result(running.submit(count))
-    running.keep(answered(1))
+    running.queue_answer(answered(1))
     eventually_sync(lambda: running.stalled_seconds == 0.0, WAIT_SECONDS)
-    assert 1 == running.waiting
+    assert 1 == running.queued_answers
     assert running.stop()
 
 
@@ -309,13 +311,13 @@ def test_a_spool_that_does_not_open_drops_and_says_why(tmp_path):
 
     running = SpoolWriter(open_later, LIMITS)
     running.start()
-    running.keep(answered(1))
+    running.queue_answer(answered(1))
     with pytest.raises(StoreDamaged, match="is damaged"):
         result(running.submit(count))
     assert running.problem is not None
     works.set()
-    running.keep(answered(2))
-    assert 1 == result(running.submit(lambda house: house.spool.counters["dropped_disk"]))
+    running.queue_answer(answered(2))
+    assert 1 == result(running.submit(lambda worker: worker.spool.counters["dropped_disk"]))
     assert running.problem is None
     running.stop()
 
@@ -326,7 +328,7 @@ async def test_a_site_that_collects_nothing_makes_no_files(tmp_path):
     collection.start()
     assert ("off", None) == (collection.consent("pos-intent"), await collection.status())
     with pytest.raises(PredictionUnknown, match="keeps no answers"):
-        await collection.find("p-1")
+        await collection.find_prediction("p-1")
     collection.stop()
     assert [] == list(tmp_path.iterdir())
 
@@ -345,15 +347,15 @@ async def test_a_site_that_stopped_collecting_still_serves_what_it_has(tmp_path)
     """Late feedback finds its input also after consent was taken back."""
     first = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"))
     first.start()
-    first.keep(answered(1))
-    await first.find("p-1")
+    first.queue_answer(answered(1))
+    await first.find_prediction("p-1")
     first.stop()
     second = ExampleCapture(config_of(tmp_path, collect={}), SpoolWorkerDependencies(lambda: (), "0.1.0"))
     second.start()
-    found = await second.find("p-1")
-    await second.judge(judgement(1), found.record, manifest())
+    found = await second.find_prediction("p-1")
+    await second.store_feedback(judgement(1), found.record, manifest())
     assert [True] == [
-        each.reviewed for each in await second.review(ReviewFilter(include_reviewed=True), ReviewCursor(), 5)
+        each.reviewed for each in await second.review_page(ReviewFilter(include_reviewed=True), ReviewCursor(), 5)
     ]
     assert (True, False) == await second.erase("p-1")
     status = await second.status()
@@ -376,30 +378,30 @@ async def test_while_the_disk_stands_nobody_waits_for_it(tmp_path):
     """Status says so without its figures; feedback is refused with a time to come back; then all goes on."""
     cls, clock = blocking_class(), [0.0]
     collection = ExampleCapture(
-        config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"), house=cls, monotonic=lambda: clock[0]
+        config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"), worker=cls, monotonic=lambda: clock[0]
     )
     collection.start()
-    collection.keep(answered(1))
+    collection.queue_answer(answered(1))
     await eventually(cls.entered.is_set)
     clock[0] = STALLED_SECONDS_MAX
     status = await collection.status()
-    assert (STALLED_SECONDS_MAX, True) == (status.stalled_seconds, collection.stalled)
+    assert (STALLED_SECONDS_MAX, True) == (status.stalled_seconds, collection.is_stalled)
     assert "has worked on one write for 10 s. 1 answers wait in memory, 0 did not fit" in status.problems[0]
     with pytest.raises(SpoolStalled, match="for 10 s") as caught:
-        await collection.find("p-1")
+        await collection.find_prediction("p-1")
     assert caught.value.retry_seconds > 0
     cls.works.set()
-    await eventually(lambda: not collection.stalled)
-    assert "p-1" == (await collection.find("p-1")).record["prediction_id"]
+    await eventually(lambda: not collection.is_stalled)
+    assert "p-1" == (await collection.find_prediction("p-1")).record["prediction_id"]
     assert 0.0 == (await collection.status()).stalled_seconds
     assert collection.stop()
 
 
 async def test_housekeeping_goes_on_after_what_it_raises(tmp_path):
-    """`run` ends with a mistake of ours, for its owner to see; started again it keeps house."""
+    """`run` ends with a mistake of ours, for its owner to see; started again it keeps worker."""
     cls, turns = house_class(), asyncio.Semaphore(0)
     cls.mistaken = True
-    collection = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"), house=cls)
+    collection = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"), worker=cls)
     collection.start()
 
     async def turn(_: float) -> None:

@@ -30,7 +30,7 @@ def keep(site: ASite, *numbers: int, later: str = "deferred", **more: Any) -> No
 
 def take(site: ASite) -> TeacherQuestion:
     """Take the question whose turn it is."""
-    found = site.house.next_question(TASKS)
+    found = site.worker.next_question(TASKS)
     assert found is not None
     return found
 
@@ -38,23 +38,23 @@ def take(site: ASite) -> TeacherQuestion:
 def opine(site: ASite, said: str = "price", task: str = "pos-intent") -> bool:
     """Take a question, and let the large model say that."""
     question = take(site)
-    with site.house.spool.transaction():
-        return site.house.opine(question, said, "oracle-1", manifest(task))
+    with site.worker.spool.transaction():
+        return site.worker.store_teacher_label(question, said, "oracle-1", manifest(task))
 
 
 def waiting(site: ASite) -> dict[str, int]:
-    return {why: count for why, count in site.house.questions.waits().counts.items() if count}
+    return {why: count for why, count in site.worker.questions.queued().counts.items() if count}
 
 
 def given_up(site: ASite) -> dict[str, int]:
     names = ("failed", "lost", "expired", "crowded")
-    counters = {name: site.house.spool.counters[f"questions_{name}"] for name in names}
+    counters = {name: site.worker.spool.counters[f"questions_{name}"] for name in names}
     return {name: count for name, count in counters.items() if count}
 
 
 def opinions(site: ASite) -> list[str]:
     """Return the predictions that have an opinion in the spool."""
-    return [row[0] for row in site.house.spool.db.rows("SELECT prediction_id FROM opinions ORDER BY row")]
+    return [row[0] for row in site.worker.spool.db.rows("SELECT prediction_id FROM opinions ORDER BY row")]
 
 
 def test_a_question_is_kept_with_its_answer_and_asked_once(site):
@@ -65,14 +65,14 @@ def test_a_question_is_kept_with_its_answer_and_asked_once(site):
     question = take(site)
     assert ("p-1", "pos-intent", "deferred") == (question.prediction_id, question.task, question.why)
     assert "refund number 1" == json.loads(question.record)["input"]
-    assert site.house.next_question(TASKS) is None
+    assert site.worker.next_question(TASKS) is None
 
 
 def test_only_what_may_be_asked_is_taken(site):
     """A task whose inputs may not leave, or are not asked about now, waits."""
     keep(site, 1)
-    assert site.house.next_question(("visit",)) is None
-    assert site.house.next_question(()) is None
+    assert site.worker.next_question(("visit",)) is None
+    assert site.worker.next_question(()) is None
     assert "p-1" == take(site).prediction_id
 
 
@@ -80,22 +80,22 @@ def test_an_opinion_takes_the_place_of_its_question(site):
     """It is sealed like everything else that was said of an answer, and goes when the centre has it."""
     keep(site, 1)
     assert opine(site)
-    assert ({}, ["p-1"], 1) == (waiting(site), opinions(site), site.house.spool.counters["opinions"])
-    site.house.seal_all()
+    assert ({}, ["p-1"], 1) == (waiting(site), opinions(site), site.worker.spool.counters["opinions"])
+    site.worker.seal_all()
     record = site.records()["opinion:p-1"]
     assert ("pos-intent", "oracle-1", "deferred", "price") == (record.task, record.model, record.why, record.value)
     site.receipt(1)
-    site.house.read_receipts()
+    site.worker.read_receipts()
     assert [] == opinions(site)
 
 
 def test_an_opinion_alone_is_enough_for_a_segment(site):
     """It comes days after its prediction, and leaves all the same."""
     keep(site, 1)
-    site.house.seal_all()
+    site.worker.seal_all()
     opine(site)
-    assert site.house.outbox.ledger.waiting_bytes(10**6) > 0
-    assert 1 == site.house.seal_all()
+    assert site.worker.outbox.ledger.waiting_bytes(10**6) > 0
+    assert 1 == site.worker.seal_all()
     assert ["opinion"] == [record.type for record in site.segments()[2]]
 
 
@@ -111,12 +111,12 @@ def test_whoever_was_killed_while_asking_does_not_ask_again(site):
 def test_what_nobody_worked_on_waits_again(site):
     """A question that was refused at the door has its turn again; one without a usable answer has not."""
     keep(site, 1)
-    for done in (site.house.questions.put_back, site.house.questions.give_up):
+    for done in (site.worker.questions.put_back, site.worker.questions.give_up):
         question = take(site)
-        with site.house.spool.transaction():
+        with site.worker.spool.transaction():
             done(question)
     assert ({}, {"failed": 1}) == (waiting(site), given_up(site))
-    assert site.house.next_question(TASKS) is None
+    assert site.worker.next_question(TASKS) is None
 
 
 def test_random_ones_go_first_and_are_not_crowded_out(tmp_path):
@@ -144,7 +144,7 @@ def test_questions_and_opinions_are_bounded_in_bytes(tmp_path):
     assert {"deferred": 4} == waiting(site)
     while waiting(site):
         opine(site, "x" * 30_000)
-    assert (["p-8", "p-9"], 2) == (opinions(site), site.house.spool.counters["opinions_crowded"])
+    assert (["p-8", "p-9"], 2) == (opinions(site), site.worker.spool.counters["opinions_crowded"])
 
 
 def test_an_old_question_is_not_asked(tmp_path):
@@ -153,12 +153,12 @@ def test_an_old_question_is_not_asked(tmp_path):
     keep(site, 1)
     site.clock.wall += 10**8
     site.clock.running += 999
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert {"deferred": 1} == waiting(site)
-    assert 999 == site.house.questions.waits().oldest_seconds
+    assert 999 == site.worker.questions.queued().oldest_seconds
     site.clock.running += 20
-    site.house.keep()
-    assert ({}, {"expired": 1}, 0.0) == (waiting(site), given_up(site), site.house.questions.waits().oldest_seconds)
+    site.worker.do_housekeeping()
+    assert ({}, {"expired": 1}, 0.0) == (waiting(site), given_up(site), site.worker.questions.queued().oldest_seconds)
 
 
 def test_an_answer_with_a_question_is_sealed_in_any_case(tmp_path):
@@ -166,7 +166,7 @@ def test_an_answer_with_a_question_is_sealed_in_any_case(tmp_path):
     site = ASite(tmp_path, routine_share=0.0)
     keep(site, 1, later="audit", sure=True, confidence=0.99)
     site.keep(answered(2, sure=True, confidence=0.99))
-    site.house.seal_all()
+    site.worker.seal_all()
     assert ("escalated", 1.0) == (
         site.records()["prediction:p-1"].kept.because,
         site.records()["prediction:p-1"].kept.share,
@@ -175,8 +175,8 @@ def test_an_answer_with_a_question_is_sealed_in_any_case(tmp_path):
 
 
 def erase(site: ASite, prediction_id: str) -> tuple[bool, bool]:
-    with site.house.spool.transaction():
-        return site.house.spool.erase(prediction_id, site.house.recorder.tombstone(prediction_id, 0.0))
+    with site.worker.spool.transaction():
+        return site.worker.spool.erase(prediction_id, site.worker.recorder.build_tombstone(prediction_id, 0.0))
 
 
 def test_who_is_forgotten_is_not_asked_about(site):
@@ -187,8 +187,8 @@ def test_who_is_forgotten_is_not_asked_about(site):
     for number in (1, 2, 3):
         erase(site, f"p-{number}")
     assert ({}, []) == (waiting(site), opinions(site))
-    with site.house.spool.transaction():
-        assert not site.house.opine(under_way, "price", "oracle-1", manifest())
+    with site.worker.spool.transaction():
+        assert not site.worker.store_teacher_label(under_way, "price", "oracle-1", manifest())
     assert [] == opinions(site)
 
 
@@ -196,9 +196,9 @@ def test_an_opinion_that_has_left_is_recalled(site):
     """Where nothing but the opinion may have left, the centre is told to forget it."""
     keep(site, 1)
     opine(site)
-    with site.house.spool.transaction():
-        site.house.outbox.ledger.choose(1)
-    assert [] == site.house.spool.db.rows("SELECT 1 FROM predictions WHERE segment > 0")
+    with site.worker.spool.transaction():
+        site.worker.outbox.ledger.assign_records(1)
+    assert [] == site.worker.spool.db.rows("SELECT 1 FROM predictions WHERE segment > 0")
     assert (True, True) == erase(site, "p-1")
 
 
@@ -208,7 +208,7 @@ def test_a_question_does_not_outlive_its_answer_for_nothing(tmp_path):
     keep(site, 1, 2)
     opine(site)
     site.clock.running += 200
-    site.house.keep()
+    site.worker.do_housekeeping()
     assert ({}, []) == (waiting(site), opinions(site))
 
 
@@ -216,10 +216,10 @@ def test_a_question_outlives_an_answer_that_the_centre_has(tmp_path):
     """After a week without a connection to the large model, the opinions are still worth something there."""
     site = ASite(tmp_path, window_seconds=100)
     keep(site, 1)
-    site.house.seal_all()
+    site.worker.seal_all()
     site.clock.running += 200
-    site.house.keep()
-    assert {"feedback": 0} == site.house.spool.retained()
+    site.worker.do_housekeeping()
+    assert {"feedback": 0} == site.worker.spool.count_retained()
     assert {"deferred": 1} == waiting(site)
     assert opine(site)
 
@@ -228,14 +228,14 @@ def test_opinions_follow_their_segment(site):
     """What was in a segment that is lost waits again, under a new number; so does what was never written."""
     keep(site, 1)
     opine(site)
-    site.house.seal_all()
+    site.worker.seal_all()
     (site.config.outbox / "segments" / site.files()[0]).unlink()
-    site.house.outbox.check(thoroughly=False)
-    site.house.seal_all()
+    site.worker.outbox.find_lost_segments(thoroughly=False)
+    site.worker.seal_all()
     assert "opinion:p-1" in {record.record_id for record in site.segments()[2]}
-    with site.house.spool.transaction():
-        site.house.outbox.ledger.renew()
-    assert [(None,)] == site.house.spool.db.rows("SELECT segment FROM opinions")
+    with site.worker.spool.transaction():
+        site.worker.outbox.ledger.begin_incarnation()
+    assert [(None,)] == site.worker.spool.db.rows("SELECT segment FROM opinions")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_an_opinion_is_redacted(site, task, record, said, kept):
     """Placeholders stay what they are, values get new ones, and fields stand as in the answer."""
     keep(site, 1, manifest=manifest(task), text="from anna@example.org", local_answer=record, scores=())
     opine(site, said, task)
-    ((written,),) = site.house.spool.db.rows("SELECT record FROM opinions")
+    ((written,),) = site.worker.spool.db.rows("SELECT record FROM opinions")
     assert kept == parse(written).value
 
 
@@ -264,7 +264,7 @@ def test_an_opinion_is_redacted(site, task, record, said, kept):
 @contextmanager
 def older(site: ASite) -> Iterator[Database]:
     """Open the file as an agent does that knows nothing of questions, for one transaction."""
-    site.house.close()
+    site.worker.close()
     database = Database(site.config.state_dir / "spool.db", DatabaseSchema(spool.SCHEMA_VERSION, (), "", checked=False))
     with database.transaction():
         yield database
@@ -275,7 +275,7 @@ def test_an_older_agent_can_use_the_file_and_forgets_all_the_same(site):
     """The version of the file is the same; what the older one erases, seals and loses is so for opinions, too."""
     keep(site, 1, 2, 3)
     opine(site)
-    site.house.seal_all()
+    site.worker.seal_all()
     opine(site)
     with older(site) as database:
         database.execute("INSERT INTO tombstones (prediction_id, record) VALUES ('p-3', x'')")
@@ -283,7 +283,7 @@ def test_an_older_agent_can_use_the_file_and_forgets_all_the_same(site):
         database.execute("UPDATE segments SET state = 'lost' WHERE sequence = 1")
     site.open()
     assert {} == waiting(site)
-    assert [("p-1", None), ("p-2", None)] == site.house.spool.db.rows("SELECT prediction_id, segment FROM opinions")
+    assert [("p-1", None), ("p-2", None)] == site.worker.spool.db.rows("SELECT prediction_id, segment FROM opinions")
 
 
 def test_a_file_of_an_older_agent_gets_the_tables(tmp_path):
@@ -299,4 +299,4 @@ def test_a_file_of_an_older_agent_gets_the_tables(tmp_path):
     site.open()
     keep(site, 2)
     assert {"deferred": 1} == waiting(site)
-    assert 1 == site.house.spool.retained()["feedback"]
+    assert 1 == site.worker.spool.count_retained()["feedback"]

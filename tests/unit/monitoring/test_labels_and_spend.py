@@ -19,7 +19,7 @@ def site(tmp_path) -> ASite:
 
 def only(site):
     """Return what is known of the only bundle."""
-    (series,) = site.house.book.report("pos-intent")
+    (series,) = site.worker.monitoring.report("pos-intent")
     return series
 
 
@@ -53,23 +53,25 @@ def test_what_a_person_says_is_an_example_once(site):
 def test_what_was_paid_is_added_up_by_task_and_day(site):
     """Questions and their price, day by day; another task is another sum."""
     at = 20_000 * DAY
-    site.house.paid([Charge("pos-intent", at, 300), Charge("pos-intent", at + 5, 200), Charge("other", at, 7)])
-    site.house.paid([Charge("pos-intent", at + DAY, 100), Charge("pos-intent", at, 100)])
+    site.worker.store_charges(
+        [Charge("pos-intent", at, 300), Charge("pos-intent", at + 5, 200), Charge("other", at, 7)]
+    )
+    site.worker.store_charges([Charge("pos-intent", at + DAY, 100), Charge("pos-intent", at, 100)])
     assert (
         DailySpend("pos-intent", 20_000, 3, 600),
         DailySpend("pos-intent", 20_001, 1, 100),
-    ) == site.house.book.money("pos-intent")
-    assert 3 == len(site.reopen().book.money())
+    ) == site.worker.monitoring.daily_spend("pos-intent")
+    assert 3 == len(site.reopen().monitoring.daily_spend())
 
 
 def test_what_was_paid_is_bounded(site):
     """The oldest days of a task go; those of another task stay."""
-    site.house.paid([Charge("other", 0.0, 1)])
+    site.worker.store_charges([Charge("other", 0.0, 1)])
     for day in range(DAYS_MAX + 3):
-        site.house.paid([Charge("pos-intent", day * DAY, 1)])
-    days = [spent.day for spent in site.house.book.money("pos-intent")]
+        site.worker.store_charges([Charge("pos-intent", day * DAY, 1)])
+    days = [spent.day for spent in site.worker.monitoring.daily_spend("pos-intent")]
     assert (DAYS_MAX, 3) == (len(days), days[0])
-    assert 1 == len(site.house.book.money("other"))
+    assert 1 == len(site.worker.monitoring.daily_spend("other"))
 
 
 def test_a_bill_waits_until_it_is_written():

@@ -41,12 +41,12 @@ def shadowed(number: int, theirs: str, **changes):
 
 
 def only(site: ASite):
-    (series,) = site.house.book.report("pos-intent")
+    (series,) = site.worker.monitoring.report("pos-intent")
     return series
 
 
 def standing(site: ASite) -> list[str]:
-    return [alarm.alarm for alarm in site.house.book.standing()]
+    return [alarm.alarm for alarm in site.worker.monitoring.active_alarms()]
 
 
 def test_answers_are_counted_by_day_route_and_reason(site):
@@ -99,7 +99,7 @@ def test_more_inputs_outside_the_gate_raise_an_alarm(site):
     assert [] == standing(site)
     site.clock.wall += DAY
     site.keep(*(gated(1000 + each, 1 / 401) for each in range(40)))
-    (alarm,) = site.house.book.standing()
+    (alarm,) = site.worker.monitoring.active_alarms()
     assert "new_inputs" == alarm.alarm
     began = datetime.fromtimestamp(site.clock.wall, UTC).strftime("%Y-%m-%d")
     assert alarm.said.startswith(f"since {began} about ")
@@ -114,7 +114,7 @@ def test_the_evidence_of_new_inputs_survives_a_restart(site):
     site.reopen()
     assert [] == standing(site)
     site.keep(*(gated(10 + each, 1 / 401) for each in range(4)))
-    (alarm,) = site.house.book.standing()
+    (alarm,) = site.worker.monitoring.active_alarms()
     assert "8 of 8 have" in alarm.said
 
 
@@ -164,7 +164,7 @@ def test_records_are_compared_whatever_their_spelling(site):
         ),
         answered(2, teacher_answer='{"DRUG": ["Secretol"]}', local_answer='{"DRUG": []}', **same),
     )
-    (series,) = site.house.book.report("visit")
+    (series,) = site.worker.monitoring.report("visit")
     assert [("escalated", "", 2, 1)] == [(e.source, e.label, e.pairs, e.agreed) for e in series.agreement]
     assert [("p-2", "", "")] == [(e.prediction_id, e.ours, e.theirs) for e in series.disagreements]
 
@@ -235,22 +235,22 @@ def test_a_drawn_answer_that_nobody_judged_counts_as_right(site):
     """What is missing is no evidence against a promise, and is counted by itself."""
     site.clock.draws = 0.0
     site.keep(*(sure(number) for number in range(30)))
-    site.house.seal_all()
+    site.worker.seal_all()
     for number in range(1, 30, 2):
         site.judge(judgement(number), prediction=kept(number))
     site.clock.running += site.config.examples.window_seconds + 1
-    site.house.keep()
+    site.worker.do_housekeeping()
     evidence = only(site).evidence[PEOPLE]
     assert (15, 15, 15, ["errors"]) == (evidence.judged, evidence.wrong, evidence.unjudged, standing(site))
-    assert "of 15 more nobody said anything" in site.house.book.standing()[0].said
-    assert [] == site.house.spool.db.rows("SELECT * FROM review_audit")
+    assert "of 15 more nobody said anything" in site.worker.monitoring.active_alarms()[0].said
+    assert [] == site.worker.spool.db.rows("SELECT * FROM review_audit")
 
 
 def test_evidence_of_an_earlier_agent_is_not_carried_on(site):
     """It weighed whatever people had chosen to look at."""
     site.keep(sure(1))
-    with site.house.spool.transaction():
-        site.house.spool.db.execute("INSERT INTO field_tests SELECT series, 'people', ? FROM field_series", (_OLD,))
+    with site.worker.spool.transaction():
+        site.worker.spool.db.execute("INSERT INTO field_tests SELECT series, 'people', ? FROM field_series", (_OLD,))
     assert 0 == only(site).evidence[PEOPLE].judged
 
 
@@ -269,7 +269,7 @@ def test_many_corrections_refute_the_promise(site):
         site.keep(sure(number))
         verdict = {"verdict": "corrected"} if number % 3 == 0 else {"verdict": "accept", "value": ""}
         site.judge(judgement(number, **verdict), prediction=kept(number))
-    (alarm,) = site.house.book.standing()
+    (alarm,) = site.worker.monitoring.active_alarms()
     assert "errors" == alarm.alarm
     assert alarm.said.startswith("people found ")
     assert alarm.said.endswith("the bundle promises 5 % at most")
@@ -281,7 +281,7 @@ def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
         site.keep(
             answered(number, local_answer=None, teacher_answer="refund", confidence=None, route="upstream", scores=())
         )
-        site.house.book.judged(
+        site.worker.monitoring.count_human_label(
             {**PREDICTION, "prediction_id": f"p-{number}", "output": "refund", "route": "upstream", "model": "large-1"},
             HumanLabel(
                 {"verdict": "accept" if number < right else "corrected", "value": "price"}, first=True, drawn=True
@@ -296,7 +296,7 @@ def test_the_large_models_own_errors_are_allowed_for(site, right: int, wrong: in
     reviewed_bootstrap(site, right, wrong)
     theirs = ["price" if number % 11 == 10 else "refund" for number in range(440)]
     site.keep(*(shadowed(1000 + number, said, digest="d" * 64) for number, said in enumerate(theirs)))
-    series = next(each for each in site.house.book.report("pos-intent") if each.digest == "d" * 64)
+    series = next(each for each in site.worker.monitoring.report("pos-intent") if each.digest == "d" * 64)
     assert (440, 40) == (series.evidence[LARGE_MODEL].judged, series.evidence[LARGE_MODEL].wrong)
     assert alarms == [name for name in standing(site) if name == "opinions"]
     allowed = series.evidence[LARGE_MODEL].allowed
@@ -308,16 +308,16 @@ def test_what_the_large_model_errs_is_settled_before_the_first_comparison(site):
     site.keep(shadowed(1000, "refund", digest="d" * 64))
     reviewed_bootstrap(site, 50, 60)
     site.keep(shadowed(1001, "refund", digest="d" * 64))
-    series = next(each for each in site.house.book.report("pos-intent") if each.digest == "d" * 64)
+    series = next(each for each in site.worker.monitoring.report("pos-intent") if each.digest == "d" * 64)
     assert (2, 0.0) == (series.evidence[LARGE_MODEL].judged, series.evidence[LARGE_MODEL].allowed)
 
 
 def test_an_opinion_is_evidence_only_when_it_was_asked_by_chance(site):
     """An opinion of the audit is weighed; one that was put off because of doubt is only compared."""
     site.keep(sure(1), sure(2))
-    with site.house.spool.transaction():
-        site.house.book.opinion(kept(1), TeacherLabel("price", "audit"), site.clock.wall)
-        site.house.book.opinion(kept(2), TeacherLabel("price", "deferred"), site.clock.wall)
+    with site.worker.spool.transaction():
+        site.worker.monitoring.count_teacher_label(kept(1), TeacherLabel("price", "audit"), site.clock.wall)
+        site.worker.monitoring.count_teacher_label(kept(2), TeacherLabel("price", "deferred"), site.clock.wall)
     series = only(site)
     assert [("audit", 1, 0), ("deferred", 1, 0)] == [(e.source, e.pairs, e.agreed) for e in series.agreement]
     assert 1 == series.evidence[LARGE_MODEL].judged
@@ -359,9 +359,9 @@ def test_it_does_so_in_the_audit_whoever_spoke_first(site, before, why, expected
     site.keep(sure(1, later=why))
     if before:
         site.judge(judgement(1, **ACCEPT), prediction=kept(1))
-    asked = site.house.next_question(("pos-intent",))
-    with site.house.spool.transaction():
-        assert site.house.opine(asked, "price", "large-1", calibrated())
+    asked = site.worker.next_question(("pos-intent",))
+    with site.worker.spool.transaction():
+        assert site.worker.store_teacher_label(asked, "price", "large-1", calibrated())
     if not before:
         site.judge(judgement(1, **ACCEPT), prediction=kept(1))
     (found,) = only(site).confidences
@@ -384,7 +384,7 @@ def test_unsure_answers_raise_the_alarm_of_confidence(site):
     assert ["confidence"] == standing(site)
     assert (
         "answers with confidence at the threshold or above are 0.0 % of the last 500; in calibration they were 70.0 %"
-        == site.house.book.standing()[0].said
+        == site.worker.monitoring.active_alarms()[0].said
     )
 
 
@@ -418,13 +418,13 @@ def test_a_new_bundle_begins_anew_and_old_ones_are_bounded(site):
     site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
     for number in range(monitoring_tables.SERIES_OF_TASK_MAX):
         site.keep(sure(1000 + number, digest=f"{number:064}"))
-    series = site.house.book.report("pos-intent")
+    series = site.worker.monitoring.report("pos-intent")
     assert monitoring_tables.SERIES_OF_TASK_MAX == len(series)
     assert [f"{number:064}" for number in reversed(range(monitoring_tables.SERIES_OF_TASK_MAX))] == [
         s.digest for s in series
     ]
     assert [] == standing(site)
-    assert [(0,)] == site.house.spool.db.rows("SELECT count(*) FROM field_alarms")
+    assert [(0,)] == site.worker.spool.db.rows("SELECT count(*) FROM field_alarms")
 
 
 def test_days_are_bounded(site):
@@ -440,8 +440,8 @@ def test_days_are_bounded(site):
 def test_what_is_erased_is_not_shown_among_disagreements(site):
     """Counts stay, for they hold nothing of an input; the list of inputs does not."""
     site.keep(shadowed(1, "price"))
-    with site.house.spool.transaction():
-        site.house.erase("p-1")
+    with site.worker.spool.transaction():
+        site.worker.erase("p-1")
     assert ((), 1) == (only(site).disagreements, only(site).agreement[0].pairs)
 
 
@@ -450,8 +450,8 @@ def test_counts_survive_a_restart_and_a_failed_transaction_takes_its_own(site):
     site.keep(sure(1))
 
     def fail() -> None:
-        with site.house.spool.transaction():
-            site.house.add([site.house.recorder.prediction(sure(2), site.clock.wall)])
+        with site.worker.spool.transaction():
+            site.worker.store_predictions([site.worker.recorder.build_prediction(sure(2), site.clock.wall)])
             raise RuntimeError
 
     pytest.raises(RuntimeError, fail)
@@ -462,4 +462,4 @@ def test_counts_survive_a_restart_and_a_failed_transaction_takes_its_own(site):
 def test_an_older_agent_opens_the_spool(site):
     """The tables are beside the schema, whose version is what it was."""
     site.keep(sure(1))
-    assert [(1,)] == site.house.spool.db.rows("PRAGMA user_version")
+    assert [(1,)] == site.worker.spool.db.rows("PRAGMA user_version")

@@ -19,17 +19,17 @@ def paid(collection, *micros):
     """Note prices, write them, and return what the next daemon finds."""
     collection.start()
     for each in micros:
-        collection.paid("pos-intent", each)
+        collection.add_charge("pos-intent", each)
     collection.stop()
 
 
 def test_prices_are_on_the_disk_when_the_daemon_ends(tmp_path):
     """What was noted just before the end is written by the end, and found by the next daemon."""
     site = ASite(tmp_path)
-    site.house.close()
+    site.worker.close()
     for _ in range(2):
         paid(ExampleCapture(site.config, site.clock.around()), 300, 200)
-    (spent,) = site.open().book.money()
+    (spent,) = site.open().monitoring.daily_spend()
     assert ("pos-intent", 4, 1000) == (spent.task, spent.questions, spent.micros)
 
 
@@ -45,7 +45,7 @@ def test_a_spool_from_before_gets_the_tables(tmp_path):
     """A site that is updated begins to count; what its spool had stays, and so does the version of its schema."""
     site = ASite(tmp_path)
     site.keep(answered(1))
-    site.house.close()
+    site.worker.close()
     with sqlite3.connect(site.config.state_dir / "spool.db") as database:
         version = database.execute("PRAGMA user_version").fetchone()
         database.execute("DROP TABLE field_labels")
@@ -53,8 +53,8 @@ def test_a_spool_from_before_gets_the_tables(tmp_path):
     database.close()
     site.open()
     site.keep(answered(2))
-    (series,) = site.house.book.report("pos-intent")
-    assert ((LabelCount("refund", 1, 0),), 2) == (series.labels, site.house.spool.retained()["unsure"])
+    (series,) = site.worker.monitoring.report("pos-intent")
+    assert ((LabelCount("refund", 1, 0),), 2) == (series.labels, site.worker.spool.count_retained()["unsure"])
     with sqlite3.connect(site.config.state_dir / "spool.db") as database:
         assert version == database.execute("PRAGMA user_version").fetchone()
     database.close()
@@ -64,9 +64,9 @@ def test_an_erased_answer_stays_counted(tmp_path):
     """A count says nothing of a text: erasing one leaves it, as it leaves those of the field."""
     site = ASite(tmp_path)
     site.keep(answered(1))
-    with site.house.spool.transaction():
-        site.house.erase("p-1")
-    assert (LabelCount("refund", 1, 0),) == site.house.book.report("pos-intent")[0].labels
+    with site.worker.spool.transaction():
+        site.worker.erase("p-1")
+    assert (LabelCount("refund", 1, 0),) == site.worker.monitoring.report("pos-intent")[0].labels
 
 
 @pytest.mark.parametrize(("day", "number"), [DAY_NAMES, ("1970-01-01", 0)])

@@ -63,7 +63,7 @@ async def asking(folder, *answers, numbers=(1,), text=None, **more):
     site.collection.start()
     try:
         for number in numbers:
-            site.collection.keep(answered(number, later="deferred", **({"text": text} if text else {})))
+            site.collection.queue_answer(answered(number, later="deferred", **({"text": text} if text else {})))
         await eventually(lambda: site.collection.questions_waiting == len(numbers))
         yield site
     finally:
@@ -161,4 +161,4 @@ async def test_it_asks_by_itself_one_after_the_other(tmp_path):
 def test_what_is_put_off_can_be_kept_and_asked(tmp_path, settings, task, expected):
     """Only with consent, room for questions, and a place that is not always a caller's."""
     site = Asked(tmp_path, Says(), **settings)
-    assert expected is site.collection.defers(task)
+    assert expected is site.collection.can_defer(task)

@@ -121,12 +121,12 @@ class Serving:
 class Nothing:
     """A site that keeps nothing."""
 
-    redaction = staticmethod(Redactor().start)
+    start_redaction = staticmethod(Redactor().start)
 
     def consent(self, task: str) -> str:
         return "off"
 
-    def defers(self, task: str) -> bool:
+    def can_defer(self, task: str) -> bool:
         return False
 
 

@@ -53,9 +53,9 @@ class Captures:
     """Redacts as it is told, and stores inputs if it is told."""
 
     def __init__(self, redaction, *, defers: bool = False) -> None:
-        self.redaction, self._defers = redaction, defers
+        self.start_redaction, self._defers = redaction, defers
 
-    def defers(self, task: str) -> bool:
+    def can_defer(self, task: str) -> bool:
         return self._defers
 
 
