@@ -5,18 +5,18 @@
     │   ├── UnknownTask, WrongTaskKind, InvalidRequest, EmptyInput, InputTooLong, TooManyInputs
     │   ├── PredictionUnknown
     │   ├── DeadlineExpired, RequestCancelled
-    ├── AccessError          whoever issues certificates, or the caller takes another socket
+    ├── AccessError          the issuer of certificates issues another, or the caller uses another socket
     │   ├── RoleMissing, CertificateExpired
-    ├── CapacityError        the caller tries again after `retry_seconds`
+    ├── CapacityError        the caller retries after `retry_seconds`
     │   ├── QueueFull, ShareExceeded, RateExceeded, DeadlineUnattainable
     │   ├── EngineNotReady, Draining, SpoolStalled, StreamBroken
     │   ├── UpstreamUnreachable, UpstreamBusy, UpstreamFailed
     ├── ModelError           the central team looks at the model
     │   ├── ModelLoadFailed, ModelFailed, EngineCrashed, InputQuarantined
-    ├── BundleError          the central team builds the bundle anew
+    ├── BundleError          the central team builds the bundle again
     │   ├── BundleUnreadable, ManifestInvalid, SchemaUnknown, FileMissing, HashMismatch, PathUnsafe, BundleTooLarge,
     │   ├── BundleUnsigned, RequirementUnmet
-    ├── ExchangeError        whoever made or carried the file looks at it
+    ├── ExchangeError        the maker or carrier of the file looks at it
     │   ├── DocumentInvalid, SignatureInvalid, RecordInvalid, SegmentDamaged
     │   ├── UploadConflict, EnrolmentFileInvalid, EnrolmentFileRefused
     ├── UpdateError          the central team looks at what it published, or brings a newer copy
@@ -29,8 +29,8 @@
         ├── WebTokenUnusable
         ├── ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
 
-Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
-remedy (what the reader can do next) and every dynamic value of the sentence in `metadata`. The map to gRPC codes is in
+Each class has one stable `reason`, which clients may test for. Each instance has a message that stands alone, a remedy
+(what the reader can do next) and every dynamic value of the message in `metadata`. The map to gRPC codes is in
 `edge_agent/server/error_status.py` and nowhere else. Errors cross the pipe from a child as (reason, message, remedy,
 metadata) and are rebuilt by `from_wire`.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with what was made elsewhere: bundles, exchanged files, updates."""
+"""Errors in what was made elsewhere: bundles, files exchanged with the central team, updates."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from edge_agent.errors.base import EdgeAgentError
 
 
 class BundleError(EdgeAgentError):
-    """The central team builds the bundle anew. Nothing was installed."""
+    """The central team builds the bundle again. Nothing was installed."""
 
 
 class BundleUnreadable(BundleError):
-    """The path is no bundle directory and no tar."""
+    """The path is neither a bundle directory nor a tar file of one."""
 
     reason = "BUNDLE_UNREADABLE"
-    remedy_default = "Name a bundle directory or one uncompressed tar of it, as 'edge-convert assemble' makes them."
+    remedy_default = (
+        "Name a bundle directory or one uncompressed tar file of it, as 'edge-convert assemble' makes them."
+    )
 
 
 class ManifestInvalid(BundleError):
@@ -24,7 +26,7 @@ class ManifestInvalid(BundleError):
 
 
 class SchemaUnknown(BundleError):
-    """manifest.json is of a schema this agent does not know."""
+    """manifest.json has a schema that this agent does not support."""
 
     reason = "SCHEMA_UNKNOWN"
     remedy_default = "Update edge-agent, or build the bundle for this agent's version."
@@ -34,32 +36,32 @@ class FileMissing(BundleError):
     """A file that the manifest names is not in the bundle."""
 
     reason = "FILE_MISSING"
-    remedy_default = "Copy the bundle again, with all its files; if it repeats, have it assembled again."
+    remedy_default = "Copy the bundle again, with all its files; if the error persists, have it assembled again."
 
 
 class HashMismatch(BundleError):
-    """A file's bytes are not the ones the manifest names."""
+    """The bytes of a file are not the ones that the manifest names."""
 
     reason = "HASH_MISMATCH"
-    remedy_default = "Copy the bundle again; if it repeats, have it published again."
+    remedy_default = "Copy the bundle again; if the error persists, have it published again."
 
 
 class PathUnsafe(BundleError):
-    """A path in the bundle leaves the bundle."""
+    """A path in the bundle leads outside the bundle."""
 
     reason = "PATH_UNSAFE"
-    remedy_default = "Nothing was installed: have the bundle assembled again, and find out who made this one."
+    remedy_default = "Nothing was installed. Have the bundle assembled again, and find out who made this one."
 
 
 class BundleTooLarge(BundleError):
-    """The bundle, or a file of it, is over a limit."""
+    """The bundle, or one of its files, exceeds a limit."""
 
     reason = "BUNDLE_TOO_LARGE"
     remedy_default = "Build a smaller bundle, or raise the limit that the message names, under 'store' in agent.yaml."
 
 
 class BundleUnsigned(BundleError):
-    """The bundle has no signature and the site does not allow that."""
+    """The bundle is not signed, and the site does not allow that."""
 
     reason = "BUNDLE_UNSIGNED"
     remedy_default = "Install a signed bundle, or set 'allow_unsigned: true' under 'store' in agent.yaml."
@@ -69,26 +71,28 @@ class RequirementUnmet(BundleError):
     """The bundle needs something that this machine or agent does not have."""
 
     reason = "REQUIREMENT_UNMET"
-    remedy_default = "Install it where there is what the message names, or have the bundle built for this machine."
+    remedy_default = (
+        "Install it on a machine that has what the message names, or have the bundle built for this machine."
+    )
 
 
 class ExchangeError(EdgeAgentError):
-    """Whoever made or carried a file between site and centre looks at it. Nothing was taken over from it."""
+    """A file exchanged with the central team is wrong; its maker or carrier looks at it. Nothing was taken from it."""
 
 
 class DocumentInvalid(ExchangeError):
-    """A manifest of a segment, receipts or a status object break a rule."""
+    """A segment manifest, receipts, a status object or another exchanged document breaks a rule."""
 
     reason = "DOCUMENT_INVALID"
-    remedy_default = "Fetch or copy the file again; if it repeats, look at the program that wrote it."
+    remedy_default = "Fetch or copy the file again; if the error persists, look at the program that wrote it."
 
 
 class SignatureInvalid(ExchangeError):
-    """A signed document is not by one of the trusted keys, or was changed."""
+    """A signed document is not signed by a trusted key, or was changed afterwards."""
 
     reason = "SIGNATURE_INVALID"
     remedy_default = (
-        "Fetch or copy the file again; if it repeats, find out who changed it, or which key it should have."
+        "Fetch or copy the file again; if the error persists, find out who changed it, or which key it should have."
     )
 
 
@@ -100,37 +104,41 @@ class RecordInvalid(ExchangeError):
 
 
 class SegmentDamaged(ExchangeError):
-    """A sealed segment does not open or unpack."""
+    """A sealed segment cannot be decrypted or unpacked, or does not match its manifest."""
 
     reason = "SEGMENT_DAMAGED"
-    remedy_default = "Check that the key is the one it was sealed to; otherwise fetch or copy the segment again."
+    remedy_default = "Check that the key is the one that it was sealed to; otherwise fetch or copy the segment again."
 
 
 class UploadConflict(ExchangeError):
-    """The upstream has something else under the name of a segment."""
+    """The object store holds something else under the name of a segment."""
 
     reason = "UPLOAD_CONFLICT"
     remedy_default = (
-        "Nothing was overwritten. Find out at the centre who wrote it, and move it away; the segment then goes up."
+        "Nothing was overwritten. Ask the central team to find out who wrote the object, and to move it away; then "
+        "the segment is uploaded."
     )
 
 
 class EnrolmentFileInvalid(ExchangeError):
-    """The file that should make this box a site is none, was cut off, damaged or changed, or breaks a rule."""
+    """The file is not an enrolment file, is cut off, damaged or changed, or breaks a rule."""
 
     reason = "KIT_INVALID"
-    remedy_default = "Have the centre make a new kit: 'edge-convert site-kit'."
+    remedy_default = "Have the central team make a new enrolment file: 'edge-convert site-kit'."
 
 
 class EnrolmentFileRefused(ExchangeError):
-    """The kit is whole, but not for now or not for this box: expired, older than the one in use, of another site."""
+    """The enrolment file is intact, but expired, older than the one in use, or made for another site."""
 
     reason = "KIT_REFUSED"
-    remedy_default = "As the message says: this box's own kit, a new one, or the clock; docs/enrolment.md."
+    remedy_default = (
+        "Do what the message says: take this machine's own file, have a new one made, or correct the clock; see "
+        "docs/enrolment.md."
+    )
 
 
 class UpdateError(EdgeAgentError):
-    """The central team looks at what it published, or brings a newer copy; what answers goes on answering."""
+    """The central team looks at what it published, or brings a newer copy; the active bundle continues to answer."""
 
 
 class PlanInvalid(UpdateError):
@@ -144,27 +152,30 @@ class UpdateUntrusted(UpdateError):
     """Metadata of the repository is not signed as this site's root of trust demands, or was changed afterwards."""
 
     reason = "UPDATE_UNTRUSTED"
-    remedy_default = "Check that it is your repository: 'edge-convert verify-repo'. Nothing was installed."
+    remedy_default = "Nothing was installed. Check that it is your repository: 'edge-convert verify-repo'."
 
 
 class UpdateOutdated(UpdateError):
-    """The repository's copy is older than what this site has seen already."""
+    """The copy of the repository is older than one that this site has seen already."""
 
     reason = "UPDATE_OUTDATED"
-    remedy_default = "Make a new stick, or let the mirror catch up. What is installed stays."
+    remedy_default = (
+        "Write a new USB drive, or wait until the uplink has fetched the newest state. Installed bundles stay."
+    )
 
 
 class UpdateExpired(UpdateError):
-    """The repository's metadata has expired: it may be a copy that somebody holds back."""
+    """The repository's metadata has expired: somebody may be holding back newer metadata."""
 
     reason = "UPDATE_EXPIRED"
     remedy_default = (
-        "Check this machine's clock ('date'); if it is right, have the centre renew the metadata or make a new stick."
+        "Check this machine's clock ('date'); if it is right, have the central team renew the metadata or write a new"
+        " USB drive."
     )
 
 
 class UpdateIncomplete(UpdateError):
-    """A file of the repository is missing or not what its metadata says; it may still be on its way."""
+    """A file of the repository is missing or differs from its metadata; it may still be on its way."""
 
     reason = "UPDATE_INCOMPLETE"
-    remedy_default = "Wait for the mirror, or copy the stick again, with all its files."
+    remedy_default = "Wait for the uplink, or copy the USB drive again, with all its files."

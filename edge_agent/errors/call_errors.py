@@ -1,4 +1,4 @@
-"""What ends a call: the caller, a lack of room or time, or the model."""
+"""Errors that end a call: the request is wrong, access is missing, capacity is short, or the model failed."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from edge_agent.errors.base import EdgeAgentError
 
 
 class CallerError(EdgeAgentError):
-    """The caller changes the request."""
+    """The request cannot succeed as it is; the caller changes it."""
 
 
 class UnknownTask(CallerError):
-    """No task of that name is installed."""
+    """No task with this name is installed."""
 
     reason = "TASK_UNKNOWN"
-    remedy_default = "Name a task that is installed: 'edge-agent status' and ListTasks show them."
+    remedy_default = "Name an installed task: 'edge-agent status' and ListTasks show them."
 
 
 class WrongTaskKind(CallerError):
-    """The task does something else than this call asks for."""
+    """The task is of another kind than this call is for."""
 
     reason = "TASK_KIND_MISMATCH"
-    remedy_default = "Use the call for the kind of the task, or name another task."
+    remedy_default = "Use the call for the task's kind, or name another task."
 
 
 class InvalidRequest(CallerError):
     """A field of the request breaks its rule."""
 
     reason = "REQUEST_INVALID"
-    remedy_default = "Change the field that the message names; docs/api.md has the limits of each."
+    remedy_default = "Change the field that the message names; docs/api.md has the limits of each field."
 
 
 class EmptyInput(CallerError):
@@ -41,7 +41,7 @@ class InputTooLong(CallerError):
     """An input has more tokens or characters than the task allows, or more than 65 MiB on its way to the model."""
 
     reason = "INPUT_TOO_LONG"
-    remedy_default = "Shorten the text, or split it over several inputs."
+    remedy_default = "Shorten the text, or split it into several inputs."
 
 
 class TooManyInputs(CallerError):
@@ -52,49 +52,49 @@ class TooManyInputs(CallerError):
 
 
 class PredictionUnknown(CallerError):
-    """No answer of that id is kept here."""
+    """The site has no answer with this id."""
 
     reason = "PREDICTION_UNKNOWN"
     remedy_default = (
-        "Answers are kept for 'window_seconds' where 'collect' under 'examples' in agent.yaml allows it; "
-        "check the id, and send feedback earlier."
+        "Answers are kept for 'window_seconds' if 'collect' under 'examples' in agent.yaml allows it. Check the id, "
+        "and send feedback earlier."
     )
 
 
 class DeadlineExpired(CallerError):
-    """The caller's deadline passed before the answer was there."""
+    """The caller's deadline passed before the answer was ready."""
 
     reason = "DEADLINE_EXPIRED"
     remedy_default = "Allow more time, or send less at once."
 
 
 class RequestCancelled(CallerError):
-    """The caller went away."""
+    """The caller cancelled the call or disconnected."""
 
     reason = "CANCELLED"
-    remedy_default = "Nothing if the caller meant it; otherwise look at what ended the call on the caller's side."
+    remedy_default = "Nothing if the caller meant it; otherwise find out what ended the call on the caller's side."
 
 
 class AccessError(EdgeAgentError):
-    """Whoever issues certificates gives the caller another one, or the caller takes another socket."""
+    """The caller may not do this; it needs another certificate or another socket."""
 
 
 class RoleMissing(AccessError):
     """The caller has none of the roles that the call needs."""
 
     reason = "ROLE_MISSING"
-    remedy_default = "Have a certificate issued with the role, or use the socket that gives it."
+    remedy_default = "Have a certificate issued with the role, or use the socket that grants it."
 
 
 class CertificateExpired(AccessError):
-    """The caller's certificate is out of date, though the connection is older than that."""
+    """The caller's certificate has expired, although the connection is older than that."""
 
     reason = "CERTIFICATE_EXPIRED"
     remedy_default = "Have a new certificate issued ('edge-agent certs issue'), and check the clocks of both machines."
 
 
 class CapacityError(EdgeAgentError):
-    """The caller tries again after `retry_seconds`."""
+    """The call can succeed later; the caller retries after `retry_seconds`."""
 
     retryable = True
 
@@ -105,14 +105,14 @@ class CapacityError(EdgeAgentError):
 
 
 class QueueFull(CapacityError):
-    """The engine's queue has no room."""
+    """The engine's queue is full."""
 
     reason = "QUEUE_FULL"
     remedy_default = "Try again after the delay in RetryInfo."
 
 
 class ShareExceeded(CapacityError):
-    """The client has its share of what there is, and others want some, too."""
+    """The client uses its whole share of the capacity, and other clients are waiting."""
 
     reason = "CLIENT_SHARE_FULL"
     remedy_default = "Try again after the delay in RetryInfo, with fewer calls at a time."
@@ -126,17 +126,17 @@ class RateExceeded(CapacityError):
 
 
 class DeadlineUnattainable(CapacityError):
-    """The model computes too slowly now to answer before the caller's deadline, so it does not begin."""
+    """The model computes too slowly at the moment to answer before the caller's deadline, so it does not start."""
 
     reason = "DEADLINE_UNATTAINABLE"
     remedy_default = (
-        "Try again after the delay in RetryInfo, or allow more time. If it stays: look for another program that keeps "
-        "the processor busy."
+        "Try again after the delay in RetryInfo, or allow more time. If the error persists, look for another program"
+        " that keeps the processor busy."
     )
 
 
 class EngineNotReady(CapacityError):
-    """The model is loading, or its process is being started again."""
+    """The model is loading, or its process is restarting."""
 
     reason = "ENGINE_NOT_READY"
     remedy_default = "Try again after the delay in RetryInfo."
@@ -150,12 +150,12 @@ class Draining(CapacityError):
 
 
 class SpoolStalled(CapacityError):
-    """The disk takes no examples in time."""
+    """The disk did not accept examples in time."""
 
     reason = "SPOOL_STALLED"
     remedy_default = (
-        "Try again after the delay in RetryInfo; the same request_id keeps feedback from being counted twice. "
-        "If it stays: 'edge-agent doctor' says how long the disk has stood."
+        "Try again after the delay in RetryInfo; with the same request_id feedback is not counted twice. If the error "
+        "persists, 'edge-agent doctor' shows how long the disk has stalled."
     )
 
 
@@ -167,32 +167,37 @@ class StreamBroken(CapacityError):
 
 
 class UpstreamUnreachable(CapacityError):
-    """No answer comes from the upstream, or none in time."""
+    """The object store or the large model does not answer, or not in time."""
 
     reason = "UPSTREAM_UNREACHABLE"
     remedy_default = (
-        "Check the network, and 'url', 'updates_url' and their options under 'uplink' in agent.yaml; it is tried again."
+        "Check the network, and 'url', 'updates_url' and their options under 'uplink' in agent.yaml. The uplink "
+        "retries automatically."
     )
 
 
 class UpstreamBusy(CapacityError):
-    """The upstream asks for patience."""
+    """The object store or the large model asks to slow down."""
 
     reason = "UPSTREAM_BUSY"
-    remedy_default = "Nothing: it is tried again by itself, with longer pauses. If it stays, ask who runs the store."
+    remedy_default = (
+        "Nothing: the uplink retries automatically, with longer pauses. If the error persists, ask the operator of "
+        "the store."
+    )
 
 
 class UpstreamFailed(CapacityError):
-    """The upstream answers, but not as it should."""
+    """The object store or the large model answered, but not as it should."""
 
     reason = "UPSTREAM_FAILED"
     remedy_default = (
-        "It is tried again. If it stays: is 'url' or 'updates_url' in agent.yaml right, or is it a login page?"
+        "The uplink retries automatically. If the error persists, check that 'url' and 'updates_url' in agent.yaml "
+        "are right and do not lead to a login page."
     )
 
 
 class ModelError(EdgeAgentError):
-    """The central team looks at the model."""
+    """The model failed; the central team looks at it."""
 
 
 class ModelLoadFailed(ModelError):
@@ -200,8 +205,8 @@ class ModelLoadFailed(ModelError):
 
     reason = "MODEL_LOAD_FAILED"
     remedy_default = (
-        "Install the bundle again, which replaces damaged files; if that does not help, have it built again. "
-        "'edge-agent rollback TASK' goes back to the version before."
+        "Install the bundle again, which replaces damaged files; if that does not help, have it built again. 'edge-"
+        "agent rollback TASK' returns to the version before."
     )
 
 
@@ -220,7 +225,7 @@ class EngineCrashed(ModelError):
 
 
 class InputQuarantined(ModelError):
-    """The input killed the engine's process before, alone."""
+    """This input alone killed the engine's process before, so it is refused."""
 
     reason = "INPUT_QUARANTINED"
     remedy_default = "Report the input and the bundle digest to the team that made the bundle; do not send it again."

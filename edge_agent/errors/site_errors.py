@@ -1,4 +1,4 @@
-"""What is in the way on this machine."""
+"""Errors of this machine: its state, configuration, disk, memory, certificates and services."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from edge_agent.errors.base import EdgeAgentError
 
 
 class StateError(EdgeAgentError):
-    """The operator names another version, or does something else first."""
+    """The state of the bundles does not allow it; the operator names another version, or activates one first."""
 
 
 class UnknownBundle(StateError):
     """No installed bundle of the task matches."""
 
     reason = "BUNDLE_UNKNOWN"
-    remedy_default = "'edge-agent bundles list' lists what is installed."
+    remedy_default = "'edge-agent bundles list' shows what is installed."
 
 
 class AmbiguousBundle(StateError):
@@ -27,11 +27,11 @@ class NothingToRollBack(StateError):
     """The task has no bundle before the active one."""
 
     reason = "NOTHING_TO_ROLL_BACK"
-    remedy_default = "'edge-agent bundles list' lists what is installed; 'edge-agent activate' chooses one."
+    remedy_default = "'edge-agent bundles list' shows what is installed; 'edge-agent activate' activates one."
 
 
 class BundleInUse(StateError):
-    """The bundle answers, or is kept for rollback."""
+    """The bundle is active, or kept for rollback."""
 
     reason = "BUNDLE_IN_USE"
     remedy_default = "Activate another version first, or remove the whole task."
@@ -42,10 +42,10 @@ class SiteError(EdgeAgentError):
 
 
 class ConfigInvalid(SiteError):
-    """agent.yaml breaks a rule."""
+    """A file of the configuration breaks a rule."""
 
     reason = "CONFIG_INVALID"
-    remedy_default = "Correct the key that the message names; systemd/agent.yaml explains each."
+    remedy_default = "Correct the key that the message names; systemd/agent.yaml explains each key."
 
 
 class StateDirInUse(SiteError):
@@ -63,67 +63,71 @@ class StateDirUnwritable(SiteError):
 
 
 class SocketInUse(SiteError):
-    """Another process listens there."""
+    """Another process listens at this address."""
 
     reason = "SOCKET_IN_USE"
     remedy_default = "Stop the other process, or choose another --run-dir or port."
 
 
 class SocketPathTooLong(SiteError):
-    """A Unix socket path has more bytes than the kernel takes."""
+    """The path of a Unix socket has more bytes than the kernel accepts."""
 
     reason = "SOCKET_PATH_TOO_LONG"
     remedy_default = "Choose a shorter --run-dir."
 
 
 class CertificateUnusable(SiteError):
-    """A file of a certificate or key cannot be used."""
+    """A certificate or key file cannot be used."""
 
     reason = "CERTIFICATE_UNUSABLE"
-    remedy_default = "Check the files under 'access' in agent.yaml; 'edge-agent certs show FILE' says what one holds."
+    remedy_default = (
+        "Check the files under 'access' in agent.yaml; 'edge-agent certs show FILE' shows the contents of one."
+    )
 
 
 class WebTokenUnusable(SiteError):
-    """The file with the console's token cannot be made, read or trusted."""
+    """The file with the console's token cannot be created, read or trusted."""
 
     reason = "WEB_TOKEN_UNUSABLE"
     remedy_default = (
-        "Remove the file, and 'edge-agent serve web' makes a new one (browsers then have to be let in anew); "
-        "or name another in 'token_file' under 'web' in agent.yaml."
+        "Remove the file, and 'edge-agent serve web' creates a new one; browsers then have to log in again. Or name "
+        "another file in 'token_file' under 'web' in agent.yaml."
     )
 
 
 class SystemdFailed(SiteError):
-    """systemd does not do what this command asks of it."""
+    """systemd did not do what the command asked of it."""
 
     reason = "SYSTEMD_FAILED"
-    remedy_default = "Run it as root, on a machine that systemd has started; 'journalctl -u edge-agent' says more."
+    remedy_default = (
+        "Run the command as root, on a machine that systemd has started; 'journalctl -u edge-agent' shows more."
+    )
 
 
 class DiskFull(SiteError):
-    """The disk has no room for the bundle."""
+    """The disk does not have enough free space."""
 
     reason = "DISK_FULL"
     remedy_default = "Free some space; 'edge-agent bundles list' shows versions that 'edge-agent remove' can delete."
 
 
 class MemoryShort(SiteError):
-    """The model needs more memory than there is for it."""
+    """The model needs more memory than is available for it."""
 
     reason = "MEMORY_SHORT"
     remedy_default = (
-        "Free some memory, remove a task, or lower 'sequences_max' under 'engine' in agent.yaml; "
-        "where 'memory_bytes_max' or a limit of the service is the reason, raise it."
+        "Free some memory, remove a task, or lower 'sequences_max' under 'engine' in agent.yaml. If "
+        "'memory_bytes_max' or a limit of the service is the reason, raise it."
     )
 
 
 class DeviceUnusable(SiteError):
-    """An engine cannot compute on the device that it was to use; the CPU does instead."""
+    """An engine cannot compute on its accelerator; it uses the CPU instead."""
 
     reason = "DEVICE_UNUSABLE"
     remedy_default = (
-        "'edge-agent doctor' says what is missing, and docs/devices.md what each device needs; "
-        "'device: cpu' under 'engine' in agent.yaml is right where there is none."
+        "'edge-agent doctor' shows what is missing, and docs/devices.md what each accelerator needs. On a machine "
+        "without one, set 'device: cpu' under 'engine' in agent.yaml."
     )
 
     @property
@@ -133,10 +137,12 @@ class DeviceUnusable(SiteError):
 
 
 class MediaFailed(SiteError):
-    """A stick could not be written or read to the end. Nothing was deleted."""
+    """Removable media could not be written or read to the end. Nothing was deleted."""
 
     reason = "STICK_FAILED"
-    remedy_default = "Put the stick in again, or another one, and run the command again; it goes on where it stopped."
+    remedy_default = (
+        "Insert the USB drive again, or another one, and run the command again; it continues where it stopped."
+    )
 
 
 class ExchangeDirUnusable(SiteError):
@@ -147,25 +153,26 @@ class ExchangeDirUnusable(SiteError):
 
 
 class UpstreamRefused(SiteError):
-    """The upstream does not accept the site's credential."""
+    """The object store or the large model does not accept the site's credential."""
 
     reason = "UPSTREAM_REFUSED"
     remedy_default = (
-        "Check the rights of the credential (get, put) and this machine's clock; it is tried again by itself."
+        "Check the rights of the credential (get, put) and this machine's clock. The uplink retries automatically."
     )
 
 
 class UpstreamMissing(SiteError):
-    """The bucket, container or folder is not there."""
+    """The bucket, container or folder does not exist."""
 
     reason = "UPSTREAM_MISSING"
     remedy_default = (
-        "Create it, mount its disk, or correct 'url' or 'updates_url' under 'uplink' in agent.yaml; it is tried again."
+        "Create it, mount its disk, or correct 'url' or 'updates_url' under 'uplink' in agent.yaml. The uplink "
+        "retries automatically."
     )
 
 
 class StoreDamaged(SiteError):
-    """The store's own files are missing or changed."""
+    """Files of the store are missing or changed."""
 
     reason = "STORE_DAMAGED"
-    remedy_default = "Install the bundle again: what is intact stays, what is damaged is replaced."
+    remedy_default = "Install the bundle again: intact files stay, damaged ones are replaced."

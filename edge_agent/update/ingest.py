@@ -45,7 +45,7 @@ class BundleIngest:
         """Blobs that the mirror has brought damaged. It deletes what is not wanted; then they are wanted again."""
         self._written = _read_wants(self._wants_file)
         self.copied = CopyProgress()
-        self.told: Callable[[CopyProgress], None] = lambda _: None
+        self.on_progress: Callable[[CopyProgress], None] = lambda _: None
         """Told of `copied` whenever it changes."""
 
     def refresh(self, source: Path) -> VerifiedRepository:
@@ -53,7 +53,7 @@ class BundleIngest:
         self._verified = self._trust.refresh(source)
         return self._verified
 
-    def missing(self, source: Path, verified: VerifiedRepository, digest: str) -> Sequence[DownloadRequest]:
+    def missing_files(self, source: Path, verified: VerifiedRepository, digest: str) -> Sequence[DownloadRequest]:
         """Return what of a bundle is neither in the store nor in a folder; only its manifest while that is missing."""
         self._verified = verified
         signed = verified.bundles.get(digest)
@@ -90,9 +90,9 @@ class BundleIngest:
         try:
             return self._copy(folder, raw, manifest)
         finally:
-            self._tell(CopyProgress())
+            self._show_progress(CopyProgress())
 
-    def ask(
+    def request_downloads(
         self, verified: VerifiedRepository | None, digests: Collection[str], bytes_per_second_max: int | None
     ) -> None:
         """Write wants.json, if it would say something else than it does.
@@ -170,7 +170,7 @@ class BundleIngest:
     def _copy(self, folder: RepositoryFolder, raw: bytes, manifest: Manifest) -> InstalledBundle:
         artifacts = {artifact.sha256: artifact for artifact in manifest.artifacts}
         needed = {want.sha256: want.size_bytes for want in self._needed(raw)}
-        self._tell(CopyProgress(f"{manifest.task.name} {manifest.version}", 0, sum(needed.values())))
+        self._show_progress(CopyProgress(f"{manifest.task.name} {manifest.version}", 0, sum(needed.values())))
         with folder.blobs({sha256: artifact.size_bytes for sha256, artifact in artifacts.items()}) as members:
             try:
                 bundle = self._store.admit(
@@ -193,11 +193,11 @@ class BundleIngest:
         return UpdateIncomplete(f"a file in {folder.path} is damaged: {error.message}", path=folder.path)
 
     def _count(self, count: int) -> None:
-        self._tell(replace(self.copied, bytes=self.copied.bytes + count))
+        self._show_progress(replace(self.copied, bytes=self.copied.bytes + count))
 
-    def _tell(self, copied: CopyProgress) -> None:
+    def _show_progress(self, copied: CopyProgress) -> None:
         self.copied = copied
-        self.told(copied)
+        self.on_progress(copied)
 
 
 @dataclass(frozen=True)

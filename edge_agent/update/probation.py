@@ -19,32 +19,34 @@ JUDGED_CALLS_MIN = 20
 CRASHES_MAX = 2
 LATENCY_SLACK_MS = 5.0
 """What a median may be longer than allowed: of very short times the noise is larger than any percentage."""
+SAVE_SECONDS = 600.0
+"""Time between two writes of the counts: they must not wear out a flash disk."""
 
 
 @dataclass(frozen=True)
 class BundleActivity:
-    """What the engine says of a bundle since it was loaded."""
+    """What the engine counted of a bundle since it was loaded."""
 
     calls: int = 0
     failures: int = 0
     crashes: int = 0
     timed: int = 0
-    """Inputs that `median_ms` is of."""
+    """Inputs that were measured for `median_ms`."""
     median_ms: float = 0.0
     problem: str = ""
-    """Why it does not answer, and will not by itself; empty = it answers or is about to."""
+    """Why it does not answer and will not without help; empty = it answers, or will soon."""
 
 
 @dataclass(frozen=True)
 class ProbationRecord:
-    """What a bundle is held to, and what was counted before this process."""
+    """The limits of a probation, and the counts up to the start of this process."""
 
     calls_max: int
     seconds_max: float
     error_percent_max: int
     latency_percent_max: int
     before_ms: float = 0.0
-    """Median latency of the bundle before; 0 = it was not called often enough to say."""
+    """Median latency of the bundle before; 0 = it was not called often enough to tell."""
     calls: int = 0
     failures: int = 0
     crashes: int = 0
@@ -52,7 +54,7 @@ class ProbationRecord:
 
     @classmethod
     def begin(cls, plan: ProbationRules, before: BundleActivity) -> ProbationRecord:
-        """Begin a probation under a plan, after a bundle of which this was seen."""
+        """Begin a probation under a plan; `before` is the activity of the bundle before."""
         before_ms = before.median_ms if before.timed >= JUDGED_CALLS_MIN else 0.0
         limits = plan.error_percent_max, plan.latency_percent_max
         return cls(plan.calls, 3600.0 * plan.hours, *limits, before_ms=before_ms)
@@ -66,45 +68,39 @@ class ProbationRecord:
         """Write it as JSON."""
         return json.dumps(asdict(self))
 
-    def plus(self, seen: BundleActivity, seconds: float) -> ProbationRecord:
-        """Return it with what this process counted in so many seconds."""
+    def plus(self, activity: BundleActivity, seconds: float) -> ProbationRecord:
+        """Return it with the counts of this process and the seconds that it took."""
         return replace(
             self,
-            calls=self.calls + seen.calls,
-            failures=self.failures + seen.failures,
-            crashes=self.crashes + seen.crashes,
+            calls=self.calls + activity.calls,
+            failures=self.failures + activity.failures,
+            crashes=self.crashes + activity.crashes,
             seconds=self.seconds + seconds,
         )
 
 
-def evaluate_probation(total: ProbationRecord, seen: BundleActivity) -> StepOutcome | None:
-    """Return what a probation came to: PASSED, FAILED, or None while it goes on.
+def evaluate_probation(total: ProbationRecord, activity: BundleActivity) -> StepOutcome | None:
+    """Return the outcome of a probation: PASSED, FAILED, or None while it continues.
 
     Args:
-        total: all that was counted, that of this process included.
-        seen: by this process; latencies are only of it.
+        total: all counts, including those of this process.
+        activity: counts of this process; only these have latencies.
     """
-    if seen.problem:
-        return StepOutcome(StepResult.FAILED, "NOT_ANSWERING", f"it does not answer: {seen.problem}")
+    if activity.problem:
+        return StepOutcome(StepResult.FAILED, "NOT_ANSWERING", f"it does not answer: {activity.problem}")
     if total.crashes > CRASHES_MAX:
         return StepOutcome(StepResult.FAILED, "CRASHES", f"its process died {total.crashes} times")
     if total.calls >= JUDGED_CALLS_MIN and 100 * total.failures > total.error_percent_max * total.calls:
-        said = f"it failed {total.failures} of {total.calls} calls; {total.error_percent_max} % are allowed"
+        said = f"it failed {total.failures} of {total.calls} calls; {total.error_percent_max}% are allowed"
         return StepOutcome(StepResult.FAILED, "ERRORS", said)
     allowed_ms = total.before_ms * total.latency_percent_max / 100 + LATENCY_SLACK_MS
-    if total.before_ms and seen.timed >= JUDGED_CALLS_MIN and seen.median_ms > allowed_ms:
-        said = f"its median latency is {seen.median_ms:.1f} ms; before it was {total.before_ms:.1f} ms"
-        return StepOutcome(
-            StepResult.FAILED, "SLOWER", f"{said}, and {total.latency_percent_max} % of that are allowed"
-        )
+    if total.before_ms and activity.timed >= JUDGED_CALLS_MIN and activity.median_ms > allowed_ms:
+        said = f"its median latency is {activity.median_ms:.1f} ms; before it was {total.before_ms:.1f} ms"
+        return StepOutcome(StepResult.FAILED, "SLOWER", f"{said}, and {total.latency_percent_max}% of that is allowed")
     if total.calls >= total.calls_max or total.seconds >= total.seconds_max:
         said = f"{total.calls} calls in {total.seconds / 3600:.1f} h, {total.failures} of them failed"
         return StepOutcome(StepResult.PASSED, message=said)
     return None
-
-
-SAVE_SECONDS = 600.0
-"""How often what was counted is written down: a flash disk must not wear out by it."""
 
 
 @dataclass
@@ -112,50 +108,50 @@ class _MonitoredProbation:
     which: tuple[str, float]
     """The bundle, and when its probation began."""
     before: ProbationRecord
-    """As it stood in the journal when this process began to watch."""
+    """The journal's record when this process began to count."""
     began: float
     saved: float
 
 
 class ProbationMonitor:
-    """Watches every bundle in probation."""
+    """Counts for every bundle in probation."""
 
-    def __init__(self, seen: Callable[[str], BundleActivity], monotonic: Callable[[], float]) -> None:
-        """Watch by what the engines say of a digest, and a clock in seconds that never jumps."""
-        self._seen, self._monotonic = seen, monotonic
+    def __init__(self, activity: Callable[[str], BundleActivity], monotonic: Callable[[], float]) -> None:
+        """Take the activity of a digest from the engines, and the time from a monotonic clock in seconds."""
+        self._activity, self._monotonic = activity, monotonic
         self._watched: dict[str, _MonitoredProbation] = {}
 
-    def begun(self, plan: ProbationRules, incumbent: str) -> str:
-        """Return what the journal has to say of a probation that begins when `incumbent` makes way."""
-        return ProbationRecord.begin(plan, self._seen(incumbent)).encode()
+    def initial_record(self, plan: ProbationRules, incumbent: str) -> str:
+        """Return the record for the journal of a probation that begins after `incumbent`."""
+        return ProbationRecord.begin(plan, self._activity(incumbent)).encode()
 
     def begin(self, row: UpdateProgress) -> None:
-        """Count the time of a probation from now on."""
+        """Count the time of a probation from now."""
         if row.state == "probation":
-            self._of(row)
+            self._monitored(row)
 
     def evaluate(self, row: UpdateProgress) -> StepOutcome | None:
-        """Return what a probation came to; None while it goes on, or for a row of another state."""
-        return evaluate_probation(self._total(row), self._seen(row.candidate)) if row.state == "probation" else None
+        """Return the outcome of a probation; None while it continues, or for a row in another state."""
+        return evaluate_probation(self._total(row), self._activity(row.candidate)) if row.state == "probation" else None
 
-    def due(self, row: UpdateProgress) -> bool:
-        """Tell whether what was counted should be written down again."""
+    def is_save_due(self, row: UpdateProgress) -> bool:
+        """Return whether the counts should be written again."""
         if row.state != "probation":
             return False
-        watched = self._of(row)
+        watched = self._monitored(row)
         due = self._monotonic() - watched.saved >= SAVE_SECONDS
         watched.saved = self._monotonic() if due else watched.saved
         return due
 
-    def noted(self, row: UpdateProgress) -> UpdateProgress:
-        """Return the row of a probation with all that was counted."""
+    def with_counts(self, row: UpdateProgress) -> UpdateProgress:
+        """Return the row of a probation with all counts."""
         return replace(row, watch=self._total(row).encode()) if row.state == "probation" else row
 
     def _total(self, row: UpdateProgress) -> ProbationRecord:
-        watched = self._of(row)
-        return watched.before.plus(self._seen(row.candidate), self._monotonic() - watched.began)
+        watched = self._monitored(row)
+        return watched.before.plus(self._activity(row.candidate), self._monotonic() - watched.began)
 
-    def _of(self, row: UpdateProgress) -> _MonitoredProbation:
+    def _monitored(self, row: UpdateProgress) -> _MonitoredProbation:
         watched = self._watched.get(row.task)
         which = row.candidate, row.since
         if watched is None or watched.which != which:

@@ -23,6 +23,7 @@ from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, classify_error
 
+CASES_MAX = 200
 DIFFERENT_PERCENT_MAX = 5
 TIMED_CASES_MAX = 12
 REPEATS = 3
@@ -34,25 +35,25 @@ GROWTH_PERCENT_MAX = 10
 EXCESS_BYTES_MAX = 64 * MEGABYTE
 EXCESS_PERCENT_MAX = 150
 SHOWN_MAX = 3
-NOT_ASKED = "it loads; it has no golden answers to be held against"
+NOT_COMPARED = "it loads; it has no golden answers to compare with"
 
 
 @dataclass(frozen=True)
 class BundleUnderTest:
-    """A bundle that can be asked."""
+    """A loaded bundle that can be measured."""
 
     answer: Callable[[str, float], Awaitable[tuple[GoldenAnswer, float]]]
-    """(text, seconds it may take): what it says, and the milliseconds in the engine; raises EdgeAgentError"""
+    """(text, seconds it may take): its answer, and the milliseconds in the engine; raises EdgeAgentError."""
     resident_bytes: Callable[[], int]
     estimated_bytes: Callable[[], int]
-    """What was computed beforehand; 0 = not known."""
+    """The engine's estimate before loading; 0 = unknown."""
     crashes: Callable[[], int]
-    """How often its child has died by itself."""
+    """How often its child process died without being stopped."""
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What a bundle is asked, and held to."""
+    """The inputs of a self-test, and its limits."""
 
     cases: Sequence[GoldenCase]
     vector: bool
@@ -61,22 +62,93 @@ class SelfTest:
     """Median latency in percent of what the incumbent takes."""
     answer_seconds_max: float
     memory_bytes_wanted: int = 0
-    """What its manifest asks for; 0 = nothing."""
+    """Memory that its manifest requires; 0 = not given."""
 
 
-async def run_selftest(exam: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> StepOutcome:
-    """Examine a bundle; the incumbent is asked where it serves. What goes wrong with the candidate is an outcome."""
-    gated = sum(map(is_binding, exam.cases))
+LoadForTest = Callable[[InstalledBundle, Mapping[str, Path], float], AbstractAsyncContextManager[BundleUnderTest]]
+"""(bundle, its files by role, seconds it may take): load it in a child of its own; raises ModelError or MemoryShort."""
+ServingBundle = Callable[[InstalledBundle], BundleUnderTest | None]
+"""Return the bundle where it serves; None = it does not."""
+
+
+class SelfTestRunner:
+    """Loads one bundle at a time in a child of its own, tests it, and releases it within the time limit."""
+
+    def __init__(
+        self,
+        store: Store,
+        activation: Activation,
+        load_for_test: LoadForTest,
+        serving: ServingBundle,
+        seconds_max: float,
+    ) -> None:
+        """Test bundles of a store, for `seconds_max` each; `serving` gives the active one to compare with."""
+        self._store, self._activation = store, activation
+        self._load_for_test, self._serving = load_for_test, serving
+        self._seconds_max = seconds_max
+        self._stopping = False
+        self._running: asyncio.Task[StepOutcome] | None = None
+
+    def stop(self) -> None:
+        """Abandon a running test: it is repeated when the daemon is back."""
+        self._stopping = True
+        if self._running is not None:
+            self._running.cancel()
+
+    async def run(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
+        """Test a bundle under the plan's limits. Whatever goes wrong is an outcome."""
+        self._running = asyncio.create_task(self._run_in_time(bundle, plan))
+        try:
+            return await self._running
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            return StepOutcome(StepResult.BLOCKED, "STOPPING", "the daemon was stopped during the self-test")
+        finally:
+            self._running = None
+
+    async def _run_in_time(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                return await self._run(bundle, plan)
+        except TimeoutError:
+            said = f"the self-test did not end within {self._seconds_max:g} s"
+            return StepOutcome(StepResult.FAILED, "SELF_TEST_TOO_LONG", said)
+        except EdgeAgentError as error:
+            return classify_error(error)
+
+    async def _run(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
+        paths = await self._activation.on_store(self._store.paths, bundle)
+        golden = paths.get("golden")
+        test = SelfTest(
+            cases=await asyncio.to_thread(_read_cases, golden) if golden else (),
+            vector=bundle.manifest.task.kind == "embed",
+            latency_percent_max=plan.probation.latency_percent_max,
+            answer_seconds_max=self._seconds_max,
+            memory_bytes_wanted=bundle.manifest.requires.memory_bytes,
+        )
+        before = self._activation.serving.get(bundle.manifest.task.name)
+        async with self._load_for_test(bundle, paths, self._seconds_max) as candidate:
+            return await run_selftest(test, candidate, self._serving(before) if before else None)
+
+
+def _read_cases(golden: Path) -> Sequence[GoldenCase]:
+    return parse(golden.read_bytes())[:CASES_MAX]
+
+
+async def run_selftest(test: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> StepOutcome:
+    """Test a bundle against its golden cases and the incumbent, if that serves. A failure of it is an outcome."""
+    gated = sum(map(is_binding, test.cases))
     try:
-        wrong = await _golden(exam, candidate)
+        wrong = await _golden_differences(test, candidate)
         if 100 * len(wrong) > DIFFERENT_PERCENT_MAX * gated:
-            said = f"{len(wrong)} of {gated} golden inputs are answered otherwise: {'; '.join(wrong[:SHOWN_MAX])}"
+            said = f"{len(wrong)} of {gated} golden inputs are answered differently: {'; '.join(wrong[:SHOWN_MAX])}"
             return StepOutcome(StepResult.FAILED, "GOLDEN_DIFFERS", said)
         first_bytes = candidate.resident_bytes()
-        slower = await _slower(exam, candidate, incumbent)
+        slower = await _latency_excess(test, candidate, incumbent)
     except DeadlineExpired:
         return StepOutcome(
-            StepResult.FAILED, "SELF_TEST_TOO_LONG", f"a golden input took {exam.answer_seconds_max:g} s and more"
+            StepResult.FAILED, "SELF_TEST_TOO_LONG", f"a golden input took {test.answer_seconds_max:g} s and more"
         )
     except SiteError as error:
         return classify_error(error)
@@ -84,128 +156,60 @@ async def run_selftest(exam: SelfTest, candidate: BundleUnderTest, incumbent: Bu
         return StepOutcome(StepResult.FAILED, error.reason, error.message)
     if crashes := candidate.crashes():  # each of them on one input that then went well
         return StepOutcome(StepResult.FAILED, "CRASHES", f"its process died {crashes} times in the self-test")
-    if swollen := _swollen(exam, candidate, first_bytes):
-        return StepOutcome(StepResult.FAILED, "MEMORY_GROWS", swollen)
+    if excess := _excess_memory(test, candidate, first_bytes):
+        return StepOutcome(StepResult.FAILED, "MEMORY_GROWS", excess)
     if slower:
         return StepOutcome(StepResult.FAILED, "SLOWER", slower)
-    alike = f"{gated - len(wrong)} of {gated} golden inputs are answered alike" if gated else NOT_ASKED
-    unbound = sum(case.answer is not None for case in exam.cases) - gated
+    alike = f"{gated - len(wrong)} of {gated} golden inputs are answered alike" if gated else NOT_COMPARED
+    unbound = sum(case.answer is not None for case in test.cases) - gated
     more = f"; {unbound} more were not compared, as rounding may turn their answers" if unbound else ""
     return StepOutcome(StepResult.PASSED, message=alike + more)
 
 
-async def _golden(exam: SelfTest, candidate: BundleUnderTest) -> list[str]:
-    """Return what is answered otherwise than where the bundle was made, a sentence for each case."""
+async def _golden_differences(test: SelfTest, candidate: BundleUnderTest) -> list[str]:
+    """Return a sentence for each case that is answered differently from where the bundle was made."""
     wrong = []
-    for case in exam.cases:
-        said, _ = await candidate.answer(case.input, exam.answer_seconds_max)
-        found = differences(case, said, vector=exam.vector) if is_binding(case) else []
+    for case in test.cases:
+        said, _ = await candidate.answer(case.input, test.answer_seconds_max)
+        found = differences(case, said, vector=test.vector) if is_binding(case) else []
         wrong += [f"{case.input[:60]!r}: {each}" for each in found[:1]]
     return wrong
 
 
-async def _slower(exam: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> str:
-    """Return that it is slower than allowed, with the figures, if it is so in every round; otherwise nothing."""
-    texts = [case.input for case in exam.cases[:TIMED_CASES_MAX]]
+async def _latency_excess(test: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> str:
+    """Return a sentence with the figures if it is slower than allowed in every round; otherwise nothing."""
+    texts = [case.input for case in test.cases[:TIMED_CASES_MAX]]
     said = ""
     for _ in range(ROUNDS_MAX if texts else 0):
-        new_ms = await _median_ms(exam, texts, candidate)
+        new_ms = await _median_ms(test, texts, candidate)
         try:
-            old_ms = await _median_ms(exam, texts, incumbent) if incumbent else 0.0
+            old_ms = await _median_ms(test, texts, incumbent) if incumbent else 0.0
         except EdgeAgentError:  # it does not take what its successor takes, or has stopped to make room
             old_ms = 0.0
-        if not old_ms or new_ms <= old_ms * exam.latency_percent_max / 100 + LATENCY_SLACK_MS:
+        if not old_ms or new_ms <= old_ms * test.latency_percent_max / 100 + LATENCY_SLACK_MS:
             return ""
-        allowed = f"{exam.latency_percent_max} % of that are allowed"
+        allowed = f"{test.latency_percent_max} % of that is allowed"
         said = f"it takes {new_ms:.1f} ms where the bundle before takes {old_ms:.1f} ms; {allowed}"
     return said
 
 
-async def _median_ms(exam: SelfTest, texts: Sequence[str], subject: BundleUnderTest) -> float:
+async def _median_ms(test: SelfTest, texts: Sequence[str], subject: BundleUnderTest) -> float:
     """Return the median over the texts; of each the shortest time counts, the others were disturbed."""
     times: list[list[float]] = [[] for _ in texts]
     for _ in range(REPEATS):
         for text, taken in zip(texts, times, strict=True):
-            taken.append((await subject.answer(text, exam.answer_seconds_max))[1])
+            taken.append((await subject.answer(text, test.answer_seconds_max))[1])
     return median(map(min, times))
 
 
-def _swollen(exam: SelfTest, candidate: BundleUnderTest, first_bytes: int) -> str:
-    """Return that it takes more memory than it may, with the figures; otherwise nothing."""
+def _excess_memory(test: SelfTest, candidate: BundleUnderTest, first_bytes: int) -> str:
+    """Return a sentence with the figures if it takes more memory than it may; otherwise nothing."""
     now_bytes = candidate.resident_bytes()
     grown = now_bytes - first_bytes
     if grown > GROWTH_BYTES_MAX + first_bytes * GROWTH_PERCENT_MAX // 100:
-        more = REPEATS * len(exam.cases[:TIMED_CASES_MAX])
+        more = REPEATS * len(test.cases[:TIMED_CASES_MAX])
         return f"its memory grew by {grown / MEGABYTE:.0f} MB in {more} calls, to {now_bytes / MEGABYTE:.0f} MB"
-    expected = max(candidate.estimated_bytes(), exam.memory_bytes_wanted)
+    expected = max(candidate.estimated_bytes(), test.memory_bytes_wanted)
     if expected and now_bytes > expected * EXCESS_PERCENT_MAX // 100 + EXCESS_BYTES_MAX:
         return f"it takes {now_bytes / MEGABYTE:.0f} MB of memory; {expected / MEGABYTE:.0f} MB were expected"
     return ""
-
-
-CASES_MAX = 200
-
-Trying = Callable[[InstalledBundle, Mapping[str, Path], float], AbstractAsyncContextManager[BundleUnderTest]]
-Serving = Callable[[InstalledBundle], BundleUnderTest | None]
-
-
-class SelfTestRunner:
-    """Tests one bundle at a time."""
-
-    def __init__(
-        self, store: Store, activation: Activation, trying: Trying, serving: Serving, seconds_max: float
-    ) -> None:
-        """Test bundles of a store, for so long at most each; `serving` gives the one that answers now, to compare."""
-        self._store, self._activation = store, activation
-        self._trying, self._serving = trying, serving
-        self._seconds_max = seconds_max
-        self._stopping = False
-        self._running: asyncio.Task[StepOutcome] | None = None
-
-    def stop(self) -> None:
-        """Give up what runs: it is tested again when the daemon is back."""
-        self._stopping = True
-        if self._running is not None:
-            self._running.cancel()
-
-    async def test(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
-        """Test a bundle under what the plan allows. Whatever goes wrong is an outcome."""
-        self._running = asyncio.create_task(self._in_time(bundle, plan))
-        try:
-            return await self._running
-        except asyncio.CancelledError:
-            if not self._stopping:
-                raise
-            return StepOutcome(StepResult.HINDERED, "STOPPING", "the daemon was stopped during the self-test")
-        finally:
-            self._running = None
-
-    async def _in_time(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
-        try:
-            async with asyncio.timeout(self._seconds_max):
-                return await self._tested(bundle, plan)
-        except TimeoutError:
-            return StepOutcome(
-                StepResult.FAILED, "SELF_TEST_TOO_LONG", f"the self-test did not end within {self._seconds_max:g} s"
-            )
-        except EdgeAgentError as error:
-            return classify_error(error)
-
-    async def _tested(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
-        paths = await self._activation.on_store(self._store.paths, bundle)
-        cases = await asyncio.to_thread(_cases, paths)
-        before = self._activation.serving.get(bundle.manifest.task.name)
-        exam = SelfTest(
-            cases=cases,
-            vector=bundle.manifest.task.kind == "embed",
-            latency_percent_max=plan.probation.latency_percent_max,
-            answer_seconds_max=self._seconds_max,
-            memory_bytes_wanted=bundle.manifest.requires.memory_bytes,
-        )
-        async with self._trying(bundle, paths, self._seconds_max) as candidate:
-            return await run_selftest(exam, candidate, self._serving(before) if before else None)
-
-
-def _cases(paths: Mapping[str, Path]) -> Sequence[GoldenCase]:
-    golden = paths.get("golden")
-    return parse(golden.read_bytes())[:CASES_MAX] if golden else ()

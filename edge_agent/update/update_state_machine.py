@@ -4,14 +4,14 @@
                                ▲           │            │             └───────► rolled_back
                                └───────────┴────────────┴─────────────────────► failed
 
-`decide` is asked again and again with what there is to see: it returns the row of the journal as it should stand, and
-what is to be done next. What a step came to goes through `after_test` and `after_switch`. The row is written before
-the step begins, and the pointer moves in one transaction with the row that says so: so whatever a kill leaves, `decide`
-goes on from it. `testing` and `switching` as they are found can only be steps that were cut off.
+The updater calls `decide` again and again with the facts: it returns the row of the journal as it should be, and the
+next action. The outcome of a step goes through `after_test` and `after_switch`. The row is written before the step
+begins, and the pointer moves in one transaction with the row that records it. So `decide` continues from whatever a
+kill leaves: a row found in `testing` or `switching` is a step that was cut off.
 
-Whatever answers that is neither the candidate nor what answered before was put there by hand: `held`. So is the one
-before, after the candidate had answered. failed, rolled_back and held stay until the plan wants something else of the
-task. A failure of this machine is no failure of the bundle: it is tried again, with pauses.
+If another bundle answers than the candidate or the incumbent, somebody chose it by hand: `held`. So did whoever
+returned to the incumbent after the candidate had answered. failed, rolled_back and held stay until the plan wants
+something else of the task. A failure of this machine is not a failure of the bundle: the step is retried, with pauses.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ LATER = {
     "HALTED": "the plan has halted it",
     "WAVE_LATER": "this site's wave begins later",
     "NO_WAVE": "no wave of the plan takes this site yet",
-    "HARDWARE_UNMET": "no bundle that the plan offers suits this machine",
+    "HARDWARE_UNMET": "no bundle that the plan offers fits this machine",
 }
-CHOSEN = "somebody here let it answer, without a test"
-HELD = "somebody here chose another bundle; that stays until the plan wants something else of the task"
+CHOSEN = "somebody activated it here, without a test"
+HELD = "somebody activated another bundle here; it stays until the plan wants something else of the task"
 
 
 class UpdateAction(enum.Enum):
-    """What is to be done next."""
+    """The next action for a task."""
 
     NOTHING = "nothing"
     ADMIT = "admit"
-    """Take the candidate into the store: all its files are here."""
+    """Copy the candidate into the store: all its files are here."""
     TEST = "test"
-    BACK = "back"
-    """Let the incumbent answer again."""
+    ROLL_BACK = "roll_back"
+    """Activate the incumbent again."""
 
 
 class StepResult(enum.Enum):
-    """What a step came to."""
+    """How a step ended."""
 
     PASSED = "passed"
     FAILED = "failed"
-    """Because of the bundle: remembered."""
-    HINDERED = "hindered"
-    """Because of this machine: tried again."""
+    """Because of the bundle: not retried."""
+    BLOCKED = "blocked"
+    """Because of this machine: retried."""
 
 
 @dataclass(frozen=True)
@@ -73,41 +73,41 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What there is to see of one task."""
+    """What `decide` needs to know of one task."""
 
     active: str
-    """Digest of what answers; empty = nothing."""
-    wish: DesiredState | None = None
-    """None = nothing that is believed now says anything of the task: what answers is looked after, nothing begins."""
+    """Digest of the bundle that answers; empty = none."""
+    desired: DesiredState | None = None
+    """None = no accepted plan names the task: the active bundle is looked after, and nothing begins."""
     plan_version: int = 0
     installed: bool = False
     """The candidate is in the store."""
     missing: str = ""
-    """What of it has not come yet, in words; empty = nothing."""
+    """Files of it that have not arrived, in words; empty = none."""
     window_open: bool = True
-    rested: bool = True
+    may_retry: bool = True
     """The pause after the last failure of this machine is over."""
-    judged: StepOutcome | None = None
-    """What the probation came to; None = it goes on."""
+    probation_outcome: StepOutcome | None = None
+    """How the probation ended; None = it continues."""
 
 
 def classify_error(error: EdgeAgentError) -> StepOutcome:
-    """Tell whether an error speaks of the bundle or of this machine."""
-    hindered = isinstance(error, SiteError | StateError | CapacityError | RequirementUnmet)
-    return StepOutcome(StepResult.HINDERED if hindered else StepResult.FAILED, error.reason, error.message)
+    """Return the outcome that an error means: the bundle failed, or this machine blocked the step."""
+    blocked = isinstance(error, SiteError | StateError | CapacityError | RequirementUnmet)
+    return StepOutcome(StepResult.BLOCKED if blocked else StepResult.FAILED, error.reason, error.message)
 
 
 Decision = tuple[UpdateProgress, UpdateAction]
 
 
-def desired_state_id(wish: DesiredState) -> str:
+def desired_state_id(desired: DesiredState) -> str:
     """Return what the plan wants of a task as a hash: which bundle, and how it is judged.
 
     When it comes (waves, window, halt) is left out: a site that failed or is held does not begin again because a wave
     grows.
     """
-    offer = wish.offer or wish.plan.offers[0]
-    said = f"{offer.model_dump_json()}\n{wish.plan.probation.model_dump_json()}"
+    offer = desired.offer or desired.plan.offers[0]
+    said = f"{offer.model_dump_json()}\n{desired.plan.probation.model_dump_json()}"
     return hashlib.sha256(said.encode()).hexdigest()
 
 
@@ -118,9 +118,9 @@ def pause_seconds(attempts: int) -> float:
 
 def decide(task: str, row: UpdateProgress | None, facts: TaskFacts, now: float) -> Decision:
     """Return the row as it should stand, and what is to be done next; `now` in seconds since 1970."""
-    if facts.wish is not None:
-        row = _of_today(task, row, facts.wish, facts, now)
-    assert row is not None, "without a wish there is nothing to decide of a task that has no row"
+    if facts.desired is not None:
+        row = _of_today(task, row, facts.desired, facts, now)
+    assert row is not None, "without a desired there is nothing to decide of a task that has no row"
     if facts.active == row.candidate:
         return _answering(row, facts, now)
     if row.state in ("failed", "rolled_back", "held"):
@@ -129,9 +129,9 @@ def decide(task: str, row: UpdateProgress | None, facts: TaskFacts, now: float) 
         return _at(row, "held", now, "BY_HAND", HELD), UpdateAction.NOTHING
     if row.state in ("testing", "switching"):
         row = _interrupted(row, now)
-    if facts.wish is None or row.state == "failed":
+    if facts.desired is None or row.state == "failed":
         return row, UpdateAction.NOTHING
-    return _forward(row, facts.wish, facts, now)
+    return _forward(row, facts.desired, facts, now)
 
 
 def after_test(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
@@ -165,15 +165,15 @@ def suspend(row: UpdateProgress, now: float) -> UpdateProgress:
 
 
 def _of_today(
-    task: str, row: UpdateProgress | None, wish: DesiredState, facts: TaskFacts, now: float
+    task: str, row: UpdateProgress | None, desired: DesiredState, facts: TaskFacts, now: float
 ) -> UpdateProgress:
     """Return the row of what the plan wants now: a new one if that is something else."""
-    wanted = desired_state_id(wish)
+    wanted = desired_state_id(desired)
     if row is not None and row.wish == wanted:
         return replace(row, plan_version=facts.plan_version)
-    if row is not None and row.state == "probation" and facts.active == row.candidate and wish.verdict != "WANTED":
+    if row is not None and row.state == "probation" and facts.active == row.candidate and desired.verdict != "WANTED":
         return row  # what answers now is still to be judged, and nothing takes its place yet
-    offer = wish.offer or wish.plan.offers[0]
+    offer = desired.offer or desired.plan.offers[0]
     return UpdateProgress(
         task=task,
         candidate=offer.bundle,
@@ -199,16 +199,16 @@ def _answering(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
 
 def _in_probation(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
     if row.reason:  # it was condemned, and the way back was cut off or failed
-        return row, UpdateAction.BACK if facts.rested else UpdateAction.NOTHING
-    if facts.judged is None:
+        return row, UpdateAction.ROLL_BACK if facts.may_retry else UpdateAction.NOTHING
+    if facts.probation_outcome is None:
         return row, UpdateAction.NOTHING
-    judged = facts.judged
-    if judged.end is StepResult.PASSED:
-        return _at(row, "done", now, message=judged.message), UpdateAction.NOTHING
+    outcome = facts.probation_outcome
+    if outcome.end is StepResult.PASSED:
+        return _at(row, "done", now, message=outcome.message), UpdateAction.NOTHING
     if not row.incumbent:
-        said = f"{judged.message}; nothing answered before, so there is nothing to go back to"
-        return _at(row, "done", now, judged.reason, said), UpdateAction.NOTHING
-    return replace(row, reason=judged.reason, message=judged.message), UpdateAction.BACK
+        said = f"{outcome.message}; nothing answered before, so there is nothing to go back to"
+        return _at(row, "done", now, outcome.reason, said), UpdateAction.NOTHING
+    return replace(row, reason=outcome.reason, message=outcome.message), UpdateAction.ROLL_BACK
 
 
 def _interrupted(row: UpdateProgress, now: float) -> UpdateProgress:
@@ -219,15 +219,15 @@ def _interrupted(row: UpdateProgress, now: float) -> UpdateProgress:
     return _at(row, "failed", now, "INTERRUPTED", said)
 
 
-def _forward(row: UpdateProgress, wish: DesiredState, facts: TaskFacts, now: float) -> Decision:
+def _forward(row: UpdateProgress, desired: DesiredState, facts: TaskFacts, now: float) -> Decision:
     """Take the next step towards the candidate, if nothing is in the way."""
-    if wish.verdict != "WANTED":
-        return _at(row, "waiting", now, wish.verdict, LATER[wish.verdict]), UpdateAction.NOTHING
+    if desired.verdict != "WANTED":
+        return _at(row, "waiting", now, desired.verdict, LATER[desired.verdict]), UpdateAction.NOTHING
     if not facts.installed and facts.missing:
         return _at(row, "fetching", now, message=facts.missing), UpdateAction.NOTHING
-    if not facts.rested or not facts.installed:
+    if not facts.may_retry or not facts.installed:
         why = (row.reason, row.message) if row.state == "staged" else ("", "")
-        return _at(row, "staged", now, *why), UpdateAction.ADMIT if facts.rested else UpdateAction.NOTHING
+        return _at(row, "staged", now, *why), UpdateAction.ADMIT if facts.may_retry else UpdateAction.NOTHING
     if not facts.window_open:
         return _at(
             row, "staged", now, "WINDOW_CLOSED", "the plan's window for switching opens later"

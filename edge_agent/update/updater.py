@@ -1,7 +1,8 @@
-"""The loop that brings each task to the bundle that the plan wants: sees what there is, asks machine.py, does it.
+"""The loop that brings each task to the bundle that the plan wants.
 
-It decides nothing. Before a step begins its row is in the journal; what trust, engines and files say is handed in as
-callables. One look at a time, whoever asks for it: the clock, or an operator with a stick.
+`Updater` checks the repository and goes through the tasks, one check at a time, whether the clock or an operator with a
+USB drive asks for it. `TaskUpdates` takes the steps of one task. Neither decides: update_state_machine.py does, and the
+row of a step is in the journal before the step begins.
 """
 
 from __future__ import annotations
@@ -9,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from edge_agent.config import Config
 from edge_agent.errors import BundleError, EdgeAgentError, ModelFailed, SiteError, UpdateError
-from edge_agent.formats.download_requests import DownloadRequest
 from edge_agent.formats.plan import (
     DesiredState,
     FleetPlan,
@@ -34,51 +34,50 @@ from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
 from edge_agent.update.probation import BundleActivity, ProbationMonitor
-from edge_agent.update.selftest import SelfTestRunner, Serving, Trying
+from edge_agent.update.selftest import LoadForTest, SelfTestRunner, ServingBundle
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction, classify_error
 from edge_agent.update.verified import CopyProgress, VerifiedRepository
 
-if TYPE_CHECKING:  # a site without a root of trust does not load what verifies
+if TYPE_CHECKING:  # it loads the libraries that verify, which only a site with a root of trust needs
     from edge_agent.update.ingest import BundleIngest
 
 log = structlog.get_logger("edge_agent.update")
 
-MENDABLE = frozenset({"HASH_MISMATCH", "FILE_MISSING", "BUNDLE_UNREADABLE", "SCHEMA_UNKNOWN", "REQUIREMENT_UNMET"})
-"""Of what is wrong with files that came: what another copy, or another agent, may mend."""
+REPAIRABLE = frozenset({"HASH_MISMATCH", "FILE_MISSING", "BUNDLE_UNREADABLE", "SCHEMA_UNKNOWN", "REQUIREMENT_UNMET"})
+"""Reasons of a BundleError that another copy of the files, or a newer agent, may repair."""
 
 
 @dataclass(frozen=True)
 class UpdaterDependencies:
-    """What the engine room and the machine offer."""
+    """What updates need of the engines and the machine."""
 
-    trying: Trying
-    """Load a bundle in a child of its own, for so many seconds at most; raises ModelError or MemoryShort."""
-    serving: Serving
-    """The bundle where it serves; None = it does not."""
-    seen: Callable[[str], BundleActivity]
-    """What is seen of the bundle with that digest."""
+    load_for_test: LoadForTest
+    serving: ServingBundle
+    activity: Callable[[str], BundleActivity]
+    """(digest): what the engines counted of a bundle since it was loaded."""
     machine: MachineCapabilities
     changed: Callable[[], None] = lambda: None
-    """Told when a row of the journal has changed."""
+    """Called when a row of the journal has changed."""
     planned: Callable[[Mapping[str, TaskPlan]], None] = lambda _: None
-    """Told what the plan says of the tasks of this site; on the store's thread."""
+    """Called on the store's thread with the part of the plan for the tasks of this site."""
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True)
 class UpdateOverview:
-    """Where updates stand."""
+    """The state of updates."""
 
     channel: str
     plan_version: int = 0
     problem: EdgeAgentError | None = None
-    """Why what came last was not believed."""
+    """Why the repository that came last was not accepted."""
     rows: Mapping[str, UpdateProgress] = field(default_factory=dict)
+    """The journal, by task."""
     revoked: frozenset[str] = frozenset()
-    """Tasks answered by a bundle that was signed, and is not any more."""
+    """Tasks that a bundle answers which was signed, and no longer is."""
     expires: float = 0.0
-    """When what was believed last expires, in seconds since 1970; 0 = nothing was since the daemon started."""
+    """When the accepted metadata expires, in seconds since 1970; 0 = none was accepted since the daemon started."""
 
 
 class Updater:
@@ -89,167 +88,229 @@ class Updater:
         config: Config,
         store: Store,
         activation: Activation,
-        around: UpdaterDependencies,
-        source: BundleIngest | None,
+        dependencies: UpdaterDependencies,
+        ingest: BundleIngest | None,
     ) -> None:
-        """Update the tasks of a store; without a source nothing new begins."""
+        """Update the tasks of a store; without `ingest` nothing new begins."""
         self._config, self._store, self._activation = config, store, activation
-        self._around, self._source = around, source
-        limit = config.update.selftest_seconds_max
-        self._examiner = SelfTestRunner(store, activation, around.trying, around.serving, limit)
-        self._watcher = ProbationMonitor(around.seen, around.monotonic)
-        self._looking = asyncio.Lock()
+        self._dependencies, self._ingest = dependencies, ingest
+        self._tasks = TaskUpdates(config, store, activation, dependencies, ingest)
+        self._checking = asyncio.Lock()
         self._wake = asyncio.Event()
         self._stopping = False
-        self._retry_at: dict[str, float] = {}
-        self._verified = VerifiedRepository()
-        self.overview = UpdateOverview(config.update.channel)
+        self._overview = UpdateOverview(config.update.channel)
 
-    def copied(self) -> CopyProgress:
-        """Tell how far the copy of a bundle into the store has come."""
-        return self._source.copied if self._source else CopyProgress()
+    @property
+    def overview(self) -> UpdateOverview:
+        """The state of updates as of now."""
+        return replace(self._overview, rows=self._tasks.rows)
+
+    @property
+    def copy_progress(self) -> CopyProgress:
+        """How far the copy of a bundle into the store has come. Read by any thread."""
+        return self._ingest.copied if self._ingest else CopyProgress()
 
     async def run(self) -> None:
-        """Look again and again, until `stop`."""
+        """Check again and again, until `stop`."""
         while not self._stopping:
-            await self.look()
+            await self.check()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.update.check_seconds):
                     await self._wake.wait()
 
     async def stop(self) -> None:
-        """Give up a self-test, let a switch come to its end, and write down how far each task has come."""
+        """Abandon a self-test, let a switch come to its end, and write down how far each task has come."""
         self._stopping = True
         self._wake.set()
-        self._examiner.stop()
-        async with self._looking:
+        self._tasks.stop()
+        async with self._checking:
             with contextlib.suppress(SiteError):  # then the next start takes it for a power cut
-                for row in self._rows.values():
-                    await self._record(update_state_machine.suspend(self._watcher.noted(row), self._around.now()))
+                await self._tasks.suspend()
 
-    async def look(self, folder: Path | None = None) -> EdgeAgentError | None:
-        """Look at what came in, or at a folder that somebody brought, and take the steps that are due.
+    async def check(self, folder: Path | None = None) -> EdgeAgentError | None:
+        """Check what the uplink brought, or a folder that somebody brought, and take the steps that are due.
 
-        Returns why what lies there is not believed, or None.
+        Returns why the repository there is not accepted, or None.
         """
-        async with self._looking:
+        async with self._checking:
             if folder is not None:  # who brings another copy does not wait for the pause after the last one
-                self._retry_at.clear()
+                self._tasks.skip_pauses()
             try:
-                return await self._look(folder or self._config.incoming)
+                return await self._check(folder or self._config.incoming)
             except SiteError as error:  # the journal's own disk: nothing begins while it cannot be written
                 log.error("updates_stopped", reason=error.reason, message=error.message)
-                self._show(problem=error)
+                self._overview = replace(self._overview, problem=error)
                 return error
 
-    @property
-    def _rows(self) -> Mapping[str, UpdateProgress]:
-        return self.overview.rows
-
-    async def _look(self, folder: Path) -> EdgeAgentError | None:
-        verified, problem = await self._refreshed(folder)
-        rows = await self._activation.on_store(self._store.journal.rows)
-        plan_version = verified.plan_version if verified else self.overview.plan_version
-        self._show(
-            plan_version=plan_version,
-            problem=problem,
-            rows=rows,
-            revoked=self._revoked(verified),
-            expires=self._verified.expires,
-        )
+    async def _check(self, folder: Path) -> EdgeAgentError | None:
+        verified, problem = await self._verify(folder)
+        await self._tasks.read_journal()
+        if verified:
+            self._overview = replace(
+                self._overview,
+                plan_version=verified.plan_version,
+                revoked=self._revoked(verified),
+                expires=verified.expires,
+            )
+        self._overview = replace(self._overview, problem=problem)
         plan = verified.plan if verified else None
         fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else FleetPlan()
         if plan:
-            await self._activation.on_store(self._around.planned, fleet.tasks)
-        desired = self._desired(fleet, verified)
-        for task in sorted(rows.keys() | desired.keys()):
-            if verified and task not in desired and rows[task].state != "probation":
-                await self._forget(task)
+            await self._activation.on_store(self._dependencies.planned, fleet.tasks)
+        now = max(self._dependencies.now(), verified.issued_at if verified else 0.0)
+        desired = desired_states(fleet, self._config.site.id, self._dependencies.machine, now)
+        context = UpdateContext(folder, verified, self._overview.plan_version)
+        for task in sorted(self._tasks.rows.keys() | desired.keys()):
+            if verified and task not in desired and self._tasks.rows[task].state != "probation":
+                await self._tasks.forget(task)
             elif not self._stopping:
-                await self._step(task, desired.get(task), folder)
-        await self._ask(fleet, verified)
+                await self._tasks.advance(task, desired.get(task), context)
+        if self._ingest is not None:
+            wanted = self._tasks.unfinished_candidates()
+            await self._activation.on_store(
+                self._ingest.request_downloads, verified, wanted, fleet.bytes_per_second_max
+            )
         return problem
 
-    async def _refreshed(self, folder: Path) -> tuple[VerifiedRepository | None, EdgeAgentError | None]:
-        if self._source is None:
+    async def _verify(self, folder: Path) -> tuple[VerifiedRepository | None, EdgeAgentError | None]:
+        if self._ingest is None:
             return None, None
         try:
-            self._verified = await self._activation.on_store(self._source.refresh, folder)
+            verified = await self._activation.on_store(self._ingest.refresh, folder)
         except (UpdateError, SiteError) as error:
-            if self.overview.problem is None or self.overview.problem.message != error.message:
+            before = self._overview.problem
+            if before is None or before.message != error.message:
                 log.warning("update_not_believed", reason=error.reason, message=error.message)
             return None, error
-        return self._verified, self._verified.problem
+        return verified, verified.problem
 
-    def _revoked(self, verified: VerifiedRepository | None) -> frozenset[str]:
-        if verified is None:
-            return self.overview.revoked
+    def _revoked(self, verified: VerifiedRepository) -> frozenset[str]:
         serving = self._activation.serving.items()
         return frozenset(task for task, each in serving if each.signed and each.digest not in verified.bundles)
 
-    def _desired(self, fleet: FleetPlan, verified: VerifiedRepository | None) -> Mapping[str, DesiredState]:
-        now = max(self._around.now(), verified.issued_at if verified else 0.0)
-        return desired_states(fleet, self._config.site.id, self._around.machine, now)
 
-    async def _ask(self, fleet: FleetPlan, verified: VerifiedRepository | None) -> None:
-        if self._source is not None:
-            wanted = [row.candidate for row in self._rows.values() if row.state in ("fetching", "staged")]
-            await self._activation.on_store(self._source.ask, verified, wanted, fleet.bytes_per_second_max)
+@dataclass(frozen=True)
+class UpdateContext:
+    """What one check of the repository found."""
 
-    # --- one task ------------------------------------------------------------------------------------------------
+    folder: Path
+    verified: VerifiedRepository | None
+    """None = it was not accepted, or there is no root of trust."""
+    plan_version: int
 
-    async def _step(self, task: str, wish: DesiredState | None, folder: Path) -> None:
-        row, action = await self._decided(task, wish, folder)
-        if action is UpdateAction.ADMIT and await self._admitted(row, folder):
-            row, action = await self._decided(task, wish, folder)
-        if action is UpdateAction.TEST and wish is not None:
-            await self._test_and_switch(row, wish.plan)
-        elif action is UpdateAction.BACK:
-            await self._go_back(row)
 
-    async def _decided(self, task: str, wish: DesiredState | None, folder: Path) -> update_state_machine.Decision:
-        before = self._rows.get(task)
-        facts = await self._facts(task, before, wish, folder)
-        row, action = update_state_machine.decide(task, before, facts, self._around.now())
-        await self._record(self._watcher.noted(row) if self._watcher.due(row) else row)
+class TaskUpdates:
+    """The journal of updates, and the steps that bring one task from its bundle to the next."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        activation: Activation,
+        dependencies: UpdaterDependencies,
+        ingest: BundleIngest | None,
+    ) -> None:
+        """Take steps in a store."""
+        self._incoming = config.incoming
+        self._store, self._activation = store, activation
+        self._dependencies, self._ingest = dependencies, ingest
+        limit = config.update.selftest_seconds_max
+        self._selftests = SelfTestRunner(store, activation, dependencies.load_for_test, dependencies.serving, limit)
+        self._probations = ProbationMonitor(dependencies.activity, dependencies.monotonic)
+        self._retry_at: dict[str, float] = {}
+        self.rows: Mapping[str, UpdateProgress] = {}
+        """The journal by task, as it is on the disk."""
+
+    def stop(self) -> None:
+        """Abandon a self-test that is running."""
+        self._selftests.stop()
+
+    async def suspend(self) -> None:
+        """Write down how far each task has come, so that the next start continues there. Raises SiteError."""
+        for row in self.rows.values():
+            counted = self._probations.with_counts(row)
+            await self._record(update_state_machine.suspend(counted, self._dependencies.now()))
+
+    def skip_pauses(self) -> None:
+        """Let every task try again at once."""
+        self._retry_at.clear()
+
+    def unfinished_candidates(self) -> list[str]:
+        """Return the digests of the bundles that are still to be fetched or taken into the store."""
+        return [row.candidate for row in self.rows.values() if row.state in ("fetching", "staged")]
+
+    async def read_journal(self) -> None:
+        """Read the rows from the disk."""
+        self.rows = await self._activation.on_store(self._store.journal.rows)
+
+    async def forget(self, task: str) -> None:
+        """Delete the row of a task that the plan no longer names."""
+        await self._activation.on_store(self._store.journal.forget, task)
+        self.rows = {name: row for name, row in self.rows.items() if name != task}
+
+    async def advance(self, task: str, desired: DesiredState | None, context: UpdateContext) -> None:
+        """Take the steps of a task that are due. Raises SiteError: the journal cannot be written."""
+        row, action = await self._decide(task, desired, context)
+        if action is UpdateAction.ADMIT and await self._admit(row, context.folder):
+            row, action = await self._decide(task, desired, context)
+        if action is UpdateAction.TEST and desired is not None:
+            await self._test_and_switch(row, desired.plan)
+        elif action is UpdateAction.ROLL_BACK:
+            await self._roll_back(row)
+
+    async def _decide(
+        self, task: str, desired: DesiredState | None, context: UpdateContext
+    ) -> update_state_machine.Decision:
+        before = self.rows.get(task)
+        facts = await self._facts(task, before, desired, context)
+        row, action = update_state_machine.decide(task, before, facts, self._dependencies.now())
+        await self._record(self._probations.with_counts(row) if self._probations.is_save_due(row) else row)
         return row, action
 
-    async def _facts(self, task: str, row: UpdateProgress | None, wish: DesiredState | None, folder: Path) -> TaskFacts:
+    async def _facts(
+        self, task: str, row: UpdateProgress | None, desired: DesiredState | None, context: UpdateContext
+    ) -> TaskFacts:
         active = self._activation.serving.get(task)
         facts = TaskFacts(
             active=active.digest if active else "",
-            wish=wish,
-            plan_version=self.overview.plan_version,
-            rested=self._around.monotonic() >= self._retry_at.get(task, 0.0),
-            judged=self._watcher.evaluate(row) if row else None,
+            desired=desired,
+            plan_version=context.plan_version,
+            may_retry=self._dependencies.monotonic() >= self._retry_at.get(task, 0.0),
+            probation_outcome=self._probations.evaluate(row) if row else None,
         )
-        if wish is None or wish.bundle is None:
+        if desired is None or desired.bundle is None:
             return facts
-        installed = self._installed(wish.bundle)
-        local = time.localtime(self._around.now())
+        digest = desired.bundle
+        installed = any(bundle.digest == digest for bundle in self._activation.inventory.bundles)
+        local = time.localtime(self._dependencies.now())
         return replace(
             facts,
             installed=installed,
-            missing="" if installed else await self._missing(folder, wish.bundle),
-            window_open=is_within_window(wish.plan.window, 60 * local.tm_hour + local.tm_min),
+            missing="" if installed else await self._describe_missing(digest, context),
+            window_open=is_within_window(desired.plan.window, 60 * local.tm_hour + local.tm_min),
         )
 
-    def _installed(self, digest: str) -> bool:
-        return any(bundle.digest == digest for bundle in self._activation.inventory.bundles)
+    async def _describe_missing(self, digest: str, context: UpdateContext) -> str:
+        """Return in words which files of a bundle are missing; empty = none."""
+        assert self._ingest is not None, "without a repository no bundle is wanted"
+        assert context.verified is not None, "only an accepted plan names a bundle"
+        wanted = await self._activation.on_store(self._ingest.missing_files, context.folder, context.verified, digest)
+        if not wanted:
+            return ""
+        size = format_bytes(sum(each.size_bytes for each in wanted))
+        where = "still to come" if context.folder == self._incoming else f"missing in {context.folder}"
+        return f"{len(wanted)} file{'s' if len(wanted) > 1 else ''} ({size}) {where}"
 
-    async def _missing(self, folder: Path, digest: str) -> str:
-        assert self._source is not None, "without a source nothing is wanted"
-        wants = await self._activation.on_store(self._source.missing, folder, self._verified, digest)
-        return _lacking(wants, "still to come" if folder == self._config.incoming else f"missing in {folder}")
-
-    async def _admitted(self, row: UpdateProgress, folder: Path) -> bool:
-        assert self._source is not None, "without a source nothing is admitted"
+    async def _admit(self, row: UpdateProgress, folder: Path) -> bool:
+        """Take the candidate into the store; return whether that succeeded."""
+        assert self._ingest is not None, "without a repository no bundle is wanted"
         try:
-            await self._activation.admit(row.task, self._source.admit, folder, row.candidate)
+            await self._activation.admit(row.task, self._ingest.admit, folder, row.candidate)
         except (BundleError, UpdateError, SiteError) as error:
-            mendable = not isinstance(error, BundleError) or error.reason in MENDABLE
-            outcome = StepOutcome(StepResult.HINDERED if mendable else StepResult.FAILED, error.reason, error.message)
-            await self._stopped(update_state_machine.after_test(row, outcome, self._around.now()))
+            repairable = not isinstance(error, BundleError) or error.reason in REPAIRABLE
+            result = StepResult.BLOCKED if repairable else StepResult.FAILED
+            outcome = StepOutcome(result, error.reason, error.message)
+            await self._record_failure(update_state_machine.after_test(row, outcome, self._dependencies.now()))
             return False
         log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
         return True
@@ -258,83 +319,68 @@ class Updater:
         try:
             bundle = await self._activation.on_store(self._store.find, row.task, row.candidate)
         except EdgeAgentError as error:  # removed or damaged since it came
-            await self._stopped(update_state_machine.after_test(row, classify_error(error), self._around.now()))
+            outcome = classify_error(error)
+            await self._record_failure(update_state_machine.after_test(row, outcome, self._dependencies.now()))
             return
-        outcome = await self._examiner.test(bundle, plan)
-        # Where there is room for one of them only, the test comes when the old one has stopped.
+        outcome = await self._selftests.run(bundle, plan)
+        # Where there is memory for one of them only, the test follows when the old one has stopped.
         later = outcome.reason == "MEMORY_SHORT" and self._activation.pauses(bundle)
-        row = update_state_machine.after_test(
-            row, StepOutcome(StepResult.PASSED) if later else outcome, self._around.now()
-        )
+        passed = StepOutcome(StepResult.PASSED) if later else outcome
+        row = update_state_machine.after_test(row, passed, self._dependencies.now())
         if row.state != "switching":
-            await self._stopped(row)
+            await self._record_failure(row)
             return
         await self._record(row)
         await self._switch(row, plan, bundle if later else None)
 
     async def _switch(self, row: UpdateProgress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
+        """Let the candidate answer; `untested` is tested when the incumbent has stopped."""
         outcome = StepOutcome(StepResult.PASSED)
 
         async def test() -> None:
             nonlocal outcome
             assert untested is not None, "handed over only with a bundle to test"
-            outcome = await self._examiner.test(untested, plan)
+            outcome = await self._selftests.run(untested, plan)
             if outcome.end is not StepResult.PASSED:
                 raise ModelFailed(outcome.message)
 
-        after = update_state_machine.after_switch(row, outcome, self._around.now())
-        after = replace(after, watch=self._watcher.begun(plan.probation, row.incumbent), message=_watched(plan))
-        first = test if untested else None
+        after = update_state_machine.after_switch(row, outcome, self._dependencies.now())
+        rules = plan.probation
+        watch = self._probations.initial_record(rules, row.incumbent)
+        limits = f"watched for {rules.calls} calls or {rules.hours} h, whichever comes first"
+        after = replace(after, watch=watch, message=limits)
         try:
-            if await self._activation.switch(after, row.candidate, row.incumbent, first):
-                self._note(after)
+            if await self._activation.switch(after, row.candidate, row.incumbent, test if untested else None):
+                self._show(after)
         except EdgeAgentError as error:
             outcome = classify_error(error) if outcome.end is StepResult.PASSED else outcome
-            await self._stopped(update_state_machine.after_switch(row, outcome, self._around.now()))
+            await self._record_failure(update_state_machine.after_switch(row, outcome, self._dependencies.now()))
 
-    async def _go_back(self, row: UpdateProgress) -> None:
-        back = update_state_machine.rolled_back(row, self._around.now())
+    async def _roll_back(self, row: UpdateProgress) -> None:
+        back = update_state_machine.rolled_back(row, self._dependencies.now())
         try:
             if await self._activation.switch(back, row.incumbent, row.candidate):
-                self._note(back)
+                self._show(back)
         except EdgeAgentError as error:
-            await self._stopped(update_state_machine.not_rolled_back(row, classify_error(error)))
-
-    # --- the journal ---------------------------------------------------------------------------------------------
+            await self._record_failure(update_state_machine.not_rolled_back(row, classify_error(error)))
 
     async def _record(self, row: UpdateProgress) -> None:
-        """Write a row down, if it is another than the one there."""
-        if row != self._rows.get(row.task):
+        """Write a row, if it differs from the one on the disk."""
+        if row != self.rows.get(row.task):
             await self._activation.on_store(self._store.journal.record, row)
-            self._note(row)
+            self._show(row)
 
-    async def _stopped(self, row: UpdateProgress) -> None:
-        """Write down that a step did not come to its end, and let some time pass before the next try."""
+    async def _record_failure(self, row: UpdateProgress) -> None:
+        """Write that a step did not come to its end, and let some time pass before the next try."""
         await self._record(row)
-        self._retry_at[row.task] = self._around.monotonic() + update_state_machine.pause_seconds(row.attempts)
+        pause = update_state_machine.pause_seconds(row.attempts)
+        self._retry_at[row.task] = self._dependencies.monotonic() + pause
 
-    async def _forget(self, task: str) -> None:
-        await self._activation.on_store(self._store.journal.forget, task)
-        self._show(rows={name: row for name, row in self._rows.items() if name != task})
-
-    def _note(self, row: UpdateProgress) -> None:
+    def _show(self, row: UpdateProgress) -> None:
         """Show a row that is on the disk."""
-        before = self._rows.get(row.task)
-        self._watcher.begin(row)
-        self._show(rows={**self._rows, row.task: row})
+        before = self.rows.get(row.task)
+        self._probations.begin(row)
+        self.rows = {**self.rows, row.task: row}
         if before is None or before.state != row.state:
             log.info("update", task=row.task, version=row.version, state=row.state, reason=row.reason, why=row.message)
-            self._around.changed()
-
-    def _show(self, **changes: Any) -> None:
-        self.overview = replace(self.overview, **changes)
-
-
-def _lacking(wants: Sequence[DownloadRequest], where: str) -> str:
-    """Return what of a bundle is missing, in words; empty = nothing."""
-    size = format_bytes(sum(want.size_bytes for want in wants))
-    return f"{len(wants)} file{'s' if len(wants) > 1 else ''} ({size}) {where}" if wants else ""
-
-
-def _watched(plan: TaskPlan) -> str:
-    return f"watched for {plan.probation.calls} calls or {plan.probation.hours} h, whichever comes first"
+            self._dependencies.changed()

@@ -166,4 +166,4 @@ async def test_a_crash_in_a_trial_is_forgotten(pool: EnginePool):
 
 def test_memory_short_is_this_machine_s_fault():
     """So a bundle that does not fit beside another is tried again."""
-    assert "HINDERED" == classify_error(MemoryShort("no room")).end.name
+    assert "BLOCKED" == classify_error(MemoryShort("no room")).end.name

@@ -155,8 +155,8 @@ def repository(place: Path, centre: Centre, digest: str) -> Format:
             verified = site.believe(folder)
             assert case.stolen or {digest} == set(verified.bundles), "what nobody signed is believed"
             for each in verified.bundles:
-                site.intake.missing(folder, verified, each)
-                site.intake.admit(folder, each)
+                site.ingest.missing_files(folder, verified, each)
+                site.ingest.admit(folder, each)
         finally:
             if before != _remembered(site):  # what was believed must not shield the next cases
                 site = _anew(site, centre)

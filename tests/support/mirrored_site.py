@@ -42,8 +42,8 @@ class MirroredSite(UpdatingSite):
         """Return what agent.yaml would say: with a root of trust."""
         return super().config(root_file=str(self.tmp_path / "root.json"), **update)
 
-    def source(self) -> BundleIngest:
-        """Return trust and intake, as the daemon puts them together."""
+    def ingest(self) -> BundleIngest:
+        """Return what verifies and admits bundles, as the daemon puts it together."""
         config = self.config()
         return BundleIngest(config, self.store, RepositoryTrust(config, self.store.trusted))
 
@@ -61,7 +61,7 @@ class MirroredSite(UpdatingSite):
         if back and row and row.candidate == self.active():
             await self.activation.rollback(TASK)
         for _ in range(LOOKS):
-            await self.updater.look()
+            await self.updater.check()
             self.running += PAUSE_SECONDS_MAX
         arrived()
         await self.stop()

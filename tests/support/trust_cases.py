@@ -46,7 +46,7 @@ class TrustingSite:
             self.store.close()
         self.store = Store.open(self.config.state_dir, limits)
         self.trust = RepositoryTrust(self.config, self.store.trusted, lambda: self.now())
-        self.intake = BundleIngest(self.config, self.store, self.trust, lambda: self.now())
+        self.ingest = BundleIngest(self.config, self.store, self.trust, lambda: self.now())
         return self
 
     def bring(self, repository: Path) -> None:
@@ -61,8 +61,8 @@ class TrustingSite:
     def admit(self, digest: str, source: Path | None = None) -> InstalledBundle:
         """Take a bundle into the store, as the loop of updates does."""
         folder = source or self.incoming
-        assert () == self.intake.missing(folder, self.believe(folder), digest)
-        return self.intake.admit(folder, digest)
+        assert () == self.ingest.missing_files(folder, self.believe(folder), digest)
+        return self.ingest.admit(folder, digest)
 
     @property
     def wants(self) -> DownloadRequests:

@@ -3,7 +3,7 @@
 site = UpdatingSite(tmp_path)
 new = site.publish("2.0.0")
 site.want(new, "2.0.0")
-await site.updater.look()
+await site.updater.check()
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edge_agent.config import Config, SiteConfig, UpdateConfig
 from edge_agent.errors import EdgeAgentError
@@ -47,6 +48,7 @@ class Published:
         self.on_the_way: set[str] = set()
         self.asked: list[tuple[bool, list[str]]] = []
         self.problem: EdgeAgentError | None = None
+        self.copied = CopyProgress()
         self.cannot_admit: EdgeAgentError | None = None
 
     def refresh(self, folder: Path) -> VerifiedRepository:
@@ -54,7 +56,7 @@ class Published:
             raise self.problem
         return self.verified
 
-    def missing(self, folder: Path, verified: VerifiedRepository, digest: str) -> Sequence[DownloadRequest]:
+    def missing_files(self, folder: Path, verified: VerifiedRepository, digest: str) -> Sequence[DownloadRequest]:
         return [DownloadRequest(sha256=digest, size_bytes=1_500_000)] if digest in self.on_the_way else []
 
     def admit(self, folder: Path, digest: str) -> InstalledBundle:
@@ -62,14 +64,10 @@ class Published:
             raise self.cannot_admit
         return self.store().install(self.folders[digest], True)[0]  # type: ignore[attr-defined]
 
-    def ask(
+    def request_downloads(
         self, verified: VerifiedRepository | None, digests: Collection[str], bytes_per_second_max: int | None
     ) -> None:
         self.asked.append((verified is not None, list(digests)))
-
-    @property
-    def copied(self) -> CopyProgress:
-        return CopyProgress()
 
 
 class UpdatingSite(Site):
@@ -91,14 +89,14 @@ class UpdatingSite(Site):
         """Start, with an updater."""
         super().start(allow_unsigned, swap)
         around = UpdaterDependencies(
-            trying=self._trying,
+            load_for_test=self._load_for_test,
             serving=lambda _bundle: None,
-            seen=lambda digest: self.seen.get(digest, BundleActivity()),
+            activity=lambda digest: self.seen.get(digest, BundleActivity()),
             machine=MachineCapabilities(2**32),
             now=lambda: self.wall,
             monotonic=lambda: self.running,
         )
-        self.updater = Updater(self.config(), self.store, self.activation, around, self.source())
+        self.updater = Updater(self.config(), self.store, self.activation, around, self.ingest())
 
     def config(self, **update: object) -> Config:
         """Return what agent.yaml would say."""
@@ -108,7 +106,7 @@ class UpdatingSite(Site):
             update=UpdateConfig.model_validate({"selftest_seconds_max": 5, "check_seconds": 0.01, **update}),
         )
 
-    def source(self) -> object:
+    def ingest(self) -> Any:
         """Return where bundles come from."""
         return self.published
 
@@ -145,7 +143,7 @@ class UpdatingSite(Site):
 
     async def look(self) -> UpdateProgress:
         """Look once; return the row, which the journal must agree with."""
-        await self.updater.look()
+        await self.updater.check()
         return self.row()
 
     def row(self) -> UpdateProgress:
@@ -158,7 +156,7 @@ class UpdatingSite(Site):
         return self.row().state, self.row().reason
 
     @asynccontextmanager
-    async def _trying(
+    async def _load_for_test(
         self, tried: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
     ) -> AsyncIterator[BundleUnderTest]:
         self.tested.append(tried.digest)

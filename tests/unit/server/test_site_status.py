@@ -70,7 +70,7 @@ async def test_the_operator_sees_what_runs_what_ran_and_what_is_wanted(site: Upd
 async def test_the_operator_sees_what_is_not_believed_and_what_to_do(site: UpdatingSite):
     """The plan that was believed last stays shown."""
     site.published.problem = UpdateExpired("it expired yesterday")
-    await site.updater.look()
+    await site.updater.check()
     said = messages.updates_message(site.activation, site.updater.overview)
     assert 1 == said.plan_version
     assert said.problem.startswith("it expired yesterday. Check this machine's clock")
@@ -81,8 +81,8 @@ async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
     site.plan({}, 2)
     site.seen.clear()
     await site.activation.rollback(TASK)
-    await site.updater.look()  # a probation ends before its row is forgotten
-    await site.updater.look()
+    await site.updater.check()  # a probation ends before its row is forgotten
+    await site.updater.check()
     (task,) = messages.updates_message(site.activation, site.updater.overview).tasks
     assert not task.HasField("candidate")
     assert admin_pb2.UPDATE_STATE_UNSPECIFIED == task.state
@@ -112,7 +112,7 @@ async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
     """And why what came last is not believed, cut to what the format holds."""
     await site.activation.remove(TASK, "")
     site.published.problem = UpdateExpired("x" * 2000)
-    await site.updater.look()
+    await site.updater.check()
     said = site_status.site_updates(site.activation, site.updater.overview)
     assert ({TASK: "held"}, "x" * 1000) == ({t: each.state for t, each in said.arriving.items()}, said.update_problem)
 

@@ -107,7 +107,7 @@ def test_every_hash_that_is_signed_has_to_fit(centre, tmp_path, fits, missing):
 
     hostile.forge("targets", name_sha512)
     site = TrustingSite(tmp_path / "site", centre.root_bytes)
-    assert missing == len(site.intake.missing(hostile.folder, site.believe(hostile.folder), digest))
+    assert missing == len(site.ingest.missing_files(hostile.folder, site.believe(hostile.folder), digest))
 
 
 def test_floors_of_an_earlier_agent_are_read(centre, site):

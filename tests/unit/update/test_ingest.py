@@ -69,12 +69,12 @@ def test_an_update_of_the_adapter_needs_only_the_adapter(site, first, second):
     site.admit(first)
     blob(site, BASE).unlink()
     blob(site, SECOND).unlink()
-    assert [sha256_of(SECOND)] == names(site.intake.missing(site.incoming, site.believe(), second))
-    site.intake.ask(site.believe(), [second], None)
+    assert [sha256_of(SECOND)] == names(site.ingest.missing_files(site.incoming, site.believe(), second))
+    site.ingest.request_downloads(site.believe(), [second], None)
     assert [second, sha256_of(SECOND)] == names(site.wants.blobs)
     blob(site, SECOND).write_bytes(SECOND)
     assert site.admit(second).signed
-    site.intake.ask(site.believe(), [], None)
+    site.ingest.request_downloads(site.believe(), [], None)
     assert () == site.wants.blobs
 
 
@@ -83,33 +83,33 @@ def test_the_manifest_is_wanted_first_and_then_what_it_names(site, first):
     whole = {path: path.read_bytes() for path in (site.incoming / "blobs").iterdir()}
     manifest = site.incoming / "blobs" / first
     manifest.unlink()
-    assert [first] == names(site.intake.missing(site.incoming, site.believe(), first))
-    site.intake.ask(site.believe(), [first], 5000)
+    assert [first] == names(site.ingest.missing_files(site.incoming, site.believe(), first))
+    site.ingest.request_downloads(site.believe(), [first], 5000)
     assert ((DownloadRequest(sha256=first, size_bytes=len(whole[manifest])),), 5000) == (
         site.wants.blobs,
         site.wants.bytes_per_second_max,
     )
     manifest.write_bytes(whole[manifest])
-    assert () == site.intake.missing(site.incoming, site.believe(), first)
-    site.intake.ask(site.believe(), [first], None)
+    assert () == site.ingest.missing_files(site.incoming, site.believe(), first)
+    site.ingest.request_downloads(site.believe(), [first], None)
     assert [first, sha256_of(BASE), sha256_of(FIRST)] == names(site.wants.blobs)
     assert 1 == site.wants.root_version
 
 
 def test_wants_are_written_only_when_they_change(site, first):
     """Also by another start; and anew when the file was spoilt or names what is not wanted any more."""
-    site.intake.ask(site.believe(), [first], None)
+    site.ingest.request_downloads(site.believe(), [first], None)
     written = site.config.wants.stat().st_ino
-    site.intake.ask(site.believe(), [first], None)
+    site.ingest.request_downloads(site.believe(), [first], None)
     site.again().believe()
-    site.intake.ask(site.believe(), [first], None)
+    site.ingest.request_downloads(site.believe(), [first], None)
     assert written == site.config.wants.stat().st_ino
     before = site.wants.blobs
-    site.intake.ask(None, [], None)  # nothing is believed: what is half here is not thrown away
+    site.ingest.request_downloads(None, [], None)  # nothing is believed: what is half here is not thrown away
     assert before == site.wants.blobs
     damage(site.config.wants, "truncated")
     site.again().believe()
-    site.intake.ask(site.believe(), [first], None)
+    site.ingest.request_downloads(site.believe(), [first], None)
     assert isinstance(site.wants, DownloadRequests)
     assert 0o640 == site.config.wants.stat().st_mode & 0o777
 
@@ -122,15 +122,15 @@ def test_a_damaged_file_is_missing_and_leaves_nothing(how, which, site, first):
     whole = path.read_bytes()
     damage(path, how)
     site.believe()
-    if site.intake.missing(site.incoming, site.believe(), first) == ():
+    if site.ingest.missing_files(site.incoming, site.believe(), first) == ():
         with pytest.raises(UpdateIncomplete, match="damaged"):
-            site.intake.admit(site.incoming, first)
-    assert [path.name] == names(site.intake.missing(site.incoming, site.believe(), first))
+            site.ingest.admit(site.incoming, first)
+    assert [path.name] == names(site.ingest.missing_files(site.incoming, site.believe(), first))
     with pytest.raises(UpdateIncomplete):
-        site.intake.admit(site.incoming, first)
+        site.ingest.admit(site.incoming, first)
     assert (set(), []) == (blob_names(site.config.state_dir), site.store.bundles())
     path.unlink(missing_ok=True)
-    assert [path.name] == names(site.intake.missing(site.incoming, site.believe(), first))
+    assert [path.name] == names(site.ingest.missing_files(site.incoming, site.believe(), first))
     path.write_bytes(whole)
     assert site.admit(first).signed
 
@@ -138,13 +138,13 @@ def test_a_damaged_file_is_missing_and_leaves_nothing(how, which, site, first):
 def test_a_mirror_that_brought_a_damaged_file_is_made_to_fetch_it_anew(site, first):
     """It deletes what is not wanted, and fetches what is: so the file is not wanted until it is gone."""
     damage(blob(site, BASE), "flipped")
-    site.intake.missing(site.incoming, site.believe(), first)
+    site.ingest.missing_files(site.incoming, site.believe(), first)
     with pytest.raises(UpdateIncomplete, match="damaged"):
-        site.intake.admit(site.incoming, first)
-    site.intake.ask(site.believe(), [first], None)
+        site.ingest.admit(site.incoming, first)
+    site.ingest.request_downloads(site.believe(), [first], None)
     assert [first, sha256_of(FIRST)] == names(site.wants.blobs)
     blob(site, BASE).unlink()
-    site.intake.ask(site.believe(), [first], None)
+    site.ingest.request_downloads(site.believe(), [first], None)
     assert [first, sha256_of(BASE), sha256_of(FIRST)] == names(site.wants.blobs)
 
 
@@ -156,9 +156,9 @@ def test_what_is_no_file_is_not_read(put, site, first):
     outside = site.incoming.parent / "outside"
     outside.write_bytes(BASE)
     {"link": lambda: path.symlink_to(outside), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[put]()
-    assert [path.name] == names(site.intake.missing(site.incoming, site.believe(), first))
+    assert [path.name] == names(site.ingest.missing_files(site.incoming, site.believe(), first))
     with pytest.raises(UpdateIncomplete):
-        site.intake.admit(site.incoming, first)
+        site.ingest.admit(site.incoming, first)
 
 
 def test_a_file_that_went_bad_in_the_store_is_replaced(site, first, second):
@@ -166,10 +166,10 @@ def test_a_file_that_went_bad_in_the_store_is_replaced(site, first, second):
     stored = site.store.paths(site.admit(first))["weights"]
     stored.write_bytes(b"x" * len(BASE))
     blob(site, BASE).unlink()
-    assert () == site.intake.missing(site.incoming, site.believe(), second)
+    assert () == site.ingest.missing_files(site.incoming, site.believe(), second)
     with pytest.raises(UpdateIncomplete, match=sha256_of(BASE)):
-        site.intake.admit(site.incoming, second)
-    assert [sha256_of(BASE)] == names(site.intake.missing(site.incoming, site.believe(), second))
+        site.ingest.admit(site.incoming, second)
+    assert [sha256_of(BASE)] == names(site.ingest.missing_files(site.incoming, site.believe(), second))
     blob(site, BASE).write_bytes(BASE)
     assert site.admit(second).signed
     assert BASE == stored.read_bytes()
@@ -180,10 +180,10 @@ def test_a_stick_is_only_read(centre, site, first, tmp_path):
     stick = Path(shutil.copytree(centre.folder, tmp_path / "stick"))
     damage(stick / "blobs" / sha256_of(BASE), "flipped")
     site.believe(stick)
-    assert () == site.intake.missing(stick, site.believe(stick), first)
+    assert () == site.ingest.missing_files(stick, site.believe(stick), first)
     before = sorted((path, path.stat().st_mtime_ns) for path in stick.rglob("*"))
     with pytest.raises(UpdateIncomplete, match="stick"):
-        site.intake.admit(stick, first)
+        site.ingest.admit(stick, first)
     assert before == sorted((path, path.stat().st_mtime_ns) for path in stick.rglob("*"))
 
 
@@ -202,10 +202,10 @@ def test_what_is_not_signed_any_more_is_not_admitted(centre, site, first, second
     centre.revoke(first)
     centre.revoke(second)
     site.bring(centre.folder)
-    assert () == site.intake.missing(site.incoming, site.believe(), second)
+    assert () == site.ingest.missing_files(site.incoming, site.believe(), second)
     for each in (first, second):
         with pytest.raises(UpdateUntrusted, match="not signed"):
-            site.intake.admit(site.incoming, each)
+            site.ingest.admit(site.incoming, each)
     assert [first] == [bundle.digest for bundle in site.store.bundles()]
 
 
@@ -213,9 +213,9 @@ def test_a_manifest_for_another_task_is_refused(site, first):
     """Whatever the target is called."""
     verified = site.believe()
     claimed = {first: SignedBundle("other", "1.0.0", verified.bundles[first].size_bytes)}
-    assert () == site.intake.missing(site.incoming, VerifiedRepository(verified.plan, claimed), first)
+    assert () == site.ingest.missing_files(site.incoming, VerifiedRepository(verified.plan, claimed), first)
     with pytest.raises(UpdateUntrusted, match="made for pos"):
-        site.intake.admit(site.incoming, first)
+        site.ingest.admit(site.incoming, first)
 
 
 def test_a_bundle_for_a_newer_agent_says_so_when_it_is_admitted(centre, site, tmp_path):
@@ -223,9 +223,9 @@ def test_a_bundle_for_a_newer_agent_says_so_when_it_is_admitted(centre, site, tm
     path = bundle(tmp_path / "3", "3.0.0", more={"requires": {"agent": "99.0.0"}}, weights=BASE)
     newest = centre.publish(path)
     site.bring(centre.folder)
-    assert () == site.intake.missing(site.incoming, site.believe(), newest)
+    assert () == site.ingest.missing_files(site.incoming, site.believe(), newest)
     with pytest.raises(RequirementUnmet):
-        site.intake.admit(site.incoming, newest)
+        site.ingest.admit(site.incoming, newest)
 
 
 @pytest.mark.parametrize(
@@ -238,18 +238,18 @@ def test_a_bundle_for_a_newer_agent_says_so_when_it_is_admitted(centre, site, tm
 def test_a_bundle_that_does_not_fit_leaves_nothing(limits, error, site, first):
     """Neither on the disk nor within the limit; the reserve stays free."""
     site.again(limits)
-    site.intake.missing(site.incoming, site.believe(), first)
+    site.ingest.missing_files(site.incoming, site.believe(), first)
     with pytest.raises(error):
-        site.intake.admit(site.incoming, first)
+        site.ingest.admit(site.incoming, first)
     assert set() == blob_names(site.config.state_dir)
 
 
 def test_a_copy_says_how_far_it_has_come(site, first, second):
     """Only what has to be copied counts."""
     seen: list[CopyProgress] = []
-    site.intake.told = seen.append
+    site.ingest.on_progress = seen.append
     site.admit(first)
     site.admit(second)
     assert CopyProgress("pos 1.0.0", len(BASE + FIRST), len(BASE + FIRST)) in seen
     assert CopyProgress("pos 2.0.0", len(SECOND), len(SECOND)) in seen
-    assert CopyProgress() == seen[-1] == site.intake.copied
+    assert CopyProgress() == seen[-1] == site.ingest.copied

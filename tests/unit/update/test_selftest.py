@@ -68,7 +68,7 @@ async def test_a_good_bundle_passes():
 
 async def test_a_bundle_without_golden_answers_has_only_to_load():
     """Inputs without answers are asked all the same: they must not crash."""
-    said = "it loads; it has no golden answers to be held against"
+    said = "it loads; it has no golden answers to compare with"
     assert (StepResult.PASSED, "", said) == await examined(Bundle(), of=exam(()))
     silent = Bundle()
     silent.error = EngineCrashed("it died")
@@ -200,7 +200,7 @@ async def test_an_answer_that_does_not_come_in_time_has_failed():
         (EngineCrashed("it died"), StepResult.FAILED),
         (StreamBroken("in the middle"), StepResult.FAILED),
         (InputTooLong("of its own golden file"), StepResult.FAILED),
-        (MemoryShort("elsewhere"), StepResult.HINDERED),
+        (MemoryShort("elsewhere"), StepResult.BLOCKED),
     ],
 )
 async def test_what_goes_wrong_is_an_outcome(error: EdgeAgentError, end: StepResult, after: int):

@@ -102,13 +102,13 @@ def test_a_hostile_mirror_stops_nothing_before_the_plan_expires(centre, site):
     damage(site.incoming / "metadata" / "timestamp.json", "flipped")
     assert 2 == site.again().believe().plan_version
     assert site.believe().problem is not None
-    site.intake.ask(site.believe(), [], None)
+    site.ingest.request_downloads(site.believe(), [], None)
     assert site.wants.again
     shutil.rmtree(site.incoming)
     assert isinstance(site.again().believe().problem, UpdateIncomplete)
     site.bring(centre.folder)
     assert site.believe().problem is None
-    site.intake.ask(site.believe(), [], None)
+    site.ingest.request_downloads(site.believe(), [], None)
     assert not site.wants.again
 
 
@@ -261,7 +261,7 @@ def test_an_old_stick_says_that_it_is_old(centre, site, tmp_path):
     site.believe()
     with pytest.raises(UpdateOutdated, match="older than what this site has seen") as refused:
         site.believe(stick)
-    assert "new stick" in refused.value.remedy
+    assert "new USB drive" in refused.value.remedy
     centre.rotate("online")
     site.bring(centre.folder)
     site.believe()

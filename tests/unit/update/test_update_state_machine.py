@@ -34,22 +34,22 @@ PASSED, FAILED = (
     StepOutcome(StepResult.PASSED, message="fine"),
     StepOutcome(StepResult.FAILED, "GOLDEN_DIFFERS", "it says otherwise"),
 )
-HINDERED = StepOutcome(StepResult.HINDERED, "DISK_FULL", "no room")
+HINDERED = StepOutcome(StepResult.BLOCKED, "DISK_FULL", "no room")
 
 
-def wish(verdict: Verdict = "WANTED", plan=PLAN) -> DesiredState:
+def desired(verdict: Verdict = "WANTED", plan=PLAN) -> DesiredState:
     """Return what the plan wants."""
     return DesiredState(verdict, plan, None if verdict == "HARDWARE_UNMET" else plan.offers[0])
 
 
 def facts(active: str = OLD, **changes) -> TaskFacts:
     """Return what there is to see: the candidate is installed and nothing is in the way."""
-    return TaskFacts(**{"active": active, "wish": wish(), "plan_version": 7, "installed": True, **changes})
+    return TaskFacts(**{"active": active, "desired": desired(), "plan_version": 7, "installed": True, **changes})
 
 
 def row(state: UpdateState, **changes) -> UpdateProgress:
     """Return a row on the way from OLD to NEW."""
-    begun, _ = update_state_machine.decide(TASK, None, facts(wish=wish("HALTED")), 0.0)
+    begun, _ = update_state_machine.decide(TASK, None, facts(desired=desired("HALTED")), 0.0)
     return replace(begun, state=state, **{"reason": "", "message": "", **changes})
 
 
@@ -62,7 +62,9 @@ def decided(before: UpdateProgress | None, seen: TaskFacts) -> tuple[UpdateState
 def test_it_begins_with_what_answers():
     """The first row knows the bundle before, and since when it stands."""
     begun, action = update_state_machine.decide(TASK, None, facts(), NOW)
-    expected = UpdateProgress(TASK, NEW, "2.0.0", update_state_machine.desired_state_id(wish()), 7, OLD, "testing", NOW)
+    expected = UpdateProgress(
+        TASK, NEW, "2.0.0", update_state_machine.desired_state_id(desired()), 7, OLD, "testing", NOW
+    )
     assert (expected, UpdateAction.TEST) == (begun, action)
 
 
@@ -72,14 +74,14 @@ def test_it_begins_with_what_answers():
     [
         (facts(installed=False, missing="2 files"), ("fetching", "", UpdateAction.NOTHING)),
         (facts(installed=False), ("staged", "", UpdateAction.ADMIT)),
-        (facts(installed=False, rested=False), ("staged", "", UpdateAction.NOTHING)),
-        (facts(rested=False), ("staged", "", UpdateAction.NOTHING)),
+        (facts(installed=False, may_retry=False), ("staged", "", UpdateAction.NOTHING)),
+        (facts(may_retry=False), ("staged", "", UpdateAction.NOTHING)),
         (facts(window_open=False), ("staged", "WINDOW_CLOSED", UpdateAction.NOTHING)),
         (facts(), ("testing", "", UpdateAction.TEST)),
-        (facts(wish=wish("HALTED")), ("waiting", "HALTED", UpdateAction.NOTHING)),
-        (facts(wish=wish("WAVE_LATER")), ("waiting", "WAVE_LATER", UpdateAction.NOTHING)),
-        (facts(wish=wish("NO_WAVE")), ("waiting", "NO_WAVE", UpdateAction.NOTHING)),
-        (facts(wish=wish("HARDWARE_UNMET")), ("waiting", "HARDWARE_UNMET", UpdateAction.NOTHING)),
+        (facts(desired=desired("HALTED")), ("waiting", "HALTED", UpdateAction.NOTHING)),
+        (facts(desired=desired("WAVE_LATER")), ("waiting", "WAVE_LATER", UpdateAction.NOTHING)),
+        (facts(desired=desired("NO_WAVE")), ("waiting", "NO_WAVE", UpdateAction.NOTHING)),
+        (facts(desired=desired("HARDWARE_UNMET")), ("waiting", "HARDWARE_UNMET", UpdateAction.NOTHING)),
         (facts(active=NEW), ("done", "BY_HAND", UpdateAction.NOTHING)),
         (facts(active=OTHER), ("held", "BY_HAND", UpdateAction.NOTHING)),
         (facts(active=""), ("held", "BY_HAND", UpdateAction.NOTHING)),
@@ -113,8 +115,8 @@ def test_a_step_that_was_put_down_counts_for_nothing(state: UpdateState):
 def test_what_is_settled_stays_while_the_plan_wants_the_same(state: UpdateState, verdict: Verdict):
     """Whatever else happens: a halt, a wave, a new plan with the same words of this task, no plan at all."""
     settled = row(state, reason="WHY")
-    for active, wanted in itertools.product((OLD, OTHER, ""), (wish(verdict), None)):
-        after, action = update_state_machine.decide(TASK, settled, facts(active, wish=wanted, plan_version=9), NOW)
+    for active, wanted in itertools.product((OLD, OTHER, ""), (desired(verdict), None)):
+        after, action = update_state_machine.decide(TASK, settled, facts(active, desired=wanted, plan_version=9), NOW)
         assert (settled.state, "WHY", UpdateAction.NOTHING) == (after.state, after.reason, action)
 
 
@@ -123,33 +125,35 @@ def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState
     """A person overrides what the site remembers."""
     assert ("done", "BY_HAND", UpdateAction.NOTHING) == decided(row(state), facts(NEW))
     after, _ = update_state_machine.decide(TASK, row(state), facts(NEW), NOW)
-    assert "somebody here let it answer, without a test" == after.message
+    assert "somebody activated it here, without a test" == after.message
 
 
 @pytest.mark.parametrize("state", ["probation", "done"])
-@pytest.mark.parametrize("wanted", [wish(), wish("HALTED"), None])
+@pytest.mark.parametrize("wanted", [desired(), desired("HALTED"), None])
 @pytest.mark.parametrize("active", [OLD, OTHER, ""])
 def test_going_back_by_hand_sticks(state: UpdateState, wanted: DesiredState | None, active: str):
     """So does installing another bundle, or removing the task: nothing comes back by itself."""
     before = row(state, watch="{}")
-    assert ("held", "BY_HAND", UpdateAction.NOTHING) == decided(before, facts(active, wish=wanted))
+    assert ("held", "BY_HAND", UpdateAction.NOTHING) == decided(before, facts(active, desired=wanted))
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_another_wish_begins_anew(state: UpdateState):
     """Another bundle, or the same one judged otherwise; what answers now is what it may go back to."""
     for plan in (task(OTHER, version="3.0.0"), task(probation=ProbationRules(calls=1))):
-        begun, action = update_state_machine.decide(TASK, row(state, attempts=3), facts(wish=wish(plan=plan)), NOW)
+        begun, action = update_state_machine.decide(
+            TASK, row(state, attempts=3), facts(desired=desired(plan=plan)), NOW
+        )
         assert (("testing", 0, OLD), UpdateAction.TEST) == ((begun.state, begun.attempts, begun.incumbent), action)
 
 
 def test_what_a_wave_or_a_window_says_is_no_other_wish():
     """Otherwise a site that is held would begin again whenever a wave grows."""
     same = task(waves=[("2026-11-02T08:00:00Z", 10)], window=SwitchWindow(start="01:00", end="02:00"), halted=True)
-    assert update_state_machine.desired_state_id(wish()) == update_state_machine.desired_state_id(wish(plan=same))
+    assert update_state_machine.desired_state_id(desired()) == update_state_machine.desired_state_id(desired(plan=same))
     offer = BundleOffer(bundle=NEW, version="2.0.0", requires=HardwareRequirements(memory_bytes_min=1))
-    assert update_state_machine.desired_state_id(wish()) != update_state_machine.desired_state_id(
-        wish(plan=task(offers=(offer,)))
+    assert update_state_machine.desired_state_id(desired()) != update_state_machine.desired_state_id(
+        desired(plan=task(offers=(offer,)))
     )
 
 
@@ -185,19 +189,23 @@ def test_what_a_switch_leads_to(outcome: StepOutcome, leads_to: tuple[UpdateStat
 def test_a_probation_goes_on_until_it_is_judged():
     """Without a verdict nothing changes; a good one ends it, a bad one leads back."""
     before = row("probation")
-    for wanted in (wish(), wish("HALTED"), None):
-        assert ("probation", "", UpdateAction.NOTHING) == decided(before, facts(NEW, wish=wanted))
-        assert ("done", "", UpdateAction.NOTHING) == decided(before, facts(NEW, wish=wanted, judged=PASSED))
-        bad = decided(before, facts(NEW, wish=wanted, judged=FAILED))
-        assert ("probation", "GOLDEN_DIFFERS", UpdateAction.BACK) == bad
+    for wanted in (desired(), desired("HALTED"), None):
+        assert ("probation", "", UpdateAction.NOTHING) == decided(before, facts(NEW, desired=wanted))
+        assert ("done", "", UpdateAction.NOTHING) == decided(
+            before, facts(NEW, desired=wanted, probation_outcome=PASSED)
+        )
+        bad = decided(before, facts(NEW, desired=wanted, probation_outcome=FAILED))
+        assert ("probation", "GOLDEN_DIFFERS", UpdateAction.ROLL_BACK) == bad
 
 
 def test_a_rollback_that_was_cut_off_goes_on():
     """The verdict was written first: it is not given again, and nothing that happens since revokes it."""
     condemned = row("probation", reason="ERRORS", message="5 of 20")
     for judged in (None, PASSED):
-        assert ("probation", "ERRORS", UpdateAction.BACK) == decided(condemned, facts(NEW, judged=judged))
-    assert ("probation", "ERRORS", UpdateAction.NOTHING) == decided(condemned, facts(NEW, rested=False))
+        assert ("probation", "ERRORS", UpdateAction.ROLL_BACK) == decided(
+            condemned, facts(NEW, probation_outcome=judged)
+        )
+    assert ("probation", "ERRORS", UpdateAction.NOTHING) == decided(condemned, facts(NEW, may_retry=False))
     back = update_state_machine.rolled_back(condemned, NOW)
     assert ("rolled_back", "ERRORS", "5 of 20") == (back.state, back.reason, back.message)
     stuck = update_state_machine.not_rolled_back(update_state_machine.not_rolled_back(condemned, HINDERED), HINDERED)
@@ -208,15 +216,15 @@ def test_a_rollback_that_was_cut_off_goes_on():
 def test_where_nothing_answered_before_there_is_no_way_back():
     """The bundle goes on, and what is wrong with it stands there."""
     alone = replace(row("probation"), incumbent="")
-    assert ("done", "GOLDEN_DIFFERS", UpdateAction.NOTHING) == decided(alone, facts(NEW, judged=FAILED))
+    assert ("done", "GOLDEN_DIFFERS", UpdateAction.NOTHING) == decided(alone, facts(NEW, probation_outcome=FAILED))
 
 
 def test_a_bundle_in_probation_is_judged_before_a_wish_that_is_not_due():
-    """A wish that comes later leaves what answers now under watch; one that is due takes its place."""
+    """A desired state that comes later leaves what answers now under watch; one that is due takes its place."""
     before, later = row("probation"), task(OTHER, version="3.0.0")
-    bad = decided(before, facts(NEW, wish=wish("WAVE_LATER", later), judged=FAILED))
-    assert ("probation", "GOLDEN_DIFFERS", UpdateAction.BACK) == bad
-    begun, _ = update_state_machine.decide(TASK, before, facts(NEW, wish=wish(plan=later)), NOW)
+    bad = decided(before, facts(NEW, desired=desired("WAVE_LATER", later), probation_outcome=FAILED))
+    assert ("probation", "GOLDEN_DIFFERS", UpdateAction.ROLL_BACK) == bad
+    begun, _ = update_state_machine.decide(TASK, before, facts(NEW, desired=desired(plan=later)), NOW)
     assert (OTHER, NEW) == (begun.candidate, begun.incumbent)
 
 
@@ -230,7 +238,7 @@ def test_what_answers_already_is_done():
 def test_without_a_plan_that_is_believed_nothing_moves(state: UpdateState):
     """What was on its way stays where it is, as it is."""
     before = row(state, reason="WHY")
-    assert (before, UpdateAction.NOTHING) == update_state_machine.decide(TASK, before, facts(wish=None), NOW)
+    assert (before, UpdateAction.NOTHING) == update_state_machine.decide(TASK, before, facts(desired=None), NOW)
 
 
 def test_pauses_double_up_to_half_an_hour():
@@ -246,10 +254,10 @@ def test_pauses_double_up_to_half_an_hour():
 @pytest.mark.parametrize(
     ("error", "end"),
     [
-        (DiskFull("no room"), StepResult.HINDERED),
-        (MemoryShort("no room"), StepResult.HINDERED),
-        (QueueFull("busy"), StepResult.HINDERED),
-        (RequirementUnmet("old agent"), StepResult.HINDERED),
+        (DiskFull("no room"), StepResult.BLOCKED),
+        (MemoryShort("no room"), StepResult.BLOCKED),
+        (QueueFull("busy"), StepResult.BLOCKED),
+        (RequirementUnmet("old agent"), StepResult.BLOCKED),
         (ModelLoadFailed("no model"), StepResult.FAILED),
         (BundleUnsigned("no"), StepResult.FAILED),
     ],
@@ -273,7 +281,7 @@ class World:
         """Go on as the updater does; `killed_at` counts the writes of the journal."""
         writes = itertools.count()
         row, action = update_state_machine.decide(
-            TASK, self.row, facts(self.active, wish=wish(plan=self.plan), **seen), NOW
+            TASK, self.row, facts(self.active, desired=desired(plan=self.plan), **seen), NOW
         )
         if next(writes) == killed_at:
             return
@@ -287,7 +295,7 @@ class World:
             if row.state == "switching" and next(writes) != killed_at:
                 self.row = update_state_machine.after_switch(row, outcomes[1], NOW)
                 self.active = row.candidate if self.row.state == "probation" else self.active
-        elif action is UpdateAction.BACK and next(writes) != killed_at:
+        elif action is UpdateAction.ROLL_BACK and next(writes) != killed_at:
             self.row, self.active = update_state_machine.rolled_back(row, NOW), row.incumbent
 
 
@@ -321,16 +329,16 @@ def test_any_order_of_events_leaves_a_row_that_agrees_with_what_answers(happened
             case ("plan", plan):
                 world.plan = plan
             case ("look", list(ends), int(killed), judged):
-                world.look(ends, killed_at=killed, judged=judged)
+                world.look(ends, killed_at=killed, probation_outcome=judged)
                 row = world.row
                 assert world.active == before or (row and world.active in (row.candidate, row.incumbent))
                 assert killed < 3 or agrees(world)
     for _ in range(6):  # with nothing in the way it settles, and then nothing moves any more
-        world.look([PASSED, PASSED], judged=PASSED)
+        world.look([PASSED, PASSED], probation_outcome=PASSED)
     settled = world.row
     assert settled is not None
     assert settled.state in ("done", "failed", "rolled_back", "held")
-    world.look([PASSED, PASSED], judged=PASSED)
+    world.look([PASSED, PASSED], probation_outcome=PASSED)
     assert (settled, True) == (world.row, agrees(world))
 
 

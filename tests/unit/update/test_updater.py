@@ -68,7 +68,7 @@ async def test_another_copy_waits_for_no_pause(site: UpdatingSite):
     await site.look()
     site.published.cannot_admit = None
     assert ("staged", "DISK_FULL") == ((await site.look()).state, site.row().reason)
-    await site.updater.look(site.tmp_path / "stick")
+    await site.updater.check(site.tmp_path / "stick")
     assert ("probation", "watched for 200 calls or 24 h, whichever comes first") == (
         site.row().state,
         site.row().message,
@@ -91,7 +91,7 @@ async def test_a_task_that_the_plan_does_not_name_is_left_alone(site: UpdatingSi
     await switched(site, probation=ProbationRules(calls=0))
     assert "done" == (await site.look()).state
     site.plan({}, 2)
-    await site.updater.look()
+    await site.updater.check()
     assert ({}, {}) == (site.updater.overview.rows, site.store.journal.rows())
 
 
@@ -180,7 +180,7 @@ async def test_a_bad_probation_rolls_back_by_itself(site: UpdatingSite):
     site.seen[new] = BundleActivity(calls=20, failures=5)
     await site.look()
     assert (("rolled_back", "ERRORS"), site.old) == (site.where(), site.active())  # type: ignore[attr-defined]
-    assert "it failed 5 of 20 calls; 5 % are allowed" == site.row().message
+    assert "it failed 5 of 20 calls; 5% are allowed" == site.row().message
     assert {} == site.activation.inventory.rollbacks
     await site.killed()
     assert ("rolled_back", site.old) == ((await site.look()).state, site.active())  # type: ignore[attr-defined]
@@ -232,7 +232,7 @@ async def test_an_operator_can_go_back_while_a_bundle_is_tested(site: UpdatingSi
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
     site.may_answer.clear()
-    looking = asyncio.create_task(site.updater.look())
+    looking = asyncio.create_task(site.updater.check())
     await site.tries.wait()
     assert site.old == (await site.activation.rollback(TASK)).digest != other  # type: ignore[attr-defined]
     site.may_answer.set()
@@ -247,7 +247,7 @@ async def test_a_self_test_that_hangs_has_failed(tmp_path: Path):
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
     site.may_answer.clear()
-    site.updater._examiner._seconds_max = 0.01
+    site.updater._tasks._selftests._seconds_max = 0.01
     await site.look()
     assert (("failed", "SELF_TEST_TOO_LONG"), old) == (site.where(), site.active())
     await site.stop()
@@ -276,7 +276,7 @@ async def test_a_kill_during_the_self_test_is_counted(site: UpdatingSite):
     for interruptions in (0, 1, 2):
         site.may_answer.clear()
         site.tries.clear()
-        looking = asyncio.create_task(site.updater.look())
+        looking = asyncio.create_task(site.updater.check())
         await site.tries.wait()
         assert ("testing", interruptions) == (site.row().state, site.row().interruptions)
         looking.cancel()
@@ -316,10 +316,10 @@ async def test_what_is_not_believed_begins_nothing_and_stops_nothing(site: Updat
     site.want(newer, "3.0.0", 2)
     site.published.problem = error
     site.seen[new] = BundleActivity(calls=200)
-    assert error is await site.updater.look()
+    assert error is await site.updater.check()
     assert ("done", error, (False, [])) == (site.row().state, site.updater.overview.problem, site.published.asked[-1])
     site.published.problem = None
-    assert None is await site.updater.look()
+    assert None is await site.updater.check()
     assert ("probation", newer, None) == (site.row().state, site.active(), site.updater.overview.problem)
 
 
@@ -327,7 +327,7 @@ async def test_a_new_task_arrives(site: UpdatingSite):
     """Without an incumbent: tested on its own, and kept even when its probation goes badly."""
     await site.activation.remove(TASK, "")
     site.plan({})
-    await site.updater.look()
+    await site.updater.check()
     new = await switched(site)
     site.seen[new] = BundleActivity(problem="it died")
     row = await site.look()
