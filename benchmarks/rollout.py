@@ -3,8 +3,8 @@
     python -m benchmarks.rollout [--json] [--draw docs/rollouts.png]
 
 Sites, networks and people are made up (benchmarks/fleet/sites.py says how). What decides is the shipped code: the
-site's `edge_agent.formats.plan`, and the centre's `convert.fleet.progress`, which recommends the halt. Sizes are
-those of a repository that the publisher made here. docs/rollouts.md explains the picture.
+site's `edge_agent.formats.plan`, and `convert.fleet.rollout_progress`, which recommends the halt. Sizes are those of
+a repository that the publisher made here. docs/rollouts.md explains the picture.
 """
 
 from __future__ import annotations

@@ -28,14 +28,14 @@ import yaml
 from benchmarks.bars import Bar, main
 from convert import training
 from convert.data import row_files
-from convert.dataset.formats import CollectedExample
 from convert.dataset.row_builder import RedactedExample, RowBuilder
+from convert.dataset.row_formats import CollectedExample
 from convert.dataset.surrogates import SurrogateSettings
 from convert.pipeline import recipe
-from convert.pipeline import task as tasks
+from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import CHECKPOINT, StageJob
-from convert.training import checkpoints
-from convert.training.encoder import EncoderTrainer, RowEncoder, classifier
+from convert.training import checkpoint_loading
+from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier
 from edge_agent.capture.redact.redaction_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.formats.manifest import Kind
@@ -197,7 +197,7 @@ def _trained(
 
 
 def _share_right(checkpoint: Path, made: recipe.Recipe) -> float:
-    task, tokenizer = tasks.of(made.path(made.task)), checkpoints.open_tokenizer(checkpoint)
+    task, tokenizer = tasks.of(made.path(made.task)), checkpoint_loading.open_tokenizer(checkpoint)
     rows = RowEncoder(tokenizer, task, 512).of(row_files.rows(made, "test"))
     learner = EncoderTrainer(classifier(str(checkpoint), task, "full"), tokenizer, (rows, rows), 0.0)
     return learner.validate().accuracy

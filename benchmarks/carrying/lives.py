@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
-from convert.fleet.sites import FILE_NAME, SiteRegistry
+from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.formats.segment import name_of
 from tests.support.hostile_uplink import World
 from tests.support.whole_way import Outcome, Way

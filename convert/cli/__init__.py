@@ -17,23 +17,20 @@ from convert.cli import (
     assess,
     collect,
     dataset,
+    enrolment,
     evaluate,
     fleet,
     init,
+    interruption,
     keys,
+    media,
     plan,
     publish,
     quantize,
-    renew,
-    revoke,
-    rotate,
     run,
     setup,
-    sign,
-    site_kit,
+    signing,
     sites,
-    stick,
-    stopping,
     synthesize,
     verify_repo,
 )
@@ -79,10 +76,10 @@ class _EdgeConvertGroup(PrintableGroup):
         except typer.Exit:
             raise
         except (KeyboardInterrupt, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not stopping.is_asked():
+            if isinstance(error, RuntimeError) and not interruption.is_asked():
                 raise
             report("stopped", "What was done stays done: the same command goes on from there.")
-            raise typer.Exit(stopping.INTERRUPTED) from None
+            raise typer.Exit(interruption.INTERRUPTED) from None
 
 
 app = typer.Typer(
@@ -130,17 +127,17 @@ app.command("collect")(collect.Command)
 app.command("dataset")(dataset.Command)
 app.command("fleet")(fleet.Command)
 app.add_typer(keys.app, name="keys")
-app.command("site-kit")(site_kit.Command)
+app.command("site-kit")(enrolment.Command)
 app.add_typer(sites.app, name="sites")
 _UPDATES_PANEL = "Signed updates"
 _UPDATES: dict[str, Callable[..., Any]] = {
     "publish": publish.Command,
-    "sign": sign.command,
-    "revoke": revoke.Command,
-    "renew": renew.Command,
-    "rotate": rotate.Command,
+    "sign": signing.sign,
+    "revoke": signing.RevokeCommand,
+    "renew": signing.RenewCommand,
+    "rotate": signing.RotateCommand,
     "verify-repo": verify_repo.Command,
-    "stick": stick.Command,
+    "stick": media.Command,
 }
 for _name, _updating in _UPDATES.items():
     app.command(_name, rich_help_panel=_UPDATES_PANEL)(_updating)
@@ -149,7 +146,7 @@ app.add_typer(plan.app, name="plan", rich_help_panel=_UPDATES_PANEL)
 
 def main() -> None:
     """Run the console script."""
-    stopping.listen()
+    interruption.listen()
     # The engine's log is the daemon's; here only what is wrong is of interest, and standard output holds the answer.
     structlog.configure(
         processors=[

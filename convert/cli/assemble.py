@@ -10,8 +10,8 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from convert.cli import run, screen
-from convert.package import assemble
+from convert.cli import progress_output, run
+from convert.package import bundle_assembly
 from convert.pipeline.recipe import RECIPE_NAME
 from edge_agent.cli.terminal import Terminal
 from edge_agent.errors import InvalidRequest
@@ -63,18 +63,18 @@ class Command:
             "tokenizer": self.tokenizer,
         }
         files = {role: path for role, path in given.items() if path is not None}
-        request = assemble.AssembleRequest(self.task, files, out, self.version or None, self.force)
+        request = bundle_assembly.AssembleRequest(self.task, files, out, self.version or None, self.force)
         with _hashing() as progress:
-            made = assemble.assemble(request, progress)
+            made = bundle_assembly.assemble(request, progress)
         manifest = made.manifest
-        screen.out().print(
+        progress_output.out().print(
             f"Made {made.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
             f" {len(manifest.artifacts)} files, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
         )
 
 
 @contextmanager
-def _hashing() -> Iterator[assemble.Progress]:
+def _hashing() -> Iterator[bundle_assembly.Progress]:
     """Yield a callback that draws a bar on a terminal, and nothing elsewhere."""
     columns = (TextColumn("hashing {task.description}"), BarColumn(), DownloadColumn())
     console = Terminal(stderr=True)

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from convert.cli import label_errors, scoped, screen
-from convert.cli.label_errors import Encoder, RankLabels
+from convert.cli import example_options, progress_output
+from convert.cli.example_options import Encoder, RankLabels
 from convert.pipeline import execution
-from convert.report.made import plural
+from convert.report.run_summary import plural
 from edge_agent.cli.terminal import EscapedTable, errors, write_exactly
 
 _PAIRS_SHOWN_MAX = 10
@@ -41,35 +41,35 @@ class Command:
     delta: Annotated[
         float, typer.Option(min=0.0001, max=0.9999, help="The chance that this is not kept after all.")
     ] = 0.1
-    version: scoped.Version = ""
-    site: scoped.Sites = None
-    since: scoped.Since = None
-    until: scoped.Until = None
+    version: example_options.Version = ""
+    site: example_options.Sites = None
+    since: example_options.Since = None
+    until: example_options.Until = None
     label_errors: RankLabels = True
     encoder: Encoder = None
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
-        assess = execution.load("convert.assess")  # needs the extra, which other commands do without
-        scope = scoped.scope_of(self.version, self.site, self.since, self.until)
+        assess = execution.load_module("convert.dataset.assessment")  # needs the extra, which other commands do without
+        scope = example_options.scope_of(self.version, self.site, self.since, self.until)
         found = assess.assess(self.collected, self.task, assess.Risk(self.target, self.delta), scope)
         labels = _ranked(self.collected, self.task, scope, self.encoder) if self.label_errors else None
         if self.as_json:
             ranked = labels.plain(LABEL_ERRORS_MAX) if labels else None
             write_exactly(json.dumps({**found.plain(), "label_errors": ranked}, ensure_ascii=False))
             return
-        _print(screen.out(), found, assess.MARKS, assess.READY_ROWS_MIN)
+        _print(progress_output.out(), found, assess.MARKS, assess.READY_ROWS_MIN)
         if labels:
-            label_errors.show(labels)
+            example_options.show(labels)
 
 
 def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any:
-    choice = execution.load("convert.dataset.select").DatasetSelection(
+    choice = execution.load_module("convert.dataset.selection").DatasetSelection(
         collected, task, "reviewed", shares={"all": 1.0}, scope=scope
     )
-    with screen.bar() as advance:
-        return execution.load("convert.dataset.label_review").rank(choice, encoder, advance)
+    with progress_output.bar() as advance:
+        return execution.load_module("convert.dataset.label_review").rank(choice, encoder, advance)
 
 
 def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -> None:
@@ -96,7 +96,7 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     if found.audit.answers:
         console.print(_audited(found))
     console.print(_verdict(found, rows_min))
-    for said in scoped.clocks(found.scope):
+    for said in example_options.clocks(found.scope):
         errors().print(Text.assemble(("warning: ", "yellow"), said))
 
 

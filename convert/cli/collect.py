@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from convert.cli import screen
+from convert.cli import progress_output
 from convert.cli.keys import asking
 from convert.collect.sources import SegmentSource, open_source
 from convert.dataset.label_studio import EXPORT_BYTES_MAX, feedback_of
 from convert.pipeline import execution
 from convert.pipeline.stage import Progress as Advance
-from convert.publish import centre_keys
-from convert.report.made import plural
+from convert.publish import central_keys
+from convert.report.run_summary import plural
 from edge_agent.cli.terminal import Terminal, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.enrolment_file import verification_code
@@ -72,11 +72,11 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        run = execution.load("convert.collect.run")  # needs the extra, which other commands do without
+        run = execution.load_module("convert.collect.collection")  # needs the extra, which other commands do without
         sources, reviews = self._sources(), self._reviews()
         if not sources and not reviews:
             raise InvalidRequest("nothing to collect from", remedy="Name a folder, a store, or --label-studio FILE.")
-        unlocked = centre_keys.unlock(self.keys, asking(self.passphrase_file))
+        unlocked = central_keys.unlock(self.keys, asking(self.passphrase_file))
         with _drawn() as progress:
             request = run.CollectRequest(
                 sources,
@@ -127,7 +127,7 @@ def _option(written: str) -> tuple[str, str]:
 
 
 def _print(report: Any) -> None:
-    console = screen.out()
+    console = progress_output.out()
     console.print(
         f"{plural(report.segments_taken, 'new segment')} with {plural(report.records_taken, 'record')};"
         f" {plural(report.segments_held, 'segment')} of {plural(report.sites, 'site')} in all;"

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from convert.cli import label_errors, scoped, screen
-from convert.cli.label_errors import Encoder, RankLabels
-from convert.dataset import formats
+from convert.cli import example_options, progress_output
+from convert.cli.example_options import Encoder, RankLabels
+from convert.dataset import row_formats
 from convert.pipeline import execution
-from convert.report.made import plural
+from convert.report.run_summary import plural
 from edge_agent.cli.terminal import errors, say
 from edge_agent.errors import InvalidRequest
 
-Form = Enum("Form", {form: form for form in (*formats.FORMATS, "label-studio")})  # type: ignore[misc]
+Form = Enum("Form", {form: form for form in (*row_formats.FORMATS, "label-studio")})  # type: ignore[misc]
 Answers = Enum("Answers", {"reviewed": "reviewed", "sure": "sure", "opinions": "opinions"})
 SplitBy = Enum("SplitBy", {"time": "time", "site": "site"})
 LABEL_ERRORS_MAX = 500
@@ -64,10 +64,10 @@ class Command:
     task: Annotated[str, typer.Option(metavar="NAME", help="The task.")]
     form: Annotated[Form, typer.Option("--format", help="docs/training-data.md shows each.")]
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder to make.")]
-    version: scoped.Version = ""
-    site: scoped.Sites = None
-    since: scoped.Since = None
-    until: scoped.Until = None
+    version: example_options.Version = ""
+    site: example_options.Sites = None
+    since: example_options.Since = None
+    until: example_options.Until = None
     answers: Annotated[
         Answers,
         typer.Option(
@@ -111,16 +111,18 @@ class Command:
         if self.which.value == "label-errors":
             self._ask_about_labels()
             return
-        review = execution.load("convert.dataset.review")  # needs the extra, which other commands do without
+        review = execution.load_module(
+            "convert.dataset.review_folder"
+        )  # needs the extra, which other commands do without
         asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
 
     def _ask_about_labels(self) -> None:
-        choice = execution.load("convert.dataset.select").DatasetSelection(
+        choice = execution.load_module("convert.dataset.selection").DatasetSelection(
             self.collected, self.task, self.answers.value, scope=self._scope()
         )
-        review = execution.load("convert.dataset.label_review")
+        review = execution.load_module("convert.dataset.label_review")
         count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
         say(
             f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; paste"
@@ -128,7 +130,7 @@ class Command:
         )
 
     def _write(self) -> None:
-        write = execution.load("convert.dataset.write")  # likewise
+        write = execution.load_module("convert.dataset.dataset_files")  # likewise
         purpose = write.purpose_of(self.form.value, self.answers.value)
         shares = _shares(self.shares)
         scope = self._scope()
@@ -143,7 +145,7 @@ class Command:
             say(line)
         for said in (*_sources(written.label_sources), *_bundles(written)):
             say(said)
-        clocks, unknown = scoped.clocks(written.scope), _unknown_types(written.surrogates)
+        clocks, unknown = example_options.clocks(written.scope), _unknown_types(written.surrogates)
         for said in (*clocks, *unknown, *_audit(written.audit, written.sites)):
             _warn(said)
         if self.label_errors:
@@ -155,7 +157,7 @@ class Command:
             )
 
     def _scope(self) -> Any:
-        return scoped.scope_of(self.version, self.site, self.since, self.until)
+        return example_options.scope_of(self.version, self.site, self.since, self.until)
 
 
 def _warn(said: str) -> None:
@@ -183,15 +185,16 @@ def _bundles(written: Any) -> Iterator[str]:
     if len(found.bundles) < 2:
         return
     if found.judged_by_default or not found.passed_over:
-        yield f"answered by {len(found.bundles)} versions: {scoped.counted(found.bundles)}; --version takes one"
+        counted = example_options.counted(found.bundles)
+        yield f"answered by {len(found.bundles)} versions: {counted}; --version selects one"
     if written.purpose == "sure" and found.judged_by_default:
-        newest = scoped.counted(found.judged)
+        newest = example_options.counted(found.judged)
         yield f"of answers that nobody reviewed only those of the newest, {newest}, are taken; --version all takes more"
 
 
 def _ranked(choice: Any, encoder: Path | None) -> Any:
-    review = execution.load("convert.dataset.label_review")
-    with screen.bar() as advance:
+    review = execution.load_module("convert.dataset.label_review")
+    with progress_output.bar() as advance:
         return review.rank(choice, encoder, advance)
 
 
@@ -199,9 +202,9 @@ def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
     """Write label-errors.json beside the splits, and show the first rows."""
     found = _ranked(choice, encoder)
     if found is not None:
-        review = execution.load("convert.dataset.label_review")
+        review = execution.load_module("convert.dataset.label_review")
         review.write_report(found, out / review.REPORT_NAME, LABEL_ERRORS_MAX)
-        label_errors.show(found)
+        example_options.show(found)
 
 
 def _left_out(counts: dict[str, int]) -> str:

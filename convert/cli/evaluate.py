@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from convert.cli import run, screen
+from convert.cli import progress_output, run
 from convert.data import row_files
 from convert.pipeline import execution
 from convert.pipeline.recipe import DataFormat
-from convert.report import text
+from convert.report import markdown
 from edge_agent.cli.terminal import errors, write_exactly
 from edge_agent.formats.manifest import Kind
 
@@ -39,11 +39,11 @@ def evaluate(
     if rows is None:
         run.bring(what, "evaluate", again, work)
         return
-    measuring = execution.load("convert.evaluate")
-    bundle = execution.load("convert.evaluate.bundle").opened(what)
-    with screen.bar() as advance:
+    measuring = execution.load_module("convert.evaluate")
+    bundle = execution.load_module("convert.evaluate.bundle_folder").open_bundle(what)
+    with progress_output.bar() as advance:
         report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task.kind, format_), advance)
-    _show(text.measured(bundle.name, report), report, as_json)
+    _show(markdown.measured(bundle.name, report), report, as_json)
 
 
 def compare(
@@ -57,11 +57,11 @@ def compare(
 
     Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
     """
-    measuring = execution.load("convert.evaluate")
-    kind = execution.load("convert.evaluate.bundle").opened(first).manifest.task.kind
-    with screen.bar() as advance:
+    measuring = execution.load_module("convert.evaluate")
+    kind = execution.load_module("convert.evaluate.bundle_folder").open_bundle(first).manifest.task.kind
+    with progress_output.bar() as advance:
         report = measuring.compare(first, second, _read(rows, kind, format_), advance)
-    _show(text.compared(report), report, as_json)
+    _show(markdown.compared(report), report, as_json)
 
 
 def _read(path: Path, kind: Kind, format_: DataFormat | None) -> list[row_files.DataRow]:
@@ -78,4 +78,4 @@ def _show(markdown: str, report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         write_exactly(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False))
     else:
-        screen.show(markdown)
+        progress_output.show(markdown)

@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convert.cli import screen
+from convert.cli import progress_output
 from convert.cli.collect import store_options
 from convert.collect.sources import open_source
-from convert.fleet import progress, statuses
-from convert.fleet.progress import FailureReason, FleetReport, SiteAlarm, TaskProgress
-from convert.fleet.sites import FILE_NAME, SiteRegistry
-from convert.fleet.standing import Stand
+from convert.fleet import rollout_progress, site_statuses
+from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, Stand, TaskProgress
+from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.cli.terminal import EscapedTable, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, parse
@@ -66,9 +65,9 @@ class Command:
         options, sites = store_options(self.store_option), self._registry()
         sources = [open_source(written, options) for written in self.sources]
         plan = _read_plan(self.plan)
-        with screen.bar() as advance:
-            heard = statuses.read(sources, sites, advance)
-        report = progress.report(
+        with progress_output.bar() as advance:
+            heard = site_statuses.read(sources, sites, advance)
+        report = rollout_progress.report(
             plan,
             heard,
             time.time(),
@@ -78,7 +77,7 @@ class Command:
         if self.as_json:
             write_exactly(json.dumps(report.plain(), ensure_ascii=False))
         else:
-            _print(screen.out(), report, proven=sites is not None)
+            _print(progress_output.out(), report, proven=sites is not None)
         if report.halts:
             raise typer.Exit(_HALT)
 

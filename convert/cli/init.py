@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from convert import scaffold
-from convert.cli import screen
+from convert.cli import progress_output
 from convert.pipeline.recipe import RECIPE_NAME
-from convert.pipeline.task import TASK_NAME
+from convert.pipeline.task_file import TASK_NAME
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, RuntimeName
 
@@ -37,7 +37,7 @@ def run(
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     advice = scaffold.advise(kind)
-    console = screen.out()
+    console = progress_output.out()
     console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {scaffold.runtime_of(wanted)}.")
     console.print(f"Recommended is {'an encoder' if advice.runtime == 'onnx' else 'a decoder'}. {advice.because}")
     console.print(f"Next: name the model and the data there, then 'edge-convert run {folder / RECIPE_NAME}'.")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from convert.cli.screen import out
-from convert.publish import centre_keys, ceremony, keyring, layout
+from convert.cli.progress_output import out
+from convert.publish import central_keys, initial_keys, keyring, layout
 from edge_agent.cli.terminal import EscapedTable, say
 from edge_agent.errors import InvalidRequest
 
@@ -37,7 +37,7 @@ def create(
     Example: [bold]edge-convert keys create centre-keys --passphrase[/bold]
     """
     chosen = _new_passphrase(passphrase_file, passphrase)
-    _print(centre_keys.create(folder, chosen))
+    _print(central_keys.create(folder, chosen))
 
 
 @app.command()
@@ -56,7 +56,7 @@ def signing(
     Example: [bold]edge-convert keys signing signing-keys --passphrase[/bold]
     """
     chosen = _new_passphrase(passphrase_file, passphrase)
-    ceremony.create(folder, time.time(), _quorum(root), _quorum(targets), chosen)
+    initial_keys.create(folder, time.time(), _quorum(root), _quorum(targets), chosen)
     _print_signing(folder)
 
 
@@ -87,7 +87,7 @@ class SigningKeyCommand:
         if bool(self.uri) != (self.public is not None):
             raise InvalidRequest("--uri and --public go together", remedy="Name both, or neither to make a key here.")
         chosen = _new_passphrase(self.passphrase_file, self.passphrase)
-        centre_keys.check_passphrase(chosen)
+        central_keys.check_passphrase(chosen)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if chosen:
             keyring.lock(self.folder, chosen)
@@ -108,8 +108,8 @@ def show(folder: Folder) -> None:
     signs = folder.is_dir() and next(keyring.read_folder(folder), None) is not None
     if signs:
         _print_signing(folder)
-    if not signs or (folder / centre_keys.RECIPIENT).is_file():
-        _print(centre_keys.public(folder))
+    if not signs or (folder / central_keys.RECIPIENT).is_file():
+        _print(central_keys.public(folder))
 
 
 @app.command()
@@ -118,13 +118,13 @@ def rotate(folder: Folder, passphrase_file: PassphraseFile = None) -> None:
 
     Give the new recipient to the sites afterwards.
     """
-    _print(centre_keys.rotate(folder, asking(passphrase_file)))
+    _print(central_keys.rotate(folder, asking(passphrase_file)))
 
 
-def asking(passphrase_file: Path | None) -> centre_keys.Ask:
+def asking(passphrase_file: Path | None) -> central_keys.Ask:
     """Return how to get at the passphrase: from the file, or else from the person at the terminal."""
     if passphrase_file is not None:
-        return lambda: centre_keys.read_passphrase(passphrase_file)
+        return lambda: central_keys.read_passphrase(passphrase_file)
     return _ask
 
 
@@ -138,18 +138,18 @@ def _ask() -> str:
 
 def _new_passphrase(passphrase_file: Path | None, ask: bool) -> str:
     if passphrase_file is not None:
-        return centre_keys.read_passphrase(passphrase_file)
+        return central_keys.read_passphrase(passphrase_file)
     if not ask:
         return ""
     typed: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
     return typed
 
 
-def _quorum(written: str) -> ceremony.RoleQuorum:
+def _quorum(written: str) -> initial_keys.RoleQuorum:
     threshold, of, count = written.partition("of")
     if not (of and threshold.isdecimal() and count.isdecimal()):
         raise InvalidRequest(f"'{written}' is no number of keys", remedy="Write MofN, such as 2of3.")
-    return ceremony.RoleQuorum(int(count), int(threshold))
+    return initial_keys.RoleQuorum(int(count), int(threshold))
 
 
 def _print_signing(folder: Path) -> None:
@@ -177,5 +177,5 @@ def _private(named: keyring.PublicKeyFile) -> str:
     return named.uri or "not here"
 
 
-def _print(public: centre_keys.CentralPublicKeys) -> None:
+def _print(public: central_keys.CentralPublicKeys) -> None:
     say(f"site:\n  recipients: [{public.recipient}]\n  receipt_keys: [{public.receipts}]")

@@ -8,11 +8,11 @@ import click
 import typer
 from rich.text import Text
 
-from convert.cli import repository, screen
-from convert.cli.repository import RepositoryCommand, Stage, Yes
-from convert.publish import plan_text, plans, reading
+from convert.cli import progress_output, repository_options
+from convert.cli.repository_options import RepositoryCommand, Stage, Yes
+from convert.publish import plan_rules, plan_text, repository_reader
 from convert.publish.publisher import Publisher
-from convert.publish.reading import RepositoryState
+from convert.publish.repository_reader import RepositoryState
 from edge_agent.cli.terminal import report, say, write_exactly
 from edge_agent.errors import InvalidRequest, PlanInvalid
 from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, encode
@@ -62,7 +62,7 @@ class ShowPlan(RepositoryCommand):
         else:
             say(f"# plan {held.plan.version} of {held.plan.issued_at}; signed bundles:\n{_bundles(held)}")
             say(plan_text.write(held.plan).rstrip("\n") or "# The plan is empty: every site keeps what it has.")
-        repository.show_expiry(held, err=True)
+        repository_options.show_expiry(held, err=True)
 
 
 @dataclass(kw_only=True)
@@ -101,11 +101,11 @@ class DiffPlan(RepositoryCommand):
         held = publisher.held()
         old = held.plan if self.file else _before(publisher, held)
         new = _from_file(self.file, held) if self.file else held.plan
-        plans.require_signed(new, held.bundles())
-        if plans.same_plan(old, new):
+        plan_rules.require_signed(new, held.bundles())
+        if plan_rules.same_plan(old, new):
             say("no difference")
         _show(old, new)
-        repository.show_expiry(held, err=True)
+        repository_options.show_expiry(held, err=True)
 
 
 @dataclass(kw_only=True)
@@ -128,8 +128,8 @@ class HaltRollout(RepositoryCommand):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher(self.stage)
-        order = plans.HaltOrder(self.task, self.channel, self.site, self.resume)
-        _publish(publisher, plans.halt(publisher.held().plan, order), True, self.stage)
+        order = plan_rules.HaltOrder(self.task, self.channel, self.site, self.resume)
+        _publish(publisher, plan_rules.halt(publisher.held().plan, order), True, self.stage)
 
 
 for _name, _command in {"show": ShowPlan, "edit": EditPlan, "diff": DiffPlan, "halt": HaltRollout}.items():
@@ -137,7 +137,7 @@ for _name, _command in {"show": ShowPlan, "edit": EditPlan, "diff": DiffPlan, "h
 
 
 def _before(publisher: Publisher, held: RepositoryState) -> RolloutPlan:
-    before = reading.previous_plan(publisher.place, held)
+    before = repository_reader.previous_plan(publisher.place, held)
     if before is None:
         raise InvalidRequest("there is no earlier plan to compare with", remedy="Name a --file.")
     return before
@@ -145,21 +145,21 @@ def _before(publisher: Publisher, held: RepositoryState) -> RolloutPlan:
 
 def _publish(publisher: Publisher, plan: RolloutPlan, yes: bool, stage: Path | None) -> None:
     held = publisher.held()
-    plans.require_signed(plan, held.bundles())
+    plan_rules.require_signed(plan, held.bundles())
     said = "Nothing was changed: the plan in force says the same."
-    if not plans.same_plan(plan, held.plan):
+    if not plan_rules.same_plan(plan, held.plan):
         _show(held.plan, plan)
-        repository.confirm("Publish this plan?", yes)
+        repository_options.confirm("Publish this plan?", yes)
         said = f"plan {publisher.set_plan(plan).version} is published"
-    repository.finish(publisher, said, stage)
+    repository_options.finish(publisher, said, stage)
 
 
 def _show(old: RolloutPlan, new: RolloutPlan) -> None:
-    console = screen.out()
+    console = progress_output.out()
     for line in plan_text.differences(old, new):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         console.print(Text(line, style))
-    for line in plans.consequences(old, new):
+    for line in plan_rules.consequences(old, new):
         console.print(Text.assemble(("means: ", "bold"), line))
 
 
@@ -182,7 +182,7 @@ def _from_editor(held: RepositoryState) -> RolloutPlan:
             return held.plan
         try:
             plan = plan_text.read(edited, held.bundles())
-            plans.require_signed(plan, held.bundles())
+            plan_rules.require_signed(plan, held.bundles())
         except PlanInvalid as error:
             report(error.message, error.remedy)
             if not typer.confirm("Edit it again?", default=True, err=True):

@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from convert.cli import repository, screen
-from convert.cli.repository import RepositoryCommand, Stage
+from convert.cli import progress_output, repository_options
+from convert.cli.repository_options import RepositoryCommand, Stage
 from convert.data import row_files
 from convert.pipeline import execution
-from convert.publish import bundles, staged
+from convert.publish import publishable_bundle, staged_change
 from convert.publish.keyring import ANCHOR
 from convert.publish.publisher import PublishedBundle, Publisher, UploadedBundle
-from convert.publish.reading import BundleTarget, newest
-from convert.report import text
+from convert.publish.repository_reader import BundleTarget, newest
+from convert.report import markdown
 from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formatting import format_bytes
 
@@ -63,10 +63,10 @@ class Command(RepositoryCommand):
             self._publish_staged(publisher, self.staged)
         for path in self.bundles or ():
             self._publish(publisher, path)
-        repository.finish(publisher, "", self.stage)
+        repository_options.finish(publisher, "", self.stage)
 
     def _publish(self, publisher: Publisher, path: Path) -> None:
-        with screen.bar() as advance:
+        with progress_output.bar() as advance:
             uploaded = publisher.upload(path, advance)
         if self.compare_on:
             self._compare(publisher, uploaded, self.compare_on)
@@ -81,14 +81,14 @@ class Command(RepositoryCommand):
         if before is None:
             _say(f"No other version of {uploaded.signed.task} is signed: there is nothing to compare with.")
             return
-        measuring = execution.load("convert.evaluate")
-        with tempfile.TemporaryDirectory() as made, screen.bar() as advance:
+        measuring = execution.load_module("convert.evaluate")
+        with tempfile.TemporaryDirectory() as made, progress_output.bar() as advance:
             first, second = Path(made, "before"), Path(made, "new")
-            kind = bundles.fetch(publisher.place, before.digest, first).manifest.task.kind
-            bundles.fetch(publisher.place, uploaded.signed.digest, second)
+            kind = publishable_bundle.fetch(publisher.place, before.digest, first).manifest.task.kind
+            publishable_bundle.fetch(publisher.place, uploaded.signed.digest, second)
             report = measuring.compare(first, second, row_files.read_for(rows, kind), advance)
-        screen.show(text.compared(report))
-        worse = [text.FIGURES[name] for name in report.get("worse", ())]
+        progress_output.show(markdown.compared(report))
+        worse = [markdown.FIGURES[name] for name in report.get("worse", ())]
         if worse and not self.accept_worse:
             raise ModelFailed(
                 f"{uploaded.signed.name} is worse than {before.name}: {', '.join(worse)}; it was not signed",
@@ -106,7 +106,7 @@ class Command(RepositoryCommand):
         return next(str(path) for folder in publisher.keys.folders if (path := folder / ANCHOR).is_file())
 
     def _publish_staged(self, publisher: Publisher, folder: Path) -> None:
-        change = staged.publish(publisher, folder)
+        change = staged_change.publish(publisher, folder)
         for line in change.described(publisher.keys) if change else ():
             _say(line)
         _say("Published." if change else f"What was staged in {folder} is published already; nothing was changed.")
@@ -131,4 +131,4 @@ def _sentence(published: PublishedBundle) -> str:
 
 
 def _say(said: str) -> None:
-    screen.out().print(Text(said))
+    progress_output.out().print(Text(said))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from convert.cli import run, screen
+from convert.cli import progress_output, run
 from convert.pipeline import execution
 from edge_agent.errors import InvalidRequest
 
@@ -45,10 +45,10 @@ class Command:
 
 
 def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
-    gguf = execution.load("convert.quantize.gguf_files")
+    gguf = execution.load_module("convert.quantize.gguf_files")
     made = gguf.quantize(gguf.QuantizeRequest(source, out, type_, requantize=requantize))
     held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
     said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits a"
-    screen.out().print(f"{said} weight; tensors: {held}")
+    progress_output.out().print(f"{said} weight; tensors: {held}")
     for line in made.fallbacks:
-        screen.out().print(f"not as asked: {line}")
+        progress_output.out().print(f"not as asked: {line}")

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from convert.cli import screen
+from convert.cli import progress_output
 from convert.pipeline import execution, recipe
 from convert.pipeline.workspace import StageRecord
-from convert.report.made import TEXT_NAME, duration, plural
-from convert.report.text import headline
+from convert.report.markdown import headline
+from convert.report.run_summary import TEXT_NAME, duration, plural
 from edge_agent.formatting import format_bytes
 
 RecipeArgument = Annotated[
@@ -67,13 +67,13 @@ def bring(where: Path, until: str, again: bool, work: Path | None = None, *, aut
         written = written.model_copy(update={"quantize": written.quantize.model_copy(update={"types": ()})})
     if work is not None:
         written = written.model_copy(update={"work": str(work.absolute())})
-    with screen.stages() as shown:
+    with progress_output.stages() as shown:
         records = execution.run(written, until, again=again, screen=shown)
     for record in records:
         if record.stage == "evaluate":
-            screen.out().print(" ".join(headline(record.report)))
+            progress_output.out().print(" ".join(headline(record.report)))
     folder = execution.work_folder(written)
-    screen.out().print(f"{_total(records)} {folder / TEXT_NAME} says what came of it.")
+    progress_output.out().print(f"{_total(records)} {folder / TEXT_NAME} says what came of it.")
 
 
 def _total(records: list[StageRecord]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from convert.cli import screen
+from convert.cli import progress_output
 from convert.pipeline import execution
 
 
@@ -29,6 +29,6 @@ def run(
     Only for runtime llama, and about a minute. A checkout of llama.cpp does as well: 'llama_cpp' under 'export' in the
     recipe.
     """
-    with screen.bar() as progress:
-        made = execution.load("convert.export.converter").setup(cache, archive, progress)
-    screen.out().print(f"llama.cpp's converter is in {made}.")
+    with progress_output.bar() as progress:
+        made = execution.load_module("convert.export.llama_converter").setup(cache, archive, progress)
+    progress_output.out().print(f"llama.cpp's converter is in {made}.")

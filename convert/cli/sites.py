@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from convert.cli import screen
-from convert.fleet.sites import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
+from convert.cli import progress_output
+from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats.enrolment_file import CODE_DIGITS, normalize_code, verification_code
@@ -100,7 +100,9 @@ def list_(
         rows += _rows(site, centre.sites.entry(site), waiting.get(site, {}))
     _print(rows)
     if waiting:
-        screen.out().print("Have the site read out its code ('edge-agent identity'), and accept the key that has it.")
+        progress_output.out().print(
+            "Have the site read out its code ('edge-agent identity'), and accept the key that has it."
+        )
 
 
 def _print_json(centre: _CentralRecords) -> None:
@@ -219,7 +221,7 @@ def _print(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        screen.out().print(Text(line.rstrip()))
+        progress_output.out().print(Text(line.rstrip()))
 
 
 def _state(entry: SiteEntry, waiting: Collection[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from convert.cli import screen
+from convert.cli import progress_output
 from convert.data import row_files
 from convert.pipeline import execution, recipe
 from edge_agent.errors import InvalidRequest
@@ -40,8 +40,10 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        making = execution.load("convert.data.synthesize")
-        endpoint = execution.load("convert.data.synthesize.endpoint").ChatEndpoint(self.base_url, self.key, self.model)
+        making = execution.load_module("convert.data.synthesis")
+        endpoint = execution.load_module("convert.data.synthesis.chat_endpoint").ChatEndpoint(
+            self.base_url, self.key, self.model
+        )
         if self.out.suffix != ".jsonl":
             said = f"--out {self.out}: rows are written as JSONL"
             raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")
@@ -51,10 +53,10 @@ class Command:
             self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there)
         )
         done = 0
-        with screen.bar() as advance, self.out.open("a", encoding="utf-8") as file:
+        with progress_output.bar() as advance, self.out.open("a", encoding="utf-8") as file:
             for found in making.synthesize(written, wanted, self.model, endpoint.ask, advance):
                 file.writelines(map(making.line, found.rows[done:]))
                 file.flush()  # what was paid for is kept, whatever happens next
                 done = len(found.rows)
         for line in making.summary(found, wanted, str(self.out)):
-            screen.out().print(line)
+            progress_output.out().print(line)

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from convert.cli import repository, screen
+from convert.cli import progress_output, repository_options
 from convert.cli.collect import store_options
-from convert.cli.repository import StoreOption
-from convert.publish import check, stick
-from convert.publish.check import CheckScope
-from convert.publish.places import open_place
-from convert.publish.reading import RepositoryState
+from convert.cli.repository_options import StoreOption
+from convert.publish import media_writer, repository_check
+from convert.publish.repository_check import CheckScope
+from convert.publish.repository_reader import RepositoryState
+from convert.publish.repository_storage import open_place
 from edge_agent.cli.terminal import write_exactly
 from edge_agent.formatting import format_bytes
 
@@ -49,8 +49,8 @@ class Command:
         """Run the command."""
         place = open_place(self.place, store_options(self.store_option))
         scope = CheckScope(deep=not self.quick, only=self._wanted if self.stick else None)
-        with screen.bar() as advance:
-            found = check.check(place, self.root.read_bytes(), time.time(), scope, advance)
+        with progress_output.bar() as advance:
+            found = repository_check.check(place, self.root.read_bytes(), time.time(), scope, advance)
         if self.as_json:
             write_exactly(json.dumps(found.plain(), ensure_ascii=False))
         else:
@@ -59,11 +59,11 @@ class Command:
             raise typer.Exit(_FAILED)
 
     def _wanted(self, held: RepositoryState) -> Collection[str]:
-        return stick.wanted(held.plan, self.site or [], self.channel)
+        return media_writer.wanted(held.plan, self.site or [], self.channel)
 
 
-def _print(found: check.RepositoryFindings) -> None:
-    console = screen.out()
+def _print(found: repository_check.RepositoryFindings) -> None:
+    console = progress_output.out()
     if found.held:
         held = found.held
         console.print(
@@ -77,4 +77,4 @@ def _print(found: check.RepositoryFindings) -> None:
     if not found.problems:
         console.print("nothing is wrong")
     if found.held:
-        repository.show_expiry(found.held)
+        repository_options.show_expiry(found.held)

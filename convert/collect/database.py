@@ -10,8 +10,8 @@ from pathlib import Path
 
 import duckdb
 
-from convert.collect import answers, raw
-from convert.collect.rows import LATER_COLUMNS, SCHEMA
+from convert.collect import answer_columns, record_files
+from convert.collect.record_columns import LATER_COLUMNS, SCHEMA
 
 MEMORY_BYTES_DEFAULT = 1024**3
 MEMORY_BYTES_MIN = 256 * 1024**2
@@ -34,11 +34,11 @@ def opened(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duckdb.Duck
         "autoload_known_extensions": False,
     }
     with duckdb.connect(config=config) as connection:
-        files = [str(path) for path in raw.files(folder)]
+        files = [str(path) for path in record_files.files(folder)]
         if files:
             given = connection.read_parquet(files, filename=True, file_row_number=True, union_by_name=True)
             numbered = given.project("*, (file_index::BIGINT << 40) + file_row_number AS row_id")
-            answers.apart(numbered, LATER_COLUMNS, "type = 'prediction'").create_view("records")
+            answer_columns.split_answers(numbered, LATER_COLUMNS, "type = 'prediction'").create_view("records")
         else:
             empty = connection.from_arrow(SCHEMA.empty_table())
             empty.project("*, NULL::VARCHAR AS filename, NULL::BIGINT AS row_id").create("records")

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from convert.data import near_copies, sampling
-from convert.data.near_copies import NearDuplicates
-from convert.data.sampling import ProbabilitySample, RowSampling, equal_probability
-from convert.data.texts import normalised
-from convert.pipeline import task as tasks
+from convert.data import probability_sampling, split_leakage
+from convert.data.probability_sampling import ProbabilitySample, RowSampling, equal_probability
+from convert.data.split_leakage import NearDuplicates
+from convert.data.text_normalisation import normalised
+from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe, Split
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
@@ -240,12 +240,12 @@ def check(recipe: Recipe) -> DataSummary:
         synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
         label_sources={split: count_label_sources(found[split]) for split in named},
         warnings=(
-            *sampling.warnings(samples),
+            *probability_sampling.warnings(samples),
             *_doubts(found),
             *_families(found),
             *_absent(counts, known),
             *_few(len(found["calibration"]), recipe),
-            *near_copies.accepted(copies),
+            *split_leakage.accepted(copies),
         ),
         near_copies=copies,
     )
@@ -253,8 +253,8 @@ def check(recipe: Recipe) -> DataSummary:
 
 def _near_copies(found: dict[Split, list[DataRow]], recipe: Recipe) -> tuple[NearDuplicates, ...]:
     """Count near copies between splits. Raises InvalidRequest for more than the recipe takes."""
-    copies = near_copies.between({split: [row.asked for row in members] for split, members in found.items()})
-    near_copies.require_few(copies, recipe.data.near_copies_max)
+    copies = split_leakage.between({split: [row.asked for row in members] for split, members in found.items()})
+    split_leakage.require_few(copies, recipe.data.near_copies_max)
     return copies
 
 
@@ -310,7 +310,7 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
     if text_only and format in ("text-label", "text-spans"):
         return replace(DataRow(_text(plain, "text", where), synthetic=synthetic), **origin)
     named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
-    named["sampling_probability"] = sampling.probability_of(plain, where)
+    named["sampling_probability"] = probability_sampling.probability_of(plain, where)
     return replace(_READERS[format](plain, where, synthetic), **named, **origin)
 
 

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 SHARES = {"train": 0.62, "importance": 0.04, "calibration": 0.18, "test": 0.16}
 
 
-def deal(
+def deal_groups(
     groups: Mapping[str, Sequence[Item]], seed: str, shares: Mapping[str, float] = SHARES
 ) -> dict[str, list[Item]]:
     """Return the items of each split; the groups, in an order that `seed` shuffles, go where most is still wanting.
@@ -35,7 +35,7 @@ def deal(
     return dealt
 
 
-def joined(parts: Iterable[Mapping[str, Sequence[Item]]], seed: str) -> dict[str, list[Item]]:
+def join_splits(parts: Iterable[Mapping[str, Sequence[Item]]], seed: str) -> dict[str, list[Item]]:
     """Return the splits of many deals as one, each shuffled: a trainer that reads in order sees all labels early."""
     whole: dict[str, list[Item]] = {}
     for part in parts:
@@ -46,7 +46,7 @@ def joined(parts: Iterable[Mapping[str, Sequence[Item]]], seed: str) -> dict[str
     return whole
 
 
-def write(folder: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def write_splits(folder: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Write SPLIT.jsonl for each split, one row a line."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():

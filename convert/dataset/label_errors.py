@@ -117,7 +117,7 @@ def _dealt(given: Sequence[str], families: Sequence[str], seed: str) -> Integers
         by_label[label][family] = members
     folds, shares = np.zeros(len(given), np.int64), {str(fold): 1 / FOLDS for fold in range(FOLDS)}
     for label in sorted(by_label):
-        for fold, dealt in splits.deal(by_label[label], f"{seed} {label}", shares).items():
+        for fold, dealt in splits.deal_groups(by_label[label], f"{seed} {label}", shares).items():
             folds[dealt] = int(fold)
     return folds
 

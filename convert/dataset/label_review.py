@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy.typing as npt
 
-from convert.dataset import label_errors, label_studio, select
+from convert.dataset import label_errors, label_studio, selection
+from convert.dataset.dataset_files import made_whole
+from convert.dataset.example_scope import open_examples
 from convert.dataset.label_errors import LabelErrors
-from convert.dataset.review import INTERFACE_NAME, TASKS_NAME
-from convert.dataset.scope import open_examples
-from convert.dataset.select import DatasetSelection
-from convert.dataset.write import made_whole
+from convert.dataset.review_folder import INTERFACE_NAME, TASKS_NAME
+from convert.dataset.selection import DatasetSelection
 from convert.encoder import ngrams
 from convert.pipeline import execution
 from convert.pipeline.stage import Progress
@@ -105,7 +105,7 @@ def rank(choice: DatasetSelection, encoder: Path | None, progress: Progress) -> 
     """
     with duckdb.connect() as connection:
         open_examples(connection, choice.collected, choice.task, choice.scope)
-        select.choose(connection, choice)
+        selection.choose(connection, choice)
         return rank_chosen(connection, choice, encoder, progress)
 
 
@@ -113,7 +113,7 @@ def rank_chosen(
     connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, encoder: Path | None, progress: Progress
 ) -> RankedLabels | None:
     """Rank the labels of the table `chosen`; see `rank`."""
-    query = _CHOSEN.format(right=select.right_answer(choice.purpose))
+    query = _CHOSEN.format(right=selection.right_answer(choice.purpose))
     rows = [LabelledExample(*row) for row in connection.execute(query, {"limit": ROWS_MAX}).fetchall()]
     vectors = partial(_vectors, [row.text for row in rows], encoder, progress)
     found = label_errors.find(vectors, [row.given for row in rows], [row.cluster for row in rows], choice.seed)
@@ -164,7 +164,7 @@ def _ranked(rows: list[LabelledExample], found: LabelErrors) -> Iterator[RankedR
 def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.ArrayLike:
     if encoder is None:
         return ngrams.vectors(texts)
-    made: npt.ArrayLike = execution.load("convert.encoder.sentences").sentence_vectors(encoder, texts, progress)
+    made: npt.ArrayLike = execution.load_module("convert.encoder.sentences").sentence_vectors(encoder, texts, progress)
     return made
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convert.data.row_files import TextSpan
-from convert.dataset import formats
-from convert.dataset.formats import CollectedExample, Format, Row
-from convert.dataset.spans import SpanCounts, align
+from convert.dataset import row_formats
+from convert.dataset.row_formats import CollectedExample, Format, Row
+from convert.dataset.span_alignment import SpanCounts, align
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind
@@ -54,7 +54,7 @@ class RowBuilder:
             if alignment.problems:
                 return [], []
             spans, learnt = alignment.spans, [span.label for span in alignment.spans]
-        return formats.rows_of(self._filled(redacted, spans), self._form), learnt
+        return row_formats.rows_of(self._filled(redacted, spans), self._form), learnt
 
     def report(self) -> dict[str, Any]:
         """Return the sections of the data sheet."""

@@ -12,7 +12,7 @@ import torch
 
 from convert.encoder.pooling import mean_of
 from convert.pipeline.stage import Progress
-from convert.training import checkpoints
+from convert.training import checkpoint_loading
 
 _BATCH_ROWS = 32
 _TOKENS_MAX = 256
@@ -24,9 +24,12 @@ def sentence_vectors(checkpoint: Path, texts: Sequence[str], progress: Progress)
     Raises:
         ModelLoadFailed: the checkpoint does not open.
     """
-    model, tokenizer = checkpoints.open_model(checkpoint, None, "none"), checkpoints.open_tokenizer(checkpoint)
-    room = min(_TOKENS_MAX, checkpoints.positions_of(checkpoints.read_config(checkpoint)) or _TOKENS_MAX)
-    tokens = [checkpoints.encoded(tokenizer, text)["input_ids"][:room] for text in texts]
+    model, tokenizer = (
+        checkpoint_loading.open_model(checkpoint, None, "none"),
+        checkpoint_loading.open_tokenizer(checkpoint),
+    )
+    room = min(_TOKENS_MAX, checkpoint_loading.positions_of(checkpoint_loading.read_config(checkpoint)) or _TOKENS_MAX)
+    tokens = [checkpoint_loading.encoded(tokenizer, text)["input_ids"][:room] for text in texts]
     return mean_vectors(model, tokens, tokenizer.pad_token_id or 0, progress)
 
 

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.data import near_copies, row_files
+from convert.data import row_files, split_leakage
 from convert.data.row_files import DataRow
-from convert.evaluate import paired
-from convert.evaluate.bundle import BundleFolder, opened
-from convert.evaluate.invariance import measure_batch_invariance
+from convert.evaluate import paired_comparison
+from convert.evaluate.batch_invariance import measure_batch_invariance
+from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
-from convert.evaluate.serving import predict, quiet, serving
+from convert.evaluate.serving import predict, quiet, serve_bundles
 from convert.pipeline.recipe import Recipe, Split
 from convert.pipeline.stage import Progress, Report, StageJob
-from convert.quantize import provisional
+from convert.quantize import candidate_bundle
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Manifest, TaskSpec
 
@@ -41,7 +41,7 @@ def run(job: StageJob) -> Report:
     sample = row_files.sample(job.recipe, "test")
     rows = sample.rows
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
+        bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
         report, predictions = _measured(bundle, rows, job.progress)
     report["sampling"] = sample.plain()
     report |= _without_near_copies(job.recipe, bundle.manifest, rows, predictions)
@@ -59,7 +59,7 @@ def _without_near_copies(
     texts = {
         split: [row.asked for row in row_files.rows(recipe, split)] for split in KNOWN if getattr(recipe.data, split)
     }
-    copies = near_copies.any_of([row.asked for row in rows], texts)
+    copies = split_leakage.any_of([row.asked for row in rows], texts)
     report: Report = {"near_copies": {"rows": int(copies.sum()), "splits": list(texts)}}
     if manifest.task.kind == "embed" or not copies.any() or copies.all():
         return report
@@ -79,7 +79,7 @@ def evaluate(
         InvalidRequest: the rows are labelled with what the bundle does not know.
         ModelError, MemoryShort: it does not load.
     """
-    bundle, sample = opened(folder), row_files.equally_likely(rows)
+    bundle, sample = open_bundle(folder), row_files.equally_likely(rows)
     _check_labels(bundle, sample.rows)
     report, predictions = _measured(bundle, sample.rows, progress)
     return report | {"sampling": sample.plain()}, predictions
@@ -92,7 +92,7 @@ def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progre
 
     Raises what `evaluate` raises; InvalidRequest also for two kinds of task.
     """
-    bundles, rows = (opened(first), opened(second)), row_files.equally_likely(rows).rows
+    bundles, rows = (open_bundle(first), open_bundle(second)), row_files.equally_likely(rows).rows
     kinds = {bundle.manifest.task.kind for bundle in bundles}
     if len(kinds) > 1:
         raise InvalidRequest(f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare like with like.")
@@ -100,7 +100,7 @@ def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progre
         _check_labels(bundle, rows)
     said = _in_turns(bundles, [row.text for row in rows], progress)
     names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
-    return names | paired.compare((bundles[0].manifest, bundles[1].manifest), rows, *said)
+    return names | paired_comparison.compare((bundles[0].manifest, bundles[1].manifest), rows, *said)
 
 
 def _in_turns(
@@ -108,7 +108,7 @@ def _in_turns(
 ) -> tuple[list[ServedPrediction], list[ServedPrediction]]:
     first: list[ServedPrediction] = []
     second: list[ServedPrediction] = []
-    with serving([bundles[0]]) as left, serving([bundles[1]]) as right:
+    with serve_bundles([bundles[0]]) as left, serve_bundles([bundles[1]]) as right:
         for start in range(0, len(texts), _CHUNK_ROWS):
             some = texts[start : start + _CHUNK_ROWS]
             first += left.predict(bundles[0], some)
@@ -127,7 +127,7 @@ def write(path: Path, bundle: BundleFolder, rows: Sequence[DataRow], predictions
 def _measured(
     bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress
 ) -> tuple[Report, list[ServedPrediction]]:
-    with serving([bundle]) as served:
+    with serve_bundles([bundle]) as served:
         served.predict(bundle, [row.text for row in rows[:1]])  # the first answer of an engine takes longer
         predictions = served.predict(bundle, [row.text for row in rows], progress)
     invariance = measure_batch_invariance(bundle, [row.text for row in rows], progress)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from convert.clustered_statistics import clustered_share, family_numbers
 from convert.data.row_files import DataRow, TextSpan
-from convert.evaluate import figures
-from convert.evaluate.figures import AnswerOutcomes
+from convert.evaluate import quality_metrics
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
+from convert.evaluate.quality_metrics import AnswerOutcomes
 from edge_agent.formats.manifest import Confidence, Kind, Manifest, TaskSpec, Threshold
 
 FAILED = "(no answer)"
@@ -85,7 +85,7 @@ def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[S
 
 def summary(confidence: Confidence, found: AnswerOutcomes) -> dict[str, Any]:
     """Return the headline; coverage and realised risk are in `sure`, beside the threshold, where there is one."""
-    plain = figures.headline(found)
+    plain = quality_metrics.headline(found)
     selective = {"coverage": plain.pop("coverage"), "wrong": plain.pop("wrong")}
     if not isinstance(confidence, Threshold):
         return plain
@@ -130,14 +130,15 @@ def _classes(
     confusion: dict[str, dict[str, int]] = {}
     for (label, answered), count in sorted(Counter(zip(true, said, strict=True)).items()):
         confusion.setdefault(label, {})[answered] = count
-    wanted: dict[str, list[figures.Place]] = {label: [] for label in task.labels}
-    given: dict[str, list[figures.Place]] = {label: [] for label in task.labels}
+    wanted: dict[str, list[quality_metrics.Place]] = {label: [] for label in task.labels}
+    given: dict[str, list[quality_metrics.Place]] = {label: [] for label in task.labels}
     for place, (label, answer) in enumerate(zip(true, said, strict=True)):
         wanted.setdefault(label, []).append((place, label == answer))
         given.setdefault(answer, []).append((place, label == answer))
-    selective = figures.of_labels(found, task.labels)
+    selective = quality_metrics.of_labels(found, task.labels)
     per_label = {
-        label: figures.of_label(wanted[label], given[label], found.families) | selective[label] for label in task.labels
+        label: quality_metrics.of_label(wanted[label], given[label], found.families) | selective[label]
+        for label in task.labels
     }
     return {"confusion": confusion, "per_label": per_label}
 
@@ -147,15 +148,17 @@ def _entities(
 ) -> dict[str, Any]:
     if task.record_schema is not None:
         return _fields(task, rows, predictions, found)
-    wanted: dict[str, list[figures.Place]] = {label: [] for label in entity_types(task)}
-    given: dict[str, list[figures.Place]] = {label: [] for label in entity_types(task)}
+    wanted: dict[str, list[quality_metrics.Place]] = {label: [] for label in entity_types(task)}
+    given: dict[str, list[quality_metrics.Place]] = {label: [] for label in entity_types(task)}
     for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
         truth, said = _places(row.spans), _places(each.entities)
         for entity in sorted(truth):
             wanted.setdefault(entity[2], []).append((place, entity in said))
         for entity in sorted(said):
             given.setdefault(entity[2], []).append((place, entity in truth))
-    per_label = {label: figures.of_label(wanted[label], given[label], found.families) for label in entity_types(task)}
+    per_label = {
+        label: quality_metrics.of_label(wanted[label], given[label], found.families) for label in entity_types(task)
+    }
     return {"per_label": per_label}
 
 
@@ -168,12 +171,12 @@ def _fields(
     _task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
 ) -> dict[str, Any]:
     """Return, where wanted texts are JSON objects, the share of rows that have each field right."""
-    places: dict[str, list[figures.Place]] = {}
+    places: dict[str, list[quality_metrics.Place]] = {}
     for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
         truth, said = _object(row.completion), _object(each.answer)
         for key, value in truth.items():
             places.setdefault(key, []).append((place, key in said and said[key] == value))
-    fields = {key: figures.share_of(places[key], found.families).plain() for key in sorted(places)}
+    fields = {key: quality_metrics.share_of(places[key], found.families).plain() for key in sorted(places)}
     return {"fields": fields} if fields else {}
 
 

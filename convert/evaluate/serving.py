@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from convert.evaluate.bundle import BundleFolder, opened
+from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.pipeline.stage import Progress
 from edge_agent.config import EngineConfig
@@ -47,13 +47,13 @@ def predict(folder: Path, texts: Sequence[str], progress: Progress = quiet, at_o
         BundleError, ManifestInvalid: it is no bundle.
         ModelError, MemoryShort: it does not load. An input that fails alone is a Prediction with `failure`.
     """
-    bundle = opened(folder)
-    with serving([bundle], at_once) as served:
+    bundle = open_bundle(folder)
+    with serve_bundles([bundle], at_once) as served:
         return served.predict(bundle, texts, progress)
 
 
 class ServedBundles:
-    """Bundles in running engines; `serving` makes it."""
+    """Bundles in running engines; `serve_bundles` makes it."""
 
     def __init__(self, runner: asyncio.Runner, pool: EnginePool, at_once: int) -> None:
         """Take the loop that owns the pool."""
@@ -133,7 +133,7 @@ class ServedBundles:
 
 
 @contextlib.contextmanager
-def serving(bundles: Sequence[BundleFolder], at_once: int = 1, cpu_threads: int = 0) -> Iterator[ServedBundles]:
+def serve_bundles(bundles: Sequence[BundleFolder], at_once: int = 1, cpu_threads: int = 0) -> Iterator[ServedBundles]:
     """Load bundles, and stop their engines at the end.
 
     Args:

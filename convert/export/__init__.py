@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from convert.export import converter, gguf, onnx
-from convert.pipeline import stage, task
+from convert.export import gguf_export, llama_converter, onnx_export
+from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
-from convert.training import checkpoints
+from convert.training import checkpoint_loading
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
@@ -25,20 +25,20 @@ def run(job: StageJob) -> Report:
         ModelLoadFailed: the weights do not fill the model, or the exporter fails.
         RequirementUnmet: 'edge-convert setup' has not run.
     """
-    file = task.find(job.recipe.path(job.recipe.task))
-    what, runtime = task.of(file), task.read(file)["runtime"]
+    file = task_file.find(job.recipe.path(job.recipe.task))
+    what, runtime = task_file.of(file), task_file.read(file)["runtime"]
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
-    config = checkpoints.read_config(checkpoint)
+    config = checkpoint_loading.read_config(checkpoint)
     _check_length(what, config)
     if runtime == "llama":
         own = job.recipe.export.llama_cpp
-        made = converter.find(job.recipe.path(own) if own else None)
-        how = gguf.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
-        return gguf.export(how, made, job.out, job.progress)
+        made = llama_converter.find(job.recipe.path(own) if own else None)
+        how = gguf_export.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
+        return gguf_export.export(how, made, job.out, job.progress)
     if runtime == "onnx":
-        head = checkpoints.head_of(runtime, what.kind)
+        head = checkpoint_loading.head_of(runtime, what.kind)
         _check_labels(what, config)
-        return onnx.export(checkpoint, adapter, head, job.out)
+        return onnx_export.export(checkpoint, adapter, head, job.out)
     raise InvalidRequest(
         f"{file}: a model is exported for the runtimes llama and onnx, not {runtime}",
         remedy="Correct 'runtime' in task.yaml.",
@@ -47,7 +47,7 @@ def run(job: StageJob) -> Report:
 
 def _check_length(what: TaskSpec, config: dict[str, Any]) -> None:
     """Raise InvalidRequest if the task allows more tokens than the model has positions for."""
-    positions = checkpoints.positions_of(config)
+    positions = checkpoint_loading.positions_of(config)
     wanted = what.limits.input_tokens_max + what.written_tokens_max
     if positions and wanted > positions:
         said = f"the task allows {wanted} tokens; the model has {positions} positions"
@@ -63,7 +63,7 @@ def _check_labels(what: TaskSpec, config: dict[str, Any]) -> None:
             " text, and the agent would serve them as such",
             remedy="Train it for one label a text: 'finetune:' in the recipe, or a checkpoint that was.",
         )
-    labels = checkpoints.labels_of(config)
+    labels = checkpoint_loading.labels_of(config)
     unnamed = [f"LABEL_{index}" for index in range(len(what.labels))]
     if what.kind != "embed" and labels not in (unnamed, list(what.labels)):
         raise InvalidRequest(

@@ -10,7 +10,7 @@ from typing import Any
 from convert.data import row_files
 from convert.data.row_files import SPLITS, DataRow
 from convert.pipeline import fingerprint
-from convert.pipeline import task as tasks
+from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.stage import StageJob
 

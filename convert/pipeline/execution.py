@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, cast
 
 from convert.data import row_files
 from convert.pipeline import fingerprint
-from convert.pipeline import task as tasks
-from convert.pipeline.meter import ResourceMeter
+from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.stage import Progress, Stage, StageJob
 from convert.pipeline.workspace import StageRecord, Workspace
-from convert.report.made import RunSummary
+from convert.report.run_summary import RunSummary
 from edge_agent import __version__
 from edge_agent.errors import InvalidRequest, RequirementUnmet
+from edge_agent.process_memory import resident_bytes
 
 _TORCH = ("torch", "transformers", "safetensors", "numpy")
+_SAMPLE_SECONDS = 0.05
 _SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
 
 
@@ -83,7 +88,7 @@ STAGES: dict[str, PipelineStage] = {
         "convert.evaluate", ("export", "quantize", "calibrate"), (), ("train", "calibration", "test", "task"), _SERVING
     ),
     "assemble": PipelineStage(
-        "convert.package.finish",
+        "convert.package.assemble_stage",
         ("export", "quantize", "calibrate", "evaluate"),
         ("budget",),
         ("source", "train", "outliers", "importance", "calibration", "test", "task.yaml"),
@@ -101,8 +106,8 @@ class RunDisplay:
     progress: Progress = lambda _what, _done, _total: None
 
 
-def load(module: str) -> Any:
-    """Import a module of the factory that needs the convert extra. Raises RequirementUnmet.
+def load_module(module: str) -> Any:
+    """Import a module of the conversion toolkit that needs the convert extra. Raises RequirementUnmet.
 
     The only late import: a command imports what it uses when it uses it.
     """
@@ -113,7 +118,7 @@ def load(module: str) -> Any:
             raise
         said = f"{module} needs the package {error.name}, which is not installed"
         raise RequirementUnmet(
-            said, remedy="Install what the factory needs, in your clone: pip install '.[convert]'"
+            said, remedy="Install the conversion extra, in your clone: pip install '.[convert]'"
         ) from None
 
 
@@ -163,7 +168,7 @@ def run(
         plain = tasks.read(tasks.find(recipe.path(recipe.task)))
         made = RunSummary(recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values()))
         with workspace.staging("report") as out:
-            load("convert.report.writing").write(out, made)
+            load_module("convert.report.report_files").write_report(out, made)
             workspace.publish(out)
     return list(records.values())
 
@@ -204,7 +209,7 @@ def _bring(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -
         screen.note(name, "up to date")
         return old
     screen.note(name, _why(old, inputs))
-    stage = cast(Stage, getattr(load(turn.step.module), turn.step.function))
+    stage = cast(Stage, getattr(load_module(turn.step.module), turn.step.function))
     with workspace.staging(name) as out:
         done = {stage: workspace.folder(stage) for stage in before}
         with ResourceMeter() as meter:
@@ -235,3 +240,55 @@ def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str
     written = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
     read = fingerprint.of_place(recipe.path(written), progress) if written else "none"
     return {f"data.{file}": f"{recipe.data.format} {read}"}
+
+
+class ResourceMeter:
+    """Measures the block it is entered around.
+
+    Memory is the sum of the resident sets, sampled: a page that two processes share counts twice, and a peak shorter
+    than a sample may be missed. Outside Linux it is 0.
+    """
+
+    def __init__(self) -> None:
+        """Measure nothing yet."""
+        self.seconds = 0.0
+        self.memory_peak_bytes = 0
+        self._stop = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._started = 0.0
+
+    def __enter__(self) -> ResourceMeter:
+        """Start the clock."""
+        self._started = time.perf_counter()
+        self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the clock."""
+        self.seconds = time.perf_counter() - self._started
+        self._stop.set()
+        self._sampler.join()
+
+    def _sample(self) -> None:
+        while True:
+            self.memory_peak_bytes = max(self.memory_peak_bytes, tree_resident_bytes(os.getpid()))
+            if self._stop.wait(_SAMPLE_SECONDS):
+                return
+
+
+def tree_resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process and of all its descendants, in bytes; of one that is gone, 0."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return 0
+    return resident_bytes(pid) + sum(tree_resident_bytes(child) for task in tasks for child in _children(task))
+
+
+def _children(task: Path) -> list[int]:
+    try:
+        return [int(child) for child in (task / "children").read_text().split()]
+    except OSError:
+        return []

@@ -8,7 +8,7 @@ adapters for another base.
 from __future__ import annotations
 
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
-from convert.prepare import adapters, checkpoints, gguf
+from convert.prepare import adapter_source, checkpoint_source, gguf_source
 
 
 def run(job: StageJob) -> Report:
@@ -22,9 +22,11 @@ def run(job: StageJob) -> Report:
     recipe = job.recipe
     source, out = recipe.source, job.out / CHECKPOINT
     if source.gguf:
-        report = gguf.take_back(recipe.path(source.gguf), out, job.progress)
+        report = gguf_source.take_back(recipe.path(source.gguf), out, job.progress)
     else:
-        report = checkpoints.take(recipe.path(source.checkpoint or source.base), out)
+        report = checkpoint_source.take(recipe.path(source.checkpoint or source.base), out)
     if source.adapter:
-        report["adapter"] = adapters.take(recipe.path(source.adapter), out, job.out / ADAPTER, str(report["base"]))
+        report["adapter"] = adapter_source.take(
+            recipe.path(source.adapter), out, job.out / ADAPTER, str(report["base"])
+        )
     return report

@@ -1,6 +1,6 @@
 """Asks a model library about a file, in a process of its own: a file that crashes it takes nothing else down.
 
-    answer = probe.ask("convert.probe.llama", {"model": "model.gguf", "texts": ["a", "b"]})
+    answer = probe.ask("convert.probe.llama_probe", {"model": "model.gguf", "texts": ["a", "b"]})
     answer.facts["plain"], answer.arrays["logits"]
 
 The child reads `request.json` in a folder made for it and leaves `facts.json` and one NAME.npy for each array there.

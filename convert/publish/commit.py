@@ -16,8 +16,8 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from convert.publish import layout
 from convert.publish.keyring import Keyring
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
-from convert.publish.places import RepositoryStorage
-from convert.publish.reading import BundleTarget, RepositoryState, bundles_of
+from convert.publish.repository_reader import BundleTarget, RepositoryState, bundles_of
+from convert.publish.repository_storage import RepositoryStorage
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import RolloutPlan
 

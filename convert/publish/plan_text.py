@@ -25,8 +25,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from convert.publish.plans import names
-from convert.publish.reading import BundleTarget, count_of, of_task
+from convert.publish.plan_rules import names
+from convert.publish.repository_reader import BundleTarget, count_of, of_task
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import RolloutPlan

@@ -18,14 +18,14 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from convert.publish import bundles, layout, quality, reading
-from convert.publish.bundles import PublishableBundle
+from convert.publish import layout, publishable_bundle, repository_reader, signed_quality
 from convert.publish.commit import ChangeDraft, MissingSignatures, commit, online, sign, sign_draft
 from convert.publish.keyring import FIRST_TARGETS, Keyring
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
-from convert.publish.places import Advance, RepositoryStorage, chunked, counted, silent
-from convert.publish.plans import require_signed, same_plan
-from convert.publish.reading import BundleTarget, RepositoryState
+from convert.publish.plan_rules import require_signed, same_plan
+from convert.publish.publishable_bundle import PublishableBundle
+from convert.publish.repository_reader import BundleTarget, RepositoryState
+from convert.publish.repository_storage import Advance, RepositoryStorage, chunked, counted, silent
 from edge_agent.errors import InvalidRequest, UpdateUntrusted
 from edge_agent.formats import plan as plans
 from edge_agent.formats.manifest import Artifact
@@ -33,7 +33,7 @@ from edge_agent.formats.plan import RolloutPlan
 from edge_agent.formats.signed_document import format_timestamp
 
 Store = Callable[[RepositoryState, ChangeDraft], None]
-"""Keeps a draft that needs signatures from elsewhere; see convert/publish/staged.py."""
+"""Keeps a draft that needs signatures from elsewhere; see convert/publish/staged_change.py."""
 
 
 class InsufficientSignatures(InvalidRequest):
@@ -86,7 +86,7 @@ class Publisher:
 
     def held(self) -> RepositoryState:
         """Read and verify what is there. Raises InvalidRequest, UpdateUntrusted, UpdateIncomplete, UpdateOutdated."""
-        held = reading.require(self.place, self.keys.anchor())
+        held = repository_reader.require(self.place, self.keys.anchor())
         self.keys.require_newest(held.versions())
         self.keys.note(held.public_keys())
         return held
@@ -99,7 +99,7 @@ class Publisher:
             InvalidRequest: the plan key or the online key is not here.
         """
         anchor = self.keys.anchor()
-        if held := reading.read(self.place, anchor):
+        if held := repository_reader.read(self.place, anchor):
             return held
         root = layout.decode(Root, anchor, "root.json")
         path = layout.path_of(ROOT, 1)
@@ -113,7 +113,7 @@ class Publisher:
     def _first(self, root: Metadata[Root]) -> dict[str, bytes]:
         raw = self.keys.file(FIRST_TARGETS)
         targets = layout.decode(Targets, raw, FIRST_TARGETS)
-        reading.verify(root, TARGETS, targets, FIRST_TARGETS)
+        repository_reader.verify(root, TARGETS, targets, FIRST_TARGETS)
         plan = RolloutPlan(version=1, issued_at=format_timestamp(self.now()))
         role, blobs = self._plan_role(plan, 1)
         if missing := sign(self.keys, role, PLAN, [targets]):
@@ -142,7 +142,7 @@ class Publisher:
     def upload(self, path: Path, advance: Advance = silent) -> UploadedBundle:
         """Bring a bundle's files into the repository; sites see nothing of it. Raises as `publish`, and asks nobody."""
         held = self.held()
-        with bundles.opened(path) as bundle:
+        with publishable_bundle.opened(path) as bundle:
             signed = _signed(bundle)
             _require_new_version(held, signed)
             return UploadedBundle(held, signed, bundle.raw, self._upload(bundle, advance))
@@ -243,7 +243,7 @@ class Publisher:
         target = TargetFile.from_data(plans.FILE_NAME, raw, ["sha256"])
         role = Metadata(Targets(targets={plans.FILE_NAME: target}))
         layout.issue(role.signed, version, self.now(), self.days[PLAN])
-        return role, {layout.blob(reading.sha256(raw)): raw}
+        return role, {layout.blob(repository_reader.sha256(raw)): raw}
 
     def _upload(self, bundle: PublishableBundle, advance: Advance) -> int:
         written = sum(self._upload_file(bundle, artifact, advance) for artifact in bundle.manifest.artifacts)
@@ -265,20 +265,20 @@ class Publisher:
 
 def _signed(bundle: PublishableBundle) -> BundleTarget:
     of = bundle.manifest
-    return BundleTarget(of.task.name, of.version, bundle.digest, of.size_bytes, quality.of_bundle(bundle))
+    return BundleTarget(of.task.name, of.version, bundle.digest, of.size_bytes, signed_quality.of_bundle(bundle))
 
 
 def _target(raw: bytes, signed: BundleTarget) -> TargetFile:
     target = TargetFile.from_data(layout.target_of(signed.task, signed.digest), raw, ["sha256"])
     custom: dict[str, Any] = {"task": signed.task, "version": signed.version, "size_bytes": signed.size_bytes}
     if signed.quality:
-        custom[quality.KEY] = quality.encode(signed.quality)
+        custom[signed_quality.KEY] = signed_quality.encode(signed.quality)
     target.unrecognized_fields["custom"] = custom
     return target
 
 
 def _require_new_version(held: RepositoryState, signed: BundleTarget) -> None:
-    for other in reading.of_task(held.bundles(), signed.task):
+    for other in repository_reader.of_task(held.bundles(), signed.task):
         if other.version == signed.version and other.digest != signed.digest:
             said = f"{signed.task} {signed.version} is signed already, as another bundle: {other.digest[:12]}"
             raise InvalidRequest(said, remedy="Raise 'version' in task.yaml, and make the bundle again.")

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from convert import probe
 from convert.data import row_files
 from convert.decoder.tokens import task_tokens
-from convert.export.gguf import ADAPTER, BASE
-from convert.export.onnx import MODEL, TOKENIZER
-from convert.pipeline import stage, task
+from convert.export.gguf_export import ADAPTER, BASE
+from convert.export.onnx_export import MODEL, TOKENIZER
+from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
-from convert.quantize import choose, detector, gguf_files, graph, imatrix
-from convert.quantize.choose import Candidate
+from convert.quantize import candidate_selection, detector, gguf_files, imatrix, onnx_quantizer
+from convert.quantize.candidate_bundle import CANDIDATES
+from convert.quantize.candidate_selection import Candidate
 from convert.quantize.detector import Fitted
-from convert.quantize.provisional import CANDIDATES
-from convert.training import checkpoints
+from convert.training import checkpoint_loading
 from convert.verify import reference
-from convert.verify.loss import ArtefactLoss, between
+from convert.verify.divergence import ArtefactLoss, measure_loss
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
@@ -47,8 +47,8 @@ def run(job: StageJob) -> Report:
         ModelLoadFailed: a file cannot be quantized.
         ModelFailed: no candidate is inside the budget.
     """
-    file = task.find(job.recipe.path(job.recipe.task))
-    what, runtime = task.of(file), task.read(file)["runtime"]
+    file = task_file.find(job.recipe.path(job.recipe.task))
+    what, runtime = task_file.of(file), task_file.read(file)["runtime"]
     exported = job.done["export"]
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
 
@@ -58,13 +58,13 @@ def run(job: StageJob) -> Report:
     asked = at_full_precision if what.kind == "classify" else None
     if runtime == "llama":
         candidates, more = _llama(job, what, exported / BASE)
-        return choose.choose(job, candidates, exported / BASE, asked) | more
+        return candidate_selection.choose(job, candidates, exported / BASE, asked) | more
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         full = Path(shutil.copyfile(exported / MODEL, Path(folder, MODEL)))
         fitted = detector.fit(job, what, full, exported / TOKENIZER)
         scored = fitted is not None and fitted.put_into(full)
         candidates = _onnx(job, exported / MODEL, fitted)
-        return choose.choose(job, candidates, full, asked, scored=scored) | {
+        return candidate_selection.choose(job, candidates, full, asked, scored=scored) | {
             "detector": fitted.report() if fitted else None
         }
 
@@ -101,7 +101,7 @@ class NextTokens:
 
     def __init__(self, job: StageJob, what: TaskSpec) -> None:
         """Compute it."""
-        tokens = task_tokens(what, checkpoints.open_tokenizer(stage.checkpoint(job)))
+        tokens = task_tokens(what, checkpoint_loading.open_tokenizer(stage.checkpoint(job)))
         rows = row_files.rows(job.recipe, "calibration")[:NEXT_TOKEN_TEXTS_MAX]
         prompts = [list(tokens.prompt(row.text)) for row in rows]
         self._asked: dict[str, Any] = {"prompts": prompts, "rows_max": NEXT_TOKEN_ROWS}
@@ -112,32 +112,32 @@ class NextTokens:
 
     def loss(self, weights: Path) -> ArtefactLoss:
         """Return what a candidate loses against it."""
-        return between(self._expected, self._logits(weights))
+        return measure_loss(self._expected, self._logits(weights))
 
     def _logits(self, weights: Path) -> NDArray[np.float32]:
-        return probe.ask("convert.probe.llama", {"model": str(weights), **self._asked}).arrays["logits"]
+        return probe.ask("convert.probe.llama_probe", {"model": str(weights), **self._asked}).arrays["logits"]
 
 
 def _importance(job: StageJob, what: TaskSpec, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
     """Return the importance matrix on the recipe's texts, in the task's own prompt."""
     checkpoint = stage.checkpoint(job)
-    tokens = task_tokens(what, checkpoints.open_tokenizer(checkpoint))
+    tokens = task_tokens(what, checkpoint_loading.open_tokenizer(checkpoint))
     rows = row_files.rows(job.recipe, "importance")[:IMPORTANCE_ROWS_MAX]
     prompts = [tokens.prompt(row.text) for row in rows]
-    model = checkpoints.open_model(checkpoint, stage.adapter(job), "causal")
+    model = checkpoint_loading.open_model(checkpoint, stage.adapter(job), "causal")
     architecture, layers = fields["general.architecture"], model.config.get_text_config().num_hidden_layers
     matrix = imatrix.measure(model, prompts, imatrix.names(architecture, layers), job.progress)
     return matrix, {"importance": {"rows": len(rows), "tokens": sum(map(len, prompts)), "tensors": len(matrix)}}
 
 
 def _onnx(job: StageJob, source: Path, fitted: Fitted | None) -> list[Candidate]:
-    types = job.recipe.quantize.types or graph.TYPES
-    _check(types, set(graph.TYPES), "onnx")
+    types = job.recipe.quantize.types or onnx_quantizer.TYPES
+    _check(types, set(onnx_quantizer.TYPES), "onnx")
     found = []
     for count, name in enumerate(types):
         job.progress(f"quantizing to {name}", count, len(types))
         target = _place(job, name, "model.onnx")
-        details = graph.quantize(source, target, name)
+        details = onnx_quantizer.quantize(source, target, name)
         scored = fitted is not None and fitted.put_into(target)
         found.append(Candidate(name, target, details | {"ood_score": scored}))
     return found

@@ -168,5 +168,5 @@ def _vectors(model: onnx.ModelProto, layers: Sequence[str], texts: Sequence[str]
         path = Path(folder, "vectors.onnx")
         ood_graph.vectors_only(model, layers)
         onnx.save(model, path)
-        answer = probe.ask("convert.probe.onnx", {"model": str(path), "inputs": inputs})
+        answer = probe.ask("convert.probe.onnx_probe", {"model": str(path), "inputs": inputs})
     return np.asarray(answer.arrays["outputs"].reshape(len(texts), -1), np.float32)

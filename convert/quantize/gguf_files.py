@@ -159,7 +159,7 @@ def quantize(request: QuantizeRequest) -> QuantizedFile:
 
 def _quantized(asked: dict[str, Any]) -> dict[str, Any]:
     try:
-        return probe.ask("convert.probe.quantizer", asked).facts
+        return probe.ask("convert.probe.llama_quantizer", asked).facts
     except ModelLoadFailed:
         atomic_files.require_free_space(Path(asked["target"]))
         raise

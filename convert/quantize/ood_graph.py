@@ -64,7 +64,7 @@ class Detector:
         length = (centred**2).sum(axis=1)
         squared = (white**2) @ self._weights + length / self.outside + nearest
         cosine = (white @ _halved(self.centroids).T).max(axis=1) / np.sqrt(length)
-        return np.asarray(np.sqrt(np.maximum(squared, 0) * np.maximum(2 - 2 * cosine, 0)), np.float32)
+        return np.asarray(np.sqrt(np.maximum(squared * (2 - 2 * cosine), 0)), np.float32)
 
     @property
     def _weights(self) -> Floats:
@@ -77,12 +77,11 @@ class Detector:
         white = nodes.add("MatMul", [centred, nodes.half(self.whitening)])
         length = nodes.add("ReduceSumSquare", [centred, nodes.axis(1)], keepdims=0)
         squared = self._squared(nodes, white, length)
-        cosines = nodes.add("MatMul", [white, nodes.half(self.centroids.T)])
-        highest = nodes.add("ReduceMax", [cosines, nodes.axis(1)], keepdims=0)
+        doubled = nodes.add("MatMul", [white, nodes.half(2 * self.centroids.T)])
+        highest = nodes.add("ReduceMax", [doubled, nodes.axis(1)], keepdims=0)
         cosine = nodes.add("Div", [highest, nodes.add("Sqrt", [length])])
-        two = nodes.constant(np.array(2, np.float32))
-        chord = nodes.add("Sub", [two, nodes.add("Mul", [two, cosine])])
-        nodes.add("Sqrt", [nodes.add("Mul", [nodes.add("Relu", [squared]), nodes.add("Relu", [chord])])], OUTPUT_NAME)
+        chord = nodes.add("Sub", [nodes.constant(np.array(2, np.float32)), cosine])
+        nodes.add("Sqrt", [nodes.add("Relu", [nodes.add("Mul", [squared, chord])])], OUTPUT_NAME)
 
     def _squared(self, nodes: GraphNodes, white: str, length: str) -> str:
         """Add the squared Mahalanobis distance to the nearest class; return its name."""
@@ -200,9 +199,8 @@ class GraphNodes:
 
     def vector_of(self, layers: Sequence[str]) -> str:
         """Return the vector of each input, [batch, width of all layers]."""
-        tokens, last = self.axis(1), self.axis(-1)
-        mask = self.add("Unsqueeze", [self.add("Cast", ["attention_mask"], to=TensorProto.FLOAT), last])
-        # The mean would divide this sum by the number of tokens; the direction is the same.
-        totals = [self.add("ReduceSum", [self.add("Mul", [each, mask]), tokens], keepdims=0) for each in layers]
-        units = [self.add("Div", [each, self.add("ReduceL2", [each, last], keepdims=1)]) for each in totals]
-        return self.add("Concat", units, axis=1)
+        mask = self.add("Unsqueeze", [self.add("Cast", ["attention_mask"], to=TensorProto.FLOAT), self.axis(1)])
+        # The mean would divide this sum over the tokens by their number; the direction is the same.
+        totals = [self.add("MatMul", [mask, each]) for each in layers]
+        units = [self.add("LpNormalization", [each], axis=-1, p=2) for each in totals]
+        return self.add("Squeeze", [self.add("Concat", units, axis=-1), self.axis(1)])

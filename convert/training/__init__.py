@@ -19,15 +19,15 @@ import torch
 from convert.data import row_files
 from convert.decoder.tokens import task_tokens
 from convert.pipeline import stage
-from convert.pipeline import task as tasks
+from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import FinetuneSection, Recipe
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
-from convert.training import adapter, checkpoints
-from convert.training.decoder import DecoderData, DecoderTrainer
-from convert.training.encoder import EncoderTrainer, RowEncoder, classifier, start_head
-from convert.training.keeping import TrainValidationSplit, train_validation_split
-from convert.training.lessons import ExampleEncoder
-from convert.training.loop import Trainer, TrainingResult, TrainingSettings, train
+from convert.training import checkpoint_loading, lora
+from convert.training.decoder_objective import DecoderExampleEncoder
+from convert.training.decoder_trainer import DecoderData, DecoderTrainer
+from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier, start_head
+from convert.training.training_loop import Trainer, TrainingResult, TrainingSettings, train
+from convert.training.validation_split import TrainValidationSplit, train_validation_split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
@@ -129,29 +129,29 @@ def _counts(model: Any, kept: tuple[int, int], too_long: int) -> dict[str, Any]:
 
 def _adapter(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
     where = stage.checkpoint(job)
-    tokens = task_tokens(task, checkpoints.open_tokenizer(where))
-    lessons = ExampleEncoder(task, tokens)
+    tokens = task_tokens(task, checkpoint_loading.open_tokenizer(where))
+    lessons = DecoderExampleEncoder(task, tokens)
     learn, long_train = lessons.of(kept.train, settings.tokens_max)
     check, long_kept = lessons.of(kept.validation, settings.tokens_max)
-    base = checkpoints.open_model(where, None, "causal")
-    model = adapter.adapted(base.to(_device()), settings)
-    halves = adapter.FrozenPrefixCache(model, settings.layers_from, job.out)
+    base = checkpoint_loading.open_model(where, None, "causal")
+    model = lora.add_adapter(base.to(_device()), settings)
+    halves = lora.FrozenPrefixCache(model, settings.layers_from, job.out)
     learner = DecoderTrainer(model, tokens, DecoderData(learn, check), _rate(settings), halves)
     learner.prepare(job.progress)
     trained = _fitted(learner, settings, job)
-    size = adapter.save(model, job.out / ADAPTER)
+    size = lora.save(model, job.out / ADAPTER)
     counts = _counts(model, (len(learn), len(check)), long_train + long_kept)
     return {**counts, "adapter_bytes": size, "hidden_states_bytes": halves.bytes_on_disk, **trained.report()}
 
 
 def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
     where = stage.checkpoint(job)
-    tokenizer = checkpoints.open_tokenizer(where)
+    tokenizer = checkpoint_loading.open_tokenizer(where)
     model = classifier(str(where), task, settings.method).to(_device())
-    room = min(settings.tokens_max, checkpoints.positions_of(model.config.to_dict()) or settings.tokens_max)
+    room = min(settings.tokens_max, checkpoint_loading.positions_of(model.config.to_dict()) or settings.tokens_max)
     reading = RowEncoder(tokenizer, task, room)
     learn, check = reading.of(kept.train), reading.of(kept.validation)
-    new = checkpoints.labels_of(checkpoints.read_config(where)) != list(task.labels)
+    new = checkpoint_loading.labels_of(checkpoint_loading.read_config(where)) != list(task.labels)
     started = new and start_head(model, learn, len(task.labels), job.progress)
     rate = _rate(settings, head_fitted=started)
     strangers = reading.strangers(row_files.outliers(job.recipe))

@@ -17,13 +17,13 @@ from tokenizers import Tokenizer
 from convert import probe
 from convert.data import row_files
 from convert.decoder.tokens import task_tokens
-from convert.export.gguf import ADAPTER, BASE
-from convert.export.onnx import MODEL, TOKENIZER
-from convert.pipeline import stage, task
+from convert.export.gguf_export import ADAPTER, BASE
+from convert.export.onnx_export import MODEL, TOKENIZER
+from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
-from convert.training import checkpoints
-from convert.verify import probes, reference
-from convert.verify.probes import DistributionGap
+from convert.training import checkpoint_loading
+from convert.verify import divergence, reference
+from convert.verify.divergence import DistributionGap
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.manifest import Kind, TaskSpec
 
@@ -43,8 +43,8 @@ def run(job: StageJob) -> Report:
         ModelFailed: they differ; the message says in what, and by how much.
         ModelLoadFailed: one of them does not open.
     """
-    file = task.find(job.recipe.path(job.recipe.task))
-    what, runtime = task.of(file), task.read(file)["runtime"]
+    file = task_file.find(job.recipe.path(job.recipe.task))
+    what, runtime = task_file.of(file), task_file.read(file)["runtime"]
     texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
     pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
     job.progress("comparing with PyTorch", 0, 1)
@@ -66,28 +66,28 @@ class ExportPair:
 
 def check_gguf(pair: ExportPair, what: TaskSpec, texts: Sequence[str]) -> Report:
     """Compare a GGUF file, with its adapter. Raises ModelFailed, ModelLoadFailed."""
-    tokenizer = checkpoints.open_tokenizer(pair.checkpoint)
+    tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
     rendered = task_tokens(what, tokenizer)
-    prompts = probes.prompts(tokenizer) + [list(rendered.prompt(text)) for text in texts]
-    read = probes.texts_for(tokenizer, [*probes.TEXTS, *texts])
+    prompts = divergence.prompts(tokenizer) + [list(rendered.prompt(text)) for text in texts]
+    read = divergence.texts_for(tokenizer, [*divergence.TEXTS, *texts])
     asked = {"model": str(pair.exported / BASE), "texts": read, "prompts": prompts}
     if (pair.exported / ADAPTER).is_file():
         asked["adapter"] = str(pair.exported / ADAPTER)
-    answer = probe.ask("convert.probe.llama", asked)
-    said = probes.difference(answer.facts, tokenizer, read)
+    answer = probe.ask("convert.probe.llama_probe", asked)
+    said = divergence.difference(answer.facts, tokenizer, read)
     if said:
         raise ModelFailed(f"the exported file reads texts otherwise than the checkpoint: {said}", remedy=_REMEDY)
-    expected = probes.last_logits(checkpoints.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
-    gap = probes.compare(expected, answer.arrays["logits"])
+    expected = divergence.last_logits(checkpoint_loading.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
+    gap = divergence.compare(expected, answer.arrays["logits"])
     report: Report = {"texts": len(read), "chat_template": bool(tokenizer.chat_template)}
-    if probes.composes(tokenizer):
+    if divergence.composes(tokenizer):
         report["warning"] = "the tokenizer composes characters (NFC) and llama.cpp does not: send composed texts"
     return _judged(gap) | report
 
 
 def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> Report:
     """Compare an ONNX graph and the tokenizer beside it. Raises ModelFailed, ModelLoadFailed."""
-    texts = [*probes.TEXTS, *texts]
+    texts = [*divergence.TEXTS, *texts]
     inputs = _inputs(pair, texts)
     found = _outputs(pair.exported / MODEL, inputs)
     expected = _reference(pair, kind, texts)
@@ -96,7 +96,7 @@ def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> Report:
         raise ModelFailed(f"the exported graph gives another shape than the checkpoint: {shapes[0]}", remedy=_REMEDY)
     if kind == "embed":
         return _judged_vectors(expected, found) | {"texts": len(texts)}
-    return _judged(probes.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
+    return _judged(divergence.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
 
 
 def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
@@ -105,7 +105,7 @@ def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
     served.no_truncation()
     served.no_padding()
     served.encode_special_tokens = True
-    tokenizer = checkpoints.open_tokenizer(pair.checkpoint)
+    tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
     inputs = [list(served.encode(text).ids) for text in texts]
     for text, ids in zip(texts, inputs, strict=True):
         if ids != reference.encode(tokenizer, text):
@@ -115,13 +115,13 @@ def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _reference(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-    head = checkpoints.head_of("onnx", kind)
+    head = checkpoint_loading.head_of("onnx", kind)
     return reference.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
 
 
 def _outputs(model: Path, inputs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
     """Return what the graph gives for each input."""
-    answer = probe.ask("convert.probe.onnx", {"model": str(model), "inputs": [list(ids) for ids in inputs]})
+    answer = probe.ask("convert.probe.onnx_probe", {"model": str(model), "inputs": [list(ids) for ids in inputs]})
     ends = np.cumsum([int(np.prod(shape)) for shape in answer.facts["shapes"]])
     parts = np.split(answer.arrays["outputs"], ends[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, answer.facts["shapes"], strict=True)]

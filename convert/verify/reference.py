@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from convert.decoder.scores import joint_log_probabilities
 from convert.decoder.tokens import task_tokens
-from convert.training import checkpoints
-from convert.verify import probes
+from convert.training import checkpoint_loading
+from convert.verify import divergence
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
@@ -40,34 +40,37 @@ def label_log_probabilities(
     """
     if task.kind != "classify":
         raise InvalidRequest(f"a task of kind {task.kind} has no label probabilities", remedy="Compare its answers.")
-    if checkpoints.is_decoder(checkpoints.read_config(checkpoint)):
-        model = checkpoints.open_model(checkpoint, adapter, "causal")
-        tokens = task_tokens(task, checkpoints.open_tokenizer(checkpoint))
-        return probes.log_softmax(joint_log_probabilities(model, tokens, texts, done))
+    if checkpoint_loading.is_decoder(checkpoint_loading.read_config(checkpoint)):
+        model = checkpoint_loading.open_model(checkpoint, adapter, "causal")
+        tokens = task_tokens(task, checkpoint_loading.open_tokenizer(checkpoint))
+        return divergence.log_softmax(joint_log_probabilities(model, tokens, texts, done))
     rows = encoder_rows(checkpoint, adapter, "sequence", texts, done)
-    return probes.log_softmax(np.stack(rows))
+    return divergence.log_softmax(np.stack(rows))
 
 
 def tag_log_probabilities(
     checkpoint: Path, adapter: Path | None, texts: Sequence[str], done: Done = quiet
 ) -> list[LogProbabilities]:
     """Return [tokens, tags] for each text, special tokens included. Raises ModelLoadFailed."""
-    return [probes.log_softmax(row) for row in encoder_rows(checkpoint, adapter, "token", texts, done)]
+    return [divergence.log_softmax(row) for row in encoder_rows(checkpoint, adapter, "token", texts, done)]
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Return an encoder's tokens for a text as the agent cuts it: whole, and "[SEP]" in it is five characters."""
-    return list(checkpoints.encoded(tokenizer, text)["input_ids"])
+    return list(checkpoint_loading.encoded(tokenizer, text)["input_ids"])
 
 
 def encoder_rows(
-    checkpoint: Path, adapter: Path | None, head: checkpoints.Head, texts: Sequence[str], done: Done = quiet
+    checkpoint: Path, adapter: Path | None, head: checkpoint_loading.Head, texts: Sequence[str], done: Done = quiet
 ) -> list[NDArray[np.float32]]:
     """Return the model's first output for each text, in float32: logits, or the last hidden state [tokens, width].
 
     One text at a time: what is not padded cannot be changed by padding. Raises ModelLoadFailed.
     """
-    model, tokenizer = checkpoints.open_model(checkpoint, adapter, head), checkpoints.open_tokenizer(checkpoint)
+    model, tokenizer = (
+        checkpoint_loading.open_model(checkpoint, adapter, head),
+        checkpoint_loading.open_tokenizer(checkpoint),
+    )
     rows = []
     with torch.inference_mode():
         for count, text in enumerate(texts, 1):

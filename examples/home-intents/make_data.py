@@ -205,14 +205,18 @@ def main() -> None:
     home = intents.Intents.from_dict(json.loads(packaged.read_text(encoding="utf-8")))
     names = json.loads((HERE / "names.json").read_text(encoding="utf-8"))
     found = utterances(home, names)
-    dealt = splits.joined((splits.deal(families, f"{SEED} {label}") for label, families in found.items()), SEED)
+    dealt = splits.join_splits(
+        (splits.deal_groups(families, f"{SEED} {label}") for label, families in found.items()), SEED
+    )
     kept = ("text", "label", "family")
-    splits.write(folder / "data", {split: [{key: row[key] for key in kept} for row in dealt[split]] for split in dealt})
+    splits.write_splits(
+        folder / "data", {split: [{key: row[key] for key in kept} for row in dealt[split]] for split in dealt}
+    )
     records = {
         split: [{"prompt": row["text"], "completion": row["slots"], "family": row["family"]} for row in dealt[split]]
         for split in dealt
     }
-    splits.write(folder / "slots" / "data", records)
+    splits.write_splits(folder / "slots" / "data", records)
     sizes = ", ".join(f"{split} {len(rows)}" for split, rows in dealt.items())
     sys.stdout.write(f"{folder}: {len(found)} labels; {sizes}\n")
 

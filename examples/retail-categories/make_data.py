@@ -94,7 +94,7 @@ def rows(category: str, texts: list[str]) -> dict[str, list[dict[str, str]]]:
     for head, found in variants(texts).items():
         kept = random.Random(f"{SEED} {head}").sample(found, min(VARIANTS_MAX, len(found)))  # noqa: S311
         drawn[head] = [{"text": text, "label": category, "family": f"{category}: {head}"} for text in kept]
-    return splits.deal(drawn, f"{SEED} {category}")
+    return splits.deal_groups(drawn, f"{SEED} {category}")
 
 
 def main() -> None:
@@ -102,8 +102,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the splits of this recipe.")
     parser.add_argument("--out", type=Path, default=HERE / "data")
     folder = parser.parse_args().out
-    dealt = splits.joined((rows(category, texts) for category, texts in descriptions().items()), SEED)
-    splits.write(folder, dealt)
+    dealt = splits.join_splits((rows(category, texts) for category, texts in descriptions().items()), SEED)
+    splits.write_splits(folder, dealt)
     sizes = ", ".join(f"{split} {len(found)}" for split, found in dealt.items())
     sys.stdout.write(f"{folder}: {sizes}\n")
 

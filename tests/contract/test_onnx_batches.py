@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.quantize import graph
+from convert.quantize import onnx_quantizer
 from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.onnx_runtime import OnnxRuntime
 from tests.support import bundles
@@ -36,7 +36,7 @@ def texts(count: int) -> list[str]:
 def opened(folder: Path, stored: str, threads: int = 1) -> OnnxRuntime:
     """Store the weights of a bundle in that way, and load it as "a"."""
     made = folder / "stored.onnx"
-    graph.quantize(folder / "model.onnx", made, stored)
+    onnx_quantizer.quantize(folder / "model.onnx", made, stored)
     made.replace(folder / "model.onnx")
     runtime = OnnxRuntime()
     runtime.load(LoadRequest(runtime="onnx", weights=str(folder / "model.onnx"), threads=threads))
@@ -69,7 +69,7 @@ def require_the_same_in_company(runtime: OnnxRuntime, asked: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["classify", "extract"])
-@pytest.mark.parametrize("stored", graph.TYPES)
+@pytest.mark.parametrize("stored", onnx_quantizer.TYPES)
 def test_scores_are_the_same_alone_and_in_company(tmp_path, stored, kind):
     """No bit of a score depends on how many inputs are there, on their lengths or on their order."""
     runtime = opened(bundles.tiny_onnx_bundle(tmp_path, kind), stored)
@@ -78,7 +78,7 @@ def test_scores_are_the_same_alone_and_in_company(tmp_path, stored, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stored", graph.TYPES)
+@pytest.mark.parametrize("stored", onnx_quantizer.TYPES)
 def test_scores_of_a_real_encoder_are_the_same_alone_and_in_company(tmp_path, stored):
     """So it is with MiniLM, on two threads."""
     runtime = opened(bundles.minilm_bundle(tmp_path, "classify"), stored, threads=2)

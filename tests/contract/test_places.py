@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from convert.publish import stick
-from convert.publish.places import CHUNK_BYTES, FolderStorage, RepositoryStorage, open_place
+from convert.publish import media_writer
+from convert.publish.repository_storage import CHUNK_BYTES, FolderStorage, RepositoryStorage, open_place
 from edge_agent.errors import InvalidRequest, UpstreamFailed
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
@@ -141,4 +141,4 @@ def test_a_damaged_blob_does_not_get_onto_a_stick(tmp_path: Path):
         centre.stick(tmp_path / "stick")
     assert "Publish its bundle again" in caught.value.remedy
     assert not (tmp_path / "stick" / "blobs" / damaged.name).exists()
-    assert stick.wanted(centre.held.plan, [], "") == {digest}
+    assert media_writer.wanted(centre.held.plan, [], "") == {digest}

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from convert.assess import Risk, assess
-from convert.dataset.select import DatasetSelection
-from convert.dataset.write import write
+from convert.dataset.assessment import Risk, assess
+from convert.dataset.dataset_files import write
+from convert.dataset.selection import DatasetSelection
 from edge_agent.formats.signed_document import public_key_hex
 from tests.e2e.test_escalation import CALIBRATED, SURE, oracle_of
 from tests.support.bundles import echo_bundle

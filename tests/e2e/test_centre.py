@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from convert import cli as factory
-from convert.publish import centre_keys
+from convert.publish import central_keys
 from edge_agent import cli as appliance
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.client import ReviewClient
@@ -48,7 +48,7 @@ def convert(tmp_path: Path) -> Run:
 @pytest.mark.slow
 def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
     """Classified, corrected, sealed, collected: the corrected label is in the messages and in the preference pair."""
-    public, stick = centre_keys.public(tmp_path / "keys"), tmp_path / "stick"
+    public, stick = central_keys.public(tmp_path / "keys"), tmp_path / "stick"
     stick.mkdir()
     site = {"id": "shop-1", "recipients": [public.recipient], "receipt_keys": [public.receipts]}
     collect = ("collect", stick, "--keys", tmp_path / "keys", "--out", tmp_path / "collected")

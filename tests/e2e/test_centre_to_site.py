@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from convert.publish import reading
-from convert.publish.places import FolderStorage
+from convert.publish import repository_reader
+from convert.publish.repository_storage import FolderStorage
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import manifest
 from edge_agent.formats.repository_metadata import root_name
@@ -65,9 +65,9 @@ def test_what_came_opens_as_a_repository(centre: Centre, tmp_path: Path):
     """The folder alone is read by the code that checks the centre's own, every signature and hash in it."""
     case = UpdateCase(tmp_path / "site", str(centre.folder))
     case.once()
-    there, here = centre.held, reading.require(FolderStorage(case.incoming), centre.root_bytes)
+    there, here = centre.held, repository_reader.require(FolderStorage(case.incoming), centre.root_bytes)
     assert there.plan == here.plan
     assert there.bundles() == here.bundles()
     (case.incoming / "metadata" / "timestamp.json").write_bytes(b"{}")
     with pytest.raises(EdgeAgentError):
-        reading.require(FolderStorage(case.incoming), centre.root_bytes)
+        repository_reader.require(FolderStorage(case.incoming), centre.root_bytes)

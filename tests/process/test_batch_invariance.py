@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.evaluate.bundle import opened
-from convert.evaluate.invariance import BATCHES, BatchInvariance, difference, measure_batch_invariance, sentence
+from convert.evaluate.batch_invariance import BATCHES, BatchInvariance, difference, measure_batch_invariance, sentence
+from convert.evaluate.bundle_folder import open_bundle
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.pipeline.recipe import BudgetSection
-from convert.quantize.choose import judge
+from convert.quantize.candidate_selection import judge
 from tests.support.bundles import echo_bundle, tiny_onnx_bundle
 
 TEXTS = [f"!slow 2 a refund of {number}" for number in range(16)]  # each is there long enough to have company
@@ -78,7 +78,7 @@ def test_the_manifest_carries_what_was_measured_and_where():
 @pytest.mark.parametrize("kind", ["classify", "extract"])
 def test_scores_that_vary_are_found_out(tmp_path: Path, kind: str):
     """Texts are computed alone and in company, and the engine's own finding is told, too."""
-    found = measure_batch_invariance(opened(varying(tmp_path / "bundle", kind)), TEXTS)
+    found = measure_batch_invariance(open_bundle(varying(tmp_path / "bundle", kind)), TEXTS)
     assert found is not None
     assert (16, BATCHES, True) == (found.texts, found.batches, found.scored)
     assert "the echo model was told" in found.engine
@@ -92,7 +92,9 @@ def test_scores_that_vary_are_found_out(tmp_path: Path, kind: str):
 @pytest.mark.parametrize("kind", ["classify", "embed"])
 def test_an_encoder_does_not_vary(tmp_path: Path, kind: str):
     """Its answers are the same to the last bit, and the library and the processor are named."""
-    found = measure_batch_invariance(opened(tiny_onnx_bundle(tmp_path / "bundle", kind)), [each[8:] for each in TEXTS])
+    found = measure_batch_invariance(
+        open_bundle(tiny_onnx_bundle(tmp_path / "bundle", kind)), [each[8:] for each in TEXTS]
+    )
     assert found is not None
     assert (0, 0.0, "", kind == "classify") == (found.varied, found.difference_max, found.problem, found.scored)
     assert found.build.startswith("onnxruntime ")
@@ -100,7 +102,7 @@ def test_an_encoder_does_not_vary(tmp_path: Path, kind: str):
 
 def test_written_text_is_not_measured(tmp_path: Path):
     """Streams share steps until one of them ends: nothing is promised of their bits."""
-    assert measure_batch_invariance(opened(echo_bundle(tmp_path / "bundle", kind="generate")), TEXTS) is None
+    assert measure_batch_invariance(open_bundle(echo_bundle(tmp_path / "bundle", kind="generate")), TEXTS) is None
 
 
 @pytest.mark.slow

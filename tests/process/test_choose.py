@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.pipeline.recipe import BudgetSection
-from convert.quantize.choose import Candidate, choose, divergences, fastest, judge, table
+from convert.quantize.candidate_selection import Candidate, choose, divergences, fastest, judge, table
 from edge_agent.errors import ModelFailed
 from tests.support.bundles import DEFAULT_LABELS
 from tests.support.stages import spoiled, stage_job

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from convert.publish import centre_keys
+from convert.publish import central_keys
 from edge_agent.formats import receipts
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import feedback, prediction, tombstone
@@ -39,8 +39,8 @@ class Fleet:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        public = centre_keys.create(root / "keys")
-        self.keys = centre_keys.unlock(root / "keys", lambda: "")
+        public = central_keys.create(root / "keys")
+        self.keys = central_keys.unlock(root / "keys", lambda: "")
         self.site = SealingSite(root / "ready" / "store")
         self.recipients = (public.recipient,)
         self.seal([prediction(1), prediction(2), prediction(3, input="zebra")])

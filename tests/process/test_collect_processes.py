@@ -14,8 +14,8 @@ import pytest
 
 from convert.cli import app
 from convert.collect.sources import open_source
-from convert.dataset import formats
-from convert.publish import centre_keys
+from convert.dataset import row_formats
+from convert.publish import central_keys
 from tests.support.eventually import eventually_sync
 from tests.support.examples import feedback, prediction
 from tests.support.object_stores import Served, s3
@@ -30,8 +30,8 @@ class Command:
 
     def __init__(self, root: Path, passphrase: str = "") -> None:
         self.root = root
-        self.recipients = (centre_keys.create(root / "keys", passphrase).recipient,)
-        self.keys = centre_keys.unlock(root / "keys", lambda: passphrase)
+        self.recipients = (central_keys.create(root / "keys", passphrase).recipient,)
+        self.keys = central_keys.unlock(root / "keys", lambda: passphrase)
         self.words = [sys.executable, "-m", "convert.cli", "collect", "--keys", str(root / "keys")]
 
     def fill(self, store: Path, segments: int) -> SealingSite:
@@ -128,7 +128,7 @@ def test_what_it_writes_is_the_owners(tmp_path: Path):
 def test_the_documents_have_every_format_and_option():
     """docs/training-data.md names each format, and the commands in the documents exist."""
     text = (DOCS / "training-data.md").read_text(encoding="utf-8")
-    assert [] == [form for form in (*formats.FORMATS, "label-studio") if f"| `{form}` |" not in text]
+    assert [] == [form for form in (*row_formats.FORMATS, "label-studio") if f"| `{form}` |" not in text]
     known = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
     for name in ("training-data.md", "collect.md"):
         named = re.findall(r"edge-convert ([a-z]+)", (DOCS / name).read_text(encoding="utf-8"))

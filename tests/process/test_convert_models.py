@@ -16,14 +16,13 @@ from safetensors.numpy import load_file, save_file
 
 from convert import probe, verify
 from convert.decoder.tokens import task_tokens
-from convert.export import converter, onnx
-from convert.export import gguf as gguf_export
+from convert.export import gguf_export, llama_converter, onnx_export
 from convert.pipeline import stage
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.stage import StageJob
-from convert.quantize import gguf_files, graph, imatrix
-from convert.training import checkpoints
-from convert.verify import ExportPair, loss, probes, reference
+from convert.quantize import gguf_files, imatrix, onnx_quantizer
+from convert.training import checkpoint_loading
+from convert.verify import ExportPair, divergence, reference
 from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formats.manifest import TaskSpec
 from tests.support import mounts, tiny_decoder, tiny_models
@@ -46,9 +45,9 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        get_peft_model(checkpoints.open_model(checkpoint, None, "causal"), lora).save_pretrained(adapter)
+        get_peft_model(checkpoint_loading.open_model(checkpoint, None, "causal"), lora).save_pretrained(adapter)
     out.mkdir()
-    gguf_export.export(gguf_export.GgufExport(checkpoint, adapter), converter.find(), out, quiet)
+    gguf_export.export(gguf_export.GgufExport(checkpoint, adapter), llama_converter.find(), out, quiet)
     return ExportPair(checkpoint, adapter, out)
 
 
@@ -58,15 +57,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
     folder = tmp_path_factory.mktemp("encoder")
     checkpoint, out = tiny_models.encoder(folder / "m", "bert"), folder / "out"
     out.mkdir()
-    onnx.export(checkpoint, None, "sequence", out)
+    onnx_export.export(checkpoint, None, "sequence", out)
     return ExportPair(checkpoint, None, out)
 
 
 def test_exported_decoder_with_its_adapter_is_the_model(decoder: ExportPair) -> None:
     """Base and adapter in llama.cpp compute what PyTorch computes with the adapter, and not what it does without."""
     report = verify.check_gguf(decoder, TASK, TEXTS)
-    assert report["kl_max"] < probes.KL_MAX
-    assert (1.0, len(probes.TEXTS) + len(TEXTS)) == (report["same_top"], report["texts"])
+    assert report["kl_max"] < divergence.KL_MAX
+    assert (1.0, len(divergence.TEXTS) + len(TEXTS)) == (report["same_top"], report["texts"])
     with pytest.raises(ModelFailed, match="not the same model: Kullback-Leibler"):
         verify.check_gguf(ExportPair(decoder.checkpoint, None, decoder.exported), TASK, TEXTS)
 
@@ -74,11 +73,11 @@ def test_exported_decoder_with_its_adapter_is_the_model(decoder: ExportPair) -> 
 def test_merged_export_is_the_model_too(decoder: ExportPair, tmp_path: Path) -> None:
     """An adapter put into the weights gives one file that computes the same."""
     how = gguf_export.GgufExport(decoder.checkpoint, decoder.adapter, merged=True)
-    gguf_export.export(how, converter.find(), tmp_path, quiet)
+    gguf_export.export(how, llama_converter.find(), tmp_path, quiet)
     assert not (tmp_path / gguf_export.ADAPTER).exists()
     assert (
         verify.check_gguf(ExportPair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"]
-        < probes.KL_MAX
+        < divergence.KL_MAX
     )
 
 
@@ -86,24 +85,24 @@ def test_tokenizer_of_our_own_is_refused_by_name(tmp_path: Path) -> None:
     """llama.cpp knows a pre-tokenizer by what it does to a test string; one trained anew does something else."""
     checkpoint = tiny_decoder.checkpoint(tmp_path / "m")
     with pytest.raises(InvalidRequest, match="how this tokenizer cuts a text"):
-        gguf_export.to_gguf(converter.find(), checkpoint, tmp_path / "base.gguf")
+        gguf_export.to_gguf(llama_converter.find(), checkpoint, tmp_path / "base.gguf")
 
 
 def test_missing_tokenizer_file_is_refused_by_name(tmp_path: Path) -> None:
     """Phi-3 needs its tokenizer.model."""
     with pytest.raises(InvalidRequest, match=r"misses a file of this model's tokenizer.*tokenizer\.model"):
-        gguf_export.to_gguf(converter.find(), tiny_models.decoder(tmp_path / "m", "phi3"), tmp_path / "base.gguf")
+        gguf_export.to_gguf(llama_converter.find(), tiny_models.decoder(tmp_path / "m", "phi3"), tmp_path / "base.gguf")
 
 
 @pytest.mark.release
 def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
     """The converter drops BERT's pooler, which changes every answer; renamed, it is computed."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "bert")
-    gguf_export.to_gguf(converter.find(), checkpoint, tmp_path / "base.gguf")
-    tokenizer = checkpoints.open_tokenizer(checkpoint)
+    gguf_export.to_gguf(llama_converter.find(), checkpoint, tmp_path / "base.gguf")
+    tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
     prompts = [reference.encode(tokenizer, text) for text in TEXTS]
     asked = {"model": str(tmp_path / "base.gguf"), "prompts": prompts, "pooling": "rank"}
-    answer = probe.ask("convert.probe.llama", asked)
+    answer = probe.ask("convert.probe.llama_probe", asked)
     expected = np.stack(reference.encoder_rows(checkpoint, None, "sequence", TEXTS))
     assert list(tiny_models.LABELS) == answer.facts["labels"]
     assert np.abs(expected - answer.arrays["logits"]).max() < 1e-2
@@ -111,7 +110,7 @@ def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
 
 def test_exported_encoder_is_the_model(encoder: ExportPair) -> None:
     """Graph and tokenizer give what PyTorch gives; another checkpoint's graph does not pass."""
-    assert verify.check_onnx(encoder, "classify", TEXTS)["kl_max"] < probes.KL_MAX
+    assert verify.check_onnx(encoder, "classify", TEXTS)["kl_max"] < divergence.KL_MAX
 
 
 def test_other_weights_or_tokenizer_fail_the_gate(encoder: ExportPair, tmp_path: Path) -> None:
@@ -123,8 +122,8 @@ def test_other_weights_or_tokenizer_fail_the_gate(encoder: ExportPair, tmp_path:
     with pytest.raises(ModelFailed, match="not the same model"):
         verify.check_onnx(ExportPair(other, None, encoder.exported), "classify", TEXTS)
     spoilt = shutil.copytree(encoder.exported, tmp_path / "spoilt")
-    text = (spoilt / onnx.TOKENIZER).read_text(encoding="utf-8")
-    (spoilt / onnx.TOKENIZER).write_text(
+    text = (spoilt / onnx_export.TOKENIZER).read_text(encoding="utf-8")
+    (spoilt / onnx_export.TOKENIZER).write_text(
         text.replace('"lowercase":true', '"lowercase":false').replace('"lowercase": true', '"lowercase": false')
     )
     with pytest.raises(ModelFailed, match="the exported tokenizer cuts"):
@@ -135,7 +134,7 @@ def test_other_weights_or_tokenizer_fail_the_gate(encoder: ExportPair, tmp_path:
 def test_tags_and_vectors_are_exported_too(tmp_path: Path, kind: str) -> None:
     """Token classification is compared token by token, hidden states by their angle."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "distilbert", kind)
-    onnx.export(checkpoint, None, checkpoints.head_of("onnx", kind), tmp_path)
+    onnx_export.export(checkpoint, None, checkpoint_loading.head_of("onnx", kind), tmp_path)
     report = verify.check_onnx(ExportPair(checkpoint, None, tmp_path), kind, TEXTS)
     assert report["rows"] > 10 * report["texts"]
 
@@ -147,24 +146,24 @@ def test_reference_is_what_the_labels_get(decoder: ExportPair, encoder: ExportPa
     for rows in (of_decoder, of_encoder):
         assert (len(TEXTS), len(TASK.labels)) == rows.shape
         assert np.allclose(1.0, np.exp(rows).sum(axis=1))
-    tokens = task_tokens(TASK, checkpoints.open_tokenizer(decoder.checkpoint))
-    model = checkpoints.open_model(decoder.checkpoint, decoder.adapter, "causal")
-    steps = probes.log_softmax(probes.last_logits(model, [tokens.prompt(TEXTS[0])]))[-1]
+    tokens = task_tokens(TASK, checkpoint_loading.open_tokenizer(decoder.checkpoint))
+    model = checkpoint_loading.open_model(decoder.checkpoint, decoder.adapter, "causal")
+    steps = divergence.log_softmax(divergence.last_logits(model, [tokens.prompt(TEXTS[0])]))[-1]
     firsts = np.array([steps[label[0]] for label in tokens.labels])
     assert {1} == {len(label) for label in tokens.labels}
-    assert np.allclose(probes.log_softmax(firsts), of_decoder[0], atol=1e-4)
+    assert np.allclose(divergence.log_softmax(firsts), of_decoder[0], atol=1e-4)
 
 
 def test_importance_is_the_mean_square_of_each_column(decoder: ExportPair) -> None:
     """Measured by hooks, it is what the definition says; every linear layer but the output has a GGUF name."""
-    model = checkpoints.open_model(decoder.checkpoint, None, "causal")
-    prompts = probes.prompts(checkpoints.open_tokenizer(decoder.checkpoint))[:4]
+    model = checkpoint_loading.open_model(decoder.checkpoint, None, "causal")
+    prompts = divergence.prompts(checkpoint_loading.open_tokenizer(decoder.checkpoint))[:4]
     matrix = imatrix.measure(model, prompts, imatrix.names("llama", 2), quiet)
     assert {tensor.name for tensor in library.GGUFReader(decoder.exported / "base.gguf").tensors} > set(matrix)
     assert 7 * 2 == len(matrix)
     seen = []
     model.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0][0]))
-    probes.last_logits(model, prompts)
+    divergence.last_logits(model, prompts)
     expected = torch.cat(seen).square().mean(0).numpy()
     assert np.allclose(expected, matrix["blk.1.ffn_down.weight"], rtol=1e-4)
     with pytest.raises(InvalidRequest, match="no tensor names"):
@@ -173,18 +172,18 @@ def test_importance_is_the_mean_square_of_each_column(decoder: ExportPair) -> No
 
 def test_quantized_decoder_loses_what_the_loss_says(decoder: ExportPair, tmp_path: Path) -> None:
     """Eight bits lose less than four, in every measure; a file compared with itself loses nothing."""
-    prompts = probes.prompts(checkpoints.open_tokenizer(decoder.checkpoint))
+    prompts = divergence.prompts(checkpoint_loading.open_tokenizer(decoder.checkpoint))
     base = decoder.exported / "base.gguf"
-    full = probe.ask("convert.probe.llama", {"model": str(base), "prompts": prompts}).arrays["logits"]
+    full = probe.ask("convert.probe.llama_probe", {"model": str(base), "prompts": prompts}).arrays["logits"]
     found = {}
     for name in ("Q8_0", "Q4_0"):
         gguf_files.quantize(gguf_files.QuantizeRequest(base, tmp_path / name, name))
         asked = {"model": str(tmp_path / name), "prompts": prompts}
-        found[name] = loss.between(full, probe.ask("convert.probe.llama", asked).arrays["logits"])
+        found[name] = divergence.measure_loss(full, probe.ask("convert.probe.llama_probe", asked).arrays["logits"])
     assert found["Q8_0"].kl_mean < found["Q4_0"].kl_mean
     assert found["Q8_0"].kl_mean <= found["Q8_0"].kl_p999
     assert found["Q4_0"].agreement <= found["Q8_0"].agreement <= 1.0
-    assert (0.0, 0.0, 1.0) == tuple(loss.between(full, full).report().values())[:3]
+    assert (0.0, 0.0, 1.0) == tuple(divergence.measure_loss(full, full).report().values())[:3]
 
 
 def test_full_disk_is_said_and_leaves_no_file(decoder: ExportPair, tmp_path: Path) -> None:
@@ -192,7 +191,7 @@ def test_full_disk_is_said_and_leaves_no_file(decoder: ExportPair, tmp_path: Pat
     with mounts.tmpfs(tmp_path / "disk", "size=4m") as disk:
         (disk / "out").mkdir()
         with pytest.raises(OSError, match="No space left on device") as caught:
-            gguf_export.to_gguf(converter.find(), decoder.checkpoint, disk / "out" / "base.gguf")
+            gguf_export.to_gguf(llama_converter.find(), decoder.checkpoint, disk / "out" / "base.gguf")
         assert str(disk) in str(caught.value.filename)
         (disk / "out" / "base.gguf").unlink(missing_ok=True)
         with pytest.raises(OSError, match="No space left on device"):
@@ -205,26 +204,28 @@ def test_full_disk_is_said_and_leaves_no_file(decoder: ExportPair, tmp_path: Pat
 SIZES = {"matmul8-gather8": (8, 10), "dynamic-int8": (8, 10), "fp32": (32, 33)}
 
 
-@pytest.mark.parametrize("name", graph.TYPES)
+@pytest.mark.parametrize("name", onnx_quantizer.TYPES)
 def test_quantized_graph_is_what_its_report_says(
     encoder: ExportPair, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Bits per weight are counted in the file, it still computes nearly the same, and nobody reads of each node."""
-    report = graph.quantize(encoder.exported / onnx.MODEL, tmp_path / "model.onnx", name)
+    report = onnx_quantizer.quantize(encoder.exported / onnx_export.MODEL, tmp_path / "model.onnx", name)
     low, high = SIZES[name]
     assert [] == caplog.messages
     assert low <= report["bits_per_weight"] <= high
     assert report["fallback_tensors"] == len(report["fallbacks"])
     kinds = {node.op_type for node in graphs.load(tmp_path / "model.onnx").graph.node}
     assert ("MatMulNBits" in kinds) == (name == "matmul8-gather8")
-    inputs = [reference.encode(checkpoints.open_tokenizer(encoder.checkpoint), text) for text in TEXTS]
-    lost = loss.between(*(outputs(path, inputs) for path in (encoder.exported / "model.onnx", tmp_path / "model.onnx")))
+    inputs = [reference.encode(checkpoint_loading.open_tokenizer(encoder.checkpoint), text) for text in TEXTS]
+    lost = divergence.measure_loss(
+        *(outputs(path, inputs) for path in (encoder.exported / "model.onnx", tmp_path / "model.onnx"))
+    )
     assert lost.kl_mean < (0.1 if name == "dynamic-int8" else 0.01)
 
 
 def outputs(model: Path, inputs: Sequence[Sequence[int]]) -> np.ndarray:
     """Return [texts, labels]."""
-    answer = probe.ask("convert.probe.onnx", {"model": str(model), "inputs": inputs})
+    answer = probe.ask("convert.probe.onnx_probe", {"model": str(model), "inputs": inputs})
     return answer.arrays["outputs"].reshape(answer.facts["shapes"][0][0] and (len(inputs), -1))
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from convert import export, prepare, probe, verify
-from convert.export.gguf import BASE
+from convert.export.gguf_export import BASE
 from convert.pipeline.recipe import Recipe, read
 from convert.pipeline.stage import CHECKPOINT, StageJob
-from convert.quantize import gguf_files, graph, imatrix
-from convert.training import checkpoints
-from convert.verify import loss, probes, reference
+from convert.quantize import gguf_files, imatrix, onnx_quantizer
+from convert.training import checkpoint_loading
+from convert.verify import divergence, reference
 from tests.support import models as files
 from tests.support import pos_intents, recipes
 
@@ -62,8 +62,8 @@ def test_smollm2_comes_back_and_out_again_unchanged(smollm2: tuple[dict[str, Pat
     for key in ("tokens", "token_type", "merges", "pre", "bos_token_id", "eos_token_id", "padding_token_id"):
         assert before[f"tokenizer.ggml.{key}"] == after[f"tokenizer.ggml.{key}"], key
     assert before["tokenizer.chat_template"] == after["tokenizer.chat_template"]
-    assert reports["prepare"]["kl_to_llama_cpp"] < probes.KL_MAX
-    assert reports["verify"]["kl_max"] < probes.KL_MAX
+    assert reports["prepare"]["kl_to_llama_cpp"] < divergence.KL_MAX
+    assert reports["verify"]["kl_max"] < divergence.KL_MAX
     assert 32.0 == gguf_files.contents(left["export"] / BASE).bits_per_weight
 
 
@@ -73,18 +73,18 @@ def test_importance_lowers_the_loss_of_four_bits(
     """Measured on the task's own texts, the matrix brings Q4_0 nearer to the original on others of its kind."""
     left, _ = smollm2
     checkpoint, base = left["prepare"] / CHECKPOINT, left["export"] / BASE
-    tokenizer = checkpoints.open_tokenizer(checkpoint)
+    tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
     texts = [[*tokenizer.encode(f"Customer: {text}\nWants:")] for text, _ in pos_intents.train()]
-    model = checkpoints.open_model(checkpoint, None, "causal")
+    model = checkpoint_loading.open_model(checkpoint, None, "causal")
     matrix = imatrix.measure(model, texts[::2], imatrix.names("llama", 30), quiet)
     assert 7 * 30 == len(matrix)
     asked = {"prompts": texts[1::2][:40], "rows_max": 4}
-    full = probe.ask("convert.probe.llama", {"model": str(base), **asked}).arrays["logits"]
+    full = probe.ask("convert.probe.llama_probe", {"model": str(base), **asked}).arrays["logits"]
     lost = []
     for importance in ({}, matrix):
         gguf_files.quantize(gguf_files.QuantizeRequest(base, tmp_path / "q.gguf", "Q4_0", importance=importance))
-        found = probe.ask("convert.probe.llama", {"model": str(tmp_path / "q.gguf"), **asked})
-        lost.append(loss.between(full, found.arrays["logits"]))
+        found = probe.ask("convert.probe.llama_probe", {"model": str(tmp_path / "q.gguf"), **asked})
+        lost.append(divergence.measure_loss(full, found.arrays["logits"]))
     assert lost[1].kl_mean < lost[0].kl_mean
 
 
@@ -103,14 +103,17 @@ def test_minilm_is_exported_and_shrunk(tmp_path: Path) -> None:
     left, reports = done(recipe_for(tmp_path / "recipe", {"checkpoint": str(files.minilm_dir())}, ENCODER), tmp_path)
     assert reports["verify"]["cosine_min"] > verify.COSINE_MIN
     source, target = left["export"] / "model.onnx", tmp_path / "small.onnx"
-    report = graph.quantize(source, target, "matmul8-gather8")
+    report = onnx_quantizer.quantize(source, target, "matmul8-gather8")
     assert target.stat().st_size < 0.3 * source.stat().st_size
     assert 8 <= report["bits_per_weight"] < 9
-    tokenizer = checkpoints.open_tokenizer(files.minilm_dir())
-    for text in probes.TEXTS[:5]:
+    tokenizer = checkpoint_loading.open_tokenizer(files.minilm_dir())
+    for text in divergence.TEXTS[:5]:
         asked = {"inputs": [reference.encode(tokenizer, text)]}
         big, small = (
-            probe.ask("convert.probe.onnx", {"model": str(path), **asked}).arrays["outputs"].reshape(-1, 384).mean(0)
+            probe.ask("convert.probe.onnx_probe", {"model": str(path), **asked})
+            .arrays["outputs"]
+            .reshape(-1, 384)
+            .mean(0)
             for path in (source, target)
         )
         assert big @ small / np.linalg.norm(big) / np.linalg.norm(small) > 0.998

@@ -10,10 +10,10 @@ import pytest
 
 from convert import calibrate, evaluate
 from convert.evaluate import predict
-from convert.package import finish
+from convert.package import assemble_stage
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import StageJob
-from convert.quantize.choose import Candidate, choose
+from convert.quantize.candidate_selection import Candidate, choose
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.golden_cases import is_binding, parse
 from edge_agent.formats.manifest import Threshold
@@ -46,7 +46,7 @@ def finished(folder: Path, kind: str = "classify", samples: str = "", **more) ->
 def test_the_finished_bundle_has_everything(tmp_path):
     """It is calibrated, says where it comes from and what it needs, and carries report, licence and golden answers."""
     job = finished(tmp_path / "run", samples="how much is the mug?\n")
-    report = finish.run(job)
+    report = assemble_stage.run(job)
     folder = job.out / "bundle"
     manifest = manifest_of(folder)
     assert [folder] == list(job.out.iterdir())
@@ -74,7 +74,7 @@ def test_the_finished_bundle_has_everything(tmp_path):
 def test_the_golden_set_covers_the_labels(tmp_path):
     """Samples come first, then cases of every label that rows have; served again, the bundle repeats them."""
     job = finished(tmp_path / "run", samples="how much is the mug?\n")
-    report = finish.run(job)
+    report = assemble_stage.run(job)
     folder = job.out / "bundle"
     cases = parse((folder / "golden.jsonl").read_bytes())
     labels = {json.loads(line)["label"] for line in (tmp_path / "run" / "test.jsonl").read_text().splitlines()}
@@ -92,7 +92,7 @@ def test_a_bundle_that_a_site_could_hardly_check_is_refused(tmp_path):
     job = finished(tmp_path / "run")
     strict = replace(job, recipe=job.recipe.model_copy(update={"budget": BudgetSection(golden_cases_min=200)}))
     with pytest.raises(ModelFailed, match=r"\d+ of \d+ golden cases bind") as caught:
-        finish.run(strict)
+        assemble_stage.run(strict)
     assert "golden_cases_min" in caught.value.remedy
 
 
@@ -102,7 +102,7 @@ def test_the_same_inputs_give_the_same_digest(tmp_path):
     digests, files = [], []
     for name in ("one", "two"):
         job = finished(tmp_path / name, wrong=5)
-        digests.append(finish.run(job)["digest"])
+        digests.append(assemble_stage.run(job)["digest"])
         files.append({path.name: path.read_bytes() for path in (job.out / "bundle").iterdir()})
     assert digests[0] == digests[1]
     assert files[0] == files[1]
@@ -113,6 +113,6 @@ def test_the_same_inputs_give_the_same_digest(tmp_path):
 def test_other_kinds_are_finished_too(tmp_path, kind):
     """Records and vectors have golden answers as well, which the bundle repeats."""
     job = finished(tmp_path / "run", kind)
-    report = finish.run(job)
+    report = assemble_stage.run(job)
     assert 24 == report["golden"]["cases"]
     assert [] == report["labels_without_case"]

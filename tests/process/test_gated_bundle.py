@@ -9,13 +9,13 @@ import pytest
 
 from convert import calibrate, evaluate
 from convert.evaluate import predict
-from convert.evaluate.bundle import opened
-from convert.package import finish
-from convert.pipeline import task as tasks
+from convert.evaluate.bundle_folder import open_bundle
+from convert.package import assemble_stage
+from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
-from convert.quantize import detector, graph, provisional
-from convert.quantize.choose import Candidate, choose, judge
+from convert.quantize import candidate_bundle, detector, onnx_quantizer
+from convert.quantize.candidate_selection import Candidate, choose, judge
 from edge_agent.formats import golden_cases
 from edge_agent.formats.ood_gate import OodGate
 from tests.support.stages import TEXTS, after, stage_job
@@ -34,7 +34,7 @@ def chosen_of(job: StageJob, *types: str) -> Report:
     for name in types:
         target = job.out / "candidates" / name / "model.onnx"
         target.parent.mkdir(parents=True)
-        details = graph.quantize(exported, target, name)
+        details = onnx_quantizer.quantize(exported, target, name)
         candidates.append(
             Candidate(name, target, details | {"ood_score": fitted is not None and fitted.put_into(target)})
         )
@@ -59,8 +59,8 @@ def test_a_run_makes_a_bundle_that_holds_strangers_up(tmp_path: Path):
     job = after(job, "assemble")
     (tmp_path / "run" / "model").mkdir()
     (tmp_path / "run" / "model" / "config.json").write_text("{}")
-    finish.run(job)
-    bundle = opened(job.out / "bundle")
+    assemble_stage.run(job)
+    bundle = open_bundle(job.out / "bundle")
     gate = bundle.manifest.confidence.gate
     assert gate is not None
     cases = golden_cases.parse(bundle.paths["golden"].read_bytes())
@@ -92,7 +92,7 @@ def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
     section = _section(job.out)
     assert isinstance(section["gate"], dict)
     gate = OodGate.model_validate_json(json.dumps(section["gate"]))
-    bundle = provisional.bundle(job, provisional.chosen(job), tmp_path / "bundle")
+    bundle = candidate_bundle.bundle(job, candidate_bundle.chosen(job), tmp_path / "bundle")
     said = predict(bundle, [*STRANGE, *TEXTS[:60]])
     held_up = [gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in said]
     assert sum(held_up[: len(STRANGE)]) >= 4

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from convert import calibrate, evaluate
-from convert.data import near_copies
+from convert.data import split_leakage
 from convert.pipeline.stage import StageJob
-from convert.report.text import headline
+from convert.report.markdown import headline
 from edge_agent.formats.manifest import Threshold
 from tests.support.stages import after, quantized, stage_job
 
@@ -93,7 +93,7 @@ def test_the_headline_is_given_without_near_copies(tmp_path):
     lines = [json.loads(line) for line in (job.out / "predictions.jsonl").read_text().splitlines()]
     right = [line["answer"] == line["expected"] for line in lines]
     known = [json.loads(line)["text"] for line in job.recipe.path("calibration.jsonl").read_text().splitlines()]
-    near = near_copies.any_of([row["text"] for row in rows], {"calibration": known}).tolist()
+    near = split_leakage.any_of([row["text"] for row in rows], {"calibration": known}).tolist()
     assert not any(near[40:])
     assert {"rows": 35, "splits": ["calibration"]} == report["near_copies"]
     others = [good for good, copy in zip(right, near, strict=True) if not copy]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from convert.publish.check import CheckScope, check
 from convert.publish.keyring import make
-from convert.publish.places import FolderStorage
+from convert.publish.repository_check import CheckScope, check
+from convert.publish.repository_storage import FolderStorage
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
@@ -30,9 +30,9 @@ import sys
 from pathlib import Path
 from convert.publish import plan_text, rotation, stick
 from convert.publish.keyring import Keyring
-from convert.publish.places import Folder
+from convert.publish.repository_storage import Folder
 from convert.publish.publisher import Publisher
-from convert.publish.rotation import Rotation
+from convert.publish.key_rotation import Rotation
 
 place = Path(sys.argv[1])
 keys = Keyring([place / "signing-keys"], lambda folder: "")

@@ -19,9 +19,9 @@ import yaml
 
 from convert import verify
 from convert.evaluate import predict
-from convert.export import converter, gguf, onnx
-from convert.package import assemble
-from convert.training import checkpoints
+from convert.export import gguf_export, llama_converter, onnx_export
+from convert.package import bundle_assembly
+from convert.training import checkpoint_loading
 from convert.verify import ExportPair, reference
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.manifest import TaskSpec
@@ -97,9 +97,11 @@ def _export(case: Case, folder: Path) -> str:
     checkpoint, out = make(folder / "checkpoint", case.name, *kinds), folder / "out"
     out.mkdir()
     if case.runtime == "llama":
-        gguf.export(gguf.GgufExport(checkpoint), converter.find(), out, lambda _what, _done, _all: None)
+        gguf_export.export(
+            gguf_export.GgufExport(checkpoint), llama_converter.find(), out, lambda _what, _done, _all: None
+        )
     else:
-        onnx.export(checkpoint, None, checkpoints.head_of("onnx", case.kind), out)
+        onnx_export.export(checkpoint, None, checkpoint_loading.head_of("onnx", case.kind), out)
     return "works"
 
 
@@ -128,7 +130,9 @@ def _serve(case: Case, folder: Path) -> str:
         else {"weights": "model.onnx", "tokenizer": "tokenizer.json"}
     )
     files = {role: folder / "out" / name for role, name in names.items()}
-    bundle = assemble.assemble(assemble.AssembleRequest(folder / "task.yaml", files, folder / "bundle")).path
+    bundle = bundle_assembly.assemble(
+        bundle_assembly.AssembleRequest(folder / "task.yaml", files, folder / "bundle")
+    ).path
     answers = predict(bundle, TEXTS)
     failures = {answer.failure for answer in answers} - {""}
     if failures:

@@ -18,13 +18,13 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root
 
-from convert.publish import ceremony, keyring, layout, rotation, stick
-from convert.publish.ceremony import RoleQuorum
+from convert.publish import initial_keys, key_rotation, keyring, layout, media_writer
+from convert.publish.initial_keys import RoleQuorum
+from convert.publish.key_rotation import KeyRotation
 from convert.publish.keyring import Keyring, PublicKeyFile
-from convert.publish.places import FolderStorage, RepositoryStorage
 from convert.publish.publisher import Publisher
-from convert.publish.reading import RepositoryState
-from convert.publish.rotation import KeyRotation
+from convert.publish.repository_reader import RepositoryState
+from convert.publish.repository_storage import FolderStorage, RepositoryStorage
 from edge_agent.formats.plan import BundleOffer, FleetPlan, RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
 
@@ -35,7 +35,7 @@ Clock = Callable[[], float]
 def _made_keys(whose: str) -> Path:
     """Return a folder of keys that all centres of that name in this process start from; made an hour ago."""
     folder = Path(tempfile.mkdtemp(prefix="fleet-keys-")) / "keys"
-    ceremony.create(folder, time.time() - 3600, root=RoleQuorum(2, 2), targets=RoleQuorum(1, 1))
+    initial_keys.create(folder, time.time() - 3600, root=RoleQuorum(2, 2), targets=RoleQuorum(1, 1))
     return folder
 
 
@@ -100,8 +100,8 @@ class Centre:
         number = len(self.publisher.keys.keys)
         named = keyring.make(self.keys, f"{role}-new-{number}", role)
         self.publisher.keys.learn(named)
-        old = rotation.keyids(self.held, role)[0]
-        rotation.rotate(self.publisher, KeyRotation(role, (named,), (old,), **more))
+        old = key_rotation.keyids(self.held, role)[0]
+        key_rotation.rotate(self.publisher, KeyRotation(role, (named,), (old,), **more))
         return named
 
     def rotate_root(self) -> PublicKeyFile:
@@ -121,7 +121,7 @@ class Centre:
     def stick(self, path: Path, *sites: str, channel: str = "", days: float = 30) -> Path:
         """Write a stick, for these sites or for all."""
         path.mkdir(exist_ok=True)
-        stick.write(self.publisher, stick.MediaOrder(path, days, sites, channel))
+        media_writer.write(self.publisher, media_writer.MediaOrder(path, days, sites, channel))
         return path
 
     def metadata(self, role: str) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 from convert.data.row_files import DataSummary
 from convert.pipeline.recipe import BudgetSection, DataSection, FinetuneSection, Recipe, SourceSection
 from convert.pipeline.workspace import StageRecord
-from convert.report.made import RunSummary
+from convert.report.run_summary import RunSummary
 
 BINS = [(0.45, 0.4, 6), (0.55, 0.47, 17), (0.65, 0.52, 25), (0.75, 0.63, 30), (0.85, 0.76, 45), (0.97, 0.93, 288)]
 CALMER = [(0.35, 0.4, 8), (0.46, 0.5, 20), (0.56, 0.55, 31), (0.66, 0.7, 40), (0.76, 0.77, 48), (0.95, 0.968, 264)]

@@ -16,10 +16,10 @@ import duckdb
 import pyrage
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.report import CollectReport
-from convert.collect.run import CollectRequest, collect
+from convert.collect.collect_report import CollectReport
+from convert.collect.collection import CollectRequest, collect
 from convert.collect.sources import SegmentSource, open_source
-from convert.publish.centre_keys import CentralKeys
+from convert.publish.central_keys import CentralKeys
 from edge_agent.formats import example_records, receipts, segment, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest

@@ -49,9 +49,9 @@ _HEADS = {"classify": "ForSequenceClassification", "extract": "ForTokenClassific
 @functools.cache
 def bpe() -> Any:
     """Return SmolLM2's tokenizer."""
-    from convert.prepare import tokenizer as tokenizers  # noqa: PLC0415 - see the top
+    from convert.prepare import gguf_source as tokenizers  # noqa: PLC0415 - see the top
 
-    return tokenizers.build(gguf_files.read_fields(models.smollm2_path()))
+    return tokenizers.build_tokenizer(gguf_files.read_fields(models.smollm2_path()))
 
 
 @functools.cache

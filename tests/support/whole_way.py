@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.collect.chain import NOT_COME
-from convert.collect.report import CollectReport
+from convert.collect.collect_report import CollectReport
+from convert.collect.segment_chain import NOT_COME
 from convert.collect.sources import SegmentSource, open_source
 from tests.support.segments import Centre
 from tests.support.site_cases import ASite, answered, judgement

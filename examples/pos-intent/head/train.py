@@ -25,9 +25,9 @@ from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import read_for
 from convert.encoder import bert_graph, head
-from convert.evaluate.bundle import opened
+from convert.evaluate.bundle_folder import open_bundle
 from convert.evaluate.serving import predict
-from convert.package.assemble import AssembleRequest, assemble
+from convert.package.bundle_assembly import AssembleRequest, assemble
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data"
@@ -97,7 +97,7 @@ def main() -> None:
         work = Path(folder)
         head.main(str(HERE / "head.safetensors"), PACKAGE, folder)
         write_task({})
-        bundle = opened(made(work, "first"))
+        bundle = open_bundle(made(work, "first"))
         confidence, report = calibrate(bundle, read_for(DATA / "calibration.jsonl", "classify"), RISK)
         sys.stdout.write(f"{report['verdict']}\n")
         write_task({"confidence": confidence.model_dump(mode="json")})
@@ -120,7 +120,7 @@ def write_task(sections: dict[str, object]) -> None:
 def measure(bundle: Path, name: str) -> None:
     """Print how good it is on rows that nothing before has seen."""
     rows = read_for(DATA / f"{name}.jsonl", "classify")
-    threshold = opened(bundle).manifest.confidence.threshold
+    threshold = open_bundle(bundle).manifest.confidence.threshold
     said = predict(bundle, [row.text for row in rows])
     right = [each.answer == row.label for row, each in zip(rows, said, strict=True)]
     sure = [good for good, each in zip(right, said, strict=True) if each.confidence >= threshold]

@@ -20,7 +20,7 @@ from benchmarks.flywheel.picture import draw, spans
 from benchmarks.flywheel.screen import Screen
 from benchmarks.resampling import RESAMPLES, Population, broken_max, resample
 from convert.calibrate.threshold import Risk
-from convert.package import assemble
+from convert.package import bundle_assembly
 from convert.pipeline.recipe import read
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.client import FieldAlarm, FieldSeries
@@ -82,7 +82,7 @@ def test_the_data_are_real_and_come_in_the_same_order(tmp_path: Path):
 def test_the_definition_of_the_task_makes_a_bundle_without_a_model(tmp_path: Path):
     """Its labels and its words are what the large model is told; the recipe is one that edge-convert reads."""
     task = goods.write_definition(tmp_path / "task", ["fish", "bread"])
-    made = assemble.assemble(assemble.AssembleRequest(task.parent, {}, tmp_path / "bundle"))
+    made = bundle_assembly.assemble(bundle_assembly.AssembleRequest(task.parent, {}, tmp_path / "bundle"))
     manifest = parse((made.path / "manifest.json").read_bytes())
     assert ("upstream", ("fish", "bread"), ()) == (manifest.runtime, tuple(manifest.task.labels), manifest.artifacts)
     recipe = read(goods.write_recipe(tmp_path / "recipe", ["fish", "bread"], tmp_path))

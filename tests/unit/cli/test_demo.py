@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.package.assemble import AssembleRequest, assemble
+from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.cli.demo import STRANGE, read_demo_bundle
 from edge_agent.errors import BundleUnreadable, FileMissing
 from tests.support import gated_onnx

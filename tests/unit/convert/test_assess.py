@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from convert.assess import assess
 from convert.calibrate.threshold import Risk
 from convert.cli import app
+from convert.dataset.assessment import assess
 from edge_agent.errors import FileMissing
 from edge_agent.formats import example_records
 from tests.support.examples import feedback, opinion, prediction

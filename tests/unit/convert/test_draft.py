@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from convert import scaffold
 from convert.pipeline import recipe
-from convert.pipeline import task as tasks
+from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import Recipe
 from convert.scaffold import ScaffoldRequest, advise, recipe_text, runtime_of, task_text
 from edge_agent.errors import InvalidRequest

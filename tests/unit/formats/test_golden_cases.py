@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
-from convert.package import golden as chosen
+from convert.package import golden_cases as chosen
 from edge_agent.errors import BundleUnreadable
 from edge_agent.formats.golden_cases import TOLERANCE, GoldenAnswer, GoldenCase, differences, encode, is_binding, parse
 from edge_agent.formats.manifest import AlwaysEscalate, Manifest, TaskSpec, Threshold

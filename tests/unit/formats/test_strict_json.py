@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from convert.dataset.label_studio import feedback_of
-from convert.fleet.sites import SiteRegistry
+from convert.fleet.site_registry import SiteRegistry
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ManifestInvalid
 from edge_agent.formats import (
     download_requests,

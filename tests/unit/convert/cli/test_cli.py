@@ -140,4 +140,4 @@ def test_assembling_by_hand_needs_no_extra(tmp_path: Path):
     refused = without_extra("run", tmp_path)
     assert refused.returncode == 3
     assert "needs the package" in refused.stderr
-    assert "what to do: Install what the factory needs, in your clone: pip install '.[convert]'" in refused.stderr
+    assert "what to do: Install the conversion extra, in your clone: pip install '.[convert]'" in refused.stderr

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from convert.cli import screen
-from convert.report.text import compared, measured
+from convert.cli import progress_output
+from convert.report.markdown import compared, measured
 from edge_agent.cli.terminal import Terminal
 from tests.support.report_cases import EVALUATE, share
 
@@ -29,7 +29,7 @@ COMPARISON: dict[str, Any] = {
 
 def test_a_run_notes_each_stage_on_a_line(capsys: pytest.CaptureFixture[str]):
     """Off a terminal there are the lines and no bar."""
-    with screen.stages() as shown:
+    with progress_output.stages() as shown:
         shown.note("prepare", "runs")
         shown.progress("reading", 1, 2)
         shown.progress("reading", 2, 2)
@@ -47,7 +47,7 @@ def test_a_run_notes_each_stage_on_a_line(capsys: pytest.CaptureFixture[str]):
 def test_a_bar_follows_what_goes_on():
     """On a terminal it says what is done of how much; an end that is not known has none; the next thing starts anew."""
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with screen.bar(terminal) as advance:
+    with progress_output.bar(terminal) as advance:
         advance("training", 5, 10)
         advance("training", 10, 10)
         advance("measuring", 0, 0)
@@ -59,7 +59,7 @@ def test_a_bar_follows_what_goes_on():
 def test_a_log_gets_a_line_a_minute():
     """Half an hour of training off a terminal: what goes on, how much is done, and for how long, once in a minute."""
     log, now = io.StringIO(), 0.0
-    with screen.bar(Terminal(file=log), monotonic=lambda: now) as advance:
+    with progress_output.bar(Terminal(file=log), monotonic=lambda: now) as advance:
         for step in range(1, 1801):
             now = float(step)
             advance(f"training: epoch 1, loss 0.5, {1800 - step} s left [x]", step, 1800)

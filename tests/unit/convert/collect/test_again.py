@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convert.collect import database
-from convert.collect.statuses import StatusFolder
-from convert.publish.centre_keys import CentralKeys
+from convert.collect.status_folder import StatusFolder
+from convert.publish.central_keys import CentralKeys
 from edge_agent.formats import receipts
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import EPOCH, IDENTITY, feedback, prediction

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.collect import chain, sketch
-from convert.collect.raw import SegmentEntry
-from convert.data.texts import normalised
+from convert.collect import minhash, segment_chain
+from convert.collect.record_files import SegmentEntry
+from convert.data.text_normalisation import normalised
 from edge_agent.formats.receipts import RefusedSegment
 
 EPOCH = "0123456789abcdef"
@@ -40,18 +40,18 @@ def numbers_of(first: int, last: int) -> set[int]:
 @given(held=some_numbers, highest=st.integers(0, 35), known=st.dictionaries(st.integers(1, 35), st.sampled_from("xy")))
 def test_every_number_is_held_or_named(held: set[int], highest: int, known: dict[int, str]):
     """Up to the highest one, each number is held or in exactly one gap, with the reason that is known of it."""
-    found = chain.gaps("site-1", EPOCH, [entry(number) for number in held], highest, known)
+    found = segment_chain.gaps("site-1", EPOCH, [entry(number) for number in held], highest, known)
     listed = [number for gap in found for number in range(gap.first, gap.last + 1)]
     last = max([highest, *held], default=0)
     assert sorted((numbers_of(1, last) | known.keys()) - held) == listed
     for gap in found:
-        assert all(known.get(number, chain.NOT_COME) == gap.why for number in numbers_of(gap.first, gap.last))
+        assert all(known.get(number, segment_chain.NOT_COME) == gap.why for number in numbers_of(gap.first, gap.last))
 
 
 @given(held=some_numbers)
 def test_receipts_name_what_is_held(held: set[int]):
     """The ranges are exactly the held numbers, each named by the manifest of its last one."""
-    made = chain.receipts(EPOCH, [entry(number) for number in held], [])
+    made = segment_chain.receipts(EPOCH, [entry(number) for number in held], [])
     assert held == {number for each in made.received for number in numbers_of(each.first, each.last)}
     assert all(each.manifest_sha256 == named("a", each.last) for each in made.received)
     assert all(each.last + 1 not in held for each in made.received)
@@ -61,31 +61,31 @@ def test_a_fork_has_a_range_for_each_branch():
     """Both branches vouch for the trunk; a site knows its own by the last manifest."""
     trunk = [entry(1), entry(2)]
     other = [entry(3, "b", previous=named("a", 2)), entry(4, "b")]
-    made = chain.receipts(EPOCH, [*trunk, entry(3), *other], [])
+    made = segment_chain.receipts(EPOCH, [*trunk, entry(3), *other], [])
     assert [(1, 3, named("a", 3)), (1, 4, named("b", 4))] == [
         (each.first, each.last, each.manifest_sha256) for each in made.received
     ]
     assert [(3, "came 2 times with different content")] == [
-        (each.sequence, each.why) for each in chain.breaks([*trunk, entry(3), *other])
+        (each.sequence, each.why) for each in segment_chain.breaks([*trunk, entry(3), *other])
     ]
 
 
 def test_what_came_again_is_not_missing():
     """A later segment that repeats earlier ones closes their gaps."""
-    assert [] == chain.gaps("site-1", EPOCH, [entry(1), entry(4, reseals=(2, 3))], 4, {2: "was refused"})
+    assert [] == segment_chain.gaps("site-1", EPOCH, [entry(1), entry(4, reseals=(2, 3))], 4, {2: "was refused"})
 
 
 def test_a_first_segment_has_none_before_it():
     """A first one that names another before it is named itself."""
     assert ["does not continue the segment before it"] == [
-        each.why for each in chain.breaks([entry(1, previous=named("a", 0))])
+        each.why for each in segment_chain.breaks([entry(1, previous=named("a", 0))])
     ]
 
 
 def test_receipts_list_what_was_damaged():
     """In the order of the numbers."""
     told = [RefusedSegment(sequence=number, manifest_sha256="ab" * 32, why="is damaged") for number in (5, 3)]
-    assert [3, 5] == [each.sequence for each in chain.receipts(EPOCH, [], told).refused]
+    assert [3, 5] == [each.sequence for each in segment_chain.receipts(EPOCH, [], told).refused]
 
 
 # --- sketches ---------------------------------------------------------------------------------------------------------
@@ -95,13 +95,13 @@ letters = st.text("abcdefgh ", min_size=40, max_size=200)
 
 
 def common(left: str, right: str) -> int:
-    return int(sketch.common_hashes(sketch.sketch(normalised(left)), sketch.sketch(normalised(right)))[0])
+    return int(minhash.common_hashes(minhash.sketch(normalised(left)), minhash.sketch(normalised(right)))[0])
 
 
 @given(text=st.text())
 def test_any_text_has_one_sketch(text: str):
     """Whatever the letters, the same text has the same sketch, also if case and spaces differ."""
-    assert sketch.HASHES == common(text, text) == common(f"  {text}", text)
+    assert minhash.HASHES == common(text, text) == common(f"  {text}", text)
 
 
 def pieces(text: str) -> set[str]:
@@ -113,10 +113,10 @@ def test_sketches_are_as_alike_as_the_texts(left: str, right: str, shared: str):
     """The share of equal hashes is the share of common pieces, give or take what 64 hashes can tell."""
     one, other = normalised(shared + left), normalised(shared + right)
     share = len(pieces(one) & pieces(other)) / len(pieces(one) | pieces(other))
-    assert abs(common(one, other) / sketch.HASHES - share) < 0.35
+    assert abs(common(one, other) / minhash.HASHES - share) < 0.35
 
 
 def test_sketches_stay_the_same():
     """They are stored, so they must come out alike in every version."""
-    assert "550a14a779cf07fc" == f"{sketch.text_key('refund number 1'):016x}"
-    assert SKETCH == [f"{band:016x}" for band in sketch.sketch("refund number 1")[:2]]
+    assert "550a14a779cf07fc" == f"{minhash.text_key('refund number 1'):016x}"
+    assert SKETCH == [f"{band:016x}" for band in minhash.sketch("refund number 1")[:2]]

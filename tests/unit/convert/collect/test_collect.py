@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect import database, derive
-from convert.collect.report import CollectReport
+from convert.collect import database, derivation
+from convert.collect.collect_report import CollectReport
 from convert.collect.sources import FolderSource, SourceFailed
-from convert.fleet.sites import SiteRegistry
+from convert.fleet.site_registry import SiteRegistry
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.segment import name_of
 from edge_agent.formats.signed_document import public_key_hex
@@ -383,9 +383,9 @@ def test_too_little_memory_for_what_there_is_is_said(tmp_path: Path, store: Path
     centre.collect(store)
     (centre.out / "done.json").unlink()
     with pytest.raises(InvalidRequest, match="1 MiB of memory are not enough") as caught:
-        derive.derive(centre.out, 1024**2, lambda _: None)
+        derivation.derive(centre.out, 1024**2, lambda _: None)
     assert "--memory-mib" in caught.value.remedy
-    assert 1 == len(derive.derive(centre.out, database.MEMORY_BYTES_MIN, lambda _: None).tasks)
+    assert 1 == len(derivation.derive(centre.out, database.MEMORY_BYTES_MIN, lambda _: None).tasks)
 
 
 def test_too_little_memory_is_refused(tmp_path: Path, store: Path):

@@ -10,7 +10,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.publish import centre_keys
+from convert.publish import central_keys
 from tests.support.examples import feedback, prediction, tombstone
 from tests.support.segments import SealingSite
 
@@ -20,7 +20,7 @@ class Shell:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.recipients = (centre_keys.create(root / "keys").recipient,)
+        self.recipients = (central_keys.create(root / "keys").recipient,)
         self.site = SealingSite(root / "store")
 
     def run(self, *arguments: str) -> Result:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convert.collect import database, raw, rows
-from convert.collect.raw import RecordWriter, SegmentEntry
-from convert.collect.rows import SegmentOrigin
-from convert.data.texts import normalised
+from convert.collect import database, record_columns, record_files
+from convert.collect.record_columns import SegmentOrigin
+from convert.collect.record_files import RecordWriter, SegmentEntry
+from convert.data.text_normalisation import normalised
 from edge_agent.durable import atomic_files
 from tests.support.examples import EPOCH, NOW, feedback, opinion, prediction, tombstone
 
@@ -22,7 +22,7 @@ def entry(number: int) -> SegmentEntry:
 
 
 def batch(number: int):
-    return rows.table([prediction(number), feedback(number)], SegmentOrigin(EPOCH, number, NOW), 1)
+    return record_columns.table([prediction(number), feedback(number)], SegmentOrigin(EPOCH, number, NOW), 1)
 
 
 def written(folder: Path, numbers: list[int]) -> list[Path]:
@@ -30,13 +30,13 @@ def written(folder: Path, numbers: list[int]) -> list[Path]:
     for number in numbers:
         writer.add(entry(number), [batch(number)])
     writer.close()
-    return raw.files(folder)
+    return record_files.files(folder)
 
 
 def test_a_file_names_its_segments(tmp_path: Path):
     """What was taken in is read back from the files alone, with all that receipts and gaps need."""
     assert 1 == len(written(tmp_path, [1, 2, 3]))
-    assert [entry(1), entry(2), entry(3)] == list(raw.entries(tmp_path))
+    assert [entry(1), entry(2), entry(3)] == list(record_files.entries(tmp_path))
 
 
 def test_the_same_work_makes_the_same_file(tmp_path: Path):
@@ -50,11 +50,16 @@ def test_the_same_work_makes_the_same_file(tmp_path: Path):
 def test_a_file_is_written_when_it_is_large_enough(tmp_path: Path):
     """At a number of rows everything taken so far is on the disk; a segment is never divided."""
     writer = RecordWriter(tmp_path)
-    large = rows.table([prediction(number) for number in range(raw.ROWS_MAX // 100)], SegmentOrigin(EPOCH, 1, NOW), 1)
+    large = record_columns.table(
+        [prediction(number) for number in range(record_files.ROWS_MAX // 100)], SegmentOrigin(EPOCH, 1, NOW), 1
+    )
     assert not writer.add(entry(1), [large])
     assert writer.add(entry(2), [large] * 100)
-    assert [entry(1), entry(2)] == list(raw.entries(tmp_path))
-    assert raw.ROWS_MAX + raw.ROWS_MAX // 100 == pq.read_metadata(raw.files(tmp_path)[0]).num_rows
+    assert [entry(1), entry(2)] == list(record_files.entries(tmp_path))
+    assert (
+        record_files.ROWS_MAX + record_files.ROWS_MAX // 100
+        == pq.read_metadata(record_files.files(tmp_path)[0]).num_rows
+    )
 
 
 def test_what_a_crash_left_half_written_goes_away(tmp_path: Path):
@@ -82,19 +87,21 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
 def test_forgetting_keeps_the_rest(tmp_path: Path):
     """The records of one prediction go; others, other sites, tombstones and the names of the segments stay."""
     writer = RecordWriter(tmp_path)
-    mine = rows.table([prediction(1), feedback(1), tombstone(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1)
-    other = rows.table([prediction(1, site="site-2")], SegmentOrigin(EPOCH, 1, NOW), 1)
+    mine = record_columns.table(
+        [prediction(1), feedback(1), tombstone(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1
+    )
+    other = record_columns.table([prediction(1, site="site-2")], SegmentOrigin(EPOCH, 1, NOW), 1)
     writer.add(entry(1), [mine, other])
     writer.close()
-    (path,) = raw.files(tmp_path)
-    assert 2 == raw.forget(path, {("site-1", "p-1")})
+    (path,) = record_files.files(tmp_path)
+    assert 2 == record_files.forget(path, {("site-1", "p-1")})
     kept = pq.read_table(path).select(["type", "site", "prediction_id"]).to_pylist()
     assert [
         ("tombstone", "site-1", "p-1"),
         ("prediction", "site-1", "p-2"),
         ("prediction", "site-2", "p-1"),
     ] == [tuple(row.values()) for row in kept]
-    assert [entry(1)] == list(raw.entries(tmp_path))
+    assert [entry(1)] == list(record_files.entries(tmp_path))
 
 
 def test_a_record_keeps_all_it_says():
@@ -108,7 +115,7 @@ def test_a_record_keeps_all_it_says():
         kept={"because": "escalated", "share": 0.5},
     )
     said = feedback(1, verdict="reject", value="", reason="nonsense", reviewer="ben")
-    first, second, third = rows.table([made, said, opinion(1)], SegmentOrigin(EPOCH, 7, NOW), 41).to_pylist()
+    first, second, third = record_columns.table([made, said, opinion(1)], SegmentOrigin(EPOCH, 7, NOW), 41).to_pylist()
     wanted = {
         "type": "prediction",
         "epoch": EPOCH,
@@ -134,22 +141,22 @@ def test_a_record_keeps_all_it_says():
 
 def test_files_of_before_opinions_are_read(tmp_path: Path):
     """What was collected without the newest columns is joined, and forgotten, like everything else."""
-    old = rows.table([prediction(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
+    old = record_columns.table([prediction(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
     (tmp_path / "raw").mkdir()
-    columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS]
-    before = pa.Table.from_pylist(old, rows.SCHEMA).select(columns)
-    raw.write(tmp_path / "raw" / "old.parquet", before, [])
-    raw.write(
+    columns = [name for name in record_columns.SCHEMA.names if name not in record_columns.LATER_COLUMNS]
+    before = pa.Table.from_pylist(old, record_columns.SCHEMA).select(columns)
+    record_files.write(tmp_path / "raw" / "old.parquet", before, [])
+    record_files.write(
         tmp_path / "raw" / "new.parquet",
-        pa.Table.from_batches([rows.table([opinion(1)], SegmentOrigin(EPOCH, 2, NOW), 1)]),
+        pa.Table.from_batches([record_columns.table([opinion(1)], SegmentOrigin(EPOCH, 2, NOW), 1)]),
         [],
     )
     with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
         found = connection.execute("SELECT type, model FROM records ORDER BY sequence, line").fetchall()
         assert 3 == len(set(connection.execute("SELECT row_id FROM records").fetchall()))
     assert [("prediction", None), ("prediction", None), ("opinion", "oracle-1")] == found
-    assert 1 == raw.forget(tmp_path / "raw" / "old.parquet", {("site-1", "p-1")})
-    assert rows.SCHEMA.names == pq.read_schema(tmp_path / "raw" / "old.parquet").names
+    assert 1 == record_files.forget(tmp_path / "raw" / "old.parquet", {("site-1", "p-1")})
+    assert record_columns.SCHEMA.names == pq.read_schema(tmp_path / "raw" / "old.parquet").names
 
 
 def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
@@ -157,12 +164,16 @@ def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
     taught = {"route": "upstream", "model": "large-1", "output": "price"}
     changes = [{}, taught, {**taught, "kind": "extract", "scores": []}, {"route": "abstained", "output": ""}]
     records = [prediction(number, **each) for number, each in enumerate(changes, 1)]
-    old = rows.table(records, SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
+    old = record_columns.table(records, SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
     for row in old:  # what it wrote, whoever had given the output
         row.update({"confidence": 0.75, "threshold": 0.8, "sure": True})
-    columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS or name == "model"]
+    columns = [
+        name for name in record_columns.SCHEMA.names if name not in record_columns.LATER_COLUMNS or name == "model"
+    ]
     (tmp_path / "raw").mkdir()
-    raw.write(tmp_path / "raw" / "old.parquet", pa.Table.from_pylist(old, rows.SCHEMA).select(columns), [])
+    record_files.write(
+        tmp_path / "raw" / "old.parquet", pa.Table.from_pylist(old, record_columns.SCHEMA).select(columns), []
+    )
     with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
         query = "SELECT local_answer, confidence, threshold, sure, teacher_answer FROM records ORDER BY line"
         found = connection.execute(query).fetchall()

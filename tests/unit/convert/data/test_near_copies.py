@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.collect import sketch
-from convert.data import near_copies, row_files
-from convert.data.near_copies import NONE, SplitSketches
-from convert.data.texts import normalised
+from convert.collect import minhash
+from convert.data import row_files, split_leakage
+from convert.data.split_leakage import NONE, SplitSketches
+from convert.data.text_normalisation import normalised
 from edge_agent.errors import InvalidRequest
 from tests.support.recipes import CALIBRATION, TEST, recipe_of, text_label
 
@@ -25,7 +25,7 @@ def text_of(number: int, words: int = 9) -> str:
 
 def test_a_text_with_um_before_it_is_a_near_copy():
     """The case of the audit: 20 of 23 pieces are the same, which is over 0.85."""
-    assert 20 / 23 == pytest.approx(sketch.common_share(normalised(UM), normalised(BUS)))
+    assert 20 / 23 == pytest.approx(minhash.common_share(normalised(UM), normalised(BUS)))
     assert [0, NONE] == SplitSketches([UM, "Is there a bus at night?"]).copies_of(SplitSketches([BUS])).tolist()
 
 
@@ -40,23 +40,23 @@ def test_near_copies_are_those_that_an_exact_count_finds():
             letters[chance.randrange(len(letters))] = chance.choice(string.ascii_lowercase)
         varied.append("".join(letters))
     found = SplitSketches(varied).copies_of(SplitSketches(sources)) != NONE
-    shares = np.array([sketch.common_share(*map(normalised, pair)) for pair in zip(varied, sources, strict=True)])
+    shares = np.array([minhash.common_share(*map(normalised, pair)) for pair in zip(varied, sources, strict=True)])
     assert found[shares >= 0.9].all()
     assert not found[shares <= 0.75].any()
-    assert (found == (shares >= sketch.ALIKE_SHARE_MIN)).mean() >= 0.95
+    assert (found == (shares >= minhash.ALIKE_SHARE_MIN)).mean() >= 0.95
 
 
 def test_the_work_grows_with_the_rows():
     """A row is compared with 8 others for each of its 16 bands at most, however many begin alike."""
     same = SplitSketches([f"{'the same beginning of a text ' * 3}{number % 50}" for number in range(500)])
     pairs, _ = same._pairs(same, 0, 500)
-    assert len(pairs) <= 500 * near_copies.BAND_ROWS_MAX * sketch.BANDS
+    assert len(pairs) <= 500 * split_leakage.BAND_ROWS_MAX * minhash.BANDS
 
 
 def test_every_pair_of_splits_that_must_not_know_each_other_is_counted():
     """train against calibration and test, calibration against test; importance is not looked at; examples are shown."""
     splits = {"train": [BUS, "a b c"], "importance": [BUS], "calibration": [UM], "test": [UM + "!", "no such text"]}
-    found = near_copies.between(splits)
+    found = split_leakage.between(splits)
     assert [("train", "calibration", 1, 1), ("train", "test", 1, 2), ("calibration", "test", 1, 2)] == [
         (each.of, each.split, each.rows, each.all_rows) for each in found
     ]
@@ -64,7 +64,7 @@ def test_every_pair_of_splits_that_must_not_know_each_other_is_counted():
         f"1 of 2 test rows (50.0 %) are near copies of train rows, such as {UM + '!'!r} of {BUS!r}"
         == found[1].sentence()
     )
-    assert () == near_copies.between({"calibration": [BUS]})
+    assert () == split_leakage.between({"calibration": [BUS]})
 
 
 def rows(*texts: str) -> str:

@@ -16,7 +16,7 @@ GROUPS = st.dictionaries(st.text(max_size=3), st.lists(st.integers(), min_size=1
 def test_a_group_goes_whole_into_one_split(groups):
     """Every item is dealt once, beside all others of its group."""
     named = {name: [(name, item) for item in items] for name, items in groups.items()}
-    dealt = splits.deal(named, "seed")
+    dealt = splits.deal_groups(named, "seed")
     assert sorted(chain(*named.values())) == sorted(chain(*dealt.values()))
     places = [{split for split, items in dealt.items() for item in items if item[0] == name} for name in named]
     assert all(len(place) == 1 for place in places)
@@ -25,13 +25,13 @@ def test_a_group_goes_whole_into_one_split(groups):
 def test_sizes_come_near_the_shares():
     """Many small groups fill the splits as wanted."""
     groups = {str(number): [number] * (number % 3 + 1) for number in range(300)}
-    dealt = splits.deal(groups, "seed", {"train": 0.5, "test": 0.3, "calibration": 0.2})
+    dealt = splits.deal_groups(groups, "seed", {"train": 0.5, "test": 0.3, "calibration": 0.2})
     assert [300, 180, 120] == [round(len(dealt[split]), -1) for split in ("train", "test", "calibration")]
 
 
 def test_four_like_groups_leave_no_split_that_counts_empty():
     """Training, calibration and test all have something of a label with four families."""
-    dealt = splits.deal({name: [name] * 5 for name in "abcd"}, "seed")
+    dealt = splits.deal_groups({name: [name] * 5 for name in "abcd"}, "seed")
     assert {"train": 10, "importance": 0, "calibration": 5, "test": 5} == {
         split: len(items) for split, items in dealt.items()
     }
@@ -41,14 +41,14 @@ def test_the_seed_decides_alone():
     """The order in which groups come does not matter, another seed does."""
     groups = {str(number): [number] for number in range(50)}
     turned = dict(reversed(groups.items()))
-    assert splits.deal(groups, "1") == splits.deal(turned, "1")
-    assert splits.deal(groups, "1") != splits.deal(groups, "2")
+    assert splits.deal_groups(groups, "1") == splits.deal_groups(turned, "1")
+    assert splits.deal_groups(groups, "1") != splits.deal_groups(groups, "2")
 
 
 def test_deals_are_joined_and_shuffled():
     """Items of two labels lie mixed in each split, none is lost."""
     parts = [{"train": list(range(50))}, {"train": list(range(50, 100)), "test": [7]}]
-    joined = splits.joined(parts, "seed")
+    joined = splits.join_splits(parts, "seed")
     assert list(range(100)) == sorted(joined["train"])
     assert joined["train"] != sorted(joined["train"])
     assert [7] == joined["test"]
@@ -56,7 +56,7 @@ def test_deals_are_joined_and_shuffled():
 
 def test_rows_are_written_one_a_line(tmp_path: Path):
     """Letters stay letters."""
-    splits.write(tmp_path / "new", {"train": [{"text": "crème"}, {"text": "b"}], "test": []})
+    splits.write_splits(tmp_path / "new", {"train": [{"text": "crème"}, {"text": "b"}], "test": []})
     lines = (tmp_path / "new" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     assert lines[0] == '{"text": "crème"}'
     assert [{"text": "crème"}, {"text": "b"}] == [json.loads(line) for line in lines]

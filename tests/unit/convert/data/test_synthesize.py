@@ -1,4 +1,4 @@
-"""convert/data/synthesize/ and its command, against a real HTTP server that speaks the chat API."""
+"""convert/data/synthesis/ and its command, against a real HTTP server that speaks the chat API."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.data import row_files, synthesize
+from convert.data import row_files, synthesis
 from convert.data.row_files import DataRow, TextSpan
-from convert.data.synthesize import SynthesisRequest, SynthesisResult
-from convert.data.synthesize.answers import ParsedRow, RejectedRow, rows_of
-from convert.data.synthesize.endpoint import ChatEndpoint
-from convert.data.synthesize.resembling import SimilarityIndex
-from convert.data.synthesize.wording import GenerationRequest, messages
+from convert.data.synthesis import SynthesisRequest, SynthesisResult
+from convert.data.synthesis.chat_endpoint import ChatEndpoint
+from convert.data.synthesis.generation import GenerationRequest, ParsedRow, RejectedRow, messages, rows_of
+from convert.data.synthesis.similarity import SimilarityIndex
 from convert.pipeline.recipe import Recipe
 from edge_agent.errors import EngineNotReady, InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
@@ -46,7 +45,7 @@ def saying(number: int, asked: str) -> str:
 def made(recipe: Recipe, server: chat_server.ChatServer, **wanted: Any) -> SynthesisResult:
     settings = {"about": "What customers want.", "rows": 12, "tokens_max": 10_000, "rows_a_request": 5} | wanted
     endpoint = ChatEndpoint(server.url, chat_server.KEY, "big")
-    *_, last = synthesize.synthesize(recipe, SynthesisRequest(**settings), "big", endpoint.ask, lambda *_: None)
+    *_, last = synthesis.synthesize(recipe, SynthesisRequest(**settings), "big", endpoint.ask, lambda *_: None)
     return last
 
 
@@ -62,7 +61,7 @@ def test_rows_come_back_marked_and_trainable(tmp_path: Path) -> None:
     assert ["refund"] * 5 + ["price"] * 5 + ["other"] * 2 == [row["label"] for row in found.rows]
     assert all(row["synthetic"] is True and row["model"] == "big" for row in found.rows)
     assert {("teacher", "big")} == {(row["label_source"], row["labeled_by"]) for row in found.rows}
-    lines = "".join(map(synthesize.line, found.rows))
+    lines = "".join(map(synthesis.line, found.rows))
     trained = row_files.rows(recipe_of(tmp_path, train=lines), "train")
     assert {"big"} == {row.model for row in trained}
     with pytest.raises(InvalidRequest, match="12 rows are synthetic; the test split takes none"):

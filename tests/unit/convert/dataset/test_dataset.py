@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.data import row_files
-from convert.data.texts import normalised
-from convert.dataset.select import DatasetSelection
-from convert.dataset.write import write
+from convert.data.text_normalisation import normalised
+from convert.dataset.dataset_files import write
+from convert.dataset.selection import DatasetSelection
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.signed_document import format_timestamp

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from convert.dataset import formats
-from convert.dataset.formats import CollectedExample
+from convert.dataset import row_formats
+from convert.dataset.row_formats import CollectedExample
 
 BY_ANNA = ("corrected", "anna")
 RIGHT = CollectedExample("s", "p", "in", "out", "out", "accept", *BY_ANNA)
@@ -39,7 +39,7 @@ def said(content: str) -> list[dict[str, str]]:
         ),
     ],
 )
-def test_formats(form: formats.Format, example: CollectedExample, expected: list[dict[str, Any]]):
+def test_formats(form: row_formats.Format, example: CollectedExample, expected: list[dict[str, Any]]):
     """Each format has the keys that its reader wants, and says where the row came from."""
     origin = {"site": "s", "prediction_id": "p", "label_source": "corrected", "labeled_by": "anna"}
-    assert [{**row, **origin} for row in expected] == formats.rows_of(example, form)
+    assert [{**row, **origin} for row in expected] == row_formats.rows_of(example, form)

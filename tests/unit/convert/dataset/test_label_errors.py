@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.dataset import label_errors, label_studio
 from convert.dataset.label_review import rank, write_tasks
-from convert.dataset.select import DatasetSelection
+from convert.dataset.selection import DatasetSelection
 from convert.encoder import ngrams
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.signed_document import format_timestamp
@@ -171,7 +171,7 @@ def test_people_are_asked_with_the_reasons(tmp_path: Path) -> None:
     assert f"Labelled '{row.given}'" in task["data"]["reason"]
     interface = ET.fromstring((tmp_path / "review" / "interface.xml").read_text())
     assert "$reason" == interface.findall("Header")[0].get("value")
-    assert {*LABELS} == {choice.get("value") for choice in interface.iter("DatasetSelection")}
+    assert {*LABELS} == {choice.get("value") for choice in interface.iter("Choice")}
     report = json.loads((tmp_path / "review" / "label-errors.json").read_text())
     assert ("edge-agent/label-errors/v1", 3) == (report["schema"], len(report["rows"]))
 

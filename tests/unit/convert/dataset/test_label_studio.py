@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.dataset import label_studio, review
-from convert.dataset.review import ReviewSelection
-from convert.publish import centre_keys
+from convert.dataset import label_studio, review_folder
+from convert.dataset.review_folder import ReviewSelection
+from convert.publish import central_keys
 from edge_agent.errors import InvalidRequest
 from tests.support.examples import feedback, prediction
 from tests.support.segments import Centre, SealingSite
@@ -59,7 +59,7 @@ def test_every_second_task_is_of_the_random_audit(tmp_path: Path):
     assert ("uncertain", False) == (tasks[1]["review_stream"], "sampling_probability" in tasks[1])
     drawn = [task["data"]["prediction_id"] for task in tasks_of(tmp_path, centre, which="audit")]
     assert ["p-1", "p-2", "p-3"] == drawn
-    assert "$review_stream" in (tmp_path / "tasks" / review.INTERFACE_NAME).read_text()
+    assert "$review_stream" in (tmp_path / "tasks" / review_folder.INTERFACE_NAME).read_text()
 
 
 def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> bytes:
@@ -79,8 +79,8 @@ def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> byte
 
 
 def tasks_of(root: Path, centre: Centre, **asking: Any) -> list[dict[str, Any]]:
-    review.write(ReviewSelection(centre.out, "pos-intent", **asking), root / "tasks", force=True)
-    tasks: list[dict[str, Any]] = json.loads((root / "tasks" / review.TASKS_NAME).read_text())
+    review_folder.write(ReviewSelection(centre.out, "pos-intent", **asking), root / "tasks", force=True)
+    tasks: list[dict[str, Any]] = json.loads((root / "tasks" / review_folder.TASKS_NAME).read_text())
     return tasks
 
 
@@ -97,7 +97,7 @@ def test_the_least_confident_come_first(tmp_path: Path):
 def test_the_interface_offers_the_labels(tmp_path: Path):
     """Well-formed XML whose names are those that tasks use; without labels a text to edit."""
     tasks_of(tmp_path, torn(tmp_path))
-    view = ElementTree.parse(tmp_path / "tasks" / review.INTERFACE_NAME).getroot()
+    view = ElementTree.parse(tmp_path / "tasks" / review_folder.INTERFACE_NAME).getroot()
     assert ["price", "refund"] == [choice.get("value") for choice in view.iter("Choice")]
     assert ("answer", "input") == (view.find("Choices").get("name"), view.find("Choices").get("toName"))
     assert 'a "quoted" & <odd> label' == (
@@ -166,7 +166,7 @@ def test_another_file_is_refused(export: bytes):
 
 def test_there_and_back_by_command(tmp_path: Path):
     """dataset --format label-studio writes tasks, collect --label-studio takes the export."""
-    centre_keys.create(tmp_path / "keys")
+    central_keys.create(tmp_path / "keys")
     centre = torn(tmp_path)
 
     def run(*arguments: object) -> str:

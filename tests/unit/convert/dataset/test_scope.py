@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from convert.assess import assess
 from convert.calibrate.threshold import Risk
 from convert.cli import app
-from convert.dataset.scope import ExampleScope, ScopedExamples, WrongClock, open_examples, precedence
-from convert.dataset.select import DatasetSelection
-from convert.dataset.write import write
+from convert.dataset.assessment import assess
+from convert.dataset.dataset_files import write
+from convert.dataset.example_scope import ExampleScope, ScopedExamples, WrongClock, open_examples, precedence
+from convert.dataset.selection import DatasetSelection
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction

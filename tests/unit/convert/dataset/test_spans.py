@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.data import row_files
-from convert.dataset.select import DatasetSelection
-from convert.dataset.spans import PLACES_MAX, VALUES_MAX, SpanCounts, align
+from convert.dataset.dataset_files import write
+from convert.dataset.selection import DatasetSelection
+from convert.dataset.span_alignment import PLACES_MAX, VALUES_MAX, SpanCounts, align
 from convert.dataset.surrogates import SurrogateSettings
-from convert.dataset.write import write
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest
 from tests.support.corrected_records import CARDS, ITEMS, collected, recipe_over

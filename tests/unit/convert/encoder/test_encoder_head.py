@@ -11,7 +11,7 @@ import pytest
 from convert.data.row_files import read_for
 from convert.encoder import head
 from convert.evaluate.serving import predict
-from convert.package.assemble import AssembleRequest, assemble
+from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.errors import FileMissing, InvalidRequest
 from tests.support import models
 

@@ -28,11 +28,11 @@ def sentence_encoder(folder: Path) -> Path:
 
 def pooled(folder: Path, labels: int = 3) -> Any:
     """Return the classifier that training starts with."""
-    from convert.prepare import checkpoints  # noqa: PLC0415 - likewise
-    from convert.training.encoder import classifier  # noqa: PLC0415 - loads PyTorch
+    from convert.prepare import checkpoint_source  # noqa: PLC0415 - likewise
+    from convert.training.encoder_trainer import classifier  # noqa: PLC0415 - loads PyTorch
     from edge_agent.formats.manifest import TaskSpec  # noqa: PLC0415 - beside it
 
-    checkpoints.take(sentence_encoder(folder / "source"), folder / "checkpoint")
+    checkpoint_source.take(sentence_encoder(folder / "source"), folder / "checkpoint")
     names = [f"label-{number}" for number in range(labels)]
     task = TaskSpec.model_validate({"name": "t", "kind": "classify", "labels": names})
     return classifier(str(folder / "checkpoint"), task, "full")
@@ -76,8 +76,8 @@ def test_what_is_trained_is_what_is_saved_exported_and_served(tmp_path: Path) ->
     """The checkpoint opened again and the ONNX graph give the logits of the model, alone and beside padding."""
     import torch  # noqa: PLC0415 - takes seconds to load
 
-    from convert.export import onnx  # noqa: PLC0415 - likewise
-    from convert.training import checkpoints  # noqa: PLC0415 - likewise
+    from convert.export import onnx_export  # noqa: PLC0415 - likewise
+    from convert.training import checkpoint_loading  # noqa: PLC0415 - likewise
 
     model = pooled(tmp_path).eval()
     with torch.no_grad():
@@ -88,9 +88,9 @@ def test_what_is_trained_is_what_is_saved_exported_and_served(tmp_path: Path) ->
     model.save_pretrained(tmp_path / "trained")
     shutil.copyfile(models.minilm_dir() / "tokenizer.json", tmp_path / "trained" / "tokenizer.json")
     with torch.no_grad():
-        again = checkpoints.open_model(tmp_path / "trained", None, "sequence")(short).logits
+        again = checkpoint_loading.open_model(tmp_path / "trained", None, "sequence")(short).logits
     (tmp_path / "out").mkdir()
-    onnx.export(tmp_path / "trained", None, "sequence", tmp_path / "out")
+    onnx_export.export(tmp_path / "trained", None, "sequence", tmp_path / "out")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
     mask = np.array([[1, 1, 1, 0, 0]])
     feed = {"input_ids": padded.numpy(), "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}

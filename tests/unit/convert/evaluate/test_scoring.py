@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from convert.clustered_statistics import mcnemar, paired_difference, share
 from convert.data.row_files import DataRow, TextSpan
-from convert.evaluate import paired
+from convert.evaluate import paired_comparison
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
-from convert.report import text
+from convert.report import markdown
 from edge_agent.formats.manifest import Manifest, TaskSpec, Threshold
 
 CLASSIFY = TaskSpec(name="intent", kind="classify", labels=("refund", "price", "hours"))
@@ -154,7 +154,7 @@ def test_latency_is_of_answers():
 
 
 def compared(rows: list[DataRow], first: list[ServedPrediction], second: list[ServedPrediction]) -> dict[str, Any]:
-    return paired.compare((AT_08, AT_08), rows, first, second)
+    return paired_comparison.compare((AT_08, AT_08), rows, first, second)
 
 
 def test_two_bundles_are_compared_on_the_same_rows():
@@ -182,7 +182,7 @@ def test_a_version_that_is_confident_less_often_does_not_agree():
     assert coverage["low"] < coverage["value"] < coverage["high"] < -0.5
     assert "coverage" in report["worse"]
     assert (90, 21) == tuple(round(100 * report[each]["sure"]["coverage"]["value"]) for each in ("first", "second"))
-    said_so = text.compared({"bundles": ["a", "b"], **report})
+    said_so = markdown.compared({"bundles": ["a", "b"], **report})
     assert "The second is worse in confident answers" in said_so
     assert "| confident answers | 90.0 % (82.4 to 95.1) | 21.0 % (13.5 to 30.3) | -69.0 % (" in said_so
     label = report["per_label"]["price"]
@@ -216,10 +216,10 @@ def test_a_version_without_a_threshold_is_never_confident():
     """Its coverage is 0 in the comparison, its realised risk unknown and not tested."""
     rows = labelled(*["price"] * 30)
     answers = [ServedPrediction("price", 0.9)] * 30
-    report = paired.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
+    report = paired_comparison.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
     assert (-1.0, None) == (report["differences"]["coverage"]["value"], report["differences"]["wrong"]["p_value"])
     assert "sure" not in report["second"]
-    assert "| wrong among the confident | 0.0 % (0.0 to 11.6) | none | - | - |" in text.compared(
+    assert "| wrong among the confident | 0.0 % (0.0 to 11.6) | none | - | - |" in markdown.compared(
         {"bundles": ["a", "b"], **report}
     )
 
@@ -232,9 +232,9 @@ def test_two_embeddings_are_compared_by_cosine():
         ServedPrediction(vector=(1.0, 1.0)),
         ServedPrediction(vector=(1.0, 1.0)),
     ]
-    report = paired.compare((manifest(EMBED), manifest(EMBED)), labelled("", "", ""), first, second)
+    report = paired_comparison.compare((manifest(EMBED), manifest(EMBED)), labelled("", "", ""), first, second)
     assert {"mean": pytest.approx((1 + math.sqrt(0.5)) / 2), "least": pytest.approx(math.sqrt(0.5))} == report["cosine"]
-    assert {} == paired.cosine(first[2:], second[2:])
+    assert {} == paired_comparison.cosine(first[2:], second[2:])
 
 
 @given(st.lists(st.floats(-20, 0), min_size=2, max_size=9), st.floats(0.3, 5))

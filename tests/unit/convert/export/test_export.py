@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from convert import export
-from convert.export import converter, gguf, onnx
-from convert.export.converter import GgufConverter
+from convert.export import gguf_export, llama_converter, onnx_export
+from convert.export.llama_converter import GgufConverter
 from convert.pipeline.recipe import read
 from convert.pipeline.stage import StageJob
-from convert.training import checkpoints
+from convert.training import checkpoint_loading
 from edge_agent.errors import FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed, RequirementUnmet
 from tests.support import recipes, tiny_decoder, tiny_models
 
@@ -47,7 +47,9 @@ def adapter(folder: Path, **config: Any) -> Path:
 def says(folder: Path, words: str, code: int = 1) -> GgufConverter:
     """Return a converter whose script only says something and ends with that code."""
     folder.mkdir()
-    (folder / converter.HF_SCRIPT).write_text(f"import sys\nprint({words!r}, file=sys.stderr)\nsys.exit({code})\n")
+    (folder / llama_converter.HF_SCRIPT).write_text(
+        f"import sys\nprint({words!r}, file=sys.stderr)\nsys.exit({code})\n"
+    )
     return GgufConverter(folder, folder)
 
 
@@ -66,7 +68,7 @@ def test_model_that_llama_cpp_gets_wrong_is_refused(tmp_path: Path, case: str) -
     config, said = REFUSED[case]
     checkpoint = decoder(tmp_path / "m", **config)
     with pytest.raises(InvalidRequest, match=said) as caught:
-        gguf.export(gguf.GgufExport(checkpoint), NOWHERE, tmp_path, quiet)
+        gguf_export.export(gguf_export.GgufExport(checkpoint), NOWHERE, tmp_path, quiet)
     assert caught.value.remedy
 
 
@@ -76,9 +78,9 @@ def test_model_that_llama_cpp_gets_wrong_is_refused(tmp_path: Path, case: str) -
 )
 def test_adapter_that_llama_cpp_scales_otherwise_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     """llama.cpp multiplies with alpha / rank and knows nothing else; merging is the way out."""
-    how = gguf.GgufExport(decoder(tmp_path / "m"), adapter(tmp_path / "a", **config))
+    how = gguf_export.GgufExport(decoder(tmp_path / "m"), adapter(tmp_path / "a", **config))
     with pytest.raises(InvalidRequest, match=r"llama\.cpp does not know") as caught:
-        gguf.export(how, NOWHERE, tmp_path, quiet)
+        gguf_export.export(how, NOWHERE, tmp_path, quiet)
     assert "adapter: merged" in caught.value.remedy
 
 
@@ -99,41 +101,41 @@ def test_failures_of_the_converter_are_told_by_cause(tmp_path: Path, case: str) 
     """A known cause has its remedy; otherwise its last line is passed on."""
     words, error, said = FAILURES[case]
     with pytest.raises(error, match=said) as caught:
-        gguf.to_gguf(says(tmp_path / "tool", words), decoder(tmp_path / "m"), tmp_path / "base.gguf")
+        gguf_export.to_gguf(says(tmp_path / "tool", words), decoder(tmp_path / "m"), tmp_path / "base.gguf")
     assert caught.value.remedy
 
 
 def test_converter_that_leaves_no_file_has_failed(tmp_path: Path) -> None:
     """Success is a file, not an exit code."""
     with pytest.raises(ModelLoadFailed, match="converter failed"):
-        gguf.to_gguf(says(tmp_path / "tool", "done", code=0), decoder(tmp_path / "m"), tmp_path / "base.gguf")
+        gguf_export.to_gguf(says(tmp_path / "tool", "done", code=0), decoder(tmp_path / "m"), tmp_path / "base.gguf")
 
 
 def test_converter_that_is_not_set_up_is_asked_for(tmp_path: Path) -> None:
     """The error says which command to run, once; a checkout that is none is named."""
     with pytest.raises(RequirementUnmet) as caught:
-        converter.find(cache=tmp_path)
+        llama_converter.find(cache=tmp_path)
     assert "edge-convert setup" in caught.value.remedy
     with pytest.raises(FileMissing, match=r"has no convert_hf_to_gguf\.py"):
-        converter.find(tmp_path)
+        llama_converter.find(tmp_path)
     tool = says(tmp_path / "checkout", "")
-    assert GgufConverter(tool.scripts, tool.scripts / "gguf-py") == converter.find(tmp_path / "checkout")
+    assert GgufConverter(tool.scripts, tool.scripts / "gguf-py") == llama_converter.find(tmp_path / "checkout")
 
 
 def test_setup_takes_the_pinned_archive_only(tmp_path: Path) -> None:
     """An archive of other bytes, or none, is refused before anything is unpacked, and leaves nothing."""
     (tmp_path / "other.tar.gz").write_bytes(b"other")
     with pytest.raises(HashMismatch, match="is not the source archive"):
-        converter.setup(tmp_path / "cache", tmp_path / "other.tar.gz")
+        llama_converter.setup(tmp_path / "cache", tmp_path / "other.tar.gz")
     with pytest.raises(FileMissing):
-        converter.setup(tmp_path / "cache", tmp_path / "none.tar.gz")
+        llama_converter.setup(tmp_path / "cache", tmp_path / "none.tar.gz")
     assert [] == list((tmp_path / "cache").iterdir())
 
 
 def test_converter_is_of_the_release_that_the_agent_runs() -> None:
     """The archive's version is the pin of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert f"llama-cpp-python=={converter.VERSION}" in project["dependencies"]
+    assert f"llama-cpp-python=={llama_converter.VERSION}" in project["dependencies"]
 
 
 def exported(folder: Path, task: str) -> None:
@@ -195,15 +197,15 @@ def test_positions_are_counted_as_each_architecture_counts_them() -> None:
     """Those of RoBERTa's kin begin behind the padding token; where a model says nothing there is no limit."""
     table = {"max_position_embeddings": 514, "pad_token_id": 1}
     assert [514, 512, 512] == [
-        checkpoints.positions_of({"model_type": kind, **table}) for kind in ("bert", "roberta", "xlm-roberta")
+        checkpoint_loading.positions_of({"model_type": kind, **table}) for kind in ("bert", "roberta", "xlm-roberta")
     ]
-    assert 0 == checkpoints.positions_of({"model_type": "modernbert"})
+    assert 0 == checkpoint_loading.positions_of({"model_type": "modernbert"})
 
 
 def test_outputs_without_names_are_counted_from_zero() -> None:
     """transformers leaves names out where they are the default ones."""
-    assert ["a", "b"] == checkpoints.labels_of({"id2label": {"1": "b", "0": "a"}})
-    assert ["LABEL_0", "LABEL_1"] == checkpoints.labels_of({})
+    assert ["a", "b"] == checkpoint_loading.labels_of({"id2label": {"1": "b", "0": "a"}})
+    assert ["LABEL_0", "LABEL_1"] == checkpoint_loading.labels_of({})
 
 
 def test_architecture_that_optimum_does_not_know_is_refused(tmp_path: Path) -> None:
@@ -211,4 +213,4 @@ def test_architecture_that_optimum_does_not_know_is_refused(tmp_path: Path) -> N
     tiny_decoder.checkpoint(tmp_path / "m")
     edited(tmp_path / "m" / "config.json", num_labels=3)
     with pytest.raises((InvalidRequest, ModelLoadFailed)):
-        onnx.export(tmp_path / "m", None, "sequence", tmp_path)
+        onnx_export.export(tmp_path / "m", None, "sequence", tmp_path)

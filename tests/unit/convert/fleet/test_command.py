@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.fleet.sites import SiteRegistry
+from convert.fleet.site_registry import SiteRegistry
 from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import RolloutPlan
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex

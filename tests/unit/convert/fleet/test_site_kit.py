@@ -11,8 +11,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.fleet.sites import SiteRegistry
-from convert.publish import centre_keys
+from convert.fleet.site_registry import SiteRegistry
+from convert.publish import central_keys
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.fleet_cases import Centre
@@ -31,7 +31,7 @@ class Office:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.public = centre_keys.create(folder / "centre-keys")
+        self.public = central_keys.create(folder / "centre-keys")
         (folder / "root.json").write_bytes(Centre(folder / "repository").root_bytes)
         (folder / "secrets").mkdir()
         for site in ("shop-12", "shop-13"):
@@ -127,7 +127,7 @@ def test_a_kit_can_be_sealed(office: Office):
 
 def test_old_and_new_keys_stand_side_by_side(office: Office):
     """While they are replaced, sites seal to both and believe receipts of either."""
-    second = centre_keys.create(office.folder / "centre-keys-2")
+    second = central_keys.create(office.folder / "centre-keys-2")
     office.say(keys=["centre-keys-2", "centre-keys"])
     office.make("shop-12")
     assert (second.recipient, office.public.recipient) == office.kit()[0].recipients

@@ -10,8 +10,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.collect.trust import SiteKeyTrust
-from convert.fleet.sites import EnrolmentRecord, SiteRegistry, Standing
+from convert.collect.site_key_trust import SiteKeyTrust
+from convert.fleet.site_registry import EnrolmentRecord, SiteRegistry, Standing
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 
 ONE, TWO, THREE = "1a" * 32, "2b" * 32, "3c" * 32

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.package.assemble import AssembleRequest, assemble
+from convert.package.bundle_assembly import AssembleRequest, assemble
 from convert.quantize.gguf_files import chat_template
 from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest, ManifestInvalid
 from edge_agent.formats.manifest import EngineSettings, Manifest, TaskLimits, digest_of, parse

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.pipeline.execution import RunDisplay, load, run
-from convert.pipeline.meter import ResourceMeter, tree_resident_bytes
+from convert.pipeline.execution import ResourceMeter, RunDisplay, load_module, run, tree_resident_bytes
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.workspace import StageRecord, Workspace
 from edge_agent.errors import DiskFull, FileMissing, InvalidRequest, RequirementUnmet, StateDirInUse
@@ -180,10 +179,10 @@ def test_a_missing_package_is_named_with_how_to_install_it(tmp_path: Path, monke
     (tmp_path / "needs_torch.py").write_text("import a_package_that_is_not_there")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RequirementUnmet, match="needs the package a_package_that_is_not_there") as raised:
-        load("needs_torch")
+        load_module("needs_torch")
     assert "'.[convert]'" in raised.value.remedy
     with pytest.raises(ModuleNotFoundError):
-        load("convert.no_such_stage")
+        load_module("convert.no_such_stage")
 
 
 def test_a_record_says_what_was_read(tmp_path: Path):

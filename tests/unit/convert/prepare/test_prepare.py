@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from convert import prepare
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
-from convert.training import checkpoints
+from convert.training import checkpoint_loading
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest, ModelLoadFailed
 from tests.support import tiny_decoder, tiny_gguf
 
@@ -59,10 +59,10 @@ def test_checkpoint_is_taken_over(tmp_path: Path) -> None:
     source = tiny_decoder.checkpoint(tmp_path / "source")
     (source / "optimizer.pt").write_bytes(b"x")
     report, out = prepared(tmp_path, checkpoint="source")
-    taken = checkpoints.open_model(out / CHECKPOINT, None, "causal").state_dict()
+    taken = checkpoint_loading.open_model(out / CHECKPOINT, None, "causal").state_dict()
     for name, tensor in tiny_decoder.model().state_dict().items():
         assert torch.equal(tensor, taken[name])
-    assert tiny_decoder.tokenizer().get_vocab() == checkpoints.open_tokenizer(out / CHECKPOINT).get_vocab()
+    assert tiny_decoder.tokenizer().get_vocab() == checkpoint_loading.open_tokenizer(out / CHECKPOINT).get_vocab()
     assert not (out / CHECKPOINT / "optimizer.pt").exists()
     assert ("checkpoint", "llama") == (report["kind"], report["architecture"])
     assert {"F32"} == set(report["dtypes"])
@@ -133,7 +133,7 @@ def test_adapter_is_taken_over(tmp_path: Path) -> None:
     report, out = prepared(tmp_path, base="base", adapter="lora")
     assert 2 == report["adapter"]["rank"]
     assert 2 * 2 * tiny_decoder.model().config.num_hidden_layers == report["adapter"]["tensors"]
-    checkpoints.open_model(out / CHECKPOINT, out / ADAPTER, "causal")
+    checkpoint_loading.open_model(out / CHECKPOINT, out / ADAPTER, "causal")
 
 
 def test_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
@@ -172,26 +172,26 @@ def test_model_is_never_filled_in_at_random(tmp_path: Path) -> None:
     """A checkpoint without a classifier is no classifier; weights that are no numbers are none at all."""
     checkpoint = tiny_decoder.checkpoint(tmp_path / "source")
     with pytest.raises(ModelLoadFailed, match=r"lacks 1 weights that the task needs, such as score\.weight"):
-        checkpoints.open_model(checkpoint, None, "sequence")
-    assert 3 == checkpoints.open_model(checkpoint, None, "sequence", new_head=3).score.out_features
+        checkpoint_loading.open_model(checkpoint, None, "sequence")
+    assert 3 == checkpoint_loading.open_model(checkpoint, None, "sequence", new_head=3).score.out_features
     rewritten(checkpoint, lambda tensors: tensors["model.norm.weight"].__setitem__(0, np.nan))
     with pytest.raises(ModelLoadFailed, match=r"not finite, such as model\.norm\.weight"):
-        checkpoints.open_model(checkpoint, None, "causal")
+        checkpoint_loading.open_model(checkpoint, None, "causal")
 
 
 def test_gguf_is_taken_back_exactly(tmp_path: Path) -> None:
     """Weights, tokenizer, special tokens and chat template of a GGUF come out as they went in."""
     tiny_gguf.write(tmp_path / "tiny.gguf")
     report, out = prepared(tmp_path, gguf="tiny.gguf")
-    taken = checkpoints.open_model(out / CHECKPOINT, None, "causal").state_dict()
+    taken = checkpoint_loading.open_model(out / CHECKPOINT, None, "causal").state_dict()
     for name, tensor in tiny_decoder.model().state_dict().items():
         assert torch.equal(tensor, taken[name])
-    tokenizer, original = checkpoints.open_tokenizer(out / CHECKPOINT), tiny_decoder.tokenizer()
+    tokenizer, original = checkpoint_loading.open_tokenizer(out / CHECKPOINT), tiny_decoder.tokenizer()
     text = "I want <|im_end|> 12 euros back,  please!"
     assert original(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert original.special_tokens_map == tokenizer.special_tokens_map
     assert original.chat_template == tokenizer.chat_template
-    assert ["LlamaForCausalLM"] == checkpoints.read_config(out / CHECKPOINT)["architectures"]
+    assert ["LlamaForCausalLM"] == checkpoint_loading.read_config(out / CHECKPOINT)["architectures"]
     assert report["kl_to_llama_cpp"] < 1e-4
     assert ("Tiny", "mit") == (report["base"], report["licence"])
 

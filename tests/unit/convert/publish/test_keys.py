@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.publish import centre_keys
+from convert.publish import central_keys
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import example_records, receipts, segment
 from edge_agent.formats.signed_document import sign
@@ -28,8 +28,8 @@ def nobody() -> str:
 
 def test_new_keys_open_and_sign_what_their_public_halves_say(tmp_path: Path):
     """What is sealed to the recipient opens, and receipts pass under the public key."""
-    public = centre_keys.create(tmp_path / "keys")
-    opened = centre_keys.unlock(tmp_path / "keys", nobody)
+    public = central_keys.create(tmp_path / "keys")
+    opened = central_keys.unlock(tmp_path / "keys", nobody)
     assert LINES == segment.unseal(segment.seal(LINES, [public.recipient]), opened.identities)
     raw = sign(receipts.Receipts(site="site-1", at="2026-11-25T10:00:00Z"), opened.receipts)
     assert "site-1" == receipts.verify(raw, [public.receipts]).body.site
@@ -38,7 +38,7 @@ def test_new_keys_open_and_sign_what_their_public_halves_say(tmp_path: Path):
 @pytest.mark.parametrize("passphrase", ["", pytest.param(PASSPHRASE, marks=pytest.mark.slow)])
 def test_only_the_owner_may_read(tmp_path: Path, passphrase: str):
     """Folder and files are closed to group and others."""
-    centre_keys.create(tmp_path / "keys", passphrase)
+    central_keys.create(tmp_path / "keys", passphrase)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").iterdir()}
     assert ({0o600}, 0o700) == (modes, stat.S_IMODE((tmp_path / "keys").stat().st_mode))
 
@@ -46,33 +46,33 @@ def test_only_the_owner_may_read(tmp_path: Path, passphrase: str):
 @pytest.mark.slow
 def test_a_passphrase_hides_both_private_keys(tmp_path: Path):
     """Without it nothing opens; with it everything does; the public halves need none."""
-    public = centre_keys.create(tmp_path / "keys", PASSPHRASE)
+    public = central_keys.create(tmp_path / "keys", PASSPHRASE)
     content = b"".join(path.read_bytes() for path in (tmp_path / "keys").iterdir())
     assert b"AGE-SECRET-KEY" not in content
     assert b"BEGIN ENCRYPTED PRIVATE KEY" in content
     with pytest.raises(InvalidRequest, match="do not open"):
-        centre_keys.unlock(tmp_path / "keys", lambda: "another passphrase")
-    opened = centre_keys.unlock(tmp_path / "keys", lambda: PASSPHRASE)
+        central_keys.unlock(tmp_path / "keys", lambda: "another passphrase")
+    opened = central_keys.unlock(tmp_path / "keys", lambda: PASSPHRASE)
     assert public.recipient == str(opened.identities[0].to_public())
-    assert public == centre_keys.public(tmp_path / "keys")
+    assert public == central_keys.public(tmp_path / "keys")
 
 
 def test_keys_are_never_overwritten(tmp_path: Path):
     """Making keys where there are some changes nothing."""
-    public = centre_keys.create(tmp_path / "keys")
+    public = central_keys.create(tmp_path / "keys")
     with pytest.raises(InvalidRequest, match="never overwritten"):
-        centre_keys.create(tmp_path / "keys")
-    assert public == centre_keys.public(tmp_path / "keys")
+        central_keys.create(tmp_path / "keys")
+    assert public == central_keys.public(tmp_path / "keys")
     assert ["keys"] == [path.name for path in tmp_path.iterdir()]
 
 
 def test_a_new_identity_leaves_the_old_ones_working(tmp_path: Path):
     """After a rotation, what was sealed to the old recipient and to the new one both open."""
-    old = centre_keys.create(tmp_path / "keys")
-    new = centre_keys.rotate(tmp_path / "keys", nobody)
+    old = central_keys.create(tmp_path / "keys")
+    new = central_keys.rotate(tmp_path / "keys", nobody)
     assert old.recipient != new.recipient
     assert old.receipts == new.receipts
-    opened = centre_keys.unlock(tmp_path / "keys", nobody)
+    opened = central_keys.unlock(tmp_path / "keys", nobody)
     for public in (old, new):
         assert LINES == segment.unseal(segment.seal(LINES, [public.recipient]), opened.identities)
 
@@ -80,9 +80,9 @@ def test_a_new_identity_leaves_the_old_ones_working(tmp_path: Path):
 @pytest.mark.parametrize("name", ["identity.txt", "receipts.pem", "recipient.txt"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str):
     """The error says which file is gone and how to go on."""
-    centre_keys.create(tmp_path / "keys")
+    central_keys.create(tmp_path / "keys")
     (tmp_path / "keys" / name).unlink()
-    read = centre_keys.public if name == "recipient.txt" else lambda folder: centre_keys.unlock(folder, nobody)
+    read = central_keys.public if name == "recipient.txt" else lambda folder: central_keys.unlock(folder, nobody)
     with pytest.raises(FileMissing) as caught:
         read(tmp_path / "keys")
     assert "keys create" in caught.value.remedy
@@ -91,16 +91,16 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str):
 @pytest.mark.parametrize("name", ["identity.txt", "receipts.pem"])
 def test_a_file_that_holds_no_key_is_an_error(tmp_path: Path, name: str):
     """Damage does not pass for a wrong key later on."""
-    centre_keys.create(tmp_path / "keys")
+    central_keys.create(tmp_path / "keys")
     (tmp_path / "keys" / name).write_text("no key\n")
     with pytest.raises(InvalidRequest, match="do not open"):
-        centre_keys.unlock(tmp_path / "keys", nobody)
+        central_keys.unlock(tmp_path / "keys", nobody)
 
 
 @needs_age
 def test_the_age_command_opens_a_segment(tmp_path: Path):
     """age and zstd's format are all that is needed to read a segment by hand."""
-    public = centre_keys.create(tmp_path / "keys")
+    public = central_keys.create(tmp_path / "keys")
     (tmp_path / "segment.age").write_bytes(segment.seal(LINES, [public.recipient]))
     command = ["age", "-d", "-i", str(tmp_path / "keys" / "identity.txt"), str(tmp_path / "segment.age")]
     packed = subprocess.run(command, capture_output=True, check=True).stdout
@@ -108,7 +108,7 @@ def test_the_age_command_opens_a_segment(tmp_path: Path):
     sealed_by_age = subprocess.run(
         ["age", "-R", str(tmp_path / "keys" / "recipient.txt")], input=packed, capture_output=True, check=True
     ).stdout
-    assert LINES == segment.unseal(sealed_by_age, centre_keys.unlock(tmp_path / "keys", nobody).identities)
+    assert LINES == segment.unseal(sealed_by_age, central_keys.unlock(tmp_path / "keys", nobody).identities)
 
 
 def invoke(*arguments: str | Path, given: str = "") -> tuple[int, str]:
@@ -123,12 +123,12 @@ def test_the_command_prints_what_sites_need(tmp_path: Path):
     (tmp_path / "phrase").chmod(0o600)
     code, made = invoke("create", tmp_path / "keys", "--passphrase-file", tmp_path / "phrase")
     assert 0 == code
-    public = centre_keys.public(tmp_path / "keys")
+    public = central_keys.public(tmp_path / "keys")
     assert public.recipient in made
     assert public.receipts in made
     assert (0, made) == invoke("show", tmp_path / "keys")
     code, turned = invoke("rotate", tmp_path / "keys", "--passphrase-file", tmp_path / "phrase")
-    assert (0, centre_keys.public(tmp_path / "keys").recipient in turned) == (code, turned != made)
+    assert (0, central_keys.public(tmp_path / "keys").recipient in turned) == (code, turned != made)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,6 @@ def test_a_poor_passphrase_file_is_refused(tmp_path: Path, content: str, mode: i
 
 def test_without_a_terminal_nobody_is_asked(tmp_path: Path):
     """A script that forgets the passphrase file gets an error and no prompt."""
-    centre_keys.create(tmp_path / "keys", PASSPHRASE)
+    central_keys.create(tmp_path / "keys", PASSPHRASE)
     code, output = invoke("rotate", tmp_path / "keys", given="")
     assert (2, True) == (code, "--passphrase-file" in output)

@@ -11,8 +11,8 @@ import pytest
 from tuf.api.exceptions import BadVersionNumberError, ExpiredMetadataError
 
 from convert.publish.commit import ChangeDraft
-from convert.publish.places import FolderStorage
 from convert.publish.publisher import InsufficientSignatures
+from convert.publish.repository_storage import FolderStorage
 from edge_agent.errors import (
     BundleUnreadable,
     FileMissing,

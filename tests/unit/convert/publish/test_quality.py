@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from convert.publish import bundles, changes, quality
-from convert.publish.reading import newest
+from convert.publish import publishable_bundle, signed_quality, staged_change
+from convert.publish.repository_reader import newest
 from edge_agent.errors import HashMismatch
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
@@ -49,7 +49,7 @@ def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
     centre.publish(reported(tmp_path / "one", "1.0.0"))
     before = centre.publisher.held().targets.signed
     centre.publish(reported(tmp_path / "two", "1.1.0", rows=400))
-    lines = list(changes.of_targets(before, centre.publisher.held().targets.signed, lambda key: key))
+    lines = list(staged_change.describe_targets(before, centre.publisher.held().targets.signed, lambda key: key))
     said = "It is right on 90.0 % (95 % interval 85.0 % to 94.0 %) of"
     assert f"    {said} 400 test rows in 100 families." == lines[1]
     assert f"      {said} 300 test rows in 100 families." in lines
@@ -59,10 +59,10 @@ def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
 
 def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):
     """Nothing is signed of it, and nothing said."""
-    with bundles.opened(echo_bundle(tmp_path / "one")) as bundle:
-        assert {} == quality.of_bundle(bundle)
-    with bundles.opened(echo_bundle(tmp_path / "two", report=b"not JSON")) as bundle:
-        assert {} == quality.of_bundle(bundle)
+    with publishable_bundle.opened(echo_bundle(tmp_path / "one")) as bundle:
+        assert {} == signed_quality.of_bundle(bundle)
+    with publishable_bundle.opened(echo_bundle(tmp_path / "two", report=b"not JSON")) as bundle:
+        assert {} == signed_quality.of_bundle(bundle)
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):
 )  # fmt: skip
 def test_nothing_but_figures_is_taken_over(spoilt: object):
     """What is no headline is none; the others keep only their numbers."""
-    assert {} == quality.taken(spoilt)
-    assert {"rows": 3, "accuracy": SHARE} == quality.taken(
+    assert {} == signed_quality.taken(spoilt)
+    assert {"rows": 3, "accuracy": SHARE} == signed_quality.taken(
         {"rows": 3, "accuracy": SHARE, "families": "\x1b[2J", "sure": 4}
     )
-    assert {} == quality.decode("{") == quality.decode(7)
+    assert {} == signed_quality.decode("{") == signed_quality.decode(7)
 
 
 def test_a_bundle_is_fetched_from_a_repository(tmp_path: Path):
@@ -87,7 +87,7 @@ def test_a_bundle_is_fetched_from_a_repository(tmp_path: Path):
     centre, made = Centre(tmp_path), reported(tmp_path / "one", "1.0.0")
     centre.publish(made)
     digest = next(iter(centre.publisher.held().bundles()))
-    bundles.fetch(centre.publisher.place, digest, tmp_path / "copy")
+    publishable_bundle.fetch(centre.publisher.place, digest, tmp_path / "copy")
     assert {path.name: path.read_bytes() for path in made.iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()
     }
@@ -96,4 +96,4 @@ def test_a_bundle_is_fetched_from_a_repository(tmp_path: Path):
     )
     blob.write_bytes(b"x")
     with pytest.raises(HashMismatch, match="is damaged"):
-        bundles.fetch(centre.publisher.place, digest, tmp_path / "again")
+        publishable_bundle.fetch(centre.publisher.place, digest, tmp_path / "again")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from convert.publish import rotation, staged
+from convert.publish import key_rotation, staged_change
+from convert.publish.key_rotation import KeyRotation
 from convert.publish.keyring import Keyring, make
 from convert.publish.publisher import InsufficientSignatures, Publisher
-from convert.publish.rotation import KeyRotation
 from edge_agent.errors import FileMissing, InvalidRequest, PlanInvalid, UpdateOutdated, UpdateUntrusted
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre
@@ -40,14 +40,14 @@ class Team:
 
     def publisher_with(self, *folders: Path) -> Publisher:
         def stage(held, draft) -> None:
-            staged.write(self.folder, held, draft)
+            staged_change.write(self.folder, held, draft)
 
         return Publisher(self.centre.publisher.place, Keyring(folders, nobody), self.centre.now, stage=stage)
 
     def sign(self, *folders: Path) -> int:
         """Sign what is staged; returns how many signatures are missing still."""
         keys = Keyring(folders or [self.vault], nobody)
-        return sum(each.count for each in staged.add_signatures(staged.read(self.folder, keys), keys))
+        return sum(each.count for each in staged_change.add_signatures(staged_change.read(self.folder, keys), keys))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def team(tmp_path: Path) -> Team:
 
 def published(publisher: Publisher, folder: Path) -> set[str]:
     """Publish what is staged; return the roles that were not there yet."""
-    change = staged.publish(publisher, folder)
+    change = staged_change.publish(publisher, folder)
     return set(change.draft.metadata()) if change else set()
 
 
@@ -68,9 +68,9 @@ def test_a_bundle_is_signed_elsewhere(team: Team, tmp_path: Path):
     published = team.publisher.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
     assert (True, before) == (team.publisher.staged, team.centre.held.files)
     with pytest.raises(InsufficientSignatures, match="targets-1"):
-        staged.publish(Publisher(team.publisher.place, team.publisher.keys), team.folder)
+        staged_change.publish(Publisher(team.publisher.place, team.publisher.keys), team.folder)
     assert 0 == team.sign()
-    staged.publish(team.publisher, team.folder)
+    staged_change.publish(team.publisher, team.folder)
     assert [published.signed.digest] == list(team.centre.held.bundles())
     team.centre.plan(team.centre.offering(published.signed.digest))
     seen = Client(tmp_path / "site", team.centre.root_bytes).refresh(team.centre.folder)
@@ -81,7 +81,7 @@ def test_signatures_come_one_after_the_other(team: Team, tmp_path: Path):
     """Each signer adds theirs; one who adds nothing is told whose are missing."""
     second = make(team.vault, "targets-2", "targets")
     team.centre.publisher.keys.learn(second)
-    rotation.rotate(team.centre.publisher, KeyRotation("targets", (second,), threshold=2))
+    key_rotation.rotate(team.centre.publisher, KeyRotation("targets", (second,), threshold=2))
     (tmp_path / "anna").mkdir()
     for path in (*team.vault.glob("targets-2.*"), team.vault / "root.json"):
         shutil.copy(path, tmp_path / "anna")
@@ -92,7 +92,7 @@ def test_signatures_come_one_after_the_other(team: Team, tmp_path: Path):
         team.sign(tmp_path / "anna")
     assert "targets-1" in caught.value.remedy
     assert 0 == team.sign(team.vault)
-    staged.publish(team.publisher, team.folder)
+    staged_change.publish(team.publisher, team.folder)
     assert 1 == len(team.centre.held.bundles())
 
 
@@ -104,14 +104,14 @@ def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
     team.publisher = team.publisher_with(team.office)
     team.publisher.revoke(old)
     keys = Keyring([team.vault], nobody)
-    lines = staged.read(team.folder, keys).described(keys)
+    lines = staged_change.read(team.folder, keys).described(keys)
     assert lines[0].startswith("targets, version 2 → 3, holds until ")
     assert [f"  - bundle pos-intent 1.0.0 ({old[:12]}): revoked"] == lines[1:]
     new = make(team.office, "plan-2", "plan")
     team.publisher.keys.learn(new)
-    there = rotation.keyids(team.publisher.held(), "plan")
-    rotation.rotate(team.publisher, KeyRotation("plan", (new,), tuple(there)))
-    change = staged.read(team.folder, keys)
+    there = key_rotation.keyids(team.publisher.held(), "plan")
+    key_rotation.rotate(team.publisher, KeyRotation("plan", (new,), tuple(there)))
+    change = staged_change.read(team.folder, keys)
     lines = change.described(keys)
     assert f"  - key plan-1 of plan ({there[0][:12]})" in lines
     assert f"  + key plan-2 of plan ({new.key.keyid[:12]})" in lines
@@ -122,14 +122,14 @@ def test_a_rotation_is_signed_elsewhere(team: Team, tmp_path: Path):
     client = Client(tmp_path / "site", team.centre.root_bytes)
     client.refresh(team.centre.folder)
     new = make(team.vault, "root-9", "root")
-    there = rotation.keyids(team.publisher.held(), "root")
-    rotation.rotate(team.publisher, KeyRotation("root", (new,), (there[0],), threshold=1))
+    there = key_rotation.keyids(team.publisher.held(), "root")
+    key_rotation.rotate(team.publisher, KeyRotation("root", (new,), (there[0],), threshold=1))
     keys = Keyring([team.vault], nobody)
-    assert "  * root: 1 of 2 must sign; it was 2 of 2" in staged.read(team.folder, keys).described(keys)
+    assert "  * root: 1 of 2 must sign; it was 2 of 2" in staged_change.read(team.folder, keys).described(keys)
     assert 0 == team.sign()
-    staged.publish(team.publisher, team.folder)
+    staged_change.publish(team.publisher, team.folder)
     assert 2 == client.refresh(team.centre.folder).root_version
-    assert new.key.keyid in rotation.keyids(team.centre.held, "root")
+    assert new.key.keyid in key_rotation.keyids(team.centre.held, "root")
 
 
 def test_a_staged_plan_takes_its_file_along(team: Team, tmp_path: Path):
@@ -139,12 +139,12 @@ def test_a_staged_plan_takes_its_file_along(team: Team, tmp_path: Path):
     team.publisher = team.publisher_with(team.office)
     team.publisher.set_plan(team.centre.offering(digest))
     keys = Keyring([team.vault], nobody)
-    change = staged.read(team.folder, keys)
+    change = staged_change.read(team.folder, keys)
     assert change.draft.plan is not None
     assert {digest} == change.draft.plan.bundles()
     assert any("means: channels.stable.tasks.pos-intent: 1.0.0" in line for line in change.described(keys))
     team.sign()
-    staged.publish(team.publisher, team.folder)
+    staged_change.publish(team.publisher, team.folder)
     assert {digest} == Client(tmp_path / "site", team.centre.root_bytes).refresh(team.centre.folder).bundles
 
 
@@ -154,7 +154,7 @@ def test_a_change_that_was_overtaken_is_staged_again(team: Team, tmp_path: Path)
     team.sign()
     team.centre.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
     with pytest.raises(InvalidRequest, match="has changed since") as caught:
-        staged.publish(team.publisher, team.folder)
+        staged_change.publish(team.publisher, team.folder)
     assert "again" in caught.value.remedy
 
 
@@ -162,20 +162,22 @@ def test_what_is_published_is_not_published_again(team: Team, tmp_path: Path):
     """The same command again changes nothing, and nobody is suspected; a signer who comes late is told."""
     team.publisher.publish(echo_bundle(tmp_path / "bundle"))
     team.sign()
-    assert staged.publish(team.publisher, team.folder) is not None
+    assert staged_change.publish(team.publisher, team.folder) is not None
     before = team.centre.held.files
-    assert staged.publish(team.publisher, team.folder) is None
+    assert staged_change.publish(team.publisher, team.folder) is None
     assert before == team.centre.held.files
     with pytest.raises(UpdateOutdated, match="not the newest any more") as caught:
-        staged.read(team.folder, Keyring([team.office], nobody))
+        staged_change.read(team.folder, Keyring([team.office], nobody))
     assert "published already" in caught.value.remedy
 
 
 def test_the_rest_of_a_rotation_is_published_when_it_was_stopped(team: Team, tmp_path: Path):
     """All but the new root is there: the same command brings that, and what was signed by others meanwhile stays."""
     client = Client(tmp_path / "site", team.centre.root_bytes)
-    there = rotation.keyids(team.publisher.held(), "targets")
-    rotation.rotate(team.publisher, KeyRotation("targets", (make(team.vault, "targets-9", "targets"),), (there[0],)))
+    there = key_rotation.keyids(team.publisher.held(), "targets")
+    key_rotation.rotate(
+        team.publisher, KeyRotation("targets", (make(team.vault, "targets-9", "targets"),), (there[0],))
+    )
     team.sign()
     assert {"root", "targets"} == published(team.publisher, team.folder)
     (team.centre.folder / "metadata" / "2.root.json").unlink()
@@ -185,7 +187,7 @@ def test_the_rest_of_a_rotation_is_published_when_it_was_stopped(team: Team, tmp
     again = team.publisher_with(team.office)
     assert {"root"} == published(again, team.folder)
     assert 2 == client.refresh(team.centre.folder).root_version
-    assert staged.publish(again, team.folder) is None
+    assert staged_change.publish(again, team.folder) is None
 
 
 def test_other_roles_may_move_on_meanwhile(team: Team, tmp_path: Path):
@@ -195,7 +197,7 @@ def test_other_roles_may_move_on_meanwhile(team: Team, tmp_path: Path):
     team.centre.plan(team.centre.offering(first))
     team.centre.publisher.renew()
     team.sign()
-    staged.publish(team.publisher, team.folder)
+    staged_change.publish(team.publisher, team.folder)
     assert 2 == len(team.centre.held.bundles())
 
 
@@ -206,7 +208,7 @@ def test_a_revocation_does_not_overtake_the_plan(team: Team, tmp_path: Path):
     team.sign()
     team.centre.plan(team.centre.offering(digest))
     with pytest.raises(PlanInvalid, match="not signed"):
-        staged.publish(team.publisher, team.folder)
+        staged_change.publish(team.publisher, team.folder)
     assert [digest] == list(team.centre.held.bundles())
 
 
@@ -245,8 +247,8 @@ def test_a_spoilt_folder_is_not_signed(team: Team, tmp_path: Path, spoil, error)
 def test_a_change_of_another_fleet_is_not_signed(team: Team, tmp_path: Path):
     """The keys' own root decides what a change may follow."""
     other = Centre(tmp_path / "other", whose="theirs")
-    draft = staged.Draft(targets=other.publisher.next_of(other.held.targets, "targets"))
-    staged.write(team.folder, other.held, draft)
+    draft = staged_change.Draft(targets=other.publisher.next_of(other.held.targets, "targets"))
+    staged_change.write(team.folder, other.held, draft)
     with pytest.raises(UpdateUntrusted, match="another root"):
         team.sign()
 

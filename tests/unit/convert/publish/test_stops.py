@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from convert.publish import keyring, rotation, stick
-from convert.publish.check import CheckScope, check
+from convert.publish import key_rotation, keyring, media_writer
+from convert.publish.key_rotation import KeyRotation
 from convert.publish.keyring import Keyring
-from convert.publish.places import FolderStorage
+from convert.publish.media_writer import MediaOrder
 from convert.publish.publisher import Publisher
-from convert.publish.rotation import KeyRotation
-from convert.publish.stick import MediaOrder
+from convert.publish.repository_check import CheckScope, check
+from convert.publish.repository_storage import FolderStorage
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.fleet_cases import Centre
 from tests.support.tuf_client import Client
@@ -47,10 +47,10 @@ def rotating(role: str) -> Callable[[Publisher, Path], None]:
     """Return the change that gives a role another key; its second run finds the key that was made."""
 
     def change(publisher: Publisher, place: Path) -> None:
-        there = rotation.keyids(publisher.held(), role)
+        there = key_rotation.keyids(publisher.held(), role)
         new = next(named for named in publisher.keys.keys if named.name == f"{role}-new")
         if new.key.keyid not in there:
-            rotation.rotate(publisher, KeyRotation(role, (new,), (there[0],)))
+            key_rotation.rotate(publisher, KeyRotation(role, (new,), (there[0],)))
 
     return change
 
@@ -67,7 +67,7 @@ CHANGES: dict[str, Callable[[Publisher, Path], object]] = {
     "plan": lambda publisher, _: publisher.set_plan(publisher.held().plan.model_copy(update={"channels": {}})),
     "renew": lambda publisher, _: publisher.renew("root", "targets", "plan"),
     "revoke": revoking,
-    "stick": lambda publisher, place: stick.write(publisher, MediaOrder(place / "stick", 30)),
+    "stick": lambda publisher, place: media_writer.write(publisher, MediaOrder(place / "stick", 30)),
     **{f"rotate {role}": rotating(role) for role in ("root", "targets", "plan", "online")},
 }
 

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.publish import layout
-from convert.publish.check import CheckScope, RepositoryFindings, check
 from convert.publish.commit import ChangeDraft, commit, sign_draft
-from convert.publish.places import FolderStorage
+from convert.publish.repository_check import CheckScope, RepositoryFindings, check
+from convert.publish.repository_storage import FolderStorage
 from edge_agent.errors import InvalidRequest
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import Centre

@@ -9,7 +9,7 @@ import pytest
 
 from convert import probe
 from convert.quantize import gguf_files
-from convert.verify import probes
+from convert.verify import divergence
 from edge_agent.errors import FileMissing, InvalidRequest, ModelLoadFailed
 from tests.support import tiny_decoder, tiny_gguf
 
@@ -73,31 +73,33 @@ def test_child_that_dies_is_an_error_with_its_last_words() -> None:
     with pytest.raises(ModelLoadFailed, match=r"exit code 1: .*No module named"):
         probe.ask("convert.probe.nothing", {})
     with pytest.raises(ModelLoadFailed, match=r"llama\.cpp does not load the file"):
-        probe.ask("convert.probe.llama", {"model": "/nowhere.gguf"})
+        probe.ask("convert.probe.llama_probe", {"model": "/nowhere.gguf"})
 
 
 def test_llama_cpp_computes_the_same_model(tiny: Path) -> None:
     """The float file and the model in PyTorch agree on every probe text, to within the gate's bound."""
-    prompts = probes.prompts(tiny_decoder.tokenizer())
-    answer = probe.ask("convert.probe.llama", {"model": str(tiny), "prompts": prompts, "texts": list(probes.TEXTS)})
-    assert "" == probes.difference(answer.facts, tiny_decoder.tokenizer())
-    gap = probes.compare(probes.last_logits(tiny_decoder.model(), prompts), answer.arrays["logits"])
+    prompts = divergence.prompts(tiny_decoder.tokenizer())
+    answer = probe.ask(
+        "convert.probe.llama_probe", {"model": str(tiny), "prompts": prompts, "texts": list(divergence.TEXTS)}
+    )
+    assert "" == divergence.difference(answer.facts, tiny_decoder.tokenizer())
+    gap = divergence.compare(divergence.last_logits(tiny_decoder.model(), prompts), answer.arrays["logits"])
     assert gap.passes, gap
 
 
 @pytest.mark.slow
 def test_weights_in_another_order_are_caught(tmp_path: Path) -> None:
     """A file that loads and computes something else fails the gate."""
-    model, prompts = tiny_gguf.sharp(), probes.prompts(tiny_decoder.tokenizer())
+    model, prompts = tiny_gguf.sharp(), divergence.prompts(tiny_decoder.tokenizer())
     for shuffled in (True, False):
         path = tiny_gguf.write_model(tmp_path / f"{shuffled}.gguf", model, shuffled=shuffled)
-        answer = probe.ask("convert.probe.llama", {"model": str(path), "prompts": prompts})
-        assert shuffled == probes.compare(probes.last_logits(model, prompts), answer.arrays["logits"]).passes
+        answer = probe.ask("convert.probe.llama_probe", {"model": str(path), "prompts": prompts})
+        assert shuffled == divergence.compare(divergence.last_logits(model, prompts), answer.arrays["logits"]).passes
 
 
 def test_difference_names_what_differs(tiny: Path) -> None:
     """Tokens, begin token, end token and chat template are compared; the first difference is told."""
-    facts = probe.ask("convert.probe.llama", {"model": str(tiny), "texts": list(probes.TEXTS)}).facts
+    facts = probe.ask("convert.probe.llama_probe", {"model": str(tiny), "texts": list(divergence.TEXTS)}).facts
     tokenizer = tiny_decoder.tokenizer()
     for changed, said in (
         ({"plain": [[1], *facts["plain"][1:]]}, "cuts 'Hello'"),
@@ -106,21 +108,24 @@ def test_difference_names_what_differs(tiny: Path) -> None:
         ({"special_ids": {"bos": 1, "eos": 9}}, "ends a text with the token 9"),
         ({"chat_template": "x"}, "chat template"),
     ):
-        assert said in probes.difference(facts | changed, tokenizer)
+        assert said in divergence.difference(facts | changed, tokenizer)
 
 
 def test_gap_is_zero_between_equals_and_infinite_for_what_is_no_number() -> None:
     """The gate passes equals, and fails what is shifted, of another shape, or not finite."""
-    assert probes.compare(ROWS, ROWS.copy()).passes
-    assert probes.compare(ROWS, ROWS + 3).passes  # a constant changes no distribution
-    assert not probes.compare(ROWS, ROWS * 1.2).passes
-    assert not probes.compare(ROWS, ROWS[:3]).passes
+    assert divergence.compare(ROWS, ROWS.copy()).passes
+    assert divergence.compare(ROWS, ROWS + 3).passes  # a constant changes no distribution
+    assert not divergence.compare(ROWS, ROWS * 1.2).passes
+    assert not divergence.compare(ROWS, ROWS[:3]).passes
     broken = ROWS.copy()
     broken[0, 0] = np.nan
-    assert float("inf") == probes.compare(ROWS, broken).kl_max
+    assert float("inf") == divergence.compare(ROWS, broken).kl_max
     other = ROWS.copy()
     other[0] = other[0][::-1]
     expected = float(
-        (np.exp(probes.log_softmax(ROWS[0])) * (probes.log_softmax(ROWS[0]) - probes.log_softmax(other[0]))).sum()
+        (
+            np.exp(divergence.log_softmax(ROWS[0]))
+            * (divergence.log_softmax(ROWS[0]) - divergence.log_softmax(other[0]))
+        ).sum()
     )
-    assert pytest.approx(expected) == probes.divergences(ROWS, other)[0]
+    assert pytest.approx(expected) == divergence.divergences(ROWS, other)[0]

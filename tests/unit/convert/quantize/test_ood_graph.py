@@ -5,7 +5,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from convert.quantize import graph, ood_graph
+from convert.quantize import onnx_quantizer, ood_graph
 from convert.quantize.detector import fitted, whiten
 from convert.quantize.ood_graph import Detector
 from edge_agent.formats.ood_gate import OUTPUT_NAME
@@ -103,13 +103,13 @@ def test_padding_does_not_enter_the_score():
     np.testing.assert_allclose(alone, run(model, rows)[OUTPUT_NAME], rtol=1e-4)
 
 
-@pytest.mark.parametrize("type_", graph.TYPES)
+@pytest.mark.parametrize("type_", onnx_quantizer.TYPES)
 def test_every_quantized_form_has_a_place_for_it(tmp_path, type_):
     """The tensors keep their names through quantization, and the score is near that of the float graph."""
     source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
     full = model_of("classify")
     onnx.save(full, source)
-    graph.quantize(source, target, type_)
+    onnx_quantizer.quantize(source, target, type_)
     layers, detector, rows = ood_graph.find(full, "classify"), detector_of(), rows_of(5, 12)
     small = onnx.load(target)
     assert ood_graph.append(small, layers, detector)

@@ -1,4 +1,4 @@
-"""convert/prepare/tokenizer.py: tokenizers built from the vocabulary in a GGUF file, held against llama.cpp."""
+"""convert/prepare/gguf_source.py: tokenizers built from the vocabulary in a GGUF file, held against llama.cpp."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from tokenizers import normalizers
 
 from convert import probe
-from convert.prepare import tokenizer as tokenizers
+from convert.prepare import gguf_source as tokenizers
 from convert.quantize import gguf_files
-from convert.verify import probes
+from convert.verify import divergence
 from edge_agent.errors import InvalidRequest
 from tests.support import models, tiny_decoder, tiny_gguf
 
 # What cuts texts differently: digits alone, in threes or with letters; contractions; white space before words.
 TEXTS = (
-    *probes.TEXTS,
+    *divergence.TEXTS,
     "1234567 12 345a6 ٣٤٥",
     "I'LL we'Re it'S",
     "\t\tx\r\n\r\n  y \u3000z",
@@ -28,15 +28,15 @@ TEXTS = (
 
 def facts_of(path: Path) -> dict[str, Any]:
     """Ask llama.cpp."""
-    return probe.ask("convert.probe.llama", {"model": str(path), "texts": list(TEXTS)}).facts
+    return probe.ask("convert.probe.llama_probe", {"model": str(path), "texts": list(TEXTS)}).facts
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2"])
 def test_every_rule_in_the_table_cuts_as_llama_cpp_does(tmp_path: Path, pre: str) -> None:
     """The same vocabulary under each name of a pre-tokenizer gives llama.cpp's tokens for every text."""
     path = tiny_gguf.write(tmp_path / "tiny.gguf", pre=pre)
-    built = tokenizers.build(gguf_files.read_fields(path))
-    assert "" == probes.difference(facts_of(path), built, TEXTS)
+    built = tokenizers.build_tokenizer(gguf_files.read_fields(path))
+    assert "" == divergence.difference(facts_of(path), built, TEXTS)
 
 
 def test_rules_are_not_all_the_same(tmp_path: Path) -> None:
@@ -44,15 +44,15 @@ def test_rules_are_not_all_the_same(tmp_path: Path) -> None:
     path = tiny_gguf.write(tmp_path / "tiny.gguf", pre="smollm")
     facts, fields = facts_of(path), gguf_files.read_fields(path)
     for pre in ("gpt-2", "llama-bpe"):
-        other = tokenizers.build({**fields, "tokenizer.ggml.pre": pre})
-        assert "llama.cpp cuts" in probes.difference(facts, other, TEXTS)
+        other = tokenizers.build_tokenizer({**fields, "tokenizer.ggml.pre": pre})
+        assert "llama.cpp cuts" in divergence.difference(facts, other, TEXTS)
 
 
 def test_begin_token_is_built_in_where_the_file_says_so(tmp_path: Path) -> None:
     """A vocabulary that begins every text does so in transformers too, and after being saved and opened again."""
     path = tiny_gguf.write(tmp_path / "tiny.gguf", begin=True)
-    built = tokenizers.build(gguf_files.read_fields(path))
-    assert "" == probes.difference(facts_of(path), built, TEXTS)
+    built = tokenizers.build_tokenizer(gguf_files.read_fields(path))
+    assert "" == divergence.difference(facts_of(path), built, TEXTS)
     assert built.bos_token_id == built("hi")["input_ids"][0]
 
 
@@ -60,19 +60,19 @@ def test_begin_token_is_built_in_where_the_file_says_so(tmp_path: Path) -> None:
 def test_special_tokens_keep_their_parts() -> None:
     """Begin, end, padding and unknown are those of the file; without padding the end token pads."""
     fields = gguf_files.read_fields(models.smollm2_path())
-    built = tokenizers.build(fields)
+    built = tokenizers.build_tokenizer(fields)
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
     assert {**names, "pad_token": "<|im_end|>"} == built.special_tokens_map
     assert (49152, 8192) == (len(built), built.model_max_length)
     del fields["tokenizer.ggml.padding_token_id"]
-    assert built.eos_token == tokenizers.build(fields).pad_token
+    assert built.eos_token == tokenizers.build_tokenizer(fields).pad_token
 
 
 @pytest.mark.slow
 def test_real_tokenizer_cuts_as_llama_cpp_does() -> None:
     """SmolLM2's vocabulary, 49,152 tokens, is rebuilt exactly."""
     path = models.smollm2_path()
-    assert "" == probes.difference(facts_of(path), tokenizers.build(gguf_files.read_fields(path)), TEXTS)
+    assert "" == divergence.difference(facts_of(path), tokenizers.build_tokenizer(gguf_files.read_fields(path)), TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_other_kinds_of_vocabulary_are_refused(tmp_path: Path, changes: dict[str
     """What cannot be built exactly is not built at all."""
     fields = gguf_files.read_fields(tiny_gguf.write(tmp_path / "tiny.gguf"))
     with pytest.raises(InvalidRequest, match=said) as caught:
-        tokenizers.build({**fields, **changes})
+        tokenizers.build_tokenizer({**fields, **changes})
     assert "checkpoint that the GGUF was made from" in caught.value.remedy
 
 
@@ -96,9 +96,9 @@ def test_composing_tokenizer_is_compared_on_composed_texts() -> None:
     """Where the tokenizer composes characters and llama.cpp does not, only texts that need no composing are alike."""
     plain, composing = tiny_decoder.tokenizer(), tiny_decoder.tokenizer()
     composing.backend_tokenizer.normalizer = normalizers.NFC()
-    assert (False, True) == (probes.composes(plain), probes.composes(composing))
-    assert ["e\u0301"] == probes.texts_for(plain, ["e\u0301"])
-    assert ["\u00e9"] == probes.texts_for(composing, ["e\u0301"])
+    assert (False, True) == (divergence.composes(plain), divergence.composes(composing))
+    assert ["e\u0301"] == divergence.texts_for(plain, ["e\u0301"])
+    assert ["\u00e9"] == divergence.texts_for(composing, ["e\u0301"])
 
 
 def test_words_of_control_tokens_are_text_in_an_input() -> None:
@@ -106,5 +106,5 @@ def test_words_of_control_tokens_are_text_in_an_input() -> None:
     tokenizer = tiny_decoder.tokenizer()
     end = tokenizer.eos_token_id
     facts = {"plain": [[end]], "written": [[end]], "add_bos": False, "special_ids": {"bos": 1, "eos": end}}
-    said = probes.difference({**facts, "chat_template": tokenizer.chat_template}, tokenizer, ["<|im_end|>"])
+    said = divergence.difference({**facts, "chat_template": tokenizer.chat_template}, tokenizer, ["<|im_end|>"])
     assert f"into [{end}]" in said

@@ -11,12 +11,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from convert.data.near_copies import NearDuplicates
-from convert.report import plots
-from convert.report.doubts import doubts
-from convert.report.made import RunSummary, duration, interval, number, percent
-from convert.report.text import markdown
-from convert.report.writing import write
+from convert.data.split_leakage import NearDuplicates
+from convert.report import report_files
+from convert.report.markdown import markdown
+from convert.report.report_files import write_report
+from convert.report.report_warnings import doubts
+from convert.report.run_summary import RunSummary, duration, interval, number, percent
 from tests.support.report_cases import CALIBRATE, EVALUATE, FINETUNE, QUANTIZE, RECIPE, SUMMARY, made, share
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -24,13 +24,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def test_a_report_is_written_for_programs_and_for_people(tmp_path: Path):
     """report.json has every stage's own report; report.md shows the plots that lie beside it."""
-    assert write(tmp_path, made()) == tmp_path / "report.md"
+    assert write_report(tmp_path, made()) == tmp_path / "report.md"
     plain = json.loads((tmp_path / "report.json").read_bytes())
     assert plain["stages"]["calibrate"]["report"] == CALIBRATE
     assert plain["memory_peak_bytes"] == 700_000_006
     assert plain["data"]["rows"]["train"] == 946
     text = (tmp_path / "report.md").read_text()
-    for name in plots.PLOTS:
+    for name in report_files.PLOTS:
         assert f"]({name})" in text
         assert (tmp_path / name).read_bytes().startswith(PNG)
 
@@ -107,9 +107,11 @@ def test_a_run_that_came_less_far_has_a_shorter_report(tmp_path: Path, left: int
     """Any first stages alone make a report without holes; what was drawn is what was measured."""
     whole = made()
     part = RunSummary(RECIPE, "t", "1.0.0", SUMMARY, whole.records[:left])
-    text = write(tmp_path, part).read_text()
+    text = write_report(tmp_path, part).read_text()
     assert "None" not in text
-    assert {path.name for path in tmp_path.glob("*.png")} == {name for name in plots.PLOTS if f"]({name})" in text}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        name for name in report_files.PLOTS if f"]({name})" in text
+    }
     assert ("Nothing is calibrated yet." in text) == (left < 5)
 
 
@@ -123,8 +125,8 @@ def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
     """A plot holds no time and no version."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        write(tmp_path / folder, made())
-    for name in plots.PLOTS:
+        write_report(tmp_path / folder, made())
+    for name in report_files.PLOTS:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -143,7 +145,7 @@ def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
 )
 def test_unusual_results_are_drawn_or_left_out(tmp_path: Path, changed: dict[str, Any]):
     """No threshold, one candidate, one step or no calibration at all make a report too."""
-    assert write(tmp_path, made(**changed)).read_text()
+    assert write_report(tmp_path, made(**changed)).read_text()
 
 
 def test_numbers_are_said_as_people_read_them():
@@ -216,7 +218,7 @@ def test_bins_that_show_little_are_said_in_words():
     few = {"bins": CALIBRATE["reliability"]["after"]["bins"][:1], "note": "3 rows are too few to divide."}
     sides = {when: side | few for when, side in CALIBRATE["reliability"].items()}
     assert 1 == confidence_part(reliability=sides).count("3 rows are too few to divide.")
-    figure = plots.reliability(made(calibrate=CALIBRATE | {"reliability": sides}))
+    figure = report_files.reliability(made(calibrate=CALIBRATE | {"reliability": sides}))
     assert figure is not None
     assert ["confidence\n3 rows are too few to divide."] * 2 == [axes.get_xlabel() for axes in figure.axes]
 
@@ -240,7 +242,7 @@ NOWHERE = CALIBRATE | {"threshold": None, "coverage": 0.0}
 @pytest.mark.parametrize("changed", [{}, {"quantize": CROWDED}, {"calibrate": NOWHERE}])
 def test_no_words_of_a_plot_lie_over_others(changed: dict[str, Any]):
     """Counts, labels, legends, titles and ticks have room, also where candidates are near each other."""
-    for draw in plots.PLOTS.values():
+    for draw in report_files.PLOTS.values():
         figure = draw(made(**changed))
         assert figure is not None
         assert [] == overlapping(figure)
@@ -248,7 +250,7 @@ def test_no_words_of_a_plot_lie_over_others(changed: dict[str, Any]):
 
 def test_the_walk_is_plotted_as_it_was_tested():
     """Only tested thresholds have a limit; start, failure and threshold are named in the legend."""
-    figure = plots.risk_coverage(made())
+    figure = report_files.risk_coverage(made())
     assert figure is not None
     words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert {"start, at 0.95", "failed, at 0.8: the end of the test", "the threshold, 0.86"} <= set(words)

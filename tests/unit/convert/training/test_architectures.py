@@ -18,12 +18,12 @@ from convert.decoder.scores import joint_log_probabilities
 from convert.decoder.tokens import TaskTokens, task_tokens
 from convert.encoder.tags import UNREAD
 from convert.pipeline.recipe import FinetuneSection
-from convert.training import adapter
-from convert.training.adapter import FrozenPrefixCache
-from convert.training.decoder import DecoderData, DecoderTrainer
-from convert.training.encoder import EncodedRow, EncoderTrainer, RowEncoder, classifier
-from convert.training.lessons import ExampleEncoder, TrainingExample
-from convert.training.loop import TrainingSettings, train
+from convert.training import lora
+from convert.training.decoder_objective import DecoderExampleEncoder, TrainingExample
+from convert.training.decoder_trainer import DecoderData, DecoderTrainer
+from convert.training.encoder_trainer import EncodedRow, EncoderTrainer, RowEncoder, classifier
+from convert.training.lora import FrozenPrefixCache
+from convert.training.training_loop import TrainingSettings, train
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import models, pos_intents, tiny_decoder
@@ -85,12 +85,12 @@ def tokens() -> TaskTokens:
 
 
 def lessons(count: int = len(ROWS)) -> list[TrainingExample]:
-    return ExampleEncoder(TASK, tokens()).of(ROWS[:count], 200)[0]
+    return DecoderExampleEncoder(TASK, tokens()).of(ROWS[:count], 200)[0]
 
 
 def adapted(family: str, **settings: Any) -> Any:
     """Return an adapted model whose adapter does something."""
-    model = adapter.adapted(FAMILIES[family].model(), FinetuneSection(**({"method": "lora", "rank": 2} | settings)))
+    model = lora.add_adapter(FAMILIES[family].model(), FinetuneSection(**({"method": "lora", "rank": 2} | settings)))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         for name, weight in model.named_parameters():
@@ -123,7 +123,7 @@ def test_every_linear_layer_of_the_upper_layers_is_adapted(family: str) -> None:
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert all("lora_" in name and ".layers.0." not in name for name in trained)
     assert not any("lm_head" in name or "embed" in name for name in trained)
-    expected = set(adapter.linear_names(FAMILIES[family].model()))
+    expected = set(lora.linear_names(FAMILIES[family].model()))
     assert expected == {name.split(".lora_")[0].rpartition(".")[2] for name in trained}
     assert {"o_proj", "down_proj"} <= expected
 
@@ -146,7 +146,7 @@ def test_scores_of_labels_are_those_of_whole_sequences(family: str) -> None:
 def test_labels_of_several_tokens_are_learnt() -> None:
     """The loss that validation measures, the agent's own, falls though training never computes all labels."""
     torch.manual_seed(0)
-    model = adapter.adapted(FAMILIES["llama"].model(), FinetuneSection(method="lora", rank=4))
+    model = lora.add_adapter(FAMILIES["llama"].model(), FinetuneSection(method="lora", rank=4))
     every = lessons()
     learner = DecoderTrainer(model, tokens(), DecoderData(every, every[::4]), 0.01, FrozenPrefixCache(model, 0, Path()))
     before = learner.validate()
@@ -160,7 +160,7 @@ def test_labels_of_several_tokens_are_learnt() -> None:
 def test_saved_weights_are_those_that_validated_best(tmp_path: Path) -> None:
     """An adapter read back scores as the learner did."""
     model = adapted("llama", layers_from=1)
-    size = adapter.save(model, tmp_path / "adapter")
+    size = lora.save(model, tmp_path / "adapter")
     assert size == sum(file.stat().st_size for file in (tmp_path / "adapter").iterdir())
     again = peft.PeftModel.from_pretrained(FAMILIES["llama"].model(), tmp_path / "adapter")
     texts = [row.text for row in ROWS[:3]]
@@ -172,7 +172,7 @@ def test_a_model_without_a_stack_of_layers_is_refused() -> None:
     """GPT-2 keeps its layers elsewhere; the error names families that work."""
     small = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=600, n_positions=64)
     with pytest.raises(InvalidRequest, match="GPT2LMHeadModel is not supported") as caught:
-        adapter.adapted(transformers.GPT2LMHeadModel(small), FinetuneSection(method="lora"))
+        lora.add_adapter(transformers.GPT2LMHeadModel(small), FinetuneSection(method="lora"))
     assert "llama" in caught.value.remedy
 
 

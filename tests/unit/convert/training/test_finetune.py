@@ -23,14 +23,14 @@ from transformers import (
 
 from convert import training
 from convert.data.row_files import DataRow
-from convert.dataset.select import DatasetSelection
-from convert.dataset.write import write
+from convert.dataset.dataset_files import write
+from convert.dataset.selection import DatasetSelection
 from convert.decoder.tokens import task_tokens
 from convert.pipeline.recipe import FinetuneSection
 from convert.pipeline.stage import Report, StageJob
-from convert.training import adapter
-from convert.training.decoder import DecoderData, DecoderTrainer
-from convert.training.lessons import ExampleEncoder
+from convert.training import lora
+from convert.training.decoder_objective import DecoderExampleEncoder
+from convert.training.decoder_trainer import DecoderData, DecoderTrainer
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import corrected_records, pos_intents, tiny_decoder, tiny_encoder, tiny_models
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_weights(tuned: tuple[Path, Report], decode
     assert not all(torch.equal(first[name], third[name]) for name in first)
 
 
-@pytest.mark.parametrize(("bytes_max", "tolerance"), [(adapter.HIDDEN_BYTES_MAX, 2e-2), (400, 1e-4)])
+@pytest.mark.parametrize(("bytes_max", "tolerance"), [(lora.HIDDEN_BYTES_MAX, 2e-2), (400, 1e-4)])
 def test_frozen_layers_run_once_with_the_same_result(tmp_path: Path, bytes_max: int, tolerance: float) -> None:
     """Losses and gradients are those of the whole model run each time, to the precision of bfloat16.
 
@@ -137,10 +137,12 @@ def test_frozen_layers_run_once_with_the_same_result(tmp_path: Path, bytes_max: 
     found = []
     for cut in (0, 2):
         torch.manual_seed(5)
-        model = adapter.adapted(tiny_decoder.model(), FinetuneSection(method="lora", rank=2, layers_from=2))
+        model = lora.add_adapter(tiny_decoder.model(), FinetuneSection(method="lora", rank=2, layers_from=2))
         tokens = task_tokens(TASK, tiny_decoder.tokenizer())
-        lessons, _ = ExampleEncoder(TASK, tokens).of([DataRow(text, label=label) for text, label in EXAMPLES], 200)
-        halves = adapter.FrozenPrefixCache(model, cut, tmp_path, bytes_max)
+        lessons, _ = DecoderExampleEncoder(TASK, tokens).of(
+            [DataRow(text, label=label) for text, label in EXAMPLES], 200
+        )
+        halves = lora.FrozenPrefixCache(model, cut, tmp_path, bytes_max)
         learner = DecoderTrainer(model, tokens, DecoderData(lessons, lessons[:3]), 0.01, halves)
         learner.prepare(lambda *_: None)
         assert halves.bytes_on_disk <= bytes_max
@@ -164,7 +166,7 @@ def test_hidden_states_lie_on_the_disk_and_leave_nothing_there(tmp_path: Path) -
     """Two bytes a number, in a file without a name; no tensor of them stays in memory, whatever the number of rows."""
     model = tiny_decoder.model()
     rows = [tuple(range(3, 3 + length)) for length in range(40, 90)]
-    halves = adapter.FrozenPrefixCache(model, 1, tmp_path)
+    halves = lora.FrozenPrefixCache(model, 1, tmp_path)
     before = tensor_bytes()
     assert len(rows) == list(halves.prepare(rows))[-1]
     assert sum(map(len, rows)) * model.config.hidden_size * 2 == halves.bytes_on_disk
@@ -177,7 +179,7 @@ def test_hidden_states_stop_at_their_limit(tmp_path: Path) -> None:
     model = tiny_decoder.model()
     rows = [tuple(range(3, 13)), tuple(range(3, 23)), tuple(range(3, 33))]
     limit = 30 * model.config.hidden_size * 2 + 1
-    whole, halves = adapter.FrozenPrefixCache(model, 0, tmp_path), adapter.FrozenPrefixCache(model, 1, tmp_path, limit)
+    whole, halves = lora.FrozenPrefixCache(model, 0, tmp_path), lora.FrozenPrefixCache(model, 1, tmp_path, limit)
     assert [2] == list(halves.prepare(rows))
     assert limit - 1 == halves.bytes_on_disk
     with torch.inference_mode():

@@ -14,11 +14,10 @@ from transformers import AutoTokenizer
 from convert.data.row_files import ChatMessage, DataRow, TextSpan
 from convert.decoder.tokens import task_tokens, tokenize
 from convert.encoder.tags import UNREAD, tagged
-from convert.training import loop, objective
-from convert.training.encoder import EncodedRow, cycled, uniformity
-from convert.training.keeping import train_validation_split
-from convert.training.lessons import ExampleEncoder
-from convert.training.objective import AnswerTarget, label_answers, targets
+from convert.training import decoder_objective, training_loop
+from convert.training.decoder_objective import AnswerTarget, DecoderExampleEncoder, label_answers, targets
+from convert.training.encoder_trainer import EncodedRow, cycled, uniformity
+from convert.training.validation_split import train_validation_split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import models, tiny_decoder
@@ -49,7 +48,7 @@ def test_label_loss_is_the_softmax_over_the_labels_and_a_share_over_the_vocabula
     answers = label_answers([(0,), (1,)])
     among = math.log(1 + math.exp(-1.0))
     whole = math.log(sum(math.exp(each) for each in (2.0, 1.0, 0.0, -1.0))) - 2.0
-    loss = objective.loss(logits, targets([answers[0]], CPU), vocabulary_share=0.25)
+    loss = decoder_objective.loss(logits, targets([answers[0]], CPU), vocabulary_share=0.25)
     assert pytest.approx(among + 0.25 * whole, abs=1e-6) == float(loss)
 
 
@@ -58,7 +57,7 @@ def test_labels_of_several_tokens_add_up() -> None:
     answers = label_answers([(1, 2), (1, 3), (0,)])
     wanted = targets([answers[0], answers[2]], CPU)
     assert [[1, 2], [-100, 0]] == wanted.tokens.tolist()
-    loss = objective.loss(torch.zeros(2, 2, 4), wanted, vocabulary_share=0.0)
+    loss = decoder_objective.loss(torch.zeros(2, 2, 4), wanted, vocabulary_share=0.0)
     assert pytest.approx((2 * math.log(2) + math.log(2)) / 2) == float(loss)
 
 
@@ -66,9 +65,9 @@ def test_other_answers_are_learnt_token_by_token() -> None:
     """Without choices the loss is the mean over the answer's tokens, and an answer is right to the last one or not."""
     wanted = targets([AnswerTarget((1, 2)), AnswerTarget((3,))], CPU)
     logits = torch.zeros(2, 2, 4)
-    assert pytest.approx(math.log(4)) == float(objective.loss(logits, wanted))
+    assert pytest.approx(math.log(4)) == float(decoder_objective.loss(logits, wanted))
     logits[0, 0, 1] = logits[0, 1, 2] = logits[1, 1, 0] = 1.0
-    assert 1 == objective.exact(logits, wanted)
+    assert 1 == decoder_objective.exact(logits, wanted)
 
 
 # --- outliers ---------------------------------------------------------------------------------------------------------
@@ -148,7 +147,9 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
     )
     simple = DataRow("hi", completion="yes", messages=(system, asked, answered))
     longer = DataRow("hi", completion="yes", messages=(asked, answered, asked, answered))
-    (one, plain, two), _ = ExampleEncoder(task, tokens).of([simple, DataRow("hi", completion="yes"), longer], 100)
+    (one, plain, two), _ = DecoderExampleEncoder(task, tokens).of(
+        [simple, DataRow("hi", completion="yes"), longer], 100
+    )
     assert tokens.prompt("hi") == one.prompt == plain.prompt
     assert (*tokenize(tokenizer, "yes", special=False), tokenizer.eos_token_id) == one.answer.tokens
     written = tokenizer.decode([*two.prompt, *two.answer.tokens])
@@ -159,7 +160,7 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
 def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
     """Left out are those over tokens_max; if none is left, that is an error."""
     task = TaskSpec(name="t", kind="classify", labels=("refund", "price"))
-    lessons = ExampleEncoder(task, task_tokens(task, tiny_decoder.tokenizer()))
+    lessons = DecoderExampleEncoder(task, task_tokens(task, tiny_decoder.tokenizer()))
     rows = [DataRow("hi", label="price"), DataRow("I want my money back " * 20, label="refund")]
     short, too_long = lessons.of(rows, 40)
     assert (["hi"], 1) == ([lesson.row.text for lesson in short], too_long)
@@ -205,20 +206,20 @@ class Line:
         self.seen.append(tuple(rows))
         return ((self.weight - 3.0) ** 2).sum()
 
-    def validate(self) -> loop.ValidationResult:
+    def validate(self) -> training_loop.ValidationResult:
         self.weights.append(float(self.weight.detach()))
-        return loop.ValidationResult(1.0, self._script[len(self.weights) - 1])
+        return training_loop.ValidationResult(1.0, self._script[len(self.weights) - 1])
 
 
-def settings(**changed: int) -> loop.TrainingSettings:
-    return loop.TrainingSettings(**({"epochs": 6, "batch_rows": 2, "patience_epochs": 2, "seed": 1} | changed))
+def settings(**changed: int) -> training_loop.TrainingSettings:
+    return training_loop.TrainingSettings(**({"epochs": 6, "batch_rows": 2, "patience_epochs": 2, "seed": 1} | changed))
 
 
 def test_training_stops_early_and_keeps_the_best_weights() -> None:
     """Two epochs without a better validation end it; the weights are those of the best epoch."""
     learner = Line([0.5, 0.7, 0.7, 0.6, 0.9, 0.9])
     said: list[tuple[str, int, int]] = []
-    trained = loop.train(learner, settings(), lambda *line: said.append(line))
+    trained = training_loop.train(learner, settings(), lambda *line: said.append(line))
     assert (4, 2, True) == (len(trained.epochs), trained.best_epoch, trained.stopped_early)
     assert learner.weights[1] == float(learner.weight.detach())
     assert trained.epochs[0].train_loss > trained.epochs[-1].train_loss
@@ -232,7 +233,7 @@ def test_training_stops_early_and_keeps_the_best_weights() -> None:
 def test_a_start_that_no_epoch_betters_is_kept(script: list[float], best: int) -> None:
     """Where the head was fitted first, the start is measured like an epoch, and counts as number 0."""
     learner = Line(script, start=1.0)
-    trained = loop.train(learner, settings(), lambda *_: None, head_fitted=True)
+    trained = training_loop.train(learner, settings(), lambda *_: None, head_fitted=True)
     assert (best, max(script)) == (trained.best_epoch, trained.report()["validation_accuracy"])
     assert learner.weights[best] == float(learner.weight.detach())
 
@@ -241,7 +242,7 @@ def test_every_row_is_seen_once_an_epoch_beside_rows_of_like_length() -> None:
     """The order depends on the seed only."""
     first, second, other = (Line([0.5] * 6) for _ in range(3))
     for learner, seed in ((first, 1), (second, 1), (other, 2)):
-        loop.train(learner, settings(epochs=1, seed=seed), lambda *_: None)
+        training_loop.train(learner, settings(epochs=1, seed=seed), lambda *_: None)
     assert first.seen == second.seen
     assert first.seen != other.seen
     assert {(1, 3), (4, 2), (0,)} == set(first.seen)
@@ -250,13 +251,13 @@ def test_every_row_is_seen_once_an_epoch_beside_rows_of_like_length() -> None:
 def test_a_loss_that_is_not_finite_is_refused() -> None:
     """The error says to lower the learning rate."""
     with pytest.raises(InvalidRequest, match="not finite any more in epoch 1") as caught:
-        loop.train(Line([0.5] * 6, start=math.inf), settings(), lambda *_: None)
+        training_loop.train(Line([0.5] * 6, start=math.inf), settings(), lambda *_: None)
     assert "learning_rate" in caught.value.remedy
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
     """It is highest after a tenth of the steps and next to nothing in the end."""
-    rates = [loop.rate(step, 100) for step in range(100)]
+    rates = [training_loop.rate(step, 100) for step in range(100)]
     assert max(rates) == rates[9] == rates[10] == 1.0
     assert sorted(rates[:10]) == rates[:10]
     assert sorted(rates[10:], reverse=True) == rates[10:]

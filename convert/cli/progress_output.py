@@ -1,0 +1,88 @@
+"""What the commands of the factory show: a line for each thing done, and a bar while something long goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from convert.pipeline.execution import RunDisplay
+from convert.pipeline.stage import Progress as Advance
+from convert.report.run_summary import duration
+from edge_agent.cli.terminal import Terminal
+
+_STAGE_WIDTH = 10
+LINE_SECONDS = 60.0
+"""Between two lines of progress in a log."""
+
+
+def out() -> Console:
+    """Return a console on standard output."""
+    return Terminal(soft_wrap=True)
+
+
+@contextmanager
+def bar(console: Console | None = None, monotonic: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
+    """Yield a callback (what, done, total) that draws one bar on a terminal, by default where errors go.
+
+    Elsewhere, in a log, it prints a line a minute while something long goes on.
+    """
+    console = console or Terminal(stderr=True)
+    if not console.is_terminal:
+        yield _ProgressLog(console, monotonic)
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+
+        def advance(what: str, done: int, total: int) -> None:
+            bars.update(task, description=what, completed=done, total=total or None)
+            if bars.tasks[task].finished:
+                bars.reset(task, description=what)
+
+        yield advance
+
+
+class _ProgressLog:
+    """What a log shows of a bar."""
+
+    def __init__(self, console: Console, monotonic: Callable[[], float]) -> None:
+        self._console, self._monotonic = console, monotonic
+        self._began = self._printed = monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = self._monotonic()
+        if now - self._printed < LINE_SECONDS:
+            return
+        self._printed = now
+        share = f", {done} of {total}" if total else ""
+        self._console.print(f"{duration(now - self._began)}: {what}{share}", soft_wrap=True)
+
+
+@contextmanager
+def stages() -> Iterator[RunDisplay]:
+    """Yield what a run of the pipeline reports to: a line for each note on standard output, a bar below them."""
+    with bar() as advance:
+        console = out()
+
+        def note(stage: str, said: str) -> None:
+            advance(said if stage == "data" else f"{stage}", 0, 0)
+            style = "yellow" if stage == "data" else "bold"
+            console.print(Text.assemble((f"{stage:<{_STAGE_WIDTH}}", style), said))
+
+        yield RunDisplay(note, advance)
+
+
+def show(markdown: str) -> None:
+    """Print Markdown: rendered on a terminal, as it is elsewhere."""
+    console = out()
+    if console.is_terminal:
+        console.print(Markdown(markdown))
+        return
+    for line in markdown.splitlines():
+        console.print(line)

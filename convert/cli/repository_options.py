@@ -1,0 +1,150 @@
+"""What the commands that change or read a repository share: their options, and what they say at their end."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from convert.cli import progress_output
+from convert.cli.collect import store_options
+from convert.publish import central_keys as collecting
+from convert.publish import staged_change
+from convert.publish.commit import ChangeDraft
+from convert.publish.keyring import Keyring
+from convert.publish.publisher import Publisher, Store
+from convert.publish.repository_check import SOON_DAYS
+from convert.publish.repository_reader import RepositoryState
+from convert.publish.repository_storage import open_place
+from edge_agent.cli.terminal import errors
+from edge_agent.errors import InvalidRequest
+
+Repo = Annotated[
+    str, typer.Option("--repo", "--to", metavar="PLACE", help="The repository: a folder, or s3:// gs:// az://…")
+]
+Keys = Annotated[
+    list[Path],
+    typer.Option("--keys", metavar="FOLDER", help="Signing keys: see 'edge-convert keys signing'. Repeatable."),
+]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Its first line is the passphrase of the keys. Without it you are asked."),
+]
+StoreOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="For object stores: endpoint=…, region=…, allow_http=true. Repeatable."),
+]
+Stage = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where the change goes when signatures are missing, to be signed elsewhere."),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def open_keys(folders: list[Path], passphrase_file: Path | None) -> Keyring:
+    """Return the keys of a command."""
+    return Keyring(folders, _asking(passphrase_file))
+
+
+@dataclass(kw_only=True)
+class RepositoryCommand:
+    """The options of a command that changes a repository."""
+
+    repo: Repo
+    keys: Keys
+    passphrase_file: PassphraseFile = None
+    store_option: StoreOption = None
+
+    def publisher(self, stage: Path | None = None) -> Publisher:
+        """Return what changes the repository; `stage` is where what cannot be signed here goes."""
+        place = open_place(self.repo, store_options(self.store_option))
+        ring = open_keys(self.keys, self.passphrase_file)
+        return Publisher(place, ring, time.time, stage=_staging(stage) if stage else None)
+
+
+def finish(publisher: Publisher, said: str, stage: Path | None) -> None:
+    """Say what was done, or that it waits for signatures, and what expires first."""
+    held = publisher.held()
+    if stage is not None and publisher.staged:
+        change = staged_change.read(stage, publisher.keys)
+        for line in change.described(publisher.keys):
+            progress_output.out().print(Text(line))
+        show_missing(change, publisher.keys)
+    elif said:
+        progress_output.out().print(Text(said))
+    show_expiry(held)
+
+
+def show_missing(change: staged_change.StagedChange, keys: Keyring) -> None:
+    """Say what a staged change waits for."""
+    console = progress_output.out()
+    missing = staged_change.missing(change)
+    for each in missing:
+        console.print(Text.assemble(("missing: ", "bold yellow"), each.said(keys.name_of)))
+    if missing:
+        console.print(
+            Text(f"Not published yet. Carry {change.folder} to who has the keys: edge-convert sign {change.folder}")
+        )
+        console.print(Text(f"Then publish it: edge-convert publish --staged {change.folder} --to …"))
+    else:
+        console.print(Text(f"Signed. Publish it: edge-convert publish --staged {change.folder} --to …"))
+
+
+def show_expiry(held: RepositoryState, *, err: bool = False) -> None:
+    """Say which role expires first; what is near is coloured."""
+    expires, role = held.expiries()[0]
+    days = (expires - datetime.now(UTC)).total_seconds() / 86_400
+    when, style = _when(expires, days)
+    renew = "" if days > SOON_DAYS else f"; renew it with 'edge-convert renew{_renewed(role)}'"
+    console = errors() if err else progress_output.out()
+    console.print(Text.assemble(("earliest expiry: ", "bold"), (f"{role}, {when}{renew}", style)))
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask, unless told not to.
+
+    Raises:
+        InvalidRequest: nobody is there to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidRequest("nobody is there to ask whether this is meant", remedy="Look at it, then add --yes.")
+    typer.confirm(question, abort=True, err=True)
+
+
+def _when(expires: datetime, days: float) -> tuple[str, str]:
+    """Return a day in words, and how it looks."""
+    if days <= 0:
+        return f"{expires:%Y-%m-%d}: it has expired", "bold red"
+    return f"{expires:%Y-%m-%d %H:%M} UTC, in {days:.0f} days", "yellow" if days < SOON_DAYS else ""
+
+
+def _renewed(role: str) -> str:
+    return "" if role in ("timestamp", "snapshot") else f" {role}"
+
+
+def _staging(folder: Path) -> Store:
+    def keep(held: RepositoryState, draft: ChangeDraft) -> None:
+        staged_change.write(folder, held, draft)
+
+    return keep
+
+
+def _asking(passphrase_file: Path | None) -> Callable[[Path], str]:
+    if passphrase_file is not None:
+        return lambda _: collecting.read_passphrase(passphrase_file)
+    return _ask
+
+
+def _ask(folder: Path) -> str:
+    if not typer.get_text_stream("stdin").isatty():
+        said = f"the keys in {folder} have a passphrase, and nobody is there to ask"
+        raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
+    typed: str = typer.prompt(f"Passphrase of {folder}", hide_input=True, err=True)
+    return typed

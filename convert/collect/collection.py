@@ -1,0 +1,266 @@
+"""One run of collect: look at every source, take in what is new, tell the sites what is here, forget, join.
+
+A run may be killed at any point. What it had synced is there for the next one, which does the rest; what it had not is
+read again. Running twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from convert.collect import database, derivation, receipts, record_columns, record_files, segment_chain
+from convert.collect.collect_report import CollectReport, PendingKey
+from convert.collect.record_columns import REVIEWED_AT_THE_CENTRE, SegmentOrigin
+from convert.collect.segment_intake import AcceptedSegment, RefusedDocument, SegmentIntake
+from convert.collect.site_key_trust import SiteKeyTrust
+from convert.collect.sources import SegmentSource, SiteListing, SourceFailed, listings
+from convert.collect.status_folder import FOLDER as STATUS_FOLDER
+from convert.collect.status_folder import StatusFolder
+from convert.fleet.site_registry import FILE_NAME as SITES_NAME
+from convert.fleet.site_registry import SiteRegistry
+from convert.publish.central_keys import CentralKeys
+from edge_agent.durable import atomic_files
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.example_records import ExampleFeedback
+from edge_agent.formats.receipts import EpochReceipts, RefusedSegment
+from edge_agent.formats.segment import parse_name
+
+REPORT_NAME = "report.json"
+_LOCK = ".lock"
+_FAILURES_IN_A_ROW_MAX = 5
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, how much of it is done, and how much there is (0 = not known)."""
+Life = tuple[str, str]
+"""Site and epoch."""
+
+
+@dataclass(frozen=True)
+class CollectRequest:
+    """What to collect, and where to."""
+
+    sources: Sequence[SegmentSource]
+    out: Path
+    keys: CentralKeys
+    now: Callable[[], float]
+    """Seconds since 1970."""
+    sites: Path | None = None
+    """The registry; None = sites.json below `out`."""
+    registered_only: bool = False
+    reviews: Sequence[ExampleFeedback] = ()
+    """Given at the centre."""
+    memory_bytes: int = database.MEMORY_BYTES_DEFAULT
+    progress: Progress = lambda _what, _done, _size: None
+
+
+def collect(request: CollectRequest) -> CollectReport:
+    """Run once.
+
+    Raises:
+        InvalidRequest: another run is at work in `out`, or too little memory is allowed.
+        ManifestInvalid: the registry of sites breaks a rule.
+        OSError: the disk of the centre is full or not writable.
+    """
+    if request.memory_bytes < database.MEMORY_BYTES_MIN:
+        least = database.MEMORY_BYTES_MIN // 1024**2
+        raise InvalidRequest(f"at least {least} MiB of memory are needed", remedy="Allow more with --memory-mib.")
+    request.out.mkdir(parents=True, exist_ok=True)
+    with _alone(request.out):
+        return _CollectRun(request).run()
+
+
+@dataclass
+class _EpochState:
+    """What is held, and what the sources showed besides; numbers are sequences."""
+
+    held: dict[Life, dict[int, list[record_files.SegmentEntry]]] = field(default_factory=lambda: defaultdict(dict))
+    absent: dict[Life, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    """Why a segment is not here."""
+    refused: list[tuple[Life, int, RefusedDocument]] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """In a row, by source."""
+
+    def hold(self, entry: record_files.SegmentEntry) -> None:
+        self.held[entry.site, entry.epoch].setdefault(entry.sequence, []).append(entry)
+
+    def refuse(self, life: Life, number: int, refusal: RefusedDocument) -> None:
+        self.refused.append((life, number, refusal))
+        self.absent[life][number] = "was refused"
+
+    def damaged(self) -> Iterator[tuple[Life, RefusedSegment]]:
+        """Yield what the receipts tell of segments that no good copy came of."""
+        for life, number, refusal in self.refused:
+            if refusal.damaged and number not in self.held.get(life, {}):
+                yield life, RefusedSegment(sequence=number, manifest_sha256=refusal.damaged, why=refusal.why[:500])
+
+    def entries(self, life: Life) -> list[record_files.SegmentEntry]:
+        """Return what is held of one life, in order."""
+        numbers = self.held.get(life, {})
+        return [entry for number in sorted(numbers) for entry in numbers[number]]
+
+    def elsewhere(self, life: Life, number: int) -> bool:
+        """Tell whether the records of a segment are here all the same: from another copy, or in a later segment."""
+        numbers = self.held.get(life, {})
+        return number in numbers or any(number in entry.reseals for entry in self.entries(life))
+
+
+class _CollectRun:
+    def __init__(self, request: CollectRequest) -> None:
+        self._request = request
+        self._report = CollectReport()
+        self._seen = _EpochState()
+        self._sites = SiteRegistry(request.sites or request.out / SITES_NAME)
+        self._trust = SiteKeyTrust(self._sites, registered_only=request.registered_only)
+        self._statuses = StatusFolder(request.out / STATUS_FOLDER)
+        self._raw = request.out / record_files.FOLDER
+        self._writer = record_files.RecordWriter(self._raw)
+        for entry in record_files.entries(self._raw):
+            self._seen.hold(entry)
+
+    def run(self) -> CollectReport:
+        found = [(source, listing) for source in self._request.sources for listing in self._list(source)]
+        places = [(source, listing) for source, listing in found if not self._left_alone(listing.site)]
+        for source, listing in places:
+            self._look(source, listing)
+        self._writer.close()
+        self._statuses.save()
+        if self._request.reviews:
+            origin = SegmentOrigin(REVIEWED_AT_THE_CENTRE, 0, self._request.now())
+            self._writer.add_rows([record_columns.table(self._request.reviews, origin, 1)])
+            self._writer.close()
+        self._judge()
+        self._vouch(places)
+        made = derivation.derive(self._request.out, self._request.memory_bytes, self._say)
+        self._report.records_erased, self._report.tasks = made.records_erased, made.tasks
+        content = json.dumps(self._report.plain(), indent=1, ensure_ascii=False).encode() + b"\n"
+        atomic_files.write_atomically(self._request.out / REPORT_NAME, content)
+        return self._report
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def _say(self, what: str) -> None:
+        self._request.progress(what, 0, 0)
+
+    def _list(self, source: SegmentSource) -> list[SiteListing]:
+        self._say(f"list {source.name}")
+        try:
+            return listings(source)
+        except SourceFailed as error:
+            self._report.troubles.append(str(error))
+            return []
+
+    def _left_alone(self, site: str) -> bool:
+        """Tell whether a site was revoked: what lies there of it is nobody's business any more, and no fault."""
+        revoked = self._sites.entry(site).revoked_at is not None
+        if revoked and site not in self._report.revoked:
+            self._report.revoked.append(site)
+        return revoked
+
+    def _look(self, source: SegmentSource, listing: SiteListing) -> None:
+        """Take in what is new of one site."""
+        with self._failures(source):
+            objection = self._statuses.look(source, listing, self._trust)
+            if objection:
+                self._report.refused.append(RefusedDocument(source.name, listing.site, "status.json", objection))
+        intake = SegmentIntake(source, self._trust, self._request.keys.identities, self._request.now)
+        stems = sorted(listing.manifests | listing.sealed.keys())
+        for done, stem in enumerate(stems):
+            self._request.progress(f"read {listing.site}", done, len(stems))
+            if self._seen.failures[source.name] >= _FAILURES_IN_A_ROW_MAX:
+                return
+            with self._failures(source):
+                self._look_at(intake, listing, stem)
+
+    def _look_at(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
+        """Take in one segment, unless it is half there, or the very one that is held under its number."""
+        epoch, number = parse_name(stem) or ("", 0)
+        life = (listing.site, epoch)
+        held = self._seen.held.get(life, {}).get(number, [])
+        absent = listing.half(stem)
+        if absent:
+            self._seen.absent[life].setdefault(number, f"its {absent} has not come")
+        elif all(listing.sealed[stem] != entry.size_bytes for entry in held):
+            found = intake.take(listing.site, stem)
+            if isinstance(found, RefusedDocument):
+                self._seen.refuse(life, number, found)
+            elif found.entry not in held:
+                self._hold(found)
+
+    def _hold(self, found: AcceptedSegment) -> None:
+        self._writer.add(found.entry, found.batches)
+        self._seen.hold(found.entry)
+        self._report.segments_taken += 1
+        self._report.records_taken += found.entry.records
+
+    @contextmanager
+    def _failures(self, source: SegmentSource) -> Iterator[None]:
+        """Write down what cannot be read or written now, and go on."""
+        try:
+            yield
+            self._seen.failures[source.name] = 0
+        except SourceFailed as error:
+            self._report.troubles.append(str(error))
+            self._seen.failures[source.name] += 1
+            if self._seen.failures[source.name] == _FAILURES_IN_A_ROW_MAX:
+                self._report.troubles.append(f"{source.name}: left alone after {_FAILURES_IN_A_ROW_MAX} failures")
+
+    # --- judging --------------------------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        """Say what is missing, what contradicts itself, and what was refused for good."""
+        report, seen = self._report, self._seen
+        for life, number, refusal in seen.refused:
+            (report.replaced if seen.elsewhere(life, number) else report.refused).append(refusal)
+        named = {(site, epoch) for site in self._statuses.sites() for epoch in self._statuses.highest(site)}
+        for site, epoch in sorted(named | {*seen.held, *seen.absent}):
+            if self._left_alone(site):
+                continue
+            entries = seen.entries((site, epoch))
+            highest = self._statuses.highest(site).get(epoch, 0)
+            lost = dict.fromkeys(self._statuses.lost(site, epoch), "the site lost it")
+            report.gaps += segment_chain.gaps(site, epoch, entries, highest, lost | seen.absent.get((site, epoch), {}))
+            report.breaks += segment_chain.breaks(entries)
+            report.segments_held += len(entries)
+        report.pinned = self._trust.pinned
+        report.waiting = [PendingKey(*of, count) for of, count in sorted(self._trust.waiting.items())]
+        report.sites = len(self._statuses.sites() | {site for site, _ in seen.held})
+
+    def _vouch(self, places: list[tuple[SegmentSource, SiteListing]]) -> None:
+        """Sign receipts for each site, and lay them wherever something of it was found."""
+        told: dict[Life, list[RefusedSegment]] = defaultdict(list)
+        for life, refused in self._seen.damaged():
+            told[life].append(refused)
+        epochs: dict[str, list[EpochReceipts]] = defaultdict(list)
+        for life in sorted({*self._seen.held, *told}):
+            epochs[life[0]].append(segment_chain.receipts(life[1], self._seen.entries(life), told[life]))
+        folder, key = self._request.out / receipts.FOLDER, self._request.keys.receipts
+        signed = {site: receipts.sign_receipts(folder, site, epochs[site], key, self._request.now) for site in epochs}
+        for source, listing in places:
+            with self._failures(source):
+                receipts.write_receipts(source, listing, signed.get(listing.site))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep a second run out: two would take in the same segment twice."""
+    fd = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(fd, out)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, out: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        said = f"another run of collect is at work in {out}"
+        raise InvalidRequest(said, remedy="Wait for it, or collect to another folder.") from None

@@ -1,0 +1,237 @@
+"""Predictions with what was said of them, as hive-partitioned Parquet: examples/task=…/month=…/examples.parquet.
+
+A file is replaced whole, and a prediction is in the file of its own month whatever comes later, so a reader in the
+middle of a run sees each prediction once. What a column means is in docs/collect.md.
+
+Of one reviewer the last word on a prediction counts; where reviewers differ there is no `truth`, only a `conflict`.
+Where somebody reviewed it at the centre, that settles it. What the large model said later is an `opinion`, with columns
+of its own, and never a `truth`.
+A duplicate is a prediction whose text is the same as, or nearly the same as, that of another one with the same answer.
+It is marked, not dropped: a correction stays visible wherever it was made.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convert.collect import near_duplicates
+from convert.collect.record_columns import REVIEWED_AT_THE_CENTRE
+from edge_agent.durable import atomic_files
+
+FOLDER = "examples"
+FILE_NAME = "examples.parquet"
+_GROUP_ROWS = 20_000
+
+# The first of each prediction: the same record may come twice, never with different content.
+_KEPT = """
+    CREATE OR REPLACE TEMP TABLE kept AS
+    SELECT row_id, site, prediction_id, recorded_at, text_key,
+           strftime(recorded_at, '%Y-%m') AS month
+    FROM records
+    WHERE type = 'prediction' AND task = $task
+    QUALIFY row_number() OVER (
+        PARTITION BY site, prediction_id ORDER BY epoch, sequence, line, row_id
+    ) = 1
+"""
+# Within an epoch the order of the segments is the truth, whatever the site's clock did meanwhile.
+_FEEDBACK = """
+    CREATE OR REPLACE TEMP TABLE feedback AS
+    WITH once AS (
+        SELECT * FROM records
+        WHERE type = 'feedback' AND task = $task
+        QUALIFY row_number() OVER (
+            PARTITION BY site, record_id ORDER BY epoch, sequence, line, row_id
+        ) = 1
+    )
+    SELECT site, prediction_id, reviewer, verdict, value, review_reason, recorded_at, epoch = $centre AS central,
+           row_number() OVER (
+               PARTITION BY site, prediction_id
+               ORDER BY epoch_began, epoch, CASE WHEN epoch = $centre THEN recorded_at END, sequence, line, record_id
+           ) AS turn
+    FROM (SELECT *, min(recorded_at) OVER (PARTITION BY site, epoch) AS epoch_began FROM once)
+"""
+_LAST_WORDS = """
+    CREATE OR REPLACE TEMP TABLE said AS
+    WITH outputs AS (
+        SELECT k.site, k.prediction_id, r.output
+        FROM kept k JOIN records r USING (row_id)
+        WHERE (k.site, k.prediction_id) IN (SELECT (site, prediction_id) FROM feedback)
+    ), words AS (
+        SELECT f.*, o.output, CASE verdict WHEN 'accept' THEN o.output WHEN 'corrected' THEN f.value END AS claim
+        FROM feedback f JOIN outputs o USING (site, prediction_id)
+    ), ultimate AS (
+        SELECT *, max(central) OVER (PARTITION BY site, prediction_id) AS settled FROM words
+        QUALIFY row_number() OVER (PARTITION BY site, prediction_id, central, reviewer ORDER BY turn DESC) = 1
+    ), judged AS (
+        SELECT site, prediction_id,
+               arg_max(verdict, turn) AS verdict,
+               arg_max(reviewer, turn) AS reviewer,
+               arg_max(recorded_at, turn) AS reviewed_at,
+               count(DISTINCT coalesce('=' || claim, '-')) > 1 AS conflict,
+               min(claim) AS claim
+        FROM ultimate WHERE central = settled GROUP BY site, prediction_id
+    ), listed AS (
+        SELECT site, prediction_id, list({
+            'reviewer': reviewer, 'verdict': verdict, 'value': value, 'reason': review_reason,
+            'reviewed_at': recorded_at
+        } ORDER BY turn) AS reviews
+        FROM feedback GROUP BY site, prediction_id
+    )
+    SELECT j.* EXCLUDE (claim), CASE WHEN NOT conflict THEN claim END AS truth, l.reviews
+    FROM judged j JOIN listed l USING (site, prediction_id)
+"""
+_OPINIONS = """
+    CREATE OR REPLACE TEMP TABLE opinions AS
+    SELECT site, prediction_id, value AS opinion, why AS opinion_why, model AS opinion_model, recorded_at AS opinion_at
+    FROM records
+    WHERE type = 'opinion' AND task = $task
+    QUALIFY row_number() OVER (
+        PARTITION BY site, prediction_id ORDER BY epoch, sequence, line, row_id
+    ) = 1
+"""
+# The one that stands for its duplicates is a reviewed one if there is any, then the oldest.
+_MARKED = """
+    CREATE OR REPLACE TEMP TABLE marked AS
+    WITH answered AS (
+        SELECT row_id, k.site, k.prediction_id, k.recorded_at, g.cluster, s.conflict,
+               hash(coalesce(s.truth, r.output), s.verdict IS NOT NULL AND s.truth IS NULL) AS answer,
+               s.verdict IS NOT NULL AS reviewed
+        FROM kept k
+        JOIN records r USING (row_id)
+        JOIN groups g ON g.text_key = k.text_key
+        LEFT JOIN said s ON s.site = k.site AND s.prediction_id = k.prediction_id
+    ), placed AS (
+        SELECT row_id, cluster,
+               first_value(row_id) OVER (
+                   PARTITION BY cluster, answer, coalesce(conflict, false)
+                   ORDER BY reviewed DESC, recorded_at, site, prediction_id
+               ) AS first
+        FROM answered
+    )
+    SELECT row_id, month, cluster, f.site || '/' || f.prediction_id AS duplicate_of
+    FROM placed p
+    JOIN kept k USING (row_id)
+    LEFT JOIN (SELECT row_id AS first, site, prediction_id FROM kept) f ON f.first = p.first AND p.first <> p.row_id
+"""
+_EXAMPLES = """
+    SELECT r.site, r.prediction_id, r.recorded_at AS answered_at, r.kind, r.bundle_version, r.bundle_digest,
+           r.input, r.output, r.local_answer, r.teacher_answer, r.scores, r.confidence, r.threshold, r.sure,
+           r.label_mass, r.route, r.route_reason, coalesce(r.model, '') AS model,
+           s.verdict, s.truth, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,
+           coalesce(s.reviews, []) AS reviews, o.opinion, o.opinion_why, o.opinion_model, o.opinion_at,
+           printf('%016x', r.text_key) AS text_key, printf('%016x', m.cluster) AS cluster, m.duplicate_of,
+           r.kept_because, r.kept_share, r.review_stream, r.p_value,
+           -- What is here was kept, and then drawn: both chances are known, and independent of what it is.
+           CASE WHEN r.review_stream = 'audit' THEN r.kept_share * r.sampling_probability END AS sampling_probability,
+           r.redaction_version, r.redaction_rules, r.redaction_counts, r.epoch, r.sequence, r.line, r.collected_at
+    FROM marked m
+    JOIN records r USING (row_id)
+    LEFT JOIN said s ON s.site = r.site AND s.prediction_id = r.prediction_id
+    LEFT JOIN opinions o ON o.site = r.site AND o.prediction_id = r.prediction_id
+    WHERE m.month = $month
+    ORDER BY answered_at, r.site, r.prediction_id
+"""
+_ORPHANS = """
+    SELECT count(*) FROM feedback f ANTI JOIN kept k USING (site, prediction_id)
+"""
+_COUNTS = """
+    SELECT count(*) AS examples, count(verdict) AS reviewed, count(truth) AS with_truth,
+           count(*) FILTER (verdict = 'corrected') AS corrected, count(*) FILTER (conflict) AS conflicts,
+           count(duplicate_of) AS duplicates, count(opinion) AS opinions,
+           count(sampling_probability) AS audited, count(verdict) FILTER (sampling_probability > 0) AS audited_reviewed
+    FROM read_parquet($files, hive_partitioning = false)
+"""
+
+
+@dataclass(frozen=True)
+class TaskExampleCounts:
+    """What there is of one task."""
+
+    task: str
+    examples: int = 0
+    reviewed: int = 0
+    with_truth: int = 0
+    corrected: int = 0
+    conflicts: int = 0
+    duplicates: int = 0
+    waiting: int = 0
+    """Feedback whose prediction has not come."""
+    opinions: int = 0
+    """Predictions of which the large model said later what it would have answered."""
+    audited: int = 0
+    """Predictions that the random audit has drawn."""
+    audited_reviewed: int = 0
+    """Of these, those that people have reviewed."""
+
+
+def join(
+    connection: duckdb.DuckDBPyConnection, task: str, out: Path, progress: Callable[[str], None]
+) -> TaskExampleCounts:
+    """Write the examples of one task below `out`, and take away what it has no more.
+
+    Raises:
+        OSError: a file cannot be written; the ones before it are new, the others as they were.
+    """
+    progress(f"{task}: join")
+    for step in (_KEPT, _FEEDBACK, _LAST_WORDS, _OPINIONS):
+        connection.execute(step, _used(step, {"task": task, "centre": REVIEWED_AT_THE_CENTRE}))
+    progress(f"{task}: find duplicates")
+    near_duplicates.group_near_duplicates(connection)
+    connection.execute(_MARKED)
+    folder = out / f"task={task}"
+    months = [month for (month,) in connection.execute("SELECT DISTINCT month FROM marked ORDER BY 1").fetchall()]
+    written = []
+    for month in months:
+        progress(f"{task}: write {month}")
+        written.append(_write(connection, month, folder / f"month={month}" / FILE_NAME))
+    _clear(folder, {path.parent for path in written})
+    waiting = connection.execute(_ORPHANS).fetchall()[0][0]
+    counts: dict[str, int] = {}
+    if written:
+        counted: Any = connection.sql(_COUNTS, params={"files": [*map(str, written)]}).to_arrow_table()
+        counts = counted.to_pylist()[0]
+    for table in ("kept", "feedback", "said", "opinions", "groups", "marked"):
+        connection.execute(f"DROP TABLE {table}")
+    return TaskExampleCounts(task=task, waiting=waiting, **counts)
+
+
+def _write(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> Path:
+    """Write one month. The same rows give the same bytes: DuckDB's own writer goes by how its rows were cut up."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    reader: Any = connection.sql(_EXAMPLES, params={"month": month}).to_arrow_reader(_GROUP_ROWS)
+    with (
+        atomic_files.replacing(path) as partial,
+        pq.ParquetWriter(partial, reader.schema, compression="zstd") as writer,
+    ):
+        group: list[pa.RecordBatch] = []
+        for batch in reader:
+            group.append(batch)
+            while sum(each.num_rows for each in group) >= _GROUP_ROWS:
+                rows = pa.Table.from_batches(group).combine_chunks()
+                writer.write_table(rows.slice(0, _GROUP_ROWS).combine_chunks())
+                group = rows.slice(_GROUP_ROWS).to_batches()
+        writer.write_table(pa.Table.from_batches(group, reader.schema).combine_chunks())
+    return path
+
+
+def _clear(folder: Path, wanted: set[Path]) -> None:
+    """Take away months that have nothing any more, and what a crash left half written."""
+    for month in folder.glob("month=*"):
+        for partial in month.glob(f"*{atomic_files.PARTIAL}"):
+            partial.unlink()
+        if month not in wanted:
+            shutil.rmtree(month)
+    if folder.is_dir() and not wanted:
+        folder.rmdir()
+
+
+def _used(statement: str, values: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if f"${name}" in statement}

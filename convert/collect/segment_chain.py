@@ -1,0 +1,138 @@
+"""What the numbers and the chain of manifests say: what is missing, what does not fit, what the centre can vouch for.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from convert.collect.record_files import SegmentEntry
+from edge_agent.formats.receipts import EpochReceipts, ReceiptRange, RefusedSegment
+from edge_agent.formats.segment import name_of
+
+NOT_COME = "has not come"
+_RANGES_MAX = 10_000
+_REFUSED_MAX = 1000
+
+
+@dataclass(frozen=True, order=True)
+class SequenceGap:
+    """Segments of one epoch that are known of and have not come."""
+
+    site: str
+    epoch: str
+    first: int
+    last: int
+    why: str
+
+    @property
+    def name(self) -> str:
+        """The segments' names for people."""
+        first, count = f"{self.site}/{name_of(self.epoch, self.first)}", self.last - self.first + 1
+        return first if count == 1 else f"{first} to {self.last:010d} ({count} segments)"
+
+
+@dataclass(frozen=True, order=True)
+class ChainBreak:
+    """A segment that does not continue the one before it, or one of two with the same number."""
+
+    site: str
+    epoch: str
+    sequence: int
+    why: str
+
+    @property
+    def name(self) -> str:
+        """The segment's name for people."""
+        return f"{self.site}/{name_of(self.epoch, self.sequence)}"
+
+
+def gaps(
+    site: str, epoch: str, held: Collection[SegmentEntry], highest: int, why: Mapping[int, str]
+) -> list[SequenceGap]:
+    """Return what is missing up to `highest`, in ranges; `why` says of single numbers what is known of their absence.
+
+    A segment whose records came again in a later one is not missing. A number beyond the highest is missing alone:
+    anyone can lay down a file of any number.
+    """
+    known = {entry.sequence for entry in held}.union(*(entry.reseals for entry in held))
+    last = max([highest, *(entry.sequence for entry in held)])
+    beyond = sorted(number for number in why.keys() - known if number > last)
+    holes = [*_holes(sorted(known), last), *zip(beyond, beyond, strict=True)]
+    found: list[SequenceGap] = []
+    for first, end, said in itertools.chain.from_iterable(_told_apart(*hole, why) for hole in holes):
+        _add(found, SequenceGap(site, epoch, first, end, said))
+    return found
+
+
+def _add(found: list[SequenceGap], gap: SequenceGap) -> None:
+    """Append a gap, or let the one before it reach further when it says the same."""
+    before = found[-1] if found else None
+    if before and (before.last, before.why) == (gap.first - 1, gap.why):
+        gap = replace(before, last=gap.last)
+        found.pop()
+    found.append(gap)
+
+
+def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
+    """Yield where segments of one epoch contradict each other: the site was set back, or its disk was copied."""
+    manifests: dict[int, set[str]] = defaultdict(set)
+    for entry in held:
+        manifests[entry.sequence].add(entry.manifest_sha256)
+    for entry in held:
+        if not _continues(entry, manifests):
+            yield ChainBreak(entry.site, entry.epoch, entry.sequence, "does not continue the segment before it")
+        others = manifests[entry.sequence]
+        if len(others) > 1 and entry.manifest_sha256 == max(others):
+            said = f"came {len(others)} times with different content"
+            yield ChainBreak(entry.site, entry.epoch, entry.sequence, said)
+
+
+def _continues(entry: SegmentEntry, manifests: Mapping[int, set[str]]) -> bool:
+    if entry.sequence == 1:
+        return not entry.previous
+    before = manifests.get(entry.sequence - 1)
+    return before is None or entry.previous in before
+
+
+def receipts(epoch: str, held: Collection[SegmentEntry], refused: Collection[RefusedSegment]) -> EpochReceipts:
+    """Return what the centre vouches for of one epoch: each unbroken chain, named by its last manifest."""
+    before = {entry.manifest_sha256: entry for entry in held}
+    continued = {entry.previous for entry in held}
+    ranges = [_range(entry, before) for entry in held if entry.manifest_sha256 not in continued]
+    ranges.sort(key=lambda each: (each.first, each.last, each.manifest_sha256))
+    listed = sorted(refused, key=lambda each: (each.sequence, each.manifest_sha256))
+    return EpochReceipts(epoch=epoch, received=tuple(ranges[:_RANGES_MAX]), refused=tuple(listed[:_REFUSED_MAX]))
+
+
+def _range(last: SegmentEntry, before: Mapping[str, SegmentEntry]) -> ReceiptRange:
+    first = last
+    while (previous := before.get(first.previous)) and previous.sequence == first.sequence - 1:
+        first = previous
+    return ReceiptRange(first=first.sequence, last=last.sequence, manifest_sha256=last.manifest_sha256)
+
+
+def _holes(known: list[int], last: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches between the sorted numbers, from 1 to `last`."""
+    expected = 1
+    for number in known:
+        if number > expected:
+            yield expected, number - 1
+        expected = number + 1
+    if expected <= last:
+        yield expected, last
+
+
+def _told_apart(first: int, last: int, why: Mapping[int, str]) -> Iterator[tuple[int, int, str]]:
+    """Split a stretch where something is known of a number."""
+    for number in sorted(number for number in why if first <= number <= last):
+        if number > first:
+            yield first, number - 1, NOT_COME
+        yield number, number, why[number]
+        first = number + 1
+    if first <= last:
+        yield first, last, NOT_COME

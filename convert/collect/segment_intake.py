@@ -1,0 +1,137 @@
+"""Taking in one segment: is it what its site sealed, and what is in it.
+
+Everything that is wrong with a segment ends as a Refusal with its name, and the next one is looked at. A segment whose
+manifest the site did sign, but which was damaged on its way, is named in the receipts, so that the site seals its
+records anew. Whoever is not trusted, and whatever this program cannot read although it is undamaged, is not named
+there: the site simply keeps it until that is mended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyrage
+
+from convert.collect import record_columns
+from convert.collect.record_columns import SegmentOrigin
+from convert.collect.record_files import SegmentEntry, entry_of
+from convert.collect.site_key_trust import SiteKeyTrust
+from convert.collect.sources import SegmentSource, path_of
+from edge_agent.errors import ExchangeError, RecordInvalid, SegmentDamaged
+from edge_agent.formats import example_records, segment
+from edge_agent.formats.segment import MANIFEST_SUFFIX, SEALED_SUFFIX, SegmentManifest
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, SignedDocument
+
+_LINES_AT_ONCE = 5_000
+
+
+@dataclass(frozen=True)
+class AcceptedSegment:
+    """A segment that is good."""
+
+    entry: SegmentEntry
+    batches: Sequence[pa.RecordBatch]
+
+
+@dataclass(frozen=True)
+class RefusedDocument:
+    """A segment, or another document of a site, that is not taken."""
+
+    source: str
+    site: str
+    name: str
+    why: str
+    damaged: str = ""
+    """sha256 of the manifest of a segment that was damaged on its way, which the receipts tell the site."""
+
+
+class _SegmentRefused(Exception):
+    """Why a segment is refused; `damaged` means that another copy may be good."""
+
+    def __init__(self, why: str, *, damaged: bool = False) -> None:
+        super().__init__(why)
+        self.damaged = damaged
+
+
+class SegmentIntake:
+    """Takes segments from one source."""
+
+    def __init__(
+        self,
+        source: SegmentSource,
+        trust: SiteKeyTrust,
+        identities: Sequence[pyrage.x25519.Identity],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Open what was sealed to any of the identities; `now` tells when a segment is taken in."""
+        self._source, self._now = source, now
+        self._trust = trust
+        self._identities = identities
+        self._recipients = {str(identity.to_public()) for identity in identities}
+
+    def take(self, site: str, stem: str) -> AcceptedSegment | RefusedDocument:
+        """Read and check one segment, by its name without suffix.
+
+        Raises:
+            SourceFailed: it cannot be read now.
+        """
+        try:
+            signed = self._manifest(site, stem)
+        except (ExchangeError, _SegmentRefused) as error:
+            return RefusedDocument(self._source.name, site, stem, str(error))
+        try:
+            return AcceptedSegment(entry_of(signed), self._batches(signed))
+        except _SegmentRefused as error:
+            return RefusedDocument(self._source.name, site, stem, str(error), signed.sha256 if error.damaged else "")
+
+    def _manifest(self, site: str, stem: str) -> SignedDocument[SegmentManifest]:
+        raw = self._source.read(path_of(site, "segments", stem + MANIFEST_SUFFIX), DOCUMENT_BYTES_MAX)
+        signed = segment.verify(raw, stem, None)
+        if signed.body.site != site:
+            raise _SegmentRefused(f"is of site {signed.body.site}, but lies with {site}")
+        objection = self._trust.objection_to_sealed(site, signed.key)
+        if objection:
+            raise _SegmentRefused(objection)
+        return signed
+
+    def _batches(self, signed: SignedDocument[SegmentManifest]) -> list[pa.RecordBatch]:
+        body = signed.body
+        if not self._recipients & set(body.recipients):
+            said = ", ".join(f"{recipient[:20]}…" for recipient in body.recipients)
+            raise _SegmentRefused(f"is sealed to other keys than these: {said}")
+        stem = segment.name_of(body.epoch, body.sequence)
+        sealed = self._source.read(path_of(body.site, "segments", stem + SEALED_SUFFIX), segment.SEALED_BYTES_MAX)
+        if hashlib.sha256(sealed).hexdigest() != body.sha256:
+            raise _SegmentRefused(f"is damaged: {len(sealed)} of {body.size_bytes} bytes, other content", damaged=True)
+        try:
+            lines = segment.unseal(sealed, self._identities)
+        except SegmentDamaged as error:
+            raise _SegmentRefused(error.message, damaged=True) from None
+        return _read(lines, body, self._now())
+
+
+def _read(text: bytes, body: SegmentManifest, now: float) -> list[pa.RecordBatch]:
+    lines = text.splitlines()
+    if len(lines) != body.records:
+        raise _SegmentRefused(f"holds {len(lines)} records, its manifest says {body.records}")
+    starts = range(0, len(lines), _LINES_AT_ONCE)
+    return [_batch(lines[start : start + _LINES_AT_ONCE], start + 1, body, now) for start in starts]
+
+
+def _batch(lines: list[bytes], first: int, body: SegmentManifest, now: float) -> pa.RecordBatch:
+    records = [_record(line, number, body) for number, line in enumerate(lines, first)]
+    return record_columns.table(records, SegmentOrigin(body.epoch, body.sequence, now), first)
+
+
+def _record(line: bytes, number: int, body: SegmentManifest) -> example_records.AnyRecord:
+    try:
+        record = example_records.parse(line)
+    except RecordInvalid as error:
+        raise _SegmentRefused(f"line {number}: {error.message}; a newer edge-convert may read it") from None
+    if record.site != body.site:
+        raise _SegmentRefused(f"line {number} is of site {record.site}")
+    return record

@@ -1,0 +1,111 @@
+"""What sites say of themselves: the newest status object of each, and the highest segment number it ever named.
+
+An old status laid before us again must not hide that segments are missing, so highest numbers only grow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from convert.collect.site_key_trust import SiteKeyTrust
+from convert.collect.sources import SegmentSource, SiteListing, path_of
+from edge_agent.durable import atomic_files
+from edge_agent.errors import ExchangeError
+from edge_agent.formats import status_object
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
+
+FOLDER = "status"
+_HIGHEST = "highest.json"
+
+
+@dataclass(frozen=True)
+class AuditLosses:
+    """What the sites say they could not keep, of all tasks together: where it is much, a random sample is none."""
+
+    sites: int
+    """That sent a status."""
+    audit_lost: int
+    """Answers that the random audit had drawn, and that were given up before they were sealed or judged."""
+    not_kept: int
+    """Answers that were never kept, and so never drawn: too long, or the disk or memory had no room."""
+
+
+def losses(collected: Path) -> AuditLosses:
+    """Add up the counters of all sites. What is no status object is passed over."""
+    counted, sites = Counter[str](), 0
+    for path in sorted((collected / FOLDER).glob("site=*.json")):
+        with contextlib.suppress(ExchangeError):
+            counted.update(status_object.verify(path.read_bytes(), None).body.counters)
+            sites += 1
+    dropped = sum(number for name, number in counted.items() if name.startswith("dropped_"))
+    return AuditLosses(sites, counted["sacrificed_audit"], dropped)
+
+
+class StatusFolder:
+    """The folder of status objects, one for each site, as the sites signed them."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use a folder, which is made."""
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._highest: dict[str, dict[str, int]] = defaultdict(dict)
+        if (folder / _HIGHEST).is_file():
+            self._highest.update(json.loads((folder / _HIGHEST).read_bytes()))
+        self._missing: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+
+    def look(self, source: SegmentSource, listing: SiteListing, trust: SiteKeyTrust) -> str:
+        """Read a site's status, if there is one; returns what is wrong with it, if anything.
+
+        Raises:
+            SourceFailed: it cannot be read now.
+            OSError: it cannot be kept.
+        """
+        if not listing.status:
+            return ""
+        raw = source.read(path_of(listing.site, status_object.FILE_NAME), DOCUMENT_BYTES_MAX)
+        try:
+            signed = status_object.verify(raw, None)
+        except ExchangeError as error:
+            return error.message
+        if signed.body.site != listing.site:
+            return f"is of site {signed.body.site}, but lies with {listing.site}"
+        objection = trust.objection(listing.site, signed.key)
+        if not objection:
+            self._keep(signed.body, raw)
+        return objection
+
+    def highest(self, site: str) -> dict[str, int]:
+        """Return the highest number ever named, by epoch."""
+        return self._highest.get(site, {})
+
+    def lost(self, site: str, epoch: str) -> set[int]:
+        """Return the numbers that the site says are lost."""
+        return self._missing[site][epoch]
+
+    def sites(self) -> set[str]:
+        """Return every site whose status was ever read."""
+        return set(self._highest)
+
+    def save(self) -> None:
+        """Write down the highest numbers. Raises OSError."""
+        content = json.dumps(self._highest, indent=1, sort_keys=True).encode() + b"\n"
+        path = self._folder / _HIGHEST
+        if not path.is_file() or path.read_bytes() != content:
+            atomic_files.write_atomically(path, content)
+
+    def _keep(self, body: status_object.SiteStatus, raw: bytes) -> None:
+        for epoch, sequence in body.highest.items():
+            self._raise_highest(body.site, epoch, sequence)
+        for epoch, numbers in body.missing.items():
+            self._missing[body.site][epoch].update(numbers)
+        path = self._folder / f"site={body.site}.json"
+        if not path.is_file() or status_object.verify(path.read_bytes(), None).body.at < body.at:
+            atomic_files.write_atomically(path, raw)
+
+    def _raise_highest(self, site: str, epoch: str, sequence: int) -> None:
+        known = self._highest[site]
+        known[epoch] = max(known.get(epoch, 0), sequence)

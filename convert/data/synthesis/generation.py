@@ -1,0 +1,175 @@
+"""The prompt for a large model, and parsing its answer into rows. A malformed row is rejected, never repaired. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, StringConstraints, ValidationError
+
+from convert.data.row_files import DataRow, known_labels
+from convert.pipeline.recipe import DataFormat
+from edge_agent.formats.manifest import TaskSpec
+
+TEXT_CHARACTERS_MAX = 2000
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_CHARACTERS_MAX)]
+
+
+_SYSTEM = (
+    "You write training data for a small text model. Write what real people would write: short and long, casual and"
+    " formal, different words and sentence forms each time, no two rows alike. Answer with one JSON object and"
+    " nothing else."
+)
+_ROW = {
+    "classify": '{"text": "..."}',
+    "generate": '{"text": "what a person asks", "answer": "what the model is to answer"}',
+    "extract": '{"text": "...", "found": [{"label": "...", "text": "the exact words in the text"}]}',
+}
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One question to the model."""
+
+    task: TaskSpec
+    format: DataFormat
+    about: str
+    label: str
+    """classify: the label that all rows of the answer are to have."""
+    examples: Sequence[DataRow]
+    count: int
+
+    @property
+    def kind(self) -> str:
+        """Return what a row of the answer looks like: a key of the table above."""
+        if self.task.kind == "extract" and self.format != "text-spans":
+            return "generate"
+        return self.task.kind
+
+
+def messages(request: GenerationRequest) -> list[dict[str, str]]:
+    """Return the chat messages of a request."""
+    lines = [f"The task: {request.about}"]
+    if request.kind == "classify":
+        others = ", ".join(label for label in request.task.labels if label != request.label)
+        lines += [f"Every text must belong to the label '{request.label}' and to none of: {others}."]
+    elif request.kind == "extract":
+        lines += [f"What is to be found in a text: {', '.join(known_labels(request.task))}."]
+    if request.examples:
+        lines += ["Examples:", *(json.dumps(_shown(row, request.kind), ensure_ascii=False) for row in request.examples)]
+    lines += [f'Write {request.count} new ones, as {{"rows": [{_ROW[request.kind]}, ...]}}.']
+    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
+
+
+def _shown(row: DataRow, kind: str) -> dict[str, Any]:
+    if kind == "generate":
+        return {"text": row.text, "answer": row.completion}
+    if kind == "extract":
+        found = [{"label": span.label, "text": row.text[span.start : span.end]} for span in row.spans]
+        return {"text": row.text, "found": found}
+    return {"text": row.text}
+
+
+class _RowList(BaseModel):
+    rows: list[Any]
+
+
+class _TextRow(BaseModel):
+    text: _Text
+    label: str = ""
+
+
+class _CompletionRow(_TextRow):
+    answer: _Text
+
+
+class _Mention(BaseModel):
+    label: str
+    text: _Text
+
+
+class _SpansRow(_TextRow):
+    found: list[_Mention]
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """An answer or a row that is of no use."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class ParsedRow:
+    """A row."""
+
+    text: str
+    plain: dict[str, Any]
+    """As the recipe's data format has it."""
+
+
+def rows_of(answer: str, request: GenerationRequest) -> Iterator[ParsedRow | RejectedRow]:
+    """Yield the rows of an answer, at most as many as were asked for."""
+    try:
+        # Some models put their JSON into a code block, or a word before it.
+        read = _RowList.model_validate_json(answer[answer.index("{") : answer.rindex("}") + 1])
+    except ValueError:  # also what pydantic raises
+        yield RejectedRow("answer is not the JSON that was asked for")
+        return
+    yield from (_row(row, request) for row in read.rows[: request.count])
+
+
+def _row(row: object, request: GenerationRequest) -> ParsedRow | RejectedRow:
+    model, read = _READERS[request.kind]
+    try:
+        return read(model.model_validate(row, strict=True), request)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        return RejectedRow(f"{where}: {problem['msg']}" if where else "row is no JSON object")
+
+
+def _classified(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
+    if row.label not in ("", request.label):
+        return RejectedRow("row has another label than was asked for")
+    if request.format == "text-label":
+        return ParsedRow(row.text, {"text": row.text, "label": request.label})
+    return _said(row.text, request.label, request)
+
+
+def _answered(row: Any, request: GenerationRequest) -> ParsedRow:
+    return _said(row.text, row.answer, request)
+
+
+def _said(text: str, answer: str, request: GenerationRequest) -> ParsedRow:
+    if request.format == "messages":
+        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        return ParsedRow(text, {"messages": turns})
+    return ParsedRow(text, {"prompt": text, "completion": answer})
+
+
+def _found(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
+    # Words that stand there twice could be either; a row is cheaper than a wrong one.
+    if any(row.text.count(words.text) != 1 for words in row.found):
+        return RejectedRow("what is to be found does not stand in the text exactly once")
+    if not {words.label for words in row.found} <= set(known_labels(request.task)):
+        return RejectedRow("row has a label that the task lacks")
+    spans = sorted(map(_span, itertools.repeat(row.text), row.found), key=lambda span: int(span["start"]))
+    if any(after["start"] < before["end"] for before, after in itertools.pairwise(spans)):
+        return RejectedRow("what is to be found overlaps")
+    return ParsedRow(row.text, {"text": row.text, "spans": spans})
+
+
+def _span(text: str, words: _Mention) -> dict[str, Any]:
+    start = text.index(words.text)
+    return {"start": start, "end": start + len(words.text), "label": words.label}
+
+
+_READERS: dict[str, tuple[type[BaseModel], Callable[[Any, GenerationRequest], ParsedRow | RejectedRow]]] = {
+    "classify": (_TextRow, _classified),
+    "generate": (_CompletionRow, _answered),
+    "extract": (_SpansRow, _found),
+}

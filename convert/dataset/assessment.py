@@ -1,0 +1,301 @@
+"""Does what was collected of a task suffice? Counts against the usual marks, and the reviews that a promise needs.
+
+The marks are rules of thumb: docs/training-data.md says what each is good for. The reviews needed are what the exact
+test of `calibrate` asks for at the error rates seen so far. What is said of all answers rests on the random audit
+alone, made equally likely (sampling.py): people have chosen what else they reviewed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import numpy as np
+
+from convert.calibrate import threshold
+from convert.calibrate.division import GATE_ROWS_MAX, GATE_SHARE, divided
+from convert.calibrate.temperature import ROWS_MIN
+from convert.calibrate.threshold import Risk
+from convert.clustered_statistics import Interval, share
+from convert.data.probability_sampling import RowSampling, equal_probability
+from convert.data.row_files import DataRow
+from convert.dataset import selection
+from convert.dataset.example_scope import ExampleScope, ScopedExamples, open_examples
+from convert.dataset.selection import DatasetSelection
+
+MARKS: dict[int, str] = {
+    20: "enough to see whether the labels make sense",
+    100: "enough to measure a model, within ten percentage points",
+    500: "enough to fine-tune an encoder on a handful of labels",
+    1000: "enough to fine-tune and calibrate, with something left to test on",
+}
+READY_ROWS_MIN = 1000
+LABEL_ROWS_MIN = 20
+_LABELS_MAX = 1000
+_GUESS_ROWS_MIN = 20
+_ANSWERS = """
+    SELECT e.truth, count(*) FROM chosen JOIN examples e USING (site, prediction_id)
+    GROUP BY 1 ORDER BY count(*) DESC, 1
+"""
+# A large model's answer has no scores.
+_KNOWN = """
+    SELECT DISTINCT label FROM (
+        SELECT unnest(scores).label AS label FROM examples WHERE kind = 'classify'
+        UNION ALL SELECT output FROM examples WHERE kind = 'classify' AND output <> ''
+    ) ORDER BY 1
+"""
+_OVERALL = """
+    SELECT count(*), count(verdict), count(DISTINCT cluster), count(duplicate_of),
+           count(*) FILTER (conflict),
+           count(*) FILTER (len(list_distinct(list_transform(reviews, lambda said: said.reviewer))) > 1)
+    FROM examples
+"""
+_TORN = """
+    SELECT count(*) FROM (
+        SELECT text_key FROM examples WHERE truth IS NOT NULL GROUP BY text_key HAVING count(DISTINCT truth) > 1
+    )
+"""
+# Each pair of reviewers of one prediction, by the last word of each.
+_PAIRS = """
+    WITH words AS (
+        SELECT site, prediction_id, review.reviewer AS who, place,
+               CASE review.verdict WHEN 'accept' THEN output WHEN 'corrected' THEN review.value END AS claim
+        FROM (SELECT *, unnest(reviews) AS review, generate_subscripts(reviews, 1) AS place FROM examples)
+    ), last_words AS (
+        SELECT * FROM words
+        QUALIFY row_number() OVER (PARTITION BY site, prediction_id, who ORDER BY place DESC) = 1
+    )
+    SELECT a.who, b.who, count(*), count(*) FILTER (a.claim IS NOT DISTINCT FROM b.claim)
+    FROM last_words a JOIN last_words b USING (site, prediction_id)
+    WHERE a.who < b.who GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+"""
+# The local answer with the local confidence. Whether it was right is not known where it was not kept, and where people
+# rejected another one, the large model's, without saying what is right.
+_REVIEWED = """
+    SELECT md5(site || '/' || prediction_id), sampling_probability, confidence, truth IS NOT DISTINCT FROM local_answer,
+           cluster
+    FROM examples WHERE judged AND verdict IS NOT NULL AND NOT conflict AND sampling_probability IS NOT NULL AND {known}
+    ORDER BY confidence NULLS LAST, site, prediction_id
+"""
+_KNOWN_LOCAL = "(local_answer IS NOT NULL AND (truth IS NOT NULL OR local_answer = output))"
+_UNKNOWN_LOCAL = "SELECT count(*) FROM examples WHERE judged AND verdict IS NOT NULL AND NOT conflict AND NOT {known}"
+# What people could not agree on says nothing, whatever the large model thinks of it.
+_AUDIT = """
+    SELECT count(*), count(truth), count(*) FILTER (coalesce(truth, opinion) = local_answer)
+    FROM examples WHERE judged AND opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
+"""
+
+
+class AuditAnswer(NamedTuple):
+    """A reviewed answer of the random audit."""
+
+    key: str
+    probability: float
+    confidence: float | None
+    right: bool
+    cluster: str
+
+
+@dataclass(frozen=True)
+class ReviewerPair:
+    """Two reviewers who reviewed the same predictions."""
+
+    one: str
+    other: str
+    predictions: int
+    agreed: int
+
+
+@dataclass(frozen=True)
+class GuaranteeEstimate:
+    """What the reviews so far say about a threshold."""
+
+    target: float
+    delta: float
+    threshold: float | None
+    coverage: float
+    reviews: int
+    """Of the random audit, with a confidence, one of each group of near duplicates."""
+    reviews_needed: int | None
+    """In all; None when no number of them would help: the model has to become better first."""
+
+
+@dataclass(frozen=True)
+class AuditAccuracy:
+    """Sure answers that were drawn at random, and how many of them were right, as far as anybody said."""
+
+    answers: int
+    by_people: int
+    """Of them, those that people judged; of the others only the large model said something."""
+    right: Interval
+    """Estimated share of right ones."""
+
+    @property
+    def by_opinion(self) -> int:
+        """Those that only the large model judged."""
+        return self.answers - self.by_people
+
+
+@dataclass(frozen=True)
+class TaskAssessment:
+    """What there is of one task."""
+
+    task: str
+    examples: int
+    reviewed: int
+    clusters: int
+    """Groups of the same or nearly the same text."""
+    duplicates: int
+    conflicts: int
+    reviewed_twice: int
+    """By more than one reviewer."""
+    contradictions: int
+    """Texts with more than one truth."""
+    usable: int
+    """Right answers that a training set would have, each text once."""
+    mark: int
+    """The highest of MARKS that is reached; 0 = none."""
+    labels: dict[str, int]
+    """Usable rows of each label, known ones without any included; empty when answers are free text."""
+    labels_even: float
+    """The number of equally frequent labels that would be as varied: the exponential of the entropy."""
+    pairs: tuple[ReviewerPair, ...]
+    unjudged: int
+    """Reviewed examples that say nothing of the local model: its answer is not known, or not whether it was right."""
+    right: Interval
+    """Share of right local answers, by the reviews of the random audit."""
+    audit_reviews: int
+    """Of the random audit, made equally likely."""
+    audit_unreviewed: int
+    """Of the random audit, not reviewed yet."""
+    promise: GuaranteeEstimate
+    audit: AuditAccuracy
+    scope: ScopedExamples
+    """Which bundles had answered, and which of them `right`, `promise`, `audit` and `unjudged` are of."""
+
+    @property
+    def short(self) -> list[str]:
+        """Labels with fewer usable rows than it takes to judge them."""
+        return [label for label, rows in self.labels.items() if rows < LABEL_ROWS_MIN]
+
+    @property
+    def ready(self) -> bool:
+        """Enough for a first model: to fine-tune, to calibrate and to test it, with every label known well enough.
+
+        It says nothing of what answers now; where that is a large model, there is no confidence to prove anything of.
+        """
+        return self.usable >= READY_ROWS_MIN and not self.short
+
+    @property
+    def suffices(self) -> bool:
+        """Enough to fine-tune, every label known well enough, and the promise proved."""
+        return self.mark >= 500 and not self.short and self.promise.threshold is not None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        audit = {**asdict(self.audit), "right": self.audit.right.plain(), "by_opinion": self.audit.by_opinion}
+        found = {**asdict(self), "right": self.right.plain(), "audit": audit}
+        verdict = {"short": self.short, "ready": self.ready, "suffices": self.suffices}
+        return {"schema": "edge-agent/assessment/v1", **found, **verdict}
+
+
+def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = ExampleScope()) -> TaskAssessment:  # noqa: B008 - it cannot change
+    """Look at what was collected of a task.
+
+    Raises:
+        FileMissing: that is nothing.
+        InvalidRequest: nothing of it is of that version or site.
+    """
+    with duckdb.connect() as connection:
+        scoped = open_examples(connection, collected, task, scope)
+        usable = _usable(connection, DatasetSelection(collected, task, "reviewed", shares={"all": 1.0}))
+        examples, reviewed, clusters, duplicates, conflicts, twice = connection.execute(_OVERALL).fetchall()[0]
+        labels = _labels(usable, connection.execute(_KNOWN).fetchall())
+        reviews = [AuditAnswer(*row) for row in connection.execute(_REVIEWED.format(known=_KNOWN_LOCAL)).fetchall()]
+        drawn = equal_probability(reviews, lambda each: RowSampling(each.key, each.probability)).rows
+        judged = [(each.confidence, each.right, each.cluster, each.key) for each in drawn]
+        unreviewed = selection.audit_of(connection).unreviewed
+        return TaskAssessment(
+            task=task,
+            examples=examples,
+            reviewed=reviewed,
+            clusters=clusters,
+            duplicates=duplicates,
+            conflicts=conflicts,
+            reviewed_twice=twice,
+            contradictions=connection.execute(_TORN).fetchall()[0][0],
+            usable=usable.total(),
+            mark=max(filter(usable.total().__ge__, MARKS), default=0),
+            labels=labels,
+            labels_even=_even(labels),
+            pairs=tuple(itertools.starmap(ReviewerPair, connection.execute(_PAIRS).fetchall())),
+            unjudged=connection.execute(_UNKNOWN_LOCAL.format(known=_KNOWN_LOCAL)).fetchall()[0][0],
+            right=share(sum(right for _, right, *_ in judged), len(judged)),
+            audit_reviews=len(judged),
+            audit_unreviewed=unreviewed,
+            promise=_promise(judged, risk),
+            audit=_audit(*connection.execute(_AUDIT).fetchall()[0]),
+            scope=scoped,
+        )
+
+
+def _audit(answers: int, by_people: int, right: int) -> AuditAccuracy:
+    return AuditAccuracy(answers, by_people, share(right, answers))
+
+
+def _usable(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> Counter[str]:
+    """Return the answers of what a training set would have."""
+    selection.choose(connection, choice)
+    return Counter(dict(connection.execute(_ANSWERS).fetchall()))
+
+
+def _labels(usable: Counter[str], listed: list[tuple[str]]) -> dict[str, int]:
+    known = [label for (label,) in listed]
+    if not known or len(usable) > _LABELS_MAX:
+        return {}
+    return {label: usable[label] for label in sorted({*known, *usable}, key=lambda label: (-usable[label], label))}
+
+
+def _even(labels: dict[str, int]) -> float:
+    shares = [rows / sum(labels.values()) for rows in labels.values() if rows]
+    return math.exp(-sum(each * math.log(each) for each in shares)) if shares else 0.0
+
+
+def _promise(reviewed: list[tuple[float | None, bool, str, str]], risk: Risk) -> GuaranteeEstimate:
+    """Test thresholds as `calibrate` does: one row of each group of near duplicates, and as many rows set apart."""
+    once: dict[str, tuple[float, bool]] = {}
+    for confidence, right, cluster, _ in sorted(reviewed, key=lambda row: row[3]):
+        if confidence is not None:
+            once.setdefault(cluster, (confidence, right))
+    parts = divided([DataRow("", family=cluster) for cluster in once])
+    tuning, proving = ([once[row.family] for row in part] for part in (parts.tuning, parts.proving))
+    tested = _arrays(proving)
+    start = threshold.start_of(tested[0], _arrays(tuning), risk) if tuning else 1.0
+    choice = threshold.choose(*tested, risk, start=start)
+    needed = _needed(choice, risk)
+    reviews = None if needed is None else _with_tuning(needed)
+    return GuaranteeEstimate(risk.target, risk.delta, choice.threshold, choice.coverage, len(once), reviews)
+
+
+def _arrays(rows: list[tuple[float, bool]]) -> tuple[threshold.Floats, threshold.Flags]:
+    return np.array([each for each, _ in rows], np.float64), np.array([right for _, right in rows], np.bool_)
+
+
+def _with_tuning(proving: int) -> int:
+    """Return how many reviews leave so many to prove with, after the parts for the temperature and the gate."""
+    if round(GATE_SHARE * proving) < ROWS_MIN:
+        return proving
+    return min(math.ceil(proving / (1 - GATE_SHARE)), proving + GATE_ROWS_MAX)
+
+
+def _needed(choice: threshold.Choice, risk: Risk) -> int | None:
+    if choice.threshold is not None:
+        return choice.rows
+    if max(step.rows for step in choice.steps) < _GUESS_ROWS_MIN:
+        return risk.rows_min  # too few to guess by: at the very best
+    return threshold.rows_needed(choice, risk)

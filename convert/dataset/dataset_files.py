@@ -1,0 +1,186 @@
+"""Files of training rows: SPLIT.jsonl for each split and dataset.json, all of them or none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+
+from convert.collect import status_folder
+from convert.collect.status_folder import AuditLosses
+from convert.dataset import selection
+from convert.dataset.example_scope import ScopedExamples, open_examples
+from convert.dataset.row_builder import RedactedExample, RowBuilder
+from convert.dataset.row_formats import CollectedExample, Format
+from convert.dataset.selection import AuditSample, DatasetSelection, SelectionCounts
+from convert.dataset.surrogates import SurrogateSettings
+from edge_agent.durable import atomic_files
+from edge_agent.errors import InvalidRequest
+
+REPORT_NAME = "dataset.json"
+_ROWS_AT_ONCE = 10_000
+_LABELS_MAX = 1000
+_PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
+_ROWS = """
+    SELECT c.place, e.kind, e.redaction_counts,
+           e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by},
+           e.review_stream, e.sampling_probability
+    FROM chosen c JOIN examples e USING (site, prediction_id)
+    ORDER BY c.place, e.moment, e.site, e.prediction_id
+"""
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What was made."""
+
+    task: str
+    format: Format
+    purpose: str
+    split_by: str
+    rows: dict[str, int]
+    """By split."""
+    labels: dict[str, dict[str, int]]
+    """Answers by split, the most frequent first; empty when there are too many different ones. text-spans: of spans."""
+    left_out: SelectionCounts
+    label_sources: dict[str, dict[str, int]]
+    """Examples by split and by where their label comes from."""
+    scope: ScopedExamples
+    """Bundles that had answered, and sites whose clock is wrong."""
+    audit: AuditSample
+    """The random sample that calibration and test are made of."""
+    sites: AuditLosses
+    surrogates: dict[str, Any] = field(default_factory=dict)
+    """What became of placeholders: how many were filled in, by type, with which locales and seed."""
+    spans: dict[str, Any] = field(default_factory=dict)
+    """text-spans: how values were found in the texts, and what was left out because they were not."""
+
+
+def purpose_of(form: Format, answers: selection.Answers) -> str:
+    """Return what to choose for a format: preferences need corrections, judgements take whatever was said."""
+    return _PURPOSES.get(form, answers)
+
+
+def write(
+    choice: DatasetSelection,
+    form: Format,
+    out: Path,
+    *,
+    force: bool = False,
+    surrogates: SurrogateSettings = SurrogateSettings(),  # noqa: B008 - it cannot change
+) -> DatasetSummary:
+    """Choose, and write a folder.
+
+    Raises:
+        FileMissing: nothing was collected of the task.
+        InvalidRequest: nothing is left to write, `out` exists, the format does not suit the task, or a locale or a kind
+            of surrogate is not known.
+        OSError: it cannot be written; what was there before is still there.
+    """
+    builder = RowBuilder(form, surrogates, choice.seed)
+    with duckdb.connect() as connection, made_whole(out, REPORT_NAME, force=force) as folder:
+        scoped = open_examples(connection, choice.collected, choice.task, choice.scope)
+        left = selection.choose(connection, choice)
+        names = list(choice.split_shares)
+        if not left.chosen:
+            said = f"task {choice.task} has no example that is {choice.purpose}, of {left.examples}"
+            raise InvalidRequest(said, remedy="'edge-convert assess' says what there is, and what is missing.")
+        purpose = choice.purpose
+        query = _ROWS.format(
+            right=selection.right_answer(purpose),
+            source=selection.label_source(purpose),
+            by=selection.labeled_by(purpose),
+        )
+        values = {"task": choice.task} if "$task" in query else {}
+        rows, labels = _write_rows(
+            connection.execute(query, values), builder, [folder / f"{name}.jsonl" for name in names]
+        )
+        if not any(rows):
+            reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
+            said = f"each of {left.chosen} records has a value without a certain place in its text: {reasons}"
+            raise InvalidRequest(said, remedy="Look at some records: text-spans needs values as the text has them.")
+        written = DatasetSummary(
+            choice.task,
+            form,
+            choice.purpose,
+            choice.by,
+            dict(zip(names, rows, strict=True)),
+            dict(zip(names, map(_counted, labels), strict=True)),
+            left,
+            _label_sources(connection, choice),
+            scoped,
+            selection.audit(connection, choice),
+            status_folder.losses(choice.collected),
+            **builder.report(),
+        )
+        content = json.dumps({"schema": "edge-agent/dataset/v1", **asdict(written)}, indent=1, ensure_ascii=False)
+        (folder / REPORT_NAME).write_text(content + "\n", encoding="utf-8")
+        return written
+
+
+@contextmanager
+def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `out` at the end; `mark` is the file by which one of ours is known.
+
+    Raises:
+        InvalidRequest: `out` exists, and may not be replaced.
+    """
+    if out.exists() and not force:
+        raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
+    if out.exists() and not (out / mark).is_file():
+        raise InvalidRequest(f"{out} has no {mark}, so --force does not replace it", remedy="Name another --out.")
+    staging = out.with_name(out.name + atomic_files.PARTIAL)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        shutil.rmtree(out, ignore_errors=True)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_rows(
+    found: duckdb.DuckDBPyConnection,
+    builder: RowBuilder,
+    paths: list[Path],
+) -> tuple[list[int], list[Counter[str]]]:
+    counts, labels = [0] * len(paths), [Counter[str]() for _ in paths]
+    with ExitStack() as opened:
+        files: list[IO[str]] = [opened.enter_context(path.open("w", encoding="utf-8")) for path in paths]
+        for place, kind, redacted, *fields in _fetched(found):
+            rows, learnt = builder.build(RedactedExample(CollectedExample(*fields), kind, redacted))
+            for row in rows:
+                files[place].write(json.dumps(row, ensure_ascii=False) + "\n")
+                counts[place] += 1
+            if len(labels[place]) <= _LABELS_MAX:
+                labels[place].update(learnt)
+    return counts, labels
+
+
+def _label_sources(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> dict[str, dict[str, int]]:
+    query = (
+        f"SELECT place, {selection.label_source(choice.purpose)} AS source, count(*)"  # noqa: S608 - of this package
+        " FROM chosen JOIN examples USING (site, prediction_id) GROUP BY ALL ORDER BY count(*) DESC, source"
+    )
+    found: dict[str, dict[str, int]] = {name: {} for name in choice.split_shares}
+    names = list(found)
+    for place, source, count in connection.execute(query).fetchall():
+        found[names[place]][source] = count
+    return found
+
+
+def _fetched(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
+    while rows := result.fetchmany(_ROWS_AT_ONCE):
+        yield from rows
+
+
+def _counted(labels: Counter[str]) -> dict[str, int]:
+    return {} if len(labels) > _LABELS_MAX else dict(labels.most_common())

@@ -1,0 +1,211 @@
+"""Which collected examples count: of which bundle, which sites and which days; the view `examples`.
+
+What is judged is one bundle: unless a version is named, or all are, the column `judged` is true for the newest one
+only. What people said a text means does not depend on the bundle that had answered it, so the rows themselves stay.
+
+The clock of a site may be wrong. An answer cannot be newer than the moment at which its segment was taken in: where one
+says so, by two days or more, nobody knows when the answers of that segment were given. They are marked (`clock_ahead`),
+count as the oldest (`moment`), and stand in no stretch of days that somebody asks for.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import duckdb
+
+from convert.collect import answer_columns, example_files
+from edge_agent.errors import FileMissing, InvalidRequest
+
+EVERY_VERSION = "all"
+CLOCK_DAYS_AHEAD = 2
+"""So far ahead of the clock here a site's clock is called wrong: less may be a time zone, and does no harm."""
+_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+_LATER_COLUMNS = {"local_answer": "VARCHAR", "teacher_answer": "VARCHAR", "collected_at": "TIMESTAMP"}
+# Segments that hold an answer from after they were taken in. One that version 0.1 took in was so by $now at the latest.
+_AHEAD = """
+    CREATE OR REPLACE TEMP TABLE ahead AS
+    SELECT site, epoch, sequence, max(days) AS days FROM (
+        SELECT *, date_diff('hour', coalesce(collected_at, $now::TIMESTAMP), answered_at) // 24 AS days FROM collected
+    ) WHERE days >= $days GROUP BY ALL
+"""
+_MARKED = """
+    CREATE OR REPLACE TEMP VIEW marked AS
+    SELECT *, CASE WHEN clock_ahead THEN '-infinity'::TIMESTAMP ELSE answered_at END AS moment FROM (
+        SELECT c.*, a.days IS NOT NULL AS clock_ahead FROM collected c LEFT JOIN ahead a USING (site, epoch, sequence)
+    )
+"""
+# The temporary table of bundles says which ones are taken, and which are judged.
+_EXAMPLES = """
+    CREATE OR REPLACE TEMP VIEW examples AS
+    SELECT m.*, b.judged FROM marked m JOIN bundles b USING (bundle_version, bundle_digest)
+    WHERE b.taken AND {limits}
+"""
+_BUNDLES = """
+    SELECT bundle_version, bundle_digest, count(*), count(verdict), max(answered_at) FILTER (NOT clock_ahead)
+    FROM marked WHERE {limits} GROUP BY 1, 2
+"""
+_CLOCKS = """
+    SELECT site, (SELECT count(*) FROM marked m WHERE clock_ahead AND m.site = a.site), max(days)
+    FROM ahead a WHERE {limits} GROUP BY 1 ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class ExampleScope:
+    """What somebody asks for; nothing = everything, and the newest bundle is judged."""
+
+    version: str = ""
+    """A version, the beginning of a digest (8 characters or more), or EVERY_VERSION."""
+    sites: tuple[str, ...] = ()
+    since: date | None = None
+    """The first day, in UTC."""
+    until: date | None = None
+    """The last day, in UTC."""
+
+
+@dataclass(frozen=True)
+class AnsweringBundle:
+    """One bundle whose answers are among the examples."""
+
+    version: str
+    digest: str
+    examples: int
+    reviewed: int
+    judged: bool
+    """Its answers are what is judged; false = only what people said of them counts, or they are left out."""
+
+
+@dataclass(frozen=True)
+class WrongClock:
+    """A site whose clock was ahead of the time when its segments were taken in."""
+
+    site: str
+    examples: int
+    days: int
+    """So far ahead at least."""
+
+
+@dataclass(frozen=True)
+class ScopedExamples:
+    """What the view holds."""
+
+    collected: int
+    """Examples of the task in all."""
+    bundles: tuple[AnsweringBundle, ...]
+    """At those sites in those days, the newest first."""
+    clocks: tuple[WrongClock, ...]
+    judged_by_default: bool
+    """Nobody said which bundle to judge, so it is the newest."""
+
+    @property
+    def judged(self) -> tuple[AnsweringBundle, ...]:
+        """Those whose answers are judged."""
+        return tuple(bundle for bundle in self.bundles if bundle.judged)
+
+    @property
+    def passed_over(self) -> tuple[AnsweringBundle, ...]:
+        """Those whose answers are not judged."""
+        return tuple(bundle for bundle in self.bundles if not bundle.judged)
+
+
+def open_examples(
+    connection: duckdb.DuckDBPyConnection,
+    collected: Path,
+    task: str,
+    scope: ExampleScope = ExampleScope(),  # noqa: B008 - it cannot change
+    now: Callable[[], float] = time.time,
+) -> ScopedExamples:
+    """Make the view `examples` of one task; `now` stands in for the time at which version 0.1 took a segment in.
+
+    Raises:
+        FileMissing: nothing was collected of it.
+        InvalidRequest: what was, was by an edge-convert that knew less; or no example is of that version or site.
+    """
+    _open(connection, collected, task)
+    at = datetime.fromtimestamp(now(), UTC).replace(tzinfo=None)
+    connection.execute(_AHEAD, {"now": at, "days": CLOCK_DAYS_AHEAD})
+    connection.execute(_MARKED)
+    sites, days = _asked_sites(connection, scope), _asked_days(scope)
+    limits = f"{sites} AND {days}"
+    bundles = _bundles(connection.execute(_BUNDLES.format(limits=limits)).fetchall(), scope)
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE bundles"
+        " (bundle_version VARCHAR, bundle_digest VARCHAR, taken BOOLEAN, judged BOOLEAN)"
+    )
+    taken = [(each.version, each.digest, not scope.version or each.judged, each.judged) for each in bundles]
+    if taken:
+        connection.executemany("INSERT INTO bundles VALUES (?, ?, ?, ?)", taken)
+    connection.execute(_EXAMPLES.format(limits=limits))
+    clocks = [WrongClock(*found) for found in connection.execute(_CLOCKS.format(limits=sites)).fetchall()]
+    ((every,),) = connection.execute("SELECT count(*) FROM collected").fetchall()
+    return ScopedExamples(every, bundles, tuple(clocks), not scope.version)
+
+
+def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:
+    folder = collected / example_files.FOLDER / f"task={task}"
+    files = sorted(folder.glob(f"month=*/{example_files.FILE_NAME}"))
+    if not files:
+        known = sorted(path.name.removeprefix("task=") for path in folder.parent.glob("task=*"))
+        remedy = f"There is: {', '.join(known)}." if known else "Run 'edge-convert collect' first."
+        raise FileMissing(f"{collected} holds no examples of task {task}", remedy=remedy)
+    found = connection.read_parquet([*map(str, files)], union_by_name=True)
+    if "opinion" not in found.columns:
+        said = f"the examples in {collected} were joined by an older edge-convert"
+        raise InvalidRequest(said, remedy="Run 'edge-convert collect' again: it joins them anew from what it has.")
+    answer_columns.split_answers(found, _LATER_COLUMNS).create_view("collected")
+
+
+def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> str:
+    """Return the condition for the sites that are asked for."""
+    if not scope.sites:
+        return "true"
+    known = {site for (site,) in connection.execute("SELECT DISTINCT site FROM collected").fetchall()}
+    unknown = sorted(set(scope.sites) - known)
+    if unknown:
+        said = f"there is no example of site {', '.join(unknown)}"
+        raise InvalidRequest(said, remedy=f"There are examples of: {', '.join(sorted(known))[:500]}.")
+    connection.execute("CREATE OR REPLACE TEMP TABLE asked_sites (site VARCHAR)")
+    connection.executemany("INSERT INTO asked_sites VALUES (?)", [(site,) for site in scope.sites])
+    return "site IN (SELECT site FROM asked_sites)"
+
+
+def _asked_days(scope: ExampleScope) -> str:
+    """Return the condition for the days that are asked for."""
+    conditions = ["NOT clock_ahead"] if scope.since or scope.until else ["true"]
+    if scope.since:
+        conditions.append(f"answered_at >= DATE '{scope.since:%Y-%m-%d}'")
+    if scope.until:
+        conditions.append(f"answered_at < DATE '{scope.until:%Y-%m-%d}' + INTERVAL 1 DAY")
+    return " AND ".join(conditions)
+
+
+def _bundles(found: Sequence[tuple[str, str, int, int, datetime]], scope: ExampleScope) -> tuple[AnsweringBundle, ...]:
+    newest_first = sorted(found, key=lambda each: (precedence(each[0]), each[4] or datetime.min, each[1]), reverse=True)
+    judged = {each[:2] for each in newest_first[:1]}
+    if scope.version:
+        judged = {each[:2] for each in found if _is(scope.version, *each[:2])}
+        if not judged:
+            there = ", ".join(f"{version} ({digest[:12]})" for version, digest, *_ in newest_first)
+            said = f"there is no example of version {scope.version}"
+            raise InvalidRequest(said, remedy=f"There are examples of: {there[:500] or 'none in that scope'}.")
+    return tuple(AnsweringBundle(*each[:4], judged=each[:2] in judged) for each in newest_first)
+
+
+def _is(wanted: str, version: str, digest: str) -> bool:
+    return wanted in (EVERY_VERSION, version) or (bool(_DIGEST.fullmatch(wanted)) and digest.startswith(wanted))
+
+
+def precedence(version: str) -> tuple[tuple[int, ...], tuple[tuple[bool, int, str], ...]]:
+    """Return what sorts versions as https://semver.org does: 1.10.0 behind 1.9.0, and 1.0.0-rc.1 before 1.0.0."""
+    core, _, before = version.partition("-")
+    numbers = tuple(int(number) for number in core.split("."))
+    if not before:
+        return (*numbers, 1), ()
+    parts = tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in before.split("."))
+    return (*numbers, 0), parts

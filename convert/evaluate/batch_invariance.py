@@ -1,0 +1,132 @@
+"""Batch invariance: whether what a bundle answers depends on the texts that are computed at the same time.
+
+A threshold is proved with the scores of texts that were computed one at a time. It holds on a site only if a text has
+the same scores there in company, to the last bit: what differs by rounding in one layer is blown up by quantized
+activations in the next. It depends on the format of the weights and on the code that the library has for a processor,
+so it is measured, through the agent's engine, on the build and the machine at hand.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.evaluate.bundle_folder import BundleFolder
+from convert.evaluate.predictions import ServedPrediction
+from convert.evaluate.serving import quiet, serve_bundles
+from convert.pipeline import fingerprint
+from convert.pipeline.stage import Progress
+from edge_agent.formats.manifest import SCORED_KINDS
+
+TEXTS_MAX = 32
+BATCHES = (2, 8)
+"""Texts in the engine at the same time; the second is what it computes together on a site unless told otherwise."""
+_LIBRARIES = {"llama": "llama-cpp-python", "onnx": "onnxruntime"}
+_INSTRUCTION_SETS = ("sse4_2", "avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+
+
+@dataclass(frozen=True)
+class BatchInvariance:
+    """What was measured of one bundle."""
+
+    texts: int
+    """How many were computed alone and in company."""
+    batches: tuple[int, ...]
+    varied: int
+    """How many of the texts had another answer in some batch."""
+    difference_max: float
+    """The largest difference of a score, a confidence or an element of a vector."""
+    engine: str
+    """Why scores depend on what else is computed, as the engine has measured it; empty = they do not."""
+    build: str
+    """The library, its code and the processor on which this was measured."""
+    scored: bool
+    """Whether answers have a confidence, for which a threshold holds only if nothing varies."""
+
+    @property
+    def problem(self) -> str:
+        """Why no threshold holds for this bundle; empty = one can."""
+        if not self.scored:
+            return ""
+        if self.varied:
+            said = f"scores of {self.varied} of {self.texts} texts depend on what else is computed"
+            return f"{said}, by up to {self.difference_max:.2g}"
+        return self.engine
+
+    def report(self) -> dict[str, Any]:
+        """Return it for a report."""
+        return {**asdict(self), "batches": list(self.batches), "problem": self.problem}
+
+
+def sentence(report: dict[str, Any]) -> str:
+    """Return a report in one line, as the manifest carries it."""
+    sizes = " and ".join(map(str, report["batches"]))
+    same = "the same to the last bit" if not report["varied"] else f"others for {report['varied']}"
+    said = f"answers to {report['texts']} texts alone and in batches of {sizes}: {same}; {report['build']}"
+    return f"{said}; the engine reports: {report['engine']}" if report["engine"] else said
+
+
+def measure_batch_invariance(
+    bundle: BundleFolder, texts: Sequence[str], progress: Progress = quiet
+) -> BatchInvariance | None:
+    """Compute some texts alone, then in batches and in other orders; None for text that is written freely.
+
+    Streams share steps until one of them ends, so a written text has no such promise (decision 48).
+
+    Raises what serving raises.
+    """
+    if bundle.manifest.task.kind == "generate":
+        return None
+    texts = list(dict.fromkeys(texts))[:TEXTS_MAX]
+    differences: dict[str, float] = {}
+    with serve_bundles([bundle], max(BATCHES)) as served:
+        alone = dict(zip(texts, served.predict(bundle, texts, progress, at_once=1), strict=True))
+        for size in BATCHES:
+            mixed = random.Random(size).sample(texts, len(texts))  # noqa: S311 - an order, not a secret
+            for text, answer in zip(mixed, served.predict(bundle, mixed, progress, at_once=size), strict=True):
+                if (moved := difference(alone[text], answer)) is not None:
+                    differences[text] = max(moved, differences.get(text, 0.0))
+        engine, build = served.score_variance(bundle), _build(bundle, served.details(bundle))
+    largest = max(differences.values(), default=0.0)
+    scored = bundle.manifest.task.kind in SCORED_KINDS
+    return BatchInvariance(len(texts), BATCHES, len(differences), largest, engine, build, scored)
+
+
+def difference(first: ServedPrediction, second: ServedPrediction) -> float | None:
+    """Return by how much two answers to a text differ at most; None = in no bit."""
+    pairs = list(_numbers(first, second))
+    words = (first.answer, first.failure, first.entities) == (second.answer, second.failure, second.entities)
+    if words and all(left == right for left, right in pairs):
+        return None
+    return max((abs(left - right) for left, right in pairs), default=0.0)
+
+
+def _numbers(first: ServedPrediction, second: ServedPrediction) -> Iterator[tuple[float, float]]:
+    yield first.confidence, second.confidence
+    yield first.label_mass, second.label_mass
+    yield from zip(first.scores, second.scores, strict=False)
+    yield from zip(first.vector, second.vector, strict=False)
+
+
+def _build(bundle: BundleFolder, details: dict[str, str]) -> str:
+    versions = fingerprint.versions(filter(None, [_LIBRARIES.get(bundle.manifest.runtime)]))
+    library = ", ".join(f"{name.removeprefix('version of ')} {version}" for name, version in versions.items())
+    code = details.get("cpu_variant", "")
+    return "; ".join(filter(None, [library, f"code for {code} processors" if code else "", _processor()]))
+
+
+def _processor() -> str:
+    """Return the name of this machine's processor, with its instruction sets; empty where Linux does not tell."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    name = re.search(r"^model name\s*: (.*)$", told, re.MULTILINE)
+    features = re.search(r"^(?:flags|Features)\s*: (.*)$", told, re.MULTILINE)
+    has = set(features[1].split()) if features else set()
+    sets = ", ".join(each for each in _INSTRUCTION_SETS if each in has)
+    return f"{name[1].strip() if name else 'processor'} ({sets})"

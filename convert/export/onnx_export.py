@@ -1,0 +1,99 @@
+"""Checkpoints to ONNX, through optimum, which stands behind the one function that calls it.
+
+A head on mean token vectors is none of transformers': its graph is built by `encoder.bert_graph`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import transformers
+from optimum.exporters.onnx import main_export
+
+from convert.encoder import bert_graph
+from convert.encoder.pooling import MeanPooledBert
+from convert.pipeline.stage import Report
+from convert.training import checkpoint_loading
+from convert.training.checkpoint_loading import Head
+from edge_agent.durable import atomic_files
+from edge_agent.errors import InvalidRequest, ModelLoadFailed
+
+MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
+OPSET = 18
+_TASKS: dict[Head, str] = {
+    "sequence": "text-classification",
+    "token": "token-classification",
+    "none": "feature-extraction",
+}
+# What optimum and torch raise for a model that they cannot export.
+_ERRORS = (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError, TypeError, IndexError)
+
+
+def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Report:
+    """Leave `model.onnx`, float32, and `tokenizer.json`.
+
+    Raises:
+        InvalidRequest: optimum does not know the architecture, or the graph is too large for one file.
+        ModelLoadFailed: the weights do not fill the model, or the export fails.
+    """
+    model = checkpoint_loading.open_model(checkpoint, adapter, head)
+    if isinstance(model, MeanPooledBert):
+        config, _ = bert_graph.load(checkpoint)
+        weights = {name.removeprefix("bert."): tensor.numpy() for name, tensor in model.state_dict().items()}
+        (out / MODEL).write_bytes(bert_graph.build(config, weights, "classify"))
+        shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
+        return _described(out, model)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as name:
+        source, made = Path(name, "checkpoint"), Path(name, "onnx")
+        model.save_pretrained(source)
+        checkpoint_loading.open_tokenizer(checkpoint).save_pretrained(source)
+        _call_optimum(source, made, _TASKS[head])
+        if not (made / MODEL).is_file() or (made / (MODEL + "_data")).exists():
+            said = "the graph does not fit into one ONNX file of 2 GiB"
+            raise InvalidRequest(said, remedy="Choose a smaller encoder; the appliance is made for small models.")
+        (made / MODEL).replace(out / MODEL)
+        shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
+    return _described(out, model)
+
+
+def _described(out: Path, model: Any) -> Report:
+    graph = onnx.load(out / MODEL, load_external_data=False)
+    return {
+        "model": MODEL,
+        "tokenizer": TOKENIZER,
+        "opset": graph.opset_import[0].version,
+        "nodes": len(graph.graph.node),
+        "architecture": model.config.model_type,
+    }
+
+
+def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
+    """Export one checkpoint directory; the only place that knows optimum."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's tracer, about branches that the export does not take
+        try:
+            main_export(
+                str(checkpoint),
+                output=out,
+                task=what,
+                opset=OPSET,
+                framework="pt",
+                do_validation=False,  # it warns where verify fails
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+        except _ERRORS as error:
+            atomic_files.require_free_space(out)
+            said = " ".join(str(error).split())[:300]
+            kind = transformers.AutoConfig.from_pretrained(checkpoint).model_type
+            if "custom or unsupported architecture" in said or "is not supported" in said:
+                known = "docs/architectures.md lists what is known to work."
+                raise InvalidRequest(f"optimum does not export the architecture {kind}: {said}", remedy=known) from None
+            raise ModelLoadFailed(
+                f"optimum could not export this {kind}: {said}", remedy="docs/architectures.md lists what works."
+            ) from None

@@ -1,0 +1,213 @@
+"""Making kits of sites, from one file that says what all sites of a fleet get: fleet.yaml.
+
+    registry: collected/sites.json        which sites there are, and the keys that they sign with
+    keys: [centre-keys]                   of 'edge-convert keys create': who opens examples, who signs receipts
+    root: signing-keys/root.json          of 'edge-convert keys signing': what sites believe updates by
+    channel: stable
+    days: 30                              how long a kit can be used
+    examples:                             where they go
+      url: s3://fleet/examples
+      options: {region: eu-1}
+      credential: "secrets/{site}.yaml"   names and values as obstore has them, such as access_key_id
+    updates:
+      url: s3://fleet/updates
+    tls:                                  if devices are to come over the network
+      certificate: "tls/{site}.crt"
+      key: "tls/{site}.key"
+      clients: tls/clients.crt
+      address: 0.0.0.0:9443
+    escalation:                           if sites may ask a large model: docs/routing.md
+      url: https://models.example/v1
+      model: large-1
+      key: "secrets/{site}.key"           file with the key alone
+      tasks: [pos-intent]                 whose inputs may go there
+      input_token_price: 0.15             of a million tokens
+      output_token_price: 0.60
+      day_cost_max: 2.00
+      month_cost_max: 40.00
+
+Paths are seen from the folder of the file; `{site}` in them stands for the site's id, so that each has its own secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from convert import yaml_file
+from convert.fleet.site_registry import check_site
+from convert.publish import central_keys
+from convert.publish.keyring import ANCHOR
+from convert.publish.layout import check_root
+from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
+from edge_agent.formats.enrolment_file import EnrolmentFile
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.strict_json import first_problem
+
+_SEE = "'edge-convert site-kit --help' and docs/enrolment.md show a fleet.yaml."
+_FILE_BYTES_MAX = 512 * 1024
+_DAY_SECONDS = 86_400
+_NAMES_AND_VALUES: TypeAdapter[dict[str, str | int]] = TypeAdapter(
+    Annotated[dict[str, str | int], Field(min_length=1, strict=True)]
+)
+
+
+class _FleetSection(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FleetStore(_FleetSection):
+    """Where something goes or comes from."""
+
+    url: str = ""
+    options: dict[str, str] = {}
+    credential: str = ""
+    """Path of a YAML file; empty = none is needed."""
+
+
+class FleetTls(_FleetSection):
+    """Paths of PEM files; empty = no listener on the network."""
+
+    certificate: str = ""
+    key: str = ""
+    clients: str = ""
+    address: str = ""
+    """Where the listener is, such as 0.0.0.0:9443."""
+
+
+class FleetLargeModel(_FleetSection):
+    """A large model that sites may ask; empty = none."""
+
+    url: str = ""
+    model: str = ""
+    key: str = ""
+    """Path of a file that holds the key alone; empty = the server needs none."""
+    tasks: tuple[str, ...] = ()
+    input_token_price: Decimal = Decimal(0)
+    output_token_price: Decimal = Decimal(0)
+    day_cost_max: Decimal = Decimal(0)
+    month_cost_max: Decimal = Decimal(0)
+
+
+class FleetFile(_FleetSection):
+    """fleet.yaml."""
+
+    registry: str
+    keys: tuple[str, ...] = Field(min_length=1, max_length=20)
+    """Folders, the newest first. Sites seal to all of them, and believe receipts of any."""
+    root: str = ""
+    channel: str = "stable"
+    days: int = Field(default=30, ge=1, le=366)
+    examples: FleetStore = FleetStore()
+    updates: FleetStore = FleetStore()
+    tls: FleetTls = FleetTls()
+    escalation: FleetLargeModel = FleetLargeModel()
+
+
+def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
+    """Read fleet.yaml; `instead` are values for this time. Raises ManifestInvalid, OSError."""
+    plain = yaml_file.read(path, FleetFile, list(FleetFile.model_fields), _SEE)
+    try:
+        return FleetFile.model_validate({**plain, **instead})
+    except ValidationError as error:
+        said = f"{path}: {yaml_file.first_problem(error, 'the file')}"
+        raise ManifestInvalid(said, remedy=_SEE) from None
+
+
+def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile:
+    """Make the kit of one site; relative paths are seen from `folder`.
+
+    Raises:
+        FileMissing: a file that fleet.yaml names is not there.
+        UpdateUntrusted: the root is none.
+        InvalidRequest: something breaks a rule of kits; the message names the field.
+    """
+    check_site(site)
+    files = _SiteFiles(folder, site)
+    public = [central_keys.public(folder / named) for named in fleet.keys]
+    plain = {
+        "site": site,
+        "issued_at": format_timestamp(now),
+        "expires_at": format_timestamp(now + fleet.days * _DAY_SECONDS),
+        "channel": fleet.channel,
+        "root": _root(files.text(fleet.root)),
+        "recipients": _each_once(each.recipient for each in public),
+        "receipt_keys": _each_once(each.receipts for each in public),
+        "examples": files.place(fleet.examples),
+        "updates": files.place(fleet.updates),
+        "tls": {name: files.text(path) for name, path in fleet.tls.model_dump(exclude={"address"}).items()}
+        | {"address": fleet.tls.address},
+        "escalation": files.large_model(fleet.escalation),
+    }
+    try:
+        return EnrolmentFile.model_validate(plain)
+    except ValidationError as error:
+        said = f"the kit of '{site}': {first_problem(error)}"
+        raise InvalidRequest(said, remedy="Correct it in fleet.yaml, or the site's id.") from None
+
+
+def _root(text: str) -> str:
+    if text:
+        check_root(text.encode(), "what 'root' names in fleet.yaml")
+    return text
+
+
+def _each_once(given: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(given))
+
+
+class _SiteFiles:
+    """What fleet.yaml names, for one site."""
+
+    def __init__(self, folder: Path, site: str) -> None:
+        self._folder, self._site = folder, site
+
+    def text(self, named: str) -> str:
+        """Return a file's text; of a folder of signing keys, the root in it. Nothing for no name."""
+        if not named:
+            return ""
+        path = self._folder / named.replace("{site}", self._site)
+        path = path / ANCHOR if path.is_dir() else path
+        try:
+            with path.open("rb") as file:
+                raw = file.read(_FILE_BYTES_MAX + 1)
+        except OSError as error:
+            said = f"fleet.yaml names {path}: {error.strerror}"
+            raise FileMissing(said, remedy="Make it, or correct fleet.yaml.") from None
+        if len(raw) > _FILE_BYTES_MAX or b"\0" in raw:
+            raise InvalidRequest(f"{path} is no text, or has more than {_FILE_BYTES_MAX} bytes", remedy=_SEE)
+        return raw.decode(errors="replace").replace("\r\n", "\n")
+
+    def place(self, place: FleetStore) -> dict[str, object]:
+        """Return a place as a kit has it."""
+        return {"url": place.url, "options": place.options, "credential": self._credential(place.credential)}
+
+    def large_model(self, given: FleetLargeModel) -> dict[str, object] | None:
+        """Return a large model as a kit has it."""
+        if given == FleetLargeModel():
+            return None
+        # Python writes 0.0000001 as 1E-7, and what has more digits than money has is refused by the kit.
+        amounts = {name: f"{value:f}" for name, value in given if isinstance(value, Decimal)}
+        return {"url": given.url, "model": given.model, "tasks": given.tasks, **amounts, "key": self._key(given.key)}
+
+    def _key(self, named: str) -> str:
+        key = self.text(named).strip()
+        if named and not key:
+            said = f"{named.replace('{site}', self._site)} holds no key"
+            raise InvalidRequest(said, remedy="Write the key of the large model alone into it.")
+        return key
+
+    def _credential(self, named: str) -> dict[str, str]:
+        if not named:
+            return {}
+        try:
+            plain = _NAMES_AND_VALUES.validate_python(yaml.safe_load(self.text(named)))
+        except (yaml.YAMLError, ValueError, RecursionError):
+            said = f"{named.replace('{site}', self._site)} holds no names and values"
+            raise InvalidRequest(said, remedy="Lines like 'access_key_id: …'; docs/uplink.md has the names.") from None
+        return {name: str(value) for name, value in plain.items()}

@@ -1,0 +1,175 @@
+"""The assemble stage: the finished bundle, with what was measured, where it comes from, and golden answers.
+
+The golden answers are what the finished bundle says, on one thread, and the bundle is made again with them in it; then
+they are asked once more, as a site would. The memory that it requires is the agent's own estimate, for one thread and
+one input at a time: less than that no machine can run it with.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.data import row_files
+from convert.data.row_files import DataRow
+from convert.evaluate import QUALITY_NAME
+from convert.evaluate.batch_invariance import sentence
+from convert.evaluate.bundle_folder import BundleFolder, open_bundle
+from convert.evaluate.predictions import ServedPrediction
+from convert.evaluate.serving import serve_bundles
+from convert.package import bundle_assembly, golden_cases, provenance
+from convert.pipeline import task_file as tasks
+from convert.pipeline.stage import Report, StageJob
+from convert.quantize import candidate_bundle
+from convert.quantize.candidate_selection import LINE_NAME
+from edge_agent.errors import ModelFailed
+from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase, differences, encode, is_binding
+from edge_agent.formats.manifest import Role
+
+BUNDLE = "bundle"
+INVARIANCE_KEY = "batch invariance"
+"""In provenance.converter, which agents of any version carry and never interpret."""
+_QUANTIZATION = ("type", "bits_per_weight", "fallback_tensors")
+
+
+@dataclass(frozen=True)
+class _BundleParts:
+    """What the bundle is made of."""
+
+    files: Mapping[Role, Path]
+    sections: Mapping[str, Any]
+
+
+def run(job: StageJob) -> Report:
+    """Leave `bundle/`; report its digest, size, files, golden cases, and what is missing in it.
+
+    Raises:
+        ModelFailed: the finished bundle does not repeat its golden answers on this machine, or too few of them bind.
+        What `assemble`, `data.rows` and serving raise.
+    """
+    with tempfile.TemporaryDirectory(dir=job.out) as made:
+        folder = Path(made)
+        parts = _parts(job, folder)
+        without = _made(job, parts, folder / "without")
+        cases, memory_bytes = _asked(job, without)
+        _check_binding(job, without, cases)
+        (folder / "golden.jsonl").write_bytes(encode(cases))
+        files: dict[Role, Path] = {**parts.files, "golden": folder / "golden.jsonl"}
+        sections = {**parts.sections, "requires": {"memory_bytes": _at_least(job, memory_bytes)}}
+        bundle = _made(job, _BundleParts(files, sections), job.out / BUNDLE)
+        _check(bundle, cases)
+    return _report(bundle, cases)
+
+
+def _parts(job: StageJob, folder: Path) -> _BundleParts:
+    quality = {
+        "evaluate": _read(job.done["evaluate"] / QUALITY_NAME),
+        "calibrate": candidate_bundle.confidence(job),
+        "quantize": _read(job.done["quantize"] / LINE_NAME),
+    }
+    (folder / "report.json").write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files = {**candidate_bundle.files(job, candidate_bundle.chosen(job)), "report": folder / "report.json"}
+    licence = provenance.licence_file(job.recipe)
+    stored = {key: quality["quantize"][key] for key in _QUANTIZATION if key in quality["quantize"]}
+    origin = provenance.section(job)
+    if invariance := quality["quantize"].get("batch_invariance"):
+        origin["converter"][INVARIANCE_KEY] = sentence(invariance)
+    sections: dict[str, Any] = {"confidence": quality["calibrate"], "provenance": origin}
+    if {"type", "bits_per_weight"} <= stored.keys():
+        sections["engine"] = {"quantization": stored}
+    return _BundleParts(files | ({"licence": licence} if licence else {}), sections)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _made(job: StageJob, parts: _BundleParts, out: Path) -> BundleFolder:
+    request = bundle_assembly.AssembleRequest(
+        job.recipe.path(job.recipe.task), parts.files, out, sections=parts.sections
+    )
+    return open_bundle(bundle_assembly.assemble(request).path)
+
+
+def _at_least(job: StageJob, memory_bytes: int) -> int:
+    plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
+    written = plain.get("requires") or {}
+    return max(memory_bytes, int(written.get("memory_bytes") or 0))
+
+
+def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], int]:
+    """Return the golden cases, those of samples.txt first, and the memory that the engine needs."""
+    samples = bundle_assembly.samples(job.recipe.path(job.recipe.task))
+    rows = golden_cases.tried(bundle.manifest.task, _rows(job, bundle))
+    with serve_bundles([bundle], cpu_threads=1) as served:
+        shown = served.predict(bundle, samples)
+        said = served.predict(bundle, [row.text for row in rows], job.progress)
+        memory_bytes = served.memory_bytes(bundle)
+    first = [
+        golden_cases.case(bundle.manifest, *pair) for pair in zip(samples, shown, strict=True) if not pair[1].failure
+    ]
+    return [*first, *golden_cases.cases(bundle.manifest, rows, said)], memory_bytes
+
+
+def _rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
+    """Return the test rows, and those calibration rows whose label no test row has."""
+    test = row_files.rows(job.recipe, "test")
+    there = {row.label for row in test}
+    more = row_files.rows(job.recipe, "calibration") if set(bundle.manifest.task.labels) - there else []
+    return [*test, *(row for row in more if row.label and row.label not in there)]
+
+
+def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
+    """Raise ModelFailed where a site could not tell that the bundle computes something else there."""
+    binding, least = sum(map(is_binding, cases)), job.recipe.budget.golden_cases_min
+    if bundle.manifest.task.kind != "generate" and binding < least:
+        raise ModelFailed(
+            f"{binding} of {len(cases)} golden cases bind: a site could hardly tell that the bundle computes something"
+            f" else there; {least} are wanted",
+            remedy="Give the test split more rows, or train a surer model. To ship it all the same, set"
+            f" 'golden_cases_min: {binding}' under 'budget' in the recipe.",
+        )
+
+
+def _check(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
+    with serve_bundles([bundle]) as served:
+        answers = served.predict(bundle, [case.input for case in cases])
+    wrong = [f"{case.input[:60]!r}: {said}" for case, said in _differing(bundle, cases, answers)]
+    if wrong:
+        said = (
+            f"the finished bundle answers {len(wrong)} golden inputs otherwise when asked again: {'; '.join(wrong[:3])}"
+        )
+        raise ModelFailed(
+            said, remedy="Choose another type under quantize.types: this one does not repeat its answers."
+        )
+
+
+def _differing(
+    bundle: BundleFolder, cases: Sequence[GoldenCase], answers: Sequence[ServedPrediction]
+) -> list[tuple[GoldenCase, str]]:
+    kind = bundle.manifest.task.kind
+    found = []
+    for case, each in zip(cases, answers, strict=True):
+        answer = "" if kind == "embed" else each.answer
+        told = GoldenAnswer(answer, golden_cases.scores(kind, each), golden_cases.strangeness(bundle.manifest, each))
+        found += [(case, said) for said in differences(case, told, vector=kind == "embed") if is_binding(case)]
+    return found
+
+
+def _report(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> Report:
+    manifest = bundle.manifest
+    return {
+        "digest": bundle.digest,
+        "version": manifest.version,
+        "size_bytes": manifest.size_bytes,
+        "files": {artifact.path: artifact.size_bytes for artifact in manifest.artifacts},
+        "memory_bytes": manifest.requires.memory_bytes,
+        "golden": {"cases": len(cases), "binding": sum(map(is_binding, cases))},
+        "labels_without_case": golden_cases.uncovered(manifest.task, cases),
+        "licence": manifest.provenance.licence or "not said: write provenance.licence into task.yaml",
+    }

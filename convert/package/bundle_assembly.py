@@ -1,0 +1,232 @@
+"""Assembles a bundle: task.yaml and model files in, one directory or one uncompressed tar out.
+
+The same input gives the same bytes: files are named by role, the tar has no times and no owners. Nothing is left half
+done: everything is made beside the output and moved there at the end. Files are hard-linked where the disk allows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from convert.pipeline import task_file as tasks
+from edge_agent import __version__
+from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid, ModelLoadFailed
+from edge_agent.formats import golden_cases
+from edge_agent.formats.manifest import (
+    MANIFEST_NAME,
+    ROLES_NEEDED,
+    Artifact,
+    Manifest,
+    PromptTemplate,
+    Role,
+    digest_of,
+    encode,
+    is_safe_path,
+    parse,
+)
+
+SAMPLES_NAME = "samples.txt"
+GOLDEN_NAME = "golden.jsonl"
+_CHUNK_BYTES = 1024 * 1024
+_CHAT_REMEDY = (
+    "Leave 'chat' out of 'prompt' in task.yaml and write the whole text into 'template'; or take weights of a model"
+    " that was trained to chat, whose file has a template."
+)
+_SEE_REMEDY = "docs/task-yaml.md explains every key."
+_COMPRESSED = (".gz", ".tgz", ".xz", ".zst", ".zip")
+
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, its bytes read so far and its bytes in all."""
+
+
+@dataclass(frozen=True)
+class AssembleRequest:
+    """What to assemble."""
+
+    task: Path
+    """A task.yaml, or a directory with one and perhaps with a samples.txt."""
+    files: Mapping[Role, Path]
+    out: Path
+    """A directory, or a file that ends in .tar."""
+    version: str | None = None
+    """Instead of the recipe's."""
+    force: bool = False
+    """Replace what is there."""
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the manifest's sections that replace the recipe's, such as {"confidence": {...}}: what was measured. Of
+    `confidence` the whole section is replaced."""
+
+
+@dataclass(frozen=True)
+class AssembledBundle:
+    """A bundle that was made."""
+
+    path: Path
+    digest: str
+    manifest: Manifest
+
+
+def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done, _size: None) -> AssembledBundle:
+    """Make a bundle.
+
+    Raises:
+        FileMissing: the recipe or a model file is not there.
+        ManifestInvalid: the recipe, with these files, breaks a rule of the manifest.
+        BundleUnreadable: the golden file is none.
+        InvalidRequest: the output exists, or is no place for a bundle.
+        OSError: the disk is full or not writable.
+    """
+    recipe = tasks.find(request.task)
+    plain = _completed(_merged(tasks.read(recipe), request.sections), request.version)
+    for role, source in request.files.items():
+        if not source.is_file():
+            raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
+    _check_roles(plain, request.files)
+    _check_golden(request.files)
+    _check_out(request.out, request.force)
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.") as staging:
+        bundle = Path(staging, "bundle")
+        bundle.mkdir()
+        _place(request.files, samples(request.task), bundle)
+        artifacts = [_artifact(path, progress) for path in sorted(bundle.iterdir())]
+        manifest_bytes = encode(tasks.manifest_of(plain, artifacts, str(recipe)))
+        manifest = parse(manifest_bytes)
+        if manifest.runtime == "llama" and manifest.task.prompt.chat:
+            _check_chat(manifest.task.prompt, request.files["weights"])
+        (bundle / MANIFEST_NAME).write_bytes(manifest_bytes)
+        made = bundle
+        if request.out.suffix == ".tar":
+            made = Path(staging, "bundle.tar")
+            _write_tar(bundle, made)
+        _move(made, request.out, Path(staging, "replaced"))
+    return AssembledBundle(request.out, digest_of(manifest_bytes), manifest)
+
+
+def _merged(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(plain)
+    for name, section in sections.items():
+        written = plain.get(name)
+        # What was calibrated must not mix with what somebody wrote.
+        kept = written if isinstance(written, dict) and name != "confidence" else {}
+        merged[name] = {**kept, **section}
+    return merged
+
+
+def _completed(plain: dict[str, Any], version: str | None) -> dict[str, Any]:
+    """Add the version asked for, and who made the bundle."""
+    provenance = plain.get("provenance") or {}
+    if not isinstance(provenance, dict) or not isinstance(provenance.get("converter", {}), dict):
+        raise ManifestInvalid(
+            "task.yaml: 'provenance' and 'provenance.converter' must hold keys and values", remedy=_SEE_REMEDY
+        )
+    converter = {"edge-convert": __version__, **provenance.get("converter", {})}
+    return {**plain, **({"version": version} if version else {}), "provenance": {**provenance, "converter": converter}}
+
+
+def _check_roles(plain: dict[str, Any], files: Mapping[Role, Path]) -> None:
+    runtime = str(plain.get("runtime"))
+    for role in ROLES_NEEDED.get(runtime, ()):
+        if role not in files:
+            said = f"task.yaml: runtime '{runtime}' needs an artifact of role '{role}'"
+            raise ManifestInvalid(said, remedy=f"Give the file: --{role} FILE.")
+
+
+def _check_golden(files: Mapping[Role, Path]) -> None:
+    if "golden" in files:
+        with files["golden"].open("rb") as file:
+            deque(golden_cases.read(file), maxlen=0)
+
+
+def _check_chat(prompt: PromptTemplate, weights: Path) -> None:
+    """Put a prompt into the chat template of its weights, as the agent will at the install."""
+    # They read model files, which most bundles need not have done.
+    from convert.decoder.prompts import check_chat  # noqa: PLC0415
+    from convert.quantize.gguf_files import chat_template  # noqa: PLC0415
+
+    try:
+        check_chat(prompt, *chat_template(weights))
+    except ModelLoadFailed as error:
+        raise ManifestInvalid(f"{weights.name}: {error.message}", remedy=_CHAT_REMEDY) from None
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.suffix in _COMPRESSED:
+        raise InvalidRequest(f"--out {out}: a bundle is never compressed", remedy="Name a directory, or a .tar file.")
+    if not out.exists():
+        return
+    if not force:
+        raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
+    ours = not out.is_dir() if out.suffix == ".tar" else (out / MANIFEST_NAME).is_file()
+    if not ours:
+        raise InvalidRequest(f"{out} is no bundle, so --force does not replace it", remedy="Name another --out.")
+
+
+def _place(files: Mapping[Role, Path], shown: Sequence[str], bundle: Path) -> None:
+    for role, source in files.items():
+        name = role + source.suffix
+        _link_or_copy(source.resolve(), bundle / (name if is_safe_path(name) else role))
+    if shown and "golden" not in files:
+        (bundle / GOLDEN_NAME).write_bytes(golden_cases.encode(golden_cases.GoldenCase(input=each) for each in shown))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # Another disk, a file system without links, or another owner's file.
+        shutil.copyfile(source, target)
+
+
+def samples(task: Path) -> list[str]:
+    """Return the inputs in the samples.txt beside a task.yaml: each line that has text and is no comment.
+
+    Raises FileMissing, InvalidRequest.
+    """
+    file = tasks.find(task).with_name(SAMPLES_NAME)
+    if not file.is_file():
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{file} is not UTF-8: {error.reason}", remedy="Save it as UTF-8.") from None
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _artifact(path: Path, progress: Progress) -> Artifact:
+    role = next(role for role in get_args(Role) if role == path.stem)
+    size = path.stat().st_size
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(path.name, done, size)
+    return Artifact(role=role, path=path.name, sha256=digest.hexdigest(), size_bytes=done)
+
+
+def _write_tar(bundle: Path, target: Path) -> None:
+    # The manifest comes first, so that a reader can refuse the bundle before it has read the weights.
+    names = sorted((path.name for path in bundle.iterdir()), key=lambda name: (name != MANIFEST_NAME, name))
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in names:
+            path = bundle / name
+            entry = tarfile.TarInfo(name)
+            entry.size = path.stat().st_size
+            with path.open("rb") as file:
+                tar.addfile(entry, file)
+
+
+def _move(made: Path, out: Path, aside: Path) -> None:
+    """Put the bundle in its place; what was there goes aside, and away with the staging directory."""
+    if made.is_dir() and out.exists():
+        out.rename(aside)
+    made.replace(out)

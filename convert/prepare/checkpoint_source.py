@@ -1,0 +1,172 @@
+"""A Hugging Face checkpoint directory as source: what is refused, and what is taken over."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors import SafetensorError, safe_open
+
+from convert.encoder import pooling
+from convert.pipeline.stage import Report
+from convert.training import checkpoint_loading
+from edge_agent.errors import FileMissing, InvalidRequest, ModelLoadFailed
+
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_WHOLE = {"I64", "I32", "BOOL"}  # buffers, such as position ids
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+)
+_TAKEN = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*")
+_QUANTIZED_REMEDY = "Name the float checkpoint from before it was quantized; what was rounded away does not come back."
+
+Shapes = dict[str, list[int]]
+
+
+def take(source: Path, out: Path) -> Report:
+    """Check a checkpoint and take its files over. Raises FileMissing, InvalidRequest, ModelLoadFailed."""
+    config = _config(source)
+    _refuse_code(source, config)
+    _refuse_quantized(source, config)
+    dtypes = _check_weights(source)
+    _check_tokenizer(source)
+    out.mkdir(parents=True)
+    for file in filter(_is_weights, _files(source, _TAKEN)):
+        _link_or_copy(file.resolve(), out / file.name)
+    pooled = pooling.of_source(source, config)
+    if pooled:
+        (out / CONFIG).write_text(json.dumps(config | pooled, indent=2) + "\n", encoding="utf-8")
+    checkpoint_loading.open_tokenizer(out)
+    base = config.get("_name_or_path") or source.resolve().name
+    return {"kind": "checkpoint", "base": base, "architecture": config["model_type"], "dtypes": dtypes, **pooled}
+
+
+def shapes(folder: Path) -> Shapes:
+    """Return the shape of every tensor in a folder's safetensors files. Raises ModelLoadFailed."""
+    found: Shapes = {}
+    for file in _files(folder, ["*.safetensors"]):
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                found |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            said = f"{file} is damaged: {error}"
+            raise ModelLoadFailed(said, remedy="Copy the file again; compare its size and hash.") from None
+    return found
+
+
+def _config(source: Path) -> dict[str, Any]:
+    file = source / CONFIG
+    if not file.is_file():
+        raise FileMissing(
+            f"{source} has no {CONFIG}, so it is no checkpoint",
+            remedy="Name the directory that transformers' save_pretrained wrote.",
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelLoadFailed(f"{file} is not valid JSON: {error}", remedy="Copy the checkpoint again.") from None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in transformers.CONFIG_MAPPING:
+        said = f"{file}: transformers {transformers.__version__} knows no architecture {kind!r}"
+        remedy = "docs/architectures.md lists what is known to work."
+        raise InvalidRequest(said, remedy=remedy)
+    return dict(config)
+
+
+def _refuse_code(source: Path, config: dict[str, Any]) -> None:
+    tokenizer = source / "tokenizer_config.json"
+    both = [config, json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else {}]
+    if any("auto_map" in each for each in both):
+        raise InvalidRequest(
+            f"{source} brings code of its own to run (auto_map), which is never run here",
+            remedy="Save the model with a class of transformers itself, and remove 'auto_map' from its JSON files.",
+        )
+
+
+def _refuse_quantized(source: Path, config: dict[str, Any]) -> None:
+    how = config.get("quantization_config") or config.get("quantization")
+    if how:
+        name = how.get("quant_method", "MLX") if isinstance(how, dict) else how
+        raise InvalidRequest(f"{source} is quantized already ({name})", remedy=_QUANTIZED_REMEDY)
+
+
+def _check_weights(source: Path) -> dict[str, int]:
+    """Return how many tensors there are of each type."""
+    weights = list(filter(_is_weights, _files(source, ["*.safetensors"])))
+    if not weights:
+        _refuse_pickle(source)
+    _check_shards(source, {file.name for file in weights})
+    return dict(Counter(dtype for file in weights for dtype in _float_types(file)))
+
+
+def _check_shards(source: Path, there: set[str]) -> None:
+    index = source / INDEX
+    if index.is_file():
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        for name in sorted(named - there):
+            raise FileMissing(f"{index} names {name}, which is not there", remedy="Copy the whole checkpoint.")
+
+
+def _float_types(file: Path) -> Iterator[str]:
+    """Yield the type of each tensor. Raises InvalidRequest at the first that holds rounded weights."""
+    for name, dtype in _dtypes(file).items():
+        if dtype not in _FLOATS | _WHOLE or name.endswith((".qweight", ".qzeros")):
+            raise InvalidRequest(f"{file} is quantized already: {name} is {dtype}", remedy=_QUANTIZED_REMEDY)
+        yield dtype
+
+
+def _refuse_pickle(source: Path) -> None:
+    pickled = list(_files(source, _PICKLES))
+    if pickled:
+        raise InvalidRequest(
+            f"{source} has its weights as {pickled[0].name} only; opening a pickle runs whatever code is in it",
+            remedy="Where you trust it, load the model with transformers and save_pretrained(safe_serialization=True).",
+        )
+    raise FileMissing(f"{source} has no weights (*.safetensors)", remedy="Copy the whole checkpoint.")
+
+
+def _dtypes(file: Path) -> dict[str, str]:
+    shapes(file.parent)  # says what is damaged, and in which file
+    with safe_open(file, framework="numpy") as tensors:
+        return {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
+
+
+def _check_tokenizer(source: Path) -> None:
+    if not any((source / name).is_file() for name in _TOKENIZERS):
+        raise FileMissing(
+            f"{source} has no tokenizer ({_TOKENIZERS[0]})",
+            remedy="Copy the tokenizer's files from the model that it was tuned from.",
+        )
+
+
+def _is_weights(file: Path) -> bool:
+    """Tell a checkpoint's file from one of an adapter that lies beside it."""
+    return not file.name.startswith("adapter_")
+
+
+def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Weights are linked where the disk allows it; a file that somebody may edit is copied."""
+    if source.suffix == ".safetensors":
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # Another disk, a file system without links, or another owner's file.
+            pass
+    shutil.copyfile(source, target)

@@ -1,0 +1,314 @@
+"""A repository read and verified, as a publisher needs it: from a root that is trusted, whatever the clock says.
+
+Expiry is no error here: what has expired is there to be renewed. A site is stricter; it has its own code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
+from tuf.api.metadata import Key, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from convert.publish import layout, signed_quality
+from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
+from convert.publish.repository_storage import RepositoryStorage
+from edge_agent.errors import InvalidRequest, UpdateIncomplete, UpdateUntrusted
+from edge_agent.formats import plan
+from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX, RolloutPlan
+
+ROOTS_MAX = 256
+"""Roots that a site walks through in one go."""
+_PREFIX_CHARACTERS_MIN = 6
+
+
+@dataclass(frozen=True)
+class BundleTarget:
+    """A bundle that `targets` names."""
+
+    task: str
+    version: str
+    digest: str
+    size_bytes: int
+    """Of all its files."""
+    quality: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The headline of its own report; empty of bundles without one."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.task} {self.version} ({self.digest[:12]})"
+
+    def called(self, written: str) -> bool:
+        """Tell whether somebody means it: by TASK@VERSION, or by its digest or the start of that."""
+        by_digest = len(written) >= _PREFIX_CHARACTERS_MIN and self.digest.startswith(written)
+        return by_digest or written == f"{self.task}@{self.version}"
+
+
+@dataclass(frozen=True)
+class RepositoryState:
+    """What a repository holds, each signature checked."""
+
+    root: Metadata[Root]
+    targets: Metadata[Targets]
+    plan_role: Metadata[Targets]
+    snapshot: Metadata[Snapshot]
+    timestamp: Metadata[Timestamp]
+    plan: RolloutPlan
+    files: Mapping[str, bytes]
+    """Path and bytes of the metadata in force, of all roots since the trusted one, and of the plan."""
+
+    def expiries(self) -> list[tuple[datetime, str]]:
+        """Return when each role's metadata expire, the earliest first."""
+        return sorted((metadata.signed.expires, role) for role, metadata in self.roles().items())
+
+    def roles(self) -> dict[str, Metadata[Any]]:
+        """Return the metadata by role."""
+        return {
+            ROOT: self.root,
+            TARGETS: self.targets,
+            PLAN: self.plan_role,
+            SNAPSHOT: self.snapshot,
+            TIMESTAMP: self.timestamp,
+        }
+
+    def plain(self) -> dict[str, Any]:
+        """Return what is in force, for JSON."""
+        return {
+            "expires": {role: f"{at:%Y-%m-%dT%H:%M:%SZ}" for at, role in self.expiries()},
+            "bundles": sorted(self.bundles()),
+            "plan_version": self.plan.version,
+        }
+
+    def versions(self) -> dict[str, int]:
+        """Return the versions of what offline and near keys sign: they never go down."""
+        return {role: self.roles()[role].signed.version for role in (ROOT, TARGETS, PLAN)}
+
+    def public_keys(self) -> dict[str, Key]:
+        """Return all keys that the metadata name, by id."""
+        return public_keys(self.root, self.targets)
+
+    def bundles(self) -> dict[str, BundleTarget]:
+        """Return the signed bundles by digest, in the order of their tasks and versions."""
+        return bundles_of(self.targets.signed)
+
+
+def public_keys(root: Metadata[Root], targets: Metadata[Targets]) -> dict[str, Key]:
+    """Return all keys that metadata name, by id."""
+    delegations = targets.signed.delegations
+    return {**root.signed.keys, **(delegations.keys if delegations else {})}
+
+
+def bundles_of(targets: Targets) -> dict[str, BundleTarget]:
+    """Return what metadata sign, by digest."""
+    found = [_signed(target) for path, target in targets.targets.items() if path.startswith("bundles/")]
+    return {each.digest: each for each in sorted(found, key=lambda each: (each.task, each.version, each.digest))}
+
+
+def _signed(target: TargetFile) -> BundleTarget:
+    custom = target.custom if isinstance(target.custom, dict) else {}
+    size_bytes = custom.get("size_bytes", 0)
+    task = str(custom.get("task", target.path.split("/")[1]))
+    figures = signed_quality.decode(custom.get(signed_quality.KEY))
+    return BundleTarget(task, str(custom.get("version", "")), target.hashes.get("sha256", ""), size_bytes, figures)
+
+
+def read(place: RepositoryStorage, anchor: bytes) -> RepositoryState | None:
+    """Read a repository from the root that is trusted; None = there is none yet.
+
+    Raises:
+        UpdateUntrusted: a signature is missing or wrong, or the repository belongs to another root.
+        UpdateIncomplete: a file is missing, or not the one that is meant.
+    """
+    if place.size(layout.TIMESTAMP_PATH) is None:
+        return None
+    return RepositoryReader(place).held(anchor)
+
+
+def require(place: RepositoryStorage, anchor: bytes) -> RepositoryState:
+    """Read a repository that must be there.
+
+    Raises:
+        InvalidRequest: there is none.
+        UpdateUntrusted, UpdateIncomplete: as `read`.
+    """
+    held = read(place, anchor)
+    if held is None:
+        remedy = "Check the address. The first publish makes a repository: edge-convert publish BUNDLE --to … --new"
+        raise InvalidRequest(f"there is no repository at {place.name}", remedy=remedy)
+    return held
+
+
+class RepositoryReader:
+    """Reads a repository once, and remembers what it read."""
+
+    def __init__(self, place: RepositoryStorage) -> None:
+        """Read nothing yet."""
+        self._place = place
+        self.files: dict[str, bytes] = {}
+
+    def held(self, anchor: bytes) -> RepositoryState:
+        """Follow the chain from a trusted root to the plan. Raises UpdateUntrusted, UpdateIncomplete."""
+        root = self.root(anchor)
+        timestamp = self._take(Timestamp, root, TIMESTAMP, None)
+        snapshot = self._take(Snapshot, root, SNAPSHOT, timestamp.signed.snapshot_meta)
+        targets = self._take(Targets, root, TARGETS, self._meta(snapshot, TARGETS))
+        role = self._take(Targets, targets, PLAN, self._meta(snapshot, PLAN))
+        return RepositoryState(root, targets, role, snapshot, timestamp, self._plan(role), self.files)
+
+    def root(self, anchor: bytes) -> Metadata[Root]:
+        """Walk to the newest root. Raises UpdateUntrusted."""
+        root = layout.decode(Root, anchor, "the trusted root.json")
+        verify(root, ROOT, root, "the trusted root.json")
+        self._same_fleet(root, anchor)
+        for version in range(root.signed.version + 1, root.signed.version + ROOTS_MAX):
+            path = layout.path_of(ROOT, version)
+            raw = self._read(path, layout.METADATA_BYTES_MAX[ROOT])
+            if raw is None:
+                break
+            following = layout.decode(Root, raw, path)
+            verify(root, ROOT, following, path)
+            verify(following, ROOT, following, path)
+            require_version(following, version, path)
+            root = following
+        return root
+
+    def _same_fleet(self, root: Metadata[Root], anchor: bytes) -> None:
+        path = layout.path_of(ROOT, root.signed.version)
+        stored = self._read(path, layout.METADATA_BYTES_MAX[ROOT])
+        if stored is not None and layout.decode(Root, stored, path).signed != root.signed:
+            said = f"{path} at {self._place.name} is another root of trust than that of these keys, or damaged"
+            raise UpdateUntrusted(said, remedy="Check the address, and whether --keys names the keys of this fleet.")
+        self.files[path] = anchor
+
+    def _take(self, kind: type[Kind], by: Metadata[Any], role: str, meta: MetaFile | None) -> Metadata[Kind]:
+        path = layout.path_of(role, meta.version if meta else 0)
+        raw = self._needed(path, layout.METADATA_BYTES_MAX[role])
+        metadata = layout.decode(kind, raw, path) if meta is None else self._named(kind, meta, raw, path)
+        verify(by, role, metadata, path)
+        return metadata
+
+    def _named(self, kind: type[Kind], meta: MetaFile, raw: bytes, path: str) -> Metadata[Kind]:
+        self._require_same(meta, raw, path)
+        metadata = layout.decode(kind, raw, path)
+        require_version(metadata, meta.version, path)
+        return metadata
+
+    def _meta(self, snapshot: Metadata[Snapshot], role: str) -> MetaFile:
+        meta = snapshot.signed.meta.get(f"{role}.json")
+        if meta is None:
+            raise UpdateIncomplete(f"the snapshot at {self._place.name} does not name {role}.json", remedy=_RESTORE)
+        return meta
+
+    def _plan(self, role: Metadata[Targets]) -> RolloutPlan:
+        target = role.signed.targets.get(FILE_NAME)
+        if target is None:
+            raise UpdateIncomplete(f"the role 'plan' at {self._place.name} names no {FILE_NAME}", remedy=_RESTORE)
+        path = layout.blob(target.hashes.get("sha256", ""))
+        raw = self._needed(path, PLAN_BYTES_MAX)
+        self._require_same(target, raw, path)
+        return plan.parse(raw)
+
+    def _require_same(self, named: MetaFile | TargetFile, raw: bytes, path: str) -> None:
+        try:
+            named.verify_length_and_hashes(raw)
+        except LengthOrHashMismatchError:
+            said = f"{path} at {self._place.name} is not the file that the signed metadata name"
+            raise UpdateIncomplete(said, remedy=_RESTORE) from None
+
+    def _read(self, path: str, bytes_max: int) -> bytes | None:
+        raw = self._place.read(path, bytes_max)
+        if raw is None:
+            return None
+        if len(raw) > bytes_max:
+            raise UpdateUntrusted(f"{path} has more than {bytes_max} bytes", remedy=_RESTORE)
+        self.files[path] = raw
+        return raw
+
+    def _needed(self, path: str, bytes_max: int) -> bytes:
+        raw = self._read(path, bytes_max)
+        if raw is None:
+            raise UpdateIncomplete(f"{path} is missing at {self._place.name}", remedy=_RESTORE)
+        return raw
+
+
+_RESTORE = "Bring that file back from a copy of the repository; 'edge-convert verify-repo' lists all that is wrong."
+
+
+def verify(by: Metadata[Any], role: str, metadata: Metadata[Any], what: str) -> None:
+    """Check that enough keys of a role have signed. Raises UpdateUntrusted."""
+    try:
+        by.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except (UnsignedMetadataError, ValueError) as error:
+        raise UpdateUntrusted(f"{what} is not signed as it must be: {error}") from None
+
+
+def require_version(metadata: Metadata[Any], version: int, path: str) -> None:
+    """Check that metadata are the version that their place says. Raises UpdateUntrusted."""
+    if metadata.signed.version != version:
+        raise UpdateUntrusted(f"{path} says that it is version {metadata.signed.version}")
+
+
+def sha256(raw: bytes) -> str:
+    """Return the hash that names a blob."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def previous_plan(place: RepositoryStorage, held: RepositoryState) -> RolloutPlan | None:
+    """Return the plan before the one in force; None = it is not there any more, or not by the keys in force."""
+    for version in range(held.plan_role.signed.version - 1, 0, -1):
+        before = _plan_of(place, held, version)
+        if before is None or before.version != held.plan.version:
+            return before
+    return None
+
+
+def _plan_of(place: RepositoryStorage, held: RepositoryState, version: int) -> RolloutPlan | None:
+    path = layout.path_of(PLAN, version)
+    raw = place.read(path, layout.METADATA_BYTES_MAX[PLAN])
+    try:
+        role = layout.decode(Targets, raw or b"", path)
+        verify(held.targets, PLAN, role, path)
+    except UpdateUntrusted:
+        return None
+    digest = role.signed.targets[FILE_NAME].hashes["sha256"]
+    stored = place.read(layout.blob(digest), PLAN_BYTES_MAX)
+    return plan.parse(stored) if stored is not None and sha256(stored) == digest else None
+
+
+def find(bundles: Mapping[str, BundleTarget], written: str) -> BundleTarget:
+    """Return the signed bundle that somebody means: TASK@VERSION, or a digest or its start.
+
+    Raises:
+        InvalidRequest: none, or more than one.
+    """
+    found = [each for each in bundles.values() if each.called(written)]
+    if len(found) != 1:
+        known = ", ".join(each.name for each in bundles.values())
+        said = f"'{written}' is {count_of(found)} signed bundle"
+        raise InvalidRequest(said, remedy=f"Write TASK@VERSION or a digest. Signed: {known or 'none'}.")
+    return found[0]
+
+
+def count_of(found: Sequence[BundleTarget]) -> str:
+    """Return why it is not one, for a sentence."""
+    return "more than one" if found else "no"
+
+
+def newest(bundles: Mapping[str, BundleTarget], task: str) -> BundleTarget | None:
+    """Return the bundle of a task with the highest version."""
+    return max(of_task(bundles, task), key=lambda each: _numbers(each.version), default=None)
+
+
+def _numbers(version: str) -> tuple[tuple[int, ...], str]:
+    return tuple(int(part) for part in re.findall(r"[0-9]{1,9}", version)), version
+
+
+def of_task(bundles: Mapping[str, BundleTarget], task: str) -> list[BundleTarget]:
+    """Return the bundles of a task."""
+    return [each for each in bundles.values() if each.task == task]

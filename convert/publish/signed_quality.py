@@ -1,0 +1,93 @@
+"""The quality figures from a bundle's report, signed with the bundle and shown to each person who signs. Pure.
+
+The figures are those of the evaluate stage (convert/evaluate/quality_metrics.py), with their intervals. They come from
+the bundle, or from metadata of others, so only numbers are copied.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from convert.publish.publishable_bundle import PublishableBundle
+from edge_agent.formats import strict_json
+
+KEY = "quality"
+_REPORT_BYTES_MAX = 16 * 1024 * 1024
+_DIGITS = 4
+_PARTS = {"sure": ("coverage", "wrong"), "calibration": ("calibration_error",)}
+_INTERVAL = ("value", "low", "high", "level")
+
+
+def of_bundle(bundle: PublishableBundle) -> dict[str, Any]:
+    """Return the headline of a bundle's report; empty where it has none.
+
+    Raises:
+        FileMissing, HashMismatch: the report is not what the manifest names.
+    """
+    artifact = next((each for each in bundle.manifest.artifacts if each.role == "report"), None)
+    if artifact is None or artifact.size_bytes > _REPORT_BYTES_MAX:
+        return {}
+    with bundle.opened(artifact) as file:
+        raw = file.read()
+    try:
+        plain = strict_json.decode(raw)
+    except ValueError:
+        return {}
+    return taken(plain.get("evaluate") if isinstance(plain, dict) else None)
+
+
+def encode(figures: Mapping[str, Any]) -> str:
+    """Write figures for signed metadata: as text, since canonical JSON has no fractions."""
+    return json.dumps(figures, sort_keys=True, separators=(",", ":"))
+
+
+def decode(written: object) -> dict[str, Any]:
+    """Read them; what is none is empty."""
+    try:
+        return taken(strict_json.decode(written.encode())) if isinstance(written, str) else {}
+    except ValueError:
+        return {}
+
+
+def taken(plain: object) -> dict[str, Any]:
+    """Return the figures of a headline, and nothing else; empty where they are not as an evaluation reports them."""
+    plain = _mapping(plain)
+    accuracy = _interval(plain.get("accuracy"))
+    if accuracy is None or not _is_count(plain.get("rows")):
+        return {}
+    found: dict[str, Any] = {"rows": plain["rows"], "accuracy": accuracy}
+    if _is_count(plain.get("families")):
+        found["families"] = plain["families"]
+    for part, keys in _PARTS.items():
+        figures = {key: _interval(_mapping(plain.get(part)).get(key)) for key in keys}
+        if None not in figures.values():
+            found[part] = figures
+    copies = _mapping(plain.get("near_copies")).get("rows")
+    if _is_count(copies):
+        found["near_copies"] = {"rows": copies}
+        without = taken(plain.get("without_near_copies"))
+        found |= {"without_near_copies": without} if without else {}
+    return found
+
+
+def _mapping(plain: object) -> Mapping[str, Any]:
+    return plain if isinstance(plain, Mapping) else {}
+
+
+def _interval(plain: object) -> dict[str, float | None] | None:
+    if not isinstance(plain, Mapping) or not all(_is_share(plain.get(key)) for key in _INTERVAL[1:]):
+        return None
+    if plain.get("value") is not None and not _is_share(plain["value"]):
+        return None
+    return {key: None if plain.get(key) is None else round(float(plain[key]), _DIGITS) for key in _INTERVAL}
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12

@@ -1,0 +1,62 @@
+"""Bundles on the way: the files of a candidate under a manifest of its own, to be run and measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from convert.package import bundle_assembly
+from convert.pipeline.stage import StageJob
+from edge_agent.errors import FileMissing
+from edge_agent.formats.manifest import Role
+
+CHOSEN_NAME = "chosen"
+CONFIDENCE_NAME = "confidence.json"
+"""What the calibrate stage leaves: the manifest's section."""
+CANDIDATES = "candidates"
+# What the export stage leaves beside the weights.
+_BESIDE: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.json"}
+
+
+def files(job: StageJob, weights: Path) -> dict[Role, Path]:
+    """Return the files of a bundle with these weights, by role."""
+    export = job.done["export"]
+    beside = {role: export / name for role, name in _BESIDE.items() if (export / name).is_file()}
+    return {"weights": weights, **beside}
+
+
+def bundle(job: StageJob, weights: Path, out: Path) -> Path:
+    """Make a bundle in a folder that is not there yet, and return it.
+
+    It has the confidence that the calibrate stage found; before that, temperature 1 and no threshold.
+
+    Raises what `assemble` raises.
+    """
+    sections = {"confidence": confidence(job) or {"policy": "always_escalate"}}
+    task = job.recipe.path(job.recipe.task)
+    return bundle_assembly.assemble(
+        bundle_assembly.AssembleRequest(task, files(job, weights), out, sections=sections)
+    ).path
+
+
+def confidence(job: StageJob) -> dict[str, Any]:
+    """Return the section that the calibrate stage left; empty before."""
+    folder = job.done.get("calibrate")
+    found: dict[str, Any] = json.loads((folder / CONFIDENCE_NAME).read_text(encoding="utf-8")) if folder else {}
+    return found
+
+
+def chosen(job: StageJob) -> Path:
+    """Return the weights that the quantize stage chose. Raises FileMissing."""
+    folder = job.done["quantize"]
+    name = (folder / CHOSEN_NAME).read_text(encoding="utf-8").strip()
+    return weights_in(folder / CANDIDATES / name)
+
+
+def weights_in(candidate: Path) -> Path:
+    """Return the model file of a candidate's folder. Raises FileMissing."""
+    found = sorted(candidate.glob("model.*"))
+    if not found:
+        raise FileMissing(f"{candidate} holds no model file", remedy="Run 'edge-convert quantize' again.")
+    return found[0]

@@ -1,0 +1,309 @@
+"""Choosing among quantized candidates: each is measured through the agent's engine on this machine, the fastest one
+inside the recipe's budget wins.
+
+A type's name says little about speed: that depends on the processor, and so it is measured. What is lost is measured
+against the model at full precision, on texts of the calibration split. Their labels count for the accuracy only, and
+only those of the rows that fit the temperature: on the others the threshold is still to be proved, for whatever is
+chosen here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.calibrate.division import divided
+from convert.clustered_statistics import Numbers, clustered_share, family_numbers, share
+from convert.data import row_files
+from convert.data.row_files import DataRow
+from convert.evaluate.batch_invariance import measure_batch_invariance
+from convert.evaluate.bundle_folder import BundleFolder, open_bundle
+from convert.evaluate.paired_comparison import answered, cosine, same_answers
+from convert.evaluate.predictions import ServedPrediction, matrix
+from convert.evaluate.scoring import is_right
+from convert.evaluate.serving import ServedBundles, serve_bundles
+from convert.pipeline import task_file as tasks
+from convert.pipeline.recipe import BudgetSection
+from convert.pipeline.stage import Report, StageJob
+from convert.quantize import candidate_bundle
+from edge_agent.errors import ModelFailed
+from edge_agent.formats.manifest import TaskSpec
+
+LINE_NAME = "chosen.json"
+"""What was measured of the chosen candidate, without times, which are never the same twice."""
+ROWS_MAX = 500
+ROUNDS, ROUND_TEXTS = 7, 12
+# Medians that are nearer than this differ by chance as well; then the smaller file is better.
+_SAME_SPEED = 0.05
+_COSINE_SAME = 0.99
+GATE_AGREEMENT_MIN = 0.99
+"""Share of the rows that are on the same side of the gate as at full precision."""
+_HELD_UP = 0.03
+"""The share that each holds up for this comparison: the recipe's own is not known yet."""
+
+Floats = npt.NDArray[np.float64]
+Reference = Callable[[Sequence[str]], Floats]
+"""Returns the log-probabilities of the labels at full precision, [texts, labels]."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to store the weights."""
+
+    name: str
+    weights: Path
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """For the report: type, bits_per_weight, fallback_tensors, ..."""
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """What every candidate is measured against."""
+
+    task: TaskSpec
+    rows: Sequence[DataRow]
+    labelled: Sequence[DataRow]
+    """Those of `rows` whose labels may be looked at, first in `rows`."""
+    full: Sequence[ServedPrediction]
+    """Answers at full precision."""
+    scores: Floats | None = None
+    """How strange each row is at full precision, where there is a gate."""
+
+    @property
+    def texts(self) -> list[str]:
+        """What a device would send."""
+        return [row.text for row in self.rows]
+
+
+def choose(
+    job: StageJob,
+    candidates: Sequence[Candidate],
+    full: Path,
+    reference: Reference | None = None,
+    *,
+    scored: bool = False,
+) -> Report:
+    """Measure all candidates, write the name of the best into `chosen`, and report.
+
+    Args:
+        job: of the quantize stage.
+        candidates: at least one.
+        full: the exported model that nothing was taken from, which is the measure where there is no `reference`.
+        reference: classify: the labels' log-probabilities by the model as it was trained.
+        scored: `full` also says how strange an input is.
+
+    Report: `chosen`; `candidates`: name, size_bytes, the details, `latency_ms` {p50}, `agreement` (same answer as at
+    full precision; embed: cosine of 0.99 or more), classify: `kl_mean`, `kl_p999`, `kl_max` in nats, `accuracy`,
+    `accuracy_loss` (of the full precision's, on the same rows), `gate_agreement` (same side of the gate as at full
+    precision, each with its own scores; None without a gate), `batch_invariance` (see `evaluate.invariance`) and
+    `inside_budget`, with `outside`, the reasons.
+
+    Raises:
+        ModelFailed: none is inside the budget; the message has the table.
+    """
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
+        ground = _grounded(job, full, reference, Path(folder))
+        if scored:
+            ground = replace(ground, scores=_scores(_full(job, ground, full, None, Path(folder, "scored"))))
+        bundles = [
+            open_bundle(candidate_bundle.bundle(job, each.weights, Path(folder, each.name))) for each in candidates
+        ]
+        lines = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
+        times = _race(bundles, ground.texts[:ROUND_TEXTS])
+    measured = [_timed(*pair) for pair in zip(lines, times, strict=True)]
+    best = fastest(measured, job.recipe.budget)
+    _leave(job.out, best)
+    return {"chosen": best["name"], "rows": len(ground.rows), "candidates": measured}
+
+
+def _timed(line: dict[str, Any], seconds: float) -> dict[str, Any]:
+    return {**line, "latency_ms": {"p50": round(1000 * seconds, 3)}}
+
+
+def _leave(out: Path, best: Mapping[str, Any]) -> None:
+    lasting = {**best}
+    del lasting["latency_ms"]
+    (out / candidate_bundle.CHOSEN_NAME).write_text(best["name"] + "\n", encoding="utf-8")
+    (out / LINE_NAME).write_text(json.dumps(lasting, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _grounded(job: StageJob, full: Path, reference: Reference | None, folder: Path) -> _Baseline:
+    task = tasks.of(job.recipe.path(job.recipe.task))
+    parts = divided(row_files.rows(job.recipe, "calibration"))
+    rows = [*parts.gate, *parts.proving][:ROWS_MAX]
+    labelled = rows[: len(parts.tuning)] if task.kind != "embed" else []
+    bare = _Baseline(task, rows, labelled, ())
+    return replace(bare, full=_full(job, bare, full, reference, folder))
+
+
+def fastest(measured: Sequence[dict[str, Any]], budget: BudgetSection) -> dict[str, Any]:
+    """Return the fastest candidate inside the budget; of those as fast, the smallest.
+
+    Raises ModelFailed, with the table, when there is none.
+    """
+    inside = list(filter(itemgetter("inside_budget"), measured))
+    if not inside:
+        failure = ModelFailed("no candidate is inside the recipe's budget", remedy=_remedy(budget))
+        failure.details = tuple(table(measured).splitlines())
+        raise failure
+    limit = min(map(_p50, inside)) * (1 + _SAME_SPEED)
+    return min((each for each in inside if _p50(each) <= limit), key=itemgetter("size_bytes"))
+
+
+def _p50(line: Mapping[str, Any]) -> float:
+    return float(line["latency_ms"]["p50"])
+
+
+def table(measured: Sequence[dict[str, Any]]) -> str:
+    """Return what was measured as plain text, one line for each candidate."""
+    lines = [f"  {'candidate':<16} {'MB':>8} {'p50 ms':>8} {'agreement':>10} {'mean KL':>9} {'accuracy':>9}  outside"]
+    return "\n".join([*lines, *map(_line, measured)])
+
+
+def _line(each: Mapping[str, Any]) -> str:
+    accuracy = each["accuracy"]["value"] if each["accuracy"] else math.nan
+    return (
+        f"  {each['name']:<16} {each['size_bytes'] / 1e6:8.1f} {each['latency_ms']['p50']:8.2f}"
+        f" {each['agreement']['value']:10.4f} {each.get('kl_mean', math.nan):9.5f} {accuracy:9.4f}"
+        f"  {'; '.join(each['outside'])}"
+    )
+
+
+def judge(line: Mapping[str, Any], budget: BudgetSection) -> list[str]:
+    """Return why a candidate is outside the budget; nothing when it is inside."""
+    loss = line["accuracy_loss"] or 0.0  # None: there were no labels to look at
+    sides = (line.get("gate_agreement") or {}).get("value", 1.0)
+    varies = (line.get("batch_invariance") or {}).get("problem", "")
+    rules = {
+        f"agreement under {budget.agreement_min:g}": line["agreement"]["value"] < budget.agreement_min,
+        f"mean KL over {budget.kl_mean_max:g}": line.get("kl_mean", 0.0) > budget.kl_mean_max,
+        f"accuracy loss over {budget.accuracy_loss_max:g}": loss > budget.accuracy_loss_max,
+        f"gate agreement under {GATE_AGREEMENT_MIN:g}": sides < GATE_AGREEMENT_MIN,
+        varies: bool(varies),
+    }
+    return [said for said, broken in rules.items() if broken]
+
+
+def divergences(full: Floats, served: Floats) -> Floats:
+    """Return the Kullback-Leibler divergence of each row of log-probabilities, [texts], in nats."""
+    return np.asarray((np.exp(full) * (full - served)).sum(axis=1))
+
+
+def _full(
+    job: StageJob, ground: _Baseline, full: Path, reference: Reference | None, folder: Path
+) -> list[ServedPrediction]:
+    if reference is None or ground.task.kind != "classify":
+        return _said(open_bundle(candidate_bundle.bundle(job, full, folder / "full")), ground.texts, job)
+    return [_as_served(ground.task, line) for line in reference(ground.texts)]
+
+
+def _as_served(task: TaskSpec, log_probabilities: Floats) -> ServedPrediction:
+    return ServedPrediction(
+        task.labels[int(log_probabilities.argmax())], log_probabilities=tuple(log_probabilities.tolist())
+    )
+
+
+def _said(bundle: BundleFolder, texts: Sequence[str], job: StageJob) -> list[ServedPrediction]:
+    with serve_bundles([bundle]) as served:
+        return served.predict(bundle, texts, job.progress)
+
+
+def _measured(job: StageJob, candidate: Candidate, bundle: BundleFolder, ground: _Baseline) -> dict[str, Any]:
+    said = _said(bundle, ground.texts, job)
+    invariance = measure_batch_invariance(bundle, ground.texts, job.progress)
+    line: dict[str, Any] = {
+        "name": candidate.name,
+        "size_bytes": candidate.weights.stat().st_size,
+        **candidate.details,
+        "agreement": _agreement(ground, said),
+        "failed": sum(bool(each.failure) for each in said),
+        **_loss(ground, said),
+        **_accuracy(ground, said),
+        "gate_agreement": _gate_agreement(ground, said),
+        "batch_invariance": invariance.report() if invariance else None,
+    }
+    outside = judge(line, job.recipe.budget)
+    return line | {"inside_budget": not outside, "outside": outside}
+
+
+def _agreement(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
+    same = same_answers(ground.full, said)
+    if ground.task.kind == "embed":
+        pairs = zip(ground.full, said, strict=True)
+        same = [cosine([left], [right]).get("least", 0.0) >= _COSINE_SAME for left, right in pairs]
+    return clustered_share(same, _families(ground.rows)).plain()
+
+
+def _families(rows: Sequence[DataRow]) -> Numbers:
+    return family_numbers([row.family or row.key for row in rows])
+
+
+def _loss(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float]:
+    pairs = answered(ground.full, said)
+    if ground.task.kind != "classify" or not pairs:
+        return {}
+    each = divergences(*map(matrix, zip(*pairs, strict=True)))
+    return {
+        "kl_mean": float(each.mean()),
+        "kl_p999": float(np.percentile(each, 99.9)),
+        "kl_max": float(each.max()),
+    }
+
+
+def _scores(said: Sequence[ServedPrediction]) -> Floats:
+    return np.array([math.nan if each.ood_score is None else each.ood_score for each in said])
+
+
+def _gate_agreement(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float] | None:
+    """Return the share of rows that are held up by both or by neither, when each holds up its strangest rows."""
+    if ground.scores is None or all(each.ood_score is None for each in said):
+        return None
+    sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (ground.scores, _scores(said))]
+    return share(int((sides[0] == sides[1]).sum()), len(said)).plain()
+
+
+def _accuracy(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
+    if not ground.labelled:
+        return {"accuracy": None, "accuracy_loss": None}
+    right, full = _right(ground, said), _right(ground, ground.full)
+    accuracy = clustered_share(right, _families(ground.labelled)).plain()
+    return {"accuracy": accuracy, "accuracy_loss": (sum(full) - sum(right)) / len(right)}
+
+
+def _right(ground: _Baseline, answers: Sequence[ServedPrediction]) -> list[bool]:
+    return [is_right(ground.task.kind, row, each) for row, each in zip(ground.labelled, answers, strict=False)]
+
+
+def _race(bundles: Sequence[BundleFolder], texts: Sequence[str]) -> list[float]:
+    """Return each bundle's median seconds an answer: one text at a time, the bundles taking turns.
+
+    Each has engines of its own, with all threads, as if it were alone on a site.
+    """
+    with ExitStack() as stack:
+        served = [(bundle, stack.enter_context(serve_bundles([bundle]))) for bundle in bundles]
+        rounds = [[_median_seconds(*each, texts) for each in served] for _ in range(ROUNDS + 1)]
+    return list(map(statistics.median, zip(*rounds[1:], strict=True)))  # the first round warms up
+
+
+def _median_seconds(bundle: BundleFolder, engine: ServedBundles, texts: Sequence[str]) -> float:
+    return statistics.median(each.seconds for each in engine.predict(bundle, texts))
+
+
+def _remedy(budget: BudgetSection) -> str:
+    return (
+        "Add a larger type under quantize.types (Q8_0 or F16; matmul8-gather8 or fp32), use importance_matrix: true for"
+        f" types of 4 bits, or widen the budget, now agreement_min {budget.agreement_min:g},"
+        f" kl_mean_max {budget.kl_mean_max:g}, accuracy_loss_max {budget.accuracy_loss_max:g}. A type whose scores"
+        " depend on what else is computed is outside of any budget: no threshold would hold for it."
+    )

@@ -1,0 +1,459 @@
+"""report.md: what came of a run in sentences and tables, with everything to doubt in one list. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from convert.data.row_files import DataSummary, LabelSource
+from convert.pipeline.recipe import Split
+from convert.report.report_warnings import doubts, of_quality
+from convert.report.run_summary import UNKNOWN, RunSummary, brief, duration, interval, number, percent, plural
+from edge_agent.formatting import format_bytes
+
+_CONFUSIONS_MAX = 10
+_VALUE_MAX = 300
+LABEL_SOURCES: dict[LabelSource, str] = {
+    "reviewed": "labels that people confirmed",
+    "corrected": "labels that people corrected",
+    "teacher": "labels of a large model",
+    "model": "labels of the local model",
+    "imported": "labels of the team's own files",
+}
+_LABELS_SHOWN_MAX = 10
+# They have a place of their own.
+_SHOWN = ("confusion", "per_label", "reliability", "calibration", "without_near_copies")
+
+
+def markdown(made: RunSummary, plots: Sequence[str]) -> str:
+    """Return report.md; plots are names of files beside it."""
+    parts = [
+        f"# {made.task} {made.version}",
+        " ".join(_sentences(made)),
+        *_list("What to doubt", doubts(made)),
+        *_quality(made.report("evaluate")),
+        *_confidence(made.report("calibrate"), plots),
+        *_candidates(made, plots),
+        *_data(made),
+        *_run(made),
+        *_details(made),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def measured(name: str, evaluate: Mapping[str, Any]) -> str:
+    """Return what an evaluation of one bundle found, as Markdown."""
+    first = [f"# {name}", " ".join(_quality_sentences(evaluate))]
+    return "\n\n".join([*first, *_list("What to doubt", list(of_quality(evaluate))), *_quality(evaluate)]) + "\n"
+
+
+def compared(report: Mapping[str, Any]) -> str:
+    """Return what a comparison of two bundles found, as Markdown."""
+    first, second = report["bundles"]
+    return "\n\n".join([f"# {first} and {second}", *_comparison(report)]) + "\n"
+
+
+def _comparison(report: Mapping[str, Any]) -> Iterator[str]:
+    rows = plural(report["rows"], "row")
+    if "cosine" in report:
+        yield f"The vectors of {rows} have a mean cosine of {number(report['cosine'].get('mean', math.nan))}."
+        return
+    yield _verdict(report)
+    yield (
+        f"Of {rows} both give the same answer on {interval(report['same_answer'])}; the same answer, and confident in"
+        f" both or in neither, on {interval(report['agreement'])}. Only the first is right on {report['only_first']},"
+        f" only the second on {report['only_second']}."
+    )
+    yield _table(["", "first", "second", "second less first", "p"], _figures(report))
+    yield (
+        "Intervals hold with 95 % certainty, by families of rows. p is the chance of so large a difference between"
+        " equally good versions: McNemar's exact test for accuracy and coverage, random exchanges of the two for the"
+        " others, raised for four tests (Holm)."
+    )
+    yield from _label_comparison(report.get("per_label", {}))
+    times = [report["latency_ms"][which].get("p50", math.nan) for which in ("first", "second")]
+    yield f"A median answer takes {times[0]:.1f} ms from the first and {times[1]:.1f} ms from the second."
+
+
+FIGURES = {
+    "accuracy": "right answers",
+    "coverage": "confident answers",
+    "wrong": "wrong among the confident",
+    "calibration_error": "calibration error",
+}
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    worse, better = ([FIGURES[name] for name in report[which]] for which in ("worse", "better"))
+    if not worse and not better:
+        return "No difference between the two is more than chance would make."
+    said = [f"{how} in {_listed(names)}" for names, how in ((worse, "worse"), (better, "better")) if names]
+    return f"The second is {', and '.join(said)}, by more than chance would make."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+
+
+def _figures(report: Mapping[str, Any]) -> Iterator[list[object]]:
+    for name, called in FIGURES.items():
+        gap = report["differences"].get(name)
+        if gap is not None:
+            each = [_figure(report[which], name) for which in ("first", "second")]
+            yield [called, *each, brief(gap), UNKNOWN if gap["p_value"] is None else f"{gap['p_adjusted']:.3g}"]
+
+
+def _figure(summary: Mapping[str, Any], name: str) -> str:
+    places: dict[str, Mapping[str, Any]] = {
+        "accuracy": summary,
+        "calibration_error": summary.get("calibration", {}),
+    }
+    found = places.get(name, summary.get("sure", {})).get(name)
+    return brief(found) if found else "none"
+
+
+def _label_comparison(per_label: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(min(each["p_right"], each["p_confident"]), label, each) for label, each in per_label.items()]
+    if not rows:
+        return
+    shown = sorted(rows, key=lambda row: row[:2])[:_LABELS_SHOWN_MAX]
+    left_out = len(rows) - len(shown)
+    yield "By label, those that differ most first" + (
+        f"; {plural(left_out, 'label')} more in JSON:" if left_out else ":"
+    )
+    yield _table(
+        [
+            "label",
+            "rows",
+            "right, first",
+            "second",
+            "p",
+            "confident, first",
+            "second",
+            "p",
+            "wrong of these, first",
+            "second",
+        ],
+        ([label, each["rows"], *_label_pair(each)] for _, label, each in shown),
+    )
+
+
+def _label_pair(each: Mapping[str, Any]) -> Iterator[str]:
+    for name, p in (("accuracy", "p_right"), ("coverage", "p_confident"), ("wrong", "")):
+        yield from (brief(each[which][name]) for which in ("first", "second"))
+        if p:
+            yield f"{each[p]:.2g}"
+
+
+def _quality_sentences(quality: Mapping[str, Any]) -> Iterator[str]:
+    yield from headline(quality)
+    if invariance := quality.get("batch_invariance"):
+        yield _in_company(invariance)
+    times = quality.get("latency_ms")
+    if times:
+        yield f"An answer takes {times['p50']:.1f} ms, 99 % of them at most {times['p99']:.1f} ms, on this machine."
+
+
+def headline(quality: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how good a version is, with and without test rows that are near copies of others, as sentences."""
+    if "accuracy" in quality:
+        families = quality.get("families", quality["rows"])
+        kin = f" in {plural(families, 'family')}" if families < quality["rows"] else ""
+        yield f"It is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}{kin}."
+    yield from _selective(quality)
+    copies = quality.get("near_copies")
+    if copies is None:
+        return
+    if not copies["rows"]:
+        yield "No test row is a near copy of a training or calibration row."
+        return
+    share = percent(copies["rows"] / quality["rows"])
+    yield f"{plural(copies['rows'], 'test row')} ({share}) are near copies of training or calibration rows."
+    if without := quality.get("without_near_copies"):
+        yield f"Without them it is right on {interval(without['accuracy'])} of {without['rows']}."
+        yield from _selective(without)
+
+
+def _selective(quality: Mapping[str, Any]) -> Iterator[str]:
+    if "sure" in quality:
+        coverage, wrong = interval(quality["sure"]["coverage"]), interval(quality["sure"]["wrong"])
+        yield f"{coverage} of the answers are sure, and {wrong} of these wrong."
+    if "calibration" in quality:
+        error = interval(quality["calibration"]["calibration_error"])
+        yield f"Confidence and share of right answers differ by {error}."
+
+
+def _in_company(invariance: Mapping[str, Any]) -> str:
+    texts, sizes = plural(invariance["texts"], "text"), " and ".join(map(str, invariance["batches"]))
+    same = "are the same to the last bit"
+    if invariance["varied"]:
+        same = f"differ for {invariance['varied']}, by up to {invariance['difference_max']:.2g}"
+    return f"Its answers to {texts} alone and in batches of {sizes} {same} ({invariance['build']})."
+
+
+def _sentences(made: RunSummary) -> Iterator[str]:
+    chosen = made.chosen
+    if chosen:
+        yield f"The artefact is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{_bits(chosen)}."
+    yield from _quality_sentences(made.report("evaluate"))
+    verify = made.report("verify")
+    if "kl_mean" in verify:
+        yield (
+            "The export computes what the checkpoint computes: the same best choice in"
+            f" {percent(verify['same_top'])} of {plural(verify['rows'], 'place')}, mean divergence"
+            f" {verify['kl_mean']:.1g}."
+        )
+    if "agreement" in chosen:
+        yield f"It gives the same answer as the full-precision model on {interval(chosen['agreement'])} of the rows."
+    yield made.report("calibrate").get("verdict", "Nothing is calibrated yet.")
+
+
+def _bits(candidate: Mapping[str, Any]) -> str:
+    bits = candidate.get("bits_per_weight")
+    return f", {bits:.2f} bits per weight" if bits else ""
+
+
+def _list(title: str, lines: Sequence[str]) -> Iterator[str]:
+    if lines:
+        yield f"## {title}"
+        yield "\n".join(map("- {}".format, lines))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table; all columns but the first hold numbers."""
+    marks = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join(map(_line, (columns, marks, *rows)))
+
+
+def _line(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
+    if not evaluate:
+        return
+    yield "## Quality on the test rows"
+    yield from _labels(evaluate.get("per_label", {}))
+    yield from _fields(evaluate.get("fields", {}))
+    if "neighbours" in evaluate:
+        yield f"The nearest other text has the same label for {interval(evaluate['neighbours'])} of the rows."
+    yield from _confused(evaluate.get("confusion", {}))
+    times = evaluate.get("latency_ms")
+    if times:
+        yield "Time of an answer, one text at a time:"
+        yield _table(["", *times], [["ms", *map("{:.1f}".format, times.values())]])
+
+
+def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:
+    names = {"precision": "precision", "recall": "recall", "f1": "F1", "coverage": "sure", "wrong": "wrong of these"}
+    there = [name for name in names if any(name in each for each in per_label.values())]
+    rows = [[label, each["rows"], *(brief(each[name]) for name in there)] for label, each in per_label.items()]
+    if rows:
+        yield _table(["label", "rows", *(names[name] for name in there)], rows)
+
+
+def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
+    if fields:
+        yield _table(["field", "right"], zip(fields, map(interval, fields.values()), strict=True))
+
+
+def _confused(confusion: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    wrong = [(-count, true, said) for true, row in confusion.items() for said, count in row.items() if said != true]
+    if wrong:
+        yield "Most frequent confusions:"
+        rows = [(true, said, -count) for count, true, said in sorted(wrong)[:_CONFUSIONS_MAX]]
+        yield _table(["label", "answered", "rows"], rows)
+
+
+def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[str]:
+    if not calibrate:
+        return
+    yield "## Confidence"
+    yield calibrate["verdict"]
+    if "rows" in calibrate:
+        yield _test(calibrate)
+        yield from _all_passed(calibrate)
+        yield _temperature(calibrate)
+        yield from dict.fromkeys(filter(None, (each.get("note") for each in calibrate["reliability"].values())))
+    yield from _checks(calibrate)
+    yield from _images(plots, "reliability.png", "risk-coverage.png")
+
+
+_CHECKS = {
+    "gate": "held up by the gate",
+    "floor": "below the floor",
+    "threshold": "below the threshold",
+    "confident": "confident: none of these",
+}
+
+
+def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
+    """Show what each of the three checks of a confident answer holds up."""
+    found, gate = calibrate.get("held_up"), calibrate.get("gate", {})
+    if not found:
+        return
+    if gate.get("score", "none") == "none":
+        why = gate.get("why", "")
+        yield f"The bundle has no gate. {why} An answer to an input unlike all of these may be confident."
+    else:
+        most, rows = percent(gate["held_up_max"]), plural(gate["rows"], "held-out row")
+        if (families := gate.get("families", gate["rows"])) < gate["rows"]:
+            rows += f" of {plural(families, 'family')} (a family counts as one row)"
+        yield (
+            f"The gate holds an input up when at most {most} of {rows} are as strange. The floor is"
+            f" {number(calibrate['floor'])}. The threshold was proved with both in force, so the promise is about the"
+            " answers that pass all three."
+        )
+    yield _table(["of the rows that prove", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()])
+
+
+def _test(calibrate: Mapping[str, Any]) -> str:
+    """Return the test in three sentences."""
+    target, sure = percent(calibrate["target_risk"], 0), percent(1 - calibrate["delta"], 0)
+    tested = [step["threshold"] for step in calibrate["walk"] if step["verdict"] in ("passed", "failed")]
+    start = f", here {max(tested):g}" if tested else ""
+    return (
+        f"The threshold was tested on {plural(calibrate['rows']['threshold'], 'row')}, one of each family, whose labels"
+        f" nothing else has seen; the rows of the temperature said where to start{start}. From there each lower"
+        f" threshold was tested in turn, and passed where so few wrong answers have a probability of"
+        f" {percent(calibrate['delta'], 0)} at most if more than {target} are wrong (exact binomial test, Learn then"
+        " Test). The last that passed before the first that failed is the threshold: that at most"
+        f" {target} are wrong is what is certain to {sure}, whatever share was seen there, and nothing below the first"
+        " failure counts, however few errors it shows."
+    )
+
+
+def _all_passed(calibrate: Mapping[str, Any]) -> Iterator[str]:
+    if calibrate["walk"] and calibrate["walk"][-1]["verdict"] == "passed":
+        yield (
+            f"Every threshold from the start down to the lowest, {calibrate['walk'][-1]['threshold']:g}, passed: the"
+            f" answers together are wrong in less than the target, so hardly any has to escalate. A lower 'risk.target'"
+            " would tell the surer answers apart."
+        )
+
+
+def _temperature(calibrate: Mapping[str, Any]) -> str:
+    fit, rows = calibrate["temperature_fit"], calibrate["rows"]["temperature"]
+    if not rows:
+        return "There were too few rows to fit a temperature as well: it is 1."
+    after = calibrate["reliability"]["after"]["log_loss"]
+    before = calibrate["reliability"]["before"]["log_loss"]
+    tried = (
+        f"A temperature of {number(fit['tried'])} was fitted on {plural(rows, 'row')}. On rows of these that were held"
+        f" out of the fit it changes the log loss by {-fit['gain']:+.4f} (standard error {fit['error']:.4f}):"
+    )
+    if not fit["kept"]:
+        return f"{tried} no gain beyond chance, so the temperature stays 1."
+    said = f"{tried} it is kept. On the rows of the threshold the log loss of being right goes from {before:.4f}"
+    worse = ", which is worse: expect no better calibration from it" if after > before else ""
+    return f"{said} to {after:.4f}{worse}."
+
+
+def _images(plots: Sequence[str], *names: str) -> Iterator[str]:
+    yield from (f"![{name.removesuffix('.png')}]({name})" for name in names if name in plots)
+
+
+def _candidates(made: RunSummary, plots: Sequence[str]) -> Iterator[str]:
+    found = made.report("quantize").get("candidates")
+    if not found:
+        return
+    yield "## Candidates"
+    yield "Each was measured through the agent's engine on this machine. The fastest inside the budget is taken."
+    titles = [
+        "candidate",
+        "size",
+        "bits per weight",
+        "p50 ms",
+        "same answer",
+        "KL mean",
+        "KL 99.9 %",
+        "accuracy",
+        "budget",
+    ]
+    yield _table(titles, map(_candidate, found))
+    yield from _images(plots, "candidates.png")
+
+
+def _candidate(each: Mapping[str, Any]) -> list[object]:
+    shares = [percent((each.get(key) or {}).get("value")) for key in ("agreement", "accuracy")]
+    return [
+        each["name"],
+        format_bytes(each["size_bytes"]),
+        _number(each.get("bits_per_weight")),
+        _number(each.get("latency_ms", {}).get("p50")),
+        shares[0],
+        *(_number(each.get(key)) for key in ("kl_mean", "kl_p999")),
+        shares[1],
+        "inside" if each.get("inside_budget") else "; ".join(each.get("outside", ["outside"])),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return UNKNOWN if value is None else number(value)
+
+
+def _data(made: RunSummary) -> Iterator[str]:
+    yield "## Data"
+    splits, data = list(made.data.rows), made.data
+    rows = [["all rows", *data.rows.values()], ["made by a model", *data.synthetic.values()]]
+    rows += _label_sources([data.label_sources.get(split, {}) for split in splits])
+    for label in dict.fromkeys(label for counts in data.labels.values() for label in counts):
+        rows.append([label, *(data.labels[split].get(label, 0) for split in splits)])
+    yield _table(["", *splits], rows)
+    yield from _assumed(data)
+    for copies in data.near_copies:
+        yield f"{copies.sentence()}."
+
+
+def _label_sources(counts: Sequence[Mapping[LabelSource, int]]) -> list[list[object]]:
+    """Return a row for each source that labels come from."""
+    sources = [source for source in LABEL_SOURCES if any(source in found for found in counts)]
+    return [[LABEL_SOURCES[source], *(found.get(source, 0) for found in counts)] for source in sources]
+
+
+def _assumed(data: DataSummary) -> Iterator[str]:
+    """Say what figures rest on that no row shows."""
+    measured: tuple[Split, ...] = ("calibration", "test")
+    imported = [split for split in measured if data.label_sources.get(split, {}).get("imported")]
+    if imported:
+        yield (
+            f"Rows of the team's own files do not say who labelled them ({' and '.join(imported)}). It is assumed that"
+            " people did: figures and threshold rest on that."
+        )
+
+
+def _run(made: RunSummary) -> Iterator[str]:
+    yield "## The run"
+    yield (
+        f"All stages took {duration(made.seconds)} of work. Peak memory, children included, was"
+        f" {format_bytes(made.memory_peak_bytes)}."
+    )
+    rows = [[each.stage, duration(each.seconds), format_bytes(each.memory_peak_bytes)] for each in made.records]
+    yield _table(["stage", "time", "peak memory"], rows)
+
+
+def _details(made: RunSummary) -> Iterator[str]:
+    """Show the plain values of every stage's report; lists are in report.json."""
+    yield "## Details"
+    for record in made.records:
+        yield f"### {record.stage}"
+        yield _table(["", "value"], _flat(record.report, ""))
+
+
+def _flat(report: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in report.items():
+        if isinstance(value, Mapping) and key not in _SHOWN:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif not isinstance(value, Mapping | list | tuple):
+            yield f"{prefix}{key}", _said(value)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    return UNKNOWN if value is None else str(value)[:_VALUE_MAX]

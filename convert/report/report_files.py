@@ -1,0 +1,263 @@
+"""Writes report.json, report.md and its plots: reliability, risk over coverage, and the quantized candidates.
+
+Every figure comes from the records of the stages; nothing is measured here. A part is left out where its stage did not
+run or reported less.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import Bbox
+from scipy import stats
+
+from convert.report import markdown
+from convert.report.run_summary import JSON_NAME, TEXT_NAME, RunSummary, column, percent
+from edge_agent.formatting import format_bytes
+
+_INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
+_DPI = 150
+
+Floats = npt.NDArray[np.float64]
+
+
+def write_report(folder: Path, made: RunSummary) -> Path:
+    """Write report.json, report.md and its plots into a folder; return the path of report.md. Raises OSError."""
+    drawn = draw_plots(folder, made)
+    (folder / TEXT_NAME).write_text(markdown.markdown(made, drawn), encoding="utf-8")
+    (folder / JSON_NAME).write_text(_json(made), encoding="utf-8")
+    return folder / TEXT_NAME
+
+
+def _json(made: RunSummary) -> str:
+    plain: Mapping[str, Any] = {
+        "task": made.task,
+        "version": made.version,
+        "recipe": made.recipe.model_dump(mode="json"),
+        "data": asdict(made.data),
+        "stages": {record.stage: asdict(record) for record in made.records},
+        "seconds": round(made.seconds, 3),
+        "memory_peak_bytes": made.memory_peak_bytes,
+    }
+    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def draw_plots(folder: Path, made: RunSummary) -> list[str]:
+    """Draw what the stages reported enough for; return the names of the files."""
+    drawn = []
+    for name, draw in PLOTS.items():
+        figure = draw(made)
+        if figure is not None:
+            FigureCanvasAgg(figure)
+            # Without the version of the library in it, the same numbers give the same file.
+            figure.savefig(folder / name, dpi=_DPI, metadata={"Software": None})
+            drawn.append(name)
+    return drawn
+
+
+def reliability(made: RunSummary) -> Figure | None:
+    """Draw the share of right answers over the confidence, before and after the temperature."""
+    found = made.report("calibrate").get("reliability")
+    if not found or not found["before"]["bins"]:
+        return None
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    figure.suptitle("Does the confidence say how often the answer is right?", color=_INK, fontsize=12)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _reliability(left, "as the model says it", found["before"])
+    temperature = made.report("calibrate")["temperature"]
+    said = (
+        "as it is served: no temperature is kept" if temperature == 1 else f"divided by temperature {temperature:.2f}"
+    )
+    _reliability(right, said, found["after"])
+    left.set_ylabel("right answers")
+    return figure
+
+
+def _reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
+    bins = measured["bins"]
+    confidence, rows = np.array(column(bins, "confidence")), column(bins, "rows")
+    right = np.array([[each["right"][key] for key in ("low", "value", "high")] for each in bins])
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="what it should be")
+    axes.vlines(confidence, right[:, 0], right[:, 2], color=_ORANGE, linewidth=1.5, zorder=2, label="95 % interval")
+    # Counts stand here and not at the points: the bins have about as many rows each.
+    row_counts = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
+    axes.scatter(confidence, right[:, 1], s=36, color=_BLUE, zorder=3, label=f"{row_counts} answers of like confidence")
+    error = measured["calibration_error"]
+    said = f"mean gap {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
+    axes.set_title(f"{title}\n{said}", fontsize=10, color=_INK)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel=_wrapped("confidence", measured.get("note", "")))
+    _shares(axes)
+    _legend_below(axes)
+
+
+def _wrapped(label: str, note: str) -> str:
+    return "\n".join([label, *textwrap.wrap(note, 60)])
+
+
+def _legend_below(axes: Axes, columns: int = 1) -> None:
+    """Put the legend where nothing is drawn."""
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": columns}
+    axes.legend(fontsize=8, frameon=False, **place)
+
+
+def risk_coverage(made: RunSummary) -> Figure | None:
+    """Draw the share of wrong answers among the sure ones over how many are sure: the walk over the thresholds.
+
+    It goes from left to right. What was tested stands out, with the most that passes at each; what comes after the
+    first that failed is grey, as it was not tested.
+    """
+    found = made.report("calibrate")
+    if not found.get("walk"):
+        return None
+    rows, errors = np.array(column(found["walk"], "rows")), np.array(column(found["walk"], "errors"))
+    coverage, risk = rows / found["rows"]["threshold"], errors / rows
+    target, verdicts = found["target_risk"], np.array(column(found["walk"], "verdict"))
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    axes = figure.subplots()
+    tested = np.isin(verdicts, ("passed", "failed"))
+    axes.plot(coverage, risk, color=_GREY, linewidth=1, zorder=1, label="as seen; grey: not tested")
+    axes.axhline(target, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"target, {percent(target, 0)}")
+    if tested.any():
+        _draw_walk(axes, found, coverage, risk)
+    top = min(1.0, 1.25 * max(target, risk[coverage > 0.05].max(initial=0)))
+    axes.set(xlim=(0, 1.02), ylim=(-0.02 * top, top), xlabel="answers that are sure", ylabel="wrong among them")
+    axes.set_title(_walk_title(found), fontsize=11, color=_INK)
+    _shares(axes)
+    _legend_below(axes, columns=2)
+    return figure
+
+
+def _draw_walk(axes: Axes, found: Mapping[str, Any], coverage: Floats, risk: Floats) -> None:
+    walk, target = found["walk"], found["target_risk"]
+    verdicts, rows = np.array(column(walk, "verdict")), np.array(column(walk, "rows"))
+    tested = np.flatnonzero(np.isin(verdicts, ("passed", "failed")))
+    most = stats.binom.ppf(found["delta"], rows, target)
+    most -= stats.binom.cdf(most, rows, target) > found["delta"]
+    label = f"most that passes: {percent(target, 0)} with {percent(1 - found['delta'], 0)} certainty"
+    axes.plot(coverage[tested], (most / rows)[tested], color=_BLUE, linewidth=1.5, marker="_", label=label)
+    first, last = walk[tested[0]], walk[tested[-1]]
+    words = f"start, at {first['threshold']:g}"
+    axes.scatter(
+        coverage[tested[:1]], risk[tested[:1]], s=120, facecolors="none", edgecolors=_INK, zorder=2, label=words
+    )
+    for verdict, colour, words in (
+        ("passed", _GREEN, "tested from left to right, passed"),
+        ("failed", _ORANGE, f"failed, at {last['threshold']:g}: the end of the test"),
+    ):
+        here = verdicts == verdict
+        if here.any():
+            axes.scatter(coverage[here], risk[here], color=colour, s=22, zorder=3, label=words)
+    if found["threshold"] is not None:
+        axes.axvline(found["coverage"], color=_GREEN, linewidth=1, label=f"the threshold, {found['threshold']:g}")
+
+
+def _walk_title(found: Mapping[str, Any]) -> str:
+    step = next((each for each in found["walk"] if each["threshold"] == found["threshold"]), None)
+    if step is None:
+        return "No threshold keeps the promise: always escalate"
+    seen = percent(step["errors"] / step["rows"])
+    return f"From {found['threshold']:g} on {percent(found['coverage'])} are sure; {seen} of these were wrong"
+
+
+def candidates(made: RunSummary) -> Figure | None:
+    """Draw agreement with the full-precision model over latency, with the size of the file as the circle's."""
+    found = made.report("quantize").get("candidates")
+    if not found or "agreement" not in found[0]:
+        return None
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    most = max(column(found, "size_bytes"))
+    for each in found:
+        _candidate(axes, each, most, _colour(each, made))
+    least = made.recipe.budget.agreement_min
+    axes.axhline(least, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"budget, {percent(least, 0)}")
+    low = min(least, *column(column(found, "agreement"), "low"))
+    slowest = max(column(column(found, "latency_ms"), "p50"))
+    axes.set(xlim=(0, 1.3 * slowest), ylim=(low - 0.15 * (1.02 - low), 1 + 0.1 * (1.02 - low)))
+    axes.set(xlabel="median time of an answer, ms", ylabel="same answer as at full precision")
+    axes.set_title("Fast, small and faithful: the candidates (green: chosen; grey: outside the budget)", fontsize=11)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    _frame(axes)
+    _legend_below(axes)
+    _label(figure, axes, found)
+    return figure
+
+
+def _label(figure: Figure, axes: Axes, found: Sequence[Mapping[str, Any]]) -> None:
+    """Write name and size beside each circle, at the first place where no other words are and no circle is."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    most = max(column(found, "size_bytes"))
+    taken: list[Bbox] = []
+    for each in found:
+        x, y = axes.transData.transform((each["latency_ms"]["p50"], each["agreement"]["value"]))
+        radius = _radius(each, most) * figure.dpi / 72
+        taken.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
+    for each in found:
+        at = (each["latency_ms"]["p50"], each["agreement"]["value"])
+        said, radius = f"{each['name']}\n{format_bytes(each['size_bytes'])}", _radius(each, most) + 6
+        notes = []
+        for away in range(6):
+            for across, up in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1)):
+                offset = (across * radius, up * (radius + 8) * (1 + away))
+                side = {1: "left", 0: "center", -1: "right"}[across]
+                notes.append((offset, side))
+        for offset, side in notes:
+            note = axes.annotate(
+                said, at, offset, textcoords="offset points", ha=side, va="center", fontsize=8, color=_INK
+            )
+            box = note.get_window_extent()
+            if axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) and not box.count_overlaps(taken):
+                break
+            note.remove()
+        taken.append(box)
+
+
+def _radius(each: Mapping[str, Any], most: int) -> float:
+    """Return the radius of a candidate's circle, in points."""
+    return float((60 + 900 * each["size_bytes"] / most) ** 0.5 / 2)
+
+
+def _candidate(axes: Axes, each: Mapping[str, Any], most: int, colour: str) -> None:
+    agreement = each["agreement"]
+    x, y, area = each["latency_ms"]["p50"], agreement["value"], (2 * _radius(each, most)) ** 2
+    axes.vlines([x], [agreement["low"]], [agreement["high"]], color=colour, linewidth=1)
+    axes.scatter([x], [y], s=area, color=colour, alpha=0.75, edgecolors="white")
+
+
+def _colour(each: Mapping[str, Any], made: RunSummary) -> str:
+    if each["name"] == made.report("quantize").get("chosen"):
+        return _GREEN
+    return _BLUE if each.get("inside_budget") else _GREY
+
+
+PLOTS: dict[str, Callable[[RunSummary], Figure | None]] = {
+    "reliability.png": reliability,
+    "risk-coverage.png": risk_coverage,
+    "candidates.png": candidates,
+}
+
+
+def _shares(axes: Axes) -> None:
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    _frame(axes)
+
+
+def _frame(axes: Axes) -> None:
+    axes.grid(color="#e5e5e5", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(labelsize=9, colors=_INK)

@@ -1,0 +1,85 @@
+"""What a reader of the report should doubt, as whole sentences. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from convert.report.run_summary import RunSummary, percent, plural
+
+_WIDTH_MAX = 0.10
+_ROWS_MIN = 20
+_RECALL_MIN = 0.5
+_COVERAGE_MIN = 0.3
+
+
+def doubts(made: RunSummary) -> list[str]:
+    """Return every warning, the gravest first."""
+    return [
+        *_confidence(made.report("calibrate")),
+        *of_quality(made.report("evaluate")),
+        *_weights(made.chosen),
+        *_training(made),
+        *made.data.warnings,
+    ]
+
+
+def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
+    if not calibrate:
+        return
+    if calibrate.get("threshold") is None:
+        yield f"No answer of this bundle counts as sure. {calibrate.get('verdict', '')}"
+        return
+    if calibrate.get("coverage", 1.0) < _COVERAGE_MIN:
+        yield f"Only {percent(calibrate['coverage'])} of the answers are sure; all others escalate."
+    if calibrate.get("gate", {}).get("score") == "none":
+        yield "Without a gate nothing tells inputs unlike the training data from ordinary ones."
+    yield (
+        f"The promise ({percent(calibrate['target_risk'], 0)} wrong at most, with"
+        f" {percent(1 - calibrate['delta'], 0)} certainty) holds for inputs like the calibration rows. Where devices"
+        " send something else it does not hold: let people check a small random part of the sure answers."
+    )
+    if said := calibrate.get("sampling", {}).get("said"):
+        yield f"Calibration: {said[0].lower()}{said[1:]}"
+
+
+def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what to doubt about an evaluation."""
+    for reason, count in evaluate.get("failed", {}).items():
+        yield f"{plural(count, 'test row')} got no answer ({reason}) and counted as wrong."
+    accuracy = evaluate.get("accuracy", {"high": 0.0, "low": 0.0})
+    width = accuracy["high"] - accuracy["low"]
+    if width > _WIDTH_MAX:
+        yield f"The test split is small: the accuracy is known to about ±{percent(width / 2)} only."
+    if problem := evaluate.get("batch_invariance", {}).get("problem"):
+        yield f"No answer of this bundle is confident on a site like this machine: {problem}."
+    for label, each in evaluate.get("per_label", {}).items():
+        yield from _label(label, each["rows"], each["recall"]["value"])
+
+
+def _label(label: str, rows: int, recall: float | None) -> Iterator[str]:
+    if rows < _ROWS_MIN:
+        yield f"'{label}' has {plural(rows, 'test row')}: its figures say little."
+    elif recall is not None and recall < _RECALL_MIN:
+        yield f"'{label}' is found in only {percent(recall)} of its rows."
+
+
+def _weights(chosen: Mapping[str, Any]) -> Iterator[str]:
+    fallback = chosen.get("fallback_tensors")
+    if fallback and chosen["name"] != "fp32":  # which quantizes nothing, and says so of every tensor
+        yield (
+            f"{plural(fallback, 'tensor')} could not be made {chosen['name']} and took a larger type: the file has"
+            f" {chosen['bits_per_weight']:.2f} bits per weight, not what its name says."
+        )
+
+
+def _training(made: RunSummary) -> Iterator[str]:
+    finetune = made.report("finetune")
+    long = finetune.get("rows", {}).get("too_long")
+    if long:
+        yield f"{plural(long, 'training row')} were longer than 'finetune.tokens_max' and left out."
+    if "epochs" in finetune and finetune["best_epoch"] == len(finetune["epochs"]):
+        yield "Training was still getting better in its last epoch: more epochs may help."
+    synthetic = made.data.synthetic.get("train")
+    if synthetic:
+        yield f"{synthetic} of {made.data.rows['train']} training rows were written by a model, not by people."

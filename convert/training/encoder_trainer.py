@@ -1,0 +1,276 @@
+"""Training of an encoder: one label a text, or one tag a word; the whole model or its head."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BatchEncoding,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from convert.data.row_files import DataRow
+from convert.encoder import linear, pooling
+from convert.encoder.sentences import mean_vectors
+from convert.encoder.tags import UNREAD, tagged
+from convert.pipeline.stage import Progress
+from convert.training.checkpoint_loading import encoded
+from convert.training.training_loop import ValidationResult
+from edge_agent.errors import InvalidRequest, ModelLoadFailed
+from edge_agent.formats.manifest import TaskSpec
+
+OUTLIER_SHARE, OUTLIER_WEIGHT = 0.25, 0.5
+"""At most so many outliers for each row of a batch, and their loss counts so much of the rows' own."""
+HEAD_RATE_FACTOR = 5.0
+"""A new head learns so many times faster than the body below it; one that was fitted first, as fast."""
+WEIGHT_DECAY = 0.01
+_VALIDATION_ROWS = 32
+_START_ROWS_MAX = 20_000
+_KEYS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One row, encoded."""
+
+    given: dict[str, list[int]]
+    """What the model reads."""
+    wanted: tuple[int, ...]
+    """The label's index, or the tag of each token."""
+    misfits: int = 0
+    """extract: spans that begin or end inside a word."""
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens."""
+        return len(self.given["input_ids"])
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """The rows of one part, and what was noticed."""
+
+    items: tuple[EncodedRow, ...]
+    too_long: int
+    misfits: int
+    """extract: spans that begin or end inside a word."""
+
+
+@dataclass(frozen=True)
+class RowEncoder:
+    """How rows are encoded."""
+
+    tokenizer: PreTrainedTokenizerBase
+    task: TaskSpec
+    tokens_max: int
+
+    def of(self, rows: Sequence[DataRow]) -> EncodedRows:
+        """Encode rows. Raises InvalidRequest if none has at most `tokens_max` tokens."""
+        items = tuple(item for item in map(self._item, rows) if item.length <= self.tokens_max)
+        if not items:
+            said = f"all {len(rows)} training rows have more than {self.tokens_max} tokens"
+            raise InvalidRequest(said, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows.")
+        return EncodedRows(items, len(rows) - len(items), sum(item.misfits for item in items))
+
+    def strangers(self, rows: Sequence[DataRow]) -> tuple[EncodedRow, ...]:
+        """Encode texts that have no label; those with more than `tokens_max` tokens are left out."""
+        items = (EncodedRow(_plain(encoded(self.tokenizer, row.text)), (UNREAD,)) for row in rows)
+        return tuple(item for item in items if item.length <= self.tokens_max)
+
+    def _item(self, row: DataRow) -> EncodedRow:
+        if self.task.kind == "extract":
+            encoding = encoded(self.tokenizer, row.text, offsets=True)
+            found = tagged(row.text, encoding, row.spans, self.task.labels)
+            return EncodedRow(_plain(encoding), found.tags, found.misfits)
+        return EncodedRow(_plain(encoded(self.tokenizer, row.text)), (self.task.labels.index(row.label),))
+
+
+def _plain(encoding: BatchEncoding) -> dict[str, list[int]]:
+    return {key: encoding[key] for key in _KEYS if key in encoding}
+
+
+def _checked(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return the sum of losses, the labels or words read, and the rows that are right as a whole."""
+    losses = cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD, reduction="sum")
+    right = (logits.argmax(-1).eq(wanted) | wanted.eq(UNREAD)).all(-1).sum()
+    return torch.stack([losses.float().cpu(), wanted.ne(UNREAD).sum().cpu(), right.cpu()])
+
+
+def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
+    """Load an encoder with a head for the task's labels: the checkpoint's own head where it has these labels.
+
+    With method `head`, all but the head is frozen. Raises InvalidRequest if the model is a decoder, or if transformers
+    knows no such head for the architecture; ModelLoadFailed if weights below the head are missing.
+    """
+    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys():
+        # transformers would put a head on it, and it would not be what ONNX serves.
+        raise InvalidRequest(
+            f"a model of type {config.model_type!r} is a decoder; '{method}' trains encoders",
+            remedy="Use 'method: lora' and 'runtime: llama', or start from a BERT-type encoder.",
+        )
+    model = _with_head(checkpoint, config, task)
+    if method == "head":
+        for name, weight in model.named_parameters():
+            weight.requires_grad = _in_head(model, name)
+    return model
+
+
+def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
+    kind = AutoModelForTokenClassification if task.kind == "extract" else AutoModelForSequenceClassification
+    if kind is AutoModelForSequenceClassification and pooling.takes_mean(config.to_dict()):
+        kind = pooling.MeanPooledBert
+    names = dict(enumerate(task.labels))
+    new = config.id2label != names
+    config.num_labels = len(names)
+    config.id2label, config.label2id = names, {label: at for at, label in names.items()}
+    how = {"config": config, "dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+    try:
+        model, found = kind.from_pretrained(checkpoint, ignore_mismatched_sizes=new, output_loading_info=True, **how)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"a model of type {config.model_type!r} cannot be trained as a classifier: {str(error)[:200]}",
+            remedy="Start from a BERT-type encoder, or use 'method: lora' for a decoder.",
+        ) from None
+    lost = sorted(name for name in found["missing_keys"] if not _in_head(model, name))
+    if lost:
+        raise ModelLoadFailed(
+            f"{checkpoint} lacks {len(lost)} weights below the head, such as {lost[0]}",
+            remedy="Save the checkpoint again with the transformers that it was trained with.",
+        )
+    return model
+
+
+def start_head(model: Any, rows: EncodedRows, labels: int, progress: Progress) -> bool:
+    """Give a new head on mean token vectors the weights of a linear classifier on them; return whether it is such one.
+
+    Training starts from what the encoder knows already, and moves it less (Kumar et al. 2022, arXiv 2202.10054).
+    """
+    if not isinstance(model, pooling.MeanPooledBert):
+        return False
+    items = rows.items[:_START_ROWS_MAX]
+    vectors = mean_vectors(model.bert.eval(), [item.given["input_ids"] for item in items], 0, progress)
+    fitted = linear.fit(vectors, np.array([item.wanted[0] for item in items]), labels)
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.from_numpy(fitted.weight))
+        model.classifier.bias.copy_(torch.from_numpy(fitted.bias))
+    return True
+
+
+def _is_trained(named: tuple[str, Any]) -> bool:
+    return bool(named[1].requires_grad)
+
+
+def _in_head(model: Any, name: str) -> bool:
+    """Tell whether a weight belongs to the head; the pooler, between body and classifier, is counted to it."""
+    return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
+
+
+class EncoderTrainer:
+    """An encoder with a head, and its rows."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        parts: tuple[EncodedRows, EncodedRows],
+        learning_rate: float,
+        outliers: Sequence[EncodedRow] = (),
+    ) -> None:
+        """Take a model from `classifier`, the rows to train on and to validate with, and texts that have no label."""
+        self._model, self._tokenizer, self._rate = model, tokenizer, learning_rate
+        self._train, self._kept = parts[0].items, parts[1].items
+        self._lengths = [item.length for item in self._train]
+        self._outliers = cycled(outliers)
+        # As often as a row: a few texts that come again in every batch are learnt by heart (decision 61).
+        self._outliers_a_row = min(OUTLIER_SHARE, len(outliers) / len(self._train))
+        self._outliers_due = 0.0
+        self._head_only = not all(weight.requires_grad for weight in model.parameters())
+
+    @property
+    def lengths(self) -> list[int]:
+        """Return the tokens of each row to train on."""
+        return self._lengths
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return body and head apart, and what decays apart from biases and norms."""
+        found: dict[tuple[float, float], list[Any]] = defaultdict(list)
+        for name, weight in filter(_is_trained, self._model.named_parameters()):
+            found[self._rate_of(name), WEIGHT_DECAY * (weight.ndim > 1)].append(weight)
+        return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in found.items()]
+
+    def _rate_of(self, name: str) -> float:
+        random_once = not isinstance(self._model, pooling.MeanPooledBert)
+        factor = HEAD_RATE_FACTOR if random_once and _in_head(self._model, name) and not self._head_only else 1.0
+        return self._rate * factor
+
+    def loss(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return the loss of a batch."""
+        self._model.train()
+        if self._head_only:
+            self._model.base_model.eval()
+        logits, wanted = self.answers([self._train[row] for row in rows])
+        own = cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD)
+        strangers = self._due_outliers(len(rows))
+        return own + OUTLIER_WEIGHT * uniformity(self.answers(strangers)[0]) if strangers else own
+
+    def _due_outliers(self, rows: int) -> list[EncodedRow]:
+        """Return the outliers that are learnt beside so many rows."""
+        self._outliers_due += self._outliers_a_row * rows
+        count = int(self._outliers_due)
+        self._outliers_due -= count
+        return list(islice(self._outliers, count))
+
+    def validate(self) -> ValidationResult:
+        """Return the mean loss a label or a word, and the share of rows that are right as a whole."""
+        self._model.eval()
+        sums = torch.zeros(3)
+        for start in range(0, len(self._kept), _VALIDATION_ROWS):
+            with torch.inference_mode():
+                sums += _checked(*self.answers(self._kept[start : start + _VALIDATION_ROWS]))
+        losses, read, right = sums.tolist()
+        return ValidationResult(losses / max(1, read), right / len(self._kept))
+
+    def answers(self, items: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and what is wanted, [rows, tokens, labels] and [rows, tokens]; 1 token for labels of texts."""
+        fills = {"input_ids": self._tokenizer.pad_token_id or 0}
+        padded = {key: _padded([item.given[key] for item in items], fills.get(key, 0)) for key in items[0].given}
+        logits = self._model(**BatchEncoding(padded).to(self._model.device)).logits
+        wanted = _padded([item.wanted for item in items], UNREAD)
+        return logits.reshape(*wanted.shape, -1), wanted.to(self._model.device)
+
+
+def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
+    """Yield items without end, each time in another order; nothing of none."""
+    order = random.Random(len(items))  # noqa: S311 - an order, no secret
+    shuffled = list(items)
+    while shuffled:
+        order.shuffle(shuffled)
+        yield from shuffled
+
+
+def uniformity(logits: torch.Tensor) -> torch.Tensor:
+    """Return how far distributions over the labels are from giving all the same: 0 where they do, in nats.
+
+    Outlier exposure: Hendrycks et al. 2019 (arXiv 1812.04606).
+    """
+    return -logits.log_softmax(-1).mean() - math.log(logits.shape[-1])
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+    """Return [rows, longest]."""
+    return pad_sequence(list(map(torch.tensor, rows)), batch_first=True, padding_value=fill)

@@ -1,0 +1,206 @@
+"""LoRA on a decoder: which layers learn, and the frozen ones below run only once.
+
+What lies below the first adapted layer gives the same hidden states in every epoch: they are computed once and kept in
+a file, as bfloat16.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import peft
+import torch
+
+from convert.decoder.scores import left_padded
+from convert.decoder.tokens import Tokens
+from convert.pipeline.recipe import FinetuneSection
+from edge_agent.errors import InvalidRequest
+
+DROPOUT = 0.1
+HIDDEN_BYTES_MAX = 16 * 2**30
+"""Of the file of hidden states. Rows that do not fit run through the frozen layers in each epoch."""
+_BATCH_ROWS = 16
+_HIDDEN_BYTES = 2  # of one number in bfloat16: the range of float32, which float16 has not
+
+
+def add_adapter(model: Any, settings: FinetuneSection) -> Any:
+    """Return the causal model with an adapter of rank `rank` that does nothing yet; the base is frozen.
+
+    Raises InvalidRequest: the recipe names layers or linear layers that the model lacks.
+    """
+    layers = len(_layers(model))
+    if settings.layers_from >= layers:
+        raise InvalidRequest(
+            f"finetune.layers_from is {settings.layers_from}, but the model has {layers} layers",
+            remedy=f"Name a layer from 0 to {layers - 1}.",
+        )
+    there = linear_names(model)
+    unknown = sorted(set(settings.targets) - set(there))
+    if unknown:
+        said = f"finetune.targets: the model has no linear layer '{unknown[0]}'"
+        raise InvalidRequest(said, remedy=f"It has: {', '.join(there)}.")
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=2 * settings.rank,
+        lora_dropout=DROPOUT,
+        target_modules=list(settings.targets or there),
+        layers_to_transform=list(range(settings.layers_from, layers)),
+        layers_pattern="layers",
+    )
+    return peft.get_peft_model(model, config)
+
+
+def linear_names(model: Any) -> list[str]:
+    """Return the names that the linear layers inside the model's layers have, such as q_proj."""
+    inside = [name for layer in _layers(model) for name, each in layer.named_modules() if _is_linear(each)]
+    return sorted({name.rpartition(".")[2] for name in inside})
+
+
+def save(model: Any, folder: Path) -> int:
+    """Write the adapter as PEFT does; return its size in bytes. Where the base lay on this machine is not written."""
+    model.peft_config["default"].base_model_name_or_path = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft looks for the base's configuration, to compare vocabularies
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a model card full of "More Information Needed"
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+class FrozenPrefixCache:
+    """A decoder cut below one of its layers."""
+
+    def __init__(self, model: Any, first: int, folder: Path, bytes_max: int = HIDDEN_BYTES_MAX) -> None:
+        """Take a model and a folder with room for its hidden states.
+
+        Args:
+            model: from `add_adapter`.
+            first: the lowest layer of the upper half; with 0 there is no lower one.
+            folder: where the file lies while this object lives; nobody else sees it there.
+            bytes_max: of the file.
+        """
+        self._model, self._first = model, first
+        self._hidden = _HiddenStates(folder, bytes_max)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of the file of hidden states."""
+        return self._hidden.bytes_on_disk
+
+    def logits(self, rows: Sequence[Tokens], length: int) -> torch.Tensor:
+        """Return the logits of the last `length` positions, [rows, length, vocabulary]."""
+        given = left_padded(rows, self._model.device)
+        if not self._first or not all(row in self._hidden for row in rows):
+            whole: torch.Tensor = self._model(**given, logits_to_keep=length, use_cache=False).logits
+            return whole
+        ids = given.pop("input_ids")
+        hidden = torch.zeros((*ids.shape, self._model.config.hidden_size), device=ids.device)
+        for at, row in enumerate(rows):
+            hidden[at, ids.shape[1] - len(row) :] = self._hidden.read(row).to(ids.device)
+        with self._only(slice(self._first, None)):
+            upper: torch.Tensor = self._model(
+                **given, inputs_embeds=hidden, logits_to_keep=length, use_cache=False
+            ).logits
+            return upper
+
+    def prepare(self, rows: Sequence[Tokens]) -> Iterator[int]:
+        """Run the lower half over all rows that fit, and keep what comes out; yield how many rows are done.
+
+        Raises OSError: there is no room on the disk.
+        """
+        if not self._first:
+            return
+        todo = self._hidden.reserve(sorted(set(rows), key=len), self._model.config.hidden_size)
+        self._model.eval()
+        for start in range(0, len(todo), _BATCH_ROWS):
+            batch = todo[start : start + _BATCH_ROWS]
+            with torch.no_grad(), self._only(slice(0, self._first)):
+                hidden = _decoder(self._model)(**left_padded(batch, self._model.device), use_cache=False)[0]
+            for row, states in zip(batch, hidden.cpu(), strict=True):
+                self._hidden.write(row, states[len(states) - len(row) :])
+            yield start + len(batch)
+
+    @contextlib.contextmanager
+    def _only(self, part: slice) -> Iterator[None]:
+        """Leave a part of the layers; the norm at the end goes with the last one."""
+        decoder = _decoder(self._model)
+        layers, norm = decoder.layers, decoder.norm
+        decoder.layers = layers[part]
+        if part.stop is not None:
+            decoder.norm = torch.nn.Identity()
+        try:
+            yield
+        finally:
+            decoder.layers, decoder.norm = layers, norm
+
+
+class _HiddenStates:
+    """What comes out of the frozen layers, by row: a memory-mapped file of bfloat16 that has no name.
+
+    The system takes its pages back when it needs the memory. Without a name the file is gone when this process is,
+    however it ends.
+    """
+
+    def __init__(self, folder: Path, bytes_max: int) -> None:
+        self._folder, self._bytes_max = folder, bytes_max
+        self._starts: dict[Tokens, int] = {}
+        self._states: npt.NDArray[np.uint16] = np.empty((0, 0), np.uint16)
+
+    def __contains__(self, row: Tokens) -> bool:
+        return row in self._starts
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return self._states.nbytes
+
+    def reserve(self, rows: Sequence[Tokens], width: int) -> list[Tokens]:
+        """Make the file, and return those rows that it has room for: the first ones. Raises OSError."""
+        places = self._bytes_max // (_HIDDEN_BYTES * width)
+        used = 0
+        for row in rows:
+            if used + len(row) > places:
+                break
+            self._starts[row] = used
+            used += len(row)
+        if used:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                # A mapped file with holes would end this process by a signal when the disk is full; so it has none.
+                os.posix_fallocate(file.fileno(), 0, _HIDDEN_BYTES * width * used)
+                self._states = np.memmap(file, np.uint16, "r+", shape=(used, width))
+        return list(self._starts)
+
+    def write(self, row: Tokens, states: torch.Tensor) -> None:
+        start = self._starts[row]
+        self._states[start : start + len(row)] = states.to(torch.bfloat16).view(torch.uint16).numpy()
+
+    def read(self, row: Tokens) -> torch.Tensor:
+        start = self._starts[row]
+        return torch.from_numpy(np.array(self._states[start : start + len(row)])).view(torch.bfloat16)
+
+
+def _decoder(model: Any) -> Any:
+    """Return the stack of layers below the head; PEFT wraps a model, or puts its layers into it."""
+    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    return base.get_decoder()
+
+
+def _layers(model: Any) -> Any:
+    decoder = _decoder(model)
+    if not hasattr(decoder, "layers") or not hasattr(decoder, "norm"):
+        raise InvalidRequest(
+            f"an adapter for {type(model).__name__} is not supported: it has no plain stack of layers",
+            remedy="Start from a model of the llama, mistral, qwen, gemma, phi or smollm families.",
+        )
+    return decoder.layers
+
+
+def _is_linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear)

@@ -1,0 +1,188 @@
+"""How far two implementations of one model diverge: probe texts, comparisons of logits, and the allowed bounds.
+
+The bounds hold between a model in PyTorch and its float export (F32, F16); measured differences are 1e-8 to 7e-6 for
+F32. A quantized artefact is not held to them: its loss is measured, and bounded by the recipe's budget.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers.normalizers import NFC
+
+from convert.decoder.tokens import begin_token, tokenize
+
+KL_MAX = 1e-4
+"""Nats."""
+TOP_SHARE_MIN = 1.0
+_TIE = 1e-2
+"""Logits: where the two best of the reference are nearer than this, either may come first."""
+ROWS_MAX = 16
+
+# Unicode in several forms, digits, white space, punctuation, code, and the texts of special tokens.
+TEXTS = (
+    "Hello",
+    "The kettle I bought on 3 May 2024 broke; I want my money back.",
+    "price 12.99 and 1,234,567 or 0800 123456",
+    "2024-05-03T10:20:30Z",
+    "a  b   c    d\te\n\nf\r\n g",
+    " leading and trailing ",
+    "\n\nnew lines\n",
+    "Don't you've we'll I'm it's they'd",
+    "DON'T SHOUT",
+    "naïve café Ångström straße",
+    "e\u0301 versus é, ﬁ versus fi",
+    "日本語のテキスト、中文文本。",
+    "Привет, как дела? مرحبا بالعالم שלום",
+    "हिन्दी ไทย 한국어",
+    "👍🏽 👨‍👩‍👧‍👦 emoji ✓ → ∞",
+    "x = [i**2 for i in range(10)]  # squares",
+    "<div class=\"a\">&amp;</div> {'k': 1}",
+    "https://example.com/a?b=c&d=%20",
+    "name@example.com #tag $5 50% ~/path \\n",
+    "snake_case camelCase ALLCAPS kebab-case",
+    "supercalifragilisticexpialidocious",
+    "...!!!???---***",
+    "zero\u200bwidth and no\u00a0break",
+    "<|im_start|>user<|im_end|> [CLS] [SEP] <s> </s> <mask> [MASK] <|endoftext|>",
+    "the end.<|im_end|>",
+    "1 22 333 4444 55555",
+    "Mr. O'Neill's cat (3 yrs) — 50€",
+    "\u00bd cup of flour, 20\u00b0C",
+)
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DistributionGap:
+    """How far a model's next-token distributions are from the reference's."""
+
+    kl_mean: float
+    """Nats."""
+    kl_max: float
+    same_top: float
+    """Share of rows with the same best token; near ties count as the same."""
+    rows: int
+
+    @property
+    def passes(self) -> bool:
+        """Tell whether the two are the same model."""
+        return self.kl_max <= KL_MAX and self.same_top >= TOP_SHARE_MIN
+
+    def __str__(self) -> str:
+        """Return the figures in words."""
+        return (
+            f"Kullback-Leibler divergence {self.kl_mean:.2g} on average and {self.kl_max:.2g} at most (allowed "
+            f"{KL_MAX:g}), the same best token in {self.same_top:.1%} of {self.rows} places"
+        )
+
+
+def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Return log-probabilities over the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def divergences(reference: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """Return KL(reference || other) in nats for each row of logits or log-probabilities."""
+    wanted, given = log_softmax(reference), log_softmax(other)
+    result: NDArray[np.float64] = (np.exp(wanted) * (wanted - given)).sum(axis=-1).clip(min=0.0)
+    return result
+
+
+def compare(reference: Rows, other: Rows) -> DistributionGap:
+    """Compare two arrays [rows, classes] of logits. What is not finite counts as infinitely far."""
+    if not np.isfinite(other).all() or reference.shape != other.shape:
+        return DistributionGap(float("inf"), float("inf"), 0.0, len(reference))
+    kl = np.concatenate([divergences(reference[at : at + 64], other[at : at + 64]) for at in range(0, len(other), 64)])
+    best = reference.max(axis=-1)
+    chosen = reference[np.arange(len(other)), other.argmax(axis=-1)]
+    return DistributionGap(float(kl.mean()), float(kl.max()), float((best - chosen <= _TIE).mean()), len(other))
+
+
+def prompts(tokenizer: Any) -> list[list[int]]:
+    """Return the probe texts in tokens, as a whole prompt: with the begin token if there is one."""
+    begin = begin_token(tokenizer)
+    first = [] if begin is None else [begin]
+    return [[*first, *tokenize(tokenizer, text, special=False)] for text in TEXTS]
+
+
+def last_logits(model: Any, token_lists: Sequence[Sequence[int]]) -> Rows:
+    """Return a causal model's logits [rows, vocabulary] at the last ROWS_MAX tokens of each prompt, as `probe` does."""
+    parts = []
+    with torch.inference_mode():
+        for tokens in token_lists:
+            logits = model(torch.tensor([list(tokens)])).logits[0, -ROWS_MAX:]
+            parts.append(logits.float().numpy())
+    return np.concatenate(parts)
+
+
+def composes(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer composes characters first (NFC), which llama.cpp does not."""
+    return isinstance(tokenizer.backend_tokenizer.normalizer, NFC)
+
+
+def texts_for(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Return the texts that a tokenizer and llama.cpp can be compared on: composed ones, if the tokenizer composes."""
+    return [unicodedata.normalize("NFC", text) for text in texts] if composes(tokenizer) else list(texts)
+
+
+def difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str] = TEXTS) -> str:
+    """Return in words where llama.cpp (what `probe.llama` says of the texts) and a tokenizer differ; "" if nowhere."""
+    return _cut_differently(facts, tokenizer, texts) or _special_differently(facts, tokenizer)
+
+
+def _cut_differently(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> str:
+    for special in (False, True):
+        cut = facts["written" if special else "plain"]
+        for text, theirs in zip(texts, cut, strict=True):
+            ours = list(tokenize(tokenizer, text, special=special))
+            if theirs != ours:
+                how = " (control tokens recognised)" if special else ""
+                return f"llama.cpp cuts {text!r} into {theirs}, transformers into {ours}{how}"
+    return ""
+
+
+def _special_differently(facts: Mapping[str, Any], tokenizer: Any) -> str:
+    begin, ids = begin_token(tokenizer), facts["special_ids"]
+    theirs = ids["bos"] if facts["add_bos"] and ids["bos"] >= 0 else None
+    if theirs != begin:
+        return f"llama.cpp puts the token {theirs} before a text, transformers {begin}"
+    end = tokenizer.eos_token_id
+    if end is not None and ids["eos"] not in (end, -1):
+        return f"llama.cpp ends a text with the token {ids['eos']}, transformers with {end}"
+    return "" if facts["chat_template"] == (tokenizer.chat_template or "") else "the chat template differs"
+
+
+# Accuracy hardly shows the effect of quantizing, because gained and lost right answers cancel out; agreement and
+# divergence show it. The measures are those of llama.cpp (tools/perplexity/README.md).
+@dataclass(frozen=True)
+class ArtefactLoss:
+    """Over rows: texts, or tokens."""
+
+    kl_mean: float
+    """Kullback-Leibler divergence of the artefact's distribution from the reference's, in nats."""
+    kl_p999: float
+    """The value that 99.9 % of the rows stay below; the largest, with less than 1000 rows."""
+    agreement: float
+    """Share of rows with the same best class."""
+    rows: int
+
+    def report(self) -> dict[str, float]:
+        """Return the figures for a report."""
+        return asdict(self)
+
+
+def measure_loss(reference: NDArray[np.floating], other: NDArray[np.floating]) -> ArtefactLoss:
+    """Compare [rows, classes] of logits or log-probabilities."""
+    kl = np.concatenate([divergences(reference[at : at + 64], other[at : at + 64]) for at in range(0, len(other), 64)])
+    same = reference.argmax(axis=-1) == other.argmax(axis=-1)
+    return ArtefactLoss(float(kl.mean()), float(np.quantile(kl, 0.999, method="higher")), float(same.mean()), len(kl))
