@@ -1,4 +1,4 @@
-"""structlog, set up once: JSON lines for journald, colours for a person. Inputs and outputs are never logged."""
+"""The setup of structlog: JSON lines for journald, colours for a terminal. Inputs and outputs are never logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 def configure(config: LogConfig) -> None:
-    """Send every log event to standard error as the configuration says."""
+    """Send log events to standard error in the configured format and level."""
     pretty = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
     last: list[structlog.typing.Processor] = (
         # Not its own way of showing exceptions, which prints local variables: inputs, keys.

@@ -26,15 +26,15 @@ from edge_agent.backoff import backoff_seconds
 log = structlog.get_logger("edge_agent.supervision")
 
 PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 1.0, 60.0
-"""Before a start after a death; doubles with each death that follows soon."""
+"""Before a restart; doubles with each death that follows within STEADY_SECONDS."""
 STEADY_SECONDS = 60.0
-"""After so long the deaths before are forgotten."""
+"""After running for so long, earlier deaths no longer count."""
 
 Run = Callable[[], Awaitable[None]]
 
 
 class DeathPolicy(Enum):
-    """What follows when a component dies."""
+    """What the supervisor does when a component dies."""
 
     RESTART = "restart"
     STOP = "stop"
@@ -42,7 +42,7 @@ class DeathPolicy(Enum):
 
 @dataclass(frozen=True)
 class Component:
-    """Something that runs for ever."""
+    """Something that runs until the daemon ends."""
 
     name: str
     run: Run
@@ -52,33 +52,33 @@ class Component:
     end: Run | None = None
     """Makes `run` return in order; None = it is cancelled."""
     may_return: bool = False
-    """It ends by itself where there is nothing more to do."""
+    """Its return is not a death."""
     died: Callable[[Exception | None], None] = lambda _: None
-    """Told of a death before the pause; None = it returned."""
+    """Called at a death, before the pause; None = it returned."""
 
 
 RunWrapper = Callable[[Component], Run]
-"""Returns what is run of a component: itself, or something around it."""
+"""Returns what runs for a component: its `run`, or a wrapper."""
 
 
 def run_unwrapped(component: Component) -> Run:
-    """Return what a component runs, and nothing around it."""
+    """Return a component's own `run`."""
     return component.run
 
 
 @dataclass(eq=False)
 class _ComponentState:
-    """How a component does."""
+    """The state of a component."""
 
     component: Component
     task: asyncio.Task[None] | None = None
     deaths: int = 0
     """In a row."""
     said: str = ""
-    """What it died of last."""
+    """How it died last."""
     died_at: float = 0.0
     started_at: float | None = None
-    """None = it does not run."""
+    """None while it does not run."""
 
 
 class Supervisor:
@@ -92,7 +92,7 @@ class Supervisor:
         monotonic: Callable[[], float] = time.monotonic,
         wrap: RunWrapper = run_unwrapped,
     ) -> None:
-        """Own nothing yet. `give_up` is told to end the daemon; `wrap` may wrap what runs."""
+        """Own nothing yet. `give_up` ends the daemon; `wrap` may wrap what runs."""
         self._give_up, self._sleep, self._monotonic, self._wrap = give_up, sleep, monotonic, wrap
         self._lives: list[
             _ComponentState
@@ -101,14 +101,14 @@ class Supervisor:
         self.deaths: Counter[str] = Counter()
         """By component, since the start."""
         self.failed = ""
-        """The component for whose death the daemon ends; empty = it does not."""
+        """The component whose death ends the daemon; empty otherwise."""
 
     def add(self, component: Component) -> None:
-        """Own a component, which begins with `start`."""
+        """Own a component; `start` starts it."""
         self._lives.append(_ComponentState(component))
 
     def keep(self, component: Component) -> asyncio.Task[None]:
-        """Own a component from now on, until its task ends: whoever asked for it may cancel that."""
+        """Own and start a component; the caller may cancel the returned task."""
         life = _ComponentState(component)
         self._lives.append(life)
         return self._begin(life)
@@ -126,24 +126,24 @@ class Supervisor:
                 await self._end(life, life.task)
 
     def drop_paused(self, task: asyncio.Task[None]) -> bool:
-        """End what `keep` returned where it has died and waits to be started again, and tell whether that was so."""
+        """Cancel a task from `keep` if its component has died and waits for a restart; tell whether it has."""
         life = next((each for each in self._lives if each.task is task), None)
         paused = life is not None and life.deaths > 0 and life.started_at is None
         return paused and task.cancel()
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """Everything that is owned."""
+        """All components."""
         return tuple(life.component for life in self._lives)
 
     @property
     def up(self) -> Mapping[str, bool]:
-        """Whether each component runs, and has for long enough if it died before."""
+        """Whether each component runs, and for STEADY_SECONDS if it died before."""
         return {life.component.name: not self._stands(life) for life in self._lives}
 
     @property
     def problems(self) -> list[str]:
-        """The deaths that stand, a sentence each."""
+        """The deaths that are not over, a sentence each."""
         return [self._sentence(life) for life in self._lives if self._stands(life)]
 
     def _begin(self, life: _ComponentState) -> asyncio.Task[None]:
@@ -172,7 +172,7 @@ class Supervisor:
                 self._lives.remove(life)
 
     async def _again(self, life: _ComponentState) -> bool:
-        """Run a component until it dies; tell whether it is to be started again."""
+        """Run a component until it dies; tell whether to restart it."""
         component, life.started_at = life.component, self._monotonic()
         try:
             error = await self._one_life(component)
@@ -189,7 +189,7 @@ class Supervisor:
         return component.policy is DeathPolicy.RESTART and not self._stopping
 
     async def _one_life(self, component: Component) -> Exception | None:
-        """Run a component until it dies; return what it raised, None = nothing. Raises CancelledError when told to."""
+        """Run a component until it dies; return its exception, if any. Raises CancelledError when cancelled."""
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
         try:
@@ -233,7 +233,7 @@ class Supervisor:
 
 
 def log_task_failure(task: asyncio.Task[Any], what: str) -> None:
-    """Log what a task raises, for one that runs once and may outlive whoever waits for it."""
+    """Log the exception of a task that runs once and may outlive its waiters."""
 
     def note(done: asyncio.Task[Any]) -> None:
         if not done.cancelled() and (error := done.exception()) is not None:

@@ -1,4 +1,4 @@
-"""What is said to systemd: one datagram to $NOTIFY_SOCKET (sd_notify(3)). Silent outside systemd."""
+"""Notifications to systemd: one datagram each to $NOTIFY_SOCKET (sd_notify(3)); none outside systemd."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import socket
 from collections.abc import Callable, Mapping
 
 PINGS = 4
-"""In the time after which systemd restarts a daemon that sends none."""
+"""Per WatchdogSec=."""
 
 
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Send a state such as "READY=1"; tell whether somebody was there to hear it."""
+    """Send a state such as "READY=1"; tell whether it was sent."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
@@ -26,14 +26,14 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float:
-    """Return the unit's WatchdogSec=, 0 = nobody waits for this process (sd_watchdog_enabled(3))."""
+    """Return the unit's WatchdogSec=; 0 = no watchdog for this process (sd_watchdog_enabled(3))."""
     meant = environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
     given = environ.get("WATCHDOG_USEC", "")
     return int(given) / 1e6 if meant and given.isdecimal() else 0.0
 
 
 async def keep_alive(works: Callable[[float], bool], environ: Mapping[str, str] = os.environ) -> None:
-    """Tell systemd for ever that this process works, whenever it does; `works` is told the pause between two looks."""
+    """Ping systemd while `works(pause_seconds)` returns true, until cancelled; return at once without a watchdog."""
     pause = watchdog_seconds(environ) / PINGS
     while pause:
         if works(pause):
@@ -42,6 +42,6 @@ async def keep_alive(works: Callable[[float], bool], environ: Mapping[str, str] 
 
 
 def stopping(seconds: float, environ: Mapping[str, str] = os.environ) -> None:
-    """Say that the end has begun, and that it may take that long."""
+    """Announce the stop, and that it may take `seconds`."""
     notify("STOPPING=1", environ)
     notify(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}", environ)

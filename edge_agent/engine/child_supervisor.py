@@ -244,7 +244,8 @@ class ChildSupervisor:
             case protocol.TextChunk():
                 self.jobs.chunk(message)
             case protocol.JobResult():
-                self._policy.answered()
+                if self._policy.crashes:
+                    self._policy.answered()
                 self.jobs.finish(message)
             case protocol.MemoryEstimate():
                 self._send(self.cap.grant(message, self.available()))

@@ -1,1 +1,1 @@
-"""What Prometheus is told: counts from the way of every answer, figures of the site, and the listener on loopback."""
+"""Metrics for Prometheus: counts of answers, figures of the site, and the listener on loopback."""

@@ -1,4 +1,4 @@
-"""Counts of what was answered, by task: written on the way of every answer, so each costs well below a microsecond.
+"""Counts of answers by task, updated for every answer, so each update costs well below a microsecond.
 
 One thread writes them, the event loop's, and needs no lock. Others read at any time: a list is copied in one step of
 the interpreter, and the number of observations is the sum of its buckets, so that the two always agree.
@@ -15,9 +15,9 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
 TASKS_MAX = 1000
 OTHER_TASKS = "other"
-"""In place of more tasks than these: names stay bounded, whatever is installed and removed."""
+"""Counts all tasks beyond TASKS_MAX, so the number of names is bounded."""
 UNKNOWN_TASK = ""
-"""In place of a task that is not installed: what a caller sends is no label."""
+"""Stands for a task that is not installed: a caller's text must not become a label."""
 
 
 class Histogram:
@@ -26,13 +26,13 @@ class Histogram:
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
-        """Start empty; values above the last bound have a place of their own."""
+        """Start empty; values above the last bound have their own count."""
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value; what is not a number is left out, for it would spoil the total for ever."""
+        """Count a value; NaN is skipped, because it would make the total NaN."""
         if value == value:  # noqa: PLR0124 - false for NaN alone, at a third of the cost of a call
             self.counts[bisect_left(self.bounds, value)] += 1
             self.total += value
@@ -44,7 +44,7 @@ class Histogram:
 
 
 class TaskCounters:
-    """What came of the inputs of one task."""
+    """The results of the inputs of one task."""
 
     __slots__ = (
         *("answers", "compute", "confidence", "degraded", "first", "held_up", "queue", "token", "tokens", "total"),

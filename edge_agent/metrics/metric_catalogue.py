@@ -245,17 +245,15 @@ def _lines(title: str, group: tuple[MetricDefinition, ...]) -> list[str]:
     return [f"### {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|", *rows, ""]
 
 
-# The page that Prometheus reads: text format 0.0.4, piece by piece.
-#
-# Written here and not by a library: with 100 tasks this takes a twentieth of the time, in which the interpreter does
-# nothing else (docs/decisions/0025-metrics-without-a-library.md). The tests read it with Prometheus' own parser.
+# The text format is written here, not by a library: with 100 tasks that takes a twentieth of the time, in which the
+# interpreter does nothing else (docs/decisions/0025-metrics-without-a-library.md).
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LABEL_CHARACTERS_MAX = 100
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
 class MetricSample(NamedTuple):
-    """A number, or a histogram; `labels` in the order of the catalogue's. The name stands without its prefix."""
+    """A number or a histogram; the name has no prefix, and `labels` are in the order of the catalogue."""
 
     name: str
     value: float | Histogram

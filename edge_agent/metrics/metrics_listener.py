@@ -1,4 +1,4 @@
-"""The HTTP side: GET /metrics on one address, from a thread with an event loop of its own.
+"""The HTTP listener: GET /metrics on one address, from its own thread and event loop.
 
 A scraper must never harm inference, and whoever reaches the port may be anybody. So few connections are held, and the
 oldest that has not asked yet makes room for the next; a request has little space and time; and the page is made at most
@@ -20,7 +20,7 @@ from edge_agent.metrics.metric_catalogue import CONTENT_TYPE
 CONNECTIONS_MAX = 16
 REQUEST_BYTES_MAX = 8192
 REQUEST_SECONDS_MAX = 5.0
-"""For a request to come, and its answer to be taken."""
+"""For receiving a request and sending its response."""
 PAGE_SECONDS = 1.0
 BIND_SECONDS = 15.0
 
@@ -46,7 +46,7 @@ class MetricsListener:
         self._making = asyncio.Lock()
         self._made: tuple[float, bytes] = (-PAGE_SECONDS, b"")
         self.port = 0
-        """Where it listens; 0 = it does not."""
+        """The port it listens on; 0 if it does not listen."""
         self.problem = ""
         """Why it does not listen."""
 
@@ -122,7 +122,7 @@ class MetricsListener:
             writer.transport.abort()
 
     def _make_room(self) -> bool:
-        """Tell whether one more connection may stay."""
+        """Tell whether one more connection may stay; close the oldest idle one if needed."""
         if len(self._waiting) + self._answering < CONNECTIONS_MAX:
             return True
         if not self._waiting:

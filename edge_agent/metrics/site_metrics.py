@@ -301,7 +301,6 @@ def _large_model(said: EscalationStatus) -> Iterator[MetricSample]:
         yield MetricSample("large_model_opinions_total", said.opinions)
 
 
-# How bundles do in the field, as numbers. Pure.
 JUDGES = ("people", "large-model")
 
 
@@ -336,7 +335,6 @@ def _bundle(one: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterat
         )
 
 
-# What the kernel says of our processes: proc(5), read by the thread that answers a scraper.
 # Fields of /proc/PID/stat behind the name, which may hold anything.
 _USER, _SYSTEM, _THREADS, _STARTED, _PAGES = 11, 12, 17, 19, 21
 

@@ -1,1 +1,1 @@
-"""From a task to the model that answers, and what its confidence means."""
+"""Routing: which model answers, the questions to the large model, and the check of its answers."""

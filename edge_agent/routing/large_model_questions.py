@@ -1,8 +1,8 @@
-"""What the large model is asked, and what of its answer is believed. Pure.
+"""Questions to the large model, and the check of its answers. Pure.
 
-A question is made of the task's own words (its system message, or what its prompt says before the input), the labels or
-the schema of the record, and the redacted input. The answer is bound to JSON by the schema that goes with it; since not
-every server keeps to that, it is checked here all the same.
+A question consists of the task's own words (its system message, or its prompt before the input), the labels or the
+schema of the record, and the redacted input. A JSON schema goes with it; not every server keeps to that, so the answer
+is checked here too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FENCE = "```"
 
 @dataclass(frozen=True)
 class LargeModelQuestion:
-    """A conversation that wants an answer."""
+    """A conversation with the large model so far."""
 
     task: str
     turns: tuple[tuple[str, str], ...]
@@ -32,17 +32,17 @@ class LargeModelQuestion:
     """JSON schema of the answer; empty = free text."""
     output_tokens_max: int
     waited_for: bool = True
-    """Somebody waits for the answer; False = it gives way to everyone who does."""
+    """A caller waits for the answer; without one the question yields to those with one."""
 
-    def repaired(self, said: str, problem: str) -> LargeModelQuestion:
-        """Return the question after an answer that cannot be used."""
+    def repaired(self, answer: str, problem: str) -> LargeModelQuestion:
+        """Return the question that follows an answer with a problem."""
         wrong = f"That cannot be used: {problem}. Answer again, with the JSON alone."
-        more = (("assistant", said[:ANSWER_CHARACTERS_MAX]), ("user", wrong))
+        more = (("assistant", answer[:ANSWER_CHARACTERS_MAX]), ("user", wrong))
         return replace(self, turns=self.turns + more)
 
 
 def build_question(manifest: Manifest, text: str) -> LargeModelQuestion:
-    """Ask about a redacted text."""
+    """Build the question about a redacted text."""
     task = manifest.task
     words = "\n\n".join(part for part in (_OPENINGS[task.kind], _own_words(task)) if part)
     schema = answer_schema(task)
@@ -70,7 +70,7 @@ def answer_schema(task: TaskSpec) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class LargeModelReply:
-    """What a large model's answer says: the label, the record as JSON, or the text; or what is wrong with it."""
+    """The content of a large model's answer: a label, a record as JSON, or a text; or its problem."""
 
     value: str = ""
     problem: str = ""
@@ -109,7 +109,7 @@ def _no_number(name: str) -> None:
 
 
 def _own_words(task: TaskSpec) -> str:
-    """Return what the task's prompt says before the input: instructions, or examples."""
+    """Return the part of the task's prompt before the input: instructions or examples."""
     before = task.prompt.template.partition("{input}")[0].strip()
     return "\n\n".join(part for part in (task.prompt.system.strip(), before) if part)
 
@@ -124,7 +124,7 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_fence(said: str) -> str:
-    """Return what stands inside a Markdown fence, which many models put around JSON."""
+    """Remove the Markdown fence that many models put around JSON."""
     text = said.strip()[:ANSWER_CHARACTERS_MAX]
     if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
         return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")

@@ -1,9 +1,9 @@
-"""Who answers: one pure function from a task's mode and what is known of an answer and of the way up to a decision.
+"""Which model answers: pure functions from a task's mode, an answer's confidence and the large model's state.
 
 A task lives through modes. *bootstrap*: there is no local model yet, the large one answers. *shadow*: the large one
-answers, the small one runs beside it and is compared. *hybrid*: the small one answers what it is sure of, the large one
-the rest. *local*: nothing is ever escalated. Whoever would be asked and cannot be is not waited for: what stands in the
-way is known before (`escalation_blocker`), and the answer says it.
+answers, the local one runs too and is compared. *hybrid*: the local one gives its confident answers, the large one the
+rest. *local*: nothing is escalated. A model that cannot be asked is not waited for: what blocks an escalation is known
+before (`escalation_blocker`), and the answer reports it.
 
 The table in docs/routing.md is made from these functions.
 """
@@ -19,15 +19,15 @@ from edge_agent.formats.manifest import Confidence, Threshold
 from edge_agent.formats.plan import Mode
 
 LowConfidencePolicy = Literal["as_mode", "answer", "abstain", "escalate"]
-"""What the caller wants of an unsure answer: as the mode says, the local one, none, or the large model's."""
+"""How the caller wants an unconfident answer: by the task's mode, the local one, none, or the large model's."""
 RouteName = Literal["local", "upstream", "abstained", "deferred"]
 
 
 class RouteReason(StrEnum):
-    """Why an answer comes from where it comes."""
+    """Why an answer comes from its route."""
 
     SURE = "SURE"
-    """At or above threshold and floor, and like the texts that it was calibrated with."""
+    """At or above threshold and floor, and the input resembles the calibration texts."""
     UNGRADED = "UNGRADED"
     """A kind of task without confidence; the local model answers unless the caller asks for the large one."""
     CALLER_ASKED = "CALLER_ASKED"
@@ -36,11 +36,11 @@ class RouteReason(StrEnum):
     MODE_BOOTSTRAP = "MODE_BOOTSTRAP"
     BELOW_THRESHOLD = "BELOW_THRESHOLD"
     BELOW_FLOOR = "BELOW_FLOOR"
-    """At or above the threshold, and too unlikely on its own."""
+    """At or above the threshold, but below the floor."""
     OUT_OF_DISTRIBUTION = "OUT_OF_DISTRIBUTION"
     """The gate of the bundle finds that the input does not resemble its training data, so no answer is confident."""
     INPUT_UNUSUAL = "INPUT_UNUSUAL"
-    """Sure, but unlike the texts that it was calibrated with, so that the threshold promises nothing."""
+    """Confident, but the input is unlike the calibration texts, so the threshold guarantees nothing."""
     SCORES_VARY = "SCORES_VARY"
     """The scores depend on what else is computed, so that no threshold holds and no answer is confident."""
     UPSTREAM_NOT_CONFIGURED = "UPSTREAM_NOT_CONFIGURED"
@@ -52,29 +52,29 @@ class RouteReason(StrEnum):
     DEADLINE_TOO_SHORT = "DEADLINE_TOO_SHORT"
     """The large model usually takes longer than the caller has left."""
     UPSTREAM_FAILED = "UPSTREAM_FAILED"
-    """It was asked, and gave no usable answer; or it could not be asked, as where a rule of redaction failed."""
+    """It gave no usable answer, or could not be asked, for example because a redaction rule failed."""
 
 
 UNCONFIDENT = frozenset(
     {RouteReason.BELOW_THRESHOLD, RouteReason.BELOW_FLOOR, RouteReason.OUT_OF_DISTRIBUTION, RouteReason.SCORES_VARY}
 )
-"""Why an answer is not confident, and is withheld from a caller who wants none that is unsure."""
+"""Why an answer is not confident; such an answer is withheld from a caller that wants none."""
 PERMANENT_BLOCKERS = frozenset({RouteReason.UPSTREAM_NOT_CONFIGURED, RouteReason.UPSTREAM_NOT_ALLOWED})
-"""What no later moment mends: nothing is put off because of these."""
+"""Blockers that time does not remove: nothing is deferred because of them."""
 
 
 @dataclass(frozen=True)
 class LargeModelAvailability:
-    """The way to the large model for one task, as it is known before anybody asks."""
+    """Whether the large model can be asked about a task, as far as is known before asking."""
 
     configured: bool = False
     allowed: bool = False
     """Its inputs may leave the site."""
     online: bool = False
     affordable: bool = False
-    """The cap of the day and of the month leave room for one more."""
+    """The budgets of the day and the month allow another question."""
     free: bool = False
-    """Fewer questions are under way than may be."""
+    """Fewer questions are in progress than the limit."""
     seconds_expected: float = 0.0
     """Its usual time for an answer; 0 = not known yet."""
 
@@ -84,7 +84,7 @@ ABSENT = LargeModelAvailability()
 
 @dataclass(frozen=True)
 class RouteDecision:
-    """Where the answer comes from, and what the caller should know of it."""
+    """Where the answer comes from, and what the caller should know about it."""
 
     route: RouteName
     reason: RouteReason
@@ -95,7 +95,7 @@ class RouteDecision:
     degraded: tuple[str, ...] = ()
 
     later: bool = False
-    """The large model is to be asked when that is possible, for training."""
+    """The large model will be asked when that is possible, for a training label."""
     held_up: RouteReason | None = None
     """Why a local answer is not confident; also where `reason` is another one. None = it is confident, or ungraded."""
     p_value: float | None = None
@@ -104,7 +104,7 @@ class RouteDecision:
 
 @dataclass(frozen=True)
 class InputObservation:
-    """What a model saw of an input."""
+    """What a model reported about an input."""
 
     input_tokens: int
     """In the rendered prompt."""
@@ -112,19 +112,19 @@ class InputObservation:
     scores_vary: bool = False
     """Its scores depend on what else was computed."""
     ood_score: float | None = None
-    """What its graph says of how strange it is; None = nothing."""
+    """The OOD score from the model's graph, if it computes one."""
 
 
 @dataclass(frozen=True)
 class EscalationContext:
-    """The task's mode, the caller's wish, and how things stand with the large model."""
+    """The task's mode, what the caller wants, and whether the large model can be asked."""
 
     mode: Mode = "local"
     low_confidence: LowConfidencePolicy = "as_mode"
     blocker: RouteReason | None = RouteReason.UPSTREAM_NOT_CONFIGURED
-    """What keeps the large model from being asked now (`escalation_blocker`); None = nothing."""
+    """Why the large model cannot be asked now (`escalation_blocker`); None = it can."""
     deferrable: bool = False
-    """The input is kept, redacted, so that the large model can be asked later."""
+    """The redacted input is stored, so the large model can be asked later."""
 
 
 BLOCKERS = (
@@ -139,7 +139,7 @@ BLOCKERS = (
 
 
 def escalation_blocker(upstream: LargeModelAvailability, seconds_left: float) -> RouteReason | None:
-    """Return what keeps the large model from being asked by a caller with that much time; None = nothing."""
+    """Return why a caller with that much time cannot ask the large model; None = it can."""
     holds = (
         upstream.configured,
         upstream.allowed,
@@ -152,7 +152,7 @@ def escalation_blocker(upstream: LargeModelAvailability, seconds_left: float) ->
 
 
 def decide_before_local_answer(asked: EscalationContext) -> RouteDecision | None:
-    """Decide before the local model has said anything; None = it is asked first."""
+    """Decide before the local model answers; None = it is asked first."""
     if asked.mode == "bootstrap":
         return _bootstrap(asked)
     if asked.mode == "shadow" and asked.blocker is None:
@@ -193,12 +193,12 @@ def check_ood_gate(calibration: Confidence, seen: InputObservation | None) -> tu
 
 
 def ood_marks(outside: bool) -> tuple[str, ...]:
-    """Return how an answer is marked among its `degraded` reasons if its input is out of distribution."""
+    """Return the `degraded` reasons of an answer whose input is out of distribution, or none."""
     return (RouteReason.OUT_OF_DISTRIBUTION,) if outside else ()
 
 
 def _held_up(confidence: float, found: Threshold | None, *, varies: bool, outside: bool) -> RouteReason | None:
-    """Return why an answer is not confident; None = it is. A confidence that is not a number is below every limit."""
+    """Return why an answer is not confident; None = it is. NaN is below every limit."""
     if varies:
         return RouteReason.SCORES_VARY
     if outside:
@@ -209,7 +209,7 @@ def _held_up(confidence: float, found: Threshold | None, *, varies: bool, outsid
 
 
 def decide_ungraded(asked: EscalationContext) -> RouteDecision:
-    """Decide on a task whose answers have no confidence: only who asks for the large model gets it."""
+    """Decide on a task whose answers have no confidence: only a caller that asks for the large model gets it."""
     if asked.mode == "bootstrap":
         return _bootstrap(asked)
     if asked.low_confidence != "escalate":
@@ -220,17 +220,17 @@ def decide_ungraded(asked: EscalationContext) -> RouteDecision:
 
 
 def is_drawn_for_audit(decision: RouteDecision, asked: EscalationContext, share: float, drawn: float) -> bool:
-    """Tell whether a given answer is checked by the large model later; `drawn` at random, from 0 to below 1.
+    """Tell whether the large model checks an answer later; `drawn` is random, from 0 to below 1.
 
-    Of what stands in the way only that counts which no later moment mends: a sample that left out what was answered
-    while the way was cut, or busy, would not be one of all sure answers.
+    Only permanent blockers count: a sample without the answers given while the large model was offline or busy would
+    not be a sample of all confident answers.
     """
     sure = asked.mode == "hybrid" and decision.reason is RouteReason.SURE
     return sure and asked.deferrable and asked.blocker not in PERMANENT_BLOCKERS and drawn < share
 
 
 def with_blocker(asked: EscalationContext, why: RouteReason = RouteReason.UPSTREAM_FAILED) -> EscalationContext:
-    """Return the same after the large model gave no usable answer."""
+    """Return the context after the large model gave no usable answer."""
     return replace(asked, blocker=why)
 
 
@@ -244,20 +244,20 @@ def _graded(asked: EscalationContext, doubt: RouteReason | None) -> RouteDecisio
     if doubt is None:
         return RouteDecision("local", RouteReason.SURE)
     if asked.low_confidence == "answer" or (asked.mode == "local" and asked.low_confidence != "escalate"):
-        return _kept(asked, doubt)
+        return _local(asked, doubt)
     if asked.mode == "local" and asked.blocker not in PERMANENT_BLOCKERS:
         return RouteDecision("local", RouteReason.MODE_LOCAL, degraded=(RouteReason.MODE_LOCAL,))
     return _upstream(asked, doubt) or _unanswered(asked, doubt)
 
 
-def _kept(asked: EscalationContext, doubt: RouteReason) -> RouteDecision:
-    """Nobody is asked. Abstaining is for what is not confident: what is only unusual is said."""
+def _local(asked: EscalationContext, doubt: RouteReason) -> RouteDecision:
+    """Give the local answer. Abstain only if it is not confident: an unusual input is only marked."""
     withheld = asked.low_confidence == "abstain" and doubt in UNCONFIDENT
     return RouteDecision("abstained" if withheld else "local", doubt)
 
 
 def _unanswered(asked: EscalationContext, doubt: RouteReason | None) -> RouteDecision:
-    """The large model would answer, and cannot: a sure answer stands, an unsure one as the caller wishes."""
+    """Decide where the large model should answer and cannot: abstain only if the caller wants that."""
     withheld = doubt in UNCONFIDENT and asked.low_confidence == "abstain"
     return _without(asked, "abstained" if withheld else "local")
 

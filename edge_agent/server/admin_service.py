@@ -1,4 +1,4 @@
-"""AdminService: what the site's operator does, on the admin socket only."""
+"""AdminService: the operator's calls, on the admin socket and TCP with certificates."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
     async def RollbackTask(self, request: pb.RollbackTaskRequest, context: CallContext) -> pb.RollbackTaskResponse:
-        """Let the bundle before answer again."""
+        """Activate the previous bundle again."""
         bundle = await self._components.activation.rollback(request.task, caller_left.get())
         return pb.RollbackTaskResponse(bundle=self._describe(bundle))
 
@@ -146,7 +146,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         )
 
     async def SealExamples(self, request: pb.SealExamplesRequest, context: CallContext) -> pb.SealExamplesResponse:
-        """Seal what waits."""
+        """Seal the waiting examples."""
         config = self._components.config
         return pb.SealExamplesResponse(
             segments=await self._components.capture.seal_all(),
@@ -156,11 +156,11 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         )
 
     async def ReadReceipts(self, request: pb.ReadReceiptsRequest, context: CallContext) -> pb.ReadReceiptsResponse:
-        """Delete what the centre has."""
+        """Delete the segments that the central team has received."""
         return pb.ReadReceiptsResponse(segments=await self._components.capture.read_receipts())
 
     async def ImportUpdate(self, request: pb.ImportUpdateRequest, context: CallContext) -> None:
-        """Take an update from a folder."""
+        """Import an update from a folder."""
         path, updater = _absolute(request.path), self._components.updater
         if not self._components.config.update.root_file:
             said = "this site was given no root of trust: 'update.root_file' in agent.yaml is not set"
@@ -180,7 +180,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         bundle = self._components.activation.bundle_of(request.task)
         wanted = next((mode for mode, number in messages.MODES.items() if number == request.mode), None)
         if wanted is None and request.mode:
-            raise InvalidRequest(f"mode is {request.mode}, which this version does not know")
+            raise InvalidRequest(f"mode is {request.mode}, which this version does not support")
         if bundle.manifest.runtime == "upstream" and wanted not in (None, "bootstrap"):
             said = f"task {request.task!r} has no model of its own, so only the large one can answer it"
             raise InvalidRequest(said, remedy="Install a bundle with a model first; the mode holds from then on.")
@@ -190,7 +190,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def GetFieldReport(
         self, request: pb.GetFieldReportRequest, context: CallContext
     ) -> pb.GetFieldReportResponse:
-        """Show how the bundles of a task, or of all, do in the field."""
+        """Show the production figures of the bundles of a task, or of all."""
         components = self._components
         found, spent = await components.capture.monitoring_report(request.task)
         # The intervals of many shares take a moment, which no call has to wait for.
@@ -233,7 +233,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         return message
 
     async def Drain(self, request: pb.DrainRequest, context: CallContext) -> pb.DrainResponse:
-        """Stop taking new work."""
+        """Admit no new work."""
         self._drain()
         return pb.DrainResponse()
 
@@ -288,7 +288,7 @@ def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list
 
 
 def _vectors(serving: dict[str, InstalledBundle], collection: ExampleCapture) -> list[str]:
-    """Say which tasks are to be collected and cannot be."""
+    """Return a warning for each task that is configured to be collected and cannot be."""
     collected = [task for task in serving if collection.consent(task) != "off"]
     return [
         f"Task {task} answers with vectors, of which nothing is kept. Leave it out of 'collect' in agent.yaml."
@@ -307,7 +307,7 @@ def _revoked(serving: dict[str, InstalledBundle], revoked: frozenset[str]) -> li
 
 
 def _devices(engines: list[EngineStatus]) -> list[str]:
-    """Say which engines do not compute, or not wholly, on the device that is wanted."""
+    """Return a warning for each engine that does not compute, or not wholly, on the wanted device."""
     every = ((engine, said) for engine in engines for said in engine.shortfalls.values())
     return [f"Engine {engine.name} computes on {engine.device}: {said}." for engine, said in every]
 

@@ -1,4 +1,4 @@
-"""FeedbackService: what people say of answers, checked against the task before it is kept."""
+"""FeedbackService: reviewers' feedback on captured answers, checked against the task before it is stored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def SubmitFeedback(
         self, request: pb.SubmitFeedbackRequest, context: CallContext
     ) -> pb.SubmitFeedbackResponse:
-        """Keep what a reviewer says; it is on the disk when this returns."""
+        """Store a reviewer's feedback; it is on the disk when this returns."""
         _check_request(request)
         _check_id(request.prediction_id)
         found = await self._capture.find_prediction(request.prediction_id)
@@ -53,7 +53,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def ListReviewQueue(
         self, request: pb.ListReviewQueueRequest, context: CallContext
     ) -> pb.ListReviewQueueResponse:
-        """List kept answers, the review streams in turns."""
+        """List captured answers, from the review streams in turns."""
         size = messages.clamp_page_size(request.page_size)
         after = parse_page_token(request.page_token) if request.page_token else QUEUE_START
         at_most = request.confidence_max if request.HasField("confidence_max") else None
@@ -65,7 +65,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         return pb.ListReviewQueueResponse(predictions=shown, next_page_token=token)
 
     async def GetPrediction(self, request: pb.GetPredictionRequest, context: CallContext) -> pb.GetPredictionResponse:
-        """Show one kept answer and the feedback on it."""
+        """Show one captured answer and its feedback."""
         _check_id(request.prediction_id)
         found = await self._capture.find_prediction(request.prediction_id)
         shown = prediction_message(found, self._manifest(found.record["task"]))
@@ -74,7 +74,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def ErasePrediction(
         self, request: pb.ErasePredictionRequest, context: CallContext
     ) -> pb.ErasePredictionResponse:
-        """Forget one answer."""
+        """Erase one answer."""
         _check_id(request.prediction_id)
         was_kept, tombstoned = await self._capture.erase(request.prediction_id)
         return pb.ErasePredictionResponse(was_kept=was_kept, tombstoned=tombstoned)
@@ -91,7 +91,7 @@ def _check_id(prediction_id: str) -> None:
     plain = prediction_id.isascii() and prediction_id.replace("-", "").isalnum()
     if not plain or len(prediction_id) > ID_CHARS_MAX:
         raise InvalidRequest(
-            "prediction_id is none that this daemon gave", remedy="Send the prediction_id of an answer."
+            "prediction_id does not come from this daemon", remedy="Send the prediction_id of an answer."
         )
 
 
@@ -135,7 +135,7 @@ def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) 
     if record["kind"] == "classify":
         known = manifest.task.labels if manifest else tuple(label for label, _ in _scores(record))
         _require(
-            value in known, f"{value[:100]!r} is no label of {record['task']}", f"One of: {', '.join(known)[:400]}."
+            value in known, f"{value[:100]!r} is not a label of {record['task']}", f"One of: {', '.join(known)[:400]}."
         )
     elif record["kind"] == "extract":
         _check_json(value, manifest.task.record_fields if manifest else [])
@@ -154,7 +154,7 @@ def _check_json(value: str, fields: list[str]) -> None:
         record = json.loads(value)
     except (ValueError, RecursionError):
         raise InvalidRequest("corrected_json is not valid JSON", remedy=remedy) from None
-    _require(isinstance(record, dict), "corrected_json is no JSON object", remedy)
+    _require(isinstance(record, dict), "corrected_json is not a JSON object", remedy)
     unknown = sorted(set(record) - set(fields)) if fields else []
     _require(
         not unknown,
@@ -168,7 +168,6 @@ def _require(holds: bool, said: str, remedy: str) -> None:
         raise InvalidRequest(said, remedy=remedy)
 
 
-# Between kept records and the messages of FeedbackService: pure translation.
 _VALUES = {"classify": "corrected_label", "extract": "corrected_json", "generate": "corrected_text"}
 STREAMS: dict[ReviewStream, pb.ReviewStream] = {
     "audit": pb.REVIEW_STREAM_AUDIT,
@@ -180,7 +179,7 @@ _PLACE = struct.Struct(">Bqqqdq")
 
 
 def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Prediction:
-    """Show a kept answer; `manifest` is of the task as it is now."""
+    """Describe a captured answer; `manifest` is of the task as installed now."""
     record = found.record
     message = pb.Prediction(
         prediction_id=record["prediction_id"],
@@ -229,7 +228,7 @@ def parse_page_token(token: str) -> ReviewCursor:
         found = ReviewCursor(*_PLACE.unpack(base64.urlsafe_b64decode(token.encode())))
     except (ValueError, struct.error):
         remedy = "Start again with an empty page_token."
-        raise InvalidRequest("page_token is none that this daemon gave", remedy=remedy) from None
+        raise InvalidRequest("page_token does not come from this daemon", remedy=remedy) from None
     return found
 
 
@@ -244,7 +243,7 @@ def parse_review_stream(asked: pb.ReviewStream) -> ReviewStream | None:
         return None
     found = next((name for name, value in STREAMS.items() if value == asked), None)
     if found is None:
-        raise InvalidRequest(f"stream {asked} is none that this daemon knows", remedy="Leave it out for all streams.")
+        raise InvalidRequest(f"stream {asked} is not supported by this version", remedy="Leave it out for all streams.")
     return found
 
 

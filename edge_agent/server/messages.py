@@ -1,4 +1,4 @@
-"""Between the daemon's own words and the messages of edge_agent.v1: pure translation."""
+"""Translates the daemon's types into messages of edge_agent.v1. Pure."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ PAGE_SIZE_MAX = 1000
 
 
 def bundle_ref(bundle: InstalledBundle) -> task_pb2.BundleRef:
-    """Name a bundle."""
+    """Return the reference to a bundle."""
     manifest = bundle.manifest
     return task_pb2.BundleRef(task=manifest.task.name, version=manifest.version, digest=bundle.digest)
 
 
 def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_variance: str = "") -> task_pb2.Task:
-    """Describe a task; `score_variance` is why its scores depend on what else is computed, if they do."""
+    """Describe a task; `score_variance`: why its scores depend on what else is computed, empty if they do not."""
     manifest = bundle.manifest
     limits = manifest.task.limits
     message = task_pb2.Task(
@@ -102,7 +102,7 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
 
 
 def record_schema(bundle: InstalledBundle) -> str:
-    """Write the schema of a task's records; empty where it writes none."""
+    """Return the JSON schema of a task's records; empty if it has none."""
     schema = bundle.manifest.task.record_schema
     return "" if schema is None else json.dumps(schema, ensure_ascii=False)
 
@@ -148,7 +148,7 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
 
 
 def counts_messages(counts: AnswerCounts) -> list[admin_pb2.TaskCounts]:
-    """Describe what came of the inputs, task by task."""
+    """Describe the results of inputs, by task."""
     found = {task: _counts_message(task, each) for task, each in sorted(counts.tasks.items())}
     for lost, number in counts.errors.items():
         found.setdefault(lost.task, admin_pb2.TaskCounts(task=lost.task)).errors[lost.reason] = number
@@ -173,11 +173,11 @@ def _durations(histogram: Histogram) -> admin_pb2.Durations:
 
 
 GIVEN_UP = ("failed", "lost", "expired", "crowded")
-"""Why a question for the large model was given up, as counters of the spool have it behind `questions_`."""
+"""Why a question for the large model was given up: the spool's counters without their prefix `questions_`."""
 
 
 def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:
-    """Describe what is kept of inputs and answers."""
+    """Describe the captured examples."""
     return admin_pb2.ExamplesStatus(
         counters=status.counters,
         retained=status.retained,
@@ -201,7 +201,7 @@ def _audit(status: CaptureStatus) -> admin_pb2.ReviewAudit:
 def large_model_message(
     said: admin_pb2.EscalationStatus | None, examples: CaptureStatus | None
 ) -> admin_pb2.EscalationStatus | None:
-    """Add what waits for the large model, and what became of it, to what is known of it."""
+    """Add the waiting questions and their results to the state of the large model."""
     if said is None or examples is None or examples.stalled_seconds:
         return said
     said.waiting.update(examples.questions)
@@ -213,7 +213,7 @@ def large_model_message(
 
 
 def updates_message(activation: Activation, overview: UpdateOverview) -> admin_pb2.UpdatesStatus:
-    """Describe where the site stands with updates."""
+    """Describe the state of the site's updates."""
     tasks = sorted(activation.serving.keys() | overview.rows.keys())
     return admin_pb2.UpdatesStatus(
         channel=overview.channel,
@@ -224,7 +224,7 @@ def updates_message(activation: Activation, overview: UpdateOverview) -> admin_p
 
 
 def import_message(copied: CopyProgress) -> admin_pb2.ImportUpdateResponse:
-    """Say how far a copy has come."""
+    """Describe the progress of a copy."""
     return admin_pb2.ImportUpdateResponse(
         copying=copied.name, copied_bytes=copied.bytes, total_bytes=copied.bytes_total
     )
@@ -246,21 +246,23 @@ def _task_update(task: str, activation: Activation, row: UpdateProgress | None) 
 
 
 def page_slice(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
-    """Return the part of a list of `total` items that a page shows, and the token of the next (AIP-158).
+    """Return the slice of a list of `total` items that is a page, and the token of the next page (AIP-158).
 
     Raises:
         InvalidRequest: a negative size, or a token that no answer gave.
     """
     size = clamp_page_size(page_size)
     if page_token and not (page_token.isascii() and page_token.isdecimal() and len(page_token) < 10):
-        raise InvalidRequest("page_token is none that this daemon gave", remedy="Start again with an empty page_token.")
+        raise InvalidRequest(
+            "page_token does not come from this daemon", remedy="Start again with an empty page_token."
+        )
     start = int(page_token or 0)
     end = start + size
     return slice(start, end), str(end) if end < total else ""
 
 
 def clamp_page_size(asked: int) -> int:
-    """Return how many items a page has: what was asked for within bounds (AIP-158). Raises InvalidRequest."""
+    """Return the requested page size within bounds (AIP-158). Raises InvalidRequest."""
     if asked < 0:
         raise InvalidRequest(f"page_size is {asked}; it must not be negative")
     return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)

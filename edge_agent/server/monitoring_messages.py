@@ -1,4 +1,4 @@
-"""From the figures of the field to the messages of edge_agent.v1: pure translation, and the intervals of shares."""
+"""Translates the figures of production monitoring into messages of edge_agent.v1, with intervals of shares. Pure."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
 
 
 def money_message(spent: DailySpend) -> pb.FieldMoney:
-    """Describe what was spent on a task on a day."""
+    """Describe the spending on a task on a day."""
     return pb.FieldMoney(task=spent.task, day=_date(spent.day), questions=spent.questions, cost_micros=spent.micros)
 
 
 def series_message(
     series: BundleSeries, installed: InstalledBundle | None, *, active: bool, demoted: Callable[[AlarmState], bool]
 ) -> pb.FieldSeries:
-    """Describe a bundle in the field; `demoted` tells which alarm put its task into shadow."""
+    """Describe a bundle in production; `demoted` tells whether an alarm put its task into shadow."""
     message = pb.FieldSeries(
         bundle=task_pb2.BundleRef(task=series.task, version=series.version, digest=series.digest),
         active=active,
@@ -119,7 +119,7 @@ def _agreement(rows: Sequence[AgreementCount]) -> list[pb.FieldAgreement]:
 
 
 def _by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Add up what was the same, and of how many, by source and label, and by source alone."""
+    """Sum agreements and pairs by source and label, and by source alone."""
     pairs, agreed = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row in rows:
         for label in {row.label, ALL_LABELS}:

@@ -1,4 +1,4 @@
-"""Who may call what: the one table. Pure.
+"""Which roles may call which method: the one table. Pure.
 
 A method that is not in it may be called by nobody. What a listener does not serve does not exist there, whatever stands
 here: the sockets keep to their own services, TCP with certificates has them all.

@@ -1,6 +1,6 @@
-"""What the uplink, a daemon of its own, says of itself in `uplink.json`, for those who ask this one for its status.
+"""The state of the uplink, another daemon, read from its file `uplink.json`.
 
-The uplink is trusted with nothing: the file may be a pipe, or full of control characters, or lie about everything.
+The uplink is not trusted: the file may be a pipe, contain control characters, or hold wrong values.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _STATES = {
     "probing": pb.LINK_STATE_PROBING,
 }
 _COUNT_MAX = 2**62
-"""The file's numbers have no limit, those of the message do."""
+"""Numbers in the file have no limit; those in the message do."""
 _START = "Start 'edge-agent serve uplink' as its own user and read its log; docs/uplink.md says how."
 _RIGHTS = "Give this daemon's user the rights that docs/uplink.md lists."
 
 
 @dataclass(frozen=True)
 class UplinkReport:
-    """What could be read; `silence` and `remedy` say why nothing of it holds now, empty = it does."""
+    """The content of the file; `silence` and `remedy` are set if it does not describe the present."""
 
     state: uplink_state.UplinkState | None
     age_seconds: float = 0.0
@@ -41,7 +41,7 @@ class UplinkReport:
 
 
 def uplink_message(config: Config) -> pb.UplinkStatus | None:
-    """Describe the uplink; None where none is configured and none has said anything."""
+    """Describe the uplink; None if none is configured and none has written its file."""
     path = config.uplink_notes / uplink_state.FILE_NAME
     heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
     configured = bool(config.uplink.url or config.uplink.updates_url)
@@ -61,19 +61,21 @@ def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
         raw = _read(path)
         state = uplink_state.parse(raw)
     except FileNotFoundError:
-        return UplinkReport(None, silence=f"the uplink has said nothing yet: there is no {path}", remedy=_START)
+        return UplinkReport(None, silence=f"the uplink has not reported yet: {path} does not exist", remedy=_START)
     except OSError as error:
         return UplinkReport(
-            None, silence=f"what the uplink says cannot be read: {path}: {error.strerror}", remedy=_RIGHTS
+            None, silence=f"the uplink's report cannot be read: {path}: {error.strerror}", remedy=_RIGHTS
         )
     except DocumentInvalid as error:
-        return UplinkReport(None, silence=f"what the uplink says makes no sense: {error.message}", remedy=_START)
+        return UplinkReport(None, silence=f"the uplink's report is not valid: {error.message}", remedy=_START)
     age = running_seconds - state.running_seconds
     if age < 0:
-        return UplinkReport(state, silence="the uplink has said nothing since this machine was started", remedy=_START)
+        return UplinkReport(state, silence="the uplink has not reported since this machine was started", remedy=_START)
     if age > uplink_state.FRESH_SECONDS:
-        said = f"the uplink has said nothing for {age / 60:.0f} min; it does so every minute: it was stopped, or hangs"
-        return UplinkReport(state, age, said, _START)
+        silence = (
+            f"the uplink has not reported for {age / 60:.0f} min; it does so every minute: it was stopped, or hangs"
+        )
+        return UplinkReport(state, age, silence, _START)
     return UplinkReport(state, age)
 
 
@@ -126,7 +128,7 @@ def _downloads(said: uplink_state.DownloadProgress | None) -> pb.UplinkDownloads
 
 
 def _printable(text: str) -> str:
-    """Return it without what moves a cursor."""
+    """Replace control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

@@ -122,7 +122,8 @@ class Activation:
         self._engines = engines
         self._allow_unsigned = allow_unsigned
         self._drain_seconds = drain_seconds
-        self._serving: dict[str, InstalledBundle] = {}
+        self.serving: dict[str, InstalledBundle] = {}
+        """The bundle that answers each task; only this class changes it."""
         self._turns = TaskLocks()
         self._changes: set[asyncio.Task[object]] = set()
         self._loading: set[asyncio.Task[None]] = set()
@@ -130,18 +131,13 @@ class Activation:
         """Why a task did not become ready, for those that the last try failed, or whose bundle cannot be read."""
         self.inventory = BundleInventory()
 
-    @property
-    def serving(self) -> Mapping[str, InstalledBundle]:
-        """The bundle that answers each task."""
-        return self._serving
-
     def bundle_of(self, task: str) -> InstalledBundle:
         """Return the bundle that answers a task. Raises UnknownTask, listing the known ones; StoreDamaged."""
-        bundle = self._serving.get(task)
+        bundle = self.serving.get(task)
         if bundle is None:
             if task in self.problems:
                 raise self.problems[task]
-            known = sorted(self._serving)[:KNOWN_SHOWN_MAX]
+            known = sorted(self.serving)[:KNOWN_SHOWN_MAX]
             listed = f"known tasks: {', '.join(known)}" if known else "no task is installed"
             raise UnknownTask(
                 f"no task is called {task[:64]!r}; {listed}",
@@ -154,14 +150,14 @@ class Activation:
     async def resume(self) -> None:
         """Serve what was active when the daemon stopped. Models load in the background; a broken one stays a problem
         of its own task."""
-        self._serving = dict(await self.on_store(self._store.active))
+        self.serving = dict(await self.on_store(self._store.active))
         self.inventory = await self.on_store(self._take_inventory)
         active, _ = await self.on_store(self._store.pointed_at)
         for broken in self.inventory.unreadable:
             log.error("bundle_unreadable", bundle=str(broken.name), message=broken.error.message)
             if broken.name.digest in active:
                 self.problems[broken.name.task] = broken.error
-        for bundle in self._serving.values():
+        for bundle in self.serving.values():
             self._load_in_background(bundle)
 
     async def install(
@@ -185,8 +181,8 @@ class Activation:
                     if new:
                         await self.on_store(self._store.remove, bundle.digest)
                     raise _naming(bundle, error) from None
-            for each in self.problems.keys() & self._serving.keys():  # what was damaged may be whole again
-                self._load_in_background(self._serving[each])
+            for each in self.problems.keys() & self.serving.keys():  # what was damaged may be whole again
+                self._load_in_background(self.serving[each])
             return bundle, new
 
         async def installed() -> tuple[InstalledBundle, bool]:
@@ -234,7 +230,7 @@ class Activation:
         """
 
         async def change() -> bool:
-            active = self._serving.get(progress.task)
+            active = self.serving.get(progress.task)
             if expected != (active.digest if active else ""):
                 return False
             bundle = await self.on_store(self._store.find, progress.task, digest)
@@ -249,7 +245,7 @@ class Activation:
 
     def pauses(self, bundle: InstalledBundle) -> bool:
         """Tell whether what answers now stops before a bundle loads, to make room for it."""
-        before = self._serving.get(bundle.manifest.task.name)
+        before = self.serving.get(bundle.manifest.task.name)
         return self._swap == "pause" and before is not None and self._engines.replaces(before.digest, bundle.manifest)
 
     async def remove(self, task: str, wanted: str) -> int:
@@ -266,7 +262,7 @@ class Activation:
                 return await self.on_store(self._store.remove, name.digest)
             # The disk first: if it refuses, the task goes on. A model that is loaded does not need its name any more.
             freed = await self.on_store(self._store.remove_task, task)
-            gone = self._serving.pop(task, None)
+            gone = self.serving.pop(task, None)
             self.problems.pop(task, None)
             if gone is not None:
                 await self._engines.detach(gone.digest, self._drain_seconds)
@@ -330,7 +326,7 @@ class Activation:
         )
 
     async def _activate(self, bundle: InstalledBundle, change: BundleSwap) -> None:
-        before = self._serving.get(bundle.manifest.task.name)
+        before = self.serving.get(bundle.manifest.task.name)
         if before is None or before.digest == bundle.digest:
             await self._make_active(bundle, change, same=before is not None)
         elif self.pauses(bundle):
@@ -377,7 +373,7 @@ class Activation:
                 await self._engines.detach(bundle.digest, 0)
             raise
         task = bundle.manifest.task.name
-        self._serving[task] = bundle
+        self.serving[task] = bundle
         self.problems.pop(task, None)
         manifest = bundle.manifest
         log.info("bundle_activated", task=task, version=manifest.version, digest=bundle.digest, gate=manifest.gate_name)
@@ -399,7 +395,7 @@ class Activation:
         task = bundle.manifest.task.name
         try:
             paths = await self.on_store(self._store.paths, bundle)
-            if self._serving.get(task) is bundle:  # the operator may have been faster
+            if self.serving.get(task) is bundle:  # the operator may have been faster
                 await self._engines.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, paths, True)
                 self.problems.pop(task, None)
         except EdgeAgentError as error:

@@ -76,7 +76,7 @@ class RequestGuard:
         response = _GuardedResponse(send)
         try:
             self._admit(scope, Headers(scope=scope))
-            body = _BoundedBody(receive, self._settings.body_bytes_max, response)
+            body = _LimitedRequestBody(receive, self._settings.body_bytes_max, response)
             async with asyncio.timeout(self._settings.request_seconds_max) as clock:
                 response.on_start = lambda: clock.reschedule(None)
                 if scope["path"].startswith(API):  # once read, a call has its caller's deadline: gateway/http_calls.py
@@ -156,7 +156,7 @@ def _is_own_request(principal: Principal, headers: Headers, signer: SessionSigne
     return signer.is_page_key(principal.identity, headers.get(PAGE_KEY, ""))
 
 
-class _BoundedBody:
+class _LimitedRequestBody:
     """Passes a request's body on, up to a size."""
 
     def __init__(self, receive: Receive, bytes_max: int, response: _GuardedResponse) -> None:

@@ -123,7 +123,7 @@ def test_what_the_daemon_refuses_is_said(console):
     """A label that the task lacks, an unknown answer, an empty form: a sentence comes back, nothing is kept."""
     [one] = ask(console, "refused")
     bad = console.post("/review/judge", {"prediction_id": one, "label": "nonsense", "answer": "x"})
-    assert (422, True) == (bad.status, "'nonsense' is no label of pos" in bad.text), bad
+    assert (422, True) == (bad.status, "'nonsense' is not a label of pos" in bad.text), bad
     assert 422 == console.post("/review/judge", {"prediction_id": "no-such", "say": "accept"}).status
     assert 422 == console.post("/review/judge", {"prediction_id": one}).status
     assert 403 == console.post("/review/judge", {"prediction_id": one, "say": "accept"}, x_page_key="0").status

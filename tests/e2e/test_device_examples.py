@@ -104,7 +104,7 @@ def test_a_device_asks_reads_corrects_and_outlives_a_restart(site, program, way)
         assert ("refund", "unsure", 1) == (label, unsure, round(float(confidence)) or 1)
         assert "noted" == device.ask("= price")
         assert "one two three" in device.ask("? one two three")
-        assert device.ask("= no-such-label").startswith("REQUEST_INVALID: 'no-such-label' is no label of pos-intent")
+        assert device.ask("= no-such-label").startswith("REQUEST_INVALID: 'no-such-label' is not a label of pos-intent")
         with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
             [kept] = [each for each in reviewer.queue(include_reviewed=True) if each.input == text]
             assert ["price"] == [said.value for said in reviewer.prediction(kept.prediction_id).feedback]

@@ -1,1 +1,1 @@
-"""The Open Inference Protocol: what its clients say and want, in the words of our own API, which answers."""
+"""The Open Inference Protocol, translated to and from our own API."""

@@ -1,4 +1,4 @@
-"""From a request of the protocol to the texts and options of our own: pure.
+"""Parses requests of the Open Inference Protocol into texts and options of our own API. Pure.
 
 Everything that is not understood is refused by its name. What would be passed over silently, a parameter that does
 nothing or a tensor that nobody reads, would have its caller believe in something that does not happen.
@@ -18,9 +18,9 @@ SHOWN_CHARS_MAX = 64
 LENGTH_BYTES = 4
 WISHES = {"answer", "abstain", "escalate"}
 FINAL_WANTED = "triton_enable_empty_final_response"
-"""Sent by Triton's clients in streams. The last response is always marked: nothing is to be done."""
+"""Sent by Triton's clients in streams; ignored, because the last response is always marked."""
 RAW_BYTES = "binary_data_size"
-"""Sent by KServe's client with an input whose elements are raw: how many bytes they have."""
+"""Sent by KServe's client with a raw input: the number of its bytes."""
 
 
 class RequestParameter(NamedTuple):
@@ -60,7 +60,7 @@ REMEDIES = {
     "sequence_id": "Leave it out: requests do not belong together.",
     "shared_memory_region": "Send the tensor in the request.",
 }
-"""What to do instead of parameters that other servers know."""
+"""What replaces parameters of other servers."""
 
 
 def parse_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:

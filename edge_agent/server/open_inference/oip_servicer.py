@@ -1,4 +1,4 @@
-"""GRPCInferenceService: the calls of the protocol, each answered by what answers our own.
+"""GRPCInferenceService, the Open Inference Protocol: InferenceServicer answers each call.
 
 A request becomes one of InferenceService, goes the same way (limits, routing, capture, counting), and its answer
 becomes tensors. What differs: a request is answered whole or not at all, for a tensor has no place for an error.
@@ -68,16 +68,16 @@ class OpenInferenceServicer:
         self._dialogues = dialogues
 
     async def ServerLive(self, request: Any, context: CallContext) -> Any:
-        """Say that the daemon takes calls."""
+        """Tell that the daemon takes calls."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: CallContext) -> Any:
-        """Say whether every task can be answered."""
+        """Tell whether every task can be answered."""
         tasks = self._activation.serving.keys() | self._activation.problems.keys()
         return pb.ServerReadyResponse(ready=all(map(self._ready, tasks)) and not self._admission.draining)
 
     async def ModelReady(self, request: Any, context: CallContext) -> Any:
-        """Say whether a task can be answered."""
+        """Tell whether a task can be answered."""
         if request.name not in self._activation.problems:
             self._bundle(request.name, request.version)
         return pb.ModelReadyResponse(ready=self._ready(request.name))
@@ -91,14 +91,14 @@ class OpenInferenceServicer:
         return oip_tensors.model_metadata(self._bundle(request.name, request.version))
 
     async def ModelConfig(self, request: Any, context: CallContext) -> Any:
-        """Describe a task as Triton's clients want it."""
+        """Describe a task for Triton's clients."""
         bundle = self._bundle(request.name, request.version)
         return pb.ModelConfigResponse(
             config=oip_tensors.model_configuration(bundle, self._router.mode(bundle.manifest))
         )
 
     async def ModelStatistics(self, request: Any, context: CallContext) -> Any:
-        """Count what was answered."""
+        """Return the counts of answers."""
         names = [request.name] if request.name else sorted(self._activation.serving)
         bundles = [self._bundle(name, request.version if request.name else "") for name in names]
         return pb.ModelStatisticsResponse(
@@ -120,7 +120,7 @@ class OpenInferenceServicer:
         return _response(request, bundle, names, [whole])
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: CallContext) -> None:
-        """Answer one request after the other; what fails is said in the stream, unless statuses are wanted."""
+        """Answer one request after the other; report failures in the stream, unless the caller wants statuses."""
         statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
         with self._dialogues.place(callers.current_caller.get().account):
             async with contextlib.aclosing(self._dialogues.each(requests)) as each:
@@ -168,7 +168,7 @@ class OpenInferenceServicer:
         context: CallContext,
         take: Callable[[oip_tensors.GeneratedText], Any],
     ) -> list[str]:
-        """Have a text written, and each piece taken; return the names of the outputs that are wanted."""
+        """Generate a text and hand each piece to `take`; return the names of the requested outputs."""
         task = bundle.manifest.task
         with finished_answers.UnansweredCallCounter(self._counts, task.name):
             names, texts = _wanted(request, bundle), oip_requests.parse_texts(request)
@@ -185,7 +185,7 @@ class OpenInferenceServicer:
         return names
 
     async def _write(self, response: Any, context: CallContext) -> None:
-        """Write to a caller who may not read."""
+        """Write to a caller that may not read."""
         try:
             async with asyncio.timeout(self._answering.seconds_left(context)):
                 await context.write(response)
@@ -263,9 +263,6 @@ def _failure(request: Any, error: EdgeAgentError) -> Any:
     return failed
 
 
-# Open streams of requests: each lasts as long as its caller likes, but not for ever, and not over a stop.
-#
-# What waits on one takes no place among the calls in progress, so streams have places of their own.
 SILENT_SECONDS_MAX = 600.0
 STREAMS_MAX = 1024
 """Of all callers; an open one costs some tens of kilobytes. Each has its share, as of calls."""
@@ -273,10 +270,13 @@ RETRY_SECONDS = 1.0
 
 
 class StreamLimiter:
-    """Those of one daemon. One event loop owns them."""
+    """Limits the open request streams of one daemon, in number and in silence. One event loop owns it.
+
+    An open stream takes no slot among the calls in progress, so streams have slots of their own.
+    """
 
     def __init__(self, client_streams_max: int, silent_seconds_max: float = SILENT_SECONDS_MAX) -> None:
-        """Let a caller hold so many open; end one whose caller says nothing for that long."""
+        """Allow each client so many open streams; end one without a request for `silent_seconds_max`."""
         self._open = AdmissionControl(STREAMS_MAX, client_streams_max, "streams of requests")
         self._silent_seconds_max = silent_seconds_max
         self._waiting: set[asyncio.Timeout] = set()

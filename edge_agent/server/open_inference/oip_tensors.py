@@ -1,4 +1,4 @@
-"""From answers to tensors: which outputs each kind of task has, and how each is written. Pure.
+"""Describes tasks as tensors of the Open Inference Protocol, and encodes answers into them. Pure.
 
 Always raw: tritonclient reads nothing else of numbers. Little-endian, row by row; before each text its length.
 """
@@ -179,7 +179,7 @@ def outputs_response(task: TaskSpec, names: Sequence[str], results: Results) -> 
 
 @functools.lru_cache(FRAMES_MAX)
 def _frame(kind: str, names: tuple[str, ...], labels: int, batch: int, elements: int) -> Any:
-    """Describe outputs, whatever is in them: making it anew would be most of what an answer costs here."""
+    """Return a response without contents; cached, because building it costs more than filling it."""
     made = pb.ModelInferResponse()
     for name in names:
         output = OUTPUTS[kind][name]
@@ -190,12 +190,11 @@ def _frame(kind: str, names: tuple[str, ...], labels: int, batch: int, elements:
     return made
 
 
-# What a task looks like to clients of the protocol: its tensors, its configuration, its statistics. Pure.
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 _TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
 _INT64_MAX = 2**63 - 1
 VERSIONS_MAX = 256
-"""Whose numbers are remembered; each request asks for one twice."""
+"""Cached version numbers; each request needs one twice."""
 
 
 @functools.lru_cache(VERSIONS_MAX)
@@ -219,7 +218,7 @@ def model_metadata(bundle: InstalledBundle) -> Any:
 
 
 def model_configuration(bundle: InstalledBundle, mode: Mode) -> Any:
-    """Describe a task as perf_analyzer and Triton's clients want it: shapes without the batch."""
+    """Describe a task for perf_analyzer and Triton's clients: shapes without the batch."""
     manifest = bundle.manifest
     task = manifest.task
     batched = task.kind in BATCHED
@@ -249,7 +248,7 @@ def _said(bundle: InstalledBundle, mode: Mode) -> Mapping[str, str]:
 
 
 def model_statistics(bundle: InstalledBundle, counts: AnswerCounts) -> Any:
-    """Say what was answered of a task since the daemon started, by whatever API and whatever version."""
+    """Return the counts of a task since the daemon started, of all APIs and versions."""
     task = bundle.manifest.task.name
     message = pb.ModelStatistics(name=task, version=str(version_number(bundle.manifest.version)))
     stats = message.inference_stats

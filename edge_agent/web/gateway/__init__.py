@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from edge_agent.client import AsyncClient
 from edge_agent.web.gateway import endpoints
-from edge_agent.web.gateway.endpoints import ChatEndpoint, TaskEndpoints
+from edge_agent.web.gateway.endpoints import ChatCompletionEndpoint, TaskEndpoints
 from edge_agent.web.gateway.http_calls import CallSlots, GatewayCall, GatewayEndpoint
 from edge_agent.web.gateway.openai_errors import NOT_FOUND, GatewayError
 from edge_agent.web.gateway.request_json import SHOWN_CHARS_MAX
@@ -37,7 +37,7 @@ def routes(client: AsyncClient, calls_max: int = CALLS_MAX) -> list[Route]:
     return [
         Route(
             "/v1/chat/completions",
-            GatewayEndpoint(ChatEndpoint(client).complete, slots, endpoints.INPUTS),
+            GatewayEndpoint(ChatCompletionEndpoint(client).complete, slots, endpoints.INPUTS),
             methods=["POST"],
         ),
         Route("/v1/embeddings", GatewayEndpoint(tasks.embed, slots, "input"), methods=["POST"]),

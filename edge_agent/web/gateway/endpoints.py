@@ -30,7 +30,7 @@ INPUTS = "messages"
 _A = TypeVar("_A")
 
 
-class ChatEndpoint:
+class ChatCompletionEndpoint:
     """POST /v1/chat/completions: a task of any kind but embed answers one text."""
 
     def __init__(self, client: AsyncClient) -> None:

@@ -109,7 +109,7 @@ def test_the_stream_is_shown_with_its_probability():
 def test_a_stream_that_is_none_is_refused():
     """All streams are asked for by naming none."""
     assert feedback.parse_review_stream(feedback_pb2.REVIEW_STREAM_UNSPECIFIED) is None
-    with pytest.raises(InvalidRequest, match="stream 99 is none"):
+    with pytest.raises(InvalidRequest, match="stream 99 is not supported"):
         feedback.parse_review_stream(99)
 
 

@@ -182,7 +182,7 @@ def test_a_negative_page_is_refused(size):
 @pytest.mark.parametrize("token", ["x", "-1", "1.0", " 1", "1\n", "٣", "²", "1" * 10, "9" * 5000])
 def test_a_foreign_token_is_refused(token):
     """A token that no answer gave is refused with the way out."""
-    with pytest.raises(InvalidRequest, match="page_token is none that this daemon gave") as caught:
+    with pytest.raises(InvalidRequest, match="page_token does not come from this daemon") as caught:
         messages.page_slice(0, token, 10)
     assert "empty page_token" in caught.value.remedy
 
