@@ -1,7 +1,7 @@
-"""What came of the inputs of each bundle: counted where jobs end, so that it costs a call next to nothing.
+"""Counts of the inputs of each bundle, updated where jobs end, so that a call pays next to nothing for them.
 
-It counts what the model does, not what callers do: an input that is too long, or a caller who goes away, says nothing
-of a bundle. Time is what an input spends in the child, without the queue before it.
+They show how the model does, not how callers do: an input that is too long, or a caller that leaves, does not count.
+Times are those in the child, without the queue before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edge_agent.errors import BY_REASON, ModelError
 
 LATENCIES_MAX = 256
 TURNS_AVERAGED = 4
-"""The mean of turns is mostly of so many."""
+"""The mean of turns is mostly that of so many inputs."""
 _FAILURES = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, ModelError))
 
 
@@ -28,7 +28,7 @@ class BundleStats:
         self.crashes = 0
         """Deaths of its child that are the bundle's own."""
         self.turns = 1.0
-        """What an input takes, as `shares.turns_of` counts it: the mean of the latest."""
+        """Turns that an input takes (`job_queue.turns_for_rows`): the mean of the latest."""
         self._milliseconds: deque[float] = deque(maxlen=LATENCIES_MAX)
 
     def record_end(self, event: JobResult | FailureReport, seconds: float) -> None:

@@ -71,7 +71,7 @@ class Engine(ChildSupervisor):
     def events(
         self, run: protocol.JobRequest, deadline: float, priority: int = 0, client: str = ""
     ) -> AsyncGenerator[protocol.TextChunk | EngineAnswer, None]:
-        """Compute one input: yield its chunks, then its Answer. Leaving early cancels it.
+        """Compute one input: yield its chunks, then its EngineAnswer. Leaving early cancels it.
 
         Raises:
             CallerError, CapacityError, ModelError: as the job ended.
@@ -101,5 +101,5 @@ class Engine(ChildSupervisor):
         asked = next(filter(self.ready, self.bundles), "")
         exempt = self.state is not EngineState.READY or not asked or self.bundles.is_attaching()
         if self._probe.is_due(loop_time(), every_seconds, exempt=exempt) and not self.jobs:
-            self.jobs.ask_for_a_sign(asked, loop_time() + self._config.load_seconds_max)
+            self.jobs.request_probe(asked, loop_time() + self._config.load_seconds_max)
         return not self._probe.is_stuck(loop_time())

@@ -198,7 +198,7 @@ class JobDispatcher:
     async def events(
         self, run: protocol.JobRequest, deadline: float, priority: int, client: str
     ) -> AsyncGenerator[protocol.TextChunk | EngineAnswer, None]:
-        """Compute one input: yield its chunks, then its Answer. Leaving early cancels it."""
+        """Compute one input: yield its chunks, then its EngineAnswer. Leaving early cancels it."""
         job = self._take(run, deadline, priority, client)
         try:
             while isinstance(event := await job.events.get(), protocol.TextChunk):
@@ -224,16 +224,16 @@ class JobDispatcher:
         finally:
             self._forget(job)
 
-    def ask_for_a_sign(self, digest: str, deadline: float) -> None:
+    def request_probe(self, digest: str, deadline: float) -> None:
         """Have the child compute the least that there is, after a turn of everybody else, and count it nowhere."""
         self._probe = asyncio.create_task(self._ask(digest, deadline), name="probe")
         log_task_failure(self._probe, "probe of an engine")
 
     async def _ask(self, digest: str, deadline: float) -> None:
         with contextlib.suppress(EdgeAgentError):  # an error is an answer too
-            await self._compute_least(digest, deadline)
+            await self._compute_probe(digest, deadline)
 
-    async def _compute_least(self, digest: str, deadline: float) -> None:
+    async def _compute_probe(self, digest: str, deadline: float) -> None:
         run = protocol.JobRequest(job_id=f"probe-{next(_probes)}", digest=digest, text=PROBE_TEXT, output_tokens_max=1)
         job = self._take(run, deadline, PROBE_PRIORITY, PROBER)
         job.counted = False
@@ -349,7 +349,7 @@ class JobDispatcher:
             self._jobs[run.job_id] = job
             self._start(job, now)
         # One timer for the whole job, not one for each event; and not before the child has it.
-        job.timer = asyncio.get_running_loop().call_at(deadline, self._too_late, run.job_id)
+        job.timer = asyncio.get_running_loop().call_at(deadline, self._expire, run.job_id)
         return job
 
     def _start(self, job: EngineJob, now: float) -> None:
@@ -362,7 +362,7 @@ class JobDispatcher:
         self._running[job.run.job_id] = job
         self._child.send(job.run)
 
-    def _too_late(self, job_id: str) -> None:
+    def _expire(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):
             tally = self._tally(job)
             if tally and job_id in self._running:

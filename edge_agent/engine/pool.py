@@ -94,7 +94,7 @@ class EnginePool:
         self._by_digest: dict[str, Engine] = {}
         self._tasks: dict[str, str] = {}
         """The task of each digest in _by_digest."""
-        self._modelless: set[str] = set()
+        self._without_model: set[str] = set()
         """Digests of bundles that only the large model answers."""
         self._threads = config.cpu_threads or available_cores()
         self.tuning_cache = TuningCache()
@@ -115,7 +115,7 @@ class EnginePool:
             EngineNotReady: its engine cannot be started now, or is stopping.
         """
         if manifest.runtime == "upstream":
-            self._modelless.add(digest)
+            self._without_model.add(digest)
             return
         if digest in self._by_digest and not keep:
             await self.detach(digest, drain_seconds=0)
@@ -123,7 +123,7 @@ class EnginePool:
             raise EngineNotReady("the daemon is stopping")
         engine = self._by_digest[digest] = self._engine_for(manifest, paths)
         self._tasks[digest] = manifest.task.name
-        self._share_out()
+        self._assign_threads()
         message = AttachRequest(
             digest=digest,
             manifest=manifest_bytes,
@@ -144,12 +144,12 @@ class EnginePool:
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
         """Forget a bundle after its running jobs had that long to finish; stop an engine without bundles."""
-        self._modelless.discard(digest)
+        self._without_model.discard(digest)
         engine = self._by_digest.pop(digest, None)
         if engine is None:
             return
         del self._tasks[digest]
-        self._share_out()
+        self._assign_threads()
         try:
             await engine.detach(digest, drain_seconds)
         finally:  # also where the caller is cancelled: an engine without bundles ends
@@ -242,7 +242,7 @@ class EnginePool:
 
     def holds(self, digest: str) -> bool:
         """Tell whether a bundle was attached, be it ready or not."""
-        return digest in self._by_digest or digest in self._modelless
+        return digest in self._by_digest or digest in self._without_model
 
     def resident_bytes(self, digest: str) -> int:
         """Return the memory of the engine behind a bundle, in bytes; 0 without one."""
@@ -263,7 +263,7 @@ class EnginePool:
     def ready(self, digest: str) -> bool:
         """Tell whether that bundle answers now."""
         engine = self._by_digest.get(digest)
-        return digest in self._modelless if engine is None else engine.ready(digest)
+        return digest in self._without_model if engine is None else engine.ready(digest)
 
     def reserve(self, digest: str, jobs: int, client: str = "") -> Reservation:
         """Keep places for `jobs` more inputs of this client until the end of a `with` block.
@@ -373,8 +373,8 @@ class EnginePool:
                 gpu_layers=_or_all(self._config.gpu_layers),
             )
             name = f"{manifest.runtime}-{key[:8]}"
-            placing = self._placing_for(manifest)
-            engine = Engine(name, load, self._config, self._quarantine, self._changed, placing, self.owner)
+            accelerators = self._accelerators_for(manifest)
+            engine = Engine(name, load, self._config, self._quarantine, self._changed, accelerators, self.owner)
             engine.before_start = partial(self._prepare, engine)
             engine.available = partial(self._available, engine)
             self._engines[key] = engine
@@ -385,20 +385,20 @@ class EnginePool:
             self.tuning_cache.remember(engine.loaded, engine.details)
         self._on_change()
 
-    def _placing_for(self, manifest: Manifest) -> AcceleratorPolicy:
+    def _accelerators_for(self, manifest: Manifest) -> AcceleratorPolicy:
         config = self._config
         try:
             offered = self._offered(manifest.runtime)
         except OSError as error:
             raise EngineNotReady(f"the devices of this machine cannot be looked at: {error}") from None
         wanted = candidate_devices(config.device, manifest.requires.device, offered)
-        placing = AcceleratorPolicy(wanted, config.device_failures_max, config.device_retry_seconds)
+        accelerators = AcceleratorPolicy(wanted, config.device_failures_max, config.device_retry_seconds)
         for device in wanted:
             if device not in offered.built:
-                placing.rule_out(device, f"what is installed of {manifest.runtime} is not built for it")
-        return placing
+                accelerators.rule_out(device, f"what is installed of {manifest.runtime} is not built for it")
+        return accelerators
 
-    def _share_out(self) -> None:
+    def _assign_threads(self) -> None:
         """Set the threads with which each engine starts next; one that runs keeps what it has until then."""
         # While a task moves from one engine to another, the newer is counted and not both.
         latest = {self._tasks[digest]: engine for digest, engine in self._by_digest.items()}

@@ -48,10 +48,9 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, diges
 from edge_agent.store import bundle_archive
 from edge_agent.store.blobs import BlobStore
 from edge_agent.store.bundle_archive import BundleMember, StoreLimits
-from edge_agent.store.mode_tables import DemotionTable, ModeTable
 from edge_agent.store.state_database import BundleName, InstalledBundle, StateDatabase, UnreadableBundle
 from edge_agent.store.tuning_file import TuningFile
-from edge_agent.store.update_records import TrustTable, UpdateJournal, UpdateProgress
+from edge_agent.store.update_records import UpdateProgress
 
 __all__ = ["BundleName", "InstalledBundle", "Store", "StoreLimits", "UnreadableBundle"]
 
@@ -79,6 +78,8 @@ class Store:
         self._limits, self._now = limits, now
         self._closing = closing
         self._ballast = ballast
+        self.journal, self.trusted = state.journal, state.trusted
+        self.modes, self.demotions = state.modes, state.demotions
         self.settings = TuningFile(state.path.with_name("settings.json"))
 
     @classmethod
@@ -173,11 +174,6 @@ class Store:
         """Tell whether the store has a file, as far as its size tells."""
         return self._blobs.size(artifact.sha256) == artifact.size_bytes
 
-    @property
-    def trusted(self) -> TrustTable:
-        """What trust in updates must not forget."""
-        return self._state.trusted
-
     def bundles(self, task: str = "") -> list[InstalledBundle]:
         """Return the installed bundles that can be read, of one task or all: by task, the newest first."""
         return [bundle for bundle in self._state.bundles() if task in ("", bundle.manifest.task.name)]
@@ -235,21 +231,6 @@ class Store:
         `progress` is written to the journal in the same moment. Raises UnknownBundle.
         """
         self._state.set_active(self._by_digest(digest).digest, progress)
-
-    @property
-    def journal(self) -> UpdateJournal:
-        """How far each task has come on its way to what the plan wants."""
-        return self._state.journal
-
-    @property
-    def modes(self) -> ModeTable:
-        """Which mode each task is in."""
-        return self._state.modes
-
-    @property
-    def demotions(self) -> DemotionTable:
-        """Which tasks an alarm put into shadow."""
-        return self._state.demotions
 
     def remove(self, digest: str) -> int:
         """Forget a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""

@@ -168,5 +168,5 @@ def test_a_site_is_given_up(team: Team, box: Box):
     for path in parse(record.read_bytes()).files:
         Path(path).unlink()
     record.unlink()
-    assert "needs site.id" in box.command("site", code=3)
+    assert "needs site.id" in box.command("identity", code=3)
     box.enrol(team.kit())

@@ -159,7 +159,7 @@ class Box:
 
     def site(self) -> dict[str, Any]:
         """Return what 'edge-agent identity' shows."""
-        found: dict[str, Any] = json.loads(self.command("site", "--json"))
+        found: dict[str, Any] = json.loads(self.command("identity", "--json"))
         return found
 
     def code(self) -> str:

@@ -1,4 +1,4 @@
-"""edge_agent/engine/tuning_cache.py and store/settings.py: what is remembered of an engine, and for how long."""
+"""The settings that suit this machine, as engines measured them, and for how long they are stored."""
 
 from __future__ import annotations
 

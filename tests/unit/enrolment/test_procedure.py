@@ -102,7 +102,7 @@ def test_the_uplinks_unit_gets_its_credential(box: Box):
 def test_where_systemd_cannot_encrypt_it_says_so(box: Box):
     """The secret then lies in a file of root's, where the uplink's unit finds it."""
     done = box.enrol(box.kit(), "--yes", env={"PATH": str(box.folder)})
-    assert "lie in the open" in done.output
+    assert "are stored unencrypted" in done.output
     assert b"secret_access_key: s3cr3t" in box.files()["credstore/edge-agent-uplink.cred"]
     assert b"LoadCredential=uplink:" in box.files()["systemd/system/edge-uplink.service.d/credentials.conf"]
 
@@ -240,7 +240,7 @@ def test_a_newer_kit_brings_new_settings(box: Box):
 def test_the_technicians_file_wins(box: Box):
     """The command says where; but which site it is the kit says."""
     box.agent_yaml("uplink: {url: /mnt/out}\n")
-    assert "agent.yaml wins in   uplink.url" in box.enrol(box.kit(), "--yes").output
+    assert "agent.yaml overrides   uplink.url" in box.enrol(box.kit(), "--yes").output
     box.agent_yaml("site: {id: shop-1}\n")
     done = box.enrol(box.kit(), "--yes")
     assert (3, True) == (done.exit_code, "says that this is site shop-1" in " ".join(done.output.split()))
@@ -332,7 +332,7 @@ def test_a_damaged_record_is_named(box: Box):
 
 def test_the_site_is_shown(box: Box):
     """Also as JSON; before it is one, the remedy says what makes it one."""
-    shown = ["--config", str(box.agent_yaml()), "--state-dir", str(box.folder / "state"), "site"]
+    shown = ["--config", str(box.agent_yaml()), "--state-dir", str(box.folder / "state"), "identity"]
     assert "edge-agent enrol" in CliRunner().invoke(app, shown).output
     box.enrol(box.kit(), "--yes")
     assert "not made yet" in CliRunner().invoke(app, shown).output
