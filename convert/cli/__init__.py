@@ -127,7 +127,8 @@ app.command("collect")(collect.Command)
 app.command("dataset")(dataset.Command)
 app.command("fleet")(fleet.Command)
 app.add_typer(keys.app, name="keys")
-app.command("site-kit")(enrolment.Command)
+app.command("enrolment-file")(enrolment.Command)
+app.command("site-kit", hidden=True)(enrolment.Command)
 app.add_typer(sites.app, name="sites")
 _UPDATES_PANEL = "Signed updates"
 _UPDATES: dict[str, Callable[..., Any]] = {
@@ -137,10 +138,11 @@ _UPDATES: dict[str, Callable[..., Any]] = {
     "renew": signing.RenewCommand,
     "rotate": signing.RotateCommand,
     "verify-repo": verify_repo.Command,
-    "stick": media.Command,
+    "media": media.Command,
 }
 for _name, _updating in _UPDATES.items():
     app.command(_name, rich_help_panel=_UPDATES_PANEL)(_updating)
+app.command("stick", hidden=True)(media.Command)
 app.add_typer(plan.app, name="plan", rich_help_panel=_UPDATES_PANEL)
 
 

@@ -1,4 +1,4 @@
-"""`edge-convert site-kit`."""
+"""`edge-convert enrolment-file`."""
 
 import time
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Command:
     and can be sealed with a passphrase to travel by mail. The site is written into the registry, and waits there for
     its key: 'edge-convert sites'.
 
-    Example: [bold]edge-convert site-kit shop-12 shop-13 --fleet fleet.yaml --out kits[/bold]
+    Example: [bold]edge-convert enrolment-file shop-12 shop-13 --fleet fleet.yaml --out kits[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.

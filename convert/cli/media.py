@@ -1,4 +1,4 @@
-"""`edge-convert stick`."""
+"""`edge-convert media`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ class Command(RepositoryCommand):
     Holds what the plan means for the sites, on any hardware and in any wave. Needs the online key. Make it anew for
     the next round: a site that has seen something newer does not go back to an old stick, and says so.
 
-    Example: [bold]edge-convert stick /media/x --repo s3://fleet/updates --keys signing-keys --expires-in-days 60[/bold]
+    Example: [bold]edge-convert media /media/x --repo s3://fleet/updates --keys signing-keys --expires-in-days 60[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.

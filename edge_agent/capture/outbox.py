@@ -1,12 +1,12 @@
-"""The files that leave the site, and the receipts that come back: seals what waits, deletes what the centre has.
+"""The files that leave the site, and the receipts that come back: seals records, deletes what the central site has.
 
     outbox/segments/<epoch>-<sequence>.age     a sealed segment
     outbox/segments/<epoch>-<sequence>.json    its signed manifest, written after it
     outbox/status.json                         the signed status object
     receipts/receipts.json                     what the centre has, signed by the centre
 
-docs/uplink.md describes them. Everything that comes in is read as hostile. A crash at any point is mended by `recover`:
-a segment whose manifest is there is taken as it is, because somebody may have seen it; one without is made anew.
+docs/uplink.md describes them. Everything that comes in is read as hostile. After a crash at any point, a segment whose
+manifest exists is adopted as it is, because it can have been uploaded; one without a manifest is written again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edge_agent.capture.segment_ledger import LedgerSegment, SealedFiles, Segmen
 from edge_agent.capture.spool import Spool
 from edge_agent.config import ExamplesConfig, SiteConfig
 from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
-from edge_agent.errors import DiskFull, DocumentInvalid, EdgeAgentError, ExchangeError, StoreDamaged
+from edge_agent.errors import DiskFull, DocumentInvalid, ExchangeError, StoreDamaged
 from edge_agent.formats import receipts, segment, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 
@@ -60,8 +60,6 @@ class Outbox:
         self.ledger = SegmentLedger(spool, self._config.routine_share)
         self._sealed_at = spool.clock
         self._receipts_seen = ""
-        self.problem: EdgeAgentError | None = None
-        """Why the last receipts were not believed, or a segment was lost."""
         for folder in (places.outbox, places.segments, places.receipts):
             with disk_errors(folder):
                 folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
@@ -118,7 +116,11 @@ class Outbox:
             raise DocumentInvalid(said, remedy="Bring the receipts of this site.")
         count = 0
         for epoch in signed.body.epochs:
-            count += self._believe(epoch) if epoch.epoch == self._spool.incarnation else self._forget_epoch(epoch)
+            count += (
+                self._apply_receipts(epoch)
+                if epoch.epoch == self._spool.incarnation
+                else self._delete_old_incarnation(epoch)
+            )
         self._receipts_seen = signed.sha256
         return count
 
@@ -227,8 +229,8 @@ class Outbox:
                 remedy="Let the uplink run, or 'edge-agent export' to a stick and bring back the receipts.",
             )
 
-    def _believe(self, epoch: receipts.EpochReceipts) -> int:
-        """Take receipts over; a range counts only if it ends with a manifest that is ours."""
+    def _apply_receipts(self, epoch: receipts.EpochReceipts) -> int:
+        """Apply receipts; a range counts only if it ends with a manifest of this site."""
         received = [each for span in epoch.received for each in self._covered(span)]
         refused = [each.sequence for each in epoch.refused if self._is_ours(each.sequence, each.manifest_sha256)]
         with self._spool.transaction():
@@ -254,8 +256,8 @@ class Outbox:
             for each in self.ledger.segments_between(sequence, sequence)
         )
 
-    def _forget_epoch(self, epoch: receipts.EpochReceipts) -> int:
-        """Delete segments of an earlier life of the spool, whose ledger is gone: their own files say what they are."""
+    def _delete_old_incarnation(self, epoch: receipts.EpochReceipts) -> int:
+        """Delete segments of an earlier incarnation, whose ledger is gone: their files identify them."""
         gone = 0
         for span in epoch.received:
             last = self._file(segment.name_of(epoch.epoch, span.last), segment.MANIFEST_SUFFIX)

@@ -1,4 +1,4 @@
-"""From an answer to what is kept of it: redacted, classed, and written as a line of formats/example.py.
+"""From an answer to its record: redacted, classified, and written as a line of formats/example.py.
 
 Pure but for the time that it is handed. The lines are written with `json` and not through the models, which take five
 times as long; a test reads every kind of them back through the models.
@@ -75,7 +75,7 @@ class CapturedAnswer:
 
 @dataclass(frozen=True)
 class HumanFeedback:
-    """What a person said of a prediction."""
+    """A person's feedback on a prediction."""
 
     feedback_id: str
     prediction_id: str
@@ -87,7 +87,7 @@ class HumanFeedback:
 
 
 class RecordBuilder:
-    """Writes records for one site."""
+    """Builds the records of one site."""
 
     def __init__(self, config: ExamplesConfig, site: str, redactor: Redactor) -> None:
         """Redact by those rules, within what the site allows."""
@@ -185,7 +185,7 @@ class RecordBuilder:
         return _write(record).encode()
 
     def build_tombstone(self, prediction_id: str, at: float) -> bytes:
-        """Write the wish to forget a prediction."""
+        """Write the tombstone of an erased prediction."""
         record = {
             "schema": SCHEMA,
             "type": "tombstone",

@@ -1,20 +1,20 @@
-"""Which answers people are asked to review, and why: the streams of the review queue, and the book of the random audit.
+"""Which answers people are asked to review, and why: the streams of the review queue, and the random audit.
 
-Each kept answer is in one stream, which is chosen in the transaction that keeps it.
+Each kept answer belongs to one stream, chosen in the transaction that stores it.
 
-- *audit*: drawn at random with a known probability, whatever the answer, its confidence and its route. It is the only
-  stream that says something of all answers. The oldest comes first, so that an answer that was skipped comes again.
+- *audit*: drawn at random with a known probability, whatever the answer, its confidence and its route. Only this stream
+  represents all answers. The oldest answer comes first, so that a skipped one comes again.
 - *diverse*: the 1st, 2nd, 4th, 8th, ... answer of each stratum: the label, or the length where there are no labels.
   A rare label has about as many rows there as a frequent one.
-- *new*: outside the gate of the bundle, so unlike the training data. The oldest comes first.
+- *new*: out-of-distribution by the bundle's gate. The oldest answer comes first.
 - *uncertain*: all others, the least confident first.
 
-Every second row of the queue is of the audit while it has any; the other streams take turns between them.
+Every second row of the queue is from the audit while it has any; the other streams take turns between them.
 
-What became of each drawn answer stands in `review_audit` until it is weighed (field/book.py), in the order in which
-they were drawn: a wrong answer is often reported at once, and a right one waits for the queue. Columns and tables are
-added to a spool of earlier agents, whose version stays, as those of opinions are (opinion_tables.py); what must hold
-whichever agent writes is a trigger.
+`review_audit` holds the outcome of each drawn answer until it is tested (monitoring/monitoring_store.py), in the order
+of drawing: a wrong answer is often reported at once, and a right one waits for the queue. Columns and tables are added
+to a spool of earlier agents, whose version stays, as those of teacher labels are (spool.py); triggers enforce what must
+hold whichever agent writes.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ _draw: Callable[[], float] = random.SystemRandom().random
 
 
 class ReviewStreams:
-    """See the module. Methods that change something run inside the spool's transaction."""
+    """The review queue and audit of one spool. Methods that change something run inside the spool's transaction."""
 
     def __init__(self, database: Database, shares: AuditShares, drawn: Callable[[], float] = _draw) -> None:
         """Draw by these shares; `drawn` gives a number from 0 to below 1."""

@@ -1,8 +1,8 @@
-"""Which records are in which segment, and which segments the centre has: the part of spool.db behind sealing.
+"""Which records are in which segment, and which segments the central site has: sealing's part of spool.db.
 
-A segment is *building* from the moment its number is taken until its files are on the disk, *sealed* until the centre's
-receipt, then *received*; or *lost*, when its files are damaged or gone, or the centre could not use them. What is still
-in the spool of a lost segment is sealed again, under a new number.
+A segment is *building* from when its number is taken until its files are on the disk, then *sealed* until the central
+site sends its receipt, then *received*. It is *lost* when its files are damaged or missing, or the central site refused
+them. Records of a lost segment that are still in the spool are sealed again, under a new number.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OF = "segment = ? AND segment > 0"
 _SEGMENT = "SELECT sequence, state, size, sha256, manifest_sha256 FROM segments"
 _TABLES = ("predictions", "feedback", "tombstones")
 _SEALED = ("predictions", "feedback", "opinions", "tombstones")
-"""Tables whose records are sealed; opinions follow what becomes of a segment by themselves (opinion_tables.py)."""
+"""Tables whose records are sealed; triggers update `opinions` with their segment (spool.py)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LedgerSegment:
 
 @dataclass(frozen=True)
 class SealedFiles:
-    """What became of a segment: the files' size in bytes, and their sha256."""
+    """The files of a sealed segment: size in bytes, sha256."""
 
     size: int
     sha256: str
@@ -93,7 +93,7 @@ class SegmentLedger:
         return max(0.0, self._spool.clock - float(rows[0][0])) if rows else 0.0
 
     def assign_records(self, bytes_max: int) -> int:
-        """Take the next number for what waits, the oldest first, up to that many bytes; 0 = nothing waits."""
+        """Assign records to the next segment, oldest first, up to `bytes_max`; return its sequence, 0 = none."""
         sequence = self.next_sequence()
         room = self._take("tombstones", "length(record)", "segment IS NULL", sequence, bytes_max)
         # What people said goes before everything else, so that it leaves as soon as it can.
@@ -146,7 +146,7 @@ class SegmentLedger:
         return tuple(row[0] for row in self._db.rows(query, (_RESEALS_MAX,)))
 
     def mark_sealed(self, sequence: int, sealed: SealedFiles) -> None:
-        """Note that the files of a segment are on the disk."""
+        """Record that the files of a segment are on the disk."""
         self._db.execute(
             "UPDATE segments SET state = 'sealed', size = ?, sha256 = ?, manifest_sha256 = ? WHERE sequence = ?",
             (sealed.size, sealed.sha256, sealed.manifest_sha256, sequence),
@@ -158,7 +158,7 @@ class SegmentLedger:
         self._spool.counters["segments_sealed"] += 1
 
     def release_sequence(self, sequence: int) -> None:
-        """Give a number back whose records were all erased before it was used."""
+        """Release a number whose records were all erased before it was used."""
         self._db.execute("DELETE FROM segments WHERE sequence = ? AND state = 'building'", (sequence,))
 
     def sealed_segments(self) -> list[LedgerSegment]:
@@ -171,7 +171,7 @@ class SegmentLedger:
         return [LedgerSegment(*row) for row in rows]
 
     def mark_received(self, sequences: Sequence[int]) -> None:
-        """Note that the centre has these: what only waited for that is spare now."""
+        """Record that the central site has these segments; records that only waited for this become spare."""
         for sequence in sequences:
             self._db.execute("UPDATE segments SET state = 'received' WHERE sequence = ?", (sequence,))
             self._db.execute("DELETE FROM tombstones WHERE segment = ?", (sequence,))
@@ -179,7 +179,7 @@ class SegmentLedger:
         self._spool.counters["segments_received"] += len(sequences)
 
     def mark_lost(self, sequence: int) -> None:
-        """Note that a segment is damaged, gone or refused; what is still here of it waits to be sealed again."""
+        """Record that a segment is damaged, missing or refused; its records in the spool wait to be sealed again."""
         self._db.execute("UPDATE segments SET state = 'lost' WHERE sequence = ?", (sequence,))
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
@@ -187,7 +187,7 @@ class SegmentLedger:
         self._spool.counters["segments_lost"] += 1
 
     def begin_incarnation(self) -> None:
-        """Begin a new epoch: the numbers of this one were used by a later life of this spool."""
+        """Begin a new incarnation: a later state of this spool has used the numbers of this one."""
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
             received = "(SELECT sequence FROM segments WHERE state = 'received')"

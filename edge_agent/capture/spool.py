@@ -1,13 +1,13 @@
-"""spool.db: predictions kept for their window, feedback kept until the centre has it, and what has to be forgotten.
+"""spool.db: predictions for their window, feedback until the central site has it, and tombstones of erased inputs.
 
-One thread uses it. Every change happens inside `transaction`, and what a transaction committed is on the disk.
+One thread uses it. Every change happens inside `transaction`; what a transaction committed is on the disk.
 
-A prediction is in one of four classes, which say who is given up first when there is no room: routine, unsure,
-escalated, reviewed. Reviewed is everything with feedback, and is never given up. A prediction is *spare* when nothing
-needs it but late feedback: it is sealed, or was passed over, or never leaves. Spare ones go at the end of the window,
-or earlier when there is no room.
+Each prediction has one of four classes, which set the eviction order when space runs out: routine, unsure, escalated,
+reviewed. A reviewed prediction has feedback and is never evicted. A prediction is *spare* when only late feedback could
+still need it: it is sealed, or was passed over, or never leaves the site. Spare predictions expire at the end of the
+window, or are evicted earlier when space runs out.
 
-Age is counted in seconds of running, not by the clock on the wall: a clock that jumps years must not end a window.
+Ages count seconds of running, not wall-clock time: a clock that jumps by years must not end a window.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PASSED_OVER = 0
 UNRANKED = 2.0
 """In place of a confidence where there is none; behind all of them."""
 REQUESTS_KEPT = 100_000
-"""request_ids of feedback that are remembered."""
+"""request_ids of feedback that are stored, to recognize repeats."""
 _STATEMENTS = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT",
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT",
@@ -99,11 +99,11 @@ _INSERT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING"
 )
 _ROW_BYTES = 4096
-"""More than most rows have, so that not many are given up at once."""
+"""More than most rows have, so that few are evicted at once."""
 _UNDRAWN = "(stream <> 1 OR reviewed = 1)"
-# Who goes first. Without feedback all; with it nobody. Unjudged rows of the audit go last, those first that were
-# sealed, and by their age alone: their class tells of their confidence, and must have no say in which are left.
-_SACRIFICE = (
+# What is evicted first: only predictions without feedback. Unjudged audit rows come last, sealed ones first among them,
+# and by age alone: their class depends on their confidence, which must not decide which ones remain.
+_EVICTION_ORDER = (
     (f"spare = 1 AND {_UNDRAWN} ORDER BY class, row", "window_cut"),
     *(
         (f"spare = 0 AND class = {class_} AND {_UNDRAWN} ORDER BY row", f"sacrificed_{CLASS_NAMES[class_]}")
@@ -134,7 +134,7 @@ class PredictionRecord:
 
 @dataclass(frozen=True)
 class FeedbackRecord:
-    """Feedback to keep."""
+    """Feedback to store."""
 
     feedback_id: str
     prediction_id: str
@@ -142,7 +142,7 @@ class FeedbackRecord:
     """Empty = none."""
     record: bytes
     content: bytes
-    """What a repeated request must say again."""
+    """What a repeated request must equal."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Spool:
         self._saved = self.counters.copy()
 
     def add_predictions(self, kept: Iterable[PredictionRecord]) -> list[PredictionRecord]:
-        """Keep predictions; one whose id is there already stays as it is. Return those that are new."""
+        """Store predictions and return the new ones; a prediction with a known id stays unchanged."""
         now, new = self.clock, []
         for each in kept:
             size = len(each.record) + ROW_OVERHEAD_BYTES
@@ -232,7 +232,7 @@ class Spool:
         )
 
     def add_feedback(self, judged: FeedbackRecord) -> int:
-        """Keep feedback; return how many there are then on its prediction. The same request again is 0, and no change.
+        """Store feedback; return how many its prediction has then. A repeated request changes nothing and returns 0.
 
         Raises:
             PredictionUnknown: the prediction is not here.
@@ -278,9 +278,9 @@ class Spool:
         ]
 
     def erase(self, prediction_id: str, tombstone: bytes) -> tuple[bool, bool]:
-        """Forget a prediction and its feedback; return whether it was here, and whether the centre has to forget it.
+        """Erase a prediction and its feedback; return whether it was here, and whether the central site must erase it.
 
-        Where it may have left, or is not known any more, the tombstone is kept until the centre has it.
+        If it can have left the site, or is no longer here, the tombstone is kept until the central site has it.
         """
         kept = self.db.rows("SELECT segment, consent FROM predictions WHERE prediction_id = ?", (prediction_id,))
         said = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
@@ -297,27 +297,27 @@ class Spool:
         return bool(kept), left
 
     def expire(self, window_seconds: float, count: int) -> int:
-        """Forget at most so many spare predictions older than the window; return how many."""
+        """Delete at most `count` spare predictions older than the window; return how many."""
         gone = self._delete("spare = 1 AND kept_at < ? ORDER BY kept_at", (self.clock - window_seconds,), count)
         self.counters["expired"] += gone
         return gone
 
     def can_expire(self, window_seconds: float) -> bool:
-        """Tell whether `expire` would find something; writes nothing."""
+        """Return whether `expire` would delete something; writes nothing."""
         query = "SELECT 1 FROM predictions WHERE spare = 1 AND kept_at < ? LIMIT 1"
         return bool(self.db.rows(query, (self.clock - window_seconds,)))
 
     def save_clock(self) -> None:
-        """Write how long daemons have run, for a spool in which nothing else is written."""
+        """Write how long daemons have run, for a spool without other writes."""
         with self.transaction():
             pass
 
     def evict(self, bytes_max: int, count: int) -> bool:
-        """Forget at most so many predictions while there are more bytes than allowed, in the order of sacrifice.
+        """Evict at most `count` predictions until `bytes_max` is kept, in the eviction order.
 
         Returns whether the rest fits.
         """
-        for where, counter in _SACRIFICE:
+        for where, counter in _EVICTION_ORDER:
             step = 1
             while self.used_bytes > bytes_max and count > 0 and step:
                 about = 1 + (self.used_bytes - bytes_max) // _ROW_BYTES
@@ -327,11 +327,11 @@ class Spool:
         return self.used_bytes <= bytes_max
 
     def has_sealed(self) -> bool:
-        """Tell whether anything may have left the site in this epoch."""
+        """Return whether anything can have left the site in this incarnation of the spool."""
         return bool(self.db.rows("SELECT 1 FROM segments LIMIT 1"))
 
     def count_retained(self) -> dict[str, int]:
-        """Count what is here: predictions by class, feedback."""
+        """Count predictions by class, and feedback."""
         rows = self.db.rows("SELECT class, count(*) FROM predictions GROUP BY class")
         counted = {CLASS_NAMES[class_]: number for class_, number in rows}
         ((said,),) = self.db.rows("SELECT count(*) FROM feedback")

@@ -1,11 +1,11 @@
-"""What the large model is to be asked later, and what it said then: questions and opinions in spool.db.
+"""Questions that the large model is asked later, and its answers: teacher labels. Both are tables of spool.db.
 
-A question is kept in the transaction that keeps its prediction, and holds a copy of that record, which is redacted. It
-is marked as asked, on the disk, before it leaves. Whoever is killed after that, it is never sent again: what came of it
-is not known, and it is given up. The answer takes its place in one transaction.
+A question is stored in the transaction that stores its prediction, with a copy of that record, which is redacted. It is
+marked as asked on the disk before it leaves, so it is never sent twice: after a crash its outcome is unknown, and it is
+dropped. The label replaces its question in one transaction.
 
-Both are bounded. Of questions the oldest of a kind goes first: those put off in a long night without a connection do
-not push the random ones out, whose worth is that load has no say in them.
+Both tables are bounded. The oldest question of a kind is dropped first, so that questions deferred in a long outage do
+not displace the random ones, whose value is that load has no influence on them.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class QueuedQuestions:
 
 
 class TeacherQuestionQueue:
-    """See the module. Methods that change something run inside the spool's transaction."""
+    """The questions and labels of one spool. Methods that change something run inside the spool's transaction."""
 
     def __init__(self, spool: Spool, config: EscalationConfig) -> None:
-        """Give up what an earlier life asked and had no answer to."""
+        """Drop the questions that an earlier process asked and that have no answer."""
         self._spool, self._db, self._config = spool, spool.db, config
         if self._db.rows("SELECT 1 FROM questions WHERE asked = 1 LIMIT 1"):
             with spool.transaction():
@@ -62,7 +62,7 @@ class TeacherQuestionQueue:
         """How many there are, about: read by other threads."""
 
     def add_questions(self, kept: Iterable[PredictionRecord]) -> None:
-        """Keep a question for each prediction that has one, and give up what does not fit."""
+        """Store a question for each prediction that has one, and drop what does not fit."""
         questions = [each for each in kept if each.later]
         for each in questions:
             size = len(each.record) + ROW_OVERHEAD_BYTES
@@ -87,19 +87,19 @@ class TeacherQuestionQueue:
         return next(turns, None)
 
     def mark_asked(self, question: TeacherQuestion) -> None:
-        """Mark it as asked: from when that is on the disk it is not asked again."""
+        """Mark a question as asked; once that is on the disk it is not asked again."""
         self._db.execute("UPDATE questions SET asked = 1 WHERE prediction_id = ?", (question.prediction_id,))
 
     def put_back(self, question: TeacherQuestion) -> None:
-        """Let it wait again: it is certain that nobody worked on it."""
+        """Requeue a question: certainly no large model worked on it."""
         self._db.execute("UPDATE questions SET asked = 0 WHERE prediction_id = ?", (question.prediction_id,))
 
     def give_up(self, question: TeacherQuestion) -> None:
-        """Note that it was asked, and got no usable answer."""
+        """Drop a question that got no usable answer."""
         self._spool.counters["questions_failed"] += self._close(question) is not None
 
     def store_label(self, question: TeacherQuestion, record: bytes) -> bool:
-        """Put the opinion in the place of its question; False = the input was to be forgotten in the meantime."""
+        """Replace a question by its label; False = the input was erased in the meantime."""
         consent = self._close(question)
         if consent is None:
             return False

@@ -1,1 +1,8 @@
-"""How a bundle does in the field: agreement with the large model, its promise tested, and drift; counts, no texts."""
+"""Production monitoring: how each bundle does at this site, in tables of spool.db.
+
+monitoring_store.py    counts answers and labels, raises and ends alarms
+monitoring_tables.py   the tables behind it, bounded in rows
+answer_observation.py  what is counted of one answer
+sequential_tests.py    risk, input shift and drift: tests that can be read after every answer
+bundle_figures.py      what is known of a bundle, ready to be shown
+"""

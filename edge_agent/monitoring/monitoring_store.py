@@ -1,7 +1,7 @@
-"""The book of the field: counts every kept answer and every word on it, and raises alarms; in the transaction it is in.
+"""Production monitoring: counts each kept answer and its labels, and raises alarms, in the caller's transaction.
 
-What is counted is read from the database each time and never remembered beside it: a transaction that fails takes its
-counts with it, a kill loses none and doubles none.
+All counts are read from the database each time and never cached: a failed transaction takes its counts with it, and a
+kill loses or doubles none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ UNUSUAL = ("LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL")
 
 
 class Charge(NamedTuple):
-    """A question to the large model that was paid for."""
+    """The price of one question to the large model."""
 
     task: str
     at: float
@@ -54,37 +54,37 @@ class Charge(NamedTuple):
 
 
 class HumanLabel(NamedTuple):
-    """A person's word on a kept prediction."""
+    """A person's feedback on a kept prediction."""
 
     feedback: Mapping[str, Any]
     first: bool
-    """Nobody has spoken of it before."""
+    """It is the first feedback on the prediction."""
     audited: str | None = None
     """What the large model said of it when it was asked by chance; None = nothing yet, or it was not asked."""
     drawn: bool = False
-    """The random audit had drawn it for people to judge."""
+    """The random audit had drawn the prediction."""
 
 
 class TeacherLabel(NamedTuple):
-    """What the large model said of a kept prediction after its answer was given."""
+    """The large model's answer to a kept input, given after the local one."""
 
     value: str
     source: Source
     feedback: Mapping[str, Any] | None = None
-    """The first word of a person, where that was there before and the random audit had drawn the answer."""
+    """The first human feedback, if it came earlier and the random audit had drawn the answer."""
 
 
 class AuditOutcome(NamedTuple):
-    """What became of an answer that the random audit has drawn."""
+    """The outcome of an answer that the random audit has drawn."""
 
     accepted: bool
-    """The bundle's promise speaks of it."""
+    """The answer was confident, so the bundle's risk guarantee covers it."""
     outcome: str
-    """right, wrong, or that nobody said so."""
+    """right, wrong, unknown or lost."""
 
 
 class MonitoringStore:
-    """See the module. One thread uses it."""
+    """Production monitoring of one site. One thread uses it."""
 
     def __init__(self, database: Database, new_inputs_level: Mapping[str, float] | None = None) -> None:
         """Open it, in the spool's database; `new_inputs_level`: by task, the level of that test if not the usual."""
@@ -92,7 +92,7 @@ class MonitoringStore:
         self._new_inputs_level = new_inputs_level or {}
 
     def count_answers(self, kept: Iterable[AnswerObservation]) -> None:
-        """Count answers that are being kept."""
+        """Count answers that are being stored."""
         groups: dict[tuple[str, str], list[AnswerObservation]] = defaultdict(list)
         for each in kept:
             groups[each.manifest.task.name, each.digest].append(each)
@@ -168,7 +168,7 @@ class MonitoringStore:
         self._tables.forget(prediction_id)
 
     def active_alarms(self) -> tuple[AlarmState, ...]:
-        """Return the alarms that stand."""
+        """Return the active alarms."""
         return tuple(alarm for _, alarm in self._tables.alarms(standing=True))
 
     def summaries(self) -> tuple[BundleSummary, ...]:
@@ -275,7 +275,7 @@ class MonitoringStore:
         return {who: RiskEvidence(**states.get(_STATES[who], {})) for who in ALARM_OF}
 
     def _watch(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
-        """Let the streams of what may drift go on."""
+        """Add the answers to the drift streams; judge each window that is complete."""
         manifest, known = group[0].manifest, self._tables.states(row.series)
         kinds = observing.kinds(manifest)
         streams = {

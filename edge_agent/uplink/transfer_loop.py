@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
@@ -23,22 +20,26 @@ from edge_agent.errors import (
     HashMismatch,
     SiteError,
     UpdateError,
-    UploadConflict,
     UpstreamBusy,
     UpstreamUnreachable,
 )
-from edge_agent.formats import download_requests, receipts, uplink_state
-from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
+from edge_agent.formats import download_requests, uplink_state
 from edge_agent.uplink import connectivity, transfer_schedule
 from edge_agent.uplink.bucket_store import store_identities
 from edge_agent.uplink.connectivity import Backoff, Connectivity
 from edge_agent.uplink.exchange_dirs import FILE_MODE, ExchangeDirs, exchange_errors
-from edge_agent.uplink.object_store import ObjectStore, SiteObjectKeys
+from edge_agent.uplink.object_store import ObjectStore
 from edge_agent.uplink.transfer_schedule import Bandwidth
-from edge_agent.uplink.transfer_state import DeferredItem, DownloadView, TransferState, build_uplink_state
+from edge_agent.uplink.transfer_state import (
+    SET_ASIDE_SECONDS,
+    Clocks,
+    DownloadView,
+    TransferState,
+    build_uplink_state,
+    error_fields,
+)
 from edge_agent.uplink.update_download import UpdateDownloader
-from edge_agent.uplink.upload import replace as put_over
-from edge_agent.uplink.upload import ship_segment
+from edge_agent.uplink.upload import OutboxUploader
 from edge_agent.uplink.upload_log import UploadLog
 
 log = structlog.get_logger("edge_agent.uplink")
@@ -47,8 +48,6 @@ FAULTS = (CapacityError, SiteError, ExchangeError, UpdateError, BundleError)
 OWN_FAULTS = (DiskFull, ExchangeDirUnusable)
 SILENCE = (UpstreamUnreachable, UpstreamBusy)
 """Faults of the store as a whole. Whatever else is said of updates is no reason to stop sending examples."""
-SET_ASIDE_SECONDS = 3600.0
-"""How long what cannot be sent, or is wrong at the repository, is left alone."""
 MISSING_SECONDS = 600.0
 """The same of a blob that the repository does not have."""
 DISK_PAUSE_SECONDS = 60.0
@@ -59,15 +58,6 @@ LEAD_SECONDS_MAX = 600.0
 SHA256_CHARACTERS = 64
 INCOMING = "incoming"
 """What a problem of that folder is about."""
-
-
-@dataclass(frozen=True)
-class Clocks:
-    """Seconds since 1970, which may be wrong, and seconds that never go back; and chance, from 0 to 1."""
-
-    now: Callable[[], float] = time.time
-    running: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
-    chance: Callable[[], float] = random.random
 
 
 @dataclass(frozen=True)
@@ -108,13 +98,15 @@ class TransferLoop:
         """Take over open notes."""
         self._config, self._exchange, self._places, self._notes = config, exchange, places, notes
         self._upstream, self._updates = places.upstream, places.updates
-        self._clocks = clocks or Clocks()
-        self._keys = SiteObjectKeys(exchange.site)
+        self._clocks = clocks = clocks or Clocks()
         self._backoff = Backoff(config.retry_seconds_first, config.retry_seconds_max, config.failures_max)
         self._up, self._down = store_identities(config)
         now = self._clocks.running()
         links = {store: connectivity.initial_connectivity(now) for store in (self._up, self._down) if store}
         self._known = TransferState(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
+        self._uploader = (
+            OutboxUploader(config, exchange, places.upstream, notes, clocks, self._known) if places.upstream else None
+        )
         self._tries_once = False
         self._given_up: set[str] = set()
         """Stores that `once` does not try again."""
@@ -236,23 +228,13 @@ class TransferLoop:
         known.set_aside = {name: each for name, each in known.set_aside.items() if now < each.until}
         known.scan_at, known.paused_until = now + self._config.scan_seconds, 0.0
         try:
-            if self._upstream:
-                self._scan_outbox()
+            if self._uploader:
+                self._uploader.scan()
         except OWN_FAULTS as error:
             self._pause(error)
         else:
             if self._updates:
                 self._scan_incoming(self._updates, now)
-
-    def _scan_outbox(self) -> None:
-        known, wall = self._known, self._clocks.now()
-        files = self._exchange.files()
-        known.waiting = transfer_schedule.unsent_segments(
-            files,
-            lambda stem: stem in known.set_aside or self._notes.is_settled(stem, wall, self._config.recheck_seconds),
-        )
-        self._notes.keep([name.partition(".")[0] for name in files])
-        known.status_mark = self._exchange.status_mark()
 
     def _scan_incoming(self, updates: UpdateDownloader, now: float) -> None:
         known, wrong = self._known, ""
@@ -260,10 +242,10 @@ class TransferLoop:
             updates.look(now)
         except OWN_FAULTS as error:
             wrong = INCOMING
-            self._set_aside(wrong, error)
+            known.defer(wrong, error, now + SET_ASIDE_SECONDS)
         except ExchangeError as error:
             wrong = download_requests.FILE_NAME
-            self._set_aside(wrong, error)
+            known.defer(wrong, error, now + SET_ASIDE_SECONDS)
         stays = {wrong, *updates.progress.waiting}
         known.set_aside = {
             name: each for name, each in known.set_aside.items() if name in stays or not is_of_updates(name)
@@ -303,13 +285,13 @@ class TransferLoop:
             return await self._updates.pull(action.name, now)
         if self._updates and action.kind == "refresh":
             return await self._refresh(self._updates, now)
-        if self._upstream is None:
+        if self._uploader is None:
             return False
         if action.kind == "send":
-            return await self._send(self._upstream, action.name)
+            return await self._uploader.send_segment(action.name)
         if action.kind == "heartbeat":
-            return await self._send_status(self._upstream)
-        return await self._fetch_receipts(self._upstream)
+            return await self._uploader.send_status()
+        return await self._uploader.fetch_receipts()
 
     async def _refresh(self, updates: UpdateDownloader, now: float) -> bool:
         known = self._known
@@ -318,56 +300,6 @@ class TransferLoop:
             log.info("metadata_fetched", repository=updates.name)
             # The centre may have mended what was missing or wrong.
             known.set_aside = {name: each for name, each in known.set_aside.items() if not is_blob(name)}
-        return True
-
-    async def _send(self, upstream: ObjectStore, stem: str) -> bool:
-        try:
-            found = self._exchange.segment(stem)
-        except ExchangeError as error:
-            self._set_aside(stem, error)
-            return False
-        if found is None:
-            self._known.waiting.pop(stem, None)
-            return False
-        try:
-            sent = await ship_segment(upstream, self._keys, found)
-        except UploadConflict as error:
-            self._set_aside(stem, error)
-            return True
-        self._known.sent_bytes += sent
-        self._notes.add(stem, self._clocks.now())
-        self._known.waiting.pop(stem, None)
-        self._known.sent_segments += 1
-        log.info("segment_sent", segment=stem, bytes=sent)
-        return True
-
-    async def _send_status(self, upstream: ObjectStore) -> bool:
-        mark, raw = self._exchange.status_mark(), self._exchange.status()
-        self._known.status_mark = self._known.status_sent = mark
-        self._known.heartbeat_at = self._clocks.running() + self._config.heartbeat_seconds
-        if raw is None:
-            return False
-        try:
-            self._known.sent_bytes += await put_over(upstream, self._keys.status(), raw)
-        except EdgeAgentError:
-            self._known.status_sent = (0, 0)
-            raise
-        return True
-
-    async def _fetch_receipts(self, upstream: ObjectStore) -> bool:
-        known = self._known
-        known.receipts_at = self._clocks.running() + self._config.receipts_seconds
-        fetched = await upstream.get(self._keys.receipts(), DOCUMENT_BYTES_MAX, known.receipts_tag)
-        if fetched is None or fetched.same:
-            return True
-        try:
-            if self._exchange.take_receipts(fetched.content):
-                log.info("receipts_fetched", bytes=len(fetched.content))
-        except ExchangeError as error:
-            self._set_aside(receipts.FILE_NAME, error)
-            return True
-        known.set_aside.pop(receipts.FILE_NAME, None)
-        known.receipts_tag = fetched.tag
         return True
 
     # --- learning from it ---------------------------------------------------------------------------------------------
@@ -432,22 +364,15 @@ class TransferLoop:
             log.error("metadata_not_fetched", again_in_seconds=round(pause, 1), **error_fields(error))
             return
         if isinstance(error, HashMismatch):
-            self._set_aside(action.name, error)
+            known.defer(action.name, error, self._clocks.running() + SET_ASIDE_SECONDS)
         elif isinstance(error, UpdateError):
-            self._set_aside(action.name, error, MISSING_SECONDS)
+            known.defer(action.name, error, self._clocks.running() + MISSING_SECONDS)
         else:
-            self._set_aside(action.name, error, DISK_PAUSE_SECONDS)
+            known.defer(action.name, error, self._clocks.running() + DISK_PAUSE_SECONDS)
             if not own:
                 known.pull_failures += 1
                 pause = self._backoff.pause_seconds(known.pull_failures, self._clocks.chance())
                 known.held_until = self._clocks.running() + pause
-
-    def _set_aside(self, name: str, error: EdgeAgentError, seconds: float = SET_ASIDE_SECONDS) -> None:
-        known = self._known
-        known.waiting.pop(name, None)
-        if name not in known.set_aside or known.set_aside[name].error.message != error.message:
-            log.error("set_aside", file=name, **error_fields(error))
-        known.set_aside[name] = DeferredItem(error, self._clocks.running() + seconds)
 
     def _failed(self, store: str, error: EdgeAgentError) -> None:
         now, links = self._clocks.running(), self._known.links
@@ -470,8 +395,3 @@ class TransferLoop:
             seen = DownloadView(updates.name, known.links[self._down], updates.progress, updates.waiting_bytes())
         link = known.links[self._up or self._down]
         return build_uplink_state(known, link, self._places.name, seen, (self._clocks.now(), running))
-
-
-def error_fields(error: EdgeAgentError) -> dict[str, str]:
-    """Return an error as the fields of a log event."""
-    return {"reason": error.reason, "message": error.message, "remedy": error.remedy}

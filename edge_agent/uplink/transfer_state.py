@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+
+import structlog
 
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
@@ -14,7 +18,20 @@ from edge_agent.uplink import connectivity
 from edge_agent.uplink.transfer_schedule import Bandwidth
 from edge_agent.uplink.update_download import DownloadState
 
+log = structlog.get_logger("edge_agent.uplink")
+
 PROBLEMS_SHOWN_MAX = 100
+SET_ASIDE_SECONDS = 3600.0
+"""How long what cannot be sent, or is wrong at the repository, is left alone."""
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Seconds since 1970, which may be wrong, and seconds that never go back; and chance, from 0 to 1."""
+
+    now: Callable[[], float] = time.time
+    running: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+    chance: Callable[[], float] = random.random
 
 
 @dataclass
@@ -53,6 +70,13 @@ class TransferState:
     lead_seconds: float = 0.0
     sent_segments: int = 0
     sent_bytes: int = 0
+
+    def defer(self, name: str, error: EdgeAgentError, until: float) -> None:
+        """Leave something alone that cannot be sent or fetched, until that time by the running clock."""
+        self.waiting.pop(name, None)
+        if name not in self.set_aside or self.set_aside[name].error.message != error.message:
+            log.error("set_aside", file=name, **error_fields(error))
+        self.set_aside[name] = DeferredItem(error, until)
 
 
 @dataclass(frozen=True)
@@ -122,3 +146,8 @@ def _problems(known: TransferState) -> Iterator[uplink_state.UplinkStateProblem]
         yield uplink_state.UplinkStateProblem(
             reason=error.reason, message=error.message[:1000], remedy=error.remedy[:1000], about=name[:200]
         )
+
+
+def error_fields(error: EdgeAgentError) -> dict[str, str]:
+    """Return an error as the fields of a log event."""
+    return {"reason": error.reason, "message": error.message, "remedy": error.remedy}

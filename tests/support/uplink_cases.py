@@ -21,7 +21,8 @@ from edge_agent.formats import receipts, segment, status_object, uplink_state
 from edge_agent.formats.signed_document import format_timestamp, sign
 from edge_agent.uplink.bucket_store import open_examples_store
 from edge_agent.uplink.exchange_dirs import ExchangeDirs
-from edge_agent.uplink.transfer_loop import Clocks, TransferLoop, TransferTargets
+from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
+from edge_agent.uplink.transfer_state import Clocks
 from edge_agent.uplink.upload_log import UploadLog
 from tests.support.examples import CENTRE_KEY, EPOCH, NOW, RECIPIENT, SITE_KEY, segment_manifest
 

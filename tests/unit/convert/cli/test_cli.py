@@ -141,3 +141,12 @@ def test_assembling_by_hand_needs_no_extra(tmp_path: Path):
     assert refused.returncode == 3
     assert "needs the package" in refused.stderr
     assert "what to do: Install the conversion extra, in your clone: pip install '.[convert]'" in refused.stderr
+
+
+@pytest.mark.parametrize(("old", "new"), [("stick", "media"), ("site-kit", "enrolment-file")])
+def test_a_command_of_version_0_1_runs_under_its_old_name(old: str, new: str) -> None:
+    """The old name is hidden from the help, runs the same command, and notes the name of today."""
+    code, said = edge_convert(old, "--help")
+    assert (0, True) == (code, f"note: '{old}' is now called '{new}'" in said)
+    assert f" {new} " in edge_convert("--help")[1]
+    assert f" {old} " not in edge_convert("--help")[1]
