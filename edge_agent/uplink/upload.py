@@ -112,7 +112,7 @@ async def upload_segment(store: ObjectStore, keys: SiteObjectKeys, what: SealedS
 
 
 async def upload_immutable(store: ObjectStore, key: str, content: bytes) -> int:
-    """Put content that never changes; return the bytes that were sent, 0 = it was existing.
+    """Put content that never changes; return the bytes that were sent, 0 = the store already had it.
 
     A store that is not atomic may be left with the beginning of an upload that was cut. That loses nothing when it is
     replaced, so it is; anything else is a conflict.
