@@ -17,12 +17,12 @@ LINES = 4
 PROGRAM = f"""
 import asyncio, json, sys
 from pathlib import Path
-from edge_agent.server.audit import Audit
+from edge_agent.server.audit import AuditLog
 from edge_agent.server.callers import Caller
 from edge_agent.v1 import admin_pb2
 
 async def main():
-    log, problems = Audit(Path(sys.argv[1]), 300), []
+    log, problems = AuditLog(Path(sys.argv[1]), 300), []
     for number in range({LINES}):
         request = admin_pb2.RemoveBundleRequest(task=str(number))
         await log.record_change(Caller("boss", frozenset()), "RemoveBundle", "OK", request)

@@ -35,7 +35,7 @@ PREAMBLE = """
 import ctypes, dataclasses, errno, fcntl, json, mmap, os, resource, shutil, signal, socket, struct, subprocess, sys
 import threading
 from pathlib import Path
-from edge_agent.engine.confinement import kernel
+from edge_agent.engine.confinement import linux_calls as kernel
 from edge_agent.engine.confinement import confine
 
 blobs, elsewhere = Path(sys.argv[1]), Path(sys.argv[2])
@@ -304,7 +304,7 @@ def test_a_missing_path_is_an_error_before_anything_is_done(blobs, elsewhere):
 
 REAL = """
 from edge_agent.engine import runtimes
-from edge_agent.engine.protocol import Load, Run
+from edge_agent.engine.protocol import JobRequest, LoadRequest
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats import manifest
 
@@ -313,12 +313,12 @@ paths = {each.role: str(blobs / each.path) for each in bundle.artifacts}
 runtime = runtimes.create(bundle.runtime)
 report = confined(MEMORY)
 try:
-    runtime.load(Load(runtime=bundle.runtime, weights=paths["weights"], threads=2))
+    runtime.load(LoadRequest(runtime=bundle.runtime, weights=paths["weights"], threads=2))
     runtime.attach("digest", bundle, paths)
 except ModelLoadFailed as error:
     print(json.dumps([report, str(error)]))
     sys.exit()
-runtime.submit(Run(job_id="job", digest="digest", text="My kettle broke, I want my money back."))
+runtime.submit(JobRequest(job_id="job", digest="digest", text="My kettle broke, I want my money back."))
 events = []
 while runtime.busy:
     events += runtime.step()

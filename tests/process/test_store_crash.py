@@ -51,8 +51,8 @@ except EdgeAgentError as error:
 TAKE_OVER = """
 import sys
 from pathlib import Path
-from edge_agent.store.state_database import State
-State(Path(sys.argv[1]), may_create=False).close()
+from edge_agent.store.state_database import StateDatabase
+StateDatabase(Path(sys.argv[1]), may_create=False).close()
 """
 VERSION_1 = Path(__file__).parent.parent / "data" / "state-v1.db"
 
