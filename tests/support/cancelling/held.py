@@ -19,7 +19,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from edge_agent.engine.bundle_stats import BundleStats
-from edge_agent.engine.engine import Engine
+from edge_agent.engine.job_dispatch import JobDispatcher
 from edge_agent.engine.job_queue import FairRounds
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.server.admission_control import AdmissionControl, RateLimiter
@@ -29,7 +29,7 @@ from edge_agent.update.verified import VerifiedRepository
 
 IN_PROGRESS = {
     AdmissionControl: ("calls",),
-    Engine: ("pending", "in_flight"),
+    JobDispatcher: ("in_flight",),
 }
 """Counters of what is in progress, by the class that has them."""
 REMEMBERS = (
