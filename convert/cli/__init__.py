@@ -67,7 +67,7 @@ _RENAMED = {"site-kit": "enrolment-file", "stick": "media"}
 class _EdgeConvertGroup(PrintableGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in _RENAMED:
-            typer.echo(f"note: '{args[0]}' is now called '{_RENAMED[args[0]]}'", err=True)
+            say(f"note: '{args[0]}' is now called '{_RENAMED[args[0]]}'", err=True)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
