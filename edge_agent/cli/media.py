@@ -52,7 +52,7 @@ MediaPath = Annotated[
 
 
 @dataclass
-class CopyProgress:
+class MediaCopy:
     """The files copied so far, and the failure that stopped the copy."""
 
     copied: int = 0
@@ -106,7 +106,7 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
         print_done(ctx, done)
 
 
-def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = lambda *_: None) -> CopyProgress:
+def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = lambda *_: None) -> MediaCopy:
     """Copy an outbox, the oldest segment first and the status last; stops at the first failure.
 
     `show` is called with the number of copied files, and of all.
@@ -114,7 +114,7 @@ def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = la
     sealed = sorted((outbox / "segments").glob("*.json"))
     pairs = [(file, target / "segments" / file.name) for each in sealed for file in (each.with_suffix(".age"), each)]
     pairs += [(outbox / "status.json", target / "status.json")] if (outbox / "status.json").exists() else []
-    copying = CopyProgress()
+    copying = MediaCopy()
     for number, (source, goal) in enumerate(pairs):
         try:
             _copy(source, goal, copying)
@@ -246,7 +246,7 @@ def _update_blocker(task: TaskUpdate) -> EdgeAgentError | None:
     return kind(said, remedy=_WHOLE_REMEDY if issubclass(kind, UpdateIncomplete) else "")
 
 
-def _copy(source: Path, goal: Path, copying: CopyProgress) -> None:
+def _copy(source: Path, goal: Path, copying: MediaCopy) -> None:
     content = _read(source)
     if goal.exists() and hashlib.sha256(_read(goal)).digest() == hashlib.sha256(content).digest():
         copying.unchanged += 1

@@ -33,7 +33,7 @@ _FOLDER_REMEDY = "Name a bundle directory; unpack a tar first. 'edge-agent bundl
 
 
 @dataclass(frozen=True)
-class BundleFolder:
+class OneShotBundle:
     """A bundle directory, checked for presence and size of its files."""
 
     manifest: Manifest
@@ -72,7 +72,7 @@ def run(
         print_facts(out(), _facts(folder.manifest, answer))
 
 
-def read_folder(folder: Path) -> BundleFolder:
+def read_folder(folder: Path) -> OneShotBundle:
     """Open a bundle directory.
 
     Raises:
@@ -92,10 +92,10 @@ def read_folder(folder: Path) -> BundleFolder:
         if path.stat().st_size != artifact.size_bytes:
             said = f"{path} has {path.stat().st_size} bytes; the manifest names {artifact.size_bytes}"
             raise HashMismatch(said, remedy="Copy the bundle again.")
-    return BundleFolder(manifest, raw, {each.role: (folder / each.path).resolve() for each in manifest.artifacts})
+    return OneShotBundle(manifest, raw, {each.role: (folder / each.path).resolve() for each in manifest.artifacts})
 
 
-async def _answer(folder: BundleFolder, text: str) -> tuple[str, JobResult]:
+async def _answer(folder: OneShotBundle, text: str) -> tuple[str, JobResult]:
     """Load the bundle, compute one input, and stop the engine. Raises what loading and computing raise."""
     config = EngineConfig(sequences_max=1, load_failures_max=1)
     digest, task = digest_of(folder.manifest_bytes), folder.manifest.task

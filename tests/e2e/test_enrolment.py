@@ -125,7 +125,7 @@ def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
         box.correct(2)
         old = box.site()
         (tmp_path / "stick").mkdir()
-        box.command("export", tmp_path / "stick")
+        box.command("media", "export", tmp_path / "stick")
         kit = team.kit("shop-13")
         assert "this box is shop-12" in box.enrol(kit, code=5)
         assert "the daemon is at work" in box.enrol(kit, "--replace", code=3)
