@@ -60,7 +60,16 @@ def code_of(error: type[EdgeAgentError]) -> int:
     return next((code for family, code in _FAMILIES if issubclass(error, family)), _BAD_INPUT)
 
 
+_RENAMED = {"site-kit": "enrolment-file", "stick": "media"}
+"""Commands of 0.1 that still run under their old name, hidden, and their name of today."""
+
+
 class _EdgeConvertGroup(PrintableGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in _RENAMED:
+            say(f"note: '{args[0]}' is now called '{_RENAMED[args[0]]}'", err=True)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)

@@ -28,24 +28,24 @@ PLAN_BYTES_MAX = 1000
 COMMANDS = """
 import sys
 from pathlib import Path
-from convert.publish import plan_text, rotation, stick
+from convert.publish import key_rotation, media_writer, plan_text
 from convert.publish.keyring import Keyring
-from convert.publish.repository_storage import Folder
+from convert.publish.repository_storage import FolderStorage
 from convert.publish.publisher import Publisher
-from convert.publish.key_rotation import Rotation
+from convert.publish.key_rotation import KeyRotation
 
 place = Path(sys.argv[1])
 keys = Keyring([place / "signing-keys"], lambda folder: "")
-publisher = Publisher(Folder(place / "repository"), keys)
+publisher = Publisher(FolderStorage(place / "repository"), keys)
 publisher.create()
 publisher.publish(place / "bundle")
 text = "channels: {stable: {tasks: {pos-intent: {offers: [{version: 1.1.0}]}}}}"
 publisher.set_plan(plan_text.read(text, publisher.held().bundles()))
 new = next(named for named in keys.keys if named.name == "online-2")
-there = rotation.keyids(publisher.held(), "online")
+there = key_rotation.keyids(publisher.held(), "online")
 if new.key.keyid not in there:
-    rotation.rotate(publisher, Rotation("online", (new,), tuple(there)))
-stick.write(publisher, stick.Order(place / "stick", 30))
+    key_rotation.rotate(publisher, KeyRotation("online", (new,), tuple(there)))
+media_writer.write(publisher, media_writer.MediaOrder(place / "stick", 30))
 """
 
 

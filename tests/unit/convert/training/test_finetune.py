@@ -189,10 +189,10 @@ def test_hidden_states_stop_at_their_limit(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
     """All of the file is set aside before anything is mapped: what does not fit is an OSError."""
     limited = (
-        "import resource, pathlib, sys; from convert.training import adapter; from tests.support import tiny_decoder;"
+        "import resource, pathlib, sys; from convert.training import lora; from tests.support import tiny_decoder;"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "halves = adapter.Halves(tiny_decoder.model(), 1, pathlib.Path(sys.argv[1]));"
+        "halves = lora.FrozenPrefixCache(tiny_decoder.model(), 1, pathlib.Path(sys.argv[1]));"
         "list(halves.prepare([tuple(range(3, 90))]))"
     )
     ended = subprocess.run([sys.executable, "-c", limited, tmp_path], capture_output=True, text=True, check=False)
@@ -308,9 +308,9 @@ def test_a_head_with_the_same_labels_is_kept(encoder: Path, tmp_path: Path) -> N
     first = job(tmp_path / "a", encoder, {"method": "full", "epochs": 1})
     training.run(first)
     head = AutoModelForSequenceClassification.from_pretrained(first.out / "checkpoint").classifier.weight
-    same = training.encoder.classifier(str(first.out / "checkpoint"), TASK, "full")
+    same = training.encoder_trainer.classifier(str(first.out / "checkpoint"), TASK, "full")
     assert torch.equal(head, same.classifier.weight)
-    fewer = training.encoder.classifier(
+    fewer = training.encoder_trainer.classifier(
         str(first.out / "checkpoint"), TASK.model_copy(update={"labels": INTENTS[:3]}), "full"
     )
     assert (3, 16) == tuple(fewer.classifier.weight.shape)
