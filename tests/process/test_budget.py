@@ -81,7 +81,7 @@ async def test_what_an_engine_has_measured_holds_for_the_threads_that_it_measure
         await attach(pool, tmp_path, "second", 256)
         assert [4, 2] == [status.threads for status in pool.statuses()]
         told = LoadRequest(runtime="onnx", weights=bundles.paths_of(tmp_path / first)["weights"])
-        known = {count: pool.tuning_cache.recall(msgspec.structs.replace(told, threads=count)) for count in (4, 2)}
+        known = {count: pool.tuning_cache.lookup(msgspec.structs.replace(told, threads=count)) for count in (4, 2)}
         assert {4: {"threads": "4"}, 2: {}} == known
 
 

@@ -173,7 +173,7 @@ async def test_a_bundle_that_is_tried_again_while_others_are_attached_is_attache
 
 
 def failed(pool: EnginePool, digest: str) -> bool:
-    return pool._engines[NEEDY.engine_key()].failed(digest)
+    return pool._engines[NEEDY.engine_key()].bundles.has_failed(digest)
 
 
 async def test_an_engine_that_is_removed_while_it_restarts_ends() -> None:

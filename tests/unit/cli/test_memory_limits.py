@@ -56,4 +56,4 @@ def test_systemd_that_is_not_there_is_said(tmp_path, monkeypatch):
     """--apply without systemctl ends with 3 and says what to do."""
     monkeypatch.setenv("PATH", str(tmp_path))
     result = CliRunner().invoke(app, ["limits", "--apply"])
-    assert (3, True) == (result.exit_code, "what to do: Run it as root" in result.stderr), result.output
+    assert (3, True) == (result.exit_code, "what to do: Run the command as root" in result.stderr), result.output

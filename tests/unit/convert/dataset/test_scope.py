@@ -106,7 +106,7 @@ def test_a_models_own_answers_are_the_newest_ones(tmp_path: Path):
     output = said_by(
         "dataset", str(folder), "--format", "text-label", "--answers", "sure", "--out", str(tmp_path / "said")
     )
-    assert f"answered by 2 versions: {NEW} (2), {OLD} (2); --version takes one" in output
+    assert f"answered by 2 versions: {NEW} (2), {OLD} (2); --version selects one" in output
     assert f"only those of the newest, {NEW} (2), are taken" in output
     sheet = json.loads((tmp_path / "said" / "dataset.json").read_text())
     assert [(NEW, True), (OLD, False)] == [(each["version"], each["judged"]) for each in sheet["scope"]["bundles"]]
