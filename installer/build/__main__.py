@@ -26,7 +26,8 @@ TESTS = (
     ("-c", "import re2, pyrage, obstore, llguidance, uvloop, zstandard; print('libraries load')"),
     (
         "-c",
-        "from edge_agent.engine.runtimes.llama import llama_backends as b; b.load(); print('llama.cpp for', b.cpu_variant())",
+        "from edge_agent.engine.runtimes.llama import llama_backends as b; b.load();"
+        " print('llama.cpp for', b.cpu_variant())",
     ),
 )
 """What setup runs before the new program becomes the program: everything compiled is loaded once."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.publish import key_rotation, staged_change
+from convert.publish import commit, key_rotation, staged_change
 from convert.publish.key_rotation import KeyRotation
 from convert.publish.keyring import Keyring, make
 from convert.publish.publisher import InsufficientSignatures, Publisher
@@ -247,7 +247,7 @@ def test_a_spoilt_folder_is_not_signed(team: Team, tmp_path: Path, spoil, error)
 def test_a_change_of_another_fleet_is_not_signed(team: Team, tmp_path: Path):
     """The keys' own root decides what a change may follow."""
     other = Centre(tmp_path / "other", whose="theirs")
-    draft = staged_change.StagedChange(targets=other.publisher.next_of(other.held.targets, "targets"))
+    draft = commit.ChangeDraft(targets=other.publisher.next_of(other.held.targets, "targets"))
     staged_change.write(team.folder, other.held, draft)
     with pytest.raises(UpdateUntrusted, match="another root"):
         team.sign()
