@@ -36,7 +36,7 @@ from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import CHECKPOINT, StageJob
 from convert.training import checkpoint_loading
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier
-from edge_agent.capture.redact.redaction_rules import RULES
+from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.formats.manifest import Kind
 from tests.support import models as packaged

@@ -19,7 +19,7 @@ from datetime import date, datetime, time, timedelta
 import faker
 from faker.config import AVAILABLE_LOCALES
 
-from edge_agent.capture.redact.redaction_rules import RULES
+from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest
 

@@ -21,7 +21,7 @@ from convert.dataset.surrogate_values import (
     check_kinds,
     word_of,
 )
-from edge_agent.capture.redact.redaction_rules import RULES
+from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import NAME_RULE, NAME_WORD, PLACEHOLDER, Redactor, placeholders
 
 Placeholders = Literal["fill", "keep"]

@@ -49,7 +49,7 @@ from edge_agent.formats.enrolment_file import EnrolmentFile
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.strict_json import first_problem
 
-_SEE = "'edge-convert site-kit --help' and docs/enrolment.md show a fleet.yaml."
+_SEE = "'edge-convert enrolment-file --help' and docs/enrolment.md show a fleet.yaml."
 _FILE_BYTES_MAX = 512 * 1024
 _DAY_SECONDS = 86_400
 _NAMES_AND_VALUES: TypeAdapter[dict[str, str | int]] = TypeAdapter(

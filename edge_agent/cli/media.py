@@ -28,11 +28,11 @@ from edge_agent.formatting import format_bytes
 
 FILE_BYTES_MAX = 64 * 2**20
 _NOTHING_REMEDY = (
-    "Have 'edge-convert collect' write its receipts, or 'edge-convert stick' an update, to the drive first; "
+    "Have 'edge-convert collect' write its receipts, or 'edge-convert media' an update, to the drive first; "
     "or name the folder where it is mounted."
 )
 _WHOLE_REMEDY = (
-    "Have the drive written again, for this site ('edge-convert stick … --site ID'), and unmounted before it is pulled "
+    "Have the drive written again, for this site ('edge-convert media … --site ID'), and unmounted before it is pulled "
     "out; then import it again. The bundle that answered before continues to answer."
 )
 # A task's state after an import, as the end of a sentence that begins with the bundle.

@@ -11,7 +11,7 @@ from edge_agent.formats.signed_document import parse_timestamp
 
 CLOCK_SECONDS_SLACK = 86_400
 """So far a machine's clock may be behind the centre's: a box without a battery knows the day at best."""
-_ANEW = "Have the centre make a new one: 'edge-convert site-kit'."
+_ANEW = "Have the centre make a new one: 'edge-convert enrolment-file'."
 
 EnrolmentKind = Literal["first", "renewal", "replacement"]
 """first: this box was no site. renewal: other settings, same site. replacement: it begins anew, as another site."""

@@ -124,7 +124,7 @@ class EnrolmentFileInvalid(ExchangeError):
     """The file is not an enrolment file, is cut off, damaged or changed, or breaks a rule."""
 
     reason = "KIT_INVALID"
-    remedy_default = "Have the central team make a new enrolment file: 'edge-convert site-kit'."
+    remedy_default = "Have the central team make a new enrolment file: 'edge-convert enrolment-file'."
 
 
 class EnrolmentFileRefused(ExchangeError):

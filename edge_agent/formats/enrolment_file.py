@@ -41,7 +41,7 @@ _SCRYPT = re.compile(rb"^-> scrypt[^\n]*?([^ \n]*)$", re.MULTILINE)
 _HEAD_BYTES_MAX = 64 * 1024
 _PEM_CHARACTERS_MAX = 64 * 1024
 _NEWER = "Update edge-agent on this machine, or have the kit made by an edge-convert of its version."
-_ANEW = "Copy the kit again; if it repeats, have the centre make a new one: 'edge-convert site-kit'."
+_ANEW = "Copy the kit again; if it repeats, have the centre make a new one: 'edge-convert enrolment-file'."
 
 Channel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 

@@ -234,7 +234,7 @@ class RepositoryFolder:
         self.path = path
 
     def read(self, folder: str, name: str, bytes_max: int) -> bytes | None:
-        """Return a file's bytes; None = there is none that can be read. Raises TooLong."""
+        """Return a file's bytes; None = no readable file. Raises FileTooLong."""
         try:
             with self._opened(folder, name) as fd, open(fd, "rb", closefd=False) as file:
                 raw = file.read(bytes_max + 1)

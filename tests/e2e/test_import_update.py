@@ -103,7 +103,7 @@ def test_a_stick_of_another_fleet_is_refused(brought):
 def test_a_stick_without_anything_says_what_to_do(brought, tmp_path):
     """Neither receipts nor an update; or one that was pulled out before its end."""
     result = brought.run("media", "import", str(tmp_path))
-    assert (5, True) == (result.exit_code, "edge-convert stick" in result.stderr), result.output
+    assert (5, True) == (result.exit_code, "edge-convert media" in result.stderr), result.output
     brought.publish("3.0.0")
     stick = brought.stick("damaged")
     timestamp = (stick / "metadata" / "timestamp.json").read_bytes()

@@ -19,7 +19,7 @@ from edge_agent.formats.manifest import digest_of
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
 from edge_agent.update.ingest import BundleIngest
-from edge_agent.update.trust import RepositoryTrust
+from edge_agent.update.repository_trust import RepositoryTrust
 from edge_agent.update.verified import VerifiedRepository
 from tests.support.store_cases import LIMITS
 

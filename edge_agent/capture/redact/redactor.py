@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_agent.capture.redact.redaction_rules import GATES, RULES, RULES_VERSION, RedactionRule, Span
+from edge_agent.capture.redact.builtin_rules import GATES, RULES, RULES_VERSION, RedactionRule, Span
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
 FIELD_RULE = "schema_field"

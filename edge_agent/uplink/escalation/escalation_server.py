@@ -21,8 +21,8 @@ import grpc.aio
 from edge_agent.config import Config, EscalationConfig
 from edge_agent.errors import CapacityError, ConfigInvalid, EdgeAgentError, InvalidRequest, SocketInUse
 from edge_agent.supervision import Component, DeathPolicy, Supervisor
-from edge_agent.uplink.escalation.broker import EscalationBroker, PricedAnswer
 from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelClient
+from edge_agent.uplink.escalation.question_broker import EscalationBroker, PricedAnswer
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from edge_agent.v1 import escalation_pb2_grpc

@@ -11,8 +11,8 @@ from pathlib import Path
 from edge_agent.config import EscalationConfig
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import StoreDamaged, UpstreamBusy
-from edge_agent.uplink.escalation import spend_rules
-from edge_agent.uplink.escalation.spend_rules import MICROS, SpendByDay, SpendCaps, TokenPrices
+from edge_agent.uplink.escalation import spend_caps
+from edge_agent.uplink.escalation.spend_caps import MICROS, SpendByDay, SpendCaps, TokenPrices
 from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors
 
 FILE_NAME = "spending.json"
@@ -80,7 +80,7 @@ class SpendLedger:
         if spent == self.spent:  # where nothing costs anything, nothing is written
             return
         with exchange_errors(self._path):
-            write_durably(self._path, spend_rules.encode(spent), FILE_MODE)
+            write_durably(self._path, spend_caps.encode(spent), FILE_MODE)
         self.spent = spent
 
     def _read(self) -> SpendByDay:
@@ -90,9 +90,9 @@ class SpendLedger:
             except FileNotFoundError:
                 return SpendByDay()
             with os.fdopen(fd, "rb") as file:
-                raw = file.read(spend_rules.BYTES_MAX)
+                raw = file.read(spend_caps.BYTES_MAX)
         try:
-            return spend_rules.parse(raw)
+            return spend_caps.parse(raw)
         except ValueError:
             remedy = f"Remove {self._path}: then the day and the month begin with nothing spent."
             raise StoreDamaged(f"{self._path} does not say what was spent", remedy=remedy) from None

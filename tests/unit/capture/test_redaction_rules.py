@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.capture.redact import redaction_rules
-from edge_agent.capture.redact.redaction_rules import RULES
+from edge_agent.capture.redact import builtin_rules
+from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.redact.site_detectors import site_rules
 from edge_agent.errors import ConfigInvalid
@@ -159,18 +159,18 @@ def test_a_rule_of_the_site_comes_first():
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (redaction_rules.card, "4111111111111111", "4111111111111112"),
-        (redaction_rules.card, "378282246310005", "4111111111111"),
-        (redaction_rules.iban, "GB82WEST12345698765432", "GB82WEST12345698765433"),
-        (redaction_rules.us_ssn, "536228765", "666228765"),
-        (redaction_rules.uk_nhs, "9434765919", "9434765918"),
-        (redaction_rules.de_tax_id, "86095742719", "86095742718"),
-        (redaction_rules.es_dni, "12345678Z", "12345678A"),
-        (redaction_rules.it_cf, "RSSMRA85T10A562S", "RSSMRA85T10A562T"),
-        (redaction_rules.fr_nir, "255081416802538", "255081416802539"),
-        (redaction_rules.pl_pesel, "44051401458", "44051401459"),
-        (redaction_rules.se_personnummer, "8112289874", "8112289873"),
-        (redaction_rules.br_cpf, "52998224725", "52998224724"),
+        (builtin_rules.card, "4111111111111111", "4111111111111112"),
+        (builtin_rules.card, "378282246310005", "4111111111111"),
+        (builtin_rules.iban, "GB82WEST12345698765432", "GB82WEST12345698765433"),
+        (builtin_rules.us_ssn, "536228765", "666228765"),
+        (builtin_rules.uk_nhs, "9434765919", "9434765918"),
+        (builtin_rules.de_tax_id, "86095742719", "86095742718"),
+        (builtin_rules.es_dni, "12345678Z", "12345678A"),
+        (builtin_rules.it_cf, "RSSMRA85T10A562S", "RSSMRA85T10A562T"),
+        (builtin_rules.fr_nir, "255081416802538", "255081416802539"),
+        (builtin_rules.pl_pesel, "44051401458", "44051401459"),
+        (builtin_rules.se_personnummer, "8112289874", "8112289873"),
+        (builtin_rules.br_cpf, "52998224725", "52998224724"),
     ],
 )
 def test_check_digits(check, good, bad):

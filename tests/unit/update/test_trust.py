@@ -293,7 +293,7 @@ def test_a_foreign_or_empty_stick_says_so(centre, site, tmp_path):
     assert "fleet that this site belongs to" in refused.value.remedy
     with pytest.raises(UpdateIncomplete, match="there is no update in") as refused:
         site.believe(tmp_path / "nothing")
-    assert "edge-convert stick" in refused.value.remedy
+    assert "edge-convert media" in refused.value.remedy
 
 
 def test_a_sticks_plan_goes_on_when_the_stick_is_pulled_out(centre, site, tmp_path):

@@ -20,10 +20,10 @@ from edge_agent.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from edge_agent.uplink.escalation.broker import EscalationBroker, PricedAnswer
 from edge_agent.uplink.escalation.escalation_server import read_key
 from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelBusy
 from edge_agent.uplink.escalation.large_model_client import LargeModelClient as Endpoint
+from edge_agent.uplink.escalation.question_broker import EscalationBroker, PricedAnswer
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from tests.support.eventually import eventually
 from tests.support.large_model import KEY, LargeModel

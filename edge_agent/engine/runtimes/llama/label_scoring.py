@@ -182,7 +182,7 @@ def _common(one: Tokens, other: Tokens) -> int:
 # The sum is not divided by the number of tokens, and the end of the answer is not scored: a label that is the beginning
 # of another ("return", "return goods") scores at least as high as that one. Labels of a task should not be built so.
 #
-# What the model has to compute behind the prompt is arranged in `label_tree.py`; here the logits become scores.
+# `LabelTree` arranges what the model computes behind the prompt; here the logits become scores.
 Logits = NDArray[np.float32]
 LogProbs = NDArray[np.float64]
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from convert.dataset.surrogate_values import KINDS, NATIONAL_NUMBERS, SurrogateSource, word_of
 from convert.dataset.surrogates import FilledTexts, PlaceholderFiller, SurrogateSettings
-from edge_agent.capture.redact import redaction_rules
-from edge_agent.capture.redact.redaction_rules import RULES, bare
+from edge_agent.capture.redact import builtin_rules
+from edge_agent.capture.redact.builtin_rules import RULES, bare
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.redact.site_detectors import site_rules
 from edge_agent.errors import InvalidRequest
@@ -59,7 +59,7 @@ def test_check_digits_are_right():
     for number in range(20):
         card = fill("[CARD_1]", key=str(number)).texts[0]
         iban = fill("[IBAN_1]", key=str(number), locales=("de_DE",)).texts[0]
-        assert (True, True, "DE") == (redaction_rules.luhn(bare(card)), redaction_rules.iban(bare(iban)), iban[:2])
+        assert (True, True, "DE") == (builtin_rules.luhn(bare(card)), builtin_rules.iban(bare(iban)), iban[:2])
 
 
 def test_names_are_those_of_the_locale():

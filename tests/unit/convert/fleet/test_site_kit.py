@@ -1,4 +1,4 @@
-"""`edge-convert site-kit`: kits from one file, closed to others, and a registry that knows of them."""
+"""`edge-convert enrolment-file`: kits from one file, closed to others, and a registry that knows of them."""
 
 from __future__ import annotations
 
