@@ -113,7 +113,7 @@ def run(
             present = _KINDS.get(show.manifest.task.kind)
             if present and show.samples and show not in compared:
                 present(console, client, show)
-        _heading(console, "What 'edge-agent status' says")
+        _heading(console, "edge-agent status")
         with daemon.admin() as admin:
             status.show(console, admin.status(), datetime.now(UTC))
         with console.status("Stopping"):
@@ -176,7 +176,7 @@ def _compare(
         with console.status(f"Asking {name}") as line:
             said.append(classify_rows(client, name, rows, partial(_update, line, name)))
     show_comparison(console, [show.manifest for show in shows], rows, said)
-    console.print("each message one call, one after the other; ± is a 95 % interval", style="dim")
+    console.print("each message one call, one after the other; ± is a 95% interval", style="dim")
 
 
 def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
@@ -375,7 +375,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 def _score_table(
     manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
 ) -> Table:
-    numbers = ("right", "sure", "right when sure", "median call", "own files")
+    numbers = ("right", "confident", "right if confident", "median call", "own files")
     made = table("task", "model", *numbers, right=numbers, wrap=("model",))
     shared = _shared_artifacts(manifests)
     for manifest, answers in zip(manifests, said, strict=True):
@@ -404,7 +404,7 @@ def _shared_artifacts(manifests: Sequence[Manifest]) -> set[str]:
 
 
 def _plus_minus(share: Interval) -> str:
-    """Return a share with half of its 95 % interval, both in percent; "-" of nothing."""
+    """Return a share with half of its 95% interval, both in percent; "-" of nothing."""
     return "-" if math.isnan(share.value) else f"{share.value:.0%} ±{50 * (share.high - share.low):.0f}"
 
 
