@@ -147,7 +147,7 @@ def _correct_in_the_console(site: EscalatingSite, ids: Sequence[str]) -> None:
         console.sign_in()
         console.remember("edge_agent_reviewer=anna")
         shown = console.get(f"/review/again?id={ids[-1]}").text
-        _must("drawn at random" in shown, "the console says that the answer was drawn at random")
+        _must("random audit" in shown, "the console says that the answer was drawn at random")
         _must(CARD not in shown, "the card number was redacted")
         form = {"prediction_id": ids[-1], "label": "refund", "answer": ""}
         _must(console.post("/review/judge", form).status == 200, "the console takes the correction")
