@@ -37,6 +37,6 @@ def test_a_spoiled_model_file_harms_only_its_child(tmp_path: Path, build: Callab
     outcomes, kinds = found["outcomes"], Counter(found["outcomes"].values())
     assert count == len(outcomes)
     assert [] == [seed for seed, outcome in outcomes.items() if outcome == "hang"], kinds
-    assert kinds["Load failed"] > count / 4, kinds
+    assert kinds["LoadRequest failed"] > count / 4, kinds
     assert found["resident_bytes"] < RESIDENT_BYTES_MAX
     assert "works" == found["intact"]
