@@ -96,7 +96,7 @@ def test_the_figures_have_intervals():
     page = shown([manifest("pos-intent")], [said("refund", "other", "other")])
     assert "67% ±45" in page
     assert "2.0 ms" in page
-    assert "-                -" in page
+    assert "-                   -" in page
     sure = shown([manifest("pos-intent", calibrated=True)], [said("refund", "other", "other", sure=True)])
     assert "100%" in sure
 
