@@ -154,7 +154,7 @@ def test_with_the_plan_s_permission_the_task_goes_to_shadow(fielded):
     fielded.plan(mode="local", demote_on=("confidence",))
     eventually_sync(lambda: fielded.mode() == ("SHADOW", "alarm"))
     assert "'edge-agent mode pos-intent planned' takes that back" in fielded.run("status")
-    assert "an alarm did that, as the plan allows" in fielded.run("mode", TASK)
+    assert "set by an alarm, as the plan allows" in fielded.run("mode", TASK)
     eventually_sync(lambda: [alarm["demoted"] for alarm in fielded.heartbeat()] == [True])
     assert "task_demoted" in fielded.site.serve.log.read_text()
     fielded.run("mode", TASK, "planned")
