@@ -2,7 +2,7 @@
 
 A finder yields the places (start, end) of what it finds in a text, in Unicode code points. Rules run in the order of
 the table, and what one found no later one finds again. Every pattern has a bounded reach, so that the time is linear in
-the length of the text whatever it holds; tests/unit/capture/test_redaction_rules.py holds them to it. docs/redaction.md
+the length of the text whatever it holds; tests/unit/capture/test_builtin_rules.py holds them to it. docs/redaction.md
 has the recall and the false positives of each.
 """
 
