@@ -10,6 +10,7 @@ from typing import Any
 
 import onnxruntime
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.support import llama_builds
@@ -42,6 +43,24 @@ def _apart(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 onnxruntime.InferenceSession.run = _apart(onnxruntime.InferenceSession.run)  # type: ignore[method-assign]
+
+
+def _uncached(configure: Callable[..., None]) -> Callable[..., None]:
+    """Let no logger keep the configuration it was first used with: a command run in one test writes to a file that is
+    closed in the next.
+    """
+    return lambda **settings: configure(**{**settings, "cache_logger_on_first_use": False})
+
+
+structlog.configure = _uncached(structlog.configure)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Leave structlog to the next test as it was: commands configure it, and most tests run them in this process."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -21,14 +21,6 @@ class Screen(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Leave structlog to the next test as it was."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 def written(config: LogConfig, say: Callable[[structlog.typing.FilteringBoundLogger], object], to: io.StringIO) -> str:
