@@ -41,3 +41,12 @@ def simulated(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in such a loop, which begins at 0."""
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(work)
+
+
+async def advance(seconds: float) -> None:
+    """Let simulated time pass. Raises AssertionError under another loop, where it would wait."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, _Loop), "time is not simulated here"
+    passed = loop.create_future()
+    loop.call_later(seconds, passed.set_result, None)
+    await passed
