@@ -17,11 +17,10 @@ from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 import pyrage
-import zstandard
 from pydantic import Field
 
 from edge_agent.errors import DocumentInvalid, RecordInvalid, SegmentDamaged
-from edge_agent.formats import example_records, signed_document
+from edge_agent.formats import compression, example_records, signed_document
 from edge_agent.formats.manifest import Sha256
 from edge_agent.formats.signed_document import At, Epoch, ExchangedModel, SignedDocument, SiteId
 
@@ -91,7 +90,7 @@ def seal(lines: bytes, recipients: Sequence[str]) -> bytes:
         to = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
     except pyrage.RecipientError as error:
         raise DocumentInvalid(f"a recipient is no age public key (age1…): {error}") from None
-    sealed: bytes = pyrage.encrypt(zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(lines), to)
+    sealed: bytes = pyrage.encrypt(compression.compress(lines, ZSTD_LEVEL), to)
     return sealed
 
 
@@ -103,15 +102,13 @@ def unseal(sealed: bytes, identities: Sequence[pyrage.x25519.Identity]) -> bytes
     """
     try:
         packed = pyrage.decrypt(sealed, list(identities))
-        with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
-            plain = reader.read(PLAIN_BYTES_MAX + 1)
+        return compression.decompress(packed, PLAIN_BYTES_MAX)
     except pyrage.DecryptError as error:
         raise SegmentDamaged(f"the segment does not open: {error}") from None
-    except zstandard.ZstdError as error:
+    except compression.TooLarge:
+        raise SegmentDamaged(f"the segment unpacks to more than {PLAIN_BYTES_MAX} bytes") from None
+    except DocumentInvalid as error:
         raise SegmentDamaged(f"the segment opens, but does not unpack: {error}") from None
-    if len(plain) > PLAIN_BYTES_MAX:
-        raise SegmentDamaged(f"the segment unpacks to more than {PLAIN_BYTES_MAX} bytes")
-    return plain
 
 
 def records_of(lines: bytes) -> list[example_records.AnyRecord]:

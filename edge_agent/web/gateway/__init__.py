@@ -1,4 +1,4 @@
-"""The gateway: tasks over HTTP, for clients of OpenAI's API. docs/gateway.md describes it for callers.
+"""The gateway: tasks over HTTP, for clients of OpenAI's API and of System One; docs/gateway.md is for callers.
 
     Starlette(routes=[*pages, *routes(client)])
 
@@ -14,7 +14,8 @@ from typing import NoReturn
 from starlette.routing import Route
 
 from edge_agent.client import AsyncClient
-from edge_agent.web.gateway import endpoints
+from edge_agent.web.gateway import decision_requests, endpoints
+from edge_agent.web.gateway.decisions import DecisionEndpoints
 from edge_agent.web.gateway.endpoints import ChatCompletionEndpoint, TaskEndpoints
 from edge_agent.web.gateway.http_calls import CallSlots, GatewayCall, GatewayEndpoint
 from edge_agent.web.gateway.openai_errors import NOT_FOUND, GatewayError
@@ -24,7 +25,9 @@ CALLS_MAX = 32
 """Calls in progress, streams included: half of the console's connections, so that programs do not lock people out."""
 PATHS = (
     "POST /v1/chat/completions",
+    "POST /v1/decisions",
     "POST /v1/embeddings",
+    "POST /v1/systemone",
     "GET /v1/models",
     "GET /v1/models/TASK",
     "POST /v1/tasks/TASK:classify",
@@ -33,11 +36,21 @@ PATHS = (
 
 def routes(client: AsyncClient, calls_max: int = CALLS_MAX) -> list[Route]:
     """Return the routes below /v1, which use a daemon's client for devices."""
-    slots, tasks = CallSlots(calls_max), TaskEndpoints(client)
+    slots, tasks, decisions = CallSlots(calls_max), TaskEndpoints(client), DecisionEndpoints(client)
     return [
         Route(
             "/v1/chat/completions",
             GatewayEndpoint(ChatCompletionEndpoint(client).complete, slots, endpoints.INPUTS),
+            methods=["POST"],
+        ),
+        Route(
+            "/v1/decisions",
+            GatewayEndpoint(decisions.decide, slots, decision_requests.INPUT),
+            methods=["POST"],
+        ),
+        Route(
+            "/v1/systemone",
+            GatewayEndpoint(decisions.system_one, slots, decision_requests.STATE, detailed=True),
             methods=["POST"],
         ),
         Route("/v1/embeddings", GatewayEndpoint(tasks.embed, slots, "input"), methods=["POST"]),

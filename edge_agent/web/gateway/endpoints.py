@@ -20,13 +20,15 @@ from edge_agent.client import (
     Failure,
     Finish,
 )
-from edge_agent.web.gateway import chat_request, openai_errors, openai_responses, request_json
+from edge_agent.web.gateway import chat_request, decisions, openai_errors, openai_responses, request_json
 from edge_agent.web.gateway.chat_request import ChatRequest
 from edge_agent.web.gateway.http_calls import EventStream, GatewayCall
 from edge_agent.web.gateway.openai_errors import GatewayError
 from edge_agent.web.gateway.openai_responses import CompletionHead, JsonObject
 
 INPUTS = "messages"
+SYSTEM_ONE_HEADER = "x-typesafe-sdk"
+"""What tells a client of System One apart: both APIs list models at one path, in two formats."""
 _A = TypeVar("_A")
 
 
@@ -161,8 +163,10 @@ class TaskEndpoints:
         self._client = client
 
     async def models(self, call: GatewayCall) -> Response:
-        """Answer GET /v1/models."""
+        """Answer GET /v1/models: as a client of System One reads it where one asks, otherwise as OpenAI's do."""
         found = await self._client.tasks(timeout_seconds=call.seconds_left)
+        if SYSTEM_ONE_HEADER in call.headers:
+            return JSONResponse(decisions.system_one_models(found))
         return JSONResponse({"object": "list", "data": [openai_responses.model_entry(task) for task in found]})
 
     async def model(self, call: GatewayCall) -> Response:

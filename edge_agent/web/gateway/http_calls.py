@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.datastructures import Headers
@@ -14,14 +14,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.client import CallFailed
+from edge_agent.errors import DocumentInvalid
+from edge_agent.formats import compression
 from edge_agent.web.gateway import openai_errors, openai_responses, request_json
-from edge_agent.web.gateway.openai_errors import QUEUE_FULL, GatewayError
+from edge_agent.web.gateway.openai_errors import MESSAGE_TOO_LARGE, QUEUE_FULL, GatewayError
 
 TIMEOUT_SECONDS_DEFAULT = 60.0
 """The daemon's default deadline (service.deadline_seconds_default)."""
 TIMEOUT_SECONDS_MAX = 3600.0
 BODY_SECONDS_MAX = 20.0
 """Longest time for a body to arrive: a slower caller would hold a slot without work."""
+DECOMPRESSED_BYTES_MAX = 16 * 2**20
+"""Largest body after decompression, in bytes: four times the default of `web.body_bytes_max`."""
 UNREAD_SECONDS_MAX = 5.0
 """Longest wait, after the deadline, for the reader of a stream's last event."""
 TIMEOUT_HEADER = "x-request-timeout"
@@ -65,6 +69,7 @@ class GatewayCall:
     request_id: str
     ends_at: float
     """On the event loop's clock."""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float:
@@ -76,12 +81,21 @@ class GatewayEndpoint:
     """Serves one path, as an ASGI application so that it notices when its caller disconnects."""
 
     def __init__(
-        self, answer: Callable[[GatewayCall], Awaitable[Response]], slots: CallSlots, inputs: str = ""
+        self,
+        answer: Callable[[GatewayCall], Awaitable[Response]],
+        slots: CallSlots,
+        inputs: str = "",
+        *,
+        detailed: bool = False,
     ) -> None:
-        """`inputs` names the member of the body that errors about an input refer to."""
+        """`inputs` names the member of the body that errors about an input refer to.
+
+        `detailed` adds the member `detail` to errors, where TypeSafe's API has the message.
+        """
         self._answer = answer
         self._slots = slots
         self._inputs = inputs
+        self._detailed = detailed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -93,7 +107,7 @@ class GatewayEndpoint:
                     response.headers["x-request-id"] = given
                 await response(scope, receive, send)
         except GatewayError as refused:
-            await error_response(refused)(scope, receive, send)
+            await self._refusal(refused)(scope, receive, send)
         except ClientDisconnect:
             return  # the caller has disconnected
 
@@ -102,14 +116,15 @@ class GatewayEndpoint:
             call = await _read(request)
             return await run_until_disconnect(request.receive, self._answer(call))
         except CallFailed as failed:
-            return error_response(openai_errors.from_call_failure(failed, self._inputs))
+            return self._refusal(openai_errors.from_call_failure(failed, self._inputs))
         except GatewayError as refused:
-            return error_response(refused)
+            return self._refusal(refused)
 
-
-def error_response(refused: GatewayError) -> Response:
-    """Return an error response."""
-    return JSONResponse(refused.as_json(), refused.status, refused.headers())
+    def _refusal(self, refused: GatewayError) -> Response:
+        body = refused.as_json()
+        if self._detailed:
+            body["detail"] = body["error"]["message"]
+        return JSONResponse(body, refused.status, refused.headers())
 
 
 async def _read(request: Request) -> GatewayCall:
@@ -125,7 +140,24 @@ async def _read(request: Request) -> GatewayCall:
             body = await request.body()
     except TimeoutError:
         raise GatewayError("the body did not come in time", reason="DEADLINE_EXPIRED") from None
-    return GatewayCall(body, request.path_params, _request_id(request.headers), ends_at)
+    body = _decoded(body, request.headers.get("content-encoding", "identity").strip().lower())
+    return GatewayCall(body, request.path_params, _request_id(request.headers), ends_at, request.headers)
+
+
+def _decoded(body: bytes, encoding: str) -> bytes:
+    """Decompress a body. Raises GatewayError when it is damaged, too large, or encoded another way."""
+    if encoding == "identity":
+        return body
+    if encoding != "zstd":
+        remedy = "Send it as it is, or compressed with zstd."
+        raise GatewayError(f"the body is encoded as {encoding[:40]!r}", param="content-encoding", remedy=remedy)
+    try:
+        return compression.decompress(body, DECOMPRESSED_BYTES_MAX)
+    except compression.TooLarge:
+        message = f"the body decompresses to more than {DECOMPRESSED_BYTES_MAX} bytes"
+        raise GatewayError(message, remedy="Send fewer or shorter texts.", reason=MESSAGE_TOO_LARGE) from None
+    except DocumentInvalid as error:
+        raise GatewayError(f"the body does not decompress: {error}") from None
 
 
 def _request_id(headers: Headers) -> str:

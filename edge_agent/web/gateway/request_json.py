@@ -65,7 +65,7 @@ class JsonMembers:
 def parse_body(raw: bytes) -> JsonMembers:
     """Parse the body of a request. Raises GatewayError."""
     try:
-        given = json.loads(raw.decode(), parse_constant=_refuse_constant)
+        given = json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_members_once)
     except RecursionError:
         raise GatewayError("the body is nested too deep") from None
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
@@ -73,6 +73,16 @@ def parse_body(raw: bytes) -> JsonMembers:
     if not isinstance(given, dict):
         raise GatewayError(f"the body must be a JSON object; it is {type_name(given)}")
     return JsonMembers(given)
+
+
+def _members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object. A name that stands twice is refused: JSON leaves open which of the values would count."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:SHOWN_CHARS_MAX]!r} stands twice in one object")
+    return members
 
 
 def _refuse_constant(word: str) -> NoReturn:

@@ -1,0 +1,244 @@
+"""Decision requests of both APIs: what is read, what a task answers, and what is refused by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.client import BundleRef, Task
+from edge_agent.web.gateway import decision_requests
+from edge_agent.web.gateway.decision_requests import DecisionRequest
+from edge_agent.web.gateway.openai_errors import GatewayError
+
+LABELS = ("refund", "price")
+CHOICES = [{"value": "refund", "description": "money back"}, {"value": "price"}]
+CHOICE = {"type": "choice", "instructions": "What is it about?", "choices": CHOICES}
+PREDICATE = {"type": "predicate", "instructions": "It is urgent."}
+SCORE = {"type": "score", "instructions": "How bad is it?", "levels": [{"label": "low"}, {"label": "high"}]}
+NAMED = {"till": {"type": "choice", "criteria": {"refund": None, "price": "what it costs"}}}
+
+
+def task(*labels: str, kind: str = "CLASSIFY") -> Task:
+    return Task(
+        name="till",
+        kind=kind,
+        bundle=BundleRef("till", "1.0.0", "ab" * 32),
+        labels=labels or LABELS,
+        input_tokens_max=100,
+        output_tokens_max=0,
+        inputs_max=4,
+        ready=True,
+        signed=True,
+        threshold=0.8,
+    )
+
+
+def decisions(*questions: dict[str, Any], **more: Any) -> DecisionRequest:
+    body = {"model": "till", "input": "my money", "questions": list(questions or [CHOICE]), **more}
+    return decision_requests.parse_decisions(json.dumps(body).encode())
+
+
+def system_one(questions: Any = None, **more: Any) -> DecisionRequest:
+    body = {"model": "till", "state": "my money", "questions": NAMED if questions is None else questions, **more}
+    return decision_requests.parse_system_one(json.dumps(body).encode())
+
+
+def refused(call: Any, *arguments: Any, **more: Any) -> tuple[str, str]:
+    with pytest.raises(GatewayError) as caught:
+        call(*arguments, **more)
+    return caught.value.param, caught.value.message
+
+
+def test_both_apis_ask_the_same() -> None:
+    """A question has a kind, a name and values, wherever it comes from."""
+    [ours], [theirs] = decisions({**CHOICE, "name": "till"}).questions, system_one().questions
+    assert (ours.kind, ours.name, ours.values) == (theirs.kind, theirs.name, theirs.values)
+    assert ("choice", "till", LABELS) == (ours.kind, ours.name, ours.values)
+    assert ours == decisions({**CHOICE, "name": "till"}).require_supported(task())
+    assert theirs == system_one().require_supported(task())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "my money",
+        [{"role": "user", "content": "my money"}],
+        [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "my money"}]}],
+    ],
+)
+def test_the_input_is_a_text_or_the_one_message_of_the_user(given: Any) -> None:
+    """However it is written."""
+    assert "my money" == decisions(input=given).text
+
+
+def test_members_that_clients_send_are_let_by() -> None:
+    """A name for the user, prompt caching, and null for what is left out."""
+    asked = decisions(safety_identifier="u", prompt_cache_key="k", prompt_cache_options={"ttl": "30m"}, metadata=None)
+    assert "as_mode" == asked.on_low_confidence
+    assert "abstain" == decisions(edge_agent={"on_low_confidence": "abstain"}).on_low_confidence
+
+
+@pytest.mark.parametrize(
+    ("labels", "label"),
+    [(("no", "yes"), "yes"), (("True", "False"), "True"), (("yes", "no", "maybe"), None), (("yes", "true"), None)],
+)
+def test_a_predicate_is_answered_by_two_labels(labels: tuple[str, ...], label: str | None) -> None:
+    """One that means yes and one that means no; any other label set answers none."""
+    assert label == decision_requests.truth_label(labels)
+    asked = decisions(PREDICATE)
+    if label:
+        assert "predicate" == asked.require_supported(task(*labels)).kind
+    else:
+        param, said = refused(asked.require_supported, task(*labels))
+        assert ("questions[0]", True) == (param, said.startswith("a predicate needs a task with two labels"))
+
+
+def test_booleans_name_the_labels_true_and_false() -> None:
+    """A choice keeps the type of its values."""
+    choices = [{"value": True}, {"value": False}]
+    [question] = decisions({**CHOICE, "choices": choices}).questions
+    assert (True, False) == question.values
+    assert question == decisions({**CHOICE, "choices": choices}).require_supported(task("false", "true"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "param", "said"),
+    [
+        (lambda: decisions({**CHOICE, "name": "urgent"}), "questions[0].name", "there is no question 'urgent'; 'till'"),
+        (lambda: decisions(CHOICE, CHOICE), "questions[1]", "the request has 2 questions; 'till' answers one question"),
+        (lambda: decisions(SCORE), "questions[0].type", "the labels of a task have no order"),
+        (
+            lambda: decisions({**CHOICE, "choices": [{"value": "refund"}, {"value": "hours"}]}),
+            "questions[0]",
+            "it has no label 'hours'; 'till' answers one question, 'till': a choice of 'refund', 'price'",
+        ),
+        (lambda: system_one({"urgent": {"type": "noul", "instructions": "x"}}), "questions.urgent.name", "no question"),
+        (lambda: system_one({"till": {"type": "noul", "instructions": "x"}}), "questions.till", "a predicate needs"),
+    ],
+)
+def test_a_question_that_the_task_does_not_answer_is_refused(asked: Any, param: str, said: str) -> None:
+    """With the question that it does answer, so that the caller can correct the request."""
+    where, message = refused(asked().require_supported, task())
+    assert param == where
+    assert said in message
+
+
+def test_a_label_that_the_choices_lack_is_named() -> None:
+    """Fewer choices would need other probabilities; and so would a string beside the boolean of the same text."""
+    _, said = refused(decisions().require_supported, task(*LABELS, "hours", *(f"label-{n}" for n in range(9))))
+    assert said.startswith(
+        "the choices lack 'hours', 'label-0', 'label-1', 'label-2', 'label-3' and 5 more; 'till' answers one question"
+    )
+    twice = decisions({**CHOICE, "choices": [{"value": "true"}, {"value": True}]})
+    assert refused(twice.require_supported, task("true", "false"))[1].startswith("a boolean and a string name the same")
+
+
+def test_a_task_of_another_kind_answers_no_questions() -> None:
+    """Whatever is asked."""
+    said = "'till' is of kind extract, and answers no questions"
+    assert ("model", said) == refused(decisions().require_supported, task(kind="EXTRACT"))
+
+
+@pytest.mark.parametrize(
+    ("questions", "more", "param", "said"),
+    [
+        ([], {}, "questions", "must have 1 to 400 questions; it has 0"),
+        ([PREDICATE] * 401, {}, "questions", "must have 1 to 400 questions; it has 401"),
+        ([{**CHOICE, "name": "a"}, {**PREDICATE, "name": "a"}], {}, "questions", "'a' is there twice"),
+        ([{**CHOICE, "choices": CHOICES[:1]}], {}, "questions[0].choices", "must have 2 to 255 choices; it has 1"),
+        (
+            [{**CHOICE, "choices": [{"value": str(n)} for n in range(256)]}],
+            {},
+            "questions[0].choices",
+            "must have 2 to 255 choices; it has 256",
+        ),
+        ([{**CHOICE, "choices": [CHOICES[0]] * 2}], {}, "questions[0].choices", "must be unique values"),
+        ([{**CHOICE, "choices": [{"value": 1}, {"value": 2}]}], {}, "questions[0].choices[0].value", "a string"),
+        ([{**SCORE, "levels": [{"label": "x"}] * 11}], {}, "questions[0].levels", "must have 2 to 10 levels; it has 11"),
+        ([{**CHOICE, "instructions": " "}], {}, "questions[0].instructions", "must not be empty"),
+        ([{"type": "choice", "choices": CHOICES}], {}, "questions[0].instructions", "is missing"),
+        ([{**CHOICE, "type": "box"}], {}, "questions[0].type", 'can only be "predicate" or "choice" or "score"'),
+        ([{**CHOICE, "weight": 2}], {}, "questions[0].weight", "is not supported here"),
+        ([CHOICE], {"input": [{"role": "user", "content": "a"}] * 2}, "input", "it holds 2: a task reads one text"),
+        ([CHOICE], {"input": [{"role": "system", "content": "a"}]}, "input", "must be a message of the user"),
+        (
+            [CHOICE],
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input[0].content[0].type",
+            'can only be "input_text"; it is "input_image"',
+        ),
+        ([CHOICE], {"input": [{"type": "function_call", "name": "x"}]}, "input[0].type", 'can only be "message"'),
+        ([CHOICE], {"input": 7}, "input", "must be a string or a list of messages; it is a number"),
+        ([CHOICE], {"stream": True}, "stream", "is not supported here"),
+        ([CHOICE], {"edge_agent": {"on_low_confidence": "guess"}}, "edge_agent.on_low_confidence", "can only be"),
+    ],
+)
+def test_a_bad_request_of_openai_is_refused_by_its_member(
+    questions: list[Any], more: dict[str, Any], param: str, said: str
+) -> None:
+    """With what it can be, and what it is."""
+    body = {"model": "till", "input": "x", "questions": questions, **more}
+    where, message = refused(decision_requests.parse_decisions, json.dumps(body).encode())
+    assert param == where
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("questions", "more", "param", "said"),
+    [
+        ({}, {}, "questions", "must have 1 to 400 questions; it has 0"),
+        ([], {}, "questions", "must be an object of named questions; it is a list"),
+        ({"": NAMED["till"]}, {}, "questions", "must not be empty"),
+        ({"a": {"type": "choice", "criteria": {"x": None}}}, {}, "questions.a.criteria", "2 to 255 choices; it has 1"),
+        ({"a": {"type": "score", "criteria": ["x"] * 11}}, {}, "questions.a.criteria", "2 to 10 levels; it has 11"),
+        ({"a": {"type": "noul"}}, {}, "questions.a", "needs 'instructions', or an outcome described in 'criteria'"),
+        ({"a": {"type": "box"}}, {}, "questions.a.type", 'can only be "noul" or "choice" or "score"; it is "box"'),
+        (NAMED, {"state": {"subject": "x"}}, "state", "must be a string; it is an object"),
+        (NAMED, {"state": None}, "state", "is missing"),
+        (NAMED, {"assets": {}}, "assets", "is not supported here"),
+    ],
+)
+def test_a_bad_request_of_system_one_is_refused_by_its_member(
+    questions: Any, more: dict[str, Any], param: str, said: str
+) -> None:
+    """With what it can be, and what it is."""
+    body = {"model": "till", "state": "x", "questions": questions, **more}
+    where, message = refused(decision_requests.parse_system_one, json.dumps(body).encode())
+    assert param == where
+    assert said in message
+
+
+def test_a_name_that_stands_twice_is_refused() -> None:
+    """JSON leaves open which of the two would count, and parsers differ."""
+    question = json.dumps(NAMED["till"])
+    raw = f'{{"model": "till", "state": "x", "questions": {{"till": {question}, "till": {question}}}}}'
+    assert "the name 'till' stands twice" in refused(decision_requests.parse_system_one, raw.encode())[1]
+
+
+def test_a_state_that_is_nested_without_end_is_refused() -> None:
+    """Before anything goes through it."""
+    raw = b'{"state":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"
+    assert "the body is nested too deep" == refused(decision_requests.parse_system_one, raw)[1]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200)
+@given(member=st.sampled_from(["model", "input", "state", "questions", "edge_agent"]), value=JSON)
+def test_whatever_a_member_is_it_is_read_or_refused(member: str, value: Any) -> None:
+    """Nothing else is raised."""
+    for parse, text in ((decision_requests.parse_decisions, "input"), (decision_requests.parse_system_one, "state")):
+        questions: Any = [CHOICE] if text == "input" else NAMED
+        body = {"model": "till", text: "x", "questions": questions, member: value}
+        with contextlib.suppress(GatewayError):
+            parse(json.dumps(body).encode())
