@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import shlex
@@ -178,20 +179,22 @@ def _steps(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def _step_problem(step: tuple[str, ...], *, is_mention: bool) -> str:
-    while step and step[0] in _PROGRAMS_BEFORE:
-        step = step[1:]
-    program, arguments = (step[0], list(step[1:])) if step else ("", [])
-    if program.startswith("edge-agent-") and program.endswith("-linux-x86_64.run"):
-        program = "edge-agent-setup"
-    if program == "sh" and arguments and arguments[0].endswith(".run"):
-        program, arguments = "edge-agent-setup", arguments[1:]
-    if program not in OWN:
-        return ""
+    program, arguments = _program(step)
     if program == "edge-agent-setup":
         return _setup_problem(arguments)
+    if program not in OWN:
+        return ""
     is_elided = _ABBREVIATED in arguments
     problem = _click_problem(_root(program), program, arguments, is_mention=is_mention)
     return "" if is_elided and problem.startswith(_MISSING) else problem
+
+
+def _program(step: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Return the program and its arguments; an installer file takes what edge-agent-setup takes."""
+    words = list(itertools.dropwhile(lambda word: word in (*_PROGRAMS_BEFORE, "sh"), step))
+    if not words or words[0].endswith(".run"):
+        return "edge-agent-setup", words[1:]
+    return words[0], words[1:]
 
 
 def _setup_problem(arguments: list[str]) -> str:
@@ -222,25 +225,24 @@ def _click_problem(command: Any, name: str, arguments: list[str], *, is_mention:
         values, rest, _ = command.make_parser(context).parse_args(list(arguments))
     except Exception as error:  # noqa: BLE001 every way in which click refuses
         return _refusal(error)
-    if "--help" in arguments[: len(arguments) - len(rest)] or "help" in values or "version" in values:
+    if values.keys() & {"help", "version"} or (is_mention and not arguments):
         return ""
-    if hasattr(command, "get_command"):
-        if not rest:
-            return "" if is_mention or not command.no_args_is_help else "a command is missing"
-        inner = command.get_command(context, rest[0])
-        if inner is None:
-            return f"'{name}' has no command '{rest[0]}'"
-        inner = _whole(command, context, rest[0], inner)
-        return _click_problem(inner, rest[0], list(rest[1:]), is_mention=is_mention, parent=context)
-    if rest:
-        return f"unexpected argument: {' '.join(rest)}"
-    return "" if is_mention and not arguments else _value_problem(command, context, values)
+    if not hasattr(command, "commands"):
+        return f"unexpected argument: {' '.join(rest)}" if rest else _value_problem(command, context, values)
+    if not rest:
+        return "a command is missing"
+    inner = _inner(command, rest[0])
+    if inner is None:
+        return f"'{name}' has no command '{rest[0]}'"
+    return _click_problem(inner, rest[0], list(rest[1:]), is_mention=is_mention, parent=context)
 
 
-def _whole(group: Any, context: Any, name: str, found: Any) -> Any:
-    """Return a command with its parameters: for help, a group of ours hands out one that has only a summary."""
-    lazy = getattr(group, "commands", None)
-    return lazy[name] if lazy is not None and name in getattr(group, "entries", {}) else found
+def _inner(group: Any, name: str) -> Any:
+    """Return a command of a group with its parameters: get_command of ours may hand out a summary without any."""
+    try:
+        return group.commands[name]
+    except KeyError:
+        return None
 
 
 def _value_problem(command: Any, context: Any, values: Mapping[str, Any]) -> str:
