@@ -194,9 +194,11 @@ def _show_engines(console: Console, status: Status) -> None:
 
 
 def _show_examples(console: Console, examples: ExamplesStatus) -> None:
-    consents = (
-        ", ".join(f"{task} ({consent})" for task, consent in sorted(examples.collect.items())) or "no task any more"
-    )
+    consents = ", ".join(f"{task} ({consent})" for task, consent in sorted(examples.collect.items()))
+    if not consents and not (sum(examples.retained.values()) or examples.outbox_segments):
+        print_trimmed(console, "no examples are kept: 'examples.collect' in agent.yaml names no task")
+        return
+    consents = consents or "no task any more"
     retained = ", ".join(f"{number} {name}" for name, number in sorted(examples.retained.items()) if number) or "none"
     print_trimmed(console, f"examples of {consents}; kept here: {retained}; {format_bytes(examples.spool_bytes)}")
     sealed = f"{_counted(examples.outbox_segments, 'segment')}, {format_bytes(examples.outbox_bytes)}"
