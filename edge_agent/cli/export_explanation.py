@@ -14,19 +14,20 @@ def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, 
         return "No examples are kept here: 'examples.collect' in agent.yaml names no task"
     leaving = sorted(task for task, consent in examples.collect.items() if consent == "upstream")
     if not leaving:
-        kept = ", ".join(sorted(examples.collect)) or "the tasks that were collected before"
         return (
-            f"The examples of {kept} stay on this machine: set the task to 'upstream' under 'examples.collect' in "
-            "agent.yaml to let them leave"
+            f"The examples of {', '.join(sorted(examples.collect))} stay on this machine: set the task to 'upstream' "
+            "under 'examples.collect' in agent.yaml to let them leave"
         )
-    waiting = sum(examples.review_waiting.values())
-    if waiting:
-        sudo = "sudo " if environ.get("SUDO_USER") else ""
-        answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
-        return (
-            f"{answers} for review, and none has been reviewed since the last export: "
-            f"'{sudo}edge-agent review' shows them one by one; then export again"
-        )
+    if waiting := sum(examples.review_waiting.values()):
+        return _unreviewed(waiting, "sudo " if environ.get("SUDO_USER") else "")
     if not sum(number for name, number in examples.retained.items() if name != "feedback"):
         return f"No answer of {', '.join(leaving)} has been kept yet"
     return "The central team has confirmed all examples that may leave"
+
+
+def _unreviewed(waiting: int, sudo: str) -> str:
+    answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
+    return (
+        f"{answers} for review, and none has been reviewed since the last export: "
+        f"'{sudo}edge-agent review' shows them one by one; then export again"
+    )
