@@ -250,7 +250,7 @@ def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
     for task in status.tasks:
         if task.ready:
             yield TASKS.ok(f"{task.bundle.version} answers", about=task.name)
-        elif movement := _movement(task, status, facts):
+        elif task.name not in silent and (movement := _movement(task, status, facts)):
             yield TASKS.note(movement, "Wait; then run doctor again.", "edge-agent doctor", about=task.name)
         else:
             seen = silent.get(task.name, "it does not answer")
@@ -267,8 +267,6 @@ def _movement(task: Task, status: Status, facts: DaemonFacts) -> str:
     """Return what a task that does not answer waits for; empty when it waits for nothing that comes by itself."""
     if facts.is_draining:
         return "it does not answer: the daemon is draining"
-    if any(each.kind == "TASK_SILENT" and each.about == task.name for each in status.warning_details):
-        return ""
     engines = [engine for engine in status.engines if task.name in engine.tasks]
     if not all(engine.state in ("STARTING", "READY") and not engine.problem for engine in engines):
         return ""
