@@ -119,6 +119,7 @@ ENTRIES = {
     "convert.encoder.head": "started with python -m",
     "edge_agent.cli.__main__": "started with python -m",
     "installer.build.__main__": "started by scripts/build-installer",
+    "installer.build.man_pages": "started with python -m, in the build's own environment",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.onnx_runtime": "chosen by the table of runtimes",
