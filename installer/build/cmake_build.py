@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from installer.build.compile_progress import CompileProgress, planned, rough_time
-from installer.build.object_costs import SECONDS, SECONDS_USUAL
+from installer.build.object_costs import MEASURED_ON, SECONDS, SECONDS_USUAL
 from installer.build.tool_runner import ToolRunner
 
 _JOB_BYTES = 1 << 30
@@ -49,8 +49,8 @@ class CMakeProject:
         progress = CompileProgress(steps, jobs, SECONDS, SECONDS_USUAL)
         if progress.objects:
             console.say(
-                f"  ...  {progress.objects} objects to compile, {jobs} at once:"
-                f" {rough_time(progress.seconds_left(0))} at the speed of the machine where this was measured"
+                f"  note  {progress.objects} objects to compile, {jobs} at once:"
+                f" {rough_time(progress.seconds_left(0))} at the speed of {MEASURED_ON}"
             )
         with console.step("compile llama.cpp"):
             self._runner.run(

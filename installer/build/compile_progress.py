@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 _STEP = re.compile(r"^\[\d+/\d+\] (.+)$")
 _OBJECT = re.compile(r"^Building \w+ object (?:.*/)?([^/]+)\.o$")
-_BAR = 30
+_BAR = 10
 _ASSUMED_SECONDS = 20.0
 """So much work at the assumed speed counts as if it were measured: the first objects alone would mislead."""
 OTHER_SECONDS = 0.2
@@ -47,10 +47,10 @@ class CompileProgress:
         return max(self._work_open, 0.0) * slowness / self._jobs
 
     def describe(self, elapsed: float) -> str:
-        """Return such as "[#####.........] 120 of 325 compiled, about 6 min left"."""
+        """Return such as "[###.......] 120 of 305, about 6 min left": with a title it fits into 80 columns."""
         filled = _BAR * self.compiled // max(self.objects, 1)
         bar = f"[{'#' * filled}{'.' * (_BAR - filled)}]"
-        return f"{bar} {self.compiled} of {self.objects} compiled, {rough_time(self.seconds_left(elapsed))} left"
+        return f"{bar} {self.compiled} of {self.objects}, {rough_time(self.seconds_left(elapsed))} left"
 
     def _cost(self, step: str) -> float:
         found = _OBJECT.match(step)
@@ -60,4 +60,4 @@ class CompileProgress:
 def rough_time(seconds: float) -> str:
     """Return such as "about 6 min", without more digits than an estimate has."""
     minutes = round(seconds / 60)
-    return f"about {minutes} min" if minutes else "less than a minute"
+    return f"about {minutes} min" if minutes else "less than 1 min"

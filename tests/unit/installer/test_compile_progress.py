@@ -80,19 +80,19 @@ def test_nothing_is_left_when_all_is_done():
     counted = progress()
     for line in DRY_RUN.splitlines():
         counted.see(line)
-    assert f"[{'#' * 30}] 3 of 3 compiled, less than a minute left" == counted.describe(100)
+    assert "[##########] 3 of 3, less than 1 min left" == counted.describe(100)
 
 
 def test_the_line_shows_bar_count_and_rest():
     """It fits beside a title into 80 columns."""
     counted = progress()
     counted.see(f"[1/4] {STEPS[0]}")
-    assert f"[{'#' * 10}{'.' * 20}] 1 of 3 compiled, about 1 min left" == counted.describe(10)
+    assert "[###.......] 1 of 3, about 1 min left" == counted.describe(10)
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0, "less than a minute"), (29, "less than a minute"), (31, "about 1 min"), (640, "about 11 min")],
+    [(0, "less than 1 min"), (29, "less than 1 min"), (31, "about 1 min"), (640, "about 11 min")],
 )
 def test_an_estimate_has_no_more_digits_than_it_deserves(seconds: float, said: str):
     """Minutes are enough."""
