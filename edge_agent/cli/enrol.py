@@ -21,6 +21,7 @@ from edge_agent.enrolment.site_files import SystemPaths
 from edge_agent.errors import EnrolmentFileRefused, InvalidRequest
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.enrolment_file import EnrolmentFile
+from edge_agent.formatting import counted
 
 SYSTEM = Path("/etc")
 _COMPARE = "Ask the central team, by telephone, for the code of this site's enrolment file."
@@ -244,5 +245,5 @@ def _report_previous(former: PreviousSite) -> None:
     console = out()
     console.print(f"The data of the previous site is in {former.state} and {former.outbox}.")
     if former.segments:
-        console.print(f"Sealed, without a receipt of the central team: {former.segments} segments.")
+        console.print(f"Sealed, without a receipt of the central team: {counted(former.segments, 'segment')}.")
         console.print(f"Copy what is in {former.outbox} to a USB drive, and bring it to them.")
