@@ -132,6 +132,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
+    "edge_agent.client.call_failed": "a client on Windows has neither Unix sockets nor these modules",
     "edge_agent.client.admin_client": "status and installs read no report of the field",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.spool_worker": "a site that sends no examples and has no rules of its own loads less",
