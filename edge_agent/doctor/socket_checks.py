@@ -262,7 +262,7 @@ def probe_sockets(context: ProbeContext) -> SocketFacts:
     named = (
         (config.inference_socket, 0o660, config.service.inference_group),
         (config.review_socket, 0o660, config.service.review_group),
-        (config.admin_socket, 0o600, ""),
+        (config.admin_socket, 0o660 if config.service.admin_group else 0o600, config.service.admin_group),
     )
     return SocketFacts(tuple(_socket(*each) for each in named), context.daemon.managed, context.daemon.phase)
 

@@ -2,7 +2,7 @@
 
 inference.sock   0660   InferenceService, GRPCInferenceService (the Open Inference Protocol), health
 review.sock      0660   FeedbackService, health
-admin.sock       0600   AdminService, both of inference.sock, health, reflection
+admin.sock       0600   AdminService, both of inference.sock, health, reflection; 0660 with `admin_group`
 tcp_address      TLS    all of them; the client's certificate says which it may call
                  plain  both of inference.sock, health; only with `insecure: true`
 
@@ -151,7 +151,8 @@ class GrpcServers:
             ) from None
         _bind_unix(self._devices.server, self._config.inference_socket, 0o660, _group(service, "inference_group"))
         _bind_unix(self._reviewers.server, self._config.review_socket, 0o660, _group(service, "review_group"))
-        _bind_unix(self._operator.server, self._config.admin_socket, 0o600, None)
+        admin_mode = 0o660 if service.admin_group else 0o600
+        _bind_unix(self._operator.server, self._config.admin_socket, admin_mode, _group(service, "admin_group"))
         if service.tcp_address:
             _bind_tcp(self._network.server, service.tcp_address, self._tls.credentials() if self._tls else None)
         for listener in (self._devices, self._network, self._reviewers, self._operator):
