@@ -14,7 +14,8 @@ from edge_agent import __version__
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.engine import EngineStatus
+from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.monitoring.bundle_figures import BundleSeries
@@ -289,7 +290,7 @@ def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list
 
 def _vectors(serving: dict[str, InstalledBundle], collection: ExampleCapture) -> list[str]:
     """Return a warning for each task that is configured to be collected and cannot be."""
-    collected = [task for task in serving if collection.consent(task) != "off"]
+    collected = [task for task in serving if task in collection.collected]
     return [
         f"Task {task} answers with vectors, of which nothing is kept. Leave it out of 'collect' in agent.yaml."
         for task in collected
