@@ -20,6 +20,7 @@ from rich.text import Text
 
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
+from edge_agent.cli.export_explanation import explain_empty_export
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, progress
 from edge_agent.client import AdminClient, CallFailed, ImportProgress, TaskUpdate, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
@@ -74,6 +75,8 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
     _check_folder(path)
     with target_of(ctx).admin() as admin, progress(ctx, "Sealing"):
         sealed = admin.seal_examples()
+        empty = sealed.site and not any(Path(sealed.outbox_path, "segments").glob("*.json"))
+        why_empty = explain_empty_export(admin.status().examples) if empty else ""
     if not sealed.site:
         if as_json:
             print_json({"site": "", "copied": 0, "unchanged": 0, "bytes": 0}, indent=2)
@@ -100,7 +103,9 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
         )
     if as_json:
         counts = {"copied": copying.copied, "unchanged": copying.unchanged, "bytes": copying.bytes}
-        print_json({"site": sealed.site, **counts}, indent=2)
+        print_json({"site": sealed.site, **counts, "no_examples": why_empty}, indent=2)
+    elif why_empty:
+        print_done(ctx, f"{copied}: the status of this site, and no examples.", f"{why_empty}.")
     else:
         done = f"{copied}. Bring the drive to the central team; 'edge-agent media import' takes their receipts."
         print_done(ctx, done)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -194,15 +194,23 @@ def _show_engines(console: Console, status: Status) -> None:
 
 
 def _show_examples(console: Console, examples: ExamplesStatus) -> None:
-    consents = (
-        ", ".join(f"{task} ({consent})" for task, consent in sorted(examples.collect.items())) or "no task any more"
-    )
+    if not (examples.collect or sum(examples.retained.values()) or examples.outbox_segments):
+        print_trimmed(console, "no examples are kept: 'examples.collect' in agent.yaml names no task")
+        return
+    consents = ", ".join(f"{task} ({consent})" for task, consent in sorted(examples.collect.items()))
     retained = ", ".join(f"{number} {name}" for name, number in sorted(examples.retained.items()) if number) or "none"
-    print_trimmed(console, f"examples of {consents}; kept here: {retained}; {format_bytes(examples.spool_bytes)}")
+    print_trimmed(
+        console,
+        f"examples of {consents or 'no task any more'}; kept here: {retained}; {format_bytes(examples.spool_bytes)}",
+    )
     sealed = f"{_counted(examples.outbox_segments, 'segment')}, {format_bytes(examples.outbox_bytes)}"
     print_trimmed(console, f"sealed, waiting for receipts: {sealed}")
     print_trimmed(console, _review(examples))
-    lost = {name: number for name, number in examples.counters.items() if number and name.startswith(_LOSSES)}
+    _show_losses(console, examples.counters)
+
+
+def _show_losses(console: Console, counters: Mapping[str, int]) -> None:
+    lost = {name: number for name, number in counters.items() if number and name.startswith(_LOSSES)}
     if lost:
         said = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(lost.items()))
         print_trimmed(console, f"given up so far: {said}")

@@ -30,6 +30,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
+from edge_agent.refusal_log import RefusalLog
 from edge_agent.server import callers, roles
 from edge_agent.server.admission_control import RateLimiter
 from edge_agent.server.audit import AuditLog
@@ -82,6 +83,8 @@ class GrpcServers:
         self._config, self._health = config, HealthState()
         self._audit = AuditLog(config.state_dir, access.audit_bytes_max)
         self._changes = ChangeRunner(self._audit)
+        self.refusals = RefusalLog()
+        """Of all listeners."""
         self._rates = RateLimiter(access.client_calls_per_second_max, access.client_calls_burst_max)
         self._streams = StreamLimiter(access.client_streams_max)
         self._deduplicator = RequestDeduplicator(
@@ -127,7 +130,7 @@ class GrpcServers:
     def _listener(self, identify: CallerIdentifier, options: Options = ()) -> _Listener:
         """Return a listener with the health service."""
         server = grpc.aio.server(options=[*_common_options(self._config), *options])
-        interceptor = ServerInterceptor(server, identify, self._rates, self._audit, self._changes)
+        interceptor = ServerInterceptor(server, identify, self._rates, self._audit, self._changes, self.refusals)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), interceptor)
         return _Listener(server, interceptor)
 
@@ -191,6 +194,7 @@ class GrpcServers:
         await asyncio.gather(*(each.interceptor.running.drain(OPERATION_SECONDS) for each in operation))
         await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in operation))
         await self._changes.stop()
+        self.refusals.close()
         closed = await self._audit.close()
         for path in (self._config.inference_socket, self._config.review_socket, self._config.admin_socket):
             path.unlink(missing_ok=True)

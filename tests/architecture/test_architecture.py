@@ -66,6 +66,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "structlog": (
         *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "server", "engine", "capture")),
         *("edge_agent.metrics", "edge_agent.update", "edge_agent.supervision", "convert.cli"),
+        "edge_agent.refusal_log",
     ),
     "uvloop": ("edge_agent.daemon",),
     "typer": SCREEN,
