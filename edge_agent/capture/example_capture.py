@@ -80,6 +80,8 @@ class CaptureStatus:
     """Production monitoring of each bundle, in short."""
     stalled_seconds: float = 0.0
     """How long the disk has worked on one write, in seconds; 0 = it keeps up. Else all other figures are empty."""
+    is_off: bool = False
+    """Nothing can be kept: the spool cannot be used."""
 
 
 class ExampleCapture:
@@ -325,4 +327,4 @@ def _status(worker: SpoolWorker, config: Config) -> CaptureStatus:
 
 def _broken(error: EdgeAgentError) -> CaptureStatus:
     said = f"No examples are kept: {error.message}. {error.remedy}"
-    return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,))
+    return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,), is_off=True)
