@@ -13,7 +13,8 @@ from pathlib import Path
 from edge_agent import __version__
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
-from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.engine import EngineStatus
+from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ConfigInvalid, InvalidRequest, UnknownBundle
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.monitoring.bundle_figures import BundleSeries

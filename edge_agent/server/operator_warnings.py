@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.engine import EngineStatus
+from edge_agent.engine.pool import EnginePool
 from edge_agent.server.grpc_servers import GrpcServers
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.supervision import Supervisor

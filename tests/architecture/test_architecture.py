@@ -78,7 +78,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors", "support_bundle.diagnostic_redaction")),
-    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "golden_jobs", "job_queue", "restart_policy")),
+    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "golden_jobs", "job_queue")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
