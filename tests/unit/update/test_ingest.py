@@ -197,7 +197,7 @@ def test_a_stick_is_only_read(centre, site, first, tmp_path):
 
 @pytest.mark.parametrize(
     ("how", "fault"),
-    [("gone", "is not there"), ("truncated", "is cut short: it has 10.0 kB of 20.0 kB"), ("longer", "is damaged")],
+    [("gone", "is not there"), ("truncated", "is cut short, to 10.0 kB of 20.0 kB"), ("longer", "is damaged")],
 )
 def test_what_is_wrong_with_a_file_of_a_drive_is_said(centre, site, first, tmp_path, how, fault):
     """A file that is cut short is not called missing."""
