@@ -37,7 +37,7 @@ from edge_agent.formatting import format_bytes
 BAR_CELLS = 8
 REFUSALS_SHOWN_MAX = 4
 TASK_COLUMNS = {
-    **{"task": 0, "version": 60, "state": 0, "answers/s": 0, "last min": 72},
+    **{"task": 0, "version": 60, "state": 0, "per s": 0, "last min": 72},
     **{"confid.": 50, "escal.": 72, "p50": 60, "p95": 40},
 }
 """Each column, and from which width of the terminal on it is shown."""
@@ -178,7 +178,7 @@ class _Frame:
 
     def _task_table(self, status: Status, rows: FrameRows) -> Table:
         shown = self._columns_that_fit(TASK_COLUMNS)
-        made = table(*shown, right=("answers/s", "confid.", "escal.", "p50", "p95"), wrap=("task",))
+        made = table(*shown, right=("per s", "confid.", "escal.", "p50", "p95"), wrap=("task",))
 
         def add(name: Text, version: str, state: Text, figures: Iterator[Text]) -> None:
             cells = dict(zip(TASK_COLUMNS, (name, Text(version), state, *figures), strict=True))

@@ -113,7 +113,7 @@ async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
     await site.activation.remove(TASK, "")
     site.published.problem = UpdateExpired("x" * 2000)
     await site.updater.check()
-    said = site_status.site_updates(site.activation, site.updater.overview, site.updater.copy_progress)
+    said = site_status.site_updates(site.activation, site.updater.overview)
     assert ({TASK: "held"}, "x" * 1000) == ({t: each.state for t, each in said.arriving.items()}, said.update_problem)
 
 
