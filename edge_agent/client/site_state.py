@@ -282,6 +282,17 @@ class LargeModel:
 
 
 @dataclass(frozen=True)
+class OperatorWarning:
+    """A warning of the daemon."""
+
+    kind: str
+    """What it is about: ENGINE, TASK_SILENT, COMPONENT and others of WarningKind in admin.proto."""
+    about: str
+    """The name of the task, engine, bundle or component; empty where there is only one."""
+    message: str
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of the daemon."""
 
@@ -306,6 +317,10 @@ class Status:
     counts: tuple[TaskCounts, ...] = ()
     alarms: tuple[FieldAlarm, ...] = ()
     """What stands against the bundles that answer."""
+    warning_details: tuple[OperatorWarning, ...] = ()
+    """The warnings again, for programs; empty from a daemon of 0.1."""
+    draining_seconds: float | None = None
+    """Since when it drains; None = it serves, or is of 0.1."""
     site: str = ""
     """Id of the site; empty where there is none, or from a daemon that does not say."""
     denied: dict[str, int] = field(default_factory=dict)

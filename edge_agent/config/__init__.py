@@ -93,6 +93,11 @@ class Config(ConfigSection):
     web: WebConfig = Field(default_factory=WebConfig)
 
     @property
+    def has_tls_listener(self) -> bool:
+        """Whether the daemon listens on TCP with certificates."""
+        return bool(self.service.tcp_address and self.access.certificate_file)
+
+    @property
     def inference_socket(self) -> Path:
         """The socket of the devices."""
         return self.run_dir / "inference.sock"
