@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -180,7 +181,7 @@ def _unreachable(target: str, details: str) -> CallFailed:
         message += f": {fault.meaning}" if fault.meaning else ""
     elif _forbidden(path):
         message = f"this user may not use {path}"
-        remedy = "Use 'sudo', or add the user to the socket's group; 'ls -l' shows it."
+        remedy = _admission_remedy(path)
     else:
         remedy = "Is edge-agent running? 'edge-agent serve' starts it; its log has the reason why it ended."
     return CallFailed("UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata=metadata)
@@ -215,6 +216,25 @@ def _forbidden(path: str) -> bool:
     except OSError:
         return False
     return not os.access(path, os.W_OK, effective_ids=True)
+
+
+def _admission_remedy(path: str) -> str:
+    """Return how this user gets to use a socket that is closed to it."""
+    # Not every system that runs clients has these modules.
+    import grp  # noqa: PLC0415
+    import pwd  # noqa: PLC0415
+
+    alone = "Use 'sudo': only root and the daemon's user may use this socket."
+    try:
+        found = os.stat(path)  # noqa: PTH116 a path is not worth an object here
+        group, user = grp.getgrgid(found.st_gid), pwd.getpwuid(os.geteuid()).pw_name
+    except (OSError, KeyError):
+        return alone
+    if not found.st_mode & stat.S_IWGRP:
+        return alone
+    if user in group.gr_mem:
+        return f"Log in again: {user} became a member of {group.gr_name} after this session began. Or use 'sudo'."
+    return f"Use 'sudo', or run 'sudo usermod -aG {group.gr_name} {user}' and log in again."
 
 
 def _too_large(found: re.Match[str]) -> CallFailed:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from edge_agent.client import UplinkStatus
 from edge_agent.doctor.findings import Check, Finding
 from edge_agent.doctor.installation import read_bytes, stat_file
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
+from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, running_seconds, unit_phase
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import signed_document, uplink_state
 from edge_agent.formatting import counted, format_bytes, format_duration
@@ -22,6 +22,8 @@ PROBLEM = Check("uplink-problem", "uplink")
 DOWNLOADS = Check("downloads", "uplink")
 
 OFFLINE_SECONDS_WARNED = 86_400.0
+FIRST_REPORT_SECONDS = 90.0
+"""It reports every minute."""
 SHOWN_MAX = 5
 _LOG = "sudo journalctl -u edge-uplink -b | tail -50"
 
@@ -57,12 +59,26 @@ class UplinkFacts:
     waiting_blobs: int = 0
     managed: bool = True
     """systemd runs it."""
+    phase: UnitPhase = NO_PHASE
+
+    @property
+    def is_short(self) -> bool:
+        """It has been offline for less than a day."""
+        return self.state == "probing" or self.since_seconds < OFFLINE_SECONDS_WARNED
+
+    @property
+    def is_new(self) -> bool:
+        """systemd started it so recently that its first report may be on its way."""
+        return bool(self.phase.name) or (self.phase.active and self.phase.seconds < FIRST_REPORT_SECONDS)
 
 
 def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
     """Judge the uplink; None when this site has none."""
     if facts is None:
         yield RUNNING.note("none is configured: examples and updates travel on a USB drive")
+        return
+    if facts.silence and facts.is_new:
+        yield RUNNING.note(f"it started {facts.phase.seconds:.0f} s ago and has not reported yet")
         return
     if facts.silence:
         command = "sudo systemctl restart edge-uplink" if facts.managed else "edge-agent serve uplink"
@@ -83,13 +99,13 @@ def _judge_link(facts: UplinkFacts) -> Finding:
     seen = f"{facts.state} for {format_duration(facts.since_seconds)}: {facts.upstream}"
     if facts.state == "online":
         return LINK.ok(seen)
-    if facts.state == "probing" or facts.since_seconds < OFFLINE_SECONDS_WARNED:
+    if facts.is_short:
         remedy = "The uplink retries automatically; no example is lost meanwhile."
         return LINK.note(
             f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, "ping -c3 1.1.1.1; resolvectl status"
         )
     remedy = "Check cable, router and firewall, or export to a USB drive."
-    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent media export /media/stick"
+    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent media export /media/usb"
     return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
 
 
@@ -105,14 +121,23 @@ def _judge_problem(problem: ReportedProblem) -> Finding:
 
 def _judge_downloads(facts: UplinkFacts) -> Finding:
     seen = f"{facts.downloads}; {counted(facts.waiting_blobs, 'file')} to download"
+    if facts.downloads == "offline" and facts.is_short:
+        return DOWNLOADS.note(f"{seen}; the uplink retries automatically")
     if facts.downloads == "offline":
         remedy = "Updates do not arrive. The uplink retries automatically; a USB drive works too."
-        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/stick")
+        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/usb")
     return DOWNLOADS.ok(seen)
 
 
 def probe_uplink(context: ProbeContext) -> UplinkFacts | None:
     """Take the daemon's report, or read the uplink's file. None when no uplink is configured or reports."""
+    facts = _report(context)
+    if facts is None or not context.daemon.managed:
+        return facts
+    return replace(facts, phase=unit_phase(context.installation, "edge-uplink.service"))
+
+
+def _report(context: ProbeContext) -> UplinkFacts | None:
     config = context.installation.config
     configured = bool(config.uplink.url or config.uplink.updates_url)
     if context.status is not None:

@@ -2,7 +2,7 @@
 
 inference.sock   0660   InferenceService, GRPCInferenceService (the Open Inference Protocol), health
 review.sock      0660   FeedbackService, health
-admin.sock       0600   AdminService, both of inference.sock, health, reflection
+admin.sock       0600   AdminService, both of inference.sock, health, reflection; 0660 with `admin_group`
 tcp_address      TLS    all of them; the client's certificate says which it may call
                  plain  both of inference.sock, health; only with `insecure: true`
 
@@ -151,7 +151,8 @@ class GrpcServers:
             ) from None
         _bind_unix(self._devices.server, self._config.inference_socket, 0o660, _group(service, "inference_group"))
         _bind_unix(self._reviewers.server, self._config.review_socket, 0o660, _group(service, "review_group"))
-        _bind_unix(self._operator.server, self._config.admin_socket, 0o600, None)
+        admin_mode = 0o660 if service.admin_group else 0o600
+        _bind_unix(self._operator.server, self._config.admin_socket, admin_mode, _group(service, "admin_group"))
         if service.tcp_address:
             _bind_tcp(self._network.server, service.tcp_address, self._tls.credentials() if self._tls else None)
         for listener in (self._devices, self._network, self._reviewers, self._operator):
@@ -162,11 +163,13 @@ class GrpcServers:
         """Calls that were denied, by reason."""
         return self._audit.denied
 
-    def warnings(self) -> list[str]:
-        """Return what an operator should know about TCP and the audit log, a sentence each."""
-        return [*self._tcp_warnings(), *([f"Audit log: {self._audit.problem}."] if self._audit.problem else [])]
+    @property
+    def audit_problem(self) -> str:
+        """Why the audit log cannot be written; empty = it can."""
+        return self._audit.problem
 
-    def _tcp_warnings(self) -> list[str]:
+    def tcp_warnings(self) -> list[str]:
+        """Return what an operator should know about TCP, a sentence each."""
         service = self._config.service
         if service.tcp_address and service.insecure:
             message = f"{service.tcp_address} is open: without certificates, anyone who reaches it may use the models."

@@ -131,7 +131,7 @@ def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
         assert "the daemon is at work" in box.enrol(kit, "--replace", code=3)
         assert SITE == box.site()["site"]
     said = " ".join(box.enrol(kit, "--replace").split())
-    assert "not signed for by the centre yet: 1 segments" in said
+    assert "Sealed, without a receipt of the central team: 1 segment." in said
     with box.serving():
         box.correct(3)
         box.uplink()
