@@ -134,7 +134,10 @@ class DeviceUnusable(SiteError):
     """An engine cannot compute on its accelerator; it uses the CPU instead."""
 
     reason = "DEVICE_UNUSABLE"
-    remedy_default = "'edge-agent doctor' shows what is missing on this machine. On a machine without an accelerator, set 'device: cpu' under 'engine' in agent.yaml."
+    remedy_default = (
+        "'edge-agent doctor' shows what is missing on this machine. On a machine without an accelerator, set "
+        "'device: cpu' under 'engine' in agent.yaml."
+    )
 
     @property
     def lasting(self) -> bool:

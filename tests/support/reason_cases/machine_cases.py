@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from edge_agent.errors import ConfigInvalid
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.reason_cases.bundle_cases import version
@@ -59,7 +60,9 @@ def config_invalid(folder: Path) -> Played:
     wrong = RunningDaemon(folder / "wrong", service={"drain_secondz": 5})
     met = refused_start(wrong)
     assert (met.code, True) == (3, "drain_seconds" in met.text), met.text
-    return Played(met.reasons, starts(RunningDaemon(folder / "right", service={"drain_seconds": 5})))
+    right = RunningDaemon(folder / "right", service={"drain_seconds": 5})
+    checked = follow(right, folder, ConfigInvalid.remedy_default)
+    return Played(met.reasons, worked(checked) and starts(right))
 
 
 @case("STATE_DIR_IN_USE", "technician")
