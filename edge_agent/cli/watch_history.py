@@ -53,7 +53,7 @@ class TaskRates:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusalCount:
     """Inputs and calls without an answer, for one reason."""
 
     task: str
@@ -93,7 +93,7 @@ class WatchSnapshot:
     """For how long it has not."""
     curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     """Answers per second, the oldest first; None = not watched then."""
-    refusals: tuple[Refusal, ...] = ()
+    refusals: tuple[RefusalCount, ...] = ()
     """The latest first."""
     transfers: TransferRates = TransferRates()
     restarts: int = 0
@@ -175,10 +175,10 @@ class WatchHistory:
             before, at = self._seen.get(key, (0, None))
             self._seen[key] = (count, at if first or count == before else now)
 
-    def _refusals(self, now: float) -> tuple[Refusal, ...]:
+    def _refusals(self, now: float) -> tuple[RefusalCount, ...]:
         before = refused(self._looks[0][1]) if self._looks else {}
         found = [
-            Refusal(task, reason, count, count - before.get((task, reason), 0), None if at is None else now - at)
+            RefusalCount(task, reason, count, count - before.get((task, reason), 0), None if at is None else now - at)
             for (task, reason), (count, at) in self._seen.items()
             if count
         ]

@@ -20,7 +20,7 @@ from edge_agent.cli.output import (
     table,
 )
 from edge_agent.cli.terminal import EscapedTable
-from edge_agent.cli.watch_history import TOTAL, Refusal, TaskRates, WatchSnapshot
+from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, WatchSnapshot
 from edge_agent.client import (
     Engine,
     ExamplesStatus,
@@ -315,7 +315,7 @@ def _alarm_line(alarm: FieldAlarm, now: datetime) -> Text:
     return Text.assemble((alarm.task, "bold"), said, ("; in shadow because of it", "yellow") if alarm.demoted else "")
 
 
-def _refusal_line(refusals: Sequence[Refusal], seconds: float, glyphs: Glyphs) -> Text:
+def _refusal_line(refusals: Sequence[RefusalCount], seconds: float, glyphs: Glyphs) -> Text:
     """Name the latest reasons, how often each was met since the daemon started, and how often lately."""
     said = Text()
     for number, each in enumerate(refusals[:REFUSALS_SHOWN_MAX]):

@@ -15,7 +15,7 @@ from edge_agent.cli.watch_history import (
     TOTAL,
     WINDOW_SECONDS,
     AnswerCurve,
-    Refusal,
+    RefusalCount,
     TaskRates,
     TransferRates,
     WatchHistory,
@@ -185,7 +185,7 @@ def test_a_refusal_has_its_reason_count_and_time():
         (one.task, one.reason, one.count, one.recent, one.seconds_ago) for one in history.snapshot(0.0).refusals
     }
     history.add(status(counts(errors={"QUEUE_FULL": 7}), denied={"ROLE_MISSING": 3}), 1.0)
-    assert Refusal("", "ROLE_MISSING", 3, 1, 4.0) == history.snapshot(5.0).refusals[0]
+    assert RefusalCount("", "ROLE_MISSING", 3, 1, 4.0) == history.snapshot(5.0).refusals[0]
 
 
 def test_a_new_daemon_has_refused_nothing():
@@ -196,7 +196,7 @@ def test_a_new_daemon_has_refused_nothing():
     history.add(status(start=later), 1.0)
     assert (1, ()) == (history.snapshot(1.0).restarts, history.snapshot(1.0).refusals)
     history.add(status(counts(errors={"QUEUE_FULL": 1}), start=later), 2.0)
-    assert (Refusal("till", "QUEUE_FULL", 1, 1, 0.0),) == history.snapshot(2.0).refusals
+    assert (RefusalCount("till", "QUEUE_FULL", 1, 1, 0.0),) == history.snapshot(2.0).refusals
 
 
 def test_a_daemon_that_is_away_is_silent_since_the_first_look_that_failed():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edge_agent.cli.watch_history import TOTAL, Refusal, TaskRates, TransferRates, WatchSnapshot
+from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, TransferRates, WatchSnapshot
 from edge_agent.cli.watch_screen import (
     ASCII,
     UNICODE,
@@ -85,7 +85,7 @@ def test_a_frame_fits_the_screen(columns):
 
 def test_a_frame_says_what_needs_attention():
     """Refusals, examples given up, the uplink's problem, updates and warnings are shown."""
-    refusals = (Refusal("pos-intent", "QUEUE_FULL", 12, 3, 0.5), Refusal("", "TASK_UNKNOWN", 2, 0, 90.0))
+    refusals = (RefusalCount("pos-intent", "QUEUE_FULL", 12, 3, 0.5), RefusalCount("", "TASK_UNKNOWN", 2, 0, 90.0))
     text = " ".join(drawn(WatchSnapshot(STATUS, RATES, 10.0, refusals=refusals)).split())
     for said in (
         "edge-agent 0.1.0 serving, up 3 h",
