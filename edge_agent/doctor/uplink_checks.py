@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from edge_agent.client import UplinkStatus
 from edge_agent.doctor.findings import Check, Finding
 from edge_agent.doctor.installation import read_bytes, stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
-from edge_agent.errors import DocumentInvalid
+from edge_agent.errors import DocumentInvalid, UpstreamRefused
 from edge_agent.formats import signed_document, uplink_state
 from edge_agent.formatting import counted, format_bytes, format_duration
 
@@ -83,19 +84,25 @@ def _judge_link(facts: UplinkFacts) -> Finding:
     seen = f"{facts.state} for {format_duration(facts.since_seconds)}: {facts.upstream}"
     if facts.state == "online":
         return LINK.ok(seen)
+    folder = facts.upstream if facts.upstream.startswith("/") else ""
     if facts.state == "probing" or facts.since_seconds < OFFLINE_SECONDS_WARNED:
         remedy = "The uplink retries automatically; no example is lost meanwhile."
-        return LINK.note(
-            f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, "ping -c3 1.1.1.1; resolvectl status"
-        )
-    remedy = "Check cable, router and firewall, or export to a USB drive."
-    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent media export /media/stick"
+        command = f"findmnt -T {shlex.quote(folder)}" if folder else "ping -c3 1.1.1.1; resolvectl status"
+        return LINK.note(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
+    export = "sudo edge-agent media export /media/stick"
+    if folder:
+        remedy = "Check the disk or share that is mounted there, or export to a USB drive."
+        command = f"findmnt -T {shlex.quote(folder)}; {export}"
+    else:
+        remedy = "Check cable, router and firewall, or export to a USB drive."
+        command = f"ip -brief address; ping -c3 1.1.1.1; {export}"
     return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
 
 
 def _judge_problem(problem: ReportedProblem) -> Finding:
     seen = f"{problem.message}{f' ({problem.about})' if problem.about else ''}"
-    if problem.reason == "UPSTREAM_REFUSED":
+    # A folder's remedy is its own: no credential opens it.
+    if problem.reason == "UPSTREAM_REFUSED" and problem.remedy in ("", UpstreamRefused.remedy_default):
         command = "date; sudo edge-agent-setup --kit FILE"
         return REFUSED.fault(
             seen, "The credential expired or lost its rights. Have the central team renew it, and enrol again.", command
