@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edge_agent.client import UplinkStatus
+from edge_agent.config.addresses import store_folder
 from edge_agent.doctor.findings import Check, Finding
 from edge_agent.doctor.installation import read_bytes, stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
-from edge_agent.errors import DocumentInvalid, UpstreamRefused
+from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import signed_document, uplink_state
 from edge_agent.formatting import counted, format_bytes, format_duration
 
@@ -58,6 +59,8 @@ class UplinkFacts:
     waiting_blobs: int = 0
     managed: bool = True
     """systemd runs it."""
+    folders: tuple[str, ...] = ()
+    """Folders of this machine that are its stores."""
 
 
 def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
@@ -75,7 +78,7 @@ def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
     )
     yield _judge_link(facts)
     for problem in facts.problems[:SHOWN_MAX]:
-        yield _judge_problem(problem)
+        yield _judge_problem(problem, facts.folders)
     if facts.downloads:
         yield _judge_downloads(facts)
 
@@ -99,10 +102,13 @@ def _judge_link(facts: UplinkFacts) -> Finding:
     return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
 
 
-def _judge_problem(problem: ReportedProblem) -> Finding:
+def _judge_problem(problem: ReportedProblem, folders: tuple[str, ...]) -> Finding:
     seen = f"{problem.message}{f' ({problem.about})' if problem.about else ''}"
-    # A folder's remedy is its own: no credential opens it.
-    if problem.reason == "UPSTREAM_REFUSED" and problem.remedy in ("", UpstreamRefused.remedy_default):
+    folder = next((each for each in folders if each in problem.message), "")
+    if folder:  # check folder-store has the cause, if it lasts
+        command = f"findmnt -T {shlex.quote(folder)}; ls -ld {shlex.quote(folder)}"
+        return PROBLEM.warning(seen, problem.remedy, command, about=problem.reason)
+    if problem.reason == "UPSTREAM_REFUSED":
         command = "date; sudo edge-agent-setup --kit FILE"
         return REFUSED.fault(
             seen, "The credential expired or lost its rights. Have the central team renew it, and enrol again.", command
@@ -150,6 +156,7 @@ def _from_daemon(status: UplinkStatus, configured: bool, context: ProbeContext) 
         downloads=status.downloads.state.lower() if status.downloads else "",
         waiting_blobs=status.downloads.waiting_blobs if status.downloads else 0,
         managed=context.daemon.managed,
+        folders=_store_folders(context),
     )
 
 
@@ -173,7 +180,13 @@ def _from_file(state: uplink_state.UplinkState, configured: bool, context: Probe
         downloads=state.downloads.state if state.downloads else "",
         waiting_blobs=state.downloads.waiting_blobs if state.downloads else 0,
         managed=context.daemon.managed,
+        folders=_store_folders(context),
     )
+
+
+def _store_folders(context: ProbeContext) -> tuple[str, ...]:
+    uplink = context.installation.config.uplink
+    return tuple(str(each) for each in map(store_folder, (uplink.url, uplink.updates_url)) if each)
 
 
 def _age(since: datetime | None) -> float:

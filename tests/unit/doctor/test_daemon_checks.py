@@ -347,6 +347,18 @@ def test_the_uplink_is_judged(check, verdict, changed):
     assert (verdict, verdict != "ok") == told(heard(**changed), check)
 
 
+def test_a_folder_is_no_credential_and_no_network():
+    """A store that is a folder: neither the credential nor the network is blamed, and its own remedy is shown."""
+    refused = ReportedProblem("UPSTREAM_REFUSED", "edge-uplink may not read the folder /mnt/fleet", "Its remedy.", "")
+    offline = {"state": "offline", "since_seconds": 2 * DAY, "upstream": "/mnt/fleet"}
+    for state in (offline, {**offline, "since_seconds": 60.0}):
+        found = heard(problems=(refused,), folders=("/mnt/fleet",), **state)
+        assert ("warning", True) == told(found, "uplink-problem")
+        said = " ".join(f"{each.remedy} {each.command}" for each in found)
+        assert [] == [word for word in ("credential", "ping", "router", "date;") if word in said]
+        assert ("Its remedy.", True) == (only(found, "uplink-problem").remedy, "findmnt -T /mnt/fleet" in said)
+
+
 def test_a_site_without_an_uplink_is_noted(tmp_path):
     """Sticks do it too; one that is wanted and never spoke is a fault."""
     assert "note" == looked(place(tmp_path))["uplink"].verdict
