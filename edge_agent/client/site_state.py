@@ -275,6 +275,17 @@ class LargeModel:
 
 
 @dataclass(frozen=True)
+class OperatorWarning:
+    """A warning of the daemon."""
+
+    kind: str
+    """What it is about: ENGINE, TASK_SILENT, COMPONENT and others of WarningKind in admin.proto."""
+    about: str
+    """The name of the task, engine, bundle or component; empty where there is only one."""
+    message: str
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of the daemon."""
 
@@ -299,3 +310,7 @@ class Status:
     counts: tuple[TaskCounts, ...] = ()
     alarms: tuple[FieldAlarm, ...] = ()
     """What stands against the bundles that answer."""
+    warning_details: tuple[OperatorWarning, ...] = ()
+    """The warnings again, for programs; empty from a daemon of 0.1."""
+    draining_seconds: float | None = None
+    """Since when it drains; None = it serves, or is of 0.1."""

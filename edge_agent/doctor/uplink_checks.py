@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from edge_agent.client import UplinkStatus
 from edge_agent.config.addresses import store_folder
 from edge_agent.doctor.findings import Check, Finding
 from edge_agent.doctor.installation import read_bytes, stat_file
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
+from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, running_seconds, unit_phase
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import signed_document, uplink_state
 from edge_agent.formatting import counted, format_bytes, format_duration
@@ -24,6 +24,8 @@ PROBLEM = Check("uplink-problem", "uplink")
 DOWNLOADS = Check("downloads", "uplink")
 
 OFFLINE_SECONDS_WARNED = 86_400.0
+FIRST_REPORT_SECONDS = 90.0
+"""It reports every minute."""
 SHOWN_MAX = 5
 _LOG = "sudo journalctl -u edge-uplink -b | tail -50"
 
@@ -61,12 +63,26 @@ class UplinkFacts:
     """systemd runs it."""
     folders: tuple[str, ...] = ()
     """Folders of this machine that are its stores."""
+    phase: UnitPhase = NO_PHASE
+
+    @property
+    def is_short(self) -> bool:
+        """It has been offline for less than a day."""
+        return self.state == "probing" or self.since_seconds < OFFLINE_SECONDS_WARNED
+
+    @property
+    def is_new(self) -> bool:
+        """systemd started it so recently that its first report may be on its way."""
+        return bool(self.phase.name) or (self.phase.active and self.phase.seconds < FIRST_REPORT_SECONDS)
 
 
 def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
     """Judge the uplink; None when this site has none."""
     if facts is None:
         yield RUNNING.note("none is configured: examples and updates travel on a USB drive")
+        return
+    if facts.silence and facts.is_new:
+        yield RUNNING.note(f"it started {facts.phase.seconds:.0f} s ago and has not reported yet")
         return
     if facts.silence:
         command = "sudo systemctl restart edge-uplink" if facts.managed else "edge-agent serve uplink"
@@ -88,11 +104,11 @@ def _judge_link(facts: UplinkFacts) -> Finding:
     if facts.state == "online":
         return LINK.ok(seen)
     folder = facts.upstream if facts.upstream.startswith("/") else ""
-    if facts.state == "probing" or facts.since_seconds < OFFLINE_SECONDS_WARNED:
+    if facts.is_short:
         remedy = "The uplink retries automatically; no example is lost meanwhile."
         command = f"findmnt -T {shlex.quote(folder)}" if folder else "ping -c3 1.1.1.1; resolvectl status"
         return LINK.note(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
-    export = "sudo edge-agent media export /media/stick"
+    export = "sudo edge-agent media export /media/usb"
     if folder:
         remedy = "Check the disk or share that is mounted there, or export to a USB drive."
         command = f"findmnt -T {shlex.quote(folder)}; {export}"
@@ -118,14 +134,23 @@ def _judge_problem(problem: ReportedProblem, folders: tuple[str, ...]) -> Findin
 
 def _judge_downloads(facts: UplinkFacts) -> Finding:
     seen = f"{facts.downloads}; {counted(facts.waiting_blobs, 'file')} to download"
+    if facts.downloads == "offline" and facts.is_short:
+        return DOWNLOADS.note(f"{seen}; the uplink retries automatically")
     if facts.downloads == "offline":
         remedy = "Updates do not arrive. The uplink retries automatically; a USB drive works too."
-        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/stick")
+        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/usb")
     return DOWNLOADS.ok(seen)
 
 
 def probe_uplink(context: ProbeContext) -> UplinkFacts | None:
     """Take the daemon's report, or read the uplink's file. None when no uplink is configured or reports."""
+    facts = _report(context)
+    if facts is None or not context.daemon.managed:
+        return facts
+    return replace(facts, phase=unit_phase(context.installation, "edge-uplink.service"))
+
+
+def _report(context: ProbeContext) -> UplinkFacts | None:
     config = context.installation.config
     configured = bool(config.uplink.url or config.uplink.updates_url)
     if context.status is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from edge_agent.capture.example_capture import CaptureStatus
 from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.pool import EngineStatus
+from edge_agent.engine.engine import EngineStatus
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode

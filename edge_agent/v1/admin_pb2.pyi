@@ -21,6 +21,26 @@ class EngineState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENGINE_STATE_FAILED: _ClassVar[EngineState]
     ENGINE_STATE_STOPPING: _ClassVar[EngineState]
 
+class WarningKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WARNING_KIND_UNSPECIFIED: _ClassVar[WarningKind]
+    WARNING_KIND_UNSIGNED: _ClassVar[WarningKind]
+    WARNING_KIND_ENGINE: _ClassVar[WarningKind]
+    WARNING_KIND_CONFINEMENT: _ClassVar[WarningKind]
+    WARNING_KIND_DEVICE: _ClassVar[WarningKind]
+    WARNING_KIND_REVOKED: _ClassVar[WarningKind]
+    WARNING_KIND_TASK_SILENT: _ClassVar[WarningKind]
+    WARNING_KIND_CONFIDENCE: _ClassVar[WarningKind]
+    WARNING_KIND_BUNDLE_BROKEN: _ClassVar[WarningKind]
+    WARNING_KIND_COMPONENT: _ClassVar[WarningKind]
+    WARNING_KIND_EXAMPLES_OFF: _ClassVar[WarningKind]
+    WARNING_KIND_EXAMPLES_STALLED: _ClassVar[WarningKind]
+    WARNING_KIND_EXAMPLES_EXCHANGE: _ClassVar[WarningKind]
+    WARNING_KIND_NOT_CAPTURED: _ClassVar[WarningKind]
+    WARNING_KIND_STORE_STALLED: _ClassVar[WarningKind]
+    WARNING_KIND_TCP: _ClassVar[WarningKind]
+    WARNING_KIND_AUDIT_LOG: _ClassVar[WarningKind]
+
 class LinkState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LINK_STATE_UNSPECIFIED: _ClassVar[LinkState]
@@ -48,6 +68,23 @@ ENGINE_STATE_READY: EngineState
 ENGINE_STATE_BACKING_OFF: EngineState
 ENGINE_STATE_FAILED: EngineState
 ENGINE_STATE_STOPPING: EngineState
+WARNING_KIND_UNSPECIFIED: WarningKind
+WARNING_KIND_UNSIGNED: WarningKind
+WARNING_KIND_ENGINE: WarningKind
+WARNING_KIND_CONFINEMENT: WarningKind
+WARNING_KIND_DEVICE: WarningKind
+WARNING_KIND_REVOKED: WarningKind
+WARNING_KIND_TASK_SILENT: WarningKind
+WARNING_KIND_CONFIDENCE: WarningKind
+WARNING_KIND_BUNDLE_BROKEN: WarningKind
+WARNING_KIND_COMPONENT: WarningKind
+WARNING_KIND_EXAMPLES_OFF: WarningKind
+WARNING_KIND_EXAMPLES_STALLED: WarningKind
+WARNING_KIND_EXAMPLES_EXCHANGE: WarningKind
+WARNING_KIND_NOT_CAPTURED: WarningKind
+WARNING_KIND_STORE_STALLED: WarningKind
+WARNING_KIND_TCP: WarningKind
+WARNING_KIND_AUDIT_LOG: WarningKind
 LINK_STATE_UNSPECIFIED: LinkState
 LINK_STATE_ONLINE: LinkState
 LINK_STATE_PROBING: LinkState
@@ -135,7 +172,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink", "escalation", "alarms", "counts")
+    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink", "escalation", "alarms", "counts", "warning_details", "draining_seconds")
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +188,8 @@ class GetStatusResponse(_message.Message):
     ESCALATION_FIELD_NUMBER: _ClassVar[int]
     ALARMS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    WARNING_DETAILS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     agent_version: str
     start_time: _timestamp_pb2.Timestamp
     serving: bool
@@ -166,7 +205,19 @@ class GetStatusResponse(_message.Message):
     escalation: EscalationStatus
     alarms: _containers.RepeatedCompositeFieldContainer[_field_pb2.FieldAlarm]
     counts: _containers.RepeatedCompositeFieldContainer[TaskCounts]
-    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[_field_pb2.FieldAlarm, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ...) -> None: ...
+    warning_details: _containers.RepeatedCompositeFieldContainer[StatusWarning]
+    draining_seconds: float
+    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[_field_pb2.FieldAlarm, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ..., warning_details: _Optional[_Iterable[_Union[StatusWarning, _Mapping]]] = ..., draining_seconds: _Optional[float] = ...) -> None: ...
+
+class StatusWarning(_message.Message):
+    __slots__ = ("kind", "about", "message")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ABOUT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    kind: WarningKind
+    about: str
+    message: str
+    def __init__(self, kind: _Optional[_Union[WarningKind, str]] = ..., about: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class EscalationStatus(_message.Message):
     __slots__ = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms", "day_micros", "month_micros", "day_micros_max", "month_micros_max", "tasks", "waiting", "waiting_seconds", "opinions", "given_up")

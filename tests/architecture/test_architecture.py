@@ -78,7 +78,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors", "support_bundle.diagnostic_redaction")),
-    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "golden_jobs", "job_queue", "restart_policy")),
+    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "golden_jobs", "job_queue")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
@@ -120,6 +120,7 @@ ENTRIES = {
     "convert.encoder.head": "started with python -m",
     "edge_agent.cli.__main__": "started with python -m",
     "installer.build.__main__": "started by scripts/build-installer",
+    "installer.build.man_pages": "started with python -m, in the build's own environment",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.onnx_runtime": "chosen by the table of runtimes",

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,15 +57,9 @@ def installer(version: str = __version__) -> Path:
     made = CACHE / "installers" / _content() / name
     if not made.exists():
         source = ROOT if version == __version__ else _renamed(version)
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        for command in (
-            ["pip", "install", "--quiet", "--disable-pip-version-check", *extras["installer"]],
-            ["installer.build", "--out", str(made.parent / "partial")],
-        ):
-            done = subprocess.run(
-                [sys.executable, "-m", *command], cwd=source, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
+        command = [sys.executable, "-m", "installer.build", "--out", str(made.parent / "partial")]
+        done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
         (made.parent / "partial" / name).rename(made)
     return made
 
