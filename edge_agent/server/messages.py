@@ -219,7 +219,7 @@ def updates_message(activation: Activation, overview: UpdateOverview) -> admin_p
         channel=overview.channel,
         plan_version=overview.plan_version,
         problem=f"{overview.problem.message}. {overview.problem.remedy}" if overview.problem else "",
-        tasks=[_task_update(task, activation, overview.rows.get(task)) for task in tasks],
+        tasks=[task_update_message(task, activation, overview.rows.get(task)) for task in tasks],
     )
 
 
@@ -230,7 +230,8 @@ def import_message(copied: CopyProgress) -> admin_pb2.ImportUpdateResponse:
     )
 
 
-def _task_update(task: str, activation: Activation, row: UpdateProgress | None) -> admin_pb2.TaskUpdate:
+def task_update_message(task: str, activation: Activation, row: UpdateProgress | None) -> admin_pb2.TaskUpdate:
+    """Describe the update of a task."""
     message = admin_pb2.TaskUpdate(task=task)
     if active := activation.serving.get(task):
         message.active.CopyFrom(bundle_ref(active))

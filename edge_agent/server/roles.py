@@ -56,6 +56,7 @@ _SERVICES: dict[str, dict[str, frozenset[Role]]] = {
         "SealExamples": ADMIN,
         "ReadReceipts": ADMIN,
         "ImportUpdate": ADMIN,
+        "AllowUpdate": ADMIN,
         "Drain": ADMIN,
         "SetMode": ADMIN,
         "GetFieldReport": ADMIN,

@@ -14,8 +14,9 @@ from pathlib import Path
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from edge_agent.config import Config
-from edge_agent.errors import DocumentInvalid
+from edge_agent.errors import DiskFull, DocumentInvalid
 from edge_agent.formats import uplink_state
+from edge_agent.update.update_blockers import DownloadBlocker
 from edge_agent.v1 import admin_pb2 as pb
 
 SILENT_REASON = "UPLINK_SILENT"
@@ -53,6 +54,21 @@ def uplink_message(config: Config) -> pb.UplinkStatus | None:
         message.state = pb.LINK_STATE_SILENT
         message.problems.insert(0, pb.UplinkProblem(reason=SILENT_REASON, message=heard.silence, remedy=heard.remedy))
     return message
+
+
+def download_blocker(config: Config) -> DownloadBlocker | None:
+    """Return why the uplink brings no files of updates; None = it does, as far as it reports."""
+    if not config.uplink.updates_url:
+        return DownloadBlocker("no uplink for updates is configured", has_uplink=False)
+    path = config.uplink_notes / uplink_state.FILE_NAME
+    heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
+    if heard.silence or heard.state is None or heard.state.downloads is None:
+        return DownloadBlocker("the uplink does not report that it downloads updates")
+    if any(each.reason == DiskFull.reason for each in heard.state.problems):
+        return DownloadBlocker("the uplink's disk is full", disk_full=True)
+    if heard.state.downloads.state == "offline":
+        return DownloadBlocker("the uplink is offline")
+    return None
 
 
 def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:

@@ -604,6 +604,20 @@ class DrainResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class AllowUpdateRequest(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    def __init__(self, task: _Optional[str] = ...) -> None: ...
+
+class AllowUpdateResponse(_message.Message):
+    __slots__ = ("task", "was_held")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    WAS_HELD_FIELD_NUMBER: _ClassVar[int]
+    task: TaskUpdate
+    was_held: bool
+    def __init__(self, task: _Optional[_Union[TaskUpdate, _Mapping]] = ..., was_held: _Optional[bool] = ...) -> None: ...
+
 class SetModeRequest(_message.Message):
     __slots__ = ("task", "mode")
     TASK_FIELD_NUMBER: _ClassVar[int]
