@@ -57,7 +57,9 @@ class BundleTooLarge(BundleError):
     """The bundle, or one of its files, exceeds a limit."""
 
     reason = "BUNDLE_TOO_LARGE"
-    remedy_default = "Build a smaller bundle, or raise the limit that the message names, under 'store' in agent.yaml."
+    remedy_default = (
+        "Have a smaller bundle built, or raise 'bundle_bytes_max' under 'store' in agent.yaml, and restart the daemon."
+    )
 
 
 class BundleUnsigned(BundleError):

@@ -33,7 +33,6 @@ FOLDERS_MAX = 256
 _TAR_REMEDY = "Give the path of a bundle directory or of one uncompressed tar."
 _COPY_REMEDY = "Copy the bundle again."
 _MAKE_REMEDY = "Make the bundle with 'edge-convert assemble', which names files by their role and holds no links."
-_LIMIT_REMEDY = "Make a smaller bundle: this limit is fixed."
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -141,7 +140,7 @@ def _checked(found: Iterator[BundleMember], limits: StoreLimits) -> dict[str, Bu
         if member.size_bytes > limits.file_bytes_max:
             said = f"{member.path} has {member.size_bytes} bytes; the limit for one file is {limits.file_bytes_max}"
             size = member.size_bytes
-            raise BundleTooLarge(said, remedy=_LIMIT_REMEDY, path=member.path, size=size, limit=limits.file_bytes_max)
+            raise BundleTooLarge(said, path=member.path, size=size, limit=limits.file_bytes_max)
         members[member.path] = member
         if len(members) > limits.files_max:
             said = f"the bundle has more than {limits.files_max} files"
