@@ -87,6 +87,7 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata")),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
     *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
+    "edge_agent.config.folder_access",
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),

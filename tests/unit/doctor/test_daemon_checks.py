@@ -350,6 +350,18 @@ def test_the_uplink_is_judged(check, verdict, changed):
     assert (verdict, verdict != "ok") == told(heard(**changed), check)
 
 
+def test_a_folder_is_no_credential_and_no_network():
+    """A store that is a folder: neither the credential nor the network is blamed, and its own remedy is shown."""
+    refused = ReportedProblem("UPSTREAM_REFUSED", "edge-uplink may not read the folder /mnt/fleet", "Its remedy.", "")
+    offline = {"state": "offline", "since_seconds": 2 * DAY, "upstream": "/mnt/fleet"}
+    for state in (offline, {**offline, "since_seconds": 60.0}):
+        found = heard(problems=(refused,), folders=("/mnt/fleet",), **state)
+        assert ("warning", True) == told(found, "uplink-problem")
+        said = " ".join(f"{each.remedy} {each.command}" for each in found)
+        assert [] == [word for word in ("credential", "ping", "router", "date;") if word in said]
+        assert ("Its remedy.", True) == (only(found, "uplink-problem").remedy, "findmnt -T /mnt/fleet" in said)
+
+
 def test_an_uplink_that_has_just_started_may_be_silent():
     """Its first report is due within a minute; updates that do not arrive for an hour are no more than a note."""
     new = heard(silence="it has said nothing yet", phase=UnitPhase("", 20.0, active=True))
