@@ -140,6 +140,8 @@ def _downloads(said: uplink_state.DownloadProgress | None) -> pb.UplinkDownloads
         refresh_time=_moment(said.refreshed_at),
         waiting_blobs=min(said.waiting_blobs, _COUNT_MAX),
         waiting_bytes=min(said.waiting_bytes, _COUNT_MAX),
+        fetched_blobs=min(said.fetched_blobs, _COUNT_MAX),
+        fetched_bytes=min(said.fetched_bytes, _COUNT_MAX),
     )
 
 
