@@ -41,7 +41,10 @@ class InsufficientSignatures(InvalidRequest):
 
     def __init__(self, missing: list[MissingSignatures], keys: Keyring) -> None:
         """Say which are missing."""
-        remedy = "Name more key folders with --keys; or --stage FOLDER, then 'edge-convert sign FOLDER' elsewhere."
+        remedy = (
+            "Name more key folders with --keys; or use --stage FOLDER, and then 'edge-convert sign FOLDER --keys KEYS'"
+            " on another machine."
+        )
         super().__init__("; ".join(each.said(keys.name_of) for each in missing), remedy=remedy)
         self.missing = missing
 

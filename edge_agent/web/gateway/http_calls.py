@@ -16,6 +16,8 @@ from starlette.types import Receive, Scope, Send
 from edge_agent.client import CallFailed
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import compression
+from edge_agent.refusal_log import RefusalLog
+from edge_agent.web.authentication import HTTP, client_name
 from edge_agent.web.gateway import openai_errors, openai_responses, request_json
 from edge_agent.web.gateway.openai_errors import MESSAGE_TOO_LARGE, QUEUE_FULL, GatewayError
 
@@ -84,6 +86,7 @@ class GatewayEndpoint:
         self,
         answer: Callable[[GatewayCall], Awaitable[Response]],
         slots: CallSlots,
+        refusals: RefusalLog,
         inputs: str = "",
         *,
         detailed: bool = False,
@@ -92,6 +95,7 @@ class GatewayEndpoint:
 
         `detailed` adds the member `detail` to errors, where TypeSafe's API has the message.
         """
+        self._refusals = refusals
         self._answer = answer
         self._slots = slots
         self._inputs = inputs
@@ -107,7 +111,7 @@ class GatewayEndpoint:
                     response.headers["x-request-id"] = given
                 await response(scope, receive, send)
         except GatewayError as refused:
-            await self._refusal(refused)(scope, receive, send)
+            await self._refusal(refused, scope)(scope, receive, send)
         except ClientDisconnect:
             return  # the caller has disconnected
 
@@ -116,11 +120,13 @@ class GatewayEndpoint:
             call = await _read(request)
             return await run_until_disconnect(request.receive, self._answer(call))
         except CallFailed as failed:
-            return self._refusal(openai_errors.from_call_failure(failed, self._inputs))
+            return self._refusal(openai_errors.from_call_failure(failed, self._inputs), request.scope)
         except GatewayError as refused:
-            return self._refusal(refused)
+            return self._refusal(refused, request.scope)
 
-    def _refusal(self, refused: GatewayError) -> Response:
+    def _refusal(self, refused: GatewayError, scope: Scope) -> Response:
+        """Record a refusal, and return its response."""
+        self._refusals.record(HTTP, client_name(scope), refused.reason)
         body = refused.as_json()
         if self._detailed:
             body["detail"] = body["error"]["message"]

@@ -159,7 +159,12 @@ def test_a_task_of_another_kind_answers_no_questions() -> None:
         ),
         ([{**CHOICE, "choices": [CHOICES[0]] * 2}], {}, "questions[0].choices", "must be unique values"),
         ([{**CHOICE, "choices": [{"value": 1}, {"value": 2}]}], {}, "questions[0].choices[0].value", "a string"),
-        ([{**SCORE, "levels": [{"label": "x"}] * 11}], {}, "questions[0].levels", "must have 2 to 10 levels; it has 11"),
+        (
+            [{**SCORE, "levels": [{"label": "x"}] * 11}],
+            {},
+            "questions[0].levels",
+            "must have 2 to 10 levels; it has 11",
+        ),
         ([{**CHOICE, "instructions": " "}], {}, "questions[0].instructions", "must not be empty"),
         ([{"type": "choice", "choices": CHOICES}], {}, "questions[0].instructions", "is missing"),
         ([{**CHOICE, "type": "box"}], {}, "questions[0].type", 'can only be "predicate" or "choice" or "score"'),
