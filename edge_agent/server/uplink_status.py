@@ -27,8 +27,8 @@ _STATES = {
 }
 _COUNT_MAX = 2**62
 """Numbers in the file have no limit; those in the message do."""
-_START = "Start 'edge-agent serve uplink' as its own user and read its log; docs/uplink.md says how."
-_RIGHTS = "Give this daemon's user the rights that docs/uplink.md lists."
+_START = "Start it with 'sudo systemctl enable --now edge-uplink', and read its log: 'edge-agent logs uplink'."
+_RIGHTS = "Give this daemon's user, edge-agent, the right to read the folder 'uplink' in the state directory."
 
 
 @dataclass(frozen=True)
