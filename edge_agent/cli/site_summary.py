@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from edge_agent.cli.output import print_trimmed
-from edge_agent.client import Status, Task
+from edge_agent.client import Status, Task, TaskUpdate
 from edge_agent.formats.state_code import (
     GROUP_CHARACTERS,
     SiteSummary,
@@ -34,19 +34,26 @@ def summarize(status: Status, now: datetime) -> SiteSummary:
 
 
 def _summarize_task(task: Task, status: Status) -> TaskSummary:
-    states = [engine.state.lower() for engine in status.engines if task.name in engine.tasks]
-    broken = next((state for state in states if state != "ready"), "not_ready")
-    updates = status.updates.tasks if status.updates else ()
-    update = next((one for one in updates if one.task == task.name and one.candidate), None)
+    update = _update_of(task.name, status)
     wanted = update.candidate.version if update and update.candidate else ""
     return TaskSummary(
         task=task.name,
         version=task.bundle.version,
-        state="ready" if task.ready else broken,
+        state="ready" if task.ready else _engine_state(task.name, status),
         update=update.state.lower() if update else "",
         to_version="" if wanted == task.bundle.version else wanted,
         alarms=tuple(alarm.alarm for alarm in status.alarms if alarm.task == task.name),
     )
+
+
+def _engine_state(task: str, status: Status) -> str:
+    states = [engine.state.lower() for engine in status.engines if task in engine.tasks]
+    return next((state for state in states if state != "ready"), "not_ready")
+
+
+def _update_of(task: str, status: Status) -> TaskUpdate | None:
+    updates = status.updates.tasks if status.updates else ()
+    return next((one for one in updates if one.task == task and one.candidate), None)
 
 
 def print_code(console: Console, status: Status, now: datetime) -> None:
