@@ -58,6 +58,12 @@ COMMANDS = {
         _TASKS, "mode", "run", "Show or set which model answers a task: the local one, the large one, or both."
     ),
     "status": _entry(_OPERATE, "status", "run", "Show the tasks, their engines, and what needs attention."),
+    "watch": _entry(
+        _OPERATE,
+        "watch",
+        "run",
+        "Watch tasks, engines, calls, transfers and refusals on one live screen, until q or Ctrl-C.",
+    ),
     "doctor": _entry(
         _OPERATE,
         "doctor",

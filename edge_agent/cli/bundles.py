@@ -206,13 +206,13 @@ def remove(
     """
     with target_of(ctx).admin() as admin:
         installed = admin.bundles(task)
-        if bundle or not installed:  # the daemon names what there is, if nothing matches
+        if bundle:
             consequence, way_back = _loss_of_bundle(task, bundle, installed)
-            question = f"Remove {task} {bundle}?" if bundle else f"Remove the task {task}?"
         else:
             consequence, way_back = _loss_of_task(task, installed, admin.status())
-            question = f"Remove the task {task}?"
-        confirm(question, f"{consequence} {way_back}", yes=yes)
+        confirm(
+            f"Remove {task} {bundle}?" if bundle else f"Remove the task {task}?", f"{consequence} {way_back}", yes=yes
+        )
         freed = admin.remove(task, bundle)
     if as_json:
         print_json({"task": task, "bundle": bundle, "freed_bytes": freed}, indent=2)
@@ -258,6 +258,7 @@ def _loss_of_task(task: str, installed: list[Bundle], status: Status) -> tuple[s
     versions, size = ", ".join(each.ref.version for each in installed), sum(each.size_bytes for each in installed)
     stops = f"Version {active} stops answering '{task}', and nothing else answers it: calls of the task fail. "
     lost = f"The site loses {counted(len(installed), 'bundle')} of it ({versions}; {format_bytes(size)})."
+    lost = lost if installed else f"The site loses every bundle of '{task}'; this agent can read none."
     others = sorted(each.name for each in status.tasks if each.name != task)
     rest = f" Other tasks continue: {', '.join(others)}." if others else ""
     on_drive = f", or 'sudo edge-agent bundles allow {task}' with an uplink" if _is_planned(task, status) else ""

@@ -53,7 +53,8 @@ def classify_enrolment(
 def _check_dates(kit: EnrolmentFile, now: float) -> None:
     if now >= parse_timestamp(kit.expires_at):
         raise EnrolmentFileRefused(
-            f"the enrolment file expired on {kit.expires_at[:10]}", remedy=f"{_ANEW} If it should not: check 'date'."
+            f"the enrolment file expired on {kit.expires_at[:10]}",
+            remedy=f"{_ANEW} If that is not so, this machine's clock is wrong: 'date' shows it.",
         )
     if now < parse_timestamp(kit.issued_at) - CLOCK_SECONDS_SLACK:
         said = f"the enrolment file was made on {kit.issued_at[:10]}, and this machine's clock is before that"
@@ -63,7 +64,7 @@ def _check_dates(kit: EnrolmentFile, now: float) -> None:
 def _strangeness(kit: EnrolmentFile, known: SiteEnrolment, *, same_fleet: bool) -> str:
     """Return why this machine would not stay the site that it is; empty = it would."""
     if kit.site != known.site:
-        return f"the enrolment file is for site {kit.site}, and this machine is {known.site}"
+        return f"the enrolment file is for site {kit.site}, and this machine is site {known.site}"
     if not same_fleet:
         return f"the enrolment file of {kit.site} has another root of trust than this machine: it is of another fleet"
     return ""

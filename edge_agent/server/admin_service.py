@@ -83,9 +83,13 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             warning_details=warnings,
             store_bytes=components.activation.inventory.store_bytes,
             disk_free_bytes=shutil.disk_usage(components.config.state_dir).free,
-            updates=messages.updates_message(components.activation, components.updater.overview),
+            updates=messages.updates_message(
+                components.activation, components.updater.overview, components.updater.copy_progress
+            ),
             escalation=messages.large_model_message(components.uplink.message(), examples),
             counts=messages.counts_messages(components.counts),
+            site=components.config.site.id,
+            denied=components.servers.denied,
             alarms=[
                 monitoring_messages.alarm_message(each, demoted=by)
                 for task in serving
@@ -171,7 +175,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
         if problem := looking.result():
             raise problem
-        updates = messages.updates_message(self._components.activation, updater.overview)
+        updates = messages.updates_message(self._components.activation, updater.overview, updater.copy_progress)
         await context.write(pb.ImportUpdateResponse(updates=updates))
 
     async def AllowUpdate(self, request: pb.AllowUpdateRequest, context: CallContext) -> pb.AllowUpdateResponse:

@@ -212,14 +212,17 @@ def large_model_message(
     return said
 
 
-def updates_message(activation: Activation, overview: UpdateOverview) -> admin_pb2.UpdatesStatus:
-    """Describe the state of the site's updates."""
+def updates_message(activation: Activation, overview: UpdateOverview, copied: CopyProgress) -> admin_pb2.UpdatesStatus:
+    """Describe the state of the site's updates, and how far a bundle has been copied."""
     tasks = sorted(activation.serving.keys() | overview.rows.keys())
     return admin_pb2.UpdatesStatus(
         channel=overview.channel,
         plan_version=overview.plan_version,
         problem=f"{overview.problem.message}. {overview.problem.remedy}" if overview.problem else "",
         tasks=[task_update_message(task, activation, overview.rows.get(task)) for task in tasks],
+        copying=copied.name,
+        copied_bytes=copied.bytes,
+        total_bytes=copied.bytes_total,
     )
 
 

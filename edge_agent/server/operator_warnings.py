@@ -58,7 +58,7 @@ def of_revoked(serving: Serving, revoked: frozenset[str]) -> Iterator[pb.StatusW
     for task, bundle in serving.items():
         if task in revoked:
             message = f"Task {task} is answered by {bundle.manifest.version}, which the central team has revoked."
-            message += " It goes on until the plan wants another one: ask them."
+            message += " It continues to answer until their plan names another one: ask them."
             yield _warning(pb.WARNING_KIND_REVOKED, message, task)
 
 

@@ -27,8 +27,8 @@ _STATES = {
 }
 _COUNT_MAX = 2**62
 """Numbers in the file have no limit; those in the message do."""
-_START = "Start 'edge-agent serve uplink' as its own user and read its log; docs/uplink.md says how."
-_RIGHTS = "Give this daemon's user the rights that docs/uplink.md lists."
+_START = "Start it with 'sudo systemctl enable --now edge-uplink', and read its log: 'edge-agent logs uplink'."
+_RIGHTS = "Give this daemon's user, edge-agent, the right to read the folder 'uplink' in the state directory."
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,8 @@ def _downloads(said: uplink_state.DownloadProgress | None) -> pb.UplinkDownloads
         refresh_time=_moment(said.refreshed_at),
         waiting_blobs=min(said.waiting_blobs, _COUNT_MAX),
         waiting_bytes=min(said.waiting_bytes, _COUNT_MAX),
+        fetched_blobs=min(said.fetched_blobs, _COUNT_MAX),
+        fetched_bytes=min(said.fetched_bytes, _COUNT_MAX),
     )
 
 

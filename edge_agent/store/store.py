@@ -322,8 +322,7 @@ class Store:
                 f" of which {format_bytes(reserve)} stay reserved"
             )
             remedy = (
-                f"Free {megabytes_to_free(short)} on the disk of {self._state.path.parent}; 'edge-agent bundles list'"
-                " shows versions that 'edge-agent remove' can delete."
+                f"Free {megabytes_to_free(short)} on the disk of {self._state.path.parent}. {DiskFull.remedy_default}"
             )
             raise DiskFull(said, remedy=remedy, needed=needed, free=free, reserve=reserve)
         for artifact in manifest.artifacts:

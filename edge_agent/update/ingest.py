@@ -47,7 +47,7 @@ class MissingFiles:
     count: int
     bytes: int
     fault: str
-    """What is wrong with the first of them: "blobs/0123456789ab… has 5 bytes of 1.2 MB"."""
+    """What is wrong with the first of them: "blobs/0123456789ab… is cut short, to 5 bytes of 1.2 MB"."""
 
     @property
     def amount(self) -> str:
@@ -270,7 +270,7 @@ def _fault(folder: RepositoryFolder, want: DownloadRequest) -> str:
     if found < 0:
         return f"{name} is not there"
     if found < want.size_bytes:
-        return f"{name} is cut short: it has {format_bytes(found)} of {format_bytes(want.size_bytes)}"
+        return f"{name} is cut short, to {format_bytes(found)} of {format_bytes(want.size_bytes)}"
     return f"{name} is damaged"
 
 

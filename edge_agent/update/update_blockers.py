@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from edge_agent.formats.status_object import UpdateState
 from edge_agent.formatting import megabytes_to_free
 
-IMPORT_AGAIN = "insert the USB drive again and run 'sudo edge-agent media import' on it"
+IMPORT_AGAIN = "insert the USB drive again and import it ('sudo edge-agent media import /media/usb')"
 NOTHING_LOST = "nothing is lost"
 
 
@@ -113,8 +113,8 @@ def _not_here(cause: BlockingCause, seen: BlockedUpdate) -> Explanation:
         return Explanation("waiting", seen.reason or cause.value, seen.detail)
     if seen.download.disk_full:
         return _no_room_to_fetch(replace(seen, detail=seen.download.message))
-    more = "or wait for the uplink" if seen.download.has_uplink else NOTHING_LOST
-    said = f"{seen.detail} not on this machine, and {seen.download.message}: {IMPORT_AGAIN}; {more}"
+    more = ", or wait for the uplink" if seen.download.has_uplink else ""
+    said = f"{seen.detail} missing on this machine, and {seen.download.message}: {IMPORT_AGAIN}{more}"
     return Explanation("waiting", "FILES_MISSING", said)
 
 
@@ -135,7 +135,7 @@ def _import_failed(cause: BlockingCause, seen: BlockedUpdate) -> Explanation:
     reason = seen.reason or cause.value
     match cause:
         case BlockingCause.FILES_MISSING | BlockingCause.DRIVE_INCOMPLETE:
-            again = f"have the drive written again, for this site, then {IMPORT_AGAIN}"
+            again = "have the USB drive written again for this site, and import it"
             return Explanation(state, "UPDATE_INCOMPLETE", f"{seen.detail}: {again}")
         case BlockingCause.DRIVE_UNREADABLE:
             return Explanation(state, "STICK_FAILED", f"{seen.detail}: {IMPORT_AGAIN}; {NOTHING_LOST}")

@@ -351,7 +351,8 @@ class TaskUpdates:
         if missing is None:
             return replace(facts, download=download)
         if facts.brought:
-            said = f"{missing.amount} not whole in {context.folder} ({missing.fault})"
+            said = f"in {context.folder} {missing.fault}"
+            said += f", as are {missing.count - 1} other files" if missing.count > 1 else ""
             return replace(facts, missing=said, download=download)
         facts = replace(facts, missing=missing.amount, download=download)
         if download is None or not download.disk_full:

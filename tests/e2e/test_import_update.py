@@ -130,9 +130,9 @@ def test_a_stick_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how,
     damage(stick / "blobs" / sha256_of(version.encode()), how)
     result = brought.run("media", "import", str(stick))
     refused(result, f"pos {version} was not installed", "written again, for this site")
-    what = {"gone": "is not there", "truncated": "is cut short: it has 2 bytes of 5 bytes", "flipped": "is damaged"}
+    what = {"gone": "is not there", "truncated": "is cut short, to 2 bytes of 5 bytes", "flipped": "is damaged"}
     line = next(each for each in result.stdout.splitlines() if each.startswith(f"not taken: pos {version}: "))
-    assert (True, True) == (what[how] in line, "have the drive written again" in line), result.output
+    assert (True, True) == (what[how] in line, "have the USB drive written again for this site" in line), result.output
     waiting = brought.update()
     assert ("WAITING", "UPDATE_INCOMPLETE") == (waiting.state, waiting.reason)
     assert waiting.message in line

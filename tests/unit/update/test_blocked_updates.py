@@ -41,7 +41,7 @@ async def test_without_an_uplink_nothing_is_called_fetching(by_drive: UpdatingSi
     """The files are missing, and the drive brings them; with an uplink that is online they are on their way."""
     await by_drive.look()
     assert ("waiting", "FILES_MISSING") == by_drive.where()
-    said = f"1 file (1.5 MB) not on this machine, and {UNSET.message}: {IMPORT_AGAIN}; nothing is lost"
+    said = f"1 file (1.5 MB) missing on this machine, and {UNSET.message}: {IMPORT_AGAIN}"
     assert said == by_drive.row().message
     by_drive.download_blocker = None
     await by_drive.look()
@@ -51,8 +51,8 @@ async def test_without_an_uplink_nothing_is_called_fetching(by_drive: UpdatingSi
 @pytest.mark.parametrize(
     ("how", "reason", "remedy"),
     [
-        ("incomplete", "UPDATE_INCOMPLETE", "have the drive written again"),
-        ("damaged", "UPDATE_INCOMPLETE", "have the drive written again"),
+        ("incomplete", "UPDATE_INCOMPLETE", "have the USB drive written again"),
+        ("damaged", "UPDATE_INCOMPLETE", "have the USB drive written again"),
         ("pulled", "STICK_FAILED", "insert the USB drive again"),
         ("pulled before", "STICK_FAILED", "insert the USB drive again"),
         ("full", "DISK_FULL", "free 210 MB"),

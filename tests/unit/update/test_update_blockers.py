@@ -28,23 +28,23 @@ WITHOUT_UPLINK = {
     ("FILES_MISSING", "fetching"): (
         "waiting",
         "FILES_MISSING",
-        f"2 files (5.0 MB) not on this machine, and {UNSET.message}: {IMPORT_AGAIN}; nothing is lost",
+        f"2 files (5.0 MB) missing on this machine, and {UNSET.message}: {IMPORT_AGAIN}",
     ),
     ("FILES_MISSING", "importing"): (
         "waiting",
         "UPDATE_INCOMPLETE",
-        f"2 files (5.0 MB): have the drive written again, for this site, then {IMPORT_AGAIN}",
+        "2 files (5.0 MB): have the USB drive written again for this site, and import it",
     ),
     ("FILES_MISSING", "admitting"): (
         "waiting",
         "FILES_MISSING",
-        f"2 files (5.0 MB) not on this machine, and {UNSET.message}: {IMPORT_AGAIN}; nothing is lost",
+        f"2 files (5.0 MB) missing on this machine, and {UNSET.message}: {IMPORT_AGAIN}",
     ),
     ("DRIVE_INCOMPLETE", "fetching"): ("waiting", "UPDATE_INCOMPLETE", "as the import said"),
     ("DRIVE_INCOMPLETE", "importing"): (
         "waiting",
         "UPDATE_INCOMPLETE",
-        f"blobs/ab… is damaged: have the drive written again, for this site, then {IMPORT_AGAIN}",
+        "blobs/ab… is damaged: have the USB drive written again for this site, and import it",
     ),
     ("DRIVE_INCOMPLETE", "admitting"): REPEATED,
     ("DRIVE_UNREADABLE", "fetching"): ("waiting", "STICK_FAILED", "as the import said"),
@@ -106,7 +106,9 @@ def test_an_uplink_that_works_brings_what_a_drive_did_not(cause: BlockingCause):
 
 def test_an_uplink_that_is_offline_brings_nothing():
     """It is not called fetching; a drive or the network brings the files."""
-    expected = f"2 files (5.0 MB) not on this machine, and {OFFLINE.message}: {IMPORT_AGAIN}; or wait for the uplink"
+    expected = (
+        f"2 files (5.0 MB) missing on this machine, and {OFFLINE.message}: {IMPORT_AGAIN}, or wait for the uplink"
+    )
     found = said(BlockingCause.FILES_MISSING, UpdatePhase.FETCHING, OFFLINE)
     assert ("waiting", "FILES_MISSING", expected) == found
 
