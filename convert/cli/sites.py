@@ -1,11 +1,12 @@
-"""`edge-convert sites list|show|accept|reject|revoke|restore`."""
+"""`edge-convert sites list|show|accept|reject|revoke|restore|decode`."""
 
 import itertools
 import json
 import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from convert.cli import progress_output
 from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
+from edge_agent.formats import state_code
 from edge_agent.formats.enrolment_file import CODE_DIGITS, normalize_code, verification_code
 from edge_agent.formats.signed_document import format_timestamp
 
@@ -30,7 +32,7 @@ _TITLES: dict[Standing, str] = {
 
 Site = Annotated[str, typer.Argument(metavar="SITE", help="The site's id.")]
 Key = Annotated[
-    str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'edge-agent identity' shows there.")
+    str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'sudo edge-agent identity' shows there.")
 ]
 Collected = Annotated[
     Path | None, typer.Option("--collected", metavar="FOLDER", help="Where collect writes; the registry is in there.")
@@ -65,7 +67,7 @@ class _CentralRecords:
         found = {key for key in known if key.startswith(given)}
         if len(found) != 1:
             said = f"no key of {site} with the code {verification_code(given)} has come here"
-            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'edge-agent identity' shows it."
+            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'sudo edge-agent identity' shows it."
             raise InvalidRequest(said, remedy=remedy)
         return found.pop()
 
@@ -101,7 +103,7 @@ def list_(
     _print(rows)
     if waiting:
         progress_output.out().print(
-            "Have the site read out its code ('edge-agent identity'), and accept the key that has it."
+            "Have the site read out its code ('sudo edge-agent identity'), and accept the key that has it."
         )
 
 
@@ -150,7 +152,7 @@ def accept(
 ) -> None:
     """Let a site sign with a key: a new site, a replaced box, one installed anew.
 
-    Compare it first: 'edge-agent identity' shows its code there.
+    Compare it first: 'sudo edge-agent identity' shows its code there.
 
     Example: [bold]edge-convert sites accept shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
@@ -200,6 +202,43 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
     centre = _centre(collected, registry)
     centre.sites.restore(site)
     say(f"{site} counts again, by {centre.path}")
+
+
+@app.command()
+def decode(
+    code: Annotated[
+        list[str],
+        typer.Argument(metavar="CODE", help="Groups of 'edge-agent status --code', or the text of the QR code."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Show the state of a site that somebody read out or photographed.
+
+    It needs neither a registry nor a network; docs/state-code.md describes the code.
+
+    Example: [bold]edge-convert sites decode 19DAY3 TE7NT0 GP7H6D …[/bold]
+    """
+    summary = state_code.decode(" ".join(code))
+    if as_json:
+        write_exactly(json.dumps(asdict(summary)))
+        return
+    made = datetime.fromtimestamp(60 * summary.minutes, UTC)
+    link = f", uplink {summary.link}" if summary.link else ""
+    console = progress_output.out()
+    console.print(
+        Text(
+            f"{summary.site or 'a machine that is not enrolled'}: edge-agent {summary.agent_version}, "
+            f"{'serving' if summary.serving else 'draining'}{link}; made at {made:%Y-%m-%d %H:%M} UTC by its clock"
+        )
+    )
+    _print([("task", "version", "state", "update", "alarms"), *map(_summary_row, summary.tasks)])
+    if summary.tasks_left_out:
+        console.print(Text(f"and {summary.tasks_left_out} more, which need less attention"))
+
+
+def _summary_row(task: state_code.TaskSummary) -> tuple[str, ...]:
+    update = f"{task.update.replace('_', ' ')}{' ' if task.to_version else ''}{task.to_version}" if task.update else "-"
+    return task.task, task.version, task.state.replace("_", " "), update, ", ".join(task.alarms) or "-"
 
 
 def _centre(collected: Path | None, registry: Path | None) -> _CentralRecords:
