@@ -133,6 +133,8 @@ class LlamaWheel:
 
 def forget_other_recipes(folder: Path) -> None:
     """Make the folder of a build, and remove those that no recipe of this checkout continues."""
+    for left in folder.parent.parent.glob(".building-*"):  # by version 0.1, when it was stopped
+        shutil.rmtree(left)
     folder.mkdir(parents=True, exist_ok=True)
     version = folder.name.split("-")[1]
     continued = {BuildRecipe(version, gpu).key for gpu in GPU}
