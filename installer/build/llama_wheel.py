@@ -166,13 +166,13 @@ def trim(tree: Path, libgomp: Path) -> None:
     """Remove second copies from the content of a wheel, and add the OpenMP library that it needs."""
     for name in NOT_NEEDED:
         shutil.rmtree(tree / name, ignore_errors=True)
-    for path in [*second_copies(tree / LIBRARIES), *second_copies(tree / "bin")]:
-        path.unlink()
     for path in sorted(tree.rglob("*.so*")):
         if path.is_symlink():  # a wheel has no links
             target = path.resolve()
             path.unlink()
             shutil.copyfile(target, path)
+    for path in [*second_copies(tree / LIBRARIES), *second_copies(tree / "bin")]:
+        path.unlink()
     shutil.copyfile(libgomp, tree / LIBRARIES / "libgomp.so.1")
 
 

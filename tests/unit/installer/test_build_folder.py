@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -31,3 +33,20 @@ def test_a_source_is_unpacked_completely_or_not_at_all(tmp_path: Path):
     llama_wheel.unpack(tmp_path / "sdist.tar.gz", tmp_path / "source")
     assert ["CMakeLists.txt"] == [path.name for path in (tmp_path / "source").iterdir()]
     assert not (tmp_path / "source.partial").exists()
+
+
+def test_a_library_under_three_names_is_carried_once(tmp_path: Path):
+    """CMake installs a file and two links to it; a wheel has no links, and carries only the name that is opened."""
+    libraries = tmp_path / "tree/llama_cpp/lib"
+    libraries.mkdir(parents=True)
+    (tmp_path / "libgomp").write_bytes(b"")
+    real = libraries / "libllama.so.0.1.2"
+    subprocess.run(["gcc", "-shared", "-x", "c", os.devnull, "-o", real], check=True)
+    (libraries / "libllama.so.0").symlink_to("libllama.so.0.1.2")
+    (libraries / "libllama.so").symlink_to("libllama.so.0")
+    content = real.read_bytes()
+    llama_wheel.trim(tmp_path / "tree", tmp_path / "libgomp")
+    assert {"libllama.so": content, "libgomp.so.1": b""} == {
+        path.name: path.read_bytes() for path in libraries.iterdir()
+    }
+    assert not (libraries / "libllama.so").is_symlink()
