@@ -27,7 +27,7 @@ class InvalidRequest(CallerError):
     """A field of the request breaks its rule."""
 
     reason = "REQUEST_INVALID"
-    remedy_default = "Change the field that the message names; docs/api.md has the limits of each field."
+    remedy_default = "Change the field that the message names, to what the message allows."
 
 
 class EmptyInput(CallerError):
@@ -83,14 +83,18 @@ class RoleMissing(AccessError):
     """The caller has none of the roles that the call needs."""
 
     reason = "ROLE_MISSING"
-    remedy_default = "Have a certificate issued with the role, or use the socket that grants it."
+    remedy_default = (
+        "Have a certificate issued with the role ('sudo edge-agent certs issue'), or use the socket that grants it."
+    )
 
 
 class CertificateExpired(AccessError):
     """The caller's certificate has expired, although the connection is older than that."""
 
     reason = "CERTIFICATE_EXPIRED"
-    remedy_default = "Have a new certificate issued ('edge-agent certs issue'), and check the clocks of both machines."
+    remedy_default = (
+        "Have a new certificate issued ('sudo edge-agent certs issue'), and check the clocks of both machines."
+    )
 
 
 class CapacityError(EdgeAgentError):

@@ -163,15 +163,17 @@ class GrpcServers:
         """Calls that were denied, by reason."""
         return self._audit.denied
 
-    def warnings(self) -> list[str]:
-        """Return what an operator should know about TCP and the audit log, a sentence each."""
-        return [*self._tcp_warnings(), *([f"Audit log: {self._audit.problem}."] if self._audit.problem else [])]
+    @property
+    def audit_problem(self) -> str:
+        """Why the audit log cannot be written; empty = it can."""
+        return self._audit.problem
 
-    def _tcp_warnings(self) -> list[str]:
+    def tcp_warnings(self) -> list[str]:
+        """Return what an operator should know about TCP, a sentence each."""
         service = self._config.service
         if service.tcp_address and service.insecure:
             message = f"{service.tcp_address} is open: without certificates, anyone who reaches it may use the models."
-            return [f"{message} 'edge-agent certs init' makes them."]
+            return [f"{message} 'sudo edge-agent certs init' makes them."]
         return self._tls.warnings() if self._tls else []
 
     async def report(self, ready: dict[str, bool], *, serving: bool) -> None:
