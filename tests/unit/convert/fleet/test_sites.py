@@ -159,7 +159,7 @@ def test_the_list_shows_what_waits(tmp_path: Path):
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.splitlines()}
     assert "waiting for you 3c3c-3c3c-3c3c-3c3c-3c3c waits 2026-11-25" == lines["awaited"]
     assert "waiting for you 3c3c-3c3c-3c3c-3c3c-3c3c waits -" == lines["stranger"]
-    assert ("accepted 2b2b-2b2b-2b2b-2b2b-2b2b -", "not heard of yet - -") == (lines["former"], lines["stolen"])
+    assert ("accepted 2b2b-2b2b-2b2b-2b2b-2b2b -", "no data yet - -") == (lines["former"], lines["stolen"])
     assert "revoked on 2026-11-26 - -" == lines["given-up"]
 
 

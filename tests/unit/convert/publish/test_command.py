@@ -105,7 +105,7 @@ def test_everything_in_an_object_store(tmp_path: Path):
 
 def test_the_same_again_is_a_no_op_that_says_so(desk: Desk):
     """A bundle and a plan that are there already."""
-    assert "is there already; nothing was changed" in desk.on_repo("publish", desk.bundles[0])
+    assert "is published already; nothing was changed" in desk.on_repo("publish", desk.bundles[0])
     desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
     assert "Nothing was changed" in desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
 
@@ -310,7 +310,7 @@ def test_a_stick_says_what_it_holds_and_until_when(desk: Desk):
 
 @pytest.mark.release
 def test_keys_under_a_passphrase_are_asked_for(tmp_path: Path):
-    """From a file, or not at all when nobody is there to ask."""
+    """From a file, or not at all when there is no terminal."""
     desk = Desk(tmp_path)
     phrase = tmp_path / "phrase"
     phrase.write_text("nine purple herons\n")

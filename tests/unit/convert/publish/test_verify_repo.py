@@ -184,7 +184,7 @@ def test_a_stick_is_whole_with_what_the_plan_wants(fleet: Fleet, tmp_path: Path)
     stick = fleet.centre.stick(tmp_path / "stick")
     root = fleet.centre.keys / "root.json"
     assert 1 == run(stick, "--root", root)[0]
-    assert 0 == run(stick, "--root", root, "--stick")[0]
-    assert 0 == run(stick, "--root", root, "--stick", "--site", "shop-1", "--channel", "stable")[0]
+    assert 0 == run(stick, "--root", root, "--media")[0]
+    assert 0 == run(stick, "--root", root, "--media", "--site", "shop-1", "--channel", "stable")[0]
     shutil.rmtree(stick / "blobs")
-    assert 1 == run(stick, "--root", root, "--stick")[0]
+    assert 1 == run(stick, "--root", root, "--media")[0]
