@@ -33,9 +33,7 @@ class Command:
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     task: Annotated[Path, typer.Argument(metavar="TASK", help="A task.yaml, or the directory that holds it.")]
-    out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Directory or .tar file to create.")
-    ] = None
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Directory or .tar file to create.")] = None
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="GGUF or ONNX file; not needed for runtime echo.")
     ] = None
@@ -53,7 +51,7 @@ class Command:
         elif (self.task / RECIPE_NAME).is_file() or self.task.name == RECIPE_NAME:
             run.bring(self.task, "assemble", self.again, self.work)
         else:
-            remedy = f"Name a folder or a .tar with --out. To run the stages of a recipe, name a folder with a {RECIPE_NAME}."
+            remedy = f"Name a folder or a .tar with --out. To run a recipe, name a folder with a {RECIPE_NAME}."
             raise InvalidRequest("--out is missing: the bundle needs a folder or a .tar file", remedy=remedy)
 
     def _by_hand(self, out: Path) -> None:

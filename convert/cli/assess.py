@@ -36,10 +36,16 @@ class Command:
     collected: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that 'edge-convert collect' writes.")]
     task: Annotated[str, typer.Option(metavar="NAME", help="The task.")]
     target: Annotated[
-        float, typer.Option(min=0.0001, max=0.9999, help="Target risk: largest acceptable share of wrong answers among the confident ones.")
+        float,
+        typer.Option(
+            min=0.0001,
+            max=0.9999,
+            help="Target risk: largest acceptable share of wrong answers among the confident ones.",
+        ),
     ] = 0.05
     delta: Annotated[
-        float, typer.Option(min=0.0001, max=0.9999, help="Accepted probability that the risk is above the target after all.")
+        float,
+        typer.Option(min=0.0001, max=0.9999, help="Accepted probability that the risk is above the target after all."),
     ] = 0.1
     version: example_options.Version = ""
     site: example_options.Sites = None
@@ -165,6 +171,8 @@ def _promised(found: Any) -> str:
 def _audited(found: Any) -> str:
     audit, right = found.audit, found.audit.right
     who = f"{audit.by_people} judged by people, {audit.by_opinion} only by the large model, which can be wrong too"
-    seen = f"{right.low:.1%} to {right.high:.1%} of {plural(audit.answers, 'confident answer')} drawn at random are right"
+    seen = (
+        f"{right.low:.1%} to {right.high:.1%} of {plural(audit.answers, 'confident answer')} drawn at random are right"
+    )
     over = "; that is above the target risk" if 1 - right.high > found.promise.target else ""
     return f"{seen}, an estimate: {who}{over}"

@@ -115,7 +115,10 @@ class Command:
         review = execution.load_module("convert.dataset.review_folder")  # needs the extra, unlike other commands
         asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
-        say(f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; its labelling interface is {review.INTERFACE_NAME}")
+        say(
+            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; the labelling interface is"
+            f" {review.INTERFACE_NAME}"
+        )
 
     def _ask_about_labels(self) -> None:
         choice = execution.load_module("convert.dataset.selection").DatasetSelection(
@@ -124,7 +127,7 @@ class Command:
         review = execution.load_module("convert.dataset.label_review")
         count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
         say(
-            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; its"
+            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; the"
             f" labelling interface is {review.INTERFACE_NAME}"
         )
 

@@ -153,7 +153,7 @@ def _print_task(console: Console, task: TaskProgress) -> None:
         for wave in task.waves:
             began = "since" if wave.open else "from"
             counts = (f"{count:,}" for count in (wave.sites, wave.there, wave.failed))
-            table.add_row(f"{began} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent} %", *counts)
+            table.add_row(f"{began} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent}%", *counts)
         console.print(table)
     for reason in task.reasons[:_SHOWN_MAX]:
         console.print(Text.assemble((f"{reason.state}: ", "bold"), _said(name, reason)))
@@ -177,7 +177,7 @@ def _alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:
 def _advice(task: TaskProgress) -> str:
     return (
         f"{task.task} on {task.channel}: {task.failed:,} of the {task.tried:,} sites that tried it failed"
-        f" ({task.failure_percent:.1f} %; the plan allows {task.failure_percent_max} %)"
+        f" ({task.failure_percent:.1f}%; the plan allows {task.failure_percent_max}%)"
     )
 
 

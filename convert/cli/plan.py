@@ -167,7 +167,7 @@ def _show(old: RolloutPlan, new: RolloutPlan) -> None:
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         console.print(Text(line, style))
     for line in plan_rules.consequences(old, new):
-        console.print(Text.assemble(("means: ", "bold"), line))
+        console.print(Text.assemble(("effect: ", "bold"), line))
 
 
 def _from_file(path: Path, held: RepositoryState) -> RolloutPlan:

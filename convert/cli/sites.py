@@ -233,5 +233,5 @@ def _state(entry: SiteEntry, waiting: Collection[str]) -> str:
     if entry.revoked_at:
         return f"revoked on {entry.revoked_at[:10]}"
     if waiting:
-        return "waiting for your decision"
+        return "needs a decision"
     return "accepted" if entry.keys else "no data yet"
