@@ -97,12 +97,21 @@ def load_authority(certificate: Path, key: Path) -> CertificateKeyPair:
     try:
         pair = CertificateKeyPair(certificate.read_bytes(), key.read_bytes())
     except OSError as error:
-        raise CertificateUnusable(
-            f"cannot read {error.filename}: {error.strerror}",
-            remedy="'edge-agent certs init' makes an authority; --dir says where it is.",
-        ) from None
+        remedy = _unreadable_remedy(error, certificate, key)
+        raise CertificateUnusable(f"cannot read {error.filename}: {error.strerror}", remedy=remedy) from None
     check_key_matches(pair.certificate, pair.key, str(certificate))
     return pair
+
+
+def _unreadable_remedy(error: OSError, certificate: Path, key: Path) -> str:
+    if isinstance(error, PermissionError):
+        return "Run the command with sudo."
+    if str(error.filename) == str(key):
+        return (
+            f"The authority is {certificate}; its key is kept elsewhere, such as on a USB drive. Name it with"
+            " '--ca-key FILE'. A second authority would not be accepted by the clients."
+        )
+    return "'edge-agent certs init' makes an authority; '--dir DIR' names the folder of one that exists."
 
 
 def write_pair(pair: CertificateKeyPair, certificate: Path, key: Path, *, replace: bool = False) -> None:

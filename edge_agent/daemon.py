@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import functools
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -25,11 +26,13 @@ from edge_agent import __version__, logs, systemd
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
 from edge_agent.config import Config, StoreConfig, addresses
+from edge_agent.core_log import CoreLog
 from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.status_object import TaskStatus
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
 from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
+from edge_agent.refusal_log import HANDSHAKE
 from edge_agent.server import process_limits, site_status
 from edge_agent.server.admin_service import AdminDependencies, AdminServicer
 from edge_agent.server.admission_control import AdmissionControl
@@ -41,6 +44,7 @@ from edge_agent.server.inference import InferenceDependencies
 from edge_agent.server.model_router import ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient
+from edge_agent.server.uplink_status import download_blocker
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
@@ -69,8 +73,11 @@ class Daemon:
         store: Store,
         supervisor: Supervisor | None = None,
         spool_worker: type[SpoolWorker] = SpoolWorker,
+        core_log: CoreLog | None = None,
     ) -> None:
         """Make the components over an open store; `spool_worker` opens the spool of examples.
+
+        `core_log` reads what gRPC's C library reports; None = nothing does, as without TLS.
 
         Raises:
             CertificateUnusable: the TLS files cannot be used.
@@ -83,6 +90,9 @@ class Daemon:
         self._counts = AnswerCounts()
         self._admission = AdmissionControl(config.service.calls_max, config.access.client_calls_max)
         self._servers = GrpcServers(config)
+        self._core_log = core_log
+        if core_log:
+            core_log.on_failed_handshake = lambda cause: self._servers.refusals.record(HANDSHAKE, "", cause)
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
         self._engines.tuning_cache = open_tuning_cache(store.settings)
         self._activation = Activation(
@@ -94,7 +104,13 @@ class Daemon:
         )
         self._task_modes = TaskModes(config, store, self._activation)
         self._alarms = MonitoringAlarms(self._activation, self._task_modes)
-        updates = update_engines(self._engines, self._activation, self._update_changed, self._alarms.apply_plan)
+        updates = update_engines(
+            self._engines,
+            self._activation,
+            self._update_changed,
+            self._alarms.apply_plan,
+            functools.partial(download_blocker, config),
+        )
         self._updater = Updater(config, store, self._activation, updates, _bundle_ingest(config, store))
         self._capture = ExampleCapture(config, self._spool_worker_dependencies(), spool_worker)
         self._uplink = UplinkClient(config, self._capture)
@@ -153,6 +169,11 @@ class Daemon:
             why = "the large model counts as offline meanwhile, and the local answers stand"
             yield Component("large-model", self._uplink.run, restart, why)
             yield Component("questions", self._deferred.run, restart, "no caller waits for these questions")
+        why = "refusals are counted and logged without it; only the summaries wait"
+        yield Component("refusals", self._servers.refusals.run, restart, why)
+        if self._core_log:
+            why = "calls are answered without it; failed handshakes are counted and logged later"
+            yield Component("handshakes", self._core_log.run, restart, why)
         why = "alarms are shown without it; only putting a task into shadow waits"
         yield Component("alarms", lambda: self._alarms.run(self._uplink, self._update_changed), restart, why)
         why = "bundles that answer continue; each look begins with the state in the journal"
@@ -266,17 +287,22 @@ def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[S
     Raises:
         SiteError: this machine does not allow it.
     """
+    core_log = (
+        CoreLog() if config.has_tls_listener else None
+    )  # before the logs, which take standard error as it is then
     logs.configure(config.log)
     faulthandler.enable()  # the watchdog's SIGABRT then logs where every thread was
     process_limits.limit_malloc_arenas()
     process_limits.raise_descriptor_limit(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:
-        ended = uvloop.run(_serve(config, store, wrap, spool_worker))
+        ended = uvloop.run(_serve(config, store, wrap, spool_worker, core_log))
         if not ended.closed:
             os._exit(EXIT_FAILED)  # otherwise Python waits for the thread that waits for the disk
     finally:
         store.close()
+        if core_log:
+            core_log.close()
     return EXIT_FAILED if ended.failed else 0
 
 
@@ -299,7 +325,9 @@ def _limits(config: StoreConfig) -> StoreLimits:
     )
 
 
-async def _serve(config: Config, store: Store, wrap: RunWrapper, spool_worker: type[SpoolWorker]) -> DaemonOutcome:
+async def _serve(
+    config: Config, store: Store, wrap: RunWrapper, spool_worker: type[SpoolWorker], core_log: CoreLog | None
+) -> DaemonOutcome:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -314,7 +342,7 @@ async def _serve(config: Config, store: Store, wrap: RunWrapper, spool_worker: t
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop_gently)
     supervisor = Supervisor(stop.set, wrap=wrap)
-    daemon = Daemon(config, store, supervisor, spool_worker)
+    daemon = Daemon(config, store, supervisor, spool_worker, core_log)
     async with daemon.running():
         systemd.notify("READY=1")
         log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))

@@ -144,7 +144,12 @@ class Supervisor:
     @property
     def problems(self) -> list[str]:
         """The deaths that are not over, a sentence each."""
-        return [self._sentence(life) for life in self._lives if self._stands(life)]
+        return list(self.problems_by_name.values())
+
+    @property
+    def problems_by_name(self) -> dict[str, str]:
+        """The same, by the name of the component."""
+        return {life.component.name: self._sentence(life) for life in self._lives if self._stands(life)}
 
     def _begin(self, life: _ComponentState) -> asyncio.Task[None]:
         life.task = asyncio.get_running_loop().create_task(self._keep(life), name=life.component.name)

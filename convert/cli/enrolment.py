@@ -1,5 +1,6 @@
 """`edge-convert enrolment-file`."""
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from convert.fleet.site_registry import EnrolmentRecord as Issued
 from convert.fleet.site_registry import SiteRegistry
 from convert.publish import central_keys
 from edge_agent.durable import atomic_files
+from edge_agent.errors import ExchangeError, InvalidRequest
 from edge_agent.formats import enrolment_file as enrolment_format
 
 _PRIVATE_MODE = 0o600
@@ -40,6 +42,9 @@ class Command:
         Path | None, typer.Option(metavar="FILE", help="Its first line is a passphrase to seal the kits with.")
     ] = None
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Seal the kits; asks for a passphrase.")] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace kits that are in the folder; their codes change. Do not ask.")
+    ] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
@@ -49,6 +54,7 @@ class Command:
         made = [enrolment_file.make(fleet, folder, site, now) for site in self.sites]
         for each in made:
             registry.check_open(each.site)
+        self._confirm_replacing()
         secret = self._secret()
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in made:
@@ -69,10 +75,34 @@ class Command:
         central_keys.check_passphrase(secret)
         return secret
 
+    def _path(self, site: str) -> Path:
+        return self.out / f"{site}{enrolment_format.SUFFIX}"
+
+    def _confirm_replacing(self) -> None:
+        """Ask before kits are replaced.
+
+        Raises:
+            InvalidRequest: nobody is there to ask.
+            typer.Abort: the answer is no.
+        """
+        there = [path for path in map(self._path, self.sites) if path.exists()]
+        if self.force or not there:
+            return
+        consequence = (
+            f"{', '.join(map(_named_with_code, there))} {'exists' if len(there) == 1 else 'exist'} already. "
+            "A new kit has another code: the code of the earlier one no longer counts, and whoever has that file needs "
+            "the new one"
+        )
+        if not sys.stdin.isatty():
+            remedy = "Add --force to replace it, or name another folder with --out."
+            raise InvalidRequest(f"{consequence}. Nothing was changed", remedy=remedy)
+        progress_output.out().print(f"{consequence}.")
+        typer.confirm("Replace it?" if len(there) == 1 else "Replace them?", abort=True, err=True)
+
     def _write(self, made: enrolment_format.EnrolmentFile, secret: str, registry: SiteRegistry) -> None:
         raw = enrolment_format.encode(made)
         _, sha256 = enrolment_format.parse(raw)
-        path = self.out / f"{made.site}{enrolment_format.SUFFIX}"
+        path = self._path(made.site)
         # Known at the centre before it exists: a kit that nobody knows of could be used without anybody waiting.
         registry.issue(made.site, Issued(sha256=sha256, issued_at=made.issued_at, expires_at=made.expires_at))
         atomic_files.write_atomically(path, enrolment_format.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
@@ -88,3 +118,12 @@ class Command:
         console.print(
             "Read out the code when you are asked for it, and afterwards compare the key: edge-convert sites list"
         )
+
+
+def _named_with_code(path: Path) -> str:
+    """Return the path of a kit, and its code unless the kit is sealed or damaged."""
+    try:
+        _, sha256 = enrolment_format.parse(path.read_bytes())
+    except (OSError, ExchangeError):
+        return str(path)
+    return f"{path} (code {enrolment_format.verification_code(sha256)})"

@@ -42,8 +42,8 @@ class InsufficientSignatures(InvalidRequest):
     def __init__(self, missing: list[MissingSignatures], keys: Keyring) -> None:
         """Name the missing signatures."""
         remedy = (
-            "Name more key folders with --keys, or use --stage FOLDER and run 'edge-convert sign FOLDER' where the"
-            " keys are."
+            "Name more key folders with --keys; or use --stage FOLDER, and then 'edge-convert sign FOLDER --keys KEYS'"
+            " on another machine."
         )
         super().__init__("; ".join(each.said(keys.name_of) for each in missing), remedy=remedy)
         self.missing = missing

@@ -80,6 +80,8 @@ class CaptureStatus:
     """Production monitoring of each bundle, in short."""
     stalled_seconds: float = 0.0
     """How long the disk has worked on one write, in seconds; 0 = it keeps up. Else all other figures are empty."""
+    is_off: bool = False
+    """Nothing can be kept: the spool cannot be used."""
 
 
 class ExampleCapture:
@@ -99,7 +101,9 @@ class ExampleCapture:
         """
         self._config = config
         examples = config.examples
-        self._enabled = any(consent != "off" for consent in examples.collect.values())
+        self.collected = frozenset(task for task, consent in examples.collect.items() if consent != "off")
+        """The tasks whose answers are captured."""
+        self._enabled = bool(self.collected)
         redactor = self._redactor = build_redactor(config)
         limits = CaptureLimits(
             examples.queue_examples_max,
@@ -153,7 +157,7 @@ class ExampleCapture:
 
     def can_defer(self, task: str) -> bool:
         """Return whether the large model can be asked later about an input of this task."""
-        return self._later and self.is_writable and self.consent(task) != "off"
+        return self._later and self.is_writable and task in self.collected
 
     @property
     def questions_waiting(self) -> int:
@@ -323,4 +327,4 @@ def _status(worker: SpoolWorker, config: Config) -> CaptureStatus:
 
 def _broken(error: EdgeAgentError) -> CaptureStatus:
     said = f"No examples are kept: {error.message}. {error.remedy}"
-    return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,))
+    return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,), is_off=True)

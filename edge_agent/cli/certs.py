@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,18 +17,22 @@ from rich.text import Text
 
 from edge_agent import certificate_authority
 from edge_agent.certificate_authority import CertificateKeyPair
-from edge_agent.cli.output import AsJson, out, print_json
-from edge_agent.config import Role
+from edge_agent.cli import authority_folder, drop_ins
+from edge_agent.cli.authority_folder import AuthorityFolder
+from edge_agent.cli.daemon_target import target_of
+from edge_agent.cli.output import AsJson, YesOption, err, out, print_json
+from edge_agent.config import Config, Role, ServiceConfig
+from edge_agent.config.folder_access import is_hidden_from_services
 from edge_agent.config.remote import FILE_NAME, render_remote
 from edge_agent.durable.atomic_files import write_durably
-from edge_agent.errors import CertificateUnusable
+from edge_agent.enrolment import unit_drop_ins
+from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
 from edge_agent.formats.certificate_files import parse_certificates
 
 ROLES = get_args(Role)
 DAEMON_USER = "edge-agent"
 PORT = 9443
-DEFAULT_DIR = Path("edge-agent-tls")
 app = typer.Typer(no_args_is_help=True, help="Make and show certificates for TCP, for sites without an authority.")
 
 _CLIENT_FILES = {
@@ -36,7 +41,20 @@ _CLIENT_FILES = {
     "ca.crt": "by which the client verifies the server",
     FILE_NAME: "the address, for edge-agent's own commands: check it",
 }
-Dir = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder of the authority and its certificates.")]
+Dir = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        help="The folder of the authority; without it the one of this site, /etc/edge-agent/tls.",
+    ),
+]
+AuthorityKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-key", metavar="FILE", help="The authority's key, if it is not in that folder but on a USB drive."
+    ),
+]
 Names = Annotated[
     list[str] | None,
     typer.Option(
@@ -48,54 +66,76 @@ Renew = Annotated[bool, typer.Option("--renew", help="Replace the certificate; t
 
 
 @app.command()
-def init(directory: Dir = DEFAULT_DIR, names: Names = None, days: Days = certificate_authority.SERVER_DAYS) -> None:
-    """Make the site's authority and the server's certificate, and print the lines for agent.yaml.
+def init(
+    ctx: typer.Context,
+    names: Names = None,
+    days: Days = certificate_authority.SERVER_DAYS,
+    directory: Dir = None,
+    new_authority: Annotated[
+        bool,
+        typer.Option("--new-authority", help="Make one although this site has one: its clients need new certificates."),
+    ] = False,
+    allow: drop_ins.Networks = None,
+    yes: YesOption = False,
+) -> None:
+    """Make the site's authority and the server's certificate; let clients through to the daemon; print the next steps.
 
-    Example: [bold]sudo edge-agent certs init --dir /etc/edge-agent/tls --name shop.example[/bold]
+    The files are in /etc/edge-agent/tls, where the other 'certs' commands and the daemon find them. Where systemd runs
+    the daemon, its unit lets no other machine in: the command shows the drop-in that does, and asks before writing it.
+
+    Example: [bold]sudo edge-agent certs init --name shop.example[/bold]
     """
     now = time.time()
     named = names or [socket.gethostname().lower(), "localhost", "127.0.0.1"]
+    if not new_authority:
+        _refuse_second_authority(ctx)
+    place = AuthorityFolder(directory) if directory else authority_folder.place_new_authority(_config_path(ctx))
+    folder = place.path.absolute()
+    _refuse_existing(folder)
     root = certificate_authority.make_authority(f"Edge Agent authority of {named[0]}", now)
     server = certificate_authority.issue_server_certificate(root, named, now, days)
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _refuse_existing(directory)
-    certificate_authority.write_pair(root, directory / "ca.crt", directory / "ca.key")
-    _write_server(server, directory)
-    folder = directory.absolute()
-    _say(f"Made in {folder}, for {', '.join(named)}:", "")
+    _make_folder(folder, 0o755)
+    certificate_authority.write_pair(root, folder / "ca.crt", folder / "ca.key")
+    _write_server(server, folder)
+    _say(*([place.note] if place.note else []), f"Made in {folder}, for {', '.join(named)}:", "")
     _say_file("ca.crt", f"the authority, {_until(root)}; every client needs a copy")
     _say_file("ca.key", "its key, which can admit any client. Move it to a USB drive when you are done")
     _say_file("server.crt", f"the server's certificate, {_until(server)}")
     _say_file("server.key", "its key, for the daemon")
-    _say("", "Write this into agent.yaml and restart the daemon, once; it reads later certificates by itself:", "")
+    _say("", "Write this into agent.yaml, once; the daemon reads later certificates without a restart:", "")
     _say_config(folder)
-    _say("", "Then give each client a certificate:", "")
-    _say(f"  edge-agent certs issue till-3 --role infer{_dir_option(directory)}")
+    _say("")
+    _open_listener(ctx, folder, allow or [], yes=yes)
+    _say("Then give each client a certificate:", "")
+    _say(f"  {_sudo(folder)}edge-agent certs issue till-3 --role infer{_dir_option(ctx, folder)}")
 
 
 @app.command()
 def issue(
+    ctx: typer.Context,
     client: Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the client, as in till-3.")],
     roles: Annotated[list[str], typer.Option("--role", help="Permission: infer, feedback or admin; once or more.")],
     days: Days = certificate_authority.CLIENT_DAYS,
-    directory: Dir = DEFAULT_DIR,
+    directory: Dir = None,
+    ca_key: AuthorityKey = None,
     renew: Renew = False,
 ) -> None:
     """Issue a certificate to a client, as a folder to carry there.
 
-    Example: [bold]edge-agent certs issue till-3 --role infer --dir /etc/edge-agent/tls[/bold]
+    Example: [bold]sudo edge-agent certs issue till-3 --role infer[/bold]
     """
     granted = list(dict.fromkeys(roles))
     if set(granted) - set(ROLES):
         raise typer.BadParameter(f"a role is one of {', '.join(ROLES)}", param_hint="--role")
-    root = certificate_authority.load_authority(directory / "ca.crt", directory / "ca.key")
+    place = _authority(ctx, directory)
+    root = certificate_authority.load_authority(place / "ca.crt", ca_key or place / "ca.key")
     made = certificate_authority.issue_client_certificate(root, client, granted, time.time(), days)
-    folder = directory / "clients" / client
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = place / "clients" / client
+    _make_folder(folder, 0o700)
     certificate_authority.write_pair(made, folder / "client.crt", folder / "client.key", replace=renew)
     write_durably(folder / "ca.crt", root.certificate, 0o644)
     if not (folder / FILE_NAME).exists():
-        write_durably(folder / FILE_NAME, render_remote(f"{_reached_by(directory)}:{PORT}").encode(), 0o644)
+        write_durably(folder / FILE_NAME, render_remote(f"{_reached_by(place)}:{PORT}").encode(), 0o644)
     _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder there:", "")
     _say(f"  {folder.absolute()}")
     for name, said in _CLIENT_FILES.items():
@@ -105,22 +145,25 @@ def issue(
 
 @app.command()
 def server(
+    ctx: typer.Context,
     names: Names = None,
     days: Days = certificate_authority.SERVER_DAYS,
-    directory: Dir = DEFAULT_DIR,
+    directory: Dir = None,
+    ca_key: AuthorityKey = None,
     renew: Renew = False,
 ) -> None:
     """Issue the server's certificate again, for the same names or others.
 
-    Example: [bold]edge-agent certs server --renew --dir /etc/edge-agent/tls[/bold]
+    Example: [bold]sudo edge-agent certs server --renew[/bold]
     """
-    root = certificate_authority.load_authority(directory / "ca.crt", directory / "ca.key")
-    before = directory / "server.crt"
+    place = _authority(ctx, directory)
+    root = certificate_authority.load_authority(place / "ca.crt", ca_key or place / "ca.key")
+    before = place / "server.crt"
     named = names or (_names(before) if before.exists() else [])
     if not named:
         raise typer.BadParameter("name the host name or IP address that clients use", param_hint="--name")
     made = certificate_authority.issue_server_certificate(root, named, time.time(), days)
-    _write_server(made, directory, replace=renew)
+    _write_server(made, place, replace=renew)
     _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}.")
     _say("A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure.")
 
@@ -154,14 +197,95 @@ def _names(path: Path) -> list[str]:
     return list(parse_certificates(path.read_bytes(), str(path))[0].names)
 
 
+def _config_path(ctx: typer.Context) -> Path | None:
+    return target_of(ctx).config_path
+
+
+def _authority(ctx: typer.Context, directory: Path | None) -> Path:
+    """Return the folder of the authority: the one that is named, or this site's. Raises CertificateUnusable."""
+    if directory:
+        return directory
+    found = authority_folder.find_authority(_config_path(ctx))
+    if found is None:
+        if foreign := authority_folder.find_foreign_authority(_config_path(ctx)):
+            raise CertificateUnusable(
+                f"another authority issues the certificates of this site: {foreign}",
+                remedy="Have it issue this one, too. With an enrolment file it is the central team's.",
+            )
+        raise CertificateUnusable(
+            "this site has no authority of its own",
+            remedy="'sudo edge-agent certs init --name HOST' makes one; '--dir DIR' names the folder of one elsewhere.",
+        )
+    if found.note:
+        err().print(f"note: {found.note}", soft_wrap=True)
+    return found.path
+
+
+def _refuse_second_authority(ctx: typer.Context) -> None:
+    """Raise CertificateUnusable if this site has an authority."""
+    found, foreign = authority_folder.find_authority(_config_path(ctx)), None
+    if found is None:
+        foreign = authority_folder.find_foreign_authority(_config_path(ctx))
+    if found is None and foreign is None:
+        return
+    existing = foreign or (found.path / authority_folder.CERTIFICATE if found else None)
+    use = (
+        "Certificates for this site come from that authority; with an enrolment file it is the central team's."
+        if foreign
+        else "'sudo edge-agent certs issue CLIENT --role infer' and 'certs server --renew' use it."
+    )
+    raise CertificateUnusable(
+        f"this site has an authority already: {existing}; nothing was written",
+        remedy=f"{use} Only to replace it and the certificates of all clients, add --new-authority and a new --dir.",
+    )
+
+
 def _refuse_existing(directory: Path) -> None:
     there = [name for name in ("ca.crt", "ca.key", "server.crt", "server.key") if os.path.lexists(directory / name)]
     if there:
         raise CertificateUnusable(
-            f"{directory} has {', '.join(there)} already",
-            remedy="Nothing was written. 'edge-agent certs server --renew' renews the server's certificate;"
-            " another authority needs another --dir.",
+            f"{directory} has {', '.join(there)} already; nothing was written",
+            remedy="'sudo edge-agent certs server --renew' renews the server's certificate; a second authority needs"
+            " another folder: --new-authority --dir DIR.",
         )
+
+
+def _make_folder(folder: Path, mode: int) -> None:
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    except PermissionError as error:
+        said = f"this user may not make {error.filename}"
+        raise CertificateUnusable(said, remedy="Run the command with sudo.") from None
+    except OSError as error:
+        raise CertificateUnusable(f"cannot make {folder}: {error.strerror}", remedy="Name another --dir.") from None
+
+
+def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: bool) -> None:
+    """Let clients through to a daemon that systemd runs: its unit accepts connections from this machine only."""
+    etc = drop_ins.SYSTEM
+    managed = (etc / drop_ins.UNITS / unit_drop_ins.DAEMON_UNIT).exists()
+    if not managed or _config_path(ctx) is not None:
+        _say("Then start the daemon again.", "")
+        return
+    if is_hidden_from_services(folder):
+        _say(f"The service cannot see {folder}: move the files to /etc/edge-agent/tls.", "")
+    listening = Config(service=ServiceConfig(tcp_address=f"0.0.0.0:{PORT}"))
+    try:
+        needed = drop_ins.needed_drop_ins(listening, etc, allow)[:1]
+    except ConfigInvalid as error:
+        _say(f"The unit of the daemon accepts connections from this machine only. {error.remedy}", "")
+        return
+    missing = [each for each in needed if not each.is_in_place()]
+    if not missing:
+        drop_ins.print_in_place(needed)
+    else:
+        _say("The unit of the daemon accepts connections from this machine only. This lets the network in:", "")
+        drop_ins.show_drop_ins(missing)
+        if yes or (sys.stdin.isatty() and typer.confirm("Write this?", default=True, err=True)):
+            drop_ins.write_and_reload(missing, etc)
+        else:
+            _say("", "Once agent.yaml has the lines above, 'sudo edge-agent drop-ins' writes it.")
+    _say("Then: sudo systemctl restart edge-agent", "")
 
 
 def _write_server(pair: CertificateKeyPair, directory: Path, *, replace: bool = False) -> None:
@@ -216,8 +340,13 @@ def _try(roles: list[str]) -> str:
     return "status" if "admin" in roles else "review" if roles == ["feedback"] else "classify TASK 'some text'"
 
 
-def _dir_option(directory: Path) -> str:
-    return "" if directory == DEFAULT_DIR else f" --dir {directory}"
+def _dir_option(ctx: typer.Context, folder: Path) -> str:
+    found = authority_folder.find_authority(_config_path(ctx))
+    return "" if found and found.path == folder else f" --dir {folder}"
+
+
+def _sudo(folder: Path) -> str:
+    return "sudo " if folder.is_relative_to(drop_ins.SYSTEM) else ""
 
 
 def _until(pair: CertificateKeyPair) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -78,9 +80,20 @@ def _read_tls(remote: RemoteDaemonConfig) -> Tls:
     # Only a daemon over the network is shown certificates.
     from edge_agent.formats.certificate_files import check_key_matches, parse_certificates  # noqa: PLC0415
 
-    check_key_matches(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
+    own = Path(remote.certificate).read_bytes()
+    check_key_matches(own, Path(remote.key).read_bytes(), remote.certificate)
     parse_certificates(Path(remote.ca).read_bytes(), remote.ca)
-    return Tls(remote.ca, remote.certificate, remote.key, remote.server_name)
+    valid = parse_certificates(own, remote.certificate)[0]
+    doubt = _validity_doubt(valid.starts_at, valid.expires_at, time.time())
+    return Tls(remote.ca, remote.certificate, remote.key, remote.server_name, doubt)
+
+
+def _validity_doubt(starts_at: float, expires_at: float, now: float) -> str:
+    """Return what this machine's clock says against a certificate; the server may have another clock."""
+    if starts_at <= now <= expires_at:
+        return ""
+    verb, at = ("is not valid before", starts_at) if now < starts_at else ("expired on", expires_at)
+    return f"{verb} {datetime.fromtimestamp(at, UTC):%Y-%m-%d} (here it is {datetime.fromtimestamp(now, UTC):%Y-%m-%d})"
 
 
 def _open_client(kind: Callable[[str, Tls | None], _C], option: str, address: str, tls: Tls | None = None) -> _C:

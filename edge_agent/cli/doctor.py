@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import shlex
 import textwrap
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -18,9 +19,9 @@ from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, out, plain, print_json
 from edge_agent.config import config_paths, load_without_agent_yaml, read_files, validate_files
-from edge_agent.doctor.all_checks import run_checks
+from edge_agent.doctor.all_checks import run_checks, unchecked
 from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
-from edge_agent.doctor.installation import Installation
+from edge_agent.doctor.installation import Installation, current_user
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formatting import counted
 
@@ -44,12 +45,38 @@ def run(
 
     Example: [bold]sudo edge-agent doctor[/bold]
     """
-    found = run_checks(place_of(target_of(ctx)))
+    target = target_of(ctx)
+    found = run_checks(place_of(target))
     if as_json:
         print_json(as_document(found), indent=2)
     else:
+        _show_rights(out(), found, _as_root(target))
         show(out(), found, everything=everything)
     raise typer.Exit(_EXITS.get(worst(found), ExitCode.OK))
+
+
+def _as_root(target: DaemonTarget) -> str:
+    """Return the command that makes every check of this installation."""
+    given = {
+        "--config": target.config_path,
+        "--state-dir": target.overrides.state_dir,
+        "--run-dir": target.overrides.run_dir,
+    }
+    options = [f"{name} {shlex.quote(str(value.absolute()))}" for name, value in given.items() if value]
+    return " ".join(["sudo edge-agent", *options, "doctor"])
+
+
+def _show_rights(console: Console, found: list[Finding], as_root: str) -> None:
+    """Print first what this user was not allowed to check, and the command that checks it."""
+    names = unchecked(found)
+    if not names:
+        return
+    user = current_user().name
+    said = f"User {user} may not make {counted(len(names), 'check')}: {', '.join(names)}. To make them, run"
+    for line in textwrap.wrap(said, max(40, min(console.width, WIDTH_MAX)), break_on_hyphens=False):
+        console.print(Text(line, _STYLES["unseen"]), soft_wrap=True)
+    console.print(Text(f"  $ {as_root}", style="bold"), soft_wrap=True)
+    console.print()
 
 
 def place_of(site: DaemonTarget) -> Installation:
@@ -107,6 +134,8 @@ def _show_alike(console: Console, findings: list[Finding]) -> None:
         about = f" {finding.about}" if finding.about and finding.about not in finding.seen else ""
         mark = Text(f"{_MARKS[finding.verdict]:<5}", style=_STYLES[finding.verdict])
         _block(console, mark, f"{finding.check}{about}: {finding.seen}")
+    if findings[0].verdict == "unseen":
+        return  # the first lines show who may look
     if findings[0].remedy:
         _block(console, Text(" " * 5), findings[0].remedy)
     for command in filter(None, findings[0].command.split("; ")):

@@ -14,16 +14,21 @@ from rich.text import Text
 from edge_agent.cli import identity
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import err, out, print_facts, print_trimmed
-from edge_agent.enrolment import procedure, systemd_services
+from edge_agent.enrolment import procedure, store_folders, systemd_services, unit_drop_ins
 from edge_agent.enrolment.previous_site import PreviousSite
 from edge_agent.enrolment.procedure import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment
 from edge_agent.enrolment.site_files import SystemPaths
 from edge_agent.errors import EnrolmentFileRefused, InvalidRequest
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.enrolment_file import EnrolmentFile
+from edge_agent.formatting import counted
 
 SYSTEM = Path("/etc")
 _COMPARE = "Ask the central team, by telephone, for the code of this site's enrolment file."
+_MISTYPED = (
+    "Have the code read out again, and type it again. If it still does not fit, this is not the file that the central"
+    " team means: compare the name of the site and the date, and have them send the file again."
+)
 _KEY_SECONDS_MAX = 20.0
 
 
@@ -71,15 +76,30 @@ class Command:
         self._systemd = self.restart and self.etc == SYSTEM and systemd_services.is_systemd_running()
         found, sha256, sealed = self._open()
         request = EnrolmentRequest(
-            found, sha256, SystemPaths(self.etc.absolute()), time.time(), self.replace, target_of(self.ctx).overrides
+            found,
+            sha256,
+            SystemPaths(self.etc.absolute()),
+            time.time(),
+            self.replace,
+            target_of(self.ctx).overrides,
+            unit_drop_ins.read_attached_networks(),
         )
         prepared = procedure.prepare(request)
         _describe(prepared)
+        self._warn_of_folders(prepared)
         if prepared.kind == "same":
             out().print(f"This machine is site {found.site} by this file already; nothing was changed.")
         elif not self.check:
-            self._authenticate(sha256, sealed)
+            self._authenticate(found.site, sha256, sealed)
             self._apply(prepared)
+
+    def _warn_of_folders(self, prepared: PreparedEnrolment) -> None:
+        """Print what keeps the uplink from using a folder that is an object store, and the command against it."""
+        managed = self._systemd or prepared.request.places.uplink_unit.exists()
+        for problem in store_folders.store_folder_problems(prepared.config, managed=managed):
+            _warn(f"{problem.seen}. {problem.remedy}")
+            for command in problem.command.split("; "):
+                out().print(f"  $ {command}", soft_wrap=True, markup=False)
 
     def _open(self) -> tuple[EnrolmentFile, str, bool]:
         raw = procedure.read_enrolment_file(self.file)
@@ -102,7 +122,7 @@ class Command:
         typed: str = typer.prompt("Passphrase of the enrolment file", hide_input=True, err=True)
         return typed
 
-    def _authenticate(self, sha256: str, sealed: bool) -> None:
+    def _authenticate(self, site: str, sha256: str, sealed: bool) -> None:
         """Make sure that the central team made the file: whoever could change it would control the site from now on.
 
         Raises:
@@ -110,7 +130,7 @@ class Command:
             InvalidRequest: there is no terminal to ask on.
         """
         if self.code:
-            _require_code(self.code, sha256)
+            _require_code(self.code, sha256, site)
         elif not (sealed or self.yes):
             _ask_to_compare(sha256)
 
@@ -138,11 +158,13 @@ def _warn(said: str) -> None:
     print_trimmed(out(), Text.assemble(("warning: ", "yellow"), said))
 
 
-def _require_code(given: str, sha256: str) -> None:
+def _require_code(given: str, sha256: str, site: str) -> None:
     if not enrolment_file.matches_code(given, sha256):
-        said = f"the code of the file is {enrolment_file.verification_code(sha256)}, not {given}; nothing was changed"
+        expected, digits = enrolment_file.verification_code(sha256), len(enrolment_file.normalize_code(given))
+        wanted = len(enrolment_file.normalize_code(expected))
+        counted = f"; it has {digits} characters instead of {wanted}" if digits != wanted else ""
         raise EnrolmentFileRefused(
-            said, remedy="Somebody may have changed the file. Have the central team bring or send it again."
+            f"the code {given} does not fit this file of site {site}{counted}; nothing was changed", remedy=_MISTYPED
         )
 
 
@@ -153,7 +175,8 @@ def _ask_to_compare(sha256: str) -> None:
     err().print(_COMPARE)
     if not typer.confirm(f"Is it {enrolment_file.verification_code(sha256)}?", err=True):
         raise EnrolmentFileRefused(
-            "the code is another one; nothing was changed", remedy="Have the file brought again."
+            "this is not the file whose code was read out; nothing was changed",
+            remedy="Compare the name of the site and the date, too. Then have the central team send the file again.",
         )
 
 
@@ -171,6 +194,7 @@ def _describe(prepared: PreparedEnrolment) -> None:
         "listens by TLS": "with the certificate of the file" if given.tls.certificate else "",
         "changes": ", ".join(prepared.changes) if prepared.kind == "renewal" else "",
         "agent.yaml overrides": ", ".join(prepared.overruled),
+        **{f"unit {each.name}": " ".join(each.settings) or "drop-in removed" for each in prepared.drop_ins},
     }
     print_facts(out(), facts)
 
@@ -204,12 +228,22 @@ def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
         _warn("systemd cannot encrypt here: the uplink's credentials are stored unencrypted, readable by root only.")
     if done.former:
         _report_previous(done.former)
+    for each in prepared.drop_ins:
+        console.print(f"{'Wrote' if each.content else 'Removed'} {each.path}", soft_wrap=True)
+    if unit_drop_ins.listens_on_network(prepared.config) and not _lets_in(prepared):
+        _warn("no network is attached, so no client device can connect: 'sudo edge-agent drop-ins --allow NETWORK'")
     console.print("Delete the enrolment file from the medium that carried it: it holds secrets.")
+
+
+def _lets_in(prepared: PreparedEnrolment) -> bool:
+    """Tell whether the daemon's unit lets any network in."""
+    units, networks = prepared.request.places.units, prepared.request.networks
+    return bool(unit_drop_ins.allowed_networks(prepared.config, units, (), networks))
 
 
 def _report_previous(former: PreviousSite) -> None:
     console = out()
     console.print(f"The data of the previous site is in {former.state} and {former.outbox}.")
     if former.segments:
-        console.print(f"Sealed, without a receipt of the central team: {former.segments} segments.")
+        console.print(f"Sealed, without a receipt of the central team: {counted(former.segments, 'segment')}.")
         console.print(f"Copy what is in {former.outbox} to a USB drive, and bring it to them.")

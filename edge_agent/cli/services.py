@@ -38,12 +38,17 @@ def serve(ctx: typer.Context) -> None:
     """
     if ctx.invoked_subcommand:
         return
+    config = _config_of(ctx)
     # Only this process loads the daemon, which draws nothing on a screen.
     with hidden(*SCREEN_LIBRARIES):
+        from edge_agent import core_log  # noqa: PLC0415
+
+        if config.has_tls_listener:
+            core_log.report_handshakes()
         from edge_agent.daemon import serve as serve_daemon  # noqa: PLC0415
 
     with hidden(*SIGNING_LIBRARIES):
-        raise typer.Exit(serve_daemon(_config_of(ctx)))
+        raise typer.Exit(serve_daemon(config))
 
 
 @app.command("uplink")

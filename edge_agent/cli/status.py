@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -32,21 +32,22 @@ _MICROS = 1_000_000
 _LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
 
 
-WatchOption = Annotated[bool, typer.Option("--watch", help="Refresh every second, with rates, until Ctrl-C.")]
+FollowOption = Annotated[
+    bool,
+    typer.Option("--follow", "-f", "--watch", help="Refresh every second until q or Ctrl-C, like 'edge-agent watch'."),
+]
 
 
-def run(ctx: typer.Context, as_json: AsJson = False, watching: WatchOption = False) -> None:
+def run(ctx: typer.Context, as_json: AsJson = False, following: FollowOption = False) -> None:
     """Show the tasks, their engines, and what needs attention.
 
     Example: [bold]edge-agent status --json | jq '.tasks\\[].ready'[/bold]
     """
-    if watching and as_json:
-        raise typer.BadParameter("not together with --json", param_hint="--watch")
-    if watching:
+    if following:
         # Drawing over and over takes more than printing once.
-        from edge_agent.cli.status_watch import watch  # noqa: PLC0415
+        from edge_agent.cli.watch import WatchPlan, watch  # noqa: PLC0415
 
-        watch(target_of(ctx), out())
+        watch(target_of(ctx), WatchPlan(as_json=as_json))
         return
     with target_of(ctx).admin() as admin:
         status = admin.status()
@@ -194,15 +195,23 @@ def _show_engines(console: Console, status: Status) -> None:
 
 
 def _show_examples(console: Console, examples: ExamplesStatus) -> None:
-    consents = (
-        ", ".join(f"{task} ({consent})" for task, consent in sorted(examples.collect.items())) or "no task any more"
-    )
+    if not (examples.collect or sum(examples.retained.values()) or examples.outbox_segments):
+        print_trimmed(console, "no examples are kept: 'examples.collect' in agent.yaml names no task")
+        return
+    consents = ", ".join(f"{task} ({consent})" for task, consent in sorted(examples.collect.items()))
     retained = ", ".join(f"{number} {name}" for name, number in sorted(examples.retained.items()) if number) or "none"
-    print_trimmed(console, f"examples of {consents}; kept here: {retained}; {format_bytes(examples.spool_bytes)}")
+    print_trimmed(
+        console,
+        f"examples of {consents or 'no task any more'}; kept here: {retained}; {format_bytes(examples.spool_bytes)}",
+    )
     sealed = f"{_counted(examples.outbox_segments, 'segment')}, {format_bytes(examples.outbox_bytes)}"
     print_trimmed(console, f"sealed, waiting for receipts: {sealed}")
     print_trimmed(console, _review(examples))
-    lost = {name: number for name, number in examples.counters.items() if number and name.startswith(_LOSSES)}
+    _show_losses(console, examples.counters)
+
+
+def _show_losses(console: Console, counters: Mapping[str, int]) -> None:
+    lost = {name: number for name, number in counters.items() if number and name.startswith(_LOSSES)}
     if lost:
         said = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(lost.items()))
         print_trimmed(console, f"given up so far: {said}")

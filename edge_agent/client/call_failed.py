@@ -3,16 +3,14 @@
 The daemon reports an error in google.rpc.ErrorInfo (domain "edge-agent"), and the time of a retry in RetryInfo. Without
 an ErrorInfo the daemon did not answer: nobody listens, this user has no permission, the TLS handshake failed, the
 connection broke, the message was too large for gRPC, more calls came than the daemon could refuse, or the client's own
-deadline passed.
-
-gRPC tells a client that the server hung up ("Socket closed") and not why, whether its certificate was missing, foreign
-or out of date. The remedy names what to look at.
+deadline passed. `connection_faults` reads gRPC's words for it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -22,6 +20,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from edge_agent.client.connection_faults import explain_connection, explain_handshake
+
 DOMAIN = "edge-agent"
 UNREACHABLE = "UNREACHABLE"
 DEADLINE_EXPIRED = "DEADLINE_EXPIRED"
@@ -30,45 +30,11 @@ QUEUE_FULL = "QUEUE_FULL"
 _TOO_LARGE = re.compile(r"message larger than max(?: \((\d+) vs\. (\d+)\))?")
 _TOO_MANY = "Concurrent RPC limit exceeded"  # in grpc/_cython and grpc/_server.py
 _REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM: the connection had too many, and gRPC's own retry, too
+_OTHER_PROGRAM = "Received http2 header with status"
 _RETRY_SECONDS = 1.0  # as the daemon names where it refuses by itself
 _RETRY_INFO = " after the delay in RetryInfo"
 
 TLS_FAILED = "TLS_FAILED"
-_SHOW = "'edge-agent certs show FILE' shows the contents of a certificate."
-# Words of gRPC and BoringSSL, their meaning, and the remedy. The first match counts.
-_MEANINGS = (
-    (
-        "CERTIFICATE_VERIFY_FAILED",
-        "the server's certificate was not issued by the authority in the 'ca' file, or has expired",
-        "Take the ca.crt of the site that the server belongs to, and check this machine's clock.",
-    ),
-    (
-        "Hostname Verification",
-        "the server's certificate is for other names than that of the address",
-        "Use a name that is in it, or have it issued with this name ('edge-agent certs server --name …').",
-    ),
-    (
-        "WRONG_VERSION_NUMBER",
-        "something answers there, but without TLS",
-        "Leave the certificate out if that daemon is meant to be open ('insecure: true'); otherwise check the address.",
-    ),
-    (
-        "Invalid credentials",
-        "the certificate, key or 'ca' file cannot be used: one is no PEM, or the key belongs to another certificate",
-        f"Check the three files. {_SHOW}",
-    ),
-    (
-        "Socket closed",
-        "the server ended the handshake: it does not accept this client's certificate",
-        "Is it issued by the server's client authority, in date, and for clients? Is the server's clock right?"
-        f" {_SHOW}",
-    ),
-)
-_NO_TLS = (
-    "something answers there and hangs up: it wants a certificate, or is no edge-agent",
-    "Have a certificate issued for this client ('edge-agent certs issue'), and name it with '--remote'.",
-)
-
 _Detail = TypeVar("_Detail", bound=Message)
 
 
@@ -84,6 +50,8 @@ class Tls:
     """Its private key."""
     server_name: str = ""
     """The name in the server's certificate, where it is not that of the address."""
+    doubt: str = ""
+    """What is known to be wrong with this client's certificate, as the end of "…, which "; named if it is refused."""
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Read the files. Raises OSError."""
@@ -136,13 +104,15 @@ def remedy_with_delay(remedy: str, seconds: float | None) -> str:
     return remedy.replace(_RETRY_INFO, "" if seconds is None else f" in {seconds:g} s")
 
 
-def call_failed(error: grpc.RpcError, target: str, timeout_seconds: float, *, with_tls: bool = False) -> CallFailed:
-    """Read a failed call, sync or aio."""
+def call_failed(
+    error: grpc.RpcError, target: str, timeout_seconds: float, tls: Tls | None = None, *, reached: bool = False
+) -> CallFailed:
+    """Read a failed call, sync or aio; `reached` = this daemon has answered this client before."""
     call = cast(grpc.Call, error)
     status = _status_of(call)
     info = _detail(status, error_details_pb2.ErrorInfo)
     if info is None or info.domain != DOMAIN:
-        return _without_info(call, target, timeout_seconds, with_tls)
+        return _without_info(call, target, timeout_seconds, tls, reached=reached)
     metadata = dict(info.metadata)
     retry = _detail(status, error_details_pb2.RetryInfo)
     seconds = None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
@@ -167,24 +137,22 @@ def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail | None:
     return None
 
 
-def _without_info(call: grpc.Call, target: str, timeout_seconds: float, with_tls: bool) -> CallFailed:
+def _without_info(
+    call: grpc.Call, target: str, timeout_seconds: float, tls: Tls | None, *, reached: bool
+) -> CallFailed:
     code, details = call.code(), call.details() or ""
     if _REFUSED in details:
         return _too_many(target)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return _handshake_failed(target, details, with_tls) or _unreachable(target, details)
+        return _handshake_failed(target, details, tls) or _unreachable(target, details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (failed := _exhausted(target, details)):
         return failed
     if code is grpc.StatusCode.CANCELLED and not details:  # a cancel of this client's own has details
         return _reset(target)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return CallFailed(
-            code.name,
-            DEADLINE_EXPIRED,
-            f"no answer from {target} within {timeout_seconds:g} s",
-            remedy="Allow more time, or send less at once.",
-            metadata={"target": target, "timeout_seconds": f"{timeout_seconds:g}"},
-        )
+        return _expired(target, timeout_seconds, reached=reached)
+    if _OTHER_PROGRAM in details:
+        return _unreachable(target, details)
     return CallFailed(code.name, code.name, details or f"{target} answered {code.name}", metadata={"target": target})
 
 
@@ -194,8 +162,9 @@ def _exhausted(target: str, details: str) -> CallFailed | None:
     return _too_many(target) if _TOO_MANY in details else None
 
 
-def _handshake_failed(target: str, details: str, with_tls: bool) -> CallFailed | None:
-    found = None if target.startswith("unix") else explain_handshake(details, with_tls=with_tls)
+def _handshake_failed(target: str, details: str, tls: Tls | None) -> CallFailed | None:
+    doubt = tls.doubt if tls else ""
+    found = None if _is_local(target) else explain_handshake(details, with_tls=tls is not None, doubt=doubt)
     if found is None:
         return None
     said, remedy = found
@@ -204,19 +173,32 @@ def _handshake_failed(target: str, details: str, with_tls: bool) -> CallFailed |
 
 
 def _unreachable(target: str, details: str) -> CallFailed:
-    message, remedy = (
-        f"no daemon answers at {target}",
-        "Is edge-agent running? 'edge-agent serve' starts it; its log has the reason why it ended.",
-    )
+    message, metadata = f"no daemon answers at {target}", {"target": target, "details": details}
     path = target.removeprefix("unix:")
-    if path == target:
-        remedy = "Is edge-agent running there, and does its agent.yaml set service.tcp_address?"
+    if not _is_local(target):
+        fault = explain_connection(details, target)
+        metadata["cause"], remedy = fault.cause, fault.remedy
+        message += f": {fault.meaning}" if fault.meaning else ""
     elif _forbidden(path):
         message = f"this user may not use {path}"
-        remedy = "Use 'sudo', or add the user to the socket's group; 'ls -l' shows it."
-    return CallFailed(
-        "UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata={"target": target, "details": details}
-    )
+        remedy = _admission_remedy(path)
+    else:
+        remedy = "Is edge-agent running? 'edge-agent serve' starts it; its log has the reason why it ended."
+    return CallFailed("UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata=metadata)
+
+
+def _expired(target: str, timeout_seconds: float, *, reached: bool) -> CallFailed:
+    """A daemon that has answered before is slow; of another machine that never has, nobody knows."""
+    said, remedy = f"no answer from {target} within {timeout_seconds:g} s", "Allow more time, or send less at once."
+    metadata = {"target": target, "timeout_seconds": f"{timeout_seconds:g}"}
+    if not reached and not _is_local(target):
+        said = f"{said}, and none before"
+        remedy = f"{explain_connection('timed out', target).remedy} If the daemon is only slow, allow more time."
+    return CallFailed("DEADLINE_EXCEEDED", DEADLINE_EXPIRED, said, remedy=remedy, metadata=metadata)
+
+
+def _is_local(target: str) -> bool:
+    return target.startswith("unix")
 
 
 def _reset(target: str) -> CallFailed:
@@ -236,6 +218,25 @@ def _forbidden(path: str) -> bool:
     return not os.access(path, os.W_OK, effective_ids=True)
 
 
+def _admission_remedy(path: str) -> str:
+    """Return how this user gets to use a socket that is closed to it."""
+    # Not every system that runs clients has these modules.
+    import grp  # noqa: PLC0415
+    import pwd  # noqa: PLC0415
+
+    alone = "Use 'sudo': only root and the daemon's user may use this socket."
+    try:
+        found = os.stat(path)  # noqa: PTH116 a path is not worth an object here
+        group, user = grp.getgrgid(found.st_gid), pwd.getpwuid(os.geteuid()).pw_name
+    except (OSError, KeyError):
+        return alone
+    if not found.st_mode & stat.S_IWGRP:
+        return alone
+    if user in group.gr_mem:
+        return f"Log in again: {user} became a member of {group.gr_name} after this session began. Or use 'sudo'."
+    return f"Use 'sudo', or run 'sudo usermod -aG {group.gr_name} {user}' and log in again."
+
+
 def _too_large(found: re.Match[str]) -> CallFailed:
     size, limit = found.groups()
     numbers = {"size": size, "limit": limit} if size else {}
@@ -253,14 +254,3 @@ def _too_many(target: str) -> CallFailed:
     failed = CallFailed("RESOURCE_EXHAUSTED", QUEUE_FULL, said, remedy=remedy, metadata={"target": target})
     failed.retry_after_seconds = _RETRY_SECONDS
     return failed
-
-
-def explain_handshake(details: str, *, with_tls: bool) -> tuple[str, str] | None:
-    """Return the meaning and the remedy of gRPC's words; None when they are not about TLS."""
-    closed = "Socket closed" in details or "Connection reset" in details
-    if not with_tls:
-        return _NO_TLS if closed else None
-    for words, said, remedy in _MEANINGS:
-        if words in details or (closed and words == "Socket closed"):
-            return said, remedy
-    return None

@@ -26,12 +26,15 @@ from edge_agent.client.retries import CallAttempts, Retry, RetryBudget
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 PAGE_SIZE = 1000
-# A local daemon that has just started is found at once instead of after gRPC's default of a second and more. A proxy
-# for the Internet is not asked for a daemon in the building.
+CONNECT_MS_MAX = 5000
+"""How long one attempt to connect may take, TLS included."""
+# A local daemon that has just started is found at once instead of after gRPC's default of a second and more. gRPC takes
+# the least backoff for the longest time of one attempt, which a distant daemon, or a handshake on a busy one, needs. A
+# proxy for the Internet is not asked for a daemon in the building.
 _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", CONNECT_MS_MAX),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.max_receive_message_length", 64 * 2**20),
 )
@@ -114,7 +117,7 @@ class DaemonConnection:
 
     def failed(self, error: grpc.RpcError, timeout_seconds: float, request: Any = None) -> CallFailed:
         """Translate a failed call of this connection."""
-        failed = call_failed(error, self.target, timeout_seconds, with_tls=self.tls is not None)
+        failed = call_failed(error, self.target, timeout_seconds, self.tls, reached=self._answered)
         failed.answered_before = self._answered
         failed.request_id = getattr(request, "request_id", "")
         return failed

@@ -1,8 +1,9 @@
-"""Addresses as people write them: host:port, an IPv6 host in brackets."""
+"""Addresses as people write them: host:port, an IPv6 host in brackets; a store that is a folder."""
 
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 
 
 def split_host_port(address: str) -> tuple[str, int]:
@@ -20,3 +21,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def store_folder(url: str) -> Path | None:
+    """Return the folder that a store's URL names; None = it names none, or a store that is not a folder."""
+    scheme, colon, rest = url.partition("://")
+    if not url or (colon and scheme != "file"):
+        return None
+    return Path(rest if colon else url)

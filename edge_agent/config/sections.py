@@ -146,6 +146,10 @@ class ServiceConfig(ConfigSection):
     review_group: str = Field(
         default="", description="Group that may use review.sock (mode 0660); empty = the daemon's own."
     )
+    admin_group: str = Field(
+        default="",
+        description="Group that may use admin.sock (mode 0660); empty = the daemon's user and root alone (mode 0600).",
+    )
     message_bytes_max: int = Field(
         default=4 * 2**20, ge=1024, description="Largest request or response message, in bytes; 64 MiB at most."
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from edge_agent.doctor import (
     capture_checks,
@@ -16,12 +17,13 @@ from edge_agent.doctor import (
     program_checks,
     socket_checks,
     state_checks,
+    unit_access_checks,
     unit_checks,
     update_checks,
     uplink_checks,
 )
 from edge_agent.doctor.findings import Check, Finding, ProbeFailure
-from edge_agent.doctor.installation import Installation
+from edge_agent.doctor.installation import MEDIA_FOLDER, Installation
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, query_daemon
 
 MODULES = (
@@ -33,6 +35,7 @@ MODULES = (
     state_checks,
     socket_checks,
     certificate_checks,
+    unit_access_checks,
     daemon_checks,
     update_checks,
     capture_checks,
@@ -58,8 +61,18 @@ def _run_group(group: CheckGroup, context: ProbeContext) -> Iterator[Finding]:
     try:
         facts = group.probe(context)
     except OSError as error:
-        facts = ProbeFailure(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        facts = ProbeFailure(why, needs_rights=isinstance(error, PermissionError))
     if isinstance(facts, ProbeFailure):
-        yield group.checks[0].unseen(facts.why)
-    else:
-        yield from group.judge(facts)
+        yield group.checks[0].unseen(facts)
+        return
+    drive = context.installation.media_folder
+    for finding in group.judge(facts):
+        yield replace(finding, command=finding.command.replace(MEDIA_FOLDER, drive))
+
+
+def unchecked(found: Iterable[Finding]) -> list[str]:
+    """Return the names of the checks that this user was not allowed to make: all of a group whose probe was refused."""
+    refused = {finding.check for finding in found if finding.verdict == "unseen" and finding.command}
+    groups = [group for group in CHECK_GROUPS if refused & {check.name for check in group.checks}]
+    return [check.name for group in groups for check in group.checks]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.client import ExamplesStatus
+from edge_agent.client import ExamplesStatus, OperatorWarning
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
@@ -20,12 +20,9 @@ STALLED = Check("examples-stalled", "examples")
 OUTBOX = Check("outbox", "examples")
 RECEIPTS = Check("receipts", "examples")
 
-CAPTURE_OFF, DISK_STALLED = "No examples are kept", "There are no figures of examples"
-NOT_KEPT = (CAPTURE_OFF, DISK_STALLED)
-"""How the daemon's warnings begin that give the reason."""
 NEARLY = 0.9
 RECEIPT_SECONDS_WARNED = 3 * 86_400.0
-_EXPORT = "sudo edge-agent media export /media/stick"
+_EXPORT = "sudo edge-agent media export /media/usb"
 # Counters of examples that were lost; the others count evictions that made space.
 _LOST = ("dropped_", "segments_lost", "over_limit")
 
@@ -43,8 +40,8 @@ class CaptureFacts:
     """Age of the oldest sealed segment; None when none waits, or this user may not look."""
     counters: Mapping[str, int]
     """Empty when the daemon does not run."""
-    problems: tuple[str, ...]
-    """Why nothing is captured: warnings of the daemon."""
+    problems: tuple[OperatorWarning, ...]
+    """Why nothing is captured: warnings of the daemon, of kind EXAMPLES_OFF or EXAMPLES_STALLED."""
     leaves: bool
     """The configuration lets examples leave this site."""
 
@@ -136,15 +133,17 @@ def judge_capture(facts: CaptureFacts | None) -> Iterator[Finding]:
     if facts is None:
         return
     for problem in facts.problems:
-        if problem.startswith(DISK_STALLED):
+        if problem.kind == "EXAMPLES_STALLED":
             remedy = (
                 "Devices get answers; feedback waits. Check the disk: the daemon continues when the disk does. Stopping"
                 " the daemon does not repair the disk, and loses the answers that wait to be written."
             )
-            yield STALLED.fault(problem, remedy, "sudo dmesg | tail -50; df -h")
+            yield STALLED.fault(problem.message, remedy, "sudo dmesg | tail -50; df -h")
         else:
             yield KEEPING.fault(
-                problem, "Devices get answers; none of them is captured. Check the disk.", "edge-agent status; df -h"
+                problem.message,
+                "Devices get answers; none of them is captured. Check the disk.",
+                "edge-agent status; df -h",
             )
     yield from first_match(SPOOL, _SPOOL, facts)
     yield from first_match(LOSSES, _LOSSES, facts)
@@ -158,8 +157,8 @@ def probe_capture(context: ProbeContext) -> CaptureFacts | None:
     config = context.installation.config
     reported = context.status.examples if context.status else None
     spool = stat_file(config.state_dir / "spool.db")
-    warnings = context.status.warnings if context.status else ()
-    problems = tuple(each for each in warnings if each.startswith(NOT_KEPT))
+    warnings = context.status.warning_details if context.status else ()
+    problems = tuple(each for each in warnings if each.kind in ("EXAMPLES_OFF", "EXAMPLES_STALLED"))
     if reported is None and not spool.kind and not problems:
         return None
     count, size, oldest = _sealed(config.outbox / "segments")

@@ -13,7 +13,7 @@ from edge_agent.config.web_section import token_path
 from edge_agent.doctor.certificate_checks import WARNED_SECONDS
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import FileInfo, Installation, read_bytes, stat_file
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phase
 from edge_agent.doctor.socket_checks import check_port
 from edge_agent.doctor.unit_checks import UnitFacts, parse_properties, show_unit
 from edge_agent.errors import CertificateUnusable
@@ -46,6 +46,11 @@ class ConsoleFacts:
     def in_use(self) -> bool:
         """It was started, or starts with the machine."""
         return self.unit is not None and (self.unit.starts_at_boot or self.unit.active or self.unit.failed)
+
+    @property
+    def starts(self) -> bool:
+        """Its unit starts or stops at this moment."""
+        return self.unit is not None and bool(self.unit.phase.name)
 
     @property
     def failed(self) -> bool:
@@ -97,6 +102,7 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
         "The last line of its log shows the reason and what to do.",
         f"{_LOG}; sudo systemctl restart {UNIT}",
     ),
+    FindingRule("note", lambda f: not f.listening and f.starts, "{f.address}: the console is {f.unit.phase.since}"),
     FindingRule(
         "fault",
         lambda f: not f.listening,
@@ -156,7 +162,8 @@ def _tls(web: WebConfig) -> tuple[str, float]:
 def _unit(installation: Installation) -> UnitFacts | None:
     if not installation.has_systemd:
         return None
-    return UnitFacts(UNIT, False, parse_properties(show_unit(installation, UNIT) or ""))
+    text = show_unit(installation, UNIT) or ""
+    return UnitFacts(UNIT, False, parse_properties(text), parse_phase(text))
 
 
 GROUPS = (CheckGroup((CONSOLE,), probe_console, judge_console),)

@@ -8,9 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from edge_agent.client import Engine, FieldAlarm, Status
-from edge_agent.doctor.capture_checks import NOT_KEPT
-from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
+from edge_agent.client import Engine, FieldAlarm, Status, Task
+from edge_agent.doctor.findings import (
+    RIGHTS_COMMAND,
+    RIGHTS_REMEDY,
+    Check,
+    Finding,
+    FindingRule,
+    first_match,
+    otherwise,
+)
 from edge_agent.doctor.probe_context import CheckGroup, DaemonFacts
 from edge_agent.formatting import format_bytes, format_duration
 
@@ -33,8 +40,11 @@ DEMOTED = Check("field-demoted", "daemon")
 
 _LOG = "sudo journalctl -u edge-agent -b | tail -100"
 _RISK_ALARMS = ("errors", "opinions")
-# How sentences of status.warnings begin that other checks judge.
-_JUDGED_ELSEWHERE = ("Without a verified signature", "Engine ", "Task ", "Component ", *NOT_KEPT)
+# Kinds of the daemon's warnings that checks of this or another subject judge by what else the daemon reports.
+_JUDGED_ELSEWHERE = (
+    *("UNSIGNED", "ENGINE", "CONFINEMENT", "DEVICE", "REVOKED", "TASK_SILENT", "CONFIDENCE", "COMPONENT"),
+    *("EXAMPLES_OFF", "EXAMPLES_STALLED"),
+)
 
 
 def judge_daemon(facts: DaemonFacts) -> Iterator[Finding]:
@@ -48,14 +58,17 @@ def judge_daemon(facts: DaemonFacts) -> Iterator[Finding]:
     )
     if status.serving:
         yield DAEMON.ok(f"answers: {seen}")
+    elif facts.is_draining:
+        yield DAEMON.note(f"draining since {status.draining_seconds:.0f} s: it finishes what runs, then ends. {seen}")
     else:
-        remedy = "It is stopping, or an operator drained it. Restart it if it should take work."
-        yield DAEMON.warning(f"takes no new work: {seen}", remedy, facts.restart)
+        since = f" since {format_duration(status.draining_seconds)}" if status.draining_seconds else ""
+        remedy = "An operator drained it. Restart it if it should take work."
+        yield DAEMON.warning(f"takes no new work{since}: {seen}", remedy, facts.restart)
     yield _judge_version(status, facts)
     yield from _judge_components(status, facts)
     for engine in status.engines:
-        yield from _judge_engine(engine)
-    yield from _judge_tasks(status)
+        yield from _judge_engine(_EngineView(engine, facts))
+    yield from _judge_tasks(status, facts)
     yield from _judge_confidence(status)
     yield from _judge_gates(status)
     yield from _judge_provenance(status)
@@ -66,9 +79,16 @@ _SILENT: tuple[FindingRule[DaemonFacts], ...] = (
     FindingRule(
         "unseen",
         lambda f: f.reason == "FORBIDDEN",
-        "could not look: this user may not use {f.path}",
-        "Run doctor as root to see more.",
-        "sudo edge-agent doctor",
+        "not checked: this user may not use {f.path}",
+        RIGHTS_REMEDY,
+        RIGHTS_COMMAND,
+    ),
+    FindingRule(
+        "note",
+        lambda f: f.reason in ("DEADLINE_EXPIRED", "UNREACHABLE") and f.phase.name and not f.pid,
+        "{f.phase.since}",
+        "Wait; then run doctor again.",
+        "edge-agent doctor",
     ),
     FindingRule(
         "fault",
@@ -104,11 +124,10 @@ _SILENT: tuple[FindingRule[DaemonFacts], ...] = (
 
 def _judge_components(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
     """Report background components that have failed."""
-    for warning in status.warnings:
-        if warning.startswith("Component "):
+    for warning in status.warning_details:
+        if warning.kind == "COMPONENT":
             remedy = "It restarts automatically. If it fails again, restart the daemon, and send a support bundle."
-            name = warning.removeprefix("Component ").partition(" stopped ")[0].partition(" returned ")[0]
-            yield COMPONENT.fault(warning, remedy, f"{_LOG}; {facts.restart}", about=name)
+            yield COMPONENT.fault(warning.message, remedy, f"{_LOG}; {facts.restart}", about=warning.about)
 
 
 def _judge_version(status: Status, facts: DaemonFacts) -> Finding:
@@ -124,6 +143,18 @@ class _EngineView:
     """An engine, as text."""
 
     engine: Engine
+    daemon: DaemonFacts
+
+    @property
+    def is_moving(self) -> bool:
+        """It starts or stops, which the daemon bounds: 'load_seconds_max', 'drain_seconds'."""
+        return self.engine.state in ("STARTING", "STOPPING")
+
+    @property
+    def movement(self) -> str:
+        is_first = self.engine.state == "STARTING" and not self.engine.restarts and self.daemon.is_young
+        since = f" since {self.daemon.up_seconds:.0f} s" if is_first else ""
+        return f"{self.engine.state.lower()}{since}{f': {self.engine.problem}' if self.engine.problem else ''}"
 
     @property
     def health(self) -> str:
@@ -151,10 +182,10 @@ _ENGINE: tuple[FindingRule[_EngineView], ...] = (
         "edge-agent status; edge-agent rollback TASK",
     ),
     FindingRule(
-        "warning",
-        lambda f: f.engine.state in ("STARTING", "STOPPING"),
-        "{f.problem}",
-        "Run doctor again in a minute.",
+        "note",
+        lambda f: f.is_moving,
+        "{f.movement}",
+        "Wait; then run doctor again.",
         "edge-agent doctor",
     ),
     FindingRule(
@@ -187,10 +218,10 @@ _DEVICE: tuple[FindingRule[_EngineView], ...] = (
 )
 
 
-def _judge_engine(engine: Engine) -> Iterator[Finding]:
-    about = engine.name
-    yield from first_match(ENGINE, _ENGINE, _EngineView(engine), about=about)
-    yield from first_match(DEVICE, _DEVICE, _EngineView(engine), about=about)
+def _judge_engine(view: _EngineView) -> Iterator[Finding]:
+    engine, about = view.engine, view.engine.name
+    yield from first_match(ENGINE, _ENGINE, view, about=about)
+    yield from first_match(DEVICE, _DEVICE, view, about=about)
     if engine.restarts:
         remedy = (
             "The daemon refuses an input that killed an engine for a while. If the number grows, send a support bundle."
@@ -211,25 +242,37 @@ def _judge_confinement(engine: Engine) -> Iterator[Finding]:
         yield CONFINED.ok(f"seccomp and Landlock on; memory limit: {limit}", about=engine.name)
 
 
-def _judge_tasks(status: Status) -> Iterator[Finding]:
-    if not status.tasks:
+def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
+    silent = {warning.about: warning.message for warning in status.warning_details if warning.kind == "TASK_SILENT"}
+    if not status.tasks and not silent:
         remedy = "Import an update from a USB drive, or install a bundle."
-        command = "sudo edge-agent media import /media/stick"
-        yield TASKS.warning("nothing is installed", remedy, command)
-    problems = [warning for warning in status.warnings if warning.startswith("Task ")]
+        yield TASKS.warning("nothing is installed", remedy, "sudo edge-agent media import /media/usb")
     for task in status.tasks:
         if task.ready:
             yield TASKS.ok(f"{task.bundle.version} answers", about=task.name)
-            continue
-        seen = next((each for each in problems if each.startswith(f"Task {task.name} ")), "it does not answer")
-        remedy = "Wait a minute if its engine is starting. Otherwise roll it back, or install its bundle again."
-        yield TASKS.fault(seen, remedy, f"edge-agent rollback {task.name}", about=task.name)
-    named = {task.name for task in status.tasks}
-    for problem in problems:
-        name = problem.split()[1]
-        if "does not answer" in problem and name not in named:
+        elif task.name not in silent and (movement := _movement(task, status, facts)):
+            yield TASKS.note(movement, "Wait; then run doctor again.", "edge-agent doctor", about=task.name)
+        else:
+            seen = silent.get(task.name, "it does not answer")
             remedy = "Roll it back, or install its bundle again."
-            yield TASKS.fault(problem, remedy, f"edge-agent rollback {name}", about=name)
+            yield TASKS.fault(seen, remedy, f"edge-agent rollback {task.name}", about=task.name)
+    named = {task.name for task in status.tasks}
+    for name, message in silent.items():
+        if name not in named:
+            remedy = "Roll it back, or install its bundle again."
+            yield TASKS.fault(message, remedy, f"edge-agent rollback {name}", about=name)
+
+
+def _movement(task: Task, status: Status, facts: DaemonFacts) -> str:
+    """Return what a task that does not answer waits for; empty when it waits for nothing that comes by itself."""
+    if facts.is_draining:
+        return "it does not answer: the daemon is draining"
+    engines = [engine for engine in status.engines if task.name in engine.tasks]
+    if not all(engine.state in ("STARTING", "READY") and not engine.problem for engine in engines):
+        return ""
+    if facts.is_young:
+        return f"starting since {facts.up_seconds:.0f} s"
+    return "its engine is starting" if any(engine.state == "STARTING" for engine in engines) else ""
 
 
 def _judge_confidence(status: Status) -> Iterator[Finding]:
@@ -260,12 +303,12 @@ def _judge_provenance(status: Status) -> Iterator[Finding]:
         yield SIGNATURES.warning(seen, remedy, "edge-agent bundles list")
     elif status.tasks:
         yield SIGNATURES.ok("a signed bundle answers every task")
-    for warning in status.warnings:
-        if "which the central team has revoked" in warning:
+    for warning in status.warning_details:
+        if warning.kind == "REVOKED":
             remedy = "It keeps answering. Ask the central team for its replacement."
-            yield REVOKED.warning(warning, remedy, "edge-agent status")
-        elif not warning.startswith(_JUDGED_ELSEWHERE):
-            yield WARNINGS.warning(warning, "The warning itself names what to do.", "edge-agent status")
+            yield REVOKED.warning(warning.message, remedy, "edge-agent status", about=warning.about)
+        elif warning.kind not in _JUDGED_ELSEWHERE:
+            yield WARNINGS.warning(warning.message, "The warning itself names what to do.", "edge-agent status")
 
 
 def judge_alarms(alarms: Iterable[FieldAlarm]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 Verdict = Literal["ok", "note", "warning", "unseen", "fault"]
+RIGHTS_REMEDY, RIGHTS_COMMAND = "Run doctor as root, which may look at everything.", "sudo edge-agent doctor"
 VERDICTS: tuple[Verdict, ...] = ("ok", "note", "warning", "unseen", "fault")
 """From good to bad. A check that could not look ("unseen") may hide a fault, so it ranks above a warning."""
 
@@ -51,12 +52,10 @@ class Check:
         """Report that it does not work."""
         return Finding(self.name, self.area, "fault", seen, remedy, command, about)
 
-    def unseen(self, why: str, *, about: str = "") -> Finding:
+    def unseen(self, failure: ProbeFailure, *, about: str = "") -> Finding:
         """Report that the probe could not look."""
-        remedy = "Run doctor as root to see more."
-        return Finding(
-            self.name, self.area, "unseen", f"could not look: {why}", remedy, "sudo edge-agent doctor", about
-        )
+        remedy, command = (RIGHTS_REMEDY, RIGHTS_COMMAND) if failure.needs_rights else ("", "")
+        return Finding(self.name, self.area, "unseen", f"not checked: {failure.why}", remedy, command, about)
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,8 @@ class ProbeFailure:
     """What a probe returns instead of facts: this user may not look, or nothing answers."""
 
     why: str
+    needs_rights: bool = False
+    """Another user may look."""
 
 
 def worst(findings: Iterable[Finding]) -> Verdict:

@@ -17,6 +17,9 @@ from edge_agent.config import Config
 COMMAND_SECONDS_MAX = 5.0
 TEXT_BYTES_MAX = 1024 * 1024
 DAEMON_USER, UPLINK_USER, EXCHANGE_GROUP = "edge-agent", "edge-uplink", "edge-exchange"
+MEDIA_FOLDER = "/media/usb"
+"""Stands for the folder of a USB drive in commands, when none is mounted."""
+_MEDIA_ROOTS = ("/media/", "/run/media/", "/mnt/")
 READ, WRITE, ENTER = 4, 2, 1
 """Bits of access, as in a file's mode."""
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFSOCK: "socket"}
@@ -94,7 +97,7 @@ def find_user(name: str) -> SystemUser | None:
 
 def current_user() -> SystemUser:
     """Return the user who runs this process."""
-    return SystemUser(_user_name(os.geteuid()), os.geteuid(), frozenset({os.getegid(), *os.getgroups()}))
+    return SystemUser(user_name(os.geteuid()), os.geteuid(), frozenset({os.getegid(), *os.getgroups()}))
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,17 @@ class Installation:
     def at(self, path: str) -> Path:
         """Return a path of the system below `root`."""
         return self.root / path.lstrip("/")
+
+    @property
+    def media_folder(self) -> str:
+        """The folder where a USB drive is mounted; MEDIA_FOLDER when none is, or more than one."""
+        try:
+            mounts = [line.split() for line in read_text(self.at("proc/self/mounts")).splitlines()]
+        except OSError:
+            return MEDIA_FOLDER
+        folders = {words[1] for words in mounts if len(words) > 1 and words[1].startswith(_MEDIA_ROOTS)}
+        is_plain = len(folders) == 1 and not any(set(folder) & set("\\ '\"$;&|") for folder in folders)
+        return folders.pop() if is_plain else MEDIA_FOLDER
 
     @property
     def has_systemd(self) -> bool:
@@ -153,7 +167,7 @@ def stat_file(path: Path) -> FileInfo:
         uid=found.st_uid,
         gid=found.st_gid,
         mode=stat.S_IMODE(found.st_mode),
-        owner=_user_name(found.st_uid),
+        owner=user_name(found.st_uid),
         group=_group_name(found.st_gid),
         changed=found.st_mtime,
         size=found.st_size,
@@ -165,7 +179,8 @@ def stat_parents(path: Path) -> tuple[FileInfo, ...]:
     return tuple(file for file in map(stat_file, path.absolute().parents) if file.kind)
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return the name of a user; its number when there is no such user."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

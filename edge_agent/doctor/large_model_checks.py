@@ -125,7 +125,9 @@ def probe_large_model(context: ProbeContext) -> LargeModelFacts | ProbeFailure |
     if not context.installation.config.escalation.url:
         return None
     if context.status is None or context.status.large_model is None:
-        return ProbeFailure("the daemon reports nothing of the large model")
+        return ProbeFailure(
+            "the daemon reports nothing of the large model", needs_rights=context.daemon.reason == "FORBIDDEN"
+        )
     reported = context.status.large_model
     return LargeModelFacts(
         model=reported.model,

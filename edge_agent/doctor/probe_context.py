@@ -8,14 +8,23 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edge_agent import __version__
 from edge_agent.client import AdminClient, CallFailed, Status
 from edge_agent.doctor.findings import Check, Finding, ProbeFailure
-from edge_agent.doctor.installation import DAEMON_USER, Installation, SystemUser, current_user, read_bytes, read_text
+from edge_agent.doctor.installation import (
+    DAEMON_USER,
+    Installation,
+    SystemUser,
+    current_user,
+    find_user,
+    read_bytes,
+    read_text,
+    stat_file,
+)
 from edge_agent.errors import EdgeAgentError
 from edge_agent.store.state_database import StateDatabase
 from edge_agent.store.update_records import UpdateProgress
@@ -25,12 +34,40 @@ DATABASE_BYTES_MAX = 64 * 2**20
 _DEFAULT_STATE_DIR = "/var/lib/edge-agent"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7)
 _NO_PID = (0, -1)
+DRAIN_SLACK_SECONDS = 15.0
+"""Engines and files are closed after the drain."""
+STARTING_SECONDS_MAX = 300.0
+"""Longer than a start, a stop or a reload of the units takes: systemd ends one after 180 s (TimeoutStartSec)."""
+_PHASES = {"activating": "starting", "reloading": "reloading", "deactivating": "stopping"}
+PHASE_PROPERTIES = "ActiveState,SubState,MainPID,StateChangeTimestampMonotonic"
 _STOPPED_STATES = {"T": "its process is stopped", "D": "it waits for the disk", "Z": "its process has ended"}
 
 
 def start_command(managed: bool, verb: str = "start") -> str:
     """Return the command that starts or restarts the daemon; `managed` when systemd runs it."""
     return f"sudo systemctl {verb} edge-agent" if managed else "edge-agent serve"
+
+
+@dataclass(frozen=True)
+class UnitPhase:
+    """Where a unit is between stopped and running."""
+
+    name: str = ""
+    """starting, reloading or stopping; empty when it is in none of them, or has been for too long."""
+    seconds: float = 0.0
+    """How long it has been in its state."""
+    active: bool = False
+    """It runs."""
+    pid: int = 0
+    """Its main process; 0 when there is none, or systemd does not run this machine."""
+
+    @property
+    def since(self) -> str:
+        """Phase and duration, as text."""
+        return f"{self.name} since {self.seconds:.0f} s"
+
+
+NO_PHASE = UnitPhase()
 
 
 @dataclass(frozen=True)
@@ -52,6 +89,20 @@ class DaemonFacts:
     up_seconds: float = 0.0
     version: str = ""
     """Version of this command."""
+    phase: UnitPhase = NO_PHASE
+    drain_seconds_max: float = 0.0
+    """Longest time that a drain takes before the daemon ends."""
+
+    @property
+    def is_young(self) -> bool:
+        """It started so recently that its engines may still be loading."""
+        return self.status is not None and self.up_seconds < STARTING_SECONDS_MAX
+
+    @property
+    def is_draining(self) -> bool:
+        """It drains, and for no longer than a drain takes."""
+        seconds = self.status.draining_seconds if self.status else None
+        return seconds is not None and seconds <= self.drain_seconds_max + DRAIN_SLACK_SECONDS
 
     @property
     def why_silent(self) -> str:
@@ -112,10 +163,52 @@ def query_daemon(installation: Installation) -> ProbeContext:
     if pid in _NO_PID:
         # A user who may not use the admin socket may still use the devices' socket.
         pid, uid = _listener(config.inference_socket)
-    state, started = _process(pid)
-    daemon = _status(config.admin_socket, pid, state, _is_managed(installation))
+    managed = _is_managed(installation)
+    phase = unit_phase(installation, "edge-agent.service") if managed else _phase_by_lock(config.state_dir, pid)
+    state, started = _process(pid if pid > 0 else phase.pid)
+    daemon = replace(
+        _status(config.admin_socket, pid, state, managed), phase=phase, drain_seconds_max=config.service.drain_seconds
+    )
     user = _daemon_user(installation, uid)
     return ProbeContext(installation, daemon, started, user, read_stored_state(config.state_dir / "state.db"))
+
+
+def unit_phase(installation: Installation, unit: str) -> UnitPhase:
+    """Ask systemd for the phase of a unit, which every user may."""
+    return parse_phase(
+        installation.run(("systemctl", "show", unit, f"--property={PHASE_PROPERTIES}", "--no-pager")) or ""
+    )
+
+
+def parse_phase(text: str) -> UnitPhase:
+    """Read the phase of a unit from what `systemctl show` prints."""
+    found = {key: value for key, _, value in (line.partition("=") for line in text.splitlines())}
+    changed, pid = (found.get(name, "") for name in ("StateChangeTimestampMonotonic", "MainPID"))
+    seconds = time.monotonic() - int(changed) / 1e6 if changed.isdecimal() and int(changed) else 0.0
+    is_paused = found.get("SubState", "").startswith("auto-restart")  # it failed, and starts again after a pause
+    name = "" if is_paused else _PHASES.get(found.get("ActiveState", ""), "")
+    return UnitPhase(
+        name if seconds < STARTING_SECONDS_MAX else "",
+        seconds,
+        found.get("ActiveState") == "active",
+        int(pid) if pid.isdecimal() else 0,
+    )
+
+
+def _phase_by_lock(state_dir: Path, listener: int) -> UnitPhase:
+    """Tell a daemon that starts or stops without systemd: its process has the lock, and does not listen."""
+    if listener > 0:
+        return UnitPhase()
+    try:
+        holder = read_text(state_dir / "lock").strip()
+        words = read_bytes(Path(f"/proc/{holder}/cmdline")).split(b"\0") if holder.isdecimal() else []
+    except OSError:
+        return UnitPhase()
+    _, started = _process(int(holder)) if words else ("", None)
+    if b"serve" not in words or started is None:
+        return UnitPhase()
+    seconds = running_seconds() - started
+    return UnitPhase("starting" if seconds < STARTING_SECONDS_MAX else "", seconds, False, int(holder))
 
 
 def running_seconds() -> float:
@@ -183,7 +276,20 @@ def _daemon_user(installation: Installation, uid: int) -> SystemUser | None:
     named = installation.find_user(DAEMON_USER)
     if named and (uid == named.uid or str(installation.config.state_dir) == _DEFAULT_STATE_DIR):
         return named
-    return current_user() if uid in (-1, os.geteuid()) else None
+    if uid in (-1, os.geteuid()):
+        return _owner(installation.config.state_dir) or current_user()
+    return None
+
+
+def _owner(folder: Path) -> SystemUser | None:
+    """Return the user whose folder it is: that is who ran the daemon."""
+    try:
+        file = stat_file(folder)
+    except OSError:
+        return None
+    if not file.kind or file.uid == os.geteuid():
+        return None
+    return find_user(file.owner) or SystemUser(file.owner, file.uid, frozenset({file.gid}))
 
 
 def read_stored_state(path: Path) -> StoredState | ProbeFailure:
@@ -191,7 +297,7 @@ def read_stored_state(path: Path) -> StoredState | ProbeFailure:
     try:
         return _read_copy(path)
     except PermissionError:
-        return ProbeFailure(f"this user may not read {path}")
+        return ProbeFailure(f"this user may not read {path}", needs_rights=True)
     except FileNotFoundError:
         return StoredState(None, {})
     except OSError as error:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import errno
 import grp
 import pwd
-import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
-from edge_agent.doctor.installation import FileInfo, read_text, stat_file
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, is_listening, start_command
+from edge_agent.doctor.findings import (
+    RIGHTS_COMMAND,
+    RIGHTS_REMEDY,
+    Check,
+    Finding,
+    FindingRule,
+    first_match,
+    otherwise,
+)
+from edge_agent.doctor.installation import FileInfo, read_text, stat_file, user_name
+from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, is_listening, start_command
 from edge_agent.formatting import counted
 
 SOCKET = Check("socket", "sockets")
@@ -44,6 +51,7 @@ class SocketFacts:
     sockets: tuple[ListeningSocket, ...]
     managed: bool
     """systemd runs the daemon."""
+    phase: UnitPhase = NO_PHASE
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class _SocketView:
 
     socket: ListeningSocket
     managed: bool
+    phase: UnitPhase
 
     @property
     def changed(self) -> bool:
@@ -80,6 +89,11 @@ class _SocketView:
 
 
 _SOCKET: tuple[FindingRule[_SocketView], ...] = (
+    FindingRule(
+        "ok",
+        lambda f: f.phase.name and f.socket.file.kind in ("", "socket") and not f.socket.listening,
+        "{f.socket.file.path}: the daemon is {f.phase.since}",
+    ),
     FindingRule(
         "fault",
         lambda f: not f.socket.file.kind,
@@ -133,9 +147,27 @@ _GROUP: tuple[FindingRule[_SocketView], ...] = (
 def judge_sockets(facts: SocketFacts) -> Iterator[Finding]:
     """Judge each socket, then its group."""
     for each in facts.sockets:
-        view = _SocketView(each, facts.managed)
+        view = _SocketView(each, facts.managed, facts.phase)
         yield from first_match(SOCKET, _SOCKET, view, about=each.name)
         yield from first_match(GROUP, _GROUP, view, about=each.group)
+
+
+@dataclass(frozen=True)
+class PortHolder:
+    """The process that listens on a port."""
+
+    pid: int = 0
+    """0 when this user may not see it."""
+    uid: int | None = None
+    """Whose socket it is; None when nothing listens."""
+    name: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The program and its pid, or its user, as text."""
+        if self.pid:
+            return f"{self.name}, pid {self.pid}"
+        return "" if self.uid is None else f"a program of user {user_name(self.uid)}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +181,7 @@ class TcpPort:
     holder: str
     """Program and pid that listens; empty when none does, or this user may not see it."""
     ours: bool | None
-    """The daemon holds it; None when this user may not see it."""
+    """The daemon holds it; None when this user may not see which process does."""
     daemon_runs: bool
     local: bool
     """The address belongs to this machine."""
@@ -179,6 +211,13 @@ _PORT: tuple[FindingRule[TcpPort], ...] = (
         "{f.address} is in use by {f.occupant}",
         "Stop that program, or choose another port in '{f.key}' in agent.yaml.",
         "{f.listing}",
+    ),
+    FindingRule(
+        "unseen",
+        lambda f: f.taken and f.ours is None,
+        "{f.address} is open; this user may not see which program holds it",
+        RIGHTS_REMEDY,
+        RIGHTS_COMMAND,
     ),
     FindingRule("ok", lambda f: f.taken, "{f.address} is open"),
     FindingRule(
@@ -211,6 +250,8 @@ def judge_ports(facts: PortFacts) -> Iterator[Finding]:
         yield PLAIN_TCP.warning(seen, remedy, "sudoedit /etc/edge-agent/agent.yaml")
 
 
+OPENING_SECONDS = 10.0
+"""So long after its start the daemon may still be opening its ports."""
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _MEMBERS_MAX = 50
 
@@ -221,9 +262,9 @@ def probe_sockets(context: ProbeContext) -> SocketFacts:
     named = (
         (config.inference_socket, 0o660, config.service.inference_group),
         (config.review_socket, 0o660, config.service.review_group),
-        (config.admin_socket, 0o600, ""),
+        (config.admin_socket, 0o660 if config.service.admin_group else 0o600, config.service.admin_group),
     )
-    return SocketFacts(tuple(_socket(*each) for each in named), context.daemon.managed)
+    return SocketFacts(tuple(_socket(*each) for each in named), context.daemon.managed, context.daemon.phase)
 
 
 def _socket(path: Path, mode: int, group: str) -> ListeningSocket:
@@ -255,20 +296,27 @@ def _port(context: ProbeContext, key: str, address: str) -> TcpPort:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     busy, local = check_port(host, int(port))
-    pid = _holder(int(port)) if busy else 0
-    name = read_text(Path(f"/proc/{pid}/comm")).strip() if pid else ""
-    daemon = context.daemon.pid
-    ours = pid == daemon if pid and daemon else (False if busy and not daemon else None)
+    holder = _holder(int(port)) if busy else PortHolder()
     # Ports are unknown when agent.yaml is refused; a daemon that hangs may have any of them open.
+    runs = context.status is not None and not context.installation.problem
+    is_settled = context.daemon.up_seconds > OPENING_SECONDS and context.status is not None and context.status.serving
     return TcpPort(
-        key,
-        address,
-        busy,
-        f"{name}, pid {pid}" if pid else "",
-        ours,
-        context.status is not None and not context.installation.problem,
-        local,
+        key, address, busy, holder.shown, is_ours(context, holder) if busy else None, runs and is_settled, local
     )
+
+
+def is_ours(context: ProbeContext, holder: PortHolder) -> bool | None:
+    """Tell whether the daemon holds a port: by the process, or by the user whose socket it is; None when unknown."""
+    daemon = context.daemon.pid if context.daemon.pid > 0 else context.daemon.phase.pid
+    if holder.pid and daemon:
+        return holder.pid == daemon
+    if holder.uid is None:
+        return None
+    user = context.daemon_user
+    if user is None or user.uid != holder.uid:
+        return False if user is not None else None
+    # Another program of the same user could hold it: only who sees the process can tell, and it is the daemon's then.
+    return True if daemon or context.daemon.reason == "FORBIDDEN" else (False if holder.pid else None)
 
 
 def check_port(host: str, port: int) -> tuple[bool, bool]:
@@ -286,19 +334,22 @@ def check_port(host: str, port: int) -> tuple[bool, bool]:
     return False, True
 
 
-def _holder(port: int) -> int:
-    """Return the pid that listens on a port; 0 when this user may not see it."""
+def _holder(port: int) -> PortHolder:
+    """Return who listens on a port, as far as this user may see."""
     tables = read_text(Path("/proc/net/tcp")) + read_text(Path("/proc/net/tcp6"))
-    lines = (line.split() for line in tables.splitlines())
-    inodes = {f[9] for f in lines if len(f) > 9 and f[3] == _LISTEN and f[1].endswith(f":{port:04X}")}
-    links = {f"socket:[{inode}]" for inode in inodes}
+    lines = [fields for fields in map(str.split, tables.splitlines()) if len(fields) > 9]
+    found = [fields for fields in lines if fields[3] == _LISTEN and fields[1].endswith(f":{port:04X}")]
+    if not found:
+        return PortHolder()
+    links = {f"socket:[{fields[9]}]" for fields in found}
     for folder in Path("/proc").glob("[0-9]*/fd"):
         try:
             if any(str(link.readlink()) in links for link in folder.iterdir()):
-                return int(re.findall(r"\d+", str(folder))[0])
+                pid = int(folder.parent.name)
+                return PortHolder(pid, int(found[0][7]), read_text(folder.with_name("comm")).strip())
         except OSError:
             continue
-    return 0
+    return PortHolder(0, int(found[0][7]))
 
 
 GROUPS = (

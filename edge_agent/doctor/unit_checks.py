@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.installation import Installation
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
-from edge_agent.formatting import format_bytes
+from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, parse_phase
+from edge_agent.formatting import format_bytes, format_duration
 
 SYSTEMD = Check("systemd", "units")
 UNIT = Check("unit", "units")
@@ -20,9 +20,10 @@ RELOAD = Check("unit-files", "units")
 
 PROPERTIES = (
     "LoadState,ActiveState,SubState,Result,UnitFileState,NRestarts,WatchdogUSec,MemoryMax,MemoryCurrent,"
-    "NeedDaemonReload,ExecMainStatus,ExecMainCode,FragmentPath,MainPID"
+    "NeedDaemonReload,ExecMainStatus,ExecMainCode,FragmentPath,MainPID,StateChangeTimestampMonotonic"
 )
 SERVE, UPLINK = "edge-agent.service", "edge-uplink.service"
+INSTALLER = "sudo sh edge-agent-*-linux-x86_64.run"
 _INFINITE = ("infinity", str(2**64 - 1), "")
 _NEARLY = 0.9
 _STARTS = ("enabled", "static", "alias", "linked", "generated", "enabled-runtime")
@@ -76,6 +77,7 @@ class UnitFacts:
     needed: bool
     """The configuration needs it."""
     properties: Mapping[str, str]
+    phase: UnitPhase = NO_PHASE
 
     def value(self, key: str) -> str:
         """Return a property; empty when systemd does not report it."""
@@ -130,6 +132,11 @@ class UnitFacts:
     def starts_at_boot(self) -> bool:
         """It starts with the machine."""
         return self.enabled in _STARTS
+
+    @property
+    def age(self) -> str:
+        """How long it has been in its state, as text."""
+        return format_duration(self.phase.seconds)
 
     @property
     def watchdog(self) -> str:
@@ -208,17 +215,22 @@ _STATE: tuple[FindingRule[UnitFacts], ...] = (
         "Run the installer again.",
         "systemd-analyze verify {f.name}",
     ),
-    FindingRule(
-        "note", lambda f: not f.loaded, "{f.name} is not installed", "The installer installs it.", "edge-agent doctor"
-    ),
+    FindingRule("note", lambda f: not f.loaded, "{f.name} is not installed", "The installer installs it.", INSTALLER),
     FindingRule("ok", lambda f: f.active, "{f.name} runs (pid {f.pid})"),
     FindingRule("fault", lambda f: f.failed, "{f.name} failed: {f.why}", "{f.remedy}", "{f.command}"),
     FindingRule(
+        "note",
+        lambda f: f.phase.name,
+        "{f.name} is {f.phase.since}",
+        "Wait; then run doctor again.",
+        "edge-agent doctor",
+    ),
+    FindingRule(
         "warning",
         lambda f: f.state in ("activating", "reloading", "deactivating"),
-        "{f.name} is {f.state}",
-        "Run doctor again in a minute.",
-        "edge-agent doctor",
+        "{f.name} has been {f.state} for {f.age}",
+        "Find in its log what it waits for.",
+        "sudo journalctl -u {f.name} -b | tail -100",
     ),
     FindingRule("ok", lambda f: not f.needed, "{f.name} is stopped, and is not needed"),
     FindingRule(
@@ -298,7 +310,7 @@ def probe_units(context: ProbeContext) -> tuple[UnitFacts, ...] | ProbeFailure |
         text = show_unit(installation, name)
         if text is None:
             return ProbeFailure("systemctl does not answer")
-        found.append(UnitFacts(name, needed, parse_properties(text)))
+        found.append(UnitFacts(name, needed, parse_properties(text), parse_phase(text)))
     return tuple(found)
 
 

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from edge_agent.client import BundleRef, TaskUpdate
 from edge_agent.doctor.enrolment_checks import read_signed_part
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
+from edge_agent.doctor.installation import stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.formatting import format_duration
 from edge_agent.store.update_records import UpdateProgress
@@ -20,9 +22,22 @@ UPDATE = Check("update", "updates")
 
 WARNED_SECONDS = 3 * 86_400.0
 STUCK_SECONDS = 6 * 3600.0
+DAY_SECONDS = 86_400.0
 _SHOW = "edge-agent status"
 _REPORT = "Tell the central team. The previous version keeps answering until the plan names another one."
 _REPORT_COMMAND = "sudo edge-agent support-bundle"
+_NEEDS_SPACE = ("DISK_FULL",)
+_NEEDS_DRIVE = (
+    "FILES_MISSING",
+    "UPDATE_INCOMPLETE",
+    "STICK_FAILED",
+    "INTERRUPTED",
+    "STORE_DAMAGED",
+    "STATE_DIR_UNWRITABLE",
+    "REQUIREMENT_UNMET",
+    "SCHEMA_UNKNOWN",
+)
+"""Reasons of the state waiting that a person with the drive ends."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +55,13 @@ class MetadataFacts:
     """An uplink downloads it."""
     expected: bool = False
     """This site takes updates."""
+    is_new: bool = False
+    """It was enrolled less than a day ago."""
 
     @property
     def fetch(self) -> str:
         """The command that gets newer metadata."""
-        return "sudo systemctl restart edge-uplink" if self.has_uplink else "sudo edge-agent media import /media/stick"
+        return "sudo systemctl restart edge-uplink" if self.has_uplink else "sudo edge-agent media import /media/usb"
 
     @property
     def left(self) -> str:
@@ -53,6 +70,13 @@ class MetadataFacts:
 
 
 _METADATA: tuple[FindingRule[MetadataFacts], ...] = (
+    FindingRule(
+        "note",
+        lambda f: not f.exists and f.has_uplink and f.is_new,
+        "no metadata has arrived in {f.path} yet; this site was enrolled today",
+        "Wait for the uplink, or import a USB drive.",
+        "sudo edge-agent media import /media/usb",
+    ),
     FindingRule(
         "warning",
         lambda f: not f.exists and f.has_uplink,
@@ -148,8 +172,22 @@ _UPDATE: tuple[FindingRule[_TaskView], ...] = (
         "note",
         _is("HELD"),
         "{f.progress}",
-        "An operator selected another version, which stays. To use the planned version, activate it.",
-        "edge-agent activate {f.update.task} {f.version}",
+        "Somebody here selected another version, or removed the task. To use the planned version, allow it.",
+        "sudo edge-agent bundles allow {f.update.task}",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.update.state in ("WAITING", "FETCHING") and f.update.reason in _NEEDS_SPACE,
+        "{f.progress}",
+        "Free the space, then do what the message says.",
+        "df -h; edge-agent bundles list",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.update.state == "WAITING" and f.update.reason in _NEEDS_DRIVE,
+        "{f.progress}",
+        "Insert the USB drive again and import it. The version that answered before continues to answer.",
+        "sudo edge-agent media import /media/stick",
     ),
     FindingRule("ok", _is("STAGED", "WINDOW_CLOSED", "STOPPING", ""), "{f.progress}"),
     FindingRule(
@@ -164,7 +202,7 @@ _UPDATE: tuple[FindingRule[_TaskView], ...] = (
         lambda f: _is("FETCHING")(f) and f.age > STUCK_SECONDS,
         "{f.progress}",
         "Its files do not arrive. Check that the uplink is online, or import a full USB drive.",
-        "sudo edge-agent media import /media/stick",
+        "sudo edge-agent media import /media/usb",
     ),
     FindingRule(
         "note",
@@ -190,7 +228,7 @@ _VERIFIED: tuple[FindingRule[UpdatesFacts], ...] = (
         lambda f: f.problem,
         "{f.problem}",
         "What was verified before stays valid until it expires. Fix the named problem, or ask for a new USB drive.",
-        "sudo edge-agent media import /media/stick; edge-agent status",
+        "sudo edge-agent media import /media/usb; edge-agent status",
     ),
     FindingRule("ok", lambda f: f.live and f.plan_version, "plan {f.plan_version} of channel {f.channel}"),
 )
@@ -209,7 +247,9 @@ def probe_metadata(context: ProbeContext) -> MetadataFacts:
         # An import from a USB drive leaves nothing in incoming/.
         path = next(iter(sorted((config.state_dir / TRUSTED).glob("**/timestamp.json"))), path)
     if not path.exists():
-        return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink, expected=expected)
+        root = stat_file(Path(config.update.root_file)) if expected else None
+        is_new = root is not None and time.time() - root.changed < DAY_SECONDS
+        return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink, expected=expected, is_new=is_new)
     try:
         version, expires = read_signed_part(path, "timestamp")
     except ValueError as error:

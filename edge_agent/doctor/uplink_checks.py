@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from edge_agent.client import UplinkStatus
+from edge_agent.config.addresses import store_folder
 from edge_agent.doctor.findings import Check, Finding
 from edge_agent.doctor.installation import read_bytes, stat_file
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
+from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, running_seconds, unit_phase
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import signed_document, uplink_state
 from edge_agent.formatting import counted, format_bytes, format_duration
@@ -22,6 +24,8 @@ PROBLEM = Check("uplink-problem", "uplink")
 DOWNLOADS = Check("downloads", "uplink")
 
 OFFLINE_SECONDS_WARNED = 86_400.0
+FIRST_REPORT_SECONDS = 90.0
+"""It reports every minute."""
 SHOWN_MAX = 5
 _LOG = "sudo journalctl -u edge-uplink -b | tail -50"
 
@@ -57,12 +61,28 @@ class UplinkFacts:
     waiting_blobs: int = 0
     managed: bool = True
     """systemd runs it."""
+    folders: tuple[str, ...] = ()
+    """Folders of this machine that are its stores."""
+    phase: UnitPhase = NO_PHASE
+
+    @property
+    def is_short(self) -> bool:
+        """It has been offline for less than a day."""
+        return self.state == "probing" or self.since_seconds < OFFLINE_SECONDS_WARNED
+
+    @property
+    def is_new(self) -> bool:
+        """systemd started it so recently that its first report may be on its way."""
+        return bool(self.phase.name) or (self.phase.active and self.phase.seconds < FIRST_REPORT_SECONDS)
 
 
 def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
     """Judge the uplink; None when this site has none."""
     if facts is None:
         yield RUNNING.note("none is configured: examples and updates travel on a USB drive")
+        return
+    if facts.silence and facts.is_new:
+        yield RUNNING.note(f"it started {facts.phase.seconds:.0f} s ago and has not reported yet")
         return
     if facts.silence:
         command = "sudo systemctl restart edge-uplink" if facts.managed else "edge-agent serve uplink"
@@ -74,7 +94,7 @@ def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
     )
     yield _judge_link(facts)
     for problem in facts.problems[:SHOWN_MAX]:
-        yield _judge_problem(problem)
+        yield _judge_problem(problem, facts.folders)
     if facts.downloads:
         yield _judge_downloads(facts)
 
@@ -83,18 +103,27 @@ def _judge_link(facts: UplinkFacts) -> Finding:
     seen = f"{facts.state} for {format_duration(facts.since_seconds)}: {facts.upstream}"
     if facts.state == "online":
         return LINK.ok(seen)
-    if facts.state == "probing" or facts.since_seconds < OFFLINE_SECONDS_WARNED:
+    folder = facts.upstream if facts.upstream.startswith("/") else ""
+    if facts.is_short:
         remedy = "The uplink retries automatically; no example is lost meanwhile."
-        return LINK.note(
-            f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, "ping -c3 1.1.1.1; resolvectl status"
-        )
-    remedy = "Check cable, router and firewall, or export to a USB drive."
-    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent media export /media/stick"
+        command = f"findmnt -T {shlex.quote(folder)}" if folder else "ping -c3 1.1.1.1; resolvectl status"
+        return LINK.note(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
+    export = "sudo edge-agent media export /media/usb"
+    if folder:
+        remedy = "Check the disk or share that is mounted there, or export to a USB drive."
+        command = f"findmnt -T {shlex.quote(folder)}; {export}"
+    else:
+        remedy = "Check cable, router and firewall, or export to a USB drive."
+        command = f"ip -brief address; ping -c3 1.1.1.1; {export}"
     return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
 
 
-def _judge_problem(problem: ReportedProblem) -> Finding:
+def _judge_problem(problem: ReportedProblem, folders: tuple[str, ...]) -> Finding:
     seen = f"{problem.message}{f' ({problem.about})' if problem.about else ''}"
+    folder = next((each for each in folders if each in problem.message), "")
+    if folder:  # check folder-store has the cause, if it lasts
+        command = f"findmnt -T {shlex.quote(folder)}; ls -ld {shlex.quote(folder)}"
+        return PROBLEM.warning(seen, problem.remedy, command, about=problem.reason)
     if problem.reason == "UPSTREAM_REFUSED":
         command = "date; sudo edge-agent-setup --kit FILE"
         return REFUSED.fault(
@@ -105,14 +134,23 @@ def _judge_problem(problem: ReportedProblem) -> Finding:
 
 def _judge_downloads(facts: UplinkFacts) -> Finding:
     seen = f"{facts.downloads}; {counted(facts.waiting_blobs, 'file')} to download"
+    if facts.downloads == "offline" and facts.is_short:
+        return DOWNLOADS.note(f"{seen}; the uplink retries automatically")
     if facts.downloads == "offline":
         remedy = "Updates do not arrive. The uplink retries automatically; a USB drive works too."
-        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/stick")
+        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/usb")
     return DOWNLOADS.ok(seen)
 
 
 def probe_uplink(context: ProbeContext) -> UplinkFacts | None:
     """Take the daemon's report, or read the uplink's file. None when no uplink is configured or reports."""
+    facts = _report(context)
+    if facts is None or not context.daemon.managed:
+        return facts
+    return replace(facts, phase=unit_phase(context.installation, "edge-uplink.service"))
+
+
+def _report(context: ProbeContext) -> UplinkFacts | None:
     config = context.installation.config
     configured = bool(config.uplink.url or config.uplink.updates_url)
     if context.status is not None:
@@ -143,6 +181,7 @@ def _from_daemon(status: UplinkStatus, configured: bool, context: ProbeContext) 
         downloads=status.downloads.state.lower() if status.downloads else "",
         waiting_blobs=status.downloads.waiting_blobs if status.downloads else 0,
         managed=context.daemon.managed,
+        folders=_store_folders(context),
     )
 
 
@@ -166,7 +205,13 @@ def _from_file(state: uplink_state.UplinkState, configured: bool, context: Probe
         downloads=state.downloads.state if state.downloads else "",
         waiting_blobs=state.downloads.waiting_blobs if state.downloads else 0,
         managed=context.daemon.managed,
+        folders=_store_folders(context),
     )
+
+
+def _store_folders(context: ProbeContext) -> tuple[str, ...]:
+    uplink = context.installation.config.uplink
+    return tuple(str(each) for each in map(store_folder, (uplink.url, uplink.updates_url)) if each)
 
 
 def _age(since: datetime | None) -> float:

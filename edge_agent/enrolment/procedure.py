@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from edge_agent import config
 from edge_agent.config import Config, ConfigFiles, Overrides, config_files
-from edge_agent.enrolment import previous_site, site_files, validation
+from edge_agent.enrolment import previous_site, site_files, unit_drop_ins, validation
 from edge_agent.enrolment.previous_site import PreviousSite
 from edge_agent.enrolment.site_files import StoredCredential, SystemPaths, encrypt
+from edge_agent.enrolment.unit_drop_ins import UnitDropIn
 from edge_agent.errors import ConfigInvalid, DocumentInvalid, EnrolmentFileInvalid, SiteError
 from edge_agent.formats import enrolment_record
 from edge_agent.formats.enrolment_file import ENROLMENT_FILE_BYTES_MAX, EnrolmentFile
@@ -39,6 +40,8 @@ class EnrolmentRequest:
     """Seconds since 1970, by this machine's clock."""
     replace: bool = False
     overrides: Overrides = field(default_factory=Overrides)
+    networks: Sequence[str] = ()
+    """Those that this machine is attached to: they may reach a TCP listener."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class PreparedEnrolment:
     """Keys of site.yaml that get another value, and files beside it."""
     overruled: list[str]
     """Keys that agent.yaml says otherwise than the kit."""
+    drop_ins: list[UnitDropIn]
+    """Files of the units that are not as they must be."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,13 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
     trust = _anchor(kit)
     found = config_files.read(places.agent_yaml, optional=True)
     made = _configured(request, found)
-    if known and known.kit_sha256 == request.sha256 and is_intact(known):
-        return PreparedEnrolment(request, "same", known, made, trust, [], _overruled(found, request))
+    drop_ins = _drop_ins(request, made)
+    if known and known.kit_sha256 == request.sha256 and is_intact(known) and not drop_ins:
+        return PreparedEnrolment(request, "same", known, made, trust, [], _overruled(found, request), [])
     same_fleet = _same_fleet(kit, places.root)
     kind = validation.classify_enrolment(kit, known, request.now, same_fleet=same_fleet, replace=request.replace)
-    return PreparedEnrolment(request, kind, known, made, trust, _changes(found, request), _overruled(found, request))
+    changes, overruled = _changes(found, request), _overruled(found, request)
+    return PreparedEnrolment(request, kind, known, made, trust, changes, overruled, drop_ins)
 
 
 def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
@@ -99,6 +106,7 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     made = site_files.files_of(kit, places, sealed)
     done = _record(request, sealed, made)
     made.append(site_files.SiteFile(places.record, enrolment_record.encode(done)))
+    made += [site_files.SiteFile(each.path, each.content.encode()) for each in prepared.drop_ins if each.content]
     site_files.stage(made)
     try:
         set_aside = _set_aside(prepared)
@@ -106,7 +114,8 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
         site_files.unstage(made)
         raise
     stale = set(known.files if known else ()) - set(done.files)
-    site_files.put(made, sorted(map(Path, stale)))
+    emptied = [each.path for each in prepared.drop_ins if not each.content]
+    site_files.put(made, [*sorted(map(Path, stale)), *emptied])
     return CompletedEnrolment(done, set_aside)
 
 
@@ -115,6 +124,13 @@ def _set_aside(prepared: PreparedEnrolment) -> PreviousSite | None:
         return None
     stamp = f"{datetime.fromtimestamp(prepared.request.now, UTC):%Y%m%dT%H%M%SZ}"
     return previous_site.set_aside(prepared.config, prepared.known.site, stamp)
+
+
+def _drop_ins(request: EnrolmentRequest, config: Config) -> list[UnitDropIn]:
+    """Return the drop-ins of the units that are not in place. They are not in the record: people change them, too."""
+    units = request.places.units
+    networks = unit_drop_ins.allowed_networks(config, units, (), request.networks)
+    return [each for each in unit_drop_ins.unit_drop_ins(config, units, networks) if not each.is_in_place()]
 
 
 def _record(

@@ -66,9 +66,19 @@ class SystemPaths:
         return self.folder / FILE_NAME
 
     @property
+    def units(self) -> Path:
+        """Where the units and their drop-ins are."""
+        return self.etc / "systemd/system"
+
+    @property
     def drop_in(self) -> Path:
         """The part of the uplink's unit that names its credentials."""
-        return self.etc / "systemd/system/edge-uplink.service.d/credentials.conf"
+        return self.units / "edge-uplink.service.d/credentials.conf"
+
+    @property
+    def uplink_unit(self) -> Path:
+        """The uplink's unit, where the installer has put it."""
+        return self.units / "edge-uplink.service"
 
     def credential(self, name: str, *, encrypted: bool) -> Path:
         """Where systemd reads a secret."""

@@ -1,4 +1,4 @@
-"""Telling systemd, where it runs, that a box has become a site."""
+"""Telling systemd, where it runs, that this machine has become a site, or that drop-ins have changed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ def stop_services() -> None:
 
 def restart_services(*, uplink: bool) -> list[str]:
     """Have systemd read its units again, and start what should run now; return what did not, as sentences."""
-    _systemctl("daemon-reload")
+    reload_units()
     units = filter(_known, (DAEMON, UPLINK) if uplink else (DAEMON,))
     return [f"{unit} did not start: 'journalctl -u {unit}' says why" for unit in units if not _start(unit)]
+
+
+def reload_units() -> None:
+    """Have systemd read its units again."""
+    _systemctl("daemon-reload")
 
 
 def _start(unit: str) -> bool:

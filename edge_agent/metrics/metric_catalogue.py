@@ -33,6 +33,11 @@ def _table(labels: tuple[str, ...], rows: str) -> tuple[MetricDefinition, ...]:
 DAEMON = (
     *_table(("reason",), "denied_total c Calls that were denied, by reason: no certificate, or a wrong role."),
     *_table(
+        ("surface", "reason"),
+        "refused_total c Calls that were refused (grpc), by reason (docs/errors.md), and TLS handshakes that failed"
+        " (handshake), by cause.",
+    ),
+    *_table(
         ("component",),
         """
         component_up g 1 = this part of the daemon runs in the background, 0 = it has died within the last minute.

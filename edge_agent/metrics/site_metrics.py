@@ -21,7 +21,8 @@ from edge_agent import __version__
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.engine import EngineStatus
+from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
@@ -75,6 +76,7 @@ class SiteSnapshot:
     examples: CaptureStatus | None
     alarms: dict[str, list[tuple[AlarmState, bool]]]
     denied: dict[str, int]
+    refused: Mapping[tuple[str, str], int]
     large_model: EscalationStatus | None
     calls: int
     serving: bool
@@ -105,7 +107,7 @@ class SiteMetrics:
     async def _snapshot(self, began: float) -> SiteSnapshot:
         delay, components = time.perf_counter() - began, self._components
         engines, owners = components.engines, (components.supervisor, components.engines.owner)
-        engines.ask()
+        engines.request_figures()
         examples = await components.capture.status()
         tasks = dict(sorted(components.activation.serving.items()))
         return SiteSnapshot(
@@ -117,6 +119,7 @@ class SiteMetrics:
             examples=examples,
             alarms={name: components.alarms.alarms_of(name) for name in tasks},
             denied=dict(components.servers.denied),
+            refused=components.servers.refusals.counts,
             large_model=messages.large_model_message(components.uplink.message(), examples),
             calls=components.admission.calls,
             serving=not components.admission.draining,
@@ -157,10 +160,16 @@ class SiteMetrics:
             yield from monitoring_samples(snapshot.examples.field, serving, snapshot.alarms)
         yield from _uplink(config)
         yield from _updates(snapshot.overview, configured=bool(config.update.root_file))
-        for reason, number in snapshot.denied.items():
-            yield MetricSample("denied_total", number, (reason,))
+        yield from _refusals(snapshot)
         if snapshot.large_model:
             yield from _large_model(snapshot.large_model)
+
+
+def _refusals(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
+    for reason, number in snapshot.denied.items():
+        yield MetricSample("denied_total", number, (reason,))
+    for refused, number in snapshot.refused.items():
+        yield MetricSample("refused_total", number, refused)
 
 
 def _render(samples: list[MetricSample]) -> bytes:

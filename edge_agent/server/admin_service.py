@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent import __version__
-from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
-from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.errors import ConfigInvalid, InvalidRequest
+from edge_agent.engine.engine import EngineStatus
+from edge_agent.engine.pool import EnginePool
+from edge_agent.errors import ConfigInvalid, InvalidRequest, UnknownBundle
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.monitoring.bundle_figures import BundleSeries
 from edge_agent.process_memory import resident_bytes
-from edge_agent.server import messages, monitoring_messages
+from edge_agent.server import messages, monitoring_messages, operator_warnings
 from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.detached_calls import caller_left
 from edge_agent.server.grpc_servers import GrpcServers
@@ -36,11 +36,7 @@ from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc, task_pb2
 from edge_agent.v1.field_pb2 import FieldSeries
 
-# Measures that an engine reports; a value other than "on" says why the kernel or the configuration leaves it out.
 PROGRESS_SECONDS = 0.25
-STORE_STALLED_SECONDS = 120.0
-"""One step takes no longer on a slow disk, except the copy of a large bundle."""
-CONFINEMENT = ("seccomp", "landlock")
 
 
 @dataclass(frozen=True)
@@ -76,26 +72,24 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         examples = await components.capture.status()
         serving = dict(sorted(components.activation.serving.items()))
         engines = components.engines.statuses()
+        warnings = self._warnings(serving, engines, examples)
         response = pb.GetStatusResponse(
             agent_version=__version__,
             serving=not components.admission.draining,
             resident_bytes=resident_bytes(os.getpid()),
             tasks=[self._task(bundle) for bundle in serving.values()],
             engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
-            warnings=[
-                *_warnings(serving, engines),
-                *_devices(engines),
-                *_revoked(serving, components.updater.overview.revoked),
-                *_vectors(serving, components.capture),
-                *self._problems(),
-                *components.servers.warnings(),
-                *self._background_problems(),
-            ],
+            warnings=[each.message for each in warnings],
+            warning_details=warnings,
             store_bytes=components.activation.inventory.store_bytes,
             disk_free_bytes=shutil.disk_usage(components.config.state_dir).free,
-            updates=messages.updates_message(components.activation, components.updater.overview),
+            updates=messages.updates_message(
+                components.activation, components.updater.overview, components.updater.copy_progress
+            ),
             escalation=messages.large_model_message(components.uplink.message(), examples),
             counts=messages.counts_messages(components.counts),
+            site=components.config.site.id,
+            denied=components.servers.denied,
             alarms=[
                 monitoring_messages.alarm_message(each, demoted=by)
                 for task in serving
@@ -105,8 +99,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         carried = uplink_message(components.config)
         if carried:
             response.uplink.CopyFrom(carried)
-        if examples:
-            response.warnings.extend(examples.problems)
+        if (draining := components.admission.draining_seconds) is not None:
+            response.draining_seconds = draining
         if examples and not examples.stalled_seconds:
             response.examples.CopyFrom(messages.examples_message(examples, components.config.examples.collect))
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
@@ -131,7 +125,16 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ActivateBundleRequest, context: CallContext
     ) -> pb.ActivateBundleResponse:
         """Let an installed bundle answer."""
-        bundle = await self._components.activation.activate(request.task, request.bundle, caller_left.get())
+        try:
+            bundle = await self._components.activation.activate(request.task, request.bundle, caller_left.get())
+        except UnknownBundle as error:
+            row = self._components.updater.overview.rows.get(request.task)
+            if row is not None and row.state == "held":
+                error.remedy = (
+                    f"'sudo edge-agent bundles allow {row.task}' lets the plan's version {row.version} come again;"
+                    " 'edge-agent bundles list' shows what is installed."
+                )
+            raise
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
     async def RollbackTask(self, request: pb.RollbackTaskRequest, context: CallContext) -> pb.RollbackTaskResponse:
@@ -172,8 +175,16 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
         if problem := looking.result():
             raise problem
-        updates = messages.updates_message(self._components.activation, updater.overview)
+        updates = messages.updates_message(self._components.activation, updater.overview, updater.copy_progress)
         await context.write(pb.ImportUpdateResponse(updates=updates))
+
+    async def AllowUpdate(self, request: pb.AllowUpdateRequest, context: CallContext) -> pb.AllowUpdateResponse:
+        """Let the plan's bundle answer a task again."""
+        updater = self._components.updater
+        was_held = await updater.allow(request.task)
+        row = updater.overview.rows.get(request.task)
+        task = messages.task_update_message(request.task, self._components.activation, row)
+        return pb.AllowUpdateResponse(task=task, was_held=was_held)
 
     async def SetMode(self, request: pb.SetModeRequest, context: CallContext) -> pb.SetModeResponse:
         """Put a task into a mode."""
@@ -237,34 +248,20 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._drain()
         return pb.DrainResponse()
 
-    def _background_problems(self) -> list[str]:
-        """Return which components have died, and whether the disk of the store is stalled, a sentence each."""
+    def _warnings(
+        self, serving: dict[str, InstalledBundle], engines: list[EngineStatus], examples: CaptureStatus | None
+    ) -> list[pb.StatusWarning]:
         components = self._components
-        problems = [*components.supervisor.problems, *components.engines.owner.problems]
-        if (seconds := components.activation.stalled_seconds) >= STORE_STALLED_SECONDS:
-            problems.append(
-                f"The disk of {components.config.state_dir} has worked on one step of an install or update"
-                f" for {seconds:.0f} s. What answers continues; installs and updates wait. Check the disk ('dmesg')."
-            )
-        return problems
-
-    def _problems(self) -> list[str]:
-        activation, engines = self._components.activation, self._components.engines
-        serving, problems = activation.serving, activation.problems
-        silent = [
-            f"Task {task} does not answer: {error.message}. {error.remedy}"
-            for task, error in sorted(problems.items())
-            if task not in serving or not engines.ready(serving[task].digest)
+        return [
+            *operator_warnings.of_engines(serving, engines),
+            *operator_warnings.of_revoked(serving, components.updater.overview.revoked),
+            *operator_warnings.of_vectors(serving, components.capture),
+            *operator_warnings.of_tasks(components.activation, components.engines),
+            *operator_warnings.of_servers(components.servers),
+            *operator_warnings.of_components(components.supervisor, components.engines.owner),
+            *operator_warnings.of_store(components.activation, components.config.state_dir),
+            *(operator_warnings.of_examples(examples) if examples else ()),
         ]
-        said = {error.message for error in problems.values()}
-        idle = [
-            f"Bundle {broken.name} cannot be used: {broken.error.message}. {broken.error.remedy}"
-            for broken in activation.inventory.unreadable
-            if broken.error.message not in said
-        ]
-        variances = ((task, engines.score_variance(bundle.digest)) for task, bundle in sorted(serving.items()))
-        unsure = [f"Task {task} answers, but no answer is confident: {why}." for task, why in variances if why]
-        return silent + idle + unsure
 
     def _describe(self, bundle: InstalledBundle) -> pb.Bundle:
         activation = self._components.activation
@@ -285,46 +282,3 @@ def _absolute(path: str) -> Path:
 
 def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list[str]:
     return [task for task, bundle in serving.items() if bundle.digest in engine.digests]
-
-
-def _vectors(serving: dict[str, InstalledBundle], collection: ExampleCapture) -> list[str]:
-    """Return a warning for each task that is configured to be collected and cannot be."""
-    collected = [task for task in serving if collection.consent(task) != "off"]
-    return [
-        f"Task {task} answers with vectors, of which nothing is kept. Leave it out of 'collect' in agent.yaml."
-        for task in collected
-        if serving[task].manifest.task.kind == "embed"
-    ]
-
-
-def _revoked(serving: dict[str, InstalledBundle], revoked: frozenset[str]) -> list[str]:
-    return [
-        f"Task {task} is answered by {bundle.manifest.version}, which the central team has revoked."
-        " It goes on until the plan wants another one: ask them."
-        for task, bundle in serving.items()
-        if task in revoked
-    ]
-
-
-def _devices(engines: list[EngineStatus]) -> list[str]:
-    """Return a warning for each engine that does not compute, or not wholly, on the wanted device."""
-    every = ((engine, said) for engine in engines for said in engine.shortfalls.values())
-    return [f"Engine {engine.name} computes on {engine.device}: {said}." for engine, said in every]
-
-
-def _warnings(serving: dict[str, InstalledBundle], engines: list[EngineStatus]) -> list[str]:
-    unsigned = [task for task, bundle in serving.items() if not bundle.signed]
-    warnings = []
-    if unsigned:
-        warnings.append(f"Without a verified signature: {', '.join(unsigned)}. Anyone could have made these bundles.")
-    for engine in engines:
-        if engine.problem and engine.state is not EngineState.READY:
-            warnings.append(f"Engine {engine.name} is {engine.state.value}: {engine.problem}.")
-        elif engine.problem:
-            warnings.append(f"Engine {engine.name} answers, but not for every task: {engine.problem}.")
-        warnings += [
-            f"Engine {engine.name} is not fully confined: {measure}: {engine.details[measure]}."
-            for measure in CONFINEMENT
-            if engine.details.get(measure, "on") != "on"
-        ]
-    return warnings

@@ -7,6 +7,7 @@ operator, and it refuses without a reason or a time to retry. `AdmissionControl`
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +60,21 @@ class AdmissionControl:
         self._calls = 0
         self._by_client: dict[str, int] = {}
         self._refused = 0
-        self.draining = False
+        self._draining_since: float | None = None
+
+    @property
+    def draining(self) -> bool:
+        """It admits no new work."""
+        return self._draining_since is not None
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._draining_since = (self._draining_since or time.monotonic()) if draining else None
+
+    @property
+    def draining_seconds(self) -> float | None:
+        """How long it has been draining; None = it is not."""
+        return None if self._draining_since is None else time.monotonic() - self._draining_since
 
     @property
     def calls(self) -> int:

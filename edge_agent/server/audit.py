@@ -1,8 +1,8 @@
 """The audit log: what operators did, and which calls were denied. Lines of JSON, never inputs or outputs.
 
 Each change has a line, which is on the disk before the response is sent. Status calls, lists and denials have a line
-the first time and then one per minute with a count, so neither `status --watch` nor an attacker fills the log. The log
-is bounded: at half of `audit_bytes_max` the file replaces audit.1.jsonl.
+the first time and then one per minute with a count, so neither `edge-agent watch` nor an attacker fills the log. The
+log is bounded: at half of `audit_bytes_max` the file replaces audit.1.jsonl.
 
 One thread writes, in the order of the lines; the event loop never waits for the disk. `AuditTimeouts` limits how long
 a change waits for its line, and a stop for all lines. Status shows that lines are missing; they are written when the
@@ -18,17 +18,18 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import structlog
 
 from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.log_deduplication import LogDeduplicator
 from edge_agent.server.callers import NOBODY, Caller
 
 log = structlog.get_logger("edge_agent.server")
@@ -204,48 +205,3 @@ def _told(request: Any) -> dict[str, Any]:
 
 def _short(value: Any) -> Any:
     return value[:VALUE_CHARS_MAX] if isinstance(value, str) else value
-
-
-WINDOW_SECONDS = 60.0
-KINDS_MAX = 256
-
-Kind = TypeVar("Kind", bound=Hashable)
-
-
-@dataclass
-class _RepeatedEvent:
-    until: float
-    count: int = 0
-
-
-class LogDeduplicator(Generic[Kind]):
-    """Logs the first event of a kind at once, and counts the rest of a window. Pure; `now` is in monotonic seconds.
-
-    The table is bounded: beyond KINDS_MAX all further kinds count as one.
-    """
-
-    def __init__(self, others: Kind) -> None:
-        """Count kinds beyond the bound as `others`."""
-        self._others = others
-        self._seen: dict[Kind, _RepeatedEvent] = {}
-
-    def first(self, kind: Kind, now: float) -> bool:
-        """Record an event; tell whether to log it now. Otherwise it is counted until `due`."""
-        if kind not in self._seen and len(self._seen) >= KINDS_MAX:
-            kind = self._others
-        seen = self._seen.get(kind)
-        if seen is None:
-            self._seen[kind] = _RepeatedEvent(now + WINDOW_SECONDS)
-            return True
-        seen.count += 1
-        return False
-
-    def due(self, now: float) -> list[tuple[Kind, int]]:
-        """Remove the kinds whose window has ended; return those that were repeated in it, with the count."""
-        over = [kind for kind, seen in self._seen.items() if seen.until <= now]
-        counted = [(kind, self._seen.pop(kind).count) for kind in over]
-        return [(kind, count) for kind, count in counted if count]
-
-    def rest(self) -> list[tuple[Kind, int]]:
-        """Remove all kinds; return the counts."""
-        return self.due(float("inf"))

@@ -2,7 +2,7 @@
 
 inference.sock   0660   InferenceService, GRPCInferenceService (the Open Inference Protocol), health
 review.sock      0660   FeedbackService, health
-admin.sock       0600   AdminService, both of inference.sock, health, reflection
+admin.sock       0600   AdminService, both of inference.sock, health, reflection; 0660 with `admin_group`
 tcp_address      TLS    all of them; the client's certificate says which it may call
                  plain  both of inference.sock, health; only with `insecure: true`
 
@@ -30,6 +30,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
+from edge_agent.refusal_log import RefusalLog
 from edge_agent.server import callers, roles
 from edge_agent.server.admission_control import RateLimiter
 from edge_agent.server.audit import AuditLog
@@ -82,6 +83,8 @@ class GrpcServers:
         self._config, self._health = config, HealthState()
         self._audit = AuditLog(config.state_dir, access.audit_bytes_max)
         self._changes = ChangeRunner(self._audit)
+        self.refusals = RefusalLog()
+        """Of all listeners."""
         self._rates = RateLimiter(access.client_calls_per_second_max, access.client_calls_burst_max)
         self._streams = StreamLimiter(access.client_streams_max)
         self._deduplicator = RequestDeduplicator(
@@ -127,7 +130,7 @@ class GrpcServers:
     def _listener(self, identify: CallerIdentifier, options: Options = ()) -> _Listener:
         """Return a listener with the health service."""
         server = grpc.aio.server(options=[*_common_options(self._config), *options])
-        interceptor = ServerInterceptor(server, identify, self._rates, self._audit, self._changes)
+        interceptor = ServerInterceptor(server, identify, self._rates, self._audit, self._changes, self.refusals)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), interceptor)
         return _Listener(server, interceptor)
 
@@ -148,7 +151,8 @@ class GrpcServers:
             ) from None
         _bind_unix(self._devices.server, self._config.inference_socket, 0o660, _group(service, "inference_group"))
         _bind_unix(self._reviewers.server, self._config.review_socket, 0o660, _group(service, "review_group"))
-        _bind_unix(self._operator.server, self._config.admin_socket, 0o600, None)
+        admin_mode = 0o660 if service.admin_group else 0o600
+        _bind_unix(self._operator.server, self._config.admin_socket, admin_mode, _group(service, "admin_group"))
         if service.tcp_address:
             _bind_tcp(self._network.server, service.tcp_address, self._tls.credentials() if self._tls else None)
         for listener in (self._devices, self._network, self._reviewers, self._operator):
@@ -159,11 +163,13 @@ class GrpcServers:
         """Calls that were denied, by reason."""
         return self._audit.denied
 
-    def warnings(self) -> list[str]:
-        """Return what an operator should know about TCP and the audit log, a sentence each."""
-        return [*self._tcp_warnings(), *([f"Audit log: {self._audit.problem}."] if self._audit.problem else [])]
+    @property
+    def audit_problem(self) -> str:
+        """Why the audit log cannot be written; empty = it can."""
+        return self._audit.problem
 
-    def _tcp_warnings(self) -> list[str]:
+    def tcp_warnings(self) -> list[str]:
+        """Return what an operator should know about TCP, a sentence each."""
         service = self._config.service
         if service.tcp_address and service.insecure:
             message = f"{service.tcp_address} is open: without certificates, anyone who reaches it may use the models."
@@ -191,6 +197,7 @@ class GrpcServers:
         await asyncio.gather(*(each.interceptor.running.drain(OPERATION_SECONDS) for each in operation))
         await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in operation))
         await self._changes.stop()
+        self.refusals.close()
         closed = await self._audit.close()
         for path in (self._config.inference_socket, self._config.review_socket, self._config.admin_socket):
             path.unlink(missing_ok=True)

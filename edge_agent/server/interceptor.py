@@ -2,7 +2,8 @@
 
 Before: the caller is identified and authorized (`roles.py`), and its rate is checked. Only then are its bytes parsed:
 an unauthorized caller reaches no parser. Around: an error of ours becomes a status, and no text of another exception
-leaves the daemon. After: the listener knows when the end of the call was sent, so that a stop can wait for it.
+leaves the daemon; a refusal is counted and logged (`refusal_log.py`). After: the listener knows when the end of the
+call was sent, so that a stop can wait for it.
 
 A handler that streams is a coroutine that writes, not a generator that yields: a generator cannot be ended while gRPC
 waits for a caller that does not read. Cancellation passes through: swallowing it leaks memory in gRPC.
@@ -24,6 +25,7 @@ import structlog
 
 from edge_agent.config import Role
 from edge_agent.errors import AccessError, Draining, EdgeAgentError, InvalidRequest, RateExceeded
+from edge_agent.refusal_log import RefusalLog
 from edge_agent.server.admission_control import RateLimiter
 from edge_agent.server.audit import AuditLog
 from edge_agent.server.callers import CallerIdentifier, current_caller
@@ -36,6 +38,9 @@ REFUSAL_SECONDS = 1.0
 """For callers to receive the refusal of their call; after that their connections are closed."""
 READING_SECONDS = 0.2
 """For callers to read how the last calls ended."""
+
+GRPC = "grpc"
+"""What refuses, in the log of refusals and the metrics."""
 
 # grpc.aio's context is generic in messages whose types no handler here needs.
 CallContext = grpc.aio.ServicerContext[Any, Any]
@@ -54,10 +59,11 @@ class ServerInterceptor:
         rates: RateLimiter,
         audit: AuditLog,
         changes: ChangeRunner,
+        refusals: RefusalLog,
     ) -> None:
         """Add services to `server`, whose callers `identify` tells apart."""
         self._server, self._identify, self._rates = server, identify, rates
-        self._audit, self._changes = audit, changes
+        self._audit, self._changes, self._refusals = audit, changes, refusals
         self.running = RunningCalls()
         """All calls but operators' changes, which a stop does not cut off."""
 
@@ -88,10 +94,10 @@ class ServerInterceptor:
                 return await handle(parse_request(parse, data), context)
             except asyncio.CancelledError:
                 if refusal := self.running.take_refusal(task):
-                    await end_with_status(method, refusal, context)
+                    await self._end(method, refusal, context)
                 raise
             except Exception as error:  # noqa: BLE001 - the edge of the daemon
-                await end_with_status(method, error, context)
+                await self._end(method, error, context)
 
         return answer_call
 
@@ -109,7 +115,7 @@ class ServerInterceptor:
                     return await self._changes.run_with_progress(change, act, context.write)
                 return await self._changes.run(change, functools.partial(act, context))
             except Exception as error:  # noqa: BLE001 - the edge of the daemon
-                await end_with_status(method, error, context)
+                await self._end(method, error, context)
 
         return answer_change
 
@@ -121,10 +127,10 @@ class ServerInterceptor:
                 await converse(requests, context)
             except asyncio.CancelledError:
                 if refusal := self.running.take_refusal(task):
-                    await end_with_status(method, refusal, context)
+                    await self._end(method, refusal, context)
                 raise
             except Exception as error:  # noqa: BLE001 - the edge of the daemon
-                await end_with_status(method, error, context)
+                await self._end(method, error, context)
 
         async def converse(requests: Any, context: Any) -> None:
             async with contextlib.aclosing(read(requests)) as parsed:
@@ -141,6 +147,12 @@ class ServerInterceptor:
                 yield parse_request(handler.request_deserializer, data)
 
         return answer_stream
+
+    async def _end(self, method: str, error: Exception, context: Any) -> None:
+        """End a call with the status of an error, and record it if it is a refusal; always raises."""
+        if isinstance(error, EdgeAgentError):
+            self._refusals.record(GRPC, current_caller.get().name, error.reason, call=method.rpartition("/")[2])
+        await end_with_status(method, error, context)
 
     def _admit(self, call: str, allowed: frozenset[Role] | None, treatment: CallTreatment, context: Any) -> None:
         """Identify the caller of a call and check its role and rate. Raises AccessError, RateExceeded."""

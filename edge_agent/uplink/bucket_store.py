@@ -19,6 +19,7 @@ from obstore.exceptions import BaseError, NotModifiedError
 from obstore.store import from_url
 
 from edge_agent.config import UplinkConfig
+from edge_agent.config.addresses import store_folder
 from edge_agent.errors import ConfigInvalid, UpstreamFailed, UpstreamRefused, UpstreamUnreachable
 from edge_agent.uplink.folder_store import FolderStore
 from edge_agent.uplink.object_store import (
@@ -187,9 +188,10 @@ def _open(address: _StoreAddress, config: UplinkConfig) -> ObjectStore | None:
     url = address.url
     if not url:
         return None
-    scheme, colon, rest = url.partition("://")
-    if not colon or scheme == "file":
-        return FolderStore(Path(rest if colon else url))
+    folder = store_folder(url)
+    if folder:
+        return FolderStore(folder)
+    scheme, _, _ = url.partition("://")
     if scheme not in SCHEMES:
         said = f"uplink.{address.prefix}url: '{scheme}' is no kind of store"
         raise ConfigInvalid(said, remedy=f"One of: {', '.join(SCHEMES)}.")

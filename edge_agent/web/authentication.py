@@ -10,13 +10,15 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from edge_agent.config import Role, addresses
 from edge_agent.formats.certificate_fields import Certificate
 from edge_agent.server.roles import ROLES, certificate_roles
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+HTTP = "http"
+"""What refuses, in the log of refusals."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 Proof = Literal["cookie", "bearer", "certificate"]
@@ -65,6 +67,15 @@ def certificate_principal(
         return None
     roles = certificate_roles(certificate, configured)
     return Principal(certificate.name, roles, "certificate", certificate.fingerprint)
+
+
+def client_name(scope: Mapping[str, Any]) -> str:
+    """Return who sent a request: the name in the certificate, otherwise the address."""
+    certificate: Certificate | None = scope.get("state", {}).get("certificate")
+    if certificate:
+        return f"tls {certificate.name or certificate.fingerprint[:16]}"
+    address = scope.get("client")
+    return f"http {address[0]}" if address else ""
 
 
 def required_role(path: str) -> Role | None:

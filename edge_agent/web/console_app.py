@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from edge_agent.client import CallFailed
 from edge_agent.web import gateway, overview_page, review_page
+from edge_agent.web.authentication import HTTP, client_name
 from edge_agent.web.daemon_access import DaemonConnections
 from edge_agent.web.rendering import guard_settings_of, read_form, render_page
 from edge_agent.web.request_guard import GuardSettings, RequestGuard
@@ -32,7 +33,7 @@ def application(daemon: DaemonConnections, settings: GuardSettings, session_seco
         Route("/logout", sign_out, methods=["POST"]),
         *overview_page.ROUTES,
         *review_page.ROUTES,
-        *(gateway.routes(daemon.devices) if daemon.devices else ()),
+        *(gateway.routes(daemon.devices, settings.refusals) if daemon.devices else ()),
     ]
     app = Starlette(
         routes=routes, exception_handlers={CallFailed: show_daemon_failure, HTTPException: show_missing_page}
@@ -57,6 +58,7 @@ async def sign_in(request: Request) -> Response:
     if not given:
         return render_page(request, "login.html", {"wrong": False, "certified": False})
     if not settings.signer.is_token(given):
+        settings.refusals.record(HTTP, client_name(request.scope), "TOKEN_WRONG")
         return render_page(request, "login.html", {"wrong": True, "certified": False}, 401)
     return _start_session(request)
 

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edge_agent.config import Role, WebConfig, addresses
 from edge_agent.errors import CertificateUnusable, SocketInUse
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.refusal_log import HANDSHAKE, RefusalLog, handshake_cause
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.systemd import keep_alive, notify, watchdog_seconds
 from edge_agent.web import token_file
@@ -54,7 +55,8 @@ def serve_console(
         WebTokenUnusable, CertificateUnusable, SocketInUse: it cannot start.
     """
     config = settings.config
-    tls = ReloadingTls(config) if config.has_tls else None
+    refusals = RefusalLog()
+    tls = ReloadingTls(config, refusals) if config.has_tls else None
     secret = token_file.read_or_create_token(settings.token_path)
     guard = GuardSettings(
         hosts=allowed_hosts(config.address, (*config.names, *(tls.names if tls else ()))),
@@ -62,6 +64,7 @@ def serve_console(
         certified=settings.certified if tls else None,
         body_bytes_max=config.body_bytes_max,
         request_seconds_max=config.request_seconds_max,
+        refusals=refusals,
     )
     with contextlib.closing(open_listener(config.address)) as sock:
         announce(_address(config, secret))
@@ -87,12 +90,15 @@ async def _serve(
         if watchdog_seconds():
             why = "systemd kills a console without its ping; an orderly exit is better"
             supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), DeathPolicy.STOP, why))
+        why = "refusals are logged without it; only the summaries wait"
+        supervisor.add(Component("refusals", guard.refusals.run, DeathPolicy.RESTART, why))
         supervisor.start()
         notify("READY=1")
         try:
             await server.serve(sockets=[sock])
         finally:
             await supervisor.stop()
+            guard.refusals.close()
         notify("STOPPING=1")
         return supervisor.failed
 
@@ -153,8 +159,9 @@ def open_listener(address: str) -> socket.socket:
 class ReloadingTls:
     """TLS whose next connection uses certificates that changed on disk."""
 
-    def __init__(self, config: WebConfig) -> None:
-        """Read the three files. Raises CertificateUnusable."""
+    def __init__(self, config: WebConfig, refusals: RefusalLog) -> None:
+        """Read the three files; failed handshakes are recorded. Raises CertificateUnusable."""
+        self._connection = connection_class(refusals)
         self._files = [Path(name) for name in (config.certificate_file, config.key_file, config.client_ca_file)]
         self._loaded_times = self._times()
         self._latest = self._load()
@@ -188,12 +195,34 @@ class ReloadingTls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.verify_mode = ssl.CERT_REQUIRED
+            context.sslobject_class = self._connection
             context.load_cert_chain(certificate, key)
             context.load_verify_locations(ca)
         except OSError as error:
             message = f"cannot use the console's certificate: {error.strerror or error}"
             raise CertificateUnusable(message, remedy=_CHECK) from None
         return context
+
+
+class RecordingTlsConnection(ssl.SSLObject):
+    """One TLS connection; the log of refusals learns why its handshake failed, but not the address of its client."""
+
+    refusals: RefusalLog
+
+    def do_handshake(self) -> None:
+        """Take the next step. Raises SSLError."""
+        try:
+            super().do_handshake()
+        except ssl.SSLWantReadError:
+            raise
+        except ssl.SSLError as error:
+            self.refusals.record(HANDSHAKE, "", handshake_cause(str(error).encode()))
+            raise
+
+
+def connection_class(refusals: RefusalLog) -> type[RecordingTlsConnection]:
+    """Return the connection with its log, as `ssl` takes a class."""
+    return type("RecordedTls", (RecordingTlsConnection,), {"refusals": refusals})
 
 
 _CHECK = "Check the three files under 'web' in agent.yaml; 'edge-agent certs show FILE' prints one."

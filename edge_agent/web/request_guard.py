@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.config import Role
 from edge_agent.formats.certificate_fields import Certificate
+from edge_agent.refusal_log import RefusalLog
 from edge_agent.web import authentication
 from edge_agent.web.authentication import SAFE_METHODS, Principal, SessionSigner, is_same_origin
 from edge_agent.web.gateway import openai_errors
@@ -49,6 +50,8 @@ class GuardSettings:
     body_bytes_max: int
     request_seconds_max: float
     now: Callable[[], float] = time.time
+    refusals: RefusalLog = field(default_factory=RefusalLog)
+    """Counts and logs what is refused."""
 
 
 class RequestRefused(Exception):
@@ -129,10 +132,11 @@ class RequestGuard:
         )
 
     def _refusal(self, scope: Scope, refused: RequestRefused) -> Response:
-        """Return the refusal: JSON for a program, the sign-in page for a browser without a session."""
+        """Record a refusal, and return it: JSON for a program, the sign-in page for a browser without a session."""
         if scope["path"].startswith(API):
             error = openai_errors.GatewayError(refused.message, reason=refused.reason)
             error.status = refused.status
+            self._record(scope, refused)
             return JSONResponse(
                 error.as_json(), error.status, error.headers() | (_CHALLENGE if error.status == 401 else {})
             )
@@ -141,7 +145,11 @@ class RequestGuard:
                 return PlainTextResponse("", 401, {"hx-redirect": "/login"})
             if scope["method"] in SAFE_METHODS:
                 return RedirectResponse("/login", 303)
+        self._record(scope, refused)
         return PlainTextResponse(f"{refused.reason}: {refused.message}.\n", refused.status)
+
+    def _record(self, scope: Scope, refused: RequestRefused) -> None:
+        self._settings.refusals.record(authentication.HTTP, authentication.client_name(scope), refused.reason)
 
 
 def _is_own_request(principal: Principal, headers: Headers, signer: SessionSigner) -> bool:

@@ -1,25 +1,44 @@
-"""The command `scripts/build-installer`."""
+"""Makes the installer: one file that installs Edge Agent where there is no network.
+
+Needs a network, git, gcc, g++ and binutils; everything else comes into an environment of the build's own, in
+.cache/installer. First it fetches what it needs, about 300 MB, then it compiles llama.cpp for every kind of x86-64
+processor. It shows how many objects are compiled and about how long the rest takes.
+
+Stop it at any time: the same command continues with the next object. Once llama.cpp is compiled, a build takes about a
+minute and needs no network. It carries the versions that the tests ran with: installer/build/versions.txt.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import fcntl
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from edge_agent import __version__
-from installer.build import archive, llama_wheel, payload_contents, shared_files
-from installer.build.build_steps import BuildFailed, python, run, say, step
+from installer.build import archive, payload_contents, shared_files
+from installer.build.build_environment import BuildEnvironment
+from installer.build.build_steps import KEPT, BuildFailed, StepConsole, need, need_space
 from installer.build.llama_recipe import GPU, BuildRecipe
-from installer.build.wheelhouse import PYTHONS, gather
+from installer.build.llama_wheel import LlamaWheel
+from installer.build.tool_runner import BuildInterrupted, ToolRunner, ending_all_children
+from installer.build.wheelhouse import PYTHONS, Wheelhouse, WheelhouseBuilder
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT / "pyproject.toml"
+ENGINE = "llama-cpp-python"
+SPACE_BYTES = 3_000_000_000
+"""What a first build takes on the disk at the most."""
+SPACE_AGAIN_BYTES = 1_500_000_000
 TESTS = (
     ("-m", "edge_agent.cli", "--version"),
     ("-c", "import grpc, onnxruntime, tokenizers, cryptography, numpy; print('ONNX Runtime', onnxruntime.__version__)"),
@@ -33,54 +52,92 @@ TESTS = (
 """What setup runs before the new program becomes the program: everything compiled is loaded once."""
 
 
-def build(gpu: str, out: Path) -> Path:
-    """Make the installer; return the file. Raises BuildFailed, OSError."""
-    cache, label = ROOT / ".cache/installer", archive.InstallerLabel(__version__, gpu or "cpu")
-    cache.mkdir(parents=True, exist_ok=True)
-    log = cache / "build.log"
-    log.write_text("", encoding="utf-8")
-    say(f"Building {label.file_name}")
-    engine = llama_wheel.wheel(BuildRecipe(_pinned(), gpu), cache, log)
-    houses = [gather(version, engine, ROOT, cache, log) for version in PYTHONS]
-    with tempfile.TemporaryDirectory(prefix="edge-agent-installer.") as name:
-        agent = _agent_wheel(Path(name) / "agent", log)
-        started, payload = time.monotonic(), Path(name) / "payload"
+class InstallerBuild:
+    """One run of the command: what needs a network comes first, then what takes long, then the file."""
+
+    def __init__(self, gpu: str, cache: Path, console: StepConsole) -> None:
+        """Build the variant for `gpu`, or for processors alone when it is empty."""
+        self._runner = ToolRunner(cache / "build.log", console)
+        self._label = archive.InstallerLabel(__version__, gpu or "cpu")
+        project = _project()
+        needs = [*project["dependencies"], *project["optional-dependencies"]["web"]]
+        self._needs = [need for need in needs if not need.startswith(ENGINE)]
+        self._recipe, self._gpu, self._cache = recipe_for(gpu), gpu, cache
+        self._environment = BuildEnvironment(cache / "environment", PROJECT, self._runner)
+        self._engine = LlamaWheel(self._recipe, cache, self._environment, self._runner)
+
+    def run(self, out: Path) -> Path:
+        """Make the installer; return the file. Raises BuildFailed, BuildInterrupted, OSError."""
+        console = self._runner.console
+        console.say(f"Building {self._label.file_name}; the log is {self._runner.log}")
+        need_space(self._cache, SPACE_AGAIN_BYTES if self._engine.built else SPACE_BYTES)
+        self._environment.make()
+        self._engine.fetch()
+        houses = self._gather()
+        engine = self._engine.build()
+        with _staging(self._cache / "staging") as staging:
+            agent = self._agent_wheel(staging / "agent")
+            payload = staging / "payload"
+            with console.step(f"pack {self._label.file_name}"):
+                self._fill(payload, [house.with_wheel(engine) for house in houses], agent)
+                out.mkdir(parents=True, exist_ok=True)
+                archive.write(out / self._label.file_name, payload, self._label)
+        return out / self._label.file_name
+
+    def _gather(self) -> list[Wheelhouse]:
+        """Gather the wheels for each Python, and install those that the man pages are made with."""
+        needs = [*self._needs, *self._engine.requirements()]
+        builder = WheelhouseBuilder(needs, self._cache / "wheelhouse", self._environment, self._runner)
+        houses = {version: builder.gather(version) for version in PYTHONS}
+        here = self._environment.python_version
+        self._environment.install((houses.get(here) or builder.gather(here)).wheels)
+        return list(houses.values())
+
+    def _fill(self, payload: Path, houses: list[Wheelhouse], agent: Path) -> None:
         payload_contents.lay_wheels(payload, houses, agent)
-        run(
-            python(
-                "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "pip", "-d", payload / "common"
-            ),
-            log,
-        )
-        shared_files.fill(payload / "common/share", ROOT, gpu)
+        shutil.copyfile(self._environment.pip_wheel(), payload / "common" / self._environment.pip_wheel().name)
+        share = payload / "common/share"
+        shared_files.fill(share, ROOT, self._gpu)
+        self._runner.run([self._environment.python, "-m", "installer.build.man_pages", share / "man"], folder=ROOT)
         archive.setup_program(payload / "common/setup.pyz")
-        payload_contents.write_manifest(payload, houses, label, _commit(), TESTS)
-        out.mkdir(parents=True, exist_ok=True)
-        archive.write(out / label.file_name, payload, label)
-        step(f"packed {label.file_name}", started)
-    return out / label.file_name
+        payload_contents.write_manifest(payload, houses, self._label, _commit(), TESTS)
+
+    def _agent_wheel(self, folder: Path) -> Path:
+        """Build edge-agent's own wheel from the files that git knows, beside the tree and not in it."""
+        source = folder / "source"
+        for name in _git("ls-files", "edge_agent", "pyproject.toml", "README.md", "LICENSE").splitlines():
+            if (ROOT / name).is_file():
+                (source / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, source / name)
+        project = (source / "pyproject.toml").read_text(encoding="utf-8")
+        # The toolkit stays with the central team.
+        (source / "pyproject.toml").write_text(re.sub(r"(?m)^edge-convert = .*\n", "", project), encoding="utf-8")
+        pip = [self._environment.python, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation"]
+        with self._runner.console.step("build edge-agent's own wheel"):
+            self._runner.run([*pip, "--wheel-dir", folder, source])
+        return next(folder.glob("*.whl"))
 
 
-def _pinned() -> str:
-    """Return the version of llama-cpp-python that the project needs."""
-    needs = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    return next(str(need).partition("==")[2] for need in needs if need.startswith("llama-cpp-python=="))
+def recipe_for(gpu: str) -> BuildRecipe:
+    """Return how llama.cpp is built: the version that the project needs."""
+    [version] = (need.partition("==")[2] for need in _project()["dependencies"] if need.startswith(f"{ENGINE}=="))
+    return BuildRecipe(version, gpu)
 
 
-def _agent_wheel(folder: Path, log: Path) -> Path:
-    """Build edge-agent's own wheel from the files that git knows, beside the tree and not in it."""
-    started = time.monotonic()
-    source = folder / "source"
-    for name in _git("ls-files", "edge_agent", "pyproject.toml", "README.md", "LICENSE").splitlines():
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, source / name)
-    project = (source / "pyproject.toml").read_text(encoding="utf-8")
-    # The factory stays at the centre.
-    (source / "pyproject.toml").write_text(re.sub(r"(?m)^edge-convert = .*\n", "", project), encoding="utf-8")
-    run(python("-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, source), log)
-    step("built edge-agent's own wheel", started)
-    return next(folder.glob("*.whl"))
+def _project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    return project
+
+
+@contextlib.contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Make an empty folder, and remove it however the block ends; what a kill left there goes too."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _git(*arguments: str) -> str:
@@ -92,21 +149,49 @@ def _commit() -> str:
     return _git("rev-parse", "--short=12", "HEAD").strip() + ("+" if _git("status", "--porcelain").strip() else "")
 
 
+@contextlib.contextmanager
+def _alone(path: Path, console: StepConsole) -> Iterator[None]:
+    """Wait until no other build runs in this checkout."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.say("another build is running here; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fail(message: str, remedy: str) -> int:
+    sys.stderr.write(f"error: {message}\nwhat to do: {remedy}\n")
+    return 1
+
+
 def main() -> int:
     """Run the command."""
-    parsing = argparse.ArgumentParser(prog="scripts/build-installer", description=__doc__)
-    parsing.add_argument("--gpu", choices=[name for name in GPU if name], default="", help="also bring a GPU's code")
-    parsing.add_argument("--out", type=Path, default=ROOT / "dist", metavar="DIR", help="where to put the file (dist/)")
+    formatter = argparse.RawDescriptionHelpFormatter
+    parsing = argparse.ArgumentParser(prog="scripts/build-installer", description=__doc__, formatter_class=formatter)
+    gpus = [name for name in GPU if name]
+    parsing.add_argument("--gpu", choices=gpus, default="", help="also carry the code for a GPU")
+    parsing.add_argument("--out", type=Path, default=ROOT / "dist", metavar="DIR", help="where the file goes (dist/)")
     given = parsing.parse_args()
-    started = time.monotonic()
+    started, console = time.monotonic(), StepConsole()
+    cache = ROOT / ".cache/installer"
+    cache.mkdir(parents=True, exist_ok=True)
     try:
-        with (ROOT / ".cache/installer.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            path = build(given.gpu, given.out)
+        need(recipe_for(given.gpu).tools)
+        with ending_all_children(), _alone(ROOT / ".cache/installer.lock", console):
+            path = InstallerBuild(given.gpu, cache, console).run(given.out)
+    except BuildInterrupted as stop:
+        sys.stderr.write(f"stopped. {KEPT}\n")
+        return 128 + stop.number
     except BuildFailed as error:
-        sys.stderr.write(f"error: {error.message}\nwhat to do: {error.remedy}\n")
-        return 1
-    say(f"{path}: {path.stat().st_size / 1e6:.0f} MB, {time.monotonic() - started:.0f} s")
+        return _fail(error.message, error.remedy)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror}{where}", f"{'Free some space. ' if full else ''}{KEPT}")
+    console.say(f"{path}: {path.stat().st_size / 1e6:.0f} MB, {time.monotonic() - started:.0f} s")
     return 0
 
 

@@ -33,13 +33,15 @@ class InstallerLabel:
 
 def write(path: Path, payload: Path, label: InstallerLabel) -> None:
     """Write the installer file from the folder of its payload: whole or not at all."""
-    tar = path.with_name(f".{path.name}.tar")
+    tar, partial = (path.with_name(f".{path.name}.{kind}") for kind in ("tar", "partial"))
     try:
         with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as archive:
             archive.add(payload, arcname=".", filter=_plain)
-        _join(path, tar, label)
+        _join(partial, tar, label)
+        partial.replace(path)
     finally:
         tar.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def setup_program(target: Path) -> None:
@@ -70,15 +72,13 @@ def _plain(item: tarfile.TarInfo) -> tarfile.TarInfo:
 def _join(path: Path, tar: Path, label: InstallerLabel) -> None:
     with tar.open("rb") as file:
         payload_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as out, tar.open("rb") as file:
+    with path.open("wb") as out, tar.open("rb") as file:
         out.write(header(label, tar.stat().st_size, payload_sha256))
         while block := file.read(1 << 20):
             out.write(block)
         os.fchmod(out.fileno(), 0o755)
         out.flush()
         os.fsync(out.fileno())
-    partial.replace(path)
 
 
 def header(label: InstallerLabel, size: int, payload_sha256: str) -> bytes:

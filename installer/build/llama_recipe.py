@@ -19,7 +19,7 @@ GLIBC_MAX = (2, 36)
 PORTABLE = ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON", "-DLLAVA_BUILD=OFF")
 GPU = {"": (), "vulkan": ("-DGGML_VULKAN=ON",), "cuda": ("-DGGML_CUDA=ON",)}
 TOOLS = {
-    "": (("gcc", "gcc"), ("g++", "g++"), ("make", "make"), ("cmake", "cmake"), ("readelf", "binutils")),
+    "": (("gcc", "gcc"), ("g++", "g++"), ("readelf", "binutils"), ("git", "git")),
     "vulkan": (("glslc", "glslc libvulkan-dev spirv-headers"),),
     "cuda": (("nvcc", "nvidia-cuda-toolkit"),),
 }
@@ -48,8 +48,3 @@ class BuildRecipe:
     def tools(self) -> tuple[tuple[str, str], ...]:
         """Programs that the build needs, each with the Debian packages that bring it."""
         return (*TOOLS[""], *(TOOLS[self.gpu] if self.gpu else ()))
-
-    def environment(self, folder: Path) -> dict[str, str]:
-        """Return what pip's build is told through the environment, where the headers lie in that folder."""
-        include = " ".join(f"-include {folder / header.name}" for header in HEADERS)
-        return {"CMAKE_ARGS": " ".join(self.cmake_arguments), "CFLAGS": include, "CXXFLAGS": include}

@@ -1,66 +1,177 @@
-"""The wheel of llama.cpp: built by the recipe, once, then trimmed to what is loaded and measured."""
+"""The wheel of llama.cpp: compiled by the recipe, once, with only the libraries that are loaded, and measured.
+
+CMake and ninja run in a folder that stays until the wheel is complete, so a build that was stopped continues with the
+next object. The metadata comes from the package's own build backend.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
+import email
 import re
 import shutil
-import tempfile
-import time
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from installer.build import elf_dependencies
-from installer.build.build_steps import BuildFailed, need, python, run, step
-from installer.build.llama_recipe import GLIBC_HEADER, GLIBC_MAX, HEADERS, BuildRecipe
+from installer.build import cmake_build, elf_dependencies
+from installer.build.build_environment import BuildEnvironment
+from installer.build.build_steps import BuildFailed
+from installer.build.llama_recipe import GLIBC_HEADER, GLIBC_MAX, GPU, HEADERS, BuildRecipe
+from installer.build.tool_runner import ToolRunner
 
 LIBRARIES = "llama_cpp/lib"
+TARGETS = ("llama", "ggml")
+"""With the backends, on which ggml depends, all that the wheel carries."""
 OPENED = {"libllama.so", "libggml.so"}
 BACKEND = re.compile(r"libggml-(?!base)[\w-]+\.so")
 NOT_NEEDED = ("lib", "lib64", "include", "share")
 """Folders beside the package: second copies of its libraries, and what only builds against them."""
+WITHOUT_COMMON = """\
+# CMake includes this where llama.cpp's project begins. llama-cpp-python turns its common library on; nothing loads it.
+set(LLAMA_BUILD_COMMON OFF)
+"""
+_METADATA = "import sys; from scikit_build_core.build import prepare_metadata_for_build_wheel as p; p(sys.argv[1])"
 
 
-def wheel(recipe: BuildRecipe, cache: Path, log: Path) -> Path:
-    """Return the wheel, from the cache if it was built before. Raises BuildFailed."""
-    kept = cache / recipe.key
-    if not any(kept.glob("*.whl")):
-        need(recipe.tools)
-        started = time.monotonic()
-        _build(recipe, kept, log)
-        step(f"built {recipe.key}", started)
-    return next(kept.glob("*.whl"))
+class LlamaWheel:
+    """One recipe's wheel, and the folders that it comes from."""
 
+    def __init__(self, recipe: BuildRecipe, cache: Path, environment: BuildEnvironment, runner: ToolRunner) -> None:
+        """Build below `cache`, with the programs of `environment`."""
+        self._recipe, self._environment, self._runner = recipe, environment, runner
+        self._kept, self._folder = cache / recipe.key, cache / "build" / recipe.key
+        self._archive = cache / "sources" / f"llama_cpp_python-{recipe.version}.tar.gz"
 
-def _build(recipe: BuildRecipe, kept: Path, log: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".building-") as name:
-        folder = Path(name)
-        for header in HEADERS:  # a path without spaces or surprises, in every compiler's command line
-            shutil.copyfile(header, folder / header.name)
-        # --no-cache-dir: pip would hand out an earlier build for this machine, whatever cmake is told.
-        build = python("-m", "pip", "wheel", "--no-cache-dir", "--no-deps", "--no-binary", "llama-cpp-python")
-        run(
-            [*build, "--wheel-dir", str(folder / "built"), f"llama-cpp-python=={recipe.version}"],
-            log,
-            recipe.environment(folder),
+    @property
+    def built(self) -> Path | None:
+        """The wheel, if it was built before."""
+        return next(self._kept.glob("*.whl"), None)
+
+    def fetch(self) -> None:
+        """Fetch the source, unless it or the wheel is there. Raises BuildFailed."""
+        if self.built or self._archive.exists():
+            return
+        self._archive.parent.mkdir(parents=True, exist_ok=True)
+        pip = (self._environment.python, "-m", "pip", "download", "--no-deps", "--no-build-isolation", "--quiet")
+        source = f"llama-cpp-python=={self._recipe.version}"
+        with self._runner.console.step(f"fetch the source of {source}"):
+            self._runner.run(
+                [*pip, "--no-binary", "llama-cpp-python", "--dest", self._archive.parent, source],
+                {"TMPDIR": str(self._archive.parent)},
+            )
+
+    def requirements(self) -> list[str]:
+        """Return what llama-cpp-python itself needs, as the metadata of the wheel or the source has it."""
+        if wheel := self.built:
+            with zipfile.ZipFile(wheel) as packed:
+                metadata = packed.read(next(name for name in packed.namelist() if name.endswith("/METADATA")))
+        else:
+            with tarfile.open(self._archive) as archive:
+                info = archive.extractfile(f"{self._archive.name.removesuffix('.tar.gz')}/PKG-INFO")
+                metadata = info.read() if info else b""
+        needs = map(str, email.message_from_bytes(metadata).get_all("Requires-Dist", []))
+        return [need for need in needs if "extra ==" not in need]
+
+    def build(self) -> Path:
+        """Return the wheel; compile what is missing of it. Raises BuildFailed."""
+        if wheel := self.built:
+            return wheel
+        forget_other_recipes(self._folder)
+        project = self._project()
+        project.configure()
+        project.compile(TARGETS)
+        with self._runner.console.step(f"pack {self._recipe.key}"):
+            packed = self._pack(project)
+            self._kept.mkdir(parents=True, exist_ok=True)
+            packed.replace(self._kept / packed.name)
+        shutil.rmtree(self._folder)
+        return self._kept / packed.name
+
+    def _project(self) -> cmake_build.CMakeProject:
+        """Lay the source and the headers where they stay until the wheel is complete."""
+        source, headers = self._folder / "source", self._folder / "headers"
+        if not source.exists():
+            with self._runner.console.step("unpack the source"):
+                unpack(self._archive, source)
+        headers.mkdir(exist_ok=True)
+        # Their content is part of the folder's name. What is there stays: with another time every object would be old.
+        for header in HEADERS:
+            _write_once(headers / header.name, header.read_text(encoding="utf-8"))
+        _write_once(headers / "without_common.cmake", WITHOUT_COMMON)
+        staged = self._folder / "staged"
+        options = [
+            *self._recipe.cmake_arguments,
+            f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={headers / 'without_common.cmake'}",
+            f"-DCMAKE_INSTALL_PREFIX={staged}",
+            f"-DSKBUILD_PLATLIB_DIR={staged}",
+        ]
+        flags = [*(f'-include "{headers / header.name}"' for header in HEADERS), f'-ffile-prefix-map="{source}"=llama']
+        programs = self._environment.program("cmake"), self._environment.program("ninja")
+        return cmake_build.CMakeProject(
+            source, self._folder / "objects", options, " ".join(flags), programs, self._runner
         )
-        trimmed = trim(next((folder / "built").glob("*.whl")), folder, log)
-        kept.mkdir(parents=True, exist_ok=True)
-        trimmed.replace(kept / trimmed.name)
+
+    def _pack(self, project: cmake_build.CMakeProject) -> Path:
+        """Put the wheel together from the package's own files, the libraries and the metadata. Raises BuildFailed."""
+        staged, source = self._folder / "staged", self._folder / "source"
+        shutil.rmtree(staged, ignore_errors=True)
+        project.install()
+        ignored = shutil.ignore_patterns("lib", "__pycache__")
+        shutil.copytree(source / "llama_cpp", staged / "llama_cpp", dirs_exist_ok=True, ignore=ignored)
+        # Its backend takes the folder that it runs in.
+        python = self._environment.python
+        self._runner.run([python, "-c", _METADATA, staged], folder=source)
+        trim(staged, self._environment.libgomp())
+        check(staged)
+        packed = self._folder / "packed"
+        shutil.rmtree(packed, ignore_errors=True)
+        packed.mkdir()
+        self._runner.run([python, "-m", "wheel", "pack", staged, "--dest-dir", packed])
+        return next(packed.glob("*.whl"))
 
 
-def trim(built: Path, folder: Path, log: Path) -> Path:
-    """Return a wheel without second copies, with the OpenMP library that it needs. Raises BuildFailed."""
-    run(python("-m", "wheel", "unpack", built, "--dest", folder / "unpacked"), log)
-    tree = next((folder / "unpacked").iterdir())
+def forget_other_recipes(folder: Path) -> None:
+    """Make the folder of a build, and remove those that no recipe of this checkout continues."""
+    folder.mkdir(parents=True, exist_ok=True)
+    version = folder.name.split("-")[1]
+    continued = {BuildRecipe(version, gpu).key for gpu in GPU}
+    for other in folder.parent.iterdir():
+        if other.name not in continued:
+            shutil.rmtree(other)
+
+
+def unpack(archive: Path, source: Path) -> None:
+    """Unpack a source archive; the folder appears complete or not at all."""
+    partial = source.with_name(f"{source.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with tarfile.open(archive) as packed:
+        packed.extractall(partial, filter="data")
+    [only] = partial.iterdir()
+    only.replace(source)
+    partial.rmdir()
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file unless it is there; whole or not at all."""
+    if not path.exists():
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+def trim(tree: Path, libgomp: Path) -> None:
+    """Remove second copies from the content of a wheel, and add the OpenMP library that it needs."""
     for name in NOT_NEEDED:
         shutil.rmtree(tree / name, ignore_errors=True)
     for path in [*second_copies(tree / LIBRARIES), *second_copies(tree / "bin")]:
         path.unlink()
-    shutil.copyfile(openmp(), tree / LIBRARIES / "libgomp.so.1")
-    check(tree)
-    run(python("-m", "wheel", "pack", tree, "--dest-dir", folder), log)
-    return next(folder.glob("*.whl"))
+    for path in sorted(tree.rglob("*.so*")):
+        if path.is_symlink():  # a wheel has no links
+            target = path.resolve()
+            path.unlink()
+            shutil.copyfile(target, path)
+    shutil.copyfile(libgomp, tree / LIBRARIES / "libgomp.so.1")
 
 
 def second_copies(libraries: Path) -> Iterator[Path]:
@@ -71,12 +182,6 @@ def second_copies(libraries: Path) -> Iterator[Path]:
     paths = sorted(libraries.glob("*.so*"))
     asked = {name for path in paths for name in elf_dependencies.read_dependencies(path).needed} | OPENED
     yield from (path for path in paths if path.name not in asked and not BACKEND.fullmatch(path.name))
-
-
-def openmp() -> Path:
-    """Return GNU's OpenMP library, of a build that runs on any glibc: the one of this machine needs its own."""
-    files = importlib.metadata.files("scikit-learn") or []
-    return next(Path(str(path.locate())) for path in files if path.name.startswith("libgomp"))
 
 
 def check(tree: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer.main
@@ -23,6 +25,13 @@ _PLACES = {
     "/run/edge-agent": "the sockets",
     "/opt/edge-agent": "the programs; current and previous are links",
 }
+
+
+def write(folder: Path) -> None:
+    """Write every page into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def pages() -> dict[str, str]:
@@ -140,3 +149,7 @@ def _plain(text: str) -> str:
     text = _MARKUP.sub(lambda found: "\\fR" if found.group(1) else "\\fB", text)
     text = "".join(letter if letter.isascii() else f"\\[u{ord(letter):04X}]" for letter in text)
     return f"\\&{text}" if text.startswith((".", "'")) else text
+
+
+if __name__ == "__main__":  # in the build's own environment, which has what the commands import
+    write(Path(sys.argv[1]))

@@ -1,11 +1,9 @@
-"""What comes with a program beside its code: whatever lies in systemd/, man pages, and the API for devices."""
+"""What comes with a program beside its code: whatever lies in systemd/, and the API for devices."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-
-from installer.build import man_pages
 
 
 def place(name: str, gpu: str) -> str:
@@ -23,7 +21,7 @@ def place(name: str, gpu: str) -> str:
 
 
 def fill(share: Path, root: Path, gpu: str) -> None:
-    """Copy what belongs to this variant from a checkout, and write the man pages."""
+    """Copy what belongs to this variant from a checkout."""
     for source in sorted((root / "proto").glob("edge_agent/v1/*.proto")):  # for devices: /opt/edge-agent/current/share
         copied = share / source.relative_to(root)
         copied.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +30,3 @@ def fill(share: Path, root: Path, gpu: str) -> None:
         if target := place(source.name, gpu):
             (share / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, share / target)
-    pages = share / "man"
-    pages.mkdir(parents=True, exist_ok=True)
-    for name, text in man_pages.pages().items():
-        (pages / name).write_text(text, encoding="utf-8")

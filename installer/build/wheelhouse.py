@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from installer.build.build_steps import BuildFailed, python, run, step
+from installer.build.build_environment import BuildEnvironment
+from installer.build.build_steps import BuildFailed
 from installer.build.llama_recipe import GLIBC_MAX
+from installer.build.tool_runner import ToolRunner
 
+VERSIONS = Path(__file__).with_name("versions.txt")
+"""The versions that the tests ran with; python -m tests.support.tested_versions writes it."""
 _PINNED = re.compile(r"(?m)^([\w.-]+==[\w.]+)(?= |$)")
 PYTHONS = ("3.11", "3.12", "3.13")
 COMPILED_SHARE = 1.35
@@ -21,10 +24,14 @@ COMPILED_SHARE = 1.35
 
 @dataclass(frozen=True)
 class Wheelhouse:
-    """The folder of wheels for one Python."""
+    """The wheels for one Python."""
 
     python: str
     wheels: tuple[Path, ...]
+
+    def with_wheel(self, wheel: Path) -> Wheelhouse:
+        """Return the same with another wheel."""
+        return replace(self, wheels=(*self.wheels, wheel))
 
     def installed_bytes(self) -> int:
         """Return about what the installed program takes."""
@@ -32,43 +39,44 @@ class Wheelhouse:
         return int(content * COMPILED_SHARE)
 
 
-def gather(version: str, engine: Path, project: Path, cache: Path, log: Path) -> Wheelhouse:
-    """Fetch what the project needs under one Python, beside `engine`, llama.cpp's wheel. Raises BuildFailed."""
-    started = time.monotonic()
-    folder = cache / "wheelhouse" / version
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = folder / "resolved.txt"
-    _resolve(version, engine, project, wanted, log)
-    fetch = python("-m", "pip", "download", *_tags(version), "--require-hashes", "-r", wanted, "-d", folder)
-    try:
-        run([*fetch, "--no-index", "--find-links", str(folder)], log)  # those of an earlier build
-    except BuildFailed:
-        run(fetch, log)
-    names = {_named(wheel): wheel for wheel in sorted(folder.glob("*.whl"))}
-    fetched = [names[name] for name in _PINNED.findall(wanted.read_text(encoding="utf-8"))]
-    step(f"gathered {len(fetched)} wheels for Python {version}", started)
-    return Wheelhouse(version, (*fetched, engine))
+class WheelhouseBuilder:
+    """Resolves what a program needs and fetches it, for one Python after another."""
 
+    def __init__(self, needs: Sequence[str], folder: Path, environment: BuildEnvironment, runner: ToolRunner) -> None:
+        """Keep the wheels of each Python in a folder below `folder`."""
+        self._needs, self._folder = needs, folder
+        self._environment, self._runner = environment, runner
 
-def _resolve(version: str, engine: Path, project: Path, wanted: Path, log: Path) -> None:
-    """Write which versions, with the hashes of all their files: those that the tests here run with."""
-    tested = wanted.with_name("tested.txt")
-    frozen = run(python("-m", "pip", "freeze", "--exclude-editable"), log)
-    tested.write_text("\n".join(_PINNED.findall(frozen)), encoding="utf-8")
-    options = [
-        "--extra",
-        "web",
-        "--generate-hashes",
-        "--no-header",
-        "--no-annotate",
-        "--only-binary",
-        ":all:",
-        "--quiet",
-    ]
-    options += ["--python-version", version, "--python-platform", f"x86_64-manylinux_{GLIBC_MAX[0]}_{GLIBC_MAX[1]}"]
-    places = ["--find-links", engine.parent, "--no-emit-package", "llama-cpp-python", "--constraint", tested]
-    command = ["-m", "uv", "pip", "compile", project / "pyproject.toml", *options, *places, "--output-file", wanted]
-    run(python(*command), log)
+    def gather(self, version: str) -> Wheelhouse:
+        """Fetch what is missing of the wheels for one Python. Raises BuildFailed."""
+        folder = self._folder / version
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._runner.console.step(f"gather the wheels for Python {version}"):
+            resolved = self._resolve(version, folder)
+            fetch = [self._environment.python, "-m", "pip", "download", *_tags(version), "--require-hashes"]
+            fetch += ["-r", resolved, "-d", folder]
+            try:
+                self._runner.run([*fetch, "--no-index", "--find-links", folder])  # those of an earlier build
+            except BuildFailed:
+                self._runner.run(fetch)
+        names = {_named(wheel): wheel for wheel in sorted(folder.glob("*.whl"))}
+        return Wheelhouse(version, tuple(names[name] for name in _PINNED.findall(resolved.read_text(encoding="utf-8"))))
+
+    def _resolve(self, version: str, folder: Path) -> Path:
+        """Write which versions, with the hashes of all their files; only if what they follow from has changed."""
+        needs, resolved, key = (folder / name for name in ("needs.in", "resolved.txt", "resolved.key"))
+        platform = f"x86_64-manylinux_{GLIBC_MAX[0]}_{GLIBC_MAX[1]}"
+        options = ["--python-version", version, "--python-platform", platform, "--only-binary", ":all:"]
+        options += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+        text = "".join(f"{need}\n" for need in self._needs)
+        content = "\0".join([text, VERSIONS.read_text(encoding="utf-8"), *options])
+        wanted = hashlib.sha256(content.encode()).hexdigest()
+        if not (resolved.exists() and key.exists() and key.read_text(encoding="utf-8") == wanted):
+            needs.write_text(text, encoding="utf-8")
+            compiling = [self._environment.python, "-m", "uv", "pip", "compile", needs, "--constraint", VERSIONS]
+            self._runner.run([*compiling, *options, "--output-file", resolved])
+            key.write_text(wanted, encoding="utf-8")
+        return resolved
 
 
 def locked(wheels: Iterable[Path]) -> str:

@@ -15,7 +15,7 @@ UPLINK = "edge-uplink.service"
 WEB = "edge-agent-web.service"
 USERS = ("edge-agent", "edge-uplink", "edge-web")
 PREPARING = {"sysusers": (), "tmpfiles": ("--create",)}
-GROUPS = ("edge-devices", "edge-reviewers", "edge-exchange")
+GROUPS = ("edge-devices", "edge-reviewers", "edge-agent-operators", "edge-exchange")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 # Small pure modules, and a reader of /proc: anything may import them.
-GROUND = {"edge_agent.backoff", "edge_agent.formatting", "edge_agent.process_memory"}
+GROUND = {
+    "edge_agent.backoff",
+    "edge_agent.formatting",
+    "edge_agent.log_deduplication",
+    "edge_agent.process_memory",
+}
 BASE = GROUND | {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
     f"edge_agent.{room}"
@@ -21,6 +26,9 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.client": {"edge_agent.backoff", "edge_agent.v1"},
     "edge_agent.logs": {"edge_agent.config", "edge_agent.errors"},
     "edge_agent.systemd": set(),
+    # Of the daemon's calls and of the console's.
+    "edge_agent.refusal_log": {"edge_agent.errors", "edge_agent.log_deduplication"},
+    "edge_agent.core_log": {"edge_agent.refusal_log"},
     # Who owns what runs in the background.
     "edge_agent.supervision": {"edge_agent.backoff"},
     "edge_agent.certificate_authority": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
@@ -85,11 +93,14 @@ ROOMS: dict[str, set[str]] = {
     # The audit log's file is durable.
     "edge_agent.server": BASE
     | MIDDLE
-    | {f"edge_agent.{name}" for name in ("durable", "metrics", "v1", "statistics", "server.roles", "supervision")},
+    | {
+        f"edge_agent.{name}"
+        for name in ("durable", "metrics", "refusal_log", "v1", "statistics", "server.roles", "supervision")
+    },
     "edge_agent.daemon": BASE
     | MIDDLE
     | {"edge_agent.metrics", "edge_agent.metrics.site_metrics"}
-    | {f"edge_agent.{name}" for name in ("server", "logs", "supervision", "systemd")},
+    | {f"edge_agent.{name}" for name in ("core_log", "refusal_log", "server", "logs", "supervision", "systemd")},
     "edge_agent.doctor": BASE
     | {"edge_agent.client", "edge_agent.store", "edge_agent.capture"}
     | {"edge_agent.engine.confinement"},
@@ -97,7 +108,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.report": {"edge_agent.client", "edge_agent.statistics"},
     # A process of its own, and a client like any other.
     "edge_agent.web": BASE
-    | {f"edge_agent.{name}" for name in ("client", "report", "server.roles", "supervision", "systemd")},
+    | {f"edge_agent.{name}" for name in ("client", "refusal_log", "report", "server.roles", "supervision", "systemd")},
     "edge_agent.support_bundle": BASE | {"edge_agent.doctor", "edge_agent.capture", "edge_agent.capture.redact"},
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrolment": BASE | {"edge_agent.durable", "edge_agent.update"},
@@ -110,7 +121,7 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.client",
     }
     | {"edge_agent.statistics", "edge_agent.store", "edge_agent.engine", "edge_agent.engine.protocol"}
-    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support_bundle", "web")}
+    | {f"edge_agent.{name}" for name in ("core_log", "durable", "doctor", "logs", "report", "support_bundle", "web")}
     | SHARED,
     "convert": GROUND
     | {f"edge_agent.{name}" for name in ("durable", "errors", "formats", "statistics")}

@@ -66,6 +66,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "structlog": (
         *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "server", "engine", "capture")),
         *("edge_agent.metrics", "edge_agent.update", "edge_agent.supervision", "convert.cli"),
+        "edge_agent.refusal_log",
     ),
     "uvloop": ("edge_agent.daemon",),
     "typer": SCREEN,
@@ -77,7 +78,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors", "support_bundle.diagnostic_redaction")),
-    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "golden_jobs", "job_queue", "restart_policy")),
+    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "golden_jobs", "job_queue")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
@@ -86,6 +87,7 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata")),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
     *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
+    "edge_agent.config.folder_access",
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
@@ -119,6 +121,7 @@ ENTRIES = {
     "convert.encoder.head": "started with python -m",
     "edge_agent.cli.__main__": "started with python -m",
     "installer.build.__main__": "started by scripts/build-installer",
+    "installer.build.man_pages": "started with python -m, in the build's own environment",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.onnx_runtime": "chosen by the table of runtimes",
@@ -130,6 +133,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
+    "edge_agent.client.call_failed": "a client on Windows has neither Unix sockets nor these modules",
     "edge_agent.client.admin_client": "status and installs read no report of the field",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.spool_worker": "a site that sends no examples and has no rules of its own loads less",
@@ -140,6 +144,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.services": "each process loads its own server alone, and the daemon nothing that reaches a network",
 }
 BROAD_EXCEPTS = {
+    "benchmarks.remedies": "whatever a row of the sweep ends with is its result, and the others are played",
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
     "edge_agent.engine.child_supervisor": "its own fault is logged, and the child is started again",

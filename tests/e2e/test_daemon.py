@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import socket
@@ -239,6 +240,14 @@ def test_the_sockets_are_the_roles(daemon: RunningDaemon) -> None:
         with grpc.insecure_channel(f"unix:{daemon.run_dir / name}") as channel, pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/edge_agent.v1.AdminService/GetStatus")(b"", timeout=5)
         assert grpc.StatusCode.UNIMPLEMENTED == caught.value.code()
+
+
+def test_a_group_is_let_in_as_operator(tmp_path: Path) -> None:
+    """With `admin_group` its members may use the operator's socket: 0660, of that group."""
+    group = grp.getgrgid(os.getegid()).gr_name
+    with RunningDaemon(tmp_path, service={"admin_group": group}) as running:
+        found = (running.run_dir / "admin.sock").stat()
+    assert (0o660, os.getegid()) == (stat.S_IMODE(found.st_mode), found.st_gid)
 
 
 def test_reflection_is_for_the_operator(daemon: RunningDaemon) -> None:

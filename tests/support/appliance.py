@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,15 +57,9 @@ def installer(version: str = __version__) -> Path:
     made = CACHE / "installers" / _content() / name
     if not made.exists():
         source = ROOT if version == __version__ else _renamed(version)
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        for command in (
-            ["pip", "install", "--quiet", "--disable-pip-version-check", *extras["installer"]],
-            ["installer.build", "--out", str(made.parent / "partial")],
-        ):
-            done = subprocess.run(
-                [sys.executable, "-m", *command], cwd=source, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
+        command = [sys.executable, "-m", "installer.build", "--out", str(made.parent / "partial")]
+        done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
         (made.parent / "partial" / name).rename(made)
     return made
 
@@ -162,13 +155,13 @@ class Appliance:
         )
         self.centre.plan(self.centre.offering(*map(self.centre.publish, bundles)))
 
-    def bring(self) -> str:
-        """Carry a stick there, mount it while the daemon runs, import it, and take it away again."""
+    def bring(self, user: str = "") -> str:
+        """Carry a stick there, mount it while the daemon runs, import it as somebody, and take it away again."""
         self.sticks += 1
         self.machine.put(self.centre.stick(self.folder / f"stick-{self.sticks}"), f"/srv/stick-{self.sticks}")
         self.machine.run("mkdir", "-p", "/media/stick")
         self.machine.run("mount", "--bind", f"/srv/stick-{self.sticks}", "/media/stick")
-        said = self.machine.run("edge-agent", "media", "import", "/media/stick")
+        said = self.machine.run("edge-agent", "media", "import", "/media/stick", user=user)
         self.machine.run("umount", "/media/stick")
         return said
 

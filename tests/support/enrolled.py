@@ -91,7 +91,9 @@ class Team:
             "updates": {"url": str(self.publishing.folder)},
         }
         (self.folder / "fleet.yaml").write_text(yaml.safe_dump({**plain, **changes}))
-        self.convert("site-kit", site, "--fleet", self.folder / "fleet.yaml", "--out", self.folder / "kits")
+        self.convert(
+            "enrolment-file", site, "--force", "--fleet", self.folder / "fleet.yaml", "--out", self.folder / "kits"
+        )
         return self.folder / "kits" / f"{site}.kit"
 
     def collect(self, *more: Path, code: int = 0) -> dict[str, Any]:

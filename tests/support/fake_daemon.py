@@ -222,6 +222,7 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.status_calls = 0
         self.digests = [DIGEST, DIGEST]
         """Of the two bundles that are listed."""
         self.status = admin_pb2.GetStatusResponse(
@@ -239,10 +240,17 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
                     device="cpu",
                 )
             ],
-            warnings=["Without a verified signature: pos-intent."],
         )
+        self.warn("UNSIGNED", "Without a verified signature: pos-intent.")
         self.status.start_time.FromJsonString("2026-01-02T03:04:05Z")
         self.field = admin_pb2.GetFieldReportResponse(tasks=[task_message("pos-intent")])
+
+    def warn(self, kind: str, message: str, about: str = "") -> None:
+        """Add a warning to the status."""
+        self.status.warnings.append(message)
+        self.status.warning_details.add(
+            kind=admin_pb2.WarningKind.Value(f"WARNING_KIND_{kind}"), about=about, message=message
+        )
 
     def bundle(self, active: bool = True, digest: str = DIGEST) -> admin_pb2.Bundle:
         """Write an installed bundle."""
@@ -257,6 +265,7 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
         return made
 
     def GetStatus(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.GetStatusResponse:
+        self.status_calls += 1
         return self.status
 
     def ListBundles(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.ListBundlesResponse:

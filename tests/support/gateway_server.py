@@ -15,6 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from edge_agent.client import AsyncClient
+from edge_agent.refusal_log import RefusalLog
 from edge_agent.web.gateway import CALLS_MAX, routes
 from tests.support.eventually import eventually
 
@@ -25,7 +26,7 @@ async def serving(target: str, calls_max: int = CALLS_MAX) -> AsyncIterator[str]
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         async with AsyncClient(target) as client:
-            application = Starlette(routes=routes(client, calls_max))
+            application = Starlette(routes=routes(client, RefusalLog(), calls_max))
             server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="off", ws="none"))
             task = asyncio.create_task(server.serve([listening]))
             await eventually(lambda: server.started)

@@ -14,6 +14,7 @@ from typing import NoReturn
 from starlette.routing import Route
 
 from edge_agent.client import AsyncClient
+from edge_agent.refusal_log import RefusalLog
 from edge_agent.web.gateway import endpoints
 from edge_agent.web.gateway.endpoints import ChatCompletionEndpoint, TaskEndpoints
 from edge_agent.web.gateway.http_calls import CallSlots, GatewayCall, GatewayEndpoint
@@ -31,20 +32,20 @@ PATHS = (
 )
 
 
-def routes(client: AsyncClient, calls_max: int = CALLS_MAX) -> list[Route]:
+def routes(client: AsyncClient, refusals: RefusalLog, calls_max: int = CALLS_MAX) -> list[Route]:
     """Return the routes below /v1, which use a daemon's client for devices."""
     slots, tasks = CallSlots(calls_max), TaskEndpoints(client)
     return [
         Route(
             "/v1/chat/completions",
-            GatewayEndpoint(ChatCompletionEndpoint(client).complete, slots, endpoints.INPUTS),
+            GatewayEndpoint(ChatCompletionEndpoint(client).complete, slots, refusals, endpoints.INPUTS),
             methods=["POST"],
         ),
-        Route("/v1/embeddings", GatewayEndpoint(tasks.embed, slots, "input"), methods=["POST"]),
-        Route("/v1/models", GatewayEndpoint(tasks.models, slots), methods=["GET"]),
-        Route("/v1/models/{task}", GatewayEndpoint(tasks.model, slots), methods=["GET"]),
-        Route("/v1/tasks/{task}:classify", GatewayEndpoint(tasks.classify, slots, "texts"), methods=["POST"]),
-        Route("/v1/{path:path}", GatewayEndpoint(_refuse_path, slots)),
+        Route("/v1/embeddings", GatewayEndpoint(tasks.embed, slots, refusals, "input"), methods=["POST"]),
+        Route("/v1/models", GatewayEndpoint(tasks.models, slots, refusals), methods=["GET"]),
+        Route("/v1/models/{task}", GatewayEndpoint(tasks.model, slots, refusals), methods=["GET"]),
+        Route("/v1/tasks/{task}:classify", GatewayEndpoint(tasks.classify, slots, refusals, "texts"), methods=["POST"]),
+        Route("/v1/{path:path}", GatewayEndpoint(_refuse_path, slots, refusals)),
     ]
 
 

@@ -14,6 +14,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.client import CallFailed
+from edge_agent.refusal_log import RefusalLog
+from edge_agent.web.authentication import HTTP, client_name
 from edge_agent.web.gateway import openai_errors, openai_responses, request_json
 from edge_agent.web.gateway.openai_errors import QUEUE_FULL, GatewayError
 
@@ -76,9 +78,14 @@ class GatewayEndpoint:
     """Serves one path, as an ASGI application so that it notices when its caller disconnects."""
 
     def __init__(
-        self, answer: Callable[[GatewayCall], Awaitable[Response]], slots: CallSlots, inputs: str = ""
+        self,
+        answer: Callable[[GatewayCall], Awaitable[Response]],
+        slots: CallSlots,
+        refusals: RefusalLog,
+        inputs: str = "",
     ) -> None:
         """`inputs` names the member of the body that errors about an input refer to."""
+        self._refusals = refusals
         self._answer = answer
         self._slots = slots
         self._inputs = inputs
@@ -93,7 +100,7 @@ class GatewayEndpoint:
                     response.headers["x-request-id"] = given
                 await response(scope, receive, send)
         except GatewayError as refused:
-            await error_response(refused)(scope, receive, send)
+            await self._refusal(refused, scope)(scope, receive, send)
         except ClientDisconnect:
             return  # the caller has disconnected
 
@@ -102,9 +109,14 @@ class GatewayEndpoint:
             call = await _read(request)
             return await run_until_disconnect(request.receive, self._answer(call))
         except CallFailed as failed:
-            return error_response(openai_errors.from_call_failure(failed, self._inputs))
+            return self._refusal(openai_errors.from_call_failure(failed, self._inputs), request.scope)
         except GatewayError as refused:
-            return error_response(refused)
+            return self._refusal(refused, request.scope)
+
+    def _refusal(self, refused: GatewayError, scope: Scope) -> Response:
+        """Record a refusal, and return its response."""
+        self._refusals.record(HTTP, client_name(scope), refused.reason)
+        return error_response(refused)
 
 
 def error_response(refused: GatewayError) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import time
@@ -13,9 +14,9 @@ import yaml
 from typer.testing import CliRunner
 
 from edge_agent import certificate_authority, config
-from edge_agent.cli import app
+from edge_agent.cli import app, authority_folder
 from edge_agent.config.remote import load_remote
-from edge_agent.errors import ConfigInvalid
+from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.server.roles import certificate_roles
 
@@ -60,6 +61,96 @@ def test_init_overwrites_nothing(tls: Path):
     before = {path.name: path.read_bytes() for path in tls.iterdir()}
     assert "already" in _refused("certs", "init", "--dir", tls)
     assert before == {path.name: path.read_bytes() for path in tls.iterdir()}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The folder of an agent.yaml."""
+    (tmp_path / "agent.yaml").write_text("")
+    return tmp_path
+
+
+def certs(site: Path, *arguments: object, code: int = 0) -> str:
+    """Run a command of `certs` on a site, without naming the folder of its authority."""
+    return " ".join(run("--config", site / "agent.yaml", "certs", *arguments, code=code).split())
+
+
+def test_the_authority_is_beside_agent_yaml_and_found_again(site: Path):
+    """No command needs --dir, and none is proposed."""
+    said = certs(site, "init", "--name", "shop.example")
+    assert (True, False) == ("certs issue till-3 --role infer" in said, "--dir" in said)
+    certs(site, "issue", "till-3", "--role", "infer")
+    certs(site, "server", "--renew")
+    assert {"ca.crt", "ca.key", "server.crt", "server.key", "clients"} == {
+        each.name for each in (site / "tls").iterdir()
+    }
+    assert (site / "tls/clients/till-3/client.key").exists()
+
+
+def test_the_folder_that_agent_yaml_names_is_used(site: Path):
+    """Wherever the authority is; also where the rest of agent.yaml would be refused."""
+    certs(site, "init", "--dir", site / "elsewhere", "--name", "shop.example")
+    (site / "agent.yaml").write_text(f"access: {{client_ca_file: {site}/elsewhere/ca.crt}}\n")
+    certs(site, "issue", "till-3", "--role", "infer")
+    assert (site / "elsewhere/clients/till-3").is_dir()
+
+
+def test_a_second_authority_is_made_only_on_request(site: Path):
+    """It names the one that exists; --new-authority makes another, in another folder."""
+    certs(site, "init", "--name", "shop.example")
+    before = (site / "tls/ca.crt").read_bytes()
+    for more in ((), ("--dir", site / "second")):
+        said = certs(site, "init", "--name", "shop.example", *more, code=3)
+        assert (True, True) == (f"{site}/tls/ca.crt" in said, "--new-authority" in said)
+    assert "server.key already" in certs(site, "init", "--new-authority", code=3)
+    assert not (site / "second").exists()
+    certs(site, "init", "--new-authority", "--dir", site / "second", "--name", "shop.example")
+    assert (before, True) == ((site / "tls/ca.crt").read_bytes(), (site / "second/ca.crt").exists())
+
+
+def test_the_authority_of_version_0_1_is_found(site: Path, monkeypatch: pytest.MonkeyPatch):
+    """./edge-agent-tls, with a note of where it would be found from everywhere."""
+    monkeypatch.chdir(site)
+    run("certs", "init", "--dir", site / "edge-agent-tls", "--name", "shop.example")
+    said = certs(site, "issue", "till-3", "--role", "infer")
+    assert f"'sudo mv {site}/edge-agent-tls {site}/tls'" in said
+    assert (site / "edge-agent-tls/clients/till-3").is_dir()
+    assert "has an authority already" in certs(site, "init", code=3)
+
+
+def test_certificates_of_the_central_team_are_not_replaced_by_an_authority_of_the_site(site: Path):
+    """An enrolment file brought them: the commands say whose they are, and make nothing."""
+    (site / "clients.crt").write_text("of the fleet")
+    (site / "agent.yaml").write_text(f"access: {{client_ca_file: {site}/clients.crt}}\n")
+    assert f"{site}/clients.crt" in certs(site, "init", "--name", "shop.example", code=3)
+    assert "central team" in certs(site, "server", "--renew", code=3)
+    assert ["agent.yaml", "clients.crt"] == sorted(path.name for path in site.iterdir())
+
+
+def test_a_key_that_is_kept_apart_is_asked_for(site: Path):
+    """Not another authority: --ca-key names the file on its USB drive."""
+    certs(site, "init", "--name", "shop.example")
+    key = (site / "tls/ca.key").rename(site / "usb.key")
+    said = certs(site, "server", "--renew", code=3)
+    assert (True, False) == ("--ca-key FILE" in said, "certs init" in said)
+    certs(site, "server", "--renew", "--ca-key", key)
+    certs(site, "issue", "till-3", "--role", "infer", "--ca-key", key)
+
+
+def test_without_root_a_developer_has_an_authority_of_their_own(tmp_path: Path):
+    """In the data directory where no agent is installed; where one is, sudo is needed."""
+    environ = {"XDG_DATA_HOME": str(tmp_path / "data")}
+    before = os.geteuid()
+    try:
+        if before == 0:
+            os.seteuid(65534)
+        place = authority_folder.place_new_authority(Path("/no-such-folder/agent.yaml"), environ)
+        with pytest.raises(CertificateUnusable, match="may not write to /etc") as caught:
+            authority_folder.place_new_authority(Path("/etc/agent.yaml"), environ)
+    finally:
+        os.seteuid(before)
+    assert (tmp_path / "data/edge-agent/tls", True) == (place.path, "in your data directory" in place.note)
+    assert "sudo" in caught.value.remedy
 
 
 def _refused(*arguments: object) -> str:

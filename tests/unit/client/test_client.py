@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import grp
 import os
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -350,19 +352,31 @@ def test_a_message_over_the_limit_says_how_large_it_was(client):
     assert "message_bytes_max" in caught.value.remedy
 
 
-def test_a_socket_of_others_is_told_from_a_missing_daemon(tmp_path):
-    """Another user is told that it may not use the socket, and how it may."""
-    with FakeDaemon(f"unix:{tmp_path}/inference.sock") as daemon, Client(daemon.targets[0]) as client:
-        Path(tmp_path, "inference.sock").chmod(0)
-        before = os.geteuid()
-        try:
-            if before == 0:
-                os.seteuid(65534)
-            with pytest.raises(CallFailed, match=r"this user may not use .*inference\.sock") as caught:
-                client.tasks()
-        finally:
-            os.seteuid(before)
-    assert ("UNREACHABLE", True) == (caught.value.reason, "group" in caught.value.remedy)
+@pytest.mark.parametrize(
+    ("mode", "remedy"),
+    [
+        (0o000, "Use 'sudo': only root and the daemon's user may use this socket."),
+        (0o060, f"Use 'sudo', or run 'sudo usermod -aG {grp.getgrgid(os.getegid()).gr_name} "),
+    ],
+)
+def test_a_socket_of_others_is_told_from_a_missing_daemon(mode, remedy):
+    """Another user learns that it may not use the socket. A group is proposed only for a socket that has one."""
+    before, nobody = os.geteuid(), 65534
+    with tempfile.TemporaryDirectory() as folder, FakeDaemon(f"unix:{folder}/inference.sock") as daemon:
+        path = Path(folder, "inference.sock")
+        path.chmod(mode)
+        if before == 0:
+            Path(folder).chmod(0o755)
+            os.chown(path, nobody, os.getegid())
+        with Client(daemon.targets[0]) as client:
+            try:
+                if before == 0:
+                    os.seteuid(nobody)
+                with pytest.raises(CallFailed, match=r"this user may not use .*inference\.sock") as caught:
+                    client.tasks()
+            finally:
+                os.seteuid(before)
+    assert ("UNREACHABLE", remedy) == (caught.value.reason, caught.value.remedy[: len(remedy)])
 
 
 def test_a_failed_call_prints_whole(client):

@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 from edge_agent.client import Client, Tls
-from edge_agent.client.call_failed import explain_handshake
+from edge_agent.client.connection_faults import explain_handshake
 
 HEAD = "failed to connect to all addresses; last error: "
 CLOSED = f"{HEAD}UNAVAILABLE: ipv4:127.0.0.1:9443: Socket closed"
 VERIFY = (
     f"{HEAD}UNKNOWN: ipv4:127.0.0.1:9443: Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:"
     "SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK"
+)
+EXPIRED, EARLY = (
+    VERIFY.replace("unable to get local issuer certificate", f"certificate {found}")
+    for found in ("has expired", "is not yet valid")
 )
 NAME = (
     f"{HEAD}UNKNOWN: ipv4:127.0.0.1:9443: Custom verification check failed with error: UNAUTHENTICATED: "
@@ -32,6 +36,8 @@ REFUSED = f"{HEAD}UNKNOWN: ipv4:127.0.0.1:9443: Failed to connect to remote host
         (CLOSED, "does not accept this client's certificate", "certs show"),
         (f"{HEAD}UNAVAILABLE: recvmsg:Connection reset by peer", "does not accept this client's certificate", "clock"),
         (VERIFY, "not issued by the authority in the 'ca' file", "ca.crt of the site"),
+        (EXPIRED, "has expired, or this machine's clock is wrong", "certs server --renew"),
+        (EARLY, "is not valid yet", "set the clock that is wrong"),
         (NAME, "for other names than that of the address", "certs server --name"),
         (PLAIN, "without TLS", "'insecure: true'"),
     ],
@@ -42,6 +48,14 @@ def test_a_client_with_a_certificate_is_told_what_is_wrong(details: str, said: s
     assert found is not None
     assert said in found[0]
     assert remedy in found[1]
+
+
+def test_a_certificate_that_is_out_of_date_here_is_named_when_the_server_refuses_it() -> None:
+    """The server does not give its reason, so what this machine knows against the certificate stands in the message."""
+    found = explain_handshake(CLOSED, with_tls=True, doubt="expired on 2026-01-02 (here it is 2026-03-04)")
+    assert found is not None
+    assert found[0].endswith("this client's certificate, which expired on 2026-01-02 (here it is 2026-03-04)")
+    assert "certs issue" in found[1]
 
 
 def test_a_client_without_one_is_told_to_get_one() -> None:

@@ -132,7 +132,7 @@ def test_a_probe_that_may_not_look_spoils_no_other(tmp_path, broken):
     replaced = CheckGroup(broken.checks, refused, never)
     case = query_daemon(place(tmp_path))
     found = evaluate(case, (replaced,))
-    assert [("unseen", "could not look: /secret: Permission denied")] == [(each.verdict, each.seen) for each in found]
+    assert [("unseen", "not checked: /secret: Permission denied")] == [(each.verdict, each.seen) for each in found]
 
 
 def test_a_plain_file_is_read_up_to_its_limit_and_nothing_else(tmp_path):

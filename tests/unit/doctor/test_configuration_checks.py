@@ -180,8 +180,11 @@ def test_what_is_no_metadata_is_a_fault(tmp_path):
 
 
 def test_before_the_first_update_has_come_it_is_waited_for(tmp_path):
-    """With an uplink that is a warning."""
-    metadata(tmp_path / "root.json", "root", 100)
+    """With an uplink that is a warning, except on the day of the enrolment."""
+    root = tmp_path / "root.json"
+    metadata(root, "root", 100)
+    assert "note" == looked(place(tmp_path, **enrolled(tmp_path)))["metadata"].verdict
+    os.utime(root, (1.0, root.stat().st_mtime - 2 * DAY))
     assert "warning" == looked(place(tmp_path, **enrolled(tmp_path)))["metadata"].verdict
 
 

@@ -3,17 +3,17 @@
 import json
 import os
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from edge_agent import __version__
-from edge_agent.client import AdminClient, BundleRef, Status, TaskUpdate
+from edge_agent.client import AdminClient, BundleRef, OperatorWarning, Status, TaskUpdate
 from edge_agent.doctor import capture_checks, daemon_checks, update_checks, uplink_checks
 from edge_agent.doctor.capture_checks import CaptureFacts
 from edge_agent.doctor.daemon_checks import DaemonFacts
+from edge_agent.doctor.probe_context import UnitPhase
 from edge_agent.doctor.update_checks import MetadataFacts, UpdatesFacts
 from edge_agent.doctor.uplink_checks import ReportedProblem, UplinkFacts
 from edge_agent.store.state_database import StateDatabase
@@ -69,8 +69,8 @@ def test_silence_is_told_apart(verdict, said, facts):
     [
         ("ok", 2, ""),
         ("warning", 2, "adapter 'x' does not load"),
-        ("warning", 1, ""),
-        ("warning", 5, ""),
+        ("note", 1, ""),
+        ("note", 5, ""),
         ("fault", 3, "it died by SIGSEGV"),
         ("fault", 4, "3 loads failed"),
     ],
@@ -128,14 +128,10 @@ def test_a_task_that_does_not_answer_says_why(status_of):
     """The daemon's own sentence is shown, of tasks that are served and of those that are not."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.tasks[0].ready = False
-    daemon.admin.status.warnings.extend(
-        [
-            "Task pos-intent does not answer: the model does not load. Install it again.",
-            "Task other does not answer: its bundle is damaged.",
-            "Task pos-intent is answered by 1.0.0, which the central team has revoked. It goes on.",
-            "The clock of something is strange.",
-        ]
-    )
+    daemon.admin.warn("TASK_SILENT", "Task pos-intent does not answer: the model does not load.", "pos-intent")
+    daemon.admin.warn("TASK_SILENT", "Task other does not answer: its bundle is damaged.", "other")
+    daemon.admin.warn("REVOKED", "Task pos-intent is answered by 1.0.0, which is revoked. It goes on.", "pos-intent")
+    daemon.admin.warn("UNSPECIFIED", "The clock of something is strange.")
     found = judged(status_of(daemon))
     tasks = {finding.about: finding.seen for finding in found if finding.check == "tasks"}
     assert {"pos-intent", "other"} == set(tasks)
@@ -213,6 +209,11 @@ def task(state: str, reason: str = "", age: float = 60.0) -> TaskUpdate:
         ("fault", task("FAILED", "GOLDEN_DIFFERS")),
         ("fault", task("ROLLED_BACK", "SLOWER")),
         ("note", task("HELD", "BY_HAND")),
+        ("note", task("HELD", "REMOVED")),
+        ("warning", task("WAITING", "DISK_FULL")),
+        ("warning", task("WAITING", "FILES_MISSING")),
+        ("warning", task("WAITING", "STICK_FAILED")),
+        ("warning", task("WAITING", "INTERRUPTED")),
         ("warning", task("STAGED", "DISK_FULL")),
         ("ok", task("STAGED", "WINDOW_CLOSED")),
         ("warning", task("FETCHING", age=DAY)),
@@ -274,8 +275,8 @@ def kept(**changed):
         ("examples-lost", "ok", {}),
         ("examples-lost", "note", {"counters": {"sacrificed_routine": 3}}),
         ("examples-lost", "warning", {"counters": {"dropped_queue": 1, "sacrificed_routine": 3}}),
-        ("examples-kept", "fault", {"problems": ("No examples are kept: spool.db is damaged.",)}),
-        ("examples-stalled", "fault", {"problems": ("There are no figures of examples: the disk …",)}),
+        ("examples-kept", "fault", {"problems": (OperatorWarning("EXAMPLES_OFF", "", "spool.db is damaged."),)}),
+        ("examples-stalled", "fault", {"problems": (OperatorWarning("EXAMPLES_STALLED", "", "the disk …"),)}),
     ],
 )
 def test_examples_are_judged(check, verdict, changed):
@@ -292,8 +293,9 @@ def test_examples_are_judged(check, verdict, changed):
 )
 def test_what_died_in_the_daemon_is_named(status_of, about, said):
     """A fault by its name, with the log and a restart; it is not said twice."""
-    status = replace(status_of(FakeDaemon("127.0.0.1:0")), warnings=(f"Component {about} {said}",))
-    found = judged(status)
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.warn("COMPONENT", f"Component {about} {said}", about)
+    found = judged(status_of(daemon))
     dead = only(found, "component")
     assert (about, "fault") == (dead.about, dead.verdict)
     assert dead.command.endswith("sudo systemctl restart edge-agent")
@@ -332,6 +334,7 @@ TROUBLE = ReportedProblem("UPSTREAM_REFUSED", "the store does not accept the cre
     [
         ("uplink", "ok", {}),
         ("uplink", "fault", {"silence": "it has said nothing yet"}),
+        ("uplink", "fault", {"silence": "it has said nothing", "phase": UnitPhase("", 600.0, active=True)}),
         ("uplink-online", "ok", {}),
         ("uplink-online", "note", {"state": "offline", "since_seconds": 60.0}),
         ("uplink-online", "note", {"state": "probing", "since_seconds": 2 * DAY}),
@@ -339,12 +342,72 @@ TROUBLE = ReportedProblem("UPSTREAM_REFUSED", "the store does not accept the cre
         ("uplink-refused", "fault", {"problems": (TROUBLE,)}),
         ("uplink-problem", "warning", {"problems": (ReportedProblem("UPLOAD_CONFLICT", "something else", "", "e-1"),)}),
         ("downloads", "ok", {"downloads": "online"}),
-        ("downloads", "warning", {"downloads": "offline"}),
+        ("downloads", "warning", {"downloads": "offline", "state": "offline", "since_seconds": 2 * DAY}),
     ],
 )
 def test_the_uplink_is_judged(check, verdict, changed):
     """Silent, offline for long, refused, or in trouble."""
     assert (verdict, verdict != "ok") == told(heard(**changed), check)
+
+
+def test_a_folder_is_no_credential_and_no_network():
+    """A store that is a folder: neither the credential nor the network is blamed, and its own remedy is shown."""
+    refused = ReportedProblem("UPSTREAM_REFUSED", "edge-uplink may not read the folder /mnt/fleet", "Its remedy.", "")
+    offline = {"state": "offline", "since_seconds": 2 * DAY, "upstream": "/mnt/fleet"}
+    for state in (offline, {**offline, "since_seconds": 60.0}):
+        found = heard(problems=(refused,), folders=("/mnt/fleet",), **state)
+        assert ("warning", True) == told(found, "uplink-problem")
+        said = " ".join(f"{each.remedy} {each.command}" for each in found)
+        assert [] == [word for word in ("credential", "ping", "router", "date;") if word in said]
+        assert ("Its remedy.", True) == (only(found, "uplink-problem").remedy, "findmnt -T /mnt/fleet" in said)
+
+
+def test_an_uplink_that_has_just_started_may_be_silent():
+    """Its first report is due within a minute; updates that do not arrive for an hour are no more than a note."""
+    new = heard(silence="it has said nothing yet", phase=UnitPhase("", 20.0, active=True))
+    short = heard(downloads="offline", state="offline", since_seconds=3600.0)
+    assert ("note", "note") == (verdicts(new)["uplink"], verdicts(short)["downloads"])
+
+
+def test_a_task_whose_engine_starts_is_no_fault(status_of):
+    """It says since when; after the time that any load may take, or with a reason, it is one."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.tasks[0].ready = False
+    daemon.admin.status.engines[0].state = 1
+    status = status_of(daemon)
+
+    def seen(up: float) -> tuple[str, str]:
+        found = only(daemon_checks.judge_daemon(DaemonFacts(ADMIN, True, status, up_seconds=up)), "tasks")
+        return found.verdict, found.seen
+
+    assert ("note", "starting since 4 s") == seen(4.0)
+    assert ("note", "its engine is starting") == seen(4000.0)
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.tasks[0].ready = False
+    daemon.admin.status.engines[0].state = 4
+    assert "fault" == verdicts(judged(status_of(daemon)))["tasks"]
+
+
+def test_a_daemon_that_drains_is_no_fault_for_as_long_as_a_drain_takes(status_of):
+    """Its tasks wait with it; one that an operator drained and forgot is a warning."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.serving, daemon.admin.status.draining_seconds = False, 9.0
+    daemon.admin.status.tasks[0].ready = False
+    status = status_of(daemon)
+
+    def found(drain_seconds_max: float) -> dict[str, str]:
+        facts = DaemonFacts(ADMIN, True, status, version=__version__, drain_seconds_max=drain_seconds_max)
+        return verdicts(daemon_checks.judge_daemon(facts))
+
+    assert ("note", "note") == (found(30.0)["daemon"], found(30.0)["tasks"])
+    assert "warning" == found(-30.0)["daemon"]
+
+
+def test_a_unit_that_starts_is_no_silent_daemon():
+    """doctor says since when systemd has been starting it."""
+    facts = DaemonFacts(ADMIN, True, None, "UNREACHABLE", phase=UnitPhase("starting", 4.0))
+    found = only(daemon_checks.judge_daemon(facts), "daemon")
+    assert ("note", "starting since 4 s") == (found.verdict, found.seen)
 
 
 def test_a_site_without_an_uplink_is_noted(tmp_path):

@@ -221,12 +221,12 @@ SAID = [
             )
         ),
         "2.0.0 has been in state held for 0 s: BY_HAND",
-        "edge-agent activate t 2.0.0",
+        "sudo edge-agent bundles allow t",
     ),
     (
         capture_checks.judge_capture(CaptureFacts(95, 100, 0, 100, 0, None, {}, (), False)),
         "95 bytes of 100 bytes: nearly full",
-        "sudo edge-agent media export /media/stick",
+        "sudo edge-agent media export /media/usb",
     ),
     (
         capture_checks.judge_capture(
@@ -238,7 +238,7 @@ SAID = [
     (
         capture_checks.judge_capture(CaptureFacts(1, 100, 5, 100, 2, 4 * DAY, {}, (), True)),
         "the oldest segment has waited 4 days for its receipt",
-        "edge-agent status; sudo edge-agent media export /media/stick",
+        "edge-agent status; sudo edge-agent media export /media/usb",
     ),
     (
         uplink_checks.judge_uplink(

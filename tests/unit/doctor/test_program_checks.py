@@ -159,6 +159,6 @@ def test_units_are_asked_for_by_the_real_words(tmp_path):
     said = Installation(where.config, root=where.root, run=run, find_user=where.find_user)
     assert ("ok", [SERVE, UPLINK]) == (
         looked(said)["unit"].verdict,
-        [name for name in asked if name in (SERVE, UPLINK)],
+        [name for name in dict.fromkeys(asked) if name in (SERVE, UPLINK)],
     )
     assert "unseen" == looked(where)["systemd"].verdict

@@ -1,13 +1,18 @@
 """doctor's rules about sockets, groups and ports: real sockets, alive and dead, and real listeners."""
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
+from edge_agent.config import Config
 from edge_agent.doctor import socket_checks
 from edge_agent.doctor.all_checks import run_checks
-from edge_agent.doctor.socket_checks import ListeningSocket, PortFacts, SocketFacts, TcpPort
+from edge_agent.doctor.daemon_checks import DaemonFacts
+from edge_agent.doctor.installation import Installation, SystemUser
+from edge_agent.doctor.probe_context import ProbeContext, StoredState, parse_phase
+from edge_agent.doctor.socket_checks import ListeningSocket, PortFacts, PortHolder, SocketFacts, TcpPort
 from tests.support.doctor_cases import file, looked, only, place, told, verdicts
 
 
@@ -67,14 +72,14 @@ def port(**changed) -> TcpPort:
     [
         ("ok", {}),
         ("ok", {"taken": False, "daemon_runs": False}),
-        ("ok", {"ours": None}),
+        ("unseen", {"ours": None}),
         ("fault", {"ours": False}),
         ("fault", {"local": False, "taken": False}),
         ("warning", {"taken": False}),
     ],
 )
 def test_ports_are_judged(verdict, changed):
-    """Taken by somebody else, not of this machine, or not open though the daemon runs."""
+    """In use by another program, or by one that this user may not see; not of this machine, or not open."""
     found = list(socket_checks.judge_ports(PortFacts((port(**changed),), "")))
     assert (verdict, verdict != "ok") == told(found, "port")
 
@@ -99,3 +104,36 @@ def test_a_free_port_is_well(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     assert "ok" == looked(place(Path(tmp_path), service={"tcp_address": address}))["port"].verdict
+
+
+def holder_seen_by(uid: int | None, daemon_uid: int | None, pid: int = 0, reason: str = "FORBIDDEN") -> bool | None:
+    """Judge whether the daemon holds a port, by what an ordinary user sees of it."""
+    user = None if daemon_uid is None else SystemUser("edge-agent", daemon_uid, frozenset())
+    facts = DaemonFacts("/run/admin.sock", True, None, reason, pid=pid)
+    context = ProbeContext(Installation(Config()), facts, None, user, StoredState(None, {}))
+    return socket_checks.is_ours(context, PortHolder(0, uid))
+
+
+@pytest.mark.parametrize(
+    ("ours", "uid", "daemon_uid", "reason"),
+    [
+        (True, 501, 501, "FORBIDDEN"),
+        (False, 33, 501, "FORBIDDEN"),
+        (None, 501, 501, "UNREACHABLE"),
+        (None, 501, None, "FORBIDDEN"),
+        (None, None, 501, "FORBIDDEN"),
+    ],
+)
+def test_an_ordinary_user_blames_no_program_that_it_cannot_see(ours, uid, daemon_uid, reason):
+    """The daemon's own user holds its port; another user's program is another one; otherwise nothing is said."""
+    assert ours is holder_seen_by(uid, daemon_uid, reason=reason)
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(4.0, "ok"), (400.0, "fault")])
+def test_a_daemon_that_starts_has_no_sockets_yet(seconds, verdict):
+    """For as long as a start takes, that is no fault."""
+    changed = round((time.monotonic() - seconds) * 1e6)
+    text = f"ActiveState=activating\nSubState=start\nStateChangeTimestampMonotonic={changed}"
+    missing = ListeningSocket("admin.sock", file("/run/x", kind=""), False, 0o600, "", True, ())
+    facts = SocketFacts((missing,), managed=True, phase=parse_phase(text))
+    assert verdict == verdicts(socket_checks.judge_sockets(facts))["socket"]

@@ -338,3 +338,35 @@ def test_the_site_is_shown(box: Box):
     assert "not made yet" in CliRunner().invoke(app, shown).output
     found = json.loads(CliRunner().invoke(app, [*shown, "--json"]).output)
     assert ("shop-12", "", False) == (found["site"], found["key"], found["known_at_centre"])
+
+
+def test_a_code_that_does_not_fit_is_first_a_code_to_type_again(box: Box):
+    """It says for which site the file is, and how many characters are missing; nobody is suspected."""
+    path = box.kit()
+    code = enrolment_file.verification_code(enrolment_file.parse(path.read_bytes())[1])
+    done = box.enrol(path, "--code", code[:-1])
+    assert 5 == done.exit_code
+    said = " ".join(done.output.split())
+    assert f"the code {code[:-1]} does not fit this file of site shop-12; it has 19 characters instead of 20" in said
+    assert "type it again" in said
+    assert "Somebody" not in said
+    swapped = code[1] + code[0] + code[2:] if code[0] != code[1] else ("0" if code[0] != "0" else "1") + code[1:]
+    assert "characters instead" not in box.enrol(path, "--code", swapped).output
+    assert {} == box.files()
+
+
+def test_a_folder_store_gets_its_drop_in_and_a_word_about_what_is_missing(box: Box):
+    """The unit of the uplink may write there; a folder that does not exist is a warning. The same file completes it."""
+    folder = box.folder / "fleet"
+    path = box.kit(examples={"url": str(folder)})
+    done = box.enrol(path, "--yes")
+    assert (0, True) == (done.exit_code, f"the folder {folder} does not exist" in " ".join(done.output.split()))
+    drop_in = box.etc / "systemd/system/edge-uplink.service.d/folders.conf"
+    assert f"ReadWritePaths=-{folder}" in drop_in.read_text()
+    folder.mkdir()
+    assert "does not exist" not in box.enrol(path, "--yes").output
+    drop_in.unlink()  # as version 0.1 enrolled
+    box.enrol(path, "--yes")
+    assert f"ReadWritePaths=-{folder}" in drop_in.read_text()
+    box.enrol(box.kit(), "--yes")
+    assert not drop_in.exists()

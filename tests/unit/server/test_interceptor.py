@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from edge_agent.errors import EdgeAgentError, ModelFailed, QueueFull, UnknownTask
+from edge_agent.refusal_log import RefusalLog
 from edge_agent.server.admission_control import RateLimiter
 from edge_agent.server.audit import AuditLog
 from edge_agent.server.callers import Caller
@@ -48,7 +49,7 @@ async def servicer(tmp_path: Path) -> AsyncIterator[Servicer]:
     server, handlers = grpc.aio.server(), Servicer()
     audit = AuditLog(tmp_path, 1000)
     till = Caller("till", INFER)
-    interceptor = ServerInterceptor(server, lambda _: till, RateLimiter(0, 1), audit, ChangeRunner(audit))
+    interceptor = ServerInterceptor(server, lambda _: till, RateLimiter(0, 1), audit, ChangeRunner(audit), RefusalLog())
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(handlers, interceptor)
     server.add_insecure_port(f"unix:{tmp_path}/s")
     await server.start()
@@ -164,6 +165,45 @@ async def test_an_exception_keeps_its_text(servicer, stub):
         (entry["method"], entry["error"]) for entry in logged if entry["event"] == "handler_failed"
     ]
     assert all(entry["exc_info"] for entry in logged)
+
+
+async def test_a_refusal_is_logged_once_without_its_text(servicer, stub):
+    """Who, which call and why; the second one is counted."""
+    servicer.list_tasks = raising(UnknownTask(f"no task is called {SECRET!r}"))
+    with structlog.testing.capture_logs() as logged:
+        await listing_fails(stub)
+        await listing_fails(stub)
+    [line] = logged
+    assert ("call_refused", "till", "ListTasks", "TASK_UNKNOWN") == (
+        line["event"],
+        line["client"],
+        line["call"],
+        line["reason"],
+    )
+    assert SECRET not in repr(line)
+
+
+async def test_a_call_that_its_caller_cancels_is_no_refusal(servicer, stub):
+    """Nothing is logged, and the next refusal is."""
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def handler(context: CallContext) -> pb.ListTasksResponse:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return LISTED
+
+    servicer.list_tasks = handler
+    with structlog.testing.capture_logs() as logged:
+        call = stub.ListTasks(pb.ListTasksRequest())
+        await started.wait()
+        call.cancel()
+        await ended.wait()
+        servicer.list_tasks = raising(QueueFull("64 inputs are waiting"))
+        await listing_fails(stub)
+    assert ["QUEUE_FULL"] == [line["reason"] for line in logged]
 
 
 async def test_an_abort_passes(servicer, stub):

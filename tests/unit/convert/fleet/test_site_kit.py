@@ -105,11 +105,34 @@ def test_a_kit_is_closed_to_others_and_its_code_is_shown(office: Office):
 def test_the_registry_knows_of_the_kit(office: Office):
     """The site is awaited from then on, so that nobody is taken at his word; a second kit stands beside the first."""
     office.make("shop-12")
-    office.make("shop-12", "--days", "2")
+    office.make("shop-12", "--days", "2", "--force")
     made, sha256 = office.kit()
     known = office.registry.entry("shop-12")
     assert (2, sha256, made.expires_at) == (len(known.kits), known.kits[-1].sha256, known.kits[-1].expires_at)
     assert "awaited" == office.registry.standing("shop-12", "0" * 64)
+
+
+def test_a_kit_is_not_replaced_unasked(office: Office):
+    """With nobody to ask nothing is made, of no site; the message has the code that would no longer count."""
+    office.make("shop-12")
+    _, before = office.kit()
+    done = office.make("shop-13", "shop-12")
+    said = " ".join(done.output.split())
+    assert (2, before) == (done.exit_code, office.kit()[1])
+    assert not (office.folder / "kits" / "shop-13.kit").exists()
+    assert f"shop-12.kit (code {enrolment_file.verification_code(before)}) exists already" in said
+    assert "the code of the earlier one no longer counts" in said
+    assert "Add --force" in said
+    assert 1 == len(office.registry.entry("shop-12").kits)
+
+
+def test_a_kit_is_replaced_when_told_so(office: Office):
+    """With --force the new kit takes its place, with a code of its own; a damaged or sealed one needs --force, too."""
+    office.make("shop-12")
+    assert 0 == office.make("shop-12", "--days", "2", "--force").exit_code
+    (office.folder / "kits" / "shop-12.kit").write_bytes(b"damaged")
+    assert "shop-12.kit exists already" in " ".join(office.make("shop-12").output.split())
+    assert 0 == office.make("shop-12", "--force").exit_code
 
 
 @pytest.mark.slow

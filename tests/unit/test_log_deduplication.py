@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.server.audit import KINDS_MAX, WINDOW_SECONDS, LogDeduplicator
+from edge_agent.log_deduplication import KINDS_MAX, WINDOW_SECONDS, LogDeduplicator
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0, 50)), max_size=200))

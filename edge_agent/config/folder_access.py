@@ -1,0 +1,90 @@
+"""Whether the uplink can use a folder that is an object store: `edge-agent enrol` and doctor look, this judges."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+UPLINK_USER, UPLINK_GROUP = "edge-uplink", "edge-exchange"
+HIDDEN_FROM_SERVICES = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108 - not used
+"""Folders that the units do not see: ProtectHome= and PrivateTmp=."""
+_RESTART = "sudo systemctl restart edge-uplink"
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """One folder of `uplink.url` or `uplink.updates_url`, as somebody saw it."""
+
+    path: Path
+    kind: str
+    """folder, or another word; empty when nothing is there."""
+    written: bool
+    """The uplink writes examples there; otherwise it only reads updates."""
+    managed: bool
+    """systemd runs the uplink."""
+    usable: bool | None = None
+    """The uplink's user has the rights; None = not known."""
+    shown: str = ""
+    """Owner and mode, as in root:root 0755."""
+    unit_allows: bool = True
+    """The unit may write there."""
+
+
+@dataclass(frozen=True)
+class FolderProblem:
+    """Why the uplink cannot use it, what to do, and the command for that."""
+
+    seen: str
+    remedy: str
+    command: str
+
+
+def is_hidden_from_services(path: Path) -> bool:
+    """Tell whether the units cannot see an absolute path."""
+    return any(path.is_relative_to(folder) for folder in HIDDEN_FROM_SERVICES)
+
+
+def judge_folder(facts: FolderFacts) -> FolderProblem | None:
+    """Return what keeps the uplink from using a folder; None = nothing does."""
+    path = shlex.quote(str(facts.path))
+    if facts.managed and is_hidden_from_services(facts.path):
+        return FolderProblem(
+            f"the uplink's service cannot see {facts.path}: its unit hides home directories and /tmp",
+            "Use a folder below /mnt, /media or /srv, and name it under 'uplink' in agent.yaml.",
+            f"sudoedit /etc/edge-agent/agent.yaml; {_RESTART}",
+        )
+    if not facts.kind:
+        return FolderProblem(
+            f"the folder {facts.path} does not exist",
+            "Mount its disk or share there, and restart the uplink, which never makes the folder itself.",
+            f"lsblk -f; findmnt {path}; {_RESTART}",
+        )
+    if facts.kind != "folder":
+        return FolderProblem(
+            f"{facts.path} is not a folder",
+            "Correct 'url' or 'updates_url' under 'uplink'.",
+            "sudoedit /etc/edge-agent/agent.yaml",
+        )
+    if facts.usable is False:
+        return _without_rights(facts, path)
+    if facts.written and facts.managed and not facts.unit_allows:
+        return FolderProblem(
+            f"the uplink's unit may not write to {facts.path}: it has no drop-in for this folder",
+            "Write the drop-in, and restart the uplink.",
+            f"sudo edge-agent drop-ins --yes; {_RESTART}",
+        )
+    return None
+
+
+def _without_rights(facts: FolderFacts, path: str) -> FolderProblem:
+    shown = f" ({facts.shown})" if facts.shown else ""
+    if not facts.written:
+        return FolderProblem(
+            f"{UPLINK_USER} may not read {facts.path}{shown}", "Let all users read it.", f"sudo chmod -R a+rX {path}"
+        )
+    return FolderProblem(
+        f"{UPLINK_USER} may not write to {facts.path}{shown}",
+        f"Make {UPLINK_USER} its owner. A disk without owners (FAT) is mounted with '-o uid={UPLINK_USER}' instead.",
+        f"sudo chown {UPLINK_USER}:{UPLINK_GROUP} {path}",
+    )

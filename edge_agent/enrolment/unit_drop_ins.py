@@ -1,0 +1,196 @@
+"""The drop-ins by which the units get what the configuration needs beyond their hardening.
+
+edge-agent.service.d/listener.conf    the networks that may reach the TCP listener; the unit denies all but loopback
+edge-uplink.service.d/folders.conf    a folder that is the store of examples; the unit may write to no other folder
+
+`edge-agent enrol` and `edge-agent certs init` write them, and `edge-agent drop-ins` at any other time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.config import Config
+from edge_agent.config.addresses import is_loopback, split_host_port, store_folder
+from edge_agent.enrolment import site_files
+from edge_agent.enrolment.site_files import SiteFile
+from edge_agent.errors import ConfigInvalid
+
+HEAD = "# Written by 'edge-agent enrol' or 'edge-agent drop-ins'. Other settings belong into other files.\n"
+DAEMON_UNIT, UPLINK_UNIT = "edge-agent.service", "edge-uplink.service"
+_LISTENER, _FOLDERS = Path(f"{DAEMON_UNIT}.d/listener.conf"), Path(f"{UPLINK_UNIT}.d/folders.conf")
+_ALLOW = "IPAddressAllow="
+_ROUTE_UP, _ROUTE_GATEWAY = 0x1, 0x2
+_LOOPBACK_NAME = "lo"
+
+
+@dataclass(frozen=True)
+class UnitDropIn:
+    """A file that gives a unit what the configuration needs."""
+
+    path: Path
+    content: str
+    """Empty = the configuration needs none."""
+
+    @property
+    def unit(self) -> str:
+        """The unit, as in edge-agent.service."""
+        return self.path.parent.name.removesuffix(".d")
+
+    @property
+    def name(self) -> str:
+        """The unit as commands take it, as in edge-agent."""
+        return self.unit.removesuffix(".service")
+
+    @property
+    def settings(self) -> list[str]:
+        """The lines without comments and section."""
+        return [line for line in self.content.splitlines() if "=" in line and not line.startswith("#")]
+
+    def is_in_place(self) -> bool:
+        """Tell whether the file is as it should be."""
+        try:
+            return self.path.read_text(encoding="utf-8") == self.content
+        except (FileNotFoundError, NotADirectoryError):
+            return not self.content
+        except (OSError, ValueError):
+            return False
+
+
+def unit_drop_ins(config: Config, units: Path, networks: Sequence[str]) -> list[UnitDropIn]:
+    """Return the drop-ins of a configuration.
+
+    Args:
+        config: the configuration.
+        units: the folder of the units, /etc/systemd/system.
+        networks: those that may reach a TCP listener.
+
+    Raises:
+        ConfigInvalid: a folder has a name that no unit can hold.
+    """
+    folders = _written_folders(config)
+    return [
+        _drop_in(
+            units / _LISTENER, [f"{_ALLOW}{network}" for network in networks] if listens_on_network(config) else []
+        ),
+        # '-': the uplink also starts while the folder does not exist.
+        _drop_in(units / _FOLDERS, [f"ReadWritePaths=-{_quoted(folder)}" for folder in folders]),
+    ]
+
+
+def listens_on_network(config: Config) -> bool:
+    """Tell whether other machines are to reach the daemon."""
+    return bool(config.service.tcp_address) and not is_loopback(_host(config.service.tcp_address))
+
+
+def _written_folders(config: Config) -> list[Path]:
+    """Return the folder that the uplink writes examples to; it only reads that of updates."""
+    folder = store_folder(config.uplink.url)
+    return [folder] if folder else []
+
+
+def allowed_networks(config: Config, units: Path, given: Iterable[str], attached: Sequence[str]) -> list[str]:
+    """Return the networks that may reach the listener.
+
+    They are those that are given; else those of the drop-in that exists; else those that this machine is attached to,
+    as far as the listener's address is in them.
+
+    Raises:
+        ConfigInvalid: one of those given is not a network.
+    """
+    if not listens_on_network(config):
+        return []
+    chosen = [_network(each) for each in given] or _present(units / _LISTENER)
+    return list(dict.fromkeys(chosen or _listened(_host(config.service.tcp_address), attached)))
+
+
+def attached_networks(route: str, if_inet6: str) -> list[str]:
+    """Return the networks that this machine is attached to, from /proc/net/route and /proc/net/if_inet6.
+
+    Networks that a router leads to are not among them, nor loopback, nor link-local ones.
+    """
+    found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+    for fields in map(str.split, route.splitlines()[1:]):
+        flags, mask = int(fields[3], 16), _little_endian(fields[7])
+        if fields[0] != _LOOPBACK_NAME and flags & _ROUTE_UP and not flags & _ROUTE_GATEWAY and int(mask):
+            found.append(ipaddress.ip_network(f"{_little_endian(fields[1])}/{mask}", strict=False))
+    for fields in map(str.split, if_inet6.splitlines()):
+        if fields[5] != _LOOPBACK_NAME:
+            found.append(
+                ipaddress.ip_network((int(fields[0], 16).to_bytes(16, "big"), int(fields[2], 16)), strict=False)
+            )
+    return list(dict.fromkeys(str(network) for network in found if not network.is_link_local))
+
+
+def read_attached_networks(proc: Path = Path("/proc/net")) -> list[str]:
+    """Return the networks that this machine is attached to; none where /proc does not tell."""
+    return attached_networks(*(_text(proc / name) for name in ("route", "if_inet6")))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return ""
+
+
+def _little_endian(digits: str) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(bytes.fromhex(digits)[::-1])
+
+
+def _host(address: str) -> str:
+    return split_host_port(address)[0]
+
+
+def _listened(host: str, attached: Sequence[str]) -> list[str]:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return list(attached)
+    if address.is_unspecified:
+        return [each for each in attached if address.version == 6 or ipaddress.ip_network(each).version == 4]
+    return [each for each in attached if address in ipaddress.ip_network(each)]
+
+
+def _network(given: str) -> str:
+    try:
+        return str(ipaddress.ip_network(given, strict=False))
+    except ValueError:
+        said = f"{given!r} is not a network"
+        raise ConfigInvalid(
+            said, remedy="Write it as in 192.168.10.0/24; 'ip -brief address' shows those here."
+        ) from None
+
+
+def _present(path: Path) -> list[str]:
+    lines = _text(path).splitlines()
+    return [line.removeprefix(_ALLOW).strip() for line in lines if line.startswith(_ALLOW)]
+
+
+def _quoted(folder: Path) -> str:
+    """Write a path as systemd reads it: '%' begins a specifier, and a blank needs quotation marks."""
+    text = str(folder).replace("%", "%%")
+    if not text.isprintable() or any(letter in text for letter in "\"'\\"):
+        said = f"the folder {str(folder)!a} has characters that a systemd unit cannot name"
+        raise ConfigInvalid(said, remedy="Mount it at a path without quotation marks, backslashes and line ends.")
+    return f'"{text}"' if " " in text else text
+
+
+def _drop_in(path: Path, settings: Sequence[str]) -> UnitDropIn:
+    return UnitDropIn(path, HEAD + "\n".join(["[Service]", *settings, ""]) if settings else "")
+
+
+def write_drop_ins(drop_ins: Sequence[UnitDropIn]) -> list[UnitDropIn]:
+    """Write those that are not in place, all or none, and remove those that are no longer needed; return them.
+
+    Raises:
+        DiskFull, ConfigInvalid: nothing was changed.
+    """
+    changed = [each for each in drop_ins if not each.is_in_place()]
+    made = [SiteFile(each.path, each.content.encode()) for each in changed if each.content]
+    site_files.stage(made)
+    site_files.put(made, (each.path for each in changed if not each.content))
+    return changed

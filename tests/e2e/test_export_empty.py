@@ -1,0 +1,58 @@
+"""`media export` and `status` on a box where nobody has reviewed anything, or that is new, against the real daemon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from edge_agent.cli import app
+from edge_agent.formats.signed_document import public_key_hex
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.examples import CENTRE_KEY, RECIPIENT
+from tests.support.fleet_cases import Centre
+
+SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
+CONFIDENT = {
+    **{"policy": "threshold", "temperature": 1.0, "threshold": 0.01, "target_risk": 0.05, "delta": 0.1},
+    **{"n": 100, "bound": 0.04, "coverage": 0.9},
+}
+
+
+def runner(daemon: RunningDaemon) -> Callable[..., Result]:
+    return lambda *arguments: CliRunner().invoke(app, [*daemon.command()[3:], *arguments])
+
+
+@pytest.mark.slow
+def test_a_new_box_keeps_no_examples_and_says_how_to_change_that(tmp_path: Path) -> None:
+    """Neither status nor an export speaks of tasks that were collected earlier: there never were any."""
+    (tmp_path / "root.json").write_bytes(Centre(tmp_path / "centre").root_bytes)
+    with RunningDaemon(tmp_path / "site", site=SITE, update={"root_file": str(tmp_path / "root.json")}) as daemon:
+        run = runner(daemon)
+        assert "no examples are kept: 'examples.collect' in agent.yaml names no task" in run("status").stdout
+        done = " ".join(run("media", "export", str(tmp_path)).stdout.split())
+    assert "the status of this site, and no examples. No examples are kept here: 'examples.collect'" in done
+
+
+@pytest.mark.slow
+def test_an_export_before_anybody_reviewed_says_so(tmp_path: Path) -> None:
+    """Confident answers leave when a person has judged them: the export names how many wait, and the command."""
+    examples = {"collect": {"pos": "upstream"}, "commit_seconds": 0.05, "routine_share": 0.0}
+    with RunningDaemon(tmp_path / "site", examples=examples, site=SITE) as daemon:
+        daemon.install(echo_bundle(tmp_path / "pos", "pos", labels=("refund", "price"), confidence=CONFIDENT))
+        run = runner(daemon)
+        with daemon.client() as client, daemon.admin() as admin:
+            client.classify("pos", [f"a refund {number}" for number in range(4)])
+            eventually_sync(lambda: sum(admin.status().examples.review_waiting.values()) == 4)
+        done = " ".join(run("media", "export", str(tmp_path)).stdout.split())
+        again = json.loads(run("media", "export", str(tmp_path), "--json").stdout)
+    assert [tmp_path / "site=site-1" / "status.json"] == [
+        path for path in tmp_path.glob("site=*/**/*") if path.is_file()
+    ]
+    assert "4 answers wait for review" in done
+    assert "4 answers wait for review" in again["no_examples"]

@@ -1,0 +1,44 @@
+"""What keeps the uplink from using a folder that is an object store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config.folder_access import FolderFacts, judge_folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "seen", "command"),
+    [
+        ({"kind": ""}, "the folder /mnt/fleet does not exist", "findmnt /mnt/fleet"),
+        ({"kind": "other"}, "/mnt/fleet is not a folder", "sudoedit"),
+        ({"path": Path("/home/kim/fleet")}, "the uplink's service cannot see /home/kim/fleet", "sudoedit"),
+        (
+            {"usable": False, "shown": "root:root 0755"},
+            "edge-uplink may not write to /mnt/fleet (root:root 0755)",
+            "sudo chown edge-uplink:edge-exchange /mnt/fleet",
+        ),
+        ({"usable": False, "written": False}, "edge-uplink may not read /mnt/fleet", "sudo chmod -R a+rX /mnt/fleet"),
+        ({"unit_allows": False}, "it has no drop-in for this folder", "sudo edge-agent drop-ins --yes"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_explained(changed: dict[str, object], seen: str, command: str):
+    """As the folder that it is, with the command against it."""
+    facts = {"path": Path("/mnt/fleet"), "kind": "folder", "written": True, "managed": True, **changed}
+    problem = judge_folder(FolderFacts(**facts))
+    assert problem is not None
+    assert (True, True) == (seen in problem.seen, command in problem.command), problem
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"usable": True}, {"managed": False, "unit_allows": False}, {"written": False, "unit_allows": False}],
+)
+def test_a_folder_that_can_be_used_has_no_problem(changed: dict[str, object]):
+    """A drop-in is needed only where systemd runs the uplink, and only for writing."""
+    assert (
+        judge_folder(FolderFacts(Path("/mnt/fleet"), **{"kind": "folder", "written": True, "managed": True} | changed))
+        is None
+    )

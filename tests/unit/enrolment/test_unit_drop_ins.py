@@ -1,0 +1,116 @@
+"""The drop-ins that a configuration needs: which networks and folders, and writing them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_agent.cli import app
+from edge_agent.config import Config, ServiceConfig, UplinkConfig
+from edge_agent.enrolment.unit_drop_ins import (
+    allowed_networks,
+    attached_networks,
+    unit_drop_ins,
+    write_drop_ins,
+)
+from edge_agent.errors import ConfigInvalid
+
+ROUTE = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t010AA8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0
+eth0\t000AA8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0
+eth1\t0000140A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
+eth1\t0000100A\t0100140A\t0003\t0\t0\t0\t0000FFFF\t0\t0\t0
+eth2\t0000FEA9\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
+lo\t0000007F\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0
+"""
+IF_INET6 = """fe8000000000000000fc00fffe000001 02 40 20 80     eth0
+fd000000000000000000000000000002 02 40 00 82     eth0
+00000000000000000000000000000001 01 80 10 80       lo
+"""
+ATTACHED = ["192.168.10.0/24", "10.20.0.0/16", "fd00::/64"]
+
+
+def listening(address: str) -> Config:
+    return Config(service=ServiceConfig(tcp_address=address, insecure=True))
+
+
+def test_the_networks_of_this_machine_are_found():
+    """Those of its interfaces; not what a router leads to, nor loopback, nor link-local addresses."""
+    assert ATTACHED == attached_networks(ROUTE, IF_INET6)
+    assert [] == attached_networks("", "")
+
+
+@pytest.mark.parametrize(
+    ("address", "given", "networks"),
+    [
+        ("0.0.0.0:9443", (), ["192.168.10.0/24", "10.20.0.0/16"]),
+        ("[::]:9443", (), ATTACHED),
+        ("10.20.1.5:9443", (), ["10.20.0.0/16"]),
+        ("shop.example:9443", (), ATTACHED),
+        ("127.0.0.1:9443", (), []),
+        ("", (), []),
+        ("0.0.0.0:9443", ("10.9.8.7/16", "10.9.8.7/16"), ["10.9.0.0/16"]),
+    ],
+)
+def test_the_networks_of_a_listener_are_those_of_its_address(tmp_path: Path, address: str, given, networks):
+    """Without a choice of the technician; a listener for this machine alone needs none."""
+    assert networks == allowed_networks(listening(address), tmp_path, given, ATTACHED)
+
+
+def test_a_network_that_is_none_is_named(tmp_path: Path):
+    """With an example of one."""
+    with pytest.raises(ConfigInvalid, match=r"'10\.0\.0' is not a network"):
+        allowed_networks(listening("0.0.0.0:1"), tmp_path, ["10.0.0"], ())
+
+
+def test_a_choice_of_the_technician_stays(tmp_path: Path):
+    """The networks of the drop-in that exists count, not those of a cable that was plugged in since."""
+    config = listening("0.0.0.0:9443")
+    write_drop_ins(unit_drop_ins(config, tmp_path, ["10.9.0.0/16"]))
+    assert ["10.9.0.0/16"] == allowed_networks(config, tmp_path, (), ATTACHED)
+
+
+def test_what_is_needed_is_written_and_what_is_not_is_removed(tmp_path: Path):
+    """The second time nothing changes; without listener and folder both files go."""
+    config = Config(
+        service=ServiceConfig(tcp_address="0.0.0.0:9443", insecure=True),
+        uplink=UplinkConfig(url="/mnt/50% fleet", updates_url="/mnt/updates"),
+    )
+    needed = unit_drop_ins(config, tmp_path, ATTACHED[:2])
+    assert ["edge-agent.service", "edge-uplink.service"] == [each.unit for each in write_drop_ins(needed)]
+    assert ["IPAddressAllow=192.168.10.0/24", "IPAddressAllow=10.20.0.0/16"] == needed[0].settings
+    assert 'ReadWritePaths=-"/mnt/50%% fleet"' in (tmp_path / "edge-uplink.service.d/folders.conf").read_text()
+    assert [] == write_drop_ins(needed)
+    assert 2 == len(write_drop_ins(unit_drop_ins(Config(), tmp_path, [])))
+    assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("folder", ["/mnt/a\nUser=root", '/mnt/"', "/mnt/a\\x20"])
+def test_a_folder_that_would_be_another_setting_is_refused(tmp_path: Path, folder: str):
+    """A line end or a quotation mark in its name would change the meaning of the unit."""
+    with pytest.raises(ConfigInvalid, match="characters that a systemd unit cannot name"):
+        unit_drop_ins(Config(uplink=UplinkConfig(url=folder)), tmp_path, [])
+
+
+def drop_ins(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run the command on a configuration with a listener and a folder; return its exit code and what it printed."""
+    (folder / "agent.yaml").write_text(
+        "service: {tcp_address: '0.0.0.0:9443', insecure: true}\nuplink: {url: /mnt/fleet}\n"
+    )
+    command = ["--config", str(folder / "agent.yaml"), "drop-ins", "--etc", str(folder), *arguments]
+    done = CliRunner().invoke(app, command)
+    return done.exit_code, done.output
+
+
+def test_the_command_shows_asks_and_writes(tmp_path: Path):
+    """Without a terminal it asks for --yes; --check ends with 1 while something is missing."""
+    network = ("--allow", "192.168.10.7/24")
+    code, said = drop_ins(tmp_path, *network)
+    assert (2, True, True) == (code, "IPAddressAllow=192.168.10.0/24" in said, "--yes" in said)
+    assert 1 == drop_ins(tmp_path, *network, "--check")[0]
+    assert ["agent.yaml"] == [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    code, said = drop_ins(tmp_path, *network, "--yes")
+    assert (0, True) == (code, "Next: sudo systemctl restart edge-agent edge-uplink" in said)
+    assert (0, True) == ((done := drop_ins(tmp_path, "--check"))[0], "In place: " in done[1])

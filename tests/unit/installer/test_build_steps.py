@@ -1,0 +1,104 @@
+"""installer/build/build_steps.py: what a person sees of the build."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from installer.build.build_steps import BuildFailed, StepConsole, failure, need, need_space
+
+NO_NETWORK = """\
+WARNING: Retrying (Retry(total=4, connect=None, read=None, redirect=None, status=None)) after connection broken by \
+'NewConnectionError('<HTTPSConnection object at 0x7f>: Failed to establish a new connection: [Errno -3] Temporary \
+failure in name resolution')': /simple/uv/
+ERROR: Could not find a version that satisfies the requirement uv>=0.9 (from versions: none)
+ERROR: No matching distribution found for uv>=0.9
+"""
+DISK_FULL = """\
+[3/9] Building C object ops.c.o
+/tmp/ccV2.s: fatal error: cannot write: No space left on device
+ninja: build stopped: subcommand failed.
+"""
+
+
+class Screen(io.StringIO):
+    """A terminal, or a file."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def shown(terminal: bool, detail: str, seconds: int = 95) -> str:
+    """Return what a step prints that takes so long and tells how far it is once a second."""
+    now = [0.0]
+    screen = Screen(terminal)
+    console = StepConsole(screen, lambda: now[0])
+    with console.step("compiled 3 objects"):
+        for _ in range(seconds):
+            now[0] += 1
+            console.tick(detail)
+    return screen.getvalue()
+
+
+def test_a_log_gets_a_line_every_half_minute():
+    """And one when the step is done; no control characters."""
+    assert shown(terminal=False, detail="1 of 3").splitlines() == [
+        "  ...  compiled 3 objects  1 of 3  30 s",
+        "  ...  compiled 3 objects  1 of 3  60 s",
+        "  ...  compiled 3 objects  1 of 3  90 s",
+        "  ok   compiled 3 objects  95 s",
+    ]
+
+
+def test_a_terminal_has_one_line_that_is_drawn_again(monkeypatch: pytest.MonkeyPatch):
+    """It is never wider than the terminal: a line that wraps could not be drawn again."""
+    monkeypatch.setenv("COLUMNS", "40")
+    drawn = shown(terminal=True, detail="x" * 100)
+    assert 1 == drawn.count("\n")
+    assert drawn.endswith("\r\033[K  ok   compiled 3 objects  95 s\n")
+    assert all(40 > len(part) for part in drawn.split("\r\033[K"))
+
+
+def test_a_step_that_fails_is_not_called_ok():
+    """The line that moved is gone; the error comes from who catches it."""
+    screen = Screen(terminal=True)
+    with pytest.raises(BuildFailed), StepConsole(screen).step("fetched"):
+        raise BuildFailed("no", "try")
+    assert "ok" not in screen.getvalue()
+    assert screen.getvalue().endswith("\r\033[K")
+
+
+@pytest.mark.parametrize(
+    ("output", "message", "remedy"),
+    [
+        (NO_NETWORK, "pip reached no package index", "Check the network"),
+        (DISK_FULL, "the disk is full: /tmp/ccV2.s", "GB free. Free some space."),
+        ("one\ntwo\n", "pip ended with 2:\n    one\n    two", "The whole output is in"),
+    ],
+)
+def test_the_cause_of_a_failure_is_named(tmp_path: Path, output: str, message: str, remedy: str):
+    """Without a network and on a full disk it is; of anything else the last lines are shown. Nothing is lost."""
+    failed = failure("pip", 2, output, tmp_path / "build.log")
+    assert (True, True) == (failed.message.startswith(message), remedy in failed.remedy)
+    assert failed.remedy.endswith("run scripts/build-installer again, and it continues.")
+
+
+def test_a_disk_without_space_is_refused_first(tmp_path: Path):
+    """With what is there and what is needed."""
+    need_space(tmp_path, 1)
+    with pytest.raises(BuildFailed, match=r"has [\d.]+ GB free; the build needs 1000000\.0 GB"):
+        need_space(tmp_path, 10**15)
+
+
+def test_missing_programs_are_named_with_their_packages():
+    """All at once, with the command that installs them."""
+    need([("sh", "dash")])
+    with pytest.raises(BuildFailed, match="these programs are missing: no-gcc, no-glslc") as caught:
+        need([("no-gcc", "gcc"), ("sh", "dash"), ("no-glslc", "glslc libvulkan-dev")])
+    assert "Debian, Ubuntu: sudo apt-get install gcc glslc libvulkan-dev" == caught.value.remedy
