@@ -30,7 +30,7 @@ from edge_agent.formats.manifest import Kind, TaskSpec
 
 LINE_BYTES_MAX = 1024 * 1024
 LabelSource = Literal["reviewed", "corrected", "teacher", "model", "imported"]
-"""The source of a label: a person who confirmed or changed it, a large model, the local model, or a file of the team."""
+"""The source of a label: a person who confirmed or corrected it, a large model, the local model, or a team file."""
 LABEL_SOURCES: tuple[LabelSource, ...] = get_args(LabelSource)
 MACHINES: tuple[LabelSource, ...] = ("teacher", "model")
 """Sources that no figure can rest on."""
