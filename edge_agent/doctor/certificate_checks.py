@@ -57,7 +57,7 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
         "fault",
         lambda f: not f.file.kind,
         "{f.file.path} does not exist",
-        "Have a certificate issued, or make an authority on this machine: docs/access.md.",
+        "Have a certificate issued, or make an authority on this machine.",
         "sudo edge-agent certs init --dir {f.folder} --name NAME",
     ),
     FindingRule(

@@ -24,7 +24,7 @@ KEYS = re.compile(
     "|expires_at|failed|file|how|in_flight|level|limit|listener|message|method|model|name|needed|new|peer|pid|policy|port|reason"
     "|remedy|repository"
     "|role|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|task|timestamp|to_blame|unit"
-    "|upstream|url|version|what|why|about|problem"
+    "|upstream|url|version|what|why|about|problem|surface|times_more|within_seconds"
 )
 """Keys of log events that are carried."""
 UNTOUCHED = re.compile("at|digest|level|pid|sha256|since|timestamp|version")
