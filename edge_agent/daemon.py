@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import functools
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -43,6 +44,7 @@ from edge_agent.server.inference import InferenceDependencies
 from edge_agent.server.model_router import ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient
+from edge_agent.server.uplink_status import download_blocker
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
@@ -102,7 +104,13 @@ class Daemon:
         )
         self._task_modes = TaskModes(config, store, self._activation)
         self._alarms = MonitoringAlarms(self._activation, self._task_modes)
-        updates = update_engines(self._engines, self._activation, self._update_changed, self._alarms.apply_plan)
+        updates = update_engines(
+            self._engines,
+            self._activation,
+            self._update_changed,
+            self._alarms.apply_plan,
+            functools.partial(download_blocker, config),
+        )
         self._updater = Updater(config, store, self._activation, updates, _bundle_ingest(config, store))
         self._capture = ExampleCapture(config, self._spool_worker_dependencies(), spool_worker)
         self._uplink = UplinkClient(config, self._capture)

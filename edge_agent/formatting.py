@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _SPANS = ((86_400, "days"), (3600, "h"), (60, "min"))
 _SIZES = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
@@ -25,3 +27,8 @@ def format_bytes(size: float) -> str:
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"
     return "1 byte" if size == 1 else f"{size:.0f} bytes"
+
+
+def megabytes_to_free(size: int) -> str:
+    """Return an amount of disk space that has to be freed, rounded up: "210 MB"."""
+    return f"{max(1, math.ceil(size / 10**6)):,} MB"

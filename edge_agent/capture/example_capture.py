@@ -101,7 +101,9 @@ class ExampleCapture:
         """
         self._config = config
         examples = config.examples
-        self._enabled = any(consent != "off" for consent in examples.collect.values())
+        self.collected = frozenset(task for task, consent in examples.collect.items() if consent != "off")
+        """The tasks whose answers are captured."""
+        self._enabled = bool(self.collected)
         redactor = self._redactor = build_redactor(config)
         limits = CaptureLimits(
             examples.queue_examples_max,
@@ -155,7 +157,7 @@ class ExampleCapture:
 
     def can_defer(self, task: str) -> bool:
         """Return whether the large model can be asked later about an input of this task."""
-        return self._later and self.is_writable and self.consent(task) != "off"
+        return self._later and self.is_writable and task in self.collected
 
     @property
     def questions_waiting(self) -> int:

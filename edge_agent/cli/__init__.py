@@ -47,7 +47,7 @@ COMMANDS = {
     "demo": _entry(
         _ASK, "demo", "run", "Start a daemon in a temporary directory, install bundles, call them, stop it, clean up."
     ),
-    "bundles": _entry(_TASKS, "bundles", "app", "List, show and inspect bundles."),
+    "bundles": _entry(_TASKS, "bundles", "app", "List, show, inspect and allow bundles."),
     "install": _entry(_TASKS, "bundles", "install", "Verify a bundle, copy it into the store and activate it."),
     "activate": _entry(_TASKS, "bundles", "activate", "Let an installed bundle answer its task."),
     "rollback": _entry(_TASKS, "bundles", "rollback", "Go back to the bundle that answered before."),
@@ -58,6 +58,12 @@ COMMANDS = {
         _TASKS, "mode", "run", "Show or set which model answers a task: the local one, the large one, or both."
     ),
     "status": _entry(_OPERATE, "status", "run", "Show the tasks, their engines, and what needs attention."),
+    "watch": _entry(
+        _OPERATE,
+        "watch",
+        "run",
+        "Watch tasks, engines, calls, transfers and refusals on one live screen, until q or Ctrl-C.",
+    ),
     "doctor": _entry(
         _OPERATE,
         "doctor",

@@ -23,10 +23,10 @@ from edge_agent.cli.output import (
     progress,
     table,
 )
-from edge_agent.client import AdminClient, Bundle, BundleRef
+from edge_agent.client import AdminClient, Bundle, BundleRef, Status
 from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownTask
 from edge_agent.formats.manifest import Manifest, digest_of, parse
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import counted, format_bytes
 from edge_agent.store import bundle_archive
 from edge_agent.store.bundle_archive import StoreLimits
 
@@ -34,7 +34,7 @@ DIGEST_SHOWN, DIGEST_LISTED = 12, 8
 """Characters of a digest in a sentence and in a list, where a command takes 8 as well."""
 LABELS_SHOWN = 12
 
-app = typer.Typer(no_args_is_help=True, help="List, show and inspect bundles.")
+app = typer.Typer(no_args_is_help=True, help="List, show, inspect and allow bundles.")
 BundleArgument = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="A version, a digest, or at least 8 characters of its start.")
 ]
@@ -204,18 +204,77 @@ def remove(
 
     Example: [bold]edge-agent remove pos-intent 1.0.0[/bold]
     """
-    way_back = "'edge-agent install PATH' brings it back from its file."
-    if bundle:
-        confirm(f"Remove {task} {bundle}?", f"The site loses {task} {bundle}. {way_back}", yes=yes)
-    else:
-        consequence = f"The site loses every bundle of '{task}', and calls of that task fail. {way_back}"
-        confirm(f"Remove the task {task}?", consequence, yes=yes)
     with target_of(ctx).admin() as admin:
+        installed = admin.bundles(task)
+        if bundle:
+            consequence, way_back = _loss_of_bundle(task, bundle, installed)
+        else:
+            consequence, way_back = _loss_of_task(task, installed, admin.status())
+        confirm(
+            f"Remove {task} {bundle}?" if bundle else f"Remove the task {task}?", f"{consequence} {way_back}", yes=yes
+        )
         freed = admin.remove(task, bundle)
     if as_json:
         print_json({"task": task, "bundle": bundle, "freed_bytes": freed}, indent=2)
-    else:
-        print_done(ctx, f"Removed {f'{task} {bundle}' if bundle else f'the task {task}'}; {format_bytes(freed)} freed.")
+        return
+    print_done(ctx, f"Removed {f'{task} {bundle}' if bundle else f'the task {task}'}; {format_bytes(freed)} freed.")
+    if not bundle:
+        print_done(ctx, f"Nothing answers '{task}' now. {way_back}")
+
+
+def allow(ctx: typer.Context, task: TaskArgument, as_json: AsJson = False) -> None:
+    """Let the version of the central team's plan answer a task again.
+
+    For a task that somebody removed here, or for which somebody chose another version. The steps that are due begin at
+    once; files that are not on this machine come by the uplink or on a USB drive.
+
+    Example: [bold]sudo edge-agent bundles allow pos-intent[/bold]
+    """
+    with target_of(ctx).admin() as admin, progress(ctx, f"Allowing the planned version of {task}"):
+        update, was_held = admin.allow(task)
+    if as_json:
+        print_json({"task": plain(update), "was_held": was_held}, indent=2)
+        return
+    version = update.candidate.version if update.candidate else ""
+    print_done(ctx, "Allowed." if was_held else f"Nobody here had chosen otherwise for '{task}'; nothing changed.")
+    state = update.state.lower().replace("_", " ")
+    print_done(ctx, Text(f"{task} {version}: {state}{f': {update.message}' if update.message else ''}."))
+
+
+app.command("allow")(allow)
+
+
+def _loss_of_bundle(task: str, name: str, installed: list[Bundle]) -> tuple[str, str]:
+    """Return what the removal of one bundle costs, and the way back."""
+    found = [each for each in installed if name == each.ref.version or each.ref.digest.startswith(name)]
+    active = next((each for each in installed if each.active), None)
+    answers = f" {task} {active.ref.version} continues to answer." if active and found and active not in found else ""
+    return f"The site loses {task} {name}.{answers}", _way_back(found)
+
+
+def _loss_of_task(task: str, installed: list[Bundle], status: Status) -> tuple[str, str]:
+    """Return what the removal of a whole task costs, and the way back."""
+    active = next((each.ref.version for each in installed if each.active), "")
+    versions, size = ", ".join(each.ref.version for each in installed), sum(each.size_bytes for each in installed)
+    stops = f"Version {active} stops answering '{task}', and nothing else answers it: calls of the task fail. "
+    lost = f"The site loses {counted(len(installed), 'bundle')} of it ({versions}; {format_bytes(size)})."
+    lost = lost if installed else f"The site loses every bundle of '{task}'; this agent can read none."
+    others = sorted(each.name for each in status.tasks if each.name != task)
+    rest = f" Other tasks continue: {', '.join(others)}." if others else ""
+    on_drive = f", or 'sudo edge-agent bundles allow {task}' with an uplink" if _is_planned(task, status) else ""
+    return f"{stops if active else ''}{lost}{rest}", _way_back(installed, on_drive)
+
+
+def _is_planned(task: str, status: Status) -> bool:
+    """Tell whether the central team's plan names a task."""
+    return status.updates is not None and any(each.candidate for each in status.updates.tasks if each.task == task)
+
+
+def _way_back(bundles: list[Bundle], on_drive: str = "") -> str:
+    """Say how bundles come back: signed ones from where the central team put them, others from their files."""
+    if bundles and all(each.signed for each in bundles):
+        return f"The way back: 'sudo edge-agent media import' of the USB drive that brought it{on_drive}."
+    return "The way back: 'edge-agent install PATH' of its file."
 
 
 def describe_bundle(bundle: Bundle) -> str:

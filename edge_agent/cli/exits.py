@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
     TRY_LATER = 4
     """Full or not ready: the same command can work later."""
     REFUSED = 5
-    """The input was refused (a bundle, receipts, a segment, an update), and nothing of it was installed."""
+    """The input was refused (a bundle, receipts, a segment, an update), and nothing that was refused is in use."""
 
 
 # The first match counts.

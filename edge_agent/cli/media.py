@@ -8,8 +8,9 @@ nothing on the site: only receipts of the central team do.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +19,12 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from edge_agent.cli.command_group import global_options
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.export_explanation import explain_empty_export
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, progress
-from edge_agent.client import AdminClient, CallFailed, ImportProgress, TaskUpdate, UpdatesStatus
+from edge_agent.client import AdminClient, CallFailed, ImportProgress, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
 from edge_agent.formatting import format_bytes
@@ -35,6 +37,10 @@ _NOTHING_REMEDY = (
 _WHOLE_REMEDY = (
     "Have the drive written again, for this site ('edge-convert media … --site ID'), and unmounted before it is pulled "
     "out; then import it again. The bundle that answered before continues to answer."
+)
+_MEDIA_REMEDY = (
+    "Insert the drive again and run the same command; nothing is lost, and the bundle that answered before continues to"
+    " answer."
 )
 # A task's state after an import, as the end of a sentence that begins with the bundle.
 _OUTCOMES = {
@@ -141,27 +147,33 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
     """
     _check_folder(path)
     path = path.resolve()
-    has_update = any((path / folder).is_dir() for folder in ("metadata", "blobs"))
-    has_receipts = any(path.glob("site=*/receipts.json"))
+    with _drive_errors(path):
+        has_update = any((path / folder).is_dir() for folder in ("metadata", "blobs"))
+        has_receipts = any(path.glob("site=*/receipts.json"))
     with target_of(ctx).admin() as admin:
         admin.status()  # a missing daemon is reported before missing files
         if not (has_update or has_receipts):
             raise DocumentInvalid(f"there are no receipts and no update in {path}", remedy=_NOTHING_REMEDY)
+        before = _digests(admin)
         updates = _import_update(admin, path) if has_update else None
+        outcomes = _outcomes(updates, before, _digests(admin)) if updates else []
         if not as_json:
-            _print_updates(ctx, updates)
+            _print_outcomes(ctx, updates, outcomes)
         segments, problem = _import_receipts_beside(admin, path, updates) if has_receipts else (None, "")
     if as_json:
-        print_json({"updates": updates and plain(updates), "received": segments, "receipts_problem": problem}, indent=2)
+        bundles = [plain(each) for each in outcomes]
+        said = {"updates": updates and plain(updates), "bundles": bundles}
+        print_json({**said, "received": segments, "receipts_problem": problem}, indent=2)
     else:
         _print_receipts(ctx, segments, problem)
-    _end_with_outcome(updates)
+    _end_with_outcome(outcomes, why=as_json or global_options(ctx).quiet)
 
 
 def _import_receipts_beside(admin: AdminClient, path: Path, updates: UpdatesStatus | None) -> tuple[int | None, str]:
     """Take the receipts; return the number of segments deleted for them, or why they were refused.
 
-    Next to an update refused receipts are a remark. Alone, they are the error: raises CallFailed, DocumentInvalid.
+    Next to an update refused receipts are a remark. Alone, they are the error: raises CallFailed, DocumentInvalid,
+    MediaFailed.
     """
     try:
         sealed = admin.seal_examples()
@@ -170,17 +182,31 @@ def _import_receipts_beside(admin: AdminClient, path: Path, updates: UpdatesStat
             said = f"the receipts in {path} are for other sites: {source} does not exist"
             remedy = "Have 'edge-convert collect' write this site's receipts to the drive first."
             raise DocumentInvalid(said, remedy=remedy)
-        write_durably(Path(sealed.receipts_path) / "receipts.json", _read(source), 0o640)
+        with _drive_errors(path):
+            receipts = _read(source)
+        write_durably(Path(sealed.receipts_path) / "receipts.json", receipts, 0o640)
         return admin.read_receipts(), ""
-    except (CallFailed, DocumentInvalid) as error:
+    except (CallFailed, DocumentInvalid, MediaFailed) as error:
         if updates is None:
             raise
         return None, error.message
 
 
+@contextlib.contextmanager
+def _drive_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of a drive that was pulled out, or fails, into MediaFailed."""
+    try:
+        yield
+    except OSError as error:
+        said = f"the USB drive at {path} was pulled out or is failing: {error.strerror}"
+        raise MediaFailed(said, remedy=_MEDIA_REMEDY, path=path) from None
+
+
 def _check_folder(path: Path) -> None:
     """Refuse a path that is not a folder: a copy to the mount point of a missing drive would reach nobody."""
-    if not path.is_dir():
+    with _drive_errors(path):
+        is_folder = path.is_dir()
+    if not is_folder:
         said = f"{path} is not a folder" if path.exists() else f"{path} does not exist"
         raise MediaFailed(
             said, remedy="Plug the drive in, look with 'lsblk' where it is mounted, and name that folder."
@@ -207,48 +233,86 @@ def _import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
         return admin.import_update(path, show)
 
 
-def _print_updates(ctx: typer.Context, updates: UpdatesStatus | None) -> None:
+@dataclass(frozen=True)
+class BundleOutcome:
+    """What became of one bundle that the plan names."""
+
+    task: str
+    version: str
+    digest: str
+    taken: bool
+    """It was copied from the drive into the store."""
+    installed: bool
+    """It is in the store."""
+    answers: bool
+    state: str
+    reason: str
+    message: str
+
+
+def _digests(admin: AdminClient) -> Set[str]:
+    return {each.ref.digest for each in admin.bundles()}
+
+
+def _outcomes(updates: UpdatesStatus, before: Set[str], installed: Set[str]) -> list[BundleOutcome]:
+    """Return what became of each bundle that the plan names for this site; the sets are digests in the store."""
+    return [
+        BundleOutcome(
+            task.task,
+            task.candidate.version,
+            task.candidate.digest,
+            taken=task.candidate.digest in installed - before,
+            installed=task.candidate.digest in installed,
+            answers=task.active is not None and task.active.digest == task.candidate.digest,
+            state=task.state,
+            reason=task.reason,
+            message=task.message,
+        )
+        for task in updates.tasks
+        if task.candidate
+    ]
+
+
+def _print_outcomes(ctx: typer.Context, updates: UpdatesStatus | None, outcomes: list[BundleOutcome]) -> None:
     if updates is None:
         return
-    planned = [task for task in updates.tasks if task.candidate]
-    for task in planned:
-        if _update_blocker(task) is None:
-            outcome = _OUTCOMES.get(task.state, task.state.lower())
-            print_done(ctx, Text(f"{_bundle_name(task)} {outcome}{_reason_suffix(task)}"))
-    if not planned:
+    for each in outcomes:
+        taken = "taken" if each.taken else "already here" if each.installed else "not taken"
+        said = "" if _blocker(each) else f" {_OUTCOMES.get(each.state, each.state.lower())}"
+        if each.state == "WAITING" and not each.installed and said:
+            said += "; import the drive again when it is"
+        why = f": {each.message}" if each.message else ""
+        print_done(ctx, Text(f"{taken}: {each.task} {each.version}{said}{why}"))
+    if not outcomes:
         print_done(ctx, f"Plan {updates.plan_version} is on the drive; it names nothing new for this site.")
 
 
-def _end_with_outcome(updates: UpdatesStatus | None) -> None:
-    """Return when every bundle is installed or will be.
+def _end_with_outcome(outcomes: list[BundleOutcome], *, why: bool) -> None:
+    """Return when every bundle is installed or will be; `why`: the error has to say why, for no line did.
 
     Raises:
         EdgeAgentError: a bundle is not whole, or something on this machine blocks it.
         typer.Exit: a bundle failed here.
     """
-    planned = [task for task in updates.tasks if task.candidate] if updates else []
-    for task in planned:
-        if blocker := _update_blocker(task):
-            raise blocker
-    if any(task.state == "FAILED" for task in planned):
+    for each in outcomes:
+        if kind := _blocker(each):
+            taken = ", ".join(f"{other.task} {other.version}" for other in outcomes if other.taken)
+            because = f": {each.message}" if why and each.message else ""
+            parts = f"taken from the drive: {taken}" if taken else "nothing was taken from the drive"
+            raise kind(f"{each.task} {each.version} was not installed{because}; {parts}", remedy=_remedy(kind))
+    if any(each.state == "FAILED" for each in outcomes):
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _bundle_name(task: TaskUpdate) -> str:
-    return f"{task.task} {task.candidate.version if task.candidate else ''}"
+def _remedy(kind: type[EdgeAgentError]) -> str:
+    """Return what to do with the drive; empty = the remedy of the error."""
+    remedies = {UpdateIncomplete: _WHOLE_REMEDY, MediaFailed: _MEDIA_REMEDY}
+    return next((said for each, said in remedies.items() if issubclass(kind, each)), "")
 
 
-def _reason_suffix(task: TaskUpdate) -> str:
-    return f": {task.message}" if task.message else ""
-
-
-def _update_blocker(task: TaskUpdate) -> EdgeAgentError | None:
-    """Return the error that keeps a bundle from being tested until a person acts; None = there is none."""
-    kind = BY_REASON.get("UPDATE_INCOMPLETE" if task.state == "FETCHING" else task.reason)
-    if kind is None or task.state not in ("FETCHING", "STAGED"):
-        return None
-    said = f"{_bundle_name(task)} was not installed{_reason_suffix(task)}"
-    return kind(said, remedy=_WHOLE_REMEDY if issubclass(kind, UpdateIncomplete) else "")
+def _blocker(outcome: BundleOutcome) -> type[EdgeAgentError] | None:
+    """Return the class of the error that keeps a bundle from being tested until a person acts; None = there is none."""
+    return BY_REASON.get(outcome.reason) if outcome.state in ("WAITING", "FETCHING", "STAGED") else None
 
 
 def _copy(source: Path, goal: Path, copying: MediaCopy) -> None:

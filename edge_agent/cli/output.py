@@ -33,7 +33,12 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for con
 
 def out() -> Console:
     """Return a console on standard output."""
-    return Terminal(width=None if sys.stdout.isatty() else _COLUMNS_OFF_TERMINAL)
+    return Terminal(width=off_terminal_width())
+
+
+def off_terminal_width() -> int | None:
+    """Return how many columns standard output has where it is no terminal; None = it is one, and has its own."""
+    return None if sys.stdout.isatty() else _COLUMNS_OFF_TERMINAL
 
 
 def err() -> Console:

@@ -32,21 +32,22 @@ _MICROS = 1_000_000
 _LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
 
 
-WatchOption = Annotated[bool, typer.Option("--watch", help="Refresh every second, with rates, until Ctrl-C.")]
+FollowOption = Annotated[
+    bool,
+    typer.Option("--follow", "-f", "--watch", help="Refresh every second until q or Ctrl-C, like 'edge-agent watch'."),
+]
 
 
-def run(ctx: typer.Context, as_json: AsJson = False, watching: WatchOption = False) -> None:
+def run(ctx: typer.Context, as_json: AsJson = False, following: FollowOption = False) -> None:
     """Show the tasks, their engines, and what needs attention.
 
     Example: [bold]edge-agent status --json | jq '.tasks\\[].ready'[/bold]
     """
-    if watching and as_json:
-        raise typer.BadParameter("not together with --json", param_hint="--watch")
-    if watching:
+    if following:
         # Drawing over and over takes more than printing once.
-        from edge_agent.cli.status_watch import watch  # noqa: PLC0415
+        from edge_agent.cli.watch import WatchPlan, watch  # noqa: PLC0415
 
-        watch(target_of(ctx), out())
+        watch(target_of(ctx), WatchPlan(as_json=as_json))
         return
     with target_of(ctx).admin() as admin:
         status = admin.status()

@@ -13,7 +13,7 @@ from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
 from edge_agent.client.results import Task
 from edge_agent.client.retries import Retry
-from edge_agent.client.site_state import Bundle, ImportProgress, SealedExamples, Status, UpdatesStatus
+from edge_agent.client.site_state import Bundle, ImportProgress, SealedExamples, Status, TaskUpdate, UpdatesStatus
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
@@ -120,6 +120,11 @@ class AdminClient(Connection):
             raise self.failed(error, timeout_seconds) from error
         assert updates is not None, "the last message of a call that succeeded has them"
         return updates
+
+    def allow(self, task: str, *, timeout_seconds: float = 7200) -> tuple[TaskUpdate, bool]:
+        """Let the plan's bundle answer a task again; return its update afterwards, and whether the task was held."""
+        answer = self.call(self._stub.AllowUpdate, admin_pb2.AllowUpdateRequest(task=task), timeout_seconds)
+        return translation.value_of(TaskUpdate, answer.task), bool(answer.was_held)
 
     def drain(self, *, timeout_seconds: float = 10) -> None:
         """Let the daemon finish its work and accept no more."""

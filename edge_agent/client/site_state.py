@@ -161,6 +161,10 @@ class UpdatesStatus:
     problem: str
     """Why what came last was not believed; empty = it was."""
     tasks: tuple[TaskUpdate, ...]
+    copying: str = ""
+    """Task and version of the bundle that is being copied into the store; empty = none is."""
+    copied_bytes: int = 0
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,9 @@ class UplinkDownloads:
     """When all metadata was last seen to be here; None = not since the uplink started."""
     waiting_blobs: int
     waiting_bytes: int
+    fetched_blobs: int = 0
+    """This and the next: since the uplink started; 0 from a daemon that does not say."""
+    fetched_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -314,3 +321,7 @@ class Status:
     """The warnings again, for programs; empty from a daemon of 0.1."""
     draining_seconds: float | None = None
     """Since when it drains; None = it serves, or is of 0.1."""
+    site: str = ""
+    """Id of the site; empty where there is none, or from a daemon that does not say."""
+    denied: dict[str, int] = field(default_factory=dict)
+    """Calls that were denied since the daemon started, by reason."""

@@ -241,14 +241,14 @@ def _check_tcp(config: Config, source: str) -> None:
         )
     if service.insecure and not missing:
         raise ConfigInvalid(
-            f"{source}: service.insecure is set beside the certificates under 'access'",
+            f"{source}: service.insecure is set in addition to the certificates under 'access'",
             remedy="Remove 'insecure', and only clients with a certificate get in; or remove the three files.",
         )
     if service.tcp_address and missing and not service.insecure:
         raise ConfigInvalid(
             f"{source}: service.tcp_address is set without TLS",
             remedy="'edge-agent certs init' makes certificates and prints what to write here; or set 'insecure: true'"
-            " beside it if everyone on that network may use the models.",
+            " next to it if everyone on that network may use the models.",
         )
 
 
@@ -283,7 +283,7 @@ def _check_metrics(metrics: MetricsConfig, source: str) -> None:
     if not metrics.insecure and not addresses.is_loopback(host):
         raise ConfigInvalid(
             f"{source}: metrics.address is {metrics.address}, which others than this machine may reach",
-            remedy="Choose 127.0.0.1, or set 'insecure: true' beside it if everyone there may read the metrics.",
+            remedy="Choose 127.0.0.1, or set 'insecure: true' next to it if everyone there may read the metrics.",
         )
 
 
@@ -295,7 +295,7 @@ def _check_consent(config: Config, source: str) -> None:
     if leaving and missing:
         raise ConfigInvalid(
             f"{source}: examples of {', '.join(leaving)} may leave the site, which needs {', '.join(missing)}",
-            remedy="Set it to what the centre gave you, or choose 'local' under examples.collect.",
+            remedy="Set it to what the central team gave you, or choose 'local' under examples.collect.",
         )
 
 

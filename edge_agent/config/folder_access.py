@@ -41,8 +41,8 @@ class FolderProblem:
 
 
 def is_hidden_from_services(path: Path) -> bool:
-    """Tell whether the units cannot see a path."""
-    return any(path.absolute().is_relative_to(folder) for folder in HIDDEN_FROM_SERVICES)
+    """Tell whether the units cannot see an absolute path."""
+    return any(path.is_relative_to(folder) for folder in HIDDEN_FROM_SERVICES)
 
 
 def judge_folder(facts: FolderFacts) -> FolderProblem | None:

@@ -50,7 +50,7 @@ def load_remote(path: Path | None, environ: Mapping[str, str] = os.environ) -> R
     except OSError as error:
         raise ConfigInvalid(f"cannot read {source}: {error.strerror}", remedy="Check --remote.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigInvalid(f"{source} is not valid YAML: {error}", remedy="Mend the line it names.") from None
+        raise ConfigInvalid(f"{source} is not valid YAML: {error}", remedy="Correct the line that it names.") from None
     return _checked(plain, source)
 
 

@@ -17,7 +17,8 @@ from edge_agent.formatting import format_duration
 CERTIFICATE = Check("certificate", "sockets")
 
 WARNED_SECONDS = 30 * 86_400.0
-_RENEW = "sudo edge-agent certs server --renew --dir {f.folder}; edge-agent certs show {f.file.path}"
+_SHOW = "sudo edge-agent certs show {f.file.path}"
+_RENEW = "{f.renewal}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,36 @@ class CertificateFacts:
     """Seconds until the first certificate in it expires; negative when one has expired."""
     barred: str = ""
     """The daemon's user, if that user may not read the file."""
+
+    has_authority: bool = True
+    """The site's own authority is in the same folder."""
+
+    @property
+    def renewer(self) -> str:
+        """Who renews it."""
+        if self.has_authority:
+            return "Renew it."
+        return "Have its authority issue a new one; with an enrolment file, the central team."
+
+    @property
+    def renewal(self) -> str:
+        """The commands that renew it, as far as this machine can."""
+        shown = f"sudo edge-agent certs show {self.file.path}"
+        return f"sudo edge-agent certs server --renew --dir {self.folder}; {shown}" if self.has_authority else shown
+
+    @property
+    def maker(self) -> str:
+        """Who makes a file that is missing."""
+        if self.has_authority:
+            return "Issue it again from the authority of this site."
+        return "Have a certificate issued, or make an authority on this machine."
+
+    @property
+    def making(self) -> str:
+        """The command that makes it."""
+        if self.has_authority:
+            return f"sudo edge-agent certs server --renew --dir {self.folder}"
+        return f"sudo edge-agent certs init --dir {self.folder} --name NAME"
 
     @property
     def folder(self) -> str:
@@ -57,8 +88,8 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
         "fault",
         lambda f: not f.file.kind,
         "{f.file.path} does not exist",
-        "Have a certificate issued, or make an authority on this machine.",
-        "sudo edge-agent certs init --dir {f.folder} --name NAME",
+        "{f.maker}",
+        "{f.making}",
     ),
     FindingRule(
         "fault",
@@ -79,7 +110,7 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
         lambda f: f.problem,
         "{f.problem}",
         "The daemon uses the certificate that it read before, until it restarts. Replace the file with the right one.",
-        "ls -l {f.folder}; edge-agent certs show {f.file.path}",
+        "sudo ls -l {f.folder}; " + _SHOW,
     ),
     FindingRule("ok", lambda f: f.what == "key", "{f.file.path} belongs to the certificate"),
     FindingRule(
@@ -87,20 +118,20 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
         lambda f: f.starts_in > 0,
         "{f.file.path} becomes valid in {f.until}: is the clock right?",
         "Set the clock, or have a certificate issued that is valid now.",
-        "date; edge-agent certs show {f.file.path}",
+        "date; " + _SHOW,
     ),
     FindingRule(
         "fault",
         lambda f: f.expires_in < 0,
         "{f.file.path} expired {f.left} ago: no client can connect by TCP",
-        "Renew it; the daemon loads the new certificate without a restart.",
+        "{f.renewer} The daemon loads the new certificate without a restart.",
         _RENEW,
     ),
     FindingRule(
         "warning",
         lambda f: f.expires_in < WARNED_SECONDS,
         "{f.file.path} expires in {f.left}",
-        "Renew it; the daemon loads the new certificate without a restart.",
+        "{f.renewer} The daemon loads the new certificate without a restart.",
         _RENEW,
     ),
     FindingRule("ok", otherwise, "{f.file.path} is valid for {f.left}"),
@@ -122,19 +153,20 @@ def probe_certificates(context: ProbeContext) -> tuple[CertificateFacts, ...]:
 
 def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path) -> CertificateFacts:
     file, user = stat_file(path), context.daemon_user
+    own = stat_file(path.with_name("ca.crt")).kind != ""
     if not file.kind:
-        return CertificateFacts(what, file)
+        return CertificateFacts(what, file, has_authority=own)
     barred = user.name if user and not can_reach(user, stat_parents(path), file, READ) else ""
     try:
         if what == "key":
             check_key_matches(read_bytes(certificate), read_bytes(path), str(certificate))
-            return CertificateFacts(what, file, barred=barred)
+            return CertificateFacts(what, file, barred=barred, has_authority=own)
         found = parse_certificates(read_bytes(path), str(path))
     except CertificateUnusable as error:
-        return CertificateFacts(what, file, error.message, barred=barred)
+        return CertificateFacts(what, file, error.message, barred=barred, has_authority=own)
     now = time.time()
     starts, ends = max(each.starts_at for each in found) - now, min(each.expires_at for each in found) - now
-    return CertificateFacts(what, file, "", starts, ends, barred)
+    return CertificateFacts(what, file, "", starts, ends, barred, own)
 
 
 GROUPS = (CheckGroup((CERTIFICATE,), probe_certificates, judge_certificates),)

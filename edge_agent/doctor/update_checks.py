@@ -26,6 +26,18 @@ DAY_SECONDS = 86_400.0
 _SHOW = "edge-agent status"
 _REPORT = "Tell the central team. The previous version keeps answering until the plan names another one."
 _REPORT_COMMAND = "sudo edge-agent support-bundle"
+_NEEDS_SPACE = ("DISK_FULL",)
+_NEEDS_DRIVE = (
+    "FILES_MISSING",
+    "UPDATE_INCOMPLETE",
+    "STICK_FAILED",
+    "INTERRUPTED",
+    "STORE_DAMAGED",
+    "STATE_DIR_UNWRITABLE",
+    "REQUIREMENT_UNMET",
+    "SCHEMA_UNKNOWN",
+)
+"""Reasons of the state waiting that a person with the drive ends."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +172,22 @@ _UPDATE: tuple[FindingRule[_TaskView], ...] = (
         "note",
         _is("HELD"),
         "{f.progress}",
-        "An operator selected another version, which stays. To use the planned version, activate it.",
-        "edge-agent activate {f.update.task} {f.version}",
+        "Somebody here selected another version, or removed the task. To use the planned version, allow it.",
+        "sudo edge-agent bundles allow {f.update.task}",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.update.state in ("WAITING", "FETCHING") and f.update.reason in _NEEDS_SPACE,
+        "{f.progress}",
+        "Free the space, then do what the message says.",
+        "df -h; edge-agent bundles list",
+    ),
+    FindingRule(
+        "warning",
+        lambda f: f.update.state == "WAITING" and f.update.reason in _NEEDS_DRIVE,
+        "{f.progress}",
+        "Insert the USB drive again and import it. The version that answered before continues to answer.",
+        "sudo edge-agent media import /media/stick",
     ),
     FindingRule("ok", _is("STAGED", "WINDOW_CLOSED", "STOPPING", ""), "{f.progress}"),
     FindingRule(

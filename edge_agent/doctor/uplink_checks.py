@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from edge_agent.client import UplinkStatus
+from edge_agent.config.addresses import store_folder
 from edge_agent.doctor.findings import Check, Finding
 from edge_agent.doctor.installation import read_bytes, stat_file
 from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, running_seconds, unit_phase
@@ -59,6 +61,8 @@ class UplinkFacts:
     waiting_blobs: int = 0
     managed: bool = True
     """systemd runs it."""
+    folders: tuple[str, ...] = ()
+    """Folders of this machine that are its stores."""
     phase: UnitPhase = NO_PHASE
 
     @property
@@ -90,7 +94,7 @@ def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
     )
     yield _judge_link(facts)
     for problem in facts.problems[:SHOWN_MAX]:
-        yield _judge_problem(problem)
+        yield _judge_problem(problem, facts.folders)
     if facts.downloads:
         yield _judge_downloads(facts)
 
@@ -99,18 +103,27 @@ def _judge_link(facts: UplinkFacts) -> Finding:
     seen = f"{facts.state} for {format_duration(facts.since_seconds)}: {facts.upstream}"
     if facts.state == "online":
         return LINK.ok(seen)
+    folder = facts.upstream if facts.upstream.startswith("/") else ""
     if facts.is_short:
         remedy = "The uplink retries automatically; no example is lost meanwhile."
-        return LINK.note(
-            f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, "ping -c3 1.1.1.1; resolvectl status"
-        )
-    remedy = "Check cable, router and firewall, or export to a USB drive."
-    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent media export /media/usb"
+        command = f"findmnt -T {shlex.quote(folder)}" if folder else "ping -c3 1.1.1.1; resolvectl status"
+        return LINK.note(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
+    export = "sudo edge-agent media export /media/usb"
+    if folder:
+        remedy = "Check the disk or share that is mounted there, or export to a USB drive."
+        command = f"findmnt -T {shlex.quote(folder)}; {export}"
+    else:
+        remedy = "Check cable, router and firewall, or export to a USB drive."
+        command = f"ip -brief address; ping -c3 1.1.1.1; {export}"
     return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
 
 
-def _judge_problem(problem: ReportedProblem) -> Finding:
+def _judge_problem(problem: ReportedProblem, folders: tuple[str, ...]) -> Finding:
     seen = f"{problem.message}{f' ({problem.about})' if problem.about else ''}"
+    folder = next((each for each in folders if each in problem.message), "")
+    if folder:  # check folder-store has the cause, if it lasts
+        command = f"findmnt -T {shlex.quote(folder)}; ls -ld {shlex.quote(folder)}"
+        return PROBLEM.warning(seen, problem.remedy, command, about=problem.reason)
     if problem.reason == "UPSTREAM_REFUSED":
         command = "date; sudo edge-agent-setup --kit FILE"
         return REFUSED.fault(
@@ -168,6 +181,7 @@ def _from_daemon(status: UplinkStatus, configured: bool, context: ProbeContext) 
         downloads=status.downloads.state.lower() if status.downloads else "",
         waiting_blobs=status.downloads.waiting_blobs if status.downloads else 0,
         managed=context.daemon.managed,
+        folders=_store_folders(context),
     )
 
 
@@ -191,7 +205,13 @@ def _from_file(state: uplink_state.UplinkState, configured: bool, context: Probe
         downloads=state.downloads.state if state.downloads else "",
         waiting_blobs=state.downloads.waiting_blobs if state.downloads else 0,
         managed=context.daemon.managed,
+        folders=_store_folders(context),
     )
+
+
+def _store_folders(context: ProbeContext) -> tuple[str, ...]:
+    uplink = context.installation.config.uplink
+    return tuple(str(each) for each in map(store_folder, (uplink.url, uplink.updates_url)) if each)
 
 
 def _age(since: datetime | None) -> float:

@@ -19,15 +19,22 @@ class AttachedBundle:
     """One bundle."""
 
     attach: protocol.AttachRequest
-    attached: asyncio.Future[None]
-    """The outcome in the present child, or in the next one."""
+    outcome: asyncio.Future[None]
+    """In the present child, or in the next one."""
     sent_at: float = NOT_SENT
     """On the event loop's clock; an attach has begun when the child has sent something since."""
+    is_ready: bool = False
+    """The present child has attached it."""
 
     @property
-    def failed(self) -> bool:
-        """Whether the last try to attach it failed."""
-        return self.attached.done() and not has_succeeded(self.attached)
+    def has_failed(self) -> bool:
+        """Whether the last attempt to attach it failed."""
+        return self.outcome.done() and not self.is_ready
+
+    def settle(self, error: EdgeAgentError | None) -> None:
+        """Set the outcome, unless it has one."""
+        self.is_ready = self.is_ready or (error is None and not self.outcome.done())
+        resolve(self.outcome, error)
 
 
 class AttachedBundles(dict[str, AttachedBundle]):
@@ -52,9 +59,9 @@ class AttachedBundles(dict[str, AttachedBundle]):
     def begin(self) -> None:
         """Start over for a new child: it has not received any attach."""
         for bundle in self.values():
-            bundle.sent_at = NOT_SENT
-            if bundle.attached.done():
-                bundle.attached = asyncio.get_running_loop().create_future()
+            bundle.sent_at, bundle.is_ready = NOT_SENT, False
+            if bundle.outcome.done():
+                bundle.outcome = asyncio.get_running_loop().create_future()
 
     def unsent(self) -> AttachedBundle | None:
         """Return a bundle that the child has not received; one that was detached and added again is another bundle."""
@@ -62,28 +69,23 @@ class AttachedBundles(dict[str, AttachedBundle]):
 
     def is_attaching(self, sent_before: float = NOT_SENT) -> bool:
         """Tell whether a bundle that was sent by then has no outcome yet."""
-        return any(not each.attached.done() and each.sent_at <= sent_before for each in self.values())
-
-    def is_ready(self, digest: str) -> bool:
-        """Tell whether a bundle was attached."""
-        bundle = self.get(digest)
-        return bundle is not None and has_succeeded(bundle.attached)
+        return any(not each.outcome.done() and each.sent_at <= sent_before for each in self.values())
 
     def has_failed(self, digest: str) -> bool:
-        """Tell whether the last try to attach a bundle failed."""
+        """Tell whether the last attempt to attach a bundle failed."""
         bundle = self.get(digest)
-        return bundle is not None and bundle.failed
+        return bundle is not None and bundle.has_failed
 
     def raise_failure(self, digest: str) -> None:
         """Raise the error of a bundle that failed; return if it did not."""
         bundle = self.get(digest)
-        if bundle is not None and bundle.attached.done():
-            bundle.attached.result()
+        if bundle is not None and bundle.outcome.done():
+            bundle.outcome.result()
 
     def fail_all(self, error: EdgeAgentError) -> None:
         """End every attach that is awaited with an error."""
         for bundle in self.values():
-            resolve(bundle.attached, error)
+            bundle.settle(error)
 
 
 def resolve(future: asyncio.Future[None], error: EdgeAgentError | None) -> None:
@@ -95,8 +97,3 @@ def resolve(future: asyncio.Future[None], error: EdgeAgentError | None) -> None:
     else:
         future.set_exception(error)
         future.exception()  # marks it as retrieved: asyncio would report an error that nobody awaited
-
-
-def has_succeeded(future: asyncio.Future[None]) -> bool:
-    """Tell whether a future is done without an error."""
-    return future.done() and not future.cancelled() and future.exception() is None

@@ -1,10 +1,15 @@
-"""One child process and the socketpair to it. Spawned, never forked: fork after gRPC has started is not safe.
+"""One child process, the socketpair to it, and whether it is alive and computes.
 
-`subprocess.Popen` is used and not asyncio's subprocesses: it starts the child by vfork and exec, which runs no fork
-handlers of gRPC, while uvloop forks. The end of the child is read from a pidfd (pidfd_open(2), Linux 5.3).
+The child is spawned and never forked: a fork after gRPC has started is not safe. `subprocess.Popen` starts it by vfork
+and exec, which run no fork handlers of gRPC; asyncio's subprocesses under uvloop fork. The end of the child is read
+from a pidfd (pidfd_open(2), Linux 5.3). `on_message` is called for every message in order, then `on_exit` exactly once
+with the return code (negative = killed by that signal).
 
-Says nothing of what the messages mean; `engine.py` does. `on_message` is called for every message in order, then
-`on_exit` exactly once with the return code (negative = killed by that signal).
+`ChildWatch` kills a child that has sent nothing for `heartbeat_seconds_max` while work was pending. A child that loads
+weights sends nothing for long, so there it is enough that the process uses the processor (`CpuActivity`).
+`LivenessProbe` tells the daemon's watchdog whether an engine computes: after a while without work it requests a small
+piece of work, and an engine that owes one for longer than its patience is stuck. Times are those of the event loop, in
+seconds.
 """
 
 from __future__ import annotations
@@ -19,42 +24,45 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import msgspec
+import structlog
 
+from edge_agent.config import EngineConfig
 from edge_agent.engine.protocol import (
     IGNORED_SIGNALS,
     ChildMessage,
     FrameSplitter,
     FromChild,
+    Ping,
     StopRequest,
     decode_from_child,
     frame,
 )
 
 # GNU OpenMP spins between parallel regions. Beside one busy neighbour unbounded spinning turned an 11 ms step into
-# 1.5 s. A count of 1000 made steps 2.2 times as long there and cost 10 % on a quiet machine; 5000 makes them 3.4 times
-# as long and costs 3 %. The library reads it when it loads. The engine computes with fewer threads beside a neighbour
+# 1.5 s. A count of 1000 made steps 2.2 times as long there and cost 10% on a quiet machine; 5000 makes them 3.4 times
+# as long and costs 3%. The library reads it when it loads. The engine computes with fewer threads beside a neighbour
 # (decision 0046), and one thread has no barrier to spin at.
 CHILD_ENVIRONMENT = {
     "GOMP_SPINCOUNT": "5000",
     "GGML_NO_BACKTRACE": "1",
     # Weights on huge pages, where the kernel gives them to those who ask: every answer reads all weights, and MiniLM
-    # computes 4 to 9 % faster. malloc reads this before main. See docs/decisions/0015.
+    # computes 4 to 9% faster. malloc reads this before main. See docs/decisions/0015.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "TOKENIZERS_PARALLELISM": "false",
     # Landlock does not reach threads that run already, and numpy's import starts some.
     "OPENBLAS_NUM_THREADS": "1",
     # onnxruntime otherwise starts a telemetry thread, and writes a device id into the home folder, at import.
     "ORT_DISABLE_TELEMETRY": "1",
-    # Of drivers of devices: no caches on the disk, where nothing may be written, and no code that others put between.
+    # Drivers of devices write no caches to the disk, where a child may not write, and load no code of other programs.
     "MESA_SHADER_CACHE_DISABLE": "true",
     "CUDA_CACHE_DISABLE": "1",
     "VK_LOADER_LAYERS_DISABLE": "~implicit~",
 }
 # Nothing else of the daemon's environment reaches a child: it may hold credentials.
-KEPT = (
+INHERITED = (
     "PATH",
     "PYTHONPATH",
     "LD_LIBRARY_PATH",
@@ -70,12 +78,22 @@ KEPT = (
     "CUDA_VISIBLE_DEVICES",
 )
 
-LAST_WORDS_SECONDS_MAX = 1.0
+LAST_MESSAGES_SECONDS_MAX = 1.0
+# More than it takes until a silent child is killed: a child's fault is the engine's to fix, not the watchdog's.
+PATIENCE_HEARTBEATS = 1.5
+PATIENCE_SECONDS_MIN = 2.0
 _BYTES_IN_KIB = 1024
+
+log = structlog.get_logger("edge_agent.engine")
+
+
+def loop_time() -> float:
+    """Return the time of the running event loop, in seconds: the clock of deadlines."""
+    return asyncio.get_running_loop().time()
 
 
 def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in KEPT if name in os.environ} | CHILD_ENVIRONMENT
+    return {name: os.environ[name] for name in INHERITED if name in os.environ} | CHILD_ENVIRONMENT
 
 
 @contextlib.contextmanager
@@ -94,6 +112,7 @@ class _ChildPipe(asyncio.Protocol):
         self._splitter = FrameSplitter()
         self._transport: asyncio.WriteTransport | None = None
         self.lost = asyncio.Event()
+        self.last_heartbeat = loop_time()
 
     def send(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -113,9 +132,10 @@ class _ChildPipe(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for body in self._splitter.feed(data):
+                self.last_heartbeat = loop_time()
                 self._on_message(decode_from_child(body))
         except (ValueError, msgspec.MsgspecError):
-            # A child that speaks nonsense has lost its mind: closing the pipe ends it.
+            # A child that sends invalid frames cannot be used any more: closing the pipe ends it.
             self.abort()
 
 
@@ -195,7 +215,7 @@ class ChildProcess:
         """Start a child.
 
         Raises:
-            OSError: the machine has no descriptor, no process or no memory for it. Nothing is left of the try, nor
+            OSError: the machine has no descriptor, no process or no memory for it. Nothing is left of the attempt, also
                 where the caller is cancelled.
         """
         with contextlib.ExitStack() as undo:
@@ -205,7 +225,7 @@ class ChildProcess:
                 ours.setblocking(False)
                 pipe = await _connected(ours, on_message)
                 undo.callback(pipe.abort)
-                # Nothing is awaited from here on: a process that a cancelled caller leaves behind would be nobody's.
+                # Nothing is awaited from here on: nobody would end the process of a caller that was cancelled.
                 process = _popen(theirs)
             undo.callback(_end, process)
             pidfd = _Pidfd(pidfd_open(process.pid))
@@ -225,8 +245,17 @@ class ChildProcess:
         except OSError:
             return 0.0
 
+    @property
+    def last_heartbeat(self) -> float:
+        """When it sent its last message, or was given work while it was idle, on the event loop's clock."""
+        return self._pipe.last_heartbeat
+
+    def begin_work(self) -> None:
+        """Count its silence from now on: an idle child sends nothing."""
+        self._pipe.last_heartbeat = loop_time()
+
     def send(self, message: ChildMessage) -> None:
-        """Queue a message; lost when the child is gone, which `on_exit` tells."""
+        """Queue a message. It is lost when the child is gone, which `on_exit` reports."""
         self._pipe.send(frame(message))
 
     def kill(self) -> None:
@@ -250,9 +279,96 @@ class ChildProcess:
     async def _wait(self, on_exit: Callable[[int], None]) -> None:
         await self._pidfd.exited()
         code, self.peak_bytes = _reaped(self._process)
-        # What the child said before it died stands in the socket: it is read before the end of file.
+        # The last messages of a dead child are still in the socket: they are read before the end of file.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_SECONDS_MAX):
+            async with asyncio.timeout(LAST_MESSAGES_SECONDS_MAX):
                 await self._pipe.lost.wait()
         self._pipe.abort()
         on_exit(code)
+
+
+class ChildWatch:
+    """Watches one child of an engine after the other."""
+
+    def __init__(self, name: str, config: EngineConfig) -> None:
+        """Watch the children of the engine of that name."""
+        self._name = name
+        self._silence_seconds_max, self._load_seconds_max = config.heartbeat_seconds_max, config.load_seconds_max
+        self._activity = CpuActivity(config.heartbeat_seconds_max)
+        self.killed = False
+        """Whether the present child was killed for its silence; the supervisor clears it for the next child."""
+
+    async def until_done(
+        self, child: ChildProcess, ended: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
+    ) -> None:
+        """Wait until a future is done, the child is gone, or it has loaded for that many seconds."""
+        until = loop_time() + seconds
+        while not (future.done() or ended.done() or loop_time() > until):
+            await self.check_silence(child, ended, [future, ended], loads=True)
+
+    async def check_silence(
+        self, child: ChildProcess, ended: asyncio.Future[int], awaited: list[asyncio.Future[Any]], *, loads: bool
+    ) -> None:
+        """Wait for one of `awaited` for a part of the silence limit; then kill a child that was silent for too long.
+
+        A child that `loads` may compute for `load_seconds_max` more. `ended` is done when the child is gone.
+        """
+        limit = self._silence_seconds_max
+        done, _ = await asyncio.wait(awaited, timeout=limit / 4, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            return
+        now = loop_time()
+        silence, computes = now - child.last_heartbeat, self._activity.is_recent(child.processor_seconds, now)
+        if silence > limit + (self._load_seconds_max if loads and computes else 0.0):
+            log.error("engine_silent", engine=self._name, pid=child.pid, seconds=round(silence, 1))
+            self.killed = True
+            child.kill()
+            await asyncio.wait([ended])
+        elif silence > limit / 2:
+            child.send(Ping())
+
+
+class CpuActivity:
+    """Whether a silent process uses the processor. Pure."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        """Start without a sample."""
+        self._patience = patience_seconds
+        self._spent, self._spent_at = -1.0, 0.0
+
+    def is_recent(self, spent_seconds: float, now: float) -> bool:
+        """Take a sample of its total processor time; tell whether that has grown within the patience."""
+        if spent_seconds != self._spent:
+            self._spent, self._spent_at = spent_seconds, now
+        return now - self._spent_at <= self._patience
+
+
+class LivenessProbe:
+    """Whether an engine computes. Pure."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        """Start with nothing owed."""
+        self._patience = patience_seconds
+        self._worked_at = 0.0
+        self._owed_since: float | None = None
+
+    def record_work(self, now: float) -> None:
+        """Note a piece of work, or that none can be expected."""
+        self._worked_at, self._owed_since = now, None
+
+    def is_due(self, now: float, every_seconds: float, *, exempt: bool = False) -> bool:
+        """Tell whether the engine owes work: it did none for that long, or owed it before; never while `exempt`."""
+        if exempt:
+            self.record_work(now)
+        elif self._owed_since is None and now - self._worked_at >= every_seconds:
+            self._owed_since = now
+        return self._owed_since is not None
+
+    def is_stuck(self, now: float) -> bool:
+        """Tell whether it has owed work for longer than its patience."""
+        return self._owed_since is not None and now - self._owed_since > self._patience
+
+
+def patience_seconds(heartbeat_seconds_max: float) -> float:
+    """Return for how long an engine may owe a piece of work."""
+    return PATIENCE_HEARTBEATS * heartbeat_seconds_max + PATIENCE_SECONDS_MIN

@@ -1,11 +1,11 @@
-"""The child process of an engine: one supervising task starts it, loads the base, attaches the bundles and watches it.
+"""The children of an engine: one supervising task starts each, loads the base, attaches the bundles and watches it.
 
 *Alive* is the process, *ready* is loaded and every bundle attached, *progressing* is any message within
 `heartbeat_seconds_max`, or an attach that computes; a child that is silent for longer is killed.
 
 When a child dies, streams that had begun end with StreamBroken; every other job in flight is tried once more, alone; a
 job that was alone and kills the child again ends with EngineCrashed and is quarantined. Waiting jobs wait for the next
-child. `job_dispatch.py` keeps them, `child_exit.py` tells which deaths count.
+child. `job_dispatch.py` stores them, and `child_failures.py` decides which deaths count.
 """
 
 from __future__ import annotations
@@ -13,26 +13,34 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import structlog
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine import child_exit, protocol
+from edge_agent.engine import protocol
 from edge_agent.engine.accelerator_policy import CPU, DEVICE_FALLBACK, DEVICE_PARTIAL, AcceleratorPolicy
 from edge_agent.engine.attached_bundles import AttachedBundle, AttachedBundles, resolve
-from edge_agent.engine.child_process import ChildProcess
-from edge_agent.engine.job_dispatch import ComputeInfo, JobDispatcher, JobLimits, Quarantine, ToChild
-from edge_agent.engine.liveness import ChildWatch, LivenessProbe, loop_time, patience_seconds
+from edge_agent.engine.child_failures import (
+    ALARM_SECONDS,
+    RestartPolicy,
+    describe_exit,
+    is_to_blame,
+    load_exit_error,
+    start_error,
+    time_limit_seconds,
+)
+from edge_agent.engine.child_process import ChildProcess, ChildWatch, loop_time
+from edge_agent.engine.job_dispatch import ComputeInfo, JobDispatcher
 from edge_agent.engine.memory_cap import MemoryCap
-from edge_agent.engine.restart_policy import RestartPolicy, start_failure
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 from edge_agent.supervision import Component, DeathPolicy, Supervisor
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
-ENDS = "the engine is stopping"
-WHY_RESTARTED = "the child that it watched has ended with it; the other engines go on"
+STOPPING = "the engine is stopping"
+WHY_RESTARTED = "the child that it watched has ended with it; the other engines continue"
 
 log = structlog.get_logger("edge_agent.engine")
 
@@ -103,49 +111,58 @@ async def _sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+@dataclass(frozen=True)
+class EngineDependencies:
+    """What an engine needs of the pool around it."""
+
+    owner: Supervisor
+    """Of the supervising tasks."""
+    prepare_load: Callable[[ChildSupervisor], protocol.LoadRequest]
+    """Returns what the next child loads, which may start long after the last one."""
+    available_memory: Callable[[ChildSupervisor], int]
+    """Measures the memory that is available to it now, in bytes; 0 = that is not measured."""
+    on_change: Callable[[], None]
+    """Called whenever the readiness of the engine or of its bundles may have changed."""
+
+
 class ChildSupervisor:
-    """Owns the child of one engine. `on_change` is called whenever readiness may have changed."""
+    """Owns the child of one engine. `receive` is called with every message of a child."""
 
     def __init__(
         self,
         name: str,
         load: protocol.LoadRequest,
         config: EngineConfig,
-        quarantine: Quarantine,
-        on_change: Callable[[], None],
-        accelerators: AcceleratorPolicy | None = None,
-        owner: Supervisor | None = None,
+        dependencies: EngineDependencies,
+        accelerators: AcceleratorPolicy,
+        jobs: JobDispatcher,
+        bundles: AttachedBundles,
+        receive: Callable[[protocol.FromChild], None],
     ) -> None:
-        """Prepare; `start` begins. Without `accelerators` the CPU computes; `owner` keeps what watches the child."""
-        self.name, self._owner = name, owner or Supervisor()
+        """Prepare; `start` begins. The child has the `jobs` and `bundles` of its engine."""
+        self.name, self._dependencies = name, dependencies
         self.load = load
         """What the next child is told to load."""
         self.loaded = load
         """What the child was told whose `details` these are."""
-        self._told = load
+        self._requested = load
         """What the present child was told, which may not have loaded it yet."""
         self.state = EngineState.STARTING
         self.problem, self.device = "", ""
         self.details: dict[str, str] = {}
         self.restarts, self.loads, self.load_failures = 0, 0, 0
-        self.cache: protocol.CacheUse | None = None  # as the child said when it was asked last
-        self.before_start: Callable[[], None] = lambda: None
-        """Called before each start of a child, which may be long after the first: brings `load` up to date."""
-        self.available: Callable[[], int] = lambda: 0
-        """Measures the memory that there is for it now, in bytes; 0 = nobody does."""
+        self.cache: protocol.CacheUse | None = None
+        """As the child reported it last."""
+        self.cap = MemoryCap()
+        """Of the present child."""
+        self.restart_policy = RestartPolicy(config)
         self._config = config
-        self._on_change = on_change
-        self._policy = RestartPolicy(config)
-        self._accelerators = accelerators or AcceleratorPolicy()
-        limits = JobLimits(config.queue_requests_max, protocol.concurrent_jobs(load, {}))
-        self.jobs = JobDispatcher(limits, quarantine, ToChild(lambda: self.state is EngineState.READY, self._send))
-        self.bundles = AttachedBundles()
+        self._accelerators = accelerators
+        self._jobs, self._bundles, self._receive = jobs, bundles, receive
         self._child: ChildProcess | None = None
-        self.cap = MemoryCap()  # of its child
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
         self._watch = ChildWatch(name, config)
-        self._probe = LivenessProbe(patience_seconds(config.heartbeat_seconds_max))
         # The supervisor owns the child: nobody else starts, ends or awaits one, and nobody cancels the supervisor.
         self._supervisor: asyncio.Task[None] | None = None
         self._interruption = InterruptibleStep()
@@ -155,30 +172,36 @@ class ChildSupervisor:
 
     @property
     def shortfalls(self) -> dict[str, str]:
-        """Why it computes elsewhere, or less on its device, than is wanted: the word in answers, and the sentence."""
-        every = {DEVICE_FALLBACK: self._accelerators.fallback, DEVICE_PARTIAL: self.details.get("device_partial", "")}
-        return {word: said for word, said in every.items() if said}
+        """Why it uses less of a device than is configured: the sentence, by the word in answers."""
+        reasons = {DEVICE_FALLBACK: self._accelerators.fallback, DEVICE_PARTIAL: self.details.get("device_partial", "")}
+        return {word: reason for word, reason in reasons.items() if reason}
 
     @property
     def pid(self) -> int:
         """Process id of the child, 0 without one."""
         return self._child.pid if self._child else 0
 
-    def ask(self) -> None:
-        """Let the child say how it stands, in its own time."""
-        if self.state is EngineState.READY:
-            self._send(protocol.Ping())
-
     def start(self) -> None:
         """Start the supervising task; also again after FAILED. Raises EngineNotReady after `stop` and `drain`."""
         if self.state is EngineState.STOPPING:
-            raise EngineNotReady(ENDS)
+            raise EngineNotReady(STOPPING)
         if self.ended:
-            self._policy = RestartPolicy(self._config)
+            self.restart_policy = RestartPolicy(self._config)
             self._set_state(EngineState.STARTING)
-            policy = DeathPolicy.RESTART
-            kept = Component(f"engine {self.name}", self._supervise, policy, WHY_RESTARTED, may_return=True)
-            self._supervisor = self._owner.keep(kept)
+            component = Component(
+                f"engine {self.name}", self._supervise, DeathPolicy.RESTART, WHY_RESTARTED, may_return=True
+            )
+            self._supervisor = self._dependencies.owner.keep(component)
+
+    @property
+    def granted_bytes(self) -> int | None:
+        """The memory that a child which loads was granted, in bytes; None = no child loads."""
+        return self.cap.granted_bytes if self.state is EngineState.STARTING else None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether `start` was called, however that went."""
+        return self._supervisor is not None
 
     @property
     def ended(self) -> bool:
@@ -186,14 +209,14 @@ class ChildSupervisor:
         return self._supervisor is None or self._supervisor.done()
 
     async def restart(self) -> None:
-        """Start the child anew at once, and wait until the old one is gone; what is in flight is tried again.
+        """Replace the child at once, and wait until the old one is gone; the jobs in flight are tried again.
 
         A caller that is cancelled stops waiting, and changes nothing. Raises EngineNotReady after `stop` and `drain`.
         """
         if self._draining:
-            raise EngineNotReady(ENDS)  # the child that runs is the last one
+            raise EngineNotReady(STOPPING)  # the child that runs is the last one
         self.start()
-        self._policy = RestartPolicy(self._config)
+        self.restart_policy = RestartPolicy(self._config)
         self._set_state(EngineState.STARTING)
         self._interruption.request()
         await self._childless.wait()
@@ -206,14 +229,18 @@ class ChildSupervisor:
         self._end_unwatched()
 
     def _end_unwatched(self) -> None:
-        """Fail what waits where no task will: none supervises, or it has died and would be started after a pause."""
-        if self._supervisor is None or self._supervisor.done() or self._owner.drop_paused(self._supervisor):
+        """Fail what waits if no task will do so: no task supervises, or it has died and pauses before its restart."""
+        if (
+            self._supervisor is None
+            or self._supervisor.done()
+            or self._dependencies.owner.drop_paused(self._supervisor)
+        ):
             self._set_state(EngineState.STOPPING)
-            self._fail_all(EngineNotReady(ENDS))
+            self._fail_all(EngineNotReady(STOPPING))
 
     def _fail_all(self, error: EdgeAgentError) -> None:
-        self.jobs.fail_all(error)
-        self.bundles.fail_all(error)
+        self._jobs.fail_all(error)
+        self._bundles.fail_all(error)
 
     def drain(self) -> None:
         """Start no further child: the one that runs finishes what it has, and a pause before one ends."""
@@ -223,72 +250,61 @@ class ChildSupervisor:
             self._end_unwatched()
 
     async def stop(self) -> None:
-        """Do so, and wait for the end; a caller that is cancelled stops waiting, and changes nothing."""
+        """Request the stop and wait for the end; a caller that is cancelled stops waiting, and changes nothing."""
         self.request_stop()
         if self._supervisor is not None:
             await asyncio.wait([self._supervisor])
 
     # --- the child's messages ------------------------------------------------------------------------------------
 
-    def _send(self, message: protocol.ChildMessage) -> None:
-        if isinstance(message, protocol.JobRequest) and self.jobs.in_flight == 1:
-            self._watch.last_heartbeat = loop_time()  # an idle child says nothing: its silence counts from here
+    def send(self, message: protocol.ChildMessage) -> None:
+        """Send a message to the child, if there is one."""
         if self._child is not None:
             self._child.send(message)
 
-    def _on_message(self, message: protocol.FromChild) -> None:
-        self._watch.last_heartbeat = loop_time()
-        if isinstance(message, protocol.TextChunk | protocol.JobResult | protocol.Heartbeat):
-            self._probe.record_work(self._watch.last_heartbeat)
+    def receive(self, message: protocol.FromChild) -> None:
+        """Handle a message of the child that is not about a job."""
         match message:
-            case protocol.TextChunk():
-                self.jobs.chunk(message)
-            case protocol.JobResult():
-                if self._policy.crashes:
-                    self._policy.answered()
-                self.jobs.finish(message)
             case protocol.MemoryEstimate():
-                self._send(self.cap.grant(message, self.available()))
+                self.send(self.cap.grant(message, self._dependencies.available_memory(self)))
             case protocol.ChildReady():
-                self.device, self.details, self.loaded = message.device, message.details, self._told
-                self.jobs.loaded(ComputeInfo(self.device, tuple(self.shortfalls)), self._told, self.details)
+                self.device, self.details, self.loaded = message.device, message.details, self._requested
+                self._jobs.loaded(ComputeInfo(self.device, tuple(self.shortfalls)), self._requested, self.details)
                 self.loads, self.cache = self.loads + 1, None
                 resolve(self._loaded, None)
-            case protocol.BundleAttached() if self.bundles.of_attach(message.digest, message.number):
-                self.jobs.score_variances[message.digest] = message.score_variance
-                self._resolve_attach(message.digest, message.number, None)
+            case protocol.BundleAttached():
+                self._settle_attach(message.digest, message.number, None, message.score_variance)
             case protocol.FailureReport():
-                self._on_failed(message)
+                self._handle_failure(message)
             case protocol.Pong():  # its loop turns; that is not computing
                 self.cache = message.cache
                 if message.threads:
                     self.details = {**self.details, "threads_now": str(message.threads)}
 
-    def _on_failed(self, message: protocol.FailureReport) -> None:
-        if self.jobs.finish(message):
-            self._probe.record_work(self._watch.last_heartbeat)
-            return
+    def _handle_failure(self, message: protocol.FailureReport) -> None:
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
         if message.job_id == "" and not self._loaded.done():
             resolve(self._loaded, error)
-        elif isinstance(error, DeviceUnusable):  # for all that is on it, whichever bundle found out
+        elif isinstance(error, DeviceUnusable):  # for all bundles on it, whichever one detected it
             self._accelerators.record_failure(error, loop_time())
-            self._send(protocol.StopRequest())
+            self.send(protocol.StopRequest())
         elif message.attach:
-            self._resolve_attach(message.job_id, message.attach, error)
+            self._settle_attach(message.job_id, message.attach, error)
         else:
             log.warning("engine_complained", engine=self.name, reason=message.reason, message=message.message)
 
-    def _resolve_attach(self, digest: str, number: int, error: EdgeAgentError | None) -> None:
-        if bundle := self.bundles.of_attach(digest, number):
-            resolve(bundle.attached, error)
+    def _settle_attach(self, digest: str, number: int, error: EdgeAgentError | None, score_variance: str = "") -> None:
+        if bundle := self._bundles.of_attach(digest, number):
+            if error is None:
+                self._jobs.score_variances[digest] = score_variance
+            bundle.settle(error)
             self._report_change()
 
     # --- supervision ---------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
         """Keep a child running until stopped, until loading has failed too often, or until one dies while draining."""
-        self.jobs.child_died(to_blame=False)  # after a mistake of ours: what the child had is tried again
+        self._jobs.child_died(to_blame=False)  # after a fault of the supervisor the child's jobs are tried again
         while not (self._stopped or self._draining):
             self._interruption.clear()
             self._set_state(EngineState.STARTING)
@@ -303,7 +319,7 @@ class ChildSupervisor:
             await self._interruption.pause(pause)
             self.restarts += not (self._stopped or self._draining)
         self._set_state(EngineState.STOPPING)
-        self._fail_all(EngineNotReady(ENDS))
+        self._fail_all(EngineNotReady(STOPPING))
 
     async def _one_life(self) -> float | None:
         """Run one child from start to end, whatever happens; return the pause before the next, or None for no next."""
@@ -314,7 +330,7 @@ class ChildSupervisor:
                 if self.state is EngineState.READY:
                     self._set_state(EngineState.BACKING_OFF)
                 await self._end_child()
-                self.jobs.child_died(to_blame=False)  # those about which nothing was decided yet
+                self._jobs.child_died(to_blame=False)  # those about which nothing was decided yet
         except Exception as error:
             log.exception("engine_supervision_failed", engine=self.name)
             return self._after_start_failure(f"supervising it failed with {type(error).__name__}")
@@ -324,68 +340,68 @@ class ChildSupervisor:
         loop = asyncio.get_running_loop()
         self._exit, self._loaded = loop.create_future(), loop.create_future()
         started = loop_time()
-        self._watch.begin(started)
-        self.problem = ""
-        self.bundles.begin()
+        self._watch.killed, self.problem = False, ""
+        self._bundles.begin()
         try:
-            self.before_start()
+            self.load = self._dependencies.prepare_load(self)
             device = self._accelerators.choose_device(started)
             fallback, limit = self._accelerators.fallback, self._config.load_seconds_max
-            self._told = msgspec.structs.replace(self.load, device=device, fallback=fallback, seconds_max=limit)
+            self._requested = msgspec.structs.replace(self.load, device=device, fallback=fallback, seconds_max=limit)
             self._childless.clear()
-            self._child = await ChildProcess.spawn(self._on_message, self._on_exit)
-            self.cap = MemoryCap.of(self._child.pid)
+            child = self._child = await ChildProcess.spawn(self._receive, self._on_exit)
+            self.cap = MemoryCap.of(child.pid)
         except OSError as error:
             return self._after_start_failure(str(error))
         try:
-            await self._load()
+            await self._load(child)
         except EdgeAgentError as error:
             return self._after_load_failure(error)
-        self._policy.loaded()
+        self.restart_policy.record_load()
         self._set_state(EngineState.READY)
         ready = loop_time()
         log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=round(ready - started, 3))
-        self.jobs.pump()
-        if not await self._until_gone():
+        self._jobs.pump()
+        if not await self._until_gone(child):
             return 0.0
-        self._after_crash(await self._exit)
-        return self._policy.pause_after_crash(loop_time() - ready)
+        self._after_crash(child, await self._exit)
+        return self.restart_policy.pause_after_crash(loop_time() - ready)
 
-    async def _load(self) -> None:
-        self._send(self._told)
-        await self._await_child(self._loaded, "load")
+    async def _load(self, child: ChildProcess) -> None:
+        child.send(self._requested)
+        await self._await_child(child, self._loaded, "load")
         # Not a plain loop: while one bundle is being attached others may come, or one go and come again.
-        while bundle := self.bundles.unsent():
-            await self._attach_again(bundle)
+        while bundle := self._bundles.unsent():
+            await self._attach_again(child, bundle)
 
-    async def _attach_again(self, bundle: AttachedBundle) -> None:
+    async def _attach_again(self, child: ChildProcess, bundle: AttachedBundle) -> None:
         bundle.sent_at = loop_time()
-        self._send(bundle.attach)
+        child.send(bundle.attach)
         try:
-            await self._await_child(bundle.attached, "attach")
+            await self._await_child(child, bundle.outcome, "attach")
         except EdgeAgentError as error:
-            if self._exit.done() or (self._told.device != CPU and "limit_seconds" in error.metadata):
+            if self._exit.done() or (self._requested.device != CPU and "limit_seconds" in error.metadata):
                 raise
             # One bad bundle must not take the others on this base down.
-            if self.bundles.get(bundle.attach.digest) is bundle:
+            if self._bundles.get(bundle.attach.digest) is bundle:
                 self.problem = error.message
-            resolve(bundle.attached, error)
+            bundle.settle(error)
 
-    async def _await_child(self, future: asyncio.Future[None], what: str) -> None:
+    async def _await_child(self, child: ChildProcess, future: asyncio.Future[None], step: str) -> None:
         """Wait for the child to do as told. Raises its answer, or ModelLoadFailed when it dies or takes too long."""
-        limit = child_exit.time_limit_seconds(self._config, what) + child_exit.ALARM_SECONDS
-        await self._watch.until_done(self._child, self._exit, future, limit)
+        limit = time_limit_seconds(self._config, step) + ALARM_SECONDS
+        await self._watch.until_done(child, self._exit, future, limit)
         if not future.done():
-            raise child_exit.load_exit_error(what, self._exit, self._config, self.cap)
+            code = self._exit.result() if self._exit.done() else None
+            raise load_exit_error(step, code, self._config, self.cap)
         future.result()
 
-    async def _until_gone(self) -> bool:
-        """Return True when the child is gone, killed for its silence or not; False when it should go to a device."""
+    async def _until_gone(self, child: ChildProcess) -> bool:
+        """Return True when the child is gone, killed for its silence or not; False when it should move to a device."""
         while not self._exit.done():
-            attaching = self.bundles.is_attaching(self._watch.last_heartbeat)
-            await self._watch.check_silence(self._child, self._exit, [self._exit], loads=attaching)
-            # Where nobody waits the device is tried, but not by the last child.
-            busy = self._draining or self.bundles.is_attaching() or self.jobs
+            attaching = self._bundles.is_attaching(child.last_heartbeat)
+            await self._watch.check_silence(child, self._exit, [self._exit], loads=attaching)
+            # A better device is tried while no job and no attach waits, but not by the last child.
+            busy = self._draining or self._bundles.is_attaching() or self._jobs
             if not busy and self._accelerators.has_better_device(loop_time()):
                 return self._exit.done()
         return True
@@ -395,52 +411,45 @@ class ChildSupervisor:
         if not self._exit.done():
             self._exit.set_result(code)
 
-    def _after_crash(self, code: int) -> None:
-        attaching = self.bundles.is_attaching(self._watch.last_heartbeat)  # which is at work then, and no job
-        error: EdgeAgentError = EngineCrashed(
-            f"the model's process died: {child_exit.describe_exit(code)}{self.cap.summary}"
-        )
+    def _after_crash(self, child: ChildProcess, code: int) -> None:
+        attaching = self._bundles.is_attaching(child.last_heartbeat)  # then the attach was computing, not a job
+        error: EdgeAgentError = EngineCrashed(f"the model's process died: {describe_exit(code)}{self.cap.summary}")
         if attaching and not self._watch.killed:
-            error = child_exit.load_exit_error("attach", self._exit, self._config, self.cap)
+            error = load_exit_error("attach", code, self._config, self.cap)
         self.problem = error.message
         self._set_state(EngineState.BACKING_OFF)
-        by_itself = child_exit.is_to_blame(code, wedged=self._watch.killed)
-        if (on_device := self._told.device != CPU) and by_itself:
+        own_fault = is_to_blame(code, wedged=self._watch.killed)
+        if (on_device := self._requested.device != CPU) and own_fault:
             self._accelerators.record_failure(EngineCrashed(self.problem), loop_time())
-        to_blame = by_itself and not (on_device or attaching)  # on the CPU an input shows what it does
-        log.error(
-            "engine_died",
-            engine=self.name,
-            how=child_exit.describe_exit(code),
-            running=self.jobs.in_flight,
-            to_blame=to_blame,
-        )
-        self.jobs.child_died(to_blame=to_blame)
-        for tally in self.jobs.stats.values():
-            tally.crashes += to_blame
+        to_blame = own_fault and not (on_device or attaching)  # only a crash on the CPU is evidence against an input
+        running, how = self._jobs.in_flight, describe_exit(code)
+        log.error("engine_died", engine=self.name, how=how, running=running, to_blame=to_blame)
+        self._jobs.child_died(to_blame=to_blame)
+        for stats in self._jobs.stats.values():
+            stats.crashes += to_blame
         if not on_device:  # else the next child attaches them, on the CPU if need be
-            self.bundles.fail_all(error)
+            self._bundles.fail_all(error)
 
     def _after_load_failure(self, error: EdgeAgentError) -> float | None:
         """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
-        if self._told.device == CPU:
+        if self._requested.device == CPU:
             self._note_load_failure(error)
-            return self._policy.pause_after_load_failure()
+            return self.restart_policy.pause_after_load_failure()
         self._accelerators.record_failure(error, loop_time())
-        log.warning("device_failed", engine=self.name, device=self._told.device, message=error.message)
+        log.warning("device_failed", engine=self.name, device=self._requested.device, message=error.message)
         return 0.0
 
-    def _after_start_failure(self, why: str) -> float:
-        """Return the pause before the next try of a child that this machine, or a fault of ours, did not let begin."""
-        pause = self._policy.pause_after_start_failure()
-        self._note_load_failure(start_failure(why, pause))
+    def _after_start_failure(self, reason: str) -> float:
+        """Return the pause before the next start after this machine, or a fault of the supervisor, prevented one."""
+        pause = self.restart_policy.pause_after_start_failure()
+        self._note_load_failure(start_error(reason, pause))
         return pause
 
     def _note_load_failure(self, error: EdgeAgentError) -> None:
         self.problem = error.message
         self.load_failures += 1
         log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
-        self.bundles.fail_all(error)
+        self._bundles.fail_all(error)
 
     async def _end_child(self) -> None:
         try:
@@ -454,12 +463,13 @@ class ChildSupervisor:
 
     def _set_state(self, state: EngineState) -> None:
         state = EngineState.STOPPING if self._stopped else state
+        self._jobs.child = self._child if state is EngineState.READY else None
         if state is not self.state:
             self.state = state
             self._report_change()
 
     def _report_change(self) -> None:
         try:
-            self._on_change()
+            self._dependencies.on_change()
         except Exception:
             log.exception("engine_change_not_reported", engine=self.name)

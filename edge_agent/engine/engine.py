@@ -6,67 +6,111 @@ The engine owns all its state and lives on one event loop. `child_supervisor.py`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from dataclasses import dataclass
 
+from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
-from edge_agent.engine.attached_bundles import resolve
-from edge_agent.engine.bundle_stats import BundleStats
-from edge_agent.engine.child_supervisor import STATE_WORDS, ChildSupervisor, EngineState
-from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.accelerator_policy import AcceleratorPolicy
+from edge_agent.engine.attached_bundles import AttachedBundles
+from edge_agent.engine.child_process import LivenessProbe, loop_time, patience_seconds
+from edge_agent.engine.child_supervisor import STATE_WORDS, ChildSupervisor, EngineDependencies, EngineState
+from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, JobDispatcher, JobLimits, Quarantine
 from edge_agent.engine.job_queue import Reservation
-from edge_agent.engine.liveness import loop_time
 from edge_agent.errors import EngineNotReady, ModelLoadFailed
+from edge_agent.process_memory import resident_bytes
+
+ANSWERING = (EngineState.STARTING, EngineState.READY)
+"""A bundle that is attached answers also while others are still being attached."""
 
 
-class Engine(ChildSupervisor):
+@dataclass(frozen=True)
+class EngineStatus:
+    """What status shows of an engine."""
+
+    name: str
+    runtime: str
+    state: EngineState
+    pid: int
+    resident_bytes: int
+    pending: int
+    restarts: int
+    problem: str
+    device: str
+    shortfalls: Mapping[str, str]
+    """Why it uses less of a device than is configured: the sentence, by DEVICE_FALLBACK or DEVICE_PARTIAL."""
+    digests: tuple[str, ...]
+    details: Mapping[str, str]
+    running: int = 0
+    """Inputs that the child computes."""
+    running_max: int = 0
+    waiting: int = 0
+    waiting_max: int = 0
+    loads: int = 0
+    load_failures: int = 0
+    threads: int = 0
+    cache: protocol.CacheUse | None = None
+
+
+class Engine:
     """A supervised child that answers for its bundles."""
 
+    def __init__(
+        self,
+        name: str,
+        load: protocol.LoadRequest,
+        config: EngineConfig,
+        quarantine: Quarantine,
+        dependencies: EngineDependencies,
+        accelerators: AcceleratorPolicy | None = None,
+    ) -> None:
+        """Prepare; the first `attach` starts the child. Without `accelerators` the CPU computes."""
+        self.name, self._config = name, config
+        limits = JobLimits(config.queue_requests_max, protocol.concurrent_jobs(load, {}))
+        self.jobs = JobDispatcher(limits, quarantine)
+        self.bundles = AttachedBundles()
+        policy = accelerators or AcceleratorPolicy()
+        self.child = ChildSupervisor(name, load, config, dependencies, policy, self.jobs, self.bundles, self._receive)
+        self._probe = LivenessProbe(patience_seconds(config.heartbeat_seconds_max))
+
     def ready(self, digest: str) -> bool:
-        """Tell whether that bundle answers now; while others are still being attached to the child, too."""
-        return self.state in (EngineState.STARTING, EngineState.READY) and self.bundles.is_ready(digest)
+        """Tell whether that bundle answers now."""
+        bundle = self.bundles.get(digest)
+        return bundle is not None and bundle.is_ready and self.child.state in ANSWERING
 
     async def attach(self, attach: protocol.AttachRequest) -> None:
-        """Add a bundle and wait until it is ready. After an error it is still wanted: `detach` drops it.
+        """Add a bundle and wait until it is ready. After an error it stays on the engine until `detach`.
 
         Raises:
-            ModelLoadFailed, EngineCrashed: the first try failed.
+            ModelLoadFailed, EngineCrashed: the first attempt failed.
         """
         bundle = self.bundles.get(attach.digest)
-        self.start()
-        if bundle is None or bundle.attached.done():
+        self.child.start()
+        if bundle is None or bundle.outcome.done():
             bundle = self.bundles.add(attach)
             self.jobs.stats.setdefault(attach.digest, BundleStats())
-            if self.state is EngineState.READY:
+            if self.child.state is EngineState.READY:
                 bundle.sent_at = loop_time()
-                self._send(bundle.attach)
-        await asyncio.shield(bundle.attached)
+                self.child.send(bundle.attach)
+        await asyncio.shield(bundle.outcome)
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
         """Remove a bundle; its jobs get that long to finish."""
         bundle = self.bundles.pop(digest, None)
         if bundle is None:
             return
-        resolve(bundle.attached, EngineNotReady("the bundle was taken off the engine"))
+        bundle.settle(EngineNotReady("the bundle was taken off the engine"))
         try:
             await self.jobs.drained(digest, drain_seconds)
         finally:
             if digest not in self.bundles:  # it may be back
                 self.jobs.forget_bundle(digest)
-                self._send(protocol.DetachRequest(digest=digest))
+                self.child.send(protocol.DetachRequest(digest=digest))
 
     def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
-        """Keep places in the queue for `jobs` more of this client. Raises CapacityError or ModelLoadFailed."""
+        """Reserve places in the queue for `jobs` more of this client. Raises CapacityError or ModelLoadFailed."""
         self._require_ready(digest)
         return self.jobs.reserve(jobs, client)
-
-    def _require_ready(self, digest: str) -> None:
-        if self.state is EngineState.FAILED:
-            raise ModelLoadFailed(f"the model does not load: {self.problem}")
-        if not self.ready(digest):
-            if self.state is EngineState.READY:
-                self.bundles.raise_failure(digest)
-            pause = self._config.restart_seconds_first
-            raise EngineNotReady(f"the model is {STATE_WORDS[self.state]}", retry_seconds=pause, state=self.state.value)
 
     def events(
         self, run: protocol.JobRequest, deadline: float, priority: int = 0, client: str = ""
@@ -85,21 +129,82 @@ class Engine(ChildSupervisor):
         deadline: float,
         priority: int = 0,
         client: str = "",
-        places: Reservation | None = None,
+        reservation: Reservation | None = None,
     ) -> Awaitable[EngineAnswer]:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
         self._require_ready(run.digest)
-        return self.jobs.answer(run, deadline, priority, client, places)
+        return self.jobs.answer(run, deadline, priority, client, reservation)
 
-    def alive(self, every_seconds: float) -> bool:
-        """Tell whether it computes, or need not now: that it loads or starts again is no fault of the daemon.
+    def _require_ready(self, digest: str) -> None:
+        if self.ready(digest):
+            return
+        state = self.child.state
+        if state is EngineState.FAILED:
+            raise ModelLoadFailed(f"the model does not load: {self.child.problem}")
+        if state is EngineState.READY:
+            self.bundles.raise_failure(digest)
+        pause = self._config.restart_seconds_first
+        raise EngineNotReady(f"the model is {STATE_WORDS[state]}", retry_seconds=pause, state=state.value)
 
-        Where nobody asked it for `every_seconds` it is asked by a tiny request; an error is an answer too.
+    def _receive(self, message: protocol.FromChild) -> None:
+        """Handle a message of the child; those that are not about a job are its supervisor's."""
+        match message:
+            case protocol.JobResult():
+                if self.child.restart_policy.crashes:
+                    self.child.restart_policy.record_answer()
+                self.jobs.finish(message)
+            case protocol.TextChunk():
+                self.jobs.chunk(message)
+            case protocol.FailureReport() if self.jobs.finish(message):
+                pass
+            case protocol.Heartbeat():
+                pass
+            case _:
+                self.child.receive(message)
+                return
+        self._probe.record_work(loop_time())
+
+    def is_alive(self, every_seconds: float) -> bool:
+        """Tell whether it computes, or need not now: an engine that loads or restarts is no fault of the daemon.
+
+        An engine without work for `every_seconds` gets a tiny probe job; an error counts as an answer.
         """
-        if self._supervisor is not None and self._supervisor.done():
-            return self.state in (EngineState.FAILED, EngineState.STOPPING)
-        asked = next(filter(self.ready, self.bundles), "")
-        exempt = self.state is not EngineState.READY or not asked or self.bundles.is_attaching()
+        if self.child.is_started and self.child.ended:
+            return self.child.state in (EngineState.FAILED, EngineState.STOPPING)
+        digest = next(filter(self.ready, self.bundles), "")
+        exempt = self.child.state is not EngineState.READY or not digest or self.bundles.is_attaching()
         if self._probe.is_due(loop_time(), every_seconds, exempt=exempt) and not self.jobs:
-            self.jobs.request_probe(asked, loop_time() + self._config.load_seconds_max)
+            self.jobs.request_probe(digest, loop_time() + self._config.load_seconds_max)
         return not self._probe.is_stuck(loop_time())
+
+    def failure(self, digest: str) -> str:
+        """Return why a bundle does not answer, and will not without intervention; empty = it does, or may yet."""
+        state = self.child.state
+        failed = state is EngineState.FAILED or (state is EngineState.READY and self.bundles.has_failed(digest))
+        return (self.child.problem or "it does not load") if failed else ""
+
+    def status(self) -> EngineStatus:
+        """Describe the engine as it is now."""
+        child, jobs = self.child, self.jobs
+        return EngineStatus(
+            name=self.name,
+            runtime=child.load.runtime,
+            state=child.state,
+            pid=child.pid,
+            resident_bytes=resident_bytes(child.pid),
+            pending=len(jobs),
+            restarts=child.restarts,
+            problem=child.problem,
+            device=child.device,
+            shortfalls=child.shortfalls,
+            digests=tuple(self.bundles),
+            details=child.details,
+            running=jobs.in_flight,
+            running_max=protocol.concurrent_jobs(child.loaded, child.details),
+            waiting=max(0, len(jobs) - jobs.in_flight),
+            waiting_max=self._config.queue_requests_max,
+            loads=child.loads,
+            load_failures=child.load_failures,
+            threads=child.loaded.threads,
+            cache=child.cache,
+        )

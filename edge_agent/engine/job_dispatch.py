@@ -1,7 +1,7 @@
 """The jobs of one engine, from the caller to the child and back: who waits, who is in flight, how each one ends.
 
-Knows nothing of processes. The engine says when the child is ready (`pump`), hands in what it says (`chunk`, `finish`)
-and when it died (`child_died`). Every job ends exactly once.
+The module starts no process. The engine sets `child` when the child is ready, passes its messages on (`chunk`,
+`finish`), and reports its death (`child_died`). Every job ends exactly once.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ import hashlib
 import itertools
 import json
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import NamedTuple
 
 from edge_agent.engine import job_queue, protocol
-from edge_agent.engine.bundle_stats import BundleStats
+from edge_agent.engine.child_process import ChildProcess, loop_time
 from edge_agent.engine.job_queue import JobQueue, Reservation, Ticket
 from edge_agent.errors import (
+    BY_REASON,
     DeadlineExpired,
     EdgeAgentError,
     EngineCrashed,
     InputQuarantined,
     InputTooLong,
+    ModelError,
     StreamBroken,
     from_wire,
 )
@@ -36,6 +39,10 @@ PROBER = "watchdog"  # a client like others, so that it waits for a turn of each
 SECONDS_MIN = 0.001  # of a deadline that has passed: 0 would be none
 QUARANTINED_MAX = 1024
 TRIES_MAX = 3  # of one job, when its child was killed from outside each time
+LATENCIES_MAX = 256
+TURNS_AVERAGED = 4
+"""The mean of turns is mostly that of so many inputs."""
+_MODEL_FAILURES = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, ModelError))
 
 _probes = itertools.count()
 
@@ -102,7 +109,9 @@ class EngineJob:
     tries: int = 0
     streamed: bool = False
     counted: bool = True
-    """Whether it says something of its bundle: somebody asked."""
+    """Whether it counts in the figures of its bundle: a caller sent it."""
+    finished: bool = False
+    """The child has answered it, or reported its failure."""
     timer: asyncio.TimerHandle = field(init=False)
     """Ends the job at its deadline."""
 
@@ -153,25 +162,69 @@ class JobLimits:
     running: int
 
 
-@dataclass(frozen=True)
-class ToChild:
-    """The way to the child: whether it takes jobs now, and how it is told something."""
+class BundleStats:
+    """Counts of the inputs of one bundle since it was attached. A call pays next to nothing for them.
 
-    ready: Callable[[], bool]
-    send: Callable[[protocol.ChildMessage], None]
+    They show how well the model does, not its callers: an input that is too long, or a caller that leaves, does not
+    count. Times are those in the child, without the queue before it.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.calls = 0
+        self.failures = 0
+        self.crashes = 0
+        """Deaths of its child that are the bundle's own."""
+        self.turns = 1.0
+        """Turns that an input takes (`job_queue.turns_for_rows`): the mean of the latest."""
+        self._milliseconds: deque[float] = deque(maxlen=LATENCIES_MAX)
+
+    def record_end(self, event: protocol.JobResult | protocol.FailureReport, seconds: float) -> None:
+        """Note the end of an input that the child had for so long."""
+        if isinstance(event, protocol.JobResult):
+            self.calls += 1
+            # A longer text takes longer: of what is generated, each token counts for itself.
+            self._milliseconds.append(1000.0 * seconds / (event.output_tokens or 1))
+        elif event.reason in _MODEL_FAILURES:
+            self.record_failure()
+
+    def record_turns(self, turns: float) -> None:
+        """Note what an input has taken."""
+        self.turns += (turns - self.turns) / TURNS_AVERAGED
+
+    def record_failure(self) -> None:
+        """Note an input that the model failed."""
+        self.calls += 1
+        self.failures += 1
+
+    def record_timeout(self, seconds: float) -> None:
+        """Note an input whose deadline passed in the child: it took at least that long."""
+        self.calls += 1
+        self._milliseconds.append(1000.0 * seconds)
+
+    @property
+    def timed(self) -> int:
+        """How many of the latest inputs `median_ms` is of."""
+        return len(self._milliseconds)
+
+    @property
+    def median_ms(self) -> float:
+        """The median of the latest inputs, in milliseconds; of generation, for each token. 0 = none yet."""
+        return median(self._milliseconds) if self._milliseconds else 0.0
 
 
 class JobDispatcher:
     """See the module."""
 
-    def __init__(self, limits: JobLimits, quarantine: Quarantine, child: ToChild) -> None:
-        """Start with none."""
+    def __init__(self, limits: JobLimits, quarantine: Quarantine) -> None:
+        """Start without jobs and without a child."""
         self._waiting = JobQueue(limits.queue)
         self._running_max = limits.running
         self._of_one_client = limits.running
         """The most of them that are one client's."""
         self._quarantine = quarantine
-        self._child = child
+        self.child: ChildProcess | None = None
+        """The child, while it takes jobs."""
         self._jobs: dict[str, EngineJob] = {}
         self._running: dict[str, EngineJob] = {}
         self._forgotten = asyncio.Event()
@@ -260,12 +313,12 @@ class JobDispatcher:
 
     def pump(self) -> None:
         """Give the child what it can take."""
-        if not self._waiting or not self._child.ready():
+        if self.child is None or not self._waiting:
             return
         running = [job.ticket for job in self._running.values()]
         while ticket := self._waiting.next(running, self._running_max, self._of_one_client):
             running.append(ticket)
-            self._start(self._jobs[ticket.job_id], _now())
+            self._start(self._jobs[ticket.job_id], self.child, loop_time())
 
     def chunk(self, chunk: protocol.TextChunk) -> None:
         """Hand on a piece of text."""
@@ -285,7 +338,8 @@ class JobDispatcher:
             if tally:
                 tally.record_turns(turns)
         if tally:
-            tally.record_end(event, _now() - job.sent_at)
+            tally.record_end(event, loop_time() - job.sent_at)
+        job.finished = True
         job.events.put(event)
         self.pump()
         return True
@@ -314,8 +368,8 @@ class JobDispatcher:
 
     async def drained(self, digest: str, seconds: float) -> None:
         """Return when no job of that bundle is left, or after that many seconds."""
-        deadline = _now() + seconds
-        while any(job.run.digest == digest for job in self._jobs.values()) and _now() < deadline:
+        deadline = loop_time() + seconds
+        while any(job.run.digest == digest for job in self._jobs.values()) and loop_time() < deadline:
             self._forgotten.clear()
             try:
                 async with asyncio.timeout_at(deadline):
@@ -331,7 +385,7 @@ class JobDispatcher:
         client: str,
         reservation: Reservation | None = None,
     ) -> EngineJob:
-        now = _now()
+        now = loop_time()
         _require_frame(run)
         self._quarantine.check(run, now)
         run.priority = priority
@@ -339,34 +393,37 @@ class JobDispatcher:
         job = EngineJob(
             run, Ticket(run.job_id, now, priority, client=client, turns=tally.turns if tally else 1.0), deadline
         )
-        if self._running or self._waiting or not self._child.ready():
+        child = self.child
+        if child is None or self._running or self._waiting:
             self._waiting.add(job.ticket, reservation)
             self._jobs[run.job_id] = job
             self.pump()
-        else:  # most calls on most sites: nobody to wait for
+        else:  # most calls on most sites: no other job is waiting
             if reservation is not None:
                 reservation.take_place(self._waiting)
             self._jobs[run.job_id] = job
-            self._start(job, now)
+            self._start(job, child, now)
         # One timer for the whole job, not one for each event; and not before the child has it.
         job.timer = asyncio.get_running_loop().call_at(deadline, self._expire, run.job_id)
         return job
 
-    def _start(self, job: EngineJob, now: float) -> None:
+    def _start(self, job: EngineJob, child: ChildProcess, now: float) -> None:
         job.sent_at = now
         job.run.seconds = max(job.deadline - now, SECONDS_MIN)
         job.computed = self.computed
         if self.score_variances.get(job.run.digest):
             job.computed = self.computed._replace(scores_vary=True)
         job.tries += 1
+        if not self._running:
+            child.begin_work()
         self._running[job.run.job_id] = job
-        self._child.send(job.run)
+        child.send(job.run)
 
     def _expire(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):
             tally = self._tally(job)
             if tally and job_id in self._running:
-                tally.record_timeout(_now() - job.sent_at)
+                tally.record_timeout(loop_time() - job.sent_at)
             job.events.put(DeadlineExpired("the deadline passed before the answer was there"))
 
     def _tally(self, job: EngineJob) -> BundleStats | None:
@@ -376,7 +433,7 @@ class JobDispatcher:
         if tally := self._tally(job):
             tally.record_failure()
         if to_blame and job.ticket.alone:
-            self._quarantine.add(job.run, _now())
+            self._quarantine.add(job.run, loop_time())
             job.events.put(EngineCrashed("the model's process died on this input, twice"))
         else:
             job.events.put(EngineCrashed(f"the model's process was killed {job.tries} times under this input"))
@@ -387,8 +444,9 @@ class JobDispatcher:
             return
         if job.run.job_id in self._running:
             # It keeps its place in flight until the child confirms, so the child is never given too much.
-            self._child.send(protocol.CancelRequest(job_id=job.run.job_id))
-        else:
+            if self.child is not None:
+                self.child.send(protocol.CancelRequest(job_id=job.run.job_id))
+        elif not job.finished:
             self._waiting.discard(job.run.job_id)
         self._forgotten.set()
 
@@ -402,7 +460,3 @@ def _require_frame(run: protocol.JobRequest) -> None:
             bytes=size,
             limit=protocol.FRAME_BYTES_MAX,
         )
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

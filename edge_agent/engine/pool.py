@@ -1,7 +1,7 @@
 """All engines of the daemon: bundles with the same base and settings share one.
 
-The pool is told which bundles to attach and detach; it starts an engine for the first bundle of a base and stops it
-after the last. It knows digests and manifests, nothing of tasks, disks or networks.
+Activation and updates attach bundles and detach them. The pool starts an engine for the first bundle of a base and
+stops it after the last. It uses digests and manifests, and no disk or network.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,13 +17,12 @@ import structlog
 from edge_agent.config import EngineConfig
 from edge_agent.engine import accelerator_detection
 from edge_agent.engine.accelerator_policy import CPU, AcceleratorPolicy, DeviceSupport, candidate_devices
-from edge_agent.engine.bundle_stats import BundleStats
-from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.engine import Engine
-from edge_agent.engine.job_dispatch import EngineAnswer, Quarantine
+from edge_agent.engine.child_supervisor import ChildSupervisor, EngineDependencies, EngineState
+from edge_agent.engine.engine import Engine, EngineStatus
+from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, Quarantine
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import EngineMemoryUse, available_cores, available_memory, threads_per_engine
-from edge_agent.engine.protocol import AttachRequest, CacheUse, JobRequest, LoadRequest, TextChunk, concurrent_jobs
+from edge_agent.engine.protocol import AttachRequest, JobRequest, LoadRequest, Ping, TextChunk
 from edge_agent.engine.tuning_cache import TuningCache
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
@@ -33,34 +30,6 @@ from edge_agent.process_memory import resident_bytes
 from edge_agent.supervision import Supervisor
 
 log = structlog.get_logger("edge_agent.engine")
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """What status shows of an engine."""
-
-    name: str
-    runtime: str
-    state: EngineState
-    pid: int
-    resident_bytes: int
-    pending: int
-    restarts: int
-    problem: str
-    device: str
-    shortfalls: Mapping[str, str]
-    """What is wanting of the device: DEVICE_FALLBACK or DEVICE_PARTIAL, and why."""
-    digests: tuple[str, ...]
-    details: Mapping[str, str]
-    running: int = 0
-    """Inputs that the child computes."""
-    running_max: int = 0
-    waiting: int = 0
-    waiting_max: int = 0
-    loads: int = 0
-    load_failures: int = 0
-    threads: int = 0
-    cache: CacheUse | None = None
 
 
 class EnginePool:
@@ -71,19 +40,19 @@ class EnginePool:
         config: EngineConfig,
         on_change: Callable[[], None],
         readable: Sequence[Path] = (),
-        beside: EnginePool | None = None,
-        offered: Callable[[str], DeviceSupport] = accelerator_detection.detect_support,
+        parent: EnginePool | None = None,
+        detect_support: Callable[[str], DeviceSupport] = accelerator_detection.detect_support,
     ) -> None:
         """Start with no engines; children may read `readable` and nothing else of the site.
 
-        `on_change` is called whenever a bundle may have become ready or not ready. The memory that the engines of
-        `beside` take is not there for these, and the other way round. `offered` tells what a runtime could compute on.
+        `on_change` is called whenever a bundle may have become ready or not ready. The engines of `parent`, the pool of
+        which this is a sandbox, share the memory with these. `detect_support` returns what a runtime could compute on.
         """
-        self._offered = offered
+        self._detect_support = detect_support
         self._readable = tuple(map(str, readable))
-        self._beside = beside
-        self._trial: EnginePool | None = None
-        """The last one: its child may still be ending."""
+        self._parent = parent
+        self._sandbox: EnginePool | None = None
+        """The latest one: its child may still be ending."""
         self._quarantine = Quarantine(config.quarantine_seconds)
         self._config = config
         self._on_change = on_change
@@ -100,14 +69,17 @@ class EnginePool:
         self.tuning_cache = TuningCache()
         self._loading = asyncio.Lock()
         self.owner = Supervisor()
-        """Of what watches the children."""
+        """Of the tasks that supervise the children."""
+        self._dependencies = EngineDependencies(
+            self.owner, self._prepare_load, self._available_memory, self._engine_changed
+        )
 
     async def attach(
         self, digest: str, manifest: Manifest, manifest_bytes: bytes, paths: Mapping[str, Path], keep: bool = False
     ) -> None:
         """Make a bundle ready to answer, starting its engine when it is the first on its base.
 
-        With `keep`, a bundle that fails stays wanted: the engine tries again by its own rules.
+        With `keep`, a bundle that fails stays attached: the engine tries again by its own rules.
 
         Raises:
             ModelLoadFailed, EngineCrashed: it does not load.
@@ -134,7 +106,7 @@ class EnginePool:
             if not keep:
                 await self._attach(engine, message)
                 return
-            # At the start of the daemon one after the other: a model that measures what suits it is not disturbed.
+            # At the start of the daemon one after the other, so that a model measures its settings undisturbed.
             async with self._loading:
                 await self._attach(engine, message)
         except BaseException:
@@ -143,7 +115,7 @@ class EnginePool:
             raise
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
-        """Forget a bundle after its running jobs had that long to finish; stop an engine without bundles."""
+        """Remove a bundle after its running jobs had that long to finish; stop an engine without bundles."""
         self._without_model.discard(digest)
         engine = self._by_digest.pop(digest, None)
         if engine is None:
@@ -156,16 +128,16 @@ class EnginePool:
             unused = engine not in self._by_digest.values()
             if unused:
                 self._engines = {key: other for key, other in self._engines.items() if other is not engine}
-                self._leaving = [each for each in (*self._leaving, engine) if not each.ended]
-                engine.request_stop()
+                self._leaving = [each for each in (*self._leaving, engine) if not each.child.ended]
+                engine.child.request_stop()
         if unused:
-            await engine.stop()
+            await engine.child.stop()
 
     async def _attach(self, engine: Engine, message: AttachRequest) -> None:
         if engine.ready(message.digest):
             return
         if engine.bundles.has_failed(message.digest):
-            await engine.restart()  # its files may be others now: the child holds the old ones
+            await engine.child.restart()  # its files may have changed: the child holds the old ones
         if self._by_digest.get(message.digest) is not engine:
             raise EngineNotReady("the bundle was taken off while it waited for another to load")
         await engine.attach(message)
@@ -173,29 +145,34 @@ class EnginePool:
             task = self._tasks.get(message.digest, "")
             log.warning("scores_vary", task=task, digest=message.digest, engine=engine.name, message=why)
 
-    def _prepare(self, engine: Engine) -> None:
-        """Note what there is for an engine that is about to start, and whose last child is gone."""
-        engine.load = msgspec.structs.replace(
-            engine.load, settings=self.tuning_cache.lookup(engine.load), memory_bytes_max=self._available(engine)
-        )
+    def _prepare_load(self, child: ChildSupervisor) -> LoadRequest:
+        """Return what the next child of an engine loads, with its settings and the memory that is available now."""
+        settings = self.tuning_cache.lookup(child.load)
+        return msgspec.structs.replace(child.load, settings=settings, memory_bytes_max=self._available_memory(child))
 
-    def _available(self, engine: Engine) -> int:
-        """Measure what there is for an engine, in bytes, what it has already included.
+    def _available_memory(self, child: ChildSupervisor) -> int:
+        """Measure how much memory the child of an engine may take in all, in bytes.
 
-        What is granted to one that loads is not there for another that loads at the same time.
+        What is granted to one that loads is not available to another that loads at the same time.
         """
-        pools = (self, self._beside, self._trial)
-        others = [each for pool in pools if pool for each in (*pool._engines.values(), *pool._leaving)]
-        uses = [EngineMemoryUse(resident_bytes(each.pid), _granted(each)) for each in others if each is not engine]
+        pools = (self, self._parent, self._sandbox)
+        children = [each.child for pool in pools if pool for each in (*pool._engines.values(), *pool._leaving)]
+        uses = [EngineMemoryUse(resident_bytes(each.pid), each.granted_bytes) for each in children if each is not child]
         limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
-        return available_memory(*limits, resident_bytes(engine.pid), uses)
+        return available_memory(*limits, resident_bytes(child.pid), uses)
+
+    def _engine_changed(self) -> None:
+        """Store the settings that engines have measured, and report that readiness may have changed."""
+        for engine in self._engines.values():
+            self.tuning_cache.remember(engine.child.loaded, engine.child.details)
+        self._on_change()
 
     @contextlib.asynccontextmanager
     async def sandbox_pool(self, seconds_max: float) -> AsyncIterator[EnginePool]:
-        """Yield a pool for a bundle that is to be tried: its child ends with the block, and serves nobody.
+        """Yield a pool for testing a bundle: its child ends with the block, and serves no caller. One at a time.
 
-        It has the threads that an engine here has, tries no load twice, forgets what killed it, and kills what is
-        silent for `seconds_max`. One at a time.
+        It has the threads of an engine here, tries no load twice, quarantines no input, and kills a child that is
+        silent for `seconds_max`.
         """
         config = self._config.model_copy(
             update={
@@ -208,32 +185,27 @@ class EnginePool:
             }
         )
         readable = [Path(each) for each in self._readable]
-        trial = self._trial = EnginePool(config, lambda: None, readable, beside=self, offered=self._offered)
-        trial.tuning_cache = self.tuning_cache
+        pool = EnginePool(config, lambda: None, readable, parent=self, detect_support=self._detect_support)
+        pool.tuning_cache, self._sandbox = self.tuning_cache, pool
         try:
-            yield trial
+            yield pool
         finally:
-            await trial.stop()
+            await pool.stop()
 
     @property
     def pids(self) -> list[int]:
         """The process ids of the engines, those that are ending included; 0 for one that has none."""
-        return [engine.pid for engine in (*self._engines.values(), *self._leaving)]
+        return [engine.child.pid for engine in (*self._engines.values(), *self._leaving)]
 
     def stats(self, digest: str) -> BundleStats:
-        """Return what came of the inputs of a bundle since it was attached."""
+        """Return the counts of the inputs of a bundle since it was attached."""
         engine = self._by_digest.get(digest)
         return engine.jobs.stats.get(digest, BundleStats()) if engine else BundleStats()
 
     def failure(self, digest: str) -> str:
-        """Return why a bundle does not answer and will not by itself; empty = it does, or may yet."""
+        """Return why a bundle does not answer, and will not without intervention; empty = it does, or may yet."""
         engine = self._by_digest.get(digest)
-        if engine is None or not (
-            engine.state is EngineState.FAILED
-            or (engine.state is EngineState.READY and engine.bundles.has_failed(digest))
-        ):
-            return ""
-        return engine.problem or "it does not load"
+        return engine.failure(digest) if engine else ""
 
     def score_variance(self, digest: str) -> str:
         """Return why scores of a bundle depend on what else is computed; empty = they do not, as far as is known."""
@@ -241,18 +213,18 @@ class EnginePool:
         return engine.jobs.score_variances.get(digest, "") if engine else ""
 
     def holds(self, digest: str) -> bool:
-        """Tell whether a bundle was attached, be it ready or not."""
+        """Tell whether a bundle was attached, ready or not."""
         return digest in self._by_digest or digest in self._without_model
 
     def resident_bytes(self, digest: str) -> int:
         """Return the memory of the engine behind a bundle, in bytes; 0 without one."""
         engine = self._by_digest.get(digest)
-        return resident_bytes(engine.pid) if engine else 0
+        return resident_bytes(engine.child.pid) if engine else 0
 
     def estimated_bytes(self, digest: str) -> int:
         """Return what the engine behind a bundle was computed to need, in bytes; 0 = that is not known."""
         engine = self._by_digest.get(digest)
-        return int(engine.details.get("memory_estimated_bytes", 0)) if engine else 0
+        return int(engine.child.details.get("memory_estimated_bytes", 0)) if engine else 0
 
     def replaces(self, digest: str, manifest: Manifest) -> bool:
         """Tell whether detaching that bundle would stop an engine, and attaching that manifest start another."""
@@ -266,7 +238,7 @@ class EnginePool:
         return digest in self._without_model if engine is None else engine.ready(digest)
 
     def reserve(self, digest: str, jobs: int, client: str = "") -> Reservation:
-        """Keep places for `jobs` more inputs of this client until the end of a `with` block.
+        """Reserve places for `jobs` more inputs of this client until the end of a `with` block.
 
         Raises:
             CapacityError, ModelLoadFailed: they would not be taken now, not all of them.
@@ -297,56 +269,33 @@ class EnginePool:
     @property
     def devices(self) -> frozenset[str]:
         """The devices that some runtime may use here, by the settings, its build and the machine."""
-        every = map(self._offered, accelerator_detection.LIBRARIES)
-        usable = (set(candidate_devices(self._config.device, "any", each)).intersection(each.built) for each in every)
+        support = map(self._detect_support, accelerator_detection.LIBRARIES)
+        usable = (set(candidate_devices(self._config.device, "any", each)).intersection(each.built) for each in support)
         return frozenset({CPU}.union(*usable))
 
-    def ask(self) -> None:
-        """Let the children say how they stand; a later `statuses` has it."""
+    def request_figures(self) -> None:
+        """Let the children report the use of their caches; `statuses` has it when they have answered."""
         for engine in self._engines.values():
-            engine.ask()
+            if engine.child.state is EngineState.READY:
+                engine.child.send(Ping())
 
     def statuses(self) -> list[EngineStatus]:
         """Describe every engine."""
-        return [
-            EngineStatus(
-                name=engine.name,
-                runtime=engine.load.runtime,
-                state=engine.state,
-                pid=engine.pid,
-                resident_bytes=resident_bytes(engine.pid),
-                pending=len(engine.jobs),
-                restarts=engine.restarts,
-                problem=engine.problem,
-                device=engine.device,
-                shortfalls=engine.shortfalls,
-                digests=tuple(engine.bundles),
-                details=engine.details,
-                running=engine.jobs.in_flight,
-                running_max=concurrent_jobs(engine.loaded, engine.details),
-                waiting=max(0, len(engine.jobs) - engine.jobs.in_flight),
-                waiting_max=self._config.queue_requests_max,
-                loads=engine.loads,
-                load_failures=engine.load_failures,
-                threads=engine.loaded.threads,
-                cache=engine.cache,
-            )
-            for engine in self._engines.values()
-        ]
+        return [engine.status() for engine in self._engines.values()]
 
     def stuck(self, every_seconds: float) -> list[str]:
-        """Name the engines that should compute and do not; see Engine.alive."""
-        return [engine.name for engine in self._engines.values() if not engine.alive(every_seconds)]
+        """Name the engines that should compute and do not; see Engine.is_alive."""
+        return [engine.name for engine in self._engines.values() if not engine.is_alive(every_seconds)]
 
     def drain(self) -> None:
         """Start no further child: those that run finish what they have."""
         for engine in self._engines.values():
-            engine.drain()
+            engine.child.drain()
 
     async def stop(self) -> None:
         """Stop every engine, for good."""
         self._stopped = True
-        await asyncio.gather(*(engine.stop() for engine in (*self._engines.values(), *self._leaving)))
+        await asyncio.gather(*(engine.child.stop() for engine in (*self._engines.values(), *self._leaving)))
 
     def _engine_of(self, digest: str) -> Engine:
         engine = self._by_digest.get(digest)
@@ -368,50 +317,36 @@ class EnginePool:
                 tune=self._config.tune,
                 readable=self._readable,
                 memory_bytes_wanted=manifest.requires.memory_bytes,
-                device_index=_or_all(self._config.gpu_index),
+                device_index=_or_auto(self._config.gpu_index),
                 device_memory_bytes_max=self._config.gpu_memory_bytes_max,
-                gpu_layers=_or_all(self._config.gpu_layers),
+                gpu_layers=_or_auto(self._config.gpu_layers),
             )
-            name = f"{manifest.runtime}-{key[:8]}"
-            accelerators = self._accelerators_for(manifest)
-            engine = Engine(name, load, self._config, self._quarantine, self._changed, accelerators, self.owner)
-            engine.before_start = partial(self._prepare, engine)
-            engine.available = partial(self._available, engine)
-            self._engines[key] = engine
+            name, accelerators = f"{manifest.runtime}-{key[:8]}", self._accelerators_for(manifest)
+            self._engines[key] = Engine(name, load, self._config, self._quarantine, self._dependencies, accelerators)
         return self._engines[key]
-
-    def _changed(self) -> None:
-        for engine in self._engines.values():
-            self.tuning_cache.remember(engine.loaded, engine.details)
-        self._on_change()
 
     def _accelerators_for(self, manifest: Manifest) -> AcceleratorPolicy:
         config = self._config
         try:
-            offered = self._offered(manifest.runtime)
+            support = self._detect_support(manifest.runtime)
         except OSError as error:
-            raise EngineNotReady(f"the devices of this machine cannot be looked at: {error}") from None
-        wanted = candidate_devices(config.device, manifest.requires.device, offered)
-        accelerators = AcceleratorPolicy(wanted, config.device_failures_max, config.device_retry_seconds)
-        for device in wanted:
-            if device not in offered.built:
-                accelerators.rule_out(device, f"what is installed of {manifest.runtime} is not built for it")
+            raise EngineNotReady(f"the devices of this machine cannot be listed: {error}") from None
+        candidates = candidate_devices(config.device, manifest.requires.device, support)
+        accelerators = AcceleratorPolicy(candidates, config.device_failures_max, config.device_retry_seconds)
+        for device in candidates:
+            if device not in support.built:
+                accelerators.rule_out(device, f"the installed {manifest.runtime} library is not built for it")
         return accelerators
 
     def _assign_threads(self) -> None:
-        """Set the threads with which each engine starts next; one that runs keeps what it has until then."""
-        # While a task moves from one engine to another, the newer is counted and not both.
-        latest = {self._tasks[digest]: engine for digest, engine in self._by_digest.items()}
-        engines = {engine for engine in latest.values() if engine.load.runtime != "echo"}  # echo computes nothing
-        for engine in engines:
-            engine.load = msgspec.structs.replace(engine.load, threads=threads_per_engine(self._threads, len(engines)))
+        """Set the threads with which each engine starts next; a running child keeps its own until then."""
+        # While a task moves from one engine to another, only the newer one counts.
+        latest = {self._tasks[digest]: engine.child for digest, engine in self._by_digest.items()}
+        children = {child for child in latest.values() if child.load.runtime != "echo"}  # echo computes nothing
+        for child in children:
+            child.load = msgspec.structs.replace(child.load, threads=threads_per_engine(self._threads, len(children)))
 
 
-def _or_all(setting: int | str) -> int:
+def _or_auto(setting: int | str) -> int:
     """Return a setting as a child is told it: -1 = auto."""
     return setting if isinstance(setting, int) else -1
-
-
-def _granted(engine: Engine) -> int | None:
-    """Return what a child that loads was granted, in bytes; None = none loads."""
-    return engine.cap.granted_bytes if engine.state is EngineState.STARTING else None

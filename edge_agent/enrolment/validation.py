@@ -11,7 +11,7 @@ from edge_agent.formats.signed_document import parse_timestamp
 
 CLOCK_SECONDS_SLACK = 86_400
 """So far a machine's clock may be behind the centre's: a box without a battery knows the day at best."""
-_ANEW = "Have the centre make a new one: 'edge-convert enrolment-file'."
+_ANEW = "Have the central team make a new one: 'edge-convert enrolment-file'."
 
 EnrolmentKind = Literal["first", "renewal", "replacement"]
 """first: this box was no site. renewal: other settings, same site. replacement: it begins anew, as another site."""
@@ -41,11 +41,11 @@ def classify_enrolment(
     if stranger:
         raise EnrolmentFileRefused(
             f"{stranger}; nothing was changed",
-            remedy="Take this box's own kit. To make it another site, look under 'Another site' in docs/enrolment.md,"
-            " and add --replace.",
+            remedy="Take this machine's own enrolment file. To make it another site, give up the site that it is "
+            "(docs/enrolment.md, 'Another site'), and add --replace.",
         )
     if parse_timestamp(kit.issued_at) < parse_timestamp(known.issued_at):
-        said = f"the kit of {kit.issued_at[:16]} is older than the one in use, of {known.issued_at[:16]}"
+        said = f"the enrolment file of {kit.issued_at[:16]} is older than the one in use, of {known.issued_at[:16]}"
         raise EnrolmentFileRefused(said, remedy=_ANEW)
     return "renewal"
 
@@ -53,17 +53,18 @@ def classify_enrolment(
 def _check_dates(kit: EnrolmentFile, now: float) -> None:
     if now >= parse_timestamp(kit.expires_at):
         raise EnrolmentFileRefused(
-            f"the kit expired on {kit.expires_at[:10]}", remedy=f"{_ANEW} If it should not: check 'date'."
+            f"the enrolment file expired on {kit.expires_at[:10]}",
+            remedy=f"{_ANEW} If that is not so, this machine's clock is wrong: 'date' shows it.",
         )
     if now < parse_timestamp(kit.issued_at) - CLOCK_SECONDS_SLACK:
-        said = f"the kit was made on {kit.issued_at[:10]}, and this machine's clock is before that"
+        said = f"the enrolment file was made on {kit.issued_at[:10]}, and this machine's clock is before that"
         raise EnrolmentFileRefused(said, remedy="Set the clock: 'date' shows it, 'timedatectl set-time' sets it.")
 
 
 def _strangeness(kit: EnrolmentFile, known: SiteEnrolment, *, same_fleet: bool) -> str:
     """Say why this box would not stay the site that it is; empty = it would."""
     if kit.site != known.site:
-        return f"the kit is for site {kit.site}, and this box is {known.site}"
+        return f"the enrolment file is for site {kit.site}, and this machine is site {known.site}"
     if not same_fleet:
-        return f"the kit of {kit.site} has another root of trust than this box: it is of another fleet"
+        return f"the enrolment file of {kit.site} has another root of trust than this machine: it is of another fleet"
     return ""

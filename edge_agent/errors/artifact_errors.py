@@ -57,14 +57,20 @@ class BundleTooLarge(BundleError):
     """The bundle, or one of its files, exceeds a limit."""
 
     reason = "BUNDLE_TOO_LARGE"
-    remedy_default = "Build a smaller bundle, or raise the limit that the message names, under 'store' in agent.yaml."
+    remedy_default = (
+        "Have a smaller bundle built, or raise 'bundle_bytes_max' under 'store' in agent.yaml, and restart the daemon."
+    )
 
 
 class BundleUnsigned(BundleError):
     """The bundle is not signed, and the site does not allow that."""
 
     reason = "BUNDLE_UNSIGNED"
-    remedy_default = "Install a signed bundle, or set 'allow_unsigned: true' under 'store' in agent.yaml."
+    remedy_default = (
+        "Take the bundle from the central team's USB drive, where it is signed ('sudo edge-agent media import"
+        " /media/usb'), or from the uplink. On a machine for tests, set 'allow_unsigned: true' under 'store' in"
+        " agent.yaml and restart the daemon."
+    )
 
 
 class RequirementUnmet(BundleError):

@@ -27,7 +27,7 @@ class InvalidRequest(CallerError):
     """A field of the request breaks its rule."""
 
     reason = "REQUEST_INVALID"
-    remedy_default = "Change the field that the message names; docs/api.md has the limits of each field."
+    remedy_default = "Change the field that the message names, to what the message allows."
 
 
 class EmptyInput(CallerError):
@@ -83,7 +83,9 @@ class RoleMissing(AccessError):
     """The caller has none of the roles that the call needs."""
 
     reason = "ROLE_MISSING"
-    remedy_default = "Have a certificate issued with the role, or use the socket that grants it."
+    remedy_default = (
+        "Have a certificate issued with the role ('edge-agent certs issue'), or use the socket that grants it."
+    )
 
 
 class CertificateExpired(AccessError):

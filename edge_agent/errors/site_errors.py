@@ -45,14 +45,20 @@ class ConfigInvalid(SiteError):
     """A file of the configuration breaks a rule."""
 
     reason = "CONFIG_INVALID"
-    remedy_default = "Correct the key that the message names; systemd/agent.yaml explains each key."
+    remedy_default = (
+        "Correct the key that the message names; 'edge-agent config validate' checks the file, and 'edge-agent config "
+        "show' prints every key with its value."
+    )
 
 
 class StateDirInUse(SiteError):
     """Another daemon owns the state directory."""
 
     reason = "STATE_DIR_IN_USE"
-    remedy_default = "Stop the other daemon, or choose another --state-dir."
+    remedy_default = (
+        "Stop the other daemon, with 'sudo systemctl stop edge-agent' if systemd started it, or choose another "
+        "--state-dir."
+    )
 
 
 class StateDirUnwritable(SiteError):
@@ -66,7 +72,7 @@ class SocketInUse(SiteError):
     """Another process listens at this address."""
 
     reason = "SOCKET_IN_USE"
-    remedy_default = "Stop the other process, or choose another --run-dir or port."
+    remedy_default = "Stop the other process, which 'sudo ss -lxtnp' shows, or choose another --run-dir or port."
 
 
 class SocketPathTooLong(SiteError):
@@ -108,7 +114,10 @@ class DiskFull(SiteError):
     """The disk does not have enough free space."""
 
     reason = "DISK_FULL"
-    remedy_default = "Free some space; 'edge-agent bundles list' shows versions that 'edge-agent remove' can delete."
+    remedy_default = (
+        "Delete other files on that disk ('df' shows its space), or versions that are neither active nor kept for "
+        "rollback: 'edge-agent bundles list' shows them, and 'edge-agent remove TASK VERSION --yes' deletes one."
+    )
 
 
 class MemoryShort(SiteError):
@@ -126,8 +135,8 @@ class DeviceUnusable(SiteError):
 
     reason = "DEVICE_UNUSABLE"
     remedy_default = (
-        "'edge-agent doctor' shows what is missing, and docs/devices.md what each accelerator needs. On a machine "
-        "without one, set 'device: cpu' under 'engine' in agent.yaml."
+        "'edge-agent doctor' shows what is missing on this machine. On a machine without an accelerator, set "
+        "'device: cpu' under 'engine' in agent.yaml."
     )
 
     @property
@@ -149,7 +158,10 @@ class ExchangeDirUnusable(SiteError):
     """The uplink cannot read the outbox, or write its notes, the receipts or `incoming/`."""
 
     reason = "EXCHANGE_DIR_UNUSABLE"
-    remedy_default = "Give the uplink's user the rights that docs/uplink.md lists, and check the disk ('dmesg')."
+    remedy_default = (
+        "Give the uplink's user, edge-uplink, the right to read 'outbox' and to write 'receipts', 'incoming' and "
+        "'uplink' in the state directory, and check the disk ('sudo dmesg')."
+    )
 
 
 class UpstreamRefused(SiteError):

@@ -40,8 +40,11 @@ _AGE = b"age-encryption.org/"
 _SCRYPT = re.compile(rb"^-> scrypt[^\n]*?([^ \n]*)$", re.MULTILINE)
 _HEAD_BYTES_MAX = 64 * 1024
 _PEM_CHARACTERS_MAX = 64 * 1024
-_NEWER = "Update edge-agent on this machine, or have the kit made by an edge-convert of its version."
-_ANEW = "Copy the kit again; if it repeats, have the centre make a new one: 'edge-convert enrolment-file'."
+_NEWER = "Update edge-agent on this machine, or have the enrolment file made by an edge-convert of its version."
+_ANEW = (
+    "Copy the enrolment file again. If the error persists, have the central team make a new one: 'edge-convert "
+    "enrolment-file'."
+)
 
 Channel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 
@@ -171,12 +174,14 @@ def unseal(raw: bytes, passphrase: str) -> bytes:
     for asked in _SCRYPT.findall(raw, 0, _HEAD_BYTES_MAX):
         if not asked.isdigit() or len(asked) > 2 or int(asked) > SCRYPT_WORK_MAX:
             rounds = f"2 to the power {ascii(asked[:20].decode(errors='replace'))[1:-1]} rounds of scrypt"
-            raise EnrolmentFileInvalid(f"the kit asks for {rounds}; the limit is {SCRYPT_WORK_MAX}", remedy=_ANEW)
+            raise EnrolmentFileInvalid(
+                f"the enrolment file requests {rounds}; the limit is {SCRYPT_WORK_MAX}", remedy=_ANEW
+            )
     try:
         return bytes(pyrage.passphrase.decrypt(raw, passphrase))
     except (pyrage.DecryptError, ValueError, OSError):
-        said = "the kit does not open: another passphrase, or the file was damaged or changed"
-        raise EnrolmentFileInvalid(said, remedy=f"Ask the centre for the passphrase. {_ANEW}") from None
+        said = "the enrolment file does not open: the passphrase is another one, or the file was damaged or changed"
+        raise EnrolmentFileInvalid(said, remedy=f"Ask the central team for the passphrase. {_ANEW}") from None
 
 
 def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
@@ -189,9 +194,10 @@ def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
     try:
         plain = strict_json.decode(raw, fractions=False)
     except ValueError as error:
-        raise EnrolmentFileInvalid(f"the file is no kit, or was cut off: {error}", remedy=_ANEW) from None
+        said = f"the file is not an enrolment file, or was cut off: {error}"
+        raise EnrolmentFileInvalid(said, remedy=_ANEW) from None
     if not isinstance(plain, dict) or not isinstance(plain.get("body"), dict):
-        raise EnrolmentFileInvalid("the file is no kit: it needs 'body' and 'sha256'", remedy=_ANEW)
+        raise EnrolmentFileInvalid("the file is not an enrolment file: it needs 'body' and 'sha256'", remedy=_ANEW)
     sha256 = _sha256(plain)
     _check_schema(plain["body"])
     return _kit(plain["body"]), sha256
@@ -217,14 +223,15 @@ def matches_code(typed: str, sha256_or_key: str) -> bool:
 def _check_size(raw: bytes) -> None:
     if len(raw) > ENROLMENT_FILE_BYTES_MAX:
         raise EnrolmentFileInvalid(
-            f"the file has more than {ENROLMENT_FILE_BYTES_MAX} bytes, so it is no kit", remedy=_ANEW
+            f"the file has more than {ENROLMENT_FILE_BYTES_MAX} bytes, so it is not an enrolment file", remedy=_ANEW
         )
 
 
 def _check_schema(body: dict[str, Any]) -> None:
     schema = str(body.get("schema"))[:100]
     if schema != SCHEMA:
-        raise EnrolmentFileInvalid(f"the kit is of schema {schema!r}; this edge-agent knows {SCHEMA!r}", remedy=_NEWER)
+        said = f"the enrolment file has the schema {schema!r}; this edge-agent supports {SCHEMA!r}"
+        raise EnrolmentFileInvalid(said, remedy=_NEWER)
 
 
 def _sha256(plain: dict[str, Any]) -> str:
@@ -234,7 +241,7 @@ def _sha256(plain: dict[str, Any]) -> str:
         found = ""
     if not found or plain.get("sha256") != found:
         raise EnrolmentFileInvalid(
-            "the kit was damaged or changed: its content has another sha256 than it says", remedy=_ANEW
+            "the enrolment file was damaged or changed: its content does not match its sha256", remedy=_ANEW
         )
     return found
 
@@ -244,5 +251,5 @@ def _kit(body: dict[str, Any]) -> EnrolmentFile:
         return strict_json.validate(EnrolmentFile, body)
     except ValueError as error:
         newer = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
-        said = f"the kit: {strict_json.first_problem(error)}"
+        said = f"the enrolment file: {strict_json.first_problem(error)}"
         raise EnrolmentFileInvalid(said, remedy=_NEWER if newer else _ANEW) from None

@@ -21,7 +21,8 @@ from edge_agent import __version__
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.engine import EngineStatus
+from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
@@ -106,7 +107,7 @@ class SiteMetrics:
     async def _snapshot(self, began: float) -> SiteSnapshot:
         delay, components = time.perf_counter() - began, self._components
         engines, owners = components.engines, (components.supervisor, components.engines.owner)
-        engines.ask()
+        engines.request_figures()
         examples = await components.capture.status()
         tasks = dict(sorted(components.activation.serving.items()))
         return SiteSnapshot(

@@ -13,8 +13,9 @@ from pathlib import Path
 from edge_agent import __version__
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
-from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.errors import ConfigInvalid, InvalidRequest
+from edge_agent.engine.engine import EngineStatus
+from edge_agent.engine.pool import EnginePool
+from edge_agent.errors import ConfigInvalid, InvalidRequest, UnknownBundle
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.monitoring.bundle_figures import BundleSeries
 from edge_agent.process_memory import resident_bytes
@@ -82,9 +83,13 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             warning_details=warnings,
             store_bytes=components.activation.inventory.store_bytes,
             disk_free_bytes=shutil.disk_usage(components.config.state_dir).free,
-            updates=messages.updates_message(components.activation, components.updater.overview),
+            updates=messages.updates_message(
+                components.activation, components.updater.overview, components.updater.copy_progress
+            ),
             escalation=messages.large_model_message(components.uplink.message(), examples),
             counts=messages.counts_messages(components.counts),
+            site=components.config.site.id,
+            denied=components.servers.denied,
             alarms=[
                 monitoring_messages.alarm_message(each, demoted=by)
                 for task in serving
@@ -120,7 +125,16 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ActivateBundleRequest, context: CallContext
     ) -> pb.ActivateBundleResponse:
         """Let an installed bundle answer."""
-        bundle = await self._components.activation.activate(request.task, request.bundle, caller_left.get())
+        try:
+            bundle = await self._components.activation.activate(request.task, request.bundle, caller_left.get())
+        except UnknownBundle as error:
+            row = self._components.updater.overview.rows.get(request.task)
+            if row is not None and row.state == "held":
+                error.remedy = (
+                    f"'sudo edge-agent bundles allow {row.task}' lets the plan's version {row.version} come again;"
+                    " 'edge-agent bundles list' shows what is installed."
+                )
+            raise
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
     async def RollbackTask(self, request: pb.RollbackTaskRequest, context: CallContext) -> pb.RollbackTaskResponse:
@@ -161,8 +175,16 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
         if problem := looking.result():
             raise problem
-        updates = messages.updates_message(self._components.activation, updater.overview)
+        updates = messages.updates_message(self._components.activation, updater.overview, updater.copy_progress)
         await context.write(pb.ImportUpdateResponse(updates=updates))
+
+    async def AllowUpdate(self, request: pb.AllowUpdateRequest, context: CallContext) -> pb.AllowUpdateResponse:
+        """Let the plan's bundle answer a task again."""
+        updater = self._components.updater
+        was_held = await updater.allow(request.task)
+        row = updater.overview.rows.get(request.task)
+        task = messages.task_update_message(request.task, self._components.activation, row)
+        return pb.AllowUpdateResponse(task=task, was_held=was_held)
 
     async def SetMode(self, request: pb.SetModeRequest, context: CallContext) -> pb.SetModeResponse:
         """Put a task into a mode."""

@@ -1,8 +1,8 @@
 """The audit log: what operators did, and which calls were denied. Lines of JSON, never inputs or outputs.
 
 Each change has a line, which is on the disk before the response is sent. Status calls, lists and denials have a line
-the first time and then one per minute with a count, so neither `status --watch` nor an attacker fills the log. The log
-is bounded: at half of `audit_bytes_max` the file replaces audit.1.jsonl.
+the first time and then one per minute with a count, so neither `edge-agent watch` nor an attacker fills the log. The
+log is bounded: at half of `audit_bytes_max` the file replaces audit.1.jsonl.
 
 One thread writes, in the order of the lines; the event loop never waits for the disk. `AuditTimeouts` limits how long
 a change waits for its line, and a stop for all lines. Status shows that lines are missing; they are written when the

@@ -75,7 +75,7 @@ class DeferredEscalations:
     def _askable(self, task: str) -> Manifest | None:
         """Return the manifest of a task, if the large model may be asked about it now."""
         bundle = self._activation.serving.get(task)
-        if bundle is None or self._capture.consent(task) == "off":
+        if bundle is None or task not in self._capture.collected:
             return None
         return None if self._router.mode(bundle.manifest) == "local" else bundle.manifest
 

@@ -19,6 +19,7 @@ from edge_agent.update import hardware
 from edge_agent.update.activation import Activation, ActivationDependencies
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
+from edge_agent.update.update_blockers import DownloadBlocker
 from edge_agent.update.updater import UpdaterDependencies
 
 log = structlog.get_logger("edge_agent.server")
@@ -48,6 +49,7 @@ def update_engines(
     activation: Activation,
     changed: Callable[[], None],
     planned: Callable[[Mapping[str, TaskPlan]], None],
+    download_blocker: Callable[[], DownloadBlocker | None],
 ) -> UpdaterDependencies:
     """Return what updates need of the engines and the machine."""
 
@@ -68,7 +70,9 @@ def update_engines(
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return UpdaterDependencies(tried, serving, seen, hardware.read_machine(engines.devices), changed, planned)
+    return UpdaterDependencies(
+        tried, serving, seen, hardware.read_machine(engines.devices), changed, planned, download_blocker
+    )
 
 
 def _subject(asked: SandboxedBundle) -> BundleUnderTest:

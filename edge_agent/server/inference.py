@@ -159,7 +159,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                             finished = event._replace(seconds=time.perf_counter() - began)
                             finished_answers.fill_finish(message.finish, finished)
                             finished_answers.record_answer(self._counts, finished)
-                            if self._capture.consent(request.task) != "off":
+                            if request.task in self._capture.collected:
                                 self._capture.queue_answer(finished_answers.captured_generation(event, "".join(chunks)))
                         await write(message)
 
@@ -263,7 +263,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             with self._admission.call(client):
                 outcomes = await self._outcomes(request.texts, bundle, deadline, method.low_confidence)
             response = method.response()
-            captured = method.captured if self._capture.consent(request.task) != "off" else None
+            captured = method.captured if request.task in self._capture.collected else None
             for outcome in outcomes:
                 result = response.results.add()
                 if isinstance(outcome, EdgeAgentError):

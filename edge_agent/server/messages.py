@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from edge_agent.capture.example_capture import CaptureStatus
 from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.pool import EngineStatus
+from edge_agent.engine.engine import EngineStatus
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode
@@ -212,14 +212,17 @@ def large_model_message(
     return said
 
 
-def updates_message(activation: Activation, overview: UpdateOverview) -> admin_pb2.UpdatesStatus:
-    """Describe the state of the site's updates."""
+def updates_message(activation: Activation, overview: UpdateOverview, copied: CopyProgress) -> admin_pb2.UpdatesStatus:
+    """Describe the state of the site's updates, and how far a bundle has been copied."""
     tasks = sorted(activation.serving.keys() | overview.rows.keys())
     return admin_pb2.UpdatesStatus(
         channel=overview.channel,
         plan_version=overview.plan_version,
         problem=f"{overview.problem.message}. {overview.problem.remedy}" if overview.problem else "",
-        tasks=[_task_update(task, activation, overview.rows.get(task)) for task in tasks],
+        tasks=[task_update_message(task, activation, overview.rows.get(task)) for task in tasks],
+        copying=copied.name,
+        copied_bytes=copied.bytes,
+        total_bytes=copied.bytes_total,
     )
 
 
@@ -230,7 +233,8 @@ def import_message(copied: CopyProgress) -> admin_pb2.ImportUpdateResponse:
     )
 
 
-def _task_update(task: str, activation: Activation, row: UpdateProgress | None) -> admin_pb2.TaskUpdate:
+def task_update_message(task: str, activation: Activation, row: UpdateProgress | None) -> admin_pb2.TaskUpdate:
+    """Describe the update of a task."""
     message = admin_pb2.TaskUpdate(task=task)
     if active := activation.serving.get(task):
         message.active.CopyFrom(bundle_ref(active))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.engine import EngineStatus
+from edge_agent.engine.pool import EnginePool
 from edge_agent.server.grpc_servers import GrpcServers
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.supervision import Supervisor
@@ -57,7 +58,7 @@ def of_revoked(serving: Serving, revoked: frozenset[str]) -> Iterator[pb.StatusW
     for task, bundle in serving.items():
         if task in revoked:
             message = f"Task {task} is answered by {bundle.manifest.version}, which the central team has revoked."
-            message += " It goes on until the plan wants another one: ask them."
+            message += " It continues to answer until their plan names another one: ask them."
             yield _warning(pb.WARNING_KIND_REVOKED, message, task)
 
 

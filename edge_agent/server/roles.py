@@ -56,6 +56,7 @@ _SERVICES: dict[str, dict[str, frozenset[Role]]] = {
         "SealExamples": ADMIN,
         "ReadReceipts": ADMIN,
         "ImportUpdate": ADMIN,
+        "AllowUpdate": ADMIN,
         "Drain": ADMIN,
         "SetMode": ADMIN,
         "GetFieldReport": ADMIN,
@@ -73,9 +74,11 @@ def role_missing(call: str, allowed: frozenset[Role], who: str, roles: frozenset
     """Return the refusal of a call that only `allowed` may make, to a client with other roles."""
     needs = " or ".join(sorted(allowed)) if allowed else "a role that nobody has"
     has = f"has the role {' and '.join(sorted(roles))}" if roles else "has no role"
+    role = min(allowed, default="")
+    command = f" ('edge-agent certs issue CLIENT --role {role}')" if role else ""
     return RoleMissing(
         f"{who} {has}; {call} needs {needs}",
-        remedy=f"Have a certificate issued with {ROLE_URI}{min(allowed, default='…')}, or use the socket of that role.",
+        remedy=f"Have a certificate issued with {ROLE_URI}{role or '…'}{command}, or use the socket of that role.",
         client=who,
         call=call,
         roles=",".join(sorted(roles)),

@@ -14,8 +14,9 @@ from pathlib import Path
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from edge_agent.config import Config
-from edge_agent.errors import DocumentInvalid
+from edge_agent.errors import DiskFull, DocumentInvalid
 from edge_agent.formats import uplink_state
+from edge_agent.update.update_blockers import DownloadBlocker
 from edge_agent.v1 import admin_pb2 as pb
 
 SILENT_REASON = "UPLINK_SILENT"
@@ -26,8 +27,8 @@ _STATES = {
 }
 _COUNT_MAX = 2**62
 """Numbers in the file have no limit; those in the message do."""
-_START = "Start 'edge-agent serve uplink' as its own user and read its log; docs/uplink.md says how."
-_RIGHTS = "Give this daemon's user the rights that docs/uplink.md lists."
+_START = "Start it with 'sudo systemctl enable --now edge-uplink', and read its log: 'edge-agent logs uplink'."
+_RIGHTS = "Give this daemon's user, edge-agent, the right to read the folder 'uplink' in the state directory."
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,21 @@ def uplink_message(config: Config) -> pb.UplinkStatus | None:
         message.state = pb.LINK_STATE_SILENT
         message.problems.insert(0, pb.UplinkProblem(reason=SILENT_REASON, message=heard.silence, remedy=heard.remedy))
     return message
+
+
+def download_blocker(config: Config) -> DownloadBlocker | None:
+    """Return why the uplink brings no files of updates; None = it does, as far as it reports."""
+    if not config.uplink.updates_url:
+        return DownloadBlocker("no uplink for updates is configured", has_uplink=False)
+    path = config.uplink_notes / uplink_state.FILE_NAME
+    heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
+    if heard.silence or heard.state is None or heard.state.downloads is None:
+        return DownloadBlocker("the uplink does not report that it downloads updates")
+    if any(each.reason == DiskFull.reason for each in heard.state.problems):
+        return DownloadBlocker("the uplink's disk is full", disk_full=True)
+    if heard.state.downloads.state == "offline":
+        return DownloadBlocker("the uplink is offline")
+    return None
 
 
 def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
@@ -124,6 +140,8 @@ def _downloads(said: uplink_state.DownloadProgress | None) -> pb.UplinkDownloads
         refresh_time=_moment(said.refreshed_at),
         waiting_blobs=min(said.waiting_blobs, _COUNT_MAX),
         waiting_bytes=min(said.waiting_bytes, _COUNT_MAX),
+        fetched_blobs=min(said.fetched_blobs, _COUNT_MAX),
+        fetched_bytes=min(said.fetched_bytes, _COUNT_MAX),
     )
 
 

@@ -33,7 +33,6 @@ FOLDERS_MAX = 256
 _TAR_REMEDY = "Give the path of a bundle directory or of one uncompressed tar."
 _COPY_REMEDY = "Copy the bundle again."
 _MAKE_REMEDY = "Make the bundle with 'edge-convert assemble', which names files by their role and holds no links."
-_LIMIT_REMEDY = "Make a smaller bundle: this limit is fixed."
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -81,9 +80,8 @@ class BundleMember:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise BundleUnreadable(
-                f"cannot read {self.path}: {error.strerror}", path=self.path, remedy=_COPY_REMEDY
-            ) from None
+            said = f"cannot read {self.path}: {error.strerror}"
+            raise BundleUnreadable(said, remedy=_COPY_REMEDY, path=self.path, errno=error.errno) from None
 
     def _read(self, fd: int) -> Iterator[bytes]:
         done = 0
@@ -111,6 +109,7 @@ def open_bundle(path: Path, limits: StoreLimits) -> Iterator[dict[str, BundleMem
             closing.callback(os.close, fd)
             mode = os.fstat(fd).st_mode
             if stat.S_ISDIR(mode):
+                _refuse_repository(fd, path)
                 found = _list_directory(fd)
             elif stat.S_ISREG(mode):
                 found = _list_tar(fd, path)
@@ -141,7 +140,7 @@ def _checked(found: Iterator[BundleMember], limits: StoreLimits) -> dict[str, Bu
         if member.size_bytes > limits.file_bytes_max:
             said = f"{member.path} has {member.size_bytes} bytes; the limit for one file is {limits.file_bytes_max}"
             size = member.size_bytes
-            raise BundleTooLarge(said, remedy=_LIMIT_REMEDY, path=member.path, size=size, limit=limits.file_bytes_max)
+            raise BundleTooLarge(said, path=member.path, size=size, limit=limits.file_bytes_max)
         members[member.path] = member
         if len(members) > limits.files_max:
             said = f"the bundle has more than {limits.files_max} files"
@@ -267,6 +266,14 @@ def _tar_member(entry: tarfile.TarInfo, fd: int) -> BundleMember | None:
     if not entry.isreg() or entry.issparse() or entry.size < 0:
         raise _not_regular(path)
     return BundleMember(path, entry.size, partial(os.dup, fd), entry.offset_data)
+
+
+def _refuse_repository(root_fd: int, path: Path) -> None:
+    """Refuse the folder of a USB drive that a central team has written: it holds updates, and no bundle."""
+    names = set(os.listdir(root_fd))
+    if MANIFEST_NAME not in names and ("metadata" in names or any(name.startswith("site=") for name in names)):
+        said = f"{path} holds signed updates from the central team, not a bundle"
+        raise BundleUnreadable(said, remedy=f"Import it: sudo edge-agent media import {path}")
 
 
 def _refuse_compressed(head: bytes, path: Path) -> None:

@@ -45,6 +45,7 @@ from edge_agent.errors import (
 )
 from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, digest_of, parse
+from edge_agent.formatting import format_bytes, megabytes_to_free
 from edge_agent.store import bundle_archive
 from edge_agent.store.blobs import BlobStore
 from edge_agent.store.bundle_archive import BundleMember, StoreLimits
@@ -57,7 +58,7 @@ __all__ = ["BundleName", "InstalledBundle", "Store", "StoreLimits", "UnreadableB
 DIGEST_PREFIX_CHARACTERS_MIN = 8
 ENGINE_ROLES = ("weights", "adapter", "tokenizer", "golden")
 """Roles of the files that an engine opens; a manifest has at most one file of each."""
-_WAIT_REMEDY = "Wait for the mirror, or copy the stick again, with all its files."
+_WAIT_REMEDY = "Wait for the uplink, or have the USB drive written again, with all its files."
 _SHA256 = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
@@ -315,8 +316,15 @@ class Store:
         needed = sum(size for sha256, size in sizes.items() if self._blobs.size(sha256) != size)
         free, reserve = self._blobs.free_bytes(), self._limits.disk_reserve_bytes
         if needed and free - needed < reserve:
-            said = f"the bundle needs {needed} bytes; the disk has {free} free, of which {reserve} stay reserved"
-            raise DiskFull(said, needed=needed, free=free, reserve=reserve)
+            short = needed + reserve - free
+            said = (
+                f"the bundle needs {format_bytes(needed)}; the disk has {format_bytes(free)} free,"
+                f" of which {format_bytes(reserve)} stay reserved"
+            )
+            remedy = (
+                f"Free {megabytes_to_free(short)} on the disk of {self._state.path.parent}. {DiskFull.remedy_default}"
+            )
+            raise DiskFull(said, remedy=remedy, needed=needed, free=free, reserve=reserve)
         for artifact in manifest.artifacts:
             if artifact.path in members:
                 self._blobs.put(artifact.path, artifact.sha256, members[artifact.path].chunks())

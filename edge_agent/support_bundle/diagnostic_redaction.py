@@ -19,12 +19,12 @@ PLACES = re.compile(r"_(file|dir|url)$|^(url|root_file)$")
 REPLACED = "[secret]"
 VALUE_CHARACTERS_MAX = 600
 KEYS = re.compile(
-    "again_in_seconds|address|answers|at|audit|bundle|bytes|call|certificate|client|code|component|count|deaths|detail|device|digest"
+    "again_in_seconds|address|answers|at|audit|bundle|bytes|call|cause|certificate|client|code|component|count|deaths|detail|device|digest"
     "|engine|error|event|gate"
     "|expires_at|failed|file|how|in_flight|level|limit|listener|message|method|model|name|needed|new|peer|pid|policy|port|reason"
     "|remedy|repository"
-    "|role|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|task|timestamp|to_blame|unit"
-    "|upstream|url|version|what|why|about|problem|surface|times_more|within_seconds"
+    "|role|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|surface|task|times_more|timestamp|to_blame"
+    "|unit|upstream|url|version|what|why|within_seconds|about|problem"
 )
 """Keys of log events that are carried."""
 UNTOUCHED = re.compile("at|digest|level|pid|sha256|since|timestamp|version")

@@ -14,11 +14,20 @@ from pathlib import Path
 
 from edge_agent.config import Config
 from edge_agent.durable.atomic_files import disk_errors, write_durably
-from edge_agent.errors import BundleError, DocumentInvalid, FileMissing, HashMismatch, UpdateIncomplete, UpdateUntrusted
+from edge_agent.errors import (
+    BundleError,
+    BundleUnreadable,
+    DocumentInvalid,
+    FileMissing,
+    HashMismatch,
+    UpdateIncomplete,
+    UpdateUntrusted,
+)
 from edge_agent.formats import download_requests
 from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, Artifact, Manifest, digest_of, parse
 from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formatting import counted, format_bytes
 from edge_agent.store.bundle_archive import BundleMember
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
@@ -27,6 +36,23 @@ from edge_agent.update.repository_trust import RepositoryTrust
 from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
+NAME_SHOWN = 12
+"""Characters of a blob's name in a sentence."""
+
+
+@dataclass(frozen=True)
+class MissingFiles:
+    """The files of a bundle that a folder does not have whole."""
+
+    count: int
+    bytes: int
+    fault: str
+    """What is wrong with the first of them: "blobs/0123456789ab… is cut short, to 5 bytes of 1.2 MB"."""
+
+    @property
+    def amount(self) -> str:
+        """How many, and how large they are together: "2 files (1.5 MB)"."""
+        return f"{counted(self.count, 'file')} ({format_bytes(self.bytes)})"
 
 
 class BundleIngest:
@@ -59,11 +85,22 @@ class BundleIngest:
         signed = verified.bundles.get(digest)
         if signed is None:
             return ()  # revoked a moment ago: `admit` says so
-        folder = RepositoryFolder(source)
+        folder = self._folder(source)
         raw = self._manifest_bytes(folder, digest, signed)
         if raw is None:
             return (DownloadRequest(sha256=digest, size_bytes=signed.size_bytes),)
         return tuple(want for want in self._needed(raw) if not self._arrived(folder, want))
+
+    def describe_missing(self, source: Path, verified: VerifiedRepository, digest: str) -> MissingFiles | None:
+        """Describe what `missing_files` returns; None = nothing is missing. Raises MediaFailed."""
+        wanted = self.missing_files(source, verified, digest)
+        if not wanted:
+            return None
+        size = sum(each.size_bytes for each in wanted)
+        return MissingFiles(len(wanted), size, _fault(self._folder(source), wanted[0]))
+
+    def _folder(self, source: Path) -> RepositoryFolder:
+        return RepositoryFolder(source, is_media=source != self._incoming)
 
     def admit(self, source: Path, digest: str) -> InstalledBundle:
         """Copy a signed bundle into the store, every byte checked. It does not answer yet.
@@ -71,13 +108,14 @@ class BundleIngest:
         Raises:
             UpdateUntrusted: it is not signed, or not any more.
             UpdateIncomplete: a file has not come in, or is damaged.
+            MediaFailed: the USB drive was pulled out, or fails.
             BundleError: this agent cannot use the bundle.
             SiteError: it does not fit on this disk, or the disk failed.
         """
         signed = self._verified.bundles.get(digest)
         if signed is None:
             raise UpdateUntrusted(f"bundle {digest[:12]} is not signed, or not any more", digest=digest)
-        folder = RepositoryFolder(source)
+        folder = self._folder(source)
         raw = self._manifest_bytes(folder, digest, signed)
         if raw is None:
             raise UpdateIncomplete(
@@ -178,8 +216,21 @@ class BundleIngest:
                 )
             except (FileMissing, HashMismatch) as error:
                 raise self._not_whole(error, folder, manifest) from None
+            except BundleUnreadable as error:
+                self._require_readable(error, folder)
+                raise
         self._damaged -= artifacts.keys()
         return bundle
+
+    def _require_readable(self, error: BundleUnreadable, folder: RepositoryFolder) -> None:
+        """Raise what a read that failed means: the drive is gone, or the mirror has to bring the file again."""
+        code = error.metadata.get("errno")
+        if code is None:
+            return  # it could be read, and what it holds is wrong
+        folder.require_media(error.metadata["path"], int(code))
+        if folder.path == self._incoming:
+            self._refused.add(error.metadata["path"].rpartition("/")[2])
+        raise UpdateIncomplete(f"a file in {folder.path} is damaged: {error.message}", path=folder.path)
 
     def _not_whole(self, error: BundleError, folder: RepositoryFolder, manifest: Manifest) -> UpdateIncomplete:
         """Note which file is to be fetched, and say so."""
@@ -211,6 +262,16 @@ class _CountedMember(BundleMember):
         for chunk in super().chunks():
             self.count(len(chunk))
             yield chunk
+
+
+def _fault(folder: RepositoryFolder, want: DownloadRequest) -> str:
+    """Say what is wrong with a file."""
+    name, found = f"{BLOBS}/{want.sha256[:NAME_SHOWN]}…", folder.size(BLOBS, want.sha256)
+    if found < 0:
+        return f"{name} is not there"
+    if found < want.size_bytes:
+        return f"{name} is cut short, to {format_bytes(found)} of {format_bytes(want.size_bytes)}"
+    return f"{name} is damaged"
 
 
 def _counted(member: BundleMember, count: Callable[[int], None]) -> BundleMember:

@@ -11,6 +11,7 @@ establish that the metadata is new.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -34,7 +35,7 @@ from tuf.api.metadata import Metadata, Root, TargetFile
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from edge_agent.durable.atomic_files import disk_errors
-from edge_agent.errors import PathUnsafe, UpdateError, UpdateExpired, UpdateIncomplete, UpdateUntrusted
+from edge_agent.errors import MediaFailed, PathUnsafe, UpdateError, UpdateExpired, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX
 from edge_agent.store.bundle_archive import READ, BundleMember, open_inside
 
@@ -219,7 +220,26 @@ def _until(error: Exception, files: Mapping[str, bytes]) -> str:
 
 
 METADATA, BLOBS = "metadata", "blobs"
+_MEDIA_REMEDY = "Insert it again and run the same command; nothing is lost, and what answered continues to answer."
 TIMESTAMP = "timestamp.json"
+
+
+MEDIA_ERRORS = frozenset(
+    {
+        errno.EIO,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.ENOMEDIUM,
+        errno.ENOTCONN,
+        errno.ESTALE,
+        errno.EREMOTEIO,
+        errno.ESHUTDOWN,
+        errno.ETIMEDOUT,
+        errno.EUCLEAN,
+        errno.EBADMSG,
+    }
+)
+"""Errors of a drive that was pulled out or fails; a file that is not there has others."""
 
 
 class FileTooLong(Exception):
@@ -229,28 +249,40 @@ class FileTooLong(Exception):
 class RepositoryFolder:
     """The folder."""
 
-    def __init__(self, path: Path) -> None:
-        """Open nothing yet."""
-        self.path = path
+    def __init__(self, path: Path, *, is_media: bool = False) -> None:
+        """Open nothing yet; `is_media`: a person has brought it, so it may be pulled out at any time."""
+        self.path, self.is_media = path, is_media
 
     def read(self, folder: str, name: str, bytes_max: int) -> bytes | None:
-        """Return a file's bytes; None = no readable file. Raises FileTooLong."""
+        """Return a file's bytes; None = no readable file. Raises FileTooLong, MediaFailed."""
         try:
             with self._opened(folder, name) as fd, open(fd, "rb", closefd=False) as file:
                 raw = file.read(bytes_max + 1)
-        except (OSError, PathUnsafe):
+        except OSError as error:
+            self.require_media(f"{folder}/{name}", error.errno)
+            return None
+        except PathUnsafe:
             return None
         if len(raw) > bytes_max:
             raise FileTooLong
         return raw
 
     def size(self, folder: str, name: str) -> int:
-        """Return the bytes of a file; -1 = there is none that can be read."""
+        """Return the bytes of a file; -1 = there is none that can be read. Raises MediaFailed."""
         try:
             with self._opened(folder, name) as fd:
                 return os.fstat(fd).st_size
-        except (OSError, PathUnsafe):
+        except OSError as error:
+            self.require_media(f"{folder}/{name}", error.errno)
             return -1
+        except PathUnsafe:
+            return -1
+
+    def require_media(self, name: str, code: int | None) -> None:
+        """Raise MediaFailed if an error code shows that the drive was pulled out or fails."""
+        if self.is_media and code in MEDIA_ERRORS:
+            said = f"the USB drive at {self.path} was pulled out or is failing: cannot read {name}: {os.strerror(code)}"
+            raise MediaFailed(said, remedy=_MEDIA_REMEDY, path=self.path, file=name)
 
     @contextmanager
     def blobs(self, sizes: dict[str, int]) -> Iterator[dict[str, BundleMember]]:

@@ -87,10 +87,10 @@ class RepositoryTrust:
 
         Raises:
             UpdateUntrusted, UpdateOutdated, UpdateExpired, UpdateIncomplete, PlanInvalid: nothing is to be installed.
-            SiteError: this machine's disk, or the file with the root of trust.
+            SiteError: this machine's disk, the file with the root of trust, or a drive that was pulled out.
         """
         if source != self._incoming:
-            return self._believe(RepositoryFolder(source))
+            return self._believe(RepositoryFolder(source, is_media=True))
         self.problem = None
         try:
             return self._believe(RepositoryFolder(source))

@@ -19,7 +19,7 @@ from edge_agent.update import metadata_chain
 from edge_agent.update.metadata_chain import METADATA, FileTooLong, RepositoryFolder
 
 log = structlog.get_logger("edge_agent.update")
-_FOREIGN_REMEDY = "Take a stick, or an address, of the fleet that this site belongs to. Nothing was installed."
+_FOREIGN_REMEDY = "Take a USB drive, or an address, of the fleet that this site belongs to. Nothing was installed."
 
 
 class RootChain:

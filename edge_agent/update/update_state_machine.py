@@ -10,8 +10,10 @@ begins, and the pointer moves in one transaction with the row that records it. S
 kill leaves: a row found in `testing` or `switching` is a step that was cut off.
 
 If another bundle answers than the candidate or the incumbent, somebody chose it by hand: `held`. So did whoever
-returned to the incumbent after the candidate had answered. failed, rolled_back and held stay until the plan wants
-something else of the task. A failure of this machine is not a failure of the bundle: the step is retried, with pauses.
+returned to the incumbent after the candidate had answered, or removed the task. failed, rolled_back and held stay until
+the plan wants something else of the task; `allow` lifts held, and so does a person who brings the files of a removed
+task again. A failure of this machine is not a failure of the bundle: the step is retried, with pauses, or waits for a
+person; update_blockers.py has what is said of it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,14 @@ from edge_agent.errors import CapacityError, EdgeAgentError, RequirementUnmet, S
 from edge_agent.formats.plan import DesiredState
 from edge_agent.formats.status_object import UpdateState
 from edge_agent.store.update_records import UpdateProgress
+from edge_agent.update.update_blockers import (
+    BlockedUpdate,
+    BlockingCause,
+    DownloadBlocker,
+    Explanation,
+    UpdatePhase,
+    explain,
+)
 
 INTERRUPTIONS_MAX = 3
 """Tries in which the daemon itself ended; then the bundle is taken to be the reason."""
@@ -38,7 +48,26 @@ LATER = {
     "HARDWARE_UNMET": "no bundle that the plan offers fits this machine",
 }
 CHOSEN = "somebody activated it here, without a test"
-HELD = "somebody activated another bundle here; it stays until the plan wants something else of the task"
+HELD = (
+    "somebody activated another bundle here; it stays until the plan wants something else of the task."
+    " 'sudo edge-agent bundles allow {task}' lets the plan's bundle take its place"
+)
+REMOVED = (
+    "somebody removed the task here, and nothing answers it. To have it back, import the USB drive again, or run"
+    " 'sudo edge-agent bundles allow {task}'"
+)
+ALLOWED = "somebody here allowed it again"
+REMEMBERED = {
+    "UPDATE_INCOMPLETE": BlockingCause.DRIVE_INCOMPLETE,
+    "STICK_FAILED": BlockingCause.DRIVE_UNREADABLE,
+    "DISK_FULL": BlockingCause.DISK_FULL,
+    "STORE_DAMAGED": BlockingCause.DISK_FAILED,
+    "STATE_DIR_UNWRITABLE": BlockingCause.DISK_FAILED,
+    "REQUIREMENT_UNMET": BlockingCause.AGENT_OLD,
+    "SCHEMA_UNKNOWN": BlockingCause.AGENT_OLD,
+    "INTERRUPTED": BlockingCause.INTERRUPTED,
+}
+"""Reasons with which an import ended that left files missing: they hold until the files come."""
 
 
 class UpdateAction(enum.Enum):
@@ -84,6 +113,24 @@ class TaskFacts:
     """The candidate is in the store."""
     missing: str = ""
     """Files of it that have not arrived, in words; empty = none."""
+    drive_failed: bool = False
+    """The folder cannot be read to its end; `missing` says why."""
+    brought: bool = False
+    """A person has brought a folder, in which the files are looked for."""
+    download: DownloadBlocker | None = None
+    """Why the uplink brings no files; None = it does."""
+    disk: str = ""
+    """The folder whose disk takes the files."""
+    short_bytes: int | None = None
+    """Bytes that are to be freed on it before they fit; None = unknown."""
+    unreadable: bool = False
+    """What answered cannot be read by this agent."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the candidate is in the store, or all its files are here."""
+        return self.desired is not None and (self.installed or not self.missing)
+
     window_open: bool = True
     may_retry: bool = True
     """The pause after the last failure of this machine is over."""
@@ -123,15 +170,37 @@ def decide(task: str, row: UpdateProgress | None, facts: TaskFacts, now: float) 
     assert row is not None, "without a desired there is nothing to decide of a task that has no row"
     if facts.active == row.candidate:
         return _answering(row, facts, now)
-    if row.state in ("failed", "rolled_back", "held"):
+    row = _brought_back(row, facts, now)
+    if row.state in ("failed", "rolled_back"):
         return row, UpdateAction.NOTHING
-    if row.state in ("probation", "done") or facts.active != row.incumbent:
-        return _at(row, "held", now, "BY_HAND", HELD), UpdateAction.NOTHING
+    if row.state in ("probation", "done", "held") or facts.active != row.incumbent:
+        return _held(row, facts, now), UpdateAction.NOTHING
     if row.state in ("testing", "switching"):
         row = _interrupted(row, now)
     if facts.desired is None or row.state == "failed":
         return row, UpdateAction.NOTHING
     return _forward(row, facts.desired, facts, now)
+
+
+def wants_files(row: UpdateProgress) -> bool:
+    """Tell whether files of the candidate are still to be fetched or taken into the store."""
+    is_blocked = row.state == "waiting" and (row.reason in REMEMBERED or row.reason == "FILES_MISSING")
+    return row.state in ("fetching", "staged") or is_blocked
+
+
+def allow(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
+    """Return the row when a person here lifts `held`: the plan's bundle may take the place of `active`."""
+    if row.state != "held":
+        return row
+    return replace(_at(row, "waiting", now, message=ALLOWED), incumbent=active, attempts=0, interruptions=0)
+
+
+def not_admitted(row: UpdateProgress, outcome: StepOutcome, now: float, facts: TaskFacts) -> UpdateProgress:
+    """Return the row when the candidate could not be taken into the store; `facts` are those of the attempt."""
+    if outcome.end is StepResult.FAILED:
+        return _at(row, "failed", now, outcome.reason, outcome.message)
+    seen = BlockedUpdate(outcome.message, outcome.reason, facts.disk, facts.short_bytes, facts.download)
+    return _blocked(row, outcome, now, UpdatePhase.IMPORTING if facts.brought else UpdatePhase.ADMITTING, seen)
 
 
 def after_test(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
@@ -224,9 +293,10 @@ def _forward(row: UpdateProgress, desired: DesiredState, facts: TaskFacts, now: 
     if desired.verdict != "WANTED":
         return _at(row, "waiting", now, desired.verdict, LATER[desired.verdict]), UpdateAction.NOTHING
     if not facts.installed and facts.missing:
-        return _at(row, "fetching", now, message=facts.missing), UpdateAction.NOTHING
+        said = _files_missing(row, facts)
+        return _at(row, said.state, now, said.reason, said.message), UpdateAction.NOTHING
     if not facts.may_retry or not facts.installed:
-        why = (row.reason, row.message) if row.state == "staged" else ("", "")
+        why = _why_staged(row, facts)
         return _at(row, "staged", now, *why), UpdateAction.ADMIT if facts.may_retry else UpdateAction.NOTHING
     if not facts.window_open:
         return _at(
@@ -235,10 +305,63 @@ def _forward(row: UpdateProgress, desired: DesiredState, facts: TaskFacts, now: 
     return _at(row, "testing", now), UpdateAction.TEST
 
 
+def _files_missing(row: UpdateProgress, facts: TaskFacts) -> Explanation:
+    """Say why files are missing, and what brings them."""
+    seen = BlockedUpdate(facts.missing, "", facts.disk, facts.short_bytes, facts.download)
+    cause, phase = BlockingCause.FILES_MISSING, UpdatePhase.FETCHING
+    if facts.brought:
+        phase = UpdatePhase.IMPORTING
+        cause = BlockingCause.DRIVE_UNREADABLE if facts.drive_failed else cause
+    elif row.state == "staged" and not row.reason:
+        cause = BlockingCause.INTERRUPTED
+    elif row.reason in REMEMBERED and facts.download is not None:
+        cause, seen = REMEMBERED[row.reason], replace(seen, reason=row.reason, detail=row.message)
+    said = explain(cause, phase, seen)
+    assert said is not None, "missing files always stop an update"
+    return said
+
+
+def _why_staged(row: UpdateProgress, facts: TaskFacts) -> tuple[str, str]:
+    """Return reason and message of a bundle that is to be taken into the store, or waits for its next try."""
+    if row.state != "staged":
+        return "", ""
+    if row.reason == "DISK_FULL" and facts.short_bytes is not None:
+        seen = BlockedUpdate(row.message, disk=facts.disk, short_bytes=facts.short_bytes)
+        said = explain(BlockingCause.DISK_FULL, UpdatePhase.ADMITTING, seen)
+        return (said.reason, said.message) if said else ("", "")
+    return row.reason, row.message
+
+
 def _stopped(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
     if outcome.end is StepResult.FAILED:
         return _at(row, "failed", now, outcome.reason, outcome.message)
-    return replace(_at(row, "staged", now, outcome.reason, outcome.message), attempts=row.attempts + 1)
+    phase = UpdatePhase.SWITCHING if row.state == "switching" else UpdatePhase.TESTING
+    return _blocked(row, outcome, now, phase, BlockedUpdate(outcome.message, outcome.reason))
+
+
+def _blocked(
+    row: UpdateProgress, outcome: StepOutcome, now: float, phase: UpdatePhase, seen: BlockedUpdate
+) -> UpdateProgress:
+    """Return the row when this machine, or the drive, stopped a step; it counts as a try."""
+    cause = REMEMBERED.get(outcome.reason)
+    said = explain(cause, phase, seen) if cause else None
+    if said is None:
+        said = Explanation("staged", outcome.reason, outcome.message)
+    return replace(_at(row, said.state, now, said.reason, said.message), attempts=row.attempts + 1)
+
+
+def _brought_back(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
+    """Lift the removal of a task: whoever brings its files again wants it back."""
+    is_brought = facts.brought and facts.complete and not facts.active
+    return allow(row, "", now) if is_brought else row
+
+
+def _held(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
+    """Return the row of a task for which somebody here chose something else than the plan."""
+    if facts.unreadable:  # nobody chose that: it comes back with the agent that can read it
+        return row
+    reason, said = ("BY_HAND", HELD) if facts.active else ("REMOVED", REMOVED)
+    return _at(row, "held", now, reason, said.format(task=row.task))
 
 
 def _at(row: UpdateProgress, state: UpdateState, now: float, reason: str = "", message: str = "") -> UpdateProgress:

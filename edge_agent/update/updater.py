@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from edge_agent.config import Config
-from edge_agent.errors import BundleError, EdgeAgentError, ModelFailed, SiteError, UpdateError
+from edge_agent.errors import (
+    BundleError,
+    EdgeAgentError,
+    MediaFailed,
+    ModelFailed,
+    SiteError,
+    UnknownTask,
+    UpdateError,
+)
 from edge_agent.formats.plan import (
     DesiredState,
     FleetPlan,
@@ -27,7 +36,6 @@ from edge_agent.formats.plan import (
     desired_states,
     is_within_window,
 )
-from edge_agent.formatting import format_bytes
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.store.update_records import UpdateProgress
@@ -35,6 +43,7 @@ from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
 from edge_agent.update.probation import BundleActivity, ProbationMonitor
 from edge_agent.update.selftest import LoadForTest, SelfTestRunner, ServingBundle
+from edge_agent.update.update_blockers import DownloadBlocker
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction, classify_error
 from edge_agent.update.verified import CopyProgress, VerifiedRepository
 
@@ -60,6 +69,8 @@ class UpdaterDependencies:
     """Called when a row of the journal has changed."""
     planned: Callable[[Mapping[str, TaskPlan]], None] = lambda _: None
     """Called on the store's thread with the part of the plan for the tasks of this site."""
+    download_blocker: Callable[[], DownloadBlocker | None] = lambda: None
+    """Why the uplink brings no files; None = it does."""
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -142,6 +153,17 @@ class Updater:
                 self._overview = replace(self._overview, problem=error)
                 return error
 
+    async def allow(self, task: str) -> bool:
+        """Let the plan's bundle answer a task again for which somebody here chose otherwise; take the steps then due.
+
+        Returns whether the task was held. Raises UnknownTask: the plan does not name it. Raises SiteError: not written.
+        """
+        async with self._checking:
+            await self._tasks.read_journal()
+            was_held = await self._tasks.allow(task)
+        await self.check()
+        return was_held
+
     async def _check(self, folder: Path) -> EdgeAgentError | None:
         verified, problem = await self._verify(folder)
         await self._tasks.read_journal()
@@ -211,13 +233,15 @@ class TaskUpdates:
         ingest: BundleIngest | None,
     ) -> None:
         """Take steps in a store."""
-        self._incoming = config.incoming
+        self._config, self._incoming = config, config.incoming
         self._store, self._activation = store, activation
         self._dependencies, self._ingest = dependencies, ingest
         limit = config.update.selftest_seconds_max
         self._selftests = SelfTestRunner(store, activation, dependencies.load_for_test, dependencies.serving, limit)
         self._probations = ProbationMonitor(dependencies.activity, dependencies.monotonic)
         self._retry_at: dict[str, float] = {}
+        self._room_bytes: dict[str, int] = {}
+        """What the disk of the store has to have free for a bundle for which it was too full, by task."""
         self.rows: Mapping[str, UpdateProgress] = {}
         """The journal by task, as it is on the disk."""
 
@@ -237,7 +261,7 @@ class TaskUpdates:
 
     def unfinished_candidates(self) -> list[str]:
         """Return the digests of the bundles that are still to be fetched or taken into the store."""
-        return [row.candidate for row in self.rows.values() if row.state in ("fetching", "staged")]
+        return [row.candidate for row in self.rows.values() if update_state_machine.wants_files(row)]
 
     async def read_journal(self) -> None:
         """Read the rows from the disk."""
@@ -247,6 +271,18 @@ class TaskUpdates:
         """Delete the row of a task that the plan no longer names."""
         await self._activation.on_store(self._store.journal.forget, task)
         self.rows = {name: row for name, row in self.rows.items() if name != task}
+
+    async def allow(self, task: str) -> bool:
+        """Lift `held`; return whether the task was. Raises UnknownTask, SiteError."""
+        row = self.rows.get(task)
+        if row is None:
+            known = ", ".join(sorted(self.rows)) or "none"
+            said = f"no plan names a task {task[:64]!r}; tasks of the plan: {known}"
+            raise UnknownTask(said, remedy="'edge-agent status' lists the tasks of the plan.", task=task[:64])
+        active = self._activation.serving.get(task)
+        allowed = update_state_machine.allow(row, active.digest if active else "", self._dependencies.now())
+        await self._record(allowed)
+        return allowed != row
 
     async def advance(self, task: str, desired: DesiredState | None, context: UpdateContext) -> None:
         """Take the steps of a task that are due. Raises SiteError: the journal cannot be written."""
@@ -277,29 +313,66 @@ class TaskUpdates:
             plan_version=context.plan_version,
             may_retry=self._dependencies.monotonic() >= self._retry_at.get(task, 0.0),
             probation_outcome=self._probations.evaluate(row) if row else None,
+            brought=context.folder != self._incoming,
+            unreadable=active is None and task in self._activation.problems,
         )
         if desired is None or desired.bundle is None:
             return facts
+        return await self._with_candidate(facts, row, desired, context)
+
+    async def _with_candidate(
+        self, facts: TaskFacts, row: UpdateProgress | None, desired: DesiredState, context: UpdateContext
+    ) -> TaskFacts:
+        """Add what there is of the bundle that the plan wants."""
+        assert desired.bundle is not None, "called only with one"
         digest = desired.bundle
         installed = any(bundle.digest == digest for bundle in self._activation.inventory.bundles)
         local = time.localtime(self._dependencies.now())
+        facts = facts if installed else await self._with_missing_files(facts, digest, context)
+        short_bytes = self._shortage(row) if facts.short_bytes is None else facts.short_bytes
         return replace(
             facts,
             installed=installed,
-            missing="" if installed else await self._describe_missing(digest, context),
+            short_bytes=short_bytes,
+            disk=facts.disk or str(self._config.state_dir),
+            may_retry=facts.may_retry or (row is not None and row.state == "staged" and short_bytes == 0),
             window_open=is_within_window(desired.plan.window, 60 * local.tm_hour + local.tm_min),
         )
 
-    async def _describe_missing(self, digest: str, context: UpdateContext) -> str:
-        """Return in words which files of a bundle are missing; empty = none."""
+    async def _with_missing_files(self, facts: TaskFacts, digest: str, context: UpdateContext) -> TaskFacts:
+        """Add which files of a bundle are missing, and why nothing brings them."""
         assert self._ingest is not None, "without a repository no bundle is wanted"
         assert context.verified is not None, "only an accepted plan names a bundle"
-        wanted = await self._activation.on_store(self._ingest.missing_files, context.folder, context.verified, digest)
-        if not wanted:
-            return ""
-        size = format_bytes(sum(each.size_bytes for each in wanted))
-        where = "still to come" if context.folder == self._incoming else f"missing in {context.folder}"
-        return f"{len(wanted)} file{'s' if len(wanted) > 1 else ''} ({size}) {where}"
+        describe, download = self._ingest.describe_missing, self._dependencies.download_blocker()
+        try:
+            missing = await self._activation.on_store(describe, context.folder, context.verified, digest)
+        except MediaFailed as error:
+            return replace(facts, missing=error.message, drive_failed=True, download=download)
+        if missing is None:
+            return replace(facts, download=download)
+        if facts.brought:
+            said = f"in {context.folder} {missing.fault}"
+            said += f", as are {missing.count - 1} other files" if missing.count > 1 else ""
+            return replace(facts, missing=said, download=download)
+        facts = replace(facts, missing=missing.amount, download=download)
+        if download is None or not download.disk_full:
+            return facts
+        short_bytes = self._download_shortage(missing.bytes)
+        return replace(facts, disk=str(self._incoming), short_bytes=short_bytes)
+
+    def _shortage(self, row: UpdateProgress | None) -> int | None:
+        """Return what is to be freed for a bundle for which the store's disk was too full; None = unknown."""
+        if row is None or row.reason != "DISK_FULL" or row.task not in self._room_bytes:
+            return None
+        return max(0, self._room_bytes[row.task] - _free_bytes(self._config.state_dir))
+
+    def _download_shortage(self, missing_bytes: int) -> int:
+        """Return what is to be freed for a download: files lie in `incoming/` and in the store for a while."""
+        state_dir, incoming = self._config.state_dir, self._incoming
+        where = incoming if incoming.exists() else state_dir
+        copies = 2 if where.stat().st_dev == state_dir.stat().st_dev else 1
+        reserve = max(self._config.uplink.disk_reserve_bytes, self._config.store.disk_reserve_bytes)
+        return max(0, copies * missing_bytes + reserve - _free_bytes(where))
 
     async def _admit(self, row: UpdateProgress, folder: Path) -> bool:
         """Take the candidate into the store; return whether that succeeded."""
@@ -310,10 +383,26 @@ class TaskUpdates:
             repairable = not isinstance(error, BundleError) or error.reason in REPAIRABLE
             result = StepResult.BLOCKED if repairable else StepResult.FAILED
             outcome = StepOutcome(result, error.reason, error.message)
-            await self._record_failure(update_state_machine.after_test(row, outcome, self._dependencies.now()))
+            await self._record_failure(self._not_admitted(row, outcome, error, folder))
             return False
+        self._room_bytes.pop(row.task, None)
+        self._retry_at.pop(row.task, None)
         log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
         return True
+
+    def _not_admitted(
+        self, row: UpdateProgress, outcome: StepOutcome, error: EdgeAgentError, folder: Path
+    ) -> UpdateProgress:
+        if "needed" in error.metadata:
+            self._room_bytes[row.task] = int(error.metadata["needed"]) + int(error.metadata["reserve"])
+        seen = TaskFacts(
+            active="",
+            brought=folder != self._incoming,
+            download=self._dependencies.download_blocker(),
+            disk=str(self._config.state_dir),
+            short_bytes=self._shortage(replace(row, reason=error.reason)) or None,
+        )
+        return update_state_machine.not_admitted(row, outcome, self._dependencies.now(), seen)
 
     async def _test_and_switch(self, row: UpdateProgress, plan: TaskPlan) -> None:
         try:
@@ -381,6 +470,11 @@ class TaskUpdates:
         before = self.rows.get(row.task)
         self._probations.begin(row)
         self.rows = {**self.rows, row.task: row}
-        if before is None or before.state != row.state:
+        if before is None or (before.state, before.reason) != (row.state, row.reason):
             log.info("update", task=row.task, version=row.version, state=row.state, reason=row.reason, why=row.message)
             self._dependencies.changed()
+
+
+def _free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+import pwd
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edge_agent.durable.atomic_files import sync_directory, write_durably
-from edge_agent.errors import DiskFull, SiteError, UpstreamFailed, UpstreamMissing, UpstreamRefused
+from edge_agent.errors import (
+    DiskFull,
+    SiteError,
+    StateDirUnwritable,
+    UpstreamFailed,
+    UpstreamMissing,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
 from edge_agent.uplink.object_store import ByteRange, FetchedObject, ObjectMetadata
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
+_MISSING_REMEDY = (
+    "Mount its disk or share there ('lsblk -f' and 'findmnt' show what is mounted), or correct 'url' or 'updates_url'"
+    " under 'uplink'; then 'sudo systemctl restart edge-uplink'."
+)
+_DISK_REMEDY = (
+    "Check the disk or the share that is mounted there ('findmnt', 'sudo dmesg | tail'). The uplink retries"
+    " automatically."
+)
 
 
 class FolderStore:
@@ -90,13 +109,51 @@ class FolderStore:
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
-        if not self._root.is_dir():
-            raise UpstreamMissing(f"the folder {self._root} does not exist")
+        self._require_folder()
         try:
             yield
         except DiskFull as error:
             raise DiskFull(error.message, remedy="Free some space there; the uplink retries automatically.") from None
-        except (PermissionError, SiteError) as error:
-            raise UpstreamRefused(f"cannot use {self._root / key}: {error}") from None
+        except StateDirUnwritable as error:
+            raise self._refused(error.message) from None
+        except PermissionError as error:
+            raise self._refused(f"cannot use {self._root / key}: {error.strerror}") from None
+        except SiteError as error:
+            raise UpstreamFailed(error.message, remedy=_DISK_REMEDY) from None
         except OSError as error:
-            raise UpstreamFailed(f"cannot use {self._root / key}: {error.strerror}") from None
+            said = f"cannot use {self._root / key}: {error.strerror}"
+            if error.errno == errno.EROFS:
+                raise self._refused(said) from None
+            raise UpstreamFailed(said, remedy=_DISK_REMEDY) from None
+
+    def _require_folder(self) -> None:
+        """Check the folder itself. A fault of it is one of the whole store: metadata has its path as `folder`."""
+        try:
+            is_folder = stat.S_ISDIR(os.stat(self._root).st_mode)  # noqa: PTH116 - Path.is_dir hides the reason
+            allowed = is_folder and os.access(self._root, os.R_OK | os.X_OK, effective_ids=True)
+        except (FileNotFoundError, NotADirectoryError):
+            is_folder = allowed = False
+        except PermissionError:
+            is_folder, allowed = True, False
+        except OSError as error:  # a share whose server is gone, a disk that fails
+            said = f"the folder {self._root} does not answer: {error.strerror}"
+            raise UpstreamUnreachable(said, remedy=_DISK_REMEDY, folder=str(self._root)) from None
+        if not is_folder:
+            said = f"the folder {self._root} does not exist"
+            raise UpstreamMissing(said, remedy=_MISSING_REMEDY, folder=str(self._root))
+        if not allowed:
+            raise self._refused(f"{_user()} may not read the folder {self._root}", folder=str(self._root))
+
+    def _refused(self, said: str, **metadata: str) -> UpstreamRefused:
+        remedy = (
+            f"'sudo edge-agent doctor' shows whether {_user()} lacks the rights or the unit has no drop-in for"
+            f" {self._root}, and the command for it. The uplink retries automatically."
+        )
+        return UpstreamRefused(said, remedy=remedy, **metadata)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"

@@ -340,7 +340,9 @@ class TransferLoop:
             known.problems.pop("disk", None)
 
     def _learn(self, action: transfer_schedule.TransferAction, store: str, error: EdgeAgentError) -> None:
-        if action.kind in ("refresh", "pull") and not isinstance(error, SILENCE):
+        # A folder that is gone, or closed to the uplink, is a store that does not answer: no reason to be "online".
+        silent = isinstance(error, SILENCE) or "folder" in error.metadata
+        if action.kind in ("refresh", "pull") and not silent:
             if not isinstance(error, OWN_FAULTS):
                 self._heard(store)
             self._learn_of_update(action, error)

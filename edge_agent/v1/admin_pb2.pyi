@@ -172,7 +172,14 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink", "escalation", "alarms", "counts", "warning_details", "draining_seconds")
+    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink", "escalation", "alarms", "counts", "warning_details", "draining_seconds", "site", "denied")
+    class DeniedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +197,8 @@ class GetStatusResponse(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     WARNING_DETAILS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    DENIED_FIELD_NUMBER: _ClassVar[int]
     agent_version: str
     start_time: _timestamp_pb2.Timestamp
     serving: bool
@@ -207,7 +216,9 @@ class GetStatusResponse(_message.Message):
     counts: _containers.RepeatedCompositeFieldContainer[TaskCounts]
     warning_details: _containers.RepeatedCompositeFieldContainer[StatusWarning]
     draining_seconds: float
-    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[_field_pb2.FieldAlarm, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ..., warning_details: _Optional[_Iterable[_Union[StatusWarning, _Mapping]]] = ..., draining_seconds: _Optional[float] = ...) -> None: ...
+    site: str
+    denied: _containers.ScalarMap[str, int]
+    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[_field_pb2.FieldAlarm, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ..., warning_details: _Optional[_Iterable[_Union[StatusWarning, _Mapping]]] = ..., draining_seconds: _Optional[float] = ..., site: _Optional[str] = ..., denied: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class StatusWarning(_message.Message):
     __slots__ = ("kind", "about", "message")
@@ -363,7 +374,7 @@ class UplinkProblem(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., about: _Optional[str] = ...) -> None: ...
 
 class UplinkDownloads(_message.Message):
-    __slots__ = ("state", "repository", "since_time", "retry_time", "refresh_time", "waiting_blobs", "waiting_bytes")
+    __slots__ = ("state", "repository", "since_time", "retry_time", "refresh_time", "waiting_blobs", "waiting_bytes", "fetched_blobs", "fetched_bytes")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REPOSITORY_FIELD_NUMBER: _ClassVar[int]
     SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -371,6 +382,8 @@ class UplinkDownloads(_message.Message):
     REFRESH_TIME_FIELD_NUMBER: _ClassVar[int]
     WAITING_BLOBS_FIELD_NUMBER: _ClassVar[int]
     WAITING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BLOBS_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
     state: LinkState
     repository: str
     since_time: _timestamp_pb2.Timestamp
@@ -378,7 +391,9 @@ class UplinkDownloads(_message.Message):
     refresh_time: _timestamp_pb2.Timestamp
     waiting_blobs: int
     waiting_bytes: int
-    def __init__(self, state: _Optional[_Union[LinkState, str]] = ..., repository: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retry_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., refresh_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting_blobs: _Optional[int] = ..., waiting_bytes: _Optional[int] = ...) -> None: ...
+    fetched_blobs: int
+    fetched_bytes: int
+    def __init__(self, state: _Optional[_Union[LinkState, str]] = ..., repository: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retry_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., refresh_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting_blobs: _Optional[int] = ..., waiting_bytes: _Optional[int] = ..., fetched_blobs: _Optional[int] = ..., fetched_bytes: _Optional[int] = ...) -> None: ...
 
 class TaskUpdate(_message.Message):
     __slots__ = ("task", "active", "previous", "candidate", "state", "since_time", "reason", "message", "attempts")
@@ -403,16 +418,22 @@ class TaskUpdate(_message.Message):
     def __init__(self, task: _Optional[str] = ..., active: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., previous: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., candidate: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., state: _Optional[_Union[UpdateState, str]] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., attempts: _Optional[int] = ...) -> None: ...
 
 class UpdatesStatus(_message.Message):
-    __slots__ = ("channel", "plan_version", "problem", "tasks")
+    __slots__ = ("channel", "plan_version", "problem", "tasks", "copying", "copied_bytes", "total_bytes")
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
     PLAN_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    COPYING_FIELD_NUMBER: _ClassVar[int]
+    COPIED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     channel: str
     plan_version: int
     problem: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskUpdate]
-    def __init__(self, channel: _Optional[str] = ..., plan_version: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskUpdate, _Mapping]]] = ...) -> None: ...
+    copying: str
+    copied_bytes: int
+    total_bytes: int
+    def __init__(self, channel: _Optional[str] = ..., plan_version: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskUpdate, _Mapping]]] = ..., copying: _Optional[str] = ..., copied_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class ExamplesStatus(_message.Message):
     __slots__ = ("counters", "retained", "spool_bytes", "outbox_bytes", "outbox_segments", "epoch", "collect", "review_waiting", "audit")
@@ -603,6 +624,20 @@ class DrainRequest(_message.Message):
 class DrainResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class AllowUpdateRequest(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    def __init__(self, task: _Optional[str] = ...) -> None: ...
+
+class AllowUpdateResponse(_message.Message):
+    __slots__ = ("task", "was_held")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    WAS_HELD_FIELD_NUMBER: _ClassVar[int]
+    task: TaskUpdate
+    was_held: bool
+    def __init__(self, task: _Optional[_Union[TaskUpdate, _Mapping]] = ..., was_held: _Optional[bool] = ...) -> None: ...
 
 class SetModeRequest(_message.Message):
     __slots__ = ("task", "mode")

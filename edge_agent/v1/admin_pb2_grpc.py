@@ -80,6 +80,11 @@ class AdminServiceStub:
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.ImportUpdateRequest.SerializeToString,
                 response_deserializer=edge__agent_dot_v1_dot_admin__pb2.ImportUpdateResponse.FromString,
                 _registered_method=True)
+        self.AllowUpdate = channel.unary_unary(
+                '/edge_agent.v1.AdminService/AllowUpdate',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.AllowUpdateRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.AllowUpdateResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/edge_agent.v1.AdminService/Drain',
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
@@ -188,6 +193,16 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AllowUpdate(self, request, context):
+        """Lets the plan's bundle answer a task again for which somebody on this machine chose another one, or which somebody
+        removed; and does what is due with it. A task that is not held stays as it is.
+
+        Errors: TASK_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Stops taking new work; what runs is finished. Health turns NOT_SERVING.
 
@@ -262,6 +277,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ImportUpdate,
                     request_deserializer=edge__agent_dot_v1_dot_admin__pb2.ImportUpdateRequest.FromString,
                     response_serializer=edge__agent_dot_v1_dot_admin__pb2.ImportUpdateResponse.SerializeToString,
+            ),
+            'AllowUpdate': grpc.unary_unary_rpc_method_handler(
+                    servicer.AllowUpdate,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.AllowUpdateRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.AllowUpdateResponse.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -523,6 +543,33 @@ class AdminService:
             '/edge_agent.v1.AdminService/ImportUpdate',
             edge__agent_dot_v1_dot_admin__pb2.ImportUpdateRequest.SerializeToString,
             edge__agent_dot_v1_dot_admin__pb2.ImportUpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AllowUpdate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/AllowUpdate',
+            edge__agent_dot_v1_dot_admin__pb2.AllowUpdateRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.AllowUpdateResponse.FromString,
             options,
             channel_credentials,
             insecure,

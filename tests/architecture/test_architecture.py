@@ -78,7 +78,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors", "support_bundle.diagnostic_redaction")),
-    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "golden_jobs", "job_queue", "restart_policy")),
+    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "golden_jobs", "job_queue")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
@@ -87,6 +87,7 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata")),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
     *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
+    "edge_agent.config.folder_access",
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
@@ -143,6 +144,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.services": "each process loads its own server alone, and the daemon nothing that reaches a network",
 }
 BROAD_EXCEPTS = {
+    "benchmarks.remedies": "whatever a row of the sweep ends with is its result, and the others are played",
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
     "edge_agent.engine.child_supervisor": "its own fault is logged, and the child is started again",

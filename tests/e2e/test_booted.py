@@ -58,7 +58,7 @@ def test_one_file_installs_it_and_it_runs(site: Appliance):
         site.machine.run("usermod", "-aG", group, user)
     sockets = site.machine.run("sh", "-c", "cd /run/edge-agent && stat -c '%n %a %U:%G' *.sock").split("\n")
     assert [
-        "admin.sock 600 edge-agent:edge-agent",
+        "admin.sock 660 edge-agent:edge-agent-operators",
         "inference.sock 660 edge-agent:edge-devices",
         "review.sock 660 edge-agent:edge-reviewers",
     ] == sorted(filter(None, sockets))
@@ -242,5 +242,12 @@ def test_purge_leaves_nothing(site: Appliance):
     """No file, user or group is left."""
     site.machine.run("edge-agent-setup", "purge", "--yes")
     assert "" == site.machine.run("sh", "-c", f"ls -d {LEFT_BEHIND} 2>/dev/null", check=False)
-    for name in ("edge-agent", "edge-uplink", "edge-devices", "edge-reviewers", "edge-exchange"):
+    for name in (
+        "edge-agent",
+        "edge-uplink",
+        "edge-devices",
+        "edge-reviewers",
+        "edge-agent-operators",
+        "edge-exchange",
+    ):
         assert "" == site.machine.run("sh", "-c", f"getent passwd {name}; getent group {name}", check=False)

@@ -127,7 +127,7 @@ def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
         (tmp_path / "stick").mkdir()
         box.command("media", "export", tmp_path / "stick")
         kit = team.kit("shop-13")
-        assert "this box is shop-12" in box.enrol(kit, code=5)
+        assert "this machine is site shop-12" in box.enrol(kit, code=5)
         assert "the daemon is at work" in box.enrol(kit, "--replace", code=3)
         assert SITE == box.site()["site"]
     said = " ".join(box.enrol(kit, "--replace").split())

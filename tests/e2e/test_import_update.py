@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_agent.cli import app
+from edge_agent.client import TaskUpdate
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.fleet_cases import Centre
@@ -55,6 +56,13 @@ class Brought:
     def run(self, *arguments: str) -> Result:
         """Run edge-agent for that daemon."""
         return CliRunner().invoke(app, [*self.daemon.command()[3:], *arguments])
+
+    def update(self, task: str = "pos") -> TaskUpdate:
+        """Return what status says of the update of a task."""
+        with self.daemon.admin() as admin:
+            updates = admin.status().updates
+        assert updates is not None
+        return next(each for each in updates.tasks if each.task == task)
 
     def answering(self) -> str:
         """Return the version that answers."""
@@ -122,7 +130,12 @@ def test_a_stick_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how,
     damage(stick / "blobs" / sha256_of(version.encode()), how)
     result = brought.run("media", "import", str(stick))
     refused(result, f"pos {version} was not installed", "written again, for this site")
-    assert ("damaged" if how == "flipped" else "missing in") in " ".join(result.stderr.split()), result.output
+    what = {"gone": "is not there", "truncated": "is cut short, to 2 bytes of 5 bytes", "flipped": "is damaged"}
+    line = next(each for each in result.stdout.splitlines() if each.startswith(f"not taken: pos {version}: "))
+    assert (True, True) == (what[how] in line, "have the USB drive written again for this site" in line), result.output
+    waiting = brought.update()
+    assert ("WAITING", "UPDATE_INCOMPLETE") == (waiting.state, waiting.reason)
+    assert waiting.message in line
     assert before == brought.answering()
     shutil.copytree(brought.centre.folder / "blobs", stick / "blobs", dirs_exist_ok=True)
     result = brought.run("media", "import", str(stick))

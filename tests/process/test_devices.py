@@ -16,8 +16,9 @@ import pytest
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.accelerator_policy import DeviceSupport
+from edge_agent.engine.engine import EngineStatus
 from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
-from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest
 from edge_agent.errors import EngineCrashed, RequirementUnmet
 from edge_agent.formats.golden_cases import GoldenCase
@@ -48,7 +49,7 @@ def a_card(runtime: str) -> DeviceSupport:
 @contextlib.asynccontextmanager
 async def pool_of(**settings: object) -> AsyncIterator[EnginePool]:
     """A pool on a machine with a card, with one bundle."""
-    pool = EnginePool(CONFIG.model_copy(update=settings), lambda: None, offered=a_card)
+    pool = EnginePool(CONFIG.model_copy(update=settings), lambda: None, detect_support=a_card)
     try:
         await pool.attach("intent", INTENT, encode(INTENT), {})
         yield pool
@@ -90,11 +91,11 @@ async def test_cpu_is_what_was_asked_for() -> None:
 async def test_what_is_not_built_is_told_and_left_alone() -> None:
     """The CPU computes; status has the reason and each answer the word."""
     without = DeviceSupport(known=("cuda",))
-    pool = EnginePool(CONFIG.model_copy(update={"device": "cuda"}), lambda: None, offered=lambda _: without)
+    pool = EnginePool(CONFIG.model_copy(update={"device": "cuda"}), lambda: None, detect_support=lambda _: without)
     try:
         await pool.attach("intent", INTENT, encode(INTENT), {})
         assert ComputeInfo("cpu", ("DEVICE_FALLBACK",)) == (await answer(pool, "a refund")).computed
-        assert "cuda is not used: what is installed of echo is not built for it" == fallback(pool)
+        assert "cuda is not used: the installed echo library is not built for it" == fallback(pool)
     finally:
         await pool.stop()
 
@@ -106,7 +107,7 @@ async def test_a_bundle_that_needs_a_device_is_refused_without_it() -> None:
         with pytest.raises(RequirementUnmet, match="the bundle needs a cuda device; this engine computes on vulkan:0"):
             await pool.attach("needy", needy, encode(needy), {})
         assert ("intent",) == engine(pool).digests
-    pool = EnginePool(CONFIG.model_copy(update={"device": "cpu"}), lambda: None, offered=a_card)
+    pool = EnginePool(CONFIG.model_copy(update={"device": "cpu"}), lambda: None, detect_support=a_card)
     with pytest.raises(RequirementUnmet, match="computes on cpu"):
         await pool.attach("needy", needy, encode(needy), {})
     assert [] == pool.statuses()
@@ -115,7 +116,7 @@ async def test_a_bundle_that_needs_a_device_is_refused_without_it() -> None:
 async def test_a_bundle_that_needs_a_device_gets_it() -> None:
     """Where the site leaves the choice open the first bundle's need makes it."""
     needy = INTENT.model_copy(update={"requires": Requires(device="vulkan")})
-    pool = EnginePool(CONFIG, lambda: None, offered=a_card)
+    pool = EnginePool(CONFIG, lambda: None, detect_support=a_card)
     try:
         await pool.attach("needy", needy, encode(needy), {})
         assert "vulkan:0" == (await answer(pool, "a refund", "needy")).computed.device
@@ -189,7 +190,7 @@ async def test_golden_answers_decide_whether_a_device_may_be_used(
 ) -> None:
     """One in twenty may be answered otherwise there; more, and the CPU computes, which says why. The bundle is attached
     all the same, beside one that was there."""
-    pool = EnginePool(CONFIG, lambda: None, [tmp_path], offered=a_card)
+    pool = EnginePool(CONFIG, lambda: None, [tmp_path], detect_support=a_card)
     try:
         await pool.attach("intent", INTENT, encode(INTENT), {})
         await pool.attach("talk", TALK, encode(TALK), golden(tmp_path / "none", []))
@@ -210,7 +211,7 @@ async def test_what_the_child_finds_missing_is_left_at_once(tmp_path: Path) -> N
     folder = bundles.tiny_onnx_bundle(tmp_path / "tiny")
     about, claims = bundles.manifest_of(folder), DeviceSupport(known=("cuda",), built=("cuda",), present=("cuda",))
     paths = {role: Path(path) for role, path in bundles.paths_of(folder).items()}
-    pool = EnginePool(CONFIG, lambda: None, [tmp_path], offered=lambda _: claims)
+    pool = EnginePool(CONFIG, lambda: None, [tmp_path], detect_support=lambda _: claims)
     try:
         await pool.attach("tiny", about, encode(about), paths)
         assert ("cpu", 1) == (engine(pool).device, engine(pool).restarts)

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from edge_agent.engine.child_supervisor import EngineState
+from edge_agent.engine.child_process import loop_time
+from edge_agent.engine.child_supervisor import ChildSupervisor, EngineState
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.job_dispatch import Quarantine
-from edge_agent.engine.liveness import loop_time
 from edge_agent.engine.protocol import AttachRequest, LoadRequest
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import encode
@@ -22,6 +22,7 @@ from tests.process.test_engine import CLASSIFY, CONFIG, run
 from tests.process.test_engine_lifecycle import children
 from tests.support.eventually import eventually, turns
 from tests.support.injected_faults import InjectedFaults
+from tests.support.lone_engine import lone_engine
 
 # A pause that no test waits for.
 LONG = CONFIG.model_copy(update={"restart_seconds_first": 600.0, "restart_seconds_max": 600.0})
@@ -33,29 +34,30 @@ async def engine_of(
     owner: Supervisor | None = None, on_change: Callable[[], None] = lambda: None
 ) -> AsyncIterator[Engine]:
     """An echo engine that backs off for long. At its end no child and no task is left."""
-    engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), on_change, owner=owner)
+    dependencies = lone_engine(on_change, owner=owner)
+    engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), dependencies)
     async with asyncio.timeout(20):
         yield engine
-        await engine.stop()
+        await engine.child.stop()
     assert ([], {asyncio.current_task()}) == (children(), asyncio.all_tasks())
 
 
 async def crashed(engine: Engine) -> None:
     """Let it back off."""
     await engine.attach(CLASSIFIER)
-    await eventually(lambda: engine.state is EngineState.READY)
-    os.kill(engine.pid, signal.SIGKILL)
-    await eventually(lambda: engine.state is EngineState.BACKING_OFF and not engine.pid)
+    await eventually(lambda: engine.child.state is EngineState.READY)
+    os.kill(engine.child.pid, signal.SIGKILL)
+    await eventually(lambda: engine.child.state is EngineState.BACKING_OFF and not engine.child.pid)
 
 
 async def assert_ended(engine: Engine) -> None:
     """It has ended, and says so to whoever asks more of it."""
-    await eventually(lambda: engine.ended)
-    assert (EngineState.STOPPING, 0, True) == (engine.state, engine.pid, engine.alive(1.0))
+    await eventually(lambda: engine.child.ended)
+    assert (EngineState.STOPPING, 0, True) == (engine.child.state, engine.child.pid, engine.is_alive(1.0))
     with pytest.raises(EngineNotReady):
         await engine.attach(CLASSIFIER)
     with pytest.raises(EngineNotReady):
-        await engine.restart()
+        await engine.child.restart()
 
 
 async def test_the_child_that_runs_finishes_what_it_has_and_is_the_last() -> None:
@@ -64,16 +66,16 @@ async def test_the_child_that_runs_finishes_what_it_has_and_is_the_last() -> Non
         await engine.attach(CLASSIFIER)
         slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
         await turns()
-        engine.drain()
+        engine.child.drain()
         assert (await slow).done.scores[0] > 0.5
         assert (await engine.answer(run("refund", "next"), loop_time() + 10)).done.scores[0] > 0.5
         cut = asyncio.ensure_future(engine.answer(run("!slow 5000 refund"), loop_time() + 10))
         await eventually(lambda: engine.jobs.in_flight == 1)
-        os.kill(engine.pid, signal.SIGKILL)
+        os.kill(engine.child.pid, signal.SIGKILL)
         with pytest.raises(EngineNotReady, match="stopping"):
             await cut
         await assert_ended(engine)
-        assert 0 == engine.restarts
+        assert 0 == engine.child.restarts
 
 
 async def test_a_restart_does_not_kill_the_last_child() -> None:
@@ -82,21 +84,21 @@ async def test_a_restart_does_not_kill_the_last_child() -> None:
         await engine.attach(CLASSIFIER)
         slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
         await eventually(lambda: engine.jobs.in_flight == 1)
-        engine.drain()
-        child = engine.pid
+        engine.child.drain()
+        child = engine.child.pid
         with pytest.raises(EngineNotReady, match="stopping"):
-            await engine.restart()
+            await engine.child.restart()
         assert (await slow).done.scores[0] > 0.5
-        assert child == engine.pid
+        assert child == engine.child.pid
 
 
 async def test_a_pause_before_a_child_ends() -> None:
     """An engine that backs off starts no child any more, and has ended at once."""
     async with engine_of() as engine:
         await crashed(engine)
-        engine.drain()
+        engine.child.drain()
         await assert_ended(engine)
-        assert 0 == engine.restarts
+        assert 0 == engine.child.restarts
 
 
 @pytest.mark.parametrize("turn", range(4))
@@ -105,7 +107,7 @@ async def test_a_child_that_is_just_being_started_is_not_or_is_the_last(turn: in
     async with engine_of() as engine:
         attaching = asyncio.create_task(engine.attach(CLASSIFIER))
         await turns(turn + 1)
-        engine.drain()
+        engine.child.drain()
         try:
             await attaching
         except EngineNotReady:
@@ -119,14 +121,14 @@ async def test_no_pause_begins_while_an_engine_drains() -> None:
     told: list[EngineState] = []
 
     def drain_as_it_dies() -> None:
-        if engine.state is EngineState.BACKING_OFF and engine.pid and not told:
-            told.append(engine.state)
-            engine.drain()
+        if engine.child.state is EngineState.BACKING_OFF and engine.child.pid and not told:
+            told.append(engine.child.state)
+            engine.child.drain()
 
     async with engine_of(on_change=drain_as_it_dies) as engine:
         await engine.attach(CLASSIFIER)
-        await eventually(lambda: engine.state is EngineState.READY)
-        os.kill(engine.pid, signal.SIGKILL)
+        await eventually(lambda: engine.child.state is EngineState.READY)
+        os.kill(engine.child.pid, signal.SIGKILL)
         await eventually(lambda: bool(told))
         await assert_ended(engine)
 
@@ -137,16 +139,16 @@ def paused(faults: InjectedFaults) -> Supervisor:
     return Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, wrap=faults.around)
 
 
-@pytest.mark.parametrize("end", [Engine.request_stop, Engine.drain])
+@pytest.mark.parametrize("end", [ChildSupervisor.request_stop, ChildSupervisor.drain])
 async def test_who_waits_for_an_engine_that_nobody_supervises_is_told_when_it_ends(
-    end: Callable[[Engine], None],
+    end: Callable[[ChildSupervisor], None],
 ) -> None:
     """What supervised it has died and pauses: the attach that waits for the next child ends with an error."""
     faults = InjectedFaults()
     async with engine_of(paused(faults)) as engine:
         attaching = asyncio.create_task(engine.attach(CLASSIFIER))
         await eventually(lambda: len(faults.pauses) == 1)
-        end(engine)
+        end(engine.child)
         with pytest.raises(EngineNotReady, match="stopping"):
             await engine.attach(CLASSIFIER)
         with pytest.raises(EngineNotReady, match="stopping"):
@@ -159,12 +161,12 @@ async def test_an_engine_that_stops_ends_no_other_of_its_name() -> None:
     faults = InjectedFaults()
     owner = paused(faults)
     async with engine_of(owner) as engine, contextlib.aclosing(_Other(owner)) as other:
-        engine.start()
+        engine.child.start()
         await eventually(lambda: len(faults.pauses) == 1)
         faults.at_start.add("engine echo")
         attaching = asyncio.create_task(other.engine.attach(CLASSIFIER))
         await eventually(lambda: len(faults.pauses) == 2)
-        await engine.stop()
+        await engine.child.stop()
         faults.release()
         await attaching
         assert other.engine.ready("classify")
@@ -174,7 +176,7 @@ class _Other:
     """A second engine of the same name and owner."""
 
     def __init__(self, owner: Supervisor) -> None:
-        self.engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), lambda: None, owner=owner)
+        self.engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), lone_engine(owner=owner))
 
     async def aclose(self) -> None:
-        await self.engine.stop()
+        await self.engine.child.stop()

@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_process import ChildProcess
+from edge_agent.engine.child_process import ChildProcess, loop_time
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.job_dispatch import Quarantine
-from edge_agent.engine.liveness import loop_time
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import FRAME_BYTES_MAX, AttachRequest, LoadRequest
 from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
@@ -28,6 +27,7 @@ from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
 from edge_agent.process_memory import resident_bytes
 from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, run
 from tests.support.eventually import eventually
+from tests.support.lone_engine import lone_engine
 
 PATIENT = CONFIG.model_copy(update={"heartbeat_seconds_max": 30.0})
 # Loads, but no echo engine has that device: its attach fails while the others on the engine answer.
@@ -298,14 +298,14 @@ async def test_a_child_that_cannot_be_watched_is_not_left_behind() -> None:
 
 
 @contextlib.asynccontextmanager
-async def engine_of(before_start: Callable[[], None], on_change: Callable[[], None]) -> AsyncIterator[Engine]:
+async def engine_of(before_load: Callable[[], None], on_change: Callable[[], None]) -> AsyncIterator[Engine]:
     """An echo engine outside any pool."""
-    engine = Engine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), on_change)
-    engine.before_start = before_start
+    dependencies = lone_engine(on_change, before_load)
+    engine = Engine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), dependencies)
     try:
         yield engine
     finally:
-        await engine.stop()
+        await engine.child.stop()
     assert [] == children()
 
 
@@ -326,9 +326,9 @@ async def test_a_fault_of_the_supervisor_leaves_nobody_waiting(capfd: pytest.Cap
     async with engine_of(faults(2), lambda: None) as engine, asyncio.timeout(20):
         with pytest.raises(EngineNotReady, match="supervising it failed with RuntimeError"):
             await engine.attach(message)
-        assert "supervising it failed with RuntimeError" in engine.problem
+        assert "supervising it failed with RuntimeError" in engine.child.problem
         await eventually(lambda: engine.ready("classify"))
-        assert (2, 2) == (engine.restarts, engine.load_failures)
+        assert (2, 2) == (engine.child.restarts, engine.child.load_failures)
     assert "a fault of ours" in capfd.readouterr().out
 
 
@@ -336,7 +336,7 @@ async def test_a_fault_of_whoever_hears_of_changes_is_not_the_engines() -> None:
     """The engine starts, attaches and answers all the same."""
     async with engine_of(lambda: None, faults(1000)) as engine, asyncio.timeout(20):
         await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
-        assert (0, True) == (engine.restarts, engine.ready("classify"))
+        assert (0, True) == (engine.child.restarts, engine.ready("classify"))
         assert (await engine.answer(run("refund"), loop_time() + 10)).done.scores[0] > 0.5
 
 
@@ -347,14 +347,14 @@ async def test_the_outcome_of_an_abandoned_attach_is_not_that_of_a_later_one(aba
     first, second = (AttachRequest(digest="d", manifest=encode(each), paths={}) for each in (abandoned, wanted))
     async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(20):
         await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
-        await eventually(lambda: EngineState.READY is engine.state)
-        os.kill(engine.pid, signal.SIGSTOP)
+        await eventually(lambda: EngineState.READY is engine.child.state)
+        os.kill(engine.child.pid, signal.SIGSTOP)
         attaching = asyncio.create_task(engine.attach(first))
         await eventually(lambda: "d" in engine.bundles)
         await engine.detach("d", drain_seconds=0)
         again = asyncio.create_task(engine.attach(second))
         await eventually(lambda: "d" in engine.bundles)
-        os.kill(engine.pid, signal.SIGCONT)
+        os.kill(engine.child.pid, signal.SIGCONT)
         outcomes = await asyncio.gather(attaching, again, return_exceptions=True)
         expected = RequirementUnmet if wanted is NEEDY else type(None)
         assert [EngineNotReady, expected] == [type(outcome) for outcome in outcomes]
@@ -366,14 +366,14 @@ async def test_an_engine_that_was_stopped_does_not_start_again() -> None:
     message = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={})
     async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(20):
         attaching = asyncio.create_task(engine.attach(message))
-        await eventually(lambda: engine.pid != 0)
-        restarting, stopping = asyncio.create_task(engine.restart()), asyncio.create_task(engine.stop())
+        await eventually(lambda: engine.child.pid != 0)
+        restarting, stopping = asyncio.create_task(engine.child.restart()), asyncio.create_task(engine.child.stop())
         await asyncio.wait([attaching, restarting, stopping])
-        assert (True, 0) == (engine.ended, engine.pid)
-        for again in (engine.restart(), engine.attach(message)):
+        assert (True, 0) == (engine.child.ended, engine.child.pid)
+        for again in (engine.child.restart(), engine.attach(message)):
             with pytest.raises(EngineNotReady):
                 await again
-        assert EngineState.STOPPING is engine.state
+        assert EngineState.STOPPING is engine.child.state
 
 
 async def test_an_input_that_no_frame_takes_is_refused_and_nothing_else() -> None:

@@ -14,6 +14,7 @@ from edge_agent.formats.manifest import Manifest, TaskSpec, encode
 from edge_agent.supervision import Supervisor
 from tests.support.eventually import eventually
 from tests.support.injected_faults import InjectedFault, InjectedFaults
+from tests.support.lone_engine import lone_engine
 
 BUNDLE = Manifest(task=TaskSpec(name="talk", kind="generate"), version="1.0.0", runtime="echo")
 
@@ -23,7 +24,7 @@ async def test_a_child_that_nobody_watches_any_more_is_started_again():
     faults = InjectedFaults()
     owner = Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, wrap=faults.around)
     load = LoadRequest(runtime="echo", context_tokens=64, sequences_max=2)
-    engine = Engine("echo", load, EngineConfig(), Quarantine(60.0), lambda: None, owner=owner)
+    engine = Engine("echo", load, EngineConfig(), Quarantine(60.0), lone_engine(owner=owner))
     attach = AttachRequest(digest="talk", manifest=encode(BUNDLE), paths={})
     faults.at_start.add("engine echo")
     with structlog.testing.capture_logs() as logged:
@@ -34,12 +35,12 @@ async def test_a_child_that_nobody_watches_any_more_is_started_again():
     assert (False, False) == (engine.ready("talk"), attaching.done())
     faults.release()
     await attaching
-    first = engine.pid
+    first = engine.child.pid
     faults.strike("engine echo")
     await eventually(lambda: not engine.ready("talk"))
     faults.release()
     await eventually(lambda: engine.ready("talk"))
-    assert engine.pid not in (0, first)
-    await engine.stop()
-    assert (0, ()) == (engine.pid, owner.components)
+    assert engine.child.pid not in (0, first)
+    await engine.child.stop()
+    assert (0, ()) == (engine.child.pid, owner.components)
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -131,7 +131,7 @@ async def test_memory_that_serves_is_not_there_for_a_trial():
     async with pool.sandbox_pool(20) as trial:
         await trial.attach("new", good, encode(good), {})
         (engine,) = trial._engines.values()
-        assert cap - 2 * used < engine.load.memory_bytes_max <= cap - used // 2
+        assert cap - 2 * used < engine.child.load.memory_bytes_max <= cap - used // 2
     await pool.stop()
 
 
@@ -141,8 +141,8 @@ async def test_the_child_ends_with_the_block_whatever_happens(pool: EnginePool):
 
     async def hanging() -> None:
         async with open_sandbox(pool, "new", loadable(manifest("!slow 60000 {input}")), 60) as asked:
-            assert pool._trial is not None
-            pids.extend(pool._trial.pids)
+            assert pool._sandbox is not None
+            pids.extend(pool._sandbox.pids)
             await asked.answer("x", 60)
 
     task = asyncio.create_task(hanging())

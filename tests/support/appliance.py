@@ -155,13 +155,13 @@ class Appliance:
         )
         self.centre.plan(self.centre.offering(*map(self.centre.publish, bundles)))
 
-    def bring(self) -> str:
-        """Carry a stick there, mount it while the daemon runs, import it, and take it away again."""
+    def bring(self, user: str = "") -> str:
+        """Carry a stick there, mount it while the daemon runs, import it as somebody, and take it away again."""
         self.sticks += 1
         self.machine.put(self.centre.stick(self.folder / f"stick-{self.sticks}"), f"/srv/stick-{self.sticks}")
         self.machine.run("mkdir", "-p", "/media/stick")
         self.machine.run("mount", "--bind", f"/srv/stick-{self.sticks}", "/media/stick")
-        said = self.machine.run("edge-agent", "media", "import", "/media/stick")
+        said = self.machine.run("edge-agent", "media", "import", "/media/stick", user=user)
         self.machine.run("umount", "/media/stick")
         return said
 

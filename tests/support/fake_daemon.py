@@ -222,6 +222,7 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.status_calls = 0
         self.digests = [DIGEST, DIGEST]
         """Of the two bundles that are listed."""
         self.status = admin_pb2.GetStatusResponse(
@@ -264,6 +265,7 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
         return made
 
     def GetStatus(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.GetStatusResponse:
+        self.status_calls += 1
         return self.status
 
     def ListBundles(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.ListBundlesResponse:

@@ -9,7 +9,7 @@ await site.updater.check()
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +17,15 @@ from typing import Any
 
 from edge_agent.config import Config, SiteConfig, UpdateConfig
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.download_requests import DownloadRequest
 from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.plan import BundleOffer, FleetPlan, MachineCapabilities, RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.update_records import UpdateProgress
+from edge_agent.update.ingest import MissingFiles
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
+from edge_agent.update.update_blockers import DownloadBlocker
 from edge_agent.update.updater import Updater, UpdaterDependencies
 from edge_agent.update.verified import CopyProgress, VerifiedRepository
 from tests.support.activation_cases import Site
@@ -50,14 +51,18 @@ class Published:
         self.problem: EdgeAgentError | None = None
         self.copied = CopyProgress()
         self.cannot_admit: EdgeAgentError | None = None
+        self.cannot_read: EdgeAgentError | None = None
 
     def refresh(self, folder: Path) -> VerifiedRepository:
         if self.problem:
             raise self.problem
         return self.verified
 
-    def missing_files(self, folder: Path, verified: VerifiedRepository, digest: str) -> Sequence[DownloadRequest]:
-        return [DownloadRequest(sha256=digest, size_bytes=1_500_000)] if digest in self.on_the_way else []
+    def describe_missing(self, folder: Path, verified: VerifiedRepository, digest: str) -> MissingFiles | None:
+        if self.cannot_read:
+            raise self.cannot_read
+        fault = f"blobs/{digest[:12]}… is not there"
+        return MissingFiles(1, 1_500_000, fault) if digest in self.on_the_way else None
 
     def admit(self, folder: Path, digest: str) -> InstalledBundle:
         if self.cannot_admit:
@@ -76,6 +81,7 @@ class UpdatingSite(Site):
     def __init__(self, tmp_path: Path) -> None:
         self.published = Published(lambda: self.store)
         self.wall, self.running = NOW, 0.0
+        self.download_blocker: DownloadBlocker | None = None
         self.seen: dict[str, BundleActivity] = {}
         self.answers: dict[str, Answering] = {}
         self.refused: dict[str, EdgeAgentError] = {}
@@ -93,6 +99,7 @@ class UpdatingSite(Site):
             serving=lambda _bundle: None,
             activity=lambda digest: self.seen.get(digest, BundleActivity()),
             machine=MachineCapabilities(2**32),
+            download_blocker=lambda: self.download_blocker,
             now=lambda: self.wall,
             monotonic=lambda: self.running,
         )
@@ -150,6 +157,13 @@ class UpdatingSite(Site):
         """Return the row as it is shown and as it is on the disk."""
         assert self.updater.overview.rows == self.store.journal.rows()
         return self.updater.overview.rows[TASK]
+
+    async def switched(self, **more: object) -> str:
+        """Bring the site to 2.0.0, in probation; return its digest."""
+        new = self.publish("2.0.0")
+        self.want(new, "2.0.0", **more)
+        assert "probation" == (await self.look()).state
+        return new
 
     def where(self) -> tuple[str, str]:
         """Return the state and the reason."""

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
-from edge_agent.engine.bundle_stats import BundleStats
-from edge_agent.engine.job_dispatch import JobDispatcher
+from edge_agent.engine.job_dispatch import BundleStats, JobDispatcher
 from edge_agent.engine.job_queue import FairRounds
 from edge_agent.log_deduplication import LogDeduplicator
 from edge_agent.metrics.answer_counts import AnswerCounts

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from edge_agent.cli import COMMANDS, OLD_NAMES, app
 from edge_agent.cli.journal_logs import SYSTEMD_RUNS, journal_arguments
+from edge_agent.v1 import admin_pb2
 from tests.support.fake_daemon import FakeDaemon
 
 Run = Callable[..., Result]
@@ -62,20 +63,29 @@ def test_an_option_after_the_command_wins(run, daemon, tmp_path):
     assert 3 == run("status", "--run-dir", str(tmp_path / "elsewhere")).exit_code
 
 
+def removals(daemon: FakeDaemon) -> list[admin_pb2.RemoveBundleRequest]:
+    """Return the removals that a daemon was asked for."""
+    return [each for each in daemon.admin.requests if isinstance(each, admin_pb2.RemoveBundleRequest)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "consequence"),
     [
-        (["remove", "pos-intent"], "calls of that task fail. 'edge-agent install PATH' brings it back"),
+        (
+            ["remove", "pos-intent"],
+            "Version 1.2.0 stops answering 'pos-intent', and nothing else answers it: calls of the task fail. The site"
+            " loses 2 bundles of it (1.2.0, 1.2.0; 196.0 MB). The way back: 'edge-agent install PATH' of its file.",
+        ),
         (["remove", "pos-intent", "1.1.0"], "The site loses pos-intent 1.1.0."),
         (["erase", "4b1f7c1e"], "There is no way back."),
     ],
 )
 def test_without_a_terminal_nothing_is_removed_unless_the_script_says_yes(run, daemon, arguments, consequence):
-    """The refusal names the consequence and the option, and ends with 2; the daemon is not called."""
+    """The refusal names the consequence and the option, and ends with 2; nothing is removed."""
     result = run(*arguments)
     shown = " ".join(result.stderr.replace("│", " ").split())
     assert (2, True, True) == (result.exit_code, consequence in shown, "--yes" in shown)
-    assert [] == daemon.admin.requests
+    assert [] == removals(daemon)
 
 
 @pytest.mark.parametrize(("answer", "code", "removed"), [("y", 0, 1), ("n", 1, 0)])
@@ -89,8 +99,8 @@ def test_on_a_terminal_a_person_is_asked(daemon, tmp_path, answer, code, removed
         shown = asking.stderr.read().decode()
     os.close(person)
     os.close(terminal)
-    assert (code, removed) == (asking.returncode, len(daemon.admin.requests)), shown
-    assert ("calls of that task fail" in shown, "Remove the task pos-intent? [y/N]" in shown) == (True, True)
+    assert (code, removed) == (asking.returncode, len(removals(daemon))), shown
+    assert ("calls of the task fail" in shown, "Remove the task pos-intent? [y/N]" in shown) == (True, True)
 
 
 def test_quiet_prints_answers_and_errors_alone(run, daemon, tmp_path):
@@ -191,6 +201,6 @@ def test_completion_knows_commands_options_and_subcommands():
         return set(CliRunner().invoke(app, [], prog_name="edge-agent", env=variables).stdout.split())
 
     assert {"bundles"} == completed("edge-agent bun")
-    assert {"list", "show", "inspect"} == completed("edge-agent bundles ")
+    assert {"list", "show", "inspect", "allow"} == completed("edge-agent bundles ")
     assert "--no-activate" in completed("edge-agent install --")
     assert set() == completed("edge-agent mod") - {"mode"}

@@ -215,7 +215,7 @@ ALL_FILES = "certificate_file: a, key_file: b, client_ca_file: c"
     [
         (TCP % ("false", "certificate_file: a"), "TLS needs access.key_file and access.client_ca_file as well"),
         ("access: {client_ca_file: c}", "TLS needs access.certificate_file and access.key_file as well"),
-        (TCP % ("true", ALL_FILES), "service.insecure is set beside the certificates"),
+        (TCP % ("true", ALL_FILES), "service.insecure is set in addition to the certificates"),
         (TCP % ("false", ""), "service.tcp_address is set without TLS"),
     ],
 )

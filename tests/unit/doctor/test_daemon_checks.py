@@ -209,6 +209,11 @@ def task(state: str, reason: str = "", age: float = 60.0) -> TaskUpdate:
         ("fault", task("FAILED", "GOLDEN_DIFFERS")),
         ("fault", task("ROLLED_BACK", "SLOWER")),
         ("note", task("HELD", "BY_HAND")),
+        ("note", task("HELD", "REMOVED")),
+        ("warning", task("WAITING", "DISK_FULL")),
+        ("warning", task("WAITING", "FILES_MISSING")),
+        ("warning", task("WAITING", "STICK_FAILED")),
+        ("warning", task("WAITING", "INTERRUPTED")),
         ("warning", task("STAGED", "DISK_FULL")),
         ("ok", task("STAGED", "WINDOW_CLOSED")),
         ("warning", task("FETCHING", age=DAY)),
@@ -343,6 +348,18 @@ TROUBLE = ReportedProblem("UPSTREAM_REFUSED", "the store does not accept the cre
 def test_the_uplink_is_judged(check, verdict, changed):
     """Silent, offline for long, refused, or in trouble."""
     assert (verdict, verdict != "ok") == told(heard(**changed), check)
+
+
+def test_a_folder_is_no_credential_and_no_network():
+    """A store that is a folder: neither the credential nor the network is blamed, and its own remedy is shown."""
+    refused = ReportedProblem("UPSTREAM_REFUSED", "edge-uplink may not read the folder /mnt/fleet", "Its remedy.", "")
+    offline = {"state": "offline", "since_seconds": 2 * DAY, "upstream": "/mnt/fleet"}
+    for state in (offline, {**offline, "since_seconds": 60.0}):
+        found = heard(problems=(refused,), folders=("/mnt/fleet",), **state)
+        assert ("warning", True) == told(found, "uplink-problem")
+        said = " ".join(f"{each.remedy} {each.command}" for each in found)
+        assert [] == [word for word in ("credential", "ping", "router", "date;") if word in said]
+        assert ("Its remedy.", True) == (only(found, "uplink-problem").remedy, "findmnt -T /mnt/fleet" in said)
 
 
 def test_an_uplink_that_has_just_started_may_be_silent():

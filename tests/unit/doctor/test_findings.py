@@ -221,7 +221,7 @@ SAID = [
             )
         ),
         "2.0.0 has been in state held for 0 s: BY_HAND",
-        "edge-agent activate t 2.0.0",
+        "sudo edge-agent bundles allow t",
     ),
     (
         capture_checks.judge_capture(CaptureFacts(95, 100, 0, 100, 0, None, {}, (), False)),

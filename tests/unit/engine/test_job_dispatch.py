@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import cProfile
 
 import pytest
 
 from edge_agent.engine import protocol
-from edge_agent.engine.bundle_stats import BundleStats
 from edge_agent.engine.job_dispatch import (
     BY_CPU,
+    LATENCIES_MAX,
     QUARANTINED_MAX,
+    BundleStats,
     JobDispatcher,
     JobLimits,
     Quarantine,
-    ToChild,
     fingerprint,
 )
-from edge_agent.engine.protocol import JobRequest
+from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult
 from edge_agent.errors import EngineNotReady, InputQuarantined
 from tests.support.eventually import turns
 from tests.support.simulated_time import advance, simulated
@@ -28,10 +29,15 @@ class Site:
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[protocol.ToChild] = asyncio.Queue()
-        self.jobs = JobDispatcher(JobLimits(queue=10, running=1), Quarantine(60.0), ToChild(lambda: True, self._send))
+        self.jobs = JobDispatcher(JobLimits(queue=10, running=1), Quarantine(60.0))
+        self.jobs.child = self
         self.asked: list[asyncio.Task[object]] = []
 
-    def _send(self, message: protocol.ChildMessage) -> None:
+    def begin_work(self) -> None:
+        """Send nothing: the child is idle."""
+
+    def send(self, message: protocol.ChildMessage) -> None:
+        """Store the message for `next`."""
         (body,) = protocol.FrameSplitter().feed(protocol.frame(message))
         self.sent.put_nowait(protocol.decode_to_child(body))
 
@@ -177,3 +183,58 @@ def test_the_list_is_bounded() -> None:
     quarantine.check(JobRequest(job_id="", digest="d", text="0"), now=1)
     with pytest.raises(InputQuarantined):
         quarantine.check(JobRequest(job_id="", digest="d", text="1"), now=1)
+
+
+CALLS_MAX = 4
+"""Of functions, for each answer that is counted: the counting itself, and what it calls."""
+
+
+@pytest.mark.parametrize(
+    ("reason", "counted"),
+    [
+        ("MODEL_FAILED", (1, 1)),
+        ("ENGINE_CRASHED", (1, 1)),
+        ("INPUT_TOO_LONG", (0, 0)),
+        ("CANCELLED", (0, 0)),
+        ("MADE_UP", (0, 0)),
+    ],
+)
+def test_only_what_the_model_fails_counts_against_it(reason: str, counted: tuple[int, int]):
+    """What callers do says nothing of a bundle."""
+    tally = BundleStats()
+    tally.record_end(FailureReport(job_id="1", reason=reason, message=""), 0.01)
+    assert counted == (tally.calls, tally.failures)
+    assert (0, 0.0) == (tally.timed, tally.median_ms)
+
+
+def test_time_is_of_the_latest_inputs_and_of_each_token():
+    """A generation of 10 tokens in 0.2 s counts as 20 ms; a deadline that passed counts with what it lasted."""
+    tally = BundleStats()
+    tally.record_end(JobResult(job_id="1", output_tokens=10), 0.2)
+    assert (1, 20.0) == (tally.calls, tally.median_ms)
+    tally.record_timeout(1.0)
+    assert (2, 510.0) == (tally.calls, tally.median_ms)
+    for _ in range(LATENCIES_MAX):
+        tally.record_end(JobResult(job_id="1"), 0.005)
+    assert (LATENCIES_MAX + 2, LATENCIES_MAX, 5.0) == (tally.calls, tally.timed, tally.median_ms)
+
+
+def calls_of_counting(tally: BundleStats) -> int:
+    """Return how many functions are called to count a hundred answers, by Python or in C."""
+    profile = cProfile.Profile()
+    done = JobResult(job_id="1")
+    profile.enable()
+    for _ in range(100):
+        tally.record_end(done, 0.001)
+    profile.disable()
+    return sum(each.callcount for each in profile.getstats())
+
+
+def test_counting_costs_next_to_nothing():
+    """A few calls of functions for each answer, and no more after thousands of them."""
+    tally = BundleStats()
+    first = calls_of_counting(tally)
+    for _ in range(100 * LATENCIES_MAX):
+        tally.record_end(JobResult(job_id="1"), 0.001)
+    assert first == calls_of_counting(tally)
+    assert first <= CALLS_MAX * 100

@@ -53,7 +53,7 @@ def test_what_a_kit_is_to_a_box(before: SiteEnrolment | None, options: dict[str,
 @pytest.mark.parametrize(
     ("before", "options", "said"),
     [
-        (known(site="shop-1"), {}, "for site shop-12, and this box is shop-1"),
+        (known(site="shop-1"), {}, "for site shop-12, and this machine is site shop-1"),
         (known(), {"same_fleet": False}, "another root of trust"),
         (known(issued_at=format_timestamp(NOW + 1)), {}, "older than the one in use"),
         (None, {"now": NOW + 30 * DAY}, "expired on"),

@@ -81,12 +81,12 @@ def json_of(raw: bytes) -> Any:
         (b"", "cut off"),
         (b"[]", "needs 'body' and 'sha256'"),
         (b'{"body": 1}', "needs 'body' and 'sha256'"),
-        (b'{"body": {}}', "another sha256"),
+        (b'{"body": {}}', "does not match its sha256"),
         (b'{"body": {"schema": "edge-agent/kit/v1", "x": 1.5}}', "no numbers like 1.5"),
-        (b'{"body": {"schema": "edge-agent/kit/v1", "x": "\\ud800"}}', "another sha256"),
+        (b'{"body": {"schema": "edge-agent/kit/v1", "x": "\\ud800"}}', "does not match its sha256"),
         (b"[" * 100_000, "cut off"),
         (b'{"body": "' + b"x" * enrolment_file.ENROLMENT_FILE_BYTES_MAX, "has more than"),
-        (resealed(schema="edge-agent/kit/v2"), "is of schema 'edge-agent/kit/v2'"),
+        (resealed(schema="edge-agent/kit/v2"), "has the schema 'edge-agent/kit/v2'"),
     ],
 )
 def test_what_is_no_kit_is_refused(raw: bytes, said: str):
@@ -121,7 +121,7 @@ def test_what_is_no_kit_is_refused(raw: bytes, said: str):
 )
 def test_a_broken_rule_is_named_by_its_field(changes: dict[str, Any], said: str):
     """The value, which may be secret, is not in the message."""
-    assert f"the kit: {said}" in refused(resealed(**changes)).message
+    assert f"the enrolment file: {said}" in refused(resealed(**changes)).message
 
 
 def test_what_a_newer_centre_says_is_not_ignored():

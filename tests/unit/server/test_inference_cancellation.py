@@ -122,9 +122,7 @@ class Nothing:
     """A site that keeps nothing."""
 
     start_redaction = staticmethod(Redactor().start)
-
-    def consent(self, task: str) -> str:
-        return "off"
+    collected: frozenset[str] = frozenset()
 
     def can_defer(self, task: str) -> bool:
         return False

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.pool import EngineStatus
+from edge_agent.engine.engine import EngineStatus
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, Manifest, digest_of, encode
 from edge_agent.routing.policy import LowConfidencePolicy, RouteName

@@ -64,6 +64,7 @@ def test_each_call_is_of_one_kind():
         "RollbackTask",
         "RemoveBundle",
         "ImportUpdate",
+        "AllowUpdate",
         "Drain",
         "ErasePrediction",
     }

@@ -58,7 +58,7 @@ def test_every_state_has_a_word_in_the_api():
 async def test_the_operator_sees_what_runs_what_ran_and_what_is_wanted(site: UpdatingSite):
     """By task, with versions and digests."""
     old, new = site.activation.inventory.rollbacks[TASK], site.active()
-    said = messages.updates_message(site.activation, site.updater.overview)
+    said = messages.updates_message(site.activation, site.updater.overview, site.updater.copy_progress)
     (task,) = said.tasks
     assert ("stable", 1, "") == (said.channel, said.plan_version, said.problem)
     assert [("1.0.0", old), ("2.0.0", new), ("2.0.0", new)] == [
@@ -71,7 +71,7 @@ async def test_the_operator_sees_what_is_not_believed_and_what_to_do(site: Updat
     """The plan that was believed last stays shown."""
     site.published.problem = UpdateExpired("it expired yesterday")
     await site.updater.check()
-    said = messages.updates_message(site.activation, site.updater.overview)
+    said = messages.updates_message(site.activation, site.updater.overview, site.updater.copy_progress)
     assert 1 == said.plan_version
     assert said.problem.startswith("it expired yesterday. Check this machine's clock")
 
@@ -83,7 +83,7 @@ async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
     await site.activation.rollback(TASK)
     await site.updater.check()  # a probation ends before its row is forgotten
     await site.updater.check()
-    (task,) = messages.updates_message(site.activation, site.updater.overview).tasks
+    (task,) = messages.updates_message(site.activation, site.updater.overview, site.updater.copy_progress).tasks
     assert not task.HasField("candidate")
     assert admin_pb2.UPDATE_STATE_UNSPECIFIED == task.state
 

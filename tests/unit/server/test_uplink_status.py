@@ -11,7 +11,7 @@ import pytest
 from edge_agent.config import Config
 from edge_agent.formats import uplink_state
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.server.uplink_status import read_uplink_report, uplink_message
+from edge_agent.server.uplink_status import download_blocker, read_uplink_report, uplink_message
 from edge_agent.v1 import admin_pb2 as pb
 from tests.support.examples import NOW
 from tests.support.uplink_cases import UplinkCase
@@ -149,3 +149,47 @@ def test_nothing_in_it_moves_a_cursor_or_breaks_the_answer(tmp_path: Path):
     assert found is not None
     assert ("s3://?]0;x?", "?[2Jall is well?") == (found.upstream, found.problems[0].message)
     assert 2**62 == found.waiting_bytes
+
+
+DOWNLOADS = {
+    "repository": URL,
+    "state": "online",
+    "since": format_timestamp(NOW),
+    "waiting_blobs": 1,
+    "waiting_bytes": 5,
+    "fetched_blobs": 0,
+    "fetched_bytes": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said_of_it"),
+    [
+        ({"downloads": DOWNLOADS}, None),
+        ({"downloads": {**DOWNLOADS, "state": "probing"}}, None),
+        ({"downloads": {**DOWNLOADS, "state": "offline"}}, "the uplink is offline"),
+        ({}, "the uplink does not report that it downloads updates"),
+        (
+            {"downloads": DOWNLOADS, "problems": [{"reason": "DISK_FULL", "message": "no room"}]},
+            "the uplink's disk is full",
+        ),
+    ],
+)
+def test_why_no_files_come_down(tmp_path: Path, changes: dict[str, object], said_of_it: str | None):
+    """What the uplink reports decides whether files are on their way."""
+    config = Config.model_validate({"state_dir": tmp_path, "uplink": {"updates_url": URL}})
+    config.uplink_notes.mkdir()
+    (config.uplink_notes / uplink_state.FILE_NAME).write_bytes(fresh(**changes))
+    found = download_blocker(config)
+    assert said_of_it == (found and found.message)
+    assert (said_of_it == "the uplink's disk is full") == bool(found and found.disk_full)
+
+
+def test_without_an_uplink_for_updates_nothing_comes_down(tmp_path: Path):
+    """None is configured, or it does not run."""
+    unset = download_blocker(Config.model_validate({"state_dir": tmp_path, "uplink": {"url": URL}}))
+    silent = download_blocker(Config.model_validate({"state_dir": tmp_path, "uplink": {"updates_url": URL}}))
+    assert ("no uplink for updates is configured", False) == (unset and (unset.message, unset.has_uplink))
+    assert ("the uplink does not report that it downloads updates", True) == (
+        silent and (silent.message, silent.has_uplink)
+    )

@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import BundleTooLarge, DiskFull, RequirementUnmet, UpdateIncomplete, UpdateUntrusted
+from edge_agent.errors import (
+    BundleTooLarge,
+    DiskFull,
+    MediaFailed,
+    RequirementUnmet,
+    UpdateIncomplete,
+    UpdateUntrusted,
+)
 from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
 from edge_agent.store.bundle_archive import StoreLimits
+from edge_agent.update.metadata_chain import RepositoryFolder
 from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
 from tests.support.fleet_cases import Centre
 from tests.support.store_cases import blob_names, bundle, sha256_of
@@ -185,6 +193,29 @@ def test_a_stick_is_only_read(centre, site, first, tmp_path):
     with pytest.raises(UpdateIncomplete, match="stick"):
         site.ingest.admit(stick, first)
     assert before == sorted((path, path.stat().st_mtime_ns) for path in stick.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [("gone", "is not there"), ("truncated", "is cut short, to 10.0 kB of 20.0 kB"), ("longer", "is damaged")],
+)
+def test_what_is_wrong_with_a_file_of_a_drive_is_said(centre, site, first, tmp_path, how, fault):
+    """A file that is cut short is not called missing."""
+    stick = Path(shutil.copytree(centre.folder, tmp_path / "stick"))
+    damage(stick / "blobs" / sha256_of(BASE), how)
+    found = site.ingest.describe_missing(stick, site.believe(stick), first)
+    expected = f"blobs/{sha256_of(BASE)[:12]}… {fault}"
+    assert ("1 file (20.0 kB)", expected) == (found.amount, found.fault)
+    assert None is site.ingest.describe_missing(site.incoming, site.believe(), first)
+
+
+def test_a_drive_that_was_pulled_out_is_no_drive_without_the_file():
+    """A read that the kernel ends with an error of the device; of our own disk it is a file that cannot be read."""
+    task = f"task/{os.getpid()}"  # the kernel refuses to read the memory at address 0 with EIO
+    with pytest.raises(MediaFailed, match=r"pulled out or is failing: cannot read task/\d+/mem: Input/output error"):
+        RepositoryFolder(Path("/proc/self"), is_media=True).read(task, "mem", 100)
+    assert None is RepositoryFolder(Path("/proc/self")).read(task, "mem", 100)
+    assert None is RepositoryFolder(Path("/proc/self"), is_media=True).read(task, "nothing", 100)
 
 
 def test_a_bundle_that_was_installed_unsigned_counts_as_signed(site, first, tmp_path):

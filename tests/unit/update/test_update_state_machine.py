@@ -84,7 +84,7 @@ def test_it_begins_with_what_answers():
         (facts(desired=desired("HARDWARE_UNMET")), ("waiting", "HARDWARE_UNMET", UpdateAction.NOTHING)),
         (facts(active=NEW), ("done", "BY_HAND", UpdateAction.NOTHING)),
         (facts(active=OTHER), ("held", "BY_HAND", UpdateAction.NOTHING)),
-        (facts(active=""), ("held", "BY_HAND", UpdateAction.NOTHING)),
+        (facts(active=""), ("held", "REMOVED", UpdateAction.NOTHING)),
     ],
 )
 def test_what_leads_on(state: UpdateState, seen: TaskFacts, leads_to: tuple[UpdateState, str, UpdateAction]):
@@ -117,7 +117,9 @@ def test_what_is_settled_stays_while_the_plan_wants_the_same(state: UpdateState,
     settled = row(state, reason="WHY")
     for active, wanted in itertools.product((OLD, OTHER, ""), (desired(verdict), None)):
         after, action = update_state_machine.decide(TASK, settled, facts(active, desired=wanted, plan_version=9), NOW)
-        assert (settled.state, "WHY", UpdateAction.NOTHING) == (after.state, after.reason, action)
+        held_by = "BY_HAND" if active else "REMOVED"
+        reason = held_by if state == "held" else "WHY"
+        assert (settled.state, reason, UpdateAction.NOTHING) == (after.state, after.reason, action)
 
 
 @pytest.mark.parametrize("state", ["failed", "rolled_back", "held"])
@@ -134,7 +136,53 @@ def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState
 def test_going_back_by_hand_sticks(state: UpdateState, wanted: DesiredState | None, active: str):
     """So does installing another bundle, or removing the task: nothing comes back by itself."""
     before = row(state, watch="{}")
-    assert ("held", "BY_HAND", UpdateAction.NOTHING) == decided(before, facts(active, desired=wanted))
+    reason = "BY_HAND" if active else "REMOVED"
+    assert ("held", reason, UpdateAction.NOTHING) == decided(before, facts(active, desired=wanted))
+
+
+@pytest.mark.parametrize("active", [OLD, OTHER, ""])
+def test_a_refusal_names_the_command_that_lifts_it(active: str):
+    """What somebody chose here, and how the plan's bundle comes to answer again."""
+    held, _ = update_state_machine.decide(TASK, row("done"), facts(active), NOW)
+    assert "somebody removed the task here" in held.message or active
+    assert f"'sudo edge-agent bundles allow {TASK}'" in held.message
+
+
+@pytest.mark.parametrize("active", [OLD, OTHER, ""])
+def test_a_refusal_that_is_lifted_begins_again(active: str):
+    """What answers meanwhile is what the update may go back to; only `held` can be lifted."""
+    held, _ = update_state_machine.decide(TASK, row("done", attempts=2), facts(active), NOW)
+    lifted = update_state_machine.allow(held, active, NOW)
+    assert ("waiting", active, 0) == (lifted.state, lifted.incumbent, lifted.attempts)
+    assert ("testing", "", UpdateAction.TEST) == decided(lifted, facts(active))
+    assert ("waiting", "", UpdateAction.NOTHING) == decided(lifted, facts(active, desired=None))
+    others = [row(state) for state in STATES if state != "held"]
+    assert others == [update_state_machine.allow(each, active, NOW) for each in others]
+
+
+def test_whoever_brings_the_files_of_a_removed_task_wants_it_back():
+    """With all files on the drive or in the store; another version that answers here stays."""
+    removed, _ = update_state_machine.decide(TASK, row("done"), facts(""), NOW)
+    for there in ({"installed": True}, {"installed": False}):
+        after, action = update_state_machine.decide(TASK, removed, facts("", brought=True, **there), NOW)
+        assert (False, "") == (action is UpdateAction.NOTHING, after.incumbent)
+    for refused in (
+        facts("", brought=True, installed=False, missing="1 file"),
+        facts("", brought=False),
+        facts("", brought=True, desired=None),
+    ):
+        assert ("held", "REMOVED", UpdateAction.NOTHING) == decided(removed, refused)
+    chosen, _ = update_state_machine.decide(TASK, row("done"), facts(OTHER), NOW)
+    assert ("held", "BY_HAND", UpdateAction.NOTHING) == decided(chosen, facts(OTHER, brought=True))
+
+
+def test_what_this_agent_cannot_read_was_removed_by_nobody():
+    """After a return to an older agent the row stays as it is."""
+    for state in ("probation", "done", "held"):
+        before = row(state, reason="WHY", watch="{}")
+        assert (before, UpdateAction.NOTHING) == update_state_machine.decide(
+            TASK, before, facts("", unreadable=True, desired=None), NOW
+        )
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -169,7 +217,7 @@ def test_what_a_self_test_leads_to(outcome: StepOutcome, leads_to: tuple[UpdateS
     """The bundle's failures are remembered, the machine's are counted and tried again."""
     after = update_state_machine.after_test(row("testing"), outcome, NOW)
     assert leads_to == (after.state, after.reason, after.attempts)
-    assert (outcome.message, NOW) == (after.message, after.since)
+    assert (True, NOW) == (outcome.message in after.message, after.since)
 
 
 @pytest.mark.parametrize(

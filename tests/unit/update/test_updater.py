@@ -36,14 +36,6 @@ async def site(tmp_path: Path) -> AsyncIterator[UpdatingSite]:
     await site.stop()
 
 
-async def switched(site: UpdatingSite, **more: object) -> str:
-    """Bring a site to 2.0.0, in probation; return its digest."""
-    new = site.publish("2.0.0")
-    site.want(new, "2.0.0", **more)
-    assert "probation" == (await site.look()).state
-    return new
-
-
 async def test_a_bundle_is_fetched_tested_switched_to_and_watched(site: UpdatingSite):
     """One look takes all steps that are due; the mirror is asked for what is missing and for nothing after it came."""
     new = site.publish("2.0.0")
@@ -88,7 +80,7 @@ async def test_the_old_one_answers_until_the_new_one_is_ready(site: UpdatingSite
 
 async def test_a_task_that_the_plan_does_not_name_is_left_alone(site: UpdatingSite):
     """Nothing is written of it; a row of an earlier plan is forgotten."""
-    await switched(site, probation=ProbationRules(calls=0))
+    await site.switched(probation=ProbationRules(calls=0))
     assert "done" == (await site.look()).state
     site.plan({}, 2)
     await site.updater.check()
@@ -176,7 +168,7 @@ async def test_a_halt_stops_what_has_not_switched_and_nothing_else(site: Updatin
 
 async def test_a_bad_probation_rolls_back_by_itself(site: UpdatingSite):
     """The verdict is remembered, and no later rollback leads to the bad bundle."""
-    new = await switched(site)
+    new = await site.switched()
     site.seen[new] = BundleActivity(calls=20, failures=5)
     await site.look()
     assert (("rolled_back", "ERRORS"), site.old) == (site.where(), site.active())  # type: ignore[attr-defined]
@@ -188,7 +180,7 @@ async def test_a_bad_probation_rolls_back_by_itself(site: UpdatingSite):
 
 async def test_a_rollback_that_fails_is_tried_again(site: UpdatingSite):
     """The bad bundle goes on answering meanwhile, and the status says both."""
-    new = await switched(site)
+    new = await site.switched()
     site.seen[new] = BundleActivity(problem="it died")
     site.engines.short.add(site.old)  # type: ignore[attr-defined]
     row = await site.look()
@@ -202,7 +194,7 @@ async def test_a_rollback_that_fails_is_tried_again(site: UpdatingSite):
 
 async def test_a_rollback_by_hand_sticks_until_the_plan_moves_on(site: UpdatingSite):
     """In probation and after it; a restart does not forget it."""
-    new = await switched(site)
+    new = await site.switched()
     await site.activation.rollback(TASK)
     assert ("held", site.old) == ((await site.look()).state, site.active())  # type: ignore[attr-defined]
     await site.killed()
@@ -311,7 +303,7 @@ async def test_where_two_do_not_fit_the_test_comes_between_them(site: UpdatingSi
 @pytest.mark.parametrize("error", [UpdateExpired("it is old"), UpdateIncomplete("not all here")])
 async def test_what_is_not_believed_begins_nothing_and_stops_nothing(site: UpdatingSite, error):
     """A probation is judged all the same; the mirror is told, and the status has the reason."""
-    new = await switched(site)
+    new = await site.switched()
     newer = site.publish("3.0.0")
     site.want(newer, "3.0.0", 2)
     site.published.problem = error
@@ -328,7 +320,7 @@ async def test_a_new_task_arrives(site: UpdatingSite):
     await site.activation.remove(TASK, "")
     site.plan({})
     await site.updater.check()
-    new = await switched(site)
+    new = await site.switched()
     site.seen[new] = BundleActivity(problem="it died")
     row = await site.look()
     assert ("done", "NOT_ANSWERING", new) == (row.state, row.reason, site.active())
@@ -337,7 +329,7 @@ async def test_a_new_task_arrives(site: UpdatingSite):
 
 async def test_what_a_probation_counted_survives_a_restart(site: UpdatingSite):
     """Calls and hours go on; a clock that jumps ends nothing."""
-    new = await switched(site, probation=ProbationRules(calls=100, hours=2))
+    new = await site.switched(probation=ProbationRules(calls=100, hours=2))
     site.seen[new] = BundleActivity(calls=60)
     site.running += 3600
     site.wall += 50 * 365 * 86400

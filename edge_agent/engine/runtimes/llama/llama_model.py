@@ -78,7 +78,7 @@ class LlamaModel:
         if llama.__version__ != PIN:
             raise ModelLoadFailed(
                 f"llama-cpp-python {llama.__version__} is installed; this agent needs {PIN}",
-                remedy=f"Install edge-agent anew; it brings llama-cpp-python {PIN}.",
+                remedy=f"Install edge-agent again; it brings llama-cpp-python {PIN}.",
             )
         check_file(path)
         self.name = Path(path).name

@@ -9,8 +9,7 @@ from typing import cast
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_process import ChildProcess
-from edge_agent.engine.liveness import ChildWatch, CpuActivity, LivenessProbe
+from edge_agent.engine.child_process import ChildProcess, ChildWatch, CpuActivity, LivenessProbe
 from edge_agent.engine.protocol import ChildMessage, Ping
 from tests.support.simulated_time import simulated
 
@@ -25,6 +24,7 @@ class FakeChild:
 
     def __init__(self, spent: Callable[[float], float] = lambda _: 1.0, *, lingers: bool = False) -> None:
         self._spent, self._lingers = spent, lingers
+        self.last_heartbeat = asyncio.get_running_loop().time()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.pinged_at: list[float] = []
         self.killed_at: list[float] = []
@@ -45,7 +45,6 @@ class FakeChild:
     async def watched(self, *, loads: bool, looks: int = 100) -> ChildWatch:
         """Watch it from now on until it is gone, or for so many looks."""
         watch = ChildWatch("echo", CONFIG)
-        watch.begin(asyncio.get_running_loop().time())
         for _ in range(looks):
             if not self.ended.done():
                 await watch.check_silence(cast(ChildProcess, self), self.ended, [self.ended], loads=loads)
@@ -107,7 +106,7 @@ def test_a_child_that_is_heard_is_left_alone():
     async def work() -> tuple[list[float], list[float], bool]:
         child, watch = FakeChild(), ChildWatch("echo", CONFIG)
         for _ in range(100):
-            watch.last_heartbeat = asyncio.get_running_loop().time()
+            child.last_heartbeat = asyncio.get_running_loop().time()
             await watch.check_silence(cast(ChildProcess, child), child.ended, [child.ended], loads=False)
         return child.pinged_at, child.killed_at, watch.killed
 
@@ -119,7 +118,7 @@ def test_a_look_ends_with_what_it_waits_for():
 
     async def work() -> tuple[float, list[float], list[float]]:
         child, watch, answer = FakeChild(), ChildWatch("echo", CONFIG), asyncio.get_running_loop().create_future()
-        watch.begin(-1000.0)
+        child.last_heartbeat = -1000.0
         asyncio.get_running_loop().call_later(0.5, answer.set_result, None)
         await watch.check_silence(cast(ChildProcess, child), child.ended, [answer, child.ended], loads=False)
         return asyncio.get_running_loop().time(), child.pinged_at, child.killed_at
@@ -127,33 +126,19 @@ def test_a_look_ends_with_what_it_waits_for():
     assert (0.5, [], []) == simulated(work())
 
 
-def test_without_a_child_nothing_is_killed():
-    """A look takes its time and ends."""
-
-    async def work() -> tuple[float, bool]:
-        watch, ended = ChildWatch("echo", CONFIG), asyncio.get_running_loop().create_future()
-        watch.begin(-1000.0)
-        await watch.check_silence(None, ended, [ended], loads=False)
-        return asyncio.get_running_loop().time(), watch.killed
-
-    assert (BY_LOOK, False) == simulated(work())
-
-
 def test_a_look_that_is_cancelled_while_a_killed_child_ends_says_that_it_was_killed():
-    """The death is the child's own fault then too; the next child begins without it."""
+    """The death is the child's own fault then too."""
 
-    async def work() -> tuple[int, bool, bool]:
+    async def work() -> tuple[int, bool]:
         child = FakeChild(lingers=True)
         watch = ChildWatch("echo", CONFIG)
-        watch.begin(-1000.0)
+        child.last_heartbeat = -1000.0
         look = watch.check_silence(cast(ChildProcess, child), child.ended, [child.ended], loads=False)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(look, 60.0)
-        killed = watch.killed
-        watch.begin(asyncio.get_running_loop().time())
-        return len(child.killed_at), killed, watch.killed
+        return len(child.killed_at), watch.killed
 
-    assert (1, True, False) == simulated(work())
+    assert (1, True) == simulated(work())
 
 
 def test_a_sign_is_owed_after_a_pause():

@@ -1,9 +1,40 @@
-"""When a dead child is started again."""
+"""edge_agent/engine/child_failures.py: how a child ended, what that shows of an input, and when the next one starts."""
+
+from __future__ import annotations
+
+import signal
 
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.restart_policy import RestartPolicy
+from edge_agent.engine.child_failures import RestartPolicy, describe_exit, is_to_blame
+from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("code", [-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGSYS, 1])
+def test_a_crash_is_the_inputs_fault(code: int) -> None:
+    """Signals that a program brings on itself, and an exit with an error."""
+    assert is_to_blame(code, wedged=False)
+
+
+@pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, EXIT_OUT_OF_MEMORY])
+def test_a_death_from_outside_is_not(code: int) -> None:
+    """The kernel out of memory, an operator, or a MemoryError: the same input may work the next time."""
+    assert not is_to_blame(code, wedged=False)
+
+
+def test_our_own_kill_for_silence_is() -> None:
+    """A child that we kill because it hangs dies by SIGKILL, and the work in it is to blame."""
+    assert is_to_blame(-signal.SIGKILL, wedged=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(12, "it ran out of memory"), (19, "it lost its device"), (-6, "killed by signal 6"), (1, "exit code 1")],
+)
+def test_a_death_is_told_in_words(code: int, words: str) -> None:
+    """What the child could say itself, the signal, or the code."""
+    assert words == describe_exit(code)
 
 
 def policy(first: float = 0.5, longest: float = 3.0, failures: int = 3) -> RestartPolicy:
@@ -42,7 +73,7 @@ def test_a_good_answer_starts_again_at_the_shortest_pause():
     restart = policy()
     restart.pause_after_crash()
     restart.pause_after_crash()
-    restart.answered()
+    restart.record_answer()
     assert 0.5 == restart.pause_after_crash()
 
 
@@ -51,7 +82,7 @@ def test_loading_alone_does_not_shorten_the_pause():
     restart = policy()
     pauses = []
     for _ in range(3):
-        restart.loaded()
+        restart.record_load()
         pauses.append(restart.pause_after_crash())
     assert [0.5, 1.0, 2.0] == pauses
 
@@ -68,7 +99,7 @@ def test_starts_that_fail_never_end_the_tries():
     """The pause doubles up to the longest, for as long as the machine lets no child begin; a load starts it again."""
     restart = policy(failures=1)
     assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_start_failure() for _ in range(5)]
-    restart.loaded()
+    restart.record_load()
     assert 0.5 == restart.pause_after_start_failure()
 
 
@@ -77,7 +108,7 @@ def test_a_load_that_succeeds_starts_the_count_again():
     restart = policy(failures=2)
     for _ in range(5):
         assert 0.5 == restart.pause_after_load_failure()
-        restart.loaded()
+        restart.record_load()
 
 
 def test_crashes_and_failed_loads_are_counted_apart():
@@ -86,6 +117,6 @@ def test_crashes_and_failed_loads_are_counted_apart():
     for _ in range(10):
         restart.pause_after_crash()
     assert 0.5 == restart.pause_after_load_failure()
-    restart.answered()
+    restart.record_answer()
     assert 1.0 == restart.pause_after_load_failure()
     assert 0.5 == restart.pause_after_crash()

@@ -1,0 +1,301 @@
+"""What `edge-agent watch` knows: the latest looks at one daemon, and what came between them. Pure.
+
+    history = WatchHistory()
+    history.add(status, now)      # or history.fail("no daemon answers at ...", now)
+    history.snapshot(now)
+
+A look is one GetStatus. Rates and quantiles are over the last WINDOW_SECONDS: of one second they would jump. The curve
+of a task covers the last CURVE_SECONDS. A daemon that was started again counts from zero, so its looks begin again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from edge_agent.client import Durations, Status, TaskCounts
+from edge_agent.report.daemon_figures import histogram_quantile
+
+WINDOW_SECONDS = 10.0
+CURVE_SECONDS, CURVE_CELLS = 60.0, 8
+TASKS_DRAWN_MAX = 100
+"""Tasks whose curve is kept; of more only rates are known."""
+TOTAL = "*"
+"""Stands for all tasks together; no task is named so."""
+_NO_DURATIONS = Durations((), (), 0.0)
+_NO_COUNTS = TaskCounts("", {}, {}, 0, 0, 0, _NO_DURATIONS, _NO_DURATIONS)
+
+
+@dataclass(frozen=True)
+class TaskRates:
+    """What came of one task's inputs in a window."""
+
+    answers: float = 0.0
+    """This and the next, per second."""
+    errors: float = 0.0
+    below: float | None = None
+    """Share of the graded answers that are not confident, 0 to 1; None = there was none."""
+    escalated: float | None = None
+    """Share of the answers that the large model gave; None = there was no answer."""
+    abstained: float | None = None
+    """Share of the answers withheld."""
+    queue_p95: float | None = None
+    """This and the next in seconds; None = there was no answer."""
+    total_p50: float | None = None
+    total_p95: float | None = None
+
+    @property
+    def confident(self) -> float | None:
+        """Share of the graded answers that are confident, 0 to 1."""
+        return None if self.below is None else 1 - self.below
+
+
+@dataclass(frozen=True)
+class RefusalCount:
+    """Inputs and calls without an answer, for one reason."""
+
+    task: str
+    """Empty = a task that is not installed, or a call that reached none."""
+    reason: str
+    count: int
+    """Since the daemon started."""
+    recent: int
+    """Of these in the window."""
+    seconds_ago: float | None
+    """When the last one was seen; None = before this watch began."""
+
+
+@dataclass(frozen=True)
+class TransferRates:
+    """Bytes per second in the window; None = not known."""
+
+    uploaded: float | None = None
+    downloaded: float | None = None
+    copied: float | None = None
+    """From a drive into the store."""
+
+
+@dataclass(frozen=True)
+class WatchSnapshot:
+    """What is known at one moment."""
+
+    status: Status | None
+    """As it was last; None = the daemon was never reached."""
+    rates: Mapping[str, TaskRates] = field(default_factory=dict)
+    """By task, and of all together as TOTAL; none before there are two looks."""
+    seconds: float = 0.0
+    """Of the window that the rates are over."""
+    problem: str = ""
+    """Why the daemon does not answer; empty = it does."""
+    silent_seconds: float = 0.0
+    """For how long it has not."""
+    curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    """Answers per second, the oldest first; None = not watched then."""
+    refusals: tuple[RefusalCount, ...] = ()
+    """The latest first."""
+    transfers: TransferRates = TransferRates()
+    restarts: int = 0
+    """How often the daemon was started again while it was watched."""
+
+
+class WatchHistory:
+    """The latest looks at one daemon."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._looks: deque[tuple[float, Status]] = deque()
+        self._curves: dict[str, AnswerCurve] = {}
+        self._seen: dict[tuple[str, str], tuple[int, float | None]] = {}
+        self._problem, self._silent_since = "", 0.0
+        self._restarts = 0
+
+    def add(self, status: Status, now: float) -> None:
+        """Note a look, at that many seconds by whatever clock."""
+        if self._looks and self._looks[-1][1].start_time != status.start_time:
+            self._restarts += 1
+            self._looks.clear()
+            self._curves.clear()
+            # What a new daemon has refused is new.
+            self._seen = dict.fromkeys(self._seen, (0, None))
+        first = not (self._looks or self._restarts)
+        self._problem = ""
+        self._looks.append((now, status))
+        while len(self._looks) > 2 and self._looks[1][0] <= now - WINDOW_SECONDS:
+            self._looks.popleft()
+        self._note_answers(status, now)
+        self._note_refusals(status, now, first=first)
+
+    def fail(self, problem: str, now: float) -> None:
+        """Note that the daemon did not answer."""
+        if not self._problem:
+            self._silent_since = now
+        self._problem = problem
+
+    @property
+    def seconds(self) -> float:
+        """How long the window is."""
+        return self._looks[-1][0] - self._looks[0][0] if self._looks else 0.0
+
+    def rates(self) -> dict[str, TaskRates]:
+        """Return the rates by task, and of all as TOTAL; none before there are two looks."""
+        if not self.seconds:
+            return {}
+        first = {counts.task: counts for counts in self._looks[0][1].counts}
+        last = self._looks[-1][1].counts
+        found = {task.name: TaskRates() for task in self._looks[-1][1].tasks}
+        found |= {counts.task: rates_of(first.get(counts.task), counts, self.seconds) for counts in last}
+        found[TOTAL] = rates_of(summed(self._looks[0][1].counts), summed(last), self.seconds)
+        return found
+
+    def snapshot(self, now: float) -> WatchSnapshot:
+        """Return what is known now."""
+        return WatchSnapshot(
+            status=self._looks[-1][1] if self._looks else None,
+            rates=self.rates(),
+            seconds=self.seconds,
+            problem=self._problem,
+            silent_seconds=now - self._silent_since if self._problem else 0.0,
+            curves={name: curve.cells(now) for name, curve in self._curves.items()},
+            refusals=self._refusals(now),
+            transfers=self._transfers(),
+            restarts=self._restarts,
+        )
+
+    def _note_answers(self, status: Status, now: float) -> None:
+        answers = {task.name: 0 for task in status.tasks}
+        answers |= {counts.task: sum(counts.answers.values()) for counts in status.counts if counts.task}
+        for name, count in {TOTAL: sum(answers.values()), **answers}.items():
+            if name in self._curves or len(self._curves) < TASKS_DRAWN_MAX:
+                self._curves.setdefault(name, AnswerCurve()).add(count, now)
+
+    def _note_refusals(self, status: Status, now: float, *, first: bool) -> None:
+        for key, count in refused(status).items():
+            before, at = self._seen.get(key, (0, None))
+            self._seen[key] = (count, at if first or count == before else now)
+
+    def _refusals(self, now: float) -> tuple[RefusalCount, ...]:
+        before = refused(self._looks[0][1]) if self._looks else {}
+        found = [
+            RefusalCount(task, reason, count, count - before.get((task, reason), 0), None if at is None else now - at)
+            for (task, reason), (count, at) in self._seen.items()
+            if count
+        ]
+        far = float("inf")
+        return tuple(sorted(found, key=lambda one: (far if one.seconds_ago is None else one.seconds_ago, -one.count)))
+
+    def _transfers(self) -> TransferRates:
+        if not self.seconds:
+            return TransferRates()
+        first, last = self._looks[0][1], self._looks[-1][1]
+        return TransferRates(
+            uploaded=self._growth(_sent(first), _sent(last)),
+            downloaded=self._growth(_fetched(first), _fetched(last)),
+            copied=self._growth(_copied(first, last), _copied(last, last)),
+        )
+
+    def _growth(self, before: int | None, after: int | None) -> float | None:
+        """Return bytes per second; None where nothing is known, or the uplink was started again."""
+        return None if before is None or after is None or after < before else (after - before) / self.seconds
+
+
+class AnswerCurve:
+    """How many answers one task had given, at the looks of the last CURVE_SECONDS."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._points: deque[tuple[float, int]] = deque()
+
+    def add(self, count: int, now: float) -> None:
+        """Note how many there are since the daemon started."""
+        self._points.append((now, count))
+        while len(self._points) > 2 and self._points[1][0] <= now - CURVE_SECONDS:
+            self._points.popleft()
+
+    def cells(self, now: float) -> tuple[float | None, ...]:
+        """Return answers per second in CURVE_CELLS spans of the same length, the oldest first."""
+        span = CURVE_SECONDS / CURVE_CELLS
+        edges = [now - span * (CURVE_CELLS - number) for number in range(CURVE_CELLS + 1)]
+        return tuple(self._rate(start, end) for start, end in pairwise(edges))
+
+    def _rate(self, start: float, end: float) -> float | None:
+        start, end = max(start, self._points[0][0]), min(end, self._points[-1][0])
+        return (self._count_at(end) - self._count_at(start)) / (end - start) if end > start else None
+
+    def _count_at(self, at: float) -> float:
+        """Return the count at a time between the first and the last look, as if answers came evenly."""
+        before, count = self._points[0]
+        for after, later in self._points:
+            if after >= at:
+                return later if after == before else count + (later - count) * (at - before) / (after - before)
+            before, count = after, later
+        return count
+
+
+def rates_of(before: TaskCounts | None, after: TaskCounts, seconds: float) -> TaskRates:
+    """Return what happened in so many seconds; `before` None = nothing had been counted."""
+    first = before or _NO_COUNTS
+    answers = sum(after.answers.values()) - sum(first.answers.values())
+    graded = after.graded - first.graded
+
+    def share(route: str) -> float | None:
+        return (after.answers.get(route, 0) - first.answers.get(route, 0)) / answers if answers else None
+
+    return TaskRates(
+        answers=answers / seconds,
+        errors=(sum(after.errors.values()) - sum(first.errors.values())) / seconds,
+        below=(after.below_threshold - first.below_threshold) / graded if graded else None,
+        escalated=share("upstream"),
+        abstained=share("abstained"),
+        queue_p95=histogram_quantile(0.95, first.queue, after.queue),
+        total_p50=histogram_quantile(0.5, first.total, after.total),
+        total_p95=histogram_quantile(0.95, first.total, after.total),
+    )
+
+
+def summed(counts: Sequence[TaskCounts]) -> TaskCounts:
+    """Return all tasks as one."""
+    answers: dict[str, int] = {}
+    errors: dict[str, int] = {}
+    for each in counts:
+        for route, number in each.answers.items():
+            answers[route] = answers.get(route, 0) + number
+        for reason, number in each.errors.items():
+            errors[reason] = errors.get(reason, 0) + number
+    graded, below = sum(each.graded for each in counts), sum(each.below_threshold for each in counts)
+    tokens = sum(each.output_tokens for each in counts)
+    queue, total = (_added([getattr(each, name) for each in counts]) for name in ("queue", "total"))
+    return TaskCounts(TOTAL, answers, errors, graded, below, tokens, queue, total)
+
+
+def _added(durations: Sequence[Durations]) -> Durations:
+    known = [each for each in durations if each.bounds_seconds]
+    if not known:
+        return _NO_DURATIONS
+    bounds = known[0].bounds_seconds
+    alike = [each.counts for each in known if each.bounds_seconds == bounds]
+    return Durations(bounds, tuple(map(sum, zip(*alike, strict=True))), sum(each.total_seconds for each in known))
+
+
+def refused(status: Status) -> dict[tuple[str, str], int]:
+    """Return how many inputs and calls had no answer, by task and reason; denied calls have no task."""
+    found = {(each.task, reason): number for each in status.counts for reason, number in each.errors.items()}
+    for reason, number in status.denied.items():
+        found["", reason] = found.get(("", reason), 0) + number
+    return found
+
+
+def _sent(status: Status) -> int | None:
+    return status.uplink.sent_bytes if status.uplink else None
+
+
+def _fetched(status: Status) -> int | None:
+    return status.uplink.downloads.fetched_bytes if status.uplink and status.uplink.downloads else None
+
+
+def _copied(status: Status, last: Status) -> int | None:
+    """Return how much of the bundle that is copied now had been copied then."""
+    if not (status.updates and last.updates and last.updates.copying):
+        return None
+    return status.updates.copied_bytes if status.updates.copying == last.updates.copying else 0

@@ -1,0 +1,100 @@
+"""What follows when a child fails: how its end is described, whether its work is to blame, when the next one starts.
+
+A child that was killed from outside (by the kernel short of memory, or by an operator), or that ran out of memory, is
+no evidence against its input.
+
+Pauses before a start double. Loads that fail in a row end the tries. Starts that fail do not: a machine without
+descriptors, processes or memory is no evidence against the model. The time that a child was ready counts towards the
+pause after it, so a child that lived longer than its pause is replaced at once, and only one that keeps dying young
+waits.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from edge_agent.backoff import backoff_seconds
+from edge_agent.config import EngineConfig
+from edge_agent.engine.memory_cap import MemoryCap
+from edge_agent.engine.protocol import EXIT_DEVICE_LOST, EXIT_OUT_OF_MEMORY
+from edge_agent.errors import EngineNotReady, ModelLoadFailed
+
+ALARM_SECONDS = 5.0
+"""How long after its time limit a child is killed that could not end itself by its alarm."""
+START_REMEDY = (
+    "The daemon tries again, with growing pauses. If the problem stays: raise LimitNOFILE= or TasksMax= of the "
+    "service, free some memory, or end the programs that run so many processes."
+)
+_EXPLAINED = {EXIT_OUT_OF_MEMORY: "it ran out of memory", EXIT_DEVICE_LOST: "it lost its device"}
+_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGALRM})
+
+
+def is_to_blame(exit_code: int, *, wedged: bool) -> bool:
+    """Tell whether the work in flight caused this death; `wedged` = the daemon killed it for its silence."""
+    return wedged or (exit_code not in _FROM_OUTSIDE and exit_code != EXIT_OUT_OF_MEMORY)
+
+
+def describe_exit(exit_code: int) -> str:
+    """Return how a child ended, in words."""
+    return _EXPLAINED.get(exit_code) or (
+        f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+    )
+
+
+def time_limit_seconds(config: EngineConfig, step: str) -> float:
+    """Return how long a "load" or an "attach" may take."""
+    return config.load_seconds_max if step == "load" else config.attach_seconds_max
+
+
+def load_exit_error(step: str, exit_code: int | None, config: EngineConfig, cap: MemoryCap) -> ModelLoadFailed:
+    """Return the error of a load or an attach whose child has ended; `exit_code` None = it did not finish in time."""
+    if exit_code is None or exit_code == -signal.SIGALRM:
+        limit = time_limit_seconds(config, step)
+        return ModelLoadFailed(f"{step} took longer than {limit:g} s", limit_seconds=limit)
+    message = f"the model's process died during {step}: {describe_exit(exit_code)}{cap.summary}"
+    return ModelLoadFailed(message, **cap.metadata)
+
+
+def start_error(reason: str, pause_seconds: float) -> EngineNotReady:
+    """Return the error for callers that wait for an engine whose process cannot be started on this machine."""
+    message = f"the model's process cannot be run: {reason}; it is tried again"
+    return EngineNotReady(message, retry_seconds=max(pause_seconds, 1.0), remedy=START_REMEDY)
+
+
+@dataclass
+class RestartPolicy:
+    """Counts failures of one engine. Pauses are in seconds."""
+
+    config: EngineConfig
+    start_failures: int = 0
+    load_failures: int = 0
+    crashes: int = 0
+
+    def record_load(self) -> None:
+        """Note that the child became ready."""
+        self.start_failures = self.load_failures = 0
+
+    def record_answer(self) -> None:
+        """Note a good answer: the pause after the next crash is the shortest again."""
+        self.crashes = 0
+
+    def pause_after_crash(self, ready_seconds: float = 0.0) -> float:
+        """Return the pause before the next start of a child that was ready for so long."""
+        self.crashes += 1
+        return max(0.0, self._pause(self.crashes) - ready_seconds)
+
+    def pause_after_start_failure(self) -> float:
+        """Return the pause after a child could not be started: the machine has to change, and it may."""
+        self.start_failures += 1
+        return self._pause(self.start_failures)
+
+    def pause_after_load_failure(self) -> float | None:
+        """Return the pause, or None after `load_failures_max` failures in a row."""
+        self.load_failures += 1
+        if self.load_failures >= self.config.load_failures_max:
+            return None
+        return self._pause(self.load_failures)
+
+    def _pause(self, failures: int) -> float:
+        return backoff_seconds(failures, self.config.restart_seconds_first, self.config.restart_seconds_max)

@@ -1,0 +1,204 @@
+"""Who reaches an installed agent: operators who are not root, devices on a network, and a folder as object store.
+
+One machine for all tests, in this order. Each command and what it said is in .cache/booted/access.log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.formats import enrolment_file
+from edge_agent.formats.signed_document import format_timestamp
+from tests.support.appliance import DAY, DEVICE, SITE, STRANGER, TASKS, Appliance
+from tests.support.booted import CACHE, Machine, needs_machine, tree
+from tests.support.bundles import echo_bundle
+from tests.support.enrolment_files import a_kit
+
+pytestmark = [pytest.mark.release, needs_machine]
+OPERATOR = "kim"
+GROUP = "edge-agent-operators"
+HOST, TILL = "10.77.0.1", "10.77.0.2"
+SHOP_TASK = "shop"
+FLEET = "/mnt/fleet"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+    """A machine with the program, an operator, and a network with one client device."""
+    folder = tmp_path_factory.mktemp("booted")
+    log = CACHE / "access.log"
+    log.write_text("")
+    with Machine(folder / "machine", tree("trixie"), log) as machine:
+        site = Appliance(machine, folder)
+        machine.run("useradd", "--create-home", OPERATOR)
+        site.install()
+        machine.run("usermod", "-aG", GROUP, OPERATOR)
+        machine.run("usermod", "-aG", "edge-devices", DEVICE)
+        lay_network(machine)
+        yield site
+
+
+def lay_network(machine: Machine) -> None:
+    """Connect the machine to a network namespace that stands for a till."""
+    for words in (
+        "ip netns add till",
+        "ip link add shop0 type veth peer name till0 netns till",
+        f"ip address add {HOST}/24 dev shop0",
+        "ip link set shop0 up",
+        f"ip netns exec till ip address add {TILL}/24 dev till0",
+        "ip netns exec till ip link set till0 up",
+    ):
+        machine.run(*words.split())
+
+
+def run_printed(machine: Machine, command: str) -> str:
+    """Run a command as a technician types it; the machine has no sudo, and its root needs none."""
+    return machine.run("sh", "-c", command.replace("sudo ", ""))
+
+
+def findings(site: Appliance, check: str, user: str = "") -> list[dict[str, str]]:
+    """Return what doctor finds of one check, unless it is well."""
+    found = json.loads(site.machine.tell("edge-agent", "doctor", "--json", user=user)[1])["findings"]
+    return [each for each in found if each["check"] == check and each["verdict"] != "ok"]
+
+
+def configure(site: Appliance, text: str) -> None:
+    """Write agent.yaml, and restart the daemon."""
+    site.machine.write("/etc/edge-agent/agent.yaml", text)
+    site.machine.run("systemctl", "restart", "edge-agent")
+
+
+def test_a_group_may_operate_the_site(site: Appliance):
+    """admin.sock is for root and the group of operators; a member is told how to become one."""
+    shown = site.machine.run("stat", "-c", "%a %U:%G", "/run/edge-agent/admin.sock")
+    assert f"660 edge-agent:{GROUP}" == shown.strip()
+    code, said = site.machine.tell("edge-agent", "status", user=STRANGER)
+    assert (3, True) == (code, f"sudo usermod -aG {GROUP} {STRANGER}" in " ".join(said.split()))
+
+
+def test_an_operator_who_is_not_root_does_the_daily_work(site: Appliance):
+    """Looking, installing, changing, going back and removing; doctor finds no fault in the rights."""
+    configure(site, "store: {allow_unsigned: true}\n")
+    for version in ("1.0.0", "2.0.0"):
+        bundle = echo_bundle(site.folder / f"shop-{version}", SHOP_TASK, version=version)
+        site.machine.put(bundle, f"/srv/shop-{version}")
+        site.machine.run("edge-agent", "install", f"/srv/shop-{version}", user=OPERATOR)
+    site.machine.until(lambda: site.answers(SHOP_TASK))
+    for words in (
+        "status",
+        "status --json",
+        "bundles list",
+        f"bundles show {SHOP_TASK} 2.0.0",
+        f"rollback {SHOP_TASK}",
+        f"activate {SHOP_TASK} 2.0.0",
+        f"mode {SHOP_TASK}",
+        "report",
+        "limits",
+        "version",
+        f"classify {SHOP_TASK} refund",
+    ):
+        site.machine.run("edge-agent", *words.split(), user=OPERATOR)
+    assert [] == findings(site, "socket", OPERATOR) + findings(site, "daemon", OPERATOR)
+
+
+def test_an_operator_brings_an_update_on_a_drive(site: Appliance):
+    """media import is a call to the daemon, which reads the drive."""
+    site.enrol()
+    published = site.centre.publish(echo_bundle(site.folder / "echo", TASKS[0]))
+    site.centre.plan(site.centre.offering(published))
+    site.bring(OPERATOR)
+    site.machine.until(lambda: site.answers(TASKS[0]))
+
+
+def test_an_upgrade_of_an_installation_without_the_group_makes_it(site: Appliance):
+    """As version 0.1 left it: no group, no admin_group; afterwards both, and agent.yaml is as it was."""
+    before = site.machine.run("cat", "/etc/edge-agent/agent.yaml")
+    for path in ("/etc/edge-agent/appliance.yaml", "/etc/sysusers.d/edge-agent.conf"):
+        site.machine.run("sed", "-i", "/operators\\|admin_group/d", path)
+    site.machine.run("groupdel", GROUP)
+    site.machine.run("systemctl", "restart", "edge-agent")
+    assert 0 != site.machine.tell("edge-agent", "status", user=OPERATOR)[0]
+    site.install()
+    assert before == site.machine.run("cat", "/etc/edge-agent/agent.yaml")
+    site.machine.run("usermod", "-aG", GROUP, OPERATOR)
+    site.machine.run("edge-agent", "status", user=OPERATOR)
+
+
+def ask_from_the_till(site: Appliance) -> tuple[int, str]:
+    """Call the daemon with the till's certificate from its network."""
+    remote = ("--remote", "/srv/till-3/remote.yaml", "classify", SHOP_TASK, "refund")
+    return site.machine.tell("ip", "netns", "exec", "till", "timeout", "15", "edge-agent", *remote)
+
+
+def test_a_device_on_the_network_calls_with_a_certificate(site: Appliance):
+    """Without the drop-in nothing arrives, and doctor says so; its commands, as printed, let the till in."""
+    said = site.machine.run("edge-agent", "certs", "init", "--name", HOST)
+    assert "'sudo edge-agent drop-ins' writes it" in said
+    lines = re.search(r"^  service:\n(?:  .*\n)+", said, re.MULTILINE)
+    assert lines is not None
+    configure(site, f"store: {{allow_unsigned: true}}\n{textwrap.dedent(lines[0])}")
+    site.machine.run("edge-agent", "certs", "issue", "till-3", "--role", "infer")
+    site.machine.run("cp", "-r", "/etc/edge-agent/tls/clients/till-3", "/srv/till-3")
+    site.machine.until(lambda: site.answers(SHOP_TASK))
+    assert 0 != ask_from_the_till(site)[0]
+    (found,) = findings(site, "listener-network")
+    assert ("fault", "0.0.0.0:9443" in found["seen"]) == (found["verdict"], True)
+    for command in found["command"].split("; "):
+        run_printed(site.machine, command)
+    site.machine.until(lambda: site.answers(SHOP_TASK))
+    assert 0 == ask_from_the_till(site)[0]
+    assert [] == findings(site, "listener-network") + findings(site, "certificate")
+    site.machine.run("edge-agent", "certs", "server", "--renew")
+    site.machine.run("edge-agent", "certs", "issue", "till-3", "--role", "infer", "--renew")
+    assert 0 == ask_from_the_till(site)[0]
+    assert 3 == site.machine.tell("edge-agent", "certs", "init", "--name", HOST)[0]
+
+
+def test_a_folder_store_works_after_what_enrolment_advises(site: Appliance):
+    """enrol names the missing folder, then its owner, and writes the drop-in; then status.json is in the folder."""
+    now = time.time()
+    made = a_kit(
+        site=SITE,
+        issued_at=format_timestamp(now),
+        expires_at=format_timestamp(now + DAY),
+        root=site.centre.root_bytes.decode(),
+        examples={"url": FLEET},
+        updates={"url": FLEET},
+    )
+    path = site.folder / "folder.kit"
+    path.write_bytes(enrolment_file.encode(made))
+    site.machine.put(path, "/srv/folder.kit")
+    said = site.machine.run("edge-agent", "enrol", "--yes", "/srv/folder.kit")
+    assert f"the folder {FLEET} does not exist" in " ".join(said.split())
+    site.machine.until(lambda: "does not exist" in json.dumps(site.status()["uplink"]["problems"]))
+    assert "ONLINE" not in (site.status()["uplink"]["state"], site.status()["uplink"]["downloads"]["state"])
+    assert "does not exist" in findings(site, "folder-store")[0]["seen"]
+    site.machine.run("mkdir", FLEET)
+    site.machine.run("systemctl", "restart", "edge-uplink")
+    (owner,) = {each["command"] for each in findings(site, "folder-store")}
+    assert "sudo chown edge-uplink:edge-exchange /mnt/fleet" == owner
+    run_printed(site.machine, owner)
+    site.machine.run("systemctl", "restart", "edge-uplink")
+    site.machine.until(lambda: Path(site.machine.root, f"mnt/fleet/site={SITE}/status.json").exists())
+    assert [] == findings(site, "folder-store")
+    site.machine.run("rm", "/etc/systemd/system/edge-uplink.service.d/folders.conf")
+    site.machine.run("systemctl", "daemon-reload")
+    (found,) = findings(site, "folder-store")
+    for command in found["command"].split("; "):
+        run_printed(site.machine, command)
+    assert [] == findings(site, "folder-store")
+
+
+def test_purge_leaves_no_group_and_no_drop_in(site: Appliance):
+    """Nor the authority."""
+    site.machine.run("edge-agent-setup", "purge", "--yes")
+    assert "" == site.machine.run("getent", "group", GROUP, check=False)
+    listed = "ls -d /etc/edge-agent /etc/systemd/system/edge-* 2>/dev/null"
+    assert "" == site.machine.run("sh", "-c", listed, check=False)

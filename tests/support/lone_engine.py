@@ -1,0 +1,23 @@
+"""What an engine needs that no pool surrounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge_agent.engine.child_supervisor import ChildSupervisor, EngineDependencies
+from edge_agent.engine.protocol import LoadRequest
+from edge_agent.supervision import Supervisor
+
+
+def lone_engine(
+    on_change: Callable[[], None] = lambda: None,
+    before_load: Callable[[], None] = lambda: None,
+    owner: Supervisor | None = None,
+) -> EngineDependencies:
+    """Dependencies of an engine that loads what it is told first, and whose memory nobody measures."""
+
+    def prepare_load(child: ChildSupervisor) -> LoadRequest:
+        before_load()
+        return child.load
+
+    return EngineDependencies(owner or Supervisor(), prepare_load, lambda _: 0, on_change)

@@ -1,0 +1,230 @@
+"""What happened between two looks, from what was counted."""
+
+import dataclasses
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.cli.watch_history import (
+    CURVE_CELLS,
+    CURVE_SECONDS,
+    TOTAL,
+    WINDOW_SECONDS,
+    AnswerCurve,
+    RefusalCount,
+    TaskRates,
+    TransferRates,
+    WatchHistory,
+    rates_of,
+)
+from edge_agent.client import (
+    BundleRef,
+    Durations,
+    Status,
+    Task,
+    TaskCounts,
+    UpdatesStatus,
+    UplinkDownloads,
+    UplinkStatus,
+)
+from edge_agent.metrics.answer_counts import SECONDS, Histogram
+from edge_agent.report.daemon_figures import histogram_quantile
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NOTHING = Durations(SECONDS, (0,) * 17, 0.0)
+
+
+def durations(*values: float) -> Durations:
+    """Return what a daemon says of these times."""
+    histogram = Histogram(SECONDS)
+    for value in values:
+        histogram.observe(value)
+    return Durations(histogram.bounds, tuple(histogram.counts), histogram.total)
+
+
+def counts(task: str = "till", total: Durations = NOTHING, **more: Any) -> TaskCounts:
+    fields = {"answers": {}, "errors": {}, "graded": 0, "below_threshold": 0, "output_tokens": 0, "queue": NOTHING}
+    return TaskCounts(task=task, total=total, **{**fields, **more})
+
+
+def status(*counted: TaskCounts, start: datetime = START, **more: Any) -> Status:
+    return Status("0.1.0", start, True, 0, (), (), (), 0, 0, counts=counted, **more)
+
+
+def test_rates_are_differences():
+    """Rates and shares are of what came since the first look, not of what was counted before it."""
+    before = counts(answers={"local": 100}, errors={"QUEUE_FULL": 7}, graded=100, below_threshold=90)
+    errors = {"QUEUE_FULL": 7, "INPUT_EMPTY": 1}
+    after = counts(answers={"local": 112, "abstained": 4}, errors=errors, graded=116, below_threshold=94)
+    rates = rates_of(before, after, 2.0)
+    assert (8.0, 0.5, 0.25, 0.25) == (rates.answers, rates.errors, rates.below, rates.abstained)
+
+
+def test_of_nothing_there_is_no_share():
+    """Where nothing was answered, rates are zero, and shares and quantiles are not known."""
+    rates = rates_of(None, counts(), 1.0)
+    assert (0.0, 0.0, None, None) == (rates.answers, rates.errors, rates.below, rates.total_p95)
+
+
+@pytest.mark.parametrize(
+    ("share", "values", "expected"),
+    [
+        (0.5, [0.003] * 10, 0.0025 + 0.0025 * 0.5),
+        (0.95, [0.003] * 100, 0.0025 + 0.0025 * 0.95),
+        (0.5, [0.003, 0.2], 0.005),
+        (1.0, [0.003, 0.2], 0.25),
+        (0.5, [99.0], 60.0),
+        (0.5, [0.0001], 0.00025),
+    ],
+)
+def test_a_quantile_is_that_of_prometheus(share, values, expected):
+    """Inside a bucket times are taken to be spread evenly; above the last bound, the bound is the answer."""
+    assert pytest.approx(expected) == histogram_quantile(share, NOTHING, durations(*values))
+
+
+@given(st.lists(st.floats(0, 50), min_size=1, max_size=50), st.lists(st.floats(0, 50), max_size=50), st.floats(0.01, 1))
+def test_a_quantile_lies_in_the_bucket_of_the_true_one(values, earlier, share):
+    """The quantile of what came in between is in the bucket in which the true one is, whatever was counted before."""
+    found = histogram_quantile(share, durations(*earlier), durations(*earlier, *values))
+    true = sorted(values)[max(0, math.ceil(len(values) * share - 1e-9) - 1)]
+    bounds = (0.0, *SECONDS)
+    above = next(bound for bound in bounds[1:] if true <= bound)
+    assert found is not None
+    assert bounds[bounds.index(above) - 1] - 1e-12 <= found <= above + 1e-12
+
+
+def test_a_history_is_the_last_seconds():
+    """Rates are over the last ten seconds or so, however long the watch lasts."""
+    history = WatchHistory()
+    for second in range(60):
+        history.add(status(counts(answers={"local": 5 * second if second < 50 else 250})), float(second))
+    assert WINDOW_SECONDS == history.seconds
+    assert 0.5 == history.rates()["till"].answers
+
+
+def test_one_look_has_no_rates():
+    """Before there is a second look nothing is said."""
+    history = WatchHistory()
+    assert ({}, 0.0) == (history.rates(), history.seconds)
+    history.add(status(counts(answers={"local": 5})), 3.0)
+    assert {} == history.rates()
+
+
+def test_a_restart_begins_anew():
+    """A daemon that was started again counts from zero: no rate is negative."""
+    history = WatchHistory()
+    history.add(status(counts(answers={"local": 500})), 1.0)
+    history.add(status(counts(answers={"local": 2}), start=START + timedelta(hours=1)), 2.0)
+    assert {} == history.rates()
+    history.add(status(counts(answers={"local": 5}), start=START + timedelta(hours=1)), 3.0)
+    assert 3.0 == history.rates()["till"].answers
+
+
+def test_a_task_that_is_new_counts_from_zero():
+    """What a task has counted that was not there at the first look, came in between."""
+    history = WatchHistory()
+    history.add(status(), 0.0)
+    history.add(status(counts("new", answers={"local": 4})), 2.0)
+    assert 2.0 == history.rates()["new"].answers
+
+
+def test_all_tasks_together_have_rates():
+    """The total is of every task, its quantiles over all answers; a task without calls has a rate of zero."""
+    history = WatchHistory()
+    idle = Task("idle", "CLASSIFY", BundleRef("idle", "1", "a"), (), 1, 0, 1, True, True, None)
+    history.add(dataclasses.replace(status(), tasks=(idle,)), 0.0)
+    answers = {"local": 6, "upstream": 2}
+    one = counts("a", durations(*[0.003] * 8), answers=answers, graded=8, below_threshold=2)
+    other = counts("b", durations(*[0.2] * 2), answers={"local": 2}, graded=2)
+    history.add(dataclasses.replace(status(one, other), tasks=(idle,)), 2.0)
+    total = history.rates()[TOTAL]
+    assert (5.0, 0.8, 0.2) == (total.answers, total.confident, total.escalated)
+    assert pytest.approx(histogram_quantile(0.95, NOTHING, durations(*[0.003] * 8, 0.2, 0.2))) == total.total_p95
+    assert TaskRates() == history.rates()["idle"]
+
+
+def test_a_curve_has_the_rate_of_each_part_of_the_last_minute():
+    """Answers count where they came; the time before the first look stays empty, and old looks are forgotten."""
+    curve = AnswerCurve()
+    for second in range(31):
+        curve.add(10 * second, float(second))
+    assert [None, None, None, None, 10.0, 10.0, 10.0, 10.0] == [
+        cell if cell is None else round(cell, 6) for cell in curve.cells(30.0)
+    ]
+    for second in range(31, 200):
+        curve.add(300, float(second))
+    assert [0.0] * CURVE_CELLS == [cell if cell is None else round(cell, 6) for cell in curve.cells(199.0)]
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 20), st.integers(0, 100)), min_size=2, max_size=60))
+def test_a_curve_counts_each_answer_once(looks: list[tuple[float, int]]) -> None:
+    """However irregular the looks, the parts of a curve add up to the answers of the last minute."""
+    curve, now, count = AnswerCurve(), 0.0, 0
+    curve.add(0, 0.0)
+    for pause, more in looks:
+        now, count = now + pause, count + more
+        curve.add(count, now)
+    span = CURVE_SECONDS / CURVE_CELLS
+    ends = [now - CURVE_SECONDS + span * (number + 1) for number in range(CURVE_CELLS)]
+    cells = curve.cells(now)
+    seen = sum(cell * min(span, end) for cell, end in zip(cells, ends, strict=True) if cell is not None)
+    assert all(cell is None or cell >= 0 for cell in cells)
+    assert seen <= count + 1e-6
+    assert now > CURVE_SECONDS or pytest.approx(count, abs=1e-6) == seen
+
+
+def test_a_refusal_has_its_reason_count_and_time():
+    """What was refused before the watch began has no time; a new one stands first, with how often it came lately."""
+    history = WatchHistory()
+    history.add(status(counts(errors={"QUEUE_FULL": 7}), denied={"ROLE_MISSING": 2}), 0.0)
+    assert {("till", "QUEUE_FULL", 7, 0, None), ("", "ROLE_MISSING", 2, 0, None)} == {
+        (one.task, one.reason, one.count, one.recent, one.seconds_ago) for one in history.snapshot(0.0).refusals
+    }
+    history.add(status(counts(errors={"QUEUE_FULL": 7}), denied={"ROLE_MISSING": 3}), 1.0)
+    assert RefusalCount("", "ROLE_MISSING", 3, 1, 4.0) == history.snapshot(5.0).refusals[0]
+
+
+def test_a_new_daemon_has_refused_nothing():
+    """After a restart the counts begin again, the restart is counted, and a refusal of the new daemon has its time."""
+    history = WatchHistory()
+    history.add(status(counts(errors={"QUEUE_FULL": 7})), 0.0)
+    later = START + timedelta(hours=1)
+    history.add(status(start=later), 1.0)
+    assert (1, ()) == (history.snapshot(1.0).restarts, history.snapshot(1.0).refusals)
+    history.add(status(counts(errors={"QUEUE_FULL": 1}), start=later), 2.0)
+    assert (RefusalCount("till", "QUEUE_FULL", 1, 1, 0.0),) == history.snapshot(2.0).refusals
+
+
+def test_a_daemon_that_is_away_is_silent_since_the_first_look_that_failed():
+    """What was known stays; the time of silence grows, and ends with the next answer."""
+    history = WatchHistory()
+    history.add(status(), 0.0)
+    history.fail("no daemon", 3.0)
+    history.fail("no daemon", 4.0)
+    away = history.snapshot(9.0)
+    assert ("no daemon", 6.0, START) == (away.problem, away.silent_seconds, away.status.start_time)
+    history.add(status(), 10.0)
+    assert ("", 0.0) == (history.snapshot(10.0).problem, history.snapshot(10.0).silent_seconds)
+
+
+def uplink(sent: int, fetched: int) -> UplinkStatus:
+    downloads = UplinkDownloads("ONLINE", "s3://x", None, None, None, 1, 100, 0, fetched)
+    return UplinkStatus("ONLINE", "s3://x", None, None, None, 0, 1, 9, 0, sent, 1.0, (), downloads)
+
+
+def test_transfers_have_their_bytes_per_second():
+    """Up, down and from a drive; an uplink that was started again counts from zero, and its rate is not known."""
+    history = WatchHistory()
+    history.add(status(uplink=uplink(0, 0), updates=UpdatesStatus("stable", 1, "", ())), 0.0)
+    assert TransferRates() == history.snapshot(0.0).transfers
+    copying = UpdatesStatus("stable", 1, "", (), "till 2.0.0", 500, 1000)
+    history.add(status(uplink=uplink(100, 4000), updates=copying), 2.0)
+    assert TransferRates(50.0, 2000.0, 250.0) == history.snapshot(2.0).transfers
+    started_again = WatchHistory()
+    started_again.add(status(uplink=uplink(100, 4000)), 0.0)
+    started_again.add(status(uplink=uplink(7, 9000)), 2.0)
+    assert TransferRates(None, 2500.0, None) == started_again.snapshot(2.0).transfers
