@@ -111,7 +111,7 @@ def _unreadable_remedy(error: OSError, certificate: Path, key: Path) -> str:
             f"The authority is {certificate}; its key is kept elsewhere, such as on a USB drive. Name it with"
             " '--ca-key FILE'. A second authority would not be accepted by the clients."
         )
-    return "'edge-agent certs init' makes an authority; '--dir DIR' names the folder of one that exists."
+    return "'sudo edge-agent certs init' makes an authority; '--dir DIR' names the folder of one that exists."
 
 
 def write_pair(pair: CertificateKeyPair, certificate: Path, key: Path, *, replace: bool = False) -> None:

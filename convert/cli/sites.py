@@ -30,7 +30,7 @@ _TITLES: dict[Standing, str] = {
 
 Site = Annotated[str, typer.Argument(metavar="SITE", help="The site's id.")]
 Key = Annotated[
-    str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'edge-agent identity' shows there.")
+    str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'sudo edge-agent identity' shows there.")
 ]
 Collected = Annotated[
     Path | None, typer.Option("--collected", metavar="FOLDER", help="Where collect writes; the registry is in there.")
@@ -65,7 +65,7 @@ class _CentralRecords:
         found = {key for key in known if key.startswith(given)}
         if len(found) != 1:
             said = f"no key of {site} with the code {verification_code(given)} has come here"
-            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'edge-agent identity' shows it."
+            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'sudo edge-agent identity' shows it."
             raise InvalidRequest(said, remedy=remedy)
         return found.pop()
 
@@ -101,7 +101,7 @@ def list_(
     _print(rows)
     if waiting:
         progress_output.out().print(
-            "Have the site read out its code ('edge-agent identity'), and accept the key that has it."
+            "Have the site read out its code ('sudo edge-agent identity'), and accept the key that has it."
         )
 
 
@@ -150,7 +150,7 @@ def accept(
 ) -> None:
     """Let a site sign with a key: a new site, a replaced box, one installed anew.
 
-    Compare it first: 'edge-agent identity' shows its code there.
+    Compare it first: 'sudo edge-agent identity' shows its code there.
 
     Example: [bold]edge-convert sites accept shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """

@@ -142,7 +142,7 @@ class Command:
         if self._systemd:
             _start(prepared)
         else:
-            out().print("Next: restart the daemon and its uplink; then 'edge-agent identity' shows the site key.")
+            out().print("Next: restart the daemon and its uplink; then 'sudo edge-agent identity' shows the site key.")
 
 
 def _start(prepared: PreparedEnrolment) -> None:

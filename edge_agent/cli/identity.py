@@ -64,7 +64,7 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
     if not config.site.id:
         said = "this machine is not a site yet: 'site.id' is not set"
         raise ConfigInvalid(
-            said, remedy="Enrol it with the enrolment file of the central team: 'edge-agent enrol FILE'."
+            said, remedy="Enrol it with the enrolment file of the central team: 'sudo edge-agent enrol FILE'."
         )
     found = read_identity(config, procedure.load_record(site.files().agent[0].with_name(FILE_NAME)))
     if as_json:
@@ -108,7 +108,7 @@ def show_key(config: Config, seconds_max: float) -> None:
 
 def _print_key(console: Console, found: SiteIdentity) -> None:
     if not found.key:
-        console.print("The daemon has not made the site's key yet; 'edge-agent identity' shows it later.")
+        console.print("The daemon has not made the site's key yet; 'sudo edge-agent identity' shows it later.")
         return
     console.print(f"Site key: {found.key}")
     console.print(Text.assemble("Read its code to the central team: ", (found.code, "bold")))

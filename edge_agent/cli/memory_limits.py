@@ -23,7 +23,7 @@ def run(ctx: typer.Context, apply: Apply = False, as_json: AsJson = False) -> No
     """Show the memory limit of the daemon and its engines, and its parts.
 
     Change it with 'memory_bytes_max' and 'memory_reserve_bytes' under 'engine' in agent.yaml, then
-    [bold]systemctl restart edge-agent[/bold].
+    [bold]sudo systemctl restart edge-agent[/bold].
 
     Example: [bold]edge-agent limits[/bold]
     """

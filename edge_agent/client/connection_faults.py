@@ -18,7 +18,7 @@ _HANDSHAKES = (
     (
         "certificate has expired",
         "the server's certificate has expired, or this machine's clock is wrong",
-        "Compare 'date' here with the time. If it is right, run 'edge-agent certs server --renew' on that machine.",
+        "Compare 'date' here with the time. If it is right, run 'sudo edge-agent certs server --renew' over there.",
     ),
     (
         "certificate is not yet valid",
@@ -33,7 +33,7 @@ _HANDSHAKES = (
     (
         "Hostname Verification",
         "the server's certificate is for other names than that of the address",
-        "Use a name that is in it, or have it issued with this name ('edge-agent certs server --name …').",
+        "Use a name that is in it, or have it issued with this name ('sudo edge-agent certs server --name …').",
     ),
     (
         "WRONG_VERSION_NUMBER",
@@ -52,11 +52,11 @@ _REFUSED_CLIENT = (
 )
 _NO_TLS = (
     "something answers there and hangs up: it wants a certificate, or is no edge-agent",
-    "Have a certificate issued for this client ('edge-agent certs issue'), and name it with '--remote'.",
+    "Have a certificate issued for this client ('sudo edge-agent certs issue'), and name it with '--remote'.",
 )
 
 
-_NEW_ONE = f"Have a new one issued ('edge-agent certs issue'). {_SHOW}"
+_NEW_ONE = f"Have a new one issued ('sudo edge-agent certs issue'). {_SHOW}"
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ _FAULTS = (
         ("timed out", "handshaker shutdown"),
         "it did not answer in time",
         "Is that machine switched on, and the address right ('ping {host}')? A firewall in between may drop the "
-        "connection, and so may the unit on that machine: IPAddressAllow= in 'systemctl cat edge-agent' lists who may "
-        "connect.",
+        "connection, and so may the unit on that machine: 'sudo edge-agent drop-ins' there lets its networks in.",
     ),
 )
 _OTHER = ConnectionFault(

@@ -119,7 +119,7 @@ class Config(ConfigSection):
 
     @property
     def receipts(self) -> Path:
-        """Where the centre's receipts arrive."""
+        """Where the receipts of the central team arrive."""
         return Path(self.site.receipts_dir) if self.site.receipts_dir else self.state_dir / "receipts"
 
     @property
@@ -237,7 +237,7 @@ def _check_tcp(config: Config, source: str) -> None:
     if missing and len(missing) < len(files):
         raise ConfigInvalid(
             f"{source}: TLS needs {' and '.join(missing)} as well",
-            remedy="'edge-agent certs init' makes all three, and prints the lines for this file.",
+            remedy="'sudo edge-agent certs init' makes all three, and prints the lines for this file.",
         )
     if service.insecure and not missing:
         raise ConfigInvalid(
@@ -247,8 +247,8 @@ def _check_tcp(config: Config, source: str) -> None:
     if service.tcp_address and missing and not service.insecure:
         raise ConfigInvalid(
             f"{source}: service.tcp_address is set without TLS",
-            remedy="'edge-agent certs init' makes certificates and prints what to write here; or set 'insecure: true'"
-            " next to it if everyone on that network may use the models.",
+            remedy="'sudo edge-agent certs init' makes certificates and prints the lines for this file; or set"
+            " 'insecure: true' next to it if everyone on that network may use the models.",
         )
 
 

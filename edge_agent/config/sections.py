@@ -320,7 +320,7 @@ class ExamplesConfig(ConfigSection):
 
 
 class SiteConfig(ConfigSection):
-    """The site, as the centre knows it."""
+    """The site, as the central team knows it."""
 
     id: str = Field(
         default="",
@@ -328,17 +328,17 @@ class SiteConfig(ConfigSection):
         description="Name of the site: a-z, 0-9, '-'.",
     )
     recipients: tuple[str, ...] = Field(
-        default=(), max_length=20, description="age public keys of the centre (age1…); each opens what is sealed."
+        default=(), max_length=20, description="age public keys of the central team (age1…); each opens what is sealed."
     )
     receipt_keys: tuple[ReceiptKey, ...] = Field(
         default=(), max_length=20, description="Ed25519 keys, in hexadecimal, whose receipts let the site delete."
     )
     outbox_dir: str = Field(default="", description="Sealed segments and status; empty = outbox below state_dir.")
-    receipts_dir: str = Field(default="", description="Receipts of the centre; empty = receipts below state_dir.")
+    receipts_dir: str = Field(default="", description="Receipts of the central team; empty = receipts below state_dir.")
 
 
 class UplinkConfig(ConfigSection):
-    """The uplink: what is brought to the centre and from it. It alone has a way out, and runs as a user of its own."""
+    """The uplink uploads examples and downloads updates. It alone reaches a network, and runs as its own user."""
 
     url: str = Field(
         default="",

@@ -87,7 +87,8 @@ def check_web(web: WebConfig, source: str) -> None:
 
 
 _CERTS = (
-    "Name the three files that 'edge-agent certs init' makes, or choose 127.0.0.1: a token must not cross a network."
+    "Name the three files that 'sudo edge-agent certs init' makes, or choose 127.0.0.1: a token must not cross a"
+    " network."
 )
 
 

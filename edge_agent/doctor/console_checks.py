@@ -64,7 +64,7 @@ class ConsoleFacts:
 
 
 _LOG = f"sudo journalctl -u {UNIT} -b | tail -30"
-_RENEW = f"sudo edge-agent certs server --renew; edge-agent certs show {{f.certificate}}; systemctl status {UNIT}"
+_RENEW = f"sudo edge-agent certs server --renew; sudo edge-agent certs show {{f.certificate}}; systemctl status {UNIT}"
 _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "fault",

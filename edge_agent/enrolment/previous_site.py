@@ -1,8 +1,8 @@
-"""Setting aside the life of the site that this box was before: its key, its spool and what it had sealed.
+"""Setting aside the data of the site that this machine was before: its key, its spool and its sealed segments.
 
-A site's key, its spool and its segments belong together, and to that site: under another name they would be refused at
-the centre. Nothing is deleted. Sealed segments go to `outbox/former/<time>/site=<id>/`, which `edge-convert collect`
-takes as it is; key and spool to `state_dir/former/<time>/`. Bundles stay, and go on answering.
+A site's key, its spool and its segments belong together, and to that site: the central team would refuse them under
+another name. Nothing is deleted. Sealed segments go to `outbox/former/<time>/site=<id>/`, which `edge-convert collect`
+takes as it is; key and spool to `state_dir/former/<time>/`. Bundles stay, and continue to answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PreviousSite:
     state: Path
     outbox: Path
     segments: int
-    """Sealed, and not vouched for by the centre yet."""
+    """Sealed, without a receipt of the central team."""
 
 
 def check_idle(config: Config) -> None:
@@ -40,15 +40,17 @@ def check_idle(config: Config) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            said = f"the daemon is at work in {config.state_dir}, and this box is about to become another site"
-            remedy = "Stop it first: 'systemctl stop edge-agent edge-uplink', or as it was started. Then enrol again."
+            said = f"the daemon is at work in {config.state_dir}, and this machine is about to become another site"
+            remedy = (
+                "Stop it first: 'sudo systemctl stop edge-agent edge-uplink', or as it was started. Then enrol again."
+            )
             raise StateDirInUse(said, remedy=remedy, path=config.state_dir) from None
         finally:
             os.close(fd)
 
 
 def set_aside(config: Config, site: str, stamp: str) -> PreviousSite:
-    """Move everything of a site's life; whatever a crash leaves, the same again completes.
+    """Move all data of a site; after a crash the same call completes it.
 
     Raises:
         SiteError: this disk failed.
@@ -56,7 +58,7 @@ def set_aside(config: Config, site: str, stamp: str) -> PreviousSite:
     state, outbox = config.state_dir / FOLDER / stamp, config.outbox / FOLDER / stamp
     with disk_errors(state):
         found = len(list((config.outbox / "segments").glob("*.age")))
-        # Receipts first: they would delete, in a new life, what another one has sealed.
+        # Receipts first: they would delete, for the new site, what the previous one has sealed.
         (config.receipts / "receipts.json").unlink(missing_ok=True)
         _move([config.outbox / "segments", config.outbox / "status.json"], outbox / f"site={site}")
         _move([config.state_dir / name for name in _OF_STATE], state)

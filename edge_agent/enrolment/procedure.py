@@ -26,12 +26,12 @@ from edge_agent.update import trust_root
 from edge_agent.update.trust_root import TrustRoot
 
 Kind = Literal["first", "renewal", "replacement", "same"]
-"""As of judging.py; same: this very kit is in use, and everything is as it should be."""
+"""As of validation.py; same: this very file is in use, and everything is as it should be."""
 
 
 @dataclass(frozen=True)
 class EnrolmentRequest:
-    """A kit, and where it should be put to use."""
+    """An enrolment file, and where to apply it."""
 
     kit: EnrolmentFile
     sha256: str
@@ -46,7 +46,7 @@ class EnrolmentRequest:
 
 @dataclass(frozen=True)
 class PreparedEnrolment:
-    """A kit that was found good, and nothing written yet."""
+    """An enrolment file that passed the checks; nothing is written yet."""
 
     request: EnrolmentRequest
     kind: Kind
@@ -54,11 +54,11 @@ class PreparedEnrolment:
     config: Config
     """As it will be."""
     trust: TrustRoot | None
-    """None = the kit has no root: updates come by 'install' only."""
+    """None = the file has no root: updates come by 'install' only."""
     changes: list[str]
     """Keys of site.yaml that get another value, and files beside it."""
     overruled: list[str]
-    """Keys that agent.yaml says otherwise than the kit."""
+    """Keys that agent.yaml sets to another value than the file."""
     drop_ins: list[UnitDropIn]
     """Files of the units that are not as they must be."""
 
@@ -75,8 +75,8 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
     """Check everything, and change nothing.
 
     Raises:
-        KitInvalid, KitRefused: the kit is not good, not for now, or not for this box.
-        SiteError: something on this machine is in the way.
+        EnrolmentFileInvalid, EnrolmentFileRefused: it is not valid, not now, or not for this machine.
+        SiteError: something on this machine prevents it.
     """
     kit, places = request.kit, request.places
     known = load_record(places.record)
@@ -96,7 +96,7 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     """Do it.
 
     Raises:
-        SiteError: the disk is full, or the daemon of the site that this box was still runs. Nothing was changed.
+        SiteError: the disk is full, or the daemon of the previous site still runs. Nothing was changed.
     """
     request, known = prepared.request, prepared.known
     places, kit = request.places, request.kit
@@ -152,23 +152,23 @@ def _anchor(kit: EnrolmentFile) -> TrustRoot | None:
     try:
         return trust_root.parse_trust_root(kit.root.encode()) if kit.root else None
     except ValueError as error:
-        raise EnrolmentFileInvalid(f"the kit's root of trust is none: {error}") from None
+        raise EnrolmentFileInvalid(f"the enrolment file's root of trust is not valid: {error}") from None
 
 
 def _same_fleet(kit: EnrolmentFile, path: Path) -> bool:
-    """Tell whether the kit's root leads to the one in use, or from it; a box that trusts none yet takes any."""
+    """Tell whether the file's root leads to the one in use, or from it; a machine without one takes any."""
     try:
         ours = path.read_bytes()
         return bool(kit.root) and trust_root.same_fleet(ours, kit.root.encode())
     except FileNotFoundError:
         return True
     except (OSError, ValueError) as error:
-        said = f"{path} is no root of trust any more: {error}"
+        said = f"{path} is no longer a root of trust: {error}"
         raise ConfigInvalid(said, remedy="Check the disk; then move the file away, and enrol again.") from None
 
 
 def _configured(request: EnrolmentRequest, found: ConfigFiles) -> Config:
-    """Return the configuration as it will be. Raises KitInvalid, ConfigInvalid."""
+    """Return the configuration as it will be. Raises EnrolmentFileInvalid, ConfigInvalid."""
     site_yaml = request.places.site_yaml
     beneath = [one for one in found.beneath if one[0] != site_yaml]
     made = ConfigFiles(found.agent, ((site_yaml, site_files.sections(request.kit, request.places)), *beneath))
@@ -176,12 +176,15 @@ def _configured(request: EnrolmentRequest, found: ConfigFiles) -> Config:
         loaded = config.validate_files(made, request.overrides)
     except ConfigInvalid as error:
         if error.message.startswith(str(site_yaml)):
-            said = f"the kit sets what this edge-agent does not take: {error.message.partition(': ')[2]}"
+            unknown = error.message.partition(": ")[2]
+            said = f"the enrolment file sets what this edge-agent does not know: {unknown}"
             raise EnrolmentFileInvalid(said) from None
         raise
     if loaded.site.id != request.kit.site:
-        said = f"{found.agent[0]} says that this is site {loaded.site.id}, the kit says {request.kit.site}"
-        raise ConfigInvalid(said, remedy="Remove 'id' under 'site' in agent.yaml, or take this box's own kit.")
+        said = f"{found.agent[0]} says that this is site {loaded.site.id}, the enrolment file says {request.kit.site}"
+        raise ConfigInvalid(
+            said, remedy="Remove 'id' under 'site' in agent.yaml, or use this machine's own enrolment file."
+        )
     return loaded
 
 
@@ -202,7 +205,7 @@ def _value(plain: dict[str, Any], key: tuple[str, str]) -> Any:
 
 
 def load_record(path: Path) -> SiteEnrolment | None:
-    """Read it; None = this box was never enrolled. Raises ConfigInvalid."""
+    """Read it; None = this machine was never enrolled. Raises ConfigInvalid."""
     try:
         with path.open("rb") as file:
             return enrolment_record.parse(file.read(ENROLMENT_BYTES_MAX))
@@ -211,7 +214,7 @@ def load_record(path: Path) -> SiteEnrolment | None:
     except OSError as error:
         raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Run the command with sudo.") from None
     except DocumentInvalid as error:
-        remedy = f"Move it away, and enrol with this box's own kit again: it was {path}."
+        remedy = f"Move it away, and enrol with this machine's own enrolment file again: it was {path}."
         raise ConfigInvalid(f"{path} is damaged: {error.message}", remedy=remedy) from None
 
 
@@ -228,16 +231,16 @@ def _sha256_of(path: Path) -> str:
         return ""
 
 
-_REMEDY = "Name the file that the centre made: SITE.kit. 'lsblk' shows where a stick is mounted."
+_REMEDY = "Name the file that the central team made: SITE.kit. 'lsblk' shows where a USB drive is mounted."
 
 
 def read_enrolment_file(path: Path) -> bytes:
-    """Return the bytes of a file, at most one more than a kit may have. Raises KitInvalid."""
+    """Return the bytes of a file, at most one more than an enrolment file may have. Raises EnrolmentFileInvalid."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise EnrolmentFileInvalid(f"{path} is no regular file", remedy=_REMEDY)
+                raise EnrolmentFileInvalid(f"{path} is not a regular file", remedy=_REMEDY)
             return file.read(ENROLMENT_FILE_BYTES_MAX + 1)
     except OSError as error:
         raise EnrolmentFileInvalid(f"cannot read {path}: {error.strerror}", remedy=_REMEDY) from None

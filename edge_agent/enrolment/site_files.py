@@ -27,8 +27,8 @@ from edge_agent.formats.enrolment_file import EnrolmentFile, LargeModelAccess
 from edge_agent.formats.enrolment_record import FILE_NAME, Secrecy
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_HEAD = """Site {site}, by a kit of {issued}.
-Written by 'edge-agent enrol': change nothing here; what stands in agent.yaml wins."""
+_HEAD = """Site {site}, by an enrolment file of {issued}.
+Written by 'edge-agent enrol': do not edit it; agent.yaml overrides it."""
 CERTIFICATE, KEY, CLIENTS = "server.crt", "server.key", "clients.crt"
 DAEMON_GROUP = "edge-agent"
 """Who reads the files of the listener beside root."""
@@ -111,7 +111,7 @@ class SiteFile:
 
 
 def secrets_of(kit: EnrolmentFile) -> dict[str, bytes]:
-    """Return the credentials that a kit holds, by the names under which the uplink asks systemd for them."""
+    """Return the credentials of an enrolment file, by the names under which the uplink asks systemd for them."""
     stores = {"uplink": kit.examples.credential, "uplink-updates": kit.updates.credential}
     head = "Credential '{}' of edge-agent serve uplink."
     found = {name: config_files.render_sections(secret, head.format(name)) for name, secret in stores.items() if secret}
@@ -147,7 +147,7 @@ def _escalation(large: LargeModelAccess) -> dict[str, Any]:
 
 
 def files_of(kit: EnrolmentFile, places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
-    """Return every file that a kit makes, site.yaml last."""
+    """Return every file that an enrolment file makes, site.yaml last."""
     head = _HEAD.format(site=kit.site, issued=kit.issued_at[:10])
     made = [SiteFile(places.root, kit.root.encode())] if kit.root else []
     made += _credentials(places, sealed)
@@ -185,7 +185,7 @@ def unstage(written: Iterable[SiteFile]) -> None:
 
 
 def put(written: Iterable[SiteFile], stale: Iterable[Path]) -> None:
-    """Put what was staged into its place; then remove what an earlier kit had written besides."""
+    """Put what was staged into its place; then remove what an earlier enrolment file had written."""
     for file in written:
         file.partial.rename(file.path)
         sync_directory(file.path.parent)

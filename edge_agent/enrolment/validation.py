@@ -1,4 +1,4 @@
-"""May this kit be taken here, and now? Pure: time is an argument."""
+"""Whether an enrolment file can be used here, and now. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from edge_agent.formats.enrolment_record import SiteEnrolment
 from edge_agent.formats.signed_document import parse_timestamp
 
 CLOCK_SECONDS_SLACK = 86_400
-"""So far a machine's clock may be behind the centre's: a box without a battery knows the day at best."""
+"""A machine's clock may be so far behind that of the central team: without a battery it knows the day at best."""
 _ANEW = "Have the central team make a new one: 'edge-convert enrolment-file'."
 
 EnrolmentKind = Literal["first", "renewal", "replacement"]
-"""first: this box was no site. renewal: other settings, same site. replacement: it begins anew, as another site."""
+"""first: this machine was not a site. renewal: other settings, same site. replacement: it becomes another site."""
 
 
 def classify_enrolment(
     kit: EnrolmentFile, known: SiteEnrolment | None, now: float, *, same_fleet: bool, replace: bool
 ) -> EnrolmentKind:
-    """Decide about a kit.
+    """Decide about an enrolment file.
 
     Args:
-        kit: the kit.
-        known: what this box was enrolled with before; None = never.
+        kit: the enrolment file.
+        known: what this machine was enrolled with before; None = never.
         now: seconds since 1970, by this machine's clock.
         same_fleet: whether its root of trust leads to, or from, the one that is trusted here.
-        replace: whether this box may stop being the site that it is.
+        replace: whether this machine may stop being the site that it is.
 
     Raises:
-        KitRefused: says why, and what to do.
+        EnrolmentFileRefused: the reason, and what to do.
     """
     _check_dates(kit, now)
     if known is None:
@@ -41,8 +41,8 @@ def classify_enrolment(
     if stranger:
         raise EnrolmentFileRefused(
             f"{stranger}; nothing was changed",
-            remedy="Take this machine's own enrolment file. To make it another site, give up the site that it is "
-            "(docs/enrolment.md, 'Another site'), and add --replace.",
+            remedy="Use this machine's own enrolment file. To make it another site, add --replace: docs/enrolment.md,"
+            " 'Move a machine to another site or fleet'.",
         )
     if parse_timestamp(kit.issued_at) < parse_timestamp(known.issued_at):
         said = f"the enrolment file of {kit.issued_at[:16]} is older than the one in use, of {known.issued_at[:16]}"
@@ -58,11 +58,11 @@ def _check_dates(kit: EnrolmentFile, now: float) -> None:
         )
     if now < parse_timestamp(kit.issued_at) - CLOCK_SECONDS_SLACK:
         said = f"the enrolment file was made on {kit.issued_at[:10]}, and this machine's clock is before that"
-        raise EnrolmentFileRefused(said, remedy="Set the clock: 'date' shows it, 'timedatectl set-time' sets it.")
+        raise EnrolmentFileRefused(said, remedy="Set the clock: 'date' shows it, 'sudo timedatectl set-time' sets it.")
 
 
 def _strangeness(kit: EnrolmentFile, known: SiteEnrolment, *, same_fleet: bool) -> str:
-    """Say why this box would not stay the site that it is; empty = it would."""
+    """Return why this machine would not stay the site that it is; empty = it would."""
     if kit.site != known.site:
         return f"the enrolment file is for site {kit.site}, and this machine is site {known.site}"
     if not same_fleet:

@@ -84,7 +84,7 @@ class RoleMissing(AccessError):
 
     reason = "ROLE_MISSING"
     remedy_default = (
-        "Have a certificate issued with the role ('edge-agent certs issue'), or use the socket that grants it."
+        "Have a certificate issued with the role ('sudo edge-agent certs issue'), or use the socket that grants it."
     )
 
 
@@ -92,7 +92,9 @@ class CertificateExpired(AccessError):
     """The caller's certificate has expired, although the connection is older than that."""
 
     reason = "CERTIFICATE_EXPIRED"
-    remedy_default = "Have a new certificate issued ('edge-agent certs issue'), and check the clocks of both machines."
+    remedy_default = (
+        "Have a new certificate issued ('sudo edge-agent certs issue'), and check the clocks of both machines."
+    )
 
 
 class CapacityError(EdgeAgentError):

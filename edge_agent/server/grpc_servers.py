@@ -173,7 +173,7 @@ class GrpcServers:
         service = self._config.service
         if service.tcp_address and service.insecure:
             message = f"{service.tcp_address} is open: without certificates, anyone who reaches it may use the models."
-            return [f"{message} 'edge-agent certs init' makes them."]
+            return [f"{message} 'sudo edge-agent certs init' makes them."]
         return self._tls.warnings() if self._tls else []
 
     async def report(self, ready: dict[str, bool], *, serving: bool) -> None:

@@ -75,7 +75,7 @@ def role_missing(call: str, allowed: frozenset[Role], who: str, roles: frozenset
     needs = " or ".join(sorted(allowed)) if allowed else "a role that nobody has"
     has = f"has the role {' and '.join(sorted(roles))}" if roles else "has no role"
     role = min(allowed, default="")
-    command = f" ('edge-agent certs issue CLIENT --role {role}')" if role else ""
+    command = f" ('sudo edge-agent certs issue CLIENT --role {role}')" if role else ""
     return RoleMissing(
         f"{who} {has}; {call} needs {needs}",
         remedy=f"Have a certificate issued with {ROLE_URI}{role or '…'}{command}, or use the socket of that role.",

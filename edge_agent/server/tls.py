@@ -80,7 +80,11 @@ class TlsFiles:
         self._look()
         material, now = self._material, self._now()
         ends = (
-            ("The server's certificate", material.expires_at, "'edge-agent certs server --renew' makes a new one."),
+            (
+                "The server's certificate",
+                material.expires_at,
+                "'sudo edge-agent certs server --renew' makes a new one.",
+            ),
             (
                 "An authority for clients",
                 material.authorities_expire_at,

@@ -86,7 +86,7 @@ def list_hidden_sections(snapshot: DaemonSnapshot, principal: Principal, used: f
         if not principal.has_role(role):
             why = f"your certificate lacks the role {role}"
             found.append(
-                HiddenSection(what, why, f"'edge-agent certs issue NAME --role {role}' makes one that has it.")
+                HiddenSection(what, why, f"'sudo edge-agent certs issue NAME --role {role}' makes one that has it.")
             )
         elif role not in used:
             why = f"this console does not use the role {role}"

@@ -97,7 +97,7 @@ class SetupRun:
         if before is None:
             say(f"Installed. Next: edge-agent doctor; the configuration is {self.places.config / 'agent.yaml'}.")
         else:
-            say(f"Done: {program.title}. 'edge-agent-setup rollback' goes back.")
+            say(f"Done: {program.title}. 'sudo edge-agent-setup rollback' goes back.")
 
     def rollback(self) -> None:
         """Go back to the program before."""
@@ -106,7 +106,7 @@ class SetupRun:
         program = self.programs.current
         assert program is not None
         self._bring_up(program, now)
-        say(f"The program is now {program.title}. 'edge-agent-setup rollback' again undoes this.")
+        say(f"The program is now {program.title}. 'sudo edge-agent-setup rollback' again undoes this.")
 
     def uninstall(self) -> None:
         """Remove the program; state and configuration stay."""

@@ -102,7 +102,6 @@ def test_an_operator_who_is_not_root_does_the_daily_work(site: Appliance):
         "report",
         "limits",
         "version",
-        f"classify {SHOP_TASK} refund",
     ):
         site.machine.run("edge-agent", *words.split(), user=OPERATOR)
     assert [] == findings(site, "socket", OPERATOR) + findings(site, "daemon", OPERATOR)

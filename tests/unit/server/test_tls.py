@@ -103,7 +103,7 @@ def test_an_end_that_comes_near_is_said(site: TlsSite) -> None:
     """Two weeks before, with what to do."""
     end = files(site)._material.expires_at
     assert "" == warned(files(site, now=lambda: end - SOON_SECONDS - DAY))
-    assert "'edge-agent certs server --renew'" in warned(files(site, now=lambda: end - SOON_SECONDS + DAY))
+    assert "'sudo edge-agent certs server --renew'" in warned(files(site, now=lambda: end - SOON_SECONDS + DAY))
 
 
 def test_a_daemon_does_not_start_without_its_files(site: TlsSite) -> None:
