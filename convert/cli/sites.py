@@ -1,11 +1,12 @@
-"""`edge-convert sites list|show|accept|reject|revoke|restore`."""
+"""`edge-convert sites list|show|accept|reject|revoke|restore|decode`."""
 
 import itertools
 import json
 import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from convert.cli import progress_output
 from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
+from edge_agent.formats import state_code
 from edge_agent.formats.enrolment_file import CODE_DIGITS, normalize_code, verification_code
 from edge_agent.formats.signed_document import format_timestamp
 
@@ -205,6 +207,43 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
     centre = _centre(collected, registry)
     centre.sites.restore(site)
     say(f"{site} is accepted again, recorded in {centre.path}")
+
+
+@app.command()
+def decode(
+    code: Annotated[
+        list[str],
+        typer.Argument(metavar="CODE", help="Groups of 'edge-agent status --code', or the text of the QR code."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Show the state of a site that somebody read out or photographed.
+
+    It needs neither a registry nor a network; docs/state-code.md describes the code.
+
+    Example: [bold]edge-convert sites decode 19DAY3 TE7NT0 GP7H6D …[/bold]
+    """
+    summary = state_code.decode(" ".join(code))
+    if as_json:
+        write_exactly(json.dumps(asdict(summary)))
+        return
+    made = datetime.fromtimestamp(60 * summary.minutes, UTC)
+    link = f", uplink {summary.link}" if summary.link else ""
+    console = progress_output.out()
+    console.print(
+        Text(
+            f"{summary.site or 'a machine that is not enrolled'}: edge-agent {summary.agent_version}, "
+            f"{'serving' if summary.serving else 'draining'}{link}; made at {made:%Y-%m-%d %H:%M} UTC by its clock"
+        )
+    )
+    _print([("task", "version", "state", "update", "alarms"), *map(_summary_row, summary.tasks)])
+    if summary.tasks_left_out:
+        console.print(Text(f"and {summary.tasks_left_out} more, which need less attention"))
+
+
+def _summary_row(task: state_code.TaskSummary) -> tuple[str, ...]:
+    update = f"{task.update.replace('_', ' ')}{' ' if task.to_version else ''}{task.to_version}" if task.update else "-"
+    return task.task, task.version, task.state.replace("_", " "), update, ", ".join(task.alarms) or "-"
 
 
 def _centre(collected: Path | None, registry: Path | None) -> _CentralRecords:
