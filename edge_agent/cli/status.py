@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -38,23 +39,46 @@ FollowOption = Annotated[
 ]
 
 
-def run(ctx: typer.Context, as_json: AsJson = False, following: FollowOption = False) -> None:
+CodeOption = Annotated[
+    bool, typer.Option("--code", help="The state as groups of characters, to be read out: 'edge-convert sites decode'.")
+]
+QrOption = Annotated[bool, typer.Option("--qr", help="The same as a QR code, to be photographed.")]
+
+
+def run(
+    ctx: typer.Context,
+    as_json: AsJson = False,
+    following: FollowOption = False,
+    as_code: CodeOption = False,
+    as_qr: QrOption = False,
+) -> None:
     """Show the tasks, their engines, and what needs attention.
 
     Example: [bold]edge-agent status --json | jq '.tasks\\[].ready'[/bold]
     """
+    if as_code + as_qr + (as_json or following) > 1:
+        raise typer.BadParameter("not together with another form of output", param_hint="--qr" if as_qr else "--code")
+    # Drawing over and over, and drawing codes, takes more than printing once.
     if following:
-        # Drawing over and over takes more than printing once.
         from edge_agent.cli.watch import WatchPlan, watch  # noqa: PLC0415
 
         watch(target_of(ctx), WatchPlan(as_json=as_json))
         return
     with target_of(ctx).admin() as admin:
         status = admin.status()
+    now = datetime.now(UTC)
     if as_json:
         print_json(status, indent=2)
-        return
-    show(out(), status, datetime.now(UTC))
+    elif as_code:
+        from edge_agent.cli.site_summary import print_code  # noqa: PLC0415
+
+        print_code(out(), status, now)
+    elif as_qr:
+        from edge_agent.cli.qr_code import print_qr  # noqa: PLC0415
+
+        print_qr(out(), status, now, os.environ)
+    else:
+        show(out(), status, now)
 
 
 def show(console: Console, status: Status, now: datetime) -> None:

@@ -72,6 +72,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "typer": SCREEN,
     "click": SCREEN,
     "rich": SCREEN,
+    "segno": ("edge_agent.cli.qr_code",),
     "matplotlib": ("convert.report",),
 }
 
@@ -84,7 +85,10 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spend_caps", "uplink.connectivity")),
     *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store", "enrolment.validation")),
-    *(f"edge_agent.{name}" for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata")),
+    *(
+        f"edge_agent.{name}"
+        for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata", "formats.state_code")
+    ),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
     *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
     "edge_agent.config.folder_access",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +14,11 @@ from tests.support.eventually import eventually_sync
 from tests.support.reason_cases.bundle_cases import version
 from tests.support.reason_cases.call_cases import TASK, answers, serving
 from tests.support.reason_cases.case import Met, Played, case, edge_agent, excuse, failure, follow, run, worked
-from tests.support.reason_cases.uplink_cases import IDENTITY
+from tests.support.reason_cases.uplink_cases import IDENTITY, disk
 from tests.support.tls_site import TlsSite
 
 PROGRAM = [sys.executable, "-m", "edge_agent.cli"]
 MOUNTED_BYTES = 4 * 2**20
-
-
-@contextmanager
-def disk(folder: Path, options: str) -> Iterator[Path]:
-    """Mount a disk of its own."""
-    folder.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "edge-agent-test", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def config(folder: Path, **sections: Any) -> Path:

@@ -77,13 +77,13 @@ def upstream_refused(folder: Path) -> Played:
 
 @case("UPSTREAM_MISSING", "technician")
 def upstream_missing(folder: Path) -> Played:
-    """The folder of the store is not there; once it is made, as the remedy says, all is uploaded."""
+    """The disk of the folder store is not mounted; once it is, as the remedy says, all is uploaded."""
     store = folder / "store"
     site = SealedSite(folder, str(store))
     met = site.once()
-    assert "Create it" in met.remedy, met.text
-    store.mkdir()
-    return Played(met.reasons, not site.once().code and bool(list(store.rglob("*.age"))))
+    assert "Mount its disk" in met.remedy, met.text
+    with disk(store, "size=4m"):
+        return Played(met.reasons, not site.once().code and bool(list(store.rglob("*.age"))))
 
 
 @case("UPLOAD_CONFLICT", "technician")
@@ -112,6 +112,17 @@ def exchange_dir_unusable(folder: Path) -> Played:
     with read_only(notes):
         met = site.once()
     return Played(met.reasons, met.code == 3 and not site.once().code)
+
+
+@contextmanager
+def disk(folder: Path, options: str) -> Iterator[Path]:
+    """Mount a disk of its own."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "edge-agent-test", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @contextmanager

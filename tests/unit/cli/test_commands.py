@@ -18,6 +18,7 @@ from edge_agent import __version__
 from edge_agent.cli import COMMANDS, app
 from edge_agent.cli.exits import report_error
 from edge_agent.errors import EdgeAgentError
+from edge_agent.formats import state_code
 from edge_agent.v1 import admin_pb2
 from tests.support.fake_daemon import FakeDaemon
 
@@ -103,6 +104,15 @@ def test_a_wrong_configuration_ends_with_3(run, tmp_path):
     assert 3 == result.exit_code
     assert "unknown key 'stor'" in result.stderr
     assert "what to do: Did you mean 'store'?" in result.stderr
+
+
+def test_status_as_a_code_is_that_of_the_daemon(run, daemon):
+    """The groups that are printed hold version and task of the daemon; they exclude other forms of output."""
+    lines = run("status", "--code").stdout.splitlines()
+    found = state_code.decode(" ".join(line.partition(":")[2] for line in lines[1:-2]))
+    assert ("0.1.0", ["pos-intent"]) == (found.agent_version, [task.task for task in found.tasks])
+    assert 2 == run("status", "--code", "--json").exit_code
+    assert 2 == run("status", "--code", "--qr").exit_code
 
 
 def test_status_shows_tasks_engines_and_warnings(run, daemon):

@@ -15,6 +15,7 @@ from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
 from edge_agent.server import messages, site_status
 from edge_agent.store.update_records import UpdateProgress
+from edge_agent.update.verified import CopyProgress
 from edge_agent.v1 import admin_pb2
 from tests.support.examples import NOW
 from tests.support.updating_site import TASK, UpdatingSite
@@ -65,6 +66,15 @@ async def test_the_operator_sees_what_runs_what_ran_and_what_is_wanted(site: Upd
         (ref.version, ref.digest) for ref in (task.previous, task.active, task.candidate)
     ]
     assert (admin_pb2.UPDATE_STATE_PROBATION, int(NOW)) == (task.state, task.since_time.seconds)
+
+
+async def test_the_operator_sees_how_far_a_bundle_has_been_copied(site: UpdatingSite):
+    """Its name and its bytes while it is copied into the store; nothing afterwards."""
+    copied = CopyProgress("pos 3.0.0", 40, 100)
+    said = messages.updates_message(site.activation, site.updater.overview, copied)
+    assert ("pos 3.0.0", 40, 100) == (said.copying, said.copied_bytes, said.total_bytes)
+    after = messages.updates_message(site.activation, site.updater.overview, site.updater.copy_progress)
+    assert ("", 0, 0) == (after.copying, after.copied_bytes, after.total_bytes)
 
 
 async def test_the_operator_sees_what_is_not_believed_and_what_to_do(site: UpdatingSite):

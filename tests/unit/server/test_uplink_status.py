@@ -84,8 +84,8 @@ def test_all_of_it_is_carried_over(tmp_path: Path):
         "since": format_timestamp(NOW),
         "waiting_blobs": 3,
         "waiting_bytes": 10,
-        "fetched_blobs": 0,
-        "fetched_bytes": 0,
+        "fetched_blobs": 5,
+        "fetched_bytes": 700,
     }
     problem = {"reason": "UPSTREAM_BUSY", "message": "busy", "remedy": "wait", "about": "x-1"}
     changes = {"state": "offline", "failures": 4, "retry_at": format_timestamp(NOW + 60)}
@@ -93,6 +93,7 @@ def test_all_of_it_is_carried_over(tmp_path: Path):
     assert found is not None
     assert (pb.LINK_STATE_OFFLINE, 4, int(NOW) + 60) == (found.state, found.failures, found.retry_time.seconds)
     assert (pb.LINK_STATE_PROBING, 3) == (found.downloads.state, found.downloads.waiting_blobs)
+    assert (5, 700) == (found.downloads.fetched_blobs, found.downloads.fetched_bytes)
     assert ["UPSTREAM_BUSY busy wait x-1"] == [
         " ".join((each.reason, each.message, each.remedy, each.about)) for each in found.problems
     ]
