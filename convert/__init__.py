@@ -1,1 +1,1 @@
-"""edge-convert, the factory: it makes the bundles that edge-agent runs. It never runs on a site."""
+"""edge-convert, the conversion toolkit: makes the bundles that edge-agent runs. It never runs on a site."""

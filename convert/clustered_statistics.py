@@ -1,9 +1,9 @@
-"""Intervals and tests on right and wrong answers: of one system, and of two on the same rows. Pure.
+"""Intervals and tests for right and wrong answers: of one system, and of two systems on the same rows. Pure.
 
-Shares by the rule that sites use, too (edge_agent/statistics.py). Two systems: McNemar 1947, exact; Bonett and Price
-2012 (doi 10.1002/sim.4415) for the difference between their shares. Rows of one family are right or wrong together:
-counts are brought down to independent rows as there, and the tests exchange the two systems in whole families. Where no
-two rows share a family, the results are those of the exact rules to the last bit.
+Shares follow the rule that sites use too (edge_agent/statistics.py). Two systems: McNemar 1947, exact; Bonett and Price
+2012 (doi 10.1002/sim.4415) for the difference between their shares. Rows of one family tend to be right or wrong
+together: counts are reduced to independent rows by the same rule, and the tests exchange the two systems in whole
+families. If no two rows share a family, the results equal those of the exact rules.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def family_numbers(families: Sequence[str]) -> Numbers:
 
 
 def clustered_share(right: Sequence[bool] | npt.NDArray[np.bool_], families: Numbers, level: float = LEVEL) -> Interval:
-    """Return the share of right answers with its interval, valid where rows of a family are right or wrong together.
+    """Return the share of right answers with its interval, valid if rows of a family are right or wrong together.
 
     Args:
         right: [rows].
@@ -94,7 +94,7 @@ def paired_p_value(differences: Numbers, families: Numbers) -> float:
 def difference_of(first: Interval, second: Interval) -> Interval:
     """Return second less first, from the intervals of both (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095).
 
-    It is too wide where both rise and fall together, as on the same rows.
+    It is too wide if both rise and fall together, as on the same rows.
     """
     if math.isnan(first.value) or math.isnan(second.value):
         return Interval(math.nan, -1.0, 1.0, first.level)
@@ -122,7 +122,8 @@ def exchange_p_value(first: Floats, second: Floats, statistic: Callable[[Floats]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values raised for their number (Holm 1979): the chance of a single false alarm among them all."""
+    """Return p-values adjusted for their number (Holm 1979): the probability of a single false alarm among all of
+    them."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     raised, least = list(p_values), 0.0
     for rank, place in enumerate(order):
@@ -136,7 +137,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     Args:
         only_first: rows that only the first system has right.
-        only_second: rows that only the second has right. Rows that both have right, or both wrong, say nothing.
+        only_second: rows that only the second has right. Rows that both have right, or both wrong, do not count.
     """
     discordant = only_first + only_second
     return float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
@@ -158,7 +159,7 @@ def _are_alone(families: Numbers) -> bool:
 
 
 def _sizes(families: Numbers) -> tuple[list[int], npt.NDArray[np.bool_]]:
-    """Return the rows of each family that is there, and which numbers are."""
+    """Return the rows of each family, and which numbers have rows."""
     sizes = np.bincount(families)
     return sizes[sizes > 0].tolist(), sizes > 0
 

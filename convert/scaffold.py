@@ -12,7 +12,7 @@ from edge_agent.formats.manifest import RUNTIME_KINDS, Kind, RuntimeName
 
 @dataclass(frozen=True)
 class RuntimeAdvice:
-    """Which runtime, and why."""
+    """A recommended runtime, with the reason."""
 
     runtime: RuntimeName
     because: str
@@ -21,15 +21,15 @@ class RuntimeAdvice:
 _ADVICE: dict[Kind, RuntimeAdvice] = {
     "classify": RuntimeAdvice(
         "onnx",
-        "For a closed set of labels take an encoder: of the same training rows it makes fewer errors than a decoder of"
-        " five times its size, and answers in a tenth of the time. A decoder pays where several tasks of a site share"
-        " one base: each adds an adapter of a few megabytes.",
+        "For a closed set of labels take an encoder: with the same training rows it makes fewer errors than a"
+        " decoder of five times its size, and answers in a tenth of the time. A decoder pays off if several tasks of"
+        " a site share one base: each task adds an adapter of a few megabytes.",
     ),
     "extract": RuntimeAdvice(
         "onnx",
-        "For values that stand in the text as they are, take an encoder that tags words. Where values must be put into"
-        " another form ('half past six' to 18:30), take a decoder (runtime llama): it writes"
-        " the record, and is held to its schema.",
+        "For values that the text contains word for word, take an encoder that tags words. If values need another"
+        " form ('half past six' to 18:30), take a decoder (runtime llama): it writes the record, constrained to its"
+        " schema.",
     ),
     "generate": RuntimeAdvice("llama", "Only a decoder writes text."),
     "embed": RuntimeAdvice("onnx", "An encoder: one pass over the text gives the vector."),
@@ -38,7 +38,7 @@ _ADVICE: dict[Kind, RuntimeAdvice] = {
 
 @dataclass(frozen=True)
 class ScaffoldRequest:
-    """What the user said of the task."""
+    """The user's description of the task."""
 
     name: str
     kind: Kind
@@ -49,12 +49,13 @@ class ScaffoldRequest:
 
 
 def advise(kind: Kind) -> RuntimeAdvice:
-    """Return what suits a kind of task."""
+    """Return the recommendation for a kind of task."""
     return _ADVICE[kind]
 
 
 def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
-    """Read labels with commas between them; None = placeholders. Raises InvalidRequest where they do not do."""
+    """Read labels separated by commas; None = placeholders. Raises InvalidRequest for labels that a task cannot
+    have."""
     if written is None:
         return ()
     listed = tuple(label.strip() for label in written.split(","))
@@ -67,19 +68,20 @@ def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
         raise InvalidRequest(f"label {listed.index('') + 1} of {len(listed)} is empty", remedy=remedy)
     if len(set(listed)) < len(listed):
         twice = next(label for label in listed if listed.count(label) > 1)
-        raise InvalidRequest(f"label {twice} stands there twice", remedy=remedy)
+        raise InvalidRequest(f"label {twice} is there twice", remedy=remedy)
     if kind == "classify" and len(listed) == 1:
-        raise InvalidRequest(f"a classify task needs at least 2 labels; {listed[0]} is one", remedy=remedy)
+        raise InvalidRequest(f"a classify task needs at least 2 labels; {listed[0]} is only one", remedy=remedy)
     return listed
 
 
 def runtime_of(wanted: ScaffoldRequest) -> RuntimeName:
-    """Return the runtime wanted, or else the advised one. Raises InvalidRequest where it does not serve the kind."""
+    """Return the requested runtime, or else the recommended one. Raises InvalidRequest if it does not serve the
+    kind."""
     runtime = wanted.runtime or advise(wanted.kind).runtime
     if wanted.kind not in RUNTIME_KINDS[runtime]:
         able = ", ".join(sorted(RUNTIME_KINDS[runtime]))
         remedy = f"Take runtime {advise(wanted.kind).runtime}. {advise(wanted.kind).because}"
-        raise InvalidRequest(f"runtime {runtime} serves {able}; not {wanted.kind}", remedy=remedy)
+        raise InvalidRequest(f"runtime {runtime} serves {able}, not {wanted.kind}", remedy=remedy)
     return runtime
 
 
@@ -114,13 +116,15 @@ def _labels(wanted: ScaffoldRequest) -> str:
     if wanted.kind == "extract":
         listed = ["O", *(f"{sign}-{label}" for label in listed for sign in "BI")]
     written = ", ".join(json.dumps(label, ensure_ascii=False) for label in listed)
-    said = "" if wanted.labels else "  # Put your own here; one of them for what belongs nowhere else.\n"
+    said = "" if wanted.labels else "  # Replace these with your own labels; keep one for inputs that fit no other.\n"
     return f"{said}  labels: [{written}]\n"
 
 
 def _schema(wanted: ScaffoldRequest) -> str:
     names = [json.dumps(label, ensure_ascii=False) for label in wanted.labels or ("first", "second", "other")]
-    said = "  # JSON schema of the record. Rows hold it as json.dumps writes it, in the order of 'required'.\n"
+    said = (
+        "  # JSON schema of the record. Rows contain records as json.dumps writes them, in the order of 'required'.\n"
+    )
     properties = "".join(f'      {name}: {{type: [string, "null"], maxLength: 60}}\n' for name in names)
     return (
         f"{said}  record_schema:\n    type: object\n    required: [{', '.join(names)}]\n    properties:\n{properties}"
@@ -152,7 +156,7 @@ _PROMPT: dict[Kind, str] = {
 _ENGINE = "engine:\n  context_tokens: 1024\n\n"
 
 _TASK = """\
-# What the bundle says of itself. docs/task-yaml.md explains every key.
+# The task and its limits. docs/task-yaml.md explains every key.
 version: 0.1.0
 runtime: {runtime}
 
@@ -164,51 +168,51 @@ task:
 
 {engine}provenance:
   base: ""
-  # Of the weights you start from; it is carried along.
+  # Licence of the weights you start from; the bundle carries it.
   licence: ""
 """
 
 _RECIPE = """\
-# Everything that makes one bundle out of a model and data: edge-convert run recipe.yaml
+# Makes one bundle from a model and data: edge-convert run recipe.yaml
 #
 # Paths are relative to this file; package:NAME/PATH lies inside an installed Python package. What is commented out
 # shows its default. docs/recipe-yaml.md explains every key.
 #
 {because}
 
-# What the bundle says of itself.
+# The task: labels, prompt and limits.
 task: task.yaml
 
 # The weights to start from: exactly one of checkpoint, base and gguf.
 source:
-  # A directory as transformers writes it: config.json, safetensors, tokenizer.
+  # A directory in the format of transformers: config.json, safetensors, tokenizer.
   checkpoint: model
-  # The same, under a PEFT adapter that is there already:
+  # The same, with an existing PEFT adapter:
   # base: model
   # adapter: adapter
-  # A GGUF file: its weights are taken back to float32 and its tokenizer is built anew.
+  # A GGUF file: its weights are converted to float32 and its tokenizer is rebuilt.
   # gguf: model.gguf
 
-# One JSON object a line: docs/data-formats.md. A text that stands in two splits is refused.
+# One JSON object per line: docs/data-formats.md. A text that is in two splits is refused.
 data:
   format: {format}
   train: train.jsonl
-  # Texts that say which weights matter; the training texts when left out.
+  # Texts for the importance matrix; default: the training texts.
   # importance: importance.jsonl
-  # Fits temperature, gate and threshold. Never trained on; some hundred rows, phrased like those of the field.
+  # Fits temperature, gate and threshold. Never trained on; some hundred rows, phrased like real inputs.
   calibration: calibration.jsonl
-  # Only measured on.
+  # Only used to measure.
   test: test.jsonl
-  # Share of the calibration or test rows that may be near copies of rows of another split; with more, a run is refused.
+  # Largest accepted share of calibration or test rows that are near duplicates of rows in another split.
   # near_copies_max: 0.05
-  # Encoders that classify: texts that are none of the task's, to learn doubt from.
+  # Encoders that classify: texts that do not belong to the task, to learn low confidence on.
   # outliers: outliers.jsonl
 
-# Leave the section out where the source is tuned already.
+# Leave the section out if the source is fine-tuned already.
 finetune:
   # lora: an adapter for a decoder. full, head: an encoder, all of it or only its classification head.
   method: {method}
-  # 0: what suits the method.
+  # 0: the default of the method.
   # learning_rate: 0
   epochs: {epochs}
   # batch_rows: 8
@@ -218,7 +222,7 @@ finetune:
   # rank: 4
   # layers_from: 0
   # targets: []
-  # Training stops when this part of the training rows has got no better for so many epochs.
+  # Training stops if this part of the training rows has not improved for so many epochs.
   # validation_share: 0.1
   # patience_epochs: 2
   # seed: 1
@@ -229,31 +233,31 @@ finetune:
   # A llama.cpp checkout of your own, instead of what 'edge-convert setup' prepares.
   # llama_cpp: ""
 
-# Candidates; with several the fastest inside the budget wins. Empty: the sensible ones for the runtime.
+# Candidates; the fastest one inside the budget is chosen. Empty: the default ones of the runtime.
 # quantize:
   # types: []
   # llama: weigh columns by how much the importance texts use them.
   # importance_matrix: false
 
-# What may be lost on the way from the full-precision model to what is served.
+# Largest accepted losses from the full-precision model to the served one.
 # budget:
   # Share of rows with the same answer.
   # agreement_min: 0.98
   # Mean Kullback-Leibler divergence of the answers, in nats.
   # kl_mean_max: 0.05
   # accuracy_loss_max: 0.02
-  # Golden answers that a site has to find alike; fewer, and the bundle is not made.
+  # Fewest golden cases that a site's self-test compares; with fewer the bundle is not made.
   # golden_cases_min: 8
 
-# What a sure answer promises: wrong with at most `target`, except with probability `delta`.
+# Risk guarantee of confident answers: at most `target` of them are wrong, except with probability `delta`.
 risk:
   target: 0.05
   delta: 0.1
-  # The least probability of a single confident answer.
+  # Smallest probability of a single confident answer.
   # floor: 0.5
-  # The gate: so many of the inputs that resemble the calibration rows may be held up as strange; 0 = no gate.
+  # The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate.
   # held_up_max: 0.03
 
-# Where stages leave their results: build/NAME below the current directory when empty.
+# Folder for the results of stages. Empty: build/NAME below the current directory.
 # work: ""
 """

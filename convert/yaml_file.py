@@ -1,4 +1,4 @@
-"""Reading a YAML file that holds the keys of a model: an unknown key is an error that names the nearest one."""
+"""Reads a YAML file with the keys of a pydantic model: an unknown key is an error that names the nearest one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read(path: Path, model: type[BaseModel], known: Sequence[str], see: str) -> 
     """Read a file and check its keys against those of `model`; at its top level, only `known` ones.
 
     Raises:
-        ManifestInvalid: not YAML, too large, or a key is unknown; `see` says where keys are explained.
+        ManifestInvalid: not YAML, too large, or a key is unknown; `see` refers to the documentation of the keys.
     """
     with path.open("rb") as file:
         text = file.read(FILE_BYTES_MAX + 1)
@@ -27,10 +27,10 @@ def read(path: Path, model: type[BaseModel], known: Sequence[str], see: str) -> 
         raise ManifestInvalid(f"{path} has more than {FILE_BYTES_MAX} bytes", remedy=see)
     try:
         plain = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
         raise ManifestInvalid(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
     if not isinstance(plain, dict):
-        raise ManifestInvalid(f"{path} must hold keys and values", remedy=see)
+        raise ManifestInvalid(f"{path} must contain keys and values", remedy=see)
     _check_keys(plain, [model], known, str(path))
     return plain
 

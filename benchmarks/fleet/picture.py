@@ -44,7 +44,7 @@ def draw(path: Path, shown: Shown) -> None:
     _traffic(traffic, shown)
     for axes in (spread, bad, reactions, traffic):
         _frame(axes)
-    # Without the version of the library in it, the same numbers give the same file.
+    # Without the version of matplotlib in the file, the same numbers give the same bytes.
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 
 

@@ -30,7 +30,7 @@ def draw(path: Path, figures: Figures) -> None:
     for axes in (local, right, cost):
         _frame(axes, figures.blocks, ends)
     _name_modes(local, figures, ends)
-    # Without the version of the library in it, the same numbers give the same file.
+    # Without the version of matplotlib in the file, the same numbers give the same bytes.
     figure.savefig(path, dpi=_DPI, metadata={"Software": None} if path.suffix == ".png" else None)
 
 

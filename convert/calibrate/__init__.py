@@ -1,20 +1,20 @@
-"""The calibrate stage: from the served artefact's answers to the manifest's `confidence` section.
+"""The calibrate stage: computes the manifest's `confidence` section from the answers of the served artefact.
 
-Pure arithmetic lies beside this module; the answers come from `convert.evaluate`, through the engine that will serve.
+The other modules of this package are pure; the answers come from `convert.evaluate`, through the serving engine.
 
-The calibration rows are divided once (`division`): a part for the temperature, a part for the gate, and the larger
-part for the threshold, which is proved with the gate and the floor in force. With more than two labels a temperature
-changes which of two rows is the surer one, so it has to stand before the threshold is tested. It is one number and
-needs some hundred rows; the threshold takes whatever there is. It is kept where it lowers the log loss of rows held out
-of its fit, among the same rows: those of the threshold have no part in the choice, so it costs the test nothing. The
-rows of the temperature also say where the walk over the thresholds starts.
+The calibration rows are divided once (`division`): a part for the temperature, a part for the gate, and the larger part
+for the threshold, which is proved with the gate and the floor in force. With more than two labels a temperature changes
+the order of rows by confidence, so it must be fixed before the threshold is tested. It is one number and needs a few
+hundred rows; all others are for the threshold. The temperature is kept if it lowers the log loss of rows held out of
+its fit. The rows of the threshold have no part in that choice, so the test stays valid. The rows of the temperature
+also determine the first threshold of the fixed-sequence test.
 
-Rows of one family are right or wrong together, so the test takes one of each, chosen by a hash: the promise is for
-requests in which every family is as frequent as every other.
+Rows of one family tend to be right or wrong together, so the test takes one of each, chosen by a hash: the risk
+guarantee is for requests in which all families are equally frequent.
 
 extract: the confidence of a record is the smallest probability of its words, at the temperature. The temperature is the
-one on TEMPERATURES under which records are right as often as they say, by maximum likelihood; the answers come from the
-engine once for each. The threshold is tested on the whole record being right.
+most likely one of TEMPERATURES, given which records are right; the engine answers once for each. The threshold is
+tested on whole records.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ _KINDS: tuple[Kind, ...] = ("classify", "extract")
 
 @dataclass(frozen=True)
 class Answers:
-    """What a bundle said to rows, and whether it was right; rows without an answer are left out."""
+    """The answers of a bundle to rows, and whether they are right; rows without an answer are left out."""
 
     rows: Sequence[DataRow]
     predictions: Sequence[ServedPrediction]
     right: npt.NDArray[np.bool_]
 
     def confidences(self) -> npt.NDArray[np.float64]:
-        """Return them as served."""
+        """Return the served confidences."""
         return np.array([each.confidence for each in self.predictions])
 
     def families(self) -> Numbers:
@@ -69,7 +69,7 @@ class Answers:
         return family_numbers([family(row) for row in self.rows])
 
     def and_also(self, more: Answers) -> Answers:
-        """Return these and others."""
+        """Return these answers joined with others."""
         right = np.concatenate([self.right, more.right])
         return Answers([*self.rows, *more.rows], [*self.predictions, *more.predictions], right)
 
@@ -85,9 +85,10 @@ class Answers:
 
 
 def run(job: StageJob) -> Report:
-    """Leave confidence.json; report temperature, threshold, walk, reliability before and after, labels needed.
+    """Write confidence.json; report temperature, threshold, tested thresholds, reliability before and after, labels
+    needed.
 
-    Raises what `data.rows` and serving raise.
+    Raises as `row_files.rows` and serving.
     """
     task = tasks.of(job.recipe.path(job.recipe.task))
     asked = job.recipe.risk
@@ -105,7 +106,8 @@ def run(job: StageJob) -> Report:
 
 
 def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> tuple[Confidence, Report]:
-    """Return the gate of a bundle that embeds: nothing is proved, so its calibration rows are all for it."""
+    """Return the gate of a bundle that embeds, from all its calibration rows, because there is no threshold to
+    prove."""
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
@@ -121,7 +123,7 @@ def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> tuple[Confid
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """What a confident answer has to pass besides the threshold, as a recipe says it."""
+    """The limits of gate and floor in a recipe."""
 
     floor: float = 0.0
     held_up_max: float = 0.0
@@ -141,7 +143,7 @@ def calibrate(
     """Calibrate a bundle of kind classify or extract on labelled rows; see the module."""
     parts = divided(rows)
     fitting = _fit_labels if bundle.manifest.task.kind == "classify" else _fit_records
-    # One text at a time: the same answers to the last bit, so that the same inputs give the same bundle.
+    # One text at a time, so that the same inputs give the same answers and the same bundle.
     with serve_bundles([bundle]) as served:
         ask = partial(_answers, served, progress=progress)
         fit, tuned = fitting(ask, bundle, parts.tuning)
@@ -182,7 +184,7 @@ def calibrate(
 def _conditions(
     bundle: BundleFolder, held_out: Sequence[ServedPrediction], families: Sequence[str], wanted: CalibrationSettings
 ) -> tuple[Conditions, Report]:
-    """Return what an answer has to pass besides the threshold, and the gate for the report."""
+    """Return gate and floor, and the gate's part of the report."""
     score = gate.score_of(bundle.manifest, held_out)
     made = gate.calibrated(score, held_out, families, wanted.held_up_max)
     count = len(set(families))
@@ -229,10 +231,10 @@ def _fit_records(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tup
 
 
 def _tuned_confidences(bundle: BundleFolder, tuned: Answers, fitted: float) -> Floats:
-    """Return the confidences of the rows of the temperature at that temperature."""
+    """Return the confidences of the temperature's rows at that temperature."""
     if bundle.manifest.task.kind == "classify" and tuned.rows:
         return temperature.confidences(matrix(tuned.predictions), fitted)
-    return tuned.confidences()  # those of records were asked for at it
+    return tuned.confidences()  # confidences of records were computed at it
 
 
 def _at_one(ask: Ask, bundle: BundleFolder, proof: Answers) -> Floats:
@@ -248,7 +250,7 @@ def _reliability(confidences: Floats, proof: Answers) -> Report:
 
 
 def described(choice: Choice, risk: Risk) -> Report:
-    """Return the walk for the report, and in `verdict` a sentence that says what came of it."""
+    """Return the tested thresholds for the report, and the result as a sentence in `verdict`."""
     needed = threshold.rows_needed(choice, risk) if choice.threshold is None else None
     return {
         "verdict": _verdict(choice, risk, needed),
@@ -263,20 +265,24 @@ def described(choice: Choice, risk: Risk) -> Report:
 
 
 def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
-    target, sure = f"{100 * risk.target:g} %", f"{100 * (1 - risk.delta):g} %"
+    target, sure = f"{100 * risk.target:g}%", f"{100 * (1 - risk.delta):g}%"
     if choice.threshold is not None:
         return (
-            f"At confidence {choice.threshold:g} or more {100 * choice.coverage:.1f} % of the answers are sure; with"
-            f" {sure} certainty at most {target} of them are wrong, if requests are like these rows."
+            f"At a threshold of {choice.threshold:g}, {100 * choice.coverage:.1f}% of the answers are confident."
+            f" With {sure} certainty at most {target} of these are wrong, for requests like the calibration rows."
         )
-    said = f"No threshold reaches the target of {target} wrong answers with {sure} certainty: always escalate."
+    said = (
+        f"No threshold reaches the target of {target} wrong answers with {sure} certainty, so every answer escalates."
+    )
     if needed is None:
         seen = min((step.errors / step.rows for step in choice.steps if step.rows >= risk.rows_min), default=None)
         worst = (
-            f" The surest answers that could be tested were wrong in {100 * seen:.1f} %." if seen is not None else ""
+            f" Of the most confident answers that could be tested, {100 * seen:.1f}% were wrong."
+            if seen is not None
+            else ""
         )
-        return f"{said}{worst} More labels alone would not help: train a better model, or accept a higher risk."
-    return f"{said} About {max(needed - choice.rows, 1)} more labels needed, if the model errs as it did on these."
+        return f"{said}{worst} More labels alone will not help: train a better model, or accept a higher risk."
+    return f"{said} About {max(needed - choice.rows, 1)} more labels are needed, at the error rate of these rows."
 
 
 def _section(

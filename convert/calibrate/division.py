@@ -1,14 +1,14 @@
-"""Which calibration rows do what: a part tunes, a part calibrates the gate, the rest proves the threshold. Pure.
+"""Divides the calibration rows: a part fits the temperature, a part the gate, and the rest proves the threshold. Pure.
 
 Rows are ordered by a hash of their families or texts, so that the division is alike whatever the order of a file, and
 rows of one family, or with the same text, stay together.
 
-    tuning    the temperature, and where the walk over the thresholds starts: 30%, at most 500 rows
-    gate      the scores that an input is held against: the rows of tuning, and further ones to 30% or 1,000 rows
+    tuning    the temperature, and the first threshold to test: 30%, at most 500 rows
+    gate      the scores that inputs are compared with: the rows of tuning and more, up to 30% or 1,000 rows
     proving   the threshold, with the gate and the floor in force: all others
 
-The gate may use the rows of tuning: a temperature changes no score of the gate. It must not use a row of proving: that
-row would help to choose which rows are accepted, and then count among them.
+The gate can use the rows of tuning, because a temperature does not change its scores. It must not use a row of proving:
+that row would influence which rows are accepted, and then count as one of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Division:
 
     tuning: list[DataRow]
     gate: list[DataRow]
-    """Those of tuning come first."""
+    """The rows of tuning come first."""
     proving: list[DataRow]
 
 
@@ -46,7 +46,7 @@ def divided(rows: Sequence[DataRow]) -> Division:
 
 
 def one_of_each(rows: Sequence[DataRow]) -> list[DataRow]:
-    """Return one row of each family, in an order that has nothing to do with their texts."""
+    """Return one row of each family, in an order that is independent of their texts."""
     first: dict[str, DataRow] = {}
     for row in sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key))):
         first.setdefault(family(row), row)
@@ -54,7 +54,7 @@ def one_of_each(rows: Sequence[DataRow]) -> list[DataRow]:
 
 
 def _whole(ordered: Sequence[DataRow], count: int) -> int:
-    """Return a number of rows that parts no family."""
+    """Return a number of rows that divides no family."""
     while count < len(ordered) and family(ordered[count]) == family(ordered[count - 1]):
         count += 1
     return count
@@ -66,5 +66,5 @@ def family(row: DataRow) -> str:
 
 
 def hashed(text: str) -> str:
-    """Hash a name or a hash: nobody sorts files by that, so what it chooses is alike whatever the order of a file."""
+    """Hash a name, for an order that does not depend on the order of a file."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

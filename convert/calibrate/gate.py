@@ -1,10 +1,10 @@
-"""The gate of a bundle from held-out rows, and what gate, floor and threshold each hold up. Pure.
+"""Makes the gate of a bundle from held-out rows, and counts what gate, floor and threshold each hold up. Pure.
 
-A manifest carries how strange the held-out rows are; edge_agent/formats/ood_gate.py has the rule that makes a p-value
-of it. All rows of a family count together as one: rows of one family are strange together.
+A manifest contains the scores of the held-out rows; edge_agent/formats/ood_gate.py computes p-values from them. A
+family counts as one row, because the scores of its rows depend on each other.
 
 The floor is the least calibrated probability of a single confident answer. Gate and floor are fixed before the
-threshold is tested, so the rows that pass them are independent of each other, and the promise is about these.
+threshold is tested, so the rows that pass them are independent of each other, and the risk guarantee is for these.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from edge_agent.formats.ood_gate import GateScore, OodGate, rows_needed
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 OUTSIDE = -1.0
-"""The confidence of a row that gate or floor holds up: below every threshold."""
+"""The confidence of a row that gate or floor holds up; it is below every threshold."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What an answer has to pass besides the threshold."""
+    """Gate and floor, which an answer must pass in addition to the threshold."""
 
     gate: OodGate | None
     floor: float
@@ -44,14 +44,14 @@ class Conditions:
         return np.fromiter((gate.holds_up(score) for score in scores), np.bool_, len(said))
 
     def passing(self, said: Sequence[ServedPrediction], confidences: Floats) -> Floats:
-        """Return the confidences, OUTSIDE where the gate or the floor holds an answer up."""
+        """Return the confidences, with OUTSIDE for answers that the gate or the floor holds up."""
         return np.where(self.held_up(said) | (confidences < self.floor), OUTSIDE, confidences)
 
 
 def calibrated(
     score: GateScore | None, held_out: Sequence[ServedPrediction], families: Sequence[str], held_up_max: float
 ) -> OodGate | None:
-    """Return the gate of these held-out rows, each with its family; None where they are too few, or have no score."""
+    """Return the gate of these held-out rows, each with its family; None if there are too few, or no scores."""
     sizes = Counter(families)
     if score is None or not held_up_max or len(sizes) < rows_needed(held_up_max):
         return None
@@ -70,7 +70,7 @@ def calibrated(
 
 
 def score_of(manifest: Manifest, said: Sequence[ServedPrediction]) -> GateScore | None:
-    """Return which score a bundle has: its graph's, or what a decoder gives to all labels together."""
+    """Return the kind of score of a bundle: computed by its graph, or the label mass of a decoder."""
     if manifest.runtime == "onnx":
         return "ood_score" if said and all(each.ood_score is not None for each in said) else None
     return "label_mass" if manifest.runtime == "llama" and manifest.task.kind == "classify" else None
@@ -79,17 +79,17 @@ def score_of(manifest: Manifest, said: Sequence[ServedPrediction]) -> GateScore 
 def why_none(score: GateScore | None, families: int, held_up_max: float) -> str:
     """Return why a bundle has no gate, as a sentence."""
     if not held_up_max:
-        return "The recipe wants no gate (risk.held_up_max: 0)."
+        return "The recipe turns the gate off (risk.held_up_max: 0)."
     if score is None:
-        return "The model has no score of how strange an input is."
+        return "The model has no out-of-distribution score."
     needed = rows_needed(held_up_max)
-    return f"{families} families of held-out rows are too few for a gate at {held_up_max:g}: it takes {needed}."
+    return f"{families} families of held-out rows are too few for a gate at {held_up_max:g}, which needs {needed}."
 
 
 def holding(
     conditions: Conditions, threshold: float | None, said: Sequence[ServedPrediction], confidences: Floats
 ) -> dict[str, Any]:
-    """Return the share of answers that each of the three holds up, on its own, and that pass all of them."""
+    """Return the share of answers that each of the three holds up on its own, and the share that passes all of them."""
     parts: dict[str, Flags] = {
         "gate": conditions.held_up(said),
         "floor": confidences < conditions.floor,

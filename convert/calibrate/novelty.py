@@ -1,8 +1,8 @@
-"""What inputs usually look like, as order statistics of the calibration texts. Pure.
+"""Limits of ordinary inputs, as order statistics of the calibration texts. Pure.
 
-A bundle carries them, and the agent marks an answer to an input that lies outside. Each limit is the k-th smallest or
-largest value, k = 1 + rows / 200 rounded down: a further text of the same kind is beyond it with probability
-k / (rows + 1), about 0.5 % with many rows.
+The manifest contains them, and the agent marks answers to inputs outside of them. Each limit is the k-th smallest or
+largest value, k = 1 + rows / 200 rounded down: another text of the same kind is beyond it with probability k / (rows +
+1), about 0.5% with many rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The temperature that makes scores readable as probabilities (Guo et al. 2017, arXiv 1706.04599). Pure.
+"""Fits the temperature that turns scores into probabilities (Guo et al. 2017, arXiv 1706.04599). Pure.
 
-One number, fitted by maximum likelihood. It leaves the best label where it is.
+It is one number, fitted by maximum likelihood, and does not change the best label.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-# Where every row of the fit is right the likeliest temperature is 0, and would call everything certain.
+# If every row of the fit is right, the most likely temperature is 0, which would make every answer certain.
 LOWEST, HIGHEST = 0.25, 10.0
-# With fewer rows the fit would mostly show which rows these are.
+# With fewer rows the fit would mostly reflect noise.
 ROWS_MIN = 30
-# The manifest carries what was calibrated with, to the last digit.
+# The manifest contains the temperature with all its digits.
 _DIGITS = 4
 FOLDS = 5
 _GAIN_ERRORS_MIN = 1.0
-"""Standard errors of the gain in log loss, from which on a temperature is kept."""
+"""Smallest gain in log loss, in standard errors, for which a temperature is kept."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A temperature that was tried, and what it does to rows that had no part in fitting it."""
+    """A fitted temperature, and its gain on rows held out of the fit."""
 
     tried: float = 1.0
     gain: float = 0.0
-    """By how much the log loss of such rows is lower than at temperature 1, in nats a row."""
+    """Reduction of the log loss of such rows compared with temperature 1, in nats per row."""
     error: float = 0.0
     """Its standard error, by families."""
 
     @property
     def kept(self) -> bool:
-        """Whether it helps by more than chance would."""
+        """Whether the gain is more than chance."""
         return self.gain > _GAIN_ERRORS_MIN * self.error
 
     @property
     def temperature(self) -> float:
-        """What the bundle gets."""
+        """The temperature of the bundle."""
         return self.tried if self.kept else 1.0
 
 
 def fit(log_probabilities: Floats, truth: Integers) -> float:
-    """Return the temperature under which the true labels are likeliest; 1 with fewer than ROWS_MIN rows.
+    """Return the most likely temperature for the true labels; 1 with fewer than ROWS_MIN rows.
 
     Args:
         log_probabilities: [rows, labels], at temperature 1.
@@ -67,7 +67,7 @@ def fit(log_probabilities: Floats, truth: Integers) -> float:
 
 
 def folds_of(families: Integers) -> Integers:
-    """Return the fold of each row: whole families, in turn as they come."""
+    """Return the fold of each row: families as a whole, in turn."""
     _, first, numbers = np.unique(families, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(first))[numbers] % FOLDS)
 

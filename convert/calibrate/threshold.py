@@ -1,15 +1,16 @@
-"""From confidences and whether each answer was right to the threshold above which an answer counts as sure. Pure.
+"""Chooses the threshold of confident answers from confidences and whether each answer was right. Pure.
 
 Exact-binomial fixed-sequence testing: Angelopoulos et al., Learn then Test (arXiv 2110.01052). The thresholds are fixed
-beforehand and walked down. Each is tested on the rows at or above it: the hypothesis that the risk is over the target
-is rejected when as few errors as were seen, or fewer, have a probability of `delta` at most. The first that is not
-rejected ends the walk; the last that was is the result. So, for rows like those of the site, the probability that the
-risk of the sure answers exceeds the target is at most `delta`. The rows must be independent: of a family of rows, one.
+beforehand and tested downwards. Each is tested on the rows at or above it: the hypothesis that the risk exceeds the
+target is rejected if the observed number of errors, or fewer, has a probability of at most `delta`. The test ends at
+the first threshold that is not rejected; the last rejected one is the result. So, for rows like those of the site, the
+probability that the risk of confident answers exceeds the target is at most `delta`. The rows must be independent: one
+row of each family.
 
-The walk starts where it is likely to pass, and not at the strictest threshold, which has the fewest rows: other rows,
-whose labels are used for nothing else here, say how many errors to expect at each threshold (`start_of`). Neither that
-nor skipping a threshold with so few rows that not even an answer without error would pass spoils the proof: both follow
-from the other rows and from the confidences alone, so for these the sequence is still fixed beforehand.
+The test does not start at the strictest threshold, which has the fewest rows, but where it is likely to pass: other
+rows, whose labels have no other use here, estimate the errors at each threshold (`start_of`). Thresholds with too few
+rows to pass even without an error are skipped. Neither invalidates the proof: both depend only on the other rows and on
+the confidences, so the sequence is still fixed before the labels are used.
 """
 
 from __future__ import annotations
@@ -23,39 +24,41 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from edge_agent import statistics
+
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Verdict = Literal["too few", "passed", "failed", "not tested"]
 
-# 0.99, 0.98, ... 0.01: with many labels a confidence below one half can be sure enough.
+# 0.99, 0.98, ... 0.01: with many labels an answer below one half can be confident.
 GRID: tuple[float, ...] = tuple(round(0.99 - 0.01 * step, 2) for step in range(99))
 _START_CHANCE = 0.95
-"""Of the best chance to pass that any threshold has: the strictest one with so much of it is the start."""
-# A guess of the labels needed rests on at least so many accepted rows.
+"""The test starts at the strictest threshold whose probability to pass is at least this share of the best one's."""
+# The estimate of the labels needed uses only thresholds with so many accepted rows.
 _GUESS_ROWS_MIN = 5
 _ROWS_MAX = 100_000_000
 
 
 @dataclass(frozen=True)
 class Risk:
-    """What a sure answer promises: wrong with at most `target`, except with probability `delta`."""
+    """A risk guarantee: at most `target` of the confident answers are wrong, except with probability `delta`."""
 
     target: float
     delta: float
 
     @property
     def rows_min(self) -> int:
-        """The fewest rows that can pass, and only without an error."""
-        return math.ceil(math.log(self.delta) / math.log1p(-self.target) - 1e-9)
+        """The fewest rows that can pass, if none is wrong."""
+        return statistics.rows_min(self.target, self.delta)
 
     def passes(self, errors: int, rows: int) -> bool:
-        """Tell whether so few errors would be that improbable if the risk were over the target."""
+        """Return whether so few errors have a probability of at most `delta` if the risk is above the target."""
         return bool(stats.binom.cdf(errors, rows, self.target) <= self.delta)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One threshold of the walk."""
+    """One threshold of the fixed-sequence test."""
 
     threshold: float
     rows: int
@@ -66,12 +69,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Choice:
-    """The result of a walk."""
+    """The result of a fixed-sequence test."""
 
     threshold: float | None
     """None: no threshold reaches the target, always escalate."""
     rows: int
-    """Of the calibration, all of them."""
+    """Number of rows that were tested."""
     bound: float
     """Proved bound on the risk at the threshold: the target, since the threshold was chosen by the same rows; 1 without
     one."""
@@ -81,12 +84,12 @@ class Choice:
 
 
 def choose(confidences: Floats, right: Flags, risk: Risk, grid: tuple[float, ...] = GRID, start: float = 1.0) -> Choice:
-    """Walk the grid.
+    """Test the thresholds of the grid in turn.
 
     Args:
         confidences: [rows], 0 to 1, as the agent computes them with the bundle's temperature.
         right: [rows], whether the answer was right; independent of each other.
-        risk: what is asked for.
+        risk: the target.
         grid: thresholds, falling.
         start: the first threshold that is tested, chosen without `right`; 1 = the strictest.
     """
@@ -99,15 +102,15 @@ def choose(confidences: Floats, right: Flags, risk: Risk, grid: tuple[float, ...
 
 
 def start_of(confidences: Floats, tuning: tuple[Floats, Flags], risk: Risk, grid: tuple[float, ...] = GRID) -> float:
-    """Return the threshold where a walk over rows with these confidences should start.
+    """Return the threshold at which a test of rows with these confidences should start.
 
-    For each threshold, the rows of `tuning` at or above it give a distribution of the risk there (beta, with the prior
-    of Jeffreys), and that the chance that so many rows as will be tested have few enough errors (beta-binomial).
+    For each threshold, the rows of `tuning` at or above it give a distribution of the risk (beta, with Jeffreys'
+    prior), and from it the probability that the rows to be tested have few enough errors (beta-binomial).
 
     Args:
         confidences: [rows] that are going to be tested; their labels are not known here.
         tuning: [other rows], confidence and whether the answer was right.
-        risk: what is asked for.
+        risk: the target.
         grid: thresholds, falling.
     """
     rows = np.array([n for n, _ in counts(confidences, np.ones(len(confidences), np.bool_), grid)])
@@ -143,15 +146,15 @@ def counts(confidences: Floats, right: Flags, grid: tuple[float, ...]) -> list[t
 def lowest_below(confidences: Floats, right: Flags, target: float, grid: tuple[float, ...] = GRID) -> float | None:
     """Return the lowest threshold at which the share of errors seen is at most the target, or None.
 
-    On the calibration rows this is the naive rule, which breaks the target about every other time; on all there is, it
-    is what an oracle would choose.
+    On the calibration rows this is the naive rule, which violates the target about every second time; on all data it is
+    the oracle's choice.
     """
     pairs = zip(grid, counts(confidences, right, grid), strict=True)
     return min((threshold for threshold, (rows, errors) in pairs if rows and errors <= target * rows), default=None)
 
 
 def rows_needed(choice: Choice, risk: Risk) -> int | None:
-    """Estimate how many calibration rows would prove some threshold; None when more rows would not help.
+    """Estimate how many calibration rows would prove some threshold; None if more rows would not help.
 
     For each threshold: its share of errors e and its share of rows c, as seen, with half an error added. It takes the
     smallest m with m accepted rows, e m errors among them, that pass; and m / c rows to have m accepted. The smallest

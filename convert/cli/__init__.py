@@ -42,11 +42,11 @@ from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, Require
 from edge_agent.errors.printable import printable_event
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 the model does not stand the test, 2 wrong usage or bad input, 3 something on this machine"
-    " (a file, the disk, a package that is not installed), 4 try again later, 130 stopped."
+    "Exit codes: 0 done, 1 the model or the data failed a check, 2 wrong usage or bad input, 3 something on this"
+    " machine (a file, the disk, a package that is not installed), 4 try again later, 130 stopped."
 )
 _FAILED, _BAD_INPUT, _SITE, _TRY_LATER = 1, 2, 3, 4
-# The first match counts; what matches none is bad input.
+# The first match counts; an error that matches none is bad input.
 _FAMILIES: tuple[tuple[type[EdgeAgentError], int], ...] = (
     (ModelError, _FAILED),
     (SiteError, _SITE),
@@ -61,7 +61,7 @@ def code_of(error: type[EdgeAgentError]) -> int:
 
 
 _RENAMED = {"site-kit": "enrolment-file", "stick": "media"}
-"""Commands of 0.1 that still run under their old name, hidden, and their name of today."""
+"""Command names of 0.1, which still run but are hidden, and today's names."""
 
 
 class _EdgeConvertGroup(PrintableGroup):
@@ -80,14 +80,14 @@ class _EdgeConvertGroup(PrintableGroup):
             if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            report(f"{where}{error.strerror}", "Name a path that this user may use, or free some space.")
+            report(f"{where}{error.strerror}", "Name a path that this user can read and write, or free some space.")
             raise typer.Exit(_SITE) from error
         except typer.Exit:
             raise
         except (KeyboardInterrupt, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not interruption.is_asked():
                 raise
-            report("stopped", "What was done stays done: the same command goes on from there.")
+            report("stopped", "Finished work is kept: run the same command again to continue.")
             raise typer.Exit(interruption.INTERRUPTED) from None
 
 
@@ -109,11 +109,11 @@ def root(
     ] = False,
 ) -> None:
     """Make the bundles that edge-agent runs."""
-    # The factory takes models from this machine only; the libraries would look for newer ones, and wait for them.
+    # Models come from this machine only. Without this the libraries would look for newer ones on the network.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Before torch loads OpenMP: its threads spin while they wait, and beside one busy neighbour that costs four times
-    # the training's time. A bounded spin costs a few per cent on a quiet machine.
+    # Set before torch loads OpenMP. Its threads spin while they wait; next to one busy process that makes training four
+    # times slower. A bounded spin costs a few percent on a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
@@ -158,7 +158,7 @@ app.add_typer(plan.app, name="plan", rich_help_panel=_UPDATES_PANEL)
 def main() -> None:
     """Run the console script."""
     interruption.listen()
-    # The engine's log is the daemon's; here only what is wrong is of interest, and standard output holds the answer.
+    # The engine logs for a daemon. Here only warnings matter, and standard output holds the result.
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

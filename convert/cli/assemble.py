@@ -22,27 +22,25 @@ from edge_agent.formats.manifest import Role
 class Command:
     """Assemble a bundle from a task.yaml and model files: hash them, write the manifest, check it.
 
-    With a recipe instead of a task, and nothing else: run this stage of it, and those before it.
+    With a recipe instead of a task and no other option: run this stage of the recipe and the stages before it.
 
-    A samples.txt beside the task.yaml, one input a line, comes along for 'edge-agent demo'.
+    A samples.txt next to the task.yaml, with one input per line, becomes part of the bundle for 'edge-agent demo'.
 
-    Files are hard-linked where the disk allows it; the same input gives the same bytes.
+    Files are hard-linked if the disk allows it. The same input gives the same bytes.
 
     Example: [bold]edge-convert assemble examples/pos-intent --weights model.gguf --out build/pos-intent[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     task: Annotated[Path, typer.Argument(metavar="TASK", help="A task.yaml, or the directory that holds it.")]
-    out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A directory to make, or a file that ends in .tar.")
-    ] = None
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Directory or .tar file to create.")] = None
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="GGUF or ONNX file; runtime echo needs none.")
+        Path | None, typer.Option(metavar="FILE", help="GGUF or ONNX file; not needed for runtime echo.")
     ] = None
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="LoRA adapter as GGUF.")] = None
     tokenizer: Annotated[Path | None, typer.Option(metavar="FILE", help="tokenizer.json, for ONNX.")] = None
-    version: Annotated[str, typer.Option(metavar="X.Y.Z", help="Instead of the version in task.yaml.")] = ""
-    force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False
+    version: Annotated[str, typer.Option(metavar="X.Y.Z", help="Overrides the version in task.yaml.")] = ""
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False
     again: run.Again = False
     work: run.Work = None
 
@@ -53,8 +51,8 @@ class Command:
         elif (self.task / RECIPE_NAME).is_file() or self.task.name == RECIPE_NAME:
             run.bring(self.task, "assemble", self.again, self.work)
         else:
-            remedy = f"Name a folder or a .tar with --out; or a folder with a {RECIPE_NAME}, to run its stages."
-            raise InvalidRequest("--out is missing: it says where the bundle goes", remedy=remedy)
+            remedy = f"Name a folder or a .tar with --out. To run a recipe, name a folder with a {RECIPE_NAME}."
+            raise InvalidRequest("--out is missing: the bundle needs a folder or a .tar file", remedy=remedy)
 
     def _by_hand(self, out: Path) -> None:
         given: dict[Role, Path | None] = {
@@ -75,7 +73,7 @@ class Command:
 
 @contextmanager
 def _hashing() -> Iterator[bundle_assembly.Progress]:
-    """Yield a callback that draws a bar on a terminal, and nothing elsewhere."""
+    """Yield a callback that draws a progress bar on a terminal and does nothing elsewhere."""
     columns = (TextColumn("hashing {task.description}"), BarColumn(), DownloadColumn())
     console = Terminal(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:

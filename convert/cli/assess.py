@@ -22,24 +22,30 @@ LABEL_ERRORS_MAX = 100
 
 @dataclass
 class Command:
-    """Say whether what was collected of a task suffices to train and to calibrate, and what is missing.
+    """Report whether the collected examples of a task suffice to train and calibrate, and what is missing.
 
-    What people said of any bundle's answers can be learnt from. How good the model is, and what may be promised of it,
-    is said of one bundle: the newest, unless --version names another.
+    Reviews of any bundle's answers count as training data. Accuracy and risk are estimated for one bundle: the newest,
+    unless --version names another.
 
-    docs/training-data.md explains the marks.
+    docs/training-data.md explains the levels.
 
     Example: [bold]edge-convert assess collected --task pos-intent --target 0.02[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    collected: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where 'edge-convert collect' writes.")]
+    collected: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that 'edge-convert collect' writes.")]
     task: Annotated[str, typer.Option(metavar="NAME", help="The task.")]
     target: Annotated[
-        float, typer.Option(min=0.0001, max=0.9999, help="Wanted: a sure answer is wrong at most so often.")
+        float,
+        typer.Option(
+            min=0.0001,
+            max=0.9999,
+            help="Target risk: largest acceptable share of wrong answers among the confident ones.",
+        ),
     ] = 0.05
     delta: Annotated[
-        float, typer.Option(min=0.0001, max=0.9999, help="The chance that this is not kept after all.")
+        float,
+        typer.Option(min=0.0001, max=0.9999, help="Accepted probability that the risk is above the target after all."),
     ] = 0.1
     version: example_options.Version = ""
     site: example_options.Sites = None
@@ -51,7 +57,7 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        assess = execution.load_module("convert.dataset.assessment")  # needs the extra, which other commands do without
+        assess = execution.load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
         scope = example_options.scope_of(self.version, self.site, self.since, self.until)
         found = assess.assess(self.collected, self.task, assess.Risk(self.target, self.delta), scope)
         labels = _ranked(self.collected, self.task, scope, self.encoder) if self.label_errors else None
@@ -78,11 +84,11 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     )
     left_out = found.scope.collected - found.examples
     if left_out:
-        console.print(f"left out: {left_out} of other versions, sites or days than asked for")
-    console.print(f"mark {found.mark}: {marks.get(found.mark, 'too few for anything but reading them')}")
+        console.print(f"left out: {left_out} of other versions, sites or days")
+    console.print(f"level {found.mark}: {marks.get(found.mark, 'too few for anything but reading them')}")
     console.print(
         f"{found.duplicates} duplicates in {found.clusters} groups of texts;"
-        f" {found.contradictions} texts with more than one truth"
+        f" {found.contradictions} texts with conflicting labels"
     )
     _print_labels(console, found)
     _print_reviewers(console, found)
@@ -90,8 +96,8 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     console.print(_promised(found))
     if found.unjudged:
         console.print(
-            f"left out there: {plural(found.unjudged, 'review')} of a large model's answer, without a local answer"
-            " beside it whose worth is known"
+            f"left out there: {plural(found.unjudged, 'review')} of a large model's answer that do not show whether"
+            " the local answer was right"
         )
     if found.audit.answers:
         console.print(_audited(found))
@@ -101,7 +107,7 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
 
 
 def _print_bundles(console: Console, scope: Any) -> None:
-    """Show whose answers are judged, where several bundles have answered."""
+    """Show which bundle's answers are judged, if several bundles answered."""
     if len(scope.bundles) < 2:
         return
     table = EscapedTable(
@@ -112,7 +118,7 @@ def _print_bundles(console: Console, scope: Any) -> None:
         table.add_row(each.version, each.digest[:12], str(each.examples), str(each.reviewed), judged)
     console.print(table)
     if scope.judged_by_default:
-        console.print("the newest is judged, the others are only learnt from; --version judges another, or all")
+        console.print("the newest is judged, the others only give training data; --version judges another, or all")
 
 
 def _print_labels(console: Console, found: Any) -> None:
@@ -135,33 +141,38 @@ def _verdict(found: Any, rows_min: int) -> str:
         return "ready: enough to fine-tune, calibrate and test a first model"
     lacking = [f"{rows_min - found.usable} more usable examples"] if found.usable < rows_min else []
     lacking += [f"more of {', '.join(found.short)}"] if found.short else []
-    return f"not ready for a first model: it takes {', and '.join(lacking)}"
+    return f"not ready for a first model: it needs {', and '.join(lacking)}"
 
 
 def _promised(found: Any) -> str:
     promise, right = found.promise, found.right
     if not found.audit_reviews:
         return (
-            f"of the random audit no local answer is judged ({found.audit_unreviewed} wait), so there is no threshold"
-            " to prove yet: other reviews say nothing of all answers"
+            f"no local answer of the random audit is reviewed ({found.audit_unreviewed} wait), so no threshold can be"
+            " proved yet: other reviews do not represent all answers"
         )
     seen = (
-        f"of all answers {right.low:.1%} to {right.high:.1%} are right, by {found.audit_reviews} reviews of the random"
+        f"{right.low:.1%} to {right.high:.1%} of all answers are right, by {found.audit_reviews} reviews of the random"
         f" audit ({found.audit_unreviewed} wait); "
     )
     if not promise.reviews:
-        return f"{seen}none has a confidence, so there is no threshold to prove yet"
+        return f"{seen}no answer has a confidence, so no threshold can be proved yet"
     wanted = f"a risk of {promise.target:.2%} (delta {promise.delta:.2%})"
     if promise.threshold is not None:
-        return f"{seen}{wanted} is proved from confidence {promise.threshold:.2f} on, {promise.coverage:.1%} of them"
+        return (
+            f"{seen}{wanted} is proved from confidence {promise.threshold:.2f} on, which {promise.coverage:.1%} of the"
+            " answers reach"
+        )
     if promise.reviews_needed is None:
-        return f"{seen}{wanted} is out of reach by more reviews of this model"
-    return f"{seen}{wanted} takes about {max(promise.reviews_needed - promise.reviews, 1)} more reviews of it"
+        return f"{seen}more reviews of this model will not prove {wanted}"
+    return f"{seen}{wanted} needs about {max(promise.reviews_needed - promise.reviews, 1)} more reviews of the audit"
 
 
 def _audited(found: Any) -> str:
     audit, right = found.audit, found.audit.right
-    who = f"{audit.by_people} judged by people, {audit.by_opinion} only by the large model, which may be wrong, too"
-    seen = f"of {plural(audit.answers, 'sure answer')} drawn at random {right.low:.1%} to {right.high:.1%} are right"
-    over = "; that is above the wanted risk" if 1 - right.high > found.promise.target else ""
+    who = f"{audit.by_people} judged by people, {audit.by_opinion} only by the large model, which can be wrong too"
+    seen = (
+        f"{right.low:.1%} to {right.high:.1%} of {plural(audit.answers, 'confident answer')} drawn at random are right"
+    )
+    over = "; that is above the target risk" if 1 - right.high > found.promise.target else ""
     return f"{seen}, an estimate: {who}{over}"

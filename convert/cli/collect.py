@@ -33,32 +33,36 @@ _INCOMPLETE = 1
 
 @dataclass
 class Command:
-    """Collect what sites have sealed: from an object store, a folder or a stick, as often as you like.
+    """Collect the segments that sites sealed: from an object store, a folder or a USB drive. Can be repeated any time.
 
-    Opens and checks every segment, joins predictions with what people said of them, and writes Parquet below OUT.
-    Then it leaves signed receipts where the segments lie, so that the sites may delete what has arrived. What is
-    missing, damaged or not signed by the site is named, and stops nothing else.
+    Opens and checks every segment, joins predictions with their reviews, and writes Parquet below OUT. Then it writes
+    signed receipts next to the segments, so that the sites can delete what has arrived. Segments that are missing,
+    damaged or not signed by the site are listed and do not stop the others.
 
-    Exit code 1: something was refused or could not be read; the rest is collected all the same.
+    Exit code 1: something was refused or could not be read; everything else is collected.
 
-    Example: [bold]edge-convert collect s3://fleet/examples /media/stick --keys centre-keys --out collected[/bold]
+    Example: [bold]edge-convert collect s3://fleet/examples /media/usb --keys central-keys --out collected[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything is collected, run after run.")]
-    keys: Annotated[Path, typer.Option(metavar="FOLDER", help="The centre's keys: see 'edge-convert keys'.")]
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the collection; every run adds to it.")]
+    keys: Annotated[Path, typer.Option(metavar="FOLDER", help="The central team's keys: see 'edge-convert keys'.")]
     sources: Annotated[
         list[str] | None,
         typer.Argument(metavar="SOURCE", help="Folders, or URLs of object stores: s3:// gs:// az://"),
     ] = None
     passphrase_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its first line is the passphrase of the keys.")
+        Path | None, typer.Option(metavar="FILE", help="File whose first line is the passphrase of the keys.")
     ] = None
     sites: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Registry of the sites' keys; default: OUT/sites.json.")
     ] = None
     registered_only: Annotated[
-        bool, typer.Option("--registered-only", help="Refuse sites that are not registered, also at first sight.")
+        bool,
+        typer.Option(
+            "--registered-only",
+            help="Refuse every site that is not registered; without this the first key of a new site is trusted.",
+        ),
     ] = False
     store_option: Annotated[
         list[str] | None,
@@ -67,15 +71,19 @@ class Command:
     label_studio: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Reviews from Label Studio: its JSON export. Repeatable.")
     ] = None
-    memory_mib: Annotated[int, typer.Option(metavar="N", help="Memory for joining; the rest goes to disk.")] = 1024
+    memory_mib: Annotated[int, typer.Option(metavar="N", help="Memory for joining; more data is spilled to disk.")] = (
+        1024
+    )
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
-        run = execution.load_module("convert.collect.collection")  # needs the extra, which other commands do without
+        run = execution.load_module("convert.collect.collection")  # needs the extra, unlike other commands
         sources, reviews = self._sources(), self._reviews()
         if not sources and not reviews:
-            raise InvalidRequest("nothing to collect from", remedy="Name a folder, a store, or --label-studio FILE.")
+            raise InvalidRequest(
+                "no source to collect from is named", remedy="Name a folder, a store, or --label-studio FILE."
+            )
         unlocked = central_keys.unlock(self.keys, asking(self.passphrase_file))
         with _drawn() as progress:
             request = run.CollectRequest(
@@ -115,7 +123,7 @@ def _read(export: Path) -> bytes:
 
 
 def store_options(written: list[str] | None) -> dict[str, str]:
-    """Return what --store-option was given. Raises InvalidRequest."""
+    """Return the values of --store-option. Raises InvalidRequest."""
     return dict(map(_option, written or ()))
 
 
@@ -137,8 +145,8 @@ def _print(report: Any) -> None:
         console.print(
             f"{task.task}: {plural(task.examples, 'example')}, {task.reviewed} reviewed ({task.corrected} corrected,"
             f" {plural(task.conflicts, 'conflict')}), {plural(task.duplicates, 'duplicate')},"
-            f" {plural(task.opinions, 'opinion')} of the large model,"
-            f" {plural(task.waiting, 'review')} whose prediction has not come"
+            f" {plural(task.opinions, 'teacher label')},"
+            f" {plural(task.waiting, 'review')} whose prediction is missing"
         )
     _list(console, "first key", [f"{site} signs with {key}" for site, key in report.pinned.items()])
     waiting = [
@@ -163,7 +171,7 @@ def _list(console: Console, title: str, lines: list[str]) -> None:
 
 @contextmanager
 def _drawn() -> Iterator[Advance]:
-    """Yield a callback that draws a bar on a terminal, and nothing elsewhere."""
+    """Yield a callback that draws a progress bar on a terminal and does nothing elsewhere."""
     console = Terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:

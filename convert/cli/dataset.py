@@ -26,10 +26,10 @@ LABEL_ERRORS_MAX = 500
 """Rows of label-errors.json."""
 _WHY = {
     "not_wanted": "without the review that this format needs",
-    "contradicted": "with answers that contradict each other",
-    "duplicates": "the same as another, or nearly",
-    "leaking": "nearly the same as one of another split",
-    "not_drawn": "as new as the test, or from its sites, and not drawn by the random audit",
+    "contradicted": "with conflicting labels",
+    "duplicates": "duplicates or near duplicates of another",
+    "leaking": "near duplicates of one in another split",
+    "not_drawn": "from the test's days or sites, but not drawn by the random audit",
     "out_of_scope": "of other versions, sites or days than asked for",
     "machine_labelled": "labelled by a model, where the test is",
 }
@@ -38,23 +38,23 @@ Which = Enum(
     "Which", {"unreviewed": "unreviewed", "audit": "audit", "conflicts": "conflicts", "label-errors": "label-errors"}
 )
 _UNREVIEWED_SHARE_MAX = 0.1
-"""Of the random sample: with more it is said that it may be none."""
+"""Share of unreviewed answers above which a warning says that the random sample can be biased."""
 
 
 @dataclass
 class Command:
-    """Make training data of collected examples: TRL's formats, text and label, or tasks for Label Studio.
+    """Make training data from collected examples: TRL's formats, text and label, or tasks for Label Studio.
 
-    Each text is there once, and no text stands in two splits, nor one that is nearly the same. The newest stretch of
-    time is the test, or, with --split site, sites of which nothing was trained on. What was left out is counted.
-    calibration and test take only answers that the random audit of a site drew and people labelled.
+    Each text appears once, and neither a text nor its near duplicates appear in two splits. The test split has the
+    newest period or, with --split site, sites that training never saw. Examples that are left out are counted.
+    Calibration and test take only answers that the random audit of a site drew and people labelled. Each row names the
+    source of its label. Labels of a model are for training only.
 
-    Each row says where its label comes from. What a model labelled is for training: calibration and test take none.
+    Placeholders of redacted values, such as [CARD_1], are filled with made-up values of their type, because the model
+    will read texts with real ones. text-spans gives the places of a record's values in the text.
 
-    Placeholders of redacted values, such as [CARD_1], are filled with made-up values of their type, since the model
-    will read texts that have real ones. text-spans gives the places of a record's values in the text.
-
-    label-studio writes what is worth a review; 'edge-convert collect --label-studio FILE' brings the answers back.
+    label-studio writes the examples that most need a review; 'edge-convert collect --label-studio FILE' imports the
+    answers.
 
     Example: [bold]edge-convert dataset collected --task pos-intent --format text-label --out data[/bold]
     """
@@ -62,8 +62,8 @@ class Command:
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     collected: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where 'edge-convert collect' writes.")]
     task: Annotated[str, typer.Option(metavar="NAME", help="The task.")]
-    form: Annotated[Form, typer.Option("--format", help="docs/training-data.md shows each.")]
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder to make.")]
+    form: Annotated[Form, typer.Option("--format", help="docs/training-data.md shows an example of each.")]
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to create.")]
     version: example_options.Version = ""
     site: example_options.Sites = None
     since: example_options.Since = None
@@ -71,34 +71,35 @@ class Command:
     answers: Annotated[
         Answers,
         typer.Option(
-            help="Who says what is right: people, or also the model where it was sure, or also the large model."
+            help="Source of the labels: people only, also confident answers of the model, or also teacher labels of"
+            " the large model."
         ),
     ] = Answers.reviewed
-    split: Annotated[SplitBy, typer.Option(help="What a split is: a stretch of time, or a set of sites.")] = (
-        SplitBy.time
-    )
-    shares: Annotated[str, typer.Option(metavar="SPLIT=SHARE,…", help="The splits, in the order of time.")] = (
+    split: Annotated[SplitBy, typer.Option(help="Split by time, or by site.")] = SplitBy.time
+    shares: Annotated[str, typer.Option(metavar="SPLIT=SHARE,…", help="The splits and their shares, oldest first.")] = (
         "train=0.65,calibration=0.19,test=0.16"
     )
-    seed: Annotated[str, typer.Option(metavar="TEXT", help="Deals out the sites, and draws the made-up values.")] = "1"
+    seed: Annotated[
+        str, typer.Option(metavar="TEXT", help="Seed for dividing the sites and for the made-up values.")
+    ] = "1"
     placeholders: Annotated[
-        Placeholders, typer.Option(help="Fill placeholders with made-up values, or keep them as they are.")
+        Placeholders, typer.Option(help="Fill placeholders with made-up values, or keep them unchanged.")
     ] = Placeholders.fill
     locale: Annotated[
-        str, typer.Option(metavar="LOCALE,…", help="Whose names and numbers: one is drawn for each row.")
+        str, typer.Option(metavar="LOCALE,…", help="Locales of the made-up values; one is drawn for each row.")
     ] = "en_US"
     surrogate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WORD=KIND",
-            help="How placeholders of the site are filled: PATIENT=name, LOYALTY=LC########. Repeat it for others.",
+            help="How to fill placeholders that a site defined: PATIENT=name, LOYALTY=LC########. Repeatable.",
         ),
     ] = None
-    which: Annotated[Which, typer.Option(help="label-studio: what to review.")] = Which.unreviewed
-    rows_max: Annotated[int, typer.Option(metavar="N", min=1, help="label-studio: at most so many tasks.")] = 500
+    which: Annotated[Which, typer.Option(help="label-studio: which examples to review.")] = Which.unreviewed
+    rows_max: Annotated[int, typer.Option(metavar="N", min=1, help="label-studio: largest number of tasks.")] = 500
     label_errors: RankLabels = True
     encoder: Encoder = None
-    force: Annotated[bool, typer.Option("--force", help="Replace the folder that is there.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
@@ -111,12 +112,13 @@ class Command:
         if self.which.value == "label-errors":
             self._ask_about_labels()
             return
-        review = execution.load_module(
-            "convert.dataset.review_folder"
-        )  # needs the extra, which other commands do without
+        review = execution.load_module("convert.dataset.review_folder")  # needs the extra, unlike other commands
         asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
-        say(f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
+        say(
+            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; the labelling interface is"
+            f" {review.INTERFACE_NAME}"
+        )
 
     def _ask_about_labels(self) -> None:
         choice = execution.load_module("convert.dataset.selection").DatasetSelection(
@@ -125,8 +127,8 @@ class Command:
         review = execution.load_module("convert.dataset.label_review")
         count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
         say(
-            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; paste"
-            f" {review.INTERFACE_NAME} there too"
+            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; the"
+            f" labelling interface is {review.INTERFACE_NAME}"
         )
 
     def _write(self) -> None:

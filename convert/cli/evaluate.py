@@ -17,7 +17,9 @@ from convert.report import markdown
 from edge_agent.cli.terminal import errors, write_exactly
 from edge_agent.formats.manifest import Kind
 
-Format = Annotated[DataFormat | None, typer.Option("--format", help="Of the rows; left out: their keys tell it.")]
+Format = Annotated[
+    DataFormat | None, typer.Option("--format", help="Format of the rows; by default it is detected from their keys.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the whole report as JSON.")]
 Rows = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL: docs/data-formats.md.")]
 
@@ -32,7 +34,7 @@ def evaluate(
 ) -> None:
     """Measure a bundle on rows through the agent's own engine; or run this stage of a recipe.
 
-    Accuracy with its interval, confusions, figures of each label, times. One text at a time, as a lone device sends it.
+    Reports accuracy with its interval, confusions, figures for each label, and times. Texts are sent one at a time.
 
     Example: [bold]edge-convert evaluate build/pos-intent/assemble/bundle field.jsonl[/bold]
     """
@@ -53,7 +55,7 @@ def compare(
     format_: Format = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure two bundles on the same rows, and tell whether one is better or it may be chance.
+    """Measure two bundles on the same rows, and report whether the difference is more than chance.
 
     Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
     """

@@ -23,26 +23,27 @@ Version = Annotated[
     typer.Option(
         "--version",
         metavar="VERSION",
-        help="Only answers of this bundle: a version, the beginning of its digest, or 'all' to mix them.",
+        help="Only answers of this bundle: a version, the start of a digest, or 'all' for every bundle.",
     ),
 ]
-Sites = Annotated[
-    list[str] | None, typer.Option("--site", metavar="NAME", help="Only this site. Repeat it for several.")
-]
+Sites = Annotated[list[str] | None, typer.Option("--site", metavar="NAME", help="Only this site. Repeatable.")]
 Since = Annotated[
-    datetime | None, typer.Option(metavar="YYYY-MM-DD", formats=_DAY, help="Only answers of this day and later, UTC.")
+    datetime | None, typer.Option(metavar="YYYY-MM-DD", formats=_DAY, help="Only answers from this day on, UTC.")
 ]
 Until = Annotated[
-    datetime | None, typer.Option(metavar="YYYY-MM-DD", formats=_DAY, help="Only answers of this day and before, UTC.")
+    datetime | None,
+    typer.Option(metavar="YYYY-MM-DD", formats=_DAY, help="Only answers up to and including this day, UTC."),
 ]
 
 
 RankLabels = Annotated[
-    bool, typer.Option("--label-errors/--no-label-errors", help="Rank the labels that are likely wrong.")
+    bool, typer.Option("--label-errors/--no-label-errors", help="Rank labels that are likely wrong.")
 ]
 Encoder = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Compare texts by this checkpoint instead of by their letters and words."),
+    typer.Option(
+        metavar="DIR", help="Compare texts by the vectors of this checkpoint, instead of by letters and words."
+    ),
 ]
 _LABELS_SHOWN_MAX = 10
 _TEXT_CHARACTERS_MAX = 60
@@ -50,7 +51,7 @@ _TEXT_CHARACTERS_MAX = 60
 
 def scope_of(version: str, sites: list[str] | None, since: datetime | None, until: datetime | None) -> Any:
     """Return the scope that those options mean."""
-    scope = execution.load_module("convert.dataset.example_scope")  # needs the extra, which other commands do without
+    scope = execution.load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
     days = (each.date() if each else None for each in (since, until))
     return scope.ExampleScope(version, tuple(sites or ()), *days)
 
@@ -60,7 +61,7 @@ def clocks(scoped: Any) -> Iterator[str]:
     for each in scoped.clocks[:_CLOCKS_SHOWN_MAX]:
         yield (
             f"the clock of {each.site} is wrong: {plural(each.examples, 'example')} up to {plural(each.days, 'day')}"
-            " newer than the time when they were taken in. They count as the oldest, and stand in no --since or --until"
+            " newer than the time when they were taken in. They count as the oldest; --since and --until exclude them"
         )
     if len(scoped.clocks) > _CLOCKS_SHOWN_MAX:
         yield f"the clocks of {len(scoped.clocks) - _CLOCKS_SHOWN_MAX} more sites are wrong as well; --json names them"

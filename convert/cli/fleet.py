@@ -29,10 +29,11 @@ _ON_THE_WAY: tuple[Stand, ...] = ("fetching", "staged", "testing", "switching")
 
 @dataclass
 class Command:
-    """Compare what the sites say with the plan: who runs what it wants, how far each wave is, where it failed and why.
+    """Compare the status of the sites with the plan: which sites run what, how far each wave is, where it failed and
+    why.
 
-    Reads the status objects that the sites' uplinks leave where their examples go. Recommends a halt when more of the
-    sites that tried a bundle failed than the plan allows.
+    Reads the status objects that the sites' uplinks write to the store of their examples. Recommends a halt if more of
+    the sites that tried a bundle failed than the plan allows.
 
     Exit code 1: a halt is recommended.
 
@@ -43,16 +44,18 @@ class Command:
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE", help="Folders, or URLs of object stores: s3:// gs:// az://")
     ]
-    plan: Annotated[Path, typer.Option(metavar="FILE", help="The plan, as 'edge-convert plan show --json' prints it.")]
+    plan: Annotated[Path, typer.Option(metavar="FILE", help="The plan, as printed by 'edge-convert plan show --json'.")]
     collected: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where collect writes; the registry of sites is in there.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of 'collect', which contains the registry of sites.")
     ] = None
     sites: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The registry itself. Without either, each status is taken at its word."),
+        typer.Option(
+            metavar="FILE", help="The registry of sites. Without this and --collected no signature is checked."
+        ),
     ] = None
     silent_hours: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Name sites that said nothing for so many hours.")
+        int, typer.Option(min=1, metavar="N", help="List sites without a status for this many hours.")
     ] = 48
     store_option: Annotated[
         list[str] | None,
@@ -83,10 +86,10 @@ class Command:
 
     def _registry(self) -> SiteRegistry | None:
         if self.collected and self.sites:
-            raise InvalidRequest("name either --collected or --sites", remedy="The one that 'collect' is called with.")
+            raise InvalidRequest("name either --collected or --sites", remedy="Name the folder that 'collect' writes.")
         path = self.sites or (self.collected / FILE_NAME if self.collected else None)
         if path and not path.is_file():
-            raise InvalidRequest(f"{path} is no file", remedy="Name the registry that 'collect' or 'sites' wrote.")
+            raise InvalidRequest(f"{path} is not a file", remedy="Name the registry that 'collect' or 'sites' wrote.")
         return SiteRegistry(path) if path else None
 
 
@@ -96,7 +99,7 @@ def _read_plan(path: Path) -> RolloutPlan:
 
 
 def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
-    proof = "" if proven else "; whose they are was not checked: name --collected or --sites"
+    proof = "" if proven else "; their signatures were not checked: name --collected or --sites"
     console.print(
         f"plan {report.plan_version}: {report.with_newest_plan} of {report.sites} sites have read it{proof}",
     )
@@ -105,8 +108,8 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
     for task in report.tasks:
         _print_task(console, task)
     _alarms(console, report.alarms)
-    _list(console, "does not believe what came last", report.problems)
-    _list(console, "runs what was revoked", report.revoked)
+    _list(console, "refused the latest update", report.problems)
+    _list(console, "runs a revoked bundle", report.revoked)
     _list(console, "silent", {site: f"since {at}" for site, at in report.silent.items()})
     _list(console, "never heard", dict.fromkeys(report.unheard, ""))
     _list(console, "refused", report.refused)
@@ -150,7 +153,7 @@ def _print_task(console: Console, task: TaskProgress) -> None:
         for wave in task.waves:
             began = "since" if wave.open else "from"
             counts = (f"{count:,}" for count in (wave.sites, wave.there, wave.failed))
-            table.add_row(f"{began} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent} %", *counts)
+            table.add_row(f"{began} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent}%", *counts)
         console.print(table)
     for reason in task.reasons[:_SHOWN_MAX]:
         console.print(Text.assemble((f"{reason.state}: ", "bold"), _said(name, reason)))
@@ -174,7 +177,7 @@ def _alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:
 def _advice(task: TaskProgress) -> str:
     return (
         f"{task.task} on {task.channel}: {task.failed:,} of the {task.tried:,} sites that tried it failed"
-        f" ({task.failure_percent:.1f} %; the plan allows {task.failure_percent_max} %)"
+        f" ({task.failure_percent:.1f}%; the plan allows {task.failure_percent_max}%)"
     )
 
 

@@ -16,15 +16,15 @@ from edge_agent.formats.manifest import Kind, RuntimeName
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; the task is named after it.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write to; the task is named after it.")],
     kind: Annotated[Kind, typer.Option(help="What the task does.")] = "classify",
     labels: Annotated[
-        str | None, typer.Option(metavar="A,B,C", help="Labels, with commas between them; left out: placeholders.")
+        str | None, typer.Option(metavar="A,B,C", help="Labels, separated by commas. Default: placeholders.")
     ] = None,
-    runtime: Annotated[RuntimeName | None, typer.Option(help="Instead of the recommended one.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    runtime: Annotated[RuntimeName | None, typer.Option(help="Runtime to use instead of the recommended one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a commented recipe.yaml and task.yaml, for an encoder or a decoder: what suits the kind of task.
+    """Write a commented recipe.yaml and task.yaml, for an encoder or a decoder, as suits the kind of task.
 
     Example: [bold]edge-convert init my-task --kind classify --labels refund,price,other[/bold]
     """
@@ -32,15 +32,19 @@ def run(
     texts = {RECIPE_NAME: scaffold.recipe_text(wanted), TASK_NAME: scaffold.task_text(wanted)}
     there = [name for name in texts if (folder / name).exists()]
     if there and not force:
-        raise InvalidRequest(f"{folder} has a {there[0]}", remedy="Name another folder, or replace it with --force.")
+        raise InvalidRequest(
+            f"{folder} has a {there[0]} already", remedy="Name another folder, or replace it with --force."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     advice = scaffold.advise(kind)
     console = progress_output.out()
     console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {scaffold.runtime_of(wanted)}.")
-    console.print(f"Recommended is {'an encoder' if advice.runtime == 'onnx' else 'a decoder'}. {advice.because}")
-    console.print(f"Next: name the model and the data there, then 'edge-convert run {folder / RECIPE_NAME}'.")
+    console.print(f"Recommended: {'an encoder' if advice.runtime == 'onnx' else 'a decoder'}. {advice.because}")
+    console.print(
+        f"Next: name the model and the data in the recipe, then run 'edge-convert run {folder / RECIPE_NAME}'."
+    )
 
 
 def _name(folder: Path) -> str:

@@ -1,11 +1,11 @@
-"""Ctrl-C that is heard even while a library computes.
+"""Handles Ctrl-C even while a library computes.
 
-Python raises KeyboardInterrupt between two of its own steps, and one step of training, quantizing or exporting may take
-half a minute. So a thread listens as well: it says that the first Ctrl-C was heard, and the second one ends the process
-at once. That is safe: a stage that is not done leaves nothing that counts, and the next run removes it.
+Python raises KeyboardInterrupt between two of its own steps, and one step of training, quantizing or exporting can take
+half a minute. So a thread listens as well: it reports the first Ctrl-C, and the second one ends the process at once.
+That is safe: an unfinished stage leaves only temporary files, which the next run removes.
 
-A library that looks for signals in the middle of its work may raise an error of its own instead of KeyboardInterrupt
-(DuckDB: RuntimeError, "Query interrupted"): `is_asked` tells the two apart.
+A library that checks for signals during its work can raise an error of its own instead of KeyboardInterrupt (DuckDB:
+RuntimeError, "Query interrupted"): `is_asked` tells the two apart.
 """
 
 from __future__ import annotations

@@ -14,13 +14,16 @@ from edge_agent.errors import InvalidRequest
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Make and show the centre's keys: who reads examples, who signs receipts, who signs updates.",
+    help="Create and show the central team's keys: for reading examples, signing receipts and signing updates.",
 )
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the keys are.")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the keys.")]
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Its first line is the passphrase of the keys. Without it you are asked."),
+    typer.Option(
+        metavar="FILE",
+        help="File whose first line is the passphrase of the keys. Without it the command prompts for it.",
+    ),
 ]
 
 
@@ -28,13 +31,15 @@ PassphraseFile = Annotated[
 def create(
     folder: Folder,
     passphrase_file: PassphraseFile = None,
-    passphrase: Annotated[bool, typer.Option("--passphrase", help="Encrypt the private keys; asks for it.")] = False,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Encrypt the private keys; prompts for the passphrase.")
+    ] = False,
 ) -> None:
-    """Make new keys, and print what every site needs to know of them.
+    """Create new keys, and print the public half that every site needs.
 
-    Keep the folder off the sites and in a backup: without it nobody can read what the sites have sealed.
+    Keep the folder off the sites and in a backup: without it nobody can read the segments that sites sealed.
 
-    Example: [bold]edge-convert keys create centre-keys --passphrase[/bold]
+    Example: [bold]edge-convert keys create central-keys --passphrase[/bold]
     """
     chosen = _new_passphrase(passphrase_file, passphrase)
     _print(central_keys.create(folder, chosen))
@@ -43,15 +48,22 @@ def create(
 @app.command()
 def signing(
     folder: Folder,
-    root: Annotated[str, typer.Option(metavar="MofN", help="Who signs keys: M of N keys must.")] = "2of3",
-    targets: Annotated[str, typer.Option(metavar="MofN", help="Who signs bundles: M of N keys must.")] = "2of3",
+    root: Annotated[
+        str, typer.Option(metavar="MofN", help="Root keys, which sign the keys of all roles: M of N must sign.")
+    ] = "2of3",
+    targets: Annotated[
+        str, typer.Option(metavar="MofN", help="Targets keys, which sign bundles: M of N must sign.")
+    ] = "2of3",
     passphrase_file: PassphraseFile = None,
-    passphrase: Annotated[bool, typer.Option("--passphrase", help="Encrypt the private keys; asks for it.")] = False,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Encrypt the private keys; prompts for the passphrase.")
+    ] = False,
 ) -> None:
-    """Make the keys that sign updates: root and targets, to be kept offline; plan; online. And what every site trusts.
+    """Create the keys that sign updates (root and targets, to be kept offline; plan; online) and the root.json that
+    every site trusts.
 
-    Afterwards move the private halves of root and targets, and unlock.age if there is one, to places of their own:
-    whoever has enough of them speaks for the fleet. root.json goes to every site.
+    Afterwards move the private halves of root and targets, and unlock.age if there is one, to separate places: anyone
+    who has enough of them can sign for the whole fleet. root.json goes to every site.
 
     Example: [bold]edge-convert keys signing signing-keys --passphrase[/bold]
     """
@@ -62,30 +74,35 @@ def signing(
 
 @dataclass(kw_only=True)
 class SigningKeyCommand:
-    """Make one more signing key, or take in one that a service or a device holds. 'rotate ROLE --add' puts it to use.
+    """Create one more signing key, or register one that a service or a device holds. 'rotate ROLE --add' puts it to
+    use.
 
-    The folder may be a new one, of somebody who gives you NAME.pub afterwards.
+    The folder can be a new one of a person who gives you NAME.pub afterwards.
 
     Example: [bold]edge-convert keys signer anna-keys anna --role targets --passphrase[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     folder: Folder
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, such as the holder's name.")]
-    role: Annotated[str, typer.Option(metavar="ROLE", help="What it is for: root, targets, plan or online.")]
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key, such as the holder's name.")]
+    role: Annotated[str, typer.Option(metavar="ROLE", help="Role of the key: root, targets, plan or online.")]
     uri: Annotated[
-        str, typer.Option(metavar="URI", help="Where the private half is: awskms:…, gcpkms:…, azurekms:…, hsm:…, hv:…")
+        str, typer.Option(metavar="URI", help="URI of the private half: awskms:…, gcpkms:…, azurekms:…, hsm:…, hv:…")
     ] = ""
-    public: Annotated[Path | None, typer.Option(metavar="FILE", help="With --uri: its public half, in PEM.")] = None
+    public: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --uri: file of the public half, in PEM.")
+    ] = None
     passphrase_file: PassphraseFile = None
-    passphrase: Annotated[bool, typer.Option("--passphrase", help="Encrypt the private half; asks for it.")] = False
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Encrypt the private half; prompts for the passphrase.")
+    ] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
         if self.role not in (layout.ROOT, layout.TARGETS, layout.PLAN, layout.ONLINE):
-            raise InvalidRequest(f"'{self.role}' is no role", remedy="One of: root, targets, plan, online.")
+            raise InvalidRequest(f"'{self.role}' is not a role", remedy="One of: root, targets, plan, online.")
         if bool(self.uri) != (self.public is not None):
-            raise InvalidRequest("--uri and --public go together", remedy="Name both, or neither to make a key here.")
+            raise InvalidRequest("--uri and --public go together", remedy="Name both, or neither to create a key here.")
         chosen = _new_passphrase(self.passphrase_file, self.passphrase)
         central_keys.check_passphrase(chosen)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,7 +121,7 @@ app.command("signer")(SigningKeyCommand)
 
 @app.command()
 def show(folder: Folder) -> None:
-    """Print what every site needs to know of the keys, for agent.yaml. Needs no passphrase."""
+    """Print the public half that every site needs, for agent.yaml. Needs no passphrase."""
     signs = folder.is_dir() and next(keyring.read_folder(folder), None) is not None
     if signs:
         _print_signing(folder)
@@ -114,7 +131,7 @@ def show(folder: Folder) -> None:
 
 @app.command()
 def rotate(folder: Folder, passphrase_file: PassphraseFile = None) -> None:
-    """Add a new key to read examples with. What was, or is still, sealed to an old one stays readable.
+    """Add a new key for reading examples. Segments that were, or still are, sealed to an old one stay readable.
 
     Give the new recipient to the sites afterwards.
     """
@@ -122,7 +139,7 @@ def rotate(folder: Folder, passphrase_file: PassphraseFile = None) -> None:
 
 
 def asking(passphrase_file: Path | None) -> central_keys.Ask:
-    """Return how to get at the passphrase: from the file, or else from the person at the terminal."""
+    """Return a function that reads the passphrase: from the file, or from the person at the terminal."""
     if passphrase_file is not None:
         return lambda: central_keys.read_passphrase(passphrase_file)
     return _ask
@@ -130,7 +147,7 @@ def asking(passphrase_file: Path | None) -> central_keys.Ask:
 
 def _ask() -> str:
     if not typer.get_text_stream("stdin").isatty():
-        said = "the keys have a passphrase, and nobody is there to ask"
+        said = "the keys have a passphrase, and there is no terminal to prompt for it"
         raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
     typed: str = typer.prompt("Passphrase", hide_input=True, err=True)
     return typed
@@ -148,7 +165,7 @@ def _new_passphrase(passphrase_file: Path | None, ask: bool) -> str:
 def _quorum(written: str) -> initial_keys.RoleQuorum:
     threshold, of, count = written.partition("of")
     if not (of and threshold.isdecimal() and count.isdecimal()):
-        raise InvalidRequest(f"'{written}' is no number of keys", remedy="Write MofN, such as 2of3.")
+        raise InvalidRequest(f"'{written}' is not a number of keys", remedy="Write MofN, such as 2of3.")
     return initial_keys.RoleQuorum(int(count), int(threshold))
 
 
@@ -166,7 +183,7 @@ def _print_signing(folder: Path) -> None:
 
 
 def described(named: keyring.PublicKeyFile) -> str:
-    """Say what a key is, and where both halves are."""
+    """Describe a key and where both halves are."""
     key = f"{named.role} key {named.name}, {named.key.keytype} {named.key.keyid[:12]}, {_private(named)}"
     return f"{named.folder / (named.name + keyring.PUBLIC)}: {key}"
 

@@ -17,29 +17,32 @@ from edge_agent.cli.terminal import report, say, write_exactly
 from edge_agent.errors import InvalidRequest, PlanInvalid
 from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, encode
 
-app = typer.Typer(no_args_is_help=True, help="Say which bundle each site should run, from when, and under what terms.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Show and change the plan: which bundle each site should run, from when, and on what conditions.",
+)
 
 File = Annotated[Path | None, typer.Option(metavar="FILE", help="The plan in YAML or JSON.")]
 _KEPT = Path("plan.rejected.yaml")
 _EXAMPLE = """
-# The plan: save and close to publish it, empty the file to leave everything as it is. Signed bundles:
+# The plan. Save and close to publish it; empty the file to change nothing. Signed bundles:
 {bundles}
 #
 # channels:
 #   stable:                       # 'channel' under 'update' in a site's agent.yaml
 #     tasks:
 #       {task}:
-#         offers:                 # the first one that suits a machine
+#         offers:                 # the first one that fits the machine
 #         - version: {version}
 #           requires: {{memory_bytes_min: 4000000000}}      # also devices: [cuda], cpu_features: [avx2]
-#         waves:                  # none = all sites at once
+#         waves:                  # without waves: all sites at once
 #         - {{start: 2026-12-01T02:00:00Z, percent: 5}}
 #         - {{start: 2026-12-03T02:00:00Z, percent: 100}}
-#         window: {{start: 02:00, end: 04:00}}              # when a site may switch, by its own time
-#         mode: hybrid            # bootstrap, shadow, hybrid or local; none = as the site has it
-#         demote_on: [errors]     # alarms that may put it into shadow on a site; none by default: docs/routing.md
+#         window: {{start: 02:00, end: 04:00}}              # when a site may switch, by its own clock
+#         mode: hybrid            # bootstrap, shadow, hybrid or local; default: the site's own
+#         demote_on: [errors]     # alarms that put it into shadow on a site; default: none. docs/routing.md
 #     bytes_per_second_max: 200000
-# sites:                          # takes the place of what the channel says of the same task
+# sites:                          # replaces the channel's entry for the same task
 #   shop-1:
 #     tasks: {{}}
 """
@@ -47,12 +50,14 @@ _EXAMPLE = """
 
 @dataclass(kw_only=True)
 class ShowPlan(RepositoryCommand):
-    """Print the plan in force, and the bundles that a plan may name.
+    """Print the current plan, and the bundles that a plan can name.
 
     Example: [bold]edge-convert plan show --repo s3://fleet/updates --keys signing-keys[/bold]
     """
 
-    as_json: Annotated[bool, typer.Option("--json", help="As the sites get it, with version and time.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON as the sites receive it, with version and time.")
+    ] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
@@ -67,9 +72,9 @@ class ShowPlan(RepositoryCommand):
 
 @dataclass(kw_only=True)
 class EditPlan(RepositoryCommand):
-    """Change the plan in your editor, or take it from a file; shows what that means and asks before it is published.
+    """Change the plan in your editor, or take it from a file. Shows the effect and asks before it publishes.
 
-    Needs the plan key and the online key. A plan names signed bundles only.
+    Needs the plan key and the online key. A plan can name signed bundles only.
 
     Example: [bold]edge-convert plan edit --repo s3://fleet/updates --keys plan-keys --file plan.yaml[/bold]
     """
@@ -88,7 +93,7 @@ class EditPlan(RepositoryCommand):
 
 @dataclass(kw_only=True)
 class DiffPlan(RepositoryCommand):
-    """Show what a file would change in the plan in force; without a file, what the last change was.
+    """Show what a file would change in the current plan; without a file, show the last change.
 
     Example: [bold]edge-convert plan diff --repo s3://fleet/updates --keys signing-keys --file plan.yaml[/bold]
     """
@@ -110,11 +115,13 @@ class DiffPlan(RepositoryCommand):
 
 @dataclass(kw_only=True)
 class HaltRollout(RepositoryCommand):
-    """Stop a rollout now: no more sites switch, those that have switched keep it. Needs the plan and online keys only.
+    """Stop a rollout now: no more sites switch; sites that have switched keep the bundle. Needs only the plan and
+    online keys.
 
-    With the plan key alone: --stage FOLDER; whoever has the online key publishes that with 'publish --staged FOLDER'.
+    With the plan key alone use --stage FOLDER; the holder of the online key publishes it with 'publish --staged
+    FOLDER'.
 
-    To take the bundle back from them, name the earlier one in the plan: 'edge-convert plan edit'.
+    To return those sites to the earlier bundle, name that bundle in the plan: 'edge-convert plan edit'.
 
     Example: [bold]edge-convert plan halt pos-intent --repo s3://fleet/updates --keys plan-keys[/bold]
     """
@@ -146,7 +153,7 @@ def _before(publisher: Publisher, held: RepositoryState) -> RolloutPlan:
 def _publish(publisher: Publisher, plan: RolloutPlan, yes: bool, stage: Path | None) -> None:
     held = publisher.held()
     plan_rules.require_signed(plan, held.bundles())
-    said = "Nothing was changed: the plan in force says the same."
+    said = "Nothing was changed: the current plan is the same."
     if not plan_rules.same_plan(plan, held.plan):
         _show(held.plan, plan)
         repository_options.confirm("Publish this plan?", yes)
@@ -160,18 +167,20 @@ def _show(old: RolloutPlan, new: RolloutPlan) -> None:
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         console.print(Text(line, style))
     for line in plan_rules.consequences(old, new):
-        console.print(Text.assemble(("means: ", "bold"), line))
+        console.print(Text.assemble(("effect: ", "bold"), line))
 
 
 def _from_file(path: Path, held: RepositoryState) -> RolloutPlan:
     with path.open("rb") as file:
         raw = file.read(PLAN_BYTES_MAX + 1)
     if len(raw) > PLAN_BYTES_MAX:
-        raise InvalidRequest(f"{path} has more than {PLAN_BYTES_MAX} bytes", remedy="Say more of channels.")
+        raise InvalidRequest(
+            f"{path} has more than {PLAN_BYTES_MAX} bytes", remedy="Put more into channels, and less into single sites."
+        )
     try:
         return plan_text.read(raw.decode(), held.bundles())
     except UnicodeDecodeError:
-        raise InvalidRequest(f"{path} is no text", remedy="Write it in UTF-8.") from None
+        raise InvalidRequest(f"{path} is not UTF-8 text", remedy="Save it as UTF-8.") from None
 
 
 def _from_editor(held: RepositoryState) -> RolloutPlan:

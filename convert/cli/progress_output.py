@@ -1,4 +1,4 @@
-"""What the commands of the factory show: a line for each thing done, and a bar while something long goes on."""
+"""Output of the edge-convert commands: a line for each finished step, and a progress bar during long steps."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def out() -> Console:
 
 @contextmanager
 def bar(console: Console | None = None, monotonic: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
-    """Yield a callback (what, done, total) that draws one bar on a terminal, by default where errors go.
+    """Yield a callback (what, done, total) that draws one bar on a terminal, by default on standard error.
 
-    Elsewhere, in a log, it prints a line a minute while something long goes on.
+    Elsewhere, in a log, it prints one line per minute during a long step.
     """
     console = console or Terminal(stderr=True)
     if not console.is_terminal:
@@ -66,7 +66,7 @@ class _ProgressLog:
 
 @contextmanager
 def stages() -> Iterator[RunDisplay]:
-    """Yield what a run of the pipeline reports to: a line for each note on standard output, a bar below them."""
+    """Yield the progress target of a pipeline run: a line on standard output for each note, and a bar below them."""
     with bar() as advance:
         console = out()
 
@@ -79,7 +79,7 @@ def stages() -> Iterator[RunDisplay]:
 
 
 def show(markdown: str) -> None:
-    """Print Markdown: rendered on a terminal, as it is elsewhere."""
+    """Print Markdown: rendered on a terminal, unchanged elsewhere."""
     console = out()
     if console.is_terminal:
         console.print(Markdown(markdown))

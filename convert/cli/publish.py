@@ -23,33 +23,34 @@ from edge_agent.formatting import format_bytes
 
 @dataclass(kw_only=True)
 class Command(RepositoryCommand):
-    """Upload bundles and sign them, so that a plan may name them. What is there already is not sent again.
+    """Upload bundles and sign them, so that a plan can name them. Files that are in the repository already are not sent
+    again.
 
-    A site runs a bundle only when the plan says so: see 'edge-convert plan edit'. Where the keys of bundles are kept
-    elsewhere, --stage leaves what has to be signed in a folder; 'edge-convert sign' signs it there, and
-    --staged publishes it.
+    A site runs a bundle only when the plan assigns it: see 'edge-convert plan edit'. If the keys for bundles are kept
+    elsewhere, --stage writes the change to a folder, 'edge-convert sign' signs it there, and --staged publishes it.
 
-    With --compare-on a bundle is first compared with the version of its task that sites may run, on the same labelled
-    rows; one that is worse by more than chance is not signed.
+    With --compare-on each bundle is first compared with the signed version of its task on the same labelled rows. A
+    bundle that is worse by more than chance is not signed.
 
     Example: [bold]edge-convert publish build/my-task/assemble/bundle --to s3://fleet/updates --keys signing-keys[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     bundles: Annotated[
-        list[Path] | None, typer.Argument(metavar="BUNDLE", help="Directories or tars, as 'edge-convert' made them.")
+        list[Path] | None, typer.Argument(metavar="BUNDLE", help="Bundle directories or tars made by 'edge-convert'.")
     ] = None
-    new: Annotated[bool, typer.Option("--new", help="Make the repository: once, for the first publish.")] = False
+    new: Annotated[bool, typer.Option("--new", help="Create the repository; once, with the first publish.")] = False
     stage: Stage = None
     staged: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Publish what --stage left there, once it is signed.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Publish the change that --stage wrote to this folder, once it is signed."),
     ] = None
 
     compare_on: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Compare with the signed version on these rows (JSONL) first.")
     ] = None
     accept_worse: Annotated[
-        bool, typer.Option("--accept-worse", help="Sign though the comparison finds the bundle worse.")
+        bool, typer.Option("--accept-worse", help="Sign even if the comparison finds the bundle worse.")
     ] = False
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class Command(RepositoryCommand):
             uploaded = publisher.upload(path, advance)
         if self.compare_on:
             self._compare(publisher, uploaded, self.compare_on)
-        # Not below a bar: somebody may be asked for a passphrase.
+        # Not below a bar: this can prompt for a passphrase.
         published = publisher.sign(uploaded)
         if not publisher.staged:
             _say(_sentence(published))
@@ -79,7 +80,7 @@ class Command(RepositoryCommand):
         """Raise ModelFailed where the bundle is worse than the signed version of its task."""
         before = _before(uploaded)
         if before is None:
-            _say(f"No other version of {uploaded.signed.task} is signed: there is nothing to compare with.")
+            _say(f"No other version of {uploaded.signed.task} is signed, so there is nothing to compare with.")
             return
         measuring = execution.load_module("convert.evaluate")
         with tempfile.TemporaryDirectory() as made, progress_output.bar() as advance:
@@ -92,7 +93,7 @@ class Command(RepositoryCommand):
         if worse and not self.accept_worse:
             raise ModelFailed(
                 f"{uploaded.signed.name} is worse than {before.name}: {', '.join(worse)}; it was not signed",
-                remedy="Make a better one. To sign it all the same, add --accept-worse.",
+                remedy="Train a better model, or add --accept-worse to sign this one anyway.",
             )
 
     def _check(self) -> None:
@@ -109,7 +110,7 @@ class Command(RepositoryCommand):
         change = staged_change.publish(publisher, folder)
         for line in change.described(publisher.keys) if change else ():
             _say(line)
-        _say("Published." if change else f"What was staged in {folder} is published already; nothing was changed.")
+        _say("Published." if change else f"The change staged in {folder} is published already; nothing was changed.")
 
 
 def _before(uploaded: UploadedBundle) -> BundleTarget | None:
@@ -123,11 +124,12 @@ def _sentence(published: PublishedBundle) -> str:
     uploaded = f"{format_bytes(published.bytes_written)} uploaded"
     if published.new:
         return (
-            f"{published.signed.name} is signed and published, {uploaded}. No site runs it yet: edge-convert plan edit"
+            f"{published.signed.name} is signed and published, {uploaded}. No site runs it yet: assign it with"
+            " 'edge-convert plan edit'"
         )
     if published.bytes_written:
-        return f"{published.signed.name} was signed already; what was missing of it is back, {uploaded}"
-    return f"{published.signed.name} is there already; nothing was changed"
+        return f"{published.signed.name} was signed already; its missing files were restored, {uploaded}"
+    return f"{published.signed.name} is published already; nothing was changed"
 
 
 def _say(said: str) -> None:

@@ -18,7 +18,7 @@ from edge_agent.errors import InvalidRequest
 class Command:
     """Quantize a GGUF file; or make and measure the candidates of a recipe, and choose the fastest inside its budget.
 
-    Says how many bits a weight really has, and which tensors got another type than asked for. Needs no torch.
+    Reports the real bits per weight, and which tensors got another type than requested. Needs no torch.
 
     Example: [bold]edge-convert quantize model-f16.gguf --type Q4_0 --out model-q4_0.gguf[/bold]
     """
@@ -26,9 +26,9 @@ class Command:
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     what: Annotated[Path, typer.Argument(metavar="SOURCE", help="A GGUF file, with --type and --out; or a recipe.")]
     type_: Annotated[str, typer.Option("--type", metavar="TYPE", help="Such as Q8_0, Q4_K_M or Q4_0.")] = ""
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The GGUF file to make.")] = None
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="GGUF file to create.")] = None
     requantize: Annotated[
-        bool, typer.Option("--requantize", help="Take a file that is quantized already: it loses more.")
+        bool, typer.Option("--requantize", help="Accept a file that is quantized already; it loses more accuracy.")
     ] = False
     again: run.Again = False
     work: run.Work = None
@@ -51,4 +51,4 @@ def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
     said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits a"
     progress_output.out().print(f"{said} weight; tensors: {held}")
     for line in made.fallbacks:
-        progress_output.out().print(f"not as asked: {line}")
+        progress_output.out().print(f"not as requested: {line}")

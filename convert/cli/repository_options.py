@@ -1,4 +1,4 @@
-"""What the commands that change or read a repository share: their options, and what they say at their end."""
+"""Options and closing messages that the commands for a repository share."""
 
 import sys
 import time
@@ -33,7 +33,10 @@ Keys = Annotated[
 ]
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Its first line is the passphrase of the keys. Without it you are asked."),
+    typer.Option(
+        metavar="FILE",
+        help="File whose first line is the passphrase of the keys. Without it the command prompts for it.",
+    ),
 ]
 StoreOption = Annotated[
     list[str] | None,
@@ -41,7 +44,7 @@ StoreOption = Annotated[
 ]
 Stage = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Where the change goes when signatures are missing, to be signed elsewhere."),
+    typer.Option(metavar="FOLDER", help="Folder for a change that lacks signatures, to be signed elsewhere."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -61,14 +64,14 @@ class RepositoryCommand:
     store_option: StoreOption = None
 
     def publisher(self, stage: Path | None = None) -> Publisher:
-        """Return what changes the repository; `stage` is where what cannot be signed here goes."""
+        """Return the publisher; a change that cannot be signed here goes to `stage`."""
         place = open_place(self.repo, store_options(self.store_option))
         ring = open_keys(self.keys, self.passphrase_file)
         return Publisher(place, ring, time.time, stage=_staging(stage) if stage else None)
 
 
 def finish(publisher: Publisher, said: str, stage: Path | None) -> None:
-    """Say what was done, or that it waits for signatures, and what expires first."""
+    """Report the change, or that it still lacks signatures, and what expires first."""
     held = publisher.held()
     if stage is not None and publisher.staged:
         change = staged_change.read(stage, publisher.keys)
@@ -81,14 +84,17 @@ def finish(publisher: Publisher, said: str, stage: Path | None) -> None:
 
 
 def show_missing(change: staged_change.StagedChange, keys: Keyring) -> None:
-    """Say what a staged change waits for."""
+    """Report which signatures a staged change still lacks."""
     console = progress_output.out()
     missing = staged_change.missing(change)
     for each in missing:
         console.print(Text.assemble(("missing: ", "bold yellow"), each.said(keys.name_of)))
     if missing:
         console.print(
-            Text(f"Not published yet. Carry {change.folder} to who has the keys: edge-convert sign {change.folder}")
+            Text(
+                f"Not published yet. Take {change.folder} to the holder of the keys, who runs: edge-convert sign"
+                f" {change.folder}"
+            )
         )
         console.print(Text(f"Then publish it: edge-convert publish --staged {change.folder} --to …"))
     else:
@@ -96,7 +102,7 @@ def show_missing(change: staged_change.StagedChange, keys: Keyring) -> None:
 
 
 def show_expiry(held: RepositoryState, *, err: bool = False) -> None:
-    """Say which role expires first; what is near is coloured."""
+    """Report which role expires first, coloured if that is soon."""
     expires, role = held.expiries()[0]
     days = (expires - datetime.now(UTC)).total_seconds() / 86_400
     when, style = _when(expires, days)
@@ -106,20 +112,22 @@ def show_expiry(held: RepositoryState, *, err: bool = False) -> None:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask, unless told not to.
+    """Ask for confirmation, unless --yes was given.
 
     Raises:
-        InvalidRequest: nobody is there to ask.
+        InvalidRequest: there is no terminal.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InvalidRequest("nobody is there to ask whether this is meant", remedy="Look at it, then add --yes.")
+        raise InvalidRequest(
+            "this needs a confirmation, and there is no terminal to ask at", remedy="Check the change, then add --yes."
+        )
     typer.confirm(question, abort=True, err=True)
 
 
 def _when(expires: datetime, days: float) -> tuple[str, str]:
-    """Return a day in words, and how it looks."""
+    """Return an expiry date in words, and its style."""
     if days <= 0:
         return f"{expires:%Y-%m-%d}: it has expired", "bold red"
     return f"{expires:%Y-%m-%d %H:%M} UTC, in {days:.0f} days", "yellow" if days < SOON_DAYS else ""
@@ -144,7 +152,7 @@ def _asking(passphrase_file: Path | None) -> Callable[[Path], str]:
 
 def _ask(folder: Path) -> str:
     if not typer.get_text_stream("stdin").isatty():
-        said = f"the keys in {folder} have a passphrase, and nobody is there to ask"
+        said = f"the keys in {folder} have a passphrase, and there is no terminal to prompt for it"
         raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
     typed: str = typer.prompt(f"Passphrase of {folder}", hide_input=True, err=True)
     return typed

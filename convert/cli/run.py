@@ -19,31 +19,31 @@ RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")
 ]
 Work = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where stages leave their results, instead of the recipe's 'work'.")
+    Path | None, typer.Option(metavar="DIR", help="Folder for the results of stages, instead of 'work' in the recipe.")
 ]
-Again = Annotated[bool, typer.Option("--again", help="Run the last stage even if nothing that it reads has changed.")]
+Again = Annotated[bool, typer.Option("--again", help="Run the last stage even if its inputs have not changed.")]
 
 Auto = Annotated[
     bool,
-    typer.Option("--auto", help="Try the sensible candidates for the runtime, whatever the recipe's 'quantize.types'."),
+    typer.Option("--auto", help="Try the default candidates of the runtime, whatever 'quantize.types' in the recipe."),
 ]
 
 _STAGES = {
-    "prepare": "Bring the source into one form: a float checkpoint with its tokenizer.",
-    "finetune": "Train on the training rows.",
+    "prepare": "Convert the source to a float checkpoint with its tokenizer.",
+    "finetune": "Fine-tune on the training rows.",
     "export": "Export to the runtime's format: GGUF or ONNX.",
-    "verify": "Hold the export against the original: logits, tokens, special tokens, chat template.",
+    "verify": "Compare the export with the original: logits, tokens, special tokens, chat template.",
     "quantize": "Make the candidates, measure them, and choose the fastest inside the budget.",
-    "calibrate": "Fit temperature and threshold on the chosen artefact.",
+    "calibrate": "Fit temperature and threshold of the chosen artefact.",
     "evaluate": "Measure the artefact on the test rows.",
-    "assemble": "Put the bundle together.",
+    "assemble": "Assemble the bundle.",
 }
 
 
 def run(where: RecipeArgument, again: Again = False, work: Work = None, auto: Auto = False) -> None:
-    """Make a bundle from a recipe: every stage that is not up to date, then report.md.
+    """Make a bundle from a recipe: run every stage that is not up to date, then write report.md.
 
-    Ctrl-C stops it; the same command goes on where it was.
+    Ctrl-C stops the run; the same command continues it.
 
     Example: [bold]edge-convert run examples/retail-categories/recipe.yaml[/bold]
     """
@@ -56,7 +56,7 @@ def stage(name: str) -> Callable[[Path, bool, Path | None], None]:
     def command(where: RecipeArgument, again: Again = False, work: Work = None) -> None:
         bring(where, name, again, work)
 
-    command.__doc__ = f"{_STAGES[name]}\n\nStages before it run first where they are not up to date."
+    command.__doc__ = f"{_STAGES[name]}\n\nEarlier stages run first if they are not up to date."
     return command
 
 
@@ -73,7 +73,7 @@ def bring(where: Path, until: str, again: bool, work: Path | None = None, *, aut
         if record.stage == "evaluate":
             progress_output.out().print(" ".join(headline(record.report)))
     folder = execution.work_folder(written)
-    progress_output.out().print(f"{_total(records)} {folder / TEXT_NAME} says what came of it.")
+    progress_output.out().print(f"{_total(records)} The report is {folder / TEXT_NAME}.")
 
 
 def _total(records: list[StageRecord]) -> str:

@@ -14,20 +14,22 @@ from convert.pipeline import execution
 def run(
     cache: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Instead of the user's cache; later runs need EDGE_CONVERT_CACHE=DIR."),
+        typer.Option(
+            metavar="DIR", help="Folder to use instead of the user's cache; later runs need EDGE_CONVERT_CACHE=DIR."
+        ),
     ] = None,
     archive: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The source archive of llama-cpp-python, where it has been loaded by other means.",
+            help="The source archive of llama-cpp-python, if it was downloaded by other means.",
         ),
     ] = None,
 ) -> None:
     """Build llama.cpp's converter from the pinned source archive, once. Afterwards no network is needed.
 
-    Only for runtime llama, and about a minute. A checkout of llama.cpp does as well: 'llama_cpp' under 'export' in the
-    recipe.
+    Only needed for runtime llama; takes about a minute. Instead you can name a checkout of llama.cpp: 'llama_cpp' under
+    'export' in the recipe.
     """
     with progress_output.bar() as progress:
         made = execution.load_module("convert.export.llama_converter").setup(cache, archive, progress)

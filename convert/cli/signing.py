@@ -31,10 +31,11 @@ class RotatableRole(str, Enum):
 
 @dataclass(kw_only=True)
 class RotateCommand(RepositoryCommand):
-    """Give a role other keys: somebody joins or leaves, a key is lost or stolen.
+    """Change the keys of a role, for example when a person joins or leaves, or a key is lost or stolen.
 
-    Sites follow by themselves, however long they slept. Needs the root keys, for the plan's key those of bundles.
-    What is published meanwhile is signed by the old and the new keys, so that it fits every site at every moment.
+    Sites follow automatically, however long they were offline. Needs the root keys; for the plan's key, the targets
+    keys. Metadata that are published with the change are signed by the old and the new keys, so that every site accepts
+    them.
 
     Example: [bold]edge-convert rotate online --repo s3://fleet/updates --keys signing-keys --remove online-1[/bold]
     """
@@ -43,15 +44,20 @@ class RotateCommand(RepositoryCommand):
     role: Annotated[RotatableRole, typer.Argument(metavar="ROLE", help="root, targets, plan or online.")]
     add: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="The .pub of a new key; see 'keys signer'. Without it one is made."),
+        typer.Option(
+            metavar="FILE", help="The .pub file of a new key; see 'keys signer'. Without it a key is created."
+        ),
     ] = None
-    remove: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A key that leaves, by its name.")] = None
-    threshold: Annotated[int, typer.Option(metavar="N", help="How many keys must sign from now on.")] = 0
+    remove: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Name of a key to remove.")] = None
+    threshold: Annotated[int, typer.Option(metavar="N", help="Number of keys that must sign from now on.")] = 0
     restart_versions: Annotated[
-        bool, typer.Option("--restart-versions", help="online: count from 1, after a thief ran the numbers up.")
+        bool,
+        typer.Option(
+            "--restart-versions", help="online: restart version numbers at 1, after a thief of the key raised them."
+        ),
     ] = False
     without_old: Annotated[
-        bool, typer.Option("--without-old", help="The old keys are lost: sites may refuse updates for a moment.")
+        bool, typer.Option("--without-old", help="The old keys are lost; sites can refuse updates for a moment.")
     ] = False
     stage: Stage = None
 
@@ -76,7 +82,7 @@ class RotateCommand(RepositoryCommand):
 
 
 def _made(publisher: Publisher, role: str, there: list[str]) -> PublicKeyFile:
-    """Make a new key in the first folder, or take one that an interrupted rotation has made."""
+    """Create a key in the first folder, or take one that an interrupted rotation created."""
     unused = (named for named in publisher.keys.keys if named.role == role and named.key.keyid not in there)
     return next((named for named in unused if named.available), None) or _new(publisher, role)
 
@@ -85,7 +91,7 @@ def _new(publisher: Publisher, role: str) -> PublicKeyFile:
     taken = {named.name for named in publisher.keys.keys}
     number = next(number for number in itertools.count(1) if f"{role}-{number}" not in taken)
     made = publisher.keys.make(f"{role}-{number}", role)
-    progress_output.out().print(Text(f"made a new key, {described(made)}"))
+    progress_output.out().print(Text(f"created a new key, {described(made)}"))
     return made
 
 
@@ -98,7 +104,7 @@ def _keyid(publisher: Publisher, name: str, there: list[str]) -> str:
 
 
 class RenewableRole(str, Enum):
-    """What can be signed anew, besides snapshot and timestamp."""
+    """Roles that can be renewed, besides snapshot and timestamp."""
 
     root = "root"
     targets = "targets"
@@ -107,16 +113,17 @@ class RenewableRole(str, Enum):
 
 @dataclass(kw_only=True)
 class RenewCommand(RepositoryCommand):
-    """Sign anew what would expire: the timestamp, by the online key alone. Run it every day, from a timer.
+    """Renew the timestamp before it expires, with the online key alone. Run it every day from a timer.
 
-    Once a year the other roles are due, each with its own keys: edge-convert renew root targets plan.
+    Once a year renew the other roles, each with its own keys: edge-convert renew root targets plan.
 
     Example: [bold]edge-convert renew --repo s3://fleet/updates --keys online-key[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     roles: Annotated[
-        list[RenewableRole] | None, typer.Argument(metavar="ROLE", help="Also root, targets or plan, by their keys.")
+        list[RenewableRole] | None,
+        typer.Argument(metavar="ROLE", help="Also renew root, targets or plan, with their keys."),
     ] = None
     stage: Stage = None
 
@@ -129,15 +136,15 @@ class RenewCommand(RepositoryCommand):
 
 @dataclass(kw_only=True)
 class RevokeCommand(RepositoryCommand):
-    """Take the signature of a bundle back: nobody installs it any more. Sites that run it go on, and say so.
+    """Revoke the signature of a bundle: no site installs it any more. Sites that run it continue, and report it.
 
-    The plan must not name it any more. Its files stay in the repository, since other bundles may share them.
+    The plan must no longer name it. Its files stay in the repository, because other bundles can share them.
 
     Example: [bold]edge-convert revoke pos-intent@1.1.0 --repo s3://fleet/updates --keys signing-keys[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="TASK@VERSION, or a digest or its start.")]
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="TASK@VERSION, or a digest or the start of one.")]
     yes: Yes = False
     stage: Stage = None
 
@@ -151,15 +158,15 @@ class RevokeCommand(RepositoryCommand):
 
 
 def sign(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What --stage has left.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of --stage.")],
     keys: Keys,
     yes: Yes = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Sign a staged change with the keys at hand. Needs no network: made for the machine that has the offline keys.
+    """Sign a staged change with the keys on this machine. Needs no network: made for the machine with the offline keys.
 
-    Shows what the change is, compared with the signed metadata that it follows, and asks. The keys' folder must hold
-    the root.json that the fleet started from.
+    Shows the change compared with the signed metadata before it, and asks for confirmation. The folder of the keys must
+    contain the root.json that the fleet started from.
 
     Example: [bold]edge-convert sign staged --keys /media/offline-keys[/bold]
     """

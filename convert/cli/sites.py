@@ -21,12 +21,12 @@ from edge_agent.formats import state_code
 from edge_agent.formats.enrolment_file import CODE_DIGITS, normalize_code, verification_code
 from edge_agent.formats.signed_document import format_timestamp
 
-app = typer.Typer(no_args_is_help=True, help="See the sites of the fleet, and decide which keys speak for which.")
+app = typer.Typer(no_args_is_help=True, help="Show the sites of the fleet, and decide which keys belong to them.")
 _REPORT = "report.json"
 _KEY_DIGITS = 64
 _TITLES: dict[Standing, str] = {
     "current": "key",
-    "retired": "key of an earlier life",
+    "retired": "key of an earlier installation",
     "rejected": "key that was rejected",
 }
 
@@ -35,14 +35,14 @@ Key = Annotated[
     str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'sudo edge-agent identity' shows there.")
 ]
 Collected = Annotated[
-    Path | None, typer.Option("--collected", metavar="FOLDER", help="Where collect writes; the registry is in there.")
+    Path | None, typer.Option("--collected", metavar="FOLDER", help="Folder of 'collect', which contains the registry.")
 ]
-Registry = Annotated[Path | None, typer.Option("--sites", metavar="FILE", help="The registry itself.")]
+Registry = Annotated[Path | None, typer.Option("--sites", metavar="FILE", help="The registry file.")]
 
 
 @dataclass(frozen=True)
 class _CentralRecords:
-    """What the centre knows: the registry, and what collect found beside it."""
+    """Everything known centrally: the registry, and the report of collect next to it."""
 
     path: Path
 
@@ -51,7 +51,8 @@ class _CentralRecords:
         return SiteRegistry(self.path)
 
     def waiting(self) -> dict[str, dict[str, int]]:
-        """Return the keys that the last run of collect could not place: by site, with how much each had signed."""
+        """Return the undecided keys of the last run of collect: by site, with the number of documents that each had
+        signed."""
         sites, found = self.sites, defaultdict[str, dict[str, int]](dict)
         for site, key, documents in _waiting(self.path.with_name(_REPORT)):
             if sites.standing(site, key) in UNDECIDED:
@@ -66,8 +67,8 @@ class _CentralRecords:
         known = itertools.chain(*self.sites.entry(site).every_key.values(), self.waiting().get(site, {}))
         found = {key for key in known if key.startswith(given)}
         if len(found) != 1:
-            said = f"no key of {site} with the code {verification_code(given)} has come here"
-            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'sudo edge-agent identity' shows it."
+            said = f"no document signed by a key of {site} with the code {verification_code(given)} has arrived"
+            remedy = "Run 'edge-convert collect' first, or enter the whole key, as 'sudo edge-agent identity' shows it."
             raise InvalidRequest(said, remedy=remedy)
         return found.pop()
 
@@ -88,7 +89,7 @@ def list_(
     registry: Registry = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """Show every site: what it waits for, and the code of its key.
+    """List every site with its state and the code of its key.
 
     Example: [bold]edge-convert sites list --collected collected[/bold]
     """
@@ -103,7 +104,7 @@ def list_(
     _print(rows)
     if waiting:
         progress_output.out().print(
-            "Have the site read out its code ('sudo edge-agent identity'), and accept the key that has it."
+            "Have the site read out its code ('sudo edge-agent identity'), and accept the key with that code."
         )
 
 
@@ -122,7 +123,7 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
     centre = _centre(collected, registry)
     entry, waiting = centre.sites.entry(site), centre.waiting().get(site, {})
     if not (entry.known or waiting):
-        raise InvalidRequest(f"nothing is known of '{site}'", remedy="'edge-convert sites list' shows who is known.")
+        raise InvalidRequest(f"there is no site '{site}'", remedy="'edge-convert sites list' shows all sites.")
     rows = [("site", f"{site}: {_state(entry, waiting)}", "")]
     rows += [
         (_TITLES[standing], verification_code(key), key) for standing, keys in entry.every_key.items() for key in keys
@@ -144,13 +145,17 @@ def accept(
     collected: Collected = None,
     registry: Registry = None,
     replaces: Annotated[
-        bool, typer.Option("--replaces", help="Retire the keys that it had: the box was replaced or installed anew.")
+        bool, typer.Option("--replaces", help="Retire the site's earlier keys: the box was replaced or reinstalled.")
     ] = False,
     former: Annotated[
-        bool, typer.Option("--former", help="It is of an earlier life of the site: take only what it had sealed.")
+        bool,
+        typer.Option(
+            "--former",
+            help="The key belonged to an earlier installation of the site: accept only segments that it sealed.",
+        ),
     ] = False,
 ) -> None:
-    """Let a site sign with a key: a new site, a replaced box, one installed anew.
+    """Accept a key for a site: a new site, a replaced box, or a reinstalled one.
 
     Compare it first: 'sudo edge-agent identity' shows its code there.
 
@@ -162,46 +167,46 @@ def accept(
     found = centre.key_of(site, key)
     if former:
         centre.sites.retire(site, found)
-        say(f"what {found} has sealed for {site} is taken, by {centre.path}")
+        say(f"segments that {found} sealed for {site} are accepted, recorded in {centre.path}")
     else:
         centre.sites.accept(site, found, replaces=replaces)
-        say(f"{site} may sign with {found}, by {centre.path}")
+        say(f"{site} may sign with {found}, recorded in {centre.path}")
 
 
 @app.command()
 def reject(site: Site, key: Key, collected: Collected = None, registry: Registry = None) -> None:
-    """Take nothing of a key: of a stolen box, or of somebody who only says to be the site.
+    """Reject a key: of a stolen box, or of somebody who pretends to be the site.
 
     Example: [bold]edge-convert sites reject shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
     centre = _centre(collected, registry)
     found = centre.key_of(site, key)
     centre.sites.reject(site, found)
-    say(f"nothing that {found} signs for {site} is taken, by {centre.path}")
+    say(f"nothing that {found} signs for {site} is accepted, recorded in {centre.path}")
 
 
 @app.command()
 def revoke(site: Site, collected: Collected = None, registry: Registry = None) -> None:
-    """Take nothing of a site any more: it is given up. What came before stays.
+    """Revoke a site that is given up: accept nothing from it any more. Data that arrived before stays.
 
-    Collect first what it has sent. Its credential for the store has to be withdrawn there.
+    Collect its data first. Withdraw its credential at the store yourself.
 
     Example: [bold]edge-convert sites revoke shop-1 --collected collected[/bold]
     """
     centre = _centre(collected, registry)
     centre.sites.revoke(site, format_timestamp(time.time()))
-    say(f"{site} is revoked, by {centre.path}; withdraw its credential for the store, too")
+    say(f"{site} is revoked, recorded in {centre.path}; withdraw its credential for the store, too")
 
 
 @app.command()
 def restore(site: Site, collected: Collected = None, registry: Registry = None) -> None:
-    """Take back that a site was revoked: its keys count again.
+    """Undo the revocation of a site: its keys are accepted again.
 
     Example: [bold]edge-convert sites restore shop-1 --collected collected[/bold]
     """
     centre = _centre(collected, registry)
     centre.sites.restore(site)
-    say(f"{site} counts again, by {centre.path}")
+    say(f"{site} is accepted again, recorded in {centre.path}")
 
 
 @app.command()
@@ -243,7 +248,7 @@ def _summary_row(task: state_code.TaskSummary) -> tuple[str, ...]:
 
 def _centre(collected: Path | None, registry: Path | None) -> _CentralRecords:
     if (collected is None) == (registry is None):
-        raise InvalidRequest("name either --collected or --sites", remedy="The one that 'collect' is called with.")
+        raise InvalidRequest("name either --collected or --sites", remedy="Name the folder that 'collect' writes.")
     return _CentralRecords(registry or Path(collected or "", FILE_NAME))
 
 
@@ -256,7 +261,7 @@ def _rows(site: str, entry: SiteEntry, waiting: Collection[str]) -> list[tuple[s
 
 
 def _print(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print columns that nothing cuts: codes are compared to the last digit."""
+    """Print columns without truncation: people compare codes to the last digit."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
@@ -267,5 +272,5 @@ def _state(entry: SiteEntry, waiting: Collection[str]) -> str:
     if entry.revoked_at:
         return f"revoked on {entry.revoked_at[:10]}"
     if waiting:
-        return "waiting for you"
-    return "accepted" if entry.keys else "not heard of yet"
+        return "needs a decision"
+    return "accepted" if entry.keys else "no data yet"

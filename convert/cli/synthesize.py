@@ -16,10 +16,10 @@ from edge_agent.errors import InvalidRequest
 
 @dataclass
 class Command:
-    """Let a large model write more training texts, after the recipe's own training rows.
+    """Have a large model write more training texts, modelled on the recipe's training rows.
 
-    Examples of the training split go to that server; nothing of the calibration and test splits does. The rows are
-    marked "synthetic": add the file to the training split and to no other.
+    Sends examples of the training split to that server, and nothing of the calibration and test splits. The rows are
+    marked "synthetic": add the file to the training split only.
 
     Example: [bold]edge-convert synthesize examples/pos-intent --about "What a customer at a till wants." --out
     more.jsonl[/bold], with OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL set.
@@ -27,16 +27,18 @@ class Command:
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     where: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")]
-    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL to write; rows are added to one that is there.")]
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="JSONL file to write; rows are appended to an existing one.")
+    ]
     about: Annotated[str, typer.Option(metavar="TEXT", help="The task in a few sentences, for the model.")]
     model: Annotated[str, typer.Option(metavar="NAME", envvar="OPENAI_MODEL", help="The large model.")]
     base_url: Annotated[str, typer.Option(metavar="URL", envvar="OPENAI_BASE_URL", help="Its server.")]
     key: Annotated[str, typer.Option(metavar="KEY", envvar="OPENAI_API_KEY", help="Better given as OPENAI_API_KEY.")]
     rows: Annotated[int, typer.Option(min=1, max=100_000, help="How many rows to write.")] = 200
     tokens_max: Annotated[
-        int, typer.Option(min=1, metavar="TOKENS", help="Ask no more when so many are used, in and out.")
+        int, typer.Option(min=1, metavar="TOKENS", help="Stop when this many tokens are used, input and output.")
     ] = 200_000
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of examples.")] = 1
+    seed: Annotated[int, typer.Option(min=0, help="Seed for choosing the examples.")] = 1
 
     def __post_init__(self) -> None:
         """Run the command."""
@@ -56,7 +58,7 @@ class Command:
         with progress_output.bar() as advance, self.out.open("a", encoding="utf-8") as file:
             for found in making.synthesize(written, wanted, self.model, endpoint.ask, advance):
                 file.writelines(map(making.line, found.rows[done:]))
-                file.flush()  # what was paid for is kept, whatever happens next
+                file.flush()  # rows that were paid for are kept, whatever happens next
                 done = len(found.rows)
         for line in making.summary(found, wanted, str(self.out)):
             progress_output.out().print(line)

@@ -25,10 +25,10 @@ _FAILED = 1
 
 @dataclass
 class Command:
-    """Check a repository as a site would, and beyond: every signature, every root, every file of every signed bundle.
+    """Check a repository as a site does and further: every signature, every root, every file of every signed bundle.
 
-    Needs no key. A stick holds only what the plan wants for some sites: --stick, with --site and --channel as it was
-    made.
+    Needs no key. A USB drive contains only what the plan assigns to some sites: use --media, with the --site and
+    --channel that it was written with.
 
     Exit code 1: something is wrong.
 
@@ -36,19 +36,23 @@ class Command:
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    place: Annotated[str, typer.Argument(metavar="PLACE", help="A folder, a stick, or s3:// gs:// az://…")]
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A folder, a USB drive, or s3:// gs:// az://…")]
     root: Annotated[Path, typer.Option(metavar="FILE", help="The root.json that sites trust.")]
-    quick: Annotated[bool, typer.Option("--quick", help="Look at the sizes of files only, not at their bytes.")] = False
-    stick: Annotated[bool, typer.Option("--stick", help="Only what the plan wants must be there.")] = False
-    site: Annotated[list[str] | None, typer.Option(metavar="ID", help="With --stick: for this site.")] = None
-    channel: Annotated[str, typer.Option(metavar="NAME", help="With --stick: the sites' channel.")] = ""
+    quick: Annotated[bool, typer.Option("--quick", help="Check only the sizes of files, not their content.")] = False
+    media: Annotated[
+        bool,
+        typer.Option("--media", help="The repository is a USB drive: require only the files that the plan assigns."),
+    ] = False
+    stick: Annotated[bool, typer.Option("--stick", hidden=True)] = False
+    site: Annotated[list[str] | None, typer.Option(metavar="ID", help="With --media: for this site.")] = None
+    channel: Annotated[str, typer.Option(metavar="NAME", help="With --media: the channel of the sites.")] = ""
     store_option: StoreOption = None
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
         place = open_place(self.place, store_options(self.store_option))
-        scope = CheckScope(deep=not self.quick, only=self._wanted if self.stick else None)
+        scope = CheckScope(deep=not self.quick, only=self._wanted if self.media or self.stick else None)
         with progress_output.bar() as advance:
             found = repository_check.check(place, self.root.read_bytes(), time.time(), scope, advance)
         if self.as_json:

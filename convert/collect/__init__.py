@@ -1,4 +1,4 @@
-"""Collecting: sealed segments in, joined examples as Parquet and signed receipts out.
+"""Collects sealed segments from sites: writes joined examples as Parquet, and signed receipts.
 
     sources   where segments lie: an object store or a folder
     intake    is one segment what its site sealed, and what is in it
@@ -10,5 +10,5 @@
     joined    predictions with what people said of them, duplicates marked (alike)
     run       all of it in order
 
-Nothing here may lose a record: a receipt is written only for what is on the disk of the centre, synced.
+No record may be lost: a receipt is only written for records that are synced to the central team's disk.
 """

@@ -1,8 +1,8 @@
-"""The local answer and the large model's apart, in Parquet of any version: SQL over what version 0.1 wrote together.
+"""SQL that separates the local answer from the large model's in Parquet files of version 0.1.
 
-Version 0.1 kept one `output`, beside which stood the scores and the confidence of the local model whoever had given it.
-What such a row says of the local answer is read out of it as `edge_agent/formats/example_records.py` does with a
-record; where it says nothing, the confidence goes as well, for it is of an answer that nobody knows.
+Version 0.1 stored one `output`, of either model, with the scores and confidence of the local model. The local answer is
+derived from such a row as `edge_agent/formats/example_records.py` does for a record. If it is unknown, the confidence
+is dropped too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import duckdb
 
 _TAUGHT = "(route = 'upstream' OR coalesce(model, '') <> '')"
 _LOCAL = f"CASE WHEN NOT {_TAUGHT} THEN nullif(output, '') ELSE scores[1].label END"
-# By the first version with two answers: when it is null, the row was written before.
+# Column of the first version with two answers: if it is null, the row is older.
 _APART = f"""
     * REPLACE (
         CASE WHEN collected_at IS NULL AND {{prediction}} THEN {_LOCAL} ELSE local_answer END AS local_answer,
@@ -34,12 +34,12 @@ _GRADED = """
 def split_answers(
     given: duckdb.DuckDBPyRelation, columns: Mapping[str, str], prediction: str = "true"
 ) -> duckdb.DuckDBPyRelation:
-    """Return rows with their answers apart, and with those of the `columns` (name: SQL type) that they lack as NULL.
+    """Return rows with separate answers, and with missing `columns` (name: SQL type) as NULL.
 
     Args:
         given: rows of any version.
         columns: what the rows should have.
-        prediction: SQL that tells a prediction from other records.
+        prediction: SQL condition for predictions among the records.
     """
     missing = [f"NULL::{type_} AS {name}" for name, type_ in columns.items() if name not in given.columns]
     whole = given.project(", ".join(["*", *missing])) if missing else given

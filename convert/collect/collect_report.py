@@ -1,4 +1,4 @@
-"""What one run of collect did and found, as data and as JSON. Pure."""
+"""The report of one run of collect, as data and as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from convert.collect.segment_intake import RefusedDocument
 
 @dataclass(frozen=True)
 class PendingKey:
-    """A key of a site that somebody has to accept or reject."""
+    """A site's key that the central team must accept or reject."""
 
     site: str
     key: str
@@ -22,34 +22,34 @@ class PendingKey:
 
 @dataclass
 class CollectReport:
-    """What happened. Every list is in a fixed order when the run is over."""
+    """The results of a run. At the end of the run every list is sorted."""
 
     segments_taken: int = 0
     records_taken: int = 0
     segments_held: int = 0
-    """Taken in this run or before."""
+    """Stored in this run or before."""
     records_erased: int = 0
     sites: int = 0
     pinned: dict[str, str] = field(default_factory=dict)
-    """Sites seen for the first time: the key that binds from now on."""
+    """Sites seen for the first time, with the key that is trusted from now on."""
     waiting: list[PendingKey] = field(default_factory=list)
-    """Keys that nobody has decided about."""
+    """Keys without a decision."""
     revoked: list[str] = field(default_factory=list)
-    """Sites of which something is here or there, and that are left alone."""
+    """Revoked sites that have data in a source or in the collection."""
     refused: list[RefusedDocument] = field(default_factory=list)
     replaced: list[RefusedDocument] = field(default_factory=list)
     """Refused, but their records came again in a later segment."""
     gaps: list[SequenceGap] = field(default_factory=list)
     breaks: list[ChainBreak] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
-    """What could not be read or written in this run; it may be possible in the next."""
+    """Reads and writes that failed in this run; the next run tries again."""
     tasks: list[TaskExampleCounts] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        """Nothing was refused and nothing failed. Gaps are no fault of this run: what is missing may be on its way."""
+        """Whether nothing was refused and nothing failed. Gaps do not count: missing segments can still arrive."""
         return not (self.refused or self.breaks or self.troubles)
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the report for JSON."""
         return {"schema": "edge-agent/collected/v1", **asdict(self)}

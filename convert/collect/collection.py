@@ -1,7 +1,7 @@
-"""One run of collect: look at every source, take in what is new, tell the sites what is here, forget, join.
+"""One run of collect: reads every source, stores new segments, writes receipts, erases records, joins examples.
 
-A run may be killed at any point. What it had synced is there for the next one, which does the rest; what it had not is
-read again. Running twice changes nothing.
+A run can be killed at any point. The next run continues from what was synced and reads the rest again. Running twice
+changes nothing.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _LOCK = ".lock"
 _FAILURES_IN_A_ROW_MAX = 5
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much of it is done, and how much there is (0 = not known)."""
+"""Called with a description of the step, the amount done, and the total (0 = unknown)."""
 Life = tuple[str, str]
 """Site and epoch."""
 
 
 @dataclass(frozen=True)
 class CollectRequest:
-    """What to collect, and where to."""
+    """The sources and the target of a run."""
 
     sources: Sequence[SegmentSource]
     out: Path
@@ -55,7 +55,7 @@ class CollectRequest:
     """The registry; None = sites.json below `out`."""
     registered_only: bool = False
     reviews: Sequence[ExampleFeedback] = ()
-    """Given at the centre."""
+    """Reviews by the central team."""
     memory_bytes: int = database.MEMORY_BYTES_DEFAULT
     progress: Progress = lambda _what, _done, _size: None
 
@@ -64,9 +64,9 @@ def collect(request: CollectRequest) -> CollectReport:
     """Run once.
 
     Raises:
-        InvalidRequest: another run is at work in `out`, or too little memory is allowed.
+        InvalidRequest: another run uses `out`, or the memory limit is too small.
         ManifestInvalid: the registry of sites breaks a rule.
-        OSError: the disk of the centre is full or not writable.
+        OSError: the disk of `out` is full or not writable.
     """
     if request.memory_bytes < database.MEMORY_BYTES_MIN:
         least = database.MEMORY_BYTES_MIN // 1024**2
@@ -78,14 +78,14 @@ def collect(request: CollectRequest) -> CollectReport:
 
 @dataclass
 class _EpochState:
-    """What is held, and what the sources showed besides; numbers are sequences."""
+    """The stored segments of an epoch, and information from the sources; numbers are sequence numbers."""
 
     held: dict[Life, dict[int, list[record_files.SegmentEntry]]] = field(default_factory=lambda: defaultdict(dict))
     absent: dict[Life, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
-    """Why a segment is not here."""
+    """Why a segment is missing, by sequence number."""
     refused: list[tuple[Life, int, RefusedDocument]] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """In a row, by source."""
+    """Consecutive failures by source."""
 
     def hold(self, entry: record_files.SegmentEntry) -> None:
         self.held[entry.site, entry.epoch].setdefault(entry.sequence, []).append(entry)
@@ -95,18 +95,18 @@ class _EpochState:
         self.absent[life][number] = "was refused"
 
     def damaged(self) -> Iterator[tuple[Life, RefusedSegment]]:
-        """Yield what the receipts tell of segments that no good copy came of."""
+        """Yield the entries of receipts for segments without an intact copy."""
         for life, number, refusal in self.refused:
             if refusal.damaged and number not in self.held.get(life, {}):
                 yield life, RefusedSegment(sequence=number, manifest_sha256=refusal.damaged, why=refusal.why[:500])
 
     def entries(self, life: Life) -> list[record_files.SegmentEntry]:
-        """Return what is held of one life, in order."""
+        """Return the stored segments of one epoch, in order."""
         numbers = self.held.get(life, {})
         return [entry for number in sorted(numbers) for entry in numbers[number]]
 
     def elsewhere(self, life: Life, number: int) -> bool:
-        """Tell whether the records of a segment are here all the same: from another copy, or in a later segment."""
+        """Return whether the records of a segment are stored anyway: from another copy, or in a later segment."""
         numbers = self.held.get(life, {})
         return number in numbers or any(number in entry.reseals for entry in self.entries(life))
 
@@ -157,14 +157,14 @@ class _CollectRun:
             return []
 
     def _left_alone(self, site: str) -> bool:
-        """Tell whether a site was revoked: what lies there of it is nobody's business any more, and no fault."""
+        """Return whether a site was revoked; its files are ignored and are not errors."""
         revoked = self._sites.entry(site).revoked_at is not None
         if revoked and site not in self._report.revoked:
             self._report.revoked.append(site)
         return revoked
 
     def _look(self, source: SegmentSource, listing: SiteListing) -> None:
-        """Take in what is new of one site."""
+        """Store the new segments of one site."""
         with self._failures(source):
             objection = self._statuses.look(source, listing, self._trust)
             if objection:
@@ -179,13 +179,13 @@ class _CollectRun:
                 self._look_at(intake, listing, stem)
 
     def _look_at(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
-        """Take in one segment, unless it is half there, or the very one that is held under its number."""
+        """Store one segment, unless one of its files is missing, or it is stored already."""
         epoch, number = parse_name(stem) or ("", 0)
         life = (listing.site, epoch)
         held = self._seen.held.get(life, {}).get(number, [])
         absent = listing.half(stem)
         if absent:
-            self._seen.absent[life].setdefault(number, f"its {absent} has not come")
+            self._seen.absent[life].setdefault(number, f"its {absent} has not arrived")
         elif all(listing.sealed[stem] != entry.size_bytes for entry in held):
             found = intake.take(listing.site, stem)
             if isinstance(found, RefusedDocument):
@@ -201,7 +201,7 @@ class _CollectRun:
 
     @contextmanager
     def _failures(self, source: SegmentSource) -> Iterator[None]:
-        """Write down what cannot be read or written now, and go on."""
+        """Record a read or write that failed, and continue."""
         try:
             yield
             self._seen.failures[source.name] = 0
@@ -209,12 +209,12 @@ class _CollectRun:
             self._report.troubles.append(str(error))
             self._seen.failures[source.name] += 1
             if self._seen.failures[source.name] == _FAILURES_IN_A_ROW_MAX:
-                self._report.troubles.append(f"{source.name}: left alone after {_FAILURES_IN_A_ROW_MAX} failures")
+                self._report.troubles.append(f"{source.name}: skipped after {_FAILURES_IN_A_ROW_MAX} failures")
 
     # --- judging --------------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        """Say what is missing, what contradicts itself, and what was refused for good."""
+        """Report missing, contradictory and refused segments."""
         report, seen = self._report, self._seen
         for life, number, refusal in seen.refused:
             (report.replaced if seen.elsewhere(life, number) else report.refused).append(refusal)
@@ -233,7 +233,7 @@ class _CollectRun:
         report.sites = len(self._statuses.sites() | {site for site, _ in seen.held})
 
     def _vouch(self, places: list[tuple[SegmentSource, SiteListing]]) -> None:
-        """Sign receipts for each site, and lay them wherever something of it was found."""
+        """Sign receipts for each site, and write them to every source that has its data."""
         told: dict[Life, list[RefusedSegment]] = defaultdict(list)
         for life, refused in self._seen.damaged():
             told[life].append(refused)
@@ -249,7 +249,7 @@ class _CollectRun:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Keep a second run out: two would take in the same segment twice."""
+    """Lock the folder: two runs would store the same segment twice."""
     fd = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _lock(fd, out)
@@ -262,5 +262,5 @@ def _lock(fd: int, out: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        said = f"another run of collect is at work in {out}"
-        raise InvalidRequest(said, remedy="Wait for it, or collect to another folder.") from None
+        said = f"another run of collect uses {out}"
+        raise InvalidRequest(said, remedy="Wait until it is done, or collect to another folder.") from None

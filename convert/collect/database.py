@@ -1,4 +1,4 @@
-"""DuckDB over the collected files, in bounded memory: what does not fit goes to a folder that is emptied."""
+"""Opens DuckDB over the collected files with bounded memory, and a temporary folder for the rest."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _BYTES_A_THREAD = 512 * 1024**2
 
 @contextmanager
 def opened(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a connection with a view `records` over the raw files; `row_id` names a row for as long as it is open."""
+    """Yield a connection with a view `records` over the raw files; `row_id` identifies a row while it is open."""
     shutil.rmtree(spill, ignore_errors=True)
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_bytes // 1024**2}MiB",
         "temp_directory": str(spill),
         # Each thread holds blocks that cannot be spilled.
         "threads": max(1, min(len(os.sched_getaffinity(0)), memory_bytes // _BYTES_A_THREAD)),
-        # Whoever cares for an order says ORDER BY; keeping that of the files costs memory.
+        # Queries that need an order use ORDER BY; preserving that of the files costs memory.
         "preserve_insertion_order": False,
-        # The site of DuckDB's extensions is not asked for anything; nothing here needs one.
+        # Never download an extension of DuckDB; none is needed.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }

@@ -16,7 +16,7 @@ from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 
 _DONE, _SPILL = "done.json", ".spill"
-# Goes up when the same records would give other examples than before: everything is then joined anew.
+# Raised when the same records give different examples than before; everything is then joined again.
 _FORM = f"4 duckdb {duckdb.__version__}"
 _FINGERPRINTS = """
     SELECT task, count(*) || '-' || bit_xor(hash(site, epoch, sequence, line, record_id))
@@ -24,7 +24,7 @@ _FINGERPRINTS = """
 """
 
 
-# Tombstones stay, so that a prediction that comes late, or again, is forgotten too. A tombstone counts for its own site
+# Tombstones stay, so that a prediction that arrives late, or again, is erased too. A tombstone counts for its own site
 # only.
 _FORGOTTEN = """
     SELECT DISTINCT r.filename, r.site, r.prediction_id
@@ -48,18 +48,18 @@ def derive(out: Path, memory_bytes: int, progress: Callable[[str], None]) -> Der
 
     Raises:
         InvalidRequest: the memory is not enough.
-        OSError: a file cannot be written; the next run goes on from there.
+        OSError: a file cannot be written; the next run continues from there.
     """
     folder = out / record_files.FOLDER
     try:
-        progress("forget what was erased")
+        progress("erase records")
         with database.opened(folder, out / _SPILL, memory_bytes) as connection:
             erased = erase(connection)
         with database.opened(folder, out / _SPILL, memory_bytes) as connection:
             return DerivedExamples(erased, _join(connection, out, progress))
     except duckdb.OutOfMemoryException:
-        said = f"{memory_bytes // 1024**2} MiB of memory are not enough to join what was collected"
-        remedy = "Allow more with --memory-mib, and run the command again: what was taken in is on the disk."
+        said = f"{memory_bytes // 1024**2} MiB of memory are not enough to join the collected records"
+        remedy = "Allow more with --memory-mib, and run the command again: the segments are stored."
         raise InvalidRequest(said, remedy=remedy) from None
 
 
@@ -76,7 +76,7 @@ def _join(
             files = _files(examples / f"task={task}")
             done[task] = {"fingerprint": fingerprint, "files": files, "counts": asdict(counts)}
             _write(out, done)
-    for task in done.keys() - found.keys():  # everything that was known of it has been erased
+    for task in done.keys() - found.keys():  # all of its records have been erased
         shutil.rmtree(examples / f"task={task}", ignore_errors=True)
         del done[task]
         _write(out, done)
@@ -101,7 +101,7 @@ def erase(connection: duckdb.DuckDBPyConnection) -> int:
     """Rewrite every file that still holds an erased prediction; return the number of removed records.
 
     Raises:
-        OSError: a file cannot be written; whatever was done already stays done.
+        OSError: a file cannot be written; files already rewritten stay so.
     """
     found: dict[str, set[tuple[str, str]]] = {}
     for filename, site, prediction_id in connection.execute(_FORGOTTEN).fetchall():

@@ -1,13 +1,12 @@
-"""Predictions with what was said of them, as hive-partitioned Parquet: examples/task=…/month=…/examples.parquet.
+"""Writes predictions with their reviews as hive-partitioned Parquet: examples/task=…/month=…/examples.parquet.
 
-A file is replaced whole, and a prediction is in the file of its own month whatever comes later, so a reader in the
-middle of a run sees each prediction once. What a column means is in docs/collect.md.
+A file is replaced as a whole, and a prediction always stays in the file of its own month, so a reader during a run sees
+each prediction once. docs/collect.md explains the columns.
 
-Of one reviewer the last word on a prediction counts; where reviewers differ there is no `truth`, only a `conflict`.
-Where somebody reviewed it at the centre, that settles it. What the large model said later is an `opinion`, with columns
-of its own, and never a `truth`.
-A duplicate is a prediction whose text is the same as, or nearly the same as, that of another one with the same answer.
-It is marked, not dropped: a correction stays visible wherever it was made.
+The last review by each reviewer counts. If reviewers differ, there is no `truth`, only a `conflict`. A review by the
+central team overrides all others. A later teacher label is an `opinion`, with columns of its own, and never a `truth`.
+A duplicate is a prediction with the same answer and the same or nearly the same text as another one. It is marked, not
+dropped, so that corrections of both stay visible.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ FOLDER = "examples"
 FILE_NAME = "examples.parquet"
 _GROUP_ROWS = 20_000
 
-# The first of each prediction: the same record may come twice, never with different content.
+# The first record of each prediction: the same record can arrive twice, never with different content.
 _KEPT = """
     CREATE OR REPLACE TEMP TABLE kept AS
     SELECT row_id, site, prediction_id, recorded_at, text_key,
@@ -41,7 +40,7 @@ _KEPT = """
         PARTITION BY site, prediction_id ORDER BY epoch, sequence, line, row_id
     ) = 1
 """
-# Within an epoch the order of the segments is the truth, whatever the site's clock did meanwhile.
+# Within an epoch the order of the segments counts, not the site's clock.
 _FEEDBACK = """
     CREATE OR REPLACE TEMP TABLE feedback AS
     WITH once AS (
@@ -97,7 +96,7 @@ _OPINIONS = """
         PARTITION BY site, prediction_id ORDER BY epoch, sequence, line, row_id
     ) = 1
 """
-# The one that stands for its duplicates is a reviewed one if there is any, then the oldest.
+# Of duplicates the representative is a reviewed one if there is any, then the oldest.
 _MARKED = """
     CREATE OR REPLACE TEMP TABLE marked AS
     WITH answered AS (
@@ -129,7 +128,7 @@ _EXAMPLES = """
            coalesce(s.reviews, []) AS reviews, o.opinion, o.opinion_why, o.opinion_model, o.opinion_at,
            printf('%016x', r.text_key) AS text_key, printf('%016x', m.cluster) AS cluster, m.duplicate_of,
            r.kept_because, r.kept_share, r.review_stream, r.p_value,
-           -- What is here was kept, and then drawn: both chances are known, and independent of what it is.
+           -- A row was stored, then drawn: both probabilities are known, and independent of its content.
            CASE WHEN r.review_stream = 'audit' THEN r.kept_share * r.sampling_probability END AS sampling_probability,
            r.redaction_version, r.redaction_rules, r.redaction_counts, r.epoch, r.sequence, r.line, r.collected_at
     FROM marked m
@@ -153,7 +152,7 @@ _COUNTS = """
 
 @dataclass(frozen=True)
 class TaskExampleCounts:
-    """What there is of one task."""
+    """The counts of one task."""
 
     task: str
     examples: int = 0
@@ -163,9 +162,9 @@ class TaskExampleCounts:
     conflicts: int = 0
     duplicates: int = 0
     waiting: int = 0
-    """Feedback whose prediction has not come."""
+    """Feedback whose prediction has not arrived."""
     opinions: int = 0
-    """Predictions of which the large model said later what it would have answered."""
+    """Predictions with a later teacher label."""
     audited: int = 0
     """Predictions that the random audit has drawn."""
     audited_reviewed: int = 0
@@ -175,10 +174,10 @@ class TaskExampleCounts:
 def join(
     connection: duckdb.DuckDBPyConnection, task: str, out: Path, progress: Callable[[str], None]
 ) -> TaskExampleCounts:
-    """Write the examples of one task below `out`, and take away what it has no more.
+    """Write the examples of one task below `out`, and remove months without examples.
 
     Raises:
-        OSError: a file cannot be written; the ones before it are new, the others as they were.
+        OSError: a file cannot be written; earlier files are new, later ones unchanged.
     """
     progress(f"{task}: join")
     for step in (_KEPT, _FEEDBACK, _LAST_WORDS, _OPINIONS):
@@ -204,7 +203,7 @@ def join(
 
 
 def _write(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> Path:
-    """Write one month. The same rows give the same bytes: DuckDB's own writer goes by how its rows were cut up."""
+    """Write one month. The same rows give the same bytes, unlike with DuckDB's own writer."""
     path.parent.mkdir(parents=True, exist_ok=True)
     reader: Any = connection.sql(_EXAMPLES, params={"month": month}).to_arrow_reader(_GROUP_ROWS)
     with (
@@ -223,7 +222,7 @@ def _write(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> Pat
 
 
 def _clear(folder: Path, wanted: set[Path]) -> None:
-    """Take away months that have nothing any more, and what a crash left half written."""
+    """Remove months without examples, and files that a crash left incomplete."""
     for month in folder.glob("month=*"):
         for partial in month.glob(f"*{atomic_files.PARTIAL}"):
             partial.unlink()

@@ -1,4 +1,4 @@
-"""How alike two texts are: sketches of them, which are alike as often as the texts' five-letter pieces are. Pure.
+"""Sketches of texts, whose similarity estimates the share of five-letter pieces that two texts share. Pure.
 
 MinHash (Broder 1997), 64 hashes of which 16 bits each are kept (Li and König 2010), in 16 bands of 4 (Leskovec et al.,
 Mining of Massive Datasets, chapter 3). Two texts share a band with probability 1 - (1 - s^4)^16 where s is the share of
@@ -16,14 +16,14 @@ import numpy.typing as npt
 BANDS = 16
 HASHES = 64
 ALIKE_SHARE_MIN = 0.85
-"""Of the five-letter pieces of two texts: from this share in common on, one is a near copy of the other."""
+"""Share of common five-letter pieces from which two texts are near duplicates."""
 ALIKE_HASHES_MIN = 55
-"""Of 64: an estimate of that share, give or take 0.05."""
+"""Of 64 hashes: an estimate of that share with a standard error of 0.05."""
 SHORT_LETTERS_MAX = 400
-"""Up to here pieces are counted as well; the estimate is least sure of short texts."""
+"""For shorter texts the pieces are counted exactly, because the estimate is least accurate there."""
 _PIECE_LETTERS = 5
-_COUNTED_HASHES_MIN = 32  # an estimate this low is never of a share of 0.85 (6 standard deviations)
-# Fixed: sketches are stored, and must be the same tomorrow.
+_COUNTED_HASHES_MIN = 32  # a share of 0.85 never gives an estimate this low (6 standard deviations)
+# Fixed, because sketches are stored and compared later.
 _RANDOM = np.random.default_rng(20261125)
 _FACTORS = _RANDOM.integers(1, 2**63, size=(HASHES, 1), dtype=np.uint64) | np.uint64(1)
 _SUMMANDS = _RANDOM.integers(0, 2**63, size=(HASHES, 1), dtype=np.uint64)
@@ -33,7 +33,7 @@ Sketch = npt.NDArray[np.uint64]
 
 
 def text_key(normalised: str) -> int:
-    """Return 64 bits that stand for the whole text."""
+    """Return a 64-bit hash of the whole text."""
     return int.from_bytes(hashlib.blake2b(normalised.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
@@ -46,14 +46,14 @@ def sketch(normalised: str) -> Sketch:
 
 
 def common_hashes(left: Sketch, right: Sketch) -> npt.NDArray[np.int64]:
-    """Return for each pair of rows of two arrays of sketches how many of their 64 hashes are the same."""
+    """Return for each pair of rows of two arrays of sketches how many of their 64 hashes are equal."""
     same = left.reshape(-1, BANDS).view(np.uint16) == right.reshape(-1, BANDS).view(np.uint16)
     count: npt.NDArray[np.int64] = same.sum(axis=1, dtype=np.int64)
     return count
 
 
 def alike(left: Sketch, right: Sketch, texts: Sequence[tuple[str | None, str | None]]) -> npt.NDArray[np.bool_]:
-    """Tell of each pair of texts whether one is a near copy of the other: the only rule for that.
+    """Return for each pair of texts whether they are near duplicates, by the one rule for that.
 
     Args:
         left: sketches, [pairs, 16].
@@ -69,7 +69,7 @@ def alike(left: Sketch, right: Sketch, texts: Sequence[tuple[str | None, str | N
 
 
 def common_share(left: str, right: str) -> float:
-    """Return how many of the different pieces of two normalised texts are in both, as a share."""
+    """Return the share of the different pieces of two normalised texts that are in both."""
     first, second = set(_pieces(left).tolist()), set(_pieces(right).tolist())
     return len(first & second) / len(first | second)
 

@@ -1,7 +1,7 @@
-"""Groups of texts that are the same or nearly so, in one task: the table `groups` (text_key, cluster).
+"""Groups the equal and nearly equal texts of a task: the table `groups` (text_key, cluster).
 
-Texts with a common band of their sketches are compared with the first text of that band and the one before them; those
-alike enough are joined, and so are those that are alike through a third. A cluster is called after its smallest key.
+Each text is compared with the first text and the previous text of each band of its sketch. Near duplicates are joined,
+also through a third text. A cluster has the name of its smallest key.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def group_near_duplicates(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _links(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[Keys, Keys]]:
-    """Yield those pairs that are alike enough."""
+    """Yield the pairs of near duplicates."""
     reader: Any = connection.sql(_SKETCHES).to_arrow_reader(_PAIRS_AT_ONCE)
     for batch in reader:
         left, right = (batch[name].flatten().to_numpy(zero_copy_only=False) for name in ("left_sketch", "right_sketch"))
@@ -77,7 +77,7 @@ def _links(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[Keys, Keys]]
 
 
 def _components(links: list[tuple[Keys, Keys]]) -> tuple[Keys, Keys]:
-    """Return each linked text, and the smallest key that it hangs together with."""
+    """Return each linked text, and the smallest key of its component."""
     if not links:
         return np.empty(0, np.uint64), np.empty(0, np.uint64)
     left, right = (np.concatenate(side) for side in zip(*links, strict=True))

@@ -1,4 +1,4 @@
-"""Receipts: telling each site what is here, signed. They are written only for what is on the disk, synced."""
+"""Writes signed receipts, which list the stored segments of each site. Only synced segments are listed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FOLDER = "receipts"
 def sign_receipts(
     folder: Path, site: str, epochs: Sequence[EpochReceipts], key: Ed25519PrivateKey, now: Callable[[], float]
 ) -> bytes:
-    """Return the site's receipts, and keep them in the folder; kept ones that say the same are returned as they are.
+    """Return the site's receipts, and store them in the folder; equal stored ones are returned unchanged.
 
     Raises:
-        OSError: they cannot be kept.
+        OSError: they cannot be written.
     """
     path = folder / f"site={site}" / FILE_NAME
     if path.is_file():
@@ -37,7 +37,7 @@ def sign_receipts(
 
 
 def write_receipts(source: SegmentSource, listing: SiteListing, content: bytes | None) -> None:
-    """Lay a site's receipts, if it has any, where its uplink or the stick takes them from.
+    """Write a site's receipts, if it has any, to the source, where its uplink reads them.
 
     Raises:
         SourceFailed: it cannot be written.

@@ -1,6 +1,6 @@
-"""Records as columns: one table for records of every type, each leaving empty what it lacks. Pure.
+"""Converts records to columns: one table for records of every type, with empty columns for missing fields. Pure.
 
-Times are UTC without a zone, since that is what every reader of Parquet understands the same way.
+Times are UTC without a zone, which every reader of Parquet interprets in the same way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from convert.data.text_normalisation import normalised
 from edge_agent.formats.example_records import AnyRecord, ExampleFeedback, ExamplePrediction, ExampleTeacherLabel
 
 REVIEWED_AT_THE_CENTRE = "centre"
-"""Stands where the epoch does, for feedback that was given at the centre."""
+"""Takes the place of the epoch for feedback by the central team."""
 
 SCHEMA = pa.schema(
     [
@@ -53,7 +53,7 @@ SCHEMA = pa.schema(
         pa.field("review_reason", pa.string()),
         pa.field("text_key", pa.uint64()),
         pa.field("sketch", pa.list_(pa.uint64(), minhash.BANDS)),
-        # LATER_COLUMNS: files of before lack them.
+        # LATER_COLUMNS: older files lack them.
         pa.field("model", pa.string()),
         pa.field("why", pa.string()),
         pa.field("local_answer", pa.string()),
@@ -75,12 +75,12 @@ LATER_COLUMNS = {
     "sampling_probability": "DOUBLE",
     "p_value": "DOUBLE",
 }
-"""Columns that files of version 0.1 may lack, with their SQL type; `answers.py` tells what a row without them means."""
+"""Columns that files of version 0.1 may lack, with their SQL type; `answer_columns.py` derives them for such rows."""
 
 
 @dataclass(frozen=True)
 class SegmentOrigin:
-    """The segment that records came in, and when it was taken in, in seconds since 1970 by the clock of the centre."""
+    """The segment of some records, and when it was collected, in seconds since 1970 by the central team's clock."""
 
     epoch: str
     sequence: int

@@ -1,8 +1,8 @@
-"""What was taken in: Parquet files of records, each of which says itself which segments it holds.
+"""Parquet files of collected records, each of which lists its segments in its metadata.
 
-A file is written beside its place, synced and renamed, so that the segments it names are there whole or not at all:
-there is no second record of what was collected that could disagree. Its name comes from what it holds, so that doing
-the same work again after a crash makes the same file.
+A file is written next to its place, synced and renamed, so that its segments are stored whole or not at all, and no
+second record of collected segments could disagree. Its name is derived from its content, so that repeating the work
+after a crash makes the same file.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from edge_agent.formats.signed_document import SignedDocument
 FOLDER = "raw"
 _SEGMENTS = b"edge-agent/segments"
 ROWS_MAX = 100_000
-"""A file is written when it has as many rows, or as many bytes in memory, as this; one segment may go beyond."""
+"""A file is written when it has this many rows or bytes in memory; one segment can exceed that."""
 BYTES_MAX = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, order=True)
 class SegmentEntry:
-    """One segment that was taken in."""
+    """One collected segment."""
 
     site: str
     epoch: str
@@ -52,7 +52,7 @@ class SegmentEntry:
 
 
 def entry_of(signed: SignedDocument[SegmentManifest]) -> SegmentEntry:
-    """Return what to remember of a segment."""
+    """Return the description of a segment for the metadata."""
     body = signed.body
     return SegmentEntry(
         body.site, body.epoch, body.sequence, signed.sha256, body.previous, body.size_bytes, body.records, body.reseals
@@ -65,7 +65,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def entries(folder: Path) -> Iterator[SegmentEntry]:
-    """Yield every segment that was taken in."""
+    """Yield every collected segment."""
     for file in files(folder):
         for plain in json.loads(pq.read_schema(file).metadata[_SEGMENTS]):
             yield SegmentEntry(**{**plain, "reseals": tuple(plain["reseals"])})
@@ -75,7 +75,7 @@ class RecordWriter:
     """Gathers segments and writes them in files of a sensible size. `close` writes the rest."""
 
     def __init__(self, folder: Path) -> None:
-        """Write to a folder, which is made; what a crash left half written there goes away."""
+        """Write to a folder, which is created; files that a crash left incomplete are removed."""
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for partial in folder.glob(f"*{atomic_files.PARTIAL}"):
@@ -85,12 +85,12 @@ class RecordWriter:
         self._rows = self._bytes = 0
 
     def add(self, entry: SegmentEntry, batches: Sequence[pa.RecordBatch]) -> bool:
-        """Take a whole segment; returns whether everything taken so far is now on the disk. Raises OSError."""
+        """Add a whole segment; return whether everything added so far is now on the disk. Raises OSError."""
         self._entries.append(entry)
         return self.add_rows(batches)
 
     def add_rows(self, batches: Sequence[pa.RecordBatch]) -> bool:
-        """Take records that come from no segment; otherwise as `add`."""
+        """Add records without a segment; otherwise like `add`."""
         self._batches += batches
         self._rows += sum(batch.num_rows for batch in batches)
         self._bytes += sum(batch.nbytes for batch in batches)
@@ -100,7 +100,7 @@ class RecordWriter:
         return True
 
     def close(self) -> None:
-        """Write what has been gathered. Raises OSError."""
+        """Write the gathered records. Raises OSError."""
         if self._batches:
             table = pa.Table.from_batches(self._batches, SCHEMA)
             segments = [asdict(entry) for entry in self._entries]
@@ -117,9 +117,9 @@ def write(path: Path, table: pa.Table, segments: list[dict[str, Any]]) -> None:
 
 
 def forget(path: Path, forgotten: Collection[tuple[str, str]]) -> int:
-    """Write a file anew without the records of some predictions, named by site and id, but for their tombstones.
+    """Rewrite a file without the records of some predictions, named by site and id, except for their tombstones.
 
-    Returns how many records went. The segments that the file names stay named. Raises OSError.
+    Returns the number of removed records. The file still lists the same segments. Raises OSError.
     """
     segments = json.loads(pq.read_schema(path).metadata[_SEGMENTS])
     table = pq.read_table(path, schema=SCHEMA)

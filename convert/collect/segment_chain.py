@@ -1,7 +1,4 @@
-"""What the numbers and the chain of manifests say: what is missing, what does not fit, what the centre can vouch for.
-
-Pure.
-"""
+"""Evaluates sequence numbers and the chain of manifests: gaps, breaks, and the chains for receipts. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from convert.collect.record_files import SegmentEntry
 from edge_agent.formats.receipts import EpochReceipts, ReceiptRange, RefusedSegment
 from edge_agent.formats.segment import name_of
 
-NOT_COME = "has not come"
+NOT_COME = "has not arrived"
 _RANGES_MAX = 10_000
 _REFUSED_MAX = 1000
 
 
 @dataclass(frozen=True, order=True)
 class SequenceGap:
-    """Segments of one epoch that are known of and have not come."""
+    """Segments of one epoch that exist but have not arrived."""
 
     site: str
     epoch: str
@@ -54,10 +51,10 @@ class ChainBreak:
 def gaps(
     site: str, epoch: str, held: Collection[SegmentEntry], highest: int, why: Mapping[int, str]
 ) -> list[SequenceGap]:
-    """Return what is missing up to `highest`, in ranges; `why` says of single numbers what is known of their absence.
+    """Return the missing segments up to `highest` as ranges; `why` has the reasons for single numbers.
 
-    A segment whose records came again in a later one is not missing. A number beyond the highest is missing alone:
-    anyone can lay down a file of any number.
+    A segment whose records arrived in a later one is not missing. A number above the highest is reported alone, because
+    anyone can write a file with any number.
     """
     known = {entry.sequence for entry in held}.union(*(entry.reseals for entry in held))
     last = max([highest, *(entry.sequence for entry in held)])
@@ -70,7 +67,7 @@ def gaps(
 
 
 def _add(found: list[SequenceGap], gap: SequenceGap) -> None:
-    """Append a gap, or let the one before it reach further when it says the same."""
+    """Append a gap, or extend the one before it if that has the same reason."""
     before = found[-1] if found else None
     if before and (before.last, before.why) == (gap.first - 1, gap.why):
         gap = replace(before, last=gap.last)
@@ -79,7 +76,8 @@ def _add(found: list[SequenceGap], gap: SequenceGap) -> None:
 
 
 def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
-    """Yield where segments of one epoch contradict each other: the site was set back, or its disk was copied."""
+    """Yield the contradictions between segments of one epoch: the site was restored from a backup, or its disk was
+    copied."""
     manifests: dict[int, set[str]] = defaultdict(set)
     for entry in held:
         manifests[entry.sequence].add(entry.manifest_sha256)
@@ -88,7 +86,7 @@ def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
             yield ChainBreak(entry.site, entry.epoch, entry.sequence, "does not continue the segment before it")
         others = manifests[entry.sequence]
         if len(others) > 1 and entry.manifest_sha256 == max(others):
-            said = f"came {len(others)} times with different content"
+            said = f"arrived {len(others)} times with different content"
             yield ChainBreak(entry.site, entry.epoch, entry.sequence, said)
 
 
@@ -100,7 +98,7 @@ def _continues(entry: SegmentEntry, manifests: Mapping[int, set[str]]) -> bool:
 
 
 def receipts(epoch: str, held: Collection[SegmentEntry], refused: Collection[RefusedSegment]) -> EpochReceipts:
-    """Return what the centre vouches for of one epoch: each unbroken chain, named by its last manifest."""
+    """Return the chains of one epoch for a receipt: each unbroken chain, named by its last manifest."""
     before = {entry.manifest_sha256: entry for entry in held}
     continued = {entry.previous for entry in held}
     ranges = [_range(entry, before) for entry in held if entry.manifest_sha256 not in continued]
@@ -128,7 +126,7 @@ def _holes(known: list[int], last: int) -> Iterator[tuple[int, int]]:
 
 
 def _told_apart(first: int, last: int, why: Mapping[int, str]) -> Iterator[tuple[int, int, str]]:
-    """Split a stretch where something is known of a number."""
+    """Split a range at numbers that have a reason."""
     for number in sorted(number for number in why if first <= number <= last):
         if number > first:
             yield first, number - 1, NOT_COME

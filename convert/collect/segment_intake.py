@@ -1,9 +1,8 @@
-"""Taking in one segment: is it what its site sealed, and what is in it.
+"""Checks and reads one segment as its site sealed it.
 
-Everything that is wrong with a segment ends as a Refusal with its name, and the next one is looked at. A segment whose
-manifest the site did sign, but which was damaged on its way, is named in the receipts, so that the site seals its
-records anew. Whoever is not trusted, and whatever this program cannot read although it is undamaged, is not named
-there: the site simply keeps it until that is mended.
+An invalid segment becomes a refusal with its name, and the next one is read. A segment that was damaged after the site
+signed its manifest is named in the receipts, so that the site seals its records again. Segments of untrusted keys, and
+intact ones that this program cannot read, are not named there: the site keeps them until that is fixed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _LINES_AT_ONCE = 5_000
 
 @dataclass(frozen=True)
 class AcceptedSegment:
-    """A segment that is good."""
+    """A valid segment."""
 
     entry: SegmentEntry
     batches: Sequence[pa.RecordBatch]
@@ -39,18 +38,18 @@ class AcceptedSegment:
 
 @dataclass(frozen=True)
 class RefusedDocument:
-    """A segment, or another document of a site, that is not taken."""
+    """A segment, or another document of a site, that is refused."""
 
     source: str
     site: str
     name: str
     why: str
     damaged: str = ""
-    """sha256 of the manifest of a segment that was damaged on its way, which the receipts tell the site."""
+    """sha256 of the manifest of a damaged segment, for the receipts."""
 
 
 class _SegmentRefused(Exception):
-    """Why a segment is refused; `damaged` means that another copy may be good."""
+    """Why a segment is refused; `damaged` means that another copy can be intact."""
 
     def __init__(self, why: str, *, damaged: bool = False) -> None:
         super().__init__(why)
@@ -58,7 +57,7 @@ class _SegmentRefused(Exception):
 
 
 class SegmentIntake:
-    """Takes segments from one source."""
+    """Reads segments from one source."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class SegmentIntake:
         identities: Sequence[pyrage.x25519.Identity],
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Open what was sealed to any of the identities; `now` tells when a segment is taken in."""
+        """Decrypt with any of the identities; `now` is the time of collection."""
         self._source, self._now = source, now
         self._trust = trust
         self._identities = identities
@@ -92,7 +91,7 @@ class SegmentIntake:
         raw = self._source.read(path_of(site, "segments", stem + MANIFEST_SUFFIX), DOCUMENT_BYTES_MAX)
         signed = segment.verify(raw, stem, None)
         if signed.body.site != site:
-            raise _SegmentRefused(f"is of site {signed.body.site}, but lies with {site}")
+            raise _SegmentRefused(f"is of site {signed.body.site}, but is in the folder of {site}")
         objection = self._trust.objection_to_sealed(site, signed.key)
         if objection:
             raise _SegmentRefused(objection)
@@ -102,11 +101,13 @@ class SegmentIntake:
         body = signed.body
         if not self._recipients & set(body.recipients):
             said = ", ".join(f"{recipient[:20]}…" for recipient in body.recipients)
-            raise _SegmentRefused(f"is sealed to other keys than these: {said}")
+            raise _SegmentRefused(f"is sealed to other keys: {said}")
         stem = segment.name_of(body.epoch, body.sequence)
         sealed = self._source.read(path_of(body.site, "segments", stem + SEALED_SUFFIX), segment.SEALED_BYTES_MAX)
         if hashlib.sha256(sealed).hexdigest() != body.sha256:
-            raise _SegmentRefused(f"is damaged: {len(sealed)} of {body.size_bytes} bytes, other content", damaged=True)
+            raise _SegmentRefused(
+                f"is damaged: {len(sealed)} of {body.size_bytes} bytes, different content", damaged=True
+            )
         try:
             lines = segment.unseal(sealed, self._identities)
         except SegmentDamaged as error:
@@ -117,7 +118,7 @@ class SegmentIntake:
 def _read(text: bytes, body: SegmentManifest, now: float) -> list[pa.RecordBatch]:
     lines = text.splitlines()
     if len(lines) != body.records:
-        raise _SegmentRefused(f"holds {len(lines)} records, its manifest says {body.records}")
+        raise _SegmentRefused(f"has {len(lines)} records, its manifest {body.records}")
     starts = range(0, len(lines), _LINES_AT_ONCE)
     return [_batch(lines[start : start + _LINES_AT_ONCE], start + 1, body, now) for start in starts]
 
@@ -131,7 +132,7 @@ def _record(line: bytes, number: int, body: SegmentManifest) -> example_records.
     try:
         record = example_records.parse(line)
     except RecordInvalid as error:
-        raise _SegmentRefused(f"line {number}: {error.message}; a newer edge-convert may read it") from None
+        raise _SegmentRefused(f"line {number}: {error.message}; a newer edge-convert can possibly read it") from None
     if record.site != body.site:
         raise _SegmentRefused(f"line {number} is of site {record.site}")
     return record

@@ -1,4 +1,4 @@
-"""Who may speak for a site: the keys in the registry, or the first one seen of a site that nobody registered."""
+"""Decides which keys can sign for a site: those in the registry, or the first one seen of an unregistered site."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from convert.fleet.site_registry import UNDECIDED, SiteRegistry
 
 
 class SiteKeyTrust:
-    """Decides about keys, and writes first ones down."""
+    """Decides about keys, and registers the first one of a site."""
 
     def __init__(self, sites: SiteRegistry, *, registered_only: bool) -> None:
         """With `registered_only`, a site that is not in the registry is refused."""
         self._sites = sites
         self._registered_only = registered_only
         self.pinned: dict[str, str] = {}
-        """Sites taken at their word in this run: their keys."""
+        """Sites whose first key was trusted in this run, with that key."""
         self.waiting: Counter[tuple[str, str]] = Counter()
-        """By site and key: documents of keys that nobody has decided about."""
+        """Number of documents by undecided keys, by site and key."""
 
     def objection(self, site: str, key: str) -> str:
-        """Return why a key may not speak for a site; empty = it may. Call it only when the signature fits the key.
+        """Return why a key cannot sign for a site; empty = it can. Call it only with a verified signature.
 
-        Raises OSError when a first key cannot be written down.
+        Raises OSError if a first key cannot be registered.
         """
         if self._sites.standing(site, key) == "unknown" and not self._registered_only:
             self._sites.accept(site, key)
@@ -32,5 +32,5 @@ class SiteKeyTrust:
         return self._sites.objection(site, key)
 
     def objection_to_sealed(self, site: str, key: str) -> str:
-        """Likewise of what a key has sealed: that is taken also when the key speaks for the site no more."""
+        """Likewise for sealed segments, which are also accepted from retired keys of the site."""
         return "" if self._sites.standing(site, key) == "retired" else self.objection(site, key)

@@ -1,10 +1,10 @@
-"""Where segments lie: a folder (a stick, a mounted share) or an object store. Both are read as hostile.
+"""Sources of segments: a folder (a USB drive, a mounted share) or an object store. Both are untrusted input.
 
-    site=<id>/segments/<epoch>-<sequence>.age and .json      what a site sealed
-    site=<id>/status.json                                    what it says of itself
-    site=<id>/receipts.json                                  what the centre has of it; written here, nothing else is
+    site=<id>/segments/<epoch>-<sequence>.age and .json      sealed examples
+    site=<id>/status.json                                    the site's own status
+    site=<id>/receipts.json                                  collected segments; the only file written here
 
-A folder is written with care for a stick that is pulled out; an object store takes an object whole or not at all.
+Writes to a folder survive an unplugged drive; an object store stores an object whole or not at all.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _RETRY: dict[str, Any] = {"max_retries": 5, "retry_timeout": timedelta(seconds=1
 
 
 class SourceFailed(Exception):
-    """A source, or one object in it, cannot be read or written now. The sentence stands alone."""
+    """A source, or one object in it, cannot be read or written now. The message is a complete sentence."""
 
 
 @dataclass
 class SiteListing:
-    """What a source has of one site."""
+    """The objects of one site in a source."""
 
     site: str
     sealed: dict[str, int] = field(default_factory=dict)
@@ -49,14 +49,14 @@ class SiteListing:
     receipts: bool = False
 
     def note(self, parts: tuple[str, ...], size_bytes: int) -> None:
-        """Take down one object by its path below the site; what does not belong there is left alone."""
+        """Add one object by its path below the site; unknown paths are ignored."""
         self.status |= parts == (status_object.FILE_NAME,)
         self.receipts |= parts == (receipts.FILE_NAME,)
         if parts[:-1] == (SEGMENTS,):
             self._note_segment(*parts[-1].partition("."), size_bytes)
 
     def half(self, stem: str) -> str:
-        """Return which file of a segment is not there, in words; empty = both are."""
+        """Return in words which file of a segment is missing; empty = none."""
         if stem not in self.manifests:
             return "manifest"
         return "" if stem in self.sealed else "sealed file"
@@ -71,26 +71,26 @@ class SiteListing:
 
 
 class SegmentSource(Protocol):
-    """A place with what sites sent. Everything may raise SourceFailed."""
+    """A place with the sites' segments. Every method can raise SourceFailed."""
 
     name: str
-    """What the user called it, for messages."""
+    """Its name for messages, as the user wrote it."""
 
     def objects(self) -> Iterator[tuple[str, int]]:
-        """Yield path and size in bytes of every object below `site=…/`; a listing may take long."""
+        """Yield path and size in bytes of every object below `site=…/`; this can take long."""
 
     def read(self, path: str, bytes_max: int) -> bytes:
-        """Return an object; one that is larger is a failure."""
+        """Return an object; a larger one raises SourceFailed."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Put an object, whole or not at all."""
+        """Write an object, whole or not at all."""
 
 
 def open_source(written: str, options: Mapping[str, str]) -> SegmentSource:
-    """Return the source that a path or URL means; `options` go to the object store (endpoint, region, keys…).
+    """Return the source for a path or URL; `options` are for the object store (endpoint, region, keys…).
 
     Raises:
-        InvalidRequest: no such folder, or a URL or option that no store knows.
+        InvalidRequest: no such folder, or an unknown URL or option.
     """
     if "://" not in written:
         return FolderSource(Path(written))
@@ -101,10 +101,13 @@ def open_store(url: str, options: Mapping[str, str]) -> Any:
     """Return the object store below a URL.
 
     Raises:
-        InvalidRequest: a URL or option that no store knows.
+        InvalidRequest: an unknown URL or option.
     """
     if url.partition("://")[0] not in _SCHEMES:
-        raise InvalidRequest(f"'{url}' is no folder and no store", remedy="A folder, or s3://, gs://, az:// …")
+        raise InvalidRequest(
+            f"'{url}' is neither a folder nor an object store",
+            remedy="Name a folder, or a URL with s3://, gs:// or az://.",
+        )
     plain: dict[str, Any] = dict(options)
     client: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
     if plain.pop("allow_http", "").lower() == "true":
@@ -112,12 +115,12 @@ def open_store(url: str, options: Mapping[str, str]) -> Any:
     try:
         return _STORES(url, config=plain or None, client_options=client, retry_config=_RETRY)
     except (BaseError, ValueError) as error:
-        remedy = "Options are those of obstore, such as --store-option endpoint=https://…"
+        remedy = "Options have the names of obstore, such as --store-option endpoint=https://…"
         raise InvalidRequest(f"cannot use {url}: {error}", remedy=remedy) from None
 
 
 def listings(source: SegmentSource) -> list[SiteListing]:
-    """Return what the source has, by site in order."""
+    """Return the contents of the source, sorted by site."""
     found: dict[str, SiteListing] = {}
     for path, size_bytes in source.objects():
         first, *rest = path.split("/")
@@ -128,22 +131,22 @@ def listings(source: SegmentSource) -> list[SiteListing]:
 
 
 def path_of(site: str, *names: str) -> str:
-    """Return the path of something of a site."""
+    """Return the path of an object of a site."""
     return "/".join((SITE_PREFIX + site, *names))
 
 
 class FolderSource:
-    """A folder. Links are not followed and only plain files are read: a stick may hold anything."""
+    """A folder. Links are not followed and only regular files are read, because a USB drive can contain anything."""
 
     def __init__(self, root: Path) -> None:
-        """Raise InvalidRequest when there is no such folder."""
+        """Raise InvalidRequest if there is no such folder."""
         if not root.is_dir():
-            raise InvalidRequest(f"{root} is no folder", remedy="Name the folder that holds site=…/ folders.")
+            raise InvalidRequest(f"{root} is not a folder", remedy="Name the folder that holds site=…/ folders.")
         self.name = str(root)
         self._root = root
 
     def objects(self) -> Iterator[tuple[str, int]]:
-        """Yield plain files."""
+        """Yield regular files."""
         with _failures(self.name):
             for folder, _, names in os.walk(self._root):
                 for name in names:
@@ -152,7 +155,7 @@ class FolderSource:
                         yield (Path(folder) / name).relative_to(self._root).as_posix(), found.st_size
 
     def read(self, path: str, bytes_max: int) -> bytes:
-        """Read a plain file."""
+        """Read a regular file."""
         with _failures(f"{self.name}/{path}"):
             fd = os.open(self._root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as file:
@@ -179,7 +182,7 @@ class BucketSource:
                 yield from ((each["path"], each["size"]) for each in page)
 
     def read(self, path: str, bytes_max: int) -> bytes:
-        """Get, after a look at the size."""
+        """Get an object, after checking its size."""
         with _failures(f"{self.name}/{path}"):
             found = obstore.get(self._store, path)
             if found.meta["size"] > bytes_max:
@@ -202,7 +205,7 @@ def _within(content: bytes, bytes_max: int, path: str) -> bytes:
 def _failures(what: str) -> Iterator[None]:
     try:
         yield
-    except (BaseError, OSError) as error:  # obstore raises FileNotFoundError too
-        # obstore's message goes on with a dump of its innards.
+    except (BaseError, OSError) as error:  # obstore also raises FileNotFoundError
+        # obstore's message continues with a dump of its internals.
         said = getattr(error, "strerror", None) or str(error).partition("Debug source")[0].strip()
         raise SourceFailed(f"{what}: {said[:500]}") from None

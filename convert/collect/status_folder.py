@@ -1,6 +1,6 @@
-"""What sites say of themselves: the newest status object of each, and the highest segment number it ever named.
+"""Stores the newest status object of each site, and the highest segment number that it ever named.
 
-An old status laid before us again must not hide that segments are missing, so highest numbers only grow.
+A replayed old status must not hide missing segments, so the highest numbers only grow.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _HIGHEST = "highest.json"
 
 @dataclass(frozen=True)
 class AuditLosses:
-    """What the sites say they could not keep, of all tasks together: where it is much, a random sample is none."""
+    """Lost answers of all tasks, as reported by the sites; with many of them a random sample is biased."""
 
     sites: int
-    """That sent a status."""
+    """Sites that sent a status."""
     audit_lost: int
-    """Answers that the random audit had drawn, and that were given up before they were sealed or judged."""
+    """Answers that the random audit drew, and that were evicted before they were sealed or reviewed."""
     not_kept: int
-    """Answers that were never kept, and so never drawn: too long, or the disk or memory had no room."""
+    """Answers that were never stored, and so never drawn: too long, or there was no space on the disk or in memory."""
 
 
 def losses(collected: Path) -> AuditLosses:
-    """Add up the counters of all sites. What is no status object is passed over."""
+    """Add up the counters of all sites. Files that are not status objects are skipped."""
     counted, sites = Counter[str](), 0
     for path in sorted((collected / FOLDER).glob("site=*.json")):
         with contextlib.suppress(ExchangeError):
@@ -46,10 +46,10 @@ def losses(collected: Path) -> AuditLosses:
 
 
 class StatusFolder:
-    """The folder of status objects, one for each site, as the sites signed them."""
+    """The folder of status objects, one signed object for each site."""
 
     def __init__(self, folder: Path) -> None:
-        """Use a folder, which is made."""
+        """Use a folder, which is created."""
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._highest: dict[str, dict[str, int]] = defaultdict(dict)
@@ -58,11 +58,11 @@ class StatusFolder:
         self._missing: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
 
     def look(self, source: SegmentSource, listing: SiteListing, trust: SiteKeyTrust) -> str:
-        """Read a site's status, if there is one; returns what is wrong with it, if anything.
+        """Read a site's status, if there is one; return what is wrong with it, if anything.
 
         Raises:
             SourceFailed: it cannot be read now.
-            OSError: it cannot be kept.
+            OSError: it cannot be stored.
         """
         if not listing.status:
             return ""
@@ -72,7 +72,7 @@ class StatusFolder:
         except ExchangeError as error:
             return error.message
         if signed.body.site != listing.site:
-            return f"is of site {signed.body.site}, but lies with {listing.site}"
+            return f"is of site {signed.body.site}, but is in the folder of {listing.site}"
         objection = trust.objection(listing.site, signed.key)
         if not objection:
             self._keep(signed.body, raw)
@@ -83,7 +83,7 @@ class StatusFolder:
         return self._highest.get(site, {})
 
     def lost(self, site: str, epoch: str) -> set[int]:
-        """Return the numbers that the site says are lost."""
+        """Return the numbers that the site reports as lost."""
         return self._missing[site][epoch]
 
     def sites(self) -> set[str]:
@@ -91,7 +91,7 @@ class StatusFolder:
         return set(self._highest)
 
     def save(self) -> None:
-        """Write down the highest numbers. Raises OSError."""
+        """Store the highest numbers. Raises OSError."""
         content = json.dumps(self._highest, indent=1, sort_keys=True).encode() + b"\n"
         path = self._folder / _HIGHEST
         if not path.is_file() or path.read_bytes() != content:

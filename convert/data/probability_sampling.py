@@ -1,13 +1,13 @@
-"""Rows that figures may rest on: of known probability, and made equally likely. Pure.
+"""Selects the rows that figures rest on: of known sampling probability, thinned to equal probability. Pure.
 
-A row that the random audit of a site drew carries the probability with which it was drawn (`sampling_probability`). A
-file without that key, and without `review_stream`, is a team's own sample: it is used as it is, and the report says
-that nobody can check how it was drawn. In a file that has them, a row without a probability was chosen for some reason,
-such as doubt, and is left out.
+A row that the random audit of a site drew has the probability of that draw (`sampling_probability`). A file without
+that key, and without `review_stream`, is a team's own sample: it is used as it is, and the report states that its
+sampling is unknown. In a file with these keys, a row without a probability was selected for another reason, such as low
+confidence, and is left out.
 
 Rows of different probabilities, as when a site changed its share, are thinned to the smallest one: a row of probability
-p stays with the chance smallest / p, by a hash of its text and a seed. What is left is a simple random sample of all
-answers, so that the exact binomial tests and intervals hold as they are (decision 0058).
+p stays with probability smallest / p, by a hash of its text and a seed. The result is a simple random sample of all
+answers, for which the exact binomial tests and intervals hold (decision 0058).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class RowSampling(NamedTuple):
     """How a row was drawn."""
 
     key: str
-    """Names the text."""
+    """Identifies the text."""
     probability: float | None
-    """None = not known."""
+    """None = unknown."""
     stream: str = ""
-    """Why people were asked to review it; empty = nothing said."""
+    """Why people were asked to review it; empty = unknown."""
 
 
 R = TypeVar("R")
@@ -40,18 +40,18 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ProbabilitySample(Generic[R]):
-    """Rows that count, and how they came to be these."""
+    """The rows that count, and how they were selected."""
 
     rows: list[R]
     unknown: int = 0
-    """Left out: their probability is not known."""
+    """Left out because their probability is unknown."""
     thinned: int = 0
     """Left out so that the rest are equally likely."""
     probability: float | None = None
-    """Of each row; None = a team's own sample, of which nothing is known."""
+    """Of each row; None = a team's own sample, whose sampling is unknown."""
 
     def plain(self) -> dict[str, Any]:
-        """Return it as a report has it."""
+        """Return it for a report."""
         return {
             "rows": len(self.rows),
             "unknown": self.unknown,
@@ -64,18 +64,21 @@ class ProbabilitySample(Generic[R]):
     def said(self) -> str:
         """How the rows were drawn, as a sentence."""
         if self.probability is None:
-            return "Nothing tells how these rows were drawn: they are taken for a random sample of what devices ask."
+            return (
+                "How these rows were drawn is unknown. They are assumed to be a random sample of the devices' inputs."
+            )
         left = []
         if self.unknown:
             left.append(f"{self.unknown} rows of unknown probability are left out")
         if self.thinned:
-            left.append(f"{self.thinned} likelier ones are left out so that all count alike")
+            left.append(f"{self.thinned} rows of higher probability are left out so that all rows have the same")
         drawn = f"These rows were drawn at random, each with probability {self.probability:g}"
         return f"{drawn}; {', '.join(left)}." if left else f"{drawn}."
 
 
 def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
-    """Read the probability of a row of a file. Raises InvalidRequest: it is none; `where` names the row."""
+    """Read the probability of a row of a file. Raises InvalidRequest if it is not a probability; `where` names the
+    row."""
     value = plain.get("sampling_probability")
     if value is None:
         return None
@@ -86,7 +89,7 @@ def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
 
 
 def equal_probability(rows: Sequence[R], drawn: Callable[[R], RowSampling], seed: str = SEED) -> ProbabilitySample[R]:
-    """Return the rows that figures may rest on; see the module. The same rows give the same ones."""
+    """Return the rows that figures rest on, as the module describes. The result is deterministic."""
     every = [(row, *drawn(row)) for row in rows]
     if not any(stream or probability is not None for _, _, probability, stream in every):
         return ProbabilitySample(list(rows))
@@ -102,14 +105,14 @@ def equal_probability(rows: Sequence[R], drawn: Callable[[R], RowSampling], seed
 
 
 def warnings(samples: Mapping[Any, ProbabilitySample[Any]]) -> Iterator[str]:
-    """Say what was left out of each split, where that is worth a doubt."""
+    """Yield a warning for each split from which rows were left out."""
     for split, drawn in samples.items():
         if drawn.unknown:
-            yield f"{drawn.unknown} rows of the {split} split have no known sampling probability and are left out."
+            yield f"{drawn.unknown} rows of the {split} split have no sampling probability and are left out."
         if drawn.thinned > len(drawn.rows):
             yield (
-                f"{drawn.thinned} rows of the {split} split are left out, as the rest were drawn with a probability of"
-                f" {drawn.probability:g} only: keep 'review_share' as it is, and alike at all sites."
+                f"{drawn.thinned} rows of the {split} split are left out, because the others were drawn with a"
+                f" probability of only {drawn.probability:g}. Keep 'review_share' constant, and the same at all sites."
             )
 
 

@@ -1,9 +1,9 @@
-"""The rows of a recipe's four splits: reading them, and refusing what would make a figure a lie.
+"""The rows of a recipe's four splits: reads them, and refuses data that would falsify figures.
 
-Each split is a JSONL file, one JSON object a line; docs/data-formats.md shows the four formats. A text that stands in
-two splits is refused by a hash of its normalised form, rows made by a model are refused where only people's texts may
-count, and a label that the task lacks is an error that names the nearest one. Keys that a format does not know are left
-alone: data carries columns of its own.
+Each split is a JSONL file, one JSON object a line; docs/data-formats.md shows the four formats. A text in two splits is
+refused, by a hash of its normalised form. Rows made by a model are refused where only people's texts count. A label
+that the task lacks is an error that names the nearest one. Unknown keys are ignored, so data can have columns of its
+own.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ from edge_agent.formats.manifest import Kind, TaskSpec
 
 LINE_BYTES_MAX = 1024 * 1024
 LabelSource = Literal["reviewed", "corrected", "teacher", "model", "imported"]
-"""Where a label comes from: a person who confirmed it, a person who changed it, a large model, the local model, or a
-file of the team, of which nothing more is known."""
+"""The source of a label: a person who confirmed or corrected it, a large model, the local model, or a team file."""
 LABEL_SOURCES: tuple[LabelSource, ...] = get_args(LabelSource)
 MACHINES: tuple[LabelSource, ...] = ("teacher", "model")
-"""Sources that no figure may rest on."""
+"""Sources that no figure can rest on."""
 LABELED_BY_CHARS_MAX = 128
 SPLITS: tuple[Split, ...] = get_args(Split)
 MEASURED: tuple[Split, ...] = ("calibration", "test")
 """Splits that figures rest on."""
 _SHOWN_MAX = 3
 _SEE = "docs/data-formats.md shows the formats."
-# What a task learns from and is measured on; the text alone is enough for importance and for embed.
+# The formats that a kind of task trains on and is measured on. Importance and embed need only the text.
 _MARKS: dict[str, DataFormat] = {"messages": "messages", "prompt": "prompt-completion", "spans": "text-spans"}
 _FORMATS: dict[str, tuple[DataFormat, ...]] = {
     "classify": ("text-label", "prompt-completion", "messages"),
@@ -74,11 +73,11 @@ class DataRow:
     """One example."""
 
     text: str
-    """What a device would send: the text, the prompt, or the last message of the user."""
+    """The device's input: the text, the prompt, or the last message of the user."""
     label: str = ""
-    """classify: the label, whatever the format; else empty."""
+    """classify: the label, in every format; otherwise empty."""
     completion: str = ""
-    """prompt-completion and messages: what the model is to answer."""
+    """prompt-completion and messages: the expected answer."""
     messages: tuple[ChatMessage, ...] = ()
     """messages: all turns, the answer last."""
     spans: tuple[TextSpan, ...] = ()
@@ -86,17 +85,17 @@ class DataRow:
     synthetic: bool = False
     """Made by a model: `"synthetic": true` in the file."""
     model: str = ""
-    """synthetic: which one, where the row says so."""
+    """synthetic: the name of the model, if the row has it."""
     family: str = ""
-    """Rows that are one phrasing filled in several ways share it; empty = on its own."""
+    """Shared by rows that are variants of one phrasing; empty = no other variant."""
     label_source: LabelSource = "imported"
     """Where the label comes from: `"label_source"` in the file."""
     labeled_by: str = ""
-    """Who or what gave the label, where the row says so."""
+    """Name of the person or model that gave the label, if the row has it."""
     review_stream: str = ""
-    """Why people were asked to review it: audit, uncertain, diverse or new; empty = the file does not say."""
+    """Why people were asked to review it: audit, uncertain, diverse or new; empty = unknown."""
     sampling_probability: float | None = None
-    """With which the random audit of a site drew it; None = not known."""
+    """Probability with which the random audit of a site drew it; None = unknown."""
 
     @property
     def key(self) -> str:
@@ -105,13 +104,13 @@ class DataRow:
 
     @property
     def asked(self) -> str:
-        """All that is asked: the text, or every turn but the answer."""
+        """The whole input: the text, or every turn but the answer."""
         return "\n".join(turn.content for turn in self.messages[:-1]) or self.text
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What a check of all splits found."""
+    """The result of checking all splits."""
 
     rows: dict[Split, int]
     labels: dict[Split, dict[str, int]]
@@ -120,9 +119,9 @@ class DataSummary:
     warnings: tuple[str, ...]
     """Whole sentences for the report."""
     label_sources: dict[Split, dict[LabelSource, int]] = field(default_factory=dict)
-    """Rows by where their label comes from, in the order of LABEL_SOURCES."""
+    """Rows by label source, in the order of LABEL_SOURCES."""
     near_copies: tuple[NearDuplicates, ...] = ()
-    """Of each pair of splits that must not know each other."""
+    """Of each pair of splits that must be independent."""
 
 
 def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> list[DataRow]:  # noqa: A002 - the key's name
@@ -130,18 +129,18 @@ def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> lis
 
     Raises:
         FileMissing: it is not there.
-        InvalidRequest: a line is no row of that format, or there is none; the message names file and line.
+        InvalidRequest: a line is not a row of that format, or there is no line; the message names file and line.
     """
     if not path.is_file():
         raise FileMissing(f"{path} does not exist", remedy="Correct the path under 'data' in the recipe.")
     rows = [_row(line, format, text_only, f"{path}:{number}") for number, line in _lines(path)]
     if not rows:
-        raise InvalidRequest(f"{path} has no rows", remedy="Give it examples, one JSON object a line.")
+        raise InvalidRequest(f"{path} has no rows", remedy="Add examples, one JSON object per line.")
     return rows
 
 
 def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[DataRow]:  # noqa: A002 - the key's name
-    """Read rows to measure a bundle of that kind on; without a format, the first row's keys tell it.
+    """Read rows to measure a bundle of that kind on; without a format, it is detected from the first row's keys.
 
     Raises what `read_rows` raises.
     """
@@ -150,7 +149,7 @@ def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[D
 
 
 def format_of(path: Path) -> DataFormat:
-    """Tell the format by the keys of a file's first row. Raises FileMissing, InvalidRequest."""
+    """Detect the format by the keys of a file's first row. Raises FileMissing, InvalidRequest."""
     if not path.is_file():
         raise FileMissing(f"{path} does not exist", remedy="Name a file of rows: docs/data-formats.md.")
     first = next((plain for _, plain in _lines(path)), {})
@@ -165,7 +164,7 @@ def rows(recipe: Recipe, split: Split) -> list[DataRow]:
 def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     """Read one split of a recipe and check it against the task; an importance split left out is the training one.
 
-    Of calibration and test these are the rows that figures may rest on (sampling.py), of the others all.
+    Calibration and test give the rows that figures rest on (probability_sampling.py), the others all rows.
 
     Raises:
         FileMissing, ManifestInvalid: the file or the task is not there, or the task breaks a rule.
@@ -192,21 +191,23 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
         return ProbabilitySample(found)
     drawn = equally_likely(found)
     if not drawn.rows:
-        said = f"{path}: none of {len(found)} rows has a known sampling probability, so they say nothing of all inputs"
-        raise InvalidRequest(said, remedy="Take rows of the random audit: docs/training-data.md says how they come.")
+        said = (
+            f"{path}: none of {len(found)} rows has a known sampling probability, so they do not represent all inputs"
+        )
+        raise InvalidRequest(said, remedy="Use rows of the random audit: docs/training-data.md explains them.")
     _check_split(drawn.rows, split, task, path, bare)
     return drawn
 
 
 def equally_likely(found: Sequence[DataRow]) -> ProbabilitySample[DataRow]:
-    """Return the rows that figures may rest on (sampling.py)."""
+    """Return the rows that figures rest on (probability_sampling.py)."""
     return equal_probability(found, lambda row: RowSampling(row.key, row.sampling_probability, row.review_stream))
 
 
 def outliers(recipe: Recipe) -> list[DataRow]:
-    """Read the texts that are none of the task's; nothing where the recipe names no file.
+    """Read the texts that do not belong to the task; empty if the recipe names no file.
 
-    Raises what `read_rows` raises; InvalidRequest for a task that learns nothing from them.
+    Raises what `read_rows` raises; InvalidRequest for a task that cannot learn from them.
     """
     if not recipe.data.outliers:
         return []
@@ -218,11 +219,11 @@ def outliers(recipe: Recipe) -> list[DataRow]:
 
 
 def check(recipe: Recipe) -> DataSummary:
-    """Read every split that the recipe names, and refuse any text that stands in two of them, or in one and in the
+    """Read every split that the recipe names, and refuse any text that is in two of them, or in one and in the
     outliers.
 
     Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows, and for more near
-    copies than the recipe takes.
+    duplicates than the recipe accepts.
     """
     named = [split for split in SPLITS if getattr(recipe.data, split)]
     samples = {split: sample(recipe, split) for split in named}
@@ -252,25 +253,25 @@ def check(recipe: Recipe) -> DataSummary:
 
 
 def _near_copies(found: dict[Split, list[DataRow]], recipe: Recipe) -> tuple[NearDuplicates, ...]:
-    """Count near copies between splits. Raises InvalidRequest for more than the recipe takes."""
+    """Count near duplicates between splits. Raises InvalidRequest for more than the recipe accepts."""
     copies = split_leakage.between({split: [row.asked for row in members] for split, members in found.items()})
     split_leakage.require_few(copies, recipe.data.near_copies_max)
     return copies
 
 
 def count_label_sources(found: Sequence[DataRow]) -> dict[LabelSource, int]:
-    """Count rows by where their label comes from."""
+    """Count rows by label source."""
     counts = Counter(row.label_source for row in found)
     return {source: counts[source] for source in LABEL_SOURCES if counts[source]}
 
 
 def _check_trainable(recipe: Recipe, task: TaskSpec) -> None:
-    """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, and those name no spans."""
+    """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, and completions name no
+    spans."""
     runtime = tasks.read(tasks.find(recipe.path(recipe.task))).get("runtime")
     if runtime == "onnx" and task.kind == "extract" and recipe.data.format != "text-spans":
         raise InvalidRequest(
-            f"data.format '{recipe.data.format}' names no spans, and an encoder (runtime onnx) that extracts learns"
-            " nothing else",
+            f"data.format '{recipe.data.format}' names no spans, which an encoder (runtime onnx) needs to extract",
             remedy=f"Use text-spans, or a decoder: 'runtime: llama'. {_SEE}",
         )
 
@@ -295,7 +296,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 plain = strict_json.decode(raw)
-            except ValueError as error:  # ValueError: also what is not UTF-8
+            except ValueError as error:  # ValueError: also for bytes that are not UTF-8
                 raise InvalidRequest(f"{where} is not JSON: {error}", remedy="Correct that line.") from None
             if not isinstance(plain, dict):
                 raise InvalidRequest(f"{where} must be a JSON object", remedy=_SEE)
@@ -315,7 +316,7 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
 
 
 def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
-    """Read where a label comes from; a file of before these keys says nothing, and is the team's."""
+    """Read the source of a label; a file without these keys is the team's own."""
     source, by = plain.get("label_source", "imported"), plain.get("labeled_by", "")
     if source not in LABEL_SOURCES:
         said = f"{where}: 'label_source' must be one of {', '.join(LABEL_SOURCES)}"
@@ -389,7 +390,7 @@ def _classified(row: DataRow) -> DataRow:
 
 
 def known_labels(task: TaskSpec) -> tuple[str, ...]:
-    """Return what a row may be labelled with: for extract, the tags B-x and I-x mean the label x."""
+    """Return the labels that a row can have: for extract, the tags B-x and I-x mean the label x."""
     if task.kind != "extract":
         return task.labels
     return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
@@ -418,22 +419,22 @@ def _check_split(found: list[DataRow], split: Split, task: TaskSpec, path: Path,
             raise InvalidRequest(said, remedy=f"{near}Correct the rows, or add the label to task.yaml.")
     if task.kind == "classify" and not bare and len(seen) < 2:
         said = f"{path}: every row of the {split} split has the label '{next(iter(seen))}'"
-        raise InvalidRequest(said, remedy="Draw the splits anew, so that each has rows of several labels.")
+        raise InvalidRequest(said, remedy="Divide the splits again, so that each has rows of several labels.")
 
 
 def _check_made_by_people(found: list[DataRow], split: Split, path: Path) -> None:
     """Raise InvalidRequest for texts or labels that a machine made."""
     if any(row.synthetic for row in found):
-        said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split takes none"
-        raise InvalidRequest(said, remedy="Move them to the training split: figures must be of real texts.")
+        said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split accepts none"
+        raise InvalidRequest(said, remedy="Move them to the training split: figures must come from real texts.")
     machine = labelled_by_machine(found)
     if machine:
-        said = f"{path}: {machine}; the {split} split takes labels of people only"
+        said = f"{path}: {machine}; the {split} split accepts only labels of people"
         raise InvalidRequest(said, remedy="Move them to the training split, or have people review them.")
 
 
 def labelled_by_machine(found: Sequence[DataRow]) -> str:
-    """Say how many rows a teacher, and how many a model labelled, and which one; empty = none."""
+    """Return how many rows a large model or the local model labelled, with its name; empty = none."""
     rows = [row for row in found if row.label_source in MACHINES]
     if not rows:
         return ""
@@ -448,9 +449,11 @@ def _check_overlap(first: str, left: list[DataRow], second: str, right: list[Dat
     common = list(dict.fromkeys(row.text for row in right if row.key in keys))
     if common:
         shown = "; ".join(repr(text[:80]) for text in common[:_SHOWN_MAX])
-        said = f"{len(common)} texts stand in both the {first} and the {second} split, such as {shown}"
+        said = f"{len(common)} texts are in both the {first} and the {second} split, such as {shown}"
         raise InvalidRequest(
-            said, remedy=f"Take them out of one; the same up to case, spaces and final punctuation is the same. {_SEE}"
+            said,
+            remedy="Remove them from one of the splits. Texts that differ only in case, spaces and final"
+            f" punctuation are the same. {_SEE}",
         )
 
 
@@ -465,10 +468,10 @@ def _doubts(found: dict[Split, list[DataRow]]) -> Iterator[str]:
             answers.setdefault(row.key, set()).add(row.label or row.completion or repr(row.spans))
         torn = sum(len(said) > 1 for said in answers.values())
         if torn:
-            yield f"{torn} texts of the {split} split stand there with different answers."
+            yield f"{torn} texts of the {split} split have conflicting labels."
         twice = len(members) - len(answers)
         if twice and split in MEASURED:
-            yield f"{twice} rows of the {split} split repeat a text, so its figures look surer than they are."
+            yield f"{twice} rows of the {split} split repeat a text, so its figures seem more certain than they are."
 
 
 def _families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
@@ -476,8 +479,8 @@ def _families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
         common = {row.family for row in found[first]} & {row.family for row in found[second]} - {""}
         if common:
             yield (
-                f"{len(common)} families of rows, such as '{min(common)}', stand in both the {first} and the {second}"
-                " split: figures flatter a model that has seen the phrasing."
+                f"{len(common)} families of rows, such as '{min(common)}', are in both the {first} and the {second}"
+                " split: figures are too good for a model that has seen the phrasing."
             )
 
 
@@ -492,6 +495,6 @@ def _few(n: int, recipe: Recipe) -> Iterator[str]:
     needed = math.ceil(math.log(recipe.risk.delta) / math.log(1 - recipe.risk.target))
     if n < needed:
         yield (
-            f"{n} calibration rows cannot show a risk of {recipe.risk.target:g} even with no error among them: that"
-            f" takes {needed}. The bundle will always escalate."
+            f"{n} calibration rows cannot prove a risk of {recipe.risk.target:g} even without an error among them:"
+            f" that needs {needed}. The bundle will always escalate."
         )

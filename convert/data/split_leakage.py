@@ -1,7 +1,7 @@
-"""Rows of one split that are near copies of rows of another: by the rule that `dataset` keeps them apart with. Pure.
+"""Counts rows of one split that are near duplicates of rows of another, by the rule of `dataset`. Pure.
 
-Texts that share a band of their sketches are compared, at most `BAND_ROWS_MAX` a band and row, so that the work grows
-with the number of rows. 100,000 rows cost about a minute of one core, and 128 bytes each for their sketches.
+Texts that share a band of their sketches are compared, at most `BAND_ROWS_MAX` per band and row, so the work is linear
+in the number of rows. 100,000 rows take about a minute of one core, and 128 bytes each for their sketches.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from convert.pipeline.recipe import Split
 from edge_agent.errors import InvalidRequest
 
 BAND_ROWS_MAX = 8
-"""Of the other split, that a row is compared with for one of its 16 bands."""
+"""Rows of the other split that a row is compared with for one of its 16 bands."""
 NONE = -1
 SHARE_MAX = 0.05
-"""From here on somebody has to decide."""
+"""A larger share needs a decision in the recipe."""
 PAIRS: tuple[tuple[Split, Split], ...] = (("train", "calibration"), ("train", "test"), ("calibration", "test"))
 _EXAMPLES_MAX = 3
 _SHOWN_LETTERS = 80
@@ -45,7 +45,7 @@ class SplitSketches:
         return len(self._texts)
 
     def copies_of(self, others: SplitSketches) -> Places:
-        """Return for each text the place of one of `others` that it is a near copy of, or NONE; [texts]."""
+        """Return for each text the index of one of `others` that it is a near duplicate of, or NONE; [texts]."""
         found = np.full(len(self), NONE, np.int64)
         for start in range(0, len(self), _ROWS_AT_ONCE):
             mine, theirs = self._pairs(others, start, min(start + _ROWS_AT_ONCE, len(self)))
@@ -55,7 +55,7 @@ class SplitSketches:
         return found
 
     def _pairs(self, others: SplitSketches, start: int, stop: int) -> tuple[Places, Places]:
-        """Return the pairs to compare: places here and there."""
+        """Return the pairs to compare: indexes of both sides."""
         pairs = [
             np.empty(0, np.int64),
             *(band for each in range(minhash.BANDS) for band in self._of_band(others, each, start, stop)),
@@ -77,7 +77,7 @@ class SplitSketches:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """How many rows of one split are near copies of rows of another."""
+    """The number of rows of one split that are near duplicates of rows of another."""
 
     of: Split
     split: Split
@@ -85,7 +85,7 @@ class NearDuplicates:
     all_rows: int
     """Of `split`."""
     examples: tuple[tuple[str, str], ...]
-    """A copy, and what it is a copy of."""
+    """A near duplicate, and its original."""
 
     @property
     def share(self) -> float:
@@ -94,20 +94,20 @@ class NearDuplicates:
 
     def sentence(self) -> str:
         """Return this in words, with an example."""
-        said = f"{self.rows} of {self.all_rows} {self.split} rows ({100 * self.share:.1f} %) are near copies of"
+        said = f"{self.rows} of {self.all_rows} {self.split} rows ({100 * self.share:.1f}%) are near duplicates of"
         shown = "; ".join(f"{copy[:_SHOWN_LETTERS]!r} of {of[:_SHOWN_LETTERS]!r}" for copy, of in self.examples)
         return f"{said} {self.of} rows, such as {shown}" if shown else f"{said} {self.of} rows"
 
 
 def between(splits: Mapping[Split, Sequence[str]]) -> tuple[NearDuplicates, ...]:
-    """Count the near copies between the splits that are there."""
+    """Count the near duplicates between the given splits."""
     named = {split for pair in PAIRS for split in pair}
     sketched = {split: SplitSketches(texts) for split, texts in splits.items() if split in named}
     return tuple(_counted(of, split, splits, sketched) for of, split in PAIRS if of in sketched and split in sketched)
 
 
 def any_of(texts: Sequence[str], splits: Mapping[Split, Sequence[str]]) -> npt.NDArray[np.bool_]:
-    """Tell of each text whether it is a near copy of a row of one of the splits."""
+    """Return for each text whether it is a near duplicate of a row of one of the splits."""
     sketched, found = SplitSketches(texts), np.zeros(len(texts), np.bool_)
     for others in splits.values():
         found |= sketched.copies_of(SplitSketches(others)) != NONE
@@ -124,18 +124,18 @@ def _counted(
 
 
 def require_few(found: Sequence[NearDuplicates], share_max: float) -> None:
-    """Raise InvalidRequest where the share of near copies is over what the recipe takes."""
+    """Raise InvalidRequest if the share of near duplicates is above what the recipe accepts."""
     worst = max(found, key=lambda each: each.share, default=None)
     if worst is not None and worst.share > share_max:
         needed = np.ceil(100 * worst.share) / 100
         raise InvalidRequest(
-            f"{worst.sentence()}; the recipe takes {100 * share_max:g} %",
-            remedy="Figures of such rows flatter the model. Put all variants of a text into one split, as"
-            f" 'edge-convert dataset' does; or decide to go on: 'near_copies_max: {needed:g}' under 'data' in the"
-            " recipe. The report gives the figures with and without them.",
+            f"{worst.sentence()}; the recipe accepts {100 * share_max:g}%",
+            remedy="Figures of such rows are too good. Put all variants of a text into one split, as 'edge-convert"
+            f" dataset' does; or accept them with 'near_copies_max: {needed:g}' under 'data' in the recipe. The"
+            " report gives the figures with and without them.",
         )
 
 
 def accepted(found: Sequence[NearDuplicates]) -> Iterator[str]:
-    """Yield, as warnings, what a recipe takes though somebody had to decide it."""
-    yield from (f"{each.sentence()}; the recipe takes that." for each in found if each.share > SHARE_MAX)
+    """Yield a warning for each share that needed a decision in the recipe."""
+    yield from (f"{each.sentence()}; the recipe accepts that." for each in found if each.share > SHARE_MAX)

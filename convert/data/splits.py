@@ -1,8 +1,8 @@
-"""Dealing out data to the splits of a recipe so that nothing in one is a variant of what stands in another.
+"""Divides data into the splits of a recipe so that no row of one split is a variant of a row in another.
 
-A split by row flatters: of two sentences that came from one template, or of two sizes of one product, one is learnt
-and the other is "unseen". So rows come in groups of variants, and a group goes whole into one split. The scripts in
-examples/ that make data use this.
+A split by row gives figures that are too good: of two sentences from one template, or two sizes of one product, one is
+learnt and the other counts as unseen. So rows come in groups of variants, and each group goes into one split as a
+whole. The scripts in examples/ that make data use this.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ SHARES = {"train": 0.62, "importance": 0.04, "calibration": 0.18, "test": 0.16}
 def deal_groups(
     groups: Mapping[str, Sequence[Item]], seed: str, shares: Mapping[str, float] = SHARES
 ) -> dict[str, list[Item]]:
-    """Return the items of each split; the groups, in an order that `seed` shuffles, go where most is still wanting.
+    """Return the items of each split; each group, in an order shuffled by `seed`, goes to the split that lacks most.
 
-    With four groups of like size, three splits have something. Call it once for each label, so that each is spread.
+    Four groups of similar size are enough for three splits. Call it once per label, so that each label is in every
+    split.
     """
     names = sorted(groups)
     random.Random(seed).shuffle(names)  # noqa: S311 - a fixed shuffle, not a secret
@@ -36,7 +37,8 @@ def deal_groups(
 
 
 def join_splits(parts: Iterable[Mapping[str, Sequence[Item]]], seed: str) -> dict[str, list[Item]]:
-    """Return the splits of many deals as one, each shuffled: a trainer that reads in order sees all labels early."""
+    """Join the splits of several calls and shuffle each, so that a trainer that reads in order sees all labels
+    early."""
     whole: dict[str, list[Item]] = {}
     for part in parts:
         for split, items in part.items():
@@ -47,7 +49,7 @@ def join_splits(parts: Iterable[Mapping[str, Sequence[Item]]], seed: str) -> dic
 
 
 def write_splits(folder: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Write SPLIT.jsonl for each split, one row a line."""
+    """Write SPLIT.jsonl for each split, one row per line."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,4 +1,4 @@
-"""When two texts count as the same, for every part of the factory: splits, duplicates, contradictions. Pure."""
+"""Normalises texts: two texts with the same result count as the same in splits and among duplicates. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 
 
 def normalised(text: str) -> str:
-    """Return a text without what does not count: case, kinds and runs of white space, compatibility forms, a last stop.
+    """Return a text in lower case, with single spaces, without compatibility forms and without final punctuation.
 
     A text that is nothing but full stops stays as it is.
     """

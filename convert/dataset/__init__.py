@@ -1,4 +1,4 @@
-"""From collected examples to training data.
+"""Makes training data from collected examples.
 
 select        which examples teach something, each once, dealt out to splits without leakage
 spans         where the values of a record stand in its text; pure

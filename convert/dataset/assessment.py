@@ -1,8 +1,8 @@
-"""Does what was collected of a task suffice? Counts against the usual marks, and the reviews that a promise needs.
+"""Assesses whether the collected examples of a task suffice: counts, levels, and the reviews that a guarantee needs.
 
-The marks are rules of thumb: docs/training-data.md says what each is good for. The reviews needed are what the exact
-test of `calibrate` asks for at the error rates seen so far. What is said of all answers rests on the random audit
-alone, made equally likely (sampling.py): people have chosen what else they reviewed.
+The levels are rules of thumb, which docs/training-data.md explains. The reviews needed are those of the exact test of
+`calibrate` at the observed error rates. Figures for all answers use only the random audit, thinned to equal probability
+(probability_sampling.py), because people select the other answers that they review.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _TORN = """
         SELECT text_key FROM examples WHERE truth IS NOT NULL GROUP BY text_key HAVING count(DISTINCT truth) > 1
     )
 """
-# Each pair of reviewers of one prediction, by the last word of each.
+# Each pair of reviewers of one prediction, by the last review of each.
 _PAIRS = """
     WITH words AS (
         SELECT site, prediction_id, review.reviewer AS who, place,
@@ -74,8 +74,8 @@ _PAIRS = """
     FROM last_words a JOIN last_words b USING (site, prediction_id)
     WHERE a.who < b.who GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """
-# The local answer with the local confidence. Whether it was right is not known where it was not kept, and where people
-# rejected another one, the large model's, without saying what is right.
+# The local answer with the local confidence. Whether it was right is unknown if it was not stored, and if people
+# rejected the large model's answer without a correction.
 _REVIEWED = """
     SELECT md5(site || '/' || prediction_id), sampling_probability, confidence, truth IS NOT DISTINCT FROM local_answer,
            cluster
@@ -84,7 +84,7 @@ _REVIEWED = """
 """
 _KNOWN_LOCAL = "(local_answer IS NOT NULL AND (truth IS NOT NULL OR local_answer = output))"
 _UNKNOWN_LOCAL = "SELECT count(*) FROM examples WHERE judged AND verdict IS NOT NULL AND NOT conflict AND NOT {known}"
-# What people could not agree on says nothing, whatever the large model thinks of it.
+# Answers in conflict among people do not count, whatever the teacher label.
 _AUDIT = """
     SELECT count(*), count(truth), count(*) FILTER (coalesce(truth, opinion) = local_answer)
     FROM examples WHERE judged AND opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
@@ -113,7 +113,7 @@ class ReviewerPair:
 
 @dataclass(frozen=True)
 class GuaranteeEstimate:
-    """What the reviews so far say about a threshold."""
+    """The threshold that the reviews so far can prove."""
 
     target: float
     delta: float
@@ -122,28 +122,28 @@ class GuaranteeEstimate:
     reviews: int
     """Of the random audit, with a confidence, one of each group of near duplicates."""
     reviews_needed: int | None
-    """In all; None when no number of them would help: the model has to become better first."""
+    """In all; None if no number of reviews would help, because the model is not good enough."""
 
 
 @dataclass(frozen=True)
 class AuditAccuracy:
-    """Sure answers that were drawn at random, and how many of them were right, as far as anybody said."""
+    """Confident answers that were drawn at random, and how many of them were right, as far as they were judged."""
 
     answers: int
     by_people: int
-    """Of them, those that people judged; of the others only the large model said something."""
+    """Answers that people judged; for the others there is only a teacher label."""
     right: Interval
-    """Estimated share of right ones."""
+    """Estimated share of right answers."""
 
     @property
     def by_opinion(self) -> int:
-        """Those that only the large model judged."""
+        """Answers with only a teacher label."""
         return self.answers - self.by_people
 
 
 @dataclass(frozen=True)
 class TaskAssessment:
-    """What there is of one task."""
+    """The assessment of one task."""
 
     task: str
     examples: int
@@ -155,18 +155,18 @@ class TaskAssessment:
     reviewed_twice: int
     """By more than one reviewer."""
     contradictions: int
-    """Texts with more than one truth."""
+    """Texts with conflicting labels."""
     usable: int
-    """Right answers that a training set would have, each text once."""
+    """Labelled examples of a training set, each text once."""
     mark: int
     """The highest of MARKS that is reached; 0 = none."""
     labels: dict[str, int]
-    """Usable rows of each label, known ones without any included; empty when answers are free text."""
+    """Usable rows of each label, including known labels without a row; empty for free text."""
     labels_even: float
     """The number of equally frequent labels that would be as varied: the exponential of the entropy."""
     pairs: tuple[ReviewerPair, ...]
     unjudged: int
-    """Reviewed examples that say nothing of the local model: its answer is not known, or not whether it was right."""
+    """Reviewed examples that do not show whether the local answer was right."""
     right: Interval
     """Share of right local answers, by the reviews of the random audit."""
     audit_reviews: int
@@ -176,28 +176,27 @@ class TaskAssessment:
     promise: GuaranteeEstimate
     audit: AuditAccuracy
     scope: ScopedExamples
-    """Which bundles had answered, and which of them `right`, `promise`, `audit` and `unjudged` are of."""
+    """The bundles that answered, and those that `right`, `promise`, `audit` and `unjudged` are about."""
 
     @property
     def short(self) -> list[str]:
-        """Labels with fewer usable rows than it takes to judge them."""
+        """Labels with too few usable rows to judge them."""
         return [label for label, rows in self.labels.items() if rows < LABEL_ROWS_MIN]
 
     @property
     def ready(self) -> bool:
-        """Enough for a first model: to fine-tune, to calibrate and to test it, with every label known well enough.
-
-        It says nothing of what answers now; where that is a large model, there is no confidence to prove anything of.
+        """Enough to fine-tune, calibrate and test a first model, with enough rows of every label. It does not depend on
+        the model that answers now, which can be a large model without confidence.
         """
         return self.usable >= READY_ROWS_MIN and not self.short
 
     @property
     def suffices(self) -> bool:
-        """Enough to fine-tune, every label known well enough, and the promise proved."""
+        """Enough to fine-tune, with enough rows of every label, and the risk guarantee is proved."""
         return self.mark >= 500 and not self.short and self.promise.threshold is not None
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the assessment for JSON."""
         audit = {**asdict(self.audit), "right": self.audit.right.plain(), "by_opinion": self.audit.by_opinion}
         found = {**asdict(self), "right": self.right.plain(), "audit": audit}
         verdict = {"short": self.short, "ready": self.ready, "suffices": self.suffices}
@@ -205,11 +204,11 @@ class TaskAssessment:
 
 
 def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = ExampleScope()) -> TaskAssessment:  # noqa: B008 - it cannot change
-    """Look at what was collected of a task.
+    """Assess the collected examples of a task.
 
     Raises:
-        FileMissing: that is nothing.
-        InvalidRequest: nothing of it is of that version or site.
+        FileMissing: nothing was collected.
+        InvalidRequest: there are no examples of that version or site.
     """
     with duckdb.connect() as connection:
         scoped = open_examples(connection, collected, task, scope)
@@ -249,7 +248,7 @@ def _audit(answers: int, by_people: int, right: int) -> AuditAccuracy:
 
 
 def _usable(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> Counter[str]:
-    """Return the answers of what a training set would have."""
+    """Return the labels that a training set would have."""
     selection.choose(connection, choice)
     return Counter(dict(connection.execute(_ANSWERS).fetchall()))
 
@@ -267,7 +266,7 @@ def _even(labels: dict[str, int]) -> float:
 
 
 def _promise(reviewed: list[tuple[float | None, bool, str, str]], risk: Risk) -> GuaranteeEstimate:
-    """Test thresholds as `calibrate` does: one row of each group of near duplicates, and as many rows set apart."""
+    """Test thresholds as `calibrate` does: one row of each group of near duplicates, with the same parts set aside."""
     once: dict[str, tuple[float, bool]] = {}
     for confidence, right, cluster, _ in sorted(reviewed, key=lambda row: row[3]):
         if confidence is not None:
@@ -287,7 +286,7 @@ def _arrays(rows: list[tuple[float, bool]]) -> tuple[threshold.Floats, threshold
 
 
 def _with_tuning(proving: int) -> int:
-    """Return how many reviews leave so many to prove with, after the parts for the temperature and the gate."""
+    """Return how many reviews are needed to have so many rows for the threshold, after temperature and gate."""
     if round(GATE_SHARE * proving) < ROWS_MIN:
         return proving
     return min(math.ceil(proving / (1 - GATE_SHARE)), proving + GATE_ROWS_MAX)
@@ -297,5 +296,5 @@ def _needed(choice: threshold.Choice, risk: Risk) -> int | None:
     if choice.threshold is not None:
         return choice.rows
     if max(step.rows for step in choice.steps) < _GUESS_ROWS_MIN:
-        return risk.rows_min  # too few to guess by: at the very best
+        return risk.rows_min  # too few for an estimate: the best case
     return threshold.rows_needed(choice, risk)

@@ -1,4 +1,4 @@
-"""Files of training rows: SPLIT.jsonl for each split and dataset.json, all of them or none."""
+"""Writes files of training rows: SPLIT.jsonl for each split and dataset.json, all of them or none."""
 
 from __future__ import annotations
 
@@ -48,23 +48,24 @@ class DatasetSummary:
     rows: dict[str, int]
     """By split."""
     labels: dict[str, dict[str, int]]
-    """Answers by split, the most frequent first; empty when there are too many different ones. text-spans: of spans."""
+    """Labels by split, the most frequent first; empty if there are too many different ones. text-spans: labels of
+    spans."""
     left_out: SelectionCounts
     label_sources: dict[str, dict[str, int]]
-    """Examples by split and by where their label comes from."""
+    """Examples by split and label source."""
     scope: ScopedExamples
-    """Bundles that had answered, and sites whose clock is wrong."""
+    """Bundles that answered, and sites with a wrong clock."""
     audit: AuditSample
-    """The random sample that calibration and test are made of."""
+    """The random sample for calibration and test."""
     sites: AuditLosses
     surrogates: dict[str, Any] = field(default_factory=dict)
-    """What became of placeholders: how many were filled in, by type, with which locales and seed."""
+    """Placeholders: how many were filled, by type, with the locales and seed."""
     spans: dict[str, Any] = field(default_factory=dict)
-    """text-spans: how values were found in the texts, and what was left out because they were not."""
+    """text-spans: how values were found in the texts, and which records were left out because they were not."""
 
 
 def purpose_of(form: Format, answers: selection.Answers) -> str:
-    """Return what to choose for a format: preferences need corrections, judgements take whatever was said."""
+    """Return the purpose of a selection for a format: preferences need corrections, judgements use every review."""
     return _PURPOSES.get(form, answers)
 
 
@@ -76,13 +77,13 @@ def write(
     force: bool = False,
     surrogates: SurrogateSettings = SurrogateSettings(),  # noqa: B008 - it cannot change
 ) -> DatasetSummary:
-    """Choose, and write a folder.
+    """Select examples, and write a folder.
 
     Raises:
         FileMissing: nothing was collected of the task.
         InvalidRequest: nothing is left to write, `out` exists, the format does not suit the task, or a locale or a kind
             of surrogate is not known.
-        OSError: it cannot be written; what was there before is still there.
+        OSError: it cannot be written; an existing folder is unchanged.
     """
     builder = RowBuilder(form, surrogates, choice.seed)
     with duckdb.connect() as connection, made_whole(out, REPORT_NAME, force=force) as folder:
@@ -91,7 +92,7 @@ def write(
         names = list(choice.split_shares)
         if not left.chosen:
             said = f"task {choice.task} has no example that is {choice.purpose}, of {left.examples}"
-            raise InvalidRequest(said, remedy="'edge-convert assess' says what there is, and what is missing.")
+            raise InvalidRequest(said, remedy="'edge-convert assess' shows the existing examples, and what is missing.")
         purpose = choice.purpose
         query = _ROWS.format(
             right=selection.right_answer(purpose),
@@ -104,8 +105,8 @@ def write(
         )
         if not any(rows):
             reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
-            said = f"each of {left.chosen} records has a value without a certain place in its text: {reasons}"
-            raise InvalidRequest(said, remedy="Look at some records: text-spans needs values as the text has them.")
+            said = f"each of {left.chosen} records has a value without a unique place in its text: {reasons}"
+            raise InvalidRequest(said, remedy="Check some records: text-spans needs values that occur in the text.")
         written = DatasetSummary(
             choice.task,
             form,
@@ -127,10 +128,10 @@ def write(
 
 @contextmanager
 def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `out` at the end; `mark` is the file by which one of ours is known.
+    """Yield an empty folder that replaces `out` at the end; `mark` is the file that identifies a folder written here.
 
     Raises:
-        InvalidRequest: `out` exists, and may not be replaced.
+        InvalidRequest: `out` exists, and must not be replaced.
     """
     if out.exists() and not force:
         raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")

@@ -1,11 +1,11 @@
-"""Which collected examples count: of which bundle, which sites and which days; the view `examples`.
+"""Selects collected examples by bundle, site and day: the view `examples`.
 
-What is judged is one bundle: unless a version is named, or all are, the column `judged` is true for the newest one
-only. What people said a text means does not depend on the bundle that had answered it, so the rows themselves stay.
+One bundle is judged: unless one version or all are requested, the column `judged` is true for the newest one only. The
+label of a text does not depend on the bundle that answered it, so the other rows stay.
 
-The clock of a site may be wrong. An answer cannot be newer than the moment at which its segment was taken in: where one
-says so, by two days or more, nobody knows when the answers of that segment were given. They are marked (`clock_ahead`),
-count as the oldest (`moment`), and stand in no stretch of days that somebody asks for.
+The clock of a site can be wrong. An answer cannot be newer than the time at which its segment was collected. If it is,
+by two days or more, the times of all answers of that segment are unknown: they are marked (`clock_ahead`), count as the
+oldest (`moment`), and are in no requested period.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from edge_agent.errors import FileMissing, InvalidRequest
 
 EVERY_VERSION = "all"
 CLOCK_DAYS_AHEAD = 2
-"""So far ahead of the clock here a site's clock is called wrong: less may be a time zone, and does no harm."""
+"""Days by which a site's clock must be ahead to count as wrong: less can be a time zone, and does no harm."""
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _LATER_COLUMNS = {"local_answer": "VARCHAR", "teacher_answer": "VARCHAR", "collected_at": "TIMESTAMP"}
-# Segments that hold an answer from after they were taken in. One that version 0.1 took in was so by $now at the latest.
+# Segments with an answer that is newer than their collection. Version 0.1 did not store that time, so $now is used.
 _AHEAD = """
     CREATE OR REPLACE TEMP TABLE ahead AS
     SELECT site, epoch, sequence, max(days) AS days FROM (
@@ -40,7 +40,7 @@ _MARKED = """
         SELECT c.*, a.days IS NOT NULL AS clock_ahead FROM collected c LEFT JOIN ahead a USING (site, epoch, sequence)
     )
 """
-# The temporary table of bundles says which ones are taken, and which are judged.
+# The temporary table of bundles has the selected and the judged ones.
 _EXAMPLES = """
     CREATE OR REPLACE TEMP VIEW examples AS
     SELECT m.*, b.judged FROM marked m JOIN bundles b USING (bundle_version, bundle_digest)
@@ -58,7 +58,7 @@ _CLOCKS = """
 
 @dataclass(frozen=True)
 class ExampleScope:
-    """What somebody asks for; nothing = everything, and the newest bundle is judged."""
+    """The requested scope; by default everything, and the newest bundle is judged."""
 
     version: str = ""
     """A version, the beginning of a digest (8 characters or more), or EVERY_VERSION."""
@@ -71,46 +71,46 @@ class ExampleScope:
 
 @dataclass(frozen=True)
 class AnsweringBundle:
-    """One bundle whose answers are among the examples."""
+    """A bundle that answered some of the examples."""
 
     version: str
     digest: str
     examples: int
     reviewed: int
     judged: bool
-    """Its answers are what is judged; false = only what people said of them counts, or they are left out."""
+    """Its answers are judged; false = only their labels count, or they are left out."""
 
 
 @dataclass(frozen=True)
 class WrongClock:
-    """A site whose clock was ahead of the time when its segments were taken in."""
+    """A site whose clock was ahead of the time when its segments were collected."""
 
     site: str
     examples: int
     days: int
-    """So far ahead at least."""
+    """Smallest number of days that it was ahead."""
 
 
 @dataclass(frozen=True)
 class ScopedExamples:
-    """What the view holds."""
+    """The contents of the view."""
 
     collected: int
     """Examples of the task in all."""
     bundles: tuple[AnsweringBundle, ...]
-    """At those sites in those days, the newest first."""
+    """Bundles at those sites in those days, the newest first."""
     clocks: tuple[WrongClock, ...]
     judged_by_default: bool
-    """Nobody said which bundle to judge, so it is the newest."""
+    """The judged bundle was not requested, so it is the newest."""
 
     @property
     def judged(self) -> tuple[AnsweringBundle, ...]:
-        """Those whose answers are judged."""
+        """Bundles whose answers are judged."""
         return tuple(bundle for bundle in self.bundles if bundle.judged)
 
     @property
     def passed_over(self) -> tuple[AnsweringBundle, ...]:
-        """Those whose answers are not judged."""
+        """Bundles whose answers are not judged."""
         return tuple(bundle for bundle in self.bundles if not bundle.judged)
 
 
@@ -121,11 +121,11 @@ def open_examples(
     scope: ExampleScope = ExampleScope(),  # noqa: B008 - it cannot change
     now: Callable[[], float] = time.time,
 ) -> ScopedExamples:
-    """Make the view `examples` of one task; `now` stands in for the time at which version 0.1 took a segment in.
+    """Make the view `examples` of one task; `now` replaces the unknown time of collection of version 0.1.
 
     Raises:
-        FileMissing: nothing was collected of it.
-        InvalidRequest: what was, was by an edge-convert that knew less; or no example is of that version or site.
+        FileMissing: nothing was collected of the task.
+        InvalidRequest: an older edge-convert joined the examples, or there are none of that version or site.
     """
     _open(connection, collected, task)
     at = datetime.fromtimestamp(now(), UTC).replace(tzinfo=None)
@@ -152,23 +152,25 @@ def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> 
     files = sorted(folder.glob(f"month=*/{example_files.FILE_NAME}"))
     if not files:
         known = sorted(path.name.removeprefix("task=") for path in folder.parent.glob("task=*"))
-        remedy = f"There is: {', '.join(known)}." if known else "Run 'edge-convert collect' first."
-        raise FileMissing(f"{collected} holds no examples of task {task}", remedy=remedy)
+        remedy = f"There are: {', '.join(known)}." if known else "Run 'edge-convert collect' first."
+        raise FileMissing(f"{collected} has no examples of task {task}", remedy=remedy)
     found = connection.read_parquet([*map(str, files)], union_by_name=True)
     if "opinion" not in found.columns:
         said = f"the examples in {collected} were joined by an older edge-convert"
-        raise InvalidRequest(said, remedy="Run 'edge-convert collect' again: it joins them anew from what it has.")
+        raise InvalidRequest(
+            said, remedy="Run 'edge-convert collect' again, which joins them again from the stored segments."
+        )
     answer_columns.split_answers(found, _LATER_COLUMNS).create_view("collected")
 
 
 def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> str:
-    """Return the condition for the sites that are asked for."""
+    """Return the condition for the requested sites."""
     if not scope.sites:
         return "true"
     known = {site for (site,) in connection.execute("SELECT DISTINCT site FROM collected").fetchall()}
     unknown = sorted(set(scope.sites) - known)
     if unknown:
-        said = f"there is no example of site {', '.join(unknown)}"
+        said = f"there are no examples of site {', '.join(unknown)}"
         raise InvalidRequest(said, remedy=f"There are examples of: {', '.join(sorted(known))[:500]}.")
     connection.execute("CREATE OR REPLACE TEMP TABLE asked_sites (site VARCHAR)")
     connection.executemany("INSERT INTO asked_sites VALUES (?)", [(site,) for site in scope.sites])
@@ -176,7 +178,7 @@ def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> 
 
 
 def _asked_days(scope: ExampleScope) -> str:
-    """Return the condition for the days that are asked for."""
+    """Return the condition for the requested days."""
     conditions = ["NOT clock_ahead"] if scope.since or scope.until else ["true"]
     if scope.since:
         conditions.append(f"answered_at >= DATE '{scope.since:%Y-%m-%d}'")
@@ -192,7 +194,7 @@ def _bundles(found: Sequence[tuple[str, str, int, int, datetime]], scope: Exampl
         judged = {each[:2] for each in found if _is(scope.version, *each[:2])}
         if not judged:
             there = ", ".join(f"{version} ({digest[:12]})" for version, digest, *_ in newest_first)
-            said = f"there is no example of version {scope.version}"
+            said = f"there are no examples of version {scope.version}"
             raise InvalidRequest(said, remedy=f"There are examples of: {there[:500] or 'none in that scope'}.")
     return tuple(AnsweringBundle(*each[:4], judged=each[:2] in judged) for each in newest_first)
 
@@ -202,7 +204,7 @@ def _is(wanted: str, version: str, digest: str) -> bool:
 
 
 def precedence(version: str) -> tuple[tuple[int, ...], tuple[tuple[bool, int, str], ...]]:
-    """Return what sorts versions as https://semver.org does: 1.10.0 behind 1.9.0, and 1.0.0-rc.1 before 1.0.0."""
+    """Return a sort key for versions by https://semver.org: 1.10.0 after 1.9.0, and 1.0.0-rc.1 before 1.0.0."""
     core, _, before = version.partition("-")
     numbers = tuple(int(number) for number in core.split("."))
     if not before:

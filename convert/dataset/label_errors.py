@@ -1,17 +1,16 @@
-"""Which labels are likely wrong: confident learning (Northcutt, Jiang & Chuang 2021, JAIR 70, arXiv 1911.00068). Pure.
+"""Finds labels that are likely wrong: confident learning (Northcutt, Jiang & Chuang 2021, arXiv 1911.00068). Pure.
 
-A linear classifier is fitted on four fifths of the rows and asked about the others, five times over: no row is judged
-by a model that saw its label, nor the label of a row of its family. Then, by the paper:
+A linear classifier is fitted on four fifths of the rows and judges the others, five times: no row is judged by a model
+that saw its label, or the label of a row of its family. Then, as in the paper:
 
 - the self-confidence of a row is the probability of the label that it has; a label's threshold is the mean
   self-confidence of its rows;
-- a row counts as confidently of the most probable label among those whose threshold its probability reaches. The counts
-  of labels given and labels counted so, scaled to the rows of each label given, estimate how many labels are wrong;
-- rows are ranked by self-confidence, the lowest first, and as many are listed as the estimate says.
+- the confident label of a row is the most probable one among the labels whose threshold its probability reaches. The
+  counts of given and confident labels, scaled to the rows of each given label, estimate how many labels are wrong;
+- rows are ranked by self-confidence, the lowest first, and the estimated number of them is listed.
 
-It assumes that a label is mistaken for another one whatever the text says, and that most labels are right. What is
-listed is a question to an expert: rare wordings of a right label are among it, and mistakes that are made in most rows
-of a kind are not.
+It assumes that a label is confused with another one independently of the text, and that most labels are right. The list
+is for review by an expert: it contains rare wordings of right labels, and misses errors in most rows of a kind.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ Integers = npt.NDArray[np.int64]
 FOLDS = 5
 ROWS_MIN = 100
 DECAY = 1.5e-2
-"""Stronger than for a classifier that is to serve: a fit that follows wrong labels does not contradict them."""
+"""Weight decay, stronger than for a served classifier, because a fit that follows wrong labels does not contradict
+them."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SuspectLabel:
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """What was found."""
+    """The ranked labels."""
 
     judged: int
     """Rows of labels with at least FOLDS families."""
@@ -57,13 +57,13 @@ class LabelErrors:
     estimated: int
     """Labels that are likely wrong."""
     agreement: float
-    """Share of the judged rows to which the other folds' classifier gives their label."""
+    """Share of the judged rows whose label the other folds' classifier predicts."""
     ranked: tuple[SuspectLabel, ...]
     """Every judged row, the least probable label first."""
 
     @property
     def suspects(self) -> list[SuspectLabel]:
-        """As many as are estimated, and only where another label is more probable."""
+        """The estimated number of rows, and only rows for which another label is more probable."""
         return [each for each in self.ranked[: self.estimated] if each.suggested_probability > each.given_probability]
 
 
@@ -73,10 +73,10 @@ def find(
     """Rank labels; None with fewer than ROWS_MIN rows that can be judged, or one label.
 
     Args:
-        vectors: returns [rows, size]; called only if there is something to judge.
+        vectors: returns [rows, size]; called only if there are enough rows.
         given: [rows], labels.
         families: [rows]; rows that share one stay together.
-        seed: deals out the families.
+        seed: for dividing the families.
     """
     places = _judged(given, families)
     labels = sorted({given[place] for place in places})
@@ -99,7 +99,7 @@ def find(
 
 
 def _judged(given: Sequence[str], families: Sequence[str]) -> Integers:
-    """Return the rows whose label has enough families to be in every fold."""
+    """Return the rows whose label has enough families for every fold."""
     known = defaultdict[str, set[str]](set)
     for label, family in zip(given, families, strict=True):
         known[label].add(family)
@@ -107,7 +107,7 @@ def _judged(given: Sequence[str], families: Sequence[str]) -> Integers:
 
 
 def _dealt(given: Sequence[str], families: Sequence[str], seed: str) -> Integers:
-    """Return the fold of each row: each label is spread over the folds, and a family is in one."""
+    """Return the fold of each row: each label is spread over the folds, and each family is in one."""
     rows = defaultdict[str, list[int]](list)
     for row, family in enumerate(families):
         rows[family].append(row)
@@ -132,7 +132,7 @@ def _out_of_fold(vectors: Floats, truth: Integers, folds: Integers, labels: int)
 
 
 def _estimated(chances: Floats, truth: Integers) -> int:
-    """Return how many labels are wrong by the confident joint, scaled to the rows of each label."""
+    """Return the number of wrong labels by the confident joint, scaled to the rows of each label."""
     labels = chances.shape[1]
     thresholds = np.array([chances[truth == label, label].mean() for label in range(labels)])
     reached = np.where(chances >= thresholds, chances, -1.0)

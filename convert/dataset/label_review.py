@@ -1,7 +1,7 @@
-"""Labels of collected examples that are likely wrong: ranked, as JSON, and as tasks for Label Studio with the reasons.
+"""Ranks likely label errors of collected examples, and writes them as JSON and as Label Studio tasks with reasons.
 
-What is ranked are the examples that were chosen (`select.choose`), whoever labelled them: at most ROWS_MAX, the newest.
-Their texts become vectors by an encoder's checkpoint, or by their letters and words where none is named.
+It ranks the selected examples (`selection.choose`) of every label source: at most ROWS_MAX, the newest. Their texts
+become vectors by an encoder's checkpoint, or by letters and words without one.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class LabelledExample(NamedTuple):
     text: str
     given: str
     output: str
-    """What was answered."""
+    """The answer of the site."""
     cluster: str
 
 
 class RankedRow(NamedTuple):
-    """An example whose label is likely wrong, and the reasons."""
+    """An example with a likely wrong label, and the reasons."""
 
     site: str
     prediction_id: str
@@ -65,43 +65,43 @@ class RankedRow(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Say why it is listed."""
+        """Return the reason in words."""
         return (
-            f"Labelled '{self.given}'. A classifier that learnt from the other examples gives that"
+            f"Labelled '{self.given}'. A classifier trained on the other examples gives that label"
             f" {self.given_probability:.0%}, and '{self.suggested}' {self.suggested_probability:.0%}."
         )
 
 
 @dataclass(frozen=True)
 class RankedLabels:
-    """What was found in the examples of one task."""
+    """The likely label errors of one task."""
 
     task: str
     vectors: str
-    """What the texts were compared by: `n-grams`, or the name of the encoder."""
+    """The vectors of the texts: `n-grams`, or the name of the encoder."""
     judged: int
     unjudged: int
-    """Of labels with fewer than five different texts."""
+    """Examples of labels with fewer than five different texts."""
     estimated: int
-    """Labels that are likely wrong."""
+    """Estimated number of wrong labels."""
     agreement: float
     labels: tuple[str, ...]
     rows: tuple[RankedRow, ...]
-    """The least probable label first: as many as are estimated."""
+    """The estimated number of examples, the least probable label first."""
 
     def plain(self, rows_max: int) -> dict[str, Any]:
-        """Return it as JSON has it, with at most so many rows."""
+        """Return it for JSON, with at most so many rows."""
         found = {**asdict(self), "method": METHOD, "rows": [row._asdict() for row in self.rows[:rows_max]]}
         del found["labels"]
         return {"schema": "edge-agent/label-errors/v1", **found}
 
 
 def rank(choice: DatasetSelection, encoder: Path | None, progress: Progress) -> RankedLabels | None:
-    """Rank the labels that a training set of that choice has; None if it has too few, or is no classification.
+    """Rank the labels of the training set of a selection; None if it has too few, or does not classify.
 
     Raises:
         FileMissing: nothing was collected of the task.
-        ModelLoadFailed: the encoder's checkpoint does not open.
+        ModelLoadFailed: the encoder's checkpoint does not load.
     """
     with duckdb.connect() as connection:
         open_examples(connection, choice.collected, choice.task, choice.scope)
@@ -140,11 +140,11 @@ def write_report(found: RankedLabels, path: Path, rows_max: int) -> None:
 def write_tasks(found: RankedLabels | None, out: Path, rows_max: int, *, force: bool = False) -> int:
     """Write a folder for Label Studio: tasks with the reasons, the labelling interface, and the report.
 
-    Returns the number of tasks. Raises InvalidRequest: there is nothing to look at, or `out` exists.
+    Returns the number of tasks. Raises InvalidRequest if there is nothing to review, or `out` exists.
     """
     if found is None or not found.rows:
         said = "no label is likely wrong" if found else f"fewer than {label_errors.ROWS_MIN} labels can be judged"
-        raise InvalidRequest(said, remedy="Collect more; 'edge-convert assess' counts what there is.")
+        raise InvalidRequest(said, remedy="Collect more; 'edge-convert assess' counts the examples.")
     with made_whole(out, TASKS_NAME, force=force) as folder:
         tasks = [_task(row, found.task) for row in found.rows[:rows_max]]
         (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -169,7 +169,7 @@ def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.
 
 
 def _task(row: RankedRow, task: str) -> dict[str, Any]:
-    """Return a task for Label Studio: the label as it is stands chosen, so a change is somebody's decision."""
+    """Return a task for Label Studio with the current label selected, so that every change is a decision."""
     data = {
         "input": row.text,
         "output": row.output,

@@ -1,7 +1,7 @@
-"""Examples out to Label Studio (https://labelstud.io) for review at the centre, and what came of it back. Pure.
+"""Exports examples to Label Studio (https://labelstud.io) for central review, and reads the results. Pure.
 
 Out: tasks with the model's answer as a prediction, and the labelling interface to paste. Back: the JSON export, where
-each annotation becomes feedback on the prediction it names. An annotation that says what the model said accepts it.
+each annotation becomes feedback on the prediction it names. An annotation equal to the model's answer accepts it.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ _REMEDY = "Export the project from Label Studio as JSON, not as JSON-MIN or CSV.
 
 @dataclass(frozen=True)
 class ReviewTask:
-    """One example to be reviewed."""
+    """One example to review."""
 
     site: str
     prediction_id: str
     task: str
     input: str
     output: str
-    """The answer that was given: whoever repeats it accepts it."""
+    """The answer of the site; an equal annotation accepts it."""
     local_answer: str | None
     confidence: float | None
-    """Of the local answer."""
+    """Confidence of the local answer."""
     version: str
-    """Of the bundle that gave the local answer."""
+    """The bundle that gave the local answer."""
     teacher_answer: str | None = None
     teacher_model: str = ""
     review_stream: str | None = None
     """audit (drawn at random), uncertain, diverse or new; None = the site's agent had no streams."""
     sampling_probability: float | None = None
-    """audit: with which it was drawn."""
+    """audit: the sampling probability."""
 
 
 def task_of(asked: ReviewTask, *, choices: bool) -> dict[str, Any]:
     """Return a task; with `choices` the answer is one of the labels, otherwise text.
 
-    Each model's answer is a prediction of its own under its own name, the one that was given first.
+    Each model's answer is a separate prediction under the model's name; the answer of the site comes first.
     """
     predictions = []
     if asked.teacher_answer is not None:
@@ -72,7 +72,7 @@ def _predicted(answer: str, version: str, score: float | None, choices: bool) ->
 
 
 def label_task_of(data: Mapping[str, Any], chosen: str, score: float) -> dict[str, Any]:
-    """Return a task that asks about a label, which stands chosen; `data` has what `feedback_of` reads, and reasons."""
+    """Return a task about a label, which is selected; `data` has the fields for `feedback_of`, and reasons."""
     result = {"from_name": _FROM, "to_name": _TO, "type": "choices", "value": {"choices": [chosen]}}
     prediction = {"model_version": "label errors", "score": score, "result": [result]}
     return {"data": dict(data), "predictions": [prediction]}
@@ -81,7 +81,7 @@ def label_task_of(data: Mapping[str, Any], chosen: str, score: float) -> dict[st
 def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
     """Return the labelling interface: a choice of the labels, or a text to edit when there are none.
 
-    With `reasons` each task says in `reason` why it is there.
+    With `reasons` each task shows its reason in `reason`.
     """
     choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in labels)
     control = f'  <TextArea name="{_FROM}" toName="{_TO}" editable="true" maxSubmissions="1"/>\n'
@@ -93,17 +93,17 @@ def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
 
 
 def feedback_of(export: bytes) -> list[ExampleFeedback]:
-    """Read a JSON export. Cancelled and empty annotations say nothing and are passed over.
+    """Read a JSON export. Cancelled and empty annotations are skipped.
 
     Raises:
-        InvalidRequest: it is no such export, or a task in it was not made by `task_of`; the message has its number.
+        InvalidRequest: it is not such an export, or a task in it was not made by `task_of`; the message has its number.
     """
     try:
         tasks = strict_json.decode(export)
     except ValueError as error:
         raise InvalidRequest(f"the export is not valid JSON: {error}", remedy=_REMEDY) from None
     if not isinstance(tasks, list):
-        raise InvalidRequest("the export must hold a list of tasks", remedy=_REMEDY)
+        raise InvalidRequest("the export must be a list of tasks", remedy=_REMEDY)
     found = []
     for number, task in enumerate(tasks, 1):
         try:
@@ -125,7 +125,7 @@ def _reviews(task: dict[str, Any]) -> Iterator[ExampleFeedback]:
         if annotation.get("was_cancelled") or value is None:
             continue
         accepted = value == data["output"]
-        # The same annotation exported again is the same record; changed in between, it is another one.
+        # The same annotation exported again is the same record; a changed one is a new record.
         said = json.dumps([data["site"], data["prediction_id"], annotation["id"], annotation["updated_at"], value])
         key = hashlib.sha256(said.encode()).hexdigest()[:32]
         yield ExampleFeedback(
@@ -142,7 +142,7 @@ def _reviews(task: dict[str, Any]) -> Iterator[ExampleFeedback]:
 
 
 def _value(result: list[dict[str, Any]]) -> str | None:
-    """Return the one answer of an annotation."""
+    """Return the single answer of an annotation."""
     for each in result:
         if each["from_name"] == _FROM:
             said = each["value"].get("choices") or each["value"].get("text") or []

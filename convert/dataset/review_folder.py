@@ -1,4 +1,4 @@
-"""A folder for Label Studio: those examples whose review teaches most."""
+"""Writes a folder for Label Studio with the examples that most need a review."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONDITIONS: dict[str, str] = {
     "audit": "verdict IS NULL AND review_stream = 'audit'",
     "conflicts": "conflict",
 }
-# As in the queue of a site: every second one of the audit while that has any, the other streams in turns between them.
+# As in the queue of a site: every second example is from the audit, the others from the other streams in turn.
 _ASKED = """
     WITH waiting AS (
         SELECT *, coalesce(review_stream, 'uncertain') AS stream FROM examples WHERE {condition}
@@ -47,13 +47,13 @@ _LABELS = "SELECT DISTINCT unnest(scores).label FROM examples WHERE kind = 'clas
 
 @dataclass(frozen=True)
 class ReviewSelection:
-    """What to have reviewed."""
+    """The examples to review."""
 
     collected: Path
     task: str
     which: Which = "unreviewed"
-    """unreviewed: the streams of review in turns, of all but the audit one of each group of duplicates. audit: only
-    that, the oldest first. conflicts: what reviewers disagree on."""
+    """unreviewed: the review streams in turn, with one of each group of duplicates except in the audit. audit: only the
+    audit, the oldest first. conflicts: examples on which reviewers disagree."""
     rows_max: int = 500
     scope: ExampleScope = field(default_factory=ExampleScope)
 

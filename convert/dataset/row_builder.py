@@ -1,4 +1,4 @@
-"""From an example to the rows of a format: places of a record's values, then values for its placeholders."""
+"""Turns an example into the rows of a format: finds a record's values in the text, then fills placeholders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_agent.formats.manifest import Kind
 
 @dataclass(frozen=True)
 class RedactedExample:
-    """An example as it was collected."""
+    """A collected example."""
 
     example: CollectedExample
     kind: Kind
@@ -26,7 +26,7 @@ class RedactedExample:
 
 
 class RowBuilder:
-    """Makes rows, and counts what was filled in and left out."""
+    """Makes rows, and counts filled placeholders and left-out records."""
 
     def __init__(self, form: Format, settings: SurrogateSettings, seed: str) -> None:
         """Raises InvalidRequest for a locale or a kind of surrogate that is not known."""
@@ -35,10 +35,10 @@ class RowBuilder:
         self._spans = SpanCounts()
 
     def build(self, redacted: RedactedExample) -> tuple[list[Row], list[str]]:
-        """Return the rows of an example, and what it teaches: its answer, or the labels of its spans.
+        """Return the rows of an example, and its labels: its answer, or the labels of its spans.
 
         Raises:
-            InvalidRequest: spans are asked for, and the task does not extract.
+            InvalidRequest: spans are requested, and the task does not extract.
         """
         example = redacted.example
         spans: tuple[TextSpan, ...] = ()
@@ -62,7 +62,7 @@ class RowBuilder:
         return {"surrogates": self._filler.report(), **spans}
 
     def _filled(self, redacted: RedactedExample, spans: tuple[TextSpan, ...]) -> CollectedExample:
-        """Return the example with values for its placeholders. A label of a classify task is no text, and stays."""
+        """Return the example with filled placeholders; a label of a classify task is unchanged."""
         example = redacted.example
         classifies, truth = redacted.kind == "classify", example.truth or ""
         texts = [example.input, *([] if classifies else [example.output, truth])]

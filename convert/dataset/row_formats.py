@@ -1,8 +1,8 @@
-"""One example as a row of each training format. Pure. docs/training-data.md shows them all.
+"""Writes one example as a row of each training format. Pure. docs/training-data.md shows them all.
 
 `messages`, `prompt-completion`, `preference` and `unpaired` are those of TRL (https://huggingface.co/docs/trl); the
-first two, `text-label` and `text-spans` are also what a recipe reads. Each row says where it came from, so that what is
-erased later can be found.
+first two, `text-label` and `text-spans` are also what a recipe reads. Each row names its source, so that it can be
+found if it must be erased later.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class CollectedExample:
-    """What the formats need of one."""
+    """The fields of an example for the formats."""
 
     site: str
     prediction_id: str
     input: str
     output: str
     truth: str | None
-    """The right answer; None = only known that the output is wrong, or nothing said."""
+    """The right answer; None = unknown, or only known that the output is wrong."""
     verdict: str | None
     label_source: LabelSource = "imported"
     labeled_by: str = ""
-    """Who or what gave the label."""
+    """The person or model that gave the label."""
     review_stream: str | None = None
     """Why people were asked to review it; None = the site's agent had no streams."""
     sampling_probability: float | None = None
-    """With which the random audit drew it; None = not known."""
+    """Sampling probability of the random audit; None = unknown."""
     spans: tuple[TextSpan, ...] = ()
     """text-spans: places in the input."""
     surrogates: int = 0
-    """Made-up values that stand in place of placeholders."""
+    """Made-up values in place of placeholders."""
 
 
 def rows_of(example: CollectedExample, form: Format) -> list[Row]:
@@ -73,12 +73,12 @@ def _messages(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
 
 
 def _preference(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
-    """A correction is a preference: what the person wrote over what the model said."""
+    """A correction is a preference: the person's answer over the model's."""
     return [{"prompt": _asked(example), "chosen": _said(_answer(example)), "rejected": _said(example.output)}]
 
 
 def _unpaired(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
-    """Whatever was said is a judgement: of the model's answer, and of the right one where it was given."""
+    """A review is a judgement: of the model's answer, and of the right one if it is known."""
     right = example.truth == example.output
     judged = [{"prompt": _asked(example), "completion": _said(example.output), "label": right}]
     if example.truth is not None and not right:

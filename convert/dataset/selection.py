@@ -1,14 +1,14 @@
-"""Which examples teach something, each once, and in which split; the table `chosen`.
+"""Selects the examples for training data, each text once, and assigns splits: the table `chosen`.
 
-- What the right answer is comes from people (`reviewed`), or also from the model where it was sure (`sure`).
-- Of texts that are the same or nearly so with the same answer, one stays: a reviewed one, then the oldest.
-- A text that people gave different answers to is left out; where people and model differ, people count.
-- A split is a stretch of time (the newest is the test) or a set of sites. `calibration` and `test`, which figures rest
-  on, take only answers that the random audit of a site drew and people labelled. Before the test all of these go to the
-  calibration, and all other rows train; in the stretch, or at the sites, of the test the others are left out, unless
-  nothing was drawn at all.
-- A text that is the same or nearly so as one of another split is left out: of the training, since to take it out of the
-  audit would make that no random sample; otherwise of the later one. What was learnt must not be measured on.
+- Labels come from people (`reviewed`), or also from confident answers of the model (`sure`).
+- Of equal and nearly equal texts with the same answer one stays: a reviewed one, then the oldest.
+- A text with conflicting labels of people is left out; if people and model differ, people count.
+- A split is a period (the newest is the test) or a set of sites. `calibration` and `test`, which figures rest on, take
+  only answers that the random audit of a site drew and people labelled. Before the period of the test all of these go
+  to the calibration, and all other rows to training; in the period, or at the sites, of the test the others are left
+  out, unless nothing was drawn at all.
+- A text that equals, or nearly equals, one of another split is left out: from training, because removing it from the
+  audit would bias that sample; otherwise from the later split. So no measured text was trained on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MEASURED = ("calibration", "test")
 """Splits that figures rest on."""
 SHARES = {"train": 0.65, "calibration": 0.19, "test": 0.16}
 
-# What each purpose takes: a condition, and the answer that makes two rows the same.
+# Of each purpose: a condition, and the answer by which two rows are equal.
 _TRUE = ("truth IS NOT NULL", "truth")
 _LARGE = "coalesce(opinion, teacher_answer)"
 _WANTED = {
@@ -43,7 +43,7 @@ _WANTED = {
     "judged": ("verdict IS NOT NULL AND NOT conflict", "coalesce(truth, '') || chr(0) || output"),
 }
 MACHINE_LABELLED: dict[str, LabelSource] = {"opinions": "teacher", "sure": "model"}
-"""Purposes that take what people did not label, and where those labels come from."""
+"""Purposes that use labels of models, and the source of those labels."""
 _POOL = """
     CREATE OR REPLACE TEMP TABLE pool AS
     SELECT site, prediction_id, moment, text_key, cluster, verdict IS NOT NULL AS reviewed,
@@ -64,7 +64,7 @@ _UNIQUE = """
         PARTITION BY cluster, answer ORDER BY p.reviewed DESC, p.audited DESC, moment, site, prediction_id
     ) = 1
 """
-# The shares are those of what people labelled: the rest falls where it came in time.
+# The shares apply to rows that people labelled; the others follow by time.
 _BY_TIME = """
     CREATE OR REPLACE TEMP TABLE dealt_rows AS
     WITH counted AS (
@@ -81,8 +81,8 @@ _BY_SITE = """
     CREATE OR REPLACE TEMP TABLE dealt_rows AS
     SELECT u.*, d.place FROM unique_rows u JOIN dealt d USING (site)
 """
-# A place of NULL is none: $train, $calibration and $test are those of the splits, NULL where there is no such.
-# $audited: how many rows the audit drew and people labelled.
+# $train, $calibration and $test are the places of the splits; NULL = there is no such split. $audited: how many rows
+# the audit drew and people labelled.
 _PLACED = """
     CREATE OR REPLACE TEMP TABLE placed AS
     SELECT * FROM (
@@ -109,23 +109,23 @@ _AUDIT = """
 
 @dataclass(frozen=True)
 class DatasetSelection:
-    """What to choose."""
+    """The requested selection."""
 
     collected: Path
     task: str
     purpose: str
-    """reviewed, sure, opinions, corrected (truth and a wrong answer) or judged (whatever was said)."""
+    """reviewed, sure, opinions, corrected (truth and a wrong answer) or judged (any review)."""
     by: By = "time"
     shares: Mapping[str, float] | None = None
     """Split: share of the rows, the oldest first; None = SHARES."""
     seed: str = "1"
-    """Deals out sites."""
+    """Seed for dividing sites."""
     scope: ExampleScope = field(default_factory=ExampleScope)
-    """What the view of examples was made with."""
+    """The scope of the view of examples."""
 
     @property
     def split_shares(self) -> dict[str, float]:
-        """The shares, with their sum made 1."""
+        """The shares, scaled to a sum of 1."""
         given = dict(self.shares or SHARES)
         total = sum(given.values())
         return {name: share / total for name, share in given.items()}
@@ -133,35 +133,35 @@ class DatasetSelection:
 
 @dataclass(frozen=True)
 class SelectionCounts:
-    """How many examples there are, and how many were left out on the way."""
+    """The number of examples, and how many were left out at each step."""
 
     examples: int
     out_of_scope: int
-    """Of other versions, sites or days than asked for."""
+    """Of other versions, sites or days than requested."""
     not_wanted: int
-    """No truth (or opinion), or a verdict of another kind than asked for."""
+    """Without a label, or with a verdict of another kind than requested."""
     contradicted: int
-    """People gave the same text different answers, or a person overruled the model."""
+    """People gave the same text different labels, or a person overruled the model."""
     duplicates: int
     leaking: int
-    """Their text, or nearly the same, stands in another split."""
+    """Their text, or a near duplicate, is in another split."""
     not_drawn: int
-    """In the stretch, or at the sites, of the test, labelled by people, and not drawn by the audit."""
+    """In the period, or at the sites, of the test, labelled by people, and not drawn by the audit."""
     machine_labelled: int
-    """In the stretch, or at the sites, of the test, and labelled by a model."""
+    """In the period, or at the sites, of the test, and labelled by a model."""
     chosen: int
     """What is left."""
 
 
 @dataclass(frozen=True)
 class AuditSample:
-    """The random sample that figures may rest on, as far as it has come."""
+    """The random sample that figures rest on."""
 
     drawn: int
     labelled: int
-    """People said what is right, and agree."""
+    """People labelled them, and agree."""
     unreviewed: int
-    """Nobody judged them: where these are not few, what was judged need not be like all."""
+    """Not reviewed; with many of them the reviewed ones do not represent all."""
     without_label: int
     """People rejected the answer without a better one, or differ."""
     probability_min: float | None
@@ -172,17 +172,17 @@ class AuditSample:
 
     @property
     def left_out(self) -> int:
-        """Labelled ones that are in no split: contradicted, repeated, or leaking."""
+        """Labelled ones that are in no split: conflicting, duplicate, or leaking."""
         return self.labelled - sum(self.used.values())
 
 
 def right_answer(purpose: str) -> str:
-    """Return the expression for the right answer of a row of that purpose; NULL = nobody knows it."""
+    """Return the expression for the right answer of a row of that purpose; NULL = unknown."""
     return _WANTED[purpose][1] if purpose in MACHINE_LABELLED else "truth"
 
 
 def label_source(purpose: str) -> str:
-    """Return the expression for where the label of a row of that purpose comes from (docs/data-formats.md)."""
+    """Return the expression for the label source of a row of that purpose (docs/data-formats.md)."""
     by_people = "CASE verdict WHEN 'corrected' THEN 'corrected' ELSE 'reviewed' END"
     if purpose not in MACHINE_LABELLED:
         return by_people
@@ -190,7 +190,7 @@ def label_source(purpose: str) -> str:
 
 
 def labeled_by(purpose: str) -> str:
-    """Return the expression for who or what gave the label of a row of that purpose."""
+    """Return the expression for the person or model that labelled a row of that purpose."""
     machine = {
         "opinions": "CASE WHEN opinion IS NOT NULL THEN opinion_model ELSE model END",
         "sure": "concat($task, ' ', bundle_version, ' ', left(bundle_digest, 12))",
@@ -205,12 +205,12 @@ def choose(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> S
     Place 0 is the first split, and so on.
 
     Raises:
-        InvalidRequest: there are fewer sites than splits, or no split that may have what a model labelled.
+        InvalidRequest: there are fewer sites than splits, or no split for rows that a model labelled.
     """
     places: dict[str, int | None] = _measured(choice)
     condition, answer = _WANTED[choice.purpose]
     connection.execute(_POOL.format(condition=condition, answer=answer))
-    # Of what was judged, one text may be right once and wrong once: each is a lesson of its own.
+    # Judgements of one text can be right and wrong; each is a row of its own.
     connection.execute(_UNIQUE, {"torn": choice.purpose == "judged"})
     query = "SELECT count(*) FILTER (reviewed), count(*) FILTER (audited) FROM unique_rows"
     ((people, audited),) = connection.execute(query).fetchall()
@@ -237,7 +237,7 @@ def audit_of(connection: duckdb.DuckDBPyConnection, used: Mapping[str, int] | No
 
 
 def _measured(choice: DatasetSelection) -> dict[str, int | None]:
-    """Return the places of the splits that figures rest on, and of the one that what a model labelled goes to."""
+    """Return the places of the splits that figures rest on, and of the one for rows that a model labelled."""
     names = list(choice.split_shares)
     places: dict[str, int | None] = {name: names.index(name) if name in names else None for name in MEASURED}
     train = next((at for at, name in enumerate(names) if name not in MEASURED), None)
@@ -251,7 +251,7 @@ def _measured(choice: DatasetSelection) -> dict[str, int | None]:
 def _place(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, people: int, train: int) -> None:
     shares = choice.split_shares
     if choice.by == "time":
-        # The last one reaches further than 1, whatever the sum of the shares rounds to.
+        # The last one is above 1, so that rounding of the sum leaves out no row.
         reaches = [*itertools.accumulate([*shares.values()][:-1]), 2.0]
         connection.execute("CREATE OR REPLACE TEMP TABLE shares (place INTEGER, reach DOUBLE)")
         connection.executemany("INSERT INTO shares VALUES (?, ?)", list(enumerate(reaches)))
@@ -262,7 +262,7 @@ def _place(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, peop
 
 
 def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, people: int, train: int) -> None:
-    """Deal the sites out by what people labelled there; those where they labelled nothing train."""
+    """Divide the sites by the number of rows that people labelled; sites without such rows go to training."""
     query = (
         "SELECT site, count(*) FILTER ($people = 0 OR reviewed) AS rows FROM unique_rows GROUP BY site ORDER BY site"
     )

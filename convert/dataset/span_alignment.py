@@ -1,11 +1,11 @@
-"""Places of a record's values in the text that they were extracted from, or why there are none. Pure.
+"""Finds the places of a record's values in the text that they were extracted from, or the reason for none. Pure.
 
     {"item": "flat white", "count": 2} in "two... no, 2 flat whites please" -> nothing: "flat white" is not a word there
     {"item": "flat whites", "count": 2}                                     -> item at 12..23, count at 10..11
 
-A value is searched for as it is written, then without regard to case and white space, and only where it begins and ends
-with a word. It must be there as often as the record has it: what is there more often, or not at all, is a problem, and
-nothing is guessed. Places that another value needs count as taken. A placeholder is a word, of which no part is found.
+A value is searched for verbatim, then ignoring case and white space, and only at word boundaries. It must occur exactly
+as often as in the record; otherwise that is a problem, without guessing. Places that another value needs count as
+taken. A placeholder is one word, which is never matched in part.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ VALUES_MAX = 200
 DEPTH_MAX = 32
 """Objects and lists around a value."""
 PLACES_MAX = 1000
-"""Places of one value that are looked at; one that stands in more is ambiguous."""
+"""Largest number of places of one value; a value with more is ambiguous."""
 FIELDS_MAX = 1000
-"""Names of fields in the report; the others are counted together."""
+"""Largest number of fields in the report; the others are counted together."""
 OTHER_FIELDS = "(others)"
 NO_FIELD = "(record)"
 Problem = Literal["absent", "ambiguous", "overlapping", "not_text", "no_record", "too_many"]
 """Why a value has no place.
 
 absent = the text has it less often than the record; ambiguous = more often; overlapping = its place is another value's;
-not_text = true or false, or over DEPTH_MAX deep; no_record = the answer is no JSON object; too_many = over VALUES_MAX.
+not_text = true or false, or over DEPTH_MAX deep; no_record = the answer is not a JSON object; too_many = over
+VALUES_MAX.
 """
 Match = Literal["exact", "normalised", "placeholder"]
 _Place = tuple[int, int]
@@ -47,19 +48,19 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 
 @dataclass(frozen=True)
 class Alignment:
-    """What was found of one record."""
+    """The places of one record's values."""
 
     spans: tuple[TextSpan, ...]
-    """In the order of the text; empty with a problem, and where the record is empty."""
+    """In the order of the text; empty with a problem, and for an empty record."""
     matches: Mapping[Match, int] = field(default_factory=dict)
     """How the values were found."""
     problems: tuple[tuple[Problem, str], ...] = ()
-    """With the name of the field. The row is of no use if there is one."""
+    """With the name of the field. A row with a problem cannot be used."""
 
 
 @dataclass
 class SpanCounts:
-    """What was found of all records."""
+    """Counts over all records."""
 
     matches: Counter[str] = field(default_factory=Counter)
     rows_left_out: int = 0
@@ -83,7 +84,7 @@ class SpanCounts:
 
 @dataclass
 class _ValueSearch:
-    """One value of a field, and where it may stand."""
+    """One value of a field, and its possible places."""
 
     label: str
     value: str | None
@@ -91,7 +92,7 @@ class _ValueSearch:
     places: list[_Place]
     match: Match
     seen: int = 0
-    """Places that the text has, taken or not."""
+    """All places in the text, taken or not."""
 
     @property
     def is_found(self) -> bool:
@@ -129,7 +130,7 @@ def _object(record: str) -> dict[str, Any] | None:
 
 
 def _values(plain: Any, label: str, depth: int = 0) -> Iterator[tuple[str, str | None]]:
-    """Yield the values with their labels; None stands for what no text has."""
+    """Yield the values with their labels; None for a value that is never in a text."""
     if isinstance(plain, dict | list) and depth < DEPTH_MAX:
         named = plain.items() if isinstance(plain, dict) else ((label, value) for value in plain)
         for name, value in named:
@@ -155,7 +156,7 @@ def _search(label: str, value: str | None, times: int, text: str) -> _ValueSearc
 
 
 def _places(pattern: str, text: str, flags: int) -> Iterator[_Place]:
-    """Yield where a pattern stands as whole words, and cuts no placeholder."""
+    """Yield the places of a pattern as whole words outside of placeholders."""
     cut = [match.span() for match in PLACEHOLDER.finditer(text)]
     for found in re.finditer(f"(?=({pattern}))", text, flags):
         start, end = found.span(1)
@@ -173,7 +174,7 @@ def _is_inside_word(text: str, at: int) -> bool:
 
 
 def _settle(searches: Sequence[_ValueSearch]) -> None:
-    """Take away the places of values that have no choice from the others, until nothing changes."""
+    """Remove the places of values without an alternative from the others, until nothing changes."""
     settled: list[_ValueSearch] = []
     while fresh := [search for search in searches if search.is_found and search not in settled]:
         settled += fresh

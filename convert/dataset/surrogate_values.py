@@ -1,8 +1,8 @@
-"""Made-up values in the forms that redaction replaces: card numbers, addresses, names, by locale and seed.
+"""Draws made-up values in the forms that redaction replaces: card numbers, addresses, names, by locale and seed.
 
-Faker (https://faker.readthedocs.io) draws them. Nothing of a row's text comes in here, so no value of a person can come
-out. Each value is held against the rules of redaction: a type that they find is found again, with the same placeholder,
-and in any other type they find nothing.
+Faker (https://faker.readthedocs.io) draws them. A row's text is not an input, so no real value can be an output. Each
+value is checked against the rules of redaction: a type that they detect is detected again, with the same placeholder,
+and in any other type they detect nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest
 
-# With each number of a bank, some locales log that it is made up.
+# For each bank number some locales log that it is made up.
 logging.getLogger("faker").setLevel(logging.ERROR)
 
 FAKER_VERSION = faker.VERSION
 DEFAULT_LOCALE = "en_US"
 FALLBACK = "code"
-"""The kind of a placeholder whose type is not known."""
+"""The kind of a placeholder of unknown type."""
 _TRIES = 40
 _BORN_FROM, _BORN_DAYS = date(1935, 1, 1), 70 * 365
 _FINDERS = {rule.name: rule.find for rule in RULES}
@@ -113,14 +113,14 @@ def _code(fake: faker.Faker) -> str:
 
 
 def _by_pattern(pattern: str, fake: faker.Faker) -> str:
-    # Faker's own patterns give a meaning to more characters, such as @.
+    # Faker's own patterns interpret more characters, such as @.
     drawn = {"#": string.digits, "?": string.ascii_uppercase}
     return "".join(fake.random.choice(drawn.get(char, char)) for char in pattern)
 
 
 @dataclass(frozen=True)
 class SurrogateKind:
-    """How values of one kind are made, and what redaction is to find in them."""
+    """How to make values of one kind, and what redaction must find in them."""
 
     make: _Make
     word: str | None = ""
@@ -145,14 +145,14 @@ KINDS: Mapping[str, SurrogateKind] = {
     "number": SurrogateKind(lambda fake: str(fake.random_int(1, 999))),
     FALLBACK: SurrogateKind(_code),
 }
-"""Kind of value by name. `id` is not here: its form is that of the rule that found it, below."""
+"""Kind of value by name, except `id`, whose form is that of the rule that found it, below."""
 
 
 # --- national numbers -------------------------------------------------------------------------------------------------
 
 
 def _until_found(rule: str, make: Callable[[], str]) -> str:
-    """Draw until the rule finds all of it: check digits come out right once in 97 times at the least."""
+    """Draw until the rule finds the whole value: check digits are right at least once in 97 draws."""
     return next(number for number in iter(make, "") if (0, len(number)) in _FINDERS[rule](number))
 
 
@@ -198,7 +198,7 @@ _NUMBERS: Mapping[str, tuple[str, _Make]] = {
     "se_personnummer": ("sv_SE", _se_personnummer),
     "br_cpf": ("pt_BR", lambda fake: fake.cpf()),
 }
-"""National number by the rule that finds it: the locale of Faker that knows it, and how it is made."""
+"""National number by the rule that finds it: the locale of Faker, and how to make it."""
 NATIONAL_NUMBERS = tuple(_NUMBERS)
 _NATIONAL_NUMBERS_OF = {
     **{"US": ("us_ssn",), "GB": ("uk_nhs", "uk_nino"), "DE": ("de_tax_id",), "ES": ("es_dni",), "IT": ("it_cf",)},
@@ -226,7 +226,7 @@ class SurrogateSource:
     """Draws values for one row after another; those of a row depend on the seed and its key, not on other rows."""
 
     def __init__(self, locales: Sequence[str], seed: str) -> None:
-        """Draw by those locales, one for each row. Raises InvalidRequest for one that Faker lacks."""
+        """Draw with these locales, one for each row. Raises InvalidRequest for one that Faker lacks."""
         for problem in filter(None, map(find_locale_problem, locales)):
             raise InvalidRequest(problem, remedy="Write locales as language and country: --locale de_DE,en_GB.")
         self._locales, self._seed = tuple(locales), seed
@@ -244,7 +244,8 @@ class SurrogateSource:
     def draw(self, kind: str, rules: Collection[str] = ()) -> str:
         """Return a value of a kind or pattern; `rules` replaced something in the row: an `id` has the form of one.
 
-        After many values that the rules do not find again the next is taken as it is; `word_of` says what was wanted.
+        After many values that the rules do not find again the next is accepted anyway; `word_of` returns the expected
+        word.
         """
         tries = (self._drawn(kind, rules, self._locale if number < _TRIES else DEFAULT_LOCALE)
                  for number in range(2 * _TRIES))  # fmt: skip
@@ -284,16 +285,16 @@ def _made(make: _Make, fake: faker.Faker) -> str:
     try:
         return make(fake)
     except (AttributeError, ValueError):
-        return ""  # a few locales of Faker have no telephone numbers, or broken ones
+        return ""  # a few locales of Faker have no telephone numbers, or invalid ones
 
 
 def word_of(kind: str) -> str | None:
-    """Return what redaction is to call a value of that kind, as `SurrogateKind.word`; a pattern's is not known."""
+    """Return the word of redaction for a value of that kind, as `SurrogateKind.word`; unknown for a pattern."""
     if kind == "id":
         return "ID"
     return KINDS[kind].word if kind in KINDS else None
 
 
 def _is_plain(value: str) -> bool:
-    """Tell whether a value stands in JSON as it is."""
+    """Return whether a value needs no escape in JSON."""
     return bool(value) and json.dumps(value, ensure_ascii=False)[1:-1] == value

@@ -27,37 +27,37 @@ from edge_agent.capture.redact.redactor import NAME_RULE, NAME_WORD, PLACEHOLDER
 Placeholders = Literal["fill", "keep"]
 _ROUNDS = 20
 WORDS_MAX = 1000
-"""Types of placeholders that the data sheet lists; the others are counted together."""
+"""Largest number of placeholder types in the data sheet; the others are counted together."""
 OTHER_WORDS = "(others)"
 _WORDS = {rule.name: rule.placeholder for rule in RULES} | {NAME_RULE: NAME_WORD}
 
 
 @dataclass(frozen=True)
 class SurrogateSettings:
-    """What becomes of placeholders."""
+    """Settings for placeholders."""
 
     placeholders: Placeholders = "fill"
     locales: tuple[str, ...] = (DEFAULT_LOCALE,)
-    """One is drawn for each row."""
+    """Locales, of which one is drawn for each row."""
     kinds: Mapping[str, str] = field(default_factory=dict)
     """The word of a placeholder, such as LOYALTY: the kind of its value, or a pattern such as LC########."""
 
 
 @dataclass
 class SurrogateCounts:
-    """What was filled, by the word of the placeholder; a placeholder counts once in a row."""
+    """Counts by the word of the placeholder; a placeholder counts once per row."""
 
     rows: int = 0
     """Rows in which a value was filled in."""
     filled: Counter[str] = field(default_factory=Counter)
     fallback: Counter[str] = field(default_factory=Counter)
-    """Of these, filled with a code because their type is not known."""
+    """Of these, filled with a code because their type is unknown."""
     not_found_again: Counter[str] = field(default_factory=Counter)
     """Of these, not found by the rules where they stand."""
     raw: Counter[str] = field(default_factory=Counter)
-    """Left, since the caller's text had them: no rule of that row makes such a placeholder."""
+    """Unchanged, because the caller's text had them: no rule of that row makes such a placeholder."""
     kept: Counter[str] = field(default_factory=Counter)
-    """Left, since the settings say so."""
+    """Unchanged by the settings."""
 
     def add(self, counter: Counter[str], word: str) -> None:
         """Count one placeholder."""
@@ -86,7 +86,7 @@ class FilledTexts:
     """Of the first text, in its order."""
 
     def moved(self, position: int) -> int:
-        """Return where a position of the first text is now; it must not be inside of a placeholder."""
+        """Return the new position of a position in the first text, which must not be inside a placeholder."""
         before = [edit for edit in self.edits if edit.end <= position]
         return position + (before[-1].filled_end - before[-1].end if before else 0)
 
@@ -105,8 +105,8 @@ class PlaceholderFiller:
     def fill(self, key: str, redacted: Mapping[str, int], texts: Sequence[str], stored: int) -> FilledTexts:
         """Fill the placeholders of one row.
 
-        `redacted` has the replacements in the first `stored` texts by the name of the rule: a placeholder there that
-        none of these rules makes was in the caller's text and stays. The key identifies the row.
+        `redacted` has the replacements in the first `stored` texts by the name of the rule: a placeholder that none of
+        these rules makes was in the caller's text and stays. The key identifies the row.
         """
         wanted = self._to_fill(redacted, texts, stored)
         if not wanted:
@@ -138,7 +138,7 @@ class PlaceholderFiller:
         in_stored, wanted = set(placeholders("\n".join(texts[:stored]))), []
         for placeholder in dict.fromkeys(placeholders("\n".join(texts))):
             word = _word(placeholder)
-            # A rule of the site, and a marked field, make words that are not known here, so it may be theirs.
+            # Rules of the site and marked fields make unknown words, so the placeholder can be theirs.
             if placeholder in in_stored and not {word, ""} & made:
                 self.counts.add(self.counts.raw, word)
             elif self._settings.placeholders == "keep":
@@ -166,7 +166,7 @@ class PlaceholderFiller:
     def _different(self, placeholder: str, redacted: Mapping[str, int], taken: set[str]) -> str:
         kind = self._kind(_word(placeholder))
         drawn = (self._source.draw(kind, redacted) for _ in range(_ROUNDS))
-        # A pattern without a digit or letter to draw may have one value only.
+        # A pattern without a digit or letter to draw has only one value.
         return next((value for value in drawn if value not in taken), "") or self._source.draw(kind, redacted)
 
     def _kind(self, word: str) -> str:
@@ -174,7 +174,7 @@ class PlaceholderFiller:
         return named if word in self._settings.kinds or named in KINDS or named == "id" else FALLBACK
 
     def _lost(self, text: str, values: Mapping[str, str]) -> set[str]:
-        """Return the placeholders whose value the rules do not find as they should where it stands."""
+        """Return the placeholders whose value the rules do not detect correctly in the text."""
         filled = PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
         found = self._redaction.found(filled)
         lost = set()

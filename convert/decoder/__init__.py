@@ -1,1 +1,1 @@
-"""Decoders as the agent sees them: its prompt rule and its label scores, on checkpoints in PyTorch."""
+"""Decoders as the agent serves them: prompt rule and label scores, on checkpoints in PyTorch."""

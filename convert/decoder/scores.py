@@ -1,4 +1,4 @@
-"""The labels' joint log-probabilities from a decoder in PyTorch: what the agent computes, in full precision.
+"""Computes the labels' joint log-probabilities with a decoder in PyTorch, as the agent does, at full precision.
 
 Same definition as edge_agent/engine/runtimes/llama/label_scoring.py: the sum, over a label's tokens, of
 log p(token | prompt, tokens before), over the whole vocabulary, not divided by the number of tokens.
@@ -18,7 +18,7 @@ from convert.decoder.tokens import TaskTokens, Tokens
 from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, LabelTree
 
 BATCH_ROWS = 16
-"""Prompts, or branches behind one prompt, each with a copy of the cache."""
+"""Prompts, or branches after one prompt, each with a copy of the cache."""
 
 LogProbabilities = npt.NDArray[np.float64]
 Done = Callable[[int], None]
@@ -30,12 +30,12 @@ def joint_log_probabilities(
 ) -> LogProbabilities:
     """Return [texts, labels] of a causal language model of transformers, with or without a PEFT adapter.
 
-    The model is put into evaluation mode, and left in it.
+    The model is set to evaluation mode, and stays in it.
     """
     assert tokens.tree is not None, "only a classify task has labels"
     model.eval()
     prompts = [tokens.prompt(text) for text in texts]
-    # Neighbours of like length go together: less padding.
+    # Prompts of similar length share a batch, which reduces padding.
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     joint = np.zeros((len(prompts), tokens.tree.size))
     size = 1 if tokens.tree.branches else BATCH_ROWS
@@ -60,7 +60,7 @@ def left_padded(rows: Sequence[Tokens], device: Any) -> dict[str, torch.Tensor]:
 
 
 def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabilities:
-    """Score the labels behind some prompts: many for labels of one token, otherwise one at a time."""
+    """Score the labels after some prompts: many at a time for labels of one token, otherwise one at a time."""
     given = left_padded(prompts, model.device)
     out = model(**given, logits_to_keep=1, use_cache=bool(tree.branches))
     tallies = [LabelScorer(tree) for _ in prompts]
@@ -72,7 +72,7 @@ def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabi
 
 
 def _add_branches(model: Any, tree: LabelTree, tally: LabelScorer, cache: Any, length: int) -> None:
-    """Compute the branches behind one prompt, in batches of one length."""
+    """Compute the branches after one prompt, in batches of one length."""
     for branches in _batches(tree.branches):
         size = len(branches[0])
         own = copy.deepcopy(cache)

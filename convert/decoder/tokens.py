@@ -1,7 +1,7 @@
-"""How an input becomes a decoder's tokens, by the agent's own rule and with a checkpoint's own tokenizer.
+"""Turns an input into a decoder's tokens, by the agent's own rule and with a checkpoint's own tokenizer.
 
-The rule and the code are those of edge_agent/engine/runtimes/llama/chat_prompt.py: training and comparison must see the
-tokens that the served model will see. The export proves that the tokenizer of the exported file agrees.
+The rule and the code are those of edge_agent/engine/runtimes/llama/chat_prompt.py: training and comparison must use the
+tokens of the served model. `verify` proves that the exported tokenizer agrees.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class TaskTokens:
     """classify only."""
 
     def prompt(self, text: str) -> Tokens:
-        """Return what the model reads for an input, up to where its answer begins."""
+        """Return the tokens of an input up to the beginning of the answer."""
         return self.prefix + tokenize(self.tokenizer, self.blanks + text, special=False) + self.rest
 
 
 def task_tokens(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> TaskTokens:
-    """Turn a task into tokens.
+    """Tokenize the prompt and labels of a task.
 
     Raises:
-        ModelLoadFailed: the chat template does not render, or two labels are the same tokens or have too many.
+        ModelLoadFailed: the chat template fails, or labels have the same or too many tokens.
     """
     special = {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token or ""}
     text = split_prompt(task.prompt, ChatTemplate(tokenizer.chat_template or "", special))

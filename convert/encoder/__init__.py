@@ -1,1 +1,1 @@
-"""Encoders as the agent sees them: its words and tags, on checkpoints in PyTorch."""
+"""Encoders as the agent serves them: words and tags, pooling and heads, on checkpoints in PyTorch."""

@@ -1,9 +1,9 @@
-"""A linear head of some kilobytes on an encoder that a package ships: together a model that classifies.
+"""A linear head of a few kilobytes on an encoder from an installed package: together a classification model.
 
     python -m convert.encoder.head HEAD PACKAGE OUT    # writes OUT/model.onnx and OUT/tokenizer.json
 
 A head is a safetensors file: `classifier.weight`, `classifier.bias`, and in its metadata `encoder_sha256`, the hash of
-the weights that it was trained on. On others it would answer at random, so they are refused.
+the weights that it was trained on. Other weights are refused, because its answers would be random.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def checkpoint_of(package: str) -> Path:
 
 
 def save(path: Path, head: Weights, encoder: Path, told: Mapping[str, str]) -> None:
-    """Write a head, with the hash of its encoder and what else is `told` of it."""
+    """Write a head, with the hash of its encoder and further metadata in `told`."""
     save_file(head, path, metadata={ENCODER_SHA256: _sha256(encoder / WEIGHTS_NAME), **told})
-    path.chmod(0o644)  # it is written for its owner alone
+    path.chmod(0o644)  # safetensors writes it readable by its owner only
 
 
 def read(path: Path, encoder: Path) -> Weights:

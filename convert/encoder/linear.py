@@ -1,7 +1,7 @@
 """A linear classifier on vectors: multinomial logistic regression with weight decay. Pure.
 
-Ten thousand rows take seconds. It is the start of a new classification head (Kumar et al. 2022, arXiv 2202.10054), the
-model whose disagreement with a label counts in `dataset.label_errors`, and what a fine-tuned encoder has to beat.
+Ten thousand rows take seconds. It initializes a new classification head (Kumar et al. 2022, arXiv 2202.10054), finds
+likely label errors in `dataset.label_errors`, and is the baseline for a fine-tuned encoder.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Integers = npt.NDArray[np.int64]
 
 DECAY = 3e-3
 _ROUNDS_MAX = 150
-# Of the loss: further rounds move no answer.
+# Tolerance of the loss: further iterations change no answer.
 _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """Weights [labels, size] and bias [labels], for vectors as they came."""
+    """Weights [labels, size] and bias [labels], for the original vectors."""
 
     weight: Floats
     bias: Floats
@@ -40,7 +40,7 @@ def fit(vectors: npt.ArrayLike, truth: Integers, labels: int, decay: float = DEC
     Args:
         vectors: [rows, size]; they are centred, and scaled by one number, for the fit.
         truth: [rows], the number of the label.
-        labels: how many labels there are; one without rows becomes improbable.
+        labels: how many labels there are; a label without rows becomes improbable.
         decay: of the weights, not of the bias, against the mean loss of a row.
     """
     given = np.asarray(vectors, np.float64)

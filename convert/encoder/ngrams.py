@@ -1,8 +1,8 @@
-"""Texts as vectors without any model: hashed pieces of words and pairs of words, weighed and reduced. Pure.
+"""Turns texts into vectors without a model: hashed pieces of words and pairs of words, weighted and reduced. Pure.
 
-Each text's letters by twos to fours inside words, its words, and its neighbouring words are counted by a hash; rare
-ones weigh more (tf-idf), and a truncated singular value decomposition (Halko, Martinsson & Tropp 2011, by random
-projection) leaves SIZE numbers. It knows no meaning: an encoder's vectors are better where there is one.
+Pieces of two to four letters inside words, words, and pairs of neighbouring words are counted by a hash; rare ones
+weigh more (tf-idf), and a truncated singular value decomposition (Halko, Martinsson & Tropp 2011, by random projection)
+leaves SIZE numbers. It ignores meaning, so an encoder's vectors are better if there is one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A classifier on the mean of the token vectors, for encoders that were trained to give sentence vectors so.
 
-transformers puts a classification head for BERT on the first token, behind a layer (the pooler) that a sentence encoder
-leaves untrained. Such a checkpoint says in `1_Pooling/config.json` how its token vectors become one.
+transformers puts a classification head for BERT on the first token, after a layer (the pooler) that is untrained in a
+sentence encoder. `1_Pooling/config.json` of such a checkpoint defines how its token vectors become one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 POOLING = "classifier_pooling"
-"""Key of config.json, as ModernBERT has it: `mean`, or the architecture's own way where it is not there."""
+"""Key of config.json, as in ModernBERT: `mean`, or the architecture's default if it is missing."""
 _SENTENCES = Path("1_Pooling", "config.json")
 _BUILT = {
     "model_type": "bert",
@@ -53,15 +53,15 @@ def mean_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def takes_mean(config: Mapping[str, Any]) -> bool:
-    """Tell by a checkpoint's config.json whether its classifier is a MeanPooledBert."""
+    """Return by a checkpoint's config.json whether its classifier is a MeanPooledBert."""
     return config.get("model_type") == "bert" and config.get(POOLING) == "mean"
 
 
 def of_source(source: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return what config.json has to say of the pooling of a checkpoint that somebody brings.
+    """Return the pooling of a source checkpoint for config.json.
 
-    It is the mean where the checkpoint was trained to give sentence vectors so, has no head of its own, and is of the
-    shape that `bert_graph` builds.
+    It is the mean if the checkpoint was trained for mean sentence vectors, has no head of its own, and has the shape
+    that `bert_graph` builds.
     """
     file = source / _SENTENCES
     headless = not any("For" in name for name in config.get("architectures") or ())

@@ -1,4 +1,4 @@
-"""Texts as vectors by an encoder's checkpoint: the mean of the token vectors of the last layer."""
+"""Turns texts into vectors with an encoder's checkpoint: the mean of the token vectors of the last layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOKENS_MAX = 256
 
 
 def sentence_vectors(checkpoint: Path, texts: Sequence[str], progress: Progress) -> npt.NDArray[np.float32]:
-    """Return [texts, size]. Of a long text the beginning is read.
+    """Return [texts, size]. Long texts are truncated.
 
     Raises:
         ModelLoadFailed: the checkpoint does not open.

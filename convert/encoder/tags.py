@@ -1,7 +1,7 @@
-"""Spans of a text as tags of a token classifier, word for word as the agent decodes them.
+"""Turns spans of a text into tags of a token classifier, word by word as the agent decodes them.
 
 The words are those of edge_agent/engine/runtimes/onnx_outputs.py, by its own code: a word has the tag of its first
-token, B-x where a span begins and I-x where it goes on. The other tokens of a word are neither learnt nor read.
+token, B-x where a span begins and I-x where it continues. The other tokens of a word are neither trained nor read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from convert.data.row_files import TextSpan
 from edge_agent.engine.runtimes.onnx_outputs import WordSpan, word_spans
 
 UNREAD = -100
-"""The tag of a token that is not read; the value that losses of PyTorch leave out."""
+"""The tag of a token that is not read; losses of PyTorch ignore this value."""
 _OUTSIDE = "O"
 
 
@@ -27,13 +27,13 @@ class Tagged:
     tags: tuple[int, ...]
     """For each token an index into the task's labels, or UNREAD."""
     misfits: int
-    """Spans that begin or end inside a word, so that the agent can only find them with more text than they have."""
+    """Spans that begin or end inside a word, which the agent can only find with additional text."""
 
 
 def tagged(text: str, encoding: BatchEncoding, spans: Sequence[TextSpan], labels: Sequence[str]) -> Tagged:
     """Tag one encoded text. `encoding` holds one row and was made with offsets.
 
-    Raises KeyError if the labels lack a tag that is needed; the rows of a recipe are checked before.
+    Raises KeyError if the labels lack a tag; the rows of a recipe are checked before.
     """
     index = dict(zip(labels, range(len(labels)), strict=True))
     tags = [UNREAD] * len(encoding["input_ids"])

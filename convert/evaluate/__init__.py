@@ -1,6 +1,6 @@
-"""Measuring bundles through the agent's own engine: any bundle on any rows, and the evaluate stage.
+"""Measures bundles through the agent's own engine: any bundle on any rows, and the evaluate stage.
 
-The only room of the factory that may import the engine: what it measures is what a site will get.
+Only this package of convert may import the engine, so that figures are those of a site.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHUNK_ROWS = 64
 def run(job: StageJob) -> Report:
     """Measure the chosen artefact, as it was calibrated, on the test split, one text at a time.
 
-    Leaves predictions.jsonl (text, expected and a Prediction a line), and quality.json: the report without times.
+    Writes predictions.jsonl (text, expected and a prediction per line), and quality.json: the report without times.
     """
     sample = row_files.sample(job.recipe, "test")
     rows = sample.rows
@@ -54,8 +54,8 @@ def run(job: StageJob) -> Report:
 def _without_near_copies(
     recipe: Recipe, manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
 ) -> Report:
-    """Return how many test rows are near copies of rows that the model or its threshold comes from, and the headline of
-    the others."""
+    """Return how many test rows are near duplicates of training or calibration rows, and the headline figures of the
+    others."""
     texts = {
         split: [row.asked for row in row_files.rows(recipe, split)] for split in KNOWN if getattr(recipe.data, split)
     }
@@ -72,11 +72,11 @@ def evaluate(
 ) -> tuple[Report, list[ServedPrediction]]:
     """Measure any bundle directory on rows, one text at a time; see `scoring.measure` for the report.
 
-    Only rows that figures may rest on are asked (sampling.py), and only for these there are predictions.
+    Only rows that figures rest on are used (probability_sampling.py), and only these have predictions.
 
     Raises:
-        BundleError: it is no bundle, or it does not fit this agent.
-        InvalidRequest: the rows are labelled with what the bundle does not know.
+        BundleError: it is not a bundle, or it does not fit this agent.
+        InvalidRequest: rows have labels that the bundle lacks.
         ModelError, MemoryShort: it does not load.
     """
     bundle, sample = open_bundle(folder), row_files.equally_likely(rows)
@@ -86,16 +86,18 @@ def evaluate(
 
 
 def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progress = quiet) -> Report:
-    """Measure two bundle directories on the same rows; see `paired.compare` for the report.
+    """Measure two bundle directories on the same rows; see `paired_comparison.compare` for the report.
 
-    They take turns, some rows each, so that what else the machine does falls on both.
+    They take turns, a few rows each, so that other load of the machine affects both.
 
     Raises what `evaluate` raises; InvalidRequest also for two kinds of task.
     """
     bundles, rows = (open_bundle(first), open_bundle(second)), row_files.equally_likely(rows).rows
     kinds = {bundle.manifest.task.kind for bundle in bundles}
     if len(kinds) > 1:
-        raise InvalidRequest(f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare like with like.")
+        raise InvalidRequest(
+            f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare two bundles of one kind."
+        )
     for bundle in bundles:
         _check_labels(bundle, rows)
     said = _in_turns(bundles, [row.text for row in rows], progress)
@@ -141,7 +143,7 @@ def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
         raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
     strange = sorted(_used(rows) - known)
     if kind in ("classify", "extract") and strange:
-        said = f"{len(strange)} labels of the rows are none of {bundle.name}: {', '.join(strange)[:300]}"
+        said = f"{len(strange)} labels of the rows are not labels of {bundle.name}: {', '.join(strange)[:300]}"
         raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
 
 

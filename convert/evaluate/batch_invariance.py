@@ -1,9 +1,9 @@
-"""Batch invariance: whether what a bundle answers depends on the texts that are computed at the same time.
+"""Measures batch invariance: whether a bundle's answers depend on other texts in the same batch.
 
 A threshold is proved with the scores of texts that were computed one at a time. It holds on a site only if a text has
-the same scores there in company, to the last bit: what differs by rounding in one layer is blown up by quantized
-activations in the next. It depends on the format of the weights and on the code that the library has for a processor,
-so it is measured, through the agent's engine, on the build and the machine at hand.
+exactly the same scores in a batch: quantized activations amplify a rounding difference from layer to layer. That
+depends on the format of the weights and on the library's code for a processor, so it is measured through the agent's
+engine, on this build and machine.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from edge_agent.formats.manifest import SCORED_KINDS
 
 TEXTS_MAX = 32
 BATCHES = (2, 8)
-"""Texts in the engine at the same time; the second is what it computes together on a site unless told otherwise."""
+"""Texts in the engine at the same time; the second is the default batch of a site."""
 _LIBRARIES = {"llama": "llama-cpp-python", "onnx": "onnxruntime"}
 _INSTRUCTION_SETS = ("sse4_2", "avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 
 
 @dataclass(frozen=True)
 class BatchInvariance:
-    """What was measured of one bundle."""
+    """The measurement of one bundle."""
 
     texts: int
-    """How many were computed alone and in company."""
+    """How many texts were computed alone and in batches."""
     batches: tuple[int, ...]
     varied: int
-    """How many of the texts had another answer in some batch."""
+    """How many of the texts had a different answer in some batch."""
     difference_max: float
     """The largest difference of a score, a confidence or an element of a vector."""
     engine: str
-    """Why scores depend on what else is computed, as the engine has measured it; empty = they do not."""
+    """Why scores depend on the batch, as measured by the engine; empty = they do not."""
     build: str
-    """The library, its code and the processor on which this was measured."""
+    """The library, its build and the processor of the measurement."""
     scored: bool
-    """Whether answers have a confidence, for which a threshold holds only if nothing varies."""
+    """Whether answers have a confidence, whose threshold needs batch invariance."""
 
     @property
     def problem(self) -> str:
-        """Why no threshold holds for this bundle; empty = one can."""
+        """Why no threshold can hold for this bundle; empty = one can."""
         if not self.scored:
             return ""
         if self.varied:
-            said = f"scores of {self.varied} of {self.texts} texts depend on what else is computed"
+            said = f"scores of {self.varied} of {self.texts} texts depend on other texts in the batch"
             return f"{said}, by up to {self.difference_max:.2g}"
         return self.engine
 
@@ -63,7 +63,7 @@ class BatchInvariance:
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """Return a report in one line, as the manifest carries it."""
+    """Return a report in one line, for the manifest."""
     sizes = " and ".join(map(str, report["batches"]))
     same = "the same to the last bit" if not report["varied"] else f"others for {report['varied']}"
     said = f"answers to {report['texts']} texts alone and in batches of {sizes}: {same}; {report['build']}"
@@ -73,11 +73,11 @@ def sentence(report: dict[str, Any]) -> str:
 def measure_batch_invariance(
     bundle: BundleFolder, texts: Sequence[str], progress: Progress = quiet
 ) -> BatchInvariance | None:
-    """Compute some texts alone, then in batches and in other orders; None for text that is written freely.
+    """Compute some texts alone, then in batches and in other orders; None for tasks of kind generate.
 
-    Streams share steps until one of them ends, so a written text has no such promise (decision 48).
+    Streams share steps until one of them ends, so generated text has no such guarantee (decision 48).
 
-    Raises what serving raises.
+    Raises as serving.
     """
     if bundle.manifest.task.kind == "generate":
         return None
@@ -97,7 +97,7 @@ def measure_batch_invariance(
 
 
 def difference(first: ServedPrediction, second: ServedPrediction) -> float | None:
-    """Return by how much two answers to a text differ at most; None = in no bit."""
+    """Return the largest difference between two answers to a text; None = they are identical."""
     pairs = list(_numbers(first, second))
     words = (first.answer, first.failure, first.entities) == (second.answer, second.failure, second.entities)
     if words and all(left == right for left, right in pairs):
@@ -120,7 +120,7 @@ def _build(bundle: BundleFolder, details: dict[str, str]) -> str:
 
 
 def _processor() -> str:
-    """Return the name of this machine's processor, with its instruction sets; empty where Linux does not tell."""
+    """Return the name of this machine's processor, with its instruction sets; empty if Linux does not report it."""
     try:
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

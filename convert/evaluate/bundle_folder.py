@@ -1,4 +1,4 @@
-"""A bundle directory, opened to be run: its manifest and where its files are."""
+"""Opens a bundle directory to run it: its manifest and the paths of its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, enco
 
 @dataclass(frozen=True)
 class BundleFolder:
-    """See the module."""
+    """A bundle directory with its manifest and the paths of its files."""
 
     folder: Path
     manifest: Manifest
@@ -21,7 +21,7 @@ class BundleFolder:
 
     @property
     def digest(self) -> str:
-        """What it is known by."""
+        """SHA-256 of the manifest."""
         return digest_of(self.manifest_bytes)
 
     @property
@@ -30,7 +30,7 @@ class BundleFolder:
         return f"{self.manifest.task.name} {self.manifest.version}"
 
     def at_temperature(self, temperature: float) -> BundleFolder:
-        """Return the same files under a manifest with another temperature; they share an engine."""
+        """Return the same files with another temperature in the manifest; both share an engine."""
         confidence = self.manifest.confidence.model_copy(update={"temperature": temperature})
         manifest = self.manifest.model_copy(update={"confidence": confidence})
         return BundleFolder(self.folder, manifest, encode(manifest), self.paths)
@@ -41,13 +41,15 @@ def open_bundle(folder: Path) -> BundleFolder:
 
     Raises:
         BundleUnreadable: no manifest.json there.
-        FileMissing, HashMismatch: a file of the bundle is not there, or has another size than the manifest says.
+        FileMissing, HashMismatch: a file of the bundle is missing, or its size differs from the manifest.
         ManifestInvalid, SchemaUnknown: the manifest breaks a rule.
     """
     file = folder / MANIFEST_NAME
     if not file.is_file():
-        said = f"{folder} is no bundle directory: it has no {MANIFEST_NAME}"
-        raise BundleUnreadable(said, remedy="Name what 'edge-convert run' or 'assemble' made; unpack a tar first.")
+        said = f"{folder} is not a bundle directory: it has no {MANIFEST_NAME}"
+        raise BundleUnreadable(
+            said, remedy="Name a bundle directory made by 'edge-convert run' or 'assemble'; unpack a tar first."
+        )
     manifest_bytes = file.read_bytes()
     manifest = parse(manifest_bytes)
     for artifact in manifest.artifacts:
@@ -55,7 +57,7 @@ def open_bundle(folder: Path) -> BundleFolder:
         if not path.is_file():
             raise FileMissing(f"{path} does not exist, though the manifest names it", remedy="Copy the bundle again.")
         if path.stat().st_size != artifact.size_bytes:
-            raise HashMismatch(f"{path} has {path.stat().st_size} bytes; the manifest says {artifact.size_bytes}")
-    # Absolute: the children that open them are told paths, not where we stand.
+            raise HashMismatch(f"{path} has {path.stat().st_size} bytes; the manifest has {artifact.size_bytes}")
+    # Absolute, because the child processes have another working directory.
     paths: dict[str, Path] = {artifact.role: (folder / artifact.path).resolve() for artifact in manifest.artifacts}
     return BundleFolder(folder, manifest, manifest_bytes, paths)

@@ -1,4 +1,4 @@
-"""Two bundles on the same rows: what differs between them, and could that be chance? Pure."""
+"""Compares two bundles on the same rows, with tests whether differences are more than chance. Pure."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def compare(
 ) -> dict[str, Any]:
     """Return the report of a comparison.
 
-    Keys: `rows`, `latency_ms` of both; then, for what can be right or wrong, `first` and `second` (the same headline as
+    Keys: `rows`, `latency_ms` of both; for kinds that can be right or wrong, `first` and `second` (the same headline as
     `scoring.measure`), `same_answer`, `agreement` (the same answer, and both confident or neither), `only_first` and
-    `only_second` (rows that one alone has right), `differences` (`figures.differences`), `better` and `worse` (in what
-    the second differs by more than chance); classify: `per_label`. embed: `cosine` of the two vectors of a text.
+    `only_second` (rows that only one has right), `differences` (`quality_metrics.differences`), `better` and `worse`
+    (figures in which the second differs by more than chance); classify: `per_label`. embed: `cosine` of the two vectors
+    of a text.
     """
     kind = manifests[0].task.kind
     report: dict[str, Any] = {
@@ -56,14 +57,14 @@ def compare(
 
 
 def same_answers(first: Sequence[ServedPrediction], second: Sequence[ServedPrediction]) -> list[bool]:
-    """Tell which texts got the same answer from both; two failures are the same."""
+    """Return which texts got the same answer from both; two failures are the same."""
     return [
         (left.answer, left.failure) == (right.answer, right.failure) for left, right in zip(first, second, strict=True)
     ]
 
 
 def cosine(first: Sequence[ServedPrediction], second: Sequence[ServedPrediction]) -> dict[str, float]:
-    """Return mean and least cosine between the two vectors of each text that has both."""
+    """Return mean and smallest cosine between the two vectors of each text that has both."""
     pairs = answered(first, second)
     if not pairs:
         return {}

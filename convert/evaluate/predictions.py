@@ -1,4 +1,4 @@
-"""What a served bundle said to one text, and the file of many. Pure."""
+"""The answer of a served bundle to one text, and the file of predictions. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# exp of it is the smallest probability that is not 0 in a float64; an engine says 0 for less.
+# exp of it is the smallest positive float64; an engine returns 0 for less.
 _LOG_LEAST = -745.0
 _DIGITS = 6
 
@@ -26,7 +26,7 @@ class FoundEntity:
 
 @dataclass(frozen=True)
 class ServedPrediction:
-    """One answer. Only the fields of the task's kind are set."""
+    """One answer. Only the fields of its kind of task are set."""
 
     answer: str = ""
     """classify: the best label. generate: the text. extract: the entities as JSON, for people. embed: empty."""
@@ -38,15 +38,15 @@ class ServedPrediction:
     """classify: the probability of each label as served."""
     label_mass: float = 1.0
     ood_score: float | None = None
-    """How strange the input is, as the graph of an encoder says it; None = it does not."""
+    """Out-of-distribution score of the input, computed by an encoder's graph; None = the graph has none."""
     entities: tuple[FoundEntity, ...] = ()
     vector: tuple[float, ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
-    """From handing the text to the engine until its answer, the wait in its queue included."""
+    """From sending the text to the engine until its answer, including the wait in its queue."""
     failure: str = ""
-    """Reason of the error that came instead of an answer, such as INPUT_TOO_LONG."""
+    """Reason of the error instead of an answer, such as INPUT_TOO_LONG."""
 
     def line(self, text: str, expected: str) -> str:
         """Write one line of predictions.jsonl."""

@@ -1,8 +1,8 @@
-"""The figures of a version on labelled rows, and of two on the same rows: one rule for report, compare and publish.
+"""The figures of a version on labelled rows, and of two versions on the same rows, for report, compare and publish.
 
-Of one: accuracy, coverage (the share of confident answers), realised risk (the share of wrong ones among these),
-calibration error, and these per label; each with its interval. Of two: the differences, with intervals and paired
-tests. Rows of one family count as what they are, right or wrong together (convert/clustered_statistics.py). Pure.
+For one version: accuracy, coverage (the share of confident answers), realised risk (the share of wrong ones among
+these), calibration error, and the same per label; each with its interval. For two versions: the differences, with
+intervals and paired tests. Intervals and tests account for families (convert/clustered_statistics.py). Pure.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from convert.clustered_statistics import (
 from convert.evaluate import reliability
 
 CHANCE_MAX = 0.05
-"""A difference with a lower p-value is taken for one; raised for the number of tests."""
+"""Significance level of a difference, for p-values adjusted for the number of tests."""
 _HIGHER_IS_BETTER = {"accuracy": True, "coverage": True, "wrong": False, "calibration_error": False}
 
 Flags = npt.NDArray[np.bool_]
 Place = tuple[int, bool]
-"""The row of an entity or label, and whether it was found there."""
+"""The row of an entity or label, and whether it was found."""
 
 
 @dataclass(frozen=True)
 class AnswerOutcomes:
-    """What a version made of labelled rows, [rows] each."""
+    """The answers of a version to labelled rows, [rows] each."""
 
     right: Flags
     confident: Flags
-    """At or above the threshold; none of a version without one, or without an answer."""
+    """At or above the threshold; False for a version without one, or without an answer."""
     confidence: Floats
-    """NaN where there is none: the answer failed, or the task has no confidence."""
+    """NaN if the answer failed, or the task has no confidence."""
     families: Numbers
     labels: Sequence[str] = ()
-    """classify: the true ones."""
+    """classify: the true labels."""
 
     def only(self, rows: Flags) -> AnswerOutcomes:
-        """Return those of some rows."""
+        """Return the answers of some rows."""
         labels = [label for label, kept in zip(self.labels, rows.tolist(), strict=True) if kept] if self.labels else ()
         return AnswerOutcomes(
             self.right[rows], self.confident[rows], self.confidence[rows], self.families[rows], labels
@@ -58,7 +58,7 @@ class AnswerOutcomes:
 
 
 def headline(outcomes: AnswerOutcomes) -> dict[str, Any]:
-    """Return `rows`, `families`, `accuracy`, `coverage`, `wrong`, and `calibration` where answers have a confidence."""
+    """Return `rows`, `families`, `accuracy`, `coverage`, `wrong`, and `calibration` if answers have a confidence."""
     known = ~np.isnan(outcomes.confidence)
     report: dict[str, Any] = {
         "rows": len(outcomes.right),
@@ -81,7 +81,7 @@ def _selective(outcomes: AnswerOutcomes) -> dict[str, Any]:
 
 
 def of_label(wanted: Sequence[Place], said: Sequence[Place], families: Numbers) -> dict[str, Any]:
-    """Return rows, precision, recall and F1 of a label, with intervals, from where it should be and where it was said.
+    """Return rows, precision, recall and F1 of a label, with intervals, from its true and its predicted places.
 
     F1 = 2 J / (1 + J) where J is the share of hits among the places of either; so is its interval.
     """
@@ -102,7 +102,7 @@ def of_labels(outcomes: AnswerOutcomes, labels: Sequence[str]) -> dict[str, dict
 
 
 def share_of(places: Sequence[Place], families: Numbers) -> Interval:
-    """Return the share of places where it was found."""
+    """Return the share of places with a hit."""
     rows = np.array([row for row, _ in places], dtype=np.int64)
     return clustered_share(np.array([found for _, found in places], dtype=np.bool_), families[rows])
 
@@ -187,7 +187,7 @@ def label_differences(
     first: AnswerOutcomes, second: AnswerOutcomes, labels: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Return per label the rows, `accuracy`, `coverage` and `wrong` of `first` and `second`, and p-values of the paired
-    tests on accuracy and coverage, raised for the number of labels."""
+    tests on accuracy and coverage, adjusted for the number of labels."""
     true = np.array(first.labels, dtype=object)
     found: dict[str, dict[str, Any]] = {}
     for label in labels:

@@ -1,4 +1,4 @@
-"""Which answers are right, and the report of a version on labelled rows. Pure."""
+"""Judges which answers are right, and reports on a version on labelled rows. Pure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _PERCENTILES = (50, 90, 95, 99)
 
 
 def is_right(kind: Kind, row: DataRow, prediction: ServedPrediction) -> bool:
-    """Tell whether the whole answer is right; one that failed is not.
+    """Return whether the whole answer is right; a failed one is not.
 
     classify: the label. extract: every entity, with its place, and no other. generate, and extract where the row has a
-    record: the same JSON value where the wanted text is JSON, otherwise the same text up to white space around it.
+    record: the same JSON value if the expected text is JSON, otherwise the same text apart from surrounding white
+    space.
     """
     return not prediction.failure and _RIGHT[kind](row, prediction)
 
@@ -57,7 +58,7 @@ _RIGHT: dict[str, Callable[[DataRow, ServedPrediction], bool]] = {
 
 
 def expected(kind: Kind, row: DataRow) -> str:
-    """Return what `ServedPrediction.answer` should be."""
+    """Return the expected value of `ServedPrediction.answer`."""
     if kind == "extract" and not row.completion:
         return json.dumps([[span.label, span.start, span.end] for span in row.spans])
     return row.label or row.completion
@@ -66,10 +67,10 @@ def expected(kind: Kind, row: DataRow) -> str:
 def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> dict[str, Any]:
     """Return the report of one bundle on labelled rows.
 
-    Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind those of `figures.headline`, `confusion` and
-    `per_label` (classify), `per_label` of entities (extract), `fields` (generate and extract, JSON), `neighbours`
-    (embed, where rows have labels). With a threshold `sure`: it, and the share of rows at or above it (`coverage`), and
-    of wrong ones there. Every share has its interval at 95 %.
+    Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind those of `quality_metrics.headline`, `confusion`
+    and `per_label` (classify), `per_label` of entities (extract), `fields` (generate and extract, JSON), `neighbours`
+    (embed, where rows have labels). With a threshold, `sure`: the threshold, the share of confident answers
+    (`coverage`), and the share of wrong ones among these (`wrong`). Every share has its 95% interval.
     """
     task = manifest.task
     report: dict[str, Any] = {
@@ -84,7 +85,7 @@ def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[S
 
 
 def summary(confidence: Confidence, found: AnswerOutcomes) -> dict[str, Any]:
-    """Return the headline; coverage and realised risk are in `sure`, beside the threshold, where there is one."""
+    """Return the headline figures; with a threshold, coverage and realised risk are in `sure`."""
     plain = quality_metrics.headline(found)
     selective = {"coverage": plain.pop("coverage"), "wrong": plain.pop("wrong")}
     if not isinstance(confidence, Threshold):
@@ -94,7 +95,7 @@ def summary(confidence: Confidence, found: AnswerOutcomes) -> dict[str, Any]:
 
 
 def outcomes(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> AnswerOutcomes:
-    """Return which answers are right and which confident; of kinds that can be right or wrong."""
+    """Return which answers are right and which are confident, for kinds that can be right or wrong."""
     kind, confidence = manifest.task.kind, manifest.confidence
     answered = np.array([not each.failure for each in predictions], dtype=np.bool_)
     graded = answered & (kind != "generate")
@@ -163,14 +164,14 @@ def _entities(
 
 
 def entity_types(task: TaskSpec) -> list[str]:
-    """Return what the BIO tags of a task stand for: B-x and I-x mean x."""
+    """Return the entity labels of a task's BIO tags: B-x and I-x mean x."""
     return list(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 
 
 def _fields(
     _task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
 ) -> dict[str, Any]:
-    """Return, where wanted texts are JSON objects, the share of rows that have each field right."""
+    """Return the share of rows with each field right, if the expected texts are JSON objects."""
     places: dict[str, list[quality_metrics.Place]] = {}
     for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
         truth, said = _object(row.completion), _object(each.answer)
@@ -181,7 +182,7 @@ def _fields(
 
 
 def _neighbours(rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> dict[str, Any]:
-    """Return the share of rows whose nearest other row has the same label: what an embedding is usually for."""
+    """Return the share of rows whose nearest other row has the same label."""
     use = [bool(row.label and each.vector) for row, each in zip(rows, predictions, strict=True)]
     if sum(use) < 2:
         return {}

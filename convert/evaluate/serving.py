@@ -1,9 +1,9 @@
-"""Bundles run as on a site: the agent's own engine pool, with its child processes, confinement and memory rules.
+"""Runs bundles as on a site: the agent's own engine pool, with its child processes, confinement and memory rules.
 
     with serving([bundle], progress) as served:
         predictions = served.predict(bundle, texts)
 
-What is measured here is what a device gets, but for gRPC. Only this package of the factory may import the engine.
+Measurements equal those of a device, apart from gRPC. Only this package of convert may import the engine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import CallerError, EngineCrashed, InputQuarantined, ModelFailed
 
 ANSWER_SECONDS_MAX = 600.0
-SEED = 1  # of a generation with a temperature: the same text gets the same answer
+SEED = 1  # seed of a generation with a temperature, so that the same text gets the same answer
 _QUEUE = 1024
 
 
@@ -41,11 +41,11 @@ def predict(folder: Path, texts: Sequence[str], progress: Progress = quiet, at_o
         folder: of the bundle.
         texts: what a device would send.
         progress: is told of each answer.
-        at_once: texts in the engine at the same time. Latency is a lone caller's with 1, throughput is best with more.
+        at_once: texts in the engine at the same time: 1 for the latency of a single caller, more for throughput.
 
     Raises:
-        BundleError, ManifestInvalid: it is no bundle.
-        ModelError, MemoryShort: it does not load. An input that fails alone is a Prediction with `failure`.
+        BundleError, ManifestInvalid: it is not a bundle.
+        ModelError, MemoryShort: it does not load. A single input that fails is a prediction with `failure`.
     """
     bundle = open_bundle(folder)
     with serve_bundles([bundle], at_once) as served:
@@ -53,10 +53,10 @@ def predict(folder: Path, texts: Sequence[str], progress: Progress = quiet, at_o
 
 
 class ServedBundles:
-    """Bundles in running engines; `serve_bundles` makes it."""
+    """Bundles in running engines, made by `serve_bundles`."""
 
     def __init__(self, runner: asyncio.Runner, pool: EnginePool, at_once: int) -> None:
-        """Take the loop that owns the pool."""
+        """Use the loop that owns the pool."""
         self._runner = runner
         self._pool = pool
         self._at_once = at_once
@@ -65,22 +65,23 @@ class ServedBundles:
     def predict(
         self, bundle: BundleFolder, texts: Sequence[str], progress: Progress = quiet, at_once: int = 0
     ) -> list[ServedPrediction]:
-        """Answer texts in order; a bundle that is not there yet is loaded first.
+        """Answer texts in order; a bundle that is not loaded yet is loaded first.
 
         `at_once` texts are in the engine at the same time; 0 = as many as it takes.
         """
         return self._runner.run(self._predict(bundle, texts, progress, at_once or self._at_once))
 
     def score_variance(self, bundle: BundleFolder) -> str:
-        """Return why scores of a loaded bundle depend on what else is computed; empty = they do not."""
+        """Return why scores of a loaded bundle depend on other texts in the batch; empty = they do not."""
         return self._pool.score_variance(bundle.digest)
 
     def details(self, bundle: BundleFolder) -> dict[str, str]:
-        """Return what the engine of a loaded bundle reports of itself."""
+        """Return the report of a loaded bundle's engine."""
         return next(dict(each.details) for each in self._pool.statuses() if bundle.digest in each.digests)
 
     def memory_bytes(self, bundle: BundleFolder) -> int:
-        """Return what the agent says the bundle's engine needs, in bytes; 0 for a runtime that needs no model."""
+        """Return the agent's estimate of the memory of the bundle's engine, in bytes; 0 for a runtime without a
+        model."""
         return int(self.details(bundle).get("memory_estimated_bytes", 0))
 
     async def _predict(
@@ -134,22 +135,22 @@ class ServedBundles:
 
 @contextlib.contextmanager
 def serve_bundles(bundles: Sequence[BundleFolder], at_once: int = 1, cpu_threads: int = 0) -> Iterator[ServedBundles]:
-    """Load bundles, and stop their engines at the end.
+    """Context manager: loads bundles, and stops their engines at the end.
 
     Args:
         bundles: of any tasks; those with the same weights share an engine.
         at_once: texts in an engine at the same time.
         cpu_threads: for all engines; 0 = one for each core, as on a site.
 
-    Raises what loading raises: ModelLoadFailed, EngineCrashed, MemoryShort.
+    Raises ModelLoadFailed, EngineCrashed, MemoryShort if a bundle does not load.
     """
     config = EngineConfig(
-        device="cpu",  # what is calibrated holds there; a site asks its device whether it computes the same
+        device="cpu",  # thresholds are calibrated on the CPU; a site checks whether its accelerator computes the same
         cpu_threads=cpu_threads,
         sequences_max=at_once,
         queue_requests_max=_QUEUE,
         load_failures_max=1,
-        # Between two calls of `predict` nobody listens to the children, however long that takes.
+        # Between two calls of `predict` the loop does not run, so the children are not supervised then.
         heartbeat_seconds_max=ANSWER_SECONDS_MAX,
     )
     folders = {path.parent for bundle in bundles for path in bundle.paths.values()}

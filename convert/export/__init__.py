@@ -1,6 +1,6 @@
 """From a checkpoint to the file of a runtime, at full precision: GGUF by llama.cpp's converter, ONNX by optimum.
 
-What each way gets wrong without a word is handled or refused in the module of that way; `verify` proves the rest.
+Each module handles or refuses what its exporter gets silently wrong; `verify` proves the result.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _SINGLE_LABEL = "single_label_classification"
 
 
 def run(job: StageJob) -> Report:
-    """Leave `base.gguf`, and `adapter.gguf` where an adapter stays apart; or `model.onnx` and `tokenizer.json`.
+    """Write `base.gguf`, and `adapter.gguf` for a separate adapter; or `model.onnx` and `tokenizer.json`.
 
     Raises:
-        InvalidRequest: the model is not one that the task's runtime serves rightly.
+        InvalidRequest: the task's runtime cannot serve the model correctly.
         ModelLoadFailed: the weights do not fill the model, or the exporter fails.
         RequirementUnmet: 'edge-convert setup' has not run.
     """
@@ -55,13 +55,13 @@ def _check_length(what: TaskSpec, config: dict[str, Any]) -> None:
 
 
 def _check_labels(what: TaskSpec, config: dict[str, Any]) -> None:
-    """Raise InvalidRequest unless the outputs are one label each text: the task's labels, in their order."""
+    """Raise InvalidRequest unless the model's outputs are the task's labels, in the same order, one label per text."""
     problem = config.get("problem_type") or _SINGLE_LABEL
     if what.kind == "classify" and problem != _SINGLE_LABEL:
         raise InvalidRequest(
-            f"the model was trained for problem_type '{problem}': its outputs are no probabilities of one label each"
-            " text, and the agent would serve them as such",
-            remedy="Train it for one label a text: 'finetune:' in the recipe, or a checkpoint that was.",
+            f"the model was trained for problem_type '{problem}': its outputs are not probabilities of one label per"
+            " text, as the agent would serve them",
+            remedy="Add 'finetune:' to the recipe, or use a checkpoint that was trained for one label per text.",
         )
     labels = checkpoint_loading.labels_of(config)
     unnamed = [f"LABEL_{index}" for index in range(len(what.labels))]

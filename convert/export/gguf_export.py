@@ -1,10 +1,10 @@
-"""Checkpoints to GGUF, with llama.cpp's converter; what that gets wrong without a word is handled or refused here.
+"""Exports checkpoints to GGUF with llama.cpp's converter, and handles or refuses what it gets silently wrong.
 
-- BERT classifiers: the converter drops the pooler, so llama.cpp would classify without it. It is renamed to the layer
-  that llama.cpp computes in its place.
-- Gemma 3 with another query scalar than its head size, or other layers than every sixth that see the whole text:
-  llama.cpp reads neither.
-- Adapters scaled in another way than alpha / rank: llama.cpp knows no other.
+- BERT classifiers: the converter drops the pooler, so llama.cpp would classify without it. The pooler is renamed to the
+  layer that llama.cpp computes in its place.
+- Gemma 3 with a query scalar other than its head size, or with global attention in layers other than every sixth:
+  llama.cpp reads neither setting.
+- Adapters with a scale other than alpha / rank: llama.cpp supports no other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge_agent.errors import InvalidRequest
 
 BASE, ADAPTER = "base.gguf", "adapter.gguf"
 F32_BYTES_MAX = 4 * 10**9
-"""Of weights in a checkpoint: above, the file is F16."""
+"""Bytes of weights above which the file is F16."""
 _GEMMA3_27B_LAYERS = 62
 _GEMMA3_PATTERN = 6
 _POOLED = ("bert.pooler.dense.", "classifier.dense.")
@@ -36,19 +36,19 @@ _MERGE_REMEDY = "Set 'adapter: merged' under 'export' in the recipe."
 
 @dataclass(frozen=True)
 class GgufExport:
-    """What to export."""
+    """The input of an export."""
 
     checkpoint: Path
     adapter: Path | None = None
     merged: bool = False
-    """Put the adapter into the weights, instead of a file of its own."""
+    """Merge the adapter into the weights, instead of writing a separate file."""
 
 
 def export(how: GgufExport, tool: GgufConverter, out: Path, progress: Progress) -> Report:
-    """Leave `base.gguf`, and `adapter.gguf` where it stays apart.
+    """Write `base.gguf`, and `adapter.gguf` if it stays separate.
 
     Raises:
-        InvalidRequest: the model, its tokenizer or its adapter is of a kind that would come out wrong.
+        InvalidRequest: the model, its tokenizer or its adapter is of a kind that the converter gets wrong.
         ModelLoadFailed: the weights do not fill the model, or the converter fails.
     """
     _refuse(checkpoint_loading.read_config(how.checkpoint))
@@ -92,7 +92,7 @@ def adapter_to_gguf(tool: GgufConverter, adapter: Path, checkpoint: Path, out: P
 
 
 def weight_type(checkpoint: Path) -> str:
-    """Return the type of the exported weights: float32 takes everything exactly, where there is room."""
+    """Return the type of the exported weights: float32 is exact, but limited to small models."""
     size = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
     return "F32" if size <= F32_BYTES_MAX else "F16"
 
@@ -101,14 +101,14 @@ def _refuse(config: dict[str, Any]) -> None:
     if not checkpoint_loading.is_decoder(config):
         raise InvalidRequest(
             f"the llama runtime serves decoders; the source is {_architecture(config)}",
-            remedy="Set 'runtime: onnx' in task.yaml for an encoder, or name a model that continues texts.",
+            remedy="Set 'runtime: onnx' in task.yaml for an encoder, or name a causal language model.",
         )
     if str(config["model_type"]).startswith("gemma3"):
         _refuse_gemma3(config.get("text_config") or config)
 
 
 def _refuse_gemma3(text: dict[str, Any]) -> None:
-    """Raise InvalidRequest for what llama.cpp takes for granted of Gemma 3 and does not read."""
+    """Raise InvalidRequest for settings of Gemma 3 that llama.cpp assumes and does not read."""
     scalar, size = text.get("query_pre_attn_scalar", 256), text.get("head_dim", 256)
     if text.get("num_hidden_layers") == _GEMMA3_27B_LAYERS:
         size = text["hidden_size"] / text["num_attention_heads"]
@@ -121,8 +121,8 @@ def _refuse_gemma3(text: dict[str, Any]) -> None:
     sees_all = [index for index, kind in enumerate(layers, 1) if kind == "full_attention"]
     if sees_all != list(range(_GEMMA3_PATTERN, len(layers) + 1, _GEMMA3_PATTERN)):
         raise InvalidRequest(
-            f"Gemma 3 whose layers {sees_all} see the whole text: llama.cpp takes every sixth for it",
-            remedy="Start from a Gemma 3 with the published arrangement of layers.",
+            f"Gemma 3 with global attention in layers {sees_all}: llama.cpp assumes every sixth layer",
+            remedy="Start from a Gemma 3 with the published layer pattern.",
         )
 
 
@@ -136,9 +136,9 @@ def _refuse_adapter(adapter: Path) -> None:
     }
     for key, words in odd.items():
         if config.get(key):
-            raise InvalidRequest(f"the adapter {words}, which llama.cpp does not know", remedy=_MERGE_REMEDY)
+            raise InvalidRequest(f"the adapter {words}, which llama.cpp does not support", remedy=_MERGE_REMEDY)
     if config.get("bias", "none") != "none":
-        raise InvalidRequest("the adapter changes biases, which llama.cpp does not know", remedy=_MERGE_REMEDY)
+        raise InvalidRequest("the adapter changes biases, which llama.cpp does not support", remedy=_MERGE_REMEDY)
 
 
 def _refuse_what_failed(done: subprocess.CompletedProcess[str], config: dict[str, Any]) -> None:
@@ -147,17 +147,17 @@ def _refuse_what_failed(done: subprocess.CompletedProcess[str], config: dict[str
         return
     if "pre-tokenizer was not recognized" in done.stderr:
         raise InvalidRequest(
-            "llama.cpp does not know how this tokenizer cuts a text: it recognises a pre-tokenizer by what it does to "
-            "a test string, and this one was trained or edited anew",
-            remedy="Use the tokenizer of the model that yours was tuned from, unchanged.",
+            "llama.cpp does not know this tokenizer's pre-tokenizer: it recognizes one by its result on a test"
+            " string, and this tokenizer was retrained or edited",
+            remedy="Use the unchanged tokenizer of the model that yours was fine-tuned from.",
         )
     if "is not supported" in done.stderr:
         said = f"llama.cpp's converter does not know the architecture {_architecture(config)}"
-        raise InvalidRequest(said, remedy="docs/architectures.md lists what is known to work.")
+        raise InvalidRequest(said, remedy="docs/architectures.md lists the architectures that work.")
     if "FileNotFoundError" in done.stderr or "tokenizer.model" in done.stderr:
         raise InvalidRequest(
             f"the converter misses a file of this model's tokenizer: {llama_converter.last_error(done)[:300]}",
-            remedy="Copy tokenizer.model, or what is named, from the model that yours was tuned from.",
+            remedy="Copy tokenizer.model, or the named file, from the model that yours was fine-tuned from.",
         )
 
 
@@ -172,7 +172,7 @@ def _merged(checkpoint: Path, adapter: Path, out: Path) -> Path:
 
 
 def _with_pooler(checkpoint: Path, out: Path) -> Path:
-    """Return a copy whose pooler has the name that llama.cpp computes before the classifier."""
+    """Return a copy whose pooler has the name of the layer that llama.cpp computes before the classifier."""
     out.mkdir()
     for file in checkpoint.glob("*.safetensors"):
         tensors = {_repooled(name): tensor for name, tensor in load_file(file).items()}

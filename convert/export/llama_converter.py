@@ -1,8 +1,8 @@
-"""llama.cpp's own converter, of the very release that the agent runs.
+"""llama.cpp's own converter, of the same release that the agent runs.
 
-It is not on PyPI by itself, but inside the source archive of llama-cpp-python; its gguf library has the version number
-of the one on PyPI and is another. So `setup` builds both from the pinned archive into a folder of their own, once, and
-every conversion is a process with that folder on its path. Afterwards no network is needed.
+It is not on PyPI, but in the source archive of llama-cpp-python, together with a gguf library that differs from the one
+on PyPI of the same version. So `setup` builds both from the pinned archive once, into a folder of their own, and every
+conversion is a process with that folder on its path. Afterwards no network is needed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from edge_agent.durable import atomic_files
 from edge_agent.errors import FileMissing, HashMismatch, ModelLoadFailed, RequirementUnmet
 
 VERSION = "0.3.36"
-"""Of llama-cpp-python, as pinned in pyproject.toml."""
+"""Version of llama-cpp-python, as pinned in pyproject.toml."""
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
-"""Of its source archive on PyPI."""
+"""SHA-256 of its source archive on PyPI."""
 CACHE_VARIABLE = "EDGE_CONVERT_CACHE"
 HF_SCRIPT, LORA_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
 _INSIDE = f"llama_cpp_python-{VERSION}/vendor/llama.cpp/"
@@ -34,18 +34,18 @@ _STEPS = 4
 
 @dataclass(frozen=True)
 class GgufConverter:
-    """A converter that is ready to run."""
+    """An installed converter."""
 
     scripts: Path
     """The folder with HF_SCRIPT and LORA_SCRIPT."""
     library: Path
-    """The folder with the gguf package that belongs to them."""
+    """The folder with the gguf package that they need."""
 
     def run(self, script: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run one of the scripts to its end."""
+        """Run one of the scripts."""
         path = os.pathsep.join([str(self.scripts), str(self.library)])
         environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        environment["TQDM_DISABLE"] = "1"  # its last line shall be what went wrong
+        environment["TQDM_DISABLE"] = "1"  # so that the last line is the error
         command = [sys.executable, str(self.scripts / script), *arguments]
         return subprocess.run(  # noqa: S603 - the converter that was set up
             command, capture_output=True, text=True, errors="replace", check=False, env=environment
@@ -53,7 +53,7 @@ class GgufConverter:
 
 
 def cache_folder(given: Path | None = None) -> Path:
-    """Return where `setup` leaves the converter: the folder given, $EDGE_CONVERT_CACHE, or the user's cache."""
+    """Return the folder of the converter: the given one, $EDGE_CONVERT_CACHE, or the user's cache."""
     if given is not None:
         return given
     own = os.environ.get(CACHE_VARIABLE)
@@ -82,13 +82,13 @@ def find(checkout: Path | None = None, cache: Path | None = None) -> GgufConvert
 
 
 def setup(cache: Path | None = None, archive: Path | None = None, progress: Progress = lambda *_: None) -> Path:
-    """Build the converter and return its folder; nothing happens if it is there.
+    """Build the converter unless it exists, and return its folder.
 
-    `archive` is the source archive where it has been loaded by other means; it is held to the same hash.
+    `archive` is the source archive if it was downloaded by other means; its hash is checked too.
 
     Raises:
         HashMismatch: the archive is not the pinned one.
-        RequirementUnmet: pip cannot load or build something.
+        RequirementUnmet: pip cannot download or build a package.
     """
     site = _site(cache_folder(cache))
     if (site / HF_SCRIPT).is_file():
@@ -96,7 +96,7 @@ def setup(cache: Path | None = None, archive: Path | None = None, progress: Prog
     site.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=site.parent, prefix=".setup-") as name:
         folder = Path(name)
-        progress("loading the source archive of llama-cpp-python", 0, _STEPS)
+        progress("downloading the source archive of llama-cpp-python", 0, _STEPS)
         source = archive or download(folder)
         _check(source)
         progress("unpacking llama.cpp's converter", 1, _STEPS)
@@ -118,7 +118,7 @@ def _site(cache: Path) -> Path:
 
 
 def download(folder: Path) -> Path:
-    """Load the source archive into a folder, held to its hash.
+    """Download the source archive into a folder, and check its hash.
 
     pip runs its build script for the metadata, which takes a minute. Raises RequirementUnmet.
     """
@@ -137,12 +137,12 @@ def _check(archive: Path) -> None:
     if found != SHA256:
         raise HashMismatch(
             f"{archive} is not the source archive of llama-cpp-python {VERSION}: its sha256 is {found}",
-            remedy=f"Load llama_cpp_python-{VERSION}.tar.gz from PyPI.",
+            remedy=f"Download llama_cpp_python-{VERSION}.tar.gz from PyPI.",
         )
 
 
 def _unpack(archive: Path, target: Path) -> Path:
-    """Unpack what the converter is made of: a hundredth of the archive."""
+    """Unpack the files of the converter, about 1% of the archive."""
     with tarfile.open(archive) as tar:
         for member in tar:
             inside = member.name.removeprefix(_INSIDE)
@@ -158,21 +158,21 @@ def _pip(*arguments: str) -> None:
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise RequirementUnmet(
-            f"'pip {arguments[0]}' failed: {lines[0][:300] if lines else 'it said nothing'}",
-            remedy="Setting up needs the network, or --archive with the file; a proxy goes into pip's configuration.",
+            f"'pip {arguments[0]}' failed: {lines[0][:300] if lines else 'it printed no error'}",
+            remedy="The setup needs the network, or --archive with the file. Configure a proxy in pip.",
         )
 
 
 def last_error(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the line in which a script says what went wrong."""
+    """Return the line with a script's error."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     named = [line for line in lines if line.startswith(("ERROR", "NotImplementedError", "FileNotFoundError"))]
-    return (named or lines or ["it said nothing"])[-1]
+    return (named or lines or ["it printed no error"])[-1]
 
 
 def check_done(done: subprocess.CompletedProcess[str], out: Path) -> None:
-    """Raise ModelLoadFailed unless a script has made its file, OSError if the disk is full."""
+    """Raise ModelLoadFailed if a script did not write its file, OSError if the disk is full."""
     if done.returncode != 0 or not out.is_file():
         atomic_files.require_free_space(out)
         said = f"llama.cpp's converter failed: {last_error(done)[:500]}"
-        raise ModelLoadFailed(said, remedy="docs/architectures.md lists what is known to work.")
+        raise ModelLoadFailed(said, remedy="docs/architectures.md lists the architectures that work.")

@@ -1,6 +1,6 @@
-"""Checkpoints to ONNX, through optimum, which stands behind the one function that calls it.
+"""Exports checkpoints to ONNX with optimum, which only one function here calls.
 
-A head on mean token vectors is none of transformers': its graph is built by `encoder.bert_graph`.
+transformers has no head on mean token vectors: `encoder.bert_graph` builds its graph.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _TASKS: dict[Head, str] = {
     "token": "token-classification",
     "none": "feature-extraction",
 }
-# What optimum and torch raise for a model that they cannot export.
+# Errors of optimum and torch for a model that they cannot export.
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError, TypeError, IndexError)
 
 
 def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Report:
-    """Leave `model.onnx`, float32, and `tokenizer.json`.
+    """Write `model.onnx` in float32, and `tokenizer.json`.
 
     Raises:
         InvalidRequest: optimum does not know the architecture, or the graph is too large for one file.
@@ -55,7 +55,7 @@ def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Rep
         _call_optimum(source, made, _TASKS[head])
         if not (made / MODEL).is_file() or (made / (MODEL + "_data")).exists():
             said = "the graph does not fit into one ONNX file of 2 GiB"
-            raise InvalidRequest(said, remedy="Choose a smaller encoder; the appliance is made for small models.")
+            raise InvalidRequest(said, remedy="Choose a smaller encoder: the agent is made for small models.")
         (made / MODEL).replace(out / MODEL)
         shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
     return _described(out, model)
@@ -73,9 +73,9 @@ def _described(out: Path, model: Any) -> Report:
 
 
 def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
-    """Export one checkpoint directory; the only place that knows optimum."""
+    """Export one checkpoint directory; the only function that calls optimum."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's tracer, about branches that the export does not take
+        warnings.simplefilter("ignore")  # from torch's tracer, about branches that the export does not take
         try:
             main_export(
                 str(checkpoint),
@@ -83,7 +83,7 @@ def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
                 task=what,
                 opset=OPSET,
                 framework="pt",
-                do_validation=False,  # it warns where verify fails
+                do_validation=False,  # it warns of differences, for which `verify` fails
                 local_files_only=True,
                 trust_remote_code=False,
             )
@@ -92,8 +92,9 @@ def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
             said = " ".join(str(error).split())[:300]
             kind = transformers.AutoConfig.from_pretrained(checkpoint).model_type
             if "custom or unsupported architecture" in said or "is not supported" in said:
-                known = "docs/architectures.md lists what is known to work."
-                raise InvalidRequest(f"optimum does not export the architecture {kind}: {said}", remedy=known) from None
+                known = "docs/architectures.md lists the architectures that work."
+                raise InvalidRequest(f"optimum cannot export the architecture {kind}: {said}", remedy=known) from None
             raise ModelLoadFailed(
-                f"optimum could not export this {kind}: {said}", remedy="docs/architectures.md lists what works."
+                f"optimum could not export this {kind}: {said}",
+                remedy="docs/architectures.md lists the architectures that work.",
             ) from None

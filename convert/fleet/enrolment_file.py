@@ -1,7 +1,7 @@
 """Making kits of sites, from one file that says what all sites of a fleet get: fleet.yaml.
 
     registry: collected/sites.json        which sites there are, and the keys that they sign with
-    keys: [centre-keys]                   of 'edge-convert keys create': who opens examples, who signs receipts
+    keys: [central-keys]                   of 'edge-convert keys create': who opens examples, who signs receipts
     root: signing-keys/root.json          of 'edge-convert keys signing': what sites believe updates by
     channel: stable
     days: 30                              how long a kit can be used

@@ -1,8 +1,8 @@
-"""The assemble stage: the finished bundle, with what was measured, where it comes from, and golden answers.
+"""The assemble stage: makes the finished bundle, with figures, provenance and golden cases.
 
-The golden answers are what the finished bundle says, on one thread, and the bundle is made again with them in it; then
-they are asked once more, as a site would. The memory that it requires is the agent's own estimate, for one thread and
-one input at a time: less than that no machine can run it with.
+The golden answers are those of the finished bundle on one thread. The bundle is made again with them in it, and they
+are checked once more, as a site does. The required memory is the agent's own estimate for one thread and one input at a
+time, the minimum of any machine.
 """
 
 from __future__ import annotations
@@ -32,24 +32,25 @@ from edge_agent.formats.manifest import Role
 
 BUNDLE = "bundle"
 INVARIANCE_KEY = "batch invariance"
-"""In provenance.converter, which agents of any version carry and never interpret."""
+"""Key in provenance.converter, which agents of every version store without interpreting it."""
 _QUANTIZATION = ("type", "bits_per_weight", "fallback_tensors")
 
 
 @dataclass(frozen=True)
 class _BundleParts:
-    """What the bundle is made of."""
+    """The parts of the bundle."""
 
     files: Mapping[Role, Path]
     sections: Mapping[str, Any]
 
 
 def run(job: StageJob) -> Report:
-    """Leave `bundle/`; report its digest, size, files, golden cases, and what is missing in it.
+    """Write `bundle/`; report its digest, size, files, golden cases, and missing information.
 
     Raises:
-        ModelFailed: the finished bundle does not repeat its golden answers on this machine, or too few of them bind.
-        What `assemble`, `data.rows` and serving raise.
+        ModelFailed: the finished bundle does not reproduce its golden answers on this machine, or too few of them are
+            binding.
+            As `assemble`, `row_files.rows` and serving.
     """
     with tempfile.TemporaryDirectory(dir=job.out) as made:
         folder = Path(made)
@@ -125,13 +126,13 @@ def _rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
 
 
 def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
-    """Raise ModelFailed where a site could not tell that the bundle computes something else there."""
+    """Raise ModelFailed if a site could not detect that the bundle computes different answers there."""
     binding, least = sum(map(is_binding, cases)), job.recipe.budget.golden_cases_min
     if bundle.manifest.task.kind != "generate" and binding < least:
         raise ModelFailed(
-            f"{binding} of {len(cases)} golden cases bind: a site could hardly tell that the bundle computes something"
-            f" else there; {least} are wanted",
-            remedy="Give the test split more rows, or train a surer model. To ship it all the same, set"
+            f"{binding} of {len(cases)} golden cases are binding, and {least} are required for a site to detect that"
+            " the bundle computes different answers there",
+            remedy="Add rows to the test split, or train a more confident model. To ship the bundle anyway, set"
             f" 'golden_cases_min: {binding}' under 'budget' in the recipe.",
         )
 
@@ -141,11 +142,9 @@ def _check(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
         answers = served.predict(bundle, [case.input for case in cases])
     wrong = [f"{case.input[:60]!r}: {said}" for case, said in _differing(bundle, cases, answers)]
     if wrong:
-        said = (
-            f"the finished bundle answers {len(wrong)} golden inputs otherwise when asked again: {'; '.join(wrong[:3])}"
-        )
+        said = f"the finished bundle does not reproduce {len(wrong)} of its golden answers: {'; '.join(wrong[:3])}"
         raise ModelFailed(
-            said, remedy="Choose another type under quantize.types: this one does not repeat its answers."
+            said, remedy="Choose another type under quantize.types: this one does not reproduce its answers."
         )
 
 
@@ -171,5 +170,5 @@ def _report(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> Report:
         "memory_bytes": manifest.requires.memory_bytes,
         "golden": {"cases": len(cases), "binding": sum(map(is_binding, cases))},
         "labels_without_case": golden_cases.uncovered(manifest.task, cases),
-        "licence": manifest.provenance.licence or "not said: write provenance.licence into task.yaml",
+        "licence": manifest.provenance.licence or "unknown: set provenance.licence in task.yaml",
     }

@@ -1,7 +1,8 @@
 """Assembles a bundle: task.yaml and model files in, one directory or one uncompressed tar out.
 
-The same input gives the same bytes: files are named by role, the tar has no times and no owners. Nothing is left half
-done: everything is made beside the output and moved there at the end. Files are hard-linked where the disk allows it.
+The same input gives the same bytes: files are named by role, the tar has no times and no owners. The output is made
+next to its final place and moved there at the end, so it is never incomplete. Files are hard-linked if the disk allows
+it.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ SAMPLES_NAME = "samples.txt"
 GOLDEN_NAME = "golden.jsonl"
 _CHUNK_BYTES = 1024 * 1024
 _CHAT_REMEDY = (
-    "Leave 'chat' out of 'prompt' in task.yaml and write the whole text into 'template'; or take weights of a model"
-    " that was trained to chat, whose file has a template."
+    "Leave 'chat' out of 'prompt' in task.yaml and write the whole text into 'template'; or use a chat model, whose"
+    " weights file has a template."
 )
 _SEE_REMEDY = "docs/task-yaml.md explains every key."
 _COMPRESSED = (".gz", ".tgz", ".xz", ".zst", ".zip")
@@ -50,25 +51,26 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class AssembleRequest:
-    """What to assemble."""
+    """The inputs of a bundle."""
 
     task: Path
-    """A task.yaml, or a directory with one and perhaps with a samples.txt."""
+    """A task.yaml, or a directory with one and optionally a samples.txt."""
     files: Mapping[Role, Path]
     out: Path
     """A directory, or a file that ends in .tar."""
     version: str | None = None
-    """Instead of the recipe's."""
+    """Overrides the version in task.yaml."""
     force: bool = False
-    """Replace what is there."""
+    """Replace existing output."""
     sections: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of the manifest's sections that replace the recipe's, such as {"confidence": {...}}: what was measured. Of
-    `confidence` the whole section is replaced."""
+    """Measured values that replace keys in sections of task.yaml, such as {"confidence": {...}}.
+
+    `confidence` is replaced as a whole."""
 
 
 @dataclass(frozen=True)
 class AssembledBundle:
-    """A bundle that was made."""
+    """A finished bundle."""
 
     path: Path
     digest: str
@@ -79,10 +81,10 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
     """Make a bundle.
 
     Raises:
-        FileMissing: the recipe or a model file is not there.
-        ManifestInvalid: the recipe, with these files, breaks a rule of the manifest.
-        BundleUnreadable: the golden file is none.
-        InvalidRequest: the output exists, or is no place for a bundle.
+        FileMissing: task.yaml or a model file does not exist.
+        ManifestInvalid: task.yaml, with these files, breaks a rule of the manifest.
+        BundleUnreadable: the file of golden cases is invalid.
+        InvalidRequest: the output exists, or is not a directory or .tar file.
         OSError: the disk is full or not writable.
     """
     recipe = tasks.find(request.task)
@@ -116,18 +118,18 @@ def _merged(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any
     merged = dict(plain)
     for name, section in sections.items():
         written = plain.get(name)
-        # What was calibrated must not mix with what somebody wrote.
+        # A calibrated section must not be mixed with a hand-written one.
         kept = written if isinstance(written, dict) and name != "confidence" else {}
         merged[name] = {**kept, **section}
     return merged
 
 
 def _completed(plain: dict[str, Any], version: str | None) -> dict[str, Any]:
-    """Add the version asked for, and who made the bundle."""
+    """Add the requested version, and the version of edge-convert."""
     provenance = plain.get("provenance") or {}
     if not isinstance(provenance, dict) or not isinstance(provenance.get("converter", {}), dict):
         raise ManifestInvalid(
-            "task.yaml: 'provenance' and 'provenance.converter' must hold keys and values", remedy=_SEE_REMEDY
+            "task.yaml: 'provenance' and 'provenance.converter' must contain keys and values", remedy=_SEE_REMEDY
         )
     converter = {"edge-convert": __version__, **provenance.get("converter", {})}
     return {**plain, **({"version": version} if version else {}), "provenance": {**provenance, "converter": converter}}
@@ -148,8 +150,8 @@ def _check_golden(files: Mapping[Role, Path]) -> None:
 
 
 def _check_chat(prompt: PromptTemplate, weights: Path) -> None:
-    """Put a prompt into the chat template of its weights, as the agent will at the install."""
-    # They read model files, which most bundles need not have done.
+    """Render a prompt with the chat template of its weights, as the agent does when it installs the bundle."""
+    # They read model files, which most bundles do not need.
     from convert.decoder.prompts import check_chat  # noqa: PLC0415
     from convert.quantize.gguf_files import chat_template  # noqa: PLC0415
 
@@ -168,7 +170,7 @@ def _check_out(out: Path, force: bool) -> None:
         raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
     ours = not out.is_dir() if out.suffix == ".tar" else (out / MANIFEST_NAME).is_file()
     if not ours:
-        raise InvalidRequest(f"{out} is no bundle, so --force does not replace it", remedy="Name another --out.")
+        raise InvalidRequest(f"{out} is not a bundle, so --force does not replace it", remedy="Name another --out.")
 
 
 def _place(files: Mapping[Role, Path], shown: Sequence[str], bundle: Path) -> None:
@@ -187,7 +189,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def samples(task: Path) -> list[str]:
-    """Return the inputs in the samples.txt beside a task.yaml: each line that has text and is no comment.
+    """Return the inputs in the samples.txt next to a task.yaml: each line that is not empty and not a comment.
 
     Raises FileMissing, InvalidRequest.
     """
@@ -226,7 +228,7 @@ def _write_tar(bundle: Path, target: Path) -> None:
 
 
 def _move(made: Path, out: Path, aside: Path) -> None:
-    """Put the bundle in its place; what was there goes aside, and away with the staging directory."""
+    """Move the bundle to its place; an existing one moves into the staging directory, which is deleted afterwards."""
     if made.is_dir() and out.exists():
         out.rename(aside)
     made.replace(out)

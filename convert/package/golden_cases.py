@@ -1,4 +1,4 @@
-"""The golden set: which inputs a bundle carries with its answers, and which of these are too near to a change. Pure."""
+"""Chooses a bundle's golden cases, and which of them are too close to a change to be binding. Pure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
 CASES_MAX = 200
 PER_LABEL_MAX = 3
 CASES_WANTED = 12
-"""Of a classify task: with few labels there are more cases of each."""
+"""Largest number of cases of a classify task; with few labels there are more per label."""
 _TRIED_MAX = 8
 _DIGITS = 4
 
 
 def tried(task: TaskSpec, rows: Sequence[DataRow]) -> list[DataRow]:
-    """Return the rows that may become cases: some of each label, in the order of the labels, whatever the file's order.
+    """Return the candidate rows: some of each label, in the order of the labels, independent of the file's order.
 
-    The first rows come first: a label that the test split has takes none from the splits after it.
+    Rows are taken in order, so a label that the test split has takes none from later splits.
     """
     ordered = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())
     if task.kind != "classify":
@@ -36,14 +36,14 @@ def _of_label(rows: Sequence[DataRow], label: str) -> list[DataRow]:
 
 
 def cases(manifest: Manifest, rows: Sequence[DataRow], said: Sequence[ServedPrediction]) -> list[GoldenCase]:
-    """Return the cases of `tried` rows and what the finished bundle said to them.
+    """Return the cases from `tried` rows and the finished bundle's answers.
 
-    Of each label the surest of what is right comes first; a label that the bundle never gets right shows what it gives
-    instead. An answer that another processor may turn is `report_only`.
+    For each label the most confident right answers come first; a label that the bundle never gets right shows its wrong
+    answer. An answer that can differ on another processor is `report_only`.
     """
     kind, labels = manifest.task.kind, manifest.task.labels
     answered = [pair for pair in zip(rows, said, strict=True) if not pair[1].failure]
-    # Stable: what is equally good keeps the order of the rows.
+    # Stable: equally good rows keep their order.
     ranked = sorted(answered, key=lambda pair: _rank(kind, *pair))
     if kind == "classify":
         wanted = max(PER_LABEL_MAX, math.ceil(CASES_WANTED / len(labels)))
@@ -59,7 +59,7 @@ def _with_label(
 
 
 def uncovered(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
-    """Return the labels of a classify task that no case has as its answer."""
+    """Return the labels of a classify task that are not the answer of any case."""
     shown = {each.answer for each in cases}
     return [label for label in task.labels if task.kind == "classify" and label not in shown]
 
@@ -80,17 +80,17 @@ def case(manifest: Manifest, text: str, said: ServedPrediction) -> GoldenCase:
 
 
 def strangeness(manifest: Manifest, said: ServedPrediction) -> float | None:
-    """Return how strange an input is, by the score of the bundle's gate; None without a gate."""
+    """Return the out-of-distribution score of an input, by the bundle's gate; None without a gate."""
     confidence = manifest.confidence
     return round(confidence.gate.score_of(said.ood_score, said.label_mass), _DIGITS) if confidence.gate else None
 
 
 def scores(kind: Kind, said: ServedPrediction) -> tuple[float, ...]:
-    """Return the scores of an answer as a case holds them, rounded so that the last bit of a sum does not show."""
+    """Return the scores of an answer for a case, rounded so that the last bit of a sum does not matter."""
     plain = {"classify": said.scores, "extract": (said.confidence,), "embed": said.vector}.get(kind, ())
     return tuple(round(each, _DIGITS) for each in plain)
 
 
 def _may_turn(kind: Kind, said: ServedPrediction) -> bool:
-    """Tell whether a difference within the tolerance could give another answer."""
+    """Return whether a difference within the tolerance could give another answer."""
     return kind != "embed" and could_flip(scores(kind, said))

@@ -1,4 +1,4 @@
-"""Where a bundle comes from: the model, the data with their hashes, the converters with their versions, the licence."""
+"""Provenance of a bundle: the model, the data with hashes, the converters with versions, the licence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TOOLS = {
 
 
 def section(job: StageJob) -> dict[str, Any]:
-    """Return the manifest's `provenance`; what task.yaml says of base and licence stands before what is found here."""
+    """Return the manifest's `provenance`; base and licence of task.yaml take precedence over detected ones."""
     plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
     written = plain.get("provenance") or {}
     return {
@@ -34,7 +34,7 @@ def section(job: StageJob) -> dict[str, Any]:
 
 
 def licence_file(recipe: Recipe) -> Path | None:
-    """Return the licence that lies in the source's directory, if one does."""
+    """Return the name of the licence file in the source's directory, if there is one."""
     source = recipe.source
     folder = recipe.path(source.checkpoint or source.base or source.gguf)
     places = (folder / name for name in LICENCE_NAMES)
@@ -68,7 +68,7 @@ def _synthetic(rows: list[DataRow]) -> str:
 
 
 def _labelled(rows: list[DataRow]) -> str:
-    """Say where the labels come from; those of the team's own files are taken for people's, which is an assumption."""
+    """Return the label sources in words; labels of the team's own files are assumed to come from people."""
     counts = row_files.count_label_sources(rows)
     return f"labels: {', '.join(f'{count} {source}' for source, count in counts.items())}"
 

@@ -1,8 +1,8 @@
-"""The pipeline: the order of the stages, what each reads, and running those that are not up to date.
+"""The pipeline: the stages in order with their inputs, and the run of those that are not up to date.
 
-A stage is skipped while everything that it reads is what it was: sections of the recipe, files by content, the task,
-what the stages before it have left, the versions of the libraries that make its results. So a run that was stopped
-goes on where it was, and a change runs what depends on it and nothing else.
+A stage is skipped while its inputs are unchanged: sections of the recipe, files by content, the task, the results of
+earlier stages, and the versions of the libraries that make its results. So a stopped run continues where it was, and a
+change runs only the stages that depend on it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
 
 @dataclass(frozen=True)
 class PipelineStage:
-    """One line of the table."""
+    """One stage of the table below."""
 
     module: str
-    """Holds `run`, a Stage. Imported when the stage runs, so that assembling by hand needs no torch."""
+    """Module with `run`, a Stage. Imported when the stage runs, so that `assemble` on files needs no torch."""
     after: tuple[str, ...] = ()
     """Stages whose folders or reports it reads."""
     sections: tuple[str, ...] = ()
@@ -47,12 +47,12 @@ class PipelineStage:
     files: tuple[str, ...] = ()
     """source, task (what it does, not its provenance), task.yaml (all of it, and samples.txt), and names of splits."""
     libraries: tuple[str, ...] = ()
-    """Distributions whose version changes the result."""
+    """Python distributions whose version changes the result."""
     function: str = "run"
 
 
-# In order. What a stage reads must stand in its line, or a change goes unnoticed. ENTRIES in tests/architecture lists
-# the modules.
+# In order. Every input of a stage must be listed here, or a change to it goes unnoticed. ENTRIES in tests/architecture
+# lists the modules.
 STAGES: dict[str, PipelineStage] = {
     "prepare": PipelineStage(
         "convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")
@@ -99,17 +99,17 @@ STAGES: dict[str, PipelineStage] = {
 
 @dataclass(frozen=True)
 class RunDisplay:
-    """Where a run says what it does."""
+    """Receives the progress of a run."""
 
     note: Callable[[str, str], None] = lambda _stage, _said: None
-    """Called with a stage and a line about it."""
+    """Called with a stage and a message about it."""
     progress: Progress = lambda _what, _done, _total: None
 
 
 def load_module(module: str) -> Any:
     """Import a module of the conversion toolkit that needs the convert extra. Raises RequirementUnmet.
 
-    The only late import: a command imports what it uses when it uses it.
+    The only late import of convert: a command loads these modules when it runs.
     """
     try:
         return importlib.import_module(module)
@@ -118,12 +118,14 @@ def load_module(module: str) -> Any:
             raise
         said = f"{module} needs the package {error.name}, which is not installed"
         raise RequirementUnmet(
-            said, remedy="Install the conversion extra, in your clone: pip install '.[convert]'"
+            said,
+            remedy="Install the extra 'convert': in a clone, pip install '.[convert]'; from a release, see"
+            " docs/first-steps.md",
         ) from None
 
 
 def work_folder(recipe: Recipe) -> Path:
-    """Return where the stages of a recipe leave their results: `work`, or build/NAME of the task."""
+    """Return the folder for the results of a recipe's stages: `work`, or build/NAME of the task."""
     if recipe.work:
         return recipe.path(recipe.work)
     return Path("build", tasks.of(recipe.path(recipe.task)).name)
@@ -137,16 +139,16 @@ def run(
     screen: RunDisplay | None = None,
     stages: Mapping[str, PipelineStage] = STAGES,
 ) -> list[StageRecord]:
-    """Run every stage that is not up to date, in order, up to and including `until`; that one anyway if `again`.
+    """Run every stage that is not up to date, in order, up to and including `until`; with `again` that one in any case.
 
-    Returns the record of each stage up to there.
+    Returns the record of each of these stages.
 
     Raises:
         InvalidRequest: no such stage; what `data.check` refuses.
         RequirementUnmet: a package is missing.
         StateDirInUse: another process works in the same folder.
-        DiskFull: also when a library said it otherwise.
-        EdgeAgentError: what the stage found wrong. What was done before stays done.
+        DiskFull: also if a library reported it in another way.
+        EdgeAgentError: a stage failed. Results of earlier stages are kept.
     """
     screen = screen or RunDisplay()
     names = list(stages)
@@ -191,7 +193,7 @@ def inputs_of(
 
 @dataclass(frozen=True)
 class _StageRun:
-    """One stage's turn in a run."""
+    """The run of one stage."""
 
     name: str
     step: PipelineStage
@@ -201,7 +203,7 @@ class _StageRun:
 
 
 def _bring(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -> StageRecord:
-    """Return the record of a stage, after running it unless it is up to date."""
+    """Run the stage unless it is up to date; return its record."""
     name, workspace, screen = turn.name, turn.workspace, turn.screen
     inputs = inputs_of(turn.step, turn.recipe, before, screen.progress)
     old = workspace.record(name)
@@ -223,7 +225,7 @@ def _bring(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -
 
 def _why(old: StageRecord | None, inputs: Mapping[str, str]) -> str:
     changed = fingerprint.changed(old.inputs, inputs) if old else []
-    return f"runs again: changed {', '.join(changed)}" if changed else "runs"
+    return f"runs again because of changes: {', '.join(changed)}" if changed else "runs"
 
 
 def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str]:
@@ -243,10 +245,10 @@ def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str
 
 
 class ResourceMeter:
-    """Measures the block it is entered around.
+    """Context manager: measures the time and peak memory of its block.
 
     Memory is the sum of the resident sets, sampled: a page that two processes share counts twice, and a peak shorter
-    than a sample may be missed. Outside Linux it is 0.
+    than a sample can be missed. Outside Linux it is 0.
     """
 
     def __init__(self) -> None:
@@ -279,7 +281,7 @@ class ResourceMeter:
 
 
 def tree_resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process and of all its descendants, in bytes; of one that is gone, 0."""
+    """Return the resident memory of a process and its descendants in bytes; 0 if the process has ended."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:

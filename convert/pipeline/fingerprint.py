@@ -1,6 +1,6 @@
-"""What a stage reads, as a flat dict of names to hashes: when one of them changes, the stage runs again and says why.
+"""The inputs of a stage as a flat dict of names to hashes. When one changes, the stage runs again and reports which.
 
-Files count by content and not by path or time, so that a recipe may move, and copied data is still the same data.
+Files are hashed by content, not by path or time, so that a recipe can move and copied data is the same data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def of_text(text: str) -> str:
 
 
 def of_output(folder: Path, report: Report, progress: Progress) -> str:
-    """Return the hash of what a stage has left: its files and its report, which later stages read as well."""
+    """Return the hash of a stage's results: its files and its report, which later stages read as well."""
     return of_text(json.dumps([of_place(folder, progress), report], sort_keys=True))
 
 
@@ -39,7 +39,7 @@ def of_place(path: Path, progress: Progress) -> str:
 
 
 def of_source(recipe: Recipe, progress: Progress) -> dict[str, str]:
-    """Return the hash of each place that `source` names."""
+    """Return the hash of each path that `source` names."""
     named = ((key, getattr(recipe.source, key)) for key in SourceSection.model_fields)
     return {
         f"source.{key}": of_place(recipe.path(written), progress)
@@ -49,7 +49,7 @@ def of_source(recipe: Recipe, progress: Progress) -> dict[str, str]:
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Return the version of each installed distribution; one that is not there counts as that."""
+    """Return the version of each distribution, with a marker for one that is not installed."""
     found = {}
     for name in distributions:
         try:
@@ -60,7 +60,7 @@ def versions(distributions: Iterable[str]) -> dict[str, str]:
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the names of the inputs that are not what they were."""
+    """Return the names of the inputs that have changed."""
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 

@@ -1,9 +1,9 @@
-"""recipe.yaml: everything that makes one bundle out of a model and data. Pure, but for reading the file.
+"""recipe.yaml: the description of how to make one bundle from a model and data. Pure, apart from reading the file.
 
-    task: task.yaml                      # what the bundle says of itself: see docs/task-yaml.md
+    task: task.yaml                      # the task, its labels and limits: see docs/task-yaml.md
     source: {checkpoint: models/minilm}  # or {base: DIR, adapter: DIR}, or {gguf: FILE}
     data: {format: text-label, train: train.jsonl, calibration: calibration.jsonl, test: test.jsonl}
-    finetune: {method: full}             # left out: the source is already tuned
+    finetune: {method: full}             # left out: the source is fine-tuned already
 
 Paths are relative to the recipe; `package:NAME/PATH` lies inside an installed Python package. An unknown key is an
 error that names the nearest known one. docs/recipe-yaml.md explains every key.
@@ -27,7 +27,7 @@ _SEE = "'edge-convert init' writes a commented recipe; docs/recipe-yaml.md expla
 DataFormat = Literal["text-label", "prompt-completion", "messages", "text-spans"]
 Split = Literal["train", "importance", "calibration", "test"]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-# What the names mean is in quantize/: GGUF types of llama.cpp; for ONNX, what is done to the exported float32 graph.
+# quantize/ explains the names: GGUF types of llama.cpp; for ONNX, the treatment of the exported float32 graph.
 GgufType = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL"]
 OnnxType = Literal["fp32", "matmul8-gather8", "dynamic-int8"]
 
@@ -40,13 +40,13 @@ class SourceSection(_RecipeSection):
     """The weights to start from: exactly one of checkpoint, base and gguf."""
 
     checkpoint: str = ""
-    """Directory as transformers writes it: config.json, safetensors, tokenizer."""
+    """Directory in the format of transformers: config.json, safetensors, tokenizer."""
     base: str = ""
-    """The same, under a PEFT adapter."""
+    """The same, with a PEFT adapter."""
     adapter: str = ""
     """Directory of a PEFT LoRA adapter for `base`."""
     gguf: str = ""
-    """Base model as GGUF: its weights are taken back to float32, its tokenizer is built anew."""
+    """Base model as GGUF: its weights are converted to float32, its tokenizer is rebuilt."""
 
     @model_validator(mode="after")
     def _one(self) -> SourceSection:
@@ -58,7 +58,7 @@ class SourceSection(_RecipeSection):
 
 
 class DataSection(_RecipeSection):
-    """Four splits, each a JSONL file. A text that stands in two of them is refused."""
+    """Four splits, each a JSONL file. A text that is in two of them is refused."""
 
     format: DataFormat = "text-label"
     train: str = ""
@@ -67,12 +67,12 @@ class DataSection(_RecipeSection):
     calibration: str
     """Fits temperature and threshold; never trained on."""
     test: str
-    """Only measured on."""
+    """Only used to measure."""
     near_copies_max: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Share of calibration or test rows that may be near copies of rows elsewhere; with more, a run is refused."""
+    """Largest accepted share of calibration or test rows that are near duplicates of rows in another split."""
     outliers: str = ""
-    """Texts that are none of the task's, one JSON object with `text` a line: an encoder that classifies learns to give
-    them no label."""
+    """Texts that do not belong to the task, one JSON object with `text` per line: an encoder that classifies learns low
+    confidence on them."""
 
 
 class FinetuneSection(_RecipeSection):
@@ -81,7 +81,7 @@ class FinetuneSection(_RecipeSection):
     method: Literal["lora", "full", "head"]
     """lora: an adapter for a decoder. full, head: an encoder, all of it or only its classification head."""
     learning_rate: float = Field(default=0.0, ge=0.0, le=1.0)
-    """0 = what suits the method."""
+    """0 = the default of the method."""
     epochs: int = Field(default=5, ge=1, le=1000)
     batch_rows: int = Field(default=8, ge=1, le=4096)
     tokens_max: int = Field(default=256, ge=8, le=131_072)
@@ -92,7 +92,7 @@ class FinetuneSection(_RecipeSection):
     targets: tuple[str, ...] = ()
     """lora: names of linear layers; empty = all."""
     validation_share: Share = 0.1
-    """Part of the training rows kept for early stopping."""
+    """Part of the training rows held out for early stopping."""
     patience_epochs: int = Field(default=2, ge=1, le=1000)
     seed: int = Field(default=1, ge=0)
 
@@ -110,13 +110,13 @@ class QuantizeSection(_RecipeSection):
     """Smaller and faster weights."""
 
     types: tuple[GgufType | OnnxType, ...] = ()
-    """Candidates; empty = the sensible ones for the runtime. With several, the fastest inside the budget wins."""
+    """Candidates; empty = the default ones of the runtime. The fastest one inside the budget is chosen."""
     importance_matrix: bool = False
     """llama: weigh columns by how much the importance texts use them. The base is then this recipe's own."""
 
 
 class BudgetSection(_RecipeSection):
-    """How much may be lost on the way from the full-precision model to the served artefact."""
+    """Largest accepted losses from the full-precision model to the served artefact."""
 
     agreement_min: float = Field(default=0.98, ge=0.0, le=1.0)
     """Share of calibration texts with the same answer as the full-precision model; embed: a cosine of 0.99 or more."""
@@ -125,22 +125,22 @@ class BudgetSection(_RecipeSection):
     accuracy_loss_max: float = Field(default=0.02, ge=0.0, le=1.0)
     """On the calibration rows that fit the temperature, against the full-precision model."""
     golden_cases_min: int = Field(default=8, ge=0, le=200)
-    """Answers that a site has to find alike before it takes the bundle over; tasks that generate have none."""
+    """Fewest golden cases that a site's self-test compares before it activates the bundle; generate tasks have none."""
 
 
 class RiskSection(_RecipeSection):
-    """What a sure answer promises: wrong with at most `target`, except with probability `delta`."""
+    """Risk guarantee of confident answers: at most `target` of them are wrong, except with probability `delta`."""
 
     target: Share = 0.05
     delta: Share = 0.1
     floor: float = Field(default=0.5, ge=0.0, lt=1.0)
     """A confident answer has at least this calibrated probability on its own; 0 = any."""
     held_up_max: float = Field(default=0.03, ge=0.0, lt=1.0)
-    """The gate: at most so many of the inputs that resemble the calibration rows are held up as strange; 0 = none."""
+    """The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate."""
 
 
 class Recipe(_RecipeSection):
-    """The whole file, and the directory it lies in."""
+    """The whole file, and its directory."""
 
     task: str = "task.yaml"
     source: SourceSection
@@ -151,11 +151,11 @@ class Recipe(_RecipeSection):
     budget: BudgetSection = BudgetSection()
     risk: RiskSection = RiskSection()
     work: str = ""
-    """Where stages leave their results; empty = build/NAME below the current directory."""
+    """Folder for the results of stages; empty = build/NAME below the current directory."""
     folder: Path = Field(default=Path(), exclude=True)
 
     def path(self, written: str) -> Path:
-        """Return the place that a path in the recipe means. Raises FileMissing for a package that is not installed."""
+        """Return the absolute path for a path in the recipe. Raises FileMissing for a package that is not installed."""
         if not written.startswith(PACKAGE):
             return self.folder / written
         name, _, inside = written.removeprefix(PACKAGE).partition("/")
@@ -169,7 +169,7 @@ def read(path: Path) -> Recipe:
     """Read a recipe, or the recipe.yaml in a directory.
 
     Raises:
-        FileMissing: it is not there.
+        FileMissing: the file does not exist.
         ManifestInvalid: it breaks a rule; the message names the key and the rule.
     """
     file = path / RECIPE_NAME if path.is_dir() else path

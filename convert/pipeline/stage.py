@@ -1,8 +1,8 @@
-"""What a stage of the pipeline is: a function from a job to a report. Rules only; `pipeline.py` runs them.
+"""The interface of a stage: a function from a job to a report. `execution.py` runs the stages.
 
-A stage reads the recipe and the folders of the stages before it, leaves its files in `out`, and returns its report, a
-JSON object. It knows nothing of resuming: the pipeline moves `out` into place when the stage is done, and skips it
-next time unless something that it reads has changed. So an interrupted stage leaves nothing behind.
+A stage reads the recipe and the folders of earlier stages, writes its files to `out`, and returns its report, a JSON
+object. The pipeline handles resuming: it moves `out` into place when the stage is done, and skips the stage next time
+unless an input has changed. So an interrupted stage leaves no results.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from convert.pipeline.recipe import Recipe
 
 CHECKPOINT, ADAPTER = "checkpoint", "adapter"
-"""Folders that `prepare` and `finetune` leave."""
+"""Folders that `prepare` and `finetune` write."""
 
 Report = dict[str, Any]
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much of it is done, and how much there is (0 = not known)."""
+"""Called with a description of the step, the amount done, and the total (0 = unknown)."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StageJob:
     out: Path
     """An empty directory."""
     done: Mapping[str, Path]
-    """Stage name: the directory it left."""
+    """Stage name: the directory of its results."""
     progress: Progress
 
 
@@ -38,7 +38,7 @@ Stage = Callable[[StageJob], Report]
 
 
 def checkpoint(job: StageJob) -> Path:
-    """Return the checkpoint that a stage after `prepare` means: the fine-tuned one, else the prepared one."""
+    """Return the checkpoint for the stages after `finetune`: the fine-tuned one, else the prepared one."""
     tuned = job.done.get("finetune")
     if tuned is not None and (tuned / CHECKPOINT).is_dir():
         return tuned / CHECKPOINT
@@ -46,7 +46,7 @@ def checkpoint(job: StageJob) -> Path:
 
 
 def adapter(job: StageJob) -> Path | None:
-    """Return the PEFT adapter over `checkpoint`, if there is one; a tuned checkpoint has the source's adapter in it."""
+    """Return the PEFT adapter of `checkpoint`, or None; a fine-tuned checkpoint includes the source's adapter."""
     for stage in ("finetune", "prepare"):
         left = job.done.get(stage)
         if left is not None and (left / ADAPTER).is_dir():

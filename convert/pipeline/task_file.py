@@ -1,7 +1,7 @@
-"""task.yaml: what a bundle says of itself, before there are files. Pure, but for reading the file.
+"""task.yaml: the manifest of a bundle before its files are known. Pure, apart from reading the file.
 
-It holds the sections of the manifest except `schema` and `artifacts`, which `assemble` adds. An unknown key is an
-error that names the nearest known one.
+It has the sections of the manifest except `schema` and `artifacts`, which `assemble` adds. An unknown key is an error
+that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ADDED = ("schema", "schema_", "artifacts")
 
 
 def find(path: Path) -> Path:
-    """Return the task.yaml that a directory or a file name means. Raises FileMissing."""
+    """Return the task.yaml in a directory, or the file itself. Raises FileMissing."""
     task = path / TASK_NAME if path.is_dir() else path
     if not task.is_file():
         raise FileMissing(f"{task} does not exist", remedy=f"Name a {TASK_NAME}, or a directory that holds one.")

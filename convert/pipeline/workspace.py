@@ -1,13 +1,14 @@
-"""The folder where a recipe's stages leave their results: one process at a time, and a stage is there whole or not.
+"""The folder for the results of a recipe's stages: used by one process at a time; a stage is stored whole or not at
+all.
 
     build/NAME/
       .lock                 held by the process that works here
-      prepare/ finetune/ ...  what each stage left, with its stage.json
+      prepare/ finetune/ ...  the results of each stage, with its stage.json
       report.json report.md *.png
 
-A stage works in a hidden folder beside its own. When it is done, that folder gets its stage.json, is synced and renamed
-into place. So Ctrl-C, a kill or a power cut at any point leaves the old result or the new one, or none. What was left
-half done is removed by the next run.
+A stage works in a hidden folder next to its own. When it is done, that folder gets its stage.json, is synced and
+renamed into place. So Ctrl-C, a kill or a power cut at any point leaves the old result, the new one, or none. The next
+run removes unfinished work.
 """
 
 from __future__ import annotations
@@ -31,60 +32,63 @@ from edge_agent.errors import DiskFull, StateDirInUse
 STAGE_NAME = "stage.json"
 _LOCK_NAME = ".lock"
 _PARTIAL = ".partial-"
-# A disk with less than this left, after something failed, is why it failed.
+# If a stage fails and less than this is free, the full disk is the cause.
 _FREE_BYTES_MIN = 1024 * 1024
 _DISK_REMEDY = (
-    "Free some space, or name a roomier place: 'work' in the recipe. The same command then goes on from here."
+    "Free some space, or set 'work' in the recipe to a larger disk. The same command then continues from here."
 )
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A stage that is done, as stage.json keeps it."""
+    """A finished stage, as stored in stage.json."""
 
     stage: str
     inputs: dict[str, str]
-    """What it read: name and hash."""
+    """Its inputs: name and hash."""
     seconds: float
     memory_peak_bytes: int
     """Of this process and its children together."""
     report: Report
     output: str = ""
-    """Hash of the files that it left and of its report; empty = of version 0.1, which kept none."""
+    """Hash of its files and its report; empty = written by version 0.1, which stored none."""
 
 
 class Workspace:
-    """One recipe's work folder. Use inside `locked`."""
+    """The work folder of a recipe. Use it inside `locked`."""
 
     def __init__(self, root: Path) -> None:
-        """Name the folder; nothing is made yet."""
+        """Use this folder; nothing is created yet."""
         self.root = root
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Own the folder, and remove what an interrupted run left. Raises StateDirInUse, OSError."""
+        """Lock the folder, and remove what an interrupted run left. Raises StateDirInUse, OSError."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / _LOCK_NAME).open("a+", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                said = f"another edge-convert (process {lock.read().strip() or 'unknown'}) works in {self.root}"
+                said = f"another edge-convert (process {lock.read().strip() or 'unknown'}) is using {self.root}"
                 remedy = "Wait until it is done, stop it, or give this recipe another 'work' folder."
                 raise StateDirInUse(said, remedy=remedy) from None
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            for left in [*self.root.glob(f"{_PARTIAL}*"), *self.root.glob("tmp*")]:  # tmp: of stages, beside theirs
+            for left in [
+                *self.root.glob(f"{_PARTIAL}*"),
+                *self.root.glob("tmp*"),
+            ]:  # tmp: of stages, next to their folders
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
     def folder(self, stage: str) -> Path:
-        """Return the folder of a stage that is done."""
+        """Return the folder of a finished stage."""
         return self.root / stage
 
     def record(self, stage: str) -> StageRecord | None:
-        """Return what a stage left, or None where it is not done."""
+        """Return the record of a stage, or None if it is not finished."""
         try:
             plain = json.loads((self.folder(stage) / STAGE_NAME).read_bytes())
             return StageRecord(**plain)
@@ -92,7 +96,7 @@ class Workspace:
             return None
 
     def keep(self, record: StageRecord, made: Path) -> None:
-        """Move a folder to its stage's place, in one step. Raises OSError."""
+        """Move a folder to the place of its stage in one step. Raises OSError."""
         text = json.dumps(asdict(record), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         with (made / STAGE_NAME).open("w", encoding="utf-8") as file:
             file.write(text)
@@ -118,7 +122,7 @@ class Workspace:
 
 
 class StagingFolder:
-    """A hidden folder for one stage at work; turns whatever a full disk made fail into DiskFull."""
+    """A hidden folder for one running stage; turns an error that a full disk caused into DiskFull."""
 
     def __init__(self, root: Path, stage: str) -> None:
         """Name it."""
@@ -133,18 +137,18 @@ class StagingFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove it; what an older result became when a newer one took its place goes too. Raises DiskFull."""
+        """Remove the folder, and an older result that was replaced. Raises DiskFull."""
         full = error is not None and _is_full(error, self._root)
         free = shutil.disk_usage(self._root).free
         for left in self._root.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
         if full:
-            said = f"the disk of {self._root} became full in stage {self._stage} ({free} bytes were left)"
+            said = f"the disk of {self._root} became full in stage {self._stage} ({free} bytes are free)"
             raise DiskFull(said, remedy=_DISK_REMEDY) from error
 
 
 def _is_full(error: BaseException, root: Path) -> bool:
-    """Tell whether a full disk is the reason: libraries hide the errno behind errors of their own."""
+    """Return whether a full disk is the cause: libraries hide the errno behind errors of their own."""
     if not isinstance(error, Exception):
         return False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,8 +1,8 @@
-"""The first stage: a source, whatever it is, becomes a float checkpoint that every later stage can rely on.
+"""The first stage: converts a source of any kind to a float checkpoint that every later stage can rely on.
 
-What would go wrong silently later is refused here by name, with what to do: pickled weights, code in the checkpoint,
-weights that were quantized before, tokenizers that are missing or that llama.cpp reads differently, damaged files,
-adapters for another base.
+Sources that would fail silently later are refused here, with a remedy: pickled weights, code in the checkpoint, weights
+that were quantized before, tokenizers that are missing or that llama.cpp reads differently, damaged files, adapters for
+another base.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def run(job: StageJob) -> Report:
     """Leave `checkpoint/`, and `adapter/` if the source has one.
 
     Raises:
-        FileMissing: a file of the source is not there.
+        FileMissing: a file of the source is missing.
         InvalidRequest: the source is of a kind that is refused.
         ModelLoadFailed: the source is damaged, or its parts do not fit together.
     """

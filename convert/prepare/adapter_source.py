@@ -1,4 +1,4 @@
-"""A PEFT adapter over the source: is it LoRA, is it whole, and was it made for this base?"""
+"""Checks a PEFT adapter for the source: it must be LoRA, complete, and made for this base."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _KINDS_REMEDY = "Merge it into its base with PEFT (merge_and_unload), save that,
 
 
 def take(source: Path, checkpoint: Path, out: Path, base: str) -> Report:
-    """Check an adapter against the prepared checkpoint and take it over.
+    """Check an adapter against the prepared checkpoint and copy it.
 
     Raises:
-        FileMissing: a file of it is not there.
-        InvalidRequest: it is no LoRA adapter, or its base is another one by name.
+        FileMissing: a file of it is missing.
+        InvalidRequest: it is not a LoRA adapter, or it names another base.
         ModelLoadFailed: its shapes are those of another base.
     """
     config = _config(source)
@@ -41,7 +41,7 @@ def _config(source: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise InvalidRequest(f"{source} is a PEFT adapter of type {kind}; LORA is known here", remedy=_KINDS_REMEDY)
+        raise InvalidRequest(f"{source} is a PEFT adapter of type {kind}; only LORA is supported", remedy=_KINDS_REMEDY)
     if config.get("modules_to_save"):
         said = f"{source} replaces whole modules of its base ({', '.join(config['modules_to_save'])})"
         raise InvalidRequest(said, remedy=_KINDS_REMEDY)
@@ -55,7 +55,7 @@ def _missing_remedy(source: Path, name: str) -> str:
 
 
 def _check_name(source: Path, made_for: str, base: str) -> None:
-    """Compare names where both are those of a hub, "owner/name": a folder may be called anything."""
+    """Compare names if both have the form of a hub, "owner/name"; the name of a folder means nothing."""
     hub_names = [name for name in (made_for, base) if name.count("/") == 1 and not name.startswith((".", "/"))]
     if len({name.lower() for name in hub_names}) > 1:
         said = f"the adapter {source} was made for {made_for}; the source is {base}"
@@ -69,7 +69,7 @@ def _check_shapes(source: Path, checkpoint: Path) -> int:
     for down in downs:
         up = down.replace(".lora_A.", ".lora_B.")
         layer = down.removeprefix(_PREFIX).replace(".lora_A.weight", ".weight")
-        # A bare encoder has no prefix such as "bert." before its names; the model with a head on it has.
+        # The names of a bare encoder lack the prefix, such as "bert.", of a model with a head.
         wanted = base.get(layer) or base.get(layer.partition(".")[2])
         given = [*adapter.get(up, [0])[:1], *adapter[down][1:]]
         if wanted != given:

@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint directory as source: what is refused, and what is taken over."""
+"""A Hugging Face checkpoint directory as source: the checks, and the copy of its files."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _TOKENIZERS = (
     "vocab.json",
 )
 _TAKEN = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*")
-_QUANTIZED_REMEDY = "Name the float checkpoint from before it was quantized; what was rounded away does not come back."
+_QUANTIZED_REMEDY = "Name the float checkpoint from before quantization; the lost precision cannot be restored."
 
 Shapes = dict[str, list[int]]
 
 
 def take(source: Path, out: Path) -> Report:
-    """Check a checkpoint and take its files over. Raises FileMissing, InvalidRequest, ModelLoadFailed."""
+    """Check a checkpoint and copy its files. Raises FileMissing, InvalidRequest, ModelLoadFailed."""
     config = _config(source)
     _refuse_code(source, config)
     _refuse_quantized(source, config)
@@ -71,8 +71,8 @@ def _config(source: Path) -> dict[str, Any]:
     file = source / CONFIG
     if not file.is_file():
         raise FileMissing(
-            f"{source} has no {CONFIG}, so it is no checkpoint",
-            remedy="Name the directory that transformers' save_pretrained wrote.",
+            f"{source} has no {CONFIG}, so it is not a checkpoint",
+            remedy="Name a directory written by save_pretrained of transformers.",
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -80,8 +80,8 @@ def _config(source: Path) -> dict[str, Any]:
         raise ModelLoadFailed(f"{file} is not valid JSON: {error}", remedy="Copy the checkpoint again.") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in transformers.CONFIG_MAPPING:
-        said = f"{file}: transformers {transformers.__version__} knows no architecture {kind!r}"
-        remedy = "docs/architectures.md lists what is known to work."
+        said = f"{file}: transformers {transformers.__version__} does not know the architecture {kind!r}"
+        remedy = "docs/architectures.md lists the architectures that work."
         raise InvalidRequest(said, remedy=remedy)
     return dict(config)
 
@@ -91,7 +91,7 @@ def _refuse_code(source: Path, config: dict[str, Any]) -> None:
     both = [config, json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else {}]
     if any("auto_map" in each for each in both):
         raise InvalidRequest(
-            f"{source} brings code of its own to run (auto_map), which is never run here",
+            f"{source} contains code of its own (auto_map), which is never run here",
             remedy="Save the model with a class of transformers itself, and remove 'auto_map' from its JSON files.",
         )
 
@@ -104,7 +104,7 @@ def _refuse_quantized(source: Path, config: dict[str, Any]) -> None:
 
 
 def _check_weights(source: Path) -> dict[str, int]:
-    """Return how many tensors there are of each type."""
+    """Return the number of tensors of each type."""
     weights = list(filter(_is_weights, _files(source, ["*.safetensors"])))
     if not weights:
         _refuse_pickle(source)
@@ -117,11 +117,11 @@ def _check_shards(source: Path, there: set[str]) -> None:
     if index.is_file():
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         for name in sorted(named - there):
-            raise FileMissing(f"{index} names {name}, which is not there", remedy="Copy the whole checkpoint.")
+            raise FileMissing(f"{index} names {name}, which does not exist", remedy="Copy the whole checkpoint.")
 
 
 def _float_types(file: Path) -> Iterator[str]:
-    """Yield the type of each tensor. Raises InvalidRequest at the first that holds rounded weights."""
+    """Yield the type of each tensor. Raises InvalidRequest at the first one with quantized weights."""
     for name, dtype in _dtypes(file).items():
         if dtype not in _FLOATS | _WHOLE or name.endswith((".qweight", ".qzeros")):
             raise InvalidRequest(f"{file} is quantized already: {name} is {dtype}", remedy=_QUANTIZED_REMEDY)
@@ -132,14 +132,15 @@ def _refuse_pickle(source: Path) -> None:
     pickled = list(_files(source, _PICKLES))
     if pickled:
         raise InvalidRequest(
-            f"{source} has its weights as {pickled[0].name} only; opening a pickle runs whatever code is in it",
-            remedy="Where you trust it, load the model with transformers and save_pretrained(safe_serialization=True).",
+            f"{source} has its weights only as {pickled[0].name}; opening a pickle runs any code in it",
+            remedy="If you trust it, load the model with transformers and save it with"
+            " save_pretrained(safe_serialization=True).",
         )
     raise FileMissing(f"{source} has no weights (*.safetensors)", remedy="Copy the whole checkpoint.")
 
 
 def _dtypes(file: Path) -> dict[str, str]:
-    shapes(file.parent)  # says what is damaged, and in which file
+    shapes(file.parent)  # its message names the damage and the file
     with safe_open(file, framework="numpy") as tensors:
         return {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
 
@@ -148,12 +149,12 @@ def _check_tokenizer(source: Path) -> None:
     if not any((source / name).is_file() for name in _TOKENIZERS):
         raise FileMissing(
             f"{source} has no tokenizer ({_TOKENIZERS[0]})",
-            remedy="Copy the tokenizer's files from the model that it was tuned from.",
+            remedy="Copy the tokenizer's files from the model that it was fine-tuned from.",
         )
 
 
 def _is_weights(file: Path) -> bool:
-    """Tell a checkpoint's file from one of an adapter that lies beside it."""
+    """Return whether a file belongs to the checkpoint, and not to an adapter in the same folder."""
     return not file.name.startswith("adapter_")
 
 
@@ -162,7 +163,7 @@ def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Weights are linked where the disk allows it; a file that somebody may edit is copied."""
+    """Weights are hard-linked if the disk allows it; files that people edit are copied."""
     if source.suffix == ".safetensors":
         try:
             os.link(source, target)

@@ -27,23 +27,23 @@ from convert.verify import divergence
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 
 _PROBE_TEXTS_MAX = 8
-# What transformers raises for a GGUF that it cannot read.
+# Errors of transformers for a GGUF that it cannot read.
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError, TypeError)
 
 
 def take_back(source: Path, out: Path, progress: Progress) -> Report:
-    """Make a checkpoint of a GGUF file.
+    """Make a checkpoint from a GGUF file.
 
     Raises:
         FileMissing: it is not there.
-        InvalidRequest: its architecture or its tokenizer is none that can be taken back exactly.
-        ModelLoadFailed: it is damaged, or what came out is not the same model.
+        InvalidRequest: its architecture or its tokenizer cannot be rebuilt exactly.
+        ModelLoadFailed: it is damaged, or the result is not the same model.
     """
     fields = gguf_files.read_fields(source)
     progress("reading the tokenizer", 0, 4)
     tokenizer = build_tokenizer(fields)
     tokens = _check_tokens(source, tokenizer)
-    progress("taking the weights back to float32", 1, 4)
+    progress("converting the weights to float32", 1, 4)
     model = _float_model(source)
     progress("comparing with llama.cpp", 2, 4)
     kl = _check_logits(source, model, tokenizer)
@@ -65,14 +65,14 @@ def take_back(source: Path, out: Path, progress: Progress) -> Report:
 
 def _float_model(source: Path) -> Any:
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a bar that cannot be turned off
+        with contextlib.redirect_stderr(io.StringIO()):  # hides a progress bar that cannot be turned off
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
             )
     except _ERRORS as error:
-        said = f"{source}: transformers does not take these weights back: {' '.join(str(error).split())[:300]}"
+        said = f"{source}: transformers cannot read these weights: {' '.join(str(error).split())[:300]}"
         raise InvalidRequest(said, remedy="Name the checkpoint that the GGUF was made from.") from None
-    # It calls itself quantized, and would refuse to be saved or trained.
+    # The model is marked as quantized, and would refuse to be saved or trained.
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, name):
             delattr(model.config, name)
@@ -80,11 +80,11 @@ def _float_model(source: Path) -> Any:
 
 
 def _check_tokens(source: Path, tokenizer: Any) -> int:
-    """Return how many probe texts llama.cpp and the new tokenizer cut alike: all of them."""
+    """Return the number of probe texts, which llama.cpp and the new tokenizer all tokenize alike."""
     answer = probe.ask("convert.probe.llama_probe", {"model": str(source), "texts": list(divergence.TEXTS)})
     problem = divergence.difference(answer.facts, tokenizer)
     if problem:
-        said = f"{source}: its tokenizer cannot be built anew exactly: {problem}"
+        said = f"{source}: its tokenizer cannot be rebuilt exactly: {problem}"
         raise InvalidRequest(said, remedy="Name the checkpoint that the GGUF was made from.")
     return len(divergence.TEXTS)
 
@@ -99,7 +99,7 @@ def _check_logits(source: Path, model: Any, tokenizer: Any) -> float:
     expected = divergence.last_logits(model, prompts)
     found = divergence.compare(expected, answer.arrays["logits"])
     if not found.passes:
-        said = f"{source}: the weights taken back are not the same model: {found}"
+        said = f"{source}: the converted weights are not the same model: {found}"
         raise ModelLoadFailed(said, remedy="Name the checkpoint that the GGUF was made from.")
     return found.kl_max
 
@@ -113,9 +113,9 @@ def _name_architecture(out: Path, name: str) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-# The tokenizer: byte-level BPE only, and only for the pre-tokenizers in the table. Each cuts a text by a rule that the
-# file names and does not contain. Normalizers are left out, because llama.cpp has none for this kind.
-_REMEDY = "Name the checkpoint that the GGUF was made from: its tokenizer comes with it."
+# The tokenizer: byte-level BPE only, and only for the pre-tokenizers in the table. Each splits a text by a rule that
+# the file names but does not contain. Normalizers are left out, because llama.cpp has none for this kind.
+_REMEDY = "Name the checkpoint that the GGUF was made from: it includes the tokenizer."
 _CONTROL, _USER_DEFINED = 3, 4  # gguf.TokenType
 # llama.cpp, src/llama-vocab.cpp: the expressions of each pre-tokenizer.
 _LLAMA3 = (
@@ -147,7 +147,7 @@ def build_tokenizer(fields: Mapping[str, Any]) -> Any:
     """Return a fast tokenizer. Raises InvalidRequest for a kind of vocabulary that is not in the table."""
     kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind != "gpt2" or cut not in _CUTS:
-        said = f"the GGUF's tokenizer is {kind!r} with the pre-tokenizer {cut!r}, which cannot be built anew exactly"
+        said = f"the GGUF's tokenizer is {kind!r} with the pre-tokenizer {cut!r}, which cannot be rebuilt exactly"
         raise InvalidRequest(said, remedy=_REMEDY)
     backend = Tokenizer(_model(fields))
     backend.pre_tokenizer = _CUTS[cut]()
@@ -164,7 +164,7 @@ def _model(fields: Mapping[str, Any]) -> BPE:
 
 
 def _added(fields: Mapping[str, Any], wanted: int) -> list[AddedToken]:
-    """Return the tokens of one kind that are found before a text is cut."""
+    """Return the tokens of one kind that are matched before a text is split."""
     both = zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True)
     return [AddedToken(token, special=wanted == _CONTROL, normalized=False) for token, kind in both if kind == wanted]
 

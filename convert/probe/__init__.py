@@ -1,9 +1,9 @@
-"""Asks a model library about a file, in a process of its own: a file that crashes it takes nothing else down.
+"""Runs a model library on a file in a process of its own, so that a file that crashes it stops nothing else.
 
     answer = probe.ask("convert.probe.llama_probe", {"model": "model.gguf", "texts": ["a", "b"]})
     answer.facts["plain"], answer.arrays["logits"]
 
-The child reads `request.json` in a folder made for it and leaves `facts.json` and one NAME.npy for each array there.
+The child reads `request.json` in a folder made for it, and writes `facts.json` and one NAME.npy for each array.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from edge_agent.errors import ModelLoadFailed
 
 REQUEST, FACTS = "request.json", "facts.json"
 REFUSED = 3
-"""Exit code of a child that says on its last line of stderr why it refuses."""
-_REMEDY = "Make the file again; if it repeats, this model does not work with the pinned runtime."
+"""Exit code of a child whose last line on stderr is the reason of a refusal."""
+_REMEDY = "Export the file again. If the error repeats, this model does not work with the pinned runtime."
 
 
 @dataclass(frozen=True)
 class ProbeAnswer:
-    """What the child found out."""
+    """The results of the child."""
 
     facts: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
@@ -51,27 +51,27 @@ def ask(child: str, request: Mapping[str, Any]) -> ProbeAnswer:
 
 
 def read_request(folder: str) -> dict[str, Any]:
-    """In the child: return what is asked."""
+    """In the child: read the request."""
     request: dict[str, Any] = json.loads(Path(folder, REQUEST).read_text(encoding="utf-8"))
     return request
 
 
 def leave(folder: str, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """In the child: leave the answer."""
+    """In the child: write the answer."""
     for name, array in arrays.items():
         np.save(Path(folder, name + ".npy"), array)
     Path(folder, FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def refuse(why: str) -> None:
-    """In the child: end, saying why."""
+    """In the child: exit with a reason."""
     sys.stderr.write(f"\n{why}\n")
     raise SystemExit(REFUSED)
 
 
 def _last_words(child: str, code: int, stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    last = lines[-1] if lines else "it said nothing"
+    last = lines[-1] if lines else "it printed no error"
     if code == REFUSED:
         return last
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"

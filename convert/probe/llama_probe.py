@@ -1,6 +1,6 @@
-"""What llama.cpp makes of a GGUF file: tokens, special tokens, chat template, logits. Run as a child of `probe.ask`.
+"""Runs llama.cpp on a GGUF file: tokens, special tokens, chat template, logits. A child of `probe.ask`.
 
-Request: `model`, and if wanted
+Request: `model`, and optionally
     texts       strings: tokens of each, `plain` (as a caller's text) and `written` (control tokens recognised)
     prompts     lists of tokens: `logits`, float32 [rows, vocabulary]: of the last `rows_max` tokens of each, one after
                 the other (`rows` says how many), or with `pooling` "mean", "cls" or "rank" one float32 vector for each
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a crash shall not wait for gdb
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a crash must not wait for gdb
 
 import llama_cpp as llama
 import numpy as np
@@ -37,7 +37,7 @@ Vector = NDArray[np.float32]
 
 
 class _LlamaLog:
-    """Keeps what llama.cpp says is wrong."""
+    """Collects the errors of llama.cpp."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -62,7 +62,7 @@ def main(folder: str) -> None:
     params.vocab_only = not request.get("prompts")
     model = llama.llama_model_load_from_file(str(request["model"]).encode(), params)
     if not model:
-        probe.refuse(f"llama.cpp does not load the file: {log.cause()}")
+        probe.refuse(f"llama.cpp cannot load the file: {log.cause()}")
     vocab = llama.llama_model_get_vocab(model)
     facts = _facts(model, vocab)
     for name, special in (("plain", False), ("written", True)):
@@ -103,7 +103,7 @@ def _computed(model: Any, request: dict[str, Any], log: _LlamaLog) -> tuple[list
     params = llama.llama_context_default_params()
     params.n_ctx = longest + 8
     params.n_batch = params.n_ubatch = longest + 8
-    # What is compared is the file: the cache rounds nothing, and no kernel is fast at the price of it.
+    # The comparison is about the file, so neither the cache nor a fast kernel may round.
     params.type_k = params.type_v = llama.GGML_TYPE_F32
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.n_threads = params.n_threads_batch = int(request.get("threads", 2))
@@ -112,7 +112,7 @@ def _computed(model: Any, request: dict[str, Any], log: _LlamaLog) -> tuple[list
     params.embeddings = bool(pooling)
     context = llama.llama_init_from_model(model, params)
     if not context:
-        probe.refuse(f"llama.cpp makes no context of {longest} tokens: {log.cause()}")
+        probe.refuse(f"llama.cpp cannot make a context of {longest} tokens: {log.cause()}")
     if request.get("adapter"):
         _adapt(model, context, str(request["adapter"]), log)
     if pooling:
@@ -135,7 +135,7 @@ def _rows(model: Any, context: Any, prompts: list[list[int]], rows_max: int) -> 
 def _adapt(model: Any, context: Any, path: str, log: _LlamaLog) -> None:
     adapter = llama.llama_adapter_lora_init(model, path.encode())
     if not adapter:
-        probe.refuse(f"llama.cpp does not load the adapter: {log.cause()}")
+        probe.refuse(f"llama.cpp cannot load the adapter: {log.cause()}")
     one = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
     llama.llama_set_adapters_lora(context, one, 1, (ctypes.c_float * 1)(1.0))
 

@@ -1,4 +1,4 @@
-"""Quantizes a GGUF file with llama.cpp. Run as a child of `probe.ask`, so that a failure in it takes no run down.
+"""Quantizes a GGUF file with llama.cpp. A child of `probe.ask`, so that a crash does not stop the run.
 
 Request: `source`, `target`, `ftype` (llama_ftype), `requantize`, `threads`, and `importance`, the path of a .npz with
 one float32 vector for each tensor name ("blk.0.attn_q.weight"): how much each input column is used. The answer is
@@ -13,7 +13,7 @@ import re
 import sys
 from typing import Any
 
-os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a crash shall not wait for gdb
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a crash must not wait for gdb
 
 import llama_cpp as llama
 import numpy as np
@@ -26,7 +26,7 @@ _FALLBACK = re.compile(r"warning: (\S+) .*required for type\s+(\S+)\) -> falling
 
 
 class _QuantizerLog:
-    """Keeps the lines about fallbacks and errors; a line may come in pieces."""
+    """Collects the lines about fallbacks and errors; a line can arrive in pieces."""
 
     def __init__(self) -> None:
         self.fallbacks: list[tuple[str, ...]] = []
@@ -59,12 +59,12 @@ def main(folder: str) -> None:
     code = llama.llama_model_quantize(source, target, ctypes.byref(params))
     del kept
     if code != 0:
-        probe.refuse(f"llama.cpp does not quantize the file: {log.errors[0] if log.errors else code}")
+        probe.refuse(f"llama.cpp cannot quantize the file: {log.errors[0] if log.errors else code}")
     probe.leave(folder, {"fallbacks": log.fallbacks}, {})
 
 
 def _importance(params: Any, path: str) -> list[Any]:
-    """Set the matrix; what is returned must live until llama.cpp is done."""
+    """Set the matrix; the returned objects must exist until llama.cpp is done."""
     with np.load(path) as file:
         vectors = {name: np.ascontiguousarray(file[name], dtype=np.float32) for name in file.files}
     entries = (llama.llama_model_imatrix_data * (len(vectors) + 1))()  # an empty one ends the list

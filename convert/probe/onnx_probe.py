@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a graph: the first output for each input. Run as a child of `probe.ask`.
+"""Runs ONNX Runtime on a graph: the first output for each input. A child of `probe.ask`.
 
 Request: `model` and `inputs`, lists of tokens; the answer is `facts["shapes"]` and `arrays["outputs"]`, float32: the
 first output of each input, flattened, one after the other.

@@ -1,5 +1,5 @@
-"""Signed updates, at the centre: a repository that sites believe, whoever carries it to them.
+"""Signed updates by the central team: a TUF repository that sites verify, whichever way it reaches them.
 
-layout.py says where things lie; keyring.py who signs; reading.py and commit.py how a repository is read and written;
-publisher.py what a team does with it.
+layout.py defines the paths; keyring.py holds the signing keys; repository_reader.py and commit.py read and write a
+repository; publisher.py has the operations of a team.
 """

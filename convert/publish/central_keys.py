@@ -1,14 +1,14 @@
-"""The centre's keys: one that opens what sites sealed, and one that signs receipts.
+"""The central team's keys: one that opens segments of sites, and one that signs receipts.
 
 A folder holds, readable by its owner alone:
 
     identity.txt    age identities (X25519), the newest first; or identity.age, the same under a passphrase
     receipts.pem    Ed25519 private key (PKCS 8), under the same passphrase if there is one
-    recipient.txt   what sites seal to: 'age -R recipient.txt' takes it
-    receipts.pub    what sites check receipts with, in hexadecimal
+    recipient.txt   what sites seal to; 'age -R recipient.txt' accepts it
+    receipts.pub    what sites verify receipts with, in hexadecimal
 
-The first two never leave the centre; whoever has them can read every example, or make sites delete what has not
-arrived. The age command opens a segment with them: 'age -d -i identity.txt NAME.age'.
+The first two never leave the central team: with them one can read every example, or make sites delete examples that
+have not arrived. The age command opens a segment with them: 'age -d -i identity.txt NAME.age'.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ PASSPHRASE_CHARACTERS_MIN = 10
 _PRIVATE_MODE, _FOLDER_MODE = 0o600, 0o700
 
 Ask = Callable[[], str]
-"""Returns the passphrase; called only when there is one to give."""
+"""Returns the passphrase; called only if one is needed."""
 
 
 @dataclass(frozen=True)
 class CentralPublicKeys:
-    """What a site needs to know of the centre."""
+    """The public keys that a site needs."""
 
     recipient: str
     """age public key, `age1…`."""
@@ -49,14 +49,14 @@ class CentralPublicKeys:
 
 @dataclass(frozen=True)
 class CentralKeys:
-    """Keys that are ready for use."""
+    """Unlocked keys."""
 
     identities: tuple[pyrage.x25519.Identity, ...]
     receipts: Ed25519PrivateKey
 
 
 def create(folder: Path, passphrase: str = "") -> CentralPublicKeys:
-    """Make a folder of new keys; with a passphrase the private ones are encrypted with it.
+    """Create a folder of new keys; with a passphrase the private keys are encrypted.
 
     Raises:
         InvalidRequest: the folder exists, or the passphrase is too short.
@@ -95,8 +95,8 @@ def unlock(folder: Path, ask: Ask) -> CentralKeys:
     """Read the private keys.
 
     Raises:
-        FileMissing: a file is not there.
-        InvalidRequest: wrong passphrase, or a file that holds no key.
+        FileMissing: a file is missing.
+        InvalidRequest: wrong passphrase, or a file without a key.
     """
     passphrase = ask() if encrypted(folder) else ""
     try:
@@ -104,24 +104,24 @@ def unlock(folder: Path, ask: Ask) -> CentralKeys:
         pem = _read(folder, RECEIPTS_PRIVATE)
         receipts = serialization.load_pem_private_key(pem, passphrase.encode() or None)
     except (pyrage.DecryptError, pyrage.IdentityError, ValueError, TypeError) as error:
-        said = f"the keys in {folder} do not open: {error}"
-        raise InvalidRequest(said, remedy="Check the passphrase, or take the folder from its backup.") from None
+        said = f"the keys in {folder} cannot be opened: {error}"
+        raise InvalidRequest(said, remedy="Check the passphrase, or restore the folder from its backup.") from None
     if not isinstance(receipts, Ed25519PrivateKey) or not identities:
-        raise InvalidRequest(f"{folder} holds no Ed25519 key, or no identity", remedy="Take it from its backup.")
+        raise InvalidRequest(f"{folder} has no Ed25519 key, or no identity", remedy="Restore it from its backup.")
     return CentralKeys(identities, receipts)
 
 
 def encrypted(folder: Path) -> bool:
-    """Tell whether the private keys are under a passphrase. Raises FileMissing."""
+    """Return whether the private keys have a passphrase. Raises FileMissing."""
     if (folder / IDENTITY_SEALED).is_file():
         return True
     if (folder / IDENTITY_PLAIN).is_file():
         return False
-    raise FileMissing(f"{folder} holds no keys", remedy=f"Make some: edge-convert keys create {folder}")
+    raise FileMissing(f"{folder} has no keys", remedy=f"Create keys: edge-convert keys create {folder}")
 
 
 def rotate(folder: Path, ask: Ask) -> CentralPublicKeys:
-    """Add a new identity. Sites that still seal to an old one are understood as before; returns what to give to sites.
+    """Add a new identity, and return the public keys for sites. Segments sealed to an old one stay readable.
 
     Raises:
         FileMissing, InvalidRequest: as `unlock`.
@@ -142,7 +142,7 @@ def _identities(folder: Path, passphrase: str) -> list[str]:
 
 
 def _write_identities(folder: Path, identities: list[str], passphrase: str) -> None:
-    """Write the private file before the public one: a site must never seal to a key that nobody has."""
+    """Write the private file before the public one, so that no site seals to a key without a private half."""
     recipients = [str(pyrage.x25519.Identity.from_str(each).to_public()) for each in identities]
     lines = [f"# public key: {recipient}\n{each}\n" for recipient, each in zip(recipients, identities, strict=True)]
     text = "".join(lines).encode()
@@ -168,15 +168,15 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except FileNotFoundError:
-        remedy = f"Make keys with 'edge-convert keys create {folder}', or take the folder from its backup."
+        remedy = f"Create keys with 'edge-convert keys create {folder}', or restore the folder from its backup."
         raise FileMissing(f"{folder / name} does not exist", remedy=remedy) from None
 
 
 def check_passphrase(passphrase: str) -> None:
-    """Raise InvalidRequest when it is too short; empty = none."""
+    """Raise InvalidRequest if it is too short; empty = none."""
     if passphrase and len(passphrase) < PASSPHRASE_CHARACTERS_MIN:
         said = f"the passphrase has {len(passphrase)} characters; at least {PASSPHRASE_CHARACTERS_MIN} are needed"
-        raise InvalidRequest(said, remedy="Take several random words, or leave it out and encrypt the disk.")
+        raise InvalidRequest(said, remedy="Use several random words, or leave it out and encrypt the disk.")
 
 
 def read_passphrase(path: Path) -> str:
@@ -187,7 +187,7 @@ def read_passphrase(path: Path) -> str:
         raise FileMissing(f"{path} does not exist", remedy="Check --passphrase-file.") from None
     passphrase = text.split("\n", 1)[0].removesuffix("\r")
     if not passphrase:
-        raise InvalidRequest(f"the first line of {path} is empty", remedy="Write the passphrase there.")
+        raise InvalidRequest(f"the first line of {path} is empty", remedy="Write the passphrase to its first line.")
     if os.name == "posix" and path.stat().st_mode & 0o004:
-        raise InvalidRequest(f"every user may read {path}", remedy=f"chmod 600 {path}")
+        raise InvalidRequest(f"every user can read {path}", remedy=f"chmod 600 {path}")
     return passphrase

@@ -1,8 +1,8 @@
-"""A change of a repository: drafted, signed, written in an order in which it may stop anywhere.
+"""Commits a change of a repository: draft, signatures, and writes in an order that can stop anywhere.
 
-Blobs come first, then the metadata that nothing names yet, then `timestamp.json`, which names them all in one step. A
-new root comes last, since sites believe it as soon as it is there: so what it makes possible is there before, signed by
-the keys of the old root and of the new one. Whoever is interrupted runs the same command again.
+Blobs are written first, then the metadata that nothing names yet, then `timestamp.json`, which names them all in one
+step. A new root comes last, because sites trust it as soon as it exists: everything that it allows is there before,
+signed by the keys of the old root and of the new one. After an interruption run the same command again.
 """
 
 from __future__ import annotations
@@ -21,75 +21,76 @@ from convert.publish.repository_storage import RepositoryStorage
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import RolloutPlan
 
-_AGAIN = "Sites see what they saw before. Run the command again: it starts from what is there."
+_AGAIN = "Nothing changed for sites. Run the command again: it starts from the current state."
 
 
 @dataclass
 class ChangeDraft:
-    """What is to change. What is None stays as it is; snapshot and timestamp follow from the rest."""
+    """A change. None = unchanged; snapshot and timestamp follow from the rest."""
 
     ROLES: ClassVar[dict[str, str]] = {ROOT: "root", TARGETS: "targets", PLAN: "plan_role"}
-    """Roles that can change of themselves, and the field of each."""
+    """Roles that a draft can change, with their fields."""
     root: Metadata[Root] | None = None
     targets: Metadata[Targets] | None = None
     plan_role: Metadata[Targets] | None = None
     plan: RolloutPlan | None = None
-    """What a new `plan_role` names; None = the plan that is there."""
+    """The plan of a new `plan_role`; None = the current plan."""
     blobs: dict[str, bytes] = field(default_factory=dict)
-    """Small ones that belong to the change, by path; large ones are there already."""
+    """Small blobs of the change, by path; large ones are uploaded already."""
     restart_versions: bool = False
-    """Count snapshot and timestamp from 1 again: only with a new online key, after somebody ran the numbers up."""
+    """Restart the versions of snapshot and timestamp at 1: only with a new online key, after a thief of the old key
+    raised them."""
     without_old: bool = False
-    """The keys that the old root names are lost: sites refuse what is published until they have the new root."""
+    """The keys of the old root are lost: sites refuse new metadata until they have the new root."""
 
     def metadata(self) -> dict[str, Metadata[Any]]:
-        """Return what is to change, by role."""
+        """Return the changed metadata by role."""
         every = {role: getattr(self, name) for role, name in self.ROLES.items()}
         return {role: metadata for role, metadata in every.items() if metadata is not None}
 
     def put(self, role: str, metadata: Metadata[Any]) -> None:
-        """Take in new metadata of a role."""
+        """Add new metadata of a role."""
         setattr(self, self.ROLES[role], metadata)
 
     def drop(self, role: str) -> None:
-        """Leave a role as it is."""
+        """Leave a role unchanged."""
         setattr(self, self.ROLES[role], None)
         if role == PLAN:
             self.plan = None
 
     def delegators(self, held: RepositoryState, role: str) -> list[Metadata[Any]]:
-        """Return all metadata by whose keys a role must be signed: those in force, and those to come."""
+        """Return all metadata whose keys must sign a role: the current ones, and the new ones."""
         if role == PLAN:
             return [self.targets or held.targets]
-        # A root follows the one before, whatever is lost.
+        # A root is always signed by the keys of the one before, even if keys are lost.
         old = [] if self.without_old and role != ROOT else [held.root]
         return [*old, self.root] if self.root else [held.root]
 
     def next_version(self, metadata: Metadata[Any]) -> int:
-        """Return the version that follows of what the online key signs."""
+        """Return the next version of metadata that the online key signs."""
         return 1 if self.restart_versions else metadata.signed.version + 1
 
     def result(self, held: RepositoryState) -> tuple[RolloutPlan, dict[str, BundleTarget]]:
-        """Return the plan and the signed bundles as they will be."""
+        """Return the plan and the signed bundles after the change."""
         return self.plan or held.plan, bundles_of((self.targets or held.targets).signed)
 
 
 @dataclass(frozen=True)
 class MissingSignatures:
-    """Signatures that a role still needs."""
+    """Signatures that a role still lacks."""
 
     role: str
     count: int
     keyids: tuple[str, ...]
-    """Keys that could give them."""
+    """Keys that can sign."""
 
     def said(self, name: Callable[[str], str]) -> str:
-        """Say so; `name` gives what people call a key."""
+        """Return it in words; `name` returns the name of a key."""
         return f"'{self.role}' needs {self.count} more of the signatures of {', '.join(map(name, self.keyids))}"
 
 
 def sign(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Metadata[Any]]) -> list[MissingSignatures]:
-    """Sign with the keys at hand, as many as each delegator wants, and return what is missing still."""
+    """Sign with the available keys, up to each delegator's threshold, and return the missing signatures."""
     missing = []
     for by in delegators:
         result = by.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
@@ -103,7 +104,7 @@ def sign(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Met
 
 
 def sign_draft(keys: Keyring, held: RepositoryState, draft: ChangeDraft) -> list[MissingSignatures]:
-    """Sign what offline and near keys sign, and return what is missing still."""
+    """Sign the metadata of the offline and plan keys, and return the missing signatures."""
     return [
         missing
         for role, metadata in draft.metadata().items()
@@ -119,10 +120,10 @@ def commit(
     now: float,
     days: Mapping[str, float],
 ) -> None:
-    """Publish a change that is signed but for the online key.
+    """Publish a change that is signed except by the online key.
 
     Raises:
-        InvalidRequest: the online key is not here, or somebody else has published since `held` was read.
+        InvalidRequest: the online key is not available, or another publisher has published since `held` was read.
     """
     files = _assembled(keys, held, draft, now, days)
     for path, content in draft.blobs.items():
@@ -164,24 +165,24 @@ def online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[M
     """Sign with the online key, and return the file.
 
     Raises:
-        InvalidRequest: the key is not here.
+        InvalidRequest: the key is not available.
     """
     missing = sign(keys, metadata, role, delegators)
     if missing:
-        said = f"the online key is not here: {missing[0].said(keys.name_of)}"
-        raise InvalidRequest(said, remedy="Name its folder with --keys, beside those of other keys.")
+        said = f"the online key is not available: {missing[0].said(keys.name_of)}"
+        raise InvalidRequest(said, remedy="Name its folder with --keys, in addition to those of other keys.")
     return layout.encode(metadata)
 
 
 def _require_ours(place: RepositoryStorage, files: Mapping[str, bytes]) -> None:
-    """Look again before the timestamp names them: two publishers at once write the same names."""
+    """Check again before the timestamp names the files: two concurrent publishers write the same names."""
     for path, content in files.items():
         if place.read(path, len(content)) != content:
-            raise InvalidRequest(f"somebody else is publishing at {place.name} just now", remedy=_AGAIN)
+            raise InvalidRequest(f"another publisher is publishing to {place.name} now", remedy=_AGAIN)
 
 
 def require_unchanged(place: RepositoryStorage, held: RepositoryState) -> None:
-    """Check that nobody has published since it was read. Raises InvalidRequest."""
+    """Check that no other publisher has published since it was read. Raises InvalidRequest."""
     if place.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP]) != held.files[layout.TIMESTAMP_PATH]:
-        said = f"somebody else has published at {place.name} in the meantime"
+        said = f"another publisher has published to {place.name} in the meantime"
         raise InvalidRequest(said, remedy=_AGAIN)

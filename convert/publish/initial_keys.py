@@ -1,4 +1,4 @@
-"""The first keys of a fleet: made in one folder, to be taken apart afterwards."""
+"""Creates the first keys of a fleet in one folder, to be separated afterwards."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _FOLDER_MODE = 0o700
 
 @dataclass(frozen=True)
 class RoleQuorum:
-    """How many keys a role has, and how many of them must sign."""
+    """The number of keys of a role, and how many of them must sign."""
 
     keys: int
     threshold: int
 
     def __post_init__(self) -> None:
-        """Raise InvalidRequest when it can never be met, or anyone would do."""
+        """Raise InvalidRequest if the threshold cannot be met, or is below 1."""
         if not 1 <= self.threshold <= self.keys <= 20:
-            said = f"{self.threshold} of {self.keys} keys cannot be asked for"
-            raise InvalidRequest(said, remedy="Between 1 and 20 keys, and a threshold from 1 to their number.")
+            said = f"{self.threshold} of {self.keys} keys is not a valid threshold"
+            raise InvalidRequest(said, remedy="Use 1 to 20 keys, and a threshold from 1 to their number.")
 
 
 TWO_OF_THREE = RoleQuorum(3, 2)
@@ -39,7 +39,7 @@ TWO_OF_THREE = RoleQuorum(3, 2)
 def create(
     folder: Path, now: float, root: RoleQuorum = TWO_OF_THREE, targets: RoleQuorum = TWO_OF_THREE, passphrase: str = ""
 ) -> tuple[PublicKeyFile, ...]:
-    """Make all keys that a repository needs, its first root and its first, empty list of bundles.
+    """Create all keys of a repository, its first root, and its first, empty list of bundles.
 
     Raises:
         InvalidRequest: the folder exists, or the passphrase is too short.

@@ -1,4 +1,4 @@
-"""Other keys for a role: somebody joins or leaves, a key is lost, a key is stolen."""
+"""Changes the keys of a role: a person joins or leaves, or a key is lost or stolen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IN_ROOT = {ROOT: (ROOT,), TARGETS: (TARGETS,), ONLINE: (SNAPSHOT, TIMESTAMP)}
 
 @dataclass(frozen=True)
 class KeyRotation:
-    """What becomes of a role's keys."""
+    """A change of a role's keys."""
 
     role: str
     """root, targets, plan or online."""
@@ -29,13 +29,13 @@ class KeyRotation:
     threshold: int = 0
     """0 = as it is."""
     restart_versions: bool = False
-    """online: count snapshot and timestamp from 1 again, after somebody with a stolen key ran the numbers up."""
+    """online: restart the versions of snapshot and timestamp at 1, after a thief of the key raised them."""
     without_old: bool = False
     """The old keys are lost: see `ChangeDraft`."""
 
 
 def keyids(held: RepositoryState, role: str) -> list[str]:
-    """Return the keys of a role that are in force."""
+    """Return the current keys of a role."""
     of: Metadata[Any] = held.targets if role == PLAN else held.root
     return list(of.signed.get_delegated_role(_IN_ROOT.get(role, (role,))[0]).keyids)
 
@@ -44,11 +44,11 @@ def rotate(publisher: Publisher, rotation: KeyRotation) -> None:
     """Change the keys of a role.
 
     Raises:
-        InvalidRequest: a key is not there, or there already; or the threshold cannot be met.
-        SignaturesMissing: the keys at hand do not suffice and there is nowhere to stage.
+        InvalidRequest: a key to remove is unknown, a key to add is there already, or the threshold cannot be met.
+        SignaturesMissing: the available keys do not suffice, and there is no folder to stage the change.
     """
     if rotation.restart_versions and rotation.role != ONLINE:
-        raise InvalidRequest("only online versions can be restarted", remedy="Rotate the role 'online' with it.")
+        raise InvalidRequest("only the versions of 'online' can be restarted", remedy="Use it with the role 'online'.")
     held = publisher.held()
     draft = ChangeDraft(restart_versions=rotation.restart_versions, without_old=rotation.without_old)
     if rotation.role == PLAN:
@@ -76,13 +76,15 @@ def _change(delegator: Any, role: str, rotation: KeyRotation) -> None:
         delegator.revoke_key(keyid, role)
     of.threshold = rotation.threshold or of.threshold
     if not 1 <= of.threshold <= len(of.keyids):
-        said = f"'{rotation.role}' would have {len(of.keyids)} keys, and need {of.threshold} signatures"
+        said = f"'{rotation.role}' would have {len(of.keyids)} keys but need {of.threshold} signatures"
         raise InvalidRequest(said, remedy="Add keys, or name a lower --threshold.")
 
 
 def _check(there: frozenset[str], rotation: KeyRotation) -> None:
     for unknown in set(rotation.remove) - there:
-        raise InvalidRequest(f"{unknown[:12]} is no key of '{rotation.role}'", remedy="See 'edge-convert keys show'.")
+        raise InvalidRequest(
+            f"{unknown[:12]} is not a key of '{rotation.role}'", remedy="See 'edge-convert keys show'."
+        )
     for named in rotation.add:
         if named.key.keyid in there:
-            raise InvalidRequest(f"{named.name} is a key of '{rotation.role}' already", remedy="Name another one.")
+            raise InvalidRequest(f"{named.name} is a key of '{rotation.role}' already", remedy="Name another key.")

@@ -1,16 +1,16 @@
-"""Folders of signing keys: who may sign what, and the private halves that are at hand.
+"""Folders of signing keys: the public keys by role, and the available private halves.
 
-    root.json       what every site trusts: 'update.root_file' in agent.yaml; the publisher starts from it too
+    root.json       trusted by every site: 'update.root_file' in agent.yaml; the publisher starts from it too
     targets.json    the first, empty list of signed bundles
     seen.json       the newest versions that these keys have signed or built on
     NAME.pub        a public key as JSON, with the role it was made for and where its private half is
     NAME.pem        the private half (PKCS 8); or, under a passphrase:
     NAME.age        the same, sealed to the age identity in
-    unlock.age      which the passphrase opens; it belongs beside every NAME.age: 'age -d -i unlock.age NAME.age'
+    unlock.age      opened by the passphrase; needed next to every NAME.age: 'age -d -i unlock.age NAME.age'
 
-The private half of a `.pub` may lie elsewhere: on a stick that holds the same pair, on another machine, or behind a
-URI of securesystemslib (`awskms:…`, `hsm:…`), which stands under `uri` in the `.pub`. Keys are found by what they are,
-never by their name, so that files may be moved and renamed.
+The private half of a `.pub` can be elsewhere: on a USB drive, on another machine, or behind a URI of securesystemslib
+(`awskms:…`, `hsm:…`), which is under `uri` in the `.pub`. Keys are found by their content, never by file name, so that
+files can be moved and renamed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SEAL_TO = "unlock.recipient"
 _PRIVATE_MODE = 0o600
 
 Ask = Callable[[Path], str]
-"""Returns the passphrase of a folder; called only when there is one to give."""
+"""Returns the passphrase of a folder; called only if one is needed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PublicKeyFile:
 
     name: str
     role: str
-    """What it was made for: root, targets, plan or online. Metadata decide what it may sign."""
+    """The role it was made for: root, targets, plan or online. Metadata decide what it can sign."""
     key: Key
     uri: str
     folder: Path
@@ -66,19 +66,19 @@ class PublicKeyFile:
 
     @property
     def available(self) -> bool:
-        """Whether it can sign here."""
+        """Whether it can sign on this machine."""
         return bool(self.uri) or self.private is not None
 
 
 class Keyring:
-    """The keys of one or more folders. Passphrases are asked for when they are needed, once for a folder."""
+    """The keys of one or more folders. A passphrase is prompted for when it is needed, once per folder."""
 
     def __init__(self, folders: Sequence[Path], ask: Ask) -> None:
         """Read the public halves.
 
         Raises:
             FileMissing: no such folder.
-            InvalidRequest: a file that holds no public key.
+            InvalidRequest: a file without a public key.
         """
         self.folders = tuple(folders)
         self.keys = tuple(named for folder in folders for named in read_folder(folder))
@@ -96,17 +96,19 @@ class Keyring:
         for folder in self.folders:
             if (folder / name).is_file():
                 return (folder / name).read_bytes()
-        said = f"{name} is in none of the key folders: {', '.join(map(str, self.folders)) or 'there are none'}"
-        remedy = f"Copy the fleet's {name} beside the keys; for a new fleet: edge-convert keys signing FOLDER"
+        said = f"none of the key folders has {name}: {', '.join(map(str, self.folders)) or 'there are none'}"
+        remedy = (
+            f"Copy the fleet's {name} into the folder of the keys; for a new fleet: edge-convert keys signing FOLDER"
+        )
         raise FileMissing(said, remedy=remedy)
 
     def trust(self, root: bytes) -> None:
-        """Keep a newer root where the root of trust lies: new sites start from it, and so does the next command."""
+        """Store a newer root in place of the root of trust: new sites and the next command start from it."""
         for folder in filter(_keeps_trust, self.folders):
             atomic_files.write_atomically(folder / ANCHOR, root)
 
     def require_newest(self, versions: Mapping[str, int]) -> None:
-        """Refuse to build on less than what these keys have signed or seen: an old copy would undo a revocation.
+        """Refuse versions older than those that these keys have signed or seen: an old copy would undo a revocation.
 
         Raises:
             UpdateOutdated: a role's version is lower.
@@ -115,12 +117,13 @@ class Keyring:
             if versions.get(role, newest) < newest:
                 said = f"'{role}' is at version {versions[role]}; these keys have seen version {newest}"
                 remedy = (
-                    "Somebody has put back an old copy. Bring back the newer one, and find out who may write there."
+                    "An old copy of the repository was restored. Restore the newer one, and find out who can write"
+                    " there."
                 )
                 raise UpdateOutdated(said, remedy=remedy)
 
     def saw(self, versions: Mapping[str, int]) -> None:
-        """Remember versions, beside the root of trust, where that can be written."""
+        """Store versions next to the root of trust, if that folder is writable."""
         seen = self._seen()
         newest = {role: max(version, seen.get(role, 0)) for role, version in versions.items()}
         if newest != seen:
@@ -136,37 +139,37 @@ class Keyring:
         return seen
 
     def learn(self, named: PublicKeyFile) -> None:
-        """Take in a key that was made or brought after the folders were read."""
+        """Add a key that was created or copied after the folders were read."""
         self.keys = (*self.keys, named)
         self._names[named.key.keyid] = named.name
 
     def note(self, public: Mapping[str, Key]) -> None:
-        """Remember what keys are called that metadata name."""
+        """Store the names of keys that metadata list."""
         for keyid, key in public.items():
             if isinstance(name := key.unrecognized_fields.get(KEY_NAME), str):
                 self._names.setdefault(keyid, name[:80])
 
     def available(self, keyids: Iterable[str]) -> list[str]:
-        """Return which of these keys can sign here, in their order."""
+        """Return which of these keys can sign here, in order."""
         here = {named.key.keyid for named in self.keys if named.available}
         return list(filter(here.__contains__, keyids))
 
     def name_of(self, keyid: str) -> str:
-        """Return what people call a key."""
+        """Return the name of a key."""
         return self._names.get(keyid, f"{keyid[:12]}…")
 
     def sign(self, metadata: Metadata[Any], keyids: Iterable[str]) -> None:
         """Add the signatures of these keys, which must be available.
 
         Raises:
-            InvalidRequest: wrong passphrase, or a signer that does not work; the message says which.
+            InvalidRequest: wrong passphrase, or a signer that does not work, which the message names.
         """
         for keyid in keyids:
             try:
                 metadata.sign(self._signer(keyid), append=True)
             except UnsignedMetadataError as error:
-                said = f"the key {self.name_of(keyid)} does not sign: {error}"
-                raise InvalidRequest(said, remedy="Check that its device or service answers.") from None
+                said = f"the key {self.name_of(keyid)} failed to sign: {error}"
+                raise InvalidRequest(said, remedy="Check that its device or service is reachable.") from None
 
     def _signer(self, keyid: str) -> Signer:
         if keyid not in self._signers:
@@ -180,8 +183,8 @@ class Keyring:
         try:
             return CryptoSigner(self._private(named.private), _plain_key(named.key))
         except (ValueError, TypeError, KeyMismatchError, UnsupportedAlgorithm, pyrage.DecryptError) as error:
-            said = f"the key {named.name} in {named.folder} does not open: {error}"
-            raise InvalidRequest(said, remedy="Check the passphrase, or take the file from its backup.") from None
+            said = f"the key {named.name} in {named.folder} cannot be opened: {error}"
+            raise InvalidRequest(said, remedy="Check the passphrase, or restore the file from its backup.") from None
 
     def _private(self, file: Path) -> Any:
         content = file.read_bytes()
@@ -192,26 +195,26 @@ class Keyring:
     def _identity(self, folder: Path) -> pyrage.x25519.Identity:
         if folder not in self._identities:
             if not (folder / UNLOCK).is_file():
-                said = f"{folder} has keys under a passphrase, but no {UNLOCK}, which the passphrase opens"
-                raise FileMissing(said, remedy=f"Copy {UNLOCK} from where the keys were made.")
+                said = f"{folder} has keys with a passphrase, but not the file {UNLOCK} that the passphrase opens"
+                raise FileMissing(said, remedy=f"Copy {UNLOCK} from the folder where the keys were created.")
             opened = pyrage.passphrase.decrypt((folder / UNLOCK).read_bytes(), self._ask(folder)).decode()
             self._identities[folder] = pyrage.x25519.Identity.from_str(opened.split()[-1])
         return self._identities[folder]
 
     def make(self, name: str, role: str) -> PublicKeyFile:
-        """Make a key in the first folder, under its passphrase if it has one. Raises InvalidRequest, OSError."""
+        """Create a key in the first folder, with its passphrase if it has one. Raises InvalidRequest, OSError."""
         folder = self.folders[0]
         if (folder / UNLOCK).is_file() and not (folder / _SEAL_TO).is_file():
             try:
                 _seal_to(folder, self._identity(folder))
             except pyrage.DecryptError as error:
-                said = f"{folder / UNLOCK} does not open: {error}"
+                said = f"{folder / UNLOCK} cannot be opened: {error}"
                 raise InvalidRequest(said, remedy="Check the passphrase.") from None
         return make(folder, name, role)
 
 
 def _keeps_trust(folder: Path) -> bool:
-    """Tell whether what is trusted lies in a folder, and may be written there: offline keys may be on anything."""
+    """Return whether a folder has the root of trust and is writable; offline keys can be on read-only media."""
     return (folder / ANCHOR).is_file() and os.access(folder, os.W_OK)
 
 
@@ -220,21 +223,21 @@ def _foreign(named: PublicKeyFile) -> Signer:
         return Signer.from_priv_key_uri(named.uri, named.key)
     except Exception as error:  # noqa: BLE001 - each signer of securesystemslib has its own library, and its own errors
         said = f"the key {named.name} cannot be used through {named.uri}: {error}"
-        raise InvalidRequest(said, remedy="Correct what the message names; docs/publishing.md has more.") from None
+        raise InvalidRequest(said, remedy="Correct the URI; docs/publishing.md explains it.") from None
 
 
 def bring(folder: Path, name: str, role: str, uri: str, pem: bytes) -> PublicKeyFile:
     """Write the public half of a key whose private half is behind a URI of securesystemslib.
 
     Raises:
-        InvalidRequest: there is a key of that name, or `pem` holds no public key that sites can check.
+        InvalidRequest: there is a key of that name, or `pem` has no public key that sites can verify.
         OSError: the folder cannot be written.
     """
     try:
         key = SSlibKey.from_crypto(serialization.load_pem_public_key(pem))
     except (ValueError, UnsupportedAlgorithm) as error:
         said = f"no public key for '{name}': {error}"
-        raise InvalidRequest(said, remedy="Name a file with it in PEM, Ed25519, ECDSA or RSA: --public FILE.") from None
+        raise InvalidRequest(said, remedy="Name a PEM file with an Ed25519, ECDSA or RSA key: --public FILE.") from None
     key.unrecognized_fields[KEY_NAME] = name
     named = PublicKeyFile(name, role, key, uri, folder)
     write_public(named)
@@ -243,7 +246,7 @@ def bring(folder: Path, name: str, role: str, uri: str, pem: bytes) -> PublicKey
 
 def _plain_key(key: Key) -> SSlibKey:
     if not isinstance(key, SSlibKey):
-        raise ValueError(f"a private key in a file does not go with a public key of type {key.keytype}")
+        raise ValueError(f"a private key in a file must be Ed25519, but the public key has type {key.keytype}")
     return key
 
 
@@ -257,10 +260,10 @@ def read_folder(folder: Path) -> Iterator[PublicKeyFile]:
 
     Raises:
         FileMissing: no such folder.
-        InvalidRequest: a file that holds no public key.
+        InvalidRequest: a file without a public key.
     """
     if not folder.is_dir():
-        remedy = f"Make keys: edge-convert keys signing {folder}"
+        remedy = f"Create keys: edge-convert keys signing {folder}"
         raise FileMissing(f"there is no key folder {folder}", remedy=remedy)
     yield from (read_public(path) for path in sorted(folder.glob(f"*{PUBLIC}")) if path.read_bytes()[:1] == b"{")
 
@@ -269,8 +272,8 @@ def read_public(path: Path) -> PublicKeyFile:
     """Read a `.pub` file.
 
     Raises:
-        FileMissing: it is not there.
-        InvalidRequest: it holds no public key.
+        FileMissing: it does not exist.
+        InvalidRequest: it has no public key.
     """
     try:
         plain = strict_json.decode(path.read_bytes())
@@ -279,15 +282,15 @@ def read_public(path: Path) -> PublicKeyFile:
     except FileNotFoundError:
         raise FileMissing(f"{path} does not exist", remedy="Name the .pub file of a signing key.") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        remedy = "Take it from its backup, or make it again: 'edge-convert keys signer'."
-        raise InvalidRequest(f"{path} holds no public signing key", remedy=remedy) from None
+        remedy = "Restore it from its backup, or create it again: 'edge-convert keys signer'."
+        raise InvalidRequest(f"{path} has no public signing key", remedy=remedy) from None
 
 
 def lock(folder: Path, passphrase: str) -> None:
-    """Let the private keys that are made in a folder be under a passphrase from now on.
+    """Encrypt private keys that are created in a folder from now on.
 
     Raises:
-        InvalidRequest: they are already; a second passphrase would lock out what the first one opens.
+        InvalidRequest: the folder has a passphrase already; a second one would lock out the first.
         OSError: the folder cannot be written.
     """
     if (folder / UNLOCK).is_file():
@@ -305,7 +308,7 @@ def _seal_to(folder: Path, identity: pyrage.x25519.Identity) -> None:
 
 
 def make(folder: Path, name: str, role: str) -> PublicKeyFile:
-    """Make a new Ed25519 key in a folder that exists; under the folder's passphrase if it has one.
+    """Create an Ed25519 key in an existing folder, with the folder's passphrase if it has one.
 
     Raises:
         InvalidRequest: there is a key of that name.
@@ -345,4 +348,4 @@ def _require_free(named: PublicKeyFile, *suffixes: str) -> None:
     for suffix in suffixes or (PUBLIC, PLAIN, SEALED):
         if (named.folder / (named.name + suffix)).exists():
             said = f"there is a key '{named.name}' in {named.folder}, and keys are never overwritten"
-            raise InvalidRequest(said, remedy="Take another name.")
+            raise InvalidRequest(said, remedy="Use another name.")

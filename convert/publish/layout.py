@@ -1,12 +1,12 @@
-"""Where things lie in a repository, and what its metadata say beyond The Update Framework.
+"""The paths in a repository, and the fields of its metadata beyond The Update Framework.
 
     metadata/1.root.json, 2.root.json …   N.targets.json   N.plan.json   N.snapshot.json   timestamp.json
     blobs/<sha256>                        manifests of bundles, their files, plans
 
-It is the same in an object store, in a folder and on a stick. `root` and `targets` are signed by keys that stay
-offline. `targets` names each bundle as the target `bundles/<task>/<digest>`, whose sha256 is the bundle's digest:
-the target is the manifest, which names the bundle's files in turn. It delegates `plan.json`, and nothing else, to the
-role `plan` with its own, nearer key. `snapshot` and `format_timestamp` are signed by the online key.
+It is the same in an object store, in a folder and on a USB drive. `root` and `targets` are signed by keys that stay
+offline. `targets` names each bundle as the target `bundles/<task>/<digest>`, whose sha256 is the bundle's digest: the
+target is the manifest, which names the bundle's files in turn. It delegates only `plan.json`, to the role `plan` with a
+key of its own. `snapshot` and `format_timestamp` are signed by the online key.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from edge_agent.formats.signed_document import format_timestamp
 
 ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP = "root", "targets", "plan", "snapshot", "timestamp"
 ONLINE = "online"
-"""The key of snapshot and timestamp, as people call it."""
+"""The name of the key of snapshot and timestamp."""
 ROLES = (ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP)
 METADATA, BLOBS = "metadata", "blobs"
 TIMESTAMP_PATH = f"{METADATA}/timestamp.json"
 ISSUED_AT = "x-edge-agent-issued-at"
-"""Signed in every metadata file, RFC 3339: the only time that a site keeps."""
+"""Signed in every metadata file, RFC 3339: the only time that a site stores."""
 KEY_NAME = "x-edge-agent-name"
-"""In a public key: what people call it. Signed with the metadata that name the key."""
+"""In a public key: its name. Signed with the metadata that list the key."""
 DAYS = {ROOT: 365, TARGETS: 365, PLAN: 365, SNAPSHOT: 365, TIMESTAMP: 30}
-"""How long what is signed now holds. The timestamp alone has to be renewed often: it vouches for all the others."""
+"""How long new signatures are valid. Only the timestamp must be renewed often: it covers all other metadata."""
 METADATA_BYTES_MAX = {
     ROOT: 512 * 1024,
     TARGETS: 5 * 1024 * 1024,
@@ -40,18 +40,18 @@ METADATA_BYTES_MAX = {
     SNAPSHOT: 2 * 1024 * 1024,
     TIMESTAMP: 16 * 1024,
 }
-"""What a site reads at most, as tuf's client has it by default."""
+"""Size limits of a site, the defaults of tuf's client."""
 _WRITER = JSONSerializer(compact=True)
 Kind = TypeVar("Kind", Root, Targets, Snapshot, Timestamp)
 
 
 def path_of(role: str, version: int) -> str:
-    """Return where a version of a role's metadata lies."""
+    """Return the path of a version of a role's metadata."""
     return TIMESTAMP_PATH if role == TIMESTAMP else f"{METADATA}/{version}.{role}.json"
 
 
 def blob(sha256: str) -> str:
-    """Return where a blob lies."""
+    """Return the path of a blob."""
     return f"{BLOBS}/{sha256}"
 
 
@@ -74,24 +74,24 @@ def decode(kind: type[Kind], raw: bytes, what: str) -> Metadata[Kind]:
     try:
         metadata: Metadata[Kind] = Metadata.from_bytes(raw)
     except (DeserializationError, RecursionError) as error:
-        raise UpdateUntrusted(f"{what} is no metadata file: {error}") from None
+        raise UpdateUntrusted(f"{what} is not a metadata file: {error}") from None
     if not isinstance(metadata.signed, kind):
         raise UpdateUntrusted(f"{what} is metadata of another role: {metadata.signed.type}")
     return metadata
 
 
 def check_root(raw: bytes, what: str) -> None:
-    """Check that something is a root of trust. Raises UpdateUntrusted."""
+    """Check that metadata are a root of trust. Raises UpdateUntrusted."""
     decode(Root, raw, what)
 
 
 def issue(signed: Signed, version: int, now: float, days: float) -> None:
-    """Say of metadata which version they are, when they were issued and how long they hold."""
+    """Set the version, time of issue and expiry of metadata."""
     signed.version = version
     signed.expires = datetime.fromtimestamp(now, UTC).replace(microsecond=0) + timedelta(days=days)
     signed.unrecognized_fields[ISSUED_AT] = format_timestamp(now)
 
 
 def described(metadata: Metadata[Any], raw: bytes) -> MetaFile:
-    """Return what another role says of a metadata file: version, length and sha256."""
+    """Return the entry of a metadata file in another role: version, length and sha256."""
     return MetaFile.from_data(metadata.signed.version, raw, ["sha256"])

@@ -1,7 +1,7 @@
-"""A stick: a repository that is carried by hand, whose timestamp holds as long as the journey may take.
+"""Writes a USB drive: a repository that is carried by hand, with a timestamp that is valid for the journey.
 
-Its timestamp is version v + 1, signed by the online key with an expiry of its own. The repository goes on with v + 2
-before the stick is written, so that a site takes both, whichever comes first.
+Its timestamp is version v + 1, signed by the online key with an expiry of its own. The repository continues with v + 2
+before the drive is written, so that a site accepts both in either order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class MediaOrder:
-    """What a stick is for."""
+    """The target sites of a drive."""
 
     folder: Path
     days: float
@@ -49,19 +49,19 @@ class MediaOrder:
 
 @dataclass(frozen=True)
 class WrittenMedia:
-    """What was written."""
+    """The result of writing a drive."""
 
     bundles: tuple[repository_reader.BundleTarget, ...]
     bytes_written: int
-    """Of blobs; others were there already."""
+    """Bytes of blobs; others were there already."""
     expires: datetime
-    """From then on no site takes it."""
+    """When the drive expires: no site accepts it later."""
     expires_by: str
-    """The role that expires then."""
+    """The role that expires first."""
 
 
 def wanted(plan: RolloutPlan, sites: Sequence[str], channel: str) -> frozenset[str]:
-    """Return the digests of what a plan means for these sites, on any hardware and in any wave."""
+    """Return the digests of all bundles that a plan assigns to these sites, on any hardware and in any wave."""
     if not (sites or channel):
         return plan.bundles()
     channels = [channel] if channel else list(plan.channels)
@@ -75,30 +75,30 @@ def _offered(fleet: FleetPlan) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class PreparedMedia:
-    """A stick that is signed, and to be written."""
+    """A drive that is signed but not written yet."""
 
     place: RepositoryStorage
     held: RepositoryState
-    """With the stick's own timestamp."""
+    """Metadata with the drive's own timestamp."""
     order: MediaOrder
     blobs: dict[str, int]
-    """All that it must hold, by sha256, with sizes in bytes."""
+    """All required blobs by sha256, with sizes in bytes."""
     missing: dict[str, int]
-    """What of it is not there yet."""
+    """The blobs that are missing on the drive."""
 
 
 def write(publisher: Publisher, order: MediaOrder) -> WrittenMedia:
-    """Write a stick; what was on it before is replaced. Raises as `prepare` and `fill`."""
+    """Write a drive; an earlier repository on it is replaced. Raises as `prepare` and `fill`."""
     return fill(prepare(publisher, order))
 
 
 def prepare(publisher: Publisher, order: MediaOrder) -> PreparedMedia:
-    """Check what a stick needs, and sign its timestamp. Nothing is written to it yet.
+    """Check the order and the free space, and sign the timestamp. Nothing is written to the drive yet.
 
     Raises:
         InvalidRequest: no such folder, the repository itself, an unknown site or channel, or no online key.
-        UpdateIncomplete: the repository lacks a manifest, or has it damaged.
-        DiskFull: the stick has not enough room.
+        UpdateIncomplete: a manifest in the repository is missing or damaged.
+        DiskFull: the drive has too little space.
     """
     held = publisher.held()
     _check(publisher.place, held, order)
@@ -113,10 +113,10 @@ def prepare(publisher: Publisher, order: MediaOrder) -> PreparedMedia:
 
 
 def fill(prepared: PreparedMedia, advance: Advance = silent) -> WrittenMedia:
-    """Write the stick.
+    """Write the drive.
 
     Raises:
-        UpdateIncomplete: the repository lacks a blob, or has it damaged.
+        UpdateIncomplete: a blob in the repository is missing or damaged.
     """
     held, target = prepared.held, FolderStorage(prepared.order.folder)
     for digest, size in prepared.missing.items():
@@ -132,7 +132,7 @@ def fill(prepared: PreparedMedia, advance: Advance = silent) -> WrittenMedia:
 
 
 def _stamps(publisher: Publisher, held: RepositoryState, days: float) -> Metadata[Timestamp]:
-    """Move the repository on to v + 2, and return version v + 1 for the stick."""
+    """Advance the repository to v + 2, and return version v + 1 for the drive."""
     made = []
     for ahead, holds in ((1, days), (2, publisher.days[TIMESTAMP])):
         stamp = Metadata(copy.deepcopy(held.timestamp.signed))
@@ -150,19 +150,19 @@ def _check(place: RepositoryStorage, held: RepositoryState, order: MediaOrder) -
         known = ", ".join(held.plan.channels) or "none"
         raise InvalidRequest(f"the plan has no channel '{order.channel}'", remedy=f"Its channels: {known}.")
     if not wanted(held.plan, order.sites, order.channel):
-        said = "the plan wants nothing there, so the stick would hold no bundle"
-        raise InvalidRequest(said, remedy="See what it wants: edge-convert plan show")
+        said = "the plan assigns no bundle there, so the drive would be empty"
+        raise InvalidRequest(said, remedy="See the plan: edge-convert plan show")
 
 
 def _check_folder(place: RepositoryStorage, folder: Path) -> None:
     if not folder.is_dir():
-        raise InvalidRequest(f"there is no folder {folder}", remedy="Mount the stick, and name where it is.")
+        raise InvalidRequest(f"there is no folder {folder}", remedy="Mount the USB drive, and name its mount point.")
     if place.is_at(folder):
         raise InvalidRequest(f"{folder} is the repository itself", remedy="Name another folder.")
 
 
 def _blobs(place: RepositoryStorage, bundles: Iterable[repository_reader.BundleTarget]) -> dict[str, int]:
-    """Return sha256 and size of all that the bundles consist of."""
+    """Return sha256 and size of all files of the bundles."""
     blobs: dict[str, int] = {}
     for each in bundles:
         raw = place.read(layout.blob(each.digest), MANIFEST_BYTES_MAX)
@@ -174,7 +174,7 @@ def _blobs(place: RepositoryStorage, bundles: Iterable[repository_reader.BundleT
 
 
 def _checked(place: RepositoryStorage, sha256: str) -> Iterator[bytes]:
-    """Yield a blob's bytes; fails at its end if they are not the right ones."""
+    """Yield a blob's bytes; raises at the end if their hash is wrong."""
     hashed = hashlib.sha256()
     for chunk in place.chunks(layout.blob(sha256)):
         hashed.update(chunk)
@@ -185,11 +185,11 @@ def _checked(place: RepositoryStorage, sha256: str) -> Iterator[bytes]:
 
 def _damaged(place: RepositoryStorage, sha256: str) -> UpdateIncomplete:
     said = f"{layout.blob(sha256)} at {place.name} is missing or damaged"
-    return UpdateIncomplete(said, remedy="Publish its bundle again, which brings back what is missing.")
+    return UpdateIncomplete(said, remedy="Publish its bundle again, which restores missing files.")
 
 
 def _metadata(place: RepositoryStorage, held: RepositoryState) -> dict[str, bytes]:
-    """Return all metadata but the timestamp, and the plan: first what nothing names yet."""
+    """Return all metadata except the timestamp, and the plan, in the order of writing."""
     roots = (layout.path_of(ROOT, version) for version in range(1, held.root.signed.version))
     older = {path: place.read(path, layout.METADATA_BYTES_MAX[ROOT]) for path in roots}
     files = {path: content for path, content in older.items() if content is not None} | dict(held.files)
@@ -201,11 +201,11 @@ def _check_room(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes + _SPARE_BYTES:
         said = f"{folder} has {free // 1024**2} MiB free; {(needed_bytes + _SPARE_BYTES) // 1024**2 + 1} are needed"
-        raise DiskFull(said, remedy="Take a larger stick, or name fewer --site.")
+        raise DiskFull(said, remedy="Use a larger drive, or name fewer sites with --site.")
 
 
 def _prune(blobs: Path, needed: set[str]) -> None:
-    """Remove blobs of earlier sticks."""
+    """Remove blobs of an earlier repository."""
     there = {path.name for path in blobs.iterdir()}
     for name in filter(_BLOB.fullmatch, there - needed):
         (blobs / name).unlink()

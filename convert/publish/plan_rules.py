@@ -1,4 +1,4 @@
-"""What a plan may say here: rules that need more than the plan itself."""
+"""Rules for a plan that need the repository: signed bundles, halts, and the effect of a change."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from edge_agent.formats.plan import BundleOffer, RolloutPlan, TaskPlan
 
 
 def same_plan(one: RolloutPlan, other: RolloutPlan) -> bool:
-    """Tell whether two plans say the same; version and time apart."""
+    """Return whether two plans are equal, apart from version and time."""
     apart = {"version": 1, "issued_at": one.issued_at}
     return one.model_copy(update=apart) == other.model_copy(update=apart)
 
 
 def require_signed(plan: RolloutPlan, bundles: Mapping[str, BundleTarget]) -> None:
-    """Check that a plan names signed bundles only, by their own task and version.
+    """Check that a plan names only signed bundles, under their own task and version.
 
     Raises:
-        PlanInvalid: it does not; the message names the place.
+        PlanInvalid: it does not; the message names the entry.
     """
     for where, task, wanted in every_task(plan):
         for offer in wanted.offers:
@@ -35,16 +35,16 @@ def _require_signed(where: str, task: str, offer: BundleOffer, bundles: Mapping[
         raise PlanInvalid(said, remedy="Publish the bundle first: edge-convert publish BUNDLE --to …")
     if (signed.task, signed.version) != (task, offer.version):
         said = f"{where} offers {offer.bundle[:12]} as {task} {offer.version}; it is {signed.name}"
-        raise PlanInvalid(said, remedy="Correct 'bundle' or 'version' there.")
+        raise PlanInvalid(said, remedy="Correct 'bundle' or 'version' in that entry.")
 
 
 def names(bundles: Mapping[str, BundleTarget], task: str) -> str:
-    """Return the bundles of a task, for a sentence."""
+    """Return the bundles of a task, for a message."""
     return ", ".join(each.name for each in of_task(bundles, task)) or "none"
 
 
 def every_task(plan: RolloutPlan) -> Iterator[tuple[str, str, TaskPlan]]:
-    """Yield where it stands, the task, and what is wanted of it."""
+    """Yield each entry of a plan: its place, the task, and the rollout."""
     for kind, fleets in (("channels", plan.channels), ("sites", plan.sites)):
         for name, fleet in fleets.items():
             for task, wanted in fleet.tasks.items():
@@ -53,7 +53,7 @@ def every_task(plan: RolloutPlan) -> Iterator[tuple[str, str, TaskPlan]]:
 
 @dataclass(frozen=True)
 class HaltOrder:
-    """Which rollout stops, or goes on; without channel and site wherever the plan names the task."""
+    """The rollout to halt or continue; without channel and site every entry of the task."""
 
     task: str
     channel: str = ""
@@ -66,16 +66,16 @@ class HaltOrder:
 
 
 def halt(plan: RolloutPlan, order: HaltOrder) -> RolloutPlan:
-    """Return the plan with a rollout halted, or going on.
+    """Return the plan with a rollout halted or continued.
 
     Raises:
-        InvalidRequest: the plan says nothing of that task there.
+        InvalidRequest: the plan has no such entry.
     """
     plain = plan.model_dump(mode="json", by_alias=True)
     chosen = [fleet["tasks"][order.task] for fleet in _fleets(plain, order) if order.task in fleet["tasks"]]
     if not chosen:
         known = ", ".join(sorted({task for _, task, _ in every_task(plan)})) or "none"
-        raise InvalidRequest(f"{order} says nothing of the task '{order.task}'", remedy=f"The plan's tasks: {known}.")
+        raise InvalidRequest(f"{order} has no entry for the task '{order.task}'", remedy=f"The plan's tasks: {known}.")
     for each in chosen:
         each["halted"] = not order.resume
     return RolloutPlan.model_validate(plain)
@@ -89,7 +89,7 @@ def _fleets(plain: Mapping[str, Any], order: HaltOrder) -> list[dict[str, Any]]:
 
 
 def consequences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
-    """Say what a new plan changes for the sites that it is meant for, a sentence for each task that it changes."""
+    """Return what a new plan changes for sites, one sentence for each changed entry."""
     before, after = ({where: wanted for where, _, wanted in every_task(plan)} for plan in (old, new))
     places = [where for where in {**before, **after} if before.get(where) != after.get(where)]
     return [f"{where}: {_change(before.get(where), after.get(where))}" for where in places]
@@ -97,9 +97,9 @@ def consequences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
 
 def _change(old: TaskPlan | None, new: TaskPlan | None) -> str:
     if new is None:
-        return "sites keep what they have"
+        return "sites keep their current bundle"
     if new.halted:
-        return "halted: no more sites switch, those that have switched keep it"
+        return "halted: no more sites switch; sites that have switched keep the bundle"
     start = " → ".join(dict.fromkeys(map(_versions, filter(None, (old, new)))))
     return ", ".join([start, *_terms(new), _waves(new)])
 
@@ -110,13 +110,13 @@ def _terms(wanted: TaskPlan) -> Iterator[str]:
     if wanted.mode:
         yield f"mode {wanted.mode}"
     if wanted.demote_on:
-        yield f"into shadow on the alarms {', '.join(wanted.demote_on)}"
+        yield f"shadow mode on the alarms {', '.join(wanted.demote_on)}"
 
 
 def _waves(wanted: TaskPlan) -> str:
     if not wanted.waves:
         return "all sites at once"
-    waves = ", ".join(f"{wave.percent} % from {wave.start}" for wave in wanted.waves)
+    waves = ", ".join(f"{wave.percent}% from {wave.start}" for wave in wanted.waves)
     return waves if wanted.waves[-1].percent == 100 else f"{waves}; the other sites never"
 
 

@@ -1,4 +1,4 @@
-"""The plan as people read and write it: YAML, with bundles by version where that suffices.
+"""Reads and writes the plan for people: YAML, with bundles by version if that is unique.
 
     channels:
       stable:
@@ -11,7 +11,7 @@
             - {start: 2026-12-03T02:00:00Z, percent: 100}
             window: {start: 02:00, end: 04:00}
 
-Version and time of the plan itself are no part of it: publishing sets them. A file that `plan show` printed, in either
+It does not contain version and time of the plan, which publishing sets. A file that `plan show` printed, in either
 form, reads back as the same plan.
 """
 
@@ -35,7 +35,7 @@ from edge_agent.formats.strict_json import first_problem
 
 _HEAD = ("schema", "version", "issued_at")
 _NAMED = ("channels", "sites", "tasks")
-"""Keys whose own keys are names."""
+"""Keys whose values are mappings by name."""
 _DIGEST_CHARACTERS, _PREFIX_CHARACTERS_MIN = 64, 6
 _WHICH = (
     f"Name one of these by version, or by the first {_PREFIX_CHARACTERS_MIN} digits of its digest; or publish it first."
@@ -44,16 +44,16 @@ _HELP = "docs/publishing.md has every key of a plan."
 
 
 def write(plan: RolloutPlan) -> str:
-    """Return the plan as YAML, without its head."""
+    """Return the plan as YAML, without version and time."""
     plain = _body(json.loads(plans.encode(plan)))
     return yaml.safe_dump(_ordered(plain, RolloutPlan), sort_keys=False, allow_unicode=True, width=120) if plain else ""
 
 
 def read(text: str, bundles: Mapping[str, BundleTarget]) -> RolloutPlan:
-    """Read a plan that somebody wrote; `bundles` are those that an offer may name by version.
+    """Read a plan from a person; `bundles` are those that an offer can name by version.
 
     Raises:
-        PlanInvalid: not YAML, an unknown key, a rule is broken, or an offer that fits none or several bundles.
+        PlanInvalid: invalid YAML, an unknown key, a broken rule, or an offer that matches no bundle or several.
     """
     plain = _body(_loaded(text))
     _check_keys(plain, RolloutPlan, "")
@@ -71,35 +71,35 @@ def _loaded(text: str) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError) as error:
         raise PlanInvalid(f"the plan is not valid YAML: {error}", remedy="Correct that line.") from None
     if plain and not isinstance(plain, dict):
-        raise PlanInvalid("the plan must hold keys and values", remedy=_HELP)
+        raise PlanInvalid("the plan must contain keys and values", remedy=_HELP)
     return plain or {}
 
 
 def _body(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out version and time, which publishing sets."""
+    """Remove version and time, which publishing sets."""
     return {key: value for key, value in plain.items() if key not in _HEAD}
 
 
 def differences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
-    """Return the lines of a unified diff between what two plans say."""
+    """Return the lines of a unified diff between two plans."""
     before, after = (write(each).splitlines() for each in (old, new))
     return list(difflib.unified_diff(before, after, f"plan {old.version}", "new", lineterm="", n=6))
 
 
 class _PlanLoader(yaml.BaseLoader):
-    """Strings only: what YAML makes of 02:00 or of a date is not what a plan means. The same key twice is an error."""
+    """A YAML loader that reads 02:00 and dates as strings, and refuses duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Refuse a second key of the same name, which would silently replace the first."""
         names = [key.value for key, _ in node.value if isinstance(key.value, str)]
         for name in names:
             if names.count(name) > 1:
-                raise yaml.YAMLError(f"'{name}' stands there twice, near line {node.start_mark.line + 1}")
+                raise yaml.YAMLError(f"'{name}' is there twice, near line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep)
 
 
 def _problem(error: ValidationError) -> str:
-    """Say in words what a pattern means; the rest as every format does."""
+    """Return a pattern error in words; other errors as in every format."""
     problem = error.errors(include_url=False)[0]
     names = [str(part) for part in problem["loc"]]
     if problem["type"] != "string_pattern_mismatch":
@@ -152,7 +152,7 @@ def _fits(signed: BundleTarget, bundle: str, version: str) -> bool:
 
 
 def _check_keys(plain: Any, model: type[BaseModel], where: str) -> None:
-    """Refuse unknown keys with the nearest one; what is of the wrong kind is left to the model."""
+    """Refuse unknown keys and name the nearest one; the model checks the types."""
     for each in _list(plain):
         _check_keys(each, model, where)
     for key, value in _items(plain):
@@ -181,14 +181,14 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _without_nothing(plain: Any) -> Any:
-    """Drop keys with nothing after them, as a person leaves them when a list has become empty."""
+    """Drop keys without a value, which remain after a person empties a list."""
     if isinstance(plain, dict):
         return {key: _without_nothing(value) for key, value in plain.items() if value not in ("", "null", "~")}
     return [_without_nothing(each) for each in plain] if isinstance(plain, list) else plain
 
 
 def _ordered(plain: Any, model: type[BaseModel]) -> Any:
-    """Put keys in the order of the model's fields, which is the order in which people think."""
+    """Sort keys in the order of the model's fields."""
     if isinstance(plain, list):
         return [_ordered(each, model) for each in plain]
     if not isinstance(plain, dict):

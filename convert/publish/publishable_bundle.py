@@ -1,4 +1,4 @@
-"""A bundle as it comes from the factory, a directory or an uncompressed tar, checked before it is signed."""
+"""Opens a finished bundle, a directory or an uncompressed tar, and checks it before it is signed."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class PublishableBundle:
 
     @contextmanager
     def opened(self, artifact: Artifact) -> Iterator[IO[bytes]]:
-        """Open a file of the bundle after a look at its size and hash.
+        """Open a file of the bundle after checking its size and hash.
 
         Raises:
-            FileMissing, HashMismatch: it is not there, or not what the manifest names.
+            FileMissing, HashMismatch: it is missing, or not the file in the manifest.
         """
         with self._open(artifact.path) as file:
             hashed = hashlib.sha256()
@@ -62,12 +62,12 @@ def opened(path: Path) -> Iterator[PublishableBundle]:
     """Open a bundle and check its manifest.
 
     Raises:
-        BundleUnreadable: no bundle directory, and no tar.
-        FileMissing, ManifestInvalid, SchemaUnknown: no manifest, or one that breaks a rule.
+        BundleUnreadable: neither a bundle directory nor a tar.
+        FileMissing, ManifestInvalid, SchemaUnknown: a missing or invalid manifest.
     """
     if path.is_dir():
         if not (path / MANIFEST_NAME).is_file():
-            raise BundleUnreadable(f"{path} is no bundle: it has no {MANIFEST_NAME}", remedy=_MAKE)
+            raise BundleUnreadable(f"{path} is not a bundle: it has no {MANIFEST_NAME}", remedy=_MAKE)
         yield _bundle(lambda name: _file(path / name))
         return
     try:
@@ -76,15 +76,15 @@ def opened(path: Path) -> Iterator[PublishableBundle]:
     except FileNotFoundError:
         raise BundleUnreadable(f"{path} does not exist", remedy=_MAKE) from None
     except tarfile.TarError as error:
-        raise BundleUnreadable(f"{path} is no bundle directory and no tar: {error}", remedy=_MAKE) from None
+        raise BundleUnreadable(f"{path} is neither a bundle directory nor a tar: {error}", remedy=_MAKE) from None
 
 
 def fetch(place: RepositoryStorage, digest: str, folder: Path) -> PublishableBundle:
-    """Copy a bundle out of a repository into an empty folder, and return it; every byte is checked.
+    """Copy a bundle from a repository into an empty folder, checking every byte, and return it.
 
     Raises:
-        FileMissing, HashMismatch: a file of it is not there, or damaged.
-        OSError, UpstreamFailed, UpstreamRefused: the place cannot be read, or the folder not written.
+        FileMissing, HashMismatch: a file of it is missing or damaged.
+        OSError, UpstreamFailed, UpstreamRefused: the repository cannot be read, or the folder not written.
     """
     raw = b"".join(_blob(place, digest, MANIFEST_NAME))
     folder.mkdir(parents=True)
@@ -101,7 +101,7 @@ def fetch(place: RepositoryStorage, digest: str, folder: Path) -> PublishableBun
 def _blob(place: RepositoryStorage, sha256: str, name: str) -> Iterator[bytes]:
     path = layout.blob(sha256)
     if place.size(path) is None:
-        raise FileMissing(f"the repository has no {path}, which is {name} of a signed bundle", remedy=_REPAIR)
+        raise FileMissing(f"the repository lacks {path}, which is {name} of a signed bundle", remedy=_REPAIR)
     hashed = hashlib.sha256()
     for chunk in place.chunks(path):
         hashed.update(chunk)

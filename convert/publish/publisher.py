@@ -1,4 +1,4 @@
-"""What a central team does with a repository: make it, sign bundles, say where they should run, take them back.
+"""The central team's operations on a repository: create it, sign bundles, publish plans, revoke bundles.
 
 publisher = Publisher(open_place("s3://…", {}), Keyring([folder], ask))
 publisher.create()                                # once
@@ -33,14 +33,14 @@ from edge_agent.formats.plan import RolloutPlan
 from edge_agent.formats.signed_document import format_timestamp
 
 Store = Callable[[RepositoryState, ChangeDraft], None]
-"""Keeps a draft that needs signatures from elsewhere; see convert/publish/staged_change.py."""
+"""Writes a draft that needs further signatures to a folder; see convert/publish/staged_change.py."""
 
 
 class InsufficientSignatures(InvalidRequest):
-    """Keys at hand do not suffice."""
+    """The available keys do not suffice."""
 
     def __init__(self, missing: list[MissingSignatures], keys: Keyring) -> None:
-        """Say which are missing."""
+        """Name the missing signatures."""
         remedy = (
             "Name more key folders with --keys; or use --stage FOLDER, and then 'edge-convert sign FOLDER --keys KEYS'"
             " on another machine."
@@ -54,9 +54,9 @@ class UploadedBundle:
     """A bundle whose files are in the repository."""
 
     held: RepositoryState
-    """The repository that it was held against."""
+    """The repository it was compared with."""
     signed: BundleTarget
-    """As it will be signed."""
+    """Its target, as it will be signed."""
     raw: bytes
     """Its manifest."""
     bytes_written: int
@@ -64,13 +64,13 @@ class UploadedBundle:
 
 @dataclass(frozen=True)
 class PublishedBundle:
-    """What became of a bundle."""
+    """The result of publishing a bundle."""
 
     signed: BundleTarget
     new: bool
-    """False = it was there already, and nothing was written but files that were missing."""
+    """False = it was published already, and only missing files were written."""
     bytes_written: int
-    """Of its files; the others were there already."""
+    """Bytes of its files; the others were there already."""
 
 
 @dataclass
@@ -81,25 +81,25 @@ class Publisher:
     keys: Keyring
     now: Callable[[], float] = time.time
     days: Mapping[str, float] = field(default_factory=lambda: dict(layout.DAYS))
-    """How long what is signed now holds, by role."""
+    """How long new signatures are valid, by role."""
     stage: Store | None = None
-    """Where a change goes that the keys at hand cannot sign; None = it is an error."""
+    """Receives a change that the available keys cannot sign; None = that is an error."""
     staged: bool = False
-    """Whether a change went there."""
+    """Whether a change was staged."""
 
     def held(self) -> RepositoryState:
-        """Read and verify what is there. Raises InvalidRequest, UpdateUntrusted, UpdateIncomplete, UpdateOutdated."""
+        """Read and verify the repository. Raises InvalidRequest, UpdateUntrusted, UpdateIncomplete, UpdateOutdated."""
         held = repository_reader.require(self.place, self.keys.anchor())
         self.keys.require_newest(held.versions())
         self.keys.note(held.public_keys())
         return held
 
     def create(self) -> RepositoryState:
-        """Make the repository, with no bundle and an empty plan; one of this fleet that is there stays.
+        """Create the repository, without bundles and with an empty plan; an existing one of this fleet is kept.
 
         Raises:
-            UpdateUntrusted: there is one of another fleet.
-            InvalidRequest: the plan key or the online key is not here.
+            UpdateUntrusted: there is a repository of another fleet.
+            InvalidRequest: the plan key or the online key is not available.
         """
         anchor = self.keys.anchor()
         if held := repository_reader.read(self.place, anchor):
@@ -108,7 +108,7 @@ class Publisher:
         path = layout.path_of(ROOT, 1)
         if root.signed.version != 1 or self.place.read(path, len(anchor)) not in (None, anchor):
             said = f"there is a root of another fleet at {self.place.name}, or these keys are in use elsewhere"
-            raise UpdateUntrusted(said, remedy="Take an empty place, and new keys: edge-convert keys signing FOLDER")
+            raise UpdateUntrusted(said, remedy="Use an empty place, and new keys: edge-convert keys signing FOLDER")
         for each, content in self._first(root).items():
             self.place.write(each, content)
         return self.held()
@@ -136,14 +136,14 @@ class Publisher:
         """Upload a bundle and sign it. The same bytes again change nothing.
 
         Raises:
-            BundleError: it is no bundle, or a file is not what the manifest names.
-            SignaturesMissing: the keys of `targets` do not suffice and there is nowhere to stage.
+            BundleError: it is not a bundle, or a file differs from the manifest.
+            SignaturesMissing: the keys of `targets` do not suffice, and there is no folder to stage the change.
             InvalidRequest: another bundle of that task and version is signed.
         """
         return self.sign(self.upload(path))
 
     def upload(self, path: Path, advance: Advance = silent) -> UploadedBundle:
-        """Bring a bundle's files into the repository; sites see nothing of it. Raises as `publish`, and asks nobody."""
+        """Upload a bundle's files to the repository, invisible to sites. Raises as `publish`; never prompts."""
         held = self.held()
         with publishable_bundle.opened(path) as bundle:
             signed = _signed(bundle)
@@ -151,7 +151,7 @@ class Publisher:
             return UploadedBundle(held, signed, bundle.raw, self._upload(bundle, advance))
 
     def sign(self, uploaded: UploadedBundle) -> PublishedBundle:
-        """Sign what was uploaded. Raises as `publish`."""
+        """Sign an uploaded bundle. Raises as `publish`."""
         held, signed = uploaded.held, uploaded.signed
         if signed.digest in held.bundles():
             return PublishedBundle(signed, new=False, bytes_written=uploaded.bytes_written)
@@ -161,7 +161,7 @@ class Publisher:
         return PublishedBundle(signed, new=True, bytes_written=uploaded.bytes_written)
 
     def revoke(self, digest: str) -> BundleTarget:
-        """Take the signature of a bundle back. Sites that run it go on; nobody installs it any more.
+        """Revoke the signature of a bundle. Sites that run it continue; no site installs it any more.
 
         Raises:
             InvalidRequest: no such bundle is signed, or the plan still names it.
@@ -172,7 +172,7 @@ class Publisher:
         if signed is None:
             raise InvalidRequest(f"no bundle {digest[:12]} is signed", remedy="See 'edge-convert plan show'.")
         if digest in held.plan.bundles():
-            remedy = "Take it out of the plan first, 'edge-convert plan edit': sites refuse a plan that names it."
+            remedy = "Remove it from the plan first ('edge-convert plan edit'): sites refuse a plan that names it."
             raise InvalidRequest(f"the plan still names {signed.name}", remedy=remedy)
         targets = self.next_of(held.targets, TARGETS)
         del targets.signed.targets[layout.target_of(signed.task, digest)]
@@ -184,7 +184,7 @@ class Publisher:
 
         Raises:
             PlanInvalid: it names a bundle that is not signed, or under another task or version.
-            SignaturesMissing: the plan key is not here.
+            SignaturesMissing: the plan key is not available.
         """
         held = self.held()
         if same_plan(plan, held.plan):
@@ -195,10 +195,10 @@ class Publisher:
         return new
 
     def renew(self, *roles: str) -> None:
-        """Sign again, with new expiries: snapshot and timestamp, and of the others those that are named.
+        """Sign snapshot, timestamp and the named roles again, with new expiries.
 
         Raises:
-            SignaturesMissing: keys of a named role are not here.
+            SignaturesMissing: keys of a named role are not available.
         """
         held = self.held()
         draft = ChangeDraft()
@@ -208,7 +208,7 @@ class Publisher:
         self.finish(held, draft)
 
     def finish(self, held: RepositoryState, draft: ChangeDraft) -> None:
-        """Sign a draft and publish it; or stage it, if keys are missing and there is somewhere to stage.
+        """Sign a draft and publish it; or stage it, if keys are missing and there is a folder to stage it.
 
         Raises:
             PlanInvalid: the plan would name a bundle that is not signed.
@@ -242,7 +242,7 @@ class Publisher:
         raw = plans.encode(plan)
         if len(raw) > plans.PLAN_BYTES_MAX:
             said = f"the plan has {len(raw)} bytes; the limit is {plans.PLAN_BYTES_MAX}"
-            raise InvalidRequest(said, remedy="Say more of channels, and less of single sites.")
+            raise InvalidRequest(said, remedy="Put more into channels, and less into single sites.")
         target = TargetFile.from_data(plans.FILE_NAME, raw, ["sha256"])
         role = Metadata(Targets(targets={plans.FILE_NAME: target}))
         layout.issue(role.signed, version, self.now(), self.days[PLAN])

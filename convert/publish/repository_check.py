@@ -1,4 +1,4 @@
-"""What is wrong with a repository: every signature, every root, every file of every signed bundle."""
+"""Checks a repository: every signature, every root, every file of every signed bundle."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 
 SOON_DAYS = 14
 _GAP_MAX = 8
-"""How many roots in a row may be missing for a gap to be seen."""
+"""Largest gap in the numbers of roots that is detected."""
 
 
 @dataclass
 class RepositoryFindings:
-    """What was found."""
+    """The problems of a repository."""
 
     held: RepositoryState | None = None
     problems: list[str] = field(default_factory=list)
-    """Each keeps some site from being updated, now or when it needs that file."""
+    """Each prevents some site from updating, now or when it needs that file."""
     warnings: list[str] = field(default_factory=list)
     blobs: int = 0
     bytes_read: int = 0
@@ -41,22 +41,22 @@ class RepositoryFindings:
 
 @dataclass(frozen=True)
 class CheckScope:
-    """What is looked at."""
+    """The scope of a check."""
 
     deep: bool = True
-    """The bytes of blobs; otherwise their sizes only."""
+    """Check the content of blobs; otherwise only their sizes."""
     only: Callable[[RepositoryState], Collection[str]] | None = None
-    """Digests of the bundles that must be there; None = all that are signed."""
+    """Digests of the required bundles; None = all signed ones."""
 
 
 def check(
     place: RepositoryStorage, anchor: bytes, now: float, scope: CheckScope, advance: Advance
 ) -> RepositoryFindings:
-    """Look at everything in scope.
+    """Check everything in scope.
 
     Raises:
         InvalidRequest: there is no repository.
-        OSError, UpstreamFailed, UpstreamRefused: the place cannot be read.
+        OSError, UpstreamFailed, UpstreamRefused: the repository cannot be read.
     """
     found = RepositoryFindings()
     try:
@@ -89,13 +89,13 @@ def _expiries(found: RepositoryFindings, held: RepositoryState, now: float) -> N
 
 
 def _roots(place: RepositoryStorage) -> Iterator[str]:
-    """Yield what is wrong with the chain of roots, which a site walks from the one that it was given."""
+    """Yield the problems in the chain of roots, which a site follows from its own root."""
     before: Metadata[Root] | None = None
     stored = _stored_roots(place)
     for version in range(1, max(stored, default=1) + 1):
         path = layout.path_of(ROOT, version)
         if version not in stored:
-            yield f"{path} is missing: sites that know an older root cannot go on"
+            yield f"{path} is missing: sites with an older root cannot update"
             before = None
             continue
         try:
@@ -111,7 +111,7 @@ def _roots(place: RepositoryStorage) -> Iterator[str]:
 
 
 def _stored_roots(place: RepositoryStorage) -> dict[int, bytes]:
-    """Return the roots that are there; a chain that is broken must not look like one that ends."""
+    """Return the existing roots; a gap must not look like the end of the chain."""
     stored: dict[int, bytes] = {}
     version = 1
     while version <= max(stored, default=1) + _GAP_MAX:
@@ -152,7 +152,7 @@ class _BlobChecker:
             self.advance(whose, done, size_bytes)
         self.found.bytes_read += done
         if hashed.hexdigest() != sha256:
-            self.found.problems.append(f"{path} of {whose} is damaged: its bytes are not those of its name")
+            self.found.problems.append(f"{path} of {whose} is damaged: its content does not match its name")
 
 
 def _bundles(blobs: _BlobChecker, held: RepositoryState) -> None:
@@ -180,6 +180,6 @@ def _manifest(blobs: _BlobChecker, signed: BundleTarget, raw: bytes) -> Iterator
         yield f"the manifest of {signed.name}: {error.message}"
         return
     if (of.task.name, of.version) != (signed.task, signed.version):
-        yield f"{signed.digest[:12]} is signed as {signed.name}; its manifest says {of.task.name} {of.version}"
+        yield f"{signed.digest[:12]} is signed as {signed.name}, but its manifest is of {of.task.name} {of.version}"
     for artifact in of.artifacts:
         blobs.look(artifact.sha256, artifact.size_bytes, f"{signed.task} {signed.version}")

@@ -1,6 +1,6 @@
-"""A repository read and verified, as a publisher needs it: from a root that is trusted, whatever the clock says.
+"""Reads and verifies a repository for a publisher, from a trusted root and without checking expiry.
 
-Expiry is no error here: what has expired is there to be renewed. A site is stricter; it has its own code.
+Expired metadata are not an error here, because a publisher renews them. A site is stricter, with code of its own.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from edge_agent.formats import plan
 from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX, RolloutPlan
 
 ROOTS_MAX = 256
-"""Roots that a site walks through in one go."""
+"""Largest number of roots that a site follows at once."""
 _PREFIX_CHARACTERS_MIN = 6
 
 
 @dataclass(frozen=True)
 class BundleTarget:
-    """A bundle that `targets` names."""
+    """A bundle in `targets`."""
 
     task: str
     version: str
     digest: str
     size_bytes: int
-    """Of all its files."""
+    """Size of all its files."""
     quality: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """The headline of its own report; empty of bundles without one."""
+    """The headline figures of its own report; empty without a report."""
 
     @property
     def name(self) -> str:
@@ -45,14 +45,14 @@ class BundleTarget:
         return f"{self.task} {self.version} ({self.digest[:12]})"
 
     def called(self, written: str) -> bool:
-        """Tell whether somebody means it: by TASK@VERSION, or by its digest or the start of that."""
+        """Return whether a text names this bundle: TASK@VERSION, its digest, or the start of the digest."""
         by_digest = len(written) >= _PREFIX_CHARACTERS_MIN and self.digest.startswith(written)
         return by_digest or written == f"{self.task}@{self.version}"
 
 
 @dataclass(frozen=True)
 class RepositoryState:
-    """What a repository holds, each signature checked."""
+    """The verified content of a repository."""
 
     root: Metadata[Root]
     targets: Metadata[Targets]
@@ -61,7 +61,7 @@ class RepositoryState:
     timestamp: Metadata[Timestamp]
     plan: RolloutPlan
     files: Mapping[str, bytes]
-    """Path and bytes of the metadata in force, of all roots since the trusted one, and of the plan."""
+    """Path and bytes of the current metadata, of all roots since the trusted one, and of the plan."""
 
     def expiries(self) -> list[tuple[datetime, str]]:
         """Return when each role's metadata expire, the earliest first."""
@@ -78,7 +78,7 @@ class RepositoryState:
         }
 
     def plain(self) -> dict[str, Any]:
-        """Return what is in force, for JSON."""
+        """Return the current versions, for JSON."""
         return {
             "expires": {role: f"{at:%Y-%m-%dT%H:%M:%SZ}" for at, role in self.expiries()},
             "bundles": sorted(self.bundles()),
@@ -86,11 +86,11 @@ class RepositoryState:
         }
 
     def versions(self) -> dict[str, int]:
-        """Return the versions of what offline and near keys sign: they never go down."""
+        """Return the versions of root, targets and plan, which never decrease."""
         return {role: self.roles()[role].signed.version for role in (ROOT, TARGETS, PLAN)}
 
     def public_keys(self) -> dict[str, Key]:
-        """Return all keys that the metadata name, by id."""
+        """Return all keys in the metadata, by id."""
         return public_keys(self.root, self.targets)
 
     def bundles(self) -> dict[str, BundleTarget]:
@@ -99,13 +99,13 @@ class RepositoryState:
 
 
 def public_keys(root: Metadata[Root], targets: Metadata[Targets]) -> dict[str, Key]:
-    """Return all keys that metadata name, by id."""
+    """Return all keys in some metadata, by id."""
     delegations = targets.signed.delegations
     return {**root.signed.keys, **(delegations.keys if delegations else {})}
 
 
 def bundles_of(targets: Targets) -> dict[str, BundleTarget]:
-    """Return what metadata sign, by digest."""
+    """Return the signed bundles in metadata, by digest."""
     found = [_signed(target) for path, target in targets.targets.items() if path.startswith("bundles/")]
     return {each.digest: each for each in sorted(found, key=lambda each: (each.task, each.version, each.digest))}
 
@@ -119,11 +119,11 @@ def _signed(target: TargetFile) -> BundleTarget:
 
 
 def read(place: RepositoryStorage, anchor: bytes) -> RepositoryState | None:
-    """Read a repository from the root that is trusted; None = there is none yet.
+    """Read a repository from the trusted root; None = it does not exist yet.
 
     Raises:
         UpdateUntrusted: a signature is missing or wrong, or the repository belongs to another root.
-        UpdateIncomplete: a file is missing, or not the one that is meant.
+        UpdateIncomplete: a file is missing or has the wrong content.
     """
     if place.size(layout.TIMESTAMP_PATH) is None:
         return None
@@ -131,21 +131,21 @@ def read(place: RepositoryStorage, anchor: bytes) -> RepositoryState | None:
 
 
 def require(place: RepositoryStorage, anchor: bytes) -> RepositoryState:
-    """Read a repository that must be there.
+    """Read a repository that must exist.
 
     Raises:
-        InvalidRequest: there is none.
+        InvalidRequest: it does not exist.
         UpdateUntrusted, UpdateIncomplete: as `read`.
     """
     held = read(place, anchor)
     if held is None:
-        remedy = "Check the address. The first publish makes a repository: edge-convert publish BUNDLE --to … --new"
+        remedy = "Check the address. The first publish creates a repository: edge-convert publish BUNDLE --to … --new"
         raise InvalidRequest(f"there is no repository at {place.name}", remedy=remedy)
     return held
 
 
 class RepositoryReader:
-    """Reads a repository once, and remembers what it read."""
+    """Reads a repository once, and collects the files that it read."""
 
     def __init__(self, place: RepositoryStorage) -> None:
         """Read nothing yet."""
@@ -182,8 +182,8 @@ class RepositoryReader:
         path = layout.path_of(ROOT, root.signed.version)
         stored = self._read(path, layout.METADATA_BYTES_MAX[ROOT])
         if stored is not None and layout.decode(Root, stored, path).signed != root.signed:
-            said = f"{path} at {self._place.name} is another root of trust than that of these keys, or damaged"
-            raise UpdateUntrusted(said, remedy="Check the address, and whether --keys names the keys of this fleet.")
+            said = f"{path} at {self._place.name} is not the root of trust of these keys, or is damaged"
+            raise UpdateUntrusted(said, remedy="Check the address, and that --keys names the keys of this fleet.")
         self.files[path] = anchor
 
     def _take(self, kind: type[Kind], by: Metadata[Any], role: str, meta: MetaFile | None) -> Metadata[Kind]:
@@ -218,7 +218,7 @@ class RepositoryReader:
         try:
             named.verify_length_and_hashes(raw)
         except LengthOrHashMismatchError:
-            said = f"{path} at {self._place.name} is not the file that the signed metadata name"
+            said = f"{path} at {self._place.name} is not the file in the signed metadata"
             raise UpdateIncomplete(said, remedy=_RESTORE) from None
 
     def _read(self, path: str, bytes_max: int) -> bytes | None:
@@ -237,7 +237,7 @@ class RepositoryReader:
         return raw
 
 
-_RESTORE = "Bring that file back from a copy of the repository; 'edge-convert verify-repo' lists all that is wrong."
+_RESTORE = "Restore that file from a copy of the repository; 'edge-convert verify-repo' lists all problems."
 
 
 def verify(by: Metadata[Any], role: str, metadata: Metadata[Any], what: str) -> None:
@@ -245,22 +245,22 @@ def verify(by: Metadata[Any], role: str, metadata: Metadata[Any], what: str) -> 
     try:
         by.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
     except (UnsignedMetadataError, ValueError) as error:
-        raise UpdateUntrusted(f"{what} is not signed as it must be: {error}") from None
+        raise UpdateUntrusted(f"{what} does not have the required signatures: {error}") from None
 
 
 def require_version(metadata: Metadata[Any], version: int, path: str) -> None:
-    """Check that metadata are the version that their place says. Raises UpdateUntrusted."""
+    """Check that metadata have the version in their path. Raises UpdateUntrusted."""
     if metadata.signed.version != version:
-        raise UpdateUntrusted(f"{path} says that it is version {metadata.signed.version}")
+        raise UpdateUntrusted(f"{path} contains version {metadata.signed.version}")
 
 
 def sha256(raw: bytes) -> str:
-    """Return the hash that names a blob."""
+    """Return the hash in the name of a blob."""
     return hashlib.sha256(raw).hexdigest()
 
 
 def previous_plan(place: RepositoryStorage, held: RepositoryState) -> RolloutPlan | None:
-    """Return the plan before the one in force; None = it is not there any more, or not by the keys in force."""
+    """Return the plan before the current one; None = it no longer exists, or is not signed by the current keys."""
     for version in range(held.plan_role.signed.version - 1, 0, -1):
         before = _plan_of(place, held, version)
         if before is None or before.version != held.plan.version:
@@ -282,10 +282,10 @@ def _plan_of(place: RepositoryStorage, held: RepositoryState, version: int) -> R
 
 
 def find(bundles: Mapping[str, BundleTarget], written: str) -> BundleTarget:
-    """Return the signed bundle that somebody means: TASK@VERSION, or a digest or its start.
+    """Return the signed bundle for a text: TASK@VERSION, or a digest or the start of one.
 
     Raises:
-        InvalidRequest: none, or more than one.
+        InvalidRequest: no bundle matches, or more than one.
     """
     found = [each for each in bundles.values() if each.called(written)]
     if len(found) != 1:
@@ -296,7 +296,7 @@ def find(bundles: Mapping[str, BundleTarget], written: str) -> BundleTarget:
 
 
 def count_of(found: Sequence[BundleTarget]) -> str:
-    """Return why it is not one, for a sentence."""
+    """Return how many bundles match, for a message."""
     return "more than one" if found else "no"
 
 

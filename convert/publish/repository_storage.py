@@ -1,4 +1,4 @@
-"""Where a repository lies: a folder (a share, a stick) or an object store. What is read there is checked by others."""
+"""Storage of a repository: a folder (a share, a USB drive) or an object store. Callers verify what they read."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from edge_agent.errors import EdgeAgentError, UpstreamFailed, UpstreamRefused
 
 CHUNK_BYTES = 1024 * 1024
 Advance = Callable[[str, int, int], None]
-"""Hears what is read or written, how many bytes are done, and of how many."""
+"""Called with the file, the bytes done, and the total."""
 
 
 class RepositoryStorage(Protocol):
-    """A place for a repository. Everything may raise OSError that names the file, UpstreamFailed or UpstreamRefused."""
+    """A place for a repository. Every method can raise OSError with the file's name, UpstreamFailed or
+    UpstreamRefused."""
 
     name: str
-    """What the user called it, for messages."""
+    """Its name for messages, as the user wrote it."""
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
-        """Return an object, of a larger one the first `bytes_max` + 1 bytes; None = there is none."""
+        """Return an object, or the first `bytes_max` + 1 bytes of a larger one; None = it does not exist."""
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """Yield the bytes of an object that is there."""
+        """Yield the bytes of an existing object."""
 
     def size(self, path: str) -> int | None:
-        """Return the size of an object in bytes; None = there is none."""
+        """Return the size of an object in bytes; None = it does not exist."""
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
-        """Put an object, whole or not at all; something long in pieces."""
+        """Write an object, whole or not at all; large content in pieces."""
 
     def is_at(self, folder: Path) -> bool:
-        """Tell whether it is that folder."""
+        """Return whether it is that folder."""
 
 
 def open_place(written: str, options: Mapping[str, str]) -> RepositoryStorage:
-    """Return the place that a path or URL means; `options` go to the object store (endpoint, region, keys…).
+    """Return the place for a path or URL; `options` are for the object store (endpoint, region, keys…).
 
     Raises:
-        InvalidRequest: a URL or option that no store knows.
+        InvalidRequest: an unknown URL or option.
     """
     scheme, colon, rest = written.partition("://")
     if not colon or scheme == "file":
@@ -55,20 +56,20 @@ def open_place(written: str, options: Mapping[str, str]) -> RepositoryStorage:
 
 
 class FolderStorage:
-    """A folder; what is written is synced. Links are not followed."""
+    """A folder with synced writes. Links are not followed."""
 
     def __init__(self, root: Path) -> None:
-        """Use a folder; it need not exist yet."""
+        """Use a folder, which need not exist yet."""
         self.name = str(root)
         self._root = root
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
-        """Read a plain file."""
+        """Read a regular file."""
         with self._opened(path) as file:
             return file.read(bytes_max + 1) if file else None
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """Read a plain file piece by piece."""
+        """Read a regular file in pieces."""
         with self._opened(path) as file:
             yield from chunked(file) if file else ()
 
@@ -80,7 +81,7 @@ class FolderStorage:
             return None
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
-        """Write beside, sync, rename, sync."""
+        """Write to a temporary file, sync, rename, sync."""
         target = self._root / path
         self._make(target.parent)
         with atomic_files.replacing(target) as partial, partial.open("wb") as file:
@@ -117,7 +118,7 @@ class BucketStorage:
         self._store = store
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
-        """Get, after a look at the size."""
+        """Get an object, after checking its size."""
         with self._failures(path):
             try:
                 found = obstore.get(self._store, path)
@@ -128,7 +129,7 @@ class BucketStorage:
             return bytes(obstore.get_range(self._store, path, start=0, length=bytes_max + 1))
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """Get piece by piece."""
+        """Get an object in pieces."""
         with self._failures(path):
             yield from map(bytes, obstore.get(self._store, path).stream(min_chunk_size=CHUNK_BYTES))
 
@@ -141,7 +142,7 @@ class BucketStorage:
                 return None
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
-        """Put; something long in several parts, which the store joins at the end."""
+        """Put an object; large content as a multipart upload."""
         with self._failures(path):
             obstore.put(
                 self._store,
@@ -162,11 +163,11 @@ class BucketStorage:
             raise self._said(path, error) from None
 
     def _said(self, path: str, error: Exception) -> EdgeAgentError:
-        # obstore's message goes on with a dump of its innards.
+        # obstore's message continues with a dump of its internals.
         said = f"{self.name}/{path}: {str(error).partition('Debug source')[0].strip()[:500]}"
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             return UpstreamRefused(said, remedy="Check the store's credentials: the environment, or --store-option.")
-        remedy = "Check the address and the network, and run the command again: it goes on where it was."
+        remedy = "Check the address and the network, and run the command again: it continues where it stopped."
         return UpstreamFailed(said, remedy=remedy)
 
 
@@ -175,7 +176,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def counted(chunks: Iterable[bytes], total: int, said: Callable[[int, int], None]) -> Iterator[bytes]:
-    """Yield pieces, and say after each how many bytes of how many have gone."""
+    """Yield pieces, and report the progress after each."""
     done = 0
     for chunk in chunks:
         yield chunk
@@ -184,6 +185,6 @@ def counted(chunks: Iterable[bytes], total: int, said: Callable[[int, int], None
 
 
 def chunked(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield what is left of a file."""
+    """Yield the rest of a file."""
     while chunk := file.read(CHUNK_BYTES):
         yield chunk

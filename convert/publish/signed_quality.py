@@ -22,10 +22,10 @@ _INTERVAL = ("value", "low", "high", "level")
 
 
 def of_bundle(bundle: PublishableBundle) -> dict[str, Any]:
-    """Return the headline of a bundle's report; empty where it has none.
+    """Return the headline figures of a bundle's report; empty without a report.
 
     Raises:
-        FileMissing, HashMismatch: the report is not what the manifest names.
+        FileMissing, HashMismatch: the report is not the file in the manifest.
     """
     artifact = next((each for each in bundle.manifest.artifacts if each.role == "report"), None)
     if artifact is None or artifact.size_bytes > _REPORT_BYTES_MAX:
@@ -45,7 +45,7 @@ def encode(figures: Mapping[str, Any]) -> str:
 
 
 def decode(written: object) -> dict[str, Any]:
-    """Read them; what is none is empty."""
+    """Read the figures; invalid ones are left out."""
     try:
         return taken(strict_json.decode(written.encode())) if isinstance(written, str) else {}
     except ValueError:
@@ -53,7 +53,7 @@ def decode(written: object) -> dict[str, Any]:
 
 
 def taken(plain: object) -> dict[str, Any]:
-    """Return the figures of a headline, and nothing else; empty where they are not as an evaluation reports them."""
+    """Return only the figures of a headline; empty if they do not have the form of an evaluation's report."""
     plain = _mapping(plain)
     accuracy = _interval(plain.get("accuracy"))
     if accuracy is None or not _is_count(plain.get("rows")):

@@ -1,8 +1,8 @@
 """A staged change: a folder that is carried to the people who hold the signing keys, and back.
 
-staged.json                 flags of the change that its metadata do not carry
-current/metadata/…          all roots, and the metadata that the change follows: signed, for comparison
-new/root.json …             the new metadata, with the signatures that they have so far
+staged.json                 flags of the change that its metadata lack
+current/metadata/…          all roots, and the signed metadata before the change, for comparison
+new/root.json …             the new metadata, with their signatures so far
 new/<sha256>                a new plan
 """
 
@@ -40,39 +40,39 @@ _KINDS: dict[str, Any] = {ROOT: Root, TARGETS: Targets, PLAN: Targets}
 
 
 Name = Callable[[str], str]
-"""Returns what people call a key id."""
+"""Returns the name of a key by its id."""
 
 
 @dataclass(frozen=True)
 class StagedChange:
-    """A staged change, as far as it is signed; the metadata that it follows are verified."""
+    """A staged change with its signatures so far; the metadata before it are verified."""
 
     held: RepositoryState
     draft: ChangeDraft
     folder: Path
 
     def after(self) -> RepositoryState:
-        """Return what the repository will hold."""
+        """Return the content of the repository after the change."""
         fields: dict[str, Any] = {self.draft.ROLES[role]: metadata for role, metadata in self.draft.metadata().items()}
         return replace(self.held, **fields)
 
     def described(self, keys: Keyring) -> list[str]:
-        """Return what it changes, in words."""
+        """Return its effect in words."""
         lines = describe_changes(self.held.roles(), self.draft.metadata(), keys.name_of)
         if self.draft.plan is not None:
-            lines += [f"means: {each}" for each in consequences(self.held.plan, self.draft.plan)]
+            lines += [f"effect: {each}" for each in consequences(self.held.plan, self.draft.plan)]
         return lines
 
 
 def write(folder: Path, held: RepositoryState, draft: ChangeDraft) -> None:
-    """Leave a change in a folder, which is new or holds an earlier one.
+    """Write a change to a folder, which is new or has an earlier one.
 
     Raises:
-        InvalidRequest: the folder holds something else.
+        InvalidRequest: the folder has other content.
         OSError: it cannot be written.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / STAGED).is_file():
-        raise InvalidRequest(f"{folder} holds something else", remedy="Name a new folder for --stage.")
+        raise InvalidRequest(f"{folder} is not empty and has no staged change", remedy="Name a new folder for --stage.")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / _NEW).mkdir(parents=True)
     current = FolderStorage(folder / _CURRENT)
@@ -86,20 +86,22 @@ def write(folder: Path, held: RepositoryState, draft: ChangeDraft) -> None:
 
 
 def read(folder: Path, keys: Keyring) -> StagedChange:
-    """Read a staged change, and verify what it follows from the root of trust beside the keys.
+    """Read a staged change, and verify the metadata before it with the root of trust in the keys' folder.
 
     Raises:
-        FileMissing: there is none.
-        InvalidRequest: the folder is not whole.
-        UpdateUntrusted, UpdateIncomplete: what it follows is not what the trusted root allows.
-        UpdateOutdated: it follows something older than what these keys have seen.
+        FileMissing: there is no staged change.
+        InvalidRequest: the folder is incomplete.
+        UpdateUntrusted, UpdateIncomplete: the metadata before it do not verify with the trusted root.
+        UpdateOutdated: it is based on versions older than those that these keys have seen.
     """
     staged = _read(folder, keys)
     try:
         keys.require_newest(staged.held.versions())
     except UpdateOutdated as error:
-        said = f"{folder} changes what is not the newest any more: {error.message}"
-        raise UpdateOutdated(said, remedy="It is published already, or was overtaken: then stage it again.") from None
+        said = f"{folder} is based on an outdated version: {error.message}"
+        raise UpdateOutdated(
+            said, remedy="It is published already, or another change was published first; then stage it again."
+        ) from None
     return staged
 
 
@@ -126,20 +128,20 @@ def _head(folder: Path) -> dict[str, Any]:
     try:
         head = strict_json.decode((folder / STAGED).read_bytes())
     except FileNotFoundError:
-        remedy = "Name the folder that 'edge-convert publish … --stage FOLDER' has made."
-        raise FileMissing(f"{folder} holds no staged change", remedy=remedy) from None
+        remedy = "Name the folder that 'edge-convert publish … --stage FOLDER' wrote."
+        raise FileMissing(f"{folder} has no staged change", remedy=remedy) from None
     except ValueError:
         head = None
     if not isinstance(head, dict) or head.get("schema") != _SCHEMA:
-        raise InvalidRequest(f"{folder / STAGED} is damaged, or of a newer edge-convert", remedy="Stage it again.")
+        raise InvalidRequest(f"{folder / STAGED} is damaged, or from a newer edge-convert", remedy="Stage it again.")
     return head
 
 
 def add_signatures(staged: StagedChange, keys: Keyring) -> list[MissingSignatures]:
-    """Sign with the keys at hand, keep the result in the folder, and return what is missing still.
+    """Sign with the available keys, write the result to the folder, and return the missing signatures.
 
     Raises:
-        InvalidRequest: none of these keys can sign any of it.
+        InvalidRequest: none of these keys can add a signature.
     """
     before = _signatures(staged.draft)
     missing = sign_draft(keys, staged.held, staged.draft)
@@ -159,11 +161,11 @@ def missing(staged: StagedChange) -> list[MissingSignatures]:
 
 
 def publish(publisher: Publisher, folder: Path) -> StagedChange | None:
-    """Publish what is not there yet of a staged change; None = all of it is.
+    """Publish the unpublished part of a staged change; None = all of it is published.
 
     Raises:
-        InsufficientSignatures: it is not signed enough.
-        InvalidRequest: the repository has moved on since it was staged.
+        InsufficientSignatures: signatures are missing.
+        InvalidRequest: the repository has changed since it was staged.
     """
     held = publisher.held()
     wanted = _draft(folder).metadata()
@@ -196,7 +198,7 @@ def _save(folder: Path, draft: ChangeDraft) -> None:
 
 
 def _read_plan(folder: Path, draft: ChangeDraft) -> None:
-    """Take in the plan that the staged role names, if it is a new one."""
+    """Read the plan of the staged role, if it is a new one."""
     for target in draft.plan_role.signed.targets.values() if draft.plan_role else ():
         path = folder / target.hashes.get("sha256", "-")
         if path.is_file():
@@ -218,7 +220,7 @@ def _signatures(draft: ChangeDraft) -> Mapping[str, set[str]]:
 
 
 def describe_targets(old: Targets, new: Targets, name: Name) -> Iterator[str]:
-    """Yield a line for each bundle and each plan key that comes or goes."""
+    """Yield a line for each bundle and each plan key that is added or removed."""
     before, after = bundles_of(old), bundles_of(new)
     for digest in before.keys() - after.keys():
         yield f"- bundle {before[digest].name}: revoked"
@@ -236,20 +238,20 @@ def _quality(new: BundleTarget, old: BundleTarget | None) -> Iterator[str]:
 
 
 def describe_root(old: Root, new: Root, name: Name) -> Iterator[str]:
-    """Yield a line for each key that comes or goes, and each threshold that changes."""
+    """Yield a line for each key that is added or removed, and each threshold that changes."""
     for role, called in ((ROOT, ROOT), (TARGETS, TARGETS), (TIMESTAMP, ONLINE)):
         yield from _keys(called, old.get_delegated_role(role), new.get_delegated_role(role), name)
 
 
 def describe_changes(old: Mapping[str, Metadata[Any]], new: Mapping[str, Metadata[Any]], name: Name) -> list[str]:
-    """Return what new metadata, by role, change of the old ones."""
+    """Return the differences between new and old metadata, by role."""
     how: dict[str, Any] = {ROOT: describe_root, TARGETS: describe_targets}
     lines = []
     for role, metadata in new.items():
         signed, before = metadata.signed, old[role].signed
-        lines.append(f"{role}, version {before.version} → {signed.version}, holds until {signed.expires:%Y-%m-%d}")
+        lines.append(f"{role}, version {before.version} → {signed.version}, valid until {signed.expires:%Y-%m-%d}")
         changes = list(how[role](before, signed, name)) if role in how else []
-        lines += [f"  {line}" for line in changes] or ["  nothing but the time until which it holds"]
+        lines += [f"  {line}" for line in changes] or ["  only the expiry changes"]
     return lines
 
 

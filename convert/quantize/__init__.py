@@ -1,4 +1,4 @@
-"""Makes the candidates: the exported weights in several smaller forms. `choose` measures them and picks one.
+"""Makes the candidates: the exported weights in several smaller forms. `candidate_selection` measures and chooses.
 
 A type is a choice of speed as much as of size, and its name does not show its contents: see
 `convert/quantize/gguf_files.py`.
@@ -32,7 +32,7 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
 GGUF_TYPES = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0")
-"""Where rows divide into blocks of 256; where they do not, the K types are other types under a wrong name."""
+"""For rows of a multiple of 256; for others llama.cpp silently replaces the K types by other types."""
 GGUF_TYPES_NARROW = ("F16", "Q8_0", "Q5_1", "Q4_0")
 _BLOCK = 256
 NEXT_TOKEN_TEXTS_MAX, NEXT_TOKEN_ROWS = 64, 8
@@ -40,10 +40,10 @@ IMPORTANCE_ROWS_MAX = 256
 
 
 def run(job: StageJob) -> Report:
-    """Leave `candidates/NAME/model.gguf` or `model.onnx`, and what `choose` leaves.
+    """Write `candidates/NAME/model.gguf` or `model.onnx`, and the files of `candidate_selection.choose`.
 
     Raises:
-        InvalidRequest: a type is none of the runtime's.
+        InvalidRequest: the runtime does not have a type.
         ModelLoadFailed: a file cannot be quantized.
         ModelFailed: no candidate is inside the budget.
     """
@@ -94,9 +94,9 @@ def _llama(job: StageJob, what: TaskSpec, source: Path) -> tuple[list[Candidate]
 
 
 class NextTokens:
-    """What the exported file says of the next token, on texts of the calibration split in the task's prompt.
+    """The next-token distributions of the exported file, on texts of the calibration split in the task's prompt.
 
-    The exported file stands for the model at full precision: `verify` has proved it.
+    The exported file represents the model at full precision, as `verify` has proved.
     """
 
     def __init__(self, job: StageJob, what: TaskSpec) -> None:
@@ -111,7 +111,7 @@ class NextTokens:
         self._expected = self._logits(job.done["export"] / BASE)
 
     def loss(self, weights: Path) -> ArtefactLoss:
-        """Return what a candidate loses against it."""
+        """Return the divergence of a candidate from it."""
         return measure_loss(self._expected, self._logits(weights))
 
     def _logits(self, weights: Path) -> NDArray[np.float32]:
@@ -152,5 +152,5 @@ def _place(job: StageJob, name: str, file: str) -> Path:
 def _check(types: tuple[str, ...], known: set[str], runtime: str) -> None:
     strange = [name for name in types if name not in known]
     if strange:
-        said = f"quantize.types: {', '.join(strange)} is no type for runtime {runtime}"
+        said = f"quantize.types: {', '.join(strange)} is not a type for runtime {runtime}"
         raise InvalidRequest(said, remedy=f"Known: {', '.join(sorted(known))}.")

@@ -1,4 +1,4 @@
-"""Bundles on the way: the files of a candidate under a manifest of its own, to be run and measured."""
+"""Temporary bundles: the files of a candidate with a manifest, so that it can be run and measured."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from edge_agent.formats.manifest import Role
 
 CHOSEN_NAME = "chosen"
 CONFIDENCE_NAME = "confidence.json"
-"""What the calibrate stage leaves: the manifest's section."""
+"""Written by the calibrate stage: a section of the manifest."""
 CANDIDATES = "candidates"
-# What the export stage leaves beside the weights.
+# Written by the export stage next to the weights.
 _BESIDE: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.json"}
 
 
@@ -27,9 +27,9 @@ def files(job: StageJob, weights: Path) -> dict[Role, Path]:
 
 
 def bundle(job: StageJob, weights: Path, out: Path) -> Path:
-    """Make a bundle in a folder that is not there yet, and return it.
+    """Make a bundle in a new folder, and return it.
 
-    It has the confidence that the calibrate stage found; before that, temperature 1 and no threshold.
+    Its confidence section is that of the calibrate stage; before that stage, temperature 1 and no threshold.
 
     Raises what `assemble` raises.
     """
@@ -41,7 +41,7 @@ def bundle(job: StageJob, weights: Path, out: Path) -> Path:
 
 
 def confidence(job: StageJob) -> dict[str, Any]:
-    """Return the section that the calibrate stage left; empty before."""
+    """Return the section of the calibrate stage; empty before that stage."""
     folder = job.done.get("calibrate")
     found: dict[str, Any] = json.loads((folder / CONFIDENCE_NAME).read_text(encoding="utf-8")) if folder else {}
     return found
@@ -58,5 +58,5 @@ def weights_in(candidate: Path) -> Path:
     """Return the model file of a candidate's folder. Raises FileMissing."""
     found = sorted(candidate.glob("model.*"))
     if not found:
-        raise FileMissing(f"{candidate} holds no model file", remedy="Run 'edge-convert quantize' again.")
+        raise FileMissing(f"{candidate} has no model file", remedy="Run 'edge-convert quantize' again.")
     return found[0]

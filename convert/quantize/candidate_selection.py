@@ -1,10 +1,9 @@
-"""Choosing among quantized candidates: each is measured through the agent's engine on this machine, the fastest one
-inside the recipe's budget wins.
+"""Chooses among quantized candidates: measures each through the agent's engine on this machine, and takes the fastest
+one inside the recipe's budget.
 
-A type's name says little about speed: that depends on the processor, and so it is measured. What is lost is measured
-against the model at full precision, on texts of the calibration split. Their labels count for the accuracy only, and
-only those of the rows that fit the temperature: on the others the threshold is still to be proved, for whatever is
-chosen here.
+The speed of a type depends on the processor, so it is measured. Losses are measured against the model at full
+precision, on texts of the calibration split. Labels are only used for the accuracy, and only those of the rows that fit
+the temperature: the other rows still have to prove the threshold of the chosen candidate.
 """
 
 from __future__ import annotations
@@ -41,16 +40,16 @@ from edge_agent.errors import ModelFailed
 from edge_agent.formats.manifest import TaskSpec
 
 LINE_NAME = "chosen.json"
-"""What was measured of the chosen candidate, without times, which are never the same twice."""
+"""The figures of the chosen candidate, without times, which differ from run to run."""
 ROWS_MAX = 500
 ROUNDS, ROUND_TEXTS = 7, 12
-# Medians that are nearer than this differ by chance as well; then the smaller file is better.
+# Medians closer than this can differ by chance; then the smaller file is better.
 _SAME_SPEED = 0.05
 _COSINE_SAME = 0.99
 GATE_AGREEMENT_MIN = 0.99
-"""Share of the rows that are on the same side of the gate as at full precision."""
+"""Smallest share of the rows that must be on the same side of the gate as at full precision."""
 _HELD_UP = 0.03
-"""The share that each holds up for this comparison: the recipe's own is not known yet."""
+"""The share that each gate holds up in this comparison."""
 
 Floats = npt.NDArray[np.float64]
 Reference = Callable[[Sequence[str]], Floats]
@@ -59,7 +58,7 @@ Reference = Callable[[Sequence[str]], Floats]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to store the weights."""
+    """One form of the weights."""
 
     name: str
     weights: Path
@@ -69,20 +68,20 @@ class Candidate:
 
 @dataclass(frozen=True)
 class _Baseline:
-    """What every candidate is measured against."""
+    """The reference for every candidate."""
 
     task: TaskSpec
     rows: Sequence[DataRow]
     labelled: Sequence[DataRow]
-    """Those of `rows` whose labels may be looked at, first in `rows`."""
+    """The first ones of `rows`, whose labels may be used."""
     full: Sequence[ServedPrediction]
     """Answers at full precision."""
     scores: Floats | None = None
-    """How strange each row is at full precision, where there is a gate."""
+    """The out-of-distribution score of each row at full precision, if there is a gate."""
 
     @property
     def texts(self) -> list[str]:
-        """What a device would send."""
+        """The inputs, as a device sends them."""
         return [row.text for row in self.rows]
 
 
@@ -94,23 +93,23 @@ def choose(
     *,
     scored: bool = False,
 ) -> Report:
-    """Measure all candidates, write the name of the best into `chosen`, and report.
+    """Measure all candidates, write the name of the best one to `chosen`, and report.
 
     Args:
         job: of the quantize stage.
         candidates: at least one.
-        full: the exported model that nothing was taken from, which is the measure where there is no `reference`.
+        full: the exported model before quantization, which is the reference if `reference` is None.
         reference: classify: the labels' log-probabilities by the model as it was trained.
-        scored: `full` also says how strange an input is.
+        scored: `full` also computes an out-of-distribution score.
 
     Report: `chosen`; `candidates`: name, size_bytes, the details, `latency_ms` {p50}, `agreement` (same answer as at
     full precision; embed: cosine of 0.99 or more), classify: `kl_mean`, `kl_p999`, `kl_max` in nats, `accuracy`,
     `accuracy_loss` (of the full precision's, on the same rows), `gate_agreement` (same side of the gate as at full
-    precision, each with its own scores; None without a gate), `batch_invariance` (see `evaluate.invariance`) and
+    precision, each with its own scores; None without a gate), `batch_invariance` (see `evaluate.batch_invariance`) and
     `inside_budget`, with `outside`, the reasons.
 
     Raises:
-        ModelFailed: none is inside the budget; the message has the table.
+        ModelFailed: no candidate is inside the budget; the message has the table.
     """
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         ground = _grounded(job, full, reference, Path(folder))
@@ -148,9 +147,9 @@ def _grounded(job: StageJob, full: Path, reference: Reference | None, folder: Pa
 
 
 def fastest(measured: Sequence[dict[str, Any]], budget: BudgetSection) -> dict[str, Any]:
-    """Return the fastest candidate inside the budget; of those as fast, the smallest.
+    """Return the fastest candidate inside the budget; of equally fast ones the smallest.
 
-    Raises ModelFailed, with the table, when there is none.
+    Raises ModelFailed, with the table, if no candidate is inside the budget.
     """
     inside = list(filter(itemgetter("inside_budget"), measured))
     if not inside:
@@ -166,7 +165,7 @@ def _p50(line: Mapping[str, Any]) -> float:
 
 
 def table(measured: Sequence[dict[str, Any]]) -> str:
-    """Return what was measured as plain text, one line for each candidate."""
+    """Return the figures as plain text, one line for each candidate."""
     lines = [f"  {'candidate':<16} {'MB':>8} {'p50 ms':>8} {'agreement':>10} {'mean KL':>9} {'accuracy':>9}  outside"]
     return "\n".join([*lines, *map(_line, measured)])
 
@@ -182,7 +181,7 @@ def _line(each: Mapping[str, Any]) -> str:
 
 def judge(line: Mapping[str, Any], budget: BudgetSection) -> list[str]:
     """Return why a candidate is outside the budget; nothing when it is inside."""
-    loss = line["accuracy_loss"] or 0.0  # None: there were no labels to look at
+    loss = line["accuracy_loss"] or 0.0  # None: there were no labels
     sides = (line.get("gate_agreement") or {}).get("value", 1.0)
     varies = (line.get("batch_invariance") or {}).get("problem", "")
     rules = {
@@ -266,7 +265,7 @@ def _scores(said: Sequence[ServedPrediction]) -> Floats:
 
 
 def _gate_agreement(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float] | None:
-    """Return the share of rows that are held up by both or by neither, when each holds up its strangest rows."""
+    """Return the share of rows that both or neither hold up, if each holds up the rows with its highest scores."""
     if ground.scores is None or all(each.ood_score is None for each in said):
         return None
     sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (ground.scores, _scores(said))]
@@ -286,9 +285,9 @@ def _right(ground: _Baseline, answers: Sequence[ServedPrediction]) -> list[bool]
 
 
 def _race(bundles: Sequence[BundleFolder], texts: Sequence[str]) -> list[float]:
-    """Return each bundle's median seconds an answer: one text at a time, the bundles taking turns.
+    """Return each bundle's median seconds per answer: one text at a time, with the bundles in turn.
 
-    Each has engines of its own, with all threads, as if it were alone on a site.
+    Each has engines of its own with all threads, like a single bundle on a site.
     """
     with ExitStack() as stack:
         served = [(bundle, stack.enter_context(serve_bundles([bundle]))) for bundle in bundles]
@@ -305,5 +304,5 @@ def _remedy(budget: BudgetSection) -> str:
         "Add a larger type under quantize.types (Q8_0 or F16; matmul8-gather8 or fp32), use importance_matrix: true for"
         f" types of 4 bits, or widen the budget, now agreement_min {budget.agreement_min:g},"
         f" kl_mean_max {budget.kl_mean_max:g}, accuracy_loss_max {budget.accuracy_loss_max:g}. A type whose scores"
-        " depend on what else is computed is outside of any budget: no threshold would hold for it."
+        " depend on other inputs in the batch is outside every budget, because no threshold would hold for it."
     )

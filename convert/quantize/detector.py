@@ -3,8 +3,8 @@
     found = fit(job, task, exported, tokenizer)       # None: the graph or the recipe has nothing to fit it on
     found.put_into(candidate)
 
-The rows that calibrate the gate later are others. The vectors are those of the float32 graph, and every candidate gets
-the same nodes, in float32, behind its quantized ones.
+Other rows calibrate the gate later. The vectors come from the float32 graph, and every candidate gets the same nodes,
+in float32, after its quantized ones.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Fitted:
     rows: int
 
     def put_into(self, weights: Path) -> bool:
-        """Add the score to a graph in place; False where it has no place for it."""
+        """Add the score to a graph in place; False if the graph lacks the tensors."""
         model = onnx.load(weights)
         if not ood_graph.append(model, self.layers, self.detector):
             return False
@@ -57,7 +57,7 @@ class Fitted:
         return True
 
     def report(self) -> Report:
-        """Return what was fitted, for the report."""
+        """Return the fitted sizes, for the report."""
         return {
             "rows": self.rows,
             "classes": len(self.detector.classes),
@@ -69,11 +69,11 @@ class Fitted:
 
 
 def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitted | None:
-    """Fit a detector; None where there is nothing to fit it on.
+    """Fit a detector; None if there is nothing to fit it on.
 
     Raises:
-        ModelLoadFailed: onnxruntime does not compute the graph.
-        What `data.rows` raises.
+        ModelLoadFailed: onnxruntime cannot compute the graph.
+        As `row_files.rows`.
     """
     if not job.recipe.data.train:
         return None

@@ -1,11 +1,10 @@
-"""GGUF files: what they hold, and quantizing them. Needs the agent's own libraries only, no torch.
+"""Reads and quantizes GGUF files. Needs only the agent's own libraries, not torch.
 
     made = quantize(Request(Path("model.gguf"), Path("model-q4.gguf"), "Q4_0"))
     made.bits_per_weight, made.fallbacks
 
-A type is a mix: llama.cpp keeps some tensors at a larger type, and falls back to another one where a row does not
-divide into the type's blocks (K types need rows of 256, the others of 32). So the name of a type says little; what the
-file really holds is counted.
+A type is a mix: llama.cpp stores some tensors in a larger type, and falls back to another type if a row does not divide
+into the type's blocks (K types need rows of 256, the others of 32). So the report counts what the file really contains.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ FTYPES = {
     "IQ4_NL": 25,
 }
 _FLOATS = {"F32", "F16", "BF16", "F64"}
-# What gguf raises for a file that it cannot read.
+# Errors of gguf for a file that it cannot read.
 _DAMAGED = (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError)
 
 Importance = Mapping[str, NDArray[np.float32]]
@@ -49,38 +48,38 @@ Importance = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """What to quantize."""
+    """A file to quantize."""
 
     source: Path
     target: Path
     type: str
     """A key of FTYPES."""
     requantize: bool = False
-    """Allow a source that is quantized itself. What was rounded away does not come back."""
+    """Accept a source that is quantized already, although its lost precision cannot be restored."""
     importance: Importance = field(default_factory=dict)
-    """For each tensor, by its GGUF name, how much each input column is used; empty = all alike."""
+    """Importance of each input column by GGUF tensor name; empty = all columns are equal."""
     threads: int = 0
     """0 = one for each core."""
 
 
 @dataclass(frozen=True)
 class GgufContents:
-    """What the tensors of a file are."""
+    """Types and sizes of a file's tensors."""
 
     types: dict[str, int]
-    """Type: how many tensors."""
+    """Number of tensors by type."""
     bits_per_weight: float
     size_bytes: int
 
     @property
     def quantized(self) -> bool:
-        """Tell whether anything in it is rounded to less than 16 bits."""
+        """Return whether any tensor has fewer than 16 bits per weight."""
         return bool(set(self.types) - _FLOATS)
 
 
 @dataclass(frozen=True)
 class TypeFallback:
-    """A tensor that got another type."""
+    """A tensor that got another type than requested."""
 
     tensor: str
     wanted: str
@@ -93,16 +92,16 @@ class TypeFallback:
 
 @dataclass(frozen=True)
 class QuantizedFile:
-    """A file that was made."""
+    """A quantized file."""
 
     type: str
     contents: GgufContents
     fallbacks: tuple[TypeFallback, ...]
-    """The tensors whose rows do not divide into the blocks of the type that the mix has for them."""
+    """Tensors whose rows do not divide into the blocks of their type."""
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Return the key-value part. Raises FileMissing, ModelLoadFailed."""
+    """Return the metadata keys. Raises FileMissing, ModelLoadFailed."""
     return {name: each.contents() for name, each in _reader(path).fields.items()}
 
 
@@ -110,7 +109,7 @@ def chat_template(path: Path) -> tuple[str, dict[str, str]]:
     """Return the chat template, empty if there is none, and the texts of the begin and end tokens, by template name.
 
     Raises:
-        FileMissing, ModelLoadFailed: the file is not there, or cannot be read.
+        FileMissing, ModelLoadFailed: the file does not exist, or cannot be read.
     """
     fields = _reader(path).fields
     try:
@@ -124,7 +123,7 @@ def chat_template(path: Path) -> tuple[str, dict[str, str]]:
 
 
 def contents(path: Path) -> GgufContents:
-    """Count what a file's tensors really are. Raises FileMissing, ModelLoadFailed."""
+    """Count the real types of a file's tensors. Raises FileMissing, ModelLoadFailed."""
     tensors = _reader(path).tensors
     bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors)
     weights = sum(int(tensor.n_elements) for tensor in tensors)
@@ -136,14 +135,14 @@ def quantize(request: QuantizeRequest) -> QuantizedFile:
     """Quantize a file; a target appears complete or not at all.
 
     Raises:
-        FileMissing: the source is not there.
-        InvalidRequest: the source is quantized itself and `requantize` is not set, or the type is unknown.
+        FileMissing: the source does not exist.
+        InvalidRequest: the source is quantized already and `requantize` is not set, or the type is unknown.
         ModelLoadFailed: the source is damaged, or llama.cpp refuses it.
         OSError: the target cannot be written.
     """
     _check(request)
     partial = request.target.with_name(f".{request.target.name}.partial")
-    partial.touch()  # says which path is at fault if it cannot be written
+    partial.touch()  # names the path if it cannot be written
     importance = partial.with_name(partial.name + ".npz")
     try:
         np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # a keyword of its own is bool
@@ -173,7 +172,7 @@ def _check(request: QuantizeRequest) -> None:
     if before.quantized and not request.requantize:
         held = ", ".join(f"{count} {name}" for name, count in before.types.items())
         raise InvalidRequest(
-            f"{request.source} is quantized already ({held}); rounding it again loses more",
+            f"{request.source} is quantized already ({held}); quantizing it again loses more accuracy",
             remedy="Quantize the F16 or F32 file that it was made from, or allow it with --requantize.",
         )
 

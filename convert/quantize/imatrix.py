@@ -1,8 +1,8 @@
-"""The importance matrix: how much each input column of a linear layer is used, measured in PyTorch.
+"""The importance matrix: the mean square of each input column of a linear layer, measured in PyTorch.
 
-For each layer the mean of x^2 over all rows x that come in, which is what llama.cpp's own tool collects. Given to
-llama.cpp it makes the very file that its command line makes of it. It belongs to the texts it was measured on, so they
-are the task's own, in its own prompt, and never those that something is measured on later.
+For each layer it is the mean of x^2 over all inputs x, as llama.cpp's own tool collects it, and llama.cpp makes the
+same file from it. It depends on the texts, so these are the task's own, in its own prompt, and never texts that are
+used to measure something later.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def names(architecture: str, layers: int) -> Names:
 def measure(model: Any, prompts: Sequence[Sequence[int]], named: Names, progress: Progress) -> Importance:
     """Return the mean square of each input column, [columns] by GGUF name, over all tokens of the prompts.
 
-    The output layer is left out: it is quantized by itself, or shares the embedding's weights.
+    The output layer is left out: it is quantized separately, or shares the embedding's weights.
     """
     found: dict[str, _ColumnMeans] = {}
     hooks = []
@@ -53,7 +53,7 @@ def measure(model: Any, prompts: Sequence[Sequence[int]], named: Names, progress
 
 
 class _ColumnMeans:
-    """Adds up the squares of what comes into one layer."""
+    """Adds up the squares of the inputs of one layer."""
 
     def __init__(self, width: int) -> None:
         self._sum = torch.zeros(width, dtype=torch.float64)

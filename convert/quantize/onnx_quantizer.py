@@ -1,11 +1,11 @@
 """ONNX graphs with smaller weights.
 
-- `matmul8-gather8`: weights of linear layers to 8 bits in blocks of 32, embeddings to 8 bits. Nearest to the original.
-- `dynamic-int8`: weights to 8 bits for each output channel, activations at run time. Often faster, and further away.
+- `matmul8-gather8`: weights of linear layers to 8 bits in blocks of 32, embeddings to 8 bits. Closest to the original.
+- `dynamic-int8`: weights to 8 bits for each output channel, activations at run time. Often faster, but less accurate.
 - `fp32`: the graph as exported.
 
-Not here, as they lose too much on encoders: one scale for a whole tensor, and static quantization. What one scale for
-each row of activations would give: decision 52.
+One scale for a whole tensor and static quantization are missing, because they lose too much on encoders. Decision 52
+measures one scale for each row of activations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-# Importing the quantizer sets the root logger to INFO, and it says of every node that it skips it.
+# Importing the quantizer sets the root logger to INFO, and it logs every node that it skips.
 logging.getLogger().setLevel(logging.WARNING)
 logging.getLogger("onnxruntime.quantization").setLevel(logging.ERROR)
 
@@ -33,7 +33,7 @@ _LINEAR = {"MatMul", "Gemm"}
 
 
 def quantize(source: Path, target: Path, name: str) -> dict[str, Any]:
-    """Write one of TYPES; return its details for the report: what the weights really are.
+    """Write one of TYPES; return its details for the report: the real types of the weights.
 
     `fallback_tensors` counts the weights of linear layers and embeddings that stayed float32, all of them for fp32.
     """
@@ -60,7 +60,7 @@ def _dynamic(source: Path, target: Path, kinds: list[str]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep onnxruntime from telling of every node, and from advising a preparation that fails on these graphs."""
+    """Silence onnxruntime's messages about every node, and its advice on a preprocessing that fails on these graphs."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

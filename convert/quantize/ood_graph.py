@@ -1,16 +1,16 @@
-"""Nodes behind an exported encoder that compute how strange an input is: the output `ood_score`, float32, [batch].
+"""Nodes after an exported encoder that compute an out-of-distribution score: output `ood_score`, float32, [batch].
 
     layers = find(onnx.load("model.onnx"), "classify")    # in the graph as exported, whose shapes are known
     append(model, layers, detector)                       # to any quantized form of it: tensors keep their names
 
-The run that computes the answer computes the score as well, so a site reads one more output, and no other file. The
-vector of an input joins two layers, the middle one and the one that the head reads: of each the mean of the token
-vectors without padding, divided by its length. The middle layer separates languages and noise, the last one topics.
+The run that computes the answer also computes the score, so a site reads one more output, and no other file. The vector
+of an input joins two layers, the middle one and the one that the head reads: of each the mean of the token vectors
+without padding, divided by its length. The middle layer separates languages and noise, the last one topics.
 
 The score is the product of two distances to the training texts. The Mahalanobis distance to the nearest class (Lee et
 al. 2018, Podolskiy et al. 2021) is exact inside the space of the largest principal components; outside that space every
 direction has the same variance (Tipping & Bishop 1999). The other distance is between directions: the chord from the
-unit vector of the input, seen from the centre, to the nearest centroid of the training vectors (few neighbours for the
+unit vector of the input, relative to the mean, to the nearest centroid of the training vectors (few neighbours for the
 many of Sun et al. 2022). Matrices are stored in half precision and used in single precision.
 """
 
@@ -102,7 +102,7 @@ class Detector:
 
 
 def find(model: onnx.ModelProto, kind: Kind) -> tuple[str, ...]:
-    """Return the tensors [batch, tokens, width] that the vector of an input is made of; () where there are none.
+    """Return the tensors [batch, tokens, width] that the vector of an input is made of; () if there are none.
 
     The last one is what the head of an exported graph reads; the one before it is the norm halfway below, if any.
     """

@@ -1,1 +1,1 @@
-"""The report of a run: report.json for programs, report.md with plots for people. `writing.py` is the way in."""
+"""The report of a run: report.json for programs, report.md with plots for people. `report_files.py` writes them."""

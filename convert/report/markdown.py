@@ -1,4 +1,4 @@
-"""report.md: what came of a run in sentences and tables, with everything to doubt in one list. Pure."""
+"""report.md: the results of a run in sentences and tables, with all warnings in one list. Pure."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ LABEL_SOURCES: dict[LabelSource, str] = {
     "imported": "labels of the team's own files",
 }
 _LABELS_SHOWN_MAX = 10
-# They have a place of their own.
+# Shown in sections of their own.
 _SHOWN = ("confusion", "per_label", "reliability", "calibration", "without_near_copies")
 
 
 def markdown(made: RunSummary, plots: Sequence[str]) -> str:
-    """Return report.md; plots are names of files beside it."""
+    """Return report.md; plots are names of files in the same folder."""
     parts = [
         f"# {made.task} {made.version}",
         " ".join(_sentences(made)),
-        *_list("What to doubt", doubts(made)),
+        *_list("Warnings", doubts(made)),
         *_quality(made.report("evaluate")),
         *_confidence(made.report("calibrate"), plots),
         *_candidates(made, plots),
@@ -43,13 +43,13 @@ def markdown(made: RunSummary, plots: Sequence[str]) -> str:
 
 
 def measured(name: str, evaluate: Mapping[str, Any]) -> str:
-    """Return what an evaluation of one bundle found, as Markdown."""
+    """Return the evaluation of one bundle as Markdown."""
     first = [f"# {name}", " ".join(_quality_sentences(evaluate))]
-    return "\n\n".join([*first, *_list("What to doubt", list(of_quality(evaluate))), *_quality(evaluate)]) + "\n"
+    return "\n\n".join([*first, *_list("Warnings", list(of_quality(evaluate))), *_quality(evaluate)]) + "\n"
 
 
 def compared(report: Mapping[str, Any]) -> str:
-    """Return what a comparison of two bundles found, as Markdown."""
+    """Return the comparison of two bundles as Markdown."""
     first, second = report["bundles"]
     return "\n\n".join([f"# {first} and {second}", *_comparison(report)]) + "\n"
 
@@ -61,15 +61,15 @@ def _comparison(report: Mapping[str, Any]) -> Iterator[str]:
         return
     yield _verdict(report)
     yield (
-        f"Of {rows} both give the same answer on {interval(report['same_answer'])}; the same answer, and confident in"
-        f" both or in neither, on {interval(report['agreement'])}. Only the first is right on {report['only_first']},"
+        f"Both give the same answer on {interval(report['same_answer'])} of {rows}, and agree in answer and"
+        f" confidence on {interval(report['agreement'])}. Only the first is right on {report['only_first']} rows,"
         f" only the second on {report['only_second']}."
     )
-    yield _table(["", "first", "second", "second less first", "p"], _figures(report))
+    yield _table(["", "first", "second", "second minus first", "p"], _figures(report))
     yield (
-        "Intervals hold with 95 % certainty, by families of rows. p is the chance of so large a difference between"
-        " equally good versions: McNemar's exact test for accuracy and coverage, random exchanges of the two for the"
-        " others, raised for four tests (Holm)."
+        "Intervals have a level of 95% and account for families of rows. p is the probability of such a difference"
+        " between equally good versions: McNemar's exact test for accuracy and coverage, a permutation test for the"
+        " others, adjusted for four tests (Holm)."
     )
     yield from _label_comparison(report.get("per_label", {}))
     times = [report["latency_ms"][which].get("p50", math.nan) for which in ("first", "second")]
@@ -87,9 +87,9 @@ FIGURES = {
 def _verdict(report: Mapping[str, Any]) -> str:
     worse, better = ([FIGURES[name] for name in report[which]] for which in ("worse", "better"))
     if not worse and not better:
-        return "No difference between the two is more than chance would make."
+        return "No difference between the two is statistically significant."
     said = [f"{how} in {_listed(names)}" for names, how in ((worse, "worse"), (better, "better")) if names]
-    return f"The second is {', and '.join(said)}, by more than chance would make."
+    return f"The second is {', and '.join(said)}; the difference is statistically significant."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -119,8 +119,8 @@ def _label_comparison(per_label: Mapping[str, Any]) -> Iterator[str]:
         return
     shown = sorted(rows, key=lambda row: row[:2])[:_LABELS_SHOWN_MAX]
     left_out = len(rows) - len(shown)
-    yield "By label, those that differ most first" + (
-        f"; {plural(left_out, 'label')} more in JSON:" if left_out else ":"
+    yield "By label, the largest differences first" + (
+        f"; {plural(left_out, 'label')} more in the JSON:" if left_out else ":"
     )
     yield _table(
         [
@@ -152,11 +152,11 @@ def _quality_sentences(quality: Mapping[str, Any]) -> Iterator[str]:
         yield _in_company(invariance)
     times = quality.get("latency_ms")
     if times:
-        yield f"An answer takes {times['p50']:.1f} ms, 99 % of them at most {times['p99']:.1f} ms, on this machine."
+        yield f"An answer takes {times['p50']:.1f} ms, 99% of them at most {times['p99']:.1f} ms, on this machine."
 
 
 def headline(quality: Mapping[str, Any]) -> Iterator[str]:
-    """Yield how good a version is, with and without test rows that are near copies of others, as sentences."""
+    """Yield the quality of a version as sentences, with and without test rows that are near duplicates of others."""
     if "accuracy" in quality:
         families = quality.get("families", quality["rows"])
         kin = f" in {plural(families, 'family')}" if families < quality["rows"] else ""
@@ -166,10 +166,10 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
     if copies is None:
         return
     if not copies["rows"]:
-        yield "No test row is a near copy of a training or calibration row."
+        yield "No test row is a near duplicate of a training or calibration row."
         return
     share = percent(copies["rows"] / quality["rows"])
-    yield f"{plural(copies['rows'], 'test row')} ({share}) are near copies of training or calibration rows."
+    yield f"{plural(copies['rows'], 'test row')} ({share}) are near duplicates of training or calibration rows."
     if without := quality.get("without_near_copies"):
         yield f"Without them it is right on {interval(without['accuracy'])} of {without['rows']}."
         yield from _selective(without)
@@ -178,15 +178,15 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
 def _selective(quality: Mapping[str, Any]) -> Iterator[str]:
     if "sure" in quality:
         coverage, wrong = interval(quality["sure"]["coverage"]), interval(quality["sure"]["wrong"])
-        yield f"{coverage} of the answers are sure, and {wrong} of these wrong."
+        yield f"{coverage} of the answers are confident, and {wrong} of these are wrong."
     if "calibration" in quality:
         error = interval(quality["calibration"]["calibration_error"])
-        yield f"Confidence and share of right answers differ by {error}."
+        yield f"The calibration error is {error}."
 
 
 def _in_company(invariance: Mapping[str, Any]) -> str:
     texts, sizes = plural(invariance["texts"], "text"), " and ".join(map(str, invariance["batches"]))
-    same = "are the same to the last bit"
+    same = "are identical"
     if invariance["varied"]:
         same = f"differ for {invariance['varied']}, by up to {invariance['difference_max']:.2g}"
     return f"Its answers to {texts} alone and in batches of {sizes} {same} ({invariance['build']})."
@@ -195,18 +195,17 @@ def _in_company(invariance: Mapping[str, Any]) -> str:
 def _sentences(made: RunSummary) -> Iterator[str]:
     chosen = made.chosen
     if chosen:
-        yield f"The artefact is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{_bits(chosen)}."
+        yield f"The model file is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{_bits(chosen)}."
     yield from _quality_sentences(made.report("evaluate"))
     verify = made.report("verify")
     if "kl_mean" in verify:
         yield (
-            "The export computes what the checkpoint computes: the same best choice in"
-            f" {percent(verify['same_top'])} of {plural(verify['rows'], 'place')}, mean divergence"
-            f" {verify['kl_mean']:.1g}."
+            f"The export matches the checkpoint: the same best choice in {percent(verify['same_top'])} of"
+            f" {plural(verify['rows'], 'position')}, mean divergence {verify['kl_mean']:.1g}."
         )
     if "agreement" in chosen:
         yield f"It gives the same answer as the full-precision model on {interval(chosen['agreement'])} of the rows."
-    yield made.report("calibrate").get("verdict", "Nothing is calibrated yet.")
+    yield made.report("calibrate").get("verdict", "The calibrate stage has not run.")
 
 
 def _bits(candidate: Mapping[str, Any]) -> str:
@@ -250,7 +249,13 @@ def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:
-    names = {"precision": "precision", "recall": "recall", "f1": "F1", "coverage": "sure", "wrong": "wrong of these"}
+    names = {
+        "precision": "precision",
+        "recall": "recall",
+        "f1": "F1",
+        "coverage": "confident",
+        "wrong": "wrong of these",
+    }
     there = [name for name in names if any(name in each for each in per_label.values())]
     rows = [[label, each["rows"], *(brief(each[name]) for name in there)] for label, each in per_label.items()]
     if rows:
@@ -293,64 +298,66 @@ _CHECKS = {
 
 
 def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
-    """Show what each of the three checks of a confident answer holds up."""
+    """Show how many answers each of the three checks holds up."""
     found, gate = calibrate.get("held_up"), calibrate.get("gate", {})
     if not found:
         return
     if gate.get("score", "none") == "none":
         why = gate.get("why", "")
-        yield f"The bundle has no gate. {why} An answer to an input unlike all of these may be confident."
+        yield f"The bundle has no gate. {why} An answer to an input unlike the training data can be confident."
     else:
         most, rows = percent(gate["held_up_max"]), plural(gate["rows"], "held-out row")
         if (families := gate.get("families", gate["rows"])) < gate["rows"]:
             rows += f" of {plural(families, 'family')} (a family counts as one row)"
         yield (
-            f"The gate holds an input up when at most {most} of {rows} are as strange. The floor is"
-            f" {number(calibrate['floor'])}. The threshold was proved with both in force, so the promise is about the"
+            f"The gate holds an input up if its p-value is at most {most}, by {rows}. The floor is"
+            f" {number(calibrate['floor'])}. The threshold was proved with both active, so the risk guarantee is for"
             " answers that pass all three."
         )
-    yield _table(["of the rows that prove", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()])
+    yield _table(
+        ["of the rows of the threshold", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()]
+    )
 
 
 def _test(calibrate: Mapping[str, Any]) -> str:
-    """Return the test in three sentences."""
+    """Return the description of the test."""
     target, sure = percent(calibrate["target_risk"], 0), percent(1 - calibrate["delta"], 0)
     tested = [step["threshold"] for step in calibrate["walk"] if step["verdict"] in ("passed", "failed")]
     start = f", here {max(tested):g}" if tested else ""
     return (
-        f"The threshold was tested on {plural(calibrate['rows']['threshold'], 'row')}, one of each family, whose labels"
-        f" nothing else has seen; the rows of the temperature said where to start{start}. From there each lower"
-        f" threshold was tested in turn, and passed where so few wrong answers have a probability of"
-        f" {percent(calibrate['delta'], 0)} at most if more than {target} are wrong (exact binomial test, Learn then"
-        " Test). The last that passed before the first that failed is the threshold: that at most"
-        f" {target} are wrong is what is certain to {sure}, whatever share was seen there, and nothing below the first"
-        " failure counts, however few errors it shows."
+        f"The threshold was tested on {plural(calibrate['rows']['threshold'], 'row')}, one of each family, whose"
+        f" labels had no other use. The rows of the temperature gave the first threshold to test{start}. From there"
+        " each lower threshold was tested in turn (exact binomial test, Learn then Test): it passes if the observed"
+        f" number of wrong answers, or fewer, has a probability of at most {percent(calibrate['delta'], 0)} when"
+        f" more than {target} are wrong. The last threshold before the first failure is chosen. At this threshold at"
+        f" most {target} of the answers are wrong with {sure} certainty; thresholds below the first failure do not"
+        " count, even with fewer errors."
     )
 
 
 def _all_passed(calibrate: Mapping[str, Any]) -> Iterator[str]:
     if calibrate["walk"] and calibrate["walk"][-1]["verdict"] == "passed":
         yield (
-            f"Every threshold from the start down to the lowest, {calibrate['walk'][-1]['threshold']:g}, passed: the"
-            f" answers together are wrong in less than the target, so hardly any has to escalate. A lower 'risk.target'"
-            " would tell the surer answers apart."
+            f"Every threshold from the start down to the lowest, {calibrate['walk'][-1]['threshold']:g}, passed:"
+            " even all answers together are wrong less often than the target, so almost none must escalate. Consider"
+            " a lower 'risk.target'."
         )
 
 
 def _temperature(calibrate: Mapping[str, Any]) -> str:
     fit, rows = calibrate["temperature_fit"], calibrate["rows"]["temperature"]
     if not rows:
-        return "There were too few rows to fit a temperature as well: it is 1."
+        return "There were too few rows to fit a temperature, so it is 1."
     after = calibrate["reliability"]["after"]["log_loss"]
     before = calibrate["reliability"]["before"]["log_loss"]
     tried = (
-        f"A temperature of {number(fit['tried'])} was fitted on {plural(rows, 'row')}. On rows of these that were held"
-        f" out of the fit it changes the log loss by {-fit['gain']:+.4f} (standard error {fit['error']:.4f}):"
+        f"A temperature of {number(fit['tried'])} was fitted on {plural(rows, 'row')}. On held-out rows it changes"
+        f" the log loss by {-fit['gain']:+.4f} (standard error {fit['error']:.4f}):"
     )
     if not fit["kept"]:
-        return f"{tried} no gain beyond chance, so the temperature stays 1."
-    said = f"{tried} it is kept. On the rows of the threshold the log loss of being right goes from {before:.4f}"
-    worse = ", which is worse: expect no better calibration from it" if after > before else ""
+        return f"{tried} no significant gain, so the temperature stays 1."
+    said = f"{tried} it is kept. On the rows of the threshold the log loss changes from {before:.4f}"
+    worse = ", which is worse, so do not expect better calibration" if after > before else ""
     return f"{said} to {after:.4f}{worse}."
 
 
@@ -363,7 +370,7 @@ def _candidates(made: RunSummary, plots: Sequence[str]) -> Iterator[str]:
     if not found:
         return
     yield "## Candidates"
-    yield "Each was measured through the agent's engine on this machine. The fastest inside the budget is taken."
+    yield "Each was measured through the agent's engine on this machine. The fastest one inside the budget is chosen."
     titles = [
         "candidate",
         "size",
@@ -371,7 +378,7 @@ def _candidates(made: RunSummary, plots: Sequence[str]) -> Iterator[str]:
         "p50 ms",
         "same answer",
         "KL mean",
-        "KL 99.9 %",
+        "KL 99.9%",
         "accuracy",
         "budget",
     ]
@@ -411,26 +418,26 @@ def _data(made: RunSummary) -> Iterator[str]:
 
 
 def _label_sources(counts: Sequence[Mapping[LabelSource, int]]) -> list[list[object]]:
-    """Return a row for each source that labels come from."""
+    """Return a row for each label source."""
     sources = [source for source in LABEL_SOURCES if any(source in found for found in counts)]
     return [[LABEL_SOURCES[source], *(found.get(source, 0) for found in counts)] for source in sources]
 
 
 def _assumed(data: DataSummary) -> Iterator[str]:
-    """Say what figures rest on that no row shows."""
+    """Yield the assumptions behind the figures."""
     measured: tuple[Split, ...] = ("calibration", "test")
     imported = [split for split in measured if data.label_sources.get(split, {}).get("imported")]
     if imported:
         yield (
-            f"Rows of the team's own files do not say who labelled them ({' and '.join(imported)}). It is assumed that"
-            " people did: figures and threshold rest on that."
+            f"Rows of the team's own files do not name the source of their labels ({' and '.join(imported)})."
+            " Figures and threshold assume that people labelled them."
         )
 
 
 def _run(made: RunSummary) -> Iterator[str]:
     yield "## The run"
     yield (
-        f"All stages took {duration(made.seconds)} of work. Peak memory, children included, was"
+        f"All stages took {duration(made.seconds)}. Peak memory, including child processes, was"
         f" {format_bytes(made.memory_peak_bytes)}."
     )
     rows = [[each.stage, duration(each.seconds), format_bytes(each.memory_peak_bytes)] for each in made.records]

@@ -1,7 +1,7 @@
-"""Writes report.json, report.md and its plots: reliability, risk over coverage, and the quantized candidates.
+"""Writes report.json, report.md and its plots: reliability, risk against coverage, and the quantized candidates.
 
-Every figure comes from the records of the stages; nothing is measured here. A part is left out where its stage did not
-run or reported less.
+Every figure comes from the records of the stages; nothing is measured here. A section is left out if its stage did not
+run or did not report its figures.
 """
 
 from __future__ import annotations
@@ -54,31 +54,29 @@ def _json(made: RunSummary) -> str:
 
 
 def draw_plots(folder: Path, made: RunSummary) -> list[str]:
-    """Draw what the stages reported enough for; return the names of the files."""
+    """Draw the plots whose figures the stages reported; return the names of the files."""
     drawn = []
     for name, draw in PLOTS.items():
         figure = draw(made)
         if figure is not None:
             FigureCanvasAgg(figure)
-            # Without the version of the library in it, the same numbers give the same file.
+            # Without the version of matplotlib in the file, the same numbers give the same bytes.
             figure.savefig(folder / name, dpi=_DPI, metadata={"Software": None})
             drawn.append(name)
     return drawn
 
 
 def reliability(made: RunSummary) -> Figure | None:
-    """Draw the share of right answers over the confidence, before and after the temperature."""
+    """Draw the share of right answers against the confidence, before and after the temperature."""
     found = made.report("calibrate").get("reliability")
     if not found or not found["before"]["bins"]:
         return None
     figure = Figure(figsize=(9, 6.2), layout="constrained")
-    figure.suptitle("Does the confidence say how often the answer is right?", color=_INK, fontsize=12)
+    figure.suptitle("Is the confidence the probability of a right answer?", color=_INK, fontsize=12)
     left, right = figure.subplots(1, 2, sharey=True)
-    _reliability(left, "as the model says it", found["before"])
+    _reliability(left, "without temperature", found["before"])
     temperature = made.report("calibrate")["temperature"]
-    said = (
-        "as it is served: no temperature is kept" if temperature == 1 else f"divided by temperature {temperature:.2f}"
-    )
+    said = "as served: no temperature was kept" if temperature == 1 else f"divided by temperature {temperature:.2f}"
     _reliability(right, said, found["after"])
     left.set_ylabel("right answers")
     return figure
@@ -88,13 +86,15 @@ def _reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
     bins = measured["bins"]
     confidence, rows = np.array(column(bins, "confidence")), column(bins, "rows")
     right = np.array([[each["right"][key] for key in ("low", "value", "high")] for each in bins])
-    axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="what it should be")
-    axes.vlines(confidence, right[:, 0], right[:, 2], color=_ORANGE, linewidth=1.5, zorder=2, label="95 % interval")
-    # Counts stand here and not at the points: the bins have about as many rows each.
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfect calibration")
+    axes.vlines(confidence, right[:, 0], right[:, 2], color=_ORANGE, linewidth=1.5, zorder=2, label="95% interval")
+    # The counts are here and not at the points, because the bins have about the same number of rows.
     row_counts = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
-    axes.scatter(confidence, right[:, 1], s=36, color=_BLUE, zorder=3, label=f"{row_counts} answers of like confidence")
+    axes.scatter(
+        confidence, right[:, 1], s=36, color=_BLUE, zorder=3, label=f"{row_counts} answers of similar confidence"
+    )
     error = measured["calibration_error"]
-    said = f"mean gap {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
+    said = f"calibration error {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
     axes.set_title(f"{title}\n{said}", fontsize=10, color=_INK)
     axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel=_wrapped("confidence", measured.get("note", "")))
     _shares(axes)
@@ -106,16 +106,16 @@ def _wrapped(label: str, note: str) -> str:
 
 
 def _legend_below(axes: Axes, columns: int = 1) -> None:
-    """Put the legend where nothing is drawn."""
+    """Put the legend below the axes."""
     place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": columns}
     axes.legend(fontsize=8, frameon=False, **place)
 
 
 def risk_coverage(made: RunSummary) -> Figure | None:
-    """Draw the share of wrong answers among the sure ones over how many are sure: the walk over the thresholds.
+    """Draw the share of wrong answers among the confident ones against coverage, with the tested thresholds.
 
-    It goes from left to right. What was tested stands out, with the most that passes at each; what comes after the
-    first that failed is grey, as it was not tested.
+    Tests run from left to right. Tested thresholds are marked, with the largest share that passes at each. Thresholds
+    after the first failed one were not tested, and are grey.
     """
     found = made.report("calibrate")
     if not found.get("walk"):
@@ -126,12 +126,12 @@ def risk_coverage(made: RunSummary) -> Figure | None:
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     axes = figure.subplots()
     tested = np.isin(verdicts, ("passed", "failed"))
-    axes.plot(coverage, risk, color=_GREY, linewidth=1, zorder=1, label="as seen; grey: not tested")
+    axes.plot(coverage, risk, color=_GREY, linewidth=1, zorder=1, label="observed; grey: not tested")
     axes.axhline(target, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"target, {percent(target, 0)}")
     if tested.any():
         _draw_walk(axes, found, coverage, risk)
     top = min(1.0, 1.25 * max(target, risk[coverage > 0.05].max(initial=0)))
-    axes.set(xlim=(0, 1.02), ylim=(-0.02 * top, top), xlabel="answers that are sure", ylabel="wrong among them")
+    axes.set(xlim=(0, 1.02), ylim=(-0.02 * top, top), xlabel="confident answers", ylabel="wrong among the confident")
     axes.set_title(_walk_title(found), fontsize=11, color=_INK)
     _shares(axes)
     _legend_below(axes, columns=2)
@@ -144,34 +144,34 @@ def _draw_walk(axes: Axes, found: Mapping[str, Any], coverage: Floats, risk: Flo
     tested = np.flatnonzero(np.isin(verdicts, ("passed", "failed")))
     most = stats.binom.ppf(found["delta"], rows, target)
     most -= stats.binom.cdf(most, rows, target) > found["delta"]
-    label = f"most that passes: {percent(target, 0)} with {percent(1 - found['delta'], 0)} certainty"
+    label = f"largest share that passes: {percent(target, 0)} with {percent(1 - found['delta'], 0)} certainty"
     axes.plot(coverage[tested], (most / rows)[tested], color=_BLUE, linewidth=1.5, marker="_", label=label)
     first, last = walk[tested[0]], walk[tested[-1]]
-    words = f"start, at {first['threshold']:g}"
+    words = f"first tested, {first['threshold']:g}"
     axes.scatter(
         coverage[tested[:1]], risk[tested[:1]], s=120, facecolors="none", edgecolors=_INK, zorder=2, label=words
     )
     for verdict, colour, words in (
         ("passed", _GREEN, "tested from left to right, passed"),
-        ("failed", _ORANGE, f"failed, at {last['threshold']:g}: the end of the test"),
+        ("failed", _ORANGE, f"failed, {last['threshold']:g}: the test ends"),
     ):
         here = verdicts == verdict
         if here.any():
             axes.scatter(coverage[here], risk[here], color=colour, s=22, zorder=3, label=words)
     if found["threshold"] is not None:
-        axes.axvline(found["coverage"], color=_GREEN, linewidth=1, label=f"the threshold, {found['threshold']:g}")
+        axes.axvline(found["coverage"], color=_GREEN, linewidth=1, label=f"threshold, {found['threshold']:g}")
 
 
 def _walk_title(found: Mapping[str, Any]) -> str:
     step = next((each for each in found["walk"] if each["threshold"] == found["threshold"]), None)
     if step is None:
-        return "No threshold keeps the promise: always escalate"
+        return "No threshold reaches the target risk: every answer escalates"
     seen = percent(step["errors"] / step["rows"])
     return f"From {found['threshold']:g} on {percent(found['coverage'])} are sure; {seen} of these were wrong"
 
 
 def candidates(made: RunSummary) -> Figure | None:
-    """Draw agreement with the full-precision model over latency, with the size of the file as the circle's."""
+    """Draw agreement with the full-precision model against latency; the area of a circle is the size of the file."""
     found = made.report("quantize").get("candidates")
     if not found or "agreement" not in found[0]:
         return None
@@ -186,7 +186,7 @@ def candidates(made: RunSummary) -> Figure | None:
     slowest = max(column(column(found, "latency_ms"), "p50"))
     axes.set(xlim=(0, 1.3 * slowest), ylim=(low - 0.15 * (1.02 - low), 1 + 0.1 * (1.02 - low)))
     axes.set(xlabel="median time of an answer, ms", ylabel="same answer as at full precision")
-    axes.set_title("Fast, small and faithful: the candidates (green: chosen; grey: outside the budget)", fontsize=11)
+    axes.set_title("Candidates: speed, size and agreement (green: chosen; grey: outside the budget)", fontsize=11)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     _frame(axes)
     _legend_below(axes)
@@ -195,7 +195,7 @@ def candidates(made: RunSummary) -> Figure | None:
 
 
 def _label(figure: Figure, axes: Axes, found: Sequence[Mapping[str, Any]]) -> None:
-    """Write name and size beside each circle, at the first place where no other words are and no circle is."""
+    """Write name and size next to each circle, at the first place without another text or circle."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     most = max(column(found, "size_bytes"))

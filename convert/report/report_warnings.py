@@ -1,4 +1,4 @@
-"""What a reader of the report should doubt, as whole sentences. Pure."""
+"""Warnings of the report: reasons to doubt its figures, as whole sentences. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COVERAGE_MIN = 0.3
 
 
 def doubts(made: RunSummary) -> list[str]:
-    """Return every warning, the gravest first."""
+    """Return every warning, the most serious first."""
     return [
         *_confidence(made.report("calibrate")),
         *of_quality(made.report("evaluate")),
@@ -28,29 +28,29 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
     if not calibrate:
         return
     if calibrate.get("threshold") is None:
-        yield f"No answer of this bundle counts as sure. {calibrate.get('verdict', '')}"
+        yield f"No answer of this bundle is confident. {calibrate.get('verdict', '')}"
         return
     if calibrate.get("coverage", 1.0) < _COVERAGE_MIN:
-        yield f"Only {percent(calibrate['coverage'])} of the answers are sure; all others escalate."
+        yield f"Only {percent(calibrate['coverage'])} of the answers are confident; all others escalate."
     if calibrate.get("gate", {}).get("score") == "none":
-        yield "Without a gate nothing tells inputs unlike the training data from ordinary ones."
+        yield "The bundle has no gate, so inputs unlike the training data are not recognized."
     yield (
-        f"The promise ({percent(calibrate['target_risk'], 0)} wrong at most, with"
-        f" {percent(1 - calibrate['delta'], 0)} certainty) holds for inputs like the calibration rows. Where devices"
-        " send something else it does not hold: let people check a small random part of the sure answers."
+        f"The risk guarantee (at most {percent(calibrate['target_risk'], 0)} wrong, with"
+        f" {percent(1 - calibrate['delta'], 0)} certainty) holds for inputs like the calibration rows, and not for"
+        " other inputs. Have people check a small random part of the confident answers."
     )
     if said := calibrate.get("sampling", {}).get("said"):
         yield f"Calibration: {said[0].lower()}{said[1:]}"
 
 
 def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what to doubt about an evaluation."""
+    """Yield the warnings of an evaluation."""
     for reason, count in evaluate.get("failed", {}).items():
-        yield f"{plural(count, 'test row')} got no answer ({reason}) and counted as wrong."
+        yield f"{plural(count, 'test row')} got no answer ({reason}) and count as wrong."
     accuracy = evaluate.get("accuracy", {"high": 0.0, "low": 0.0})
     width = accuracy["high"] - accuracy["low"]
     if width > _WIDTH_MAX:
-        yield f"The test split is small: the accuracy is known to about ±{percent(width / 2)} only."
+        yield f"The test split is small: the accuracy is only known to about ±{percent(width / 2)}."
     if problem := evaluate.get("batch_invariance", {}).get("problem"):
         yield f"No answer of this bundle is confident on a site like this machine: {problem}."
     for label, each in evaluate.get("per_label", {}).items():
@@ -59,17 +59,17 @@ def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
 
 def _label(label: str, rows: int, recall: float | None) -> Iterator[str]:
     if rows < _ROWS_MIN:
-        yield f"'{label}' has {plural(rows, 'test row')}: its figures say little."
+        yield f"'{label}' has {plural(rows, 'test row')}: its figures are uncertain."
     elif recall is not None and recall < _RECALL_MIN:
         yield f"'{label}' is found in only {percent(recall)} of its rows."
 
 
 def _weights(chosen: Mapping[str, Any]) -> Iterator[str]:
     fallback = chosen.get("fallback_tensors")
-    if fallback and chosen["name"] != "fp32":  # which quantizes nothing, and says so of every tensor
+    if fallback and chosen["name"] != "fp32":  # fp32 quantizes nothing, so every tensor is a fallback
         yield (
-            f"{plural(fallback, 'tensor')} could not be made {chosen['name']} and took a larger type: the file has"
-            f" {chosen['bits_per_weight']:.2f} bits per weight, not what its name says."
+            f"{plural(fallback, 'tensor')} could not be stored as {chosen['name']} and got a larger type: the file"
+            f" has {chosen['bits_per_weight']:.2f} bits per weight, more than its name suggests."
         )
 
 
@@ -77,9 +77,9 @@ def _training(made: RunSummary) -> Iterator[str]:
     finetune = made.report("finetune")
     long = finetune.get("rows", {}).get("too_long")
     if long:
-        yield f"{plural(long, 'training row')} were longer than 'finetune.tokens_max' and left out."
+        yield f"{plural(long, 'training row')} were longer than 'finetune.tokens_max' and were left out."
     if "epochs" in finetune and finetune["best_epoch"] == len(finetune["epochs"]):
-        yield "Training was still getting better in its last epoch: more epochs may help."
+        yield "The last epoch of the training was the best one: more epochs can help."
     synthetic = made.data.synthetic.get("train")
     if synthetic:
         yield f"{synthetic} of {made.data.rows['train']} training rows were written by a model, not by people."

@@ -1,6 +1,6 @@
-"""What a report is made of, and how it says numbers. Pure.
+"""The data of a report, and the format of its numbers. Pure.
 
-These keys of a stage's report are shown in a place of their own, where they are there; other plain values are listed:
+The report shows these keys of the stages' reports in sections of their own; other plain values are listed:
 
     quantize   chosen (name); candidates: list of name, size_bytes, bits_per_weight, fallback_tensors, latency_ms {p50},
                agreement {value, low, high}, kl_mean, accuracy {value, low, high}, inside_budget
@@ -28,7 +28,7 @@ JSON_NAME, TEXT_NAME = "report.json", "report.md"
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run, as far as it came."""
+    """A run and the records of its finished stages."""
 
     recipe: Recipe
     task: str
@@ -37,7 +37,7 @@ class RunSummary:
     records: Sequence[StageRecord]
 
     def report(self, stage: str) -> Mapping[str, Any]:
-        """Return what a stage reported; empty where it has not run."""
+        """Return the report of a stage; empty if the stage has not run."""
         return next((record.report for record in self.records if record.stage == stage), {})
 
     @property
@@ -47,12 +47,12 @@ class RunSummary:
 
     @property
     def memory_peak_bytes(self) -> int:
-        """The highest of all stages."""
+        """The highest peak of all stages."""
         return max((record.memory_peak_bytes for record in self.records), default=0)
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """The candidate that was chosen; empty where none was."""
+        """The chosen candidate; empty without one."""
         quantize = self.report("quantize")
         return next((each for each in quantize.get("candidates", ()) if each["name"] == quantize["chosen"]), {})
 
@@ -63,14 +63,14 @@ def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Return a share as per cent; a dash when it is not known."""
-    return UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
+    """Return a share as a percentage; a dash if it is not known."""
+    return UNKNOWN if share is None else f"{100 * share:.{digits}f}%"
 
 
 def interval(plain: Mapping[str, float]) -> str:
     """Return a share with its interval, as `convert.clustered_statistics` reports it."""
     level = 100 * plain.get("level", 0.95)
-    return f"{percent(plain['value'])} ({level:.0f} % interval {percent(plain['low'])} to {percent(plain['high'])})"
+    return f"{percent(plain['value'])} ({level:.0f}% interval {percent(plain['low'])} to {percent(plain['high'])})"
 
 
 def brief(plain: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with the digits that tell something."""
+    """Return a number with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}".replace(",", " ")
 
 

@@ -2,9 +2,9 @@
 
     lora          -> adapter/     as PEFT writes it, over the checkpoint of `prepare`
     full, head    -> checkpoint/  as transformers writes it, with its tokenizer
-    no finetune:  -> nothing; the source is tuned already
+    no finetune:  -> nothing; the source is fine-tuned already
 
-Part of the rows is kept back to stop early. Neither calibration nor test rows are read.
+A part of the rows is held out for early stopping. Neither calibration nor test rows are read.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from convert.training.validation_split import TrainValidationSplit, train_valida
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
-# What suits each method where the recipe says 0; docs/experiments.md has the runs behind the figures.
+# Learning rates for 0 in a recipe; docs/experiments.md has the runs behind them.
 LEARNING_RATES = {"lora": 1e-3, "full": 1e-4, "head": 5e-3, "fitted": 4e-5}
-"""fitted: full or head, where the head was fitted first."""
+"""fitted: method full or head whose new head was fitted by a linear classifier first; above 0.00004 the first epochs
+lose accuracy."""
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 _METHODS = {"llama": ("lora",), "onnx": ("full", "head")}
 
 
 def run(job: StageJob) -> Report:
-    """Train, and leave an adapter or a checkpoint.
+    """Train, and write an adapter or a checkpoint.
 
     Raises:
         InvalidRequest: the method does not suit the runtime, a label has no training row, no row is short enough, or
-            the training came to no finite loss.
-        OSError: the disk has no room for the hidden states of the frozen layers.
-        FileMissing, ManifestInvalid: task or data are not there, or break a rule.
+            the loss became infinite.
+        OSError: the disk is too small for the hidden states of the frozen layers.
+        FileMissing, ManifestInvalid: task or data are missing or invalid.
     """
     settings = job.recipe.finetune
     if settings is None:
@@ -75,7 +76,7 @@ def run(job: StageJob) -> Report:
 def _check_source(job: StageJob) -> None:
     if stage.adapter(job):
         raise InvalidRequest(
-            "the source has an adapter already, and 'finetune' would train another one beside it",
+            "the source has an adapter already, and 'finetune' would train a second one",
             remedy="Leave 'finetune' out to use that adapter, or leave 'adapter' out of the source to train a new one.",
         )
 
@@ -90,7 +91,8 @@ def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
     task = tasks.of(path)
     if task.kind == "embed":
         raise InvalidRequest(
-            "models that embed are not trained here", remedy="Leave 'finetune' out; bring a checkpoint that is trained."
+            "tasks of kind embed cannot be fine-tuned",
+            remedy="Leave 'finetune' out, and name a checkpoint that is fine-tuned already.",
         )
     return task
 
@@ -98,7 +100,7 @@ def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
 def _check_labels(rows: Sequence[row_files.DataRow], task: TaskSpec) -> None:
     known, seen = row_files.known_labels(task), set(row_files.labels(rows))
     unseen = [label for label in known if label not in seen]
-    # An extract task may be learnt from completions, which name no label.
+    # An extract task can be learnt from completions, which name no label.
     if unseen and seen:
         raise InvalidRequest(
             f"{len(unseen)} labels have no training row, such as '{unseen[0]}': the model would never give them",
@@ -159,7 +161,7 @@ def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: Tra
     trained = _fitted(learner, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT
     if task.kind == "classify":
-        model.config.problem_type = "single_label_classification"  # by now, whatever the checkpoint was trained for
+        model.config.problem_type = "single_label_classification"  # whatever the checkpoint was trained for before
     model.to("cpu").save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))
     counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)

@@ -1,6 +1,6 @@
-"""Opening a checkpoint with transformers: float32, in evaluation mode, nothing filled in at random.
+"""Loads a checkpoint with transformers: float32, in evaluation mode, without randomly initialized weights.
 
-transformers makes up what a checkpoint lacks and says so in a warning only. Here that is an error.
+For missing weights transformers only logs a warning and initializes them at random. Here that is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CLASSES = {
     "token": transformers.AutoModelForTokenClassification,
     "none": transformers.AutoModel,
 }
-# What transformers raises for a checkpoint that it cannot make a model of.
+# Errors of transformers for a checkpoint that it cannot load.
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
 _BEHIND_PADDING = ("camembert", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
 """Model types that count positions from behind the padding token: transformers' create_position_ids_from_input_ids."""
@@ -36,11 +36,13 @@ transformers.logging.disable_progress_bar()
 
 
 def head_of(runtime: str, kind: Kind) -> Head:
-    """Return which kind of model a task needs. Raises InvalidRequest if the runtime does not serve that kind."""
+    """Return the kind of model that a task needs. Raises InvalidRequest if the runtime does not serve that kind."""
     if runtime == "llama":
         return "causal"
     if kind not in _HEADS:
-        raise InvalidRequest(f"no encoder does {kind!r}", remedy="Set 'runtime: llama' in task.yaml, with a decoder.")
+        raise InvalidRequest(
+            f"an encoder cannot do {kind!r}", remedy="Set 'runtime: llama' in task.yaml, with a decoder."
+        )
     return _HEADS[kind]
 
 
@@ -50,7 +52,7 @@ def open_model(checkpoint: Path, adapter: Path | None, head: Head, *, new_head: 
     `new_head` allows the last layer to be missing, and gives it that many outputs.
 
     Raises:
-        ModelLoadFailed: the weights do not fill the model, or hold something that is no number.
+        ModelLoadFailed: weights are missing, or are not finite.
     """
     model, missing = _loaded(checkpoint, adapter, head, new_head)
     if not new_head:
@@ -60,7 +62,7 @@ def open_model(checkpoint: Path, adapter: Path | None, head: Head, *, new_head: 
 
 
 def _loaded(checkpoint: Path, adapter: Path | None, head: Head, new_head: int) -> tuple[Any, list[str]]:
-    """Return the model, and the names of the weights that transformers made up."""
+    """Return the model, and the names of the weights that transformers initialized at random."""
     more: dict[str, Any] = {"num_labels": new_head} if new_head else {}
     try:
         model, found = _class_of(checkpoint, head).from_pretrained(
@@ -84,7 +86,7 @@ def _class_of(checkpoint: Path, head: Head) -> Any:
 def _refuse_gaps(checkpoint: Path, missing: list[str]) -> None:
     if missing:
         said = f"{checkpoint} lacks {len(missing)} weights that the task needs, such as {missing[0]}"
-        remedy = "Name a checkpoint that was tuned for this kind of task, or add 'finetune:' to the recipe."
+        remedy = "Name a checkpoint that was fine-tuned for this kind of task, or add 'finetune:' to the recipe."
         raise ModelLoadFailed(said, remedy=remedy)
 
 
@@ -92,8 +94,8 @@ def _refuse_broken(checkpoint: Path, model: Any) -> None:
     broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ModelLoadFailed(
-            f"{checkpoint}: {len(broken)} tensors hold numbers that are not finite, such as {broken[0]}",
-            remedy="Take the checkpoint from before the training went astray.",
+            f"{checkpoint}: {len(broken)} tensors have values that are not finite, such as {broken[0]}",
+            remedy="Use a checkpoint from before the training diverged.",
         )
 
 
@@ -106,23 +108,23 @@ def open_tokenizer(checkpoint: Path) -> Any:
     file = checkpoint / "tokenizer.json"
     try:
         if file.is_file():
-            Tokenizer.from_buffer(file.read_bytes())  # raises ValueError, where transformers lets anything through
+            Tokenizer.from_buffer(file.read_bytes())  # raises ValueError; transformers accepts anything
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, use_fast=True)
     except _ERRORS as error:
         raise ModelLoadFailed(
             f"{checkpoint}: the tokenizer does not load: {_said(error)}",
-            remedy="Copy the tokenizer's files again from the model that it was tuned from.",
+            remedy="Copy the tokenizer's files again from the model that it was fine-tuned from.",
         ) from None
     if not tokenizer.is_fast:
-        said = f"{checkpoint}: its tokenizer has no form that the tokenizers library reads"
-        raise ModelLoadFailed(said, remedy="Save it with transformers so that there is a tokenizer.json.")
+        said = f"{checkpoint}: the tokenizers library cannot read its tokenizer"
+        raise ModelLoadFailed(said, remedy="Save it with transformers, which writes a tokenizer.json.")
     return tokenizer
 
 
 def encoded(tokenizer: Any, text: str, *, offsets: bool = False) -> Any:
-    """Return a text as an encoder reads it, for training, export and verification alike; the agent encodes so, too.
+    """Return a text as an encoder reads it, in training, export and verification; the agent encodes in the same way.
 
-    A text that says "[SEP]" has these five characters and no separator. Nothing is cut off.
+    "[SEP]" in a text is five characters and not a separator. Nothing is truncated.
     """
     return tokenizer(text, split_special_tokens=True, truncation=False, return_offsets_mapping=offsets)
 
@@ -134,7 +136,7 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
 
 
 def positions_of(config: dict[str, Any]) -> int:
-    """Return how many tokens a model has positions for, or 0 where it does not say."""
+    """Return how many tokens a model has positions for; 0 = unknown."""
     positions: int = config.get("max_position_embeddings") or 0
     if config.get("model_type") in _BEHIND_PADDING and positions:
         positions -= config.get("pad_token_id", 1) + 1
@@ -142,17 +144,17 @@ def positions_of(config: dict[str, Any]) -> int:
 
 
 def labels_of(config: dict[str, Any]) -> list[str]:
-    """Return the names of a classifier's outputs; transformers calls them LABEL_0 and so on where there are none."""
+    """Return the names of a classifier's outputs; LABEL_0 and so on if it has no names."""
     named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return [named[key] for key in sorted(named, key=int)]
 
 
 def is_decoder(config: dict[str, Any]) -> bool:
-    """Tell whether a model continues texts."""
+    """Return whether a model is a causal language model."""
     names = config.get("architectures") or []
     return any("CausalLM" in name or "ConditionalGeneration" in name for name in names)
 
 
 def _is_unused(name: str, head: Head) -> bool:
-    """Tell whether a weight does not matter: BERT's pooler is not read by any of the agent's embeddings."""
+    """Return whether a weight is unused: the agent's embeddings do not read BERT's pooler."""
     return head == "none" and "pooler" in name

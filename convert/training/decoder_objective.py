@@ -1,9 +1,9 @@
 """Training examples of a decoder, in tokens, and the loss of a batch of them. Pure arithmetic.
 
-A label is learnt as the agent asks for it: at each of its tokens against the tokens with which another label goes on
-there (a softmax over the label tree), and for a share against the whole vocabulary. The share is what gives the labels
-probability mass at all, and what teaches the tokens of a label that leave no choice: the agent's score counts both.
-Both parts are smallest where the joint log-probability of the right label is 0.
+The loss of a label follows the agent's score: at each of its tokens, a softmax over the tokens with which labels can
+continue there (the label tree), plus a share of the softmax over the whole vocabulary. That share gives the labels
+their probability mass, and trains the tokens of a label that have no alternative. Both parts are smallest if the joint
+log-probability of the right label is 0.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
 VOCABULARY_SHARE = 0.1
-"""Weight of the whole vocabulary beside the labels' own softmax; see docs/experiments.md."""
+"""Weight of the whole vocabulary's softmax, added to that of the labels; see docs/experiments.md."""
 _NOTHING = -100
 
 
 @dataclass(frozen=True)
 class AnswerTarget:
-    """What a row is to learn."""
+    """The target of a row."""
 
     tokens: Tokens
     choices: tuple[Tokens, ...] = ()
-    """label: of each token, the tokens possible there, the right one first."""
+    """label: for each token, the tokens possible there, the right one first."""
 
 
 @dataclass(frozen=True)
 class BatchTargets:
-    """The answers of a batch, ends aligned: where an answer is shorter than the longest, there is nothing to learn."""
+    """The answers of a batch, aligned at their ends; positions before a shorter answer are masked."""
 
     tokens: torch.Tensor
-    """[rows, longest answer]; -100 = nothing."""
+    """[rows, longest answer]; -100 = masked."""
     choices: torch.Tensor | None
-    """[rows, longest answer, most choices]; -1 = none. The right one is the first."""
+    """[rows, longest answer, most choices]; -1 = unused. The right one is the first."""
 
     @property
     def length(self) -> int:
@@ -52,7 +52,7 @@ class BatchTargets:
 
 
 def label_answers(paths: Sequence[Tokens]) -> tuple[AnswerTarget, ...]:
-    """Return the answers that stand for the labels, in their order."""
+    """Return the answers for the labels, in their order."""
     return tuple(AnswerTarget(path, tuple(_choices(paths, path, at) for at in range(len(path)))) for path in paths)
 
 
@@ -62,7 +62,7 @@ def _choices(paths: Sequence[Tokens], path: Tokens, at: int) -> Tokens:
 
 
 def targets(answers: Sequence[AnswerTarget], device: torch.device) -> BatchTargets:
-    """Line up the answers of a batch: all of them labels, or none."""
+    """Align the answers of a batch; either all of them are labels, or none is."""
     rows = [torch.tensor(answer.tokens) for answer in answers]
     tokens = pad_sequence(rows, batch_first=True, padding_value=_NOTHING, padding_side="left")
     if not answers[0].choices:
@@ -101,9 +101,9 @@ def exact(logits: torch.Tensor, wanted: BatchTargets) -> int:
     return int(right.all(1).sum())
 
 
-# A label is asked for as the agent asks: the task's prompt, then `label_prefix` and the label. Other answers are the
+# A label is asked for as the agent does: the task's prompt, then `label_prefix` and the label. Other answers are the
 # row's completion and the end token. A conversation of one question is rendered like a request to the agent; a longer
-# one, or one with a system message of its own, by the tokenizer's chat template. Only the answer is learnt.
+# one, or one with a system message, by the tokenizer's chat template. Only the answer has a loss.
 @dataclass(frozen=True)
 class TrainingExample:
     """One row in tokens."""
@@ -129,7 +129,7 @@ class DecoderExampleEncoder:
     def of(self, rows: Sequence[DataRow], tokens_max: int) -> tuple[list[TrainingExample], int]:
         """Return the examples, and how many rows were left out because they have more than `tokens_max` tokens.
 
-        Raises InvalidRequest if none is short enough.
+        Raises InvalidRequest if no row is short enough.
         """
         every = [self._example(row) for row in rows]
         short = [example for example in every if example.length <= tokens_max]
@@ -147,7 +147,7 @@ class DecoderExampleEncoder:
         return self._conversation(row)
 
     def _is_request(self, row: DataRow) -> bool:
-        """Tell whether the agent would send a row's prompt just so."""
+        """Return whether the agent would send a row's prompt in the same form."""
         before = [(turn.role, turn.content) for turn in row.messages[:-2]]
         return before in ([], [("system", self._task.prompt.system)])
 

@@ -1,4 +1,4 @@
-"""LoRA training of a decoder on lessons."""
+"""LoRA training of a decoder."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _VALIDATION_ROWS = 8
 
 @dataclass(frozen=True)
 class DecoderData:
-    """The lessons to train on and those kept back."""
+    """The training examples, and those held out for validation."""
 
     train: Sequence[TrainingExample]
     validation: Sequence[TrainingExample]
 
 
 class DecoderTrainer:
-    """An adapted decoder and its lessons."""
+    """A decoder with an adapter, and its training examples."""
 
     def __init__(
         self, model: Any, tokens: TaskTokens, parts: DecoderData, learning_rate: float, halves: FrozenPrefixCache
     ) -> None:
-        """Take a model from `adapter.adapted`, cut below the lowest layer that it adapts."""
+        """Take a model from `lora.add_adapter`, split below the lowest layer with an adapter."""
         self._lengths = [lesson.length for lesson in parts.train]
         self._model, self._tokens, self._parts, self._rate = model, tokens, parts, learning_rate
         self._halves = halves
         self._truth = [list(tokens.labels).index(lesson.answer.tokens) for lesson in parts.validation if tokens.tree]
 
     def prepare(self, progress: Progress) -> None:
-        """Run the frozen lower layers over everything that will be read."""
+        """Run the frozen lower layers once over all examples."""
         every = list(map(_read, self._parts.train))
         if not self._tokens.tree:
             every += map(_read, self._parts.validation)
@@ -50,7 +50,7 @@ class DecoderTrainer:
 
     @property
     def lengths(self) -> list[int]:
-        """Return the tokens of each row to train on."""
+        """Return the number of tokens of each training row."""
         return self._lengths
 
     def groups(self) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ class DecoderTrainer:
         return decoder_objective.loss(self._halves.logits(list(map(_read, lessons)), wanted.length), wanted)
 
     def validate(self) -> ValidationResult:
-        """Score the labels as the agent does, or count the answers that come out to the last token."""
+        """Score the labels as the agent does, or count the answers that are reproduced to the last token."""
         self._model.eval()
         return self._labels_right() if self._tokens.tree else self._answers_right()
 
@@ -89,5 +89,5 @@ class DecoderTrainer:
 
 
 def _read(lesson: TrainingExample) -> Tokens:
-    """Return what the model reads: the prompt, and the answer but for its last token."""
+    """Return the input of the model: the prompt, and the answer without its last token."""
     return lesson.prompt + lesson.answer.tokens[:-1]

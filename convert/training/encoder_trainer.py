@@ -1,4 +1,4 @@
-"""Training of an encoder: one label a text, or one tag a word; the whole model or its head."""
+"""Training of an encoder: one label per text or one tag per word; the whole model or its head."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import TaskSpec
 
 OUTLIER_SHARE, OUTLIER_WEIGHT = 0.25, 0.5
-"""At most so many outliers for each row of a batch, and their loss counts so much of the rows' own."""
+"""Largest number of outliers per row of a batch, and the weight of their loss."""
 HEAD_RATE_FACTOR = 5.0
-"""A new head learns so many times faster than the body below it; one that was fitted first, as fast."""
+"""Learning rate of a new head as a multiple of the body's; 1 for a head that was fitted first."""
 WEIGHT_DECAY = 0.01
 _VALIDATION_ROWS = 32
 _START_ROWS_MAX = 20_000
@@ -48,7 +48,7 @@ class EncodedRow:
     """One row, encoded."""
 
     given: dict[str, list[int]]
-    """What the model reads."""
+    """The token ids."""
     wanted: tuple[int, ...]
     """The label's index, or the tag of each token."""
     misfits: int = 0
@@ -62,7 +62,7 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """The rows of one part, and what was noticed."""
+    """The rows of one part, with counts of unusable ones."""
 
     items: tuple[EncodedRow, ...]
     too_long: int
@@ -72,14 +72,14 @@ class EncodedRows:
 
 @dataclass(frozen=True)
 class RowEncoder:
-    """How rows are encoded."""
+    """Encodes rows."""
 
     tokenizer: PreTrainedTokenizerBase
     task: TaskSpec
     tokens_max: int
 
     def of(self, rows: Sequence[DataRow]) -> EncodedRows:
-        """Encode rows. Raises InvalidRequest if none has at most `tokens_max` tokens."""
+        """Encode rows. Raises InvalidRequest if all have more than `tokens_max` tokens."""
         items = tuple(item for item in map(self._item, rows) if item.length <= self.tokens_max)
         if not items:
             said = f"all {len(rows)} training rows have more than {self.tokens_max} tokens"
@@ -104,7 +104,7 @@ def _plain(encoding: BatchEncoding) -> dict[str, list[int]]:
 
 
 def _checked(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return the sum of losses, the labels or words read, and the rows that are right as a whole."""
+    """Return the sum of losses, the number of labels or words, and the number of rows that are right as a whole."""
     losses = cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD, reduction="sum")
     right = (logits.argmax(-1).eq(wanted) | wanted.eq(UNREAD)).all(-1).sum()
     return torch.stack([losses.float().cpu(), wanted.ne(UNREAD).sum().cpu(), right.cpu()])
@@ -118,7 +118,7 @@ def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
     """
     config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys():
-        # transformers would put a head on it, and it would not be what ONNX serves.
+        # transformers would add a head, but not the one that is served by ONNX Runtime.
         raise InvalidRequest(
             f"a model of type {config.model_type!r} is a decoder; '{method}' trains encoders",
             remedy="Use 'method: lora' and 'runtime: llama', or start from a BERT-type encoder.",
@@ -150,15 +150,15 @@ def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
     if lost:
         raise ModelLoadFailed(
             f"{checkpoint} lacks {len(lost)} weights below the head, such as {lost[0]}",
-            remedy="Save the checkpoint again with the transformers that it was trained with.",
+            remedy="Save the checkpoint again with the version of transformers that it was trained with.",
         )
     return model
 
 
 def start_head(model: Any, rows: EncodedRows, labels: int, progress: Progress) -> bool:
-    """Give a new head on mean token vectors the weights of a linear classifier on them; return whether it is such one.
+    """Fit a new head on mean token vectors as a linear classifier; return whether the head is of that kind.
 
-    Training starts from what the encoder knows already, and moves it less (Kumar et al. 2022, arXiv 2202.10054).
+    Training then starts from the encoder's own features and distorts them less (Kumar et al. 2022, arXiv 2202.10054).
     """
     if not isinstance(model, pooling.MeanPooledBert):
         return False
@@ -176,7 +176,7 @@ def _is_trained(named: tuple[str, Any]) -> bool:
 
 
 def _in_head(model: Any, name: str) -> bool:
-    """Tell whether a weight belongs to the head; the pooler, between body and classifier, is counted to it."""
+    """Return whether a weight belongs to the head, which includes the pooler."""
     return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
 
 
@@ -196,7 +196,7 @@ class EncoderTrainer:
         self._train, self._kept = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
         self._outliers = cycled(outliers)
-        # As often as a row: a few texts that come again in every batch are learnt by heart (decision 61).
+        # As often as a row: a few texts that are repeated in every batch would be memorized (decision 61).
         self._outliers_a_row = min(OUTLIER_SHARE, len(outliers) / len(self._train))
         self._outliers_due = 0.0
         self._head_only = not all(weight.requires_grad for weight in model.parameters())
@@ -207,7 +207,7 @@ class EncoderTrainer:
         return self._lengths
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return body and head apart, and what decays apart from biases and norms."""
+        """Return parameter groups: body and head, each with and without weight decay (biases and norms have none)."""
         found: dict[tuple[float, float], list[Any]] = defaultdict(list)
         for name, weight in filter(_is_trained, self._model.named_parameters()):
             found[self._rate_of(name), WEIGHT_DECAY * (weight.ndim > 1)].append(weight)
@@ -229,14 +229,14 @@ class EncoderTrainer:
         return own + OUTLIER_WEIGHT * uniformity(self.answers(strangers)[0]) if strangers else own
 
     def _due_outliers(self, rows: int) -> list[EncodedRow]:
-        """Return the outliers that are learnt beside so many rows."""
+        """Return the outliers to train on together with so many rows."""
         self._outliers_due += self._outliers_a_row * rows
         count = int(self._outliers_due)
         self._outliers_due -= count
         return list(islice(self._outliers, count))
 
     def validate(self) -> ValidationResult:
-        """Return the mean loss a label or a word, and the share of rows that are right as a whole."""
+        """Return the mean loss per label or word, and the share of rows that are right as a whole."""
         self._model.eval()
         sums = torch.zeros(3)
         for start in range(0, len(self._kept), _VALIDATION_ROWS):
@@ -246,7 +246,7 @@ class EncoderTrainer:
         return ValidationResult(losses / max(1, read), right / len(self._kept))
 
     def answers(self, items: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and what is wanted, [rows, tokens, labels] and [rows, tokens]; 1 token for labels of texts."""
+        """Return logits and targets, [rows, tokens, labels] and [rows, tokens]; 1 token for labels of texts."""
         fills = {"input_ids": self._tokenizer.pad_token_id or 0}
         padded = {key: _padded([item.given[key] for item in items], fills.get(key, 0)) for key in items[0].given}
         logits = self._model(**BatchEncoding(padded).to(self._model.device)).logits
@@ -255,7 +255,7 @@ class EncoderTrainer:
 
 
 def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
-    """Yield items without end, each time in another order; nothing of none."""
+    """Yield the items endlessly, shuffled again in each round; nothing without items."""
     order = random.Random(len(items))  # noqa: S311 - an order, no secret
     shuffled = list(items)
     while shuffled:
@@ -264,7 +264,7 @@ def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
 
 
 def uniformity(logits: torch.Tensor) -> torch.Tensor:
-    """Return how far distributions over the labels are from giving all the same: 0 where they do, in nats.
+    """Return how far distributions over the labels are from uniform, in nats; 0 = uniform.
 
     Outlier exposure: Hendrycks et al. 2019 (arXiv 1812.04606).
     """

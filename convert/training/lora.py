@@ -1,6 +1,6 @@
-"""LoRA on a decoder: which layers learn, and the frozen ones below run only once.
+"""LoRA on a decoder: which layers are trained, and the cache for the frozen ones below.
 
-What lies below the first adapted layer gives the same hidden states in every epoch: they are computed once and kept in
+The layers below the first adapted one give the same hidden states in every epoch. These are computed once and stored in
 a file, as bfloat16.
 """
 
@@ -26,13 +26,13 @@ from edge_agent.errors import InvalidRequest
 
 DROPOUT = 0.1
 HIDDEN_BYTES_MAX = 16 * 2**30
-"""Of the file of hidden states. Rows that do not fit run through the frozen layers in each epoch."""
+"""Limit of the file of hidden states. Rows beyond it run through the frozen layers in each epoch."""
 _BATCH_ROWS = 16
 _HIDDEN_BYTES = 2  # of one number in bfloat16: the range of float32, which float16 has not
 
 
 def add_adapter(model: Any, settings: FinetuneSection) -> Any:
-    """Return the causal model with an adapter of rank `rank` that does nothing yet; the base is frozen.
+    """Return the causal model with an untrained adapter of rank `rank`; the base is frozen.
 
     Raises InvalidRequest: the recipe names layers or linear layers that the model lacks.
     """
@@ -60,32 +60,32 @@ def add_adapter(model: Any, settings: FinetuneSection) -> Any:
 
 
 def linear_names(model: Any) -> list[str]:
-    """Return the names that the linear layers inside the model's layers have, such as q_proj."""
+    """Return the names of the linear layers in the model's layers, such as q_proj."""
     inside = [name for layer in _layers(model) for name, each in layer.named_modules() if _is_linear(each)]
     return sorted({name.rpartition(".")[2] for name in inside})
 
 
 def save(model: Any, folder: Path) -> int:
-    """Write the adapter as PEFT does; return its size in bytes. Where the base lay on this machine is not written."""
+    """Write the adapter as PEFT does, without the local path of the base; return its size in bytes."""
     model.peft_config["default"].base_model_name_or_path = ""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft looks for the base's configuration, to compare vocabularies
+        warnings.simplefilter("ignore")  # peft reads the base's configuration, to compare vocabularies
         model.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a model card full of "More Information Needed"
+    (folder / "README.md").unlink(missing_ok=True)  # a generated model card without information
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
 class FrozenPrefixCache:
-    """A decoder cut below one of its layers."""
+    """A decoder split below one of its layers."""
 
     def __init__(self, model: Any, first: int, folder: Path, bytes_max: int = HIDDEN_BYTES_MAX) -> None:
-        """Take a model and a folder with room for its hidden states.
+        """Split a model; `folder` is for the file of hidden states.
 
         Args:
             model: from `add_adapter`.
-            first: the lowest layer of the upper half; with 0 there is no lower one.
-            folder: where the file lies while this object lives; nobody else sees it there.
-            bytes_max: of the file.
+            first: the lowest layer of the upper half; 0 = there is no lower half.
+            folder: folder of the file while this object exists; the file has no name.
+            bytes_max: limit of the file.
         """
         self._model, self._first = model, first
         self._hidden = _HiddenStates(folder, bytes_max)
@@ -112,9 +112,9 @@ class FrozenPrefixCache:
             return upper
 
     def prepare(self, rows: Sequence[Tokens]) -> Iterator[int]:
-        """Run the lower half over all rows that fit, and keep what comes out; yield how many rows are done.
+        """Run the lower half over all rows that fit, and store the results; yield the number of finished rows.
 
-        Raises OSError: there is no room on the disk.
+        Raises OSError if the disk is full.
         """
         if not self._first:
             return
@@ -130,7 +130,7 @@ class FrozenPrefixCache:
 
     @contextlib.contextmanager
     def _only(self, part: slice) -> Iterator[None]:
-        """Leave a part of the layers; the norm at the end goes with the last one."""
+        """Keep only a part of the layers; the final norm belongs to the last one."""
         decoder = _decoder(self._model)
         layers, norm = decoder.layers, decoder.norm
         decoder.layers = layers[part]
@@ -143,10 +143,10 @@ class FrozenPrefixCache:
 
 
 class _HiddenStates:
-    """What comes out of the frozen layers, by row: a memory-mapped file of bfloat16 that has no name.
+    """The output of the frozen layers by row: a memory-mapped file of bfloat16 without a name.
 
-    The system takes its pages back when it needs the memory. Without a name the file is gone when this process is,
-    however it ends.
+    The system reclaims its pages when it needs memory. Without a name the file disappears with the process, however it
+    ends.
     """
 
     def __init__(self, folder: Path, bytes_max: int) -> None:
@@ -162,7 +162,7 @@ class _HiddenStates:
         return self._states.nbytes
 
     def reserve(self, rows: Sequence[Tokens], width: int) -> list[Tokens]:
-        """Make the file, and return those rows that it has room for: the first ones. Raises OSError."""
+        """Create the file, and return the rows that fit: the first ones. Raises OSError."""
         places = self._bytes_max // (_HIDDEN_BYTES * width)
         used = 0
         for row in rows:
@@ -172,7 +172,8 @@ class _HiddenStates:
             used += len(row)
         if used:
             with tempfile.TemporaryFile(dir=self._folder) as file:
-                # A mapped file with holes would end this process by a signal when the disk is full; so it has none.
+                # Writing to a hole of a mapped file on a full disk would kill the process by a signal, so all blocks
+                # are allocated.
                 os.posix_fallocate(file.fileno(), 0, _HIDDEN_BYTES * width * used)
                 self._states = np.memmap(file, np.uint16, "r+", shape=(used, width))
         return list(self._starts)
@@ -187,7 +188,7 @@ class _HiddenStates:
 
 
 def _decoder(model: Any) -> Any:
-    """Return the stack of layers below the head; PEFT wraps a model, or puts its layers into it."""
+    """Return the stack of layers below the head, also of a model that PEFT wraps."""
     base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     return base.get_decoder()
 

@@ -1,7 +1,7 @@
-"""The training loop: epochs, warm-up and cosine, early stop on validation, the best weights in the end.
+"""The training loop: epochs, warm-up and cosine, early stopping on validation rows, the best weights at the end.
 
-The same seed gives the same weights on the same machine with the same number of threads. What is learnt, and from what,
-is the learner's.
+The same seed gives the same weights on the same machine with the same number of threads. The `Trainer` defines loss and
+data.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class TrainingSettings:
     epochs: int
     batch_rows: int
     patience_epochs: int
-    """Ends when validation has not become better for so many epochs."""
+    """Training ends if validation has not improved for so many epochs."""
     seed: int
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What the rows kept back say."""
+    """The measurement on the validation rows."""
 
     loss: float
-    """Nats a row, or a token."""
+    """Nats per row or per token."""
     accuracy: float
 
     def better_than(self, other: ValidationResult | None) -> bool:
-        """Tell whether accuracy is higher, or the same at a lower loss."""
+        """Return whether accuracy is higher, or the same at a lower loss."""
         return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
 
@@ -52,16 +52,16 @@ class Trainer(Protocol):
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Of each row to train on: its tokens, prompt and answer."""
+        """Number of tokens of each training row, prompt and answer."""
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return what is trained, as the parameter groups of an optimiser: `params`, `lr`, `weight_decay`."""
+        """Return the trained weights as parameter groups of an optimiser: `params`, `lr`, `weight_decay`."""
 
     def loss(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the mean loss of a batch, in training mode."""
 
     def validate(self) -> ValidationResult:
-        """Measure the rows kept back, in evaluation mode."""
+        """Measure the validation rows, in evaluation mode."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class TrainingResult:
 
     epochs: tuple[EpochReport, ...]
     best_epoch: int
-    """The one whose weights were kept, counted from 1; 0 = the start."""
+    """Epoch of the weights that were kept, counted from 1; 0 = before training."""
     best: ValidationResult | None
-    """What it came to; None without an epoch."""
+    """The measurement of that epoch; None without an epoch."""
     stopped_early: bool
 
     def report(self) -> dict[str, Any]:
@@ -99,11 +99,11 @@ class TrainingResult:
 def train(
     learner: Trainer, settings: TrainingSettings, progress: Progress, *, head_fitted: bool = False
 ) -> TrainingResult:
-    """Train, and leave the learner with the weights of the best epoch.
+    """Train; the learner ends with the weights of the best epoch.
 
-    With `head_fitted` the weights that it starts with are measured, too, and kept where no epoch is better.
+    With `head_fitted` the initial weights are measured too, and kept if no epoch is better.
 
-    Raises InvalidRequest if the loss is not finite any more.
+    Raises InvalidRequest if the loss is no longer finite.
     """
     run = _TrainingRun(learner, settings, progress)
     done: list[EpochReport] = []
@@ -136,17 +136,17 @@ class _TrainingRun:
         self._done, self._started = 0, time.monotonic()
 
     def weights(self) -> list[torch.Tensor]:
-        """Return a copy of what is trained."""
+        """Return a copy of the trained weights."""
         return [weight.detach().clone() for weight in self._trained]
 
     def restore(self, kept: list[torch.Tensor]) -> None:
-        """Put a copy back."""
+        """Restore a copy."""
         with torch.no_grad():
             for weight, value in zip(self._trained, kept, strict=True):
                 weight.copy_(value)
 
     def epoch(self, number: int, best: ValidationResult | None) -> float:
-        """Learn every row once; return the mean loss."""
+        """Train on every row once; return the mean loss."""
         losses, lengths = 0.0, self._learner.lengths
         for rows in _batches(lengths, self._settings.batch_rows, self._shuffled):
             loss = self._step(self._learner.loss(rows))
@@ -154,7 +154,7 @@ class _TrainingRun:
             self._say(number, loss, best)
         if not math.isfinite(losses):
             raise InvalidRequest(
-                f"the loss is not finite any more in epoch {number + 1}",
+                f"the loss is no longer finite in epoch {number + 1}",
                 remedy="Lower 'learning_rate' under 'finetune'; half of it is a good next try.",
             )
         return losses / len(lengths)
@@ -176,7 +176,8 @@ class _TrainingRun:
 
 
 def _batches(lengths: Sequence[int], size: int, shuffled: random.Random) -> Iterator[list[int]]:
-    """Yield every row once. Rows of like length share a batch, out of a pool drawn by lot: less padding to compute."""
+    """Yield every row once. Rows of similar length share a batch, which reduces padding; batches come from a shuffled
+    pool."""
     order = list(range(len(lengths)))
     shuffled.shuffle(order)
     for start in range(0, len(order), size * POOL_BATCHES):
@@ -187,7 +188,7 @@ def _batches(lengths: Sequence[int], size: int, shuffled: random.Random) -> Iter
 
 
 def rate(step: int, steps: int) -> float:
-    """Return the share of the learning rate at a step: up in a line, then down along a cosine."""
+    """Return the factor of the learning rate at a step: a linear rise, then a cosine fall."""
     warm = max(1, round(steps * WARM_UP_SHARE))
     if step < warm:
         return (step + 1) / warm

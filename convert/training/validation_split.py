@@ -1,4 +1,4 @@
-"""Which rows train and which are kept back for early stopping. Pure."""
+"""Divides the training rows into those to train on and those held out for early stopping. Pure."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class TrainValidationSplit:
 
 
 def train_validation_split(rows: Sequence[DataRow], share: float, seed: int) -> TrainValidationSplit:
-    """Keep back a share of every label's rows, at least one row in all.
+    """Hold out a share of every label's rows, at least one row in all.
 
-    Rows of one family, or of the same text, stay together: a phrasing that was trained on says nothing about others.
-    Synthetic rows are never kept back: stopping is decided on real texts. Raises InvalidRequest if too few rows are
-    there for both parts.
+    Rows of one family, or of the same text, stay together, because validation needs phrasings that training never saw.
+    Synthetic rows are never held out: early stopping uses real texts. Raises InvalidRequest if there are too few rows
+    for both parts.
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
     train: list[Group] = []
     validation: list[Group] = []
     for groups in _by_label(rows):
         chance.shuffle(groups)
-        # The last group of a label is for training.
+        # The last group of a label stays in training.
         room = min(round(share * len(groups)), len(groups) - 1)
         for group in groups:
             if room and _is_real(group):
@@ -48,7 +48,7 @@ def train_validation_split(rows: Sequence[DataRow], share: float, seed: int) -> 
 
 
 def _by_label(rows: Sequence[DataRow]) -> list[list[Group]]:
-    """Return the groups that stay together, those of one label in one list."""
+    """Return the groups that stay together, one list per label."""
     groups: dict[str, Group] = defaultdict(list)
     for row in rows:
         groups[row.family or row.key].append(row)
@@ -63,12 +63,12 @@ def _is_real(group: Group) -> bool:
 
 
 def _keep_one(train: list[Group], validation: list[Group]) -> None:
-    """Move one group over, from the label that has most."""
+    """Hold out one group of the label with most groups."""
     able = [place for place, group in enumerate(train) if _is_real(group)]
     if not able or len(train) < 2:
         raise InvalidRequest(
-            "the training split has no row to spare for early stopping",
-            remedy="Give it more rows; of these, some that no model made.",
+            "the training split has too few rows to hold one out for early stopping",
+            remedy="Add rows, some of them not made by a model.",
         )
     labels = Counter(group[0].label for group in train)
     chosen = max(able, key=lambda place: labels[train[place][0].label])

@@ -1,7 +1,7 @@
-"""Proves that the exported file is the model: the same tokens, special tokens and chat template, the same numbers.
+"""Proves that the exported file equals the checkpoint: the same tokens, special tokens, chat template and numbers.
 
-Each file is opened by the library that will serve it, in a process of its own, and compared with PyTorch in float32. A
-difference fails the run: whatever is quantized or calibrated afterwards would carry it along without a word.
+The library that will serve the file opens it, in a process of its own, and the result is compared with PyTorch in
+float32. A difference fails the run, because quantized and calibrated artefacts would silently inherit it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from edge_agent.errors import ModelFailed
 from edge_agent.formats.manifest import Kind, TaskSpec
 
 TEXTS_MAX = 32
-"""Of the calibration split, beside the probe texts."""
+"""Texts of the calibration split, in addition to the probe texts."""
 COSINE_MIN = 1 - 1e-5
 _REMEDY = (
-    "Nothing of this run should be served. docs/architectures.md says what works; where it says that this "
-    "architecture does, report the source, and the versions that the report names."
+    "Do not serve anything of this run. If docs/architectures.md lists this architecture as working, report the"
+    " source and the versions in the report as a bug."
 )
 
 
 def run(job: StageJob) -> Report:
-    """Compare the exported file with the checkpoint. Leaves nothing.
+    """Compare the exported file with the checkpoint. Writes no files.
 
     Raises:
-        ModelFailed: they differ; the message says in what, and by how much.
+        ModelFailed: they differ; the message shows how, and by how much.
         ModelLoadFailed: one of them does not open.
     """
     file = task_file.find(job.recipe.path(job.recipe.task))
@@ -55,13 +55,13 @@ def run(job: StageJob) -> Report:
 
 @dataclass(frozen=True)
 class ExportPair:
-    """A model, and what was exported from it."""
+    """A model, and its export."""
 
     checkpoint: Path
     adapter: Path | None
-    """A PEFT adapter over it."""
+    """A PEFT adapter for it."""
     exported: Path
-    """The folder that `export` left."""
+    """The folder of `export`."""
 
 
 def check_gguf(pair: ExportPair, what: TaskSpec, texts: Sequence[str]) -> Report:
@@ -76,31 +76,33 @@ def check_gguf(pair: ExportPair, what: TaskSpec, texts: Sequence[str]) -> Report
     answer = probe.ask("convert.probe.llama_probe", asked)
     said = divergence.difference(answer.facts, tokenizer, read)
     if said:
-        raise ModelFailed(f"the exported file reads texts otherwise than the checkpoint: {said}", remedy=_REMEDY)
+        raise ModelFailed(f"the exported file tokenizes texts differently from the checkpoint: {said}", remedy=_REMEDY)
     expected = divergence.last_logits(checkpoint_loading.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
     gap = divergence.compare(expected, answer.arrays["logits"])
     report: Report = {"texts": len(read), "chat_template": bool(tokenizer.chat_template)}
     if divergence.composes(tokenizer):
-        report["warning"] = "the tokenizer composes characters (NFC) and llama.cpp does not: send composed texts"
+        report["warning"] = "the tokenizer composes characters (NFC), llama.cpp does not: send composed texts"
     return _judged(gap) | report
 
 
 def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> Report:
-    """Compare an ONNX graph and the tokenizer beside it. Raises ModelFailed, ModelLoadFailed."""
+    """Compare an ONNX graph and its tokenizer. Raises ModelFailed, ModelLoadFailed."""
     texts = [*divergence.TEXTS, *texts]
     inputs = _inputs(pair, texts)
     found = _outputs(pair.exported / MODEL, inputs)
     expected = _reference(pair, kind, texts)
     shapes = [(left.shape, right.shape) for left, right in zip(expected, found, strict=True)]
     if any(left != right for left, right in shapes):
-        raise ModelFailed(f"the exported graph gives another shape than the checkpoint: {shapes[0]}", remedy=_REMEDY)
+        raise ModelFailed(
+            f"the exported graph returns a different shape from the checkpoint: {shapes[0]}", remedy=_REMEDY
+        )
     if kind == "embed":
         return _judged_vectors(expected, found) | {"texts": len(texts)}
     return _judged(divergence.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
 
 
 def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each text, as the agent makes them. Raises ModelFailed if the checkpoint's are others."""
+    """Return the tokens of each text, as the agent makes them. Raises ModelFailed if the checkpoint's tokens differ."""
     served = Tokenizer.from_file(str(pair.exported / TOKENIZER))
     served.no_truncation()
     served.no_padding()
@@ -109,7 +111,7 @@ def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
     inputs = [list(served.encode(text).ids) for text in texts]
     for text, ids in zip(texts, inputs, strict=True):
         if ids != reference.encode(tokenizer, text):
-            said = f"the exported tokenizer cuts {text!r} into {ids}, the checkpoint's otherwise"
+            said = f"the exported tokenizer splits {text!r} into {ids}, unlike the checkpoint's"
             raise ModelFailed(said, remedy=_REMEDY)
     return inputs
 
@@ -120,7 +122,7 @@ def _reference(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> list[NDArr
 
 
 def _outputs(model: Path, inputs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-    """Return what the graph gives for each input."""
+    """Return the graph's output for each input."""
     answer = probe.ask("convert.probe.onnx_probe", {"model": str(model), "inputs": [list(ids) for ids in inputs]})
     ends = np.cumsum([int(np.prod(shape)) for shape in answer.facts["shapes"]])
     parts = np.split(answer.arrays["outputs"], ends[:-1])
@@ -141,6 +143,6 @@ def _judged_vectors(expected: Sequence[NDArray[np.float32]], found: Sequence[NDA
     left, right = _rows(expected).astype(np.float64), _rows(found).astype(np.float64)
     cosine = (left * right).sum(-1) / (np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1))
     if not cosine.min() >= COSINE_MIN:
-        said = f"the exported file is not the same model: vectors are as near as {cosine.min():.6f} only"
-        raise ModelFailed(f"{said} (cosine, at least {COSINE_MIN} wanted)", remedy=_REMEDY)
+        said = f"the exported file is not the same model: the smallest cosine of two vectors is {cosine.min():.6f}"
+        raise ModelFailed(f"{said} (at least {COSINE_MIN} is required)", remedy=_REMEDY)
     return {"cosine_min": float(cosine.min()), "rows": len(cosine)}

@@ -1,7 +1,7 @@
-"""How far two implementations of one model diverge: probe texts, comparisons of logits, and the allowed bounds.
+"""Measures how far two implementations of one model diverge: probe texts, comparisons of logits, and bounds.
 
 The bounds hold between a model in PyTorch and its float export (F32, F16); measured differences are 1e-8 to 7e-6 for
-F32. A quantized artefact is not held to them: its loss is measured, and bounded by the recipe's budget.
+F32. They do not apply to a quantized artefact, whose loss is measured and bounded by the recipe's budget.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KL_MAX = 1e-4
 """Nats."""
 TOP_SHARE_MIN = 1.0
 _TIE = 1e-2
-"""Logits: where the two best of the reference are nearer than this, either may come first."""
+"""Logits: if the two best of the reference are closer than this, either one counts as the best."""
 ROWS_MAX = 16
 
 # Unicode in several forms, digits, white space, punctuation, code, and the texts of special tokens.
@@ -62,7 +62,7 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class DistributionGap:
-    """How far a model's next-token distributions are from the reference's."""
+    """The divergence of a model's next-token distributions from the reference's."""
 
     kl_mean: float
     """Nats."""
@@ -73,14 +73,14 @@ class DistributionGap:
 
     @property
     def passes(self) -> bool:
-        """Tell whether the two are the same model."""
+        """Return whether the two are the same model."""
         return self.kl_max <= KL_MAX and self.same_top >= TOP_SHARE_MIN
 
     def __str__(self) -> str:
         """Return the figures in words."""
         return (
             f"Kullback-Leibler divergence {self.kl_mean:.2g} on average and {self.kl_max:.2g} at most (allowed "
-            f"{KL_MAX:g}), the same best token in {self.same_top:.1%} of {self.rows} places"
+            f"{KL_MAX:g}), the same best token in {self.same_top:.1%} of {self.rows} positions"
         )
 
 
@@ -99,7 +99,7 @@ def divergences(reference: NDArray[Any], other: NDArray[Any]) -> NDArray[np.floa
 
 
 def compare(reference: Rows, other: Rows) -> DistributionGap:
-    """Compare two arrays [rows, classes] of logits. What is not finite counts as infinitely far."""
+    """Compare two arrays [rows, classes] of logits. A value that is not finite counts as infinitely far."""
     if not np.isfinite(other).all() or reference.shape != other.shape:
         return DistributionGap(float("inf"), float("inf"), 0.0, len(reference))
     kl = np.concatenate([divergences(reference[at : at + 64], other[at : at + 64]) for at in range(0, len(other), 64)])
@@ -126,7 +126,7 @@ def last_logits(model: Any, token_lists: Sequence[Sequence[int]]) -> Rows:
 
 
 def composes(tokenizer: Any) -> bool:
-    """Tell whether a tokenizer composes characters first (NFC), which llama.cpp does not."""
+    """Return whether a tokenizer composes characters first (NFC), which llama.cpp does not."""
     return isinstance(tokenizer.backend_tokenizer.normalizer, NFC)
 
 
@@ -136,7 +136,7 @@ def texts_for(tokenizer: Any, texts: Sequence[str]) -> list[str]:
 
 
 def difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str] = TEXTS) -> str:
-    """Return in words where llama.cpp (what `probe.llama` says of the texts) and a tokenizer differ; "" if nowhere."""
+    """Return in words how llama.cpp (the answer of `probe.llama_probe`) and a tokenizer differ; "" if they agree."""
     return _cut_differently(facts, tokenizer, texts) or _special_differently(facts, tokenizer)
 
 
@@ -147,7 +147,7 @@ def _cut_differently(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[s
             ours = list(tokenize(tokenizer, text, special=special))
             if theirs != ours:
                 how = " (control tokens recognised)" if special else ""
-                return f"llama.cpp cuts {text!r} into {theirs}, transformers into {ours}{how}"
+                return f"llama.cpp splits {text!r} into {theirs}, transformers into {ours}{how}"
     return ""
 
 
@@ -162,8 +162,8 @@ def _special_differently(facts: Mapping[str, Any], tokenizer: Any) -> str:
     return "" if facts["chat_template"] == (tokenizer.chat_template or "") else "the chat template differs"
 
 
-# Accuracy hardly shows the effect of quantizing, because gained and lost right answers cancel out; agreement and
-# divergence show it. The measures are those of llama.cpp (tools/perplexity/README.md).
+# Accuracy hardly shows the effect of quantizing, because gained and lost right answers cancel out. Agreement and
+# divergence do. The measures are those of llama.cpp (tools/perplexity/README.md).
 @dataclass(frozen=True)
 class ArtefactLoss:
     """Over rows: texts, or tokens."""
@@ -171,7 +171,7 @@ class ArtefactLoss:
     kl_mean: float
     """Kullback-Leibler divergence of the artefact's distribution from the reference's, in nats."""
     kl_p999: float
-    """The value that 99.9 % of the rows stay below; the largest, with less than 1000 rows."""
+    """The 99.9th percentile; the largest value, with fewer than 1000 rows."""
     agreement: float
     """Share of rows with the same best class."""
     rows: int

@@ -1,4 +1,4 @@
-"""What the model says at full precision, in PyTorch: the truth that exported and quantized artefacts are held to."""
+"""Computes the model at full precision in PyTorch: the reference for exported and quantized artefacts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def tag_log_probabilities(
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Return an encoder's tokens for a text as the agent cuts it: whole, and "[SEP]" in it is five characters."""
+    """Return an encoder's tokens for a text as the agent splits it: not truncated, and "[SEP]" in it is five
+    characters."""
     return list(checkpoint_loading.encoded(tokenizer, text)["input_ids"])
 
 
@@ -65,7 +66,7 @@ def encoder_rows(
 ) -> list[NDArray[np.float32]]:
     """Return the model's first output for each text, in float32: logits, or the last hidden state [tokens, width].
 
-    One text at a time: what is not padded cannot be changed by padding. Raises ModelLoadFailed.
+    Texts are computed one at a time, so padding cannot change the result. Raises ModelLoadFailed.
     """
     model, tokenizer = (
         checkpoint_loading.open_model(checkpoint, adapter, head),

@@ -70,6 +70,12 @@ COMMANDS = {
         "run",
         "Check this machine and its daemons; print each fault and its remedy. Changes nothing.",
     ),
+    "help": _entry(
+        _OPERATE,
+        "help",
+        "run",
+        "Explain a finding of doctor, or the reason of an error: where to look, and what to do.",
+    ),
     "report": _entry(
         _OPERATE, "report", "run", "Show each task's readiness, cost and savings, and recommend its next mode."
     ),

@@ -41,7 +41,7 @@ def run(
     """Check this machine and its daemons; print each fault and its remedy. Changes nothing.
 
     Works with the daemon running, stopped or hanging. Ends with 1 when there is a fault, 3 when something could not be
-    checked, else 0. docs/runbook.md has an entry for each check.
+    checked, else 0. 'edge-agent help NAME' explains each check.
 
     Example: [bold]sudo edge-agent doctor[/bold]
     """
@@ -50,12 +50,12 @@ def run(
     if as_json:
         print_json(as_document(found), indent=2)
     else:
-        _show_rights(out(), found, _as_root(target))
+        show_rights(out(), found, as_root(target))
         show(out(), found, everything=everything)
     raise typer.Exit(_EXITS.get(worst(found), ExitCode.OK))
 
 
-def _as_root(target: DaemonTarget) -> str:
+def as_root(target: DaemonTarget) -> str:
     """Return the command that makes every check of this installation."""
     given = {
         "--config": target.config_path,
@@ -66,7 +66,7 @@ def _as_root(target: DaemonTarget) -> str:
     return " ".join(["sudo edge-agent", *options, "doctor"])
 
 
-def _show_rights(console: Console, found: list[Finding], as_root: str) -> None:
+def show_rights(console: Console, found: list[Finding], command: str) -> None:
     """Print first what this user was not allowed to check, and the command that checks it."""
     names = unchecked(found)
     if not names:
@@ -75,7 +75,7 @@ def _show_rights(console: Console, found: list[Finding], as_root: str) -> None:
     said = f"User {user} may not make {counted(len(names), 'check')}: {', '.join(names)}. To make them, run"
     for line in textwrap.wrap(said, max(40, min(console.width, WIDTH_MAX)), break_on_hyphens=False):
         console.print(Text(line, _STYLES["unseen"]), soft_wrap=True)
-    console.print(Text(f"  $ {as_root}", style="bold"), soft_wrap=True)
+    console.print(Text(f"  $ {command}", style="bold"), soft_wrap=True)
     console.print()
 
 
@@ -118,6 +118,9 @@ def show(console: Console, found: list[Finding], *, everything: bool = False) ->
         ):
             _show_alike(console, list(alike))
     console.print()
+    bad = [each.check for each in found if each.verdict in ("fault", "warning")]
+    if bad:
+        console.print(Text(f"'edge-agent help {bad[0]}' explains a check, and what else can be done.", style="dim"))
     _show_sum(console, found)
 
 

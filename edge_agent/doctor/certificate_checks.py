@@ -58,7 +58,7 @@ class CertificateFacts:
         """Who makes a file that is missing."""
         if self.has_authority:
             return "Issue it again from the authority of this site."
-        return "Have a certificate issued, or make an authority on this machine: docs/access.md."
+        return "Have a certificate issued, or make an authority on this machine."
 
     @property
     def making(self) -> str:

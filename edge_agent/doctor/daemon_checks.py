@@ -211,7 +211,7 @@ _DEVICE: tuple[FindingRule[_EngineView], ...] = (
         "warning",
         lambda f: f.engine.shortfall,
         "computes on {f.engine.device}: {f.engine.shortfall}",
-        "Install what the accelerator needs (docs/devices.md), or set 'device: cpu' under 'engine' in agent.yaml.",
+        "Install what the accelerator needs, or set 'device: cpu' under 'engine' in agent.yaml.",
         "edge-agent status; ls -l /dev/dri /dev/nvidia*",
     ),
     FindingRule("ok", lambda f: f.engine.device not in ("", "cpu"), "{f.accelerator}"),

@@ -17,7 +17,7 @@ class Finding:
     """One line of doctor."""
 
     check: str
-    """Name of the check: docs/runbook.md has an entry for it."""
+    """Name of the check: docs/runbook.md has an entry for it, which 'edge-agent help NAME' prints."""
     area: str
     verdict: Verdict
     seen: str

@@ -15,8 +15,8 @@ LINES_SHOWN = 20
 SECONDS_BETWEEN_LINES = 30.0
 """In a log; a terminal shows one line that is drawn again every second."""
 _NO_NETWORK = re.compile(
-    r"name resolution|Name or service not known|dns error|NewConnectionError|Network is unreachable|No route to host"
-    r"|Max retries exceeded|Connection (?:refused|reset|timed out)|ConnectTimeout|ReadTimeout|error sending request",
+    r"(?:Temporary failure in )?name resolution|Name or service not known|dns error|Network is unreachable"
+    r"|No route to host|Connection (?:refused|reset by peer|timed out)|Read timed out|error sending request",
     re.IGNORECASE,
 )
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|ENOSPC", re.IGNORECASE)
@@ -81,9 +81,9 @@ def failure(name: str, status: int, output: str, log: Path) -> BuildFailed:
         free = shutil.disk_usage(log.parent).free / 1e9
         remedy = f"{log.parent} has {free:.1f} GB free. Free some space. {KEPT}"
         return BuildFailed(f"the disk is full: {found.strip()}", remedy)
-    if found := next((line for line in lines if _NO_NETWORK.search(line)), None):
+    if reason := _NO_NETWORK.search(output):
         remedy = f"Check the network, and the index and proxy that pip uses: python3 -m pip config list. {KEPT}"
-        return BuildFailed(f"{name} reached no package index: {found.strip()[:200]}", remedy)
+        return BuildFailed(f"no package index can be reached: {reason[0]} (all lines are in {log})", remedy)
     said = "\n    ".join([f"{name} ended with {status}:", *lines[-LINES_SHOWN:]])
     return BuildFailed(said, f"The whole output is in {log}. {KEPT}")
 

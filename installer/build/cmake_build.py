@@ -68,7 +68,7 @@ class CMakeProject:
         """Return the environment of compilers: what a killed one leaves lies here, and no commit around counts."""
         temporary = self._objects.with_name("tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary.mkdir(parents=True, exist_ok=True)
         return {"TMPDIR": str(temporary), "GIT_CEILING_DIRECTORIES": str(self._source.parent)}
 
 

@@ -133,6 +133,8 @@ class LlamaWheel:
 
 def forget_other_recipes(folder: Path) -> None:
     """Make the folder of a build, and remove those that no recipe of this checkout continues."""
+    for left in folder.parent.parent.glob(".building-*"):  # by version 0.1, when it was stopped
+        shutil.rmtree(left)
     folder.mkdir(parents=True, exist_ok=True)
     version = folder.name.split("-")[1]
     continued = {BuildRecipe(version, gpu).key for gpu in GPU}
@@ -164,13 +166,13 @@ def trim(tree: Path, libgomp: Path) -> None:
     """Remove second copies from the content of a wheel, and add the OpenMP library that it needs."""
     for name in NOT_NEEDED:
         shutil.rmtree(tree / name, ignore_errors=True)
-    for path in [*second_copies(tree / LIBRARIES), *second_copies(tree / "bin")]:
-        path.unlink()
     for path in sorted(tree.rglob("*.so*")):
         if path.is_symlink():  # a wheel has no links
             target = path.resolve()
             path.unlink()
             shutil.copyfile(target, path)
+    for path in [*second_copies(tree / LIBRARIES), *second_copies(tree / "bin")]:
+        path.unlink()
     shutil.copyfile(libgomp, tree / LIBRARIES / "libgomp.so.1")
 
 

@@ -17,6 +17,7 @@ from installer.build.tool_runner import ToolRunner
 VERSIONS = Path(__file__).with_name("versions.txt")
 """The versions that the tests ran with; python -m tests.support.tested_versions writes it."""
 _PINNED = re.compile(r"(?m)^([\w.-]+==[\w.]+)(?= |$)")
+_SETTING = re.compile(r"(?m)^(?:global|install|download|:env:)\.([\w-]+)='(.*)'$")
 PYTHONS = ("3.11", "3.12", "3.13")
 COMPILED_SHARE = 1.35
 """What a program takes beside its wheels' content: what Python compiles of it, and whole blocks of the disk."""
@@ -74,9 +75,17 @@ class WheelhouseBuilder:
         if not (resolved.exists() and key.exists() and key.read_text(encoding="utf-8") == wanted):
             needs.write_text(text, encoding="utf-8")
             compiling = [self._environment.python, "-m", "uv", "pip", "compile", needs, "--constraint", VERSIONS]
-            self._runner.run([*compiling, *options, "--output-file", resolved])
+            configured = index_settings(self._runner.run([self._environment.python, "-m", "pip", "config", "list"]))
+            self._runner.run([*compiling, *options, "--output-file", resolved], configured)
             key.write_text(wanted, encoding="utf-8")
         return resolved
+
+
+def index_settings(listed: str) -> dict[str, str]:
+    """Return uv's environment for the index that `pip config list` shows: uv does not read pip's configuration."""
+    found = dict(_SETTING.findall(listed))  # the last one wins, as with pip
+    names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
+    return {names[name]: " ".join(value.split("\\n")).strip() for name, value in found.items() if name in names}
 
 
 def locked(wheels: Iterable[Path]) -> str:

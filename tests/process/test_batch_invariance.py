@@ -43,7 +43,7 @@ def test_answers_differ_by_their_largest_number():
 def test_a_candidate_whose_scores_vary_is_outside_of_any_budget():
     """It is dropped with the reason, though it agrees with full precision on every row."""
     (reason,) = judge({**INSIDE, "batch_invariance": VARYING.report()}, BUDGET)
-    assert "scores of 12 of 32 texts depend on what else is computed, by up to 0.082" == reason
+    assert "scores of 12 of 32 texts depend on other texts in the batch, by up to 0.082" == reason
 
 
 @pytest.mark.parametrize(

@@ -171,3 +171,16 @@ def test_a_tool_that_ignores_its_end_is_killed(tmp_path: Path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (143, "SIGTERM") == (done.returncode, done.stdout.strip()), done.stderr
     assert [] == [line for line in processes(tmp_path) if "sleep" in line]
+
+
+def test_without_a_compiler_the_build_stops_before_it_fetches_anything(tmp_path: Path):
+    """It names every program that is missing, and the packages that bring them."""
+    command = [sys.executable, "-m", "installer.build", "--out", tmp_path / "out"]
+    environment = {"PATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    expected = (
+        "error: these programs are missing: gcc, g++, readelf, git\n"
+        "what to do: Debian, Ubuntu: sudo apt-get install gcc g++ binutils git\n"
+    )
+    assert (1, "", expected) == (done.returncode, done.stdout, done.stderr)
+    assert not (tmp_path / "out").exists()

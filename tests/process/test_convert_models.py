@@ -126,7 +126,7 @@ def test_other_weights_or_tokenizer_fail_the_gate(encoder: ExportPair, tmp_path:
     (spoilt / onnx_export.TOKENIZER).write_text(
         text.replace('"lowercase":true', '"lowercase":false').replace('"lowercase": true', '"lowercase": false')
     )
-    with pytest.raises(ModelFailed, match="the exported tokenizer cuts"):
+    with pytest.raises(ModelFailed, match="the exported tokenizer splits"):
         verify.check_onnx(ExportPair(encoder.checkpoint, None, spoilt), "classify", TEXTS)
 
 

@@ -155,7 +155,7 @@ def test_a_small_calibration_split_escalates_and_says_how_many_labels_are_missin
     recipe = made.folder / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("target: 0.3", "target: 0.05"))
     said = made.done()
-    assert "30 calibration rows cannot show a risk of 0.05 even with no error among them: that takes 45." in said
+    assert "30 calibration rows cannot prove a risk of 0.05 even without an error among them: that needs 45." in said
     manifest = parse((made.work / "assemble" / "bundle" / MANIFEST_NAME).read_bytes())
     assert manifest.confidence.policy == "always_escalate"
-    assert "No answer of this bundle counts as sure." in (made.work / "report.md").read_text()
+    assert "No answer of this bundle is confident." in (made.work / "report.md").read_text()

@@ -115,7 +115,7 @@ def test_two_bundles_are_compared(tmp_path):
 def test_rows_that_do_not_fit_the_bundle_are_refused(tmp_path):
     """A label that the bundle cannot give, and rows without a label, are errors before anything runs."""
     folder = echo_bundle(tmp_path / "a", labels=("refund", "price"))
-    with pytest.raises(InvalidRequest, match=r"1 labels of the rows are none of .*: hours"):
+    with pytest.raises(InvalidRequest, match=r"1 labels of the rows are not labels of .*: hours"):
         evaluate(folder, [DataRow("x", "hours"), DataRow("y", "price")])
     with pytest.raises(InvalidRequest, match="have no label"):
         evaluate(folder, [DataRow("x")])
@@ -131,7 +131,9 @@ def test_a_classifier_is_calibrated(tmp_path):
     assert section.bound <= RISK.target
     assert section.novelty is not None
     assert (4, 4) == (section.novelty.input_tokens_min, section.novelty.input_tokens_max)
-    assert report["verdict"].startswith(f"At confidence {section.threshold:g} or more 100.0 % of the answers are sure")
+    assert report["verdict"].startswith(
+        f"At a threshold of {section.threshold:g}, 100.0% of the answers are confident."
+    )
 
 
 def test_what_is_calibrated_is_what_is_served(tmp_path):
@@ -149,7 +151,7 @@ def test_what_is_calibrated_is_what_is_served(tmp_path):
 
 
 def test_too_few_rows_always_escalate_and_say_how_many_more(tmp_path):
-    """30 rows prove nothing at a risk of 5 %: the result is to escalate, and the number of labels that would do."""
+    """30 rows prove nothing at a risk of 5%: the result is to escalate, and the number of labels that would do."""
     section, report = calibrate(open_bundle(echo_bundle(tmp_path / "a")), intents(30), RISK)
     assert isinstance(section, AlwaysEscalate)
     assert (1.0, {"temperature": 0, "gate": 0, "threshold": 30, "failed": 0}) == (section.temperature, report["rows"])

@@ -106,7 +106,7 @@ def test_without_training_texts_there_is_no_gate(tmp_path: Path):
     assert None is chosen_of(job, "fp32")["detector"]
     job = after(job, "calibrate")
     report = calibrate.run(job)
-    assert {"score": "none", "why": "The model has no score of how strange an input is."} == report["gate"]
+    assert {"score": "none", "why": "The model has no out-of-distribution score."} == report["gate"]
     assert "gate" not in {key for key, value in _section(job.out).items() if value is not None}
 
 

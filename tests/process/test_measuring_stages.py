@@ -101,4 +101,6 @@ def test_the_headline_is_given_without_near_copies(tmp_path):
     assert (85, sum(others) / 85) == (without["rows"], without["accuracy"]["value"])
     assert sum(right) / 120 == report["accuracy"]["value"]
     said = " ".join(headline(report))
-    assert "35 test rows (29.2 %) are near copies of training or calibration rows. Without them it is right on" in said
+    assert (
+        "35 test rows (29.2%) are near duplicates of training or calibration rows. Without them it is right on" in said
+    )

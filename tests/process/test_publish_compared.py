@@ -47,5 +47,5 @@ def test_the_first_version_of_a_task_has_nothing_to_be_compared_with(tmp_path: P
     bundle = echo_bundle(tmp_path / "one")
     place = ["--to", str(centre.folder), "--keys", str(centre.keys), "--compare-on", str(rows)]
     result = CliRunner().invoke(app, ["publish", str(bundle), *place], catch_exceptions=False)
-    assert "No other version of pos-intent is signed: there is nothing to compare with." in result.output
+    assert "No other version of pos-intent is signed, so there is nothing to compare with." in result.output
     assert 1 == len(centre.publisher.held().bundles())

@@ -366,3 +366,16 @@ async def test_an_uplink_told_to_stop_keeps_what_has_come(
     server.sent.clear()
     assert await asyncio.to_thread(failure, case) is None
     assert server.sent[f"/fleet/blobs/{sha256(WEIGHTS)}"] <= len(WEIGHTS) - 4 * CHUNK + CHUNK
+
+
+def test_a_folder_that_is_gone_is_not_online(repository: Repository, tmp_path: Path):
+    """Downloads are offline while the folder of updates does not exist, and continue when it is mounted again."""
+    case = UpdateCase(tmp_path, repository.lay(tmp_path / "repository"))
+    (tmp_path / "repository").rename(tmp_path / "unmounted")
+    case.want(ADAPTER)
+    assert "does not exist" in str(failure(case))
+    downloads = case.state().downloads
+    assert downloads is not None
+    assert ("offline", True) == (downloads.state, "Mount its disk" in case.state().problems[0].remedy)
+    (tmp_path / "unmounted").rename(tmp_path / "repository")
+    assert failure(case) is None

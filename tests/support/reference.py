@@ -10,7 +10,13 @@ from pathlib import Path
 from tests.support import api_page, decision_table, errors_page
 
 Pages = Mapping[Path, Callable[[], str]]
-PAGES: Pages = {made.PAGE: made.page for made in (api_page, errors_page, decision_table)}
+ROOT = Path(__file__).parents[2]
+RUNBOOK, PACKED_RUNBOOK = ROOT / "docs" / "runbook.md", ROOT / "edge_agent" / "doctor" / "runbook.md"
+"""The page, and its copy in the package, which `edge-agent help` prints."""
+PAGES: Pages = {
+    **{made.PAGE: made.page for made in (api_page, errors_page, decision_table)},
+    PACKED_RUNBOOK: lambda: RUNBOOK.read_text(encoding="utf-8"),
+}
 
 
 def stale(pages: Pages = PAGES) -> Iterator[tuple[Path, str, str]]:

@@ -1,9 +1,9 @@
-"""More training texts from a large model: a description of the task and examples go out, rows come back.
+"""Has a large model write more training texts: a description of the task and examples go out, rows come back.
 
-What comes back is checked like anything from outside: an answer that is not the JSON asked for is thrown away and
-counted, and so is a row that is broken, that resembles one that is there, or that stands in any split of the recipe.
-No text of the calibration or the test split ever leaves. Each row is marked `"synthetic": true` with the model's name;
-data.py refuses such rows outside the training split.
+Answers are untrusted input. An answer that is not the requested JSON is dropped and counted, and so is a row that is
+malformed, that resembles an existing row, or that is in any split of the recipe. No text of the calibration or the test
+split ever leaves. Each row is marked `"synthetic": true` with the model's name; row_files.py refuses such rows outside
+the training split.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from convert.pipeline.stage import Progress
 
 EXAMPLES_MAX = 8
 FRUITLESS_REQUESTS_MAX = 5
-"""So many answers in a row without one new row end the work: the model has no more to say."""
+"""The work ends after this many answers in a row without a new row."""
 
 
 @dataclass(frozen=True)
 class ModelReply:
-    """What a model said."""
+    """The answer of a model."""
 
     text: str
     tokens: int
@@ -40,27 +40,27 @@ class ModelReply:
 
 
 Ask = Callable[[list[dict[str, str]], int], ModelReply]
-"""Called with chat messages and a number that makes each request another one. Raises EdgeAgentError."""
+"""Called with chat messages and a number that makes each request different. Raises EdgeAgentError."""
 
 
 @dataclass(frozen=True)
 class SynthesisRequest:
-    """What to ask for, and where to stop."""
+    """The request, and its limits."""
 
     about: str
-    """The task, in words for the model."""
+    """Description of the task for the model."""
     rows: int
     tokens_max: int
     """Spend limit: no further request when so many tokens, request and answer, are used."""
     seed: int = 1
     there: tuple[str, ...] = ()
-    """Texts of an earlier run: none may come back."""
+    """Texts of an earlier run, which are not accepted again."""
     rows_a_request: int = 10
 
 
 @dataclass
 class SynthesisResult:
-    """What came of it."""
+    """The result so far."""
 
     model: str
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -72,13 +72,13 @@ class SynthesisResult:
     fruitless: int = 0
     """Answers in a row without a new row."""
     stopped: str = ""
-    """Why there are fewer rows than wanted; empty if there are not."""
+    """Why there are fewer rows than requested; empty if there are enough."""
 
 
 def synthesize(
     recipe: Recipe, wanted: SynthesisRequest, model: str, ask: Ask, progress: Progress
 ) -> Iterator[SynthesisResult]:
-    """Ask until there are enough rows or a limit is reached; yield what there is after each answer.
+    """Ask until there are enough rows or a limit is reached; yield the result so far after each answer.
 
     Raises what `data.rows` and `ask` raise.
     """
@@ -101,7 +101,7 @@ def synthesize(
 
 
 def _texts(recipe: Recipe) -> Iterator[str]:
-    """Yield the texts of all splits: none may come back as a new one."""
+    """Yield the texts of all splits, which are not accepted as new rows."""
     for split in filter(partial(getattr, recipe.data), row_files.SPLITS):
         yield from (row.text for row in row_files.rows(recipe, split))
 
@@ -112,7 +112,7 @@ def _examples(rows: Sequence[DataRow], label: str, chance: random.Random) -> lis
 
 
 def _done(found: SynthesisResult, wanted: SynthesisRequest) -> bool:
-    """Tell whether there are enough rows or a limit is reached, and note which one."""
+    """Return whether there are enough rows or a limit is reached, and record which one."""
     if len(found.rows) >= wanted.rows:
         return True
     if found.fruitless >= FRUITLESS_REQUESTS_MAX:
@@ -131,7 +131,7 @@ def _take(found: SynthesisResult, request: GenerationRequest, reply: ModelReply,
         if isinstance(row, RejectedRow):
             found.dropped[row.reason] += 1
         elif not known.add(row.text):
-            found.dropped["resembles a row that is there"] += 1
+            found.dropped["resembles an existing row"] += 1
         else:
             by = {"label_source": "teacher", "labeled_by": found.model[: row_files.LABELED_BY_CHARS_MAX]}
             found.rows.append({**row.plain, "synthetic": True, "model": found.model, **by})
@@ -139,7 +139,7 @@ def _take(found: SynthesisResult, request: GenerationRequest, reply: ModelReply,
 
 
 def summary(found: SynthesisResult, wanted: SynthesisRequest, where: str) -> list[str]:
-    """Return what came of it, in sentences."""
+    """Return the result in sentences."""
     rows, requests = len(found.rows), found.requests
     said = [f"Wrote {rows} rows by {found.model} to {where}: {requests} requests, {found.tokens} tokens."]
     said += [f"Dropped {count}: {reason}." for reason, count in sorted(found.dropped.items())]

@@ -26,7 +26,8 @@ class ChatEndpoint:
     def ask(self, messages: list[dict[str, str]], seed: int) -> ModelReply:
         """Return the model's answer.
 
-        A server that does not count tokens gets them estimated from the characters, so that the limit holds there too.
+        For a server that does not count tokens they are estimated from the characters, so that the limit holds there
+        too.
 
         Raises:
             InvalidRequest: the server refuses the key, the model or the request.
@@ -51,13 +52,13 @@ class ChatEndpoint:
         return ModelReply(text, tokens)
 
     def _said(self, error: Exception) -> EdgeAgentError:
-        """Turn an error of the library into ours; the key is in none of its texts."""
+        """Turn an error of the library into ours; its texts do not contain the key."""
         status = getattr(error, "status_code", 0)
         said = " ".join(str(error).split())[:300]
         if status in (401, 403):
-            return InvalidRequest(f"{self.base_url} refuses the key: {said}", remedy="Correct OPENAI_API_KEY.")
+            return InvalidRequest(f"{self.base_url} refused the key: {said}", remedy="Correct OPENAI_API_KEY.")
         if 400 <= status < 500 and status not in (408, 409, 429):
-            remedy = "Check the model's name and OPENAI_BASE_URL, which mostly ends in /v1."
-            return InvalidRequest(f"{self.base_url} refuses the request for {self.model}: {said}", remedy=remedy)
-        remedy = "Check OPENAI_BASE_URL and the server; then run it again: rows that are written stay."
-        return EngineNotReady(f"{self.base_url} does not answer: {said}", remedy=remedy)
+            remedy = "Check the model's name and OPENAI_BASE_URL, which usually ends in /v1."
+            return InvalidRequest(f"{self.base_url} refused the request for {self.model}: {said}", remedy=remedy)
+        remedy = "Check OPENAI_BASE_URL and the server, then run the command again; rows already written are kept."
+        return EngineNotReady(f"{self.base_url} did not answer: {said}", remedy=remedy)

@@ -1,4 +1,4 @@
-"""The prompt for a large model, and parsing its answer into rows. A malformed row is rejected, never repaired. Pure."""
+"""The prompt for a large model, and the parser of its answer. A malformed row is rejected, never repaired. Pure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class GenerationRequest:
 
     @property
     def kind(self) -> str:
-        """Return what a row of the answer looks like: a key of the table above."""
+        """Return the form of the rows of an answer: a key of the table above."""
         if self.task.kind == "extract" and self.format != "text-spans":
             return "generate"
         return self.task.kind
@@ -97,7 +97,7 @@ class _SpansRow(_TextRow):
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """An answer or a row that is of no use."""
+    """An answer or a row that cannot be used."""
 
     reason: str
 
@@ -108,7 +108,7 @@ class ParsedRow:
 
     text: str
     plain: dict[str, Any]
-    """As the recipe's data format has it."""
+    """In the data format of the recipe."""
 
 
 def rows_of(answer: str, request: GenerationRequest) -> Iterator[ParsedRow | RejectedRow]:
@@ -129,7 +129,7 @@ def _row(row: object, request: GenerationRequest) -> ParsedRow | RejectedRow:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        return RejectedRow(f"{where}: {problem['msg']}" if where else "row is no JSON object")
+        return RejectedRow(f"{where}: {problem['msg']}" if where else "row is not a JSON object")
 
 
 def _classified(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
@@ -152,14 +152,14 @@ def _said(text: str, answer: str, request: GenerationRequest) -> ParsedRow:
 
 
 def _found(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
-    # Words that stand there twice could be either; a row is cheaper than a wrong one.
+    # Words that occur twice are ambiguous; losing a row costs less than a wrong one.
     if any(row.text.count(words.text) != 1 for words in row.found):
-        return RejectedRow("what is to be found does not stand in the text exactly once")
+        return RejectedRow("a span does not occur exactly once in the text")
     if not {words.label for words in row.found} <= set(known_labels(request.task)):
         return RejectedRow("row has a label that the task lacks")
     spans = sorted(map(_span, itertools.repeat(row.text), row.found), key=lambda span: int(span["start"]))
     if any(after["start"] < before["end"] for before, after in itertools.pairwise(spans)):
-        return RejectedRow("what is to be found overlaps")
+        return RejectedRow("spans overlap")
     return ParsedRow(row.text, {"text": row.text, "spans": spans})
 
 

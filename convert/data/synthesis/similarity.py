@@ -1,7 +1,7 @@
-"""Telling texts that say the same in nearly the same letters. Pure.
+"""Recognizes texts that resemble an existing text letter by letter. Pure.
 
-Two texts resemble each other when of all their runs of three letters at least so many stand in both (Jaccard). Case,
-punctuation and spaces do not count.
+Two texts resemble each other if enough of their three-letter pieces are in both (Jaccard index). Case, punctuation and
+spaces do not count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SHARE_MAX = 0.7
 
 
 class SimilarityIndex:
-    """The texts that are there."""
+    """The existing texts."""
 
     def __init__(self, texts: Iterable[str], share_max: float = SHARE_MAX) -> None:
         """Start with these texts."""
@@ -25,7 +25,7 @@ class SimilarityIndex:
             self._keep(runs(text))
 
     def add(self, text: str) -> bool:
-        """Keep a text that resembles none; tell whether it was kept."""
+        """Add a text that resembles no other; return whether it was added."""
         new = runs(text)
         shared: dict[int, int] = defaultdict(int)
         for run in new:

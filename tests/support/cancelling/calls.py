@@ -346,7 +346,7 @@ def _operator() -> list[Call]:
         _call(ADMIN, "ImportUpdate", path=_centre_folder),
         _call(ADMIN, "ImportUpdate", "a new version", path=_centre_folder, prepare=_new_version,
               restore=_removed("planned"), claims=_planned_answers),
-        _call(ADMIN, "AllowUpdate", task="nobody", reason="TASK_UNKNOWN"),
+        _call(ADMIN, "AllowUpdate", task="planned"),
         _call(ADMIN, "SetMode", task="asked", mode=mode("MODE_SHADOW"), restore=_mode_taken_back),
         _call(ADMIN, "GetFieldReport"),
         _call(ADMIN, "Drain", ends=True),

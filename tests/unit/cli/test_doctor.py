@@ -10,9 +10,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
-from edge_agent.cli.doctor import as_document, show
+from edge_agent.cli.daemon_target import DaemonTarget
+from edge_agent.cli.doctor import as_document, as_root, show, show_rights
+from edge_agent.config import Overrides
 from edge_agent.doctor.all_checks import CHECKS
-from edge_agent.doctor.findings import VERDICTS, Finding, worst
+from edge_agent.doctor.findings import VERDICTS, Finding, ProbeFailure, worst
+from edge_agent.doctor.installation import current_user
+from edge_agent.doctor.program_checks import PACKAGES
+from edge_agent.doctor.state_checks import DATABASE
 from tests.support.doctor_cases import looked, place
 from tests.support.fake_daemon import FakeDaemon
 
@@ -85,6 +90,7 @@ def test_a_finding_is_shown_with_what_to_do_and_whole_commands():
         "         $ df -i /var",
         "         $ sudo du --inodes -xd3 /var",
         "",
+        "'edge-agent help inodes' explains a check, and what else can be done.",
         "1 fault, 2 ok",
     ] == shown(*well, bad)
 
@@ -124,3 +130,19 @@ def test_what_an_ordinary_user_may_not_see_is_said(tmp_path):
         os.seteuid(0)
     assert ("unseen", "unseen", "ok") == tuple(found[name].verdict for name in ("database", "site-key", "kernel"))
     assert "sudo edge-agent doctor" == found["database"].command
+
+
+def test_the_first_line_names_what_a_user_may_not_check(tmp_path):
+    """The command below it makes these checks, of the same installation. Root sees no such line."""
+    found = [PACKAGES.ok("fine"), DATABASE.unseen(ProbeFailure("this user may not read it", needs_rights=True))]
+    console = Console(file=StringIO(), width=80, highlight=False)
+    target = DaemonTarget(tmp_path / "agent.yaml", Overrides(tmp_path / "state", None))
+    show_rights(console, found, as_root(target))
+    first, _, rest = console.file.getvalue().partition("\n  $ ")  # type: ignore[attr-defined]
+    assert (f"User {current_user().name} may not make 1 check: database. To make them, run", True) == (
+        " ".join(first.split()),
+        rest.startswith(f"sudo edge-agent --config {tmp_path}/agent.yaml --state-dir {tmp_path}/state doctor\n"),
+    )
+    console = Console(file=StringIO(), width=80, highlight=False)
+    show_rights(console, found[:1], "")
+    assert "" == console.file.getvalue()  # type: ignore[attr-defined]

@@ -110,7 +110,7 @@ def test_only_the_random_audit_says_something_of_all_answers(tmp_path: Path):
     found = assess(folder, "pos-intent", RISK)
     assert (60, 60, 0, None) == (found.reviewed, found.usable, found.promise.reviews, found.promise.threshold)
     output = CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent"]).output
-    assert "of the random audit no local answer is judged (1 wait)" in output
+    assert "no local answer of the random audit is reviewed (1 wait)" in output
 
 
 def test_reviews_of_different_probability_are_made_equally_likely(tmp_path: Path):
@@ -211,17 +211,17 @@ def test_random_checks_give_an_estimate(tmp_path: Path):
     assert (6, 2, 4) == (audit.answers, audit.by_people, audit.by_opinion)
     assert math.isclose(4 / 6, audit.right.value)
     result = CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent"])
-    assert "of 6 sure answers drawn at random" in result.output
+    assert "of 6 confident answers drawn at random" in result.output
     assert "an estimate: 2 judged by people, 4 only by the large model" in result.output
     plain = json.loads(CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent", "--json"]).output)
     assert (6, 4) == (plain["audit"]["answers"], plain["audit"]["by_opinion"])
 
 
 def test_a_bad_audit_is_said(tmp_path: Path):
-    """When even the best that the sample allows is above the wanted risk."""
+    """When even the best that the sample allows is above the target risk."""
     records = [record for number in range(1, 21) for record in audited(number, "price")]
     result = CliRunner().invoke(app, ["assess", str(collected(tmp_path, records)), "--task", "pos-intent"])
-    assert "above the wanted risk" in result.output
+    assert "above the target risk" in result.output
 
 
 def test_an_opinion_proves_nothing(tmp_path: Path):
@@ -242,9 +242,9 @@ def test_it_suffices(tmp_path: Path):
     ("count", "labels", "ready", "said"),
     [
         (1000, ("refund", "price"), True, "ready: enough to fine-tune, calibrate and test a first model"),
-        (990, ("refund", "price"), False, "not ready for a first model: it takes 10 more usable examples"),
-        (1000, ("refund",) * 99 + ("price",), False, "it takes more of price"),
-        (99, ("refund",) * 98 + ("price",), False, "it takes 901 more usable examples, and more of price"),
+        (990, ("refund", "price"), False, "not ready for a first model: it needs 10 more usable examples"),
+        (1000, ("refund",) * 99 + ("price",), False, "it needs more of price"),
+        (99, ("refund",) * 98 + ("price",), False, "it needs 901 more usable examples, and more of price"),
     ],
 )
 def test_what_a_large_model_answered_may_be_enough_to_begin(
@@ -266,7 +266,7 @@ def test_what_a_large_model_answered_may_be_enough_to_begin(
     assert (ready, False, 0) == (found.ready, found.suffices, found.promise.reviews)
     output = CliRunner().invoke(app, ["assess", str(out), "--task", "pos-intent"]).output
     assert said in output
-    assert "of the random audit no local answer is judged (0 wait)" in output
+    assert "no local answer of the random audit is reviewed (0 wait)" in output
 
 
 def test_the_command_says_it_in_words(tmp_path: Path):
@@ -279,7 +279,7 @@ def test_the_command_says_it_in_words(tmp_path: Path):
         return result.output
 
     output = run()
-    for said in ("41 examples, 40 reviewed, 40 usable", "mark 20:", "price", "more reviews"):
+    for said in ("41 examples, 40 reviewed, 40 usable", "level 20:", "price", "more reviews"):
         assert said in output
     assert "is proved from confidence" in run("--target", "0.2")
     plain = json.loads(run("--json"))

@@ -61,11 +61,11 @@ def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted:
 @pytest.mark.parametrize(
     ("kind", "written", "said"),
     [
-        ("classify", "refund", "at least 2 labels; refund is one"),
+        ("classify", "refund", "at least 2 labels; refund is only one"),
         ("classify", "", "label 1 of 1 is empty"),
         ("classify", "refund,,price", "label 2 of 3 is empty"),
         ("classify", "refund,price,", "label 3 of 3 is empty"),
-        ("extract", "item, item", "label item stands there twice"),
+        ("extract", "item, item", "label item is there twice"),
         ("generate", "refund,price", "has no labels"),
     ],
 )
@@ -118,7 +118,7 @@ def test_the_draft_and_the_document_name_every_key():
 
 def test_a_runtime_that_does_not_serve_the_kind_is_refused():
     """The error says which one does, and why."""
-    with pytest.raises(InvalidRequest, match="runtime onnx serves classify, embed, extract; not generate") as raised:
+    with pytest.raises(InvalidRequest, match="runtime onnx serves classify, embed, extract, not generate") as raised:
         recipe_text(ScaffoldRequest("a", "generate", runtime="onnx"))
     assert "Take runtime llama. Only a decoder writes text." in raised.value.remedy
 

@@ -77,7 +77,11 @@ def test_a_step_that_fails_is_not_called_ok():
 @pytest.mark.parametrize(
     ("output", "message", "remedy"),
     [
-        (NO_NETWORK, "pip reached no package index", "Check the network"),
+        (
+            NO_NETWORK,
+            "no package index can be reached: Temporary failure in name resolution (all lines",
+            "Check the network",
+        ),
         (DISK_FULL, "the disk is full: /tmp/ccV2.s", "GB free. Free some space."),
         ("one\ntwo\n", "pip ended with 2:\n    one\n    two", "The whole output is in"),
     ],

@@ -145,6 +145,17 @@ def test_the_list_of_wheels_has_their_hashes(tmp_path: Path):
     assert expected == wheelhouse.locked(tmp_path.iterdir())
 
 
+def test_the_resolver_asks_the_index_that_pip_is_configured_for():
+    """The last setting wins, more indexes are separated by spaces, and other settings do not count."""
+    listed = (
+        "global.index-url='https://one.example/simple'\nglobal.timeout='9'\n"
+        "global.extra-index-url='\\nhttps://a.example\\nhttps://b.example'\n:env:.index-url='https://two.example'\n"
+    )
+    expected = {"UV_DEFAULT_INDEX": "https://two.example", "UV_INDEX": "https://a.example https://b.example"}
+    assert expected == wheelhouse.index_settings(listed)
+    assert {} == wheelhouse.index_settings("")
+
+
 def test_the_man_pages_have_every_command_and_every_key():
     """They are made from the program: nothing in it is missing in them."""
     pages = man_pages.pages()

@@ -75,7 +75,7 @@ def test_held_out_rows_become_a_gate():
     assert None is calibrated("ood_score", said(*scores[:32]), families[:32], 0.03)
     assert None is calibrated(None, said(*scores), families, 0.03)
     assert None is calibrated("ood_score", said(*scores), families, 0.0)
-    assert "32 families of held-out rows are too few for a gate at 0.03: it takes 33." == why_none(
+    assert "32 families of held-out rows are too few for a gate at 0.03, which needs 33." == why_none(
         "ood_score", 32, 0.03
     )
 

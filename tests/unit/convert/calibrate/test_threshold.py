@@ -197,7 +197,7 @@ def test_rows_needed_are_enough_about_half_the_time():
     [(30, 0, 75), (30, 6, None)],
 )
 def test_rows_needed_follow_from_the_errors_seen(rows, errors, needed):
-    """30 rows without error: with half an error added 1.6 %, so about 75 rows pass with 1; with 6 errors none helps."""
+    """30 rows without error: with half an error added 1.6%, so about 75 rows pass with 1; with 6 errors none helps."""
     right = np.arange(rows) >= errors
     choice = choose(np.full(rows, 0.995), right, FIVE)
     assert choice.threshold is None

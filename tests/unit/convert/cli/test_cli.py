@@ -38,11 +38,11 @@ def test_init_writes_a_recipe_that_reads_and_recommends(tmp_path: Path):
     folder = tmp_path / "My Task_1"
     code, said = edge_convert("init", str(folder), "--labels", "refund, price,other")
     assert code == 0
-    assert "for runtime onnx. Recommended is an encoder. For a closed set of labels" in said
+    assert "for runtime onnx. Recommended: an encoder. For a closed set of labels" in said
     written = recipe.read(folder)
     assert written.path(written.task).read_text().count("name: my-task-1") == 1
     assert '["refund", "price", "other"]' in (folder / "task.yaml").read_text()
-    assert "Recommended is a decoder" in edge_convert("init", str(tmp_path / "g"), "--kind", "generate")[1]
+    assert "Recommended: a decoder" in edge_convert("init", str(tmp_path / "g"), "--kind", "generate")[1]
 
 
 def test_init_replaces_nothing_unasked(tmp_path: Path):
@@ -50,7 +50,7 @@ def test_init_replaces_nothing_unasked(tmp_path: Path):
     (tmp_path / "task.yaml").write_text("mine")
     code, said = edge_convert("init", str(tmp_path))
     assert code == 2
-    assert "has a task.yaml what to do: Name another folder, or replace it with --force." in said
+    assert "has a task.yaml already what to do: Name another folder, or replace it with --force." in said
     assert not (tmp_path / "recipe.yaml").exists()
     assert edge_convert("init", str(tmp_path), "--force")[0] == 0
 
@@ -67,7 +67,7 @@ def test_every_stage_is_a_command():
     ("write", "code", "said"),
     [
         ({"sections": "fintune: {}"}, 2, "unknown key 'fintune' what to do: Did you mean 'finetune'?"),
-        ({"test": TRAIN}, 2, "3 texts stand in both the train and the test split"),
+        ({"test": TRAIN}, 2, "3 texts are in both the train and the test split"),
         ({}, 2, "what to do:"),
     ],
 )
@@ -140,7 +140,7 @@ def test_assembling_by_hand_needs_no_extra(tmp_path: Path):
     refused = without_extra("run", tmp_path)
     assert refused.returncode == 3
     assert "needs the package" in refused.stderr
-    assert "what to do: Install the conversion extra, in your clone: pip install '.[convert]'" in refused.stderr
+    assert "what to do: Install the extra 'convert': in a clone, pip install '.[convert]'" in refused.stderr
 
 
 @pytest.mark.parametrize(("old", "new"), [("stick", "media"), ("site-kit", "enrolment-file")])

@@ -27,7 +27,7 @@ def test_tensors_that_got_another_type_are_named(tiny: Path, tmp_path: Path):
     """A sentence for each, for people."""
     code, said = edge_convert("quantize", str(tiny), "--type", "Q4_K_M", "--out", str(tmp_path / "q.gguf"))
     assert code == 0
-    assert "not as asked: blk.0.attn_k.weight: q5_0 instead of q4_K" in said
+    assert "not as requested: blk.0.attn_k.weight: q5_0 instead of q4_K" in said
 
 
 def test_rounding_twice_takes_a_word(tiny: Path, tmp_path: Path):

@@ -71,15 +71,15 @@ def test_a_log_gets_a_line_a_minute():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({}, "| right answers | 80.0 % (76.0 to 84.0) | 86.0 % (83.0 to 89.0) | 6.0 % (3.0 to 9.0) | 0.0008 |"),
-        ({}, "both give the same answer on 90.0 % (95 % interval 87.0 % to 93.0 %)"),
-        ({}, "Only the first is right on 8, only the second on 32."),
-        ({}, "The second is better in right answers, by more than chance would make."),
+        ({}, "| right answers | 80.0% (76.0 to 84.0) | 86.0% (83.0 to 89.0) | 6.0% (3.0 to 9.0) | 0.0008 |"),
+        ({}, "Both give the same answer on 90.0% (95% interval 87.0% to 93.0%)"),
+        ({}, "Only the first is right on 8 rows, only the second on 32."),
+        ({}, "The second is better in right answers; the difference is statistically significant."),
         ({}, "A median answer takes 20.0 ms from the first and 12.5 ms from the second."),
-        ({"better": []}, "No difference between the two is more than chance would make."),
+        ({"better": []}, "No difference between the two is statistically significant."),
         (
             {"better": [], "worse": ["accuracy", "coverage"]},
-            "The second is worse in right answers and confident answers, by more than chance would make.",
+            "The second is worse in right answers and confident answers; the difference is statistically significant.",
         ),
         ({"latency_ms": {"first": {}, "second": {}}}, "A median answer takes nan ms"),
         ({"cosine": {"mean": 0.98}}, "The vectors of 400 rows have a mean cosine of 0.98."),
@@ -93,16 +93,16 @@ def test_a_comparison_says_which_is_better_or_that_it_may_be_chance(changed: dic
 def test_a_measured_bundle_is_told_as_in_a_report():
     """The name, the accuracy, the doubts and the tables."""
     text = measured("pos 1.0.0", EVALUATE)
-    assert text.startswith("# pos 1.0.0\n\nIt is right on 83.8 %")
-    assert "## What to doubt\n\n- 1 test row got no answer (INPUT_TOO_LONG) and counted as wrong." in text
-    assert "| refund | 44 | 95.0 % (90.0 to 100.0) | 90.9 % (85.9 to 95.9) | 93.0 % (88.0 to 98.0) |" in text
+    assert text.startswith("# pos 1.0.0\n\nIt is right on 83.8%")
+    assert "## Warnings\n\n- 1 test row got no answer (INPUT_TOO_LONG) and count as wrong." in text
+    assert "| refund | 44 | 95.0% (90.0 to 100.0) | 90.9% (85.9 to 95.9) | 93.0% (88.0 to 98.0) |" in text
 
 
 def test_other_kinds_show_what_they_have():
     """Fields of records and neighbours of vectors have a line of their own."""
-    assert "| city | 90.0 % (95 % interval 80.0 % to 100.0 %) |" in measured(
+    assert "| city | 90.0% (95% interval 80.0% to 100.0%) |" in measured(
         "a", {"rows": 1, "fields": {"city": share(0.9, 0.1)}}
     )
-    assert "The nearest other text has the same label for 70.0 %" in measured(
+    assert "The nearest other text has the same label for 70.0%" in measured(
         "a", {"rows": 1, "neighbours": share(0.7, 0.1)}
     )

@@ -65,7 +65,7 @@ def test_a_fork_has_a_range_for_each_branch():
     assert [(1, 3, named("a", 3)), (1, 4, named("b", 4))] == [
         (each.first, each.last, each.manifest_sha256) for each in made.received
     ]
-    assert [(3, "came 2 times with different content")] == [
+    assert [(3, "arrived 2 times with different content")] == [
         (each.sequence, each.why) for each in segment_chain.breaks([*trunk, entry(3), *other])
     ]
 

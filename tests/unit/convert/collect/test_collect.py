@@ -100,12 +100,12 @@ def test_gaps_are_named(tmp_path: Path, store: Path):
     site.say(highest={EPOCH: 12}, missing={EPOCH: [11]})
     report = Centre(tmp_path).collect(store)
     assert [
-        (2, 3, "has not come"),
-        (5, 5, "its manifest has not come"),
-        (7, 7, "its sealed file has not come"),
-        (9, 10, "has not come"),
+        (2, 3, "has not arrived"),
+        (5, 5, "its manifest has not arrived"),
+        (7, 7, "its sealed file has not arrived"),
+        (9, 10, "has not arrived"),
         (11, 11, "the site lost it"),
-        (12, 12, "has not come"),
+        (12, 12, "has not arrived"),
     ] == missing(report)
     assert [(1, 1), (4, 4), (6, 6), (8, 8)] == site.received()
     assert report.clean
@@ -119,11 +119,11 @@ def test_an_old_status_hides_no_gap(tmp_path: Path, store: Path):
     site.say(at=200.0)
     site.remove(names[2])
     centre = Centre(tmp_path)
-    assert [(3, 3, "has not come")] == missing(centre.collect(store))
+    assert [(3, 3, "has not arrived")] == missing(centre.collect(store))
     (site.folder / "status.json").write_bytes(old)
-    assert [(3, 3, "has not come")] == missing(centre.collect(store))
+    assert [(3, 3, "has not arrived")] == missing(centre.collect(store))
     (site.folder / "status.json").unlink()
-    assert [(3, 3, "has not come")] == missing(centre.collect(store))
+    assert [(3, 3, "has not arrived")] == missing(centre.collect(store))
 
 
 def test_a_gap_closes_when_the_segment_comes(tmp_path: Path, store: Path):
@@ -133,7 +133,7 @@ def test_a_gap_closes_when_the_segment_comes(tmp_path: Path, store: Path):
     for path in (site.sealed(names[1]), site.manifest(names[1])):
         path.rename(stick.folder / "segments" / path.name)
     centre = Centre(tmp_path)
-    assert [(2, 2, "has not come")] == missing(centre.collect(store))
+    assert [(2, 2, "has not arrived")] == missing(centre.collect(store))
     assert [(1, 1), (3, 3)] == site.received()
     assert [] == missing(centre.collect(tmp_path / "stick", store))
     assert [(1, 3)] == site.received() == stick.received()
@@ -273,7 +273,7 @@ def test_a_copied_disk_shows(tmp_path: Path, store: Path):
     copy.seal([prediction(5)])
     centre = Centre(tmp_path)
     report = centre.collect(store, tmp_path / "copy")
-    assert [(3, "came 2 times with different content")] == [(each.sequence, each.why) for each in report.breaks]
+    assert [(3, "arrived 2 times with different content")] == [(each.sequence, each.why) for each in report.breaks]
     assert [("site-1", f"p-{number}") for number in range(1, 6)] == centre.query(EVERYONE)
     assert [(1, 3), (1, 4)] == site.received()
 
@@ -326,7 +326,7 @@ def test_a_source_that_only_fails_is_left_alone(tmp_path: Path, store: Path):
     """After some failures in a row nothing more is asked of it; nothing is refused, so nothing is told to the site."""
     site, _ = sealed(store, 50)
     report = Centre(tmp_path).collect(Unreliable(FolderSource(store), {"read"}))
-    assert (6, "unreliable: left alone after 5 failures") == (len(report.troubles), report.troubles[-1])
+    assert (6, "unreliable: skipped after 5 failures") == (len(report.troubles), report.troubles[-1])
     assert ([], False) == (report.refused, (site.folder / "receipts.json").exists())
 
 
@@ -361,7 +361,7 @@ def test_links_on_a_stick_are_not_followed(tmp_path: Path, store: Path):
     target = site.sealed(names[1]).rename(tmp_path / "elsewhere.age")
     site.sealed(names[1]).symlink_to(target)
     report = Centre(tmp_path).collect(store)
-    assert (1, [(2, 2, "its sealed file has not come")]) == (report.segments_taken, missing(report))
+    assert (1, [(2, 2, "its sealed file has not arrived")]) == (report.segments_taken, missing(report))
 
 
 def test_two_runs_do_not_meet(tmp_path: Path, store: Path):

@@ -45,10 +45,10 @@ def test_a_run_says_what_it_found(shell: Shell):
         "first key: site-1",
     ):
         assert said in result.output
-    assert f"missing: site-1/{names[1]}: has not come" in result.output
+    assert f"missing: site-1/{names[1]}: has not arrived" in result.output
     plain = json.loads(shell.run("--json").output)
     assert (0, 2) == (plain["segments_taken"], plain["segments_held"])
-    assert [(2, 2, "has not come")] == [(gap["first"], gap["last"], gap["why"]) for gap in plain["gaps"]]
+    assert [(2, 2, "has not arrived")] == [(gap["first"], gap["last"], gap["why"]) for gap in plain["gaps"]]
     assert plain == json.loads((shell.root / "collected" / "report.json").read_text())
 
 
@@ -74,7 +74,7 @@ def test_erased_records_are_counted(shell: Shell):
     [
         (["--store-option", "region"], 2, "no '='"),
         (["--memory-mib", "1"], 2, "at least 256 MiB"),
-        (["/no/such/folder"], 2, "is no folder"),
+        (["/no/such/folder"], 2, "is not a folder"),
         (["--passphrase-file", "/no/such/file"], 0, "0 new segments"),
     ],
 )

@@ -107,7 +107,7 @@ def test_the_clock_of_a_site_decides_nothing(scene: Scene):
 
 
 def test_feedback_may_come_first(scene: Scene):
-    """Feedback whose prediction has not come waits, is counted, and is joined when it comes."""
+    """Feedback whose prediction is missing waits, is counted, and is joined when it comes."""
     assert [(1,)] == scene.after([feedback(1)], query="SELECT count(*) FROM records")
     assert [(0, 1)] == [(task.examples, task.waiting) for task in scene.report.tasks]
     assert [("price",)] == scene.after([prediction(1)], query="SELECT truth FROM examples")

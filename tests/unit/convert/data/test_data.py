@@ -145,27 +145,35 @@ def test_an_encoder_that_extracts_learns_from_spans_only(tmp_path: Path, format_
     [
         ({"train": text_label(("a", "refnd"), ("b", "price"))}, "label 'refnd', which the task lacks", "mean 'refund'"),
         ({"train": text_label(("a", "zzz"), ("b", "price"))}, "label 'zzz'", "The task has: refund, price, other"),
-        ({"test": text_label(("a", "price"), ("b", "price"))}, "every row of the test split", "Draw the splits anew"),
-        ({"calibration": "\n\n"}, "calibration.jsonl has no rows", "Give it examples"),
-        ({"test": TRAIN}, "3 texts stand in both the train and the test split", "Take them out"),
+        (
+            {"test": text_label(("a", "price"), ("b", "price"))},
+            "every row of the test split",
+            "Divide the splits again",
+        ),
+        ({"calibration": "\n\n"}, "calibration.jsonl has no rows", "Add examples"),
+        ({"test": TRAIN}, "3 texts are in both the train and the test split", "Remove them"),
         (
             {"calibration": text_label(("  HOW much  is it", "price"), ("x", "refund"))},
-            "1 texts stand in both the train and the calibration split, such as '  HOW much  is it'",
-            "Take them out",
+            "1 texts are in both the train and the calibration split, such as '  HOW much  is it'",
+            "Remove them",
         ),
-        ({"importance": '{"text": "Price of milk"}\n'}, "both the importance and the test split", "Take them out"),
+        ({"importance": '{"text": "Price of milk"}\n'}, "both the importance and the test split", "Remove them"),
         (
             {"test": '{"text": "a", "label": "price", "synthetic": true}\n' + TEST},
-            "1 rows are synthetic; the test split takes none",
-            "figures must be of real texts",
+            "1 rows are synthetic; the test split accepts none",
+            "figures must come from real texts",
         ),
         (
             {"test": labelled("teacher", "large-1") + labelled("model", "pos-intent 1.0.0") + TEST},
             "2 rows were labelled by a machine (1 by teacher large-1, 1 by model pos-intent 1.0.0);"
-            " the test split takes labels of people only",
+            " the test split accepts only labels of people",
             "have people review them",
         ),
-        ({"calibration": labelled("model") + CALIBRATION}, "the calibration split takes labels of people", "review"),
+        (
+            {"calibration": labelled("model") + CALIBRATION},
+            "the calibration split accepts only labels of people",
+            "review",
+        ),
     ],
 )
 def test_what_would_make_a_figure_a_lie_is_refused(tmp_path: Path, changed: dict[str, str], said: str, remedy: str):
@@ -185,7 +193,7 @@ def test_outliers_are_texts_of_no_split(tmp_path: Path):
     row_files.check(apart)
     assert ["Who won the cup?"] == [row.text for row in row_files.outliers(apart)]
     common = recipe_of(tmp_path, sections=FULL, outliers='{"text": "refund please!"}\n')
-    with pytest.raises(InvalidRequest, match="1 texts stand in both the test and the outliers split"):
+    with pytest.raises(InvalidRequest, match="1 texts are in both the test and the outliers split"):
         row_files.check(common)
     assert [] == row_files.outliers(recipe_of(tmp_path))
 
@@ -236,11 +244,11 @@ def test_a_summary_counts_and_warns(tmp_path: Path):
     assert summary.labels["train"] == {"refund": 1, "price": 2, "other": 1}
     assert summary.synthetic == {"train": 1, "calibration": 0, "test": 0}
     assert summary.warnings == (
-        "1 texts of the train split stand there with different answers.",
-        "2 rows of the test split repeat a text, so its figures look surer than they are.",
+        "1 texts of the train split have conflicting labels.",
+        "2 rows of the test split repeat a text, so its figures seem more certain than they are.",
         "The calibration split has no row of: other.",
         "The test split has no row of: other.",
-        "2 calibration rows cannot show a risk of 0.05 even with no error among them: that takes 45."
+        "2 calibration rows cannot prove a risk of 0.05 even without an error among them: that needs 45."
         " The bundle will always escalate.",
     )
 
@@ -251,7 +259,7 @@ def test_a_family_in_two_splits_is_a_warning(tmp_path: Path):
     summary = row_files.check(
         recipe_of(tmp_path, train=TRAIN + shared % "how much", test=TEST + shared % "what is that")
     )
-    assert summary.warnings[0].startswith("1 families of rows, such as 'price/how-much', stand in both the train and")
+    assert summary.warnings[0].startswith("1 families of rows, such as 'price/how-much', are in both the train and")
 
 
 @given(st.text().map("x{}".format), st.sampled_from(["{}", " {}\t", "{}!", "{}. "]))

@@ -61,7 +61,7 @@ def test_every_pair_of_splits_that_must_not_know_each_other_is_counted():
         (each.of, each.split, each.rows, each.all_rows) for each in found
     ]
     assert (
-        f"1 of 2 test rows (50.0 %) are near copies of train rows, such as {UM + '!'!r} of {BUS!r}"
+        f"1 of 2 test rows (50.0%) are near duplicates of train rows, such as {UM + '!'!r} of {BUS!r}"
         == found[1].sentence()
     )
     assert () == split_leakage.between({"calibration": [BUS]})
@@ -72,13 +72,13 @@ def rows(*texts: str) -> str:
 
 
 def test_a_run_with_many_near_copies_asks_for_a_decision(tmp_path: Path):
-    """Over 5 % the run is refused before anything is trained, with an example and the key; with the key it warns."""
+    """Over 5% the run is refused before anything is trained, with an example and the key; with the key it warns."""
     test = [text_of(number) for number in range(33)] + [f"um {text_of(100 + number)}!" for number in range(27)]
     train = [text_of(100 + number) for number in range(60)]
     files = {"train": rows(*train), "test": rows(*test)}
     with pytest.raises(InvalidRequest) as refused:
         row_files.check(recipe_of(tmp_path, **files))
-    said = f"27 of 60 test rows (45.0 %) are near copies of train rows, such as {test[33]!r} of {train[0]!r}"
+    said = f"27 of 60 test rows (45.0%) are near duplicates of train rows, such as {test[33]!r} of {train[0]!r}"
     assert refused.value.message.startswith(said)
     assert "'near_copies_max: 0.45' under 'data' in the recipe" in refused.value.remedy
     written = recipe_of(tmp_path, **files)

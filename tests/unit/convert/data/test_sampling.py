@@ -27,7 +27,7 @@ def test_a_file_without_the_keys_is_a_team_s_own_sample():
     rows = [DataRow("one", "refund"), DataRow("two", "price")]
     found = equally_likely(rows)
     assert (rows, 0, 0, None) == (found.rows, found.unknown, found.thinned, found.probability)
-    assert found.said.startswith("Nothing tells how these rows were drawn")
+    assert found.said.startswith("How these rows were drawn is unknown")
 
 
 def test_rows_of_unknown_probability_are_left_out_and_counted():
@@ -59,8 +59,8 @@ def test_a_row_is_thinned_by_itself_where_texts_repeat():
 def test_the_proof_holds_for_all_answers_where_the_share_differed(weighed: bool):
     """A careful site draws much, an erring one little: thinned, false proofs stay within delta; as drawn they do not.
 
-    300 resamples of 400 answers at a site that errs in 2 %, drawn with 0.5, and 400 that errs in 18.5 %, drawn with
-    0.1: of all answers 10.25 % are wrong, over the target of 10 %.
+    300 resamples of 400 answers at a site that errs in 2%, drawn with 0.5, and 400 that errs in 18.5%, drawn with
+    0.1: of all answers 10.25% are wrong, over the target of 10%.
     """
     random, risk, proved, resamples = np.random.default_rng(1), Risk(0.10, 0.10), 0, 300
     for sample in range(resamples):
@@ -94,7 +94,7 @@ def test_calibration_and_test_take_only_rows_of_known_probability(tmp_path: Path
     assert ["one", "two"] == [row.text for row in row_files.rows(recipe, "calibration")]
     assert ["a", "b"] == [row.text for row in row_files.rows(recipe, "train")]
     (warning,) = [each for each in row_files.check(recipe).warnings if "sampling probability" in each]
-    assert "1 rows of the calibration split have no known sampling probability and are left out." == warning
+    assert "1 rows of the calibration split have no sampling probability and are left out." == warning
 
 
 def test_a_file_without_any_known_probability_is_refused(tmp_path: Path):

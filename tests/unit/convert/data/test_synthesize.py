@@ -64,7 +64,7 @@ def test_rows_come_back_marked_and_trainable(tmp_path: Path) -> None:
     lines = "".join(map(synthesis.line, found.rows))
     trained = row_files.rows(recipe_of(tmp_path, train=lines), "train")
     assert {"big"} == {row.model for row in trained}
-    with pytest.raises(InvalidRequest, match="12 rows are synthetic; the test split takes none"):
+    with pytest.raises(InvalidRequest, match="12 rows are synthetic; the test split accepts none"):
         row_files.rows(recipe_of(tmp_path, test=lines), "test")
 
 
@@ -93,7 +93,7 @@ def test_texts_that_are_there_are_dropped_and_counted(tmp_path: Path) -> None:
     with chat_server.serving(lambda *_: json.dumps({"rows": rows})) as server:
         found = made(recipe_of(tmp_path, test=held), server)
     assert ["A brand-new thing"] == [row["text"] for row in found.rows]
-    assert {"resembles a row that is there": 2 + 3 * 5} == dict(found.dropped)
+    assert {"resembles an existing row": 2 + 3 * 5} == dict(found.dropped)
     assert "5 answers in a row brought no new row" == found.stopped
 
 
@@ -106,7 +106,7 @@ def test_what_is_not_as_asked_for_is_dropped_and_counted(tmp_path: Path) -> None
     assert {
         "answer is not the JSON that was asked for": 3,
         "text: String should have at least 1 character": 1,
-        "row is no JSON object": 1,
+        "row is not a JSON object": 1,
     } == dict(found.dropped)
     assert (5, 500) == (found.requests, found.tokens)
 
@@ -131,7 +131,7 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "remedy"), [(401, "refuses the key", "OPENAI_API_KEY"), (404, "for big", "/v1")]
+    ("status", "said", "remedy"), [(401, "refused the key", "OPENAI_API_KEY"), (404, "for big", "/v1")]
 )
 def test_a_refusal_says_what_to_correct(tmp_path: Path, status: int, said: str, remedy: str) -> None:
     """A wrong key or a wrong name is not tried again."""
@@ -162,7 +162,7 @@ def test_the_command_adds_rows_to_a_file(tmp_path: Path) -> None:
     assert (0, 0) == (first.exit_code, second.exit_code)
     assert "Wrote 10 rows by big" in first.output
     assert "1 requests, 100 tokens" in first.output
-    assert "Dropped 10: resembles a row that is there." in second.output
+    assert "Dropped 10: resembles an existing row." in second.output
     texts = [json.loads(line)["text"] for line in (tmp_path / "more.jsonl").read_text().splitlines()]
     assert (20, 20) == (len(texts), len(set(texts)))
 
@@ -206,7 +206,7 @@ def test_only_jsonl_is_written(tmp_path: Path) -> None:
         (
             request(EXTRACT, "text-spans"),
             {"text": "tea and tea", "found": [{"label": "item", "text": "tea"}]},
-            "what is to be found does not stand in the text exactly once",
+            "a span does not occur exactly once in the text",
         ),
         (
             request(EXTRACT, "text-spans"),
@@ -216,7 +216,7 @@ def test_only_jsonl_is_written(tmp_path: Path) -> None:
         (
             request(EXTRACT, "text-spans"),
             {"text": "green tea", "found": [{"label": "item", "text": each} for each in ("green tea", "tea")]},
-            "what is to be found overlaps",
+            "spans overlap",
         ),
         (request(EXTRACT, "text-spans"), {"text": "tea", "found": "tea"}, "found: Input should be a valid list"),
         (request(EXTRACT, "prompt-completion"), {"text": "a", "answer": "{}"}, {"prompt": "a", "completion": "{}"}),

@@ -470,7 +470,8 @@ def test_the_command_warns_of_a_split_without_rows(tmp_path: Path):
     assert 0 == code
     lines = output.splitlines()
     assert (
-        "left out of 3 examples: 1 without the review that this format needs, 1 the same as another, or nearly" in lines
+        "left out of 3 examples: 1 without the review that this format needs, 1 duplicates or near duplicates of"
+        " another" in lines
     )
     assert ["1 row"] == [line.rpartition(": ")[2] for line in lines if line.endswith(" row")]
     assert 1 == sum(line.startswith("warning: ") and "without a row" in line for line in lines)

@@ -39,7 +39,7 @@ def test_rows_of_the_same_confidence_share_a_bin():
     [
         ([], "No row was answered"),
         ([0.9] * 50, "All 50 answers have the same confidence, 0.900"),
-        ([0.9, 0.8, 0.7], "3 rows are too few to divide: a bin has 20 families of rows or more."),
+        ([0.9, 0.8, 0.7], "3 rows are too few for bins: each needs at least 20 families of rows."),
     ],
 )
 def test_what_shows_little_is_said_in_words(confidence: list[float], said: str):

@@ -58,7 +58,7 @@ LAYERS = ["sliding_attention"] * 5 + ["full_attention"]
 REFUSED = {
     "an encoder": ({"architectures": ["BertForSequenceClassification"]}, "serves decoders; the source is BertFor"),
     "query scalar": ({**GEMMA, "query_pre_attn_scalar": 64}, "query_pre_attn_scalar 64 and heads of 16"),
-    "layers": ({**GEMMA, "layer_types": LAYERS[::-1]}, r"whose layers \[1\] see the whole text"),
+    "layers": ({**GEMMA, "layer_types": LAYERS[::-1]}, r"with global attention in layers \[1\]"),
 }
 
 
@@ -79,7 +79,7 @@ def test_model_that_llama_cpp_gets_wrong_is_refused(tmp_path: Path, case: str) -
 def test_adapter_that_llama_cpp_scales_otherwise_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     """llama.cpp multiplies with alpha / rank and knows nothing else; merging is the way out."""
     how = gguf_export.GgufExport(decoder(tmp_path / "m"), adapter(tmp_path / "a", **config))
-    with pytest.raises(InvalidRequest, match=r"llama\.cpp does not know") as caught:
+    with pytest.raises(InvalidRequest, match=r"llama\.cpp does not support") as caught:
         gguf_export.export(how, NOWHERE, tmp_path, quiet)
     assert "adapter: merged" in caught.value.remedy
 
@@ -88,7 +88,7 @@ FAILURES = {
     "pre-tokenizer": (
         "NotImplementedError: BPE pre-tokenizer was not recognized",
         InvalidRequest,
-        "how this tokenizer cuts",
+        "this tokenizer's pre-tokenizer",
     ),
     "architecture": ("ERROR:hf-to-gguf:Model Foo is not supported", InvalidRequest, "not know the architecture Llama"),
     "tokenizer file": ("FileNotFoundError: tokenizer.model", InvalidRequest, "misses a file of this model's tokenizer"),
@@ -155,7 +155,7 @@ def exported(folder: Path, task: str) -> None:
             "kind: classify, labels: [refund, price, other], limits: {input_tokens_max: 513}",
             "allows 513 tokens; the model has 512 positions",
         ),
-        ("kind: generate, limits: {input_tokens_max: 9, output_tokens_max: 9}", "no encoder does 'generate'"),
+        ("kind: generate, limits: {input_tokens_max: 9, output_tokens_max: 9}", "an encoder cannot do 'generate'"),
     ],
 )
 def test_task_must_fit_the_model(tmp_path: Path, task: str, said: str) -> None:

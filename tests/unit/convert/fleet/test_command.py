@@ -58,10 +58,10 @@ def test_it_says_how_far_the_plan_is(fleet: Fleet):
     found = fleet.run()
     assert 1 == found.exit_code, found.output
     said = " ".join(found.stdout.split())
-    assert "plan 1: 10 of 10 sites have read it; whose they are was not checked" in said
-    assert "up to 50 %" in said
+    assert "plan 1: 10 of 10 sites have read it; their signatures were not checked" in said
+    assert "up to 50%" in said
     assert "failed: pos-intent on stable, 1 site (shop-9), GOLDEN_DISAGREES: its golden answers agree on 31" in said
-    assert "halt recommended: pos-intent on stable: 1 of the 2 sites that tried it failed (50.0 %" in said
+    assert "halt recommended: pos-intent on stable: 1 of the 2 sites that tried it failed (50.0%" in said
 
 
 def test_the_same_as_json(fleet: Fleet):
@@ -112,7 +112,7 @@ def test_a_site_cannot_steer_the_terminal(fleet: Fleet):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--sites", "missing.json"], 2, "missing.json is no file"),
+        (["--sites", "missing.json"], 2, "missing.json is not a file"),
         (["--sites", "a", "--collected", "b"], 2, "either --collected or --sites"),
         (["--store-option", "region"], 2, "KEY=VALUE"),
     ],

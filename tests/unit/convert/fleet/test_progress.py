@@ -61,7 +61,7 @@ def test_every_site_counts_once(states, allowed):
 
 @pytest.mark.parametrize(("failed", "recommended"), [(0, False), (1, False), (2, True)])
 def test_a_halt_is_recommended_above_the_threshold(failed: int, recommended: bool):
-    """The plan allows 10 %: one of ten is at it, two of eleven are above."""
+    """The plan allows 10%: one of ten is at it, two of eleven are above."""
     found = compare(plan(task(failure_percent_max=10)), fleet_of(failed=failed, done=9))
     assert recommended == bool(found.halts)
 
@@ -153,7 +153,7 @@ def test_reasons_name_some_sites():
 
 
 def test_silence_is_named():
-    """Who said nothing for two days or never, who does not believe what came and why, who runs what was revoked."""
+    """Who said nothing for two days or never, who does not believe what came and why, who runs a revoked bundle."""
     said = [
         heartbeat("shop-1", at=format_timestamp(NOW - 3 * DAY)),
         heartbeat("shop-2", update_problem="the metadata expired"),

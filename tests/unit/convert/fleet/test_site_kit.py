@@ -168,7 +168,7 @@ def test_old_and_new_keys_stand_side_by_side(office: Office):
         ({"keys": []}, "shop-12", 2, "keys: "),
         ({"chanel": "stable"}, "shop-12", 2, "Did you mean 'channel'?"),
         ({"channel": "a b"}, "shop-12", 2, "channel: "),
-        ({"root": "fleet.yaml"}, "shop-12", 2, "is no metadata file"),
+        ({"root": "fleet.yaml"}, "shop-12", 2, "is not a metadata file"),
         ({"root": "secrets"}, "shop-12", 2, "secrets/root.json: No such file"),
         (
             {"examples": {"credential": "fleet.yaml", "url": "s3://x"}},

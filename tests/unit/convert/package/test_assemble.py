@@ -189,9 +189,9 @@ def test_an_unknown_key_names_the_nearest(task, line, key, remedy):
         ("[refund, price]", "[refund, refund]", "task.labels: duplicate labels: refund"),
         ("version: 1.0.0", "version: 1.0", "version: 1.0 is not a semantic version such as 1.2.0"),
         ("runtime: onnx", "runtime: llama", "input and output limits need 4096 tokens"),
-        (RECIPE, "[1, 2]", "must hold keys and values"),
+        (RECIPE, "[1, 2]", "must contain keys and values"),
         (RECIPE, "{", "is not valid YAML"),
-        ("{base: a test}", "[1]", "'provenance' and 'provenance.converter' must hold"),
+        ("{base: a test}", "[1]", "'provenance' and 'provenance.converter' must contain"),
     ],
 )
 def test_a_broken_rule_names_the_recipe_and_the_rule(task, old, new, said):
@@ -227,7 +227,7 @@ def test_force_replaces_no_folder_that_is_no_bundle(task):
     """A slip of the finger does not delete a home directory."""
     (task.parent / "out").mkdir()
     (task.parent / "out" / "letter.txt").write_text("dear")
-    with pytest.raises(InvalidRequest, match="is no bundle"):
+    with pytest.raises(InvalidRequest, match="is not a bundle"):
         assemble(request(task, force=True))
     assert "dear" == (task.parent / "out" / "letter.txt").read_text()
 

@@ -113,7 +113,7 @@ def test_the_adapter_comes_along(job):
 def test_a_candidate_without_a_model_says_so(job):
     """A folder that was tampered with is an error that names the stage to run again."""
     (job.done["quantize"] / "candidates" / "q8" / "model.onnx").unlink()
-    with pytest.raises(FileMissing, match="holds no model file") as caught:
+    with pytest.raises(FileMissing, match="has no model file") as caught:
         candidate_bundle.chosen(job)
     assert "edge-convert quantize" in caught.value.remedy
 

@@ -39,10 +39,16 @@ def test_stages_run_once_in_order(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("train", {"first": "runs again: changed data.train", "cross": "runs again: changed stage first"}),
-        ("finetune", {"cross": "runs again: changed recipe: finetune"}),  # and it leaves what it left before
-        ("risk", {"last": "runs again: changed recipe: risk"}),
-        ("task", {"last": "runs again: changed task.yaml"}),
+        (
+            "train",
+            {
+                "first": "runs again because of changes: data.train",
+                "cross": "runs again because of changes: stage first",
+            },
+        ),
+        ("finetune", {"cross": "runs again because of changes: recipe: finetune"}),  # and it leaves what it left before
+        ("risk", {"last": "runs again because of changes: recipe: risk"}),
+        ("task", {"last": "runs again because of changes: task.yaml"}),
         ("test", {}),
         ("work moved", {}),
     ],
@@ -89,7 +95,7 @@ def test_a_stage_that_leaves_something_else_brings_what_reads_it_to_run_again(tm
     assert bring(recipe)[1] == [
         ("first", "up to date"),
         ("cross", "up to date"),
-        ("last", "runs again: changed stage cross"),
+        ("last", "runs again because of changes: stage cross"),
         ("last", "done"),
     ]
 
@@ -103,7 +109,7 @@ def test_records_of_version_0_1_are_read_and_what_follows_runs_again(tmp_path: P
         plain = json.loads(path.read_text())
         del plain["output"]
         path.write_text(json.dumps(plain))
-    assert [("first", "up to date"), ("cross", "runs again: changed stage first")] == bring(recipe)[1][:2]
+    assert [("first", "up to date"), ("cross", "runs again because of changes: stage first")] == bring(recipe)[1][:2]
     assert {line for _, line in bring(recipe)[1]} == {"up to date"}
 
 
@@ -149,7 +155,7 @@ def test_a_full_disk_is_said_whatever_the_library_said(tmp_path: Path, wish: str
 def test_one_process_works_in_a_folder(tmp_path: Path):
     """A second run is refused with the process that is there."""
     recipe = recipe_of(tmp_path)
-    with Workspace(tmp_path / "work").locked(), pytest.raises(StateDirInUse, match=r"process \d+\) works in") as raised:
+    with Workspace(tmp_path / "work").locked(), pytest.raises(StateDirInUse, match=r"process \d+\) is using") as raised:
         bring(recipe)
     assert "another 'work' folder" in raised.value.remedy
 
@@ -165,7 +171,7 @@ def test_a_damaged_record_makes_its_stage_run_again(tmp_path: Path, content: str
 
 def test_data_is_checked_before_anything_runs(tmp_path: Path):
     """An overlap is found before hours of training."""
-    with pytest.raises(InvalidRequest, match="stand in both"):
+    with pytest.raises(InvalidRequest, match="are in both"):
         bring(recipe_of(tmp_path, test=TRAIN))
     assert not (tmp_path / "work").exists()
     recipe = recipe_of(tmp_path)

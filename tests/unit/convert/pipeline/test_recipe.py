@@ -46,8 +46,8 @@ def test_the_least_recipe_has_defaults_for_the_rest(tmp_path: Path):
         ("source: {checkpoint: m}\ndata: {test: t}\n", "data.calibration: Field required"),
         ("source: {checkpoint: m}\ndata: {format: csv, calibration: c, test: t}\n", "data.format"),
         ("source: [", "is not valid YAML"),
-        ("- 1\n", "must hold keys and values"),
-        ("", "must hold keys and values"),
+        ("- 1\n", "must contain keys and values"),
+        ("", "must contain keys and values"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_key(tmp_path: Path, text: str, said: str):

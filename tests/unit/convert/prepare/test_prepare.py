@@ -95,14 +95,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[EdgeAgentError], str]] = {
     "no checkpoint": (lambda path: (path / "config.json").unlink(), FileMissing, "has no config.json"),
     "no JSON": (lambda path: (path / "config.json").write_text("{"), ModelLoadFailed, "not valid JSON"),
     "no weights": (lambda path: (path / WEIGHTS).unlink(), FileMissing, "has no weights"),
-    "pickle": (only_pickle, InvalidRequest, "pickle runs whatever code"),
+    "pickle": (only_pickle, InvalidRequest, "pickle runs any code"),
     "cut off": (cut_off, ModelLoadFailed, "is damaged"),
-    "a shard missing": (without_a_shard, FileMissing, "model-00002.safetensors, which is not there"),
+    "a shard missing": (without_a_shard, FileMissing, "model-00002.safetensors, which does not exist"),
     "remote code": (lambda path: edited(path / "config.json", auto_map={"A": "b.C"}), InvalidRequest, "auto_map"),
     "unknown architecture": (
         lambda path: edited(path / "config.json", model_type="flux9"),
         InvalidRequest,
-        "knows no architecture 'flux9'",
+        "does not know the architecture 'flux9'",
     ),
     "GPTQ": (
         lambda path: edited(path / "config.json", quantization_config={"quant_method": "gptq"}),
@@ -199,7 +199,7 @@ def test_gguf_is_taken_back_exactly(tmp_path: Path) -> None:
 def test_gguf_that_would_not_come_back_exactly_is_refused(tmp_path: Path) -> None:
     """A pre-tokenizer that cuts otherwise than the table thinks, and one that is not in the table, are refused."""
     tiny_gguf.write(tmp_path / "unknown.gguf", pre="viking")
-    with pytest.raises(InvalidRequest, match="pre-tokenizer 'viking', which cannot be built anew"):
+    with pytest.raises(InvalidRequest, match="pre-tokenizer 'viking', which cannot be rebuilt"):
         prepared(tmp_path, gguf="unknown.gguf")
 
 

@@ -80,7 +80,7 @@ def test_the_first_publish(tmp_path: Path):
     said = desk.run("publish", desk.bundles[0], "--to", desk.repo, "--keys", desk.keys, "--new")
     assert "pos-intent 1.0.0" in said
     assert "3.9 kB uploaded" in said or "kB uploaded" in said
-    assert "No site runs it yet: edge-convert plan edit" in said
+    assert "No site runs it yet: assign it with 'edge-convert plan edit'" in said
     assert re.search(r"earliest expiry: timestamp, \S+ \S+ UTC, in 30 days", said)
     desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
     seen = Client(tmp_path / "site", (desk.keys / "root.json").read_bytes()).refresh(desk.repo)
@@ -105,7 +105,7 @@ def test_everything_in_an_object_store(tmp_path: Path):
 
 def test_the_same_again_is_a_no_op_that_says_so(desk: Desk):
     """A bundle and a plan that are there already."""
-    assert "is there already; nothing was changed" in desk.on_repo("publish", desk.bundles[0])
+    assert "is published already; nothing was changed" in desk.on_repo("publish", desk.bundles[0])
     desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
     assert "Nothing was changed" in desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
 
@@ -146,7 +146,7 @@ def test_a_plan_is_shown_compared_and_halted(desk: Desk):
     said = desk.on_repo("plan", "diff", "--file", desk.write_plan("1.0.0"))
     assert "+ version: 1.0.0" in said
     assert (
-        "means: channels.stable.tasks.pos-intent: 1.0.0, 5 % from 2026-12-01T02:00:00Z; the other sites never" in said
+        "effect: channels.stable.tasks.pos-intent: 1.0.0, 5% from 2026-12-01T02:00:00Z; the other sites never" in said
     )
     desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
     assert "halted: no more sites switch" in desk.on_repo("plan", "halt", "pos-intent")
@@ -226,7 +226,7 @@ def test_the_plan_key_alone_halts(desk: Desk):
             shutil.copy(path, desk.root / role)
     halt = ("plan", "halt", "pos-intent", "--repo", desk.repo, "--keys", desk.root / "plan")
     code, said = desk.attempt(*halt)
-    assert (2, True) == (code, "the online key is not here" in said), said
+    assert (2, True) == (code, "the online key is not available" in said), said
     said = desk.run(*halt, "--stage", desk.root / "halt")
     assert ("Signed. Publish it" in said, "halted" in said) == (True, True), said
     assert "halted: true" not in desk.on_repo("plan", "show")
@@ -249,7 +249,7 @@ def test_keys_come_and_go(desk: Desk):
     assert "awskms:alias/plan" in desk.run("keys", "show", desk.keys)
     said = desk.run("rotate", "online", "--remove", "online-1", "--repo", desk.repo, "--keys", desk.keys)
     assert "the keys of 'online' are now: online-2" in said
-    assert f"made a new key, {desk.keys / 'online-2.pub'}: online key online-2" in said
+    assert f"created a new key, {desk.keys / 'online-2.pub'}: online key online-2" in said
     code, said = desk.attempt("rotate", "online", "--remove", "online-1", "--repo", desk.repo, "--keys", desk.keys)
     assert (2, True) == (code, "Its keys: online-2" in said)
 
@@ -260,12 +260,12 @@ def test_keys_come_and_go(desk: Desk):
         (["keys", "signer", "x", "x", "--role", "boss"], "One of: root, targets, plan, online"),
         (["keys", "signer", "x", "x", "--role", "plan", "--uri", "awskms:x"], "--uri and --public go together"),
         (["keys", "signing", "new", "--root", "two"], "Write MofN, such as 2of3"),
-        (["keys", "signing", "new", "--targets", "3of2"], "3 of 2 keys cannot be asked for"),
+        (["keys", "signing", "new", "--targets", "3of2"], "3 of 2 keys is not a valid threshold"),
         (["keys", "show", "nowhere"], "keys create"),
         (["publish", "--to", "x", "--keys", "signing-keys"], "nothing to publish"),
         (["publish", "1.0.0", "1.1.0", "--to", "repository", "--keys", "signing-keys", "--stage", "s"], "one change"),
         (["publish", "nothing", "--to", "repository", "--keys", "signing-keys"], "does not exist"),
-        (["sign", "nothing", "--keys", "signing-keys"], "holds no staged change"),
+        (["sign", "nothing", "--keys", "signing-keys"], "has no staged change"),
         (["stick", "nothing", "--repo", "repository", "--keys", "signing-keys"], "no folder"),
         (["renew", "--repo", "elsewhere", "--keys", "signing-keys"], "there is no repository at elsewhere"),
         (["plan", "diff", "--repo", "repository", "--keys", "signing-keys"], "no earlier plan"),
@@ -273,7 +273,10 @@ def test_keys_come_and_go(desk: Desk):
             ["plan", "edit", "--repo", "repository", "--keys", "signing-keys", "--file", "1.0.0/echo.weights.bin"],
             "plan",
         ),
-        (["rotate", "plan", "--restart-versions", "--repo", "repository", "--keys", "signing-keys"], "only online"),
+        (
+            ["rotate", "plan", "--restart-versions", "--repo", "repository", "--keys", "signing-keys"],
+            "only the versions of",
+        ),
         (["rotate", "root", "--threshold", "9", "--repo", "repository", "--keys", "signing-keys"], "lower --threshold"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
@@ -298,7 +301,7 @@ def test_a_stick_says_what_it_holds_and_until_when(desk: Desk):
     assert "holds pos-intent 1.0.0" in said
     assert "(by 'timestamp')" in said
     said = desk.on_repo("stick", desk.root / "stick", "--expires-in-days", "900")
-    assert "sooner than asked for" in said
+    assert "sooner than requested" in said
     assert "edge-convert renew" in said
     root = desk.keys / "root.json"
     assert {"problems": []}.items() <= json.loads(
@@ -310,7 +313,7 @@ def test_a_stick_says_what_it_holds_and_until_when(desk: Desk):
 
 @pytest.mark.release
 def test_keys_under_a_passphrase_are_asked_for(tmp_path: Path):
-    """From a file, or not at all when nobody is there to ask."""
+    """From a file, or not at all when there is no terminal."""
     desk = Desk(tmp_path)
     phrase = tmp_path / "phrase"
     phrase.write_text("nine purple herons\n")

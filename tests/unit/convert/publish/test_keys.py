@@ -50,7 +50,7 @@ def test_a_passphrase_hides_both_private_keys(tmp_path: Path):
     content = b"".join(path.read_bytes() for path in (tmp_path / "keys").iterdir())
     assert b"AGE-SECRET-KEY" not in content
     assert b"BEGIN ENCRYPTED PRIVATE KEY" in content
-    with pytest.raises(InvalidRequest, match="do not open"):
+    with pytest.raises(InvalidRequest, match="cannot be opened"):
         central_keys.unlock(tmp_path / "keys", lambda: "another passphrase")
     opened = central_keys.unlock(tmp_path / "keys", lambda: PASSPHRASE)
     assert public.recipient == str(opened.identities[0].to_public())
@@ -93,7 +93,7 @@ def test_a_file_that_holds_no_key_is_an_error(tmp_path: Path, name: str):
     """Damage does not pass for a wrong key later on."""
     central_keys.create(tmp_path / "keys")
     (tmp_path / "keys" / name).write_text("no key\n")
-    with pytest.raises(InvalidRequest, match="do not open"):
+    with pytest.raises(InvalidRequest, match="cannot be opened"):
         central_keys.unlock(tmp_path / "keys", nobody)
 
 
@@ -133,7 +133,7 @@ def test_the_command_prints_what_sites_need(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "mode", "said"),
-    [("short\n", 0o600, "5 characters"), ("\n", 0o600, "is empty"), (PASSPHRASE, 0o644, "every user may read")],
+    [("short\n", 0o600, "5 characters"), ("\n", 0o600, "is empty"), (PASSPHRASE, 0o644, "every user can read")],
 )
 def test_a_poor_passphrase_file_is_refused(tmp_path: Path, content: str, mode: int, said: str):
     """Too short, empty or open to everyone: the command says so and makes no keys."""

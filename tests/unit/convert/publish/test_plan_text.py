@@ -103,7 +103,7 @@ def test_a_key_with_nothing_after_it_is_as_by_default():
         ("percent: 5", "percent: 500", r"percent: .*less than or equal to 100"),
         ("mode: hybrid", "mode: hybird", "mode: Input should be 'bootstrap', 'shadow', 'hybrid' or 'local'"),
         ("percent: 100", "percent: 4", "waves must"),
-        ("pos-fields:", "pos-intent:", "'pos-intent' stands there twice"),
+        ("pos-fields:", "pos-intent:", "'pos-intent' is there twice"),
         ("sites:", ":\n -", "is not valid YAML"),
         ("offers: [{version: 1.0.0}]", "offers: 7", "offers"),
         ("tasks: {pos-intent", "tasks: {7", "tasks"),
@@ -139,15 +139,15 @@ def test_a_difference_is_shown_in_lines_and_in_words():
     assert {f"-        - bundle: {OLD}", f"+        - bundle: {NEW}"} <= set(plan_text.differences(before, after))
     assert ([], []) == (plan_text.differences(before, before), consequences(before, before))
     assert [
-        "sites.shop-1.tasks.pos-intent: halted: no more sites switch, those that have switched keep it"
+        "sites.shop-1.tasks.pos-intent: halted: no more sites switch; sites that have switched keep the bundle"
     ] == consequences(before, after)
     nothing = plan_text.read("", {})
     assert [
         "channels.stable.tasks.pos-intent: 1.1.0 or 1.0.0, switching between 22:00 and 04:30 by the site's clock,"
-        " mode hybrid, 5 % from 2026-12-01T02:00:00Z, 100 % from 2026-12-03T02:00:00Z",
+        " mode hybrid, 5% from 2026-12-01T02:00:00Z, 100% from 2026-12-03T02:00:00Z",
         "channels.stable.tasks.pos-fields: 1.1.0, all sites at once",
     ] == consequences(nothing, before)[:2]
-    assert 3 == sum(line.endswith("sites keep what they have") for line in consequences(before, nothing))
+    assert 3 == sum(line.endswith("sites keep their current bundle") for line in consequences(before, nothing))
     fewer = plan_text.read(
         WRITTEN.replace(", percent: 100", ", percent: 50").replace("[{version: 1.1.0}]", "[{bundle: cccccc}]"), BUNDLES
     )
@@ -176,7 +176,7 @@ def test_halting_what_the_plan_does_not_name_is_an_error():
         with pytest.raises(InvalidRequest) as caught:
             halt(plan(), order)
         assert "pos-fields, pos-intent" in caught.value.remedy
-    with pytest.raises(InvalidRequest, match="channel 'beta' says nothing"):
+    with pytest.raises(InvalidRequest, match="channel 'beta' has no entry"):
         halt(plan(), HaltOrder("pos-intent", channel="beta"))
 
 

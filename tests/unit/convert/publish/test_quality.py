@@ -50,11 +50,11 @@ def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
     before = centre.publisher.held().targets.signed
     centre.publish(reported(tmp_path / "two", "1.1.0", rows=400))
     lines = list(staged_change.describe_targets(before, centre.publisher.held().targets.signed, lambda key: key))
-    said = "It is right on 90.0 % (95 % interval 85.0 % to 94.0 %) of"
+    said = "It is right on 90.0% (95% interval 85.0% to 94.0%) of"
     assert f"    {said} 400 test rows in 100 families." == lines[1]
     assert f"      {said} 300 test rows in 100 families." in lines
     assert any(line.startswith("    before, pos-intent 1.0.0") for line in lines)
-    assert any("90.0 % (95 % interval 85.0 % to 94.0 %) of the answers are sure" in line for line in lines)
+    assert any("90.0% (95% interval 85.0% to 94.0%) of the answers are confident" in line for line in lines)
 
 
 def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):

@@ -105,7 +105,7 @@ def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
     team.publisher.revoke(old)
     keys = Keyring([team.vault], nobody)
     lines = staged_change.read(team.folder, keys).described(keys)
-    assert lines[0].startswith("targets, version 2 → 3, holds until ")
+    assert lines[0].startswith("targets, version 2 → 3, valid until ")
     assert [f"  - bundle pos-intent 1.0.0 ({old[:12]}): revoked"] == lines[1:]
     new = make(team.office, "plan-2", "plan")
     team.publisher.keys.learn(new)
@@ -142,7 +142,7 @@ def test_a_staged_plan_takes_its_file_along(team: Team, tmp_path: Path):
     change = staged_change.read(team.folder, keys)
     assert change.draft.plan is not None
     assert {digest} == change.draft.plan.bundles()
-    assert any("means: channels.stable.tasks.pos-intent: 1.0.0" in line for line in change.described(keys))
+    assert any("effect: channels.stable.tasks.pos-intent: 1.0.0" in line for line in change.described(keys))
     team.sign()
     staged_change.publish(team.publisher, team.folder)
     assert {digest} == Client(tmp_path / "site", team.centre.root_bytes).refresh(team.centre.folder).bundles
@@ -166,7 +166,7 @@ def test_what_is_published_is_not_published_again(team: Team, tmp_path: Path):
     before = team.centre.held.files
     assert staged_change.publish(team.publisher, team.folder) is None
     assert before == team.centre.held.files
-    with pytest.raises(UpdateOutdated, match="not the newest any more") as caught:
+    with pytest.raises(UpdateOutdated, match="based on an outdated version") as caught:
         staged_change.read(team.folder, Keyring([team.office], nobody))
     assert "published already" in caught.value.remedy
 
@@ -249,7 +249,7 @@ def test_a_change_of_another_fleet_is_not_signed(team: Team, tmp_path: Path):
     other = Centre(tmp_path / "other", whose="theirs")
     draft = commit.ChangeDraft(targets=other.publisher.next_of(other.held.targets, "targets"))
     staged_change.write(team.folder, other.held, draft)
-    with pytest.raises(UpdateUntrusted, match="another root"):
+    with pytest.raises(UpdateUntrusted, match="not the root of trust"):
         team.sign()
 
 
@@ -257,7 +257,7 @@ def test_a_folder_with_something_else_is_left_alone(team: Team, tmp_path: Path):
     """Staging replaces an earlier change, and nothing else."""
     team.folder.mkdir()
     (team.folder / "thesis.txt").write_text("x")
-    with pytest.raises(InvalidRequest, match="something else"):
+    with pytest.raises(InvalidRequest, match="has no staged change"):
         team.publisher.publish(echo_bundle(tmp_path / "bundle"))
     assert ["thesis.txt"] == [path.name for path in team.folder.iterdir()]
     (team.folder / "thesis.txt").unlink()

@@ -122,7 +122,7 @@ def test_an_old_root_that_is_gone_is_found_from_the_newest(fleet: Fleet):
     (fleet.centre.folder / "metadata" / "2.root.json").unlink()
     anchor = (fleet.centre.keys / "root.json").read_bytes()
     found = check(FolderStorage(fleet.centre.folder), anchor, fleet.centre.now(), CheckScope(), lambda *_: None)
-    assert ["metadata/2.root.json is missing: sites that know an older root cannot go on"] == found.problems
+    assert ["metadata/2.root.json is missing: sites with an older root cannot update"] == found.problems
 
 
 def test_expiry_is_a_warning_first_and_then_a_problem(fleet: Fleet):
@@ -136,7 +136,7 @@ def test_another_fleets_root_fits_nothing(fleet: Fleet, tmp_path: Path):
     """The repository is held against the root that was named."""
     other = Centre(tmp_path / "other", whose="theirs")
     found = check(FolderStorage(fleet.centre.folder), other.root_bytes, other.now(), CheckScope(), lambda *_: None)
-    assert ["another root of trust" in problem for problem in found.problems] == [True]
+    assert ["not the root of trust" in problem for problem in found.problems] == [True]
 
 
 def test_a_plan_that_names_what_is_not_signed_is_a_problem(fleet: Fleet):
@@ -184,7 +184,7 @@ def test_a_stick_is_whole_with_what_the_plan_wants(fleet: Fleet, tmp_path: Path)
     stick = fleet.centre.stick(tmp_path / "stick")
     root = fleet.centre.keys / "root.json"
     assert 1 == run(stick, "--root", root)[0]
-    assert 0 == run(stick, "--root", root, "--stick")[0]
-    assert 0 == run(stick, "--root", root, "--stick", "--site", "shop-1", "--channel", "stable")[0]
+    assert 0 == run(stick, "--root", root, "--media")[0]
+    assert 0 == run(stick, "--root", root, "--media", "--site", "shop-1", "--channel", "stable")[0]
     shutil.rmtree(stick / "blobs")
-    assert 1 == run(stick, "--root", root, "--stick")[0]
+    assert 1 == run(stick, "--root", root, "--media")[0]

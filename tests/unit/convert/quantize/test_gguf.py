@@ -72,7 +72,7 @@ def test_child_that_dies_is_an_error_with_its_last_words() -> None:
     """Whatever ends the child, the caller hears how."""
     with pytest.raises(ModelLoadFailed, match=r"exit code 1: .*No module named"):
         probe.ask("convert.probe.nothing", {})
-    with pytest.raises(ModelLoadFailed, match=r"llama\.cpp does not load the file"):
+    with pytest.raises(ModelLoadFailed, match=r"llama\.cpp cannot load the file"):
         probe.ask("convert.probe.llama_probe", {"model": "/nowhere.gguf"})
 
 
@@ -102,7 +102,7 @@ def test_difference_names_what_differs(tiny: Path) -> None:
     facts = probe.ask("convert.probe.llama_probe", {"model": str(tiny), "texts": list(divergence.TEXTS)}).facts
     tokenizer = tiny_decoder.tokenizer()
     for changed, said in (
-        ({"plain": [[1], *facts["plain"][1:]]}, "cuts 'Hello'"),
+        ({"plain": [[1], *facts["plain"][1:]]}, "splits 'Hello'"),
         ({"written": [[1], *facts["written"][1:]]}, "control tokens recognised"),
         ({"add_bos": True}, "puts the token 1 before"),
         ({"special_ids": {"bos": 1, "eos": 9}}, "ends a text with the token 9"),

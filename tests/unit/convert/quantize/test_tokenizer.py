@@ -45,7 +45,7 @@ def test_rules_are_not_all_the_same(tmp_path: Path) -> None:
     facts, fields = facts_of(path), gguf_files.read_fields(path)
     for pre in ("gpt-2", "llama-bpe"):
         other = tokenizers.build_tokenizer({**fields, "tokenizer.ggml.pre": pre})
-        assert "llama.cpp cuts" in divergence.difference(facts, other, TEXTS)
+        assert "llama.cpp splits" in divergence.difference(facts, other, TEXTS)
 
 
 def test_begin_token_is_built_in_where_the_file_says_so(tmp_path: Path) -> None:

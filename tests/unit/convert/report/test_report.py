@@ -36,54 +36,60 @@ def test_a_report_is_written_for_programs_and_for_people(tmp_path: Path):
 
 
 def test_the_first_paragraph_says_what_a_team_asks(tmp_path: Path):
-    """Which artefact, how good, how fast, how faithful, and what a sure answer promises."""
+    """Which artefact, how good, how fast, how faithful, and what its risk guarantee is."""
     first = markdown(made(), []).split("\n\n")[1]
-    assert first.startswith("The artefact is Q4_0, 91.7 MB, 5.39 bits per weight. It is right on 83.8 % (95 % interval")
-    assert "of 331 test rows. An answer takes 20.3 ms, 99 % of them at most 31.0 ms, on this machine." in first
-    assert "same answer as the full-precision model on 95.1 % (95 % interval 93.9 % to 96.3 %) of the rows." in first
-    assert "the same best choice in 100.0 % of 819 places, mean divergence 6e-10." in first
+    assert first.startswith("The model file is Q4_0, 91.7 MB, 5.39 bits per weight. It is right on 83.8% (95% interval")
+    assert "of 331 test rows. An answer takes 20.3 ms, 99% of them at most 31.0 ms, on this machine." in first
+    assert "same answer as the full-precision model on 95.1% (95% interval 93.9% to 96.3%) of the rows." in first
+    assert "the same best choice in 100.0% of 819 positions, mean divergence 6e-10." in first
     assert first.endswith(CALIBRATE["verdict"])
 
 
 def test_the_promise_is_checked_on_the_test_rows():
-    """How many test answers are sure and how many of these are wrong stands beside the accuracy; of none, a dash."""
+    """The shares of confident answers and of wrong ones among them are next to the accuracy; without any, a dash."""
     sure = {"coverage": share(0.6, 0.05), "wrong": share(0.04, 0.02)}
     first = markdown(made(evaluate=EVALUATE | {"sure": sure}), []).split("\n\n")[1]
-    said = "60.0 % (95 % interval 55.0 % to 65.0 %) of the answers are sure, and 4.0 % (95 % interval 2.0 % to 6.0 %)"
+    said = "60.0% (95% interval 55.0% to 65.0%) of the answers are confident, and 4.0% (95% interval 2.0% to 6.0%)"
     assert said in first
     none = {"coverage": share(0.0, 0.0), "wrong": {"value": None, "low": 0.0, "high": 1.0, "level": 0.95}}
-    assert "and - (95 %" in markdown(made(evaluate=EVALUATE | {"sure": none}), [])
+    assert "and - (95%" in markdown(made(evaluate=EVALUATE | {"sure": none}), [])
 
 
 def test_what_each_check_of_a_confident_answer_holds_up_is_shown():
     """Gate, floor and threshold each have their share of the rows that prove; a bundle without a gate says why."""
     text = markdown(made(), [])
-    assert "at most 3.0 % of 160 held-out rows are as strange. The floor is 0.5." in text
-    assert "| held up by the gate | 2.7 % (95 % interval 0.7 % to 4.7 %) |" in text
-    assert "| confident: none of these | 54.5 %" in text
+    assert "if its p-value is at most 3.0%, by 160 held-out rows. The floor is 0.5." in text
+    assert "| held up by the gate | 2.7% (95% interval 0.7% to 4.7%) |" in text
+    assert "| confident: none of these | 54.5%" in text
     bare = CALIBRATE | {"gate": {"score": "none", "why": "It has no score."}}
     assert "The bundle has no gate. It has no score. An answer" in markdown(made(calibrate=bare), [])
-    assert [line for line in doubts(made(calibrate=bare)) if line.startswith("Without a gate")]
+    assert [line for line in doubts(made(calibrate=bare)) if line.startswith("The bundle has no gate")]
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({}, "'other' is found in only 43.5 % of its rows."),
-        ({}, "'stock' has 7 test rows: its figures say little."),
-        ({}, "1 test row got no answer (INPUT_TOO_LONG) and counted as wrong."),
-        ({}, "30 tensors could not be made Q4_0 and took a larger type: the file has 5.39 bits per weight, not what"),
-        ({}, "2 training rows were longer than 'finetune.tokens_max' and left out."),
-        ({}, "Training was still getting better in its last epoch: more epochs may help."),
+        ({}, "'other' is found in only 43.5% of its rows."),
+        ({}, "'stock' has 7 test rows: its figures are uncertain."),
+        ({}, "1 test row got no answer (INPUT_TOO_LONG) and count as wrong."),
+        (
+            {},
+            "30 tensors could not be stored as Q4_0 and got a larger type: the file has 5.39 bits per weight",
+        ),
+        ({}, "2 training rows were longer than 'finetune.tokens_max' and were left out."),
+        ({}, "The last epoch of the training was the best one: more epochs can help."),
         ({}, "12 of 946 training rows were written by a model, not by people."),
         ({}, "The calibration split has no row of: refund."),
-        ({}, "The promise (5 % wrong at most, with 90 % certainty) holds for inputs like the calibration rows."),
+        (
+            {},
+            "The risk guarantee (at most 5% wrong, with 90% certainty) holds for inputs like the calibration rows,",
+        ),
         (
             {"calibrate": CALIBRATE | {"threshold": None, "verdict": "No."}},
-            "No answer of this bundle counts as sure. No.",
+            "No answer of this bundle is confident. No.",
         ),
-        ({"calibrate": CALIBRATE | {"coverage": 0.1}}, "Only 10.0 % of the answers are sure; all others escalate."),
-        ({"evaluate": EVALUATE | {"accuracy": share(0.8, 0.1)}}, "the accuracy is known to about ±10.0 % only."),
+        ({"calibrate": CALIBRATE | {"coverage": 0.1}}, "Only 10.0% of the answers are confident; all others escalate."),
+        ({"evaluate": EVALUATE | {"accuracy": share(0.8, 0.1)}}, "the accuracy is only known to about ±10.0%."),
     ],
 )
 def test_what_there_is_to_doubt_is_said(changed: dict[str, Any], said: str):
@@ -112,7 +118,7 @@ def test_a_run_that_came_less_far_has_a_shorter_report(tmp_path: Path, left: int
     assert {path.name for path in tmp_path.glob("*.png")} == {
         name for name in report_files.PLOTS if f"]({name})" in text
     }
-    assert ("Nothing is calibrated yet." in text) == (left < 5)
+    assert ("The calibrate stage has not run." in text) == (left < 5)
 
 
 def test_a_table_survives_what_labels_may_hold():
@@ -150,10 +156,10 @@ def test_unusual_results_are_drawn_or_left_out(tmp_path: Path, changed: dict[str
 
 def test_numbers_are_said_as_people_read_them():
     """Units and digits fit the size of the number."""
-    assert [percent(0.12345), percent(0.05, 0), percent(None)] == ["12.3 %", "5 %", "-"]
+    assert [percent(0.12345), percent(0.05, 0), percent(None)] == ["12.3%", "5%", "-"]
     assert [duration(3.21), duration(605)] == ["3.2 s", "10 min 05 s"]
     assert [number(461_000), number(0.000123456)] == ["461 000", "0.0001235"]
-    assert interval(share(0.5, 0.1)) == "50.0 % (95 % interval 40.0 % to 60.0 %)"
+    assert interval(share(0.5, 0.1)) == "50.0% (95% interval 40.0% to 60.0%)"
 
 
 def test_the_report_says_who_labelled():
@@ -161,7 +167,7 @@ def test_the_report_says_who_labelled():
     said = markdown(made(), ())
     assert "| labels that people confirmed | 0 | 500 | 331 |" in said
     assert "| labels of a large model | 200 | 0 | 0 |" in said
-    assert "do not say who labelled them (calibration). It is assumed that people did" in said
+    assert "do not name the source of their labels (calibration). Figures and threshold assume that people" in said
 
 
 # --- what the page says of the test, and what the plots show ------------------------------------------------------
@@ -172,14 +178,14 @@ def confidence_part(**changed: Any) -> str:
     return markdown(made(calibrate=CALIBRATE | changed), []).split("## Confidence")[1].split("##")[0]
 
 
-def test_the_test_is_explained_in_three_sentences():
+def test_the_test_is_explained_in_five_sentences():
     """Which rows and where it starts, what passes, and what the last that passed is worth."""
     paragraph = next(part for part in confidence_part().split("\n\n") if part.startswith("The threshold was tested"))
-    assert 3 == len(re.findall(r"\.(?: |$)", paragraph))
+    assert 5 == len(re.findall(r"\.(?: |$)", paragraph))
     assert "tested on 411 rows, one of each family" in paragraph
-    assert "where to start, here 0.95." in paragraph
-    assert "a probability of 10 % at most if more than 5 % are wrong" in paragraph
-    assert "at most 5 % are wrong is what is certain to 90 %, whatever share was seen there" in paragraph
+    assert "the first threshold to test, here 0.95." in paragraph
+    assert "a probability of at most 10% when more than 5% are wrong" in paragraph
+    assert "at most 5% of the answers are wrong with 90% certainty" in paragraph
 
 
 @pytest.mark.parametrize(
@@ -188,7 +194,7 @@ def test_the_test_is_explained_in_three_sentences():
         ({"tried": 1.62, "gain": 0.031, "error": 0.008, "kept": True}, "it is kept. On the rows of the threshold the"),
         (
             {"tried": 1.07, "gain": 0.001, "error": 0.004, "kept": False},
-            "no gain beyond chance, so the temperature stays",
+            "no significant gain, so the temperature stays",
         ),
     ],
 )
@@ -201,7 +207,7 @@ def test_a_temperature_that_makes_it_worse_is_remarked():
     """Where the log loss of the other rows rises, the report says so."""
     sides = CALIBRATE["reliability"]
     worse = {"before": sides["before"] | {"log_loss": 0.2}, "after": sides["after"] | {"log_loss": 0.21}}
-    assert "goes from 0.2000 to 0.2100, which is worse" in confidence_part(reliability=worse)
+    assert "changes from 0.2000 to 0.2100, which is worse" in confidence_part(reliability=worse)
     assert "worse" not in confidence_part()
 
 
@@ -253,8 +259,8 @@ def test_the_walk_is_plotted_as_it_was_tested():
     figure = report_files.risk_coverage(made())
     assert figure is not None
     words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert {"start, at 0.95", "failed, at 0.8: the end of the test", "the threshold, 0.86"} <= set(words)
-    limit = next(line for line in figure.axes[0].lines if line.get_label().startswith("most that passes"))
+    assert {"first tested, 0.95", "failed, 0.8: the test ends", "threshold, 0.86"} <= set(words)
+    limit = next(line for line in figure.axes[0].lines if line.get_label().startswith("largest share that passes"))
     assert [102 / 411, 188 / 411, 224 / 411, 261 / 411] == pytest.approx(list(limit.get_xdata()))
 
 
@@ -264,15 +270,15 @@ def test_near_copies_are_counted_in_every_report():
     some = NearDuplicates("train", "calibration", 2, 571, (("um a b", "a b"),))
     told = RunSummary(RECIPE, "t", "1.0.0", replace(SUMMARY, near_copies=(none, some)), made().records)
     said = markdown(told, [])
-    assert "0 of 331 test rows (0.0 %) are near copies of train rows." in said
-    assert "2 of 571 calibration rows (0.4 %) are near copies of train rows, such as 'um a b' of 'a b'." in said
+    assert "0 of 331 test rows (0.0%) are near duplicates of train rows." in said
+    assert "2 of 571 calibration rows (0.4%) are near duplicates of train rows, such as 'um a b' of 'a b'." in said
 
 
 def test_the_headline_without_near_copies_stands_beside_the_other():
     """Both in the first paragraph, with how many rows are copies."""
     copies = {"near_copies": {"rows": 150}, "without_near_copies": {"rows": 181, "accuracy": share(0.7, 0.07)}}
     first = markdown(made(evaluate=EVALUATE | copies), []).split("\n\n")[1]
-    assert "150 test rows (45.3 %) are near copies of training or calibration rows." in first
-    assert "Without them it is right on 70.0 % (95 % interval 63.0 % to 77.0 %) of 181." in first
+    assert "150 test rows (45.3%) are near duplicates of training or calibration rows." in first
+    assert "Without them it is right on 70.0% (95% interval 63.0% to 77.0%) of 181." in first
     none = markdown(made(evaluate=EVALUATE | {"near_copies": {"rows": 0}}), [])
-    assert "No test row is a near copy of a training or calibration row." in none
+    assert "No test row is a near duplicate of a training or calibration row." in none

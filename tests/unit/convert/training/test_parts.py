@@ -131,7 +131,7 @@ def test_at_least_one_row_is_kept_back() -> None:
     """A split too small for the share gives one row of its largest label; one that cannot is refused."""
     rows = [DataRow("x", label="a"), DataRow("y", label="b"), DataRow("z", label="b")]
     assert ("b",) == tuple(row.label for row in train_validation_split(rows, 0.1, seed=1).validation)
-    with pytest.raises(InvalidRequest, match="no row to spare"):
+    with pytest.raises(InvalidRequest, match="too few rows to hold one out"):
         train_validation_split([DataRow("x", synthetic=True), DataRow("y", synthetic=True)], 0.1, seed=1)
 
 
@@ -250,7 +250,7 @@ def test_every_row_is_seen_once_an_epoch_beside_rows_of_like_length() -> None:
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
     """The error says to lower the learning rate."""
-    with pytest.raises(InvalidRequest, match="not finite any more in epoch 1") as caught:
+    with pytest.raises(InvalidRequest, match="no longer finite in epoch 1") as caught:
         training_loop.train(Line([0.5] * 6, start=math.inf), settings(), lambda *_: None)
     assert "learning_rate" in caught.value.remedy
 
