@@ -158,8 +158,9 @@ def _watch_on_screen(watched: _DaemonWatch, display: WatchDisplay) -> None:
             frame = draw_screen(look, datetime.now(UTC), display, display.console.height)
             if live is None:
                 live = Live(frame, console=display.console, screen=True, auto_refresh=False, vertical_overflow="crop")
-                stack.enter_context(live)
-            live.update(frame, refresh=True)
+                stack.enter_context(live)  # which draws it
+            else:
+                live.update(frame, refresh=True)
 
 
 class Interruptions:
