@@ -1,0 +1,55 @@
+"""The sweep over every finding of doctor: the fault is made, the printed remedy run, and the finding is gone."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from edge_agent.doctor.all_checks import CHECKS
+from tests.support.finding_cases import CASES, MADE, FaultySite, finding_kinds
+
+REAL = [case for case in CASES if not case.reason_excused]
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+UNSIGNED = {"signatures"}
+"""The test's bundle has no signature."""
+
+
+def test_every_finding_has_one_row():
+    """The table is read from doctor's modules: each kind has a row, and no row is of a kind that is gone."""
+    names = [case.kind for case in CASES]
+    assert (len(finding_kinds()), len(set(names))) == (len(names), len({kind.name for kind in finding_kinds()}))
+    assert set(CHECKS) - {"huge-pages"} <= {kind.check for kind in finding_kinds()} | {"previous-version"}
+    assert sorted(MADE) == sorted(case.kind for case in REAL)
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("case", REAL, ids=lambda case: case.kind)
+def test_the_printed_remedy_cures_the_fault(case):
+    """Exactly this check reports, with those that the same fault necessarily reaches; afterwards none does."""
+    check = case.kind.partition("/")[0]
+    assert (sorted({check, *case.with_it}), []) == case.run()
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Iterator[FaultySite]:
+    """A site whose task answers."""
+    with FaultySite() as site:
+        yield site
+
+
+@pytest.mark.release
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
+@pytest.mark.parametrize("user", [(), NOBODY], ids=["root", "ordinary"])
+@pytest.mark.parametrize("phase", ["serving", "restarted", "draining"])
+def test_a_healthy_site_has_no_finding_in_any_phase(healthy, phase, user):
+    """Serving, just restarted and draining; an ordinary user is told what was not checked, and nothing else."""
+    if phase == "restarted":
+        healthy.restart()
+    if phase == "draining":
+        with healthy.daemon.admin() as admin:
+            admin.drain()
+    found = {each["check"] for each in healthy.findings(user) if each["verdict"] != "unseen"}
+    if phase == "draining":
+        healthy.restart()
+    assert set() == found - UNSIGNED
