@@ -10,6 +10,7 @@ from tests.support.finding_cases import (  # noqa: F401 - they fill the table
     certificate_rows,
     daemon_rows,
     disk_rows,
+    enrolment_rows,
     exchange_rows,
     settings_rows,
     socket_rows,
