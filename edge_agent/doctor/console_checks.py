@@ -58,13 +58,21 @@ class ConsoleFacts:
         return self.unit is not None and self.unit.failed
 
     @property
+    def folder(self) -> str:
+        """The folder of its certificate."""
+        return self.certificate.rpartition("/")[0]
+
+    @property
     def left(self) -> str:
         """Time until its certificate expires or since it expired, as text."""
         return format_duration(abs(self.expires_in))
 
 
 _LOG = f"sudo journalctl -u {UNIT} -b | tail -30"
-_RENEW = f"sudo edge-agent certs server --renew; sudo edge-agent certs show {{f.certificate}}; systemctl status {UNIT}"
+_RENEW = (
+    "sudo edge-agent certs server --renew --dir {f.folder}; "
+    f"sudo edge-agent certs show {{f.certificate}}; systemctl status {UNIT}"
+)
 _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "fault",

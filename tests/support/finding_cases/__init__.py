@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tests.support.finding_cases import (  # noqa: F401 - they fill the table
     certificate_rows,
+    console_rows,
     daemon_rows,
     disk_rows,
     enrolment_rows,

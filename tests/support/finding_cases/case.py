@@ -30,6 +30,8 @@ class Fault:
     """Checks that necessarily report the same fault."""
     settings: Settings = plain
     has_task: bool = True
+    prepare: Step | None = None
+    """What runs at the healthy site beside the daemon."""
     by_hand: Step | None = None
     """What the remedy's sentence tells a person to do beside the commands, such as an edit; it is done first."""
     words: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +77,8 @@ class FindingCase:
         fault = self.fault
         assert fault is not None, self.name
         with FaultySite(fault.settings, has_task=fault.has_task) as site:
+            if fault.prepare is not None:
+                fault.prepare(site)
             before = set(map(_key, site.everything()))
             fault.make(site)
             found = [each for each in site.everything() if _key(each) not in before]

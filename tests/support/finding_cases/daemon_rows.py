@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+from tests.support.eventually import eventually_sync
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import FaultySite
 
@@ -44,3 +45,39 @@ def unsigned(site: FaultySite) -> None:
 def _remove(site: FaultySite) -> None:
     with site.daemon.admin() as admin:
         admin.remove("pos-intent")
+
+
+def _drain(site: FaultySite) -> None:
+    with site.daemon.admin() as admin:
+        admin.drain()
+
+
+made("daemon/note/f-draining-since-s-it-finishes-what-runs-then-ends", asks_nothing=True)(_drain)
+
+
+@made(
+    "daemon/warning/f-takes-no-new-work",
+    settings=lambda _: {"service": {"drain_seconds": 1}},
+)
+def drained(site: FaultySite) -> None:
+    """Somebody drained the daemon, and longer ago than that takes."""
+    _drain(site)
+    eventually_sync(lambda: any(each["check"] == "daemon" for each in site.findings()))
+
+
+def _damage(site: FaultySite) -> None:
+    site.daemon.kill()
+    blobs = (site.daemon.state_dir / "blobs" / "sha256").rglob("?" * 64)
+    max(blobs, key=lambda path: path.stat().st_size).unlink()
+    site.daemon.start()
+
+
+@made(
+    "tasks/fault/message",
+    by_hand=_install,
+    settings=lambda _: {"engine": {"load_failures_max": 1}},
+)
+def weights_lost(site: FaultySite) -> None:
+    """The disk lost the weights of the only version."""
+    _damage(site)
+    eventually_sync(lambda: any(each["check"] == "tasks" for each in site.findings()))

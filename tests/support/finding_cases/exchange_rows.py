@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edge_agent.formats import uplink_state
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import TASK, FaultySite
 from tests.support.reason_cases.uplink_cases import IDENTITY
@@ -38,3 +40,17 @@ def _folder_store(folder: Path) -> Mapping[str, Any]:
 def store_away(site: FaultySite) -> None:
     """The disk of the folder store is not mounted."""
     (site.folder / "store").rmdir()
+
+
+def _start_uplink(site: FaultySite) -> None:
+    site.serve("uplink", "uplink")
+
+
+@made("uplink/fault/facts-silence", settings=_folder_store, prepare=_start_uplink)
+def uplink_killed(site: FaultySite) -> None:
+    """The uplink was killed some time ago: its report is ten minutes old."""
+    site.ends.pop_all().close()
+    report = site.daemon.state_dir / "uplink" / uplink_state.FILE_NAME
+    document = json.loads(report.read_bytes())
+    document["running_seconds"] -= 600
+    report.write_text(json.dumps(document))

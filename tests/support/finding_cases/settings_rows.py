@@ -66,3 +66,32 @@ def _credential(folder: Path) -> Mapping[str, Any]:
 def credential_that_every_user_reads(site: FaultySite) -> None:
     """Somebody gave every user the right to read the credential of the object store."""
     (site.folder / "store.yaml").chmod(0o644)
+
+
+def _write_credential(site: FaultySite) -> None:
+    """Write the credential again, as the sentences say."""
+    _credential(site.folder)
+
+
+@made("credentials/warning/has-none-does-not-exist", settings=_credential, by_hand=_write_credential)
+def credential_away(site: FaultySite) -> None:
+    """Somebody removed the credential of the object store."""
+    (site.folder / "store.yaml").unlink()
+
+
+@made("credentials/fault/is-empty", settings=_credential, by_hand=_write_credential)
+def credential_empty(site: FaultySite) -> None:
+    """A power cut left the credential empty."""
+    (site.folder / "store.yaml").write_bytes(b"")
+
+
+@made(
+    "config-overruled/note/agent-yaml-overrides-settings-of-enrolment-or-the-installer",
+    by_hand=lambda site: site.edit(site={"id": None}),
+)
+def name_overruled(site: FaultySite) -> None:
+    """The enrolment named the site, and agent.yaml has another name."""
+    path = site.agent_yaml.with_name("site.yaml")
+    path.write_text("site:\n  id: shop-8\n")
+    kept = site.agent_yaml.stat()
+    os.utime(path, (kept.st_atime, kept.st_mtime))

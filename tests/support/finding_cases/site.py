@@ -16,10 +16,12 @@ import yaml
 
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 from tests.support.remedy_commands import RemedyRunner
 
 SECONDS_MAX = 60.0
 TASK = "pos-intent"
+WEIGHTS = b"w" * 4096
 Settings = Callable[[Path], Mapping[str, Any]]
 """Makes what a site needs in its folder, and returns the sections of agent.yaml for it."""
 
@@ -65,7 +67,16 @@ class FaultySite:
     def install(self) -> None:
         """Install the task's bundle, as the technician who has it."""
         bundle = self.folder / "bundle"
-        self.daemon.install(bundle if bundle.exists() else echo_bundle(bundle))
+        self.daemon.install(bundle if bundle.exists() else echo_bundle(bundle, weights=WEIGHTS))
+
+    def serve(self, program: str, *checks: str) -> None:
+        """Run another of our programs until the end of this site, and wait until these checks are well."""
+        process = subprocess.Popen(
+            [*self.daemon.command(), "serve", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.ends.callback(process.wait)
+        self.ends.callback(process.kill)
+        eventually_sync(lambda: not {each["check"] for each in self.findings()} & set(checks))
 
     def edit(self, **sections: Mapping[str, Any]) -> None:
         """Change keys of agent.yaml; None removes one. The file keeps its time, as if the daemon had read it."""
@@ -124,6 +135,8 @@ class FaultySite:
             self.daemon.stop()
         if words[0] == "restart" and "edge-agent" in words:
             self.restart()
+        if words[0] == "restart" and "edge-uplink" in words:
+            self._agent(["serve", "uplink", "--once"])
         if words[0] == "start" and not self.is_running:
             self._start()
         return 0
@@ -135,6 +148,9 @@ class FaultySite:
         return 0
 
     def _agent(self, words: Sequence[str]) -> int:
+        if list(words) == ["serve", "uplink"]:
+            self.serve("uplink", "uplink")
+            return 0
         if list(words) == ["serve"] and not self._is_running_on():
             self._start()
             return 0

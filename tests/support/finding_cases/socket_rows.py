@@ -7,6 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from tests.support.eventually import eventually_sync
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import FaultySite
 from tests.support.tls_site import free_port
@@ -101,3 +102,10 @@ def tcp_without_tls(site: FaultySite) -> None:
     """agent.yaml opens a port without certificates."""
     site.edit(service={"tcp_address": f"127.0.0.1:{free_port()}", "insecure": True})
     site.restart()
+
+
+@made("port/warning/is-not-open-though-the-daemon-runs")
+def port_named_later(site: FaultySite) -> None:
+    """agent.yaml names a port since the daemon started, as after a restored copy of the file."""
+    site.edit(metrics={"address": f"127.0.0.1:{free_port()}"})
+    eventually_sync(lambda: any(each["check"] == "port" for each in site.findings()))

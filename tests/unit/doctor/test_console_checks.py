@@ -77,3 +77,12 @@ def test_doctor_looks_at_the_certificate_of_the_console(tmp_path):
     assert "no process listens" in seen()
     assert "does not belong" in seen(key_file=str(site.folder / "ca.key"))
     assert "none.crt does not exist" in seen(certificate_file=str(tmp_path / "none.crt"))
+
+
+def test_a_certificate_is_renewed_in_the_folder_where_it_is():
+    """Without the folder the command would look for the authority of another one."""
+    facts = ConsoleFacts(
+        "127.0.0.1:8391", True, file("token", kind=""), certificate="/srv/tls/web.crt", expires_in=-9.0
+    )
+    [found] = judge_console(facts)
+    assert ("fault", True) == (found.verdict, "certs server --renew --dir /srv/tls; " in found.command)
