@@ -2,13 +2,15 @@
 
     python -m benchmarks.remedies [--json] [--only NAME,NAME]
 
-Plays every row of the tables in tests/support: the reasons of the catalogue of errors, as the user who meets them. Each
-row starts daemons of its own; all of them take about 6 minutes on two cores. It needs root, to mount disks of its own,
-and strace. Progress is on standard error, with what a row that fails has shown.
+Plays every row of the tables in tests/support: the reasons of the catalogue of errors, as the user who meets them,
+then the findings of doctor, as the technician who reads them. Each row starts daemons of its own; all of them take
+about 12 minutes on two cores. It needs root, to mount disks of its own, and strace. Progress is on standard error, with
+what a row that fails has shown.
 
     shown     exactly this reason appeared, and no other
     cured     the remedy removed the fault, or names the person who can
     excused   rows that are not played, each with its reason; shown + excused = all
+    not made  rows that nobody has written yet: they count as missing
 """
 
 from __future__ import annotations
@@ -21,44 +23,50 @@ from pathlib import Path
 
 from benchmarks.bars import Bar, main
 from edge_agent.errors import BY_REASON
-from tests.support import reason_cases
+from tests.support import finding_cases, reason_cases
 from tests.support.reason_cases import Played, RemedyCase
 
 TABLES: Mapping[str, tuple[Mapping[str, RemedyCase], frozenset[str]]] = {
     "reasons": (reason_cases.CASES, frozenset(BY_REASON) | reason_cases.CLIENT_REASONS),
+    "findings": (
+        {case.name: case.as_row() for case in finding_cases.CASES},
+        frozenset(kind.name for kind in finding_cases.finding_kinds()),
+    ),
 }
 """The rows by what they are of, and the names of which each needs one."""
-EXCUSED_MAX = 3.0
+EXCUSED_MAX: Mapping[str, float] = {"reasons": 3.0, "findings": 19.0}
 
 
 def measure() -> Iterator[Bar]:
-    """Play every row, or those that were asked for; yield the bars."""
+    """Play every row, or those that were asked for; yield the bars of each table."""
     only = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else []
-    rows = []
     for kind, (table, names) in TABLES.items():
-        chosen = [row for name, row in table.items() if not only or name in only]
-        yield Bar(kind, len(chosen), len(chosen) if only else len(names), "higher")
-        rows += chosen
-    yield from judged(rows, [play(row, f"{number}/{len(rows)}") for number, row in enumerate(rows, 1)])
+        rows = [row for name, row in table.items() if not only or name in only]
+        if only and not rows:
+            continue
+        yield Bar(kind, len(rows), len(rows) if only else len(names), "higher")
+        yield from judged(kind, rows, [play(row, f"{number}/{len(rows)}") for number, row in enumerate(rows, 1)])
 
 
-def judged(rows: Sequence[RemedyCase], outcomes: Sequence[Played]) -> list[Bar]:
-    """Return the bars of rows and what came of each."""
+def judged(kind: str, rows: Sequence[RemedyCase], outcomes: Sequence[Played]) -> list[Bar]:
+    """Return the bars of a table's rows and what came of each; what nobody has made counts as missing."""
     excused = sum(1 for row in rows if row.excused)
+    missing = sum(1 for row in rows if not row.excused and row.play is None)
     shown = [played for row, played in zip(rows, outcomes, strict=True) if played.shown == (row.name,)]
     cured = sum(1 for played in shown if played.cured or played.person)
     return [
-        Bar("shown", len(shown), len(rows) - excused, "higher"),
-        Bar("cured, or the person named who can", cured, len(rows) - excused, "higher"),
-        Bar("excused", excused, EXCUSED_MAX, "lower"),
-        Bar("shown + excused", len(shown) + excused, len(rows), "higher"),
+        Bar(f"{kind}: shown", len(shown), len(rows) - excused, "higher"),
+        Bar(f"{kind}: cured, or the person named who can", cured, len(rows) - excused, "higher"),
+        Bar(f"{kind}: excused", excused, EXCUSED_MAX[kind], "lower"),
+        Bar(f"{kind}: not made", missing, 0, "lower"),
+        Bar(f"{kind}: shown + excused", len(shown) + excused, len(rows), "higher"),
     ]
 
 
 def play(row: RemedyCase, number: str) -> Played:
     """Play one row in a folder of its own; what fails is reported, and the sweep continues."""
     if row.play is None:
-        report(f"[{number}] {row.name}: excused: {row.excused}")
+        report(f"[{number}] {row.name}: {f'excused: {row.excused}' if row.excused else 'not made yet'}")
         return Played((), cured=False)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="remedies-") as folder:

@@ -46,7 +46,8 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
 def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     """Yield the warnings of an evaluation."""
     for reason, count in evaluate.get("failed", {}).items():
-        yield f"{plural(count, 'test row')} got no answer ({reason}) and count as wrong."
+        verb = "counts" if count == 1 else "count"
+        yield f"{plural(count, 'test row')} got no answer ({reason}) and {verb} as wrong."
     accuracy = evaluate.get("accuracy", {"high": 0.0, "low": 0.0})
     width = accuracy["high"] - accuracy["low"]
     if width > _WIDTH_MAX:

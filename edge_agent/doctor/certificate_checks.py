@@ -64,7 +64,9 @@ class CertificateFacts:
     def making(self) -> str:
         """The command that makes it."""
         if self.has_authority:
-            return f"sudo edge-agent certs server --renew --dir {self.folder}"
+            # Its names are in the certificate, unless that is what is missing.
+            names = " --name NAME" if self.what == "server" else ""
+            return f"sudo edge-agent certs server --renew --dir {self.folder}{names}"
         return f"sudo edge-agent certs init --dir {self.folder} --name NAME"
 
     @property
@@ -159,6 +161,8 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     barred = user.name if user and not can_reach(user, stat_parents(path), file, READ) else ""
     try:
         if what == "key":
+            if not stat_file(certificate).kind:  # that is reported
+                return CertificateFacts(what, file, barred=barred, has_authority=own)
             check_key_matches(read_bytes(certificate), read_bytes(path), str(certificate))
             return CertificateFacts(what, file, barred=barred, has_authority=own)
         found = parse_certificates(read_bytes(path), str(path))

@@ -102,7 +102,7 @@ _SILENT: tuple[FindingRule[DaemonFacts], ...] = (
         lambda f: f.reason in ("DEADLINE_EXPIRED", "UNREACHABLE") and f.pid,
         "pid {f.pid} listens at {f.path} and does not answer: {f.why_silent}",
         "Make a support bundle first if it happened before. Then end the process, and start the daemon again.",
-        "sudo edge-agent support-bundle; sudo kill -KILL {f.pid}; {f.restart}",
+        "sudo edge-agent support-bundle; sudo kill -KILL {f.pid}; {f.restart_killed}",
     ),
     FindingRule(
         "fault",

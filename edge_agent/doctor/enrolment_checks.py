@@ -279,7 +279,9 @@ def probe_site_key(context: ProbeContext) -> SiteKeyFacts:
     path = config.state_dir / "site.key"
     file = stat_file(path)
     whole = file.kind == "file" and read_bytes(path, len(_KEY_BEGIN)) == _KEY_BEGIN
-    return SiteKeyFacts(file, whole, bool(config.site.id and config.site.recipients))
+    # The daemon makes it where examples are collected, or reports on updates go to the central team.
+    used = any(consent != "off" for consent in config.examples.collect.values()) or config.update.root_file
+    return SiteKeyFacts(file, whole, bool(config.site.id and config.site.recipients and used))
 
 
 def probe_credentials(context: ProbeContext) -> tuple[CredentialFile, ...]:

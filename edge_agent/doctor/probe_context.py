@@ -43,9 +43,15 @@ PHASE_PROPERTIES = "ActiveState,SubState,MainPID,StateChangeTimestampMonotonic"
 _STOPPED_STATES = {"T": "its process is stopped", "D": "it waits for the disk", "Z": "its process has ended"}
 
 
-def start_command(managed: bool, verb: str = "start") -> str:
-    """Return the command that starts or restarts the daemon; `managed` when systemd runs it."""
-    return f"sudo systemctl {verb} edge-agent" if managed else "edge-agent serve"
+def start_command(managed: bool, verb: str = "start", pid: int = 0) -> str:
+    """Return the command that starts or restarts the daemon; `managed` when systemd runs it.
+
+    `pid` is its process, which without systemd has to end before another one starts; 0 = none runs.
+    """
+    if managed:
+        return f"sudo systemctl {verb} edge-agent"
+    ended = f"sudo kill {pid}; tail --pid={pid} -f /dev/null; " if verb == "restart" and pid > 0 else ""
+    return f"{ended}edge-agent serve"
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,11 @@ class DaemonFacts:
     @property
     def restart(self) -> str:
         """The command that starts the daemon again."""
+        return start_command(self.managed, "restart", self.pid)
+
+    @property
+    def restart_killed(self) -> str:
+        """The command that starts the daemon again after its process was killed."""
         return start_command(self.managed, "restart")
 
 

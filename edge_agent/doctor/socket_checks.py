@@ -52,6 +52,8 @@ class SocketFacts:
     managed: bool
     """systemd runs the daemon."""
     phase: UnitPhase = NO_PHASE
+    pid: int = 0
+    """The daemon's process; 0 when none runs, or this user may not see it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class _SocketView:
     socket: ListeningSocket
     managed: bool
     phase: UnitPhase
+    pid: int
 
     @property
     def changed(self) -> bool:
@@ -80,8 +83,20 @@ class _SocketView:
         return start_command(self.managed)
 
     @property
+    def is_half_gone(self) -> bool:
+        return self.pid > 0
+
+    @property
+    def remake(self) -> str:
+        return "Restart the daemon, which makes it again." if self.is_half_gone else "Start the daemon."
+
+    @property
+    def remaking(self) -> str:
+        return self.restart if self.is_half_gone else self.start
+
+    @property
     def restart(self) -> str:
-        return start_command(self.managed, "restart")
+        return start_command(self.managed, "restart", self.pid)
 
     @property
     def members(self) -> str:
@@ -98,8 +113,8 @@ _SOCKET: tuple[FindingRule[_SocketView], ...] = (
         "fault",
         lambda f: not f.socket.file.kind,
         "{f.socket.file.path} does not exist",
-        "Start the daemon.",
-        "{f.start}",
+        "{f.remake}",
+        "{f.remaking}",
     ),
     FindingRule(
         "fault",
@@ -130,8 +145,8 @@ _GROUP: tuple[FindingRule[_SocketView], ...] = (
         "fault",
         lambda f: not f.socket.group_exists,
         "group {f.socket.group} of {f.socket.name} does not exist: the daemon does not start",
-        "Add the group.",
-        "sudo groupadd --system {f.socket.group}",
+        "Add the group with the user of the calling program, who then has to log in again; restart the daemon.",
+        "sudo groupadd --system {f.socket.group}; sudo usermod -aG {f.socket.group} USER; {f.restart}",
     ),
     FindingRule(
         "note",
@@ -147,7 +162,7 @@ _GROUP: tuple[FindingRule[_SocketView], ...] = (
 def judge_sockets(facts: SocketFacts) -> Iterator[Finding]:
     """Judge each socket, then its group."""
     for each in facts.sockets:
-        view = _SocketView(each, facts.managed, facts.phase)
+        view = _SocketView(each, facts.managed, facts.phase, facts.pid)
         yield from first_match(SOCKET, _SOCKET, view, about=each.name)
         yield from first_match(GROUP, _GROUP, view, about=each.group)
 
@@ -264,7 +279,9 @@ def probe_sockets(context: ProbeContext) -> SocketFacts:
         (config.review_socket, 0o660, config.service.review_group),
         (config.admin_socket, 0o660 if config.service.admin_group else 0o600, config.service.admin_group),
     )
-    return SocketFacts(tuple(_socket(*each) for each in named), context.daemon.managed, context.daemon.phase)
+    daemon = context.daemon
+    pid = daemon.pid if daemon.pid > 0 else daemon.phase.pid
+    return SocketFacts(tuple(_socket(*each) for each in named), daemon.managed, daemon.phase, pid)
 
 
 def _socket(path: Path, mode: int, group: str) -> ListeningSocket:

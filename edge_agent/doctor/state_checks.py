@@ -31,7 +31,6 @@ STATE_DIR = Check("state-dir", "state")
 DATABASE = Check("database", "state")
 OWNERS = Check("state-owner", "state")
 EXCHANGE = Check("exchange-folders", "state")
-ASIDE = "/var/lib/edge-agent.away"
 _RIGHTS = {READ: "read", READ | ENTER: "read", READ | WRITE | ENTER: "write"}
 
 
@@ -88,8 +87,8 @@ _FOLDER: tuple[FindingRule[StateFacts], ...] = (
         "fault",
         lambda f: f.folder.kind != "folder",
         "{f.folder.path} is not a folder",
-        "Move the file away; the daemon creates the folder.",
-        "sudo mv {f.folder.path} {f.folder.path}.away",
+        "Move the file away and restart the daemon, which creates the folder; then install the bundles again.",
+        "sudo mv {f.folder.path} {f.folder.path}.away; sudo systemctl restart edge-agent",
     ),
     FindingRule(
         "fault",
@@ -150,8 +149,10 @@ class DatabaseFacts:
     @property
     def move_aside(self) -> str:
         """The commands that move it away."""
-        blobs = f" {self.file.path.removesuffix(self.name)}blobs" if self.name == "state.db" else ""
-        move = f"sudo mkdir -p {ASIDE}; sudo mv {self.file.path}*{blobs} {ASIDE}/"
+        folder = self.file.path.removesuffix(f"/{self.name}")
+        aside = f"{folder}.away"  # on the same disk, which may be another one than that of /var/lib
+        blobs = f" {folder}/blobs" if self.name == "state.db" else ""
+        move = f"sudo mkdir -p {aside}; sudo mv {self.file.path}*{blobs} {aside}/"
         return f"sudo systemctl stop edge-agent; {move}; sudo systemctl start edge-agent"
 
     @property

@@ -91,7 +91,7 @@ def test_a_bundle_that_a_site_could_hardly_check_is_refused(tmp_path):
     """Fewer golden cases that bind than the recipe wants: the error says how many there are and how to ship it."""
     job = finished(tmp_path / "run")
     strict = replace(job, recipe=job.recipe.model_copy(update={"budget": BudgetSection(golden_cases_min=200)}))
-    with pytest.raises(ModelFailed, match=r"\d+ of \d+ golden cases bind") as caught:
+    with pytest.raises(ModelFailed, match=r"\d+ of \d+ golden cases are binding") as caught:
         assemble_stage.run(strict)
     assert "golden_cases_min" in caught.value.remedy
 

@@ -86,3 +86,12 @@ def test_files_that_are_gone_or_are_none_are_faults(tmp_path):
     (tmp_path / "server.key").chmod(0o644)
     assert ("fault", "fault", "fault") == verdicts(tmp_path, access)
     assert "holds no certificate in PEM" in found(tmp_path, access)["server"].seen
+
+
+def test_a_missing_certificate_is_named_and_its_key_is_not_judged_by_it(tmp_path):
+    """What is gone cannot tell the names, which the command therefore asks for."""
+    access = made(tmp_path)
+    (tmp_path / "server.crt").unlink()
+    seen = found(tmp_path, access)
+    assert ("fault", "ok") == (seen["server"].verdict, seen["key"].verdict)
+    assert f"sudo edge-agent certs server --renew --dir {tmp_path} --name NAME" == seen["server"].command

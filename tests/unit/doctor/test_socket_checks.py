@@ -137,3 +137,19 @@ def test_a_daemon_that_starts_has_no_sockets_yet(seconds, verdict):
     missing = ListeningSocket("admin.sock", file("/run/x", kind=""), False, 0o600, "", True, ())
     facts = SocketFacts((missing,), managed=True, phase=parse_phase(text))
     assert verdict == verdicts(socket_checks.judge_sockets(facts))["socket"]
+
+
+@pytest.mark.parametrize(
+    ("managed", "pid", "command"),
+    [
+        (True, 0, "sudo systemctl start edge-agent"),
+        (True, 7, "sudo systemctl restart edge-agent"),  # systemd does not start what runs
+        (False, 0, "edge-agent serve"),
+        (False, 7, "sudo kill 7; tail --pid=7 -f /dev/null; edge-agent serve"),
+    ],
+)
+def test_a_socket_that_is_gone_while_the_daemon_runs_needs_a_restart(managed, pid, command):
+    """A daemon that runs has to end before it makes its sockets again; one that does not is started."""
+    missing = ListeningSocket("review.sock", file("/run/x", kind=""), False, 0o660, "", True, ())
+    [found] = socket_checks.judge_sockets(SocketFacts((missing,), managed, pid=pid))
+    assert ("fault", command) == (found.verdict, found.command)

@@ -126,7 +126,7 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
     """Two refusals for load are waited out; what stays away is an error to come back from."""
     with chat_server.serving(saying, statuses=[429, 503]) as server:
         assert 5 == len(made(recipe_of(tmp_path), server, rows=5).rows)
-    with pytest.raises(EngineNotReady, match="does not answer"):
+    with pytest.raises(EngineNotReady, match="did not answer"):
         made(recipe_of(tmp_path), server)
 
 

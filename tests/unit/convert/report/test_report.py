@@ -71,7 +71,7 @@ def test_what_each_check_of_a_confident_answer_holds_up_is_shown():
     [
         ({}, "'other' is found in only 43.5% of its rows."),
         ({}, "'stock' has 7 test rows: its figures are uncertain."),
-        ({}, "1 test row got no answer (INPUT_TOO_LONG) and count as wrong."),
+        ({}, "1 test row got no answer (INPUT_TOO_LONG) and counts as wrong."),
         (
             {},
             "30 tensors could not be stored as Q4_0 and got a larger type: the file has 5.39 bits per weight",

@@ -1,0 +1,133 @@
+"""One row of the table: a finding of doctor, how its fault is made, and what following its remedy does.
+
+@made("state-dir/warning/is-every-user-may-read-it")
+def open_folder(site: FaultySite) -> None:
+    ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.finding_cases.kinds import FindingKind
+from tests.support.finding_cases.site import FaultySite, Settings, plain
+from tests.support.reason_cases.case import Played, RemedyCase
+from tests.support.remedy_commands import OWN, RemedyCommand, command_lines
+
+Step = Callable[[FaultySite], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How a finding's fault is made and removed."""
+
+    make: Step
+    with_it: tuple[str, ...] = ()
+    """Checks that necessarily report the same fault."""
+    settings: Settings = plain
+    has_task: bool = True
+    by_hand: Step | None = None
+    """What the remedy's sentence tells a person to do beside the commands, such as an edit; it is done first."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What a person writes for the placeholders of the commands."""
+    person: str = ""
+    """Whom the remedy names, where nobody at the site can remove the fault."""
+    asks_nothing: bool = False
+    """It is a note for which nothing has to be done, and has no remedy."""
+
+
+@dataclass(frozen=True)
+class FindingOutcome:
+    """What came of a row."""
+
+    shown: list[str]
+    """Checks that newly reported."""
+    left: list[str]
+    """What was not cured: checks that still report, or did not report before the fault."""
+
+
+@dataclass(frozen=True)
+class FindingCase:
+    """A row of the table. Without a fault and without an excuse, nobody has made it yet."""
+
+    kind: FindingKind
+    fault: Fault | None = None
+    excused: str = ""
+    """Why its remedy is not run, for good."""
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+        return self.kind.name
+
+    @property
+    def expected(self) -> list[str]:
+        """Return the checks that report its fault."""
+        assert self.fault is not None
+        return sorted({self.kind.check, *self.fault.with_it})
+
+    def run(self) -> FindingOutcome:
+        """Make the fault, follow the remedy."""
+        fault = self.fault
+        assert fault is not None, self.name
+        with FaultySite(fault.settings, has_task=fault.has_task) as site:
+            before = set(map(_key, site.everything()))
+            fault.make(site)
+            found = [each for each in site.everything() if _key(each) not in before]
+            shown = sorted({each["check"] for each in found})
+            own = next((each for each in found if self.kind.matches(each)), None)
+            if own is None:
+                said = "; ".join(f"{each['check']} {each['verdict']}: {each['seen']}" for each in found)
+                return FindingOutcome(shown, [f"it was not reported, but: {said or 'nothing'}"])
+            return FindingOutcome(shown, self._follow(fault, site, own, before))
+
+    def _follow(self, fault: Fault, site: FaultySite, own: dict[str, str], before: set[tuple[str, ...]]) -> list[str]:
+        if fault.asks_nothing:
+            return [text for text in (own["remedy"], own["command"]) if text]
+        if fault.person:
+            return [] if fault.person in own["remedy"] else [f"it names no {fault.person}: {own['remedy']}"]
+        if fault.by_hand is not None:
+            fault.by_hand(site)
+        outcomes = site.runner.run_all(filter(_is_run, command_lines(own["command"])), **fault.words)
+        left = sorted({each["check"] for each in site.everything() if _key(each) not in before})
+        return [*left, *(outcome.said for outcome in outcomes if outcome.code and left)]
+
+    def as_row(self) -> RemedyCase:
+        """Return it as a row of the sweep; one that nobody has made has neither a play nor an excuse."""
+        return RemedyCase(self.name, "technician", self._play if self.fault else None, self.excused)
+
+    def _play(self, _: Path) -> Played:
+        """Run it, for the sweep, which counts."""
+        outcome, fault = self.run(), self.fault
+        assert fault is not None
+        assert (self.expected, []) == (outcome.shown, outcome.left), f"{outcome.shown}; {' '.join(outcome.left)}"
+        person = fault.person or ("nobody: nothing has to be done" if fault.asks_nothing else "")
+        return Played((self.name,), cured=not person, person=person)
+
+
+def _key(finding: Mapping[str, str]) -> tuple[str, ...]:
+    return finding["check"], finding["verdict"], finding["about"]
+
+
+def _is_run(command: RemedyCommand) -> bool:
+    """Commands that change something: those that only show cannot cure, and an editor is the person's."""
+    return command.steps[0][0] in ("sudo", "tail", *OWN) and not re.search(r"journalctl|dmesg|\bss\b", command.text)
+
+
+MADE: dict[str, Fault] = {}
+"""Faults that are made, by the name of their kind."""
+
+
+def made(kind: str, **more: Any) -> Callable[[Step], Step]:
+    """Make a function the row of a kind."""
+
+    def keep(make: Step) -> Step:
+        assert kind not in MADE, kind
+        MADE[kind] = Fault(make, **more)
+        return make
+
+    return keep

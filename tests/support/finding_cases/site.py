@@ -1,0 +1,149 @@
+"""A real daemon in which faults are made, and the programs that doctor's remedies use there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.remedy_commands import RemedyRunner
+
+SECONDS_MAX = 60.0
+TASK = "pos-intent"
+Settings = Callable[[Path], Mapping[str, Any]]
+"""Makes what a site needs in its folder, and returns the sections of agent.yaml for it."""
+
+
+def plain(_: Path) -> Mapping[str, Any]:
+    """Add nothing to agent.yaml."""
+    return {}
+
+
+class FaultySite:
+    """A daemon in a process, with a task and a site key, in a folder that every user may enter."""
+
+    def __init__(self, settings: Settings = plain, *, has_task: bool = True) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ea-finding-"))
+        self.folder.chmod(0o755)
+        self.has_task = has_task
+        self.ends = ExitStack()
+        """Takes back what a fault did to the machine."""
+        sections = {"site": {"id": "shop-7"}, **settings(self.folder)}
+        self.daemon = RunningDaemon(self.folder / "site", **sections)
+        self.agent_yaml = self.folder / "site" / "agent.yaml"
+        self.config = self.folder / "site" / "all.yaml"
+        controls = {"systemctl": self._systemctl, "edge-agent": self._agent, "tail": self._wait}
+        self.runner = RemedyRunner(self.folder / "bin", self.daemon.command(), controls)
+
+    def _settings(self) -> dict[str, Any]:
+        folders = {"state_dir": str(self.daemon.state_dir), "run_dir": str(self.daemon.run_dir)}
+        return {**folders, "metrics": {"address": ""}, "site": {"id": "shop-7"}, "store": {"allow_unsigned": True}}
+
+    def __enter__(self) -> FaultySite:
+        self.config.write_text(json.dumps(self._settings()))
+        self.daemon.start()
+        if self.has_task:
+            self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.daemon.kill()
+        self.ends.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.daemon.run_dir, ignore_errors=True)
+
+    def install(self) -> None:
+        """Install the task's bundle, as the technician who has it."""
+        bundle = self.folder / "bundle"
+        self.daemon.install(bundle if bundle.exists() else echo_bundle(bundle))
+
+    def edit(self, **sections: Mapping[str, Any]) -> None:
+        """Change keys of agent.yaml; None removes one. The file keeps its time, as if the daemon had read it."""
+        kept = self.agent_yaml.stat()
+        document = yaml.safe_load(self.agent_yaml.read_text())
+        for name, changes in sections.items():
+            merged = {**document.get(name, {}), **changes}
+            document[name] = {key: value for key, value in merged.items() if value is not None}
+        self.agent_yaml.write_text(yaml.safe_dump(document))
+        os.utime(self.agent_yaml, (kept.st_atime, kept.st_mtime))
+
+    def findings(self, user: Sequence[str] = ()) -> list[dict[str, str]]:
+        """Return what doctor finds as a user, but for what is ok or a note."""
+        return [each for each in self.everything(user) if each["verdict"] != "note"]
+
+    def everything(self, user: Sequence[str] = ()) -> list[dict[str, str]]:
+        """Return what doctor finds as a user, but for what is ok."""
+        # As an installed machine has it: an option would name a folder that this user may not enter.
+        command = [*self.daemon.command()[:3], "--config", str(self.config)] if user else self.daemon.command()
+        done = subprocess.run(
+            [*user, *command, "doctor", "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS_MAX,
+        )
+        assert done.stdout, done.stderr
+        found: list[dict[str, str]] = json.loads(done.stdout)["findings"]
+        return [each for each in found if each["verdict"] != "ok"]
+
+    def restart(self) -> None:
+        """Do what systemd does."""
+        if self.is_running:
+            self.daemon.stop()
+        self._start()
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether the daemon's process lives."""
+        return self.daemon.process is not None and self.daemon.process.poll() is None
+
+    def _is_running_on(self) -> bool:
+        """Tell whether it lives a moment later, too: what was killed may not have ended yet."""
+        assert self.daemon.process is not None
+        with suppress(subprocess.TimeoutExpired):
+            self.daemon.process.wait(1)
+        return self.is_running
+
+    def _start(self) -> None:
+        has_state = (self.daemon.state_dir / "state.db").exists()
+        self.daemon.start(*((TASK,) if self.has_task and has_state else ()))
+
+    def _systemctl(self, words: Sequence[str]) -> int:
+        """Stand in for systemd: `start` does nothing to a daemon that runs."""
+        if words[0] == "stop" and self.is_running:
+            self.daemon.stop()
+        if words[0] == "restart" and "edge-agent" in words:
+            self.restart()
+        if words[0] == "start" and not self.is_running:
+            self._start()
+        return 0
+
+    def _wait(self, _: Sequence[str]) -> int:
+        """Wait for the end of the daemon, which is this program's child: until that has waited, tail sees it."""
+        assert self.daemon.process is not None
+        self.daemon.process.wait(SECONDS_MAX)
+        return 0
+
+    def _agent(self, words: Sequence[str]) -> int:
+        if list(words) == ["serve"] and not self._is_running_on():
+            self._start()
+            return 0
+        done = subprocess.run(
+            [*self.daemon.command(), *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            cwd=self.folder,
+            timeout=SECONDS_MAX,
+        )
+        return done.returncode
