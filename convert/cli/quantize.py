@@ -48,7 +48,7 @@ def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
     gguf = execution.load_module("convert.quantize.gguf_files")
     made = gguf.quantize(gguf.QuantizeRequest(source, out, type_, requantize=requantize))
     held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
-    said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits a"
+    said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits per"
     progress_output.out().print(f"{said} weight; tensors: {held}")
     for line in made.fallbacks:
         progress_output.out().print(f"not as requested: {line}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from edge_agent.cli.export_explanation import explain_empty_export
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, progress
 from edge_agent.client import AdminClient, CallFailed, ImportProgress, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
-from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
+from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
 from edge_agent.formatting import format_bytes
 
 FILE_BYTES_MAX = 64 * 2**20
@@ -89,6 +90,7 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
         else:
             out().print("Nothing leaves this site: 'site.id' in agent.yaml is not set.")
         return
+    check_readable(Path(sealed.outbox_path))
     columns, console = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()), err()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("Copying files", total=None)
@@ -115,6 +117,14 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
     else:
         done = f"{copied}. Bring the drive to the central team; 'edge-agent media import' takes their receipts."
         print_done(ctx, done)
+
+
+def check_readable(outbox: Path) -> None:
+    """Refuse a user who may operate the daemon, but not read what leaves the site: only root and the daemons may."""
+    try:
+        os.scandir(outbox).close()
+    except PermissionError as error:
+        raise ConfigInvalid(f"cannot read {outbox}: {error.strerror}", remedy="Run the command with sudo.") from None
 
 
 def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = lambda *_: None) -> MediaCopy:

@@ -37,6 +37,10 @@ from edge_agent.v1 import admin_pb2_grpc, task_pb2
 from edge_agent.v1.field_pb2 import FieldSeries
 
 PROGRESS_SECONDS = 0.25
+_ENROL_FIRST = (
+    "Enrol the site with the enrolment file of the central team: 'sudo edge-agent enrol FILE'. Without one, set it to"
+    " the root.json of the central team, and restart the daemon."
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         path, updater = _absolute(request.path), self._components.updater
         if not self._components.config.update.root_file:
             said = "this site was given no root of trust: 'update.root_file' in agent.yaml is not set"
-            raise ConfigInvalid(said, remedy="Set it to the root.json of the central team, and restart the daemon.")
+            raise ConfigInvalid(said, remedy=_ENROL_FIRST)
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(updater.check(path))
             while not looking.done():

@@ -45,7 +45,9 @@ TIMESTAMP_BYTES_MAX = 16 * 1024
 _STICK_REMEDY = (
     "Name the folder that 'edge-convert media' has written to its end; the user edge-agent must be able to read it."
 )
-_MIRROR_REMEDY = "Wait for 'edge-agent serve uplink', whose part of 'edge-agent status' says more; or import a stick."
+_MIRROR_REMEDY = (
+    "Wait for 'edge-agent serve uplink', whose part of 'edge-agent status' says more; or import a USB drive."
+)
 _TARGET = re.compile(r"bundles/([^/]+)/([0-9a-f]{64})")
 Bundles = Mapping[str, SignedBundle]
 

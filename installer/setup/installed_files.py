@@ -58,7 +58,9 @@ def _edited(path: Path, laid: set[Path]) -> bool:
 
 
 def _files(places: InstallPaths, program: InstalledProgram) -> Iterator[tuple[Path, Path]]:
+    """Yield what belongs on the machine; a folder below share/man is a dependency's, whose manual nobody needs here."""
     for kind in KINDS:
         folder = program.folder / "share" / kind
-        for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+        found = folder.glob("*") if kind == "man" else folder.rglob("*")
+        for source in sorted(path for path in found if path.is_file()):
             yield places.laid(kind, str(source.relative_to(folder))), source

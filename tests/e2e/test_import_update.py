@@ -159,10 +159,11 @@ def test_a_revoked_bundle_goes_on_and_says_so(brought):
 
 
 def test_a_site_without_a_root_of_trust_says_so(tmp_path):
-    """It takes no updates, from wherever."""
+    """It takes no updates, from wherever; the way out is its enrolment file."""
     with RunningDaemon(tmp_path / "site") as daemon:
         stick = tmp_path / "stick" / "metadata"
         stick.mkdir(parents=True)
         (stick / "timestamp.json").write_text("{}")
         result = CliRunner().invoke(app, [*daemon.command()[3:], "import", str(stick.parent)])
     assert (3, True) == (result.exit_code, "update.root_file" in result.stderr), result.output
+    assert "'sudo edge-agent enrol FILE'" in result.stderr

@@ -156,7 +156,7 @@ def test_too_few_rows_always_escalate_and_say_how_many_more(tmp_path):
     assert isinstance(section, AlwaysEscalate)
     assert (1.0, {"temperature": 0, "gate": 0, "threshold": 30, "failed": 0}) == (section.temperature, report["rows"])
     assert 15 <= report["labels_needed"] <= 100
-    assert f"always escalate. About {report['labels_needed']} more labels needed" in report["verdict"]
+    assert f"every answer escalates. About {report['labels_needed']} more labels are needed" in report["verdict"]
 
 
 def test_a_model_that_errs_when_sure_is_not_helped_by_labels(tmp_path):
@@ -164,7 +164,7 @@ def test_a_model_that_errs_when_sure_is_not_helped_by_labels(tmp_path):
     section, report = calibrate(open_bundle(echo_bundle(tmp_path / "a")), intents(300, wrong=100), RISK)
     assert isinstance(section, AlwaysEscalate)
     assert report["labels_needed"] is None
-    assert "More labels alone would not help" in report["verdict"]
+    assert "More labels alone will not help" in report["verdict"]
 
 
 def test_records_are_calibrated_on_being_right_as_a_whole(tmp_path):

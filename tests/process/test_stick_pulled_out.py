@@ -6,12 +6,13 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from edge_agent.cli.media import copy_out
-from edge_agent.errors import DocumentInvalid
+from edge_agent.cli.media import check_readable, copy_out
+from edge_agent.errors import ConfigInvalid, DocumentInvalid
 from edge_agent.formats import segment
 from tests.support.forking import Forking
 from tests.support.strace import Point, failed_at, killed_at, needs_strace, points, sample
@@ -112,3 +113,26 @@ def test_what_is_no_file_on_a_stick_is_not_read(tmp_path: Path, make: Callable[[
     copying = copy_out(tmp_path / "outbox", tmp_path / "stick")
     assert isinstance(copying.failure, DocumentInvalid)
     assert ["status.json"] == copying.missing
+
+
+@contextmanager
+def without_root() -> Iterator[None]:
+    """Have this process be nobody for a while, where it is root."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_an_operator_who_may_not_read_the_outbox_is_told_to_use_sudo(tmp_path: Path):
+    """The group of operators opens admin.sock, not the files that leave the site: that is an error, not a traceback."""
+    outbox = tmp_path / "outbox"
+    outbox.mkdir(mode=0)
+    with without_root(), pytest.raises(ConfigInvalid, match="Permission denied") as refused:
+        check_readable(outbox)
+    assert "Run the command with sudo." == refused.value.remedy
+    outbox.chmod(0o700)
+    check_readable(outbox)

@@ -24,7 +24,7 @@ from installer.build import (
     shared_files,
     wheelhouse,
 )
-from installer.setup import durable_files, payload, programs, target_machine
+from installer.setup import durable_files, installed_files, payload, programs, target_machine
 from installer.setup.errors import MACHINE, SetupError, from_os_error
 from installer.setup.install_paths import InstallPaths
 from tests.support.eventually import eventually_sync
@@ -275,3 +275,16 @@ def test_every_build_of_llama_cpp_has_the_same_kernels() -> None:
     for path, folder in folders.items():
         found = re.findall(rf"{re.escape(folder)}/([\w-]+\.h)", (root / path).read_text(encoding="utf-8"))
         assert (path, [header.name for header in kernels]) == (path, found)
+
+
+def test_the_manual_of_a_dependency_stays_in_its_program(tmp_path: Path):
+    """A wheel such as segno brings share/man/man1/segno.1: only this program's own manual pages are laid."""
+    manual = tmp_path / "program/share/man"
+    (manual / "man1").mkdir(parents=True)
+    (manual / "man1/segno.1").write_text(".TH segno\n")
+    (manual / "edge-agent.1").write_text(".TH edge-agent\n")
+    program = programs.InstalledProgram(tmp_path / "program", "1", "cpu", "", "3.11", "/usr/bin/python3", "")
+    places = InstallPaths(tmp_path / "root")
+    installed_files.install_files(places, program, None)
+    laid = [path for path in (tmp_path / "root/usr/local/share").rglob("*") if path.is_file()]
+    assert [tmp_path / "root/usr/local/share/man/man1/edge-agent.1"] == laid

@@ -315,7 +315,7 @@ def test_where_no_mirror_is_nothing_is_missing(centre, tmp_path):
     site = TrustingSite(tmp_path / "far", centre.root_bytes, mirrored=False)
     with pytest.raises(UpdateIncomplete, match="there is no update in") as refused:
         site.believe()
-    assert "import a stick" in refused.value.remedy
+    assert "import a USB drive" in refused.value.remedy
     site.believe(centre.stick(tmp_path / "stick"))
     for each in (site, site.again()):
         assert (2, None) == (each.believe().plan_version, each.believe().problem)

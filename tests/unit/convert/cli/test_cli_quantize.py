@@ -19,7 +19,7 @@ def test_a_file_is_quantized_and_what_it_holds_is_said(tiny: Path, tmp_path: Pat
     code, said = edge_convert("quantize", str(tiny), "--type", "Q4_0", "--out", str(tmp_path / "q.gguf"))
     assert code == 0
     found = gguf_files.contents(tmp_path / "q.gguf")
-    assert f"Q4_0, {found.size_bytes / 1000:.1f} kB, {found.bits_per_weight:.2f} bits a weight" in said
+    assert f"Q4_0, {found.size_bytes / 1000:.1f} kB, {found.bits_per_weight:.2f} bits per weight" in said
     assert f"{found.types['Q4_0']} Q4_0" in said
 
 
