@@ -76,3 +76,16 @@ def few_inodes(site: FaultySite) -> None:
 def no_inodes(site: FaultySite) -> None:
     """A program made small files until there was room for few more."""
     _small_files(site, 300)
+
+
+@made("disk/fault/mounted-read-only", by_hand=lambda site: _remount(site, "rw"))
+def disk_read_only(site: FaultySite) -> None:
+    """The file system of the state folder was mounted again, read-only."""
+    folder = str(site.daemon.state_dir)
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    site.ends.callback(subprocess.run, ["umount", "-l", folder], check=True)
+    _remount(site, "ro")
+
+
+def _remount(site: FaultySite, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how},bind", str(site.daemon.state_dir)], check=True)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support.eventually import eventually_sync
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import FaultySite
 from tests.support.fleet_cases import Centre
@@ -120,3 +121,27 @@ def root_expired(site: FaultySite) -> None:
 def no_root_at_a_site_with_drives(site: FaultySite) -> None:
     """agent.yaml names no root of trust, and updates come on a drive."""
     site.edit(update={"root_file": None})
+
+
+def _name_the_root(site: FaultySite) -> None:
+    site.edit(update={"root_file": str(site.folder / "root.json")})
+    site.restart()
+
+
+def _wait_for_the_uplink(site: FaultySite) -> None:
+    site.restart_uplink()
+    eventually_sync(lambda: "updates-believed" not in {each["check"] for each in site.findings()})
+
+
+made(
+    "metadata/note/no-update-has-arrived-yet",
+    settings=lambda folder: {**fleet(folder), "uplink": {}, "update": {}},
+    with_it=("updates-believed",),
+    person="the central team",
+)(_name_the_root)
+made(
+    "metadata/note/no-metadata-has-arrived-in-yet-this-site-was-enrolled-today",
+    settings=lambda folder: {**fleet(folder), "update": {}},
+    with_it=("updates-believed",),
+    by_hand=_wait_for_the_uplink,
+)(_name_the_root)

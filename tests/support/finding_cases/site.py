@@ -78,6 +78,10 @@ class FaultySite:
         self.ends.callback(process.kill)
         eventually_sync(lambda: not {each["check"] for each in self.findings()} & set(checks))
 
+    def restart_uplink(self) -> None:
+        """Let the uplink do what it does after a start."""
+        self._agent(["serve", "uplink", "--once"])
+
     def edit(self, **sections: Mapping[str, Any]) -> None:
         """Change keys of agent.yaml; None removes one. The file keeps its time, as if the daemon had read it."""
         kept = self.agent_yaml.stat()
@@ -136,7 +140,7 @@ class FaultySite:
         if words[0] == "restart" and "edge-agent" in words:
             self.restart()
         if words[0] == "restart" and "edge-uplink" in words:
-            self._agent(["serve", "uplink", "--once"])
+            self.restart_uplink()
         if words[0] == "start" and not self.is_running:
             self._start()
         return 0

@@ -109,3 +109,9 @@ def port_named_later(site: FaultySite) -> None:
     """agent.yaml names a port since the daemon started, as after a restored copy of the file."""
     site.edit(metrics={"address": f"127.0.0.1:{free_port()}"})
     eventually_sync(lambda: any(each["check"] == "port" for each in site.findings()))
+
+
+@made("daemon-warnings/warning/warning-message", with_it=("plain-tcp",), by_hand=_without_tcp)
+def warned_of_tcp_without_tls(site: FaultySite) -> None:
+    """The daemon itself warns of a port without certificates, and says what to do."""
+    tcp_without_tls(site)

@@ -26,6 +26,7 @@ from edge_agent.doctor.installation import (
 from edge_agent.doctor.state_checks import DatabaseFacts, ExchangeFolder, StateFacts
 from edge_agent.store.state_database import StateDatabase
 from tests.support.doctor_cases import DAEMON, DAY, UPLINK, enrolled, file, looked, only, place, told, verdicts
+from tests.support.reason_cases.uplink_cases import IDENTITY
 
 STRANGER = SystemUser("nobody", 99, frozenset({99}))
 OPEN = (file("/etc", 0o755, "folder", uid=0, gid=0),)
@@ -299,3 +300,10 @@ def test_real_exchange_folders_are_looked_at_for_real_users(tmp_path):
     found = looked(where)["exchange-folders"]
     assert ("fault", "notes") == (found.verdict, found.about)
     assert stat_file(tmp_path).kind == "folder"
+
+
+@pytest.mark.parametrize(("collect", "needed"), [({}, False), ({"pos": "off"}, False), ({"pos": "upstream"}, True)])
+def test_a_site_key_that_the_daemon_does_not_make_is_not_missing(tmp_path, collect, needed):
+    """It makes one where examples are collected, or reports on updates go to the central team."""
+    where = place(tmp_path, site=IDENTITY, examples={"collect": collect})
+    assert needed is ("site-key" in looked(where))
