@@ -322,7 +322,7 @@ def _remedy(kind: type[EdgeAgentError]) -> str:
 
 def _blocker(outcome: BundleOutcome) -> type[EdgeAgentError] | None:
     """Return the class of the error that keeps a bundle from being tested until a person acts; None = there is none."""
-    return BY_REASON.get(outcome.reason) if outcome.state in ("WAITING", "FETCHING", "STAGED") else None
+    return BY_REASON.get(outcome.reason) if outcome.state in ("WAITING", "FETCHING", "STAGED", "HELD") else None
 
 
 def _copy(source: Path, goal: Path, copying: MediaCopy) -> None:

@@ -360,6 +360,9 @@ def _held(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
     """Return the row of a task for which somebody here chose something else than the plan."""
     if facts.unreadable:  # nobody chose that: it comes back with the agent that can read it
         return row
+    if facts.brought and facts.missing and not facts.active:  # the drive was to bring it back, and cannot
+        failed = _files_missing(row, facts)
+        return _at(row, "held", now, failed.reason, f"{failed.message}. Until then the task stays removed")
     reason, said = ("BY_HAND", HELD) if facts.active else ("REMOVED", REMOVED)
     return _at(row, "held", now, reason, said.format(task=row.task))
 

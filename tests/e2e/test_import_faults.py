@@ -196,6 +196,12 @@ def test_a_removed_task_comes_back_with_its_drive(site: Offline):
     assert "'sudo edge-agent bundles allow pos'" in said
     activated = site.run("activate", "pos", "1.0.0")
     assert (2, True) == (activated.exit_code, "'sudo edge-agent bundles allow pos' lets" in words(activated.stderr))
+    spoiled = Path(shutil.copytree(drive, site.folder / "spoiled"))
+    (spoiled / "blobs" / sha256_of(b"pos 1.0.0")).unlink()
+    brought = site.bring(spoiled)
+    assert (5, True) == (brought.exit_code, "have the USB drive written again" in words(brought.stdout))
+    assert "Until then the task stays removed" in words(brought.stdout)
+    site.until("HELD", "REMOVED")
     assert (0, "1.0.0") == (site.bring(drive).exit_code, site.answering())
     assert 0 == site.run("remove", "pos", "-y").exit_code
     site.until("HELD", "REMOVED")

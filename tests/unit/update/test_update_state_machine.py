@@ -167,11 +167,17 @@ def test_whoever_brings_the_files_of_a_removed_task_wants_it_back():
         after, action = update_state_machine.decide(TASK, removed, facts("", brought=True, **there), NOW)
         assert (False, "") == (action is UpdateAction.NOTHING, after.incumbent)
     for refused in (
-        facts("", brought=True, installed=False, missing="1 file"),
         facts("", brought=False),
         facts("", brought=True, desired=None),
     ):
         assert ("held", "REMOVED", UpdateAction.NOTHING) == decided(removed, refused)
+    damaged, _ = update_state_machine.decide(
+        TASK, removed, facts("", brought=True, installed=False, missing="blobs/ab is damaged"), NOW
+    )
+    assert ("held", "UPDATE_INCOMPLETE") == (damaged.state, damaged.reason)
+    assert damaged.message.startswith("blobs/ab is damaged: have the USB drive written again")
+    assert damaged.message.endswith("Until then the task stays removed")
+    assert ("held", "REMOVED", UpdateAction.NOTHING) == decided(damaged, facts("", brought=False))
     chosen, _ = update_state_machine.decide(TASK, row("done"), facts(OTHER), NOW)
     assert ("held", "BY_HAND", UpdateAction.NOTHING) == decided(chosen, facts(OTHER, brought=True))
 
