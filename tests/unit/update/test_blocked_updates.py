@@ -141,7 +141,9 @@ async def test_a_removed_task_comes_back_with_its_drive(site: UpdatingSite):
         await site.look()
         assert ("held", "REMOVED") == site.where()
     await site.updater.check(site.tmp_path / "stick")
-    assert ("held", "REMOVED") == site.where()  # the drive does not have its files
+    assert ("held", "UPDATE_INCOMPLETE") == site.where()  # the drive does not have its files
+    await site.look()
+    assert ("held", "REMOVED") == site.where()
     site.published.on_the_way.clear()
     assert "held" == (await site.look()).state
     await site.updater.check(site.tmp_path / "stick")
