@@ -94,7 +94,7 @@ def test_a_measured_bundle_is_told_as_in_a_report():
     """The name, the accuracy, the doubts and the tables."""
     text = measured("pos 1.0.0", EVALUATE)
     assert text.startswith("# pos 1.0.0\n\nIt is right on 83.8%")
-    assert "## Warnings\n\n- 1 test row got no answer (INPUT_TOO_LONG) and count as wrong." in text
+    assert "## Warnings\n\n- 1 test row got no answer (INPUT_TOO_LONG) and counts as wrong." in text
     assert "| refund | 44 | 95.0% (90.0 to 100.0) | 90.9% (85.9 to 95.9) | 93.0% (88.0 to 98.0) |" in text
 
 
