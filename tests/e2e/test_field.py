@@ -132,12 +132,17 @@ def judged_by(fielded):
     return {who: number for who, number in could_take(fielded)["judged_by"].items() if who != "note"}
 
 
-def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielded):
-    """Status, metrics, doctor and the heartbeat name it and what to do; without the plan's permission that is all."""
+def drift(fielded):
+    """Let confidences fall until the alarm is raised, which it stays."""
     fielded.plan(mode="local")
     for _ in range(8):
         fielded.site.client.classify(TASK, [UNSURE] * 64)
     eventually_sync(lambda: [alarm.alarm for alarm in fielded.site.admin.status().alarms] == ["confidence"])
+
+
+def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielded):
+    """Status, metrics, doctor and the heartbeat name it and what to do; without the plan's permission that is all."""
+    drift(fielded)
     shown = fielded.run("status")
     assert "alarm: pos-intent, confidence for" in shown
     assert "in calibration they were 90.0 %" in shown
@@ -151,6 +156,7 @@ def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielde
 @pytest.mark.slow
 def test_with_the_plan_s_permission_the_task_goes_to_shadow(fielded):
     """It is seen who did it, everywhere; the operator takes it back, and the alarm does not do it again."""
+    drift(fielded)
     fielded.plan(mode="local", demote_on=("confidence",))
     eventually_sync(lambda: fielded.mode() == ("SHADOW", "alarm"))
     assert "'edge-agent mode pos-intent planned' takes that back" in fielded.run("status")
