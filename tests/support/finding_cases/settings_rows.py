@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edge_agent.doctor.configuration_checks import SLACK_SECONDS
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import FaultySite
 
@@ -24,8 +24,10 @@ def misspelt_key(site: FaultySite) -> None:
 
 @made("config-not-in-force/warning/after-the-daemon-started-the-old-settings-are-in-force")
 def edited_after_the_start(site: FaultySite) -> None:
-    """Somebody edited agent.yaml and restarted nothing."""
-    os.utime(site.agent_yaml, (time.time() + 1, time.time() + 1))
+    """Somebody edited agent.yaml and restarted nothing: just later than the slack that doctor allows."""
+    with site.daemon.admin() as admin:
+        edited = admin.status().start_time.timestamp() + SLACK_SECONDS + 0.1
+    os.utime(site.agent_yaml, (edited, edited))
 
 
 @made(
