@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edge_agent.engine.protocol import own_questions
+from edge_agent.engine.job_questions import own_questions
 from edge_agent.engine.runtimes.job_results import check_input_length
 from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix

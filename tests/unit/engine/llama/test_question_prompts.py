@@ -16,8 +16,9 @@ from edge_agent.engine.runtimes.llama.question_prompts import (
 )
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 
+NO_YES = ("no", "yes")
 TEMPLATE = QuestionTemplate("\n\nQuestion:", " ", "\nAnswer:")
-URGENT = AskedQuestion("urgent", "predicate", "Is it urgent?")
+URGENT = AskedQuestion("urgent", "predicate", "Is it urgent?", NO_YES)
 INTENT = AskedQuestion("intent", "choice", "What is wanted?", ("refund", "price"))
 ANGER = AskedQuestion("anger", "score", "How angry?", ("calm", "angry"), ("no sign of it", ""))
 
@@ -38,7 +39,7 @@ def tokenizer(tokens_max: int = 200) -> QuestionTokenizer:
         (INTENT, "What is wanted?\nOptions: refund; price"),
         (ANGER, "How angry?\nLevels, lowest first:\n- calm: no sign of it\n- angry"),
         (AskedQuestion("a", "score", "How?", ("low", "high")), "How?\nLevels, lowest first: low; high"),
-        (AskedQuestion("a", "predicate", "Is it?", (), ("not", "so")), "Is it?\nAnswers:\n- no: not\n- yes: so"),
+        (AskedQuestion("a", "predicate", "Is it?", NO_YES, ("not", "so")), "Is it?\nAnswers:\n- no: not\n- yes: so"),
     ],
 )
 def test_a_question_has_one_text(question: AskedQuestion, text: str) -> None:
@@ -74,7 +75,7 @@ def test_a_question_that_is_too_long_is_refused_with_its_tokens() -> None:
 
 def test_a_question_with_far_too_many_characters_is_not_tokenized() -> None:
     """A text that cannot fit is refused by its characters."""
-    long = AskedQuestion("long", "predicate", "x" * 700)
+    long = AskedQuestion("long", "predicate", "x" * 700, NO_YES)
     with pytest.raises(InvalidRequest, match="'long' has 718 characters, more than 64 for each of 10 tokens"):
         tokenizer(10).read([long])
 
@@ -94,7 +95,7 @@ def test_too_many_outputs_are_refused() -> None:
 
 def test_too_many_tokens_in_all_are_refused() -> None:
     """No question is too long by itself, but all of them are."""
-    long = AskedQuestion("long", "predicate", "x" * 160)
+    long = AskedQuestion("long", "predicate", "x" * 160, NO_YES)
     (one,) = tokenizer().read([long])
     count = question_prompts.TOKENS_MAX // one.rows + 1
     with pytest.raises(InvalidRequest, match=f"have {count * one.rows} tokens in all; the limit is 32768"):
@@ -112,7 +113,7 @@ def test_the_questions_asked_last_are_kept() -> None:
     """The same question is the same object again, until so many others have come that it is dropped."""
     read = tokenizer()
     (first,) = read.read([URGENT])
-    others = [AskedQuestion(str(number), "predicate", "Is it?") for number in range(question_prompts.KEPT_MAX)]
+    others = [AskedQuestion(str(number), "predicate", "Is it?", NO_YES) for number in range(question_prompts.KEPT_MAX)]
     for start in range(0, len(others) - 1, 400):
         read.read(others[start : start + 400][: len(others) - 1 - start])
     assert first is read.read([URGENT])[0]
@@ -125,7 +126,7 @@ def test_the_questions_asked_last_are_kept() -> None:
 
 def test_without_questions_a_call_asks_those_of_the_bundle() -> None:
     """Each question brings its temperature; a bundle without any has nothing to ask."""
-    warm = AskedQuestion("warm", "predicate", "Is it warm?", temperature=2.0)
+    warm = AskedQuestion("warm", "predicate", "Is it warm?", NO_YES, temperature=2.0)
     bundle = BundleQuestions(tokenizer(), [URGENT, warm])
     assert [("urgent", 1.0), ("warm", 2.0)] == [(each.question.name, each.temperature) for each in bundle.asked(())]
     assert ["intent"] == [each.question.name for each in bundle.asked([INTENT])]
