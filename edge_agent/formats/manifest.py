@@ -300,12 +300,16 @@ class Manifest(_ManifestSection):
         if unknown := [name for name in self.question_confidence if name not in names]:
             known = ", ".join(names) or "none"
             raise ValueError(f"'question_confidence' names {unknown[0][:100]!r}; the questions are: {known}")
-        behind = self.task.prompt.template.partition("{input}")[2]
-        if self.task.kind == "decide" and self.runtime == "llama" and behind.count("{question}") != 1:
-            raise ValueError("'prompt.template' of decide on llama must hold {question} exactly once, behind {input}")
-        if self.task.kind == "decide" and isinstance(self.confidence, Threshold):
-            raise ValueError("the thresholds of a decide task are in 'question_confidence'")
+        if self.task.kind == "decide":
+            self._check_decide()
         self._check_shared_gate()
+
+    def _check_decide(self) -> None:
+        behind = self.task.prompt.template.partition("{input}")[2]
+        if self.runtime == "llama" and behind.count("{question}") != 1:
+            raise ValueError("'prompt.template' of decide on llama must hold {question} exactly once, behind {input}")
+        if isinstance(self.confidence, Threshold):
+            raise ValueError("the thresholds of a decide task are in 'question_confidence'")
 
     def _check_shared_gate(self) -> None:
         calibrations = self.question_confidence.values()

@@ -134,8 +134,8 @@ def test_answers_do_not_depend_on_other_jobs(runtime: LlamaRuntime) -> None:
     for _ in range(8):
         jobs = [job(QUESTIONS, "all"), job(QUESTIONS[::-1], "reversed"), job(QUESTIONS, "gone")]
         for number in range(3):
-            asked = {"text": TEXT * dice.randint(1, 3), "output_tokens_max": dice.randint(2, 12)}
-            jobs.append(JobRequest(job_id=f"w{number}", digest=dice.choice("gc"), **asked))
+            text, tokens = TEXT * dice.randint(1, 3), dice.randint(2, 12)
+            jobs.append(JobRequest(job_id=f"w{number}", digest=dice.choice("gc"), text=text, output_tokens_max=tokens))
         dice.shuffle(jobs)
         for each in jobs:
             runtime.submit(each)
