@@ -22,7 +22,7 @@ from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, pro
 from edge_agent.cli.terminal import write_answer
 from edge_agent.config import EngineConfig, LogConfig
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
+from edge_agent.engine.protocol import EntitySpan, JobRequest, JobResult, TextChunk
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, Threshold, digest_of, parse
 
@@ -69,7 +69,7 @@ def run(
         if done.finish == "length":
             err().print(Text(f"cut at {done.output_tokens} tokens", style="dim"))
     else:
-        print_facts(out(), _facts(folder.manifest, answer))
+        print_facts(out(), _facts(folder.manifest, answer, given))
 
 
 def read_folder(folder: Path) -> OneShotBundle:
@@ -131,6 +131,8 @@ def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, 
         return answer | {"text": written, "finish": done.finish, "output_tokens": done.output_tokens}
     if kind == "embed":
         return answer | {"vector": list(struct.unpack(f"<{len(done.vector) // 4}f", done.vector))}
+    if kind == "redact":
+        return answer | {"personal": [_personal(each) for each in done.entities]}
     probability = max(done.scores) if done.scores else done.confidence
     if kind == "classify":
         scores = sorted(zip(manifest.task.labels, done.scores, strict=True), key=lambda pair: -pair[1])
@@ -148,8 +150,15 @@ def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, 
     }
 
 
-def _facts(manifest: Manifest, answer: dict[str, Any]) -> dict[str, str | Text]:
-    """Return what a person reads of an answer."""
+def _personal(found: EntitySpan) -> dict[str, Any]:
+    return {"label": found.label, "start": found.start, "end": found.end, "score": round(found.score, 4)}
+
+
+def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
+    """Return what a person reads of an answer to a text."""
+    if answer["kind"] == "redact":
+        found = [f"{each['label']} {text[each['start'] : each['end']]!r}" for each in answer["personal"]]
+        return {"personal": ", ".join(found) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}
     if answer["kind"] == "embed":
         first = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
         return {"length": str(len(answer["vector"])), "vector": f"{first} …"}
