@@ -22,7 +22,7 @@ from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, pro
 from edge_agent.cli.terminal import write_answer
 from edge_agent.config import EngineConfig, LogConfig
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import EntitySpan, JobRequest, JobResult, TextChunk
+from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, Threshold, digest_of, parse
 
@@ -124,15 +124,11 @@ async def _answer(folder: OneShotBundle, text: str) -> tuple[str, JobResult]:
 
 
 def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, Any]:
-    """Return the answer as --json prints it; a generation and a vector have no confidence."""
+    """Return the answer as --json prints it; a text, a vector and personal data have no confidence."""
     kind, confidence = manifest.task.kind, manifest.confidence
     answer: dict[str, Any] = {"task": manifest.task.name, "version": manifest.version, "kind": kind}
-    if kind == "generate":
-        return answer | {"text": written, "finish": done.finish, "output_tokens": done.output_tokens}
-    if kind == "embed":
-        return answer | {"vector": list(struct.unpack(f"<{len(done.vector) // 4}f", done.vector))}
-    if kind == "redact":
-        return answer | {"personal": [_personal(each) for each in done.entities]}
+    if kind in ("generate", "embed", "redact"):
+        return answer | _ungraded(kind, written, done)
     probability = max(done.scores) if done.scores else done.confidence
     if kind == "classify":
         scores = sorted(zip(manifest.task.labels, done.scores, strict=True), key=lambda pair: -pair[1])
@@ -150,8 +146,14 @@ def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, 
     }
 
 
-def _personal(found: EntitySpan) -> dict[str, Any]:
-    return {"label": found.label, "start": found.start, "end": found.end, "score": round(found.score, 4)}
+def _ungraded(kind: str, written: str, done: JobResult) -> dict[str, Any]:
+    """Return an answer of a kind without a confidence."""
+    if kind == "generate":
+        return {"text": written, "finish": done.finish, "output_tokens": done.output_tokens}
+    if kind == "embed":
+        return {"vector": list(struct.unpack(f"<{len(done.vector) // 4}f", done.vector))}
+    found = done.entities
+    return {"personal": [{"label": e.label, "start": e.start, "end": e.end, "score": round(e.score, 4)} for e in found]}
 
 
 def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:

@@ -230,7 +230,7 @@ def test_wrong_label_count_is_refused(tmp_path):
 
 
 def test_a_redaction_model_that_replaces_everything_is_refused(tmp_path):
-    """A model that finds most of some texts without personal data does not attach: nothing would be left of any text."""
+    """A model that finds most of some texts without personal data does not attach: it would leave nothing."""
     folder = bundles.tiny_onnx_bundle(tmp_path, "redact", redaction={"cutoff": 0.01})
     refuse(folder, "characters of texts without personal data; at most 50% is allowed")
 

@@ -26,8 +26,20 @@ from tests.support import bert_onnx, models, pos_intents
 INTENTS = pos_intents.INTENTS
 RANDOM_CUTOFF = 0.97
 TAGS = ("O", "B-product", "I-product", "B-price", "I-price")
-DEFAULT_LABELS: dict[str, tuple[str, ...]] = {"classify": INTENTS, "extract": TAGS, "generate": (), "embed": (), "redact": TAGS}
-NAMES = {"classify": "pos-intent", "extract": "pos-fields", "generate": "assistant", "embed": "pos-vector", "redact": "pii"}
+DEFAULT_LABELS: dict[str, tuple[str, ...]] = {
+    "classify": INTENTS,
+    "extract": TAGS,
+    "generate": (),
+    "embed": (),
+    "redact": TAGS,
+}
+NAMES = {
+    "classify": "pos-intent",
+    "extract": "pos-fields",
+    "generate": "assistant",
+    "embed": "pos-vector",
+    "redact": "pii",
+}
 
 _CLASSIFY_PROMPT = {
     "template": "Sort what a customer says at the till by what the customer wants.\n\n"

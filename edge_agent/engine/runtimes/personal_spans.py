@@ -24,11 +24,18 @@ Shares = npt.NDArray[np.float64]
 """Probabilities [tokens, tags]."""
 
 BRIDGE_CHARACTERS_MAX = 2
-_BRIDGES = frozenset("-'’`./@_&\u2010\u2011")
+_BRIDGES = frozenset("-'\u2019`./@_&\u2010\u2011")
 """Between two pieces of one value: the hyphen of a double name, the dots of a number."""
 _INVISIBLE = frozenset("\u00ad\u200b\u200c\u200d\u2060\ufeff")
 # Scripts that write words without a space between them: a value there does not grow.
-_UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+_UNSPACED = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x2E80, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,7 +101,7 @@ def test_spans_are_disjoint_in_order_and_never_shrink(text: str, data: st.DataOb
     flags = data.draw(st.lists(st.booleans(), min_size=len(firsts), max_size=len(firsts)))
     table = np.array([[0.0, 1.0, 0.0, 0.0, 0.0] if each else [1.0, 0, 0, 0, 0] for each in flags]).reshape(-1, 5)
     spans = find_personal(text, firsts, table, TagColumns(TAGS, RedactionSection()), 0.5).spans
-    assert all(left.end <= right.start for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left.end <= right.start for left, right in itertools.pairwise(spans))
     covered = {place for each in spans for place in range(each.start, each.end)}
     assert {word.start for word, is_personal in zip(firsts, flags, strict=True) if is_personal} <= covered
     assert covered <= set(range(len(text)))
