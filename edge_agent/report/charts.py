@@ -216,8 +216,8 @@ def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
     said = ChartText(
         "Agreement with the large model",
         f"Both models said the same on {interval(judged.agreement)} of {counted(judged.agreement.rows, 'input')}.",
-        (("a", "said the same"), ("band", "95 % interval")),
-        ("from (UTC)", "compared", "the same", "95 % interval"),
+        (("a", "said the same"), ("band", "95% interval")),
+        ("from (UTC)", "compared", "the same", "95% interval"),
         tuple((date, *_shares(share)) for date, share in found),
     )
     return compose_chart(name, said, sheet, drawn)
@@ -249,8 +249,8 @@ def label_chart(judged: TaskJudgement, name: str) -> Chart | None:
     said = ChartText(
         "Agreement by label",
         sentence,
-        (("a", "said the same as the large model"), ("whisker", "95 % interval")),
-        ("label", "examples", "compared", "the same", "95 % interval", "in the last week", "95 % interval"),
+        (("a", "said the same as the large model"), ("whisker", "95% interval")),
+        ("label", "examples", "compared", "the same", "95% interval", "in the last week", "95% interval"),
         tuple(
             (label.name, count(label.examples), *_shares(label.agreement), *_shares(label.recent)[1:])
             for label in judged.labels

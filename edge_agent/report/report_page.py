@@ -366,7 +366,7 @@ def _reckoned(judged: Sequence[TaskJudgement]) -> str:
         " paid, divided by the questions paid for. What the model here costs (power, making it) is not in it.",
         "The large model is the measure, not the truth: where the two differ, either may be right, and where both err"
         " alike nobody sees it. For what could be answered here the word of people counts in its place, where there is"
-        " one. A share stands with its exact 95 % interval; the risk is proved by exact binomial tests.",
+        " one. A share stands with its exact 95% interval; the risk is proved by exact binomial tests.",
         "Of what is asked next the figures say as much as it is like what was asked so far.",
     ]
     lines = "".join(f"<li>{escape(each)}</li>" for each in said)

@@ -48,7 +48,7 @@ def test_the_table_is_the_default(run, daemon):
     result = run()
     assert 0 == result.exit_code, result.stderr
     lines = result.stdout.splitlines()
-    assert "1 task, 100 answers, 60 % of them given here. Spent on the large model: 0.040; saved: 0.060." == lines[0]
+    assert "1 task, 100 answers, 60% of them given here. Spent on the large model: 0.040; saved: 0.060." == lines[0]
     assert ["pos-intent", "local", "hybrid", "40"] == lines[3].split()[:4]
     assert "pos-intent: Next: hybrid" in lines
     assert "specificity" not in result.stdout

@@ -88,7 +88,7 @@ def test_the_walk_is_in_the_table():
     """Every threshold has its row: how much is above it, how often it differs, what is proved, and whether it holds."""
     rows = drawn(SHADOW, "What the model here could take").said.rows
     assert 12 == len(rows)
-    assert ("0.95", "34 %", "675", "0", "1 %", "1.7 %", "yes") == rows[0]
+    assert ("0.95", "34%", "675", "0", "1%", "1.7%", "yes") == rows[0]
     assert "no" == rows[-1][-1]
 
 
@@ -115,7 +115,7 @@ def test_agreement_is_drawn_from_one_half_on_where_it_can_be():
     high = figures(days=(day(compared=ComparisonCount(100, 95)),))
     low = figures(days=(day(compared=ComparisonCount(10, 4)),))
     assert [True, False] == [
-        ">0 %<" not in drawn(task, "Agreement with the large model").picture for task in (high, low)
+        ">0%<" not in drawn(task, "Agreement with the large model").picture for task in (high, low)
     ]
 
 
@@ -132,11 +132,11 @@ def test_a_label_s_last_week_stands_beside_all_of_it():
     """Whoever looks sees whether a label has become worse."""
     worse = LabelFigures("refund", 100, 20, ComparisonCount(100, 90), ComparisonCount(10, 4))
     (row,) = drawn(figures(labels=(worse,)), "Agreement by label").said.rows
-    assert ("refund", "20", "100", "90 %", "82 % to 95 %", "40 %", "12 % to 74 %") == row
+    assert ("refund", "20", "100", "90%", "82% to 95%", "40%", "12% to 74%") == row
 
 
 def test_what_is_off_the_sheet_stands_at_its_edge():
-    """A bound of 100 % on a sheet that ends at 20 % is drawn at the top, not above the picture."""
+    """A bound of 100% on a sheet that ends at 20% is drawn at the top, not above the picture."""
     sheet = DrawingArea(y_max=0.2)
     assert (sheet.top, sheet.height - sheet.bottom) == (sheet.y(1.0), sheet.y(-1.0))
 
