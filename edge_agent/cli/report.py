@@ -20,7 +20,8 @@ from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTas
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json, sum_costs
 from edge_agent.report.number_format import MICROS, amount, count, percent
-from edge_agent.report.report_page import VERDICTS, headline, other_alarms, render_page, summary
+from edge_agent.report.report_page import render_page
+from edge_agent.report.report_summary import VERDICTS, headline, other_alarms, summary
 from edge_agent.report.suitability import CostAssumptions
 
 _STYLES = {"yes": "green", "partly": "yellow", "no": "red", "unknown": "dim"}

@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from edge_agent.report.judgement import judge_task
-from edge_agent.report.report_page import ReportHeader, render_page
+from edge_agent.report.judgement import ReportHeader, judge_task
+from edge_agent.report.report_page import render_page
 from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import (
     ComparisonCount,

@@ -6,9 +6,10 @@ import re
 import pytest
 
 from edge_agent.report import svg
-from edge_agent.report.judgement import SCHEMA, judge_task, report_json
+from edge_agent.report.judgement import SCHEMA, ReportHeader, judge_task, report_json
 from edge_agent.report.number_format import amount, count, counted, interval, milliseconds, percent
-from edge_agent.report.report_page import CSS, ReportHeader, headline, render_page, summary_tiles
+from edge_agent.report.report_page import TEMPLATES, render_page
+from edge_agent.report.report_summary import headline, summary_tiles
 from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures
 from tests.support.report_figures import ABOUT, BEGUN, HYBRID, LITTLE, SHADOW, STATES, Outline, confident, day, figures
@@ -127,7 +128,7 @@ def contrast(one, other):
 @pytest.mark.parametrize("at", [0, 1, 2], ids=["light", "dark", "paper"])
 def test_everything_can_be_read(at):
     """Letters have a contrast of 4.5 and marks of 3 against what is behind them, in light, dark and on paper."""
-    block = re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)[at]
+    block = re.findall(r":root \{(.*?)\}", (TEMPLATES / "report.css").read_text(encoding="utf-8"), re.DOTALL)[at]
     colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{3,6})", block))
     full = {
         name: each if len(each) == 7 else "#" + "".join(2 * one for one in each[1:]) for name, each in colours.items()
