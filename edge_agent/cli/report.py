@@ -133,11 +133,11 @@ def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) 
         if at_length:
             _show_framework(console, each)
     console.print()
-    print_trimmed(console, Text("With --html FILE: a page with charts. docs/report.md explains the figures.", "dim"))
+    print_trimmed(console, Text("With --html FILE: a page with charts, and how each figure is computed.", "dim"))
 
 
 def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:
-    numbers = ("examples", "agreement", "coverage", "here", "spent", "saved")
+    numbers = ("examples", "agreement", "coverage", "local", "spent", "saved")
     made = table("task", "mode", "next", *numbers, right=numbers, wrap=("task",))
     for each in judged:
         figures, money, takes = each.figures, each.money, each.takes
@@ -156,7 +156,7 @@ def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:
 
 
 def _between(low: float, high: float) -> str:
-    return f"{percent(low).removesuffix(' %')}-{percent(high)}"
+    return f"{percent(low).removesuffix('%')}-{percent(high)}"
 
 
 def _show_advice(console: Console, judged: TaskJudgement) -> None:

@@ -10,9 +10,9 @@ from edge_agent.report.task_figures import TaskAlarm, TaskFigures
 VERDICTS = {"yes": "✓ yes", "partly": "◐ partly", "no": "✗ no", "unknown": "? not known yet"}
 MODES = {
     "bootstrap": "the large model answers, examples are gathered",
-    "shadow": "the large model answers, the one here is compared",
-    "hybrid": "the model here answers what it is sure of, the large one the rest",
-    "local": "the model here answers everything",
+    "shadow": "the large model answers, the local one is compared",
+    "hybrid": "the local model gives its confident answers, the large model the rest",
+    "local": "the local model answers everything",
 }
 
 
@@ -33,9 +33,9 @@ def other_alarms(judged: TaskJudgement) -> list[TaskAlarm]:
 def summary(every: SiteTotal, tasks: int, currency: str) -> str:
     """Say what all tasks come to."""
     if not every.calls:
-        return f"{counted(tasks, 'task')}; nothing was asked yet."
+        return f"{counted(tasks, 'task')}; there are no calls yet."
     here = percent(every.answered_here / every.calls)
-    said = f"{counted(tasks, 'task')}, {counted(every.calls, 'answer')}, {here} of them given here."
+    said = f"{counted(tasks, 'task')}, {counted(every.calls, 'answer')}, {here} of them local."
     saved = "not known yet" if every.saved_micros is None else amount(every.saved_micros, currency)
     return f"{said} Spent on the large model: {amount(every.spent_micros, currency)}; saved: {saved}."
 
@@ -47,15 +47,15 @@ def summary_tiles(judged: TaskJudgement) -> list[tuple[str, str, str]]:
     here = money.answered_here / money.calls if money.calls else None
     return [
         *graded,
-        ("Answered here", percent(here), f"of {counted(money.calls, 'answer')}"),
+        ("Answered locally", percent(here), f"of {counted(money.calls, 'answer')}"),
         ("Spent", amount(money.spent_micros, judged.currency), f"on {counted(money.priced, 'question')}"),
         _saved(judged),
-        ("Examples", count(figures.examples), f"{count(1000)} are enough for everything"),
+        ("Examples", count(figures.examples), f"{count(1000)} are enough for every step"),
     ]
 
 
 def _could(judged: TaskJudgement) -> tuple[str, str, str]:
-    takes, what = judged.takes, "Could be answered here"
+    takes, what = judged.takes, "Could be answered locally"
     wanted = f"at a risk of {percent(judged.figures.target)}"
     if takes.above is None:
         return what, "not yet", f"nothing is proved {wanted}"
@@ -83,7 +83,7 @@ def _held_up(figures: TaskFigures) -> tuple[str, str, str]:
 
 def _same(judged: TaskJudgement) -> tuple[str, str, str]:
     agreed = judged.agreement
-    what = "Same as the large model"
+    what = "Agrees with the large model"
     if not agreed.rows:
         return what, "not yet", "nothing was compared"
     return (

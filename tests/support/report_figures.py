@@ -133,7 +133,7 @@ BROKEN = figures(
     alarms=(
         TaskAlarm(
             "opinions",
-            "the large model contradicts 12 of 60 sure answers; the bundle promises 5% at most",
+            "the large model contradicts 12 of 60 confident answers; the bundle promises 5% at most",
             "Look at the disagreements in 'edge-agent review': is the small model wrong, or the large one?",
         ),
     ),

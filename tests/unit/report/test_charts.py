@@ -28,11 +28,11 @@ def places(picture, tag, kind, name):
     ("task", "titles"),
     [
         (BEGUN, ["Examples"]),
-        (LITTLE, ["Examples", "Who answered", "Money, added up"]),
+        (LITTLE, ["Examples", "Who answered", "Cumulative cost"]),
         (
             SHADOW,
             [
-                *("Examples", "Who answered", "Money, added up", "What the model here could take"),
+                *("Examples", "Who answered", "Cumulative cost", "What the local model could answer"),
                 *("Agreement with the large model", "Agreement by label"),
             ],
         ),
@@ -63,30 +63,30 @@ def test_the_answers_of_a_day_stand_on_each_other():
 def test_a_bar_tells_its_number_when_it_is_pointed_at():
     """The numbers are in the picture, too."""
     picture = drawn(figures(days=(day(answers={"local": 30}),)), "Who answered").picture
-    assert "<title>2026-11-25: 30 answered here</title>" in picture
+    assert "<title>2026-11-25: 30 local</title>" in picture
 
 
 def test_money_is_added_up():
     """The last row of the table is the sum that the page names as spent, and spent with saved."""
-    money, chart = judge_task(HYBRID).money, drawn(HYBRID, "Money, added up")
+    money, chart = judge_task(HYBRID).money, drawn(HYBRID, "Cumulative cost")
     assert ("2026-11-25", "2.91 EUR", "15.37 EUR") == chart.said.rows[-1]
     assert 15.37 == round((money.spent_micros + money.saved_micros) / 1e6, 2)
-    assert "nothing was saved yet" in drawn(SHADOW, "Money, added up").said.sentence
+    assert "nothing was saved yet" in drawn(SHADOW, "Cumulative cost").said.sentence
 
 
 def test_what_it_could_take_is_marked():
     """The line stands at the share of inputs that the model here could take; without one there is none."""
-    chart = drawn(SHADOW, "What the model here could take")
+    chart = drawn(SHADOW, "What the local model could answer")
     (x,) = places(chart.picture, "line", "mark", "x1")
     assert DrawingArea(left=50, right=22).x(judge_task(SHADOW).takes.share.value) == pytest.approx(x, abs=0.06)
-    nothing = drawn(figures(confident=confident((0.5, 100, 50))), "What the model here could take")
+    nothing = drawn(figures(confident=confident((0.5, 100, 50))), "What the local model could answer")
     assert [] == places(nothing.picture, "line", "mark", "x1")
-    assert "the model has to become better" in nothing.said.sentence
+    assert "the model has to improve" in nothing.said.sentence
 
 
 def test_the_walk_is_in_the_table():
     """Every threshold has its row: how much is above it, how often it differs, what is proved, and whether it holds."""
-    rows = drawn(SHADOW, "What the model here could take").said.rows
+    rows = drawn(SHADOW, "What the local model could answer").said.rows
     assert 12 == len(rows)
     assert ("0.95", "34%", "675", "0", "1%", "1.7%", "yes") == rows[0]
     assert "no" == rows[-1][-1]

@@ -108,7 +108,7 @@ def test_local_is_advised_when_hardly_anything_is_asked(sure, unsure, why):
 
 
 def test_local_is_not_advised_without_a_look():
-    """Where the large model was never asked about a sure answer, nobody knows whether these are right."""
+    """Where the large model was never asked about a confident answer, nobody knows whether these are right."""
     assert RecommendationReason.STILL_ASKS is judge_task(figures(mode="hybrid", days=(day(sure=5000),))).advice.why
 
 
@@ -124,7 +124,7 @@ def test_doubts_count_when_they_are_surely_many(unsure, why):
     ("rows", "why"), [(44, RecommendationReason.NEEDS_COMPARISONS), (45, RecommendationReason.RISK_HOLDS)]
 )
 def test_hybrid_needs_a_proof(rows, why):
-    """44 sure answers without a difference prove nothing at 5% and 90%, 45 do."""
+    """44 confident answers without a difference prove nothing at 5% and 90%, 45 do."""
     said = figures(threshold=0.9, confident=(ConfidenceBand(0.9, rows, ComparisonCount(rows, rows)),))
     assert why is judge_task(said).advice.why
 

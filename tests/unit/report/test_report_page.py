@@ -156,10 +156,10 @@ def test_the_document_has_every_figure():
 @pytest.mark.parametrize(
     ("people", "wanted", "judges"),
     [
-        (ComparisonCount(), "The large model's answers count as right here, and it errs itself", (0, 300)),
+        (ComparisonCount(), "The large model's answers count as right here, although it makes errors itself", (0, 300)),
         (
             ComparisonCount(12, 12),
-            "What people say counts, of 12 answers; of the other 288 it is what the large model",
+            "For 12 answers the judgement of people counts; for the other 288 it is the large model's",
             (12, 288),
         ),
     ],
