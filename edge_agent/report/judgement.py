@@ -107,7 +107,9 @@ def could_take(judged: TaskJudgement) -> str:
             f" {found.above:.2f}. Of these, {level.judges} with {percent(found.risk)}. {measured_by(found)}"
         )
     if found.more is None:
-        return f"Nothing is proved {wanted}, and more examples of the same kind would not help: the model has to improve."
+        return (
+            f"Nothing is proved {wanted}, and more examples of the same kind would not help: the model has to improve."
+        )
     return f"Nothing is proved {wanted} yet: about {counted(found.more, 'more input')} to compare."
 
 
@@ -117,11 +119,14 @@ def measured_by(coverage_chart: AchievableCoverage) -> str:
     if level is None:
         return ""
     if not level.reviewed:
-        return "The large model's answers count as right here, although it makes errors itself: no person has reviewed these."
+        return (
+            "The large model's answers count as right here, although it makes errors itself:"
+            " no person has reviewed these."
+        )
     rest = level.rows - level.reviewed
     return (
-        f"For {counted(level.reviewed, 'answer')} the judgement of people counts; for the other {count(rest)} it is the large"
-        " model's, which makes errors itself."
+        f"For {counted(level.reviewed, 'answer')} the judgement of people counts; for the other {count(rest)} it is the"
+        " large model's, which makes errors itself."
     )
 
 

@@ -82,7 +82,10 @@ def _without_model(figures: TaskFigures) -> ModeRecommendation:
     if short:
         return _short(short)
     said = f"There {_are(reached)}, enough to {readiness.STEPS[500]}."
-    then = "In the central team: 'edge-convert collect', 'dataset', 'run', 'publish'. The installed bundle starts in shadow."
+    then = (
+        "In the central team: 'edge-convert collect', 'dataset', 'run', 'publish'."
+        " The installed bundle starts in shadow."
+    )
     return ModeRecommendation("bootstrap", RecommendationReason.MAKE_A_MODEL, said, then)
 
 
@@ -142,11 +145,13 @@ def _hybrid_now(figures: TaskFigures, part: CountedShare) -> str:
 def _uncalibrated(takes: AchievableCoverage) -> ModeRecommendation:
     said = "Its bundle has no threshold, so none of its answers is confident."
     if takes.above is not None:
-        said += (
-            f" The compared answers prove a threshold of {takes.above:.2f}, for {percent(takes.share.value)} of the inputs."
-        )
+        share = percent(takes.share.value)
+        said += f" The compared answers prove a threshold of {takes.above:.2f}, for {share} of the inputs."
     return ModeRecommendation(
-        "shadow", RecommendationReason.NOT_CALIBRATED, said, "Calibrate it with the collected examples: 'edge-convert run'."
+        "shadow",
+        RecommendationReason.NOT_CALIBRATED,
+        said,
+        "Calibrate it with the collected examples: 'edge-convert run'.",
     )
 
 
@@ -187,7 +192,10 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
             f"Run {_command(figures, 'local')}, unless the other answers matter.",
         )
     return ModeRecommendation(
-        "hybrid", RecommendationReason.STILL_ASKS, said, "Nothing to do: corrected examples make the next model more confident."
+        "hybrid",
+        RecommendationReason.STILL_ASKS,
+        said,
+        "Nothing to do: corrected examples make the next model more confident.",
     )
 
 

@@ -1,9 +1,9 @@
-"""How ready the model here is: examples against the steps, agreement with the large one, what it could take. Pure.
+"""How ready the local model is: examples, agreement with the large model, and the coverage that is proved. Pure.
 
-The large model is the measure, not the truth: where the two differ, either may be right. What the local model could answer
-is measured by what people said, and where nobody has looked by the large model.
-The share that the model here could take is found as `convert/calibrate/threshold.py` finds a threshold: from the
-strictest down, by exact binomial tests, until the first that fails.
+The large model is the reference, not the truth: where the two differ, either may be right. What the local model could
+answer is judged by people, and by the large model where nobody has judged an answer. That share is found as
+`convert/calibrate/threshold.py` finds a threshold: from the strictest down, by exact binomial tests, until the first
+that fails.
 """
 
 from __future__ import annotations

@@ -132,7 +132,11 @@ def _specificity(figures: TaskFigures) -> SuitabilityAnswer:
 
 def _narrow(figures: TaskFigures) -> tuple[Verdict, str, str]:
     if figures.kind in ("generate", "embed"):
-        return "no", f"kind {figures.kind}", "Its answers are not simply right or wrong, so nothing can be proved about a small model."
+        return (
+            "no",
+            f"kind {figures.kind}",
+            "Its answers are not simply right or wrong, so nothing can be proved about a small model.",
+        )
     agreed = readiness.agreement(figures.alike)
     known = readiness.labels(figures)
     if figures.kind == "extract":
@@ -229,7 +233,13 @@ def _paid_back(months: float) -> Verdict:
 
 
 def _months(months: float) -> str:
-    return "less than a month" if months < 1 else f"{count(math.ceil(months))} months" if months < 600 else "more than 50 years"
+    return (
+        "less than a month"
+        if months < 1
+        else f"{count(math.ceil(months))} months"
+        if months < 600
+        else "more than 50 years"
+    )
 
 
 def _no_price(money: CostFigures) -> str:

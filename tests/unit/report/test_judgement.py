@@ -183,7 +183,7 @@ def test_people_s_word_may_take_it_away():
 
 
 def test_an_audit_says_nothing_of_what_it_does_not_look_at():
-    """An audit compares confident answers only: nothing is claimed of those below the threshold, however many there are."""
+    """An audit compares confident answers only: nothing is claimed of those below the threshold."""
     audited = (ConfidenceBand(0.2, 300, ComparisonCount()), ConfidenceBand(0.9, 100, ComparisonCount(60, 60)))
     assert 0.25 == judge_task(figures(confident=audited, threshold=0.9)).takes.share.value
 
