@@ -158,6 +158,12 @@ class SiteMetrics:
             yield from _examples(snapshot.examples, config)
             serving = {name: bundle.digest for name, bundle in snapshot.tasks.items()}
             yield from monitoring_samples(snapshot.examples.field, serving, snapshot.alarms)
+        if (queue := self._components.capture.redaction) is not None:
+            yield MetricSample("redaction_ready", bool(queue.model))
+            yield MetricSample("redaction_waiting", queue.waiting)
+            yield MetricSample("redaction_oldest_waiting_seconds", queue.waiting_seconds)
+            for event, number in sorted(queue.counts.items()):
+                yield MetricSample("redaction_total", number, (event,))
         yield from _uplink(config)
         yield from _updates(snapshot.overview, configured=bool(config.update.root_file))
         yield from _refusals(snapshot)
