@@ -117,7 +117,7 @@ class Daemon:
             config,
             self._spool_worker_dependencies(),
             spool_worker,
-            finder=ModelRedactor(config.redaction, self._activation, self._engines),
+            reader=ModelRedactor(config.redaction, self._activation, self._engines).dependencies(),
         )
         self._uplink = UplinkClient(config, self._capture)
         self._router = ModelRouter(self._uplink, self._task_modes, self._capture, config.escalation.audit_share)

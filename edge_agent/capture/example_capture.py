@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback, answer_texts
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redact.redactor import RedactionSession, ReplacedValue
-from edge_agent.capture.redaction_queue import PersonalDataFinder, RedactionQueue
+from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
 from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.capture.spool import SpooledPrediction
 from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies, build_redactor
@@ -114,11 +114,11 @@ class ExampleCapture:
         around: SpoolWorkerDependencies,
         worker: type[SpoolWorker] = SpoolWorker,
         monotonic: Callable[[], float] = time.monotonic,
-        finder: PersonalDataFinder | None = None,
+        reader: RedactionDependencies | None = None,
     ) -> None:
         """Compile the redaction rules; `start` opens the spool with a `worker`; `monotonic` measures stalls.
 
-        `finder` asks the redaction model that the configuration names, if it names one.
+        `reader` asks the redaction model that the configuration names, if it names one.
 
         Raises:
             ConfigInvalid: a rule of the site is invalid.
@@ -144,9 +144,9 @@ class ExampleCapture:
         self.redaction: RedactionQueue | None = None
         """Answers that wait for the redaction model; None = rules alone redact."""
         if config.redaction.task:
-            assert finder is not None, "a configured redaction model is asked through a finder"
-            self.redaction = RedactionQueue(finder, config.redaction, examples, self._writer.queue_answer)
-        self._finder = finder
+            assert reader is not None, "a configured redaction model is asked through a reader"
+            self.redaction = RedactionQueue(reader, config.redaction, examples, self._writer.queue_answer)
+        self._reader = reader
         # One place is always left to callers, so one alone is none for what nobody waits for.
         escalation = config.escalation
         self._later = bool(escalation.url and escalation.later_questions_max and escalation.calls_max > 1)
@@ -226,10 +226,10 @@ class ExampleCapture:
         Raises:
             RedactionHeld: it does not answer, and rules alone do not suffice.
         """
-        if self.redaction is None or self._finder is None:
+        if self.redaction is None or self._reader is None:
             return None
         try:
-            return await self._finder.find(texts, seconds or self._config.redaction.seconds_max)
+            return await self._reader.find(texts, seconds or self._config.redaction.seconds_max)
         except RedactionHeld:
             if self._config.redaction.holds(task):
                 raise
@@ -239,9 +239,9 @@ class ExampleCapture:
     async def try_redaction(self, text: str) -> TriedRedaction:
         """Redact a text as an example, and show what was found by what; nothing of it is kept."""
         held_because, findings = "", None
-        if self._finder is not None and self.redaction is not None:
+        if self._reader is not None and self.redaction is not None:
             try:
-                findings = await self._finder.find([text], self._config.redaction.seconds_max)
+                findings = await self._reader.find([text], self._config.redaction.seconds_max)
             except RedactionHeld as error:
                 held_because = error.message
         redacted, replaced = self._redactor.start(findings=findings).trace(text)

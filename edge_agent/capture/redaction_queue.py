@@ -14,8 +14,7 @@ import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -36,20 +35,15 @@ ALARM_SECONDS = 30.0
 """An answer that has waited so long is reported to the operator."""
 
 
-class PersonalDataFinder(Protocol):
-    """Asks the redaction model of the site."""
+@dataclass(frozen=True)
+class RedactionDependencies:
+    """What asks the redaction model of the site."""
 
-    @property
-    def model(self) -> str:
-        """The bundle that answers, task@version; empty = none does."""
-
-    async def find(self, texts: Iterable[str], seconds: float) -> ModelFindings:
-        """Return what is personal in each text, within that time.
-
-        Raises:
-            RedactionHeld: the model does not answer, or not about these texts; `permanent` in its metadata is "True"
-                where it fails on these texts alone.
-        """
+    find: Callable[[Iterable[str], float], Awaitable[ModelFindings]]
+    """Returns what is personal in each text, within so many seconds. Raises RedactionHeld; `permanent` in its metadata
+    is "True" where the model fails on these texts alone."""
+    model: Callable[[], str]
+    """Returns the bundle that answers, task@version; empty = none does."""
 
 
 class RedactionQueue:
@@ -57,7 +51,7 @@ class RedactionQueue:
 
     def __init__(
         self,
-        finder: PersonalDataFinder,
+        reader: RedactionDependencies,
         config: RedactionConfig,
         limits: ExamplesConfig,
         store: Callable[[CapturedAnswer], None],
@@ -65,7 +59,7 @@ class RedactionQueue:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Hand answers that may be redacted to `store`; the bounds are those of the writer's queue."""
-        self._finder, self._config, self._limits, self._store = finder, config, limits, store
+        self._reader, self._config, self._limits, self._store = reader, config, limits, store
         self._sleep, self._monotonic = sleep, monotonic
         self._queue: deque[tuple[CapturedAnswer, float]] = deque()
         self._bytes = self._working = 0
@@ -86,7 +80,7 @@ class RedactionQueue:
     @property
     def model(self) -> str:
         """The bundle that reads, task@version; empty = none does now."""
-        return self._finder.model
+        return self._reader.model()
 
     @property
     def problem(self) -> str:
@@ -179,7 +173,7 @@ class RedactionQueue:
         failed, held = 0, self._config.holds(answered.manifest.task.name)
         while True:
             try:
-                findings = await self._finder.find(texts_to_read(answered), self._config.seconds_max)
+                findings = await self._reader.find(texts_to_read(answered), self._config.seconds_max)
             except RedactionHeld as error:
                 failed += error.metadata.get("permanent") == "True"
                 if not held:

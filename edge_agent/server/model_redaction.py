@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterable
 
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, windows
+from edge_agent.capture.redaction_queue import RedactionDependencies
 from edge_agent.config import RedactionConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest
@@ -41,6 +42,10 @@ class ModelRedactor:
         bundle = self._activation.serving.get(self._task)
         ready = bundle is not None and bundle.manifest.task.kind == KIND and self._engines.ready(bundle.digest)
         return _name(bundle) if bundle is not None and ready else ""
+
+    def dependencies(self) -> RedactionDependencies:
+        """Return what capture needs of this."""
+        return RedactionDependencies(self.find, lambda: self.model)
 
     async def find(self, texts: Iterable[str], seconds: float) -> ModelFindings:
         """Return what is personal in each text, within that time.
