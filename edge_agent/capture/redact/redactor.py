@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,11 @@ class RedactionSession:
         said = json.dumps(value)
         replaced = self.text(said, context)
         return value if replaced == said else replaced
+
+    @property
+    def replaced(self) -> Mapping[str, str]:
+        """The replaced values with their placeholders. In memory only: nothing of it is ever written."""
+        return self._placeholders
 
     def restore(self, text: str) -> str:
         """Put the values back into a text that holds placeholders of this example."""
