@@ -23,6 +23,7 @@ from edge_agent.capture.spool import (
     PredictionRecord,
 )
 from edge_agent.capture.teacher_questions import TeacherQuestion
+from edge_agent.capture.value_digests import ValueDigester
 from edge_agent.config import ExamplesConfig
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
 from edge_agent.formats.manifest import Manifest
@@ -89,9 +90,11 @@ class HumanFeedback:
 class RecordBuilder:
     """Builds the records of one site."""
 
-    def __init__(self, config: ExamplesConfig, site: str, redactor: Redactor) -> None:
-        """Redact by those rules, within what the site allows."""
-        self._config, self._site, self._redactor = config, site, redactor
+    def __init__(
+        self, config: ExamplesConfig, site: str, redactor: Redactor, digester: ValueDigester | None = None
+    ) -> None:
+        """Redact by those rules, within what the site allows; without a `digester` no value can be found again."""
+        self._config, self._site, self._redactor, self._digester = config, site, redactor, digester
 
     def build_prediction(self, answered: CapturedAnswer, seconds: float) -> PredictionRecord:
         """Write a prediction that was answered at that time, in seconds since 1970."""
@@ -124,7 +127,16 @@ class RecordBuilder:
         consent = CONSENTS[self._config.collect[task.name]]
         raw, seen = _write(record).encode(), observe_answer(answered, seconds)
         return PredictionRecord(
-            answered.prediction_id, task.name, rank, _class(answered), consent, raw, seen, answered.later
+            answered.prediction_id,
+            task.name,
+            rank,
+            _class(answered),
+            consent,
+            raw,
+            seen,
+            answered.later,
+            dict(redaction.counts),
+            self._digests(redaction),
         )
 
     def build_feedback(
@@ -156,9 +168,8 @@ class RecordBuilder:
             "reason": redaction.text(said.reason),
         }
         content = _write([said.prediction_id, said.reviewer, said.verdict, said.value, said.reason])
-        return FeedbackRecord(
-            said.feedback_id, said.prediction_id, said.request_id, _write(record).encode(), content.encode()
-        )
+        raw, digests = _write(record).encode(), self._digests(redaction)
+        return FeedbackRecord(said.feedback_id, said.prediction_id, said.request_id, raw, content.encode(), digests)
 
     def build_teacher_label(
         self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest, at: float
@@ -195,6 +206,9 @@ class RecordBuilder:
             "prediction_id": prediction_id,
         }
         return _write(record).encode()
+
+    def _digests(self, redaction: RedactionSession) -> frozenset[bytes]:
+        return self._digester.digests(redaction.replaced) if self._digester else frozenset()
 
     def _answers(self, redaction: RedactionSession, answered: CapturedAnswer) -> dict[str, Any]:
         """Write the answer that was given, and beside the large model's the local one; each grade beside the local."""
