@@ -335,7 +335,7 @@ class Spool:
         """Return rows of `predictions`, `feedback` or `opinions` behind a row: row, prediction_id and record."""
         assert table in ("predictions", "feedback", "opinions")
         query = f"SELECT row, prediction_id, record FROM {table} WHERE row > ? ORDER BY row LIMIT ?"
-        return self.db.rows(query, (row, count))  # type: ignore[return-value]
+        return self.db.rows(query, (row, count))
 
     def expire(self, window_seconds: float, count: int) -> int:
         """Delete at most `count` spare predictions older than the window; return how many."""

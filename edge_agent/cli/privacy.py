@@ -143,36 +143,46 @@ def _show_receipt_hint(admin: AdminClient) -> None:
 
 
 def _show(console: Console, found: SitePrivacy) -> None:
-    totals: Counter[tuple[str, str]] = Counter()
-    rules: Counter[str] = Counter()
-    for each in found.counts:
-        totals[each.task or "(not known)", each.what] += each.number
-        if each.what == "replaced":
-            rules[each.name] += each.number
-    held = {each.task: each for each in found.held}
-    rows = table("TASK", "CAPTURED", "REPLACED", "SENT", "ERASED", "RETENTION", "KEPT", "WAITING", right=_NUMBERS)
-    for task in sorted({task for task, _ in totals} | set(held)):
-        kept = held.get(task)
-        numbers = [*(totals[task, what] for what in _WHAT), kept.kept if kept else 0, kept.waiting if kept else 0]
-        rows.add_row(task, *map(str, numbers))
-    console.print(rows)
-    if rules:
-        console.print()
-        by_rule = table("REPLACED BY", "VALUES", right=("VALUES",))
-        for rule, number in rules.most_common():
-            by_rule.add_row(rule, str(number))
-        console.print(by_rule)
+    _show_tasks(console, found)
+    _show_rules(console, found)
+    days = sorted(found.retention_days.items())
     console.print()
     print_facts(
         console,
         {
-            "retention": ", ".join(f"{task} {days:g} days" for task, days in sorted(found.retention_days.items()))
+            "retention": ", ".join(f"{task} {number:g} days" for task, number in days)
             or "no task has one: see 'retention_days' in agent.yaml",
             "findable": f"{found.digests} digests of replaced values, of {found.digests_max}, for"
             f" {found.digest_days:g} days",
         },
     )
     _show_erasures(console, found)
+
+
+def _show_tasks(console: Console, found: SitePrivacy) -> None:
+    totals: Counter[tuple[str, str]] = Counter()
+    for each in found.counts:
+        totals[each.task or "(not known)", each.what] += each.number
+    held = {each.task: (each.kept, each.waiting) for each in found.held}
+    rows = table("TASK", *_NUMBERS, right=_NUMBERS)
+    for task in sorted({task for task, _ in totals} | set(held)):
+        numbers = [*(totals[task, what] for what in _WHAT), *held.get(task, (0, 0))]
+        rows.add_row(task, *map(str, numbers))
+    console.print(rows)
+
+
+def _show_rules(console: Console, found: SitePrivacy) -> None:
+    rules: Counter[str] = Counter()
+    for each in found.counts:
+        if each.what == "replaced":
+            rules[each.name] += each.number
+    if not rules:
+        return
+    console.print()
+    rows = table("REPLACED BY", "VALUES", right=("VALUES",))
+    for rule, number in rules.most_common():
+        rows.add_row(rule, str(number))
+    console.print(rows)
 
 
 _NUMBERS = ("CAPTURED", "REPLACED", "SENT", "ERASED", "RETENTION", "KEPT", "WAITING")
