@@ -351,6 +351,7 @@ def _operator() -> list[Call]:
         _call(ADMIN, "GetFieldReport"),
         _call(ADMIN, "GetPrivacyReport"),
         _call(ADMIN, "EraseValues", values=["nobody@example.org"]),
+        _call(ADMIN, "TryRedaction", text="write to anna@example.org"),
         _call(ADMIN, "Drain", ends=True),
     ]  # fmt: skip
 
