@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_agent.capture.redact.builtin_rules import GATES, RULES, RULES_VERSION, RedactionRule, Span
+from edge_agent.capture.redact.builtin_rules import GATES, RULES_VERSION, built_in_rules
+from edge_agent.capture.redact.rule_types import RedactionRule, Span
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
 FIELD_RULE = "schema_field"
@@ -105,7 +107,7 @@ class RedactionSession:
         every = self._found(text)
         if context:
             every = itertools.chain(every, self._found_behind(context, text))
-        return sorted(_disjoint(every, len(text)))
+        return [(start, _word_end(text, end), rule, word) for start, end, rule, word in _merged(every)]
 
     def _found_behind(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
         before = len(context)
@@ -140,11 +142,17 @@ class Redactor:
     """The rules of one site."""
 
     def __init__(
-        self, site_rules: Sequence[RedactionRule] = (), detector: Callable[[str], Iterator[Span]] | None = None
+        self,
+        site_rules: Sequence[RedactionRule] = (),
+        detector: Callable[[str], Iterator[Span]] | None = None,
+        phone_regions: Sequence[str] = (),
     ) -> None:
-        """Put the site's rules before the ones that are always there, and the detector of names after them."""
+        """Put the site's rules before the ones that are always there, and the detector of names after them.
+
+        `phone_regions`: where telephone numbers without a prefix belong, as codes of ISO 3166-1.
+        """
         names = [RedactionRule(NAME_RULE, NAME_WORD, detector)] if detector else []
-        self._rules = (*site_rules, *RULES, *names)
+        self._rules = (*site_rules, *built_in_rules(phone_regions), *names)
         self.rule_names = tuple(rule.name for rule in self._rules)
         self.version = RULES_VERSION
 
@@ -153,10 +161,25 @@ class Redactor:
         return RedactionSession(self._rules, set(placeholders(stored)))
 
 
-def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterator[tuple[int, int, str, str]]:
-    """Drop what overlaps with something found before."""
-    taken = bytearray(length)
-    for start, end, rule, word in found:
-        if taken.find(1, start, end) < 0:
-            taken[start:end] = b"\x01" * (end - start)
-            yield start, end, rule, word
+def _merged(found: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
+    """Join what overlaps, so that no part of a value is left; the longest match names it, of equal ones the first."""
+    merged: list[tuple[int, int, str, str]] = []
+    longest = 0
+    for start, end, rule, word in sorted(found, key=lambda each: each[0]):  # stable: equal starts keep the rules' order
+        if not merged or start >= merged[-1][1]:
+            merged.append((start, end, rule, word))
+            longest = end - start
+            continue
+        before = merged[-1]
+        name = (rule, word) if end - start > longest else before[2:]
+        longest = max(longest, end - start)
+        merged[-1] = (before[0], max(before[1], end), *name)
+    return merged
+
+
+def _word_end(text: str, end: int) -> int:
+    """Return where the word ends that a combining character continues: patterns stop before one."""
+    if text[end : end + 1] and unicodedata.combining(text[end]):
+        while end < len(text) and (text[end].isalnum() or unicodedata.combining(text[end])):
+            end += 1
+    return end

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.capture.redact.builtin_rules import RedactionRule
 from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.redact.rule_types import RedactionRule
 from edge_agent.capture.redact.site_detectors import name_detector
 from edge_agent.errors import ConfigInvalid
 
