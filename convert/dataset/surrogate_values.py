@@ -114,6 +114,22 @@ def _code(fake: faker.Faker) -> str:
     return _by_pattern("??######", fake)
 
 
+_RECORDS = (
+    *("#" * length for length in (8, 9, 10, 11, 12, 13)),
+    *(
+        "?????####?",
+        "?#######?",
+        "?#########",
+        "########?###",
+        "######-###?",
+        "7560#########",
+        "1############",
+        "#######??",
+    ),
+)
+"""Forms of record numbers and of national numbers that a word announces: one of them fits the word."""
+
+
 def _by_pattern(pattern: str, fake: faker.Faker) -> str:
     # Faker's own patterns interpret more characters, such as @.
     drawn = {"#": string.digits, "?": string.ascii_uppercase}
@@ -146,9 +162,9 @@ KINDS: Mapping[str, SurrogateKind] = {
     "address": SurrogateKind(_address, "ADDRESS"),
     "ip": SurrogateKind(lambda fake: fake.ipv4_public(), "IP"),
     "mac": SurrogateKind(lambda fake: fake.mac_address(), "MAC"),
-    "record": SurrogateKind(lambda fake: fake.numerify("%#########"), "RECORD", announced="MRN: "),
+    "record": SurrogateKind(lambda fake: _by_pattern(fake.random.choice(_RECORDS), fake), "RECORD", announced="MRN: "),
     "plate": SurrogateKind(lambda fake: _by_pattern("??? ####", fake), "PLATE", announced="plate number "),
-    "secret": SurrogateKind(lambda fake: _by_pattern("??##??##??", fake), "SECRET", announced="password: "),
+    "secret": SurrogateKind(lambda fake: f"sk-{''.join(fake.random.choices(_SECRETS, k=20))}", "SECRET"),
     "postcode": SurrogateKind(lambda fake: fake.postcode()),
     "company": SurrogateKind(lambda fake: fake.company()),
     "number": SurrogateKind(lambda fake: str(fake.random_int(1, 999))),

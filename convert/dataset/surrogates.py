@@ -25,7 +25,7 @@ from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import NAME_RULE, NAME_WORD, PLACEHOLDER, Redactor, placeholders
 
 Placeholders = Literal["fill", "keep"]
-_ROUNDS = 20
+_ROUNDS = 100
 WORDS_MAX = 1000
 """Largest number of placeholder types in the data sheet; the others are counted together."""
 OTHER_WORDS = "(others)"

@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.spool_worker import build_redactor
+from edge_agent.config import Config
+from edge_agent.config.sections import ExamplesConfig
+from edge_agent.errors import ConfigInvalid
 
 IBAN = "DE89 3704 0044 0532 0130 00"
 
@@ -24,7 +28,10 @@ def test_a_value_is_found_wherever_it_stands_in_a_megabyte():
 @pytest.mark.parametrize(
     ("expected", "text"),
     [
-        ("\U0001f469\u200d\u2695\ufe0f [CARD_1]\U0001f44d", "\U0001f469\u200d\u2695\ufe0f 4111 1111 1111 1111\U0001f44d"),
+        (
+            "\U0001f469\u200d\u2695\ufe0f [CARD_1]\U0001f44d",
+            "\U0001f469\u200d\u2695\ufe0f 4111 1111 1111 1111\U0001f44d",
+        ),
         ("e\u0301tat: [EMAIL_1] \u2705", "e\u0301tat: a@example.com \u2705"),
         ("Frau [NAME_1] ruft an", "Frau Mu\u0308ller ruft an"),
         ("[ADDRESS_1] \U0001f3e0", "Hauptstraße 12, 10115 Berlin \U0001f3e0"),
@@ -39,7 +46,7 @@ def test_emoji_and_combining_characters_move_no_span(expected: str, text: str):
     ("expected", "text"),
     [
         ("הטלפון שלי [PHONE_1] תודה", "הטלפון שלי +972 50 123 4567 תודה"),
-        ("بطاقة [CARD_1] شكرا", "بطاقة ٤١١١ ١١١١ ١١١١ ١١١١ شكرا"),
+        ("بطاقة [CARD_1] شكرا", "بطاقة \u0664" + " ".join(["\u0661" * 3] + ["\u0661" * 4] * 3) + " شكرا"),
         ("\u202b[EMAIL_1]\u202c", "\u202bdana@example.co.il\u202c"),
     ],
 )
@@ -74,11 +81,13 @@ def test_a_text_that_imitates_placeholders_gets_nobody_s_value():
     ],
 )
 def test_a_disguised_card_number_is_found(disguised: str):
-    """Spaced out, with unusual separators, over a line end, with invisible characters or letters that look like digits."""
+    """Spaced out, with unusual separators, over a line end, with invisible characters or letters for digits."""
     assert "x [CARD_1] x" == redacted(f"x {disguised} x")
 
 
-@pytest.mark.parametrize("disguised", ["DE89 37O4 OO44 O532 O13O OO", "DE89 3704 0044\n0532 0130 00", "D E 8 9 3 7 0 4 0 0 4 4"])
+@pytest.mark.parametrize(
+    "disguised", ["DE89 37O4 OO44 O532 O13O OO", "DE89 3704 0044\n0532 0130 00", "D E 8 9 3 7 0 4 0 0 4 4"]
+)
 def test_a_disguised_iban_is_found_while_its_country_stands_together(disguised: str):
     """Letters for digits and line ends are read; a country code that is spaced out is not."""
     assert ("D E" in disguised) == (disguised in redacted(f"x {disguised} x"))
@@ -108,3 +117,11 @@ def test_a_number_without_a_prefix_belongs_to_the_regions_of_the_site():
 def test_what_overlaps_is_joined():
     """Of a value that two rules find in part nothing is left, and the longer match names it."""
     assert "mobile [PHONE_1]" == redacted("mobile +1 415 555 2671")
+
+
+def test_a_region_without_a_numbering_plan_is_refused():
+    """The error names the key and the region; the regions of the site reach the rules."""
+    with pytest.raises(ConfigInvalid, match=r"examples\.phone_regions: there is no telephone numbering plan of ZZ"):
+        build_redactor(Config(examples=ExamplesConfig(phone_regions=("ZZ",))))
+    spain = build_redactor(Config(examples=ExamplesConfig(phone_regions=("ES",))))
+    assert "al [PHONE_1]" == spain.start().text("al 61 23 45 678")
