@@ -19,7 +19,7 @@ from datetime import date, datetime, time, timedelta
 import faker
 from faker.config import AVAILABLE_LOCALES
 
-from edge_agent.capture.redact.builtin_rules import RULES
+from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest
 
@@ -34,8 +34,6 @@ _TRIES = 40
 _BORN_FROM, _BORN_DAYS = date(1935, 1, 1), 70 * 365
 _FINDERS = {rule.name: rule.find for rule in RULES}
 _SECRETS = string.ascii_lowercase + string.digits
-_ANNOUNCED_NAME = "announced_name"
-"""The rule that finds names behind a title or a greeting."""
 _Make = Callable[[faker.Faker], str]
 
 
@@ -281,7 +279,7 @@ class SurrogateSource:
         tries = (self._drawn(kind, rules, self._locale if number < _TRIES else DEFAULT_LOCALE)
                  for number in range(2 * _TRIES))  # fmt: skip
         value, wanted, before = "", word_of(kind), KINDS[kind].announced if kind in KINDS else ""
-        if kind == "name" and _ANNOUNCED_NAME in rules:
+        if kind == "name" and ANNOUNCED_NAME_RULE in rules:
             wanted, before = "NAME", "Mr. "  # a name that is found again has capital letters
         for value in filter(_is_plain, tries):
             if wanted is None or self._redacts_to(value, before) == wanted:

@@ -45,6 +45,7 @@ from edge_agent.capture.redact.rule_types import RedactionRule, RuleGate, checke
 from edge_agent.capture.redact.telephone_numbers import find_phones, regional_phones
 
 RULES_VERSION = "2"
+ANNOUNCED_NAME_RULE = "announced_name"
 _AT, _LINK = RuleGate(AT_SIGN, near=False), RuleGate(re.compile("://"), near=False)
 # A tax code of Italy starts with letters, so its first digit stands behind one.
 _MIXED = RuleGate(re.compile(r"\d(?<=[A-Za-z].)"))
@@ -108,7 +109,7 @@ RULES = (
     RedactionRule("mac_address", "MAC", find_mac_addresses, _PAIRS),
     RedactionRule("domain", "URL", find_domains, _DOT),
     RedactionRule("phone", "PHONE", find_phones, _NUMBER),
-    RedactionRule("announced_name", "NAME", find_announced_names),
+    RedactionRule(ANNOUNCED_NAME_RULE, "NAME", find_announced_names),
 )  # fmt: skip
 """In the order in which they run: what has a checksum comes before what has only a shape."""
 

@@ -12,11 +12,12 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edge_agent.capture.redact.builtin_rules import GATES, RULES_VERSION, built_in_rules
+from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, RULES_VERSION, built_in_rules
+from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
 from edge_agent.capture.redact.rule_types import RedactionRule, Span
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
@@ -31,6 +32,21 @@ def placeholders(text: str) -> list[str]:
     return [match[0] for match in PLACEHOLDER.finditer(text)] if "[" in text else []
 
 
+@dataclass(frozen=True)
+class ReplacedValue:
+    """A value of a text that was replaced: [start, end) in code points."""
+
+    start: int
+    end: int
+    placeholder: str
+    rule: str
+    """The rule that names the placeholder, or "model:" with a type."""
+    by_rules: bool
+    by_model: bool
+    score: float
+    """The model's probability that it is personal; 0 = it has not found it."""
+
+
 @dataclass
 class RedactionSession:
     """What was replaced in the texts of one example. Make one with `Redactor.start`."""
@@ -43,6 +59,8 @@ class RedactionSession:
     _placeholders: dict[str, str] = field(default_factory=dict)
     _numbers: Counter[str] = field(default_factory=Counter)
     _known: dict[str, None] = field(default_factory=dict)
+    findings: ModelFindings | None = None
+    """What a redaction model found in the texts of the example; None = rules alone."""
 
     def text(self, text: str, context: str = "") -> str:
         """Replace what the rules find, and whatever was replaced in an earlier text of the example.
@@ -62,6 +80,19 @@ class RedactionSession:
             end = stop
         return "".join([*parts, text[end:]])
 
+    def trace(self, text: str) -> tuple[str, list[ReplacedValue]]:
+        """Replace as `text` does; return also what was replaced, and by which of rules and model it was found."""
+        by_rules = replace(self, findings=None).found(text)
+        by_model = self.findings.of(text) if self.findings is not None and text.strip() else ()
+        spans, redacted = self.found(text), self.text(text)
+        replaced = []
+        for start, end, rule, word in spans:
+            scores = [each.score for each in by_model if each.start < end and start < each.end]
+            ruled = any(first < end and start < last for first, last, *_ in by_rules)
+            placeholder = self._placeholder(text[start:end], word)
+            replaced.append(ReplacedValue(start, end, placeholder, rule, ruled, bool(scores), max(scores, default=0.0)))
+        return redacted, replaced
+
     def fields(self, record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Replace the values of fields in a record, and note them so that `text` finds them in the input."""
         return {key: self._field(value, key) if key in names else value for key, value in record.items()}
@@ -75,7 +106,7 @@ class RedactionSession:
             return {self.text(name): self.value(each, name) for name, each in value.items()}
         if isinstance(value, list):
             return [self.value(each, key) for each in value]
-        context = f"{key.replace('_', ' ')}: " if key else ""
+        context = context_of(key)
         if isinstance(value, str):
             return self.text(value, context)
         if value is None or isinstance(value, bool):
@@ -107,12 +138,28 @@ class RedactionSession:
         every = self._found(text)
         if context:
             every = itertools.chain(every, self._found_behind(context, text))
-        return [(start, _word_end(text, end), rule, word) for start, end, rule, word in _merged(every)]
+        if self.findings is not None:
+            every = itertools.chain(every, self._found_by_model(self.findings, text, context))
+        return [(start, _word_end(text, end), rule, word) for start, end, rule, word in _united(every)]
+
+    def _found_by_model(self, findings: ModelFindings, text: str, context: str) -> Iterator[tuple[int, int, str, str]]:
+        """Yield what the model found in a text, and its finds of other texts that stand in this one."""
+        taken = [match.span() for match in PLACEHOLDER.finditer(text)] if "[" in text else []
+        values = list(_echoed(findings.echoes(), text))
+        if _without(text, taken).strip():
+            before = len(context)
+            of_text = findings.of(context + text)
+            values += [each._replace(start=max(each.start - before, 0), end=each.end - before) for each in of_text]
+        for start, end, label, _ in values:
+            inside = any(begin <= start and end <= stop for begin, stop in taken)
+            if end > start and not inside:
+                yield start, end, MODEL_RULE + label.lower(), _word(label)
 
     def _found_behind(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
         before = len(context)
         for start, end, rule, word in self._found(context + text):
-            if end > before:
+            # Whether a field holds a name, its schema tells, and the site may keep it: the key alone does not.
+            if end > before and rule != ANNOUNCED_NAME_RULE:
                 yield max(start - before, 0), end - before, rule, word
 
     def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
@@ -156,25 +203,34 @@ class Redactor:
         self.rule_names = tuple(rule.name for rule in self._rules)
         self.version = RULES_VERSION
 
-    def start(self, stored: str = "") -> RedactionSession:
-        """Begin with an example; placeholders in a stored text of it are not given again."""
-        return RedactionSession(self._rules, set(placeholders(stored)))
+    def start(self, stored: str = "", findings: ModelFindings | None = None) -> RedactionSession:
+        """Begin with an example; placeholders in a stored text of it are not given again.
+
+        What a model found in the texts of the example is replaced beside what the rules find.
+        """
+        return RedactionSession(self._rules, set(placeholders(stored)), findings=findings)
 
 
-def _merged(found: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
-    """Join what overlaps, so that no part of a value is left; the longest match names it, of equal ones the first."""
-    merged: list[tuple[int, int, str, str]] = []
+def _united(found: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
+    """Join what overlaps, so that no part of a value is left; the longest find names it, of equal ones the first.
+
+    A value that is known from another text has no word: a larger one that holds it is named by the other find.
+    """
+    united: list[tuple[int, int, str, str]] = []
     longest = 0
     for start, end, rule, word in sorted(found, key=lambda each: each[0]):  # stable: equal starts keep the rules' order
-        if not merged or start >= merged[-1][1]:
-            merged.append((start, end, rule, word))
+        if not united or start >= united[-1][1]:
+            united.append((start, end, rule, word))
             longest = end - start
             continue
-        before = merged[-1]
-        name = (rule, word) if end - start > longest else before[2:]
-        longest = max(longest, end - start)
-        merged[-1] = (before[0], max(before[1], end), *name)
-    return merged
+        first, last, *named = united[-1]
+        other, stop = [rule, word], max(last, end)
+        if end - start > longest:
+            longest, named, other = end - start, other, named
+        if not named[1] and stop - first > longest:
+            named = [other[0], other[1] or "FIELD"]
+        united[-1] = (first, stop, named[0], named[1])
+    return united
 
 
 def _word_end(text: str, end: int) -> int:
@@ -183,3 +239,18 @@ def _word_end(text: str, end: int) -> int:
         while end < len(text) and (text[end].isalnum() or unicodedata.combining(text[end])):
             end += 1
     return end
+
+
+def _echoed(echoes: Mapping[str, str], text: str) -> Iterator[FoundValue]:
+    """Yield where values that the model found in a text of the example stand in this one, as whole words."""
+    for value, label in echoes.items():
+        if value in text:
+            pattern = rf"(?<!\w){re.escape(value)}(?!\w)"
+            yield from (FoundValue(*match.span(), label) for match in re.finditer(pattern, text))
+
+
+def _without(text: str, taken: Sequence[tuple[int, int]]) -> str:
+    """Return a text without those parts."""
+    ends = [0, *(end for _, end in taken)]
+    starts = [*(start for start, _ in taken), len(text)]
+    return "".join(text[begin:stop] for begin, stop in zip(ends, starts, strict=True))
