@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import pwd
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -86,6 +87,12 @@ def run_command(command: Sequence[str], seconds: float = COMMAND_SECONDS_MAX) ->
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
+def has_program(name: str) -> bool:
+    """Tell whether a program of the system is installed."""
+    folders = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return shutil.which(name, path=folders) is not None
+
+
 def find_user(name: str) -> SystemUser | None:
     """Look up a user; None when there is no user of that name."""
     try:
@@ -115,6 +122,9 @@ class Installation:
     root: Path = Path("/")
     run: Callable[[Sequence[str]], str | None] = run_command
     find_user: Callable[[str], SystemUser | None] = find_user
+    has_program: Callable[[str], bool] = has_program
+    by_sudo: bool = False
+    """The user works through sudo."""
 
     def at(self, path: str) -> Path:
         """Return a path of the system below `root`."""
