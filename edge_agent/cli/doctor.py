@@ -22,8 +22,8 @@ from edge_agent.config import config_paths, load_without_agent_yaml, read_files,
 from edge_agent.doctor.all_checks import run_checks, unchecked
 from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
 from edge_agent.doctor.installation import Installation, current_user
-from edge_agent.doctor.local_commands import works_by_sudo
 from edge_agent.errors import EdgeAgentError
+from edge_agent.errors.remedy_commands import works_by_sudo
 from edge_agent.formatting import counted
 
 WIDTH_MAX = 100

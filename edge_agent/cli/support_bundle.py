@@ -19,10 +19,10 @@ from edge_agent.cli.doctor import as_document, place_of
 from edge_agent.cli.output import YesOption, confirm, err, out, print_done, print_trimmed, table
 from edge_agent.config import ConfigFiles, read_files
 from edge_agent.doctor.all_checks import evaluate
-from edge_agent.doctor.local_commands import works_by_sudo
 from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.durable.atomic_files import create
 from edge_agent.errors import ConfigInvalid, MediaFailed
+from edge_agent.errors.remedy_commands import works_by_sudo
 from edge_agent.formatting import format_bytes
 from edge_agent.support_bundle.support_archive import (
     ARCHIVE_MODE,

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.errors.printable import OBEYED, escaped, one_line, printable, printable_lines
+from edge_agent.errors.remedy_commands import with_sudo, works_by_sudo
 
 _QUOTED = re.compile(r"(?<!\w)'[^'\n]+'")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -82,9 +83,6 @@ def report(message: str, remedy: str, details: Iterable[str] = ()) -> None:
 
 def advice(text: str) -> str:
     """Return a sentence with the commands that this user has to run: through sudo, if this one runs so."""
-    # What most commands never print is not loaded for them.
-    from edge_agent.doctor.local_commands import with_sudo, works_by_sudo  # noqa: PLC0415
-
     return with_sudo(text) if works_by_sudo(os.environ, os.geteuid()) else text
 
 

@@ -251,11 +251,7 @@ def _judge_confinement(engine: Engine) -> Iterator[Finding]:
 def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
     silent = {warning.about: warning.message for warning in status.warning_details if warning.kind == "TASK_SILENT"}
     if not status.tasks and not silent:
-        remedy, command = "Import an update from a USB drive.", "sudo edge-agent media import /media/usb"
-        if not facts.takes_updates:
-            remedy = "Enrol this machine with the file that the central team made for it, or install a bundle."
-            command = "sudo edge-agent enrol FILE; sudo edge-agent install BUNDLE"
-        yield TASKS.warning("nothing is installed", remedy, command)
+        yield TASKS.warning("nothing is installed", *_how_to_begin(facts))
     for task in status.tasks:
         if task.ready:
             yield TASKS.ok(f"{task.bundle.version} answers", about=task.name)
@@ -270,6 +266,14 @@ def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
         if name not in named:
             remedy = "Roll it back, or install its bundle again."
             yield TASKS.fault(message, remedy, f"edge-agent rollback {name}", about=name)
+
+
+def _how_to_begin(facts: DaemonFacts) -> tuple[str, str]:
+    """Return how the first bundle comes to this machine, as a sentence and as a command."""
+    if facts.takes_updates:
+        return "Import an update from a USB drive.", "sudo edge-agent media import /media/usb"
+    remedy = "Enrol this machine with the file that the central team made for it, or install a bundle."
+    return remedy, "sudo edge-agent enrol FILE; sudo edge-agent install BUNDLE"
 
 
 def _movement(task: Task, status: Status, facts: DaemonFacts) -> str:

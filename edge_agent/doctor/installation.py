@@ -137,7 +137,8 @@ class Installation:
             mounts = [line.split() for line in read_text(self.at("proc/self/mounts")).splitlines()]
         except OSError:
             return MEDIA_FOLDER
-        folders = {words[1] for words in mounts if len(words) > 1 and words[1].startswith(_MEDIA_ROOTS)}
+        found = [words for words in mounts if len(words) > 1 and words[0].startswith("/dev/")]
+        folders = {words[1] for words in found if words[1].startswith(_MEDIA_ROOTS)}
         is_plain = len(folders) == 1 and not any(set(folder) & set("\\ '\"$;&|") for folder in folders)
         return folders.pop() if is_plain else MEDIA_FOLDER
 

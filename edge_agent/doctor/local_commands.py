@@ -7,10 +7,11 @@ user who works through sudo, they are others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edge_agent.doctor.installation import MEDIA_FOLDER
+from edge_agent.errors.remedy_commands import commands_with_sudo
 
 SEPARATOR = "; "
 OPTIONAL_PROGRAMS = frozenset({"ip", "getent", "ping", "findmnt", "lsblk", "dmesg", "ss", "free", "ps", "timedatectl"})
@@ -19,8 +20,6 @@ _SUBSTITUTES = {"timedatectl": "date", "findmnt": "cat /proc/mounts", "free": "c
 _SET_CLOCK = "sudo date --set 'YYYY-MM-DD HH:MM'"
 _UNIT_COMMAND = re.compile(r"sudo systemctl (start|restart|try-restart|stop) ([a-z-]+(?:\.service)?(?: edge-uplink)?)")
 _OF_SYSTEMD = re.compile(r"(sudo )?(journalctl|systemctl|systemd-\w+) ")
-_OURS = re.compile(r"(?<![\w/-])(?<!sudo )edge-agent (?=[a-z])(?!serve\b|help\b|demo\b|run\b|version\b)")
-_QUOTED = re.compile(r"'[^'\n]+'")
 
 
 @dataclass(frozen=True)
@@ -54,18 +53,8 @@ def command_here(command: str, machine: LocalMachine) -> str:
         command = _UNIT_COMMAND.sub(lambda found: _without_systemd(found[1], found[2], machine), command)
     parts = [_part_here(part, machine) for part in command.split(SEPARATOR)]
     if machine.by_sudo:
-        parts = [_OURS.sub("sudo edge-agent ", part) for part in parts]
+        parts = [commands_with_sudo(part) for part in parts]
     return SEPARATOR.join(filter(None, dict.fromkeys(parts)))
-
-
-def with_sudo(text: str) -> str:
-    """Return a sentence in which the commands of ours that it quotes begin with sudo."""
-    return _QUOTED.sub(lambda found: "'" + _OURS.sub("sudo edge-agent ", found[0][1:]), text)
-
-
-def works_by_sudo(environment: Mapping[str, str], user_id: int) -> bool:
-    """Tell whether a person runs this program through sudo: then another command of ours needs it too."""
-    return user_id == 0 and environment.get("SUDO_UID", "0") != "0"
 
 
 def _without_systemd(verb: str, units: str, machine: LocalMachine) -> str:
