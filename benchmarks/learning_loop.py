@@ -2,7 +2,7 @@
 
     scripts/learning-loop [--work FOLDER] [--calls 2400]
 
-A site begins without a model: a large one answers, here a scripted oracle that errs in 8 % of the texts. A quarter of
+A site begins without a model: a large one answers, here a scripted oracle that errs in 8% of the texts. A quarter of
 all answers is drawn at random for people (`review_share: 0.25`). A reviewer judges the audit, and corrects one answer
 in the console. The site seals what it kept; the centre collects it, and writes training data: what people did not label
 trains at best, and only the audit calibrates and tests. A linear head on all-MiniLM-L6-v2 is fitted to the training
@@ -42,7 +42,8 @@ from convert.evaluate import predict
 from convert.evaluate.bundle_folder import open_bundle
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.client import CallFailed, Classification, ReviewAudit, ReviewClient
-from edge_agent.formats.manifest import Role, Threshold
+from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.manifest import Role
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync

@@ -81,7 +81,14 @@ COMMANDS = {
     ),
     "review": _entry(_OPERATE, "review_queue", "review", "Confirm or correct answers: one key for each label."),
     "erase": _entry(
-        _OPERATE, "review_queue", "erase", "Erase one answer, its input and its feedback, here and on the central side."
+        _OPERATE, "privacy", "erase", "Erase one answer, its input and its feedback, here and on the central side."
+    ),
+    "privacy": _entry(_OPERATE, "privacy", "app", "Show figures about personal data, without any text."),
+    "redact": _entry(
+        _OPERATE,
+        "redact",
+        "run",
+        "Try what redaction finds in a text: the values by source, and the text before and after.",
     ),
     "media": _entry(_OPERATE, "media", "app", "Exchange data with the central team on removable media."),
     "logs": _entry(_OPERATE, "journal_logs", "run", "Show the log of the daemon, from the journal of systemd."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,16 @@ from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
 from edge_agent.client.results import Task
 from edge_agent.client.retries import Retry
-from edge_agent.client.site_state import Bundle, ImportProgress, SealedExamples, Status, TaskUpdate, UpdatesStatus
+from edge_agent.client.site_privacy import ErasedValues, SitePrivacy
+from edge_agent.client.site_state import (
+    Bundle,
+    ImportProgress,
+    RedactionTrial,
+    SealedExamples,
+    Status,
+    TaskUpdate,
+    UpdatesStatus,
+)
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
@@ -43,6 +52,13 @@ class _ReadingCalls:
                 return bundles
             request.page_token = page.next_page_token
 
+    async def privacy_report(self, *, timeout_seconds: float = 30) -> SitePrivacy:
+        """Show what was captured, replaced, kept, sent and erased, in numbers."""
+        request = admin_pb2.GetPrivacyReportRequest()
+        return translation.value_of(
+            SitePrivacy, await self.unary(self._stub.GetPrivacyReport, request, timeout_seconds)
+        )
+
     async def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
         """Show how the bundles of a task, or of all, do in production."""
         from edge_agent.client import field_report  # noqa: PLC0415 - see LATE_IMPORTS in tests/architecture
@@ -50,6 +66,12 @@ class _ReadingCalls:
         request = admin_pb2.GetFieldReportRequest(task=task)
         answer = await self.unary(self._stub.GetFieldReport, request, timeout_seconds)
         return translation.value_of(field_report.FieldReport, answer)
+
+    async def try_redaction(self, text: str, *, timeout_seconds: float = 30) -> RedactionTrial:
+        """Redact a text as an example would be redacted; nothing of it is kept."""
+        request = admin_pb2.TryRedactionRequest(text=text)
+        answer = await self.unary(self._stub.TryRedaction, request, timeout_seconds)
+        return translation.value_of(RedactionTrial, answer)
 
 
 class AdminClient(Connection):
@@ -63,6 +85,8 @@ class AdminClient(Connection):
     status = blocking(_ReadingCalls.status)
     bundles = blocking(_ReadingCalls.bundles)
     field_report = blocking(_ReadingCalls.field_report)
+    privacy_report = blocking(_ReadingCalls.privacy_report)
+    try_redaction = blocking(_ReadingCalls.try_redaction)
 
     def install(self, path: Path | str, *, activate: bool = True, timeout_seconds: float = 600) -> tuple[Bundle, bool]:
         """Copy a bundle into the store; return it, and whether it is new there. The daemon reads `path`, not we."""
@@ -125,6 +149,13 @@ class AdminClient(Connection):
         """Let the plan's bundle answer a task again; return its update afterwards, and whether the task was held."""
         answer = self.call(self._stub.AllowUpdate, admin_pb2.AllowUpdateRequest(task=task), timeout_seconds)
         return translation.value_of(TaskUpdate, answer.task), bool(answer.was_held)
+
+    def erase_values(
+        self, values: Sequence[str], *, dry_run: bool = False, timeout_seconds: float = 600
+    ) -> ErasedValues:
+        """Find what concerns a person by values, and erase it unless `dry_run`."""
+        request = admin_pb2.EraseValuesRequest(values=values, dry_run=dry_run)
+        return translation.value_of(ErasedValues, self.call(self._stub.EraseValues, request, timeout_seconds))
 
     def drain(self, *, timeout_seconds: float = 10) -> None:
         """Let the daemon finish its work and accept no more."""

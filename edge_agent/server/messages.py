@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from edge_agent.capture.example_capture import CaptureStatus
+from edge_agent.capture.example_capture import CaptureStatus, TriedRedaction
+from edge_agent.capture.redaction_queue import RedactionQueue
 from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import EngineStatus
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Threshold
+from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.formats.plan import Mode
+from edge_agent.formats.questions import QuestionSpec
 from edge_agent.formats.status_object import UpdateState
 from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
 from edge_agent.routing.policy import LowConfidencePolicy
@@ -24,10 +26,16 @@ from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 
 KINDS = {
     "classify": task_pb2.TASK_KIND_CLASSIFY,
+    "decide": task_pb2.TASK_KIND_DECIDE,
     "extract": task_pb2.TASK_KIND_EXTRACT,
     "generate": task_pb2.TASK_KIND_GENERATE,
     "embed": task_pb2.TASK_KIND_EMBED,
     "redact": task_pb2.TASK_KIND_REDACT,
+}
+QUESTION_TYPES = {
+    "predicate": task_pb2.QUESTION_TYPE_PREDICATE,
+    "choice": task_pb2.QUESTION_TYPE_CHOICE,
+    "score": task_pb2.QUESTION_TYPE_SCORE,
 }
 ROUTES = {
     "local": task_pb2.ROUTE_LOCAL,
@@ -96,10 +104,57 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
         mode=MODES[mode],
         confidence_blocker=score_variance,
         gate=manifest.gate_name,
+        questions=[_question(each, manifest.confidence_of(each.name)) for each in manifest.task.questions],
+        open_questions=manifest.task.open_questions,
     )
     if isinstance(manifest.confidence, Threshold):
         message.threshold = manifest.confidence.confidence_min
     return message
+
+
+def _question(question: QuestionSpec, calibration: Confidence) -> task_pb2.Question:
+    descriptions = question.descriptions or ("",) * len(question.outputs)
+    options = zip(question.outputs, descriptions, strict=True)
+    message = task_pb2.Question(
+        name=question.name,
+        type=QUESTION_TYPES[question.type],
+        instructions=question.instructions,
+        options=[task_pb2.QuestionOption(label=label, description=description) for label, description in options],
+    )
+    if isinstance(calibration, Threshold):
+        message.threshold = calibration.confidence_min
+    return message
+
+
+def redaction_message(queue: RedactionQueue) -> admin_pb2.RedactionStatus:
+    """Describe the redaction model of a site, and what waits for it."""
+    return admin_pb2.RedactionStatus(
+        task=queue.task,
+        model=queue.model,
+        waiting=queue.waiting,
+        waiting_seconds=queue.waiting_seconds,
+        held_because=queue.held_because,
+        counts=queue.counts,
+    )
+
+
+def tried_redaction_message(tried: TriedRedaction) -> admin_pb2.TryRedactionResponse:
+    """Show what redaction made of a text."""
+    spans = [
+        admin_pb2.ReplacedSpan(
+            start=each.start,
+            end=each.end,
+            placeholder=each.placeholder,
+            rule=each.rule,
+            by_rules=each.by_rules,
+            by_model=each.by_model,
+            score=each.score,
+        )
+        for each in tried.replaced
+    ]
+    return admin_pb2.TryRedactionResponse(
+        redacted=tried.redacted, spans=spans, model=tried.model, held_because=tried.held_because
+    )
 
 
 def record_schema(bundle: InstalledBundle) -> str:
