@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -168,9 +168,20 @@ class ExampleCapture:
         """Take the next question of these tasks, marked as asked; None = no question waits. Raises SiteError."""
         return await self._run(lambda worker: worker.next_question(tasks), alone=True)
 
-    async def store_teacher_label(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest) -> None:
-        """Store the large model's label; durable when this returns. Raises SiteError."""
-        await self._run(lambda worker: worker.store_teacher_label(asked, said, model, manifest))
+    async def store_teacher_label(
+        self,
+        asked: TeacherQuestion,
+        said: str,
+        model: str,
+        manifest: Manifest,
+        scores: Sequence[tuple[str, float]] = (),
+    ) -> None:
+        """Store the large model's label, with its probabilities if it gave some; durable when this returns.
+
+        Raises:
+            SiteError: the disk failed.
+        """
+        await self._run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, scores))
 
     async def release_question(self, asked: TeacherQuestion, *, again: bool) -> None:
         """Drop a question; with `again`, requeue it: certainly no large model worked on it. Raises SiteError."""

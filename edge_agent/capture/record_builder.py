@@ -66,6 +66,8 @@ class CapturedAnswer:
     """Of the bundle's gate; None = it has none."""
     held_up: str = ""
     """Why the answer is not confident; empty = it is, or its kind has no confidence."""
+    teacher_scores: Sequence[tuple[str, float]] = ()
+    """classify: each label with the probability that the large model gave it; empty = it gave none."""
 
     @property
     def output(self) -> str:
@@ -161,7 +163,13 @@ class RecordBuilder:
         )
 
     def build_teacher_label(
-        self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest, at: float
+        self,
+        asked: TeacherQuestion,
+        said: str,
+        model: str,
+        manifest: Manifest,
+        at: float,
+        scores: Sequence[tuple[str, float]] = (),
     ) -> bytes:
         """Write what the large model said of a stored prediction, redacted as feedback is."""
         prediction = json.loads(asked.record)
@@ -170,7 +178,7 @@ class RecordBuilder:
             said = self._record(redaction, _like(said, prediction["output"]), manifest)
         elif prediction["kind"] == "generate":
             said = redaction.text(said)
-        record = {
+        record: dict[str, Any] = {
             "schema": SCHEMA,
             "type": "opinion",
             "record_id": f"opinion:{asked.prediction_id}",
@@ -182,6 +190,8 @@ class RecordBuilder:
             "why": asked.why,
             "value": said,
         }
+        if scores:
+            record["scores"] = scores
         return _write(record).encode()
 
     def build_tombstone(self, prediction_id: str, at: float) -> bytes:
@@ -209,6 +219,8 @@ class RecordBuilder:
         if answered.teacher_answer is None:
             return {"output": output, **grades}
         given = {**UNGRADED, "model": answered.model}
+        if answered.teacher_scores:
+            given["teacher_scores"] = answered.teacher_scores
         if answered.local_answer is None:
             return {"output": output, **given}
         local = self._answer(redaction, answered, answered.local_answer)

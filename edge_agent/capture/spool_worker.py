@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,13 +168,20 @@ class SpoolWorker:
                 self.questions.mark_asked(found)
         return found
 
-    def store_teacher_label(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest) -> bool:
+    def store_teacher_label(
+        self,
+        asked: TeacherQuestion,
+        said: str,
+        model: str,
+        manifest: Manifest,
+        scores: Sequence[tuple[str, float]] = (),
+    ) -> bool:
         """Store the large model's label of a question and count it; inside the spool's transaction.
 
         Returns whether it was stored: not when the input was erased in the meantime.
         """
         at = self.now()
-        record = self.recorder.build_teacher_label(asked, said, model, manifest, at)
+        record = self.recorder.build_teacher_label(asked, said, model, manifest, at, scores)
         if not self.questions.store_label(asked, record):
             return False
         self._alarms_at_commit = -1
