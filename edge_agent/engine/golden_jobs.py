@@ -32,7 +32,7 @@ def golden_answer(manifest: Manifest, written: str, done: JobResult) -> GoldenAn
     match manifest.task.kind:
         case "classify":
             return GoldenAnswer(manifest.task.labels[done.scores.index(max(done.scores))], done.scores, strangeness)
-        case "extract":
+        case "extract" | "redact":
             found = [[each.label, each.start, each.end] for each in done.entities]
             return GoldenAnswer(done.record or json.dumps(found), (done.confidence,), strangeness)
         case "embed":

@@ -21,20 +21,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
 from edge_agent.formats.ood_gate import OodGate, rows_needed
+from edge_agent.formats.redaction_section import RedactionSection, tag_types, tags_problem
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 
-Kind = Literal["classify", "extract", "generate", "embed"]
+Kind = Literal["classify", "extract", "generate", "embed", "redact"]
 RuntimeName = Literal["llama", "onnx", "echo", "upstream"]
 Role = Literal["weights", "adapter", "tokenizer", "golden", "report", "licence"]
 
 # What each runtime can do in this version of the agent. A bundle beyond it is refused before anything is installed.
 RUNTIME_KINDS: dict[str, frozenset[str]] = {
     "llama": frozenset({"classify", "extract", "generate"}),
-    "onnx": frozenset({"classify", "extract", "embed"}),
-    "echo": frozenset({"classify", "extract", "generate", "embed"}),
+    "onnx": frozenset({"classify", "extract", "embed", "redact"}),
+    "echo": frozenset({"classify", "extract", "generate", "embed", "redact"}),
     # No model of its own: only the large one answers. The definition of a task that has none yet.
     "upstream": frozenset({"classify", "extract", "generate"}),
 }
@@ -110,7 +111,7 @@ class TaskSpec(_ManifestSection):
     name: TaskName
     kind: Kind
     labels: tuple[Label, ...] = Field(default=(), max_length=1000)
-    """classify: in the order of the model's outputs. extract on onnx: the model's tags (BIO), likewise."""
+    """classify: in the order of the model's outputs. extract on onnx, and redact: the model's tags (BIO), likewise."""
     record_schema: dict[str, Any] | None = None
     """extract on llama: JSON schema of the record; see formats/record_schema.py."""
     pii_fields: tuple[Label, ...] = Field(default=(), max_length=1000)
@@ -143,13 +144,14 @@ class TaskSpec(_ManifestSection):
         """The fields of a record: those of its schema, or the types behind BIO tags ("B-PER" and "I-PER" are one)."""
         if self.record_schema is not None:
             return record_schema.fields(self.record_schema)
-        types = (label[2:] if label[:2] in ("B-", "I-") else label for label in self.labels if label != "O")
-        return list(dict.fromkeys(types))
+        return tag_types(self.labels)
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> TaskSpec:
         if self.kind == "classify" and len(self.labels) < 2:
             raise ValueError("a classify task needs at least 2 labels")
+        if self.kind == "redact" and (problem := tags_problem(self.labels)):
+            raise ValueError(problem)
         if self.kind in ("generate", "embed") and self.labels:
             raise ValueError(f"a task of kind {self.kind} has no labels")
         if self.kind != "extract" and self.pii_fields:
@@ -293,6 +295,8 @@ class Manifest(_ManifestSection):
     artifacts: tuple[Artifact, ...] = Field(default=(), max_length=64)
     engine: EngineSettings = EngineSettings()
     confidence: Confidence = AlwaysEscalate()
+    redaction: RedactionSection | None = None
+    """redact alone: what counts as personal; None = every tag, at the default cut-off."""
     provenance: Provenance = Provenance()
     requires: Requires = Requires()
 
@@ -304,6 +308,7 @@ class Manifest(_ManifestSection):
         self._check_artifacts()
         self._check_record()
         self._check_gate()
+        self._check_redaction()
         room = self.engine.context_tokens
         needed = self.task.limits.input_tokens_max + self.task.written_tokens_max
         if self.runtime == "llama" and needed > room:
@@ -316,6 +321,14 @@ class Manifest(_ManifestSection):
             raise ValueError(f"extract on {self.runtime} needs 'record_schema', and no 'labels'")
         if self.task.record_schema is not None and not writes:
             raise ValueError(f"'record_schema' is for extract on llama; this is {self.task.kind} on {self.runtime}")
+
+    def _check_redaction(self) -> None:
+        if self.redaction is None:
+            return
+        if self.task.kind != "redact":
+            raise ValueError(f"'redaction' is for a task of kind redact; this is {self.task.kind}")
+        if problem := self.redaction.labels_problem(self.task.labels):
+            raise ValueError(problem)
 
     def _check_gate(self) -> None:
         if (gate := self.confidence.gate) is None:
@@ -353,6 +366,11 @@ class Manifest(_ManifestSection):
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     @property
+    def redaction_rule(self) -> RedactionSection:
+        """What counts as personal, of a task of kind redact."""
+        return self.redaction or RedactionSection()
+
+    @property
     def gate_name(self) -> str:
         """The score of the gate; "none" for a bundle without one."""
         gate = self.confidence.gate
@@ -378,9 +396,12 @@ def digest_of(manifest_bytes: bytes) -> str:
 def encode(manifest: Manifest) -> bytes:
     """Write a manifest as canonical JSON (sorted keys, UTF-8, final newline).
 
-    A gate, floor or family size that does not exist is left out: older agents refuse a manifest with unknown keys.
+    A gate, floor, family size or redaction that does not exist is left out: older agents refuse a manifest with unknown
+    keys.
     """
     plain = manifest.model_dump(mode="json", by_alias=True)
+    if manifest.redaction is None:
+        del plain["redaction"]
     confidence = plain["confidence"]
     for key in ("gate", "floor"):
         if not confidence.get(key):

@@ -27,6 +27,7 @@ KINDS = {
     "extract": task_pb2.TASK_KIND_EXTRACT,
     "generate": task_pb2.TASK_KIND_GENERATE,
     "embed": task_pb2.TASK_KIND_EMBED,
+    "redact": task_pb2.TASK_KIND_REDACT,
 }
 ROUTES = {
     "local": task_pb2.ROUTE_LOCAL,
@@ -84,7 +85,7 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
         name=manifest.task.name,
         kind=KINDS[manifest.task.kind],
         bundle=bundle_ref(bundle),
-        labels=manifest.task.record_fields if manifest.task.kind == "extract" else manifest.task.labels,
+        labels=manifest.task.record_fields if manifest.task.kind in ("extract", "redact") else manifest.task.labels,
         limits=task_pb2.TaskLimits(
             input_tokens_max=limits.input_tokens_max,
             output_tokens_max=manifest.task.written_tokens_max,

@@ -14,6 +14,7 @@ class TaskKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_KIND_EXTRACT: _ClassVar[TaskKind]
     TASK_KIND_GENERATE: _ClassVar[TaskKind]
     TASK_KIND_EMBED: _ClassVar[TaskKind]
+    TASK_KIND_REDACT: _ClassVar[TaskKind]
 
 class Route(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -42,6 +43,7 @@ TASK_KIND_CLASSIFY: TaskKind
 TASK_KIND_EXTRACT: TaskKind
 TASK_KIND_GENERATE: TaskKind
 TASK_KIND_EMBED: TaskKind
+TASK_KIND_REDACT: TaskKind
 ROUTE_UNSPECIFIED: Route
 ROUTE_LOCAL: Route
 ROUTE_UPSTREAM: Route

@@ -24,9 +24,22 @@ from edge_agent.formats import manifest
 from tests.support import bert_onnx, models, pos_intents
 
 INTENTS = pos_intents.INTENTS
+RANDOM_CUTOFF = 0.97
 TAGS = ("O", "B-product", "I-product", "B-price", "I-price")
-DEFAULT_LABELS: dict[str, tuple[str, ...]] = {"classify": INTENTS, "extract": TAGS, "generate": (), "embed": ()}
-NAMES = {"classify": "pos-intent", "extract": "pos-fields", "generate": "assistant", "embed": "pos-vector"}
+DEFAULT_LABELS: dict[str, tuple[str, ...]] = {
+    "classify": INTENTS,
+    "extract": TAGS,
+    "generate": (),
+    "embed": (),
+    "redact": TAGS,
+}
+NAMES = {
+    "classify": "pos-intent",
+    "extract": "pos-fields",
+    "generate": "assistant",
+    "embed": "pos-vector",
+    "redact": "pii",
+}
 
 _CLASSIFY_PROMPT = {
     "template": "Sort what a customer says at the till by what the customer wants.\n\n"
@@ -174,13 +187,15 @@ def fields_of(
     chosen = DEFAULT_LABELS[kind] if labels is None else tuple(labels)
     task = {"name": name or NAMES[kind], "kind": kind, "labels": chosen}
     confidence = {"policy": "always_escalate"}
-    return {"schema": manifest.SCHEMA, "runtime": runtime, "version": version, "task": task, "confidence": confidence}
+    fields = {"schema": manifest.SCHEMA, "runtime": runtime, "version": version, "task": task, "confidence": confidence}
+    # Random weights find every word personal at the usual cut-off, and are refused for it.
+    return {**fields, "redaction": {"cutoff": RANDOM_CUTOFF}} if kind == "redact" else fields
 
 
 @functools.cache
 def tiny_onnx(kind: str) -> bytes:
     """Return the random BERT with the head of a task kind."""
-    head = {"classify": "classify", "extract": "tags", "embed": "hidden"}[kind]
+    head = {"classify": "classify", "extract": "tags", "embed": "hidden", "redact": "tags"}[kind]
     config = bert_onnx.TINY
     return bert_onnx.build(config, bert_onnx.random_weights(config, outputs=len(DEFAULT_LABELS[kind])), head)
 

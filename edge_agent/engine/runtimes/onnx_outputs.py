@@ -24,6 +24,7 @@ OUTPUT_NAMES = {
     "classify": ("logits",),
     "extract": ("logits",),
     "embed": ("sentence_embedding", "last_hidden_state"),
+    "redact": ("logits",),
 }
 
 
@@ -78,7 +79,7 @@ def check_ood_score(row: Floats) -> None:
 
 def check_row(task: TaskSpec, row: Floats) -> None:
     """Raise ModelLoadFailed unless the row has the shape and the number of outputs that the task needs."""
-    wanted = {"classify": (1,), "extract": (2,), "embed": (1, 2)}[task.kind]
+    wanted = {"classify": (1,), "extract": (2,), "embed": (1, 2), "redact": (2,)}[task.kind]
     if row.ndim not in wanted:
         raise ModelLoadFailed(f"the model's output has {row.ndim + 1} dimensions, which does not suit {task.kind!r}")
     if task.kind != "embed" and row.shape[-1] != len(task.labels):
