@@ -249,7 +249,7 @@ def _captured(
         _later(finished),
         finished.decision.p_value,
         finished.decision.held_up or "",
-        finished.large_model.probabilities if finished.large_model else (),
+        teacher_scores=finished.large_model.probabilities if finished.large_model else (),
     )
 
 

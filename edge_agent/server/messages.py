@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from edge_agent.capture.example_capture import CaptureStatus
+from edge_agent.capture.example_capture import CaptureStatus, TriedRedaction
+from edge_agent.capture.redaction_queue import RedactionQueue
 from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import EngineStatus
@@ -100,6 +101,37 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
     if isinstance(manifest.confidence, Threshold):
         message.threshold = manifest.confidence.confidence_min
     return message
+
+
+def redaction_message(queue: RedactionQueue) -> admin_pb2.RedactionStatus:
+    """Describe the redaction model of a site, and what waits for it."""
+    return admin_pb2.RedactionStatus(
+        task=queue.task,
+        model=queue.model,
+        waiting=queue.waiting,
+        waiting_seconds=queue.waiting_seconds,
+        held_because=queue.held_because,
+        counts=queue.counts,
+    )
+
+
+def tried_redaction_message(tried: TriedRedaction) -> admin_pb2.TryRedactionResponse:
+    """Show what redaction made of a text."""
+    spans = [
+        admin_pb2.ReplacedSpan(
+            start=each.start,
+            end=each.end,
+            placeholder=each.placeholder,
+            rule=each.rule,
+            by_rules=each.by_rules,
+            by_model=each.by_model,
+            score=each.score,
+        )
+        for each in tried.replaced
+    ]
+    return admin_pb2.TryRedactionResponse(
+        redacted=tried.redacted, spans=spans, model=tried.model, held_because=tried.held_because
+    )
 
 
 def record_schema(bundle: InstalledBundle) -> str:
