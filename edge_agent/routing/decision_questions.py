@@ -16,7 +16,7 @@ SUM_ERROR_MAX = 1e-3
 
 
 @dataclass(frozen=True)
-class AskedQuestion:
+class LargeModelTypedQuestion:
     """One question about a text."""
 
     name: str
@@ -38,7 +38,9 @@ class ModelAnswer:
     """Option and probability; empty = it declined the question."""
 
 
-def read_distribution(question: AskedQuestion, answers: Sequence[ModelAnswer]) -> tuple[tuple[str, float], ...]:
+def read_distribution(
+    question: LargeModelTypedQuestion, answers: Sequence[ModelAnswer]
+) -> tuple[tuple[str, float], ...]:
     """Return each option of a question with its probability, in order, with the sum 1.
 
     Raises:
@@ -60,7 +62,7 @@ def read_distribution(question: AskedQuestion, answers: Sequence[ModelAnswer]) -
     return tuple((option, number / total) for option, number in zip(question.options, numbers, strict=True))
 
 
-def _ordered(question: AskedQuestion, answer: ModelAnswer) -> list[float]:
+def _ordered(question: LargeModelTypedQuestion, answer: ModelAnswer) -> list[float]:
     """Return the numbers in the order of the options. Raises ValueError where the options are others."""
     given = dict(answer.probabilities)
     missing = sum(option not in given for option in question.options)

@@ -16,7 +16,7 @@ from typing import Any
 from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.routing import decision_questions
-from edge_agent.routing.decision_questions import AskedQuestion, ModelAnswer
+from edge_agent.routing.decision_questions import LargeModelTypedQuestion, ModelAnswer
 
 ANSWER_CHARACTERS_MAX = 64 * 1024
 LABEL_TOKENS = 64
@@ -36,7 +36,7 @@ class LargeModelQuestion:
     output_tokens_max: int
     waited_for: bool = True
     """A caller waits for the answer; without one the question yields to those with one."""
-    questions: tuple[AskedQuestion, ...] = ()
+    questions: tuple[LargeModelTypedQuestion, ...] = ()
     """The same as typed questions about `text`; empty = its answer is no choice."""
     text: str = ""
     """The redacted input."""
@@ -64,12 +64,12 @@ def build_question(manifest: Manifest, text: str) -> LargeModelQuestion:
     return LargeModelQuestion(task.name, turns, written, wanted, questions=typed_questions(task), text=text)
 
 
-def typed_questions(task: TaskSpec) -> tuple[AskedQuestion, ...]:
+def typed_questions(task: TaskSpec) -> tuple[LargeModelTypedQuestion, ...]:
     """Return what a task asks as typed questions; empty = its answer is no choice."""
     if task.kind != "classify":
         return ()
     instructions = "\n\n".join(part for part in (_OPENINGS["classify"], _own_words(task)) if part)
-    return (AskedQuestion(task.name, "choice", instructions, tuple(task.labels)),)
+    return (LargeModelTypedQuestion(task.name, "choice", instructions, tuple(task.labels)),)
 
 
 def answer_schema(task: TaskSpec) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ def parse_reply(task: TaskSpec, said: str) -> LargeModelReply:
     return LargeModelReply(json.dumps(plain, ensure_ascii=False))
 
 
-def parse_typed_reply(question: AskedQuestion, answers: Sequence[ModelAnswer]) -> LargeModelReply:
+def parse_typed_reply(question: LargeModelTypedQuestion, answers: Sequence[ModelAnswer]) -> LargeModelReply:
     """Check the answers to typed questions; the likeliest option of `question` is the label."""
     try:
         found = decision_questions.read_distribution(question, answers)

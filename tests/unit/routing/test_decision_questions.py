@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from edge_agent.routing.decision_questions import AskedQuestion, ModelAnswer, read_distribution
+from edge_agent.routing.decision_questions import LargeModelTypedQuestion, ModelAnswer, read_distribution
 from edge_agent.routing.large_model_questions import LargeModelReply, parse_typed_reply, typed_questions
 from tests.unit.routing.test_large_model_questions import LABELS, RECORD, manifest
 
-INTENT = AskedQuestion("intent", "choice", "What does the customer want?", ("refund", "price", "hours"))
+INTENT = LargeModelTypedQuestion("intent", "choice", "What does the customer want?", ("refund", "price", "hours"))
 
 
 def answer(*numbers: float, options: tuple[str, ...] = INTENT.options) -> list[ModelAnswer]:
