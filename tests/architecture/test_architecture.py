@@ -63,7 +63,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "stdnum": ("edge_agent.capture",),
     "phonenumbers": ("edge_agent.capture",),
     "jsonschema": ("edge_agent.routing",),
-    "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
+    "pydantic": ("edge_agent.config", "edge_agent.formats", "edge_agent.uplink.escalation", "convert"),
     "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
     "structlog": (
         *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "server", "engine", "capture")),
