@@ -159,6 +159,9 @@ ROOMS: dict[str, set[str]] = {
     "benchmarks.bare.streams": {"edge_agent.engine.runtimes"},
     "benchmarks.bare.hot_loop": BASE
     | {"benchmarks", "tests", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
+    # Questions of a call on an engine, without a daemon.
+    "benchmarks.deciding.open_questions": BASE
+    | {"benchmarks", "tests", "edge_agent.engine", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
     # What batches would gain, which the runtime does not allow.
     "benchmarks.encoders": {"benchmarks", "convert", "tests", "edge_agent.engine.runtimes"},
     # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.
