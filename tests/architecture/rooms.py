@@ -149,7 +149,8 @@ ROOMS: dict[str, set[str]] = {
     "installer.build": {"installer.setup", "edge_agent.cli", "edge_agent.config"},
     "benchmarks": BASE
     | {f"edge_agent.{name}" for name in ("cli", "capture", "capture.redact", "client", "logs", "v1")}
-    | {"convert", "convert.dataset", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"},
+    | {"convert", "convert.dataset", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"}
+    | {"benchmarks.deciding.open_questions"},
     # What a call costs in the rooms that it goes through, without a daemon around them.
     "benchmarks.asking.bookkeeping": BASE
     | MIDDLE
