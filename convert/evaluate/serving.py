@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edge_agent.formats.questions import QuestionSpec
+
 from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.pipeline.stage import Progress
@@ -183,6 +185,8 @@ def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: fl
     if done.scores:
         confidence = max(done.scores)
         answer = manifest.task.labels[done.scores.index(confidence)]
+    elif done.question_scores:
+        answer = json.dumps(_best(manifest.task.questions_asked, done.question_scores), ensure_ascii=False)
     elif manifest.task.kind == "extract":
         answer = done.record or json.dumps([[each.label, each.start, each.end] for each in done.entities])
     return ServedPrediction(
@@ -190,6 +194,7 @@ def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: fl
         confidence=confidence,
         log_probabilities=at_one(done.scores, manifest.confidence.temperature),
         scores=done.scores,
+        question_scores=done.question_scores,
         label_mass=done.label_mass,
         ood_score=done.ood_score,
         entities=tuple(FoundEntity(each.start, each.end, each.label) for each in done.entities),
@@ -198,3 +203,9 @@ def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: fl
         output_tokens=done.output_tokens,
         seconds=seconds,
     )
+
+
+def _best(questions: Sequence[QuestionSpec], scores: Sequence[Sequence[float]]) -> dict[str, str]:
+    """Return the likeliest output of each question."""
+    pairs = zip(questions, scores, strict=True)
+    return {question.name: question.outputs[each.index(max(each))] for question, each in pairs}

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from edge_agent.formats.questions import QUESTIONS_MAX
 
 from convert.publish.publishable_bundle import PublishableBundle
 from edge_agent.formats import strict_json
@@ -17,6 +20,7 @@ from edge_agent.formats import strict_json
 KEY = "quality"
 _REPORT_BYTES_MAX = 16 * 1024 * 1024
 _DIGITS = 4
+_QUESTION = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 _PARTS = {"sure": ("coverage", "wrong"), "calibration": ("calibration_error",)}
 _INTERVAL = ("value", "low", "high", "level")
 
@@ -53,7 +57,19 @@ def decode(written: object) -> dict[str, Any]:
 
 
 def taken(plain: object) -> dict[str, Any]:
-    """Return only the figures of a headline; empty if they do not have the form of an evaluation's report."""
+    """Return only the figures of a headline, of a decide task for each question.
+
+    Empty if they do not have the form of an evaluation's report.
+    """
+    questions = _mapping(_mapping(plain).get("questions"))
+    if not questions:
+        return _headline(plain)
+    each = {name: _headline(questions[name]) for name in questions if _QUESTION.fullmatch(str(name))}
+    found = dict([(name, figures) for name, figures in each.items() if figures][:QUESTIONS_MAX])
+    return {"questions": found} if found else {}
+
+
+def _headline(plain: object) -> dict[str, Any]:
     plain = _mapping(plain)
     accuracy = _interval(plain.get("accuracy"))
     if accuracy is None or not _is_count(plain.get("rows")):
@@ -68,7 +84,7 @@ def taken(plain: object) -> dict[str, Any]:
     copies = _mapping(plain.get("near_copies")).get("rows")
     if _is_count(copies):
         found["near_copies"] = {"rows": copies}
-        without = taken(plain.get("without_near_copies"))
+        without = _headline(plain.get("without_near_copies"))
         found |= {"without_near_copies": without} if without else {}
     return found
 
