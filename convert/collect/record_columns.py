@@ -62,6 +62,7 @@ SCHEMA = pa.schema(
         pa.field("review_stream", pa.string()),
         pa.field("sampling_probability", pa.float64()),
         pa.field("p_value", pa.float64()),
+        pa.field("question", pa.string()),
     ]
 )
 
@@ -74,6 +75,7 @@ LATER_COLUMNS = {
     "review_stream": "VARCHAR",
     "sampling_probability": "DOUBLE",
     "p_value": "DOUBLE",
+    "question": "VARCHAR",
 }
 """Columns that files of version 0.1 may lack, with their SQL type; `answer_columns.py` derives them for such rows."""
 
@@ -122,6 +124,7 @@ def _prediction(record: ExamplePrediction) -> dict[str, Any]:
     return {
         "task": record.task,
         "kind": record.kind,
+        "question": record.question,
         "bundle_version": record.bundle.version,
         "bundle_digest": record.bundle.digest,
         "input": record.input,

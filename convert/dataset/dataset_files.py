@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +19,12 @@ from convert.collect.status_folder import AuditLosses
 from convert.dataset import selection
 from convert.dataset.example_scope import ScopedExamples, open_examples
 from convert.dataset.row_builder import RedactedExample, RowBuilder
-from convert.dataset.row_formats import CollectedExample, Format
+from convert.dataset.row_formats import CollectedExample, Format, Row
 from convert.dataset.selection import AuditSample, DatasetSelection, SelectionCounts
 from convert.dataset.surrogates import SurrogateSettings
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Kind
 
 REPORT_NAME = "dataset.json"
 _ROWS_AT_ONCE = 10_000
@@ -31,10 +33,13 @@ _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
     SELECT c.place, e.kind, e.redaction_counts,
            e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by},
-           e.review_stream, e.sampling_probability
+           e.review_stream, e.sampling_probability, e.question
     FROM chosen c JOIN examples e USING (site, prediction_id)
-    ORDER BY c.place, e.moment, e.site, e.prediction_id
+    ORDER BY {order}
 """
+_ORDER = "c.place, e.moment, e.site, e.prediction_id"
+# Answers about one text that were labelled and drawn alike stand together, and make one row.
+_ORDER_ANSWERS = "c.place, e.text_key, e.site, e.input, 10, 11, e.review_stream, e.sampling_probability, e.question"
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def write(
     """
     builder = RowBuilder(form, surrogates, choice.seed)
     with duckdb.connect() as connection, made_whole(out, REPORT_NAME, force=force) as folder:
-        scoped = open_examples(connection, choice.collected, choice.task, choice.scope)
+        several = form == "text-answers"
+        scoped = open_examples(connection, choice.collected, choice.task, choice.scope, whole=several)
         left = selection.choose(connection, choice)
         names = list(choice.split_shares)
         if not left.chosen:
@@ -98,6 +104,7 @@ def write(
             right=selection.right_answer(purpose),
             source=selection.label_source(purpose),
             by=selection.labeled_by(purpose),
+            order=_ORDER_ANSWERS if several else _ORDER,
         )
         values = {"task": choice.task} if "$task" in query else {}
         rows, labels = _write_rows(
@@ -156,14 +163,34 @@ def _write_rows(
     counts, labels = [0] * len(paths), [Counter[str]() for _ in paths]
     with ExitStack() as opened:
         files: list[IO[str]] = [opened.enter_context(path.open("w", encoding="utf-8")) for path in paths]
-        for place, kind, redacted, *fields in _fetched(found):
-            rows, learnt = builder.build(RedactedExample(CollectedExample(*fields), kind, redacted))
+        for place, (rows, learnt) in _built(_fetched(found), builder):
             for row in rows:
                 files[place].write(json.dumps(row, ensure_ascii=False) + "\n")
                 counts[place] += 1
             if len(labels[place]) <= _LABELS_MAX:
                 labels[place].update(learnt)
     return counts, labels
+
+
+def _built(found: Iterator[tuple[Any, ...]], builder: RowBuilder) -> Iterator[tuple[int, tuple[list[Row], list[str]]]]:
+    """Yield the rows of each example, or of the answers about one text, and their labels."""
+    each = ((place, _redacted(*fields)) for place, *fields in found)
+    if not builder.joins_answers:
+        yield from ((place, builder.build(redacted)) for place, redacted in each)
+        return
+    for (place, *_), group in itertools.groupby(each, lambda pair: (pair[0], *_shared(pair[1].example))):
+        yield place, builder.build_answers([redacted for _, redacted in group])
+
+
+def _redacted(kind: Kind, redacted: Mapping[str, int], *fields: Any) -> RedactedExample:
+    *most, question = fields
+    return RedactedExample(CollectedExample(*most, question=question), kind, redacted)
+
+
+def _shared(example: CollectedExample) -> tuple[Any, ...]:
+    """Return what the answers of one row have in common."""
+    drawn = (example.review_stream, example.sampling_probability)
+    return (example.site, example.input, example.label_source, example.labeled_by, *drawn)
 
 
 def _label_sources(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> dict[str, dict[str, int]]:
