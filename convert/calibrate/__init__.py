@@ -31,8 +31,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from edge_agent.formats.calibration import AlwaysEscalate, Confidence, Threshold, TypicalInputs
-
 from convert.calibrate import gate, novelty, temperature, threshold
 from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
 from convert.calibrate.division import GATE_ROWS_MAX, divided, family, one_of_each
@@ -48,6 +46,7 @@ from convert.evaluate.serving import quiet, serve_bundles
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import candidate_bundle
+from edge_agent.formats.calibration import AlwaysEscalate, Confidence, Threshold, TypicalInputs
 from edge_agent.formats.manifest import SCORED_KINDS
 
 

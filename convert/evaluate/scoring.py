@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from edge_agent.formats.calibration import Confidence, Threshold
-from edge_agent.formats.questions import expected_level
 
 from convert.clustered_statistics import clustered_share, family_numbers
 from convert.data.row_files import DataRow, TextSpan
@@ -21,7 +19,9 @@ from convert.evaluate import quality_metrics
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.evaluate.quality_metrics import AnswerOutcomes
 from convert.evaluate.question_views import QuestionView, views
+from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
+from edge_agent.formats.questions import expected_level
 
 FAILED = "(no answer)"
 _PERCENTILES = (50, 90, 95, 99)
