@@ -31,6 +31,7 @@ from convert.cli import (
     setup,
     signing,
     sites,
+    split,
     synthesize,
     verify_repo,
 )
@@ -118,6 +119,7 @@ def root(
 
 
 app.command("init")(init.run)
+app.command("split")(split.run)
 app.command("run")(run.run)
 _OWN: dict[str, Callable[..., Any]] = {
     "setup": setup.run,

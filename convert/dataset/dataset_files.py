@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -183,8 +183,8 @@ def _built(found: Iterator[tuple[Any, ...]], builder: RowBuilder) -> Iterator[tu
 
 
 def _redacted(kind: Kind, redacted: Mapping[str, int], *fields: Any) -> RedactedExample:
-    *most, question = fields
-    return RedactedExample(CollectedExample(*most, question=question), kind, redacted)
+    example = CollectedExample(*fields[:-1])
+    return RedactedExample(replace(example, question=fields[-1]), kind, redacted)
 
 
 def _shared(example: CollectedExample) -> tuple[Any, ...]:

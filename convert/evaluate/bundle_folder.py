@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
+from edge_agent.formats.calibration import UNCALIBRATED
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, encode, parse
 
 
@@ -41,7 +42,10 @@ class BundleFolder:
         if task.kind != "decide":
             return self.at_temperature(temperatures[task.name])
         known = self.manifest.question_confidence
-        confidence = {name: known[name].model_copy(update={"temperature": each}) for name, each in temperatures.items()}
+        confidence = {
+            name: known.get(name, UNCALIBRATED).model_copy(update={"temperature": each})
+            for name, each in temperatures.items()
+        }
         return self._with({"question_confidence": {**known, **confidence}})
 
     def _with(self, update: dict[str, Any]) -> BundleFolder:

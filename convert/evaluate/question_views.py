@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-
-from edge_agent.formats.questions import QuestionSpec
+from typing import Any
 
 from convert.data.data_row import DataRow
 from convert.data.question_rows import rows_of
 from convert.evaluate.predictions import ServedPrediction, at_one
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.questions import QuestionSpec
 
 
 @dataclass(frozen=True)
@@ -75,5 +75,9 @@ def _views(manifest: Manifest) -> Iterator[QuestionView]:
         alone = task.model_copy(
             update={"name": question.name, "kind": "classify", "labels": question.outputs, "questions": ()}
         )
-        update = {"task": alone, "confidence": manifest.confidence_of(question.name), "question_confidence": {}}
+        update: dict[str, Any] = {
+            "task": alone,
+            "confidence": manifest.confidence_of(question.name),
+            "question_confidence": {},
+        }
         yield QuestionView(manifest, question, place, manifest.model_copy(update=update))

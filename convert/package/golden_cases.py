@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from convert.data.question_rows import output_names, rows_of
 from convert.data.row_files import DataRow
@@ -81,18 +82,13 @@ def _rank(kind: Kind, row: DataRow, each: ServedPrediction) -> tuple[bool, bool]
 def case(manifest: Manifest, text: str, said: ServedPrediction) -> GoldenCase:
     """Return the case of one text and its answer."""
     kind, told = manifest.task.kind, answer_of(manifest, said)
-    strange = {} if told.ood_score is None else {"ood_score": told.ood_score}
+    made = GoldenCase(input=text, answer=told.answer, tolerance=TOLERANCE)
+    more: dict[str, Any] = {} if told.ood_score is None else {"ood_score": told.ood_score}
     if kind == "decide":
-        answers = {"answers": dict(told.answers), "question_scores": dict(told.question_scores)}
-        return GoldenCase(input=text, answer="", tolerance=TOLERANCE, **answers, **strange)
-    return GoldenCase(
-        input=text,
-        answer=told.answer,
-        scores=told.scores,
-        tolerance=TOLERANCE,
-        report_only=_may_turn(kind, said),
-        **strange,
-    )
+        more |= {"answers": dict(told.answers), "question_scores": dict(told.question_scores)}
+    else:
+        more |= {"scores": told.scores, "report_only": _may_turn(kind, said)}
+    return made.model_copy(update=more)
 
 
 def answer_of(manifest: Manifest, said: ServedPrediction) -> GoldenAnswer:
