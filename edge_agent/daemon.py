@@ -41,6 +41,7 @@ from edge_agent.server.engine_access import activation_engines, open_tuning_cach
 from edge_agent.server.feedback import FeedbackServicer
 from edge_agent.server.grpc_servers import FEEDBACK, GrpcServers
 from edge_agent.server.inference import InferenceDependencies
+from edge_agent.server.model_redaction import ModelRedactor
 from edge_agent.server.model_router import ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient
@@ -112,7 +113,12 @@ class Daemon:
             functools.partial(download_blocker, config),
         )
         self._updater = Updater(config, store, self._activation, updates, _bundle_ingest(config, store))
-        self._capture = ExampleCapture(config, self._spool_worker_dependencies(), spool_worker)
+        self._capture = ExampleCapture(
+            config,
+            self._spool_worker_dependencies(),
+            spool_worker,
+            reader=ModelRedactor(config.redaction, self._activation, self._engines).dependencies(),
+        )
         self._uplink = UplinkClient(config, self._capture)
         self._router = ModelRouter(self._uplink, self._task_modes, self._capture, config.escalation.audit_share)
         self._deferred = DeferredEscalations(
@@ -158,6 +164,9 @@ class Daemon:
         if self._capture.is_enabled:
             why = "answers are stored and feedback is acknowledged without it; sealing and receipts wait"
             yield Component("examples", self._capture.run, restart, why)
+        if self._capture.redaction is not None:
+            why = "answers that wait for the redaction model keep waiting in memory"
+            yield Component("redaction", self._capture.redaction.run, restart, why)
         if self._config.metrics.address:
             listener = MetricsListener(
                 *addresses.split_host_port(self._config.metrics.address), SiteMetrics(self._metrics_dependencies()).page
@@ -262,6 +271,7 @@ class Daemon:
         self.closed &= await self._servers.stop()
 
     async def _close_capture(self) -> None:
+        await self._capture.finish_redaction()
         self.closed &= await asyncio.to_thread(self._capture.stop)
 
     async def _close_store(self) -> None:

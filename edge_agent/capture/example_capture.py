@@ -13,15 +13,24 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback
-from edge_agent.capture.redact.redactor import RedactionSession
+from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback, answer_texts
+from edge_agent.capture.redact.model_findings import ModelFindings
+from edge_agent.capture.redact.redactor import RedactionSession, ReplacedValue
+from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
 from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.capture.spool import SpooledPrediction
 from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies, build_redactor
 from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import Config
-from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, SpoolStalled, StoreDamaged
+from edge_agent.errors import (
+    EdgeAgentError,
+    PredictionUnknown,
+    RecordInvalid,
+    RedactionHeld,
+    SpoolStalled,
+    StoreDamaged,
+)
 from edge_agent.formats.example_records import Consent, ReviewStream, parse_stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
@@ -84,6 +93,18 @@ class CaptureStatus:
     """Nothing can be kept: the spool cannot be used."""
 
 
+@dataclass(frozen=True)
+class TriedRedaction:
+    """What redaction makes of a text."""
+
+    redacted: str
+    replaced: tuple[ReplacedValue, ...]
+    model: str
+    """The bundle that read the text; empty = rules alone did."""
+    held_because: str
+    """Why the model did not read it; empty = it did, or there is none."""
+
+
 class ExampleCapture:
     """Captures the examples of one site."""
 
@@ -93,8 +114,11 @@ class ExampleCapture:
         around: SpoolWorkerDependencies,
         worker: type[SpoolWorker] = SpoolWorker,
         monotonic: Callable[[], float] = time.monotonic,
+        reader: RedactionDependencies | None = None,
     ) -> None:
         """Compile the redaction rules; `start` opens the spool with a `worker`; `monotonic` measures stalls.
+
+        `reader` asks the redaction model that the configuration names, if it names one.
 
         Raises:
             ConfigInvalid: a rule of the site is invalid.
@@ -117,6 +141,12 @@ class ExampleCapture:
         site = config.site
         self._enabled = self._enabled or bool(config.update.root_file and site.id and site.recipients)
         self._writer = SpoolWriter(lambda: worker(config, redactor, around), limits, monotonic)
+        self.redaction: RedactionQueue | None = None
+        """Answers that wait for the redaction model; None = rules alone redact."""
+        if config.redaction.task:
+            assert reader is not None, "a configured redaction model is asked through a reader"
+            self.redaction = RedactionQueue(reader, config.redaction, examples, self._writer.queue_answer)
+        self._reader = reader
         # One place is always left to callers, so one alone is none for what nobody waits for.
         escalation = config.escalation
         self._later = bool(escalation.url and escalation.later_questions_max and escalation.calls_max > 1)
@@ -169,8 +199,9 @@ class ExampleCapture:
         return await self._run(lambda worker: worker.next_question(tasks), alone=True)
 
     async def store_teacher_label(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest) -> None:
-        """Store the large model's label; durable when this returns. Raises SiteError."""
-        await self._run(lambda worker: worker.store_teacher_label(asked, said, model, manifest))
+        """Store the large model's label; durable when this returns. Raises SiteError, RedactionHeld."""
+        findings = await self._find(asked.task, answer_texts(manifest.task.kind, said))
+        await self._run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, findings))
 
     async def release_question(self, asked: TeacherQuestion, *, again: bool) -> None:
         """Drop a question; with `again`, requeue it: certainly no large model worked on it. Raises SiteError."""
@@ -180,13 +211,50 @@ class ExampleCapture:
 
         await self._run(work)
 
-    def start_redaction(self) -> RedactionSession:
-        """Start to redact one input that leaves the site now, by the rules for kept examples."""
-        return self._redactor.start()
+    async def start_redaction(self, task: str, text: str, seconds: float) -> RedactionSession:
+        """Start to redact one input that leaves the site now, by the rules and the model for kept examples.
+
+        Raises:
+            RedactionHeld: the model has not read it within that time, and rules alone do not suffice for this task.
+        """
+        findings = await self._find(task, [text], min(seconds, self._config.redaction.seconds_max))
+        return self._redactor.start(findings=findings)
+
+    async def _find(self, task: str, texts: list[str], seconds: float | None = None) -> ModelFindings | None:
+        """Return what the redaction model finds in texts of a task; None = rules alone redact them.
+
+        Raises:
+            RedactionHeld: it does not answer, and rules alone do not suffice.
+        """
+        if self.redaction is None or self._reader is None:
+            return None
+        try:
+            return await self._reader.find(texts, seconds or self._config.redaction.seconds_max)
+        except RedactionHeld:
+            if self._config.redaction.holds(task):
+                raise
+            self.redaction.counts["passed_by_rules"] += 1
+            return None
+
+    async def try_redaction(self, text: str) -> TriedRedaction:
+        """Redact a text as an example, and show what was found by what; nothing of it is kept."""
+        held_because, findings = "", None
+        if self._reader is not None and self.redaction is not None:
+            try:
+                findings = await self._reader.find([text], self._config.redaction.seconds_max)
+            except RedactionHeld as error:
+                held_because = error.message
+        redacted, replaced = self._redactor.start(findings=findings).trace(text)
+        return TriedRedaction(redacted, tuple(replaced), findings.model if findings else "", held_because)
+
+    async def finish_redaction(self) -> None:
+        """At the end, before `stop`: let the redaction model read what waits, for a few seconds."""
+        if self.redaction is not None:
+            await self.redaction.finish()
 
     def queue_answer(self, answered: CapturedAnswer) -> None:
         """Queue an answer of a collected task. Never waits, never fails."""
-        self._writer.queue_answer(answered)
+        (self.redaction.put if self.redaction is not None else self._writer.queue_answer)(answered)
 
     def add_charge(self, task: str, micros: int) -> None:
         """Count a paid question about a task. Never waits, never fails."""
@@ -203,10 +271,12 @@ class ExampleCapture:
         return [parse_review_item(found, place) for place, found in rows]
 
     async def store_feedback(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:
-        """Store feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest."""
+        """Store feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest, RedactionHeld."""
+        texts = [said.reason, *answer_texts(prediction["kind"], said.value)]
+        findings = await self._find(prediction["task"], texts)
 
         def work(worker: SpoolWorker) -> None:
-            worker.store_feedback(said, prediction, manifest)
+            worker.store_feedback(said, prediction, manifest, findings)
 
         await self._run(work)
 

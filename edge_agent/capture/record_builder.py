@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edge_agent.capture.redact.model_findings import ModelFindings, texts_of_value
 from edge_agent.capture.redact.redactor import RedactionSession, Redactor
 from edge_agent.capture.spool import (
     ESCALATED,
@@ -23,7 +24,8 @@ from edge_agent.capture.spool import (
     PredictionRecord,
 )
 from edge_agent.capture.teacher_questions import TeacherQuestion
-from edge_agent.config import ExamplesConfig
+from edge_agent.config import ExamplesConfig, RedactionConfig
+from edge_agent.errors import RedactionHeld
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.signed_document import format_timestamp
@@ -66,6 +68,10 @@ class CapturedAnswer:
     """Of the bundle's gate; None = it has none."""
     held_up: str = ""
     """Why the answer is not confident; empty = it is, or its kind has no confidence."""
+    findings: ModelFindings | None = None
+    """What the redaction model found in its texts; None = it has not read them."""
+    rules_suffice: bool = False
+    """The rules alone may redact it, though the site has a redaction model."""
 
     @property
     def output(self) -> str:
@@ -89,14 +95,18 @@ class HumanFeedback:
 class RecordBuilder:
     """Builds the records of one site."""
 
-    def __init__(self, config: ExamplesConfig, site: str, redactor: Redactor) -> None:
-        """Redact by those rules, within what the site allows."""
+    def __init__(
+        self, config: ExamplesConfig, site: str, redactor: Redactor, model: RedactionConfig | None = None
+    ) -> None:
+        """Redact by those rules, and by what a redaction model found if the site has one."""
         self._config, self._site, self._redactor = config, site, redactor
+        self._model = model or RedactionConfig()
 
     def build_prediction(self, answered: CapturedAnswer, seconds: float) -> PredictionRecord:
         """Write a prediction that was answered at that time, in seconds since 1970."""
         task = answered.manifest.task
-        redaction = self._redactor.start()
+        self._require_findings(answered.findings, answered.rules_suffice)
+        redaction = self._redactor.start(findings=answered.findings)
         answers = self._answers(redaction, answered)
         record = {
             "schema": SCHEMA,
@@ -116,6 +126,7 @@ class RecordBuilder:
                 "version": self._redactor.version,
                 "rules": self._redactor.rule_names,
                 "counts": redaction.counts,
+                **({"model": answered.findings.model} if answered.findings else {}),
             },
         }
         if answered.p_value is not None:
@@ -128,14 +139,20 @@ class RecordBuilder:
         )
 
     def build_feedback(
-        self, said: HumanFeedback, prediction: Mapping[str, Any], manifest: Manifest | None, at: float
+        self,
+        said: HumanFeedback,
+        prediction: Mapping[str, Any],
+        manifest: Manifest | None,
+        at: float,
+        findings: ModelFindings | None = None,
     ) -> FeedbackRecord:
         """Write feedback on a stored prediction; `manifest` is of the task's bundle, if it is there.
 
         A corrected text or record is redacted like an input; numbers of placeholders that the prediction has are not
         given again.
         """
-        redaction = self._redactor.start(_written(prediction))
+        self._require_findings(findings, not self._model.holds(prediction["task"]))
+        redaction = self._redactor.start(_written(prediction), findings)
         value = said.value
         if prediction["kind"] == "extract" and value:
             value = self._record(redaction, value, manifest)
@@ -161,11 +178,18 @@ class RecordBuilder:
         )
 
     def build_teacher_label(
-        self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest, at: float
+        self,
+        asked: TeacherQuestion,
+        said: str,
+        model: str,
+        manifest: Manifest,
+        at: float,
+        findings: ModelFindings | None = None,
     ) -> bytes:
         """Write what the large model said of a stored prediction, redacted as feedback is."""
         prediction = json.loads(asked.record)
-        redaction = self._redactor.start(_written(prediction))
+        self._require_findings(findings, not self._model.holds(asked.task))
+        redaction = self._redactor.start(_written(prediction), findings)
         if prediction["kind"] == "extract":
             said = self._record(redaction, _like(said, prediction["output"]), manifest)
         elif prediction["kind"] == "generate":
@@ -195,6 +219,11 @@ class RecordBuilder:
             "prediction_id": prediction_id,
         }
         return _write(record).encode()
+
+    def _require_findings(self, findings: ModelFindings | None, rules_suffice: bool) -> None:
+        """Raise RedactionHeld for texts that the site's redaction model has not read."""
+        if self._model.task and findings is None and not rules_suffice:
+            raise RedactionHeld("the redaction model has not read the texts of this example")
 
     def _answers(self, redaction: RedactionSession, answered: CapturedAnswer) -> dict[str, Any]:
         """Write the answer that was given, and beside the large model's the local one; each grade beside the local."""
@@ -228,6 +257,19 @@ class RecordBuilder:
         marked = [name for name in manifest.task.pii_fields if name not in kept] if manifest else []
         hidden = redaction.fields(record, marked)
         return _write(redaction.value(hidden))
+
+
+def texts_to_read(answered: CapturedAnswer) -> list[str]:
+    """Return every text of an answer that is redacted, for the redaction model to read."""
+    answers = [each for each in (answered.local_answer, answered.teacher_answer) if each]
+    return [answered.text, *(text for each in answers for text in answer_texts(answered.manifest.task.kind, each))]
+
+
+def answer_texts(kind: str, answer: str) -> list[str]:
+    """Return the texts of an answer of that kind: of a record its values and keys, of a label none."""
+    if kind == "extract":
+        return list(texts_of_value(json.loads(answer))) if answer else []
+    return [answer] if kind == "generate" else []
 
 
 def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservation:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from edge_agent.capture.record_builder import HumanFeedback, RecordBuilder
+from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.review_streams import AuditShares, ReviewStreams
 from edge_agent.capture.spool import PredictionRecord, Spool
@@ -85,7 +86,7 @@ class SpoolWorker:
             SiteError: the spool, the key or the outbox cannot be used.
         """
         self._config, self._dependencies = config, dependencies
-        self.recorder = RecordBuilder(config.examples, config.site.id or LOCAL_SITE, redactor)
+        self.recorder = RecordBuilder(config.examples, config.site.id or LOCAL_SITE, redactor, config.redaction)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
         shares = AuditShares(config.examples.review_share, config.examples.review_shares)
         self.spool = Spool(
@@ -131,10 +132,16 @@ class SpoolWorker:
         if not self.spool.evict(self._bytes_max(), ROWS_AT_ONCE):
             self.spool.counters["over_limit"] += 1
 
-    def store_feedback(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:
+    def store_feedback(
+        self,
+        said: HumanFeedback,
+        prediction: dict[str, Any],
+        manifest: Manifest | None,
+        findings: ModelFindings | None = None,
+    ) -> None:
         """Store feedback and count it; inside the spool's transaction. Raises PredictionUnknown, InvalidRequest."""
         at = self.now()
-        judged = self.recorder.build_feedback(said, prediction, manifest, at)
+        judged = self.recorder.build_feedback(said, prediction, manifest, at, findings)
         number = self.spool.add_feedback(judged)
         self._alarms_at_commit = -1
         if number:
@@ -168,13 +175,20 @@ class SpoolWorker:
                 self.questions.mark_asked(found)
         return found
 
-    def store_teacher_label(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest) -> bool:
+    def store_teacher_label(
+        self,
+        asked: TeacherQuestion,
+        said: str,
+        model: str,
+        manifest: Manifest,
+        findings: ModelFindings | None = None,
+    ) -> bool:
         """Store the large model's label of a question and count it; inside the spool's transaction.
 
         Returns whether it was stored: not when the input was erased in the meantime.
         """
         at = self.now()
-        record = self.recorder.build_teacher_label(asked, said, model, manifest, at)
+        record = self.recorder.build_teacher_label(asked, said, model, manifest, at, findings)
         if not self.questions.store_label(asked, record):
             return False
         self._alarms_at_commit = -1

@@ -83,6 +83,12 @@ COMMANDS = {
     "erase": _entry(
         _OPERATE, "review_queue", "erase", "Erase one answer, its input and its feedback, here and on the central side."
     ),
+    "redact": _entry(
+        _OPERATE,
+        "redact",
+        "run",
+        "Try what redaction finds in a text: the values by source, and the text before and after.",
+    ),
     "media": _entry(_OPERATE, "media", "app", "Exchange data with the central team on removable media."),
     "logs": _entry(_OPERATE, "journal_logs", "run", "Show the log of the daemon, from the journal of systemd."),
     "support-bundle": _entry(

@@ -70,7 +70,7 @@ def run(
         if done.finish == "length":
             err().print(Text(f"cut at {done.output_tokens} tokens", style="dim"))
     else:
-        print_facts(out(), _facts(folder.manifest, answer))
+        print_facts(out(), _facts(folder.manifest, answer, given))
 
 
 def read_folder(folder: Path) -> OneShotBundle:
@@ -125,13 +125,11 @@ async def _answer(folder: OneShotBundle, text: str) -> tuple[str, JobResult]:
 
 
 def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, Any]:
-    """Return the answer as --json prints it; a generation and a vector have no confidence."""
+    """Return the answer as --json prints it; a text, a vector and personal data have no confidence."""
     kind, confidence = manifest.task.kind, manifest.confidence
     answer: dict[str, Any] = {"task": manifest.task.name, "version": manifest.version, "kind": kind}
-    if kind == "generate":
-        return answer | {"text": written, "finish": done.finish, "output_tokens": done.output_tokens}
-    if kind == "embed":
-        return answer | {"vector": list(struct.unpack(f"<{len(done.vector) // 4}f", done.vector))}
+    if kind in ("generate", "embed", "redact"):
+        return answer | _ungraded(kind, written, done)
     probability = max(done.scores) if done.scores else done.confidence
     if kind == "classify":
         scores = sorted(zip(manifest.task.labels, done.scores, strict=True), key=lambda pair: -pair[1])
@@ -149,8 +147,21 @@ def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, 
     }
 
 
-def _facts(manifest: Manifest, answer: dict[str, Any]) -> dict[str, str | Text]:
-    """Return what a person reads of an answer."""
+def _ungraded(kind: str, written: str, done: JobResult) -> dict[str, Any]:
+    """Return an answer of a kind without a confidence."""
+    if kind == "generate":
+        return {"text": written, "finish": done.finish, "output_tokens": done.output_tokens}
+    if kind == "embed":
+        return {"vector": list(struct.unpack(f"<{len(done.vector) // 4}f", done.vector))}
+    found = done.entities
+    return {"personal": [{"label": e.label, "start": e.start, "end": e.end, "score": round(e.score, 4)} for e in found]}
+
+
+def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
+    """Return what a person reads of an answer to a text."""
+    if answer["kind"] == "redact":
+        found = [f"{each['label']} {text[each['start'] : each['end']]!r}" for each in answer["personal"]]
+        return {"personal": ", ".join(found) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}
     if answer["kind"] == "embed":
         first = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
         return {"length": str(len(answer["vector"])), "vector": f"{first} …"}

@@ -25,7 +25,16 @@ from edge_agent.cli.output import (
     print_trimmed,
     table,
 )
-from edge_agent.client import ExamplesStatus, FieldAlarm, LargeModel, Status, Task, UpdatesStatus, UplinkStatus
+from edge_agent.client import (
+    ExamplesStatus,
+    FieldAlarm,
+    LargeModel,
+    RedactionState,
+    Status,
+    Task,
+    UpdatesStatus,
+    UplinkStatus,
+)
 from edge_agent.formatting import format_bytes
 
 _MICROS = 1_000_000
@@ -105,6 +114,8 @@ def show(console: Console, status: Status, now: datetime) -> None:
     if status.examples:
         console.print()
         _show_examples(console, status.examples)
+    if status.redaction:
+        print_trimmed(console, _redaction(status.redaction))
     _show_ways_out(console, status, now)
     if status.updates and status.updates.problem:
         print_trimmed(console, Text.assemble(("updates: ", "yellow"), status.updates.problem))
@@ -232,6 +243,17 @@ def _show_examples(console: Console, examples: ExamplesStatus) -> None:
     print_trimmed(console, f"sealed, waiting for receipts: {sealed}")
     print_trimmed(console, _review(examples))
     _show_losses(console, examples.counters)
+
+
+def _redaction(state: RedactionState) -> str:
+    reads = (
+        f"redaction: {state.model} and the rules read" if state.model else f"redaction: {state.task} does not answer"
+    )
+    read, passed = state.counts.get("read_by_model", 0), state.counts.get("passed_by_rules", 0)
+    dropped = state.counts.get("dropped_unredacted", 0)
+    more = f", {passed} passed by the rules alone" if passed else ""
+    more += f", {dropped} dropped unread" if dropped else ""
+    return f"{reads} what is captured or sent; {read} read{more}, {state.waiting} waiting"
 
 
 def _show_losses(console: Console, counters: Mapping[str, int]) -> None:

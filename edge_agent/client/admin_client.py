@@ -13,7 +13,15 @@ from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
 from edge_agent.client.results import Task
 from edge_agent.client.retries import Retry
-from edge_agent.client.site_state import Bundle, ImportProgress, SealedExamples, Status, TaskUpdate, UpdatesStatus
+from edge_agent.client.site_state import (
+    Bundle,
+    ImportProgress,
+    RedactionTrial,
+    SealedExamples,
+    Status,
+    TaskUpdate,
+    UpdatesStatus,
+)
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
@@ -51,6 +59,12 @@ class _ReadingCalls:
         answer = await self.unary(self._stub.GetFieldReport, request, timeout_seconds)
         return translation.value_of(field_report.FieldReport, answer)
 
+    async def try_redaction(self, text: str, *, timeout_seconds: float = 30) -> RedactionTrial:
+        """Redact a text as an example would be redacted; nothing of it is kept."""
+        request = admin_pb2.TryRedactionRequest(text=text)
+        answer = await self.unary(self._stub.TryRedaction, request, timeout_seconds)
+        return translation.value_of(RedactionTrial, answer)
+
 
 class AdminClient(Connection):
     """Calls of the operator. Every method raises CallFailed."""
@@ -63,6 +77,7 @@ class AdminClient(Connection):
     status = blocking(_ReadingCalls.status)
     bundles = blocking(_ReadingCalls.bundles)
     field_report = blocking(_ReadingCalls.field_report)
+    try_redaction = blocking(_ReadingCalls.try_redaction)
 
     def install(self, path: Path | str, *, activate: bool = True, timeout_seconds: float = 600) -> tuple[Bundle, bool]:
         """Copy a bundle into the store; return it, and whether it is new there. The daemon reads `path`, not we."""

@@ -282,6 +282,55 @@ class LargeModel:
 
 
 @dataclass(frozen=True)
+class RedactionState:
+    """The redaction model of a site."""
+
+    task: str
+    """The task that the configuration names."""
+    model: str
+    """The bundle that reads, task@version; empty = none does now."""
+    waiting: int
+    """Answers that wait in memory to be read; nothing of them is written or sent."""
+    waiting_seconds: float
+    held_because: str
+    """Why the model did not read the last text; empty = it did."""
+    counts: dict[str, int]
+    """Since the daemon started: read_by_model, passed_by_rules, dropped_unredacted."""
+
+
+@dataclass(frozen=True)
+class ReplacedSpan:
+    """A value that redaction replaces: [start, end) in code points."""
+
+    start: int
+    end: int
+    placeholder: str
+    rule: str
+    """A rule, or "model:" with the type."""
+    by_rules: bool
+    by_model: bool
+    score: float
+    """The model's probability that it is personal; 0 = the model has not found it."""
+
+    @property
+    def source(self) -> str:
+        """What found it: rules, model or both."""
+        return "both" if self.by_rules and self.by_model else "model" if self.by_model else "rules"
+
+
+@dataclass(frozen=True)
+class RedactionTrial:
+    """What redaction makes of a text."""
+
+    redacted: str
+    spans: tuple[ReplacedSpan, ...]
+    model: str
+    """The bundle that read the text, task@version; empty = rules alone did."""
+    held_because: str
+    """Why the redaction model did not read it; empty = it did, or none is configured."""
+
+
+@dataclass(frozen=True)
 class OperatorWarning:
     """A warning of the daemon."""
 
@@ -325,3 +374,5 @@ class Status:
     """Id of the site; empty where there is none, or from a daemon that does not say."""
     denied: dict[str, int] = field(default_factory=dict)
     """Calls that were denied since the daemon started, by reason."""
+    redaction: RedactionState | None = None
+    """None where no redaction model is configured."""

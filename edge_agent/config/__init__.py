@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from edge_agent.config import addresses, config_files, web_section
 from edge_agent.config.config_files import CONFIG_BYTES_MAX, ConfigFiles
+from edge_agent.config.redaction_config import RedactionConfig
 from edge_agent.config.sections import (
     MESSAGE_BYTES_MAX,
     AccessConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "LogConfig",
     "MetricsConfig",
     "Overrides",
+    "RedactionConfig",
     "Role",
     "ServiceConfig",
     "SiteConfig",
@@ -86,6 +88,7 @@ class Config(ConfigSection):
     access: AccessConfig = Field(default_factory=AccessConfig)
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     examples: ExamplesConfig = Field(default_factory=ExamplesConfig)
+    redaction: RedactionConfig = Field(default_factory=RedactionConfig)
     site: SiteConfig = Field(default_factory=SiteConfig)
     uplink: UplinkConfig = Field(default_factory=UplinkConfig)
     update: UpdateConfig = Field(default_factory=UpdateConfig)

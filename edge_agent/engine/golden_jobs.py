@@ -38,7 +38,7 @@ def golden_answer(manifest: Manifest, written: str, done: JobResult) -> GoldenAn
             by_name = {question.name: each for question, each in zip(questions, scores, strict=True)}
             labels = {each.name: each.outputs[argmax(by_name[each.name])] for each in questions}
             return GoldenAnswer("", (), strangeness, labels, by_name)
-        case "extract":
+        case "extract" | "redact":
             found = [[each.label, each.start, each.end] for each in done.entities]
             return GoldenAnswer(done.record or json.dumps(found), (done.confidence,), strangeness)
         case "embed":

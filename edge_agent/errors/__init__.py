@@ -9,7 +9,7 @@
     │   ├── RoleMissing, CertificateExpired
     ├── CapacityError        the caller retries after `retry_seconds`
     │   ├── QueueFull, ShareExceeded, RateExceeded, DeadlineUnattainable
-    │   ├── EngineNotReady, Draining, SpoolStalled, StreamBroken
+    │   ├── EngineNotReady, Draining, SpoolStalled, StreamBroken, RedactionHeld
     │   ├── UpstreamUnreachable, UpstreamBusy, UpstreamFailed
     ├── ModelError           the central team looks at the model
     │   ├── ModelLoadFailed, ModelFailed, EngineCrashed, InputQuarantined
@@ -87,6 +87,7 @@ from edge_agent.errors.call_errors import (
     PredictionUnknown,
     QueueFull,
     RateExceeded,
+    RedactionHeld,
     RequestCancelled,
     RoleMissing,
     ShareExceeded,
@@ -171,6 +172,7 @@ __all__ = [
     "QueueFull",
     "RateExceeded",
     "RecordInvalid",
+    "RedactionHeld",
     "RequestCancelled",
     "RequirementUnmet",
     "RoleMissing",

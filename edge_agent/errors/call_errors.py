@@ -163,6 +163,16 @@ class SpoolStalled(CapacityError):
     )
 
 
+class RedactionHeld(CapacityError):
+    """The redaction model has not read a text, so the text is neither stored nor sent."""
+
+    reason = "REDACTION_HELD"
+    remedy_default = (
+        "Try again after the delay in RetryInfo. If the error persists, 'edge-agent status' shows why the task under"
+        " 'redaction' in agent.yaml does not answer."
+    )
+
+
 class StreamBroken(CapacityError):
     """The engine's process ended in the middle of a stream."""
 

@@ -67,7 +67,10 @@ class RedactionSummary(ExchangedModel):
     rules: tuple[str, ...] = Field(max_length=200)
     """Names of the rules that ran, in their order."""
     counts: dict[str, int] = Field(default_factory=dict)
-    """Replacements by the name of the rule; a rule without any is left out."""
+    """Replacements by the name of the rule; a rule without any is left out. What a redaction model found counts as
+    "model:" with its type."""
+    model: str = Field(default="", max_length=200)
+    """The bundle of the redaction model that read the texts, task@version; empty = rules alone did."""
 
 
 class RetentionReason(ExchangedModel):

@@ -39,10 +39,10 @@ class GoldenCase(BaseModel):
     """What a device would send."""
     answer: str | None = None
     """classify: the label. generate: the text. extract: the record where it is written, otherwise
-    [[label, start, end], ...] as JSON. embed: empty."""
+    [[label, start, end], ...] as JSON; so for redact. embed: empty."""
     scores: tuple[float, ...] = ()
     """classify: the probability of each label, in the manifest's order, at its temperature. extract: the confidence of
-    the record alone. embed: the vector."""
+    the record alone. redact: 0.5 to 1, how far the least sure word is from another answer. embed: the vector."""
     answers: dict[str, str] = Field(default_factory=dict)
     """decide: the label of each question, by its name; `answer` is then empty."""
     question_scores: dict[str, tuple[float, ...]] = Field(default_factory=dict)

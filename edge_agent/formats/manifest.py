@@ -21,20 +21,21 @@ from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
 from edge_agent.formats.calibration import UNCALIBRATED, AlwaysEscalate, Confidence, Threshold, check_gate_size
 from edge_agent.formats.questions import QUESTIONS_MAX, Label, QuestionSpec, duplicates, single_choice
+from edge_agent.formats.redaction_section import RedactionSection, tag_types, tags_problem
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 
-Kind = Literal["classify", "decide", "extract", "generate", "embed"]
+Kind = Literal["classify", "decide", "extract", "generate", "embed", "redact"]
 RuntimeName = Literal["llama", "onnx", "echo", "upstream"]
 Role = Literal["weights", "adapter", "tokenizer", "golden", "report", "licence"]
 
 # What each runtime can do in this version of the agent. A bundle beyond it is refused before anything is installed.
 RUNTIME_KINDS: dict[str, frozenset[str]] = {
     "llama": frozenset({"classify", "extract", "generate"}),
-    "onnx": frozenset({"classify", "decide", "extract", "embed"}),
-    "echo": frozenset({"classify", "decide", "extract", "generate", "embed"}),
+    "onnx": frozenset({"classify", "decide", "extract", "embed", "redact"}),
+    "echo": frozenset({"classify", "decide", "extract", "generate", "embed", "redact"}),
     # No model of its own: only the large one answers. The definition of a task that has none yet.
     "upstream": frozenset({"classify", "extract", "generate"}),
 }
@@ -113,7 +114,7 @@ class TaskSpec(_ManifestSection):
     name: TaskName
     kind: Kind
     labels: tuple[Label, ...] = Field(default=(), max_length=1000)
-    """classify: in the order of the model's outputs. extract on onnx: the model's tags (BIO), likewise."""
+    """classify: in the order of the model's outputs. extract on onnx, and redact: the model's tags (BIO), likewise."""
     record_schema: dict[str, Any] | None = None
     """extract on llama: JSON schema of the record; see formats/record_schema.py."""
     pii_fields: tuple[Label, ...] = Field(default=(), max_length=1000)
@@ -164,8 +165,7 @@ class TaskSpec(_ManifestSection):
         """The fields of a record: those of its schema, or the types behind BIO tags ("B-PER" and "I-PER" are one)."""
         if self.record_schema is not None:
             return record_schema.fields(self.record_schema)
-        types = (label[2:] if label[:2] in ("B-", "I-") else label for label in self.labels if label != "O")
-        return list(dict.fromkeys(types))
+        return tag_types(self.labels)
 
     @model_validator(mode="after")
     def _questions_fit_kind(self) -> TaskSpec:
@@ -180,6 +180,8 @@ class TaskSpec(_ManifestSection):
     def _labels_fit_kind(self) -> TaskSpec:
         if self.kind == "classify" and len(self.labels) < 2:
             raise ValueError("a classify task needs at least 2 labels")
+        if self.kind == "redact" and (problem := tags_problem(self.labels)):
+            raise ValueError(problem)
         if self.kind in ("decide", "generate", "embed") and self.labels:
             raise ValueError(f"a task of kind {self.kind} has no labels")
         if self.kind != "extract" and self.pii_fields:
@@ -256,6 +258,8 @@ class Manifest(_ManifestSection):
     """Of a decide task, what its questions share: the gate."""
     question_confidence: dict[str, Confidence] = Field(default_factory=dict, max_length=QUESTIONS_MAX)
     """decide: by the name of the question, without a gate; a question that is not in it always escalates."""
+    redaction: RedactionSection | None = None
+    """redact alone: what counts as personal; None = every tag, at the default cut-off."""
     provenance: Provenance = Provenance()
     requires: Requires = Requires()
 
@@ -268,6 +272,7 @@ class Manifest(_ManifestSection):
         self._check_record()
         self._check_gate()
         self._check_questions()
+        self._check_redaction()
         room = self.engine.context_tokens
         needed = self.task.limits.input_tokens_max + self.task.written_tokens_max
         if self.runtime == "llama" and needed > room:
@@ -280,6 +285,14 @@ class Manifest(_ManifestSection):
             raise ValueError(f"extract on {self.runtime} needs 'record_schema', and no 'labels'")
         if self.task.record_schema is not None and not writes:
             raise ValueError(f"'record_schema' is for extract on llama; this is {self.task.kind} on {self.runtime}")
+
+    def _check_redaction(self) -> None:
+        if self.redaction is None:
+            return
+        if self.task.kind != "redact":
+            raise ValueError(f"'redaction' is for a task of kind redact; this is {self.task.kind}")
+        if problem := self.redaction.labels_problem(self.task.labels):
+            raise ValueError(problem)
 
     def _check_gate(self) -> None:
         if (gate := self.confidence.gate) is None:
@@ -347,6 +360,11 @@ class Manifest(_ManifestSection):
         return own if gate is None else own.model_copy(update={"gate": gate})
 
     @property
+    def redaction_rule(self) -> RedactionSection:
+        """What counts as personal, of a task of kind redact."""
+        return self.redaction or RedactionSection()
+
+    @property
     def gate_name(self) -> str:
         """The score of the gate; "none" for a bundle without one."""
         gate = self.confidence.gate
@@ -372,10 +390,12 @@ def digest_of(manifest_bytes: bytes) -> str:
 def encode(manifest: Manifest) -> bytes:
     """Write a manifest as canonical JSON (sorted keys, UTF-8, final newline).
 
-    What does not exist of a gate, floor, family size or question is left out: older agents refuse a manifest with
-    unknown keys, and a manifest of theirs keeps its bytes.
+    What does not exist of a gate, floor, family size, question or redaction is left out: older agents refuse a manifest
+    with unknown keys, and a manifest of theirs keeps its bytes.
     """
     plain = manifest.model_dump(mode="json", by_alias=True)
+    if manifest.redaction is None:
+        del plain["redaction"]
     confidence = plain["confidence"]
     for each in (confidence, *plain["question_confidence"].values()):
         _drop_empty(each, "gate", "floor")

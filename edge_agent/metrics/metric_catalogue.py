@@ -160,6 +160,20 @@ EXAMPLES = (
         """,
     ),
 )
+REDACTION = (
+    *_table(
+        (),
+        """
+        redaction_ready g 1 = the redaction model reads what is captured or sent; absent where none is configured.
+        redaction_waiting g Answers that wait in memory for it; nothing of them is written or sent.
+        redaction_oldest_waiting_seconds g How long the oldest of them has waited.
+        """,
+    ),
+    *_table(
+        ("event",),
+        "redaction_total c Texts by what came of them: read_by_model, passed_by_rules, dropped_unredacted.",
+    ),
+)
 UPLINK = (
     *_table(("state",), "uplink_state g 1 for the state it is in: online, probing, offline, silent."),
     *_table(
@@ -230,6 +244,7 @@ GROUPS = {
     "Engines": ENGINES,
     "Processes": PROCESSES,
     "Examples": EXAMPLES,
+    "Redaction": REDACTION,
     "The uplink": UPLINK,
     "Updates": UPDATES,
     "The large model": LARGE_MODEL,

@@ -19,6 +19,7 @@ from typing import get_args
 
 from edge_agent import __version__
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+from edge_agent.capture.redaction_queue import RedactionQueue
 from edge_agent.config import Config
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import EngineStatus
@@ -158,6 +159,7 @@ class SiteMetrics:
             yield from _examples(snapshot.examples, config)
             serving = {name: bundle.digest for name, bundle in snapshot.tasks.items()}
             yield from monitoring_samples(snapshot.examples.field, serving, snapshot.alarms)
+        yield from _redaction(self._components.capture.redaction)
         yield from _uplink(config)
         yield from _updates(snapshot.overview, configured=bool(config.update.root_file))
         yield from _refusals(snapshot)
@@ -260,6 +262,16 @@ def _examples(examples: CaptureStatus, config: Config) -> Iterator[MetricSample]
     yield MetricSample("outbox_bytes", examples.outbox_bytes)
     yield MetricSample("outbox_bytes_max", config.examples.outbox_bytes_max)
     yield MetricSample("outbox_oldest_segment_seconds", examples.outbox_seconds)
+
+
+def _redaction(queue: RedactionQueue | None) -> Iterator[MetricSample]:
+    if queue is None:
+        return
+    yield MetricSample("redaction_ready", bool(queue.model))
+    yield MetricSample("redaction_waiting", queue.waiting)
+    yield MetricSample("redaction_oldest_waiting_seconds", queue.waiting_seconds)
+    for event, number in sorted(queue.counts.items()):
+        yield MetricSample("redaction_total", number, (event,))
 
 
 def _uplink(config: Config) -> Iterator[MetricSample]:

@@ -105,6 +105,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             response.uplink.CopyFrom(carried)
         if (draining := components.admission.draining_seconds) is not None:
             response.draining_seconds = draining
+        if (queue := components.capture.redaction) is not None:
+            response.redaction.CopyFrom(messages.redaction_message(queue))
         if examples and not examples.stalled_seconds:
             response.examples.CopyFrom(messages.examples_message(examples, components.config.examples.collect))
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
@@ -252,6 +254,14 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._drain()
         return pb.DrainResponse()
 
+    async def TryRedaction(self, request: pb.TryRedactionRequest, context: CallContext) -> pb.TryRedactionResponse:
+        """Redact a text, and show what was found by what."""
+        most = self._components.config.examples.input_characters_max
+        if not 0 < len(request.text) <= most:
+            said = f"the text has {len(request.text)} characters; 1 to {most} are allowed"
+            raise InvalidRequest(said, remedy="'input_characters_max' under 'examples' in agent.yaml is the limit.")
+        return messages.tried_redaction_message(await self._components.capture.try_redaction(request.text))
+
     def _warnings(
         self, serving: dict[str, InstalledBundle], engines: list[EngineStatus], examples: CaptureStatus | None
     ) -> list[pb.StatusWarning]:
@@ -265,6 +275,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             *operator_warnings.of_components(components.supervisor, components.engines.owner),
             *operator_warnings.of_store(components.activation, components.config.state_dir),
             *(operator_warnings.of_examples(examples) if examples else ()),
+            *operator_warnings.of_redaction(components.capture),
         ]
 
     def _describe(self, bundle: InstalledBundle) -> pb.Bundle:

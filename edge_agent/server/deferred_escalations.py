@@ -16,7 +16,7 @@ from edge_agent.backoff import backoff_seconds
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import EscalationConfig
-from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed
+from edge_agent.errors import EdgeAgentError, RedactionHeld, SiteError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.example_records import parse_stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.routing import large_model_questions
@@ -89,7 +89,10 @@ class DeferredEscalations:
             return False
         self._refused_in_a_row = 0
         model = finish.model or self._uplink.model
-        await self._capture.store_teacher_label(waiting, value, model, manifest)
+        try:
+            await self._capture.store_teacher_label(waiting, value, model, manifest)
+        except RedactionHeld as error:
+            await self._unanswered(waiting, error, answers=conversation.answers)
         return True
 
     async def _unanswered(self, waiting: TeacherQuestion, error: EdgeAgentError, answers: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from edge_agent.capture.example_capture import CaptureStatus
+from edge_agent.capture.example_capture import CaptureStatus, TriedRedaction
+from edge_agent.capture.redaction_queue import RedactionQueue
 from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import EngineStatus
@@ -29,6 +30,7 @@ KINDS = {
     "extract": task_pb2.TASK_KIND_EXTRACT,
     "generate": task_pb2.TASK_KIND_GENERATE,
     "embed": task_pb2.TASK_KIND_EMBED,
+    "redact": task_pb2.TASK_KIND_REDACT,
 }
 QUESTION_TYPES = {
     "predicate": task_pb2.QUESTION_TYPE_PREDICATE,
@@ -91,7 +93,7 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
         name=manifest.task.name,
         kind=KINDS[manifest.task.kind],
         bundle=bundle_ref(bundle),
-        labels=manifest.task.record_fields if manifest.task.kind == "extract" else manifest.task.labels,
+        labels=manifest.task.record_fields if manifest.task.kind in ("extract", "redact") else manifest.task.labels,
         limits=task_pb2.TaskLimits(
             input_tokens_max=limits.input_tokens_max,
             output_tokens_max=manifest.task.written_tokens_max,
@@ -122,6 +124,37 @@ def _question(question: QuestionSpec, calibration: Confidence) -> task_pb2.Quest
     if isinstance(calibration, Threshold):
         message.threshold = calibration.confidence_min
     return message
+
+
+def redaction_message(queue: RedactionQueue) -> admin_pb2.RedactionStatus:
+    """Describe the redaction model of a site, and what waits for it."""
+    return admin_pb2.RedactionStatus(
+        task=queue.task,
+        model=queue.model,
+        waiting=queue.waiting,
+        waiting_seconds=queue.waiting_seconds,
+        held_because=queue.held_because,
+        counts=queue.counts,
+    )
+
+
+def tried_redaction_message(tried: TriedRedaction) -> admin_pb2.TryRedactionResponse:
+    """Show what redaction made of a text."""
+    spans = [
+        admin_pb2.ReplacedSpan(
+            start=each.start,
+            end=each.end,
+            placeholder=each.placeholder,
+            rule=each.rule,
+            by_rules=each.by_rules,
+            by_model=each.by_model,
+            score=each.score,
+        )
+        for each in tried.replaced
+    ]
+    return admin_pb2.TryRedactionResponse(
+        redacted=tried.redacted, spans=spans, model=tried.model, held_because=tried.held_because
+    )
 
 
 def record_schema(bundle: InstalledBundle) -> str:

@@ -122,7 +122,8 @@ class ModelRouter:
                     yield piece
 
     async def _pieces(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
-        began, redaction = time.monotonic(), self._capture.start_redaction()
+        began, task = time.monotonic(), item.bundle.manifest.task.name
+        redaction = await self._capture.start_redaction(task, item.text, _seconds_left(item))
         question = build_question(item.bundle.manifest, redaction.text(item.text))
         seconds, pending, parts = _seconds_left(item), "", list[str]()
         begins = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
@@ -177,7 +178,7 @@ class ModelRouter:
         manifest, began = item.bundle.manifest, time.monotonic()
         try:
             with _contain_failures(item):
-                redaction = self._capture.start_redaction()
+                redaction = await self._capture.start_redaction(manifest.task.name, item.text, _seconds_left(item))
                 question = build_question(manifest, redaction.text(item.text))
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)
                 value, finish = await conversation.answer(lambda: _seconds_left(item))

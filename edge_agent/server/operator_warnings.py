@@ -121,3 +121,10 @@ def of_examples(examples: CaptureStatus) -> Iterator[pb.StatusWarning]:
         kind = pb.WARNING_KIND_EXAMPLES_OFF
     for message in examples.problems:
         yield _warning(kind, message)
+
+
+def of_redaction(capture: ExampleCapture) -> Iterator[pb.StatusWarning]:
+    """Report that the redaction model does not read what should be captured or sent."""
+    if capture.redaction is not None and (problem := capture.redaction.problem):
+        message = f"{problem} Install or allow its bundle; 'edge-agent status' shows the state of its task."
+        yield _warning(pb.WARNING_KIND_REDACTION, message, capture.redaction.task)

@@ -60,6 +60,7 @@ _SERVICES: dict[str, dict[str, frozenset[Role]]] = {
         "Drain": ADMIN,
         "SetMode": ADMIN,
         "GetFieldReport": ADMIN,
+        "TryRedaction": ADMIN,
     },
     "grpc.health.v1.Health": {"Check": ROLES, "Watch": ROLES},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": ADMIN},
@@ -86,7 +87,7 @@ def role_missing(call: str, allowed: frozenset[Role], who: str, roles: frozenset
     )
 
 
-_LOOKING = frozenset({"GetStatus", "GetFieldReport", "ListBundles", "ServerReflectionInfo"})
+_LOOKING = frozenset({"GetStatus", "GetFieldReport", "ListBundles", "TryRedaction", "ServerReflectionInfo"})
 CallTreatment = Literal["work", "look", "change", "health"]
 
 

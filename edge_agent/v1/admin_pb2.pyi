@@ -38,6 +38,7 @@ class WarningKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WARNING_KIND_EXAMPLES_EXCHANGE: _ClassVar[WarningKind]
     WARNING_KIND_NOT_CAPTURED: _ClassVar[WarningKind]
     WARNING_KIND_STORE_STALLED: _ClassVar[WarningKind]
+    WARNING_KIND_REDACTION: _ClassVar[WarningKind]
     WARNING_KIND_TCP: _ClassVar[WarningKind]
     WARNING_KIND_AUDIT_LOG: _ClassVar[WarningKind]
 
@@ -83,6 +84,7 @@ WARNING_KIND_EXAMPLES_STALLED: WarningKind
 WARNING_KIND_EXAMPLES_EXCHANGE: WarningKind
 WARNING_KIND_NOT_CAPTURED: WarningKind
 WARNING_KIND_STORE_STALLED: WarningKind
+WARNING_KIND_REDACTION: WarningKind
 WARNING_KIND_TCP: WarningKind
 WARNING_KIND_AUDIT_LOG: WarningKind
 LINK_STATE_UNSPECIFIED: LinkState
@@ -101,6 +103,42 @@ UPDATE_STATE_DONE: UpdateState
 UPDATE_STATE_FAILED: UpdateState
 UPDATE_STATE_ROLLED_BACK: UpdateState
 UPDATE_STATE_HELD: UpdateState
+
+class TryRedactionRequest(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class TryRedactionResponse(_message.Message):
+    __slots__ = ("redacted", "spans", "model", "held_because")
+    REDACTED_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    HELD_BECAUSE_FIELD_NUMBER: _ClassVar[int]
+    redacted: str
+    spans: _containers.RepeatedCompositeFieldContainer[ReplacedSpan]
+    model: str
+    held_because: str
+    def __init__(self, redacted: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[ReplacedSpan, _Mapping]]] = ..., model: _Optional[str] = ..., held_because: _Optional[str] = ...) -> None: ...
+
+class ReplacedSpan(_message.Message):
+    __slots__ = ("start", "end", "placeholder", "rule", "by_rules", "by_model", "score")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    PLACEHOLDER_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    BY_RULES_FIELD_NUMBER: _ClassVar[int]
+    BY_MODEL_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    end: int
+    placeholder: str
+    rule: str
+    by_rules: bool
+    by_model: bool
+    score: float
+    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ..., placeholder: _Optional[str] = ..., rule: _Optional[str] = ..., by_rules: _Optional[bool] = ..., by_model: _Optional[bool] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Engine(_message.Message):
     __slots__ = ("name", "runtime", "state", "pid", "resident_bytes", "pending", "restarts", "problem", "tasks", "device", "details", "fallback", "partial", "running", "running_max")
@@ -172,7 +210,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink", "escalation", "alarms", "counts", "warning_details", "draining_seconds", "site", "denied")
+    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink", "escalation", "alarms", "counts", "warning_details", "draining_seconds", "site", "denied", "redaction")
     class DeniedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +237,7 @@ class GetStatusResponse(_message.Message):
     DRAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
     DENIED_FIELD_NUMBER: _ClassVar[int]
+    REDACTION_FIELD_NUMBER: _ClassVar[int]
     agent_version: str
     start_time: _timestamp_pb2.Timestamp
     serving: bool
@@ -218,7 +257,31 @@ class GetStatusResponse(_message.Message):
     draining_seconds: float
     site: str
     denied: _containers.ScalarMap[str, int]
-    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[_field_pb2.FieldAlarm, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ..., warning_details: _Optional[_Iterable[_Union[StatusWarning, _Mapping]]] = ..., draining_seconds: _Optional[float] = ..., site: _Optional[str] = ..., denied: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    redaction: RedactionStatus
+    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[_field_pb2.FieldAlarm, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ..., warning_details: _Optional[_Iterable[_Union[StatusWarning, _Mapping]]] = ..., draining_seconds: _Optional[float] = ..., site: _Optional[str] = ..., denied: _Optional[_Mapping[str, int]] = ..., redaction: _Optional[_Union[RedactionStatus, _Mapping]] = ...) -> None: ...
+
+class RedactionStatus(_message.Message):
+    __slots__ = ("task", "model", "waiting", "waiting_seconds", "held_because", "counts")
+    class CountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    HELD_BECAUSE_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    model: str
+    waiting: int
+    waiting_seconds: float
+    held_because: str
+    counts: _containers.ScalarMap[str, int]
+    def __init__(self, task: _Optional[str] = ..., model: _Optional[str] = ..., waiting: _Optional[int] = ..., waiting_seconds: _Optional[float] = ..., held_because: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class StatusWarning(_message.Message):
     __slots__ = ("kind", "about", "message")

@@ -100,6 +100,11 @@ class AdminServiceStub:
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportRequest.SerializeToString,
                 response_deserializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportResponse.FromString,
                 _registered_method=True)
+        self.TryRedaction = channel.unary_unary(
+                '/edge_agent.v1.AdminService/TryRedaction',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.TryRedactionRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.TryRedactionResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -230,6 +235,15 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TryRedaction(self, request, context):
+        """Redacts a text as an example would be redacted, and shows what was found by what. Nothing of it is kept.
+
+        Errors: REQUEST_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -297,6 +311,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetFieldReport,
                     request_deserializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportRequest.FromString,
                     response_serializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportResponse.SerializeToString,
+            ),
+            'TryRedaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.TryRedaction,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.TryRedactionRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.TryRedactionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -651,6 +670,33 @@ class AdminService:
             '/edge_agent.v1.AdminService/GetFieldReport',
             edge__agent_dot_v1_dot_admin__pb2.GetFieldReportRequest.SerializeToString,
             edge__agent_dot_v1_dot_admin__pb2.GetFieldReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TryRedaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/TryRedaction',
+            edge__agent_dot_v1_dot_admin__pb2.TryRedactionRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.TryRedactionResponse.FromString,
             options,
             channel_credentials,
             insecure,

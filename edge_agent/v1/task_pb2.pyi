@@ -15,6 +15,7 @@ class TaskKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_KIND_GENERATE: _ClassVar[TaskKind]
     TASK_KIND_EMBED: _ClassVar[TaskKind]
     TASK_KIND_DECIDE: _ClassVar[TaskKind]
+    TASK_KIND_REDACT: _ClassVar[TaskKind]
 
 class QuestionType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -51,6 +52,7 @@ TASK_KIND_EXTRACT: TaskKind
 TASK_KIND_GENERATE: TaskKind
 TASK_KIND_EMBED: TaskKind
 TASK_KIND_DECIDE: TaskKind
+TASK_KIND_REDACT: TaskKind
 QUESTION_TYPE_UNSPECIFIED: QuestionType
 QUESTION_TYPE_PREDICATE: QuestionType
 QUESTION_TYPE_CHOICE: QuestionType

@@ -28,6 +28,7 @@ _REQUIRED_ROLES: tuple[tuple[str, Role], ...] = (
     ("/review", "feedback"),
     ("/tasks/", "admin"),
     ("/charts", "admin"),
+    ("/redaction", "admin"),
 )
 PUBLIC_PATHS = ("/login", "/healthz", "/static/")
 """Paths that need no authentication."""

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from edge_agent.client import CallFailed
-from edge_agent.web import gateway, overview_page, review_page
+from edge_agent.web import gateway, overview_page, redaction_page, review_page
 from edge_agent.web.authentication import HTTP, client_name
 from edge_agent.web.daemon_access import DaemonConnections
 from edge_agent.web.rendering import guard_settings_of, read_form, render_page
@@ -33,6 +33,7 @@ def application(daemon: DaemonConnections, settings: GuardSettings, session_seco
         Route("/logout", sign_out, methods=["POST"]),
         *overview_page.ROUTES,
         *review_page.ROUTES,
+        *redaction_page.ROUTES,
         *(gateway.routes(daemon.devices, settings.refusals) if daemon.devices else ()),
     ]
     app = Starlette(

@@ -229,6 +229,18 @@ def test_wrong_label_count_is_refused(tmp_path):
     refuse(folder, "the model has 8 outputs and the manifest has 2 labels")
 
 
+def test_a_redaction_model_that_replaces_everything_is_refused(tmp_path):
+    """A model that finds most of some texts without personal data does not attach: it would leave nothing."""
+    folder = bundles.tiny_onnx_bundle(tmp_path, "redact", redaction={"cutoff": 0.01})
+    refuse(folder, "characters of texts without personal data; at most 50% is allowed")
+
+
+def test_a_redaction_model_with_other_tags_is_refused(tmp_path):
+    """A manifest with another number of tags than the model has outputs does not attach."""
+    folder = bundles.tiny_onnx_bundle(tmp_path, "redact", labels=("O", "B-NAME"))
+    refuse(folder, "the model has 5 outputs and the manifest has 2 labels")
+
+
 def test_kind_that_the_model_cannot_do_is_refused(tmp_path):
     """A classify task on a model with one output a token does not attach."""
     folder = bundles.tiny_onnx_bundle(tmp_path)
@@ -362,7 +374,7 @@ def test_special_words_in_a_text_are_plain_text(minilm):
 
 
 def test_minilm_sorts_intents(tmp_path):
-    """A linear head on all-MiniLM-L6-v2 gets at least 70 % of held-out sentences right, of 8 intents."""
+    """A linear head on all-MiniLM-L6-v2 gets at least 70% of held-out sentences right, of 8 intents."""
     runtime = opened(bundles.minilm_bundle(tmp_path, "classify"))
     examples = pos_intents.held_out()
     done = answers(runtime, [text for text, _ in examples])

@@ -156,7 +156,7 @@ def test_answers_have_the_fields_of_their_kind(subject):
         assert all(math.isclose(1.0, sum(scores), abs_tol=1e-9) for scores in done.question_scores)
     elif subject.kind == "embed":
         assert math.isclose(1.0, float(np.linalg.norm(np.frombuffer(done.vector, "<f4"))), abs_tol=1e-6)
-    elif subject.kind == "extract":
+    elif subject.kind in ("extract", "redact"):
         assert 0.0 < done.confidence <= 1.0
         assert all(0 <= found.start < found.end <= len(TEXTS[0]) for found in done.entities)
         assert not done.record or (json.loads(done.record).keys() == done.fields.keys() and not done.entities)

@@ -25,13 +25,23 @@ from edge_agent.formats import manifest
 from tests.support import bert_onnx, models, pos_intents
 
 INTENTS = pos_intents.INTENTS
+RANDOM_CUTOFF = 0.97
 TAGS = ("O", "B-product", "I-product", "B-price", "I-price")
 DEFAULT_LABELS: dict[str, tuple[str, ...]] = {
-    **{"classify": INTENTS, "decide": (), "extract": TAGS, "generate": (), "embed": ()}
+    "classify": INTENTS,
+    "decide": (),
+    "extract": TAGS,
+    "generate": (),
+    "embed": (),
+    "redact": TAGS,
 }
 NAMES = {
-    **{"classify": "pos-intent", "decide": "front-desk", "extract": "pos-fields"},
-    **{"generate": "assistant", "embed": "pos-vector"},
+    "classify": "pos-intent",
+    "decide": "front-desk",
+    "extract": "pos-fields",
+    "generate": "assistant",
+    "embed": "pos-vector",
+    "redact": "pii",
 }
 QUESTIONS: list[dict[str, Any]] = [
     {"name": "intent", "type": "choice", "instructions": "What does the customer want?", "labels": list(INTENTS)},
@@ -194,13 +204,15 @@ def fields_of(
     if kind == "decide":
         task["questions"] = QUESTIONS
     confidence = {"policy": "always_escalate"}
-    return {"schema": manifest.SCHEMA, "runtime": runtime, "version": version, "task": task, "confidence": confidence}
+    fields = {"schema": manifest.SCHEMA, "runtime": runtime, "version": version, "task": task, "confidence": confidence}
+    # Random weights find every word personal at the usual cut-off, and are refused for it.
+    return {**fields, "redaction": {"cutoff": RANDOM_CUTOFF}} if kind == "redact" else fields
 
 
 @functools.cache
 def tiny_onnx(kind: str) -> bytes:
     """Return the random BERT with the head of a task kind, or those of the questions of a decide task."""
-    head = {"classify": "classify", "extract": "tags", "embed": "hidden", "decide": "classify"}[kind]
+    head = {"classify": "classify", "extract": "tags", "embed": "hidden", "redact": "tags", "decide": "classify"}[kind]
     config = bert_onnx.TINY
     if kind == "decide":
         sizes = {each["name"]: len(each.get("labels", "nh")) for each in QUESTIONS}

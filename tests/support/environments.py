@@ -23,6 +23,8 @@ WHEELS = ROOT / ".cache" / "wheels"
 CLIENTS = ROOT / "tests" / "support" / "clients"
 """What goes into each, and the scripts that run there."""
 STAMP = "complete"
+WITHOUT_DEPENDENCIES = "# without-dependencies"
+"""A line of a list of packages, of which then only the files are used."""
 
 
 def interpreter(name: str) -> Path:
@@ -58,6 +60,7 @@ def _make(folder: Path, wanted: str) -> None:
     requirements = folder / "requirements.txt"
     requirements.write_text(wanted, encoding="utf-8")
     options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--find-links", WHEELS]
+    options += ["--no-deps"] if WITHOUT_DEPENDENCIES in wanted else []
     subprocess.run([folder / "bin" / "pip", "install", *options, "--requirement", requirements], check=True)
     (folder / STAMP).touch()
 

@@ -11,11 +11,12 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_agent.capture.redact.builtin_rules import GATES, RULES, RULES_VERSION, RedactionRule, Span
+from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
 FIELD_RULE = "schema_field"
@@ -27,6 +28,21 @@ NAME_RULE, NAME_WORD = "presidio", "NAME"
 def placeholders(text: str) -> list[str]:
     """Return the placeholders in a text, in its order."""
     return [match[0] for match in PLACEHOLDER.finditer(text)] if "[" in text else []
+
+
+@dataclass(frozen=True)
+class ReplacedValue:
+    """A value of a text that was replaced: [start, end) in code points."""
+
+    start: int
+    end: int
+    placeholder: str
+    rule: str
+    """The rule that names the placeholder, or "model:" with a type."""
+    by_rules: bool
+    by_model: bool
+    score: float
+    """The model's probability that it is personal; 0 = it has not found it."""
 
 
 @dataclass
@@ -41,6 +57,8 @@ class RedactionSession:
     _placeholders: dict[str, str] = field(default_factory=dict)
     _numbers: Counter[str] = field(default_factory=Counter)
     _known: dict[str, None] = field(default_factory=dict)
+    findings: ModelFindings | None = None
+    """What a redaction model found in the texts of the example; None = rules alone."""
 
     def text(self, text: str, context: str = "") -> str:
         """Replace what the rules find, and whatever was replaced in an earlier text of the example.
@@ -60,6 +78,19 @@ class RedactionSession:
             end = stop
         return "".join([*parts, text[end:]])
 
+    def trace(self, text: str) -> tuple[str, list[ReplacedValue]]:
+        """Replace as `text` does; return also what was replaced, and by which of rules and model it was found."""
+        by_rules = replace(self, findings=None).found(text)
+        by_model = self.findings.of(text) if self.findings is not None and text.strip() else ()
+        spans, redacted = self.found(text), self.text(text)
+        replaced = []
+        for start, end, rule, word in spans:
+            scores = [each.score for each in by_model if each.start < end and start < each.end]
+            ruled = any(first < end and start < last for first, last, *_ in by_rules)
+            placeholder = self._placeholder(text[start:end], word)
+            replaced.append(ReplacedValue(start, end, placeholder, rule, ruled, bool(scores), max(scores, default=0.0)))
+        return redacted, replaced
+
     def fields(self, record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Replace the values of fields in a record, and note them so that `text` finds them in the input."""
         return {key: self._field(value, key) if key in names else value for key, value in record.items()}
@@ -73,7 +104,7 @@ class RedactionSession:
             return {self.text(name): self.value(each, name) for name, each in value.items()}
         if isinstance(value, list):
             return [self.value(each, key) for each in value]
-        context = f"{key.replace('_', ' ')}: " if key else ""
+        context = context_of(key)
         if isinstance(value, str):
             return self.text(value, context)
         if value is None or isinstance(value, bool):
@@ -105,7 +136,23 @@ class RedactionSession:
         every = self._found(text)
         if context:
             every = itertools.chain(every, self._found_behind(context, text))
-        return sorted(_disjoint(every, len(text)))
+        by_rules = sorted(_disjoint(every, len(text)))
+        return (
+            by_rules if self.findings is None else _united(by_rules, self._found_by_model(self.findings, text, context))
+        )
+
+    def _found_by_model(self, findings: ModelFindings, text: str, context: str) -> Iterator[tuple[int, int, str, str]]:
+        """Yield what the model found in a text, and its finds of other texts that stand in this one."""
+        taken = [match.span() for match in PLACEHOLDER.finditer(text)] if "[" in text else []
+        values = list(_echoed(findings.echoes(), text))
+        if _without(text, taken).strip():
+            before = len(context)
+            of_text = findings.of(context + text)
+            values += [each._replace(start=max(each.start - before, 0), end=each.end - before) for each in of_text]
+        for start, end, label, _ in values:
+            inside = any(begin <= start and end <= stop for begin, stop in taken)
+            if end > start and not inside:
+                yield start, end, MODEL_RULE + label.lower(), _word(label)
 
     def _found_behind(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
         before = len(context)
@@ -148,9 +195,12 @@ class Redactor:
         self.rule_names = tuple(rule.name for rule in self._rules)
         self.version = RULES_VERSION
 
-    def start(self, stored: str = "") -> RedactionSession:
-        """Begin with an example; placeholders in a stored text of it are not given again."""
-        return RedactionSession(self._rules, set(placeholders(stored)))
+    def start(self, stored: str = "", findings: ModelFindings | None = None) -> RedactionSession:
+        """Begin with an example; placeholders in a stored text of it are not given again.
+
+        What a model found in the texts of the example is replaced beside what the rules find.
+        """
+        return RedactionSession(self._rules, set(placeholders(stored)), findings=findings)
 
 
 def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterator[tuple[int, int, str, str]]:
@@ -160,3 +210,37 @@ def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterat
         if taken.find(1, start, end) < 0:
             taken[start:end] = b"\x01" * (end - start)
             yield start, end, rule, word
+
+
+def _united(
+    by_rules: Sequence[tuple[int, int, str, str]], by_model: Iterator[tuple[int, int, str, str]]
+) -> list[tuple[int, int, str, str]]:
+    """Return everything that rules or model found; of spans that overlap one is made, and the longest names it."""
+    united: list[tuple[int, int, str, str]] = []
+    longest = 0
+    for span in sorted([*by_rules, *by_model], key=lambda each: (each[0], -each[1])):
+        start, end, rule, word = span
+        if not united or start >= united[-1][1]:
+            united.append(span)
+            longest = end - start
+            continue
+        first, last, *named = united[-1]
+        if end - start > longest:
+            longest, named = end - start, [rule, word]
+        united[-1] = (first, max(last, end), named[0], named[1])
+    return united
+
+
+def _echoed(echoes: Mapping[str, str], text: str) -> Iterator[FoundValue]:
+    """Yield where values that the model found in a text of the example stand in this one, as whole words."""
+    for value, label in echoes.items():
+        if value in text:
+            pattern = rf"(?<!\w){re.escape(value)}(?!\w)"
+            yield from (FoundValue(*match.span(), label) for match in re.finditer(pattern, text))
+
+
+def _without(text: str, taken: Sequence[tuple[int, int]]) -> str:
+    """Return a text without those parts."""
+    ends = [0, *(end for _, end in taken)]
+    starts = [*(start for start, _ in taken), len(text)]
+    return "".join(text[begin:stop] for begin, stop in zip(ends, starts, strict=True))

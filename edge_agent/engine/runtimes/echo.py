@@ -45,6 +45,7 @@ from edge_agent.engine.runtimes.job_results import (
 )
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
+from edge_agent.formats.redaction_section import tag_types
 
 VECTOR_LENGTH = 8
 PROCESS_BYTES = 48 * 2**20  # Python: 30 MiB resident
@@ -231,5 +232,6 @@ def _vector(text: str) -> bytes:
 
 def _numbers(text: str, manifest: Manifest) -> tuple[EntitySpan, ...]:
     """Every run of digits is an entity of the first type."""
-    label = manifest.task.labels[0] if manifest.task.labels else "number"
+    labels = tag_types(manifest.task.labels) if manifest.task.kind == "redact" else manifest.task.labels
+    label = labels[0] if labels else "number"
     return tuple(EntitySpan(label, match.start(), match.end(), 1.0) for match in re.finditer(r"\d+", text))

@@ -25,6 +25,7 @@ OUTPUT_NAMES = {
     "classify": ("logits",),
     "extract": ("logits",),
     "embed": ("sentence_embedding", "last_hidden_state"),
+    "redact": ("logits",),
 }
 QUESTION_OUTPUT = "logits.{}"
 """The output that answers a question of a decide task, by the question's name: float32, [batch, answers]."""
@@ -123,7 +124,7 @@ def check_rows(task: TaskSpec, rows: Sequence[Floats]) -> None:
 
 
 def _check_row(task: TaskSpec, row: Floats) -> None:
-    wanted = {"classify": (1,), "extract": (2,), "embed": (1, 2)}[task.kind]
+    wanted = {"classify": (1,), "extract": (2,), "embed": (1, 2), "redact": (2,)}[task.kind]
     if row.ndim not in wanted:
         raise ModelLoadFailed(f"the model's output has {row.ndim + 1} dimensions, which does not suit {task.kind!r}")
     if task.kind != "embed" and row.shape[-1] != len(task.labels):

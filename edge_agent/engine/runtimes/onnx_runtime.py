@@ -38,8 +38,9 @@ from edge_agent.engine.runtimes.onnx_memory import estimate_memory, long_input_b
 from edge_agent.engine.runtimes.onnx_outputs import Floats, WantedOutputs
 from edge_agent.engine.runtimes.onnx_session import BATCH_ROWS_MAX, OnnxSession, Row, choose_batch
 from edge_agent.engine.runtimes.onnx_workers import BatchWorkers
+from edge_agent.engine.runtimes.personal_spans import PersonalSpans, TagColumns, find_personal
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
-from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
+from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 
 # No language has words this long; more characters a token are an attack on the tokenizer, or white space.
 CHARACTERS_PER_TOKEN_MAX = 64
@@ -50,6 +51,16 @@ NEIGHBOUR_TOLERANCE = 1e-4
 _PROBE_LENGTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 """Of the inputs that are computed alone and together, in lengths of the fixed text."""
 _WARM_TEXT = "Please check order 12345 for me."
+CLEAN_TEXTS = (
+    "The kettle does not heat the water any more, and the lid is broken.",
+    "Das Gerät ist nach zwei Wochen defekt, bitte tauschen Sie es um.",
+    "Le produit est arrivé en retard et la boîte était ouverte.",
+    "Quiero cambiar este pantalón por una talla más grande.",
+    "La ricetta va ritirata in farmacia prima di sera.",
+)
+"""No word of these is personal."""
+CLEAN_REPLACED_MAX = 0.5
+"""Largest share of their characters that a redaction model may replace."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,8 @@ class OnnxRuntime:
         encoding = tokenizer.encode(_WARM_TEXT)
         outputs = onnx_outputs.outputs_for(manifest, self._opened_session.outputs)
         rows_max = self._proven(manifest, outputs, (encoding.ids, encoding.type_ids))
+        if manifest.task.kind == "redact":
+            self._check_clean(manifest, outputs.names, tokenizer)
         temperatures = tuple(question.temperature for question in own_questions(manifest))
         self._bundles[digest] = _OnnxBundle(manifest, tokenizer, path, size, outputs, temperatures, rows_max)
 
@@ -224,7 +237,7 @@ class OnnxRuntime:
         self._probe(outputs, _stretched(warm, min(limit, PROBE_TOKENS_MAX)), f"; the manifest allows {limit}")
         if manifest.task.kind in LABEL_KINDS:
             return 1
-        tolerance = 0.0 if manifest.task.kind in SCORED_KINDS else NEIGHBOUR_TOLERANCE
+        tolerance = NEIGHBOUR_TOLERANCE if manifest.task.kind == "embed" else 0.0
         lengths = {min(limit, int(share * len(warm[0]))) for share in _PROBE_LENGTHS}
         try:
             return (
@@ -234,6 +247,24 @@ class OnnxRuntime:
             )
         except ModelFailed:  # exported with a fixed batch of 1
             return 1
+
+    def _check_clean(self, manifest: Manifest, outputs: tuple[str, ...], tokenizer: tokenizers.Tokenizer) -> None:
+        """Raise ModelLoadFailed for a model that replaces texts without personal data: nothing would be left of any."""
+        replaced = characters = 0
+        for text in CLEAN_TEXTS:
+            encoding = tokenizer.encode(text)
+            if len(encoding.ids) <= manifest.task.limits.input_tokens_max:
+                (row, *_) = self._probe(outputs, (encoding.ids, encoding.type_ids))
+                found = _personal(manifest, text, encoding, row)
+                replaced += sum(each.end - each.start for each in found.spans)
+                characters += len(text)
+        if replaced > CLEAN_REPLACED_MAX * characters:
+            raise ModelLoadFailed(
+                f"the model replaces {replaced} of {characters} characters of texts without personal data; at most"
+                f" {CLEAN_REPLACED_MAX:.0%} is allowed",
+                replaced=replaced,
+                characters=characters,
+            )
 
     def _independent(self, outputs: tuple[str, ...], rows: list[Row], tolerance: float) -> bool:
         """Tell whether inputs of several lengths have the same outputs alone, in pairs and all together."""
@@ -329,6 +360,15 @@ def _answer(bundle: _OnnxBundle, job: _OnnxJob, outputs: tuple[Floats, ...], ela
         words = onnx_outputs.word_spans(job.run.text, job.encoding.word_ids, job.encoding.offsets)
         shares = onnx_outputs.probabilities(row, manifest.confidence.temperature)
         done.entities, done.confidence = onnx_outputs.decode_entities(words, shares, task.labels)
+    elif task.kind == "redact":
+        found = _personal(manifest, job.run.text, job.encoding, row)
+        done.entities, done.confidence = found.spans, found.margin
     else:
         done.vector = onnx_outputs.embedding_bytes(row, manifest.engine.pooling, manifest.engine.normalize)
     return done
+
+
+def _personal(manifest: Manifest, text: str, encoding: tokenizers.Encoding, row: Floats) -> PersonalSpans:
+    words = onnx_outputs.word_spans(text, encoding.word_ids, encoding.offsets)
+    shares, rule = onnx_outputs.probabilities(row, manifest.confidence.temperature), manifest.redaction_rule
+    return find_personal(text, words, shares, TagColumns(manifest.task.labels, rule), rule.cutoff)

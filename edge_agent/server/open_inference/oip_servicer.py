@@ -19,6 +19,7 @@ from edge_agent.errors import (
     InvalidRequest,
     UnknownBundle,
     UnknownTask,
+    WrongTaskKind,
     from_wire,
 )
 from edge_agent.metrics.answer_counts import UNKNOWN_TASK
@@ -99,7 +100,9 @@ class OpenInferenceServicer:
 
     async def ModelStatistics(self, request: Any, context: CallContext) -> Any:
         """Return the counts of answers."""
-        names = [request.name] if request.name else sorted(self._activation.serving)
+        served = self._activation.serving
+        askable = [name for name in sorted(served) if served[name].manifest.task.kind in oip_tensors.OUTPUTS]
+        names = [request.name] if request.name else askable
         bundles = [self._bundle(name, request.version if request.name else "") for name in names]
         return pb.ModelStatisticsResponse(
             model_stats=[oip_tensors.model_statistics(each, self._counts) for each in bundles]
@@ -193,7 +196,7 @@ class OpenInferenceServicer:
             raise DeadlineExpired("the deadline passed before the stream was read") from None
 
     def _bundle(self, task: str, version: str) -> InstalledBundle:
-        """Return the bundle that answers. Raises UnknownTask, UnknownBundle, InvalidRequest."""
+        """Return the bundle that answers. Raises UnknownTask, UnknownBundle, InvalidRequest, WrongTaskKind."""
         requested = oip_requests.parse_version(version)
         try:
             bundle = self._activation.bundle_of(task)
@@ -205,6 +208,9 @@ class OpenInferenceServicer:
         if requested not in (None, answers):
             said = f"Request for unknown model: {task!r} has no version {requested} that answers; {answers} does"
             raise UnknownBundle(said, remedy="Leave the version empty.", task=task, version=answers)
+        if (kind := bundle.manifest.task.kind) not in oip_tensors.OUTPUTS:
+            said = f"task {task!r} is of kind {kind}, which this protocol has no tensors for"
+            raise WrongTaskKind(said, remedy="Name another task.", task=task, kind=kind)
         return bundle
 
     def _ready(self, task: str) -> bool:

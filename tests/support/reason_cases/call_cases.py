@@ -130,6 +130,32 @@ def _accept(daemon: RunningDaemon, prediction: str) -> None:
         reviewer.accept(prediction, reviewer="anna", timeout_seconds=PATIENT_SECONDS)
 
 
+@case("REDACTION_HELD", "reviewer")
+def redaction_held(folder: Path) -> Played:
+    """A reviewer's words wait for a redaction model that fails; status names the task, whose next bundle reads."""
+    settings = {"examples": {"collect": {TASK: "local"}, "commit_seconds": 0.05}, "redaction": {"task": "pii"}}
+
+    def redactor(version: str, order: str) -> Path:
+        prompt = {"prompt": {"template": f"{order}{{input}}"}}
+        tags = ("O", "B-ROOM", "I-ROOM")
+        return echo_bundle(folder / version, "pii", "redact", tags, version, weights=b"pii", task=prompt)
+
+    def reject(prediction: str) -> None:
+        with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
+            reviewer.reject(prediction, reviewer="anna", reason="it is room 4", timeout_seconds=PATIENT_SECONDS)
+
+    with serving(folder, **settings) as daemon:
+        daemon.install(redactor("1.0.0", "!fail after 1 "))
+        [answer] = _classified(daemon)
+        with daemon.admin() as admin:
+            eventually_sync(lambda: admin.status().redaction.counts.get("read_by_model") == 1)
+        failed = failure(lambda: reject(answer.prediction_id))
+        daemon.install(redactor("1.0.1", ""))
+        wait_as_told(failed)
+        reject(answer.prediction_id)
+        return Played((failed.reason,), "'redaction' in agent.yaml" in failed.remedy)
+
+
 @case("DEADLINE_EXPIRED", "device")
 def deadline_expired(folder: Path) -> Played:
     """A device allows less time than the model needs; with more time, or less text, it is answered."""

@@ -90,8 +90,8 @@ def test_the_configuration_is_frozen():
         (
             "xyzzy: 1",
             "xyzzy",
-            "Known keys there: state_dir, run_dir, log, store, engine, service, access, metrics, examples, site,"
-            " uplink, update, escalation, web.",
+            "Known keys there: state_dir, run_dir, log, store, engine, service, access, metrics, examples, redaction,"
+            " site, uplink, update, escalation, web.",
         ),
     ],
 )
@@ -324,6 +324,7 @@ def test_every_key_is_described():
         config.AccessConfig,
         config.MetricsConfig,
         config.ExamplesConfig,
+        config.RedactionConfig,
         config.SiteConfig,
         config.UplinkConfig,
         config.UpdateConfig,
@@ -339,6 +340,7 @@ def test_every_key_is_described():
         "access",
         "metrics",
         "examples",
+        "redaction",
         "site",
         "uplink",
         "update",

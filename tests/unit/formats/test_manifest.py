@@ -264,3 +264,40 @@ def test_any_json_parses_or_is_refused_in_words(edits: dict[str, Any], task: dic
         parse(json.dumps({**merged(BASE, {"task": task}), **edits}).encode())
     except (SchemaUnknown, ManifestInvalid) as error:
         assert error.message.encode()
+
+
+PERSONAL = {"task": {"name": "pii", "kind": "redact", "labels": ["O", "B-NAME", "I-NAME"]}}
+
+
+def test_a_redaction_section_comes_back_and_is_absent_elsewhere() -> None:
+    """The section survives its own bytes; other bundles keep theirs, which older agents read."""
+    bound = {"target": 0.02, "delta": 0.1, "n": 400, "bound": 0.018}
+    first = parsed(**PERSONAL, redaction={"cutoff": 0.2, "labels": ["NAME"], "bound": bound})
+    assert first == parse(encode(first))
+    assert ("NAME",) == first.redaction_rule.counted(first.task.labels)
+    assert "redaction" not in json.loads(encode(parsed()))
+    assert 0.5 == parsed(**PERSONAL).redaction_rule.cutoff
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"task": {"labels": ["B-NAME", "I-NAME"]}}, "needs the tag 'O'"),
+        ({"task": {"labels": ["O", "NAME"]}}, "'NAME' is not"),
+        ({"task": {"labels": ["O", "B-"]}}, "'B-' is not"),
+        ({"task": {"labels": ["O"]}}, "at least one type"),
+        ({"redaction": {"labels": ["CITY"]}}, "no tags of that type"),
+        ({"redaction": {"cutoff": 0}}, "cutoff"),
+        ({"redaction": {"cutoff": float("nan")}}, "NaN"),
+        ({"redaction": {"bound": {"target": 0.02, "delta": 0.1, "n": 0, "bound": 0.5}}}, "bound.n"),
+        ({"runtime": "llama"}, "not redact"),
+    ],
+)
+def test_a_redaction_bundle_that_fits_nothing_is_refused(more: dict[str, Any], expected: str) -> None:
+    """Tags that are no BIO tags, types that the model lacks, a cut-off outside 0 to 1, a runtime that cannot tag."""
+    assert expected in refusal(**merged(PERSONAL, more))
+
+
+def test_the_section_is_for_the_kind_redact_alone() -> None:
+    """A classifier replaces nothing."""
+    assert "'redaction' is for a task of kind redact" in refusal(redaction={"cutoff": 0.2})

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import structlog
 
+from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.errors import EngineNotReady, UpstreamBusy, UpstreamFailed
+from edge_agent.errors import EngineNotReady, RedactionHeld, UpstreamBusy, UpstreamFailed
 from edge_agent.routing.policy import EscalationContext, LargeModelAvailability, RouteReason
 from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import NO_LOCAL_ANSWER, FinishedAnswer
@@ -53,7 +54,10 @@ class Captures:
     """Redacts as it is told, and stores inputs if it is told."""
 
     def __init__(self, redaction, *, defers: bool = False) -> None:
-        self.start_redaction, self._defers = redaction, defers
+        self._redaction, self._defers = redaction, defers
+
+    async def start_redaction(self, task: str, text: str, seconds: float):
+        return self._redaction()
 
     def can_defer(self, task: str) -> bool:
         return self._defers
@@ -298,3 +302,32 @@ async def test_who_goes_away_leaves_nothing_running():
         await call
     assert ["large", "local"] == sorted(ended)
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_an_input_that_the_redaction_model_has_not_read_is_not_sent():
+    """The large model is not asked; the local answer stands, with the reason."""
+
+    def held() -> None:
+        raise RedactionHeld("the redaction model does not answer")
+
+    says = Says("unused")
+    router = ModelRouter(says, HybridTasks(), Captures(held))
+    given = await router.answer(item(UNSURE, "hi"), HYBRID, lambda: local(UNSURE))
+    assert ([], "local") == (says.asked, given.decision.route)
+    assert RouteReason.UPSTREAM_FAILED in given.decision.degraded
+
+
+async def local(done: FinishedAnswer) -> FinishedAnswer:
+    """Answer as the local model."""
+    return done
+
+
+async def test_what_the_redaction_model_finds_comes_back():
+    """A name that only the model finds does not leave, and stands in the answer that comes back."""
+    text = "write to Anna"
+    findings = ModelFindings({text: (FoundValue(9, 13, "NAME"),)})
+    says = Says("Dear [NAME_1], and [NAME_2]")
+    router = ModelRouter(says, HybridTasks(), Captures(lambda: Redactor().start(findings=findings)))
+    pieces = [piece async for piece in router.stream_text(item(finished("generate"), text))]
+    assert "write to [NAME_1]" == says.asked[0].turns[-1][1]
+    assert "Dear Anna, and [NAME_2]" == pieces[-1].value

@@ -1,0 +1,1 @@
+"""What `scripts/bench redaction` compares: the rules, other redactors, their union, and the figures of each."""

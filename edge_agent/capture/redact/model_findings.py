@@ -1,0 +1,111 @@
+"""What a redaction model found in the texts of one example, and how a long text is divided for it. Pure.
+
+The model is asked about every text of an example before the example is redacted, because a session of redaction runs on
+a thread that does not wait for a model. `texts_of` lists these texts as the session will read them; a session that
+meets another text fails, so nothing passes that the model has not read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from edge_agent.errors import RedactionHeld
+
+WINDOW_CHARACTERS = 640
+"""Of one question to the model: short enough for its limit in most texts."""
+OVERLAP_SHARE = 4
+"""Two windows share at least one part in so many: longer than a value, so that each is whole in one of them."""
+MODEL_RULE = "model:"
+"""Before the type, in the name under which a replacement is counted: "model:given_name"."""
+ECHO_CHARACTERS_MIN = 3
+"""A shorter value is replaced only where the model found it."""
+
+
+class FoundValue(NamedTuple):
+    """A personal value: [start, end) in code points, its type, and the probability that it is personal."""
+
+    start: int
+    end: int
+    label: str
+    score: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelFindings:
+    """The personal values of each text of an example, by text."""
+
+    values: Mapping[str, tuple[FoundValue, ...]] = field(default_factory=dict)
+    model: str = ""
+    """The bundle that found them, task@version."""
+
+    def of(self, text: str) -> tuple[FoundValue, ...]:
+        """Return what was found in a text. Raises RedactionHeld for a text that the model has not read."""
+        if text not in self.values:
+            raise RedactionHeld("a text of the example was not read by the redaction model")
+        return self.values[text]
+
+    def echoes(self) -> dict[str, str]:
+        """Return the found values that are replaced wherever else the example holds them, with their types."""
+        found = {text[each.start : each.end]: each.label for text, values in self.values.items() for each in values}
+        return {value: label for value, label in found.items() if _is_distinctive(value)}
+
+
+def texts_of_value(value: Any, key: str = "") -> Iterator[str]:
+    """Yield the texts of a JSON value as a session reads them: a value behind its key, each key alone."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield name
+            yield from texts_of_value(each, name)
+    elif isinstance(value, list):
+        for each in value:
+            yield from texts_of_value(each, key)
+    elif value is not None and not isinstance(value, bool):
+        yield context_of(key) + (value if isinstance(value, str) else json.dumps(value))
+
+
+def context_of(key: str) -> str:
+    """Return what is read before the value of a key: it may tell what the value is."""
+    return f"{key.replace('_', ' ')}: " if key else ""
+
+
+def windows(text: str, characters_max: int = WINDOW_CHARACTERS) -> list[tuple[int, int]]:
+    """Divide a text into windows that overlap, [start, end) in code points; each begins between two words if it can.
+
+    Args:
+        text: of any length.
+        characters_max: of one window, at least 8.
+    """
+    found, start, overlap = [], 0, characters_max // OVERLAP_SHARE
+    while len(text) - start > characters_max:
+        end = _gap_before(text, start + characters_max, start + characters_max - overlap // 2)
+        found.append((start, end))
+        start = _gap_before(text, end - overlap, end - 2 * overlap)
+    return [*found, (start, len(text))]
+
+
+def join_windows(found: Iterable[FoundValue]) -> tuple[FoundValue, ...]:
+    """Join the values of overlapping windows: what overlaps is one value, and the longer one gives the type."""
+    joined: list[FoundValue] = []
+    for value in sorted(found):
+        last = joined[-1] if joined else None
+        if last is None or value.start >= last.end:
+            joined.append(value)
+            continue
+        longer = max(last, value, key=lambda each: each.end - each.start)
+        end, score = max(last.end, value.end), max(last.score, value.score)
+        joined[-1] = FoundValue(last.start, end, longer.label, score)
+    return tuple(joined)
+
+
+def _gap_before(text: str, place: int, least: int) -> int:
+    """Return the last place behind white space at or before `place`, and after `least`; `place` if there is none."""
+    return next((each for each in range(place, least, -1) if text[each - 1].isspace()), place)
+
+
+def _is_distinctive(value: str) -> bool:
+    letters = len(re.findall(r"[^\W_]", value))
+    return letters >= ECHO_CHARACTERS_MIN and not (value.isdecimal() and letters < 2 * ECHO_CHARACTERS_MIN)

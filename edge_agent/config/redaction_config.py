@@ -1,0 +1,28 @@
+"""The section `redaction` of agent.yaml: the model that reads what the site captures, sends or shows elsewhere."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edge_agent.config.sections import ConfigSection, Seconds, TaskName
+
+
+class RedactionConfig(ConfigSection):
+    """A redaction model: what is captured or sent passes it and the rules, and either finds a value."""
+
+    task: str = Field(
+        default="",
+        pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+        description="The task of kind redact whose bundle reads every text; empty = rules alone.",
+    )
+    without_model: dict[TaskName, Literal["hold", "rules"]] = Field(
+        default={},
+        description="By task, while it does not answer: hold (default: nothing is written or sent) or rules.",
+    )
+    seconds_max: Seconds = Field(default=10, description="Longest time for the texts of one example, in seconds.")
+
+    def holds(self, task: str) -> bool:
+        """Tell whether texts of a task wait for the model, rather than pass by the rules alone."""
+        return bool(self.task) and self.without_model.get(task, "hold") == "hold"

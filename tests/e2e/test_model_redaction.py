@@ -1,0 +1,113 @@
+"""A site with a redaction model: what is captured and sent passes it, and waits for it while it does not answer.
+
+The model is the echo runtime's: every run of digits is personal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.client import CallFailed, ReviewClient
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+
+TAGS = ("O", "B-ROOM", "I-ROOM")
+SETTINGS = {
+    "examples": {"collect": {"intent": "local", "talk": "local"}, "commit_seconds": 0.05},
+    "redaction": {"task": "pii", "without_model": {"talk": "rules"}},
+}
+
+
+def redactor(folder: Path, version: str = "1.0.0", **more: object) -> Path:
+    """Make a redaction bundle that finds digits; it has an engine of its own."""
+    return echo_bundle(folder / version, "pii", "redact", TAGS, version, weights=b"pii", **more)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[RunningDaemon]:
+    """A daemon with two tasks, and no redaction bundle yet."""
+    with RunningDaemon(tmp_path / "site", **SETTINGS) as daemon:
+        daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))
+        daemon.install(echo_bundle(tmp_path / "talk", "talk", "generate"))
+        yield daemon
+
+
+def kept(daemon: RunningDaemon, prediction: str) -> str:
+    """Return the input of a kept answer; empty = it is not kept."""
+    with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
+        try:
+            return reviewer.prediction(prediction).input
+        except CallFailed as failed:
+            assert "PREDICTION_UNKNOWN" == failed.reason
+            return ""
+
+
+def ask(daemon: RunningDaemon, text: str) -> str:
+    """Classify a text; return the id of the answer."""
+    with daemon.client() as client:
+        return client.classify("intent", [text])[0].prediction_id
+
+
+def test_what_is_captured_passes_the_model(site, tmp_path):
+    """Before its bundle is installed nothing is written, and status and its warnings report it; then it is caught up.
+
+    A task for which rules suffice is captured meanwhile.
+    """
+    waiting = ask(site, "a refund for room 407")
+    with site.client() as client:
+        said = client.generate("talk", "mail a@example.org about room 12")
+        list(said)
+    eventually_sync(lambda: kept(site, said.finish.prediction_id) == "mail [EMAIL_1] about room 12")
+    with site.admin() as admin:
+        status = admin.status()
+        state = status.redaction
+        assert ("", 1, 1) == (state.model, state.waiting, state.counts["passed_by_rules"])
+        assert ["REDACTION"] == [each.kind for each in status.warning_details if each.kind == "REDACTION"]
+    assert "" == kept(site, waiting)
+    site.install(redactor(tmp_path))
+    eventually_sync(lambda: kept(site, waiting) == "a refund for room [ROOM_1]")
+    with site.admin() as admin:
+        tried = admin.try_redaction("room 407, a@example.org")
+        assert "room [ROOM_1], [EMAIL_1]" == tried.redacted
+        assert [("model", 5), ("rules", 10)] == [(each.source, each.start) for each in tried.spans]
+        assert not [each for each in admin.status().warning_details if each.kind == "REDACTION"]
+
+
+def test_an_example_waits_while_the_models_engine_is_gone(site, tmp_path):
+    """An answer whose redaction kills the engine's process waits, and is written redacted once it reads again."""
+    site.install(redactor(tmp_path))
+    with site.admin() as admin:
+        (engine,) = [each for each in admin.status().engines if each.tasks == ("pii",)]
+    os.kill(engine.pid, signal.SIGKILL)
+    prediction = ask(site, "a refund for room 407")
+    eventually_sync(lambda: kept(site, prediction) == "a refund for room [ROOM_1]")
+
+
+def test_feedback_that_the_model_cannot_read_is_not_acknowledged(site, tmp_path):
+    """A reviewer's reason is neither stored nor confirmed: the reviewer learns why, and can send it again."""
+    site.install(redactor(tmp_path, task={"prompt": {"template": "!fail after 1 {input}"}}))
+    prediction = ask(site, "a refund for room 407")
+    eventually_sync(lambda: kept(site, prediction) == "a refund for room [ROOM_1]")
+    with ReviewClient(f"unix:{site.run_dir}/review.sock") as reviewer, pytest.raises(CallFailed) as caught:
+        reviewer.reject(prediction, reviewer="anna", reason="ask room 408")
+    assert "REDACTION_HELD" == caught.value.reason
+    with ReviewClient(f"unix:{site.run_dir}/review.sock") as reviewer:
+        assert () == reviewer.prediction(prediction).feedback
+
+
+def test_a_task_of_another_kind_redacts_nothing(tmp_path):
+    """A configuration that names a classifier holds everything, and the trial shows why."""
+    settings = {**SETTINGS, "redaction": {"task": "intent"}}
+    with RunningDaemon(tmp_path / "site", **settings) as daemon:
+        daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))
+        prediction = ask(daemon, "a refund")
+        with daemon.admin() as admin:
+            assert "its bundle is of kind classify" in admin.try_redaction("hi").held_because
+            eventually_sync(lambda: admin.status().redaction.held_because != "")
+        assert "" == kept(daemon, prediction)

@@ -1,0 +1,40 @@
+"""The figures of `scripts/bench redaction`: what counts as found, as leaking, as covered in error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.redacting.figures import measure_redaction
+from benchmarks.redacting.labelled_texts import MarkedText, MarkedValue, read_marked
+
+TEXT = "Anna Meyer, Kiel, card 4111"
+MARKED = MarkedText(
+    TEXT, (MarkedValue(0, 10, "PERSON"), MarkedValue(12, 16, "GPE"), MarkedValue(23, 27, "CREDIT_CARD"))
+)
+
+
+def test_a_value_counts_when_every_letter_and_digit_is_covered():
+    """The space between two names need not be covered, a letter must be; one value left makes the text leak."""
+    figures = measure_redaction([MARKED, MARKED], [[(0, 4), (5, 10), (23, 27)], [(0, 9), (23, 27)]])
+    assert {"PERSON": 1, "CREDIT_CARD": 2} == dict(figures.found)
+    assert {"PERSON": 2, "CREDIT_CARD": 2} == dict(figures.marked)
+    assert (0.75, 0.5) == (figures.recall, figures.leak_share)
+
+
+def test_a_place_that_is_covered_is_an_error_of_the_strict_precision_alone():
+    """Values of classes that do not count are neither to be found nor covered in error; other words are."""
+    figures = measure_redaction([MARKED], [[(0, 16)]])
+    assert (1.0, 9 / 13) == (figures.precision, figures.strict_precision)
+    assert 4 / 8 == measure_redaction([MARKED], [[(18, 27)]]).precision
+
+
+def test_a_folder_without_marked_texts_is_an_error(tmp_path: Path):
+    """The message names the folder; a file in it is read with its offsets."""
+    with pytest.raises(LookupError, match=r"no file \*\.jsonl"):
+        read_marked(tmp_path)
+    row = {"text": "Anna", "spans": [{"start": 0, "end": 4, "label": "PERSON"}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert [MarkedText("Anna", (MarkedValue(0, 4, "PERSON"),))] == read_marked(tmp_path)
