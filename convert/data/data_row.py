@@ -13,6 +13,7 @@ LabelSource = Literal["reviewed", "corrected", "teacher", "model", "imported"]
 LABEL_SOURCES: tuple[LabelSource, ...] = get_args(LabelSource)
 MACHINES: tuple[LabelSource, ...] = ("teacher", "model")
 """Sources that no figure can rest on."""
+LABELED_BY_CHARS_MAX = 128
 
 Shares = tuple[tuple[str, float], ...]
 """A distribution over outputs: each with its probability, sum 1; outputs that it leaves out have probability 0."""
@@ -79,8 +80,21 @@ class DataRow:
     """classify: a distribution over the labels, which training learns as it is; empty = the label alone."""
     answers: tuple[RowAnswer, ...] = ()
     """text-answers: the answers to a decide task's questions; a question without one is not answered."""
+    site: str = ""
+    """The site that answered, of a row that `edge-convert dataset` wrote."""
+    prediction_id: str = ""
+    """The answer's id there; text-answers: of one of its answers."""
+    composed: bool = False
+    """Nobody said it: `"composed": true` in the file. It can be a golden case as it is."""
+    consented: bool = False
+    """Who said it agreed that it travels in bundles: `"consented": true` in the file."""
     place: str = field(default="", compare=False, repr=False)
     """Where the row stands, as FILE:LINE, for messages."""
+
+    @property
+    def record(self) -> str:
+        """The collected record that it was made of, as SITE/PREDICTION_ID; empty = it was not collected."""
+        return f"{self.site}/{self.prediction_id}" if self.site and self.prediction_id else ""
 
     @property
     def key(self) -> str:

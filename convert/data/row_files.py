@@ -16,11 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
-from edge_agent.formats.questions import QuestionSpec
-
 from convert.data import probability_sampling, split_leakage
 from convert.data.data_row import (
     LABEL_SOURCES,
+    LABELED_BY_CHARS_MAX,
     MACHINES,
     ChatMessage,
     DataRow,
@@ -30,18 +29,20 @@ from convert.data.data_row import (
 )
 from convert.data.probability_sampling import ProbabilitySample, RowSampling, equal_probability
 from convert.data.question_rows import labels_of, output_names, rows_of
-from convert.data.row_lines import LABELED_BY_CHARS_MAX, LINE_BYTES_MAX, format_of, read_rows
+from convert.data.row_lines import LINE_BYTES_MAX, format_of, read_rows
 from convert.data.row_lines import SEE as _SEE
 from convert.data.split_leakage import NearDuplicates
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe, Split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, TaskSpec
+from edge_agent.formats.questions import QuestionSpec
 
 __all__ = [
     "LABELED_BY_CHARS_MAX",
     "LABEL_SOURCES",
     "LINE_BYTES_MAX",
+    "MACHINES",
     "ChatMessage",
     "DataRow",
     "LabelSource",

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from convert.data import probability_sampling
-from convert.data.data_row import LABEL_SOURCES, ChatMessage, DataRow, RowAnswer, Shares, TextSpan
+from convert.data.data_row import LABEL_SOURCES, LABELED_BY_CHARS_MAX, ChatMessage, DataRow, RowAnswer, Shares, TextSpan
 from convert.pipeline.recipe import DataFormat
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
 
 LINE_BYTES_MAX = 1024 * 1024
-LABELED_BY_CHARS_MAX = 128
 SUM_TOLERANCE = 1e-3
 """Largest difference of the sum of a distribution from 1; it is then scaled to 1."""
 SEE = "docs/data-formats.md shows the formats."
@@ -33,6 +32,7 @@ _MARKS: dict[str, DataFormat] = {
     "spans": "text-spans",
     "answers": "text-answers",
 }
+_MARKED = ("synthetic", "composed", "consented")
 _TEXT_ONLY: tuple[DataFormat, ...] = ("text-label", "text-spans", "text-answers")
 
 
@@ -140,8 +140,8 @@ def _check_header(path: Path, header: Sequence[str], questions: Sequence[str]) -
 def _typed(named: Mapping[str, str], questions: Sequence[str], where: str) -> dict[str, Any]:
     """Return the cells of a CSV row with the types that JSON has."""
     plain: dict[str, Any] = dict(named)
-    if "synthetic" in plain:
-        plain["synthetic"] = {"true": True, "false": False}.get(named["synthetic"].strip().lower(), named["synthetic"])
+    for key in filter(plain.__contains__, _MARKED):
+        plain[key] = {"true": True, "false": False}.get(named[key].strip().lower(), named[key])
     if "sampling_probability" in plain:
         with contextlib.suppress(ValueError):  # `probability_of` names the row
             plain["sampling_probability"] = float(named["sampling_probability"])
@@ -166,15 +166,22 @@ def _cell(cell: str, where: str, name: str) -> Any:
 
 
 def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str) -> DataRow:  # noqa: A002 - the key's name
-    synthetic = plain.get("synthetic", False)
-    if not isinstance(synthetic, bool):
-        raise InvalidRequest(f"{where}: 'synthetic' must be true or false", remedy=SEE)
-    origin = {**_origin(plain, where), "place": where}
+    marks = {key: _mark(plain, key, where) for key in _MARKED}
+    synthetic = marks.pop("synthetic")
+    record = {key: plain[key] for key in ("site", "prediction_id") if isinstance(plain.get(key), str)}
+    origin = {**_origin(plain, where), **marks, **record, "place": where}
     if text_only and format in _TEXT_ONLY:
         return replace(DataRow(_text(plain, "text", where), synthetic=synthetic), **origin)
     named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
     named["sampling_probability"] = probability_sampling.probability_of(plain, where)
     return replace(_READERS[format](plain, where, synthetic), **named, **origin)
+
+
+def _mark(plain: dict[str, Any], key: str, where: str) -> bool:
+    value = plain.get(key, False)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{where}: '{key}' must be true or false", remedy=SEE)
+    return value
 
 
 def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
