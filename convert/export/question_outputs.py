@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from edge_agent.formats.questions import QuestionSpec
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent.engine.runtimes.onnx_outputs import QUESTION_OUTPUT
+from edge_agent.formats.questions import QUESTION_OUTPUT, QuestionSpec
 
 LOGITS = "logits"
 _SIZES = "question_sizes"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from convert.data.question_rows import output_names, rows_of
 from convert.data.row_files import DataRow
 from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.question_views import views
+from convert.evaluate.question_views import QuestionView, views
 from convert.evaluate.scoring import is_right
 from edge_agent.formats.golden_cases import TOLERANCE, GoldenAnswer, GoldenCase, could_flip
 from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
@@ -52,18 +53,37 @@ def cases(manifest: Manifest, rows: Sequence[DataRow], said: Sequence[ServedPred
         # Stable: equally good rows keep their order.
         places = sorted(range(len(kept)), key=lambda place: _rank(manifest.task.kind, kept[place], given[place]))
         return [case(manifest, kept[place].text, given[place]) for place in places]
+    places = _places_by_question(every, kept, given)[:CASES_MAX]
+    return [case(manifest, kept[place].text, given[place]) for place in places]
+
+
+def _places_by_question(
+    every: Sequence[QuestionView], rows: Sequence[DataRow], given: Sequence[ServedPrediction]
+) -> list[int]:
+    """Return the places of rows that cover the labels of all questions; a row can cover several."""
     chosen: dict[int, None] = {}
     total = sum(len(view.question.outputs) for view in every)
     for view in every:
-        labels = view.question.outputs
-        wanted = max(PER_LABEL_MAX, math.ceil(CASES_WANTED / len(labels)))
-        most = max(1, min(wanted, CASES_MAX // total))
-        ranked = sorted(view.rows(kept), key=lambda pair: _rank("classify", pair[1], view.prediction(given[pair[0]])))
-        for label in labels:
+        most = max(1, min(_wanted(view), CASES_MAX // total))
+        ranked = sorted(view.rows(rows), key=partial(_rank_answer, view, given))
+        for label in view.question.outputs:
             best = [place for place, row in ranked if row.label == label]
-            there = sum(place in chosen for place in best)
-            chosen |= dict.fromkeys([place for place in best if place not in chosen][: max(0, most - there)])
-    return [case(manifest, kept[place].text, given[place]) for place in list(chosen)[:CASES_MAX]]
+            fresh = [place for place in best if place not in chosen]
+            chosen |= dict.fromkeys(fresh[: max(0, most - len(best) + len(fresh))])
+    return list(chosen)
+
+
+def _wanted(view: QuestionView) -> int:
+    """Return how many cases of each label a question should have."""
+    return max(PER_LABEL_MAX, math.ceil(CASES_WANTED / len(view.question.outputs)))
+
+
+def _rank_answer(
+    view: QuestionView, given: Sequence[ServedPrediction], pair: tuple[int, DataRow]
+) -> tuple[bool, bool, bool]:
+    """Rank a row by the answer to one question."""
+    place, row = pair
+    return _rank("classify", row, view.prediction(given[place]))
 
 
 def uncovered(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
