@@ -267,6 +267,11 @@ class ExamplesConfig(ConfigSection):
     presidio_pipeline: str = Field(
         default="", description="Directory of a spaCy pipeline that finds names; needs the extra 'presidio'."
     )
+    phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = Field(
+        default=(),
+        max_length=5,
+        description="Regions of telephone numbers without a prefix that redaction finds, as codes of ISO 3166-1: [ES].",
+    )
     window_seconds: float = Field(
         default=86_400,
         gt=0,
@@ -425,6 +430,15 @@ class EscalationConfig(ConfigSection):
         description="Base URL of an API like OpenAI's, https://models.example/v1; empty = none.",
     )
     model: str = Field(default="", max_length=200, description="Its name there.")
+    task_models: dict[TaskName, Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        default={},
+        max_length=1000,
+        description="Its name there by task, where that is not 'model', e.g. the tasks of another appliance.",
+    )
+    protocol: Literal["chat", "decisions", "systemone"] = Field(
+        default="chat",
+        description="How it is asked to choose; decisions and systemone give probabilities. Other tasks use chat.",
+    )
     credentials_file: str = Field(
         default="", description="File with the key alone; empty = systemd's credential 'escalation', if given."
     )
