@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     return collected(
         tmp_path,
         answered(10, "urgent", "no"),
-        answered(11, "personal", "no", "yes"),
+        answered(11, "personal", "yes"),
         answered(20, "urgent", "yes"),
         answered(21, "personal", "no", "-"),
         answered(30, "urgent", "no", review_stream=None, sampling_probability=None),
