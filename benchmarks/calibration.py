@@ -57,7 +57,7 @@ def measure() -> list[Bar]:
     logs.configure(LogConfig(level="warning"))  # standard output is for the bars
     population = Population(*_answers(_descriptions()))
     found = resample(population, RISK, CALIBRATION_ROWS)
-    rows = f"{len(population.truth)} rows, the model errs on {100 * (1 - population.right.mean()):.1f} %"
+    rows = f"{len(population.truth)} rows, the model errs on {100 * (1 - population.right.mean()):.1f}%"
     sys.stderr.write(
         f"{rows}; {CALIBRATION_ROWS} for calibration: coverage {found.covered:.3f}, of the oracle {found.oracle:.3f}\n"
     )

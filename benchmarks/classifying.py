@@ -23,7 +23,7 @@ from tests.support.daemon import RunningDaemon
 TASK = "pos-intent"
 TOKENS_MIN, TOKENS_MAX = 16, 32
 CLIENTS = 16
-# A session is up to 5 % faster or slower than the next, by where its weights happen to lie in memory: that is a third
+# A session is up to 5% faster or slower than the next, by where its weights happen to lie in memory: that is a third
 # of what a call adds. So everything is started anew several times.
 INSTANCES, ROUNDS, CALLS = 6, 8, 20
 WARM_CALLS = 20

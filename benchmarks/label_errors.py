@@ -1,4 +1,4 @@
-"""How well labels that are wrong are found, with 8 % flipped: scripts/bench label-errors [--json] [--data FOLDER].
+"""How well labels that are wrong are found, with 8% flipped: scripts/bench label-errors [--json] [--data FOLDER].
 
     --data FOLDER   public data, in the layouts of benchmarks/public_data.py; otherwise descriptions of food in 16
                     groups, which a package that scripts/setup installs carries
@@ -69,7 +69,7 @@ def measure(name: str, rows: list[tuple[str, str]]) -> Iterator[Bar]:
                 raise ValueError(f"{name} has too few rows")
             first = [each.row in flipped for each in found.ranked[: len(flipped)]]
             what = f"{name}, {len(rows)} rows, by {way}"
-            yield Bar(f"{what}: precision of the first 8 %", round(float(np.mean(first)), 4), PRECISION_MIN, "higher")
+            yield Bar(f"{what}: precision of the first 8%", round(float(np.mean(first)), 4), PRECISION_MIN, "higher")
             yield Bar(f"{what}: estimated of those flipped", found.estimated / len(flipped), None, "lower")
             yield Bar(f"{what}: seconds", round(time.monotonic() - began, 1), None, "lower")
 

@@ -2,7 +2,7 @@
 
     scripts/learning-loop [--work FOLDER] [--calls 2400]
 
-A site begins without a model: a large one answers, here a scripted oracle that errs in 8 % of the texts. A quarter of
+A site begins without a model: a large one answers, here a scripted oracle that errs in 8% of the texts. A quarter of
 all answers is drawn at random for people (`review_share: 0.25`). A reviewer judges the audit, and corrects one answer
 in the console. The site seals what it kept; the centre collects it, and writes training data: what people did not label
 trains at best, and only the audit calibrates and tests. A linear head on all-MiniLM-L6-v2 is fitted to the training

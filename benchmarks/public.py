@@ -142,7 +142,7 @@ def bars(found: Measured, *, judged: bool = True) -> Iterator[Bar]:
 
 
 def _table(every: list[Measured]) -> EscapedTable:
-    title = f"MiniLM by edge-convert; in brackets {100 * LEVEL:.0f} % by resampling"
+    title = f"MiniLM by edge-convert; in brackets {100 * LEVEL:.0f}% by resampling"
     table = EscapedTable("", *(found.data.name for found in every), title=title)
     cells = [_cells(found) for found in every]
     for figure in cells[0]:

@@ -7,7 +7,7 @@ in memory nor in descriptors. Limits of growth, by the hour:
 - 16 MB: a tenth of what it has, so that a leak that would matter within a day shows;
 - 12 descriptors: one in five minutes, when an operator changes something every two seconds.
 
-A slope is worth as much as its 95 % interval, which has a limit too: the bars are judged on the full 20 minutes.
+A slope is worth as much as its 95% interval, which has a limit too: the bars are judged on the full 20 minutes.
 """
 
 from __future__ import annotations
@@ -277,11 +277,11 @@ def _bars(field: Field, minutes: float, pending: int, lost: list[str]) -> list[B
         Bar("load: calls that failed for good", len(noted.failed), 0, "lower"),
         Bar("load: acknowledged feedback that was lost", len(lost), 0, "lower"),
         Bar("load: growth of the daemon, MB an hour", memory.an_hour, MEMORY_MB_AN_HOUR_MAX, "lower"),
-        Bar("load: 95 % interval of that, +-", memory.half_width, MEMORY_MB_AN_HOUR_MAX, "lower"),
+        Bar("load: 95% interval of that, +-", memory.half_width, MEMORY_MB_AN_HOUR_MAX, "lower"),
         Bar("load: growth of all engines, MB an hour", engines.an_hour, MEMORY_MB_AN_HOUR_MAX, "lower"),
-        Bar("load: 95 % interval of that, +- MB", engines.half_width, MEMORY_MB_AN_HOUR_MAX, "lower"),
+        Bar("load: 95% interval of that, +- MB", engines.half_width, MEMORY_MB_AN_HOUR_MAX, "lower"),
         Bar("load: growth of descriptors, an hour", descriptors.an_hour, DESCRIPTORS_AN_HOUR_MAX, "lower"),
-        Bar("load: 95 % interval of that, +- descriptors", descriptors.half_width, DESCRIPTORS_AN_HOUR_MAX, "lower"),
+        Bar("load: 95% interval of that, +- descriptors", descriptors.half_width, DESCRIPTORS_AN_HOUR_MAX, "lower"),
     ]
 
 

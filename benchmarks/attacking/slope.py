@@ -1,7 +1,7 @@
 """How fast a figure grows: the slope of a least-squares line, and how sure that is. Pure.
 
 Neighbouring samples are alike, so a line through all of them would seem surer than it is: they are averaged into BLOCKS
-means first, and the 95 % interval is Student's over those.
+means first, and the 95% interval is Student's over those.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 BLOCKS = 20
 T_95 = {8: 2.31, 10: 2.23, 13: 2.16, 18: 2.10}
-"""Student's t for 95 %, two-sided, by degrees of freedom; fewer take the value of the next smaller entry, or 4.3."""
+"""Student's t for 95%, two-sided, by degrees of freedom; fewer take the value of the next smaller entry, or 4.3."""
 SECONDS_PER_HOUR = 3600.0
 
 
@@ -22,7 +22,7 @@ class Slope:
 
     an_hour: float
     half_width: float
-    """Of the 95 % interval around it."""
+    """Of the 95% interval around it."""
 
 
 def slope(samples: Sequence[tuple[float, float]]) -> Slope:

@@ -39,7 +39,7 @@ def risk() -> list[Bar]:
     promised = Risk(target=RISK_TARGET, delta=RISK_DELTA)
     population = _population(_folder())
     found = resample(population, promised, int(_figures()["model"]["rows"]["calibration"]))
-    said = f"{len(population.truth)} unseen rows, the small model errs on {100 * (1 - population.right.mean()):.1f} %"
+    said = f"{len(population.truth)} unseen rows, the small model errs on {100 * (1 - population.right.mean()):.1f}%"
     sys.stderr.write(f"{said}; coverage {found.covered:.3f}, of the oracle {found.oracle:.3f}\n")
     return [Bar("flywheel: calibrations over the risk target", found.broken, broken_max(promised), "lower")]
 

@@ -120,7 +120,7 @@ def _run(command: list[str], environment: Mapping[str, str] | None = None) -> No
             done = percent(line) or 0
             if done >= shown + _SHOWN_EVERY:
                 shown = done
-                _say(f"  {done} %")
+                _say(f"  {done}%")
     if process.returncode != 0:
         sys.exit("".join([*lines[-30:], f"{shlex.join(command)} failed\n"]))
 

@@ -24,7 +24,7 @@ class Pair(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """Median of the ratios ours / theirs, and the bounds of its 95 % confidence interval."""
+    """Median of the ratios ours / theirs, and the bounds of its 95% confidence interval."""
 
     value: float
     low: float
@@ -53,7 +53,7 @@ class Comparison(Bar):
 
     low: float
     high: float
-    """The 95 % confidence interval."""
+    """The 95% confidence interval."""
     ours: float
     theirs: float
     """Medians."""

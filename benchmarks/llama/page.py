@@ -78,7 +78,7 @@ def section(rows: Sequence[Row], others: Sequence[Row]) -> str:
             "",
             *_machine(rows),
             "",
-            "Ours / theirs: the median of the pairs and its 95 % confidence interval. **Bold**: misses its limit.",
+            "Ours / theirs: the median of the pairs and its 95% confidence interval. **Bold**: misses its limit.",
             *map(_about, others),
             "",
             *_table(["", "must be", *names, *(other["name"] for other in others)], held),

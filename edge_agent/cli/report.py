@@ -20,7 +20,8 @@ from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTas
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json, sum_costs
 from edge_agent.report.number_format import MICROS, amount, count, percent
-from edge_agent.report.report_page import VERDICTS, headline, other_alarms, render_page, summary
+from edge_agent.report.report_page import render_page
+from edge_agent.report.report_summary import VERDICTS, headline, other_alarms, summary
 from edge_agent.report.suitability import CostAssumptions
 
 _STYLES = {"yes": "green", "partly": "yellow", "no": "red", "unknown": "dim"}
@@ -132,11 +133,11 @@ def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) 
         if at_length:
             _show_framework(console, each)
     console.print()
-    print_trimmed(console, Text("With --html FILE: a page with charts. docs/report.md explains the figures.", "dim"))
+    print_trimmed(console, Text("With --html FILE: a page with charts, and how each figure is computed.", "dim"))
 
 
 def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:
-    numbers = ("examples", "agreement", "coverage", "here", "spent", "saved")
+    numbers = ("examples", "agreement", "coverage", "local", "spent", "saved")
     made = table("task", "mode", "next", *numbers, right=numbers, wrap=("task",))
     for each in judged:
         figures, money, takes = each.figures, each.money, each.takes
@@ -155,7 +156,7 @@ def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:
 
 
 def _between(low: float, high: float) -> str:
-    return f"{percent(low).removesuffix(' %')}-{percent(high)}"
+    return f"{percent(low).removesuffix('%')}-{percent(high)}"
 
 
 def _show_advice(console: Console, judged: TaskJudgement) -> None:

@@ -11,7 +11,7 @@ from edge_agent.client.site_state import FieldAlarm, LargeModel
 
 @dataclass(frozen=True)
 class Share:
-    """A share with its exact 95 % interval; without rows the value is None and the interval 0 to 1."""
+    """A share with its exact 95% interval; without rows the value is None and the interval 0 to 1."""
 
     hits: int
     rows: int

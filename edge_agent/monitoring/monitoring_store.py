@@ -416,19 +416,19 @@ def _stream(plain: Mapping[str, Any]) -> DriftStream:
 def _refuted(who: str, evidence: RiskEvidence, said: RiskGuarantee) -> str:
     judges = "people found" if who == PEOPLE else "the large model contradicts"
     missing = f", of {evidence.unjudged} more nobody said anything" if evidence.unjudged else ""
-    errs = f", and the large model itself errs in {100 * evidence.allowed:.1f} %" if evidence.allowed else ""
+    errs = f", and the large model itself errs in {100 * evidence.allowed:.1f}%" if evidence.allowed else ""
     return (
         f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''}{missing};"
-        f" the bundle promises {100 * said.target:g} % at most{errs}"
+        f" the bundle promises {100 * said.target:g}% at most{errs}"
     )
 
 
 def _shifted(found: sequential_tests.InputShiftFinding) -> str:
     day = datetime.fromtimestamp(found.since, UTC).strftime("%Y-%m-%d")
     return (
-        f"since {day} about {100 * found.share:.1f} % of the inputs are unlike those of calibration: {found.within} of"
+        f"since {day} about {100 * found.share:.1f}% of the inputs are unlike those of calibration: {found.within} of"
         f" {found.inputs} have a p-value of {found.limit:.2g} or less; by chance it is"
-        f" {100 * found.bound:.1f} % at most"
+        f" {100 * found.bound:.1f}% at most"
     )
 
 
@@ -445,6 +445,6 @@ def _drifted(alarm: Alarm, found: DriftFinding, stream: DriftStream) -> str:
     what = _WHAT[alarm].format(event if alarm == "confidence" else found.event)
     before = "in calibration" if stream.calibrated else f"of the first {stream.reference.rows}"
     return (
-        f"{what} are {100 * found.now:.1f} % of the last {stream.window.rows}; {before} they were"
-        f" {100 * found.before:.1f} %"
+        f"{what} are {100 * found.now:.1f}% of the last {stream.window.rows}; {before} they were"
+        f" {100 * found.before:.1f}%"
     )

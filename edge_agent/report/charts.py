@@ -26,9 +26,9 @@ _FEW = 3
 _DAYS_WIDE = 7
 """A bar is no wider than that many would be."""
 ROUTES = {
-    "local": "answered here",
+    "local": "local",
     "upstream": "by the large model",
-    "deferred": "here, the large one is asked later",
+    "deferred": "local, the large model is asked later",
     "abstained": "without an answer",
 }
 
@@ -123,7 +123,7 @@ def _answers(judged: TaskJudgement, name: str) -> Chart | None:
     here = percent(figures.routed("local") / figures.calls)
     said = ChartText(
         "Who answered",
-        f"Of {counted(figures.calls, 'answer')} in {counted(len(days), 'day')} {here} were given here.",
+        f"Of {counted(figures.calls, 'answer')} in {counted(len(days), 'day')} {here} were local.",
         tuple((route, ROUTES[route]) for route in routes),
         ("day (UTC)", *(ROUTES[route] for route in routes)),
         tuple((day.date, *(count(day.answers.get(route, 0)) for route in routes)) for day in days),
@@ -157,12 +157,12 @@ def _money(judged: TaskJudgement, name: str) -> Chart | None:
     drawn += [svg.area(upper, lower, "gain"), svg.path(upper, "line b"), svg.path(lower, "line a")]
     drawn += [svg.dot(*upper[-1], "b"), svg.dot(*lower[-1], "a")]
     drawn += svg.below(sheet, [(at, month_and_day(day.date)) for at, day in enumerate(days)])
-    otherwise = f"without the model here it would have been {amount(full[-1], currency)}"
+    otherwise = f"without the local model it would have been {amount(full[-1], currency)}"
     said = ChartText(
-        "Money, added up",
+        "Cumulative cost",
         f"Spent {amount(spent[-1], currency)}; {otherwise if full[-1] > spent[-1] else 'nothing was saved yet'}.",
-        (("a", "spent"), ("b", "had the large model answered everything")),
-        ("until (UTC)", "spent", "everything by the large model"),
+        (("a", "spent"), ("b", "if the large model had answered everything")),
+        ("until (UTC)", "spent", "with the large model alone"),
         tuple(
             (day.date, amount(a, currency), amount(b, currency)) for day, a, b in zip(days, spent, full, strict=True)
         ),
@@ -171,7 +171,7 @@ def _money(judged: TaskJudgement, name: str) -> Chart | None:
 
 
 def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
-    """Draw how often people or the large model say otherwise, over the share that the model here would take."""
+    """Draw how often people or the large model disagree, over the share that the model here would take."""
     found, target = judged.takes, judged.figures.target
     if not found.levels:
         return None
@@ -186,14 +186,14 @@ def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
     if found.above is not None:
         drawn.append(svg.line((sheet.x(found.share.value or 0.0),) * 2, (sheet.top, sheet.y(0)), "mark"))
     said = ChartText(
-        "What the model here could take",
+        "What the local model could answer",
         could_take(judged),
         (
             ("a", found.levels[-1].judges),
             ("band", "up to what is proved"),
             ("target", f"wanted: {percent(target)} at most"),
         ),
-        ("confidence from", "of all", "compared", "by people", "otherwise", "proved bound", "holds"),
+        ("confidence from", "of all", "compared", "by people", "disagree", "proved bound", "holds"),
         tuple(_level(level) for level in found.levels),
     )
     return compose_chart(name, said, sheet, drawn)
@@ -215,9 +215,9 @@ def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
     drawn += svg.below(sheet, [(x, month_and_day(date)) for x, date in zip(at, dates, strict=True)])
     said = ChartText(
         "Agreement with the large model",
-        f"Both models said the same on {interval(judged.agreement)} of {counted(judged.agreement.rows, 'input')}.",
-        (("a", "said the same"), ("band", "95 % interval")),
-        ("from (UTC)", "compared", "the same", "95 % interval"),
+        f"Both models agreed on {interval(judged.agreement)} of {counted(judged.agreement.rows, 'input')}.",
+        (("a", "agreed"), ("band", "95% interval")),
+        ("from (UTC)", "compared", "agreed", "95% interval"),
         tuple((date, *_shares(share)) for date, share in found),
     )
     return compose_chart(name, said, sheet, drawn)
@@ -243,14 +243,14 @@ def label_chart(judged: TaskJudgement, name: str) -> Chart | None:
     for at, label in enumerate(shown):
         drawn += _label(sheet, sheet.top + _ROW * at + 12, label)
     worst = min(compared, key=lambda label: label.agreement.value or 0.0)
-    sentence = f"Least often the same: '{worst.name}', {interval(worst.agreement)} of {count(worst.agreement.rows)}."
+    sentence = f"Least agreement: '{worst.name}', {interval(worst.agreement)} of {count(worst.agreement.rows)}."
     if len(compared) > len(shown):
         sentence += f" The {len(shown)} most frequent of {len(compared)} labels are drawn."
     said = ChartText(
         "Agreement by label",
         sentence,
-        (("a", "said the same as the large model"), ("whisker", "95 % interval")),
-        ("label", "examples", "compared", "the same", "95 % interval", "in the last week", "95 % interval"),
+        (("a", "agreed with the large model"), ("whisker", "95% interval")),
+        ("label", "examples", "compared", "agreed", "95% interval", "in the last week", "95% interval"),
         tuple(
             (label.name, count(label.examples), *_shares(label.agreement), *_shares(label.recent)[1:])
             for label in judged.labels
@@ -268,7 +268,7 @@ def _label(sheet: DrawingArea, y: float, label: LabelState) -> Iterator[str]:
 
 def _dots(places: Iterable[tuple[float, float]], levels: Iterable[CoverageLevel]) -> Iterator[str]:
     for place, level in zip(places, levels, strict=True):
-        said = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} otherwise"
+        said = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} disagree"
         yield svg.dot(*place, "a", said, 3.0)
 
 

@@ -32,9 +32,9 @@ class TaskJudgement:
     takes: AchievableCoverage
     at_threshold: CoverageLevel | None
     judged: CountedShare
-    """Of its sure answers that the large model answered, too, those where it said the same."""
+    """Of its confident answers that the large model answered, too, those where it said the same."""
     checked: CountedShare
-    """Of its sure answers that people judged, those that they found right."""
+    """Of its confident answers that people judged, those that they found right."""
     money: CostFigures
     currency: str = ""
     """What amounts are called; empty = nothing is said of it."""
@@ -103,11 +103,13 @@ def could_take(judged: TaskJudgement) -> str:
     wanted = f"at a risk of {percent(target)}"
     if found.above is not None and (level := found.resting_on):
         return (
-            f"It could take {interval(found.share)} of the inputs {wanted}: those from a confidence of"
-            f" {found.above:.2f} on. Of these {level.judges} on {percent(found.risk)}. {measured_by(found)}"
+            f"It could answer {interval(found.share)} of the inputs {wanted}: those with a confidence of at least"
+            f" {found.above:.2f}. Of these, {level.judges} with {percent(found.risk)}. {measured_by(found)}"
         )
     if found.more is None:
-        return f"Nothing is proved {wanted}, and more of the same would not help: the model has to become better."
+        return (
+            f"Nothing is proved {wanted}, and more examples of the same kind would not help: the model has to improve."
+        )
     return f"Nothing is proved {wanted} yet: about {counted(found.more, 'more input')} to compare."
 
 
@@ -117,11 +119,14 @@ def measured_by(coverage_chart: AchievableCoverage) -> str:
     if level is None:
         return ""
     if not level.reviewed:
-        return "The large model's answers count as right here, and it errs itself: no person has looked at these."
+        return (
+            "The large model's answers count as right here, although it makes errors itself:"
+            " no person has reviewed these."
+        )
     rest = level.rows - level.reviewed
     return (
-        f"What people say counts, of {counted(level.reviewed, 'answer')}; of the other {count(rest)} it is what the"
-        " large model says, which errs itself."
+        f"For {counted(level.reviewed, 'answer')} the judgement of people counts; for the other {count(rest)} it is the"
+        " large model's, which makes errors itself."
     )
 
 

@@ -1,6 +1,6 @@
 """Which mode a task should be in next, and why: one pure function of figures and what they show.
 
-A task goes bootstrap → shadow → hybrid → local, a step at a time, and goes back when the large model says otherwise too
+A task goes bootstrap → shadow → hybrid → local, a step at a time, and goes back when the large model disagrees too
 often. Each advice rests on a number and says what to do; where there is too little to tell, how much more it takes.
 """
 
@@ -62,7 +62,7 @@ class ModeRecommendation:
 def recommend_mode(figures: TaskFigures) -> ModeRecommendation:
     """Recommend a mode."""
     if figures.kind in ("generate", "embed"):
-        said = f"A task of kind {figures.kind} has no confidence, so nothing can be proved of it."
+        said = f"A task of kind {figures.kind} has no confidence, so nothing can be proved about it."
         return ModeRecommendation(
             figures.mode, RecommendationReason.ONLY_ON_REQUEST, said, "Nothing to do: callers ask for the large model."
         )
@@ -82,7 +82,10 @@ def _without_model(figures: TaskFigures) -> ModeRecommendation:
     if short:
         return _short(short)
     said = f"There {_are(reached)}, enough to {readiness.STEPS[500]}."
-    then = "At the centre: 'edge-convert collect', 'dataset', 'run', 'publish'. Installed, it goes into shadow."
+    then = (
+        "In the central team: 'edge-convert collect', 'dataset', 'run', 'publish'."
+        " The installed bundle starts in shadow."
+    )
     return ModeRecommendation("bootstrap", RecommendationReason.MAKE_A_MODEL, said, then)
 
 
@@ -93,17 +96,17 @@ def _short(short: list[LabelState]) -> ModeRecommendation:
         f"{counted(len(short), 'label')} {_have(len(short))} fewer than {least} examples; '{worst.name}' has"
         f" {count(worst.examples)}."
     )
-    then = f"Wait for {counted(missing, 'example')} of these labels, write some, or join rare labels into one."
+    then = f"Wait for {counted(missing, 'example')} of these labels, write some, or merge rare labels."
     return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_LABELS, said, then, missing)
 
 
 def _bootstrap(figures: TaskFigures) -> ModeRecommendation:
-    said = "A model is installed here, and nobody has compared it with the large one yet."
+    said = "A model is installed, and it has not been compared with the large model yet."
     return ModeRecommendation(
         "shadow",
         RecommendationReason.MODEL_IS_HERE,
         said,
-        f"Say {_command(figures, 'shadow')}: it costs what bootstrap does.",
+        f"Run {_command(figures, 'shadow')}: it costs as much as bootstrap.",
     )
 
 
@@ -114,7 +117,7 @@ def _shadow(figures: TaskFigures) -> ModeRecommendation:
     rows = level.rows if level else 0
     if level is None or rows < least:
         more = readiness.inputs_for(least - rows, level) if level else least
-        said = f"Of its sure answers {count(rows)} were compared; it takes {count(least)} at least."
+        said = f"{count(rows)} of its confident answers were compared; at least {count(least)} are needed."
         return ModeRecommendation(
             "shadow",
             RecommendationReason.NEEDS_COMPARISONS,
@@ -124,7 +127,7 @@ def _shadow(figures: TaskFigures) -> ModeRecommendation:
         )
     if not figures.alarmed(*BROKEN) and level.holds:
         said = (
-            f"It is sure of {percent(level.taken.value)} of the inputs, and {level.judges} on"
+            f"It is confident of {percent(level.taken.value)} of the inputs, and {level.judges} with"
             f" {percent(level.risk)} of these: proved to be {_at_most(figures)}."
         )
         return ModeRecommendation("hybrid", RecommendationReason.RISK_HOLDS, said, _hybrid_now(figures, level.taken))
@@ -133,29 +136,31 @@ def _shadow(figures: TaskFigures) -> ModeRecommendation:
 
 def _hybrid_now(figures: TaskFigures, part: CountedShare) -> str:
     could = readiness.achievable_coverage(figures)
-    do = f"Say {_command(figures, 'hybrid')}."
+    do = f"Run {_command(figures, 'hybrid')}."
     if could.above is None or (could.share.value or 0.0) < (part.value or 0.0) + MORE_SHARE_MIN:
         return do
-    return f"{do} Calibrated anew, from {could.above:.2f} on, it could take {percent(could.share.value)}."
+    return f"{do} Recalibrated with a threshold of {could.above:.2f}, it could answer {percent(could.share.value)}."
 
 
 def _uncalibrated(takes: AchievableCoverage) -> ModeRecommendation:
-    said = "Its bundle has no threshold, so none of its answers counts as sure."
+    said = "Its bundle has no threshold, so none of its answers is confident."
     if takes.above is not None:
-        said += (
-            f" What was compared bears one from {takes.above:.2f} on, for {percent(takes.share.value)} of the inputs."
-        )
+        share = percent(takes.share.value)
+        said += f" The compared answers prove a threshold of {takes.above:.2f}, for {share} of the inputs."
     return ModeRecommendation(
-        "shadow", RecommendationReason.NOT_CALIBRATED, said, "Calibrate it with what was collected: 'edge-convert run'."
+        "shadow",
+        RecommendationReason.NOT_CALIBRATED,
+        said,
+        "Calibrate it with the collected examples: 'edge-convert run'.",
     )
 
 
 def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
     judges = level.judges[:1].upper() + level.judges[1:]
-    seen = f"{judges} on {percent(level.risk)} of its {counted(level.rows, 'sure answer')}"
+    seen = f"{judges} with {percent(level.risk)} of its {counted(level.rows, 'confident answer')}"
     more = readiness.more_at(level, figures)
     if more is not None and not figures.alarmed(*BROKEN):
-        said = f"{seen}, which does not prove yet that it is {_at_most(figures)}."
+        said = f"{seen}, which does not yet prove that it is {_at_most(figures)}."
         return ModeRecommendation(
             "shadow",
             RecommendationReason.NEEDS_COMPARISONS,
@@ -163,46 +168,49 @@ def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
             f"Wait for about {counted(more, 'more input')}.",
             more,
         )
-    then = "Train it again with what was collected, or calibrate it for a higher threshold."
+    then = "Train it again with the collected examples, or calibrate it for a higher threshold."
     return ModeRecommendation(
-        "shadow", RecommendationReason.RISK_BROKEN, f"{seen}; wanted is {percent(figures.target)} at most.", then
+        "shadow", RecommendationReason.RISK_BROKEN, f"{seen}; the target is {percent(figures.target)} at most.", then
     )
 
 
 def _hybrid(figures: TaskFigures) -> ModeRecommendation:
     alarm = figures.alarmed(*BROKEN)
     if alarm:
-        then = f"Say {_command(figures, 'shadow')}, and train it again with what was collected. {alarm.remedy}"
+        then = f"Run {_command(figures, 'shadow')}, and train it again with the collected examples. {alarm.remedy}"
         return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, _sentence(alarm.message), then)
     sure, judged = _sure(figures), figures.judged
     said = (
-        f"It is sure of {percent(sure.value)} of its answers; of {counted(judged.rows, 'sure one')} that the large"
-        f" model was asked about, too, it says otherwise on {count(judged.rows - judged.same)}."
+        f"It is confident of {percent(sure.value)} of its answers. The large model was also asked about"
+        f" {count(judged.rows)} of these, and disagrees with {count(judged.rows - judged.same)}."
     )
     if sure.rows >= LOCAL_ANSWERS_MIN and sure.low >= LOCAL_SHARE_MIN and judged.rows:
         return ModeRecommendation(
             "local",
             RecommendationReason.HARDLY_ASKS,
             said,
-            f"Say {_command(figures, 'local')}, unless the rest matters.",
+            f"Run {_command(figures, 'local')}, unless the other answers matter.",
         )
     return ModeRecommendation(
-        "hybrid", RecommendationReason.STILL_ASKS, said, "Nothing to do: corrected examples make the next model surer."
+        "hybrid",
+        RecommendationReason.STILL_ASKS,
+        said,
+        "Nothing to do: corrected examples make the next model more confident.",
     )
 
 
 def _local(figures: TaskFigures) -> ModeRecommendation:
     alarm = figures.alarmed(*BROKEN)
     if alarm and figures.may_leave:
-        then = f"Say {_command(figures, 'shadow')}. {alarm.remedy}"
+        then = f"Run {_command(figures, 'shadow')}. {alarm.remedy}"
         return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, _sentence(alarm.message), then)
     unsure = counted_share(sum(day.unsure for day in figures.recent), _sure(figures).rows)
     if unsure.low <= UNSURE_SHARE_MAX:
-        said = f"{percent(unsure.value)} of its answers are below the threshold, and nobody else is asked."
+        said = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
         return ModeRecommendation("local", RecommendationReason.ASKS_NOBODY, said, "Nothing to do.")
-    said = f"{percent(unsure.value)} of its answers are below the threshold and are given all the same."
-    first = "Say " if figures.may_leave else "Add the task to 'tasks' under 'escalation' in agent.yaml, then say "
-    then = f"{first}{_command(figures, 'hybrid')}: a large model answers what it is unsure of."
+    said = f"{percent(unsure.value)} of its answers are below the threshold and are returned anyway."
+    first = "Run " if figures.may_leave else "Add the task to 'tasks' under 'escalation' in agent.yaml, then run "
+    then = f"{first}{_command(figures, 'hybrid')}: a large model answers the others."
     return ModeRecommendation("hybrid", RecommendationReason.DOUBTS_ARE_GIVEN, said, then)
 
 

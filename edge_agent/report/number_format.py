@@ -26,8 +26,8 @@ def percent(value: float | None) -> str:
     if value is None:
         return UNKNOWN
     if not 0.1 <= value <= 0.994 and 0 < value < 1:
-        return f"{min(max(100 * value, 0.1), 99.9):.1f}".removesuffix(".0") + " %"
-    return f"{100 * value:.0f} %"
+        return f"{min(max(100 * value, 0.1), 99.9):.1f}".removesuffix(".0") + "%"
+    return f"{100 * value:.0f}%"
 
 
 def interval(share: CountedShare) -> str:

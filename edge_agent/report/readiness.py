@@ -1,9 +1,9 @@
-"""How ready the model here is: examples against the steps, agreement with the large one, what it could take. Pure.
+"""How ready the local model is: examples, agreement with the large model, and the coverage that is proved. Pure.
 
-The large model is the measure, not the truth: where the two differ, either may be right. What the model here could take
-is measured by what people said, and where nobody has looked by the large model.
-The share that the model here could take is found as `convert/calibrate/threshold.py` finds a threshold: from the
-strictest down, by exact binomial tests, until the first that fails.
+The large model is the reference, not the truth: where the two differ, either may be right. What the local model could
+answer is judged by people, and by the large model where nobody has judged an answer. That share is found as
+`convert/calibrate/threshold.py` finds a threshold: from the strictest down, by exact binomial tests, until the first
+that fails.
 """
 
 from __future__ import annotations
@@ -65,19 +65,19 @@ class CoverageLevel:
     @property
     def judges(self) -> str:
         """Who it is that says otherwise, with the verb."""
-        return "people or the large model say otherwise" if self.reviewed else "the large model says otherwise"
+        return "people or the large model disagree" if self.reviewed else "the large model disagrees"
 
 
 @dataclass(frozen=True)
 class AchievableCoverage:
-    """What the model here could take at the wanted risk."""
+    """What the local model could answer at the wanted risk."""
 
     share: CountedShare
     """Of all inputs."""
     above: float | None
     """The confidence from which on; None = nothing is proved."""
     risk: float | None
-    """How often people or the large model say otherwise, of what it would take."""
+    """How often people or the large model disagree, of what it would take."""
     more: int | None
     """Inputs still to be compared before something is proved; None = more of the same would not help."""
     levels: tuple[CoverageLevel, ...]

@@ -132,16 +132,20 @@ def _specificity(figures: TaskFigures) -> SuitabilityAnswer:
 
 def _narrow(figures: TaskFigures) -> tuple[Verdict, str, str]:
     if figures.kind in ("generate", "embed"):
-        return "no", f"kind {figures.kind}", "It has no single right answer, so nothing can be proved of a small model."
+        return (
+            "no",
+            f"kind {figures.kind}",
+            "Its answers are not simply right or wrong, so nothing can be proved about a small model.",
+        )
     agreed = readiness.agreement(figures.alike)
     known = readiness.labels(figures)
     if figures.kind == "extract":
         fields = f"{percent(agreed.value)} of whole records are the same" if agreed.rows else "a fixed record"
         return "yes", fields, "Its answer is a record of fixed fields, which is either right or not."
     if not figures.calls:
-        return "unknown", counted(len(known), "label"), "Nothing was asked yet."
+        return "unknown", counted(len(known), "label"), "There are no calls yet."
     if len(known) > LABELS_NARROW_MAX:
-        said = f"Many labels take many examples; up to {LABELS_NARROW_MAX} are easy. Can some be joined?"
+        said = f"Many labels need many examples; up to {LABELS_NARROW_MAX} are easy. Can some be merged?"
         return "partly", counted(len(known), "label"), said
     return _learnable(figures, known)
 
@@ -157,12 +161,12 @@ def _learnable(figures: TaskFigures, known: tuple[LabelState, ...]) -> tuple[Ver
     number = number or counted(len(known), "label")
     agreed = readiness.agreement(figures.alike)
     if agreed.rows < PAIRS_MIN:
-        said = "A closed set of answers; whether a small model learns it shows when both are compared."
+        said = "The answers are a closed set. Whether a small model learns it shows once both models are compared."
         return "yes", number, said
-    against = f"always saying the most frequent one would be the same on {percent(usual)}"
+    against = f"always choosing the most frequent label would agree on {percent(usual)}"
     if agreed.low > usual:
-        return "yes", number, f"The model here says the same as the large one on {percent(agreed.value)}; {against}."
-    return "no", number, f"The model here says the same on {percent(agreed.value)} only; {against}."
+        return "yes", number, f"The local model agrees with the large model on {percent(agreed.value)}; {against}."
+    return "no", number, f"The local model agrees on only {percent(agreed.value)}; {against}."
 
 
 def effective_label_count(known: tuple[LabelState, ...]) -> float:
@@ -203,7 +207,7 @@ def _pays(money: CostFigures, wish: CostAssumptions) -> tuple[Verdict, str, str]
     currency = wish.currency
     number = f"{count(money.calls_a_day)} calls a day"
     if money.calls < CALLS_MIN:
-        return "unknown", number, f"Not enough data yet: {counted(CALLS_MIN - money.calls, 'more call')} to tell."
+        return "unknown", number, f"Not enough data yet: {counted(CALLS_MIN - money.calls, 'more call')} are needed."
     if money.price_micros is None or money.month_all_large_micros is None:
         return "unknown", number, _no_price(money)
     month = amount(money.month_all_large_micros, currency)
@@ -214,14 +218,14 @@ def _pays(money: CostFigures, wish: CostAssumptions) -> tuple[Verdict, str, str]
         return (
             "unknown",
             number,
-            f"Nothing is proved yet; each tenth that a model here takes would save {tenth} a year.",
+            f"Nothing is proved yet. Each 10% that a local model answers would save {tenth} a year.",
         )
     part = gain / (YEAR_MONTHS * money.month_all_large_micros)
-    said = f"At what is proved a model here saves {percent(part)}, {amount(gain, currency)} a year."
+    said = f"At the proved coverage a local model saves {percent(part)}, {amount(gain, currency)} a year."
     if wish.model_cost_micros is None:
-        return "partly", number, f"{said} Whether that pays for making it shows with '--model-cost'."
+        return "partly", number, f"{said} '--model-cost' shows whether that pays for making the model."
     months = YEAR_MONTHS * wish.model_cost_micros / gain
-    return _paid_back(months), number, f"{said} It has paid for making it after {_months(months)}."
+    return _paid_back(months), number, f"{said} The model pays for itself after {_months(months)}."
 
 
 def _paid_back(months: float) -> Verdict:
@@ -229,7 +233,13 @@ def _paid_back(months: float) -> Verdict:
 
 
 def _months(months: float) -> str:
-    return "less than a month" if months < 1 else f"{count(math.ceil(months))} months" if months < 600 else "a lifetime"
+    return (
+        "less than a month"
+        if months < 1
+        else f"{count(math.ceil(months))} months"
+        if months < 600
+        else "more than 50 years"
+    )
 
 
 def _no_price(money: CostFigures) -> str:
@@ -239,7 +249,7 @@ def _no_price(money: CostFigures) -> str:
 
 
 def _constraints(figures: TaskFigures) -> SuitabilityAnswer:
-    return SuitabilityAnswer("constraints", "Does anything but money ask for a model here?", *_asks(figures))
+    return SuitabilityAnswer("constraints", "Does anything besides cost call for a local model?", *_asks(figures))
 
 
 def _asks(figures: TaskFigures) -> tuple[Verdict, str, str]:
@@ -247,19 +257,19 @@ def _asks(figures: TaskFigures) -> tuple[Verdict, str, str]:
         return (
             "yes",
             "inputs may not leave",
-            "The site does not let inputs of this task go, so only a model here can answer.",
+            "The site does not let inputs of this task leave, so only a local model can answer.",
         )
     if not figures.calls:
-        return "unknown", "no answer yet", "Nothing was asked yet."
+        return "unknown", "no answer yet", "There are no calls yet."
     blocked = counted_share(sum(day.blocked for day in figures.recent), figures.calls)
     slower = figures.large_ms / figures.local_ms if figures.local_ms else 0.0
     there = f"; {milliseconds(figures.large_ms)} there" if figures.large_ms else ""
     here = f"; {milliseconds(figures.local_ms)} here" if figures.local_ms else ""
-    number = f"{percent(blocked.value)} of {counted(figures.calls, 'answer')} could not be asked{there}{here}"
+    number = f"not available for {percent(blocked.value)} of {counted(figures.calls, 'answer')}{there}{here}"
     if blocked.low >= BLOCKED_SHARE_MIN:
-        return "yes", number, "The large model is not always there: a model here answers all the same."
+        return "yes", number, "The large model is not always reachable; a local model answers anyway."
     if slower >= SLOWER_MIN:
-        return "yes", number, f"An answer from the large model takes {slower:.0f} times as long as one from here."
+        return "yes", number, f"An answer from the large model takes {slower:.0f} times as long as a local one."
     if not figures.large_ms:
         return "unknown", number, "The large model was not asked yet."
-    return "no", number, "The large model was there when it was wanted, and time does not speak against it."
+    return "no", number, "The large model was reachable when it was needed, and it is fast enough."

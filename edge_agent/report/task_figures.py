@@ -127,9 +127,9 @@ class TaskFigures:
     shadow: ComparisonCount = ComparisonCount()
     """All that it was compared with in shadow."""
     judged: ComparisonCount = ComparisonCount()
-    """Its sure answers that the large model answered, too."""
+    """Its confident answers that the large model answered, too."""
     checked: ComparisonCount = ComparisonCount()
-    """Its sure answers that people judged, and those that they found right."""
+    """Its confident answers that people judged, and those that they found right."""
     alarms: tuple[TaskAlarm, ...] = ()
     threshold: float | None = None
     """Of the bundle that answers; None = it has none."""

@@ -188,7 +188,7 @@ async def _latency_excess(test: SelfTest, candidate: BundleUnderTest, incumbent:
             old_ms = 0.0
         if not old_ms or new_ms <= old_ms * test.latency_percent_max / 100 + LATENCY_SLACK_MS:
             return ""
-        allowed = f"{test.latency_percent_max} % of that is allowed"
+        allowed = f"{test.latency_percent_max}% of that is allowed"
         said = f"it takes {new_ms:.1f} ms where the bundle before takes {old_ms:.1f} ms; {allowed}"
     return said
 

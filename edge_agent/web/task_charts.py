@@ -10,7 +10,8 @@ from edge_agent.report.charts import QUARTERS, Chart, ChartText, compose_chart
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 from edge_agent.report.judgement import judge_task
 from edge_agent.report.number_format import count, counted, percent
-from edge_agent.report.report_page import headline, render_figure, summary_tiles
+from edge_agent.report.report_page import render_figure
+from edge_agent.report.report_summary import headline, summary_tiles
 from edge_agent.report.svg import DrawingArea
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, TaskFigures
 from edge_agent.web.daemon_access import MonitoringSnapshot

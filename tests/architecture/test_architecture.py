@@ -27,7 +27,7 @@ SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man_pages")
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
     "llguidance": (f"{RUNTIMES}.llama",),
-    "jinja2": (f"{RUNTIMES}.llama", "edge_agent.web.rendering"),
+    "jinja2": (f"{RUNTIMES}.llama", "edge_agent.web.rendering", "edge_agent.report.report_page"),
     "starlette": ("edge_agent.web",),
     "uvicorn": ("edge_agent.web",),
     "onnxruntime": (RUNTIMES, "convert.probe", "convert.quantize"),
@@ -99,7 +99,7 @@ PURE = (
     *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json", "schema_comparison")),
     *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_errors", "openai_responses")),
-    *(f"edge_agent.report.{name}" for name in ("readiness", "report_page", "suitability", "task_figures")),
+    *(f"edge_agent.report.{name}" for name in ("readiness", "report_summary", "suitability", "task_figures")),
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_a_row_is_the_same_in_steps_of_any_size(smollm2: LlamaModel):
 )
 @by_row
 def test_it_computes_attention(tmp_path: Path, depth: int, heads: int, shared: int):
-    """Heads of many shapes: what PyTorch computes, within what half floats lose; llama.cpp's own is off by 2 %."""
+    """Heads of many shapes: what PyTorch computes, within what half floats lose; llama.cpp's own is off by 2%."""
     assert off(tmp_path, depth, heads, shared) < 0.005
 
 

@@ -374,7 +374,7 @@ def test_special_words_in_a_text_are_plain_text(minilm):
 
 
 def test_minilm_sorts_intents(tmp_path):
-    """A linear head on all-MiniLM-L6-v2 gets at least 70 % of held-out sentences right, of 8 intents."""
+    """A linear head on all-MiniLM-L6-v2 gets at least 70% of held-out sentences right, of 8 intents."""
     runtime = opened(bundles.minilm_bundle(tmp_path, "classify"))
     examples = pos_intents.held_out()
     done = answers(runtime, [text for text, _ in examples])

@@ -145,7 +145,7 @@ def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielde
     drift(fielded)
     shown = fielded.run("status")
     assert "alarm: pos-intent, confidence for" in shown
-    assert "in calibration they were 90.0 %" in shown
+    assert "in calibration they were 90.0%" in shown
     eventually_sync(lambda: [alarm["alarm"] for alarm in fielded.heartbeat()] == ["confidence"])
     stands = ("edge_agent_field_alarm", frozenset({"task": TASK, "alarm": "confidence"}.items()))
     eventually_sync(lambda: scrape(fielded.port).get(stands) == 1, seconds=20)

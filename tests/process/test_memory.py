@@ -149,7 +149,7 @@ async def test_the_estimate_of_an_encoder_is_an_upper_bound_and_not_a_loose_one(
 @pytest.mark.release
 @pytest.mark.parametrize("bundle", [smollm2_q4_1, smollm2_q4_0, gemma])
 async def test_the_estimate_of_a_decoder_is_within_a_tenth(tmp_path: Path, bundle: BundleMaker) -> None:
-    """When different long inputs have filled what a child keeps of prompts, it holds what was reckoned, within 10 %."""
+    """When different long inputs have filled what a child keeps of prompts, it holds what was reckoned, within 10%."""
     taken, reckoned = await measured(bundle(tmp_path), DIFFERENT_INPUTS)
     assert 0.9 * taken <= reckoned <= 1.1 * taken, f"{reckoned / taken:.2f} of {taken / MIB:.0f} MiB"
 

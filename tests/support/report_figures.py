@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from edge_agent.report.judgement import judge_task
-from edge_agent.report.report_page import ReportHeader, render_page
+from edge_agent.report.judgement import ReportHeader, judge_task
+from edge_agent.report.report_page import render_page
 from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import (
     ComparisonCount,
@@ -133,7 +133,7 @@ BROKEN = figures(
     alarms=(
         TaskAlarm(
             "opinions",
-            "the large model contradicts 12 of 60 sure answers; the bundle promises 5 % at most",
+            "the large model contradicts 12 of 60 confident answers; the bundle promises 5% at most",
             "Look at the disagreements in 'edge-agent review': is the small model wrong, or the large one?",
         ),
     ),

@@ -48,7 +48,7 @@ def test_the_table_is_the_default(run, daemon):
     result = run()
     assert 0 == result.exit_code, result.stderr
     lines = result.stdout.splitlines()
-    assert "1 task, 100 answers, 60 % of them given here. Spent on the large model: 0.040; saved: 0.060." == lines[0]
+    assert "1 task, 100 answers, 60% of them local. Spent on the large model: 0.040; saved: 0.060." == lines[0]
     assert ["pos-intent", "local", "hybrid", "40"] == lines[3].split()[:4]
     assert "pos-intent: Next: hybrid" in lines
     assert "specificity" not in result.stdout
@@ -107,7 +107,7 @@ def test_wrong_usage_is_said(run, daemon, arguments, code, says):
 
 
 def test_nonsense_is_a_bug(run, daemon):
-    """A daemon that counts more sure answers than graded ones is not believed, and nothing is drawn."""
+    """A daemon that counts more confident answers than graded ones is not believed, and nothing is drawn."""
     daemon.admin.field.series[0].days[0].counts["sure"] = 101
     result = run()
     assert (1, "") == (result.exit_code, result.stdout)

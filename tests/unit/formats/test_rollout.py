@@ -106,7 +106,7 @@ def test_waves_take_about_as_many_sites_as_they_say():
 
 
 def test_the_first_of_one_bundle_are_not_the_first_of_the_next():
-    """The 1 % that take every risk are others each time: two bundles share about 1 % of their first sites."""
+    """The 1% that take every risk are others each time: two bundles share about 1% of their first sites."""
     first = {site for site in SITES if rollout_position(site, NEW) < 1000}
     second = {site for site in SITES if rollout_position(site, OLD) < 1000}
     assert 60 <= len(first & second) <= 140

@@ -272,7 +272,7 @@ def test_many_corrections_refute_the_promise(site):
     (alarm,) = site.worker.monitoring.active_alarms()
     assert "errors" == alarm.alarm
     assert alarm.said.startswith("people found ")
-    assert alarm.said.endswith("the bundle promises 5 % at most")
+    assert alarm.said.endswith("the bundle promises 5% at most")
 
 
 def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
@@ -292,7 +292,7 @@ def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
 
 @pytest.mark.parametrize(("right", "wrong", "alarms"), [(94, 6, []), (89, 6, ["opinions"]), (0, 0, ["opinions"])])
 def test_the_large_models_own_errors_are_allowed_for(site, right: int, wrong: int, alarms: list[str]):
-    """It contradicts 9 % of the sure answers: with 6 of 100 known errors of its own that refutes nothing of 5 %."""
+    """It contradicts 9% of the sure answers: with 6 of 100 known errors of its own that refutes nothing of 5%."""
     reviewed_bootstrap(site, right, wrong)
     theirs = ["price" if number % 11 == 10 else "refund" for number in range(440)]
     site.keep(*(shadowed(1000 + number, said, digest="d" * 64) for number, said in enumerate(theirs)))
@@ -379,11 +379,11 @@ def test_a_person_s_word_on_what_only_one_model_said_is_no_comparison(site):
 
 
 def test_unsure_answers_raise_the_alarm_of_confidence(site):
-    """Where calibration was sure of 70 % and the field is of none, the first whole window says so."""
+    """Where calibration was sure of 70% and the field is of none, the first whole window says so."""
     site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
     assert ["confidence"] == standing(site)
     assert (
-        "answers with confidence at the threshold or above are 0.0 % of the last 500; in calibration they were 70.0 %"
+        "answers with confidence at the threshold or above are 0.0% of the last 500; in calibration they were 70.0%"
         == site.worker.monitoring.active_alarms()[0].said
     )
 

@@ -120,7 +120,7 @@ def test_what_does_not_drift_raises_no_alarm():
 
 
 def test_a_drift_is_found_in_its_first_window():
-    """A share that moves from 30 % to 45 % is found at once at nine sites in ten."""
+    """A share that moves from 30% to 45% is found at once at nine sites in ten."""
     found = [watched(np.random.default_rng(seed), [0.3] * 10 + [0.45], 0.1) for seed in range(20)]
     assert sum(found) >= 18
 

@@ -28,11 +28,11 @@ def places(picture, tag, kind, name):
     ("task", "titles"),
     [
         (BEGUN, ["Examples"]),
-        (LITTLE, ["Examples", "Who answered", "Money, added up"]),
+        (LITTLE, ["Examples", "Who answered", "Cumulative cost"]),
         (
             SHADOW,
             [
-                *("Examples", "Who answered", "Money, added up", "What the model here could take"),
+                *("Examples", "Who answered", "Cumulative cost", "What the local model could answer"),
                 *("Agreement with the large model", "Agreement by label"),
             ],
         ),
@@ -63,32 +63,32 @@ def test_the_answers_of_a_day_stand_on_each_other():
 def test_a_bar_tells_its_number_when_it_is_pointed_at():
     """The numbers are in the picture, too."""
     picture = drawn(figures(days=(day(answers={"local": 30}),)), "Who answered").picture
-    assert "<title>2026-11-25: 30 answered here</title>" in picture
+    assert "<title>2026-11-25: 30 local</title>" in picture
 
 
 def test_money_is_added_up():
     """The last row of the table is the sum that the page names as spent, and spent with saved."""
-    money, chart = judge_task(HYBRID).money, drawn(HYBRID, "Money, added up")
+    money, chart = judge_task(HYBRID).money, drawn(HYBRID, "Cumulative cost")
     assert ("2026-11-25", "2.91 EUR", "15.37 EUR") == chart.said.rows[-1]
     assert 15.37 == round((money.spent_micros + money.saved_micros) / 1e6, 2)
-    assert "nothing was saved yet" in drawn(SHADOW, "Money, added up").said.sentence
+    assert "nothing was saved yet" in drawn(SHADOW, "Cumulative cost").said.sentence
 
 
 def test_what_it_could_take_is_marked():
     """The line stands at the share of inputs that the model here could take; without one there is none."""
-    chart = drawn(SHADOW, "What the model here could take")
+    chart = drawn(SHADOW, "What the local model could answer")
     (x,) = places(chart.picture, "line", "mark", "x1")
     assert DrawingArea(left=50, right=22).x(judge_task(SHADOW).takes.share.value) == pytest.approx(x, abs=0.06)
-    nothing = drawn(figures(confident=confident((0.5, 100, 50))), "What the model here could take")
+    nothing = drawn(figures(confident=confident((0.5, 100, 50))), "What the local model could answer")
     assert [] == places(nothing.picture, "line", "mark", "x1")
-    assert "the model has to become better" in nothing.said.sentence
+    assert "the model has to improve" in nothing.said.sentence
 
 
 def test_the_walk_is_in_the_table():
     """Every threshold has its row: how much is above it, how often it differs, what is proved, and whether it holds."""
-    rows = drawn(SHADOW, "What the model here could take").said.rows
+    rows = drawn(SHADOW, "What the local model could answer").said.rows
     assert 12 == len(rows)
-    assert ("0.95", "34 %", "675", "0", "1 %", "1.7 %", "yes") == rows[0]
+    assert ("0.95", "34%", "675", "0", "1%", "1.7%", "yes") == rows[0]
     assert "no" == rows[-1][-1]
 
 
@@ -115,7 +115,7 @@ def test_agreement_is_drawn_from_one_half_on_where_it_can_be():
     high = figures(days=(day(compared=ComparisonCount(100, 95)),))
     low = figures(days=(day(compared=ComparisonCount(10, 4)),))
     assert [True, False] == [
-        ">0 %<" not in drawn(task, "Agreement with the large model").picture for task in (high, low)
+        ">0%<" not in drawn(task, "Agreement with the large model").picture for task in (high, low)
     ]
 
 
@@ -132,11 +132,11 @@ def test_a_label_s_last_week_stands_beside_all_of_it():
     """Whoever looks sees whether a label has become worse."""
     worse = LabelFigures("refund", 100, 20, ComparisonCount(100, 90), ComparisonCount(10, 4))
     (row,) = drawn(figures(labels=(worse,)), "Agreement by label").said.rows
-    assert ("refund", "20", "100", "90 %", "82 % to 95 %", "40 %", "12 % to 74 %") == row
+    assert ("refund", "20", "100", "90%", "82% to 95%", "40%", "12% to 74%") == row
 
 
 def test_what_is_off_the_sheet_stands_at_its_edge():
-    """A bound of 100 % on a sheet that ends at 20 % is drawn at the top, not above the picture."""
+    """A bound of 100% on a sheet that ends at 20% is drawn at the top, not above the picture."""
     sheet = DrawingArea(y_max=0.2)
     assert (sheet.top, sheet.height - sheet.bottom) == (sheet.y(1.0), sheet.y(-1.0))
 

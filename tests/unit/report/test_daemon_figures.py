@@ -152,7 +152,7 @@ def test_the_word_of_people_is_taken_apart_too():
 
 
 def test_tests_say_who_found_what():
-    """The promise and what people and the large model found of the sure answers come from its tests."""
+    """The promise and what people and the large model found of the confident answers come from its tests."""
     tests = (
         FieldTest("people", share(1, 30), 0.02, 0.05, 0.0, 3.0, False),
         FieldTest("large-model", share(3, 60), 0.02, 0.05, 0.0, 3.0, False),

@@ -38,7 +38,7 @@ def test_few_comparisons_are_no_ground_to_call_a_task_unlearnt(pairs, wanted):
 
 @pytest.mark.parametrize(("same", "wanted"), [(30, "no"), (36, "yes")])
 def test_a_model_must_surely_beat_the_guess(same, wanted):
-    """With four equal labels a guess is right on 25 %: 30 % of 100 may be chance, 36 % is none."""
+    """With four equal labels a guess is right on 25%: 30% of 100 may be chance, 36% is none."""
     said = figures(labels=plain_labels(4), days=(day(**ASKED),), shadow=ComparisonCount(100, same))
     assert wanted == verdict(said, "specificity")
 
@@ -102,13 +102,13 @@ def test_time_counts_from_twice_on(large, wanted):
     ],
 )
 def test_local_is_advised_when_hardly_anything_is_asked(sure, unsure, why):
-    """From a thousand answers on, and where at least 98 % are surely sure."""
+    """From a thousand answers on, and where at least 98% are surely sure."""
     said = figures(mode="hybrid", days=(day(sure=sure, unsure=unsure),), judged=ComparisonCount(10, 10))
     assert why is judge_task(said).advice.why
 
 
 def test_local_is_not_advised_without_a_look():
-    """Where the large model was never asked about a sure answer, nobody knows whether these are right."""
+    """Where the large model was never asked about a confident answer, nobody knows whether these are right."""
     assert RecommendationReason.STILL_ASKS is judge_task(figures(mode="hybrid", days=(day(sure=5000),))).advice.why
 
 
@@ -124,7 +124,7 @@ def test_doubts_count_when_they_are_surely_many(unsure, why):
     ("rows", "why"), [(44, RecommendationReason.NEEDS_COMPARISONS), (45, RecommendationReason.RISK_HOLDS)]
 )
 def test_hybrid_needs_a_proof(rows, why):
-    """44 sure answers without a difference prove nothing at 5 % and 90 %, 45 do."""
+    """44 confident answers without a difference prove nothing at 5% and 90%, 45 do."""
     said = figures(threshold=0.9, confident=(ConfidenceBand(0.9, rows, ComparisonCount(rows, rows)),))
     assert why is judge_task(said).advice.why
 

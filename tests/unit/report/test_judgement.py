@@ -14,7 +14,7 @@ from tests.support.report_figures import BEGUN, BROKEN, HYBRID, LABELS, LITTLE, 
 NO_MODEL = {"mode": "bootstrap", "has_model": False}
 SURE = {"threshold": 0.9, "mode": "shadow"}
 MANY = {"answers": {"local": 2000}}
-ALARM = TaskAlarm("errors", "people found 9 of 60 sure answers wrong", "Look at them.")
+ALARM = TaskAlarm("errors", "people found 9 of 60 confident answers wrong", "Look at them.")
 ADVICE = {
     RecommendationReason.ONLY_ON_REQUEST: ({"kind": "embed", "mode": "local"}, "local", None),
     RecommendationReason.NEEDS_EXAMPLES: (
@@ -77,7 +77,7 @@ def test_an_alarm_about_the_promise_sends_a_task_back(mode, says):
     """When people or the large model have refuted the promise, the advice is shadow, in the alarm's words."""
     advice = judge_task(figures(mode=mode, days=(day(sure=100),), alarms=(ALARM,))).advice
     assert (RecommendationReason.RISK_BROKEN, says) == (advice.why, advice.mode)
-    assert "People found 9 of 60 sure answers wrong." == advice.because
+    assert "People found 9 of 60 confident answers wrong." == advice.because
     assert "Look at them." in advice.then
 
 
@@ -127,7 +127,7 @@ def test_without_anything_nothing_is_claimed():
 
 
 def test_one_comparison_says_nearly_nothing():
-    """One input that both models answered alike: all of one, and anything from 2.5 % on is possible."""
+    """One input that both models answered alike: all of one, and anything from 2.5% on is possible."""
     judged = judge_task(
         figures(confident=confident((0.99, 1, 1)), days=(day(examples=1, compared=ComparisonCount(1, 1)),))
     )
@@ -136,7 +136,7 @@ def test_one_comparison_says_nearly_nothing():
 
 
 def test_complete_agreement_is_proved_as_far_as_its_number_bears():
-    """45 sure answers without a difference prove 5 % with 90 % certainty, 44 do not."""
+    """45 confident answers without a difference prove 5% with 90% certainty, 44 do not."""
     assert None is judge_task(figures(confident=confident((0.0, 44, 44)))).takes.above
     takes = judge_task(figures(confident=confident((0.0, 45, 45)))).takes
     assert (0.0, 0.0, 1.0) == (takes.above, takes.risk, takes.share.value)
@@ -151,7 +151,7 @@ def test_what_it_could_take_ends_where_the_risk_does():
 
 
 def reviewed(right: int) -> TaskFigures:
-    """Return a task whose large model contradicts 8 of 100 sure answers, of which people found so many right."""
+    """Return a task whose large model contradicts 8 of 100 confident answers, of which people found so many right."""
     seen = ConfidenceBand(0.9, 100, ComparisonCount(100, 92), ComparisonCount(8, right))
     return figures(threshold=0.9, confident=(ConfidenceBand(0.2, 100, ComparisonCount(100, 40)), seen))
 
@@ -179,11 +179,11 @@ def test_people_s_word_may_take_it_away():
     both = ConfidenceBand(0.9, 100, ComparisonCount(100, 100), ComparisonCount(20, 12), 20)
     judged = judge_task(figures(threshold=0.9, confident=(both,)))
     assert (8, None) == (differ_at(judged), judged.takes.above)
-    assert "People or the large model say otherwise on 8 % of its 100 sure answers" in judged.advice.because
+    assert "People or the large model disagree with 8% of its 100 confident answers" in judged.advice.because
 
 
 def test_an_audit_says_nothing_of_what_it_does_not_look_at():
-    """An audit compares sure answers only: nothing is claimed of those below the threshold, however many there are."""
+    """An audit compares confident answers only: nothing is claimed of those below the threshold."""
     audited = (ConfidenceBand(0.2, 300, ComparisonCount()), ConfidenceBand(0.9, 100, ComparisonCount(60, 60)))
     assert 0.25 == judge_task(figures(confident=audited, threshold=0.9)).takes.share.value
 
@@ -206,7 +206,7 @@ def test_the_large_model_is_still_told_of_when_the_bundle_has_a_lower_threshold(
     """Shadow with a careful threshold: the advice says what calibrating anew would bring."""
     advice = judge_task(SHADOW).advice
     assert (RecommendationReason.RISK_HOLDS, "hybrid") == (advice.why, advice.mode)
-    assert "Calibrated anew, from 0.70 on, it could take 86 %." in advice.then
+    assert "Recalibrated with a threshold of 0.70, it could answer 86%." in advice.then
 
 
 def test_saved_is_calls_here_times_the_usual_price():
@@ -274,9 +274,9 @@ AWAY = figures(days=(day(answers={"local": 100}, blocked=5),), large_ms=40.0)
         ("data", SHADOW, "yes", "2\u202f004 examples, 54 reviewed by people"),
         ("economics", LITTLE, "unknown", "11 calls a day"),
         ("constraints", figures(may_leave=False), "yes", "inputs may not leave"),
-        ("constraints", NEAR, "no", "0 % of 100 answers could not be asked; 40 ms there; 30 ms here"),
-        ("constraints", AWAY, "yes", "5 % of 100 answers could not be asked; 40 ms there"),
-        ("constraints", HYBRID, "yes", "0.1 % of 36\u202f931 answers could not be asked; 1.2 s there; 29 ms here"),
+        ("constraints", NEAR, "no", "not available for 0% of 100 answers; 40 ms there; 30 ms here"),
+        ("constraints", AWAY, "yes", "not available for 5% of 100 answers; 40 ms there"),
+        ("constraints", HYBRID, "yes", "not available for 0.1% of 36\u202f931 answers; 1.2 s there; 29 ms here"),
     ],
 )
 def test_each_question_is_answered_by_a_number(about, said, verdict, number):

@@ -43,13 +43,13 @@ def test_every_field_is_named():
         (readiness.LABEL_EXAMPLES_MIN, "20 of each label"),
         (suitability.LABELS_NARROW_MAX, "up to 50 labels"),
         (suitability.PAIRS_MIN, "where 30 inputs or more were compared"),
-        (100 * suitability.BLOCKED_SHARE_MIN, "at least 0.5 % could not be asked"),
-        (100 * mode_recommendation.LOCAL_SHARE_MIN, "sure of 98 % or more"),
+        (100 * suitability.BLOCKED_SHARE_MIN, "not available for 0.5% of the answers or more"),
+        (100 * mode_recommendation.LOCAL_SHARE_MIN, "confident of 98% or more"),
         (mode_recommendation.LOCAL_ANSWERS_MIN, "at least 1,000 answers"),
-        (100 * mode_recommendation.UNSURE_SHARE_MAX, "at most 5 % are below the threshold"),
+        (100 * mode_recommendation.UNSURE_SHARE_MAX, "at most 5% are below the threshold"),
         (PRICED_MIN, "from 20\n  questions on"),
         (WINDOW_DAYS, "in the last 30 days"),
-        (100 * TARGET, "5 % without either"),
+        (100 * TARGET, "5% without either"),
     ],
 )
 def test_the_numbers_are_those_of_the_code(number, sentence):
@@ -79,4 +79,4 @@ def test_economics_of_the_busy_task_are_told_in_a_sentence():
     (found,) = [
         each for each in judge_task(HYBRID, CostAssumptions("EUR", 100_000_000)).framework if each.about == "economics"
     ]
-    assert "a year. It has paid for making it after 8 months." in found.because
+    assert "a year. The model pays for itself after 8 months." in found.because

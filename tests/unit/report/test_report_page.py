@@ -6,9 +6,10 @@ import re
 import pytest
 
 from edge_agent.report import svg
-from edge_agent.report.judgement import SCHEMA, judge_task, report_json
+from edge_agent.report.judgement import SCHEMA, ReportHeader, judge_task, report_json
 from edge_agent.report.number_format import amount, count, counted, interval, milliseconds, percent
-from edge_agent.report.report_page import CSS, ReportHeader, headline, render_page, summary_tiles
+from edge_agent.report.report_page import TEMPLATES, render_page
+from edge_agent.report.report_summary import headline, summary_tiles
 from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures
 from tests.support.report_figures import ABOUT, BEGUN, HYBRID, LITTLE, SHADOW, STATES, Outline, confident, day, figures
@@ -58,7 +59,7 @@ def test_the_first_lines_say_what_a_manager_asks():
     """Summary, mode, advice and the six numbers stand before any table."""
     said = " ".join(Outline(written(SHADOW)).words)
     before = said[: said.index("Should this task have a small model?")]
-    for wanted in ("Next: hybrid", "shadow: now", "hybrid: next", "86 %", "92 %", "0.51 EUR", "2\u202f004", "Saved"):
+    for wanted in ("Next: hybrid", "shadow: now", "hybrid: next", "86%", "92%", "0.51 EUR", "2\u202f004", "Saved"):
         assert wanted in before
 
 
@@ -66,11 +67,11 @@ def test_the_first_lines_say_what_a_manager_asks():
     ("gate", "held_up", "expected"),
     [
         ("ood_score", {"BELOW_THRESHOLD": 6, "BELOW_FLOOR": 1, "OUT_OF_DISTRIBUTION": 3},
-         ("10 %", "6 below the threshold; 1 below the floor; 3 out of distribution")),
-        ("ood_score", {}, ("10 %", "of 100 answers")),
+         ("10%", "6 below the threshold; 1 below the floor; 3 out of distribution")),
+        ("ood_score", {}, ("10%", "of 100 answers")),
         ("none", {"BELOW_THRESHOLD": 10},
-         ("10 %", "10 below the threshold; no gate: an input unlike the training data can get a confident answer")),
-        ("", {"BELOW_THRESHOLD": 10}, ("10 %", "10 below the threshold")),
+         ("10%", "10 below the threshold; no gate: an input unlike the training data can get a confident answer")),
+        ("", {"BELOW_THRESHOLD": 10}, ("10%", "10 below the threshold")),
     ],
 )  # fmt: skip
 def test_the_report_says_what_held_answers_up(gate, held_up, expected):
@@ -127,7 +128,7 @@ def contrast(one, other):
 @pytest.mark.parametrize("at", [0, 1, 2], ids=["light", "dark", "paper"])
 def test_everything_can_be_read(at):
     """Letters have a contrast of 4.5 and marks of 3 against what is behind them, in light, dark and on paper."""
-    block = re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)[at]
+    block = re.findall(r":root \{(.*?)\}", (TEMPLATES / "report.css").read_text(encoding="utf-8"), re.DOTALL)[at]
     colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{3,6})", block))
     full = {
         name: each if len(each) == 7 else "#" + "".join(2 * one for one in each[1:]) for name, each in colours.items()
@@ -155,10 +156,10 @@ def test_the_document_has_every_figure():
 @pytest.mark.parametrize(
     ("people", "wanted", "judges"),
     [
-        (ComparisonCount(), "The large model's answers count as right here, and it errs itself", (0, 300)),
+        (ComparisonCount(), "The large model's answers count as right here, although it makes errors itself", (0, 300)),
         (
             ComparisonCount(12, 12),
-            "What people say counts, of 12 answers; of the other 288 it is what the large model",
+            "For 12 answers the judgement of people counts; for the other 288 it is the large model's",
             (12, 288),
         ),
     ],
@@ -180,14 +181,14 @@ def test_it_is_said_whose_word_counts(people, wanted, judges):
     ("said", "wanted"),
     [
         (percent(None), "-"),
-        (percent(0), "0 %"),
-        (percent(1), "100 %"),
-        (percent(0.9996), "99.9 %"),
-        (percent(0.00001), "0.1 %"),
-        (percent(0.996), "99.6 %"),
-        (percent(0.05), "5 %"),
-        (percent(0.034), "3.4 %"),
-        (percent(0.5), "50 %"),
+        (percent(0), "0%"),
+        (percent(1), "100%"),
+        (percent(0.9996), "99.9%"),
+        (percent(0.00001), "0.1%"),
+        (percent(0.996), "99.6%"),
+        (percent(0.05), "5%"),
+        (percent(0.034), "3.4%"),
+        (percent(0.5), "50%"),
         (count(12345), "12\u202f345"),
         (counted(1, "label"), "1 label"),
         (amount(None), "-"),
@@ -206,8 +207,8 @@ def test_numbers_read_well(said, wanted):
 
 
 def test_nearly_all_is_not_called_all():
-    """Of a thousand one differs: that is not written as 100 %."""
-    assert "99.9 %" == percent(0.999)
+    """Of a thousand one differs: that is not written as 100%."""
+    assert "99.9%" == percent(0.999)
 
 
 @pytest.mark.parametrize(("most", "end"), [(0, 1), (1, 1), (3, 4), (9, 12), (101, 120), (0.013, 0.02), (130, 200)])

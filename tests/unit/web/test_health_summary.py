@@ -76,7 +76,7 @@ def test_row_has_the_counts_of_its_task():
     status = Status("0.1.0", NOW, True, 100, (task(),), (), (), 0, 0, counts=(counts,))
     assert {"answers": 10, "errors": 1, "memory": 100, "kept": 0} == health_summary.daemon_totals(status)
     [row] = health_summary.task_rows([task()], status)
-    assert (10, "25 %", "5.0 ms") == (row.answers, row.below_threshold, row.median_time)
+    assert (10, "25%", "5.0 ms") == (row.answers, row.below_threshold, row.median_time)
     assert [(0, "-", "-")] == [
         (each.answers, each.below_threshold, each.median_time) for each in health_summary.task_rows([task()], None)
     ]

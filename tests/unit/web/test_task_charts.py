@@ -24,14 +24,14 @@ def test_answers_are_drawn_by_their_confidence():
     """A bar for each level, those below the threshold in another colour, and the share above it in words."""
     chart = confidence_chart(FIGURES, "c")
     assert chart is not None
-    assert "80 % of 100 answers were at the threshold of 0.90 or above." == chart.said.sentence
+    assert "80% of 100 answers were at the threshold of 0.90 or above." == chart.said.sentence
     bars = re.findall(r'<rect [^>]*class="(\w)"><title>([^<]+)</title>', chart.picture)
     assert [
         ("b", "0.00 to 0.05: 5 answers"),
         ("b", "0.50 to 0.55: 15 answers"),
         ("a", "0.90 to 0.95: 80 answers"),
     ] == bars
-    wanted = (("0.00", "5", "5 %", "25 %"), ("0.50", "15", "15 %", "-"), ("0.90", "80", "80 %", "100 %"))
+    wanted = (("0.00", "5", "5%", "25%"), ("0.50", "15", "15%", "-"), ("0.90", "80", "80%", "100%"))
     assert wanted == chart.said.rows
 
 
