@@ -99,7 +99,7 @@ def outcomes(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[
     """Return which answers are right and which are confident, for kinds that can be right or wrong."""
     kind, confidence = manifest.task.kind, manifest.confidence
     answered = np.array([not each.failure for each in predictions], dtype=np.bool_)
-    graded = answered & (kind != "generate")
+    graded = answered & (kind not in ("generate", "redact"))
     passed = [isinstance(confidence, Threshold) and _is_confident(confidence, each) for each in predictions]
     return AnswerOutcomes(
         right=np.array(list(map(partial(is_right, kind), rows, predictions)), dtype=np.bool_),

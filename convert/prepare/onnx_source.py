@@ -116,6 +116,6 @@ def _open(graph: Path) -> onnx.ModelProto:
 
 def _check_tokenizer(file: Path) -> None:
     try:
-        tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - the library raises Exception itself
+        tokenizers.Tokenizer.from_buffer(file.read_bytes())
+    except ValueError as error:
         raise ModelLoadFailed(f"{file} is not a tokenizer.json: {error}", remedy=_COPY) from None
