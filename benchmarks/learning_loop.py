@@ -42,7 +42,8 @@ from convert.evaluate import predict
 from convert.evaluate.bundle_folder import open_bundle
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.client import CallFailed, Classification, ReviewAudit, ReviewClient
-from edge_agent.formats.manifest import Role, Threshold
+from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.manifest import Role
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync

@@ -46,7 +46,8 @@ from convert.evaluate.serving import ServedBundles, quiet, serve_bundles
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import candidate_bundle
-from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Threshold, TypicalInputs
+from edge_agent.formats.calibration import AlwaysEscalate, Confidence, Threshold, TypicalInputs
+from edge_agent.formats.manifest import Kind
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _KINDS: tuple[Kind, ...] = ("classify", "extract")

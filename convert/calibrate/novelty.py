@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from edge_agent.formats.manifest import TypicalInputs
+from edge_agent.formats.calibration import TypicalInputs
 
 ONE_IN = 200
 ROWS_MIN = 30

@@ -17,7 +17,8 @@ from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import quality_metrics, redaction_quality
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.evaluate.quality_metrics import AnswerOutcomes
-from edge_agent.formats.manifest import Confidence, Kind, Manifest, TaskSpec, Threshold
+from edge_agent.formats.calibration import Confidence, Threshold
+from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
 
 FAILED = "(no answer)"
 _PERCENTILES = (50, 90, 95, 99)

@@ -24,7 +24,8 @@ from edge_agent.config import EngineConfig, LogConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
-from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, Threshold, digest_of, parse
+from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, parse
 
 ANSWER_SECONDS_MAX = 600.0
 SEED = 1  # of a generation with a temperature: the same text gets the same answer

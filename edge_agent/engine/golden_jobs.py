@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 
 from edge_agent.engine.protocol import JobRequest, JobResult
 from edge_agent.formats.golden_cases import GoldenAnswer
@@ -31,7 +32,12 @@ def golden_answer(manifest: Manifest, written: str, done: JobResult) -> GoldenAn
     strangeness = ood_score(manifest, done)
     match manifest.task.kind:
         case "classify":
-            return GoldenAnswer(manifest.task.labels[done.scores.index(max(done.scores))], done.scores, strangeness)
+            return GoldenAnswer(manifest.task.labels[argmax(done.scores)], done.scores, strangeness)
+        case "decide":
+            questions, scores = manifest.task.questions, done.question_scores
+            by_name = {question.name: each for question, each in zip(questions, scores, strict=True)}
+            labels = {each.name: each.outputs[argmax(by_name[each.name])] for each in questions}
+            return GoldenAnswer("", (), strangeness, labels, by_name)
         case "extract" | "redact":
             found = [[each.label, each.start, each.end] for each in done.entities]
             return GoldenAnswer(done.record or json.dumps(found), (done.confidence,), strangeness)
@@ -39,6 +45,11 @@ def golden_answer(manifest: Manifest, written: str, done: JobResult) -> GoldenAn
             return GoldenAnswer("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector), strangeness)
         case _:
             return GoldenAnswer(written)
+
+
+def argmax(scores: Sequence[float]) -> int:
+    """Return the place of the largest score, the first one of several."""
+    return scores.index(max(scores))
 
 
 def ood_score(manifest: Manifest, done: JobResult) -> float | None:

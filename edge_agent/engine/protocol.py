@@ -106,6 +106,20 @@ class DetachRequest(ChildMessage, tag="detach"):
     digest: str
 
 
+class AskedQuestion(msgspec.Struct, array_like=True, frozen=True):
+    """A question of a job, as formats/questions.py describes it."""
+
+    name: str
+    type: str
+    instructions: str
+    outputs: tuple[str, ...]
+    """The possible answers, in the order of their probabilities; of a predicate "no" and "yes"."""
+    descriptions: tuple[str, ...] = ()
+    """Of each output; empty = of none."""
+    temperature: float = 1.0
+    """Scores are divided by it before the softmax; 1 for a question that was never calibrated."""
+
+
 class JobRequest(ChildMessage, tag="run"):
     """Compute one input."""
 
@@ -122,6 +136,9 @@ class JobRequest(ChildMessage, tag="run"):
     """What is left of the time that its caller waits, when it is sent; 0 = no limit."""
     logprobs: int | None = None
     """generate: tell the probability of each token, and of so many of the likeliest; None = do not."""
+    questions: tuple[AskedQuestion, ...] = ()
+    """decide on a runtime of OPEN_RUNTIMES, which computes each question for itself: what to answer instead of all of
+    the bundle's own questions. Empty = all of its own, which other runtimes always answer."""
 
 
 class CancelRequest(ChildMessage, tag="cancel"):
@@ -204,6 +221,10 @@ class JobResult(ChildMessage, tag="done"):
     job_id: str
     scores: tuple[float, ...] = ()
     """classify: temperature-scaled probabilities in the order of the task's labels, adding up to 1."""
+    question_scores: tuple[tuple[float, ...], ...] = ()
+    """decide: for each question asked, in their order, the probabilities of its outputs, at its own temperature."""
+    question_masses: tuple[float, ...] = ()
+    """decide by a decoder: for each question what `label_mass` is for a classify task; empty = 1 for each."""
     label_mass: float = 1.0
     ood_score: float | None = None
     """What the graph of the bundle says of how strange the input is; None = it has no such output."""
@@ -284,6 +305,8 @@ def frame(message: ChildMessage) -> bytes:
 
 def frame_bytes(run: JobRequest) -> int:
     """Return at least the size of the frame of a job, in bytes; exactly where it may be over the limit."""
+    if run.questions:
+        return len(_encoder.encode(run))
     most = 4 * len(run.text)  # in UTF-8; what else there is comes out of a manifest and has its own limits
     return most if most < FRAME_BYTES_MAX // 2 else len(_encoder.encode(run))
 

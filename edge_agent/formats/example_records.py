@@ -23,6 +23,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from edge_agent.errors import RecordInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Kind, Sha256, TaskName, Version
+from edge_agent.formats.questions import QuestionName
 from edge_agent.formats.signed_document import At, ExchangedModel, SiteId
 
 SCHEMA = "edge-agent/example/v1"
@@ -93,7 +94,7 @@ class LocalAnswer(ExchangedModel):
     answer: str
     """As in `ExamplePrediction.output`."""
     scores: tuple[tuple[str, float], ...] = ()
-    """classify: every label with its calibrated score, best first."""
+    """classify and decide: every label with its calibrated score, best first."""
     confidence: float | None = None
     """0 to 1; None where the kind has none."""
     threshold: float | None = None
@@ -109,13 +110,15 @@ class ExamplePrediction(_ExampleRecord):
     prediction_id: Identifier
     task: TaskName
     kind: Kind
+    question: QuestionName | None = None
+    """decide: which question about the input is answered; each has a record of its own. None for any other kind."""
     bundle: BundleVersion
     input: str
     """Redacted."""
     output: str
     """The answer that was given, also where it was withheld; empty = none was, such as by a large model out of reach.
 
-    classify: a label. extract: a JSON object. generate: text.
+    classify and decide: a label. extract: a JSON object. generate: text.
     """
     scores: tuple[tuple[str, float], ...] = ()
     """Here and in the four fields below: as in LocalAnswer, of `output`; empty where the large model gave that."""
@@ -146,6 +149,12 @@ class ExamplePrediction(_ExampleRecord):
     def _only_of_the_audit(self) -> ExamplePrediction:
         if (self.review_stream == "audit") != (self.sampling_probability is not None):
             raise ValueError("sampling_probability goes with review_stream audit, and with no other")
+        return self
+
+    @model_validator(mode="after")
+    def _of_a_question(self) -> ExamplePrediction:
+        if (self.kind == "decide") != (self.question is not None):
+            raise ValueError("question goes with kind decide, and with no other")
         return self
 
     @model_validator(mode="after")
@@ -206,6 +215,12 @@ class ExampleTombstone(_ExampleRecord):
 
     type: Literal["tombstone"] = "tombstone"
     prediction_id: Identifier
+
+
+def example_key(prediction: Mapping[str, Any]) -> str:
+    """Return what the examples of a prediction are grouped by: its task, or TASK/QUESTION for a question of its own."""
+    question = prediction.get("question")
+    return f"{prediction['task']}/{question}" if question else str(prediction["task"])
 
 
 UNGRADED: dict[str, Any] = {"scores": (), "confidence": None, "threshold": None, "sure": False, "label_mass": None}

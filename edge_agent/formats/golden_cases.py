@@ -14,8 +14,8 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,6 +43,10 @@ class GoldenCase(BaseModel):
     scores: tuple[float, ...] = ()
     """classify: the probability of each label, in the manifest's order, at its temperature. extract: the confidence of
     the record alone. redact: 0.5 to 1, how far the least sure word is from another answer. embed: the vector."""
+    answers: dict[str, str] = Field(default_factory=dict)
+    """decide: the label of each question, by its name; `answer` is then empty."""
+    question_scores: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """decide: for each question in `answers` the probability of each possible answer, as `scores`."""
     tolerance: float = Field(default=TOLERANCE, ge=0.0, le=2.0)
     """Largest difference between scores, each for itself. embed: largest cosine distance."""
     ood_score: float | None = Field(default=None, allow_inf_nan=False)
@@ -58,6 +62,8 @@ class GoldenAnswer:
     answer: str
     scores: tuple[float, ...] = ()
     ood_score: float | None = None
+    answers: Mapping[str, str] = field(default_factory=dict)
+    question_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def could_flip(scores: Sequence[float]) -> bool:
@@ -73,8 +79,8 @@ def could_flip(scores: Sequence[float]) -> bool:
 
 
 def is_binding(case: GoldenCase) -> bool:
-    """Tell whether a bundle has to answer a case alike."""
-    return case.answer is not None and not (case.report_only and could_flip(case.scores))
+    """Tell whether a bundle has to answer a case alike; for questions `differences` judges each answer for itself."""
+    return case.answer is not None and (bool(case.answers) or not (case.report_only and could_flip(case.scores)))
 
 
 def encode(cases: Iterable[GoldenCase]) -> bytes:
@@ -125,6 +131,11 @@ def differences(case: GoldenCase, said: GoldenAnswer, *, vector: bool = False) -
 
 
 def _differences(case: GoldenCase, said: GoldenAnswer, vector: bool) -> Iterator[str]:
+    if case.answers:
+        yield from _strangeness(case.ood_score, said.ood_score)
+        for question in case.answers:
+            yield from _of_question(question, case, said)
+        return
     if said.answer != case.answer:
         yield f"the answer is {said.answer[:100]!r}, not {(case.answer or '')[:100]!r}"
     if len(said.scores) != len(case.scores):
@@ -134,6 +145,20 @@ def _differences(case: GoldenCase, said: GoldenAnswer, vector: bool) -> Iterator
     distance = _turned(case.scores, said.scores) if vector else _farthest(case.scores, said.scores)
     if not distance <= case.tolerance:  # also when it is not a number
         yield f"the scores differ by {distance:.4f}; {case.tolerance:g} is allowed"
+
+
+def _of_question(question: str, case: GoldenCase, said: GoldenAnswer) -> Iterator[str]:
+    """Compare the answer to a question; a label that a difference within the tolerance may turn is not compared."""
+    wanted, found = case.question_scores.get(question, ()), said.question_scores.get(question, ())
+    label, expected = said.answers.get(question, ""), case.answers[question]
+    if label != expected and not (wanted and could_flip(wanted)):
+        yield f"the answer to {question!r} is {label[:100]!r}, not {expected[:100]!r}"
+    if len(found) != len(wanted):
+        yield f"{len(found)} scores of {question!r}, not {len(wanted)}"
+        return
+    distance = _farthest(wanted, found)
+    if not distance <= case.tolerance:  # also when it is not a number
+        yield f"the scores of {question!r} differ by {distance:.4f}; {case.tolerance:g} is allowed"
 
 
 def _strangeness(wanted: float | None, found: float | None) -> Iterator[str]:

@@ -13,34 +13,38 @@ import difflib
 import hashlib
 import json
 import re
-from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
-from edge_agent.formats.ood_gate import OodGate, rows_needed
+from edge_agent.formats.calibration import UNCALIBRATED, AlwaysEscalate, Confidence, Threshold, check_gate_size
+from edge_agent.formats.questions import QUESTIONS_MAX, Label, QuestionSpec, duplicates, single_choice
 from edge_agent.formats.redaction_section import RedactionSection, tag_types, tags_problem
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 
-Kind = Literal["classify", "extract", "generate", "embed", "redact"]
+Kind = Literal["classify", "decide", "extract", "generate", "embed", "redact"]
 RuntimeName = Literal["llama", "onnx", "echo", "upstream"]
 Role = Literal["weights", "adapter", "tokenizer", "golden", "report", "licence"]
 
 # What each runtime can do in this version of the agent. A bundle beyond it is refused before anything is installed.
 RUNTIME_KINDS: dict[str, frozenset[str]] = {
     "llama": frozenset({"classify", "extract", "generate"}),
-    "onnx": frozenset({"classify", "extract", "embed", "redact"}),
-    "echo": frozenset({"classify", "extract", "generate", "embed", "redact"}),
+    "onnx": frozenset({"classify", "decide", "extract", "embed", "redact"}),
+    "echo": frozenset({"classify", "decide", "extract", "generate", "embed", "redact"}),
     # No model of its own: only the large one answers. The definition of a task that has none yet.
     "upstream": frozenset({"classify", "extract", "generate"}),
 }
-SCORED_KINDS: frozenset[Kind] = frozenset({"classify", "extract"})
+SCORED_KINDS: frozenset[Kind] = frozenset({"classify", "decide", "extract"})
 """Kinds whose answers have a confidence, which is compared with the bundle's threshold."""
+LABEL_KINDS: frozenset[Kind] = frozenset({"classify", "decide"})
+"""Kinds whose answers are labels: each answers one question."""
+OPEN_RUNTIMES = frozenset({"llama", "echo"})
+"""Runtimes that answer questions which come with the call."""
 ROLES_NEEDED: dict[str, tuple[str, ...]] = {
     "llama": ("weights",),
     "onnx": ("weights", "tokenizer"),
@@ -50,7 +54,6 @@ ROLES_NEEDED: dict[str, tuple[str, ...]] = {
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Label = Annotated[str, Field(min_length=1, max_length=200)]
 # https://semver.org, without build metadata: two versions that differ only there would sort as equal.
 Version = Annotated[str, Field(max_length=64, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$")]
 
@@ -116,16 +119,26 @@ class TaskSpec(_ManifestSection):
     """extract on llama: JSON schema of the record; see formats/record_schema.py."""
     pii_fields: tuple[Label, ...] = Field(default=(), max_length=1000)
     """extract: fields of the record whose values are personal data; examples are kept without them."""
+    questions: tuple[QuestionSpec, ...] = Field(default=(), max_length=QUESTIONS_MAX)
+    """decide: what is asked about each input."""
+    open_questions: bool = False
+    """decide on llama: a call may bring questions of its own; `questions` are then those that the bundle defines."""
     prompt: PromptTemplate = PromptTemplate()
     limits: TaskLimits = TaskLimits()
 
     @field_validator("labels")
     @classmethod
     def _distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        twice = sorted(label for label, count in Counter(labels).items() if count > 1)
-        if twice:
+        if twice := duplicates(labels):
             raise ValueError(f"duplicate labels: {', '.join(twice)}")
         return labels
+
+    @field_validator("questions")
+    @classmethod
+    def _named_apart(cls, questions: tuple[QuestionSpec, ...]) -> tuple[QuestionSpec, ...]:
+        if twice := duplicates([question.name for question in questions]):
+            raise ValueError(f"duplicate question names: {', '.join(twice)}")
+        return questions
 
     @field_validator("record_schema")
     @classmethod
@@ -140,6 +153,14 @@ class TaskSpec(_ManifestSection):
         return self.limits.output_tokens_max if self.kind == "generate" or self.record_schema is not None else 0
 
     @property
+    def questions_asked(self) -> tuple[QuestionSpec, ...]:
+        """The questions that each input is asked: a classify task is one choice that has the task's name.
+
+        Empty for a task of another kind, and for a bundle that takes its questions from the call alone.
+        """
+        return single_choice(self.name, self.labels) if self.kind == "classify" else self.questions
+
+    @property
     def record_fields(self) -> list[str]:
         """The fields of a record: those of its schema, or the types behind BIO tags ("B-PER" and "I-PER" are one)."""
         if self.record_schema is not None:
@@ -147,12 +168,21 @@ class TaskSpec(_ManifestSection):
         return tag_types(self.labels)
 
     @model_validator(mode="after")
+    def _questions_fit_kind(self) -> TaskSpec:
+        asks = bool(self.questions) or self.open_questions
+        if self.kind == "decide" and not asks:
+            raise ValueError("a decide task needs at least 1 question, or 'open_questions: true'")
+        if self.kind != "decide" and asks:
+            raise ValueError(f"a task of kind {self.kind} has no questions")
+        return self
+
+    @model_validator(mode="after")
     def _labels_fit_kind(self) -> TaskSpec:
         if self.kind == "classify" and len(self.labels) < 2:
             raise ValueError("a classify task needs at least 2 labels")
         if self.kind == "redact" and (problem := tags_problem(self.labels)):
             raise ValueError(problem)
-        if self.kind in ("generate", "embed") and self.labels:
+        if self.kind in ("decide", "generate", "embed") and self.labels:
             raise ValueError(f"a task of kind {self.kind} has no labels")
         if self.kind != "extract" and self.pii_fields:
             raise ValueError(f"a task of kind {self.kind} has no record, and so no 'pii_fields'")
@@ -197,76 +227,6 @@ class EngineSettings(_ManifestSection):
     quantization: Quantization | None = None
 
 
-class TypicalInputs(_ManifestSection):
-    """What inputs usually look like: an input outside is unlike those that the bundle was calibrated with."""
-
-    label_mass_min: float = Field(default=0.0, ge=0.0, le=1.0)
-    """What the model gave to all labels together, before they were renormalised."""
-    input_tokens_min: int = Field(default=0, ge=0)
-    """Of the prompt with the input in it, as answers report it."""
-    input_tokens_max: int = Field(default=2**31, ge=1)
-
-    def unusual(self, label_mass: float, input_tokens: int) -> tuple[str, ...]:
-        """Return in which ways an input is unlike them, as answers say it."""
-        mass = ("LABEL_MASS_UNUSUAL",) if label_mass < self.label_mass_min else ()
-        inside = self.input_tokens_min <= input_tokens <= self.input_tokens_max
-        return mass if inside else (*mass, "INPUT_LENGTH_UNUSUAL")
-
-
-class Threshold(_ManifestSection):
-    """Calibrated confidence: see Angelopoulos et al., Learn then Test (arXiv 2110.01052)."""
-
-    policy: Literal["threshold"] = "threshold"
-    temperature: float = Field(gt=0.0, le=100.0)
-    """Scores are divided by it before the softmax (Guo et al. 2017)."""
-    threshold: float = Field(ge=0.0, le=1.0)
-    target_risk: float = Field(gt=0.0, lt=1.0)
-    delta: float = Field(gt=0.0, lt=1.0)
-    n: int = Field(ge=1)
-    bound: float = Field(ge=0.0, le=1.0)
-    coverage: float = Field(ge=0.0, le=1.0)
-    floor: float = Field(default=0.0, ge=0.0, le=1.0)
-    """A confident answer is at least so probable on its own, whatever the threshold."""
-    novelty: TypicalInputs | None = None
-    gate: OodGate | None = None
-    """None: the bundle has no gate, and no input is held up."""
-
-    def is_confident(self, probability: float, score: float) -> bool:
-        """Tell whether an answer passes threshold, floor and gate.
-
-        Args:
-            probability: of the answer, calibrated.
-            score: of the input, as `gate.score_of` has it; without a gate it does not matter.
-        """
-        return probability >= self.confidence_min and not (self.gate is not None and self.gate.holds_up(score))
-
-    @property
-    def confidence_min(self) -> float:
-        """The least confidence of a confident answer: threshold and floor are both in force."""
-        return max(self.threshold, self.floor)
-
-    @model_validator(mode="after")
-    def _gate_can_hold_up(self) -> Threshold:
-        if self.gate and self.gate.families < (needed := rows_needed(self.gate.held_up_max)):
-            rows, share = self.gate.families, self.gate.held_up_max
-            raise ValueError(
-                f"'gate' has scores of {rows} families; with 'held_up_max' {share:g} it needs {needed} at least"
-            )
-        return self
-
-
-class AlwaysEscalate(_ManifestSection):
-    """No calibration: no answer counts as sure."""
-
-    policy: Literal["always_escalate"] = "always_escalate"
-    temperature: float = Field(default=1.0, gt=0.0, le=100.0)
-    novelty: TypicalInputs | None = None
-    gate: OodGate | None = None
-
-
-Confidence = Annotated[Threshold | AlwaysEscalate, Field(discriminator="policy")]
-
-
 class Provenance(_ManifestSection):
     """Where the bundle comes from. Free text, shown and carried, never interpreted."""
 
@@ -295,6 +255,9 @@ class Manifest(_ManifestSection):
     artifacts: tuple[Artifact, ...] = Field(default=(), max_length=64)
     engine: EngineSettings = EngineSettings()
     confidence: Confidence = AlwaysEscalate()
+    """Of a decide task, what its questions share: the gate."""
+    question_confidence: dict[str, Confidence] = Field(default_factory=dict, max_length=QUESTIONS_MAX)
+    """decide: by the name of the question, without a gate; a question that is not in it always escalates."""
     redaction: RedactionSection | None = None
     """redact alone: what counts as personal; None = every tag, at the default cut-off."""
     provenance: Provenance = Provenance()
@@ -308,6 +271,7 @@ class Manifest(_ManifestSection):
         self._check_artifacts()
         self._check_record()
         self._check_gate()
+        self._check_questions()
         self._check_redaction()
         room = self.engine.context_tokens
         needed = self.task.limits.input_tokens_max + self.task.written_tokens_max
@@ -340,6 +304,24 @@ class Manifest(_ManifestSection):
         if gate.score != wanted:
             raise ValueError(f"'confidence.gate' of {self.task.kind} on {self.runtime} needs the score {wanted!r}")
 
+    def _check_questions(self) -> None:
+        if self.task.open_questions and self.runtime not in OPEN_RUNTIMES:
+            raise ValueError(f"runtime {self.runtime!r} answers no questions of the call: no 'open_questions'")
+        names = [question.name for question in self.task.questions]
+        if unknown := [name for name in self.question_confidence if name not in names]:
+            known = ", ".join(names) or "none"
+            raise ValueError(f"'question_confidence' names {unknown[0][:100]!r}; the questions are: {known}")
+        if self.task.kind == "decide" and isinstance(self.confidence, Threshold):
+            raise ValueError("the thresholds of a decide task are in 'question_confidence'")
+        self._check_shared_gate()
+
+    def _check_shared_gate(self) -> None:
+        calibrations = self.question_confidence.values()
+        if any(each.gate for each in calibrations):
+            raise ValueError("the questions of a bundle share its gate, which is in 'confidence'")
+        if self.confidence.gate and any(isinstance(each, Threshold) for each in calibrations):
+            check_gate_size(self.confidence.gate)
+
     def _check_artifacts(self) -> None:
         paths = [artifact.path for artifact in self.artifacts]
         if len(set(paths)) != len(paths) or MANIFEST_NAME in paths:
@@ -364,6 +346,18 @@ class Manifest(_ManifestSection):
         files = [artifact.sha256 for role in roles for artifact in self.by_role(role)]
         identity = [self.runtime, files, self.engine.context_tokens, self.engine.kv_type]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+    def confidence_of(self, question: str) -> Confidence:
+        """Return how sure answers to a question are: its own calibration, with the gate that all questions share.
+
+        Args:
+            question: its name; of a classify task, the task's. A question that the bundle does not define, such as one
+                that came with the call, has no calibration: it always escalates.
+        """
+        if self.task.kind != "decide":
+            return self.confidence
+        own, gate = self.question_confidence.get(question, UNCALIBRATED), self.confidence.gate
+        return own if gate is None else own.model_copy(update={"gate": gate})
 
     @property
     def redaction_rule(self) -> RedactionSection:
@@ -396,19 +390,26 @@ def digest_of(manifest_bytes: bytes) -> str:
 def encode(manifest: Manifest) -> bytes:
     """Write a manifest as canonical JSON (sorted keys, UTF-8, final newline).
 
-    A gate, floor, family size or redaction that does not exist is left out: older agents refuse a manifest with unknown
-    keys.
+    What does not exist of a gate, floor, family size, question or redaction is left out: older agents refuse a manifest
+    with unknown keys, and a manifest of theirs keeps its bytes.
     """
     plain = manifest.model_dump(mode="json", by_alias=True)
     if manifest.redaction is None:
         del plain["redaction"]
     confidence = plain["confidence"]
-    for key in ("gate", "floor"):
-        if not confidence.get(key):
-            confidence.pop(key, None)
+    for each in (confidence, *plain["question_confidence"].values()):
+        _drop_empty(each, "gate", "floor")
     if confidence.get("gate", {}).get("family_sizes", ()) is None:
         del confidence["gate"]["family_sizes"]
+    _drop_empty(plain, "question_confidence")
+    _drop_empty(plain["task"], "questions", "open_questions")
     return (json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _drop_empty(section: dict[str, Any], *keys: str) -> None:
+    for key in keys:
+        if not section.get(key):
+            section.pop(key, None)
 
 
 def parse(manifest_bytes: bytes) -> Manifest:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.example_records import local_answer
-from edge_agent.formats.manifest import Manifest, Threshold
+from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
 from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring.sequential_tests import DriftStream, EventSample, RiskGuarantee

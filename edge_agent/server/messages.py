@@ -11,8 +11,9 @@ from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import EngineStatus
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Threshold
+from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.formats.plan import Mode
+from edge_agent.formats.questions import QuestionSpec
 from edge_agent.formats.status_object import UpdateState
 from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
 from edge_agent.routing.policy import LowConfidencePolicy
@@ -25,10 +26,16 @@ from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 
 KINDS = {
     "classify": task_pb2.TASK_KIND_CLASSIFY,
+    "decide": task_pb2.TASK_KIND_DECIDE,
     "extract": task_pb2.TASK_KIND_EXTRACT,
     "generate": task_pb2.TASK_KIND_GENERATE,
     "embed": task_pb2.TASK_KIND_EMBED,
     "redact": task_pb2.TASK_KIND_REDACT,
+}
+QUESTION_TYPES = {
+    "predicate": task_pb2.QUESTION_TYPE_PREDICATE,
+    "choice": task_pb2.QUESTION_TYPE_CHOICE,
+    "score": task_pb2.QUESTION_TYPE_SCORE,
 }
 ROUTES = {
     "local": task_pb2.ROUTE_LOCAL,
@@ -97,9 +104,25 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
         mode=MODES[mode],
         confidence_blocker=score_variance,
         gate=manifest.gate_name,
+        questions=[_question(each, manifest.confidence_of(each.name)) for each in manifest.task.questions],
+        open_questions=manifest.task.open_questions,
     )
     if isinstance(manifest.confidence, Threshold):
         message.threshold = manifest.confidence.confidence_min
+    return message
+
+
+def _question(question: QuestionSpec, calibration: Confidence) -> task_pb2.Question:
+    descriptions = question.descriptions or ("",) * len(question.outputs)
+    options = zip(question.outputs, descriptions, strict=True)
+    message = task_pb2.Question(
+        name=question.name,
+        type=QUESTION_TYPES[question.type],
+        instructions=question.instructions,
+        options=[task_pb2.QuestionOption(label=label, description=description) for label, description in options],
+    )
+    if isinstance(calibration, Threshold):
+        message.threshold = calibration.confidence_min
     return message
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from edge_agent import statistics
-from edge_agent.formats.manifest import Threshold
+from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.status_object import REMEDIES
 from edge_agent.monitoring.answer_observation import FAIR_SOURCES
 from edge_agent.monitoring.bundle_figures import (

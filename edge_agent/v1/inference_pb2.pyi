@@ -67,6 +67,66 @@ class ClassifyResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[ClassifyResult]
     def __init__(self, results: _Optional[_Iterable[_Union[ClassifyResult, _Mapping]]] = ...) -> None: ...
 
+class DecideRequest(_message.Message):
+    __slots__ = ("task", "texts", "request_id", "on_low_confidence", "questions", "open_questions")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ON_LOW_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    request_id: str
+    on_low_confidence: _task_pb2.OnLowConfidence
+    questions: _containers.RepeatedScalarFieldContainer[str]
+    open_questions: _containers.RepeatedCompositeFieldContainer[_task_pb2.Question]
+    def __init__(self, task: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., on_low_confidence: _Optional[_Union[_task_pb2.OnLowConfidence, str]] = ..., questions: _Optional[_Iterable[str]] = ..., open_questions: _Optional[_Iterable[_Union[_task_pb2.Question, _Mapping]]] = ...) -> None: ...
+
+class DecisionAnswer(_message.Message):
+    __slots__ = ("question", "type", "label", "probabilities", "score", "confidence", "provenance", "calibrated", "confident", "label_mass")
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATED_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_MASS_FIELD_NUMBER: _ClassVar[int]
+    question: str
+    type: _task_pb2.QuestionType
+    label: str
+    probabilities: _containers.RepeatedCompositeFieldContainer[LabelScore]
+    score: float
+    confidence: _task_pb2.Confidence
+    provenance: _task_pb2.Provenance
+    calibrated: bool
+    confident: bool
+    label_mass: float
+    def __init__(self, question: _Optional[str] = ..., type: _Optional[_Union[_task_pb2.QuestionType, str]] = ..., label: _Optional[str] = ..., probabilities: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., score: _Optional[float] = ..., confidence: _Optional[_Union[_task_pb2.Confidence, _Mapping]] = ..., provenance: _Optional[_Union[_task_pb2.Provenance, _Mapping]] = ..., calibrated: _Optional[bool] = ..., confident: _Optional[bool] = ..., label_mass: _Optional[float] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[DecisionAnswer]
+    def __init__(self, answers: _Optional[_Iterable[_Union[DecisionAnswer, _Mapping]]] = ...) -> None: ...
+
+class DecideResult(_message.Message):
+    __slots__ = ("decision", "error")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    decision: Decision
+    error: _task_pb2.InputError
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., error: _Optional[_Union[_task_pb2.InputError, _Mapping]] = ...) -> None: ...
+
+class DecideResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[DecideResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[DecideResult, _Mapping]]] = ...) -> None: ...
+
 class ExtractRequest(_message.Message):
     __slots__ = ("task", "texts", "request_id", "on_low_confidence")
     TASK_FIELD_NUMBER: _ClassVar[int]

@@ -14,7 +14,15 @@ class TaskKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_KIND_EXTRACT: _ClassVar[TaskKind]
     TASK_KIND_GENERATE: _ClassVar[TaskKind]
     TASK_KIND_EMBED: _ClassVar[TaskKind]
+    TASK_KIND_DECIDE: _ClassVar[TaskKind]
     TASK_KIND_REDACT: _ClassVar[TaskKind]
+
+class QuestionType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUESTION_TYPE_UNSPECIFIED: _ClassVar[QuestionType]
+    QUESTION_TYPE_PREDICATE: _ClassVar[QuestionType]
+    QUESTION_TYPE_CHOICE: _ClassVar[QuestionType]
+    QUESTION_TYPE_SCORE: _ClassVar[QuestionType]
 
 class Route(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -43,7 +51,12 @@ TASK_KIND_CLASSIFY: TaskKind
 TASK_KIND_EXTRACT: TaskKind
 TASK_KIND_GENERATE: TaskKind
 TASK_KIND_EMBED: TaskKind
+TASK_KIND_DECIDE: TaskKind
 TASK_KIND_REDACT: TaskKind
+QUESTION_TYPE_UNSPECIFIED: QuestionType
+QUESTION_TYPE_PREDICATE: QuestionType
+QUESTION_TYPE_CHOICE: QuestionType
+QUESTION_TYPE_SCORE: QuestionType
 ROUTE_UNSPECIFIED: Route
 ROUTE_LOCAL: Route
 ROUTE_UPSTREAM: Route
@@ -58,6 +71,28 @@ MODE_BOOTSTRAP: Mode
 MODE_SHADOW: Mode
 MODE_HYBRID: Mode
 MODE_LOCAL: Mode
+
+class QuestionOption(_message.Message):
+    __slots__ = ("label", "description")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    description: str
+    def __init__(self, label: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
+
+class Question(_message.Message):
+    __slots__ = ("name", "type", "instructions", "options", "threshold")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: QuestionType
+    instructions: str
+    options: _containers.RepeatedCompositeFieldContainer[QuestionOption]
+    threshold: float
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[QuestionType, str]] = ..., instructions: _Optional[str] = ..., options: _Optional[_Iterable[_Union[QuestionOption, _Mapping]]] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class BundleRef(_message.Message):
     __slots__ = ("task", "version", "digest")
@@ -145,7 +180,7 @@ class TaskLimits(_message.Message):
     def __init__(self, input_tokens_max: _Optional[int] = ..., output_tokens_max: _Optional[int] = ..., inputs_max: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("name", "kind", "bundle", "labels", "limits", "ready", "signed", "threshold", "mode", "mode_by", "confidence_blocker", "gate")
+    __slots__ = ("name", "kind", "bundle", "labels", "limits", "ready", "signed", "threshold", "mode", "mode_by", "confidence_blocker", "gate", "questions", "open_questions")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +193,8 @@ class Task(_message.Message):
     MODE_BY_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_BLOCKER_FIELD_NUMBER: _ClassVar[int]
     GATE_FIELD_NUMBER: _ClassVar[int]
+    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_QUESTIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: TaskKind
     bundle: BundleRef
@@ -170,4 +207,6 @@ class Task(_message.Message):
     mode_by: str
     confidence_blocker: str
     gate: str
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[TaskKind, str]] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., ready: _Optional[bool] = ..., signed: _Optional[bool] = ..., threshold: _Optional[float] = ..., mode: _Optional[_Union[Mode, str]] = ..., mode_by: _Optional[str] = ..., confidence_blocker: _Optional[str] = ..., gate: _Optional[str] = ...) -> None: ...
+    questions: _containers.RepeatedCompositeFieldContainer[Question]
+    open_questions: bool
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[TaskKind, str]] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., ready: _Optional[bool] = ..., signed: _Optional[bool] = ..., threshold: _Optional[float] = ..., mode: _Optional[_Union[Mode, str]] = ..., mode_by: _Optional[str] = ..., confidence_blocker: _Optional[str] = ..., gate: _Optional[str] = ..., questions: _Optional[_Iterable[_Union[Question, _Mapping]]] = ..., open_questions: _Optional[bool] = ...) -> None: ...

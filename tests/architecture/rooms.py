@@ -39,10 +39,13 @@ ROOMS: dict[str, set[str]] = {
     | {f"edge_agent.{name}" for name in ("metrics", "server", "supervision", "v1")},
     "edge_agent.engine.protocol": set(),
     "edge_agent.engine.memory_need": {"edge_agent.errors"},
+    # Questions as a job asks them, for those who make jobs and for the runtimes.
+    "edge_agent.engine.job_questions": {"edge_agent.formats", "edge_agent.engine.protocol"},
     "edge_agent.engine.runtimes": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
+        "edge_agent.engine.job_questions",
         "edge_agent.engine.memory_need",
     },
     # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.

@@ -118,6 +118,8 @@ def ends(events: list[Event]) -> Counter[str]:
 def assert_same(expected: JobResult, actual: JobResult) -> None:
     """Require two answers to be the same within the tolerance."""
     assert pytest.approx(expected.scores, abs=TOLERANCE) == actual.scores
+    for one, other in zip(expected.question_scores, actual.question_scores, strict=True):
+        assert pytest.approx(one, abs=TOLERANCE) == other
     assert pytest.approx(expected.confidence, abs=TOLERANCE) == actual.confidence
     assert (expected.record, pytest.approx(expected.fields, abs=TOLERANCE)) == (actual.record, actual.fields)
     plain = [(found.label, found.start, found.end) for found in expected.entities]
@@ -148,6 +150,10 @@ def test_answers_have_the_fields_of_their_kind(subject):
         assert len(bundles.INTENTS) == len(done.scores)
         assert math.isclose(1.0, sum(done.scores), abs_tol=1e-9)
         assert 0.0 < done.label_mass <= 1.0 + 1e-9
+    elif subject.kind == "decide":
+        questions = bundles.manifest_of(subject.folder).task.questions
+        assert [len(each.outputs) for each in questions] == [len(scores) for scores in done.question_scores]
+        assert all(math.isclose(1.0, sum(scores), abs_tol=1e-9) for scores in done.question_scores)
     elif subject.kind == "embed":
         assert math.isclose(1.0, float(np.linalg.norm(np.frombuffer(done.vector, "<f4"))), abs_tol=1e-6)
     elif subject.kind in ("extract", "redact"):

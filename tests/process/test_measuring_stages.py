@@ -12,7 +12,7 @@ from convert import calibrate, evaluate
 from convert.data import split_leakage
 from convert.pipeline.stage import StageJob
 from convert.report.markdown import headline
-from edge_agent.formats.manifest import Threshold
+from edge_agent.formats.calibration import Threshold
 from tests.support.stages import after, quantized, stage_job
 
 

@@ -6,12 +6,15 @@ import functools
 import math
 
 import numpy as np
+import onnx
 import tokenizers
+from onnx import TensorProto, helper, numpy_helper
 
 from convert.encoder.bert_graph import Config, Weights, build, load
+from edge_agent.engine.runtimes.onnx_outputs import QUESTION_OUTPUT
 from tests.support import models
 
-__all__ = ["TINY", "build", "minilm", "random_weights", "tiny_tokenizer"]
+__all__ = ["TINY", "build", "minilm", "random_weights", "split_by_question", "tiny_tokenizer"]
 
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789.,?!'-"
@@ -63,6 +66,20 @@ def random_weights(config: Config, outputs: int, seed: int = 7) -> Weights:
         linear("classifier", outputs, config.hidden)
         weights["classifier.weight"] *= 4
     return weights
+
+
+def split_by_question(model: bytes, sizes: dict[str, int]) -> bytes:
+    """Return a classifier with its outputs divided into those of several questions, by name and number of answers."""
+    loaded = onnx.load_from_string(model)
+    graph, names = loaded.graph, [QUESTION_OUTPUT.format(name) for name in sizes]
+    graph.initializer.append(numpy_helper.from_array(np.array(list(sizes.values())), "question_sizes"))
+    graph.node.append(helper.make_node("Split", ["logits", "question_sizes"], names, axis=1))
+    del graph.output[:]
+    for name, size in zip(names, sizes.values(), strict=True):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]))
+    onnx.checker.check_model(loaded)
+    written: bytes = loaded.SerializeToString()
+    return written
 
 
 @functools.cache

@@ -3,6 +3,7 @@
     folder = echo_bundle(tmp_path / "pos", labels=("refund", "price"))          # no model file needed
     folder = echo_bundle(tmp_path / "other", weights=b"other")                  # an engine of its own
     folder = tiny_onnx_bundle(tmp_path / "tags", "extract")                     # random 2-layer BERT, milliseconds
+    folder = tiny_onnx_bundle(tmp_path / "desk", "decide")                      # likewise, an output for each question
     folder = minilm_bundle(tmp_path / "intent", "classify")                     # real encoder, trained head, 91 MB
     folder = smollm2_bundle(tmp_path / "talk", "generate")                      # real decoder, 98 MB
 
@@ -28,6 +29,7 @@ RANDOM_CUTOFF = 0.97
 TAGS = ("O", "B-product", "I-product", "B-price", "I-price")
 DEFAULT_LABELS: dict[str, tuple[str, ...]] = {
     "classify": INTENTS,
+    "decide": (),
     "extract": TAGS,
     "generate": (),
     "embed": (),
@@ -35,11 +37,24 @@ DEFAULT_LABELS: dict[str, tuple[str, ...]] = {
 }
 NAMES = {
     "classify": "pos-intent",
+    "decide": "front-desk",
     "extract": "pos-fields",
     "generate": "assistant",
     "embed": "pos-vector",
     "redact": "pii",
 }
+QUESTIONS: list[dict[str, Any]] = [
+    {"name": "intent", "type": "choice", "instructions": "What does the customer want?", "labels": list(INTENTS)},
+    {"name": "urgent", "type": "predicate", "instructions": "The customer cannot wait."},
+    {
+        "name": "severity",
+        "type": "score",
+        "instructions": "How bad is it for the customer?",
+        "labels": ["low", "middle", "high"],
+        "descriptions": ["A question.", "Something is wrong.", "Somebody is harmed."],
+    },
+]
+"""Of a decide task: one of each type."""
 
 _CLASSIFY_PROMPT = {
     "template": "Sort what a customer says at the till by what the customer wants.\n\n"
@@ -185,7 +200,9 @@ def fields_of(
     runtime: str, name: str, kind: str, labels: Sequence[str] | None = None, version: str = "1.0.0"
 ) -> dict[str, Any]:
     chosen = DEFAULT_LABELS[kind] if labels is None else tuple(labels)
-    task = {"name": name or NAMES[kind], "kind": kind, "labels": chosen}
+    task: dict[str, Any] = {"name": name or NAMES[kind], "kind": kind, "labels": chosen}
+    if kind == "decide":
+        task["questions"] = QUESTIONS
     confidence = {"policy": "always_escalate"}
     fields = {"schema": manifest.SCHEMA, "runtime": runtime, "version": version, "task": task, "confidence": confidence}
     # Random weights find every word personal at the usual cut-off, and are refused for it.
@@ -194,9 +211,13 @@ def fields_of(
 
 @functools.cache
 def tiny_onnx(kind: str) -> bytes:
-    """Return the random BERT with the head of a task kind."""
-    head = {"classify": "classify", "extract": "tags", "embed": "hidden", "redact": "tags"}[kind]
+    """Return the random BERT with the head of a task kind, or those of the questions of a decide task."""
+    head = {"classify": "classify", "extract": "tags", "embed": "hidden", "redact": "tags", "decide": "classify"}[kind]
     config = bert_onnx.TINY
+    if kind == "decide":
+        sizes = {each["name"]: len(each.get("labels", "nh")) for each in QUESTIONS}
+        weights = bert_onnx.random_weights(config, outputs=sum(sizes.values()))
+        return bert_onnx.split_by_question(bert_onnx.build(config, weights, head), sizes)
     return bert_onnx.build(config, bert_onnx.random_weights(config, outputs=len(DEFAULT_LABELS[kind])), head)
 
 

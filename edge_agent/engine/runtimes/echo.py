@@ -24,8 +24,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edge_agent.engine.job_questions import own_questions
 from edge_agent.engine.memory_need import MemoryNeed
-from edge_agent.engine.protocol import EntitySpan, Event, FailureReport, JobRequest, JobResult, LoadRequest, TextChunk
+from edge_agent.engine.protocol import (
+    AskedQuestion,
+    EntitySpan,
+    Event,
+    FailureReport,
+    JobRequest,
+    JobResult,
+    LoadRequest,
+    TextChunk,
+)
 from edge_agent.engine.runtimes.job_results import (
     cancellation_report,
     check_input_length,
@@ -34,7 +44,7 @@ from edge_agent.engine.runtimes.job_results import (
     unlimited_memory,
 )
 from edge_agent.errors import ModelFailed, ModelLoadFailed
-from edge_agent.formats.manifest import SCORED_KINDS, Manifest
+from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
 from edge_agent.formats.redaction_section import tag_types
 
 VECTOR_LENGTH = 8
@@ -144,8 +154,13 @@ class EchoRuntime:
         if manifest.task.kind == "generate":
             return _generate(job)
         done = JobResult(job_id=job.run.job_id, input_tokens=len(job.words))
-        if manifest.task.kind == "classify":
-            done.scores = _scores(job.run.text, manifest, batch if "!vary" in job.orders else 1)
+        if manifest.task.kind in LABEL_KINDS:
+            questions, over = job.run.questions or own_questions(manifest), batch if "!vary" in job.orders else 1
+            scores = tuple(_scores(job.run.text, question, manifest.task.name, over) for question in questions)
+            if manifest.task.kind == "classify":
+                (done.scores,) = scores
+            else:
+                done.question_scores = scores
         elif manifest.task.kind == "embed":
             done.vector = _vector(job.run.text)
         else:
@@ -192,11 +207,20 @@ def _fraction(*parts: str) -> float:
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:4], "big") / 2**32
 
 
-def _scores(text: str, manifest: Manifest, batch: int) -> tuple[float, ...]:
-    """A label that occurs in the text wins clearly; otherwise the hash of the text decides. All of it over `batch`."""
-    lowered = text.lower()
-    raw = [(8.0 * (label.lower() in lowered) + _fraction(lowered, label)) / batch for label in manifest.task.labels]
-    weights = [math.exp(score / manifest.confidence.temperature) for score in raw]
+def _scores(text: str, question: AskedQuestion, task: str, batch: int) -> tuple[float, ...]:
+    """Score the answers to a question; all of it over `batch`.
+
+    A label that occurs in the text wins clearly, and so does "yes" where the name of a predicate occurs in it.
+    Otherwise the hash of the text decides.
+    """
+    lowered, outputs = text.lower(), question.outputs
+    words = ("", question.name) if question.type == "predicate" else outputs
+    own = () if question.name == task else (question.name,)
+    raw = [
+        (8.0 * (bool(word) and word.lower() in lowered) + _fraction(lowered, *own, output)) / batch
+        for word, output in zip(words, outputs, strict=True)
+    ]
+    weights = [math.exp(score / question.temperature) for score in raw]
     return tuple(weight / sum(weights) for weight in weights)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ OUTPUT_NAMES = {
     "embed": ("sentence_embedding", "last_hidden_state"),
     "redact": ("logits",),
 }
+QUESTION_OUTPUT = "logits.{}"
+"""The output that answers a question of a decide task, by the question's name: float32, [batch, answers]."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,26 @@ def output_for(kind: str, names: Sequence[str]) -> str:
     return next((name for name in OUTPUT_NAMES[kind] if name in names), names[0])
 
 
-def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the output of a model that answers a task, and that of the gate, if there is one.
+class WantedOutputs(NamedTuple):
+    """The outputs that a bundle reads."""
+
+    answering: tuple[str, ...]
+    """One for each question of a decide task; the only one of any other."""
+    gate: tuple[str, ...]
+    """That of the gate, if there is one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, as one run computes them."""
+        return self.answering + self.gate
+
+    def split(self, rows: tuple[Floats, ...]) -> tuple[tuple[Floats, ...], tuple[Floats, ...]]:
+        """Divide what was computed for one input likewise."""
+        return rows[: len(self.answering)], rows[len(self.answering) :]
+
+
+def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> WantedOutputs:
+    """Return the outputs of a model that answer a task, and that of the gate, if there is one.
 
     A manifest may have no gate where the model has its output: before the bundle is calibrated, or with too few rows.
 
@@ -52,7 +73,8 @@ def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> tuple[str, ...]
         types: the type of each output of the model, as onnxruntime writes it, by name.
 
     Raises:
-        ModelLoadFailed: manifest and model do not agree on whether there is a gate; or its output has another type.
+        ModelLoadFailed: manifest and model do not agree on whether there is a gate, or on the questions; or the gate's
+            output has another type.
     """
     names = [name for name in types if name != ood_gate.OUTPUT_NAME]
     found = types.get(ood_gate.OUTPUT_NAME)
@@ -60,12 +82,22 @@ def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> tuple[str, ...]
         raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {ood_gate.OUTPUT_NAME}")
     if not names:
         raise ModelLoadFailed(f"the model has no output but {ood_gate.OUTPUT_NAME}")
-    answering = output_for(manifest.task.kind, names)
+    answering = _answering(manifest.task, names)
     if found is None:
-        return (answering,)
+        return WantedOutputs(answering, ())
     if found != "tensor(float)":
         raise ModelLoadFailed(f"the output {ood_gate.OUTPUT_NAME} is {found}; it must be tensor(float)")
-    return answering, ood_gate.OUTPUT_NAME
+    return WantedOutputs(answering, (ood_gate.OUTPUT_NAME,))
+
+
+def _answering(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the output of each question, or the only one that answers."""
+    if task.kind != "decide":
+        return (output_for(task.kind, names),)
+    wanted = tuple(QUESTION_OUTPUT.format(question.name) for question in task.questions)
+    if missing := [name for name in wanted if name not in names]:
+        raise ModelLoadFailed(f"the model has no output {missing[0]}; it has {', '.join(names)[:300]}")
+    return wanted
 
 
 def check_ood_score(row: Floats) -> None:
@@ -77,8 +109,21 @@ def check_ood_score(row: Floats) -> None:
         raise ModelLoadFailed(f"the model computes an {ood_gate.OUTPUT_NAME} that is not finite")
 
 
-def check_row(task: TaskSpec, row: Floats) -> None:
-    """Raise ModelLoadFailed unless the row has the shape and the number of outputs that the task needs."""
+def check_rows(task: TaskSpec, rows: Sequence[Floats]) -> None:
+    """Raise ModelLoadFailed unless what answers an input has the shapes and numbers of outputs that the task needs."""
+    if task.kind != "decide":
+        _check_row(task, rows[0])
+        return
+    for question, row in zip(task.questions, rows, strict=True):
+        name, needed = QUESTION_OUTPUT.format(question.name), len(question.outputs)
+        if row.ndim != 1 or len(row) != needed:
+            shape = ", ".join(map(str, ("batch", *row.shape)))
+            raise ModelLoadFailed(f"the model's output {name} is [{shape}]; the question has {needed} possible answers")
+        if not is_finite(row):
+            raise ModelLoadFailed(f"the model computes values of {name} that are not finite")
+
+
+def _check_row(task: TaskSpec, row: Floats) -> None:
     wanted = {"classify": (1,), "extract": (2,), "embed": (1, 2), "redact": (2,)}[task.kind]
     if row.ndim not in wanted:
         raise ModelLoadFailed(f"the model's output has {row.ndim + 1} dimensions, which does not suit {task.kind!r}")

@@ -1,7 +1,8 @@
-"""Encoders in ONNX: text classification, token classification (extract), embedding.
+"""Encoders in ONNX: text classification, several questions (decide), token classification (extract), embedding.
 
-A score is the same alone and in company, to the last bit (decision 52). So an input to classify is always computed
-alone: the head of such a model multiplies one row for each input, and ONNX Runtime has another kernel for a single row.
+A score is the same alone and in company, to the last bit (decision 52). So an input to classify or to decide on is
+always computed alone: the head of such a model multiplies one row for each input, and ONNX Runtime has another kernel
+for a single row. All questions about an input are outputs of one run.
 Extract reads every token, and its inputs share a batch where `attach` has measured that none of them changes by a bit.
 A vector, which no threshold is compared with, is the same within 1e-5 on every element. Where that does not hold inputs
 are computed alone, too: int8 with dynamic quantization scales its activations over the whole batch.
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from edge_agent.engine.job_questions import own_questions
 from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes import onnx_graph, onnx_memory, onnx_outputs
@@ -33,12 +35,12 @@ from edge_agent.engine.runtimes.job_results import (
     unlimited_memory,
 )
 from edge_agent.engine.runtimes.onnx_memory import estimate_memory, long_input_bytes
-from edge_agent.engine.runtimes.onnx_outputs import Floats
+from edge_agent.engine.runtimes.onnx_outputs import Floats, WantedOutputs
 from edge_agent.engine.runtimes.onnx_session import BATCH_ROWS_MAX, OnnxSession, Row, choose_batch
 from edge_agent.engine.runtimes.onnx_workers import BatchWorkers
 from edge_agent.engine.runtimes.personal_spans import PersonalSpans, TagColumns, find_personal
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
-from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 
 # No language has words this long; more characters a token are an attack on the tokenizer, or white space.
 CHARACTERS_PER_TOKEN_MAX = 64
@@ -67,8 +69,9 @@ class _OnnxBundle:
     tokenizer: tokenizers.Tokenizer
     tokenizer_path: str
     tokenizer_bytes: int
-    outputs: tuple[str, ...]
-    """That of the answer, and then that of the gate, if there is one."""
+    outputs: WantedOutputs
+    temperatures: tuple[float, ...]
+    """Of each output that answers a question."""
     rows_max: int
 
 
@@ -125,8 +128,9 @@ class OnnxRuntime:
         outputs = onnx_outputs.outputs_for(manifest, self._opened_session.outputs)
         rows_max = self._proven(manifest, outputs, (encoding.ids, encoding.type_ids))
         if manifest.task.kind == "redact":
-            self._check_clean(manifest, outputs, tokenizer)
-        self._bundles[digest] = _OnnxBundle(manifest, tokenizer, path, size, outputs, rows_max)
+            self._check_clean(manifest, outputs.names, tokenizer)
+        temperatures = tuple(question.temperature for question in own_questions(manifest))
+        self._bundles[digest] = _OnnxBundle(manifest, tokenizer, path, size, outputs, temperatures, rows_max)
 
     def _claim(self, tokenizer: Mapping[str, int], input_tokens_max: int) -> None:
         """Raise MemoryShort unless there is as much for what a bundle adds."""
@@ -222,15 +226,16 @@ class OnnxRuntime:
         del self._running[job.run.job_id]
         return True
 
-    def _proven(self, manifest: Manifest, outputs: tuple[str, ...], warm: Row) -> int:
+    def _proven(self, manifest: Manifest, wanted: WantedOutputs, warm: Row) -> int:
         """Return how many inputs may be computed together. Raises ModelLoadFailed if the model does not compute."""
-        alone, *score = self._probe(outputs, warm)
-        onnx_outputs.check_row(manifest.task, alone)
+        outputs = wanted.names
+        answering, score = wanted.split(self._probe(outputs, warm))
+        onnx_outputs.check_rows(manifest.task, answering)
         for each in score:
             onnx_outputs.check_ood_score(each)
         limit = manifest.task.limits.input_tokens_max
         self._probe(outputs, _stretched(warm, min(limit, PROBE_TOKENS_MAX)), f"; the manifest allows {limit}")
-        if manifest.task.kind == "classify":
+        if manifest.task.kind in LABEL_KINDS:
             return 1
         tolerance = NEIGHBOUR_TOLERANCE if manifest.task.kind == "embed" else 0.0
         lengths = {min(limit, int(share * len(warm[0]))) for share in _PROBE_LENGTHS}
@@ -287,13 +292,13 @@ def _computed(session: OnnxSession, bundle: _OnnxBundle, batch: list[_OnnxJob]) 
     """Compute a batch; if that fails, each job alone, so that a bad one fails nobody else. Runs on a worker."""
     started = time.perf_counter()
     try:
-        rows = session.run(bundle.outputs, [job.row for job in batch])
+        rows = session.run(bundle.outputs.names, [job.row for job in batch])
     except ModelFailed as error:
         if len(batch) == 1:
             return [(batch[0], failure_report(batch[0].run.job_id, error))]
         return [pair for job in batch for pair in _computed(session, bundle, [job])]
     elapsed_ms = (time.perf_counter() - started) * 1000
-    return [(job, _answer(bundle.manifest, job, row, elapsed_ms)) for job, row in zip(batch, rows, strict=True)]
+    return [(job, _answer(bundle, job, row, elapsed_ms)) for job, row in zip(batch, rows, strict=True)]
 
 
 def _opened(path: str) -> tokenizers.Tokenizer:
@@ -333,21 +338,27 @@ def _stretched(row: Row, length: int) -> Row:
     return (list(row[0]) * times)[:length], (list(row[1]) * times)[:length]
 
 
-def _answer(manifest: Manifest, job: _OnnxJob, outputs: tuple[Floats, ...], elapsed_ms: float) -> Event:
-    row = outputs[0]
-    if not onnx_outputs.is_finite(row):
+def _answer(bundle: _OnnxBundle, job: _OnnxJob, outputs: tuple[Floats, ...], elapsed_ms: float) -> Event:
+    rows, score = bundle.outputs.split(outputs)
+    if not all(map(onnx_outputs.is_finite, rows)):
         return failure_report(
             job.run.job_id, ModelFailed("the model computes values that are not finite for this input")
         )
-    task, temperature = manifest.task, manifest.confidence.temperature
+    manifest = bundle.manifest
+    task, row = manifest.task, rows[0]
     done = JobResult(job_id=job.run.job_id, input_tokens=len(job.row[0]), prefill_ms=elapsed_ms)
-    if len(outputs) > 1:
-        done.ood_score = outputs[1].item()
-    if task.kind == "classify":
-        done.scores = onnx_outputs.label_probabilities(row, temperature)
+    for each in score:
+        done.ood_score = each.item()
+    if task.kind == "decide":
+        done.question_scores = tuple(
+            onnx_outputs.label_probabilities(each, temperature)
+            for each, temperature in zip(rows, bundle.temperatures, strict=True)
+        )
+    elif task.kind == "classify":
+        done.scores = onnx_outputs.label_probabilities(row, manifest.confidence.temperature)
     elif task.kind == "extract":
         words = onnx_outputs.word_spans(job.run.text, job.encoding.word_ids, job.encoding.offsets)
-        shares = onnx_outputs.probabilities(row, temperature)
+        shares = onnx_outputs.probabilities(row, manifest.confidence.temperature)
         done.entities, done.confidence = onnx_outputs.decode_entities(words, shares, task.labels)
     elif task.kind == "redact":
         found = _personal(manifest, job.run.text, job.encoding, row)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from edge_agent.formats.manifest import Manifest, TaskSpec, Threshold
+from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.plan import Mode
 from edge_agent.metrics.answer_counts import AnswerCounts, Histogram
 from edge_agent.server import messages

@@ -10,8 +10,9 @@ from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.package import golden_cases as chosen
 from edge_agent.errors import BundleUnreadable
+from edge_agent.formats.calibration import AlwaysEscalate, Threshold
 from edge_agent.formats.golden_cases import TOLERANCE, GoldenAnswer, GoldenCase, differences, encode, is_binding, parse
-from edge_agent.formats.manifest import AlwaysEscalate, Manifest, TaskSpec, Threshold
+from edge_agent.formats.manifest import Manifest, TaskSpec
 
 AT_80 = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=100, bound=0.04, coverage=0.7)
 LABELS = ("refund", "price", "hours")
@@ -163,3 +164,33 @@ def test_the_order_of_the_file_does_not_matter():
         TaskSpec(name="x", kind="extract", labels=("O",)), [DataRow("a", spans=(TextSpan(0, 1, "x"),))]
     )
     assert 1 == len(plain)
+
+
+DECISION = GoldenCase(
+    input="hi",
+    answer="",
+    answers={"intent": "refund", "urgent": "no"},
+    question_scores={"intent": (0.9, 0.1), "urgent": (0.52, 0.48)},
+)
+
+
+def test_each_question_is_compared_for_itself():
+    """A clear label that turned is a difference, one that rounding may turn is none, and its scores still count."""
+    alike = GoldenAnswer(
+        "", (), None, {"intent": "refund", "urgent": "yes"}, {"intent": (0.88, 0.12), "urgent": (0.49, 0.51)}
+    )
+    assert [] == differences(DECISION, alike)
+    turned = GoldenAnswer(
+        "", (), None, {"intent": "price", "urgent": "no"}, {"intent": (0.1, 0.9), "urgent": (0.4, 0.6)}
+    )
+    assert [
+        "the answer to 'intent' is 'price', not 'refund'",
+        "the scores of 'intent' differ by 0.8000; 0.05 is allowed",
+        "the scores of 'urgent' differ by 0.1200; 0.05 is allowed",
+    ] == differences(DECISION, turned)
+
+
+def test_a_question_without_an_answer_is_a_difference():
+    """A bundle that no longer answers a question of the case differs from it."""
+    lost = GoldenAnswer("", (), None, {"intent": "refund"}, {"intent": (0.9, 0.1)})
+    assert ["0 scores of 'urgent', not 2"] == differences(DECISION, lost)

@@ -118,3 +118,22 @@ def test_an_older_reader_takes_a_newer_record():
     """A key that a newer site writes is ignored."""
     plain = json.loads(example_records.encode(prediction())) | {"mood": "good"}
     assert prediction() == example_records.parse(json.dumps(plain).encode())
+
+
+DECISION = {"kind": "decide", "task": "front-desk", "question": "intent"}
+
+
+def test_a_record_of_a_question_names_it():
+    """Examples of different questions are kept apart by TASK/QUESTION; those of other kinds by their task."""
+    record = example_records.parse(example_records.encode(prediction(**DECISION)))
+    assert ("front-desk", "intent") == (record.task, record.question)
+    assert "front-desk/intent" == example_records.example_key(DECISION)
+    assert "pos-intent" == example_records.example_key({"task": "pos-intent"})
+
+
+@pytest.mark.parametrize("changes", [{"question": None}, {"kind": "classify"}, {"question": "In/tent"}])
+def test_a_record_without_its_question_is_refused(changes):
+    """A decision names its question, and no other kind has one."""
+    plain = json.loads(example_records.encode(prediction(**DECISION))) | changes
+    with pytest.raises(RecordInvalid):
+        example_records.parse(json.dumps(plain).encode())

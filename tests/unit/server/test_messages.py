@@ -14,7 +14,7 @@ from edge_agent.routing.policy import LowConfidencePolicy, RouteName
 from edge_agent.server import messages
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import admin_pb2, task_pb2
-from tests.support.bundles import RECORD_SCHEMA
+from tests.support.bundles import QUESTIONS, RECORD_SCHEMA
 
 THRESHOLD = {
     "temperature": 1.0,
@@ -54,6 +54,25 @@ def test_a_task_is_described_whole():
         gate="none",
     )
     assert expected == messages.task_message(installed, "hybrid", ready=True)
+
+
+def test_the_questions_of_a_task_are_described():
+    """Each has its type, its possible answers with what they mean, and its own threshold where it has one."""
+    task = {"name": "desk", "kind": "decide", "questions": QUESTIONS}
+    calibrated = {"urgent": {"policy": "threshold", **THRESHOLD}}
+    installed = bundle("decide", **{"task": task, "question_confidence": calibrated})
+    message = messages.task_message(installed, "local", ready=True)
+    intent, urgent, severity = message.questions
+    assert (task_pb2.TASK_KIND_DECIDE, False, False) == (
+        message.kind,
+        message.open_questions,
+        message.HasField("threshold"),
+    )
+    assert ["intent", "urgent", "severity"] == [each.name for each in message.questions]
+    assert (task_pb2.QUESTION_TYPE_PREDICATE, 0.75) == (urgent.type, urgent.threshold)
+    assert ["no", "yes"] == [each.label for each in urgent.options]
+    assert ("high", "Somebody is harmed.") == (severity.options[2].label, severity.options[2].description)
+    assert not intent.HasField("threshold")
 
 
 def test_a_task_without_calibration_has_no_threshold():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.calibrate import novelty, temperature
-from edge_agent.formats.manifest import TypicalInputs
+from edge_agent.formats.calibration import TypicalInputs
 
 RNG = np.random.default_rng(2)
 

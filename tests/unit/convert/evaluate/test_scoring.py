@@ -14,7 +14,8 @@ from convert.evaluate import paired_comparison
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
 from convert.report import markdown
-from edge_agent.formats.manifest import Manifest, TaskSpec, Threshold
+from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.manifest import Manifest, TaskSpec
 
 CLASSIFY = TaskSpec(name="intent", kind="classify", labels=("refund", "price", "hours"))
 EXTRACT = TaskSpec(name="fields", kind="extract", labels=("O", "B-item", "I-item", "B-price"))

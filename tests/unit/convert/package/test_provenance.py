@@ -14,7 +14,7 @@ from convert.pipeline import recipe
 from convert.pipeline.stage import StageJob
 from convert.quantize import candidate_bundle
 from edge_agent.errors import FileMissing
-from edge_agent.formats.manifest import AlwaysEscalate
+from edge_agent.formats.calibration import AlwaysEscalate
 
 TASK = {
     "version": "1.0.0",

@@ -8,7 +8,15 @@ import time
 
 import pytest
 
-from edge_agent.engine.protocol import EntitySpan, FailureReport, JobRequest, JobResult, LoadRequest, TextChunk
+from edge_agent.engine.protocol import (
+    AskedQuestion,
+    EntitySpan,
+    FailureReport,
+    JobRequest,
+    JobResult,
+    LoadRequest,
+    TextChunk,
+)
 from edge_agent.engine.runtimes import echo
 from edge_agent.engine.runtimes.echo import VECTOR_LENGTH, EchoRuntime
 from edge_agent.errors import ModelLoadFailed
@@ -40,6 +48,28 @@ def test_a_label_in_the_text_wins(answers):
     (done,) = answers("classify", "a REFUND please", labels=("price", "refund"))
     assert done.scores[1] > 0.99
     assert math.isclose(1.0, sum(done.scores))
+
+
+def test_each_question_is_answered(answers):
+    """A label in the text wins its question, and "yes" wins a predicate whose name is in the text."""
+    (done,) = answers("decide", "an urgent refund, high")
+    intent, urgent, severity = done.question_scores
+    assert ("refund", 1, 2) == (
+        bundles.INTENTS[intent.index(max(intent))],
+        urgent.index(max(urgent)),
+        severity.index(max(severity)),
+    )
+    assert all(math.isclose(1.0, sum(each)) for each in done.question_scores)
+
+
+def test_questions_of_the_call_replace_those_of_the_bundle(answers):
+    """A job that brings questions is answered these, in their order, at the temperature that comes with each."""
+    sharp = AskedQuestion("colour", "choice", "Which colour?", ("red", "blue"))
+    flat = AskedQuestion("colour", "choice", "Which colour?", ("red", "blue"), temperature=8.0)
+    (done,) = answers("decide", "the red one", questions=(sharp, flat))
+    first, second = done.question_scores
+    assert first[0] > 0.99
+    assert 0.5 < second[0] < 0.8
 
 
 def test_answers_repeat(answers):

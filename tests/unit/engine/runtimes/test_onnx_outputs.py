@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_agent.engine.protocol import EntitySpan
 from edge_agent.engine.runtimes.onnx_outputs import (
     WordSpan,
-    check_row,
+    check_rows,
     decode_entities,
     embedding_bytes,
     is_finite,
@@ -66,7 +66,7 @@ def test_output_is_chosen_by_name_else_first(kind, names, expected):
 @pytest.mark.parametrize(("task", "shape"), [(CLASSIFY, (2,)), (EXTRACT, (7, 3)), (EMBED, (7, 32)), (EMBED, (32,))])
 def test_fitting_rows_pass(task, shape):
     """A row of the shape that the kind needs is accepted."""
-    check_row(task, row(*shape))
+    check_rows(task, [row(*shape)])
 
 
 @pytest.mark.parametrize(
@@ -82,21 +82,21 @@ def test_fitting_rows_pass(task, shape):
 def test_unfitting_rows_are_refused(task, shape, message):
     """A model whose output does not suit the task is refused with both numbers."""
     with pytest.raises(ModelLoadFailed) as caught:
-        check_row(task, row(*shape))
+        check_rows(task, [row(*shape)])
     assert message == caught.value.message
 
 
 def test_tags_are_bio():
     """Tags of another scheme are refused, naming the first."""
     with pytest.raises(ModelLoadFailed, match=r"O, B-\.\.\. and I-\.\.\.; 'S-price' is not"):
-        check_row(TaskSpec(name="a", kind="extract", labels=("O", "S-price")), row(4, 2))
+        check_rows(TaskSpec(name="a", kind="extract", labels=("O", "S-price")), [row(4, 2)])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_values_that_are_not_finite_are_refused(value):
     """A model that computes NaN or infinity for a plain text is refused."""
     with pytest.raises(ModelLoadFailed, match="not finite"):
-        check_row(CLASSIFY, np.array([0.0, value], np.float32))
+        check_rows(CLASSIFY, [np.array([0.0, value], np.float32)])
 
 
 @pytest.mark.parametrize(

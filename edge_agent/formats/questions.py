@@ -1,0 +1,84 @@
+"""The questions of a decide task: what may be asked about an input, and which answers there are.
+
+A question is of one of three types. *predicate*: is the statement in the instructions true; its outputs are "no" and
+"yes". *choice*: which of several options. *score*: which of several ordered levels; its score is the expected value of
+the level's place, counted from 0. A classify task is the special case of a single choice (`TaskSpec.questions_asked`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+QuestionType = Literal["predicate", "choice", "score"]
+QuestionName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$")]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+Description = Annotated[str, Field(max_length=2000)]
+
+QUESTIONS_MAX = 64
+"""Of one bundle."""
+PREDICATE_OUTPUTS = ("no", "yes")
+"""In the order of the model's outputs."""
+OPTIONS = {"choice": (2, 255), "score": (2, 10)}
+"""The fewest and the most labels of a question, by its type."""
+
+
+class QuestionSpec(BaseModel):
+    """One question."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    name: QuestionName
+    type: QuestionType
+    instructions: str = Field(min_length=1, max_length=2000)
+    """What is asked; of a predicate, the statement that is true or not."""
+    labels: tuple[Label, ...] = Field(default=(), max_length=255)
+    """choice: the options. score: the levels, the lowest first. predicate: none."""
+    descriptions: tuple[Description, ...] = Field(default=(), max_length=255)
+    """What each output means, in the order of `outputs`; an empty text describes nothing."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The possible answers, in the order of the model's outputs."""
+        return self.labels or PREDICATE_OUTPUTS
+
+    @model_validator(mode="after")
+    def _answerable(self) -> QuestionSpec:
+        if not self.instructions.strip():
+            raise ValueError(f"'instructions' of question {self.name!r} have no text")
+        if self.type == "predicate":
+            if self.labels:
+                raise ValueError(f"question {self.name!r} is a predicate, whose answers are no and yes: no 'labels'")
+        else:
+            self._check_labels(*OPTIONS[self.type])
+        if self.descriptions and len(self.descriptions) != len(self.outputs):
+            have, need = len(self.descriptions), len(self.outputs)
+            raise ValueError(f"question {self.name!r} has {need} possible answers and {have} 'descriptions'")
+        return self
+
+    def _check_labels(self, fewest: int, most: int) -> None:
+        if not fewest <= len(self.labels) <= most:
+            count = len(self.labels)
+            raise ValueError(f"question {self.name!r}: a {self.type} has {fewest} to {most} labels, not {count}")
+        if twice := duplicates(self.labels):
+            raise ValueError(f"question {self.name!r} has duplicate labels: {', '.join(twice)}")
+
+
+@lru_cache(maxsize=256)
+def single_choice(name: str, labels: tuple[str, ...]) -> tuple[QuestionSpec]:
+    """Return the only question of a classify task; unlike a declared one it may have up to 1,000 labels."""
+    return (QuestionSpec.model_construct(name=name, type="choice", instructions="", labels=labels, descriptions=()),)
+
+
+def expected_level(probabilities: Sequence[float]) -> float:
+    """Return the expected value of a score question: the mean of the levels' places from 0, each by its probability."""
+    return sum(place * each for place, each in enumerate(probabilities))
+
+
+def duplicates(names: Sequence[str]) -> list[str]:
+    """Return the names that occur more than once, in the order of the alphabet."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)

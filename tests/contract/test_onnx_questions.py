@@ -1,0 +1,107 @@
+"""Several questions about an input in one run of an encoder: an output of the graph for each."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
+from edge_agent.engine.runtimes.onnx_runtime import OnnxRuntime
+from edge_agent.errors import ModelLoadFailed
+from tests.support import bert_onnx, bundles, gated_onnx
+
+CALIBRATED = {**gated_onnx.CALIBRATED, "temperature": 3.0}
+
+
+def written(folder: Path, model: bytes = b"", gate: dict[str, Any] | None = None, **more: Any) -> Path:
+    confidence = {"policy": "always_escalate", **({"gate": gate} if gate else {})}
+    return gated_onnx.write(folder, "decide", model or bundles.tiny_onnx("decide"), confidence, **more)
+
+
+def opened(folder: Path) -> OnnxRuntime:
+    runtime = OnnxRuntime()
+    runtime.load(LoadRequest(runtime="onnx", weights=str(folder / "model.onnx")))
+    runtime.attach("a", bundles.manifest_of(folder), bundles.paths_of(folder))
+    return runtime
+
+
+def answered(runtime: OnnxRuntime, text: str = "refund") -> JobResult:
+    runtime.submit(JobRequest(job_id="1", digest="a", text=text))
+    found: list[Any] = []
+    while runtime.busy:
+        found += runtime.step()
+    (done,) = found
+    assert isinstance(done, JobResult)
+    return done
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(ModelLoadFailed) as caught:
+        opened(folder)
+    return caught.value.message
+
+
+def without_output(model: bytes, name: str) -> bytes:
+    loaded = onnx.load_from_string(model)
+    kept = [each for each in loaded.graph.output if each.name != name]
+    del loaded.graph.output[:]
+    loaded.graph.output.extend(kept)
+    return loaded.SerializeToString()
+
+
+def with_infinity(model: bytes, name: str) -> bytes:
+    """Return the model with infinity added to an output."""
+    loaded = onnx.load_from_string(model)
+    split = next(node for node in loaded.graph.node if name in node.output)
+    split.output[list(split.output).index(name)] = "finite"
+    loaded.graph.initializer.append(numpy_helper.from_array(np.array([np.inf], np.float32), "infinity"))
+    loaded.graph.node.append(helper.make_node("Add", ["finite", "infinity"], [name]))
+    return loaded.SerializeToString()
+
+
+def test_each_question_has_its_own_temperature(tmp_path):
+    """A temperature flattens the answers to its question and to no other."""
+    plain = answered(opened(written(tmp_path / "plain")))
+    flat = answered(opened(written(tmp_path / "flat", question_confidence={"intent": CALIBRATED})))
+    assert max(flat.question_scores[0]) < max(plain.question_scores[0])
+    assert plain.question_scores[1:] == flat.question_scores[1:]
+    logits = [math.log(each) for each in plain.question_scores[0]]
+    weights = [math.exp(each / 3.0) for each in logits]
+    assert pytest.approx([each / sum(weights) for each in weights]) == flat.question_scores[0]
+
+
+def test_one_run_answers_the_questions_and_the_gate(tmp_path):
+    """The graph's score of how strange the input is comes with the answers."""
+    model = gated_onnx.with_score(bundles.tiny_onnx("decide"))
+    done = answered(opened(written(tmp_path, model, gated_onnx.gate(1, 2, 3))))
+    assert done.ood_score is not None
+    assert [len(each) for each in done.question_scores] == [len(bundles.INTENTS), 2, 3]
+
+
+def test_a_question_without_an_output_does_not_load(tmp_path):
+    """The message names the output that is missing and those that are there."""
+    model = without_output(bundles.tiny_onnx("decide"), "logits.urgent")
+    said = refused(written(tmp_path, model))
+    assert "the model has no output logits.urgent; it has logits.intent, logits.severity" in said
+
+
+def test_an_output_of_another_size_does_not_load(tmp_path):
+    """A question whose possible answers are not as many as the model's outputs is refused, with both numbers."""
+    config = bert_onnx.TINY
+    sizes = {"intent": len(bundles.INTENTS), "urgent": 2, "severity": 4}
+    weights = bert_onnx.random_weights(config, outputs=sum(sizes.values()))
+    model = bert_onnx.split_by_question(bert_onnx.build(config, weights, "classify"), sizes)
+    said = refused(written(tmp_path, model))
+    assert "the model's output logits.severity is [batch, 4]; the question has 3 possible answers" in said
+
+
+def test_an_output_that_is_not_finite_does_not_load(tmp_path):
+    """It is named."""
+    said = refused(written(tmp_path, with_infinity(bundles.tiny_onnx("decide"), "logits.urgent")))
+    assert "the model computes values of logits.urgent that are not finite" in said
