@@ -46,8 +46,7 @@ _FORMATS: dict[str, tuple[DataFormat, ...]] = {
     "classify": ("text-label", "prompt-completion", "messages"),
     "extract": ("text-spans", "prompt-completion", "messages"),
     "generate": ("prompt-completion", "messages"),
-    "embed": ("text-label",),
-    "redact": ("text-spans",),
+    **{"embed": ("text-label",), "redact": ("text-spans",)},
 }
 
 
