@@ -35,7 +35,8 @@ def measure(rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], fa
     """
     hits: list[tuple[int, bool]] = []
     types: dict[str, list[int]] = {}
-    leaks, touched = [], []
+    leaks: list[tuple[int, bool]] = []
+    touched: list[tuple[int, bool]] = []
     right = replaced = 0
     for place, (row, said) in enumerate(zip(rows, predictions, strict=True)):
         left = remaining(row.text, row.spans, said.entities)

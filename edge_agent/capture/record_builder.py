@@ -24,6 +24,7 @@ from edge_agent.capture.spool import (
     PredictionRecord,
 )
 from edge_agent.capture.teacher_questions import TeacherQuestion
+from edge_agent.capture.value_digests import ValueDigester
 from edge_agent.config import ExamplesConfig, RedactionConfig
 from edge_agent.errors import RedactionHeld
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
@@ -72,6 +73,8 @@ class CapturedAnswer:
     """What the redaction model found in its texts; None = it has not read them."""
     rules_suffice: bool = False
     """The rules alone may redact it, though the site has a redaction model."""
+    teacher_scores: Sequence[tuple[str, float]] = ()
+    """classify: each label with the probability that the large model gave it; empty = it gave none."""
 
     @property
     def output(self) -> str:
@@ -96,10 +99,18 @@ class RecordBuilder:
     """Builds the records of one site."""
 
     def __init__(
-        self, config: ExamplesConfig, site: str, redactor: Redactor, model: RedactionConfig | None = None
+        self,
+        config: ExamplesConfig,
+        site: str,
+        redactor: Redactor,
+        model: RedactionConfig | None = None,
+        digester: ValueDigester | None = None,
     ) -> None:
-        """Redact by those rules, and by what a redaction model found if the site has one."""
-        self._config, self._site, self._redactor = config, site, redactor
+        """Redact by those rules, and by what a redaction model found if the site has one.
+
+        Without a `digester` no value can be found again.
+        """
+        self._config, self._site, self._redactor, self._digester = config, site, redactor, digester
         self._model = model or RedactionConfig()
 
     def build_prediction(self, answered: CapturedAnswer, seconds: float) -> PredictionRecord:
@@ -135,7 +146,16 @@ class RecordBuilder:
         consent = CONSENTS[self._config.collect[task.name]]
         raw, seen = _write(record).encode(), observe_answer(answered, seconds)
         return PredictionRecord(
-            answered.prediction_id, task.name, rank, _class(answered), consent, raw, seen, answered.later
+            answered.prediction_id,
+            task.name,
+            rank,
+            _class(answered),
+            consent,
+            raw,
+            seen,
+            answered.later,
+            dict(redaction.counts),
+            self._digests(redaction),
         )
 
     def build_feedback(
@@ -173,9 +193,8 @@ class RecordBuilder:
             "reason": redaction.text(said.reason),
         }
         content = _write([said.prediction_id, said.reviewer, said.verdict, said.value, said.reason])
-        return FeedbackRecord(
-            said.feedback_id, said.prediction_id, said.request_id, _write(record).encode(), content.encode()
-        )
+        raw, digests = _write(record).encode(), self._digests(redaction)
+        return FeedbackRecord(said.feedback_id, said.prediction_id, said.request_id, raw, content.encode(), digests)
 
     def build_teacher_label(
         self,
@@ -185,6 +204,7 @@ class RecordBuilder:
         manifest: Manifest,
         at: float,
         findings: ModelFindings | None = None,
+        scores: Sequence[tuple[str, float]] = (),
     ) -> bytes:
         """Write what the large model said of a stored prediction, redacted as feedback is."""
         prediction = json.loads(asked.record)
@@ -194,7 +214,7 @@ class RecordBuilder:
             said = self._record(redaction, _like(said, prediction["output"]), manifest)
         elif prediction["kind"] == "generate":
             said = redaction.text(said)
-        record = {
+        record: dict[str, Any] = {
             "schema": SCHEMA,
             "type": "opinion",
             "record_id": f"opinion:{asked.prediction_id}",
@@ -206,6 +226,8 @@ class RecordBuilder:
             "why": asked.why,
             "value": said,
         }
+        if scores:
+            record["scores"] = scores
         return _write(record).encode()
 
     def build_tombstone(self, prediction_id: str, at: float) -> bytes:
@@ -219,6 +241,9 @@ class RecordBuilder:
             "prediction_id": prediction_id,
         }
         return _write(record).encode()
+
+    def _digests(self, redaction: RedactionSession) -> frozenset[bytes]:
+        return self._digester.digests(redaction.replaced) if self._digester else frozenset()
 
     def _require_findings(self, findings: ModelFindings | None, rules_suffice: bool) -> None:
         """Raise RedactionHeld for texts that the site's redaction model has not read."""
@@ -238,6 +263,8 @@ class RecordBuilder:
         if answered.teacher_answer is None:
             return {"output": output, **grades}
         given = {**UNGRADED, "model": answered.model}
+        if answered.teacher_scores:
+            given["teacher_scores"] = answered.teacher_scores
         if answered.local_answer is None:
             return {"output": output, **given}
         local = self._answer(redaction, answered, answered.local_answer)

@@ -2,18 +2,21 @@
 
 A question consists of the task's own words (its system message, or its prompt before the input), the labels or the
 schema of the record, and the redacted input. A JSON schema goes with it; not every server keeps to that, so the answer
-is checked here too.
+is checked here too. A large model that answers typed questions gets these instead, and gives probabilities.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest, TaskSpec
+from edge_agent.routing import decision_questions
+from edge_agent.routing.decision_questions import LargeModelTypedQuestion, ModelAnswer
 
 ANSWER_CHARACTERS_MAX = 64 * 1024
 LABEL_TOKENS = 64
@@ -33,6 +36,10 @@ class LargeModelQuestion:
     output_tokens_max: int
     waited_for: bool = True
     """A caller waits for the answer; without one the question yields to those with one."""
+    questions: tuple[LargeModelTypedQuestion, ...] = ()
+    """The same as typed questions about `text`; empty = its answer is no choice."""
+    text: str = ""
+    """The redacted input."""
 
     def repaired(self, answer: str, problem: str) -> LargeModelQuestion:
         """Return the question that follows an answer with a problem."""
@@ -53,7 +60,16 @@ def build_question(manifest: Manifest, text: str) -> LargeModelQuestion:
     tokens = LABEL_TOKENS + max(len(label) for label in task.labels) if task.kind == "classify" else 0
     wanted = tokens or task.limits.output_tokens_max
     written = json.dumps(schema, ensure_ascii=False) if schema is not None else ""
-    return LargeModelQuestion(task.name, (("system", words), ("user", text)), written, wanted)
+    turns = (("system", words), ("user", text))
+    return LargeModelQuestion(task.name, turns, written, wanted, questions=typed_questions(task), text=text)
+
+
+def typed_questions(task: TaskSpec) -> tuple[LargeModelTypedQuestion, ...]:
+    """Return what a task asks as typed questions; empty = its answer is no choice."""
+    if task.kind != "classify":
+        return ()
+    instructions = "\n\n".join(part for part in (_OPENINGS["classify"], _own_words(task)) if part)
+    return (LargeModelTypedQuestion(task.name, "choice", instructions, tuple(task.labels)),)
 
 
 def answer_schema(task: TaskSpec) -> dict[str, Any] | None:
@@ -74,6 +90,8 @@ class LargeModelReply:
 
     value: str = ""
     problem: str = ""
+    probabilities: tuple[tuple[str, float], ...] = ()
+    """Each label with its probability, in the order of the task; empty = the large model gave none."""
 
 
 def parse_reply(task: TaskSpec, said: str) -> LargeModelReply:
@@ -94,6 +112,15 @@ def parse_reply(task: TaskSpec, said: str) -> LargeModelReply:
     if task.kind == "classify":
         return LargeModelReply(plain[_KEY])
     return LargeModelReply(json.dumps(plain, ensure_ascii=False))
+
+
+def parse_typed_reply(question: LargeModelTypedQuestion, answers: Sequence[ModelAnswer]) -> LargeModelReply:
+    """Check the answers to typed questions; the likeliest option of `question` is the label."""
+    try:
+        found = decision_questions.read_distribution(question, answers)
+    except ValueError as error:
+        return LargeModelReply(problem=str(error))
+    return LargeModelReply(max(found, key=itemgetter(1))[0], probabilities=found)
 
 
 _OPENINGS: Mapping[str, str] = {

@@ -83,14 +83,14 @@ class DeferredEscalations:
         conversation = None
         try:
             conversation = LargeModelConversation(self._uplink, manifest.task, _question(waiting, manifest))
-            value, finish = await conversation.answer(lambda: self._seconds_max)
+            reply, finish = await conversation.answer(lambda: self._seconds_max)
         except EdgeAgentError as error:
             await self._unanswered(waiting, error, answers=conversation.answers if conversation else 0)
             return False
         self._refused_in_a_row = 0
         model = finish.model or self._uplink.model
         try:
-            await self._capture.store_teacher_label(waiting, value, model, manifest)
+            await self._capture.store_teacher_label(waiting, reply.value, model, manifest, reply.probabilities)
         except RedactionHeld as error:
             await self._unanswered(waiting, error, answers=conversation.answers)
         return True

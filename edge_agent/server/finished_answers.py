@@ -47,6 +47,8 @@ class LargeModelAnswer(NamedTuple):
     took_ms: float
     complete: bool = True
     """False when the limit of tokens ended it."""
+    probabilities: tuple[tuple[str, float], ...] = ()
+    """Each label with the probability that it gave it, in the order of the task; empty = it gave none."""
 
 
 class FinishedAnswer(NamedTuple):
@@ -247,6 +249,7 @@ def _captured(
         _later(finished),
         finished.decision.p_value,
         finished.decision.held_up or "",
+        teacher_scores=finished.large_model.probabilities if finished.large_model else (),
     )
 
 

@@ -24,12 +24,19 @@ from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import policy
-from edge_agent.routing.large_model_questions import LargeModelQuestion, build_question, parse_reply
+from edge_agent.routing.decision_questions import ModelAnswer
+from edge_agent.routing.large_model_questions import (
+    LargeModelQuestion,
+    LargeModelReply,
+    build_question,
+    parse_reply,
+    parse_typed_reply,
+)
 from edge_agent.routing.policy import EscalationContext, LowConfidencePolicy, RouteDecision, RouteReason
 from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
 from edge_agent.server.task_modes import TaskModes
-from edge_agent.server.uplink_client import LargeModelFinish, UplinkClient
+from edge_agent.server.uplink_client import LargeModelEvent, LargeModelFinish, UplinkClient
 from edge_agent.store.state_database import InstalledBundle
 
 log = structlog.get_logger("edge_agent.server")
@@ -128,6 +135,8 @@ class ModelRouter:
         begins = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
         async with contextlib.aclosing(_require_start(self._uplink.ask(question, seconds), begins)) as events:
             async for event in events:
+                if isinstance(event, tuple):  # nothing typed was asked
+                    continue
                 # A placeholder may come in pieces: what may still become one is not written yet.
                 text, pending = (
                     (pending, "") if isinstance(event, LargeModelFinish) else redaction.split(pending + event)
@@ -182,9 +191,9 @@ class ModelRouter:
                 redaction = await self._capture.start_redaction(manifest.task.name, item.text, _seconds_left(item))
                 question = build_question(manifest, redaction.text(item.text))
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)
-                value, finish = await conversation.answer(lambda: _seconds_left(item))
-                restored = _restore(value, manifest, redaction)
-                return LargeModelAnswer(restored, finish.model, 1000 * (time.monotonic() - began))
+                reply, finish = await conversation.answer(lambda: _seconds_left(item))
+                restored, took_ms = _restore(reply.value, manifest, redaction), 1000 * (time.monotonic() - began)
+                return LargeModelAnswer(restored, finish.model, took_ms, probabilities=reply.probabilities)
         except UpstreamBusy:
             return RouteReason.UPSTREAM_BUSY
         except EdgeAgentError as error:
@@ -201,30 +210,41 @@ class LargeModelConversation:
         self.answers = 0
         """How many answers have come, usable or not."""
 
-    async def answer(self, seconds: Callable[[], float]) -> tuple[str, LargeModelFinish]:
+    async def answer(self, seconds: Callable[[], float]) -> tuple[LargeModelReply, LargeModelFinish]:
         """Return the label, the record as JSON, or the text; `seconds` returns the limit of each try when it begins.
+
+        Answers to typed questions are not asked for again: the same question gets the same answer.
 
         Raises:
             EdgeAgentError: there is no answer, or none that keeps to the labels or the schema.
         """
         problem = ""
         for _ in range(TRIES_MAX):
-            text, finish = await self._whole_answer(seconds())
+            text, typed, finish = await self._whole_answer(seconds())
             self.answers += 1
-            reply = parse_reply(self._task, text)
+            if typed is not None:
+                reply = parse_typed_reply(self._question.questions[0], typed)
+            else:
+                reply = parse_reply(self._task, text)
             problem = reply.problem
             if not problem:
-                return reply.value, finish
+                return reply, finish
+            if typed is not None:
+                break
             self._question = self._question.repaired(text, problem)
         raise UpstreamFailed(f"the large model's answer cannot be used: {problem}")
 
-    async def _whole_answer(self, seconds: float) -> tuple[str, LargeModelFinish]:
+    async def _whole_answer(self, seconds: float) -> tuple[str, tuple[ModelAnswer, ...] | None, LargeModelFinish]:
         parts: list[str] = []
+        typed: tuple[ModelAnswer, ...] | None = None
         async with contextlib.aclosing(self._uplink.ask(self._question, seconds)) as events:
             async for event in events:
                 if isinstance(event, LargeModelFinish):
-                    return "".join(parts), event
-                parts.append(event)
+                    return "".join(parts), typed, event
+                if isinstance(event, str):
+                    parts.append(event)
+                elif self._question.questions:
+                    typed = event
         raise UpstreamFailed("the large model gave no whole answer")
 
 
@@ -264,8 +284,8 @@ def _seconds_left(item: RoutedInput) -> float:
 
 
 async def _require_start(
-    answer: AsyncGenerator[str | LargeModelFinish, None], seconds: float | None
-) -> AsyncGenerator[str | LargeModelFinish, None]:
+    answer: AsyncGenerator[LargeModelEvent, None], seconds: float | None
+) -> AsyncGenerator[LargeModelEvent, None]:
     """Yield an answer that begins within `seconds`; None = no limit. Raises UpstreamFailed."""
     async with contextlib.aclosing(answer) as events:
         try:
