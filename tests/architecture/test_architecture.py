@@ -60,6 +60,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "zstandard": ("edge_agent.formats", "convert"),
     "cryptography": ("edge_agent.formats", "edge_agent.certificate_authority", "edge_agent.capture", "convert"),
     "re2": ("edge_agent.capture", "edge_agent.routing"),
+    "stdnum": ("edge_agent.capture",),
+    "phonenumbers": ("edge_agent.capture",),
     "jsonschema": ("edge_agent.routing",),
     "pydantic": ("edge_agent.config", "edge_agent.formats", "edge_agent.uplink.escalation", "convert"),
     "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
