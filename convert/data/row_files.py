@@ -61,7 +61,7 @@ _FORMATS: dict[str, tuple[DataFormat, ...]] = {
     "decide": ("text-answers",),
     "extract": ("text-spans", "prompt-completion", "messages"),
     "generate": ("prompt-completion", "messages"),
-    "embed": ("text-label",),
+    **{"embed": ("text-label",), "redact": ("text-spans",)},
 }
 
 
@@ -240,9 +240,9 @@ def _classified(row: DataRow) -> DataRow:
 
 
 def known_labels(task: TaskSpec) -> tuple[str, ...]:
-    """Return the labels that a row can have: for extract, the tags B-x and I-x mean the label x; for decide
+    """Return the labels that a row can have: for extract and redact, the tags B-x and I-x mean the label x; for decide
     QUESTION/OUTPUT."""
-    if task.kind != "extract":
+    if task.kind not in ("extract", "redact"):
         return output_names(task)
     return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 

@@ -17,8 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from edge_agent.formats.questions import QuestionSpec
-
 from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.pipeline.stage import Progress
@@ -26,6 +24,7 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import CallerError, EngineCrashed, InputQuarantined, ModelFailed
+from edge_agent.formats.questions import QuestionSpec
 
 ANSWER_SECONDS_MAX = 600.0
 SEED = 1  # seed of a generation with a temperature, so that the same text gets the same answer
@@ -187,7 +186,7 @@ def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: fl
         answer = manifest.task.labels[done.scores.index(confidence)]
     elif done.question_scores:
         answer = json.dumps(_best(manifest.task.questions_asked, done.question_scores), ensure_ascii=False)
-    elif manifest.task.kind == "extract":
+    elif manifest.task.kind in ("extract", "redact"):
         answer = done.record or json.dumps([[each.label, each.start, each.end] for each in done.entities])
     return ServedPrediction(
         answer=answer,

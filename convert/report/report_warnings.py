@@ -37,6 +37,9 @@ def _about(report: Mapping[str, Any], warnings: Callable[[Mapping[str, Any]], It
 def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
     if not calibrate:
         return
+    if calibrate.get("kind") == "redact":
+        yield "Nothing is proved of what the bundle misses: the manifest has no 'redaction.bound'."
+        return
     if calibrate.get("threshold") is None:
         yield f"No answer of this bundle is confident. {calibrate.get('verdict', '')}"
         return
