@@ -72,6 +72,7 @@ class Command(RepositoryCommand):
         if self.compare_on:
             self._compare(publisher, uploaded, self.compare_on)
         # Not below a bar: this can prompt for a passphrase.
+        _say(f"Golden cases, which travel to every site: {uploaded.signed.golden}.")
         published = publisher.sign(uploaded)
         if not publisher.staged:
             _say(_sentence(published))

@@ -11,6 +11,7 @@ import typer
 from convert.cli import progress_output
 from convert.data import row_files
 from convert.pipeline import execution, recipe
+from edge_agent.durable.private_files import open_private
 from edge_agent.errors import InvalidRequest
 
 
@@ -55,7 +56,7 @@ class Command:
             self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there)
         )
         done = 0
-        with progress_output.bar() as advance, self.out.open("a", encoding="utf-8") as file:
+        with progress_output.bar() as advance, open_private(self.out, "a") as file:
             for found in making.synthesize(written, wanted, self.model, endpoint.ask, advance):
                 file.writelines(map(making.line, found.rows[done:]))
                 file.flush()  # rows that were paid for are kept, whatever happens next

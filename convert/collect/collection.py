@@ -27,6 +27,7 @@ from convert.fleet.site_registry import FILE_NAME as SITES_NAME
 from convert.fleet.site_registry import SiteRegistry
 from convert.publish.central_keys import CentralKeys
 from edge_agent.durable import atomic_files
+from edge_agent.durable.private_files import private_folder
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.example_records import ExampleFeedback
 from edge_agent.formats.receipts import EpochReceipts, RefusedSegment
@@ -71,8 +72,7 @@ def collect(request: CollectRequest) -> CollectReport:
     if request.memory_bytes < database.MEMORY_BYTES_MIN:
         least = database.MEMORY_BYTES_MIN // 1024**2
         raise InvalidRequest(f"at least {least} MiB of memory are needed", remedy="Allow more with --memory-mib.")
-    request.out.mkdir(parents=True, exist_ok=True)
-    with _alone(request.out):
+    with private_folder(request.out, marks=(_LOCK,)), _alone(request.out):
         return _CollectRun(request).run()
 
 

@@ -27,6 +27,7 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats import receipts, segment, status_object
 
 SITE_PREFIX, SEGMENTS = "site=", "segments"
+_SHARED_MODE = 0o644
 _SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
 _STORES: Callable[..., Any] = from_url  # typed as one of six: which one, the URL says
 _RETRY: dict[str, Any] = {"max_retries": 5, "retry_timeout": timedelta(seconds=120)}
@@ -162,9 +163,9 @@ class FolderSource:
                 return _within(file.read(bytes_max + 1), bytes_max, path)
 
     def write(self, path: str, content: bytes) -> None:
-        """Write and sync."""
+        """Write and sync a file that the site's uplink, another user, can read."""
         with _failures(f"{self.name}/{path}"):
-            atomic_files.write_atomically(self._root / path, content)
+            atomic_files.write_atomically(self._root / path, content, _SHARED_MODE)
 
 
 class BucketSource:

@@ -9,32 +9,34 @@ own.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from convert.data import probability_sampling, split_leakage
+from convert.data.data_row import (
+    LABEL_SOURCES,
+    LABELED_BY_CHARS_MAX,
+    MACHINES,
+    ChatMessage,
+    DataRow,
+    LabelSource,
+    TextSpan,
+)
 from convert.data.probability_sampling import ProbabilitySample, RowSampling, equal_probability
 from convert.data.split_leakage import NearDuplicates
-from convert.data.text_normalisation import normalised
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe, Split
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Kind, TaskSpec
 
+__all__ = ["LABELED_BY_CHARS_MAX", "LABEL_SOURCES", "MACHINES", "ChatMessage", "DataRow", "LabelSource", "TextSpan"]
 LINE_BYTES_MAX = 1024 * 1024
-LabelSource = Literal["reviewed", "corrected", "teacher", "model", "imported"]
-"""The source of a label: a person who confirmed or corrected it, a large model, the local model, or a team file."""
-LABEL_SOURCES: tuple[LabelSource, ...] = get_args(LabelSource)
-MACHINES: tuple[LabelSource, ...] = ("teacher", "model")
-"""Sources that no figure can rest on."""
-LABELED_BY_CHARS_MAX = 128
 SPLITS: tuple[Split, ...] = get_args(Split)
 MEASURED: tuple[Split, ...] = ("calibration", "test")
 """Splits that figures rest on."""
@@ -48,64 +50,6 @@ _FORMATS: dict[str, tuple[DataFormat, ...]] = {
     "generate": ("prompt-completion", "messages"),
     "embed": ("text-label",),
 }
-
-
-@dataclass(frozen=True)
-class TextSpan:
-    """A stretch of a text, in characters: `text[start:end]`."""
-
-    start: int
-    end: int
-    label: str
-
-
-@dataclass(frozen=True)
-class ChatMessage:
-    """One turn of a conversation."""
-
-    role: str
-    """system, user or assistant."""
-    content: str
-
-
-@dataclass(frozen=True)
-class DataRow:
-    """One example."""
-
-    text: str
-    """The device's input: the text, the prompt, or the last message of the user."""
-    label: str = ""
-    """classify: the label, in every format; otherwise empty."""
-    completion: str = ""
-    """prompt-completion and messages: the expected answer."""
-    messages: tuple[ChatMessage, ...] = ()
-    """messages: all turns, the answer last."""
-    spans: tuple[TextSpan, ...] = ()
-    """text-spans: in the order of the text, without overlap."""
-    synthetic: bool = False
-    """Made by a model: `"synthetic": true` in the file."""
-    model: str = ""
-    """synthetic: the name of the model, if the row has it."""
-    family: str = ""
-    """Shared by rows that are variants of one phrasing; empty = no other variant."""
-    label_source: LabelSource = "imported"
-    """Where the label comes from: `"label_source"` in the file."""
-    labeled_by: str = ""
-    """Name of the person or model that gave the label, if the row has it."""
-    review_stream: str = ""
-    """Why people were asked to review it: audit, uncertain, diverse or new; empty = unknown."""
-    sampling_probability: float | None = None
-    """Probability with which the random audit of a site drew it; None = unknown."""
-
-    @property
-    def key(self) -> str:
-        """Hash of the normalised text: equal for texts that differ in case, spaces or the last punctuation."""
-        return _key(self.asked)
-
-    @property
-    def asked(self) -> str:
-        """The whole input: the text, or every turn but the answer."""
-        return "\n".join(turn.content for turn in self.messages[:-1]) or self.text
 
 
 @dataclass(frozen=True)
@@ -304,15 +248,22 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str) -> DataRow:  # noqa: A002 - the key's name
-    synthetic = plain.get("synthetic", False)
-    if not isinstance(synthetic, bool):
-        raise InvalidRequest(f"{where}: 'synthetic' must be true or false", remedy=_SEE)
-    origin = _origin(plain, where)
+    marks = {key: _mark(plain, key, where) for key in ("synthetic", "composed", "consented")}
+    synthetic = marks.pop("synthetic")
+    record = {key: plain[key] for key in ("site", "prediction_id") if isinstance(plain.get(key), str)}
+    origin = {**_origin(plain, where), **marks, **record}
     if text_only and format in ("text-label", "text-spans"):
         return replace(DataRow(_text(plain, "text", where), synthetic=synthetic), **origin)
     named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
     named["sampling_probability"] = probability_sampling.probability_of(plain, where)
     return replace(_READERS[format](plain, where, synthetic), **named, **origin)
+
+
+def _mark(plain: dict[str, Any], key: str, where: str) -> bool:
+    value = plain.get(key, False)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{where}: '{key}' must be true or false", remedy=_SEE)
+    return value
 
 
 def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
@@ -455,10 +406,6 @@ def _check_overlap(first: str, left: list[DataRow], second: str, right: list[Dat
             remedy="Remove them from one of the splits. Texts that differ only in case, spaces and final"
             f" punctuation are the same. {_SEE}",
         )
-
-
-def _key(text: str) -> str:
-    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _doubts(found: dict[Split, list[DataRow]]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from convert.dataset.row_formats import CollectedExample, Format
 from convert.dataset.selection import AuditSample, DatasetSelection, SelectionCounts
 from convert.dataset.surrogates import SurrogateSettings
 from edge_agent.durable import atomic_files
+from edge_agent.durable.private_files import private_folder
 from edge_agent.errors import InvalidRequest
 
 REPORT_NAME = "dataset.json"
@@ -130,6 +131,8 @@ def write(
 def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
     """Yield an empty folder that replaces `out` at the end; `mark` is the file that identifies a folder written here.
 
+    The folder and its files are for their owner alone.
+
     Raises:
         InvalidRequest: `out` exists, and must not be replaced.
     """
@@ -139,9 +142,9 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
         raise InvalidRequest(f"{out} has no {mark}, so --force does not replace it", remedy="Name another --out.")
     staging = out.with_name(out.name + atomic_files.PARTIAL)
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
-        yield staging
+        with private_folder(staging):
+            yield staging
         shutil.rmtree(out, ignore_errors=True)
         staging.rename(out)
     finally:

@@ -26,6 +26,7 @@ from convert.encoder import ngrams
 from convert.pipeline import execution
 from convert.pipeline.stage import Progress
 from edge_agent.durable import atomic_files
+from edge_agent.durable.private_files import FILE_MODE
 from edge_agent.errors import InvalidRequest
 
 REPORT_NAME = "label-errors.json"
@@ -134,7 +135,7 @@ def rank_chosen(
 def write_report(found: RankedLabels, path: Path, rows_max: int) -> None:
     """Write label-errors.json, whole or not at all."""
     content = json.dumps(found.plain(rows_max), ensure_ascii=False, indent=1) + "\n"
-    atomic_files.write_atomically(path, content.encode())
+    atomic_files.write_atomically(path, content.encode(), FILE_MODE)
 
 
 def write_tasks(found: RankedLabels | None, out: Path, rows_max: int, *, force: bool = False) -> int:

@@ -21,8 +21,10 @@ from convert.evaluate.batch_invariance import sentence
 from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import serve_bundles
-from convert.package import bundle_assembly, golden_cases, provenance
+from convert.package import bundle_assembly, golden_cases, golden_origin, provenance
+from convert.package.golden_origin import GoldenOrigin
 from convert.pipeline import task_file as tasks
+from convert.pipeline.recipe import GoldenRule
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize import candidate_bundle
 from convert.quantize.candidate_selection import LINE_NAME
@@ -33,6 +35,13 @@ from edge_agent.formats.manifest import Role
 BUNDLE = "bundle"
 INVARIANCE_KEY = "batch invariance"
 """Key in provenance.converter, which agents of every version store without interpreting it."""
+GOLDEN_KEY = "golden cases"
+"""Key in provenance.converter: where the texts of the golden cases come from."""
+_MORE_ROWS: Mapping[GoldenRule, str] = {
+    "surrogates": "Add rows to the test split",
+    "composed": "Mark rows of the test split that nobody said with '\"composed\": true', add lines to samples.txt",
+    "consented": "Mark rows of the test split with '\"composed\": true' or '\"consented\": true'",
+}
 _QUANTIZATION = ("type", "bits_per_weight", "fallback_tensors")
 
 
@@ -56,14 +65,15 @@ def run(job: StageJob) -> Report:
         folder = Path(made)
         parts = _parts(job, folder)
         without = _made(job, parts, folder / "without")
-        cases, memory_bytes = _asked(job, without)
+        cases, origin, memory_bytes = _asked(job, without)
         _check_binding(job, without, cases)
         (folder / "golden.jsonl").write_bytes(encode(cases))
         files: dict[Role, Path] = {**parts.files, "golden": folder / "golden.jsonl"}
+        parts.sections["provenance"]["converter"][GOLDEN_KEY] = origin.sentence()
         sections = {**parts.sections, "requires": {"memory_bytes": _at_least(job, memory_bytes)}}
         bundle = _made(job, _BundleParts(files, sections), job.out / BUNDLE)
         _check(bundle, cases)
-    return _report(bundle, cases)
+    return _report(bundle, cases, origin)
 
 
 def _parts(job: StageJob, folder: Path) -> _BundleParts:
@@ -103,10 +113,14 @@ def _at_least(job: StageJob, memory_bytes: int) -> int:
     return max(memory_bytes, int(written.get("memory_bytes") or 0))
 
 
-def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], int]:
-    """Return the golden cases, those of samples.txt first, and the memory that the engine needs."""
+def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], GoldenOrigin, int]:
+    """Return the golden cases, those of samples.txt first, where they come from, and the memory that the engine needs.
+
+    The bundle answers the texts as they will travel, with surrogates in them.
+    """
     samples = bundle_assembly.samples(job.recipe.path(job.recipe.task))
-    rows = golden_cases.tried(bundle.manifest.task, _rows(job, bundle))
+    chosen = golden_origin.candidates(job.recipe.privacy, bundle.manifest.task, _rows(job, bundle))
+    rows = chosen.rows
     with serve_bundles([bundle], cpu_threads=1) as served:
         shown = served.predict(bundle, samples)
         said = served.predict(bundle, [row.text for row in rows], job.progress)
@@ -114,7 +128,8 @@ def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], int]:
     first = [
         golden_cases.case(bundle.manifest, *pair) for pair in zip(samples, shown, strict=True) if not pair[1].failure
     ]
-    return [*first, *golden_cases.cases(bundle.manifest, rows, said)], memory_bytes
+    every = [*first, *golden_cases.cases(bundle.manifest, rows, said)]
+    return every, golden_origin.origin_of(chosen, every, len(first)), memory_bytes
 
 
 def _rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
@@ -132,8 +147,8 @@ def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCa
         raise ModelFailed(
             f"{binding} of {len(cases)} golden cases are binding, and {least} are required for a site to detect that"
             " the bundle computes different answers there",
-            remedy="Add rows to the test split, or train a more confident model. To ship the bundle anyway, set"
-            f" 'golden_cases_min: {binding}' under 'budget' in the recipe.",
+            remedy=f"{_MORE_ROWS[job.recipe.privacy.golden_cases]}, or train a more confident model. To ship the bundle"
+            f" anyway, set 'golden_cases_min: {binding}' under 'budget' in the recipe.",
         )
 
 
@@ -160,7 +175,7 @@ def _differing(
     return found
 
 
-def _report(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> Report:
+def _report(bundle: BundleFolder, cases: Sequence[GoldenCase], origin: GoldenOrigin) -> Report:
     manifest = bundle.manifest
     return {
         "digest": bundle.digest,
@@ -168,7 +183,7 @@ def _report(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> Report:
         "size_bytes": manifest.size_bytes,
         "files": {artifact.path: artifact.size_bytes for artifact in manifest.artifacts},
         "memory_bytes": manifest.requires.memory_bytes,
-        "golden": {"cases": len(cases), "binding": sum(map(is_binding, cases))},
+        "golden": {"cases": len(cases), "binding": sum(map(is_binding, cases)), "origin": origin.plain()},
         "labels_without_case": golden_cases.uncovered(manifest.task, cases),
         "licence": manifest.provenance.licence or "unknown: set provenance.licence in task.yaml",
     }

@@ -64,9 +64,10 @@ def uncovered(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
     return [label for label in task.labels if task.kind == "classify" and label not in shown]
 
 
-def _rank(kind: Kind, row: DataRow, each: ServedPrediction) -> tuple[bool, bool]:
+def _rank(kind: Kind, row: DataRow, each: ServedPrediction) -> tuple[bool, bool, bool]:
+    """Rank right before wrong, binding before others, and among these the team's own rows before those of sites."""
     wrong = kind != "embed" and not is_right(kind, row, each)
-    return wrong, _may_turn(kind, each)
+    return wrong, _may_turn(kind, each), bool(row.record)
 
 
 def case(manifest: Manifest, text: str, said: ServedPrediction) -> GoldenCase:

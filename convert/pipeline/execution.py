@@ -90,9 +90,9 @@ STAGES: dict[str, PipelineStage] = {
     "assemble": PipelineStage(
         "convert.package.assemble_stage",
         ("export", "quantize", "calibrate", "evaluate"),
-        ("budget",),
+        ("budget", "privacy"),
         ("source", "train", "outliers", "importance", "calibration", "test", "task.yaml"),
-        (*_TORCH, *_SERVING),
+        (*_TORCH, *_SERVING, "Faker"),
     ),
 }
 

@@ -26,6 +26,7 @@ _SEE = "'edge-convert init' writes a commented recipe; docs/recipe-yaml.md expla
 
 DataFormat = Literal["text-label", "prompt-completion", "messages", "text-spans"]
 Split = Literal["train", "importance", "calibration", "test"]
+GoldenRule = Literal["surrogates", "composed", "consented"]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 # quantize/ explains the names: GGUF types of llama.cpp; for ONNX, the treatment of the exported float32 graph.
 GgufType = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL"]
@@ -139,6 +140,16 @@ class RiskSection(_RecipeSection):
     """The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate."""
 
 
+class PrivacySection(_RecipeSection):
+    """What of the data may travel in the bundle, to every site."""
+
+    golden_cases: GoldenRule = "surrogates"
+    """surrogates: test rows in which made-up values stand for what the rules of redaction find. composed: rows marked
+    `"composed": true`. consented: these, and rows marked `"consented": true`. samples.txt is composed."""
+    locales: tuple[str, ...] = ("en_US",)
+    """Locales of the made-up values; one is drawn for each row."""
+
+
 class Recipe(_RecipeSection):
     """The whole file, and its directory."""
 
@@ -150,6 +161,7 @@ class Recipe(_RecipeSection):
     quantize: QuantizeSection = QuantizeSection()
     budget: BudgetSection = BudgetSection()
     risk: RiskSection = RiskSection()
+    privacy: PrivacySection = PrivacySection()
     work: str = ""
     """Folder for the results of stages; empty = build/NAME below the current directory."""
     folder: Path = Field(default=Path(), exclude=True)

@@ -9,6 +9,8 @@ all.
 A stage works in a hidden folder next to its own. When it is done, that folder gets its stage.json, is synced and
 renamed into place. So Ctrl-C, a kill or a power cut at any point leaves the old result, the new one, or none. The next
 run removes unfinished work.
+
+The results hold texts of the data, so the folder and everything in it is for its owner alone, whatever the umask.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from types import TracebackType
 
 from convert.pipeline.stage import Report
 from edge_agent.durable import atomic_files
+from edge_agent.durable.private_files import private_folder
 from edge_agent.errors import DiskFull, StateDirInUse
 
 STAGE_NAME = "stage.json"
@@ -64,8 +67,10 @@ class Workspace:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder, and remove what an interrupted run left. Raises StateDirInUse, OSError."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / _LOCK_NAME).open("a+", encoding="utf-8") as lock:
+        with (
+            private_folder(self.root, marks=(_LOCK_NAME,)),
+            (self.root / _LOCK_NAME).open("a+", encoding="utf-8") as lock,
+        ):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -268,7 +268,8 @@ class Publisher:
 
 def _signed(bundle: PublishableBundle) -> BundleTarget:
     of = bundle.manifest
-    return BundleTarget(of.task.name, of.version, bundle.digest, of.size_bytes, signed_quality.of_bundle(bundle))
+    quality, golden = signed_quality.of_bundle(bundle), signed_quality.golden_origin_of(bundle)
+    return BundleTarget(of.task.name, of.version, bundle.digest, of.size_bytes, quality, golden)
 
 
 def _target(raw: bytes, signed: BundleTarget) -> TargetFile:
@@ -276,6 +277,8 @@ def _target(raw: bytes, signed: BundleTarget) -> TargetFile:
     custom: dict[str, Any] = {"task": signed.task, "version": signed.version, "size_bytes": signed.size_bytes}
     if signed.quality:
         custom[signed_quality.KEY] = signed_quality.encode(signed.quality)
+    if signed.golden:
+        custom[signed_quality.GOLDEN_KEY] = signed.golden
     target.unrecognized_fields["custom"] = custom
     return target
 

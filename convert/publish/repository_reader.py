@@ -38,6 +38,8 @@ class BundleTarget:
     """Size of all its files."""
     quality: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The headline figures of its own report; empty without a report."""
+    golden: str = field(default="", compare=False)
+    """Where the texts of its golden cases come from, in words; empty = the bundle does not tell."""
 
     @property
     def name(self) -> str:
@@ -115,7 +117,9 @@ def _signed(target: TargetFile) -> BundleTarget:
     size_bytes = custom.get("size_bytes", 0)
     task = str(custom.get("task", target.path.split("/")[1]))
     figures = signed_quality.decode(custom.get(signed_quality.KEY))
-    return BundleTarget(task, str(custom.get("version", "")), target.hashes.get("sha256", ""), size_bytes, figures)
+    golden = signed_quality.printed(custom.get(signed_quality.GOLDEN_KEY))
+    digest = target.hashes.get("sha256", "")
+    return BundleTarget(task, str(custom.get("version", "")), digest, size_bytes, figures, golden)
 
 
 def read(place: RepositoryStorage, anchor: bytes) -> RepositoryState | None:

@@ -14,9 +14,11 @@ from typing import Any
 from convert.publish.publishable_bundle import PublishableBundle
 from edge_agent.formats import strict_json
 
-KEY = "quality"
+KEY, GOLDEN_KEY = "quality", "golden_cases"
 _REPORT_BYTES_MAX = 16 * 1024 * 1024
 _DIGITS = 4
+_SENTENCE_MAX = 400
+_PROVENANCE_KEY = "golden cases"  # of convert/package/assemble_stage.py
 _PARTS = {"sure": ("coverage", "wrong"), "calibration": ("calibration_error",)}
 _INTERVAL = ("value", "low", "high", "level")
 
@@ -37,6 +39,21 @@ def of_bundle(bundle: PublishableBundle) -> dict[str, Any]:
     except ValueError:
         return {}
     return taken(plain.get("evaluate") if isinstance(plain, dict) else None)
+
+
+def golden_origin_of(bundle: PublishableBundle) -> str:
+    """Return where the texts of the golden cases come from, by the bundle's provenance, or that it does not tell."""
+    if not bundle.manifest.by_role("golden"):
+        return "there are no golden cases"
+    said = bundle.manifest.provenance.converter.get(_PROVENANCE_KEY, "")
+    return printed(said) or "the bundle does not tell where their texts come from: read them before you sign"
+
+
+def printed(said: object) -> str:
+    """Return a sentence from a bundle, or from others' metadata, as one line of limited length."""
+    return (
+        "".join(char if char.isprintable() else " " for char in said)[:_SENTENCE_MAX] if isinstance(said, str) else ""
+    )
 
 
 def encode(figures: Mapping[str, Any]) -> str:

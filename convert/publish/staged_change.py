@@ -227,6 +227,8 @@ def describe_targets(old: Targets, new: Targets, name: Name) -> Iterator[str]:
     for digest in after.keys() - before.keys():
         yield f"+ bundle {after[digest].name}, {format_bytes(after[digest].size_bytes)}"
         yield from _quality(after[digest], newest(before, after[digest].task))
+        if after[digest].golden:
+            yield f"    golden cases, which travel to every site: {after[digest].golden}"
     yield from _keys(PLAN, old.get_delegated_role(PLAN), new.get_delegated_role(PLAN), name)
 
 

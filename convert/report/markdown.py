@@ -206,6 +206,9 @@ def _sentences(made: RunSummary) -> Iterator[str]:
     if "agreement" in chosen:
         yield f"It gives the same answer as the full-precision model on {interval(chosen['agreement'])} of the rows."
     yield made.report("calibrate").get("verdict", "The calibrate stage has not run.")
+    golden = made.report("assemble").get("golden") or {}
+    if "origin" in golden:
+        yield f"Golden cases, which travel to every site: {golden['origin']['sentence']}."
 
 
 def _bits(candidate: Mapping[str, Any]) -> str:

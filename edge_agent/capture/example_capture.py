@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
+from edge_agent.capture.person_erasure import FoundRecords, PersonErasure, ScanPlace, ValueSearch, describe
 from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback, answer_texts
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redact.redactor import RedactionSession, ReplacedValue
 from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
 from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.capture.spool import SpooledPrediction
-from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies, build_redactor
+from edge_agent.capture.spool_worker import PrivacyReport, SpoolWorker, SpoolWorkerDependencies, build_redactor
 from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import Config
@@ -292,6 +294,39 @@ class ExampleCapture:
 
         return await self._run(work, alone=True, seconds_max=None)
 
+    async def erase_values(self, values: Sequence[str], *, dry_run: bool) -> PersonErasure:
+        """Find what concerns some values, and erase it unless `dry_run`; durable when this returns.
+
+        Raises InvalidRequest for values that cannot be searched for.
+        """
+
+        def begin(worker: SpoolWorker) -> tuple[ValueSearch, frozenset[str]]:
+            search = worker.search(values)
+            return search, search.find_digests(worker.spool)
+
+        search, by_digest = await self._run(begin, alone=True, seconds_max=None)
+        by_text: frozenset[str] = frozenset()
+        place: ScanPlace | None = ScanPlace()
+        while place is not None:
+            found, place = await self._run(partial(_scan, search, place), alone=True, seconds_max=None)
+            by_text |= found
+        records = FoundRecords(by_digest, by_text)
+
+        def end(worker: SpoolWorker) -> PersonErasure:
+            if dry_run:
+                return describe(worker.spool, records)
+            with worker.spool.transaction():
+                done = worker.erase_found(records)
+            # What was deleted is still in the database's log until then.
+            worker.spool.shrink()
+            return done
+
+        return await self._run(end, alone=True, seconds_max=None)
+
+    async def privacy_report(self) -> PrivacyReport:
+        """Return figures about personal data, without any text or value. Raises StoreDamaged, PredictionUnknown."""
+        return await self._run(SpoolWorker.privacy_report, alone=True)
+
     async def seal_all(self) -> int:
         """Seal everything that waits; return the number of new segments. Raises SiteError."""
         return await self._run(SpoolWorker.seal_all, alone=True, seconds_max=None)
@@ -367,6 +402,10 @@ def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_STAR
     except RecordInvalid:
         remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
         raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None
+
+
+def _scan(search: ValueSearch, place: ScanPlace, worker: SpoolWorker) -> tuple[frozenset[str], ScanPlace | None]:
+    return search.scan(worker.spool, place)
 
 
 def _waited(seconds: float) -> SpoolStalled:

@@ -24,6 +24,7 @@ from edge_agent.capture.spool import (
     PredictionRecord,
 )
 from edge_agent.capture.teacher_questions import TeacherQuestion
+from edge_agent.capture.value_digests import ValueDigester
 from edge_agent.config import ExamplesConfig, RedactionConfig
 from edge_agent.errors import RedactionHeld
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
@@ -98,10 +99,18 @@ class RecordBuilder:
     """Builds the records of one site."""
 
     def __init__(
-        self, config: ExamplesConfig, site: str, redactor: Redactor, model: RedactionConfig | None = None
+        self,
+        config: ExamplesConfig,
+        site: str,
+        redactor: Redactor,
+        model: RedactionConfig | None = None,
+        digester: ValueDigester | None = None,
     ) -> None:
-        """Redact by those rules, and by what a redaction model found if the site has one."""
-        self._config, self._site, self._redactor = config, site, redactor
+        """Redact by those rules, and by what a redaction model found if the site has one.
+
+        Without a `digester` no value can be found again.
+        """
+        self._config, self._site, self._redactor, self._digester = config, site, redactor, digester
         self._model = model or RedactionConfig()
 
     def build_prediction(self, answered: CapturedAnswer, seconds: float) -> PredictionRecord:
@@ -139,7 +148,16 @@ class RecordBuilder:
         consent = CONSENTS[self._config.collect[task.name]]
         raw, seen = _write(record).encode(), observe_answer(answered, seconds)
         return PredictionRecord(
-            answered.prediction_id, task.name, rank, _class(answered), consent, raw, seen, answered.later
+            answered.prediction_id,
+            task.name,
+            rank,
+            _class(answered),
+            consent,
+            raw,
+            seen,
+            answered.later,
+            dict(redaction.counts),
+            self._digests(redaction),
         )
 
     def build_feedback(
@@ -177,9 +195,8 @@ class RecordBuilder:
             "reason": redaction.text(said.reason),
         }
         content = _write([said.prediction_id, said.reviewer, said.verdict, said.value, said.reason])
-        return FeedbackRecord(
-            said.feedback_id, said.prediction_id, said.request_id, _write(record).encode(), content.encode()
-        )
+        raw, digests = _write(record).encode(), self._digests(redaction)
+        return FeedbackRecord(said.feedback_id, said.prediction_id, said.request_id, raw, content.encode(), digests)
 
     def build_teacher_label(
         self,
@@ -223,6 +240,9 @@ class RecordBuilder:
             "prediction_id": prediction_id,
         }
         return _write(record).encode()
+
+    def _digests(self, redaction: RedactionSession) -> frozenset[bytes]:
+        return self._digester.digests(redaction.replaced) if self._digester else frozenset()
 
     def _require_findings(self, findings: ModelFindings | None, rules_suffice: bool) -> None:
         """Raise RedactionHeld for texts that the site's redaction model has not read."""

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edge_agent.capture.personal_values import SENT
 from edge_agent.capture.review_streams import NAMES
 from edge_agent.capture.spool import (
     CLASS_NAMES,
@@ -156,6 +157,10 @@ class SegmentLedger:
             "UPDATE segments SET resealed = ? WHERE sequence = ?", [(sequence, r) for r in sealed.reseals]
         )
         self._spool.counters["segments_sealed"] += 1
+        for task, number in self._db.rows(
+            f"SELECT task, count(*) FROM predictions WHERE {_OF} GROUP BY task", (sequence,)
+        ):
+            self._spool.personal.count(task, SENT, number)
 
     def release_sequence(self, sequence: int) -> None:
         """Release a number whose records were all erased before it was used."""

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_agent.capture import review_streams
+from edge_agent.capture.personal_values import ERASED, RETIRED, PersonalLimits, PersonalValues
 from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewCursor, ReviewFilter, ReviewStreams
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
@@ -130,6 +132,10 @@ class PredictionRecord:
     """What is counted of it."""
     later: str = ""
     """Why the large model is asked about it later (formats/example.py); empty = it is not."""
+    replaced: Mapping[str, int] = field(default_factory=dict)
+    """Replaced values by the rule or model that found them."""
+    digests: frozenset[bytes] = frozenset()
+    """Keyed digests of these values (value_digests.py)."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,8 @@ class FeedbackRecord:
     record: bytes
     content: bytes
     """What a repeated request must equal."""
+    digests: frozenset[bytes] = frozenset()
+    """Keyed digests of the values that were replaced in it."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +170,16 @@ class Spool:
     """The open database."""
 
     def __init__(
-        self, path: Path, monotonic: Callable[[], float], streams: Callable[[Database], ReviewStreams] | None = None
+        self,
+        path: Path,
+        monotonic: Callable[[], float],
+        streams: Callable[[Database], ReviewStreams] | None = None,
+        personal: PersonalLimits = PersonalLimits(),  # noqa: B008 - it cannot change
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Open it; `monotonic` gives seconds that never go back while this process runs; no `streams` draw nothing.
+
+        `personal` limits how long what concerns people is kept, by the calendar that `now` shows.
 
         Raises:
             StoreDamaged, StateDirUnwritable, StateDirInUse, DiskFull: it cannot be used.
@@ -180,6 +195,7 @@ class Spool:
             for statement in _TEACHER_LABEL_STATEMENTS:
                 self.db.execute(statement)
             review_streams.prepare(self.db)
+            self.personal = PersonalValues(self.db, personal, now, self._clock)
             self.incarnation = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
 
     @property
@@ -210,7 +226,10 @@ class Spool:
             if self.db.execute(_INSERT, row).rowcount:
                 self.used_bytes += size
                 self.counters["captured"] += 1
+                self.personal.add(each.prediction_id, each.digests, now)
+                self.personal.begin_retention(each.prediction_id, each.task, now)
                 new.append(each)
+        self.personal.count_captured((each.task, each.replaced) for each in new)
         if drawn := self.streams.assign((each.prediction_id, each.task, each.observed) for each in new):
             self.counters["audit_drawn"] += drawn
         return new
@@ -259,6 +278,7 @@ class Spool:
         )
         self.used_bytes += size
         self.counters["feedback"] += 1
+        self.personal.add(judged.prediction_id, judged.digests, self.clock)
         ((number,),) = self.db.rows("SELECT count(*) FROM feedback WHERE prediction_id = ?", (judged.prediction_id,))
         return int(number)
 
@@ -282,7 +302,7 @@ class Spool:
 
         If it can have left the site, or is no longer here, the tombstone is kept until the central site has it.
         """
-        kept = self.db.rows("SELECT segment, consent FROM predictions WHERE prediction_id = ?", (prediction_id,))
+        kept = self.db.rows("SELECT segment, task FROM predictions WHERE prediction_id = ?", (prediction_id,))
         said = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
         thought = self.db.rows("SELECT segment FROM opinions WHERE prediction_id = ?", (prediction_id,))
         left = any(row[0] for row in (*kept, *said, *thought)) or (not kept and self.has_sealed())
@@ -294,7 +314,28 @@ class Spool:
                 (prediction_id, tombstone),
             )
         self.counters["erased"] += bool(kept)
+        if kept or left:
+            self.personal.count(kept[0][1] if kept else "", ERASED)
         return bool(kept), left
+
+    def retire(self, due: Iterable[tuple[str, str]]) -> int:
+        """Delete predictions, each with its task, whose retention is over, with their feedback; return how many."""
+        gone = 0
+        for prediction_id, task in due:
+            self._delete_feedback([prediction_id])
+            gone += self._delete("prediction_id = ?", (prediction_id,), 1)
+            self.db.execute("DELETE FROM opinions WHERE prediction_id = ?", (prediction_id,))
+            self.db.execute("DELETE FROM questions WHERE prediction_id = ?", (prediction_id,))
+            self.db.execute("DELETE FROM retention_dates WHERE prediction_id = ?", (prediction_id,))
+            self.personal.count(task, RETIRED)
+        self.counters["retention_expired"] += gone
+        return gone
+
+    def records_after(self, table: str, row: int, count: int) -> list[tuple[int, str, bytes]]:
+        """Return rows of `predictions`, `feedback` or `opinions` behind a row: row, prediction_id and record."""
+        assert table in ("predictions", "feedback", "opinions")
+        query = f"SELECT row, prediction_id, record FROM {table} WHERE row > ? ORDER BY row LIMIT ?"
+        return self.db.rows(query, (row, count))
 
     def expire(self, window_seconds: float, count: int) -> int:
         """Delete at most `count` spare predictions older than the window; return how many."""
@@ -389,6 +430,7 @@ class Spool:
             "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", changed
         )
         self.set_meta("clock", self.clock)
+        self.personal.save_calendar(self.clock)
         self.set_meta("used_bytes", self.used_bytes)
 
     def _meta(self, name: str, default: str | float) -> str | float:

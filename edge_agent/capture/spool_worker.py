@@ -10,20 +10,24 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from edge_agent.capture import person_erasure
+from edge_agent.capture.person_erasure import FoundRecords, PersonErasure, ValueSearch
+from edge_agent.capture.personal_values import Erasure, PersonalLimits, PrivacyCount
 from edge_agent.capture.record_builder import HumanFeedback, RecordBuilder
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.review_streams import AuditShares, ReviewStreams
 from edge_agent.capture.spool import PredictionRecord, Spool
 from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestionQueue
-from edge_agent.config import Config
+from edge_agent.capture.value_digests import ValueDigester, load_digest_key
+from edge_agent.config import Config, ExamplesConfig
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.manifest import Manifest
@@ -76,6 +80,37 @@ def build_redactor(config: Config) -> Redactor:
     return Redactor(site_rules(patterns), name_detector(Path(pipeline)) if pipeline else None)
 
 
+def personal_limits(examples: ExamplesConfig) -> PersonalLimits:
+    """Return how long a site keeps what concerns people."""
+    return PersonalLimits(examples.value_digests_max, examples.value_digest_days * 86_400, examples.retention_days)
+
+
+@dataclass(frozen=True)
+class HeldExamples:
+    """The predictions of a task that are in the spool."""
+
+    task: str
+    kept: int
+    waiting: int
+    """Of these, those that can leave and wait to be sealed."""
+    sealed: int
+    """Of these, those that are in a segment."""
+
+
+@dataclass(frozen=True)
+class PrivacyReport:
+    """Figures about personal data, without any text or value."""
+
+    counts: tuple[PrivacyCount, ...]
+    held: tuple[HeldExamples, ...]
+    erasures: tuple[Erasure, ...]
+    digests: int
+    digests_max: int
+    digest_days: float
+    retention_days: dict[str, float]
+    """By task."""
+
+
 class SpoolWorker:
     """The open spool of one site, and its outbox."""
 
@@ -86,13 +121,17 @@ class SpoolWorker:
             SiteError: the spool, the key or the outbox cannot be used.
         """
         self._config, self._dependencies = config, dependencies
-        self.recorder = RecordBuilder(config.examples, config.site.id or LOCAL_SITE, redactor, config.redaction)
+        self._digester = ValueDigester(load_digest_key(config.state_dir / "value.key"))
+        site = config.site.id or LOCAL_SITE
+        self.recorder = RecordBuilder(config.examples, site, redactor, config.redaction, self._digester)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
         shares = AuditShares(config.examples.review_share, config.examples.review_shares)
         self.spool = Spool(
             config.state_dir / "spool.db",
             dependencies.monotonic,
             lambda db: ReviewStreams(db, shares, dependencies.drawn),
+            personal_limits(config.examples),
+            dependencies.now,
         )
         self.monitoring = MonitoringStore(self.spool.db, config.examples.new_inputs_level)
         self.questions = TeacherQuestionQueue(self.spool, config.escalation)
@@ -160,7 +199,44 @@ class SpoolWorker:
             self.monitoring.count_charges(paid)
 
     def erase(self, prediction_id: str) -> tuple[bool, bool]:
-        """Erase a prediction, as `Spool.erase` does; inside the spool's transaction."""
+        """Erase a prediction, as `Spool.erase` does, and record that; inside the spool's transaction."""
+        here, told = self._erase(prediction_id)
+        if here or told:
+            self.spool.personal.record_erasure(self.now(), here, [prediction_id] if told else [])
+        return here, told
+
+    def search(self, values: Sequence[str]) -> ValueSearch:
+        """Prepare a search for what concerns a person. Raises InvalidRequest."""
+        return ValueSearch(values, self._digester)
+
+    def erase_found(self, found: FoundRecords) -> PersonErasure:
+        """Erase what a search has found, and record that; inside the spool's transaction."""
+        said, told, here = person_erasure.describe(self.spool, found), list[str](), 0
+        for prediction_id in found.prediction_ids:
+            was_here, is_told = self._erase(prediction_id)
+            here += was_here
+            told += [prediction_id] if is_told else []
+        number = self.spool.personal.record_erasure(self.now(), here, told) if found.prediction_ids else 0
+        return replace(said, erased=here, told=len(told), number=number)
+
+    def privacy_report(self) -> PrivacyReport:
+        """Return what was captured, replaced, sent and erased, and what is kept; no text, no value."""
+        query = (
+            "SELECT task, count(*), sum(consent = 2 AND segment IS NULL), coalesce(sum(segment > 0), 0)"
+            " FROM predictions GROUP BY task ORDER BY task"
+        )
+        examples, personal = self._config.examples, self.spool.personal
+        return PrivacyReport(
+            tuple(personal.counts()),
+            tuple(HeldExamples(*row) for row in self.spool.db.rows(query)),
+            tuple(personal.erasures()),
+            personal.count_digests(),
+            examples.value_digests_max,
+            examples.value_digest_days,
+            dict(examples.retention_days),
+        )
+
+    def _erase(self, prediction_id: str) -> tuple[bool, bool]:
         self.monitoring.delete_input(prediction_id)
         return self.spool.erase(prediction_id, self.recorder.build_tombstone(prediction_id, self.now()))
 
@@ -298,6 +374,14 @@ class SpoolWorker:
         while self.spool.can_expire(self._config.examples.window_seconds):
             with self.spool.transaction():
                 self.spool.expire(self._config.examples.window_seconds, ROWS_AT_ONCE)
+        while due := self.spool.personal.due(self.spool.clock):
+            with self.spool.transaction():
+                for prediction_id, _ in due:
+                    self.monitoring.delete_input(prediction_id)
+                self.spool.retire(due)
+        if self.spool.personal.can_trim(self.spool.clock):
+            with self.spool.transaction():
+                self.spool.counters["value_digests_dropped"] += self.spool.personal.trim(self.spool.clock)
         if self.questions.can_expire():
             with self.spool.transaction():
                 self.questions.expire()

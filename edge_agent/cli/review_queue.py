@@ -1,4 +1,4 @@
-"""`edge-agent review` and `erase`: people judge captured answers, and erase them."""
+"""`edge-agent review`: people judge captured answers, and erase them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from edge_agent.cli.daemon_target import target_of
-from edge_agent.cli.output import AsJson, YesOption, confirm, out, print_done, print_json
+from edge_agent.cli.output import out
 from edge_agent.client import Prediction, ReviewClient
 
 ACCEPT, REJECT, SKIP, ERASE, QUIT = "\n", "!", "-", "#", "."
@@ -159,35 +159,3 @@ def _keys() -> Iterator[str]:
             if not line:
                 return
             yield line[0]
-
-
-def erase(
-    ctx: typer.Context,
-    prediction_id: Annotated[
-        str, typer.Argument(metavar="PREDICTION_ID", help="The prediction_id of the answer; each answer has one.")
-    ],
-    yes: YesOption = False,
-    as_json: AsJson = False,
-) -> None:
-    """Erase one answer, its input and its feedback, here and on the central side.
-
-    Asks for confirmation, since an erased answer cannot be restored. A script gives --yes: without a terminal and
-    without --yes the command refuses.
-
-    Example: [bold]edge-agent erase 4b1f7c1e-6a0f-4d0c-9a53-0b6f0a2b7a11[/bold]
-    """
-    consequence = (
-        f"The input, the answer and the feedback of {prediction_id} are deleted, here and, if they have left this site,"
-        " on the central side. There is no way back."
-    )
-    confirm("Erase it?", consequence, yes=yes)
-    with target_of(ctx).reviewer() as client:
-        was_kept, tombstoned = client.erase(prediction_id)
-    if as_json:
-        print_json({"prediction_id": prediction_id, "was_kept": was_kept, "tombstoned": tombstoned}, indent=2)
-        return
-    here = "Erased here" if was_kept else "It is not stored here, or no longer"
-    central = (
-        "the next segment tells the central side to erase it" if tombstoned else "nothing of it has left this site"
-    )
-    print_done(ctx, f"{here}; {central}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
 from edge_agent.client.results import Task
 from edge_agent.client.retries import Retry
+from edge_agent.client.site_privacy import ErasedValues, SitePrivacy
 from edge_agent.client.site_state import (
     Bundle,
     ImportProgress,
@@ -51,6 +52,13 @@ class _ReadingCalls:
                 return bundles
             request.page_token = page.next_page_token
 
+    async def privacy_report(self, *, timeout_seconds: float = 30) -> SitePrivacy:
+        """Show what was captured, replaced, kept, sent and erased, in numbers."""
+        request = admin_pb2.GetPrivacyReportRequest()
+        return translation.value_of(
+            SitePrivacy, await self.unary(self._stub.GetPrivacyReport, request, timeout_seconds)
+        )
+
     async def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
         """Show how the bundles of a task, or of all, do in production."""
         from edge_agent.client import field_report  # noqa: PLC0415 - see LATE_IMPORTS in tests/architecture
@@ -77,6 +85,7 @@ class AdminClient(Connection):
     status = blocking(_ReadingCalls.status)
     bundles = blocking(_ReadingCalls.bundles)
     field_report = blocking(_ReadingCalls.field_report)
+    privacy_report = blocking(_ReadingCalls.privacy_report)
     try_redaction = blocking(_ReadingCalls.try_redaction)
 
     def install(self, path: Path | str, *, activate: bool = True, timeout_seconds: float = 600) -> tuple[Bundle, bool]:
@@ -140,6 +149,13 @@ class AdminClient(Connection):
         """Let the plan's bundle answer a task again; return its update afterwards, and whether the task was held."""
         answer = self.call(self._stub.AllowUpdate, admin_pb2.AllowUpdateRequest(task=task), timeout_seconds)
         return translation.value_of(TaskUpdate, answer.task), bool(answer.was_held)
+
+    def erase_values(
+        self, values: Sequence[str], *, dry_run: bool = False, timeout_seconds: float = 600
+    ) -> ErasedValues:
+        """Find what concerns a person by values, and erase it unless `dry_run`."""
+        request = admin_pb2.EraseValuesRequest(values=values, dry_run=dry_run)
+        return translation.value_of(ErasedValues, self.call(self._stub.EraseValues, request, timeout_seconds))
 
     def drain(self, *, timeout_seconds: float = 10) -> None:
         """Let the daemon finish its work and accept no more."""

@@ -273,6 +273,19 @@ class ExamplesConfig(ConfigSection):
         le=366 * 86_400,
         description="How long an answer waits for feedback, in running seconds.",
     )
+    retention_days: dict[TaskName, Annotated[float, Field(gt=0, le=36_600)]] = Field(
+        default={},
+        description="By task: days of the calendar after which answers and feedback are deleted here, sent or not.",
+    )
+    value_digests_max: int = Field(
+        default=200_000,
+        ge=0,
+        le=100_000_000,
+        description="Keyed digests of replaced values, by which 'erase --value' finds records; the oldest go first.",
+    )
+    value_digest_days: float = Field(
+        default=400, gt=0, le=36_600, description="Longest time that a digest is kept, in running days."
+    )
     spool_bytes_max: int = Field(
         default=256 * 2**20, ge=2**20, description="Examples on disk, in bytes; then routine ones are given up first."
     )

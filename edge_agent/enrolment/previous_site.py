@@ -17,7 +17,7 @@ from edge_agent.durable.atomic_files import disk_errors, sync_directory
 from edge_agent.errors import StateDirInUse
 
 FOLDER = "former"
-_OF_STATE = ("site.key", "spool.db", "spool.db-wal", "spool.db-shm")
+_OF_STATE = ("site.key", "value.key", "spool.db", "spool.db-wal", "spool.db-shm")
 
 
 @dataclass(frozen=True)

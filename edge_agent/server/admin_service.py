@@ -19,7 +19,7 @@ from edge_agent.errors import ConfigInvalid, InvalidRequest, UnknownBundle
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.monitoring.bundle_figures import BundleSeries
 from edge_agent.process_memory import resident_bytes
-from edge_agent.server import messages, monitoring_messages, operator_warnings
+from edge_agent.server import messages, monitoring_messages, operator_warnings, privacy_messages
 from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.detached_calls import caller_left
 from edge_agent.server.grpc_servers import GrpcServers
@@ -221,6 +221,17 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             collect={task: said for task, said in consents if said != "off" and request.task in ("", task)},
             money=map(monitoring_messages.money_message, spent),
         )
+
+    async def EraseValues(self, request: pb.EraseValuesRequest, context: CallContext) -> pb.EraseValuesResponse:
+        """Find what concerns a person, and erase it."""
+        done = await self._components.capture.erase_values(tuple(request.values), dry_run=request.dry_run)
+        return privacy_messages.erasure_response(done)
+
+    async def GetPrivacyReport(
+        self, request: pb.GetPrivacyReportRequest, context: CallContext
+    ) -> pb.GetPrivacyReportResponse:
+        """Show figures about personal data, without any text."""
+        return privacy_messages.privacy_report(await self._components.capture.privacy_report())
 
     def _described(self, found: Iterable[BundleSeries], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
         installed = {bundle.digest: bundle for bundle in self._components.activation.inventory.bundles}

@@ -61,6 +61,8 @@ _SERVICES: dict[str, dict[str, frozenset[Role]]] = {
         "Drain": ADMIN,
         "SetMode": ADMIN,
         "GetFieldReport": ADMIN,
+        "EraseValues": ADMIN,
+        "GetPrivacyReport": ADMIN,
         "TryRedaction": ADMIN,
     },
     "grpc.health.v1.Health": {"Check": ROLES, "Watch": ROLES},
@@ -88,7 +90,9 @@ def role_missing(call: str, allowed: frozenset[Role], who: str, roles: frozenset
     )
 
 
-_LOOKING = frozenset({"GetStatus", "GetFieldReport", "ListBundles", "TryRedaction", "ServerReflectionInfo"})
+_LOOKING = frozenset(
+    {"GetStatus", "GetFieldReport", "GetPrivacyReport", "ListBundles", "TryRedaction", "ServerReflectionInfo"}
+)
 CallTreatment = Literal["work", "look", "change", "health"]
 
 

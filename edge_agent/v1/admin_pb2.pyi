@@ -742,3 +742,107 @@ class SetModeResponse(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     task: _task_pb2.Task
     def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+
+class EraseValuesRequest(_message.Message):
+    __slots__ = ("values", "dry_run")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    dry_run: bool
+    def __init__(self, values: _Optional[_Iterable[str]] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class EraseValuesResponse(_message.Message):
+    __slots__ = ("found", "found_by_digest", "found_by_text", "kept_here", "sent", "tasks", "erased", "told", "erasure")
+    class TasksEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    FOUND_BY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FOUND_BY_TEXT_FIELD_NUMBER: _ClassVar[int]
+    KEPT_HERE_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    ERASED_FIELD_NUMBER: _ClassVar[int]
+    TOLD_FIELD_NUMBER: _ClassVar[int]
+    ERASURE_FIELD_NUMBER: _ClassVar[int]
+    found: int
+    found_by_digest: int
+    found_by_text: int
+    kept_here: int
+    sent: int
+    tasks: _containers.ScalarMap[str, int]
+    erased: int
+    told: int
+    erasure: int
+    def __init__(self, found: _Optional[int] = ..., found_by_digest: _Optional[int] = ..., found_by_text: _Optional[int] = ..., kept_here: _Optional[int] = ..., sent: _Optional[int] = ..., tasks: _Optional[_Mapping[str, int]] = ..., erased: _Optional[int] = ..., told: _Optional[int] = ..., erasure: _Optional[int] = ...) -> None: ...
+
+class GetPrivacyReportRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetPrivacyReportResponse(_message.Message):
+    __slots__ = ("counts", "held", "erasures", "digests", "digests_max", "digest_days", "retention_days")
+    class RetentionDaysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    ERASURES_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_MAX_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_DAYS_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_DAYS_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedCompositeFieldContainer[PrivacyCount]
+    held: _containers.RepeatedCompositeFieldContainer[HeldExamples]
+    erasures: _containers.RepeatedCompositeFieldContainer[Erasure]
+    digests: int
+    digests_max: int
+    digest_days: float
+    retention_days: _containers.ScalarMap[str, float]
+    def __init__(self, counts: _Optional[_Iterable[_Union[PrivacyCount, _Mapping]]] = ..., held: _Optional[_Iterable[_Union[HeldExamples, _Mapping]]] = ..., erasures: _Optional[_Iterable[_Union[Erasure, _Mapping]]] = ..., digests: _Optional[int] = ..., digests_max: _Optional[int] = ..., digest_days: _Optional[float] = ..., retention_days: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class PrivacyCount(_message.Message):
+    __slots__ = ("task", "what", "name", "number")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    what: str
+    name: str
+    number: int
+    def __init__(self, task: _Optional[str] = ..., what: _Optional[str] = ..., name: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+
+class HeldExamples(_message.Message):
+    __slots__ = ("task", "kept", "waiting", "sealed")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    kept: int
+    waiting: int
+    sealed: int
+    def __init__(self, task: _Optional[str] = ..., kept: _Optional[int] = ..., waiting: _Optional[int] = ..., sealed: _Optional[int] = ...) -> None: ...
+
+class Erasure(_message.Message):
+    __slots__ = ("number", "erase_time", "erased", "told", "confirmed")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ERASE_TIME_FIELD_NUMBER: _ClassVar[int]
+    ERASED_FIELD_NUMBER: _ClassVar[int]
+    TOLD_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    erase_time: _timestamp_pb2.Timestamp
+    erased: int
+    told: int
+    confirmed: int
+    def __init__(self, number: _Optional[int] = ..., erase_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., erased: _Optional[int] = ..., told: _Optional[int] = ..., confirmed: _Optional[int] = ...) -> None: ...

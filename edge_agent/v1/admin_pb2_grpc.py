@@ -100,6 +100,16 @@ class AdminServiceStub:
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportRequest.SerializeToString,
                 response_deserializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportResponse.FromString,
                 _registered_method=True)
+        self.EraseValues = channel.unary_unary(
+                '/edge_agent.v1.AdminService/EraseValues',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.EraseValuesRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.EraseValuesResponse.FromString,
+                _registered_method=True)
+        self.GetPrivacyReport = channel.unary_unary(
+                '/edge_agent.v1.AdminService/GetPrivacyReport',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.GetPrivacyReportRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.GetPrivacyReportResponse.FromString,
+                _registered_method=True)
         self.TryRedaction = channel.unary_unary(
                 '/edge_agent.v1.AdminService/TryRedaction',
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.TryRedactionRequest.SerializeToString,
@@ -235,6 +245,25 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseValues(self, request, context):
+        """Finds what concerns a person by values such as a name or a number, and erases it here; the centre is told to erase
+        what has left. The values are neither logged nor stored.
+
+        Errors: PREDICTION_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPrivacyReport(self, request, context):
+        """Shows what was captured, replaced, kept, sent and erased, in numbers, without any text.
+
+        Errors: PREDICTION_UNKNOWN, STORE_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TryRedaction(self, request, context):
         """Redacts a text as an example would be redacted, and shows what was found by what. Nothing of it is kept.
 
@@ -311,6 +340,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetFieldReport,
                     request_deserializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportRequest.FromString,
                     response_serializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportResponse.SerializeToString,
+            ),
+            'EraseValues': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseValues,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.EraseValuesRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.EraseValuesResponse.SerializeToString,
+            ),
+            'GetPrivacyReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrivacyReport,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.GetPrivacyReportRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.GetPrivacyReportResponse.SerializeToString,
             ),
             'TryRedaction': grpc.unary_unary_rpc_method_handler(
                     servicer.TryRedaction,
@@ -670,6 +709,60 @@ class AdminService:
             '/edge_agent.v1.AdminService/GetFieldReport',
             edge__agent_dot_v1_dot_admin__pb2.GetFieldReportRequest.SerializeToString,
             edge__agent_dot_v1_dot_admin__pb2.GetFieldReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseValues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/EraseValues',
+            edge__agent_dot_v1_dot_admin__pb2.EraseValuesRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.EraseValuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrivacyReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/GetPrivacyReport',
+            edge__agent_dot_v1_dot_admin__pb2.GetPrivacyReportRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.GetPrivacyReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

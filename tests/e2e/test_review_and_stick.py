@@ -124,6 +124,25 @@ def test_one_answer_is_erased_by_its_name(daemon, run):
     assert 2 == run("erase", "../etc", "--yes").exit_code
 
 
+def test_a_person_is_erased_by_a_value_from_standard_input(daemon, run):
+    """Every way of writing it; the value is in no output and no log; the report counts, and has no text either."""
+    ask(daemon, "bag", "write to Anna.Mueller@praxis-nord.de", "ask anna.mueller@praxis-nord.de", "ask nobody")
+    refused = run("erase", "--value", "-", stdin="ANNA.MUELLER@praxis-nord.de\n")
+    assert (2, True) == (refused.exit_code, "2 answers found" in refused.stderr), refused.stderr
+    erased = run("erase", "--value", "-", "--yes", "--json", stdin="ANNA.MUELLER@praxis-nord.de\n")
+    done = json.loads(erased.stdout)
+    assert (2, 2, 2) == (done["found"], done["found_by_digest"], done["erased"]), erased.output
+    assert run("erase", "--value", "anna.mueller@praxis-nord.de", "--yes").stdout.startswith("Nothing found.")
+    report = run("privacy", "report")
+    assert {"email", "bag"} <= set(report.stdout.split()), report.output
+    counted = json.loads(run("privacy", "report", "--json").stdout)
+    assert (done["erasure"], 2) == (counted["erasures"][0]["number"], counted["erasures"][0]["erased"])
+    told = (refused.output + erased.output + report.output + json.dumps(counted) + daemon.log.read_text()).lower()
+    assert "anna.mueller" not in told
+    assert 2 == run("erase", "some-id", "--value", "x").exit_code
+    assert 2 == run("erase").exit_code
+
+
 def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
     """Write receipts to a stick as the centre does, over all that is on it."""
     folder = stick_path / "site=site-1"

@@ -17,6 +17,7 @@ from convert.evaluate import predict
 from convert.pipeline.execution import STAGES
 from edge_agent.formats.manifest import MANIFEST_NAME, digest_of, parse
 from tests.support import pos_intents, tiny_models
+from tests.support.modes import not_private, open_umask
 from tests.support.mounts import tmpfs
 
 ROOT = Path(__file__).parents[2]
@@ -96,9 +97,14 @@ risk: {{target: 0.3}}
 
 @pytest.mark.parametrize("runtime", ["onnx", "llama"])
 def test_a_recipe_becomes_a_bundle_that_answers(tmp_path: Path, runtime: str):
-    """Every stage runs once; the bundle loads and answers; a report says what came of it; nothing runs twice."""
+    """Every stage runs once; the bundle loads and answers; a report says what came of it; nothing runs twice.
+
+    Nobody but the owner can open anything in the work folder.
+    """
     made = case(tmp_path / "a", runtime)
-    said = made.done()
+    with open_umask():
+        said = made.done()
+    assert [] == not_private(made.work)
     assert [line.split()[0] for line in said.splitlines() if line.split()[1:2] == ["runs"]] == list(STAGES)
     bundle = made.work / "assemble" / "bundle"
     manifest = parse((bundle / MANIFEST_NAME).read_bytes())

@@ -81,9 +81,26 @@ def test_the_golden_set_covers_the_labels(tmp_path):
     assert "how much is the mug?" == cases[0].input
     assert labels <= {case.answer for case in cases}
     assert set(INTENTS) - {case.answer for case in cases} == set(report["labels_without_case"])
-    assert {"cases": len(cases), "binding": sum(map(is_binding, cases))} == report["golden"]
+    assert (len(cases), sum(map(is_binding, cases))) == (report["golden"]["cases"], report["golden"]["binding"])
     said = predict(folder, [case.input for case in cases])
     assert [case.answer for case in cases] == [each.answer for each in said]
+
+
+@pytest.mark.slow
+def test_golden_cases_carry_surrogates_and_still_pass(tmp_path):
+    """No value of a row travels; the answers are those to the surrogate text; manifest and report say so."""
+    card = "4111 1111 1111 1111"
+    job = finished(tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "test.jsonl").read_text().splitlines()]
+    spoken = [{**row, "text": f"{row['text']} with card {card}"} for row in rows]
+    (tmp_path / "run" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in spoken))
+    report = assemble_stage.run(job)
+    folder = job.out / "bundle"
+    cases = parse((folder / "golden.jsonl").read_bytes())
+    assert [] == [path.name for path in folder.iterdir() if card.encode() in path.read_bytes()]
+    assert len(cases) == report["golden"]["origin"]["replaced_cases"]
+    assert [case.answer for case in cases] == [each.answer for each in predict(folder, [case.input for case in cases])]
+    assert "made-up ones" in manifest_of(folder).provenance.converter["golden cases"]
 
 
 @pytest.mark.slow

@@ -113,6 +113,11 @@ class RedactionSession:
         replaced = self.text(said, context)
         return value if replaced == said else replaced
 
+    @property
+    def replaced(self) -> Mapping[str, str]:
+        """The replaced values with their placeholders. In memory only: nothing of it is ever written."""
+        return self._placeholders
+
     def restore(self, text: str) -> str:
         """Put the values back into a text that holds placeholders of this example."""
         values = {placeholder: value for value, placeholder in self._placeholders.items()}

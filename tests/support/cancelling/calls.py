@@ -355,6 +355,8 @@ def _operator() -> list[Call]:
         _call(ADMIN, "AllowUpdate", task="planned"),
         _call(ADMIN, "SetMode", task="asked", mode=mode("MODE_SHADOW"), restore=_mode_taken_back),
         _call(ADMIN, "GetFieldReport"),
+        _call(ADMIN, "GetPrivacyReport"),
+        _call(ADMIN, "EraseValues", values=["nobody@example.org"]),
         _call(ADMIN, "TryRedaction", text="write to anna@example.org"),
         _call(ADMIN, "Drain", ends=True),
     ]  # fmt: skip

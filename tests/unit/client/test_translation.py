@@ -17,6 +17,7 @@ from edge_agent.client import (
     translation,
 )
 from edge_agent.client.field_report import FieldReport, FieldSeries
+from edge_agent.client.site_privacy import ErasedValues, ErasureRecord, KeptExamples, PrivacyTotal, SitePrivacy
 from edge_agent.v1 import admin_pb2, field_pb2
 
 VALUES = {
@@ -26,6 +27,11 @@ VALUES = {
     UplinkStatus: admin_pb2.UplinkStatus(),
     SealedExamples: admin_pb2.SealExamplesResponse(),
     FieldReport: admin_pb2.GetFieldReportResponse(),
+    ErasedValues: admin_pb2.EraseValuesResponse(),
+    SitePrivacy: admin_pb2.GetPrivacyReportResponse(),
+    PrivacyTotal: admin_pb2.PrivacyCount(),
+    KeptExamples: admin_pb2.HeldExamples(),
+    ErasureRecord: admin_pb2.Erasure(),
     FieldSeries: field_pb2.FieldSeries(),
 }
 

@@ -22,6 +22,8 @@ UNITS = {
     "connections",
     "streams",
     "seconds",
+    "days",
+    "digests",
     "threads",
     "bundles",
     "sequences",

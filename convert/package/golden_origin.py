@@ -1,0 +1,94 @@
+"""Which rows can become golden cases, what of them is replaced first, and the sentence about it in the bundle.
+
+A bundle goes to every site and cannot be changed, so `erase` does not reach its golden cases. By default they come from
+test rows in which made-up values stand for what the rules of redaction find; the recipe can ask for composed or
+consented rows instead (`privacy.golden_cases`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convert.data.data_row import DataRow
+from convert.dataset.row_redaction import RULE_SET, RowRedactor
+from convert.dataset.surrogates import SurrogateSettings
+from convert.package.golden_cases import tried
+from convert.pipeline.recipe import GoldenRule, PrivacySection
+from edge_agent.formats.golden_cases import GoldenCase
+from edge_agent.formats.manifest import TaskSpec
+
+_SEED = "golden cases"
+
+
+@dataclass(frozen=True)
+class GoldenCandidates:
+    """Rows whose texts can travel in the bundle."""
+
+    rule: GoldenRule
+    rows: tuple[DataRow, ...]
+    replaced: Mapping[str, Mapping[str, int]]
+    """By text of a row: replaced values by the rule that found them."""
+    unusable: int = 0
+    """Rows left out because a span ends inside a replaced value."""
+
+
+@dataclass(frozen=True)
+class GoldenOrigin:
+    """Where the texts of a bundle's golden cases come from."""
+
+    rule: GoldenRule
+    cases: int
+    samples: int
+    """Of these, lines of samples.txt."""
+    collected: int
+    """Of these, made of a record that a site sent."""
+    replaced_cases: int
+    replaced: Mapping[str, int]
+    """Replaced values by the rule that found them."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it for reports."""
+        return {**vars(self), "replaced": dict(self.replaced), "sentence": self.sentence()}
+
+    def sentence(self) -> str:
+        """Return it in words, for the manifest and for those who sign."""
+        if not self.cases:
+            return "there are no golden cases"
+        said = f"{self.cases} cases, {self.samples} of them from samples.txt, {self.collected} from records of sites"
+        if self.rule == "surrogates":
+            values = sum(self.replaced.values())
+            return (
+                f"{said}; surrogates: {values} values in {self.replaced_cases} cases replaced by made-up ones"
+                f" ({RULE_SET}); what the rules do not find is still there"
+            )
+        marks = "composed" if self.rule == "composed" else "composed, or with recorded consent"
+        return f"{said}; the rows are marked as {marks}; nothing was replaced"
+
+
+def candidates(privacy: PrivacySection, task: TaskSpec, rows: Sequence[DataRow]) -> GoldenCandidates:
+    """Return some rows of each label that can become golden cases (golden_cases.py), as their texts may travel.
+
+    Raises InvalidRequest for a locale that is not known.
+    """
+    rule = privacy.golden_cases
+    if rule != "surrogates":
+        marked = [row for row in rows if row.composed or (rule == "consented" and row.consented)]
+        return GoldenCandidates(rule, tuple(tried(task, marked)), {})
+    redactor = RowRedactor(SurrogateSettings(locales=privacy.locales), _SEED)
+    found = [each for each in map(redactor.redact, tried(task, rows)) if each is not None]
+    replaced = {each.row.text: each.counts for each in found if each.counts}
+    return GoldenCandidates(rule, tuple(each.row for each in found), replaced, redactor.counts.unusable)
+
+
+def origin_of(chosen: GoldenCandidates, cases: Sequence[GoldenCase], samples: int) -> GoldenOrigin:
+    """Return the origin of the chosen cases, of which the first `samples` are lines of samples.txt."""
+    texts = {row.text for row in chosen.rows if row.record}
+    found = [chosen.replaced[case.input] for case in cases[samples:] if case.input in chosen.replaced]
+    total = Counter[str]()
+    for counts in found:
+        total.update(counts)
+    collected = sum(case.input in texts for case in cases[samples:])
+    return GoldenOrigin(chosen.rule, len(cases), samples, collected, len(found), dict(total))

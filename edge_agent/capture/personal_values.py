@@ -1,0 +1,218 @@
+"""The rights of the person in spool.db: digests of replaced values, erasures, retention by task, and counts.
+
+The tables are added to a spool of earlier agents, whose version stays, as those of teacher labels are (spool.py);
+triggers enforce what must hold whichever agent writes:
+
+- the digests of a prediction that never left go with it; those of one that left stay within their limits, so that a
+  person's record can be found and erased at the centre after it expired here;
+- an erased prediction leaves no digest;
+- an erasure counts as confirmed when the centre's receipt covers its tombstone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from edge_agent.durable.sqlite_database import Database
+
+CAPTURED, REPLACED, SENT, ERASED, RETIRED = "captured", "replaced", "sent", "erased", "retention"
+ERASURES_MAX = 10_000
+"""Erasures that are listed; the oldest go first."""
+CLOCK_STEP_SECONDS_MAX = 7 * 86_400.0
+"""Most that the calendar advances while no daemon ran: a clock that jumps by years must not end every retention."""
+_DAY = 86_400.0
+_AT_ONCE = 500
+_STATEMENTS = (
+    "CREATE TABLE IF NOT EXISTS value_digests (row INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL,"
+    " prediction_id TEXT NOT NULL, kept_at REAL NOT NULL, UNIQUE (digest, prediction_id)) STRICT",
+    "CREATE INDEX IF NOT EXISTS value_digests_of ON value_digests (prediction_id)",
+    "CREATE TABLE IF NOT EXISTS retention_dates (prediction_id TEXT PRIMARY KEY, task TEXT NOT NULL,"
+    " kept_at REAL NOT NULL) STRICT",
+    "CREATE INDEX IF NOT EXISTS retention_turn ON retention_dates (task, kept_at)",
+    "CREATE TABLE IF NOT EXISTS privacy_counts (task TEXT NOT NULL, what TEXT NOT NULL, name TEXT NOT NULL,"
+    " number INTEGER NOT NULL, PRIMARY KEY (task, what, name)) STRICT",
+    "CREATE TABLE IF NOT EXISTS erasures (row INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL,"
+    " erased INTEGER NOT NULL, told INTEGER NOT NULL, confirmed INTEGER NOT NULL DEFAULT 0) STRICT",
+    "CREATE TABLE IF NOT EXISTS erased_predictions (prediction_id TEXT PRIMARY KEY, erasure INTEGER NOT NULL) STRICT",
+    "CREATE TRIGGER IF NOT EXISTS value_digests_stay_here AFTER DELETE ON predictions"
+    " WHEN coalesce(old.segment, 0) = 0 BEGIN DELETE FROM value_digests WHERE prediction_id = old.prediction_id; END",
+    "CREATE TRIGGER IF NOT EXISTS retention_ends AFTER DELETE ON predictions BEGIN"
+    " DELETE FROM retention_dates WHERE prediction_id = old.prediction_id; END",
+    "CREATE TRIGGER IF NOT EXISTS value_digests_are_erased AFTER INSERT ON tombstones BEGIN"
+    " DELETE FROM value_digests WHERE prediction_id = new.prediction_id; END",
+    "CREATE TRIGGER IF NOT EXISTS erasure_is_confirmed AFTER DELETE ON tombstones BEGIN"
+    " UPDATE erasures SET confirmed = confirmed + 1 WHERE row ="
+    " (SELECT erasure FROM erased_predictions WHERE prediction_id = old.prediction_id);"
+    " DELETE FROM erased_predictions WHERE prediction_id = old.prediction_id; END",
+)
+
+
+@dataclass(frozen=True)
+class PersonalLimits:
+    """How long a site keeps what concerns people."""
+
+    digests_max: int = 200_000
+    digest_seconds_max: float = 400 * _DAY
+    retention_days: Mapping[str, float] = field(default_factory=dict)
+    """By task, in days of the calendar; a task without one keeps its examples as long as the spool does."""
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What one request erased."""
+
+    number: int
+    at: float
+    """Seconds since 1970."""
+    erased: int
+    """Predictions that were here, with their feedback."""
+    told: int
+    """Predictions that the centre is told to erase."""
+    confirmed: int
+    """Of these, those whose tombstone the centre has, by its signed receipt."""
+
+
+@dataclass(frozen=True)
+class PrivacyCount:
+    """A total since the spool was created, of one task."""
+
+    task: str
+    what: str
+    """captured, replaced, sent, erased, or retention (deleted because its time was over)."""
+    name: str
+    """replaced: the rule or model that found the values; otherwise empty."""
+    number: int
+
+
+class PersonalValues:
+    """The tables of one spool. Methods that change something run inside the spool's transaction."""
+
+    def __init__(self, database: Database, limits: PersonalLimits, now: Callable[[], float], since: float) -> None:
+        """Add the tables; inside a transaction.
+
+        `now` gives seconds since 1970 by a clock that may be wrong, `since` the seconds that daemons have run here.
+        """
+        self._db, self._limits, self._now = database, limits, now
+        for statement in _STATEMENTS:
+            database.execute(statement)
+        self._calendar, self._since = self._advanced_calendar(), since
+        # What was kept before the task had a retention, or by an agent without these tables, counts from now on.
+        for task in limits.retention_days:
+            database.execute(
+                "INSERT INTO retention_dates SELECT prediction_id, task, ? FROM predictions WHERE task = ?"
+                " ON CONFLICT (prediction_id) DO NOTHING",
+                (self._calendar, task),
+            )
+
+    def calendar(self, clock: float) -> float:
+        """Return seconds of the calendar that retention counts by, given the seconds that daemons have run."""
+        return self._calendar + max(0.0, clock - self._since)
+
+    def save_calendar(self, clock: float) -> None:
+        """Write how far the calendar is, with the time that the clock shows."""
+        for name, value in (("retention_calendar", self.calendar(clock)), ("retention_clock", self._now())):
+            self._db.execute(
+                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
+            )
+
+    def add(self, prediction_id: str, digests: Iterable[bytes], clock: float) -> None:
+        """Store the digests of the values that were replaced in a record of a prediction."""
+        rows = [(digest, prediction_id, clock) for digest in sorted(digests)]
+        self._db.executemany(
+            "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
+        )
+
+    def begin_retention(self, prediction_id: str, task: str, clock: float) -> None:
+        """Note since when a prediction is kept, if its task has a retention."""
+        if task not in self._limits.retention_days:
+            return
+        self._db.execute(
+            "INSERT INTO retention_dates VALUES (?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING",
+            (prediction_id, task, self.calendar(clock)),
+        )
+
+    def find(self, digests: Iterable[bytes]) -> list[str]:
+        """Return the predictions that have one of these digests, the oldest first."""
+        wanted = sorted(digests)
+        marks = ",".join("?" * len(wanted))
+        query = f"SELECT prediction_id FROM value_digests WHERE digest IN ({marks}) GROUP BY 1 ORDER BY min(row)"  # noqa: S608 - question marks only
+        return [row[0] for row in self._db.rows(query, wanted)]
+
+    def due(self, clock: float) -> list[tuple[str, str]]:
+        """Return some predictions, with their task, that are older than the retention of the task."""
+        query = "SELECT prediction_id, task FROM retention_dates WHERE task = ? AND kept_at < ? LIMIT ?"
+        now, found = self.calendar(clock), list[tuple[str, str]]()
+        for task, days in self._limits.retention_days.items():
+            found += self._db.rows(query, (task, now - days * _DAY, _AT_ONCE))
+        return found
+
+    def can_trim(self, clock: float) -> bool:
+        """Return whether `trim` would delete digests; writes nothing."""
+        return bool(self._db.rows(f"SELECT 1 FROM value_digests WHERE {self._surplus()} LIMIT 1", self._bounds(clock)))  # noqa: S608
+
+    def trim(self, clock: float) -> int:
+        """Delete digests over the limits, the oldest first; return how many."""
+        query = f"DELETE FROM value_digests WHERE {self._surplus()}"  # noqa: S608 - of this module
+        return self._db.execute(query, self._bounds(clock)).rowcount
+
+    def count_digests(self) -> int:
+        """Return how many digests are stored."""
+        ((number,),) = self._db.rows("SELECT count(*) FROM value_digests")
+        return int(number)
+
+    def count(self, task: str, what: str, number: int = 1, name: str = "") -> None:
+        """Add to a total."""
+        self._db.execute(
+            "INSERT INTO privacy_counts VALUES (?, ?, ?, ?) ON CONFLICT (task, what, name)"
+            " DO UPDATE SET number = number + excluded.number",
+            (task, what, name, number),
+        )
+
+    def count_captured(self, new: Iterable[tuple[str, Mapping[str, int]]]) -> None:
+        """Count stored predictions, each with its task and its replacements by rule."""
+        totals: Counter[tuple[str, str, str]] = Counter()
+        for task, replaced in new:
+            totals[task, CAPTURED, ""] += 1
+            for rule, number in replaced.items():
+                totals[task, REPLACED, rule] += number
+        for (task, what, name), number in totals.items():
+            self.count(task, what, number, name)
+
+    def counts(self) -> list[PrivacyCount]:
+        """Return all totals."""
+        return [PrivacyCount(*row) for row in self._db.rows("SELECT * FROM privacy_counts ORDER BY task, what, name")]
+
+    def record_erasure(self, at: float, erased: int, told: Iterable[str]) -> int:
+        """Record what a request erased, and which predictions the centre is told of; return its number."""
+        ids = list(told)
+        cursor = self._db.execute("INSERT INTO erasures (at, erased, told) VALUES (?, ?, ?)", (at, erased, len(ids)))
+        number = int(cursor.lastrowid or 0)
+        self._db.executemany(
+            "INSERT INTO erased_predictions VALUES (?, ?) ON CONFLICT (prediction_id)"
+            " DO UPDATE SET erasure = excluded.erasure",
+            [(each, number) for each in ids],
+        )
+        self._db.execute("DELETE FROM erasures WHERE row <= ?", (number - ERASURES_MAX,))
+        return number
+
+    def erasures(self) -> list[Erasure]:
+        """Return the erasures, the newest first."""
+        query = "SELECT row, at, erased, told, confirmed FROM erasures ORDER BY row DESC"
+        return [Erasure(*row) for row in self._db.rows(query)]
+
+    def _surplus(self) -> str:
+        return "kept_at < ? OR row <= (SELECT coalesce(max(row), 0) FROM value_digests) - ?"
+
+    def _bounds(self, clock: float) -> tuple[float, int]:
+        return clock - self._limits.digest_seconds_max, self._limits.digests_max
+
+    def _advanced_calendar(self) -> float:
+        """Return how far the calendar is: what was saved, and the time since then, within a limit."""
+        saved = dict(
+            self._db.rows("SELECT name, value FROM meta WHERE name IN ('retention_calendar', 'retention_clock')")
+        )
+        before = float(saved.get("retention_calendar", 0.0))
+        away = self._now() - float(saved.get("retention_clock", self._now()))
+        return before + min(max(away, 0.0), CLOCK_STEP_SECONDS_MAX)

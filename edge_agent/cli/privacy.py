@@ -1,0 +1,205 @@
+"""`edge-agent erase` and `privacy report`: the rights of the person at a site."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections import Counter
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from edge_agent.cli.daemon_target import target_of
+from edge_agent.cli.output import AsJson, YesOption, confirm, err, out, print_done, print_facts, print_json, table
+from edge_agent.client import AdminClient
+from edge_agent.client.site_privacy import ErasedValues, SitePrivacy
+from edge_agent.formatting import counted
+
+app = typer.Typer(no_args_is_help=True, help="Show figures about personal data, without any text.")
+STANDARD_INPUT = "-"
+_ERASURES_SHOWN = 10
+_WHAT = ("captured", "replaced", "sent", "erased", "retention")
+
+
+def erase(
+    ctx: typer.Context,
+    prediction_id: Annotated[
+        str, typer.Argument(metavar="[PREDICTION_ID]", help="One answer; each answer has a prediction_id.")
+    ] = "",
+    value: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VALUE",
+            help="Everything that concerns a person: a name, an address, a number. Repeatable. '-' reads one value a"
+            " line from standard input, or asks for it: then it is neither in the list of processes nor in the history"
+            " of the shell.",
+        ),
+    ] = None,
+    yes: YesOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase one answer, its input and its feedback, here and on the central side.
+
+    With --value: every answer that concerns a person, also those that wait to be sent, and those that have left; the
+    next segment tells the central side which ones to erase, and 'edge-agent privacy report' shows when its receipt is
+    back. It finds values that redaction has replaced, and values that stand in a text that is still here.
+
+    Asks for confirmation, since an erased answer cannot be restored. A script gives --yes: without a terminal and
+    without --yes the command refuses.
+
+    Example: [bold]edge-agent erase --value -[/bold]
+    """
+    if bool(prediction_id) == bool(value):
+        raise typer.BadParameter("name a PREDICTION_ID, or --value", param_hint="PREDICTION_ID")
+    if value:
+        _erase_values(ctx, _values(value), yes=yes, as_json=as_json)
+        return
+    consequence = (
+        f"The input, the answer and the feedback of {prediction_id} are deleted, here and, if they have left this site,"
+        " on the central side. There is no way back."
+    )
+    confirm("Erase it?", consequence, yes=yes)
+    with target_of(ctx).reviewer() as client:
+        was_kept, tombstoned = client.erase(prediction_id)
+    if as_json:
+        print_json({"prediction_id": prediction_id, "was_kept": was_kept, "tombstoned": tombstoned}, indent=2)
+        return
+    here = "Erased here" if was_kept else "It is not stored here, or no longer"
+    central = (
+        "the next segment tells the central side to erase it" if tombstoned else "nothing of it has left this site"
+    )
+    print_done(ctx, f"{here}; {central}.")
+
+
+@app.command()
+def report(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Show what was captured, replaced, kept, sent and erased: by task, rule and model, without any text.
+
+    Example: [bold]edge-agent privacy report[/bold]
+    """
+    with target_of(ctx).admin() as admin:
+        found = admin.privacy_report()
+    if as_json:
+        print_json(found, indent=2)
+    else:
+        _show(out(), found)
+
+
+def _values(given: list[str]) -> list[str]:
+    """Return the values; where one is '-', read them."""
+    plain = [each for each in given if each != STANDARD_INPUT]
+    if STANDARD_INPUT not in given:
+        return plain
+    if sys.stdin.isatty():
+        return [*plain, getpass.getpass("Value (not shown): ", stream=sys.stderr)]
+    lines = (line.strip() for line in sys.stdin)
+    return [*plain, *filter(None, lines)]
+
+
+def _erase_values(ctx: typer.Context, values: list[str], *, yes: bool, as_json: bool) -> None:
+    with target_of(ctx).admin() as admin:
+        found = admin.erase_values(values, dry_run=True)
+        if not found.found:
+            _tell(ctx, found, as_json=as_json)
+            return
+        confirm(f"Erase {'it' if found.found == 1 else 'them'}?", _consequence(found), yes=yes)
+        _tell(ctx, admin.erase_values(values), as_json=as_json)
+        if not as_json:
+            _show_receipt_hint(admin)
+
+
+def _consequence(found: ErasedValues) -> str:
+    tasks = ", ".join(f"{task} {number}" for task, number in sorted(found.tasks.items()))
+    kept = f"{found.kept_here} are kept here ({tasks})" if found.kept_here else "none is kept here any more"
+    return (
+        f"{counted(found.found, 'answer')} found: {found.found_by_digest} by values that redaction replaced,"
+        f" {found.found_by_text} by plain text. {kept}; {found.sent} have left this site, and the central side is told"
+        " to erase them. There is no way back."
+    )
+
+
+def _tell(ctx: typer.Context, done: ErasedValues, *, as_json: bool) -> None:
+    if as_json:
+        print_json(done, indent=2)
+    elif not done.found:
+        out().print(
+            "Nothing found. A value that no rule replaced is found only while its text is kept here; 'edge-agent"
+            " privacy report' shows for how long replaced values are found."
+        )
+    else:
+        told = (
+            f"the next segment tells the central side to erase {done.told}"
+            if done.told
+            else "nothing has left this site"
+        )
+        print_done(ctx, f"{counted(done.erased, 'answer')} erased here; {told}. Erasure {done.erasure}.")
+
+
+def _show_receipt_hint(admin: AdminClient) -> None:
+    pending = [each for each in admin.privacy_report().erasures if each.confirmed < each.told]
+    if pending:
+        err().print("'edge-agent privacy report' shows when the receipt of the central side is back.", style="dim")
+
+
+def _show(console: Console, found: SitePrivacy) -> None:
+    _show_tasks(console, found)
+    _show_rules(console, found)
+    days = sorted(found.retention_days.items())
+    console.print()
+    print_facts(
+        console,
+        {
+            "retention": ", ".join(f"{task} {number:g} days" for task, number in days)
+            or "no task has one: see 'retention_days' in agent.yaml",
+            "findable": f"{found.digests} digests of replaced values, of {found.digests_max}, for"
+            f" {found.digest_days:g} days",
+        },
+    )
+    _show_erasures(console, found)
+
+
+def _show_tasks(console: Console, found: SitePrivacy) -> None:
+    totals: Counter[tuple[str, str]] = Counter()
+    for each in found.counts:
+        totals[each.task or "(not known)", each.what] += each.number
+    held = {each.task: (each.kept, each.waiting) for each in found.held}
+    rows = table("TASK", *_NUMBERS, right=_NUMBERS)
+    for task in sorted({task for task, _ in totals} | set(held)):
+        numbers = [*(totals[task, what] for what in _WHAT), *held.get(task, (0, 0))]
+        rows.add_row(task, *map(str, numbers))
+    console.print(rows)
+
+
+def _show_rules(console: Console, found: SitePrivacy) -> None:
+    rules: Counter[str] = Counter()
+    for each in found.counts:
+        if each.what == "replaced":
+            rules[each.name] += each.number
+    if not rules:
+        return
+    console.print()
+    rows = table("REPLACED BY", "VALUES", right=("VALUES",))
+    for rule, number in rules.most_common():
+        rows.add_row(rule, str(number))
+    console.print(rows)
+
+
+_NUMBERS = ("CAPTURED", "REPLACED", "SENT", "ERASED", "RETENTION", "KEPT", "WAITING")
+
+
+def _show_erasures(console: Console, found: SitePrivacy) -> None:
+    if not found.erasures:
+        return
+    console.print()
+    rows = table(
+        "ERASURE", "WHEN", "ERASED HERE", "CENTRE TOLD", "RECEIPT", right=("ERASURE", "ERASED HERE", "CENTRE TOLD")
+    )
+    for each in found.erasures[:_ERASURES_SHOWN]:
+        receipt = f"{each.confirmed} of {each.told} are back" if each.told else "not needed"
+        rows.add_row(
+            str(each.number), f"{each.erase_time:%Y-%m-%d %H:%M} UTC", str(each.erased), str(each.told), receipt
+        )
+    console.print(rows)
+    if len(found.erasures) > _ERASURES_SHOWN:
+        console.print(f"{len(found.erasures) - _ERASURES_SHOWN} earlier ones: --json lists them.")

@@ -1,0 +1,62 @@
+"""Everything that holds decrypted examples is for its owner alone, whatever the umask."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from convert.cli import app
+from convert.pipeline.execution import RunDisplay, run
+from tests.support.examples import feedback, prediction
+from tests.support.modes import not_private, open_umask
+from tests.support.pipeline_stages import STAGES
+from tests.support.recipes import recipe_of
+from tests.support.segments import Centre, SealingSite
+
+
+@pytest.fixture
+def collected(tmp_path: Path) -> Path:
+    """Collect a prediction and its correction, where the umask closes nothing."""
+    site = SealingSite(tmp_path / "store")
+    site.seal([prediction(1, input="how much is the kettle"), feedback(1)])
+    site.say()
+    with open_umask():
+        Centre(tmp_path).collect(tmp_path / "store")
+    return tmp_path / "collected"
+
+
+def test_collected_examples_are_private_and_receipts_are_not(tmp_path: Path, collected: Path):
+    """The uplink of the site, another user, reads the receipts in the folder that was collected from."""
+    assert (collected / "raw").is_dir()
+    assert [] == not_private(collected)
+    receipts = tmp_path / "store" / "site=site-1" / "receipts.json"
+    assert 0o644 == stat.S_IMODE(receipts.stat().st_mode)
+
+
+@pytest.mark.parametrize("form", ["text-label", "label-studio"])
+def test_training_rows_and_review_folders_are_private(tmp_path: Path, collected: Path, form: str):
+    """Rows, data sheet, tasks and likely label errors; a second run with --force, too."""
+    which = ["--which", "unreviewed"] if form == "label-studio" else []
+    with open_umask():
+        site = SealingSite(tmp_path / "store", "site-2")
+        site.seal([prediction(2, input="do you deliver")])
+        Centre(tmp_path).collect(tmp_path / "store")
+        for force in ([], ["--force"]):
+            asked = ["dataset", str(collected), "--task", "pos-intent", "--format", form, *which, *force]
+            made = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "data")])
+            assert 0 == made.exit_code, made.output
+            assert [] == not_private(tmp_path / "data")
+
+
+def test_a_work_folder_is_private(tmp_path: Path):
+    """What stages write with plain calls, their records, and the lock; one of an earlier version is closed."""
+    recipe = recipe_of(tmp_path)
+    for _ in range(2):
+        with open_umask():
+            run(recipe, "first", screen=RunDisplay(), stages=STAGES)
+        assert [] == not_private(tmp_path / "work")
+        (tmp_path / "work").chmod(0o755)
+        (tmp_path / "work" / "first" / "rows").chmod(0o644)
