@@ -89,7 +89,8 @@ _LAST_WORDS = """
 """
 _OPINIONS = """
     CREATE OR REPLACE TEMP TABLE opinions AS
-    SELECT site, prediction_id, value AS opinion, why AS opinion_why, model AS opinion_model, recorded_at AS opinion_at
+    SELECT site, prediction_id, value AS opinion, why AS opinion_why, model AS opinion_model, recorded_at AS opinion_at,
+           teacher_scores AS opinion_scores
     FROM records
     WHERE type = 'opinion' AND task = $task
     QUALIFY row_number() OVER (
@@ -126,6 +127,7 @@ _EXAMPLES = """
            r.label_mass, r.route, r.route_reason, coalesce(r.model, '') AS model,
            s.verdict, s.truth, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,
            coalesce(s.reviews, []) AS reviews, o.opinion, o.opinion_why, o.opinion_model, o.opinion_at,
+           r.teacher_scores, o.opinion_scores,
            printf('%016x', r.text_key) AS text_key, printf('%016x', m.cluster) AS cluster, m.duplicate_of,
            r.kept_because, r.kept_share, r.review_stream, r.p_value,
            -- A row was stored, then drawn: both probabilities are known, and independent of its content.

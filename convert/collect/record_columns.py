@@ -62,6 +62,7 @@ SCHEMA = pa.schema(
         pa.field("review_stream", pa.string()),
         pa.field("sampling_probability", pa.float64()),
         pa.field("p_value", pa.float64()),
+        pa.field("teacher_scores", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))),
     ]
 )
 
@@ -74,6 +75,7 @@ LATER_COLUMNS = {
     "review_stream": "VARCHAR",
     "sampling_probability": "DOUBLE",
     "p_value": "DOUBLE",
+    "teacher_scores": "STRUCT(label VARCHAR, score DOUBLE)[]",
 }
 """Columns that files of version 0.1 may lack, with their SQL type; `answer_columns.py` derives them for such rows."""
 
@@ -106,7 +108,13 @@ def _row(record: AnyRecord) -> dict[str, Any]:
             "review_reason": record.reason,
         }
     elif isinstance(record, ExampleTeacherLabel):
-        more = {"task": record.task, "model": record.model, "why": record.why, "value": record.value}
+        more = {
+            "task": record.task,
+            "model": record.model,
+            "why": record.why,
+            "value": record.value,
+            "teacher_scores": _pairs(record.scores),
+        }
     return {
         "type": record.type,
         "site": record.site,
@@ -141,12 +149,17 @@ def _prediction(record: ExamplePrediction) -> dict[str, Any]:
         "review_stream": record.review_stream,
         "sampling_probability": record.sampling_probability,
         "p_value": record.p_value,
+        "teacher_scores": _pairs(record.teacher_scores),
         "redaction_version": record.redaction.version,
         "redaction_rules": record.redaction.rules,
         "redaction_counts": list(record.redaction.counts.items()),
         "text_key": minhash.text_key(text),
         "sketch": minhash.sketch(text),
     }
+
+
+def _pairs(scores: Sequence[tuple[str, float]]) -> list[dict[str, Any]] | None:
+    return [{"label": label, "score": score} for label, score in scores] or None
 
 
 def _moment(at: str) -> datetime:

@@ -200,10 +200,22 @@ class ExampleCapture:
         """Take the next question of these tasks, marked as asked; None = no question waits. Raises SiteError."""
         return await self._run(lambda worker: worker.next_question(tasks), alone=True)
 
-    async def store_teacher_label(self, asked: TeacherQuestion, said: str, model: str, manifest: Manifest) -> None:
-        """Store the large model's label; durable when this returns. Raises SiteError, RedactionHeld."""
+    async def store_teacher_label(
+        self,
+        asked: TeacherQuestion,
+        said: str,
+        model: str,
+        manifest: Manifest,
+        scores: Sequence[tuple[str, float]] = (),
+    ) -> None:
+        """Store the large model's label, with its probabilities if it gave some; durable when this returns.
+
+        Raises:
+            SiteError: the disk failed.
+            RedactionHeld: the redaction model does not answer.
+        """
         findings = await self._find(asked.task, answer_texts(manifest.task.kind, said))
-        await self._run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, findings))
+        await self._run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, findings, scores))
 
     async def release_question(self, asked: TeacherQuestion, *, again: bool) -> None:
         """Drop a question; with `again`, requeue it: certainly no large model worked on it. Raises SiteError."""

@@ -75,6 +75,8 @@ class CapturedAnswer:
     """The rules alone may redact it, though the site has a redaction model."""
     question: str = ""
     """decide: the question that is answered."""
+    teacher_scores: Sequence[tuple[str, float]] = ()
+    """classify: each label with the probability that the large model gave it; empty = it gave none."""
 
     @property
     def output(self) -> str:
@@ -206,6 +208,7 @@ class RecordBuilder:
         manifest: Manifest,
         at: float,
         findings: ModelFindings | None = None,
+        scores: Sequence[tuple[str, float]] = (),
     ) -> bytes:
         """Write what the large model said of a stored prediction, redacted as feedback is."""
         prediction = json.loads(asked.record)
@@ -215,7 +218,7 @@ class RecordBuilder:
             said = self._record(redaction, _like(said, prediction["output"]), manifest)
         elif prediction["kind"] == "generate":
             said = redaction.text(said)
-        record = {
+        record: dict[str, Any] = {
             "schema": SCHEMA,
             "type": "opinion",
             "record_id": f"opinion:{asked.prediction_id}",
@@ -227,6 +230,8 @@ class RecordBuilder:
             "why": asked.why,
             "value": said,
         }
+        if scores:
+            record["scores"] = scores
         return _write(record).encode()
 
     def build_tombstone(self, prediction_id: str, at: float) -> bytes:
@@ -262,6 +267,8 @@ class RecordBuilder:
         if answered.teacher_answer is None:
             return {"output": output, **grades}
         given = {**UNGRADED, "model": answered.model}
+        if answered.teacher_scores:
+            given["teacher_scores"] = answered.teacher_scores
         if answered.local_answer is None:
             return {"output": output, **given}
         local = self._answer(redaction, answered, answered.local_answer)

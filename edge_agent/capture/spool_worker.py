@@ -258,13 +258,14 @@ class SpoolWorker:
         model: str,
         manifest: Manifest,
         findings: ModelFindings | None = None,
+        scores: Sequence[tuple[str, float]] = (),
     ) -> bool:
         """Store the large model's label of a question and count it; inside the spool's transaction.
 
         Returns whether it was stored: not when the input was erased in the meantime.
         """
         at = self.now()
-        record = self.recorder.build_teacher_label(asked, said, model, manifest, at, findings)
+        record = self.recorder.build_teacher_label(asked, said, model, manifest, at, findings, scores)
         if not self.questions.store_label(asked, record):
             return False
         self._alarms_at_commit = -1

@@ -425,6 +425,15 @@ class EscalationConfig(ConfigSection):
         description="Base URL of an API like OpenAI's, https://models.example/v1; empty = none.",
     )
     model: str = Field(default="", max_length=200, description="Its name there.")
+    task_models: dict[TaskName, Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        default={},
+        max_length=1000,
+        description="Its name there by task, where that is not 'model', e.g. the tasks of another appliance.",
+    )
+    protocol: Literal["chat", "decisions", "systemone"] = Field(
+        default="chat",
+        description="How it is asked to choose; decisions and systemone give probabilities. Other tasks use chat.",
+    )
     credentials_file: str = Field(
         default="", description="File with the key alone; empty = systemd's credential 'escalation', if given."
     )

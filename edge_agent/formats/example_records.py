@@ -137,6 +137,8 @@ class ExamplePrediction(_ExampleRecord):
     """Why it took that route, UPPER_SNAKE words separated by blanks; empty = nothing to say."""
     model: str = Field(default="", max_length=200)
     """The large model that gave `output`; empty = the bundle's own did."""
+    teacher_scores: tuple[tuple[str, Share], ...] = ()
+    """Each label with the probability that the large model gave it; empty = it gave none. Older readers ignore it."""
     redaction: RedactionSummary
     kept: RetentionReason
     review_stream: ReviewStream | None = None
@@ -208,6 +210,8 @@ class ExampleTeacherLabel(_ExampleRecord):
     why: Why
     value: str
     """What it would have answered, as in `output`: a label of the task, a JSON object or a text; redacted."""
+    scores: tuple[tuple[str, Share], ...] = ()
+    """As `teacher_scores` of a prediction."""
 
 
 class ExampleTombstone(_ExampleRecord):

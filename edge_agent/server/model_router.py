@@ -29,17 +29,19 @@ from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.plan import Mode
 from edge_agent.formats.questions import QuestionSpec
 from edge_agent.routing import policy
+from edge_agent.routing.decision_questions import ModelAnswer
 from edge_agent.routing.large_model_questions import (
     LargeModelQuestion,
     LargeModelReply,
     build_question,
     parse_reply,
+    parse_typed_reply,
 )
 from edge_agent.routing.policy import EscalationContext, LowConfidencePolicy, RouteDecision, RouteReason
 from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
 from edge_agent.server.task_modes import TaskModes
-from edge_agent.server.uplink_client import LargeModelFinish, UplinkClient
+from edge_agent.server.uplink_client import LargeModelEvent, LargeModelFinish, UplinkClient
 from edge_agent.store.state_database import InstalledBundle
 
 log = structlog.get_logger("edge_agent.server")
@@ -153,6 +155,8 @@ class ModelRouter:
         begins = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
         async with contextlib.aclosing(_require_start(self._uplink.ask(question, seconds), begins)) as events:
             async for event in events:
+                if isinstance(event, tuple):  # nothing typed was asked
+                    continue
                 # A placeholder may come in pieces: what may still become one is not written yet.
                 text, pending = (pending, "") if isinstance(event, LargeModelFinish) else _split(pending + event)
                 if text:
@@ -208,9 +212,11 @@ class ModelRouter:
                 question = build_question(manifest, redaction.text(item.text), asked)
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)
                 reply, finish = await conversation.answer(lambda: _seconds_left(item))
-                values = reply.answers or {names[0]: _restore(reply.value, manifest, redaction)}
-                took_ms = 1000 * (time.monotonic() - began)
-                given = {name: LargeModelAnswer(value, finish.model, took_ms) for name, value in values.items()}
+                replied = reply.answers or {names[0]: reply}
+                took_ms, given = 1000 * (time.monotonic() - began), dict[str, LargeModelAnswer]()
+                for name, each in replied.items():
+                    value = _restore(each.value, manifest, redaction)
+                    given[name] = LargeModelAnswer(value, finish.model, took_ms, probabilities=each.probabilities)
                 return {name: given.get(name, RouteReason.UPSTREAM_FAILED) for name in names}
         except UpstreamBusy:
             return dict.fromkeys(names, RouteReason.UPSTREAM_BUSY)
@@ -233,27 +239,39 @@ class LargeModelConversation:
 
         Of several questions the last try may leave some unanswered: the others have their answers.
 
+        Answers to typed questions are not asked for again: the same question gets the same answer.
+
         Raises:
             EdgeAgentError: there is no answer, or none that keeps to the questions or the schema.
         """
         problem = ""
         for attempt in range(1, TRIES_MAX + 1):
-            text, finish = await self._whole_answer(seconds())
+            text, typed, finish = await self._whole_answer(seconds())
             self.answers += 1
-            reply = parse_reply(self._task, text, self._question.questions)
-            problem = reply.problem
-            if not problem or (attempt == TRIES_MAX and reply.answers):
+            questions = self._question.questions
+            if typed is None:
+                reply = parse_reply(self._task, text, questions)
+            else:
+                reply = parse_typed_reply(self._task, questions, typed)
+            last, problem = typed is not None or attempt == TRIES_MAX, reply.problem
+            if not problem or (last and reply.answers):
                 return reply, finish
+            if last:
+                break
             self._question = self._question.repaired(text, problem)
         raise UpstreamFailed(f"the large model's answer cannot be used: {problem}")
 
-    async def _whole_answer(self, seconds: float) -> tuple[str, LargeModelFinish]:
+    async def _whole_answer(self, seconds: float) -> tuple[str, tuple[ModelAnswer, ...] | None, LargeModelFinish]:
         parts: list[str] = []
+        typed: tuple[ModelAnswer, ...] | None = None
         async with contextlib.aclosing(self._uplink.ask(self._question, seconds)) as events:
             async for event in events:
                 if isinstance(event, LargeModelFinish):
-                    return "".join(parts), event
-                parts.append(event)
+                    return "".join(parts), typed, event
+                if isinstance(event, str):
+                    parts.append(event)
+                elif self._question.questions:
+                    typed = event
         raise UpstreamFailed("the large model gave no whole answer")
 
 
@@ -326,8 +344,8 @@ def _seconds_left(item: RoutedInput) -> float:
 
 
 async def _require_start(
-    answer: AsyncGenerator[str | LargeModelFinish, None], seconds: float | None
-) -> AsyncGenerator[str | LargeModelFinish, None]:
+    answer: AsyncGenerator[LargeModelEvent, None], seconds: float | None
+) -> AsyncGenerator[LargeModelEvent, None]:
     """Yield an answer that begins within `seconds`; None = no limit. Raises UpstreamFailed."""
     async with contextlib.aclosing(answer) as events:
         try:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import grpc
 import grpc.aio
@@ -18,6 +19,7 @@ import structlog
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable, from_wire
+from edge_agent.routing.decision_questions import ModelAnswer
 from edge_agent.routing.large_model_questions import LargeModelQuestion
 from edge_agent.routing.policy import LargeModelAvailability
 from edge_agent.server.uplink_status import SILENT_REASON
@@ -52,6 +54,10 @@ class LargeModelFinish:
     output_tokens: int
     cost_micros: int
     complete: bool
+
+
+LargeModelEvent = str | tuple[ModelAnswer, ...] | LargeModelFinish
+"""A piece of text, or the answers to typed questions; at last the end."""
 
 
 class UplinkClient:
@@ -132,7 +138,7 @@ class UplinkClient:
             self._update(pb.WatchResponse())
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def ask(self, question: LargeModelQuestion, seconds: float) -> AsyncGenerator[str | LargeModelFinish, None]:
+    async def ask(self, question: LargeModelQuestion, seconds: float) -> AsyncGenerator[LargeModelEvent, None]:
         """Ask the large model for at most `seconds`; yield the pieces of its answer, and its end.
 
         Raises:
@@ -140,13 +146,7 @@ class UplinkClient:
         """
         if self._stub is None:
             raise UpstreamUnreachable(_LOST)
-        request = pb.AskRequest(
-            task=question.task,
-            turns=[pb.Turn(role=role, text=text) for role, text in question.turns],
-            answer_schema=question.schema_text,
-            output_tokens_max=question.output_tokens_max,
-            background=not question.waited_for,
-        )
+        request = _request(question)
         try:
             async with asyncio.timeout(seconds):
                 call = self._stub.Ask(request, timeout=seconds)
@@ -181,9 +181,30 @@ def _cancelling(call: grpc.aio.Call) -> Iterator[None]:
         call.cancel()
 
 
-def _event(response: pb.AskResponse) -> str | LargeModelFinish:
+def _request(question: LargeModelQuestion) -> pb.AskRequest:
+    request = pb.AskRequest(
+        task=question.task,
+        turns=[pb.Turn(role=role, text=text) for role, text in question.turns],
+        answer_schema=question.schema_text,
+        output_tokens_max=question.output_tokens_max,
+        background=not question.waited_for,
+        input=question.text if question.questions else "",
+    )
+    for each in question.questions:
+        asked = request.questions.add(name=each.name, type=each.type, instructions=each.instructions)
+        for value, description in zip_longest(each.options, each.descriptions, fillvalue=""):
+            asked.options.add(value=value, description=description)
+    return request
+
+
+def _event(response: pb.AskResponse) -> LargeModelEvent:
     if response.HasField("failure"):
         raise _failure(response.failure)
+    if response.HasField("typed"):
+        return tuple(
+            ModelAnswer(each.question, tuple((pair.value, pair.probability) for pair in each.probabilities))
+            for each in response.typed.answers
+        )
     if not response.HasField("finish"):
         return response.text
     end = response.finish

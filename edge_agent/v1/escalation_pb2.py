@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65\x64ge_agent/v1/escalation.proto\x12\redge_agent.v1\"\x0e\n\x0cWatchRequest\"\x85\x02\n\rWatchResponse\x12\x0e\n\x06online\x18\x01 \x01(\x08\x12\x12\n\naffordable\x18\x02 \x01(\x08\x12\x0c\n\x04\x66ree\x18\x03 \x01(\x08\x12\x10\n\x08usual_ms\x18\x04 \x01(\x01\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eproblem_reason\x18\x06 \x01(\t\x12\x0f\n\x07problem\x18\x07 \x01(\t\x12\x12\n\nday_micros\x18\x08 \x01(\x04\x12\x14\n\x0cmonth_micros\x18\t \x01(\x04\x12\x16\n\x0e\x64\x61y_micros_max\x18\n \x01(\x04\x12\x18\n\x10month_micros_max\x18\x0b \x01(\x04\x12\r\n\x05tasks\x18\x0c \x03(\t\x12\r\n\x05spare\x18\r \x01(\x08\"\"\n\x04Turn\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x84\x01\n\nAskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\"\n\x05turns\x18\x02 \x03(\x0b\x32\x13.edge_agent.v1.Turn\x12\x15\n\ranswer_schema\x18\x03 \x01(\t\x12\x19\n\x11output_tokens_max\x18\x04 \x01(\r\x12\x12\n\nbackground\x18\x05 \x01(\x08\"\x80\x01\n\x0b\x41skResponse\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x18.edge_agent.v1.AskFinishH\x00\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.edge_agent.v1.AskFailureH\x00\x42\x07\n\x05\x65vent\"T\n\nAskFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\x12\x15\n\rretry_seconds\x18\x04 \x01(\x01\"n\n\tAskFinish\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x63ost_micros\x18\x04 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x32\x99\x01\n\x11\x45scalationService\x12\x44\n\x05Watch\x12\x1b.edge_agent.v1.WatchRequest\x1a\x1c.edge_agent.v1.WatchResponse0\x01\x12>\n\x03\x41sk\x12\x19.edge_agent.v1.AskRequest\x1a\x1a.edge_agent.v1.AskResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65\x64ge_agent/v1/escalation.proto\x12\redge_agent.v1\"\x0e\n\x0cWatchRequest\"\x85\x02\n\rWatchResponse\x12\x0e\n\x06online\x18\x01 \x01(\x08\x12\x12\n\naffordable\x18\x02 \x01(\x08\x12\x0c\n\x04\x66ree\x18\x03 \x01(\x08\x12\x10\n\x08usual_ms\x18\x04 \x01(\x01\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eproblem_reason\x18\x06 \x01(\t\x12\x0f\n\x07problem\x18\x07 \x01(\t\x12\x12\n\nday_micros\x18\x08 \x01(\x04\x12\x14\n\x0cmonth_micros\x18\t \x01(\x04\x12\x16\n\x0e\x64\x61y_micros_max\x18\n \x01(\x04\x12\x18\n\x10month_micros_max\x18\x0b \x01(\x04\x12\r\n\x05tasks\x18\x0c \x03(\t\x12\r\n\x05spare\x18\r \x01(\x08\"\"\n\x04Turn\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xc4\x01\n\nAskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\"\n\x05turns\x18\x02 \x03(\x0b\x32\x13.edge_agent.v1.Turn\x12\x15\n\ranswer_schema\x18\x03 \x01(\t\x12\x19\n\x11output_tokens_max\x18\x04 \x01(\r\x12\x12\n\nbackground\x18\x05 \x01(\x08\x12/\n\tquestions\x18\x06 \x03(\x0b\x32\x1c.edge_agent.v1.AskedQuestion\x12\r\n\x05input\x18\x07 \x01(\t\"n\n\rAskedQuestion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x14\n\x0cinstructions\x18\x03 \x01(\t\x12+\n\x07options\x18\x04 \x03(\x0b\x32\x1a.edge_agent.v1.AskedOption\"1\n\x0b\x41skedOption\x12\r\n\x05value\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\xae\x01\n\x0b\x41skResponse\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x18.edge_agent.v1.AskFinishH\x00\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.edge_agent.v1.AskFailureH\x00\x12,\n\x05typed\x18\x04 \x01(\x0b\x32\x1b.edge_agent.v1.TypedAnswersH\x00\x42\x07\n\x05\x65vent\";\n\x0cTypedAnswers\x12+\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1a.edge_agent.v1.TypedAnswer\"X\n\x0bTypedAnswer\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x37\n\rprobabilities\x18\x02 \x03(\x0b\x32 .edge_agent.v1.OptionProbability\"7\n\x11OptionProbability\x12\r\n\x05value\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"T\n\nAskFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\x12\x15\n\rretry_seconds\x18\x04 \x01(\x01\"n\n\tAskFinish\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x63ost_micros\x18\x04 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x32\x99\x01\n\x11\x45scalationService\x12\x44\n\x05Watch\x12\x1b.edge_agent.v1.WatchRequest\x1a\x1c.edge_agent.v1.WatchResponse0\x01\x12>\n\x03\x41sk\x12\x19.edge_agent.v1.AskRequest\x1a\x1a.edge_agent.v1.AskResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TURN']._serialized_start=329
   _globals['_TURN']._serialized_end=363
   _globals['_ASKREQUEST']._serialized_start=366
-  _globals['_ASKREQUEST']._serialized_end=498
-  _globals['_ASKRESPONSE']._serialized_start=501
-  _globals['_ASKRESPONSE']._serialized_end=629
-  _globals['_ASKFAILURE']._serialized_start=631
-  _globals['_ASKFAILURE']._serialized_end=715
-  _globals['_ASKFINISH']._serialized_start=717
-  _globals['_ASKFINISH']._serialized_end=827
-  _globals['_ESCALATIONSERVICE']._serialized_start=830
-  _globals['_ESCALATIONSERVICE']._serialized_end=983
+  _globals['_ASKREQUEST']._serialized_end=562
+  _globals['_ASKEDQUESTION']._serialized_start=564
+  _globals['_ASKEDQUESTION']._serialized_end=674
+  _globals['_ASKEDOPTION']._serialized_start=676
+  _globals['_ASKEDOPTION']._serialized_end=725
+  _globals['_ASKRESPONSE']._serialized_start=728
+  _globals['_ASKRESPONSE']._serialized_end=902
+  _globals['_TYPEDANSWERS']._serialized_start=904
+  _globals['_TYPEDANSWERS']._serialized_end=963
+  _globals['_TYPEDANSWER']._serialized_start=965
+  _globals['_TYPEDANSWER']._serialized_end=1053
+  _globals['_OPTIONPROBABILITY']._serialized_start=1055
+  _globals['_OPTIONPROBABILITY']._serialized_end=1110
+  _globals['_ASKFAILURE']._serialized_start=1112
+  _globals['_ASKFAILURE']._serialized_end=1196
+  _globals['_ASKFINISH']._serialized_start=1198
+  _globals['_ASKFINISH']._serialized_end=1308
+  _globals['_ESCALATIONSERVICE']._serialized_start=1311
+  _globals['_ESCALATIONSERVICE']._serialized_end=1464
 # @@protoc_insertion_point(module_scope)

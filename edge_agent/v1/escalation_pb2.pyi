@@ -49,28 +49,76 @@ class Turn(_message.Message):
     def __init__(self, role: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class AskRequest(_message.Message):
-    __slots__ = ("task", "turns", "answer_schema", "output_tokens_max", "background")
+    __slots__ = ("task", "turns", "answer_schema", "output_tokens_max", "background", "questions", "input")
     TASK_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_FIELD_NUMBER: _ClassVar[int]
+    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
     task: str
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
     answer_schema: str
     output_tokens_max: int
     background: bool
-    def __init__(self, task: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., answer_schema: _Optional[str] = ..., output_tokens_max: _Optional[int] = ..., background: _Optional[bool] = ...) -> None: ...
+    questions: _containers.RepeatedCompositeFieldContainer[AskedQuestion]
+    input: str
+    def __init__(self, task: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., answer_schema: _Optional[str] = ..., output_tokens_max: _Optional[int] = ..., background: _Optional[bool] = ..., questions: _Optional[_Iterable[_Union[AskedQuestion, _Mapping]]] = ..., input: _Optional[str] = ...) -> None: ...
+
+class AskedQuestion(_message.Message):
+    __slots__ = ("name", "type", "instructions", "options")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: str
+    instructions: str
+    options: _containers.RepeatedCompositeFieldContainer[AskedOption]
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., instructions: _Optional[str] = ..., options: _Optional[_Iterable[_Union[AskedOption, _Mapping]]] = ...) -> None: ...
+
+class AskedOption(_message.Message):
+    __slots__ = ("value", "description")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    value: str
+    description: str
+    def __init__(self, value: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
 
 class AskResponse(_message.Message):
-    __slots__ = ("text", "finish", "failure")
+    __slots__ = ("text", "finish", "failure", "typed")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    TYPED_FIELD_NUMBER: _ClassVar[int]
     text: str
     finish: AskFinish
     failure: AskFailure
-    def __init__(self, text: _Optional[str] = ..., finish: _Optional[_Union[AskFinish, _Mapping]] = ..., failure: _Optional[_Union[AskFailure, _Mapping]] = ...) -> None: ...
+    typed: TypedAnswers
+    def __init__(self, text: _Optional[str] = ..., finish: _Optional[_Union[AskFinish, _Mapping]] = ..., failure: _Optional[_Union[AskFailure, _Mapping]] = ..., typed: _Optional[_Union[TypedAnswers, _Mapping]] = ...) -> None: ...
+
+class TypedAnswers(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[TypedAnswer]
+    def __init__(self, answers: _Optional[_Iterable[_Union[TypedAnswer, _Mapping]]] = ...) -> None: ...
+
+class TypedAnswer(_message.Message):
+    __slots__ = ("question", "probabilities")
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    question: str
+    probabilities: _containers.RepeatedCompositeFieldContainer[OptionProbability]
+    def __init__(self, question: _Optional[str] = ..., probabilities: _Optional[_Iterable[_Union[OptionProbability, _Mapping]]] = ...) -> None: ...
+
+class OptionProbability(_message.Message):
+    __slots__ = ("value", "probability")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    value: str
+    probability: float
+    def __init__(self, value: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class AskFailure(_message.Message):
     __slots__ = ("reason", "message", "remedy", "retry_seconds")

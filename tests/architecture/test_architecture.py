@@ -61,7 +61,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "cryptography": ("edge_agent.formats", "edge_agent.certificate_authority", "edge_agent.capture", "convert"),
     "re2": ("edge_agent.capture", "edge_agent.routing"),
     "jsonschema": ("edge_agent.routing",),
-    "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
+    "pydantic": ("edge_agent.config", "edge_agent.formats", "edge_agent.uplink.escalation", "convert"),
     "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
     "structlog": (
         *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "server", "engine", "capture")),

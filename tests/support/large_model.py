@@ -35,6 +35,8 @@ class LargeModel:
         self.answer = answer
         self.way = "well"
         self.listing = "well"
+        self.typed = b""
+        """The body of its answer to typed questions."""
         self.repairs = True
         """When asked again after a bad answer, give a good one."""
         self.retry_after = "0"
@@ -116,6 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.owner.asked.append(body)
         self.owner.pause(self.owner.seconds)
         if not self._odd(self.owner.way):
+            if "questions" in body:
+                self._whole(200, self.owner.typed, {"Content-Type": "application/json"})
+                return
             with contextlib.suppress(OSError):
                 self._stream(body)
 

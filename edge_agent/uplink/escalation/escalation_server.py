@@ -21,8 +21,10 @@ import grpc.aio
 from edge_agent.config import Config, EscalationConfig
 from edge_agent.errors import CapacityError, ConfigInvalid, EdgeAgentError, InvalidRequest, SocketInUse
 from edge_agent.supervision import Component, DeathPolicy, Supervisor
+from edge_agent.uplink.escalation import decision_protocols
+from edge_agent.uplink.escalation.decision_protocols import TypedQuestion
 from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelClient
-from edge_agent.uplink.escalation.question_broker import EscalationBroker, PricedAnswer
+from edge_agent.uplink.escalation.question_broker import EscalationBroker, PricedEvent
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from edge_agent.v1 import escalation_pb2_grpc
@@ -72,7 +74,7 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
         try:
             if request.task not in self._config.tasks:
                 raise InvalidRequest(f"task {request.task!r} is not in 'tasks' under 'escalation' in agent.yaml")
-            question = parse_question(request, self._config.answer_tokens_max)
+            question = parse_question(request, self._config)
             asking = self._desk.ask(question, self._config.seconds_max if left is None else left)
             async with contextlib.aclosing(asking) as events:
                 async for event in events:
@@ -100,9 +102,11 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
         )
 
 
-def _message(event: str | PricedAnswer) -> pb.AskResponse:
+def _message(event: PricedEvent) -> pb.AskResponse:
     if isinstance(event, str):
         return pb.AskResponse(text=event)
+    if isinstance(event, tuple):
+        return pb.AskResponse(typed=pb.TypedAnswers(answers=map(_typed_answer, event)))
     ended = event.ended
     return pb.AskResponse(
         finish=pb.AskFinish(
@@ -113,6 +117,11 @@ def _message(event: str | PricedAnswer) -> pb.AskResponse:
             complete=ended.complete,
         )
     )
+
+
+def _typed_answer(answer: decision_protocols.TypedAnswer) -> pb.TypedAnswer:
+    pairs = [pb.OptionProbability(value=value, probability=number) for value, number in answer.probabilities]
+    return pb.TypedAnswer(question=answer.question, probabilities=pairs)
 
 
 @contextlib.asynccontextmanager
@@ -178,12 +187,13 @@ def read_key(config: EscalationConfig) -> str:
 
 
 TURNS_MAX = 16
+QUESTIONS_MAX = 400
 BYTES_MAX = 1024 * 1024
 ROLES = frozenset({"system", "user", "assistant"})
 
 
-def parse_question(request: pb.AskRequest, answer_tokens_max: int) -> EscalationQuestion:
-    """Read a question.
+def parse_question(request: pb.AskRequest, config: EscalationConfig) -> EscalationQuestion:
+    """Read a question, with its typed form where the large model is asked by it.
 
     Raises:
         InvalidRequest: it breaks a rule.
@@ -198,9 +208,25 @@ def parse_question(request: pb.AskRequest, answer_tokens_max: int) -> Escalation
         schema = json.loads(request.answer_schema) if request.answer_schema else None
     except (ValueError, RecursionError):
         raise InvalidRequest("answer_schema is not JSON") from None
-    tokens = min(request.output_tokens_max or answer_tokens_max, answer_tokens_max)
+    tokens = min(request.output_tokens_max or config.answer_tokens_max, config.answer_tokens_max)
     turns = tuple((turn.role, turn.text) for turn in request.turns)
-    return EscalationQuestion(turns, schema, tokens, request.background)
+    typed = () if config.protocol == "chat" else _typed_questions(request)
+    return EscalationQuestion(turns, schema, tokens, request.background, request.task, typed, request.input)
+
+
+def _typed_questions(request: pb.AskRequest) -> tuple[TypedQuestion, ...]:
+    if len(request.questions) > QUESTIONS_MAX:
+        raise InvalidRequest(f"there are {len(request.questions)} questions; the limit is {QUESTIONS_MAX}")
+    if any(each.type not in decision_protocols.QUESTION_TYPES for each in request.questions):
+        raise InvalidRequest(f"a question has another type than {', '.join(decision_protocols.QUESTION_TYPES)}")
+    if len({each.name for each in request.questions}) < len(request.questions):
+        raise InvalidRequest("two questions have one name")
+    return tuple(_typed_question(each, named=each.name != request.task) for each in request.questions)
+
+
+def _typed_question(asked: pb.AskedQuestion, *, named: bool) -> TypedQuestion:
+    options = tuple((option.value, option.description) for option in asked.options)
+    return TypedQuestion(asked.name, asked.type, asked.instructions, options, named)
 
 
 def failure_response(error: EdgeAgentError) -> pb.AskResponse:

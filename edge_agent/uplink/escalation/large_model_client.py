@@ -1,4 +1,4 @@
-"""One question to a server that speaks the chat API of OpenAI: a stream of text, and then what it took.
+"""One question to a server: by OpenAI's chat API, a stream of text, or by an API for decisions, probabilities.
 
 Everything that comes back is hostile until it was looked at elsewhere: here it is bounded, in bytes and in time. No
 redirect is followed, and nothing is asked twice by the library. Of the server's own words none leaves but the status.
@@ -23,6 +23,8 @@ from edge_agent.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from edge_agent.uplink.escalation import decision_protocols
+from edge_agent.uplink.escalation.decision_protocols import TypedAnswer, TypedQuestion
 
 BYTES_PER_TOKEN = 2
 """How many bytes of text a token has at least, for reserving its price before the server counts."""
@@ -46,11 +48,18 @@ class EscalationQuestion:
     output_tokens_max: int
     background: bool = False
     """Nobody waits for the answer."""
+    task: str = ""
+    questions: tuple[TypedQuestion, ...] = ()
+    """The same as typed questions about `text`; empty where the large model is asked by chat."""
+    text: str = ""
 
     @property
     def input_tokens_max(self) -> int:
         """More tokens than it has."""
-        return sum(len(text.encode()) // BYTES_PER_TOKEN + 16 for _, text in self.turns) + len(str(self.schema or ""))
+        typed = (self.text, *(each.instructions for each in self.questions)) if self.questions else ()
+        options = (word for each in self.questions for option in each.options for word in option)
+        texts = (*(text for _, text in self.turns), *typed, *options)
+        return sum(len(text.encode()) // BYTES_PER_TOKEN + 16 for text in texts) + len(str(self.schema or ""))
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,10 @@ class AnswerEnd:
     input_tokens: int
     output_tokens: int
     complete: bool
+
+
+AnswerEvent = str | tuple[TypedAnswer, ...] | AnswerEnd
+"""A piece of text, or the answers to typed questions; at last the end."""
 
 
 class LargeModelBusy(UpstreamBusy):
@@ -107,12 +120,15 @@ class LargeModelClient:
                 raise problem from None
 
     @asynccontextmanager
-    async def answering(self, question: EscalationQuestion) -> AsyncIterator[AsyncIterator[str | AnswerEnd]]:
+    async def answering(self, question: EscalationQuestion) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
         """Ask; yield the pieces of the answer as they come, and at last its end.
 
         Raises:
             CapacityError, UpstreamRefused, UpstreamMissing: no answer, or not a whole one.
         """
+        if question.questions and self._config.protocol != "chat":
+            yield self._typed_answers(question, self._config.protocol)
+            return
         try:
             stream = await self._client.chat.completions.create(**self._request(question))
         except _FAILURES as error:
@@ -122,9 +138,28 @@ class LargeModelClient:
         finally:
             await cast(Any, stream).close()
 
+    async def _typed_answers(
+        self, question: EscalationQuestion, protocol: decision_protocols.DecisionProtocol
+    ) -> AsyncIterator[AnswerEvent]:
+        body = decision_protocols.build_body(protocol, self._model(question), question.text, question.questions)
+        try:
+            response = await self._client.post(f"/{protocol}", body=body, cast_to=httpx.Response)
+        except _FAILURES as error:
+            raise self._said(error) from None
+        try:
+            parsed = decision_protocols.parse_answers(protocol, response.content, question.questions)
+        except ValueError as error:
+            raise self._broken(str(error)) from None
+        yield parsed.answers
+        read = question.input_tokens_max if parsed.input_tokens is None else parsed.input_tokens
+        yield AnswerEnd(parsed.model or self._model(question), read, parsed.output_tokens or 0, complete=True)
+
+    def _model(self, question: EscalationQuestion) -> str:
+        return self._config.task_models.get(question.task, self._config.model)
+
     def _request(self, question: EscalationQuestion) -> Any:
         plain: dict[str, Any] = {
-            "model": self._config.model,
+            "model": self._model(question),
             "messages": [{"role": role, "content": text} for role, text in question.turns],
             "temperature": 0.0,
             "max_tokens": question.output_tokens_max,
@@ -136,8 +171,8 @@ class LargeModelClient:
             plain["response_format"] = {"type": "json_schema", "json_schema": format_}
         return plain
 
-    async def _pieces(self, stream: Any, question: EscalationQuestion) -> AsyncIterator[str | AnswerEnd]:
-        heard = _AnswerStream(self._config.model)
+    async def _pieces(self, stream: Any, question: EscalationQuestion) -> AsyncIterator[AnswerEvent]:
+        heard = _AnswerStream(self._model(question))
         try:
             async for chunk in stream:
                 if text := heard.take(chunk):

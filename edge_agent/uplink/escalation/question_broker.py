@@ -29,8 +29,10 @@ from edge_agent.config import EscalationConfig
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.uplink import connectivity
 from edge_agent.uplink.connectivity import Backoff, RetryThrottle
+from edge_agent.uplink.escalation.decision_protocols import TypedAnswer
 from edge_agent.uplink.escalation.large_model_client import (
     AnswerEnd,
+    AnswerEvent,
     ConnectionLost,
     EscalationQuestion,
     LargeModelBusy,
@@ -60,6 +62,10 @@ class PricedAnswer:
 
     ended: AnswerEnd
     cost_micros: int
+
+
+PricedEvent = str | tuple[TypedAnswer, ...] | PricedAnswer
+"""A piece of text, or the answers to typed questions; at last the end with its price."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ class EscalationBroker:
             left = self._link.retry_at - time.monotonic() if self._link.state == "offline" else TICK_SECONDS
             await asyncio.sleep(min(max(left, 0.0), TICK_SECONDS))
 
-    async def ask(self, question: EscalationQuestion, seconds: float) -> AsyncGenerator[str | PricedAnswer, None]:
+    async def ask(self, question: EscalationQuestion, seconds: float) -> AsyncGenerator[PricedEvent, None]:
         """Ask, for that long at most; yield the pieces of the answer and its end.
 
         Raises:
@@ -203,7 +209,7 @@ class EscalationBroker:
         if not self._online:
             raise self._problem or UpstreamUnreachable("the large model was not reached yet")
 
-    async def _answer(self, under_way: _PendingQuestion) -> AsyncGenerator[str | PricedAnswer, None]:
+    async def _answer(self, under_way: _PendingQuestion) -> AsyncGenerator[PricedEvent, None]:
         cut_off = True
         try:
             async with asyncio.timeout(under_way.seconds_left()):
@@ -241,7 +247,7 @@ class EscalationBroker:
         if under_way.seconds_left() < OVER_SECONDS:  # by the clock here, or the caller's deadline a moment before
             self._learn(UpstreamUnreachable(_LATE), self._soft)
 
-    async def _tried(self, under_way: _PendingQuestion) -> AsyncIterator[str | PricedAnswer]:
+    async def _tried(self, under_way: _PendingQuestion) -> AsyncIterator[PricedEvent]:
         """Ask, and once more when the server was too busy, the throttle has room, and its pause ends in time.
 
         Meanwhile nobody else asks: it has said to all when it wants to be asked again.
@@ -263,8 +269,8 @@ class EscalationBroker:
                 yield event
 
     async def _priced(
-        self, under_way: _PendingQuestion, events: AsyncIterator[str | AnswerEnd]
-    ) -> AsyncIterator[str | PricedAnswer]:
+        self, under_way: _PendingQuestion, events: AsyncIterator[AnswerEvent]
+    ) -> AsyncIterator[PricedEvent]:
         async for event in events:
             if isinstance(event, AnswerEnd):
                 under_way.cost = self.purse.prices.of(event.input_tokens, event.output_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.spool_worker import SpoolWorkerDependencies
 from edge_agent.errors import DiskFull, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
+from edge_agent.formats.example_records import ExampleTeacherLabel, parse
 from edge_agent.formats.manifest import Manifest
+from edge_agent.routing.decision_questions import ModelAnswer
 from edge_agent.server.deferred_escalations import DeferredEscalations
 from edge_agent.server.uplink_client import LargeModelFinish
 from tests.support.eventually import eventually
@@ -80,6 +83,18 @@ async def test_an_answer_becomes_an_opinion(tmp_path):
     assert ("[EMAIL_1]" in asked.turns[-1][1], "anna" in str(asked.turns)) == (True, False)
     assert ["refund", "price"] == json.loads(asked.schema_text)["properties"]["label"]["enum"]
     assert not asked.waited_for
+
+
+async def test_its_probabilities_are_stored_with_the_opinion(tmp_path):
+    """The record has each label of the task; an older reader ignores them."""
+    typed = (ModelAnswer("pos-intent", (("price", 0.75), ("refund", 0.25))),)
+    async with asking(tmp_path, typed) as site:
+        assert await site.later.ask_one()
+        with contextlib.closing(sqlite3.connect(tmp_path / "spool.db")) as database:
+            [(record,)] = database.execute("SELECT record FROM opinions").fetchall()
+    opinion = parse(record)
+    assert isinstance(opinion, ExampleTeacherLabel)
+    assert ("price", (("refund", 0.25), ("price", 0.75))) == (opinion.value, opinion.scores)
 
 
 @pytest.mark.parametrize(("answers", "opinions"), [(["prose", PRICE], 1), (["prose", '{"label": "no such"}'], 0)])

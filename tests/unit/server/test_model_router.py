@@ -10,6 +10,7 @@ import structlog
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import EngineNotReady, RedactionHeld, UpstreamBusy, UpstreamFailed
+from edge_agent.routing.decision_questions import ModelAnswer
 from edge_agent.routing.policy import EscalationContext, LargeModelAvailability, RouteReason
 from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import NO_LOCAL_ANSWER, FinishedAnswer
@@ -303,6 +304,29 @@ async def test_who_goes_away_leaves_nothing_running():
         await call
     assert ["large", "local"] == sorted(ended)
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_probabilities_of_the_large_model_come_with_its_label():
+    """In the order of the task's labels, with the sum 1; the question was asked in both forms."""
+    labels = UNSURE.bundle.manifest.task.labels
+    typed = (ModelAnswer("till", tuple(zip(labels, (0.1, 0.2, 0.7005), strict=True))),)
+    says = Says([typed])
+    given = await answer(says, UNSURE, HYBRID)
+    assert (labels[2], 1.0) == (
+        given.large_model.value,
+        pytest.approx(sum(number for _, number in given.large_model.probabilities)),
+    )
+    [asked] = says.asked
+    assert (labels, "hi") == (asked.questions[0].options, asked.text)
+
+
+async def test_unusable_probabilities_are_no_answer_and_not_asked_for_again():
+    """The local answer stands, with the reason; the same question would get the same answer."""
+    labels = UNSURE.bundle.manifest.task.labels
+    typed = (ModelAnswer("till", tuple(zip(labels, (0.1, 0.2, 0.3), strict=True))),)
+    says = Says([typed])
+    given = await answer(says, UNSURE, HYBRID)
+    assert (None, RouteReason.UPSTREAM_FAILED, 1) == (given.large_model, given.decision.reason, len(says.asked))
 
 
 async def test_an_input_that_the_redaction_model_has_not_read_is_not_sent():

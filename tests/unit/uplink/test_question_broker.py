@@ -20,6 +20,7 @@ from edge_agent.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from edge_agent.uplink.escalation.decision_protocols import TypedAnswer, TypedQuestion
 from edge_agent.uplink.escalation.escalation_server import read_key
 from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelBusy
 from edge_agent.uplink.escalation.large_model_client import LargeModelClient as Endpoint
@@ -346,3 +347,48 @@ def test_a_file_that_holds_no_key_is_refused(tmp_path, content):
     with pytest.raises(ConfigInvalid, match=r"escalation\.credentials_file") as raised:
         read_key(EscalationConfig(credentials_file=str(path)))
     assert "two words" not in raised.value.message
+
+
+TYPED = EscalationQuestion(
+    (("user", "hi"),),
+    None,
+    100,
+    task="t",
+    questions=(TypedQuestion("t", "choice", "Which?", (("refund", ""), ("price", "money"))),),
+    text="hi there",
+)
+ANSWERED = {"type": "choice", "probabilities": {"refund": 0.75, "price": 0.25}}
+
+
+async def test_typed_questions_are_asked_by_their_protocol_and_priced(oracle, tmp_path):
+    """Of the model that the task has there; the answer is handed on unchecked, and its tokens cost what they cost."""
+    counted = {"input_tokens": 7, "output_tokens": 0}
+    oracle.typed = json.dumps({"model": "big-1", "answers": {"t": ANSWERED}, "usage": counted}).encode()
+    settings = {"protocol": "systemone", "task_models": {"t": "other"}, **PRICES}
+    async with desk_for(oracle, tmp_path, **settings) as desk, contextlib.aclosing(desk.ask(TYPED, 5.0)) as events:
+        typed, end = [event async for event in events]
+    assert (TypedAnswer("t", (("refund", 0.75), ("price", 0.25))),) == typed
+    assert ("big-1", 7, 7) == (end.ended.model, end.ended.input_tokens, end.cost_micros)
+    [asked] = oracle.asked
+    assert ("other", "hi there", {"refund": None, "price": "money"}) == (
+        asked["model"],
+        asked["state"],
+        asked["questions"]["t"]["criteria"],
+    )
+
+
+async def test_an_answer_of_another_format_is_a_named_failure(oracle, tmp_path):
+    """It is counted as a broken answer; nothing that the server wrote is in the message."""
+    oracle.typed = b'{"answers": {"t": {"type": "choice", "probabilities": {"SECRET": NaN}}}}'
+    async with desk_for(oracle, tmp_path, protocol="systemone") as desk:
+        with pytest.raises(UpstreamFailed, match="it is not JSON, or it holds NaN") as raised:
+            await said(desk, TYPED)
+        assert desk.standing().problem is raised.value
+    assert "SECRET" not in raised.value.message
+
+
+async def test_where_the_large_model_is_asked_by_chat_a_text_answers_typed_questions(oracle, tmp_path):
+    """Also a question that has a typed form."""
+    async with desk_for(oracle, tmp_path) as desk:
+        text, _ = await said(desk, TYPED)
+    assert "hello there" == text

@@ -67,6 +67,22 @@ def test_an_opinion_is_forgotten_with_its_prediction(scene: Scene):
     assert [("tombstone",)] == scene.after([prediction(1), opinion(1)], [tombstone(1)], [opinion(1)], query=kinds)
 
 
+def test_the_probabilities_of_a_large_model_come_along(scene: Scene):
+    """Those of its answer and those of its later label have columns of their own; without any they are null."""
+    taught = {
+        "route": "upstream",
+        "model": "big-1",
+        "output": "price",
+        "teacher_scores": [["price", 0.75], ["stock", 0.25]],
+    }
+    records = [prediction(1, **taught), prediction(2), opinion(2, scores=[["stock", 1.0]])]
+    query = "SELECT teacher_scores, opinion_scores FROM examples ORDER BY prediction_id"
+    assert [
+        ([{"label": "price", "score": 0.75}, {"label": "stock", "score": 0.25}], None),
+        (None, [{"label": "stock", "score": 1.0}]),
+    ] == scene.after(records, query=query)
+
+
 def test_who_answered_is_known(scene: Scene):
     """The large model's name stands where it gave the answer itself."""
     rows = scene.after(

@@ -1,0 +1,80 @@
+"""A large model that answers typed questions: another appliance, reached over HTTP by its gateway."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.client import Classification
+from edge_agent.formats import example_records
+from tests.support.bundles import echo_bundle
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.eventually import eventually_sync
+from tests.support.gateway_site import GatewaySite, gateway_site
+
+LABELS = ("refund", "price", "hours")
+SECRET = "anna@example.org"
+COLLECTED: dict[str, Any] = {"examples": {"collect": {TASK: "local"}}}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewaySite]:
+    """An appliance with a task of the same labels, once under the same name and once under another."""
+    folder = tmp_path_factory.mktemp("teacher")
+    bundles = (
+        echo_bundle(folder / "same", TASK, labels=LABELS[::-1], version="9.0.0"),
+        echo_bundle(folder / "other", "intent-large", labels=LABELS),
+    )
+    with gateway_site(folder / "site", *bundles) as running:
+        yield running
+
+
+def student(folder: Path, teacher: Any, token_file: Path, **settings: Any) -> EscalatingSite:
+    return EscalatingSite(
+        folder, teacher, COLLECTED, credentials_file=str(token_file), model=TASK, modes={TASK: "shadow"}, **settings
+    )
+
+
+def stored_prediction(site: EscalatingSite, prediction_id: str) -> dict[str, Any]:
+    """Return the record of a prediction as the spool has it."""
+
+    def read() -> list[Any]:
+        with closing(sqlite3.connect(site.serve.state_dir / "spool.db")) as db:
+            return db.execute("SELECT record FROM predictions WHERE prediction_id = ?", (prediction_id,)).fetchall()
+
+    eventually_sync(lambda: len(read()) == 1)
+    found: dict[str, Any] = json.loads(read()[0][0])
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"protocol": "decisions", "task_models": {TASK: "intent-large"}},
+        pytest.param({"protocol": "systemone"}, marks=pytest.mark.slow),
+    ],
+)
+def test_its_probabilities_are_kept_beside_its_label(tmp_path: Path, teacher: GatewaySite, settings: Any) -> None:
+    """The label is the likeliest one; the redacted text leaves; each label's probability is in the record."""
+    text = f"the price for {SECRET}"
+    with student(tmp_path, teacher, teacher.console.token_file, **settings) as site:
+        site.admin.install(echo_bundle(tmp_path / "bundle", labels=LABELS))
+        site.start_uplink()
+        [answer] = site.client.classify(TASK, [text])
+        assert isinstance(answer, Classification)
+        record = stored_prediction(site, answer.prediction_id)
+    with teacher.daemon.client() as direct:
+        [same] = direct.classify(settings.get("task_models", {}).get(TASK, TASK), [record["input"]])
+    assert isinstance(same, Classification)
+    assert ("UPSTREAM", same.label) == (answer.route, answer.label)
+    assert dict(same.scores) == pytest.approx(dict(record["teacher_scores"]))
+    assert list(LABELS) == [label for label, _ in record["teacher_scores"]]
+    assert SECRET not in record["input"]
+    read = example_records.ExamplePrediction.model_validate({"kept": {"because": "escalated"}, **record})
+    assert same.label == read.teacher_answer
