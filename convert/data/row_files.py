@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from convert.data import probability_sampling, split_leakage
+from convert.data import imported_rows, probability_sampling, split_leakage
 from convert.data.data_row import (
     LABEL_SOURCES,
     LABELED_BY_CHARS_MAX,
@@ -48,7 +48,7 @@ _FORMATS: dict[str, tuple[DataFormat, ...]] = {
     "classify": ("text-label", "prompt-completion", "messages"),
     "extract": ("text-spans", "prompt-completion", "messages"),
     "generate": ("prompt-completion", "messages"),
-    "embed": ("text-label",),
+    **{"embed": ("text-label",), "redact": ("text-spans",)},
 }
 
 
@@ -128,6 +128,7 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     path = recipe.path(written)
     bare = task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
     found = read_rows(path, recipe.data.format, text_only=bare)
+    found = imported_rows.redact(found, recipe.privacy, task.kind)
     if task.kind == "classify" and not bare:
         found = [_classified(row) for row in found]
     _check_split(found, split, task, path, bare)
@@ -341,8 +342,8 @@ def _classified(row: DataRow) -> DataRow:
 
 
 def known_labels(task: TaskSpec) -> tuple[str, ...]:
-    """Return the labels that a row can have: for extract, the tags B-x and I-x mean the label x."""
-    if task.kind != "extract":
+    """Return the labels that a row can have: for extract and redact, the tags B-x and I-x mean the label x."""
+    if task.kind not in ("extract", "redact"):
         return task.labels
     return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from edge_agent.client import UplinkStatus
 from edge_agent.config.addresses import store_folder
@@ -27,6 +28,8 @@ OFFLINE_SECONDS_WARNED = 86_400.0
 FIRST_REPORT_SECONDS = 90.0
 """It reports every minute."""
 SHOWN_MAX = 5
+_PASSING = ("UPSTREAM_UNREACHABLE", "UPSTREAM_BUSY")
+"""Problems that are one with a short time offline."""
 _LOG = "sudo journalctl -u edge-uplink -b | tail -50"
 
 
@@ -94,7 +97,7 @@ def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
     )
     yield _judge_link(facts)
     for problem in facts.problems[:SHOWN_MAX]:
-        yield _judge_problem(problem, facts.folders)
+        yield _judge_problem(problem, facts)
     if facts.downloads:
         yield _judge_downloads(facts)
 
@@ -106,7 +109,7 @@ def _judge_link(facts: UplinkFacts) -> Finding:
     folder = facts.upstream if facts.upstream.startswith("/") else ""
     if facts.is_short:
         remedy = "The uplink retries automatically; no example is lost meanwhile."
-        command = f"findmnt -T {shlex.quote(folder)}" if folder else "ping -c3 1.1.1.1; resolvectl status"
+        command = f"findmnt -T {shlex.quote(folder)}" if folder else network_command(facts.upstream)
         return LINK.note(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
     export = "sudo edge-agent media export /media/usb"
     if folder:
@@ -114,13 +117,21 @@ def _judge_link(facts: UplinkFacts) -> Finding:
         command = f"findmnt -T {shlex.quote(folder)}; {export}"
     else:
         remedy = "Check cable, router and firewall, or export to a USB drive."
-        command = f"ip -brief address; ping -c3 1.1.1.1; {export}"
+        command = f"{network_command(facts.upstream)}; {export}"
     return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
 
 
-def _judge_problem(problem: ReportedProblem, folders: tuple[str, ...]) -> Finding:
+def network_command(url: str) -> str:
+    """Return the commands that show whether this machine has an address, and finds the host of a URL."""
+    host = urlsplit(url).hostname if url.startswith(("http://", "https://")) else None
+    return f"ip -brief address; getent hosts {shlex.quote(host)}" if host else "ip -brief address; ip route"
+
+
+def _judge_problem(problem: ReportedProblem, facts: UplinkFacts) -> Finding:
     seen = f"{problem.message}{f' ({problem.about})' if problem.about else ''}"
-    folder = next((each for each in folders if each in problem.message), "")
+    if problem.reason in _PASSING and facts.state != "online" and facts.is_short:
+        return PROBLEM.note(f"for now: {seen}", "The uplink retries automatically.", about=problem.reason)
+    folder = next((each for each in facts.folders if each in problem.message), "")
     if folder:  # check folder-store has the cause, if it lasts
         command = f"findmnt -T {shlex.quote(folder)}; ls -ld {shlex.quote(folder)}"
         return PROBLEM.warning(seen, problem.remedy, command, about=problem.reason)

@@ -10,15 +10,19 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edge_agent.capture.redact.builtin_rules import GATES, RULES, RULES_VERSION, RedactionRule, Span
+from edge_agent.capture.redact import surrogates
+from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, RULES_VERSION, built_in_rules
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
+from edge_agent.capture.redact.rule_types import RedactionRule, Span
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
+PLACEHOLDER_CHARACTERS_MAX = 64
 FIELD_RULE = "schema_field"
 """Name under which values of fields that the schema marks are counted."""
 NAME_RULE, NAME_WORD = "presidio", "NAME"
@@ -59,6 +63,10 @@ class RedactionSession:
     _known: dict[str, None] = field(default_factory=dict)
     findings: ModelFindings | None = None
     """What a redaction model found in the texts of the example; None = rules alone."""
+    draw: surrogates.Draw | None = None
+    """Draws made-up names where they stand for real ones; None = placeholders do."""
+    _made_up: dict[str, str] = field(default_factory=dict)
+    _read: list[str] = field(default_factory=list)
 
     def text(self, text: str, context: str = "") -> str:
         """Replace what the rules find, and whatever was replaced in an earlier text of the example.
@@ -66,6 +74,8 @@ class RedactionSession:
         `context` is read before the text and not replaced: the key of a value may tell what its digits are.
         """
         self.reserved.update(placeholders(text))
+        if self.draw is not None:
+            self._read.append(text)
         spans = self.found(text, context)
         if not spans:
             return text
@@ -119,9 +129,18 @@ class RedactionSession:
         return self._placeholders
 
     def restore(self, text: str) -> str:
-        """Put the values back into a text that holds placeholders of this example."""
+        """Put the values back into a text that holds placeholders, or made-up names, of this example."""
         values = {placeholder: value for value, placeholder in self._placeholders.items()}
+        if pattern := surrogates.restoring(self._made_up):
+            text = pattern.sub(lambda match: self._made_up[match[0]], text)
         return PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
+
+    def split(self, text: str) -> tuple[str, str]:
+        """Split off the end of an answer that comes in pieces, if it may be the beginning of what is to be restored."""
+        at = text.rfind("[")
+        open_ = at >= 0 and len(text) - at <= PLACEHOLDER_CHARACTERS_MAX and "]" not in text[at:]
+        end = min(at if open_ else len(text), len(text) - surrogates.unfinished(text, self._made_up))
+        return text[:end], text[end:]
 
     def _field(self, value: Any, name: str) -> Any:
         if isinstance(value, list):
@@ -141,10 +160,9 @@ class RedactionSession:
         every = self._found(text)
         if context:
             every = itertools.chain(every, self._found_behind(context, text))
-        by_rules = sorted(_disjoint(every, len(text)))
-        return (
-            by_rules if self.findings is None else _united(by_rules, self._found_by_model(self.findings, text, context))
-        )
+        if self.findings is not None:
+            every = itertools.chain(every, self._found_by_model(self.findings, text, context))
+        return [(start, _word_end(text, end), rule, word) for start, end, rule, word in _united(every)]
 
     def _found_by_model(self, findings: ModelFindings, text: str, context: str) -> Iterator[tuple[int, int, str, str]]:
         """Yield what the model found in a text, and its finds of other texts that stand in this one."""
@@ -162,7 +180,8 @@ class RedactionSession:
     def _found_behind(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
         before = len(context)
         for start, end, rule, word in self._found(context + text):
-            if end > before:
+            # Whether a field holds a name, its schema tells, and the site may keep it: the key alone does not.
+            if end > before and rule != ANNOUNCED_NAME_RULE:
                 yield max(start - before, 0), end - before, rule, word
 
     def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
@@ -174,7 +193,16 @@ class RedactionSession:
                 found = rule.find(text[begin:stop])
                 yield from ((begin + start, begin + end, rule.name, rule.placeholder) for start, end in found)
 
+    def _make_up(self, value: str, word: str) -> str:
+        if self.draw is None:
+            return ""
+        return surrogates.made_up(value, word, "\n".join(self._read), self._made_up, self.draw)
+
     def _placeholder(self, value: str, word: str) -> str:
+        surrogate = self._make_up(value, word) if value not in self._placeholders else ""
+        if surrogate:
+            self._made_up[surrogate] = value
+            self._placeholders[value] = surrogate
         if value not in self._placeholders:
             made = (f"[{word}_{number}]" for number in itertools.count(self._numbers[word] + 1))
             chosen = next(placeholder for placeholder in made if placeholder not in self.reserved)
@@ -192,48 +220,59 @@ class Redactor:
     """The rules of one site."""
 
     def __init__(
-        self, site_rules: Sequence[RedactionRule] = (), detector: Callable[[str], Iterator[Span]] | None = None
+        self,
+        site_rules: Sequence[RedactionRule] = (),
+        detector: Callable[[str], Iterator[Span]] | None = None,
+        phone_regions: Sequence[str] = (),
     ) -> None:
-        """Put the site's rules before the ones that are always there, and the detector of names after them."""
+        """Put the site's rules before the ones that are always there, and the detector of names after them.
+
+        `phone_regions`: where telephone numbers without a prefix belong, as codes of ISO 3166-1.
+        """
         names = [RedactionRule(NAME_RULE, NAME_WORD, detector)] if detector else []
-        self._rules = (*site_rules, *RULES, *names)
+        self._rules = (*site_rules, *built_in_rules(phone_regions), *names)
         self.rule_names = tuple(rule.name for rule in self._rules)
         self.version = RULES_VERSION
 
-    def start(self, stored: str = "", findings: ModelFindings | None = None) -> RedactionSession:
+    def start(
+        self, stored: str = "", findings: ModelFindings | None = None, draw: surrogates.Draw | None = None
+    ) -> RedactionSession:
         """Begin with an example; placeholders in a stored text of it are not given again.
 
-        What a model found in the texts of the example is replaced beside what the rules find.
+        What a model found in the texts of the example is replaced beside what the rules find. With `draw`, made-up
+        names stand in place of real ones.
         """
-        return RedactionSession(self._rules, set(placeholders(stored)), findings=findings)
+        return RedactionSession(self._rules, set(placeholders(stored)), findings=findings, draw=draw)
 
 
-def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterator[tuple[int, int, str, str]]:
-    """Drop what overlaps with something found before."""
-    taken = bytearray(length)
-    for start, end, rule, word in found:
-        if taken.find(1, start, end) < 0:
-            taken[start:end] = b"\x01" * (end - start)
-            yield start, end, rule, word
+def _united(found: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
+    """Join what overlaps, so that no part of a value is left; the longest find names it, of equal ones the first.
 
-
-def _united(
-    by_rules: Sequence[tuple[int, int, str, str]], by_model: Iterator[tuple[int, int, str, str]]
-) -> list[tuple[int, int, str, str]]:
-    """Return everything that rules or model found; of spans that overlap one is made, and the longest names it."""
+    A value that is known from another text has no word: a larger one that holds it is named by the other find.
+    """
     united: list[tuple[int, int, str, str]] = []
     longest = 0
-    for span in sorted([*by_rules, *by_model], key=lambda each: (each[0], -each[1])):
-        start, end, rule, word = span
+    for start, end, rule, word in sorted(found, key=lambda each: each[0]):  # stable: equal starts keep the rules' order
         if not united or start >= united[-1][1]:
-            united.append(span)
+            united.append((start, end, rule, word))
             longest = end - start
             continue
         first, last, *named = united[-1]
+        other, stop = [rule, word], max(last, end)
         if end - start > longest:
-            longest, named = end - start, [rule, word]
-        united[-1] = (first, max(last, end), named[0], named[1])
+            longest, named, other = end - start, other, named
+        if not named[1] and stop - first > longest:
+            named = [other[0], other[1] or "FIELD"]
+        united[-1] = (first, stop, named[0], named[1])
     return united
+
+
+def _word_end(text: str, end: int) -> int:
+    """Return where the word ends that a combining character continues: patterns stop before one."""
+    if text[end : end + 1] and unicodedata.combining(text[end]):
+        while end < len(text) and (text[end].isalnum() or unicodedata.combining(text[end])):
+            end += 1
+    return end
 
 
 def _echoed(echoes: Mapping[str, str], text: str) -> Iterator[FoundValue]:

@@ -132,3 +132,27 @@ def share_away(site: FaultySite) -> None:
         client.classify(TASK, ["refund"])
         admin.seal_examples()
     eventually_sync(lambda: "uplink-problem" in {each["check"] for each in site.everything()})
+
+
+def _remove_uplink(site: FaultySite) -> None:
+    site.edit(uplink={"url": None})
+    site.restart()
+
+
+made(
+    "uplink/note/none-is-configured-examples-and-updates-travel-on-a-usb-drive",
+    settings=_folder_store,
+    asks_nothing=True,
+)(_remove_uplink)
+
+
+@made(
+    "uplink-problem/note/f-for-now",
+    settings=_object_store,
+    prepare=_start_with_store,
+    with_it=("uplink-online",),
+    by_hand=lambda site: _answering(site, "well", "uplink-online", is_found=False),
+)
+def store_busy_for_a_moment(site: FaultySite) -> None:
+    """The store asks to slow down: beside being offline, that is a note."""
+    _answering(site, "503", "uplink-problem")
