@@ -33,7 +33,7 @@ class TimedSpans:
 
     replaced: list[Spans]
     milliseconds: list[float]
-    """Of each text, by the clock, on one thread."""
+    """Of each text, in processor time, on one thread."""
 
 
 def run_redactor(find: Callable[[str], Spans], texts: Sequence[str]) -> TimedSpans:
@@ -41,9 +41,9 @@ def run_redactor(find: Callable[[str], Spans], texts: Sequence[str]) -> TimedSpa
     find(texts[0])
     replaced, milliseconds = [], []
     for text in texts:
-        started = time.perf_counter()
+        started = time.process_time()
         replaced.append(find(text))
-        milliseconds.append(1000 * (time.perf_counter() - started))
+        milliseconds.append(1000 * (time.process_time() - started))
     return TimedSpans(replaced, milliseconds)
 
 
