@@ -110,6 +110,8 @@ ENTRIES = {
     "convert.data.splits": "the scripts in examples/ that make data use it",
     "convert.training": "a stage: see convert/pipeline/execution.py",
     "convert.data.synthesis.chat_endpoint": "loaded by the command that uses it",
+    "convert.collect.erased_records": "loaded by the command that uses it",
+    "convert.collect.purge": "loaded by the command that uses it",
     "convert.prepare": "a stage: see convert/pipeline/execution.py",
     "convert.export": "a stage: see convert/pipeline/execution.py",
     "convert.verify": "a stage: see convert/pipeline/execution.py",
