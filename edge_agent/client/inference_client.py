@@ -27,7 +27,7 @@ from edge_agent.client.daemon_connection import (
 from edge_agent.client.results import (
     Classification,
     Decision,
-    DecisionQuestion,
+    TaskQuestion,
     Embedding,
     Extraction,
     Failure,
@@ -79,7 +79,7 @@ class _InferenceCalls:
         texts: Sequence[str],
         *,
         questions: Sequence[str] = (),
-        open_questions: Sequence[DecisionQuestion] = (),
+        open_questions: Sequence[TaskQuestion] = (),
         on_low_confidence: translation.OnLowConfidence = "as_mode",
         request_id: str = "",
         timeout_seconds: float = 10,
