@@ -28,7 +28,7 @@ from edge_agent.capture.value_digests import ValueDigester
 from edge_agent.config import ExamplesConfig, RedactionConfig
 from edge_agent.errors import RedactionHeld
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
-from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.monitoring.answer_observation import AnswerObservation, ModelPair, Source, same
 from edge_agent.monitoring.monitoring_store import UNUSUAL
@@ -49,10 +49,10 @@ class CapturedAnswer:
     local_answer: str | None
     """What the bundle's own model answered, also where that was withheld; None = it was not asked.
 
-    classify: the best label. extract: a JSON object. generate: the text.
+    classify and decide: the best label. extract: a JSON object. generate: the text.
     """
     scores: Sequence[tuple[str, float]] = ()
-    """Of the local answer, as all up to `label_mass`. classify: labels with calibrated scores, best first."""
+    """Of the local answer, as all up to `label_mass`: labels with calibrated scores, best first."""
     confidence: float | None = None
     threshold: float | None = None
     sure: bool = False
@@ -73,6 +73,8 @@ class CapturedAnswer:
     """What the redaction model found in its texts; None = it has not read them."""
     rules_suffice: bool = False
     """The rules alone may redact it, though the site has a redaction model."""
+    question: str = ""
+    """decide: the question that is answered."""
     teacher_scores: Sequence[tuple[str, float]] = ()
     """classify: each label with the probability that the large model gave it; empty = it gave none."""
 
@@ -142,6 +144,8 @@ class RecordBuilder:
         }
         if answered.p_value is not None:
             record["p_value"] = answered.p_value
+        if answered.question:
+            record["question"] = answered.question
         rank = UNRANKED if answered.confidence is None else answered.confidence
         consent = CONSENTS[self._config.collect[task.name]]
         raw, seen = _write(record).encode(), observe_answer(answered, seconds)
@@ -316,7 +320,7 @@ def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservatio
         any(word in answered.reasons for word in UNUSUAL),
         answered.held_up,
         pair,
-        answered.output if answered.manifest.task.kind == "classify" else "",
+        answered.output if answered.manifest.task.kind in LABEL_KINDS else "",
         answered.p_value,
     )
 
@@ -324,10 +328,10 @@ def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservatio
 def _pair(answered: CapturedAnswer) -> ModelPair | None:
     """Return what both models said; None = one of them was not asked."""
     kind, ours, theirs = answered.manifest.task.kind, answered.local_answer, answered.teacher_answer
-    if ours is None or theirs is None or kind not in ("classify", "extract"):
+    if ours is None or theirs is None or kind not in SCORED_KINDS:
         return None
     source: Source = "shadow" if "MODE_SHADOW" in answered.reasons else "escalated"
-    names = (ours, theirs) if kind == "classify" else ("", "")
+    names = (ours, theirs) if kind in LABEL_KINDS else ("", "")
     return ModelPair(source, same(kind, ours, theirs), *names)
 
 
