@@ -27,12 +27,12 @@ from edge_agent.client.daemon_connection import (
 from edge_agent.client.results import (
     Classification,
     Decision,
-    TaskQuestion,
     Embedding,
     Extraction,
     Failure,
     Finish,
     Task,
+    TaskQuestion,
 )
 from edge_agent.client.retries import Retry
 from edge_agent.v1 import inference_pb2

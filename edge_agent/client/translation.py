@@ -23,7 +23,6 @@ from edge_agent.client.results import (
     Classification,
     Decision,
     DecisionAnswer,
-    TaskQuestion,
     Embedding,
     Entity,
     Extraction,
@@ -32,6 +31,7 @@ from edge_agent.client.results import (
     Finish,
     Prediction,
     Task,
+    TaskQuestion,
     Timings,
     TokenLogprob,
 )

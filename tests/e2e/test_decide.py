@@ -12,11 +12,11 @@ from edge_agent.client import (
     CallFailed,
     Classification,
     Decision,
-    TaskQuestion,
     Failure,
     Prediction,
     QuestionOption,
     ReviewClient,
+    TaskQuestion,
 )
 from tests.support.bundles import QUESTIONS, echo_bundle, tiny_onnx_bundle
 from tests.support.daemon import RunningDaemon
