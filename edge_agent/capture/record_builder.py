@@ -49,10 +49,10 @@ class CapturedAnswer:
     local_answer: str | None
     """What the bundle's own model answered, also where that was withheld; None = it was not asked.
 
-    classify: the best label. extract: a JSON object. generate: the text.
+    classify and decide: the best label. extract: a JSON object. generate: the text.
     """
     scores: Sequence[tuple[str, float]] = ()
-    """Of the local answer, as all up to `label_mass`. classify: labels with calibrated scores, best first."""
+    """Of the local answer, as all up to `label_mass`: labels with calibrated scores, best first."""
     confidence: float | None = None
     threshold: float | None = None
     sure: bool = False
@@ -130,7 +130,6 @@ class RecordBuilder:
             "prediction_id": answered.prediction_id,
             "task": task.name,
             "kind": task.kind,
-            **({"question": answered.question} if answered.question else {}),
             "bundle": {"version": answered.manifest.version, "digest": answered.digest},
             "input": redaction.text(answered.text),
             **answers,
@@ -145,6 +144,8 @@ class RecordBuilder:
         }
         if answered.p_value is not None:
             record["p_value"] = answered.p_value
+        if answered.question:
+            record["question"] = answered.question
         rank = UNRANKED if answered.confidence is None else answered.confidence
         consent = CONSENTS[self._config.collect[task.name]]
         raw, seen = _write(record).encode(), observe_answer(answered, seconds)

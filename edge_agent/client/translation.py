@@ -21,6 +21,8 @@ from edge_agent.client.call_failed import remedy_with_delay
 from edge_agent.client.results import (
     BundleRef,
     Classification,
+    Decision,
+    DecisionAnswer,
     Embedding,
     Entity,
     Extraction,
@@ -28,6 +30,7 @@ from edge_agent.client.results import (
     Feedback,
     Finish,
     Prediction,
+    Question,
     Task,
     Timings,
     TokenLogprob,
@@ -238,6 +241,33 @@ def _failure(error: task_pb2.InputError) -> Failure:
 def classifications(response: inference_pb2.ClassifyResponse) -> list[Classification | Failure]:
     """Translate, in the order of the inputs."""
     return _each(response.results, "classification", _classification)
+
+
+def decisions(response: inference_pb2.DecideResponse) -> list[Decision | Failure]:
+    """Translate, in the order of the inputs."""
+    return _each(response.results, "decision", lambda message: Decision(tuple(map(_decision_answer, message.answers))))
+
+
+def _decision_answer(message: inference_pb2.DecisionAnswer) -> DecisionAnswer:
+    return DecisionAnswer(
+        question=message.question,
+        type=word(task_pb2.QuestionType, message.type, "QUESTION_TYPE_"),
+        label=message.label,
+        probabilities=tuple([(each.label, each.score) for each in message.probabilities]),
+        score=message.score if message.HasField("score") else None,
+        calibrated=message.calibrated,
+        confident=message.confident,
+        label_mass=message.label_mass,
+        **_confidence(message.confidence),
+        **_provenance(message.provenance),
+    )
+
+
+def question(asked: Question) -> task_pb2.Question:
+    """Translate a question of a call. Raises ValueError for a type that does not exist."""
+    number = task_pb2.QuestionType.Value(f"QUESTION_TYPE_{asked.type.upper() or 'UNSPECIFIED'}")
+    options = [task_pb2.QuestionOption(label=each.label, description=each.description) for each in asked.options]
+    return task_pb2.Question(name=asked.name, type=number, instructions=asked.instructions, options=options)
 
 
 def extractions(response: inference_pb2.ExtractResponse) -> list[Extraction | Failure]:
