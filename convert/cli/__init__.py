@@ -25,6 +25,7 @@ from convert.cli import (
     keys,
     media,
     plan,
+    privacy,
     publish,
     quantize,
     run,
@@ -139,6 +140,7 @@ app.add_typer(keys.app, name="keys")
 app.command("enrolment-file")(enrolment.Command)
 app.command("site-kit", hidden=True)(enrolment.Command)
 app.add_typer(sites.app, name="sites")
+app.add_typer(privacy.app, name="privacy")
 _UPDATES_PANEL = "Signed updates"
 _UPDATES: dict[str, Callable[..., Any]] = {
     "publish": publish.Command,

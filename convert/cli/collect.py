@@ -160,6 +160,8 @@ def _print(report: Any) -> None:
     for title, refused in (("replaced", report.replaced), ("refused", report.refused)):
         _list(console, title, [f"{each.site}/{each.name}: {each.why}" for each in refused])
     _list(console, "failed", report.troubles)
+    named = [f"{use['kind']} {use['task']} {use['version'] or use['place']}" for use in report.concerned]
+    _list(console, "has erased records", [f"{name}: 'edge-convert privacy lineage --erased'" for name in named])
 
 
 def _list(console: Console, title: str, lines: list[str]) -> None:

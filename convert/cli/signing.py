@@ -64,6 +64,7 @@ class RotateCommand(RepositoryCommand):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher, role = self.publisher(self.stage), self.role.value
+        key_rotation.check_restart(role, restart_versions=self.restart_versions)
         there = key_rotation.keyids(publisher.held(), role)
         gone = tuple(_keyid(publisher, name, there) for name in self.remove or ())
         added = self._added(publisher, there)

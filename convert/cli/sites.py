@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output
+from convert.fleet import accountability
 from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
@@ -167,9 +168,11 @@ def accept(
     found = centre.key_of(site, key)
     if former:
         centre.sites.retire(site, found)
+        accountability.record(centre.sites.folder, "key retired", [site], key=found)
         say(f"segments that {found} sealed for {site} are accepted, recorded in {centre.path}")
     else:
         centre.sites.accept(site, found, replaces=replaces)
+        accountability.record(centre.sites.folder, "key accepted", [site], key=found, replaces=replaces)
         say(f"{site} may sign with {found}, recorded in {centre.path}")
 
 
@@ -182,6 +185,7 @@ def reject(site: Site, key: Key, collected: Collected = None, registry: Registry
     centre = _centre(collected, registry)
     found = centre.key_of(site, key)
     centre.sites.reject(site, found)
+    accountability.record(centre.sites.folder, "key rejected", [site], key=found)
     say(f"nothing that {found} signs for {site} is accepted, recorded in {centre.path}")
 
 
@@ -195,6 +199,7 @@ def revoke(site: Site, collected: Collected = None, registry: Registry = None) -
     """
     centre = _centre(collected, registry)
     centre.sites.revoke(site, format_timestamp(time.time()))
+    accountability.record(centre.sites.folder, "site revoked", [site])
     say(f"{site} is revoked, recorded in {centre.path}; withdraw its credential for the store, too")
 
 
@@ -206,6 +211,7 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
     """
     centre = _centre(collected, registry)
     centre.sites.restore(site)
+    accountability.record(centre.sites.folder, "site restored", [site])
     say(f"{site} is accepted again, recorded in {centre.path}")
 
 

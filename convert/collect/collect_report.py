@@ -29,6 +29,8 @@ class CollectReport:
     segments_held: int = 0
     """Stored in this run or before."""
     records_erased: int = 0
+    concerned: list[dict[str, Any]] = field(default_factory=list)
+    """Datasets and bundles that have records which this run erased (convert/dataset/lineage.py)."""
     sites: int = 0
     pinned: dict[str, str] = field(default_factory=dict)
     """Sites seen for the first time, with the key that is trusted from now on."""

@@ -23,6 +23,8 @@ from convert.collect.site_key_trust import SiteKeyTrust
 from convert.collect.sources import SegmentSource, SiteListing, SourceFailed, listings
 from convert.collect.status_folder import FOLDER as STATUS_FOLDER
 from convert.collect.status_folder import StatusFolder
+from convert.dataset import lineage
+from convert.fleet import accountability
 from convert.fleet.site_registry import FILE_NAME as SITES_NAME
 from convert.fleet.site_registry import SiteRegistry
 from convert.publish.central_keys import CentralKeys
@@ -72,7 +74,7 @@ def collect(request: CollectRequest) -> CollectReport:
     if request.memory_bytes < database.MEMORY_BYTES_MIN:
         least = database.MEMORY_BYTES_MIN // 1024**2
         raise InvalidRequest(f"at least {least} MiB of memory are needed", remedy="Allow more with --memory-mib.")
-    with private_folder(request.out, marks=(_LOCK,)), _alone(request.out):
+    with locked(request.out):
         return _CollectRun(request).run()
 
 
@@ -139,9 +141,24 @@ class _CollectRun:
         self._vouch(places)
         made = derivation.derive(self._request.out, self._request.memory_bytes, self._say)
         self._report.records_erased, self._report.tasks = made.records_erased, made.tasks
+        self._report.concerned = [
+            use.plain() for use in lineage.trace(lineage.documents(self._request.out), made.erased)
+        ]
+        self._record(made.erased)
         content = json.dumps(self._report.plain(), indent=1, ensure_ascii=False).encode() + b"\n"
         atomic_files.write_atomically(self._request.out / REPORT_NAME, content)
         return self._report
+
+    def _record(self, erased: Sequence[str]) -> None:
+        """Write what was decided by a rule into the log, where a person can find it."""
+        for site, key in self._report.pinned.items():
+            accountability.record(
+                self._sites.folder, "key accepted", [site], actor="collect", key=key, why="the first key of a new site"
+            )
+        if erased:
+            accountability.record(
+                self._request.out, "records erased", erased, actor="collect", why="tombstones of sites"
+            )
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -248,14 +265,15 @@ class _CollectRun:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Lock the folder: two runs would store the same segment twice."""
-    fd = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        _lock(fd, out)
-        yield
-    finally:
-        os.close(fd)
+def locked(out: Path) -> Iterator[None]:
+    """Lock the folder, which is private: two runs would store a segment twice. Raises InvalidRequest, OSError."""
+    with private_folder(out, marks=(_LOCK,)):
+        fd = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(fd, out)
+            yield
+        finally:
+            os.close(fd)
 
 
 def _lock(fd: int, out: Path) -> None:

@@ -37,9 +37,11 @@ _FORGOTTEN = """
 
 @dataclass(frozen=True)
 class DerivedExamples:
-    """The number of erased records, and the counts of each task."""
+    """The number of erased records, whose they were, and the counts of each task."""
 
     records_erased: int
+    erased: tuple[str, ...]
+    """Erased predictions, as SITE/PREDICTION_ID."""
     tasks: list[example_files.TaskExampleCounts]
 
 
@@ -54,9 +56,9 @@ def derive(out: Path, memory_bytes: int, progress: Callable[[str], None]) -> Der
     try:
         progress("erase records")
         with database.opened(folder, out / _SPILL, memory_bytes) as connection:
-            erased = erase(connection)
+            erased, names = erase(connection)
         with database.opened(folder, out / _SPILL, memory_bytes) as connection:
-            return DerivedExamples(erased, _join(connection, out, progress))
+            return DerivedExamples(erased, names, _join(connection, out, progress))
     except duckdb.OutOfMemoryException:
         said = f"{memory_bytes // 1024**2} MiB of memory are not enough to join the collected records"
         remedy = "Allow more with --memory-mib, and run the command again: the segments are stored."
@@ -97,8 +99,8 @@ def _write(out: Path, done: dict[str, Any]) -> None:
     atomic_files.write_atomically(out / _DONE, json.dumps(done, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def erase(connection: duckdb.DuckDBPyConnection) -> int:
-    """Rewrite every file that still holds an erased prediction; return the number of removed records.
+def erase(connection: duckdb.DuckDBPyConnection) -> tuple[int, tuple[str, ...]]:
+    """Rewrite every file that still holds an erased prediction; return the number of removed records, and whose.
 
     Raises:
         OSError: a file cannot be written; files already rewritten stay so.
@@ -106,4 +108,5 @@ def erase(connection: duckdb.DuckDBPyConnection) -> int:
     found: dict[str, set[tuple[str, str]]] = {}
     for filename, site, prediction_id in connection.execute(_FORGOTTEN).fetchall():
         found.setdefault(filename, set()).add((site, prediction_id))
-    return sum(record_files.forget(Path(filename), names) for filename, names in found.items())
+    count = sum(record_files.forget(Path(filename), names) for filename, names in found.items())
+    return count, tuple(sorted({f"{site}/{prediction}" for names in found.values() for site, prediction in names}))

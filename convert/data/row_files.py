@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from convert.data import probability_sampling, split_leakage
+from convert.data import imported_rows, probability_sampling, split_leakage
 from convert.data.data_row import (
     LABEL_SOURCES,
     LABELED_BY_CHARS_MAX,
@@ -128,6 +128,7 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     path = recipe.path(written)
     bare = task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
     found = read_rows(path, recipe.data.format, text_only=bare)
+    found = imported_rows.redact(found, recipe.privacy, task.kind)
     if task.kind == "classify" and not bare:
         found = [_classified(row) for row in found]
     _check_split(found, split, task, path, bare)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,15 +17,18 @@ import duckdb
 
 from convert.collect import status_folder
 from convert.collect.status_folder import AuditLosses
-from convert.dataset import selection
+from convert.dataset import lineage, selection
 from convert.dataset.example_scope import ScopedExamples, open_examples
+from convert.dataset.lineage import LineageDocument
 from convert.dataset.row_builder import RedactedExample, RowBuilder
 from convert.dataset.row_formats import CollectedExample, Format
 from convert.dataset.selection import AuditSample, DatasetSelection, SelectionCounts
 from convert.dataset.surrogates import SurrogateSettings
+from convert.fleet import accountability
 from edge_agent.durable import atomic_files
 from edge_agent.durable.private_files import private_folder
 from edge_agent.errors import InvalidRequest
+from edge_agent.formats.signed_document import format_timestamp
 
 REPORT_NAME = "dataset.json"
 _ROWS_AT_ONCE = 10_000
@@ -59,6 +64,8 @@ class DatasetSummary:
     audit: AuditSample
     """The random sample for calibration and test."""
     sites: AuditLosses
+    collected: str
+    """The collection that the rows were made of; lineage is kept there."""
     surrogates: dict[str, Any] = field(default_factory=dict)
     """Placeholders: how many were filled, by type, with the locales and seed."""
     spans: dict[str, Any] = field(default_factory=dict)
@@ -101,9 +108,8 @@ def write(
             by=selection.labeled_by(purpose),
         )
         values = {"task": choice.task} if "$task" in query else {}
-        rows, labels = _write_rows(
-            connection.execute(query, values), builder, [folder / f"{name}.jsonl" for name in names]
-        )
+        paths, agreed = [folder / f"{name}.jsonl" for name in names], accountability.consents(choice.collected)
+        rows, labels = _write_rows(connection.execute(query, values), builder, paths, agreed)
         if not any(rows):
             reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
             said = f"each of {left.chosen} records has a value without a unique place in its text: {reasons}"
@@ -120,10 +126,12 @@ def write(
             scoped,
             selection.audit(connection, choice),
             status_folder.losses(choice.collected),
+            str(choice.collected.resolve()),
             **builder.report(),
         )
         content = json.dumps({"schema": "edge-agent/dataset/v1", **asdict(written)}, indent=1, ensure_ascii=False)
         (folder / REPORT_NAME).write_text(content + "\n", encoding="utf-8")
+        lineage.register(choice.collected, _lineage(connection, choice, out, paths))
         return written
 
 
@@ -155,18 +163,34 @@ def _write_rows(
     found: duckdb.DuckDBPyConnection,
     builder: RowBuilder,
     paths: list[Path],
+    agreed: frozenset[str],
 ) -> tuple[list[int], list[Counter[str]]]:
     counts, labels = [0] * len(paths), [Counter[str]() for _ in paths]
     with ExitStack() as opened:
         files: list[IO[str]] = [opened.enter_context(path.open("w", encoding="utf-8")) for path in paths]
         for place, kind, redacted, *fields in _fetched(found):
-            rows, learnt = builder.build(RedactedExample(CollectedExample(*fields), kind, redacted))
-            for row in rows:
+            example = CollectedExample(*fields)
+            rows, learnt = builder.build(RedactedExample(example, kind, redacted))
+            mark = {"consented": True} if f"{example.site}/{example.prediction_id}" in agreed else {}
+            for row in ({**row, **mark} for row in rows):
                 files[place].write(json.dumps(row, ensure_ascii=False) + "\n")
                 counts[place] += 1
             if len(labels[place]) <= _LABELS_MAX:
                 labels[place].update(learnt)
     return counts, labels
+
+
+def _lineage(
+    connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, out: Path, paths: list[Path]
+) -> LineageDocument:
+    names = list(choice.split_shares)
+    records: dict[str, list[str]] = {name: [] for name in names}
+    query = "SELECT place, site || '/' || prediction_id AS record FROM chosen ORDER BY ALL"
+    for place, record in connection.execute(query).fetchall():
+        records[names[place]].append(record)
+    files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in zip(names, paths, strict=True)}
+    at = format_timestamp(time.time())
+    return LineageDocument("dataset", choice.task, records, files, str(out.resolve()), at=at)
 
 
 def _label_sources(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> dict[str, dict[str, int]]:

@@ -15,11 +15,13 @@ from xml.sax.saxutils import quoteattr
 
 from pydantic import ValidationError
 
+from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import strict_json
 from edge_agent.formats.example_records import ExampleFeedback
 
 EXPORT_BYTES_MAX = 1024 * 1024 * 1024
+_REDACTOR = Redactor()
 _FROM, _TO = "answer", "input"
 _REMEDY = "Export the project from Label Studio as JSON, not as JSON-MIN or CSV."
 
@@ -125,6 +127,8 @@ def _reviews(task: dict[str, Any]) -> Iterator[ExampleFeedback]:
         if annotation.get("was_cancelled") or value is None:
             continue
         accepted = value == data["output"]
+        # What somebody typed passes the rules of a site; a label of the interface is not typed.
+        said_value = value if accepted or _is_choice(annotation["result"]) else _redacted(value, data)
         # The same annotation exported again is the same record; a changed one is a new record.
         said = json.dumps([data["site"], data["prediction_id"], annotation["id"], annotation["updated_at"], value])
         key = hashlib.sha256(said.encode()).hexdigest()[:32]
@@ -137,7 +141,7 @@ def _reviews(task: dict[str, Any]) -> Iterator[ExampleFeedback]:
             task=data["task"],
             reviewer=_reviewer(annotation.get("completed_by")),
             verdict="accept" if accepted else "corrected",
-            value="" if accepted else value,
+            value="" if accepted else said_value,
         )
 
 
@@ -148,6 +152,23 @@ def _value(result: list[dict[str, Any]]) -> str | None:
             said = each["value"].get("choices") or each["value"].get("text") or []
             return str(said if isinstance(said, str) else said[0]) if said else None
     return None
+
+
+def _is_choice(result: list[dict[str, Any]]) -> bool:
+    return any(each["from_name"] == _FROM and "choices" in each["value"] for each in result)
+
+
+def _redacted(value: str, data: Mapping[str, Any]) -> str:
+    """Redact a typed text or record; numbers of placeholders that the example has are not given again."""
+    session = _REDACTOR.start(f"{data.get('input', '')}\n{data['output']}")
+    try:
+        record = json.loads(value)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        return session.text(value)
+    redacted = session.value(record)
+    return json.dumps(redacted, ensure_ascii=False) if session.counts else value
 
 
 def _reviewer(who: Any) -> str:

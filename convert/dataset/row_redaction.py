@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from convert.data.row_files import DataRow, TextSpan
+from convert.data.data_row import DataRow, TextSpan
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
 from edge_agent.capture.redact.builtin_rules import RULES_VERSION
 from edge_agent.capture.redact.redactor import PLACEHOLDER, Redactor

@@ -19,7 +19,7 @@ from datetime import date, datetime, time, timedelta
 import faker
 from faker.config import AVAILABLE_LOCALES
 
-from edge_agent.capture.redact.builtin_rules import RULES
+from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest
 
@@ -112,6 +112,22 @@ def _code(fake: faker.Faker) -> str:
     return _by_pattern("??######", fake)
 
 
+_RECORDS = (
+    *("#" * length for length in (8, 9, 10, 11, 12, 13)),
+    *(
+        "?????####?",
+        "?#######?",
+        "?#########",
+        "########?###",
+        "######-###?",
+        "7560#########",
+        "1############",
+        "#######??",
+    ),
+)
+"""Forms of record numbers and of national numbers that a word announces: one of them fits the word."""
+
+
 def _by_pattern(pattern: str, fake: faker.Faker) -> str:
     # Faker's own patterns interpret more characters, such as @.
     drawn = {"#": string.digits, "?": string.ascii_uppercase}
@@ -125,6 +141,8 @@ class SurrogateKind:
     make: _Make
     word: str | None = ""
     """The word of the placeholder that redaction puts there; empty = it finds nothing; None = not checked."""
+    announced: str = ""
+    """Redaction finds it only behind a word that tells what it is, such as this one."""
 
 
 KINDS: Mapping[str, SurrogateKind] = {
@@ -138,8 +156,13 @@ KINDS: Mapping[str, SurrogateKind] = {
     "first_name": SurrogateKind(lambda fake: fake.first_name()),
     "last_name": SurrogateKind(lambda fake: fake.last_name()),
     "city": SurrogateKind(lambda fake: fake.city()),
-    "street": SurrogateKind(_street),
-    "address": SurrogateKind(_address),
+    "street": SurrogateKind(_street, None),
+    "address": SurrogateKind(_address, "ADDRESS"),
+    "ip": SurrogateKind(lambda fake: fake.ipv4_public(), "IP"),
+    "mac": SurrogateKind(lambda fake: fake.mac_address(), "MAC"),
+    "record": SurrogateKind(lambda fake: _by_pattern(fake.random.choice(_RECORDS), fake), "RECORD", announced="MRN: "),
+    "plate": SurrogateKind(lambda fake: _by_pattern("??? ####", fake), "PLATE", announced="plate number "),
+    "secret": SurrogateKind(lambda fake: f"sk-{''.join(fake.random.choices(_SECRETS, k=20))}", "SECRET"),
     "postcode": SurrogateKind(lambda fake: fake.postcode()),
     "company": SurrogateKind(lambda fake: fake.company()),
     "number": SurrogateKind(lambda fake: str(fake.random_int(1, 999))),
@@ -186,7 +209,13 @@ def _se_personnummer(fake: faker.Faker) -> str:
     return _until_found("se_personnummer", lambda: f"{born}-{fake.numerify('####')}")
 
 
+def _mrz(fake: faker.Faker) -> str:
+    return f"P<USA{fake.last_name().upper()}<<{fake.first_name().upper()}".replace("'", "").ljust(44, "<")
+
+
 _NUMBERS: Mapping[str, tuple[str, _Make]] = {
+    "mrz": ("en_US", _mrz),
+    "national_number": ("fi_FI", lambda fake: fake.ssn()),
     "us_ssn": ("en_US", lambda fake: fake.ssn()),
     "uk_nhs": ("en_GB", _uk_nhs),
     "uk_nino": ("en_GB", _uk_nino),
@@ -249,9 +278,11 @@ class SurrogateSource:
         """
         tries = (self._drawn(kind, rules, self._locale if number < _TRIES else DEFAULT_LOCALE)
                  for number in range(2 * _TRIES))  # fmt: skip
-        value, wanted = "", word_of(kind)
+        value, wanted, before = "", word_of(kind), KINDS[kind].announced if kind in KINDS else ""
+        if kind == "name" and ANNOUNCED_NAME_RULE in rules:
+            wanted, before = "NAME", "Mr. "  # a name that is found again has capital letters
         for value in filter(_is_plain, tries):
-            if wanted is None or self._redacts_to(value) == wanted:
+            if wanted is None or self._redacts_to(value, before) == wanted:
                 break
         return value
 
@@ -273,10 +304,10 @@ class SurrogateSource:
             self._fakes[locale].seed_instance(self._row)
         return self._fakes[locale]
 
-    def _redacts_to(self, value: str) -> str | None:
+    def _redacts_to(self, value: str, before: str = "") -> str | None:
         """Return the word that redaction puts in place of a value; empty = it finds nothing, None = a part of it."""
-        found = self._redaction.found(value)
-        if len(found) == 1 and found[0][:2] == (0, len(value)):
+        found = self._redaction.found(before + value)
+        if len(found) == 1 and found[0][:2] == (len(before), len(before) + len(value)):
             return found[0][3]
         return None if found else ""
 

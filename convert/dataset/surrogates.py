@@ -25,7 +25,7 @@ from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import NAME_RULE, NAME_WORD, PLACEHOLDER, Redactor, placeholders
 
 Placeholders = Literal["fill", "keep"]
-_ROUNDS = 20
+_ROUNDS = 100
 WORDS_MAX = 1000
 """Largest number of placeholder types in the data sheet; the others are counted together."""
 OTHER_WORDS = "(others)"
@@ -182,10 +182,16 @@ class PlaceholderFiller:
             wanted = word_of(self._kind(_word(edit.placeholder)))
             there = [(start, end, word) for start, end, _, word in found
                      if start < edit.filled_end and edit.filled_start < end]  # fmt: skip
-            whole = [(edit.filled_start, edit.filled_end, wanted)] if wanted else []
-            if wanted is not None and there != whole:
+            if wanted is not None and not _is_found_again(edit, there, wanted):
                 lost.add(edit.placeholder)
         return lost
+
+
+def _is_found_again(edit: _Replacement, there: Sequence[tuple[int, int, str]], wanted: str) -> bool:
+    """Return whether the rules find the value whole and as that type; what they need not find they may find whole."""
+    if not there or (len(there) == 1 and there[0][:2] == (edit.filled_start, edit.filled_end)):
+        return (there[0][2] if there else "") == wanted or not wanted
+    return False
 
 
 def _edits(text: str, values: Mapping[str, str]) -> Iterator[_Replacement]:

@@ -194,6 +194,11 @@ class SiteRegistry:
         """Take nothing of a site any more, until `restore`. Raises InvalidRequest, OSError."""
         self._revoked(site, at)
 
+    @property
+    def folder(self) -> Path:
+        """Where the file is; the log of decisions is beside it."""
+        return self._path.parent
+
     def restore(self, site: str) -> None:
         """Take that back. Raises InvalidRequest, OSError."""
         self._revoked(site, None)

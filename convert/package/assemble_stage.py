@@ -16,6 +16,8 @@ from typing import Any
 
 from convert.data import row_files
 from convert.data.row_files import DataRow
+from convert.dataset import lineage
+from convert.dataset.lineage import LineageDocument
 from convert.evaluate import QUALITY_NAME
 from convert.evaluate.batch_invariance import sentence
 from convert.evaluate.bundle_folder import BundleFolder, open_bundle
@@ -23,6 +25,7 @@ from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import serve_bundles
 from convert.package import bundle_assembly, golden_cases, golden_origin, provenance
 from convert.package.golden_origin import GoldenOrigin
+from convert.pipeline import fingerprint
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import GoldenRule
 from convert.pipeline.stage import Report, StageJob
@@ -73,7 +76,34 @@ def run(job: StageJob) -> Report:
         sections = {**parts.sections, "requires": {"memory_bytes": _at_least(job, memory_bytes)}}
         bundle = _made(job, _BundleParts(files, sections), job.out / BUNDLE)
         _check(bundle, cases)
+    _keep_lineage(job, bundle, origin)
     return _report(bundle, cases, origin)
+
+
+def _keep_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -> None:
+    """Keep which collected records are in the bundle, beside it and in the collections that they come from."""
+    data, records, files, collections = job.recipe.data, dict[str, list[str]](), dict[str, str](), set[Path]()
+    for split in row_files.SPLITS:
+        if written := getattr(data, split):
+            path = job.recipe.path(written)
+            records[split] = [
+                row.record for row in row_files.read_rows(path, data.format, text_only=True) if row.record
+            ]
+            files[split] = fingerprint.of_place(path, job.progress)
+            collections |= {found} if (found := lineage.collection_of(path)) else set()
+    manifest = bundle.manifest
+    document = LineageDocument(
+        "bundle",
+        manifest.task.name,
+        {**records, "golden": origin.records},
+        files,
+        str(job.out.parent.resolve()),
+        manifest.version,
+        bundle.digest,
+    )
+    lineage.write(job.out / lineage.FILE_NAME, document)
+    for collected in collections:
+        lineage.register(collected, document)
 
 
 def _parts(job: StageJob, folder: Path) -> _BundleParts:

@@ -43,21 +43,23 @@ class GoldenOrigin:
     cases: int
     samples: int
     """Of these, lines of samples.txt."""
-    collected: int
-    """Of these, made of a record that a site sent."""
+    records: tuple[str, ...]
+    """The records of sites that cases were made of, as SITE/PREDICTION_ID."""
     replaced_cases: int
     replaced: Mapping[str, int]
     """Replaced values by the rule that found them."""
 
     def plain(self) -> dict[str, Any]:
         """Return it for reports."""
-        return {**vars(self), "replaced": dict(self.replaced), "sentence": self.sentence()}
+        figures = {key: value for key, value in vars(self).items() if key != "records"}
+        more = {"collected": len(self.records), "replaced": dict(self.replaced), "sentence": self.sentence()}
+        return figures | more
 
     def sentence(self) -> str:
         """Return it in words, for the manifest and for those who sign."""
         if not self.cases:
             return "there are no golden cases"
-        said = f"{self.cases} cases, {self.samples} of them from samples.txt, {self.collected} from records of sites"
+        said = f"{self.cases} cases, {self.samples} of them from samples.txt, {len(self.records)} from records of sites"
         if self.rule == "surrogates":
             values = sum(self.replaced.values())
             return (
@@ -85,10 +87,10 @@ def candidates(privacy: PrivacySection, task: TaskSpec, rows: Sequence[DataRow])
 
 def origin_of(chosen: GoldenCandidates, cases: Sequence[GoldenCase], samples: int) -> GoldenOrigin:
     """Return the origin of the chosen cases, of which the first `samples` are lines of samples.txt."""
-    texts = {row.text for row in chosen.rows if row.record}
+    of = {row.text: row.record for row in chosen.rows if row.record}
     found = [chosen.replaced[case.input] for case in cases[samples:] if case.input in chosen.replaced]
     total = Counter[str]()
     for counts in found:
         total.update(counts)
-    collected = sum(case.input in texts for case in cases[samples:])
-    return GoldenOrigin(chosen.rule, len(cases), samples, collected, len(found), dict(total))
+    records = tuple(of[case.input] for case in cases[samples:] if case.input in of)
+    return GoldenOrigin(chosen.rule, len(cases), samples, records, len(found), dict(total))

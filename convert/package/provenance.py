@@ -7,7 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from convert.data import row_files
+from convert.data import imported_rows, row_files
 from convert.data.row_files import SPLITS, DataRow
 from convert.pipeline import fingerprint
 from convert.pipeline import task_file as tasks
@@ -53,9 +53,10 @@ def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
     for split in SPLITS:
         written = getattr(recipe.data, split)
         if written:
-            rows = row_files.rows(recipe, split)
-            digest = fingerprint.of_place(recipe.path(written), job.progress)
-            yield f"data.{split}", f"{len(rows)} rows, {_synthetic(rows)}, {_labelled(rows)}, sha256 {digest}"
+            rows, path = row_files.rows(recipe, split), recipe.path(written)
+            digest = fingerprint.of_place(path, job.progress)
+            said = f"{len(rows)} rows, {_synthetic(rows)}, {_labelled(rows)}, {_imported(recipe, path)}"
+            yield f"data.{split}", f"{said}, sha256 {digest}"
     if recipe.data.outliers:
         digest = fingerprint.of_place(recipe.path(recipe.data.outliers), job.progress)
         yield "data.outliers", f"{len(row_files.outliers(recipe))} rows, sha256 {digest}"
@@ -71,6 +72,12 @@ def _labelled(rows: list[DataRow]) -> str:
     """Return the label sources in words; labels of the team's own files are assumed to come from people."""
     counts = row_files.count_label_sources(rows)
     return f"labels: {', '.join(f'{count} {source}' for source, count in counts.items())}"
+
+
+def _imported(recipe: Recipe, path: Path) -> str:
+    """Return what was done with rows that no site had redacted."""
+    raw = row_files.read_rows(path, recipe.data.format, text_only=True)
+    return imported_rows.sentence(raw, recipe.privacy, tasks.of(recipe.path(recipe.task)).kind)
 
 
 def _versions(runtime: str) -> dict[str, str]:

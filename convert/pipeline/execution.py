@@ -7,7 +7,6 @@ change runs only the stages that depend on it.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import threading
@@ -16,19 +15,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import cast
 
 from convert.data import row_files
 from convert.pipeline import fingerprint
 from convert.pipeline import task_file as tasks
-from convert.pipeline.recipe import Recipe
+from convert.pipeline.late_loading import load_module
+from convert.pipeline.recipe import PrivacySection, Recipe
 from convert.pipeline.stage import Progress, Stage, StageJob
 from convert.pipeline.workspace import StageRecord, Workspace
 from convert.report.run_summary import RunSummary
 from edge_agent import __version__
-from edge_agent.errors import InvalidRequest, RequirementUnmet
+from edge_agent.errors import InvalidRequest
 from edge_agent.process_memory import resident_bytes
 
+__all__ = ["load_module"]
 _TORCH = ("torch", "transformers", "safetensors", "numpy")
 _SAMPLE_SECONDS = 0.05
 _SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
@@ -104,24 +105,6 @@ class RunDisplay:
     note: Callable[[str, str], None] = lambda _stage, _said: None
     """Called with a stage and a message about it."""
     progress: Progress = lambda _what, _done, _total: None
-
-
-def load_module(module: str) -> Any:
-    """Import a module of the conversion toolkit that needs the convert extra. Raises RequirementUnmet.
-
-    The only late import of convert: a command loads these modules when it runs.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in ("convert", "edge_agent"):
-            raise
-        said = f"{module} needs the package {error.name}, which is not installed"
-        raise RequirementUnmet(
-            said,
-            remedy="Install the extra 'convert': in a clone, pip install '.[convert]'; from a release, see"
-            " docs/first-steps.md",
-        ) from None
 
 
 def work_folder(recipe: Recipe) -> Path:
@@ -241,7 +224,14 @@ def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str
         return {path.name: fingerprint.of_place(path, progress) for path in beside}
     written = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
     read = fingerprint.of_place(recipe.path(written), progress) if written else "none"
-    return {f"data.{file}": f"{recipe.data.format} {read}"}
+    return {f"data.{file}": f"{recipe.data.format} {read}{_imported(recipe)}"}
+
+
+def _imported(recipe: Recipe) -> str:
+    """Return what the recipe says of imported rows, where that is not the default."""
+    privacy, default = recipe.privacy, PrivacySection()
+    said = (privacy.imported_data, privacy.locales)
+    return "" if said == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
 
 
 class ResourceMeter:

@@ -148,6 +148,19 @@ class PrivacySection(_RecipeSection):
     `"composed": true`. consented: these, and rows marked `"consented": true`. samples.txt is composed."""
     locales: tuple[str, ...] = ("en_US",)
     """Locales of the made-up values; one is drawn for each row."""
+    imported_data: Literal["redacted", "waived"] = "redacted"
+    """Rows that no site sent. redacted: made-up values stand for what the rules find, in every split. waived: the rows
+    are used as they are, for the reason in `waiver`."""
+    waiver: str = Field(default="", max_length=500)
+    """waived: why, and who decided; the bundle carries it."""
+
+    @model_validator(mode="after")
+    def _reasoned(self) -> PrivacySection:
+        if (self.imported_data == "waived") != bool(self.waiver.strip()):
+            raise ValueError(
+                "'imported_data: waived' needs its reason in 'waiver', and 'waiver' goes with nothing else"
+            )
+        return self
 
 
 class Recipe(_RecipeSection):

@@ -40,6 +40,12 @@ def keyids(held: RepositoryState, role: str) -> list[str]:
     return list(of.signed.get_delegated_role(_IN_ROOT.get(role, (role,))[0]).keyids)
 
 
+def check_restart(role: str, *, restart_versions: bool) -> None:
+    """Refuse to restart the versions of another role than 'online'. Raises InvalidRequest."""
+    if restart_versions and role != ONLINE:
+        raise InvalidRequest("only the versions of 'online' can be restarted", remedy="Use it with the role 'online'.")
+
+
 def rotate(publisher: Publisher, rotation: KeyRotation) -> None:
     """Change the keys of a role.
 
@@ -47,8 +53,7 @@ def rotate(publisher: Publisher, rotation: KeyRotation) -> None:
         InvalidRequest: a key to remove is unknown, a key to add is there already, or the threshold cannot be met.
         SignaturesMissing: the available keys do not suffice, and there is no folder to stage the change.
     """
-    if rotation.restart_versions and rotation.role != ONLINE:
-        raise InvalidRequest("only the versions of 'online' can be restarted", remedy="Use it with the role 'online'.")
+    check_restart(rotation.role, restart_versions=rotation.restart_versions)
     held = publisher.held()
     draft = ChangeDraft(restart_versions=rotation.restart_versions, without_old=rotation.without_old)
     if rotation.role == PLAN:

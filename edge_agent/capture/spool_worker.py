@@ -23,13 +23,14 @@ from edge_agent.capture.personal_values import Erasure, PersonalLimits, PrivacyC
 from edge_agent.capture.record_builder import HumanFeedback, RecordBuilder
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.redact.telephone_numbers import is_known_region
 from edge_agent.capture.review_streams import AuditShares, ReviewStreams
 from edge_agent.capture.spool import PredictionRecord, Spool
 from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestionQueue
 from edge_agent.capture.value_digests import ValueDigester, load_digest_key
 from edge_agent.config import Config, ExamplesConfig
 from edge_agent.durable.atomic_files import Ballast
-from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
+from edge_agent.errors import ConfigInvalid, DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status_object import SiteUpdates, TaskStatus
 from edge_agent.monitoring.answer_observation import verdict
@@ -69,15 +70,23 @@ def build_redactor(config: Config) -> Redactor:
     """Compile the rules of a site.
 
     Raises:
-        ConfigInvalid: a pattern of the site is invalid, or the pipeline of names cannot be loaded.
+        ConfigInvalid: a pattern of the site is invalid, a region of telephone numbers is unknown, or the pipeline of
+            names cannot be loaded.
     """
     patterns, pipeline = config.examples.site_rules, config.examples.presidio_pipeline
+    regions = config.examples.phone_regions
+    for region in regions:
+        if not is_known_region(region):
+            raise ConfigInvalid(
+                f"examples.phone_regions: there is no telephone numbering plan of {region}",
+                remedy="Use the code of a country of ISO 3166-1, such as GB, DE or US.",
+            )
     if not patterns and not pipeline:
-        return Redactor()
+        return Redactor(phone_regions=regions)
     # Only a site with detectors of its own loads what runs them.
     from edge_agent.capture.redact.site_detectors import name_detector, site_rules  # noqa: PLC0415
 
-    return Redactor(site_rules(patterns), name_detector(Path(pipeline)) if pipeline else None)
+    return Redactor(site_rules(patterns), name_detector(Path(pipeline)) if pipeline else None, regions)
 
 
 def personal_limits(examples: ExamplesConfig) -> PersonalLimits:

@@ -238,7 +238,7 @@ def allow(ctx: typer.Context, task: TaskArgument, as_json: AsJson = False) -> No
     version = update.candidate.version if update.candidate else ""
     print_done(ctx, "Allowed." if was_held else f"Nobody here had chosen otherwise for '{task}'; nothing changed.")
     state = update.state.lower().replace("_", " ")
-    print_done(ctx, Text(f"{task} {version}: {state}{f': {update.message}' if update.message else ''}."))
+    print_done(ctx, f"{task} {version}: {state}{f': {update.message}' if update.message else ''}.")
 
 
 app.command("allow")(allow)

@@ -281,7 +281,7 @@ def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: b
     else:
         _say("The unit of the daemon accepts connections from this machine only. This lets the network in:", "")
         drop_ins.show_drop_ins(missing)
-        if yes or (sys.stdin.isatty() and typer.confirm("Write this?", default=True, err=True)):
+        if yes or (sys.stdin.isatty() and typer.confirm("Write this?", err=True)):
             drop_ins.write_and_reload(missing, etc)
         else:
             _say("", "Once agent.yaml has the lines above, 'sudo edge-agent drop-ins' writes it.")

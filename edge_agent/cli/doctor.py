@@ -23,6 +23,7 @@ from edge_agent.doctor.all_checks import run_checks, unchecked
 from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
 from edge_agent.doctor.installation import Installation, current_user
 from edge_agent.errors import EdgeAgentError
+from edge_agent.errors.remedy_commands import works_by_sudo
 from edge_agent.formatting import counted
 
 WIDTH_MAX = 100
@@ -81,14 +82,14 @@ def show_rights(console: Console, found: list[Finding], command: str) -> None:
 
 def place_of(site: DaemonTarget) -> Installation:
     """Return the place to examine; an invalid configuration is a finding, and its defaults are examined."""
-    files = config_paths(site.config_path)
+    files, by_sudo = config_paths(site.config_path), works_by_sudo(os.environ, os.geteuid())
     try:
         found = read_files(site.config_path)
-        return Installation(validate_files(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
+        config, overruled = validate_files(found, site.overrides), tuple(found.overruled())
+        return Installation(config, sources=files, overruled=overruled, by_sudo=by_sudo)
     except EdgeAgentError as error:
-        return Installation(
-            load_without_agent_yaml(site.config_path, site.overrides), error.message, error.remedy, files
-        )
+        config = load_without_agent_yaml(site.config_path, site.overrides)
+        return Installation(config, error.message, error.remedy, files, by_sudo=by_sudo)
 
 
 def as_document(found: list[Finding]) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def _block(console: Console, mark: Text, said: str) -> None:
 
 
 def _show_sum(console: Console, found: list[Finding]) -> None:
-    counts = [(verdict, sum(finding.verdict == verdict for finding in found)) for verdict in reversed(VERDICTS[1:])]
+    counts = [(verdict, _count(found, verdict)) for verdict in reversed(VERDICTS[1:])]
     said = [
         Text(f"{count} {_NAMED[verdict]}" if verdict == "unseen" else counted(count, _NAMED[verdict]), _STYLES[verdict])
         for verdict, count in counts
@@ -163,3 +164,10 @@ def _show_sum(console: Console, found: list[Finding]) -> None:
     ]
     well = sum(finding.verdict == "ok" for finding in found)
     console.print(Text(", ").join([*said, Text(f"{well} ok", _STYLES["ok"])]))
+
+
+def _count(found: list[Finding], verdict: Verdict) -> int:
+    """Return how many findings have a verdict; of checks that were not made, how many checks those are."""
+    if verdict != "unseen":
+        return sum(finding.verdict == verdict for finding in found)
+    return len({*unchecked(found), *(finding.check for finding in found if finding.verdict == "unseen")})

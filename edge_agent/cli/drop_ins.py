@@ -25,9 +25,13 @@ Networks = Annotated[
     typer.Option(
         "--allow",
         metavar="NETWORK",
-        help="A network that may reach the TCP listener, as in 192.168.10.0/24; may be given several times. Without it:"
-        " those allowed so far, or else the networks of this machine.",
+        help="Also let this network reach the TCP listener, as in 192.168.10.0/24; may be given several times. Those"
+        " allowed so far stay; where none was chosen, the networks of this machine are let in.",
     ),
+]
+Removed = Annotated[
+    list[str] | None,
+    typer.Option("--remove", metavar="NETWORK", help="No longer let this network in; may be given several times."),
 ]
 
 
@@ -37,7 +41,8 @@ class Command:
 
     The unit of the daemon accepts connections from this machine only: a listener on the network ('tcp_address') needs
     a drop-in with the networks of its clients. The unit of the uplink writes to its own folders only: an object store
-    that is a folder needs a drop-in with that folder. Shows the files, and asks before it writes them.
+    that is a folder needs a drop-in with that folder. Shows each line that is added (+) or taken away (-), and asks
+    before it writes.
 
     Example: [bold]sudo edge-agent drop-ins --allow 192.168.10.0/24[/bold]
     """
@@ -45,6 +50,7 @@ class Command:
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     ctx: typer.Context
     allow: Networks = None
+    remove: Removed = None
     check: Annotated[
         bool, typer.Option("--check", help="Show them, and change nothing; ends with 1 if one is missing.")
     ] = False
@@ -55,7 +61,7 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        needed = needed_drop_ins(target_of(self.ctx).config(), self.etc, self.allow or [])
+        needed = needed_drop_ins(target_of(self.ctx).config(), self.etc, self.allow or [], self.remove or [])
         missing = [each for each in needed if not each.is_in_place()]
         if not missing:
             print_in_place(needed)
@@ -70,7 +76,7 @@ class Command:
         out().print(f"Next: sudo systemctl restart {changed}", soft_wrap=True)
 
 
-def needed_drop_ins(config: Config, etc: Path, allow: Sequence[str]) -> list[UnitDropIn]:
+def needed_drop_ins(config: Config, etc: Path, allow: Sequence[str], remove: Sequence[str] = ()) -> list[UnitDropIn]:
     """Return the drop-ins of a configuration, on this machine.
 
     Raises:
@@ -78,7 +84,7 @@ def needed_drop_ins(config: Config, etc: Path, allow: Sequence[str]) -> list[Uni
     """
     units = etc.absolute() / UNITS
     attached = unit_drop_ins.read_attached_networks()
-    networks = unit_drop_ins.allowed_networks(config, units, allow, attached)
+    networks = unit_drop_ins.allowed_networks(config, units, allow, attached, remove)
     if unit_drop_ins.listens_on_network(config) and not networks:
         said = f"no network of this machine belongs to service.tcp_address ({config.service.tcp_address})"
         remedy = "Name the network of the clients: 'sudo edge-agent drop-ins --allow 192.168.10.0/24'."
@@ -96,11 +102,13 @@ def print_in_place(needed: Sequence[UnitDropIn]) -> None:
 
 
 def show_drop_ins(missing: Sequence[UnitDropIn]) -> None:
-    """Print files that are to be written, or removed."""
+    """Print files that are to be written, or removed, and how they differ from what is there."""
     for each in missing:
         out().print(Text(str(each.path), style="bold"), soft_wrap=True)
-        for line in ["[Service]", *each.settings] if each.content else ["(no longer needed: it is removed)"]:
+        for line in each.changes:
             out().print(f"  {line}", soft_wrap=True, markup=False)
+        if not each.content:
+            out().print("  (no longer needed: the file is removed)")
 
 
 def write_and_reload(missing: Sequence[UnitDropIn], etc: Path) -> None:

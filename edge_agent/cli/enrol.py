@@ -89,7 +89,9 @@ class Command:
         self._warn_of_folders(prepared)
         if prepared.kind == "same":
             out().print(f"This machine is site {found.site} by this file already; nothing was changed.")
-        elif not self.check:
+        elif self.check:
+            _conclude_check(prepared)
+        else:
             self._authenticate(found.site, sha256, sealed)
             self._apply(prepared)
 
@@ -132,7 +134,7 @@ class Command:
         if self.code:
             _require_code(self.code, sha256, site)
         elif not (sealed or self.yes):
-            _ask_to_compare(sha256)
+            _ask_to_compare(sha256, site)
 
     def _apply(self, prepared: PreparedEnrolment) -> None:
         if prepared.kind == "replacement" and self._systemd:
@@ -143,6 +145,17 @@ class Command:
             _start(prepared)
         else:
             out().print("Next: restart the daemon and its uplink; then 'sudo edge-agent identity' shows the site key.")
+
+
+def _conclude_check(prepared: PreparedEnrolment) -> None:
+    """Print what the same command without --check would do."""
+    does = {
+        "renewal": "takes the changes over",
+        "replacement": "makes this machine another site; its data is set aside",
+    }.get(prepared.kind, "makes this machine the site")
+    console = out()
+    console.print(f"The enrolment file of site {prepared.request.kit.site} fits this machine; nothing was changed.")
+    console.print(f"The same command without --check {does}.")
 
 
 def _start(prepared: PreparedEnrolment) -> None:
@@ -168,12 +181,24 @@ def _require_code(given: str, sha256: str, site: str) -> None:
         )
 
 
-def _ask_to_compare(sha256: str) -> None:
+def _ask_to_compare(sha256: str, site: str) -> None:
+    """Ask whether the code is that of the central team; the answer may be the code itself.
+
+    Raises:
+        EnrolmentFileRefused: it is another one.
+        InvalidRequest: there is no terminal to ask on.
+    """
     if not sys.stdin.isatty():
         said = "there is no terminal on which a person can compare the code of the file"
         raise InvalidRequest(said, remedy=f"{_COMPARE} Then: --code CODE.")
     err().print(_COMPARE)
-    if not typer.confirm(f"Is it {enrolment_file.verification_code(sha256)}?", err=True):
+    code = enrolment_file.verification_code(sha256)
+    typed = typer.prompt(f"Is it {code}? Type yes, or the code as it is read out", err=True).strip().lower()
+    if typed in ("y", "yes"):
+        return
+    if typed not in ("n", "no"):
+        _require_code(typed, sha256, site)
+    else:
         raise EnrolmentFileRefused(
             "this is not the file whose code was read out; nothing was changed",
             remedy="Compare the name of the site and the date, too. Then have the central team send the file again.",

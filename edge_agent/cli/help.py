@@ -14,6 +14,7 @@ from rich.text import Text
 from edge_agent.cli.command_group import UsageError
 from edge_agent.cli.output import out
 from edge_agent.doctor.runbook import RunbookEntry, read_entries
+from edge_agent.doctor.update_reasons import UPDATE_REASONS
 from edge_agent.errors import BY_REASON, EdgeAgentError
 
 WIDTH_MAX = 100
@@ -23,7 +24,7 @@ _CODE = re.compile(r"`([^`]+)`")
 
 def run(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A check of doctor, or the reason of an error, such as DISK_FULL.")
+        str, typer.Argument(metavar="NAME", help="A check of doctor, or the reason of an error or of an update.")
     ] = "",
 ) -> None:
     """Explain a finding of doctor, or the reason of an error: where to look, and what to do.
@@ -39,8 +40,10 @@ def run(
         show_entry(out(), entries[name])
     elif name.upper() in BY_REASON:
         show_reason(out(), BY_REASON[name.upper()])
+    elif name.upper() in UPDATE_REASONS:
+        show_update_reason(out(), name.upper())
     else:
-        near = difflib.get_close_matches(name, [*entries, *BY_REASON], 1, 0.5)
+        near = difflib.get_close_matches(name, [*entries, *BY_REASON, *UPDATE_REASONS], 1, 0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UsageError(f"there is no entry '{name}'.{hint} 'edge-agent help' lists the names.")
 
@@ -65,12 +68,22 @@ def show_reason(console: Console, kind: type[EdgeAgentError]) -> None:
     _block(console, "  do    ", kind.remedy_default)
 
 
+def show_update_reason(console: Console, name: str) -> None:
+    """Print what the reason of an update's state means, and what to do."""
+    reason = UPDATE_REASONS[name]
+    console.print(Text(f"{name}: {reason.meaning}", style="bold"))
+    _block(console, "  state ", reason.states)
+    _block(console, "  do    ", reason.remedy)
+
+
 def _show_names(console: Console, entries: dict[str, RunbookEntry]) -> None:
     console.print(Text("Checks of doctor", style="bold"))
     for entry in entries.values():
         _block(console, f"  {entry.name:<20}", entry.title)
     console.print(Text("Reasons of errors", style="bold"))
     _block(console, "  ", ", ".join(sorted(BY_REASON)))
+    console.print(Text("Reasons of an update's state", style="bold"))
+    _block(console, "  ", ", ".join(sorted(UPDATE_REASONS)))
 
 
 def _joined(text: str) -> list[str]:

@@ -18,7 +18,6 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
 
 from edge_agent.cli.command_group import global_options
 from edge_agent.cli.daemon_target import target_of
@@ -43,7 +42,7 @@ _MEDIA_REMEDY = (
     "Insert the drive again and run the same command; nothing is lost, and the bundle that answered before continues to"
     " answer."
 )
-# A task's state after an import, as the end of a sentence that begins with the bundle.
+# A task's state after an import, where another bundle answered before:
 _OUTCOMES = {
     "WAITING": "is not due here yet",
     "STAGED": "has not been switched to yet",
@@ -52,6 +51,11 @@ _OUTCOMES = {
     "FAILED": "failed here, and the previous bundle continues to answer; tell the central team",
     "ROLLED_BACK": "did badly in use, and the site returned to the previous bundle; tell the central team",
     "HELD": "is not used",
+}
+# The same for the first bundle of a task:
+_FIRST_OUTCOMES = {
+    "PROBATION": "answers now, on probation; it is the first version here, so nothing could take its place",
+    "FAILED": "failed here, and nothing answered before it; tell the central team",
 }
 app = typer.Typer(no_args_is_help=True, help="Exchange data with the central team on removable media.")
 MediaPath = Annotated[
@@ -255,6 +259,8 @@ class BundleOutcome:
     installed: bool
     """It is in the store."""
     answers: bool
+    first: bool
+    """No other bundle answered the task before."""
     state: str
     reason: str
     message: str
@@ -274,6 +280,7 @@ def _outcomes(updates: UpdatesStatus, before: Set[str], installed: Set[str]) -> 
             taken=task.candidate.digest in installed - before,
             installed=task.candidate.digest in installed,
             answers=task.active is not None and task.active.digest == task.candidate.digest,
+            first=not any(each and each.digest != task.candidate.digest for each in (task.active, task.previous)),
             state=task.state,
             reason=task.reason,
             message=task.message,
@@ -288,13 +295,19 @@ def _print_outcomes(ctx: typer.Context, updates: UpdatesStatus | None, outcomes:
         return
     for each in outcomes:
         taken = "taken" if each.taken else "already here" if each.installed else "not taken"
-        said = "" if _blocker(each) else f" {_OUTCOMES.get(each.state, each.state.lower())}"
+        said = "" if _blocker(each) else f" {_described(each)}"
         if each.state == "WAITING" and not each.installed and said:
             said += "; import the drive again when it is"
         why = f": {each.message}" if each.message else ""
-        print_done(ctx, Text(f"{taken}: {each.task} {each.version}{said}{why}"))
+        print_done(ctx, f"{taken}: {each.task} {each.version}{said}{why}")
     if not outcomes:
         print_done(ctx, f"Plan {updates.plan_version} is on the drive; it names nothing new for this site.")
+
+
+def _described(outcome: BundleOutcome) -> str:
+    """Return what became of a bundle, as the end of a sentence that begins with it."""
+    said = {**_OUTCOMES, **(_FIRST_OUTCOMES if outcome.first else {})}
+    return said.get(outcome.state, outcome.state.lower())
 
 
 def _end_with_outcome(outcomes: list[BundleOutcome], *, why: bool) -> None:

@@ -50,7 +50,10 @@ def print_done(ctx: typer.Context, *lines: str | Text) -> None:
     """Print what a command has done; nothing with --quiet."""
     if not global_options(ctx).quiet:
         for line in lines:
-            out().print(line, soft_wrap=True)
+            if isinstance(line, Text):
+                out().print(line, soft_wrap=True)
+            else:
+                terminal.print_wrapped(out(), line, Text())
 
 
 def progress(ctx: typer.Context, text: str) -> AbstractContextManager[object]:

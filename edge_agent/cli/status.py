@@ -25,6 +25,7 @@ from edge_agent.cli.output import (
     print_trimmed,
     table,
 )
+from edge_agent.cli.terminal import advice
 from edge_agent.client import (
     ExamplesStatus,
     FieldAlarm,
@@ -48,6 +49,9 @@ FollowOption = Annotated[
 ]
 
 
+CountOption = Annotated[
+    int, typer.Option("--count", metavar="N", min=0, help="With --follow: end after so many looks; 0 = go on.")
+]
 CodeOption = Annotated[
     bool, typer.Option("--code", help="The state as groups of characters, to be read out: 'edge-convert sites decode'.")
 ]
@@ -58,6 +62,7 @@ def run(
     ctx: typer.Context,
     as_json: AsJson = False,
     following: FollowOption = False,
+    count: CountOption = 0,
     as_code: CodeOption = False,
     as_qr: QrOption = False,
 ) -> None:
@@ -71,8 +76,10 @@ def run(
     if following:
         from edge_agent.cli.watch import WatchPlan, watch  # noqa: PLC0415
 
-        watch(target_of(ctx), WatchPlan(as_json=as_json))
+        watch(target_of(ctx), WatchPlan(count=count, as_json=as_json))
         return
+    if count:
+        raise typer.BadParameter("it is the number of looks of --follow", param_hint="--count")
     with target_of(ctx).admin() as admin:
         status = admin.status()
     now = datetime.now(UTC)
@@ -103,7 +110,7 @@ def show(console: Console, status: Status, now: datetime) -> None:
         console.print()
         _show_tasks(console, status)
     else:
-        console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
+        print_trimmed(console, advice("No tasks yet: 'edge-agent install PATH' installs a bundle."))
     _show_alarms(console, status.alarms, now)
     if status.updates and any(task.candidate for task in status.updates.tasks):
         console.print()
@@ -118,9 +125,9 @@ def show(console: Console, status: Status, now: datetime) -> None:
         print_trimmed(console, _redaction(status.redaction))
     _show_ways_out(console, status, now)
     if status.updates and status.updates.problem:
-        print_trimmed(console, Text.assemble(("updates: ", "yellow"), status.updates.problem))
+        print_trimmed(console, Text.assemble(("updates: ", "yellow"), advice(status.updates.problem)))
     for warning in status.warnings:
-        print_trimmed(console, Text.assemble(("warning: ", "yellow"), warning))
+        print_trimmed(console, Text.assemble(("warning: ", "yellow"), advice(warning)))
 
 
 def _show_ways_out(console: Console, status: Status, now: datetime) -> None:
@@ -186,7 +193,7 @@ def _show_alarm(console: Console, alarm: FieldAlarm, now: datetime) -> None:
             f" It put the task into shadow, as the plan allows; 'edge-agent mode {alarm.task} {AS_PLANNED}' takes that"
             " back."
         )
-    print_trimmed(console, said.append(f" {alarm.remedy}"))
+    print_trimmed(console, said.append(advice(f" {alarm.remedy}")))
 
 
 def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> None:
@@ -292,7 +299,7 @@ def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
         print_trimmed(console, f"updates from {uplink.downloads.repository}: {state}; waiting to come down: {waiting}")
     for problem in uplink.problems:
         about = f" ({problem.about})" if problem.about else ""
-        said_of_it = f"{problem.message}{about}. {problem.remedy}"
+        said_of_it = advice(f"{problem.message}{about}. {problem.remedy}")
         print_trimmed(console, Text.assemble(("uplink: ", "red"), said_of_it))
 
 

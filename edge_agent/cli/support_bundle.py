@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import time
@@ -21,6 +22,7 @@ from edge_agent.doctor.all_checks import evaluate
 from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.durable.atomic_files import create
 from edge_agent.errors import ConfigInvalid, MediaFailed
+from edge_agent.errors.remedy_commands import works_by_sudo
 from edge_agent.formatting import format_bytes
 from edge_agent.support_bundle.support_archive import (
     ARCHIVE_MODE,
@@ -58,11 +60,18 @@ def run(ctx: typer.Context, output: Output = None, yes: YesOption = False, only_
     confirm(f"Write {path} ({format_bytes(len(content))})?", "The list above is what the file holds.", yes=yes)
     try:
         create(path, content, ARCHIVE_MODE)
+        _give_to_person(path)
     except OSError as error:
         raise MediaFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
         ) from None
     print_done(ctx, f"{path.absolute()} ({format_bytes(len(content))}); only you can read it. Send it to support.")
+
+
+def _give_to_person(path: Path) -> None:
+    """Make the person who works through sudo the owner: it is for them to send."""
+    if works_by_sudo(os.environ, os.geteuid()):
+        os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
 
 
 def _files(site: DaemonTarget) -> ConfigFiles | None:

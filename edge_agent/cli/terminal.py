@@ -7,7 +7,10 @@ exactly, by `write_exactly`.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.errors.printable import OBEYED, escaped, one_line, printable, printable_lines
+from edge_agent.errors.remedy_commands import with_sudo, works_by_sudo
+
+_QUOTED = re.compile(r"(?<!\w)'[^'\n]+'")
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 class Terminal(Console):
@@ -67,11 +74,39 @@ def errors() -> Terminal:
 def report(message: str, remedy: str, details: Iterable[str] = ()) -> None:
     """Print an error, what belongs to it line by line, and what to do about it."""
     terminal = errors()
-    terminal.print(Text.assemble(("error: ", "bold red"), one_line(message)))
+    print_wrapped(terminal, one_line(message), Text("error: ", style="bold red"))
     for line in details:
-        terminal.print(Text(f"  {line}"))
+        print_wrapped(terminal, printable(line), Text("  "))
     if remedy:
-        terminal.print(Text.assemble(("  what to do: ", "bold"), one_line(remedy)))
+        print_wrapped(terminal, one_line(advice(remedy)), Text("  what to do: ", style="bold"))
+
+
+def advice(text: str) -> str:
+    """Return a sentence with the commands that this user has to run: through sudo, if this one runs so."""
+    return with_sudo(text) if works_by_sudo(os.environ, os.geteuid()) else text
+
+
+def print_wrapped(console: Console, text: str, head: Text) -> None:
+    """Print a sentence after its head: on a terminal in lines of whole words and whole quoted commands.
+
+    Elsewhere it is one line, for those who search a log.
+    """
+    lines = wrapped(text, console.width, head.cell_len) if console.is_terminal else [text]
+    for number, line in enumerate(lines or [""]):
+        start = head if number == 0 else Text("  ")
+        console.print(Text.assemble(start, line), soft_wrap=True)
+
+
+def wrapped(text: str, width: int, head_cells: int = 0) -> list[str]:
+    """Break a sentence at its blanks; a quoted command stays whole where a line has room for it."""
+    kept = _QUOTED.sub(lambda found: found[0].replace(" ", _NO_BREAK) if len(found[0]) < width else found[0], text)
+    filler = "x" * head_cells
+    lines = textwrap.wrap(
+        f"{filler}{kept}", max(20, width), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return [
+        line.removeprefix(filler if number == 0 else "  ").replace(_NO_BREAK, " ") for number, line in enumerate(lines)
+    ]
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -125,7 +125,7 @@ class _DaemonWatch:
         try:
             status = self._admin.status(timeout_seconds=STATUS_SECONDS_MAX)
         except CallFailed as error:
-            self._history.fail(error.message, time.monotonic())
+            self._history.fail(error.message, time.monotonic(), error.remedy)
         else:
             self._history.add(status, time.monotonic())
 

@@ -89,6 +89,8 @@ class WatchSnapshot:
     """Of the window that the rates are over."""
     problem: str = ""
     """Why the daemon does not answer; empty = it does."""
+    remedy: str = ""
+    """What a person can do about it."""
     silent_seconds: float = 0.0
     """For how long it has not."""
     curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
@@ -108,7 +110,7 @@ class WatchHistory:
         self._looks: deque[tuple[float, Status]] = deque()
         self._curves: dict[str, AnswerCurve] = {}
         self._seen: dict[tuple[str, str], tuple[int, float | None]] = {}
-        self._problem, self._silent_since = "", 0.0
+        self._problem, self._remedy, self._silent_since = "", "", 0.0
         self._restarts = 0
 
     def add(self, status: Status, now: float) -> None:
@@ -127,11 +129,11 @@ class WatchHistory:
         self._note_answers(status, now)
         self._note_refusals(status, now, first=first)
 
-    def fail(self, problem: str, now: float) -> None:
-        """Note that the daemon did not answer."""
+    def fail(self, problem: str, now: float, remedy: str = "") -> None:
+        """Note that the daemon did not answer, and what a person can do about it."""
         if not self._problem:
             self._silent_since = now
-        self._problem = problem
+        self._problem, self._remedy = problem, remedy
 
     @property
     def seconds(self) -> float:
@@ -156,6 +158,7 @@ class WatchHistory:
             rates=self.rates(),
             seconds=self.seconds,
             problem=self._problem,
+            remedy=self._remedy if self._problem else "",
             silent_seconds=now - self._silent_since if self._problem else 0.0,
             curves={name: curve.cells(now) for name, curve in self._curves.items()},
             refusals=self._refusals(now),

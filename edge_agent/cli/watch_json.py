@@ -23,6 +23,7 @@ def watch_document(look: WatchSnapshot, now: datetime) -> dict[str, Any]:
         "at": now.isoformat(timespec="milliseconds"),
         "answers": not look.problem,
         "problem": look.problem,
+        "remedy": look.remedy,
         "silent_seconds": round(look.silent_seconds, 3),
         "restarts": look.restarts,
         "window_seconds": round(look.seconds, 3),

@@ -19,7 +19,7 @@ from edge_agent.cli.output import (
     large_model_state,
     table,
 )
-from edge_agent.cli.terminal import EscapedTable
+from edge_agent.cli.terminal import EscapedTable, advice
 from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, WatchSnapshot
 from edge_agent.client import (
     Engine,
@@ -257,6 +257,8 @@ class _Frame:
 def _silence(look: WatchSnapshot) -> Iterator[Text]:
     if look.problem:
         yield Text.assemble(("no answer  ", "bold red"), look.problem)
+        if look.remedy:
+            yield Text.assemble(("what to do ", "bold"), advice(look.remedy))
         since = f"for {duration(look.silent_seconds)}; " if look.status else ""
         below = "; the figures below are from before" if look.status else ""
         yield Text(f"{since}asked again every time{below}", "dim")

@@ -267,6 +267,11 @@ class ExamplesConfig(ConfigSection):
     presidio_pipeline: str = Field(
         default="", description="Directory of a spaCy pipeline that finds names; needs the extra 'presidio'."
     )
+    phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = Field(
+        default=(),
+        max_length=5,
+        description="Regions of telephone numbers without a prefix that redaction finds, as codes of ISO 3166-1: [ES].",
+    )
     window_seconds: float = Field(
         default=86_400,
         gt=0,

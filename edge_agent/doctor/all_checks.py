@@ -23,7 +23,8 @@ from edge_agent.doctor import (
     uplink_checks,
 )
 from edge_agent.doctor.findings import Check, Finding, ProbeFailure
-from edge_agent.doctor.installation import MEDIA_FOLDER, Installation
+from edge_agent.doctor.installation import Installation
+from edge_agent.doctor.local_commands import LocalMachine, command_here
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, query_daemon
 
 MODULES = (
@@ -66,9 +67,22 @@ def _run_group(group: CheckGroup, context: ProbeContext) -> Iterator[Finding]:
     if isinstance(facts, ProbeFailure):
         yield group.checks[0].unseen(facts)
         return
-    drive = context.installation.media_folder
+    machine = _local_machine(context)
     for finding in group.judge(facts):
-        yield replace(finding, command=finding.command.replace(MEDIA_FOLDER, drive))
+        yield replace(finding, command=command_here(finding.command, machine))
+
+
+def _local_machine(context: ProbeContext) -> LocalMachine:
+    daemon, installation = context.daemon, context.installation
+    return LocalMachine(
+        managed=daemon.managed,
+        start=daemon.start,
+        restart=daemon.restart,
+        stop=daemon.stop,
+        drive=installation.media_folder,
+        by_sudo=installation.by_sudo,
+        has_program=installation.has_program,
+    )
 
 
 def unchecked(found: Iterable[Finding]) -> list[str]:

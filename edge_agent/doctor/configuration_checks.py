@@ -45,6 +45,11 @@ class FileReader:
         return self.user is None or can_reach(self.user, self.above, self.file, READ)
 
     @property
+    def folder(self) -> str:
+        """The folder that holds the file."""
+        return self.file.path.rpartition("/")[0]
+
+    @property
     def name(self) -> str:
         """The user's name."""
         return self.user.name if self.user else ""
@@ -134,8 +139,8 @@ _READABLE: tuple[FindingRule[FileReader], ...] = (
         "fault",
         lambda f: not f.can_read,
         "{f.name} may not read {f.file.path} ({f.file.shown})",
-        "Give this user access to the file.",
-        "sudo chgrp {f.name} {f.file.path} && sudo chmod 640 {f.file.path}",
+        "Let every user read it: both daemons have to, and it holds no secrets.",
+        "sudo chmod a+rx {f.folder} && sudo chmod a+r {f.file.path}",
     ),
     FindingRule("ok", otherwise, "{f.name} may read {f.file.path}"),
 )

@@ -19,7 +19,7 @@ from edge_agent.doctor.findings import (
     otherwise,
 )
 from edge_agent.doctor.probe_context import CheckGroup, DaemonFacts
-from edge_agent.formatting import format_bytes, format_duration
+from edge_agent.formatting import counted, format_bytes, format_duration
 
 DAEMON = Check("daemon", "daemon")
 VERSION = Check("daemon-version", "daemon")
@@ -40,6 +40,8 @@ DEMOTED = Check("field-demoted", "daemon")
 
 _LOG = "sudo journalctl -u edge-agent -b | tail -100"
 _RISK_ALARMS = ("errors", "opinions")
+RESTARTS_SECONDS = 86_400.0
+"""Fewer restarts of an engine than one in this time are something to know, and no warning."""
 # Kinds of the daemon's warnings that checks of this or another subject judge by what else the daemon reports.
 _JUDGED_ELSEWHERE = (
     *("UNSIGNED", "ENGINE", "CONFINEMENT", "DEVICE", "REVOKED", "TASK_SILENT", "CONFIDENCE", "COMPONENT"),
@@ -223,10 +225,14 @@ def _judge_engine(view: _EngineView) -> Iterator[Finding]:
     yield from first_match(ENGINE, _ENGINE, view, about=about)
     yield from first_match(DEVICE, _DEVICE, view, about=about)
     if engine.restarts:
+        seen = f"was restarted {counted(engine.restarts, 'time')} since the daemon started"
         remedy = (
             "The daemon refuses an input that killed an engine for a while. If the number grows, send a support bundle."
         )
-        yield ENGINE_RESTARTS.warning(f"was restarted {engine.restarts} times", remedy, _LOG, about=about)
+        if engine.restarts * RESTARTS_SECONDS > view.daemon.up_seconds:
+            yield ENGINE_RESTARTS.warning(seen, remedy, _LOG, about=about)
+        else:
+            yield ENGINE_RESTARTS.note(seen, remedy, _LOG, about=about)
     yield from _judge_confinement(engine)
 
 
@@ -245,8 +251,7 @@ def _judge_confinement(engine: Engine) -> Iterator[Finding]:
 def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
     silent = {warning.about: warning.message for warning in status.warning_details if warning.kind == "TASK_SILENT"}
     if not status.tasks and not silent:
-        remedy = "Import an update from a USB drive, or install a bundle."
-        yield TASKS.warning("nothing is installed", remedy, "sudo edge-agent media import /media/usb")
+        yield TASKS.warning("nothing is installed", *_how_to_begin(facts))
     for task in status.tasks:
         if task.ready:
             yield TASKS.ok(f"{task.bundle.version} answers", about=task.name)
@@ -261,6 +266,14 @@ def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
         if name not in named:
             remedy = "Roll it back, or install its bundle again."
             yield TASKS.fault(message, remedy, f"edge-agent rollback {name}", about=name)
+
+
+def _how_to_begin(facts: DaemonFacts) -> tuple[str, str]:
+    """Return how the first bundle comes to this machine, as a sentence and as a command."""
+    if facts.takes_updates:
+        return "Import an update from a USB drive.", "sudo edge-agent media import /media/usb"
+    remedy = "Enrol this machine with the file that the central team made for it, or install a bundle."
+    return remedy, "sudo edge-agent enrol FILE; sudo edge-agent install BUNDLE"
 
 
 def _movement(task: Task, status: Status, facts: DaemonFacts) -> str:

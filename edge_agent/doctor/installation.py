@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import pwd
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -86,6 +87,12 @@ def run_command(command: Sequence[str], seconds: float = COMMAND_SECONDS_MAX) ->
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
+def has_program(name: str) -> bool:
+    """Tell whether a program of the system is installed."""
+    folders = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return shutil.which(name, path=folders) is not None
+
+
 def find_user(name: str) -> SystemUser | None:
     """Look up a user; None when there is no user of that name."""
     try:
@@ -115,6 +122,9 @@ class Installation:
     root: Path = Path("/")
     run: Callable[[Sequence[str]], str | None] = run_command
     find_user: Callable[[str], SystemUser | None] = find_user
+    has_program: Callable[[str], bool] = has_program
+    by_sudo: bool = False
+    """The user works through sudo."""
 
     def at(self, path: str) -> Path:
         """Return a path of the system below `root`."""
@@ -127,7 +137,8 @@ class Installation:
             mounts = [line.split() for line in read_text(self.at("proc/self/mounts")).splitlines()]
         except OSError:
             return MEDIA_FOLDER
-        folders = {words[1] for words in mounts if len(words) > 1 and words[1].startswith(_MEDIA_ROOTS)}
+        found = [words for words in mounts if len(words) > 1 and words[0].startswith("/dev/")]
+        folders = {words[1] for words in found if words[1].startswith(_MEDIA_ROOTS)}
         is_plain = len(folders) == 1 and not any(set(folder) & set("\\ '\"$;&|") for folder in folders)
         return folders.pop() if is_plain else MEDIA_FOLDER
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
+from edge_agent.doctor.uplink_checks import network_command
 
 LARGE_MODEL = Check("large-model", "uplink")
 KEY = Check("large-model-key", "uplink")
@@ -26,6 +27,7 @@ class LargeModelFacts:
     """What the daemon reports of it."""
 
     model: str
+    url: str = ""
     online: bool = False
     affordable: bool = True
     reason: str = ""
@@ -40,6 +42,11 @@ class LargeModelFacts:
     def silent(self) -> bool:
         """The uplink does not answer on its socket."""
         return self.reason == "UPLINK_SILENT"
+
+    @property
+    def network(self) -> str:
+        """The commands that show whether its host can be reached."""
+        return network_command(self.url)
 
     @property
     def task_list(self) -> str:
@@ -77,7 +84,7 @@ _LARGE_MODEL: tuple[FindingRule[LargeModelFacts], ...] = (
         lambda f: not f.online,
         "{f.model} is offline: {f.problem}",
         "Local models answer meanwhile, and the uplink retries automatically. Check the network, 'url' and 'model'.",
-        f"{_LOG}; resolvectl status",
+        f"{_LOG}; {{f.network}}",
     ),
     FindingRule("note", lambda f: f.problem, "{f.model}: {f.problem}", "The uplink retries automatically.", _LOG),
     FindingRule("ok", otherwise, "{f.model} answers, usually within {f.usual_ms:.0f} ms; for {f.task_list}"),
@@ -131,6 +138,7 @@ def probe_large_model(context: ProbeContext) -> LargeModelFacts | ProbeFailure |
     reported = context.status.large_model
     return LargeModelFacts(
         model=reported.model,
+        url=context.installation.config.escalation.url,
         online=reported.online,
         affordable=reported.affordable,
         reason=reported.problem_reason,

@@ -50,8 +50,13 @@ def start_command(managed: bool, verb: str = "start", pid: int = 0) -> str:
     """
     if managed:
         return f"sudo systemctl {verb} edge-agent"
-    ended = f"sudo kill {pid}; tail --pid={pid} -f /dev/null; " if verb == "restart" and pid > 0 else ""
+    ended = f"{end_command(pid)}; " if verb == "restart" and pid > 0 else ""
     return f"{ended}edge-agent serve"
+
+
+def end_command(pid: int) -> str:
+    """Return the command that ends a process and waits for its end."""
+    return f"sudo kill {pid}; tail --pid={pid} -f /dev/null"
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ class DaemonFacts:
     phase: UnitPhase = NO_PHASE
     drain_seconds_max: float = 0.0
     """Longest time that a drain takes before the daemon ends."""
+    takes_updates: bool = True
+    """agent.yaml names a root of trust, which enrolment brings."""
 
     @property
     def is_young(self) -> bool:
@@ -125,6 +132,11 @@ class DaemonFacts:
     def restart(self) -> str:
         """The command that starts the daemon again."""
         return start_command(self.managed, "restart", self.pid)
+
+    @property
+    def stop(self) -> str:
+        """The command that ends the daemon where systemd does not run it; empty when it does not run."""
+        return end_command(self.pid) if self.pid > 0 else ""
 
     @property
     def restart_killed(self) -> str:
@@ -178,7 +190,10 @@ def query_daemon(installation: Installation) -> ProbeContext:
     phase = unit_phase(installation, "edge-agent.service") if managed else _phase_by_lock(config.state_dir, pid)
     state, started = _process(pid if pid > 0 else phase.pid)
     daemon = replace(
-        _status(config.admin_socket, pid, state, managed), phase=phase, drain_seconds_max=config.service.drain_seconds
+        _status(config.admin_socket, pid, state, managed),
+        phase=phase,
+        drain_seconds_max=config.service.drain_seconds,
+        takes_updates=bool(config.update.root_file),
     )
     user = _daemon_user(installation, uid)
     return ProbeContext(installation, daemon, started, user, read_stored_state(config.state_dir / "state.db"))

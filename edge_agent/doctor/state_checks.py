@@ -215,32 +215,42 @@ class ExchangeFolder:
         return next((f"{user.name} may not {_RIGHTS[bits]}" for user, bits in lacking), "")
 
     @property
+    def owner(self) -> str:
+        """The user who has to write to it."""
+        return next((user.name for user, bits in self.needs if bits & WRITE), DAEMON_USER)
+
+    @property
     def repair(self) -> str:
-        """The command that sets its group and mode."""
-        return f"sudo chgrp {self.group} {self.folder.path} && sudo chmod {self.mode:o} {self.folder.path}"
+        """The command that sets its owner, group and mode."""
+        path = self.folder.path
+        return f"sudo chown {self.owner}:{self.group} {path} && sudo chmod {self.mode:o} {path}"
+
+    @property
+    def creation(self) -> str:
+        """The command that makes it."""
+        return f"sudo install -d -m {self.mode:o} -o {self.owner} -g {self.group} {self.folder.path}"
 
 
-_REMAKE = "sudo systemd-tmpfiles --create"
 _EXCHANGE: tuple[FindingRule[ExchangeFolder], ...] = (
     FindingRule(
         "fault",
         lambda f: not f.folder.kind,
         "{f.folder.path} ({f.what}) does not exist",
         "Create it with its owner and mode.",
-        _REMAKE,
+        "{f.creation}",
     ),
     FindingRule(
         "fault",
         lambda f: f.folder.kind != "folder",
         "{f.folder.path} is not a folder",
         "Move the file away, and create the folder.",
-        _REMAKE,
+        "sudo mv {f.folder.path} {f.folder.path}.away; {f.creation}",
     ),
     FindingRule(
         "fault",
         lambda f: f.barred,
         "{f.barred} {f.folder.path} ({f.folder.shown})",
-        "Set its group and mode.",
+        "Set its owner, group and mode.",
         "{f.repair}",
     ),
     FindingRule(

@@ -24,7 +24,8 @@ WARNED_SECONDS = 3 * 86_400.0
 STUCK_SECONDS = 6 * 3600.0
 DAY_SECONDS = 86_400.0
 _SHOW = "edge-agent status"
-_REPORT = "Tell the central team. The previous version keeps answering until the plan names another one."
+_REPORT = "Tell the central team."
+_BACK = "The previous version answers again until the plan names another one."
 _REPORT_COMMAND = "sudo edge-agent support-bundle"
 _NEEDS_SPACE = ("DISK_FULL",)
 _NEEDS_DRIVE = (
@@ -148,6 +149,13 @@ class _TaskView:
         return self.update.candidate.version if self.update.candidate else ""
 
     @property
+    def answering(self) -> str:
+        """What answers while the new version does not, as a sentence."""
+        if self.update.active is None:
+            return "Nothing answers the task: no other version has answered before."
+        return "The previous version keeps answering until the plan names another one."
+
+    @property
     def age(self) -> float:
         return self.now - self.update.since.timestamp() if self.update.since else 0.0
 
@@ -164,10 +172,8 @@ def _is(state: str, *reasons: str) -> Callable[[_TaskView], bool]:
 
 
 _UPDATE: tuple[FindingRule[_TaskView], ...] = (
-    FindingRule("fault", _is("FAILED"), "{f.progress}", _REPORT, _REPORT_COMMAND),
-    FindingRule(
-        "fault", _is("ROLLED_BACK"), "{f.progress}", "The previous version answers again. " + _REPORT, _REPORT_COMMAND
-    ),
+    FindingRule("fault", _is("FAILED"), "{f.progress}", f"{_REPORT} {{f.answering}}", _REPORT_COMMAND),
+    FindingRule("fault", _is("ROLLED_BACK"), "{f.progress}", f"{_BACK} {_REPORT}", _REPORT_COMMAND),
     FindingRule(
         "note",
         _is("HELD"),
@@ -187,7 +193,7 @@ _UPDATE: tuple[FindingRule[_TaskView], ...] = (
         lambda f: f.update.state == "WAITING" and f.update.reason in _NEEDS_DRIVE,
         "{f.progress}",
         "Insert the USB drive again and import it. The version that answered before continues to answer.",
-        "sudo edge-agent media import /media/stick",
+        "sudo edge-agent media import /media/usb",
     ),
     FindingRule("ok", _is("STAGED", "WINDOW_CLOSED", "STOPPING", ""), "{f.progress}"),
     FindingRule(
@@ -274,7 +280,7 @@ def probe_updates(context: ProbeContext) -> UpdatesFacts | ProbeFailure:
 def _from_journal(row: UpdateProgress) -> TaskUpdate:
     return TaskUpdate(
         task=row.task,
-        active=None,
+        active=BundleRef(row.task, "", row.incumbent) if row.incumbent else None,
         previous=None,
         candidate=BundleRef(row.task, row.version, row.candidate),
         state=row.state.upper(),

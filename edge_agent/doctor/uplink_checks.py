@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from edge_agent.client import UplinkStatus
 from edge_agent.config.addresses import store_folder
@@ -106,7 +107,7 @@ def _judge_link(facts: UplinkFacts) -> Finding:
     folder = facts.upstream if facts.upstream.startswith("/") else ""
     if facts.is_short:
         remedy = "The uplink retries automatically; no example is lost meanwhile."
-        command = f"findmnt -T {shlex.quote(folder)}" if folder else "ping -c3 1.1.1.1; resolvectl status"
+        command = f"findmnt -T {shlex.quote(folder)}" if folder else network_command(facts.upstream)
         return LINK.note(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
     export = "sudo edge-agent media export /media/usb"
     if folder:
@@ -114,8 +115,14 @@ def _judge_link(facts: UplinkFacts) -> Finding:
         command = f"findmnt -T {shlex.quote(folder)}; {export}"
     else:
         remedy = "Check cable, router and firewall, or export to a USB drive."
-        command = f"ip -brief address; ping -c3 1.1.1.1; {export}"
+        command = f"{network_command(facts.upstream)}; {export}"
     return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
+
+
+def network_command(url: str) -> str:
+    """Return the commands that show whether this machine has an address, and finds the host of a URL."""
+    host = urlsplit(url).hostname if url.startswith(("http://", "https://")) else None
+    return f"ip -brief address; getent hosts {shlex.quote(host)}" if host else "ip -brief address; ip route"
 
 
 def _judge_problem(problem: ReportedProblem, folders: tuple[str, ...]) -> Finding:

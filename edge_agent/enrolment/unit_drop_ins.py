@@ -48,7 +48,14 @@ class UnitDropIn:
     @property
     def settings(self) -> list[str]:
         """The lines without comments and section."""
-        return [line for line in self.content.splitlines() if "=" in line and not line.startswith("#")]
+        return _settings(self.content)
+
+    @property
+    def changes(self) -> list[str]:
+        """The lines that are taken away, marked '-', then those that the file is to hold, new ones marked '+'."""
+        before = _settings(_text(self.path))
+        gone = [f"- {line}" for line in before if line not in self.settings]
+        return gone + [f"{' ' if line in before else '+'} {line}" for line in self.settings]
 
     def is_in_place(self) -> bool:
         """Tell whether the file is as it should be."""
@@ -92,19 +99,36 @@ def _written_folders(config: Config) -> list[Path]:
     return [folder] if folder else []
 
 
-def allowed_networks(config: Config, units: Path, given: Iterable[str], attached: Sequence[str]) -> list[str]:
+def allowed_networks(
+    config: Config, units: Path, added: Iterable[str], attached: Sequence[str], removed: Iterable[str] = ()
+) -> list[str]:
     """Return the networks that may reach the listener.
 
-    They are those that are given; else those of the drop-in that exists; else those that this machine is attached to,
-    as far as the listener's address is in them.
+    They are those of the drop-in that exists and those that are added, without those that are removed. Where neither
+    names one, they are those that this machine is attached to, as far as the listener's address is in them.
 
     Raises:
-        ConfigInvalid: one of those given is not a network.
+        ConfigInvalid: an added or removed one is not a network, or a removed one is not allowed or the last one.
     """
     if not listens_on_network(config):
         return []
-    chosen = [_network(each) for each in given] or _present(units / _LISTENER)
-    return list(dict.fromkeys(chosen or _listened(_host(config.service.tcp_address), attached)))
+    chosen = list(dict.fromkeys([*_present(units / _LISTENER), *map(_network, added)]))
+    chosen = chosen or list(dict.fromkeys(_listened(_host(config.service.tcp_address), attached)))
+    return _without(chosen, [_network(each) for each in removed])
+
+
+def _without(chosen: Sequence[str], removed: Sequence[str]) -> list[str]:
+    """Take networks away. Raises ConfigInvalid: one is not there, or none would be left."""
+    there = ", ".join(chosen)
+    for each in removed:
+        if each not in chosen:
+            raise ConfigInvalid(f"{each} is not among the allowed networks", remedy=f"Those are {there or 'none'}.")
+    left = [each for each in chosen if each not in removed]
+    if removed and not left:
+        said = f"without {there} no other machine could reach the TCP listener"
+        remedy = "Name the network that may: '--allow NETWORK'. To close the listener, remove 'tcp_address' from"
+        raise ConfigInvalid(said, remedy=f"{remedy} agent.yaml.")
+    return left
 
 
 def attached_networks(route: str, if_inet6: str) -> list[str]:
@@ -163,6 +187,10 @@ def _network(given: str) -> str:
         raise ConfigInvalid(
             said, remedy="Write it as in 192.168.10.0/24; 'ip -brief address' shows those here."
         ) from None
+
+
+def _settings(content: str) -> list[str]:
+    return [line for line in content.splitlines() if "=" in line and not line.startswith("#")]
 
 
 def _present(path: Path) -> list[str]:

@@ -41,8 +41,8 @@ def classify_enrolment(
     if stranger:
         raise EnrolmentFileRefused(
             f"{stranger}; nothing was changed",
-            remedy="Use this machine's own enrolment file. To make it another site, add --replace: docs/enrolment.md,"
-            " 'Move a machine to another site or fleet'.",
+            remedy="Use this machine's own enrolment file. To make it another site, add --replace: the data of this one"
+            " is set aside ('edge-agent help enrolment').",
         )
     if parse_timestamp(kit.issued_at) < parse_timestamp(known.issued_at):
         said = f"the enrolment file of {kit.issued_at[:16]} is older than the one in use, of {known.issued_at[:16]}"

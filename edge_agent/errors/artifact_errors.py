@@ -138,8 +138,8 @@ class EnrolmentFileRefused(ExchangeError):
 
     reason = "KIT_REFUSED"
     remedy_default = (
-        "Do what the message says: take this machine's own file, have a new one made, or correct the clock; see "
-        "docs/enrolment.md."
+        "Do what the message says: take this machine's own file, have a new one made, or correct the clock; "
+        "'edge-agent help enrolment' has more."
     )
 
 

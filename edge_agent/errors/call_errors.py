@@ -192,8 +192,8 @@ class UpstreamUnreachable(CapacityError):
 
     reason = "UPSTREAM_UNREACHABLE"
     remedy_default = (
-        "Check the network, and 'url', 'updates_url' and their options under 'uplink' in agent.yaml. The uplink "
-        "retries automatically."
+        "Check the network, and the addresses: 'edge-agent config show' has those of the enrolment file and of "
+        "agent.yaml, under 'uplink' and 'escalation'. The uplink retries automatically."
     )
 
 

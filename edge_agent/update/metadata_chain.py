@@ -32,6 +32,7 @@ from tuf.api.exceptions import (
     RepositoryError,
 )
 from tuf.api.metadata import Metadata, Root, TargetFile
+from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from edge_agent.durable.atomic_files import disk_errors
@@ -201,6 +202,8 @@ def _explained(error: Exception, source: RepositoryFolder, files: Mapping[str, b
         return UpdateExpired(f"the update in {source.path} is no longer valid: {error}{_until(error, files)}")
     if isinstance(error, DownloadHTTPError):
         return UpdateIncomplete(f"{error} in {source.path}")
+    if isinstance(error, DeserializationError):
+        return UpdateIncomplete(f"{METADATA}/{last} in {source.path} is damaged: it is cut short, or not metadata")
     if isinstance(error, LengthOrHashMismatchError):
         said = f"files in {source.path} do not belong together, or one is damaged: {METADATA}/{last}, or {FILE_NAME}"
         return UpdateIncomplete(said)

@@ -73,6 +73,8 @@ class RepositoryTrust:
         self._incoming, self._mirrored = config.incoming, bool(config.uplink.updates_url)
         self._scratch, self._kept = config.state_dir / "trust" / "tuf", config.state_dir / "trust" / "kept"
         self._records, self._now = records, now
+        self._mirror_mark = config.state_dir / "trust" / "mirrored"
+        """A file that is there since a repository in `incoming/` was accepted for the first time."""
         self._roots = RootChain(Path(config.update.root_file), records)
         self._last: dict[_CacheKey, _CachedVerification] = {}
         """What was verified last; at most one."""
@@ -95,14 +97,21 @@ class RepositoryTrust:
             return self._believe(RepositoryFolder(source, is_media=True))
         self.problem = None
         try:
-            return self._believe(RepositoryFolder(source))
+            verified = self._believe(RepositoryFolder(source))
+            self._mark_mirrored()
+            return verified
         except UpdateError as error:
             self.problem = error
             return self._stand_in(error)
 
     def _stand_in(self, problem: UpdateError) -> VerifiedRepository:
-        """Return what was believed last. Where no mirror is, an empty `incoming/` is nothing to speak of."""
-        empty = not self._mirrored and RepositoryFolder(self._incoming).size(METADATA, TIMESTAMP) < 0
+        """Return what was believed last.
+
+        Where no mirror is, or the uplink has never mirrored anything, an empty `incoming/` is no problem of updates
+        that came on a drive. A mirror that was accepted once and is empty now is one.
+        """
+        is_empty = RepositoryFolder(self._incoming).size(METADATA, TIMESTAMP) < 0
+        empty = is_empty and not (self._mirrored and self._mirror_mark.exists())
         try:
             kept = self._believe(RepositoryFolder(self._kept))
         except UpdateExpired as expired:
@@ -110,6 +119,10 @@ class RepositoryTrust:
         except UpdateError:
             raise problem from None
         return kept if empty else replace(kept, problem=problem)
+
+    def _mark_mirrored(self) -> None:
+        if not self._mirror_mark.exists():
+            write_durably(self._mirror_mark, b"The uplink has brought an update that was accepted.\n")
 
     def _believe(self, source: RepositoryFolder) -> VerifiedRepository:
         root_version, root = self._roots.newest()

@@ -50,14 +50,24 @@ const CHANNEL = {
 const SHOW = "'edge-agent certs show FILE' shows what is in a certificate."
 const TLS_FAULTS = [
   [
-    /unable to (verify|get)|self.signed|certificate has expired|not yet valid/,
-    "the server's certificate was not issued by the authority in ca.crt, or has expired",
-    "Take the ca.crt of the site that the server belongs to, and check this machine's clock.",
+    /certificate has expired/,
+    "the server's certificate has expired, or this machine's clock is wrong",
+    "Compare 'date' here with the time. If it is right, run 'sudo edge-agent certs server --renew' over there.",
+  ],
+  [
+    /not yet valid/,
+    "the server's certificate is not valid yet, so this machine's clock or the one that issued it is wrong",
+    "Compare 'date' here and on the server's machine with the time, and set the clock that is wrong.",
+  ],
+  [
+    /unable to (verify|get)|self.signed/,
+    "the server's certificate was not issued by the authority in ca.crt",
+    'Take the ca.crt of the site that the server belongs to.',
   ],
   [
     /altnames/,
     "the server's certificate is for other names than that of the address",
-    "Use a name that is in it, or have it issued with this name ('edge-agent certs server --name NAME').",
+    "Use a name that is in it, or have it issued with this name ('sudo edge-agent certs server --name NAME').",
   ],
   [
     /wrong version number/,
@@ -72,7 +82,7 @@ const TLS_FAULTS = [
 ]
 const NO_TLS = [
   'something answers there and hangs up: it expects a certificate, or is not an edge-agent',
-  "Have a certificate issued for this client ('edge-agent certs issue'), and name its folder with --tls.",
+  "Have a certificate issued for this client ('sudo edge-agent certs issue'), and name its folder with --tls.",
 ]
 
 function tlsFault(details, address, tls) {
@@ -122,7 +132,7 @@ function credentialsOf(tls) {
   try {
     return grpc.credentials.createSsl(pem('ca.crt'), pem('client.key'), pem('client.crt'))
   } catch (error) {
-    const remedy = `Name the folder that 'edge-agent certs issue' made: ca.crt, client.crt, client.key. ${SHOW}`
+    const remedy = `Name the folder that 'sudo edge-agent certs issue' made: ca.crt, client.crt, client.key. ${SHOW}`
     throw new SetupFailed(`the files in ${tls} cannot be used: ${error.message}`, remedy)
   }
 }

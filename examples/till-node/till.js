@@ -1,7 +1,7 @@
 // A till that understands its customers: each line of standard input is what one says, and the label comes back.
 //
 //   node till.js unix:/run/edge-agent/inference.sock --review unix:/run/edge-agent/review.sock
-//   node till.js shop.example:9443 --tls till-3     # the folder that 'edge-agent certs issue' made
+//   node till.js shop.example:9443 --tls till-3     # the folder that 'sudo edge-agent certs issue' made
 //
 // '= LABEL' corrects the last answer, '? TEXT' lets the assistant write, '# TEXT' asks every question of the desk.
 // '--proto DIR' names the API's files.

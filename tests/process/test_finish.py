@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from convert import calibrate, evaluate
+from convert.dataset import lineage
 from convert.evaluate import predict
 from convert.package import assemble_stage
 from convert.pipeline.recipe import BudgetSection
@@ -49,7 +50,7 @@ def test_the_finished_bundle_has_everything(tmp_path):
     report = assemble_stage.run(job)
     folder = job.out / "bundle"
     manifest = manifest_of(folder)
-    assert [folder] == list(job.out.iterdir())
+    assert {folder, job.out / "lineage.json"} == set(job.out.iterdir())
     assert digest_of(folder) == report["digest"]
     assert isinstance(manifest.confidence, Threshold)
     assert {"weights", "tokenizer", "golden", "report", "licence"} == {each.role for each in manifest.artifacts}
@@ -60,7 +61,9 @@ def test_the_finished_bundle_has_everything(tmp_path):
         manifest.provenance.base,
     )
     assert {"source.checkpoint", "data.calibration", "data.test"} == set(manifest.provenance.sources)
-    assert manifest.provenance.sources["data.test"].startswith("120 rows, 0 synthetic, labels: 120 imported, sha256 ")
+    assert manifest.provenance.sources["data.test"].startswith(
+        "120 rows, 0 synthetic, labels: 120 imported, 120 imported rows, made-up values in 0, sha256 "
+    )
     assert {"edge-convert", "torch", "onnxruntime"} <= set(manifest.provenance.converter)
     measured = manifest.provenance.converter["batch invariance"]
     assert "answers to 32 texts alone and in batches of 2 and 8: the same to the last bit; onnxruntime " in measured
@@ -92,7 +95,10 @@ def test_golden_cases_carry_surrogates_and_still_pass(tmp_path):
     card = "4111 1111 1111 1111"
     job = finished(tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "test.jsonl").read_text().splitlines()]
-    spoken = [{**row, "text": f"{row['text']} with card {card}"} for row in rows]
+    spoken = [
+        {**row, "text": f"{row['text']} with card {card}", "site": "clinic-1", "prediction_id": f"p-{number}"}
+        for number, row in enumerate(rows)
+    ]
     (tmp_path / "run" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in spoken))
     report = assemble_stage.run(job)
     folder = job.out / "bundle"
@@ -101,6 +107,8 @@ def test_golden_cases_carry_surrogates_and_still_pass(tmp_path):
     assert len(cases) == report["golden"]["origin"]["replaced_cases"]
     assert [case.answer for case in cases] == [each.answer for each in predict(folder, [case.input for case in cases])]
     assert "made-up ones" in manifest_of(folder).provenance.converter["golden cases"]
+    (use,) = lineage.trace(lineage.documents(None, [job.out.parent]), ["clinic-1/p-0"])
+    assert (digest_of(folder), ["clinic-1/p-0"]) == (use.document.digest, use.records["test"])
 
 
 @pytest.mark.slow

@@ -49,6 +49,10 @@ class RunningDaemon:
         self.python = sys.executable
         self.inside: list[str] = []
         """What is put in front of the command, such as that of a network namespace."""
+        self.as_user: list[str] = []
+        """What makes the daemon another user, such as setpriv with its options."""
+        self.config_named = self._config
+        """How the command names agent.yaml, where it has another path inside."""
         self.process: subprocess.Popen[bytes] | None = None
         self.seconds_to_serving = 0.0
         self.start_seconds_max = START_SECONDS_MAX
@@ -69,14 +73,18 @@ class RunningDaemon:
 
     def command(self) -> list[str]:
         """Return the command line of this daemon."""
-        places = ["--config", self._config, "--state-dir", self.state_dir, "--run-dir", self.run_dir]
-        return [*self.inside, self.python, "-m", "edge_agent.cli", *map(str, places)]
+        return [*self.inside, *self._program()]
+
+    def _program(self) -> list[str]:
+        places = ["--config", self.config_named, "--state-dir", self.state_dir, "--run-dir", self.run_dir]
+        return [self.python, "-m", "edge_agent.cli", *map(str, places)]
 
     def start(self, *ready: str) -> None:
         """Start the process and wait until it serves, and until these tasks answer: models load in the background."""
         started = time.monotonic()
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([*self.command(), "serve"], stdout=log, stderr=log, env=self.environment)
+            command = [*self.inside, *self.as_user, *self._program(), "serve"]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)
         with self.client() as client:
             while not all(self._serving(client, service) for service in ("", *ready)):
                 assert self.process.poll() is None, self.log.read_text()

@@ -290,6 +290,10 @@ class RemedyRunner:
     environment: Mapping[str, str] = field(default_factory=dict)
     user: Sequence[str] = ()
     """What becomes the user who does not use sudo, such as setpriv with its options; empty = the one who runs this."""
+    inside: Sequence[str] = ()
+    """What is put in front of each command, such as that of a namespace."""
+    cwd: Path | None = None
+    """Where commands run; None = where this process does."""
 
     def __post_init__(self) -> None:
         """Write the programs."""
@@ -326,7 +330,8 @@ class RemedyRunner:
         if words and words[0] in self.controls:
             return Outcome(self.controls[words[0]](words[1:]), "")
         done = subprocess.run(
-            [*(() if as_root else self.user), "/bin/bash", "-c", part],
+            [*self.inside, *(() if as_root else self.user), "/bin/bash", "-c", part],
+            cwd=self.cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -10,13 +10,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edge_agent.capture.redact.builtin_rules import GATES, RULES, RULES_VERSION, RedactionRule, Span
+from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, RULES_VERSION, built_in_rules
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
+from edge_agent.capture.redact.rule_types import RedactionRule, Span
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
 FIELD_RULE = "schema_field"
@@ -141,10 +143,9 @@ class RedactionSession:
         every = self._found(text)
         if context:
             every = itertools.chain(every, self._found_behind(context, text))
-        by_rules = sorted(_disjoint(every, len(text)))
-        return (
-            by_rules if self.findings is None else _united(by_rules, self._found_by_model(self.findings, text, context))
-        )
+        if self.findings is not None:
+            every = itertools.chain(every, self._found_by_model(self.findings, text, context))
+        return [(start, _word_end(text, end), rule, word) for start, end, rule, word in _united(every)]
 
     def _found_by_model(self, findings: ModelFindings, text: str, context: str) -> Iterator[tuple[int, int, str, str]]:
         """Yield what the model found in a text, and its finds of other texts that stand in this one."""
@@ -162,7 +163,8 @@ class RedactionSession:
     def _found_behind(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
         before = len(context)
         for start, end, rule, word in self._found(context + text):
-            if end > before:
+            # Whether a field holds a name, its schema tells, and the site may keep it: the key alone does not.
+            if end > before and rule != ANNOUNCED_NAME_RULE:
                 yield max(start - before, 0), end - before, rule, word
 
     def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
@@ -192,11 +194,17 @@ class Redactor:
     """The rules of one site."""
 
     def __init__(
-        self, site_rules: Sequence[RedactionRule] = (), detector: Callable[[str], Iterator[Span]] | None = None
+        self,
+        site_rules: Sequence[RedactionRule] = (),
+        detector: Callable[[str], Iterator[Span]] | None = None,
+        phone_regions: Sequence[str] = (),
     ) -> None:
-        """Put the site's rules before the ones that are always there, and the detector of names after them."""
+        """Put the site's rules before the ones that are always there, and the detector of names after them.
+
+        `phone_regions`: where telephone numbers without a prefix belong, as codes of ISO 3166-1.
+        """
         names = [RedactionRule(NAME_RULE, NAME_WORD, detector)] if detector else []
-        self._rules = (*site_rules, *RULES, *names)
+        self._rules = (*site_rules, *built_in_rules(phone_regions), *names)
         self.rule_names = tuple(rule.name for rule in self._rules)
         self.version = RULES_VERSION
 
@@ -208,32 +216,34 @@ class Redactor:
         return RedactionSession(self._rules, set(placeholders(stored)), findings=findings)
 
 
-def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterator[tuple[int, int, str, str]]:
-    """Drop what overlaps with something found before."""
-    taken = bytearray(length)
-    for start, end, rule, word in found:
-        if taken.find(1, start, end) < 0:
-            taken[start:end] = b"\x01" * (end - start)
-            yield start, end, rule, word
+def _united(found: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
+    """Join what overlaps, so that no part of a value is left; the longest find names it, of equal ones the first.
 
-
-def _united(
-    by_rules: Sequence[tuple[int, int, str, str]], by_model: Iterator[tuple[int, int, str, str]]
-) -> list[tuple[int, int, str, str]]:
-    """Return everything that rules or model found; of spans that overlap one is made, and the longest names it."""
+    A value that is known from another text has no word: a larger one that holds it is named by the other find.
+    """
     united: list[tuple[int, int, str, str]] = []
     longest = 0
-    for span in sorted([*by_rules, *by_model], key=lambda each: (each[0], -each[1])):
-        start, end, rule, word = span
+    for start, end, rule, word in sorted(found, key=lambda each: each[0]):  # stable: equal starts keep the rules' order
         if not united or start >= united[-1][1]:
-            united.append(span)
+            united.append((start, end, rule, word))
             longest = end - start
             continue
         first, last, *named = united[-1]
+        other, stop = [rule, word], max(last, end)
         if end - start > longest:
-            longest, named = end - start, [rule, word]
-        united[-1] = (first, max(last, end), named[0], named[1])
+            longest, named, other = end - start, other, named
+        if not named[1] and stop - first > longest:
+            named = [other[0], other[1] or "FIELD"]
+        united[-1] = (first, stop, named[0], named[1])
     return united
+
+
+def _word_end(text: str, end: int) -> int:
+    """Return where the word ends that a combining character continues: patterns stop before one."""
+    if text[end : end + 1] and unicodedata.combining(text[end]):
+        while end < len(text) and (text[end].isalnum() or unicodedata.combining(text[end])):
+            end += 1
+    return end
 
 
 def _echoed(echoes: Mapping[str, str], text: str) -> Iterator[FoundValue]:

@@ -13,9 +13,11 @@ from tests.support.finding_cases import (  # noqa: F401 - they fill the table
     disk_rows,
     enrolment_rows,
     exchange_rows,
+    large_model_rows,
     settings_rows,
     socket_rows,
     state_rows,
+    update_rows,
 )
 from tests.support.finding_cases.case import MADE, FindingCase
 from tests.support.finding_cases.kinds import FindingKind, finding_kinds

@@ -30,6 +30,8 @@ class Fault:
     """Checks that necessarily report the same fault."""
     settings: Settings = plain
     has_task: bool = True
+    is_appliance: bool = False
+    """The machine looks installed: see appliance.py."""
     prepare: Step | None = None
     """What runs at the healthy site beside the daemon."""
     by_hand: Step | None = None
@@ -76,7 +78,7 @@ class FindingCase:
         """Make the fault, follow the remedy."""
         fault = self.fault
         assert fault is not None, self.name
-        with FaultySite(fault.settings, has_task=fault.has_task) as site:
+        with FaultySite(fault.settings, has_task=fault.has_task, is_appliance=fault.is_appliance) as site:
             if fault.prepare is not None:
                 fault.prepare(site)
             before = set(map(_key, site.everything()))

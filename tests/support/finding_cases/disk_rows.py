@@ -33,25 +33,27 @@ def _disk(site: FaultySite) -> Path:
     return site.daemon.state_dir
 
 
-def _fill(site: FaultySite, left: int) -> None:
+def fill(site: FaultySite, left: int) -> None:
+    """Let another program write a file that leaves so many bytes."""
     free = int(subprocess.check_output(["stat", "-f", "-c", "%a", _disk(site)])) * 4096
     subprocess.run(["fallocate", "-l", str(free - left), str(site.daemon.state_dir / "large.log")], check=True)
 
 
-def _free(site: FaultySite) -> None:
+def free(site: FaultySite) -> None:
+    """Remove the file of the other program."""
     (site.daemon.state_dir / "large.log").unlink()
 
 
-@made("disk/warning/a-new-version-may-not-fit", settings=own_disk, by_hand=_free)
+@made("disk/warning/a-new-version-may-not-fit", settings=own_disk, by_hand=free)
 def disk_nearly_full(site: FaultySite) -> None:
     """Another program filled the disk, nearly."""
-    _fill(site, LITTLE_FREE_BYTES)
+    fill(site, LITTLE_FREE_BYTES)
 
 
-@made("disk/fault/below-the-reserve-of-the-daemon-stores-nothing-new", settings=own_disk, by_hand=_free)
+@made("disk/fault/below-the-reserve-of-the-daemon-stores-nothing-new", settings=own_disk, by_hand=free)
 def disk_full(site: FaultySite) -> None:
     """Another program filled the disk."""
-    _fill(site, NOTHING_FREE_BYTES)
+    fill(site, NOTHING_FREE_BYTES)
 
 
 def _small_files(site: FaultySite, left: int) -> None:

@@ -132,3 +132,15 @@ def share_away(site: FaultySite) -> None:
         client.classify(TASK, ["refund"])
         admin.seal_examples()
     eventually_sync(lambda: "uplink-problem" in {each["check"] for each in site.everything()})
+
+
+def _remove_uplink(site: FaultySite) -> None:
+    site.edit(uplink={"url": None})
+    site.restart()
+
+
+made(
+    "uplink/note/none-is-configured-examples-and-updates-travel-on-a-usb-drive",
+    settings=_folder_store,
+    asks_nothing=True,
+)(_remove_uplink)

@@ -14,12 +14,15 @@ from typing import Any
 
 import yaml
 
+from edge_agent.doctor.installation import MEDIA_FOLDER
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
+from tests.support.finding_cases.appliance import ApplianceNamespace
 from tests.support.remedy_commands import RemedyRunner
 
 SECONDS_MAX = 60.0
+UNTIL_SECONDS_MAX = 180.0
 TASK = "pos-intent"
 WEIGHTS = b"w" * 4096
 Settings = Callable[[Path], Mapping[str, Any]]
@@ -34,18 +37,34 @@ def plain(_: Path) -> Mapping[str, Any]:
 class FaultySite:
     """A daemon in a process, with a task and a site key, in a folder that every user may enter."""
 
-    def __init__(self, settings: Settings = plain, *, has_task: bool = True) -> None:
+    def __init__(self, settings: Settings = plain, *, has_task: bool = True, is_appliance: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ea-finding-"))
         self.folder.chmod(0o755)
         self.has_task = has_task
+        self.drive = self.folder / "drive"
+        """What is on the USB drive."""
+        self.environment: dict[str, str] = {}
+        """What doctor's environment has more, such as another clock."""
+        self.served: dict[str, subprocess.Popen[bytes]] = {}
+        """Our other programs that run, by name."""
         self.ends = ExitStack()
         """Takes back what a fault did to the machine."""
         sections = {"site": {"id": "shop-7"}, **settings(self.folder)}
         self.daemon = RunningDaemon(self.folder / "site", **sections)
+        self.daemon.start_seconds_max = UNTIL_SECONDS_MAX
         self.agent_yaml = self.folder / "site" / "agent.yaml"
         self.config = self.folder / "site" / "all.yaml"
+        self.appliance = ApplianceNamespace(self.folder) if is_appliance else None
+        if self.appliance:
+            self.agent_yaml = self.appliance.take_over(self.daemon)
         controls = {"systemctl": self._systemctl, "edge-agent": self._agent, "tail": self._wait}
-        self.runner = RemedyRunner(self.folder / "bin", self.daemon.command(), controls)
+        self.runner = RemedyRunner(
+            self.folder / "bin",
+            self.daemon.command(),
+            controls,
+            inside=self.daemon.inside,
+            cwd=self.folder,
+        )
 
     def _settings(self) -> dict[str, Any]:
         folders = {"state_dir": str(self.daemon.state_dir), "run_dir": str(self.daemon.run_dir)}
@@ -61,6 +80,8 @@ class FaultySite:
     def __exit__(self, *_: object) -> None:
         self.daemon.kill()
         self.ends.close()
+        if self.appliance:
+            self.appliance.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.daemon.run_dir, ignore_errors=True)
 
@@ -71,12 +92,26 @@ class FaultySite:
 
     def serve(self, program: str, *checks: str) -> None:
         """Run another of our programs until the end of this site, and wait until these checks are well."""
-        process = subprocess.Popen(
+        process = self.served[program] = subprocess.Popen(
             [*self.daemon.command(), "serve", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self.ends.callback(process.wait)
         self.ends.callback(process.kill)
-        eventually_sync(lambda: not {each["check"] for each in self.findings()} & set(checks))
+        self.until(lambda: not {each["check"] for each in self.findings()} & set(checks))
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition, for as long as doctor takes on a busy machine."""
+        eventually_sync(condition, UNTIL_SECONDS_MAX)
+
+    def until_found(self, check: str, *, is_found: bool = True) -> None:
+        """Wait until a check of doctor reports something, or nothing any more."""
+        self.until(lambda: (check in {each["check"] for each in self.everything()}) is is_found)
+
+    def end(self, program: str) -> None:
+        """Kill another of our programs."""
+        process = self.served.pop(program)
+        process.kill()
+        process.wait()
 
     def restart_uplink(self) -> None:
         """Let the uplink do what it does after a start."""
@@ -106,6 +141,7 @@ class FaultySite:
             text=True,
             check=False,
             timeout=SECONDS_MAX,
+            env={**os.environ, **self.environment},
         )
         assert done.stdout, done.stderr
         found: list[dict[str, str]] = json.loads(done.stdout)["findings"]
@@ -158,6 +194,7 @@ class FaultySite:
         if list(words) == ["serve"] and not self._is_running_on():
             self._start()
             return 0
+        words = [str(self.drive) if word == MEDIA_FOLDER else word for word in words]
         done = subprocess.run(
             [*self.daemon.command(), *words],
             stdin=subprocess.DEVNULL,

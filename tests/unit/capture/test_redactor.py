@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.capture.redact.builtin_rules import RedactionRule
 from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.redact.rule_types import RedactionRule
 from edge_agent.capture.redact.site_detectors import name_detector
 from edge_agent.errors import ConfigInvalid
 
@@ -91,6 +91,13 @@ def test_a_site_rule_that_reads_the_whole_text_reads_a_value_alone():
     ]
     redaction = Redactor(rules).start()
     assert {"no": "[TICKET_1]", "bed": "[BED_1]"} == redaction.value({"no": "T1234", "bed": 12})
+
+
+def test_a_known_value_inside_a_larger_one_is_named_by_the_larger_one():
+    """What a field holds is found again in the text; more around it is a rule's."""
+    redaction = Redactor().start()
+    redaction.fields({"code": "1111"}, ["code"])
+    assert "[CODE_1] and [CARD_1]" == redaction.text("1111 and 4111 1111 1111 1111")
 
 
 @given(st.text(alphabet="0123456789 .-+@[]_/ABCDEabcdecomDE:\u00e9", max_size=200))

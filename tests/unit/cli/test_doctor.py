@@ -13,11 +13,11 @@ from edge_agent.cli import app
 from edge_agent.cli.daemon_target import DaemonTarget
 from edge_agent.cli.doctor import as_document, as_root, show, show_rights
 from edge_agent.config import Overrides
-from edge_agent.doctor.all_checks import CHECKS
+from edge_agent.doctor.all_checks import CHECKS, unchecked
 from edge_agent.doctor.findings import VERDICTS, Finding, ProbeFailure, worst
 from edge_agent.doctor.installation import current_user
 from edge_agent.doctor.program_checks import PACKAGES
-from edge_agent.doctor.state_checks import DATABASE
+from edge_agent.doctor.state_checks import DATABASE, STATE_DIR
 from tests.support.doctor_cases import looked, place
 from tests.support.fake_daemon import FakeDaemon
 
@@ -146,3 +146,12 @@ def test_the_first_line_names_what_a_user_may_not_check(tmp_path):
     console = Console(file=StringIO(), width=80, highlight=False)
     show_rights(console, found[:1], "")
     assert "" == console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_checks_that_were_not_made_are_counted_alike_everywhere():
+    """The last line counts the checks that the first line names, however many findings stand for them."""
+    found = [
+        DATABASE.unseen(ProbeFailure("x", needs_rights=True)),
+        STATE_DIR.unseen(ProbeFailure("y", needs_rights=True)),
+    ]
+    assert f"{len(unchecked(found))} not checked, 0 ok" == shown(*found)[-1]

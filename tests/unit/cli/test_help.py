@@ -1,12 +1,18 @@
 """`edge-agent help`: the run book on a machine without a checkout, and the meaning of a reason."""
 
+import re
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
 from edge_agent.doctor.all_checks import CHECKS
 from edge_agent.doctor.runbook import parse_entries, read_entries
+from edge_agent.doctor.update_reasons import UPDATE_REASONS
 from edge_agent.errors import BY_REASON
+
+UPDATES = Path(__file__).parents[3] / "docs" / "updates.md"
 
 
 def help_of(*names: str):
@@ -55,3 +61,19 @@ def test_an_unknown_name_is_answered_with_the_nearest():
     """Exit code 2."""
     result = help_of("sockt")
     assert (2, True) == (result.exit_code, "'socket'" in result.output)
+
+
+@pytest.mark.parametrize("name", UPDATE_REASONS)
+def test_a_reason_of_an_update_is_explained(name):
+    """Its meaning, the states in which it stands, what to do; docs/updates.md has each of them."""
+    said = " ".join(help_of(name.lower()).stdout.split())
+    assert (True, True) == (said.startswith(f"{name}: {UPDATE_REASONS[name].meaning}"), " do " in said)
+    assert f"\n| `{name}` | " in UPDATES.read_text(encoding="utf-8")
+
+
+def test_every_reason_that_the_document_lists_is_explained():
+    """Those of its table, whether they are errors or not."""
+    listed = re.findall(
+        r"(?m)^\| `([A-Z_]+)` \| (?:waiting|staged|held|failed|rolled_back)", UPDATES.read_text(encoding="utf-8")
+    )
+    assert [] == [name for name in listed if name not in {*UPDATE_REASONS, *BY_REASON}]

@@ -127,3 +127,17 @@ def test_names_of_files_are_quoted_as_text(command: list[str], tmp_path: object)
     done = CliRunner().invoke(edge_convert, [*command, f"{tmp_path}/\x1b[2J\nerror: x", "--out", f"{tmp_path}/o"])
     assert "\x1b[2J" not in done.output
     assert "\nerror: x" not in done.output
+
+
+def test_a_sentence_is_broken_between_words_and_never_inside_a_command() -> None:
+    """On a terminal of 40 columns; a pipe gets one line."""
+    said = "Free some space: 'edge-agent bundles list' and 'df -h' show what takes it."
+    assert ["Free some space:", "'edge-agent bundles list' and 'df -h'", "show what takes it."] == [
+        line.strip() for line in terminal.wrapped(said, 40)
+    ]
+    written = io.StringIO()
+    terminal.print_wrapped(Terminal(file=written, width=40), said, Text("do: "))
+    assert f"do: {said}\n" == written.getvalue()
+    screen = Screen()
+    terminal.print_wrapped(Terminal(file=screen, width=40, force_terminal=True, color_system=None), said, Text("do: "))
+    assert 40 >= max(map(len, screen.getvalue().splitlines()))

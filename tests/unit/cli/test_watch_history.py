@@ -204,9 +204,10 @@ def test_a_daemon_that_is_away_is_silent_since_the_first_look_that_failed():
     history = WatchHistory()
     history.add(status(), 0.0)
     history.fail("no daemon", 3.0)
-    history.fail("no daemon", 4.0)
+    history.fail("no daemon", 4.0, "Start it.")
     away = history.snapshot(9.0)
     assert ("no daemon", 6.0, START) == (away.problem, away.silent_seconds, away.status.start_time)
+    assert "Start it." == away.remedy
     history.add(status(), 10.0)
     assert ("", 0.0) == (history.snapshot(10.0).problem, history.snapshot(10.0).silent_seconds)
 

@@ -289,7 +289,7 @@ def test_who_may_not_do_what_is_said():
     found = only(list(state_checks.judge_exchange_folders((folder(gid=0),))), "exchange-folders")
     path = "/var/lib/edge-exchange/outbox"
     assert f"edge-uplink may not read {path} (edge-agent:edge-exchange 2750)" == found.seen
-    assert f"sudo chgrp edge-exchange {path} && sudo chmod 2750 {path}" == found.command
+    assert f"sudo chown edge-agent:edge-exchange {path} && sudo chmod 2750 {path}" == found.command
 
 
 def test_real_exchange_folders_are_looked_at_for_real_users(tmp_path):

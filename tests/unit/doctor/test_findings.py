@@ -171,7 +171,7 @@ SAID = [
             )
         ),
         "edge-uplink may not write /x/incoming (edge-agent:edge-exchange 2750)",
-        "sudo chgrp edge-exchange /x/incoming && sudo chmod 2750 /x/incoming",
+        "sudo chown edge-uplink:edge-exchange /x/incoming && sudo chmod 2750 /x/incoming",
     ),
     (
         socket_checks.judge_sockets(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -370,3 +373,30 @@ def test_a_folder_store_gets_its_drop_in_and_a_word_about_what_is_missing(box: B
     assert f"ReadWritePaths=-{folder}" in drop_in.read_text()
     box.enrol(box.kit(), "--yes")
     assert not drop_in.exists()
+
+
+def test_a_check_ends_with_what_it_found(box: Box):
+    """That the file fits, that nothing was changed, and what the same command without --check does."""
+    done = box.enrol(box.kit(), "--check")
+    said = " ".join(done.stdout.split())
+    assert (0, True) == (done.exit_code, "fits this machine; nothing was changed. The same command" in said), said
+    assert "makes this machine the site" in said
+    assert {} == box.files()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("answer", "code"), [("the code", 0), ("yes", 0), ("1234", 5), ("no", 5)])
+def test_the_question_takes_the_code_itself(box: Box, answer: str, code: int):
+    """As it was read out; a code that does not fit, and a no, change nothing."""
+    path = box.kit()
+    _, sha256 = enrolment_file.parse(path.read_bytes())
+    typed = enrolment_file.verification_code(sha256).lower() if answer == "the code" else answer
+    screen, keyboard = pty.openpty()
+    state = ["--state-dir", str(box.folder / "state"), "--run-dir", str(box.folder / "run")]
+    command = [sys.executable, "-m", "edge_agent.cli", *state, "enrol", str(path), "--etc", str(box.etc)]
+    os.write(screen, f"{typed}\n".encode())
+    done = subprocess.run(command, stdin=keyboard, capture_output=True, text=True, check=False)
+    os.close(screen)
+    os.close(keyboard)
+    assert code == done.returncode, done.stderr
+    assert (code == 0) == bool(box.files())

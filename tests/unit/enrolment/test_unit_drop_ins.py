@@ -72,6 +72,20 @@ def test_a_choice_of_the_technician_stays(tmp_path: Path):
     assert ["10.9.0.0/16"] == allowed_networks(config, tmp_path, (), ATTACHED)
 
 
+def test_a_network_is_added_and_taken_away(tmp_path: Path):
+    """Those allowed before stay; one that is not there, and the last one, cannot be taken away."""
+    config = listening("0.0.0.0:9443")
+    write_drop_ins(unit_drop_ins(config, tmp_path, ["10.9.0.0/16"]))
+    both = allowed_networks(config, tmp_path, ["192.168.10.0/24", "10.9.0.0/16"], ATTACHED)
+    assert ["10.9.0.0/16", "192.168.10.0/24"] == both
+    write_drop_ins(unit_drop_ins(config, tmp_path, both))
+    assert ["192.168.10.0/24"] == allowed_networks(config, tmp_path, (), ATTACHED, ["10.9.1.0/16"])
+    with pytest.raises(ConfigInvalid, match=r"10\.8\.0\.0/16 is not among the allowed networks"):
+        allowed_networks(config, tmp_path, (), ATTACHED, ["10.8.0.0/16"])
+    with pytest.raises(ConfigInvalid, match="no other machine could reach the TCP listener"):
+        allowed_networks(config, tmp_path, (), ATTACHED, both)
+
+
 def test_what_is_needed_is_written_and_what_is_not_is_removed(tmp_path: Path):
     """The second time nothing changes; without listener and folder both files go."""
     config = Config(
@@ -114,3 +128,13 @@ def test_the_command_shows_asks_and_writes(tmp_path: Path):
     code, said = drop_ins(tmp_path, *network, "--yes")
     assert (0, True) == (code, "Next: sudo systemctl restart edge-agent edge-uplink" in said)
     assert (0, True) == ((done := drop_ins(tmp_path, "--check"))[0], "In place: " in done[1])
+
+
+def test_the_command_shows_what_it_takes_away(tmp_path: Path):
+    """A network that is named is added to those before; each line that changes has its mark."""
+    drop_ins(tmp_path, "--allow", "192.168.10.0/24", "--yes")
+    said = drop_ins(tmp_path, "--allow", "10.20.0.0/16", "--check")[1]
+    assert (True, True) == ("    IPAddressAllow=192.168.10.0/24" in said, "  + IPAddressAllow=10.20.0.0/16" in said)
+    assert "  -" not in said
+    said = drop_ins(tmp_path, "--allow", "10.20.0.0/16", "--remove", "192.168.10.0/24", "--yes")[1]
+    assert (True, True) == ("  - IPAddressAllow=192.168.10.0/24" in said, "  + IPAddressAllow=10.20.0.0/16" in said)

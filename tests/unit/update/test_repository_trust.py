@@ -324,6 +324,21 @@ def test_where_no_mirror_is_nothing_is_missing(centre, tmp_path):
         site.again().believe()
 
 
+def test_where_nothing_was_ever_mirrored_a_drives_plan_holds_without_a_word(centre, tmp_path):
+    """An uplink that never connected makes no problem of what came on a drive; an emptied mirror is one, for good."""
+    site = TrustingSite(tmp_path / "far", centre.root_bytes)
+    with pytest.raises(UpdateIncomplete, match="there is no update in"):
+        site.believe()
+    site.believe(centre.stick(tmp_path / "stick"))
+    for each in (site, site.again()):
+        assert (2, None) == (each.believe().plan_version, each.believe().problem)
+    site.bring(centre.folder)
+    assert site.believe().problem is None
+    shutil.rmtree(site.incoming)
+    for each in (site, site.again()):
+        assert isinstance(each.believe().problem, UpdateIncomplete)
+
+
 def test_the_plan_of_other_sites_is_none_of_ours(centre, site):
     """It is believed, and means nothing here."""
     (digest,) = site.believe().bundles

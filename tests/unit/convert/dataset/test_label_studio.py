@@ -154,6 +154,23 @@ def test_edited_text_comes_back():
 
 
 @pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("mail anna@example.org", "mail [EMAIL_2]"),
+        ('{"to": "anna@example.org"}', '{"to": "[EMAIL_2]"}'),
+        ("mail [EMAIL_1]", "mail [EMAIL_1]"),
+    ],
+)
+def test_what_a_person_types_is_redacted(typed: str, kept: str):
+    """As a site redacts feedback; a placeholder of the example stays, and its number is not given again."""
+    asked = label_studio.ReviewTask("site-1", "p-1", "talk", "to [EMAIL_1]", "hello", "hello", None, "1.0.0 abc")
+    task = label_studio.task_of(asked, choices=False)
+    result = [{"from_name": "answer", "type": "textarea", "value": {"text": [typed]}}]
+    (found,) = label_studio.feedback_of(answered([task], "", result=result))
+    assert kept == found.value
+
+
+@pytest.mark.parametrize(
     "export",
     [b"{", b"{}", b'[{"data": {}}]', b"[1]", answered([{"data": {"site": "Not A Site", "output": "x"}}], "y")],
 )

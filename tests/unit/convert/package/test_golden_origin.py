@@ -31,10 +31,10 @@ def test_values_are_replaced_unless_the_recipe_says_otherwise():
     assert 3 == len(texts)
     assert not any(CARD in text for text in texts)
     origin = origin_of(found, cases_of(["a sample", *texts]), 1)
-    assert (4, 1, 1, 1, {"card": 1}) == (
+    assert (4, 1, ("clinic-1/p-1",), 1, {"card": 1}) == (
         origin.cases,
         origin.samples,
-        origin.collected,
+        origin.records,
         origin.replaced_cases,
         origin.replaced,
     )

@@ -57,7 +57,8 @@ def test_sources_have_hashes_and_rows(job):
     sources = provenance.section(job)["sources"]
     assert {"source.checkpoint", "data.train", "data.calibration", "data.test"} == set(sources)
     digest = hashlib.sha256((job.recipe.folder / "train.jsonl").read_bytes()).hexdigest()
-    assert f"3 rows, 1 synthetic, labels: 3 imported, sha256 {digest}" == sources["data.train"]
+    said = "3 rows, 1 synthetic, labels: 3 imported, 3 imported rows, made-up values in 0"
+    assert f"{said}, sha256 {digest}" == sources["data.train"]
     assert sources["data.test"].startswith("3 rows, 0 synthetic")
 
 

@@ -284,11 +284,12 @@ def test_keys_come_and_go(desk: Desk):
 def test_a_wrong_command_says_what_to_do(desk: Desk, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch):
     """Exit code 2, a sentence and a remedy; nothing is changed."""
     monkeypatch.chdir(desk.root)
-    before = {path: path.read_bytes() for path in desk.repo.rglob("*") if path.is_file()}
+    folders = (desk.repo, desk.root / "signing-keys")
+    before = {path: path.read_bytes() for each in folders for path in each.rglob("*") if path.is_file()}
     code, output = desk.attempt(*arguments)
     assert (2, True) == (code, said in output), output
     assert "what to do:" in output
-    assert before == {path: path.read_bytes() for path in desk.repo.rglob("*") if path.is_file()}
+    assert before == {path: path.read_bytes() for each in folders for path in each.rglob("*") if path.is_file()}
 
 
 def test_a_stick_says_what_it_holds_and_until_when(desk: Desk):

@@ -1,0 +1,232 @@
+"""`edge-convert privacy lineage|consent|purge|log`: the rights of the person at the centre."""
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from convert.cli import progress_output, repository_options
+from convert.cli.collect import store_options
+from convert.dataset import lineage
+from convert.dataset.lineage import LineageUse
+from convert.fleet import accountability
+from convert.pipeline import execution
+from convert.publish.publisher import Publisher
+from convert.publish.repository_storage import open_place
+from convert.report.run_summary import plural
+from edge_agent.cli.terminal import say, write_exactly
+from edge_agent.durable import chained_log
+from edge_agent.errors import InvalidRequest
+
+app = typer.Typer(
+    no_args_is_help=True, help="Answer for personal data: lineage, consent, retention, and the log of decisions."
+)
+_RECORD = re.compile(r"[a-z0-9-]+/[A-Za-z0-9:_-]{1,100}")
+_DAMAGED = 1
+_SHOWN_MAX = 50
+
+Records = Annotated[list[str] | None, typer.Argument(metavar="RECORD", help="SITE/PREDICTION_ID. Repeatable.")]
+Collected = Annotated[
+    Path, typer.Option("--collected", metavar="FOLDER", help="Folder that 'edge-convert collect' writes.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+@app.command("lineage")
+def show_lineage(
+    collected: Collected,
+    record: Records = None,
+    erased: Annotated[bool, typer.Option("--erased", help="All records that sites had erased.")] = False,
+    work: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Also look in this work folder of a recipe. Repeatable.")
+    ] = None,
+    repo: Annotated[
+        str, typer.Option(metavar="PLACE", help="Also show which of the bundles are signed there, and in the plan.")
+    ] = "",
+    keys: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="--repo: the folder with the fleet's root.json.")
+    ] = None,
+    store_option: repository_options.StoreOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which datasets and bundles learned from records, and which bundles to retire.
+
+    A bundle whose weights learned from a record, or that carries its text as a golden case, is to be retired: train
+    again without the record, publish that, revoke the old version. A bundle that was only measured with it can stay.
+
+    Example: [bold]edge-convert privacy lineage clinic-1/4b1f7c1e --collected collected[/bold]
+    """
+    wanted = _wanted(collected, record or [], erased)
+    uses = lineage.trace(lineage.documents(collected, work or ()), wanted)
+    published = _published(repo, keys or [], store_options(store_option)) if repo else None
+    if as_json:
+        plain = [{**use.plain(), **_standing(use, published)} for use in uses]
+        write_exactly(json.dumps({"records": len(wanted), "uses": plain}, ensure_ascii=False))
+        return
+    for use in uses:
+        _show_use(use, _standing(use, published))
+    retire = sum(use.consequence == "retire" for use in uses)
+    nothing = "no dataset or bundle here has any of them"
+    say(f"{plural(len(wanted), 'record')}: {plural(retire, 'bundle')} to retire" if uses else nothing)
+
+
+def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]:
+    """Return the records that are asked for. Raises InvalidRequest."""
+    wanted = _checked(records)
+    if erased:
+        wanted += execution.load_module("convert.collect.erased_records").erased(collected)
+    elif not wanted:
+        raise InvalidRequest("no record is named", remedy="Name SITE/PREDICTION_ID, or --erased.")
+    return frozenset(wanted)
+
+
+def _show_use(use: LineageUse, standing: dict[str, bool]) -> None:
+    said = "".join(f", {key}" for key, holds in standing.items() if holds)
+    style = "bold red" if use.consequence == "retire" else "bold"
+    console = progress_output.out()
+    console.print(Text.assemble((f"{use.document.kind} {use.document.name}{said}", style)))
+    console.print(Text(f"  {use.sentence()}"))
+
+
+@app.command()
+def consent(
+    collected: Collected,
+    record: Records = None,
+    basis: Annotated[
+        str, typer.Option(metavar="TEXT", help="Where the consent is filed, such as the number of a form; no name.")
+    ] = "",
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw it.")] = False,
+) -> None:
+    """Record that the person behind a record agreed that its text travels in bundles, or withdraw that.
+
+    'edge-convert dataset' marks such rows, and a recipe with 'golden_cases: consented' can make golden cases of them as
+    they are. The log keeps who recorded it and when.
+
+    Example: [bold]edge-convert privacy consent clinic-1/4b1f7c1e --basis form-118 --collected collected[/bold]
+    """
+    records = _checked(record or [])
+    if not records:
+        raise InvalidRequest("no record is named", remedy="Name SITE/PREDICTION_ID.")
+    if not (basis.strip() or withdraw):
+        raise InvalidRequest("the consent has no basis", remedy="Name where it is filed: --basis form-118.")
+    _require_collection(collected)
+    action: accountability.Action = "consent withdrawn" if withdraw else "consent recorded"
+    accountability.record(collected, action, records, basis=basis)
+    say(f"{action} for {plural(len(records), 'record')}, in {collected / accountability.FILE_NAME}")
+    if withdraw and (uses := lineage.trace(lineage.documents(collected), records)):
+        say(f"{plural(len(uses), 'dataset or bundle')} has them: see 'edge-convert privacy lineage'")
+
+
+@app.command()
+def purge(
+    collected: Collected,
+    keep: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SITE/TASK=DAYS", help="How long examples are kept; '*' = every site or task. Repeatable."
+        ),
+    ],
+    yes: repository_options.Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete collected examples that are older than their site and task keep them, with their reviews.
+
+    Run it from a timer. Training rows and bundles made earlier are not changed: 'lineage' lists them.
+
+    Example: [bold]edge-convert privacy purge --collected collected --keep '*/*=365' --keep 'clinic-1/*=90'[/bold]
+    """
+    module = execution.load_module("convert.collect.purge")  # needs the extra, unlike other commands
+    rules = [module.parse_rule(written) for written in keep]
+    found = module.purge(collected, rules, time.time(), dry_run=True)
+    if found.predictions and not dry_run:
+        repository_options.confirm(f"Delete {plural(found.predictions, 'example')}?", yes)
+        found = module.purge(collected, rules, time.time(), dry_run=False)
+        counts = found.by_site_and_task
+        accountability.record(collected, "records purged", counts, examples=found.predictions, keep=keep, counts=counts)
+    if as_json:
+        write_exactly(json.dumps({**asdict(found), "dry_run": dry_run}))
+        return
+    for place, number in found.by_site_and_task.items():
+        say(f"{place}: {number}")
+    would = "would be deleted" if dry_run else "deleted"
+    say(f"{plural(found.predictions, 'example')} {would}")
+
+
+@app.command("log")
+def show_log(
+    collected: Collected,
+    known: Annotated[
+        str, typer.Option("--contains", metavar="HASH", help="A hash of a line that was noted: is it still there?")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the log of decisions, and verify its chain: who accepted a key, recorded consent, erased or purged what.
+
+    Note the last hash elsewhere from time to time. With --contains it shows that nothing before it was changed or
+    removed since.
+
+    Exit code 1: the chain is broken, or lacks the hash.
+
+    Example: [bold]edge-convert privacy log --collected collected[/bold]
+    """
+    path = collected / accountability.FILE_NAME
+    verdict, found = chained_log.verify(path, known), accountability.entries(collected)
+    if as_json:
+        plain = [asdict(each) for each in found]
+        write_exactly(json.dumps({**asdict(verdict), "log": plain}, ensure_ascii=False))
+    else:
+        console = progress_output.out()
+        for each in found[-_SHOWN_MAX:]:
+            details = ", ".join(f"{key} {value}" for key, value in each.details.items() if value not in ("", None))
+            console.print(Text(f"{each.number}  {each.at}  {each.actor}  {each.action}: {_named(each.subjects)}"))
+            if details:
+                console.print(Text(f"    {details}"))
+        for problem in verdict.problems:
+            console.print(Text.assemble(("broken: ", "bold red"), problem))
+        said = f"{plural(verdict.entries, 'line')}, last hash {verdict.head}"
+        say(f"{said}; the chain {'is broken' if verdict.problems else 'holds'}")
+    if verdict.problems:
+        raise typer.Exit(_DAMAGED)
+
+
+def _named(subjects: Sequence[str]) -> str:
+    shown = ", ".join(subjects[:3])
+    return shown if len(subjects) <= 3 else f"{shown} and {len(subjects) - 3} more"
+
+
+def _checked(records: list[str]) -> list[str]:
+    for each in records:
+        if not _RECORD.fullmatch(each):
+            said = f"{each[:120]!r} is not a record"
+            raise InvalidRequest(
+                said, remedy="Write SITE/PREDICTION_ID, as the rows of 'edge-convert dataset' have them."
+            )
+    return list(records)
+
+
+def _require_collection(collected: Path) -> None:
+    if not collected.is_dir():
+        raise InvalidRequest(
+            f"{collected} is not a folder", remedy="Name the folder that 'edge-convert collect' writes."
+        )
+
+
+def _published(repo: str, keys: list[Path], options: dict[str, str]) -> dict[str, bool]:
+    """Return the digests that are signed in a repository, and whether the plan names them."""
+    held = Publisher(open_place(repo, options), repository_options.open_keys(keys, None), time.time).held()
+    planned = held.plan.bundles()
+    return {digest: digest in planned for digest in held.bundles()}
+
+
+def _standing(use: LineageUse, published: dict[str, bool] | None) -> dict[str, bool]:
+    if published is None or use.document.kind != "bundle":
+        return {}
+    digest = use.document.digest
+    return {"published": digest in published, "in the plan": published.get(digest, False)}

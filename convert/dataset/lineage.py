@@ -1,0 +1,148 @@
+"""Which datasets and bundles learned from a collected record: kept at the centre, by digest.
+
+    collected/lineage/dataset-<id>.json   written by `edge-convert dataset`: its files, and the records of each split
+    collected/lineage/bundle-<id>.json    written by `edge-convert run`: the bundle, and the records of each split
+    WORK/assemble/lineage.json            the same beside the bundle, where no collection is within reach
+
+A record is SITE/PREDICTION_ID, which rows of `dataset` carry as `site` and `prediction_id`. So a dataset that somebody
+edited, or joined with others, is traced as well, as long as the rows keep these keys. No text is in these files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from edge_agent.durable import atomic_files
+from edge_agent.durable.private_files import FILE_MODE, make_private
+
+FOLDER = "lineage"
+FILE_NAME = "lineage.json"
+SCHEMA = "edge-agent/lineage/v1"
+LEARNED = ("train", "importance")
+"""Splits from which weights are learned or chosen."""
+Kind = Literal["dataset", "bundle"]
+Consequence = Literal["retire", "measured", "rows"]
+
+
+@dataclass(frozen=True)
+class LineageDocument:
+    """What one dataset or bundle was made of."""
+
+    kind: Kind
+    task: str
+    records: Mapping[str, Sequence[str]]
+    """By split, and `golden` for the golden cases of a bundle."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of the files of rows, by split."""
+    place: str = ""
+    """The folder of the dataset, or the work folder."""
+    version: str = ""
+    digest: str = ""
+    """bundle: the digest of its manifest."""
+    at: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.kind == "bundle":
+            return f"{self.task} {self.version} ({self.digest[:12]})"
+        return f"{self.task}, {self.place}"
+
+    @property
+    def identity(self) -> str:
+        """Return what tells it from others: the digest of the bundle, or of the dataset's files."""
+        return self.digest or hashlib.sha256(json.dumps(dict(self.files), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class LineageUse:
+    """What a dataset or bundle has of some records."""
+
+    document: LineageDocument
+    records: Mapping[str, Sequence[str]]
+    """Those of the wanted ones that it has, by split."""
+
+    @property
+    def consequence(self) -> Consequence:
+        """retire: its weights learned from them, or it carries their text. measured: only its figures did."""
+        if self.document.kind == "dataset":
+            return "rows"
+        return "retire" if any(self.records.get(split) for split in (*LEARNED, "golden")) else "measured"
+
+    def sentence(self) -> str:
+        """Return what to do, in words."""
+        splits = ", ".join(f"{len(found)} in {split}" for split, found in self.records.items() if found)
+        if self.consequence == "rows":
+            return f"{splits}: make the dataset again, and delete this one"
+        if self.consequence == "measured":
+            return f"{splits}: its figures rest on them, its weights and golden cases do not; it can stay"
+        return f"{splits}: train again without them and publish that, then revoke this version"
+
+    def plain(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        named = {key: value for key, value in asdict(self.document).items() if key != "records"}
+        found = {split: list(each) for split, each in self.records.items() if each}
+        return {**named, "identity": self.document.identity, "records": found, "consequence": self.consequence}
+
+
+def register(collected: Path, document: LineageDocument) -> Path:
+    """Keep a document in the collection; the same one again replaces itself. Raises OSError."""
+    folder = collected / FOLDER
+    make_private(folder)
+    path = folder / f"{document.kind}-{document.identity[:32]}.json"
+    write(path, document)
+    return path
+
+
+def write(path: Path, document: LineageDocument) -> None:
+    """Write a document for its owner alone. Raises OSError."""
+    plain = {"schema": SCHEMA, **asdict(document)}
+    atomic_files.write_atomically(path, json.dumps(plain, ensure_ascii=False).encode() + b"\n", FILE_MODE)
+
+
+def documents(collected: Path | None, works: Iterable[Path] = ()) -> Iterator[LineageDocument]:
+    """Yield the documents of a collection and of work folders, each of them once; damaged ones are skipped."""
+    paths = sorted((collected / FOLDER).glob("*.json")) if collected else []
+    paths += [work / "assemble" / FILE_NAME for work in works]
+    seen = set()
+    for path in paths:
+        found = _read(path)
+        if found is not None and (found.kind, found.identity) not in seen:
+            seen.add((found.kind, found.identity))
+            yield found
+
+
+def trace(found: Iterable[LineageDocument], wanted: Iterable[str]) -> list[LineageUse]:
+    """Return which documents have some of the wanted records, those to retire first."""
+    asked, uses = frozenset(wanted), list[LineageUse]()
+    for document in found:
+        hits = {split: sorted(asked.intersection(records)) for split, records in document.records.items()}
+        if any(hits.values()):
+            uses.append(LineageUse(document, hits))
+    order: tuple[Consequence, ...] = ("retire", "rows", "measured")
+    return sorted(uses, key=lambda use: (order.index(use.consequence), use.document.task, use.document.version))
+
+
+def collection_of(data: Path) -> Path | None:
+    """Return the collection that a file of rows was made of, by the data sheet beside it; None = not known."""
+    try:
+        written = json.loads((data.parent / "dataset.json").read_bytes())["collected"]
+        folder = Path(written)
+        return folder if isinstance(written, str) and folder.is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(path: Path) -> LineageDocument | None:
+    try:
+        plain = json.loads(path.read_bytes())
+        if plain.pop("schema") != SCHEMA:
+            return None
+        return LineageDocument(**plain)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,127 @@
+"""Values that only the words before them tell: record numbers, documents, accounts, plates, passwords, names.
+
+A word is taken with the number behind it, as far as its groups go. The words are those of eleven languages; a word
+that is common in other senses ("case", "plate") counts only with a second one ("case number").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from edge_agent.capture.redact.rule_types import Span
+
+_NUMBER = r"(?:[- ]?(?:number|no|num|nr|id|code|nummer|numm?er[oa]|n[úu]mero|num[ée]ro|n°|nº|#))"
+_RECORDS = (
+    r"mrn|m\.r\.n|emrn|medical record|med(?:ical)? rec|health record|chart(?= ?(?:number|no|nr|id|#|:))"
+    r"|record(?= (?:number|no|id))|hospital(?= (?:number|no|id))"
+    r"|patient(?:en)?[- ]?(?:id|no|nr|number|nummer|n[úu]mero|code)|patientennummer|pat\.?-?(?:nr|id)"
+    r"|fall(?:nummer|-?nr)|aktenzeichen|akten(?:nummer|-?nr)|aufnahme(?:nummer|-?nr)"
+    r"|case[- ](?:number|no|id)|file[- ](?:number|no)|admission(?: (?:number|no|id))|encounter(?: (?:number|no"
+    r"|id))|accession(?: (?:number|no))"
+    r"|dossier(?: (?:m[ée]dical|patient|num[ée]ro|n°|nr))?|num[ée]ro de dossier|n[°º]? ?de dossier|n[º°] ?dossier"
+    r"|historia cl[íi]nica"
+    r"|n[º°] ?de historia|expediente|nhc|cartella clinica|numero cartella|pati[ëe]ntn(?:umme)?r"
+    r"|journaln(?:umme)?r|processo cl[íi]nico|n[úu]mero de processo|(?:numer|nr) (?:karty|pacjenta|historii)"
+    r"|dossiern(?:umme)?r|patientn(?:umme)?r"
+)
+_DOCUMENTS = (
+    r"passport|reisepass|pass-?n(?:umme)?r|passn(?:umme)?r|passeport|pasaporte|passaporto|passaporte"
+    r"|paspoort(?:n(?:umme)?r)?|paszport\w{0,3}|passn(?:umme)?r|pass\.? ?no"
+    r"|driv(?:er|ing)['\u2019]?s?[- ]?(?:licen[cs]e|permit)|dl|d\.l\.|f[üu]hrerschein(?:n(?:umme)?r)?"
+    r"|permis(?: de conduire)?|permiso de conducir|carn[eé] de conducir|patente(?: di guida)?"
+    r"|rijbewijs(?:n(?:umme)?r)?|k[öo]rkort(?:sn(?:umme)?r)?|kørekort|carta de condu[çc][ãa]o|prawo jazdy"
+    r"|prawa jazdy"
+    r"|(?:personal)?ausweis(?:-?n(?:umme)?r)?|ausweisnr|carte d['\u2019]identit[ée]|cni|carta d['\u2019]identit[àa]"
+    r"|identity card|id[- ]card|national id|identiteitskaart|documento de identidad|bilhete de identidade|dow[óo]d"
+    r"|residence permit|aufenthaltstitel|titre de s[ée]jour|tie|visa (?:number|no)"
+)
+_ACCOUNTS = (
+    r"insurance(?: (?:policy|member|id))?|versichert\w{0,4}-?n(?:umme)?r|versicherungs(?:schein)?-?n(?:umme)?r"
+    r"|krankenkasse|mutuelle|assurance|p[óo]liza|polizza|polis(?:n(?:umme)?r)?|seguro|forsikring(?:sn(?:umme)?r)?"
+    r"|ubezpieczenia|policy"
+    r"|member(?:ship)?|mitglieds-?n(?:umme)?r|mitgliedsnr|adh[ée]rent|socio|tessera|lidn(?:umme)?r"
+    r"|medlemsn(?:umme)?r|customer|client|kunden-?n(?:umme)?r|kundennr|kd-?nr|num[ée]ro client"
+    r"|n[úu]mero de cliente|codice cliente|klantn(?:umme)?r|kundn(?:umme)?r|kunden(?:umme)?r|loyalty(?: card)?"
+    r"|acc(?:oun)?t|a/c|konto(?:-?n(?:umme)?r)?|compte|cuenta|conto(?: corrente)?|conta|rekening(?:n(?:umme)?r)?"
+    r"|kontonr|bank account|sort code|routing|aba|blz|bankleitzahl|bsb|swift|bic|iban"
+    r"|tax(?:payer)?(?: (?:id|ref(?:erence)?|file|identification))|employee|staff|personal-?n(?:umme)?r"
+    r"|mitarbeiter-?n(?:umme)?r|student|matrikel-?n(?:umme)?r|license|licence"
+)
+_WITH_NUMBER = (
+    r"insurance|policy|member(?:ship)?|customer|client|acc(?:oun)?t|compte|cuenta|conto|conta|krankenkasse"
+    r"|mutuelle|assurance|seguro|socio|routing|employee|staff"
+    r"|student|license|licence|tessera|konto|loyalty(?: card)?|visa|patente|permis|tie|dl|dossier|expediente|bsb"
+    r"|aba|bic|swift"
+)
+_BETWEEN = (
+    r"[\s:=#°º.,\-\u2013(\"']{0,4}(?:(?:is|was|number|num|no|nr|n|id|code|card|nummer|numm?er[oa]|n[úu]mero|num[ée]ro"
+    r"|ist|lautet|est|es|è|e|é|er|är|jest|to|van|de|del|della|di|du|do|für|pour|voor|my|mine|meine?|ends in|the)"
+    r"\b[\s:=#°º.,\-\u2013(\"']{0,4}){0,4}"
+)
+_VALUE = r"(?P<v>(?=[0-9A-Z\-./ ]{0,12}\d)[0-9A-Z]{1,20}(?:[ \-./]{1,2}(?=[0-9A-Z]{0,4}\d)[0-9A-Z]{1,14}){0,6})(?!\w)"
+_RECORD = re.compile(
+    rf"(?i:(?<!\w)(?:(?:{_RECORDS}|{_DOCUMENTS}"
+    rf"|{_ACCOUNTS})\b\.?{_NUMBER}?)){_BETWEEN.replace('(?:(?:is', '(?i:(?:is')}(?i:{_VALUE})"
+)
+_PLAIN_WORD = re.compile(rf"(?i)(?:{_WITH_NUMBER})\b")
+_SECOND_WORD = re.compile(
+    r"(?i)\b(?:number|no|num|nr|id|code|nummer|numm?er[oa]|n[úu]mero|num[ée]ro|policy|member)\b|[#:°º]"
+)
+RECORD_DIGITS_MIN = 4
+
+
+def find_announced_numbers(text: str) -> Iterator[Span]:
+    """Find numbers of records, documents, accounts and customers: at least four digits behind a word for them."""
+    for match in _RECORD.finditer(text):
+        before = text[match.start() : match.start("v")]
+        plain = _PLAIN_WORD.match(before)
+        digits = sum(char.isdigit() for char in match["v"])
+        if digits >= RECORD_DIGITS_MIN and (plain is None or _SECOND_WORD.search(before)):
+            yield match.span("v")
+
+
+_PLATE = re.compile(
+    r"(?i:(?<!\w)(?:(?:licen[cs]e|number|registration) plate|plate (?:number|no)|plates?"
+    r"|reg(?:istration)?(?: (?:number|no))|vehicle reg\w{0,10}|kennzeichen|kfz|autokennzeichen|immatriculation"
+    r"|plaque"
+    r"|matr[íi]cula|targa|kenteken|nummerplaat|nummerplade|registreringsnummer|regnr|reg\.?nr\.?|tablic\w{0,3}"
+    r"|numer rejestracyjny)\b[\s:=#.\-]{0,3}"
+    r"(?:(?:number|no|nummer|is|ist|est|es|è|er|är|das|le|la|il|my|mein)\b[\s:=]{1,3}){0,3})"
+    r"(?P<v>(?=[0-9A-ZÄÖÜ\- ·.]{0,10}\d)[0-9A-ZÄÖÜ]{1,8}(?:[ \-·.:]{1,2}[0-9A-ZÄÖÜ]{1,5}){0,3})(?!\w)"
+)
+
+
+def find_plates(text: str) -> Iterator[Span]:
+    """Find number plates behind a word for them."""
+    yield from (match.span("v") for match in _PLATE.finditer(text))
+
+
+_SECRET = re.compile(
+    r"(?i)(?<!\w)(?:password|passwd|pwd|passphrase|passcode|passwort|kennwort|mot de passe|mdp|contrase[ñn]a"
+    r"|clave(?: de acceso)?|senha|palavra-passe|wachtwoord|has[łl]o|l[öo]senord|adgangskode|passord|salasana"
+    r"|parola(?: d['\u2019]ordine)?"
+    r"|pin(?:[- ]?(?:code|nummer|number))?|tan|puk|cvv2?|cvc2?|security code|access code|api[- _]?key"
+    r"|secret(?: key)?|access[- _]?token|token|bearer|wifi key|wlan-?schlüssel|login code|otp|one[- ]time code)"
+    r"(?: (?:for|of|für|to|de|zu|pour|voor|till?) (?:\w{1,20} ){1,3}(?=is|ist|=|:|est|es|è|är|er))?"
+    r"(?: ?(?:[:=]|(?<=bearer)|\b(?:is|was|ist|lautet|est|es|è|é|är|er|to|jest|on|now|auf)\b(?: now"
+    r"| jetzt)?)[ :=]{0,3})[\"'\u201c\u201e«]?(?P<v>[^\s\"'\u201d\u201c»<>\[\]]{3,200})"
+)
+_KEY = re.compile(
+    r"(?<![\w-])(?:sk-[\w-]{16,200}|gh[pousr]_\w{20,100}|xox[abpr]-[\w-]{10,100}|(?:AKIA|ASIA)[0-9A-Z]{16}"
+    r"|AIza[\w-]{35}|eyJ[\w-]{10,500}\.[\w-]{10,500}\.[\w-]{5,500}|glpat-[\w-]{20,60})(?![\w-])"
+)
+_NO_SECRET = re.compile(
+    r"(?i)(?:wrong|incorrect|not|required|missing|expired|invalid|too|the|a|an|my|your|on|in|written|here|there"
+    r"|set|reset|changed|correct|ok|valid|falsch|nicht|abgelaufen|gone|lost|forgotten|stuck|jammed|bent|broken|weg"
+    r"|locked|for|to|case|being|blocked|gesperrt|ungültig|good|fine|mandatory)\b"
+)
+
+
+def find_secrets(text: str) -> Iterator[Span]:
+    """Find what stands behind "password is" and the like, and keys of services by their prefix."""
+    for match in _SECRET.finditer(text):
+        if not _NO_SECRET.match(match["v"]):
+            end = match.end("v") - (len(match["v"]) - len(match["v"].rstrip(".,;!?)")))
+            yield match.start("v"), end
+    yield from (match.span() for match in _KEY.finditer(text))

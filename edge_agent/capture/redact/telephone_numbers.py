@@ -1,0 +1,109 @@
+"""Telephone numbers: by their form, by a word before them, by the numbering plans of the site's regions."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from edge_agent.capture.redact.dates import is_written_date
+from edge_agent.capture.redact.rule_types import Finder, Span
+
+_PHONES = (
+    # With the code of the country.
+    re.compile(r"(?P<v>[+0](?<![\w+.,-].)0?(?:(?<=\+)|(?<=00))[1-9]\d{0,2}(?:[ .\-/()]{0,3}\d){6,12})(?![\w])"),
+    # National, with its leading zero and the spaces that people write, or in one piece of 10 or 11 digits.
+    re.compile(r"(?P<v>[(0](?<![\w+.,-].)0?(?<=0)\d{1,5}\)?[ .\-/]{1,3}\d{2,8}(?:[ .\-/]\d{2,6}){0,4})(?![\w])"),
+    re.compile(r"(?P<v>0(?<![\w+.,-]0)[1-9]\d{8,9})(?![\w])"),
+    # North America.
+    re.compile(r"(?<![\w+.,-])(?P<v>(?:\+?1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4})(?![\w])"),
+    # An area code in parentheses; groups of three; of two, as in France and the north; of two or three, four and four.
+    re.compile(
+        r"(?<![\w+.,/-])(?P<v>\(\d{2,5}\) ?\d{2,5}(?:[ -]?\d{2,5}){1,3}|\d{3}([ -])\d{3}\2\d{3}"
+        r"|\d{2}(?: \d{2}){3,4}|\d{3} \d{2} \d{2} \d{2}"
+        r"|\d{2} \d{3} \d{2} \d{2}|\d{2,3}[ -]\d{4}[ -]\d{4}|\d{2} \d{4,5}-\d{4})(?![\w]|[ ./-]\d)"
+    ),
+)
+# Shorter numbers, where a word before them announces one.
+_SHORT_PHONE = re.compile(r"\+?\d(?<!\w\d)(?:[ .\-/()]{0,2}\d){5,13}(?!\w)")
+_PHONE_WORD = re.compile(
+    r"\b(?:tel|telefon|telephone|téléphone|phone|call|ring|mobile|mobil|cell|handy|fax|whatsapp|sms"
+    r"|telef[oó]no|tel[ée]fono|telefone|telefoon|telefoonnummer|telefonnummer|telefonnr|rufnummer|handynummer"
+    r"|m[oó]vil|cellulare|celular|telem[oó]vel"
+    r"|portable|komórka|numer|mobilnummer|tlf|puh|puhelin|gsm|nummer|durchwahl|text|reach|contact|dial|llamar"
+    r"|llame|llama|bel|ring[ae]?|zadzwo[ńn])\b[^\w+\n]{0,3}"
+    r"(?:(?:number|nummer|num[ée]ro|número|no|nr|is|ist|est|es|è|me|us|him|her|them|back|on|at|unter|le|au|al|a|do"
+    r"|på|op|pod|mij|mich|mig|sul|w|w[ae])\b[^\w+\n]{1,3}){0,4}\Z",
+    re.IGNORECASE,
+)
+_WORD_REACH = 40
+_EXTENSION = re.compile(r" ?(?:x|ext\.?|extension|durchwahl|poste|app\.)[ .:]{0,2}\d{1,6}(?!\w)", re.IGNORECASE)
+
+
+def find_phones(text: str) -> Iterator[Span]:
+    """Find telephone numbers of 6 to 15 digits (ITU-T E.164 has 15 at most) that are no dates, with their extension."""
+    for start, end in _find_written(text):
+        extension = _EXTENSION.match(text, end)
+        yield start, extension.end() if extension else end
+
+
+def _find_written(text: str) -> Iterator[Span]:
+    for pattern in _PHONES:
+        yield from (match.span("v") for match in pattern.finditer(_without_extensions(text)) if _is_phone(match["v"]))
+    for match in _SHORT_PHONE.finditer(_without_extensions(text)):
+        announced = _PHONE_WORD.search(text, max(0, match.start() - _WORD_REACH), match.start())
+        if announced and _is_phone(match[0]):
+            yield match.span()
+
+
+def _without_extensions(text: str) -> str:
+    """Put a blank in place of the "x" of an extension that follows a digit at once, so that the number ends there."""
+    return re.sub(r"(?<=\d)[xX](?=\d{1,6}(?!\w))", " ", text)
+
+
+def _is_phone(number: str) -> bool:
+    digits = sum(char.isdigit() for char in number)
+    return 6 <= digits <= 15 and not is_written_date(number)
+
+
+_CANDIDATE = re.compile(r"[(+\d](?<![\w.,:/-].)(?:[ .\-/()]{0,2}\d){5,14}(?![\w]|[.,]\d)")
+
+
+def regional_phones(regions: Sequence[str]) -> Finder:
+    """Return a finder that also finds numbers without a prefix that the plan of one of the regions has.
+
+    Regions are codes of ISO 3166-1 such as "ES". A number in one piece counts only if it starts with the region's
+    leading zero, or behind a word, since article numbers are written in one piece, too.
+    """
+
+    def find(text: str) -> Iterator[Span]:
+        yield from find_phones(text)
+        for match in _CANDIDATE.finditer(text):
+            digits = "".join(char for char in match[0] if char.isdecimal())
+            grouped = not match[0].isdecimal() or match[0].startswith("0")
+            if grouped and _is_phone(match[0]) and any(_is_in_plan(digits, region) for region in regions):
+                yield match.span()
+
+    return find
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_in_plan(digits: str, region: str) -> bool:
+    library = _library()
+    try:
+        return bool(library.is_valid_number(library.parse(digits, region)))
+    except library.NumberParseException:
+        return False
+
+
+@functools.cache
+def _library() -> Any:
+    """Load phonenumbers: 5 MB, only at a site that names its regions."""
+    return importlib.import_module("phonenumbers")
+
+
+def is_known_region(region: str) -> bool:
+    """Return whether there is a numbering plan of that code."""
+    return region in _library().SUPPORTED_REGIONS

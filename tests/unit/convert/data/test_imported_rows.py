@@ -1,0 +1,61 @@
+"""Rows that no site sent pass the redaction of a site, unless the recipe waives it with a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convert.data import imported_rows, row_files
+from convert.data.data_row import DataRow
+from convert.pipeline.recipe import PrivacySection
+from edge_agent.errors import ManifestInvalid
+from tests.support.recipes import recipe_of
+
+MAIL = "anna.mueller@praxis-nord.de"
+WAIVED = PrivacySection(imported_data="waived", waiver="composed by the team, decided by M. on 1 June")
+
+
+def rows(**more: object) -> str:
+    """Return two rows, one with an address."""
+    made = ({"text": f"refund to {MAIL}", "label": "refund", **more}, {"text": "How much?", "label": "price"})
+    return "".join(json.dumps(row) + "\n" for row in made)
+
+
+@pytest.mark.parametrize("split", ["train", "calibration", "test"])
+def test_every_split_is_redacted(tmp_path: Path, split: str):
+    """The address is made up; the same row gets the same one each time; other rows are unchanged."""
+    recipe = recipe_of(tmp_path, **{split: rows()})
+    found = row_files.rows(recipe, split)
+    assert [True, False] == [MAIL not in found[0].text, found[0].text == f"refund to {MAIL}"]
+    assert (found, "How much?") == (row_files.rows(recipe, split), found[1].text)
+
+
+@pytest.mark.parametrize("mark", [{"composed": True}, {"site": "clinic-1", "prediction_id": "p-1"}])
+def test_composed_and_collected_rows_stay(tmp_path: Path, mark: dict[str, object]):
+    """Nobody said the one, and the site of the other has redacted it."""
+    recipe = recipe_of(tmp_path, train=rows(**mark))
+    assert f"refund to {MAIL}" == row_files.rows(recipe, "train")[0].text
+
+
+def test_a_waiver_needs_its_reason(tmp_path: Path):
+    """The rows stay as they are, and the sentence for the bundle has the reason."""
+    sections = "privacy: {imported_data: waived, waiver: 'composed by the team'}"
+    found = row_files.rows(recipe_of(tmp_path, train=rows(), sections=sections), "train")
+    assert MAIL in found[0].text
+    for broken in ("privacy: {imported_data: waived}", "privacy: {waiver: because}"):
+        with pytest.raises(ManifestInvalid, match="needs its reason"):
+            recipe_of(tmp_path, sections=broken)
+
+
+def test_the_sentence_says_what_was_done():
+    """Of imported rows only; without one there is nothing to say."""
+    made = [DataRow(f"refund to {MAIL}"), DataRow("How much?"), DataRow(MAIL, composed=True)]
+    assert "2 imported rows, made-up values in 1" == imported_rows.sentence(made, PrivacySection(), "classify")
+    assert "2 imported rows, redaction waived: composed by the team, decided by M. on 1 June" == imported_rows.sentence(
+        made, WAIVED, "classify"
+    )
+    assert "no imported rows" == imported_rows.sentence(made[2:], PrivacySection(), "classify")
+    assert imported_rows.sentence(made, PrivacySection(), "redact").startswith("not redacted")
+    assert made == imported_rows.redact(made, PrivacySection(), "redact")

@@ -1,0 +1,200 @@
+"""The rights of the person at the centre: lineage, consent, retention, and the log of decisions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from convert.cli import app
+from convert.dataset import lineage
+from convert.dataset.lineage import LineageDocument
+from convert.fleet import accountability
+from edge_agent.durable import chained_log
+from edge_agent.formats.signed_document import format_timestamp
+from tests.support.examples import NOW, feedback, prediction, tombstone
+from tests.support.modes import not_private
+from tests.support.segments import Centre, SealingSite
+
+TEXTS = ("how much is the kettle", "do you deliver to the island", "my parcel is late")
+DAY = 86_400.0
+
+
+class CentralTeam:
+    """A collection with three corrected records of one site, and the commands on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.site, self.centre = root, SealingSite(root / "store"), Centre(root)
+        made = [prediction(n, input=text, at=format_timestamp(NOW - n * DAY)) for n, text in enumerate(TEXTS, 1)]
+        self.site.seal([record for n, each in enumerate(made, 1) for record in (each, feedback(n))])
+        self.collect()
+
+    def collect(self) -> None:
+        self.report = self.centre.collect(self.root / "store")
+
+    def run(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, ["privacy", *arguments, "--collected", str(self.centre.out)])
+
+    def dataset(self) -> Path:
+        """Make training rows."""
+        out = self.root / "data"
+        asked = ["dataset", str(self.centre.out), "--task", "pos-intent", "--format", "text-label"]
+        made = CliRunner().invoke(app, [*asked, "--shares", "train=1", "--out", str(out), "--force"])
+        assert 0 == made.exit_code, made.output
+        return out
+
+    def log(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [(each.action, each.subjects) for each in accountability.entries(self.centre.out)]
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> CentralTeam:
+    return CentralTeam(tmp_path)
+
+
+def bundle(version: str, **records: list[str]) -> LineageDocument:
+    return LineageDocument("bundle", "pos-intent", records, version=version, digest=version * 32)
+
+
+# --- lineage ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_is_traced_by_its_records(team: CentralTeam):
+    """The register has its files and records, and is private; an unknown record is in nothing."""
+    team.dataset()
+    found = json.loads(team.run("lineage", "site-1/p-2", "--json").stdout)
+    assert [("dataset", {"train": ["site-1/p-2"]}, "rows")] == [
+        (use["kind"], use["records"], use["consequence"]) for use in found["uses"]
+    ]
+    assert [] == not_private(team.centre.out)
+    assert "no dataset or bundle here" in team.run("lineage", "site-1/p-9").stdout
+
+
+def test_what_learned_is_to_be_retired_and_what_was_measured_is_not(tmp_path: Path):
+    """Weights and golden cases count; calibration and test do not; those to retire come first."""
+    for document in (bundle("1", test=["a/p"]), bundle("2", train=["a/p", "a/q"]), bundle("3", golden=["a/p"])):
+        lineage.register(tmp_path, document)
+    uses = lineage.trace(lineage.documents(tmp_path), ["a/p"])
+    assert [("2", "retire"), ("3", "retire"), ("1", "measured")] == [
+        (use.document.version, use.consequence) for use in uses
+    ]
+    assert "revoke this version" in uses[0].sentence()
+
+
+def test_a_damaged_document_stops_nothing(tmp_path: Path):
+    """It is left out; a work folder without one, too."""
+    lineage.register(tmp_path, bundle("1", train=["a/p"]))
+    for name, content in (("bundle-x.json", "{"), ("bundle-y.json", '{"schema": "other"}'), ("dataset-z.json", "[]")):
+        (tmp_path / lineage.FOLDER / name).write_text(content)
+    assert ["1"] == [each.version for each in lineage.documents(tmp_path, [tmp_path / "nowhere"])]
+
+
+def test_erasing_a_person_lists_what_learned_from_the_record(team: CentralTeam):
+    """The run of collect that erases says so, the command lists it later, and the log has it."""
+    team.dataset()
+    lineage.register(team.centre.out, bundle("1", train=["site-1/p-1"]))
+    team.site.seal([tombstone(1)])
+    team.collect()
+    assert ["retire", "rows"] == [use["consequence"] for use in team.report.concerned]
+    shown = team.run("lineage", "--erased")
+    assert (0, True) == (shown.exit_code, "1 record: 1 bundle to retire" in shown.stdout), shown.output
+    assert ("records erased", ("site-1/p-1",)) == team.log()[-1]
+
+
+# --- consent ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_recorded_consent_marks_the_row(team: CentralTeam):
+    """Until it is withdrawn; both are in the log, with the basis."""
+    assert 0 == team.run("consent", "site-1/p-1", "--basis", "form-118").exit_code
+    rows = [json.loads(line) for line in (team.dataset() / "train.jsonl").read_text().splitlines()]
+    assert {"p-1": True, "p-2": None, "p-3": None} == {row["prediction_id"]: row.get("consented") for row in rows}
+    assert 0 == team.run("consent", "site-1/p-1", "--withdraw").exit_code
+    assert frozenset() == accountability.consents(team.centre.out)
+    assert ["consent recorded", "consent withdrawn"] == [action for action, _ in team.log()[-2:]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["site-1/p-1"], "the consent has no basis"),
+        (["--basis", "form"], "no record is named"),
+        (["p-1", "--basis", "form"], "is not a record"),
+    ],
+)
+def test_a_consent_without_record_or_basis_is_refused(team: CentralTeam, arguments: list[str], said: str):
+    """Nothing is recorded."""
+    before = team.log()
+    refused = team.run("consent", *arguments)
+    assert (2, True) == (refused.exit_code, said in refused.output), refused.output
+    assert before == team.log()
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+
+def test_purging_deletes_what_is_too_old(tmp_path: Path):
+    """With its reviews, for that site and task alone; a second run of collect does not bring it back."""
+    team = CentralTeam(tmp_path)
+    other = SealingSite(tmp_path / "store", "site-2")
+    other.seal([prediction(1, at=format_timestamp(NOW - 9 * DAY))])
+    team.collect()
+    counted = json.loads(team.run("purge", "--keep", "site-1/*=1", "--dry-run", "--json").stdout)
+    assert {"site-1/pos-intent": 3} == counted["by_site_and_task"]
+    assert 4 == len(team.centre.query("FROM examples"))
+    done = team.run("purge", "--keep", "site-1/*=1", "--yes")
+    assert (0, True) == (done.exit_code, "3 examples deleted" in done.stdout), done.output
+    team.collect()
+    assert [("site-2",)] == team.centre.query("SELECT DISTINCT site FROM records")
+    assert [("site-2",)] == team.centre.query("SELECT site FROM examples")
+    assert "records purged" == team.log()[-1][0]
+    assert [] == not_private(team.centre.out)
+
+
+def test_purging_without_anything_due_changes_nothing(team: CentralTeam):
+    """And it is not logged."""
+    before = team.log(), team.centre.files()
+    assert 0 == team.run("purge", "--keep", "*/other=1", "--yes").exit_code
+    assert before == (team.log(), team.centre.files())
+
+
+@pytest.mark.parametrize("rule", ["", "site-1=3", "site-1/x=", "*/*=-1", "../x/*=3"])
+def test_a_rule_that_is_none_is_refused(team: CentralTeam, rule: str):
+    """The remedy shows one."""
+    refused = team.run("purge", "--keep", rule, "--yes")
+    assert (2, True) == (refused.exit_code, "is not understood" in refused.output)
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_tells_who_accepted_a_key(team: CentralTeam):
+    """The first key of a new site is accepted by collect, others by a person; the chain is verified."""
+    key = "ab" * 32
+    asked = ["sites", "accept", "site-1", key, "--collected", str(team.centre.out)]
+    assert 0 == CliRunner().invoke(app, asked).exit_code
+    first, second = accountability.entries(team.centre.out)[:2]
+    assert ("collect", "key accepted", key) == (first.actor, first.action, second.details["key"])
+    assert accountability.current_actor() == second.actor
+    shown = team.run("log")
+    assert (0, True) == (shown.exit_code, "the chain holds" in shown.stdout), shown.output
+    head = json.loads(team.run("log", "--json").stdout)["head"]
+    assert 0 == team.run("log", "--contains", head).exit_code
+
+
+def test_a_changed_log_ends_with_1(team: CentralTeam):
+    """The line is named."""
+    accountability.record(team.centre.out, "site revoked", ["site-1"])
+    path = team.centre.out / accountability.FILE_NAME
+    path.write_bytes(path.read_bytes().replace(b"collect", b"nobody!", 1))
+    shown = team.run("log")
+    assert (1, True) == (shown.exit_code, "broken: line 2" in shown.stdout), shown.output
+    assert chained_log.verify(path).problems
+
+
+def test_a_folder_without_a_collection_is_refused(tmp_path: Path):
+    """The message names it."""
+    refused = CliRunner().invoke(app, ["privacy", "purge", "--keep", "*/*=1", "--collected", str(tmp_path / "nowhere")])
+    assert (2, True) == (refused.exit_code, "nothing is collected in" in refused.output), refused.output
