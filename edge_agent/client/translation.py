@@ -265,9 +265,9 @@ def _decision_answer(message: inference_pb2.DecisionAnswer) -> DecisionAnswer:
 
 def question(asked: Question) -> task_pb2.Question:
     """Translate a question of a call. Raises ValueError for a type that does not exist."""
-    number = task_pb2.QuestionType.Value(f"QUESTION_TYPE_{asked.type.upper() or 'UNSPECIFIED'}")
+    type_name = f"QUESTION_TYPE_{asked.type.upper() or 'UNSPECIFIED'}"
     options = [task_pb2.QuestionOption(label=each.label, description=each.description) for each in asked.options]
-    return task_pb2.Question(name=asked.name, type=number, instructions=asked.instructions, options=options)
+    return task_pb2.Question(name=asked.name, type=type_name, instructions=asked.instructions, options=options)
 
 
 def extractions(response: inference_pb2.ExtractResponse) -> list[Extraction | Failure]:
