@@ -48,7 +48,7 @@ _FORMATS: dict[str, tuple[DataFormat, ...]] = {
     "classify": ("text-label", "prompt-completion", "messages"),
     "extract": ("text-spans", "prompt-completion", "messages"),
     "generate": ("prompt-completion", "messages"),
-    "embed": ("text-label",),
+    **{"embed": ("text-label",), "redact": ("text-spans",)},
 }
 
 
@@ -342,8 +342,8 @@ def _classified(row: DataRow) -> DataRow:
 
 
 def known_labels(task: TaskSpec) -> tuple[str, ...]:
-    """Return the labels that a row can have: for extract, the tags B-x and I-x mean the label x."""
-    if task.kind != "extract":
+    """Return the labels that a row can have: for extract and redact, the tags B-x and I-x mean the label x."""
+    if task.kind not in ("extract", "redact"):
         return task.labels
     return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 

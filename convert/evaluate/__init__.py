@@ -142,7 +142,7 @@ def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
     if kind == "classify" and not all(row.label for row in rows):
         raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
     strange = sorted(_used(rows) - known)
-    if kind in ("classify", "extract") and strange:
+    if kind in ("classify", "extract", "redact") and strange:
         said = f"{len(strange)} labels of the rows are not labels of {bundle.name}: {', '.join(strange)[:300]}"
         raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
 

@@ -92,7 +92,7 @@ def measure_batch_invariance(
                     differences[text] = max(moved, differences.get(text, 0.0))
         engine, build = served.score_variance(bundle), _build(bundle, served.details(bundle))
     largest = max(differences.values(), default=0.0)
-    scored = bundle.manifest.task.kind in SCORED_KINDS
+    scored = bundle.manifest.task.kind in (*SCORED_KINDS, "redact")
     return BatchInvariance(len(texts), BATCHES, len(differences), largest, engine, build, scored)
 
 

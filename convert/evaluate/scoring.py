@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from convert.clustered_statistics import clustered_share, family_numbers
 from convert.data.row_files import DataRow, TextSpan
-from convert.evaluate import quality_metrics
+from convert.evaluate import quality_metrics, redaction_quality
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.evaluate.quality_metrics import AnswerOutcomes
 from edge_agent.formats.calibration import Confidence, Threshold
@@ -29,7 +29,7 @@ def is_right(kind: Kind, row: DataRow, prediction: ServedPrediction) -> bool:
 
     classify: the label. extract: every entity, with its place, and no other. generate, and extract where the row has a
     record: the same JSON value if the expected text is JSON, otherwise the same text apart from surrounding white
-    space.
+    space. redact: nothing of a labelled value remains.
     """
     return not prediction.failure and _RIGHT[kind](row, prediction)
 
@@ -55,12 +55,13 @@ _RIGHT: dict[str, Callable[[DataRow, ServedPrediction], bool]] = {
     "classify": lambda row, prediction: prediction.answer == row.label,
     "extract": _same_record,
     "generate": _same_text,
+    "redact": lambda row, prediction: not redaction_quality.remaining(row.text, row.spans, prediction.entities),
 }
 
 
 def expected(kind: Kind, row: DataRow) -> str:
     """Return the expected value of `ServedPrediction.answer`."""
-    if kind == "extract" and not row.completion:
+    if kind in ("extract", "redact") and not row.completion:
         return json.dumps([[span.label, span.start, span.end] for span in row.spans])
     return row.label or row.completion
 
@@ -99,7 +100,7 @@ def outcomes(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[
     """Return which answers are right and which are confident, for kinds that can be right or wrong."""
     kind, confidence = manifest.task.kind, manifest.confidence
     answered = np.array([not each.failure for each in predictions], dtype=np.bool_)
-    graded = answered & (kind != "generate")
+    graded = answered & (kind not in ("generate", "redact"))
     passed = [isinstance(confidence, Threshold) and _is_confident(confidence, each) for each in predictions]
     return AnswerOutcomes(
         right=np.array(list(map(partial(is_right, kind), rows, predictions)), dtype=np.bool_),
@@ -223,4 +224,5 @@ _BY_KIND: dict[
     "classify": _classes,
     "extract": _entities,
     "generate": _fields,
+    "redact": lambda _task, rows, predictions, found: redaction_quality.measure(rows, predictions, found.families),
 }

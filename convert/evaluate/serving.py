@@ -183,7 +183,7 @@ def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: fl
     if done.scores:
         confidence = max(done.scores)
         answer = manifest.task.labels[done.scores.index(confidence)]
-    elif manifest.task.kind == "extract":
+    elif manifest.task.kind in ("extract", "redact"):
         answer = done.record or json.dumps([[each.label, each.start, each.end] for each in done.entities])
     return ServedPrediction(
         answer=answer,

@@ -5,11 +5,14 @@ Each module handles or refuses what its exporter gets silently wrong; `verify` p
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from convert.export import gguf_export, llama_converter, onnx_export
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
+from convert.prepare import onnx_source
 from convert.training import checkpoint_loading
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
@@ -35,6 +38,8 @@ def run(job: StageJob) -> Report:
         made = llama_converter.find(job.recipe.path(own) if own else None)
         how = gguf_export.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
         return gguf_export.export(how, made, job.out, job.progress)
+    if job.recipe.source.onnx:
+        return _take_ready(what, config, checkpoint, job.out)
     if runtime == "onnx":
         head = checkpoint_loading.head_of(runtime, what.kind)
         _check_labels(what, config)
@@ -43,6 +48,17 @@ def run(job: StageJob) -> Report:
         f"{file}: a model is exported for the runtimes llama and onnx, not {runtime}",
         remedy="Correct 'runtime' in task.yaml.",
     )
+
+
+def _take_ready(what: TaskSpec, config: dict[str, Any], source: Path, out: Path) -> Report:
+    """Copy a graph that is ready; its outputs must be the task's tags."""
+    if what.kind not in ("extract", "redact"):
+        said = f"a source 'onnx' is a token classifier, which does not suit a task of kind {what.kind}"
+        raise InvalidRequest(said, remedy="Set 'kind: redact' or 'kind: extract' in task.yaml, or name a checkpoint.")
+    _check_labels(what, config)
+    for name in (onnx_source.MODEL, onnx_source.TOKENIZER):
+        shutil.copyfile(source / name, out / name)
+    return {"model": onnx_source.MODEL, "tokenizer": onnx_source.TOKENIZER, "as_is": True}
 
 
 def _check_length(what: TaskSpec, config: dict[str, Any]) -> None:

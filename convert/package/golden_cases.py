@@ -88,7 +88,12 @@ def strangeness(manifest: Manifest, said: ServedPrediction) -> float | None:
 
 def scores(kind: Kind, said: ServedPrediction) -> tuple[float, ...]:
     """Return the scores of an answer for a case, rounded so that the last bit of a sum does not matter."""
-    plain = {"classify": said.scores, "extract": (said.confidence,), "embed": said.vector}.get(kind, ())
+    plain = {
+        "classify": said.scores,
+        "extract": (said.confidence,),
+        "redact": (said.confidence,),
+        "embed": said.vector,
+    }.get(kind, ())
     return tuple(round(each, _DIGITS) for each in plain)
 
 

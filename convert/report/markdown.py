@@ -23,7 +23,7 @@ LABEL_SOURCES: dict[LabelSource, str] = {
 }
 _LABELS_SHOWN_MAX = 10
 # Shown in sections of their own.
-_SHOWN = ("confusion", "per_label", "reliability", "calibration", "without_near_copies")
+_SHOWN = ("per_type", "confusion", "per_label", "reliability", "calibration", "without_near_copies")
 
 
 def markdown(made: RunSummary, plots: Sequence[str]) -> str:
@@ -160,6 +160,9 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
     if "accuracy" in quality:
         families = quality.get("families", quality["rows"])
         kin = f" in {plural(families, 'family')}" if families < quality["rows"] else ""
+        if "values_found" in quality:
+            yield from _personal_values(quality)
+            return
         yield f"It is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}{kin}."
     yield from _selective(quality)
     copies = quality.get("near_copies")
@@ -241,6 +244,11 @@ def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
         return
     yield "## Quality on the test rows"
     yield from _labels(evaluate.get("per_label", {}))
+    if types := evaluate.get("per_type"):
+        yield "Personal values, by type; a value is found when every letter and digit of it is replaced:"
+        yield _table(
+            ["type", "values", "found"], [[name, each["values"], each["found"]] for name, each in types.items()]
+        )
     yield from _fields(evaluate.get("fields", {}))
     if "neighbours" in evaluate:
         yield f"The nearest other text has the same label for {interval(evaluate['neighbours'])} of the rows."
@@ -249,6 +257,17 @@ def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     if times:
         yield "Time of an answer, one text at a time:"
         yield _table(["", *times], [["ms", *map("{:.1f}".format, times.values())]])
+
+
+def _personal_values(quality: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the headline of a bundle that redacts."""
+    if quality["values_found"]:
+        yield f"It finds {interval(quality['values_found'])} of the personal values."
+        yield f"Something personal remains in {interval(quality['texts_that_leak'])} of the texts that have any."
+    if quality["clean_touched"]:
+        yield f"It replaces something in {interval(quality['clean_touched'])} of the texts without personal data."
+    if quality["precision"] is not None:
+        yield f"Of the characters that it replaces, {percent(quality['precision'])} are personal."
 
 
 def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:

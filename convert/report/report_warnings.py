@@ -27,6 +27,9 @@ def doubts(made: RunSummary) -> list[str]:
 def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
     if not calibrate:
         return
+    if calibrate.get("kind") == "redact":
+        yield "Nothing is proved of what the bundle misses: the manifest has no 'redaction.bound'."
+        return
     if calibrate.get("threshold") is None:
         yield f"No answer of this bundle is confident. {calibrate.get('verdict', '')}"
         return

@@ -92,7 +92,7 @@ class RowEncoder:
         return tuple(item for item in items if item.length <= self.tokens_max)
 
     def _item(self, row: DataRow) -> EncodedRow:
-        if self.task.kind == "extract":
+        if self.task.kind in ("extract", "redact"):
             encoding = encoded(self.tokenizer, row.text, offsets=True)
             found = tagged(row.text, encoding, row.spans, self.task.labels)
             return EncodedRow(_plain(encoding), found.tags, found.misfits)
@@ -131,7 +131,7 @@ def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
 
 
 def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
-    kind = AutoModelForTokenClassification if task.kind == "extract" else AutoModelForSequenceClassification
+    kind = AutoModelForTokenClassification if task.kind in ("extract", "redact") else AutoModelForSequenceClassification
     if kind is AutoModelForSequenceClassification and pooling.takes_mean(config.to_dict()):
         kind = pooling.MeanPooledBert
     names = dict(enumerate(task.labels))

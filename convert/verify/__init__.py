@@ -21,6 +21,7 @@ from convert.export.gguf_export import ADAPTER, BASE
 from convert.export.onnx_export import MODEL, TOKENIZER
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
+from convert.prepare import onnx_source
 from convert.training import checkpoint_loading
 from convert.verify import divergence, reference
 from convert.verify.divergence import DistributionGap
@@ -47,6 +48,8 @@ def run(job: StageJob) -> Report:
     what, runtime = task_file.of(file), task_file.read(file)["runtime"]
     texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
     pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
+    if job.recipe.source.onnx:
+        return check_ready(job.done["export"], what, texts)
     job.progress("comparing with PyTorch", 0, 1)
     report = check_gguf(pair, what, texts) if runtime == "llama" else check_onnx(pair, what.kind, texts)
     job.progress("comparing with PyTorch", 1, 1)
@@ -101,12 +104,30 @@ def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> Report:
     return _judged(divergence.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
 
 
-def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each text, as the agent makes them. Raises ModelFailed if the checkpoint's tokens differ."""
-    served = Tokenizer.from_file(str(pair.exported / TOKENIZER))
+def check_ready(exported: Path, what: TaskSpec, texts: Sequence[str]) -> Report:
+    """Check a graph that has no checkpoint: by the library that will serve it, one row a token, one number a tag.
+
+    Raises:
+        ModelFailed: it computes something else.
+    """
+    served = _served_tokenizer(exported / TOKENIZER)
+    inputs = [list(served.encode(text).ids) for text in [*divergence.TEXTS, *texts]]
+    outputs = _outputs(exported / MODEL, inputs)
+    return onnx_source.check_outputs(outputs, list(map(len, inputs)), len(what.labels))
+
+
+def _served_tokenizer(file: Path) -> Tokenizer:
+    """Open a tokenizer as the agent does."""
+    served = Tokenizer.from_file(str(file))
     served.no_truncation()
     served.no_padding()
     served.encode_special_tokens = True
+    return served
+
+
+def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each text, as the agent makes them. Raises ModelFailed if the checkpoint's tokens differ."""
+    served = _served_tokenizer(pair.exported / TOKENIZER)
     tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
     inputs = [list(served.encode(text).ids) for text in texts]
     for text, ids in zip(texts, inputs, strict=True):

@@ -33,7 +33,7 @@ Role = Literal["weights", "adapter", "tokenizer", "golden", "report", "licence"]
 
 # What each runtime can do in this version of the agent. A bundle beyond it is refused before anything is installed.
 RUNTIME_KINDS: dict[str, frozenset[str]] = {
-    "llama": frozenset({"classify", "extract", "generate"}),
+    "llama": frozenset({"classify", "decide", "extract", "generate"}),
     "onnx": frozenset({"classify", "decide", "extract", "embed", "redact"}),
     "echo": frozenset({"classify", "decide", "extract", "generate", "embed", "redact"}),
     # No model of its own: only the large one answers. The definition of a task that has none yet.
@@ -77,7 +77,9 @@ class PromptTemplate(_ManifestSection):
     """How an input becomes the text that a decoder model reads."""
 
     template: str = Field(default="{input}", max_length=200_000)
-    """Holds `{input}` exactly once. What stands before it is the prefix that all requests of the task share."""
+    """Holds `{input}` exactly once. What stands before it is the prefix that all requests of the task share.
+
+    decide on llama: also `{question}` once, behind it."""
     chat: bool = False
     """Wrap the text as a user message in the model's own chat template."""
     system: str = Field(default="", max_length=200_000)
@@ -311,9 +313,16 @@ class Manifest(_ManifestSection):
         if unknown := [name for name in self.question_confidence if name not in names]:
             known = ", ".join(names) or "none"
             raise ValueError(f"'question_confidence' names {unknown[0][:100]!r}; the questions are: {known}")
-        if self.task.kind == "decide" and isinstance(self.confidence, Threshold):
-            raise ValueError("the thresholds of a decide task are in 'question_confidence'")
+        if self.task.kind == "decide":
+            self._check_decide()
         self._check_shared_gate()
+
+    def _check_decide(self) -> None:
+        behind = self.task.prompt.template.partition("{input}")[2]
+        if self.runtime == "llama" and behind.count("{question}") != 1:
+            raise ValueError("'prompt.template' of decide on llama must hold {question} exactly once, behind {input}")
+        if isinstance(self.confidence, Threshold):
+            raise ValueError("the thresholds of a decide task are in 'question_confidence'")
 
     def _check_shared_gate(self) -> None:
         calibrations = self.question_confidence.values()

@@ -46,7 +46,6 @@ from edge_agent.store.state_database import InstalledBundle
 
 log = structlog.get_logger("edge_agent.server")
 
-PLACEHOLDER_CHARACTERS_MAX = 64
 MARGIN_SECONDS = 0.1
 """Of the caller's time, reserved for writing and reading the local answer."""
 BEGINS_SHARE = 0.5
@@ -158,7 +157,9 @@ class ModelRouter:
                 if isinstance(event, tuple):  # nothing typed was asked
                     continue
                 # A placeholder may come in pieces: what may still become one is not written yet.
-                text, pending = (pending, "") if isinstance(event, LargeModelFinish) else _split(pending + event)
+                text, pending = (
+                    (pending, "") if isinstance(event, LargeModelFinish) else redaction.split(pending + event)
+                )
                 if text:
                     parts.append(redaction.restore(text))
                     yield parts[-1]
@@ -358,13 +359,6 @@ async def _require_start(
         yield first
         async for event in events:
             yield event
-
-
-def _split(text: str) -> tuple[str, str]:
-    """Split off what may be the beginning of a placeholder."""
-    at = text.rfind("[")
-    pending = at >= 0 and len(text) - at <= PLACEHOLDER_CHARACTERS_MAX and "]" not in text[at:]
-    return (text[:at], text[at:]) if pending else (text, "")
 
 
 def _restore(value: str, manifest: Manifest, redaction: RedactionSession) -> str:

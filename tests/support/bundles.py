@@ -140,7 +140,8 @@ def smollm2_bundle(
     version: str = "1.0.0",
     **more: Any,
 ) -> Path:
-    """Write a bundle with SmolLM2-135M-Instruct: "classify" or "extract" by a few examples, or "generate" as a chat."""
+    """Write a bundle with SmolLM2-135M-Instruct: "classify" or "extract" by a few examples, "generate" as a chat, or
+    "decide"."""
     fields = fields_of("llama", name, kind, () if kind == "extract" else labels, version)
     fields["task"]["prompt"] = _PROMPTS[kind]
     if kind == "extract":
@@ -149,7 +150,10 @@ def smollm2_bundle(
     return write(directory, fields, more, {"weights": ("model.gguf", models.smollm2_path())})
 
 
-_PROMPTS = {"classify": _CLASSIFY_PROMPT, "extract": _EXTRACT_PROMPT, "generate": _GENERATE_PROMPT}
+_PROMPTS = {
+    **{"classify": _CLASSIFY_PROMPT, "extract": _EXTRACT_PROMPT, "generate": _GENERATE_PROMPT},
+    "decide": {"template": "Customer: {input}\n\nQuestion: {question}\nAnswer:"},
+}
 _Files = Mapping[str, tuple[str, bytes | Path]]
 
 

@@ -169,7 +169,7 @@ def test_what_is_no_json_object_is_refused(stored: bytes, said: str) -> None:
         ({"runtime": "torch"}, "runtime:"),
         (
             {"runtime": "llama", "task": {"kind": "embed", "labels": []}},
-            "runtime 'llama' serves classify, extract, generate",
+            "runtime 'llama' serves classify, decide, extract, generate",
         ),
         (
             {"runtime": "llama", "task": {"kind": "extract", "labels": []}, "artifacts": [artifact()]},

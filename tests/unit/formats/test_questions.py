@@ -147,3 +147,13 @@ def test_questions_come_back_from_their_own_bytes():
     plain = json.loads(encode(parsed(task={"kind": "classify", "labels": ["a", "b"], "questions": []})))
     assert "question_confidence" not in plain
     assert set() == {"questions", "open_questions"} & plain["task"].keys()
+
+
+def test_a_decoder_reads_its_questions_behind_the_input():
+    """The template of a decide task on llama has one place for the question, behind the input."""
+    llama = {"runtime": "llama", "artifacts": [{"role": "weights", "path": "m", **SHA}]}
+    good = {"prompt": {"template": "Text: {input}\nQuestion: {question}\nAnswer:"}, "open_questions": True}
+    assert parsed(**llama, task=good).task.open_questions
+    for template in ("{input}", "{question} {input}", "{input} {question} {question}"):
+        said = refusal(**llama, task={"prompt": {"template": template}})
+        assert "'prompt.template' of decide on llama must hold {question} exactly once, behind {input}" in said

@@ -228,6 +228,9 @@ class Broken:
     def restore(self, text: str) -> str:
         return self._or("restore", text)
 
+    def split(self, text: str) -> tuple[str, str]:
+        return text, ""
+
     def _or(self, where: str, value):
         if where == self.where:
             raise LookupError(f"{where} is broken")
@@ -356,3 +359,14 @@ async def test_what_the_redaction_model_finds_comes_back():
     pieces = [piece async for piece in router.stream_text(item(finished("generate"), text))]
     assert "write to [NAME_1]" == says.asked[0].turns[-1][1]
     assert "Dear Anna, and [NAME_2]" == pieces[-1].value
+
+
+async def test_made_up_names_come_back_as_the_real_ones():
+    """The large model reads about Maria; the caller reads about Anna, also where the name came in two pieces."""
+    text = "write to Anna"
+    findings = ModelFindings({text: (FoundValue(9, 13, "GIVEN_NAME"),)})
+    says = Says(["Dear Mar", "ia, come soon"])
+    router = ModelRouter(says, HybridTasks(), Captures(lambda: Redactor().start(findings=findings, draw=lambda _: 0)))
+    pieces = [piece async for piece in router.stream_text(item(finished("generate"), text))]
+    assert "write to Maria" == says.asked[0].turns[-1][1]
+    assert "Dear Anna, come soon" == pieces[-1].value

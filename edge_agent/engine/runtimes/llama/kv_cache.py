@@ -29,7 +29,14 @@ import numpy as np
 from msgspec.structs import replace
 
 from edge_agent.engine.protocol import CacheUse
-from edge_agent.engine.runtimes.llama.kv_cells import KvCells, PinnedPrefix, PromptPrefix, SequenceSlot, StreamBatch
+from edge_agent.engine.runtimes.llama.kv_cells import (
+    KvCells,
+    PinnedPrefix,
+    PromptPrefix,
+    QuestionSequence,
+    SequenceSlot,
+    StreamBatch,
+)
 from edge_agent.engine.runtimes.llama.llama_context import (
     BULK_ROWS,
     ROWS_MAX,
@@ -41,6 +48,7 @@ from edge_agent.engine.runtimes.llama.llama_context import (
 )
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.prefix_tree import PrefixTree
+from edge_agent.engine.runtimes.llama.question_sequences import QUESTIONS_MAX, QuestionSequences
 from edge_agent.engine.runtimes.llama.step_costs import PADDING_ROWS_MAX, padded_rows
 from edge_agent.errors import ModelFailed
 
@@ -61,12 +69,12 @@ _PADDING_TOKEN = 0
 def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: int = BULK_ROWS) -> ContextShape:
     """Return the size of a context for `jobs` jobs of `context_tokens` tokens, prefixes beside them, and one batch."""
     cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + PADDING_ROWS_MAX
-    sequences = jobs + 1 + PINNED_PREFIXES_MAX + ROWS_MAX + 2
+    sequences = jobs + 1 + PINNED_PREFIXES_MAX + ROWS_MAX + 2 + QUESTIONS_MAX
     return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
 
 
 class KvCache:
-    """The sequences of one context: jobs, pinned prefixes, branches of labels, one for ballast and one to save from."""
+    """The sequences of one context: jobs, pinned prefixes, branches of labels, questions, and two of its own."""
 
     def __init__(self, model: LlamaModel, jobs: int, shape: ContextShape, kept_bytes_max: int = 0) -> None:
         """Allocate the context. Raises ModelLoadFailed."""
@@ -86,6 +94,10 @@ class KvCache:
         self._forks = 0
         self._fork_cells: list[int] = []
         self._padding_sequence, self._scratch = first_branch + ROWS_MAX, first_branch + ROWS_MAX + 1
+        first_question = first_branch + ROWS_MAX + 2
+        self.questions = QuestionSequences(
+            self.context, self._cells, range(first_question, first_question + QUESTIONS_MAX)
+        )
         self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
         self._scattered = 0
         """Tokens that the streams that are there have written since `_compact_streams`."""
@@ -141,6 +153,7 @@ class KvCache:
             self._padded = False
         while self._left:
             slot = self._left.pop()
+            self.questions.close(slot)
             self.context.drop(slot.sequence)
             self._cells.give(slot.cells)
             self._unpin(slot.pinned)
@@ -178,6 +191,7 @@ class KvCache:
         shared = slot.shared if self._has_stored(slot.prompt) and self._free_sequence() else 0
         count = slot.shared + len(slot.cells) - shared
         slot.reserved += slot.shared - shared
+        questions = self.questions.take_out(slot, self._saved)
         state = self._saved(slot.sequence, shared) if count else None
         slot.lost = True
         self.context.drop(slot.sequence)
@@ -192,6 +206,7 @@ class KvCache:
             slot.cells = self._cells.take(count)
         if slot.pinned is not None:
             self.context.copy(slot.pinned.sequence, slot.sequence)
+        self.questions.put_back(slot, questions)
         slot.lost = False
 
     def _has_stored(self, prompt: PromptPrefix) -> bool:
@@ -248,9 +263,14 @@ class KvCache:
         parts = parts[:-1] if padding > 0 else parts
         for part in parts:
             cells = self._cells.take(len(part.tokens))
-            slot = self._slots.get(part.sequence) if isinstance(part, TokenRows) else None
-            (self._fork_cells if slot is None else slot.cells).extend(cells)
+            grown = self._grown(part.sequence) if isinstance(part, TokenRows) else self._fork_cells
+            grown.extend(cells)
             self._use.computed += len(cells)
+
+    def _grown(self, sequence: int) -> list[int]:
+        """Return the list of cells of a sequence that has been computed further."""
+        slot = self._slots.get(sequence)
+        return slot.cells if slot is not None else self.questions.reading[sequence].cells
 
     def decode_streams(
         self, writers: StreamBatch, positions: Sequence[int], tokens: Sequence[int], adapter: Any
@@ -300,8 +320,8 @@ class KvCache:
             slot.packed = len(slot.cells)
         self._scattered = 0
 
-    def fork(self, slot: SequenceSlot) -> int:
-        """Return a sequence with the tokens of a job in it, until `drop_forks`; at most ROWS_MAX of them."""
+    def fork(self, slot: SequenceSlot | QuestionSequence) -> int:
+        """Return a sequence with the tokens of another in it, until `drop_forks`; at most ROWS_MAX of them."""
         branch = self._branches[self._forks]
         self._forks += 1
         self.context.copy(slot.sequence, branch)
@@ -378,7 +398,7 @@ class KvCache:
 
         What jobs have reserved is kept free for them, a prompt of this one's own included, and cells for one batch.
         """
-        held = sum(slot.reserved - len(slot.cells) for slot in self._slots.values())
+        held = sum(slot.reserved - slot.taken for slot in self._slots.values())
         wanted = held + needed + len(prompt.tokens) + ROWS_MAX + PADDING_ROWS_MAX
         return self._free_cells(wanted)
 

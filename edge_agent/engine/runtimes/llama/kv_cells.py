@@ -83,6 +83,15 @@ class PinnedPrefix:
 
 
 @dataclass(eq=False)
+class QuestionSequence:
+    """A question behind a job's input, whose cells its sequence has, too; so have those of other questions."""
+
+    sequence: int
+    cells: list[int] = field(default_factory=list)
+    """Of the question's own tokens, in their order."""
+
+
+@dataclass(eq=False)
 class SequenceSlot:
     """A job's sequence."""
 
@@ -98,6 +107,8 @@ class SequenceSlot:
     """The most cells that it may come to need."""
     lost: bool = False
     """It was written out, and could not be written in again."""
+    questions: list[QuestionSequence] = field(default_factory=list)
+    """That are read behind it now."""
 
     @property
     def shared(self) -> int:
@@ -110,10 +121,15 @@ class SequenceSlot:
         return self.shared + len(self.cells)
 
     @property
+    def taken(self) -> int:
+        """How many cells it has of those reserved."""
+        return len(self.cells) + sum(len(question.cells) for question in self.questions)
+
+    @property
     def last(self) -> int:
-        """The highest cell; -1 without any."""
-        own = self.cells[-1] if self.cells else -1
-        return max(own, self.pinned.cells[-1]) if self.pinned else own
+        """The highest cell, those of its questions among them; -1 without any."""
+        pinned = self.pinned.cells if self.pinned else []
+        return max(cells[-1] if cells else -1 for cells in (pinned, self.cells, *(q.cells for q in self.questions)))
 
 
 class StreamBatch(NamedTuple):

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edge_agent.engine.job_questions import own_questions
 from edge_agent.engine.runtimes.job_results import check_input_length
 from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
 from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.lora_adapters import LoraAdapter
+from edge_agent.engine.runtimes.llama.question_prompts import (
+    BundleQuestions,
+    QuestionTemplate,
+    QuestionTokenizer,
+    question_template,
+)
 from edge_agent.engine.runtimes.llama.record_drafts import RecordDrafts
 from edge_agent.engine.runtimes.llama.record_grammar import RecordGrammar
-from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
+from edge_agent.errors import EmptyInput, InputTooLong, InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, TaskSpec
 
 TOKEN_CHARACTERS_MAX = 64
@@ -33,6 +40,10 @@ class LlamaBundle:
     rest: list[int]
     tree: LabelTree | None
     """classify only."""
+    questions: BundleQuestions | None
+    """decide only."""
+    context_tokens: int
+    """Room for one request."""
     adapter: LoraAdapter | None = None
     grammar: RecordGrammar | None = None
     """extract only."""
@@ -70,7 +81,8 @@ def read_bundle(digest: str, manifest: Manifest, model: LlamaModel, adapter: Lor
     prefix = model.tokenize(text.before, special=True)
     if model.bos is not None and prefix[:1] != [model.bos]:
         prefix.insert(0, model.bos)
-    rest = model.tokenize(text.after, special=True)
+    template = question_template(text, task.name) if task.kind == "decide" else None
+    rest = model.tokenize(template.between if template else text.after, special=True)
     limit = task.limits.input_tokens_max
     if len(prefix) + len(rest) >= limit:
         raise ModelLoadFailed(
@@ -81,8 +93,34 @@ def read_bundle(digest: str, manifest: Manifest, model: LlamaModel, adapter: Lor
     if task.kind == "classify":
         paths = [tuple(model.tokenize(task.prompt.label_prefix + label, special=False)) for label in task.labels]
         tree = LabelTree(task.labels, paths)
+    questions = _questions(manifest, model, template) if template else None
     prompt = PromptPrefix(tuple(prefix), adapter.identity if adapter else "", exact=task.kind != "generate")
-    bundle = LlamaBundle(digest, task, manifest.confidence.temperature, prompt, text.blanks, rest, tree, adapter)
+    bundle = LlamaBundle(
+        digest=digest,
+        task=task,
+        temperature=manifest.confidence.temperature,
+        prompt=prompt,
+        blanks=text.blanks,
+        rest=rest,
+        tree=tree,
+        questions=questions,
+        context_tokens=manifest.engine.context_tokens,
+        adapter=adapter,
+    )
     if task.kind == "extract":
         bundle.drafts.learn(prefix, 0)  # of the examples in it, if there are
     return bundle
+
+
+def _questions(manifest: Manifest, model: LlamaModel, template: QuestionTemplate) -> BundleQuestions:
+    """Turn the questions of a manifest into tokens. Raises ModelLoadFailed."""
+    task, room = manifest.task, manifest.engine.context_tokens - manifest.task.limits.input_tokens_max
+
+    def tokenize(text: str, special: bool) -> list[int]:
+        return model.tokenize(text, special=special)
+
+    tokenizer = QuestionTokenizer(template, task.prompt.label_prefix, tokenize, room)
+    try:
+        return BundleQuestions(tokenizer, own_questions(manifest))
+    except InvalidRequest as error:
+        raise ModelLoadFailed(f"task {task.name!r}: {error.message}") from None

@@ -1,4 +1,4 @@
-"""The llama runtime: GGUF models score labels, write records and generate text, several inputs in one batch.
+"""The llama runtime: GGUF models score labels, answer questions, write records and texts, several inputs in one batch.
 
 One base, one context; bundles on it share the batch, each with its own prompt prefix and LoRA adapter. A step is one
 llama_decode, planned by `scheduler.py`, or one more token of each stream while nobody else is there. A score is the
@@ -22,6 +22,7 @@ from edge_agent.engine.runtimes.job_results import (
     unlimited_memory,
 )
 from edge_agent.engine.runtimes.llama import autotune, gguf_header, llama_backends
+from edge_agent.engine.runtimes.llama.decision_jobs import DecisionJob, open_groups
 from edge_agent.engine.runtimes.llama.gpu_offload import ON_CPU, place_on_device
 from edge_agent.engine.runtimes.llama.kv_cache import KvCache
 from edge_agent.engine.runtimes.llama.kv_cells import StreamBatch
@@ -46,7 +47,7 @@ LEARN_EACH = 4
 """Of the steps in which streams write on, one in so many tells what it took."""
 ENDS = (JobResult, FailureReport)
 
-Job = ScoringJob | GenerationJob | ExtractionJob
+Job = ScoringJob | GenerationJob | ExtractionJob | DecisionJob
 
 
 class LlamaRuntime:
@@ -207,8 +208,11 @@ class LlamaRuntime:
             raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
         self._writers = []
         tokens = bundle.whole(self._model, job.text)
-        if bundle.tree is not None:
-            bulk_safe = self._bulk_safe and bundle.adapter is None
+        bulk_safe = self._bulk_safe and bundle.adapter is None
+        if bundle.questions is not None:
+            questions = bundle.questions.asked(job.questions)
+            self._jobs[job.job_id] = DecisionJob(job, bundle, tokens, questions, bulk_safe=bulk_safe)
+        elif bundle.tree is not None:
             self._jobs[job.job_id] = ScoringJob(job, bundle, tokens, bundle.tree, bulk_safe=bulk_safe)
         elif bundle.grammar is not None:
             self._jobs[job.job_id] = ExtractionJob(job, bundle, tokens, self._model, bundle.grammar)
@@ -240,12 +244,13 @@ class LlamaRuntime:
         events = self._admit()
         if len(self._jobs) == 1:
             next(iter(self._jobs.values())).allow_drafts()
-        items = [job.item() for job in self._jobs.values() if job.slot is not None]
+        open_groups(self._jobs.values(), self._cache.questions)
+        items = [job.item() for job in self._jobs.values() if job.ready]
         events += self._refuse(items, started)
         plan = self._scheduler.plan(items, started)
         turns = [(self._jobs[item.key], rows) for item, rows in plan]
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
-        turns.sort(key=lambda turn: turn[0].pending == 0)
+        turns.sort(key=lambda turn: turn[0].branches)
         self._use_threads(self._tuner.present if _keeps_streams_waiting(plan) else self._tuner.threads)
         long = is_long(sum(rows for _, rows in plan), self._scheduler.expected(plan))
         events += self._compute(turns, long=long)

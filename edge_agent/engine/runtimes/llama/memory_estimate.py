@@ -103,7 +103,7 @@ def adapter_bytes(file_bytes: int) -> int:
 # share of the memory: short requests, the usual ones, come in as long as their own cells do (`kv_cache.py`,
 # `CacheAdmission`).
 PLACES_MAX = 32
-"""With 46 or more llama.cpp would keep room for the logits of 192 rows instead of 128."""
+"""With more llama.cpp would keep room for the logits of 192 rows instead of 128."""
 FULL_MAX, FULL_USUAL = 16, 8
 """Requests of full length that there are cells for, at most, and where they would take more than CACHE_SHARE."""
 CACHE_SHARE = 0.25

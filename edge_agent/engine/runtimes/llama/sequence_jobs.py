@@ -1,4 +1,4 @@
-"""The two kinds of job as state machines: what to compute next, and what comes out of it.
+"""Kinds of job as state machines: what to compute next, and what comes out of it.
 
 A job owns `tokens`, its bundle's prefix first, of which the first `computed` are in the cache. `undo` takes back the
 last step, of which nothing came out: the job gives the same answer.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edge_agent.engine.protocol import Event, JobRequest, JobResult, TextChunk, Token
-from edge_agent.engine.runtimes.llama.kv_cells import SequenceSlot
+from edge_agent.engine.runtimes.llama.kv_cells import QuestionSequence, SequenceSlot
 from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, LabelTree, TreeChunk, label_scores, log_probs
 from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle
 from edge_agent.engine.runtimes.llama.llama_context import BatchPart, BranchRows, LlamaContext, Logits, TokenRows
@@ -23,8 +23,8 @@ from edge_agent.engine.runtimes.llama.token_sampling import TextStream, TokenSam
 PIECE_SECONDS = 0.025
 """Pieces of one stream are at least so far apart, but for the first and the last: decision 0014 says why."""
 
-Fork = Callable[[SequenceSlot], int]
-"""Returns a new sequence with the tokens of the given place, for this step only."""
+Fork = Callable[[SequenceSlot | QuestionSequence], int]
+"""Returns a new sequence with the tokens of the given one, for this step only."""
 
 
 @dataclass
@@ -64,6 +64,16 @@ class SequenceJob:
     def pending(self) -> int:
         """Tokens that are not in the cache yet."""
         return len(self.tokens) - self.computed
+
+    @property
+    def ready(self) -> bool:
+        """True when there is something to compute."""
+        return self.slot is not None
+
+    @property
+    def branches(self) -> bool:
+        """True when its next rows leave no cells behind."""
+        return self.pending == 0
 
     @property
     def suffix(self) -> list[int]:

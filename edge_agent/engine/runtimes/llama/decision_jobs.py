@@ -1,0 +1,227 @@
+"""Decide: one input, then several questions about it, side by side.
+
+The input is read once. Then the questions come in groups: each has a sequence that begins with the input's tokens
+(`question_sequences.py`). All questions of a group are read together, and then their outputs are scored together, each
+by the tree of its outputs (`label_scoring.py`). So every step is filled with rows of as many questions as fit, and a
+job is as many bounded steps as it takes, between which others move.
+
+A group has as many questions as there are sequences for, GROUP_MAX at most, and as fit into the cells of one request
+behind the input: a job with 400 questions takes no more memory than one that writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from edge_agent.engine.protocol import Event, JobRequest, JobResult
+from edge_agent.engine.runtimes.llama.kv_cells import QuestionSequence
+from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, TreeChunk, label_scores
+from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle
+from edge_agent.engine.runtimes.llama.llama_context import BatchPart, BranchRows, LlamaContext, TokenRows
+from edge_agent.engine.runtimes.llama.question_prompts import DecisionQuestion, QuestionTokens
+from edge_agent.engine.runtimes.llama.question_sequences import QuestionSequences
+from edge_agent.engine.runtimes.llama.sequence_jobs import Fork, SequenceJob
+from edge_agent.engine.runtimes.llama.step_scheduler import WorkItem
+
+GROUP_MAX = 7
+"""Questions of one job that are read at once: half of the sequences that there are for all jobs."""
+
+
+@dataclass
+class _OpenQuestion:
+    """A question that is being read or scored."""
+
+    place: int
+    """Among the questions of the job."""
+    question: QuestionTokens
+    sequence: QuestionSequence
+    scorer: LabelScorer
+    computed: int = 0
+    next_branch: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are not in the cache yet."""
+        return len(self.question.tokens) - self.computed
+
+    @property
+    def branch_rows(self) -> int:
+        """Rows of its outputs that are not computed yet."""
+        return self.question.tree.rows(self.next_branch)
+
+
+class _QuestionStep(NamedTuple):
+    """What a step computes of one question."""
+
+    asked: _OpenQuestion
+    rows: int
+    chunk: TreeChunk | None
+    """None = its own tokens."""
+
+
+class DecisionJob(SequenceJob):
+    """One input and its questions; `tokens` are the input's."""
+
+    def __init__(
+        self,
+        run: JobRequest,
+        bundle: LlamaBundle,
+        tokens: list[int],
+        questions: Sequence[DecisionQuestion],
+        *,
+        bulk_safe: bool = False,
+    ) -> None:
+        """Start with nothing computed. `bulk_safe`: rows without outputs may be read in bulk steps."""
+        super().__init__(run, bundle, tokens)
+        self._questions, self._bulk_safe = questions, bulk_safe
+        self._room = bundle.context_tokens - len(tokens)
+        self._next = 0
+        """The first question that is in no group yet."""
+        self._open: list[_OpenQuestion] = []
+        self._steps: list[_QuestionStep] = []
+        """Of the questions, in the last step."""
+        self._rows_ahead = sum(each.question.rows for each in questions)
+        """Of questions that are in no group yet."""
+        self._scores: list[tuple[float, ...]] = [()] * len(questions)
+        self._masses: list[float] = [0.0] * len(questions)
+        self.waits_since = 0.0
+        """When it had read its input, or its last group."""
+
+    @property
+    def outputs_max(self) -> int:
+        """How many cells its largest group may take."""
+        tokens = [len(each.question.tokens) for each in self._questions]
+        return min(self._room, sum(tokens))
+
+    @property
+    def waits_for_sequences(self) -> bool:
+        """True when it has read its input and no group of questions is open."""
+        return self.slot is not None and self.pending == 0 and not self._open
+
+    @property
+    def ready(self) -> bool:
+        """True when there is something to compute."""
+        return self.slot is not None and not self.waits_for_sequences
+
+    @property
+    def branches(self) -> bool:
+        """True when its next rows leave no cells behind."""
+        return self.pending == 0 and not any(asked.pending for asked in self._open)
+
+    def open_group(self, sequences: QuestionSequences) -> None:
+        """Open the next group, with as many questions as fit; none while other jobs have all sequences."""
+        assert self.slot is not None
+        room, count = self._room, 0
+        for each in self._questions[self._next : self._next + GROUP_MAX]:
+            room -= len(each.question.tokens)
+            if room < 0:
+                break
+            count += 1
+        opened = sequences.open(self.slot, count)
+        for place, sequence in enumerate(opened, self._next):
+            question = self._questions[place].question
+            self._open.append(_OpenQuestion(place, question, sequence, LabelScorer(question.tree)))
+            self._rows_ahead -= question.rows
+        self._next += len(opened)
+
+    def item(self) -> WorkItem:
+        """Return what could be computed now."""
+        if self.pending:
+            return self.work_item_of(self.pending, bulk_safe=self._bulk_safe, ahead=self._rows_ahead)
+        reading, scoring = self._reading(), sum(asked.branch_rows for asked in self._open)
+        if reading:
+            rows = sum(asked.pending for asked in reading)
+            return self.work_item_of(rows, bulk_safe=self._bulk_safe, ahead=self._rows_ahead + scoring)
+        first = next(asked for asked in self._open if asked.branch_rows)
+        return self.work_item_of(scoring, least=first.question.tree.least(first.next_branch), ahead=self._rows_ahead)
+
+    def parts(self, rows: int, fork: Fork) -> list[BatchPart]:
+        """Return what to compute with that many rows."""
+        self._rows, self._steps = 0, []
+        if self.pending:
+            return [self.take_tokens(rows)]
+        if reading := self._reading():
+            return list(self._read(reading, rows))
+        return list(self._score(rows, fork))
+
+    def _reading(self) -> list[_OpenQuestion]:
+        return [asked for asked in self._open if asked.pending]
+
+    def _read(self, reading: Iterable[_OpenQuestion], rows: int) -> Iterator[BatchPart]:
+        """Take so many tokens of questions, in their order."""
+        for asked in reading:
+            count = min(rows, asked.pending)
+            if not count:
+                return
+            rows -= count
+            tokens = asked.question.tokens[asked.computed : asked.computed + count]
+            position = self.computed + asked.computed
+            asked.computed += count
+            self._steps.append(_QuestionStep(asked, count, None))
+            yield TokenRows(asked.sequence.sequence, position, tokens, logits=int(not asked.pending))
+
+    def _score(self, rows: int, fork: Fork) -> Iterator[BatchPart]:
+        """Take so many rows of the trees of outputs, in the order of their questions."""
+        for asked in self._open:
+            tree = asked.question.tree
+            if not asked.branch_rows:
+                continue
+            if tree.least(asked.next_branch) > rows:
+                return
+            chunk = tree.chunk(asked.next_branch, rows, rows)
+            count = len(chunk.tokens)
+            rows -= count
+            self._steps.append(_QuestionStep(asked, count, chunk))
+            ways = [fork(asked.sequence) for _ in range(chunk.branches)]
+            position = self.computed + asked.computed
+            yield BranchRows(ways, position, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)
+
+    def undo(self) -> None:
+        """Take back what the last step took: it was not computed."""
+        super().undo()
+        for step in self._steps:
+            if step.chunk is None:
+                step.asked.computed -= step.rows
+        self._steps = []
+
+    def advance(self, context: LlamaContext, row: int, rows: int) -> list[Event]:
+        """Take the logits of the job's rows, `row` being the first. Raises ModelFailed."""
+        if not self._steps:
+            if not self.pending:
+                self.mark_prefilled()
+                self.waits_since = time.perf_counter()
+            return []
+        for asked, count, chunk in self._steps:
+            if chunk is not None:
+                asked.scorer.add_chunk(chunk, map(context.logits, range(row + chunk.known, row + count)))
+                asked.next_branch = chunk.next
+            elif not asked.pending:
+                asked.scorer.add_prompt(context.logits(row + count - 1))
+            row += count
+        self.beside += rows
+        if any(asked.pending or asked.branch_rows for asked in self._open):
+            return []
+        for asked in self._open:
+            temperature = self._questions[asked.place].temperature
+            self._scores[asked.place], self._masses[asked.place] = label_scores(asked.scorer.joint, temperature)
+        self._open, self.waits_since = [], time.perf_counter()
+        return [] if self._next < len(self._questions) else [self._done()]
+
+    def _done(self) -> JobResult:
+        done = self.done()
+        done.question_scores, done.question_masses = tuple(self._scores), tuple(self._masses)
+        done.label_mass = min(self._masses)
+        return done
+
+
+def open_groups(jobs: Iterable[SequenceJob], sequences: QuestionSequences) -> None:
+    """Open the next group of each job that waits for one; who has waited longest is first."""
+    waiting = [job for job in jobs if isinstance(job, DecisionJob) and job.waits_for_sequences]
+    for job in waiting:
+        assert job.slot is not None
+        sequences.close(job.slot)  # of the group that it has had
+    for job in sorted(waiting, key=lambda job: job.waits_since):
+        job.open_group(sequences)

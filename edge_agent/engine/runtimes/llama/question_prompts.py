@@ -1,0 +1,172 @@
+"""How a question becomes tokens: its text, the tokens behind an input that ask it, and the tree of its outputs. Pure.
+
+    trunk, shared by all questions of an input        each question
+    [begin] before | input | between                  question text | behind, such as "\\nAnswer:" | outputs
+
+A template has `{question}` once, behind `{input}`. The parts are tokenized one by one, as `chat_prompt.py` has it: the
+tokens of a question are the same whatever the input is. Nothing in a question's text becomes a control token.
+
+The text of a question is its instructions, and then one of
+
+    Answer no or yes.
+    Options: refund; exchange; price
+    Levels, lowest first: low; medium; high
+
+or, with descriptions, a line "- output: description" for each. Calibrated scores depend on it to the last character,
+so it never changes; another one would need another key in the manifest.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from edge_agent.engine.protocol import AskedQuestion
+from edge_agent.engine.runtimes.llama.chat_prompt import PromptParts
+from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
+from edge_agent.errors import InvalidRequest, ModelLoadFailed
+
+QUESTION = "{question}"
+QUESTIONS_MAX = 400
+"""Of one call."""
+OUTPUTS_MAX = 8_192
+"""Options, levels, and two for each predicate: of all questions of one call."""
+TOKENS_MAX = 32_768
+"""Of all questions of one call, what their outputs add included."""
+KEPT_MAX = 1_024
+"""Questions whose tokens are kept: the same are asked about one input after the other."""
+TOKEN_CHARACTERS_MAX = 64
+"""A question with more characters for each allowed token is refused before it is tokenized."""
+
+Tokenizer = Callable[[str, bool], list[int]]
+"""Returns the tokens of a text; the flag says whether the texts of control tokens become those tokens."""
+
+
+@dataclass(frozen=True)
+class QuestionTokens:
+    """A question in tokens."""
+
+    name: str
+    tokens: tuple[int, ...]
+    """Behind the input, up to its outputs; at least one."""
+    tree: LabelTree
+    depth: int
+    """The most rows of one output behind them."""
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows it takes in all."""
+        return len(self.tokens) + self.tree.rows(0)
+
+
+@dataclass(frozen=True)
+class QuestionTemplate:
+    """The parts of a prompt around a question."""
+
+    between: str
+    """Behind the input."""
+    blanks: str
+    """Spaces that are tokenized together with the question."""
+    behind: str
+
+
+def question_template(parts: PromptParts, task: str) -> QuestionTemplate:
+    """Return what stands around the question, of the text behind the input. Raises ModelLoadFailed."""
+    if QUESTION in parts.before or parts.after.count(QUESTION) != 1:
+        raise ModelLoadFailed(f"the prompt of task {task!r} must hold {QUESTION} once, behind {{input}}")
+    between, behind = parts.after.split(QUESTION)
+    bare = between.rstrip(" ")
+    return QuestionTemplate(bare, between[len(bare) :], behind)
+
+
+def question_text(question: AskedQuestion) -> str:
+    """Return what a model reads of a question."""
+    outputs = question.outputs
+    if question.descriptions and any(question.descriptions):
+        head = {"predicate": "Answers:", "choice": "Options:", "score": "Levels, lowest first:"}[question.type]
+        pairs = zip(outputs, question.descriptions, strict=True)
+        lines = [f"- {output}: {said}" if said else f"- {output}" for output, said in pairs]
+        return "\n".join([question.instructions, head, *lines])
+    if question.type == "predicate":
+        return f"{question.instructions}\nAnswer no or yes."
+    head = "Options:" if question.type == "choice" else "Levels, lowest first:"
+    return f"{question.instructions}\n{head} {'; '.join(outputs)}"
+
+
+class QuestionTokenizer:
+    """Turns the questions of one bundle into tokens; those asked last are kept."""
+
+    def __init__(self, template: QuestionTemplate, label_prefix: str, tokenize: Tokenizer, tokens_max: int) -> None:
+        """Take what is written around a question and before an output, and the most tokens of a question."""
+        self._blanks, self._label_prefix, self._tokenize = template.blanks, label_prefix, tokenize
+        self._behind = tokenize(template.behind, True)
+        self.tokens_max = tokens_max
+        self._kept: OrderedDict[AskedQuestion, QuestionTokens] = OrderedDict()
+
+    def read(self, questions: Sequence[AskedQuestion]) -> list[QuestionTokens]:
+        """Return the questions of one call. Raises InvalidRequest if there are too many, or one is too long."""
+        if not 1 <= len(questions) <= QUESTIONS_MAX:
+            raise InvalidRequest(f"the call has {len(questions)} questions; 1 to {QUESTIONS_MAX} are allowed")
+        outputs = sum(len(question.outputs) for question in questions)
+        if outputs > OUTPUTS_MAX:
+            raise InvalidRequest(f"the questions have {outputs} options and levels in all; the limit is {OUTPUTS_MAX}")
+        found = [self._one(question) for question in questions]
+        rows = sum(question.rows for question in found)
+        if rows > TOKENS_MAX:
+            raise InvalidRequest(f"the questions have {rows} tokens in all; the limit is {TOKENS_MAX}")
+        return found
+
+    def _one(self, question: AskedQuestion) -> QuestionTokens:
+        found = self._kept.get(question)
+        if found is not None:
+            self._kept.move_to_end(question)
+            return found
+        found = self._kept[question] = self._made(question)
+        if len(self._kept) > KEPT_MAX:
+            self._kept.popitem(last=False)
+        return found
+
+    def _made(self, question: AskedQuestion) -> QuestionTokens:
+        text, limit = question_text(question), self.tokens_max
+        if len(text) > limit * TOKEN_CHARACTERS_MAX:
+            most = f"more than {TOKEN_CHARACTERS_MAX} for each of {limit} tokens"
+            raise InvalidRequest(f"question {question.name!r} has {len(text)} characters, {most}")
+        tokens = [*self._tokenize(self._blanks + text, False), *self._behind]
+        paths = [tuple(self._tokenize(self._label_prefix + output, False)) for output in question.outputs]
+        try:
+            tree = LabelTree(question.outputs, paths)
+        except ModelLoadFailed as error:
+            raise InvalidRequest(f"question {question.name!r}: {error.message}") from None
+        depth = max(len(path) for path in paths) - 1
+        if len(tokens) + depth > limit:
+            said = f"question {question.name!r} has {len(tokens) + depth} tokens with its longest option"
+            raise InvalidRequest(f"{said}; the limit is {limit}")
+        return QuestionTokens(question.name, tuple(tokens), tree, depth)
+
+
+class DecisionQuestion(NamedTuple):
+    """A question of a job."""
+
+    question: QuestionTokens
+    temperature: float
+    """Scores are divided by it."""
+
+
+class BundleQuestions:
+    """The questions of a bundle, and those that its callers ask."""
+
+    def __init__(self, tokenizer: QuestionTokenizer, own: Sequence[AskedQuestion]) -> None:
+        """Take the questions that the bundle defines. Raises InvalidRequest if one of them does not fit."""
+        self._tokenizer, self._own = tokenizer, own
+        if own:
+            tokenizer.read(own)
+
+    def asked(self, questions: Sequence[AskedQuestion]) -> list[DecisionQuestion]:
+        """Return what a call asks; without questions, all of the bundle's own. Raises InvalidRequest."""
+        wanted = questions or self._own
+        return [
+            DecisionQuestion(tokens, question.temperature)
+            for question, tokens in zip(wanted, self._tokenizer.read(wanted), strict=True)
+        ]
