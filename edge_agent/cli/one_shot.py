@@ -185,14 +185,8 @@ def _ungraded(kind: str, written: str, done: JobResult) -> dict[str, Any]:
 
 def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
     """Return what a person reads of an answer to a text."""
-    if answer["kind"] == "redact":
-        found = [f"{each['label']} {text[each['start'] : each['end']]!r}" for each in answer["personal"]]
-        return {"personal": ", ".join(found) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}
-    if answer["kind"] == "decide":
-        return {each["question"]: _decided(each) for each in answer["answers"]}
-    if answer["kind"] == "embed":
-        first = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
-        return {"length": str(len(answer["vector"])), "vector": f"{first} …"}
+    if answer["kind"] in ("redact", "decide", "embed"):
+        return _ungraded_facts(manifest, answer, text)
     facts: dict[str, str | Text] = {}
     if answer["kind"] == "classify":
         facts["label"] = Text(answer["label"], style="bold")
@@ -207,6 +201,17 @@ def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, s
     facts["p-value"] = "" if answer["p_value"] is None else f"{answer['p_value']:.3f}"
     facts["confident"] = _verdict(manifest, answer)
     return facts
+
+
+def _ungraded_facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
+    """Return what a person reads of an answer that has no confidence of its own."""
+    if answer["kind"] == "redact":
+        found = [f"{each['label']} {text[each['start'] : each['end']]!r}" for each in answer["personal"]]
+        return {"personal": ", ".join(found) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}
+    if answer["kind"] == "decide":
+        return {each["question"]: _decided(each) for each in answer["answers"]}
+    first = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
+    return {"length": str(len(answer["vector"])), "vector": f"{first} …"}
 
 
 def _decided(answer: dict[str, Any]) -> Text:

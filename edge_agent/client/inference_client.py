@@ -27,11 +27,11 @@ from edge_agent.client.daemon_connection import (
 from edge_agent.client.results import (
     Classification,
     Decision,
+    DecisionQuestion,
     Embedding,
     Extraction,
     Failure,
     Finish,
-    Question,
     Task,
 )
 from edge_agent.client.retries import Retry
@@ -79,7 +79,7 @@ class _InferenceCalls:
         texts: Sequence[str],
         *,
         questions: Sequence[str] = (),
-        open_questions: Sequence[Question] = (),
+        open_questions: Sequence[DecisionQuestion] = (),
         on_low_confidence: translation.OnLowConfidence = "as_mode",
         request_id: str = "",
         timeout_seconds: float = 10,

@@ -23,6 +23,7 @@ from edge_agent.client.results import (
     Classification,
     Decision,
     DecisionAnswer,
+    DecisionQuestion,
     Embedding,
     Entity,
     Extraction,
@@ -30,7 +31,6 @@ from edge_agent.client.results import (
     Feedback,
     Finish,
     Prediction,
-    Question,
     Task,
     Timings,
     TokenLogprob,
@@ -263,11 +263,11 @@ def _decision_answer(message: inference_pb2.DecisionAnswer) -> DecisionAnswer:
     )
 
 
-def question(asked: Question) -> task_pb2.Question:
+def question(asked: DecisionQuestion) -> task_pb2.Question:
     """Translate a question of a call. Raises ValueError for a type that does not exist."""
-    type_name = f"QUESTION_TYPE_{asked.type.upper() or 'UNSPECIFIED'}"
+    name = f"QUESTION_TYPE_{asked.type.upper() or 'UNSPECIFIED'}"
     options = [task_pb2.QuestionOption(label=each.label, description=each.description) for each in asked.options]
-    return task_pb2.Question(name=asked.name, type=type_name, instructions=asked.instructions, options=options)
+    return task_pb2.Question(name=asked.name, type=name, instructions=asked.instructions, options=options)
 
 
 def extractions(response: inference_pb2.ExtractResponse) -> list[Extraction | Failure]:

@@ -9,11 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from edge_agent.formats.questions import QuestionSpec
+from typing import Literal
 
 SUM_ERROR_MAX = 1e-3
 """How far from 1 the probabilities of an answer can add up: servers round them."""
+
+
+@dataclass(frozen=True)
+class LargeModelTypedQuestion:
+    """One question about a text."""
+
+    name: str
+    type: Literal["predicate", "choice", "score"]
+    instructions: str
+    """Never empty: the APIs require them."""
+    options: tuple[str, ...]
+    """Every output, in order; of a predicate "no" and "yes"."""
+    descriptions: tuple[str, ...] = ()
+    """One for each option, or none."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,9 @@ class ModelAnswer:
     """Option and probability; empty = it declined the question."""
 
 
-def read_distribution(question: QuestionSpec, answers: Sequence[ModelAnswer]) -> tuple[tuple[str, float], ...]:
+def read_distribution(
+    question: LargeModelTypedQuestion, answers: Sequence[ModelAnswer]
+) -> tuple[tuple[str, float], ...]:
     """Return each option of a question with its probability, in order, with the sum 1.
 
     Raises:
@@ -44,15 +59,15 @@ def read_distribution(question: QuestionSpec, answers: Sequence[ModelAnswer]) ->
     total = math.fsum(numbers)
     if abs(total - 1) > SUM_ERROR_MAX:
         raise ValueError(f"the probabilities in its answer to {about} add up to {total:.4g} instead of 1")
-    return tuple((option, number / total) for option, number in zip(question.outputs, numbers, strict=True))
+    return tuple((option, number / total) for option, number in zip(question.options, numbers, strict=True))
 
 
-def _ordered(question: QuestionSpec, answer: ModelAnswer) -> list[float]:
-    """Return the numbers in the order of the options. Raises ValueError where the outputs are others."""
+def _ordered(question: LargeModelTypedQuestion, answer: ModelAnswer) -> list[float]:
+    """Return the numbers in the order of the options. Raises ValueError where the options are others."""
     given = dict(answer.probabilities)
-    missing = sum(option not in given for option in question.outputs)
+    missing = sum(option not in given for option in question.options)
     if missing:
-        raise ValueError(f"its answer to question {question.name!r} lacks {missing} of {len(question.outputs)} options")
-    if len(answer.probabilities) != len(question.outputs):
+        raise ValueError(f"its answer to question {question.name!r} lacks {missing} of {len(question.options)} options")
+    if len(answer.probabilities) != len(question.options):
         raise ValueError(f"its answer to question {question.name!r} has an option that is not one, or one twice")
-    return [given[option] for option in question.outputs]
+    return [given[option] for option in question.options]

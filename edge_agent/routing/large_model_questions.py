@@ -18,7 +18,7 @@ from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.questions import QuestionSpec
 from edge_agent.routing import decision_questions
-from edge_agent.routing.decision_questions import ModelAnswer
+from edge_agent.routing.decision_questions import LargeModelTypedQuestion, ModelAnswer
 
 ANSWER_CHARACTERS_MAX = 64 * 1024
 LABEL_TOKENS = 64
@@ -38,10 +38,10 @@ class LargeModelQuestion:
     output_tokens_max: int
     waited_for: bool = True
     """A caller waits for the answer; without one the question yields to those with one."""
-    questions: tuple[QuestionSpec, ...] = ()
-    """What is asked about the input, each with instructions; empty for a record or a text."""
+    questions: tuple[LargeModelTypedQuestion, ...] = ()
+    """The same as typed questions about `text`; empty = its answer is no choice."""
     text: str = ""
-    """The redacted input, for a large model that answers typed questions."""
+    """The redacted input."""
 
     def repaired(self, answer: str, problem: str) -> LargeModelQuestion:
         """Return the question that follows an answer with a problem."""
@@ -66,14 +66,19 @@ def build_question(manifest: Manifest, text: str, asked: Sequence[QuestionSpec] 
     wanted = LABEL_TOKENS + sum(tokens) if questions else task.limits.output_tokens_max
     written = json.dumps(schema, ensure_ascii=False) if schema is not None else ""
     turns = (("system", words), ("user", text))
-    typed = tuple(each.model_copy(update={"instructions": _instructions(task, each)}) for each in questions)
+    typed = typed_questions(task, questions)
     return LargeModelQuestion(task.name, turns, written, wanted, questions=typed, text=text)
 
 
-def _instructions(task: TaskSpec, question: QuestionSpec) -> str:
-    """Return what a question asks, on its own: the APIs for typed questions require it, and have no system message."""
-    asked = _OPENINGS["classify"] if task.kind == "classify" else question.instructions
-    return "\n\n".join(part for part in (_own_words(task), asked) if part)
+def typed_questions(task: TaskSpec, asked: Sequence[QuestionSpec] | None = None) -> tuple[LargeModelTypedQuestion, ...]:
+    """Return what is asked of a task as typed questions; empty for a record or a text. `asked`: as before."""
+    if task.kind == "classify":
+        instructions = "\n\n".join(part for part in (_OPENINGS["classify"], _own_words(task)) if part)
+        return (LargeModelTypedQuestion(task.name, "choice", instructions, tuple(task.labels)),)
+    return tuple(
+        LargeModelTypedQuestion(each.name, each.type, each.instructions, each.outputs, each.descriptions)
+        for each in (task.questions if asked is None else asked)
+    )
 
 
 def answer_schema(task: TaskSpec, asked: Sequence[QuestionSpec] | None = None) -> dict[str, Any] | None:
@@ -95,13 +100,13 @@ class LargeModelReply:
     value: str = ""
     """A label, a record as JSON, or a text; empty for a decide task."""
     problem: str = ""
-    answers: Mapping[str, str] = field(default_factory=dict)
+    probabilities: tuple[tuple[str, float], ...] = ()
+    """Each label with its probability, in the order of the task; empty = the large model gave none."""
+    answers: Mapping[str, LargeModelReply] = field(default_factory=dict)
     """decide: by the name of the question, its answer. Where there is a problem, those that can be used."""
-    probabilities: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
-    """By the name of the question, each output with its probability; empty = the large model gave none."""
 
 
-def parse_reply(task: TaskSpec, said: str, asked: Sequence[QuestionSpec] | None = None) -> LargeModelReply:
+def parse_reply(task: TaskSpec, said: str, asked: Sequence[LargeModelTypedQuestion] = ()) -> LargeModelReply:
     """Check an answer against the task's labels or schema; of a decide task, against the questions `asked`."""
     if task.kind == "generate":
         return LargeModelReply(said) if said.strip() else LargeModelReply(problem="it is empty")
@@ -110,7 +115,7 @@ def parse_reply(task: TaskSpec, said: str, asked: Sequence[QuestionSpec] | None 
     except (ValueError, RecursionError):
         return LargeModelReply(problem="it is not JSON")
     if task.kind == "decide":
-        return _parse_answers(task.questions if asked is None else asked, plain)
+        return _parse_answers(asked, plain)
     schema = answer_schema(task)
     assert schema is not None, "generate and embed are answered elsewhere"
     # Only a site that asks a large model loads the library that checks its answers.
@@ -121,31 +126,42 @@ def parse_reply(task: TaskSpec, said: str, asked: Sequence[QuestionSpec] | None 
     return LargeModelReply(plain[_KEY] if task.kind == "classify" else json.dumps(plain, ensure_ascii=False))
 
 
-def _parse_answers(questions: Sequence[QuestionSpec], plain: object) -> LargeModelReply:
+def _parse_answers(questions: Sequence[LargeModelTypedQuestion], plain: object) -> LargeModelReply:
     """Take the answers that are possible ones of their questions; the first of the others is the problem."""
     if not isinstance(plain, dict):
         return LargeModelReply(problem="it is not a JSON object")
-    given = ((question, plain.get(question.name)) for question in questions)
-    answers = {each.name: said for each, said in given if isinstance(said, str) and said in each.outputs}
+    given = {each.name: plain.get(each.name) for each in questions}
+    answers = {
+        each.name: LargeModelReply(said)
+        for each in questions
+        if isinstance(said := given[each.name], str) and said in each.options
+    }
     wrong = [each.name for each in questions if each.name not in answers]
     problem = f"{wrong[0]!r} must be one of its possible answers" if wrong else ""
     return LargeModelReply(problem=problem, answers=answers)
 
 
 def parse_typed_reply(
-    task: TaskSpec, questions: Sequence[QuestionSpec], answers: Sequence[ModelAnswer]
+    task: TaskSpec, questions: Sequence[LargeModelTypedQuestion], answers: Sequence[ModelAnswer]
 ) -> LargeModelReply:
-    """Check the answers to typed questions; the likeliest output of each is its label."""
-    found, problem = dict[str, tuple[tuple[str, float], ...]](), ""
-    for each in questions:
-        try:
-            found[each.name] = decision_questions.read_distribution(each, answers)
-        except ValueError as error:
-            problem = problem or str(error)
-    labels = {name: max(pairs, key=itemgetter(1))[0] for name, pairs in found.items()}
-    if task.kind == "classify":
-        return LargeModelReply(labels.get(task.name, ""), problem, probabilities=found)
-    return LargeModelReply(problem=problem, answers=labels, probabilities=found)
+    """Check the answers to typed questions; the likeliest option of each is its label.
+
+    Of a decide task some questions may lack a usable answer: the first of them is the problem.
+    """
+    replies = {each.name: _typed_answer(each, answers) for each in questions}
+    if task.kind != "decide":
+        return replies[questions[0].name]
+    problem = next((each.problem for each in replies.values() if each.problem), "")
+    usable = {name: each for name, each in replies.items() if not each.problem}
+    return LargeModelReply(problem=problem, answers=usable)
+
+
+def _typed_answer(question: LargeModelTypedQuestion, answers: Sequence[ModelAnswer]) -> LargeModelReply:
+    try:
+        found = decision_questions.read_distribution(question, answers)
+    except ValueError as error:
+        return LargeModelReply(problem=str(error))
+    return LargeModelReply(max(found, key=itemgetter(1))[0], probabilities=found)
 
 
 _OPENINGS: Mapping[str, str] = {

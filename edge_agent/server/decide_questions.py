@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from edge_agent.engine.job_questions import as_asked
 from edge_agent.engine.protocol import AskedQuestion
 from edge_agent.errors import InvalidRequest, UnknownQuestion
@@ -56,25 +54,25 @@ def wanted_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -
             raise UnknownQuestion(said, remedy="Name them in 'questions', or leave that empty for all.", task=task.name)
         questions = _open(request.open_questions, manifest)
         return WantedQuestions(questions, questions, as_asked(manifest, questions))
-    if not request.questions:
-        if not task.questions_asked:
-            said = f"task {task.name!r} has no questions of its own, and the request has none"
-            raise InvalidRequest(said, remedy="Send at least one question in 'open_questions'.", task=task.name)
-        return own(manifest)
-    _check_distinct(request.questions)
-    known = {question.name: question for question in task.questions_asked}
-    for name in request.questions:
-        if name not in known:
-            raise _unknown(name, manifest)
-    wanted = tuple(each for each in task.questions_asked if each.name in request.questions)
+    if request.questions:
+        return _named(request.questions, manifest)
+    if not task.questions_asked:
+        said = f"task {task.name!r} has no questions of its own, and the request has none"
+        raise InvalidRequest(said, remedy="Send at least one question in 'open_questions'.", task=task.name)
+    return own(manifest)
+
+
+def _named(names: Sequence[str], manifest: Manifest) -> WantedQuestions:
+    _check_distinct(names)
+    questions = manifest.task.questions_asked
+    known = [question.name for question in questions]
+    if unknown := [name[:100] for name in names if name not in known]:
+        said = f"task {manifest.task.name!r} has no question {unknown[0]!r}; its questions are: {_names(manifest)}"
+        raise UnknownQuestion(said, task=manifest.task.name, question=unknown[0])
+    wanted = tuple(each for each in questions if each.name in names)
     if manifest.runtime in OPEN_RUNTIMES and len(wanted) < len(known):
         return WantedQuestions(wanted, wanted, as_asked(manifest, wanted))
-    return WantedQuestions(wanted, task.questions_asked)
-
-
-def _unknown(name: str, manifest: Manifest) -> UnknownQuestion:
-    said = f"task {manifest.task.name!r} has no question {name[:100]!r}; its questions are: {_names(manifest)}"
-    return UnknownQuestion(said, task=manifest.task.name, question=name[:100])
+    return WantedQuestions(wanted, questions)
 
 
 def _names(manifest: Manifest) -> str:
@@ -128,7 +126,5 @@ def _spec(question: task_pb2.Question, place: int) -> QuestionSpec:
     }
     try:
         return strict_json.validate(QuestionSpec, plain)
-    except ValidationError as error:
-        raise InvalidRequest(f"open_questions[{place}] {strict_json.first_problem(error, show=True)}") from None
     except ValueError as error:
-        raise InvalidRequest(f"open_questions[{place}]: {error}") from None
+        raise InvalidRequest(f"open_questions[{place}] {strict_json.first_problem(error, show=True)}") from None

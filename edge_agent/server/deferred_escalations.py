@@ -89,10 +89,9 @@ class DeferredEscalations:
             return False
         self._refused_in_a_row = 0
         model = finish.model or self._uplink.model
-        value = next(iter(reply.answers.values()), reply.value)  # one question, or a record or a text
-        scores = next(iter(reply.probabilities.values()), ())
+        reply = next(iter(reply.answers.values()), reply)  # of a decide task: the answer to the only question asked
         try:
-            await self._capture.store_teacher_label(waiting, value, model, manifest, scores)
+            await self._capture.store_teacher_label(waiting, reply.value, model, manifest, reply.probabilities)
         except RedactionHeld as error:
             await self._unanswered(waiting, error, answers=conversation.answers)
         return True

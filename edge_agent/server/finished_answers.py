@@ -15,11 +15,9 @@ from operator import itemgetter
 from types import TracebackType
 from typing import NamedTuple
 
-from msgspec import structs
-
 from edge_agent.capture.record_builder import CapturedAnswer
 from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
-from edge_agent.engine.protocol import JobResult
+from edge_agent.engine.protocol import JobResult, result_of_question
 from edge_agent.errors import EdgeAgentError, RequestCancelled
 from edge_agent.formats.calibration import Confidence
 from edge_agent.formats.questions import QuestionSpec, expected_level
@@ -120,19 +118,16 @@ def split_by_question(
         computed: the questions that it answered, in the order of its scores; empty where the task has none.
         wanted: those among them to return.
     """
-    done, kind = finished.answer.done, finished.bundle.manifest.task.kind
-    if kind != "decide":
+    done = finished.answer.done
+    if finished.bundle.manifest.task.kind != "decide":
         return [finished._replace(question=computed[0] if computed else None)]
-    masses = done.question_masses or (1.0,) * len(done.question_scores)
     return [
         finished._replace(
             question=question,
             prediction_id=new_prediction_id(),
-            answer=finished.answer._replace(
-                done=structs.replace(done, scores=scores, label_mass=mass, question_scores=(), question_masses=())
-            ),
+            answer=finished.answer._replace(done=result_of_question(done, place)),
         )
-        for question, scores, mass in zip(computed, done.question_scores, masses, strict=True)
+        for place, question in enumerate(computed)
         if question in wanted
     ]
 
@@ -328,8 +323,8 @@ def _captured(
         _later(finished),
         finished.decision.p_value,
         finished.decision.held_up or "",
-        teacher_scores=finished.large_model.probabilities if finished.large_model else (),
         question=finished.question.name if finished.bundle.manifest.task.kind == "decide" and finished.question else "",
+        teacher_scores=finished.large_model.probabilities if finished.large_model else (),
     )
 
 

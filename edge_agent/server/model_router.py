@@ -210,16 +210,14 @@ class ModelRouter:
             with _contain_failures(item):
                 redaction = await self._capture.start_redaction(manifest.task.name, item.text, _seconds_left(item))
                 asked = [each.question for each in answers if each.question is not None]
-                question = build_question(manifest, redaction.text(item.text), asked or None)
+                question = build_question(manifest, redaction.text(item.text), asked)
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)
                 reply, finish = await conversation.answer(lambda: _seconds_left(item))
-                values = reply.answers or {names[0]: _restore(reply.value, manifest, redaction)}
-                odds = reply.probabilities if reply.answers else dict.fromkeys(names, *reply.probabilities.values())
-                took_ms = 1000 * (time.monotonic() - began)
-                given = {
-                    name: LargeModelAnswer(value, finish.model, took_ms, probabilities=odds.get(name) or ())
-                    for name, value in values.items()
-                }
+                replied = reply.answers or {names[0]: reply}
+                took_ms, given = 1000 * (time.monotonic() - began), dict[str, LargeModelAnswer]()
+                for name, each in replied.items():
+                    value = _restore(each.value, manifest, redaction)
+                    given[name] = LargeModelAnswer(value, finish.model, took_ms, probabilities=each.probabilities)
                 return {name: given.get(name, RouteReason.UPSTREAM_FAILED) for name in names}
         except UpstreamBusy:
             return dict.fromkeys(names, RouteReason.UPSTREAM_BUSY)
@@ -251,12 +249,12 @@ class LargeModelConversation:
         for attempt in range(1, TRIES_MAX + 1):
             text, typed, finish = await self._whole_answer(seconds())
             self.answers += 1
-            if typed is not None:
-                reply = parse_typed_reply(self._task, self._question.questions, typed)
+            questions = self._question.questions
+            if typed is None:
+                reply = parse_reply(self._task, text, questions)
             else:
-                reply = parse_reply(self._task, text, self._question.questions)
-            problem = reply.problem
-            last = typed is not None or attempt == TRIES_MAX
+                reply = parse_typed_reply(self._task, questions, typed)
+            last, problem = typed is not None or attempt == TRIES_MAX, reply.problem
             if not problem or (last and reply.answers):
                 return reply, finish
             if last:

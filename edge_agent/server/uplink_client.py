@@ -192,7 +192,7 @@ def _request(question: LargeModelQuestion) -> pb.AskRequest:
     )
     for each in question.questions:
         asked = request.questions.add(name=each.name, type=each.type, instructions=each.instructions)
-        for value, description in zip_longest(each.outputs, each.descriptions, fillvalue=""):
+        for value, description in zip_longest(each.options, each.descriptions, fillvalue=""):
             asked.options.add(value=value, description=description)
     return request
 

@@ -12,9 +12,9 @@ from edge_agent.client import (
     CallFailed,
     Classification,
     Decision,
+    DecisionQuestion,
     Failure,
     Prediction,
-    Question,
     QuestionOption,
     ReviewClient,
 )
@@ -119,8 +119,8 @@ def test_an_unknown_question_is_refused(client):
 def test_questions_of_the_call_are_answered_and_never_confident(client):
     """No threshold was proved for them."""
     colours = (QuestionOption("red", "Like blood."), QuestionOption("blue"))
-    mine = Question("colour", "CHOICE", "Which colour does the customer want?", colours)
-    [decision] = client.decide(OPEN, ["the red one, it is urgent"], open_questions=[mine, Question("urgent")])
+    mine = DecisionQuestion("colour", "CHOICE", "Which colour does the customer want?", colours)
+    [decision] = client.decide(OPEN, ["the red one, it is urgent"], open_questions=[mine, DecisionQuestion("urgent")])
     assert [("red", False, False), ("yes", False, False)] == [
         (each.label, each.calibrated, each.confident) for each in decision.answers
     ]

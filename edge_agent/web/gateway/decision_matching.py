@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from edge_agent.client import Question, QuestionOption, Task
+from edge_agent.client import DecisionQuestion, QuestionOption, Task
 from edge_agent.web.gateway.decision_requests import DecisionRequest, RequestedQuestion
 from edge_agent.web.gateway.openai_errors import GatewayError
 from edge_agent.web.gateway.request_json import SHOWN_CHARS_MAX
@@ -30,7 +30,7 @@ class MatchedQuestion:
     """A question of the request, and how the daemon answers it."""
 
     asked: RequestedQuestion
-    question: Question
+    question: DecisionQuestion
     """As the daemon is asked: of a task's own question the name alone."""
     labels: tuple[str, ...]
     """The daemon's label for each option of a choice or a score, in the request's order."""
@@ -57,10 +57,10 @@ def match_questions(request: DecisionRequest, task: Task) -> tuple[MatchedQuesti
     return tuple(found)
 
 
-def own_questions(task: Task) -> tuple[Question, ...]:
+def own_questions(task: Task) -> tuple[DecisionQuestion, ...]:
     """Return the questions that a task defines; a classify task is one choice that has the task's name."""
     if task.kind == "CLASSIFY":
-        return (Question(task.name, "CHOICE", options=tuple(map(QuestionOption, task.labels))),)
+        return (DecisionQuestion(task.name, "CHOICE", options=tuple(map(QuestionOption, task.labels))),)
     return task.questions
 
 
@@ -76,7 +76,7 @@ def label_of(value: str | bool) -> str:
     return value if isinstance(value, str) else str(value).lower()
 
 
-def _match(asked: RequestedQuestion, own: Sequence[Question], task: Task, place: int) -> MatchedQuestion:
+def _match(asked: RequestedQuestion, own: Sequence[DecisionQuestion], task: Task, place: int) -> MatchedQuestion:
     if asked.name is None and len(own) == 1 and not task.open_questions:
         return _match_own(asked, own[0], task)
     named = next((each for each in own if each.name == asked.name), None)
@@ -88,9 +88,9 @@ def _match(asked: RequestedQuestion, own: Sequence[Question], task: Task, place:
     return _refuse(said, asked, task, ".name")
 
 
-def _match_own(asked: RequestedQuestion, question: Question, task: Task) -> MatchedQuestion:
+def _match_own(asked: RequestedQuestion, question: DecisionQuestion, task: Task) -> MatchedQuestion:
     labels = tuple(each.label for each in question.options)
-    by_name = Question(question.name)
+    by_name = DecisionQuestion(question.name)
     if asked.kind == "predicate":
         truth = truth_label(labels)
         if truth is None:
@@ -129,14 +129,14 @@ def _match_open(asked: RequestedQuestion, fallback: str, task: Task) -> MatchedQ
             QuestionOption(label, meaning[value]) for label, value in (("no", False), ("yes", True)) if meaning
         )
         statement = asked.instructions or meaning[True] or f"This is not true: {meaning[False]}"
-        return MatchedQuestion(asked, Question(name, "PREDICATE", statement, told), (), "yes")
+        return MatchedQuestion(asked, DecisionQuestion(name, "PREDICATE", statement, told), (), "yes")
     labels = _level_labels(asked) if asked.unlabelled else _distinct_labels(asked, task)
     options = tuple(
         QuestionOption(label, option.description if option.description != label else "")
         for label, option in zip(labels, asked.options, strict=True)
     )
     instructions = asked.instructions or _DEFAULT_INSTRUCTIONS[asked.kind]
-    return MatchedQuestion(asked, Question(name, asked.kind.upper(), instructions, options), labels)
+    return MatchedQuestion(asked, DecisionQuestion(name, asked.kind.upper(), instructions, options), labels)
 
 
 def _level_labels(asked: RequestedQuestion) -> tuple[str, ...]:

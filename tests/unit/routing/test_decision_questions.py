@@ -6,18 +6,16 @@ import math
 
 import pytest
 
-from edge_agent.formats.questions import QuestionSpec
-from edge_agent.routing.decision_questions import ModelAnswer, read_distribution
-from edge_agent.routing.large_model_questions import build_question, parse_typed_reply
+from edge_agent.formats.manifest import TaskSpec
+from edge_agent.routing.decision_questions import LargeModelTypedQuestion, ModelAnswer, read_distribution
+from edge_agent.routing.large_model_questions import LargeModelReply, parse_reply, parse_typed_reply, typed_questions
+from tests.support.bundles import QUESTIONS
 from tests.unit.routing.test_large_model_questions import LABELS, RECORD, manifest
 
-OPTIONS = ("refund", "price", "hours")
-INTENT = QuestionSpec(name="intent", type="choice", instructions="What does the customer want?", labels=OPTIONS)
-URGENT = QuestionSpec(name="urgent", type="predicate", instructions="It cannot wait.")
-DECIDE = manifest("decide", questions=(INTENT, URGENT)).task
+INTENT = LargeModelTypedQuestion("intent", "choice", "What does the customer want?", ("refund", "price", "hours"))
 
 
-def answer(*numbers: float, options: tuple[str, ...] = OPTIONS) -> list[ModelAnswer]:
+def answer(*numbers: float, options: tuple[str, ...] = INTENT.options) -> list[ModelAnswer]:
     return [ModelAnswer("intent", tuple(zip(options, numbers, strict=True)))]
 
 
@@ -26,10 +24,9 @@ def test_a_distribution_is_scaled_to_one_in_the_order_of_the_options() -> None:
     found = read_distribution(INTENT, answer(0.2, 0.7, 0.1005, options=("price", "refund", "hours")))
     assert ("refund", "price", "hours") == tuple(option for option, _ in found)
     assert 1.0 == pytest.approx(sum(number for _, number in found), abs=1e-12)
-    answers = [*answer(0.2, 0.7, 0.1005, options=("price", "refund", "hours")), ModelAnswer("urgent")]
-    reply = parse_typed_reply(DECIDE, (INTENT, URGENT), answers)
-    assert ({"intent": "refund"}, {"intent": found}) == (reply.answers, reply.probabilities)
-    assert "it declined question 'urgent'" == reply.problem
+    assert LargeModelReply("refund", probabilities=found) == parse_typed_reply(
+        manifest().task, [INTENT], answer(0.2, 0.7, 0.1005, options=("price", "refund", "hours"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,8 +37,8 @@ def test_a_distribution_is_scaled_to_one_in_the_order_of_the_options() -> None:
         (answer(-0.1, 0.6, 0.5), "is not a finite number of at least 0"),
         (answer(0.3, 0.3, 0.3), "the probabilities in its answer to question 'intent' add up to 0.9 instead of 1"),
         (answer(0.5, 0.5, options=("refund", "price")), "its answer to question 'intent' lacks 1 of 3 options"),
-        (answer(0.5, 0.3, 0.1, 0.1, options=(*OPTIONS, "other")), "has an option that is not one, or one twice"),
-        (answer(0.5, 0.3, 0.1, 0.1, options=(*OPTIONS, "price")), "has an option that is not one, or one twice"),
+        (answer(0.5, 0.3, 0.1, 0.1, options=(*INTENT.options, "other")), "has an option that is not one, or one twice"),
+        (answer(0.5, 0.3, 0.1, 0.1, options=(*INTENT.options, "price")), "has an option that is not one, or one twice"),
         ([ModelAnswer("intent")], "it declined question 'intent'"),
         ([], "it gave 0 answers to question 'intent' instead of 1"),
         ([ModelAnswer("other", (("refund", 1.0),))], "it gave 0 answers to question 'intent'"),
@@ -50,14 +47,32 @@ def test_a_distribution_is_scaled_to_one_in_the_order_of_the_options() -> None:
 )
 def test_anything_else_is_no_answer_and_named(answers: list[ModelAnswer], problem: str) -> None:
     """The problem names the question and the numbers, and nothing that the large model wrote."""
-    reply = parse_typed_reply(DECIDE, (INTENT,), answers)
-    assert ({}, {}) == (reply.answers, reply.probabilities)
+    reply = parse_typed_reply(manifest().task, [INTENT], answers)
+    assert ("", ()) == (reply.value, reply.probabilities)
     assert problem in reply.problem
 
 
 def test_a_classify_task_asks_one_choice_and_other_kinds_none() -> None:
     """The question has the task's name, its labels, and instructions, which the APIs require."""
-    [question] = build_question(manifest(), "hi").questions
-    assert ("till", "choice", LABELS) == (question.name, question.type, question.outputs)
+    [question] = typed_questions(manifest().task)
+    assert ("till", "choice", LABELS) == (question.name, question.type, question.options)
     assert question.instructions
-    assert () == build_question(RECORD, "hi").questions
+    assert () == typed_questions(RECORD.task)
+
+
+def test_of_several_questions_the_usable_answers_are_kept() -> None:
+    """The first that has none is the problem; another is answered with its probabilities."""
+    task = TaskSpec.model_validate({"name": "desk", "kind": "decide", "questions": QUESTIONS})
+    asked = typed_questions(task)
+    urgent = ModelAnswer("urgent", (("no", 0.25), ("yes", 0.75)))
+    reply = parse_typed_reply(task, asked, [urgent, ModelAnswer("severity")])
+    assert "it gave 0 answers to question 'intent' instead of 1" == reply.problem
+    assert {"urgent": LargeModelReply("yes", probabilities=(("no", 0.25), ("yes", 0.75)))} == reply.answers
+
+
+def test_chat_answers_several_questions_in_one_object() -> None:
+    """What is none of a question's possible answers is named, and the others are kept."""
+    task = TaskSpec.model_validate({"name": "desk", "kind": "decide", "questions": QUESTIONS})
+    reply = parse_reply(task, '{"intent": "refund", "urgent": true, "severity": "high"}', typed_questions(task))
+    assert "'urgent' must be one of its possible answers" == reply.problem
+    assert {"intent": LargeModelReply("refund"), "severity": LargeModelReply("high")} == reply.answers

@@ -320,7 +320,7 @@ async def test_probabilities_of_the_large_model_come_with_its_label():
         pytest.approx(sum(number for _, number in given.large_model.probabilities)),
     )
     [asked] = says.asked
-    assert (labels, "hi") == (asked.questions[0].outputs, asked.text)
+    assert (labels, "hi") == (asked.questions[0].options, asked.text)
 
 
 async def test_unusable_probabilities_are_no_answer_and_not_asked_for_again():
