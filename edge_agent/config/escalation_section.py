@@ -6,9 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edge_agent.config.sections import ConfigSection, Seconds
-from edge_agent.formats.manifest import TaskName
-from edge_agent.formats.plan import Mode
+from edge_agent.config.sections import ConfigSection, Mode, Seconds, TaskName
 
 
 class EscalationConfig(ConfigSection):

@@ -96,13 +96,16 @@ def _match_own(asked: RequestedQuestion, question: DecisionQuestion, task: Task)
         if truth is None:
             _refuse("a predicate needs a question with two labels, 'yes' and 'no' or 'true' and 'false'", asked, task)
         return MatchedQuestion(asked, by_name, (), truth)
-    if asked.kind == "score" and question.type != "SCORE":
-        _refuse("the labels of a choice have no order, so it gives no score", asked, task, ".type")
-    if asked.kind == "choice" and question.type != "CHOICE":
-        _refuse(f"question '{question.name}' is a {question.type.lower()}, not a choice", asked, task, ".type")
     if asked.kind == "score":
-        _check_levels(asked, labels, task)
+        _check_levels(asked, question, task)
         return MatchedQuestion(asked, by_name, labels)
+    if question.type != "CHOICE":
+        _refuse(f"question '{question.name}' is a {question.type.lower()}, not a choice", asked, task, ".type")
+    return MatchedQuestion(asked, by_name, _check_choices(asked, labels, task))
+
+
+def _check_choices(asked: RequestedQuestion, labels: Sequence[str], task: Task) -> tuple[str, ...]:
+    """Return the labels that the choices name: all of the question's, in the request's order."""
     named = _distinct_labels(asked, task)
     unknown = [each for each in named if each not in labels]
     if unknown:
@@ -110,13 +113,16 @@ def _match_own(asked: RequestedQuestion, question: DecisionQuestion, task: Task)
     missing = [each for each in labels if each not in named]
     if missing:
         _refuse(f"the choices lack {_listed(missing)}", asked, task)
-    return MatchedQuestion(asked, by_name, named)
+    return named
 
 
-def _check_levels(asked: RequestedQuestion, labels: Sequence[str], task: Task) -> None:
+def _check_levels(asked: RequestedQuestion, question: DecisionQuestion, task: Task) -> None:
+    labels = [each.label for each in question.options]
+    if question.type != "SCORE":
+        _refuse("the labels of a choice have no order, so it gives no score", asked, task, ".type")
     if len(asked.options) != len(labels):
         _refuse(f"the request has {len(asked.options)} levels, and the question {len(labels)}", asked, task)
-    if not asked.unlabelled and tuple(map(label_of, asked.values)) != tuple(labels):
+    if not asked.unlabelled and list(map(label_of, asked.values)) != labels:
         _refuse(f"the levels must be {_listed(labels)}, in this order", asked, task)
 
 
@@ -124,12 +130,7 @@ def _match_open(asked: RequestedQuestion, fallback: str, task: Task) -> MatchedQ
     """Return a question of the call; a name that the daemon does not take, or none, is replaced."""
     name = asked.name if asked.name and _NAME.fullmatch(asked.name) else fallback
     if asked.kind == "predicate":
-        meaning = {each.value: each.description for each in asked.options}
-        told = tuple(
-            QuestionOption(label, meaning[value]) for label, value in (("no", False), ("yes", True)) if meaning
-        )
-        statement = asked.instructions or meaning[True] or f"This is not true: {meaning[False]}"
-        return MatchedQuestion(asked, DecisionQuestion(name, "PREDICATE", statement, told), (), "yes")
+        return _open_predicate(asked, name)
     labels = _level_labels(asked) if asked.unlabelled else _distinct_labels(asked, task)
     options = tuple(
         QuestionOption(label, option.description if option.description != label else "")
@@ -137,6 +138,14 @@ def _match_open(asked: RequestedQuestion, fallback: str, task: Task) -> MatchedQ
     )
     instructions = asked.instructions or _DEFAULT_INSTRUCTIONS[asked.kind]
     return MatchedQuestion(asked, DecisionQuestion(name, asked.kind.upper(), instructions, options), labels)
+
+
+def _open_predicate(asked: RequestedQuestion, name: str) -> MatchedQuestion:
+    """Return a predicate of the call; without instructions, a described outcome is the statement."""
+    meaning = {each.value: each.description for each in asked.options}
+    told = tuple(QuestionOption(label, meaning[value]) for label, value in (("no", False), ("yes", True)) if meaning)
+    statement = asked.instructions or meaning[True] or f"This is not true: {meaning[False]}"
+    return MatchedQuestion(asked, DecisionQuestion(name, "PREDICATE", statement, told), (), "yes")
 
 
 def _level_labels(asked: RequestedQuestion) -> tuple[str, ...]:
