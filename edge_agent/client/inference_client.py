@@ -27,12 +27,12 @@ from edge_agent.client.daemon_connection import (
 from edge_agent.client.results import (
     Classification,
     Decision,
-    DecisionQuestion,
     Embedding,
     Extraction,
     Failure,
     Finish,
     Task,
+    TaskQuestion,
 )
 from edge_agent.client.retries import Retry
 from edge_agent.v1 import inference_pb2
@@ -79,7 +79,7 @@ class _InferenceCalls:
         texts: Sequence[str],
         *,
         questions: Sequence[str] = (),
-        open_questions: Sequence[DecisionQuestion] = (),
+        open_questions: Sequence[TaskQuestion] = (),
         on_low_confidence: translation.OnLowConfidence = "as_mode",
         request_id: str = "",
         timeout_seconds: float = 10,

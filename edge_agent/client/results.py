@@ -152,7 +152,7 @@ class QuestionOption:
 
 
 @dataclass(frozen=True)
-class DecisionQuestion:
+class TaskQuestion:
     """What is asked about an input: by a task, or by a call where the task takes questions from calls."""
 
     name: str
@@ -230,7 +230,7 @@ class Task:
     gate: str = ""
     """What holds up inputs unlike the training data: "ood_score", "label_mass" or "none"; empty from a daemon that
     does not say."""
-    questions: tuple[DecisionQuestion, ...] = ()
+    questions: tuple[TaskQuestion, ...] = ()
     """Of a decide task, in the model's order."""
     open_questions: bool = False
     """A call of `decide` may bring questions of its own."""

@@ -23,7 +23,6 @@ from edge_agent.client.results import (
     Classification,
     Decision,
     DecisionAnswer,
-    DecisionQuestion,
     Embedding,
     Entity,
     Extraction,
@@ -32,6 +31,7 @@ from edge_agent.client.results import (
     Finish,
     Prediction,
     Task,
+    TaskQuestion,
     Timings,
     TokenLogprob,
 )
@@ -263,7 +263,7 @@ def _decision_answer(message: inference_pb2.DecisionAnswer) -> DecisionAnswer:
     )
 
 
-def question(asked: DecisionQuestion) -> task_pb2.Question:
+def question(asked: TaskQuestion) -> task_pb2.Question:
     """Translate a question of a call. Raises ValueError for a type that does not exist."""
     name = f"QUESTION_TYPE_{asked.type.upper() or 'UNSPECIFIED'}"
     options = [task_pb2.QuestionOption(label=each.label, description=each.description) for each in asked.options]

@@ -12,11 +12,11 @@ from edge_agent.client import (
     CallFailed,
     Classification,
     Decision,
-    DecisionQuestion,
     Failure,
     Prediction,
     QuestionOption,
     ReviewClient,
+    TaskQuestion,
 )
 from tests.support.bundles import QUESTIONS, echo_bundle, tiny_onnx_bundle
 from tests.support.daemon import RunningDaemon
@@ -119,8 +119,8 @@ def test_an_unknown_question_is_refused(client):
 def test_questions_of_the_call_are_answered_and_never_confident(client):
     """No threshold was proved for them."""
     colours = (QuestionOption("red", "Like blood."), QuestionOption("blue"))
-    mine = DecisionQuestion("colour", "CHOICE", "Which colour does the customer want?", colours)
-    [decision] = client.decide(OPEN, ["the red one, it is urgent"], open_questions=[mine, DecisionQuestion("urgent")])
+    mine = TaskQuestion("colour", "CHOICE", "Which colour does the customer want?", colours)
+    [decision] = client.decide(OPEN, ["the red one, it is urgent"], open_questions=[mine, TaskQuestion("urgent")])
     assert [("red", False, False), ("yes", False, False)] == [
         (each.label, each.calibrated, each.confident) for each in decision.answers
     ]

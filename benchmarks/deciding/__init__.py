@@ -1,0 +1,1 @@
+"""Decisions measured: what scripts/bench decisions runs, a module for each family of bars."""

@@ -1,0 +1,35 @@
+"""Several questions about one text: what they cost beside one question, separate calls, and llama-server.
+
+    python -m benchmarks.decisions [--json] [--part NAME]... [--rounds N]
+
+encoder: seven questions to an encoder in one call, beside one question and beside seven classify calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+from benchmarks.bars import Bar, main
+from benchmarks.deciding import encoder_questions
+
+PARTS: dict[str, Callable[[int], Iterable[Bar]]] = {"encoder": encoder_questions.measure}
+ROUNDS = 12
+
+
+def measure() -> Iterator[Bar]:
+    """Run the parts that are asked for on the command line, or all."""
+    parser = argparse.ArgumentParser(prog="scripts/bench decisions", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, as they come")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be given several times")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each system; fewer are less sure")
+    asked = parser.parse_args()
+    for part in asked.part or PARTS:
+        yield from PARTS[part](asked.rounds)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # servers are ended as by Ctrl-C
+    sys.exit(main(measure))
