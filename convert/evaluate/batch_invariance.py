@@ -109,6 +109,8 @@ def _numbers(first: ServedPrediction, second: ServedPrediction) -> Iterator[tupl
     yield first.confidence, second.confidence
     yield first.label_mass, second.label_mass
     yield from zip(first.scores, second.scores, strict=False)
+    for left, right in zip(first.question_scores, second.question_scores, strict=False):
+        yield from zip(left, right, strict=False)
     yield from zip(first.vector, second.vector, strict=False)
 
 

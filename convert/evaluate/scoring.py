@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,8 +18,10 @@ from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import quality_metrics, redaction_quality
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.evaluate.quality_metrics import AnswerOutcomes
+from convert.evaluate.question_views import QuestionView, views
 from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
+from edge_agent.formats.questions import expected_level
 
 FAILED = "(no answer)"
 _PERCENTILES = (50, 90, 95, 99)
@@ -60,7 +63,9 @@ _RIGHT: dict[str, Callable[[DataRow, ServedPrediction], bool]] = {
 
 
 def expected(kind: Kind, row: DataRow) -> str:
-    """Return the expected value of `ServedPrediction.answer`."""
+    """Return the expected value of `ServedPrediction.answer`; decide: of the questions that the row answers."""
+    if kind == "decide":
+        return json.dumps({answer.question: answer.label for answer in row.answers}, ensure_ascii=False)
     if kind in ("extract", "redact") and not row.completion:
         return json.dumps([[span.label, span.start, span.end] for span in row.spans])
     return row.label or row.completion
@@ -71,8 +76,9 @@ def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[S
 
     Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind those of `quality_metrics.headline`, `confusion`
     and `per_label` (classify), `per_label` of entities (extract), `fields` (generate and extract, JSON), `neighbours`
-    (embed, where rows have labels). With a threshold, `sure`: the threshold, the share of confident answers
-    (`coverage`), and the share of wrong ones among these (`wrong`). Every share has its 95% interval.
+    (embed, where rows have labels). decide: `questions` has the keys of classify for each question, on the rows that
+    answer it, and of a score question `score_error`. With a threshold, `sure`: the threshold, the share of confident
+    answers (`coverage`), and the share of wrong ones among these (`wrong`). Every share has its 95% interval.
     """
     task = manifest.task
     report: dict[str, Any] = {
@@ -82,8 +88,42 @@ def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[S
     }
     if task.kind == "embed":
         return report | _neighbours(rows, predictions)
+    if task.kind == "decide":
+        each = {view.name: _measure_question(view, rows, predictions) for view in views(manifest)}
+        return report | {"questions": each}
     found = outcomes(manifest, rows, predictions)
     return report | summary(manifest.confidence, found) | _BY_KIND[task.kind](task, rows, predictions, found)
+
+
+def _measure_question(
+    view: QuestionView, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
+) -> dict[str, Any]:
+    """Return the report of one question; only the number of rows, 0, where no row answers it."""
+    answered, said = view.pairs(rows, predictions)
+    if not answered:
+        return {"type": view.question.type, "rows": 0}
+    found = outcomes(view.manifest, answered, said)
+    report = summary(view.manifest.confidence, found) | _classes(view.manifest.task, answered, said, found)
+    if view.question.type == "score":
+        report["score_error"] = score_error(view.question.outputs, answered, said)
+    return {"type": view.question.type} | report
+
+
+def score_error(
+    levels: Sequence[str], rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
+) -> dict[str, float]:
+    """Return how far the expected level is from the true one, in levels.
+
+    `mean` is the mean absolute error of the expected value, `constant` that of always answering with the median level
+    of these rows, for comparison. Failed answers are left out.
+    """
+    true = np.array([levels.index(row.label) for row in rows], np.float64)
+    answered = np.array([bool(each.scores) for each in predictions])
+    if not answered.any():
+        return {"mean": math.nan, "constant": math.nan}
+    given = np.array([expected_level(each.scores) for each in predictions if each.scores])
+    constant = np.abs(true[answered] - np.median(true[answered])).mean()
+    return {"mean": float(np.abs(given - true[answered]).mean()), "constant": float(constant)}
 
 
 def summary(confidence: Confidence, found: AnswerOutcomes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from convert.data.question_rows import output_names
 from convert.export import gguf_export, llama_converter, onnx_export
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
@@ -43,7 +44,8 @@ def run(job: StageJob) -> Report:
     if runtime == "onnx":
         head = checkpoint_loading.head_of(runtime, what.kind)
         _check_labels(what, config)
-        return onnx_export.export(checkpoint, adapter, head, job.out)
+        questions = what.questions_asked if what.kind == "decide" else ()
+        return onnx_export.export(checkpoint, adapter, head, job.out, questions)
     raise InvalidRequest(
         f"{file}: a model is exported for the runtimes llama and onnx, not {runtime}",
         remedy="Correct 'runtime' in task.yaml.",
@@ -73,16 +75,16 @@ def _check_length(what: TaskSpec, config: dict[str, Any]) -> None:
 def _check_labels(what: TaskSpec, config: dict[str, Any]) -> None:
     """Raise InvalidRequest unless the model's outputs are the task's labels, in the same order, one label per text."""
     problem = config.get("problem_type") or _SINGLE_LABEL
-    if what.kind == "classify" and problem != _SINGLE_LABEL:
+    if what.questions_asked and problem != _SINGLE_LABEL:
         raise InvalidRequest(
             f"the model was trained for problem_type '{problem}': its outputs are not probabilities of one label per"
-            " text, as the agent would serve them",
+            " question, as the agent would serve them",
             remedy="Add 'finetune:' to the recipe, or use a checkpoint that was trained for one label per text.",
         )
-    labels = checkpoint_loading.labels_of(config)
-    unnamed = [f"LABEL_{index}" for index in range(len(what.labels))]
-    if what.kind != "embed" and labels not in (unnamed, list(what.labels)):
+    labels, known = checkpoint_loading.labels_of(config), list(output_names(what))
+    unnamed = [f"LABEL_{index}" for index in range(len(known))]
+    if what.kind != "embed" and labels not in (unnamed, known):
         raise InvalidRequest(
-            f"the model's outputs are {', '.join(labels)}; the task's labels are {', '.join(what.labels)}",
-            remedy="Write the model's labels into task.yaml, in this order.",
+            f"the model's outputs are {', '.join(labels)}; the task's are {', '.join(known)}",
+            remedy="Write the model's labels into task.yaml, in this order; or train for the task: add 'finetune:'.",
         )

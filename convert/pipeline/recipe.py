@@ -24,7 +24,7 @@ RECIPE_NAME = "recipe.yaml"
 PACKAGE = "package:"
 _SEE = "'edge-convert init' writes a commented recipe; docs/recipe-yaml.md explains every key."
 
-DataFormat = Literal["text-label", "prompt-completion", "messages", "text-spans"]
+DataFormat = Literal["text-label", "text-answers", "prompt-completion", "messages", "text-spans"]
 Split = Literal["train", "importance", "calibration", "test"]
 GoldenRule = Literal["surrogates", "composed", "consented"]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -62,7 +62,7 @@ class SourceSection(_RecipeSection):
 
 
 class DataSection(_RecipeSection):
-    """Four splits, each a JSONL file. A text that is in two of them is refused."""
+    """Four splits, each a JSONL or CSV file. A text that is in two of them is refused."""
 
     format: DataFormat = "text-label"
     train: str = ""
@@ -98,6 +98,9 @@ class FinetuneSection(_RecipeSection):
     validation_share: Share = 0.1
     """Part of the training rows held out for early stopping."""
     patience_epochs: int = Field(default=2, ge=1, le=1000)
+    class_weights: Literal["none", "balanced"] = "none"
+    """full, head: balanced = each label of a question counts alike in the loss, however many rows it has. It raises the
+    recall of rare labels, and their probabilities above their frequency, which no temperature undoes."""
     seed: int = Field(default=1, ge=0)
 
 

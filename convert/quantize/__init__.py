@@ -54,9 +54,10 @@ def run(job: StageJob) -> Report:
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
 
     def at_full_precision(texts: Any) -> Any:
-        return reference.label_log_probabilities(checkpoint, adapter, what, texts)
+        return reference.question_log_probabilities(checkpoint, adapter, what, texts)
 
-    asked = at_full_precision if what.kind == "classify" else None
+    heads = what.kind == "decide" and runtime == "onnx"
+    asked = at_full_precision if what.kind == "classify" or heads else None
     if runtime == "llama":
         candidates, more = _llama(job, what, exported / BASE)
         return candidate_selection.choose(job, candidates, exported / BASE, asked) | more
