@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from edge_agent.client import DecisionQuestion, QuestionOption, Task
+from edge_agent.client import QuestionOption, Task, TaskQuestion
 from edge_agent.web.gateway.decision_requests import DecisionRequest, RequestedQuestion
 from edge_agent.web.gateway.openai_errors import GatewayError
 from edge_agent.web.gateway.request_json import SHOWN_CHARS_MAX
@@ -30,7 +30,7 @@ class MatchedQuestion:
     """A question of the request, and how the daemon answers it."""
 
     asked: RequestedQuestion
-    question: DecisionQuestion
+    question: TaskQuestion
     """As the daemon is asked: of a task's own question the name alone."""
     labels: tuple[str, ...]
     """The daemon's label for each option of a choice or a score, in the request's order."""
@@ -57,10 +57,10 @@ def match_questions(request: DecisionRequest, task: Task) -> tuple[MatchedQuesti
     return tuple(found)
 
 
-def own_questions(task: Task) -> tuple[DecisionQuestion, ...]:
+def own_questions(task: Task) -> tuple[TaskQuestion, ...]:
     """Return the questions that a task defines; a classify task is one choice that has the task's name."""
     if task.kind == "CLASSIFY":
-        return (DecisionQuestion(task.name, "CHOICE", options=tuple(map(QuestionOption, task.labels))),)
+        return (TaskQuestion(task.name, "CHOICE", options=tuple(map(QuestionOption, task.labels))),)
     return task.questions
 
 
@@ -76,7 +76,7 @@ def label_of(value: str | bool) -> str:
     return value if isinstance(value, str) else str(value).lower()
 
 
-def _match(asked: RequestedQuestion, own: Sequence[DecisionQuestion], task: Task, place: int) -> MatchedQuestion:
+def _match(asked: RequestedQuestion, own: Sequence[TaskQuestion], task: Task, place: int) -> MatchedQuestion:
     if asked.name is None and len(own) == 1 and not task.open_questions:
         return _match_own(asked, own[0], task)
     named = next((each for each in own if each.name == asked.name), None)
@@ -88,9 +88,9 @@ def _match(asked: RequestedQuestion, own: Sequence[DecisionQuestion], task: Task
     return _refuse(said, asked, task, ".name")
 
 
-def _match_own(asked: RequestedQuestion, question: DecisionQuestion, task: Task) -> MatchedQuestion:
+def _match_own(asked: RequestedQuestion, question: TaskQuestion, task: Task) -> MatchedQuestion:
     labels = tuple(each.label for each in question.options)
-    by_name = DecisionQuestion(question.name)
+    by_name = TaskQuestion(question.name)
     if asked.kind == "predicate":
         truth = truth_label(labels)
         if truth is None:
@@ -116,7 +116,7 @@ def _check_choices(asked: RequestedQuestion, labels: Sequence[str], task: Task) 
     return named
 
 
-def _check_levels(asked: RequestedQuestion, question: DecisionQuestion, task: Task) -> None:
+def _check_levels(asked: RequestedQuestion, question: TaskQuestion, task: Task) -> None:
     labels = [each.label for each in question.options]
     if question.type != "SCORE":
         _refuse("the labels of a choice have no order, so it gives no score", asked, task, ".type")
@@ -137,7 +137,7 @@ def _match_open(asked: RequestedQuestion, fallback: str, task: Task) -> MatchedQ
         for label, option in zip(labels, asked.options, strict=True)
     )
     instructions = asked.instructions or _DEFAULT_INSTRUCTIONS[asked.kind]
-    return MatchedQuestion(asked, DecisionQuestion(name, asked.kind.upper(), instructions, options), labels)
+    return MatchedQuestion(asked, TaskQuestion(name, asked.kind.upper(), instructions, options), labels)
 
 
 def _open_predicate(asked: RequestedQuestion, name: str) -> MatchedQuestion:
@@ -145,7 +145,7 @@ def _open_predicate(asked: RequestedQuestion, name: str) -> MatchedQuestion:
     meaning = {each.value: each.description for each in asked.options}
     told = tuple(QuestionOption(label, meaning[value]) for label, value in (("no", False), ("yes", True)) if meaning)
     statement = asked.instructions or meaning[True] or f"This is not true: {meaning[False]}"
-    return MatchedQuestion(asked, DecisionQuestion(name, "PREDICATE", statement, told), (), "yes")
+    return MatchedQuestion(asked, TaskQuestion(name, "PREDICATE", statement, told), (), "yes")
 
 
 def _level_labels(asked: RequestedQuestion) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.client import BundleRef, DecisionQuestion, QuestionOption, Task
+from edge_agent.client import BundleRef, QuestionOption, Task, TaskQuestion
 from edge_agent.web.gateway import decision_matching, decision_requests
 from edge_agent.web.gateway.decision_requests import DecisionRequest
 from edge_agent.web.gateway.openai_errors import GatewayError
@@ -152,9 +152,9 @@ def test_a_task_of_another_kind_answers_no_questions() -> None:
 
 
 DESK_QUESTIONS = (
-    DecisionQuestion("intent", "CHOICE", "Which?", tuple(map(QuestionOption, LABELS)), 0.8),
-    DecisionQuestion("urgent", "PREDICATE", "It cannot wait.", (QuestionOption("no"), QuestionOption("yes"))),
-    DecisionQuestion("severity", "SCORE", "How bad?", tuple(map(QuestionOption, ("low", "high")))),
+    TaskQuestion("intent", "CHOICE", "Which?", tuple(map(QuestionOption, LABELS)), 0.8),
+    TaskQuestion("urgent", "PREDICATE", "It cannot wait.", (QuestionOption("no"), QuestionOption("yes"))),
+    TaskQuestion("severity", "SCORE", "How bad?", tuple(map(QuestionOption, ("low", "high")))),
 )
 
 
@@ -202,7 +202,7 @@ def test_a_task_with_open_questions_takes_others_from_the_call() -> None:
     """Its own are named alone; a name that the daemon does not take is replaced, and a bare statement is enough."""
     asked = decisions({**PREDICATE, "name": "urgent"}, {**CHOICE, "name": "What is it?"}, SCORE)
     own, choice, score = decision_matching.match_questions(asked, desk(open_questions=True))
-    assert DecisionQuestion("urgent") == own.question
+    assert TaskQuestion("urgent") == own.question
     assert ("call-1", "CHOICE", "What is it about?") == (
         choice.question.name,
         choice.question.type,
