@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from edge_agent.formats.questions import QuestionSpec
-
 from convert.data.data_row import DataRow
 from edge_agent.formats.manifest import TaskSpec
+from edge_agent.formats.questions import QuestionSpec
 
 
 def rows_of(task: TaskSpec, question: QuestionSpec, rows: Sequence[DataRow]) -> list[tuple[int, DataRow]]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import onnx
 import transformers
-from edge_agent.formats.questions import QuestionSpec
 from optimum.exporters.onnx import main_export
 
 from convert.encoder import bert_graph
@@ -25,6 +24,7 @@ from convert.training import checkpoint_loading
 from convert.training.checkpoint_loading import Head
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
+from edge_agent.formats.questions import QuestionSpec
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 OPSET = 18

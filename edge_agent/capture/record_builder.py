@@ -27,8 +27,8 @@ from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.capture.value_digests import ValueDigester
 from edge_agent.config import ExamplesConfig, RedactionConfig
 from edge_agent.errors import RedactionHeld
-from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
-from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
+from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict, example_key, task_of_key
+from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.monitoring.answer_observation import AnswerObservation, ModelPair, Source, same
 from edge_agent.monitoring.monitoring_store import UNUSUAL
@@ -74,7 +74,7 @@ class CapturedAnswer:
     rules_suffice: bool = False
     """The rules alone may redact it, though the site has a redaction model."""
     question: str = ""
-    """decide: the question that is answered."""
+    """decide: which question was answered; each answer is an example of its own. Empty for any other kind."""
     teacher_scores: Sequence[tuple[str, float]] = ()
     """classify: each label with the probability that the large model gave it; empty = it gave none."""
 
@@ -151,7 +151,7 @@ class RecordBuilder:
         raw, seen = _write(record).encode(), observe_answer(answered, seconds)
         return PredictionRecord(
             answered.prediction_id,
-            task.name,
+            example_key(record),
             rank,
             _class(answered),
             consent,
@@ -225,7 +225,7 @@ class RecordBuilder:
             "site": self._site,
             "at": format_timestamp(at),
             "prediction_id": asked.prediction_id,
-            "task": asked.task,
+            "task": task_of_key(asked.task),
             "model": model[:200],
             "why": asked.why,
             "value": said,
@@ -322,13 +322,14 @@ def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservatio
         pair,
         answered.output if answered.manifest.task.kind in LABEL_KINDS else "",
         answered.p_value,
+        answered.question,
     )
 
 
 def _pair(answered: CapturedAnswer) -> ModelPair | None:
     """Return what both models said; None = one of them was not asked."""
     kind, ours, theirs = answered.manifest.task.kind, answered.local_answer, answered.teacher_answer
-    if ours is None or theirs is None or kind not in SCORED_KINDS:
+    if ours is None or theirs is None or kind not in {*LABEL_KINDS, "extract"}:
         return None
     source: Source = "shadow" if "MODE_SHADOW" in answered.reasons else "escalated"
     names = (ours, theirs) if kind in LABEL_KINDS else ("", "")

@@ -257,7 +257,7 @@ class Prediction:
     prediction_id: str
     bundle: BundleRef
     kind: str
-    """CLASSIFY, EXTRACT or GENERATE."""
+    """CLASSIFY, DECIDE, EXTRACT or GENERATE."""
     input: str
     """Redacted."""
     output: str
@@ -287,3 +287,14 @@ class Prediction:
     """AUDIT (drawn at random), UNCERTAIN, DIVERSE or NEW; empty = the daemon is older than these."""
     sampling_probability: float | None = None
     """With which the audit drew it; None = it did not."""
+    question: str = ""
+    """DECIDE: which question was answered, among whose answers are `labels`; empty for another kind."""
+    instructions: str = ""
+    """Of that question, as the task has it now."""
+    teacher_scores: tuple[tuple[str, float], ...] = ()
+    """The probabilities that the large model gave with `teacher_answer`; empty = it gave none."""
+
+    @property
+    def subject(self) -> str:
+        """What was asked: the task, or TASK/QUESTION."""
+        return f"{self.bundle.task}/{self.question}" if self.question else self.bundle.task

@@ -321,6 +321,7 @@ def _prediction(message: Any) -> Prediction:
             "threshold": found.threshold if found.HasField("threshold") else None,
             "below_threshold": found.below_threshold,
             "scores": tuple([(score.label, score.score) for score in message.scores]),
+            "teacher_scores": tuple([(score.label, score.score) for score in message.teacher_scores]),
         }
     )
 

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from edge_agent.formats.questions import QuestionSpec
 
 from convert.data.data_row import DataRow, RowAnswer
 from convert.encoder import linear
@@ -19,6 +18,7 @@ from convert.training.encoder_objective import (
 )
 from convert.training.encoder_trainer import targets_of
 from edge_agent.formats.manifest import TaskSpec
+from edge_agent.formats.questions import QuestionSpec
 
 QUESTIONS = (
     QuestionSpec(name="intent", type="choice", instructions="What?", labels=("refund", "price", "other")),
