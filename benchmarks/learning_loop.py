@@ -212,7 +212,8 @@ def prove(folder: Path, gathered: Gathered) -> Walked:
     trainer = _trainer()
     bundle = _bundle(folder, trainer, gathered.rows["train"])
     sample = equally_likely(read_for(folder / "data" / "calibration.jsonl", "classify"))
-    confidence, report = calibrate(open_bundle(bundle), sample.rows, RISK)
+    found = calibrate(open_bundle(bundle), sample.rows, RISK)
+    confidence, report = found.confidence, found.report
     _say(report["verdict"])
     if not isinstance(confidence, Threshold):
         return Walked(gathered, sample.plain(), None)

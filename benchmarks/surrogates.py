@@ -35,6 +35,7 @@ from convert.pipeline import recipe
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import CHECKPOINT, StageJob
 from convert.training import checkpoint_loading
+from convert.training.encoder_objective import objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier
 from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
@@ -199,7 +200,8 @@ def _trained(
 def _share_right(checkpoint: Path, made: recipe.Recipe) -> float:
     task, tokenizer = tasks.of(made.path(made.task)), checkpoint_loading.open_tokenizer(checkpoint)
     rows = RowEncoder(tokenizer, task, 512).of(row_files.rows(made, "test"))
-    learner = EncoderTrainer(classifier(str(checkpoint), task, "full"), tokenizer, (rows, rows), 0.0)
+    model = classifier(str(checkpoint), task, "full")
+    learner = EncoderTrainer(model, tokenizer, (rows, rows), 0.0, objective_of(task))
     return learner.validate().accuracy
 
 

@@ -25,6 +25,11 @@ _ADVICE: dict[Kind, RuntimeAdvice] = {
         " decoder of five times its size, and answers in a tenth of the time. A decoder pays off if several tasks of"
         " a site share one base: each task adds an adapter of a few megabytes.",
     ),
+    "decide": RuntimeAdvice(
+        "onnx",
+        "For questions that stay the same take an encoder: it answers all of them in one run, and training gives each a"
+        " calibrated confidence.",
+    ),
     "extract": RuntimeAdvice(
         "onnx",
         "For values that the text contains word for word, take an encoder that tags words. If values need another"
@@ -60,7 +65,7 @@ def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
         return ()
     listed = tuple(label.strip() for label in written.split(","))
     remedy = "Write them as --labels refund,price,other; without --labels placeholders are written."
-    if kind in ("generate", "embed"):
+    if kind in ("decide", "generate", "embed"):
         raise InvalidRequest(
             f"a task of kind {kind} has no labels", remedy="Leave out --labels, or name another --kind."
         )
@@ -110,6 +115,8 @@ def task_text(wanted: ScaffoldRequest) -> str:
 
 
 def _labels(wanted: ScaffoldRequest) -> str:
+    if wanted.kind == "decide":
+        return _QUESTIONS
     if wanted.kind not in ("classify", "extract"):
         return ""
     listed = wanted.labels or ("first", "second", "other")
@@ -143,6 +150,7 @@ def _wrapped(text: str) -> str:
 
 _FORMATS: dict[Kind, str] = {
     "classify": "text-label",
+    "decide": "text-answers",
     "extract": "text-spans",
     "generate": "prompt-completion",
     "embed": "text-label",
@@ -153,6 +161,21 @@ _PROMPT: dict[Kind, str] = {
     "extract": '  prompt:\n    template: "Message: {input}\\nRecord:\\n"\n',
     "generate": '  prompt:\n    template: "{input}"\n    chat: true\n',
 }
+_QUESTIONS = """\
+  # Replace these with your own questions: docs/task-yaml.md explains them. A column of the data is named like each.
+  questions:
+    - name: intent
+      type: choice
+      instructions: What does the customer want?
+      labels: [first, second, other]
+    - name: urgent
+      type: predicate
+      instructions: The customer cannot wait.
+    - name: severity
+      type: score
+      instructions: How bad is it for the customer?
+      labels: [low, middle, high]
+"""
 _ENGINE = "engine:\n  context_tokens: 1024\n\n"
 
 _TASK = """\
@@ -193,7 +216,7 @@ source:
   # A GGUF file: its weights are converted to float32 and its tokenizer is rebuilt.
   # gguf: model.gguf
 
-# One JSON object per line: docs/data-formats.md. A text that is in two splits is refused.
+# JSONL or CSV: docs/data-formats.md. 'edge-convert split' divides one file. A text that is in two splits is refused.
 data:
   format: {format}
   train: train.jsonl
@@ -223,6 +246,8 @@ finetune:
   # layers_from: 0
   # targets: []
   # Training stops if this part of the training rows has not improved for so many epochs.
+  # full, head: balanced = each label counts alike, however many rows it has.
+  # class_weights: none
   # validation_share: 0.1
   # patience_epochs: 2
   # seed: 1

@@ -89,15 +89,15 @@ async def _batches(call: Callable[[], Awaitable[object]]) -> float:
     return median(took)
 
 
-async def _alone(finished: FinishedAnswer) -> FinishedAnswer:
-    return finished
+async def _alone(finished: FinishedAnswer) -> list[FinishedAnswer]:
+    return [finished]
 
 
 async def _answered(escalation: ModelRouter, finished: FinishedAnswer, wish: LowConfidencePolicy) -> FinishedAnswer:
     """Do what the service does around the local answer."""
     deadline = asyncio.get_running_loop().time() + 10
     asked = escalation.context(finished.bundle.manifest, wish, deadline)
-    answered = await escalation.answer(RoutedInput(TEXT, finished.bundle, deadline), asked, lambda: _alone(finished))
+    (answered,) = await escalation.answer(RoutedInput(TEXT, finished.bundle, deadline), asked, lambda: _alone(finished))
     assert answered.decision.route == "local"
     return answered
 

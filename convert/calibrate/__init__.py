@@ -12,6 +12,11 @@ also determine the first threshold of the fixed-sequence test.
 Rows of one family tend to be right or wrong together, so the test takes one of each, chosen by a hash: the risk
 guarantee is for requests in which all families are equally frequent.
 
+A decide task is calibrated question by question, by the rows that answer each: a temperature, a threshold and a verdict
+of its own. The rows are divided once, and the gate, which judges the input, is one. The recipe's `delta` is divided
+equally among the questions that have enough rows for a proof (`shared_risk`), so the probability that any of the
+thresholds violates its target is at most `delta` (union bound). A classify task is one question.
+
 extract: the confidence of a record is the smallest probability of its words, at the temperature. The temperature is the
 most likely one of TEMPERATURES, given which records are right; the engine answers once for each. The threshold is
 tested on whole records.
@@ -21,68 +26,38 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import compress
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from convert.calibrate import gate, novelty, temperature, threshold
-from convert.calibrate.division import GATE_ROWS_MAX, divided, family, hashed, one_of_each
+from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
+from convert.calibrate.division import GATE_ROWS_MAX, divided, family, one_of_each
 from convert.calibrate.gate import Conditions
-from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Choice, Floats, Risk
-from convert.clustered_statistics import Numbers, clustered_share, family_numbers
+from convert.clustered_statistics import clustered_share
 from convert.data import row_files
 from convert.data.row_files import DataRow
 from convert.evaluate import reliability
 from convert.evaluate.bundle_folder import BundleFolder, open_bundle
-from convert.evaluate.predictions import ServedPrediction, matrix
-from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import ServedBundles, quiet, serve_bundles
+from convert.evaluate.predictions import ServedPrediction
+from convert.evaluate.serving import quiet, serve_bundles
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import candidate_bundle
 from edge_agent.formats.calibration import AlwaysEscalate, Confidence, Threshold, TypicalInputs
-from edge_agent.formats.manifest import Kind
-
-TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-_KINDS: tuple[Kind, ...] = ("classify", "extract")
+from edge_agent.formats.manifest import SCORED_KINDS
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers of a bundle to rows, and whether they are right; rows without an answer are left out."""
+class Calibration:
+    """The sections of a manifest with the confidence, and the report."""
 
-    rows: Sequence[DataRow]
-    predictions: Sequence[ServedPrediction]
-    right: npt.NDArray[np.bool_]
-
-    def confidences(self) -> npt.NDArray[np.float64]:
-        """Return the served confidences."""
-        return np.array([each.confidence for each in self.predictions])
-
-    def families(self) -> Numbers:
-        """Return a number for each row, the same within a family."""
-        return family_numbers([family(row) for row in self.rows])
-
-    def and_also(self, more: Answers) -> Answers:
-        """Return these answers joined with others."""
-        right = np.concatenate([self.right, more.right])
-        return Answers([*self.rows, *more.rows], [*self.predictions, *more.predictions], right)
-
-    def one_of_each_family(self) -> Answers:
-        """Return one row of each family: the one whose text has the smallest hash."""
-        first: dict[str, int] = {}
-        for place in sorted(range(len(self.rows)), key=lambda place: hashed(self.rows[place].key)):
-            first.setdefault(family(self.rows[place]), place)
-        places = sorted(first.values())
-        return Answers(
-            [self.rows[place] for place in places], [self.predictions[place] for place in places], self.right[places]
-        )
+    confidence: Confidence
+    report: Report
+    questions: Mapping[str, Confidence] = field(default_factory=dict)
+    """decide: the confidence of each question; `confidence` has the gate."""
 
 
 def run(job: StageJob) -> Report:
@@ -95,18 +70,18 @@ def run(job: StageJob) -> Report:
     asked = job.recipe.risk
     risk, wanted = Risk(asked.target, asked.delta), CalibrationSettings(asked.floor, asked.held_up_max)
     if task.kind == "embed":
-        return _leave(job, *_gate_of_vectors(job, wanted))
-    if task.kind not in _KINDS:
+        return _leave(job, _gate_of_vectors(job, wanted))
+    if task.kind not in SCORED_KINDS:
         said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
-        return _leave(job, AlwaysEscalate(), {"verdict": said, "kind": task.kind})
+        return _leave(job, Calibration(AlwaysEscalate(), {"verdict": said, "kind": task.kind}))
     sample = row_files.sample(job.recipe, "calibration")
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
-        confidence, report = calibrate(bundle, sample.rows, risk, job.progress, wanted)
-    return _leave(job, confidence, report | {"sampling": sample.plain()})
+        found = calibrate(bundle, sample.rows, risk, job.progress, wanted)
+    return _leave(job, replace(found, report={**found.report, "sampling": sample.plain()}))
 
 
-def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> tuple[Confidence, Report]:
+def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> Calibration:
     """Return the gate of a bundle that embeds, from all its calibration rows, because there is no threshold to
     prove."""
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
@@ -119,7 +94,8 @@ def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> tuple[Confid
     verdict = "A task of kind embed has no confidence."
     if conditions.gate:
         verdict += " The gate marks inputs unlike the training texts."
-    return AlwaysEscalate(gate=conditions.gate), {"verdict": verdict, "kind": "embed", "gate": gated}
+    report = {"verdict": verdict, "kind": "embed", "gate": gated}
+    return Calibration(AlwaysEscalate(gate=conditions.gate), report)
 
 
 @dataclass(frozen=True)
@@ -140,46 +116,108 @@ def calibrate(
     risk: Risk,
     progress: Progress = quiet,
     wanted: CalibrationSettings = ANYTHING,
-) -> tuple[Confidence, Report]:
-    """Calibrate a bundle of kind classify or extract on labelled rows; see the module."""
+) -> Calibration:
+    """Calibrate a bundle of kind classify, decide or extract on labelled rows; see the module."""
     parts = divided(rows)
-    fitting = _fit_labels if bundle.manifest.task.kind == "classify" else _fit_records
     # One text at a time, so that the same inputs give the same answers and the same bundle.
     with serve_bundles([bundle]) as served:
-        ask = partial(_answers, served, progress=progress)
-        fit, tuned = fitting(ask, bundle, parts.tuning)
-        fitted = fit.temperature
-        held_out = tuned.and_also(ask(bundle, parts.gate[len(parts.tuning) :]))
-        proof = ask(bundle.at_temperature(fitted), parts.proving)
-        raw = _at_one(ask, bundle, proof)
-    tested = proof.one_of_each_family()
+        ask = partial(answer_rows, served, progress=progress)
+        found = (label_answers if bundle.manifest.task.questions_asked else record_answers)(ask, bundle, parts)
+    seen = [*found.held_out.predictions, *found.proof.predictions]
+    held_out = found.held_out
     conditions, gated = _conditions(bundle, held_out.predictions, [family(row) for row in held_out.rows], wanted)
+    shared: Report = {"gate": gated, "floor": conditions.floor}
+    failed = len(rows) - len(seen)
+    if bundle.manifest.task.kind != "decide":
+        [subject] = found.subjects
+        choice = _choose(subject, conditions, risk)
+        usual = _usual(seen)
+        report = _described(subject, choice, conditions, risk, failed) | shared
+        report["novelty"] = usual.model_dump() if usual else None
+        return Calibration(_section(choice, risk, subject.fit.temperature, usual, conditions), report)
+    return _of_questions(found.subjects, conditions, risk, shared, failed)
+
+
+def _of_questions(
+    subjects: Sequence[Subject], conditions: Conditions, risk: Risk, shared: Report, failed: int
+) -> Calibration:
+    """Calibrate each question; the gate is the bundle's."""
+    each_risk, enough = shared_risk({subject.name: len(subject.tested.rows) for subject in subjects}, risk)
+    sections: dict[str, Confidence] = {}
+    reports: dict[str, Report] = {}
+    for subject in subjects:
+        choice = _choose(subject, conditions, each_risk)
+        # Of a decoder each question has a label mass of its own, so what is usual is the question's.
+        usual = _usual([*subject.tuned.predictions, *subject.proof.predictions])
+        section = _section(choice, each_risk, subject.fit.temperature, usual, conditions)
+        sections[subject.name] = section.model_copy(update={"gate": None})
+        report = _described(subject, choice, conditions, each_risk, failed) | shared
+        reports[subject.name] = report | {"novelty": usual.model_dump() if usual else None}
+    verdict = _verdict_of_all(sections, risk, len(enough))
+    report = {
+        **{"verdict": verdict, "questions": reports, "target_risk": risk.target},
+        **{"delta": risk.delta, "delta_of_each": each_risk.delta, **shared},
+    }
+    return Calibration(AlwaysEscalate(gate=conditions.gate), report, sections)
+
+
+def shared_risk(rows: Mapping[str, int], risk: Risk) -> tuple[Risk, list[str]]:
+    """Return the risk to prove for each of several questions, and the questions that have enough rows for a proof.
+
+    Only the numbers of rows count here, and not whether answers are right, so the division is fixed before the test.
+    A question without enough rows, even if none of its answers were wrong, takes no part of `delta`.
+    """
+    enough = [name for name, count in rows.items() if count >= risk.rows_min]
+    return Risk(risk.target, risk.delta / max(1, len(enough))), enough
+
+
+def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, enough: int) -> str:
+    """Return the result for all questions as sentences."""
+    proved = [name for name, each in sections.items() if isinstance(each, Threshold)]
+    others = [name for name in sections if name not in proved]
+    sure, target = f"{100 * (1 - risk.delta):g}%", f"{100 * risk.target:g}%"
+    said = []
+    if proved:
+        said.append(
+            f"{len(proved)} of {len(sections)} questions have a threshold: {', '.join(proved)}. With {sure} certainty"
+            f" at most {target} of the confident answers to each of them are wrong, for requests like the calibration"
+            f" rows; delta is divided equally among the {enough} questions that have enough rows for a proof."
+        )
+    if others:
+        said.append(f"Every answer to {', '.join(others)} escalates.")
+    return " ".join(said)
+
+
+def _usual(seen: Sequence[ServedPrediction]) -> TypicalInputs | None:
+    return novelty.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
+
+
+def _choose(subject: Subject, conditions: Conditions, risk: Risk) -> Choice:
+    tested, tuned = subject.tested, subject.tuned
     passing = conditions.passing(tested.predictions, tested.confidences())
-    known = (conditions.passing(tuned.predictions, _tuned_confidences(bundle, tuned, fitted)), tuned.right)
-    start = threshold.start_of(passing, known, risk)
-    choice = threshold.choose(passing, tested.right, risk, start=start)
-    seen = [*held_out.predictions, *proof.predictions]
-    usual = novelty.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
-    report = described(choice, risk) | {
-        "temperature": fitted,
+    known = (conditions.passing(tuned.predictions, subject.known), tuned.right)
+    return threshold.choose(passing, tested.right, risk, start=threshold.start_of(passing, known, risk))
+
+
+def _described(subject: Subject, choice: Choice, conditions: Conditions, risk: Risk, failed: int) -> Report:
+    """Return the report of one subject; `failed` rows got no answer."""
+    tested, proof, fit = subject.tested, subject.proof, subject.fit
+    return described(choice, risk) | {
+        "temperature": fit.temperature,
         "temperature_fit": asdict(fit) | {"kept": fit.kept},
         "rows": {
-            "temperature": len(tuned.rows),
+            "temperature": len(subject.tuned.rows),
             "gate": len(conditions.gate.scores) if conditions.gate else 0,
             "threshold": len(tested.rows),
-            "failed": len(rows) - len(seen),
+            "failed": failed,
         },
-        "gate": gated,
-        "floor": conditions.floor,
         "held_up": gate.holding(conditions, choice.threshold, tested.predictions, tested.confidences()),
         "accuracy": clustered_share(proof.right, proof.families()).plain(),
         "reliability": {
-            "before": _reliability(raw, proof),
+            "before": _reliability(subject.raw, proof),
             "after": _reliability(proof.confidences(), proof),
         },
-        "novelty": usual.model_dump() if usual else None,
     }
-    return _section(choice, risk, fitted, usual, conditions), report
 
 
 def _conditions(
@@ -196,53 +234,6 @@ def _conditions(
         }
     report: Report = {"score": score, "held_up_max": wanted.held_up_max, "rows": len(held_out), "families": count}
     return Conditions(made, wanted.floor), report
-
-
-Ask = Callable[[BundleFolder, Sequence[DataRow]], Answers]
-
-
-def _answers(served: ServedBundles, bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress) -> Answers:
-    said = served.predict(bundle, [row.text for row in rows], progress)
-    answered = [not each.failure for each in said]
-    kept, predictions = list(compress(rows, answered)), list(compress(said, answered))
-    right = map(partial(is_right, bundle.manifest.task.kind), kept, predictions)
-    return Answers(kept, predictions, np.fromiter(right, dtype=bool))
-
-
-def _fit_labels(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tuple[Fit, Answers]:
-    answers, labels = ask(bundle, rows), bundle.manifest.task.labels
-    truth = np.array([labels.index(row.label) for row in answers.rows], dtype=np.int64)
-    return temperature.fit_checked(matrix(answers.predictions), truth, answers.families()), answers
-
-
-def _fit_records(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tuple[Fit, Answers]:
-    if not rows:
-        return Fit(), ask(bundle, rows)
-    tried = [ask(bundle.at_temperature(each), rows) for each in TEMPERATURES]
-    losses = np.array([temperature.log_losses(said.confidences(), said.right) for said in tried])
-    families = tried[0].families()
-    folds = temperature.folds_of(families)
-    held_out = np.zeros(len(families))
-    for fold in set(folds.tolist()):
-        here = folds == fold
-        held_out[here] = losses[np.argmin(losses[:, ~here].mean(axis=1)), here]
-    best, at_one = int(np.argmin(losses.mean(axis=1))), TEMPERATURES.index(1.0)
-    fit = temperature.checked(TEMPERATURES[best], held_out, losses[at_one], families)
-    return fit, tried[best if fit.kept else at_one]
-
-
-def _tuned_confidences(bundle: BundleFolder, tuned: Answers, fitted: float) -> Floats:
-    """Return the confidences of the temperature's rows at that temperature."""
-    if bundle.manifest.task.kind == "classify" and tuned.rows:
-        return temperature.confidences(matrix(tuned.predictions), fitted)
-    return tuned.confidences()  # confidences of records were computed at it
-
-
-def _at_one(ask: Ask, bundle: BundleFolder, proof: Answers) -> Floats:
-    """Return the confidences of the same rows before the temperature."""
-    if bundle.manifest.task.kind == "classify" and proof.rows:
-        return temperature.confidences(matrix(proof.predictions), 1.0)
-    return ask(bundle.at_temperature(1.0), proof.rows).confidences()
 
 
 def _reliability(confidences: Floats, proof: Answers) -> Report:
@@ -305,7 +296,13 @@ def _section(
     )
 
 
-def _leave(job: StageJob, confidence: Confidence, report: Report) -> Report:
-    plain = json.dumps(confidence.model_dump(mode="json"), indent=2, sort_keys=True)
-    (job.out / candidate_bundle.CONFIDENCE_NAME).write_text(plain + "\n", encoding="utf-8")
-    return report
+def _leave(job: StageJob, found: Calibration) -> Report:
+    _write(job.out / candidate_bundle.CONFIDENCE_NAME, found.confidence.model_dump(mode="json"))
+    if found.questions:
+        plain = {name: each.model_dump(mode="json") for name, each in found.questions.items()}
+        _write(job.out / candidate_bundle.QUESTIONS_NAME, plain)
+    return found.report
+
+
+def _write(path: Path, plain: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")

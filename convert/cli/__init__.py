@@ -32,6 +32,7 @@ from convert.cli import (
     setup,
     signing,
     sites,
+    split,
     synthesize,
     verify_repo,
 )
@@ -119,6 +120,7 @@ def root(
 
 
 app.command("init")(init.run)
+app.command("split")(split.run)
 app.command("run")(run.run)
 _OWN: dict[str, Callable[..., Any]] = {
     "setup": setup.run,

@@ -27,6 +27,8 @@ class Command:
     Reviews of any bundle's answers count as training data. Accuracy and risk are estimated for one bundle: the newest,
     unless --version names another.
 
+    A decide task is assessed question by question; --task NAME/QUESTION assesses one.
+
     docs/training-data.md explains the levels.
 
     Example: [bold]edge-convert assess collected --task pos-intent --target 0.02[/bold]
@@ -57,17 +59,28 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        assess = execution.load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
+        scopes = execution.load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
+        names = scopes.questions_of(self.collected, self.task.partition("/")[0])
+        asked = [self.task] if "/" in self.task else names
+        # Like `calibrate`: delta is divided among the questions of a task.
+        reports = {name: self._assess(name, self.delta / len(names)) for name in asked}
+        if self.as_json:
+            [plain] = reports.values() if [self.task] == asked else [{"task": self.task, "questions": reports}]
+            write_exactly(json.dumps(plain, ensure_ascii=False))
+
+    def _assess(self, task: str, delta: float) -> dict[str, Any]:
+        """Assess a task, or one question; print it, or return it for JSON."""
+        assess = execution.load_module("convert.dataset.assessment")  # likewise
         scope = example_options.scope_of(self.version, self.site, self.since, self.until)
-        found = assess.assess(self.collected, self.task, assess.Risk(self.target, self.delta), scope)
-        labels = _ranked(self.collected, self.task, scope, self.encoder) if self.label_errors else None
+        found = assess.assess(self.collected, task, assess.Risk(self.target, delta), scope)
+        labels = _ranked(self.collected, task, scope, self.encoder) if self.label_errors else None
         if self.as_json:
             ranked = labels.plain(LABEL_ERRORS_MAX) if labels else None
-            write_exactly(json.dumps({**found.plain(), "label_errors": ranked}, ensure_ascii=False))
-            return
+            return {**found.plain(), "label_errors": ranked}
         _print(progress_output.out(), found, assess.MARKS, assess.READY_ROWS_MIN)
         if labels:
             example_options.show(labels)
+        return {}
 
 
 def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any:

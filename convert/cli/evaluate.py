@@ -13,20 +13,20 @@ from convert.cli import progress_output, run
 from convert.data import row_files
 from convert.pipeline import execution
 from convert.pipeline.recipe import DataFormat
-from convert.report import markdown
+from convert.report import comparison, markdown
 from edge_agent.cli.terminal import errors, write_exactly
-from edge_agent.formats.manifest import Kind
+from edge_agent.formats.manifest import TaskSpec
 
 Format = Annotated[
     DataFormat | None, typer.Option("--format", help="Format of the rows; by default it is detected from their keys.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the whole report as JSON.")]
-Rows = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL: docs/data-formats.md.")]
+Rows = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL or CSV: docs/data-formats.md.")]
 
 
 def evaluate(
     what: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory; or a recipe, without DATA.")],
-    rows: Annotated[Path | None, typer.Argument(metavar="DATA", help="JSONL: docs/data-formats.md.")] = None,
+    rows: Annotated[Path | None, typer.Argument(metavar="DATA", help="JSONL or CSV: docs/data-formats.md.")] = None,
     format_: Format = None,
     as_json: AsJson = False,
     again: run.Again = False,
@@ -44,7 +44,7 @@ def evaluate(
     measuring = execution.load_module("convert.evaluate")
     bundle = execution.load_module("convert.evaluate.bundle_folder").open_bundle(what)
     with progress_output.bar() as advance:
-        report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task.kind, format_), advance)
+        report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task, format_), advance)
     _show(markdown.measured(bundle.name, report), report, as_json)
 
 
@@ -60,15 +60,15 @@ def compare(
     Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
     """
     measuring = execution.load_module("convert.evaluate")
-    kind = execution.load_module("convert.evaluate.bundle_folder").open_bundle(first).manifest.task.kind
+    task = execution.load_module("convert.evaluate.bundle_folder").open_bundle(first).manifest.task
     with progress_output.bar() as advance:
-        report = measuring.compare(first, second, _read(rows, kind, format_), advance)
-    _show(markdown.compared(report), report, as_json)
+        report = measuring.compare(first, second, _read(rows, task, format_), advance)
+    _show(comparison.compared(report), report, as_json)
 
 
-def _read(path: Path, kind: Kind, format_: DataFormat | None) -> list[row_files.DataRow]:
+def _read(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[row_files.DataRow]:
     """Read rows to measure on, and warn of labels that no person gave."""
-    found = row_files.read_for(path, kind, format_)
+    found = row_files.read_for_task(path, task, format_)
     machine = row_files.labelled_by_machine(found)
     if machine:
         said = f"{machine}: the figures say how far the bundle agrees with it, not how often it is right"

@@ -147,9 +147,9 @@ def purge(
     found = module.purge(collected, rules, time.time(), dry_run=True)
     if found.predictions and not dry_run:
         repository_options.confirm(f"Delete {plural(found.predictions, 'example')}?", yes)
-        found = module.purge(collected, rules, time.time(), dry_run=False)
         counts = found.by_site_and_task
         accountability.record(collected, "records purged", counts, examples=found.predictions, keep=keep, counts=counts)
+        found = module.purge(collected, rules, time.time(), dry_run=False)
     if as_json:
         write_exactly(json.dumps({**asdict(found), "dry_run": dry_run}))
         return

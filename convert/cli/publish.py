@@ -16,7 +16,7 @@ from convert.publish import publishable_bundle, staged_change
 from convert.publish.keyring import ANCHOR
 from convert.publish.publisher import PublishedBundle, Publisher, UploadedBundle
 from convert.publish.repository_reader import BundleTarget, newest
-from convert.report import markdown
+from convert.report import comparison
 from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formatting import format_bytes
 
@@ -86,11 +86,11 @@ class Command(RepositoryCommand):
         measuring = execution.load_module("convert.evaluate")
         with tempfile.TemporaryDirectory() as made, progress_output.bar() as advance:
             first, second = Path(made, "before"), Path(made, "new")
-            kind = publishable_bundle.fetch(publisher.place, before.digest, first).manifest.task.kind
+            task = publishable_bundle.fetch(publisher.place, before.digest, first).manifest.task
             publishable_bundle.fetch(publisher.place, uploaded.signed.digest, second)
-            report = measuring.compare(first, second, row_files.read_for(rows, kind), advance)
-        progress_output.show(markdown.compared(report))
-        worse = [markdown.FIGURES[name] for name in report.get("worse", ())]
+            report = measuring.compare(first, second, row_files.read_for_task(rows, task), advance)
+        progress_output.show(comparison.compared(report))
+        worse = comparison.worse_figures(report)
         if worse and not self.accept_worse:
             raise ModelFailed(
                 f"{uploaded.signed.name} is worse than {before.name}: {', '.join(worse)}; it was not signed",

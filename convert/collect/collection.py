@@ -139,26 +139,18 @@ class _CollectRun:
             self._writer.close()
         self._judge()
         self._vouch(places)
-        made = derivation.derive(self._request.out, self._request.memory_bytes, self._say)
+        made = derivation.derive(self._request.out, self._request.memory_bytes, self._say, self._record_erasure)
         self._report.records_erased, self._report.tasks = made.records_erased, made.tasks
         self._report.concerned = [
             use.plain() for use in lineage.trace(lineage.documents(self._request.out), made.erased)
         ]
-        self._record(made.erased)
         content = json.dumps(self._report.plain(), indent=1, ensure_ascii=False).encode() + b"\n"
         atomic_files.write_atomically(self._request.out / REPORT_NAME, content)
         return self._report
 
-    def _record(self, erased: Sequence[str]) -> None:
-        """Write what was decided by a rule into the log, where a person can find it."""
-        for site, key in self._report.pinned.items():
-            accountability.record(
-                self._sites.folder, "key accepted", [site], actor="collect", key=key, why="the first key of a new site"
-            )
-        if erased:
-            accountability.record(
-                self._request.out, "records erased", erased, actor="collect", why="tombstones of sites"
-            )
+    def _record_erasure(self, erased: Sequence[str]) -> None:
+        """Write what is erased into the log, first: a kill can repeat an entry and loses none."""
+        accountability.record(self._request.out, "records erased", erased, actor="collect", why="tombstones of sites")
 
     # --- looking --------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from edge_agent.errors import InvalidRequest
 
 _DONE, _SPILL = "done.json", ".spill"
 # Raised when the same records give different examples than before; everything is then joined again.
-_FORM = f"4 duckdb {duckdb.__version__}"
+_FORM = f"5 duckdb {duckdb.__version__}"
 _FINGERPRINTS = """
     SELECT task, count(*) || '-' || bit_xor(hash(site, epoch, sequence, line, record_id))
     FROM records WHERE task IS NOT NULL GROUP BY task ORDER BY task
@@ -45,8 +45,16 @@ class DerivedExamples:
     tasks: list[example_files.TaskExampleCounts]
 
 
-def derive(out: Path, memory_bytes: int, progress: Callable[[str], None]) -> DerivedExamples:
+def derive(
+    out: Path,
+    memory_bytes: int,
+    progress: Callable[[str], None],
+    erasing: Callable[[Sequence[str]], None] = lambda _: None,
+) -> DerivedExamples:
     """Bring the examples below `out` up to date with the raw files there.
+
+    `erasing` is called with the predictions, as SITE/PREDICTION_ID, before the first of them is erased: after a kill
+    the next run erases the rest, and calls it again.
 
     Raises:
         InvalidRequest: the memory is not enough.
@@ -56,7 +64,7 @@ def derive(out: Path, memory_bytes: int, progress: Callable[[str], None]) -> Der
     try:
         progress("erase records")
         with database.opened(folder, out / _SPILL, memory_bytes) as connection:
-            erased, names = erase(connection)
+            erased, names = erase(connection, erasing)
         with database.opened(folder, out / _SPILL, memory_bytes) as connection:
             return DerivedExamples(erased, names, _join(connection, out, progress))
     except duckdb.OutOfMemoryException:
@@ -99,7 +107,9 @@ def _write(out: Path, done: dict[str, Any]) -> None:
     atomic_files.write_atomically(out / _DONE, json.dumps(done, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def erase(connection: duckdb.DuckDBPyConnection) -> tuple[int, tuple[str, ...]]:
+def erase(
+    connection: duckdb.DuckDBPyConnection, erasing: Callable[[Sequence[str]], None] = lambda _: None
+) -> tuple[int, tuple[str, ...]]:
     """Rewrite every file that still holds an erased prediction; return the number of removed records, and whose.
 
     Raises:
@@ -108,5 +118,7 @@ def erase(connection: duckdb.DuckDBPyConnection) -> tuple[int, tuple[str, ...]]:
     found: dict[str, set[tuple[str, str]]] = {}
     for filename, site, prediction_id in connection.execute(_FORGOTTEN).fetchall():
         found.setdefault(filename, set()).add((site, prediction_id))
-    count = sum(record_files.forget(Path(filename), names) for filename, names in found.items())
-    return count, tuple(sorted({f"{site}/{prediction}" for names in found.values() for site, prediction in names}))
+    erased = tuple(sorted({f"{site}/{prediction}" for names in found.values() for site, prediction in names}))
+    if erased:
+        erasing(erased)
+    return sum(record_files.forget(Path(filename), names) for filename, names in found.items()), erased

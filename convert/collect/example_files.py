@@ -102,7 +102,7 @@ _MARKED = """
     CREATE OR REPLACE TEMP TABLE marked AS
     WITH answered AS (
         SELECT row_id, k.site, k.prediction_id, k.recorded_at, g.cluster, s.conflict,
-               hash(coalesce(s.truth, r.output), s.verdict IS NOT NULL AND s.truth IS NULL) AS answer,
+               hash(r.question, coalesce(s.truth, r.output), s.verdict IS NOT NULL AND s.truth IS NULL) AS answer,
                s.verdict IS NOT NULL AS reviewed
         FROM kept k
         JOIN records r USING (row_id)
@@ -122,7 +122,7 @@ _MARKED = """
     LEFT JOIN (SELECT row_id AS first, site, prediction_id FROM kept) f ON f.first = p.first AND p.first <> p.row_id
 """
 _EXAMPLES = """
-    SELECT r.site, r.prediction_id, r.recorded_at AS answered_at, r.kind, r.bundle_version, r.bundle_digest,
+    SELECT r.site, r.prediction_id, r.recorded_at AS answered_at, r.kind, r.question, r.bundle_version, r.bundle_digest,
            r.input, r.output, r.local_answer, r.teacher_answer, r.scores, r.confidence, r.threshold, r.sure,
            r.label_mass, r.route, r.route_reason, coalesce(r.model, '') AS model,
            s.verdict, s.truth, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,

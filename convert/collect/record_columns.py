@@ -63,6 +63,7 @@ SCHEMA = pa.schema(
         pa.field("sampling_probability", pa.float64()),
         pa.field("p_value", pa.float64()),
         pa.field("teacher_scores", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))),
+        pa.field("question", pa.string()),
     ]
 )
 
@@ -76,6 +77,7 @@ LATER_COLUMNS = {
     "sampling_probability": "DOUBLE",
     "p_value": "DOUBLE",
     "teacher_scores": "STRUCT(label VARCHAR, score DOUBLE)[]",
+    "question": "VARCHAR",
 }
 """Columns that files of version 0.1 may lack, with their SQL type; `answer_columns.py` derives them for such rows."""
 
@@ -130,6 +132,7 @@ def _prediction(record: ExamplePrediction) -> dict[str, Any]:
     return {
         "task": record.task,
         "kind": record.kind,
+        "question": record.question,
         "bundle_version": record.bundle.version,
         "bundle_digest": record.bundle.digest,
         "input": record.input,

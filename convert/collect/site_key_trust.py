@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from convert.fleet import accountability
 from convert.fleet.site_registry import UNDECIDED, SiteRegistry
 
 
@@ -25,6 +26,8 @@ class SiteKeyTrust:
         Raises OSError if a first key cannot be registered.
         """
         if self._sites.standing(site, key) == "unknown" and not self._registered_only:
+            why = "the first key of a new site"
+            accountability.record(self._sites.folder, "key accepted", [site], actor="collect", key=key, why=why)
             self._sites.accept(site, key)
             self.pinned[site] = key
         if self._sites.standing(site, key) in UNDECIDED:

@@ -1,9 +1,9 @@
-"""One row of a recipe's data, and where its label comes from. Pure."""
+"""One example of a split: a text with what is to be learned from it. Pure."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from convert.data.text_normalisation import normalised
@@ -14,6 +14,9 @@ LABEL_SOURCES: tuple[LabelSource, ...] = get_args(LabelSource)
 MACHINES: tuple[LabelSource, ...] = ("teacher", "model")
 """Sources that no figure can rest on."""
 LABELED_BY_CHARS_MAX = 128
+
+Shares = tuple[tuple[str, float], ...]
+"""A distribution over outputs: each with its probability, sum 1; outputs that it leaves out have probability 0."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,17 @@ class ChatMessage:
     role: str
     """system, user or assistant."""
     content: str
+
+
+@dataclass(frozen=True)
+class RowAnswer:
+    """The answer of a row to one question of a decide task."""
+
+    question: str
+    label: str
+    """One of the question's outputs; of a distribution the likeliest one, the first of equals."""
+    shares: Shares = ()
+    """A distribution over the outputs, which training learns as it is; empty = the label alone."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +76,20 @@ class DataRow:
     """Why people were asked to review it: audit, uncertain, diverse or new; empty = unknown."""
     sampling_probability: float | None = None
     """Probability with which the random audit of a site drew it; None = unknown."""
-
+    shares: Shares = ()
+    """classify: a distribution over the labels, which training learns as it is; empty = the label alone."""
+    answers: tuple[RowAnswer, ...] = ()
+    """text-answers: the answers to a decide task's questions; a question without one is not answered."""
     site: str = ""
     """The site that answered, of a row that `edge-convert dataset` wrote."""
     prediction_id: str = ""
-    """The answer's id there."""
+    """The answer's id there; text-answers: of one of its answers."""
     composed: bool = False
     """Nobody said it: `"composed": true` in the file. It can be a golden case as it is."""
     consented: bool = False
     """Who said it agreed that it travels in bundles: `"consented": true` in the file."""
+    place: str = field(default="", compare=False, repr=False)
+    """Where the row stands, as FILE:LINE, for messages."""
 
     @property
     def record(self) -> str:
@@ -80,13 +99,9 @@ class DataRow:
     @property
     def key(self) -> str:
         """Hash of the normalised text: equal for texts that differ in case, spaces or the last punctuation."""
-        return _key(self.asked)
+        return hashlib.sha256(normalised(self.asked).encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def asked(self) -> str:
         """The whole input: the text, or every turn but the answer."""
         return "\n".join(turn.content for turn in self.messages[:-1]) or self.text
-
-
-def _key(text: str) -> str:
-    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()

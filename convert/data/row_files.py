@@ -1,9 +1,8 @@
-"""The rows of a recipe's four splits: reads them, and refuses data that would falsify figures.
+"""The rows of a recipe's four splits: checks them against the task and each other, and refuses data that would falsify
+figures.
 
-Each split is a JSONL file, one JSON object a line; docs/data-formats.md shows the four formats. A text in two splits is
-refused, by a hash of its normalised form. Rows made by a model are refused where only people's texts count. A label
-that the task lacks is an error that names the nearest one. Unknown keys are ignored, so data can have columns of its
-own.
+`row_lines` reads the files. A text in two splits is refused, by a hash of its normalised form. Rows made by a model are
+refused where only people's texts count. A label that the task lacks is an error that names the nearest one.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from convert.data import imported_rows, probability_sampling, split_leakage
 from convert.data.data_row import (
@@ -25,30 +24,44 @@ from convert.data.data_row import (
     ChatMessage,
     DataRow,
     LabelSource,
+    RowAnswer,
     TextSpan,
 )
 from convert.data.probability_sampling import ProbabilitySample, RowSampling, equal_probability
+from convert.data.question_rows import labels_of, output_names, rows_of
+from convert.data.row_lines import LINE_BYTES_MAX, format_of, read_rows
+from convert.data.row_lines import SEE as _SEE
 from convert.data.split_leakage import NearDuplicates
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe, Split
-from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats import strict_json
+from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, TaskSpec
+from edge_agent.formats.questions import QuestionSpec
 
-__all__ = ["LABELED_BY_CHARS_MAX", "LABEL_SOURCES", "MACHINES", "ChatMessage", "DataRow", "LabelSource", "TextSpan"]
-LINE_BYTES_MAX = 1024 * 1024
+__all__ = [
+    "LABELED_BY_CHARS_MAX",
+    "LABEL_SOURCES",
+    "LINE_BYTES_MAX",
+    "MACHINES",
+    "ChatMessage",
+    "DataRow",
+    "LabelSource",
+    "RowAnswer",
+    "TextSpan",
+    "read_rows",
+]
+
 SPLITS: tuple[Split, ...] = get_args(Split)
 MEASURED: tuple[Split, ...] = ("calibration", "test")
 """Splits that figures rest on."""
 _SHOWN_MAX = 3
-_SEE = "docs/data-formats.md shows the formats."
 # The formats that a kind of task trains on and is measured on. Importance and embed need only the text.
-_MARKS: dict[str, DataFormat] = {"messages": "messages", "prompt": "prompt-completion", "spans": "text-spans"}
 _FORMATS: dict[str, tuple[DataFormat, ...]] = {
     "classify": ("text-label", "prompt-completion", "messages"),
+    "decide": ("text-answers",),
     "extract": ("text-spans", "prompt-completion", "messages"),
     "generate": ("prompt-completion", "messages"),
-    "embed": ("text-label",),
+    **{"embed": ("text-label",), "redact": ("text-spans",)},
 }
 
 
@@ -68,21 +81,6 @@ class DataSummary:
     """Of each pair of splits that must be independent."""
 
 
-def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> list[DataRow]:  # noqa: A002 - the key's name
-    """Read a file; with `text_only`, of a text-label or text-spans row only the text is needed.
-
-    Raises:
-        FileMissing: it is not there.
-        InvalidRequest: a line is not a row of that format, or there is no line; the message names file and line.
-    """
-    if not path.is_file():
-        raise FileMissing(f"{path} does not exist", remedy="Correct the path under 'data' in the recipe.")
-    rows = [_row(line, format, text_only, f"{path}:{number}") for number, line in _lines(path)]
-    if not rows:
-        raise InvalidRequest(f"{path} has no rows", remedy="Add examples, one JSON object per line.")
-    return rows
-
-
 def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[DataRow]:  # noqa: A002 - the key's name
     """Read rows to measure a bundle of that kind on; without a format, it is detected from the first row's keys.
 
@@ -92,12 +90,20 @@ def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[D
     return [_classified(row) for row in found] if kind == "classify" else found
 
 
-def format_of(path: Path) -> DataFormat:
-    """Detect the format by the keys of a file's first row. Raises FileMissing, InvalidRequest."""
-    if not path.is_file():
-        raise FileMissing(f"{path} does not exist", remedy="Name a file of rows: docs/data-formats.md.")
-    first = next((plain for _, plain in _lines(path)), {})
-    return next((format_ for key, format_ in _MARKS.items() if key in first), "text-label")
+def read_for_task(path: Path, task: TaskSpec, format: DataFormat | None = None) -> list[DataRow]:  # noqa: A002 - likewise
+    """Read rows to measure a bundle of that task on, as `read_for` does.
+
+    Raises what `read_rows` raises; InvalidRequest for an answer that no question of the task has.
+    """
+    if task.kind != "decide":
+        return read_for(path, task.kind, format)
+    found = read_rows(path, "text-answers", questions=_named(task))
+    check_answers(found, task)
+    return found
+
+
+def _named(task: TaskSpec) -> tuple[str, ...]:
+    return tuple(question.name for question in task.questions_asked) if task.kind == "decide" else ()
 
 
 def rows(recipe: Recipe, split: Split) -> list[DataRow]:
@@ -127,7 +133,7 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     _check_trainable(recipe, task)
     path = recipe.path(written)
     bare = task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
-    found = read_rows(path, recipe.data.format, text_only=bare)
+    found = read_rows(path, recipe.data.format, text_only=bare, questions=_named(task))
     found = imported_rows.redact(found, recipe.privacy, task.kind)
     if task.kind == "classify" and not bare:
         found = [_classified(row) for row in found]
@@ -157,8 +163,8 @@ def outliers(recipe: Recipe) -> list[DataRow]:
     if not recipe.data.outliers:
         return []
     task = tasks.of(recipe.path(recipe.task))
-    if task.kind != "classify" or recipe.finetune is None or recipe.finetune.method == "lora":
-        said = "'data.outliers' is for an encoder that is trained to classify"
+    if not task.questions_asked or recipe.finetune is None or recipe.finetune.method == "lora":
+        said = "'data.outliers' is for an encoder that is trained to classify or to decide"
         raise InvalidRequest(said, remedy=f"Take it out of the recipe, or add 'finetune: {{method: full}}'. {_SEE}")
     return read_rows(recipe.path(recipe.data.outliers), "text-label", text_only=True)
 
@@ -190,7 +196,7 @@ def check(recipe: Recipe) -> DataSummary:
             *_doubts(found),
             *_families(found),
             *_absent(counts, known),
-            *_few(len(found["calibration"]), recipe),
+            *_few(_proving(task, found["calibration"]), recipe),
             *split_leakage.accepted(copies),
         ),
         near_copies=copies,
@@ -226,114 +232,6 @@ def _written(recipe: Recipe, split: Split) -> str:
     return written or (recipe.data.train if split == "importance" else "")
 
 
-# --- lines to rows ------------------------------------------------------------------------------------------------
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open("rb") as file:
-        number = 0
-        while raw := file.readline(LINE_BYTES_MAX + 1):
-            number += 1
-            where = f"{path}:{number}"
-            if len(raw) > LINE_BYTES_MAX:
-                raise InvalidRequest(f"{where} has more than {LINE_BYTES_MAX} bytes", remedy="Shorten that row.")
-            if not raw.strip():
-                continue
-            try:
-                plain = strict_json.decode(raw)
-            except ValueError as error:  # ValueError: also for bytes that are not UTF-8
-                raise InvalidRequest(f"{where} is not JSON: {error}", remedy="Correct that line.") from None
-            if not isinstance(plain, dict):
-                raise InvalidRequest(f"{where} must be a JSON object", remedy=_SEE)
-            yield number, plain
-
-
-def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str) -> DataRow:  # noqa: A002 - the key's name
-    marks = {key: _mark(plain, key, where) for key in ("synthetic", "composed", "consented")}
-    synthetic = marks.pop("synthetic")
-    record = {key: plain[key] for key in ("site", "prediction_id") if isinstance(plain.get(key), str)}
-    origin = {**_origin(plain, where), **marks, **record}
-    if text_only and format in ("text-label", "text-spans"):
-        return replace(DataRow(_text(plain, "text", where), synthetic=synthetic), **origin)
-    named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
-    named["sampling_probability"] = probability_sampling.probability_of(plain, where)
-    return replace(_READERS[format](plain, where, synthetic), **named, **origin)
-
-
-def _mark(plain: dict[str, Any], key: str, where: str) -> bool:
-    value = plain.get(key, False)
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{where}: '{key}' must be true or false", remedy=_SEE)
-    return value
-
-
-def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
-    """Read the source of a label; a file without these keys is the team's own."""
-    source, by = plain.get("label_source", "imported"), plain.get("labeled_by", "")
-    if source not in LABEL_SOURCES:
-        said = f"{where}: 'label_source' must be one of {', '.join(LABEL_SOURCES)}"
-        raise InvalidRequest(said, remedy=f"Correct that row. {_SEE}")
-    if not isinstance(by, str) or len(by) > LABELED_BY_CHARS_MAX:
-        said = f"{where}: 'labeled_by' must be text of at most {LABELED_BY_CHARS_MAX} characters"
-        raise InvalidRequest(said, remedy=f"Correct that row. {_SEE}")
-    return {"label_source": source, "labeled_by": by}
-
-
-def _text(plain: dict[str, Any], key: str, where: str) -> str:
-    value = plain.get(key)
-    if not isinstance(value, str) or not value.strip():
-        problem = f"lacks '{key}'" if key not in plain else f"'{key}' must be text that is not empty"
-        raise InvalidRequest(f"{where}: {problem}", remedy=f"Correct that row. {_SEE}")
-    return value
-
-
-def _text_label(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
-    return DataRow(_text(plain, "text", where), label=_text(plain, "label", where), synthetic=synthetic)
-
-
-def _prompt_completion(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
-    prompt, completion = _text(plain, "prompt", where), _text(plain, "completion", where)
-    return DataRow(prompt, completion=completion, synthetic=synthetic)
-
-
-def _conversation(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
-    turns = plain.get("messages")
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise InvalidRequest(f"{where}: 'messages' must be a list of objects with 'role' and 'content'", remedy=_SEE)
-    messages = tuple(ChatMessage(_text(turn, "role", where), _text(turn, "content", where)) for turn in turns)
-    if [turn.role for turn in messages[-2:]] != ["user", "assistant"]:
-        raise InvalidRequest(f"{where}: 'messages' must end with a user's turn and the assistant's", remedy=_SEE)
-    return DataRow(messages[-2].content, completion=messages[-1].content, messages=messages, synthetic=synthetic)
-
-
-def _text_spans(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
-    text, listed = _text(plain, "text", where), plain.get("spans")
-    if not isinstance(listed, list) or not all(isinstance(span, dict) for span in listed):
-        said = f"{where}: 'spans' must be a list of objects with 'start', 'end' and 'label'"
-        raise InvalidRequest(said, remedy=_SEE)
-    spans = sorted((_span(span, len(text), where) for span in listed), key=lambda span: span.start)
-    for before, after in itertools.pairwise(spans):
-        if after.start < before.end:
-            raise InvalidRequest(f"{where}: spans {before} and {after} overlap", remedy="Correct that row.")
-    return DataRow(text, spans=tuple(spans), synthetic=synthetic)
-
-
-def _span(plain: dict[str, Any], length: int, where: str) -> TextSpan:
-    start, end = plain.get("start"), plain.get("end")
-    if type(start) is not int or type(end) is not int or not 0 <= start < end <= length:
-        said = f"{where}: a span must have 0 <= start < end <= {length}, the text's length in characters"
-        raise InvalidRequest(said, remedy="Correct that row.")
-    return TextSpan(start, end, _text(plain, "label", where))
-
-
-_READERS: dict[DataFormat, Callable[[dict[str, Any], str, bool], DataRow]] = {
-    "text-label": _text_label,
-    "prompt-completion": _prompt_completion,
-    "messages": _conversation,
-    "text-spans": _text_spans,
-}
-
-
 # --- rows against the task, and against each other ----------------------------------------------------------------
 
 
@@ -342,9 +240,10 @@ def _classified(row: DataRow) -> DataRow:
 
 
 def known_labels(task: TaskSpec) -> tuple[str, ...]:
-    """Return the labels that a row can have: for extract, the tags B-x and I-x mean the label x."""
-    if task.kind != "extract":
-        return task.labels
+    """Return the labels that a row can have: for extract and redact, the tags B-x and I-x mean the label x; for decide
+    QUESTION/OUTPUT."""
+    if task.kind not in ("extract", "redact"):
+        return output_names(task)
     return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 
 
@@ -353,14 +252,17 @@ def _in_order(counts: Counter[str], known: Sequence[str]) -> dict[str, int]:
 
 
 def labels(split: Sequence[DataRow]) -> Iterator[str]:
-    """Yield the labels of the rows, or of their spans."""
+    """Yield the labels of the rows, of their spans, or of their answers."""
     for row in split:
-        yield from ([row.label] if row.label else [span.label for span in row.spans])
+        yield from labels_of(row)
 
 
 def _check_split(found: list[DataRow], split: Split, task: TaskSpec, path: Path, bare: bool) -> None:
     if split in MEASURED:
         _check_made_by_people(found, split, path)
+    if bare:
+        return
+    check_answers(found, task)
     seen = Counter(labels(found))
     known = known_labels(task)
     for label in seen if known else ():
@@ -369,9 +271,44 @@ def _check_split(found: list[DataRow], split: Split, task: TaskSpec, path: Path,
             near = f"Did you mean '{close[0]}'? " if close else f"The task has: {', '.join(known)[:500]}. "
             said = f"{path}: {seen[label]} rows have label '{label}', which the task lacks"
             raise InvalidRequest(said, remedy=f"{near}Correct the rows, or add the label to task.yaml.")
-    if task.kind == "classify" and not bare and len(seen) < 2:
+    if task.kind == "classify" and len(seen) < 2:
         said = f"{path}: every row of the {split} split has the label '{next(iter(seen))}'"
         raise InvalidRequest(said, remedy="Divide the splits again, so that each has rows of several labels.")
+    if task.kind == "decide" and split == "train":
+        _check_learnable(found, task, path)
+
+
+def check_answers(found: Sequence[DataRow], task: TaskSpec) -> None:
+    """Raise InvalidRequest, naming the row, for an answer that no question of the task has."""
+    asked = {question.name: question for question in task.questions_asked}
+    for row in found:
+        for answer in row.answers:
+            _require(answer.question, asked, f"{row.place}: the task has no question '{answer.question}'", "questions")
+            known = asked[answer.question].outputs
+            for output in [name for name, _ in answer.shares] or [answer.label]:
+                said = f"{row.place}: '{output}' is not an answer to '{answer.question}'"
+                _require(output, known, said, "answers")
+        for output, _ in row.shares:
+            _require(output, task.labels, f"{row.place}: the task has no label '{output}'", "labels")
+
+
+def _require(name: str, known: Sequence[str] | Mapping[str, QuestionSpec], said: str, what: str) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, list(known), n=1)
+        near = f"Did you mean '{close[0]}'? " if close else f"The {what} are: {', '.join(known)[:500]}. "
+        raise InvalidRequest(said, remedy=f"{near}Correct that row, or add it to task.yaml.")
+
+
+def _check_learnable(found: Sequence[DataRow], task: TaskSpec, path: Path) -> None:
+    """Raise InvalidRequest for a question that no row of the training split teaches."""
+    for question in task.questions_asked:
+        members = [row for _, row in rows_of(task, question, found)]
+        if not members:
+            said = f"{path}: no row of the training split answers '{question.name}'"
+            raise InvalidRequest(said, remedy="Add rows that answer it, or take the question out of task.yaml.")
+        if len({row.label for row in members}) < 2 and not any(row.shares for row in members):
+            said = f"{path}: all {len(members)} rows that answer '{question.name}' have the answer '{members[0].label}'"
+            raise InvalidRequest(said, remedy="Add rows with its other answers, or take the question out of task.yaml.")
 
 
 def _check_made_by_people(found: list[DataRow], split: Split, path: Path) -> None:
@@ -411,15 +348,24 @@ def _check_overlap(first: str, left: list[DataRow], second: str, right: list[Dat
 
 def _doubts(found: dict[Split, list[DataRow]]) -> Iterator[str]:
     for split, members in found.items():
-        answers: dict[str, set[str]] = {}
+        answers: dict[tuple[str, str], set[str]] = defaultdict(set)
         for row in members:
-            answers.setdefault(row.key, set()).add(row.label or row.completion or repr(row.spans))
-        torn = sum(len(said) > 1 for said in answers.values())
+            for question, said in _claims(row):
+                answers[row.key, question].add(said)
+        torn = len({key for (key, _), said in answers.items() if len(said) > 1})
         if torn:
             yield f"{torn} texts of the {split} split have conflicting labels."
-        twice = len(members) - len(answers)
+        twice = len(members) - len({row.key for row in members})
         if twice and split in MEASURED:
             yield f"{twice} rows of the {split} split repeat a text, so its figures seem more certain than they are."
+
+
+def _claims(row: DataRow) -> Iterator[tuple[str, str]]:
+    """Yield what a row says: by question, which is empty for tasks without named questions."""
+    if not row.answers:
+        yield "", row.label or row.completion or repr(row.spans)
+    for answer in row.answers:
+        yield answer.question, answer.label
 
 
 def _families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
@@ -439,10 +385,22 @@ def _absent(counts: dict[Split, Counter[str]], known: Sequence[str]) -> Iterator
             yield f"The {split} split has no row of: {', '.join(absent)[:500]}."
 
 
-def _few(n: int, recipe: Recipe) -> Iterator[str]:
-    needed = math.ceil(math.log(recipe.risk.delta) / math.log(1 - recipe.risk.target))
-    if n < needed:
+def _proving(task: TaskSpec, calibration: Sequence[DataRow]) -> dict[QuestionSpec | None, int]:
+    """Return the number of rows for each threshold; None stands for a task without named questions."""
+    if task.kind != "decide":
+        return {None: len(calibration)}
+    return {question: len(rows_of(task, question, calibration)) for question in task.questions_asked}
+
+
+def _few(counts: Mapping[QuestionSpec | None, int], recipe: Recipe) -> Iterator[str]:
+    """Warn of thresholds with too few calibration rows for any proof."""
+    needed = math.ceil(math.log(recipe.risk.delta / len(counts)) / math.log(1 - recipe.risk.target))
+    for question, n in counts.items():
+        if n >= needed:
+            continue
+        answers = "calibration rows" if question is None else f"calibration rows that answer '{question.name}'"
+        what = "The bundle" if question is None else f"'{question.name}'"
         yield (
-            f"{n} calibration rows cannot prove a risk of {recipe.risk.target:g} even without an error among them:"
-            f" that needs {needed}. The bundle will always escalate."
+            f"{n} {answers} cannot prove a risk of {recipe.risk.target:g} even without an error among them: that needs"
+            f" {needed}. {what} will always escalate."
         )

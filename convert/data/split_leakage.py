@@ -47,12 +47,22 @@ class SplitSketches:
     def copies_of(self, others: SplitSketches) -> Places:
         """Return for each text the index of one of `others` that it is a near duplicate of, or NONE; [texts]."""
         found = np.full(len(self), NONE, np.int64)
+        for mine, theirs in self._alike(others):
+            found[mine] = theirs
+        return found
+
+    def pairs_within(self) -> list[tuple[int, int]]:
+        """Return pairs of indexes of near duplicates among these texts, each text before its later copies."""
+        pairs = [np.stack([theirs, mine], 1)[theirs < mine] for mine, theirs in self._alike(self)]
+        return [(int(first), int(later)) for some in pairs for first, later in some]
+
+    def _alike(self, others: SplitSketches) -> Iterator[tuple[Places, Places]]:
+        """Yield the indexes of near duplicates on both sides, some at a time."""
         for start in range(0, len(self), _ROWS_AT_ONCE):
             mine, theirs = self._pairs(others, start, min(start + _ROWS_AT_ONCE, len(self)))
             texts = [(self._short(i), others._short(j)) for i, j in zip(mine, theirs, strict=True)]
             alike = minhash.alike(self._sketches[mine], others._sketches[theirs], texts)
-            found[mine[alike]] = theirs[alike]
-        return found
+            yield mine[alike], theirs[alike]
 
     def _pairs(self, others: SplitSketches, start: int, stop: int) -> tuple[Places, Places]:
         """Return the pairs to compare: indexes of both sides."""

@@ -45,8 +45,8 @@ _ANSWERS = """
 # A large model's answer has no scores.
 _KNOWN = """
     SELECT DISTINCT label FROM (
-        SELECT unnest(scores).label AS label FROM examples WHERE kind = 'classify'
-        UNION ALL SELECT output FROM examples WHERE kind = 'classify' AND output <> ''
+        SELECT unnest(scores).label AS label FROM examples WHERE kind IN ('classify', 'decide')
+        UNION ALL SELECT output FROM examples WHERE kind IN ('classify', 'decide') AND output <> ''
     ) ORDER BY 1
 """
 _OVERALL = """
@@ -204,11 +204,11 @@ class TaskAssessment:
 
 
 def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = ExampleScope()) -> TaskAssessment:  # noqa: B008 - it cannot change
-    """Assess the collected examples of a task.
+    """Assess the collected examples of a task, or of one question of a task, TASK/QUESTION.
 
     Raises:
         FileMissing: nothing was collected.
-        InvalidRequest: there are no examples of that version or site.
+        InvalidRequest: there are no examples of that version, site or question, or the task has several questions.
     """
     with duckdb.connect() as connection:
         scoped = open_examples(connection, collected, task, scope)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,13 +22,14 @@ from convert.dataset import lineage, selection
 from convert.dataset.example_scope import ScopedExamples, open_examples
 from convert.dataset.lineage import LineageDocument
 from convert.dataset.row_builder import RedactedExample, RowBuilder
-from convert.dataset.row_formats import CollectedExample, Format
+from convert.dataset.row_formats import CollectedExample, Format, Row
 from convert.dataset.selection import AuditSample, DatasetSelection, SelectionCounts
 from convert.dataset.surrogates import SurrogateSettings
 from convert.fleet import accountability
 from edge_agent.durable import atomic_files
 from edge_agent.durable.private_files import private_folder
 from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Kind
 from edge_agent.formats.signed_document import format_timestamp
 
 REPORT_NAME = "dataset.json"
@@ -37,10 +39,13 @@ _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
     SELECT c.place, e.kind, e.redaction_counts,
            e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by},
-           e.review_stream, e.sampling_probability
+           e.review_stream, e.sampling_probability, e.question
     FROM chosen c JOIN examples e USING (site, prediction_id)
-    ORDER BY c.place, e.moment, e.site, e.prediction_id
+    ORDER BY {order}
 """
+_ORDER = "c.place, e.moment, e.site, e.prediction_id"
+# Answers about one text that were labelled and drawn alike stand together, and make one row.
+_ORDER_ANSWERS = "c.place, e.text_key, e.site, e.input, 10, 11, e.review_stream, e.sampling_probability, e.question"
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ def write(
     """
     builder = RowBuilder(form, surrogates, choice.seed)
     with duckdb.connect() as connection, made_whole(out, REPORT_NAME, force=force) as folder:
-        scoped = open_examples(connection, choice.collected, choice.task, choice.scope)
+        several = form == "text-answers"
+        scoped = open_examples(connection, choice.collected, choice.task, choice.scope, whole=several)
         left = selection.choose(connection, choice)
         names = list(choice.split_shares)
         if not left.chosen:
@@ -106,6 +112,7 @@ def write(
             right=selection.right_answer(purpose),
             source=selection.label_source(purpose),
             by=selection.labeled_by(purpose),
+            order=_ORDER_ANSWERS if several else _ORDER,
         )
         values = {"task": choice.task} if "$task" in query else {}
         paths, agreed = [folder / f"{name}.jsonl" for name in names], accountability.consents(choice.collected)
@@ -168,16 +175,37 @@ def _write_rows(
     counts, labels = [0] * len(paths), [Counter[str]() for _ in paths]
     with ExitStack() as opened:
         files: list[IO[str]] = [opened.enter_context(path.open("w", encoding="utf-8")) for path in paths]
-        for place, kind, redacted, *fields in _fetched(found):
-            example = CollectedExample(*fields)
-            rows, learnt = builder.build(RedactedExample(example, kind, redacted))
-            mark = {"consented": True} if f"{example.site}/{example.prediction_id}" in agreed else {}
-            for row in ({**row, **mark} for row in rows):
+        for place, (rows, learnt) in _built(_fetched(found), builder):
+            for row in rows:
+                ids = row.get("prediction_ids") or [row["prediction_id"]]
+                if all(f"{row['site']}/{each}" in agreed for each in ids):
+                    row["consented"] = True
                 files[place].write(json.dumps(row, ensure_ascii=False) + "\n")
                 counts[place] += 1
             if len(labels[place]) <= _LABELS_MAX:
                 labels[place].update(learnt)
     return counts, labels
+
+
+def _built(found: Iterator[tuple[Any, ...]], builder: RowBuilder) -> Iterator[tuple[int, tuple[list[Row], list[str]]]]:
+    """Yield the rows of each example, or of the answers about one text, and their labels."""
+    each = ((place, _redacted(*fields)) for place, *fields in found)
+    if not builder.joins_answers:
+        yield from ((place, builder.build(redacted)) for place, redacted in each)
+        return
+    for (place, *_), group in itertools.groupby(each, lambda pair: (pair[0], *_shared(pair[1].example))):
+        yield place, builder.build_answers([redacted for _, redacted in group])
+
+
+def _redacted(kind: Kind, redacted: Mapping[str, int], *fields: Any) -> RedactedExample:
+    example = CollectedExample(*fields[:-1])
+    return RedactedExample(replace(example, question=fields[-1]), kind, redacted)
+
+
+def _shared(example: CollectedExample) -> tuple[Any, ...]:
+    """Return what the answers of one row have in common."""
+    drawn = (example.review_stream, example.sampling_probability)
+    return (example.site, example.input, example.label_source, example.labeled_by, *drawn)
 
 
 def _lineage(

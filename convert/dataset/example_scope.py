@@ -26,7 +26,12 @@ EVERY_VERSION = "all"
 CLOCK_DAYS_AHEAD = 2
 """Days by which a site's clock must be ahead to count as wrong: less can be a time zone, and does no harm."""
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
-_LATER_COLUMNS = {"local_answer": "VARCHAR", "teacher_answer": "VARCHAR", "collected_at": "TIMESTAMP"}
+_LATER_COLUMNS = {
+    "question": "VARCHAR",
+    "local_answer": "VARCHAR",
+    "teacher_answer": "VARCHAR",
+    "collected_at": "TIMESTAMP",
+}
 # Segments with an answer that is newer than their collection. Version 0.1 did not store that time, so $now is used.
 _AHEAD = """
     CREATE OR REPLACE TEMP TABLE ahead AS
@@ -120,14 +125,21 @@ def open_examples(
     task: str,
     scope: ExampleScope = ExampleScope(),  # noqa: B008 - it cannot change
     now: Callable[[], float] = time.time,
+    *,
+    whole: bool = False,
 ) -> ScopedExamples:
-    """Make the view `examples` of one task; `now` replaces the unknown time of collection of version 0.1.
+    """Make the view `examples` of one task, or of one question, TASK/QUESTION, of a task that has several.
+
+    `now` replaces the unknown time of collection of version 0.1. With `whole`, the view may have the examples of all
+    questions of a task.
 
     Raises:
         FileMissing: nothing was collected of the task.
-        InvalidRequest: an older edge-convert joined the examples, or there are none of that version or site.
+        InvalidRequest: an older edge-convert joined the examples, or there are none of that version, site or question;
+            the task has several questions, and none is named.
     """
-    _open(connection, collected, task)
+    _open(connection, collected, task.partition("/")[0])
+    _select_question(connection, task, whole=whole)
     at = datetime.fromtimestamp(now(), UTC).replace(tzinfo=None)
     connection.execute(_AHEAD, {"now": at, "days": CLOCK_DAYS_AHEAD})
     connection.execute(_MARKED)
@@ -160,7 +172,44 @@ def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> 
         raise InvalidRequest(
             said, remedy="Run 'edge-convert collect' again, which joins them again from the stored segments."
         )
-    answer_columns.split_answers(found, _LATER_COLUMNS).create_view("collected")
+    answer_columns.split_answers(found, _LATER_COLUMNS).create_view("collected_task")
+    connection.execute("CREATE OR REPLACE TEMP VIEW collected AS SELECT * FROM collected_task")
+
+
+def questions_of(collected: Path, task: str) -> list[str]:
+    """Return the names TASK/QUESTION of a task's questions with examples; the task itself if its answers have no name.
+
+    Raises what `open_examples` raises.
+    """
+    with duckdb.connect() as connection:
+        _open(connection, collected, task.partition("/")[0])
+        found = _questions(connection)
+    return [f"{task}/{name}" for name in found] if found and "/" not in task else [task]
+
+
+def _questions(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    query = "SELECT DISTINCT question FROM collected_task WHERE question IS NOT NULL ORDER BY 1"
+    return [name for (name,) in connection.execute(query).fetchall()]
+
+
+def _select_question(connection: duckdb.DuckDBPyConnection, task: str, *, whole: bool) -> None:
+    name, _, question = task.partition("/")
+    found = _questions(connection)
+    listed = ", ".join(f"{name}/{each}" for each in found)[:500]
+    if question and question not in found:
+        said = f"there are no examples of question {question} of task {name}"
+        raise InvalidRequest(said, remedy=f"Name one of: {listed}." if found else f"Name the task alone: {name}.")
+    if found and not question and not whole:
+        raise InvalidRequest(
+            f"task {name} has several questions, and this is about one of them",
+            remedy=f"Name one of: {listed}.",
+        )
+    if question:
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE asked_question AS SELECT $name AS question", {"name": question}
+        )
+        query = "SELECT * FROM collected_task SEMI JOIN asked_question USING (question)"
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW collected AS {query}")
 
 
 def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> str:

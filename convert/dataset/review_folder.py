@@ -42,7 +42,7 @@ _ASKED = """
            bundle_version || ' ' || left(bundle_digest, 12), teacher_answer, model, review_stream, sampling_probability
     FROM turns ORDER BY turn LIMIT $limit
 """
-_LABELS = "SELECT DISTINCT unnest(scores).label FROM examples WHERE kind = 'classify' ORDER BY 1"
+_LABELS = "SELECT DISTINCT unnest(scores).label FROM examples WHERE kind IN ('classify', 'decide') ORDER BY 1"
 
 
 @dataclass(frozen=True)

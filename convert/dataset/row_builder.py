@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from convert.dataset.row_formats import CollectedExample, Format, Row
 from convert.dataset.span_alignment import SpanCounts, align
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Kind
+from edge_agent.formats.manifest import LABEL_KINDS, Kind
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,28 @@ class RowBuilder:
         self._form = form
         self._filler = PlaceholderFiller(settings, seed)
         self._spans = SpanCounts()
+
+    @property
+    def joins_answers(self) -> bool:
+        """Whether the answers about one text make one row."""
+        return self._form == "text-answers"
+
+    def build_answers(self, group: Sequence[RedactedExample]) -> tuple[list[Row], list[str]]:
+        """Return the row of several answers about one text, and its labels as QUESTION/OUTPUT.
+
+        Raises:
+            InvalidRequest: the task has no questions.
+        """
+        first = group[0]
+        if first.kind != "decide":
+            raise InvalidRequest(
+                f"format text-answers is for tasks of kind decide, not {first.kind}",
+                remedy="Use text-label, text-spans, prompt-completion or messages.",
+            )
+        answers = tuple((each.example.question or "", each.example.truth or each.example.output) for each in group)
+        ids = tuple(each.example.prediction_id for each in group)
+        example = replace(self._filled(first, ()), answers=answers, prediction_ids=ids)
+        return row_formats.rows_of(example, self._form), [f"{name}/{label}" for name, label in answers]
 
     def build(self, redacted: RedactedExample) -> tuple[list[Row], list[str]]:
         """Return the rows of an example, and its labels: its answer, or the labels of its spans.
@@ -62,9 +84,9 @@ class RowBuilder:
         return {"surrogates": self._filler.report(), **spans}
 
     def _filled(self, redacted: RedactedExample, spans: tuple[TextSpan, ...]) -> CollectedExample:
-        """Return the example with filled placeholders; a label of a classify task is unchanged."""
+        """Return the example with filled placeholders; a label is unchanged."""
         example = redacted.example
-        classifies, truth = redacted.kind == "classify", example.truth or ""
+        classifies, truth = redacted.kind in LABEL_KINDS, example.truth or ""
         texts = [example.input, *([] if classifies else [example.output, truth])]
         key = f"{example.site}/{example.prediction_id}"
         filled = self._filler.fill(key, redacted.counts, texts, stored=2)

@@ -1,8 +1,8 @@
 """Writes one example as a row of each training format. Pure. docs/training-data.md shows them all.
 
 `messages`, `prompt-completion`, `preference` and `unpaired` are those of TRL (https://huggingface.co/docs/trl); the
-first two, `text-label` and `text-spans` are also what a recipe reads. Each row names its source, so that it can be
-found if it must be erased later.
+first two, `text-label`, `text-answers` and `text-spans` are also what a recipe reads. Each row names its source, so
+that it can be found if it must be erased later.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from convert.data.row_files import LabelSource, TextSpan
 
-Format = Literal["text-label", "text-spans", "prompt-completion", "messages", "preference", "unpaired"]
+Format = Literal["text-label", "text-answers", "text-spans", "prompt-completion", "messages", "preference", "unpaired"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 Row = dict[str, Any]
 
@@ -40,6 +40,12 @@ class CollectedExample:
     """text-spans: places in the input."""
     surrogates: int = 0
     """Made-up values in place of placeholders."""
+    question: str | None = None
+    """decide: the question that is answered."""
+    answers: tuple[tuple[str, str], ...] = ()
+    """text-answers: each question that was answered, and the right answer."""
+    prediction_ids: tuple[str, ...] = ()
+    """text-answers: of each answer."""
 
 
 def rows_of(example: CollectedExample, form: Format) -> list[Row]:
@@ -58,6 +64,11 @@ def _drawn(example: CollectedExample) -> Row:
 
 def _text_label(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     return [{"text": example.input, "label": _answer(example)}]
+
+
+def _text_answers(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
+    row = {"text": example.input, "answers": dict(example.answers), "prediction_ids": list(example.prediction_ids)}
+    return [row]
 
 
 def _text_spans(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
@@ -100,6 +111,7 @@ def _said(content: str) -> list[dict[str, str]]:
 
 _WRITERS: dict[Format, Callable[[CollectedExample], Sequence[Mapping[str, Any]]]] = {
     "text-label": _text_label,
+    "text-answers": _text_answers,
     "text-spans": _text_spans,
     "prompt-completion": _prompt_completion,
     "messages": _messages,

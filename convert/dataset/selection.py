@@ -1,7 +1,8 @@
 """Selects the examples for training data, each text once, and assigns splits: the table `chosen`.
 
 - Labels come from people (`reviewed`), or also from confident answers of the model (`sure`).
-- Of equal and nearly equal texts with the same answer one stays: a reviewed one, then the oldest.
+- Of equal and nearly equal texts with the same answer one stays: a reviewed one, then the oldest. Answers to different
+  questions of a decide task are different; all examples of one text are in one split.
 - A text with conflicting labels of people is left out; if people and model differ, people count.
 - A split is a period (the newest is the test) or a set of sites. `calibration` and `test`, which figures rest on, take
   only answers that the random audit of a site drew and people labelled. Before the period of the test all of these go
@@ -46,8 +47,9 @@ MACHINE_LABELLED: dict[str, LabelSource] = {"opinions": "teacher", "sure": "mode
 """Purposes that use labels of models, and the source of those labels."""
 _POOL = """
     CREATE OR REPLACE TEMP TABLE pool AS
-    SELECT site, prediction_id, moment, text_key, cluster, verdict IS NOT NULL AS reviewed,
-           truth IS NOT NULL AND sampling_probability IS NOT NULL AS audited, hash({answer}) AS answer
+    SELECT site, prediction_id, moment, concat_ws('/', text_key, question) AS text_key, cluster,
+           verdict IS NOT NULL AS reviewed, truth IS NOT NULL AND sampling_probability IS NOT NULL AS audited,
+           hash(question, {answer}) AS answer
     FROM examples WHERE {condition}
 """
 _UNIQUE = """

@@ -35,24 +35,35 @@ class LinearClassifier:
 
 
 def fit(vectors: npt.ArrayLike, truth: Integers, labels: int, decay: float = DECAY) -> LinearClassifier:
-    """Fit by L-BFGS.
+    """Fit by L-BFGS on labels; see `fit_shares`.
+
+    Args:
+        vectors: [rows, size].
+        truth: [rows], the number of the label.
+        labels: how many labels there are; a label without rows becomes improbable.
+        decay: of the weights.
+    """
+    return fit_shares(vectors, np.eye(labels)[truth], decay)
+
+
+def fit_shares(vectors: npt.ArrayLike, wanted: Floats, decay: float = DECAY) -> LinearClassifier:
+    """Fit by L-BFGS on distributions, by their cross-entropy.
 
     Args:
         vectors: [rows, size]; they are centred, and scaled by one number, for the fit.
-        truth: [rows], the number of the label.
-        labels: how many labels there are; a label without rows becomes improbable.
+        wanted: [rows, labels], the probability of each label.
         decay: of the weights, not of the bias, against the mean loss of a row.
     """
-    given = np.asarray(vectors, np.float64)
+    given, labels = np.asarray(vectors, np.float64), wanted.shape[1]
     centre = given.mean(axis=0)
     scale = (given - centre).std() or 1.0
-    features, wanted = (given - centre) / scale, np.eye(labels)[truth]
+    features = (given - centre) / scale
 
     def loss(flat: Floats) -> tuple[float, Floats]:
         bias, weight = flat[:labels], flat[labels:].reshape(labels, -1)
         logs = log_softmax(features @ weight.T + bias, axis=1)
-        wrong = (np.exp(logs) - wanted) / len(truth)
-        total = -float((logs * wanted).sum()) / len(truth) + 0.5 * decay * float((weight**2).sum())
+        wrong = (np.exp(logs) - wanted) / len(wanted)
+        total = -float((logs * wanted).sum()) / len(wanted) + 0.5 * decay * float((weight**2).sum())
         return total, np.concatenate([wrong.sum(axis=0), (wrong.T @ features + decay * weight).ravel()])
 
     start = np.zeros(labels * (1 + features.shape[1]))

@@ -17,6 +17,8 @@ from convert.evaluate import paired_comparison
 from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import ServedPrediction
+from convert.evaluate.quality_metrics import Flags
+from convert.evaluate.question_views import views
 from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
 from convert.evaluate.serving import predict, quiet, serve_bundles
 from convert.pipeline.recipe import Recipe, Split
@@ -44,7 +46,8 @@ def run(job: StageJob) -> Report:
         bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
         report, predictions = _measured(bundle, rows, job.progress)
     report["sampling"] = sample.plain()
-    report |= _without_near_copies(job.recipe, bundle.manifest, rows, predictions)
+    more = _without_near_copies(job.recipe, bundle.manifest, rows, predictions)
+    report = _joined(report, more) if "questions" in report else report | more
     write(job.out / PREDICTIONS_NAME, bundle, rows, predictions)
     quality = {key: value for key, value in report.items() if key != "latency_ms"}
     (job.out / QUALITY_NAME).write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -63,8 +66,30 @@ def _without_near_copies(
     report: Report = {"near_copies": {"rows": int(copies.sum()), "splits": list(texts)}}
     if manifest.task.kind == "embed" or not copies.any() or copies.all():
         return report
+    if manifest.task.kind == "decide":
+        return report | {"questions": _questions_without(manifest, rows, predictions, copies)}
     kept = outcomes(manifest, rows, predictions).only(~copies)
     return report | {"without_near_copies": summary(manifest.confidence, kept)}
+
+
+def _questions_without(
+    manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], copies: Flags
+) -> Report:
+    """Return `without_near_copies` of each question that has rows with and without near duplicates."""
+    found: Report = {}
+    for view in views(manifest):
+        answered, said = view.pairs(rows, predictions)
+        kept = ~copies[[place for place, _ in view.rows(rows)]]
+        if kept.any() and not kept.all():
+            few = outcomes(view.manifest, answered, said).only(kept)
+            found[view.name] = {"without_near_copies": summary(view.manifest.confidence, few)}
+    return found
+
+
+def _joined(report: Report, more: Report) -> Report:
+    """Return both, with the keys of each question joined."""
+    questions = {name: each | more.get("questions", {}).get(name, {}) for name, each in report["questions"].items()}
+    return report | more | {"questions": questions}
 
 
 def evaluate(
@@ -93,16 +118,27 @@ def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progre
     Raises what `evaluate` raises; InvalidRequest also for two kinds of task.
     """
     bundles, rows = (open_bundle(first), open_bundle(second)), row_files.equally_likely(rows).rows
-    kinds = {bundle.manifest.task.kind for bundle in bundles}
-    if len(kinds) > 1:
-        raise InvalidRequest(
-            f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare two bundles of one kind."
-        )
+    _check_comparable(bundles)
     for bundle in bundles:
         _check_labels(bundle, rows)
     said = _in_turns(bundles, [row.text for row in rows], progress)
     names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
     return names | paired_comparison.compare((bundles[0].manifest, bundles[1].manifest), rows, *said)
+
+
+def _check_comparable(bundles: tuple[BundleFolder, BundleFolder]) -> None:
+    tasks = [bundle.manifest.task for bundle in bundles]
+    if tasks[0].kind != tasks[1].kind:
+        raise InvalidRequest(
+            f"the bundles are of kind {' and '.join(sorted(task.kind for task in tasks))}",
+            remedy="Compare two bundles of one kind.",
+        )
+    if tasks[0].kind == "decide" and not paired_comparison.common_questions(*tasks):
+        listed = [", ".join(question.name for question in task.questions) for task in tasks]
+        raise InvalidRequest(
+            f"the bundles have no question in common: {listed[0][:200]} and {listed[1][:200]}",
+            remedy="Compare two versions of one task.",
+        )
 
 
 def _in_turns(
@@ -139,10 +175,14 @@ def _measured(
 
 def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
     kind, known = bundle.manifest.task.kind, _known(bundle.manifest.task)
+    if kind == "decide":
+        row_files.check_answers(rows, bundle.manifest.task)
+        if not any(row.answers for row in rows):
+            raise InvalidRequest("no row answers a question", remedy="Give rows 'answers': docs/data-formats.md.")
     if kind == "classify" and not all(row.label for row in rows):
         raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
     strange = sorted(_used(rows) - known)
-    if kind in ("classify", "extract") and strange:
+    if kind in ("classify", "extract", "redact") and strange:
         said = f"{len(strange)} labels of the rows are not labels of {bundle.name}: {', '.join(strange)[:300]}"
         raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
 

@@ -92,7 +92,7 @@ def measure_batch_invariance(
                     differences[text] = max(moved, differences.get(text, 0.0))
         engine, build = served.score_variance(bundle), _build(bundle, served.details(bundle))
     largest = max(differences.values(), default=0.0)
-    scored = bundle.manifest.task.kind in SCORED_KINDS
+    scored = bundle.manifest.task.kind in (*SCORED_KINDS, "redact")
     return BatchInvariance(len(texts), BATCHES, len(differences), largest, engine, build, scored)
 
 
@@ -109,6 +109,8 @@ def _numbers(first: ServedPrediction, second: ServedPrediction) -> Iterator[tupl
     yield first.confidence, second.confidence
     yield first.label_mass, second.label_mass
     yield from zip(first.scores, second.scores, strict=False)
+    for left, right in zip(first.question_scores, second.question_scores, strict=False):
+        yield from zip(left, right, strict=False)
     yield from zip(first.vector, second.vector, strict=False)
 
 

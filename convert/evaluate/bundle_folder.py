@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
+from edge_agent.formats.calibration import UNCALIBRATED
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, encode, parse
 
 
@@ -32,7 +34,22 @@ class BundleFolder:
     def at_temperature(self, temperature: float) -> BundleFolder:
         """Return the same files with another temperature in the manifest; both share an engine."""
         confidence = self.manifest.confidence.model_copy(update={"temperature": temperature})
-        manifest = self.manifest.model_copy(update={"confidence": confidence})
+        return self._with({"confidence": confidence})
+
+    def at_temperatures(self, temperatures: Mapping[str, float]) -> BundleFolder:
+        """Return the same files with a temperature for each question, by name; a classify task is one question."""
+        task = self.manifest.task
+        if task.kind != "decide":
+            return self.at_temperature(temperatures[task.name])
+        known = self.manifest.question_confidence
+        confidence = {
+            name: known.get(name, UNCALIBRATED).model_copy(update={"temperature": each})
+            for name, each in temperatures.items()
+        }
+        return self._with({"question_confidence": {**known, **confidence}})
+
+    def _with(self, update: dict[str, Any]) -> BundleFolder:
+        manifest = self.manifest.model_copy(update=update)
         return BundleFolder(self.folder, manifest, encode(manifest), self.paths)
 
 

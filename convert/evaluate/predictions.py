@@ -29,13 +29,16 @@ class ServedPrediction:
     """One answer. Only the fields of its kind of task are set."""
 
     answer: str = ""
-    """classify: the best label. generate: the text. extract: the entities as JSON, for people. embed: empty."""
+    """classify: the best label. generate: the text. extract: the entities as JSON, for people. decide:
+    the best output of each question as JSON, for people. embed: empty."""
     confidence: float = 0.0
     """classify, extract: as served, at the bundle's own temperature."""
     log_probabilities: tuple[float, ...] = ()
     """classify: of each label in the order of the task, natural logarithm, renormalised, at temperature 1."""
     scores: tuple[float, ...] = ()
     """classify: the probability of each label as served."""
+    question_scores: tuple[tuple[float, ...], ...] = ()
+    """decide: of each question, in the order of the task, the probability of each output as served."""
     label_mass: float = 1.0
     ood_score: float | None = None
     """Out-of-distribution score of the input, computed by an encoder's graph; None = the graph has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -14,11 +15,13 @@ import numpy.typing as npt
 
 from convert.clustered_statistics import clustered_share, family_numbers
 from convert.data.row_files import DataRow, TextSpan
-from convert.evaluate import quality_metrics
+from convert.evaluate import quality_metrics, redaction_quality
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.evaluate.quality_metrics import AnswerOutcomes
+from convert.evaluate.question_views import QuestionView, views
 from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
+from edge_agent.formats.questions import expected_level
 
 FAILED = "(no answer)"
 _PERCENTILES = (50, 90, 95, 99)
@@ -29,7 +32,7 @@ def is_right(kind: Kind, row: DataRow, prediction: ServedPrediction) -> bool:
 
     classify: the label. extract: every entity, with its place, and no other. generate, and extract where the row has a
     record: the same JSON value if the expected text is JSON, otherwise the same text apart from surrounding white
-    space.
+    space. redact: nothing of a labelled value remains.
     """
     return not prediction.failure and _RIGHT[kind](row, prediction)
 
@@ -55,12 +58,15 @@ _RIGHT: dict[str, Callable[[DataRow, ServedPrediction], bool]] = {
     "classify": lambda row, prediction: prediction.answer == row.label,
     "extract": _same_record,
     "generate": _same_text,
+    "redact": lambda row, prediction: not redaction_quality.remaining(row.text, row.spans, prediction.entities),
 }
 
 
 def expected(kind: Kind, row: DataRow) -> str:
-    """Return the expected value of `ServedPrediction.answer`."""
-    if kind == "extract" and not row.completion:
+    """Return the expected value of `ServedPrediction.answer`; decide: of the questions that the row answers."""
+    if kind == "decide":
+        return json.dumps({answer.question: answer.label for answer in row.answers}, ensure_ascii=False)
+    if kind in ("extract", "redact") and not row.completion:
         return json.dumps([[span.label, span.start, span.end] for span in row.spans])
     return row.label or row.completion
 
@@ -70,8 +76,9 @@ def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[S
 
     Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind those of `quality_metrics.headline`, `confusion`
     and `per_label` (classify), `per_label` of entities (extract), `fields` (generate and extract, JSON), `neighbours`
-    (embed, where rows have labels). With a threshold, `sure`: the threshold, the share of confident answers
-    (`coverage`), and the share of wrong ones among these (`wrong`). Every share has its 95% interval.
+    (embed, where rows have labels). decide: `questions` has the keys of classify for each question, on the rows that
+    answer it, and of a score question `score_error`. With a threshold, `sure`: the threshold, the share of confident
+    answers (`coverage`), and the share of wrong ones among these (`wrong`). Every share has its 95% interval.
     """
     task = manifest.task
     report: dict[str, Any] = {
@@ -81,8 +88,42 @@ def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[S
     }
     if task.kind == "embed":
         return report | _neighbours(rows, predictions)
+    if task.kind == "decide":
+        each = {view.name: _measure_question(view, rows, predictions) for view in views(manifest)}
+        return report | {"questions": each}
     found = outcomes(manifest, rows, predictions)
     return report | summary(manifest.confidence, found) | _BY_KIND[task.kind](task, rows, predictions, found)
+
+
+def _measure_question(
+    view: QuestionView, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
+) -> dict[str, Any]:
+    """Return the report of one question; only the number of rows, 0, where no row answers it."""
+    answered, said = view.pairs(rows, predictions)
+    if not answered:
+        return {"type": view.question.type, "rows": 0}
+    found = outcomes(view.manifest, answered, said)
+    report = summary(view.manifest.confidence, found) | _classes(view.manifest.task, answered, said, found)
+    if view.question.type == "score":
+        report["score_error"] = score_error(view.question.outputs, answered, said)
+    return {"type": view.question.type} | report
+
+
+def score_error(
+    levels: Sequence[str], rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
+) -> dict[str, float]:
+    """Return how far the expected level is from the true one, in levels.
+
+    `mean` is the mean absolute error of the expected value, `constant` that of always answering with the median level
+    of these rows, for comparison. Failed answers are left out.
+    """
+    true = np.array([levels.index(row.label) for row in rows], np.float64)
+    answered = np.array([bool(each.scores) for each in predictions])
+    if not answered.any():
+        return {"mean": math.nan, "constant": math.nan}
+    given = np.array([expected_level(each.scores) for each in predictions if each.scores])
+    constant = np.abs(true[answered] - np.median(true[answered])).mean()
+    return {"mean": float(np.abs(given - true[answered]).mean()), "constant": float(constant)}
 
 
 def summary(confidence: Confidence, found: AnswerOutcomes) -> dict[str, Any]:
@@ -99,7 +140,7 @@ def outcomes(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[
     """Return which answers are right and which are confident, for kinds that can be right or wrong."""
     kind, confidence = manifest.task.kind, manifest.confidence
     answered = np.array([not each.failure for each in predictions], dtype=np.bool_)
-    graded = answered & (kind != "generate")
+    graded = answered & (kind not in ("generate", "redact"))
     passed = [isinstance(confidence, Threshold) and _is_confident(confidence, each) for each in predictions]
     return AnswerOutcomes(
         right=np.array(list(map(partial(is_right, kind), rows, predictions)), dtype=np.bool_),
@@ -223,4 +264,5 @@ _BY_KIND: dict[
     "classify": _classes,
     "extract": _entities,
     "generate": _fields,
+    "redact": lambda _task, rows, predictions, found: redaction_quality.measure(rows, predictions, found.families),
 }

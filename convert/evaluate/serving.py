@@ -24,6 +24,7 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import CallerError, EngineCrashed, InputQuarantined, ModelFailed
+from edge_agent.formats.questions import QuestionSpec
 
 ANSWER_SECONDS_MAX = 600.0
 SEED = 1  # seed of a generation with a temperature, so that the same text gets the same answer
@@ -183,13 +184,16 @@ def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: fl
     if done.scores:
         confidence = max(done.scores)
         answer = manifest.task.labels[done.scores.index(confidence)]
-    elif manifest.task.kind == "extract":
+    elif done.question_scores:
+        answer = json.dumps(_best(manifest.task.questions_asked, done.question_scores), ensure_ascii=False)
+    elif manifest.task.kind in ("extract", "redact"):
         answer = done.record or json.dumps([[each.label, each.start, each.end] for each in done.entities])
     return ServedPrediction(
         answer=answer,
         confidence=confidence,
         log_probabilities=at_one(done.scores, manifest.confidence.temperature),
         scores=done.scores,
+        question_scores=done.question_scores,
         label_mass=done.label_mass,
         ood_score=done.ood_score,
         entities=tuple(FoundEntity(each.start, each.end, each.label) for each in done.entities),
@@ -198,3 +202,9 @@ def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: fl
         output_tokens=done.output_tokens,
         seconds=seconds,
     )
+
+
+def _best(questions: Sequence[QuestionSpec], scores: Sequence[Sequence[float]]) -> dict[str, str]:
+    """Return the likeliest output of each question."""
+    pairs = zip(questions, scores, strict=True)
+    return {question.name: question.outputs[each.index(max(each))] for question, each in pairs}

@@ -5,11 +5,15 @@ Each module handles or refuses what its exporter gets silently wrong; `verify` p
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
+from convert.data.question_rows import output_names
 from convert.export import gguf_export, llama_converter, onnx_export
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
+from convert.prepare import onnx_source
 from convert.training import checkpoint_loading
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
@@ -35,14 +39,28 @@ def run(job: StageJob) -> Report:
         made = llama_converter.find(job.recipe.path(own) if own else None)
         how = gguf_export.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
         return gguf_export.export(how, made, job.out, job.progress)
+    if job.recipe.source.onnx:
+        return _take_ready(what, config, checkpoint, job.out)
     if runtime == "onnx":
         head = checkpoint_loading.head_of(runtime, what.kind)
         _check_labels(what, config)
-        return onnx_export.export(checkpoint, adapter, head, job.out)
+        questions = what.questions_asked if what.kind == "decide" else ()
+        return onnx_export.export(checkpoint, adapter, head, job.out, questions)
     raise InvalidRequest(
         f"{file}: a model is exported for the runtimes llama and onnx, not {runtime}",
         remedy="Correct 'runtime' in task.yaml.",
     )
+
+
+def _take_ready(what: TaskSpec, config: dict[str, Any], source: Path, out: Path) -> Report:
+    """Copy a graph that is ready; its outputs must be the task's tags."""
+    if what.kind not in ("extract", "redact"):
+        said = f"a source 'onnx' is a token classifier, which does not suit a task of kind {what.kind}"
+        raise InvalidRequest(said, remedy="Set 'kind: redact' or 'kind: extract' in task.yaml, or name a checkpoint.")
+    _check_labels(what, config)
+    for name in (onnx_source.MODEL, onnx_source.TOKENIZER):
+        shutil.copyfile(source / name, out / name)
+    return {"model": onnx_source.MODEL, "tokenizer": onnx_source.TOKENIZER, "as_is": True}
 
 
 def _check_length(what: TaskSpec, config: dict[str, Any]) -> None:
@@ -57,16 +75,16 @@ def _check_length(what: TaskSpec, config: dict[str, Any]) -> None:
 def _check_labels(what: TaskSpec, config: dict[str, Any]) -> None:
     """Raise InvalidRequest unless the model's outputs are the task's labels, in the same order, one label per text."""
     problem = config.get("problem_type") or _SINGLE_LABEL
-    if what.kind == "classify" and problem != _SINGLE_LABEL:
+    if what.questions_asked and problem != _SINGLE_LABEL:
         raise InvalidRequest(
             f"the model was trained for problem_type '{problem}': its outputs are not probabilities of one label per"
-            " text, as the agent would serve them",
+            " question, as the agent would serve them",
             remedy="Add 'finetune:' to the recipe, or use a checkpoint that was trained for one label per text.",
         )
-    labels = checkpoint_loading.labels_of(config)
-    unnamed = [f"LABEL_{index}" for index in range(len(what.labels))]
-    if what.kind != "embed" and labels not in (unnamed, list(what.labels)):
+    labels, known = checkpoint_loading.labels_of(config), list(output_names(what))
+    unnamed = [f"LABEL_{index}" for index in range(len(known))]
+    if what.kind != "embed" and labels not in (unnamed, known):
         raise InvalidRequest(
-            f"the model's outputs are {', '.join(labels)}; the task's labels are {', '.join(what.labels)}",
-            remedy="Write the model's labels into task.yaml, in this order.",
+            f"the model's outputs are {', '.join(labels)}; the task's are {', '.join(known)}",
+            remedy="Write the model's labels into task.yaml, in this order; or train for the task: add 'finetune:'.",
         )

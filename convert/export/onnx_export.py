@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from optimum.exporters.onnx import main_export
 
 from convert.encoder import bert_graph
 from convert.encoder.pooling import MeanPooledBert
+from convert.export import question_outputs
 from convert.pipeline.stage import Report
 from convert.training import checkpoint_loading
 from convert.training.checkpoint_loading import Head
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
+from edge_agent.formats.questions import QuestionSpec
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 OPSET = 18
@@ -34,8 +37,10 @@ _TASKS: dict[Head, str] = {
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError, TypeError, IndexError)
 
 
-def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Report:
-    """Write `model.onnx` in float32, and `tokenizer.json`.
+def export(
+    checkpoint: Path, adapter: Path | None, head: Head, out: Path, questions: Sequence[QuestionSpec] = ()
+) -> Report:
+    """Write `model.onnx` in float32, and `tokenizer.json`; with `questions` the graph has an output for each.
 
     Raises:
         InvalidRequest: optimum does not know the architecture, or the graph is too large for one file.
@@ -47,7 +52,7 @@ def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Rep
         weights = {name.removeprefix("bert."): tensor.numpy() for name, tensor in model.state_dict().items()}
         (out / MODEL).write_bytes(bert_graph.build(config, weights, "classify"))
         shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
-        return _described(out, model)
+        return _described(out, model, questions)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as name:
         source, made = Path(name, "checkpoint"), Path(name, "onnx")
         model.save_pretrained(source)
@@ -58,11 +63,14 @@ def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Rep
             raise InvalidRequest(said, remedy="Choose a smaller encoder: the agent is made for small models.")
         (made / MODEL).replace(out / MODEL)
         shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
-    return _described(out, model)
+    return _described(out, model, questions)
 
 
-def _described(out: Path, model: Any) -> Report:
+def _described(out: Path, model: Any, questions: Sequence[QuestionSpec]) -> Report:
     graph = onnx.load(out / MODEL, load_external_data=False)
+    if questions:
+        question_outputs.split_logits(graph, questions)
+        onnx.save(graph, out / MODEL)
     return {
         "model": MODEL,
         "tokenizer": TOKENIZER,

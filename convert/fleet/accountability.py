@@ -59,6 +59,7 @@ def record(folder: Path, action: Action, subjects: Iterable[str], *, actor: str 
         "subjects": named[:SUBJECTS_MAX],
         "details": details,
     }
+    folder.mkdir(parents=True, exist_ok=True)
     return chained_log.append(folder / FILE_NAME, fields)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.data import row_files
+from convert.data.question_rows import labels_of, output_names
 from convert.data.row_files import DataRow
 from convert.dataset import lineage
 from convert.dataset.lineage import LineageDocument
@@ -32,7 +33,7 @@ from convert.pipeline.stage import Report, StageJob
 from convert.quantize import candidate_bundle
 from convert.quantize.candidate_selection import LINE_NAME
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase, differences, encode, is_binding
+from edge_agent.formats.golden_cases import GoldenCase, differences, encode, is_binding
 from edge_agent.formats.manifest import Role
 
 BUNDLE = "bundle"
@@ -107,11 +108,14 @@ def _keep_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -> 
 
 
 def _parts(job: StageJob, folder: Path) -> _BundleParts:
+    calibrated = candidate_bundle.confidence_sections(job)
     quality = {
         "evaluate": _read(job.done["evaluate"] / QUALITY_NAME),
-        "calibrate": candidate_bundle.confidence(job),
+        "calibrate": calibrated["confidence"],
         "quantize": _read(job.done["quantize"] / LINE_NAME),
     }
+    if questions := calibrated.get("question_confidence"):
+        quality["calibrate_questions"] = questions
     (folder / "report.json").write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     files = {**candidate_bundle.files(job, candidate_bundle.chosen(job)), "report": folder / "report.json"}
     licence = provenance.licence_file(job.recipe)
@@ -119,7 +123,7 @@ def _parts(job: StageJob, folder: Path) -> _BundleParts:
     origin = provenance.section(job)
     if invariance := quality["quantize"].get("batch_invariance"):
         origin["converter"][INVARIANCE_KEY] = sentence(invariance)
-    sections: dict[str, Any] = {"confidence": quality["calibrate"], "provenance": origin}
+    sections: dict[str, Any] = {**calibrated, "provenance": origin}
     if {"type", "bits_per_weight"} <= stored.keys():
         sections["engine"] = {"quantization": stored}
     return _BundleParts(files | ({"licence": licence} if licence else {}), sections)
@@ -165,9 +169,9 @@ def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], Golde
 def _rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
     """Return the test rows, and those calibration rows whose label no test row has."""
     test = row_files.rows(job.recipe, "test")
-    there = {row.label for row in test}
-    more = row_files.rows(job.recipe, "calibration") if set(bundle.manifest.task.labels) - there else []
-    return [*test, *(row for row in more if row.label and row.label not in there)]
+    there, known = set(row_files.labels(test)), set(output_names(bundle.manifest.task))
+    more = row_files.rows(job.recipe, "calibration") if known - there else []
+    return [*test, *(row for row in more if known & set(labels_of(row)) - there)]
 
 
 def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
@@ -199,8 +203,7 @@ def _differing(
     kind = bundle.manifest.task.kind
     found = []
     for case, each in zip(cases, answers, strict=True):
-        answer = "" if kind == "embed" else each.answer
-        told = GoldenAnswer(answer, golden_cases.scores(kind, each), golden_cases.strangeness(bundle.manifest, each))
+        told = golden_cases.answer_of(bundle.manifest, each)
         found += [(case, said) for said in differences(case, told, vector=kind == "embed") if is_binding(case)]
     return found
 

@@ -43,6 +43,7 @@ _CHAT_REMEDY = (
     " weights file has a template."
 )
 _SEE_REMEDY = "docs/task-yaml.md explains every key."
+_MEASURED = ("confidence", "question_confidence")
 _COMPRESSED = (".gz", ".tgz", ".xz", ".zst", ".zip")
 
 Progress = Callable[[str, int, int], None]
@@ -65,7 +66,7 @@ class AssembleRequest:
     sections: Mapping[str, Any] = field(default_factory=dict)
     """Measured values that replace keys in sections of task.yaml, such as {"confidence": {...}}.
 
-    `confidence` is replaced as a whole."""
+    `confidence` and `question_confidence` are replaced as a whole."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _merged(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any
     for name, section in sections.items():
         written = plain.get(name)
         # A calibrated section must not be mixed with a hand-written one.
-        kept = written if isinstance(written, dict) and name != "confidence" else {}
+        kept = written if isinstance(written, dict) and name not in _MEASURED else {}
         merged[name] = {**kept, **section}
     return merged
 

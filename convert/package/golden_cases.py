@@ -5,63 +5,93 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
+from convert.data.question_rows import output_names, rows_of
 from convert.data.row_files import DataRow
 from convert.evaluate.predictions import ServedPrediction
+from convert.evaluate.question_views import QuestionView, views
 from convert.evaluate.scoring import is_right
-from edge_agent.formats.golden_cases import TOLERANCE, GoldenCase, could_flip
+from edge_agent.formats.golden_cases import TOLERANCE, GoldenAnswer, GoldenCase, could_flip
 from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
 
 CASES_MAX = 200
 PER_LABEL_MAX = 3
 CASES_WANTED = 12
-"""Largest number of cases of a classify task; with few labels there are more per label."""
+"""Largest number of cases of a question; with few labels there are more per label."""
 _TRIED_MAX = 8
 _DIGITS = 4
 
 
 def tried(task: TaskSpec, rows: Sequence[DataRow]) -> list[DataRow]:
-    """Return the candidate rows: some of each label, in the order of the labels, independent of the file's order.
+    """Return the candidate rows: some of each label of each question, in their order, independent of the file's order.
 
     Rows are taken in order, so a label that the test split has takes none from later splits.
     """
     ordered = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())
-    if task.kind != "classify":
+    if not task.questions_asked:
         return ordered[: PER_LABEL_MAX * _TRIED_MAX]
-    return [row for label in task.labels for row in _of_label(ordered, label)[:_TRIED_MAX]]
-
-
-def _of_label(rows: Sequence[DataRow], label: str) -> list[DataRow]:
-    return [row for row in rows if row.label == label]
+    places: dict[int, None] = {}
+    for question in task.questions_asked:
+        answering = rows_of(task, question, ordered)
+        for label in question.outputs:
+            places |= dict.fromkeys([place for place, row in answering if row.label == label][:_TRIED_MAX])
+    return [ordered[place] for place in places]
 
 
 def cases(manifest: Manifest, rows: Sequence[DataRow], said: Sequence[ServedPrediction]) -> list[GoldenCase]:
     """Return the cases from `tried` rows and the finished bundle's answers.
 
-    For each label the most confident right answers come first; a label that the bundle never gets right shows its wrong
-    answer. An answer that can differ on another processor is `report_only`.
+    For each label of each question the most confident right answers come first; a label that the bundle never gets
+    right shows its wrong answer. An answer that can differ on another processor is `report_only`.
     """
-    kind, labels = manifest.task.kind, manifest.task.labels
     answered = [pair for pair in zip(rows, said, strict=True) if not pair[1].failure]
-    # Stable: equally good rows keep their order.
-    ranked = sorted(answered, key=lambda pair: _rank(kind, *pair))
-    if kind == "classify":
-        wanted = max(PER_LABEL_MAX, math.ceil(CASES_WANTED / len(labels)))
-        most = max(1, min(wanted, CASES_MAX // len(labels)))
-        ranked = [pair for label in labels for pair in _with_label(ranked, label)[:most]]
-    return [case(manifest, row.text, each) for row, each in ranked]
+    kept, given = [row for row, _ in answered], [each for _, each in answered]
+    every = views(manifest)
+    if not every:
+        # Stable: equally good rows keep their order.
+        places = sorted(range(len(kept)), key=lambda place: _rank(manifest.task.kind, kept[place], given[place]))
+        return [case(manifest, kept[place].text, given[place]) for place in places]
+    places = _places_by_question(every, kept, given)[:CASES_MAX]
+    return [case(manifest, kept[place].text, given[place]) for place in places]
 
 
-def _with_label(
-    pairs: Sequence[tuple[DataRow, ServedPrediction]], label: str
-) -> list[tuple[DataRow, ServedPrediction]]:
-    return [pair for pair in pairs if pair[0].label == label]
+def _places_by_question(
+    every: Sequence[QuestionView], rows: Sequence[DataRow], given: Sequence[ServedPrediction]
+) -> list[int]:
+    """Return the places of rows that cover the labels of all questions; a row can cover several."""
+    chosen: dict[int, None] = {}
+    total = sum(len(view.question.outputs) for view in every)
+    for view in every:
+        most = max(1, min(_wanted(view), CASES_MAX // total))
+        ranked = sorted(view.rows(rows), key=partial(_rank_answer, view, given))
+        for label in view.question.outputs:
+            best = [place for place, row in ranked if row.label == label]
+            fresh = [place for place in best if place not in chosen]
+            chosen |= dict.fromkeys(fresh[: max(0, most - len(best) + len(fresh))])
+    return list(chosen)
+
+
+def _wanted(view: QuestionView) -> int:
+    """Return how many cases of each label a question should have."""
+    return max(PER_LABEL_MAX, math.ceil(CASES_WANTED / len(view.question.outputs)))
+
+
+def _rank_answer(
+    view: QuestionView, given: Sequence[ServedPrediction], pair: tuple[int, DataRow]
+) -> tuple[bool, bool, bool]:
+    """Rank a row by the answer to one question."""
+    place, row = pair
+    return _rank("classify", row, view.prediction(given[place]))
 
 
 def uncovered(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
-    """Return the labels of a classify task that are not the answer of any case."""
-    shown = {each.answer for each in cases}
-    return [label for label in task.labels if task.kind == "classify" and label not in shown]
+    """Return the labels that are not the answer of any case; decide: as QUESTION/OUTPUT."""
+    shown = {each.answer for each in cases} | {
+        f"{name}/{label}" for each in cases for name, label in each.answers.items()
+    }
+    return [label for label in output_names(task) if task.questions_asked and label not in shown]
 
 
 def _rank(kind: Kind, row: DataRow, each: ServedPrediction) -> tuple[bool, bool, bool]:
@@ -72,12 +102,26 @@ def _rank(kind: Kind, row: DataRow, each: ServedPrediction) -> tuple[bool, bool,
 
 def case(manifest: Manifest, text: str, said: ServedPrediction) -> GoldenCase:
     """Return the case of one text and its answer."""
-    kind = manifest.task.kind
-    answer = "" if kind == "embed" else said.answer
-    turns = _may_turn(kind, said)
-    case_ = GoldenCase(input=text, answer=answer, scores=scores(kind, said), tolerance=TOLERANCE, report_only=turns)
-    strange = strangeness(manifest, said)
-    return case_ if strange is None else case_.model_copy(update={"ood_score": strange})
+    kind, told = manifest.task.kind, answer_of(manifest, said)
+    made = GoldenCase(input=text, answer=told.answer, tolerance=TOLERANCE)
+    more: dict[str, Any] = {} if told.ood_score is None else {"ood_score": told.ood_score}
+    if kind == "decide":
+        more |= {"answers": dict(told.answers), "question_scores": dict(told.question_scores)}
+    else:
+        more |= {"scores": told.scores, "report_only": _may_turn(kind, said)}
+    return made.model_copy(update=more)
+
+
+def answer_of(manifest: Manifest, said: ServedPrediction) -> GoldenAnswer:
+    """Return an answer as a golden case has it."""
+    kind, strange = manifest.task.kind, strangeness(manifest, said)
+    if kind == "decide":
+        each = {view.name: view.prediction(said) for view in views(manifest)}
+        labels = {name: answer.answer for name, answer in each.items()}
+        return GoldenAnswer(
+            "", (), strange, labels, {name: scores("classify", answer) for name, answer in each.items()}
+        )
+    return GoldenAnswer("" if kind == "embed" else said.answer, scores(kind, said), strange)
 
 
 def strangeness(manifest: Manifest, said: ServedPrediction) -> float | None:
@@ -88,7 +132,12 @@ def strangeness(manifest: Manifest, said: ServedPrediction) -> float | None:
 
 def scores(kind: Kind, said: ServedPrediction) -> tuple[float, ...]:
     """Return the scores of an answer for a case, rounded so that the last bit of a sum does not matter."""
-    plain = {"classify": said.scores, "extract": (said.confidence,), "embed": said.vector}.get(kind, ())
+    plain = {
+        "classify": said.scores,
+        "extract": (said.confidence,),
+        "redact": (said.confidence,),
+        "embed": said.vector,
+    }.get(kind, ())
     return tuple(round(each, _DIGITS) for each in plain)
 
 

@@ -35,15 +35,14 @@ def section(job: StageJob) -> dict[str, Any]:
 
 def licence_file(recipe: Recipe) -> Path | None:
     """Return the name of the licence file in the source's directory, if there is one."""
-    source = recipe.source
-    folder = recipe.path(source.checkpoint or source.base or source.gguf)
+    folder = recipe.path(_base(recipe))
     places = (folder / name for name in LICENCE_NAMES)
     return next((place for place in places if place.is_file()), None)
 
 
 def _base(recipe: Recipe) -> str:
     source = recipe.source
-    return source.checkpoint or source.base or source.gguf
+    return source.checkpoint or source.base or source.gguf or source.onnx
 
 
 def _sources(job: StageJob) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """recipe.yaml: the description of how to make one bundle from a model and data. Pure, apart from reading the file.
 
     task: task.yaml                      # the task, its labels and limits: see docs/task-yaml.md
-    source: {checkpoint: models/minilm}  # or {base: DIR, adapter: DIR}, or {gguf: FILE}
+    source: {checkpoint: models/minilm}  # or {base: DIR, adapter: DIR}, {gguf: FILE} or {onnx: DIR}
     data: {format: text-label, train: train.jsonl, calibration: calibration.jsonl, test: test.jsonl}
     finetune: {method: full}             # left out: the source is fine-tuned already
 
@@ -24,7 +24,7 @@ RECIPE_NAME = "recipe.yaml"
 PACKAGE = "package:"
 _SEE = "'edge-convert init' writes a commented recipe; docs/recipe-yaml.md explains every key."
 
-DataFormat = Literal["text-label", "prompt-completion", "messages", "text-spans"]
+DataFormat = Literal["text-label", "text-answers", "prompt-completion", "messages", "text-spans"]
 Split = Literal["train", "importance", "calibration", "test"]
 GoldenRule = Literal["surrogates", "composed", "consented"]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -48,18 +48,21 @@ class SourceSection(_RecipeSection):
     """Directory of a PEFT LoRA adapter for `base`."""
     gguf: str = ""
     """Base model as GGUF: its weights are converted to float32, its tokenizer is rebuilt."""
+    onnx: str = ""
+    """Directory of a ready token classifier: config.json, tokenizer.json, one *.onnx. It is neither trained nor
+    quantized."""
 
     @model_validator(mode="after")
     def _one(self) -> SourceSection:
-        if sum(map(bool, (self.checkpoint, self.base, self.gguf))) != 1:
-            raise ValueError("name exactly one of 'checkpoint', 'base' and 'gguf'")
-        if self.adapter and self.checkpoint:
+        if sum(map(bool, (self.checkpoint, self.base, self.gguf, self.onnx))) != 1:
+            raise ValueError("name exactly one of 'checkpoint', 'base', 'gguf' and 'onnx'")
+        if self.adapter and (self.checkpoint or self.onnx):
             raise ValueError("'adapter' goes with 'base' or 'gguf'")
         return self
 
 
 class DataSection(_RecipeSection):
-    """Four splits, each a JSONL file. A text that is in two of them is refused."""
+    """Four splits, each a JSONL or CSV file. A text that is in two of them is refused."""
 
     format: DataFormat = "text-label"
     train: str = ""
@@ -95,6 +98,9 @@ class FinetuneSection(_RecipeSection):
     validation_share: Share = 0.1
     """Part of the training rows held out for early stopping."""
     patience_epochs: int = Field(default=2, ge=1, le=1000)
+    class_weights: Literal["none", "balanced"] = "none"
+    """full, head: balanced = each label of a question counts alike in the loss, however many rows it has. It raises the
+    recall of rare labels, and their probabilities above their frequency, which no temperature undoes."""
     seed: int = Field(default=1, ge=0)
 
 
@@ -178,6 +184,14 @@ class Recipe(_RecipeSection):
     work: str = ""
     """Folder for the results of stages; empty = build/NAME below the current directory."""
     folder: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _ready_is_taken_as_it_is(self) -> Recipe:
+        if self.source.onnx and self.finetune is not None:
+            raise ValueError("a source 'onnx' is ready: leave 'finetune' out, or name a checkpoint")
+        if self.source.onnx and self.quantize.types:
+            raise ValueError("a source 'onnx' is taken as it is: leave 'quantize.types' out, or name a checkpoint")
+        return self
 
     def path(self, written: str) -> Path:
         """Return the absolute path for a path in the recipe. Raises FileMissing for a package that is not installed."""

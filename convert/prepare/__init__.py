@@ -8,7 +8,7 @@ another base.
 from __future__ import annotations
 
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
-from convert.prepare import adapter_source, checkpoint_source, gguf_source
+from convert.prepare import adapter_source, checkpoint_source, gguf_source, onnx_source
 
 
 def run(job: StageJob) -> Report:
@@ -21,7 +21,9 @@ def run(job: StageJob) -> Report:
     """
     recipe = job.recipe
     source, out = recipe.source, job.out / CHECKPOINT
-    if source.gguf:
+    if source.onnx:
+        report = onnx_source.take(recipe.path(source.onnx), out)
+    elif source.gguf:
         report = gguf_source.take_back(recipe.path(source.gguf), out, job.progress)
     else:
         report = checkpoint_source.take(recipe.path(source.checkpoint or source.base), out)

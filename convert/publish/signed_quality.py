@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from convert.publish.publishable_bundle import PublishableBundle
 from edge_agent.formats import strict_json
+from edge_agent.formats.questions import QUESTIONS_MAX
 
 KEY, GOLDEN_KEY = "quality", "golden_cases"
 _REPORT_BYTES_MAX = 16 * 1024 * 1024
 _DIGITS = 4
+_QUESTION = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 _SENTENCE_MAX = 400
 _PROVENANCE_KEY = "golden cases"  # of convert/package/assemble_stage.py
 _PARTS = {"sure": ("coverage", "wrong"), "calibration": ("calibration_error",)}
@@ -70,7 +73,19 @@ def decode(written: object) -> dict[str, Any]:
 
 
 def taken(plain: object) -> dict[str, Any]:
-    """Return only the figures of a headline; empty if they do not have the form of an evaluation's report."""
+    """Return only the figures of a headline, of a decide task for each question.
+
+    Empty if they do not have the form of an evaluation's report.
+    """
+    questions = _mapping(_mapping(plain).get("questions"))
+    if not questions:
+        return _headline(plain)
+    each = {name: _headline(questions[name]) for name in questions if _QUESTION.fullmatch(str(name))}
+    found = dict([(name, figures) for name, figures in each.items() if figures][:QUESTIONS_MAX])
+    return {"questions": found} if found else {}
+
+
+def _headline(plain: object) -> dict[str, Any]:
     plain = _mapping(plain)
     accuracy = _interval(plain.get("accuracy"))
     if accuracy is None or not _is_count(plain.get("rows")):
@@ -85,7 +100,7 @@ def taken(plain: object) -> dict[str, Any]:
     copies = _mapping(plain.get("near_copies")).get("rows")
     if _is_count(copies):
         found["near_copies"] = {"rows": copies}
-        without = taken(plain.get("without_near_copies"))
+        without = _headline(plain.get("without_near_copies"))
         found |= {"without_near_copies": without} if without else {}
     return found
 

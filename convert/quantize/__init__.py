@@ -21,6 +21,7 @@ from convert.export.gguf_export import ADAPTER, BASE
 from convert.export.onnx_export import MODEL, TOKENIZER
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
+from convert.prepare import onnx_source
 from convert.quantize import candidate_selection, detector, gguf_files, imatrix, onnx_quantizer
 from convert.quantize.candidate_bundle import CANDIDATES
 from convert.quantize.candidate_selection import Candidate
@@ -53,12 +54,17 @@ def run(job: StageJob) -> Report:
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
 
     def at_full_precision(texts: Any) -> Any:
-        return reference.label_log_probabilities(checkpoint, adapter, what, texts)
+        return reference.question_log_probabilities(checkpoint, adapter, what, texts)
 
-    asked = at_full_precision if what.kind == "classify" else None
+    heads = what.kind == "decide" and runtime == "onnx"
+    asked = at_full_precision if what.kind == "classify" or heads else None
     if runtime == "llama":
         candidates, more = _llama(job, what, exported / BASE)
         return candidate_selection.choose(job, candidates, exported / BASE, asked) | more
+    if job.recipe.source.onnx:
+        target = _place(job, onnx_source.AS_IS, MODEL)
+        details = onnx_quantizer.quantize(exported / MODEL, target, "fp32") | {"type": onnx_source.AS_IS}
+        return candidate_selection.choose(job, [Candidate(onnx_source.AS_IS, target, details)], target)
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         full = Path(shutil.copyfile(exported / MODEL, Path(folder, MODEL)))
         fitted = detector.fit(job, what, full, exported / TOKENIZER)

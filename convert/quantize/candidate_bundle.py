@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from convert.package import bundle_assembly
+from convert.pipeline import task_file
 from convert.pipeline.stage import StageJob
 from edge_agent.errors import FileMissing
 from edge_agent.formats.manifest import Role
 
 CHOSEN_NAME = "chosen"
-CONFIDENCE_NAME = "confidence.json"
-"""Written by the calibrate stage: a section of the manifest."""
+CONFIDENCE_NAME, QUESTIONS_NAME = "confidence.json", "question_confidence.json"
+"""Written by the calibrate stage: sections of the manifest; the second one for decide only."""
 CANDIDATES = "candidates"
+_UNCALIBRATED = {"policy": "always_escalate"}
 # Written by the export stage next to the weights.
 _BESIDE: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.json"}
 
@@ -33,18 +35,25 @@ def bundle(job: StageJob, weights: Path, out: Path) -> Path:
 
     Raises what `assemble` raises.
     """
-    sections = {"confidence": confidence(job) or {"policy": "always_escalate"}}
+    sections = confidence_sections(job)
     task = job.recipe.path(job.recipe.task)
     return bundle_assembly.assemble(
         bundle_assembly.AssembleRequest(task, files(job, weights), out, sections=sections)
     ).path
 
 
-def confidence(job: StageJob) -> dict[str, Any]:
-    """Return the section of the calibrate stage; empty before that stage."""
-    folder = job.done.get("calibrate")
-    found: dict[str, Any] = json.loads((folder / CONFIDENCE_NAME).read_text(encoding="utf-8")) if folder else {}
-    return found
+def confidence_sections(job: StageJob) -> dict[str, Any]:
+    """Return the sections of the manifest with the confidence: those of the calibrate stage, or uncalibrated ones
+    before it. A decide task has a second one, `question_confidence`."""
+    task, folder = task_file.of(job.recipe.path(job.recipe.task)), job.done.get("calibrate")
+    if folder is None:
+        found: dict[str, Any] = {"confidence": _UNCALIBRATED}
+        if task.kind == "decide":
+            found["question_confidence"] = {question.name: _UNCALIBRATED for question in task.questions_asked}
+        return found
+    names = {"confidence": CONFIDENCE_NAME, "question_confidence": QUESTIONS_NAME}
+    files = {section: folder / name for section, name in names.items() if (folder / name).is_file()}
+    return {section: json.loads(path.read_text(encoding="utf-8")) for section, path in files.items()}
 
 
 def chosen(job: StageJob) -> Path:

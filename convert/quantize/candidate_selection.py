@@ -30,14 +30,14 @@ from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.paired_comparison import answered, cosine, same_answers
 from convert.evaluate.predictions import ServedPrediction, matrix
+from convert.evaluate.question_views import QuestionView, views
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import ServedBundles, serve_bundles
-from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize import candidate_bundle
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.manifest import TaskSpec
+from edge_agent.formats.manifest import Manifest, TaskSpec
 
 LINE_NAME = "chosen.json"
 """The figures of the chosen candidate, without times, which differ from run to run."""
@@ -48,12 +48,13 @@ _SAME_SPEED = 0.05
 _COSINE_SAME = 0.99
 GATE_AGREEMENT_MIN = 0.99
 """Smallest share of the rows that must be on the same side of the gate as at full precision."""
+_LOSSES = ("kl_mean", "kl_p999", "kl_max")
 _HELD_UP = 0.03
 """The share that each gate holds up in this comparison."""
 
 Floats = npt.NDArray[np.float64]
-Reference = Callable[[Sequence[str]], Floats]
-"""Returns the log-probabilities of the labels at full precision, [texts, labels]."""
+Reference = Callable[[Sequence[str]], Sequence[Floats]]
+"""Returns the log-probabilities of the outputs at full precision, [texts, outputs], for each question."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,21 @@ class Candidate:
 class _Baseline:
     """The reference for every candidate."""
 
-    task: TaskSpec
+    manifest: Manifest
+    """Of a candidate: all have the same task."""
     rows: Sequence[DataRow]
-    labelled: Sequence[DataRow]
-    """The first ones of `rows`, whose labels may be used."""
+    labelled: Sequence[tuple[int, DataRow]]
+    """Those of `rows` whose labels may be used, each with its place."""
     full: Sequence[ServedPrediction]
     """Answers at full precision."""
     scores: Floats | None = None
     """The out-of-distribution score of each row at full precision, if there is a gate."""
+
+    def seen_by(self, view: QuestionView) -> _Baseline:
+        """Return it for one question."""
+        labelled = [(self.labelled[place][0], row) for place, row in view.rows([row for _, row in self.labelled])]
+        full = [view.prediction(each) for each in self.full]
+        return replace(self, manifest=view.manifest, labelled=labelled, full=full)
 
     @property
     def texts(self) -> list[str]:
@@ -99,25 +107,26 @@ def choose(
         job: of the quantize stage.
         candidates: at least one.
         full: the exported model before quantization, which is the reference if `reference` is None.
-        reference: classify: the labels' log-probabilities by the model as it was trained.
+        reference: classify and decide: the log-probabilities by the model as it was trained.
         scored: `full` also computes an out-of-distribution score.
 
     Report: `chosen`; `candidates`: name, size_bytes, the details, `latency_ms` {p50}, `agreement` (same answer as at
-    full precision; embed: cosine of 0.99 or more), classify: `kl_mean`, `kl_p999`, `kl_max` in nats, `accuracy`,
-    `accuracy_loss` (of the full precision's, on the same rows), `gate_agreement` (same side of the gate as at full
-    precision, each with its own scores; None without a gate), `batch_invariance` (see `evaluate.batch_invariance`) and
-    `inside_budget`, with `outside`, the reasons.
+    full precision; embed: cosine of 0.99 or more), classify and decide: `kl_mean`, `kl_p999`, `kl_max` in nats,
+    `accuracy`, `accuracy_loss` (of the full precision's, on the same rows), `gate_agreement` (same side of the gate as
+    at full precision, each with its own scores; None without a gate), `batch_invariance` (see
+    `evaluate.batch_invariance`) and `inside_budget`, with `outside`, the reasons. decide: `questions` has the answers'
+    figures of each question; those next to it are the worst ones, and the budget holds for each question.
 
     Raises:
         ModelFailed: no candidate is inside the budget; the message has the table.
     """
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        ground = _grounded(job, full, reference, Path(folder))
-        if scored:
-            ground = replace(ground, scores=_scores(_full(job, ground, full, None, Path(folder, "scored"))))
         bundles = [
             open_bundle(candidate_bundle.bundle(job, each.weights, Path(folder, each.name))) for each in candidates
         ]
+        ground = _grounded(job, bundles[0].manifest, full, reference, Path(folder))
+        if scored:
+            ground = replace(ground, scores=_scores(_full(job, ground, full, None, Path(folder, "scored"))))
         lines = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
         times = _race(bundles, ground.texts[:ROUND_TEXTS])
     measured = [_timed(*pair) for pair in zip(lines, times, strict=True)]
@@ -137,12 +146,11 @@ def _leave(out: Path, best: Mapping[str, Any]) -> None:
     (out / LINE_NAME).write_text(json.dumps(lasting, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _grounded(job: StageJob, full: Path, reference: Reference | None, folder: Path) -> _Baseline:
-    task = tasks.of(job.recipe.path(job.recipe.task))
+def _grounded(job: StageJob, manifest: Manifest, full: Path, reference: Reference | None, folder: Path) -> _Baseline:
     parts = divided(row_files.rows(job.recipe, "calibration"))
     rows = [*parts.gate, *parts.proving][:ROWS_MAX]
-    labelled = rows[: len(parts.tuning)] if task.kind != "embed" else []
-    bare = _Baseline(task, rows, labelled, ())
+    labelled = rows[: len(parts.tuning)] if manifest.task.kind != "embed" else []
+    bare = _Baseline(manifest, rows, list(enumerate(labelled)), ())
     return replace(bare, full=_full(job, bare, full, reference, folder))
 
 
@@ -181,15 +189,24 @@ def _line(each: Mapping[str, Any]) -> str:
 
 def judge(line: Mapping[str, Any], budget: BudgetSection) -> list[str]:
     """Return why a candidate is outside the budget; nothing when it is inside."""
-    loss = line["accuracy_loss"] or 0.0  # None: there were no labels
     sides = (line.get("gate_agreement") or {}).get("value", 1.0)
     varies = (line.get("batch_invariance") or {}).get("problem", "")
     rules = {
-        f"agreement under {budget.agreement_min:g}": line["agreement"]["value"] < budget.agreement_min,
-        f"mean KL over {budget.kl_mean_max:g}": line.get("kl_mean", 0.0) > budget.kl_mean_max,
-        f"accuracy loss over {budget.accuracy_loss_max:g}": loss > budget.accuracy_loss_max,
         f"gate agreement under {GATE_AGREEMENT_MIN:g}": sides < GATE_AGREEMENT_MIN,
         varies: bool(varies),
+    }
+    answers = [
+        f"{name}: {said}" for name, each in line.get("questions", {}).items() for said in _judge_answers(each, budget)
+    ] or _judge_answers(line, budget)
+    return [*answers, *(said for said, broken in rules.items() if broken)]
+
+
+def _judge_answers(figures: Mapping[str, Any], budget: BudgetSection) -> list[str]:
+    loss = figures["accuracy_loss"] or 0.0  # None: there were no labels
+    rules = {
+        f"agreement under {budget.agreement_min:g}": figures["agreement"]["value"] < budget.agreement_min,
+        f"mean KL over {budget.kl_mean_max:g}": figures.get("kl_mean", 0.0) > budget.kl_mean_max,
+        f"accuracy loss over {budget.accuracy_loss_max:g}": loss > budget.accuracy_loss_max,
     }
     return [said for said, broken in rules.items() if broken]
 
@@ -202,15 +219,17 @@ def divergences(full: Floats, served: Floats) -> Floats:
 def _full(
     job: StageJob, ground: _Baseline, full: Path, reference: Reference | None, folder: Path
 ) -> list[ServedPrediction]:
-    if reference is None or ground.task.kind != "classify":
+    if reference is None:
         return _said(open_bundle(candidate_bundle.bundle(job, full, folder / "full")), ground.texts, job)
-    return [_as_served(ground.task, line) for line in reference(ground.texts)]
+    return [_as_served(ground.manifest.task, line) for line in zip(*reference(ground.texts), strict=True)]
 
 
-def _as_served(task: TaskSpec, log_probabilities: Floats) -> ServedPrediction:
-    return ServedPrediction(
-        task.labels[int(log_probabilities.argmax())], log_probabilities=tuple(log_probabilities.tolist())
-    )
+def _as_served(task: TaskSpec, log_probabilities: Sequence[Floats]) -> ServedPrediction:
+    """Return the answer with these log-probabilities of each question, at temperature 1."""
+    if task.kind == "decide":
+        return ServedPrediction(question_scores=tuple(tuple(np.exp(each).tolist()) for each in log_probabilities))
+    [alone] = log_probabilities
+    return ServedPrediction(task.labels[int(alone.argmax())], log_probabilities=tuple(alone.tolist()))
 
 
 def _said(bundle: BundleFolder, texts: Sequence[str], job: StageJob) -> list[ServedPrediction]:
@@ -225,10 +244,8 @@ def _measured(job: StageJob, candidate: Candidate, bundle: BundleFolder, ground:
         "name": candidate.name,
         "size_bytes": candidate.weights.stat().st_size,
         **candidate.details,
-        "agreement": _agreement(ground, said),
+        **_answer_figures(ground, said),
         "failed": sum(bool(each.failure) for each in said),
-        **_loss(ground, said),
-        **_accuracy(ground, said),
         "gate_agreement": _gate_agreement(ground, said),
         "batch_invariance": invariance.report() if invariance else None,
     }
@@ -236,9 +253,29 @@ def _measured(job: StageJob, candidate: Candidate, bundle: BundleFolder, ground:
     return line | {"inside_budget": not outside, "outside": outside}
 
 
+def _answer_figures(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
+    """Return the figures of the answers; decide: of each question, and the worst ones."""
+    if ground.manifest.task.kind != "decide":
+        return {"agreement": _agreement(ground, said), **_loss(ground, said), **_accuracy(ground, said)}
+    each = {
+        view.name: _answer_figures(ground.seen_by(view), [view.prediction(one) for one in said])
+        for view in views(ground.manifest)
+    }
+    figures = list(each.values())
+    losses = {key: [one[key] for one in figures if key in one] for key in _LOSSES}
+    least = max(figures, key=lambda one: one["accuracy_loss"] or 0.0)
+    return {
+        "agreement": min((one["agreement"] for one in figures), key=itemgetter("value")),
+        **{key: max(values) for key, values in losses.items() if values},
+        "accuracy": least["accuracy"],
+        "accuracy_loss": least["accuracy_loss"],
+        "questions": each,
+    }
+
+
 def _agreement(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
     same = same_answers(ground.full, said)
-    if ground.task.kind == "embed":
+    if ground.manifest.task.kind == "embed":
         pairs = zip(ground.full, said, strict=True)
         same = [cosine([left], [right]).get("least", 0.0) >= _COSINE_SAME for left, right in pairs]
     return clustered_share(same, _families(ground.rows)).plain()
@@ -250,7 +287,7 @@ def _families(rows: Sequence[DataRow]) -> Numbers:
 
 def _loss(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float]:
     pairs = answered(ground.full, said)
-    if ground.task.kind != "classify" or not pairs:
+    if ground.manifest.task.kind != "classify" or not pairs:
         return {}
     each = divergences(*map(matrix, zip(*pairs, strict=True)))
     return {
@@ -276,12 +313,13 @@ def _accuracy(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, 
     if not ground.labelled:
         return {"accuracy": None, "accuracy_loss": None}
     right, full = _right(ground, said), _right(ground, ground.full)
-    accuracy = clustered_share(right, _families(ground.labelled)).plain()
+    accuracy = clustered_share(right, _families([row for _, row in ground.labelled])).plain()
     return {"accuracy": accuracy, "accuracy_loss": (sum(full) - sum(right)) / len(right)}
 
 
 def _right(ground: _Baseline, answers: Sequence[ServedPrediction]) -> list[bool]:
-    return [is_right(ground.task.kind, row, each) for row, each in zip(ground.labelled, answers, strict=False)]
+    kind = ground.manifest.task.kind
+    return [is_right(kind, row, answers[place]) for place, row in ground.labelled]
 
 
 def _race(bundles: Sequence[BundleFolder], texts: Sequence[str]) -> list[float]:

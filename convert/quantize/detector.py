@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from convert import probe
 from convert.data import row_files
+from convert.data.question_rows import main_question, rows_of
 from convert.data.row_files import DataRow
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize import ood_graph
@@ -84,8 +85,17 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
         return None
     job.progress("reading the training texts", 0, len(rows))
     vectors = _vectors(model, layers, [row.text for row in rows], tokenizer)
-    labels = np.array([row.label for row in rows])
-    return Fitted(layers, fitted(vectors, labels), len(rows))
+    return Fitted(layers, fitted(vectors, _classes(task, rows)), len(rows))
+
+
+def _classes(task: TaskSpec, rows: Sequence[DataRow]) -> npt.NDArray[np.str_]:
+    """Return the label of each row; of several questions, that of the main one, empty where a row does not answer
+    it."""
+    question = main_question(task)
+    if question is None or task.kind == "classify":
+        return np.array([row.label for row in rows])
+    labels = {place: row.label for place, row in rows_of(task, question, rows)}
+    return np.array([labels.get(place, "") for place in range(len(rows))])
 
 
 def fitted(vectors: Floats, labels: npt.NDArray[np.str_]) -> Detector:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from convert.data.row_files import DataSummary, LabelSource
 from convert.pipeline.recipe import Split
+from convert.report.markdown_table import table
 from convert.report.report_warnings import doubts, of_quality
-from convert.report.run_summary import UNKNOWN, RunSummary, brief, duration, interval, number, percent, plural
+from convert.report.run_summary import (
+    UNKNOWN,
+    RunSummary,
+    brief,
+    by_question,
+    duration,
+    interval,
+    number,
+    percent,
+    plural,
+)
 from edge_agent.formatting import format_bytes
 
 _CONFUSIONS_MAX = 10
@@ -21,9 +31,8 @@ LABEL_SOURCES: dict[LabelSource, str] = {
     "model": "labels of the local model",
     "imported": "labels of the team's own files",
 }
-_LABELS_SHOWN_MAX = 10
 # Shown in sections of their own.
-_SHOWN = ("confusion", "per_label", "reliability", "calibration", "without_near_copies")
+_SHOWN = ("per_type", "confusion", "per_label", "reliability", "calibration", "without_near_copies", "questions")
 
 
 def markdown(made: RunSummary, plots: Sequence[str]) -> str:
@@ -32,6 +41,7 @@ def markdown(made: RunSummary, plots: Sequence[str]) -> str:
         f"# {made.task} {made.version}",
         " ".join(_sentences(made)),
         *_list("Warnings", doubts(made)),
+        *_questions(made.report("evaluate"), made.report("calibrate")),
         *_quality(made.report("evaluate")),
         *_confidence(made.report("calibrate"), plots),
         *_candidates(made, plots),
@@ -45,105 +55,8 @@ def markdown(made: RunSummary, plots: Sequence[str]) -> str:
 def measured(name: str, evaluate: Mapping[str, Any]) -> str:
     """Return the evaluation of one bundle as Markdown."""
     first = [f"# {name}", " ".join(_quality_sentences(evaluate))]
-    return "\n\n".join([*first, *_list("Warnings", list(of_quality(evaluate))), *_quality(evaluate)]) + "\n"
-
-
-def compared(report: Mapping[str, Any]) -> str:
-    """Return the comparison of two bundles as Markdown."""
-    first, second = report["bundles"]
-    return "\n\n".join([f"# {first} and {second}", *_comparison(report)]) + "\n"
-
-
-def _comparison(report: Mapping[str, Any]) -> Iterator[str]:
-    rows = plural(report["rows"], "row")
-    if "cosine" in report:
-        yield f"The vectors of {rows} have a mean cosine of {number(report['cosine'].get('mean', math.nan))}."
-        return
-    yield _verdict(report)
-    yield (
-        f"Both give the same answer on {interval(report['same_answer'])} of {rows}, and agree in answer and"
-        f" confidence on {interval(report['agreement'])}. Only the first is right on {report['only_first']} rows,"
-        f" only the second on {report['only_second']}."
-    )
-    yield _table(["", "first", "second", "second minus first", "p"], _figures(report))
-    yield (
-        "Intervals have a level of 95% and account for families of rows. p is the probability of such a difference"
-        " between equally good versions: McNemar's exact test for accuracy and coverage, a permutation test for the"
-        " others, adjusted for four tests (Holm)."
-    )
-    yield from _label_comparison(report.get("per_label", {}))
-    times = [report["latency_ms"][which].get("p50", math.nan) for which in ("first", "second")]
-    yield f"A median answer takes {times[0]:.1f} ms from the first and {times[1]:.1f} ms from the second."
-
-
-FIGURES = {
-    "accuracy": "right answers",
-    "coverage": "confident answers",
-    "wrong": "wrong among the confident",
-    "calibration_error": "calibration error",
-}
-
-
-def _verdict(report: Mapping[str, Any]) -> str:
-    worse, better = ([FIGURES[name] for name in report[which]] for which in ("worse", "better"))
-    if not worse and not better:
-        return "No difference between the two is statistically significant."
-    said = [f"{how} in {_listed(names)}" for names, how in ((worse, "worse"), (better, "better")) if names]
-    return f"The second is {', and '.join(said)}; the difference is statistically significant."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
-
-
-def _figures(report: Mapping[str, Any]) -> Iterator[list[object]]:
-    for name, called in FIGURES.items():
-        gap = report["differences"].get(name)
-        if gap is not None:
-            each = [_figure(report[which], name) for which in ("first", "second")]
-            yield [called, *each, brief(gap), UNKNOWN if gap["p_value"] is None else f"{gap['p_adjusted']:.3g}"]
-
-
-def _figure(summary: Mapping[str, Any], name: str) -> str:
-    places: dict[str, Mapping[str, Any]] = {
-        "accuracy": summary,
-        "calibration_error": summary.get("calibration", {}),
-    }
-    found = places.get(name, summary.get("sure", {})).get(name)
-    return brief(found) if found else "none"
-
-
-def _label_comparison(per_label: Mapping[str, Any]) -> Iterator[str]:
-    rows = [(min(each["p_right"], each["p_confident"]), label, each) for label, each in per_label.items()]
-    if not rows:
-        return
-    shown = sorted(rows, key=lambda row: row[:2])[:_LABELS_SHOWN_MAX]
-    left_out = len(rows) - len(shown)
-    yield "By label, the largest differences first" + (
-        f"; {plural(left_out, 'label')} more in the JSON:" if left_out else ":"
-    )
-    yield _table(
-        [
-            "label",
-            "rows",
-            "right, first",
-            "second",
-            "p",
-            "confident, first",
-            "second",
-            "p",
-            "wrong of these, first",
-            "second",
-        ],
-        ([label, each["rows"], *_label_pair(each)] for _, label, each in shown),
-    )
-
-
-def _label_pair(each: Mapping[str, Any]) -> Iterator[str]:
-    for name, p in (("accuracy", "p_right"), ("coverage", "p_confident"), ("wrong", "")):
-        yield from (brief(each[which][name]) for which in ("first", "second"))
-        if p:
-            yield f"{each[p]:.2g}"
+    parts = [*_list("Warnings", list(of_quality(evaluate))), *_questions(evaluate, {}), *_quality(evaluate)]
+    return "\n\n".join([*first, *parts]) + "\n"
 
 
 def _quality_sentences(quality: Mapping[str, Any]) -> Iterator[str]:
@@ -157,9 +70,15 @@ def _quality_sentences(quality: Mapping[str, Any]) -> Iterator[str]:
 
 def headline(quality: Mapping[str, Any]) -> Iterator[str]:
     """Yield the quality of a version as sentences, with and without test rows that are near duplicates of others."""
+    for name, each in quality.get("questions", {}).items():
+        if "accuracy" in each:
+            yield _question_sentence(name, each)
     if "accuracy" in quality:
         families = quality.get("families", quality["rows"])
         kin = f" in {plural(families, 'family')}" if families < quality["rows"] else ""
+        if "values_found" in quality:
+            yield from _personal_values(quality)
+            return
         yield f"It is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}{kin}."
     yield from _selective(quality)
     copies = quality.get("near_copies")
@@ -173,6 +92,64 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
     if without := quality.get("without_near_copies"):
         yield f"Without them it is right on {interval(without['accuracy'])} of {without['rows']}."
         yield from _selective(without)
+
+
+def _question_sentence(name: str, quality: Mapping[str, Any]) -> str:
+    """Return the quality of the answers to one question."""
+    said = f"'{name}' is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}"
+    if "sure" not in quality:
+        return f"{said}; no answer is confident."
+    sure = quality["sure"]
+    return f"{said}; {percent(sure['coverage']['value'])} are confident, and {brief(sure['wrong'])} of these are wrong."
+
+
+def plot_of(name: str, question: str) -> str:
+    """Return the name of a plot's file, for one question of several."""
+    return name.replace(".png", f"-{question}.png") if question else name
+
+
+def _questions(evaluate: Mapping[str, Any], calibrate: Mapping[str, Any]) -> Iterator[str]:
+    """Show the questions of a decide task in one table."""
+    if not (questions := evaluate.get("questions", {})):
+        return
+    yield "## Questions"
+    columns = [
+        "question",
+        "type",
+        "test rows",
+        "right",
+        "threshold",
+        "confident",
+        "wrong of these",
+        "calibration error",
+    ]
+    yield table(columns, [_question_line(name, each) for name, each in questions.items()])
+    errors = [(name, each["score_error"]) for name, each in questions.items() if "score_error" in each]
+    for name, each in errors:
+        yield (
+            f"The expected level of '{name}' is {each['mean']:.2f} levels from the true one on average; always the"
+            f" median level would be {each['constant']:.2f}."
+        )
+    if "delta_of_each" in calibrate:
+        each = percent(calibrate["delta_of_each"])
+        yield (
+            f"The recipe's delta of {percent(calibrate['delta'])} is divided equally among the questions with enough"
+            f" calibration rows, {each} for each: with {percent(1 - calibrate['delta'], 0)} certainty all thresholds"
+            " keep the target together."
+        )
+
+
+def _question_line(name: str, each: Mapping[str, Any]) -> list[object]:
+    if not each["rows"]:
+        return [name, each["type"], 0, *[UNKNOWN] * 5]
+    sure = each.get("sure", {})
+    shares = [brief(sure[key]) if sure else UNKNOWN for key in ("coverage", "wrong")]
+    error = each.get("calibration", {}).get("calibration_error")
+    threshold = f"{sure['threshold']:g}" if sure else "always escalates"
+    return [
+        *(name, each["type"], each["rows"], brief(each["accuracy"]), threshold, *shares),
+        brief(error) if error else UNKNOWN,
+    ]
 
 
 def _selective(quality: Mapping[str, Any]) -> Iterator[str]:
@@ -222,33 +199,42 @@ def _list(title: str, lines: Sequence[str]) -> Iterator[str]:
         yield "\n".join(map("- {}".format, lines))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table; all columns but the first hold numbers."""
-    marks = ["---", *["---:"] * (len(columns) - 1)]
-    return "\n".join(map(_line, (columns, marks, *rows)))
-
-
-def _line(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(map(_cell, cells))} |"
-
-
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
 def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     if not evaluate:
         return
     yield "## Quality on the test rows"
+    for name, each in by_question(evaluate):
+        if name:
+            yield f"### Answers to '{name}'"
+        yield from _answer_quality(each)
+    times = evaluate.get("latency_ms")
+    if times:
+        yield "Time of an answer, one text at a time:"
+        yield table(["", *times], [["ms", *map("{:.1f}".format, times.values())]])
+
+
+def _answer_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     yield from _labels(evaluate.get("per_label", {}))
+    if types := evaluate.get("per_type"):
+        yield "Personal values, by type; a value is found when every letter and digit of it is replaced:"
+        yield table(
+            ["type", "values", "found"], [[name, each["values"], each["found"]] for name, each in types.items()]
+        )
     yield from _fields(evaluate.get("fields", {}))
     if "neighbours" in evaluate:
         yield f"The nearest other text has the same label for {interval(evaluate['neighbours'])} of the rows."
     yield from _confused(evaluate.get("confusion", {}))
-    times = evaluate.get("latency_ms")
-    if times:
-        yield "Time of an answer, one text at a time:"
-        yield _table(["", *times], [["ms", *map("{:.1f}".format, times.values())]])
+
+
+def _personal_values(quality: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the headline of a bundle that redacts."""
+    if quality["values_found"]:
+        yield f"It finds {interval(quality['values_found'])} of the personal values."
+        yield f"Something personal remains in {interval(quality['texts_that_leak'])} of the texts that have any."
+    if quality["clean_touched"]:
+        yield f"It replaces something in {interval(quality['clean_touched'])} of the texts without personal data."
+    if quality["precision"] is not None:
+        yield f"Of the characters that it replaces, {percent(quality['precision'])} are personal."
 
 
 def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:
@@ -262,12 +248,12 @@ def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:
     there = [name for name in names if any(name in each for each in per_label.values())]
     rows = [[label, each["rows"], *(brief(each[name]) for name in there)] for label, each in per_label.items()]
     if rows:
-        yield _table(["label", "rows", *(names[name] for name in there)], rows)
+        yield table(["label", "rows", *(names[name] for name in there)], rows)
 
 
 def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
     if fields:
-        yield _table(["field", "right"], zip(fields, map(interval, fields.values()), strict=True))
+        yield table(["field", "right"], zip(fields, map(interval, fields.values()), strict=True))
 
 
 def _confused(confusion: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
@@ -275,13 +261,22 @@ def _confused(confusion: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     if wrong:
         yield "Most frequent confusions:"
         rows = [(true, said, -count) for count, true, said in sorted(wrong)[:_CONFUSIONS_MAX]]
-        yield _table(["label", "answered", "rows"], rows)
+        yield table(["label", "answered", "rows"], rows)
 
 
 def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[str]:
     if not calibrate:
         return
     yield "## Confidence"
+    if "questions" in calibrate:
+        yield calibrate["verdict"]
+    for name, each in by_question(calibrate):
+        if name:
+            yield f"### Confidence of '{name}'"
+        yield from _question_confidence(name, each, plots)
+
+
+def _question_confidence(name: str, calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[str]:
     yield calibrate["verdict"]
     if "rows" in calibrate:
         yield _test(calibrate)
@@ -289,7 +284,7 @@ def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[
         yield _temperature(calibrate)
         yield from dict.fromkeys(filter(None, (each.get("note") for each in calibrate["reliability"].values())))
     yield from _checks(calibrate)
-    yield from _images(plots, "reliability.png", "risk-coverage.png")
+    yield from _images(plots, *(plot_of(each, name) for each in ("reliability.png", "risk-coverage.png")))
 
 
 _CHECKS = {
@@ -317,7 +312,7 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
             f" {number(calibrate['floor'])}. The threshold was proved with both active, so the risk guarantee is for"
             " answers that pass all three."
         )
-    yield _table(
+    yield table(
         ["of the rows of the threshold", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()]
     )
 
@@ -385,7 +380,7 @@ def _candidates(made: RunSummary, plots: Sequence[str]) -> Iterator[str]:
         "accuracy",
         "budget",
     ]
-    yield _table(titles, map(_candidate, found))
+    yield table(titles, map(_candidate, found))
     yield from _images(plots, "candidates.png")
 
 
@@ -414,7 +409,7 @@ def _data(made: RunSummary) -> Iterator[str]:
     rows += _label_sources([data.label_sources.get(split, {}) for split in splits])
     for label in dict.fromkeys(label for counts in data.labels.values() for label in counts):
         rows.append([label, *(data.labels[split].get(label, 0) for split in splits)])
-    yield _table(["", *splits], rows)
+    yield table(["", *splits], rows)
     yield from _assumed(data)
     for copies in data.near_copies:
         yield f"{copies.sentence()}."
@@ -444,7 +439,7 @@ def _run(made: RunSummary) -> Iterator[str]:
         f" {format_bytes(made.memory_peak_bytes)}."
     )
     rows = [[each.stage, duration(each.seconds), format_bytes(each.memory_peak_bytes)] for each in made.records]
-    yield _table(["stage", "time", "peak memory"], rows)
+    yield table(["stage", "time", "peak memory"], rows)
 
 
 def _details(made: RunSummary) -> Iterator[str]:
@@ -452,7 +447,7 @@ def _details(made: RunSummary) -> Iterator[str]:
     yield "## Details"
     for record in made.records:
         yield f"### {record.stage}"
-        yield _table(["", "value"], _flat(record.report, ""))
+        yield table(["", "value"], _flat(record.report, ""))
 
 
 def _flat(report: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

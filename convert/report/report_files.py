@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from edge_agent.formatting import format_bytes
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
 _DPI = 150
+CANDIDATES_NAME = "candidates.png"
 
 Floats = npt.NDArray[np.float64]
 
@@ -56,14 +57,24 @@ def _json(made: RunSummary) -> str:
 def draw_plots(folder: Path, made: RunSummary) -> list[str]:
     """Draw the plots whose figures the stages reported; return the names of the files."""
     drawn = []
-    for name, draw in PLOTS.items():
-        figure = draw(made)
+    for name, draw, about in _plots(made):
+        figure = draw(about)
         if figure is not None:
             FigureCanvasAgg(figure)
             # Without the version of matplotlib in the file, the same numbers give the same bytes.
             figure.savefig(folder / name, dpi=_DPI, metadata={"Software": None})
             drawn.append(name)
     return drawn
+
+
+def _plots(made: RunSummary) -> Iterator[tuple[str, Callable[[RunSummary], Figure | None], RunSummary]]:
+    """Yield the name of each plot, what draws it, and what it is about; those of confidence once for each question."""
+    for name, draw in PLOTS.items():
+        if not made.questions or name == CANDIDATES_NAME:
+            yield name, draw, made
+            continue
+        for question in made.questions:
+            yield markdown.plot_of(name, question), draw, replace(made, question=question)
 
 
 def reliability(made: RunSummary) -> Figure | None:
@@ -245,7 +256,7 @@ def _colour(each: Mapping[str, Any], made: RunSummary) -> str:
 PLOTS: dict[str, Callable[[RunSummary], Figure | None]] = {
     "reliability.png": reliability,
     "risk-coverage.png": risk_coverage,
-    "candidates.png": candidates,
+    CANDIDATES_NAME: candidates,
 }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from convert.report.run_summary import RunSummary, percent, plural
+from convert.report.run_summary import RunSummary, by_question, percent, plural
 
 _WIDTH_MAX = 0.10
 _ROWS_MIN = 20
@@ -16,7 +16,7 @@ _COVERAGE_MIN = 0.3
 def doubts(made: RunSummary) -> list[str]:
     """Return every warning, the most serious first."""
     return [
-        *_confidence(made.report("calibrate")),
+        *_about(made.report("calibrate"), _confidence),
         *of_quality(made.report("evaluate")),
         *_weights(made.chosen),
         *_training(made),
@@ -24,8 +24,21 @@ def doubts(made: RunSummary) -> list[str]:
     ]
 
 
+def _about(report: Mapping[str, Any], warnings: Callable[[Mapping[str, Any]], Iterator[str]]) -> Iterator[str]:
+    """Yield the warnings of a report, with the name of the question; what all questions share comes once."""
+    found: dict[str, list[str]] = {}
+    for name, each in by_question(report):
+        for said in warnings(each):
+            found.setdefault(said, []).append(name)
+    for said, names in found.items():
+        yield f"{', '.join(names)}: {said}" if any(names) else said
+
+
 def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
     if not calibrate:
+        return
+    if calibrate.get("kind") == "redact":
+        yield "Nothing is proved of what the bundle misses: the manifest has no 'redaction.bound'."
         return
     if calibrate.get("threshold") is None:
         yield f"No answer of this bundle is confident. {calibrate.get('verdict', '')}"
@@ -48,12 +61,18 @@ def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     for reason, count in evaluate.get("failed", {}).items():
         verb = "counts" if count == 1 else "count"
         yield f"{plural(count, 'test row')} got no answer ({reason}) and {verb} as wrong."
+    if problem := evaluate.get("batch_invariance", {}).get("problem"):
+        yield f"No answer of this bundle is confident on a site like this machine: {problem}."
+    yield from _about(evaluate, _answers)
+
+
+def _answers(evaluate: Mapping[str, Any]) -> Iterator[str]:
+    if evaluate.get("type") and not evaluate["rows"]:
+        yield "No test row answers this question, so its quality is unknown."
     accuracy = evaluate.get("accuracy", {"high": 0.0, "low": 0.0})
     width = accuracy["high"] - accuracy["low"]
     if width > _WIDTH_MAX:
         yield f"The test split is small: the accuracy is only known to about ±{percent(width / 2)}."
-    if problem := evaluate.get("batch_invariance", {}).get("problem"):
-        yield f"No answer of this bundle is confident on a site like this machine: {problem}."
     for label, each in evaluate.get("per_label", {}).items():
         yield from _label(label, each["rows"], each["recall"]["value"])
 

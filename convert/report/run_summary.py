@@ -10,11 +10,13 @@ The report shows these keys of the stages' reports in sections of their own; oth
     evaluate   rows, families, accuracy, sure {coverage, wrong}, calibration, near_copies {rows}, without_near_copies,
                failed, latency_ms, per_label, confusion, fields, neighbours
     finetune   rows {train, validation, too_long}, epochs, best_epoch
+
+Of a decide task calibrate and evaluate report `questions`: these keys for each question, by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,14 @@ UNKNOWN = "-"
 JSON_NAME, TEXT_NAME = "report.json", "report.md"
 
 
+def by_question(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a report by question, with the name of each; as it is, without a name, if it has no `questions`."""
+    if "questions" in report:
+        yield from report["questions"].items()
+    else:
+        yield "", report
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """A run and the records of its finished stages."""
@@ -35,10 +45,19 @@ class RunSummary:
     version: str
     data: DataSummary
     records: Sequence[StageRecord]
+    question: str = ""
+    """The question that the reports are about; empty = the task as a whole."""
 
     def report(self, stage: str) -> Mapping[str, Any]:
-        """Return the report of a stage; empty if the stage has not run."""
-        return next((record.report for record in self.records if record.stage == stage), {})
+        """Return the report of a stage, of its question if there is one; empty if the stage has not run."""
+        found: Mapping[str, Any] = next((record.report for record in self.records if record.stage == stage), {})
+        questions = found.get("questions", {})
+        return questions.get(self.question, {}) if self.question and questions else found
+
+    @property
+    def questions(self) -> list[str]:
+        """The names of the questions of a decide task."""
+        return list(self.report("calibrate").get("questions", {}))
 
     @property
     def seconds(self) -> float:

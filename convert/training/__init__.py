@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from convert.data import row_files
+from convert.data.question_rows import output_names
 from convert.decoder.tokens import task_tokens
 from convert.pipeline import stage
 from convert.pipeline import task_file as tasks
@@ -25,6 +26,7 @@ from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
 from convert.training import checkpoint_loading, lora
 from convert.training.decoder_objective import DecoderExampleEncoder
 from convert.training.decoder_trainer import DecoderData, DecoderTrainer
+from convert.training.encoder_objective import objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier, start_head
 from convert.training.training_loop import Trainer, TrainingResult, TrainingSettings, train
 from convert.training.validation_split import TrainValidationSplit, train_validation_split
@@ -94,6 +96,11 @@ def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
             "tasks of kind embed cannot be fine-tuned",
             remedy="Leave 'finetune' out, and name a checkpoint that is fine-tuned already.",
         )
+    if task.kind == "decide" and settings.method == "lora":
+        raise InvalidRequest(
+            "questions are learned by the heads of an encoder; 'lora' trains none",
+            remedy="Set 'runtime: onnx' in task.yaml and 'method: full', with an encoder as source.",
+        )
     return task
 
 
@@ -153,20 +160,24 @@ def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: Tra
     room = min(settings.tokens_max, checkpoint_loading.positions_of(model.config.to_dict()) or settings.tokens_max)
     reading = RowEncoder(tokenizer, task, room)
     learn, check = reading.of(kept.train), reading.of(kept.validation)
-    new = checkpoint_loading.labels_of(checkpoint_loading.read_config(where)) != list(task.labels)
-    started = new and start_head(model, learn, len(task.labels), job.progress)
+    sizes = [len(question.outputs) for question in task.questions_asked]
+    new = checkpoint_loading.labels_of(checkpoint_loading.read_config(where)) != list(output_names(task))
+    started = new and start_head(model, learn, sizes, job.progress)
     rate = _rate(settings, head_fitted=started)
     strangers = reading.strangers(row_files.outliers(job.recipe))
-    learner = EncoderTrainer(model, tokenizer, (learn, check), rate, strangers)
+    objective = objective_of(task, learn.items, settings.class_weights)
+    learner = EncoderTrainer(model, tokenizer, (learn, check), rate, objective, strangers)
     trained = _fitted(learner, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT
-    if task.kind == "classify":
+    if sizes:
         model.config.problem_type = "single_label_classification"  # whatever the checkpoint was trained for before
     model.to("cpu").save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))
     counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)
     misfits = learn.misfits + check.misfits
     counts["rows"]["outliers"] = len(strangers)
+    if task.kind == "decide":
+        counts["rows"]["unanswered"] = learn.unanswered + check.unanswered
     return {
         **counts,
         "spans_inside_words": misfits,

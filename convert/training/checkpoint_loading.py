@@ -29,7 +29,10 @@ _CLASSES = {
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
 _BEHIND_PADDING = ("camembert", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
 """Model types that count positions from behind the padding token: transformers' create_position_ids_from_input_ids."""
-_HEADS: dict[Kind, Head] = {"classify": "sequence", "extract": "token", "embed": "none"}
+_HEADS: dict[Kind, Head] = {
+    **{"classify": "sequence", "decide": "sequence", "extract": "token"},
+    **{"embed": "none", "redact": "token"},
+}
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -1,8 +1,7 @@
-"""Training of an encoder: one label per text or one tag per word; the whole model or its head."""
+"""Training of an encoder: answers to questions about a text, or one tag per word; the whole model or its head."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
@@ -23,12 +21,14 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from convert.data.question_rows import output_names, rows_of
 from convert.data.row_files import DataRow
 from convert.encoder import linear, pooling
 from convert.encoder.sentences import mean_vectors
-from convert.encoder.tags import UNREAD, tagged
+from convert.encoder.tags import tagged
 from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded
+from convert.training.encoder_objective import EncodedRow, EncoderObjective
 from convert.training.training_loop import ValidationResult
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import TaskSpec
@@ -44,23 +44,6 @@ _KEYS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
-class EncodedRow:
-    """One row, encoded."""
-
-    given: dict[str, list[int]]
-    """The token ids."""
-    wanted: tuple[int, ...]
-    """The label's index, or the tag of each token."""
-    misfits: int = 0
-    """extract: spans that begin or end inside a word."""
-
-    @property
-    def length(self) -> int:
-        """Return the number of tokens."""
-        return len(self.given["input_ids"])
-
-
-@dataclass(frozen=True)
 class EncodedRows:
     """The rows of one part, with counts of unusable ones."""
 
@@ -68,6 +51,8 @@ class EncodedRows:
     too_long: int
     misfits: int
     """extract: spans that begin or end inside a word."""
+    unanswered: int = 0
+    """decide: rows that answer no question, and teach nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,34 +65,39 @@ class RowEncoder:
 
     def of(self, rows: Sequence[DataRow]) -> EncodedRows:
         """Encode rows. Raises InvalidRequest if all have more than `tokens_max` tokens."""
-        items = tuple(item for item in map(self._item, rows) if item.length <= self.tokens_max)
+        answering = [row for row in rows if row.answers] if self.task.kind == "decide" else rows
+        items = tuple(item for item in map(self._item, answering) if item.length <= self.tokens_max)
         if not items:
-            said = f"all {len(rows)} training rows have more than {self.tokens_max} tokens"
+            said = f"all {len(answering)} training rows have more than {self.tokens_max} tokens"
             raise InvalidRequest(said, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows.")
-        return EncodedRows(items, len(rows) - len(items), sum(item.misfits for item in items))
+        misfits = sum(item.misfits for item in items)
+        return EncodedRows(items, len(answering) - len(items), misfits, len(rows) - len(answering))
 
     def strangers(self, rows: Sequence[DataRow]) -> tuple[EncodedRow, ...]:
         """Encode texts that have no label; those with more than `tokens_max` tokens are left out."""
-        items = (EncodedRow(_plain(encoded(self.tokenizer, row.text)), (UNREAD,)) for row in rows)
+        items = (EncodedRow(_plain(encoded(self.tokenizer, row.text))) for row in rows)
         return tuple(item for item in items if item.length <= self.tokens_max)
 
     def _item(self, row: DataRow) -> EncodedRow:
-        if self.task.kind == "extract":
+        if self.task.kind in ("extract", "redact"):
             encoding = encoded(self.tokenizer, row.text, offsets=True)
             found = tagged(row.text, encoding, row.spans, self.task.labels)
-            return EncodedRow(_plain(encoding), found.tags, found.misfits)
-        return EncodedRow(_plain(encoded(self.tokenizer, row.text)), (self.task.labels.index(row.label),))
+            return EncodedRow(_plain(encoding), found.tags, misfits=found.misfits)
+        return EncodedRow(_plain(encoded(self.tokenizer, row.text)), targets=targets_of(row, self.task))
+
+
+def targets_of(row: DataRow, task: TaskSpec) -> tuple[float, ...]:
+    """Return the probability of each output of all questions; all 0 for a question that the row does not answer."""
+    found: list[float] = []
+    for question in task.questions_asked:
+        [(_, answer)] = rows_of(task, question, [row]) or [(0, DataRow(""))]
+        shares = dict(answer.shares or ([(answer.label, 1.0)] if answer.label else []))
+        found += [shares.get(output, 0.0) for output in question.outputs]
+    return tuple(found)
 
 
 def _plain(encoding: BatchEncoding) -> dict[str, list[int]]:
     return {key: encoding[key] for key in _KEYS if key in encoding}
-
-
-def _checked(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return the sum of losses, the number of labels or words, and the number of rows that are right as a whole."""
-    losses = cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD, reduction="sum")
-    right = (logits.argmax(-1).eq(wanted) | wanted.eq(UNREAD)).all(-1).sum()
-    return torch.stack([losses.float().cpu(), wanted.ne(UNREAD).sum().cpu(), right.cpu()])
 
 
 def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
@@ -131,10 +121,10 @@ def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
 
 
 def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
-    kind = AutoModelForTokenClassification if task.kind == "extract" else AutoModelForSequenceClassification
+    kind = AutoModelForTokenClassification if task.kind in ("extract", "redact") else AutoModelForSequenceClassification
     if kind is AutoModelForSequenceClassification and pooling.takes_mean(config.to_dict()):
         kind = pooling.MeanPooledBert
-    names = dict(enumerate(task.labels))
+    names = dict(enumerate(output_names(task)))
     new = config.id2label != names
     config.num_labels = len(names)
     config.id2label, config.label2id = names, {label: at for at, label in names.items()}
@@ -155,8 +145,9 @@ def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
     return model
 
 
-def start_head(model: Any, rows: EncodedRows, labels: int, progress: Progress) -> bool:
-    """Fit a new head on mean token vectors as a linear classifier; return whether the head is of that kind.
+def start_head(model: Any, rows: EncodedRows, sizes: Sequence[int], progress: Progress) -> bool:
+    """Fit a new head on mean token vectors as linear classifiers, one for each question with `sizes` outputs; return
+    whether the head is of that kind.
 
     Training then starts from the encoder's own features and distorts them less (Kumar et al. 2022, arXiv 2202.10054).
     """
@@ -164,10 +155,15 @@ def start_head(model: Any, rows: EncodedRows, labels: int, progress: Progress) -
         return False
     items = rows.items[:_START_ROWS_MAX]
     vectors = mean_vectors(model.bert.eval(), [item.given["input_ids"] for item in items], 0, progress)
-    fitted = linear.fit(vectors, np.array([item.wanted[0] for item in items]), labels)
-    with torch.no_grad():
-        model.classifier.weight.copy_(torch.from_numpy(fitted.weight))
-        model.classifier.bias.copy_(torch.from_numpy(fitted.bias))
+    targets, begin = np.array([item.targets for item in items]), 0
+    for size in sizes:
+        outputs = slice(begin, begin := begin + size)
+        answering = targets[:, outputs].sum(axis=1) > 0
+        if answering.any():
+            fitted = linear.fit_shares(vectors[answering], targets[answering, outputs])
+            with torch.no_grad():
+                model.classifier.weight[outputs].copy_(torch.from_numpy(fitted.weight))
+                model.classifier.bias[outputs].copy_(torch.from_numpy(fitted.bias))
     return True
 
 
@@ -189,10 +185,12 @@ class EncoderTrainer:
         tokenizer: PreTrainedTokenizerBase,
         parts: tuple[EncodedRows, EncodedRows],
         learning_rate: float,
+        objective: EncoderObjective,
         outliers: Sequence[EncodedRow] = (),
     ) -> None:
         """Take a model from `classifier`, the rows to train on and to validate with, and texts that have no label."""
         self._model, self._tokenizer, self._rate = model, tokenizer, learning_rate
+        self._objective = objective
         self._train, self._kept = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
         self._outliers = cycled(outliers)
@@ -223,10 +221,10 @@ class EncoderTrainer:
         self._model.train()
         if self._head_only:
             self._model.base_model.eval()
-        logits, wanted = self.answers([self._train[row] for row in rows])
-        own = cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD)
+        items = [self._train[row] for row in rows]
+        own = self._objective.loss(self.answers(items), items)
         strangers = self._due_outliers(len(rows))
-        return own + OUTLIER_WEIGHT * uniformity(self.answers(strangers)[0]) if strangers else own
+        return own + OUTLIER_WEIGHT * self._objective.uniformity(self.answers(strangers)) if strangers else own
 
     def _due_outliers(self, rows: int) -> list[EncodedRow]:
         """Return the outliers to train on together with so many rows."""
@@ -236,22 +234,23 @@ class EncoderTrainer:
         return list(islice(self._outliers, count))
 
     def validate(self) -> ValidationResult:
-        """Return the mean loss per label or word, and the share of rows that are right as a whole."""
+        """Return the mean loss of an answer or word, and the share of answers, or of rows as a whole, that are
+        right."""
         self._model.eval()
-        sums = torch.zeros(3)
+        sums = torch.zeros(4)
         for start in range(0, len(self._kept), _VALIDATION_ROWS):
+            items = self._kept[start : start + _VALIDATION_ROWS]
             with torch.inference_mode():
-                sums += _checked(*self.answers(self._kept[start : start + _VALIDATION_ROWS]))
-        losses, read, right = sums.tolist()
-        return ValidationResult(losses / max(1, read), right / len(self._kept))
+                sums += self._objective.checked(self.answers(items), items)
+        losses, read, right, every = sums.tolist()
+        return ValidationResult(losses / max(1, read), right / max(1, every))
 
-    def answers(self, items: Sequence[EncodedRow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and targets, [rows, tokens, labels] and [rows, tokens]; 1 token for labels of texts."""
+    def answers(self, items: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return logits, [rows, outputs], or of tags [rows, tokens, tags]."""
         fills = {"input_ids": self._tokenizer.pad_token_id or 0}
         padded = {key: _padded([item.given[key] for item in items], fills.get(key, 0)) for key in items[0].given}
-        logits = self._model(**BatchEncoding(padded).to(self._model.device)).logits
-        wanted = _padded([item.wanted for item in items], UNREAD)
-        return logits.reshape(*wanted.shape, -1), wanted.to(self._model.device)
+        logits: torch.Tensor = self._model(**BatchEncoding(padded).to(self._model.device)).logits
+        return logits
 
 
 def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
@@ -261,14 +260,6 @@ def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
     while shuffled:
         order.shuffle(shuffled)
         yield from shuffled
-
-
-def uniformity(logits: torch.Tensor) -> torch.Tensor:
-    """Return how far distributions over the labels are from uniform, in nats; 0 = uniform.
-
-    Outlier exposure: Hendrycks et al. 2019 (arXiv 1812.04606).
-    """
-    return -logits.log_softmax(-1).mean() - math.log(logits.shape[-1])
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:

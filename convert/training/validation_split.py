@@ -48,14 +48,19 @@ def train_validation_split(rows: Sequence[DataRow], share: float, seed: int) -> 
 
 
 def _by_label(rows: Sequence[DataRow]) -> list[list[Group]]:
-    """Return the groups that stay together, one list per label."""
+    """Return the groups that stay together, one list per label; the first answer of a row counts as its label."""
     groups: dict[str, Group] = defaultdict(list)
     for row in rows:
         groups[row.family or row.key].append(row)
     labels: dict[str, list[Group]] = defaultdict(list)
     for group in groups.values():
-        labels[group[0].label].append(group)
+        labels[_stratum(group[0])].append(group)
     return [labels[label] for label in sorted(labels)]
+
+
+def _stratum(row: DataRow) -> str:
+    """Return what a row is divided by: its label, or its first answer."""
+    return row.label or next((f"{each.question}/{each.label}" for each in row.answers), "")
 
 
 def _is_real(group: Group) -> bool:
@@ -70,6 +75,6 @@ def _keep_one(train: list[Group], validation: list[Group]) -> None:
             "the training split has too few rows to hold one out for early stopping",
             remedy="Add rows, some of them not made by a model.",
         )
-    labels = Counter(group[0].label for group in train)
-    chosen = max(able, key=lambda place: labels[train[place][0].label])
+    labels = Counter(_stratum(group[0]) for group in train)
+    chosen = max(able, key=lambda place: labels[_stratum(train[place][0])])
     validation.append(train.pop(chosen))

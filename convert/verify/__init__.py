@@ -19,13 +19,16 @@ from convert.data import row_files
 from convert.decoder.tokens import task_tokens
 from convert.export.gguf_export import ADAPTER, BASE
 from convert.export.onnx_export import MODEL, TOKENIZER
+from convert.export.question_outputs import output_of
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
+from convert.prepare import onnx_source
 from convert.training import checkpoint_loading
 from convert.verify import divergence, reference
-from convert.verify.divergence import DistributionGap
+from convert.verify.divergence import DistributionGap, Rows
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.manifest import Kind, TaskSpec
+from edge_agent.formats.questions import QuestionSpec
 
 TEXTS_MAX = 32
 """Texts of the calibration split, in addition to the probe texts."""
@@ -47,8 +50,10 @@ def run(job: StageJob) -> Report:
     what, runtime = task_file.of(file), task_file.read(file)["runtime"]
     texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
     pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
+    if job.recipe.source.onnx:
+        return check_ready(job.done["export"], what, texts)
     job.progress("comparing with PyTorch", 0, 1)
-    report = check_gguf(pair, what, texts) if runtime == "llama" else check_onnx(pair, what.kind, texts)
+    report = check_gguf(pair, what, texts) if runtime == "llama" else check_onnx(pair, what.kind, texts, _named(what))
     job.progress("comparing with PyTorch", 1, 1)
     return report
 
@@ -85,11 +90,11 @@ def check_gguf(pair: ExportPair, what: TaskSpec, texts: Sequence[str]) -> Report
     return _judged(gap) | report
 
 
-def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> Report:
-    """Compare an ONNX graph and its tokenizer. Raises ModelFailed, ModelLoadFailed."""
+def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str], questions: Sequence[QuestionSpec] = ()) -> Report:
+    """Compare an ONNX graph and its tokenizer, each question on its own. Raises ModelFailed, ModelLoadFailed."""
     texts = [*divergence.TEXTS, *texts]
     inputs = _inputs(pair, texts)
-    found = _outputs(pair.exported / MODEL, inputs)
+    found = _outputs(pair.exported / MODEL, inputs, list(map(output_of, questions)))
     expected = _reference(pair, kind, texts)
     shapes = [(left.shape, right.shape) for left, right in zip(expected, found, strict=True)]
     if any(left != right for left, right in shapes):
@@ -98,15 +103,40 @@ def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> Report:
         )
     if kind == "embed":
         return _judged_vectors(expected, found) | {"texts": len(texts)}
+    if questions:
+        return _judged_questions(questions, _rows(expected), _rows(found)) | {"texts": len(texts)}
     return _judged(divergence.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
+
+
+def _named(what: TaskSpec) -> tuple[QuestionSpec, ...]:
+    """Return the questions that have an output each; a classify task has one output without a name."""
+    return what.questions_asked if what.kind == "decide" else ()
+
+
+def check_ready(exported: Path, what: TaskSpec, texts: Sequence[str]) -> Report:
+    """Check a graph that has no checkpoint: by the library that will serve it, one row a token, one number a tag.
+
+    Raises:
+        ModelFailed: it computes something else.
+    """
+    served = _served_tokenizer(exported / TOKENIZER)
+    inputs = [list(served.encode(text).ids) for text in [*divergence.TEXTS, *texts]]
+    outputs = _outputs(exported / MODEL, inputs)
+    return onnx_source.check_outputs(outputs, list(map(len, inputs)), len(what.labels))
+
+
+def _served_tokenizer(file: Path) -> Tokenizer:
+    """Open a tokenizer as the agent does."""
+    served = Tokenizer.from_file(str(file))
+    served.no_truncation()
+    served.no_padding()
+    served.encode_special_tokens = True
+    return served
 
 
 def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each text, as the agent makes them. Raises ModelFailed if the checkpoint's tokens differ."""
-    served = Tokenizer.from_file(str(pair.exported / TOKENIZER))
-    served.no_truncation()
-    served.no_padding()
-    served.encode_special_tokens = True
+    served = _served_tokenizer(pair.exported / TOKENIZER)
     tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
     inputs = [list(served.encode(text).ids) for text in texts]
     for text, ids in zip(texts, inputs, strict=True):
@@ -121,9 +151,10 @@ def _reference(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> list[NDArr
     return reference.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
 
 
-def _outputs(model: Path, inputs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-    """Return the graph's output for each input."""
-    answer = probe.ask("convert.probe.onnx_probe", {"model": str(model), "inputs": [list(ids) for ids in inputs]})
+def _outputs(model: Path, inputs: Sequence[Sequence[int]], names: Sequence[str] = ()) -> list[NDArray[np.float32]]:
+    """Return the graph's first output, or these outputs joined along the last axis, for each input."""
+    asked = {"model": str(model), "inputs": [list(ids) for ids in inputs], "outputs": list(names)}
+    answer = probe.ask("convert.probe.onnx_probe", asked)
     ends = np.cumsum([int(np.prod(shape)) for shape in answer.facts["shapes"]])
     parts = np.split(answer.arrays["outputs"], ends[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, answer.facts["shapes"], strict=True)]
@@ -133,9 +164,21 @@ def _rows(outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate([output.reshape(-1, output.shape[-1]) for output in outputs])
 
 
-def _judged(gap: DistributionGap) -> Report:
+def _judged_questions(questions: Sequence[QuestionSpec], expected: Rows, found: Rows) -> Report:
+    """Judge each question; the report has the figures of the worst one, and those of each."""
+    ends = np.cumsum([len(question.outputs) for question in questions])[:-1]
+    pairs = zip(questions, np.split(expected, ends, axis=1), np.split(found, ends, axis=1), strict=True)
+    judged = {
+        question.name: _judged(divergence.compare(left, right), f" in its answers to '{question.name}'")
+        for question, left, right in pairs
+    }
+    worst = max(judged.values(), key=lambda each: float(each["kl_max"]))
+    return {**worst, "questions": judged}
+
+
+def _judged(gap: DistributionGap, where: str = "") -> Report:
     if not gap.passes:
-        raise ModelFailed(f"the exported file is not the same model: {gap}", remedy=_REMEDY)
+        raise ModelFailed(f"the exported file is not the same model{where}: {gap}", remedy=_REMEDY)
     return {"kl_mean": gap.kl_mean, "kl_max": gap.kl_max, "same_top": gap.same_top, "rows": gap.rows}
 
 

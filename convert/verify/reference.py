@@ -18,12 +18,28 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
 LogProbabilities = NDArray[np.float64]
+"""Natural logarithms; of each text they sum to 1 over the labels of a question."""
 Done = Callable[[int], None]
 """Called with the number of texts done."""
 
 
 def quiet(_done: int) -> None:
     """Tell nobody."""
+
+
+def question_log_probabilities(
+    checkpoint: Path, adapter: Path | None, task: TaskSpec, texts: Sequence[str], done: Done = quiet
+) -> list[LogProbabilities]:
+    """Return [texts, outputs] for each question of an encoder's task, as the agent computes them at temperature 1; a
+    classify task is one question, for which a decoder can be the model, too.
+
+    Raises what `label_log_probabilities` raises.
+    """
+    if task.kind != "decide":
+        return [label_log_probabilities(checkpoint, adapter, task, texts, done)]
+    logits = np.stack(encoder_rows(checkpoint, adapter, "sequence", texts, done))
+    ends = np.cumsum([len(question.outputs) for question in task.questions_asked])[:-1]
+    return [divergence.log_softmax(part) for part in np.split(logits, ends, axis=1)]
 
 
 def label_log_probabilities(

@@ -8,6 +8,7 @@ stalled disk: `status` reports it at once, and the other calls are refused.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -232,7 +233,8 @@ class ExampleCapture:
             RedactionHeld: the model has not read it within that time, and rules alone do not suffice for this task.
         """
         findings = await self._find(task, [text], min(seconds, self._config.redaction.seconds_max))
-        return self._redactor.start(findings=findings)
+        draw = secrets.randbelow if task in self._config.redaction.surrogates else None
+        return self._redactor.start(findings=findings, draw=draw)
 
     async def _find(self, task: str, texts: list[str], seconds: float | None = None) -> ModelFindings | None:
         """Return what the redaction model finds in texts of a task; None = rules alone redact them.

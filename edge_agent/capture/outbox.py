@@ -226,7 +226,8 @@ class Outbox:
         if used >= self._config.outbox_bytes_max:
             raise DiskFull(
                 f"the outbox holds {used} bytes; the limit is {self._config.outbox_bytes_max}",
-                remedy="Let the uplink run, or 'edge-agent export' to a stick and bring back the receipts.",
+                remedy="Let the uplink run, or run 'sudo edge-agent media export /media/usb' and import the receipts"
+                " that come back.",
             )
 
     def _apply_receipts(self, epoch: receipts.EpochReceipts) -> int:

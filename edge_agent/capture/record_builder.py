@@ -27,8 +27,8 @@ from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.capture.value_digests import ValueDigester
 from edge_agent.config import ExamplesConfig, RedactionConfig
 from edge_agent.errors import RedactionHeld
-from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
-from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict, example_key, task_of_key
+from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.monitoring.answer_observation import AnswerObservation, ModelPair, Source, same
 from edge_agent.monitoring.monitoring_store import UNUSUAL
@@ -49,10 +49,10 @@ class CapturedAnswer:
     local_answer: str | None
     """What the bundle's own model answered, also where that was withheld; None = it was not asked.
 
-    classify: the best label. extract: a JSON object. generate: the text.
+    classify and decide: the best label. extract: a JSON object. generate: the text.
     """
     scores: Sequence[tuple[str, float]] = ()
-    """Of the local answer, as all up to `label_mass`. classify: labels with calibrated scores, best first."""
+    """Of the local answer, as all up to `label_mass`: labels with calibrated scores, best first."""
     confidence: float | None = None
     threshold: float | None = None
     sure: bool = False
@@ -73,6 +73,8 @@ class CapturedAnswer:
     """What the redaction model found in its texts; None = it has not read them."""
     rules_suffice: bool = False
     """The rules alone may redact it, though the site has a redaction model."""
+    question: str = ""
+    """decide: which question was answered; each answer is an example of its own. Empty for any other kind."""
     teacher_scores: Sequence[tuple[str, float]] = ()
     """classify: each label with the probability that the large model gave it; empty = it gave none."""
 
@@ -142,12 +144,14 @@ class RecordBuilder:
         }
         if answered.p_value is not None:
             record["p_value"] = answered.p_value
+        if answered.question:
+            record["question"] = answered.question
         rank = UNRANKED if answered.confidence is None else answered.confidence
         consent = CONSENTS[self._config.collect[task.name]]
         raw, seen = _write(record).encode(), observe_answer(answered, seconds)
         return PredictionRecord(
             answered.prediction_id,
-            task.name,
+            example_key(record),
             rank,
             _class(answered),
             consent,
@@ -221,7 +225,7 @@ class RecordBuilder:
             "site": self._site,
             "at": format_timestamp(at),
             "prediction_id": asked.prediction_id,
-            "task": asked.task,
+            "task": task_of_key(asked.task),
             "model": model[:200],
             "why": asked.why,
             "value": said,
@@ -316,18 +320,19 @@ def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservatio
         any(word in answered.reasons for word in UNUSUAL),
         answered.held_up,
         pair,
-        answered.output if answered.manifest.task.kind == "classify" else "",
+        answered.output if answered.manifest.task.kind in LABEL_KINDS else "",
         answered.p_value,
+        answered.question,
     )
 
 
 def _pair(answered: CapturedAnswer) -> ModelPair | None:
     """Return what both models said; None = one of them was not asked."""
     kind, ours, theirs = answered.manifest.task.kind, answered.local_answer, answered.teacher_answer
-    if ours is None or theirs is None or kind not in ("classify", "extract"):
+    if ours is None or theirs is None or kind not in {*LABEL_KINDS, "extract"}:
         return None
     source: Source = "shadow" if "MODE_SHADOW" in answered.reasons else "escalated"
-    names = (ours, theirs) if kind == "classify" else ("", "")
+    names = (ours, theirs) if kind in LABEL_KINDS else ("", "")
     return ModelPair(source, same(kind, ours, theirs), *names)
 
 

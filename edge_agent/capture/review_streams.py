@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
 from edge_agent.durable.sqlite_database import Database
-from edge_agent.formats.example_records import ReviewStream
+from edge_agent.formats.example_records import ReviewStream, task_of_key
 from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
 from edge_agent.monitoring.answer_observation import AnswerObservation
 from edge_agent.monitoring.monitoring_store import AuditOutcome
@@ -91,6 +91,7 @@ class ReviewFilter:
     """Which predictions a reviewer wants to see."""
 
     task: str = ""
+    """A task with all of its questions, or TASK/QUESTION; empty = all."""
     confidence_max: float | None = None
     """Then without the audit: who chooses among its rows by confidence makes them no random sample any more."""
     include_reviewed: bool = False
@@ -123,11 +124,11 @@ class ReviewStreams:
     def assign(self, new: Iterable[tuple[str, str, AnswerObservation | None]]) -> int:
         """Put answers that were just kept into their streams; return how many the audit has drawn.
 
-        Each is a prediction_id, its task, and what is counted of it.
+        Each is a prediction_id, its task or TASK/QUESTION, and what is counted of it.
         """
         drawn = 0
         for prediction_id, task, seen in new:
-            share, is_lead = self._shares.of(task), seen is not None and self._is_lead(task, seen)
+            share, is_lead = self._shares.of(task_of_key(task)), seen is not None and self._is_lead(task, seen)
             if share > 0 and self._drawn() < share:
                 drawn += 1
                 self._put(StreamAssignment(prediction_id, AUDIT, share))
@@ -210,9 +211,10 @@ class ReviewStreams:
         values: list[object] = [after.rank, after.row] if name == UNCERTAIN else [getattr(after, name)]
         query = (
             f"SELECT {_PLACE_COLUMNS} FROM predictions WHERE stream = {CODES[name]} AND {seen} AND {place}"  # noqa: S608
-            f" AND (? IS NULL OR rank <= ?) AND (? = '' OR task = ?) ORDER BY {order} LIMIT ?"
+            f" AND (? IS NULL OR rank <= ?) AND (? IN ('', task) OR substr(task, 1, length(?) + 1) = ? || '/')"
+            f" ORDER BY {order} LIMIT ?"
         )
-        values += [wanted.confidence_max, wanted.confidence_max, wanted.task, wanted.task, count]
+        values += [wanted.confidence_max, wanted.confidence_max, wanted.task, wanted.task, wanted.task, count]
         return self._db.rows(query, values)
 
     def _put(self, drawn: StreamAssignment) -> None:

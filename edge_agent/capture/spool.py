@@ -123,6 +123,7 @@ class PredictionRecord:
 
     prediction_id: str
     task: str
+    """TASK/QUESTION of a question of a decide task."""
     rank: float
     """Confidence, 0 to 1, or UNRANKED."""
     class_: int

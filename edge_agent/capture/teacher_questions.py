@@ -33,6 +33,7 @@ class TeacherQuestion:
 
     prediction_id: str
     task: str
+    """TASK/QUESTION of a question of a decide task."""
     why: Why
     record: bytes
     """The prediction's, as the spool keeps it."""
@@ -81,7 +82,8 @@ class TeacherQuestionQueue:
         marks = ", ".join("?" * len(tasks))
         query = (
             "SELECT prediction_id, task, why, record FROM questions"  # noqa: S608 - marks only
-            f" WHERE why = ? AND asked = 0 AND task IN ({marks}) ORDER BY row LIMIT 1"
+            f" WHERE why = ? AND asked = 0 AND substr(task, 1, instr(task || '/', '/') - 1) IN ({marks})"
+            " ORDER BY row LIMIT 1"
         )
         turns = (TeacherQuestion(*found) for why in QUESTION_ORDER for found in self._db.rows(query, (why, *tasks)))
         return next(turns, None)

@@ -95,5 +95,5 @@ def load_digest_key(path: Path) -> bytes:
     if len(key) != KEY_BYTES:
         said = f"{path} has {len(key)} bytes; the key of the value digests has {KEY_BYTES}"
         raise StoreDamaged(said, remedy=f"Restore {path.name} from a backup, or move it away: then 'edge-agent erase"
-                           " --value' finds only what is kept from then on.", path=path)  # fmt: skip
+                           " --value -' finds only what is kept from then on.", path=path)  # fmt: skip
     return key

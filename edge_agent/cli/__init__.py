@@ -40,6 +40,7 @@ def _entry(panel: str, module: str, attribute: str, summary: str) -> CommandEntr
 
 COMMANDS = {
     "classify": _entry(_ASK, "batch_inference", "ClassifyCommand", "Choose one label for each input."),
+    "decide": _entry(_ASK, "decide", "DecideCommand", "Answer a task's questions about each input."),
     "extract": _entry(_ASK, "batch_inference", "ExtractCommand", "Find the task's record in each input."),
     "generate": _entry(_ASK, "generate", "Command", "Write text, shown as it comes."),
     "embed": _entry(_ASK, "batch_inference", "EmbedCommand", "Turn each input into a vector."),

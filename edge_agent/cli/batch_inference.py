@@ -13,12 +13,23 @@ from edge_agent.cli.daemon_target import TargetOption, TaskArgument, target_of
 from edge_agent.cli.exits import ExitCode, exit_code
 from edge_agent.cli.inputs import FileOption, Inputs, Texts, answers
 from edge_agent.cli.output import AsJson, out, plain, print_json, print_trimmed, table
-from edge_agent.client import Answer, Classification, Client, Embedding, Extraction, Failure, OnLowConfidence
+from edge_agent.client import (
+    Answer,
+    Classification,
+    Client,
+    DecisionAnswer,
+    Embedding,
+    Extraction,
+    Failure,
+    OnLowConfidence,
+)
 
 TIMEOUT_SECONDS = 60
 _INPUT_SHOWN_MAX = 500  # characters in a table; --json has all of it
 _VALUES_SHOWN = 4
 _A = TypeVar("_A", bound=Answer)
+GradedAnswer = Classification | DecisionAnswer | Extraction
+"""An answer that has a confidence."""
 
 LowConfidence = Annotated[
     OnLowConfidence,
@@ -158,14 +169,15 @@ def print_results(found: Iterable[tuple[str, _A | Failure]], form: ResultColumns
                 key = "error" if isinstance(result, Failure) else form.key
                 print_json({"input": text, key: plain(result)})
             else:
-                made.add_row(Text(_shorten(text)), *_result_cells(result, form))
+                made.add_row(Text(shorten(text)), *_result_cells(result, form))
     finally:  # Results of the batches before a failed one are printed, too.
         if made.row_count:
             print_trimmed(out(), made)
     return code
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """Return an input as a table shows it; --json has all of it."""
     if len(text) <= _INPUT_SHOWN_MAX:
         return text
     return f"{text[:_INPUT_SHOWN_MAX]}… ({len(text):,} characters)"
@@ -182,7 +194,7 @@ def _failure_cell(failure: Failure) -> RenderableType:
     return Group(said, Text(f"what to do: {failure.remedy}", style="red")) if failure.remedy else said
 
 
-def _degradation(word: str, result: Classification | Extraction) -> str:
+def _degradation(word: str, result: GradedAnswer) -> str:
     """Return why an answer is degraded; with the p-value where that is the reason."""
     said = word.lower().replace("_", " ")
     return (
@@ -190,7 +202,7 @@ def _degradation(word: str, result: Classification | Extraction) -> str:
     )
 
 
-def confidence_note(result: Classification | Extraction) -> Text:
+def confidence_note(result: GradedAnswer) -> Text:
     """Return what limits an answer that has a confidence."""
     notes = [f"by {result.model}"] if result.model else []
     below = result.threshold and not result.confidence >= result.threshold

@@ -26,6 +26,7 @@ from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
 from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, parse
+from edge_agent.formats.questions import expected_level
 
 ANSWER_SECONDS_MAX = 600.0
 SEED = 1  # of a generation with a temperature: the same text gets the same answer
@@ -130,6 +131,8 @@ def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, 
     answer: dict[str, Any] = {"task": manifest.task.name, "version": manifest.version, "kind": kind}
     if kind in ("generate", "embed", "redact"):
         return answer | _ungraded(kind, written, done)
+    if kind == "decide":
+        return answer | {"answers": _answers(manifest, done)}
     probability = max(done.scores) if done.scores else done.confidence
     if kind == "classify":
         scores = sorted(zip(manifest.task.labels, done.scores, strict=True), key=lambda pair: -pair[1])
@@ -147,6 +150,29 @@ def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, 
     }
 
 
+def _answers(manifest: Manifest, done: JobResult) -> list[dict[str, Any]]:
+    """Return the answer to each question."""
+    found = []
+    for question, scores in zip(manifest.task.questions, done.question_scores, strict=True):
+        confidence, best = manifest.confidence_of(question.name), max(scores)
+        gate = confidence.gate
+        strangeness = gate.score_of(done.ood_score, done.label_mass) if gate else 0.0
+        found.append(
+            {
+                "question": question.name,
+                "type": question.type,
+                "label": question.outputs[scores.index(best)],
+                "probabilities": list(zip(question.outputs, scores, strict=True)),
+                "score": expected_level(scores) if question.type == "score" else None,
+                "confidence": best,
+                "threshold": confidence.confidence_min if isinstance(confidence, Threshold) else None,
+                "p_value": gate.p_value(strangeness) if gate else None,
+                "confident": isinstance(confidence, Threshold) and confidence.is_confident(best, strangeness),
+            }
+        )
+    return found
+
+
 def _ungraded(kind: str, written: str, done: JobResult) -> dict[str, Any]:
     """Return an answer of a kind without a confidence."""
     if kind == "generate":
@@ -159,12 +185,8 @@ def _ungraded(kind: str, written: str, done: JobResult) -> dict[str, Any]:
 
 def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
     """Return what a person reads of an answer to a text."""
-    if answer["kind"] == "redact":
-        found = [f"{each['label']} {text[each['start'] : each['end']]!r}" for each in answer["personal"]]
-        return {"personal": ", ".join(found) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}
-    if answer["kind"] == "embed":
-        first = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
-        return {"length": str(len(answer["vector"])), "vector": f"{first} …"}
+    if answer["kind"] in ("redact", "decide", "embed"):
+        return _ungraded_facts(manifest, answer, text)
     facts: dict[str, str | Text] = {}
     if answer["kind"] == "classify":
         facts["label"] = Text(answer["label"], style="bold")
@@ -179,6 +201,27 @@ def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, s
     facts["p-value"] = "" if answer["p_value"] is None else f"{answer['p_value']:.3f}"
     facts["confident"] = _verdict(manifest, answer)
     return facts
+
+
+def _ungraded_facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
+    """Return what a person reads of an answer that has no confidence of its own."""
+    if answer["kind"] == "redact":
+        found = [f"{each['label']} {text[each['start'] : each['end']]!r}" for each in answer["personal"]]
+        return {"personal": ", ".join(found) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}
+    if answer["kind"] == "decide":
+        return {each["question"]: _decided(each) for each in answer["answers"]}
+    first = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
+    return {"length": str(len(answer["vector"])), "vector": f"{first} …"}
+
+
+def _decided(answer: dict[str, Any]) -> Text:
+    """Return one answer of a decide task in a line."""
+    value = "" if answer["score"] is None else f" ({answer['score']:.2f})"
+    threshold = "not calibrated" if answer["threshold"] is None else f"threshold {answer['threshold']:.2f}"
+    verdict = ("confident", "green") if answer["confident"] else (f"not confident: {threshold}", "yellow")
+    if answer["threshold"] is not None and answer["confidence"] >= answer["threshold"] and not answer["confident"]:
+        verdict = ("not confident: the input is out of distribution", "yellow")
+    return Text.assemble((answer["label"], "bold"), f"{value}, {answer['confidence']:.2f}, ", verdict)
 
 
 def _verdict(manifest: Manifest, answer: dict[str, Any]) -> Text:

@@ -11,7 +11,18 @@ import typer
 from rich.console import Console
 
 from edge_agent.cli.daemon_target import target_of
-from edge_agent.cli.output import AsJson, YesOption, confirm, err, out, print_done, print_facts, print_json, table
+from edge_agent.cli.output import (
+    AsJson,
+    YesOption,
+    confirm,
+    err,
+    out,
+    plain,
+    print_done,
+    print_facts,
+    print_json,
+    table,
+)
 from edge_agent.client import AdminClient
 from edge_agent.client.site_privacy import ErasedValues, SitePrivacy
 from edge_agent.formatting import counted
@@ -79,11 +90,14 @@ def report(ctx: typer.Context, as_json: AsJson = False) -> None:
     Example: [bold]edge-agent privacy report[/bold]
     """
     with target_of(ctx).admin() as admin:
-        found = admin.privacy_report()
+        found, model = admin.privacy_report(), admin.status().redaction
     if as_json:
-        print_json(found, indent=2)
-    else:
-        _show(out(), found)
+        print_json({**plain(found), "redaction_model": plain(model)}, indent=2)
+        return
+    _show(out(), found)
+    if model:
+        waiting = f"{counted(model.waiting, 'answer')} held until the redaction model has read them"
+        out().print(waiting, style="yellow" if model.waiting else "")
 
 
 def _values(given: list[str]) -> list[str]:

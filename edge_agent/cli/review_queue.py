@@ -30,12 +30,15 @@ STREAMS = {
     "NEW": "  out of distribution",
 }
 Done = Literal["judged", "erased", "skipped"]
+LABEL_KINDS = ("CLASSIFY", "DECIDE")
 CORRECTIONS = {"EXTRACT": "the right JSON object", "GENERATE": "the right text"}
 
 
 def review(
     ctx: typer.Context,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Only this task; without it all.")] = "",
+    task: Annotated[
+        str, typer.Argument(metavar="TASK[/QUESTION]", help="Only this task, or this question of it.")
+    ] = "",
     reviewer: Annotated[str, typer.Option(metavar="NAME", help="Reviewer; without it the user's name.")] = "",
     confidence_max: Annotated[
         float | None,
@@ -76,8 +79,10 @@ def review(
 def _show(console: Console, shown: Prediction) -> None:
     console.print()
     both = shown.teacher_answer is not None
-    title = f"{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{'' if both else _sureness(shown)})"
+    title = f"{shown.subject} ({shown.answer_time:%Y-%m-%d %H:%M}{'' if both else _sureness(shown)})"
     console.print(Text.assemble((title, "bold"), (STREAMS.get(shown.review_stream, ""), "cyan")))
+    if shown.instructions:
+        console.print(Text.assemble(("  asked   ", "dim"), shown.instructions))
     console.print(Text.assemble(("  input   ", "dim"), shown.input))
     given = (f"  by {shown.teacher_model or 'the large model'}", "dim") if both else ""
     console.print(Text.assemble(("  answer  ", "dim"), shown.output, given))
@@ -99,7 +104,7 @@ def _sureness(shown: Prediction) -> str:
 
 
 def _choices(shown: Prediction) -> dict[str, str]:
-    return dict(zip(KEYS, shown.labels, strict=False)) if shown.kind == "CLASSIFY" else {}
+    return dict(zip(KEYS, shown.labels, strict=False)) if shown.kind in LABEL_KINDS else {}
 
 
 def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> Done | None:

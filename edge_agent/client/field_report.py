@@ -162,6 +162,8 @@ class FieldSeries:
     """The newest first."""
     threshold: float | None
     labels: tuple[FieldLabel, ...] = ()
+    question: str = ""
+    """Of a decide task: the question that is counted here."""
 
 
 @dataclass(frozen=True)

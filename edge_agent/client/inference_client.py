@@ -24,7 +24,16 @@ from edge_agent.client.daemon_connection import (
     require_texts,
     run_blocking,
 )
-from edge_agent.client.results import Classification, Embedding, Extraction, Failure, Finish, Task
+from edge_agent.client.results import (
+    Classification,
+    Decision,
+    Embedding,
+    Extraction,
+    Failure,
+    Finish,
+    Task,
+    TaskQuestion,
+)
 from edge_agent.client.retries import Retry
 from edge_agent.v1 import inference_pb2
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
@@ -63,6 +72,38 @@ class _InferenceCalls:
             top_k=top_k,
         )
         return translation.classifications(await self.unary(self._stub.Classify, request, timeout_seconds))
+
+    async def decide(
+        self,
+        task: str,
+        texts: Sequence[str],
+        *,
+        questions: Sequence[str] = (),
+        open_questions: Sequence[TaskQuestion] = (),
+        on_low_confidence: translation.OnLowConfidence = "as_mode",
+        request_id: str = "",
+        timeout_seconds: float = 10,
+    ) -> list[Decision | Failure]:
+        """Answer questions about each text.
+
+        Args:
+            task: a decide task, or a classify task, whose only question has the task's name.
+            texts: the inputs.
+            questions: names of the task's questions to answer; empty = all of them.
+            open_questions: questions of this call instead, where the task takes them.
+            on_low_confidence: what to do with answers that are not confident, each for itself.
+            request_id: as for `classify`.
+            timeout_seconds: for the whole call.
+        """
+        request = inference_pb2.DecideRequest(
+            task=task,
+            texts=require_texts(texts),
+            request_id=self.request_id(request_id),
+            on_low_confidence=translation.on_low_confidence(on_low_confidence),
+            questions=questions,
+            open_questions=map(translation.question, open_questions),
+        )
+        return translation.decisions(await self.unary(self._stub.Decide, request, timeout_seconds))
 
     async def extract(
         self,
@@ -263,6 +304,7 @@ class Client(Connection):
         self._stub: Any = InferenceServiceStub(self.channel)
 
     classify = blocking(_InferenceCalls.classify)
+    decide = blocking(_InferenceCalls.decide)
     extract = blocking(_InferenceCalls.extract)
     embed = blocking(_InferenceCalls.embed)
     tasks = blocking(_InferenceCalls.tasks)

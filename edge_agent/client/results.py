@@ -105,6 +105,67 @@ class Extraction(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecisionAnswer(Answer):
+    """The answer to one question about an input; feedback names its `prediction_id`."""
+
+    question: str
+    type: str
+    """PREDICATE, CHOICE or SCORE."""
+    label: str
+    """An option, a level, "no" or "yes"; empty when the route is ABSTAINED."""
+    probabilities: tuple[tuple[str, float], ...]
+    """Every possible answer with its calibrated probability, in the question's order; empty in mode BOOTSTRAP."""
+    score: float | None
+    """Of a score question, the expected value of the level's place, from 0; None for others, and in mode BOOTSTRAP."""
+    confidence: float
+    """Calibrated probability that the likeliest answer is right, 0 to 1."""
+    threshold: float | None
+    below_threshold: bool
+    calibrated: bool
+    """The question has a threshold that holds on this machine."""
+    confident: bool
+    """At or above the threshold, given by the model on this machine, for an input like its training data."""
+    label_mass: float
+    """Probability left on the possible answers before renormalising, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answers to the questions about one input, in their order."""
+
+    answers: tuple[DecisionAnswer, ...]
+
+    def __getitem__(self, question: str) -> DecisionAnswer:
+        """Return the answer to a question by its name. Raises KeyError."""
+        for answer in self.answers:
+            if answer.question == question:
+                return answer
+        raise KeyError(question)
+
+
+@dataclass(frozen=True)
+class QuestionOption:
+    """One possible answer to a question, and what it means."""
+
+    label: str
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class TaskQuestion:
+    """What is asked about an input: by a task, or by a call where the task takes questions from calls."""
+
+    name: str
+    type: str = ""
+    """PREDICATE, CHOICE or SCORE; empty in a call = the task's own question of that name."""
+    instructions: str = ""
+    options: tuple[QuestionOption, ...] = ()
+    """In their order; a call may leave them out for a predicate."""
+    threshold: float | None = None
+    """The least confidence of a confident answer; None when the question has none, and in a call."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Embedding(Answer):
     """The vector of one input."""
 
@@ -149,7 +210,7 @@ class Task:
 
     name: str
     kind: str
-    """CLASSIFY, EXTRACT, GENERATE or EMBED."""
+    """CLASSIFY, DECIDE, EXTRACT, GENERATE or EMBED."""
     bundle: BundleRef
     labels: tuple[str, ...]
     input_tokens_max: int
@@ -169,6 +230,10 @@ class Task:
     gate: str = ""
     """What holds up inputs unlike the training data: "ood_score", "label_mass" or "none"; empty from a daemon that
     does not say."""
+    questions: tuple[TaskQuestion, ...] = ()
+    """Of a decide task, in the model's order."""
+    open_questions: bool = False
+    """A call of `decide` may bring questions of its own."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +257,7 @@ class Prediction:
     prediction_id: str
     bundle: BundleRef
     kind: str
-    """CLASSIFY, EXTRACT or GENERATE."""
+    """CLASSIFY, DECIDE, EXTRACT or GENERATE."""
     input: str
     """Redacted."""
     output: str
@@ -222,3 +287,14 @@ class Prediction:
     """AUDIT (drawn at random), UNCERTAIN, DIVERSE or NEW; empty = the daemon is older than these."""
     sampling_probability: float | None = None
     """With which the audit drew it; None = it did not."""
+    question: str = ""
+    """DECIDE: which question was answered, among whose answers are `labels`; empty for another kind."""
+    instructions: str = ""
+    """Of that question, as the task has it now."""
+    teacher_scores: tuple[tuple[str, float], ...] = ()
+    """The probabilities that the large model gave with `teacher_answer`; empty = it gave none."""
+
+    @property
+    def subject(self) -> str:
+        """What was asked: the task, or TASK/QUESTION."""
+        return f"{self.bundle.task}/{self.question}" if self.question else self.bundle.task

@@ -15,7 +15,12 @@ from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
 
 _STREAM = "REVIEW_STREAM_"
 # The field that corrects an answer of a task of that kind.
-_CORRECTIONS = {"CLASSIFY": "corrected_label", "EXTRACT": "corrected_json", "GENERATE": "corrected_text"}
+_CORRECTIONS = {
+    "CLASSIFY": "corrected_label",
+    "DECIDE": "corrected_label",
+    "EXTRACT": "corrected_json",
+    "GENERATE": "corrected_text",
+}
 
 
 def _verdict(prediction_id: str, reviewer: str, request_id: str, **verdict: Any) -> pb.SubmitFeedbackRequest:

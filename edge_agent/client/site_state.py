@@ -249,6 +249,8 @@ class FieldAlarm:
     remedy: str
     demoted: bool
     """The task is in shadow because of it."""
+    question: str = ""
+    """Of a decide task: the question that it is about."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from edge_agent.client.call_failed import remedy_with_delay
 from edge_agent.client.results import (
     BundleRef,
     Classification,
+    Decision,
+    DecisionAnswer,
     Embedding,
     Entity,
     Extraction,
@@ -29,6 +31,7 @@ from edge_agent.client.results import (
     Finish,
     Prediction,
     Task,
+    TaskQuestion,
     Timings,
     TokenLogprob,
 )
@@ -240,6 +243,33 @@ def classifications(response: inference_pb2.ClassifyResponse) -> list[Classifica
     return _each(response.results, "classification", _classification)
 
 
+def decisions(response: inference_pb2.DecideResponse) -> list[Decision | Failure]:
+    """Translate, in the order of the inputs."""
+    return _each(response.results, "decision", lambda message: Decision(tuple(map(_decision_answer, message.answers))))
+
+
+def _decision_answer(message: inference_pb2.DecisionAnswer) -> DecisionAnswer:
+    return DecisionAnswer(
+        question=message.question,
+        type=word(task_pb2.QuestionType, message.type, "QUESTION_TYPE_"),
+        label=message.label,
+        probabilities=tuple([(each.label, each.score) for each in message.probabilities]),
+        score=message.score if message.HasField("score") else None,
+        calibrated=message.calibrated,
+        confident=message.confident,
+        label_mass=message.label_mass,
+        **_confidence(message.confidence),
+        **_provenance(message.provenance),
+    )
+
+
+def question(asked: TaskQuestion) -> task_pb2.Question:
+    """Translate a question of a call. Raises ValueError for a type that does not exist."""
+    name = f"QUESTION_TYPE_{asked.type.upper() or 'UNSPECIFIED'}"
+    options = [task_pb2.QuestionOption(label=each.label, description=each.description) for each in asked.options]
+    return task_pb2.Question(name=asked.name, type=name, instructions=asked.instructions, options=options)
+
+
 def extractions(response: inference_pb2.ExtractResponse) -> list[Extraction | Failure]:
     """Translate, in the order of the inputs."""
     return _each(response.results, "extraction", _extraction)
@@ -291,6 +321,7 @@ def _prediction(message: Any) -> Prediction:
             "threshold": found.threshold if found.HasField("threshold") else None,
             "below_threshold": found.below_threshold,
             "scores": tuple([(score.label, score.score) for score in message.scores]),
+            "teacher_scores": tuple([(score.label, score.score) for score in message.teacher_scores]),
         }
     )
 

@@ -22,13 +22,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from edge_agent.config import addresses, config_files, web_section
 from edge_agent.config.config_files import CONFIG_BYTES_MAX, ConfigFiles
+from edge_agent.config.escalation_section import EscalationConfig
 from edge_agent.config.redaction_config import RedactionConfig
 from edge_agent.config.sections import (
     MESSAGE_BYTES_MAX,
     AccessConfig,
     ConfigSection,
     EngineConfig,
-    EscalationConfig,
     ExamplesConfig,
     LogConfig,
     MetricsConfig,

@@ -21,6 +21,11 @@ class RedactionConfig(ConfigSection):
         default={},
         description="By task, while it does not answer: hold (default: nothing is written or sent) or rules.",
     )
+    surrogates: tuple[TaskName, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Tasks for which the large model reads made-up names in place of placeholders such as [CITY_1].",
+    )
     seconds_max: Seconds = Field(default=10, description="Longest time for the texts of one example, in seconds.")
 
     def holds(self, task: str) -> bool:

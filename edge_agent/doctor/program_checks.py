@@ -105,7 +105,8 @@ def _judge_current(facts: ProgramFacts) -> Finding:
         return INSTALLED.fault(f"{path} does not exist: no version is selected", RUN_INSTALLER, _INSTALLER)
     if not facts.current.whole:
         remedy = "That version is missing or incomplete. Go back to the previous one, or run the installer again."
-        command = "sudo edge-agent-setup rollback" if facts.previous.whole else _INSTALLER
+        # The link to edge-agent-setup leads into the broken version, too.
+        command = f"sudo {facts.folder}/previous/bin/edge-agent-setup rollback" if facts.previous.whole else _INSTALLER
         return INSTALLED.fault(f"{path} points to {facts.current.target}, which is broken", remedy, command)
     return INSTALLED.ok(f"{path} points to {facts.current.target}")
 

@@ -28,6 +28,8 @@ OFFLINE_SECONDS_WARNED = 86_400.0
 FIRST_REPORT_SECONDS = 90.0
 """It reports every minute."""
 SHOWN_MAX = 5
+_PASSING = ("UPSTREAM_UNREACHABLE", "UPSTREAM_BUSY")
+"""Problems that are one with a short time offline."""
 _LOG = "sudo journalctl -u edge-uplink -b | tail -50"
 
 
@@ -95,7 +97,7 @@ def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
     )
     yield _judge_link(facts)
     for problem in facts.problems[:SHOWN_MAX]:
-        yield _judge_problem(problem, facts.folders)
+        yield _judge_problem(problem, facts)
     if facts.downloads:
         yield _judge_downloads(facts)
 
@@ -125,9 +127,11 @@ def network_command(url: str) -> str:
     return f"ip -brief address; getent hosts {shlex.quote(host)}" if host else "ip -brief address; ip route"
 
 
-def _judge_problem(problem: ReportedProblem, folders: tuple[str, ...]) -> Finding:
+def _judge_problem(problem: ReportedProblem, facts: UplinkFacts) -> Finding:
     seen = f"{problem.message}{f' ({problem.about})' if problem.about else ''}"
-    folder = next((each for each in folders if each in problem.message), "")
+    if problem.reason in _PASSING and facts.state != "online" and facts.is_short:
+        return PROBLEM.note(f"for now: {seen}", "The uplink retries automatically.", about=problem.reason)
+    folder = next((each for each in facts.folders if each in problem.message), "")
     if folder:  # check folder-store has the cause, if it lasts
         command = f"findmnt -T {shlex.quote(folder)}; ls -ld {shlex.quote(folder)}"
         return PROBLEM.warning(seen, problem.remedy, command, about=problem.reason)

@@ -249,6 +249,13 @@ class JobResult(ChildMessage, tag="done"):
     decode_ms: float = 0.0
 
 
+def result_of_question(done: JobResult, place: int) -> JobResult:
+    """Return the answer to one question of a decide task as that of a classify task: in `scores` and `label_mass`."""
+    mass = done.question_masses[place] if done.question_masses else 1.0
+    scores = done.question_scores[place]
+    return msgspec.structs.replace(done, scores=scores, label_mass=mass, question_scores=(), question_masses=())
+
+
 class FailureReport(ChildMessage, tag="failed"):
     """A job, an attach or the load failed: the parts of an EdgeAgentError."""
 

@@ -2,7 +2,7 @@
 
     EdgeAgentError
     ├── CallerError          the caller changes the request
-    │   ├── UnknownTask, WrongTaskKind, InvalidRequest, EmptyInput, InputTooLong, TooManyInputs
+    │   ├── UnknownTask, WrongTaskKind, UnknownQuestion, InvalidRequest, EmptyInput, InputTooLong, TooManyInputs
     │   ├── PredictionUnknown
     │   ├── DeadlineExpired, RequestCancelled
     ├── AccessError          the issuer of certificates issues another, or the caller uses another socket
@@ -94,6 +94,7 @@ from edge_agent.errors.call_errors import (
     SpoolStalled,
     StreamBroken,
     TooManyInputs,
+    UnknownQuestion,
     UnknownTask,
     UpstreamBusy,
     UpstreamFailed,
@@ -192,6 +193,7 @@ __all__ = [
     "SystemdFailed",
     "TooManyInputs",
     "UnknownBundle",
+    "UnknownQuestion",
     "UnknownTask",
     "UpdateError",
     "UpdateExpired",

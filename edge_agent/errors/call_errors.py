@@ -23,6 +23,13 @@ class WrongTaskKind(CallerError):
     remedy_default = "Use the call for the task's kind, or name another task."
 
 
+class UnknownQuestion(CallerError):
+    """A question does not belong to the task, or the task takes none from the call."""
+
+    reason = "QUESTION_UNKNOWN"
+    remedy_default = "Name questions of the task: the message, GetTask and ListTasks list them."
+
+
 class InvalidRequest(CallerError):
     """A field of the request breaks its rule."""
 

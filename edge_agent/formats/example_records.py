@@ -227,6 +227,16 @@ def example_key(prediction: Mapping[str, Any]) -> str:
     return f"{prediction['task']}/{question}" if question else str(prediction["task"])
 
 
+def task_of_key(key: str) -> str:
+    """Return the task of an `example_key`."""
+    return key.partition("/")[0]
+
+
+def question_of_key(key: str) -> str:
+    """Return the question of an `example_key`; empty = it has none."""
+    return key.partition("/")[2]
+
+
 UNGRADED: dict[str, Any] = {"scores": (), "confidence": None, "threshold": None, "sure": False, "label_mass": None}
 """What stands beside an answer that the bundle's own model did not give."""
 _ANSWERS = {"output", "local", "route", "model", *UNGRADED}

@@ -37,7 +37,7 @@ RUNTIME_KINDS: dict[str, frozenset[str]] = {
     "onnx": frozenset({"classify", "decide", "extract", "embed", "redact"}),
     "echo": frozenset({"classify", "decide", "extract", "generate", "embed", "redact"}),
     # No model of its own: only the large one answers. The definition of a task that has none yet.
-    "upstream": frozenset({"classify", "extract", "generate"}),
+    "upstream": frozenset({"classify", "decide", "extract", "generate"}),
 }
 SCORED_KINDS: frozenset[Kind] = frozenset({"classify", "decide", "extract"})
 """Kinds whose answers have a confidence, which is compared with the bundle's threshold."""

@@ -23,6 +23,8 @@ QUESTIONS_MAX = 64
 """Of one bundle."""
 PREDICATE_OUTPUTS = ("no", "yes")
 """In the order of the model's outputs."""
+QUESTION_OUTPUT = "logits.{}"
+"""The output that answers a question of a decide task, by the question's name: float32, [batch, answers]."""
 OPTIONS = {"choice": (2, 255), "score": (2, 10)}
 """The fewest and the most labels of a question, by its type."""
 

@@ -19,6 +19,8 @@ from edge_agent.formats.signed_document import At, Epoch, ExchangedModel, Signed
 SCHEMA = "edge-agent/status/v1"
 FILE_NAME = "status.json"
 Count = Annotated[int, Field(ge=0, le=2**62)]
+TASK_ALARMS_MAX = 16
+"""Of one task; a decide task with alarms of many questions reports the first."""
 
 
 UpdateState = Literal[
@@ -65,7 +67,7 @@ class TaskStatus(ExchangedModel):
     """None = the plan says nothing of it."""
     revoked: bool = False
     """It runs a bundle that was signed, and is not any more."""
-    alarms: tuple[RaisedAlarm, ...] = Field(default=(), max_length=16)
+    alarms: tuple[RaisedAlarm, ...] = Field(default=(), max_length=TASK_ALARMS_MAX)
     """What stands against its bundle in the field."""
 
 

@@ -24,6 +24,7 @@ from edge_agent.config import Config
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import EngineStatus
 from edge_agent.engine.pool import EnginePool
+from edge_agent.formats.example_records import task_of_key
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
@@ -336,8 +337,9 @@ def monitoring_samples(
         alarms: what stands against it, by task, and whether that put the task into shadow.
     """
     for one in headlines:
-        if serving.get(one.task) == one.digest:
-            yield from _bundle(one, alarms.get(one.task, []))
+        task = task_of_key(one.task)
+        if serving.get(task) == one.digest:
+            yield from _bundle(one, [each for each in alarms.get(task, []) if each[0].task == one.task])
 
 
 def _bundle(one: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterator[MetricSample]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.formats.example_records import local_answer
-from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
 from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring.sequential_tests import DriftStream, EventSample, RiskGuarantee
@@ -72,6 +72,24 @@ class AnswerObservation:
     """That was given; empty = none was."""
     p_value: float | None = None
     """Of the bundle's gate; None = it has none, or the local model was not asked."""
+    question: str = ""
+    """Of a decide task: which of its questions was answered."""
+
+    @property
+    def key(self) -> str:
+        """What its counts are kept under: its task, or TASK/QUESTION."""
+        return f"{self.manifest.task.name}/{self.question}" if self.question else self.manifest.task.name
+
+    @property
+    def calibration(self) -> Confidence:
+        """The calibration that the answer was graded by."""
+        return self.manifest.confidence_of(self.question)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The labels that the answer could have been; none for a kind without, and for a question of the call."""
+        name = self.question or self.manifest.task.name
+        return next((each.outputs for each in self.manifest.task.questions_asked if each.name == name), ())
 
     @property
     def accepted(self) -> bool:
@@ -104,13 +122,13 @@ class AnswerObservation:
         found: dict[Alarm, tuple[str, ...]] = {"length": _up_to(LENGTHS, self.characters)}
         if self.confidence is None:
             return found
-        if self.manifest.task.kind == "classify":
+        if self.manifest.task.kind in LABEL_KINDS:
             found["labels"] = (self.ours or "",)
-        if isinstance(self.manifest.confidence, Threshold):
+        if isinstance(self.calibration, Threshold):
             found["confidence"] = ("sure",) if self.sure else ()
         else:
             found["confidence"] = _up_to(CONFIDENCES, self.confidence)
-        if self.manifest.confidence.novelty:
+        if self.calibration.novelty:
             found["novelty"] = ("unusual",) if self.unusual else ()
         return found
 
@@ -119,17 +137,16 @@ def _up_to(bounds: tuple[float, ...], value: float) -> tuple[str, ...]:
     return tuple(f"{bound:g}" for bound in bounds[bisect.bisect_left(bounds, value) :])
 
 
-def risk_guarantee(manifest: Manifest) -> RiskGuarantee | None:
-    """Return what a bundle promises; None = nothing. Two tests share the chance of a false alarm."""
-    said = manifest.confidence
+def risk_guarantee(said: Confidence) -> RiskGuarantee | None:
+    """Return what a calibration promises; None = nothing. Two tests share the chance of a false alarm."""
     return RiskGuarantee(said.target_risk, said.delta / 2) if isinstance(said, Threshold) else None
 
 
-def kinds(manifest: Manifest) -> Mapping[Alarm, DriftKind]:
-    """Return what may drift, and how many events each has."""
-    confidences = 1 if isinstance(manifest.confidence, Threshold) else len(CONFIDENCES)
+def kinds(one: AnswerObservation) -> Mapping[Alarm, DriftKind]:
+    """Return what may drift of answers like this one, and how many events each has."""
+    confidences = 1 if isinstance(one.calibration, Threshold) else len(CONFIDENCES)
     every = (
-        DriftKind("labels", len(manifest.task.labels), FLOORS["labels"]),
+        DriftKind("labels", len(one.outputs or one.manifest.task.labels), FLOORS["labels"]),
         DriftKind("confidence", confidences, FLOORS["confidence"]),
         DriftKind("novelty", 1, FLOORS["novelty"]),
         DriftKind("length", len(LENGTHS), FLOORS["length"]),
@@ -137,9 +154,8 @@ def kinds(manifest: Manifest) -> Mapping[Alarm, DriftKind]:
     return {kind.alarm: kind for kind in every}
 
 
-def beginning(manifest: Manifest, alarm: Alarm) -> DriftStream:
-    """Return a stream that has seen nothing: its reference is the bundle's calibration where the manifest has it."""
-    said = manifest.confidence
+def beginning(said: Confidence, alarm: Alarm) -> DriftStream:
+    """Return a stream that has seen nothing: its reference is the calibration where the manifest has it."""
     if not isinstance(said, Threshold):
         return DriftStream()
     if alarm == "confidence":

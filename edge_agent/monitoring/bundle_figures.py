@@ -15,6 +15,7 @@ class AlarmState:
     """An alarm that was raised."""
 
     task: str
+    """TASK/QUESTION of a question of a decide task."""
     digest: str
     alarm: Alarm
     since: float
@@ -95,6 +96,7 @@ class BundleSummary:
     """A bundle's figures in short, for metrics."""
 
     task: str
+    """TASK/QUESTION of a question of a decide task."""
     digest: str
     promise: RiskGuarantee | None
     evidence: Mapping[str, RiskEvidence]
@@ -109,6 +111,7 @@ class BundleSeries:
     """All that is known of one bundle at this site."""
 
     task: str
+    """TASK/QUESTION of a question of a decide task."""
     digest: str
     version: str
     first: float

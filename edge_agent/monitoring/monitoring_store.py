@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from edge_agent.durable.sqlite_database import Database
-from edge_agent.formats.example_records import local_answer
+from edge_agent.formats.example_records import example_key, local_answer, question_of_key, task_of_key
+from edge_agent.formats.manifest import LABEL_KINDS
 from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring import answer_observation as observing
 from edge_agent.monitoring import sequential_tests
@@ -95,9 +96,9 @@ class MonitoringStore:
         """Count answers that are being stored."""
         groups: dict[tuple[str, str], list[AnswerObservation]] = defaultdict(list)
         for each in kept:
-            groups[each.manifest.task.name, each.digest].append(each)
-        for (task, digest), group in groups.items():
-            self._count(self._series(task, digest, group[0]), group)
+            groups[each.key, each.digest].append(each)
+        for (key, digest), group in groups.items():
+            self._count(self._series(key, digest, group[0]), group)
 
     def count_human_label(self, prediction: Mapping[str, Any], said: HumanLabel, at: float) -> None:
         """Count what a person said of a kept prediction.
@@ -106,7 +107,7 @@ class MonitoringStore:
         whatever else people look at they have chosen.
         """
         feedback, first, audited, drawn = said
-        row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
+        row = self._tables.find(example_key(prediction), prediction["bundle"]["digest"])
         if row is None:
             return
         names = [f"said:{feedback['verdict']}", *(_reviewed(prediction, feedback, drawn=drawn) if first else [])]
@@ -132,11 +133,11 @@ class MonitoringStore:
     def count_teacher_label(self, prediction: Mapping[str, Any], thought: TeacherLabel, at: float) -> None:
         """Count what the large model said of a kept prediction after its answer was given."""
         theirs, source, feedback = thought
-        row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
+        row = self._tables.find(example_key(prediction), prediction["bundle"]["digest"])
         ours = observing.local_output(prediction)
         if row is None or ours is None:
             return
-        labels = prediction["kind"] == "classify"
+        labels = prediction["kind"] in LABEL_KINDS
         self._tables.add_days(row.series, Counter({(_day(at), "examples"): 1}))
         self._learnt(row, prediction, theirs)
         pair = ModelPair(
@@ -197,7 +198,7 @@ class MonitoringStore:
         found = self._tables.find(task, digest)
         if found is not None:
             return found
-        said = observing.risk_guarantee(one.manifest) or RiskGuarantee(0.0, 0.0)
+        said = observing.risk_guarantee(one.calibration) or RiskGuarantee(0.0, 0.0)
         version = one.manifest.version
         return self._tables.begin(SeriesRow(0, task, digest, version, said.target, said.delta, one.at, one.at))
 
@@ -236,7 +237,7 @@ class MonitoringStore:
             self._tables.disagree(row.series, found)
 
     def _learnt(self, row: SeriesRow, prediction: Mapping[str, Any], truth: str) -> None:
-        if prediction["kind"] == "classify" and truth:
+        if prediction["kind"] in LABEL_KINDS and truth:
             self._tables.add_labels(row.series, [LabelCount(truth, 0, 1)])
 
     def _review(
@@ -263,7 +264,7 @@ class MonitoringStore:
             evidence = evidence.after(each, said)
         self._tables.save(row.series, {_STATES[who]: asdict(evidence)})
         if evidence.rejects(said):
-            self._tables.raise_alarm(row.series, ALARM_OF[who], at, _refuted(who, evidence, said))
+            self._raise(row, ALARM_OF[who], at, _refuted(who, evidence, said))
 
     def _large_errs(self, task: str) -> float:
         """Return the share of the large model's answers that are wrong at most, by what people said of them."""
@@ -276,10 +277,11 @@ class MonitoringStore:
 
     def _watch(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         """Add the answers to the drift streams; judge each window that is complete."""
-        manifest, known = group[0].manifest, self._tables.states(row.series)
-        kinds = observing.kinds(manifest)
+        one, known = group[0], self._tables.states(row.series)
+        kinds = observing.kinds(one)
         streams = {
-            alarm: _stream(known[alarm]) if alarm in known else observing.beginning(manifest, alarm) for alarm in kinds
+            alarm: _stream(known[alarm]) if alarm in known else observing.beginning(one.calibration, alarm)
+            for alarm in kinds
         }
         touched = set()
         for each in group:
@@ -297,7 +299,7 @@ class MonitoringStore:
         if gate is None or all(each.p_value is None for each in group):
             return
         known = self._tables.states(row.series).get(NEW_INPUTS)
-        level = self._new_inputs_level.get(row.task, sequential_tests.SHIFT_LEVEL)
+        level = self._new_inputs_level.get(task_of_key(row.task), sequential_tests.SHIFT_LEVEL)
         shift = (
             sequential_tests.InputShiftTest.of(known)
             if known
@@ -312,14 +314,18 @@ class MonitoringStore:
         if shift.log_capital <= 0.0:
             self._tables.end_alarm(row.series, NEW_INPUTS, at)
         elif rejected and (found := shift.found()):
-            self._tables.raise_alarm(row.series, NEW_INPUTS, at, _shifted(found))
+            self._raise(row, NEW_INPUTS, at, _shifted(found))
 
     def _judge(self, row: SeriesRow, kind: observing.DriftKind, stream: DriftStream, at: float) -> None:
         found = stream.judged(kind.floor, kind.events)
         if found is not None:
-            self._tables.raise_alarm(row.series, kind.alarm, at, _drifted(kind.alarm, found, stream))
+            self._raise(row, kind.alarm, at, _drifted(kind.alarm, found, stream))
         elif not stream.differences(kind.floor):
             self._tables.end_alarm(row.series, kind.alarm, at)
+
+    def _raise(self, row: SeriesRow, alarm: Alarm, at: float, said: str) -> None:
+        question = question_of_key(row.task)
+        self._tables.raise_alarm(row.series, alarm, at, f"question '{question}': {said}" if question else said)
 
     def _reported(self, row: SeriesRow, alarms: Sequence[AlarmState]) -> BundleSeries:
         tables, states = self._tables, self._tables.states(row.series)

@@ -69,6 +69,7 @@ class SeriesRow:
 
     series: int
     task: str
+    """TASK/QUESTION of a question of a decide task."""
     digest: str
     version: str
     target: float
@@ -91,12 +92,12 @@ class MonitoringTables:
     # --- series ------------------------------------------------------------------------------------------------------
 
     def every(self, task: str = "") -> list[SeriesRow]:
-        """Return the series of a task, or all, by task and the newest first."""
+        """Return the series of a task with those of its questions, or all, by task and the newest first."""
         query = (
             "SELECT series, task, digest, version, target, delta, first_at, last_at FROM field_series"
-            " WHERE ? IN ('', task) ORDER BY task, series DESC"
+            " WHERE ? IN ('', task) OR substr(task, 1, length(?) + 1) = ? || '/' ORDER BY task, series DESC"
         )
-        return [SeriesRow(*row) for row in self._db.rows(query, (task,))]
+        return [SeriesRow(*row) for row in self._db.rows(query, (task, task, task))]
 
     def find(self, task: str, digest: str) -> SeriesRow | None:
         """Return one; None = nothing was counted of that bundle."""

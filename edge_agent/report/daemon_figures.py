@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import cast
+from typing import NamedTuple, cast
 
 from edge_agent.client import Bundle, Durations, Status, Task
 from edge_agent.client.field_report import FieldReport, FieldSeries, Share
@@ -55,21 +55,48 @@ class ReportRequest:
 def collect_figures(told: DaemonReports, wanted: ReportRequest) -> list[TaskFigures]:
     """Return the figures of every wanted task. Raises ValueError: a figure is none."""
     return [
-        _figures(task, told, wanted) for task in told.counted.tasks if not wanted.tasks or task.name in wanted.tasks
+        _figures(task, asked, told, wanted)
+        for task in told.counted.tasks
+        if not wanted.tasks or task.name in wanted.tasks
+        for asked in _questions(task)
     ]
 
 
-def _figures(task: Task, told: DaemonReports, wanted: ReportRequest) -> TaskFigures:
-    every = [series for series in told.counted.series if series.bundle.task == task.name]
+class AskedOfTask(NamedTuple):
+    """What a task asks, each counted and judged for itself: a question of a decide task, or the task as a whole."""
+
+    question: str
+    """Empty = the task as a whole."""
+    labels: tuple[str, ...]
+    threshold: float | None
+    share: float = 1.0
+    """Of what the task's questions to the large model cost: one call asks several of them."""
+
+
+def _questions(task: Task) -> list[AskedOfTask]:
+    if task.kind == "DECIDE":
+        share = 1 / max(1, len(task.questions))
+        return [
+            AskedOfTask(each.name, tuple(option.label for option in each.options), each.threshold, share)
+            for each in task.questions
+        ]
+    return [AskedOfTask("", task.labels if task.kind == "CLASSIFY" else (), task.threshold)]
+
+
+def _figures(task: Task, asked: AskedOfTask, told: DaemonReports, wanted: ReportRequest) -> TaskFigures:
+    every = [
+        series for series in told.counted.series if (series.bundle.task, series.question) == (task.name, asked.question)
+    ]
     large = told.counted.large_model
     known = TaskFigures(
         task=task.name,
+        question=asked.question,
         kind=cast(task_figures.Kind, task.kind.lower()),
         mode=cast(task_figures.Mode, task.mode.lower()),
         has_model=_has_model(task, told.bundles),
-        days=tuple(_days(task.name, every, told.counted)),
-        labels=tuple(_labels(task, every)),
-        threshold=task.threshold,
+        days=tuple(_days(task.name, asked.share, every, told.counted)),
+        labels=tuple(_labels(asked.labels, every)),
+        threshold=asked.threshold,
         gate=task.gate,
         target=wanted.target or task_figures.TARGET,
         may_leave=large is not None and task.name in large.tasks,
@@ -124,7 +151,7 @@ def _confident(active: FieldSeries) -> Iterator[ConfidenceBand]:
         yield ConfidenceBand(confidence, answers, ComparisonCount(rows, same), ComparisonCount(judged, right), agreed)
 
 
-def _days(task: str, every: Sequence[FieldSeries], told: FieldReport) -> Iterator[DayFigures]:
+def _days(task: str, share: float, every: Sequence[FieldSeries], told: FieldReport) -> Iterator[DayFigures]:
     """Yield every day from the first one on, those without answers included."""
     counts: dict[str, Counter[str]] = {}
     compared: dict[str, ComparisonCount] = {}
@@ -136,7 +163,7 @@ def _days(task: str, every: Sequence[FieldSeries], told: FieldReport) -> Iterato
     paid = {each.day: each for each in told.money if each.task == task}
     for date in _dates(counts.keys() | paid.keys()):
         found, cost = _day(date, counts.get(date, Counter()), compared.get(date, ComparisonCount())), paid.get(date)
-        yield replace(found, priced=cost.questions, cost_micros=cost.cost_micros) if cost else found
+        yield replace(found, priced=cost.questions, cost_micros=round(cost.cost_micros * share)) if cost else found
 
 
 def _day(date: str, counts: Counter[str], compared: ComparisonCount) -> DayFigures:
@@ -162,7 +189,7 @@ def _dates(known: Collection[str]) -> list[str]:
     return [(first + datetime.timedelta(days=at)).isoformat() for at in range((last - first).days + 1)]
 
 
-def _labels(task: Task, every: Iterable[FieldSeries]) -> Iterator[LabelFigures]:
+def _labels(names: Iterable[str], every: Iterable[FieldSeries]) -> Iterator[LabelFigures]:
     """Yield the labels that the task has now."""
     answers, examples = Counter[str](), Counter[str]()
     compared: defaultdict[str, ComparisonCount] = defaultdict(ComparisonCount)
@@ -174,7 +201,7 @@ def _labels(task: Task, every: Iterable[FieldSeries]) -> Iterator[LabelFigures]:
             if each.source in FAIR:
                 compared[each.label] += _compared(each.agreed)
                 recent[each.label] += _compared(each.recent)
-    for name in task.labels if task.kind == "CLASSIFY" else ():
+    for name in names:
         yield LabelFigures(name, answers[name], examples[name], compared[name], recent[name])
 
 

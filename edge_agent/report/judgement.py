@@ -145,6 +145,7 @@ def _task(judged: TaskJudgement) -> dict[str, Any]:
     figures = judged.figures
     return {
         "task": figures.task,
+        **({"question": figures.question} if figures.question else {}),
         "kind": figures.kind,
         "mode": figures.mode,
         "has_model": figures.has_model,

@@ -43,7 +43,9 @@ def summary(every: SiteTotal, tasks: int, currency: str) -> str:
 def summary_tiles(judged: TaskJudgement) -> list[tuple[str, str, str]]:
     """Return the most important numbers: what each is, the number, and what it rests on."""
     money, figures = judged.money, judged.figures
-    graded = [_could(judged), _same(judged), _held_up(figures)] if figures.kind in ("classify", "extract") else []
+    graded = (
+        [_could(judged), _same(judged), _held_up(figures)] if figures.kind in ("classify", "decide", "extract") else []
+    )
     here = money.answered_here / money.calls if money.calls else None
     return [
         *graded,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-Kind = Literal["classify", "extract", "generate", "embed"]
+Kind = Literal["classify", "decide", "extract", "generate", "embed"]
 Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 TARGET, DELTA = 0.05, 0.1
 """Wanted risk, and how often the promise may fail, where nobody says anything of it."""
@@ -145,12 +145,19 @@ class TaskFigures:
     """Usual time here, likewise."""
     window: int = WINDOW_DAYS
     """Days that money and traffic are told of."""
+    question: str = ""
+    """Of a decide task: the question that these figures are about; its share of the money is what it cost."""
+
+    @property
+    def subject(self) -> str:
+        """What the figures are about: the task, or TASK/QUESTION."""
+        return f"{self.task}/{self.question}" if self.question else self.task
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured. Raises ValueError."""
         for name, value in _numbers(self):
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} of task '{self.task}' is {value}, which nobody can have measured")
+                raise ValueError(f"{name} of task '{self.subject}' is {value}, which nobody can have measured")
         if not (0 < self.target < 1 and 0 < self.delta < 1):
             raise ValueError(f"the risk {self.target:g} with {self.delta:g} is no promise")
 

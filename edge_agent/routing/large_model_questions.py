@@ -1,20 +1,22 @@
 """Questions to the large model, and the check of its answers. Pure.
 
-A question consists of the task's own words (its system message, or its prompt before the input), the labels or the
-schema of the record, and the redacted input. A JSON schema goes with it; not every server keeps to that, so the answer
-is checked here too. A large model that answers typed questions gets these instead, and gives probabilities.
+A question consists of the task's own words (its system message, or its prompt before the input), the labels, the
+questions of a decide task or the schema of the record, and the redacted input. A JSON schema goes with it; not every
+server keeps to that, so the answer is checked here too. A large model that answers typed questions gets these instead,
+and gives probabilities.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
 from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest, TaskSpec
+from edge_agent.formats.questions import QuestionSpec
 from edge_agent.routing import decision_questions
 from edge_agent.routing.decision_questions import LargeModelTypedQuestion, ModelAnswer
 
@@ -48,34 +50,41 @@ class LargeModelQuestion:
         return replace(self, turns=self.turns + more)
 
 
-def build_question(manifest: Manifest, text: str) -> LargeModelQuestion:
-    """Build the question about a redacted text."""
+def build_question(manifest: Manifest, text: str, asked: Sequence[QuestionSpec] | None = None) -> LargeModelQuestion:
+    """Build the question about a redacted text; `asked`: which questions of a decide task, None = all of its own."""
     task = manifest.task
+    questions = task.questions_asked if asked is None else tuple(asked)
     words = "\n\n".join(part for part in (_OPENINGS[task.kind], _own_words(task)) if part)
-    schema = answer_schema(task)
+    schema = answer_schema(task, questions)
     if task.kind == "classify":
-        words += "\n\nThe labels: " + ", ".join(json.dumps(label, ensure_ascii=False) for label in task.labels)
+        words += "\n\nThe labels: " + ", ".join(map(_quoted, task.labels))
+    elif task.kind == "decide":
+        words += "\n\nThe questions:\n" + "\n".join(map(_described, questions))
     if schema is not None:
         words += "\n\nAnswer with JSON of this schema and nothing else:\n" + json.dumps(schema, ensure_ascii=False)
-    tokens = LABEL_TOKENS + max(len(label) for label in task.labels) if task.kind == "classify" else 0
-    wanted = tokens or task.limits.output_tokens_max
+    tokens = [len(question.name) + max(map(len, question.outputs)) for question in questions]
+    wanted = LABEL_TOKENS + sum(tokens) if questions else task.limits.output_tokens_max
     written = json.dumps(schema, ensure_ascii=False) if schema is not None else ""
     turns = (("system", words), ("user", text))
-    return LargeModelQuestion(task.name, turns, written, wanted, questions=typed_questions(task), text=text)
+    typed = typed_questions(task, questions)
+    return LargeModelQuestion(task.name, turns, written, wanted, questions=typed, text=text)
 
 
-def typed_questions(task: TaskSpec) -> tuple[LargeModelTypedQuestion, ...]:
-    """Return what a task asks as typed questions; empty = its answer is no choice."""
-    if task.kind != "classify":
-        return ()
-    instructions = "\n\n".join(part for part in (_OPENINGS["classify"], _own_words(task)) if part)
-    return (LargeModelTypedQuestion(task.name, "choice", instructions, tuple(task.labels)),)
-
-
-def answer_schema(task: TaskSpec) -> dict[str, Any] | None:
-    """Return the JSON schema of an answer; None = free text."""
+def typed_questions(task: TaskSpec, asked: Sequence[QuestionSpec] | None = None) -> tuple[LargeModelTypedQuestion, ...]:
+    """Return what is asked of a task as typed questions; empty for a record or a text. `asked`: as before."""
     if task.kind == "classify":
-        return _object({_KEY: {"type": "string", "enum": list(task.labels)}})
+        instructions = "\n\n".join(part for part in (_OPENINGS["classify"], _own_words(task)) if part)
+        return (LargeModelTypedQuestion(task.name, "choice", instructions, tuple(task.labels)),)
+    return tuple(
+        LargeModelTypedQuestion(each.name, each.type, each.instructions, each.outputs, each.descriptions)
+        for each in (task.questions if asked is None else asked)
+    )
+
+
+def answer_schema(task: TaskSpec, asked: Sequence[QuestionSpec] | None = None) -> dict[str, Any] | None:
+    """Return the JSON schema of an answer, with a member for each question; None = free text. `asked`: as before."""
+    if questions := task.questions_asked if asked is None else asked:
+        return _object({_key(task, each): {"type": "string", "enum": list(each.outputs)} for each in questions})
     if task.kind != "extract":
         return None
     if task.record_schema is not None:
@@ -86,22 +95,27 @@ def answer_schema(task: TaskSpec) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class LargeModelReply:
-    """The content of a large model's answer: a label, a record as JSON, or a text; or its problem."""
+    """The content of a large model's answer, or its problem."""
 
     value: str = ""
+    """A label, a record as JSON, or a text; empty for a decide task."""
     problem: str = ""
     probabilities: tuple[tuple[str, float], ...] = ()
     """Each label with its probability, in the order of the task; empty = the large model gave none."""
+    answers: Mapping[str, LargeModelReply] = field(default_factory=dict)
+    """decide: by the name of the question, its answer. Where there is a problem, those that can be used."""
 
 
-def parse_reply(task: TaskSpec, said: str) -> LargeModelReply:
-    """Check an answer against the labels or the schema of a task."""
+def parse_reply(task: TaskSpec, said: str, asked: Sequence[LargeModelTypedQuestion] = ()) -> LargeModelReply:
+    """Check an answer against the task's labels or schema; of a decide task, against the questions `asked`."""
     if task.kind == "generate":
         return LargeModelReply(said) if said.strip() else LargeModelReply(problem="it is empty")
     try:
         plain = json.loads(_without_fence(said), parse_constant=_no_number)
     except (ValueError, RecursionError):
         return LargeModelReply(problem="it is not JSON")
+    if task.kind == "decide":
+        return _parse_answers(asked, plain)
     schema = answer_schema(task)
     assert schema is not None, "generate and embed are answered elsewhere"
     # Only a site that asks a large model loads the library that checks its answers.
@@ -109,13 +123,40 @@ def parse_reply(task: TaskSpec, said: str) -> LargeModelReply:
 
     if problem := broken_rule(schema, plain):
         return LargeModelReply(problem=problem)
-    if task.kind == "classify":
-        return LargeModelReply(plain[_KEY])
-    return LargeModelReply(json.dumps(plain, ensure_ascii=False))
+    return LargeModelReply(plain[_KEY] if task.kind == "classify" else json.dumps(plain, ensure_ascii=False))
 
 
-def parse_typed_reply(question: LargeModelTypedQuestion, answers: Sequence[ModelAnswer]) -> LargeModelReply:
-    """Check the answers to typed questions; the likeliest option of `question` is the label."""
+def _parse_answers(questions: Sequence[LargeModelTypedQuestion], plain: object) -> LargeModelReply:
+    """Take the answers that are possible ones of their questions; the first of the others is the problem."""
+    if not isinstance(plain, dict):
+        return LargeModelReply(problem="it is not a JSON object")
+    given = {each.name: plain.get(each.name) for each in questions}
+    answers = {
+        each.name: LargeModelReply(said)
+        for each in questions
+        if isinstance(said := given[each.name], str) and said in each.options
+    }
+    wrong = [each.name for each in questions if each.name not in answers]
+    problem = f"{wrong[0]!r} must be one of its possible answers" if wrong else ""
+    return LargeModelReply(problem=problem, answers=answers)
+
+
+def parse_typed_reply(
+    task: TaskSpec, questions: Sequence[LargeModelTypedQuestion], answers: Sequence[ModelAnswer]
+) -> LargeModelReply:
+    """Check the answers to typed questions; the likeliest option of each is its label.
+
+    Of a decide task some questions may lack a usable answer: the first of them is the problem.
+    """
+    replies = {each.name: _typed_answer(each, answers) for each in questions}
+    if task.kind != "decide":
+        return replies[questions[0].name]
+    problem = next((each.problem for each in replies.values() if each.problem), "")
+    usable = {name: each for name, each in replies.items() if not each.problem}
+    return LargeModelReply(problem=problem, answers=usable)
+
+
+def _typed_answer(question: LargeModelTypedQuestion, answers: Sequence[ModelAnswer]) -> LargeModelReply:
     try:
         found = decision_questions.read_distribution(question, answers)
     except ValueError as error:
@@ -125,6 +166,7 @@ def parse_typed_reply(question: LargeModelTypedQuestion, answers: Sequence[Model
 
 _OPENINGS: Mapping[str, str] = {
     "classify": "You choose one label for each text. Choose the one that fits best.",
+    "decide": "You answer questions about a text. Give each question the one of its possible answers that fits best.",
     "extract": "You find values in texts and write them into a record. Take only what the text says.",
     "generate": "",
     "embed": "",
@@ -133,6 +175,27 @@ _OPENINGS: Mapping[str, str] = {
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _key(task: TaskSpec, question: QuestionSpec) -> str:
+    """Return the member of the answer that belongs to a question."""
+    return _KEY if task.kind == "classify" else question.name
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _described(question: QuestionSpec) -> str:
+    """Write a question in a line, with its possible answers and what they mean."""
+    meanings = question.descriptions or ("",) * len(question.outputs)
+    answers = (
+        f"{_quoted(output)} ({meaning})" if meaning else _quoted(output)
+        for output, meaning in zip(question.outputs, meanings, strict=True)
+    )
+    asked = "Is this true: " if question.type == "predicate" else ""
+    order = ", from the lowest to the highest level" if question.type == "score" else ""
+    return f"- {_quoted(question.name)}: {asked}{question.instructions} Possible answers{order}: {', '.join(answers)}"
 
 
 def _own_words(task: TaskSpec) -> str:

@@ -235,6 +235,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     def _described(self, found: Iterable[BundleSeries], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
         installed = {bundle.digest: bundle for bundle in self._components.activation.inventory.bundles}
+        serving_digests = {bundle.digest for bundle in serving.values()}
         by = {
             (alarm.task, alarm.alarm)
             for task in serving
@@ -245,7 +246,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             monitoring_messages.series_message(
                 each,
                 installed.get(each.digest),
-                active=each.task in serving and serving[each.task].digest == each.digest,
+                active=each.digest in serving_digests,
                 demoted=lambda alarm: (alarm.task, alarm.alarm) in by,
             )
             for each in found

@@ -89,6 +89,7 @@ class DeferredEscalations:
             return False
         self._refused_in_a_row = 0
         model = finish.model or self._uplink.model
+        reply = next(iter(reply.answers.values()), reply)  # of a decide task: the answer to the only question asked
         try:
             await self._capture.store_teacher_label(waiting, reply.value, model, manifest, reply.probabilities)
         except RedactionHeld as error:
@@ -110,9 +111,13 @@ def _question(waiting: TeacherQuestion, manifest: Manifest) -> large_model_quest
 
     Raises:
         RecordInvalid: the record is damaged.
-        UpstreamFailed: the task has changed its kind.
+        UpstreamFailed: the task has changed its kind, or no longer has the question.
     """
     prediction = parse_stored(waiting.record)
     if prediction["kind"] != manifest.task.kind:
         raise UpstreamFailed(f"task {waiting.task!r} has another kind than when the input came")
-    return replace(large_model_questions.build_question(manifest, prediction["input"]), waited_for=False)
+    name = prediction.get("question")
+    asked = [each for each in manifest.task.questions_asked if name in (None, each.name)]
+    if name is not None and not asked:
+        raise UpstreamFailed(f"task {waiting.task!r} no longer has the question {name!r}")
+    return replace(large_model_questions.build_question(manifest, prediction["input"], asked), waited_for=False)

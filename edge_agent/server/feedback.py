@@ -15,7 +15,8 @@ from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.errors import InvalidRequest, UnknownTask
 from edge_agent.formats import example_records
 from edge_agent.formats.example_records import ReviewStream, local_answer
-from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.manifest import LABEL_KINDS, Manifest
+from edge_agent.formats.questions import QuestionSpec
 from edge_agent.server import messages
 from edge_agent.server.detached_calls import REQUEST_ID_CHARS_MAX
 from edge_agent.server.interceptor import CallContext
@@ -28,7 +29,12 @@ REASON_CHARS_MAX = 2000
 VALUE_CHARS_MAX = 1024 * 1024
 ID_CHARS_MAX = 64
 # The field of the verdict that corrects a task of that kind.
-CORRECTIONS = {"classify": "corrected_label", "extract": "corrected_json", "generate": "corrected_text"}
+CORRECTIONS = {
+    "classify": "corrected_label",
+    "decide": "corrected_label",
+    "extract": "corrected_json",
+    "generate": "corrected_text",
+}
 
 
 class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
@@ -132,11 +138,10 @@ def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manife
 
 
 def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) -> None:
-    if record["kind"] == "classify":
-        known = manifest.task.labels if manifest else tuple(label for label, _ in _scores(record))
-        _require(
-            value in known, f"{value[:100]!r} is not a label of {record['task']}", f"One of: {', '.join(known)[:400]}."
-        )
+    if record["kind"] in LABEL_KINDS:
+        known = _labels(manifest, record)
+        about = example_records.example_key(record)
+        _require(value in known, f"{value[:100]!r} is not a label of {about}", f"One of: {', '.join(known)[:400]}.")
     elif record["kind"] == "extract":
         _check_json(value, manifest.task.record_fields if manifest else [])
     else:
@@ -168,7 +173,6 @@ def _require(holds: bool, said: str, remedy: str) -> None:
         raise InvalidRequest(said, remedy=remedy)
 
 
-_VALUES = {"classify": "corrected_label", "extract": "corrected_json", "generate": "corrected_text"}
 STREAMS: dict[ReviewStream, pb.ReviewStream] = {
     "audit": pb.REVIEW_STREAM_AUDIT,
     "uncertain": pb.REVIEW_STREAM_UNCERTAIN,
@@ -190,7 +194,8 @@ def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Predi
         output=record["output"],
         route=messages.ROUTES[record["route"]],
         kind=messages.KINDS[record["kind"]],
-        labels=_labels(manifest),
+        labels=_labels(manifest, record),
+        question=record.get("question", ""),
         feedback=[_feedback(said, record["kind"]) for said in found.feedback],
         reviewed=found.reviewed,
     )
@@ -203,6 +208,10 @@ def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Predi
     local, teacher = example_records.local_answer(record), example_records.teacher_answer(record)
     if teacher is not None:
         message.teacher_answer, message.teacher_model = teacher, record.get("model", "")
+    for label, score in record.get("teacher_scores", ()):
+        message.teacher_scores.add(label=label, score=score)
+    if (question := _question(manifest, record)) is not None:
+        message.instructions = question.instructions
     if local is not None:
         _show_local(message, local)
     return message
@@ -247,10 +256,19 @@ def parse_review_stream(asked: pb.ReviewStream) -> ReviewStream | None:
     return found
 
 
-def _labels(manifest: Manifest | None) -> list[str]:
-    if manifest is None:
-        return []
-    return manifest.task.record_fields if manifest.task.kind == "extract" else list(manifest.task.labels)
+def _labels(manifest: Manifest | None, record: dict[str, Any]) -> list[str]:
+    """Return what a correction may name, as the task has it now; without it, the labels that the record has."""
+    if manifest is not None and manifest.task.kind == "extract":
+        return manifest.task.record_fields
+    question = _question(manifest, record)
+    known = question.outputs if question else manifest.task.labels if manifest else ()
+    return list(known) or [label for label, _ in _scores(record)]
+
+
+def _question(manifest: Manifest | None, record: dict[str, Any]) -> QuestionSpec | None:
+    """Return the question that a record answers, as the task has it now."""
+    asked = manifest.task.questions if manifest else ()
+    return next((each for each in asked if each.name == record.get("question")), None)
 
 
 def _feedback(said: dict[str, Any], kind: str) -> pb.Feedback:
@@ -261,5 +279,5 @@ def _feedback(said: dict[str, Any], kind: str) -> pb.Feedback:
     elif said["verdict"] == "reject":
         message.reject_reason = said["reason"]
     else:
-        setattr(message, _VALUES[kind], said["value"])
+        setattr(message, CORRECTIONS[kind], said["value"])
     return message

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import itemgetter
 from types import TracebackType
@@ -16,9 +17,11 @@ from typing import NamedTuple
 
 from edge_agent.capture.record_builder import CapturedAnswer
 from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
-from edge_agent.engine.protocol import JobResult
+from edge_agent.engine.protocol import JobResult, result_of_question
 from edge_agent.errors import EdgeAgentError, RequestCancelled
-from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.formats.calibration import Confidence
+from edge_agent.formats.questions import QuestionSpec, expected_level
+from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
 from edge_agent.routing.policy import (
     EscalationContext,
     InputObservation,
@@ -65,6 +68,14 @@ class FinishedAnswer(NamedTuple):
     """The large model's answer, where the decision is for it."""
     audited: bool = False
     """Drawn for the large model to check later."""
+    question: QuestionSpec | None = None
+    """What was asked about the input; a classify task has one. None for a record, a text or a vector."""
+
+    @property
+    def calibration(self) -> Confidence:
+        """How sure answers to the question are."""
+        manifest = self.bundle.manifest
+        return manifest.confidence if self.question is None else manifest.confidence_of(self.question.name)
 
     def fill_provenance(self, message: task_pb2.Provenance) -> None:
         """Write where the answer comes from."""
@@ -86,18 +97,47 @@ class FinishedAnswer(NamedTuple):
 
 
 def without_local_answer(
-    text: str, bundle: InstalledBundle, decision: RouteDecision, large_model: LargeModelAnswer | None
+    text: str,
+    bundle: InstalledBundle,
+    decision: RouteDecision,
+    large_model: LargeModelAnswer | None,
+    question: QuestionSpec | None = None,
 ) -> FinishedAnswer:
     """Return the answer where no local model was asked."""
-    return FinishedAnswer(text, NO_LOCAL_ANSWER, bundle, new_prediction_id(), 0.0, decision, large_model)
+    blank = FinishedAnswer(text, NO_LOCAL_ANSWER, bundle, new_prediction_id(), 0.0, decision, large_model)
+    return blank._replace(question=question)
+
+
+def split_by_question(
+    finished: FinishedAnswer, computed: Sequence[QuestionSpec], wanted: Sequence[QuestionSpec]
+) -> list[FinishedAnswer]:
+    """Return an answer for each question of a computed input, each a prediction of its own.
+
+    Args:
+        finished: what the engine answered to the input.
+        computed: the questions that it answered, in the order of its scores; empty where the task has none.
+        wanted: those among them to return.
+    """
+    done = finished.answer.done
+    if finished.bundle.manifest.task.kind != "decide":
+        return [finished._replace(question=computed[0] if computed else None)]
+    return [
+        finished._replace(
+            question=question,
+            prediction_id=new_prediction_id(),
+            answer=finished.answer._replace(done=result_of_question(done, place)),
+        )
+        for place, question in enumerate(computed)
+        if question in wanted
+    ]
 
 
 def decide_on_local_answer(finished: FinishedAnswer, asked: EscalationContext) -> RouteDecision:
     """Decide on a local answer that has a confidence."""
-    manifest, done = finished.bundle.manifest, finished.answer.done
+    done = finished.answer.done
     seen = InputObservation(done.input_tokens, done.label_mass, finished.answer.computed.scores_vary, done.ood_score)
-    confidence = max(done.scores) if manifest.task.kind == "classify" else done.confidence
-    return decide_graded(confidence, manifest.confidence, asked, seen)
+    confidence = max(done.scores) if done.scores else done.confidence
+    return decide_graded(confidence, finished.calibration, asked, seen)
 
 
 def with_gate_result(finished: FinishedAnswer) -> FinishedAnswer:
@@ -113,7 +153,7 @@ def fill_classification(message: pb.Classification, finished: FinishedAnswer, to
 
     Returns the confidence; None = no local model was asked.
     """
-    done, labels = finished.answer.done, finished.bundle.manifest.task.labels
+    done, labels = finished.answer.done, asked_question(finished).outputs
     finished.fill_provenance(message.provenance)
     if finished.large_model is not None:
         message.label = finished.large_model.value
@@ -128,6 +168,38 @@ def fill_classification(message: pb.Classification, finished: FinishedAnswer, to
         pair.label, pair.score = label, score
     _grade(message.confidence, ranked[0][0], finished.decision)
     return ranked[0][0]
+
+
+def fill_decision(message: pb.DecisionAnswer, finished: FinishedAnswer) -> float | None:
+    """Write the answer to one question; no label when the decision is to abstain.
+
+    Returns the confidence; None = no local model was asked.
+    """
+    question, done, decision = asked_question(finished), finished.answer.done, finished.decision
+    message.question, message.type = question.name, messages.QUESTION_TYPES[question.type]
+    finished.fill_provenance(message.provenance)
+    if finished.large_model is not None:
+        message.label = finished.large_model.value
+    if not done.scores:
+        return None
+    best = max(done.scores)
+    if decision.route in ("local", "deferred"):
+        message.label = question.outputs[done.scores.index(best)]
+    for score, label in zip(done.scores, question.outputs, strict=True):
+        pair = message.probabilities.add()
+        pair.label, pair.score = label, score
+    if question.type == "score":
+        message.score = expected_level(done.scores)
+    message.label_mass = done.label_mass
+    _grade(message.confidence, best, decision)
+    message.calibrated = decision.threshold is not None
+    message.confident = message.calibrated and not decision.below_threshold and decision.route == "local"
+    return best
+
+
+def asked_question(finished: FinishedAnswer) -> QuestionSpec:
+    """Return what an answer of a classify or decide task answers."""
+    return finished.question or finished.bundle.manifest.task.questions_asked[0]
 
 
 def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float | None:
@@ -192,18 +264,20 @@ def new_prediction_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-def captured_classification(finished: FinishedAnswer, result: pb.ClassifyResult) -> CapturedAnswer:
-    """Build the example of a classification, with the local model's best label even if it was withheld."""
-    labels, scores = finished.bundle.manifest.task.labels, finished.answer.done.scores
+def captured_label(finished: FinishedAnswer, answer: pb.Classification | pb.DecisionAnswer) -> CapturedAnswer:
+    """Build the example of a classification or of one decision.
+
+    It has the local model's best label, even if that was withheld.
+    """
+    labels, scores = asked_question(finished).outputs, finished.answer.done.scores
     ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
-    answer = result.classification
     return _captured(finished, answer, ranked[0][0] if ranked else None, ranked, answer.label_mass)
 
 
-def captured_extraction(finished: FinishedAnswer, result: pb.ExtractResult) -> CapturedAnswer:
+def captured_extraction(finished: FinishedAnswer, answer: pb.Extraction) -> CapturedAnswer:
     """Build the example of an extraction, with the local model's record even if it was withheld."""
     local = local_record(finished) if finished.answer is not NO_LOCAL_ANSWER else None
-    return _captured(finished, result.extraction, local)
+    return _captured(finished, answer, local)
 
 
 def captured_generation(finished: FinishedAnswer, text: str) -> CapturedAnswer:
@@ -225,7 +299,7 @@ def captured_generation(finished: FinishedAnswer, text: str) -> CapturedAnswer:
 
 def _captured(
     finished: FinishedAnswer,
-    answer: pb.Classification | pb.Extraction,
+    answer: pb.Classification | pb.DecisionAnswer | pb.Extraction,
     local_answer: str | None,
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
@@ -249,12 +323,13 @@ def _captured(
         _later(finished),
         finished.decision.p_value,
         finished.decision.held_up or "",
+        question=finished.question.name if finished.bundle.manifest.task.kind == "decide" and finished.question else "",
         teacher_scores=finished.large_model.probabilities if finished.large_model else (),
     )
 
 
 def _unusual(finished: FinishedAnswer, label_mass: float | None) -> tuple[str, ...]:
-    usual = finished.bundle.manifest.confidence.novelty
+    usual = finished.calibration.novelty
     if usual is None:
         return ()
     return usual.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
@@ -271,26 +346,41 @@ def _reasons(finished: FinishedAnswer, unusual: tuple[str, ...] = ()) -> tuple[s
     return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual, *ood)))
 
 
-def record_answer(counts: AnswerCounts, finished: FinishedAnswer, confidence: float | None = None) -> None:
-    """Count an answer, in a few microseconds; `confidence` is None if its kind has none or no local model was asked."""
-    decision, answer = finished.decision, finished.answer
-    done, of = answer.done, counts.of(finished.bundle.manifest.task.name)
-    waited = 0.001 * answer.queue_ms
-    of.queue.observe(waited)
-    of.compute.observe(0.001 * (done.prefill_ms + done.decode_ms))
-    of.total.observe(finished.seconds)
+def record_answer(
+    counts: AnswerCounts, finished: FinishedAnswer, confidence: float | None = None, *, first: bool = True
+) -> None:
+    """Count an answer, in a few microseconds.
+
+    Args:
+        counts: of all tasks.
+        finished: the answer.
+        confidence: None if its kind has none or no local model was asked.
+        first: of its input, whose times and tokens count once.
+    """
+    of, decision = counts.of(finished.bundle.manifest.task.name), finished.decision
+    if first:
+        _record_input(of, finished)
     of.answers[decision.route] += 1
-    of.tokens[0] += done.input_tokens
-    if done.output_tokens:
-        of.tokens[1] += done.output_tokens
-        of.first.observe(waited + 0.001 * done.prefill_ms)
-        of.token.observe(0.001 * done.decode_ms / done.output_tokens)
     if confidence is not None:
         of.confidence.observe(confidence)
         if decision.held_up is not None:
             of.held_up[decision.held_up] += 1
     for reason in decision.degraded:
         of.degraded[reason] += 1
+
+
+def _record_input(of: TaskCounters, finished: FinishedAnswer) -> None:
+    answer = finished.answer
+    done = answer.done
+    waited = 0.001 * answer.queue_ms
+    of.queue.observe(waited)
+    of.compute.observe(0.001 * (done.prefill_ms + done.decode_ms))
+    of.total.observe(finished.seconds)
+    of.tokens[0] += done.input_tokens
+    if done.output_tokens:
+        of.tokens[1] += done.output_tokens
+        of.first.observe(waited + 0.001 * done.prefill_ms)
+        of.token.observe(0.001 * done.decode_ms / done.output_tokens)
 
 
 def record_error(counts: AnswerCounts, task: str, error: BaseException) -> None:

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from edge_agent.capture.example_capture import ExampleCapture
@@ -30,12 +31,14 @@ from edge_agent.errors import (
     TooManyInputs,
     WrongTaskKind,
 )
+from edge_agent.formats.manifest import TaskSpec
 from edge_agent.metrics.answer_counts import UNKNOWN_TASK, AnswerCounts
 from edge_agent.routing import policy
 from edge_agent.routing.policy import LowConfidencePolicy
-from edge_agent.server import finished_answers, messages
+from edge_agent.server import decide_questions, finished_answers, messages
 from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.callers import current_caller
+from edge_agent.server.decide_questions import WantedQuestions
 from edge_agent.server.detached_calls import RequestDeduplicator
 from edge_agent.server.error_status import to_input_error
 from edge_agent.server.finished_answers import FinishedAnswer
@@ -52,8 +55,8 @@ LOGPROBS_MAX = 5
 TEMPERATURE_MAX = 2.0
 
 Result = TypeVar("Result")
-Response = TypeVar("Response", pb.ClassifyResponse, pb.ExtractResponse, pb.EmbedResponse)
-BatchRequest = pb.ClassifyRequest | pb.ExtractRequest | pb.EmbedRequest
+Response = TypeVar("Response", pb.ClassifyResponse, pb.DecideResponse, pb.ExtractResponse, pb.EmbedResponse)
+BatchRequest = pb.ClassifyRequest | pb.DecideRequest | pb.ExtractRequest | pb.EmbedRequest
 WriteChunk = Callable[[pb.GenerateResponse], Awaitable[None]]
 
 
@@ -63,10 +66,12 @@ class _BatchMethod(Generic[Response]):
 
     kind: str
     response: type[Response]
+    message: Callable[[Any], Any]
+    """Returns the message of a result that the next answer is written into."""
     fill: Callable[[Any, FinishedAnswer], float | None]
-    """Writes an answer into a result of the response; returns its confidence, if it has one."""
+    """Writes an answer into that message; returns its confidence, if it has one."""
     captured: Callable[[FinishedAnswer, Any], CapturedAnswer] | None = None
-    """Builds the example of an answer, where its task is collected."""
+    """Builds the example of an answer from it and its message, where its task is collected."""
     low_confidence: LowConfidencePolicy | None = None
     """How the caller wants an unconfident answer; None = answers of this kind have no confidence."""
 
@@ -108,31 +113,41 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Choose one label for each input."""
         low_confidence = _low_confidence_policy(request.on_low_confidence)
 
-        def fill(result: pb.ClassifyResult, finished: FinishedAnswer) -> float | None:
-            return finished_answers.fill_classification(result.classification, finished, request.top_k)
+        def fill(message: pb.Classification, finished: FinishedAnswer) -> float | None:
+            return finished_answers.fill_classification(message, finished, request.top_k)
 
-        captured = finished_answers.captured_classification
-        method = _BatchMethod("classify", pb.ClassifyResponse, fill, captured, low_confidence)
+        method = _BatchMethod(
+            *("classify", pb.ClassifyResponse, attrgetter("classification"), fill),
+            captured=finished_answers.captured_label,
+            low_confidence=low_confidence,
+        )
+        return await self._answer_once(request, context, method)
+
+    async def Decide(self, request: pb.DecideRequest, context: CallContext) -> pb.DecideResponse:
+        """Answer the questions about each input."""
+        method = _BatchMethod(
+            *("decide", pb.DecideResponse, lambda result: result.decision.answers.add()),
+            finished_answers.fill_decision,
+            captured=finished_answers.captured_label,
+            low_confidence=_low_confidence_policy(request.on_low_confidence),
+        )
         return await self._answer_once(request, context, method)
 
     async def Extract(self, request: pb.ExtractRequest, context: CallContext) -> pb.ExtractResponse:
         """Find typed values in each input."""
         low_confidence = _low_confidence_policy(request.on_low_confidence)
 
-        def fill(result: pb.ExtractResult, finished: FinishedAnswer) -> float | None:
-            return finished_answers.fill_extraction(result.extraction, finished)
-
-        captured = finished_answers.captured_extraction
-        method = _BatchMethod("extract", pb.ExtractResponse, fill, captured, low_confidence)
+        method = _BatchMethod(
+            *("extract", pb.ExtractResponse, attrgetter("extraction"), finished_answers.fill_extraction),
+            captured=finished_answers.captured_extraction,
+            low_confidence=low_confidence,
+        )
         return await self._answer_once(request, context, method)
 
     async def Embed(self, request: pb.EmbedRequest, context: CallContext) -> pb.EmbedResponse:
         """Turn each input into a vector."""
-
-        def fill(result: pb.EmbedResult, finished: FinishedAnswer) -> None:
-            finished_answers.fill_embedding(result.embedding, finished)
-
-        return await self._answer_once(request, context, _BatchMethod("embed", pb.EmbedResponse, fill))
+        method = _BatchMethod("embed", pb.EmbedResponse, attrgetter("embedding"), finished_answers.fill_embedding)
+        return await self._answer_once(request, context, method)
 
     async def Generate(self, request: pb.GenerateRequest, context: CallContext) -> None:
         """Write text for one input, chunk by chunk."""
@@ -219,7 +234,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if problem is not None and not self._engines.ready(bundle.digest):
             raise problem
         actual = bundle.manifest.task.kind
-        if actual != kind:
+        if not _is_served_by(bundle.manifest.task, kind):
             raise WrongTaskKind(
                 f"task {task!r} is of kind {actual}; this call needs {kind}",
                 remedy=f"Use the call for {actual}, or a task of kind {kind}.",
@@ -258,10 +273,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         with self._counting(request.task):
             bundle = self._require_bundle(request.task, method.kind)
             _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
-            deadline = self._deadline(context)
+            asked = decide_questions.own(bundle.manifest)
+            if isinstance(request, pb.DecideRequest):
+                asked = decide_questions.wanted_questions(request, bundle.manifest)
+            common = RoutedInput("", bundle, self._deadline(context), asked.wanted)
             client = current_caller.get().account
             with self._admission.call(client):
-                outcomes = await self._outcomes(request.texts, bundle, deadline, method.low_confidence)
+                outcomes = await self._outcomes(request.texts, common, asked, method.low_confidence)
             response = method.response()
             captured = method.captured if request.task in self._capture.collected else None
             for outcome in outcomes:
@@ -270,29 +288,35 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     result.error.CopyFrom(to_input_error(outcome))
                     finished_answers.record_error(self._counts, request.task, outcome)
                     continue
-                finished_answers.record_answer(self._counts, outcome, method.fill(result, outcome))
-                if captured:
-                    self._capture.queue_answer(captured(outcome, result))
+                for place, finished in enumerate(outcome):
+                    message = method.message(result)
+                    confidence = method.fill(message, finished)
+                    finished_answers.record_answer(self._counts, finished, confidence, first=place == 0)
+                    if captured:
+                        self._capture.queue_answer(captured(finished, message))
             return response
 
     async def _outcomes(
         self,
         texts: Sequence[str],
-        bundle: InstalledBundle,
-        deadline: float,
+        common: RoutedInput,
+        asked: WantedQuestions,
         low_confidence: LowConfidencePolicy | None,
-    ) -> list[FinishedAnswer | EdgeAgentError]:
-        """Compute all inputs. The error of a single input is raised."""
-        if len(texts) == 1:
-            return [await self._answer_input(texts[0], bundle, deadline, low_confidence)]
+    ) -> list[list[FinishedAnswer] | EdgeAgentError]:
+        """Compute all inputs, each with the answers to its questions. The error of a single input is raised.
 
-        async def answer_or_error(text: str) -> FinishedAnswer | EdgeAgentError:
+        `common` has what they have in common: all but the text.
+        """
+        if len(texts) == 1:
+            return [await self._answer_input(common._replace(text=texts[0]), asked, low_confidence)]
+
+        async def answer_or_error(text: str) -> list[FinishedAnswer] | EdgeAgentError:
             try:
-                return await self._answer_input(text, bundle, deadline, low_confidence, reservation)
+                return await self._answer_input(common._replace(text=text), asked, low_confidence, reservation)
             except EdgeAgentError as error:
                 return error
 
-        with self._reserve(bundle, low_confidence, len(texts)) as reservation:
+        with self._reserve(common.bundle, low_confidence, len(texts)) as reservation:
             return await _gather(answer_or_error(text) for text in texts)
 
     def _reserve(
@@ -305,27 +329,40 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _answer_input(
         self,
-        text: str,
-        bundle: InstalledBundle,
-        deadline: float,
+        item: RoutedInput,
+        asked: WantedQuestions,
         low_confidence: LowConfidencePolicy | None,
         reservation: Reservation | None = None,
-    ) -> FinishedAnswer:
+    ) -> list[FinishedAnswer]:
         began = time.perf_counter()
+        text, bundle, deadline, _ = item
         _check_text(text)
 
-        async def compute() -> FinishedAnswer:
-            run = JobRequest(job_id=finished_answers.new_prediction_id(), digest=bundle.digest, text=text)
+        async def compute() -> list[FinishedAnswer]:
+            run = JobRequest(
+                job_id=finished_answers.new_prediction_id(), digest=bundle.digest, text=text, questions=asked.job
+            )
             client = current_caller.get().account
             answer = await self._engines.answer(run, deadline, self._priority, client, reservation)
-            return FinishedAnswer(text, answer, bundle, run.job_id)
+            finished = FinishedAnswer(text, answer, bundle, run.job_id)
+            return finished_answers.split_by_question(finished, asked.computed, asked.wanted)
 
         if low_confidence is None:
-            finished = finished_answers.with_gate_result(await compute())
+            answers = [finished_answers.with_gate_result(each) for each in await compute()]
         else:
             context = self._router.context(bundle.manifest, low_confidence, deadline)
-            finished = await self._router.answer(RoutedInput(text, bundle, deadline), context, compute)
-        return finished._replace(seconds=time.perf_counter() - began)
+            answers = await self._router.answer(item, context, compute)
+        seconds = time.perf_counter() - began
+        return [each._replace(seconds=seconds) for each in answers]
+
+
+def _is_served_by(task: TaskSpec, kind: str) -> bool:
+    """Tell whether the call for a kind answers a task: Classify and Decide both answer a single choice."""
+    if task.kind == kind:
+        return True
+    if kind == "decide":
+        return task.kind == "classify"
+    return kind == "classify" and not task.open_questions and [each.type for each in task.questions] == ["choice"]
 
 
 async def _gather(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:

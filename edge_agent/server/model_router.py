@@ -1,5 +1,8 @@
 """Routes one input between the local model and the large one, as `routing/policy.py` decides.
 
+An input of a decide task has an answer for each question, and each has its own route; those that need the large model
+are asked of it in one call. Every other input has one answer.
+
 The caller's deadline always holds. The large model gets what is left of it less MARGIN_SECONDS; then the local answer
 stands. An input is redacted before it leaves. An answer that comes back is checked, asked for once more if it cannot
 be used, and has the redacted values restored in memory.
@@ -9,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,6 +27,7 @@ from edge_agent.capture.redact.redactor import RedactionSession
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.plan import Mode
+from edge_agent.formats.questions import QuestionSpec
 from edge_agent.routing import policy
 from edge_agent.routing.decision_questions import ModelAnswer
 from edge_agent.routing.large_model_questions import (
@@ -41,7 +46,6 @@ from edge_agent.store.state_database import InstalledBundle
 
 log = structlog.get_logger("edge_agent.server")
 
-PLACEHOLDER_CHARACTERS_MAX = 64
 MARGIN_SECONDS = 0.1
 """Of the caller's time, reserved for writing and reading the local answer."""
 BEGINS_SHARE = 0.5
@@ -56,6 +60,14 @@ class RoutedInput(NamedTuple):
     text: str
     bundle: InstalledBundle
     deadline: float
+    questions: tuple[QuestionSpec, ...] = ()
+    """What is asked about it: one for a classify task, empty for a record or a text."""
+
+
+Compute = Callable[[], Awaitable[list[FinishedAnswer]]]
+"""Asks the local model; returns an answer for each question, or the only one."""
+Replies = dict[str, LargeModelAnswer | RouteReason]
+"""What the large model answered, or why it did not, by the name of the question; "" where there are no questions."""
 
 
 class ModelRouter:
@@ -94,10 +106,10 @@ class ModelRouter:
         blocker = policy.escalation_blocker(self._uplink.availability(task), seconds_left)
         return EscalationContext(mode, low_confidence, blocker, self._capture.can_defer(task))
 
-    async def answer(
-        self, item: RoutedInput, context: EscalationContext, compute: Callable[[], Awaitable[FinishedAnswer]]
-    ) -> FinishedAnswer:
+    async def answer(self, item: RoutedInput, context: EscalationContext, compute: Compute) -> list[FinishedAnswer]:
         """Answer an input of a task whose local answers have a confidence; `compute` asks the local model.
+
+        Returns an answer for each question, in their order, or the only one.
 
         Raises:
             EdgeAgentError: the local model failed, and the large one has not answered.
@@ -106,16 +118,22 @@ class ModelRouter:
             return await self._answer_remotely(item, context)
         if policy.decide_before_local_answer(context) is not None:
             return await self._answer_with_both(item, context, compute)
-        finished = await compute()
-        decision = finished_answers.decide_on_local_answer(finished, context)
-        if decision.route != "upstream":
+        computed = [_with_decision(each, context) for each in await compute()]
+        asking = [each for each in computed if each.decision.route == "upstream"]
+        replies = await self._ask(item, asking) if asking else {}
+        return [self._settle(each, replies.get(_name(each)), context) for each in computed]
+
+    def _settle(
+        self, finished: FinishedAnswer, reply: LargeModelAnswer | RouteReason | None, context: EscalationContext
+    ) -> FinishedAnswer:
+        """Take the large model's reply for an answer; None = it was not asked about it."""
+        if reply is None:
             # Drawn for every answer that is given, so that load and connection do not bias the sample.
-            audited = policy.is_drawn_for_audit(decision, context, self._audit_share, self._draw())
-            return finished._replace(decision=decision, audited=audited)
-        answer = await self._ask(item)
-        if isinstance(answer, RouteReason):
-            return _with_decision(finished, policy.with_blocker(context, answer))
-        return finished._replace(decision=decision, large_model=answer)
+            drawn = policy.is_drawn_for_audit(finished.decision, context, self._audit_share, self._draw())
+            return finished._replace(audited=drawn)
+        if isinstance(reply, RouteReason):
+            return _with_decision(finished, policy.with_blocker(context, reply))
+        return finished._replace(large_model=reply)
 
     async def stream_text(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
         """Let the large model write a text; yield its pieces, and at last the whole answer.
@@ -139,7 +157,9 @@ class ModelRouter:
                 if isinstance(event, tuple):  # nothing typed was asked
                     continue
                 # A placeholder may come in pieces: what may still become one is not written yet.
-                text, pending = (pending, "") if isinstance(event, LargeModelFinish) else _split(pending + event)
+                text, pending = (
+                    (pending, "") if isinstance(event, LargeModelFinish) else redaction.split(pending + event)
+                )
                 if text:
                     parts.append(redaction.restore(text))
                     yield parts[-1]
@@ -147,57 +167,63 @@ class ModelRouter:
                     took_ms = 1000 * (time.monotonic() - began)
                     yield LargeModelAnswer("".join(parts), event.model, took_ms, event.complete)
 
-    async def _answer_remotely(self, item: RoutedInput, context: EscalationContext) -> FinishedAnswer:
+    async def _answer_remotely(self, item: RoutedInput, context: EscalationContext) -> list[FinishedAnswer]:
         """Let the large model answer where there is no local one, or abstain."""
         decision = policy.decide_before_local_answer(context)
         assert decision is not None, "bootstrap is decided before a model is asked"
-        answer = await self._ask(item) if decision.route == "upstream" else None
-        if isinstance(answer, RouteReason):
-            decision = policy.decide_before_local_answer(policy.with_blocker(context, answer)) or decision
-            answer = None
-        return finished_answers.without_local_answer(item.text, item.bundle, decision, answer)
+        unanswered = _unanswered(item, decision)
+        if decision.route != "upstream":
+            return unanswered
+        replies, settled = await self._ask(item, unanswered), []
+        for each in unanswered:
+            reply = replies[_name(each)]
+            if isinstance(reply, RouteReason):
+                blocked = policy.decide_before_local_answer(policy.with_blocker(context, reply))
+                settled.append(each._replace(decision=blocked or decision))
+            else:
+                settled.append(each._replace(large_model=reply))
+        return settled
 
     async def _answer_with_both(
-        self, item: RoutedInput, context: EscalationContext, compute: Callable[[], Awaitable[FinishedAnswer]]
-    ) -> FinishedAnswer:
-        """Ask both models for comparison, and give the large model's answer."""
+        self, item: RoutedInput, context: EscalationContext, compute: Compute
+    ) -> list[FinishedAnswer]:
+        """Ask both models for comparison, and give the large model's answers."""
+        unanswered = _unanswered(item, RouteDecision("upstream", RouteReason.MODE_SHADOW))
         try:
             async with asyncio.TaskGroup() as group:
                 computing = group.create_task(_answer_or_error(compute))
-                answer = await self._ask(item)
+                replies = await self._ask(item, unanswered)
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
-        finished = computing.result()
-        if isinstance(finished, EdgeAgentError):
-            if isinstance(answer, RouteReason):
-                raise finished
-            decision = RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=(finished.reason,))
-            return finished_answers.without_local_answer(item.text, item.bundle, decision, answer)
-        if isinstance(answer, RouteReason):
-            return _with_decision(finished, policy.with_blocker(context, answer))
-        graded = finished_answers.decide_on_local_answer(finished, policy.with_blocker(context))
-        shadow = replace(graded, route="upstream", reason=RouteReason.MODE_SHADOW, degraded=(), later=False)
-        return finished._replace(decision=shadow, large_model=answer)
+        computed = computing.result()
+        if isinstance(computed, EdgeAgentError):
+            return _remote_alone(unanswered, replies, computed)
+        return [_shadowed(each, replies[_name(each)], context) for each in computed]
 
-    async def _ask(self, item: RoutedInput) -> LargeModelAnswer | RouteReason:
-        """Ask the large model; return why there is no answer if there is none.
+    async def _ask(self, item: RoutedInput, answers: Sequence[FinishedAnswer]) -> Replies:
+        """Ask the large model, in one call, about the questions of these answers.
 
         A failure costs only the large model's answer: there may be a local one.
         """
-        manifest, began = item.bundle.manifest, time.monotonic()
+        manifest, began, names = item.bundle.manifest, time.monotonic(), [_name(each) for each in answers]
         try:
             with _contain_failures(item):
                 redaction = await self._capture.start_redaction(manifest.task.name, item.text, _seconds_left(item))
-                question = build_question(manifest, redaction.text(item.text))
+                asked = [each.question for each in answers if each.question is not None]
+                question = build_question(manifest, redaction.text(item.text), asked)
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)
                 reply, finish = await conversation.answer(lambda: _seconds_left(item))
-                restored, took_ms = _restore(reply.value, manifest, redaction), 1000 * (time.monotonic() - began)
-                return LargeModelAnswer(restored, finish.model, took_ms, probabilities=reply.probabilities)
+                replied = reply.answers or {names[0]: reply}
+                took_ms, given = 1000 * (time.monotonic() - began), dict[str, LargeModelAnswer]()
+                for name, each in replied.items():
+                    value = _restore(each.value, manifest, redaction)
+                    given[name] = LargeModelAnswer(value, finish.model, took_ms, probabilities=each.probabilities)
+                return {name: given.get(name, RouteReason.UPSTREAM_FAILED) for name in names}
         except UpstreamBusy:
-            return RouteReason.UPSTREAM_BUSY
+            return dict.fromkeys(names, RouteReason.UPSTREAM_BUSY)
         except EdgeAgentError as error:
             log.info("escalation_failed", task=manifest.task.name, reason=error.reason, message=error.message)
-            return RouteReason.UPSTREAM_FAILED
+            return dict.fromkeys(names, RouteReason.UPSTREAM_FAILED)
 
 
 class LargeModelConversation:
@@ -210,25 +236,28 @@ class LargeModelConversation:
         """How many answers have come, usable or not."""
 
     async def answer(self, seconds: Callable[[], float]) -> tuple[LargeModelReply, LargeModelFinish]:
-        """Return the label, the record as JSON, or the text; `seconds` returns the limit of each try when it begins.
+        """Return the reply; `seconds` returns the limit of each try when it begins.
+
+        Of several questions the last try may leave some unanswered: the others have their answers.
 
         Answers to typed questions are not asked for again: the same question gets the same answer.
 
         Raises:
-            EdgeAgentError: there is no answer, or none that keeps to the labels or the schema.
+            EdgeAgentError: there is no answer, or none that keeps to the questions or the schema.
         """
         problem = ""
-        for _ in range(TRIES_MAX):
+        for attempt in range(1, TRIES_MAX + 1):
             text, typed, finish = await self._whole_answer(seconds())
             self.answers += 1
-            if typed is not None:
-                reply = parse_typed_reply(self._question.questions[0], typed)
+            questions = self._question.questions
+            if typed is None:
+                reply = parse_reply(self._task, text, questions)
             else:
-                reply = parse_reply(self._task, text)
-            problem = reply.problem
-            if not problem:
+                reply = parse_typed_reply(self._task, questions, typed)
+            last, problem = typed is not None or attempt == TRIES_MAX, reply.problem
+            if not problem or (last and reply.answers):
                 return reply, finish
-            if typed is not None:
+            if last:
                 break
             self._question = self._question.repaired(text, problem)
         raise UpstreamFailed(f"the large model's answer cannot be used: {problem}")
@@ -245,6 +274,39 @@ class LargeModelConversation:
                 elif self._question.questions:
                     typed = event
         raise UpstreamFailed("the large model gave no whole answer")
+
+
+def _name(finished: FinishedAnswer) -> str:
+    """Return the name of an answer's question; empty where there are no questions."""
+    return finished.question.name if finished.question else ""
+
+
+def _unanswered(item: RoutedInput, decision: RouteDecision) -> list[FinishedAnswer]:
+    """Return an answer without content for each question of an input, or the only one."""
+    blank = functools.partial(finished_answers.without_local_answer, item.text, item.bundle, decision, None)
+    return [blank(question) for question in item.questions or (None,)]
+
+
+def _remote_alone(unanswered: list[FinishedAnswer], replies: Replies, error: EdgeAgentError) -> list[FinishedAnswer]:
+    """Return the large model's answers where the local model failed. Raises its error if one of them is missing."""
+    decision, settled = RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=(error.reason,)), []
+    for each in unanswered:
+        reply = replies[_name(each)]
+        if isinstance(reply, RouteReason):
+            raise error
+        settled.append(each._replace(decision=decision, large_model=reply))
+    return settled
+
+
+def _shadowed(
+    finished: FinishedAnswer, reply: LargeModelAnswer | RouteReason, context: EscalationContext
+) -> FinishedAnswer:
+    """Give the large model's answer, with the local one to compare it with; without it the local one."""
+    if isinstance(reply, RouteReason):
+        return _with_decision(finished, policy.with_blocker(context, reply))
+    graded = finished_answers.decide_on_local_answer(finished, policy.with_blocker(context))
+    shadow = replace(graded, route="upstream", reason=RouteReason.MODE_SHADOW, degraded=(), later=False)
+    return finished._replace(decision=shadow, large_model=reply)
 
 
 def _with_decision(finished: FinishedAnswer, context: EscalationContext) -> FinishedAnswer:
@@ -267,7 +329,7 @@ def _contain_failures(item: RoutedInput) -> Iterator[None]:
         raise UpstreamFailed(f"asking the large model ended with an unexpected {type(error).__name__}") from None
 
 
-async def _answer_or_error(compute: Callable[[], Awaitable[FinishedAnswer]]) -> FinishedAnswer | EdgeAgentError:
+async def _answer_or_error(compute: Compute) -> list[FinishedAnswer] | EdgeAgentError:
     """Return the error of the local model: it must not cancel the question to the large one."""
     try:
         return await compute()
@@ -295,13 +357,6 @@ async def _require_start(
         yield first
         async for event in events:
             yield event
-
-
-def _split(text: str) -> tuple[str, str]:
-    """Split off what may be the beginning of a placeholder."""
-    at = text.rfind("[")
-    pending = at >= 0 and len(text) - at <= PLACEHOLDER_CHARACTERS_MAX and "]" not in text[at:]
-    return (text[:at], text[at:]) if pending else (text, "")
 
 
 def _restore(value: str, manifest: Manifest, redaction: RedactionSession) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from edge_agent import statistics
 from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.example_records import question_of_key, task_of_key
 from edge_agent.formats.status_object import REMEDIES
 from edge_agent.monitoring.answer_observation import FAIR_SOURCES
 from edge_agent.monitoring.bundle_figures import (
@@ -31,7 +32,8 @@ _EPOCH = datetime.date(1970, 1, 1)
 def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
     """Describe an alarm, and what to do next."""
     message = pb.FieldAlarm(
-        task=alarm.task,
+        task=task_of_key(alarm.task),
+        question=question_of_key(alarm.task),
         digest=alarm.digest,
         alarm=alarm.alarm,
         message=alarm.said,
@@ -54,7 +56,8 @@ def series_message(
 ) -> pb.FieldSeries:
     """Describe a bundle in production; `demoted` tells whether an alarm put its task into shadow."""
     message = pb.FieldSeries(
-        bundle=task_pb2.BundleRef(task=series.task, version=series.version, digest=series.digest),
+        bundle=task_pb2.BundleRef(task=task_of_key(series.task), version=series.version, digest=series.digest),
+        question=question_of_key(series.task),
         active=active,
         days=_days(series),
         totals=_totals(series.days.values()),
@@ -70,8 +73,9 @@ def series_message(
     )
     message.first_time.FromMilliseconds(int(series.first * 1000))
     message.last_time.FromMilliseconds(int(series.last * 1000))
-    if installed and isinstance(installed.manifest.confidence, Threshold):
-        message.threshold = installed.manifest.confidence.confidence_min
+    calibration = installed.manifest.confidence_of(message.question) if installed else None
+    if isinstance(calibration, Threshold):
+        message.threshold = calibration.confidence_min
     return message
 
 

@@ -23,6 +23,7 @@ OPERATOR = ADMIN | INFER
 _SERVICES: dict[str, dict[str, frozenset[Role]]] = {
     "edge_agent.v1.InferenceService": {
         "Classify": INFER,
+        "Decide": INFER,
         "Extract": INFER,
         "Generate": INFER,
         "Embed": INFER,

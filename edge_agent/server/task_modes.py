@@ -15,9 +15,10 @@ from typing import Any, Literal
 import structlog
 
 from edge_agent.config import Config
+from edge_agent.formats.example_records import task_of_key
 from edge_agent.formats.plan import Mode, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formats.status_object import Alarm, RaisedAlarm
+from edge_agent.formats.status_object import TASK_ALARMS_MAX, Alarm, RaisedAlarm
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.store.mode_tables import Demotion
@@ -77,9 +78,9 @@ class TaskModes:
         Only where the local model answers now, and the large one may be asked.
         """
         demoted = False
-        for task in {alarm.task for alarm in alarms}:
+        for task in {task_of_key(alarm.task) for alarm in alarms}:
             digest, before = self._answering(task), self._demoted.get(task, Demotion())
-            current = [each.alarm for each in alarms if (each.task, each.digest) == (task, digest)]
+            current = [each.alarm for each in alarms if (task_of_key(each.task), each.digest) == (task, digest)]
             due = before.due(digest, current)
             if due and self.mode_of(task) in DEMOTABLE and uplink.can_ask(task):
                 demoted = True
@@ -133,7 +134,7 @@ class MonitoringAlarms:
         return [
             (alarm, demotion is not None and demotion.alarm == alarm.alarm)
             for alarm in self._alarms
-            if bundle is not None and (alarm.task, alarm.digest) == (task, bundle.digest)
+            if bundle is not None and (task_of_key(alarm.task), alarm.digest) == (task, bundle.digest)
         ]
 
     def report(self, task: str) -> tuple[RaisedAlarm, ...]:
@@ -145,7 +146,7 @@ class MonitoringAlarms:
                 message=alarm.said[:ALARM_CHARACTERS_MAX],
                 demoted=demoted,
             )
-            for alarm, demoted in self.alarms_of(task)
+            for alarm, demoted in self.alarms_of(task)[:TASK_ALARMS_MAX]
         )
 
     async def run(self, uplink: UplinkClient, changed: Callable[[], None]) -> None:

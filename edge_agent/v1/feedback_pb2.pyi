@@ -86,7 +86,7 @@ class Feedback(_message.Message):
     def __init__(self, feedback_id: _Optional[str] = ..., reviewer: _Optional[str] = ..., feedback_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accept: _Optional[bool] = ..., corrected_label: _Optional[str] = ..., corrected_json: _Optional[str] = ..., corrected_text: _Optional[str] = ..., reject_reason: _Optional[str] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("prediction_id", "bundle", "input", "output", "confidence", "route", "answer_time", "kind", "labels", "scores", "feedback", "reviewed", "p_value", "local_answer", "teacher_answer", "teacher_model", "review_stream", "sampling_probability")
+    __slots__ = ("prediction_id", "bundle", "input", "output", "confidence", "route", "answer_time", "kind", "labels", "scores", "feedback", "reviewed", "p_value", "local_answer", "teacher_answer", "teacher_model", "review_stream", "sampling_probability", "question", "instructions", "teacher_scores")
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,9 @@ class Prediction(_message.Message):
     TEACHER_MODEL_FIELD_NUMBER: _ClassVar[int]
     REVIEW_STREAM_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    TEACHER_SCORES_FIELD_NUMBER: _ClassVar[int]
     prediction_id: str
     bundle: _task_pb2.BundleRef
     input: str
@@ -123,7 +126,10 @@ class Prediction(_message.Message):
     teacher_model: str
     review_stream: ReviewStream
     sampling_probability: float
-    def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., input: _Optional[str] = ..., output: _Optional[str] = ..., confidence: _Optional[_Union[_task_pb2.Confidence, _Mapping]] = ..., route: _Optional[_Union[_task_pb2.Route, str]] = ..., answer_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., labels: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[_Union[_inference_pb2.LabelScore, _Mapping]]] = ..., feedback: _Optional[_Iterable[_Union[Feedback, _Mapping]]] = ..., reviewed: _Optional[bool] = ..., p_value: _Optional[float] = ..., local_answer: _Optional[str] = ..., teacher_answer: _Optional[str] = ..., teacher_model: _Optional[str] = ..., review_stream: _Optional[_Union[ReviewStream, str]] = ..., sampling_probability: _Optional[float] = ...) -> None: ...
+    question: str
+    instructions: str
+    teacher_scores: _containers.RepeatedCompositeFieldContainer[_inference_pb2.LabelScore]
+    def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., input: _Optional[str] = ..., output: _Optional[str] = ..., confidence: _Optional[_Union[_task_pb2.Confidence, _Mapping]] = ..., route: _Optional[_Union[_task_pb2.Route, str]] = ..., answer_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., labels: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[_Union[_inference_pb2.LabelScore, _Mapping]]] = ..., feedback: _Optional[_Iterable[_Union[Feedback, _Mapping]]] = ..., reviewed: _Optional[bool] = ..., p_value: _Optional[float] = ..., local_answer: _Optional[str] = ..., teacher_answer: _Optional[str] = ..., teacher_model: _Optional[str] = ..., review_stream: _Optional[_Union[ReviewStream, str]] = ..., sampling_probability: _Optional[float] = ..., question: _Optional[str] = ..., instructions: _Optional[str] = ..., teacher_scores: _Optional[_Iterable[_Union[_inference_pb2.LabelScore, _Mapping]]] = ...) -> None: ...
 
 class ListReviewQueueResponse(_message.Message):
     __slots__ = ("predictions", "next_page_token")

@@ -25,7 +25,7 @@ class Share(_message.Message):
     def __init__(self, hits: _Optional[int] = ..., rows: _Optional[int] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class FieldAlarm(_message.Message):
-    __slots__ = ("task", "digest", "alarm", "since_time", "end_time", "message", "remedy", "demoted")
+    __slots__ = ("task", "digest", "alarm", "since_time", "end_time", "message", "remedy", "demoted", "question")
     TASK_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ALARM_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class FieldAlarm(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REMEDY_FIELD_NUMBER: _ClassVar[int]
     DEMOTED_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
     task: str
     digest: str
     alarm: str
@@ -42,7 +43,8 @@ class FieldAlarm(_message.Message):
     message: str
     remedy: str
     demoted: bool
-    def __init__(self, task: _Optional[str] = ..., digest: _Optional[str] = ..., alarm: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., demoted: _Optional[bool] = ...) -> None: ...
+    question: str
+    def __init__(self, task: _Optional[str] = ..., digest: _Optional[str] = ..., alarm: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., demoted: _Optional[bool] = ..., question: _Optional[str] = ...) -> None: ...
 
 class FieldDay(_message.Message):
     __slots__ = ("day", "counts", "agreement")
@@ -174,7 +176,7 @@ class FieldMoney(_message.Message):
     def __init__(self, task: _Optional[str] = ..., day: _Optional[str] = ..., questions: _Optional[int] = ..., cost_micros: _Optional[int] = ...) -> None: ...
 
 class FieldSeries(_message.Message):
-    __slots__ = ("bundle", "active", "first_time", "last_time", "days", "totals", "agreement", "tests", "streams", "alarms", "confidences", "disagreements", "threshold", "labels")
+    __slots__ = ("bundle", "active", "first_time", "last_time", "days", "totals", "agreement", "tests", "streams", "alarms", "confidences", "disagreements", "threshold", "labels", "question")
     class TotalsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +198,7 @@ class FieldSeries(_message.Message):
     DISAGREEMENTS_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
     bundle: _task_pb2.BundleRef
     active: bool
     first_time: _timestamp_pb2.Timestamp
@@ -210,4 +213,5 @@ class FieldSeries(_message.Message):
     disagreements: _containers.RepeatedCompositeFieldContainer[FieldDisagreement]
     threshold: float
     labels: _containers.RepeatedCompositeFieldContainer[FieldLabel]
-    def __init__(self, bundle: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., active: _Optional[bool] = ..., first_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., days: _Optional[_Iterable[_Union[FieldDay, _Mapping]]] = ..., totals: _Optional[_Mapping[str, int]] = ..., agreement: _Optional[_Iterable[_Union[FieldAgreement, _Mapping]]] = ..., tests: _Optional[_Iterable[_Union[FieldTest, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[FieldStream, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[FieldAlarm, _Mapping]]] = ..., confidences: _Optional[_Iterable[_Union[FieldConfidence, _Mapping]]] = ..., disagreements: _Optional[_Iterable[_Union[FieldDisagreement, _Mapping]]] = ..., threshold: _Optional[float] = ..., labels: _Optional[_Iterable[_Union[FieldLabel, _Mapping]]] = ...) -> None: ...
+    question: str
+    def __init__(self, bundle: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., active: _Optional[bool] = ..., first_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., days: _Optional[_Iterable[_Union[FieldDay, _Mapping]]] = ..., totals: _Optional[_Mapping[str, int]] = ..., agreement: _Optional[_Iterable[_Union[FieldAgreement, _Mapping]]] = ..., tests: _Optional[_Iterable[_Union[FieldTest, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[FieldStream, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[FieldAlarm, _Mapping]]] = ..., confidences: _Optional[_Iterable[_Union[FieldConfidence, _Mapping]]] = ..., disagreements: _Optional[_Iterable[_Union[FieldDisagreement, _Mapping]]] = ..., threshold: _Optional[float] = ..., labels: _Optional[_Iterable[_Union[FieldLabel, _Mapping]]] = ..., question: _Optional[str] = ...) -> None: ...

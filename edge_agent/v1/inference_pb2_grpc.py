@@ -46,6 +46,11 @@ class InferenceServiceStub:
                 request_serializer=edge__agent_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=edge__agent_dot_v1_dot_inference__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.Decide = channel.unary_unary(
+                '/edge_agent.v1.InferenceService/Decide',
+                request_serializer=edge__agent_dot_v1_dot_inference__pb2.DecideRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_inference__pb2.DecideResponse.FromString,
+                _registered_method=True)
         self.Extract = channel.unary_unary(
                 '/edge_agent.v1.InferenceService/Extract',
                 request_serializer=edge__agent_dot_v1_dot_inference__pb2.ExtractRequest.SerializeToString,
@@ -89,6 +94,17 @@ class InferenceServiceServicer:
         Errors: TASK_UNKNOWN, TASK_KIND_MISMATCH, INPUT_EMPTY, INPUT_TOO_LONG, TOO_MANY_INPUTS, QUEUE_FULL, CLIENT_SHARE_FULL,
         DEADLINE_UNATTAINABLE, ENGINE_NOT_READY, DRAINING, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED,
         INPUT_QUARANTINED, MEMORY_SHORT, STORE_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Decide(self, request, context):
+        """Answers several typed questions about each input: those of a decide task, or the only one of a classify task.
+
+        Errors: TASK_UNKNOWN, TASK_KIND_MISMATCH, REQUEST_INVALID, QUESTION_UNKNOWN, INPUT_EMPTY, INPUT_TOO_LONG,
+        TOO_MANY_INPUTS, QUEUE_FULL, CLIENT_SHARE_FULL, DEADLINE_UNATTAINABLE, ENGINE_NOT_READY, DRAINING, MODEL_LOAD_FAILED,
+        MODEL_FAILED, ENGINE_CRASHED, INPUT_QUARANTINED, MEMORY_SHORT, STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,6 +169,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=edge__agent_dot_v1_dot_inference__pb2.ClassifyRequest.FromString,
                     response_serializer=edge__agent_dot_v1_dot_inference__pb2.ClassifyResponse.SerializeToString,
             ),
+            'Decide': grpc.unary_unary_rpc_method_handler(
+                    servicer.Decide,
+                    request_deserializer=edge__agent_dot_v1_dot_inference__pb2.DecideRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_inference__pb2.DecideResponse.SerializeToString,
+            ),
             'Extract': grpc.unary_unary_rpc_method_handler(
                     servicer.Extract,
                     request_deserializer=edge__agent_dot_v1_dot_inference__pb2.ExtractRequest.FromString,
@@ -213,6 +234,33 @@ class InferenceService:
             '/edge_agent.v1.InferenceService/Classify',
             edge__agent_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
             edge__agent_dot_v1_dot_inference__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Decide(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.InferenceService/Decide',
+            edge__agent_dot_v1_dot_inference__pb2.DecideRequest.SerializeToString,
+            edge__agent_dot_v1_dot_inference__pb2.DecideResponse.FromString,
             options,
             channel_credentials,
             insecure,

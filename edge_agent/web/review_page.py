@@ -38,6 +38,8 @@ _STREAM_REASONS = {
     "DIVERSE": "some of each label",
     "NEW": "unlike the calibration data",
 }
+LABEL_KINDS = ("CLASSIFY", "DECIDE")
+"""Kinds whose right answer is one of a few labels."""
 _EDITED_FORMATS = {"EXTRACT": "the right JSON object", "GENERATE": "the right text"}
 
 
@@ -62,6 +64,7 @@ class ReviewForm:
 
     prediction_id: str
     task: str
+    """TASK/QUESTION of a question of a decide task."""
     kind: str
     input: str
     output: str
@@ -83,6 +86,8 @@ class ReviewForm:
     """The stream in words."""
     earlier_feedback: str = ""
     """Earlier judgements of it."""
+    instructions: str = ""
+    """What the question asks; empty for a task without questions."""
 
     @property
     def has_more_labels(self) -> bool:
@@ -112,14 +117,15 @@ def make_review_form(prediction: Prediction) -> ReviewForm:
     before = [f"{each.reviewer}: {each.verdict} {each.value}".strip() for each in prediction.feedback]
     return ReviewForm(
         prediction_id=prediction.prediction_id,
-        task=prediction.bundle.task,
+        task=prediction.subject,
+        instructions=prediction.instructions,
         kind=prediction.kind,
         input=prediction.input,
         output=readable_output(prediction.kind, prediction.output),
         answer_time=prediction.answer_time,
         confidence=prediction.confidence,
         confidence_label=_confidence_label(prediction),
-        choices=_choices(prediction) if prediction.kind == "CLASSIFY" else (),
+        choices=_choices(prediction) if prediction.kind in LABEL_KINDS else (),
         edited_format=_EDITED_FORMATS.get(prediction.kind, ""),
         teacher_model=(prediction.teacher_model or "large model") if taught else "",
         local_answer=readable_output(prediction.kind, prediction.local_answer or "") if taught else "",

@@ -50,7 +50,7 @@ def _draw_task(figures: TaskFigures, html_id: str, *, whole: bool) -> TaskDrawin
     chosen = [each for each in every if whole or each.said.title in AT_A_GLANCE]
     confidence = confidence_chart(figures, f"{html_id}-confidence")
     return TaskDrawing(
-        name=figures.task,
+        name=figures.subject,
         html_id=html_id,
         headline=headline(judged),
         because=judged.advice.because,

@@ -164,6 +164,13 @@ export class Daemon {
     return results[0].classification // of several texts each has its own classification or error
   }
 
+  /** Answer the questions of a decide task, or those named. Each answer has its own prediction_id, which feedback names. */
+  async decide(task, text, questions = [], timeoutMs = 10_000) {
+    const request = { task, texts: [text], questions, request_id: randomUUID() }
+    const { results } = await this.#call(this.inference, 'Decide', request, timeoutMs)
+    return results[0].decision.answers
+  }
+
   /** Say which label would have been right. On the daemon's disk once this returns. */
   async correct(predictionId, label, reviewer, timeoutMs = 10_000) {
     const request = { prediction_id: predictionId, corrected_label: label, reviewer, request_id: randomUUID() }

@@ -3,7 +3,8 @@
 //   node till.js unix:/run/edge-agent/inference.sock --review unix:/run/edge-agent/review.sock
 //   node till.js shop.example:9443 --tls till-3     # the folder that 'sudo edge-agent certs issue' made
 //
-// '= LABEL' corrects the last answer, '? TEXT' lets the assistant write. '--proto DIR' names the API's files.
+// '= LABEL' corrects the last answer, '? TEXT' lets the assistant write, '# TEXT' asks every question of the desk.
+// '--proto DIR' names the API's files.
 import { exit, stderr, stdin, stdout } from 'node:process'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
@@ -17,6 +18,7 @@ const { values, positionals } = parseArgs({
     proto: { type: 'string' },
     task: { type: 'string', default: 'pos-intent' },
     assistant: { type: 'string', default: 'assistant' },
+    desk: { type: 'string', default: 'front-desk' },
   },
 })
 const daemon = connect()
@@ -49,8 +51,16 @@ async function answer(line) {
     await daemon.correct(last.provenance.prediction_id, line.slice(2), 'till')
     return 'noted'
   }
+  if (line.startsWith('# ')) {
+    const answers = await daemon.decide(values.desk, line.slice(2), [], 30_000)
+    return answers.map((each) => `${each.question}: ${graded(each)}`).join(', ')
+  }
   last = await daemon.classify(values.task, line, 30_000)
-  const { label, confidence, provenance } = last // without a label the model abstained
+  return graded(last)
+}
+
+// The label, how sure the model is of it, and what limits it. Without a label the model abstained.
+function graded({ label, confidence, provenance }) {
   // Where only a large model answers there is no confidence. Unsure: let a person decide.
   const sure = confidence ? ` ${confidence.value.toFixed(2)}${confidence.below_threshold ? ' unsure' : ''}` : ''
   return `${label || 'no answer'}${sure}${degraded(provenance)}`

@@ -98,7 +98,16 @@ ROOMS: dict[str, set[str]] = {
     | MIDDLE
     | {
         f"edge_agent.{name}"
-        for name in ("durable", "metrics", "refusal_log", "v1", "statistics", "server.roles", "supervision")
+        for name in (
+            "durable",
+            "metrics",
+            "refusal_log",
+            "v1",
+            "statistics",
+            "engine.job_questions",
+            "server.roles",
+            "supervision",
+        )
     },
     "edge_agent.daemon": BASE
     | MIDDLE

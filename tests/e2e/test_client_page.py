@@ -28,6 +28,7 @@ def test_every_snippet_of_the_page_runs(tmp_path: Path) -> None:
         daemon.install(
             echo_bundle(tmp_path / "pos-intent", "pos-intent", labels=labels),
             echo_bundle(tmp_path / "assistant", "assistant", "generate"),
+            echo_bundle(tmp_path / "front-desk", "front-desk", "decide"),
         )
         snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
         program = "\n".join(snippets).replace("/run/edge-agent", str(daemon.run_dir))

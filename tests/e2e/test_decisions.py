@@ -25,11 +25,12 @@ from typesafe_sdk import (
     TypeSafeClient,
 )
 
-from edge_agent.client import Classification
-from tests.support.bundles import echo_bundle
+from edge_agent.client import Classification, Decision
+from tests.support.bundles import INTENTS, echo_bundle
 from tests.support.gateway_site import GatewaySite, gateway_site
 
 LABELS = ("refund", "price", "hours")
+LEVELS = ("low", "middle", "high")
 CHOICE: Any = {"type": "choice", "instructions": "What is it about?", "choices": [{"value": each} for each in LABELS]}
 INTENT = Choice(instructions="What is it about?", criteria=dict.fromkeys(LABELS))
 URGENT: Any = {"type": "predicate", "name": "urgent", "instructions": "It cannot wait."}
@@ -44,6 +45,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewaySite]:
         echo_bundle(folder / "intent", "pos-intent", labels=LABELS, version="1.2.0"),
         echo_bundle(folder / "urgent", "urgent", labels=("yes", "no")),
         echo_bundle(folder / "assistant", "assistant", "generate", weights=b"assistant"),
+        echo_bundle(folder / "desk", "desk", "decide"),
+        echo_bundle(folder / "open", "open", "decide", task={"open_questions": True}),
     )
     with gateway_site(folder / "site", *bundles) as running:
         yield running
@@ -141,16 +144,79 @@ def test_each_client_lists_the_models_in_its_own_format(site: GatewaySite, clien
     """To System One only what answers questions."""
     with typesafe(site) as other:
         found = other.models.list()
-    assert {"pos-intent", "urgent"} == {each.name for each in found.models}
+    assert {"pos-intent", "urgent", "desk", "open"} == {each.name for each in found.models}
     assert "a choice of 3 labels; bundle version 1.2.0" in {each.description for each in found.models}
-    assert {"pos-intent", "urgent", "assistant"} == {each.id for each in client.models.list()}
+    assert {"pos-intent", "urgent", "assistant", "desk", "open"} == {each.id for each in client.models.list()}
+
+
+DESK: list[Any] = [
+    {"type": "score", "name": "severity", "instructions": "?", "levels": [{"label": each} for each in LEVELS]},
+    {"type": "predicate", "name": "urgent", "instructions": "?"},
+    {"type": "choice", "name": "intent", "instructions": "?", "choices": [{"value": each} for each in INTENTS]},
+]
+
+
+def test_several_questions_are_answered_in_one_call(site: GatewaySite, client: openai.OpenAI) -> None:
+    """In the request's order, as gRPC answers them; each is a prediction of its own; fewer than all may be asked."""
+    decision = client.decisions.create(model="desk", input="my kettle burns", questions=DESK)
+    with site.daemon.client() as own:
+        [same] = own.decide("desk", ["my kettle burns"])
+    assert isinstance(same, Decision)
+    severity, urgent, intent = decision.answers
+    assert severity.type == "score"
+    assert urgent.type == "predicate"
+    assert intent.type == "choice"
+    odds = {each.question: dict(each.probabilities) for each in same.answers}
+    assert (same["severity"].score, list(odds["severity"].items())) == (
+        severity.score,
+        [(each.label, each.probability) for each in severity.probabilities],
+    )
+    assert odds["urgent"]["yes"] == urgent.probability
+    assert (same["intent"].label, odds["intent"]) == (
+        intent.choice,
+        {str(each.value): each.probability for each in intent.probabilities},
+    )
+    assert 3 == len({each.model_dump()["edge_agent"]["prediction_id"] for each in decision.answers})
+    [alone] = client.decisions.create(model="desk", input="my kettle burns", questions=DESK[1:2]).answers
+    assert ("urgent", odds["urgent"]["yes"]) == (alone.name, alone.probability)  # type: ignore[union-attr]
+
+
+def test_system_one_asks_several_questions(site: GatewaySite) -> None:
+    """A score has its legend; the levels need no labels there."""
+    questions: Any = {
+        "severity": Score(instructions="?", criteria=["a question", "something is wrong", "somebody is harmed"]),
+        "urgent": Noul(instructions="?"),
+        "intent": Choice(criteria=dict.fromkeys(INTENTS)),
+    }
+    with typesafe(site) as client:
+        result = client.system_one("my kettle burns", questions, model="desk")
+    with site.daemon.client() as own:
+        [same] = own.decide("desk", ["my kettle burns"])
+    assert isinstance(same, Decision)
+    score = result.scores["severity"]
+    assert same["severity"].score == score.score
+    assert {"low", "middle", "high"} == {label for label, _ in same["severity"].probabilities}
+    assert dict(same["urgent"].probabilities)["yes"] == result.nouls["urgent"].noul
+    assert same["intent"].label == result.choices["intent"].choice
+
+
+def test_a_question_that_a_bundle_does_not_have_is_refused_unless_it_takes_questions_of_the_call(
+    site: GatewaySite, client: openai.OpenAI
+) -> None:
+    """The error lists what there is; an answer to a question of the call is never confident."""
+    asked: Any = {**CHOICE, "name": "topic"}
+    with pytest.raises(openai.BadRequestError, match="there is no question 'topic'; 'desk' answers 3 questions"):
+        client.decisions.create(model="desk", input="x", questions=[asked])
+    [answer] = client.decisions.create(model="open", input="the price", questions=[asked]).answers
+    told = answer.model_dump()["edge_agent"]
+    assert ("choice", "topic", False, False) == (answer.type, answer.name, told["calibrated"], told["confident"])
 
 
 def test_another_question_is_refused_with_the_one_that_there_is(site: GatewaySite, client: openai.OpenAI) -> None:
     """Both clients show the sentence."""
     with pytest.raises(openai.BadRequestError, match="there is no question 'urgent'; 'pos-intent' answers one"):
         client.decisions.create(model="pos-intent", input="x", questions=[URGENT])
-    with typesafe(site) as other, pytest.raises(TypeSafeBadRequestError, match="the labels of a task have no order"):
+    with typesafe(site) as other, pytest.raises(TypeSafeBadRequestError, match="the labels of a choice have no order"):
         other.system_one("x", {"pos-intent": Score(instructions="How bad?", criteria=["low", "high"])})
 
 

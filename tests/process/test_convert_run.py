@@ -16,9 +16,10 @@ import pytest
 from convert.evaluate import predict
 from convert.pipeline.execution import STAGES
 from edge_agent.formats.manifest import MANIFEST_NAME, digest_of, parse
-from tests.support import pos_intents, tiny_models
+from tests.support import bundles, pos_intents, tiny_models
 from tests.support.modes import not_private, open_umask
 from tests.support.mounts import tmpfs
+from tests.support.recipes import ready_classifier
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from convert.cli import main; main()"]
@@ -165,3 +166,27 @@ def test_a_small_calibration_split_escalates_and_says_how_many_labels_are_missin
     manifest = parse((made.work / "assemble" / "bundle" / MANIFEST_NAME).read_bytes())
     assert manifest.confidence.policy == "always_escalate"
     assert "No answer of this bundle is confident." in (made.work / "report.md").read_text()
+
+
+def test_a_ready_token_classifier_becomes_a_redaction_bundle(tmp_path: Path):
+    """A recipe over a ready ONNX graph runs every stage; the bundle carries the licence, and a site can attach it."""
+    source = ready_classifier(tmp_path / "source")
+    tags = ", ".join(bundles.TAGS)
+    (tmp_path / "task.yaml").write_text(
+        "version: 1.0.0\nruntime: onnx\n"
+        f"task: {{name: pii, kind: redact, labels: [{tags}], limits: {{input_tokens_max: 64}}}}\n"
+        f"redaction: {{cutoff: {bundles.RANDOM_CUTOFF}}}\nprovenance: {{licence: CC-BY-4.0}}\n"
+    )
+    for split in ("calibration", "test"):
+        lines = [{"text": f"{split} {number} kettles", "spans": []} for number in range(12)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    (tmp_path / "recipe.yaml").write_text(
+        f"source: {{onnx: {source}}}\nwork: work\nbudget: {{golden_cases_min: 0}}\n"
+        "data: {format: text-spans, calibration: calibration.jsonl, test: test.jsonl, near_copies_max: 1.0}\n"
+    )
+    Case(tmp_path).done()
+    folder = tmp_path / "work" / "assemble" / "bundle"
+    manifest = parse((folder / MANIFEST_NAME).read_bytes())
+    assert ("redact", bundles.RANDOM_CUTOFF) == (manifest.task.kind, manifest.redaction_rule.cutoff)
+    assert "CC BY 4.0" == (folder / manifest.by_role("licence")[0].path).read_text()
+    assert [""] == [each.failure for each in predict(folder, ["where is room 12"])]

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.calibrate import Answers, calibrate
+from convert.calibrate import calibrate
+from convert.calibrate.calibration_answers import Answers
 from convert.calibrate.division import divided
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, TextSpan
@@ -124,7 +125,8 @@ def test_rows_that_do_not_fit_the_bundle_are_refused(tmp_path):
 def test_a_classifier_is_calibrated(tmp_path):
     """A model that is right on every row gets a threshold with its proof, and limits of the usual."""
     rows = intents(400)
-    section, report = calibrate(open_bundle(echo_bundle(tmp_path / "a")), rows, RISK)
+    found = calibrate(open_bundle(echo_bundle(tmp_path / "a")), rows, RISK)
+    section, report = found.confidence, found.report
     assert isinstance(section, Threshold)
     assert {"temperature": 120, "gate": 0, "threshold": 280, "failed": 0} == report["rows"]
     assert (280, 1.0) == (section.n, section.coverage)
@@ -139,7 +141,8 @@ def test_a_classifier_is_calibrated(tmp_path):
 def test_what_is_calibrated_is_what_is_served(tmp_path):
     """The share of sure answers on the proving rows, served with the section, is the coverage it claims."""
     rows = intents(300, wrong=2) + [DataRow(f"nothing {i} known", INTENTS[i % 8]) for i in range(60)]
-    section, _ = calibrate(open_bundle(echo_bundle(tmp_path / "a")), rows, RISK)
+    found = calibrate(open_bundle(echo_bundle(tmp_path / "a")), rows, RISK)
+    section = found.confidence
     assert isinstance(section, Threshold)
     proving = divided(rows).proving
     folder = echo_bundle(tmp_path / "b", confidence=section.model_dump())
@@ -152,7 +155,8 @@ def test_what_is_calibrated_is_what_is_served(tmp_path):
 
 def test_too_few_rows_always_escalate_and_say_how_many_more(tmp_path):
     """30 rows prove nothing at a risk of 5%: the result is to escalate, and the number of labels that would do."""
-    section, report = calibrate(open_bundle(echo_bundle(tmp_path / "a")), intents(30), RISK)
+    found = calibrate(open_bundle(echo_bundle(tmp_path / "a")), intents(30), RISK)
+    section, report = found.confidence, found.report
     assert isinstance(section, AlwaysEscalate)
     assert (1.0, {"temperature": 0, "gate": 0, "threshold": 30, "failed": 0}) == (section.temperature, report["rows"])
     assert 15 <= report["labels_needed"] <= 100
@@ -161,7 +165,8 @@ def test_too_few_rows_always_escalate_and_say_how_many_more(tmp_path):
 
 def test_a_model_that_errs_when_sure_is_not_helped_by_labels(tmp_path):
     """Where even the surest answers are wrong too often, the report says so and asks for no labels."""
-    section, report = calibrate(open_bundle(echo_bundle(tmp_path / "a")), intents(300, wrong=100), RISK)
+    found = calibrate(open_bundle(echo_bundle(tmp_path / "a")), intents(300, wrong=100), RISK)
+    section, report = found.confidence, found.report
     assert isinstance(section, AlwaysEscalate)
     assert report["labels_needed"] is None
     assert "More labels alone will not help" in report["verdict"]
@@ -170,14 +175,16 @@ def test_a_model_that_errs_when_sure_is_not_helped_by_labels(tmp_path):
 def test_records_are_calibrated_on_being_right_as_a_whole(tmp_path):
     """An extractor gets a threshold on whole records; random weights that never get one right get none."""
     rows = [DataRow(f"refund {i}", spans=(TextSpan(0, 6, "product"),)) for i in range(150)]
-    section, report = calibrate(open_bundle(tiny_onnx_bundle(tmp_path / "a", "extract")), rows, RISK)
+    found = calibrate(open_bundle(tiny_onnx_bundle(tmp_path / "a", "extract")), rows, RISK)
+    section, report = found.confidence, found.report
     assert isinstance(section, AlwaysEscalate)
     assert 0.5 <= section.temperature <= 4.0
     assert report["accuracy"]["value"] < 0.9
     said = predict(tiny_onnx_bundle(tmp_path / "b", "extract"), [row.text for row in rows])
     spans = [tuple(TextSpan(e.start, e.end, e.label) for e in each.entities) for each in said]
     own = [DataRow(row.text, spans=found) for row, found in zip(rows, spans, strict=True)]
-    section, report = calibrate(open_bundle(tmp_path / "b"), own, RISK)
+    found = calibrate(open_bundle(tmp_path / "b"), own, RISK)
+    section, report = found.confidence, found.report
     assert (1.0, 0.5) == (report["accuracy"]["value"], section.temperature)
 
 

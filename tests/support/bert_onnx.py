@@ -11,7 +11,7 @@ import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
 from convert.encoder.bert_graph import Config, Weights, build, load
-from edge_agent.engine.runtimes.onnx_outputs import QUESTION_OUTPUT
+from edge_agent.formats.questions import QUESTION_OUTPUT
 from tests.support import models
 
 __all__ = ["TINY", "build", "minilm", "random_weights", "split_by_question", "tiny_tokenizer"]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from convert.pipeline import recipe
+from tests.support import bert_onnx, bundles
 
 KINDS = {
     "classify": "kind: classify, labels: [refund, price, other]",
@@ -35,3 +36,14 @@ def recipe_of(
     text = f"work: work\nsource: {{checkpoint: m}}\ndata: {{format: {format_}{named}}}\n{sections}\n"
     (folder / "recipe.yaml").write_text(text)
     return recipe.read(folder)
+
+
+def ready_classifier(folder: Path) -> Path:
+    """Write a ready ONNX token classifier as model makers publish it: random weights, the tags of the tests."""
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "onnx" / "model.onnx").write_bytes(bundles.tiny_onnx("redact"))
+    (folder / "tokenizer.json").write_bytes(bert_onnx.tiny_tokenizer())
+    names = {str(place): tag for place, tag in enumerate(bundles.TAGS)}
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "id2label": names}))
+    (folder / "LICENSE").write_text("CC BY 4.0")
+    return folder

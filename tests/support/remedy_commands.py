@@ -337,6 +337,6 @@ class RemedyRunner:
             text=True,
             check=False,
             timeout=SECONDS_MAX,
-            env={**os.environ, **self.environment, "PATH": f"{self.folder}:{os.environ['PATH']}"},
+            env={**os.environ, **self.environment, "PATH": f"{self.folder}:{os.environ['PATH']}:/usr/local/sbin"},
         )
         return Outcome(done.returncode, done.stdout + done.stderr)

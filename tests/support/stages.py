@@ -21,8 +21,9 @@ from convert.evaluate.serving import quiet
 from convert.pipeline import recipe
 from convert.pipeline.stage import StageJob
 from tests.support import bert_onnx
-from tests.support.bundles import DEFAULT_LABELS, tiny_onnx, tiny_onnx_bundle
+from tests.support.bundles import DEFAULT_LABELS, QUESTIONS, tiny_onnx, tiny_onnx_bundle
 
+_FORMATS = {"extract": "text-spans", "decide": "text-answers"}
 _VERBS = ("return", "price of", "swap", "where is", "pay")
 _THINGS = ("kettle", "blue lamp", "shirt", "red shoes", "toy", "mug", "bag", "old radio", "tv")
 TEXTS = [f"{verb} the {thing} {i}" for i in range(8) for verb in _VERBS for thing in _THINGS]
@@ -38,13 +39,15 @@ def stage_job(
     folder.mkdir(parents=True, exist_ok=True)
     labels = list(DEFAULT_LABELS[kind])
     task = {"name": "tiny", "kind": kind, "labels": labels, "limits": {"input_tokens_max": 64}}
+    if kind == "decide":
+        task["questions"] = QUESTIONS
     plain = {"version": "1.0.0", "runtime": "onnx", "task": task, "provenance": {"licence": "Apache-2.0"}}
     (folder / "task.yaml").write_text(yaml.safe_dump(plain))
     rows = _labelled(folder / "labelling", kind, wrong)
     for split, part in (("calibration", rows[:240]), ("test", rows[240:])):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in part))
     data = {"calibration": "calibration.jsonl", "test": "test.jsonl"} | (
-        {"format": "text-spans"} if kind == "extract" else {}
+        {"format": _FORMATS[kind]} if kind in _FORMATS else {}
     )
     if train:
         more_said = ({**each, "text": each["text"].replace("the", "that")} for each in rows[:240])
@@ -79,14 +82,17 @@ def quantized(job: StageJob) -> StageJob:
 def spoiled(path: Path, noise: float, kind: str = "classify") -> Path:
     """Write the same model with normal noise on its weights, relative to their spread, and return the path."""
     config, rng = bert_onnx.TINY, np.random.default_rng(3)
-    weights = bert_onnx.random_weights(config, outputs=len(DEFAULT_LABELS[kind]))
+    sizes = {each["name"]: len(each.get("labels", "ny")) for each in QUESTIONS}
+    outputs = sum(sizes.values()) if kind == "decide" else len(DEFAULT_LABELS[kind])
+    weights = bert_onnx.random_weights(config, outputs=outputs)
     moved = {
         name: (value + rng.normal(0, noise * (value.std() + 1e-9), value.shape)).astype(np.float32)
         for name, value in weights.items()
     }
-    head = {"classify": "classify", "extract": "tags", "embed": "hidden"}[kind]
+    head = {"classify": "classify", "decide": "classify", "extract": "tags", "embed": "hidden"}[kind]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bert_onnx.build(config, moved, head))
+    made = bert_onnx.build(config, moved, head)
+    path.write_bytes(bert_onnx.split_by_question(made, sizes) if kind == "decide" else made)
     return path
 
 
@@ -98,5 +104,8 @@ def _labelled(folder: Path, kind: str, wrong: int) -> list[dict[str, Any]]:
         if place % 240 < wrong:
             row = DataRow(text, next(label for label in DEFAULT_LABELS["classify"] if label != each.answer))
         spans = [{"start": e.start, "end": e.end, "label": e.label} for e in each.entities]
-        rows.append({"text": text, "label": row.label or "none", "spans": spans})
+        answers = json.loads(each.answer) if kind == "decide" else {}
+        if kind == "decide" and place % 240 < wrong:
+            answers["urgent"] = {"no": "yes", "yes": "no"}[answers["urgent"]]
+        rows.append({"text": text, "label": row.label or "none", "spans": spans, "answers": answers})
     return rows

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edge_agent.capture.redact import surrogates
 from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, RULES_VERSION, built_in_rules
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
 from edge_agent.capture.redact.rule_types import RedactionRule, Span
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
+PLACEHOLDER_CHARACTERS_MAX = 64
 FIELD_RULE = "schema_field"
 """Name under which values of fields that the schema marks are counted."""
 NAME_RULE, NAME_WORD = "presidio", "NAME"
@@ -61,6 +63,10 @@ class RedactionSession:
     _known: dict[str, None] = field(default_factory=dict)
     findings: ModelFindings | None = None
     """What a redaction model found in the texts of the example; None = rules alone."""
+    draw: surrogates.Draw | None = None
+    """Draws made-up names where they stand for real ones; None = placeholders do."""
+    _made_up: dict[str, str] = field(default_factory=dict)
+    _read: list[str] = field(default_factory=list)
 
     def text(self, text: str, context: str = "") -> str:
         """Replace what the rules find, and whatever was replaced in an earlier text of the example.
@@ -68,6 +74,8 @@ class RedactionSession:
         `context` is read before the text and not replaced: the key of a value may tell what its digits are.
         """
         self.reserved.update(placeholders(text))
+        if self.draw is not None:
+            self._read.append(text)
         spans = self.found(text, context)
         if not spans:
             return text
@@ -121,9 +129,18 @@ class RedactionSession:
         return self._placeholders
 
     def restore(self, text: str) -> str:
-        """Put the values back into a text that holds placeholders of this example."""
+        """Put the values back into a text that holds placeholders, or made-up names, of this example."""
         values = {placeholder: value for value, placeholder in self._placeholders.items()}
+        if pattern := surrogates.restoring(self._made_up):
+            text = pattern.sub(lambda match: self._made_up[match[0]], text)
         return PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
+
+    def split(self, text: str) -> tuple[str, str]:
+        """Split off the end of an answer that comes in pieces, if it may be the beginning of what is to be restored."""
+        at = text.rfind("[")
+        open_ = at >= 0 and len(text) - at <= PLACEHOLDER_CHARACTERS_MAX and "]" not in text[at:]
+        end = min(at if open_ else len(text), len(text) - surrogates.unfinished(text, self._made_up))
+        return text[:end], text[end:]
 
     def _field(self, value: Any, name: str) -> Any:
         if isinstance(value, list):
@@ -176,7 +193,16 @@ class RedactionSession:
                 found = rule.find(text[begin:stop])
                 yield from ((begin + start, begin + end, rule.name, rule.placeholder) for start, end in found)
 
+    def _make_up(self, value: str, word: str) -> str:
+        if self.draw is None:
+            return ""
+        return surrogates.made_up(value, word, "\n".join(self._read), self._made_up, self.draw)
+
     def _placeholder(self, value: str, word: str) -> str:
+        surrogate = self._make_up(value, word) if value not in self._placeholders else ""
+        if surrogate:
+            self._made_up[surrogate] = value
+            self._placeholders[value] = surrogate
         if value not in self._placeholders:
             made = (f"[{word}_{number}]" for number in itertools.count(self._numbers[word] + 1))
             chosen = next(placeholder for placeholder in made if placeholder not in self.reserved)
@@ -208,12 +234,15 @@ class Redactor:
         self.rule_names = tuple(rule.name for rule in self._rules)
         self.version = RULES_VERSION
 
-    def start(self, stored: str = "", findings: ModelFindings | None = None) -> RedactionSession:
+    def start(
+        self, stored: str = "", findings: ModelFindings | None = None, draw: surrogates.Draw | None = None
+    ) -> RedactionSession:
         """Begin with an example; placeholders in a stored text of it are not given again.
 
-        What a model found in the texts of the example is replaced beside what the rules find.
+        What a model found in the texts of the example is replaced beside what the rules find. With `draw`, made-up
+        names stand in place of real ones.
         """
-        return RedactionSession(self._rules, set(placeholders(stored)), findings=findings)
+        return RedactionSession(self._rules, set(placeholders(stored)), findings=findings, draw=draw)
 
 
 def _united(found: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:

@@ -17,6 +17,7 @@ from edge_agent.engine.protocol import EntitySpan
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats import ood_gate
 from edge_agent.formats.manifest import Manifest, TaskSpec
+from edge_agent.formats.questions import QUESTION_OUTPUT
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,8 +28,6 @@ OUTPUT_NAMES = {
     "embed": ("sentence_embedding", "last_hidden_state"),
     "redact": ("logits",),
 }
-QUESTION_OUTPUT = "logits.{}"
-"""The output that answers a question of a decide task, by the question's name: float32, [batch, answers]."""
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
-"""Parsing decision requests of two APIs, and matching their questions with what a task answers. Pure.
+"""Parsing decision requests of two APIs. Pure; `decision_matching` finds what a task answers of them.
 
 `/v1/decisions` is OpenAI's (`openai.resources.decisions`, package openai 3.57), `/v1/systemone` is TypeSafe's
 (`typesafe_sdk`, 0.7.5). Both ask typed questions about one input: is it true (predicate), which of these (choice), how
-much (score). The questions of a task are fixed: its model was trained and calibrated for them.
+much (score).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple
 
-from edge_agent.client import OnLowConfidence, Task
+from edge_agent.client import OnLowConfidence
 from edge_agent.web.gateway import request_json
 from edge_agent.web.gateway.chat_request import AS_MODE, LOW_CONFIDENCE_POLICIES, PARTS_MAX
 from edge_agent.web.gateway.openai_errors import GatewayError
@@ -21,26 +21,39 @@ QUESTIONS_MAX = 400
 CHOICES_MIN, CHOICES_MAX = 2, 255
 LEVELS_MIN, LEVELS_MAX = 2, 10
 """The limits of OpenAI's API; `/v1/systemone` has the same ones here."""
-NAMED_MAX = 5
-"""At most so many labels are named in an error."""
-YES, NO = frozenset({"yes", "true"}), frozenset({"no", "false"})
 INPUT, STATE = "input", "state"
-Kind = Literal["predicate", "choice", "score"]
-_FIXED = "GET /v1/models/TASK lists the labels of a task."
+QuestionKind = Literal["predicate", "choice", "score"]
 _IGNORED = dict.fromkeys(("safety_identifier", "prompt_cache_key"), request_json.parse_string)
 _ROLES = ("user", "developer", "system", "assistant")
 
 
+class RequestedOption(NamedTuple):
+    """A possible answer, as the request writes it."""
+
+    value: str | bool
+    """Of a level that has no label (System One), its place as text."""
+    description: str = ""
+
+
 @dataclass(frozen=True)
-class Question:
+class RequestedQuestion:
     """One typed question."""
 
-    kind: Kind
+    kind: QuestionKind
     name: str | None
     where: str
     """Path of the question in the request, for errors."""
-    values: tuple[str | bool, ...] = ()
-    """The values of a choice, in the request's order; of a score the labels of its levels."""
+    instructions: str = ""
+    """Empty where the API does not require them."""
+    options: tuple[RequestedOption, ...] = ()
+    """Of a choice or a score in the request's order; of a predicate False and True, where their meaning is given."""
+    unlabelled: bool = False
+    """A score whose levels have descriptions alone."""
+
+    @property
+    def values(self) -> tuple[str | bool, ...]:
+        """The values of the options."""
+        return tuple(each.value for each in self.options)
 
 
 @dataclass(frozen=True)
@@ -49,61 +62,8 @@ class DecisionRequest:
 
     task: str
     text: str
-    questions: tuple[Question, ...]
+    questions: tuple[RequestedQuestion, ...]
     on_low_confidence: OnLowConfidence = AS_MODE
-
-    def require_supported(self, task: Task) -> Question:
-        """Return the one question that a classify task answers. Raises GatewayError when the request asks another."""
-        if task.kind != "CLASSIFY":
-            message = f"'{task.name}' is of kind {task.kind.lower()}, and answers no questions"
-            raise GatewayError(message, param="model", remedy="Name a classify task.", reason="TASK_KIND_MISMATCH")
-        question = self.questions[0]
-        for each in self.questions:
-            if each.name is not None and each.name != task.name:
-                _refuse(f"there is no question '{each.name[: request_json.SHOWN_CHARS_MAX]}'", each, task, ".name")
-        if len(self.questions) > 1:
-            _refuse(f"the request has {len(self.questions)} questions", self.questions[1], task)
-        if question.kind == "score":
-            _refuse("the labels of a task have no order, so it gives no score", question, task, ".type")
-        if question.kind == "predicate" and truth_label(task.labels) is None:
-            _refuse("a predicate needs a task with two labels, 'yes' and 'no' or 'true' and 'false'", question, task)
-        if question.kind == "choice":
-            _check_values(question, task)
-        return question
-
-
-def truth_label(labels: tuple[str, ...]) -> str | None:
-    """Return the label that means yes; None when the labels are not those of a predicate."""
-    [*yes] = (each for each in labels if each.lower() in YES)
-    [*no] = (each for each in labels if each.lower() in NO)
-    return yes[0] if (len(labels), len(yes), len(no)) == (2, 1, 1) else None
-
-
-def label_of(value: str | bool) -> str:
-    """Return the label that a choice's value names: a boolean names 'true' or 'false'."""
-    return value if isinstance(value, str) else str(value).lower()
-
-
-def _check_values(question: Question, task: Task) -> None:
-    named = [label_of(value) for value in question.values]
-    if len(set(named)) < len(named):
-        _refuse("a boolean and a string name the same label", question, task)
-    unknown = [each for each in named if each not in task.labels]
-    if unknown:
-        _refuse(f"it has no label {_listed(unknown)}", question, task)
-    missing = [each for each in task.labels if each not in named]
-    if missing:
-        _refuse(f"the choices lack {_listed(missing)}", question, task)
-
-
-def _refuse(problem: str, question: Question, task: Task, member: str = "") -> NoReturn:
-    fixed = f"'{task.name}' answers one question, '{task.name}': a choice of {_listed(task.labels)}"
-    raise GatewayError(f"{problem}; {fixed}", param=f"{question.where}{member}", remedy=_FIXED)
-
-
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    shown = ", ".join(f"'{each[: request_json.SHOWN_CHARS_MAX]}'" for each in names[:NAMED_MAX])
-    return f"{shown} and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else shown
 
 
 # --- OpenAI ----------------------------------------------------------------------------------------------------------
@@ -170,7 +130,7 @@ def _text_part(value: Any, where: str) -> str:
     return text
 
 
-def _questions(value: Any) -> tuple[Question, ...]:
+def _questions(value: Any) -> tuple[RequestedQuestion, ...]:
     if not isinstance(value, list):
         raise ValueError(f"must be a list of questions; it is {request_json.type_name(value)}")
     _check_count(len(value), 1, QUESTIONS_MAX, "question")
@@ -182,50 +142,51 @@ def _questions(value: Any) -> tuple[Question, ...]:
     return questions
 
 
-def _question(value: Any, where: str) -> Question:
+def _question(value: Any, where: str) -> RequestedQuestion:
     members = request_json.parse_members(value, where)
-    kind: Kind = members.required("type", request_json.one_of("predicate", "choice", "score"))
+    kind: QuestionKind = members.required("type", request_json.one_of("predicate", "choice", "score"))
     name = members.optional("name", _filled, None)
-    members.required("instructions", _instructions)
-    values: tuple[str | bool, ...] = ()
+    instructions = members.required("instructions", lambda given: _instructions(given, f"{where}.instructions"))
+    options: tuple[RequestedOption, ...] = ()
     if kind == "choice":
-        values = members.required("choices", lambda given: _choices(given, f"{where}.choices"))
+        options = members.required("choices", lambda given: _choices(given, f"{where}.choices"))
     elif kind == "score":
-        values = members.required("levels", lambda given: _levels(given, f"{where}.levels"))
+        options = members.required("levels", lambda given: _levels(given, f"{where}.levels"))
     members.refuse_rest()
-    return Question(kind, name, where, values)
+    return RequestedQuestion(kind, name, where, instructions, options)
 
 
-def _instructions(value: Any) -> Any:
-    """Check the instructions. They are not used: a task was trained for its question, whatever a caller calls it."""
-    if isinstance(value, list) and value:
-        return value
-    return _filled(value)
+def _instructions(value: Any, where: str) -> str:
+    if not isinstance(value, list):
+        return _filled(value)
+    if not 1 <= len(value) <= PARTS_MAX:
+        raise ValueError(f"must have 1 to {PARTS_MAX} parts; it has {len(value)}")
+    return _filled("\n".join(_text_part(each, f"{where}[{place}]") for place, each in enumerate(value)))
 
 
-def _choices(value: Any, where: str) -> tuple[str | bool, ...]:
+def _choices(value: Any, where: str) -> tuple[RequestedOption, ...]:
     if not isinstance(value, list):
         raise ValueError(f"must be a list; it is {request_json.type_name(value)}")
     _check_count(len(value), CHOICES_MIN, CHOICES_MAX, "choice")
-    values = tuple(_described(each, f"{where}[{place}]", "value") for place, each in enumerate(value))
-    if len({(type(each), each) for each in values}) < len(values):
+    options = tuple(_described(each, f"{where}[{place}]", "value") for place, each in enumerate(value))
+    if len({(type(each.value), each.value) for each in options}) < len(options):
         raise ValueError("must be unique values")
-    return values
+    return options
 
 
-def _levels(value: Any, where: str) -> tuple[str | bool, ...]:
+def _levels(value: Any, where: str) -> tuple[RequestedOption, ...]:
     if not isinstance(value, list):
         raise ValueError(f"must be a list; it is {request_json.type_name(value)}")
     _check_count(len(value), LEVELS_MIN, LEVELS_MAX, "level")
     return tuple(_described(each, f"{where}[{place}]", "label") for place, each in enumerate(value))
 
 
-def _described(value: Any, where: str, member: str) -> str | bool:
+def _described(value: Any, where: str, member: str) -> RequestedOption:
     members = request_json.parse_members(value, where)
     given: str | bool = members.required(member, _value if member == "value" else _filled)
-    members.optional("description", request_json.parse_string, "")
+    description = members.optional("description", request_json.parse_string, "")
     members.refuse_rest()
-    return given
+    return RequestedOption(given, description)
 
 
 def _value(value: Any) -> str | bool:
@@ -266,41 +227,52 @@ def _state(value: Any) -> str:
     return request_json.parse_string(value)
 
 
-def _named_questions(value: Any) -> tuple[Question, ...]:
+def _named_questions(value: Any) -> tuple[RequestedQuestion, ...]:
     if not isinstance(value, dict):
         raise ValueError(f"must be an object of named questions; it is {request_json.type_name(value)}")
     _check_count(len(value), 1, QUESTIONS_MAX, "question")
     return tuple(_named_question(_filled(name), each, f"questions.{name}") for name, each in value.items())
 
 
-_SYSTEM_ONE_KINDS: Mapping[str, Kind] = {"noul": "predicate", "choice": "choice", "score": "score"}
+_SYSTEM_ONE_KINDS: Mapping[str, QuestionKind] = {"noul": "predicate", "choice": "choice", "score": "score"}
 
 
-def _named_question(name: str, value: Any, where: str) -> Question:
+def _named_question(name: str, value: Any, where: str) -> RequestedQuestion:
     members = request_json.parse_members(value, where)
     kind = _SYSTEM_ONE_KINDS[members.required("type", request_json.one_of(*_SYSTEM_ONE_KINDS))]
-    instructions = members.optional("instructions", _instructions, "")
+    instructions = members.optional("instructions", lambda given: _instructions(given, f"{where}.instructions"), "")
+    options: tuple[RequestedOption, ...] = ()
     if kind == "predicate":
-        outcomes = members.present({"criteria": _object})
-        if not instructions and not any(each for given in outcomes.values() for each in given.values()):
+        options = members.optional("criteria", lambda given: _outcomes(given, f"{where}.criteria"), options)
+        if not instructions and not any(each.description for each in options):
             raise GatewayError(f"'{where}' needs 'instructions', or an outcome described in 'criteria'", param=where)
-        values: tuple[str | bool, ...] = ()
     elif kind == "choice":
-        values = members.required("criteria", _criteria_labels)
+        options = members.required("criteria", _criteria_labels)
     else:
-        values = members.required("criteria", _criteria_levels)
+        options = members.required("criteria", _criteria_levels)
     members.refuse_rest()
-    return Question(kind, name, where, values)
+    return RequestedQuestion(kind, name, where, instructions, options, unlabelled=kind == "score")
 
 
-def _criteria_labels(value: Any) -> tuple[str | bool, ...]:
-    labels = tuple(_filled(each) for each in _object(value))
-    _check_count(len(labels), CHOICES_MIN, CHOICES_MAX, "choice")
-    return labels
+def _outcomes(value: Any, where: str) -> tuple[RequestedOption, ...]:
+    members = request_json.parse_members(value, where)
+    given = {name: members.optional(name, request_json.parse_string, "") for name in ("false", "true")}
+    members.refuse_rest()
+    return RequestedOption(False, given["false"]), RequestedOption(True, given["true"])
 
 
-def _criteria_levels(value: Any) -> tuple[str | bool, ...]:
+def _criteria_labels(value: Any) -> tuple[RequestedOption, ...]:
+    options = tuple(RequestedOption(_filled(label), _meaning(told)) for label, told in _object(value).items())
+    _check_count(len(options), CHOICES_MIN, CHOICES_MAX, "choice")
+    return options
+
+
+def _criteria_levels(value: Any) -> tuple[RequestedOption, ...]:
     if not isinstance(value, list):
         raise ValueError(f"must be a list, one description a level; it is {request_json.type_name(value)}")
     _check_count(len(value), LEVELS_MIN, LEVELS_MAX, "level")
-    return tuple(str(level) for level in range(len(value)))
+    return tuple(RequestedOption(str(level), _meaning(told)) for level, told in enumerate(value))
+
+
+def _meaning(value: Any) -> str:
+    return "" if value is None else request_json.parse_string(value)

@@ -14,7 +14,11 @@ from edge_agent.client import Answer, Classification, Embedding, Extraction, Fin
 EXTENSION = "edge_agent"
 _STANDARD_MEMBERS = frozenset({"values", "json", "reason", "tokens"})
 """Parts of an answer that have a place in OpenAI's format."""
-_PAIRS: Mapping[str, tuple[str, str]] = {"scores": ("label", "score"), "fields": ("name", "confidence")}
+_PAIRS: Mapping[str, tuple[str, str]] = {
+    "scores": ("label", "score"),
+    "probabilities": ("label", "probability"),
+    "fields": ("name", "confidence"),
+}
 END = b"data: [DONE]\n\n"
 """The last event of a stream."""
 JsonObject = dict[str, Any]

@@ -98,7 +98,8 @@ def main() -> None:
         head.main(str(HERE / "head.safetensors"), PACKAGE, folder)
         write_task({})
         bundle = open_bundle(made(work, "first"))
-        confidence, report = calibrate(bundle, read_for(DATA / "calibration.jsonl", "classify"), RISK)
+        found = calibrate(bundle, read_for(DATA / "calibration.jsonl", "classify"), RISK)
+        confidence, report = found.confidence, found.report
         sys.stdout.write(f"{report['verdict']}\n")
         write_task({"confidence": confidence.model_dump(mode="json")})
         for name in ("test", "afterwards"):

@@ -50,7 +50,7 @@ STOP_SECONDS_MAX = 60.0
 SEQUENCES_MAX = 4
 SIGN_OF_LIFE_SECONDS = 1.0
 LABELS = ("refund", "price")
-KINDS = ("extract", "generate", "embed")
+KINDS = ("decide", "extract", "generate", "embed")
 ADMIN, INFERENCE = "edge_agent.v1.AdminService", "edge_agent.v1.InferenceService"
 SOCKETS = {"edge_agent.v1.FeedbackService": "review.sock", INFERENCE: "inference.sock"}
 """Where a service is called; all others on admin.sock."""

@@ -27,8 +27,8 @@ registry.load_predefined_recognizers(languages=["en"], nlp_engine=engine)
 analyzer = AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=["en"])
 answers = []
 for text in json.load(sys.stdin):
-    started = time.perf_counter()
+    started = time.process_time()
     found = analyzer.analyze(text, language="en", score_threshold=SCORE_MIN)
-    elapsed = 1000 * (time.perf_counter() - started)
+    elapsed = 1000 * (time.process_time() - started)
     answers.append({"spans": [(each.start, each.end) for each in found], "milliseconds": elapsed})
 json.dump(answers, sys.stdout)

@@ -52,7 +52,7 @@ class ApplianceNamespace:
         self._process = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
-        self.inside = ["nsenter", "-m", "-t", str(self._process.pid)]
+        self.inside = ["nsenter", "-m", "-t", str(self._process.pid), f"--wd={folder}"]
 
     def take_over(self, daemon: RunningDaemon) -> Path:
         """Let a daemon run there, as its own user, by /etc/edge-agent/agent.yaml; return the path of that from here."""

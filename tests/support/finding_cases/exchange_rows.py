@@ -144,3 +144,15 @@ made(
     settings=_folder_store,
     asks_nothing=True,
 )(_remove_uplink)
+
+
+@made(
+    "uplink-problem/note/f-for-now",
+    settings=_object_store,
+    prepare=_start_with_store,
+    with_it=("uplink-online",),
+    by_hand=lambda site: _answering(site, "well", "uplink-online", is_found=False),
+)
+def store_busy_for_a_moment(site: FaultySite) -> None:
+    """The store asks to slow down: beside being offline, that is a note."""
+    _answering(site, "503", "uplink-problem")

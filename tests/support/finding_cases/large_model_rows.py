@@ -14,7 +14,7 @@ ORACLES: dict[Path, LargeModel] = {}
 """The large model of each site, by its folder."""
 PRICE = {"input_token_price": 1.0, "output_token_price": 1.0, "answer_tokens_max": 16}
 """For a million tokens."""
-CAP = 0.001
+CAP = 0.04
 
 
 def escalating(folder: Path, **more: Any) -> Mapping[str, Any]:
@@ -51,7 +51,7 @@ def _restart_uplink(site: FaultySite) -> None:
 
 def _ask(site: FaultySite) -> None:
     with site.daemon.client() as client:
-        client.classify(TASK, ["where is my money"])
+        client.classify(TASK, ["where is my money"] * 8)
 
 
 @made("large-model/fault/no-task-can-ask-it", settings=escalating, prepare=_start)
@@ -133,5 +133,13 @@ def _spend(share: float) -> Callable[[FaultySite], None]:
     return spend
 
 
-made("large-model-budget/warning/budget-spent", settings=_capped, prepare=_start, by_hand=_raise_the_cap)(_spend(2.0))
-made("large-model-budget/note/nearly-spent", settings=_capped, prepare=_start, by_hand=_raise_the_cap)(_spend(0.9))
+@made("large-model-budget/warning/budget-spent", settings=_capped, prepare=_start, by_hand=_raise_the_cap)
+def cap_reached(site: FaultySite) -> None:
+    """The questions of the day have cost what they may."""
+    _spend(1.0)(site)
+
+    def is_told() -> bool:
+        _ask(site)
+        return any((each["check"], each["verdict"]) == ("large-model-budget", "warning") for each in site.everything())
+
+    site.until(is_told)

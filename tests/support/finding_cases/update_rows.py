@@ -205,7 +205,14 @@ def disk_full_while_admitting(site: FaultySite) -> None:
     site.until(is_staged)
 
 
-@made("update/note/-2", person=CENTRAL, **updating)
+def _settled_version(site: FaultySite) -> None:
+    """Bring the first version, and let its probation end at once."""
+    publish(site, "1.0.0", {"probation": ProbationRules(calls=0, hours=0)})
+    take_drive(site)
+    await_state(site, "DONE")
+
+
+@made("update/note/-2", person=CENTRAL, **{**updating, "prepare": _settled_version})
 def rollout_halted(site: FaultySite) -> None:
     """The central team stopped the rollout of a version."""
     centre = CENTRES[site.folder]

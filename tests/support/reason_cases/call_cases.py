@@ -70,6 +70,16 @@ def task_kind_mismatch(folder: Path) -> Played:
         return Played(met.reasons, met.code == 2 and not edge_agent(daemon, kind, TASK, TEXT).code)
 
 
+@case("QUESTION_UNKNOWN", "device")
+def question_unknown(folder: Path) -> Played:
+    """A device asks something that the task does not answer; the message lists the questions that it does."""
+    with serving(folder, "decide") as daemon, daemon.client() as client:
+        failed = failure(lambda: client.decide(TASK, [TEXT], questions=["colour"]))
+        names = failed.message.partition("its questions are: ")[2].split(", ")
+        [decision] = client.decide(TASK, [TEXT], questions=names)
+        return Played((failed.reason,), names == [each.question for each in decision.answers])
+
+
 @case("REQUEST_INVALID", "device")
 def request_invalid(folder: Path) -> Played:
     """A device sends an id that is too long; the message has the limit."""

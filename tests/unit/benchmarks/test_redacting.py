@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.redacting.composed_texts import composed_texts
 from benchmarks.redacting.figures import measure_redaction
 from benchmarks.redacting.labelled_texts import MarkedText, MarkedValue, read_marked
+from edge_agent.capture.redact.check_digits import card
+from edge_agent.capture.redact.rule_types import bare
 
 TEXT = "Anna Meyer, Kiel, card 4111"
 MARKED = MarkedText(
@@ -38,3 +41,14 @@ def test_a_folder_without_marked_texts_is_an_error(tmp_path: Path):
     row = {"text": "Anna", "spans": [{"start": 0, "end": 4, "label": "PERSON"}]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
     assert [MarkedText("Anna", (MarkedValue(0, 4, "PERSON"),))] == read_marked(tmp_path)
+
+
+def test_composed_texts_mark_their_values_in_every_language():
+    """Twelve languages, the same texts each time; a marked card number is one, also where the text is in lower case."""
+    texts = composed_texts()
+    assert texts == composed_texts()
+    assert 12 == len({each.language for each in texts})
+    marked = [
+        each.text[value.start : value.end] for each in texts for value in each.values if value.label == "CREDIT_CARD"
+    ]
+    assert [] == [number for number in marked if not card(bare(number))]

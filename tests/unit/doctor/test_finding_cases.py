@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from edge_agent.doctor.all_checks import CHECKS
-from tests.support.finding_cases import CASES, MADE, FaultySite, finding_kinds
+from tests.support.finding_cases import CASES, MADE, FaultySite, engine_rows, finding_kinds, update_rows
+from tests.support.tls_site import free_port
+from tests.support.uplink_cases import PATIENT
 
 MADE_CASES = [case for case in CASES if case.fault]
-NOT_MADE_MAX = 58
+NOT_MADE_MAX = 22
 """Lower it with each row that is made."""
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 UNSIGNED = {"signatures"}
@@ -61,3 +63,34 @@ def test_a_healthy_site_has_no_finding_in_any_phase(healthy, phase, user):
     if phase == "draining":
         healthy.restart()
     assert set() == found - UNSIGNED
+
+
+@pytest.mark.release
+def test_a_site_that_starts_has_no_finding():
+    """Its engine is loading."""
+    with FaultySite() as site:
+        engine_rows.hold_while_starting(site)
+        assert set() == {each["check"] for each in site.findings()} - UNSIGNED
+
+
+@pytest.mark.release
+def test_a_site_that_updates_has_no_finding():
+    """With the drive in: the first version, and the next one on probation."""
+    with FaultySite(update_rows.by_drive, has_task=False) as site:
+        update_rows.first_version(site)
+        assert [] == site.findings()
+        update_rows.publish(site, "2.0.0")
+        update_rows.take_drive(site)
+        update_rows.await_version(site, "2.0.0")
+        assert [] == site.findings()
+
+
+@pytest.mark.release
+def test_a_site_without_a_network_for_an_hour_has_no_finding():
+    """That the uplink is offline is a note; it retries by itself."""
+    address = f"http://127.0.0.1:{free_port()}/fleet"
+    uplink = {**PATIENT, "url": address, "options": {"allow_http": "true"}, "disk_reserve_bytes": 0}
+    with FaultySite(lambda _: {"uplink": uplink}) as site:
+        site.serve("uplink", "uplink")
+        site.until_found("uplink-online")
+        assert set() == {each["check"] for each in site.findings()} - UNSIGNED

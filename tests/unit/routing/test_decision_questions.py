@@ -6,8 +6,10 @@ import math
 
 import pytest
 
+from edge_agent.formats.manifest import TaskSpec
 from edge_agent.routing.decision_questions import LargeModelTypedQuestion, ModelAnswer, read_distribution
-from edge_agent.routing.large_model_questions import LargeModelReply, parse_typed_reply, typed_questions
+from edge_agent.routing.large_model_questions import LargeModelReply, parse_reply, parse_typed_reply, typed_questions
+from tests.support.bundles import QUESTIONS
 from tests.unit.routing.test_large_model_questions import LABELS, RECORD, manifest
 
 INTENT = LargeModelTypedQuestion("intent", "choice", "What does the customer want?", ("refund", "price", "hours"))
@@ -23,7 +25,7 @@ def test_a_distribution_is_scaled_to_one_in_the_order_of_the_options() -> None:
     assert ("refund", "price", "hours") == tuple(option for option, _ in found)
     assert 1.0 == pytest.approx(sum(number for _, number in found), abs=1e-12)
     assert LargeModelReply("refund", probabilities=found) == parse_typed_reply(
-        INTENT, answer(0.2, 0.7, 0.1005, options=("price", "refund", "hours"))
+        manifest().task, [INTENT], answer(0.2, 0.7, 0.1005, options=("price", "refund", "hours"))
     )
 
 
@@ -45,7 +47,7 @@ def test_a_distribution_is_scaled_to_one_in_the_order_of_the_options() -> None:
 )
 def test_anything_else_is_no_answer_and_named(answers: list[ModelAnswer], problem: str) -> None:
     """The problem names the question and the numbers, and nothing that the large model wrote."""
-    reply = parse_typed_reply(INTENT, answers)
+    reply = parse_typed_reply(manifest().task, [INTENT], answers)
     assert ("", ()) == (reply.value, reply.probabilities)
     assert problem in reply.problem
 
@@ -56,3 +58,21 @@ def test_a_classify_task_asks_one_choice_and_other_kinds_none() -> None:
     assert ("till", "choice", LABELS) == (question.name, question.type, question.options)
     assert question.instructions
     assert () == typed_questions(RECORD.task)
+
+
+def test_of_several_questions_the_usable_answers_are_kept() -> None:
+    """The first that has none is the problem; another is answered with its probabilities."""
+    task = TaskSpec.model_validate({"name": "desk", "kind": "decide", "questions": QUESTIONS})
+    asked = typed_questions(task)
+    urgent = ModelAnswer("urgent", (("no", 0.25), ("yes", 0.75)))
+    reply = parse_typed_reply(task, asked, [urgent, ModelAnswer("severity")])
+    assert "it gave 0 answers to question 'intent' instead of 1" == reply.problem
+    assert {"urgent": LargeModelReply("yes", probabilities=(("no", 0.25), ("yes", 0.75)))} == reply.answers
+
+
+def test_chat_answers_several_questions_in_one_object() -> None:
+    """What is none of a question's possible answers is named, and the others are kept."""
+    task = TaskSpec.model_validate({"name": "desk", "kind": "decide", "questions": QUESTIONS})
+    reply = parse_reply(task, '{"intent": "refund", "urgent": true, "severity": "high"}', typed_questions(task))
+    assert "'urgent' must be one of its possible answers" == reply.problem
+    assert {"intent": LargeModelReply("refund"), "severity": LargeModelReply("high")} == reply.answers

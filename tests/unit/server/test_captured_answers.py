@@ -135,7 +135,7 @@ def test_a_classification_is_kept_with_its_best_label(wish, route):
     result = pb.ClassifyResult()
     done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext(low_confidence=wish)))
     finished_answers.fill_classification(result.classification, done, top_k=1)
-    said = finished_answers.captured_classification(done, result)
+    said = finished_answers.captured_label(done, result.classification)
     assert ("price", [("price", 0.75), ("refund", 0.25)]) == (said.output, said.scores)
     assert (0.75, None, False, 0.5, route) == (said.confidence, said.threshold, said.sure, said.label_mass, said.route)
 
@@ -147,7 +147,7 @@ def test_an_extraction_is_kept_as_its_record():
     result = pb.ExtractResult()
     done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext()))
     finished_answers.fill_extraction(result.extraction, done)
-    said = finished_answers.captured_extraction(done, result)
+    said = finished_answers.captured_extraction(done, result.extraction)
     assert {"PATIENT": ["Anna"], "DRUG": []} == json.loads(said.output)
     assert (0.9, "local", ()) == (said.confidence, said.route, said.scores)
 
@@ -167,7 +167,7 @@ def test_both_answers_are_kept_apart():
     )
     result = pb.ClassifyResult()
     finished_answers.fill_classification(result.classification, done, top_k=1)
-    said = finished_answers.captured_classification(done, result)
+    said = finished_answers.captured_label(done, result.classification)
     assert ("price", 0.75, "refund", "large-1") == (
         said.local_answer,
         said.confidence,
@@ -187,14 +187,14 @@ def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
     finished_answers.fill_extraction(result.extraction, withheld)
     assert ("", {"PATIENT": [], "DRUG": []}) == (
         result.extraction.json,
-        json.loads(finished_answers.captured_extraction(withheld, result).local_answer or ""),
+        json.loads(finished_answers.captured_extraction(withheld, result.extraction).local_answer or ""),
     )
     alone = withheld._replace(
         answer=finished_answers.NO_LOCAL_ANSWER,
         decision=RouteDecision("upstream", RouteReason.MODE_BOOTSTRAP),
         large_model=LargeModelAnswer("{}", "large-1", 9.0),
     )
-    said = finished_answers.captured_extraction(alone, pb.ExtractResult())
+    said = finished_answers.captured_extraction(alone, pb.Extraction())
     assert (None, "{}", None) == (said.local_answer, said.teacher_answer, said.confidence)
 
 

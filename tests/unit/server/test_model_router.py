@@ -72,13 +72,14 @@ async def answer(says, done, asked, text="hi", seconds=5.0):
     """Answer an input whose local answer is `done`, or the error that it fails with."""
     sample = done if isinstance(done, FinishedAnswer) else finished("classify", scores=(0.2, 0.6, 0.2))
 
-    async def local() -> FinishedAnswer:
+    async def local() -> list[FinishedAnswer]:
         if isinstance(done, Exception):
             raise done
-        return done
+        return [done]
 
     escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start))
-    return await escalation.answer(item(sample, text, seconds), asked, local)
+    (given,) = await escalation.answer(item(sample, text, seconds), asked, local)
+    return given
 
 
 UNSURE = finished("classify", scores=(0.2, 0.6, 0.2))
@@ -155,7 +156,7 @@ async def test_in_shadow_the_gate_is_remembered():
     )
     message = pb.ClassifyResult()
     finished_answers.fill_classification(message.classification, given, 0)
-    kept_of_it = finished_answers.captured_classification(given, message)
+    kept_of_it = finished_answers.captured_label(given, message.classification)
     assert (("MODE_SHADOW", "OUT_OF_DISTRIBUTION"), "OUT_OF_DISTRIBUTION", False) == (
         kept_of_it.reasons,
         kept_of_it.held_up,
@@ -196,11 +197,11 @@ async def test_a_sure_answer_is_drawn_to_be_checked(share, kept, done, expected)
     says = Says('{"label": "stock"}')
     escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start, defers=kept), share, lambda: 0.7)
 
-    async def local() -> FinishedAnswer:
-        return done
+    async def local() -> list[FinishedAnswer]:
+        return [done]
 
     asked = escalation.context(done.bundle.manifest, "as_mode", asyncio.get_running_loop().time() + 5)
-    given = await escalation.answer(item(done, "hi"), asked, local)
+    (given,) = await escalation.answer(item(done, "hi"), asked, local)
     assert (expected, kept) == (given.audited, asked.deferrable)
     assert bool(says.asked) is (done is UNSURE)
 
@@ -227,6 +228,9 @@ class Broken:
     def restore(self, text: str) -> str:
         return self._or("restore", text)
 
+    def split(self, text: str) -> tuple[str, str]:
+        return text, ""
+
     def _or(self, where: str, value):
         if where == self.where:
             raise LookupError(f"{where} is broken")
@@ -243,11 +247,11 @@ async def test_a_redactor_that_breaks_costs_no_local_answer(asked, where):
     """The local answer is given with the reason, the log has the exception, and nothing unredacted has left."""
     done, says = finished("extract", confidence=0.1), Says('{"product": ["x"], "price": []}')
 
-    async def local() -> FinishedAnswer:
-        return done
+    async def local() -> list[FinishedAnswer]:
+        return [done]
 
     with structlog.testing.capture_logs() as logged:
-        given = await broken_escalation(says, where).answer(item(done, "hi"), asked, local)
+        (given,) = await broken_escalation(says, where).answer(item(done, "hi"), asked, local)
     assert (None, RouteReason.UPSTREAM_FAILED) == (given.large_model, given.decision.reason)
     assert done.answer is given.answer
     assert ["escalation_broke", "escalation_failed"] == [line["event"] for line in logged]
@@ -293,7 +297,7 @@ async def test_who_goes_away_leaves_nothing_running():
         finally:
             await turns()  # as an engine that is told first
             ended.append("local")
-        return UNSURE
+        return [UNSURE]
 
     escalation = ModelRouter(Silent(), HybridTasks(), Captures(Redactor().start))
     call = asyncio.create_task(escalation.answer(item(UNSURE, "hi"), SHADOW, local))
@@ -336,14 +340,14 @@ async def test_an_input_that_the_redaction_model_has_not_read_is_not_sent():
 
     says = Says("unused")
     router = ModelRouter(says, HybridTasks(), Captures(held))
-    given = await router.answer(item(UNSURE, "hi"), HYBRID, lambda: local(UNSURE))
+    (given,) = await router.answer(item(UNSURE, "hi"), HYBRID, lambda: local(UNSURE))
     assert ([], "local") == (says.asked, given.decision.route)
     assert RouteReason.UPSTREAM_FAILED in given.decision.degraded
 
 
-async def local(done: FinishedAnswer) -> FinishedAnswer:
+async def local(done: FinishedAnswer) -> list[FinishedAnswer]:
     """Answer as the local model."""
-    return done
+    return [done]
 
 
 async def test_what_the_redaction_model_finds_comes_back():
@@ -355,3 +359,14 @@ async def test_what_the_redaction_model_finds_comes_back():
     pieces = [piece async for piece in router.stream_text(item(finished("generate"), text))]
     assert "write to [NAME_1]" == says.asked[0].turns[-1][1]
     assert "Dear Anna, and [NAME_2]" == pieces[-1].value
+
+
+async def test_made_up_names_come_back_as_the_real_ones():
+    """The large model reads about Maria; the caller reads about Anna, also where the name came in two pieces."""
+    text = "write to Anna"
+    findings = ModelFindings({text: (FoundValue(9, 13, "GIVEN_NAME"),)})
+    says = Says(["Dear Mar", "ia, come soon"])
+    router = ModelRouter(says, HybridTasks(), Captures(lambda: Redactor().start(findings=findings, draw=lambda _: 0)))
+    pieces = [piece async for piece in router.stream_text(item(finished("generate"), text))]
+    assert "write to Maria" == says.asked[0].turns[-1][1]
+    assert "Dear Anna, come soon" == pieces[-1].value

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.client import BundleRef, Task
-from edge_agent.web.gateway import decision_requests
+from edge_agent.client import BundleRef, QuestionOption, Task, TaskQuestion
+from edge_agent.web.gateway import decision_matching, decision_requests
 from edge_agent.web.gateway.decision_requests import DecisionRequest
 from edge_agent.web.gateway.openai_errors import GatewayError
 
@@ -59,8 +60,9 @@ def test_both_apis_ask_the_same() -> None:
     [ours], [theirs] = decisions({**CHOICE, "name": "till"}).questions, system_one().questions
     assert (ours.kind, ours.name, ours.values) == (theirs.kind, theirs.name, theirs.values)
     assert ("choice", "till", LABELS) == (ours.kind, ours.name, ours.values)
-    assert ours == decisions({**CHOICE, "name": "till"}).require_supported(task())
-    assert theirs == system_one().require_supported(task())
+    for asked in (decisions({**CHOICE, "name": "till"}), system_one()):
+        [matched] = decision_matching.match_questions(asked, task())
+        assert ("till", LABELS) == (matched.question.name, matched.labels)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +91,14 @@ def test_members_that_clients_send_are_let_by() -> None:
 )
 def test_a_predicate_is_answered_by_two_labels(labels: tuple[str, ...], label: str | None) -> None:
     """One that means yes and one that means no; any other label set answers none."""
-    assert label == decision_requests.truth_label(labels)
+    assert label == decision_matching.truth_label(labels)
     asked = decisions(PREDICATE)
     if label:
-        assert "predicate" == asked.require_supported(task(*labels)).kind
+        [matched] = decision_matching.match_questions(asked, task(*labels))
+        assert label == matched.truth
     else:
-        param, said = refused(asked.require_supported, task(*labels))
-        assert ("questions[0]", True) == (param, said.startswith("a predicate needs a task with two labels"))
+        param, said = refused(decision_matching.match_questions, asked, task(*labels))
+        assert ("questions[0]", True) == (param, said.startswith("a predicate needs a question with two labels"))
 
 
 def test_booleans_name_the_labels_true_and_false() -> None:
@@ -103,7 +106,9 @@ def test_booleans_name_the_labels_true_and_false() -> None:
     choices = [{"value": True}, {"value": False}]
     [question] = decisions({**CHOICE, "choices": choices}).questions
     assert (True, False) == question.values
-    assert question == decisions({**CHOICE, "choices": choices}).require_supported(task("false", "true"))
+    asked = decisions({**CHOICE, "choices": choices})
+    [matched] = decision_matching.match_questions(asked, task("false", "true"))
+    assert ("true", "false") == matched.labels
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_booleans_name_the_labels_true_and_false() -> None:
     [
         (lambda: decisions({**CHOICE, "name": "urgent"}), "questions[0].name", "there is no question 'urgent'; 'till'"),
         (lambda: decisions(CHOICE, CHOICE), "questions[1]", "the request has 2 questions; 'till' answers one question"),
-        (lambda: decisions(SCORE), "questions[0].type", "the labels of a task have no order"),
+        (lambda: decisions(SCORE), "questions[0].type", "the labels of a choice have no order"),
         (
             lambda: decisions({**CHOICE, "choices": [{"value": "refund"}, {"value": "hours"}]}),
             "questions[0]",
@@ -123,25 +128,94 @@ def test_booleans_name_the_labels_true_and_false() -> None:
 )
 def test_a_question_that_the_task_does_not_answer_is_refused(asked: Any, param: str, said: str) -> None:
     """With the question that it does answer, so that the caller can correct the request."""
-    where, message = refused(asked().require_supported, task())
+    where, message = refused(decision_matching.match_questions, asked(), task())
     assert param == where
     assert said in message
 
 
 def test_a_label_that_the_choices_lack_is_named() -> None:
     """Fewer choices would need other probabilities; and so would a string beside the boolean of the same text."""
-    _, said = refused(decisions().require_supported, task(*LABELS, "hours", *(f"label-{n}" for n in range(9))))
+    many = task(*LABELS, "hours", *(f"label-{n}" for n in range(9)))
+    _, said = refused(decision_matching.match_questions, decisions(), many)
     assert said.startswith(
         "the choices lack 'hours', 'label-0', 'label-1', 'label-2', 'label-3' and 5 more; 'till' answers one question"
     )
     twice = decisions({**CHOICE, "choices": [{"value": "true"}, {"value": True}]})
-    assert refused(twice.require_supported, task("true", "false"))[1].startswith("a boolean and a string name the same")
+    _, said = refused(decision_matching.match_questions, twice, task("true", "false"))
+    assert said.startswith("a boolean and a string name the same")
 
 
 def test_a_task_of_another_kind_answers_no_questions() -> None:
     """Whatever is asked."""
     said = "'till' is of kind extract, and answers no questions"
-    assert ("model", said) == refused(decisions().require_supported, task(kind="EXTRACT"))
+    assert ("model", said) == refused(decision_matching.match_questions, decisions(), task(kind="EXTRACT"))
+
+
+DESK_QUESTIONS = (
+    TaskQuestion("intent", "CHOICE", "Which?", tuple(map(QuestionOption, LABELS)), 0.8),
+    TaskQuestion("urgent", "PREDICATE", "It cannot wait.", (QuestionOption("no"), QuestionOption("yes"))),
+    TaskQuestion("severity", "SCORE", "How bad?", tuple(map(QuestionOption, ("low", "high")))),
+)
+
+
+def desk(*, open_questions: bool = False) -> Task:
+    """Return a decide task with a question of each type."""
+    return replace(task(kind="DECIDE"), labels=(), questions=DESK_QUESTIONS, open_questions=open_questions)
+
+
+def test_each_question_of_a_decide_task_is_found_by_its_name() -> None:
+    """In any order and number; of a score both forms of the levels count, with labels and without."""
+    asked = decisions({**SCORE, "name": "severity"}, {**PREDICATE, "name": "urgent"}, {**CHOICE, "name": "intent"})
+    found = decision_matching.match_questions(asked, desk())
+    assert ["severity", "urgent", "intent"] == [each.question.name for each in found]
+    assert [("low", "high"), (), LABELS] == [each.labels for each in found]
+    assert {"", "yes"} == {each.truth for each in found}
+    unlabelled = system_one({"severity": {"type": "score", "criteria": ["not bad", "bad"]}})
+    assert ("low", "high") == decision_matching.match_questions(unlabelled, desk())[0].labels
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (
+            {**CHOICE, "name": "other"},
+            "there is no question 'other'; 'till' answers 3 questions: 'intent' (choice), 'ur",
+        ),
+        (CHOICE, "a question has no name; 'till' answers 3 questions"),
+        ({**CHOICE, "name": "severity"}, "question 'severity' is a score, not a choice"),
+        ({**SCORE, "name": "intent"}, "the labels of a choice have no order"),
+        ({**PREDICATE, "name": "severity"}, "a predicate needs a question with two labels"),
+        ({**SCORE, "name": "severity", "levels": [{"label": "a"}] * 3}, "the request has 3 levels, and the question 2"),
+        (
+            {**SCORE, "name": "severity", "levels": [{"label": "high"}, {"label": "low"}]},
+            "the levels must be 'low', 'h",
+        ),
+    ],
+)
+def test_a_question_that_a_decide_task_does_not_have_is_refused_with_all_that_it_has(question: Any, said: str) -> None:
+    """With their types."""
+    _, message = refused(decision_matching.match_questions, decisions(question), desk())
+    assert message.startswith(said)
+
+
+def test_a_task_with_open_questions_takes_others_from_the_call() -> None:
+    """Its own are named alone; a name that the daemon does not take is replaced, and a bare statement is enough."""
+    asked = decisions({**PREDICATE, "name": "urgent"}, {**CHOICE, "name": "What is it?"}, SCORE)
+    own, choice, score = decision_matching.match_questions(asked, desk(open_questions=True))
+    assert TaskQuestion("urgent") == own.question
+    assert ("call-1", "CHOICE", "What is it about?") == (
+        choice.question.name,
+        choice.question.type,
+        choice.question.instructions,
+    )
+    assert (QuestionOption("refund", "money back"), QuestionOption("price")) == choice.question.options
+    assert ("call-2", ("low", "high")) == (score.question.name, score.labels)
+    noul = system_one({"rude": {"type": "noul", "criteria": {"true": "It is rude."}}})
+    [matched] = decision_matching.match_questions(noul, desk(open_questions=True))
+    assert ("rude", "It is rude.", "yes") == (matched.question.name, matched.question.instructions, matched.truth)
+    twice = decisions({**CHOICE, "name": "x", "choices": [{"value": "true"}, {"value": True}]})
+    _, said = refused(decision_matching.match_questions, twice, desk(open_questions=True))
+    assert said.startswith("a boolean and a string name the same label")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from convert.cli import progress_output
-from convert.report.markdown import compared, measured
+from convert.report.comparison import compared
+from convert.report.markdown import measured
 from edge_agent.cli.terminal import Terminal
 from tests.support.report_cases import EVALUATE, share
 

@@ -13,7 +13,7 @@ from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import paired_comparison
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
-from convert.report import markdown
+from convert.report import comparison
 from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.manifest import Manifest, TaskSpec
 
@@ -183,7 +183,7 @@ def test_a_version_that_is_confident_less_often_does_not_agree():
     assert coverage["low"] < coverage["value"] < coverage["high"] < -0.5
     assert "coverage" in report["worse"]
     assert (90, 21) == tuple(round(100 * report[each]["sure"]["coverage"]["value"]) for each in ("first", "second"))
-    said_so = markdown.compared({"bundles": ["a", "b"], **report})
+    said_so = comparison.compared({"bundles": ["a", "b"], **report})
     assert "The second is worse in confident answers" in said_so
     assert "| confident answers | 90.0% (82.4 to 95.1) | 21.0% (13.5 to 30.3) | -69.0% (" in said_so
     label = report["per_label"]["price"]
@@ -220,7 +220,7 @@ def test_a_version_without_a_threshold_is_never_confident():
     report = paired_comparison.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
     assert (-1.0, None) == (report["differences"]["coverage"]["value"], report["differences"]["wrong"]["p_value"])
     assert "sure" not in report["second"]
-    assert "| wrong among the confident | 0.0% (0.0 to 11.6) | none | - | - |" in markdown.compared(
+    assert "| wrong among the confident | 0.0% (0.0 to 11.6) | none | - | - |" in comparison.compared(
         {"bundles": ["a", "b"], **report}
     )
 

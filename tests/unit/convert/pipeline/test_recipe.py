@@ -40,7 +40,10 @@ def test_the_least_recipe_has_defaults_for_the_rest(tmp_path: Path):
         (LEAST + "quantize: {types: [Q9_0]}\n", "quantize.types.0"),
         (LEAST + "work: [a]\n", "work: Input should be a valid string"),
         ("data: {calibration: c, test: t}\n", "source: Field required"),
-        ("source: {}\ndata: {calibration: c, test: t}\n", "name exactly one of 'checkpoint', 'base' and 'gguf'"),
+        (
+            "source: {}\ndata: {calibration: c, test: t}\n",
+            "name exactly one of 'checkpoint', 'base', 'gguf' and 'onnx'",
+        ),
         ("source: {checkpoint: a, gguf: b}\ndata: {calibration: c, test: t}\n", "source: name exactly one of"),
         ("source: {checkpoint: a, adapter: b}\ndata: {calibration: c, test: t}\n", "'adapter' goes with 'base'"),
         ("source: {checkpoint: m}\ndata: {test: t}\n", "data.calibration: Field required"),

@@ -16,12 +16,12 @@ import transformers
 from convert.data.row_files import DataRow
 from convert.decoder.scores import joint_log_probabilities
 from convert.decoder.tokens import TaskTokens, task_tokens
-from convert.encoder.tags import UNREAD
 from convert.pipeline.recipe import FinetuneSection
 from convert.training import lora
 from convert.training.decoder_objective import DecoderExampleEncoder, TrainingExample
 from convert.training.decoder_trainer import DecoderData, DecoderTrainer
-from convert.training.encoder_trainer import EncodedRow, EncoderTrainer, RowEncoder, classifier
+from convert.training.encoder_objective import EncodedRow, objective_of
+from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier
 from convert.training.lora import FrozenPrefixCache
 from convert.training.training_loop import TrainingSettings, train
 from edge_agent.errors import InvalidRequest
@@ -207,11 +207,11 @@ def test_an_encoder_is_padded_without_effect_and_learns(family: str, tmp_path: P
     if family == "distilbert":  # its tokenizer knows no segments
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     parts = RowEncoder(tokenizer, TASK, 64).of(ROWS)
-    learner = EncoderTrainer(model, tokenizer, (parts, parts), 0.02)
+    learner = EncoderTrainer(model, tokenizer, (parts, parts), 0.02, objective_of(TASK))
     model.eval()
     with torch.inference_mode():
         alone = model(torch.tensor([parts.items[0].given["input_ids"]])).logits
-        beside = learner.answers(parts.items[:6])[0][0]
+        beside = learner.answers(parts.items[:6])[:1]
     torch.testing.assert_close(alone, beside, atol=1e-4, rtol=1e-3)
     before = learner.validate()
     train(learner, TrainingSettings(epochs=6, batch_rows=8, patience_epochs=6, seed=1), lambda *_: None)
@@ -232,7 +232,7 @@ def test_a_new_head_learns_faster_than_the_body(method: str, rates: set[float], 
     model = classifier(str(tmp_path), TASK, method)
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
     parts = RowEncoder(tokenizer, TASK, 64).of(ROWS[:4])
-    groups = EncoderTrainer(model, tokenizer, (parts, parts), 0.001).groups()
+    groups = EncoderTrainer(model, tokenizer, (parts, parts), 0.001, objective_of(TASK)).groups()
     assert rates == {group["lr"] for group in groups}
     assert len(trained(model)) == sum(len(group["params"]) for group in groups)
     assert all((weight.ndim > 1) == (group["weight_decay"] > 0) for group in groups for weight in group["params"])
@@ -250,14 +250,14 @@ def test_an_outlier_is_learnt_as_often_as_a_row(tmp_path: Path) -> None:
 
     class Watched(EncoderTrainer):
         def answers(self, items: Sequence[EncodedRow]) -> Any:
-            asked.append(sum(item.wanted == (UNREAD,) for item in items))
+            asked.append(sum(not item.targets for item in items))
             return super().answers(items)
 
-    learner = Watched(model, tokenizer, (parts, parts), 0.02, strange)
+    learner = Watched(model, tokenizer, (parts, parts), 0.02, objective_of(TASK), strange)
     for at in range(0, 16, 2):
         learner.loss(range(at, at + 2))
     assert 4 == sum(asked)
-    crowd = Watched(model, tokenizer, (parts, parts), 0.02, strange * 30)
+    crowd = Watched(model, tokenizer, (parts, parts), 0.02, objective_of(TASK), strange * 30)
     asked.clear()
     crowd.loss(range(8))
     assert [0, 2] == asked

@@ -16,7 +16,8 @@ from convert.decoder.tokens import task_tokens, tokenize
 from convert.encoder.tags import UNREAD, tagged
 from convert.training import decoder_objective, training_loop
 from convert.training.decoder_objective import AnswerTarget, DecoderExampleEncoder, label_answers, targets
-from convert.training.encoder_trainer import EncodedRow, cycled, uniformity
+from convert.training.encoder_objective import EncodedRow, uniformity
+from convert.training.encoder_trainer import cycled
 from convert.training.validation_split import train_validation_split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec

@@ -1,0 +1,161 @@
+"""The answers of a bundle to its calibration rows, at the temperatures that they give. Asks the serving engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.calibrate import temperature
+from convert.calibrate.division import Division, family, hashed
+from convert.calibrate.temperature import Fit
+from convert.calibrate.threshold import Floats
+from convert.clustered_statistics import Numbers, family_numbers
+from convert.data.row_files import DataRow
+from convert.evaluate.bundle_folder import BundleFolder
+from convert.evaluate.predictions import ServedPrediction, matrix
+from convert.evaluate.question_views import QuestionView, views
+from convert.evaluate.scoring import is_right
+from convert.evaluate.serving import ServedBundles
+from convert.pipeline.stage import Progress
+
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of a bundle to rows, and whether they are right; rows without an answer are left out."""
+
+    rows: Sequence[DataRow]
+    predictions: Sequence[ServedPrediction]
+    right: npt.NDArray[np.bool_]
+    """decide: none; the answers to each question have their own."""
+
+    def confidences(self) -> npt.NDArray[np.float64]:
+        """Return the served confidences."""
+        return np.array([each.confidence for each in self.predictions])
+
+    def families(self) -> Numbers:
+        """Return a number for each row, the same within a family."""
+        return family_numbers([family(row) for row in self.rows])
+
+    def and_also(self, more: Answers) -> Answers:
+        """Return these answers joined with others."""
+        right = np.concatenate([self.right, more.right])
+        return Answers([*self.rows, *more.rows], [*self.predictions, *more.predictions], right)
+
+    def of(self, view: QuestionView) -> Answers:
+        """Return the answers to one question, to the rows that answer it."""
+        rows, predictions = view.pairs(self.rows, self.predictions)
+        right = np.fromiter(map(partial(is_right, "classify"), rows, predictions), dtype=bool)
+        return Answers(rows, predictions, right)
+
+    def one_of_each_family(self) -> Answers:
+        """Return one row of each family: the one whose text has the smallest hash."""
+        first: dict[str, int] = {}
+        for place in sorted(range(len(self.rows)), key=lambda place: hashed(self.rows[place].key)):
+            first.setdefault(family(self.rows[place]), place)
+        places = sorted(first.values())
+        return Answers(
+            [self.rows[place] for place in places], [self.predictions[place] for place in places], self.right[places]
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What gets a threshold of its own: a question, or the records of a bundle that extracts."""
+
+    name: str
+    fit: Fit
+    tuned: Answers
+    known: Floats
+    """Confidences of `tuned` at the fitted temperature, [rows]."""
+    proof: Answers
+    raw: Floats
+    """Confidences of `proof` before the temperature, [rows]."""
+
+    @property
+    def tested(self) -> Answers:
+        """The answers that the threshold is tested on."""
+        return self.proof.one_of_each_family()
+
+
+@dataclass(frozen=True)
+class CalibrationAnswers:
+    """All answers of a bundle to its calibration rows."""
+
+    subjects: Sequence[Subject]
+    held_out: Answers
+    """For the gate."""
+    proof: Answers
+
+
+Ask = Callable[[BundleFolder, Sequence[DataRow]], Answers]
+
+
+def answer_rows(served: ServedBundles, bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress) -> Answers:
+    """Ask a bundle about rows, one at a time."""
+    said = served.predict(bundle, [row.text for row in rows], progress)
+    answered = [not each.failure for each in said]
+    kept, predictions = list(compress(rows, answered)), list(compress(said, answered))
+    kind = bundle.manifest.task.kind
+    if kind == "decide":
+        return Answers(kept, predictions, np.zeros(0, dtype=bool))
+    return Answers(kept, predictions, np.fromiter(map(partial(is_right, kind), kept, predictions), dtype=bool))
+
+
+def label_answers(ask: Ask, bundle: BundleFolder, parts: Division) -> CalibrationAnswers:
+    """Ask a bundle that answers questions: at temperature 1, then at the fitted temperature of each question."""
+    tuned = ask(bundle, parts.tuning)
+    fits = {view.name: _fit_labels(tuned.of(view), view) for view in views(bundle.manifest)}
+    held_out = tuned.and_also(ask(bundle, parts.gate[len(parts.tuning) :]))
+    fitted = bundle.at_temperatures({name: fit.temperature for name, fit in fits.items()})
+    proof = ask(fitted, parts.proving)
+    subjects = []
+    for before, after in zip(views(bundle.manifest), views(fitted.manifest), strict=True):
+        fit, known, proved = fits[before.name], tuned.of(before), proof.of(after)
+        at_fitted = _best_probabilities(known.predictions, fit.temperature)
+        subjects.append(
+            Subject(before.name, fit, known, at_fitted, proved, _best_probabilities(proved.predictions, 1.0))
+        )
+    return CalibrationAnswers(subjects, held_out, proof)
+
+
+def _fit_labels(answers: Answers, view: QuestionView) -> Fit:
+    truth = np.array([view.question.outputs.index(row.label) for row in answers.rows], dtype=np.int64)
+    return temperature.fit_checked(matrix(answers.predictions), truth, answers.families())
+
+
+def _best_probabilities(predictions: Sequence[ServedPrediction], at: float) -> Floats:
+    """Return the confidence of each answer at a temperature."""
+    return temperature.confidences(matrix(predictions), at) if predictions else np.zeros(0)
+
+
+def record_answers(ask: Ask, bundle: BundleFolder, parts: Division) -> CalibrationAnswers:
+    """Ask a bundle that extracts, once at each of TEMPERATURES."""
+    fit, tuned = _fit_records(ask, bundle, parts.tuning)
+    held_out = tuned.and_also(ask(bundle, parts.gate[len(parts.tuning) :]))
+    proof = ask(bundle.at_temperature(fit.temperature), parts.proving)
+    raw = ask(bundle.at_temperature(1.0), proof.rows).confidences()
+    subject = Subject(bundle.manifest.task.name, fit, tuned, tuned.confidences(), proof, raw)
+    return CalibrationAnswers([subject], held_out, proof)
+
+
+def _fit_records(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tuple[Fit, Answers]:
+    if not rows:
+        return Fit(), ask(bundle, rows)
+    tried = [ask(bundle.at_temperature(each), rows) for each in TEMPERATURES]
+    losses = np.array([temperature.log_losses(said.confidences(), said.right) for said in tried])
+    families = tried[0].families()
+    folds = temperature.folds_of(families)
+    held_out = np.zeros(len(families))
+    for fold in set(folds.tolist()):
+        here = folds == fold
+        held_out[here] = losses[np.argmin(losses[:, ~here].mean(axis=1)), here]
+    best, at_one = int(np.argmin(losses.mean(axis=1))), TEMPERATURES.index(1.0)
+    fit = temperature.checked(TEMPERATURES[best], held_out, losses[at_one], families)
+    return fit, tried[best if fit.kept else at_one]

@@ -1,0 +1,64 @@
+"""`edge-convert split`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convert.cli import progress_output
+from convert.data import row_division, row_files
+from convert.data.splits import write_splits
+from convert.pipeline import task_file
+from convert.report.run_summary import plural
+from edge_agent.cli.terminal import say
+from edge_agent.errors import InvalidRequest
+
+_FILES = ("train", "calibration", "test")
+
+
+def run(
+    rows: Annotated[Path, typer.Argument(metavar="DATA", help="JSONL or CSV: docs/data-formats.md.")],
+    task: Annotated[Path, typer.Option(metavar="FILE", help="The task.yaml, or the folder that holds it.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the three splits.")],
+    shares: Annotated[
+        str, typer.Option(metavar="SPLIT=SHARE,…", help="The share of the rows of each split.")
+    ] = "train=0.6,calibration=0.25,test=0.15",
+    seed: Annotated[str, typer.Option(metavar="TEXT", help="Seed of the division.")] = "1",
+    force: Annotated[bool, typer.Option("--force", help="Replace existing splits.")] = False,
+) -> None:
+    """Divide one file of labelled texts into the splits of a recipe: train, calibration and test.
+
+    For tasks of kind classify and decide. Rows of one family, with the same text or with nearly the same text stay in
+    one split, so that no test text is a variant of a training text. Answers that the task does not have are refused,
+    with the row.
+
+    Example: [bold]edge-convert split messages.csv --task front-desk --out front-desk/data[/bold]
+    """
+    what = task_file.of(task)
+    if not what.questions_asked:
+        said = f"a task of kind {what.kind} has no labels to divide rows by"
+        raise InvalidRequest(said, remedy="Divide the rows yourself; docs/data-formats.md explains the splits.")
+    there = [out / f"{name}.jsonl" for name in _FILES if (out / f"{name}.jsonl").exists()]
+    if there and not force:
+        raise InvalidRequest(f"{there[0]} exists", remedy="Name another --out, or replace it with --force.")
+    found = row_files.read_for_task(rows, what)
+    divided = row_division.divide(found, seed, _shares(shares))
+    write_splits(out, {split: [row_division.plain_of(row) for row in members] for split, members in divided.items()})
+    for split, members in divided.items():
+        say(f"{out / split}.jsonl: {plural(len(members), 'row')}")
+    progress_output.out().print("Next: name these files under 'data' in recipe.yaml.")
+
+
+def _shares(written: str) -> dict[str, float]:
+    pairs = re.findall(r"(?:^|,)(train|calibration|test)=(\d*\.?\d+)(?=,|$)", written)
+    shares = {name: float(share) for name, share in pairs if float(share)}
+    if len(shares) != len(_FILES) or written.count(",") + 1 != len(_FILES):
+        raise InvalidRequest(
+            f"--shares {written} is not understood",
+            remedy="Write them as train=0.6,calibration=0.25,test=0.15: three shares above 0.",
+        )
+    total = sum(shares.values())
+    return {name: shares[name] / total for name in _FILES}

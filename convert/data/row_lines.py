@@ -1,0 +1,292 @@
+"""Reads a file of rows: JSONL, one JSON object a line, or CSV with a header. docs/data-formats.md shows the formats.
+
+A message names the file and the line. Unknown keys and columns are ignored, so data can have columns of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import difflib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from convert.data import probability_sampling
+from convert.data.data_row import LABEL_SOURCES, LABELED_BY_CHARS_MAX, ChatMessage, DataRow, RowAnswer, Shares, TextSpan
+from convert.pipeline.recipe import DataFormat
+from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.formats import strict_json
+
+LINE_BYTES_MAX = 1024 * 1024
+SUM_TOLERANCE = 1e-3
+"""Largest difference of the sum of a distribution from 1; it is then scaled to 1."""
+SEE = "docs/data-formats.md shows the formats."
+_CORRECT = f"Correct that row. {SEE}"
+_MARKS: dict[str, DataFormat] = {
+    "messages": "messages",
+    "prompt": "prompt-completion",
+    "spans": "text-spans",
+    "answers": "text-answers",
+}
+_MARKED = ("synthetic", "composed", "consented")
+_TEXT_ONLY: tuple[DataFormat, ...] = ("text-label", "text-spans", "text-answers")
+
+
+def read_rows(
+    path: Path,
+    format: DataFormat,  # noqa: A002 - the key's name
+    *,
+    text_only: bool = False,
+    questions: Sequence[str] = (),
+) -> list[DataRow]:
+    """Read a file.
+
+    Args:
+        path: ends in .csv, or is JSONL.
+        format: of its rows.
+        text_only: of a row of the formats that have one, only the text is needed.
+        questions: text-answers as CSV: the names of the columns that hold answers.
+
+    Raises:
+        FileMissing: it is not there.
+        InvalidRequest: a line is not a row of that format, or there is no line; the message names file and line.
+    """
+    if not path.is_file():
+        raise FileMissing(f"{path} does not exist", remedy="Correct the path under 'data' in the recipe.")
+    asked = () if text_only else tuple(questions)
+    rows = [_row(line, format, text_only, f"{path}:{number}") for number, line in _lines(path, asked)]
+    if not rows:
+        raise InvalidRequest(f"{path} has no rows", remedy="Add examples, one to a line.")
+    return rows
+
+
+def format_of(path: Path) -> DataFormat:
+    """Detect the format of a JSONL file by the keys of its first row. Raises FileMissing, InvalidRequest."""
+    if not path.is_file():
+        raise FileMissing(f"{path} does not exist", remedy="Name a file of rows: docs/data-formats.md.")
+    first = next((plain for _, plain in _lines(path, ())), {})
+    return next((format_ for key, format_ in _MARKS.items() if key in first), "text-label")
+
+
+# --- lines --------------------------------------------------------------------------------------------------------
+
+
+def _lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    return _csv_lines(path, questions) if path.suffix.lower() == ".csv" else _json_lines(path)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        number = 0
+        while raw := file.readline(LINE_BYTES_MAX + 1):
+            number += 1
+            where = f"{path}:{number}"
+            if len(raw) > LINE_BYTES_MAX:
+                raise InvalidRequest(f"{where} has more than {LINE_BYTES_MAX} bytes", remedy="Shorten that row.")
+            if not raw.strip():
+                continue
+            try:
+                plain = strict_json.decode(raw)
+            except ValueError as error:  # ValueError: also for bytes that are not UTF-8
+                raise InvalidRequest(f"{where} is not JSON: {error}", remedy="Correct that line.") from None
+            if not isinstance(plain, dict):
+                raise InvalidRequest(f"{where} must be a JSON object", remedy=SEE)
+            yield number, plain
+
+
+def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a CSV file as they would stand in JSONL; an empty cell is a key that is absent."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # Excel writes a byte order mark
+            cells = csv.reader(file, strict=True)
+            header = next(cells, [])
+            _check_header(path, header, questions)
+            begin = cells.line_num
+            for row in cells:
+                number, begin = begin + 1, cells.line_num
+                if not any(cell.strip() for cell in row):
+                    continue
+                if len(row) != len(header):
+                    said = f"{path}:{number} has {len(row)} cells, and the header has {len(header)}"
+                    raise InvalidRequest(said, remedy='Put a text with a comma or a line break between "quotes".')
+                named = {name: cell for name, cell in zip(header, row, strict=True) if cell.strip()}
+                yield number, _typed(named, questions, f"{path}:{number}")
+    except (csv.Error, UnicodeDecodeError) as error:
+        said = f"{path} is not CSV in UTF-8: {str(error)[:200]}"
+        raise InvalidRequest(said, remedy="Save it as CSV, UTF-8, separated by commas.") from None
+
+
+def _check_header(path: Path, header: Sequence[str], questions: Sequence[str]) -> None:
+    """Raise InvalidRequest for a header without the columns that are needed, or with a name twice."""
+    twice = next((name for name in header if list(header).count(name) > 1), None)
+    if twice is not None:
+        raise InvalidRequest(f"{path}: the header has the column {twice!r} twice", remedy="Rename one of them.")
+    missing = next((name for name in ("text", *questions) if name not in header), None)
+    if missing is None:
+        return
+    listed = ", ".join(map(repr, header))[:300]
+    close = difflib.get_close_matches(missing, header, n=1)
+    near = f"Rename the column {close[0]!r}. " if close else ""
+    raise InvalidRequest(
+        f"{path}: the header lacks the column {missing!r}; it has {listed or 'none'}",
+        remedy=f"{near}Name a column for the text and one for each question, separated by commas. {SEE}",
+    )
+
+
+def _typed(named: Mapping[str, str], questions: Sequence[str], where: str) -> dict[str, Any]:
+    """Return the cells of a CSV row with the types that JSON has."""
+    plain: dict[str, Any] = dict(named)
+    for key in filter(plain.__contains__, _MARKED):
+        plain[key] = {"true": True, "false": False}.get(named[key].strip().lower(), named[key])
+    if "sampling_probability" in plain:
+        with contextlib.suppress(ValueError):  # `probability_of` names the row
+            plain["sampling_probability"] = float(named["sampling_probability"])
+    if questions:
+        plain["answers"] = {name: _cell(named[name], where, name) for name in questions if name in named}
+    if named.get("label", "").lstrip().startswith("{"):
+        plain["label"] = _cell(named["label"], where, "label")
+    return plain
+
+
+def _cell(cell: str, where: str, name: str) -> Any:
+    """Return a label, or the distribution that a cell holds as a JSON object."""
+    if not cell.lstrip().startswith("{"):
+        return cell.strip()
+    try:
+        return strict_json.decode(cell)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: the distribution in {name!r} is not JSON: {error}", remedy=_CORRECT) from None
+
+
+# --- lines to rows ------------------------------------------------------------------------------------------------
+
+
+def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str) -> DataRow:  # noqa: A002 - the key's name
+    marks = {key: _mark(plain, key, where) for key in _MARKED}
+    synthetic = marks.pop("synthetic")
+    record = {key: plain[key] for key in ("site", "prediction_id") if isinstance(plain.get(key), str)}
+    origin = {**_origin(plain, where), **marks, **record, "place": where}
+    if text_only and format in _TEXT_ONLY:
+        return replace(DataRow(_text(plain, "text", where), synthetic=synthetic), **origin)
+    named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
+    named["sampling_probability"] = probability_sampling.probability_of(plain, where)
+    return replace(_READERS[format](plain, where, synthetic), **named, **origin)
+
+
+def _mark(plain: dict[str, Any], key: str, where: str) -> bool:
+    value = plain.get(key, False)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{where}: '{key}' must be true or false", remedy=SEE)
+    return value
+
+
+def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
+    """Read the source of a label; a file without these keys is the team's own."""
+    source, by = plain.get("label_source", "imported"), plain.get("labeled_by", "")
+    if source not in LABEL_SOURCES:
+        said = f"{where}: 'label_source' must be one of {', '.join(LABEL_SOURCES)}"
+        raise InvalidRequest(said, remedy=_CORRECT)
+    if not isinstance(by, str) or len(by) > LABELED_BY_CHARS_MAX:
+        said = f"{where}: 'labeled_by' must be text of at most {LABELED_BY_CHARS_MAX} characters"
+        raise InvalidRequest(said, remedy=_CORRECT)
+    return {"label_source": source, "labeled_by": by}
+
+
+def _text(plain: dict[str, Any], key: str, where: str) -> str:
+    value = plain.get(key)
+    if not isinstance(value, str) or not value.strip():
+        problem = f"lacks '{key}'" if key not in plain else f"'{key}' must be text that is not empty"
+        raise InvalidRequest(f"{where}: {problem}", remedy=_CORRECT)
+    return value
+
+
+def _text_label(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
+    text = _text(plain, "text", where)
+    if isinstance(plain.get("label"), dict):
+        label, shares = distribution(plain["label"], f"{where}: 'label'")
+        return DataRow(text, label=label, shares=shares, synthetic=synthetic)
+    return DataRow(text, label=_text(plain, "label", where), synthetic=synthetic)
+
+
+def _text_answers(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
+    text, given = _text(plain, "text", where), plain.get("answers", {})
+    if not isinstance(given, dict):
+        said = f"{where}: 'answers' must be an object with an answer for each question that the row answers"
+        raise InvalidRequest(said, remedy=SEE)
+    answers = tuple(_answer(name, value, where) for name, value in given.items() if value not in (None, ""))
+    return DataRow(text, answers=answers, synthetic=synthetic)
+
+
+def _answer(question: str, value: Any, where: str) -> RowAnswer:
+    if isinstance(value, dict):
+        return RowAnswer(question, *distribution(value, f"{where}: the answer to '{question}'"))
+    if not isinstance(value, str) or not value.strip():
+        said = f"{where}: the answer to '{question}' must be text, or an object with the probability of each option"
+        raise InvalidRequest(said, remedy=f'Write a level or a number as text, such as "2". {SEE}')
+    return RowAnswer(question, value)
+
+
+def distribution(plain: Mapping[str, Any], what: str) -> tuple[str, Shares]:
+    """Return the likeliest output of a distribution, and the distribution, scaled to a sum of 1.
+
+    Raises InvalidRequest, beginning with `what`, unless the probabilities are finite, 0 or more, and their sum differs
+    from 1 by at most SUM_TOLERANCE.
+    """
+    for output, value in plain.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            said = f"{what}: the probability of '{output}' must be a number of 0 or more"
+            raise InvalidRequest(said, remedy=_CORRECT)
+    total = math.fsum(plain.values())
+    if not abs(total - 1) <= SUM_TOLERANCE:
+        said = f"{what}: the probabilities have the sum {total:.4g}, which must be 1 (± {SUM_TOLERANCE:g})"
+        raise InvalidRequest(said, remedy=f"Correct that row, or leave the answer out. {SEE}")
+    shares = tuple((output, value / total) for output, value in plain.items())
+    return max(shares, key=lambda share: share[1])[0], shares
+
+
+def _prompt_completion(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
+    prompt, completion = _text(plain, "prompt", where), _text(plain, "completion", where)
+    return DataRow(prompt, completion=completion, synthetic=synthetic)
+
+
+def _conversation(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
+    turns = plain.get("messages")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise InvalidRequest(f"{where}: 'messages' must be a list of objects with 'role' and 'content'", remedy=SEE)
+    messages = tuple(ChatMessage(_text(turn, "role", where), _text(turn, "content", where)) for turn in turns)
+    if [turn.role for turn in messages[-2:]] != ["user", "assistant"]:
+        raise InvalidRequest(f"{where}: 'messages' must end with a user's turn and the assistant's", remedy=SEE)
+    return DataRow(messages[-2].content, completion=messages[-1].content, messages=messages, synthetic=synthetic)
+
+
+def _text_spans(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
+    text, listed = _text(plain, "text", where), plain.get("spans")
+    if not isinstance(listed, list) or not all(isinstance(span, dict) for span in listed):
+        said = f"{where}: 'spans' must be a list of objects with 'start', 'end' and 'label'"
+        raise InvalidRequest(said, remedy=SEE)
+    spans = sorted((_span(span, len(text), where) for span in listed), key=lambda span: span.start)
+    for before, after in itertools.pairwise(spans):
+        if after.start < before.end:
+            raise InvalidRequest(f"{where}: spans {before} and {after} overlap", remedy="Correct that row.")
+    return DataRow(text, spans=tuple(spans), synthetic=synthetic)
+
+
+def _span(plain: dict[str, Any], length: int, where: str) -> TextSpan:
+    start, end = plain.get("start"), plain.get("end")
+    if type(start) is not int or type(end) is not int or not 0 <= start < end <= length:
+        said = f"{where}: a span must have 0 <= start < end <= {length}, the text's length in characters"
+        raise InvalidRequest(said, remedy="Correct that row.")
+    return TextSpan(start, end, _text(plain, "label", where))
+
+
+_READERS: dict[DataFormat, Callable[[dict[str, Any], str, bool], DataRow]] = {
+    "text-label": _text_label,
+    "text-answers": _text_answers,
+    "prompt-completion": _prompt_completion,
+    "messages": _conversation,
+    "text-spans": _text_spans,
+}

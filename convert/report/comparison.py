@@ -1,0 +1,127 @@
+"""The comparison of two bundles on the same rows, as Markdown. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from convert.report.markdown_table import table
+from convert.report.run_summary import UNKNOWN, brief, by_question, interval, number, plural
+
+_LABELS_SHOWN_MAX = 10
+
+
+def compared(report: Mapping[str, Any]) -> str:
+    """Return the comparison of two bundles as Markdown."""
+    first, second = report["bundles"]
+    return "\n\n".join([f"# {first} and {second}", *_comparison(report)]) + "\n"
+
+
+def _comparison(report: Mapping[str, Any]) -> Iterator[str]:
+    rows = plural(report["rows"], "row")
+    if "cosine" in report:
+        yield f"The vectors of {rows} have a mean cosine of {number(report['cosine'].get('mean', math.nan))}."
+        return
+    for name, each in by_question(report):
+        if name:
+            yield f"## {name}"
+        yield from _compared_answers(each)
+    times = [report["latency_ms"][which].get("p50", math.nan) for which in ("first", "second")]
+    yield f"A median answer takes {times[0]:.1f} ms from the first and {times[1]:.1f} ms from the second."
+
+
+def _compared_answers(report: Mapping[str, Any]) -> Iterator[str]:
+    rows = plural(report["rows"], "row")
+    yield _verdict(report)
+    yield (
+        f"Both give the same answer on {interval(report['same_answer'])} of {rows}, and agree in answer and"
+        f" confidence on {interval(report['agreement'])}. Only the first is right on {report['only_first']} rows,"
+        f" only the second on {report['only_second']}."
+    )
+    yield table(["", "first", "second", "second minus first", "p"], _figures(report))
+    yield (
+        "Intervals have a level of 95% and account for families of rows. p is the probability of such a difference"
+        " between equally good versions: McNemar's exact test for accuracy and coverage, a permutation test for the"
+        " others, adjusted for four tests (Holm)."
+    )
+    yield from _label_comparison(report.get("per_label", {}))
+
+
+FIGURES = {
+    "accuracy": "right answers",
+    "coverage": "confident answers",
+    "wrong": "wrong among the confident",
+    "calibration_error": "calibration error",
+}
+
+
+def worse_figures(report: Mapping[str, Any]) -> list[str]:
+    """Return the figures in which the second is worse by more than chance, with the question if there are several."""
+    return [
+        f"{FIGURES[name]} of '{question}'" if question else FIGURES[name]
+        for question, each in by_question(report)
+        for name in each.get("worse", ())
+    ]
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    worse, better = ([FIGURES[name] for name in report[which]] for which in ("worse", "better"))
+    if not worse and not better:
+        return "No difference between the two is statistically significant."
+    said = [f"{how} in {_listed(names)}" for names, how in ((worse, "worse"), (better, "better")) if names]
+    return f"The second is {', and '.join(said)}; the difference is statistically significant."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+
+
+def _figures(report: Mapping[str, Any]) -> Iterator[list[object]]:
+    for name, called in FIGURES.items():
+        gap = report["differences"].get(name)
+        if gap is not None:
+            each = [_figure(report[which], name) for which in ("first", "second")]
+            yield [called, *each, brief(gap), UNKNOWN if gap["p_value"] is None else f"{gap['p_adjusted']:.3g}"]
+
+
+def _figure(summary: Mapping[str, Any], name: str) -> str:
+    places: dict[str, Mapping[str, Any]] = {
+        "accuracy": summary,
+        "calibration_error": summary.get("calibration", {}),
+    }
+    found = places.get(name, summary.get("sure", {})).get(name)
+    return brief(found) if found else "none"
+
+
+def _label_comparison(per_label: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(min(each["p_right"], each["p_confident"]), label, each) for label, each in per_label.items()]
+    if not rows:
+        return
+    shown = sorted(rows, key=lambda row: row[:2])[:_LABELS_SHOWN_MAX]
+    left_out = len(rows) - len(shown)
+    yield "By label, the largest differences first" + (
+        f"; {plural(left_out, 'label')} more in the JSON:" if left_out else ":"
+    )
+    yield table(
+        [
+            "label",
+            "rows",
+            "right, first",
+            "second",
+            "p",
+            "confident, first",
+            "second",
+            "p",
+            "wrong of these, first",
+            "second",
+        ],
+        ([label, each["rows"], *_label_pair(each)] for _, label, each in shown),
+    )
+
+
+def _label_pair(each: Mapping[str, Any]) -> Iterator[str]:
+    for name, p in (("accuracy", "p_right"), ("coverage", "p_confident"), ("wrong", "")):
+        yield from (brief(each[which][name]) for which in ("first", "second"))
+        if p:
+            yield f"{each[p]:.2g}"

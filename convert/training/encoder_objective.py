@@ -1,0 +1,147 @@
+"""What the head of an encoder learns: an answer to each question of a text, or a tag for each word.
+
+One layer computes the outputs of all questions, one after the other. The loss of a question is the cross-entropy of its
+softmax against the row's label or distribution; a row without an answer to a question does not count there. A classify
+task is one question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from convert.encoder.tags import UNREAD
+from edge_agent.formats.manifest import TaskSpec
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One row, encoded."""
+
+    given: dict[str, list[int]]
+    """The token ids."""
+    wanted: tuple[int, ...] = ()
+    """extract: the tag of each token."""
+    targets: tuple[float, ...] = ()
+    """The probability of each output of all questions; all 0 for a question that the row does not answer."""
+    misfits: int = 0
+    """extract: spans that begin or end inside a word."""
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens."""
+        return len(self.given["input_ids"])
+
+
+class EncoderObjective(Protocol):
+    """The loss of logits against rows."""
+
+    def loss(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the mean loss of a batch, in nats."""
+
+    def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the sum of losses and how many there are, the number of right answers and of all, [4], on the CPU."""
+
+    def uniformity(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return how far the distributions of texts without a label are from uniform, in nats."""
+
+
+class TagObjective:
+    """extract: a tag for each word. A row is right if all its tags are."""
+
+    def loss(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the mean loss of a word."""
+        return cross_entropy(logits.flatten(0, -2), self._wanted(logits, rows).flatten(), ignore_index=UNREAD)
+
+    def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the sums over words, and the rows that are right as a whole."""
+        wanted = self._wanted(logits, rows)
+        losses = cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD, reduction="sum")
+        right = (logits.argmax(-1).eq(wanted) | wanted.eq(UNREAD)).all(-1).sum()
+        return torch.tensor([float(losses), float(wanted.ne(UNREAD).sum()), float(right), len(rows)])
+
+    def uniformity(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return it over tags."""
+        return uniformity(logits)
+
+    def _wanted(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the tags, [rows, tokens]."""
+        tags = [torch.tensor(row.wanted) for row in rows]
+        return pad_sequence(tags, batch_first=True, padding_value=UNREAD).to(logits.device)
+
+
+class QuestionObjective:
+    """classify and decide: an answer to each question."""
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float] = ()) -> None:
+        """Take the number of outputs of each question, and a weight for each output; none = all alike."""
+        self._sizes = list(sizes)
+        self._weights = torch.tensor(list(weights) or [1.0] * sum(sizes))
+
+    def loss(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the weighted mean loss of an answer."""
+        targets = self._targets(logits, rows)
+        weighted = targets * self._weights.to(targets.device)
+        # A batch in which no row answers any question has the loss 0.
+        return -(weighted * self._log_probabilities(logits)).sum() / weighted.sum().clamp(min=1e-12)
+
+    def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the sums over answers, without weights; the likeliest output of a distribution is right."""
+        targets = self._targets(logits, rows)
+        losses = -(targets * self._log_probabilities(logits)).sum()
+        right = answered = 0
+        pairs = zip(logits.split(self._sizes, -1), targets.split(self._sizes, -1), strict=True)
+        for given, wanted in pairs:
+            there = wanted.sum(-1) > 0
+            answered += int(there.sum())
+            right += int((given.argmax(-1).eq(wanted.argmax(-1)) & there).sum())
+        return torch.tensor([float(losses), float(answered), float(right), float(answered)])
+
+    def uniformity(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the mean over questions."""
+        return torch.stack([uniformity(part) for part in logits.split(self._sizes, -1)]).mean()
+
+    def _log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the log-softmax of each question, [rows, outputs of all]."""
+        return torch.cat([part.log_softmax(-1) for part in logits.split(self._sizes, -1)], -1)
+
+    def _targets(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the distributions, [rows, outputs of all]."""
+        return torch.tensor([row.targets for row in rows], dtype=logits.dtype, device=logits.device)
+
+
+def objective_of(task: TaskSpec, rows: Sequence[EncodedRow] = (), class_weights: str = "none") -> EncoderObjective:
+    """Return what a task learns; with class weights "balanced", those of the rows to train on."""
+    sizes = [len(question.outputs) for question in task.questions_asked]
+    if not sizes:
+        return TagObjective()
+    return QuestionObjective(sizes, balanced_weights(rows, sizes) if class_weights == "balanced" else ())
+
+
+def uniformity(logits: torch.Tensor) -> torch.Tensor:
+    """Return how far distributions over the last axis are from uniform, in nats; 0 = uniform.
+
+    Outlier exposure: Hendrycks et al. 2019 (arXiv 1812.04606).
+    """
+    return -logits.log_softmax(-1).mean() - math.log(logits.shape[-1])
+
+
+def balanced_weights(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[float]:
+    """Return a weight for each output with which every output of a question counts alike, however many rows it has.
+
+    The weights of a question's answers have the mean 1; an output without a row has the weight 0.
+    """
+    counts: Any = np.sum([row.targets for row in rows], axis=0)
+    found: list[float] = []
+    for part in np.split(counts, np.cumsum(list(sizes))[:-1]):
+        seen = int((part > 0).sum())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found += np.where(part > 0, part.sum() / (max(1, seen) * part), 0.0).tolist()
+    return found

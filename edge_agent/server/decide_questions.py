@@ -1,0 +1,130 @@
+"""Which questions a Decide call asks: those of the task, some of them, or questions of the call. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edge_agent.engine.job_questions import as_asked
+from edge_agent.engine.protocol import AskedQuestion
+from edge_agent.errors import InvalidRequest, UnknownQuestion
+from edge_agent.formats import strict_json
+from edge_agent.formats.manifest import OPEN_RUNTIMES, Manifest
+from edge_agent.formats.questions import PREDICATE_OUTPUTS, QuestionSpec, duplicates
+from edge_agent.server.messages import QUESTION_TYPES
+from edge_agent.v1 import inference_pb2, task_pb2
+
+OPEN_QUESTIONS_MAX = 400
+"""Of one call."""
+_TYPES = {number: name for name, number in QUESTION_TYPES.items()}
+
+
+class WantedQuestions(NamedTuple):
+    """What a call asks about each of its inputs."""
+
+    wanted: tuple[QuestionSpec, ...]
+    """In the order of the answers."""
+    computed: tuple[QuestionSpec, ...]
+    """What the engine answers: all of the bundle's where it cannot answer some alone."""
+    job: tuple[AskedQuestion, ...] = ()
+    """As the engine is told; empty = all of the bundle's."""
+
+
+def own(manifest: Manifest) -> WantedQuestions:
+    """Return all questions of a task; none for a record or a text."""
+    return WantedQuestions(manifest.task.questions_asked, manifest.task.questions_asked)
+
+
+def wanted_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -> WantedQuestions:
+    """Return what a request asks.
+
+    Raises:
+        UnknownQuestion: the task has no question of a name, or takes no questions from the call.
+        InvalidRequest: a question breaks its rule, or the request has none, or both kinds.
+    """
+    task = manifest.task
+    if request.questions and request.open_questions:
+        raise InvalidRequest(
+            "the request has both 'questions' and 'open_questions'",
+            remedy="Name the task's own questions in 'open_questions' by their names alone, or send one of the two.",
+        )
+    if request.open_questions:
+        if not task.open_questions:
+            said = f"task {task.name!r} takes no questions from the call; its questions are: {_names(manifest)}"
+            raise UnknownQuestion(said, remedy="Name them in 'questions', or leave that empty for all.", task=task.name)
+        questions = _open(request.open_questions, manifest)
+        return WantedQuestions(questions, questions, as_asked(manifest, questions))
+    if request.questions:
+        return _named(request.questions, manifest)
+    if not task.questions_asked:
+        said = f"task {task.name!r} has no questions of its own, and the request has none"
+        raise InvalidRequest(said, remedy="Send at least one question in 'open_questions'.", task=task.name)
+    return own(manifest)
+
+
+def _named(names: Sequence[str], manifest: Manifest) -> WantedQuestions:
+    _check_distinct(names)
+    questions = manifest.task.questions_asked
+    known = [question.name for question in questions]
+    if unknown := [name[:100] for name in names if name not in known]:
+        said = f"task {manifest.task.name!r} has no question {unknown[0]!r}; its questions are: {_names(manifest)}"
+        raise UnknownQuestion(said, task=manifest.task.name, question=unknown[0])
+    wanted = tuple(each for each in questions if each.name in names)
+    if manifest.runtime in OPEN_RUNTIMES and len(wanted) < len(known):
+        return WantedQuestions(wanted, wanted, as_asked(manifest, wanted))
+    return WantedQuestions(wanted, questions)
+
+
+def _names(manifest: Manifest) -> str:
+    return ", ".join(question.name for question in manifest.task.questions_asked) or "none"
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    if twice := duplicates(names):
+        raise InvalidRequest(f"the request has duplicate questions: {', '.join(twice)[:300]}")
+
+
+def _open(questions: Sequence[task_pb2.Question], manifest: Manifest) -> tuple[QuestionSpec, ...]:
+    if len(questions) > OPEN_QUESTIONS_MAX:
+        raise InvalidRequest(f"the request has {len(questions)} questions; the limit is {OPEN_QUESTIONS_MAX}")
+    _check_distinct([question.name for question in questions])
+    known = {question.name: question for question in manifest.task.questions}
+    return tuple(_resolved(question, place, known.get(question.name)) for place, question in enumerate(questions))
+
+
+def _resolved(question: task_pb2.Question, place: int, own: QuestionSpec | None) -> QuestionSpec:
+    """Return a question of the call; a name of the bundle's own stands for that question, and for no other."""
+    bare = not question.type and not question.instructions and not question.options
+    if own is not None and bare:
+        return own
+    spec = _spec(question, place)
+    if own is not None and spec != own:
+        raise InvalidRequest(
+            f"question {own.name!r} is defined by the task, and the request defines it otherwise",
+            remedy="Send its name alone, or give your question another name.",
+            question=own.name,
+        )
+    return spec
+
+
+def _spec(question: task_pb2.Question, place: int) -> QuestionSpec:
+    kind = _TYPES.get(question.type)
+    if kind is None:
+        raise InvalidRequest(f"open_questions[{place}].type is {question.type}, which this version does not support")
+    labels = [option.label for option in question.options]
+    descriptions = [option.description for option in question.options]
+    if kind == "predicate":
+        if labels and tuple(labels) != PREDICATE_OUTPUTS:
+            raise InvalidRequest(f"open_questions[{place}] is a predicate, whose options are 'no' and 'yes', or none")
+        labels = []
+    plain = {
+        "name": question.name,
+        "type": kind,
+        "instructions": question.instructions,
+        "labels": labels,
+        "descriptions": descriptions if any(descriptions) else [],
+    }
+    try:
+        return strict_json.validate(QuestionSpec, plain)
+    except ValueError as error:
+        raise InvalidRequest(f"open_questions[{place}] {strict_json.first_problem(error, show=True)}") from None

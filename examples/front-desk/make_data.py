@@ -1,0 +1,155 @@
+"""Compose the splits of this recipe from the messages of examples/pos-intent and the phrases in this folder.
+
+    python examples/front-desk/make_data.py                         # into examples/front-desk/data
+    python examples/front-desk/make_data.py --csv messages.csv      # all rows in one file, a column for each question
+
+A row is a message to a shop, with its intent; often a phrase that makes it urgent or says that it can wait; often a
+phrase with personal data, or a neutral one; and an opening (phrases.json). The department follows from the intent, the
+severity from intent and urgency, so these labels are rules and not opinions. Names, numbers and addresses are made up;
+telephone numbers come from a range that no subscriber has.
+
+Rules: messages keep their split and family, and every phrase lies in one split, so the test has neither a message nor a
+phrase of training. An answer that is left out stands for a label that nobody gave: a part of the training rows answers
+only some questions. Every step is seeded: the same files give the same rows. docs/data.md describes the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from convert.data import splits
+
+HERE = Path(__file__).parent
+MESSAGES = HERE.parent / "pos-intent" / "data"
+SEED = "front-desk 1"
+SHARES = {"train": 0.6, "calibration": 0.25, "test": 0.15}
+"""Of the phrases."""
+FAMILY_ROWS_MAX = {"train": 3, "calibration": 5, "test": 5}
+"""Messages of one family, at most; with all of them training takes twice as long and hardly gains."""
+DEALT = ("urgent", "calm", "personal", "neutral", "opening")
+"""Phrases that lie in one split; names and towns are in all."""
+URGENT_SHARE, CALM_SHARE = 0.35, 0.35
+PERSONAL_SHARE, NEUTRAL_SHARE = 0.4, 0.35
+UNANSWERED = {"severity": 0.25, "personal-data": 0.15, "department": 0.1}
+"""Share of training rows that do not answer a question."""
+DEPARTMENTS = {
+    **{"refund": "service", "exchange": "service", "payment": "accounts", "loyalty": "accounts"},
+    **{"stock": "sales", "price": "sales", "hours": "reception", "other": "reception"},
+}
+PRESSING = ("refund", "exchange", "payment")
+"""Intents that are one level more severe."""
+LEVELS = ("low", "middle", "high")
+QUESTIONS = ("intent", "urgent", "personal-data", "department", "severity")
+
+Phrases = dict[str, list[str]]
+
+
+def messages(split: str) -> list[dict[str, str]]:
+    """Return the messages of a split of examples/pos-intent, some of each family."""
+    lines = (MESSAGES / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows: list[dict[str, str]] = [json.loads(line) for line in lines]
+    random.Random(f"{SEED} {split}").shuffle(rows)  # noqa: S311 - a fixed order, not a secret
+    taken: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        if taken[row["family"]] < FAMILY_ROWS_MAX[split]:
+            taken[row["family"]] += 1
+            kept.append(row)
+    return kept
+
+
+def dealt_phrases() -> dict[str, Phrases]:
+    """Return the phrases of each split."""
+    every: Phrases = json.loads((HERE / "phrases.json").read_text(encoding="utf-8"))
+    dealt: dict[str, Phrases] = {split: {} for split in SHARES}
+    for name, phrases in every.items():
+        parts = splits.deal_groups({phrase: [phrase] for phrase in phrases}, f"{SEED} {name}", SHARES)
+        for split in SHARES:
+            dealt[split][name] = parts[split] if name in DEALT else phrases
+    return dealt
+
+
+def _filled(phrase: str, phrases: Phrases, chance: random.Random) -> str:
+    """Fill the names and numbers of a phrase."""
+    first, last = chance.choice(phrases["first"]), chance.choice(phrases["last"])
+    return phrase.format(
+        first=first,
+        last=last,
+        phone=f"07700 900{chance.randrange(1000):03}",  # kept free by Ofcom for films and books
+        email=f"{first}.{last}@example.com".lower(),
+        passport=f"X{chance.randrange(10**7):07}",
+        birthday=f"{chance.randrange(1, 29)} May {chance.randrange(1940, 2004)}",
+        card=f"{chance.randrange(10**4):04}",
+        number=chance.randrange(1, 120),
+        street=chance.choice(phrases["street"]),
+        town=chance.choice(phrases["town"]),
+    )
+
+
+def _row(message: dict[str, str], phrases: Phrases, chance: random.Random, split: str) -> dict[str, Any]:
+    intent, parts, urgent, personal = message["label"], [message["text"].rstrip(".!")], False, False
+    drawn = chance.random()
+    if drawn < URGENT_SHARE:
+        parts.append(chance.choice(phrases["urgent"]))
+        urgent = True
+    elif drawn < URGENT_SHARE + CALM_SHARE:
+        parts.append(chance.choice(phrases["calm"]))
+    drawn = chance.random()
+    if drawn < PERSONAL_SHARE:
+        parts.append(_filled(chance.choice(phrases["personal"]), phrases, chance))
+        personal = True
+    elif drawn < PERSONAL_SHARE + NEUTRAL_SHARE:
+        parts.append(chance.choice(phrases["neutral"]))
+    answers = {
+        "intent": intent,
+        "urgent": "yes" if urgent else "no",
+        "personal-data": "yes" if personal else "no",
+        "department": DEPARTMENTS[intent],
+        "severity": LEVELS[(intent in PRESSING) + urgent],
+    }
+    if split == "train":
+        answers = {name: label for name, label in answers.items() if chance.random() >= UNANSWERED.get(name, 0.0)}
+    said = " ".join(part[0].upper() + part[1:] + ("" if part.endswith("?") else ".") for part in parts)
+    return {
+        "text": f"{chance.choice(phrases['opening'])} {said}".strip(),
+        "answers": answers,
+        "family": message["family"],
+    }
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]], questions: list[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "family", *questions])
+        for row in rows:
+            writer.writerow([row["text"], row["family"], *(row["answers"].get(name, "") for name in questions)])
+
+
+def main() -> None:
+    """Write the splits."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--out", type=Path, default=HERE / "data", help="folder to write to")
+    parser.add_argument("--csv", type=Path, help="one CSV file to write instead")
+    parser.add_argument("--questions", default=",".join(QUESTIONS), help="the columns of the CSV file")
+    given = parser.parse_args()
+    out, phrases = given.out, dealt_phrases()
+    whole = {}
+    for split in SHARES:
+        chance = random.Random(f"{SEED} rows {split}")  # noqa: S311 - likewise
+        whole[split] = [_row(message, phrases[split], chance, split) for message in messages(split)]
+    if given.csv:
+        _write_csv(given.csv, [row for rows in whole.values() for row in rows], given.questions.split(","))
+        return
+    splits.write_splits(out, whole)
+    for split, members in whole.items():
+        print(f"{out / split}.jsonl: {len(members)} rows")  # noqa: T201 - a script
+
+
+if __name__ == "__main__":
+    main()

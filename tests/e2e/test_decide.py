@@ -1,0 +1,187 @@
+"""Several questions about an input, from a device to the kept examples and the large model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.client import (
+    CallFailed,
+    Classification,
+    Decision,
+    Failure,
+    Prediction,
+    QuestionOption,
+    ReviewClient,
+    TaskQuestion,
+)
+from tests.support.bundles import QUESTIONS, echo_bundle, tiny_onnx_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.escalating_site import EscalatingSite
+from tests.support.eventually import eventually_sync
+from tests.support.large_model import LargeModel
+
+DESK, OPEN, INTENT = "front-desk", "any-question", "pos-intent"
+CALIBRATED: dict[str, Any] = {
+    **{"policy": "threshold", "temperature": 1.0, "threshold": 0.9, "target_risk": 0.05, "delta": 0.03},
+    **{"n": 100, "bound": 0.05, "coverage": 0.9},
+}
+CONFIDENCE = {"intent": CALIBRATED, "urgent": {**CALIBRATED, "threshold": 0.95}}
+TEXT = "an urgent refund"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    with RunningDaemon(folder / "site", examples={"collect": {DESK: "local"}, "commit_seconds": 0.05}) as running:
+        running.install(echo_bundle(folder / "desk", DESK, "decide", question_confidence=CONFIDENCE))
+        running.install(echo_bundle(folder / "open", OPEN, "decide", task={"open_questions": True}))
+        running.install(echo_bundle(folder / "intent", INTENT, labels=("refund", "price")))
+        running.install(tiny_onnx_bundle(folder / "tiny", "decide", "encoder"))
+        yield running
+
+
+@pytest.fixture
+def client(daemon):
+    with daemon.client() as connected:
+        yield connected
+
+
+def test_each_question_has_its_own_answer(client):
+    """Its probabilities, its threshold, whether it is confident, and an id of its own."""
+    [decision] = client.decide(DESK, [TEXT])
+    assert isinstance(decision, Decision)
+    intent, urgent, severity = decision.answers
+    assert ("refund", "CHOICE", 0.9, True, True) == (
+        intent.label,
+        intent.type,
+        intent.threshold,
+        intent.calibrated,
+        intent.confident,
+    )
+    assert ("yes", "PREDICATE", 0.95) == (urgent.label, urgent.type, urgent.threshold)
+    assert (None, False, False, True) == (
+        severity.threshold,
+        severity.calibrated,
+        severity.confident,
+        severity.below_threshold,
+    )
+    assert ["low", "middle", "high"] == [label for label, _ in severity.probabilities]
+    assert (
+        pytest.approx(sum(place * share for place, (_, share) in enumerate(severity.probabilities))) == severity.score
+    )
+    assert (None, 3) == (intent.score, len({each.prediction_id for each in decision.answers}))
+    assert decision["urgent"] == urgent
+
+
+def test_some_questions_of_several_inputs(client):
+    """Answers come in the order of the inputs and of the task's questions; an input that fails has its error."""
+    first, failed, last = client.decide(DESK, ["a price", " ", "!fail"], questions=["severity", "intent"])
+    assert ["intent", "severity"] == [each.question for each in first.answers]
+    assert ("INPUT_EMPTY", "MODEL_FAILED") == (failed.reason, last.reason)
+    assert isinstance(failed, Failure)
+
+
+def test_an_encoder_answers_some_of_its_questions(client):
+    """Those of the call, as they are among all of them."""
+    [whole], [part] = client.decide("encoder", [TEXT]), client.decide("encoder", [TEXT], questions=["urgent"])
+    assert [whole["urgent"].probabilities] == [each.probabilities for each in part.answers]
+
+
+def test_an_unsure_answer_is_withheld_alone(client):
+    """With ABSTAIN the answers that are not confident have no label, and the others have."""
+    [decision] = client.decide(DESK, ["refund"], on_low_confidence="abstain")
+    assert [("refund", "LOCAL"), ("", "ABSTAINED"), ("", "ABSTAINED")] == [
+        (each.label, each.route) for each in decision.answers
+    ]
+    assert decision["severity"].probabilities
+
+
+def test_a_repeated_request_has_the_same_answers(client):
+    """By its id: the same prediction ids come back."""
+    once, again = (client.decide(DESK, [TEXT], request_id="r-1") for _ in range(2))
+    assert once == again
+    with pytest.raises(CallFailed, match="request_id"):
+        client.decide(DESK, ["another"], request_id="r-1")
+
+
+def test_an_unknown_question_is_refused(client):
+    """The error lists the task's questions."""
+    with pytest.raises(CallFailed) as caught:
+        client.decide(DESK, [TEXT], questions=["colour"])
+    assert ("QUESTION_UNKNOWN", "INVALID_ARGUMENT") == (caught.value.reason, caught.value.code)
+    assert "its questions are: intent, urgent, severity" in caught.value.message
+
+
+def test_questions_of_the_call_are_answered_and_never_confident(client):
+    """No threshold was proved for them."""
+    colours = (QuestionOption("red", "Like blood."), QuestionOption("blue"))
+    mine = TaskQuestion("colour", "CHOICE", "Which colour does the customer want?", colours)
+    [decision] = client.decide(OPEN, ["the red one, it is urgent"], open_questions=[mine, TaskQuestion("urgent")])
+    assert [("red", False, False), ("yes", False, False)] == [
+        (each.label, each.calibrated, each.confident) for each in decision.answers
+    ]
+
+
+def test_classify_and_decide_both_answer_a_single_choice(client):
+    """The only question of a classify task has its name; its label and scores are those of Classify."""
+    [decision], [classified] = client.decide(INTENT, [TEXT]), client.classify(INTENT, [TEXT])
+    assert isinstance(classified, Classification)
+    (answer,) = decision.answers
+    assert (INTENT, "CHOICE", classified.label) == (answer.question, answer.type, answer.label)
+    assert dict(classified.scores) == dict(answer.probabilities)
+    with pytest.raises(CallFailed, match="is of kind decide"):
+        client.classify(DESK, [TEXT])
+
+
+def test_a_task_lists_its_questions(client):
+    """With their types, possible answers and thresholds."""
+    task = client.task(DESK)
+    assert ("DECIDE", False) == (task.kind, task.open_questions)
+    assert [each["name"] for each in QUESTIONS] == [each.name for each in task.questions]
+    assert ("PREDICATE", 0.95) == (task.questions[1].type, task.questions[1].threshold)
+    assert client.task(OPEN).open_questions
+
+
+def kept(reviewer: ReviewClient, prediction_id: str) -> Prediction | None:
+    try:
+        return reviewer.prediction(prediction_id)
+    except CallFailed:
+        return None
+
+
+def test_each_answer_is_kept_for_itself(client, daemon):
+    """With the question that it answers."""
+    [decision] = client.decide(DESK, ["keep this refund"])
+    wanted = {each.prediction_id: each.label for each in decision.answers}
+    with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
+        for prediction_id in wanted:
+            eventually_sync(lambda id_=prediction_id: kept(reviewer, id_) is not None)
+        found = [reviewer.prediction(prediction_id) for prediction_id in wanted]
+    assert wanted == {each.prediction_id: each.output for each in found}
+
+
+def test_the_large_model_is_asked_once_for_the_unsure_questions(tmp_path: Path):
+    """An input costs one call, which names the questions that need it.
+
+    An answer outside the options leaves its question to the local model.
+    """
+    said = json.dumps({"urgent": "yes", "severity": "enormous"})
+    with LargeModel(lambda _: said) as oracle:
+        oracle.repairs = False
+        with EscalatingSite(tmp_path, oracle, tasks=[DESK], modes={DESK: "hybrid"}) as site:
+            site.admin.install(echo_bundle(tmp_path / "desk", DESK, "decide", question_confidence=CONFIDENCE))
+            site.start_uplink()
+            site.await_online(True)
+            oracle.asked.clear()
+            [decision] = site.client.decide(DESK, ["refund"])
+            routes = {each.question: (each.label, each.route) for each in decision.answers}
+            assert ("refund", "LOCAL") == routes["intent"]
+            assert ("yes", "UPSTREAM") == routes["urgent"]
+            assert "UPSTREAM_FAILED" in decision["severity"].degraded
+            schema = oracle.asked[0]["response_format"]["json_schema"]["schema"]
+            assert {"urgent", "severity"} == schema["properties"].keys()
+            assert ["no", "yes"] == schema["properties"]["urgent"]["enum"]

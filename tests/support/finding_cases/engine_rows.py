@@ -1,0 +1,181 @@
+"""Rows of engines and of what answers a task: started, killed, without weights, without a gate."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import edge_agent
+from tests.support.bundles import echo_bundle
+from tests.support.finding_cases.case import made
+from tests.support.finding_cases.site import TASK, WEIGHTS, FaultySite
+from tests.support.finding_cases.update_rows import CLOCKS, with_clock
+
+MAKER = "team that made the bundle"
+SURE = {
+    "policy": "threshold",
+    "temperature": 1.0,
+    "threshold": 0.0,
+    "target_risk": 0.1,
+    "delta": 0.1,
+    "n": 100,
+    "bound": 0.05,
+    "coverage": 1.0,
+}
+
+
+def _engine(site: FaultySite) -> Any:
+    with site.daemon.admin() as admin:
+        return next(iter(admin.status().engines), None)
+
+
+def _child(site: FaultySite) -> int:
+    """Return the process of the only engine."""
+    site.until(lambda: bool(_engine(site) and _engine(site).pid))
+    return int(_engine(site).pid)
+
+
+def _await_ready(site: FaultySite) -> None:
+    site.until(lambda: _engine(site) is not None and _engine(site).state == "READY")
+
+
+def _kill_engine(site: FaultySite) -> None:
+    os.kill(_child(site), signal.SIGKILL)
+    site.until(lambda: _engine(site).restarts > 0)
+    _await_ready(site)
+
+
+def _restart(site: FaultySite) -> None:
+    site.restart()
+    _await_ready(site)
+
+
+made("engine-restarts/warning/seen", by_hand=_restart)(_kill_engine)
+
+
+@made("engine-restarts/note/seen", prepare=with_clock(), with_it=("clock-jump",), by_hand=lambda site: _next_day(site))
+def killed_once_long_ago(site: FaultySite) -> None:
+    """An engine died once, and the daemon has run for two days."""
+    _kill_engine(site)
+    CLOCKS[site.folder].jump(2 * 86_400)
+
+
+def _next_day(site: FaultySite) -> None:
+    CLOCKS[site.folder].jump(0)
+    _restart(site)
+
+
+def hold_while_starting(site: FaultySite) -> None:
+    """Start the daemon again, and stop its engine's process before it is ready, as a slow disk does."""
+    site.daemon.stop()
+    site.daemon.start()
+    os.kill(_child(site), signal.SIGSTOP)
+
+
+def _let_start(site: FaultySite) -> None:
+    os.kill(_child(site), signal.SIGCONT)
+    _await_ready(site)
+    site.until(lambda: "tasks" not in {each["check"] for each in site.everything()})
+
+
+made("engine/note/", with_it=("tasks",), by_hand=_let_start)(hold_while_starting)
+made("tasks/note/movement", with_it=("engine",), by_hand=_let_start)(hold_while_starting)
+
+
+def _weights(site: FaultySite) -> Path:
+    blobs = (site.daemon.state_dir / "blobs" / "sha256").rglob("?" * 64)
+    return next(path for path in blobs if path.read_bytes() == WEIGHTS)
+
+
+def _lose_weights(site: FaultySite) -> None:
+    """Move the weights away and let the engine die: it cannot load again, and waits before it tries."""
+    _lose(site, "BACKING_OFF")
+
+
+def _lose_for_good(site: FaultySite) -> None:
+    """The same, and the daemon gives the engine up."""
+    _lose(site, "FAILED")
+
+
+def _lose(site: FaultySite, state: str) -> None:
+    path = _weights(site)
+    path.rename(site.folder / "weights-away")
+    (site.folder / "weights-place").write_text(str(path))
+    os.kill(_child(site), signal.SIGKILL)
+    site.until(lambda: _engine(site) is not None and _engine(site).state == state)
+
+
+def _bring_weights(site: FaultySite) -> None:
+    (site.folder / "weights-away").rename((site.folder / "weights-place").read_text())
+    _restart(site)
+
+
+def _patient(_: Path) -> Mapping[str, Any]:
+    return {"engine": {"load_failures_max": 100, "restart_seconds_first": 60}}
+
+
+def _strict(_: Path) -> Mapping[str, Any]:
+    return {"engine": {"load_failures_max": 1, "restart_seconds_first": 0.1}}
+
+
+made("engine/fault/", settings=_patient, with_it=("tasks",), by_hand=_bring_weights)(_lose_weights)
+made("engine/fault/-2", settings=_strict, with_it=("engine-restarts", "tasks"), by_hand=_bring_weights)(_lose_for_good)
+made("tasks/fault/seen", settings=_strict, with_it=("engine-restarts", "engine"), by_hand=_bring_weights)(
+    _lose_for_good
+)
+
+
+def _install(site: FaultySite, **more: Any) -> None:
+    site.daemon.install(echo_bundle(site.folder / "another", TASK, version="1.1.0", confidence=SURE, **more))
+
+
+@made("gate/note/seen", person=MAKER)
+def bundle_without_a_gate(site: FaultySite) -> None:
+    """Somebody installed a bundle with a threshold and without a gate."""
+    _install(site)
+
+
+@made("confidence/warning/seen", person=MAKER, with_it=("gate",))
+def scores_that_vary(site: FaultySite) -> None:
+    """The scores of a bundle depend on the batch on this machine, so that its threshold does not hold."""
+    _install(site, task={"prompt": {"template": "!vary {input}"}})
+
+
+def _starting(site: FaultySite) -> None:
+    """Start the daemon, and stop its process once it has the lock, before it listens."""
+    site.daemon.stop()
+    lock = site.daemon.state_dir / "lock"
+    lock.write_text("")
+    site.daemon.process = subprocess.Popen(
+        [*site.daemon.command(), "serve"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    site.until(lambda: lock.read_text().strip() != "")
+    os.kill(site.daemon.process.pid, signal.SIGSTOP)
+
+
+def _let_go(site: FaultySite) -> None:
+    assert site.daemon.process is not None
+    os.kill(site.daemon.process.pid, signal.SIGCONT)
+    site.until(lambda: not {"daemon", "socket", "tasks"} & {each["check"] for each in site.everything()})
+
+
+made("daemon/note/", by_hand=_let_go)(_starting)
+
+
+def _older_program(site: FaultySite) -> None:
+    """Run the daemon from a copy of the program that has another version; this one was installed meanwhile."""
+    old = site.folder / "old"
+    shutil.copytree(Path(edge_agent.__file__).parent, old / "edge_agent", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (old / "edge_agent" / "__init__.py").read_text().replace(edge_agent.__version__, "0.0.9")
+    (old / "edge_agent" / "__init__.py").write_text(text)
+    site.daemon.inside = ["env", "-C", str(old)]
+    site.restart()
+    site.daemon.inside = []
+
+
+made("daemon-version/warning/seen")(_older_program)

@@ -1,0 +1,91 @@
+"""Answers to the questions of a decide task are examples of their own: stored, reviewed, counted and sealed apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.capture.record_builder import CapturedAnswer
+from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
+from edge_agent.formats.example_records import ExamplePrediction
+from edge_agent.formats.manifest import Manifest
+from tests.support.site_cases import ASite, answered, judgement
+
+QUESTIONS = [
+    {"name": "intent", "type": "choice", "instructions": "Which?", "labels": ["refund", "price"]},
+    {"name": "urgent", "type": "predicate", "instructions": "It cannot wait."},
+]
+PROVED = {
+    "policy": "threshold", "temperature": 1.0, "threshold": 0.8, "target_risk": 0.05, "delta": 0.05, "n": 400,
+    "bound": 0.04, "coverage": 0.5,
+}  # fmt: skip
+DESK = Manifest.model_validate(
+    {
+        "version": "1.0.0",
+        "runtime": "echo",
+        "task": {"name": "pos-intent", "kind": "decide", "questions": QUESTIONS},
+        "question_confidence": {"urgent": PROVED},
+    }
+)
+URGENT: dict[str, Any] = {
+    "question": "urgent",
+    "local_answer": "yes",
+    "scores": [("yes", 0.9), ("no", 0.1)],
+    "confidence": 0.9,
+    "sure": True,
+}
+
+
+def of_question(number: int, **changes: Any) -> CapturedAnswer:
+    return answered(number, manifest=DESK, **{"question": "intent", **changes})
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> ASite:
+    return ASite(tmp_path)
+
+
+def test_each_question_is_an_example_of_its_own(site: ASite) -> None:
+    """Its record names the question, is judged and sealed, and the figures are kept under TASK/QUESTION."""
+    site.clock.draws = 0.0  # the audit draws every answer
+    site.keep(of_question(1), of_question(2, **URGENT))
+    series = {each.task: each for each in site.worker.monitoring.report("pos-intent")}
+    assert ["pos-intent/intent", "pos-intent/urgent"] == sorted(series)
+    assert (None, 0.05) == (
+        series["pos-intent/intent"].promise,
+        series["pos-intent/urgent"].promise and series["pos-intent/urgent"].promise.target,
+    )
+    site.worker.seal_all()
+    records = site.records()
+    sealed = [records[f"prediction:p-{number}"] for number in (1, 2)]
+    assert all(isinstance(each, ExamplePrediction) for each in sealed)
+    assert [("pos-intent", "intent", "refund"), ("pos-intent", "urgent", "yes")] == [
+        (each.task, each.question, each.output) for each in sealed
+    ]
+
+
+def test_a_reviewer_asks_for_a_task_or_for_one_of_its_questions(site: ASite) -> None:
+    """The name of the task stands for all of its questions."""
+    site.keep(of_question(1), of_question(2, **URGENT), of_question(3, **URGENT))
+
+    def listed(name: str) -> int:
+        return len(site.worker.spool.review_page(ReviewFilter(name), ReviewCursor(), 10))
+
+    assert (3, 1, 2, 0) == tuple(map(listed, ("pos-intent", "pos-intent/intent", "pos-intent/urgent", "pos")))
+
+
+def test_a_judgement_counts_for_its_question_alone(site: ASite) -> None:
+    """The risk guarantee of one question is tested by the judged answers to that question."""
+    site.clock.draws = 0.0
+    site.keep(of_question(1), of_question(2, **URGENT))
+    found = site.worker.spool.find_prediction("p-2")
+    with site.worker.spool.transaction():
+        site.worker.store_feedback(judgement(2, value="no"), json.loads(found.record), DESK)
+    site.worker.do_housekeeping()
+    figures = {each.task: each for each in site.worker.monitoring.report()}
+    totals = {task: sum(day.get("reviewed", 0) for day in each.days.values()) for task, each in figures.items()}
+    assert {"pos-intent/intent": 0, "pos-intent/urgent": 1} == totals
+    assert 1 == figures["pos-intent/urgent"].evidence["people"].wrong

@@ -1,0 +1,228 @@
+"""Rows of a decide task: what is read from JSONL and CSV, what is refused, what is warned of."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from convert.data import row_files
+from convert.data.data_row import DataRow, RowAnswer
+from convert.data.question_rows import main_question, output_names, rows_of
+from convert.data.row_lines import read_rows
+from convert.pipeline import recipe
+from convert.pipeline import task_file as tasks
+from convert.training.validation_split import train_validation_split
+from edge_agent.errors import InvalidRequest
+
+QUESTIONS = [
+    {"name": "intent", "type": "choice", "instructions": "What is it?", "labels": ["refund", "price"]},
+    {"name": "urgent", "type": "predicate", "instructions": "It cannot wait."},
+    {"name": "severity", "type": "score", "instructions": "How bad?", "labels": ["low", "middle", "high"]},
+]
+NAMES = ("intent", "urgent", "severity")
+
+
+def row(text: str, **answers: object) -> str:
+    return json.dumps({"text": text, "answers": answers}) + "\n"
+
+
+ANSWERED = [("a b", "refund", "yes", "low"), ("c d", "price", "no", "high"), ("e f", "price", "no", "middle")]
+TRAIN = "".join(row(text, intent=i, urgent=u, severity=s) for text, i, u, s in ANSWERED)
+MEASURED = row("g h", intent="refund", urgent="no") + row("i j", intent="price")
+
+
+def recipe_of(folder: Path, **files: str) -> recipe.Recipe:
+    """Write a decide recipe; a file's name is `split` or `split_csv`."""
+    files = {
+        "train": TRAIN,
+        "calibration": MEASURED,
+        "test": MEASURED.replace("g h", "k l").replace("i j", "m"),
+    } | files
+    task = {"name": "desk", "kind": "decide", "questions": QUESTIONS}
+    (folder / "task.yaml").write_text(yaml.safe_dump({"version": "1.0.0", "runtime": "onnx", "task": task}))
+    data = {"format": "text-answers"}
+    for name, text in files.items():
+        split, suffix = (name.removesuffix("_csv"), "csv") if name.endswith("_csv") else (name, "jsonl")
+        data[split] = f"{split}.{suffix}"
+        (folder / data[split]).write_text(text)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"source": {"checkpoint": "m"}, "data": data}))
+    return recipe.read(folder)
+
+
+def test_a_row_answers_some_questions(tmp_path: Path):
+    """An answer is a label or a distribution; one that is absent, null or empty is no answer."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(row("t", intent="refund", urgent=None, severity={"low": 0.2, "high": 0.8}, other=""))
+    soft = RowAnswer("severity", "high", (("low", 0.2), ("high", 0.8)))
+    assert [DataRow("t", answers=(RowAnswer("intent", "refund"), soft))] == read_rows(file, "text-answers")
+
+
+def test_csv_has_a_column_for_each_question(tmp_path: Path):
+    """Excel's byte order mark, quoted cells, empty cells, distributions and columns of one's own are all right."""
+    file = tmp_path / "rows.csv"
+    lines = [
+        "text,severity,intent,note,family,urgent",
+        '"a, ""b""\nc",low,refund,x,f1,',
+        'd,"{""low"": 1}",,,,no',
+        ",,,,,",
+    ]
+    file.write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
+    first = DataRow('a, "b"\nc', family="f1", answers=(RowAnswer("intent", "refund"), RowAnswer("severity", "low")))
+    second = DataRow("d", answers=(RowAnswer("urgent", "no"), RowAnswer("severity", "low", (("low", 1.0),))))
+    assert [first, second] == read_rows(file, "text-answers", questions=NAMES)
+    assert ["rows.csv:2", "rows.csv:4"] == [
+        Path(each.place).name for each in read_rows(file, "text-answers", questions=NAMES)
+    ]
+
+
+def test_csv_serves_the_other_formats_too(tmp_path: Path):
+    """A classify task reads text and label; marks and probabilities have the types that JSON has."""
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label,synthetic,sampling_probability\nhi,refund,TRUE,0.5\n")
+    assert [DataRow("hi", label="refund", synthetic=True, sampling_probability=0.5)] == read_rows(file, "text-label")
+
+
+def test_a_classify_row_can_have_a_distribution(tmp_path: Path):
+    """Its likeliest label counts where one label is needed."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": "hi", "label": {"refund": 0.25, "price": 0.75}}) + "\n")
+    assert [DataRow("hi", label="price", shares=(("refund", 0.25), ("price", 0.75)))] == read_rows(file, "text-label")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": "t", "answers": ["refund"]}', "'answers' must be an object"),
+        ('{"text": "t", "answers": {"intent": 3}}', "the answer to 'intent' must be text, or an object"),
+        ('{"text": "t", "answers": {"intent": true}}', "the answer to 'intent' must be text, or an object"),
+        ('{"text": "t", "answers": {"severity": {"low": NaN}}}', "is not JSON"),
+        ('{"text": "t", "answers": {"severity": {"low": -0.5, "high": 1.5}}}', "probability of 'low' must be a number"),
+        ('{"text": "t", "answers": {"severity": {"low": true}}}', "probability of 'low' must be a number"),
+        ('{"text": "t", "answers": {"severity": {"low": 0.5, "high": 0.4}}}', "have the sum 0.9, which must be 1"),
+        ('{"text": "t", "answers": {"severity": {}}}', "have the sum 0, which must be 1"),
+    ],
+)
+def test_a_broken_answer_is_named_by_row(tmp_path: Path, line: str, said: str):
+    """The message has file and line, and the remedy says what to write."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"\n{line}\n")
+    with pytest.raises(InvalidRequest, match=r"rows\.jsonl:2") as raised:
+        read_rows(file, "text-answers")
+    assert said in raised.value.message
+    assert raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "remedy"),
+    [
+        ("text,intent,urgnt,severity\n", "the header lacks the column 'urgent'", "Rename the column 'urgnt'"),
+        ("text;intent;urgent;severity\n", "the header lacks the column 'text'", "separated by commas"),
+        ("", "the header lacks the column 'text'; it has none", "separated by commas"),
+        ("text,text,intent,urgent,severity\n", "the column 'text' twice", "Rename"),
+        ("text,intent,urgent,severity\na,refund\n", "rows.csv:2 has 2 cells, and the header has 4", '"quotes"'),
+        ('text,intent,urgent,severity\n"a,b\n', "is not CSV in UTF-8", "CSV, UTF-8"),
+        ('text,intent,urgent,severity\na,,,"{low"\n', "rows.csv:2: the distribution in 'severity' is not JSON", "row"),
+        ("text,intent,urgent,severity\n", "has no rows", "Add examples"),
+        ("text,intent,urgent,severity\n,refund,yes,low\n", "rows.csv:2: lacks 'text'", "row"),
+    ],
+)
+def test_broken_csv_is_named(tmp_path: Path, content: str, said: str, remedy: str):
+    """A column that is missing, a row with other cells, quotes that do not end."""
+    file = tmp_path / "rows.csv"
+    file.write_text(content)
+    with pytest.raises(InvalidRequest) as raised:
+        read_rows(file, "text-answers", questions=NAMES)
+    assert said in raised.value.message
+    assert remedy in raised.value.remedy
+
+
+def test_csv_in_another_encoding_is_refused(tmp_path: Path):
+    """Bytes that are not UTF-8 are no text."""
+    file = tmp_path / "rows.csv"
+    file.write_bytes("text,label\ncaf\u00e9,price\n".encode("latin-1"))
+    with pytest.raises(InvalidRequest, match="is not CSV in UTF-8"):
+        read_rows(file, "text-label")
+
+
+@pytest.mark.parametrize(
+    ("train", "said", "remedy"),
+    [
+        (row("x", intnt="refund"), r"train\.jsonl:4: the task has no question 'intnt'", "Did you mean 'intent'?"),
+        (row("x", intent="refunds"), r"train\.jsonl:4: 'refunds' is not an answer to 'intent'", "mean 'refund'?"),
+        (row("x", urgent="maybe"), "'maybe' is not an answer to 'urgent'", "The answers are: no, yes"),
+        (row("x", severity={"huge": 1.0}), "'huge' is not an answer to 'severity'", "The answers are: low, middle"),
+    ],
+)
+def test_an_answer_that_no_question_has_is_refused(tmp_path: Path, train: str, said: str, remedy: str):
+    """The row is named, and the nearest name."""
+    with pytest.raises(InvalidRequest, match=said) as raised:
+        row_files.check(recipe_of(tmp_path, train=TRAIN + train))
+    assert remedy in raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (row("x", intent="refund") + row("y", intent="price"), "no row of the training split answers 'urgent'"),
+        (TRAIN.replace('"yes"', '"no"'), "all 3 rows that answer 'urgent' have the answer 'no'"),
+    ],
+)
+def test_a_question_that_cannot_be_learnt_is_refused(tmp_path: Path, train: str, said: str):
+    """Without a labelled row, or with one answer only, there is nothing to learn."""
+    with pytest.raises(InvalidRequest, match=said):
+        row_files.rows(recipe_of(tmp_path, train=train), "train")
+
+
+def test_only_the_format_with_answers_fits(tmp_path: Path):
+    """A decide task has answers, and no other kind has."""
+    written = recipe_of(tmp_path)
+    data = written.data.model_copy(update={"format": "text-label"})
+    with pytest.raises(InvalidRequest, match="does not fit a task of kind decide"):
+        row_files.rows(written.model_copy(update={"data": data}), "train")
+
+
+def test_answers_are_counted_and_questions_without_a_proof_are_warned_of(tmp_path: Path):
+    """The summary has a line for each answer; delta is divided among the questions."""
+    summary = row_files.check(recipe_of(tmp_path))
+    assert {"intent/refund": 1, "intent/price": 2, "urgent/no": 2} == {
+        name: count
+        for name, count in summary.labels["train"].items()
+        if name in ("intent/refund", "intent/price", "urgent/no")
+    }
+    # ln(0.1 / 3) / ln(0.95) is 66.3.
+    proof = "cannot prove a risk of 0.05 even without an error among them: that needs 67."
+    said = f"0 calibration rows that answer 'severity' {proof} 'severity' will always escalate."
+    assert said in summary.warnings
+    assert (
+        "The calibration split has no row of: urgent/yes, severity/low, severity/middle, severity/high."
+        in summary.warnings
+    )
+
+
+def test_conflicts_are_between_answers_to_one_question(tmp_path: Path):
+    """Two rows of one text that answer different questions agree."""
+    more = row("n", urgent="yes") + row("n", intent="price")
+    assert not any("conflicting" in said for said in row_files.check(recipe_of(tmp_path, train=TRAIN + more)).warnings)
+    torn = TRAIN + more + row("n", intent="refund")
+    assert (
+        "1 texts of the train split have conflicting labels."
+        in row_files.check(recipe_of(tmp_path, train=torn)).warnings
+    )
+
+
+def test_a_question_sees_rows_as_a_classifier_does(tmp_path: Path):
+    """Rows that answer it, with the answer as label; outputs are named QUESTION/OUTPUT."""
+    written = recipe_of(tmp_path)
+    task = tasks.of(tmp_path)
+    rows = row_files.rows(written, "calibration")
+    assert [(0, "no")] == [(place, each.label) for place, each in rows_of(task, task.questions_asked[1], rows)]
+    assert ("intent/refund", "intent/price", "urgent/no") == output_names(task)[:3]
+    assert "intent" == main_question(task).name
+
+
+def test_validation_rows_are_drawn_by_the_first_answer():
+    """Each answer keeps a row in training."""
+    rows = [DataRow(f"t{n}", answers=(RowAnswer("urgent", "yes" if n % 4 else "no"),)) for n in range(40)]
+    kept = train_validation_split(rows, 0.25, seed=1)
+    assert (10, {"yes", "no"}) == (len(kept.validation), {each.answers[0].label for each in kept.validation})

@@ -1,0 +1,100 @@
+"""What an encoder's head learns: the loss of several questions, with answers that are missing or distributions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from convert.data.data_row import DataRow, RowAnswer
+from convert.encoder import linear
+from convert.training.encoder_objective import (
+    EncodedRow,
+    QuestionObjective,
+    TagObjective,
+    balanced_weights,
+    objective_of,
+    uniformity,
+)
+from convert.training.encoder_trainer import targets_of
+from edge_agent.formats.manifest import TaskSpec
+from edge_agent.formats.questions import QuestionSpec
+
+QUESTIONS = (
+    QuestionSpec(name="intent", type="choice", instructions="What?", labels=("refund", "price", "other")),
+    QuestionSpec(name="urgent", type="predicate", instructions="It cannot wait."),
+)
+TASK = TaskSpec(name="desk", kind="decide", questions=QUESTIONS)
+SIZES = [3, 2]
+LOGITS = torch.tensor([[2.0, 0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 3.0, 0.0]])
+
+
+def encoded(*targets: float) -> EncodedRow:
+    return EncodedRow({"input_ids": [1]}, targets=targets)
+
+
+def test_the_loss_is_the_mean_over_the_answers_that_rows_give():
+    """Each question has a softmax of its own; a question that a row does not answer adds nothing."""
+    rows = [encoded(1, 0, 0, 0, 0), encoded(0, 1, 0, 1, 0)]
+    parts = [LOGITS[0, :3].log_softmax(0)[0], LOGITS[1, :3].log_softmax(0)[1], LOGITS[1, 3:].log_softmax(0)[0]]
+    assert pytest.approx(-float(sum(parts)) / 3) == float(QuestionObjective(SIZES).loss(LOGITS, rows))
+    losses, count, right, answered = QuestionObjective(SIZES).checked(LOGITS, rows).tolist()
+    assert (pytest.approx(-float(sum(parts))), 3, 3, 3) == (losses, count, right, answered)
+
+
+def test_a_classify_task_is_one_question():
+    """Its loss is the cross-entropy of its labels."""
+    task = TaskSpec(name="t", kind="classify", labels=("refund", "price", "other"))
+    rows = [
+        EncodedRow({"input_ids": [1]}, targets=targets_of(DataRow("x", label=each), task)) for each in task.labels[:2]
+    ]
+    expected = torch.nn.functional.cross_entropy(LOGITS[:, :3], torch.tensor([0, 1]))
+    assert pytest.approx(float(expected)) == float(objective_of(task).loss(LOGITS[:, :3], rows))
+    assert isinstance(objective_of(TaskSpec(name="t", kind="extract", labels=("O", "B-x"))), TagObjective)
+
+
+def test_a_distribution_is_learnt_as_it_is():
+    """The loss is least where the model's distribution is the row's."""
+    row = encoded(0.7, 0.2, 0.1, 0, 0)
+    fitting = torch.tensor([[math.log(0.7), math.log(0.2), math.log(0.1), 0.0, 0.0]])
+    entropy = -sum(p * math.log(p) for p in (0.7, 0.2, 0.1))
+    objective = QuestionObjective(SIZES)
+    assert pytest.approx(entropy, abs=1e-6) == float(objective.loss(fitting, [row]))
+    assert float(objective.loss(LOGITS[:1], [row])) > entropy
+
+
+def test_rows_become_targets():
+    """A label is a distribution with one answer; outputs stand in the order of the questions."""
+    soft = RowAnswer("urgent", "yes", (("no", 0.4), ("yes", 0.6)))
+    assert (0.0, 1.0, 0.0, 0.4, 0.6) == targets_of(DataRow("x", answers=(soft, RowAnswer("intent", "price"))), TASK)
+    assert (0.0,) * 5 == targets_of(DataRow("x"), TASK)
+
+
+def test_a_batch_without_an_answer_has_no_loss():
+    """Nothing is divided by zero."""
+    logits = LOGITS.clone().requires_grad_()
+    loss = QuestionObjective(SIZES).loss(logits, [encoded(0, 0, 0, 0, 0)] * 2)
+    loss.backward()
+    assert (0.0, 0.0) == (float(loss.detach()), float(logits.grad.abs().sum()))
+
+
+def test_balanced_weights_let_each_answer_count_alike():
+    """With them nine rows of one answer weigh as much as one row of the other; the mean weight of a row is 1."""
+    rows = [encoded(0, 0, 0, 1, 0)] * 9 + [encoded(0, 0, 0, 0, 1)]
+    weights = balanced_weights(rows, SIZES)
+    assert [0.0, 0.0, 0.0] == weights[:3]
+    assert (pytest.approx(5.0), pytest.approx(5.0)) == (9 * weights[3], weights[4])
+    even = torch.zeros(10, 5)
+    assert pytest.approx(math.log(2)) == float(objective_of(TASK, rows, "balanced").loss(even, rows))
+
+
+def test_outliers_should_answer_every_question_evenly():
+    """The loss of an outlier is the mean over questions."""
+    expected = (float(uniformity(LOGITS[:, :3])) + float(uniformity(LOGITS[:, 3:]))) / 2
+    assert pytest.approx(expected) == float(QuestionObjective(SIZES).uniformity(LOGITS))
+
+
+def test_a_linear_classifier_learns_distributions():
+    """On vectors that cannot tell rows apart it gives the mean distribution."""
+    fitted = linear.fit_shares(np.zeros((2, 3)), np.array([[0.9, 0.1], [0.5, 0.5]]))
+    assert pytest.approx(np.log([[0.7, 0.3]]), abs=1e-3) == fitted.log_probabilities(np.zeros((1, 3)))

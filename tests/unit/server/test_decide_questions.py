@@ -1,0 +1,146 @@
+"""Which questions a Decide call asks: what is refused, and what the engine is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edge_agent.errors import InvalidRequest, UnknownQuestion
+from edge_agent.formats.manifest import Manifest
+from edge_agent.server.decide_questions import WantedQuestions, wanted_questions
+from edge_agent.v1 import task_pb2
+from edge_agent.v1.inference_pb2 import DecideRequest
+from tests.support.bundles import QUESTIONS
+
+CALIBRATED: dict[str, Any] = {
+    **{"policy": "threshold", "temperature": 2.0, "threshold": 0.8, "target_risk": 0.05, "delta": 0.03},
+    **{"n": 100, "bound": 0.05, "coverage": 0.9},
+}
+PREDICATE, CHOICE, SCORE = (
+    task_pb2.QUESTION_TYPE_PREDICATE,
+    task_pb2.QUESTION_TYPE_CHOICE,
+    task_pb2.QUESTION_TYPE_SCORE,
+)
+
+
+def manifest(runtime: str = "echo", **task: Any) -> Manifest:
+    sha = {"sha256": "0" * 64, "size_bytes": 1}
+    artifacts = [{"role": "weights", "path": "m", **sha}, {"role": "tokenizer", "path": "t", **sha}]
+    plain = {
+        "schema": "edge-agent/bundle/v1",
+        "runtime": runtime,
+        "version": "1.0.0",
+        "task": {"name": "front-desk", "kind": "decide", "questions": QUESTIONS, **task},
+        "artifacts": artifacts if runtime == "onnx" else [],
+        "question_confidence": {"urgent": CALIBRATED} if task.get("questions", True) else {},
+    }
+    return Manifest.model_validate(plain)
+
+
+def question(name: str = "colour", type_: int = CHOICE, says: str = "Which?", *labels: str, **more: Any) -> Any:
+    options = [task_pb2.QuestionOption(label=label, **more) for label in labels]
+    return task_pb2.Question(name=name, type=type_, instructions=says, options=options)
+
+
+def asked(*names: str, of: Manifest | None = None, opened: Any = ()) -> WantedQuestions:
+    request = DecideRequest(task="front-desk", questions=names, open_questions=opened)
+    return wanted_questions(request, of or manifest())
+
+
+def refusal(*opened: Any, names: tuple[str, ...] = (), **task: Any) -> str:
+    with pytest.raises((InvalidRequest, UnknownQuestion)) as caught:
+        asked(*names, of=manifest(**{"open_questions": True, **task}), opened=opened)
+    return caught.value.message
+
+
+def test_without_names_all_questions_are_asked():
+    """The engine needs no list of them."""
+    found = asked()
+    assert ["intent", "urgent", "severity"] == [each.name for each in found.wanted]
+    assert (found.wanted, ()) == (found.computed, found.job)
+
+
+def test_some_questions_are_asked_in_the_task_s_order():
+    """A runtime that answers each question for itself computes these alone, at their temperatures."""
+    found = asked("severity", "urgent")
+    assert ["urgent", "severity"] == [each.name for each in found.wanted]
+    assert [("urgent", 2.0), ("severity", 1.0)] == [(each.name, each.temperature) for each in found.job]
+
+
+def test_an_encoder_computes_all_and_some_are_returned():
+    """Its graph answers them in one run anyway."""
+    found = asked("urgent", of=manifest("onnx"))
+    assert (["urgent"], 3, ()) == ([each.name for each in found.wanted], len(found.computed), found.job)
+
+
+def test_an_unknown_question_is_refused_with_those_of_the_task():
+    """The message lists them."""
+    with pytest.raises(UnknownQuestion) as caught:
+        asked("colour")
+    said = "task 'front-desk' has no question 'colour'; its questions are: intent, urgent, severity"
+    assert said == caught.value.message
+
+
+def test_a_task_with_fixed_questions_takes_none_from_the_call():
+    """The message lists its own."""
+    with pytest.raises(UnknownQuestion, match="takes no questions from the call; its questions are: intent, urgent"):
+        asked(opened=[question("colour", CHOICE, "Which?", "red", "blue")])
+
+
+def test_questions_of_the_call_are_told_to_the_engine():
+    """In the order of the call; one that names a question of the task is that question, calibrated as it is."""
+    mine = question("colour", CHOICE, "Which colour?", "red", "blue", description="A colour.")
+    found = asked(of=manifest(open_questions=True), opened=[mine, task_pb2.Question(name="urgent")])
+    assert ["colour", "urgent"] == [each.name for each in found.wanted]
+    assert [(("red", "blue"), 1.0), (("no", "yes"), 2.0)] == [(each.outputs, each.temperature) for each in found.job]
+    assert ("A colour.", "A colour.") == found.wanted[0].descriptions
+
+
+def test_a_predicate_may_describe_its_answers():
+    """No and yes, in this order, or neither."""
+    described = question("angry", PREDICATE, "The customer is angry.", "no", "yes", description="So.")
+    found = asked(of=manifest(open_questions=True), opened=[described])
+    assert (("no", "yes"), ("So.", "So.")) == (found.wanted[0].outputs, found.wanted[0].descriptions)
+
+
+OWN = question("urgent", PREDICATE, "Something else.")
+MANY = tuple(str(place) for place in range(256))
+
+
+@pytest.mark.parametrize(
+    ("opened", "said"),
+    [
+        ([question("a", CHOICE, "Which?", "only")], "a choice has 2 to 255 labels, not 1"),
+        ([question("a", CHOICE, "Which?", *MANY)], "at most 255 items"),
+        ([question("a", SCORE, "How?", *MANY[:11])], "a score has 2 to 10 labels, not 11"),
+        ([question("a", CHOICE, "Which?", "x", "x")], "question 'a' has duplicate labels: x"),
+        ([question("a", PREDICATE, "")], "open_questions[0] instructions:"),
+        ([question("a", PREDICATE, "  ")], "'instructions' of question 'a' have no text"),
+        ([question("a", PREDICATE, "So?", "true", "false")], "whose options are 'no' and 'yes', or none"),
+        ([question("", PREDICATE)], "open_questions[0] name:"),
+        ([question("a", 0)], "open_questions[0].type is 0"),
+        ([question("a", 9)], "open_questions[0].type is 9"),
+        ([question("a", PREDICATE)] * 2, "the request has duplicate questions: a"),
+        ([question(f"q{i}", PREDICATE) for i in range(401)], "the request has 401 questions; the limit is 400"),
+        ([OWN], "question 'urgent' is defined by the task, and the request defines it otherwise"),
+    ],
+)
+def test_a_question_of_the_call_that_breaks_its_rule_is_refused(opened: list[Any], said: str):
+    """The message has the count and the limit."""
+    assert said in refusal(*opened)
+
+
+def test_both_kinds_of_questions_are_refused():
+    """Names alone do in the list of the call's questions."""
+    assert "both 'questions' and 'open_questions'" in refusal(OWN, names=("urgent",))
+
+
+def test_no_question_at_all_is_refused():
+    """A task that takes its questions from the call alone needs one."""
+    assert "has no questions of its own, and the request has none" in refusal(questions=[])
+
+
+def test_duplicate_names_are_refused():
+    """Each question is answered once."""
+    assert "the request has duplicate questions: urgent" in refusal(names=("urgent", "urgent"))
