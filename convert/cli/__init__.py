@@ -15,6 +15,7 @@ import typer
 from convert.cli import (
     assemble,
     assess,
+    calibrate,
     collect,
     dataset,
     enrolment,
@@ -125,6 +126,7 @@ app.command("run")(run.run)
 _OWN: dict[str, Callable[..., Any]] = {
     "setup": setup.run,
     "quantize": quantize.Command,
+    "calibrate": calibrate.Command,
     "assemble": assemble.Command,
     "evaluate": evaluate.evaluate,
     "compare": evaluate.compare,

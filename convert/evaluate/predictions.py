@@ -39,6 +39,8 @@ class ServedPrediction:
     """classify: the probability of each label as served."""
     question_scores: tuple[tuple[float, ...], ...] = ()
     """decide: of each question, in the order of the task, the probability of each output as served."""
+    question_masses: tuple[float, ...] = ()
+    """decide by a decoder: of each question what `label_mass` is for classify."""
     label_mass: float = 1.0
     ood_score: float | None = None
     """Out-of-distribution score of the input, computed by an encoder's graph; None = the graph has none."""

@@ -50,7 +50,9 @@ class QuestionView:
             confidence=scores[best],
             log_probabilities=at_one(scores, self.manifest.confidence.temperature),
             scores=scores,
+            label_mass=said.question_masses[self.place] if said.question_masses else 1.0,
             question_scores=(),
+            question_masses=(),
         )
 
     def pairs(

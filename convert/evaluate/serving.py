@@ -194,6 +194,7 @@ def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: fl
         log_probabilities=at_one(done.scores, manifest.confidence.temperature),
         scores=done.scores,
         question_scores=done.question_scores,
+        question_masses=done.question_masses,
         label_mass=done.label_mass,
         ood_score=done.ood_score,
         entities=tuple(FoundEntity(each.start, each.end, each.label) for each in done.entities),

@@ -109,6 +109,7 @@ ENTRIES = {
     "convert.package.assemble_stage": "a stage: see convert/pipeline/execution.py",
     "convert.data.splits": "the scripts in examples/ that make data use it",
     "convert.training": "a stage: see convert/pipeline/execution.py",
+    "convert.package.question_calibration": "loaded by the command that uses it",
     "convert.data.synthesis.chat_endpoint": "loaded by the command that uses it",
     "convert.collect.erased_records": "loaded by the command that uses it",
     "convert.collect.purge": "loaded by the command that uses it",

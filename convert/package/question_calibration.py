@@ -1,0 +1,155 @@
+"""Calibrates questions of a finished bundle on reviewed rows, and writes the bundle again with their thresholds.
+
+That is for bundles whose questions need no training: a decoder that scores the options of a question. The new bundle
+has the same weights, so a site that has the earlier one fetches its manifest, golden cases and report alone.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from convert import yaml_file
+from convert.calibrate import ANYTHING, CalibrationSettings, calibrate
+from convert.calibrate.threshold import Risk
+from convert.data import row_files
+from convert.data.row_files import DataRow
+from convert.evaluate.bundle_folder import BundleFolder, open_bundle
+from convert.evaluate.serving import quiet, serve_bundles
+from convert.package import bundle_assembly, golden_cases
+from convert.package.bundle_assembly import AssembledBundle, AssembleRequest
+from convert.pipeline.stage import Progress, Report
+from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.formats.golden_cases import encode
+from edge_agent.formats.manifest import Manifest, Role
+from edge_agent.formats.manifest import encode as encode_manifest
+from edge_agent.formats.questions import QuestionSpec
+
+_SEE = "docs/decisions-api.md has an example."
+_MADE_AGAIN: tuple[Role, ...] = ("golden", "report")
+
+
+@dataclass(frozen=True)
+class QuestionCalibration:
+    """What to calibrate, and where the bundle goes."""
+
+    bundle: BundleFolder
+    rows: Path
+    """JSONL, with `answers` by question."""
+    out: Path
+    """A directory, or a file that ends in .tar."""
+    version: str
+    risk: Risk
+    questions: Path | None = None
+    """YAML or JSON: a list of questions that the bundle gets, or that replace those of the same name."""
+    settings: CalibrationSettings = field(default=ANYTHING)
+    force: bool = False
+
+
+def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -> tuple[AssembledBundle, Report]:
+    """Make the bundle; return it with the report of the calibration.
+
+    Raises:
+        InvalidRequest: the bundle has no questions, a question is not valid, rows rest on answers of a model, or no row
+            answers a question.
+        As `read_for_task`, `assemble` and serving.
+    """
+    defined = _defined(wanted)
+    rows = row_files.read_for_task(wanted.rows, defined.manifest.task)
+    if machine := row_files.labelled_by_machine(rows):
+        remedy = "Use the rows that people have confirmed or corrected: edge-convert dataset writes them."
+        raise InvalidRequest(f"a threshold rests on people's answers: {machine}", remedy=remedy)
+    asked = _only(defined, _answered(rows))
+    found = calibrate(asked, rows, wanted.risk, progress, wanted.settings)
+    kept = {name: each for name, each in defined.manifest.question_confidence.items() if name not in found.questions}
+    confidences = {name: each.model_dump(mode="json") for name, each in {**kept, **found.questions}.items()}
+    sections = {"question_confidence": confidences, "confidence": found.confidence.model_dump(mode="json")}
+    report = {**found.report, "rows": len(rows), "calibrated": sorted(found.questions), "kept": sorted(kept)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        files: dict[Role, Path] = {
+            artifact.role: defined.paths[artifact.role]
+            for artifact in defined.manifest.artifacts
+            if artifact.role not in _MADE_AGAIN
+        }
+        files["report"] = folder / "report.json"
+        task = folder / "task.yaml"
+        task.write_text(json.dumps(_plain(defined.manifest, wanted.version)), encoding="utf-8")
+        first = bundle_assembly.assemble(AssembleRequest(task, files, folder / "bundle", sections=sections))
+        files["golden"] = folder / "golden.jsonl"
+        files["golden"].write_bytes(encode(_cases(open_bundle(first.path), rows)))
+        request = AssembleRequest(task, files, wanted.out, force=wanted.force, sections=sections)
+        return bundle_assembly.assemble(request), report
+
+
+def _defined(wanted: QuestionCalibration) -> BundleFolder:
+    """Return the bundle with all the questions that it is to have; a question that changes loses its threshold."""
+    bundle = wanted.bundle
+    task = bundle.manifest.task
+    if task.kind != "decide":
+        raise InvalidRequest(
+            f"{bundle.name} is of kind {task.kind}: its threshold is calibrated by its recipe",
+            remedy="Name a decide bundle; for others run 'edge-convert calibrate RECIPE'.",
+        )
+    if wanted.questions is None:
+        return bundle
+    new = {question.name: question for question in read_questions(wanted.questions)}
+    before = {question.name: question for question in task.questions}
+    changed = {name for name, question in new.items() if before.get(name) != question}
+    confidence = {name: each for name, each in bundle.manifest.question_confidence.items() if name not in changed}
+    return _with_questions(bundle, list({**before, **new}.values()), confidence)
+
+
+def _only(bundle: BundleFolder, names: Sequence[str]) -> BundleFolder:
+    """Return the bundle with these questions alone, uncalibrated: others need not be computed."""
+    if not names:
+        raise InvalidRequest("no row answers a question of the bundle", remedy=f"Add 'answers' to the rows. {_SEE}")
+    return _with_questions(bundle, [each for each in bundle.manifest.task.questions if each.name in names], {})
+
+
+def _with_questions(
+    bundle: BundleFolder, questions: Sequence[QuestionSpec], confidence: Mapping[str, Any]
+) -> BundleFolder:
+    task = bundle.manifest.task.model_copy(update={"questions": tuple(questions)})
+    manifest = bundle.manifest.model_copy(update={"task": task, "question_confidence": dict(confidence)})
+    return BundleFolder(bundle.folder, manifest, encode_manifest(manifest), bundle.paths)
+
+
+def read_questions(path: Path) -> tuple[QuestionSpec, ...]:
+    """Read a list of questions. Raises FileMissing, InvalidRequest, naming the question and its key."""
+    if not path.is_file():
+        raise FileMissing(f"{path} does not exist", remedy="Check --questions.")
+    if path.stat().st_size > yaml_file.FILE_BYTES_MAX:
+        raise InvalidRequest(f"{path} has more than {yaml_file.FILE_BYTES_MAX} bytes", remedy=_SEE)
+    try:
+        plain = yaml.safe_load(path.read_bytes())
+        return TypeAdapter(tuple[QuestionSpec, ...]).validate_python(plain)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InvalidRequest(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
+    except ValidationError as error:
+        raise InvalidRequest(f"{path}: {yaml_file.first_problem(error, 'questions')}", remedy=_SEE) from None
+
+
+def _answered(rows: Sequence[DataRow]) -> list[str]:
+    return sorted({answer.question for row in rows for answer in row.answers})
+
+
+def _plain(manifest: Manifest, version: str) -> dict[str, Any]:
+    """Return the manifest as a task.yaml has it, but for what is calibrated."""
+    plain: dict[str, Any] = json.loads(encode_manifest(manifest))
+    calibrated = ("schema", "artifacts", "confidence", "question_confidence")
+    return {key: each for key, each in plain.items() if key not in calibrated} | {"version": version}
+
+
+def _cases(bundle: BundleFolder, rows: Sequence[DataRow]) -> list[Any]:
+    tried = golden_cases.tried(bundle.manifest.task, rows)
+    with serve_bundles([bundle], cpu_threads=1) as served:
+        return golden_cases.cases(bundle.manifest, tried, served.predict(bundle, [row.text for row in tried]))

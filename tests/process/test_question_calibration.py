@@ -1,0 +1,114 @@
+"""`edge-convert calibrate BUNDLE DATA`: thresholds for questions of a finished bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from convert.calibrate.threshold import Risk
+from convert.cli import app
+from convert.data.row_files import read_for_task
+from convert.evaluate.bundle_folder import BundleFolder, open_bundle
+from convert.package.question_calibration import QuestionCalibration, calibrated_bundle, read_questions
+from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest
+from edge_agent.formats.calibration import AlwaysEscalate, Threshold
+from tests.support import bundles
+
+PARKING = "- name: parking\n  type: predicate\n  instructions: The customer asks about parking.\n"
+RISK = Risk(0.05, 0.1)
+
+
+def open_desk(folder: Path, **more: Any) -> BundleFolder:
+    """Return an echo bundle that takes questions of the call, and has a few of its own."""
+    task = {"open_questions": True, **more}
+    return open_bundle(bundles.echo_bundle(folder / "desk", kind="decide", task=task, weights=b"w" * 1000))
+
+
+def write_rows(folder: Path, count: int = 400, **more: Any) -> Path:
+    """Write reviewed rows: the echo model knows an intent by its name in the text, and no parking by anything."""
+    rows = []
+    for number in range(count):
+        intent, parking = bundles.INTENTS[number % len(bundles.INTENTS)], number % 2 == 0
+        said = f"{number} {intent} please, " + ("parking" if parking else "thanks")
+        answers = {"intent": intent, "parking": "yes" if parking else "no"}
+        rows.append({"text": said, "answers": answers, "label_source": "reviewed", **more})
+    path = folder / "reviewed.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def written(folder: Path, text: str = PARKING) -> Path:
+    path = folder / "questions.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.slow
+def test_a_template_gets_a_threshold_and_the_weights_stay(tmp_path: Path) -> None:
+    """The command adds a question, proves thresholds on reviewed rows, and leaves the weights and what no row answers.
+
+    A question changed later loses its threshold, and others keep theirs.
+    """
+    desk, rows = open_desk(tmp_path), write_rows(tmp_path)
+    arguments = ["calibrate", str(desk.folder), str(rows), "--questions", str(written(tmp_path)), "--version", "1.1.0"]
+    ran = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "next")])
+    assert 0 == ran.exit_code, ran.output
+    made = open_bundle(tmp_path / "next")
+    assert ["intent", "urgent", "severity", "parking"] == [each.name for each in made.manifest.task.questions]
+    assert isinstance(made.manifest.confidence_of("parking"), Threshold)
+    assert 0.05 == made.manifest.confidence_of("intent").model_dump()["delta"]
+    assert isinstance(made.manifest.confidence_of("urgent"), AlwaysEscalate)
+    (before,), (after,) = desk.manifest.by_role("weights"), made.manifest.by_role("weights")
+    assert (before.sha256, "1.1.0") == (after.sha256, made.manifest.version)
+    assert {"weights", "golden", "report"} == {each.role for each in made.manifest.artifacts}
+    other = written(tmp_path, PARKING.replace("asks about", "complains about"))
+    few = write_rows(tmp_path, 20)
+    again, report = calibrated_bundle(QuestionCalibration(made, few, tmp_path / "last", "1.2.0", RISK, questions=other))
+    assert isinstance(again.manifest.confidence_of("parking"), AlwaysEscalate)
+    assert ["intent", "parking"] == report["calibrated"]
+
+
+def test_a_question_that_is_not_valid_is_named(tmp_path: Path) -> None:
+    """A file that is missing, not YAML, or breaks a rule of questions, is refused with its name and the rule."""
+    with pytest.raises(FileMissing, match=r"none.yaml does not exist"):
+        read_questions(tmp_path / "none.yaml")
+    with pytest.raises(InvalidRequest, match="is not valid YAML"):
+        read_questions(written(tmp_path, "- name: [unclosed"))
+    with pytest.raises(InvalidRequest, match="a choice has 2 to 255 labels, not 1"):
+        read_questions(written(tmp_path, "- {name: a, type: choice, instructions: which, labels: [one]}"))
+
+
+def refused(wanted: QuestionCalibration) -> EdgeAgentError:
+    with pytest.raises(EdgeAgentError) as caught:
+        calibrated_bundle(wanted)
+    return caught.value
+
+
+def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
+    """A bundle of another kind, rows that a model labelled, and rows for a question that the bundle lacks."""
+    classify = open_bundle(bundles.echo_bundle(tmp_path / "other"))
+    rows, out = write_rows(tmp_path, 4), tmp_path / "next"
+    assert "is of kind classify" in refused(QuestionCalibration(classify, rows, out, "1.1.0", RISK)).message
+    desk = open_desk(tmp_path)
+    assert "no question 'parking'" in refused(QuestionCalibration(desk, rows, out, "1.1.0", RISK)).message
+    machine = write_rows(tmp_path, 4, label_source="teacher")
+    wanted = QuestionCalibration(desk, machine, out, "1.1.0", RISK, written(tmp_path))
+    assert "4 rows were labelled by a machine" in refused(wanted).message
+    assert not out.exists()
+
+
+def test_the_command_needs_a_place_and_a_version(tmp_path: Path) -> None:
+    """Without --out or --version nothing is computed."""
+    desk, rows = open_desk(tmp_path), write_rows(tmp_path, 4)
+    for given, missing in (([], "--out is missing"), (["--out", str(tmp_path / "x")], "--version is missing")):
+        ran = CliRunner().invoke(app, ["calibrate", str(desk.folder), str(rows), *given])
+        assert (2, True) == (ran.exit_code, missing in ran.output)
+    assert 4 == len(read_for_task(rows, desk.manifest.task.model_copy(update={"questions": _both(tmp_path, desk)})))
+
+
+def _both(folder: Path, desk: BundleFolder) -> tuple[Any, ...]:
+    return (*desk.manifest.task.questions, *read_questions(written(folder)))
