@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import re
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -154,7 +155,7 @@ class TaskSpec(_ManifestSection):
         """Tokens that an answer may be written in; 0 for a task that writes none."""
         return self.limits.output_tokens_max if self.kind == "generate" or self.record_schema is not None else 0
 
-    @property
+    @cached_property
     def questions_asked(self) -> tuple[QuestionSpec, ...]:
         """The questions that each input is asked: a classify task is one choice that has the task's name.
 
@@ -365,7 +366,15 @@ class Manifest(_ManifestSection):
         """
         if self.task.kind != "decide":
             return self.confidence
-        own, gate = self.question_confidence.get(question, UNCALIBRATED), self.confidence.gate
+        return self._calibrations.get(question) or self._with_gate(UNCALIBRATED)
+
+    @cached_property
+    def _calibrations(self) -> dict[str, Confidence]:
+        """Of each question of a decide task: made once, as every answer needs one."""
+        return {name: self._with_gate(own) for name, own in self.question_confidence.items()}
+
+    def _with_gate(self, own: Confidence) -> Confidence:
+        gate = self.confidence.gate
         return own if gate is None else own.model_copy(update={"gate": gate})
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -43,7 +43,7 @@ class QuestionSpec(BaseModel):
     descriptions: tuple[Description, ...] = Field(default=(), max_length=255)
     """What each output means, in the order of `outputs`; an empty text describes nothing."""
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
         """The possible answers, in the order of the model's outputs."""
         return self.labels or PREDICATE_OUTPUTS

@@ -30,11 +30,6 @@ class WantedQuestions(NamedTuple):
     """As the engine is told; empty = all of the bundle's."""
 
 
-def own(manifest: Manifest) -> WantedQuestions:
-    """Return all questions of a task; none for a record or a text."""
-    return WantedQuestions(manifest.task.questions_asked, manifest.task.questions_asked)
-
-
 def wanted_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -> WantedQuestions:
     """Return what a request asks.
 
@@ -59,7 +54,7 @@ def wanted_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -
     if not task.questions_asked:
         said = f"task {task.name!r} has no questions of its own, and the request has none"
         raise InvalidRequest(said, remedy="Send at least one question in 'open_questions'.", task=task.name)
-    return own(manifest)
+    return WantedQuestions(task.questions_asked, task.questions_asked)
 
 
 def _named(names: Sequence[str], manifest: Manifest) -> WantedQuestions:

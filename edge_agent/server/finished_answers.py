@@ -75,7 +75,9 @@ class FinishedAnswer(NamedTuple):
     def calibration(self) -> Confidence:
         """How sure answers to the question are."""
         manifest = self.bundle.manifest
-        return manifest.confidence if self.question is None else manifest.confidence_of(self.question.name)
+        if self.question is None or manifest.task.kind != "decide":
+            return manifest.confidence
+        return manifest.confidence_of(self.question.name)
 
     def fill_provenance(self, message: task_pb2.Provenance) -> None:
         """Write where the answer comes from."""

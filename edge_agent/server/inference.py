@@ -273,7 +273,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         with self._counting(request.task):
             bundle = self._require_bundle(request.task, method.kind)
             _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
-            asked = decide_questions.own(bundle.manifest)
+            own = bundle.manifest.task.questions_asked  # none for a record or a text
+            asked = WantedQuestions(own, own)
             if isinstance(request, pb.DecideRequest):
                 asked = decide_questions.wanted_questions(request, bundle.manifest)
             common = RoutedInput("", bundle, self._deadline(context), asked.wanted)
