@@ -82,7 +82,7 @@ def measure(marked: Sequence[MarkedText], clean: Mapping[str, Sequence[str]], na
     yield from _bars_by_language(names)
     for name, run in clean_runs.items():
         touched = [bool(spans) for spans in run.replaced]
-        limit = CLEAN_SHARE_MAX if name == RULES else None
+        limit = CLEAN_SHARE_MAX if name in (RULES, ours) else None
         yield Bar(f"{name}: clean texts touched", sum(touched) / len(touched), limit, "lower")
         at = 0
         for group, group_texts in clean.items():
@@ -101,13 +101,21 @@ def _bars_by_language(names: Sequence[str]) -> Iterator[Bar]:
         yield Bar(f"{name}: composed texts, values found", figures.recall, None, "higher")
         yield Bar(f"{name}: composed texts that leak", figures.leak_share, None, "lower")
         yield Bar(f"{name}: composed texts, precision", figures.precision, None, "higher")
-        for language in sorted({each.language for each in marked}):
-            places = [at for at, each in enumerate(marked) if each.language == language]
-            part = measure_redaction([marked[at] for at in places], [run.replaced[at] for at in places])
-            limit = LANGUAGE_RECALL_MIN if name == ours else None
-            yield Bar(f"{name}: composed texts, found in {language}", part.recall, limit, "higher")
+        limit = LANGUAGE_RECALL_MIN if name == ours else None
+        for language, recall in _recall_by_language(marked, run).items():
+            yield Bar(f"{name}: composed texts, found in {language}", recall, limit, "higher")
         for label, number in sorted(figures.marked.items()):
             yield Bar(f"{name}: composed texts, {label}", figures.found[label] / number, None, "higher")
+
+
+def _recall_by_language(marked: Sequence[MarkedText], run: TimedSpans) -> dict[str, float]:
+    """Return the share of values found, by language."""
+    recalls: dict[str, float] = {}
+    for language in sorted({each.language for each in marked}):
+        places = [at for at, each in enumerate(marked) if each.language == language]
+        part = measure_redaction([marked[at] for at in places], [run.replaced[at] for at in places])
+        recalls[language] = part.recall
+    return recalls
 
 
 def _run(texts: Sequence[str], names: Sequence[str]) -> dict[str, TimedSpans]:
