@@ -36,7 +36,7 @@ _WHAT = ("captured", "replaced", "sent", "erased", "retention")
 def erase(
     ctx: typer.Context,
     prediction_id: Annotated[
-        str, typer.Argument(metavar="[PREDICTION_ID]", help="One answer; each answer has a prediction_id.")
+        str, typer.Argument(metavar="PREDICTION_ID", help="One answer; each answer has a prediction_id.")
     ] = "",
     value: Annotated[
         list[str] | None,

@@ -37,7 +37,7 @@ CORRECTIONS = {"EXTRACT": "the right JSON object", "GENERATE": "the right text"}
 def review(
     ctx: typer.Context,
     task: Annotated[
-        str, typer.Argument(metavar="TASK[/QUESTION]", help="Only this task, or this question of it.")
+        str, typer.Argument(metavar="TASK", help="Only this task, or TASK/QUESTION for one question of it.")
     ] = "",
     reviewer: Annotated[str, typer.Option(metavar="NAME", help="Reviewer; without it the user's name.")] = "",
     confidence_max: Annotated[
