@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from edge_agent.cli import app
 from edge_agent.client import (
+    AsyncClient,
     CallFailed,
     Classification,
     Decision,
@@ -185,3 +188,46 @@ def test_the_large_model_is_asked_once_for_the_unsure_questions(tmp_path: Path):
             schema = oracle.asked[0]["response_format"]["json_schema"]["schema"]
             assert {"urgent", "severity"} == schema["properties"].keys()
             assert ["no", "yes"] == schema["properties"]["urgent"]["enum"]
+
+
+async def test_the_asyncio_client_asks_the_same(daemon):
+    """Its answers are those of the other client."""
+    async with AsyncClient(f"unix:{daemon.run_dir}/inference.sock") as client:
+        [decision] = await client.decide(DESK, [TEXT], questions=["intent"])
+    assert [("intent", "refund")] == [(each.question, each.label) for each in decision.answers]
+
+
+def test_a_text_that_is_too_long_is_refused_with_its_limit(client):
+    """As by every call; the error has the number and the limit."""
+    with pytest.raises(CallFailed) as caught:
+        client.decide(DESK, ["word " * 5000])
+    assert "INPUT_TOO_LONG" == caught.value.reason
+    assert "512" in caught.value.message
+
+
+def test_a_person_judges_each_question_for_itself(client, daemon):
+    """The queue of TASK/QUESTION has its answers alone; a correction names one of its outputs, and no other."""
+    [decision] = client.decide(DESK, ["judge this refund"])
+    urgent, severity = decision["urgent"].prediction_id, decision["severity"].prediction_id
+    with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
+        eventually_sync(lambda: kept(reviewer, severity) is not None)
+        queue = {each.prediction_id: each for each in reviewer.queue(f"{DESK}/urgent")}
+        assert {"urgent"} == {each.question for each in queue.values()}
+        assert ("DECIDE", ("no", "yes")) == (queue[urgent].kind, queue[urgent].labels)
+        reviewer.correct(urgent, "yes", reviewer="anna")
+        with pytest.raises(CallFailed, match="middle"):
+            reviewer.correct(severity, "yes", reviewer="anna")
+        assert [("corrected", "yes")] == [(each.verdict, each.value) for each in reviewer.prediction(urgent).feedback]
+        assert [] == list(reviewer.prediction(severity).feedback)
+
+
+def test_figures_are_by_question(client, daemon):
+    """The report has each question with its own threshold and days."""
+    [decision] = client.decide(DESK, ["count this refund"])
+    with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
+        eventually_sync(lambda: kept(reviewer, decision.answers[-1].prediction_id) is not None)
+    found = CliRunner().invoke(app, [*daemon.command()[3:], "report", "--json"])
+    of_desk = {each["question"]: each for each in json.loads(found.stdout)["tasks"] if each["task"] == DESK}
+    assert [each["name"] for each in QUESTIONS] == list(of_desk)
+    assert (pytest.approx(0.9), None) == (of_desk["intent"]["threshold"], of_desk["severity"]["threshold"])
+    assert all(each["days"] for each in of_desk.values())
