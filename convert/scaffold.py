@@ -206,7 +206,7 @@ _RECIPE = """\
 # The task: labels, prompt and limits.
 task: task.yaml
 
-# The weights to start from: exactly one of checkpoint, base and gguf.
+# The weights to start from: exactly one of checkpoint, base, gguf and onnx.
 source:
   # A directory in the format of transformers: config.json, safetensors, tokenizer.
   checkpoint: model
@@ -215,6 +215,8 @@ source:
   # adapter: adapter
   # A GGUF file: its weights are converted to float32 and its tokenizer is rebuilt.
   # gguf: model.gguf
+  # Tasks of kind redact or extract: a ready token classifier in ONNX, with its tokenizer.
+  # onnx: model
 
 # JSONL or CSV: docs/data-formats.md. 'edge-convert split' divides one file. A text that is in two splits is refused.
 data:
@@ -245,9 +247,9 @@ finetune:
   # rank: 4
   # layers_from: 0
   # targets: []
-  # Training stops if this part of the training rows has not improved for so many epochs.
   # full, head: balanced = each label counts alike, however many rows it has.
   # class_weights: none
+  # Training stops if this part of the training rows has not improved for so many epochs.
   # validation_share: 0.1
   # patience_epochs: 2
   # seed: 1
@@ -282,6 +284,16 @@ risk:
   # floor: 0.5
   # The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate.
   # held_up_max: 0.03
+
+# What of the data may travel to every site in the bundle, and what of it is replaced before it is used.
+# privacy:
+  # Golden cases: surrogates = made-up values in test rows; composed, consented = rows that are marked so.
+  # golden_cases: surrogates
+  # Locales of the made-up values.
+  # locales: [en_US]
+  # Rows that no site sent: redacted; or waived, with the reason and who decided in `waiver`.
+  # imported_data: redacted
+  # waiver: ""
 
 # Folder for the results of stages. Empty: build/NAME below the current directory.
 # work: ""

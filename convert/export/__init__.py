@@ -85,6 +85,6 @@ def _check_labels(what: TaskSpec, config: dict[str, Any]) -> None:
     unnamed = [f"LABEL_{index}" for index in range(len(known))]
     if what.kind != "embed" and labels not in (unnamed, known):
         raise InvalidRequest(
-            f"the model's outputs are {', '.join(labels)}; the task's are {', '.join(known)}",
+            f"the model's outputs are {', '.join(labels)}; the task's labels are {', '.join(known)}",
             remedy="Write the model's labels into task.yaml, in this order; or train for the task: add 'finetune:'.",
         )

@@ -193,12 +193,12 @@ class RedactionQueue:
 
     def _answered(self) -> None:
         if self.held_because:
-            log.info("redaction_resumed", waiting=self.waiting)
+            log.info("redaction_resumed", count=self.waiting)
         self.held_because, self._failures = "", 0
 
     async def _pause(self, error: RedactionHeld) -> None:
         if not self.held_because:
-            log.warning("redaction_held", message=error.message, waiting=self.waiting)
+            log.warning("redaction_held", message=error.message, count=self.waiting)
         self.held_because = error.message
         self._failures += 1
         await self._sleep(backoff_seconds(self._failures, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX))

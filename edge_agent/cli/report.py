@@ -142,7 +142,7 @@ def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:
     for each in judged:
         figures, money, takes = each.figures, each.money, each.takes
         made.add_row(
-            Text(figures.task),
+            Text(figures.subject),
             figures.mode,
             Text(each.advice.mode, style="" if each.advice.mode == figures.mode else "bold green"),
             count(figures.examples),
@@ -160,7 +160,7 @@ def _between(low: float, high: float) -> str:
 
 
 def _show_advice(console: Console, judged: TaskJudgement) -> None:
-    said = Text.assemble((judged.figures.task, "bold"), ": ", (headline(judged), "bold"))
+    said = Text.assemble((judged.figures.subject, "bold"), ": ", (headline(judged), "bold"))
     print_trimmed(console, said)
     lines = [Text(judged.advice.because), Text(judged.advice.then)]
     lines += [

@@ -94,8 +94,9 @@ def test_what_is_commented_out_is_the_default(tmp_path: Path, wanted: ScaffoldRe
             "export:",
             "quantize:",
             "budget:",
+            "privacy:",
         )
-        given = ("base", "gguf", "importance", "outliers")
+        given = ("base", "gguf", "onnx", "importance", "outliers")
         chosen = key not in given and not (key == "adapter" and "separate" not in bare)
         whole.append(bare if line.strip().startswith("# ") and named and chosen else line)
     (tmp_path / "recipe.yaml").write_text(text)
@@ -118,7 +119,7 @@ def test_the_draft_and_the_document_name_every_key():
 
 def test_a_runtime_that_does_not_serve_the_kind_is_refused():
     """The error says which one does, and why."""
-    with pytest.raises(InvalidRequest, match="runtime onnx serves classify, embed, extract, not generate") as raised:
+    with pytest.raises(InvalidRequest, match="runtime onnx serves classify, decide, embed, extract, redact, not generate") as raised:
         recipe_text(ScaffoldRequest("a", "generate", runtime="onnx"))
     assert "Take runtime llama. Only a decoder writes text." in raised.value.remedy
 
