@@ -39,7 +39,7 @@ _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
     SELECT c.place, e.kind, e.redaction_counts,
            e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by},
-           e.review_stream, e.sampling_probability, e.question
+           e.review_stream, e.sampling_probability, e.question, {probabilities}
     FROM chosen c JOIN examples e USING (site, prediction_id)
     ORDER BY {order}
 """
@@ -112,6 +112,7 @@ def write(
             right=selection.right_answer(purpose),
             source=selection.label_source(purpose),
             by=selection.labeled_by(purpose),
+            probabilities=selection.probabilities(purpose),
             order=_ORDER_ANSWERS if several else _ORDER,
         )
         values = {"task": choice.task} if "$task" in query else {}
@@ -198,8 +199,9 @@ def _built(found: Iterator[tuple[Any, ...]], builder: RowBuilder) -> Iterator[tu
 
 
 def _redacted(kind: Kind, redacted: Mapping[str, int], *fields: Any) -> RedactedExample:
-    example = CollectedExample(*fields[:-1])
-    return RedactedExample(replace(example, question=fields[-1]), kind, redacted)
+    *shared, question, scores = fields
+    soft = {pair["label"]: pair["score"] for pair in scores or ()}
+    return RedactedExample(replace(CollectedExample(*shared), question=question, probabilities=soft), kind, redacted)
 
 
 def _shared(example: CollectedExample) -> tuple[Any, ...]:

@@ -30,6 +30,8 @@ _LATER_COLUMNS = {
     "question": "VARCHAR",
     "local_answer": "VARCHAR",
     "teacher_answer": "VARCHAR",
+    "teacher_scores": "STRUCT(label VARCHAR, score DOUBLE)[]",
+    "opinion_scores": "STRUCT(label VARCHAR, score DOUBLE)[]",
     "collected_at": "TIMESTAMP",
 }
 # Segments with an answer that is newer than their collection. Version 0.1 did not store that time, so $now is used.

@@ -51,10 +51,12 @@ class RowBuilder:
                 f"format text-answers is for tasks of kind decide, not {first.kind}",
                 remedy="Use text-label, text-spans, prompt-completion or messages.",
             )
-        answers = tuple((each.example.question or "", each.example.truth or each.example.output) for each in group)
+        known = [(each.example.question or "", each.example.truth or each.example.output) for each in group]
+        soft = [each.example.probabilities for each in group]
+        answers = tuple((name, shares or label) for (name, label), shares in zip(known, soft, strict=True))
         ids = tuple(each.example.prediction_id for each in group)
         example = replace(self._filled(first, ()), answers=answers, prediction_ids=ids)
-        return row_formats.rows_of(example, self._form), [f"{name}/{label}" for name, label in answers]
+        return row_formats.rows_of(example, self._form), [f"{name}/{label}" for name, label in known]
 
     def build(self, redacted: RedactedExample) -> tuple[list[Row], list[str]]:
         """Return the rows of an example, and its labels: its answer, or the labels of its spans.

@@ -8,7 +8,7 @@ that it can be found if it must be erased later.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from convert.data.row_files import LabelSource, TextSpan
@@ -42,8 +42,10 @@ class CollectedExample:
     """Made-up values in place of placeholders."""
     question: str | None = None
     """decide: the question that is answered."""
-    answers: tuple[tuple[str, str], ...] = ()
-    """text-answers: each question that was answered, and the right answer."""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    """Of each label, where the large model labelled the row and gave them: a soft target; empty = it did not."""
+    answers: tuple[tuple[str, str | Mapping[str, float]], ...] = ()
+    """text-answers: each question that was answered, and the right answer or the probabilities of all answers."""
     prediction_ids: tuple[str, ...] = ()
     """text-answers: of each answer."""
 
@@ -63,7 +65,7 @@ def _drawn(example: CollectedExample) -> Row:
 
 
 def _text_label(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
-    return [{"text": example.input, "label": _answer(example)}]
+    return [{"text": example.input, "label": dict(example.probabilities) or _answer(example)}]
 
 
 def _text_answers(example: CollectedExample) -> Sequence[Mapping[str, Any]]:

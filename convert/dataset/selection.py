@@ -191,6 +191,13 @@ def label_source(purpose: str) -> str:
     return f"CASE WHEN truth IS NOT NULL THEN {by_people} ELSE '{MACHINE_LABELLED[purpose]}' END"
 
 
+def probabilities(purpose: str) -> str:
+    """Return the expression for the large model's probabilities of the labels; NULL = it gave none, or people count."""
+    if purpose != "opinions":
+        return "NULL"
+    return "CASE WHEN truth IS NULL THEN CASE WHEN opinion IS NULL THEN teacher_scores ELSE opinion_scores END END"
+
+
 def labeled_by(purpose: str) -> str:
     """Return the expression for the person or model that labelled a row of that purpose."""
     machine = {
