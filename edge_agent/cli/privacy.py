@@ -178,7 +178,7 @@ def _show_tasks(console: Console, found: SitePrivacy) -> None:
     for each in found.counts:
         totals[each.task or "(not known)", each.what] += each.number
     held = {each.task: (each.kept, each.waiting) for each in found.held}
-    rows = table("TASK", *_NUMBERS, right=_NUMBERS)
+    rows = table("task", *_NUMBERS, right=_NUMBERS)
     for task in sorted({task for task, _ in totals} | set(held)):
         numbers = [*(totals[task, what] for what in _WHAT), *held.get(task, (0, 0))]
         rows.add_row(task, *map(str, numbers))
@@ -193,13 +193,13 @@ def _show_rules(console: Console, found: SitePrivacy) -> None:
     if not rules:
         return
     console.print()
-    rows = table("REPLACED BY", "VALUES", right=("VALUES",))
+    rows = table("replaced by", "values", right=("values",))
     for rule, number in rules.most_common():
         rows.add_row(rule, str(number))
     console.print(rows)
 
 
-_NUMBERS = ("CAPTURED", "REPLACED", "SENT", "ERASED", "RETENTION", "KEPT", "WAITING")
+_NUMBERS = ("captured", "replaced", "sent", "erased", "retention", "kept", "waiting")
 
 
 def _show_erasures(console: Console, found: SitePrivacy) -> None:
@@ -207,7 +207,7 @@ def _show_erasures(console: Console, found: SitePrivacy) -> None:
         return
     console.print()
     rows = table(
-        "ERASURE", "WHEN", "ERASED HERE", "CENTRE TOLD", "RECEIPT", right=("ERASURE", "ERASED HERE", "CENTRE TOLD")
+        "erasure", "when", "erased here", "centre told", "receipt", right=("erasure", "erased here", "centre told")
     )
     for each in found.erasures[:_ERASURES_SHOWN]:
         receipt = f"{each.confirmed} of {each.told} are back" if each.told else "not needed"

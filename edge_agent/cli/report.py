@@ -124,7 +124,9 @@ def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) 
     if not judged:
         console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
         return
-    print_trimmed(console, Text(summary(sum_costs(judged), len(judged), judged[0].currency)))
+    print_trimmed(
+        console, Text(summary(sum_costs(judged), len({each.figures.task for each in judged}), judged[0].currency))
+    )
     console.print()
     _show_table(console, judged)
     for each in judged:

@@ -175,6 +175,8 @@ def _mode(task: Task) -> Text:
 def _threshold(task: Task) -> Text:
     """Return the threshold; marked where it does not hold on this machine, which a warning explains."""
     said = "-" if task.threshold is None else f"{task.threshold:.2f}"
+    if proved := sum(question.threshold is not None for question in task.questions):
+        said = f"{proved} of {_counted(len(task.questions), 'question')}"
     return Text(f"{said}*", style="yellow") if task.confidence_blocker else Text(said)
 
 

@@ -38,7 +38,9 @@ def render_page(judged: Sequence[TaskJudgement], about: ReportHeader) -> str:
             title=f"Edge Agent at {about.site}" if about.site else "Edge Agent",
             about=about,
             judged=judged,
-            summary=summary(sum_costs(judged), len(judged), judged[0].currency) if judged else "",
+            summary=summary(sum_costs(judged), len({each.figures.task for each in judged}), judged[0].currency)
+            if judged
+            else "",
             days=counted(days, "day") if days else "",
         )
     )
