@@ -108,7 +108,7 @@ def test_a_reference_of_its_own_is_the_measure(tmp_path):
     def first_label(texts):
         sure = np.full((len(texts), count), np.log(1e-3))
         sure[:, 0] = np.log(1 - 1e-3 * (count - 1))
-        return sure
+        return [sure]  # of the one question
 
     (one,) = choose(job, [Candidate("fp32", full)], full, first_label)["candidates"]
     (own,) = choose(job, [Candidate("fp32", full)], full)["candidates"]
