@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,22 @@ from tests.support.cancelling.sweep import sweep
 
 SAMPLE = ("Classify, a request_id", "Generate", "SubmitFeedback", "InstallBundle")
 SAMPLE_EVERY = 8
-SERVICES = sorted({call.method.rpartition(".")[0] for call in CALLS})
+SWEPT_TOGETHER = 8
+"""Calls in one test: a test that takes more than `faulthandler_timeout` has every thread's stack printed."""
+
+
+def _batched(calls: Sequence[Call]) -> list[Sequence[Call]]:
+    return [calls[start : start + SWEPT_TOGETHER] for start in range(0, len(calls), SWEPT_TOGETHER)]
+
+
+def groups() -> list[Any]:
+    """Return the calls of each service, a few at a time."""
+    services = sorted({call.method.rpartition(".")[0] for call in CALLS})
+    return [
+        pytest.param(calls, id=f"{service.rpartition('.')[2]} {number}")
+        for service in services
+        for number, calls in enumerate(_batched([c for c in CALLS if c.method.rpartition(".")[0] == service]), 1)
+    ]
 
 
 async def findings(folder: Path, calls: Sequence[Call], every: int = 1) -> tuple[int, list[str]]:
@@ -51,10 +67,9 @@ async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("service", SERVICES)
-async def test_callers_may_leave_at_every_await(tmp_path: Path, service: str):
+@pytest.mark.parametrize("calls", groups())
+async def test_callers_may_leave_at_every_await(tmp_path: Path, calls: Sequence[Call]):
     """The whole sweep: at every await of every call, nothing hangs, nothing is left over, nothing is lost."""
-    calls = [call for call in CALLS if call.method.rpartition(".")[0] == service]
     points, found = await findings(tmp_path, calls)
     assert [] == found
     assert points >= 3 * len(calls)
