@@ -23,13 +23,17 @@ _TITLE = (
     r"Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Doctor|Herrn?|Frau|Fr|Hr|Fräulein|M|Mme|Mlle|Monsieur|Madame"
     r"|Mademoiselle|Docteur|Sr|Sra|Srta|Señor|Señora|Señorita"
     r"|Don|Doña|Sig|Sig\.ra|Sig\.na|Signor|Signora|Signorina|Dott|Dott\.ssa|Dottor|Dottoressa|Meneer|Mevrouw|Mevr"
-    r"|Mw|Dhr|Heer|Pan|Pani|Pana|Panu|Panem|Panią|Senhora?|Dona|Dra"
+    r"|Mw|Dhr|Heer|Pani|Pana|Panu|Panem|Panią|Senhora?|Dona|Dra"
     r"|Fru|Frøken|Fröken|Herra|Rouva|Schwester|Pfleger|Nurse|Sister|Rev|Fr\.|Sgt|Capt|Col|Lt|Sen|Rep|Gov|Sir|Lady"
     r"|Lord|Dame|Baron|Judge|Officer"
 )
 _TITLED = re.compile(
-    rf"(?<!\w)(?:{_TITLE}|frau|herrn?|mevrouw|meneer|signora?|señora?|madame|monsieur|pani?|senhora?|fru)\.? (?:(?:Dr"
+    rf"(?<!\w)(?:{_TITLE}|frau|herrn?|mevrouw|meneer|signora?|señora?|madame|monsieur|pani|senhora?|fru)\.? (?:(?:Dr"
     rf"|Prof|med|h\.c|Dipl|Ing)\.? ){{0,3}}(?P<v>{_NAME})(?!\w)"
+)
+# "Pan" is also bread, and a kitchen tool: the surname has to have a Polish ending.
+_POLISH_MAN = re.compile(
+    rf"(?<!\w)[Pp]an (?P<v>(?:{_PART} )?[{UPPER}]\w{{1,30}}(?:ski|cki|dzki|wicz|czyk|czak|iak|arz))(?!\w)"
 )
 _GREETED = re.compile(
     rf"(?<!\w)(?:Hi|Hello|Hey|Dear|Liebe|Lieber|Hallo|Bonjour|Salut|Chère|Cher|Hola|Querid[oa]|Estimad[oa]|Ciao"
@@ -77,7 +81,7 @@ _NO_NAME = re.compile(
 
 def find_announced_names(text: str) -> Iterator[Span]:
     """Find names of up to four parts behind a title, a greeting or an introduction, and below a closing formula."""
-    for pattern in (_TITLED, _GREETED, _SAID, _LOWER):
+    for pattern in (_TITLED, _POLISH_MAN, _GREETED, _SAID, _LOWER):
         for match in pattern.finditer(text):
             first = _FIRST_WORD.match(match["v"])
             if first and not _NO_NAME.match(first[0]):
