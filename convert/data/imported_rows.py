@@ -49,7 +49,7 @@ def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind) -> st
     if privacy.imported_data == "waived":
         return f"{len(imported)} imported rows, redaction waived: {privacy.waiver.strip()}"
     found = [_redacted(row, privacy.locales) for row in imported]
-    changed = sum(new is not None and new is not row for new, row in zip(found, imported, strict=True))
+    changed = sum(new is not None and new != row for new, row in zip(found, imported, strict=True))
     left_out = sum(new is None for new in found)
     said = f"{len(imported)} imported rows, made-up values in {changed}"
     return f"{said}, {left_out} left out" if left_out else said
