@@ -16,12 +16,12 @@ import re
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
 from edge_agent.formats.calibration import UNCALIBRATED, AlwaysEscalate, Confidence, Threshold, check_gate_size
-from edge_agent.formats.questions import QUESTIONS_MAX, Label, QuestionSpec, duplicates, single_choice
+from edge_agent.formats.questions import QUESTIONS_MAX, Label, ManifestSection, QuestionSpec, duplicates, single_choice
 from edge_agent.formats.redaction_section import RedactionSection, tag_types, tags_problem
 
 SCHEMA = "edge-agent/bundle/v1"
@@ -70,11 +70,7 @@ _IN_WORDS = {
 }
 
 
-class _ManifestSection(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class PromptTemplate(_ManifestSection):
+class PromptTemplate(ManifestSection):
     """How an input becomes the text that a decoder model reads."""
 
     template: str = Field(default="{input}", max_length=200_000)
@@ -103,7 +99,7 @@ class PromptTemplate(_ManifestSection):
         return self
 
 
-class TaskLimits(_ManifestSection):
+class TaskLimits(ManifestSection):
     """Limits of one task."""
 
     input_tokens_max: int = Field(default=512, ge=1, le=131_072)
@@ -111,7 +107,7 @@ class TaskLimits(_ManifestSection):
     inputs_max: int = Field(default=64, ge=1, le=1024)
 
 
-class TaskSpec(_ManifestSection):
+class TaskSpec(ManifestSection):
     """What devices call."""
 
     name: TaskName
@@ -192,7 +188,7 @@ class TaskSpec(_ManifestSection):
         return self
 
 
-class Artifact(_ManifestSection):
+class Artifact(ManifestSection):
     """One file of the bundle."""
 
     role: Role
@@ -208,7 +204,7 @@ class Artifact(_ManifestSection):
         return path
 
 
-class Quantization(_ManifestSection):
+class Quantization(ManifestSection):
     """What the weights really hold, not what the file is called."""
 
     type: str = Field(max_length=32)
@@ -216,7 +212,7 @@ class Quantization(_ManifestSection):
     fallback_tensors: int = Field(default=0, ge=0)
 
 
-class EngineSettings(_ManifestSection):
+class EngineSettings(ManifestSection):
     """How the weights are loaded. Bundles with the same weights and the same settings share one engine."""
 
     context_tokens: int = Field(default=1024, ge=16, le=131_072)
@@ -230,7 +226,7 @@ class EngineSettings(_ManifestSection):
     quantization: Quantization | None = None
 
 
-class Provenance(_ManifestSection):
+class Provenance(ManifestSection):
     """Where the bundle comes from. Free text, shown and carried, never interpreted."""
 
     base: str = Field(default="", max_length=500)
@@ -239,7 +235,7 @@ class Provenance(_ManifestSection):
     converter: dict[str, str] = Field(default_factory=dict, max_length=100)
 
 
-class Requires(_ManifestSection):
+class Requires(ManifestSection):
     """What the machine must have."""
 
     agent: str = Field(default="0.1.0", max_length=64, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
@@ -248,7 +244,7 @@ class Requires(_ManifestSection):
     device: Literal["any", "cuda", "vulkan"] = "any"
 
 
-class Manifest(_ManifestSection):
+class Manifest(ManifestSection):
     """`manifest.json`."""
 
     schema_: Literal["edge-agent/bundle/v1"] = Field(default="edge-agent/bundle/v1", alias="schema")

@@ -157,3 +157,12 @@ def test_a_decoder_reads_its_questions_behind_the_input():
     for template in ("{input}", "{question} {input}", "{input} {question} {question}"):
         said = refusal(**llama, task={"prompt": {"template": template}})
         assert "'prompt.template' of decide on llama must hold {question} exactly once, behind {input}" in said
+
+
+def test_a_copy_computes_anew() -> None:
+    """What was asked of a manifest before it was copied with other questions does not stand in the copy."""
+    task = parsed().task
+    assert 3 == len(task.questions_asked)
+    fewer = task.model_copy(update={"questions": task.questions[:1]})
+    assert task.questions[:1] == fewer.questions_asked
+    assert ("a", "b") == task.questions[0].model_copy(update={"labels": ("a", "b")}).outputs

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from edge_agent.engine.runtimes.llama.kv_cells import KvCells, QuestionSequence, SequenceSlot
 from edge_agent.engine.runtimes.llama.llama_context import LlamaContext
 
-QUESTIONS_MAX = 14
-"""Questions that are read at once, of all jobs. More would make the context larger for every model: with PLACES_MAX
-places there are 128 sequences in all (`memory_estimate.py`)."""
+QUESTIONS_MAX = 7
+"""Questions that are read at once, of all jobs. More would make the context larger for every model, and with 14 a crowd
+of classifications does not share bulk steps any more (tests/contract/test_llama_bulk.py)."""
 
 Saver = Callable[[int, int], memoryview]
 """Returns the keys and values of a sequence's tokens from the given one on, until the next call."""
