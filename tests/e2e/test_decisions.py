@@ -245,12 +245,13 @@ def test_a_compressed_body_is_read(site: GatewaySite) -> None:
 
 
 def test_every_example_of_the_page_runs(site: GatewaySite) -> None:
-    """One after the other, as they stand there, against this gateway."""
+    """One after the other, as they stand there, against this gateway; what calibrates is for the central team."""
     page = PAGE.read_text(encoding="utf-8").replace("127.0.0.1:8390", site.console.address)
     environment = {**os.environ, "TOKEN": site.token}
-    [shell], [first, second] = (
+    [shell, calibrates], [first, second] = (
         re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) for language in ("sh", "python")
     )
+    assert calibrates.startswith("edge-convert calibrate ")  # tests/process/test_question_calibration.py runs it
     for command in (["bash", "-ec", shell], *([sys.executable, "-c", program] for program in (first, second))):
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert (0, "") == (ended.returncode, ended.stderr)
