@@ -216,30 +216,6 @@ def test_the_large_model_may_teach(tmp_path: Path):
     assert {TEXTS[0], TEXTS[3]} == set(texts(made(tmp_path, folder, "sure")))
 
 
-def test_the_probabilities_of_the_large_model_are_soft_targets(tmp_path: Path):
-    """With `opinions`, of the answer that labels the row; a person's word is one label. A recipe reads such rows."""
-    shares, later = [("hours", 0.75), ("price", 0.25)], [("stock", 0.5), ("hours", 0.5)]
-    large = {"route": "upstream", "model": "big-1", "output": "hours", "teacher_scores": shares}
-    folder = collected(
-        tmp_path,
-        [
-            prediction(1, input=TEXTS[0], **large),
-            prediction(2, input=TEXTS[1]),
-            opinion(2, scores=later),
-            prediction(3, input=TEXTS[2], **large),
-            feedback(3, verdict="corrected", value="price"),
-            prediction(4, input=TEXTS[3], **large),
-            opinion(4),
-        ],
-    )
-    rows = {row["prediction_id"]: row for split in made(tmp_path, folder, "opinions").values() for row in split}
-    found = {name: row["label"] for name, row in rows.items()}
-    assert {"p-1": dict(shares), "p-2": dict(later), "p-3": "price", "p-4": "stock"} == found
-    assert {"p-3": "price"} == {
-        row["prediction_id"]: row["label"] for split in made(tmp_path, folder).values() for row in split
-    }
-
-
 def test_each_row_says_who_labelled_it(tmp_path: Path):
     """A person's confirmation or correction at the site or in Label Studio, the large model, or the bundle."""
     large = {"route": "upstream", "model": "big-1", "output": "hours"}
