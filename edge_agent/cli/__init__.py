@@ -82,7 +82,10 @@ COMMANDS = {
     ),
     "review": _entry(_OPERATE, "review_queue", "review", "Confirm or correct answers: one key for each label."),
     "erase": _entry(
-        _OPERATE, "privacy", "erase", "Erase one answer, its input and its feedback, here and on the central side."
+        _OPERATE,
+        "privacy",
+        "erase",
+        "Erase one answer, or all that concerns a person (--value), here and on the central side.",
     ),
     "privacy": _entry(_OPERATE, "privacy", "app", "Show figures about personal data, without any text."),
     "redact": _entry(

@@ -50,7 +50,7 @@ def erase(
     yes: YesOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase one answer, its input and its feedback, here and on the central side.
+    """Erase one answer, or all that concerns a person (--value), here and on the central side.
 
     With --value: every answer that concerns a person, also those that wait to be sent, and those that have left; the
     next segment tells the central side which ones to erase, and 'edge-agent privacy report' shows when its receipt is
