@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
@@ -176,8 +176,10 @@ def _closure(found: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _attributes(found: Any) -> Iterator[tuple[str, Any]]:
-    yield from getattr(found, "__dict__", {}).items()
+    for name, value in getattr(found, "__dict__", {}).items():
+        if not isinstance(getattr(type(found), name, None), cached_property):  # computed of the rest, at the first use
+            yield name, value
     for kind in type(found).__mro__:
         for name in getattr(kind, "__slots__", ()):
-            if hasattr(found, name):
+            if name != "__dict__" and hasattr(found, name):
                 yield name, getattr(found, name)
