@@ -1,9 +1,12 @@
 """Several questions about one text: what they cost beside one question, separate calls, and llama-server.
 
-    python -m benchmarks.decisions [--json] [--part NAME]... [--rounds N]
+    python -m benchmarks.decisions [--json] [--part NAME]... [--rounds N] [--data FOLDER]
 
 encoder: seven questions to an encoder in one call, beside one question and beside seven classify calls.
 open-questions: seven questions of the call on a decoder. The first time, llama-server is built, which takes minutes.
+soft-targets: what is learned from a teacher's distributions, beside its labels, on the same rows: of a data set in the
+FOLDER of --data, as scripts/bench public reads it, or else of descriptions of food.
+false-proofs: how often any threshold of a bundle is proved falsely, by 1,000 resamples.
 """
 
 from __future__ import annotations
@@ -12,13 +15,16 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from benchmarks.bars import Bar, main
-from benchmarks.deciding import encoder_questions, open_questions
+from benchmarks.deciding import encoder_questions, false_proofs, open_questions, soft_targets
 
-PARTS: dict[str, Callable[[int], Iterable[Bar]]] = {
+PARTS: dict[str, Callable[[int, Path | None], Iterable[Bar]]] = {
     "encoder": encoder_questions.measure,
     "open-questions": open_questions.measure,
+    "soft-targets": soft_targets.measure,
+    "false-proofs": false_proofs.measure,
 }
 ROUNDS = 12
 
@@ -29,9 +35,10 @@ def measure() -> Iterator[Bar]:
     parser.add_argument("--json", action="store_true", help="one JSON object a line, as they come")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be given several times")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each system; fewer are less sure")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="a data set that others published")
     asked = parser.parse_args()
     for part in asked.part or PARTS:
-        yield from PARTS[part](asked.rounds)
+        yield from PARTS[part](asked.rounds, asked.data)
 
 
 if __name__ == "__main__":
