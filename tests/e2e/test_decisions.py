@@ -25,7 +25,7 @@ from typesafe_sdk import (
     TypeSafeClient,
 )
 
-from edge_agent.client import Classification, Decision
+from edge_agent.client import Classification, Decision, render_state
 from tests.support.bundles import INTENTS, echo_bundle
 from tests.support.gateway_site import GatewaySite, gateway_site
 
@@ -198,6 +198,29 @@ def test_system_one_asks_several_questions(site: GatewaySite) -> None:
     assert {"low", "middle", "high"} == {label for label, _ in same["severity"].probabilities}
     assert dict(same["urgent"].probabilities)["yes"] == result.nouls["urgent"].noul
     assert same["intent"].label == result.choices["intent"].choice
+
+
+def test_a_json_state_is_answered_as_the_text_that_it_becomes(site: GatewaySite, client: openai.OpenAI) -> None:
+    """By both clients and over gRPC alike; one that is nested too deep is refused with the limit."""
+    state: Any = {"subject": "refund", "items": [{"name": "kettle", "broken": True}]}
+    with site.daemon.client() as own:
+        [same] = own.decide("desk", [render_state(state)])
+    assert isinstance(same, Decision)
+    intent = same["intent"].label, dict(same["intent"].probabilities)
+    content: Any = [{"type": "input_json", "data": state}]
+    [answer] = client.decisions.create(
+        model="desk", input=[{"role": "user", "content": content}], questions=DESK[2:]
+    ).answers
+    assert answer.type == "choice"
+    assert intent == (answer.choice, {str(each.value): each.probability for each in answer.probabilities})
+    question: Any = {"intent": Choice(criteria=dict.fromkeys(INTENTS))}
+    with typesafe(site) as other:
+        found = other.system_one(state, question, model="desk").choices["intent"]
+        assert intent == (found.choice, found.probabilities)
+        for _ in range(32):
+            state = [state]
+        with pytest.raises(TypeSafeBadRequestError, match="'state' is nested in more than 32 levels"):
+            other.system_one(state, question, model="desk")
 
 
 def test_a_question_that_a_bundle_does_not_have_is_refused_unless_it_takes_questions_of_the_call(

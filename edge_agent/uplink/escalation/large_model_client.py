@@ -125,7 +125,9 @@ class LargeModelClient:
             await self._client.models.list(timeout=self._config.connect_seconds_max)
         except _FAILURES as error:
             problem = self._said(error)
-            if not isinstance(problem, UpstreamMissing | QuestionRefused):  # a server without that page is there all the same
+            if not isinstance(
+                problem, UpstreamMissing | QuestionRefused
+            ):  # a server without that page is there all the same
                 raise problem from None
 
     @asynccontextmanager

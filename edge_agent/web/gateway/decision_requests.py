@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from edge_agent.client import OnLowConfidence
-from edge_agent.web.gateway import request_json
-from edge_agent.web.gateway.chat_request import AS_MODE, LOW_CONFIDENCE_POLICIES, PARTS_MAX
+from edge_agent.web.gateway import message_text, request_json
+from edge_agent.web.gateway.chat_request import AS_MODE, LOW_CONFIDENCE_POLICIES
 from edge_agent.web.gateway.openai_errors import GatewayError
 from edge_agent.web.gateway.openai_responses import EXTENSION
 
@@ -24,7 +24,6 @@ LEVELS_MIN, LEVELS_MAX = 2, 10
 INPUT, STATE = "input", "state"
 QuestionKind = Literal["predicate", "choice", "score"]
 _IGNORED = dict.fromkeys(("safety_identifier", "prompt_cache_key"), request_json.parse_string)
-_ROLES = ("user", "developer", "system", "assistant")
 
 
 class RequestedOption(NamedTuple):
@@ -79,15 +78,9 @@ def parse_decisions(raw: bytes) -> DecisionRequest:
         on_low_confidence=given.optional(EXTENSION, _extension, AS_MODE),
     )
     given.present(_IGNORED)
-    given.present({"prompt_cache_options": _object})
+    given.present({"prompt_cache_options": request_json.parse_object})
     given.refuse_rest()
     return request
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"must be an object; it is {request_json.type_name(value)}")
-    return value
 
 
 def _extension(value: Any) -> OnLowConfidence:
@@ -103,38 +96,12 @@ def _input(value: Any) -> str:
         return request_json.parse_string(value)
     if not isinstance(value, list):
         raise ValueError(f"must be a string or a list of messages; it is {request_json.type_name(value)}")
-    if len(value) != 1:
-        raise ValueError(f"must be one message of the user; it holds {len(value)}: a task reads one text")
-    message = request_json.parse_members(value[0], f"{INPUT}[0]")
-    message.optional("type", request_json.one_of("message"), "message")
-    if message.required("role", request_json.one_of(*_ROLES)) != "user":
-        raise ValueError("must be a message of the user: the task brings its own instructions")
-    text = message.required("content", _content)
-    message.refuse_rest()
-    return text
-
-
-def _content(value: Any) -> str:
-    if not isinstance(value, list):
-        return request_json.parse_string(value)
-    if not 1 <= len(value) <= PARTS_MAX:
-        raise ValueError(f"must have 1 to {PARTS_MAX} parts; it has {len(value)}")
-    return "\n".join(_text_part(each, f"{INPUT}[0].content[{place}]") for place, each in enumerate(value))
-
-
-def _text_part(value: Any, where: str) -> str:
-    part = request_json.parse_members(value, where)
-    part.required("type", request_json.one_of("input_text"))
-    text = part.required("text", request_json.parse_string)
-    part.refuse_rest()
-    return text
+    return message_text.parse_user_message(value, INPUT, message_text.DECISION_PARTS)
 
 
 def _questions(value: Any) -> tuple[RequestedQuestion, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list of questions; it is {request_json.type_name(value)}")
-    _check_count(len(value), 1, QUESTIONS_MAX, "question")
-    questions = tuple(_question(each, f"questions[{place}]") for place, each in enumerate(value))
+    listed = request_json.parse_list(value, 1, QUESTIONS_MAX, "question")
+    questions = tuple(_question(each, f"questions[{place}]") for place, each in enumerate(listed))
     names = [each.name for each in questions if each.name is not None]
     twice = next((each for each in names if names.count(each) > 1), None)
     if twice is not None:
@@ -145,7 +112,7 @@ def _questions(value: Any) -> tuple[RequestedQuestion, ...]:
 def _question(value: Any, where: str) -> RequestedQuestion:
     members = request_json.parse_members(value, where)
     kind: QuestionKind = members.required("type", request_json.one_of("predicate", "choice", "score"))
-    name = members.optional("name", _filled, None)
+    name = members.optional("name", request_json.parse_filled, None)
     instructions = members.required("instructions", lambda given: _instructions(given, f"{where}.instructions"))
     options: tuple[RequestedOption, ...] = ()
     if kind == "choice":
@@ -157,52 +124,32 @@ def _question(value: Any, where: str) -> RequestedQuestion:
 
 
 def _instructions(value: Any, where: str) -> str:
-    if not isinstance(value, list):
-        return _filled(value)
-    if not 1 <= len(value) <= PARTS_MAX:
-        raise ValueError(f"must have 1 to {PARTS_MAX} parts; it has {len(value)}")
-    return _filled("\n".join(_text_part(each, f"{where}[{place}]") for place, each in enumerate(value)))
+    return request_json.parse_filled(message_text.parse_content(value, where, message_text.DECISION_PARTS))
 
 
 def _choices(value: Any, where: str) -> tuple[RequestedOption, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list; it is {request_json.type_name(value)}")
-    _check_count(len(value), CHOICES_MIN, CHOICES_MAX, "choice")
-    options = tuple(_described(each, f"{where}[{place}]", "value") for place, each in enumerate(value))
+    listed = request_json.parse_list(value, CHOICES_MIN, CHOICES_MAX, "choice")
+    options = tuple(_described(each, f"{where}[{place}]", "value") for place, each in enumerate(listed))
     if len({(type(each.value), each.value) for each in options}) < len(options):
         raise ValueError("must be unique values")
     return options
 
 
 def _levels(value: Any, where: str) -> tuple[RequestedOption, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list; it is {request_json.type_name(value)}")
-    _check_count(len(value), LEVELS_MIN, LEVELS_MAX, "level")
-    return tuple(_described(each, f"{where}[{place}]", "label") for place, each in enumerate(value))
+    listed = request_json.parse_list(value, LEVELS_MIN, LEVELS_MAX, "level")
+    return tuple(_described(each, f"{where}[{place}]", "label") for place, each in enumerate(listed))
 
 
 def _described(value: Any, where: str, member: str) -> RequestedOption:
     members = request_json.parse_members(value, where)
-    given: str | bool = members.required(member, _value if member == "value" else _filled)
+    given: str | bool = members.required(member, _value if member == "value" else request_json.parse_filled)
     description = members.optional("description", request_json.parse_string, "")
     members.refuse_rest()
     return RequestedOption(given, description)
 
 
 def _value(value: Any) -> str | bool:
-    return value if isinstance(value, bool) else _filled(value)
-
-
-def _filled(value: Any) -> str:
-    text = request_json.parse_string(value)
-    if not text.strip():
-        raise ValueError("must not be empty")
-    return text
-
-
-def _check_count(count: int, least: int, most: int, noun: str) -> None:
-    if not least <= count <= most:
-        raise ValueError(f"must have {least} to {most} {noun}s; it has {count}")
+    return value if isinstance(value, bool) else request_json.parse_filled(value)
 
 
 # --- System One ------------------------------------------------------------------------------------------------------
@@ -222,16 +169,17 @@ def parse_system_one(raw: bytes) -> DecisionRequest:
 
 
 def _state(value: Any) -> str:
-    if isinstance(value, list | dict):
-        raise ValueError(f"must be a string; it is {request_json.type_name(value)}. A task reads text, as in training")
-    return request_json.parse_string(value)
+    """Return the text, which may be given as JSON."""
+    return message_text.parse_json_value(value) if isinstance(value, dict | list) else request_json.parse_string(value)
 
 
 def _named_questions(value: Any) -> tuple[RequestedQuestion, ...]:
     if not isinstance(value, dict):
         raise ValueError(f"must be an object of named questions; it is {request_json.type_name(value)}")
-    _check_count(len(value), 1, QUESTIONS_MAX, "question")
-    return tuple(_named_question(_filled(name), each, f"questions.{name}") for name, each in value.items())
+    request_json.check_count(len(value), 1, QUESTIONS_MAX, "question")
+    return tuple(
+        _named_question(request_json.parse_filled(name), each, f"questions.{name}") for name, each in value.items()
+    )
 
 
 _SYSTEM_ONE_KINDS: Mapping[str, QuestionKind] = {"noul": "predicate", "choice": "choice", "score": "score"}
@@ -262,16 +210,17 @@ def _outcomes(value: Any, where: str) -> tuple[RequestedOption, ...]:
 
 
 def _criteria_labels(value: Any) -> tuple[RequestedOption, ...]:
-    options = tuple(RequestedOption(_filled(label), _meaning(told)) for label, told in _object(value).items())
-    _check_count(len(options), CHOICES_MIN, CHOICES_MAX, "choice")
+    options = tuple(
+        RequestedOption(request_json.parse_filled(label), _meaning(told))
+        for label, told in request_json.parse_object(value).items()
+    )
+    request_json.check_count(len(options), CHOICES_MIN, CHOICES_MAX, "choice")
     return options
 
 
 def _criteria_levels(value: Any) -> tuple[RequestedOption, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list, one description a level; it is {request_json.type_name(value)}")
-    _check_count(len(value), LEVELS_MIN, LEVELS_MAX, "level")
-    return tuple(RequestedOption(str(level), _meaning(told)) for level, told in enumerate(value))
+    listed = request_json.parse_list(value, LEVELS_MIN, LEVELS_MAX, "level")
+    return tuple(RequestedOption(str(level), _meaning(told)) for level, told in enumerate(listed))
 
 
 def _meaning(value: Any) -> str:
