@@ -16,12 +16,16 @@ from edge_agent.web.gateway import message_text, request_json
 from edge_agent.web.gateway.chat_request import AS_MODE, LOW_CONFIDENCE_POLICIES
 from edge_agent.web.gateway.openai_errors import GatewayError
 from edge_agent.web.gateway.openai_responses import EXTENSION
+from edge_agent.web.gateway.request_json import JsonMembers
 
 QUESTIONS_MAX = 400
 CHOICES_MIN, CHOICES_MAX = 2, 255
 LEVELS_MIN, LEVELS_MAX = 2, 10
 """The limits of OpenAI's API; `/v1/systemone` has the same ones here."""
 INPUT, STATE = "input", "state"
+POLICY_HEADER = "x-edge-agent-on-low-confidence"
+NO_HEADERS: Mapping[str, str] = {}
+_POLICY = request_json.one_of(*LOW_CONFIDENCE_POLICIES)
 QuestionKind = Literal["predicate", "choice", "score"]
 _IGNORED = dict.fromkeys(("safety_identifier", "prompt_cache_key"), request_json.parse_string)
 
@@ -68,14 +72,14 @@ class DecisionRequest:
 # --- OpenAI ----------------------------------------------------------------------------------------------------------
 
 
-def parse_decisions(raw: bytes) -> DecisionRequest:
+def parse_decisions(raw: bytes, headers: Mapping[str, str] = NO_HEADERS) -> DecisionRequest:
     """Parse a body of POST /v1/decisions. Raises GatewayError."""
     given = request_json.parse_body(raw)
     request = DecisionRequest(
         task=given.required("model", request_json.parse_string),
         text=given.required(INPUT, _input),
         questions=given.required("questions", _questions),
-        on_low_confidence=given.optional(EXTENSION, _extension, AS_MODE),
+        on_low_confidence=_policy(given, headers),
     )
     given.present(_IGNORED)
     given.present({"prompt_cache_options": request_json.parse_object})
@@ -83,9 +87,18 @@ def parse_decisions(raw: bytes) -> DecisionRequest:
     return request
 
 
-def _extension(value: Any) -> OnLowConfidence:
+def _policy(given: JsonMembers, headers: Mapping[str, str]) -> OnLowConfidence:
+    """Read the policy: of the body, or of the header where a client cannot add a member to the body."""
+    try:
+        default = _POLICY(headers.get(POLICY_HEADER, AS_MODE))
+    except ValueError as error:
+        raise GatewayError(f"the header {POLICY_HEADER} {error}", param=POLICY_HEADER) from None
+    return given.optional(EXTENSION, lambda value: _extension(value, default), default)
+
+
+def _extension(value: Any, default: OnLowConfidence) -> OnLowConfidence:
     members = request_json.parse_members(value, EXTENSION)
-    policy = members.optional("on_low_confidence", request_json.one_of(*LOW_CONFIDENCE_POLICIES), AS_MODE)
+    policy = members.optional("on_low_confidence", _POLICY, default)
     members.refuse_rest()
     return policy
 
@@ -155,14 +168,14 @@ def _value(value: Any) -> str | bool:
 # --- System One ------------------------------------------------------------------------------------------------------
 
 
-def parse_system_one(raw: bytes) -> DecisionRequest:
+def parse_system_one(raw: bytes, headers: Mapping[str, str] = NO_HEADERS) -> DecisionRequest:
     """Parse a body of POST /v1/systemone. Raises GatewayError."""
     given = request_json.parse_body(raw)
     request = DecisionRequest(
         task=given.required("model", request_json.parse_string),
         text=given.required(STATE, _state),
         questions=given.required("questions", _named_questions),
-        on_low_confidence=given.optional(EXTENSION, _extension, AS_MODE),
+        on_low_confidence=_policy(given, headers),
     )
     given.refuse_rest({"assets": "Leave it out: a task reads text, not images."})
     return request

@@ -113,6 +113,17 @@ def test_members_that_clients_send_are_let_by() -> None:
     assert "abstain" == decisions(edge_agent={"on_low_confidence": "abstain"}).on_low_confidence
 
 
+def test_a_header_gives_the_policy_of_a_client_that_adds_no_member() -> None:
+    """The member counts where both are there; a word that is no policy is refused by the name of the header."""
+    name, body = decision_requests.POLICY_HEADER, {"model": "till", "state": "x", "questions": NAMED}
+    raw = json.dumps(body).encode()
+    assert "abstain" == decision_requests.parse_system_one(raw, {name: "abstain"}).on_low_confidence
+    own = json.dumps({**body, "edge_agent": {"on_low_confidence": "answer"}}).encode()
+    assert "answer" == decision_requests.parse_system_one(own, {name: "abstain"}).on_low_confidence
+    param, said = refused(decision_requests.parse_system_one, raw, {name: "guess"})
+    assert (name, True) == (param, said.endswith('or "escalate"; it is "guess"'))
+
+
 @pytest.mark.parametrize(
     ("labels", "label"),
     [(("no", "yes"), "yes"), (("True", "False"), "True"), (("yes", "no", "maybe"), None), (("yes", "true"), None)],
