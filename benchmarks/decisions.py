@@ -20,12 +20,13 @@ from pathlib import Path
 from benchmarks.bars import Bar, main
 from benchmarks.deciding import encoder_questions, false_proofs, open_questions, soft_targets
 
-PARTS: dict[str, Callable[[int, Path | None], Iterable[Bar]]] = {
+PARTS: dict[str, Callable[[int], Iterable[Bar]]] = {
     "encoder": encoder_questions.measure,
     "open-questions": open_questions.measure,
-    "soft-targets": soft_targets.measure,
-    "false-proofs": false_proofs.measure,
+    "false-proofs": lambda _rounds: false_proofs.measure(),
 }
+SOFT_TARGETS = "soft-targets"
+"""This part takes data instead of rounds."""
 ROUNDS = 12
 
 
@@ -33,12 +34,14 @@ def measure() -> Iterator[Bar]:
     """Run the parts that are asked for on the command line, or all."""
     parser = argparse.ArgumentParser(prog="scripts/bench decisions", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object a line, as they come")
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be given several times")
+    parser.add_argument(
+        "--part", action="append", choices=[*PARTS, SOFT_TARGETS], help="only this; may be given several times"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each system; fewer are less sure")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="a data set that others published")
     asked = parser.parse_args()
-    for part in asked.part or PARTS:
-        yield from PARTS[part](asked.rounds, asked.data)
+    for part in asked.part or [*PARTS, SOFT_TARGETS]:
+        yield from soft_targets.measure(asked.data) if part == SOFT_TARGETS else PARTS[part](asked.rounds)
 
 
 if __name__ == "__main__":

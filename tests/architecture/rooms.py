@@ -143,7 +143,7 @@ ROOMS: dict[str, set[str]] = {
     | {"convert", "convert.encoder"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
-    "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
+    "convert.encoder": {"convert"} | {f"edge_agent.{name}" for name in ("engine.runtimes", "errors", "formats")},
     # Scores come from the code that will serve.
     "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
     **{room: {"edge_agent.errors"} for room in SHARED},
@@ -173,7 +173,8 @@ ROOMS: dict[str, set[str]] = {
     "benchmarks.deciding.open_questions": BASE
     | {"benchmarks", "tests", "edge_agent.engine", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
     # Students and their teacher are linear classifiers on an encoder.
-    "benchmarks.deciding.soft_targets": {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "tests"},
+    "benchmarks.deciding.soft_targets": {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "tests"}
+    | {"benchmarks.calibration"},
     # What batches would gain, which the runtime does not allow.
     "benchmarks.encoders": {"benchmarks", "convert", "tests", "edge_agent.engine.runtimes"},
     # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.
