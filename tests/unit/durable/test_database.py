@@ -62,7 +62,8 @@ def test_an_older_database_is_brought_up_step_by_step(tmp_path: Path):
 def test_the_file_itself_shows_that_it_was_brought_up(tmp_path: Path):
     """Its header has the new version while the database is still open: who reads only the file is not misled."""
     Database(tmp_path / "a.db", SCHEMA).close()
-    database = Database(tmp_path / "a.db", DatabaseSchema(3, (), "", migrations={2: ("ALTER TABLE t ADD COLUMN c TEXT",)}))
+    steps = {2: ("ALTER TABLE t ADD COLUMN c TEXT",)}
+    database = Database(tmp_path / "a.db", DatabaseSchema(3, (), "", migrations=steps))
     assert 3 == int.from_bytes((tmp_path / "a.db").read_bytes()[60:64], "big")
     database.close()
 
