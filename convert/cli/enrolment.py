@@ -103,7 +103,7 @@ class Command:
         raw = enrolment_format.encode(made)
         _, sha256 = enrolment_format.parse(raw)
         path = self._path(made.site)
-        # Known at the centre before it exists: a kit that nobody knows of could be used without anybody waiting.
+        # Known at the central team before it exists: a kit that nobody knows of could be used without anybody waiting.
         registry.issue(made.site, Issued(sha256=sha256, issued_at=made.issued_at, expires_at=made.expires_at))
         atomic_files.write_atomically(path, enrolment_format.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
         progress_output.out().print(

@@ -43,7 +43,7 @@ _WHY: dict[Standing, str] = {
     "rejected": "signed by a key that was rejected",
     "revoked": "the site was revoked; 'edge-convert sites restore {site}' takes that back",
     "awaited": "the site's key was not accepted yet; {how}",
-    "another": "signed by another key than the site's, {known}…; was the box replaced or installed anew? {how}",
+    "another": "signed by another key than the site's, {known}…; was the box replaced or installed again? {how}",
     "unknown": "the site is not registered; {how}",
 }
 

@@ -196,7 +196,7 @@ UPDATES = (
         (),
         """
         plan_version g Of the newest plan that the site believes; 0 = none.
-        updates_believed g 0 = what came last is not believed; 'edge-agent status' says why.
+        updates_believed g 0 = what came last is not believed; 'edge-agent status' explains why.
         trust_expiry_timestamp_seconds g When what is believed of the repository expires, in seconds since 1970.
         """,
     ),

@@ -195,7 +195,7 @@ class BundleIngest:
         try:
             manifest = parse(raw)
         except BundleError:
-            return []  # `admit` says why this agent cannot use it
+            return []  # `admit` explains why this agent cannot use it
         return [
             DownloadRequest(sha256=artifact.sha256, size_bytes=artifact.size_bytes)
             for artifact in manifest.artifacts
@@ -279,7 +279,7 @@ def _counted(member: BundleMember, count: Callable[[int], None]) -> BundleMember
 
 
 def _read_wants(path: Path) -> DownloadRequests | None:
-    """Return what the file says; None = it has to be written anew."""
+    """Return what the file says; None = it has to be written again."""
     try:
         with path.open("rb") as file:
             return download_requests.parse(file.read(download_requests.DOWNLOAD_REQUESTS_BYTES_MAX + 1))

@@ -22,7 +22,7 @@ from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.errors import DiskFull, EdgeAgentError, HashMismatch
 from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors
 
-MEND = "Have the centre check its repository: 'edge-convert verify-repo'. It is tried again by itself."
+MEND = "Have the central team check its repository: 'edge-convert verify-repo'. It is retried automatically."
 _READ_BYTES = 1024 * 1024
 
 
@@ -175,7 +175,7 @@ def take_room(fd: int, size_bytes: int, reserve_bytes: int) -> None:
         raise DiskFull(
             said,
             remedy="Free some space on the disk of 'incoming_dir', or lower 'disk_reserve_bytes' under 'uplink' in "
-            "agent.yaml; it is tried again by itself.",
+            "agent.yaml; it is retried automatically.",
         )
     if _fallocate(fd, _KEEP_SIZE, 0, size_bytes) != 0:
         code = ctypes.get_errno()

@@ -24,7 +24,7 @@ from edge_agent.uplink.object_store import ByteRange, ObjectStore
 ROOTS_ASKED_MAX = 64
 """Roots that one look at the repository asks for; the next one goes on."""
 AGAIN_SECONDS = 3600.0
-"""How often at most all metadata is fetched anew because the daemon does not believe it."""
+"""How often at most all metadata is fetched again because the daemon does not believe it."""
 RECHECK_SECONDS = 3600.0
 """A blob that is here and still wanted is read again after this time: the daemon may have found it damaged."""
 OUT_OF_RANGE = "416"
@@ -239,7 +239,7 @@ class UpdateDownloader:
         except HashMismatch:
             if not arriving.resumed:
                 raise
-            return  # a power cut may have spoilt what was there before; it comes anew before anybody is blamed
+            return  # a power cut may have spoilt what was there before; it comes again before anybody is blamed
         self._settle(arriving.sha256, now)
         self.progress.fetched_blobs += 1
 
