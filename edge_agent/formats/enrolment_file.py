@@ -87,7 +87,7 @@ class StoreLocation(_EnrolmentSection):
 
 
 class EnrolmentTls(_EnrolmentSection):
-    """What the site's TCP listener shows, and whom it believes. All of it, or nothing."""
+    """What the site's TCP listener shows, and whom it trusts. All of it, or nothing."""
 
     certificate: Pem = ""
     key: Pem = Field(default="", repr=False)

@@ -1,7 +1,7 @@
 """Receipts: what the central team says it has of one site. Only they let the site delete a segment.
 
 A signed document of the central team's receipt key. For each epoch it names ranges of sequences without a gap; the
-sha256 of the last manifest in a range stands for all of them, because the manifests form a chain. A site believes a
+sha256 of the last manifest in a range stands for all of them, because the manifests form a chain. A site trusts a
 range only if it knows that very manifest as its own, so receipts for another site, or for another life of this one, do
 nothing.
 

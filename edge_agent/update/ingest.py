@@ -75,7 +75,7 @@ class BundleIngest:
         """Told of `copied` whenever it changes."""
 
     def refresh(self, source: Path) -> VerifiedRepository:
-        """Say what is believed now: `RepositoryTrust.refresh`."""
+        """Say what is trusted now: `RepositoryTrust.refresh`."""
         self._verified = self._trust.refresh(source)
         return self._verified
 
@@ -136,7 +136,7 @@ class BundleIngest:
         """Write wants.json, if it would say something else than it does.
 
         Args:
-            verified: what is believed; None = nothing is, and what was wanted stays so.
+            verified: what is trusted; None = nothing is, and what was wanted stays so.
             digests: bundles to fetch, the most urgent first.
             bytes_per_second_max: what the plan allows; None = it says nothing.
         """

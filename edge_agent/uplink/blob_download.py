@@ -22,7 +22,9 @@ from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.errors import DiskFull, EdgeAgentError, HashMismatch
 from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors
 
-MEND = "Have the central team check its repository: 'edge-convert verify-repo'. It is retried automatically."
+REPOSITORY_REMEDY = (
+    "Have the central team check its repository: 'edge-convert verify-repo'. It is retried automatically."
+)
 _READ_BYTES = 1024 * 1024
 
 
@@ -103,7 +105,7 @@ class BlobDownload:
         """
         if self._hash.hexdigest() != self.sha256:
             self.drop()
-            raise HashMismatch(f"blobs/{self.sha256} holds other bytes than its name says", remedy=MEND)
+            raise HashMismatch(f"blobs/{self.sha256} holds other bytes than its name says", remedy=REPOSITORY_REMEDY)
         with self._or_drop():
             os.fchmod(self._fd, FILE_MODE)
             os.fsync(self._fd)
