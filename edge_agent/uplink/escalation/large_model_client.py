@@ -28,7 +28,7 @@ from edge_agent.uplink.escalation.decision_protocols import TypedAnswer, TypedQu
 
 BYTES_PER_TOKEN = 2
 """How many bytes of text a token has at least, for reserving its price before the server counts."""
-_ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is tried again by itself."
+_ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is retried automatically."
 _UNFIT = (
     "Other questions are still asked. If this message stays, check that the server accepts inputs of this length, JSON "
     "schemas, and the model that 'model' or 'task_models' under 'escalation' in agent.yaml names."
@@ -214,7 +214,7 @@ class LargeModelClient:
             return UpstreamRefused(f"the large model at {where} refuses the key (HTTP {status})", remedy=remedy)
         if status in (429, 503):
             said = f"the large model at {where} asks for patience (HTTP {status})"
-            busy = LargeModelBusy(said, remedy="Nothing: it is tried again by itself, with longer pauses.")
+            busy = LargeModelBusy(said, remedy="Nothing: it is retried automatically, with longer pauses.")
             busy.retry_after = retry_after
             return busy
         if status in _MISSING:
