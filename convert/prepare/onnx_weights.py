@@ -102,13 +102,16 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
             yield stem, np.asarray((array.astype(np.float32) - zero) * held[f"{stem}_scale"], np.float32)
         elif array.dtype == np.float32:
             yield name, array
-    for node in model.graph.node:
-        biases = [name for name in node.input if name.endswith(".bias") and name in held]
-        products = [makers[name] for name in node.input if name in makers]
-        if node.op_type == "Add" and biases and products:
-            matrix = _matrix(products[0], held)
-            if matrix is not None:
-                yield f"{biases[0].removesuffix('.bias')}.weight", matrix
+    for node in filter(_is_add, model.graph.node):
+        bias = next((name for name in node.input if name.endswith(".bias") and name in held), "")
+        product = next((makers[name] for name in node.input if name in makers), None)
+        matrix = _matrix(product, held) if bias and product is not None else None
+        if matrix is not None:
+            yield f"{bias.removesuffix('.bias')}.weight", matrix
+
+
+def _is_add(node: onnx.NodeProto) -> bool:
+    return bool(node.op_type == "Add")
 
 
 def _matrix(product: onnx.NodeProto, held: Mapping[str, NDArray[Any]]) -> Array | None:
