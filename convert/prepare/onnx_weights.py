@@ -94,7 +94,18 @@ def _new_model(config: Any) -> Any:
 def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
     """Yield each weight by the name that it has in the checkpoint, as PyTorch lays it out."""
     held = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    yield from _named(held)
     makers = {output: node for node in model.graph.node for output in node.output}
+    for node in filter(_is_add, model.graph.node):
+        bias = next((name for name in node.input if name.endswith(".bias") and name in held), "")
+        products = [makers[name] for name in node.input if name in makers]
+        matrix = _matrix(products[0], held) if bias and products else None
+        if matrix is not None:
+            yield f"{bias.removesuffix('.bias')}.weight", matrix
+
+
+def _named(held: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, Array]]:
+    """Yield the initializers that are weights under their own names."""
     for name, array in held.items():
         stem = name.removesuffix(_QUANTIZED)
         if stem != name and f"{stem}_scale" in held:
@@ -102,12 +113,6 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
             yield stem, np.asarray((array.astype(np.float32) - zero) * held[f"{stem}_scale"], np.float32)
         elif array.dtype == np.float32:
             yield name, array
-    for node in filter(_is_add, model.graph.node):
-        bias = next((name for name in node.input if name.endswith(".bias") and name in held), "")
-        product = next((makers[name] for name in node.input if name in makers), None)
-        matrix = _matrix(product, held) if bias and product is not None else None
-        if matrix is not None:
-            yield f"{bias.removesuffix('.bias')}.weight", matrix
 
 
 def _is_add(node: onnx.NodeProto) -> bool:
