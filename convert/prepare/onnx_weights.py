@@ -98,9 +98,9 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
     makers = {output: node for node in model.graph.node for output in node.output}
     for node in filter(_is_add, model.graph.node):
         bias = next((name for name in node.input if name.endswith(".bias") and name in held), "")
-        products = [makers[name] for name in node.input if name in makers]
-        matrix = _matrix(products[0], held) if bias and products else None
-        if matrix is not None:
+        product = next((makers[name] for name in node.input if name in makers), node)
+        matrix = _matrix(product, held)
+        if bias and matrix is not None:
             yield f"{bias.removesuffix('.bias')}.weight", matrix
 
 
