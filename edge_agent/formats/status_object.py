@@ -78,9 +78,9 @@ class SiteUpdates(ExchangedModel):
     """Tasks that the plan names and that nothing answers yet."""
     channel: str = Field(default="", max_length=32)
     plan_version: Annotated[int, Field(ge=0, le=2**31)] = 0
-    """Of the newest plan that the site believes; 0 = none."""
+    """Of the newest plan that the site trusts; 0 = none."""
     update_problem: str = Field(default="", max_length=1000)
-    """Why what came last was not believed; empty = it was."""
+    """Why what came last was not trusted; empty = it was."""
 
 
 class SiteStatus(SiteUpdates):
@@ -131,7 +131,7 @@ REMEDIES: dict[Alarm, str] = {
 
 
 class RaisedAlarm(ExchangedModel):
-    """An alarm that stands, as the centre reads it."""
+    """An alarm that stands, as the central team reads it."""
 
     alarm: Alarm
     since: At
