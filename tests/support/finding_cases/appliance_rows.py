@@ -166,9 +166,7 @@ def link_removed(site: FaultySite) -> None:
     (_program(site) / "current").unlink()
 
 
-@made(
-    "installation/fault/f-points-to-which-is-broken", with_it=("command",), leaves=("previous-version",), **installed
-)
+@made("installation/fault/f-points-to-which-is-broken", with_it=("command",), leaves=("previous-version",), **installed)
 def current_version_broken(site: FaultySite) -> None:
     """The disk lost files of the version in use."""
     _break(site, "current")
