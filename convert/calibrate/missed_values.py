@@ -28,8 +28,13 @@ from edge_agent.statistics import MissedValues, missed_log_capital, proof_rates
 CUTOFFS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LIMIT_SHARE, LIMIT_FAMILIES_MIN, LIMIT_QUANTILE = 0.1, 10, 0.9
 NEEDED_MAX = 1_000_000
+_LOG_MAX = 700.0
+"""The exponential of more is no float."""
 
 CutoffVerdict = Literal["proved", "not proved", "replaces harmless texts", "not tested"]
+
+
+_VERDICTS: dict[bool, CutoffVerdict] = {True: "proved", False: "not proved"}
 
 
 @dataclass(frozen=True)
@@ -115,23 +120,28 @@ def choose_cutoff(
     values_max, proving = limiting(documents)
     kept = [documents[place] for place in proving]
     tests: list[CutoffTest] = []
-    open_, needed = True, None
+    is_open, lowest = True, dict[MissedValues, int]()
     for cutoff in cutoffs:
-        missed = missed_at(cutoff) if open_ else None
+        missed = missed_at(cutoff) if is_open else None
         if missed is None:
-            tests.append(CutoffTest(cutoff, 0, 1.0, "replaces harmless texts" if open_ else "not tested"))
+            tests.append(CutoffTest(cutoff, 0, 1.0, "replaces harmless texts" if is_open else "not tested"))
             continue
         remain = [missed[place] for place in proving]
         counted = family_means(kept, remain, values_max)
+        lowest = lowest or dict(counted)
         log = missed_log_capital(counted, values_max, target.missed_max, proof_rates(target.missed_max))
-        open_ = log >= target.evidence
-        if not open_ and not any(each.verdict == "proved" for each in tests):
-            needed = _needed(counted, len(kept), values_max, target)
-        capital = math.exp(min(log, 700.0))
-        tests.append(CutoffTest(cutoff, sum(remain), capital, "proved" if open_ else "not proved"))
+        is_open = log >= target.evidence
+        tests.append(CutoffTest(cutoff, sum(remain), math.exp(min(log, _LOG_MAX)), _VERDICTS[is_open]))
     chosen = max((each.cutoff for each in tests if each.verdict == "proved"), default=None)
-    values, families = sum(each.values for each in kept), len({each.family for each in kept})
-    return CutoffChoice(chosen, values_max, len(kept), families, values, tuple(tests), needed)
+    return CutoffChoice(
+        cutoff=chosen,
+        values_max=values_max,
+        documents=len(kept),
+        families=len({each.family for each in kept}),
+        values=sum(each.values for each in kept),
+        tests=tuple(tests),
+        needed=None if chosen is not None else _needed(lowest, len(kept), values_max, target),
+    )
 
 
 def family_means(
@@ -159,11 +169,11 @@ def _needed(counted: Mapping[MissedValues, int], documents: int, values_max: int
         return missed_log_capital(scaled, values_max, target.missed_max, rates) >= target.evidence
 
     low, high = 1.0, 2.0
-    while documents and not proves(high):
+    while counted and not proves(high):
         low, high = high, 2 * high
         if high * documents > NEEDED_MAX:
             return None
-    if not documents:
+    if not counted:
         return None
     while (high - low) * documents > 1:
         middle = (low + high) / 2
