@@ -3,6 +3,7 @@
     python -m benchmarks.decisions [--json] [--part NAME]... [--rounds N]
 
 encoder: seven questions to an encoder in one call, beside one question and beside seven classify calls.
+http: what the gateway adds to a call, by /v1/decisions and by its chat API.
 open-questions: seven questions of the call on a decoder. The first time, llama-server is built, which takes minutes.
 """
 
@@ -14,10 +15,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks.bars import Bar, main
-from benchmarks.deciding import encoder_questions, open_questions
+from benchmarks.deciding import encoder_questions, http_questions, open_questions
 
 PARTS: dict[str, Callable[[int], Iterable[Bar]]] = {
     "encoder": encoder_questions.measure,
+    "http": http_questions.measure,
     "open-questions": open_questions.measure,
 }
 ROUNDS = 12

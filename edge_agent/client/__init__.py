@@ -65,6 +65,7 @@ from edge_agent.client.site_state import (
     UplinkProblem,
     UplinkStatus,
 )
+from edge_agent.client.state_text import render_state
 from edge_agent.client.translation import GenerateOptions, Mode, OnLowConfidence
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ __all__ = [
     "UplinkDownloads",
     "UplinkProblem",
     "UplinkStatus",
+    "render_state",
 ]
 
 

@@ -157,9 +157,9 @@ class UpdatesStatus:
 
     channel: str
     plan_version: int
-    """Of the newest plan that the site believes; 0 = none."""
+    """Of the newest plan that the site trusts; 0 = none."""
     problem: str
-    """Why what came last was not believed; empty = it was."""
+    """Why what came last was not trusted; empty = it was."""
     tasks: tuple[TaskUpdate, ...]
     copying: str = ""
     """Task and version of the bundle that is being copied into the store; empty = none is."""

@@ -100,7 +100,11 @@ PURE = (
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format", "svg")),
     *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json", "schema_comparison")),
-    *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_errors", "openai_responses")),
+    *(
+        f"edge_agent.web.gateway.{name}"
+        for name in ("chat_request", "message_text", "openai_errors", "openai_responses")
+    ),
+    "edge_agent.client.state_text",
     *(f"edge_agent.report.{name}" for name in ("readiness", "report_summary", "suitability", "task_figures")),
 )
 

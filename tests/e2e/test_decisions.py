@@ -15,6 +15,9 @@ import httpx2
 import openai
 import pytest
 import zstandard
+from langchain_core.messages import HumanMessage
+from langchain_openai import decisions as langchain
+from pydantic import SecretStr
 from typesafe_sdk import (
     AsyncTypeSafeClient,
     Choice,
@@ -25,7 +28,7 @@ from typesafe_sdk import (
     TypeSafeClient,
 )
 
-from edge_agent.client import Classification, Decision
+from edge_agent.client import Classification, Decision, render_state
 from tests.support.bundles import INTENTS, echo_bundle
 from tests.support.gateway_site import GatewaySite, gateway_site
 
@@ -200,6 +203,58 @@ def test_system_one_asks_several_questions(site: GatewaySite) -> None:
     assert same["intent"].label == result.choices["intent"].choice
 
 
+def test_a_json_state_is_answered_as_the_text_that_it_becomes(site: GatewaySite, client: openai.OpenAI) -> None:
+    """By both clients and over gRPC alike; one that is nested too deep is refused with the limit."""
+    state: Any = {"subject": "refund", "items": [{"name": "kettle", "broken": True}]}
+    with site.daemon.client() as own:
+        [same] = own.decide("desk", [render_state(state)])
+    assert isinstance(same, Decision)
+    intent = same["intent"].label, dict(same["intent"].probabilities)
+    content: Any = [{"type": "input_json", "data": state}]
+    [answer] = client.decisions.create(
+        model="desk", input=[{"role": "user", "content": content}], questions=DESK[2:]
+    ).answers
+    assert answer.type == "choice"
+    assert intent == (answer.choice, {str(each.value): each.probability for each in answer.probabilities})
+    question: Any = {"intent": Choice(criteria=dict.fromkeys(INTENTS))}
+    with typesafe(site) as other:
+        found = other.system_one(state, question, model="desk").choices["intent"]
+        assert intent == (found.choice, found.probabilities)
+        for _ in range(32):
+            state = [state]
+        with pytest.raises(TypeSafeBadRequestError, match="'state' is nested in more than 32 levels"):
+            other.system_one(state, question, model="desk")
+
+
+@pytest.mark.filterwarnings("ignore:The class `OpenAIDecisions` is in beta")
+async def test_langchain_asks_by_its_class_for_decisions(site: GatewaySite) -> None:
+    """With nothing changed but address and key, and for asyncio alike; several messages are refused by name."""
+    model = langchain.OpenAIDecisions(model="desk", base_url=site.url, api_key=SecretStr(site.token))
+    questions: Any = {
+        "severity": langchain.Score(instructions="How bad?", levels=list(LEVELS)),
+        "urgent": langchain.Predicate(instructions="It cannot wait."),
+        "intent": langchain.Choice(instructions="What is it about?", choices=dict.fromkeys(INTENTS)),
+    }
+    asked: Any = {"input": [HumanMessage("my kettle burns")], "questions": questions}
+    found, later = model.invoke(asked), await model.ainvoke(asked)
+    with site.daemon.client() as own:
+        [same] = own.decide("desk", ["my kettle burns"])
+    assert isinstance(same, Decision)
+    for each in (found, later):
+        assert same["severity"].score == each.scores["severity"].score
+        assert dict(same["urgent"].probabilities)["yes"] == each.predicates["urgent"].probability
+        assert dict(same["intent"].probabilities) == each.choices["intent"].probabilities
+    strict = {"X-Edge-Agent-On-Low-Confidence": "abstain"}
+    sure = langchain.OpenAIDecisions(
+        model="desk", base_url=site.url, api_key=SecretStr(site.token), default_headers=strict
+    )
+    told = {each.question for each in same.answers if not each.confident}
+    assert told == sure.invoke(asked).refusals.keys()
+    asked["input"] *= 2
+    with pytest.raises(openai.BadRequestError, match="must be one message of the user; it holds 2: user, user"):
+        model.invoke(asked)
+
+
 def test_a_question_that_a_bundle_does_not_have_is_refused_unless_it_takes_questions_of_the_call(
     site: GatewaySite, client: openai.OpenAI
 ) -> None:
@@ -232,6 +287,17 @@ def test_an_error_of_system_one_has_its_detail(site: GatewaySite) -> None:
     assert (400, told["error"]["message"]) == (answered.status_code, told["detail"])
 
 
+def test_a_text_that_is_too_long_is_refused_with_its_tokens_and_the_limit(site: GatewaySite) -> None:
+    """By the member that holds it, in both APIs; JSON counts as the text that it becomes."""
+    text, asked = "word " * 600, {"urgent": {"type": "noul", "instructions": "?"}}
+    decisions = {"model": "desk", "input": text, "questions": DESK[1:2]}
+    system_one = {"model": "desk", "state": {"message": text}, "questions": asked}
+    for path, member, body in (("decisions", "input", decisions), ("systemone", "state", system_one)):
+        error = post(site, path, json.dumps(body).encode()).json()["error"]
+        assert ("INPUT_TOO_LONG", member) == (error["code"], error["param"])
+        assert re.search(r"\d+ tokens.*512", error["message"]), error["message"]
+
+
 def test_a_compressed_body_is_read(site: GatewaySite) -> None:
     """As the library sends it under a Python that has zstd; bounded, whatever it decompresses to."""
     question = {"pos-intent": {"type": "choice", "criteria": dict.fromkeys(LABELS)}}
@@ -248,11 +314,14 @@ def test_every_example_of_the_page_runs(site: GatewaySite) -> None:
     """One after the other, as they stand there, against this gateway; what calibrates is for the central team."""
     page = PAGE.read_text(encoding="utf-8").replace("127.0.0.1:8390", site.console.address)
     environment = {**os.environ, "TOKEN": site.token}
-    [shell, calibrates], [first, second] = (
+    [shell, calibrates], programs = (
         re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) for language in ("sh", "python")
     )
     assert calibrates.startswith("edge-convert calibrate ")  # tests/process/test_question_calibration.py runs it
-    for command in (["bash", "-ec", shell], *([sys.executable, "-c", program] for program in (first, second))):
+    assert 3 == len(programs)
+    for command in (["bash", "-ec", shell], *([sys.executable, "-c", program] for program in programs)):
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-        assert (0, "") == (ended.returncode, ended.stderr)
+        beta = "OpenAIDecisions" in command[-1]  # LangChain says that its class is one
+        assert (0, beta) == (ended.returncode, "is in beta" in ended.stderr)
+        assert beta or "" == ended.stderr
         assert "price" in ended.stdout

@@ -28,13 +28,18 @@ from edge_agent.uplink.escalation.decision_protocols import TypedAnswer, TypedQu
 
 BYTES_PER_TOKEN = 2
 """How many bytes of text a token has at least, for reserving its price before the server counts."""
-_ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is tried again by itself."
+_ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is retried automatically."
+_UNFIT = (
+    "Other questions are still asked. If this message stays, check that the server accepts inputs of this length, JSON "
+    "schemas, and the model that 'model' or 'task_models' under 'escalation' in agent.yaml names."
+)
 _UNPACKED = {"Accept-Encoding": "identity"}
 """A packed answer of a few bytes may be a large one: none is asked for, and none is read."""
 # Of the libraries; ValueError and the two after it are for what is no JSON, or none of the API.
 _FAILURES = (openai.OpenAIError, httpx.HTTPError, ValueError, AttributeError, TypeError)
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-_REFUSED = (400, 404, 405, 410, 413, 415, 422)
+_MISSING = (404, 405, 410, 415)
+_UNSUITABLE = (400, 413, 422)
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,10 @@ class LargeModelBusy(UpstreamBusy):
     retry_after: str | None = None
 
 
+class QuestionRefused(UpstreamFailed):
+    """The server refuses this one question, for its length or its format: other questions may be answered."""
+
+
 class ConnectionLost(UpstreamUnreachable):
     """The connection broke when the question was on its way: it may have been answered, and paid for."""
 
@@ -116,7 +125,9 @@ class LargeModelClient:
             await self._client.models.list(timeout=self._config.connect_seconds_max)
         except _FAILURES as error:
             problem = self._said(error)
-            if not isinstance(problem, UpstreamMissing):  # a server without that page is there all the same
+            if not isinstance(
+                problem, UpstreamMissing | QuestionRefused
+            ):  # a server without that page is there all the same
                 raise problem from None
 
     @asynccontextmanager
@@ -203,12 +214,14 @@ class LargeModelClient:
             return UpstreamRefused(f"the large model at {where} refuses the key (HTTP {status})", remedy=remedy)
         if status in (429, 503):
             said = f"the large model at {where} asks for patience (HTTP {status})"
-            busy = LargeModelBusy(said, remedy="Nothing: it is tried again by itself, with longer pauses.")
+            busy = LargeModelBusy(said, remedy="Nothing: it is retried automatically, with longer pauses.")
             busy.retry_after = retry_after
             return busy
-        if status in _REFUSED:
+        if status in _MISSING:
             said = f"{where} refuses the question for the model {self._config.model!r} (HTTP {status})"
             return UpstreamMissing(said, remedy=_ENDPOINT)
+        if status in _UNSUITABLE:
+            return QuestionRefused(f"the large model at {where} refuses one question (HTTP {status})", remedy=_UNFIT)
         return UpstreamFailed(f"the large model at {where} failed (HTTP {status})", remedy=_ENDPOINT)
 
     def _broken(self, how: str) -> UpstreamFailed:

@@ -37,6 +37,7 @@ from edge_agent.uplink.escalation.large_model_client import (
     EscalationQuestion,
     LargeModelBusy,
     LargeModelClient,
+    QuestionRefused,
 )
 from edge_agent.uplink.escalation.spend_ledger import NO_ROOM, CostReservation, SpendLedger
 
@@ -222,6 +223,10 @@ class EscalationBroker:
             under_way.cost, cut_off = 0, False
             self._learn(error, self._hard, connectivity.retry_pause_seconds(error.retry_after, 0.0))
             raise
+        except QuestionRefused as error:
+            under_way.cost, cut_off = 0, False
+            self._show(error)
+            raise
         except UpstreamFailed as error:
             cut_off = False
             self._learn(error, self._soft)
@@ -304,6 +309,13 @@ class EscalationBroker:
         self._link = replace(link, retry_at=max(link.retry_at, now + pause))
         self._problem = error
         log.warning("large_model_failed", reason=error.reason, message=error.message, state=link.state)
+        self._tell()
+
+    def _show(self, refused: QuestionRefused) -> None:
+        """Show a problem of one question until the next answer; the large model stays online for others."""
+        if self._online:
+            self._problem = refused
+        log.warning("large_model_refused", reason=refused.reason, message=refused.message)
         self._tell()
 
     def _tell(self) -> None:

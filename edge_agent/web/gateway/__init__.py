@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from edge_agent.client import AsyncClient
 from edge_agent.refusal_log import RefusalLog
-from edge_agent.web.gateway import decision_requests, endpoints
+from edge_agent.web.gateway import chat_request, decision_requests
 from edge_agent.web.gateway.decisions import DecisionEndpoints
 from edge_agent.web.gateway.endpoints import ChatCompletionEndpoint, TaskEndpoints
 from edge_agent.web.gateway.http_calls import CallSlots, GatewayCall, GatewayEndpoint
@@ -41,7 +41,7 @@ def routes(client: AsyncClient, refusals: RefusalLog, calls_max: int = CALLS_MAX
     return [
         Route(
             "/v1/chat/completions",
-            GatewayEndpoint(ChatCompletionEndpoint(client).complete, slots, refusals, endpoints.INPUTS),
+            GatewayEndpoint(ChatCompletionEndpoint(client).complete, slots, refusals, chat_request.MESSAGES),
             methods=["POST"],
         ),
         Route(

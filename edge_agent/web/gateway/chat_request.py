@@ -1,7 +1,6 @@
 """Parsing a chat completion request, and checking it against what a task supports. Pure.
 
-A task answers one text. Its instructions, examples and template are in the signed bundle, where they were measured with
-the model. So the text is the user's one message; a system message or a history is refused.
+`message_text` reads the user's one message.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from edge_agent.client import GenerateOptions, OnLowConfidence, Task
-from edge_agent.web.gateway import request_json, schema_comparison
+from edge_agent.web.gateway import message_text, request_json, schema_comparison
 from edge_agent.web.gateway.openai_errors import GatewayError
 from edge_agent.web.gateway.openai_responses import EXTENSION
-from edge_agent.web.gateway.request_json import JsonMembers
 
-PARTS_MAX = 64
+MESSAGES = "messages"
 STOPS_MAX = 4
 STOP_CHARS_MAX = 64
 TOP_LOGPROBS_MAX = 5
@@ -147,7 +145,9 @@ def parse_chat_request(raw: bytes) -> ChatRequest:
     usage = asked.optional("stream_options", lambda value: _include_usage(value, stream), False)
     found = ChatRequest(
         task=asked.required("model", request_json.parse_string),
-        text=asked.required("messages", _text),
+        text=asked.required(
+            MESSAGES, lambda given: message_text.parse_user_message(given, MESSAGES, message_text.CHAT_PARTS)
+        ),
         stream=stream,
         include_usage=usage,
         format=asked.optional("response_format", _format, ResponseFormat()),
@@ -165,39 +165,6 @@ def _with_logprobs(options: dict[str, Any]) -> dict[str, Any]:
     if "top_logprobs" in options:
         raise GatewayError("'top_logprobs' is for 'logprobs'", param="top_logprobs", remedy="Set 'logprobs' to true.")
     return {name: value for name, value in options.items() if name != "logprobs"}
-
-
-def _text(messages: Any) -> str:
-    """Return the text of the user's message."""
-    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
-        raise ValueError("must be a list of objects")
-    roles = [str(each.get("role"))[:20] for each in messages[:8]]
-    if len(messages) != 1 or roles != ["user"]:
-        problem = f"'messages' must be one message of the user; it holds {len(messages)}: {', '.join(roles) or 'none'}"
-        remedy = "Send the user's text alone: the task brings its own prompt, and keeps no conversation."
-        raise GatewayError(problem, param="messages", remedy=remedy)
-    message = JsonMembers(messages[0], "messages[0]")
-    message.required("role", request_json.parse_string)
-    written = message.required("content", _content)
-    message.refuse_rest()
-    return written
-
-
-def _content(content: Any) -> str:
-    """Return a text, or text parts joined by line breaks."""
-    if not isinstance(content, list):
-        return request_json.parse_string(content)
-    if not 1 <= len(content) <= PARTS_MAX:
-        raise ValueError(f"must have 1 to {PARTS_MAX} parts; it has {len(content)}")
-    return "\n".join(_part(each, f"messages[0].content[{at}]") for at, each in enumerate(content))
-
-
-def _part(value: Any, where: str) -> str:
-    part = request_json.parse_members(value, where)
-    part.required("type", request_json.one_of("text"))
-    written = part.required("text", request_json.parse_string)
-    part.refuse_rest()
-    return written
 
 
 def _include_usage(value: Any, stream: bool) -> bool:
@@ -238,15 +205,9 @@ def _schema(value: Any) -> dict[str, Any]:
     for name in ("name", "description"):
         given.optional(name, request_json.parse_string, "")
     given.optional("strict", request_json.parse_bool, False)
-    found = given.required("schema", _as_it_is)
+    found = given.required("schema", request_json.parse_object)
     given.refuse_rest()
     return found
-
-
-def _as_it_is(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"must be an object; it is {request_json.type_name(value)}")
-    return value
 
 
 def _check_format(requested: ResponseFormat, task: Task) -> None:

@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from edge_agent.client import OnLowConfidence
-from edge_agent.web.gateway import request_json
-from edge_agent.web.gateway.chat_request import AS_MODE, LOW_CONFIDENCE_POLICIES, PARTS_MAX
+from edge_agent.web.gateway import message_text, request_json
+from edge_agent.web.gateway.chat_request import AS_MODE, LOW_CONFIDENCE_POLICIES
 from edge_agent.web.gateway.openai_errors import GatewayError
 from edge_agent.web.gateway.openai_responses import EXTENSION
+from edge_agent.web.gateway.request_json import JsonMembers
 
 QUESTIONS_MAX = 400
 CHOICES_MIN, CHOICES_MAX = 2, 255
 LEVELS_MIN, LEVELS_MAX = 2, 10
 """The limits of OpenAI's API; `/v1/systemone` has the same ones here."""
 INPUT, STATE = "input", "state"
+POLICY_HEADER = "x-edge-agent-on-low-confidence"
+NO_HEADERS: Mapping[str, str] = {}
+_POLICY = request_json.one_of(*LOW_CONFIDENCE_POLICIES)
 QuestionKind = Literal["predicate", "choice", "score"]
 _IGNORED = dict.fromkeys(("safety_identifier", "prompt_cache_key"), request_json.parse_string)
-_ROLES = ("user", "developer", "system", "assistant")
 
 
 class RequestedOption(NamedTuple):
@@ -69,30 +72,33 @@ class DecisionRequest:
 # --- OpenAI ----------------------------------------------------------------------------------------------------------
 
 
-def parse_decisions(raw: bytes) -> DecisionRequest:
+def parse_decisions(raw: bytes, headers: Mapping[str, str] = NO_HEADERS) -> DecisionRequest:
     """Parse a body of POST /v1/decisions. Raises GatewayError."""
     given = request_json.parse_body(raw)
     request = DecisionRequest(
         task=given.required("model", request_json.parse_string),
         text=given.required(INPUT, _input),
         questions=given.required("questions", _questions),
-        on_low_confidence=given.optional(EXTENSION, _extension, AS_MODE),
+        on_low_confidence=_policy(given, headers),
     )
     given.present(_IGNORED)
-    given.present({"prompt_cache_options": _object})
+    given.present({"prompt_cache_options": request_json.parse_object})
     given.refuse_rest()
     return request
 
 
-def _object(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"must be an object; it is {request_json.type_name(value)}")
-    return value
+def _policy(given: JsonMembers, headers: Mapping[str, str]) -> OnLowConfidence:
+    """Read the policy: of the body, or of the header where a client cannot add a member to the body."""
+    try:
+        default = _POLICY(headers.get(POLICY_HEADER, AS_MODE))
+    except ValueError as error:
+        raise GatewayError(f"the header {POLICY_HEADER} {error}", param=POLICY_HEADER) from None
+    return given.optional(EXTENSION, lambda value: _extension(value, default), default)
 
 
-def _extension(value: Any) -> OnLowConfidence:
+def _extension(value: Any, default: OnLowConfidence) -> OnLowConfidence:
     members = request_json.parse_members(value, EXTENSION)
-    policy = members.optional("on_low_confidence", request_json.one_of(*LOW_CONFIDENCE_POLICIES), AS_MODE)
+    policy = members.optional("on_low_confidence", _POLICY, default)
     members.refuse_rest()
     return policy
 
@@ -103,38 +109,12 @@ def _input(value: Any) -> str:
         return request_json.parse_string(value)
     if not isinstance(value, list):
         raise ValueError(f"must be a string or a list of messages; it is {request_json.type_name(value)}")
-    if len(value) != 1:
-        raise ValueError(f"must be one message of the user; it holds {len(value)}: a task reads one text")
-    message = request_json.parse_members(value[0], f"{INPUT}[0]")
-    message.optional("type", request_json.one_of("message"), "message")
-    if message.required("role", request_json.one_of(*_ROLES)) != "user":
-        raise ValueError("must be a message of the user: the task brings its own instructions")
-    text = message.required("content", _content)
-    message.refuse_rest()
-    return text
-
-
-def _content(value: Any) -> str:
-    if not isinstance(value, list):
-        return request_json.parse_string(value)
-    if not 1 <= len(value) <= PARTS_MAX:
-        raise ValueError(f"must have 1 to {PARTS_MAX} parts; it has {len(value)}")
-    return "\n".join(_text_part(each, f"{INPUT}[0].content[{place}]") for place, each in enumerate(value))
-
-
-def _text_part(value: Any, where: str) -> str:
-    part = request_json.parse_members(value, where)
-    part.required("type", request_json.one_of("input_text"))
-    text = part.required("text", request_json.parse_string)
-    part.refuse_rest()
-    return text
+    return message_text.parse_user_message(value, INPUT, message_text.DECISION_PARTS)
 
 
 def _questions(value: Any) -> tuple[RequestedQuestion, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list of questions; it is {request_json.type_name(value)}")
-    _check_count(len(value), 1, QUESTIONS_MAX, "question")
-    questions = tuple(_question(each, f"questions[{place}]") for place, each in enumerate(value))
+    listed = request_json.parse_list(value, 1, QUESTIONS_MAX, "question")
+    questions = tuple(_question(each, f"questions[{place}]") for place, each in enumerate(listed))
     names = [each.name for each in questions if each.name is not None]
     twice = next((each for each in names if names.count(each) > 1), None)
     if twice is not None:
@@ -145,7 +125,7 @@ def _questions(value: Any) -> tuple[RequestedQuestion, ...]:
 def _question(value: Any, where: str) -> RequestedQuestion:
     members = request_json.parse_members(value, where)
     kind: QuestionKind = members.required("type", request_json.one_of("predicate", "choice", "score"))
-    name = members.optional("name", _filled, None)
+    name = members.optional("name", request_json.parse_filled, None)
     instructions = members.required("instructions", lambda given: _instructions(given, f"{where}.instructions"))
     options: tuple[RequestedOption, ...] = ()
     if kind == "choice":
@@ -157,81 +137,62 @@ def _question(value: Any, where: str) -> RequestedQuestion:
 
 
 def _instructions(value: Any, where: str) -> str:
-    if not isinstance(value, list):
-        return _filled(value)
-    if not 1 <= len(value) <= PARTS_MAX:
-        raise ValueError(f"must have 1 to {PARTS_MAX} parts; it has {len(value)}")
-    return _filled("\n".join(_text_part(each, f"{where}[{place}]") for place, each in enumerate(value)))
+    return request_json.parse_filled(message_text.parse_content(value, where, message_text.DECISION_PARTS))
 
 
 def _choices(value: Any, where: str) -> tuple[RequestedOption, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list; it is {request_json.type_name(value)}")
-    _check_count(len(value), CHOICES_MIN, CHOICES_MAX, "choice")
-    options = tuple(_described(each, f"{where}[{place}]", "value") for place, each in enumerate(value))
+    listed = request_json.parse_list(value, CHOICES_MIN, CHOICES_MAX, "choice")
+    options = tuple(_described(each, f"{where}[{place}]", "value") for place, each in enumerate(listed))
     if len({(type(each.value), each.value) for each in options}) < len(options):
         raise ValueError("must be unique values")
     return options
 
 
 def _levels(value: Any, where: str) -> tuple[RequestedOption, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list; it is {request_json.type_name(value)}")
-    _check_count(len(value), LEVELS_MIN, LEVELS_MAX, "level")
-    return tuple(_described(each, f"{where}[{place}]", "label") for place, each in enumerate(value))
+    listed = request_json.parse_list(value, LEVELS_MIN, LEVELS_MAX, "level")
+    return tuple(_described(each, f"{where}[{place}]", "label") for place, each in enumerate(listed))
 
 
 def _described(value: Any, where: str, member: str) -> RequestedOption:
     members = request_json.parse_members(value, where)
-    given: str | bool = members.required(member, _value if member == "value" else _filled)
+    given: str | bool = members.required(member, _value if member == "value" else request_json.parse_filled)
     description = members.optional("description", request_json.parse_string, "")
     members.refuse_rest()
     return RequestedOption(given, description)
 
 
 def _value(value: Any) -> str | bool:
-    return value if isinstance(value, bool) else _filled(value)
-
-
-def _filled(value: Any) -> str:
-    text = request_json.parse_string(value)
-    if not text.strip():
-        raise ValueError("must not be empty")
-    return text
-
-
-def _check_count(count: int, least: int, most: int, noun: str) -> None:
-    if not least <= count <= most:
-        raise ValueError(f"must have {least} to {most} {noun}s; it has {count}")
+    return value if isinstance(value, bool) else request_json.parse_filled(value)
 
 
 # --- System One ------------------------------------------------------------------------------------------------------
 
 
-def parse_system_one(raw: bytes) -> DecisionRequest:
+def parse_system_one(raw: bytes, headers: Mapping[str, str] = NO_HEADERS) -> DecisionRequest:
     """Parse a body of POST /v1/systemone. Raises GatewayError."""
     given = request_json.parse_body(raw)
     request = DecisionRequest(
         task=given.required("model", request_json.parse_string),
         text=given.required(STATE, _state),
         questions=given.required("questions", _named_questions),
-        on_low_confidence=given.optional(EXTENSION, _extension, AS_MODE),
+        on_low_confidence=_policy(given, headers),
     )
     given.refuse_rest({"assets": "Leave it out: a task reads text, not images."})
     return request
 
 
 def _state(value: Any) -> str:
-    if isinstance(value, list | dict):
-        raise ValueError(f"must be a string; it is {request_json.type_name(value)}. A task reads text, as in training")
-    return request_json.parse_string(value)
+    """Return the text, which may be given as JSON."""
+    return message_text.parse_json_value(value) if isinstance(value, dict | list) else request_json.parse_string(value)
 
 
 def _named_questions(value: Any) -> tuple[RequestedQuestion, ...]:
     if not isinstance(value, dict):
         raise ValueError(f"must be an object of named questions; it is {request_json.type_name(value)}")
-    _check_count(len(value), 1, QUESTIONS_MAX, "question")
-    return tuple(_named_question(_filled(name), each, f"questions.{name}") for name, each in value.items())
+    request_json.check_count(len(value), 1, QUESTIONS_MAX, "question")
+    return tuple(
+        _named_question(request_json.parse_filled(name), each, f"questions.{name}") for name, each in value.items()
+    )
 
 
 _SYSTEM_ONE_KINDS: Mapping[str, QuestionKind] = {"noul": "predicate", "choice": "choice", "score": "score"}
@@ -262,16 +223,17 @@ def _outcomes(value: Any, where: str) -> tuple[RequestedOption, ...]:
 
 
 def _criteria_labels(value: Any) -> tuple[RequestedOption, ...]:
-    options = tuple(RequestedOption(_filled(label), _meaning(told)) for label, told in _object(value).items())
-    _check_count(len(options), CHOICES_MIN, CHOICES_MAX, "choice")
+    options = tuple(
+        RequestedOption(request_json.parse_filled(label), _meaning(told))
+        for label, told in request_json.parse_object(value).items()
+    )
+    request_json.check_count(len(options), CHOICES_MIN, CHOICES_MAX, "choice")
     return options
 
 
 def _criteria_levels(value: Any) -> tuple[RequestedOption, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list, one description a level; it is {request_json.type_name(value)}")
-    _check_count(len(value), LEVELS_MIN, LEVELS_MAX, "level")
-    return tuple(RequestedOption(str(level), _meaning(told)) for level, told in enumerate(value))
+    listed = request_json.parse_list(value, LEVELS_MIN, LEVELS_MAX, "level")
+    return tuple(RequestedOption(str(level), _meaning(told)) for level, told in enumerate(listed))
 
 
 def _meaning(value: Any) -> str:

@@ -30,7 +30,7 @@ class DecisionEndpoints:
 
     async def decide(self, call: GatewayCall) -> Response:
         """Answer OpenAI's call. Raises CallFailed, GatewayError."""
-        request = decision_requests.parse_decisions(call.body)
+        request = decision_requests.parse_decisions(call.body, call.headers)
         matched, decision = await self._answer(request, call, INPUT)
         answers = [openai_answer(each, decision[each.question.name]) for each in matched]
         read = _input_tokens(decision)
@@ -45,7 +45,7 @@ class DecisionEndpoints:
 
     async def system_one(self, call: GatewayCall) -> Response:
         """Answer TypeSafe's call. Raises CallFailed, GatewayError."""
-        request = decision_requests.parse_system_one(call.body)
+        request = decision_requests.parse_system_one(call.body, call.headers)
         matched, decision = await self._answer(request, call, STATE)
         answers = {str(each.asked.name): system_one_answer(each, decision[each.question.name]) for each in matched}
         usage = {"input_tokens": _input_tokens(decision), "output_tokens": 0}

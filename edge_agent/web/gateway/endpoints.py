@@ -21,12 +21,11 @@ from edge_agent.client import (
     Finish,
 )
 from edge_agent.web.gateway import chat_request, decisions, openai_errors, openai_responses, request_json
-from edge_agent.web.gateway.chat_request import ChatRequest
+from edge_agent.web.gateway.chat_request import MESSAGES, ChatRequest
 from edge_agent.web.gateway.http_calls import EventStream, GatewayCall
 from edge_agent.web.gateway.openai_errors import GatewayError
 from edge_agent.web.gateway.openai_responses import CompletionHead, JsonObject
 
-INPUTS = "messages"
 SYSTEM_ONE_HEADER = "x-typesafe-sdk"
 """What tells a client of System One apart: both APIs list models at one path, in two formats."""
 _A = TypeVar("_A")
@@ -90,7 +89,7 @@ class ChatCompletionEndpoint:
 def _single(found: Sequence[_A | Failure]) -> _A:
     [answer] = found
     if isinstance(answer, Failure):
-        raise openai_errors.from_input_failure(answer, INPUTS)
+        raise openai_errors.from_input_failure(answer, MESSAGES)
     return answer
 
 
@@ -129,7 +128,7 @@ async def _events(
                 yield openai_responses.stream_chunk(head, {"content": text})
             ended = openai_responses.final_chunks(head, _finish(stream), include_usage=request.include_usage)
         except CallFailed as failed:
-            ended = [openai_errors.from_call_failure(failed, INPUTS).as_json()]
+            ended = [openai_errors.from_call_failure(failed, MESSAGES).as_json()]
         for chunk in ended:
             yield chunk
 

@@ -112,6 +112,35 @@ def parse_strings(value: Any) -> list[str]:
     return [parse_string(each) for each in value]
 
 
+def parse_filled(value: Any) -> str:
+    """Return a string with more in it than white space. Raises ValueError."""
+    text = parse_string(value)
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def parse_list(value: Any, least: int, most: int, noun: str) -> list[Any]:
+    """Return a list of so many of what `noun` names. Raises ValueError."""
+    if not isinstance(value, list):
+        raise ValueError(f"must be a list of {noun}s; it is {type_name(value)}")
+    check_count(len(value), least, most, noun)
+    return value
+
+
+def check_count(count: int, least: int, most: int, noun: str) -> None:
+    """Raise ValueError unless there are so many."""
+    if not least <= count <= most:
+        raise ValueError(f"must have {least} to {most} {noun}s; it has {count}")
+
+
+def parse_object(value: Any) -> dict[str, Any]:
+    """Return an object. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"must be an object; it is {type_name(value)}")
+    return value
+
+
 def parse_bool(value: Any) -> bool:
     """Return true or false. Raises ValueError."""
     if not isinstance(value, bool):
@@ -156,9 +185,7 @@ def one_of(*words: _T) -> Callable[[Any], _T]:
 
 def parse_members(value: Any, where: str) -> JsonMembers:
     """Return the members of a nested object. Raises ValueError."""
-    if not isinstance(value, dict):
-        raise ValueError(f"must be an object; it is {type_name(value)}")
-    return JsonMembers(value, where)
+    return JsonMembers(parse_object(value), where)
 
 
 def _shown(value: Any) -> str:

@@ -22,7 +22,7 @@ from edge_agent.errors import (
 )
 from edge_agent.uplink.escalation.decision_protocols import TypedAnswer, TypedQuestion
 from edge_agent.uplink.escalation.escalation_server import read_key
-from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelBusy
+from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelBusy, QuestionRefused
 from edge_agent.uplink.escalation.large_model_client import LargeModelClient as Endpoint
 from edge_agent.uplink.escalation.question_broker import EscalationBroker, PricedAnswer
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
@@ -113,6 +113,24 @@ async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
         assert "SECRET" not in raised.value.message + raised.value.remedy
         assert 0 == desk.purse.spent.on("2026-11-26")
         assert 0.0 == desk.standing().usual_ms, "how fast it refuses says nothing of how long an answer takes"
+
+
+@pytest.mark.parametrize("way", ["400", "413", "422"])
+async def test_a_refused_question_leaves_the_large_model_online_for_others(oracle, tmp_path, way):
+    """It costs nothing and is not asked again; the next question is asked at once, and its answer ends the message."""
+    async with desk_for(oracle, tmp_path, retry_seconds_first=30, retry_seconds_max=30, **PRICES) as desk:
+        for _ in range(4):
+            oracle.way = way
+            with pytest.raises(QuestionRefused, match=rf"refuses one question \(HTTP {way}\)") as raised:
+                await said(desk)
+            assert "SECRET" not in raised.value.message + raised.value.remedy
+            assert (True, True, raised.value) == (desk.standing().online, desk.standing().free, desk.standing().problem)
+        oracle.way = "well"
+        assert 0 == desk.purse.spent.on("2026-11-26")
+        assert 0.0 == desk.standing().usual_ms
+        assert "hello there" == (await said(desk))[0]
+        assert desk.standing().problem is None
+    assert 5 == len(oracle.asked)
 
 
 @pytest.mark.slow

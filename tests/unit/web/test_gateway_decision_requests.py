@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.client import BundleRef, QuestionOption, Task, TaskQuestion
+from edge_agent.client import BundleRef, QuestionOption, Task, TaskQuestion, render_state
 from edge_agent.web.gateway import decision_matching, decision_requests
 from edge_agent.web.gateway.decision_requests import DecisionRequest
 from edge_agent.web.gateway.openai_errors import GatewayError
@@ -49,6 +49,14 @@ def system_one(questions: Any = None, **more: Any) -> DecisionRequest:
     return decision_requests.parse_system_one(json.dumps(body).encode())
 
 
+def deep(levels: int) -> Any:
+    """Return so many objects in each other."""
+    value: Any = "x"
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
 def refused(call: Any, *arguments: Any, **more: Any) -> tuple[str, str]:
     with pytest.raises(GatewayError) as caught:
         call(*arguments, **more)
@@ -78,11 +86,42 @@ def test_the_input_is_a_text_or_the_one_message_of_the_user(given: Any) -> None:
     assert "my money" == decisions(input=given).text
 
 
+def test_a_json_state_is_one_text_on_every_path() -> None:
+    """As a state, as a part of a message, and in any order of its members; each part of a message has its line."""
+    state = {"subject": "Grüße", "items": [{"n": 1, "left": None}, 1.5, True]}
+    text = '{"items":[{"left":null,"n":1},1.5,true],"subject":"Grüße"}'
+    assert text == system_one(state=state).text == render_state(state)
+    assert text == system_one(state=dict(reversed(state.items()))).text
+    parts = [{"type": "input_json", "data": state}, {"type": "input_text", "text": "and?"}]
+    assert f"{text}\nand?" == decisions(input=[{"role": "user", "content": parts}]).text
+    assert 32 == system_one(state=deep(32)).text.count("{")
+    [question] = decisions({**PREDICATE, "instructions": [{"type": "input_json", "data": ["urgent"]}]}).questions
+    assert '["urgent"]' == question.instructions
+
+
+def test_a_number_of_a_state_that_is_not_finite_is_refused() -> None:
+    """A literal can be larger than any float; the word NaN is not JSON at all."""
+    for number, said in (("1e999", "holds a number that is not finite"), ("NaN", "NaN is not a number")):
+        raw = f'{{"model": "till", "state": [{number}], "questions": {json.dumps(NAMED)}}}'
+        assert said in refused(decision_requests.parse_system_one, raw.encode())[1]
+
+
 def test_members_that_clients_send_are_let_by() -> None:
     """A name for the user, prompt caching, and null for what is left out."""
     asked = decisions(safety_identifier="u", prompt_cache_key="k", prompt_cache_options={"ttl": "30m"}, metadata=None)
     assert "as_mode" == asked.on_low_confidence
     assert "abstain" == decisions(edge_agent={"on_low_confidence": "abstain"}).on_low_confidence
+
+
+def test_a_header_gives_the_policy_of_a_client_that_adds_no_member() -> None:
+    """The member counts where both are there; a word that is no policy is refused by the name of the header."""
+    name, body = decision_requests.POLICY_HEADER, {"model": "till", "state": "x", "questions": NAMED}
+    raw = json.dumps(body).encode()
+    assert "abstain" == decision_requests.parse_system_one(raw, {name: "abstain"}).on_low_confidence
+    own = json.dumps({**body, "edge_agent": {"on_low_confidence": "answer"}}).encode()
+    assert "answer" == decision_requests.parse_system_one(own, {name: "abstain"}).on_low_confidence
+    param, said = refused(decision_requests.parse_system_one, raw, {name: "guess"})
+    assert (name, True) == (param, said.endswith('or "escalate"; it is "guess"'))
 
 
 @pytest.mark.parametrize(
@@ -243,15 +282,20 @@ def test_a_task_with_open_questions_takes_others_from_the_call() -> None:
         ([{"type": "choice", "choices": CHOICES}], {}, "questions[0].instructions", "is missing"),
         ([{**CHOICE, "type": "box"}], {}, "questions[0].type", 'can only be "predicate" or "choice" or "score"'),
         ([{**CHOICE, "weight": 2}], {}, "questions[0].weight", "is not supported here"),
-        ([CHOICE], {"input": [{"role": "user", "content": "a"}] * 2}, "input", "it holds 2: a task reads one text"),
-        ([CHOICE], {"input": [{"role": "system", "content": "a"}]}, "input", "must be a message of the user"),
+        (
+            [CHOICE],
+            {"input": [{"role": "user", "content": "a"}] * 2},
+            "input",
+            "one message of the user; it holds 2: user, user",
+        ),
+        ([CHOICE], {"input": [{"role": "system", "content": "a"}]}, "input", "it holds 1: system"),
         (
             [CHOICE],
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
             "input[0].content[0].type",
-            'can only be "input_text"; it is "input_image"',
+            'can only be "input_text" or "input_json"; it is "input_image"',
         ),
-        ([CHOICE], {"input": [{"type": "function_call", "name": "x"}]}, "input[0].type", 'can only be "message"'),
+        ([CHOICE], {"input": [{"type": "function_call", "name": "x"}]}, "input", "it holds 1: function_call"),
         ([CHOICE], {"input": 7}, "input", "must be a string or a list of messages; it is a number"),
         ([CHOICE], {"stream": True}, "stream", "is not supported here"),
         ([CHOICE], {"edge_agent": {"on_low_confidence": "guess"}}, "edge_agent.on_low_confidence", "can only be"),
@@ -275,9 +319,22 @@ def test_a_bad_request_of_openai_is_refused_by_its_member(
         ({"": NAMED["till"]}, {}, "questions", "must not be empty"),
         ({"a": {"type": "choice", "criteria": {"x": None}}}, {}, "questions.a.criteria", "2 to 255 choices; it has 1"),
         ({"a": {"type": "score", "criteria": ["x"] * 11}}, {}, "questions.a.criteria", "2 to 10 levels; it has 11"),
+        (
+            {"a": {"type": "choice", "criteria": {str(n): None for n in range(256)}}},
+            {},
+            "questions.a.criteria",
+            "must have 2 to 255 choices; it has 256",
+        ),
+        ({str(n): NAMED["till"] for n in range(401)}, {}, "questions", "must have 1 to 400 questions; it has 401"),
+        ({"a": {"type": "noul", "instructions": " "}}, {}, "questions.a.instructions", "must not be empty"),
         ({"a": {"type": "noul"}}, {}, "questions.a", "needs 'instructions', or an outcome described in 'criteria'"),
         ({"a": {"type": "box"}}, {}, "questions.a.type", 'can only be "noul" or "choice" or "score"; it is "box"'),
-        (NAMED, {"state": {"subject": "x"}}, "state", "must be a string; it is an object"),
+        (NAMED, {"state": {}}, "state", "must not be empty"),
+        (NAMED, {"state": 7}, "state", "must be a string; it is a number"),
+        (NAMED, {"state": deep(33)}, "state", "is nested in more than 32 levels of objects and lists"),
+        (NAMED, {"state": [0] * 10_000}, "state", "has more than 10000 values"),
+        (NAMED, {"state": ["é" * 2**17]}, "state", "has 262148 bytes as compact JSON; the limit is 262144"),
+        (NAMED, {"state": {"a": "\ud800"}}, "state", "half of a surrogate pair"),
         (NAMED, {"state": None}, "state", "is missing"),
         (NAMED, {"assets": {}}, "assets", "is not supported here"),
     ],

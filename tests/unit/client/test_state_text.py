@@ -1,0 +1,36 @@
+"""A JSON state as text: what programs hand over that JSON does not have."""
+
+from __future__ import annotations
+
+import math
+from datetime import date
+from typing import Any
+
+import pytest
+
+from edge_agent.client import render_state
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({}, "must not be empty"),
+        ([math.nan], "holds a number that is not finite"),
+        ({"since": date(2026, 11, 28)}, "is not JSON: Object of type date is not JSON serializable"),
+        ({1: "a", "b": "c"}, "is not JSON: '<' not supported between instances of 'str' and 'int'"),
+        ({"a": "\ud800"}, "holds half of a surrogate pair, which is not text"),
+    ],
+)
+def test_a_state_that_is_not_json_is_refused(state: Any, said: str) -> None:
+    """Python's library writes NaN and numbers as names, which other programs do not read."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        render_state(state)
+    assert said == str(caught.value)
+
+
+def test_a_state_that_holds_itself_is_nested_too_deep() -> None:
+    """It is counted level by level, and so ends."""
+    state: list[Any] = []
+    state.append(state)
+    with pytest.raises(ValueError, match="is nested in more than 32 levels"):
+        render_state(state)
