@@ -24,7 +24,7 @@ TASK = "pos-intent"
 TOKENS_MIN, TOKENS_MAX = 16, 32
 CLIENTS = 16
 # A session is up to 5% faster or slower than the next, by where its weights happen to lie in memory: that is a third
-# of what a call adds. So everything is started anew several times.
+# of what a call adds. So everything is started again several times.
 INSTANCES, ROUNDS, CALLS = 6, 8, 20
 WARM_CALLS = 20
 THROUGHPUT_SECONDS = 1.0
@@ -41,7 +41,7 @@ def texts_of(encoder: Encoder) -> list[str]:
 
 
 def measure_classifying(daemon: RunningDaemon, bundle: Path, texts: Sequence[str]) -> list[Bar]:
-    """Measure latency with one client and throughput with CLIENTS, each time with all three started anew."""
+    """Measure latency with one client and throughput with CLIENTS, each time with all three started again."""
     with daemon:
         daemon.install(bundle)
     measured = []

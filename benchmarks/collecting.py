@@ -1,4 +1,4 @@
-"""How fast the centre takes examples in, from sealed segments to joined Parquet, and in how much memory.
+"""How fast the central team takes examples in, from sealed segments to joined Parquet, and in how much memory.
 
     python -m benchmarks.collecting [--json] [--examples N]
 

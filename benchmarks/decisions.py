@@ -3,6 +3,7 @@
     python -m benchmarks.decisions [--json] [--part NAME]... [--rounds N] [--data FOLDER]
 
 encoder: seven questions to an encoder in one call, beside one question and beside seven classify calls.
+http: what the gateway adds to a call, by /v1/decisions and by its chat API.
 open-questions: seven questions of the call on a decoder. The first time, llama-server is built, which takes minutes.
 soft-targets: what is learned from a teacher's distributions, beside its labels, on the same rows: of a data set in the
 FOLDER of --data, as scripts/bench public reads it, or else of descriptions of food.
@@ -18,10 +19,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.bars import Bar, main
-from benchmarks.deciding import encoder_questions, false_proofs, open_questions, soft_targets
+from benchmarks.deciding import encoder_questions, false_proofs, http_questions, open_questions, soft_targets
 
 PARTS: dict[str, Callable[[int], Iterable[Bar]]] = {
     "encoder": encoder_questions.measure,
+    "http": http_questions.measure,
     "open-questions": open_questions.measure,
     "false-proofs": lambda _rounds: false_proofs.measure(),
 }

@@ -4,10 +4,10 @@
 
 A site begins without a model: a large one answers, here a scripted oracle that errs in 8% of the texts. A quarter of
 all answers is drawn at random for people (`review_share: 0.25`). A reviewer judges the audit, and corrects one answer
-in the console. The site seals what it kept; the centre collects it, and writes training data: what people did not label
-trains at best, and only the audit calibrates and tests. A linear head on all-MiniLM-L6-v2 is fitted to the training
-rows, and its threshold is proved on the calibration rows. At last the promise is held against messages that nobody has
-sent before. Every step prints what it did, and stops the walk where something is not as it must be.
+in the console. The site seals what it kept; the central team collects it, and writes training data: what people did
+not label trains at best, and only the audit calibrates and tests. A linear head on all-MiniLM-L6-v2 is fitted to the
+training rows, and its threshold is proved on the calibration rows. At last the promise is held against messages that
+nobody has sent before. Every step prints what it did, and stops the walk where something is not as it must be.
 
 The messages are those of examples/pos-intent. Nothing leaves the machine.
 """
@@ -129,7 +129,7 @@ def _ask(site: EscalatingSite, messages: Sequence[DataRow]) -> list[str]:
     for start in range(0, len(messages), CALLS_AT_ONCE):
         texts = [row.text for row in messages[start : start + CALLS_AT_ONCE]]
         answers = site.client.classify(TASK, texts)
-        _must(all(isinstance(each, Classification) for each in answers), "every call is answered, or says why not")
+        _must(all(isinstance(each, Classification) for each in answers), "every call is answered, or explains why not")
     ids: list[str] = []
     with _reviewer(site) as reviewer:
         while not ids or reviewer.prediction(ids[-1]).review_stream != "AUDIT":
@@ -171,13 +171,13 @@ def _review_the_audit(site: EscalatingSite, messages: Sequence[DataRow]) -> None
 
 
 def _carry(site: EscalatingSite, folder: Path) -> Path:
-    """Seal what was kept, and copy it to a stick."""
+    """Seal what was kept, and copy it to a USB drive."""
     store = folder / "stick"
     shutil.copytree(site.admin.seal_examples().outbox_path, store / f"site={SITE}")
     return store
 
 
-# --- at the centre ----------------------------------------------------------------------------------------------------
+# --- at the central team ---------------------------------------------------------------------------------------------
 
 
 def _training_data(folder: Path, store: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:

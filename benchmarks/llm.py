@@ -10,7 +10,7 @@ of Use, and no part of this project. It has the parts `bare` (one thread beside 
 others are named. The first time, llama-server is built, which takes minutes. It is what its makers publish. With
 --same-kernels it has the agent's kernels built in (decisions 0043, 0045); what is left between both is told then, and
 held to no limit.
-docs/performance.md says what is measured, and how; `python -m benchmarks.llama.page FILE` writes what --json has
+docs/performance.md explains what is measured, and how; `python -m benchmarks.llama.page FILE` writes what --json has
 printed into it.
 """
 

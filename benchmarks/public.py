@@ -5,8 +5,8 @@
     --quick         some rows of each label and one epoch: does it run? The accuracy is shown and not judged
     --work FOLDER   keep what the stages leave there, and go on where a run was stopped
 
-docs/benchmarks.md says where the data are, and has the table beside published figures. Each data set goes through the
-product as it is: `edge-convert run`, all stages, MiniLM, the defaults of a recipe but for those in RECIPE.
+docs/benchmarks.md explains where the data are, and has the table beside published figures. Each data set goes through
+the product as it is: `edge-convert run`, all stages, MiniLM, the defaults of a recipe but for those in RECIPE.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What is lost between an acknowledged correction and the centre when everything in between fails: nothing.
+"""What is lost between an acknowledged correction and the central team when everything in between fails: nothing.
 
     python -m benchmarks.spool_faults [--json] [--points N] [--examples N]
 
-Sites, uplinks and the centre are real. They are killed, and their disks fail, at system calls (strace; N of each kind);
-files are cut, changed and deleted; clocks jump; the way is cut, the store answers badly or is not there, two uplinks
-work at once, the machine is installed anew, the uplink is hostile; there is much. Counted are acknowledged corrections
-that the centre does not have in the end, records that it has twice after collecting, and gaps that it cannot explain.
-The whole sweeps are tests: scripts/test --release tests/process.
+Sites, uplinks and the central team are real. They are killed, and their disks fail, at system calls (strace; N of each
+kind); files are cut, changed and deleted; clocks jump; the way is cut, the store answers badly or is not there, two
+uplinks work at once, the machine is installed again, the uplink is hostile; there is much. Counted are acknowledged
+corrections that the central team does not have in the end, records that it has twice after collecting, and gaps that
+it cannot explain. The whole sweeps are tests: scripts/test --release tests/process.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Wire:
     """A repository behind a socket whose bytes are counted, and a site that mirrors it."""
 
     def __init__(self, server: AnsweringServer, proxy: ToxicProxy, folder: Path) -> None:
-        """Make the centre; nothing is published yet."""
+        """Make the central team; nothing is published yet."""
         self.server, self.proxy = server, proxy
         self.centre = Centre(folder / "centre")
         self.case = UpdateCase(folder, "s3://fleet", options_of(proxy), chunk_bytes=2**20)

@@ -1,7 +1,7 @@
 """What the step loop of the llama runtime costs beside the model: processor time of its thread, less llama.cpp's.
 
 Started as `python -m benchmarks.bare.hot_loop WEIGHTS THREADS STREAMS`; prints microseconds a step, the median of many,
-while all streams write; one that ends begins anew. The largest value of the logits, which numpy finds in machine code,
+while all streams write; one that ends starts again. The largest value of the logits, which numpy finds in machine code,
 is told apart: it counts as the model's, as a sampler of llama.cpp's would. What it costs to look is taken off.
 
 A slow processor takes longer for any Python. So a fixed piece of it, `reference`, runs behind each step, where the

@@ -1,1 +1,1 @@
-"""The faults between an acknowledged correction and the centre, by where they hit. See benchmarks/spool_faults.py."""
+"""The faults between an acknowledged correction and the central team, by where they hit: benchmarks/spool_faults.py."""

@@ -1,4 +1,4 @@
-"""Faults that the centre has to see through: a machine installed anew under its old id, and a hostile uplink."""
+"""Faults that the central team has to see through: a machine installed again under its old id, and a hostile uplink."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def measure(root: Path, tally: Tally) -> None:
     tally.add(kind, 1, _reinstalled(Way(root / "collected"), Way.settle), wanted=1)
     tally.add(kind, 1, _reinstalled(Way(root / "carried"), Way.once), wanted=1)
     found = _reinstalled(Way(root / "cut"), _once_without_the_last)
-    # What the lost machine alone had is gone with it; the centre names that segment.
+    # What the lost machine alone had is gone with it; the central team names that segment.
     tally.add(kind, 1, Outcome() if found == Outcome(1, 0, 1) else found)
     for seed in range(WORLDS):
         world = World(root / f"world-{seed}", seed)
@@ -35,7 +35,7 @@ def measure(root: Path, tally: Tally) -> None:
 
 
 def _reinstalled(way: Way, carry: Callable[[Way], object]) -> Outcome:
-    """Install a machine anew after it carried; the key of the life that the centre saw second has to be accepted."""
+    """Install a machine again after it carried; the key that the central team saw second has to be accepted."""
     way.answer(2)
     carry(way)
     way.reinstall()

@@ -1,6 +1,7 @@
 """Faults of the spool and of sealing: a site works in a process of its own and is harmed; then it starts again.
 
-Afterwards its outbox goes to the centre the way a stick carries it, `collect` reads it, and the receipts go back.
+Afterwards its outbox goes to the central team the way a USB drive carries it, `collect` reads it, and the receipts go
+back.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _injected(field: Field, fault: Fault) -> Outcome:
 
 
 def _collected(root: Path, site: ASite, said: set[str]) -> Outcome:
-    """Carry everything to the centre and back, and count."""
+    """Carry everything to the central team and back, and count."""
     shutil.rmtree(root / "centre", ignore_errors=True)
     shutil.copytree(root / "base", root / "centre")
     store = root / "centre" / "store"

@@ -46,5 +46,5 @@ class Tally:
             Bar("injected, all", self.injected.total(), sum(self._wanted.values()), "higher"),
             Bar("acknowledged corrections or segments lost", self._lost, 0, "lower"),
             Bar("records twice after collect", self._doubled, 0, "lower"),
-            Bar("gaps that the centre cannot explain", self._unnamed, 0, "lower"),
+            Bar("gaps that the central team cannot explain", self._unnamed, 0, "lower"),
         ]

@@ -1,6 +1,7 @@
 """Faults of uploads: real uplinks of real sites are cut, answered badly, killed, doubled, or find no bucket.
 
-After each fault the way heals; in the end the centre has every correction once, and the site, by its receipts, none.
+After each fault the way heals; in the end the central team has every correction once, and the site, by its receipts,
+none.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def answers(root: Path, kind: str, tally: Tally) -> None:
 
 
 class _Answered(Way):
-    """A way over a server that answers as it is told; the centre gets what the server keeps as a folder."""
+    """A way over a server that answers as it is told; the central team gets what the server keeps as a folder."""
 
     def __init__(self, root: Path, server: AnsweringServer, kind: str) -> None:
         keys = {"access_key_id": "AKID", "secret_access_key": "SECRET", "region": "us-east-1"}

@@ -85,10 +85,11 @@ def _bundle(folder: Path, name: str, sizes: dict[str, int]) -> Path:
         "tokenizer": ("tokenizer.json", models.minilm_dir() / "tokenizer.json"),
     }
     fields = bundles.fields_of("onnx", name, "decide")
-    fields["task"]["questions"] = [_question(question, size) for question, size in sizes.items()]
+    fields["task"]["questions"] = [task_question(question, size) for question, size in sizes.items()]
     return bundles.write(folder, fields, {}, files)
 
 
-def _question(name: str, size: int) -> dict[str, Any]:
+def task_question(name: str, size: int) -> dict[str, Any]:
+    """Return a question as a task declares it: a predicate, or a choice of so many."""
     labels = [] if size == 2 else [f"{name}-{place}" for place in range(size)]
     return {"name": name, "type": "choice" if labels else "predicate", "instructions": "Which?", "labels": labels}

@@ -62,7 +62,7 @@ class Scenario:
     days: int = 14
     bundle_bytes: int = 1_800_000
     reaction_hours: float | None = None
-    """Between the centre's first sight of too many failures and its halt; None = nobody looks."""
+    """Between the central team's first sight of too many failures and its halt; None = nobody looks."""
     noticed_hours: float = 10.0
     """seen by people only: opening hours with wrong answers until somebody phones."""
 
@@ -123,7 +123,7 @@ class Outcome:
 
 
 class Simulation:
-    """The sites, the centre and the time between them."""
+    """The sites, the central team and the time between them."""
 
     def __init__(self, scenario: Scenario, sites: Sequence[Site]) -> None:
         """Publish the plan at time 0."""
@@ -152,7 +152,7 @@ class Simulation:
         if t < NEVER:
             heapq.heappush(self._events, (t, next(self._order), happen, what))
 
-    # --- the centre ---
+    # --- the central team ---
 
     def _publish(self, t: float, plan: RolloutPlan) -> None:
         self._plan = plan
@@ -265,7 +265,7 @@ class Simulation:
             state.bad_since = None
 
     def _say(self, t: float, site: Site, state: UpdateState) -> None:
-        """Let the centre hear of a new state when the site is online next."""
+        """Let the central team hear of a new state when the site is online next."""
         mine = self._states[site.name]
         if state == "done" and mine.failed:
             return

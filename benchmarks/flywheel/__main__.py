@@ -4,8 +4,9 @@
     scripts/flywheel --last --draw FILE     # a chart of the last walk
 
 A fresh site is enrolled and begins in bootstrap: a scripted oracle, called so, answers over HTTP as a large model
-would. An expert reviews; the uplink carries sealed examples to the centre; 'assess' says when they are enough; a small
-encoder is trained, published, installed and tested by the site, runs in shadow and then answers what it is sure of.
+would. An expert reviews; the uplink carries sealed examples to the central team; 'assess' says when they are enough; a
+small encoder is trained, published, installed and tested by the site, runs in shadow and then answers what it is sure
+of.
 
 The task: 16 groups of goods from the USDA's descriptions of food (goods.py). The small model: all-MiniLM-L6-v2.
 """
@@ -50,7 +51,7 @@ def main() -> int:
         return 128 + signal.SIGINT
     except (StepFailed, CallFailed) as error:
         screen.line(f"stopped: {error}", "red")
-        screen.line(f"logs: {work}/commands.log, {work}/box; the next run begins anew", "red")
+        screen.line(f"logs: {work}/commands.log, {work}/box; the next run starts again", "red")
         return 1
     if given.draw:
         draw(given.draw, figures)

@@ -115,7 +115,7 @@ class Figures:
     rounds: list[dict[str, Any]] = field(default_factory=list)
     """Of collecting: what was reviewed, and what 'assess' says then."""
     model: dict[str, Any] = field(default_factory=dict)
-    """The small one, as it was measured at the centre."""
+    """The small one, as it was measured at the central team."""
     counted: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the site itself had counted after a mode: see `told`."""
     report: dict[str, Any] = field(default_factory=dict)

@@ -31,7 +31,7 @@ class Size:
     """How much of everything."""
 
     round_calls: int = 800
-    """In bootstrap, between two looks of the centre."""
+    """In bootstrap, between two looks of the central team."""
     shadow_calls: int = 400
     hybrid_calls: int = 1000
 
@@ -70,7 +70,9 @@ class Loop:
     # --- the stages ---
 
     def _begin(self, commands: Commands, large: Oracle, stack: contextlib.ExitStack) -> Site:
-        with self.screen.stage("enrol", "a centre with keys, a task without a model, and a box that becomes a site"):
+        with self.screen.stage(
+            "enrol", "a central team with keys, a task without a model, and a box that becomes a site"
+        ):
             self._centre.begin()
             self._centre.define(goods.write_definition(self.folder / "task", self._labels))
             self._centre.plan("0.1.0", "bootstrap")
@@ -80,7 +82,7 @@ class Loop:
         return site
 
     def _bootstrap(self) -> None:
-        """Let the large model answer and the expert correct, until the centre says that it is enough."""
+        """Let the large model answer and the expert correct, until the central team says that it is enough."""
         for number in range(1, ROUNDS_MAX + 1):
             with self.screen.stage(f"bootstrap {number}", "the large model answers, an expert reviews every answer"):
                 answered = self._call("bootstrap", self.size.round_calls)

@@ -161,7 +161,7 @@ class Site:
         return len([name for name in sealed if name.endswith(".json")])
 
     def receipted(self) -> None:
-        """Wait until the centre's receipts have come, and the site has deleted its segments."""
+        """Wait until the central team's receipts have come, and the site has deleted its segments."""
         _settled("the receipts", lambda: not self._examples().outbox_segments)
 
     def counted(self, answers: int) -> FieldSeries:

@@ -8,6 +8,7 @@ Offsets are in Unicode code points. `language` is optional.
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from benchmarks.flywheel import goods
 
 NOT_COUNTED = frozenset({"ORGANIZATION", "GPE", "DATE_TIME", "TITLE", "AGE", "NRP"})
 """Classes that are outside the taxonomy: a value of them need not be replaced, and replacing it is not an error."""
+PUBLIC_TEXTS = 1000
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LOOKALIKES = Path(__file__).parents[2] / "tests" / "data" / "clean_lookalikes.txt"
 
@@ -45,8 +47,8 @@ class MarkedText:
 
 
 def read_marked(folder: Path) -> list[MarkedText]:
-    """Read every *.jsonl of a folder. Raises LookupError where there is none."""
-    files = sorted(folder.glob("*.jsonl"))
+    """Read every *.jsonl of a folder, or of its folder `pii`. Raises LookupError where there is none."""
+    files = sorted(folder.glob("*.jsonl")) or sorted(folder.glob("pii/*.jsonl"))
     if not files:
         raise LookupError(f"{folder} has no file *.jsonl of marked texts")
     return [_marked(json.loads(line)) for file in files for line in _lines(file)]
@@ -64,11 +66,13 @@ def _lines(file: Path) -> Iterator[str]:
         yield from (line for line in lines if line.strip())
 
 
-def clean_texts() -> dict[str, Sequence[str]]:
+def clean_texts(public: Path | None = None) -> dict[str, Sequence[str]]:
     """Return texts without personal data, by where they come from.
 
-    Customers' sentences of examples/pos-intent; names of goods of examples/retail-categories; and look-alikes, which
-    people wrote to look like personal data: article numbers, doses, readings, product names that are first names.
+    Customers' sentences of examples/pos-intent; names of goods of examples/retail-categories; look-alikes, which
+    people wrote to look like personal data: article numbers, doses, readings, product names that are first names; and,
+    where `public` has them, questions to a bank (BANKING77) and to an assistant (CLINC150), PUBLIC_TEXTS of each.
+    Nobody marked those: a few have a first name or a town.
     """
     intents = sorted((EXAMPLES / "pos-intent" / "data").glob("*.jsonl"))
     with tempfile.TemporaryDirectory() as folder:
@@ -78,4 +82,14 @@ def clean_texts() -> dict[str, Sequence[str]]:
         "names of goods": names,
         "look-alikes": list(_lines(LOOKALIKES)),
     }
+    found |= dict(public_texts(public)) if public else {}
     return {name: list(dict.fromkeys(text.rstrip("\n") for text in texts)) for name, texts in found.items()}
+
+
+def public_texts(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield name and texts of the public sets in a folder, or beside it."""
+    for name, title in (("banking77", "BANKING77"), ("clinc150", "CLINC150")):
+        files = [file for where in (folder, folder.parent) for file in sorted((where / name).glob("train.jsonl"))]
+        if files:
+            texts = sorted({json.loads(line)["text"] for line in _lines(files[0])})
+            yield title, random.Random(name).sample(texts, min(PUBLIC_TEXTS, len(texts)))  # noqa: S311 - not for secrets

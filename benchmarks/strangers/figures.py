@@ -65,7 +65,7 @@ def standard_error(value: float, count: int) -> float:
 def held_up(scores: Floats, held_up_max: float, resamples: int, rows: int, seed: int = 1) -> tuple[float, float]:
     """Return the mean share of ordinary inputs that a gate of `rows` of them holds up of the others, and its error.
 
-    Each resample draws the rows of the gate anew.
+    Each resample draws the rows of the gate again.
     """
     chance = np.random.default_rng(seed)
     shares = []

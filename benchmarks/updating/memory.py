@@ -61,7 +61,7 @@ def _another_site(field: Field, tally: Tally) -> None:
 
 
 def _ran_up(field: Field, tally: Tally) -> None:
-    """With a stolen online key: versions so high that the centre's own look old. A new key starts them anew."""
+    """With a stolen online key: versions so high that the central team's own look old. A new key starts them again."""
     with field.site() as site:
         hostile = Hostile(field.centre, field.centre.copy(field.root / "hostile"), field.before)
         stamp = hostile.read("timestamp")

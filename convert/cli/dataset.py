@@ -228,7 +228,8 @@ def _audit(audit: Any, sites: Any) -> Iterator[str]:
             " random sample only if nobody chose."
         )
     if sites.audit_lost:
-        yield f"the sites gave up {sites.audit_lost} answers of the random audit for want of room ('spool_bytes_max')."
+        lost = sites.audit_lost
+        yield f"the sites gave up {lost} answers of the random audit because 'spool_bytes_max' left no room for them."
 
 
 def _span_lines(spans: dict[str, Any]) -> Iterator[str]:

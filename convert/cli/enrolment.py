@@ -23,11 +23,11 @@ _PRIVATE_MODE = 0o600
 
 @dataclass(kw_only=True)
 class Command:
-    """Make the kits of sites: one file each, with all that a box needs to become that site.
+    """Make the enrolment files of sites: one each, with all that a box needs to become that site.
 
-    fleet.yaml says what every site gets; docs/enrolment.md shows one. A kit holds secrets: it is readable by you alone,
-    and can be sealed with a passphrase to travel by mail. The site is written into the registry, and waits there for
-    its key: 'edge-convert sites'.
+    fleet.yaml says what every site gets; docs/enrolment.md shows one. An enrolment file holds secrets: it is readable
+    by you alone, and can be sealed with a passphrase to travel by mail. The site is written into the registry, and
+    waits there for its key: 'edge-convert sites'.
 
     Example: [bold]edge-convert enrolment-file shop-12 shop-13 --fleet fleet.yaml --out kits[/bold]
     """
@@ -35,15 +35,15 @@ class Command:
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     sites: Annotated[list[str], typer.Argument(metavar="SITE", help="Ids: a-z, 0-9 and inner hyphens.")]
     fleet: Annotated[Path, typer.Option(metavar="FILE", help="What every site of the fleet gets.")]
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the kits go.")]
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the enrolment files go.")]
     channel: Annotated[str, typer.Option(metavar="NAME", help="Another one than fleet.yaml says.")] = ""
-    days: Annotated[int, typer.Option(metavar="N", help="Days for which the kit can be used, if not as usual.")] = 0
+    days: Annotated[int, typer.Option(metavar="N", help="Days for which the file can be used, if not as usual.")] = 0
     passphrase_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its first line is a passphrase to seal the kits with.")
+        Path | None, typer.Option(metavar="FILE", help="Its first line is a passphrase to seal the files with.")
     ] = None
-    passphrase: Annotated[bool, typer.Option("--passphrase", help="Seal the kits; asks for a passphrase.")] = False
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Seal the files; asks for a passphrase.")] = False
     force: Annotated[
-        bool, typer.Option("--force", help="Replace kits that are in the folder; their codes change. Do not ask.")
+        bool, typer.Option("--force", help="Replace files that are in the folder; their codes change. Do not ask.")
     ] = False
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Command:
         if self.passphrase_file is not None:
             secret = central_keys.read_passphrase(self.passphrase_file)
         elif self.passphrase:
-            secret = typer.prompt("Passphrase of the kits", hide_input=True, confirmation_prompt=True, err=True)
+            secret = typer.prompt("Passphrase of the files", hide_input=True, confirmation_prompt=True, err=True)
         else:
             secret = ""
         central_keys.check_passphrase(secret)
@@ -79,7 +79,7 @@ class Command:
         return self.out / f"{site}{enrolment_format.SUFFIX}"
 
     def _confirm_replacing(self) -> None:
-        """Ask before kits are replaced.
+        """Ask before files are replaced.
 
         Raises:
             InvalidRequest: nobody is there to ask.
@@ -90,7 +90,7 @@ class Command:
             return
         consequence = (
             f"{', '.join(map(_named_with_code, there))} {'exists' if len(there) == 1 else 'exist'} already. "
-            "A new kit has another code: the code of the earlier one no longer counts, and whoever has that file needs "
+            "A new file has another code: the code of the earlier one no longer counts, and whoever has that one needs "
             "the new one"
         )
         if not sys.stdin.isatty():
@@ -103,7 +103,7 @@ class Command:
         raw = enrolment_format.encode(made)
         _, sha256 = enrolment_format.parse(raw)
         path = self._path(made.site)
-        # Known at the centre before it exists: a kit that nobody knows of could be used without anybody waiting.
+        # Known at the central team before it exists: a file that nobody knows of could be used and nobody would wait.
         registry.issue(made.site, Issued(sha256=sha256, issued_at=made.issued_at, expires_at=made.expires_at))
         atomic_files.write_atomically(path, enrolment_format.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
         progress_output.out().print(
@@ -114,14 +114,14 @@ class Command:
         several = len(self.sites) > 1
         how = "sealed; give the passphrase by another way" if secret else "open: who has one has its secrets"
         console = progress_output.out()
-        console.print(f"The kit{'s are' if several else ' is'} {how}. On the site: sudo edge-agent enrol SITE.kit")
+        console.print(f"The file{'s are' if several else ' is'} {how}. On the site: sudo edge-agent enrol SITE.kit")
         console.print(
             "Read out the code when you are asked for it, and afterwards compare the key: edge-convert sites list"
         )
 
 
 def _named_with_code(path: Path) -> str:
-    """Return the path of a kit, and its code unless the kit is sealed or damaged."""
+    """Return the path of an enrolment file, and its code unless it is sealed or damaged."""
     try:
         _, sha256 = enrolment_format.parse(path.read_bytes())
     except (OSError, ExchangeError):

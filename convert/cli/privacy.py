@@ -1,4 +1,4 @@
-"""`edge-convert privacy lineage|consent|purge|log`: the rights of the person at the centre."""
+"""`edge-convert privacy lineage|consent|purge|log`: the rights of the person at the central team."""
 
 import json
 import re

@@ -99,7 +99,7 @@ def list_(
         _print_json(centre)
         return
     waiting = centre.waiting()
-    rows = [("site", "is", "key", "last kit")]
+    rows = [("site", "is", "key", "last enrolment file")]
     for site in sorted({*centre.sites.every_name(), *waiting}):
         rows += _rows(site, centre.sites.entry(site), waiting.get(site, {}))
     _print(rows)
@@ -133,7 +133,7 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
         ("key that waits", verification_code(key), f"{key}, has signed {count} files") for key, count in waiting.items()
     ]
     rows += [
-        ("kit", verification_code(kit.sha256), f"of {kit.issued_at[:10]}, until {kit.expires_at[:10]}")
+        ("enrolment file", verification_code(kit.sha256), f"of {kit.issued_at[:10]}, until {kit.expires_at[:10]}")
         for kit in entry.kits
     ]
     _print(rows)

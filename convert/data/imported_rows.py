@@ -2,7 +2,7 @@
 
 Rows of `edge-convert dataset` were redacted by their site, and composed rows have no person's values. Every other row
 is imported: made-up values stand for what the rules of redaction find, in every split, or the recipe waives that and
-says why. A redaction model learns from values, so its rows stay as they are.
+explains why. A redaction model learns from values, so its rows stay as they are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which datasets and bundles learned from a collected record: kept at the centre, by digest.
+"""Which datasets and bundles learned from a collected record: kept at the central team, by digest.
 
     collected/lineage/dataset-<id>.json   written by `edge-convert dataset`: its files, and the records of each split
     collected/lineage/bundle-<id>.json    written by `edge-convert run`: the bundle, and the records of each split

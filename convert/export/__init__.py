@@ -39,7 +39,7 @@ def run(job: StageJob) -> Report:
         made = llama_converter.find(job.recipe.path(own) if own else None)
         how = gguf_export.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
         return gguf_export.export(how, made, job.out, job.progress)
-    if job.recipe.source.onnx:
+    if job.recipe.takes_ready_graph:
         return _take_ready(what, config, checkpoint, job.out)
     if runtime == "onnx":
         head = checkpoint_loading.head_of(runtime, what.kind)

@@ -3,5 +3,5 @@
     heard = statuses.read(sources, sites)
     report = progress.report(plan, heard, now)
 
-Sites decide by themselves, by the same rules (`edge_agent.formats.plan`); the centre only compares.
+Sites decide by themselves, by the same rules (`edge_agent.formats.plan`); the central team only compares.
 """

@@ -1,10 +1,10 @@
-"""Making kits of sites, from one file that says what all sites of a fleet get: fleet.yaml.
+"""Makes the enrolment files of sites, from one file that says what all sites of a fleet get: fleet.yaml.
 
     registry: collected/sites.json        which sites there are, and the keys that they sign with
     keys: [central-keys]                   of 'edge-convert keys create': who opens examples, who signs receipts
-    root: signing-keys/root.json          of 'edge-convert keys signing': what sites believe updates by
+    root: signing-keys/root.json          of 'edge-convert keys signing': what sites trust updates by
     channel: stable
-    days: 30                              how long a kit can be used
+    days: 30                              how long an enrolment file can be used
     examples:                             where they go
       url: s3://fleet/examples
       options: {region: eu-1}
@@ -99,7 +99,7 @@ class FleetFile(_FleetSection):
 
     registry: str
     keys: tuple[str, ...] = Field(min_length=1, max_length=20)
-    """Folders, the newest first. Sites seal to all of them, and believe receipts of any."""
+    """Folders, the newest first. Sites seal to all of them, and trust receipts of any."""
     root: str = ""
     channel: str = "stable"
     days: int = Field(default=30, ge=1, le=366)
@@ -120,12 +120,12 @@ def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
 
 
 def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile:
-    """Make the kit of one site; relative paths are seen from `folder`.
+    """Make the enrolment file of one site; relative paths are seen from `folder`.
 
     Raises:
         FileMissing: a file that fleet.yaml names is not there.
         UpdateUntrusted: the root is none.
-        InvalidRequest: something breaks a rule of kits; the message names the field.
+        InvalidRequest: something breaks a rule of enrolment files; the message names the field.
     """
     check_site(site)
     files = _SiteFiles(folder, site)
@@ -147,7 +147,7 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile
     try:
         return EnrolmentFile.model_validate(plain)
     except ValidationError as error:
-        said = f"the kit of '{site}': {first_problem(error)}"
+        said = f"the enrolment file of '{site}': {first_problem(error)}"
         raise InvalidRequest(said, remedy="Correct it in fleet.yaml, or the site's id.") from None
 
 
@@ -184,14 +184,14 @@ class _SiteFiles:
         return raw.decode(errors="replace").replace("\r\n", "\n")
 
     def place(self, place: FleetStore) -> dict[str, object]:
-        """Return a place as a kit has it."""
+        """Return a place as an enrolment file has it."""
         return {"url": place.url, "options": place.options, "credential": self._credential(place.credential)}
 
     def large_model(self, given: FleetLargeModel) -> dict[str, object] | None:
-        """Return a large model as a kit has it."""
+        """Return a large model as an enrolment file has it."""
         if given == FleetLargeModel():
             return None
-        # Python writes 0.0000001 as 1E-7, and what has more digits than money has is refused by the kit.
+        # Python writes 0.0000001 as 1E-7, and what has more digits than money has is refused by the format.
         amounts = {name: f"{value:f}" for name, value in given if isinstance(value, Decimal)}
         return {"url": given.url, "model": given.model, "tasks": given.tasks, **amounts, "key": self._key(given.key)}
 

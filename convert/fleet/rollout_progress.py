@@ -119,7 +119,7 @@ class FleetReport:
     """Sites that the registry or the plan names, and that never said anything."""
     refused: dict[str, str]
     problems: dict[str, str]
-    """Sites that do not believe what came last, and why."""
+    """Sites that do not trust what came last, and why."""
     revoked: dict[str, str]
     """Sites that run what was revoked: which tasks, with their versions."""
     alarms: tuple[SiteAlarm, ...]

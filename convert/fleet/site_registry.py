@@ -2,10 +2,10 @@
 
     {"schema": "edge-agent/sites/v1", "sites": {"shop-1": {"keys": ["9f…"], "retired": [], "rejected": [], "kits": []}}}
 
-A site that a kit was made for is known from then on: its key is accepted by a person, who compares its code with what
-the site shows. Of a site that was never registered, the first key seen is written down and binds (trust on first use),
-unless only registered sites are taken. Another key of a known site waits until someone decides: a replaced box has a
-new key, and so has someone who pretends to be it.
+A site that an enrolment file was made for is known from then on: its key is accepted by a person, who compares its
+code with what the site shows. Of a site that was never registered, the first key seen is written down and binds (trust
+on first use), unless only registered sites are taken. Another key of a known site waits until someone decides: a
+replaced box has a new key, and so has someone who pretends to be it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _KITS_KEPT = 20
 
 Standing = Literal["current", "retired", "rejected", "revoked", "awaited", "another", "unknown"]
 """What a key is to a site. current: speaks for it. retired: of an earlier life; what it sealed is taken, and nothing
-else. rejected: somebody said no. revoked: the site is no more. awaited: a kit was made, and no key was accepted yet.
-another: the site has other keys. unknown: nothing is known of the site.
+else. rejected: somebody said no. revoked: the site is no more. awaited: an enrolment file was made, and no key was
+accepted yet. another: the site has other keys. unknown: nothing is known of the site.
 """
 UNDECIDED: tuple[Standing, ...] = ("awaited", "another", "unknown")
 
@@ -43,13 +43,13 @@ _WHY: dict[Standing, str] = {
     "rejected": "signed by a key that was rejected",
     "revoked": "the site was revoked; 'edge-convert sites restore {site}' takes that back",
     "awaited": "the site's key was not accepted yet; {how}",
-    "another": "signed by another key than the site's, {known}…; was the box replaced or installed anew? {how}",
+    "another": "signed by another key than the site's, {known}…; was the box replaced or installed again? {how}",
     "unknown": "the site is not registered; {how}",
 }
 
 
 class EnrolmentRecord(BaseModel):
-    """A kit that was made; what is in it is not kept."""
+    """An enrolment file that was made; what is in it is not kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -72,7 +72,7 @@ class SiteEntry(BaseModel):
     @model_validator(mode="after")
     def _says_something(self) -> SiteEntry:
         if not self.known:
-            raise ValueError("a site needs a key, or a kit")
+            raise ValueError("a site needs a key, or an enrolment file")
         return self
 
     @property
@@ -184,7 +184,7 @@ class SiteRegistry:
         self._keep(site, entry)
 
     def issue(self, site: str, kit: EnrolmentRecord) -> None:
-        """Write down that a kit was made: the site is known from now on. Raises as `accept`."""
+        """Write down that an enrolment file was made: the site is known from now on. Raises as `accept`."""
         self.check_open(site)
         entry = self.entry(site)
         entry.kits = [*entry.kits, kit][-_KITS_KEPT:]

@@ -49,8 +49,8 @@ class SourceSection(_RecipeSection):
     gguf: str = ""
     """Base model as GGUF: its weights are converted to float32, its tokenizer is rebuilt."""
     onnx: str = ""
-    """Directory of a ready token classifier: config.json, tokenizer.json, one *.onnx. It is neither trained nor
-    quantized."""
+    """Directory of a ready token classifier: config.json, tokenizer.json, one *.onnx. It is taken as it is; with
+    `finetune` its weights are read back, and training continues from them."""
 
     @model_validator(mode="after")
     def _one(self) -> SourceSection:
@@ -146,6 +146,15 @@ class RiskSection(_RecipeSection):
     """The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate."""
 
 
+class RedactionTargetSection(_RecipeSection):
+    """redact: what is proved of the values that the bundle misses, and so its cut-off."""
+
+    missed_max: Share
+    """Largest share of personal values that remain after the model and the built-in rules."""
+    delta: Share = 0.1
+    """Probability with which the proof may fail."""
+
+
 class PrivacySection(_RecipeSection):
     """What of the data may travel in the bundle, to every site."""
 
@@ -180,6 +189,7 @@ class Recipe(_RecipeSection):
     quantize: QuantizeSection = QuantizeSection()
     budget: BudgetSection = BudgetSection()
     risk: RiskSection = RiskSection()
+    redaction: RedactionTargetSection | None = None
     privacy: PrivacySection = PrivacySection()
     work: str = ""
     """Folder for the results of stages; empty = build/NAME below the current directory."""
@@ -187,11 +197,14 @@ class Recipe(_RecipeSection):
 
     @model_validator(mode="after")
     def _ready_is_taken_as_it_is(self) -> Recipe:
-        if self.source.onnx and self.finetune is not None:
-            raise ValueError("a source 'onnx' is ready: leave 'finetune' out, or name a checkpoint")
-        if self.source.onnx and self.quantize.types:
+        if self.takes_ready_graph and self.quantize.types:
             raise ValueError("a source 'onnx' is taken as it is: leave 'quantize.types' out, or name a checkpoint")
         return self
+
+    @property
+    def takes_ready_graph(self) -> bool:
+        """Whether the bundle gets the graph of `source.onnx` as its maker left it."""
+        return bool(self.source.onnx) and self.finetune is None
 
     def path(self, written: str) -> Path:
         """Return the absolute path for a path in the recipe. Raises FileMissing for a package that is not installed."""

@@ -8,7 +8,7 @@ another base.
 from __future__ import annotations
 
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
-from convert.prepare import adapter_source, checkpoint_source, gguf_source, onnx_source
+from convert.prepare import adapter_source, checkpoint_source, gguf_source, onnx_source, onnx_weights
 
 
 def run(job: StageJob) -> Report:
@@ -21,8 +21,10 @@ def run(job: StageJob) -> Report:
     """
     recipe = job.recipe
     source, out = recipe.source, job.out / CHECKPOINT
-    if source.onnx:
+    if recipe.takes_ready_graph:
         report = onnx_source.take(recipe.path(source.onnx), out)
+    elif source.onnx:
+        report = onnx_weights.read_back(recipe.path(source.onnx), out)
     elif source.gguf:
         report = gguf_source.take_back(recipe.path(source.gguf), out, job.progress)
     else:

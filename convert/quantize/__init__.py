@@ -61,7 +61,7 @@ def run(job: StageJob) -> Report:
     if runtime == "llama":
         candidates, more = _llama(job, what, exported / BASE)
         return candidate_selection.choose(job, candidates, exported / BASE, asked) | more
-    if job.recipe.source.onnx:
+    if job.recipe.takes_ready_graph:
         target = _place(job, onnx_source.AS_IS, MODEL)
         details = onnx_quantizer.quantize(exported / MODEL, target, "fp32") | {"type": onnx_source.AS_IS}
         return candidate_selection.choose(job, [Candidate(onnx_source.AS_IS, target, details)], target)

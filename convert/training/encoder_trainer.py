@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from convert.data.row_files import DataRow
 from convert.encoder import linear, pooling
 from convert.encoder.tags import tagged
 from convert.pipeline.stage import Progress
-from convert.training.checkpoint_loading import encoded
+from convert.training.checkpoint_loading import encoded, labels_of
 from convert.training.encoder_objective import EncodedRow, EncoderObjective
+from convert.training.known_outputs import keep_known_outputs
 from convert.training.training_loop import ValidationResult
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import TaskSpec
@@ -100,7 +102,8 @@ def _plain(encoding: BatchEncoding) -> dict[str, list[int]]:
 
 
 def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
-    """Load an encoder with a head for the task's labels: the checkpoint's own head where it has these labels.
+    """Load an encoder with a head for the task's labels: the checkpoint's own head where it has these labels. Of tags,
+    those that the checkpoint knows start as they are there.
 
     With method `head`, all but the head is frozen. Raises InvalidRequest if the model is a decoder, or if transformers
     knows no such head for the architecture; ModelLoadFailed if weights below the head are missing.
@@ -124,7 +127,7 @@ def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
     if kind is AutoModelForSequenceClassification and pooling.takes_mean(config.to_dict()):
         kind = pooling.MeanPooledBert
     names = dict(enumerate(output_names(task)))
-    new = config.id2label != names
+    before, new = labels_of(config.to_dict()), config.id2label != names
     config.num_labels = len(names)
     config.id2label, config.label2id = names, {label: at for at, label in names.items()}
     how = {"config": config, "dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
@@ -141,6 +144,8 @@ def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
             f"{checkpoint} lacks {len(lost)} weights below the head, such as {lost[0]}",
             remedy="Save the checkpoint again with the version of transformers that it was trained with.",
         )
+    if new and isinstance(getattr(model, "classifier", None), torch.nn.Linear) and task.kind in ("extract", "redact"):
+        keep_known_outputs(model.classifier, Path(checkpoint), before, list(names.values()))
     return model
 
 

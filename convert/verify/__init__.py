@@ -50,7 +50,7 @@ def run(job: StageJob) -> Report:
     what, runtime = task_file.of(file), task_file.read(file)["runtime"]
     texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
     pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
-    if job.recipe.source.onnx:
+    if job.recipe.takes_ready_graph:
         return check_ready(job.done["export"], what, texts)
     job.progress("comparing with PyTorch", 0, 1)
     report = check_gguf(pair, what, texts) if runtime == "llama" else check_onnx(pair, what.kind, texts, _named(what))

@@ -3,7 +3,7 @@
     outbox/segments/<epoch>-<sequence>.age     a sealed segment
     outbox/segments/<epoch>-<sequence>.json    its signed manifest, written after it
     outbox/status.json                         the signed status object
-    receipts/receipts.json                     what the centre has, signed by the centre
+    receipts/receipts.json                     what the central team has, signed by the central team
 
 docs/uplink.md describes them. Everything that comes in is read as hostile. After a crash at any point, a segment whose
 manifest exists is adopted as it is, because it can have been uploaded; one without a manifest is written again.
@@ -101,10 +101,10 @@ class Outbox:
             return max((at - path.stat().st_mtime for path in self._files()), default=0.0)
 
     def read_receipts(self) -> int:
-        """Delete what the centre's receipts cover; return how many segments these are.
+        """Delete what the central team's receipts cover; return how many segments these are.
 
         Raises:
-            DocumentInvalid, SignatureInvalid: receipts that are none, or not the centre's; nothing was deleted.
+            DocumentInvalid, SignatureInvalid: receipts that are none, or not the central team's; nothing was deleted.
             DiskFull, StateDirUnwritable, StoreDamaged: a disk failed.
         """
         raw = self._read(self._places.receipts / receipts.FILE_NAME)
@@ -317,7 +317,7 @@ def load_site_key(path: Path) -> Ed25519PrivateKey:
     """Read the key; make it if there is none.
 
     Raises:
-        StoreDamaged: the file holds no such key. It is left alone: the centre knows the key that was in it.
+        StoreDamaged: the file holds no such key. It is left alone: the central team knows the key that was in it.
         StateDirUnwritable, DiskFull: a new one cannot be written.
     """
     with disk_errors(path):
@@ -331,7 +331,7 @@ def load_site_key(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):  # TypeError: it is encrypted
         read = None
     if not isinstance(read, Ed25519PrivateKey):
-        remedy = "Put the file back from a copy; or move it away, and have the centre accept the new key."
+        remedy = "Put the file back from a copy; or move it away, and have the central team accept the new key."
         raise StoreDamaged(f"{path} holds no Ed25519 key", remedy=remedy, path=path)
     return read
 

@@ -63,7 +63,7 @@ class PersonErasure:
     """Those still in the spool, by task."""
     erased: int = 0
     told: int = 0
-    """Predictions that the centre is told to erase, with the next segment."""
+    """Predictions that the central team is told to erase, with the next segment."""
     number: int = 0
     """The erasure's number in the privacy report; 0 = nothing was erased."""
 

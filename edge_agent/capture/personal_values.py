@@ -4,9 +4,9 @@ The tables are added to a spool of earlier agents, whose version stays, as those
 triggers enforce what must hold whichever agent writes:
 
 - the digests of a prediction that never left go with it; those of one that left stay within their limits, so that a
-  person's record can be found and erased at the centre after it expired here;
+  person's record can be found and erased at the central team after it expired here;
 - an erased prediction leaves no digest;
-- an erasure counts as confirmed when the centre's receipt covers its tombstone.
+- an erasure counts as confirmed when the central team's receipt covers its tombstone.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Erasure:
     erased: int
     """Predictions that were here, with their feedback."""
     told: int
-    """Predictions that the centre is told to erase."""
+    """Predictions that the central team is told to erase."""
     confirmed: int
-    """Of these, those whose tombstone the centre has, by its signed receipt."""
+    """Of these, those whose tombstone the central team has, by its signed receipt."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class PersonalValues:
         return [PrivacyCount(*row) for row in self._db.rows("SELECT * FROM privacy_counts ORDER BY task, what, name")]
 
     def record_erasure(self, at: float, erased: int, told: Iterable[str]) -> int:
-        """Record what a request erased, and which predictions the centre is told of; return its number."""
+        """Record what a request erased, and which predictions the central team is told of; return its number."""
         ids = list(told)
         cursor = self._db.execute("INSERT INTO erasures (at, erased, told) VALUES (?, ?, ?)", (at, erased, len(ids)))
         number = int(cursor.lastrowid or 0)

@@ -25,7 +25,7 @@ from edge_agent.capture.spool import (
 
 _CHOOSE_ROWS = 20_000
 _RESEALS_MAX = 1000
-# Corrected predictions that only waited for this receipt: they and all feedback on them are with the centre.
+# Corrected predictions that only waited for this receipt: they and all feedback on them are with the central team.
 _DONE = """
     UPDATE predictions SET spare = 1 WHERE spare = 0 AND prediction_id IN (
         SELECT prediction_id FROM predictions WHERE segment = :sequence AND segment > 0

@@ -21,9 +21,12 @@ from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode, exit_code
 from edge_agent.cli.inputs import Inputs, answers
 from edge_agent.cli.output import out, plain, print_json, print_trimmed, table
+from edge_agent.cli.terminal import printable_text
 from edge_agent.client import Client, Decision, DecisionAnswer, Failure
 
-BAR_CELLS = 16
+BAR_CELLS = 10
+OPTION_CELLS = 16
+"""Width of a possible answer beside its bar: a longer one is cut there, and whole in the column of the answer."""
 SHOWN_MAX = 3
 """Possible answers of a question with their bars; --json has all of them."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -90,7 +93,7 @@ def print_decisions(found: Iterable[tuple[str, Decision | Failure]], *, as_json:
 
 def decision_table(decision: Decision) -> Table:
     """Return the answers to one input: question, answer, the likeliest answers with bars, and what limits each."""
-    made = table("question", "answer", "probability", "note", wrap=("answer", "probability", "note"))
+    made = table("question", "answer", "probability", "note", wrap=("question", "answer", "note"))
     for answer in decision.answers:
         made.add_row(answer.question, _answer_cell(answer), _bars(answer.probabilities), _note(answer))
     return made
@@ -107,8 +110,15 @@ def _note(answer: DecisionAnswer) -> Text:
 
 
 def _bars(probabilities: Iterable[tuple[str, float]]) -> Group:
+    """Return the likeliest answers, each on a line that is never broken."""
     ranked = sorted(probabilities, key=lambda pair: -pair[1])
-    return Group(*(Text(f"{bar(share)} {share:.2f} {label}") for label, share in ranked[:SHOWN_MAX]))
+    return Group(*(Text.assemble(f"{share:.2f} {bar(share)} ", _cut(label)) for label, share in ranked[:SHOWN_MAX]))
+
+
+def _cut(label: str) -> Text:
+    text = printable_text(Text(label))
+    text.truncate(OPTION_CELLS, overflow="ellipsis")
+    return text
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:

@@ -38,7 +38,7 @@ class Command:
     """Write text, shown as it comes.
 
     With --escalate the large model writes it, if the task's inputs may go there and it can be asked; otherwise the
-    model here does, and standard error says why.
+    model here does, and standard error explains why.
 
     Example: [bold]edge-agent generate assistant 'Write a sign: we close at six today'[/bold]
 

@@ -283,7 +283,7 @@ def _review(examples: ExamplesStatus) -> Text:
 
 
 def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
-    """Say what is known of the way to the centre and from it, and what is in the way."""
+    """Say what is known of the way to the central team and from it, and what is in the way."""
     where = f" to {uplink.upstream}" if uplink.upstream else ""
     said = Text.assemble(f"uplink{where}: ", (uplink.state.lower(), LINK_STYLES.get(uplink.state, "")))
     if uplink.since and uplink.state != "SILENT":

@@ -78,7 +78,7 @@ class CallAttempts:
     def pause(self, failed: CallFailed, now: float, chance: float) -> float | None:
         """Count a try that failed; return how many seconds to wait for the next, or None: there is none.
 
-        `chance` is from 0 to 1. Where there is none, `failed` says why.
+        `chance` is from 0 to 1. Where there is none, `failed` explains why.
         """
         failed.tries, failed.seconds = self.made, now - self._began
         if self._retry is None:

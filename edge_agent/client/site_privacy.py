@@ -23,7 +23,7 @@ class ErasedValues:
     """The kept ones, by task."""
     erased: int
     told: int
-    """Answers that the centre is told to erase."""
+    """Answers that the central team is told to erase."""
     erasure: int
     """Number of the erasure in the report; 0 = nothing was erased."""
 
@@ -60,7 +60,7 @@ class ErasureRecord:
     erased: int
     told: int
     confirmed: int
-    """Of those told, answers whose erasure the centre has received, by its signed receipt."""
+    """Of those told, answers whose erasure the central team has received, by its signed receipt."""
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,8 @@ class ExamplesStatus:
     review_waiting: dict[str, int] = field(default_factory=dict)
     """Answers that wait for a review, by stream."""
     audit: ReviewAudit = ReviewAudit()
+    loss_seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds that the daemon has run since examples were lost or evicted the last time; no key = none were."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,9 @@ class UpdatesStatus:
 
     channel: str
     plan_version: int
-    """Of the newest plan that the site believes; 0 = none."""
+    """Of the newest plan that the site trusts; 0 = none."""
     problem: str
-    """Why what came last was not believed; empty = it was."""
+    """Why what came last was not trusted; empty = it was."""
     tasks: tuple[TaskUpdate, ...]
     copying: str = ""
     """Task and version of the bundle that is being copied into the store; empty = none is."""

@@ -39,7 +39,7 @@ class StoreConfig(ConfigSection):
     """What may be installed."""
 
     allow_unsigned: bool = Field(
-        default=False, description="Install bundles without a signature. Every status then says so."
+        default=False, description="Install bundles without a signature. Every status then reports it."
     )
     bundle_bytes_max: int = Field(default=16 * 2**30, ge=1, description="Largest bundle, all files together, in bytes.")
     bundles_per_task_max: int = Field(
@@ -199,7 +199,7 @@ class AccessConfig(ConfigSection):
     )
     connection_seconds_max: Seconds = Field(
         default=3600,
-        description="Age at which a TCP connection is made anew, in seconds: nobody stays who is let in no more.",
+        description="Age at which a TCP connection is made again, in seconds: nobody stays who is let in no more.",
     )
     client_calls_max: int = Field(
         default=0,

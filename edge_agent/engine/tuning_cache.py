@@ -1,6 +1,6 @@
 """Remembers which settings suit this machine, as children have measured them: by weights, threads and cache type.
 
-What they were measured for beside that (processor, build of the library) is for the child to compare: it measures anew
+What they were measured for beside that (processor, build of the library) is for the child to compare: it measures again
 when that has changed.
 """
 

@@ -25,7 +25,7 @@ def restart_services(*, uplink: bool) -> list[str]:
     """Have systemd read its units again, and start what should run now; return what did not, as sentences."""
     reload_units()
     units = filter(_known, (DAEMON, UPLINK) if uplink else (DAEMON,))
-    return [f"{unit} did not start: 'journalctl -u {unit}' says why" for unit in units if not _start(unit)]
+    return [f"{unit} did not start: 'journalctl -u {unit}' explains why" for unit in units if not _start(unit)]
 
 
 def reload_units() -> None:

@@ -1,1 +1,1 @@
-"""Pure data formats that the factory and the appliance both read and write."""
+"""Pure data formats that the toolkit and the appliance both read and write."""

@@ -1,9 +1,9 @@
 """`wants.json`: the blobs that serve asks its mirror for. Unsigned: who can write it can only make a mirror fetch.
 
-It is written anew whenever it changes. Order is urgency. A mirror fetches each blob from `blobs/<sha256>` of the
+It is written again whenever it changes. Order is urgency. A mirror fetches each blob from `blobs/<sha256>` of the
 repository into `incoming/blobs/<sha256>`. A blob stays wanted until serve has it in its own store, so also while it
 lies in `incoming/`; one that is not wanted any more a mirror deletes there. It cannot check signatures, so serve tells
-it how far the roots are known, and when what it brought was not believed.
+it how far the roots are known, and when what it brought was not trusted.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class DownloadRequests(ExchangedModel):
     bytes_per_second_max: int | None = Field(default=None, ge=1000, le=10**10)
     """What the plan allows; None = no cap of its own."""
     root_version: int | None = Field(default=None, ge=1, le=2**31)
-    """Of the newest root that serve believes: the mirror asks for those after it. None = the mirror's own count."""
+    """Of the newest root that serve trusts: the mirror asks for those after it. None = the mirror's own count."""
     again: bool = False
-    """What lies in `incoming/metadata` does not verify: the mirror fetches all of it anew, at most once an hour."""
+    """What lies in `incoming/metadata` does not verify: the mirror fetches all of it again, at most once an hour."""
 
 
 def encode(wants: DownloadRequests) -> bytes:

@@ -9,8 +9,8 @@ the other. Its first 20 digits are the kit's *code*, which centre and site show,
 A sealed kit is the same file in the age format under a passphrase; the age command opens it. Whoever does not know the
 passphrase can neither read nor change it.
 
-Everything in it is read as hostile: a kit may be carried on a stick, or come by mail. Keys that this version does not
-know are refused, not ignored: they may say how the site is to be closed.
+Everything in it is read as hostile: a kit may be carried on a USB drive, or come by mail. Keys that this version does
+not know are refused, not ignored: they may say how the site is to be closed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class StoreLocation(_EnrolmentSection):
 
 
 class EnrolmentTls(_EnrolmentSection):
-    """What the site's TCP listener shows, and whom it believes. All of it, or nothing."""
+    """What the site's TCP listener shows, and whom it trusts. All of it, or nothing."""
 
     certificate: Pem = ""
     key: Pem = Field(default="", repr=False)
@@ -132,14 +132,14 @@ class EnrolmentFile(_EnrolmentSection):
     schema_: Literal["edge-agent/kit/v1"] = Field(default="edge-agent/kit/v1", alias="schema")
     site: SiteId
     issued_at: At
-    """By the centre's clock; of two kits of one site the later one counts."""
+    """By the central team's clock; of two kits of one site the later one counts."""
     expires_at: At
     """When a box may no longer be enrolled with it. What was enrolled goes on."""
     channel: Channel = "stable"
     root: str = Field(default="", max_length=700_000)
     """The fleet's root of trust, root.json as it was published; empty = no updates but by 'install'."""
     recipients: tuple[Recipient, ...] = Field(min_length=1, max_length=20)
-    """age keys of the centre: each opens what the site seals."""
+    """age keys of the central team: each opens what the site seals."""
     receipt_keys: tuple[Ed25519Hex, ...] = Field(min_length=1, max_length=20)
     """Whose receipts let the site delete."""
     examples: StoreLocation = StoreLocation()

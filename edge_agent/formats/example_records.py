@@ -1,15 +1,15 @@
-"""Records of examples: what a site writes into segments and the centre reads out of them.
+"""Records of examples: what a site writes into segments and the central team reads out of them.
 
 One JSON object a line, of one of four types. A *prediction* is one redacted input with the answer it got. *Feedback*
 is what a person said of a prediction; it may come in a later segment than its prediction, or in the same one. An
-*opinion* is what the large model said of an input after its answer was given, likewise. A *tombstone* asks the centre
-to forget a prediction and what was said of it, wherever they are.
+*opinion* is what the large model said of an input after its answer was given, likewise. A *tombstone* asks the central
+team to forget a prediction and what was said of it, wherever they are.
 
 A prediction keeps the local answer and the large model's answer apart. Scores, confidence and threshold stand beside
 the local answer alone: beside `output` where the bundle's own model gave it, in `local` where the large model did.
 Version 0.1 wrote them beside the large model's output; `separate_answers` reads such a record as what it is.
 
-`record_id` is the key to drop duplicates by: the same record may come twice (a segment made anew after damage), never
+`record_id` is the key to drop duplicates by: the same record may come twice (a segment made again after damage), never
 with different content.
 """
 
@@ -29,7 +29,7 @@ from edge_agent.formats.signed_document import At, ExchangedModel, SiteId
 SCHEMA = "edge-agent/example/v1"
 RECORD_BYTES_MAX = 2 * 1024 * 1024
 Consent = Literal["off", "local", "upstream"]
-"""off = nothing is kept; local = kept on the site; upstream = may leave for the centre."""
+"""off = nothing is kept; local = kept on the site; upstream = may leave for the central team."""
 Class = Literal["routine", "unsure", "escalated", "reviewed"]
 """Why a prediction was kept, in the order in which they are given up when there is no room.
 

@@ -1,8 +1,9 @@
-"""Receipts: what the centre says it has of one site. Only they let the site delete a segment.
+"""Receipts: what the central team says it has of one site. Only they let the site delete a segment.
 
-A signed document of the centre's receipt key. For each epoch it names ranges of sequences without a gap; the sha256 of
-the last manifest in a range stands for all of them, because the manifests form a chain. A site believes a range only if
-it knows that very manifest as its own, so receipts for another site, or for another life of this one, do nothing.
+A signed document of the central team's receipt key. For each epoch it names ranges of sequences without a gap; the
+sha256 of the last manifest in a range stands for all of them, because the manifests form a chain. A site trusts a
+range only if it knows that very manifest as its own, so receipts for another site, or for another life of this one, do
+nothing.
 
 What an uplink notes about its own uploads is no receipt.
 """
@@ -23,7 +24,7 @@ FILE_NAME = "receipts.json"
 
 
 class ReceiptRange(ExchangedModel):
-    """Segments that the centre has, verified and kept."""
+    """Segments that the central team has, verified and kept."""
 
     first: signed_document.SequenceNumber
     last: signed_document.SequenceNumber
@@ -38,7 +39,7 @@ class ReceiptRange(ExchangedModel):
 
 
 class RefusedSegment(ExchangedModel):
-    """A segment that came, but cannot be used: the site seals anew what it still holds of it."""
+    """A segment that came, but cannot be used: the site seals again what it still holds of it."""
 
     sequence: signed_document.SequenceNumber
     manifest_sha256: Sha256
@@ -46,7 +47,7 @@ class RefusedSegment(ExchangedModel):
 
 
 class EpochReceipts(ExchangedModel):
-    """What the centre has of one life of the site's spool."""
+    """What the central team has of one life of the site's spool."""
 
     epoch: Epoch
     received: tuple[ReceiptRange, ...] = Field(default=(), max_length=10_000)
@@ -54,7 +55,7 @@ class EpochReceipts(ExchangedModel):
 
 
 class Receipts(ExchangedModel):
-    """What the centre has of one site."""
+    """What the central team has of one site."""
 
     schema_: Literal["edge-agent/receipts/v1"] = Field(default="edge-agent/receipts/v1", alias="schema")
     site: SiteId
@@ -63,7 +64,7 @@ class Receipts(ExchangedModel):
 
 
 def verify(raw: bytes, keys: Collection[str]) -> SignedDocument[Receipts]:
-    """Read receipts and check that one of the centre's keys signed them.
+    """Read receipts and check that one of the central team's keys signed them.
 
     Raises:
         DocumentInvalid: no receipts.

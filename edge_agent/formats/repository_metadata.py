@@ -1,4 +1,4 @@
-"""What a mirror reads in a repository's metadata: which files belong together. Nothing of it is believed.
+"""What a mirror reads in a repository's metadata: which files belong together. Nothing of it is trusted.
 
 The metadata is that of The Update Framework (TUF 1.0.34, sections 4.4 to 4.6) with consistent snapshots. A mirror has
 no keys: what it reads here, anybody may have written, and the site verifies all of it again. So only version numbers,

@@ -1,6 +1,6 @@
 """What the uplink says of itself to the programs beside it: `uplink.json`, unsigned, for status and for routing.
 
-It is written anew when something changes and at least every 60 s. A reader takes it for true only while it is fresh;
+It is written again when something changes and at least every 60 s. A reader takes it for true only while it is fresh;
 afterwards, and without it, the upstream counts as offline. The clock of `running_seconds` is CLOCK_BOOTTIME
 (clock_gettime(2)), which all processes of one boot share and nobody sets.
 """

@@ -195,9 +195,9 @@ UPDATES = (
     *_table(
         (),
         """
-        plan_version g Of the newest plan that the site believes; 0 = none.
-        updates_believed g 0 = what came last is not believed; 'edge-agent status' says why.
-        trust_expiry_timestamp_seconds g When what is believed of the repository expires, in seconds since 1970.
+        plan_version g Of the newest plan that the site trusts; 0 = none.
+        updates_believed g 0 = what came last is not trusted; 'edge-agent status' explains why.
+        trust_expiry_timestamp_seconds g When what is trusted of the repository expires, in seconds since 1970.
         """,
     ),
 )

@@ -17,7 +17,7 @@ from edge_agent.v1 import admin_pb2 as pb
 
 STORE_STALLED_SECONDS = 120.0
 """One step takes no longer on a slow disk, except the copy of a large bundle."""
-# Measures that an engine reports; a value other than "on" says why the kernel or the configuration leaves it out.
+# Measures that an engine reports; a value other than "on" explains why the kernel or the configuration leaves it out.
 CONFINEMENT = ("seccomp", "landlock")
 Serving = Mapping[str, InstalledBundle]
 

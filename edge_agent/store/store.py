@@ -9,7 +9,7 @@ blobs are. So a kill or power cut at any point leaves only blobs that no row nam
 active and the previous bundle of every task are never deleted, except with the whole task.
 
 A bundle whose stored manifest this agent cannot read keeps its row and its blobs, for the version that installed it; it
-can be removed, and says why it is of no use when it is asked for. The other bundles do not notice.
+can be removed, and explains why it is of no use when it is asked for. The other bundles do not notice.
 
 Synchronous: calls block on the disk. One process owns a store, and one thread at a time uses it.
 """

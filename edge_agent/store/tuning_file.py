@@ -1,7 +1,7 @@
 """settings.json: which settings of its engines suit this machine, by name of what they were measured for.
 
-Nothing depends on it: what cannot be read is measured anew. A file of its own, because engines report while state.db is
-in other hands, and an agent to which a site may go back does not look at it.
+Nothing depends on it: what cannot be read is measured again. A file of its own, because engines report while state.db
+is in other hands, and an agent to which a site may go back does not look at it.
 """
 
 from __future__ import annotations

@@ -113,10 +113,10 @@ class TrustTable:
         """Return all roots that were ever trusted, by version, the oldest first."""
         return dict(self._db.rows("SELECT version, metadata FROM roots ORDER BY version"))
 
-    def add_roots(self, roots: Mapping[int, bytes], *, anew: bool = False) -> None:
-        """Store roots; `anew` deletes the earlier ones, because this site was given another root of trust."""
+    def add_roots(self, roots: Mapping[int, bytes], *, replace: bool = False) -> None:
+        """Store roots; `replace` deletes the earlier ones, because this site was given another root of trust."""
         with self._db.transaction():
-            if anew:
+            if replace:
                 self._db.execute("DELETE FROM roots")
             self._db.executemany("REPLACE INTO roots (version, metadata) VALUES (?, ?)", roots.items())
 

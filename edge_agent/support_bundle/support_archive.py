@@ -1,4 +1,4 @@
-"""Gathers what support needs, each part bounded in time and size; a part that cannot be had says why."""
+"""Gathers what support needs, each part bounded in time and size; a part that cannot be had explains why."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _PartSource:
 
 
 class _PartMissing(Exception):
-    """There is no such part here; the text says why."""
+    """There is no such part here; the text explains why."""
 
 
 def gather_parts(sources: SupportSources) -> list[SupportPart]:

@@ -75,7 +75,7 @@ class BundleIngest:
         """Told of `copied` whenever it changes."""
 
     def refresh(self, source: Path) -> VerifiedRepository:
-        """Say what is believed now: `RepositoryTrust.refresh`."""
+        """Say what is trusted now: `RepositoryTrust.refresh`."""
         self._verified = self._trust.refresh(source)
         return self._verified
 
@@ -136,7 +136,7 @@ class BundleIngest:
         """Write wants.json, if it would say something else than it does.
 
         Args:
-            verified: what is believed; None = nothing is, and what was wanted stays so.
+            verified: what is trusted; None = nothing is, and what was wanted stays so.
             digests: bundles to fetch, the most urgent first.
             bytes_per_second_max: what the plan allows; None = it says nothing.
         """
@@ -195,7 +195,7 @@ class BundleIngest:
         try:
             manifest = parse(raw)
         except BundleError:
-            return []  # `admit` says why this agent cannot use it
+            return []  # `admit` explains why this agent cannot use it
         return [
             DownloadRequest(sha256=artifact.sha256, size_bytes=artifact.size_bytes)
             for artifact in manifest.artifacts
@@ -279,7 +279,7 @@ def _counted(member: BundleMember, count: Callable[[int], None]) -> BundleMember
 
 
 def _read_wants(path: Path) -> DownloadRequests | None:
-    """Return what the file says; None = it has to be written anew."""
+    """Return what the file says; None = it has to be written again."""
     try:
         with path.open("rb") as file:
             return download_requests.parse(file.read(download_requests.DOWNLOAD_REQUESTS_BYTES_MAX + 1))

@@ -97,7 +97,7 @@ class MetadataChain:
         return tuple(sorted(result.signed))
 
     def still_count(self, role: str, signers: tuple[str, ...]) -> bool:
-        """Tell whether what these keys once signed would still be believed of a role."""
+        """Tell whether what these keys once signed would still be trusted of a role."""
         if role not in self.metadata:
             return False
         of = self.delegator(role).get_delegated_role(role)
@@ -167,7 +167,7 @@ def parse_next_root(before: Metadata[Root], raw: bytes) -> Metadata[Root]:
 
 
 def _walked(scratch: Path, root: bytes) -> dict[int, bytes]:
-    """Return the roots that the client has believed, without the first."""
+    """Return the roots that the client has trusted, without the first."""
     found = {int(path.name.partition(".")[0]): path.read_bytes() for path in (scratch / "root_history").iterdir()}
     return {version: raw for version, raw in sorted(found.items()) if raw != root}
 
@@ -207,7 +207,7 @@ def _explained(error: Exception, source: RepositoryFolder, files: Mapping[str, b
     if isinstance(error, LengthOrHashMismatchError):
         said = f"files in {source.path} do not belong together, or one is damaged: {METADATA}/{last}, or {FILE_NAME}"
         return UpdateIncomplete(said)
-    return UpdateUntrusted(f"{METADATA}/{last} in {source.path} is not believed: {_said(error)}")
+    return UpdateUntrusted(f"{METADATA}/{last} in {source.path} is not trusted: {_said(error)}")
 
 
 def _said(error: Exception) -> str:

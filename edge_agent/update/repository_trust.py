@@ -79,15 +79,15 @@ class RepositoryTrust:
         self._last: dict[_CacheKey, _CachedVerification] = {}
         """What was verified last; at most one."""
         self.problem: UpdateError | None = None
-        """Why what lies in `incoming/` is not believed; None = it is."""
+        """Why what lies in `incoming/` is not trusted; None = it is."""
 
     @property
     def root_version(self) -> int | None:
-        """Of the newest root that is believed; None = no look was taken yet."""
+        """Of the newest root that is trusted; None = no look was taken yet."""
         return self._roots.version
 
     def refresh(self, source: Path) -> VerifiedRepository:
-        """Say what is believed now that this folder is there; of `incoming/`, what was believed before may stand in.
+        """Say what is trusted now that this folder is there; of `incoming/`, what was trusted before may stand in.
 
         Raises:
             UpdateUntrusted, UpdateOutdated, UpdateExpired, UpdateIncomplete, PlanInvalid: nothing is to be installed.
@@ -105,7 +105,7 @@ class RepositoryTrust:
             return self._stand_in(error)
 
     def _stand_in(self, problem: UpdateError) -> VerifiedRepository:
-        """Return what was believed last.
+        """Return what was trusted last.
 
         Where no mirror is, or the uplink has never mirrored anything, an empty `incoming/` is no problem of updates
         that came on a drive. A mirror that was accepted once and is empty now is one.
@@ -173,7 +173,7 @@ class RepositoryTrust:
         return raw
 
     def _keep(self, source: RepositoryFolder, found: MetadataChain) -> None:
-        """Keep what was believed, the timestamp last, and nothing else."""
+        """Keep what was trusted, the timestamp last, and nothing else."""
         if source.path == self._kept:
             return
         for path in sorted(found.files, key=lambda path: path.endswith(TIMESTAMP)):

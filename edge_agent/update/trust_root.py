@@ -71,11 +71,11 @@ class RootChain:
             return False
 
     def _connected(self, stored: dict[int, bytes]) -> dict[int, bytes]:
-        """Return the stored roots if the first is among them; otherwise begin anew with that."""
+        """Return the stored roots if the first is among them; otherwise start again with that."""
         raw, anchor = self._anchor()
         version = anchor.signed.version
         if version not in stored or _stored(stored[version]).signed != anchor.signed:
-            self._records.add_roots({version: raw}, anew=True)
+            self._records.add_roots({version: raw}, replace=True)
             return {version: raw}
         newest = anchor
         for following in range(version + 1, max(stored) + 1):

@@ -114,7 +114,7 @@ class TaskFacts:
     missing: str = ""
     """Files of it that have not arrived, in words; empty = none."""
     drive_failed: bool = False
-    """The folder cannot be read to its end; `missing` says why."""
+    """The folder cannot be read to its end; `missing` explains why."""
     brought: bool = False
     """A person has brought a folder, in which the files are looked for."""
     download: DownloadBlocker | None = None

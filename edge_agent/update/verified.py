@@ -1,4 +1,4 @@
-"""What is believed of the repository: the outcome of trust, all that the rest of updates knows of it; and of a copy."""
+"""What is trusted of the repository: the outcome of trust, all that the rest of updates knows of it; and of a copy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class VerifiedRepository:
     expires: float = 0.0
     """When the first of the metadata expires, in seconds since 1970; 0 = there are none."""
     problem: EdgeAgentError | None = None
-    """Why what lies in `incoming/` now is not believed: what is here was believed before, and still holds."""
+    """Why what lies in `incoming/` now is not trusted: what is here was trusted before, and still holds."""
 
     @property
     def plan_version(self) -> int:

@@ -22,7 +22,9 @@ from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.errors import DiskFull, EdgeAgentError, HashMismatch
 from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors
 
-MEND = "Have the centre check its repository: 'edge-convert verify-repo'. It is tried again by itself."
+REPOSITORY_REMEDY = (
+    "Have the central team check its repository: 'edge-convert verify-repo'. It is retried automatically."
+)
 _READ_BYTES = 1024 * 1024
 
 
@@ -103,7 +105,7 @@ class BlobDownload:
         """
         if self._hash.hexdigest() != self.sha256:
             self.drop()
-            raise HashMismatch(f"blobs/{self.sha256} holds other bytes than its name says", remedy=MEND)
+            raise HashMismatch(f"blobs/{self.sha256} holds other bytes than its name says", remedy=REPOSITORY_REMEDY)
         with self._or_drop():
             os.fchmod(self._fd, FILE_MODE)
             os.fsync(self._fd)
@@ -175,7 +177,7 @@ def take_room(fd: int, size_bytes: int, reserve_bytes: int) -> None:
         raise DiskFull(
             said,
             remedy="Free some space on the disk of 'incoming_dir', or lower 'disk_reserve_bytes' under 'uplink' in "
-            "agent.yaml; it is tried again by itself.",
+            "agent.yaml; it is retried automatically.",
         )
     if _fallocate(fd, _KEEP_SIZE, 0, size_bytes) != 0:
         code = ctypes.get_errno()

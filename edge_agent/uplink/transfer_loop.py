@@ -298,7 +298,7 @@ class TransferLoop:
         known.refresh_at = now + self._config.updates_seconds
         if await updates.refresh(now):
             log.info("metadata_fetched", repository=updates.name)
-            # The centre may have mended what was missing or wrong.
+            # The central team may have fixed what was missing or wrong.
             known.set_aside = {name: each for name, each in known.set_aside.items() if not is_blob(name)}
         return True
 

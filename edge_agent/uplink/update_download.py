@@ -1,6 +1,6 @@
 """Bringing updates down: the repository's metadata, and the blobs that the daemon wants, into `incoming/`.
 
-Nothing here is believed and nothing is installed: the daemon verifies all of it. What is checked is what keeps rubbish
+Nothing here is trusted and nothing is installed: the daemon verifies all of it. What is checked is what keeps rubbish
 from piling up: names, sizes, hashes, and that files which belong together are all there.
 """
 
@@ -16,7 +16,7 @@ from edge_agent.errors import DocumentInvalid, HashMismatch, UpdateIncomplete, U
 from edge_agent.formats import download_requests, repository_metadata
 from edge_agent.formats.download_requests import DownloadRequests
 from edge_agent.formats.repository_metadata import MetadataFile, MetadataSet
-from edge_agent.uplink.blob_download import MEND, BlobDownload
+from edge_agent.uplink.blob_download import REPOSITORY_REMEDY, BlobDownload
 from edge_agent.uplink.exchange_dirs import read_bounded
 from edge_agent.uplink.incoming_dir import IncomingDir
 from edge_agent.uplink.object_store import ByteRange, ObjectStore
@@ -24,7 +24,7 @@ from edge_agent.uplink.object_store import ByteRange, ObjectStore
 ROOTS_ASKED_MAX = 64
 """Roots that one look at the repository asks for; the next one goes on."""
 AGAIN_SECONDS = 3600.0
-"""How often at most all metadata is fetched anew because the daemon does not believe it."""
+"""How often at most all metadata is fetched again because the daemon does not trust it."""
 RECHECK_SECONDS = 3600.0
 """A blob that is here and still wanted is read again after this time: the daemon may have found it damaged."""
 OUT_OF_RANGE = "416"
@@ -229,7 +229,8 @@ class UpdateDownloader:
             raise UpdateIncomplete(f"{self.name} has no {key}")
         if size != arriving.size_bytes:
             arriving.drop()
-            raise HashMismatch(f"{self.name}: {key} has other than {arriving.size_bytes} bytes", remedy=MEND)
+            said = f"{self.name}: {key} has other than {arriving.size_bytes} bytes"
+            raise HashMismatch(said, remedy=REPOSITORY_REMEDY)
         if arriving.have < start + part.count:
             raise UpstreamFailed(f"{self.name}: GET {key} ended before its end")
 
@@ -239,7 +240,7 @@ class UpdateDownloader:
         except HashMismatch:
             if not arriving.resumed:
                 raise
-            return  # a power cut may have spoilt what was there before; it comes anew before anybody is blamed
+            return  # a power cut may have spoilt what was there before; it comes again before anybody is blamed
         self._settle(arriving.sha256, now)
         self.progress.fetched_blobs += 1
 

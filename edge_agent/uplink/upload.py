@@ -1,4 +1,4 @@
-"""Bringing one object up: at most once, never over something else, and believed only when it was seen existing."""
+"""Bringing one object up: at most once, never over something else, and trusted only when it was seen existing."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from edge_agent.uplink.exchange_dirs import FILE_MODE, FOLDER_MODE, exchange_err
 
 SCHEMA = "edge-agent/uplink-notes/v1"
 STALE_LINES_MAX = 1000
-"""Lines of segments that are gone, before the file is written anew."""
+"""Lines of segments that are gone, before the file is written again."""
 
 
 class UploadLog:
@@ -81,7 +81,7 @@ class UploadLog:
         """Forget segments that are gone from the outbox.
 
         Raises:
-            DiskFull, ExchangeDirUnusable: the notes could not be written anew.
+            DiskFull, ExchangeDirUnusable: the notes could not be written again.
         """
         gone = self._noted.keys() - set(stems)
         if len(gone) > STALE_LINES_MAX:

@@ -190,7 +190,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadReceipts(self, request, context):
-        """Reads the centre's receipts now, and deletes the segments that they cover.
+        """Reads the central team's receipts now, and deletes the segments that they cover.
 
         Errors: DOCUMENT_INVALID, SIGNATURE_INVALID, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -246,7 +246,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseValues(self, request, context):
-        """Finds what concerns a person by values such as a name or a number, and erases it here; the centre is told to erase
+        """Finds what concerns a person by values such as a name or a number, and erases it here; the central team is told to erase
         what has left. The values are neither logged nor stored.
 
         Errors: PREDICTION_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.

@@ -89,7 +89,7 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ErasePrediction(self, request, context):
-        """Removes one answer, its input and its feedback from this site, and has the centre forget what it got of them.
+        """Removes one answer, its input and its feedback from this site, and has the central team forget what it got of them.
 
         Errors: STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """

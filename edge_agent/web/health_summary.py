@@ -107,6 +107,14 @@ class TaskRow:
     median_time: str = UNKNOWN
     """Median time of an answer."""
 
+    @property
+    def threshold(self) -> str:
+        """The threshold; of a decide task how many of its questions have one."""
+        if self.task.kind == "DECIDE":
+            proved = sum(each.threshold is not None for each in self.task.questions)
+            return f"{proved} of {len(self.task.questions)} questions"
+        return UNKNOWN if self.task.threshold is None else f"{self.task.threshold:.2f}"
+
 
 def task_rows(tasks: Sequence[Task], status: Status | None) -> list[TaskRow]:
     """Return a row for each task."""

@@ -189,7 +189,9 @@ def _confidence_label(prediction: Prediction) -> str:
 
 async def show_review(request: Request) -> Response:
     """Show the queue, or ask for the reviewer's name first."""
-    facts = {"tasks": await _tasks(request), "task": _task_name(request), "reviewer": _reviewer(request)}
+    tasks, name = await _tasks(request), _task_name(request)
+    questions = tasks.get(name.partition("/")[0], ())
+    facts = {"tasks": list(tasks), "task": name, "questions": questions, "reviewer": _reviewer(request)}
     if not facts["reviewer"] or "rename" in request.query_params:
         return render_page(request, "reviewer.html", facts)
     return render_page(request, "review.html", {**facts, **await _queue_facts(request, FETCHED_FIRST)})
@@ -270,12 +272,17 @@ async def _queue_facts(request: Request, size: int) -> dict[str, Any]:
     return {"forms": [make_review_form(each) for each in found], "after": token, "problem": None}
 
 
-async def _tasks(request: Request) -> list[str]:
-    """Return the tasks that the principal may see, to choose one."""
+async def _tasks(request: Request) -> dict[str, list[str]]:
+    """Return the tasks that the principal may see, to choose one, each with the questions that have a queue."""
     snapshot, principal = await daemon_of(request).snapshot(), principal_of(request)
     if snapshot.status and principal.has_role("admin"):
-        return sorted(snapshot.status.examples.collect) if snapshot.status.examples else []
-    return [task.name for task in snapshot.tasks or ()] if principal.has_role("infer") else []
+        known, examples = list(snapshot.status.tasks), snapshot.status.examples
+        names = sorted(examples.collect) if examples else []
+    else:
+        known = list(snapshot.tasks or ()) if principal.has_role("infer") else []
+        names = [task.name for task in known]
+    questions = {task.name: [each.name for each in task.questions] for task in known if task.kind == "DECIDE"}
+    return {name: questions.get(name, []) for name in names}
 
 
 def _task_name(request: Request) -> str:

@@ -27,6 +27,10 @@ class TaskDrawing:
     """The charts and figures of one task."""
 
     name: str
+    """TASK, or TASK/QUESTION of a question of a decide task."""
+    task: str
+    question: str
+    """Empty for a task that is one question."""
     html_id: str
     """Unique on the page."""
     headline: str
@@ -51,6 +55,8 @@ def _draw_task(figures: TaskFigures, html_id: str, *, whole: bool) -> TaskDrawin
     confidence = confidence_chart(figures, f"{html_id}-confidence")
     return TaskDrawing(
         name=figures.subject,
+        task=figures.task,
+        question=figures.question,
         html_id=html_id,
         headline=headline(judged),
         because=judged.advice.because,

@@ -72,7 +72,7 @@ class SetupRun:
         try:
             self._bring_up(program, before)
         except SetupError as error:
-            if before is None or before.name == program.name:
+            if before is None or before.name == program.name or self.programs.previous is None:
                 raise
             note(f"the new program does not come up; going back to {before.title}")
             self._bring_up(self.programs.go_back(), program)
@@ -149,13 +149,13 @@ class SetupRun:
         say(install_report.as_json(found) if as_json else install_report.as_text(found))
         if found.damaged:
             said = f"{len(found.damaged)} files are not what was installed"
-            raise SetupError(FAILED, said, "Run the installer file of this version again: it makes the program anew.")
+            raise SetupError(FAILED, said, "Run the installer file of this version again: it makes the program again.")
         return DONE
 
     def enrol(self, kit: Path, options: Sequence[str]) -> int:
         """Hand a kit to the installed program; return its exit code."""
         if not kit.is_file():
-            raise SetupError(USAGE, f"there is no file {kit}", "Name the kit that the centre made for this site.")
+            raise SetupError(USAGE, f"there is no file {kit}", "Name the kit that the central team made for this site.")
         command = [str(self.places.current / "bin/edge-agent"), "enrol", str(kit), *options]
         if self.places.trial:
             command += ["--etc", str(self.places.config.parent)]

@@ -24,4 +24,4 @@ def from_os_error(error: OSError) -> SetupError:
         return SetupError(MACHINE, f"the disk is full: {said}", "Free some space and run the same command again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return SetupError(MACHINE, f"not allowed: {said}", "Run it as root, on a file system that can be written.")
-    return SetupError(MACHINE, said, "Mend what it names and run the same command again.")
+    return SetupError(MACHINE, said, "Fix what it names and run the same command again.")

@@ -21,7 +21,7 @@ from tests.support.tls_site import TlsSite
 from tests.support.web_console import RunningConsole, queue_of, said_of
 
 LABELS = ("refund", "price", "hours")
-EXAMPLES = {"collect": {"pos": "local", "visit": "local"}, "commit_seconds": 0.02}
+EXAMPLES = {"collect": {"pos": "local", "visit": "local", "desk": "local"}, "commit_seconds": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ def console(tmp_path_factory) -> Iterator[RunningConsole]:
         daemon.install(
             echo_bundle(folder / "pos", "pos", labels=LABELS),
             echo_bundle(folder / "visit", "visit", "extract", labels=("NAME",)),
+            echo_bundle(folder / "desk", "desk", "decide"),
         )
         with RunningConsole(daemon) as running:
             running.sign_in()
@@ -64,7 +65,7 @@ def test_the_overview_shows_the_site(console):
     ask(console, "what is open")
     got = console.get("/")
     assert 200 == got.status
-    for said in ("Healthy", "2 tasks, all ready.", ">pos</a>", "unsigned", "Examples stored", "echo"):
+    for said in ("Healthy", "3 tasks, all ready.", ">pos</a>", "unsigned", "Examples stored", "echo"):
         assert said in got.text
     assert [] == re.findall(r'(?:src|href|action)="(?!/|#)[^"]*"|<script>|<style| style=| on\w+=', got.text)
     mark = re.search(r'/live\?seen=(\w+)"', got.text)
@@ -80,6 +81,24 @@ def test_charts_are_drawn_of_what_was_counted(console):
     assert ("Who answered" in glance, "Who answered" in whole, "Examples" in whole) == (True, True, True)
     missing = console.get("/tasks/none")
     assert (404, True) == (missing.status, "There is no task &#39;none&#39;" in missing.text)
+
+
+def test_each_question_of_a_decide_task_has_its_charts_and_its_queue(console):
+    """On the task's page, which the first page leads to; the review page offers the questions of the task alone."""
+    with console.daemon.client() as client:
+        [decision] = client.decide("desk", ["my kettle burns"])
+    urgent = decision["urgent"].prediction_id
+    eventually_sync(lambda: urgent in queue_of(console, "desk/urgent"))
+    eventually_sync(lambda: "desk/urgent</a>" in console.get("/charts").text, 30)
+    assert '<a href="/tasks/desk#urgent">desk/urgent</a>' in console.get("/charts").text
+    page = console.get("/tasks/desk").text
+    assert ["intent", "urgent", "severity"] == re.findall(r'<h2 id="(\w+)"', page)
+    assert 'href="/review?task=desk/severity"' in page
+    review = console.get("/review?task=desk/urgent").text
+    assert ["desk", "urgent"] == re.findall(r'aria-current="true">([^<]+)</a>', review)
+    assert f'id="p-{urgent}"' in review
+    assert "Questions of" not in console.get("/review?task=pos").text
+    assert "0 of 3 questions" in console.get("/").text
 
 
 def test_a_judgement_is_kept_by_the_daemon(console):

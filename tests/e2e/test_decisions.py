@@ -287,6 +287,17 @@ def test_an_error_of_system_one_has_its_detail(site: GatewaySite) -> None:
     assert (400, told["error"]["message"]) == (answered.status_code, told["detail"])
 
 
+def test_a_text_that_is_too_long_is_refused_with_its_tokens_and_the_limit(site: GatewaySite) -> None:
+    """By the member that holds it, in both APIs; JSON counts as the text that it becomes."""
+    text, asked = "word " * 600, {"urgent": {"type": "noul", "instructions": "?"}}
+    decisions = {"model": "desk", "input": text, "questions": DESK[1:2]}
+    system_one = {"model": "desk", "state": {"message": text}, "questions": asked}
+    for path, member, body in (("decisions", "input", decisions), ("systemone", "state", system_one)):
+        error = post(site, path, json.dumps(body).encode()).json()["error"]
+        assert ("INPUT_TOO_LONG", member) == (error["code"], error["param"])
+        assert re.search(r"\d+ tokens.*512", error["message"]), error["message"]
+
+
 def test_a_compressed_body_is_read(site: GatewaySite) -> None:
     """As the library sends it under a Python that has zstd; bounded, whatever it decompresses to."""
     question = {"pos-intent": {"type": "choice", "criteria": dict.fromkeys(LABELS)}}

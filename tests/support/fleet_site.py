@@ -143,7 +143,7 @@ class FleetSite:
         return found.state.lower() if found else ""
 
     def problem(self) -> str:
-        """Return why what came last is not believed; empty = it is, or the daemon is not there."""
+        """Return why what came last is not trusted; empty = it is, or the daemon is not there."""
         try:
             return self.updates().problem
         except CallFailed:

@@ -28,7 +28,7 @@ def lay(site: FleetSite, folder: Path) -> None:
 
 
 def refuses(site: FleetSite) -> bool:
-    """Wait until status says that what came last is not believed."""
+    """Wait until status says that what came last is not trusted."""
     return comes_true(lambda: bool(site.problem()), REFUSED_SECONDS_MAX)
 
 

@@ -2,8 +2,8 @@
 
 A model file that takes the process over then finds no socket, no program to start, no other process, no file but the
 blobs and the runtime's own code, and memory up to a limit. It holds for root too. Each measure works without the others
-and says why where it does not hold; `seccomp.py` and `landlock.py` say what each leaves, and `drivers.py` what a child
-has beside that which drives a device.
+and explains why where it does not hold; `seccomp.py` and `landlock.py` say what each leaves, and `drivers.py` what a
+child has beside that which drives a device.
 
 What stays: the pipe to the parent and standard error. What is no measure here: processor time (the heartbeat), the
 number of threads (the unit's TasksMax, and each one's stack counts as memory), writing to a file that is already open

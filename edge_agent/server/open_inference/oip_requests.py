@@ -52,7 +52,7 @@ PARAMETERS: Mapping[str, Mapping[str, RequestParameter]] = {
         "escalate": RequestParameter("escalate", (bool,)),
     },
 }
-"""By the kind of the task; docs/open-inference-protocol.md says what each does."""
+"""By the kind of the task; docs/open-inference-protocol.md explains what each does."""
 REMEDIES = {
     "priority": "Leave it out: the caller's role gives the priority.",
     "timeout": "Set the call's own deadline instead (client_timeout): it reaches the model.",

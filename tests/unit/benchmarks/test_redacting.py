@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.redacting.bundle_model import BundleModel
 from benchmarks.redacting.composed_texts import composed_texts
 from benchmarks.redacting.figures import measure_redaction
-from benchmarks.redacting.labelled_texts import MarkedText, MarkedValue, read_marked
+from benchmarks.redacting.labelled_texts import MarkedText, MarkedValue, public_texts, read_marked
 from edge_agent.capture.redact.check_digits import card
 from edge_agent.capture.redact.rule_types import bare
+from tests.support import bundles
 
 TEXT = "Anna Meyer, Kiel, card 4111"
 MARKED = MarkedText(
@@ -52,3 +54,30 @@ def test_composed_texts_mark_their_values_in_every_language():
         each.text[value.start : value.end] for each in texts for value in each.values if value.label == "CREDIT_CARD"
     ]
     assert [] == [number for number in marked if not card(bare(number))]
+
+
+def test_a_bundle_is_run_as_the_agent_decodes_it(tmp_path: Path):
+    """Its spans are words of the text, a lower cut-off replaces no less, and its encoder can classify."""
+    folder = bundles.tiny_onnx_bundle(tmp_path / "bundle", "redact")
+    text = "refund to anna 12 please"
+    some, every = (BundleModel(folder, cutoff).find(text) for cutoff in (0.5, 0.01))
+    covered = [{place for start, end in spans for place in range(start, end)} for spans in (some, every)]
+    assert covered[0] <= covered[1]
+    edges = [text[start - 1 : start] + text[end : end + 1] for start, end in every]
+    assert [] == [edge for edge in edges if edge.strip()]
+    redacting, classifying = BundleModel(folder).cost_share()
+    assert min(redacting, classifying) > 0
+
+
+def test_a_bundle_of_another_kind_is_refused(tmp_path: Path):
+    """The message names the kind."""
+    with pytest.raises(ValueError, match="is of kind classify, not redact"):
+        BundleModel(bundles.tiny_onnx_bundle(tmp_path / "bundle", "classify"))
+
+
+def test_public_texts_count_as_clean_where_they_exist(tmp_path: Path):
+    """A folder beside the marked texts adds a group."""
+    (tmp_path / "banking77").mkdir()
+    (tmp_path / "banking77" / "train.jsonl").write_text('{"text": "where is my card", "label": "x"}\n')
+    assert {"BANKING77": ["where is my card"]} == dict(public_texts(tmp_path))
+    assert {"BANKING77": ["where is my card"]} == dict(public_texts(tmp_path / "pii"))

@@ -107,7 +107,7 @@ def test_wrong_usage_is_said(run, daemon, arguments, code, says):
 
 
 def test_nonsense_is_a_bug(run, daemon):
-    """A daemon that counts more confident answers than graded ones is not believed, and nothing is drawn."""
+    """A daemon that counts more confident answers than graded ones is not trusted, and nothing is drawn."""
     daemon.admin.field.series[0].days[0].counts["sure"] = 101
     result = run()
     assert (1, "") == (result.exit_code, result.stdout)

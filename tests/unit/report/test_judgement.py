@@ -82,7 +82,7 @@ def test_an_alarm_about_the_promise_sends_a_task_back(mode, says):
 
 
 def test_an_alarm_keeps_a_task_in_shadow():
-    """What was compared may look well: a promise that was refuted is not believed before there is a new bundle."""
+    """What was compared may look well: a promise that was refuted is not trusted before there is a new bundle."""
     held = {**SURE, "confident": confident((0.9, 100, 100))}
     assert "hybrid" == judge_task(figures(**held)).advice.mode
     assert RecommendationReason.RISK_BROKEN == judge_task(figures(**held, alarms=(ALARM,))).advice.why

@@ -119,7 +119,7 @@ async def test_the_centre_hears_the_same(site: UpdatingSite):
 
 
 async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
-    """And why what came last is not believed, cut to what the format holds."""
+    """And why what came last is not trusted, cut to what the format holds."""
     await site.activation.remove(TASK, "")
     site.published.problem = UpdateExpired("x" * 2000)
     await site.updater.check()

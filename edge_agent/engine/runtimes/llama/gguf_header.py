@@ -36,7 +36,7 @@ _SCALARS = {
 }
 _LAYER = re.compile(rb"blk\.(\d{1,4})\.")
 _LEFT_AS_THEY_ARE = {10, 12}
-"""Q2_K and Q4_K, by ggml's numbers: laid out anew, rows in groups of four would add up otherwise than others."""
+"""Q2_K and Q4_K, by ggml's numbers: laid out again, rows in groups of four would add up otherwise than others."""
 _LOOKUP_TABLE, _OUTPUT = b"token_embd.weight", b"output.weight"
 
 _Value = int | float | bytes | list[int | float] | None
@@ -85,7 +85,7 @@ class GgufHeader:
 
     @property
     def may_be_repacked(self) -> bool:
-        """Whether llama.cpp may lay weights out anew for the processor: for a file, it does so or it does not."""
+        """Whether llama.cpp may lay weights out again for the processor: for a file, it does so or it does not."""
         return not _LEFT_AS_THEY_ARE & set(self.product_bytes)
 
 

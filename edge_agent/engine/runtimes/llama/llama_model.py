@@ -92,7 +92,7 @@ class LlamaModel:
         devices = (ctypes.c_void_p * 2)(device, None)
         params.devices = ctypes.addressof(devices)
         params.n_gpu_layers = layers
-        # With Q2_K and Q4_K laid out anew, a row would depend on how many there are (decision 0051).
+        # With Q2_K and Q4_K laid out again, a row would depend on how many there are (decision 0051).
         params.use_extra_bufts = (head or gguf_header.read_header(path)).may_be_repacked
         params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
         self.pointer: Any = llama.llama_model_load_from_file(path.encode(), params)

@@ -21,7 +21,7 @@ from edge_agent.engine.runtimes.llama.step_scheduler import WorkItem
 from edge_agent.engine.runtimes.llama.token_sampling import TextStream, TokenSampler, likeliest_tokens
 
 PIECE_SECONDS = 0.025
-"""Pieces of one stream are at least so far apart, but for the first and the last: decision 0014 says why."""
+"""Pieces of one stream are at least so far apart, but for the first and the last: decision 0014 explains why."""
 
 Fork = Callable[[SequenceSlot | QuestionSequence], int]
 """Returns a new sequence with the tokens of the given one, for this step only."""

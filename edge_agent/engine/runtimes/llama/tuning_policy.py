@@ -2,7 +2,7 @@
 
 A setting that takes less time is kept only if the same text still has the same meaning (its logits move by no more than
 TOLERANCE, and the likeliest token stays), and if they are the same to the last bit however the text is cut, whatever is
-computed beside it, and wherever its cells lie: thresholds are set once, at the centre (decisions 0003 and 0036).
+computed beside it, and wherever its cells lie: thresholds are set once, at the central team (decisions 0003 and 0036).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TunedSettings:
 
     shape: ContextShape
     key: str
-    """What they hold for: for anything else they are measured anew."""
+    """What they hold for: for anything else they are measured again."""
     source: str
     """measured, remembered, put off or off."""
     notes: str = ""

@@ -96,7 +96,7 @@ def test_what_a_key_is_to_a_site(tmp_path: Path, site: str, key: str, standing: 
 
 
 def test_a_site_with_a_kit_is_never_taken_at_its_word(tmp_path: Path):
-    """Whoever writes there first is not believed: every key waits, and is counted."""
+    """Whoever writes there first is not trusted: every key waits, and is counted."""
     trust = SiteKeyTrust(registry(tmp_path), registered_only=False)
     for key in (ONE, ONE, TWO):
         assert "not accepted yet" in trust.objection("awaited", key)

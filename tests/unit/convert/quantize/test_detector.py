@@ -1,0 +1,19 @@
+"""Which models get a detector of out-of-distribution texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convert.pipeline.recipe import Recipe
+from convert.pipeline.stage import StageJob
+from convert.quantize import detector
+from edge_agent.formats.manifest import TaskSpec
+
+
+def test_a_redaction_model_has_no_detector(tmp_path: Path):
+    """It must read every text, so nothing is fitted, and neither rows nor graph are read."""
+    data = {"train": "none.jsonl", "calibration": "c.jsonl", "test": "t.jsonl"}
+    recipe = Recipe.model_validate({"source": {"checkpoint": "m"}, "data": data, "folder": tmp_path})
+    job = StageJob(recipe, tmp_path, {}, lambda _what, _done, _total: None)
+    task = TaskSpec(name="pii", kind="redact", labels=("O", "B-NAME", "I-NAME"))
+    assert None is detector.fit(job, task, tmp_path / "none.onnx", tmp_path / "none.json")
