@@ -1,10 +1,9 @@
 """A linear head of a few kilobytes on an encoder from an installed package: together a classification model.
 
-    python -m convert.encoder.head HEAD PACKAGE OUT [TASK]    # writes OUT/model.onnx and OUT/tokenizer.json
+    python -m convert.encoder.head HEAD PACKAGE OUT    # writes OUT/model.onnx and OUT/tokenizer.json
 
 A head is a safetensors file: `classifier.weight`, `classifier.bias`, and in its metadata `encoder_sha256`, the hash of
-the weights that it was trained on. Other weights are refused, because its answers would be random. The heads of a task
-of kind decide are one file, question after question; with its task.yaml, TASK, the model has an output for each.
+the weights that it was trained on. Other weights are refused, because its answers would be random.
 """
 
 from __future__ import annotations
@@ -13,20 +12,16 @@ import hashlib
 import importlib.util
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from convert.encoder import bert_graph
 from convert.encoder.bert_graph import Weights
-from convert.encoder.question_outputs import split_logits
-from convert.pipeline import task_file
 from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats.questions import QuestionSpec
 
 ENCODER_SHA256 = "encoder_sha256"
 WEIGHT, BIAS = "classifier.weight", "classifier.bias"
@@ -52,7 +47,7 @@ def read(path: Path, encoder: Path) -> Weights:
     """Read a head. Raises InvalidRequest: it was trained on another encoder."""
     with safe_open(path, framework="numpy") as file:
         wanted = (file.metadata() or {}).get(ENCODER_SHA256, "")
-        head = {name: np.asarray(file.get_tensor(name), np.float32) for name in (WEIGHT, BIAS)}
+        head = {name: np.asarray(file.get_tensor(name)) for name in (WEIGHT, BIAS)}
     found = _sha256(encoder / WEIGHTS_NAME)
     if found != wanted:
         said = f"{path} was trained on an encoder with sha256 {wanted[:16]}…, and {encoder} has {found[:16]}…"
@@ -60,24 +55,11 @@ def read(path: Path, encoder: Path) -> Weights:
     return head
 
 
-def compose(path: Path, encoder: Path, questions: Sequence[QuestionSpec] = ()) -> bytes:
-    """Return encoder and head as one ONNX model, with an output for each question if there are any.
-
-    Raises InvalidRequest: encoder and head, or head and questions, do not belong together.
-    """
+def compose(path: Path, encoder: Path) -> bytes:
+    """Return encoder and head as one ONNX model. Raises InvalidRequest: they do not belong together."""
     head = read(path, encoder)
     config, weights = bert_graph.load(encoder)
-    model = bert_graph.build(config, {**weights, **head}, "classify")
-    if not questions:
-        return model
-    wanted = sum(len(question.outputs) for question in questions)
-    if wanted != len(head[BIAS]):
-        said = f"{path} has {len(head[BIAS])} outputs, and the questions have {wanted} possible answers"
-        raise InvalidRequest(said, remedy="Name the task.yaml that the head was trained for, or train the head again.")
-    loaded = onnx.load_from_string(model)
-    split_logits(loaded, questions)
-    divided: bytes = loaded.SerializeToString()
-    return divided
+    return bert_graph.build(config, {**weights, **head}, "classify")
 
 
 def _sha256(path: Path) -> str:
@@ -85,10 +67,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def main(head: str, package: str, out: str, task: str = "") -> None:
+def main(head: str, package: str, out: str) -> None:
     """Write the model and its tokenizer into a folder."""
     encoder, folder = checkpoint_of(package), Path(out)
-    model = compose(Path(head), encoder, task_file.of(Path(task)).questions if task else ())
+    model = compose(Path(head), encoder)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(encoder / TOKENIZER_NAME, folder / TOKENIZER_NAME)
     (folder / "model.onnx").write_bytes(model)

@@ -16,8 +16,9 @@ import onnx
 import transformers
 from optimum.exporters.onnx import main_export
 
-from convert.encoder import bert_graph, question_outputs
+from convert.encoder import bert_graph
 from convert.encoder.pooling import MeanPooledBert
+from convert.export import question_outputs
 from convert.pipeline.stage import Report
 from convert.training import checkpoint_loading
 from convert.training.checkpoint_loading import Head

@@ -143,7 +143,7 @@ ROOMS: dict[str, set[str]] = {
     | {"convert", "convert.encoder"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
-    "convert.encoder": {"convert"} | {f"edge_agent.{name}" for name in ("engine.runtimes", "errors", "formats")},
+    "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
     # Scores come from the code that will serve, and a redaction model is measured with the rules of the site.
     "convert.evaluate": BASE
     | {"convert", "edge_agent.engine", "edge_agent.engine.protocol", "edge_agent.capture.redact"},

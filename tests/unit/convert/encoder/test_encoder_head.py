@@ -13,7 +13,6 @@ from convert.encoder import head
 from convert.evaluate.serving import predict
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats.questions import QuestionSpec
 from tests.support import models
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "pos-intent"
@@ -47,13 +46,6 @@ def test_a_saved_head_names_its_encoder(tmp_path):
     head.save(tmp_path / "head.safetensors", kept, tmp_path, {"trained_on": "rows"})
     found = head.read(tmp_path / "head.safetensors", tmp_path)
     assert [kept[name].tolist() for name in kept] == [found[name].tolist() for name in kept]
-
-
-def test_heads_that_do_not_fit_the_questions_are_refused(tmp_path):
-    """The error has the outputs of the file and the answers of the questions."""
-    question = QuestionSpec(name="urgent", type="predicate", instructions="It cannot wait.")
-    with pytest.raises(InvalidRequest, match="has 8 outputs, and the questions have 2 possible answers"):
-        head.compose(HEAD, head.checkpoint_of(PACKAGE), [question])
 
 
 @pytest.mark.slow

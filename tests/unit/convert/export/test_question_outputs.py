@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from convert.encoder.question_outputs import output_of, split_logits
+from convert.export.question_outputs import output_of, split_logits
 from convert.quantize import ood_graph
 from edge_agent.formats.questions import QuestionSpec
 from tests.support.bundles import DEFAULT_LABELS, tiny_onnx
