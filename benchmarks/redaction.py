@@ -16,12 +16,13 @@ not. Values of organizations, places, dates, titles, ages and nationalities do n
 in "precision"; it is one in "strict precision". Nothing of the texts is used to make rules or to choose settings. Then
 come texts in twelve languages, composed of sentences and Faker's values (benchmarks/redacting/composed_texts.py), and
 texts without personal data, in which nothing should be replaced: also those of FOLDER/banking77 and FOLDER/clinc150,
-where they exist.
+where they exist. Last comes the bound on missed values, on made-up documents (benchmarks/redacting/bound.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.bars import Bar
+from benchmarks.redacting.bound import bound_bars
 from benchmarks.redacting.bundle_model import BundleModel
 from benchmarks.redacting.composed_texts import composed_texts
 from benchmarks.redacting.figures import RedactionFigures, measure_redaction
@@ -104,7 +106,8 @@ def main() -> int:
         bundle = BundleModel(asked.model, asked.cutoff) if asked.model else None
     except (EdgeAgentError, ValueError) as error:
         parser.error(f"--model: {error}")
-    for bar in measure(marked, clean_texts(asked.data), ComparedRedactors(names, bundle, asked.learn)):
+    compared = ComparedRedactors(names, bundle, asked.learn)
+    for bar in itertools.chain(measure(marked, clean_texts(asked.data), compared), bound_bars()):
         met = met and bar.ok
         print(json.dumps(asdict(bar)) if asked.json else bar.line(), flush=True)  # noqa: T201 - its output
     return 0 if met else 1

@@ -38,6 +38,11 @@ _ADVICE: dict[Kind, RuntimeAdvice] = {
     ),
     "generate": RuntimeAdvice("llama", "Only a decoder writes text."),
     "embed": RuntimeAdvice("onnx", "An encoder: one pass over the text gives the vector."),
+    "redact": RuntimeAdvice(
+        "onnx",
+        "An encoder that tags words: it reads every text that a site keeps or sends, in milliseconds. A ready token"
+        " classifier in ONNX serves as it is ('onnx' under 'source', without 'finetune').",
+    ),
 }
 
 
@@ -98,6 +103,7 @@ def recipe_text(wanted: ScaffoldRequest) -> str:
         format=_FORMATS[wanted.kind] if not decoder or wanted.kind == "classify" else "prompt-completion",
         method="lora" if decoder else "full",
         epochs=5 if decoder else 8,
+        redaction=_REDACTION_TARGET if wanted.kind == "redact" else _NO_REDACTION_TARGET,
     )
 
 
@@ -110,20 +116,20 @@ def task_text(wanted: ScaffoldRequest) -> str:
         runtime=runtime,
         labels=_schema(wanted) if wanted.kind == "extract" and runtime == "llama" else _labels(wanted),
         prompt=_PROMPT.get(wanted.kind, "") if runtime == "llama" else "",
-        engine=_ENGINE if runtime == "llama" else "",
+        engine=_ENGINE if runtime == "llama" else _REDACTION if wanted.kind == "redact" else "",
     )
 
 
 def _labels(wanted: ScaffoldRequest) -> str:
     if wanted.kind == "decide":
         return _QUESTIONS
-    if wanted.kind not in ("classify", "extract"):
+    if wanted.kind not in ("classify", "extract", "redact"):
         return ""
-    listed = wanted.labels or ("first", "second", "other")
-    if wanted.kind == "extract":
+    listed = wanted.labels or (_PERSONAL_TYPES if wanted.kind == "redact" else ("first", "second", "other"))
+    if wanted.kind in ("extract", "redact"):
         listed = ["O", *(f"{sign}-{label}" for label in listed for sign in "BI")]
     written = ", ".join(json.dumps(label, ensure_ascii=False) for label in listed)
-    said = "" if wanted.labels else "  # Replace these with your own labels; keep one for inputs that fit no other.\n"
+    said = "" if wanted.labels else _REPLACE_TYPES if wanted.kind == "redact" else _REPLACE_LABELS
     return f"{said}  labels: [{written}]\n"
 
 
@@ -148,12 +154,32 @@ def _wrapped(text: str) -> str:
     return "\n".join([*lines, line])
 
 
+_PERSONAL_TYPES = ("NAME", "ADDRESS", "PHONE", "EMAIL", "ID_NUMBER")
+_REPLACE_LABELS = "  # Replace these with your own labels; keep one for inputs that fit no other.\n"
+_REPLACE_TYPES = "  # The types of personal values, as tags (BIO); a ready model's own, in the order of its outputs.\n"
+_REDACTION_TARGET = """\
+# What is proved of the personal values that remain after model and rules; the cut-off follows from it.
+redaction:
+  # Largest share of the values that remain, and the probability that the proof fails.
+  missed_max: 0.05
+  delta: 0.1
+"""
+_NO_REDACTION_TARGET = """\
+# Tasks of kind redact: 'redaction: {missed_max: 0.05, delta: 0.1}' proves a bound on what the bundle misses.
+"""
+_REDACTION = """\
+# A word is personal at this probability or above. A cut-off that 'redaction' in the recipe proves replaces it.
+redaction:
+  cutoff: 0.5
+
+"""
 _FORMATS: dict[Kind, str] = {
     "classify": "text-label",
     "decide": "text-answers",
     "extract": "text-spans",
     "generate": "prompt-completion",
     "embed": "text-label",
+    "redact": "text-spans",
 }
 _PROMPT: dict[Kind, str] = {
     "classify": '  prompt:\n    # Short: fine-tuning teaches the rest.\n    template: "Message: {input}\\nIntent:"\n'
@@ -285,6 +311,7 @@ risk:
   # The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate.
   # held_up_max: 0.03
 
+{redaction}
 # What of the data may travel to every site in the bundle, and what of it is replaced before it is used.
 # privacy:
   # Golden cases: surrogates = made-up values in test rows; composed, consented = rows that are marked so.

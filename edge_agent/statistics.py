@@ -13,7 +13,7 @@ for independent rows (tests/unit/convert/test_clustered_statistics.py draws both
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,10 @@ _ROWS_MAX = 10_000_000
 """More rows than any site collects."""
 _NEAR = 1e-10
 """Of a quantile, relative: below what the fraction itself is sure of."""
+Rates = Sequence[float]
+_PROOF_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
+_INTERVAL_RATES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8)
+_RATE_MIN, _BISECTIONS = 1e-6, 40
 
 
 @dataclass(frozen=True)
@@ -241,3 +245,76 @@ def two_sample_p_value(hits: int, rows: int, hits_now: int, rows_now: int) -> fl
 
 def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+@dataclass(frozen=True)
+class MissedValues:
+    """What a redaction missed in one document, or the means of a family of documents."""
+
+    values: float
+    """Personal values in it, at most `values_max`."""
+    missed: float
+    """Of these, how many remain."""
+
+
+def missed_log_capital(documents: Mapping[MissedValues, float], values_max: float, rate: float, rates: Rates) -> float:
+    """Return the logarithm of a bettor's capital against "`rate` of the personal values remain".
+
+    The rate is of values, the unit is the document: its values may be missed together. If the claim is true, the
+    capital is a martingale that begins at 1, so it ever reaches 1/delta with probability delta at most, whatever the
+    dependence within a document and whenever one looks (Ville 1939; Waudby-Smith and Ramdas, arXiv 2010.09686). A bet
+    on rate q is the likelihood ratio of one value drawn from the document, and one is drawn with probability
+    values / values_max.
+
+    Args:
+        documents: how often each outcome was seen.
+        values_max: largest number of values of a document, fixed before the documents are seen.
+        rate: the claim, in (0, 1).
+        rates: what is bet on, [0, 1); the capital is spread evenly.
+    """
+    logs = []
+    for bet in rates:
+        remains, found = bet / rate, (1 - bet) / (1 - rate)
+        log = 0.0
+        for each, count in documents.items():
+            gained = each.missed * remains + (each.values - each.missed) * found + values_max - each.values
+            log += count * (math.log(gained / values_max) if gained > 0 else -math.inf)
+        logs.append(log)
+    highest = max(logs)
+    if highest == -math.inf:
+        return highest
+    return highest + math.log(math.fsum(math.exp(each - highest) for each in logs) / len(logs))
+
+
+def proof_rates(target: float) -> list[float]:
+    """Return rates below a target: what is bet on to prove that less than the target remains."""
+    return [share * target for share in _PROOF_SHARES]
+
+
+def missed_interval(documents: Mapping[MissedValues, int], values_max: float, level: float = LEVEL) -> Interval:
+    """Return the share of personal values that remain, with an interval that holds at every moment.
+
+    It is every rate that the bettor's capital does not refute: a confidence sequence. The capital is log-convex in the
+    rate, so these are an interval around the share that was seen.
+    """
+    values = math.fsum(each.values * count for each, count in documents.items())
+    missed = math.fsum(each.missed * count for each, count in documents.items())
+    if not values:
+        return Interval(math.nan, 0.0, 1.0, level)
+    seen, enough = missed / values, -math.log(1 - level)
+
+    def refuted(rate: float) -> bool:
+        return missed_log_capital(documents, values_max, rate, _INTERVAL_RATES) >= enough
+
+    middle = min(max(seen, _RATE_MIN), 1 - _RATE_MIN)
+    return Interval(seen, _edge(_RATE_MIN, middle, refuted), _edge(1 - _RATE_MIN, middle, refuted), level)
+
+
+def _edge(outer: float, inner: float, refuted: Callable[[float], bool]) -> float:
+    """Return the border between refuted and other rates, 0 or 1 if nothing on this side is refuted."""
+    if not refuted(outer):
+        return float(round(outer))
+    for _ in range(_BISECTIONS):
+        middle = (outer + inner) / 2
+        outer, inner = (middle, inner) if refuted(middle) else (outer, middle)
+    return outer

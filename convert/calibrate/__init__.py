@@ -17,6 +17,8 @@ of its own. The rows are divided once, and the gate, which judges the input, is 
 equally among the questions that have enough rows for a proof (`shared_risk`), so the probability that any of the
 thresholds violates its target is at most `delta` (union bound). A classify task is one question.
 
+redact: there is no confidence; `redaction_cutoff` proves what the bundle misses, if the recipe asks for it.
+
 extract: the confidence of a record is the smallest probability of its words, at the temperature. The temperature is the
 most likely one of TEMPERATURES, given which records are right; the engine answers once for each. The threshold is
 tested on whole records.
@@ -30,11 +32,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from convert.calibrate import gate, novelty, temperature, threshold
 from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
 from convert.calibrate.division import GATE_ROWS_MAX, divided, family, one_of_each
 from convert.calibrate.gate import Conditions
+from convert.calibrate.missed_values import MissedTarget
+from convert.calibrate.redaction_cutoff import calibrate_cutoff
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.clustered_statistics import clustered_share
 from convert.data import row_files
@@ -46,6 +51,7 @@ from convert.evaluate.serving import quiet, serve_bundles
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import candidate_bundle
+from edge_agent.errors import InvalidRequest
 from edge_agent.formats.calibration import AlwaysEscalate, Confidence, Threshold, TypicalInputs
 from edge_agent.formats.manifest import SCORED_KINDS
 
@@ -58,6 +64,8 @@ class Calibration:
     report: Report
     questions: Mapping[str, Confidence] = field(default_factory=dict)
     """decide: the confidence of each question; `confidence` has the gate."""
+    redaction: Mapping[str, Any] = field(default_factory=dict)
+    """redact: the proved cut-off with its bound; empty = nothing is proved."""
 
 
 def run(job: StageJob) -> Report:
@@ -69,6 +77,8 @@ def run(job: StageJob) -> Report:
     task = tasks.of(job.recipe.path(job.recipe.task))
     asked = job.recipe.risk
     risk, wanted = Risk(asked.target, asked.delta), CalibrationSettings(asked.floor, asked.held_up_max)
+    if job.recipe.redaction is not None:
+        return _leave(job, _redaction(job, task.kind))
     if task.kind == "embed":
         return _leave(job, _gate_of_vectors(job, wanted))
     if task.kind not in SCORED_KINDS:
@@ -79,6 +89,23 @@ def run(job: StageJob) -> Report:
         bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
         found = calibrate(bundle, sample.rows, risk, job.progress, wanted)
     return _leave(job, replace(found, report={**found.report, "sampling": sample.plain()}))
+
+
+def _redaction(job: StageJob, kind: str) -> Calibration:
+    """Return the proved cut-off of a bundle that redacts."""
+    asked = job.recipe.redaction
+    if kind != "redact" or asked is None:
+        raise InvalidRequest(
+            f"the recipe has 'redaction', and its task is of kind {kind}",
+            remedy="Remove the section, or set 'kind: redact' in task.yaml.",
+        )
+    sample = row_files.sample(job.recipe, "calibration")
+    target = MissedTarget(asked.missed_max, asked.delta)
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
+        bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
+        found = calibrate_cutoff(bundle, sample.rows, target, job.progress)
+    report = found.report | {"sampling": sample.plain()}
+    return Calibration(AlwaysEscalate(), report, redaction=found.section)
 
 
 def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> Calibration:
@@ -298,6 +325,8 @@ def _section(
 
 def _leave(job: StageJob, found: Calibration) -> Report:
     _write(job.out / candidate_bundle.CONFIDENCE_NAME, found.confidence.model_dump(mode="json"))
+    if found.redaction:
+        _write(job.out / candidate_bundle.REDACTION_NAME, found.redaction)
     if found.questions:
         plain = {name: each.model_dump(mode="json") for name, each in found.questions.items()}
         _write(job.out / candidate_bundle.QUESTIONS_NAME, plain)

@@ -48,6 +48,11 @@ class BundleFolder:
         }
         return self._with({"question_confidence": {**known, **confidence}})
 
+    def at_cutoff(self, cutoff: float) -> BundleFolder:
+        """Return the same files with another cut-off of redaction, and without a bound."""
+        section = self.manifest.redaction_rule.model_copy(update={"cutoff": cutoff, "bound": None})
+        return self._with({"redaction": section})
+
     def _with(self, update: dict[str, Any]) -> BundleFolder:
         manifest = self.manifest.model_copy(update=update)
         return BundleFolder(self.folder, manifest, encode(manifest), self.paths)

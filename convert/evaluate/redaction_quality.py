@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from convert.clustered_statistics import Numbers, clustered_share
+from convert.clustered_statistics import Numbers, clustered_share, family_numbers
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 
 Stretch = TextSpan | FoundEntity
 """A stretch of a text: `text[start:end]`."""
+MarkedText = tuple[str, Sequence[TextSpan]]
+"""A text with its personal values."""
 
 
 def remaining(text: str, wanted: Sequence[Stretch], found: Sequence[Stretch]) -> list[Stretch]:
@@ -33,28 +35,40 @@ def measure(rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], fa
     those with a value; `clean_touched`, of those without one; `precision`, by characters, None where nothing was
     replaced.
     """
+    texts = [(row.text, row.spans) for row in rows]
+    return _figures(texts, [said.entities for said in predictions], families)
+
+
+def redaction_figures(
+    texts: Sequence[MarkedText], replaced: Sequence[Sequence[Stretch]], families: Sequence[str]
+) -> dict[str, Any]:
+    """Return the figures of `measure` for texts with their values, and what is replaced in each."""
+    return _figures(texts, replaced, family_numbers(families))
+
+
+def _figures(texts: Sequence[MarkedText], replaced: Sequence[Sequence[Stretch]], families: Numbers) -> dict[str, Any]:
     hits: list[tuple[int, bool]] = []
     types: dict[str, list[int]] = {}
     leaks: list[tuple[int, bool]] = []
     touched: list[tuple[int, bool]] = []
-    right = replaced = 0
-    for place, (row, said) in enumerate(zip(rows, predictions, strict=True)):
-        left = remaining(row.text, row.spans, said.entities)
-        for span in row.spans:
+    right = characters = 0
+    for place, ((text, spans), found) in enumerate(zip(texts, replaced, strict=True)):
+        left = remaining(text, spans, found)
+        for span in spans:
             hits.append((place, span not in left))
             count = types.setdefault(span.label, [0, 0])
             count[0] += 1
             count[1] += span not in left
-        (leaks if row.spans else touched).append((place, bool(left if row.spans else said.entities)))
-        taken = set().union(*(_marks(row.text, each) for each in said.entities))
-        right += len(taken & _places(row.spans))
-        replaced += len(taken)
+        (leaks if spans else touched).append((place, bool(left if spans else found)))
+        taken = set().union(*(_marks(text, each) for each in found))
+        right += len(taken & _places(spans))
+        characters += len(taken)
     return {
         "values_found": _share(hits, families),
         "per_type": {label: {"values": values, "found": found} for label, (values, found) in sorted(types.items())},
         "texts_that_leak": _share(leaks, families),
         "clean_touched": _share(touched, families),
-        "precision": right / replaced if replaced else None,
+        "precision": right / characters if characters else None,
     }
 
 

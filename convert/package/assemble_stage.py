@@ -116,6 +116,8 @@ def _parts(job: StageJob, folder: Path) -> _BundleParts:
     }
     if questions := calibrated.get("question_confidence"):
         quality["calibrate_questions"] = questions
+    if redaction := calibrated.get("redaction"):
+        quality["calibrate_redaction"] = redaction
     (folder / "report.json").write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     files = {**candidate_bundle.files(job, candidate_bundle.chosen(job)), "report": folder / "report.json"}
     licence = provenance.licence_file(job.recipe)

@@ -83,7 +83,11 @@ STAGES: dict[str, PipelineStage] = {
         (*_TORCH, "peft", "onnxruntime", "llama-cpp-python", "gguf"),
     ),
     "calibrate": PipelineStage(
-        "convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"), _SERVING
+        "convert.calibrate",
+        ("export", "quantize"),
+        ("risk", "redaction"),
+        ("calibration", "task"),
+        (*_SERVING, "python-stdnum", "phonenumbers"),
     ),
     "evaluate": PipelineStage(
         "convert.evaluate", ("export", "quantize", "calibrate"), (), ("train", "calibration", "test", "task"), _SERVING

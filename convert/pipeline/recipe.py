@@ -146,6 +146,15 @@ class RiskSection(_RecipeSection):
     """The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate."""
 
 
+class RedactionTargetSection(_RecipeSection):
+    """redact: what is proved of the values that the bundle misses, and so its cut-off."""
+
+    missed_max: Share
+    """Largest share of personal values that remain after the model and the built-in rules."""
+    delta: Share = 0.1
+    """Probability with which the proof may fail."""
+
+
 class PrivacySection(_RecipeSection):
     """What of the data may travel in the bundle, to every site."""
 
@@ -180,6 +189,7 @@ class Recipe(_RecipeSection):
     quantize: QuantizeSection = QuantizeSection()
     budget: BudgetSection = BudgetSection()
     risk: RiskSection = RiskSection()
+    redaction: RedactionTargetSection | None = None
     privacy: PrivacySection = PrivacySection()
     work: str = ""
     """Folder for the results of stages; empty = build/NAME below the current directory."""

@@ -15,6 +15,8 @@ from edge_agent.formats.manifest import Role
 CHOSEN_NAME = "chosen"
 CONFIDENCE_NAME, QUESTIONS_NAME = "confidence.json", "question_confidence.json"
 """Written by the calibrate stage: sections of the manifest; the second one for decide only."""
+REDACTION_NAME = "redaction.json"
+"""Written by the calibrate stage if it proved a cut-off: keys of the manifest's section `redaction`."""
 CANDIDATES = "candidates"
 _UNCALIBRATED = {"policy": "always_escalate"}
 # Written by the export stage next to the weights.
@@ -44,14 +46,14 @@ def bundle(job: StageJob, weights: Path, out: Path) -> Path:
 
 def confidence_sections(job: StageJob) -> dict[str, Any]:
     """Return the sections of the manifest with the confidence: those of the calibrate stage, or uncalibrated ones
-    before it. A decide task has a second one, `question_confidence`."""
+    before it. A decide task has a second one, `question_confidence`, and a redact task can have `redaction`."""
     task, folder = task_file.of(job.recipe.path(job.recipe.task)), job.done.get("calibrate")
     if folder is None:
         found: dict[str, Any] = {"confidence": _UNCALIBRATED}
         if task.kind == "decide":
             found["question_confidence"] = {question.name: _UNCALIBRATED for question in task.questions_asked}
         return found
-    names = {"confidence": CONFIDENCE_NAME, "question_confidence": QUESTIONS_NAME}
+    names = {"confidence": CONFIDENCE_NAME, "question_confidence": QUESTIONS_NAME, "redaction": REDACTION_NAME}
     files = {section: folder / name for section, name in names.items() if (folder / name).is_file()}
     return {section: json.loads(path.read_text(encoding="utf-8")) for section, path in files.items()}
 

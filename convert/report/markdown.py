@@ -8,6 +8,7 @@ from typing import Any
 from convert.data.row_files import DataSummary, LabelSource
 from convert.pipeline.recipe import Split
 from convert.report.markdown_table import table
+from convert.report.missed_bound import missed_bound
 from convert.report.report_warnings import doubts, of_quality
 from convert.report.run_summary import (
     UNKNOWN,
@@ -266,6 +267,9 @@ def _confused(confusion: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
 
 def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[str]:
     if not calibrate:
+        return
+    if calibrate.get("kind") == "redact":
+        yield from missed_bound(calibrate)
         return
     yield "## Confidence"
     if "questions" in calibrate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from convert.report import missed_bound
 from convert.report.run_summary import RunSummary, by_question, percent, plural
 
 _WIDTH_MAX = 0.10
@@ -38,7 +39,10 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
     if not calibrate:
         return
     if calibrate.get("kind") == "redact":
-        yield "Nothing is proved of what the bundle misses: the manifest has no 'redaction.bound'."
+        if calibrate.get("proved"):
+            yield missed_bound.assumptions(calibrate)
+        else:
+            yield "Nothing is proved of what the bundle misses: the manifest has no 'redaction.bound'."
         return
     if calibrate.get("threshold") is None:
         yield f"No answer of this bundle is confident. {calibrate.get('verdict', '')}"

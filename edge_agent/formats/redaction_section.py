@@ -17,10 +17,11 @@ _Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class MissedBound(BaseModel):
-    """The share of personal values that remain in a document: conformal risk control, arXiv 2208.02814.
+    """The share of personal values that remain: a fixed-sequence test of cut-offs, arXiv 2110.01052.
 
-    With probability 1 - `delta` over the calibration documents, the mean share that is missed is at most `bound`, for
-    documents like these. One document counts once, because its values are not independent.
+    With probability 1 - `delta` over the calibration documents, at most `bound` of the values in documents like these
+    remain. A value remains if a letter or digit of it does, after the model and the built-in rules have read the
+    document. One document, or one family of alike ones, is one unit, because its values are not independent.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -31,8 +32,18 @@ class MissedBound(BaseModel):
     """Probability with which the bound may fail to hold."""
     n: int = Field(ge=1)
     """Documents that it was computed from."""
+    families: int = Field(ge=1)
+    """Families of these: the units of the test."""
+    values: int = Field(ge=1)
+    """Personal values in these."""
+    values_max: int = Field(ge=1)
+    """A document with more values counts as so many."""
     bound: float = Field(ge=0.0, le=1.0)
     """Upper bound of the share missed; at most `target`."""
+    rules: str = Field(min_length=1, max_length=40)
+    """Version of the built-in rules that read the documents too. Rules of the site's own only find more."""
+    labeled_by: str = Field(default="", max_length=500)
+    """Where the labels of the documents come from, in words."""
 
 
 class RedactionSection(BaseModel):
@@ -45,7 +56,7 @@ class RedactionSection(BaseModel):
     labels: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=1000)
     """Types whose values are replaced; empty = all types of the tags."""
     bound: MissedBound | None = None
-    """None: nothing was proved of what the bundle misses."""
+    """None: nothing is proved of what the bundle misses."""
 
     def counted(self, tags: Sequence[str]) -> tuple[str, ...]:
         """Return the types whose values are replaced."""

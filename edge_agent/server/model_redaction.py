@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from collections.abc import Iterable
 
-from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, windows
+from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, narrower_windows, windows
 from edge_agent.capture.redaction_queue import RedactionDependencies
 from edge_agent.config import RedactionConfig
 from edge_agent.engine.pool import EnginePool
@@ -22,8 +22,6 @@ from edge_agent.update.activation import Activation
 PRIORITY = 10
 """Client devices come first."""
 CLIENT = "redaction"
-WINDOW_CHARACTERS_MIN = 16
-"""Of a text that has many tokens for its length; a window that does not fit at this size does not fit at all."""
 WINDOWS_AT_ONCE = 4
 KIND = "redact"
 
@@ -99,9 +97,8 @@ class ModelRedactor:
         except EmptyInput:
             return []
         except InputTooLong:
-            if len(text) <= WINDOW_CHARACTERS_MIN:
+            if not (narrower := narrower_windows(text)):
                 raise
-            narrower = windows(text, max(len(text) // 2, WINDOW_CHARACTERS_MIN // 2))
             read = [(start, await self._read_window(text[start:end], bundle, deadline)) for start, end in narrower]
             return [_moved(each, start) for start, values in read for each in values]
         return [FoundValue(each.start, each.end, each.label, each.score) for each in answer.done.entities]

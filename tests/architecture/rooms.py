@@ -144,8 +144,9 @@ ROOMS: dict[str, set[str]] = {
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
     "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
-    # Scores come from the code that will serve.
-    "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
+    # Scores come from the code that will serve, and a redaction model is measured with the rules of the site.
+    "convert.evaluate": BASE
+    | {"convert", "edge_agent.engine", "edge_agent.engine.protocol", "edge_agent.capture.redact"},
     **{room: {"edge_agent.errors"} for room in SHARED},
     "convert.cli": {"convert", "convert.dataset", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"}
     | GROUND

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from convert.calibrate.missed_values import CUTOFFS
 from convert.evaluate import predict
 from convert.pipeline.execution import STAGES
+from edge_agent.capture.redact.builtin_rules import RULES_VERSION
 from edge_agent.formats.manifest import MANIFEST_NAME, digest_of, parse
 from tests.support import bundles, pos_intents, tiny_models
 from tests.support.modes import not_private, open_umask
@@ -168,8 +170,13 @@ def test_a_small_calibration_split_escalates_and_says_how_many_labels_are_missin
     assert "No answer of this bundle is confident." in (made.work / "report.md").read_text()
 
 
+def _with_address(address: str) -> dict[str, object]:
+    start, label = len("mail "), bundles.TAGS[1][2:]
+    return {"text": f"mail {address}", "spans": [{"start": start, "end": start + len(address), "label": label}]}
+
+
 def test_a_ready_token_classifier_becomes_a_redaction_bundle(tmp_path: Path):
-    """A recipe over a ready ONNX graph runs every stage; the bundle carries the licence, and a site can attach it."""
+    """A recipe over a ready ONNX graph runs every stage; the bundle has the licence and a proved bound, and loads."""
     source = ready_classifier(tmp_path / "source")
     tags = ", ".join(bundles.TAGS)
     (tmp_path / "task.yaml").write_text(
@@ -179,14 +186,21 @@ def test_a_ready_token_classifier_becomes_a_redaction_bundle(tmp_path: Path):
     )
     for split in ("calibration", "test"):
         lines = [{"text": f"{split} {number} kettles", "spans": []} for number in range(12)]
+        lines += [_with_address(f"{split}-{number}@example.org") for number in range(40)]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     (tmp_path / "recipe.yaml").write_text(
-        f"source: {{onnx: {source}}}\nwork: work\nbudget: {{golden_cases_min: 0}}\n"
+        f"source: {{onnx: {source}}}\nwork: work\nbudget: {{golden_cases_min: 0}}\nredaction: {{missed_max: 0.3}}\n"
         "data: {format: text-spans, calibration: calibration.jsonl, test: test.jsonl, near_copies_max: 1.0}\n"
     )
     Case(tmp_path).done()
     folder = tmp_path / "work" / "assemble" / "bundle"
     manifest = parse((folder / MANIFEST_NAME).read_bytes())
-    assert ("redact", bundles.RANDOM_CUTOFF) == (manifest.task.kind, manifest.redaction_rule.cutoff)
+    # The rules find every address, whatever the random weights do, so the highest cut-off is proved.
+    assert ("redact", CUTOFFS[-1]) == (manifest.task.kind, manifest.redaction_rule.cutoff)
+    bound = manifest.redaction_rule.bound
+    assert bound is not None
+    assert (0.3, 0.1, 42, 34, RULES_VERSION) == (bound.bound, bound.delta, bound.n, bound.values, bound.rules)
+    report = (tmp_path / "work" / "report.md").read_text()
+    assert "at most 30% of the personal values remain, with 90% certainty" in report
     assert "CC BY 4.0" == (folder / manifest.by_role("licence")[0].path).read_text()
     assert [""] == [each.failure for each in predict(folder, ["where is room 12"])]

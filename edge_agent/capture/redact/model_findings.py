@@ -17,6 +17,8 @@ from edge_agent.errors import RedactionHeld
 
 WINDOW_CHARACTERS = 640
 """Of one question to the model: short enough for its limit in most texts."""
+WINDOW_CHARACTERS_MIN = 16
+"""Of a text that has many tokens for its length; a window that does not fit at this size does not fit at all."""
 OVERLAP_SHARE = 4
 """Two windows share at least one part in so many: longer than a value, so that each is whole in one of them."""
 MODEL_RULE = "model:"
@@ -85,6 +87,13 @@ def windows(text: str, characters_max: int = WINDOW_CHARACTERS) -> list[tuple[in
         found.append((start, end))
         start = _gap_before(text, end - overlap, end - 2 * overlap)
     return [*found, (start, len(text))]
+
+
+def narrower_windows(text: str) -> list[tuple[int, int]]:
+    """Divide a window that has too many tokens for the model; empty = it cannot be divided any more."""
+    if len(text) <= WINDOW_CHARACTERS_MIN:
+        return []
+    return windows(text, max(len(text) // 2, WINDOW_CHARACTERS_MIN // 2))
 
 
 def join_windows(found: Iterable[FoundValue]) -> tuple[FoundValue, ...]:

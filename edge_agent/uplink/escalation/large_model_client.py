@@ -38,7 +38,8 @@ _UNPACKED = {"Accept-Encoding": "identity"}
 # Of the libraries; ValueError and the two after it are for what is no JSON, or none of the API.
 _FAILURES = (openai.OpenAIError, httpx.HTTPError, ValueError, AttributeError, TypeError)
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-_MISSING = (404, 405, 410, 415)
+_NOT_FOUND = 404
+_MISSING = (_NOT_FOUND, 405, 410, 415)
 _UNSUITABLE = (400, 413, 422)
 
 
@@ -143,7 +144,7 @@ class LargeModelClient:
         try:
             stream = await self._client.chat.completions.create(**self._request(question))
         except _FAILURES as error:
-            raise self._said(error) from None
+            raise self._said(error, question.task) from None
         try:
             yield self._pieces(cast(Any, stream), question)
         finally:
@@ -156,7 +157,7 @@ class LargeModelClient:
         try:
             response = await self._client.post(f"/{protocol}", body=body, cast_to=httpx.Response)
         except _FAILURES as error:
-            raise self._said(error) from None
+            raise self._said(error, question.task) from None
         try:
             parsed = decision_protocols.parse_answers(protocol, response.content, question.questions)
         except ValueError as error:
@@ -196,19 +197,22 @@ class LargeModelClient:
         tokens = _count(counted.prompt_tokens), _count(counted.completion_tokens)
         yield AnswerEnd(str(heard.model)[:200], *tokens, complete=heard.finish == "stop")
 
-    def _said(self, error: Exception) -> EdgeAgentError:
-        """Turn an error of the libraries into ours: where, and the status; never the server's own words."""
+    def _said(self, error: Exception, task: str = "") -> EdgeAgentError:
+        """Turn an error of the libraries into ours: where, and the status; never the server's own words.
+
+        `task` is that of the question, if one was asked.
+        """
         where = self._config.url
         if isinstance(error, openai.APIStatusError):
-            return self._status(error.status_code, error.response.headers.get("retry-after"))
+            return self._status(error.status_code, error.response.headers.get("retry-after"), task)
         if isinstance(error, openai.APIConnectionError):
             why = error.__cause__ or error
             kind = UpstreamUnreachable if isinstance(why, _UNSENT) else ConnectionLost
             return kind(f"the large model at {where} cannot be reached ({type(why).__name__})", remedy=_ENDPOINT)
         return self._broken(type(error).__name__)
 
-    def _status(self, status: int, retry_after: str | None) -> EdgeAgentError:
-        where = self._config.url
+    def _status(self, status: int, retry_after: str | None, task: str) -> EdgeAgentError:
+        where, of_task = self._config.url, self._config.task_models.get(task)
         if status in (401, 403):
             remedy = "Give the uplink another key: the credential 'escalation', or 'credentials_file' in agent.yaml."
             return UpstreamRefused(f"the large model at {where} refuses the key (HTTP {status})", remedy=remedy)
@@ -217,11 +221,14 @@ class LargeModelClient:
             busy = LargeModelBusy(said, remedy="Nothing: it is retried automatically, with longer pauses.")
             busy.retry_after = retry_after
             return busy
+        if status in _UNSUITABLE or (status == _NOT_FOUND and of_task):
+            model = f" for the model {of_task!r}" if of_task else ""
+            return QuestionRefused(
+                f"the large model at {where} refuses one question{model} (HTTP {status})", remedy=_UNFIT
+            )
         if status in _MISSING:
             said = f"{where} refuses the question for the model {self._config.model!r} (HTTP {status})"
             return UpstreamMissing(said, remedy=_ENDPOINT)
-        if status in _UNSUITABLE:
-            return QuestionRefused(f"the large model at {where} refuses one question (HTTP {status})", remedy=_UNFIT)
         return UpstreamFailed(f"the large model at {where} failed (HTTP {status})", remedy=_ENDPOINT)
 
     def _broken(self, how: str) -> UpstreamFailed:

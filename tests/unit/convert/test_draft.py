@@ -22,6 +22,7 @@ CASES = [
     (ScaffoldRequest("a", "extract", ("item", "size"), runtime="llama"), "llama"),
     (ScaffoldRequest("a", "generate"), "llama"),
     (ScaffoldRequest("a", "embed"), "onnx"),
+    (ScaffoldRequest("a", "redact", ("NAME", "CITY")), "onnx"),
 ]
 
 
@@ -54,6 +55,10 @@ def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted:
         assert written.data.format == "prompt-completion"
     elif wanted.kind == "extract":
         assert task.labels == ("O", "B-item", "I-item")
+    elif wanted.kind == "redact":
+        assert task.labels == ("O", "B-NAME", "I-NAME", "B-CITY", "I-CITY")
+        assert written.redaction == recipe.RedactionTargetSection(missed_max=0.05)
+        assert written.data.format == "text-spans"
     elif wanted.labels:
         assert task.labels == wanted.labels
 

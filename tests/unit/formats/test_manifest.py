@@ -271,7 +271,8 @@ PERSONAL = {"task": {"name": "pii", "kind": "redact", "labels": ["O", "B-NAME", 
 
 def test_a_redaction_section_comes_back_and_is_absent_elsewhere() -> None:
     """The section survives its own bytes; other bundles keep theirs, which older agents read."""
-    bound = {"target": 0.02, "delta": 0.1, "n": 400, "bound": 0.018}
+    bound = {"target": 0.02, "delta": 0.1, "n": 400, "families": 380, "values": 900, "values_max": 4, "bound": 0.02}
+    bound |= {"rules": "2", "labeled_by": "400 human"}
     first = parsed(**PERSONAL, redaction={"cutoff": 0.2, "labels": ["NAME"], "bound": bound})
     assert first == parse(encode(first))
     assert ("NAME",) == first.redaction_rule.counted(first.task.labels)

@@ -133,6 +133,18 @@ async def test_a_refused_question_leaves_the_large_model_online_for_others(oracl
     assert 5 == len(oracle.asked)
 
 
+async def test_a_model_that_is_missing_for_one_task_leaves_the_others_alone(oracle, tmp_path):
+    """A 404 is that of the model which `task_models` gives to the task; of the model of all tasks it closes the way."""
+    async with desk_for(oracle, tmp_path, task_models={"t": "gone"}, retry_seconds_first=30) as desk:
+        oracle.way = "404"
+        with pytest.raises(QuestionRefused, match="for the model 'gone'"):
+            await said(desk, replace(QUESTION, task="t"))
+        assert desk.standing().online
+        with pytest.raises(UpstreamMissing):
+            await said(desk, replace(QUESTION, task="another"))
+        assert not desk.standing().online
+
+
 @pytest.mark.slow
 async def test_patience_is_tried_once(oracle, tmp_path):
     """A question that was refused unworked is sent once more, and then the server is left alone: there, not free."""

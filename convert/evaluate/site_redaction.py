@@ -1,0 +1,69 @@
+"""Redacts texts as a site does: its built-in rules, and the bundle in windows that overlap, by the serving engine.
+
+A site's own patterns, regions of telephone numbers and a detector of names only find more, so they are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+from convert.evaluate.bundle_folder import BundleFolder
+from convert.evaluate.predictions import FoundEntity, ServedPrediction
+from convert.evaluate.serving import ServedBundles
+from convert.pipeline.stage import Progress
+from edge_agent.capture.redact.builtin_rules import RULES_VERSION
+from edge_agent.capture.redact.model_findings import (
+    FoundValue,
+    ModelFindings,
+    join_windows,
+    narrower_windows,
+    windows,
+)
+from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.errors import EmptyInput, InputTooLong
+
+SITE_RULES = RULES_VERSION
+"""Version of the built-in rules."""
+Window = tuple[int, int]
+"""[start, end) of a text, in code points."""
+
+
+def redact_as_site(
+    served: ServedBundles, bundle: BundleFolder, texts: Sequence[str], progress: Progress
+) -> list[list[FoundEntity] | None]:
+    """Return what a site replaces in each text; None = the model fails on it, and a site that holds does not keep it.
+
+    Raises as serving.
+    """
+    redactor, found = Redactor(), list[list[FoundEntity] | None]()
+    numbers = count(1)
+    for text in texts:
+        values = _read(served, bundle, text)
+        if values is None:
+            found.append(None)
+        else:
+            spans = redactor.start(findings=ModelFindings({text: values})).found(text)
+            found.append([FoundEntity(start, end, rule) for start, end, rule, _ in spans])
+        progress(bundle.name, next(numbers), len(texts))
+    return found
+
+
+def _read(served: ServedBundles, bundle: BundleFolder, text: str) -> tuple[FoundValue, ...] | None:
+    """Return what the model finds in a text; None = it fails on a part of it."""
+    found: list[FoundValue] = []
+    waiting: list[Window] = [each for each in windows(text) if text[slice(*each)].strip()]
+    while waiting:
+        parts, waiting = waiting, []
+        said = served.predict(bundle, [text[start:end] for start, end in parts])
+        for (start, end), answer in zip(parts, said, strict=True):
+            narrower = narrower_windows(text[start:end]) if answer.failure == InputTooLong.reason else []
+            if answer.failure not in ("", EmptyInput.reason) and not narrower:
+                return None
+            waiting += [(start + first, start + last) for first, last in narrower]
+            found += _moved(answer, start)
+    return join_windows(found)
+
+
+def _moved(answer: ServedPrediction, start: int) -> list[FoundValue]:
+    return [FoundValue(each.start + start, each.end + start, each.label) for each in answer.entities]
