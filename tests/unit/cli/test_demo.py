@@ -35,7 +35,7 @@ def demo(tmp_path: Path, *bundles: Path | str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
-    """Classify fills a table, generate streams, decide draws bars, status is shown, the daemon ends with 0, the directory is gone."""
+    """Classify fills a table, generate streams, decide draws bars; the daemon ends with 0, the directory is gone."""
     intent = bundle(tmp_path, "pos-intent", "classify", "I want a refund\nwhat price\n", ", labels: [refund, price]")
     talk = bundle(tmp_path, "assistant", "generate", "good morning to you\n")
     questions = ", questions: [{name: urgent, type: predicate, instructions: It cannot wait.}]"
