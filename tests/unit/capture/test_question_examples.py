@@ -93,7 +93,7 @@ def test_a_judgement_counts_for_its_question_alone(site: ASite) -> None:
 
 
 def test_erasing_one_answer_names_those_that_hold_the_same_text(site: ASite) -> None:
-    """They stay, with the text, unless all questions are erased; another text, and a call of another time, are another matter."""
+    """They stay, with the text, unless all questions are erased; another text or another time is another call."""
     site.keep(
         *(of_question(1, text="I want it back"), of_question(2, text="I want it back", **URGENT)),
         *(of_question(3, text="I want it"), of_question(4, text='"I want it back"')),
