@@ -226,9 +226,7 @@ def _show_erasures(console: Console, found: SitePrivacy) -> None:
     if not found.erasures:
         return
     console.print()
-    rows = table(
-        "erasure", "when", "erased here", "centre told", "receipt", right=("erasure", "erased here", "centre told")
-    )
+    rows = table("erasure", "when", "erased here", "told", "receipt", right=("erasure", "erased here", "told"))
     for each in found.erasures[:_ERASURES_SHOWN]:
         receipt = f"{each.confirmed} of {each.told} are back" if each.told else "not needed"
         rows.add_row(
