@@ -76,7 +76,7 @@ async def test_what_will_not_do_is_not_tried_again(client: AsyncOpenAI, daemon: 
             model="stuck", input="hello", extra_headers={"X-Request-Timeout": "0.2"}
         )
     assert (504, "DEADLINE_EXPIRED") == (caught.value.status_code, caught.value.code)
-    assert 1 == len(daemon.inference.requests)
+    assert 1 >= len(daemon.inference.requests)  # none where a busy machine took all the time before the call
 
 
 async def test_a_busy_daemon_says_when_to_come_back(raw: httpx2.AsyncClient) -> None:
