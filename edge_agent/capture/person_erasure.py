@@ -68,6 +68,18 @@ class PersonErasure:
     """The erasure's number in the privacy report; 0 = nothing was erased."""
 
 
+@dataclass(frozen=True)
+class AnswerErasure:
+    """What became of one answer that was to be erased."""
+
+    was_kept: bool
+    """It was here."""
+    tombstoned: bool
+    """The central team is told to erase what left the site."""
+    same_text_ids: tuple[str, ...] = ()
+    """Answers to other questions about the same text that were kept here: erased, too, where that was asked for."""
+
+
 class ValueSearch:
     """One search."""
 
