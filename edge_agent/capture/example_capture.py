@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from edge_agent.capture.person_erasure import FoundRecords, PersonErasure, ScanP
 from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback, answer_texts
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redact.redactor import RedactionSession, ReplacedValue
+from edge_agent.capture.redaction_audit import AuditedText, AuditFigures, MarkedSpan
 from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
 from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.capture.spool import SpooledPrediction
@@ -90,6 +91,8 @@ class CaptureStatus:
     """Answers that wait for a review, by stream."""
     field: tuple[BundleSummary, ...] = ()
     """Production monitoring of each bundle, in short."""
+    redaction_audit: AuditFigures | None = None
+    """What people found in the audit of redaction; None = no redaction model is configured."""
     stalled_seconds: float = 0.0
     """How long the disk has worked on one write, in seconds; 0 = it keeps up. Else all other figures are empty."""
     is_off: bool = False
@@ -298,6 +301,9 @@ class ExampleCapture:
 
     async def erase(self, prediction_id: str) -> tuple[bool, bool]:
         """Erase a prediction; return whether it was here, and whether the central site is told to erase it."""
+        held = 0
+        if self.redaction is not None:
+            held = self.redaction.erase(lambda answered: answered.prediction_id == prediction_id)
 
         def work(worker: SpoolWorker) -> tuple[bool, bool]:
             with worker.spool.transaction():
@@ -306,7 +312,8 @@ class ExampleCapture:
             worker.spool.shrink()
             return done
 
-        return await self._run(work, alone=True, seconds_max=None)
+        here, told = await self._run(work, alone=True, seconds_max=None)
+        return here or held > 0, told
 
     async def erase_values(self, values: Sequence[str], *, dry_run: bool) -> PersonErasure:
         """Find what concerns some values, and erase it unless `dry_run`; durable when this returns.
@@ -319,6 +326,9 @@ class ExampleCapture:
             return search, search.find_digests(worker.spool)
 
         search, by_digest = await self._run(begin, alone=True, seconds_max=None)
+        held = 0
+        if self.redaction is not None:
+            held = self.redaction.erase(lambda answered: search.is_in_text(_spoken(answered)), dry_run=dry_run)
         by_text: frozenset[str] = frozenset()
         place: ScanPlace | None = ScanPlace()
         while place is not None:
@@ -335,7 +345,8 @@ class ExampleCapture:
             worker.spool.shrink()
             return done
 
-        return await self._run(end, alone=True, seconds_max=None)
+        done = await self._run(end, alone=True, seconds_max=None)
+        return done.with_held(held, dry_run=dry_run)
 
     async def privacy_report(self) -> PrivacyReport:
         """Return figures about personal data, without any text or value. Raises StoreDamaged, PredictionUnknown."""
@@ -359,12 +370,31 @@ class ExampleCapture:
             return self._stalled()
         try:
             # Outside the writer's transaction: a status poll each second must not cause a write each second.
-            look = self._run(lambda worker: _status(worker, self._config), alone=True, seconds_max=STATUS_SECONDS_MAX)
+            look = self._run(self._look, alone=True, seconds_max=STATUS_SECONDS_MAX)
             return await look
         except SpoolStalled:
             return self._stalled()
         except EdgeAgentError as error:
             return _broken(error)
+
+    def _look(self, worker: SpoolWorker) -> CaptureStatus:
+        status = _status(worker, self._config)
+        if self.redaction is None:
+            return status
+        return replace(
+            status, redaction_audit=worker.redaction_audit.figures(self.redaction.model, self.redaction.bound)
+        )
+
+    async def redaction_audit(self, after: int, count: int, *, judged: bool) -> list[AuditedText]:
+        """Return texts that the audit of redaction has drawn, with their originals. Raises StoreDamaged."""
+        return await self._run(lambda worker: worker.redaction_audit.page(after, count, judged=judged), alone=True)
+
+    async def judge_redaction(self, prediction_id: str, missed: Sequence[MarkedSpan], wrong: Sequence[int]) -> None:
+        """Store what a person found in a drawn text; durable when this returns.
+
+        Raises PredictionUnknown, InvalidRequest.
+        """
+        await self._run(lambda worker: worker.redaction_audit.judge(prediction_id, missed, wrong))
 
     def _stalled(self) -> CaptureStatus:
         """Return the status without a look at the disk."""
@@ -416,6 +446,11 @@ def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_STAR
     except RecordInvalid:
         remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
         raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None
+
+
+def _spoken(answered: CapturedAnswer) -> str:
+    """Return all texts of an answer that waits for the redaction model."""
+    return "\n".join((answered.text, answered.local_answer or "", answered.teacher_answer or ""))
 
 
 def _scan(search: ValueSearch, place: ScanPlace, worker: SpoolWorker) -> tuple[frozenset[str], ScanPlace | None]:
