@@ -6,6 +6,7 @@
     --model BUNDLE     also the model of a bundle of kind redact, such as build/pii/assemble/bundle of examples/redact,
                        at its cut-off; the bars are then those of the rules with it
     --cutoff SHARE     another cut-off for it
+    --learn            also train heads on texts that it redacted, and on raw ones: a minute
     --with presidio    also the rules of presidio-analyzer, in an environment of their own (250 MB, the first time)
     --without rampart  only the rules: nothing is fetched
     --limit N          only the first N texts, to see that it runs
@@ -44,6 +45,7 @@ from benchmarks.redacting.redactors import (
     run_redactor,
     union,
 )
+from benchmarks.redacting.training_value import training_bars
 from edge_agent.errors import EdgeAgentError
 
 CLEAN_SHARE_MAX = 0.03
@@ -65,6 +67,8 @@ class ComparedRedactors:
 
     names: tuple[str, ...]
     bundle: BundleModel | None = None
+    learns: bool = False
+    """Whether models are trained on redacted texts, too."""
 
     @property
     def judged(self) -> str:
@@ -86,6 +90,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, metavar="FOLDER", required=True)
     parser.add_argument("--model", type=Path, default=None, metavar="BUNDLE")
     parser.add_argument("--cutoff", type=float, default=None, metavar="SHARE")
+    parser.add_argument("--learn", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--with", dest="others", action="append", choices=("presidio",), default=[])
     parser.add_argument("--without", action="append", choices=("rampart",), default=[])
@@ -98,9 +103,10 @@ def main() -> int:
     met = True
     names = (*((RAMPART,) if not asked.without else ()), *((PRESIDIO,) if asked.others else ()))
     try:
-        compared = ComparedRedactors(names, BundleModel(asked.model, asked.cutoff) if asked.model else None)
+        bundle = BundleModel(asked.model, asked.cutoff) if asked.model else None
     except (EdgeAgentError, ValueError) as error:
         parser.error(f"--model: {error}")
+    compared = ComparedRedactors(names, bundle, asked.learn)
     for bar in itertools.chain(measure(marked, clean_texts(asked.data), compared), bound_bars()):
         met = met and bar.ok
         print(json.dumps(asdict(bar)) if asked.json else bar.line(), flush=True)  # noqa: T201 - its output
@@ -124,6 +130,8 @@ def measure(
         yield Bar("the model: of the same encoder classifying", redacting / classifying, COST_SHARE_MAX, "lower")
     yield from _bars_by_language(compared.of_composed())
     yield from _bars_of_clean(clean, compared.of_composed())
+    if compared.bundle and compared.learns:
+        yield from training_bars(compared.bundle.values)
 
 
 def _bars_of_clean(clean: Mapping[str, Sequence[str]], compared: ComparedRedactors) -> Iterator[Bar]:

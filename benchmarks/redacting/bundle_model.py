@@ -18,7 +18,8 @@ from onnx import helper, numpy_helper
 
 from benchmarks.redacting.figures import Spans
 from convert.evaluate.bundle_folder import open_bundle
-from edge_agent.capture.redact.model_findings import windows
+from edge_agent.capture.redact.model_findings import FoundValue, join_windows, windows
+from edge_agent.engine.protocol import EntitySpan
 from edge_agent.engine.runtimes import onnx_outputs
 from edge_agent.engine.runtimes.personal_spans import TagColumns, find_personal
 
@@ -44,11 +45,16 @@ class BundleModel:
 
     def find(self, text: str) -> Spans:
         """Return the spans that it would replace."""
-        return [
-            (begin + start, begin + stop)
+        return [(value.start, value.end) for value in self.values(text)]
+
+    def values(self, text: str) -> tuple[FoundValue, ...]:
+        """Return the values that it would replace, read window by window as the agent reads a long text."""
+        found = (
+            FoundValue(begin + each.start, begin + each.end, each.label, each.score)
             for begin, end in windows(text)
-            for start, stop in self._found(text[begin:end])
-        ]
+            for each in self._found(text[begin:end])
+        )
+        return join_windows(found)
 
     def cost_share(self) -> tuple[float, float]:
         """Return the milliseconds of a text of 32 tokens, median, and that of the same encoder classifying it."""
@@ -67,13 +73,12 @@ class BundleModel:
             classifying.append(time.process_time() - between)
         return 1000 * float(np.median(redacting)), 1000 * float(np.median(classifying))
 
-    def _found(self, text: str) -> list[tuple[int, int]]:
+    def _found(self, text: str) -> tuple[EntitySpan, ...]:
         encoding = self._tokenizer.encode(text)
         [logits] = self._session.run(["logits"], _fed(encoding.ids))
         words = onnx_outputs.word_spans(text, encoding.word_ids, encoding.offsets)
         shares = onnx_outputs.probabilities(logits[0], self.manifest.confidence.temperature)
-        found = find_personal(text, words, shares, self._columns, self.cutoff)
-        return [(each.start, each.end) for each in found.spans]
+        return find_personal(text, words, shares, self._columns, self.cutoff).spans
 
 
 def as_classifier(graph: Path) -> bytes:

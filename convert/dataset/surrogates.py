@@ -30,6 +30,11 @@ WORDS_MAX = 1000
 """Largest number of placeholder types in the data sheet; the others are counted together."""
 OTHER_WORDS = "(others)"
 _WORDS = {rule.name: rule.placeholder for rule in RULES} | {NAME_RULE: NAME_WORD}
+MODEL_TYPES: Mapping[str, str] = {
+    **{"given_name": "first_name", "surname": "last_name", "street_name": "street", "building_number": "number"},
+    **{"zip_code": "postcode", "state": "city", "secondary_address": "number"},
+}
+"""Kind of value by the types of redaction models that go by another name."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ class PlaceholderFiller:
         return next((value for value in drawn if value not in taken), "") or self._source.draw(kind, redacted)
 
     def _kind(self, word: str) -> str:
-        named = self._settings.kinds.get(word) or word.lower()
+        named = self._settings.kinds.get(word) or MODEL_TYPES.get(word.lower(), word.lower())
         return named if word in self._settings.kinds or named in KINDS or named == "id" else FALLBACK
 
     def _lost(self, text: str, values: Mapping[str, str]) -> set[str]:

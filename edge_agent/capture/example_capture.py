@@ -89,6 +89,8 @@ class CaptureStatus:
     """Age of the oldest of them, in seconds of running; 0 = no question waits."""
     review_waiting: dict[str, int] = field(default_factory=dict)
     """Answers that wait for a review, by stream."""
+    loss_seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds of running since examples were lost or evicted the last time; no key = none were."""
     field: tuple[BundleSummary, ...] = ()
     """Production monitoring of each bundle, in short."""
     redaction_audit: AuditFigures | None = None
@@ -480,6 +482,7 @@ def _status(worker: SpoolWorker, config: Config) -> CaptureStatus:
         questions=waits.counts,
         question_seconds=waits.oldest_seconds,
         review_waiting=worker.spool.streams.count_waiting(),
+        loss_seconds=worker.spool.loss_seconds(),
     )
 
 

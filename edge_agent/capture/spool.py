@@ -97,6 +97,8 @@ _TEACHER_LABEL_STATEMENTS = (
     "CREATE TRIGGER IF NOT EXISTS opinions_were_not_sealed AFTER DELETE ON segments BEGIN"
     " UPDATE opinions SET segment = NULL WHERE segment = old.sequence; END",
 )
+LOSSES = {"lost": ("dropped_", "segments_lost", "over_limit"), "evicted": ("sacrificed_",)}
+"""Beginnings of the counters of examples that were lost, and of those that made room; when is kept of both."""
 _INSERT = (
     "INSERT INTO predictions (prediction_id, task, rank, class, consent, spare, kept_at, size, record)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING"
@@ -382,6 +384,11 @@ class Spool:
         ((said,),) = self.db.rows("SELECT count(*) FROM feedback")
         return {**counted, "feedback": said}
 
+    def loss_seconds(self) -> dict[str, float]:
+        """Return, by kind of LOSSES, how long daemons have run since the last one, in seconds; no key = none yet."""
+        rows = self.db.rows("SELECT name, value FROM meta WHERE name LIKE 'loss_clock_%'")
+        return {name.removeprefix("loss_clock_"): max(self.clock - at, 0.0) for name, at in rows}
+
     def set_meta(self, name: str, value: str | float) -> str | float:
         """Write one value; return it."""
         self.db.execute(
@@ -433,6 +440,9 @@ class Spool:
         self.db.executemany(
             "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", changed
         )
+        for kind, beginnings in LOSSES.items():
+            if any(name.startswith(beginnings) for name, _ in changed):
+                self.set_meta(f"loss_clock_{kind}", self.clock)
         self.set_meta("clock", self.clock)
         self.personal.save_calendar(self.clock)
         self.set_meta("used_bytes", self.used_bytes)

@@ -117,6 +117,8 @@ class ExamplesStatus:
     review_waiting: dict[str, int] = field(default_factory=dict)
     """Answers that wait for a review, by stream."""
     audit: ReviewAudit = ReviewAudit()
+    loss_seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds that the daemon has run since examples were lost or evicted the last time; no key = none were."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_agent.capture.spool import LOSSES as LOSS_COUNTERS
 from edge_agent.client import ExamplesStatus, OperatorWarning
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import stat_file
@@ -22,9 +23,9 @@ RECEIPTS = Check("receipts", "examples")
 
 NEARLY = 0.9
 RECEIPT_SECONDS_WARNED = 3 * 86_400.0
+LOSS_SECONDS_REPORTED = 86_400.0
+"""The counters are totals: a loss is reported until the daemon has run for so long without another one."""
 _EXPORT = "sudo edge-agent media export /media/usb"
-# Counters of examples that were lost; the others count evictions that made space.
-_LOST = ("dropped_", "segments_lost", "over_limit")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class CaptureFacts:
     """Why nothing is captured: warnings of the daemon, of kind EXAMPLES_OFF or EXAMPLES_STALLED."""
     leaves: bool
     """The configuration lets examples leave this site."""
+    loss_seconds: Mapping[str, float] = field(default_factory=dict)
+    """How long the daemon has run since examples were lost or evicted the last time; no key = none were."""
 
     @property
     def spool(self) -> str:
@@ -58,22 +61,26 @@ class CaptureFacts:
 
     @property
     def lost(self) -> str:
-        """What was lost, as text."""
-        return self._listed(_LOST)
+        """What was lost, and when the last time, as text; empty when that is long ago."""
+        return self._listed("lost")
 
     @property
     def evicted(self) -> str:
-        """What was evicted to make space, as text."""
-        return self._listed(("sacrificed_",))
+        """What was evicted to make space, likewise."""
+        return self._listed("evicted")
 
     @property
     def waiting(self) -> str:
         """Age of the oldest segment, as text."""
         return format_duration(self.oldest_seconds or 0.0)
 
-    def _listed(self, beginnings: tuple[str, ...]) -> str:
+    def _listed(self, kind: str) -> str:
+        seconds, beginnings = self.loss_seconds.get(kind, LOSS_SECONDS_REPORTED), LOSS_COUNTERS[kind]
+        if seconds >= LOSS_SECONDS_REPORTED:
+            return ""
         found = sorted((name, count) for name, count in self.counters.items() if count and name.startswith(beginnings))
-        return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found)
+        counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found)
+        return f"{counts} in all, the last {format_duration(seconds)} ago"
 
 
 _SPOOL: tuple[FindingRule[CaptureFacts], ...] = (
@@ -92,17 +99,19 @@ _LOSSES: tuple[FindingRule[CaptureFacts], ...] = (
         "warning",
         lambda f: f.lost,
         "{f.lost}",
-        "More came than the disk could write, or the disk failed. Check disk and load; raise 'queue_examples_max'.",
+        "More came than the disk could write, or the disk failed. Check disk and load; raise 'queue_examples_max' under"
+        " 'examples' in agent.yaml. This warning ends after a day without another loss.",
         "edge-agent status; df -h /var/lib/edge-agent",
     ),
     FindingRule(
         "note",
         lambda f: f.evicted,
         "{f.evicted}",
-        "They made space for newer examples. Raise 'spool_bytes_max', or empty the outbox more often.",
+        "They made space for newer examples. Raise 'spool_bytes_max', or empty the outbox more often. This note ends"
+        " after a day without another eviction.",
         _EXPORT,
     ),
-    FindingRule("ok", lambda f: f.counters, "none was lost or evicted"),
+    FindingRule("ok", lambda f: f.counters, "none was lost or evicted in the last day"),
 )
 _OUTBOX: tuple[FindingRule[CaptureFacts], ...] = (
     FindingRule(
@@ -142,7 +151,7 @@ def judge_capture(facts: CaptureFacts | None) -> Iterator[Finding]:
         else:
             yield KEEPING.fault(
                 problem.message,
-                "Devices get answers; none of them is captured. Check the disk.",
+                "Devices get answers; none of them is captured. Do what the finding says; then it captures again.",
                 "edge-agent status; df -h",
             )
     yield from first_match(SPOOL, _SPOOL, facts)
@@ -173,6 +182,7 @@ def probe_capture(context: ProbeContext) -> CaptureFacts | None:
         counters=numbers.counters,
         problems=problems,
         leaves="upstream" in config.examples.collect.values(),
+        loss_seconds=numbers.loss_seconds,
     )
 
 

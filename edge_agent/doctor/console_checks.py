@@ -6,6 +6,7 @@ import importlib.util
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 
 from edge_agent.config import WebConfig, addresses
@@ -146,12 +147,18 @@ def probe_console(context: ProbeContext) -> ConsoleFacts:
         address=web.address,
         listening=check_port(host, port)[0],
         token=stat_file(token_path(web)),
-        missing=tuple(name for name in CONSOLE_PACKAGES if importlib.util.find_spec(name) is None),
+        missing=tuple(filterfalse(_is_installed, CONSOLE_PACKAGES)),
         certificate=web.certificate_file,
         problem=problem,
         expires_in=expires_in,
         unit=_unit(context.installation),
     )
+
+
+def _is_installed(package: str) -> bool:
+    """Tell whether a package can be imported; a folder without files counts as a package without a file of its own."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def _tls(web: WebConfig) -> tuple[str, float]:

@@ -108,10 +108,10 @@ _SILENT: tuple[FindingRule[DaemonFacts], ...] = (
     ),
     FindingRule(
         "fault",
-        lambda f: f.reason == "DEADLINE_EXPIRED",
-        "it does not answer at {f.path}",
-        "Start it again.",
-        "sudo edge-agent support-bundle; {f.restart}",
+        lambda f: f.reason == "DEADLINE_EXPIRED" or (f.reason == "UNREACHABLE" and f.is_hidden),
+        "it does not answer at {f.path}, and its process is not visible from here",
+        "It runs where this command cannot see it, such as in another container. End it there, and start it again.",
+        "sudo edge-agent support-bundle{f.restart_unseen}",
     ),
     FindingRule(
         "fault",
@@ -120,7 +120,13 @@ _SILENT: tuple[FindingRule[DaemonFacts], ...] = (
         "Start it; its log shows why it ended.",
         "{f.start}",
     ),
-    FindingRule("fault", otherwise, "{f.message} ({f.reason})", "Its log shows more.", _LOG),
+    FindingRule(
+        "fault",
+        otherwise,
+        "{f.message} ({f.reason})",
+        "Start it again. If the finding comes back, send a support bundle.",
+        f"{_LOG}; {{f.restart}}",
+    ),
 )
 
 

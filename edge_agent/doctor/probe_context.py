@@ -105,6 +105,8 @@ class DaemonFacts:
     """Longest time that a drain takes before the daemon ends."""
     takes_updates: bool = True
     """agent.yaml names a root of trust, which enrolment brings."""
+    is_hidden: bool = False
+    """A process listens, and is not visible from here: it runs in another container."""
 
     @property
     def is_young(self) -> bool:
@@ -137,6 +139,11 @@ class DaemonFacts:
     def stop(self) -> str:
         """The command that ends the daemon where systemd does not run it; empty when it does not run."""
         return end_command(self.pid) if self.pid > 0 else ""
+
+    @property
+    def restart_unseen(self) -> str:
+        """The end of a command that restarts a daemon whose process is not visible: systemd can, a shell cannot."""
+        return f"; {start_command(self.managed, 'restart')}" if self.managed else ""
 
     @property
     def restart_killed(self) -> str:
@@ -182,10 +189,10 @@ class CheckGroup:
 def query_daemon(installation: Installation) -> ProbeContext:
     """Ask the daemon once for its status, with a deadline; look at its process, which shows why it is silent."""
     config = installation.config
-    pid, uid = _listener(config.admin_socket)
+    pid, uid = _listener(config.admin_socket, config.state_dir)
     if pid in _NO_PID:
         # A user who may not use the admin socket may still use the devices' socket.
-        pid, uid = _listener(config.inference_socket)
+        pid, uid = _listener(config.inference_socket, config.state_dir)
     managed = _is_managed(installation)
     phase = unit_phase(installation, "edge-agent.service") if managed else _phase_by_lock(config.state_dir, pid)
     state, started = _process(pid if pid > 0 else phase.pid)
@@ -194,6 +201,7 @@ def query_daemon(installation: Installation) -> ProbeContext:
         phase=phase,
         drain_seconds_max=config.service.drain_seconds,
         takes_updates=bool(config.update.root_file),
+        is_hidden=pid == 0 and uid >= 0,
     )
     user = _daemon_user(installation, uid)
     return ProbeContext(installation, daemon, started, user, read_stored_state(config.state_dir / "state.db"))
@@ -223,18 +231,22 @@ def parse_phase(text: str) -> UnitPhase:
 
 def _phase_by_lock(state_dir: Path, listener: int) -> UnitPhase:
     """Tell a daemon that starts or stops without systemd: its process has the lock, and does not listen."""
-    if listener > 0:
+    holder = 0 if listener > 0 else _lock_holder(state_dir)
+    _, started = _process(holder)
+    if started is None:
         return UnitPhase()
+    seconds = running_seconds() - started
+    return UnitPhase("starting" if seconds < STARTING_SECONDS_MAX else "", seconds, False, holder)
+
+
+def _lock_holder(state_dir: Path) -> int:
+    """Return the process of the daemon that has the state folder's lock; 0 when there is none, or it is hidden."""
     try:
         holder = read_text(state_dir / "lock").strip()
         words = read_bytes(Path(f"/proc/{holder}/cmdline")).split(b"\0") if holder.isdecimal() else []
     except OSError:
-        return UnitPhase()
-    _, started = _process(int(holder)) if words else ("", None)
-    if b"serve" not in words or started is None:
-        return UnitPhase()
-    seconds = running_seconds() - started
-    return UnitPhase("starting" if seconds < STARTING_SECONDS_MAX else "", seconds, False, int(holder))
+        return 0
+    return int(holder) if b"serve" in words else 0
 
 
 def running_seconds() -> float:
@@ -254,12 +266,17 @@ def _status(path: Path, pid: int, state: str, managed: bool) -> DaemonFacts:
     return DaemonFacts(str(path), managed, status, reason, message, pid, state, up, __version__)
 
 
-def _listener(path: Path) -> tuple[int, int]:
-    """Return pid and uid of the process that listens at a socket; (0, -1) when there is none, or it is hidden."""
+def _listener(path: Path, state_dir: Path) -> tuple[int, int]:
+    """Return pid and uid of the process that listens at a socket; (0, -1) when there is none, or this user may not
+    connect. The pid of a process in another container is 0.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
         try:
             sock.connect(str(path))
             pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        except BlockingIOError:  # its queue of connections is full: it does not take them
+            pid = _lock_holder(state_dir)
+            return pid, stat_file(Path(f"/proc/{pid}") if pid else path).uid
         except OSError:
             return 0, -1
     return pid, uid

@@ -114,7 +114,7 @@ def _judge_current(facts: ProgramFacts) -> Finding:
 def _judge_previous(facts: ProgramFacts) -> Finding:
     path = f"{facts.folder}/previous"
     if not facts.previous.target:
-        return PREVIOUS.note("there is no previous version yet: this is the first one on this machine")
+        return PREVIOUS.note("there is no previous version to go back to; the next upgrade keeps the current one")
     if not facts.previous.whole:
         seen = f"{path} points to {facts.previous.target}, which is broken: a rollback would fail"
         remedy = "Keep the current version; the next upgrade makes a new previous one."

@@ -150,6 +150,10 @@ class Database:
         with self.transaction():
             for statement in (*statements, f"PRAGMA user_version = {self._schema.version}"):
                 self._db.execute(statement)
+        if version:
+            # Programs that look at the file without its log, such as doctor, see the new version, too.
+            with self.errors():
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _translated(self, code: int, said: str) -> EdgeAgentError | None:
         if code == sqlite3.SQLITE_FULL:

@@ -107,6 +107,12 @@ class Engine:
                 self.jobs.forget_bundle(digest)
                 self.child.send(protocol.DetachRequest(digest=digest))
 
+    @property
+    def _problem(self) -> str:
+        """What is wrong; of an engine that answers, what stands as long as a bundle that did not attach is on it."""
+        is_whole = self.child.state is EngineState.READY and not any(map(self.bundles.has_failed, self.bundles))
+        return "" if is_whole else self.child.problem
+
     def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
         """Reserve places in the queue for `jobs` more of this client. Raises CapacityError or ModelLoadFailed."""
         self._require_ready(digest)
@@ -194,7 +200,7 @@ class Engine:
             resident_bytes=resident_bytes(child.pid),
             pending=len(jobs),
             restarts=child.restarts,
-            problem=child.problem,
+            problem=self._problem,
             device=child.device,
             shortfalls=child.shortfalls,
             digests=tuple(self.bundles),

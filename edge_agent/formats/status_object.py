@@ -120,10 +120,10 @@ calibration, their length) are not what they were. new_inputs: more inputs are o
 explains."""
 
 REMEDIES: dict[Alarm, str] = {
-    "errors": "Have the bundle calibrated again with the corrections; until then shadow or the bundle before is safer.",
+    "errors": "Have the central team calibrate the bundle again with the corrections; shadow mode is safer until then.",
     "opinions": "Look at the disagreements in 'edge-agent review': is the small model wrong, or the large one?",
-    "labels": "Look at newer answers in 'edge-agent review'; if the business changed, gather examples and train again.",
-    "confidence": "Look at unsure answers in 'edge-agent review', correct them, and have the bundle calibrated again.",
+    "labels": "Look at newer answers in 'edge-agent review'; if the business changed, tell the central team.",
+    "confidence": "Correct unsure answers in 'edge-agent review'; the central team then calibrates the bundle again.",
     "novelty": "Look at unusual inputs in 'edge-agent review': what is new about them belongs into the training data.",
     "new_inputs": "Label the inputs with the smallest p-values in 'edge-agent review', and train a bundle with them.",
     "length": "Look at newer inputs in 'edge-agent review': did a device begin to send something else?",

@@ -278,6 +278,7 @@ def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> admin
         epoch=status.epoch,
         collect={task: consent for task, consent in collect.items() if consent != "off"},
         review_waiting=status.review_waiting,
+        loss_seconds=status.loss_seconds,
         audit=_audit(status),
     )
 

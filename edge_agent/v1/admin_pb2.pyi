@@ -587,7 +587,7 @@ class UpdatesStatus(_message.Message):
     def __init__(self, channel: _Optional[str] = ..., plan_version: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskUpdate, _Mapping]]] = ..., copying: _Optional[str] = ..., copied_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class ExamplesStatus(_message.Message):
-    __slots__ = ("counters", "retained", "spool_bytes", "outbox_bytes", "outbox_segments", "epoch", "collect", "review_waiting", "audit")
+    __slots__ = ("counters", "retained", "spool_bytes", "outbox_bytes", "outbox_segments", "epoch", "collect", "review_waiting", "audit", "loss_seconds")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -616,6 +616,13 @@ class ExamplesStatus(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class LossSecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     RETAINED_FIELD_NUMBER: _ClassVar[int]
     SPOOL_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -625,6 +632,7 @@ class ExamplesStatus(_message.Message):
     COLLECT_FIELD_NUMBER: _ClassVar[int]
     REVIEW_WAITING_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
+    LOSS_SECONDS_FIELD_NUMBER: _ClassVar[int]
     counters: _containers.ScalarMap[str, int]
     retained: _containers.ScalarMap[str, int]
     spool_bytes: int
@@ -634,7 +642,8 @@ class ExamplesStatus(_message.Message):
     collect: _containers.ScalarMap[str, str]
     review_waiting: _containers.ScalarMap[str, int]
     audit: ReviewAudit
-    def __init__(self, counters: _Optional[_Mapping[str, int]] = ..., retained: _Optional[_Mapping[str, int]] = ..., spool_bytes: _Optional[int] = ..., outbox_bytes: _Optional[int] = ..., outbox_segments: _Optional[int] = ..., epoch: _Optional[str] = ..., collect: _Optional[_Mapping[str, str]] = ..., review_waiting: _Optional[_Mapping[str, int]] = ..., audit: _Optional[_Union[ReviewAudit, _Mapping]] = ...) -> None: ...
+    loss_seconds: _containers.ScalarMap[str, float]
+    def __init__(self, counters: _Optional[_Mapping[str, int]] = ..., retained: _Optional[_Mapping[str, int]] = ..., spool_bytes: _Optional[int] = ..., outbox_bytes: _Optional[int] = ..., outbox_segments: _Optional[int] = ..., epoch: _Optional[str] = ..., collect: _Optional[_Mapping[str, str]] = ..., review_waiting: _Optional[_Mapping[str, int]] = ..., audit: _Optional[_Union[ReviewAudit, _Mapping]] = ..., loss_seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ReviewAudit(_message.Message):
     __slots__ = ("drawn", "reviewed", "waiting", "lost")

@@ -72,7 +72,7 @@ class SetupRun:
         try:
             self._bring_up(program, before)
         except SetupError as error:
-            if before is None or before.name == program.name:
+            if before is None or before.name == program.name or self.programs.previous is None:
                 raise
             note(f"the new program does not come up; going back to {before.title}")
             self._bring_up(self.programs.go_back(), program)

@@ -82,24 +82,34 @@ class InstalledPrograms:
         raise AssertionError
 
     def activate(self, program: InstalledProgram) -> None:
-        """Make a program the program. First the way back is noted: a kill in between leaves the old one."""
+        """Make a program the program. First the way back is noted: a kill in between leaves the old one.
+
+        A damaged program is no way back: the one before it stays the previous one.
+        """
         current = self.current
         if current and current.name == program.name:
             return
-        if current:
-            durable_files.link(self._places.previous, Path("venvs") / current.name)
+        if _is_whole(current):
+            durable_files.link(self._places.previous, Path("venvs") / _name(current))
         durable_files.link(self._places.current, Path("venvs") / program.name)
+        if self.previous is None:  # the link leads nowhere, or to the program itself
+            durable_files.remove(self._places.previous)
 
     def go_back(self) -> InstalledProgram:
-        """Make the one before the program. Raises SetupError when there is none."""
+        """Make the one before the program, and the program the one before unless it is damaged.
+
+        Raises SetupError when there is none.
+        """
         before = self.previous
         if before is None:
             said = "there is no earlier program to go back to"
             raise SetupError(MACHINE, said, "Run the installer file of the version that you want.")
         current = self.current
         durable_files.link(self._places.current, Path("venvs") / before.name)
-        if current:
-            durable_files.link(self._places.previous, Path("venvs") / current.name)
+        if _is_whole(current):
+            durable_files.link(self._places.previous, Path("venvs") / _name(current))
+        else:
+            durable_files.remove(self._places.previous)
         return before
 
     def prune(self) -> list[str]:
@@ -111,6 +121,11 @@ class InstalledPrograms:
 
     def _names(self) -> set[str]:
         return {folder.name for folder in self._places.programs.glob("*")}
+
+
+def _is_whole(program: InstalledProgram | None) -> bool:
+    """Tell whether there is a program, and every file of it is what was installed."""
+    return program is not None and not integrity.damaged_files(program.folder)
 
 
 def _name(program: InstalledProgram | None) -> str:

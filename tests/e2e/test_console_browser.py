@@ -18,7 +18,8 @@ from tests.support.eventually import eventually_sync
 from tests.support.web_console import RunningConsole, queue_of, said_of
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium: apt-get install chromium")
-EXAMPLES = {"collect": {"pos-intent": "local", "visit": "local", "talk": "local"}, "commit_seconds": 0.02}
+TASKS = ("pos-intent", "visit", "talk", "front-desk")
+EXAMPLES = {"collect": dict.fromkeys(TASKS, "local"), "commit_seconds": 0.02}
 CALIBRATED = {
     **{"policy": "threshold", "temperature": 1.0, "threshold": 0.16, "target_risk": 0.05, "delta": 0.1},
     **{"n": 500, "bound": 0.04, "coverage": 0.6},
@@ -46,6 +47,7 @@ def console(tmp_path_factory) -> Iterator[RunningConsole]:
             echo_bundle(folder / "pos", confidence=CALIBRATED),
             echo_bundle(folder / "visit", "visit", "extract", labels=("NAME",)),
             echo_bundle(folder / "talk", "talk", "generate"),
+            echo_bundle(folder / "desk", "front-desk", "decide"),
         )
         with RunningConsole(daemon) as running:
             yield running
@@ -228,20 +230,26 @@ def test_the_page_says_that_the_console_is_gone_and_comes_back(console, tab):
 
 @pytest.mark.release
 def test_how_it_looks(console, tab, tmp_path):
-    """Nothing is cut off and all that is pressed has a name: wide and on a tablet, light and dark, without a daemon."""
+    """Nothing is cut off and all that is pressed has a name: on three sizes, light and dark, without a daemon."""
     folder = Path(os.environ.get("CONSOLE_PICTURES", tmp_path))
     for number in range(12):
         asked(console, texts=tuple(f"{text}{' ' * number}" for text in INPUTS))
     asked(console, "visit", ("I am Anna Smith and come at ten",))
-    for size, (width, height) in {"wide": (1280, 900), "tablet": (820, 1180)}.items():
+    with console.daemon.client() as client:
+        [decision] = client.decide("front-desk", ["My kettle burns, send somebody now"])
+    eventually_sync(lambda: decision["severity"].prediction_id in queue_of(console, "front-desk/severity"))
+    console.sign_in()
+    eventually_sync(lambda: "<svg" in console.get("/tasks/front-desk").text, 60)  # figures are kept for a while
+    tasks = {"review": "pos-intent", "review-record": "visit", "review-question": "front-desk/severity"}
+    for size, (width, height) in {"wide": (1280, 900), "tablet": (820, 1180), "phone": (390, 844)}.items():
         for dark in (False, True):
             tab.look(width=width, height=height, dark=dark)
             scheme = "dark" if dark else "light"
-            for name, path in {"overview": "/", "task": "/tasks/pos-intent"}.items():
+            for name, path in {"overview": "/", "task": "/tasks/pos-intent", "questions": "/tasks/front-desk"}.items():
                 tab.go(f"{console.url}{path}")
                 tab.until("!!document.querySelector('figure svg')")
                 shot(tab, folder / f"{name}-{size}-{scheme}.png")
-            for name, task in {"review": "pos-intent", "review-record": "visit"}.items():
+            for name, task in tasks.items():
                 desk(tab, console, task)
                 shot(tab, folder / f"{name}-{size}-{scheme}.png")
     tab.go(console.url)

@@ -116,6 +116,21 @@ def test_a_spent_budget_is_known_before_anybody_is_asked(tmp_path, oracle):
 
 
 @pytest.mark.slow
+def test_a_question_that_the_server_refuses_has_the_local_answer_and_the_next_one_is_asked(tmp_path, oracle):
+    """At once: the large model stays online, its refusal is shown, and the next answer ends that."""
+    with site_of(tmp_path, oracle, retry_seconds_first=30, retry_seconds_max=30) as site:
+        install(site)
+        site.start_uplink()
+        site.await_online(True)
+        oracle.way = "400"
+        assert ("LOCAL", "UPSTREAM_FAILED") == came_from(ask(site, "hmm, refused"))
+        site.await_problem("UPSTREAM_FAILED")
+        oracle.way = "well"
+        assert ("UPSTREAM", "BELOW_THRESHOLD") == came_from(ask(site, "hmm, the next"))
+        assert 1 == oracle.times_asked("hmm, refused")
+
+
+@pytest.mark.slow
 def test_a_pause_that_the_server_names_is_kept_by_all(tmp_path, oracle):
     """Who has the time is asked for once more after it; who has not is answered here at once; nobody asks meanwhile."""
     with site_of(tmp_path, oracle) as site, ThreadPoolExecutor() as pool:

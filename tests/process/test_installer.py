@@ -53,11 +53,31 @@ def test_the_same_again_changes_nothing_and_repairs_what_is_damaged(tmp_path: Pa
     before = site.programs()
     assert "there already" in site.run(file).stdout
     assert before == site.programs()
-    [module] = site.current.resolve().glob("lib/python*/site-packages/edge_agent/cli.py")
-    module.write_text("spoilt")
+    damage_program(site)
     assert (1, True) == ((said := site.setup("status")).returncode, "edge_agent/cli.py" in said.stdout)
     assert (0, "edge-agent 1.0") == (site.run(file).returncode, site.version())
     assert 0 == site.setup("status").returncode
+
+
+def damage_program(site: Site) -> None:
+    """Spoil a module of the program in use, as a failing disk does."""
+    [module] = site.current.resolve().glob("lib/python*/site-packages/edge_agent/cli.py")
+    module.write_text("spoilt")
+
+
+@pytest.mark.slow
+def test_a_damaged_program_is_no_way_back(tmp_path: Path, site: Site):
+    """An upgrade from it keeps the program before it; after a rollback from it there is no other one to go back to."""
+    for version in ("1.0", "2.0"):
+        site.run(installer(tmp_path, version))
+    damage_program(site)
+    assert 0 == site.run(installer(tmp_path, "3.0")).returncode
+    status = json.loads(site.setup("status", "--json").stdout)
+    assert ("3.0", "1.0") == (status["program"]["version"], status["previous"]["version"])
+    damage_program(site)
+    assert (0, "edge-agent 1.0") == (site.setup("rollback").returncode, site.version())
+    assert json.loads(site.setup("status", "--json").stdout)["previous"] is None
+    assert not (site.current.parent / "previous").is_symlink()
 
 
 @pytest.mark.release

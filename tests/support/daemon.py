@@ -47,6 +47,8 @@ class RunningDaemon:
         self.admin_target = f"unix:{self.run_dir}/admin.sock"
         self.environment = dict(os.environ)
         self.python = sys.executable
+        self.module = "edge_agent.cli"
+        """What is run as the daemon; its other commands are those of edge_agent.cli."""
         self.inside: list[str] = []
         """What is put in front of the command, such as that of a network namespace."""
         self.as_user: list[str] = []
@@ -73,17 +75,17 @@ class RunningDaemon:
 
     def command(self) -> list[str]:
         """Return the command line of this daemon."""
-        return [*self.inside, *self._program()]
+        return [*self.inside, *self._program("edge_agent.cli")]
 
-    def _program(self) -> list[str]:
+    def _program(self, module: str) -> list[str]:
         places = ["--config", self.config_named, "--state-dir", self.state_dir, "--run-dir", self.run_dir]
-        return [self.python, "-m", "edge_agent.cli", *map(str, places)]
+        return [self.python, "-m", module, *map(str, places)]
 
     def start(self, *ready: str) -> None:
         """Start the process and wait until it serves, and until these tasks answer: models load in the background."""
         started = time.monotonic()
         with self.log.open("ab") as log:
-            command = [*self.inside, *self.as_user, *self._program(), "serve"]
+            command = [*self.inside, *self.as_user, *self._program(self.module), "serve"]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)
         with self.client() as client:
             while not all(self._serving(client, service) for service in ("", *ready)):

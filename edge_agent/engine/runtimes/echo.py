@@ -86,7 +86,9 @@ class EchoRuntime:
         return {"model": "echo"} | need.details(available)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
-        """Note the bundle."""
+        """Note the bundle; a path to its adapter must exist, as one to weights must."""
+        if (adapter := paths.get("adapter")) and not os.path.exists(adapter):  # noqa: PTH110
+            raise ModelLoadFailed(f"adapter file {adapter} does not exist")
         if "!stall" in _orders(manifest, 0):
             signal.pause()
         self._bundles[digest] = manifest

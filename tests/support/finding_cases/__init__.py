@@ -7,13 +7,16 @@ the finding gone; or it is excused, with its reason; or nobody has made it yet, 
 from __future__ import annotations
 
 from tests.support.finding_cases import (  # noqa: F401 - they fill the table
+    alarm_rows,
     appliance_rows,
     certificate_rows,
     console_rows,
     daemon_rows,
     disk_rows,
+    download_rows,
     engine_rows,
     enrolment_rows,
+    example_rows,
     exchange_rows,
     large_model_rows,
     limit_rows,

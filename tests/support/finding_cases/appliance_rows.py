@@ -166,6 +166,12 @@ def link_removed(site: FaultySite) -> None:
     (_program(site) / "current").unlink()
 
 
+@made("installation/fault/f-points-to-which-is-broken", with_it=("command",), leaves=("previous-version",), **installed)
+def current_version_broken(site: FaultySite) -> None:
+    """The disk lost files of the version in use."""
+    _break(site, "current")
+
+
 @made("installation/note/f-not-made-by-the-installer-this-program-runs-from", asks_nothing=True, **installed)
 def not_installed(site: FaultySite) -> None:
     """The program was uninstalled; this one runs from a checkout."""
@@ -173,7 +179,7 @@ def not_installed(site: FaultySite) -> None:
 
 
 made(
-    "previous-version/note/there-is-no-previous-version-yet-this-is-the-first-one-on-this-machine",
+    "previous-version/note/there-is-no-previous-version-to-go-back-to-the-next-upgrade-keeps-the-current-one",
     is_appliance=True,
     asks_nothing=True,
 )(_install("1.0"))

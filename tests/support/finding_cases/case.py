@@ -40,6 +40,8 @@ class Fault:
     """What a person writes for the placeholders of the commands."""
     person: str = ""
     """Whom the remedy names, where nobody at the site can remove the fault."""
+    leaves: tuple[str, ...] = ()
+    """Checks of which a note, and nothing worse, stays after the cure."""
     asks_nothing: bool = False
     """It is a note for which nothing has to be done, and has no remedy."""
 
@@ -99,7 +101,9 @@ class FindingCase:
         if fault.by_hand is not None:
             fault.by_hand(site)
         outcomes = site.runner.run_all(filter(_is_run, command_lines(own["command"])), **fault.words)
-        left = sorted({each["check"] for each in site.everything() if _key(each) not in before})
+        noted = {(check, "note") for check in fault.leaves}
+        found = [each for each in site.everything() if _key(each) not in before]
+        left = sorted({each["check"] for each in found if (each["check"], each["verdict"]) not in noted})
         return [*left, *(outcome.said for outcome in outcomes if outcome.code and left)]
 
     def as_row(self) -> RemedyCase:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from edge_agent import certificate_authority
 from tests.support.eventually import eventually_sync
+from tests.support.finding_cases.appliance_rows import run_installer
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.certificate_rows import SITES
 from tests.support.finding_cases.site import FaultySite
@@ -54,3 +57,31 @@ def foreign_key(site: FaultySite) -> None:
     tls = SITES[site.folder]
     tls.client("other", "infer")
     tls.key.write_bytes((tls.folder / "other.key").read_bytes())
+
+
+def _package() -> Path:
+    found = importlib.util.find_spec("starlette")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent
+
+
+def _bring_package(site: FaultySite) -> None:
+    subprocess.run([*site.daemon.inside, "umount", str(_package())], check=True)
+
+
+@made(
+    "console/fault/the-console-needs-which-is-not-installed",
+    settings=with_console,
+    is_appliance=True,
+    prepare=lambda site: _install_and_serve(site),
+    by_hand=_bring_package,
+)
+def package_lost(site: FaultySite) -> None:
+    """The disk lost the files of a package; the installer that brings them stands for the umount."""
+    subprocess.run([*site.daemon.inside, "mount", "-t", "tmpfs", "none", str(_package())], check=True)
+
+
+def _install_and_serve(site: FaultySite) -> None:
+    run_installer(site, "1.0")
+    _serve(site)

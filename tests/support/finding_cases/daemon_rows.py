@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from pathlib import Path
 
+from tests.support import failing_component
 from tests.support.eventually import eventually_sync
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import FaultySite
+
+ELSEWHERE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+FOREIGN = """
+import concurrent.futures, grpc
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+server.add_insecure_port("{target}")
+server.start()
+print("ready", flush=True)
+server.wait_for_termination()
+"""
 
 
 @made("daemon/fault/no-process-answers-at-the-daemon-does-not-run", with_it=("socket",))
@@ -81,3 +94,42 @@ def weights_lost(site: FaultySite) -> None:
     """The disk lost the weights of the only version."""
     _damage(site)
     eventually_sync(lambda: any(each["check"] == "tasks" for each in site.findings()))
+
+
+def _failing(site: FaultySite) -> Path:
+    return site.daemon.state_dir.parent / failing_component.FILE_NAME
+
+
+@made("component/fault/warning-message", by_hand=lambda site: _failing(site).unlink())
+def component_dies(site: FaultySite) -> None:
+    """Something that nobody expects ends a component at each of its starts."""
+    _failing(site).write_text("refusals")
+    site.daemon.module = "tests.support.failing_component"
+    site.restart()
+    site.until_found("component")
+
+
+def _start_again(site: FaultySite) -> None:
+    """Do what whoever runs the other container does."""
+    site.daemon.kill()
+    site.restart()
+
+
+@made(
+    "daemon/fault/it-does-not-answer-at-and-its-process-is-not-visible-from-here",
+    by_hand=_start_again,
+    prepare=lambda site: site.look_from.extend(ELSEWHERE),
+)
+def hung_in_another_container(site: FaultySite) -> None:
+    """Doctor runs in a container of its own, and shares only the folders with the daemon, which hangs."""
+    hung(site)
+
+
+@made("daemon/fault/", with_it=("socket",))
+def another_program_at_the_socket(site: FaultySite) -> None:
+    """The daemon was killed, and somebody started another gRPC program at its admin socket."""
+    site.daemon.kill()
+    script = FOREIGN.format(target=site.daemon.admin_target)
+    site.daemon.process = subprocess.Popen([site.daemon.python, "-c", script], stdout=subprocess.PIPE)
+    assert site.daemon.process.stdout is not None
+    assert site.daemon.process.stdout.readline() == b"ready\n"

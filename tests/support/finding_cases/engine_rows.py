@@ -6,17 +6,19 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import edge_agent
-from tests.support.bundles import echo_bundle
+from tests.support.bundles import echo_bundle, tiny_onnx_bundle
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import TASK, WEIGHTS, FaultySite
 from tests.support.finding_cases.update_rows import CLOCKS, with_clock
 
 MAKER = "team that made the bundle"
+OTHER = "other"
+ADAPTER = b"a" * 512
 SURE = {
     "policy": "threshold",
     "temperature": 1.0,
@@ -87,9 +89,9 @@ made("engine/note/", with_it=("tasks",), by_hand=_let_start)(hold_while_starting
 made("tasks/note/movement", with_it=("engine",), by_hand=_let_start)(hold_while_starting)
 
 
-def _weights(site: FaultySite) -> Path:
+def _blob(site: FaultySite, content: bytes) -> Path:
     blobs = (site.daemon.state_dir / "blobs" / "sha256").rglob("?" * 64)
-    return next(path for path in blobs if path.read_bytes() == WEIGHTS)
+    return next(path for path in blobs if path.read_bytes() == content)
 
 
 def _lose_weights(site: FaultySite) -> None:
@@ -103,7 +105,7 @@ def _lose_for_good(site: FaultySite) -> None:
 
 
 def _lose(site: FaultySite, state: str) -> None:
-    path = _weights(site)
+    path = _blob(site, WEIGHTS)
     path.rename(site.folder / "weights-away")
     (site.folder / "weights-place").write_text(str(path))
     os.kill(_child(site), signal.SIGKILL)
@@ -179,3 +181,47 @@ def _older_program(site: FaultySite) -> None:
 
 
 made("daemon-version/warning/seen")(_older_program)
+
+
+def _install_encoder(site: FaultySite) -> None:
+    site.daemon.install(tiny_onnx_bundle(site.folder / "tags", "extract"))
+    _await_ready(site)
+
+
+def _compute_on(device: str | None) -> Callable[[FaultySite], None]:
+    def choose(site: FaultySite) -> None:
+        site.edit(engine={"device": device})
+        site.restart()
+        _await_ready(site)
+
+    return choose
+
+
+made("device/warning/computes-on", has_task=False, prepare=_install_encoder, by_hand=_compute_on("cpu"))(
+    _compute_on("cuda")
+)
+
+
+def _two_tasks_on_one_base(site: FaultySite) -> None:
+    """Install a task whose two versions share the weights of the first task; the newer one has an adapter."""
+    _kill_engine(site)  # that an engine was restarted is another finding
+    for version, more in (("1.0.0", {}), ("1.1.0", {"adapter": ADAPTER})):
+        bundle = site.folder / f"other-{version}"
+        site.daemon.install(echo_bundle(bundle, OTHER, version=version, weights=WEIGHTS, **more))
+
+
+@made(
+    "engine/warning/",
+    prepare=_two_tasks_on_one_base,
+    with_it=("tasks",),
+    words={"TASK": OTHER},
+)
+def adapter_lost(site: FaultySite) -> None:
+    """The disk lost the adapter of one of two bundles on a base, and the engine dies once more."""
+    _blob(site, ADAPTER).unlink()
+    os.kill(_child(site), signal.SIGKILL)
+    site.until(lambda: any(_is_engine_warning(each) for each in site.everything()))
+
+
+def _is_engine_warning(finding: Mapping[str, str]) -> bool:
+    return (finding["check"], finding["verdict"]) == ("engine", "warning")

@@ -49,9 +49,9 @@ def _restart_uplink(site: FaultySite) -> None:
     site.serve("uplink")
 
 
-def _ask(site: FaultySite) -> None:
+def _ask(site: FaultySite, count: int = 8) -> None:
     with site.daemon.client() as client:
-        client.classify(TASK, ["where is my money"] * 8)
+        client.classify(TASK, ["where is my money"] * count)
 
 
 @made("large-model/fault/no-task-can-ask-it", settings=escalating, prepare=_start)
@@ -86,6 +86,7 @@ def _answering(way: str) -> Callable[[FaultySite], None]:
     return answer
 
 
+made("large-model/note/", settings=escalating, prepare=_start, by_hand=_answering("well"))(_answering("429"))
 made("large-model/warning/is-offline", settings=escalating, prepare=_start, by_hand=_answering("well"))(
     _answering("lost")
 )
@@ -114,6 +115,25 @@ def _raise_the_cap(site: FaultySite) -> None:
 
 def _capped(folder: Path) -> Mapping[str, Any]:
     return escalating(folder, day_cost_max=CAP, **PRICE)
+
+
+@made("large-model-budget/note/nearly-spent", settings=_capped, prepare=_start, by_hand=_raise_the_cap)
+def cap_nearly_reached(site: FaultySite) -> None:
+    """The questions of the day have cost nine tenths of what they may."""
+
+    def is_nearly_spent() -> bool:
+        _ask(site, 1)
+        with site.daemon.admin() as admin:
+            large = admin.status().large_model
+        return large is not None and large.day_micros >= 0.9 * CAP * 1e6
+
+    def is_told() -> bool:
+        # What is set aside for a question counts until its price is known, so one more may be needed.
+        _ask(site, 1)
+        return any(each["check"] == "large-model-budget" for each in site.everything())
+
+    site.until(is_nearly_spent)
+    site.until(is_told)
 
 
 def _spend(share: float) -> Callable[[FaultySite], None]:

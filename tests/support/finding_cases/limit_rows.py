@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from tests.support.finding_cases.exchange_rows import collecting
 from tests.support.finding_cases.site import TASK, FaultySite
 
 LIMIT_BYTES = 2**20
+ADDED_TABLES = ("updates", "trust", "roots")
+"""What version 2 of state.db has more."""
 
 
 def _reserve(size: int | None) -> Callable[[FaultySite], None]:
@@ -91,3 +94,16 @@ def state_of_a_newer_program(site: FaultySite) -> None:
     """Somebody went back to an older program, which cannot read the state."""
     site.daemon.stop()
     _version(site, 999)
+
+
+@made(
+    "database/note/schema-the-daemon-upgrades-it-to-when-it-starts",
+    with_it=("daemon", "socket"),
+)
+def state_of_an_older_program(site: FaultySite) -> None:
+    """The program was upgraded, and the daemon has not been started since: the state is that of version 1."""
+    site.daemon.stop()
+    with closing(sqlite3.connect(site.daemon.state_dir / "state.db")) as database, database:
+        for table in ADDED_TABLES:
+            database.execute(f"DROP TABLE {table}")
+        database.execute("PRAGMA user_version = 1")

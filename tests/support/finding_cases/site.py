@@ -43,12 +43,18 @@ class FaultySite:
         self.has_task = has_task
         self.drive = self.folder / "drive"
         """What is on the USB drive."""
+        self.look_from: list[str] = []
+        """What is put in front of doctor alone, such as what gives it a namespace."""
         self.environment: dict[str, str] = {}
         """What doctor's environment has more, such as another clock."""
+        self.serve_environment: dict[str, str] = {}
+        """What the environment of our other programs has more."""
         self.served: dict[str, subprocess.Popen[bytes]] = {}
         """Our other programs that run, by name."""
         self.ends = ExitStack()
         """Takes back what a fault did to the machine."""
+        self.releases = ExitStack()
+        """Takes back what would keep the daemon from ending."""
         sections = {"site": {"id": "shop-7"}, **settings(self.folder)}
         self.daemon = RunningDaemon(self.folder / "site", **sections)
         self.daemon.start_seconds_max = UNTIL_SECONDS_MAX
@@ -78,6 +84,7 @@ class FaultySite:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.releases.close()
         self.daemon.kill()
         self.ends.close()
         if self.appliance:
@@ -93,7 +100,10 @@ class FaultySite:
     def serve(self, program: str, *checks: str) -> None:
         """Run another of our programs until the end of this site, and wait until these checks are well."""
         process = self.served[program] = subprocess.Popen(
-            [*self.daemon.command(), "serve", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*self.daemon.command(), "serve", program],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **self.serve_environment},
         )
         self.ends.callback(process.wait)
         self.ends.callback(process.kill)
@@ -136,7 +146,7 @@ class FaultySite:
         # As an installed machine has it: an option would name a folder that this user may not enter.
         command = [*self.daemon.command()[:3], "--config", str(self.config)] if user else self.daemon.command()
         done = subprocess.run(
-            [*user, *command, "doctor", "--json"],
+            [*user, *self.look_from, *command, "doctor", "--json"],
             capture_output=True,
             text=True,
             check=False,

@@ -36,7 +36,7 @@ def by_drive(folder: Path) -> Mapping[str, Any]:
 def publish(site: FaultySite, version: str, plan: Mapping[str, Any] | None = None, **more: Any) -> str:
     """Publish a version that the plan wants, and write a drive with it; return its digest."""
     centre = CENTRES[site.folder]
-    path = bundle(site.folder / version, version, TASK, weights=version.encode() * 1000, **more)
+    path = bundle(site.folder / version, version, TASK, **{"weights": version.encode() * 1000, **more})
     digest = centre.publish(path)
     centre.plan(centre.offering(digest, **(plan or {})))
     write_drive(site)

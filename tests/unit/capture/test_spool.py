@@ -125,6 +125,21 @@ def test_new_answers_push_older_routine_out_of_a_full_spool(tmp_path):
     assert site.worker.spool.counters["sacrificed_routine"] > 100
 
 
+def test_when_examples_were_lost_last_is_kept(tmp_path):
+    """By kind, in seconds of running, and also by the next daemon; a counter of something else is no loss."""
+    site = ASite(tmp_path, collect={"pos-intent": "local"})
+    site.keep(answered(1))
+    assert {} == site.worker.spool.loss_seconds()
+    for counter, running in (("dropped_disk", 100.0), ("sacrificed_routine", 30.0), ("captured", 5.0)):
+        with site.worker.spool.transaction():
+            site.worker.spool.counters[counter] += 1
+        site.clock.running += running
+    assert {"lost": 135.0, "evicted": 35.0} == site.worker.spool.loss_seconds()
+    with site.worker.spool.transaction():
+        pass
+    assert {"lost": 135.0, "evicted": 35.0} == site.worker.spool.loss_seconds()
+
+
 def test_feedback_needs_its_prediction(site):
     """Feedback on what is not kept is refused: nobody could learn from it."""
     with pytest.raises(PredictionUnknown):

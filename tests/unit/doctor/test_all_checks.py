@@ -4,7 +4,10 @@ import ast
 import json
 import os
 import re
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,6 +136,44 @@ def test_a_probe_that_may_not_look_spoils_no_other(tmp_path, broken):
     case = query_daemon(place(tmp_path))
     found = evaluate(case, (replaced,))
     assert [("unseen", "not checked: /secret: Permission denied")] == [(each.verdict, each.seen) for each in found]
+
+
+FULL_QUEUE = """
+import socket, sys
+admin = socket.socket(socket.AF_UNIX)
+admin.bind(sys.argv[2])
+admin.listen(0)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def full_queue(tmp_path: Path) -> Iterator[tuple[Installation, int]]:
+    """A daemon that hangs, and so many callers that its queue of connections is full; with its process."""
+    where = place(tmp_path)
+    path = where.config.admin_socket
+    for folder in (path.parent, where.config.state_dir):
+        folder.mkdir(parents=True)
+    command = [sys.executable, "-c", FULL_QUEUE, "serve", str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    (where.config.state_dir / "lock").write_text(f"{process.pid}\n")
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(path))
+        yield where, process.pid
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_a_daemon_whose_queue_of_connections_is_full_is_named(full_queue: tuple[Installation, int]):
+    """Its process is that of the state folder's lock: it hangs, and nobody is told that no daemon runs."""
+    where, pid = full_queue
+    [found] = [each for each in run_checks(where) if each.check == "daemon"]
+    assert ("fault", True) == (found.verdict, f"pid {pid} listens at" in found.seen)
+    assert f"kill -KILL {pid}" in found.command
 
 
 def test_a_plain_file_is_read_up_to_its_limit_and_nothing_else(tmp_path):

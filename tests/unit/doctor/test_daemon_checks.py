@@ -262,6 +262,10 @@ def kept(**changed):
     return list(capture_checks.judge_capture(CaptureFacts(**of)))
 
 
+EVICTED = {"sacrificed_routine": 3}
+BOTH = {"dropped_queue": 1, **EVICTED}
+
+
 @pytest.mark.parametrize(
     ("check", "verdict", "changed"),
     [
@@ -273,14 +277,17 @@ def kept(**changed):
         ("receipts", "ok", {"oldest_seconds": None}),
         ("receipts", "warning", {"oldest_seconds": 5 * DAY}),
         ("examples-lost", "ok", {}),
-        ("examples-lost", "note", {"counters": {"sacrificed_routine": 3}}),
-        ("examples-lost", "warning", {"counters": {"dropped_queue": 1, "sacrificed_routine": 3}}),
+        ("examples-lost", "note", {"counters": EVICTED, "loss_seconds": {"evicted": 60.0}}),
+        ("examples-lost", "note", {"counters": BOTH, "loss_seconds": {"evicted": 60.0, "lost": 2 * DAY}}),
+        ("examples-lost", "warning", {"counters": BOTH, "loss_seconds": {"evicted": 60.0, "lost": DAY - 1}}),
+        ("examples-lost", "ok", {"counters": BOTH, "loss_seconds": {"evicted": DAY, "lost": DAY}}),
+        ("examples-lost", "ok", {"counters": BOTH}),
         ("examples-kept", "fault", {"problems": (OperatorWarning("EXAMPLES_OFF", "", "spool.db is damaged."),)}),
         ("examples-stalled", "fault", {"problems": (OperatorWarning("EXAMPLES_STALLED", "", "the disk …"),)}),
     ],
 )
 def test_examples_are_judged(check, verdict, changed):
-    """Nearly full, dropping, given up, not kept, or without receipts."""
+    """Nearly full, dropping, given up, not kept, or without receipts; a loss is reported for a day."""
     assert (verdict, verdict != "ok") == told(kept(**changed), check)
 
 

@@ -230,9 +230,12 @@ SAID = [
     ),
     (
         capture_checks.judge_capture(
-            CaptureFacts(1, 100, 0, 100, 0, None, {"dropped_queue_full": 3, "captured": 9}, (), False)
+            CaptureFacts(
+                *(1, 100, 0, 100, 0, None, {"dropped_queue_full": 3, "captured": 9}, (), False),
+                loss_seconds={"lost": 60.0},
+            )
         ),
-        "dropped queue full 3",
+        "dropped queue full 3 in all, the last 60 s ago",
         "edge-agent status; df -h /var/lib/edge-agent",
     ),
     (

@@ -59,6 +59,15 @@ def test_an_older_database_is_brought_up_step_by_step(tmp_path: Path):
     database.close()
 
 
+def test_the_file_itself_shows_that_it_was_brought_up(tmp_path: Path):
+    """Its header has the new version while the database is still open: who reads only the file is not misled."""
+    Database(tmp_path / "a.db", SCHEMA).close()
+    steps = {2: ("ALTER TABLE t ADD COLUMN c TEXT",)}
+    database = Database(tmp_path / "a.db", DatabaseSchema(3, (), "", migrations=steps))
+    assert 3 == int.from_bytes((tmp_path / "a.db").read_bytes()[60:64], "big")
+    database.close()
+
+
 def test_a_database_without_a_way_up_is_left_alone(tmp_path: Path):
     """It says that an agent in between is needed; nothing was changed."""
     Database(tmp_path / "a.db", SCHEMA).close()

@@ -51,6 +51,16 @@ BEFORE = {"RECORD": "MRN: ", "PLATE": "plate number ", "SECRET": "password: "}
 NAMED = [rule for rule in RULES if rule.placeholder != "NAME"]
 
 
+def test_a_type_of_a_redaction_model_is_a_name_and_not_a_code():
+    """A first name that a model found becomes a first name, though no rule knows the type."""
+    made = filler()
+    text = made.fill("1", {"model:given_name": 1, "model:surname": 1}, ["[GIVEN_NAME_1] [SURNAME_1] called"], 1).texts[
+        0
+    ]
+    assert ({}, 2) == (made.report()["fallback"], len(text.removesuffix(" called").split()))
+    assert not any(map(str.isdigit, text))
+
+
 @pytest.mark.parametrize("rule", NAMED, ids=[rule.name for rule in NAMED])
 def test_a_value_is_found_again_as_what_it_was(rule):
     """Of each rule: what stands in place of its placeholder is found whole and as that type, in several locales."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
@@ -160,3 +161,11 @@ def test_weights_are_optional_but_not_missing():
     EchoRuntime().load(LoadRequest(runtime="echo"))
     with pytest.raises(ModelLoadFailed, match=r"weights file /nowhere/echo\.bin does not exist"):
         EchoRuntime().load(LoadRequest(runtime="echo", weights="/nowhere/echo.bin"))
+
+
+def test_an_adapter_is_optional_but_not_missing(tmp_path: Path):
+    """It is looked for where a bundle is attached: other bundles of the engine answer without it."""
+    described = bundles.manifest_of(bundles.echo_bundle(tmp_path / "bundle"))
+    EchoRuntime().attach("a" * 64, described, {})
+    with pytest.raises(ModelLoadFailed, match=r"adapter file /nowhere/adapter\.bin does not exist"):
+        EchoRuntime().attach("a" * 64, described, {"adapter": "/nowhere/adapter.bin"})
