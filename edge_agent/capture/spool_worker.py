@@ -146,7 +146,7 @@ class SpoolWorker:
             dependencies.now,
         )
         redaction, days = config.redaction, config.examples.retention_days
-        limits = AuditLimits(redaction.audit_texts_max, redaction.audit_days, days)
+        limits = AuditLimits(redaction.audit_examples_max, redaction.audit_days, days)
         with self.spool.transaction():
             self.redaction_audit = RedactionAudit(
                 self.spool.db, limits, lambda: self.spool.personal.calendar(self.spool.clock)

@@ -33,7 +33,7 @@ class RedactionConfig(ConfigSection):
         le=1,
         description="Share of the texts that a person compares with their originals, which stay here; 0 = none.",
     )
-    audit_texts_max: int = Field(default=200, ge=1, le=10_000, description="Most originals that are kept for it.")
+    audit_examples_max: int = Field(default=200, ge=1, le=10_000, description="Most originals that are kept for it.")
     audit_days: float = Field(default=30, gt=0, le=3650, description="How long an original is kept for it, in days.")
 
     def holds(self, task: str) -> bool:

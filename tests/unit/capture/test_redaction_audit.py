@@ -20,7 +20,7 @@ BOUND = MissedBound(target=0.02, delta=0.1, n=300, families=300, values=600, val
 @pytest.fixture
 def site(tmp_path: Path) -> ASite:
     """A site that audits every text that the model has read, five at most."""
-    return audited(ASite(tmp_path), audit_texts_max=5)
+    return audited(ASite(tmp_path), audit_examples_max=5)
 
 
 def audited(site: ASite, **settings: object) -> ASite:
