@@ -40,6 +40,8 @@ from edge_agent.v1.field_pb2 import FieldSeries
 PROGRESS_SECONDS = 0.25
 AUDIT_TEXTS, AUDIT_TEXTS_MAX = 20, 100
 """Texts of the audit of redaction in one answer."""
+ROW_MAX = 2**63 - 1
+"""Of a database."""
 _ENROL_FIRST = (
     "Enrol the site with the enrolment file of the central team: 'sudo edge-agent enrol FILE'. Without one, set it to"
     " the root.json of the central team, and restart the daemon."
@@ -286,7 +288,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if request.count > AUDIT_TEXTS_MAX:
             raise InvalidRequest(f"count is {request.count}; 1 to {AUDIT_TEXTS_MAX} texts can be listed at once")
         count = request.count or AUDIT_TEXTS
-        texts = await self._components.capture.redaction_audit(request.after, count, judged=request.judged)
+        after = min(request.after, ROW_MAX)
+        texts = await self._components.capture.redaction_audit(after, count, judged=request.judged)
         return pb.ListRedactionAuditResponse(texts=map(messages.audited_text_message, texts))
 
     async def JudgeRedaction(
