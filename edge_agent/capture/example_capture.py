@@ -15,7 +15,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from edge_agent.capture.person_erasure import FoundRecords, PersonErasure, ScanPlace, ValueSearch, describe
+from edge_agent.capture.person_erasure import (
+    AnswerErasure,
+    FoundRecords,
+    PersonErasure,
+    ScanPlace,
+    ValueSearch,
+    describe,
+)
 from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback, answer_texts
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redact.redactor import RedactionSession, ReplacedValue
@@ -301,21 +308,21 @@ class ExampleCapture:
 
         await self._run(work)
 
-    async def erase(self, prediction_id: str) -> tuple[bool, bool]:
-        """Erase a prediction; return whether it was here, and whether the central site is told to erase it."""
+    async def erase(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
+        """Erase a prediction, or all answers to questions about its text; durable when this returns."""
         held = 0
         if self.redaction is not None:
             held = self.redaction.erase(lambda answered: answered.prediction_id == prediction_id)
 
-        def work(worker: SpoolWorker) -> tuple[bool, bool]:
+        def work(worker: SpoolWorker) -> AnswerErasure:
             with worker.spool.transaction():
-                done = worker.erase(prediction_id)
+                done = worker.erase(prediction_id, all_questions=all_questions)
             # What was deleted is still in the database's log until then.
             worker.spool.shrink()
             return done
 
-        here, told = await self._run(work, alone=True, seconds_max=None)
-        return here or held > 0, told
+        done = await self._run(work, alone=True, seconds_max=None)
+        return replace(done, was_kept=done.was_kept or held > 0)
 
     async def erase_values(self, values: Sequence[str], *, dry_run: bool) -> PersonErasure:
         """Find what concerns some values, and erase it unless `dry_run`; durable when this returns.

@@ -73,6 +73,18 @@ class PersonErasure:
         return replace(self, found=found, here=here, by_text=by_text, erased=self.erased + (0 if dry_run else held))
 
 
+@dataclass(frozen=True)
+class AnswerErasure:
+    """What became of one answer that was to be erased."""
+
+    was_kept: bool
+    """It was here."""
+    tombstoned: bool
+    """The central team is told to erase what left the site."""
+    same_text_ids: tuple[str, ...] = ()
+    """Answers to other questions about the same text that were kept here: erased, too, where that was asked for."""
+
+
 class ValueSearch:
     """One search."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from edge_agent.capture import person_erasure
-from edge_agent.capture.person_erasure import FoundRecords, PersonErasure, ValueSearch
+from edge_agent.capture.person_erasure import AnswerErasure, FoundRecords, PersonErasure, ValueSearch
 from edge_agent.capture.personal_values import Erasure, PersonalLimits, PrivacyCount
 from edge_agent.capture.record_builder import HumanFeedback, RecordBuilder
 from edge_agent.capture.redact.model_findings import ModelFindings
@@ -219,12 +219,18 @@ class SpoolWorker:
         with self.spool.transaction():
             self.monitoring.count_charges(paid)
 
-    def erase(self, prediction_id: str) -> tuple[bool, bool]:
-        """Erase a prediction, as `Spool.erase` does, and record that; inside the spool's transaction."""
+    def erase(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
+        """Erase a prediction, as `Spool.erase` does, and record that; inside the spool's transaction.
+
+        `all_questions` erases also the answers to other questions about the same text.
+        """
+        same_text = self.spool.find_same_text(prediction_id)
         here, told = self._erase(prediction_id)
+        others = {each: self._erase(each)[1] for each in same_text} if all_questions else {}
+        all_told = [each for each, is_told in {prediction_id: told, **others}.items() if is_told]
         if here or told:
-            self.spool.personal.record_erasure(self.now(), here, [prediction_id] if told else [])
-        return here, told
+            self.spool.personal.record_erasure(self.now(), here + len(others), all_told)
+        return AnswerErasure(here, bool(all_told), tuple(same_text))
 
     def search(self, values: Sequence[str]) -> ValueSearch:
         """Prepare a search for what concerns a person. Raises InvalidRequest."""
