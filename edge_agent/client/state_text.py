@@ -1,7 +1,8 @@
 """A JSON state as the text that a task reads. Pure.
 
 A task answers about one text. Equal values give equal texts, whatever client sends them: members are sorted by name,
-and there is no white space. Training rows need the same text, so that a model meets at a site what it learned from.
+a whole number has no fraction (1.0 is 1), and there is no white space. Training rows need the same text, so that a
+model meets at a site what it learned from.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_EXACT_MAX = 2**53
+"""Up to here every whole number is a float of its own."""
 STATE_LEVELS_MAX = 32
 STATE_VALUES_MAX = 10_000
 STATE_BYTES_MAX = 256 * 2**10
@@ -27,7 +30,7 @@ def render_state(state: Mapping[str, Any] | Sequence[Any]) -> str:
         raise ValueError("must not be empty")
     _check_size(state)
     try:
-        text = json.dumps(state, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(_plain(state), ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
         size = len(text.encode())
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair, which is not text") from None
@@ -38,6 +41,15 @@ def render_state(state: Mapping[str, Any] | Sequence[Any]) -> str:
     if size > STATE_BYTES_MAX:
         raise ValueError(f"has {size} bytes as compact JSON; the limit is {STATE_BYTES_MAX}")
     return text
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with whole numbers as such; its levels are bounded."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_MAX else value
 
 
 def _check_size(state: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import date
 from typing import Any
@@ -26,6 +27,13 @@ def test_a_state_that_is_not_json_is_refused(state: Any, said: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         render_state(state)
     assert said == str(caught.value)
+
+
+def test_equal_values_are_equal_texts() -> None:
+    """However a client writes them: 1 and 1.0, 1e2 and 100, members in any order, tuples and lists."""
+    one, other = ('{"b": [1.0, 1e2, -0.0, 0.00001], "a": 1e300}', '{"a": 1E+300, "b": [1, 100, 0, 1e-5]}')
+    assert '{"a":1e+300,"b":[1,100,0,1e-05]}' == render_state(json.loads(one)) == render_state(json.loads(other))
+    assert "[true,[1]]" == render_state((True, (1,)))
 
 
 def test_a_state_that_holds_itself_is_nested_too_deep() -> None:
