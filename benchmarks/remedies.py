@@ -4,8 +4,8 @@
 
 Plays every row of the tables in tests/support: the reasons of the catalogue of errors, as the user who meets them,
 then the findings of doctor, as the technician who reads them. Each row starts daemons of its own, and takes 10 s to
-2 minutes; all of them take more than an hour on two cores. It needs root, to mount disks of its own, and strace. Progress is on standard error, with
-what a row that fails has shown.
+2 minutes; all of them take more than an hour on two cores. It needs root, to mount disks of its own, and strace.
+Progress is on standard error, with what a row that fails has shown.
 
     shown     exactly this reason appeared, and no other
     cured     the remedy removed the fault, or names the person who can
