@@ -25,6 +25,7 @@ from typing import Any
 
 from edge_agent.capture import review_streams
 from edge_agent.capture.personal_values import ERASED, RETIRED, PersonalLimits, PersonalValues
+from edge_agent.capture.redaction_audit import DrawnText
 from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewCursor, ReviewFilter, ReviewStreams
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
@@ -144,6 +145,8 @@ class PredictionRecord:
     """Replaced values by the rule or model that found them."""
     digests: frozenset[bytes] = frozenset()
     """Keyed digests of these values (value_digests.py)."""
+    audited: DrawnText | None = None
+    """Its text, if the audit of redaction has drawn it."""
 
 
 @dataclass(frozen=True)
@@ -362,8 +365,8 @@ class Spool:
         return gone
 
     def records_after(self, table: str, row: int, count: int) -> list[tuple[int, str, bytes]]:
-        """Return rows of `predictions`, `feedback` or `opinions` behind a row: row, prediction_id and record."""
-        assert table in ("predictions", "feedback", "opinions")
+        """Return rows of a table behind a row: row, prediction_id and record."""
+        assert table in ("predictions", "feedback", "opinions", "redaction_audit")
         query = f"SELECT row, prediction_id, record FROM {table} WHERE row > ? ORDER BY row LIMIT ?"
         return self.db.rows(query, (row, count))
 

@@ -81,7 +81,8 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.monitoring": BASE | {"edge_agent.durable", "edge_agent.statistics"},
     "edge_agent.store": BASE | {"edge_agent.durable"},
     # What is kept is counted in the same transaction.
-    "edge_agent.capture": BASE | {"edge_agent.durable", "edge_agent.monitoring", "edge_agent.capture.redact"},
+    "edge_agent.capture": BASE
+    | {f"edge_agent.{name}" for name in ("durable", "monitoring", "statistics", "capture.redact")},
     # What counts as personal data, for site and factory alike.
     "edge_agent.capture.redact": {"edge_agent.errors"},
     "edge_agent.update": BASE | {"edge_agent.store", "edge_agent.durable"},
