@@ -55,7 +55,7 @@ _AT_ONCE = 8
 def measure() -> list[Bar]:
     """Make the bundle and its answers, draw the resamples, and count."""
     logs.configure(LogConfig(level="warning"))  # standard output is for the bars
-    population = Population(*_answers(_descriptions()))
+    population = Population(*_answers(descriptions()))
     found = resample(population, RISK, CALIBRATION_ROWS)
     rows = f"{len(population.truth)} rows, the model errs on {100 * (1 - population.right.mean()):.1f}%"
     sys.stderr.write(
@@ -101,7 +101,7 @@ def _coverages() -> list[Bar]:
     return bars
 
 
-def _descriptions() -> list[tuple[str, str]]:
+def descriptions() -> list[tuple[str, str]]:
     """Return text and category, shuffled; categories with few descriptions are left out."""
     spec = importlib.util.find_spec("ingredient_parser")  # found and not imported: its code needs what is not here
     if spec is None or spec.origin is None:

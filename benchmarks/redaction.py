@@ -9,6 +9,7 @@
     --learn            also train heads on texts that it redacted, and on raw ones: a minute
     --with presidio    also the rules of presidio-analyzer, in an environment of their own (250 MB, the first time)
     --without rampart  only the rules: nothing is fetched
+    --clean N          only N texts without personal data of each kind, drawn by a seed; all of them take minutes
     --limit N          only the first N texts, to see that it runs
 
 A value counts as found when every letter and digit of it is covered; a text leaks when one of a value that counts is
@@ -94,6 +95,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--with", dest="others", action="append", choices=("presidio",), default=[])
     parser.add_argument("--without", action="append", choices=("rampart",), default=[])
+    parser.add_argument("--clean", type=int, default=None, metavar="N")
     parser.add_argument("--limit", type=int, default=None, metavar="N")
     asked = parser.parse_args()
     try:
@@ -107,7 +109,7 @@ def main() -> int:
     except (EdgeAgentError, ValueError) as error:
         parser.error(f"--model: {error}")
     compared = ComparedRedactors(names, bundle, asked.learn)
-    for bar in itertools.chain(measure(marked, clean_texts(asked.data), compared), bound_bars()):
+    for bar in itertools.chain(measure(marked, clean_texts(asked.data, asked.clean), compared), bound_bars()):
         met = met and bar.ok
         print(json.dumps(asdict(bar)) if asked.json else bar.line(), flush=True)  # noqa: T201 - its output
     return 0 if met else 1

@@ -3,9 +3,9 @@
     python -m benchmarks.remedies [--json] [--only NAME,NAME]
 
 Plays every row of the tables in tests/support: the reasons of the catalogue of errors, as the user who meets them,
-then the findings of doctor, as the technician who reads them. Each row starts daemons of its own; all of them take
-about 12 minutes on two cores. It needs root, to mount disks of its own, and strace. Progress is on standard error, with
-what a row that fails has shown.
+then the findings of doctor, as the technician who reads them. Each row starts daemons of its own, and takes 10 s to
+2 minutes; all of them take more than an hour on two cores. It needs root, to mount disks of its own, and strace.
+Progress is on standard error, with what a row that fails has shown.
 
     shown     exactly this reason appeared, and no other
     cured     the remedy removed the fault, or names the person who can
@@ -34,7 +34,8 @@ TABLES: Mapping[str, tuple[Mapping[str, RemedyCase], frozenset[str]]] = {
     ),
 }
 """The rows by what they are of, and the names of which each needs one."""
-EXCUSED_MAX: Mapping[str, float] = {"reasons": 3.0, "findings": 19.0}
+EXCUSED_MAX: Mapping[str, float] = {"reasons": 3.0, "findings": 25.0}
+"""Of the findings 20 are about systemd, which needs a booted machine, and 5 about hardware or the kernel."""
 
 
 def measure() -> Iterator[Bar]:

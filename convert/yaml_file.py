@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from edge_agent.errors import ManifestInvalid
 
@@ -48,16 +49,28 @@ def _check_keys(plain: dict[Any, Any], models: list[type[BaseModel]], known: Seq
             close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             remedy = f"Did you mean '{close[0]}'?" if close else f"Known keys there: {', '.join(known)}."
             raise ManifestInvalid(f"{where}: unknown key '{key}'", remedy=remedy)
-        inner = [sub for model in models if key in model.model_fields for sub in _sections(model, key)]
-        if inner and isinstance(value, dict):
-            _check_keys(
-                value, inner, list(dict.fromkeys(name for sub in inner for name in sub.model_fields)), f"{where}: {key}"
-            )
+        for inside, section, place in _inside(models, key, value):
+            names = list(dict.fromkeys(name for sub in inside for name in sub.model_fields))
+            _check_keys(section, inside, names, f"{where}: {place}")
 
 
-def _sections(model: type[BaseModel], key: str) -> Iterator[type[BaseModel]]:
-    """Yield the sections a field may hold: one, or each member of a union."""
-    pending: list[Any] = [model.model_fields[key].annotation]
+def _inside(
+    models: list[type[BaseModel]], key: str, value: Any
+) -> Iterator[tuple[list[type[BaseModel]], dict[Any, Any], str]]:
+    """Yield each section of a value: what it may be, its keys and values, and where it is."""
+    fields = [model.model_fields[key] for model in models if key in model.model_fields]
+    inner = [sub for field in fields for sub in _sections(field)]
+    if not inner or not isinstance(value, dict):
+        return
+    if any(get_origin(field.annotation) is dict for field in fields):  # its keys are names that a user gives
+        yield from ((inner, each, f"{key}: {name}") for name, each in value.items() if isinstance(each, dict))
+    else:
+        yield inner, value, key
+
+
+def _sections(field: FieldInfo) -> Iterator[type[BaseModel]]:
+    """Yield the sections a field may hold: one, or each member of a union, by name or not."""
+    pending: list[Any] = [field.annotation]
     while pending:
         annotation = pending.pop()
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -291,7 +291,7 @@ def proof_rates(target: float) -> list[float]:
     return [share * target for share in _PROOF_SHARES]
 
 
-def missed_interval(documents: Mapping[MissedValues, int], values_max: float, level: float = LEVEL) -> Interval:
+def missed_interval(documents: Mapping[MissedValues, float], values_max: float, level: float = LEVEL) -> Interval:
     """Return the share of personal values that remain, with an interval that holds at every moment.
 
     It is every rate that the bettor's capital does not refute: a confidence sequence. The capital is log-convex in the

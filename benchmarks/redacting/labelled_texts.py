@@ -66,8 +66,8 @@ def _lines(file: Path) -> Iterator[str]:
         yield from (line for line in lines if line.strip())
 
 
-def clean_texts(public: Path | None = None) -> dict[str, Sequence[str]]:
-    """Return texts without personal data, by where they come from.
+def clean_texts(public: Path | None = None, most: int | None = None) -> dict[str, Sequence[str]]:
+    """Return texts without personal data, by where they come from; with `most` no more of each, drawn by a seed.
 
     Customers' sentences of examples/pos-intent; names of goods of examples/retail-categories; look-alikes, which
     people wrote to look like personal data: article numbers, doses, readings, product names that are first names; and,
@@ -83,7 +83,11 @@ def clean_texts(public: Path | None = None) -> dict[str, Sequence[str]]:
         "look-alikes": list(_lines(LOOKALIKES)),
     }
     found |= dict(public_texts(public)) if public else {}
-    return {name: list(dict.fromkeys(text.rstrip("\n") for text in texts)) for name, texts in found.items()}
+    unlike = {name: list(dict.fromkeys(text.rstrip("\n") for text in texts)) for name, texts in found.items()}
+    if most is None:
+        return dict(unlike)
+    drawn = random.Random("clean texts")  # noqa: S311 - not for secrets
+    return {name: drawn.sample(texts, min(most, len(texts))) for name, texts in unlike.items()}
 
 
 def public_texts(folder: Path) -> Iterator[tuple[str, list[str]]]:

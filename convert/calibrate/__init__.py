@@ -169,11 +169,11 @@ def _of_questions(
     subjects: Sequence[Subject], conditions: Conditions, risk: Risk, shared: Report, failed: int
 ) -> Calibration:
     """Calibrate each question; the gate is the bundle's."""
-    each_risk, enough = shared_risk({subject.name: len(subject.tested.rows) for subject in subjects}, risk)
+    each_risk, enough, choices = choose_each(subjects, conditions, risk)
     sections: dict[str, Confidence] = {}
     reports: dict[str, Report] = {}
     for subject in subjects:
-        choice = _choose(subject, conditions, each_risk)
+        choice = choices[subject.name]
         # Of a decoder each question has a label mass of its own, so what is usual is the question's.
         usual = _usual([*subject.tuned.predictions, *subject.proof.predictions])
         section = _section(choice, each_risk, subject.fit.temperature, usual, conditions)
@@ -186,6 +186,15 @@ def _of_questions(
         **{"delta": risk.delta, "delta_of_each": each_risk.delta, **shared},
     }
     return Calibration(AlwaysEscalate(gate=conditions.gate), report, sections)
+
+
+def choose_each(
+    subjects: Sequence[Subject], conditions: Conditions, risk: Risk
+) -> tuple[Risk, list[str], dict[str, Choice]]:
+    """Test the thresholds of each question; return the risk of each test, the questions that have enough rows for a
+    proof, and the result for each question."""
+    each_risk, enough = shared_risk({subject.name: len(subject.tested.rows) for subject in subjects}, risk)
+    return each_risk, enough, {subject.name: _choose(subject, conditions, each_risk) for subject in subjects}
 
 
 def shared_risk(rows: Mapping[str, int], risk: Risk) -> tuple[Risk, list[str]]:

@@ -7,17 +7,22 @@ sentence encoder. `1_Pooling/config.json` of such a checkpoint defines how its t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from convert.pipeline.stage import Progress
+
 POOLING = "classifier_pooling"
 """Key of config.json, as in ModernBERT: `mean`, or the architecture's default if it is missing."""
 _SENTENCES = Path("1_Pooling", "config.json")
+_BATCH_ROWS = 32
 _BUILT = {
     "model_type": "bert",
     "hidden_act": "gelu",
@@ -73,3 +78,23 @@ def of_source(source: Path, config: Mapping[str, Any]) -> dict[str, str]:
     except ValueError:
         return {}
     return {POOLING: "mean"} if isinstance(told, dict) and told.get("pooling_mode_mean_tokens") is True else {}
+
+
+def mean_vectors(
+    model: Any, tokens: Sequence[Sequence[int]], padding: int, progress: Progress
+) -> npt.NDArray[np.float32]:
+    """Return the mean token vector of each row of tokens, by an encoder without a head."""
+    order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+    found = np.zeros((len(tokens), model.config.hidden_size), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(order), _BATCH_ROWS):
+            batch = order[start : start + _BATCH_ROWS]
+            rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in batch], True, padding)
+            mask = torch.nn.utils.rnn.pad_sequence(
+                [torch.ones(len(tokens[row]), dtype=torch.long) for row in batch], True
+            )
+            device = model.device
+            hidden = model(input_ids=rows.to(device), attention_mask=mask.to(device)).last_hidden_state
+            found[batch] = mean_of(hidden, mask.to(device)).cpu().numpy()
+            progress("vectors of texts", min(start + _BATCH_ROWS, len(order)), len(order))
+    return found

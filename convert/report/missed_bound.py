@@ -48,5 +48,6 @@ def assumptions(calibrate: Mapping[str, Any]) -> str:
         "The bound is for documents like those of the calibration split, in which each family is equally frequent, and"
         f" it counts as personal what their labels mark ({calibrate['labeled_by']}). It assumes the built-in rules of"
         f" version {calibrate['rules']} beside the model, and a site that holds what the model cannot read"
-        " ('without_model: hold'). Patterns and regions of the site's own only find more."
+        " ('without_model: hold'). Patterns and regions of the site's own only find more. Check it at the site: with"
+        " 'redaction.audit_share' in agent.yaml a person reads a random part of the texts beside their originals."
     )

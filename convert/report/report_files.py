@@ -28,6 +28,8 @@ from edge_agent.formatting import format_bytes
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
 _DPI = 150
+_POINTS = "points"
+"""Label of the points of the reliability plot until their number is known."""
 CANDIDATES_NAME = "candidates.png"
 
 Floats = npt.NDArray[np.float64]
@@ -83,43 +85,49 @@ def reliability(made: RunSummary) -> Figure | None:
     if not found or not found["before"]["bins"]:
         return None
     figure = Figure(figsize=(9, 6.2), layout="constrained")
-    figure.suptitle("Is the confidence the probability of a right answer?", color=_INK, fontsize=12)
+    asked = "Is the confidence the probability of a right answer?"
+    figure.suptitle(_of_question(made, asked), color=_INK, fontsize=12)
     left, right = figure.subplots(1, 2, sharey=True)
     _reliability(left, "without temperature", found["before"])
     temperature = made.report("calibrate")["temperature"]
     said = "as served: no temperature was kept" if temperature == 1 else f"divided by temperature {temperature:.2f}"
     _reliability(right, said, found["after"])
     left.set_ylabel("right answers")
+    # The counts are here and not at the points, because the bins have about the same number of rows.
+    rows = [each["rows"] for when in ("before", "after") for each in found[when]["bins"]]
+    counts = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
+    _legend_below(figure, right, columns=3, points=f"{counts} answers of similar confidence")
     return figure
+
+
+def _of_question(made: RunSummary, title: str) -> str:
+    """Return a title with the question that a plot is about, where there are several."""
+    return f"{made.question}: {title}" if made.question else title
 
 
 def _reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
     bins = measured["bins"]
-    confidence, rows = np.array(column(bins, "confidence")), column(bins, "rows")
+    confidence = np.array(column(bins, "confidence"))
     right = np.array([[each["right"][key] for key in ("low", "value", "high")] for each in bins])
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfect calibration")
     axes.vlines(confidence, right[:, 0], right[:, 2], color=_ORANGE, linewidth=1.5, zorder=2, label="95% interval")
-    # The counts are here and not at the points, because the bins have about the same number of rows.
-    row_counts = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
-    axes.scatter(
-        confidence, right[:, 1], s=36, color=_BLUE, zorder=3, label=f"{row_counts} answers of similar confidence"
-    )
+    axes.scatter(confidence, right[:, 1], s=36, color=_BLUE, zorder=3, label=_POINTS)
     error = measured["calibration_error"]
     said = f"calibration error {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
     axes.set_title(f"{title}\n{said}", fontsize=10, color=_INK)
     axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel=_wrapped("confidence", measured.get("note", "")))
     _shares(axes)
-    _legend_below(axes)
 
 
 def _wrapped(label: str, note: str) -> str:
     return "\n".join([label, *textwrap.wrap(note, 60)])
 
 
-def _legend_below(axes: Axes, columns: int = 1) -> None:
-    """Put the legend below the axes."""
-    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": columns}
-    axes.legend(fontsize=8, frameon=False, **place)
+def _legend_below(figure: Figure, axes: Axes, columns: int = 1, points: str = "") -> None:
+    """Put the legend of some axes below all; `points` says what the points are."""
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [points if label == _POINTS else label for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def risk_coverage(made: RunSummary) -> Figure | None:
@@ -143,9 +151,9 @@ def risk_coverage(made: RunSummary) -> Figure | None:
         _draw_walk(axes, found, coverage, risk)
     top = min(1.0, 1.25 * max(target, risk[coverage > 0.05].max(initial=0)))
     axes.set(xlim=(0, 1.02), ylim=(-0.02 * top, top), xlabel="confident answers", ylabel="wrong among the confident")
-    axes.set_title(_walk_title(found), fontsize=11, color=_INK)
+    axes.set_title(_of_question(made, _walk_title(found)), fontsize=11, color=_INK)
     _shares(axes)
-    _legend_below(axes, columns=2)
+    _legend_below(figure, axes, columns=2)
     return figure
 
 
@@ -200,7 +208,7 @@ def candidates(made: RunSummary) -> Figure | None:
     axes.set_title("Candidates: speed, size and agreement (green: chosen; grey: outside the budget)", fontsize=11)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     _frame(axes)
-    _legend_below(axes)
+    _legend_below(figure, axes)
     _label(figure, axes, found)
     return figure
 

@@ -25,7 +25,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from convert.data.question_rows import output_names, rows_of
 from convert.data.row_files import DataRow
 from convert.encoder import linear, pooling
-from convert.encoder.sentences import mean_vectors
 from convert.encoder.tags import tagged
 from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded, labels_of
@@ -159,7 +158,7 @@ def start_head(model: Any, rows: EncodedRows, sizes: Sequence[int], progress: Pr
     if not isinstance(model, pooling.MeanPooledBert):
         return False
     items = rows.items[:_START_ROWS_MAX]
-    vectors = mean_vectors(model.bert.eval(), [item.given["input_ids"] for item in items], 0, progress)
+    vectors = pooling.mean_vectors(model.bert.eval(), [item.given["input_ids"] for item in items], 0, progress)
     targets, begin = np.array([item.targets for item in items]), 0
     for size in sizes:
         outputs = slice(begin, begin := begin + size)

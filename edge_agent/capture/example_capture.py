@@ -11,14 +11,22 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from edge_agent.capture.person_erasure import FoundRecords, PersonErasure, ScanPlace, ValueSearch, describe
+from edge_agent.capture.person_erasure import (
+    AnswerErasure,
+    FoundRecords,
+    PersonErasure,
+    ScanPlace,
+    ValueSearch,
+    describe,
+)
 from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback, answer_texts
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redact.redactor import RedactionSession, ReplacedValue
+from edge_agent.capture.redaction_audit import AuditedText, AuditFigures, MarkedSpan
 from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
 from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.capture.spool import SpooledPrediction
@@ -92,6 +100,8 @@ class CaptureStatus:
     """Seconds of running since examples were lost or evicted the last time; no key = none were."""
     field: tuple[BundleSummary, ...] = ()
     """Production monitoring of each bundle, in short."""
+    redaction_audit: AuditFigures | None = None
+    """What people found in the audit of redaction; None = no redaction model is configured."""
     stalled_seconds: float = 0.0
     """How long the disk has worked on one write, in seconds; 0 = it keeps up. Else all other figures are empty."""
     is_off: bool = False
@@ -298,17 +308,21 @@ class ExampleCapture:
 
         await self._run(work)
 
-    async def erase(self, prediction_id: str) -> tuple[bool, bool]:
-        """Erase a prediction; return whether it was here, and whether the central site is told to erase it."""
+    async def erase(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
+        """Erase a prediction, or all answers to questions about its text; durable when this returns."""
+        held = 0
+        if self.redaction is not None:
+            held = self.redaction.erase(lambda answered: answered.prediction_id == prediction_id)
 
-        def work(worker: SpoolWorker) -> tuple[bool, bool]:
+        def work(worker: SpoolWorker) -> AnswerErasure:
             with worker.spool.transaction():
-                done = worker.erase(prediction_id)
+                done = worker.erase(prediction_id, all_questions=all_questions)
             # What was deleted is still in the database's log until then.
             worker.spool.shrink()
             return done
 
-        return await self._run(work, alone=True, seconds_max=None)
+        done = await self._run(work, alone=True, seconds_max=None)
+        return replace(done, was_kept=done.was_kept or held > 0)
 
     async def erase_values(self, values: Sequence[str], *, dry_run: bool) -> PersonErasure:
         """Find what concerns some values, and erase it unless `dry_run`; durable when this returns.
@@ -321,6 +335,9 @@ class ExampleCapture:
             return search, search.find_digests(worker.spool)
 
         search, by_digest = await self._run(begin, alone=True, seconds_max=None)
+        held = 0
+        if self.redaction is not None:
+            held = self.redaction.erase(lambda answered: search.is_in_text(_spoken(answered)), dry_run=dry_run)
         by_text: frozenset[str] = frozenset()
         place: ScanPlace | None = ScanPlace()
         while place is not None:
@@ -337,7 +354,8 @@ class ExampleCapture:
             worker.spool.shrink()
             return done
 
-        return await self._run(end, alone=True, seconds_max=None)
+        done = await self._run(end, alone=True, seconds_max=None)
+        return done.with_held(held, dry_run=dry_run)
 
     async def privacy_report(self) -> PrivacyReport:
         """Return figures about personal data, without any text or value. Raises StoreDamaged, PredictionUnknown."""
@@ -361,12 +379,31 @@ class ExampleCapture:
             return self._stalled()
         try:
             # Outside the writer's transaction: a status poll each second must not cause a write each second.
-            look = self._run(lambda worker: _status(worker, self._config), alone=True, seconds_max=STATUS_SECONDS_MAX)
+            look = self._run(self._look, alone=True, seconds_max=STATUS_SECONDS_MAX)
             return await look
         except SpoolStalled:
             return self._stalled()
         except EdgeAgentError as error:
             return _broken(error)
+
+    def _look(self, worker: SpoolWorker) -> CaptureStatus:
+        status = _status(worker, self._config)
+        if self.redaction is None:
+            return status
+        return replace(
+            status, redaction_audit=worker.redaction_audit.figures(self.redaction.model, self.redaction.bound)
+        )
+
+    async def redaction_audit(self, after: int, count: int, *, judged: bool) -> list[AuditedText]:
+        """Return texts that the audit of redaction has drawn, with their originals. Raises StoreDamaged."""
+        return await self._run(lambda worker: worker.redaction_audit.page(after, count, judged=judged), alone=True)
+
+    async def judge_redaction(self, prediction_id: str, missed: Sequence[MarkedSpan], wrong: Sequence[int]) -> None:
+        """Store what a person found in a drawn text; durable when this returns.
+
+        Raises PredictionUnknown, InvalidRequest.
+        """
+        await self._run(lambda worker: worker.redaction_audit.judge(prediction_id, missed, wrong))
 
     def _stalled(self) -> CaptureStatus:
         """Return the status without a look at the disk."""
@@ -418,6 +455,11 @@ def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_STAR
     except RecordInvalid:
         remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
         raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None
+
+
+def _spoken(answered: CapturedAnswer) -> str:
+    """Return all texts of an answer that waits for the redaction model."""
+    return "\n".join((answered.text, answered.local_answer or "", answered.teacher_answer or ""))
 
 
 def _scan(search: ValueSearch, place: ScanPlace, worker: SpoolWorker) -> tuple[frozenset[str], ScanPlace | None]:

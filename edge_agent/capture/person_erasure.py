@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edge_agent.capture.value_digests import VALUE_CHARS_MAX, ValueDigester, fold, forms_of, text_pattern
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 VALUES_MAX = 100
 ROWS_AT_ONCE = 2000
 """Records whose texts are read in one piece of work, so that feedback does not wait for the whole spool."""
-TABLES = ("predictions", "feedback", "opinions")
+TABLES = ("predictions", "feedback", "opinions", "redaction_audit")
 _TEXTS = ("input", "output", "value", "reason")
 
 
@@ -67,6 +67,23 @@ class PersonErasure:
     number: int = 0
     """The erasure's number in the privacy report; 0 = nothing was erased."""
 
+    def with_held(self, held: int, *, dry_run: bool) -> PersonErasure:
+        """Return it with answers that wait in memory for the redaction model, which are in no database yet."""
+        found, here, by_text = self.found + held, self.here + held, self.by_text + held
+        return replace(self, found=found, here=here, by_text=by_text, erased=self.erased + (0 if dry_run else held))
+
+
+@dataclass(frozen=True)
+class AnswerErasure:
+    """What became of one answer that was to be erased."""
+
+    was_kept: bool
+    """It was here."""
+    tombstoned: bool
+    """The central team is told to erase what left the site."""
+    same_text_ids: tuple[str, ...] = ()
+    """Answers to other questions about the same text that were kept here: erased, too, where that was asked for."""
+
 
 class ValueSearch:
     """One search."""
@@ -97,9 +114,13 @@ class ValueSearch:
         following = TABLES[TABLES.index(place.table) + 1 :]
         return found, ScanPlace(following[0]) if following else None
 
+    def is_in_text(self, text: str) -> bool:
+        """Tell whether a value stands in a text."""
+        folded = fold(text)
+        return any(pattern.search(folded) for pattern in self._patterns)
+
     def _is_in(self, record: bytes) -> bool:
-        text = fold("\n".join(_texts(record)))
-        return any(pattern.search(text) for pattern in self._patterns)
+        return self.is_in_text("\n".join(_texts(record)))
 
 
 def describe(spool: Spool, found: FoundRecords) -> PersonErasure:

@@ -7,12 +7,14 @@ times as long; a test reads every kind of them back through the models.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.capture.redact.model_findings import ModelFindings, texts_of_value
 from edge_agent.capture.redact.redactor import RedactionSession, Redactor
+from edge_agent.capture.redaction_audit import DrawnText
 from edge_agent.capture.spool import (
     ESCALATED,
     LOCAL,
@@ -35,6 +37,7 @@ from edge_agent.monitoring.monitoring_store import UNUSUAL
 
 CONSENTS = {"local": LOCAL, "upstream": UPSTREAM}
 SCORES_KEPT = 20
+_draw = random.SystemRandom().random
 _write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -107,11 +110,14 @@ class RecordBuilder:
         redactor: Redactor,
         model: RedactionConfig | None = None,
         digester: ValueDigester | None = None,
+        drawn: Callable[[], float] = _draw,
     ) -> None:
         """Redact by those rules, and by what a redaction model found if the site has one.
 
-        Without a `digester` no value can be found again.
+        Without a `digester` no value can be found again. `drawn` gives a number from 0 to below 1, for the audit of
+        redaction.
         """
+        self._drawn = drawn
         self._config, self._site, self._redactor, self._digester = config, site, redactor, digester
         self._model = model or RedactionConfig()
 
@@ -121,6 +127,7 @@ class RecordBuilder:
         self._require_findings(answered.findings, answered.rules_suffice)
         redaction = self._redactor.start(findings=answered.findings)
         answers = self._answers(redaction, answered)
+        stored, audited = self._read_input(redaction, answered)
         record = {
             "schema": SCHEMA,
             "type": "prediction",
@@ -131,7 +138,7 @@ class RecordBuilder:
             "task": task.name,
             "kind": task.kind,
             "bundle": {"version": answered.manifest.version, "digest": answered.digest},
-            "input": redaction.text(answered.text),
+            "input": stored,
             **answers,
             "route": answered.route,
             "reason": " ".join(answered.reasons)[:200],
@@ -160,7 +167,16 @@ class RecordBuilder:
             answered.later,
             dict(redaction.counts),
             self._digests(redaction),
+            audited,
         )
+
+    def _read_input(self, redaction: RedactionSession, answered: CapturedAnswer) -> tuple[str, DrawnText | None]:
+        """Redact the input; return also what the audit of redaction keeps of it, if that has drawn it."""
+        share, findings = self._model.audit_share, answered.findings
+        if findings is None or not share or self._drawn() >= share:
+            return redaction.text(answered.text), None
+        redacted, replaced = redaction.trace(answered.text)
+        return redacted, DrawnText(findings.model, answered.text, redacted, tuple(replaced))
 
     def build_feedback(
         self,

@@ -23,6 +23,7 @@ from edge_agent.capture.record_builder import CapturedAnswer, texts_to_read
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.config import ExamplesConfig, RedactionConfig
 from edge_agent.errors import RedactionHeld
+from edge_agent.formats.redaction_section import MissedBound
 
 log = structlog.get_logger("edge_agent.capture")
 
@@ -44,6 +45,8 @@ class RedactionDependencies:
     is "True" where the model fails on these texts alone."""
     model: Callable[[], str]
     """Returns the bundle that answers, task@version; empty = none does."""
+    bound: Callable[[], MissedBound | None] = lambda: None
+    """Returns what that bundle promises of what it misses; None = nothing."""
 
 
 class RedactionQueue:
@@ -64,13 +67,16 @@ class RedactionQueue:
         self._queue: deque[tuple[CapturedAnswer, float]] = deque()
         self._bytes = self._working = 0
         self._started: dict[int, float] = {}
+        self._read: dict[int, CapturedAnswer] = {}
+        self._erased: set[int] = set()
+        """Workers whose answer is to be dropped."""
         self._arrived, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._failures = 0
         self.held_because = ""
         """Why the model does not answer now; empty = it does, as far as is known."""
         self.counts: Counter[str] = Counter()
-        """Since the start: read_by_model, passed_by_rules, dropped_unredacted."""
+        """Since the start: read_by_model, passed_by_rules, dropped_unredacted, erased_unredacted."""
 
     @property
     def task(self) -> str:
@@ -81,6 +87,11 @@ class RedactionQueue:
     def model(self) -> str:
         """The bundle that reads, task@version; empty = none does now."""
         return self._reader.model()
+
+    @property
+    def bound(self) -> MissedBound | None:
+        """What the bundle that reads promises of what it misses; None = nothing."""
+        return self._reader.bound()
 
     @property
     def problem(self) -> str:
@@ -121,6 +132,17 @@ class RedactionQueue:
         self._idle.clear()
         self._arrived.set()
 
+    def erase(self, concerns: Callable[[CapturedAnswer], bool], *, dry_run: bool = False) -> int:
+        """Drop the answers that wait and concern somebody, also those that the model reads now; return how many."""
+        reading = [number for number, answered in self._read.items() if concerns(answered)]
+        gone = [waiting for waiting in self._queue if concerns(waiting[0])]
+        if not dry_run:
+            self._erased.update(reading)
+            self._bytes -= sum(len(answered.text) for answered, _ in gone)
+            self._queue = deque(waiting for waiting in self._queue if not any(waiting is each for each in gone))
+            self.counts["erased_unredacted"] += len(gone) + len(reading)
+        return len(gone) + len(reading)
+
     async def run(self) -> None:
         """Read answers until cancelled; what waits then keeps waiting."""
         async with asyncio.TaskGroup() as group:
@@ -146,7 +168,7 @@ class RedactionQueue:
             while self._queue:
                 answered, since = self._queue.popleft()
                 with self._counted(number, answered, since):
-                    await self._pass(answered)
+                    await self._pass(number, answered)
             if not self.waiting:
                 self._idle.set()
             self._arrived.clear()
@@ -156,25 +178,29 @@ class RedactionQueue:
     def _counted(self, number: int, answered: CapturedAnswer, since: float) -> Iterator[None]:
         """Count an answer as waiting while a worker has it; cancelled, the worker puts it back."""
         self._working += 1
-        self._started[number] = since
+        self._started[number], self._read[number] = since, answered
         try:
             yield
         except asyncio.CancelledError:
-            self._queue.appendleft((answered, since))
-            self._bytes += len(answered.text)
+            if number not in self._erased:
+                self._queue.appendleft((answered, since))
+                self._bytes += len(answered.text)
             raise
         finally:
             self._working -= 1
-            del self._started[number]
+            self._erased.discard(number)
+            del self._started[number], self._read[number]
             self._bytes -= len(answered.text)
 
-    async def _pass(self, answered: CapturedAnswer) -> None:
-        """Ask the model about an answer until it is stored, dropped, or passed by the rules."""
+    async def _pass(self, number: int, answered: CapturedAnswer) -> None:
+        """Ask the model about an answer until it is stored, dropped, erased, or passed by the rules."""
         failed, held = 0, self._config.holds(answered.manifest.task.name)
-        while True:
+        while number not in self._erased:
             try:
                 findings = await self._reader.find(texts_to_read(answered), self._config.seconds_max)
             except RedactionHeld as error:
+                if number in self._erased:
+                    return
                 failed += error.metadata.get("permanent") == "True"
                 if not held:
                     self.counts["passed_by_rules"] += 1
@@ -188,6 +214,8 @@ class RedactionQueue:
             else:
                 self._answered()
                 self.counts["read_by_model"] += 1
+                if number in self._erased:
+                    return
                 self._store(replace(answered, findings=findings))
                 return
 

@@ -13,6 +13,7 @@ Ages count seconds of running, not wall-clock time: a clock that jumps by years 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import time
 from collections import Counter
@@ -24,10 +25,11 @@ from typing import Any
 
 from edge_agent.capture import review_streams
 from edge_agent.capture.personal_values import ERASED, RETIRED, PersonalLimits, PersonalValues
+from edge_agent.capture.redaction_audit import DrawnText
 from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewCursor, ReviewFilter, ReviewStreams
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
-from edge_agent.formats.example_records import ReviewStream
+from edge_agent.formats.example_records import ReviewStream, question_of_key, task_of_key
 from edge_agent.monitoring.answer_observation import AnswerObservation
 
 SCHEMA_VERSION = 1
@@ -38,6 +40,10 @@ PASSED_OVER = 0
 """In place of a segment's sequence: it was not chosen to be sealed."""
 UNRANKED = 2.0
 """In place of a confidence where there is none; behind all of them."""
+CALL_ROWS_MAX = 10_000
+"""The answers of one call are at most so many rows apart, however many calls are stored at the same time."""
+CALL_SECONDS_MAX = 300.0
+"""In seconds of running, likewise: what a large model answers is stored later."""
 REQUESTS_KEPT = 100_000
 """request_ids of feedback that are stored, to recognize repeats."""
 _STATEMENTS = (
@@ -139,6 +145,8 @@ class PredictionRecord:
     """Replaced values by the rule or model that found them."""
     digests: frozenset[bytes] = frozenset()
     """Keyed digests of these values (value_digests.py)."""
+    audited: DrawnText | None = None
+    """Its text, if the audit of redaction has drawn it."""
 
 
 @dataclass(frozen=True)
@@ -321,6 +329,28 @@ class Spool:
             self.personal.count(kept[0][1] if kept else "", ERASED)
         return bool(kept), left
 
+    def find_same_text(self, prediction_id: str) -> list[str]:
+        """Return kept answers to other questions about the text of a prediction; empty where the task has no questions.
+
+        A call stores them in rows close to each other and at nearly the same time. Texts are compared as redacted.
+        """
+        query = "SELECT row, kept_at, task, record FROM predictions WHERE prediction_id = ?"
+        found = self.db.rows(query, (prediction_id,))
+        if not found or not question_of_key(found[0][2]):
+            return []
+        [(row, at, key, record)] = found
+        task = f"{task_of_key(key)}/"
+        text = json.dumps(json.loads(record)["input"], ensure_ascii=False).encode()
+        near = self.db.rows(
+            "SELECT prediction_id FROM predictions WHERE row BETWEEN ? AND ? AND prediction_id <> ?"
+            " AND abs(kept_at - ?) <= ? AND substr(task, 1, ?) = ? AND instr(record, ?) > 0 ORDER BY row",
+            (
+                *(row - CALL_ROWS_MAX, row + CALL_ROWS_MAX, prediction_id, at, CALL_SECONDS_MAX),
+                *(len(task), task, b'"input":' + text),
+            ),
+        )
+        return [each for (each,) in near]
+
     def retire(self, due: Iterable[tuple[str, str]]) -> int:
         """Delete predictions, each with its task, whose retention is over, with their feedback; return how many."""
         gone = 0
@@ -335,8 +365,8 @@ class Spool:
         return gone
 
     def records_after(self, table: str, row: int, count: int) -> list[tuple[int, str, bytes]]:
-        """Return rows of `predictions`, `feedback` or `opinions` behind a row: row, prediction_id and record."""
-        assert table in ("predictions", "feedback", "opinions")
+        """Return rows of a table behind a row: row, prediction_id and record."""
+        assert table in ("predictions", "feedback", "opinions", "redaction_audit")
         query = f"SELECT row, prediction_id, record FROM {table} WHERE row > ? ORDER BY row LIMIT ?"
         return self.db.rows(query, (row, count))
 

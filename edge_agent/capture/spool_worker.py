@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from edge_agent.capture import person_erasure
-from edge_agent.capture.person_erasure import FoundRecords, PersonErasure, ValueSearch
+from edge_agent.capture.person_erasure import AnswerErasure, FoundRecords, PersonErasure, ValueSearch
 from edge_agent.capture.personal_values import Erasure, PersonalLimits, PrivacyCount
 from edge_agent.capture.record_builder import HumanFeedback, RecordBuilder
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.redact.telephone_numbers import is_known_region
+from edge_agent.capture.redaction_audit import AuditLimits, RedactionAudit
 from edge_agent.capture.review_streams import AuditShares, ReviewStreams
 from edge_agent.capture.spool import PredictionRecord, Spool
 from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestionQueue
@@ -132,7 +133,9 @@ class SpoolWorker:
         self._config, self._dependencies = config, dependencies
         self._digester = ValueDigester(load_digest_key(config.state_dir / "value.key"))
         site = config.site.id or LOCAL_SITE
-        self.recorder = RecordBuilder(config.examples, site, redactor, config.redaction, self._digester)
+        self.recorder = RecordBuilder(
+            config.examples, site, redactor, config.redaction, self._digester, dependencies.drawn
+        )
         self._ballast = Ballast(config.state_dir / "spool.ballast")
         shares = AuditShares(config.examples.review_share, config.examples.review_shares)
         self.spool = Spool(
@@ -142,6 +145,12 @@ class SpoolWorker:
             personal_limits(config.examples),
             dependencies.now,
         )
+        redaction, days = config.redaction, config.examples.retention_days
+        limits = AuditLimits(redaction.audit_examples_max, redaction.audit_days, days)
+        with self.spool.transaction():
+            self.redaction_audit = RedactionAudit(
+                self.spool.db, limits, lambda: self.spool.personal.calendar(self.spool.clock)
+            )
         self.monitoring = MonitoringStore(self.spool.db, config.examples.new_inputs_level)
         self.questions = TeacherQuestionQueue(self.spool, config.escalation)
         self.outbox: Outbox | None = None
@@ -176,6 +185,9 @@ class SpoolWorker:
         new = self.spool.add_predictions(kept)
         self.monitoring.count_answers(each.observed for each in new if each.observed)
         self.questions.add_questions(new)
+        for each in new:
+            if each.audited and self.redaction_audit.add(each.prediction_id, each.task, each.audited):
+                self.spool.counters["redaction_audit_drawn"] += 1
         self.commits += 1
         if not self.spool.evict(self._bytes_max(), ROWS_AT_ONCE):
             self.spool.counters["over_limit"] += 1
@@ -207,12 +219,18 @@ class SpoolWorker:
         with self.spool.transaction():
             self.monitoring.count_charges(paid)
 
-    def erase(self, prediction_id: str) -> tuple[bool, bool]:
-        """Erase a prediction, as `Spool.erase` does, and record that; inside the spool's transaction."""
+    def erase(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
+        """Erase a prediction, as `Spool.erase` does, and record that; inside the spool's transaction.
+
+        `all_questions` erases also the answers to other questions about the same text.
+        """
+        same_text = self.spool.find_same_text(prediction_id)
         here, told = self._erase(prediction_id)
+        others = {each: self._erase(each)[1] for each in same_text} if all_questions else {}
+        all_told = [each for each, is_told in {prediction_id: told, **others}.items() if is_told]
         if here or told:
-            self.spool.personal.record_erasure(self.now(), here, [prediction_id] if told else [])
-        return here, told
+            self.spool.personal.record_erasure(self.now(), here + len(others), all_told)
+        return AnswerErasure(here, bool(all_told), tuple(same_text))
 
     def search(self, values: Sequence[str]) -> ValueSearch:
         """Prepare a search for what concerns a person. Raises InvalidRequest."""
@@ -247,6 +265,7 @@ class SpoolWorker:
 
     def _erase(self, prediction_id: str) -> tuple[bool, bool]:
         self.monitoring.delete_input(prediction_id)
+        self.redaction_audit.erase(prediction_id)
         return self.spool.erase(prediction_id, self.recorder.build_tombstone(prediction_id, self.now()))
 
     def next_question(self, tasks: tuple[str, ...]) -> TeacherQuestion | None:
@@ -388,10 +407,14 @@ class SpoolWorker:
             with self.spool.transaction():
                 for prediction_id, _ in due:
                     self.monitoring.delete_input(prediction_id)
+                    self.redaction_audit.erase(prediction_id)
                 self.spool.retire(due)
         if self.spool.personal.can_trim(self.spool.clock):
             with self.spool.transaction():
                 self.spool.counters["value_digests_dropped"] += self.spool.personal.trim(self.spool.clock)
+        if self.redaction_audit.can_expire():
+            with self.spool.transaction():
+                self.spool.counters["redaction_audit_expired"] += self.redaction_audit.expire()
         if self.questions.can_expire():
             with self.spool.transaction():
                 self.questions.expire()

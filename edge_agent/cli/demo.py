@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli import status
+from edge_agent.cli.decide import decision_table
 from edge_agent.cli.demo_daemon import DemoDaemon
 from edge_agent.cli.output import out, print_trimmed, table
 from edge_agent.cli.terminal import write_answer
@@ -225,6 +226,23 @@ def _classify(console: Console, client: Client, show: DemoBundle) -> None:
     _honest(console, show.manifest)
 
 
+def _decide(console: Console, client: Client, show: DemoBundle) -> None:
+    """Ask all questions of a decide task about one input."""
+    task = show.manifest.task
+    _heading(console, f"{task.name}: decide, all questions in one call")
+    text = show.samples[0]
+    started = time.monotonic()
+    (result,) = client.decide(task.name, [text])
+    milliseconds = (time.monotonic() - started) * 1000
+    console.print(Text(text, style="bold"))
+    if isinstance(result, Failure):
+        console.print(Text(f"{result.reason}: {result.message}", style="red"))
+        return
+    print_trimmed(console, decision_table(result))
+    console.print(f"answered in {milliseconds:.0f} ms", style="dim")
+    _honest(console, show.manifest)
+
+
 def _generate(console: Console, client: Client, show: DemoBundle) -> None:
     name, text = show.manifest.task.name, show.samples[0]
     _heading(console, f"{name}: generate, streamed")
@@ -412,4 +430,8 @@ def _format_milliseconds(milliseconds: float) -> str:
     return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
 
 
-_KINDS: dict[str, Callable[[Console, Client, DemoBundle], None]] = {"classify": _classify, "generate": _generate}
+_KINDS: dict[str, Callable[[Console, Client, DemoBundle], None]] = {
+    "classify": _classify,
+    "decide": _decide,
+    "generate": _generate,
+}

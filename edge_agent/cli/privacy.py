@@ -47,6 +47,12 @@ def erase(
             " of the shell.",
         ),
     ] = None,
+    all_questions: Annotated[
+        bool,
+        typer.Option(
+            "--all-questions", help="With PREDICTION_ID: also the answers to other questions about the same text."
+        ),
+    ] = False,
     yes: YesOption = False,
     as_json: AsJson = False,
 ) -> None:
@@ -66,21 +72,7 @@ def erase(
     if value:
         _erase_values(ctx, _values(value), yes=yes, as_json=as_json)
         return
-    consequence = (
-        f"The input, the answer and the feedback of {prediction_id} are deleted, here and, if they have left this site,"
-        " on the central side. There is no way back."
-    )
-    confirm("Erase it?", consequence, yes=yes)
-    with target_of(ctx).reviewer() as client:
-        was_kept, tombstoned = client.erase(prediction_id)
-    if as_json:
-        print_json({"prediction_id": prediction_id, "was_kept": was_kept, "tombstoned": tombstoned}, indent=2)
-        return
-    here = "Erased here" if was_kept else "It is not stored here, or no longer"
-    central = (
-        "the next segment tells the central side to erase it" if tombstoned else "nothing of it has left this site"
-    )
-    print_done(ctx, f"{here}; {central}.")
+    _erase_answer(ctx, prediction_id, all_questions=all_questions, yes=yes, as_json=as_json)
 
 
 @app.command()
@@ -98,6 +90,34 @@ def report(ctx: typer.Context, as_json: AsJson = False) -> None:
     if model:
         waiting = f"{counted(model.waiting, 'answer')} held until the redaction model has read them"
         out().print(waiting, style="yellow" if model.waiting else "")
+
+
+def _erase_answer(ctx: typer.Context, prediction_id: str, *, all_questions: bool, yes: bool, as_json: bool) -> None:
+    others = ", and those of the answers to other questions about the same text," if all_questions else ""
+    consequence = (
+        f"The input, the answer and the feedback of {prediction_id}{others} are deleted, here and, if they have left"
+        " this site, on the central side. There is no way back."
+    )
+    confirm("Erase it?", consequence, yes=yes)
+    with target_of(ctx).reviewer() as client:
+        done = client.erase_answer(prediction_id, all_questions=all_questions)
+    if as_json:
+        print_json({"prediction_id": prediction_id, "all_questions": all_questions, **plain(done)}, indent=2)
+        return
+    number = len(done.same_text_ids)
+    others = f"{counted(number, 'answer')} to other questions about the same text"
+    more = f", with {others}" if all_questions and number else ""
+    here = f"Erased here{more}" if done.was_kept else "It is not stored here, or no longer"
+    central = (
+        "the next segment tells the central side to erase it" if done.tombstoned else "nothing of it has left this site"
+    )
+    print_done(ctx, f"{here}; {central}.")
+    if number and not all_questions:
+        err().print(
+            f"{others} {'is' if number == 1 else 'are'} still here. To erase the text:"
+            f" 'edge-agent erase {done.same_text_ids[0]} --all-questions'.",
+            style="yellow",
+        )
 
 
 def _values(given: list[str]) -> list[str]:
@@ -206,9 +226,7 @@ def _show_erasures(console: Console, found: SitePrivacy) -> None:
     if not found.erasures:
         return
     console.print()
-    rows = table(
-        "erasure", "when", "erased here", "centre told", "receipt", right=("erasure", "erased here", "centre told")
-    )
+    rows = table("erasure", "when", "erased here", "told", "receipt", right=("erasure", "erased here", "told"))
     for each in found.erasures[:_ERASURES_SHOWN]:
         receipt = f"{each.confirmed} of {each.told} are back" if each.told else "not needed"
         rows.add_row(

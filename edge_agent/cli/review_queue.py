@@ -116,8 +116,12 @@ def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> Done | None:
         if key == SKIP:
             return "skipped"
         if key == ERASE:
-            client.erase(shown.prediction_id)
+            left = client.erase_answer(shown.prediction_id).same_text_ids
             out().print("  erased", style="green")
+            if left:
+                out().print(
+                    f"  other questions keep the text: 'edge-agent erase {left[0]} --all-questions'", style="yellow"
+                )
             return "erased"
         if _judge(client, shown, reviewer, key) or _correct(
             client, shown, reviewer, choices.get(key) or _typed(shown, key)

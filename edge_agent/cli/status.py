@@ -30,6 +30,7 @@ from edge_agent.client import (
     ExamplesStatus,
     FieldAlarm,
     LargeModel,
+    RedactionAuditState,
     RedactionState,
     Status,
     Task,
@@ -262,7 +263,20 @@ def _redaction(state: RedactionState) -> str:
     dropped = state.counts.get("dropped_unredacted", 0)
     more = f", {passed} passed by the rules alone" if passed else ""
     more += f", {dropped} dropped unread" if dropped else ""
-    return f"{reads} what is captured or sent; {read} read{more}, {state.waiting} waiting"
+    said = f"{reads} what is captured or sent; {read} read{more}, {state.waiting} waiting"
+    return f"{said}{_audited(state.audit)}" if state.audit else said
+
+
+def _audited(audit: RedactionAuditState) -> str:
+    """Return what the audit of redaction has found; empty while it has drawn nothing."""
+    waiting = f"; {_counted(audit.waiting, 'text')} to audit" if audit.waiting else ""
+    if audit.share is None:
+        return waiting
+    promised = f", {100 * audit.target:g}% promised" if audit.target is not None else ""
+    return (
+        f"; {audit.missed} of {audit.values} audited values remained ({100 * audit.low:.1f}% to"
+        f" {100 * audit.high:.1f}%{promised}){waiting}"
+    )
 
 
 def _show_losses(console: Console, counters: Mapping[str, int]) -> None:

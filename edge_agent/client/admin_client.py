@@ -17,6 +17,8 @@ from edge_agent.client.site_privacy import ErasedValues, SitePrivacy
 from edge_agent.client.site_state import (
     Bundle,
     ImportProgress,
+    MissedSpan,
+    RedactionAuditText,
     RedactionTrial,
     SealedExamples,
     Status,
@@ -73,6 +75,14 @@ class _ReadingCalls:
         answer = await self.unary(self._stub.TryRedaction, request, timeout_seconds)
         return translation.value_of(RedactionTrial, answer)
 
+    async def redaction_audit(
+        self, *, judged: bool = False, after: int = 0, count: int = 0, timeout_seconds: float = 30
+    ) -> tuple[RedactionAuditText, ...]:
+        """List texts of the audit of redaction behind a row: those that wait for a person, or judged ones."""
+        request = admin_pb2.ListRedactionAuditRequest(judged=judged, after=after, count=count)
+        answer = await self.unary(self._stub.ListRedactionAudit, request, timeout_seconds)
+        return tuple(translation.value_of(RedactionAuditText, each) for each in answer.texts)
+
 
 class AdminClient(Connection):
     """Calls of the operator. Every method raises CallFailed."""
@@ -87,6 +97,20 @@ class AdminClient(Connection):
     field_report = blocking(_ReadingCalls.field_report)
     privacy_report = blocking(_ReadingCalls.privacy_report)
     try_redaction = blocking(_ReadingCalls.try_redaction)
+    redaction_audit = blocking(_ReadingCalls.redaction_audit)
+
+    def judge_redaction(
+        self,
+        prediction_id: str,
+        missed: Sequence[MissedSpan] = (),
+        wrong: Sequence[int] = (),
+        *,
+        timeout_seconds: float = 30,
+    ) -> None:
+        """Store what a person found in a text of the audit: values that remain, and places of what is not personal."""
+        spans = [admin_pb2.MissedSpan(start=each.start, end=each.end, label=each.label) for each in missed]
+        request = admin_pb2.JudgeRedactionRequest(prediction_id=prediction_id, missed=spans, wrong=wrong)
+        self.call(self._stub.JudgeRedaction, request, timeout_seconds)
 
     def install(self, path: Path | str, *, activate: bool = True, timeout_seconds: float = 600) -> tuple[Bundle, bool]:
         """Copy a bundle into the store; return it, and whether it is new there. The daemon reads `path`, not we."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.client import translation
@@ -36,6 +37,18 @@ def _stream(name: str) -> str:
 
 def _correction(kind: str, value: str) -> dict[str, str]:
     return {_CORRECTIONS[kind]: require_text(value, "value")}
+
+
+@dataclass(frozen=True)
+class ErasedAnswer:
+    """What came of erasing an answer."""
+
+    was_kept: bool
+    """It was stored here."""
+    tombstoned: bool
+    """The central side is told to erase what left the site."""
+    same_text_ids: tuple[str, ...]
+    """Answers to other questions about the same text: erased, too, with `all_questions`; otherwise still here."""
 
 
 class _ReviewCalls:
@@ -114,9 +127,16 @@ class _ReviewCalls:
 
     async def erase(self, prediction_id: str, *, timeout_seconds: float = 30) -> tuple[bool, bool]:
         """Erase an answer; return whether it was stored here, and whether the central side is told to erase it, too."""
-        request = pb.ErasePredictionRequest(prediction_id=prediction_id)
+        done = await _ReviewCalls.erase_answer(self, prediction_id, timeout_seconds=timeout_seconds)
+        return done.was_kept, done.tombstoned
+
+    async def erase_answer(
+        self, prediction_id: str, *, all_questions: bool = False, timeout_seconds: float = 30
+    ) -> ErasedAnswer:
+        """Erase an answer, and with `all_questions` the answers to other questions about the same text."""
+        request = pb.ErasePredictionRequest(prediction_id=prediction_id, all_questions=all_questions)
         answer = await self.unary(self._stub.ErasePrediction, request, timeout_seconds)
-        return bool(answer.was_kept), bool(answer.tombstoned)
+        return ErasedAnswer(bool(answer.was_kept), bool(answer.tombstoned), tuple(answer.same_text_ids))
 
 
 class ReviewClient(Connection):
@@ -137,6 +157,7 @@ class ReviewClient(Connection):
     correct = blocking(_ReviewCalls.correct)
     reject = blocking(_ReviewCalls.reject)
     erase = blocking(_ReviewCalls.erase)
+    erase_answer = blocking(_ReviewCalls.erase_answer)
 
 
 class AsyncReviewClient(_ReviewCalls, AsyncConnection):

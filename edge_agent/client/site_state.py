@@ -286,6 +286,29 @@ class LargeModel:
 
 
 @dataclass(frozen=True)
+class RedactionAuditState:
+    """What the random audit of redaction has found of the bundle that reads."""
+
+    waiting: int
+    """Texts that wait for a person."""
+    texts: int
+    """Texts that people have judged."""
+    values: int
+    """Personal values in these."""
+    missed: int
+    """Of these, values that remained."""
+    share: float | None
+    """Of the values that remain, 0 to 1; None without values."""
+    low: float
+    """Least share, by an interval of 95% that holds at every moment."""
+    high: float
+    target: float | None
+    """Largest share that the bundle promises; None = it promises nothing."""
+    exceeded: bool
+    """`low` is above `target`."""
+
+
+@dataclass(frozen=True)
 class RedactionState:
     """The redaction model of a site."""
 
@@ -300,6 +323,8 @@ class RedactionState:
     """Why the model did not read the last text; empty = it did."""
     counts: dict[str, int]
     """Since the daemon started: read_by_model, passed_by_rules, dropped_unredacted."""
+    audit: RedactionAuditState | None = None
+    """None while the spool cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -332,6 +357,32 @@ class RedactionTrial:
     """The bundle that read the text, task@version; empty = rules alone did."""
     held_because: str
     """Why the redaction model did not read it; empty = it did, or none is configured."""
+
+
+@dataclass(frozen=True)
+class MissedSpan:
+    """A personal value that redaction missed: [start, end) in code points."""
+
+    start: int
+    end: int
+    label: str
+    """Its type, such as NAME."""
+
+
+@dataclass(frozen=True)
+class RedactionAuditText:
+    """A text that the audit of redaction has drawn, with its original."""
+
+    row: int
+    prediction_id: str
+    task: str
+    model: str
+    text: str
+    redacted: str
+    spans: tuple[ReplacedSpan, ...]
+    missed: tuple[MissedSpan, ...]
+    wrong: tuple[int, ...]
+    """Places in `spans` of what is not personal."""
 
 
 @dataclass(frozen=True)

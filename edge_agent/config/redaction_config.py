@@ -27,6 +27,14 @@ class RedactionConfig(ConfigSection):
         description="Tasks for which the large model reads made-up names in place of placeholders such as [CITY_1].",
     )
     seconds_max: Seconds = Field(default=10, description="Longest time for the texts of one example, in seconds.")
+    audit_share: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Share of the texts that a person compares with their originals, which stay here; 0 = none.",
+    )
+    audit_examples_max: int = Field(default=200, ge=1, le=10_000, description="Most originals that are kept for it.")
+    audit_days: float = Field(default=30, gt=0, le=3650, description="How long an original is kept for it, in days.")
 
     def holds(self, task: str) -> bool:
         """Tell whether texts of a task wait for the model, rather than pass by the rules alone."""

@@ -167,11 +167,20 @@ REDACTION = (
         redaction_ready g 1 = the redaction model reads what is captured or sent; absent where none is configured.
         redaction_waiting g Answers that wait in memory for it; nothing of them is written or sent.
         redaction_oldest_waiting_seconds g How long the oldest of them has waited.
+        redaction_audit_waiting g Texts that wait for a person in the random audit of redaction.
+        redaction_missed_low g Least share of the personal values that remain, by an interval of 95% that holds always.
+        redaction_missed_high g Greatest share, likewise.
+        redaction_missed_alarm g 1 = certainly more remains than the bundle promises.
         """,
     ),
     *_table(
+        ("outcome",),
+        "redaction_audit_values g Personal values in audited texts: found_or_missed (all), missed.",
+    ),
+    *_table(
         ("event",),
-        "redaction_total c Texts by what came of them: read_by_model, passed_by_rules, dropped_unredacted.",
+        "redaction_total c Texts by what came of them: read_by_model, passed_by_rules, dropped_unredacted,"
+        " erased_unredacted.",
     ),
 )
 UPLINK = (

@@ -19,6 +19,7 @@ from typing import get_args
 
 from edge_agent import __version__
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+from edge_agent.capture.redaction_audit import AuditFigures
 from edge_agent.capture.redaction_queue import RedactionQueue
 from edge_agent.config import Config
 from edge_agent.engine.child_supervisor import EngineState
@@ -161,6 +162,8 @@ class SiteMetrics:
             serving = {name: bundle.digest for name, bundle in snapshot.tasks.items()}
             yield from monitoring_samples(snapshot.examples.field, serving, snapshot.alarms)
         yield from _redaction(self._components.capture.redaction)
+        if snapshot.examples and snapshot.examples.redaction_audit:
+            yield from _redaction_audit(snapshot.examples.redaction_audit)
         yield from _uplink(config)
         yield from _updates(snapshot.overview, configured=bool(config.update.root_file))
         yield from _refusals(snapshot)
@@ -273,6 +276,15 @@ def _redaction(queue: RedactionQueue | None) -> Iterator[MetricSample]:
     yield MetricSample("redaction_oldest_waiting_seconds", queue.waiting_seconds)
     for event, number in sorted(queue.counts.items()):
         yield MetricSample("redaction_total", number, (event,))
+
+
+def _redaction_audit(audit: AuditFigures) -> Iterator[MetricSample]:
+    yield MetricSample("redaction_audit_waiting", audit.waiting)
+    yield MetricSample("redaction_audit_values", audit.values, ("found_or_missed",))
+    yield MetricSample("redaction_audit_values", audit.missed, ("missed",))
+    yield MetricSample("redaction_missed_low", audit.share.low)
+    yield MetricSample("redaction_missed_high", audit.share.high)
+    yield MetricSample("redaction_missed_alarm", audit.is_exceeded)
 
 
 def _uplink(config: Config) -> Iterator[MetricSample]:

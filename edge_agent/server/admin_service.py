@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge_agent import __version__
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+from edge_agent.capture.redaction_audit import MarkedSpan
 from edge_agent.config import Config
 from edge_agent.engine.engine import EngineStatus
 from edge_agent.engine.pool import EnginePool
@@ -37,6 +38,10 @@ from edge_agent.v1 import admin_pb2_grpc, task_pb2
 from edge_agent.v1.field_pb2 import FieldSeries
 
 PROGRESS_SECONDS = 0.25
+AUDIT_TEXTS, AUDIT_TEXTS_MAX = 20, 100
+"""Texts of the audit of redaction in one answer."""
+ROW_MAX = 2**63 - 1
+"""Of a database."""
 _ENROL_FIRST = (
     "Enrol the site with the enrolment file of the central team: 'sudo edge-agent enrol FILE'. Without one, set it to"
     " the root.json of the central team, and restart the daemon."
@@ -106,7 +111,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if (draining := components.admission.draining_seconds) is not None:
             response.draining_seconds = draining
         if (queue := components.capture.redaction) is not None:
-            response.redaction.CopyFrom(messages.redaction_message(queue))
+            response.redaction.CopyFrom(
+                messages.redaction_message(queue, examples.redaction_audit if examples else None)
+            )
         if examples and not examples.stalled_seconds:
             response.examples.CopyFrom(messages.examples_message(examples, components.config.examples.collect))
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
@@ -274,6 +281,25 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             raise InvalidRequest(said, remedy="'input_characters_max' under 'examples' in agent.yaml is the limit.")
         return messages.tried_redaction_message(await self._components.capture.try_redaction(request.text))
 
+    async def ListRedactionAudit(
+        self, request: pb.ListRedactionAuditRequest, context: CallContext
+    ) -> pb.ListRedactionAuditResponse:
+        """List texts of the audit of redaction."""
+        if request.count > AUDIT_TEXTS_MAX:
+            raise InvalidRequest(f"count is {request.count}; 1 to {AUDIT_TEXTS_MAX} texts can be listed at once")
+        count = request.count or AUDIT_TEXTS
+        after = min(request.after, ROW_MAX)
+        texts = await self._components.capture.redaction_audit(after, count, judged=request.judged)
+        return pb.ListRedactionAuditResponse(texts=map(messages.audited_text_message, texts))
+
+    async def JudgeRedaction(
+        self, request: pb.JudgeRedactionRequest, context: CallContext
+    ) -> pb.JudgeRedactionResponse:
+        """Store what a person found in a text of the audit of redaction."""
+        missed = [MarkedSpan(each.start, each.end, each.label) for each in request.missed]
+        await self._components.capture.judge_redaction(request.prediction_id, missed, list(request.wrong))
+        return pb.JudgeRedactionResponse()
+
     def _warnings(
         self, serving: dict[str, InstalledBundle], engines: list[EngineStatus], examples: CaptureStatus | None
     ) -> list[pb.StatusWarning]:
@@ -287,7 +313,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             *operator_warnings.of_components(components.supervisor, components.engines.owner),
             *operator_warnings.of_store(components.activation, components.config.state_dir),
             *(operator_warnings.of_examples(examples) if examples else ()),
-            *operator_warnings.of_redaction(components.capture),
+            *operator_warnings.of_redaction(components.capture, examples.redaction_audit if examples else None),
         ]
 
     def _describe(self, bundle: InstalledBundle) -> pb.Bundle:

@@ -82,8 +82,10 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.ErasePredictionResponse:
         """Erase one answer."""
         _check_id(request.prediction_id)
-        was_kept, tombstoned = await self._capture.erase(request.prediction_id)
-        return pb.ErasePredictionResponse(was_kept=was_kept, tombstoned=tombstoned)
+        done = await self._capture.erase(request.prediction_id, all_questions=request.all_questions)
+        return pb.ErasePredictionResponse(
+            was_kept=done.was_kept, tombstoned=done.tombstoned, same_text_ids=done.same_text_ids
+        )
 
     def _manifest(self, task: str) -> Manifest | None:
         """Return the manifest of a task's bundle; None if the task is no longer installed."""

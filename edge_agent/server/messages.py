@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 
 from edge_agent.capture.example_capture import CaptureStatus, TriedRedaction
+from edge_agent.capture.redact.redactor import ReplacedValue
+from edge_agent.capture.redaction_audit import AuditedText, AuditFigures
 from edge_agent.capture.redaction_queue import RedactionQueue
 from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
@@ -126,9 +128,9 @@ def _question(question: QuestionSpec, calibration: Confidence) -> task_pb2.Quest
     return message
 
 
-def redaction_message(queue: RedactionQueue) -> admin_pb2.RedactionStatus:
-    """Describe the redaction model of a site, and what waits for it."""
-    return admin_pb2.RedactionStatus(
+def redaction_message(queue: RedactionQueue, audit: AuditFigures | None) -> admin_pb2.RedactionStatus:
+    """Describe the redaction model of a site, what waits for it, and what its audit has found."""
+    message = admin_pb2.RedactionStatus(
         task=queue.task,
         model=queue.model,
         waiting=queue.waiting,
@@ -136,22 +138,55 @@ def redaction_message(queue: RedactionQueue) -> admin_pb2.RedactionStatus:
         held_because=queue.held_because,
         counts=queue.counts,
     )
+    if audit is not None:
+        message.audit.CopyFrom(_audit_message(audit))
+    return message
+
+
+def _audit_message(audit: AuditFigures) -> admin_pb2.RedactionAudit:
+    return admin_pb2.RedactionAudit(
+        waiting=audit.waiting,
+        texts=audit.texts,
+        values=audit.values,
+        missed=audit.missed,
+        share=audit.share.value if audit.values else None,
+        low=audit.share.low,
+        high=audit.share.high,
+        target=audit.target,
+        exceeded=audit.is_exceeded,
+    )
+
+
+def audited_text_message(text: AuditedText) -> admin_pb2.AuditedText:
+    """Show a text that the audit of redaction has drawn."""
+    return admin_pb2.AuditedText(
+        row=text.row,
+        prediction_id=text.prediction_id,
+        task=text.task,
+        model=text.drawn.model,
+        text=text.drawn.text,
+        redacted=text.drawn.redacted,
+        spans=map(_replaced_message, text.drawn.replaced),
+        missed=[admin_pb2.MissedSpan(**each._asdict()) for each in text.missed],
+        wrong=text.wrong,
+    )
+
+
+def _replaced_message(value: ReplacedValue) -> admin_pb2.ReplacedSpan:
+    return admin_pb2.ReplacedSpan(
+        start=value.start,
+        end=value.end,
+        placeholder=value.placeholder,
+        rule=value.rule,
+        by_rules=value.by_rules,
+        by_model=value.by_model,
+        score=value.score,
+    )
 
 
 def tried_redaction_message(tried: TriedRedaction) -> admin_pb2.TryRedactionResponse:
     """Show what redaction made of a text."""
-    spans = [
-        admin_pb2.ReplacedSpan(
-            start=each.start,
-            end=each.end,
-            placeholder=each.placeholder,
-            rule=each.rule,
-            by_rules=each.by_rules,
-            by_model=each.by_model,
-            score=each.score,
-        )
-        for each in tried.replaced
-    ]
+    spans = list(map(_replaced_message, tried.replaced))
     return admin_pb2.TryRedactionResponse(
         redacted=tried.redacted, spans=spans, model=tried.model, held_because=tried.held_because
     )

@@ -16,6 +16,7 @@ from edge_agent.config import RedactionConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest
 from edge_agent.errors import EdgeAgentError, EmptyInput, InputQuarantined, InputTooLong, ModelFailed, RedactionHeld
+from edge_agent.formats.redaction_section import MissedBound
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.update.activation import Activation
 
@@ -43,7 +44,12 @@ class ModelRedactor:
 
     def dependencies(self) -> RedactionDependencies:
         """Return what capture needs of this."""
-        return RedactionDependencies(self.find, lambda: self.model)
+        return RedactionDependencies(self.find, lambda: self.model, self.bound)
+
+    def bound(self) -> MissedBound | None:
+        """Return what the bundle promises of what it misses; None = nothing, or none answers."""
+        bundle = self._activation.serving.get(self._task)
+        return bundle.manifest.redaction_rule.bound if bundle is not None else None
 
     async def find(self, texts: Iterable[str], seconds: float) -> ModelFindings:
         """Return what is personal in each text, within that time.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+from edge_agent.capture.redaction_audit import AuditFigures
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import EngineStatus
 from edge_agent.engine.pool import EnginePool
@@ -123,8 +124,16 @@ def of_examples(examples: CaptureStatus) -> Iterator[pb.StatusWarning]:
         yield _warning(kind, message)
 
 
-def of_redaction(capture: ExampleCapture) -> Iterator[pb.StatusWarning]:
-    """Report that the redaction model does not read what should be captured or sent."""
+def of_redaction(capture: ExampleCapture, audit: AuditFigures | None) -> Iterator[pb.StatusWarning]:
+    """Report that the redaction model does not read what should be captured or sent, or misses more than promised."""
+    if audit is not None and audit.is_exceeded:
+        message = (
+            f"Redaction misses more than {audit.model} promises: {100 * audit.share.value:.1f}% of the"
+            f" personal values in {audit.texts} audited texts remain (95% interval {100 * audit.share.low:.1f}% to"
+            f" {100 * audit.share.high:.1f}%), and {100 * (audit.target or 0):g}% is promised. Stop collecting, or"
+            " lower the cut-off; 'edge-agent redact --export FILE' writes rows to train a better model."
+        )
+        yield _warning(pb.WARNING_KIND_REDACTION_MISSED, message, audit.model)
     if capture.redaction is not None and (problem := capture.redaction.problem):
         message = f"{problem} Install or allow its bundle; 'edge-agent status' shows the state of its task."
         yield _warning(pb.WARNING_KIND_REDACTION, message, capture.redaction.task)

@@ -64,6 +64,8 @@ _SERVICES: dict[str, dict[str, frozenset[Role]]] = {
         "EraseValues": ADMIN,
         "GetPrivacyReport": ADMIN,
         "TryRedaction": ADMIN,
+        "ListRedactionAudit": ADMIN,
+        "JudgeRedaction": ADMIN,
     },
     "grpc.health.v1.Health": {"Check": ROLES, "Watch": ROLES},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": ADMIN},
@@ -91,7 +93,15 @@ def role_missing(call: str, allowed: frozenset[Role], who: str, roles: frozenset
 
 
 _LOOKING = frozenset(
-    {"GetStatus", "GetFieldReport", "GetPrivacyReport", "ListBundles", "TryRedaction", "ServerReflectionInfo"}
+    {
+        "GetStatus",
+        "GetFieldReport",
+        "GetPrivacyReport",
+        "ListBundles",
+        "TryRedaction",
+        "ListRedactionAudit",
+        "ServerReflectionInfo",
+    }
 )
 CallTreatment = Literal["work", "look", "change", "health"]
 

@@ -39,6 +39,7 @@ class WarningKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WARNING_KIND_NOT_CAPTURED: _ClassVar[WarningKind]
     WARNING_KIND_STORE_STALLED: _ClassVar[WarningKind]
     WARNING_KIND_REDACTION: _ClassVar[WarningKind]
+    WARNING_KIND_REDACTION_MISSED: _ClassVar[WarningKind]
     WARNING_KIND_TCP: _ClassVar[WarningKind]
     WARNING_KIND_AUDIT_LOG: _ClassVar[WarningKind]
 
@@ -85,6 +86,7 @@ WARNING_KIND_EXAMPLES_EXCHANGE: WarningKind
 WARNING_KIND_NOT_CAPTURED: WarningKind
 WARNING_KIND_STORE_STALLED: WarningKind
 WARNING_KIND_REDACTION: WarningKind
+WARNING_KIND_REDACTION_MISSED: WarningKind
 WARNING_KIND_TCP: WarningKind
 WARNING_KIND_AUDIT_LOG: WarningKind
 LINK_STATE_UNSPECIFIED: LinkState
@@ -103,6 +105,68 @@ UPDATE_STATE_DONE: UpdateState
 UPDATE_STATE_FAILED: UpdateState
 UPDATE_STATE_ROLLED_BACK: UpdateState
 UPDATE_STATE_HELD: UpdateState
+
+class ListRedactionAuditRequest(_message.Message):
+    __slots__ = ("judged", "after", "count")
+    JUDGED_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    judged: bool
+    after: int
+    count: int
+    def __init__(self, judged: _Optional[bool] = ..., after: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class ListRedactionAuditResponse(_message.Message):
+    __slots__ = ("texts",)
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    texts: _containers.RepeatedCompositeFieldContainer[AuditedText]
+    def __init__(self, texts: _Optional[_Iterable[_Union[AuditedText, _Mapping]]] = ...) -> None: ...
+
+class AuditedText(_message.Message):
+    __slots__ = ("row", "prediction_id", "task", "model", "text", "redacted", "spans", "missed", "wrong")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    REDACTED_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    WRONG_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    prediction_id: str
+    task: str
+    model: str
+    text: str
+    redacted: str
+    spans: _containers.RepeatedCompositeFieldContainer[ReplacedSpan]
+    missed: _containers.RepeatedCompositeFieldContainer[MissedSpan]
+    wrong: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, row: _Optional[int] = ..., prediction_id: _Optional[str] = ..., task: _Optional[str] = ..., model: _Optional[str] = ..., text: _Optional[str] = ..., redacted: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[ReplacedSpan, _Mapping]]] = ..., missed: _Optional[_Iterable[_Union[MissedSpan, _Mapping]]] = ..., wrong: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class MissedSpan(_message.Message):
+    __slots__ = ("start", "end", "label")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    end: int
+    label: str
+    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
+
+class JudgeRedactionRequest(_message.Message):
+    __slots__ = ("prediction_id", "missed", "wrong")
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    WRONG_FIELD_NUMBER: _ClassVar[int]
+    prediction_id: str
+    missed: _containers.RepeatedCompositeFieldContainer[MissedSpan]
+    wrong: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, prediction_id: _Optional[str] = ..., missed: _Optional[_Iterable[_Union[MissedSpan, _Mapping]]] = ..., wrong: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class JudgeRedactionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class TryRedactionRequest(_message.Message):
     __slots__ = ("text",)
@@ -261,7 +325,7 @@ class GetStatusResponse(_message.Message):
     def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[_field_pb2.FieldAlarm, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ..., warning_details: _Optional[_Iterable[_Union[StatusWarning, _Mapping]]] = ..., draining_seconds: _Optional[float] = ..., site: _Optional[str] = ..., denied: _Optional[_Mapping[str, int]] = ..., redaction: _Optional[_Union[RedactionStatus, _Mapping]] = ...) -> None: ...
 
 class RedactionStatus(_message.Message):
-    __slots__ = ("task", "model", "waiting", "waiting_seconds", "held_because", "counts")
+    __slots__ = ("task", "model", "waiting", "waiting_seconds", "held_because", "counts", "audit")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -275,13 +339,37 @@ class RedactionStatus(_message.Message):
     WAITING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     HELD_BECAUSE_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
     task: str
     model: str
     waiting: int
     waiting_seconds: float
     held_because: str
     counts: _containers.ScalarMap[str, int]
-    def __init__(self, task: _Optional[str] = ..., model: _Optional[str] = ..., waiting: _Optional[int] = ..., waiting_seconds: _Optional[float] = ..., held_because: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    audit: RedactionAudit
+    def __init__(self, task: _Optional[str] = ..., model: _Optional[str] = ..., waiting: _Optional[int] = ..., waiting_seconds: _Optional[float] = ..., held_because: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ..., audit: _Optional[_Union[RedactionAudit, _Mapping]] = ...) -> None: ...
+
+class RedactionAudit(_message.Message):
+    __slots__ = ("waiting", "texts", "values", "missed", "share", "low", "high", "target", "exceeded")
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    EXCEEDED_FIELD_NUMBER: _ClassVar[int]
+    waiting: int
+    texts: int
+    values: int
+    missed: int
+    share: float
+    low: float
+    high: float
+    target: float
+    exceeded: bool
+    def __init__(self, waiting: _Optional[int] = ..., texts: _Optional[int] = ..., values: _Optional[int] = ..., missed: _Optional[int] = ..., share: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., target: _Optional[float] = ..., exceeded: _Optional[bool] = ...) -> None: ...
 
 class StatusWarning(_message.Message):
     __slots__ = ("kind", "about", "message")

@@ -115,6 +115,16 @@ class AdminServiceStub:
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.TryRedactionRequest.SerializeToString,
                 response_deserializer=edge__agent_dot_v1_dot_admin__pb2.TryRedactionResponse.FromString,
                 _registered_method=True)
+        self.ListRedactionAudit = channel.unary_unary(
+                '/edge_agent.v1.AdminService/ListRedactionAudit',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.ListRedactionAuditRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.ListRedactionAuditResponse.FromString,
+                _registered_method=True)
+        self.JudgeRedaction = channel.unary_unary(
+                '/edge_agent.v1.AdminService/JudgeRedaction',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.JudgeRedactionRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.JudgeRedactionResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -273,6 +283,24 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRedactionAudit(self, request, context):
+        """Lists texts that the random audit of redaction has drawn, with their originals, which never leave the site.
+
+        Errors: PREDICTION_UNKNOWN, STORE_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def JudgeRedaction(self, request, context):
+        """Stores what a person found in such a text.
+
+        Errors: REQUEST_INVALID, PREDICTION_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -355,6 +383,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.TryRedaction,
                     request_deserializer=edge__agent_dot_v1_dot_admin__pb2.TryRedactionRequest.FromString,
                     response_serializer=edge__agent_dot_v1_dot_admin__pb2.TryRedactionResponse.SerializeToString,
+            ),
+            'ListRedactionAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRedactionAudit,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.ListRedactionAuditRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.ListRedactionAuditResponse.SerializeToString,
+            ),
+            'JudgeRedaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.JudgeRedaction,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.JudgeRedactionRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.JudgeRedactionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -790,6 +828,60 @@ class AdminService:
             '/edge_agent.v1.AdminService/TryRedaction',
             edge__agent_dot_v1_dot_admin__pb2.TryRedactionRequest.SerializeToString,
             edge__agent_dot_v1_dot_admin__pb2.TryRedactionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRedactionAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/ListRedactionAudit',
+            edge__agent_dot_v1_dot_admin__pb2.ListRedactionAuditRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.ListRedactionAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JudgeRedaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/JudgeRedaction',
+            edge__agent_dot_v1_dot_admin__pb2.JudgeRedactionRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.JudgeRedactionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -152,15 +152,19 @@ class GetPredictionResponse(_message.Message):
     def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ...) -> None: ...
 
 class ErasePredictionRequest(_message.Message):
-    __slots__ = ("prediction_id",)
+    __slots__ = ("prediction_id", "all_questions")
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    ALL_QUESTIONS_FIELD_NUMBER: _ClassVar[int]
     prediction_id: str
-    def __init__(self, prediction_id: _Optional[str] = ...) -> None: ...
+    all_questions: bool
+    def __init__(self, prediction_id: _Optional[str] = ..., all_questions: _Optional[bool] = ...) -> None: ...
 
 class ErasePredictionResponse(_message.Message):
-    __slots__ = ("was_kept", "tombstoned")
+    __slots__ = ("was_kept", "tombstoned", "same_text_ids")
     WAS_KEPT_FIELD_NUMBER: _ClassVar[int]
     TOMBSTONED_FIELD_NUMBER: _ClassVar[int]
+    SAME_TEXT_IDS_FIELD_NUMBER: _ClassVar[int]
     was_kept: bool
     tombstoned: bool
-    def __init__(self, was_kept: _Optional[bool] = ..., tombstoned: _Optional[bool] = ...) -> None: ...
+    same_text_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, was_kept: _Optional[bool] = ..., tombstoned: _Optional[bool] = ..., same_text_ids: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -8,18 +8,21 @@ phrase with personal data, or a neutral one; and an opening (phrases.json). The 
 severity from intent and urgency, so these labels are rules and not opinions. Names, numbers and addresses are made up;
 telephone numbers come from a range that no subscriber has.
 
-Rules: messages keep their split and family, and every phrase lies in one split, so the test has neither a message nor a
-phrase of training. An answer that is left out stands for a label that nobody gave: a part of the training rows answers
-only some questions. Every step is seeded: the same files give the same rows. docs/data.md describes the data.
+Rules: all families of pos-intent are dealt again, intent by intent, because thresholds for five questions need more
+families than one threshold. A family lies in one split, and so does a phrase: the test has neither a message nor a
+phrase of training. A phrase is used again only when all of its split are used. An answer that is left out stands for a
+label that nobody gave: a part of the training rows answers only some questions. Every step is seeded: the same files
+give the same rows. docs/data.md describes the data.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import random
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,11 @@ from convert.data import splits
 HERE = Path(__file__).parent
 MESSAGES = HERE.parent / "pos-intent" / "data"
 SEED = "front-desk 1"
-SHARES = {"train": 0.6, "calibration": 0.25, "test": 0.15}
-"""Of the phrases."""
-FAMILY_ROWS_MAX = {"train": 3, "calibration": 5, "test": 5}
-"""Messages of one family, at most; with all of them training takes twice as long and hardly gains."""
+SHARES = {"train": 0.5, "calibration": 0.33, "test": 0.17}
+"""Of the families of each intent, and of the phrases."""
+FAMILY_ROWS_MAX = {"train": 3, "calibration": 2, "test": 3}
+"""Messages of one family, at most; with all of them training takes twice as long and hardly gains. Of a family in
+calibration, one row tests the thresholds."""
 DEALT = ("urgent", "calm", "personal", "neutral", "opening")
 """Phrases that lie in one split; names and towns are in all."""
 URGENT_SHARE, CALM_SHARE = 0.35, 0.35
@@ -48,20 +52,27 @@ LEVELS = ("low", "middle", "high")
 QUESTIONS = ("intent", "urgent", "personal-data", "department", "severity")
 
 Phrases = dict[str, list[str]]
+Row = dict[str, Any]
 
 
-def messages(split: str) -> list[dict[str, str]]:
-    """Return the messages of a split of examples/pos-intent, some of each family."""
-    lines = (MESSAGES / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    rows: list[dict[str, str]] = [json.loads(line) for line in lines]
-    random.Random(f"{SEED} {split}").shuffle(rows)  # noqa: S311 - a fixed order, not a secret
-    taken: Counter[str] = Counter()
-    kept = []
-    for row in rows:
-        if taken[row["family"]] < FAMILY_ROWS_MAX[split]:
-            taken[row["family"]] += 1
-            kept.append(row)
-    return kept
+def dealt_messages() -> dict[str, list[Row]]:
+    """Return the messages of each split, some of each family."""
+    kinds: dict[str, dict[str, list[Row]]] = {}
+    for file in sorted(MESSAGES.glob("*.jsonl")):
+        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            if "family" in row:  # afterwards.jsonl has none
+                kinds.setdefault(row["label"], {}).setdefault(row["family"], []).append(row)
+    parts = []
+    for intent, families in sorted(kinds.items()):
+        names = splits.deal_groups({name: [name] for name in families}, f"{SEED} {intent}", SHARES)
+        parts.append({split: _some(names[split], families, FAMILY_ROWS_MAX[split]) for split in SHARES})
+    return splits.join_splits(parts, SEED)
+
+
+def _some(names: list[str], families: dict[str, list[Row]], most: int) -> list[Row]:
+    """Return so many rows of each family."""
+    shuffled = {name: random.Random(f"{SEED} {name}") for name in names}  # noqa: S311 - a fixed order, not a secret
+    return [row for name in names for row in shuffled[name].sample(families[name], min(most, len(families[name])))]
 
 
 def dealt_phrases() -> dict[str, Phrases]:
@@ -92,20 +103,25 @@ def _filled(phrase: str, phrases: Phrases, chance: random.Random) -> str:
     )
 
 
-def _row(message: dict[str, str], phrases: Phrases, chance: random.Random, split: str) -> dict[str, Any]:
+def _decks(phrases: Phrases, chance: random.Random) -> dict[str, Iterator[str]]:
+    """Return the phrases of each kind in a random order, again and again."""
+    return {name: itertools.cycle(chance.sample(phrases[name], len(phrases[name]))) for name in DEALT}
+
+
+def _row(message: Row, phrases: Phrases, decks: dict[str, Iterator[str]], chance: random.Random) -> Row:
     intent, parts, urgent, personal = message["label"], [message["text"].rstrip(".!")], False, False
     drawn = chance.random()
     if drawn < URGENT_SHARE:
-        parts.append(chance.choice(phrases["urgent"]))
+        parts.append(next(decks["urgent"]))
         urgent = True
     elif drawn < URGENT_SHARE + CALM_SHARE:
-        parts.append(chance.choice(phrases["calm"]))
+        parts.append(next(decks["calm"]))
     drawn = chance.random()
     if drawn < PERSONAL_SHARE:
-        parts.append(_filled(chance.choice(phrases["personal"]), phrases, chance))
+        parts.append(_filled(next(decks["personal"]), phrases, chance))
         personal = True
     elif drawn < PERSONAL_SHARE + NEUTRAL_SHARE:
-        parts.append(chance.choice(phrases["neutral"]))
+        parts.append(next(decks["neutral"]))
     answers = {
         "intent": intent,
         "urgent": "yes" if urgent else "no",
@@ -113,8 +129,6 @@ def _row(message: dict[str, str], phrases: Phrases, chance: random.Random, split
         "department": DEPARTMENTS[intent],
         "severity": LEVELS[(intent in PRESSING) + urgent],
     }
-    if split == "train":
-        answers = {name: label for name, label in answers.items() if chance.random() >= UNANSWERED.get(name, 0.0)}
     said = " ".join(part[0].upper() + part[1:] + ("" if part.endswith("?") else ".") for part in parts)
     return {
         "text": f"{chance.choice(phrases['opening'])} {said}".strip(),
@@ -123,7 +137,15 @@ def _row(message: dict[str, str], phrases: Phrases, chance: random.Random, split
     }
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]], questions: list[str]) -> None:
+def _leave_out(rows: list[Row]) -> None:
+    """Take some answers out of the rows."""
+    chance = random.Random(f"{SEED} unanswered")  # noqa: S311 - likewise
+    for row in rows:
+        kept = [name for name in QUESTIONS if chance.random() >= UNANSWERED.get(name, 0.0)]
+        row["answers"] = {name: row["answers"][name] for name in kept}
+
+
+def _write_csv(path: Path, rows: list[Row], questions: list[str]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "family", *questions])
@@ -138,17 +160,19 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="one CSV file to write instead")
     parser.add_argument("--questions", default=",".join(QUESTIONS), help="the columns of the CSV file")
     given = parser.parse_args()
-    out, phrases = given.out, dealt_phrases()
+    phrases = dealt_phrases()
     whole = {}
-    for split in SHARES:
+    for split, messages in dealt_messages().items():
         chance = random.Random(f"{SEED} rows {split}")  # noqa: S311 - likewise
-        whole[split] = [_row(message, phrases[split], chance, split) for message in messages(split)]
+        decks = _decks(phrases[split], chance)
+        whole[split] = [_row(message, phrases[split], decks, chance) for message in messages]
+    _leave_out(whole["train"])
     if given.csv:
         _write_csv(given.csv, [row for rows in whole.values() for row in rows], given.questions.split(","))
         return
-    splits.write_splits(out, whole)
+    splits.write_splits(given.out, whole)
     for split, members in whole.items():
-        print(f"{out / split}.jsonl: {len(members)} rows")  # noqa: T201 - a script
+        print(f"{given.out / split}.jsonl: {len(members)} rows")  # noqa: T201 - a script
 
 
 if __name__ == "__main__":

@@ -46,9 +46,13 @@ def parser() -> argparse.ArgumentParser:
     parsing.add_argument("command", nargs="?", choices=list(_COMMANDS), metavar="COMMAND", help="see above")
     parsing.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="install below DIR, to try it")
     parsing.add_argument("--no-start", action="store_true", help="start and restart nothing")
-    parsing.add_argument("--kit", type=Path, metavar="FILE", help="enrol this site with the kit from the central team")
-    parsing.add_argument("--code", default="", metavar="CODE", help="the kit's code, as the central team reads it out")
-    parsing.add_argument("--yes", action="store_true", help="ask nothing: not before purge, not about the kit's code")
+    parsing.add_argument(
+        "--kit", type=Path, metavar="FILE", help="enrol this site with the enrolment file from the central team"
+    )
+    parsing.add_argument(
+        "--code", default="", metavar="CODE", help="the code of the enrolment file, as the central team reads it out"
+    )
+    parsing.add_argument("--yes", action="store_true", help="ask nothing: not before purge, not about the code")
     parsing.add_argument("--json", action="store_true", help="status for programs")
     parsing.add_argument("--payload", type=Path, help=argparse.SUPPRESS)
     parsing.add_argument("--installed", type=Path, help=argparse.SUPPRESS)

@@ -153,9 +153,11 @@ class SetupRun:
         return DONE
 
     def enrol(self, kit: Path, options: Sequence[str]) -> int:
-        """Hand a kit to the installed program; return its exit code."""
+        """Hand an enrolment file to the installed program; return its exit code."""
         if not kit.is_file():
-            raise SetupError(USAGE, f"there is no file {kit}", "Name the kit that the central team made for this site.")
+            raise SetupError(
+                USAGE, f"there is no file {kit}", "Name the enrolment file that the central team made for this site."
+            )
         command = [str(self.places.current / "bin/edge-agent"), "enrol", str(kit), *options]
         if self.places.trial:
             command += ["--etc", str(self.places.config.parent)]

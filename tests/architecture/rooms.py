@@ -81,7 +81,8 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.monitoring": BASE | {"edge_agent.durable", "edge_agent.statistics"},
     "edge_agent.store": BASE | {"edge_agent.durable"},
     # What is kept is counted in the same transaction.
-    "edge_agent.capture": BASE | {"edge_agent.durable", "edge_agent.monitoring", "edge_agent.capture.redact"},
+    "edge_agent.capture": BASE
+    | {f"edge_agent.{name}" for name in ("durable", "monitoring", "statistics", "capture.redact")},
     # What counts as personal data, for site and factory alike.
     "edge_agent.capture.redact": {"edge_agent.errors"},
     "edge_agent.update": BASE | {"edge_agent.store", "edge_agent.durable"},
@@ -160,7 +161,7 @@ ROOMS: dict[str, set[str]] = {
     "benchmarks": BASE
     | {f"edge_agent.{name}" for name in ("cli", "capture", "capture.redact", "client", "logs", "v1")}
     | {"convert", "convert.dataset", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"}
-    | {"benchmarks.deciding.open_questions"},
+    | {"benchmarks.deciding.open_questions", "benchmarks.deciding.soft_targets"},
     # What a call costs in the rooms that it goes through, without a daemon around them.
     "benchmarks.asking.bookkeeping": BASE
     | MIDDLE
@@ -173,6 +174,9 @@ ROOMS: dict[str, set[str]] = {
     # Questions of a call on an engine, without a daemon.
     "benchmarks.deciding.open_questions": BASE
     | {"benchmarks", "tests", "edge_agent.engine", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
+    # Students and their teacher are linear classifiers on an encoder.
+    "benchmarks.deciding.soft_targets": {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "tests"}
+    | {"benchmarks.calibration"},
     # What batches would gain, which the runtime does not allow.
     "benchmarks.encoders": {"benchmarks", "convert", "tests", "edge_agent.engine.runtimes"},
     # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.

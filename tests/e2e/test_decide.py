@@ -26,6 +26,7 @@ from tests.support.daemon import RunningDaemon
 from tests.support.escalating_site import EscalatingSite
 from tests.support.eventually import eventually_sync
 from tests.support.large_model import LargeModel
+from tests.support.remedy_commands import commands_in
 
 DESK, OPEN, INTENT = "front-desk", "any-question", "pos-intent"
 CALIBRATED: dict[str, Any] = {
@@ -231,3 +232,23 @@ def test_figures_are_by_question(client, daemon):
     assert [each["name"] for each in QUESTIONS] == list(of_desk)
     assert (pytest.approx(0.9), None) == (of_desk["intent"]["threshold"], of_desk["severity"]["threshold"])
     assert all(each["days"] for each in of_desk.values())
+
+
+def test_erasing_one_answer_says_what_else_holds_the_text(client, daemon):
+    """The text stays with the other questions; the printed command erases it with all of them."""
+    [decision] = client.decide(DESK, ["ERASEDTEXT refund"])
+    ids = [each.prediction_id for each in decision.answers]
+    with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
+        eventually_sync(lambda: all(kept(reviewer, each) for each in ids))
+        said = erase(daemon, ids[0])
+        assert "2 answers to other questions about the same text are still here" in said
+        [command] = commands_in(said)
+        assert "with 1 answer to other questions about the same text" in erase(daemon, *command.steps[0][2:])
+        assert [None, None, None] == [kept(reviewer, each) for each in ids]
+    assert b"ERASEDTEXT" not in b"".join(path.read_bytes() for path in daemon.state_dir.glob("spool.db*"))
+
+
+def erase(daemon: RunningDaemon, *arguments: str) -> str:
+    """Run `edge-agent erase`; return what it prints, on one line."""
+    done = CliRunner().invoke(app, [*daemon.command()[3:], "erase", *arguments, "--yes"])
+    return " ".join(done.output.split())

@@ -5,13 +5,16 @@ The model is the echo runtime's: every run of digits is personal.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edge_agent.cli.redaction_audit import export_rows, missed_values
 from edge_agent.client import CallFailed, ReviewClient
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
@@ -99,6 +102,40 @@ def test_feedback_that_the_model_cannot_read_is_not_acknowledged(site, tmp_path)
     assert "REDACTION_HELD" == caught.value.reason
     with ReviewClient(f"unix:{site.run_dir}/review.sock") as reviewer:
         assert () == reviewer.prediction(prediction).feedback
+
+
+def test_a_redaction_that_misses_names_is_found_out_by_the_audit(tmp_path):
+    """A person marks what remains: status, warning and metrics show it, and rows for the next bundle are exported.
+
+    The bundle promises 5%, and misses every name. The originals can be erased by a value that was missed.
+    """
+    bound = {"target": 0.05, "delta": 0.1, "n": 300, "families": 300, "values": 600, "values_max": 2, "bound": 0.05}
+    section = {"cutoff": 0.5, "bound": {**bound, "rules": "2"}}
+    settings = {**SETTINGS, "redaction": {"task": "pii", "audit_share": 1.0}}
+    with RunningDaemon(tmp_path / "site", **settings) as daemon, daemon.admin() as admin:
+        daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))
+        daemon.install(redactor(tmp_path, redaction=section))
+        for number in range(100, 112):
+            ask(daemon, f"room {number} of Anna")
+        eventually_sync(lambda: admin.status().redaction.audit.waiting == 12)
+        for text in admin.redaction_audit():
+            assert "Anna" in text.text
+            admin.judge_redaction(text.prediction_id, missed_values(text, ["Anna"], "NAME"))
+        audit = admin.status().redaction.audit
+        assert (0, 12, 24, 12, 0.5, 0.05) == (
+            audit.waiting, audit.texts, audit.values, audit.missed, audit.share, audit.target,
+        )  # fmt: skip
+        assert audit.exceeded
+        assert ["pii@1.0.0"] == [
+            each.about for each in admin.status().warning_details if each.kind == "REDACTION_MISSED"
+        ]
+        assert 12 == export_rows(admin, tmp_path / "rows.jsonl")
+        rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        spans = [{"start": 5, "end": 8, "label": "ROOM"}, {"start": 12, "end": 16, "label": "NAME"}]
+        assert ("room 100 of Anna", spans) == (rows[0]["text"], rows[0]["spans"])
+        assert 0o600 == stat.S_IMODE((tmp_path / "rows.jsonl").stat().st_mode)
+        assert 12 == admin.erase_values(["Anna"]).found
+        assert () == admin.redaction_audit(judged=True)
 
 
 def test_a_task_of_another_kind_redacts_nothing(tmp_path):

@@ -132,7 +132,7 @@ class Box:
         return run(*self.daemon.command(), *arguments, code=code, **environment)
 
     def enrol(self, path: Path, *options: str, code: int = 0) -> str:
-        """Become a site, after somebody has read out the kit's code."""
+        """Become a site, after somebody has read out the file's code."""
         spoken = enrolment_file.verification_code(enrolment_file.parse(path.read_bytes())[1])
         return self.command("enrol", path, "--code", spoken, "--etc", self.etc, *options, code=code)
 

@@ -358,6 +358,8 @@ def _operator() -> list[Call]:
         _call(ADMIN, "GetPrivacyReport"),
         _call(ADMIN, "EraseValues", values=["nobody@example.org"]),
         _call(ADMIN, "TryRedaction", text="write to anna@example.org"),
+        _call(ADMIN, "ListRedactionAudit"),
+        _call(ADMIN, "JudgeRedaction", prediction_id="none", reason="PREDICTION_UNKNOWN"),
         _call(ADMIN, "Drain", ends=True),
     ]  # fmt: skip
 

@@ -16,16 +16,26 @@ from pathlib import Path
 
 from tests.support.daemon import RunningDaemon
 
-DAEMON_UID, UPLINK_UID, EXCHANGE_GID = 64_901, 64_902, 64_903
+DAEMON_UID, UPLINK_UID, EXCHANGE_GID, OPERATORS_GID, PERSON_UID = range(64_901, 64_906)
+OPERATORS = "edge-agent-operators"
 USERS = (
     f"edge-agent:x:{DAEMON_UID}:{DAEMON_UID}::/nonexistent:/usr/sbin/nologin\n"
     f"edge-uplink:x:{UPLINK_UID}:{UPLINK_UID}::/nonexistent:/usr/sbin/nologin\n"
+    f"anna:x:{PERSON_UID}:{PERSON_UID}::/nonexistent:/bin/sh\n"
 )
 GROUPS = (
     f"edge-agent:x:{DAEMON_UID}:\nedge-uplink:x:{UPLINK_UID}:\nedge-exchange:x:{EXCHANGE_GID}:edge-agent,edge-uplink\n"
+    f"{OPERATORS}:x:{OPERATORS_GID}:edge-agent,anna\nanna:x:{PERSON_UID}:\n"
 )
 MOUNTED = ("etc", "opt", "usr/local", "var/lib", "root", "run/lock")
-AS_DAEMON = ["setpriv", f"--reuid={DAEMON_UID}", f"--regid={DAEMON_UID}", f"--groups={DAEMON_UID},{EXCHANGE_GID}"]
+AS_DAEMON = [
+    "setpriv",
+    f"--reuid={DAEMON_UID}",
+    f"--regid={DAEMON_UID}",
+    f"--groups={DAEMON_UID},{EXCHANGE_GID},{OPERATORS_GID}",
+]
+AS_OPERATOR = ["setpriv", f"--reuid={PERSON_UID}", f"--regid={PERSON_UID}", f"--groups={OPERATORS_GID}"]
+"""A person whom an administrator has added to the group of operators."""
 
 
 class ApplianceNamespace:
@@ -68,7 +78,7 @@ class ApplianceNamespace:
     def close(self) -> None:
         """End the namespace."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 def _home_of_python() -> Path | None:

@@ -101,9 +101,7 @@ class FindingCase:
         if fault.by_hand is not None:
             fault.by_hand(site)
         outcomes = site.runner.run_all(filter(_is_run, command_lines(own["command"])), **fault.words)
-        noted = {(check, "note") for check in fault.leaves}
-        found = [each for each in site.everything() if _key(each) not in before]
-        left = sorted({each["check"] for each in found if (each["check"], each["verdict"]) not in noted})
+        left = _left(fault, site, before)
         return [*left, *(outcome.said for outcome in outcomes if outcome.code and left)]
 
     def as_row(self) -> RemedyCase:
@@ -117,6 +115,13 @@ class FindingCase:
         assert (self.expected, []) == (outcome.shown, outcome.left), f"{outcome.shown}; {' '.join(outcome.left)}"
         person = fault.person or ("nobody: nothing has to be done" if fault.asks_nothing else "")
         return Played((self.name,), cured=not person, person=person)
+
+
+def _left(fault: Fault, site: FaultySite, before: set[tuple[str, ...]]) -> list[str]:
+    """Return the checks that report after the cure and did not before the fault, but for notes that it leaves."""
+    noted = {(check, "note") for check in fault.leaves}
+    found = [each for each in site.everything() if _key(each) not in before]
+    return sorted({each["check"] for each in found if (each["check"], each["verdict"]) not in noted})
 
 
 def _key(finding: Mapping[str, str]) -> tuple[str, ...]:

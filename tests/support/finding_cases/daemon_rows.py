@@ -132,4 +132,5 @@ def another_program_at_the_socket(site: FaultySite) -> None:
     script = FOREIGN.format(target=site.daemon.admin_target)
     site.daemon.process = subprocess.Popen([site.daemon.python, "-c", script], stdout=subprocess.PIPE)
     assert site.daemon.process.stdout is not None
-    assert site.daemon.process.stdout.readline() == b"ready\n"
+    with site.daemon.process.stdout as said:
+        assert said.readline() == b"ready\n"

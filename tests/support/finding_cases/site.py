@@ -55,7 +55,7 @@ class FaultySite:
         """Takes back what a fault did to the machine."""
         self.releases = ExitStack()
         """Takes back what would keep the daemon from ending."""
-        sections = {"site": {"id": "shop-7"}, **settings(self.folder)}
+        self.sections = sections = {"site": {"id": "shop-7"}, **settings(self.folder)}
         self.daemon = RunningDaemon(self.folder / "site", **sections)
         self.daemon.start_seconds_max = UNTIL_SECONDS_MAX
         self.agent_yaml = self.folder / "site" / "agent.yaml"
@@ -74,7 +74,7 @@ class FaultySite:
 
     def _settings(self) -> dict[str, Any]:
         folders = {"state_dir": str(self.daemon.state_dir), "run_dir": str(self.daemon.run_dir)}
-        return {**folders, "metrics": {"address": ""}, "site": {"id": "shop-7"}, "store": {"allow_unsigned": True}}
+        return {**folders, "metrics": {"address": ""}, "store": {"allow_unsigned": True}, **self.sections}
 
     def __enter__(self) -> FaultySite:
         self.config.write_text(json.dumps(self._settings()))
@@ -144,9 +144,10 @@ class FaultySite:
     def everything(self, user: Sequence[str] = ()) -> list[dict[str, str]]:
         """Return what doctor finds as a user, but for what is ok."""
         # As an installed machine has it: an option would name a folder that this user may not enter.
-        command = [*self.daemon.command()[:3], "--config", str(self.config)] if user else self.daemon.command()
+        program = [self.daemon.python, "-m", "edge_agent.cli", "--config", str(self.config)]
+        command = [*self.daemon.inside, *user, *program] if user else self.daemon.command()
         done = subprocess.run(
-            [*user, *self.look_from, *command, "doctor", "--json"],
+            [*self.look_from, *command, "doctor", "--json"],
             capture_output=True,
             text=True,
             check=False,

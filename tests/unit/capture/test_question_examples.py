@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edge_agent.capture.person_erasure import AnswerErasure
 from edge_agent.capture.record_builder import CapturedAnswer
 from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.formats.example_records import ExamplePrediction
@@ -89,3 +90,31 @@ def test_a_judgement_counts_for_its_question_alone(site: ASite) -> None:
     totals = {task: sum(day.get("reviewed", 0) for day in each.days.values()) for task, each in figures.items()}
     assert {"pos-intent/intent": 0, "pos-intent/urgent": 1} == totals
     assert 1 == figures["pos-intent/urgent"].evidence["people"].wrong
+
+
+def test_erasing_one_answer_names_those_that_hold_the_same_text(site: ASite) -> None:
+    """They stay, with the text, unless all questions are erased; another text or another time is another call."""
+    site.keep(
+        *(of_question(1, text="I want it back"), of_question(2, text="I want it back", **URGENT)),
+        *(of_question(3, text="I want it"), of_question(4, text='"I want it back"')),
+    )
+    with site.worker.spool.transaction():
+        assert AnswerErasure(True, False, ("p-2",)) == site.worker.erase("p-1")
+    site.keep(of_question(5, text="I want it back"))
+    with site.worker.spool.transaction():
+        assert AnswerErasure(True, False, ("p-5",)) == site.worker.erase("p-2", all_questions=True)
+    left = [row[0] for row in site.worker.spool.db.rows("SELECT prediction_id FROM predictions ORDER BY row")]
+    assert ["p-3", "p-4"] == left
+    site.clock.running += 301
+    site.keep(of_question(6, text="I want it"))
+    with site.worker.spool.transaction():
+        assert AnswerErasure(False, False) == site.worker.erase("p-1", all_questions=True)
+        assert AnswerErasure(True, False) == site.worker.erase("p-3", all_questions=True)
+
+
+def test_an_answer_of_a_task_without_questions_has_no_other_answers(site: ASite) -> None:
+    """The same text in two calls: each answer is erased for itself."""
+    site.keep(answered(1, text="refund"), answered(2, text="refund"))
+    with site.worker.spool.transaction():
+        assert AnswerErasure(True, False) == site.worker.erase("p-1", all_questions=True)
+    assert 1 == len(site.worker.spool.db.rows("SELECT 1 FROM predictions"))

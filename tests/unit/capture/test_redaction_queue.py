@@ -181,3 +181,22 @@ async def test_a_slow_model_is_reported():
     assert "" == queue.problem
     queue.now = 31.0
     assert "the oldest has waited 31 s" in queue.problem
+
+
+async def test_what_waits_can_be_erased_also_while_the_model_is_asked():
+    """Answers that concern somebody are dropped from the queue and from the workers' hands; the others are stored."""
+    finder = Finder()
+    finder.broken = "gone"
+    queue = Queue(finder)
+    for number, text in enumerate(("Anna", "Bo", "Anna again", "Anna too", "Cy")):
+        queue.put(answered(number, text=text))
+    running = asyncio.create_task(queue.run())
+    await eventually(lambda: queue.held_because != "")
+    assert 3 == queue.erase(lambda each: "Anna" in each.text, dry_run=True)
+    assert 5 == queue.waiting
+    assert 3 == queue.erase(lambda each: "Anna" in each.text)
+    finder.broken = ""
+    await eventually(lambda: not queue.waiting)
+    assert ["p-1", "p-4"] == sorted(each.prediction_id for each in queue.stored)
+    assert 3 == queue.counts["erased_unredacted"]
+    running.cancel()

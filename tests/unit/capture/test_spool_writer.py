@@ -11,6 +11,7 @@ from concurrent.futures import Future
 import pytest
 
 from edge_agent.capture.example_capture import STALLED_SECONDS_MAX, ExampleCapture
+from edge_agent.capture.person_erasure import AnswerErasure
 from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
 from edge_agent.capture.spool_writer import JOBS_MAX, CaptureLimits, SpoolWriter
@@ -357,7 +358,7 @@ async def test_a_site_that_stopped_collecting_still_serves_what_it_has(tmp_path)
     assert [True] == [
         each.reviewed for each in await second.review_page(ReviewFilter(include_reviewed=True), ReviewCursor(), 5)
     ]
-    assert (True, False) == await second.erase("p-1")
+    assert AnswerErasure(was_kept=True, tombstoned=False) == await second.erase("p-1")
     status = await second.status()
     assert (1, 1) == (status.counters["captured"], status.counters["erased"])
     second.stop()

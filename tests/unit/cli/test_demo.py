@@ -35,16 +35,20 @@ def demo(tmp_path: Path, *bundles: Path | str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
-    """Classify fills a table, generate streams, status is shown, the daemon ends with 0, the directory is gone."""
+    """Classify fills a table, generate streams, decide draws bars; the daemon ends with 0, the directory is gone."""
     intent = bundle(tmp_path, "pos-intent", "classify", "I want a refund\nwhat price\n", ", labels: [refund, price]")
     talk = bundle(tmp_path, "assistant", "generate", "good morning to you\n")
-    process = demo(tmp_path, intent, talk)
+    questions = ", questions: [{name: urgent, type: predicate, instructions: It cannot wait.}]"
+    desk = bundle(tmp_path, "front-desk", "decide", "my train leaves now\n", questions)
+    process = demo(tmp_path, intent, talk, desk)
     out, err = process.communicate(timeout=60)
     assert (0, "") == (process.returncode, err)
     assert "✓ pos-intent 1.0.0 (classify, echo" in out
     assert "I want a refund  refund" in out
     assert "its confidence is not calibrated: no answer counts as sure" in out
     assert "assistant: good morning to you\n4 tokens, first text after" in out
+    assert "front-desk: decide, all questions in one call" in out
+    assert "█" in next(line for line in out.splitlines() if line.startswith("urgent"))
     assert "edge-agent 0.1.0 is serving" in out
     assert "stopped cleanly" in out
     assert [] == list((tmp_path / "tmp").iterdir())

@@ -127,6 +127,14 @@ def test_a_daemon_that_is_away_is_said_to_be():
     assert "pos-intent" not in drawn(WatchSnapshot(None, problem="no daemon at unix:/run/x"))
 
 
+def test_a_person_without_the_rights_reads_what_to_do():
+    """On the screen itself, whether the daemon was reached before or never."""
+    remedy = "Have an administrator add you to the group of operators."
+    for status in (STATUS, None):
+        text = drawn(WatchSnapshot(status, problem="this user may not use /run/x/admin.sock", remedy=remedy))
+        assert f"what to do {remedy}" in " ".join(text.split())
+
+
 def test_a_restart_is_said():
     """Whoever watches reads that the daemon was started again meanwhile, and how often."""
     assert "restarted once since you watch" in " ".join(drawn(WatchSnapshot(STATUS, restarts=1)).split())

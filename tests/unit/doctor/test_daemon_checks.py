@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -307,6 +308,21 @@ def test_what_died_in_the_daemon_is_named(status_of, about, said):
     assert (about, "fault") == (dead.about, dead.verdict)
     assert dead.command.endswith("sudo systemctl restart edge-agent")
     assert "daemon-warnings" not in verdicts(found)
+
+
+@pytest.mark.parametrize(
+    ("takes_updates", "command"),
+    [
+        (False, "sudo edge-agent enrol FILE; sudo edge-agent install BUNDLE"),
+        (True, "sudo edge-agent media import /media/usb"),
+    ],
+)
+def test_without_a_task_the_way_to_the_first_one_is_named(status_of, takes_updates, command):
+    """A machine that is not enrolled takes no update from a drive: it is enrolled, or a bundle is installed."""
+    status = replace(status_of(FakeDaemon("127.0.0.1:0")), tasks=(), engines=())
+    facts = DaemonFacts(ADMIN, True, status, version=__version__, takes_updates=takes_updates)
+    found = only(list(daemon_checks.judge_daemon(facts)), "tasks")
+    assert ("warning", "nothing is installed", command) == (found.verdict, found.seen, found.command)
 
 
 def test_where_nothing_is_kept_nothing_is_said():

@@ -56,6 +56,7 @@ def test_each_call_is_of_one_kind():
     kinds = {method.rpartition("/")[2]: roles.call_treatment(method) for method in SERVED}
     assert {"Check", "Watch"} == {name for name, kind in kinds.items() if kind == "health"}
     looking = {"GetStatus", "GetFieldReport", "GetPrivacyReport", "ListBundles", "TryRedaction", "ServerReflectionInfo"}
+    looking |= {"ListRedactionAudit"}
     assert looking == {name for name, kind in kinds.items() if kind == "look"}
     changing = {
         "InstallBundle",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import time
 from pathlib import Path
@@ -280,3 +281,13 @@ def test_a_configuration_that_is_no_yaml_is_left_out_and_found_by_doctor(tmp_pat
         content = b"".join(archive.extractfile(name).read() for name in archive.getnames())
     assert (0, True) == (result.exit_code, "left out: config.json" in result.stdout)
     assert (b"hunter2" in content, b"Miller" in content) == (False, False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_bundle_belongs_to_the_person_behind_sudo(tmp_path):
+    """It is for them to send; nobody else can read it."""
+    target = tmp_path / "out.tar.gz"
+    behind = {"SUDO_UID": "65534", "SUDO_GID": "65534"}
+    assert 0 == bundle(tmp_path, "--yes", "--output", str(target), env=behind).exit_code
+    found = target.stat()
+    assert (65534, 65534, 0o600) == (found.st_uid, found.st_gid, found.st_mode & 0o777)

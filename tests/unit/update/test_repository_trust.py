@@ -97,6 +97,16 @@ def test_an_attack_is_refused_and_the_original_taken_afterwards(name, tmp_path, 
     assert newest in site.believe(centre.folder).bundles
 
 
+@pytest.mark.parametrize("how", ["truncated", "zeroed"])
+def test_a_damaged_timestamp_is_called_damaged(centre, site, how):
+    """Cut short, or no metadata at all: the file is named, and nobody is told that it is not trusted."""
+    damage(site.incoming / "metadata" / "timestamp.json", how)
+    problem = site.again().believe().problem
+    assert isinstance(problem, UpdateIncomplete)
+    assert "metadata/timestamp.json in" in problem.message
+    assert problem.message.endswith("is damaged: it is cut short, or not metadata")
+
+
 def test_a_hostile_mirror_stops_nothing_before_the_plan_expires(centre, site):
     """What was believed is kept, said with the problem, and goes on after a restart; the mirror fetches all anew."""
     damage(site.incoming / "metadata" / "timestamp.json", "flipped")

@@ -48,6 +48,12 @@ def test_a_saved_head_names_its_encoder(tmp_path):
     assert [kept[name].tolist() for name in kept] == [found[name].tolist() for name in kept]
 
 
+@pytest.mark.slow
+def test_the_vectors_of_texts_can_be_imported_first():
+    """`dataset --label-errors --encoder` loads this module before any other that needs torch."""
+    subprocess.run([sys.executable, "-c", "import convert.encoder.sentences"], check=True)
+
+
 def test_a_package_that_is_not_there_is_named():
     """The error says which package is missing, and how to install it."""
     with pytest.raises(FileMissing, match="no_such_encoder is not installed"):

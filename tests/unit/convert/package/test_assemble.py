@@ -172,6 +172,7 @@ def test_a_version_given_wins_over_the_recipe(task):
         ("task: {labls: [a, b]}", "labls", "Did you mean 'labels'?"),
         ("task: {prompt: {tempalte: x}}", "tempalte", "Did you mean 'template'?"),
         ("confidence: {treshold: 0.5}", "treshold", "Did you mean 'threshold'?"),
+        ("question_confidence: {urgent: {treshold: 0.5}}", "treshold", "Did you mean 'threshold'?"),
         ("artifacts: []", "artifacts", "Known keys there: task, version"),
     ],
 )

@@ -258,7 +258,7 @@ def test_the_walk_is_plotted_as_it_was_tested():
     """Only tested thresholds have a limit; start, failure and threshold are named in the legend."""
     figure = report_files.risk_coverage(made())
     assert figure is not None
-    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"first tested, 0.95", "failed, 0.8: the test ends", "threshold, 0.86"} <= set(words)
     limit = next(line for line in figure.axes[0].lines if line.get_label().startswith("largest share that passes"))
     assert [102 / 411, 188 / 411, 224 / 411, 261 / 411] == pytest.approx(list(limit.get_xdata()))

@@ -1,0 +1,248 @@
+"""The random audit of redaction: a person at the site compares redacted texts with their originals.
+
+A share of the texts that the redaction model has read is drawn at random, in the transaction that stores the answer.
+The original of a drawn text stays in `spool.db`, which only the daemon's user can read, until a person has judged it
+or its days are over; it is in no segment, no log and no support bundle. A text with a missed value stays a little
+longer, for the rows that train the next redaction bundle.
+
+Values found and missed are counted by bundle, without texts, one outcome a text: the share that remains has an interval
+that holds at every moment (statistics.missed_interval).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from edge_agent.capture.redact.redactor import ReplacedValue
+from edge_agent.durable.sqlite_database import Database
+from edge_agent.errors import InvalidRequest, PredictionUnknown
+from edge_agent.formats.redaction_section import MissedBound
+from edge_agent.statistics import Interval, MissedValues, missed_interval
+
+VALUES_MAX = 5
+"""Values that a text counts as, where the bundle has no bound that tells it."""
+VALUES_COUNTED_MAX = 100
+"""In one text; with it the number of outcomes is bounded."""
+MODELS_MAX = 20
+"""Bundles whose outcomes are kept; the oldest go first."""
+LABEL_CHARACTERS_MAX = 60
+SECONDS_PER_DAY = 86_400.0
+_STATEMENTS = (
+    "CREATE TABLE IF NOT EXISTS redaction_audit (row INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT NOT NULL"
+    " UNIQUE, until REAL NOT NULL, judged INTEGER NOT NULL DEFAULT 0, record BLOB NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS redaction_outcomes (row INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL,"
+    " found INTEGER NOT NULL, missed INTEGER NOT NULL, texts INTEGER NOT NULL, UNIQUE (model, found, missed)) STRICT",
+    # An agent that knows nothing of the audit erases its texts, too.
+    "CREATE TRIGGER IF NOT EXISTS redaction_audit_erased AFTER INSERT ON tombstones BEGIN"
+    " DELETE FROM redaction_audit WHERE prediction_id = new.prediction_id; END",
+)
+
+
+class MarkedSpan(NamedTuple):
+    """A missed value: [start, end) in code points, and its type as the reviewer names it."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class DrawnText:
+    """A text that the audit has drawn, before it is stored."""
+
+    model: str
+    """The bundle that read it, task@version."""
+    text: str
+    redacted: str
+    replaced: tuple[ReplacedValue, ...]
+
+
+@dataclass(frozen=True)
+class AuditedText:
+    """A drawn text, and what a person said of it."""
+
+    row: int
+    prediction_id: str
+    task: str
+    drawn: DrawnText
+    missed: tuple[MarkedSpan, ...] = ()
+    wrong: tuple[int, ...] = ()
+    """Places in `drawn.replaced` of what is not personal."""
+
+
+@dataclass(frozen=True)
+class AuditFigures:
+    """What the audit has found of one bundle."""
+
+    model: str
+    waiting: int
+    """Texts that wait for a person, of any bundle."""
+    texts: int
+    values: int
+    missed: int
+    share: Interval
+    """Of the values that remain, at every moment."""
+    target: float | None
+    """What the bundle promises; None = nothing."""
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether certainly more remains than the bundle promises."""
+        return self.target is not None and self.share.low > self.target
+
+
+@dataclass(frozen=True)
+class AuditLimits:
+    """How long drawn texts stay, and how many."""
+
+    texts_max: int
+    days: float
+    retention_days: Mapping[str, float] = field(default_factory=dict)
+    """By task, where it is shorter."""
+
+    def seconds(self, task: str) -> float:
+        """Return how long a text of a task stays."""
+        return SECONDS_PER_DAY * min(self.days, self.retention_days.get(task.partition("/")[0], self.days))
+
+
+class RedactionAudit:
+    """The drawn texts of one spool. Methods that change something run inside the spool's transaction."""
+
+    def __init__(self, database: Database, limits: AuditLimits, calendar: Callable[[], float]) -> None:
+        """Add its tables, inside a transaction; `calendar` gives seconds that do not go back."""
+        self._db, self._limits, self._calendar = database, limits, calendar
+        self._interval: tuple[object, Interval] | None = None
+        for statement in _STATEMENTS:
+            database.execute(statement)
+
+    def add(self, prediction_id: str, task: str, drawn: DrawnText) -> bool:
+        """Store a drawn text; with as many as may wait, it is not stored."""
+        ((there,),) = self._db.rows("SELECT count(*) FROM redaction_audit")
+        if there >= self._limits.texts_max:
+            return False
+        until = self._calendar() + self._limits.seconds(task)
+        row = (prediction_id, until, _encode(task, drawn))
+        query = "INSERT INTO redaction_audit (prediction_id, until, record) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        return bool(self._db.execute(query, row).rowcount)
+
+    def page(self, after: int, count: int, *, judged: bool) -> list[AuditedText]:
+        """Return drawn texts behind a row, the oldest first: those that wait for a person, or judged ones."""
+        query = (
+            "SELECT row, prediction_id, record FROM redaction_audit WHERE judged = ? AND row > ? ORDER BY row LIMIT ?"
+        )
+        return [_decode(*row) for row in self._db.rows(query, (judged, after, count))]
+
+    def judge(self, prediction_id: str, missed: Iterable[MarkedSpan], wrong: Iterable[int]) -> None:
+        """Store what a person said of a drawn text, and count it. A text without a miss is deleted.
+
+        Raises:
+            PredictionUnknown: no text of it waits.
+            InvalidRequest: a span is outside of the text or inside of what was replaced, or no such place.
+        """
+        query = "SELECT row, prediction_id, record FROM redaction_audit WHERE prediction_id = ? AND judged = 0"
+        rows = self._db.rows(query, (prediction_id,))
+        if not rows:
+            raise PredictionUnknown(
+                f"no text of the prediction {prediction_id[:80]} waits for the audit of redaction",
+                remedy="It was judged, erased, or its days are over; 'edge-agent redact --audit' shows what waits.",
+            )
+        text = _decode(*rows[0])
+        said, places = sorted(set(missed)), sorted(set(wrong))
+        _check(text.drawn, said, places)
+        found = len(text.drawn.replaced) - len(places)
+        if said:
+            record = _encode(text.task, text.drawn, said, places)
+            self._db.execute("UPDATE redaction_audit SET judged = 1, record = ? WHERE row = ?", (record, text.row))
+        else:
+            self._db.execute("DELETE FROM redaction_audit WHERE row = ?", (text.row,))
+        self._count(text.drawn.model, min(found, VALUES_COUNTED_MAX), min(len(said), VALUES_COUNTED_MAX))
+
+    def erase(self, prediction_id: str) -> None:
+        """Delete the text of a prediction; what was counted of it stays, without text."""
+        self._db.execute("DELETE FROM redaction_audit WHERE prediction_id = ?", (prediction_id,))
+
+    def can_expire(self) -> bool:
+        """Tell whether `expire` would delete something; writes nothing."""
+        return bool(self._db.rows("SELECT 1 FROM redaction_audit WHERE until < ? LIMIT 1", (self._calendar(),)))
+
+    def expire(self) -> int:
+        """Delete the texts whose days are over; return how many."""
+        return self._db.execute("DELETE FROM redaction_audit WHERE until < ?", (self._calendar(),)).rowcount
+
+    def figures(self, model: str, bound: MissedBound | None) -> AuditFigures:
+        """Return what was found of a bundle."""
+        ((waiting,),) = self._db.rows("SELECT count(*) FROM redaction_audit WHERE judged = 0")
+        rows = self._db.rows("SELECT found, missed, texts FROM redaction_outcomes WHERE model = ?", (model,))
+        values_max = bound.values_max if bound else VALUES_MAX
+        key = (tuple(sorted(rows)), values_max)
+        if self._interval is None or self._interval[0] != key:
+            counted = [(_counted(found + missed, missed, values_max), texts) for found, missed, texts in rows]
+            outcomes: dict[MissedValues, float] = {}
+            for each, texts in counted:
+                outcomes[each] = outcomes.get(each, 0) + texts
+            self._interval = key, missed_interval(outcomes, values_max)
+        return AuditFigures(
+            model=model,
+            waiting=waiting,
+            texts=sum(texts for _, _, texts in rows),
+            values=sum((found + missed) * texts for found, missed, texts in rows),
+            missed=sum(missed * texts for _, missed, texts in rows),
+            share=self._interval[1],
+            target=bound.target if bound else None,
+        )
+
+    def _count(self, model: str, found: int, missed: int) -> None:
+        self._db.execute(
+            "INSERT INTO redaction_outcomes (model, found, missed, texts) VALUES (?, ?, ?, 1)"
+            " ON CONFLICT (model, found, missed) DO UPDATE SET texts = texts + 1",
+            (model, found, missed),
+        )
+        self._db.execute(
+            "DELETE FROM redaction_outcomes WHERE model NOT IN (SELECT model FROM redaction_outcomes GROUP BY model"
+            " ORDER BY max(row) DESC LIMIT ?)",
+            (MODELS_MAX,),
+        )
+
+
+def _counted(values: int, missed: int, values_max: int) -> MissedValues:
+    """Return a text's outcome with as many values as it counts."""
+    counts = min(values, values_max)
+    return MissedValues(float(counts), missed * counts / values if values else 0.0)
+
+
+def _check(drawn: DrawnText, missed: list[MarkedSpan], wrong: list[int]) -> None:
+    """Raise InvalidRequest for what no reviewer of the text can have marked."""
+    ends = [0, *(each.end for each in missed)]
+    for span, before in zip(missed, ends, strict=False):
+        if not before <= span.start < span.end <= len(drawn.text) or not drawn.text[span.start : span.end].strip():
+            said = f"a missed value from {span.start} to {span.end} is no stretch of the text of {len(drawn.text)}"
+            raise InvalidRequest(said, remedy="Mark stretches in the order of the text, without overlap.")
+        if not span.label or len(span.label) > LABEL_CHARACTERS_MAX:
+            raise InvalidRequest(f"the type of a missed value has 1 to {LABEL_CHARACTERS_MAX} characters")
+        if any(each.start <= span.start and span.end <= each.end for each in drawn.replaced):
+            raise InvalidRequest(f"the value from {span.start} to {span.end} was replaced, so it was not missed")
+    if any(not 0 <= place < len(drawn.replaced) for place in wrong):
+        raise InvalidRequest(f"the text has {len(drawn.replaced)} replaced values; a place of 'wrong' is none of them")
+
+
+def _encode(task: str, drawn: DrawnText, missed: Iterable[MarkedSpan] = (), wrong: Iterable[int] = ()) -> bytes:
+    record: dict[str, Any] = {
+        **{"task": task, "model": drawn.model, "input": drawn.text, "redacted": drawn.redacted},
+        "replaced": [
+            [each.start, each.end, each.placeholder, each.rule, each.by_rules, each.by_model, each.score]
+            for each in drawn.replaced
+        ],
+        **{"missed": [list(each) for each in missed], "wrong": list(wrong)},
+    }
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _decode(row: int, prediction_id: str, record: bytes) -> AuditedText:
+    plain = json.loads(record)
+    replaced = tuple(ReplacedValue(*each) for each in plain["replaced"])
+    drawn = DrawnText(plain["model"], plain["input"], plain["redacted"], replaced)
+    missed = tuple(MarkedSpan(*each) for each in plain["missed"])
+    return AuditedText(row, prediction_id, plain["task"], drawn, missed, tuple(plain["wrong"]))

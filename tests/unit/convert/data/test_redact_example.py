@@ -1,0 +1,80 @@
+"""The data of examples/redact: spans that fit, families in one split, and phrases whose slots are known."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convert.pipeline import task_file
+from edge_agent.formats.redaction_section import tag_types
+
+EXAMPLE = Path(__file__).parents[4] / "examples" / "redact"
+LANGUAGES = ("da", "de", "en", "es", "fi", "fr", "it", "nl", "no", "pl", "pt", "sv")
+SECTIONS = {"personal", "clean", "opening", "closing", "fields"}
+CLEAN_SLOTS = {
+    *("city", "n", "article", "code", "price", "dose", "drug", "brand", "product", "color", "time", "date", "size"),
+    "reading",
+}
+PERSONAL_SLOTS = {
+    *(
+        "name",
+        "given",
+        "surname",
+        "phone",
+        "email",
+        "street",
+        "address",
+        "zip",
+        "birth",
+        "id",
+        "record",
+        "iban",
+        "card",
+    ),
+    *("plate", "passport", "licence", "url", "ip"),
+}
+
+
+def sections(language: str) -> dict[str, list[str]]:
+    """Return the lines of each section of a file of phrases."""
+    parts = re.split(r"^\[(\w+)\]\n", (EXAMPLE / "phrases" / f"{language}.txt").read_text(encoding="utf-8"), flags=re.M)
+    return {name: lines.split("\n")[:-1] for name, lines in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_phrases_of_a_language_have_known_slots(language: str):
+    """Clean sentences have no personal slot, personal ones at least one, and no sentence stands twice."""
+    found = sections(language)
+    assert SECTIONS == found.keys()
+    slots = {name: [set(re.findall(r"\{(\w+)\}", line)) for line in lines] for name, lines in found.items()}
+    assert set() == set().union(*slots["clean"]) - CLEAN_SLOTS
+    assert set() == set().union(*slots["personal"]) - CLEAN_SLOTS - PERSONAL_SLOTS
+    assert [] == [
+        line for line, used in zip(found["personal"], slots["personal"], strict=True) if not used & PERSONAL_SLOTS
+    ]
+    assert len(found["personal"]) == len(set(found["personal"]))
+    assert set() == {line.split(": ")[0] for line in found["fields"]} - CLEAN_SLOTS - PERSONAL_SLOTS
+
+
+@pytest.mark.slow
+def test_the_script_makes_texts_with_their_spans(tmp_path: Path):
+    """Spans are whole, disjoint and of the task's types, which training all has; a family lies in one split."""
+    subprocess.run([sys.executable, EXAMPLE / "make_data.py", "--out", tmp_path], check=True, capture_output=True)
+    types = set(tag_types(task_file.of(EXAMPLE / "task.yaml").labels))
+    place: dict[str, str] = {}
+    for split in ("train", "calibration", "test"):
+        rows = [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert 500 < len(rows) == len({row["text"] for row in rows})
+        seen = set()
+        for row in rows:
+            assert place.setdefault(row["family"], split) == split
+            ends = [0, *(span["end"] for span in row["spans"])]
+            assert all(end <= span["start"] < span["end"] for end, span in zip(ends, row["spans"], strict=False)), row
+            assert max(ends) <= len(row["text"])
+            seen |= {span["label"] for span in row["spans"]}
+        assert (types if split == "train" else seen & types) == seen
