@@ -161,7 +161,8 @@ ROOMS: dict[str, set[str]] = {
     "benchmarks": BASE
     | {f"edge_agent.{name}" for name in ("cli", "capture", "capture.redact", "client", "logs", "v1")}
     | {"convert", "convert.dataset", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"}
-    | {"benchmarks.deciding.open_questions", "benchmarks.deciding.soft_targets"},
+    | {"benchmarks.deciding.open_questions", "benchmarks.deciding.soft_targets"}
+    | {"benchmarks.redacting.bundle_model", "benchmarks.redacting.training_value"},
     # What a call costs in the rooms that it goes through, without a daemon around them.
     "benchmarks.asking.bookkeeping": BASE
     | MIDDLE
@@ -178,6 +179,12 @@ ROOMS: dict[str, set[str]] = {
     "benchmarks.deciding.soft_targets": {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "tests"}
     | {"benchmarks.calibration"},
     # What batches would gain, which the runtime does not allow.
+    # A redaction bundle is decoded by the agent's own code; heads are trained on what it redacted.
+    "benchmarks.redacting.bundle_model": BASE
+    | {"benchmarks", "convert.evaluate", "edge_agent.capture.redact", "edge_agent.engine.protocol"}
+    | {"edge_agent.engine.runtimes"},
+    "benchmarks.redacting.training_value": BASE
+    | {"benchmarks", "convert", "convert.dataset", "convert.encoder", "edge_agent.capture.redact"},
     "benchmarks.encoders": {"benchmarks", "convert", "tests", "edge_agent.engine.runtimes"},
     # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.
     "benchmarks.calibration": BASE
