@@ -132,6 +132,17 @@ def choose_cutoff(
         log = missed_log_capital(counted, values_max, target.missed_max, proof_rates(target.missed_max))
         is_open = log >= target.evidence
         tests.append(CutoffTest(cutoff, sum(remain), math.exp(min(log, _LOG_MAX)), _VERDICTS[is_open]))
+    return _choice(kept, tests, lowest, values_max, target)
+
+
+def _choice(
+    kept: Sequence[MarkedDocument],
+    tests: Sequence[CutoffTest],
+    lowest: Mapping[MissedValues, int],
+    values_max: int,
+    target: MissedTarget,
+) -> CutoffChoice:
+    """Return the highest cut-off that is proved; `lowest` are the outcomes at the lowest one that was tested."""
     chosen = max((each.cutoff for each in tests if each.verdict == "proved"), default=None)
     return CutoffChoice(
         cutoff=chosen,

@@ -155,20 +155,24 @@ class SiteMetrics:
             yield from process_samples(engine.name, engine.pid)
         yield from process_samples("serve", os.getpid())
         if snapshot.examples:
-            yield MetricSample("examples_problems", len(snapshot.examples.problems))
-            yield MetricSample("examples_stalled_seconds", snapshot.examples.stalled_seconds)
-        if snapshot.examples and not snapshot.examples.stalled_seconds:
-            yield from _examples(snapshot.examples, config)
-            serving = {name: bundle.digest for name, bundle in snapshot.tasks.items()}
-            yield from monitoring_samples(snapshot.examples.field, serving, snapshot.alarms)
+            yield from _captured(snapshot, snapshot.examples, config)
         yield from _redaction(self._components.capture.redaction)
-        if snapshot.examples and snapshot.examples.redaction_audit:
-            yield from _redaction_audit(snapshot.examples.redaction_audit)
         yield from _uplink(config)
         yield from _updates(snapshot.overview, configured=bool(config.update.root_file))
         yield from _refusals(snapshot)
         if snapshot.large_model:
             yield from _large_model(snapshot.large_model)
+
+
+def _captured(snapshot: SiteSnapshot, examples: CaptureStatus, config: Config) -> Iterator[MetricSample]:
+    yield MetricSample("examples_problems", len(examples.problems))
+    yield MetricSample("examples_stalled_seconds", examples.stalled_seconds)
+    if not examples.stalled_seconds:
+        yield from _examples(examples, config)
+        serving = {name: bundle.digest for name, bundle in snapshot.tasks.items()}
+        yield from monitoring_samples(examples.field, serving, snapshot.alarms)
+    if examples.redaction_audit:
+        yield from _redaction_audit(examples.redaction_audit)
 
 
 def _refusals(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
