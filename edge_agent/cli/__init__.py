@@ -92,7 +92,7 @@ COMMANDS = {
         _OPERATE,
         "redact",
         "run",
-        "Try what redaction finds in a text: the values by source, and the text before and after.",
+        "Try what redaction finds in a text, or audit what it has missed.",
     ),
     "media": _entry(_OPERATE, "media", "app", "Exchange data with the central team on removable media."),
     "logs": _entry(_OPERATE, "journal_logs", "run", "Show the log of the daemon, from the journal of systemd."),

@@ -417,6 +417,7 @@ _BY_PROBE: Mapping[str, tuple[Messages, tuple[str, ...]]] = {
     f"{ADMIN}.ActivateBundle": (_says(f"{ADMIN}.ActivateBundle", task="extract", bundle="1.0.0"), ()),
     f"{ADMIN}.RollbackTask": (_says(f"{ADMIN}.RollbackTask", task="extract"), ("NOTHING_TO_ROLL_BACK",)),
     f"{ADMIN}.RemoveBundle": (_says(f"{ADMIN}.RemoveBundle", task="nobody"), ("BUNDLE_UNKNOWN",)),
+    f"{ADMIN}.JudgeRedaction": (_says(f"{ADMIN}.JudgeRedaction", prediction_id="none"), ("PREDICTION_UNKNOWN",)),
     f"{ADMIN}.SetMode": (_says(f"{ADMIN}.SetMode", task="extract"), ()),
 }  # fmt: skip
 """Calls that change nothing, where the sweep's own do: they take the same locks, and end with these reasons."""
