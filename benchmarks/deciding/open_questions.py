@@ -38,6 +38,7 @@ from edge_agent.formats.questions import QuestionSpec
 from tests.support import bundles, models, pos_intents
 
 TEXT_TOKENS = 200
+LABEL_TOKENS_MAX = 16
 CONTEXT_TOKENS = 2048
 FRAME = "Message: {input}\n\nQuestion: {question}\nAnswer:"
 _QUESTIONS: tuple[dict[str, Any], ...] = (
@@ -111,8 +112,7 @@ async def _played(program: Path, folder: Path, rounds: int) -> list[Bar]:
         with LlamaServer(program, settings, folder / "llama-server.log") as server:
             async with Pool(server.port) as pool:
                 texts = Texts([text for text, _ in pos_intents.train() + pos_intents.held_out()], server.count)
-                outputs = [f" {output}" for question in QUESTIONS for output in question.outputs]
-                rival = partial(_rival, pool, max(map(server.count, outputs)))
+                rival = partial(_rival, pool)
                 systems = [partial(_decide, engine), partial(_classify, engine, "before"), rival]
                 systems.append(partial(_classify, engine, "behind"))
                 for system in systems:
@@ -150,12 +150,15 @@ async def _classify(engine: _Engine, where: str, text: str) -> None:
         await engine.answer(f"{where}-{question.name}", text)
 
 
-async def _rival(pool: Pool, label_tokens: int, text: str) -> None:
-    """Ask one question after the other, as a program would that has no other call."""
+async def _rival(pool: Pool, text: str) -> None:
+    """Ask one question after the other, as a program would that has no other call.
+
+    The grammar ends an answer. Its likeliest tokens can be more than the tokenizer makes of a label: a blank alone.
+    """
     for question in QUESTIONS:
         grammar = "root ::= " + " | ".join(json.dumps(f" {output}") for output in question.outputs)
         prompt = FRAME.replace("{input}", text).replace("{question}", question_text(_asked(question)))
-        wanted = {"prompt": prompt, "n_predict": label_tokens, "temperature": 0, "cache_prompt": True}
+        wanted = {"prompt": prompt, "n_predict": LABEL_TOKENS_MAX, "temperature": 0, "cache_prompt": True}
         answer = await pool.post("/completion", {**wanted, "grammar": grammar, "n_probs": len(question.outputs)})
         assert answer["content"].strip(), answer
 
