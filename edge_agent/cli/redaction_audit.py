@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,26 @@ def judge_texts(admin: AdminClient, console: Console) -> None:
         for each in texts:
             after = each.row
             _show_text(console, each)
-            answer = _asked_values()
-            if answer == STOP:
+            missed = _asked_spans(console, each)
+            if missed == STOP:
                 console.print(f"Judged {judged}.")
                 return
-            if answer != SKIP:
-                missed = list(_spans_of(each, answer))
+            if not isinstance(missed, str):
                 admin.judge_redaction(each.prediction_id, missed, _asked_wrong(each))
                 judged += 1
     console.print(f"Judged {judged}; no other text waits.")
+
+
+def _asked_spans(console: Console, text: RedactionAuditText) -> list[MissedSpan] | str:
+    """Ask what remains of a text, again if the text does not have it; return it, or SKIP or STOP."""
+    while True:
+        answer = _asked_values()
+        if answer in (SKIP, STOP):
+            return answer
+        try:
+            return list(_spans_of(text, answer))
+        except InvalidRequest as error:
+            console.print(Text(f"{error.message}. Write it as the text has it.", style="yellow"))
 
 
 def missed_values(text: RedactionAuditText, values: Sequence[str], label: str) -> list[MissedSpan]:
@@ -90,19 +102,20 @@ def training_row(text: RedactionAuditText) -> dict[str, Any]:
 
 def export_rows(admin: AdminClient, path: Path) -> int:
     """Write every judged text with a missed value as a row, to a new file of mode 0600; return how many."""
+    rows, after = list[dict[str, Any]](), 0
+    while texts := admin.redaction_audit(judged=True, after=after, count=PAGE_TEXTS):
+        rows += map(training_row, texts)
+        after = texts[-1].row
+    # The file is made when all is there, so that a failed call leaves none in the way of the next.
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise InvalidRequest(f"{path} exists", remedy="Name a new file.") from None
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be written: {error.strerror}", remedy="Name another file.") from None
-    written, after = 0, 0
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
-        while texts := admin.redaction_audit(judged=True, after=after, count=PAGE_TEXTS):
-            for each in texts:
-                file.write(json.dumps(training_row(each), ensure_ascii=False) + "\n")
-                written, after = written + 1, each.row
-    return written
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return len(rows)
 
 
 def _show_text(console: Console, text: RedactionAuditText) -> None:
@@ -124,13 +137,16 @@ def _asked_values() -> str:
 
 def _spans_of(text: RedactionAuditText, answer: str) -> Iterator[MissedSpan]:
     values = [value.strip() for value in answer.split(SEPARATOR) if value.strip()]
-    if values:
+    if found := missed_values(text, values, DEFAULT_TYPE):
         label = str(typer.prompt("Their type", default=DEFAULT_TYPE)).strip()
-        yield from missed_values(text, values, label)
+        yield from (replace(each, label=label) for each in found)
 
 
 def _asked_wrong(text: RedactionAuditText) -> list[int]:
     if not text.spans:
         return []
-    answer = str(typer.prompt("Numbers of what is not personal; nothing = none", default="", show_default=False))
-    return [int(number) - 1 for number in re.findall(r"\d+", answer)]
+    while True:
+        answer = str(typer.prompt("Numbers of what is not personal; nothing = none", default="", show_default=False))
+        numbers = [int(number) for number in re.findall(r"[0-9]{1,9}", answer)]
+        if all(1 <= number <= len(text.spans) for number in numbers):
+            return [number - 1 for number in numbers]

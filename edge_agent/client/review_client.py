@@ -46,7 +46,7 @@ class ErasedAnswer:
     was_kept: bool
     """It was stored here."""
     tombstoned: bool
-    """The central side is told to erase what left the site."""
+    """The central team is told to erase what left the site."""
     same_text_ids: tuple[str, ...]
     """Answers to other questions about the same text: erased, too, with `all_questions`; otherwise still here."""
 
