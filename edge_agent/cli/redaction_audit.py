@@ -101,21 +101,28 @@ def training_row(text: RedactionAuditText) -> dict[str, Any]:
 
 
 def export_rows(admin: AdminClient, path: Path) -> int:
-    """Write every judged text with a missed value as a row, to a new file of mode 0600; return how many."""
-    rows, after = list[dict[str, Any]](), 0
-    while texts := admin.redaction_audit(judged=True, after=after, count=PAGE_TEXTS):
-        rows += map(training_row, texts)
-        after = texts[-1].row
-    # The file is made when all is there, so that a failed call leaves none in the way of the next.
+    """Write every judged text with a missed value as a row, to a new file of mode 0600; return how many.
+
+    Raises:
+        InvalidRequest: the file exists or cannot be written, which is found before anything is asked.
+            A call that fails leaves no file.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise InvalidRequest(f"{path} exists", remedy="Name a new file.") from None
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be written: {error.strerror}", remedy="Name another file.") from None
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return len(rows)
+    rows, after = 0, 0
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
+            while texts := admin.redaction_audit(judged=True, after=after, count=PAGE_TEXTS):
+                file.writelines(json.dumps(training_row(text), ensure_ascii=False) + "\n" for text in texts)
+                rows, after = rows + len(texts), texts[-1].row
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return rows
 
 
 def _show_text(console: Console, text: RedactionAuditText) -> None:

@@ -49,3 +49,17 @@ def test_an_export_never_replaces_a_file(tmp_path: Path):
     with pytest.raises(InvalidRequest, match="cannot be written"):
         export_rows(None, tmp_path / "none" / "rows.jsonl")  # type: ignore[arg-type]
     assert "kept" == (tmp_path / "rows.jsonl").read_text()
+
+
+def test_an_export_whose_daemon_goes_away_leaves_no_file(tmp_path: Path):
+    """A half-written file would stand in the way of the next export, and look whole."""
+
+    class Leaving:
+        def redaction_audit(self, *, judged: bool, after: int, count: int) -> list[RedactionAuditText]:
+            if after:
+                raise ConnectionError
+            return [audited()]
+
+    with pytest.raises(ConnectionError):
+        export_rows(Leaving(), tmp_path / "rows.jsonl")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
