@@ -17,6 +17,7 @@ from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
 from edge_agent.config import Config
 from edge_agent.formats import receipts, segment
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.redaction_section import MissedBound
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, DIGEST, IDENTITY, NOW, RECIPIENT
 
@@ -91,11 +92,18 @@ class Clock:
         self.wall, self.running = NOW, 0.0
         self.draws = 1.0
         """What the random audit of the worker draws: 1 = nothing, 0 = all."""
+        self.redactor: tuple[str, MissedBound | None] = "", None
+        """The bundle that redacts, and what it promises."""
 
     def around(self) -> SpoolWorkerDependencies:
         """Return the dependencies of a worker with these clocks and no tasks."""
         return SpoolWorkerDependencies(
-            lambda: (), "0.1.0", lambda: self.wall, lambda: self.running, drawn=lambda: self.draws
+            lambda: (),
+            "0.1.0",
+            lambda: self.wall,
+            lambda: self.running,
+            drawn=lambda: self.draws,
+            redactor=lambda: self.redactor,
         )
 
 
