@@ -45,7 +45,7 @@ RESTARTS_SECONDS = 86_400.0
 # Kinds of the daemon's warnings that checks of this or another subject judge by what else the daemon reports.
 _JUDGED_ELSEWHERE = (
     *("UNSIGNED", "ENGINE", "CONFINEMENT", "DEVICE", "REVOKED", "TASK_SILENT", "CONFIDENCE", "COMPONENT"),
-    *("EXAMPLES_OFF", "EXAMPLES_STALLED"),
+    *("EXAMPLES_OFF", "EXAMPLES_STALLED", "REDACTION_MISSED"),
 )
 
 

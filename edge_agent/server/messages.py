@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from edge_agent.capture.example_capture import CaptureStatus, TriedRedaction
+from edge_agent.capture.redact.builtin_rules import RULES_VERSION
 from edge_agent.capture.redact.redactor import ReplacedValue
 from edge_agent.capture.redaction_audit import AuditedText, AuditFigures
 from edge_agent.capture.redaction_queue import RedactionQueue
@@ -143,6 +144,8 @@ def redaction_message(queue: RedactionQueue, audit: AuditFigures | None) -> admi
         waiting_seconds=queue.waiting_seconds,
         held_because=queue.held_because,
         counts=queue.counts,
+        rules=RULES_VERSION,
+        proved_rules=queue.bound.rules if queue.bound else "",
     )
     if audit is not None:
         message.audit.CopyFrom(_audit_message(audit))

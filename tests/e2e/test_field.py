@@ -1,4 +1,4 @@
-"""The field, watched for real: both daemons, a scripted oracle, what an operator, Prometheus and the centre see."""
+"""The field, watched: both daemons, a scripted oracle, what an operator, Prometheus and the central team see."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.bundles import INTENTS, echo_bundle
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
 from tests.support.examples import RECIPIENT
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.large_model import LargeModel
 from tests.support.scraped import scrape
 
@@ -34,11 +34,11 @@ def free_port() -> int:
 
 
 class Fielded:
-    """A site with everything that shows an alarm, and the centre whose plans it believes."""
+    """A site with everything that shows an alarm, and the central team whose plans it believes."""
 
     def __init__(self, folder: Path, oracle: LargeModel) -> None:
-        self.folder, self.port, self.centre = folder, free_port(), Centre(folder / "centre")
-        (folder / "root.json").write_bytes(self.centre.root_bytes)
+        self.folder, self.port, self.central = folder, free_port(), CentralTeam(folder / "central")
+        (folder / "root.json").write_bytes(self.central.root_bytes)
         sections = {
             "examples": {"collect": {TASK: "local"}, "commit_seconds": 0.01, "review_share": 1.0},
             "metrics": {"address": f"127.0.0.1:{self.port}"},
@@ -46,14 +46,14 @@ class Fielded:
             "update": {"root_file": str(folder / "root.json"), "check_seconds": 0.1},
         }
         self.site = EscalatingSite(folder / "site", oracle, sections, modes={})
-        self.digest = self.centre.publish(echo_bundle(folder / "pos", confidence=CALIBRATED))
-        self.sticks = 0
+        self.digest = self.central.publish(echo_bundle(folder / "pos", confidence=CALIBRATED))
+        self.drives = 0
 
     def plan(self, **said) -> None:
-        """Publish a plan and bring it on a stick."""
-        self.centre.plan(self.centre.offering(self.digest, **said))
-        self.sticks += 1
-        self.site.admin.import_update(self.centre.copy(self.folder / f"stick-{self.sticks}"))
+        """Publish a plan and bring it on a USB drive."""
+        self.central.plan(self.central.offering(self.digest, **said))
+        self.drives += 1
+        self.site.admin.import_update(self.central.copy(self.folder / f"drive-{self.drives}"))
 
     def series(self):
         (found,) = self.site.admin.field_report(TASK).series
@@ -68,7 +68,7 @@ class Fielded:
         return " ".join(result.output.split())
 
     def heartbeat(self) -> list[dict]:
-        """Return the alarms that the centre reads of the task."""
+        """Return the alarms that the central team reads of the task."""
         path = self.site.serve.state_dir / "outbox" / "status.json"
         return json.loads(path.read_bytes())["body"]["tasks"][0]["alarms"] if path.exists() else []
 

@@ -59,7 +59,7 @@ def test_a_repository_is_mirrored_from_every_kind_of_store(kind: str, repository
     else:
         with {"s3": s3, "google": google, "azure": azure}[kind]() as served:
             case = UpdateCase(tmp_path, served.url, served.options, request_seconds_max=20)
-            filled = UpdateCase(tmp_path / "centre", "", url=served.url, upload_options=served.options)
+            filled = UpdateCase(tmp_path / "central", "", url=served.url, upload_options=served.options)
             for key, content in repository.objects.items():
                 filled.put(key, content)
             mirrored(case, repository)
