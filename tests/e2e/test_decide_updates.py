@@ -13,7 +13,7 @@ from edge_agent.formats.plan import ProbationRules
 from tests.support import bert_onnx, tiny_gguf
 from tests.support.bundles import QUESTIONS, echo_bundle, fields_of, tiny_onnx, write
 from tests.support.eventually import eventually_sync
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.fleet_site import FleetSite
 
 TASK = "front-desk"
@@ -50,9 +50,9 @@ def golden_file(golden: bytes) -> dict[str, tuple[str, bytes]]:
     return {"golden": ("golden.jsonl", golden)} if golden else {}
 
 
-def release(centre: Centre, bundle: Path) -> None:
+def release(central: CentralTeam, bundle: Path) -> None:
     """Publish a version, and want it everywhere."""
-    centre.plan(centre.offering(centre.publish(bundle), probation=ProbationRules(calls=1)))
+    central.plan(central.offering(central.publish(bundle), probation=ProbationRules(calls=1)))
 
 
 def decided(site: FleetSite) -> list[Decision]:
@@ -90,15 +90,15 @@ def test_golden_cases_of_every_question_decide_about_an_update(tmp_path: Path, m
     """The update whose golden cases hold is taken; one where a single question differs is refused by that question,
     and the version before answers all questions."""
     turned = QUESTIONS[-1]["name"]
-    centre = Centre(tmp_path / "centre")
-    with FleetSite(tmp_path / "site", centre) as site:
-        release(centre, make(tmp_path / "1", "1.0.0", b""))
+    central = CentralTeam(tmp_path / "central")
+    with FleetSite(tmp_path / "site", central) as site:
+        release(central, make(tmp_path / "1", "1.0.0", b""))
         eventually_sync(lambda: version(site) == "1.0.0", SECONDS_MAX)
         said = decided(site)
-        release(centre, make(tmp_path / "2", "2.0.0", cases(said)))
+        release(central, make(tmp_path / "2", "2.0.0", cases(said)))
         eventually_sync(lambda: version(site) == "2.0.0", SECONDS_MAX)
         site.until_state("done", "probation", task=TASK)
-        release(centre, make(tmp_path / "3", "3.0.0", cases(said, turned)))
+        release(central, make(tmp_path / "3", "3.0.0", cases(said, turned)))
         site.until_state("failed", task=TASK, seconds=SECONDS_MAX)
         assert "2.0.0" == version(site)
         update = site.update(TASK)

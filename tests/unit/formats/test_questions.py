@@ -169,7 +169,7 @@ def test_a_copy_computes_anew() -> None:
 
 
 def test_a_question_says_why_it_has_no_threshold():
-    """A question with a section was calibrated, even if that proved nothing; a gate of the bundle alone says nothing."""
+    """One with a section was calibrated, even if that proved nothing; a gate of the bundle alone says nothing."""
     sections = {"intent": CALIBRATED, "urgent": {"policy": "always_escalate"}}
     manifest = parsed(confidence=GATED, question_confidence=sections, **ONNX)
     reasons = [manifest.no_threshold_reason(name) for name in ("intent", "urgent", "of-the-call")]
