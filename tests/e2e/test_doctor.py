@@ -16,7 +16,7 @@ from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 
 PROMPT = "Mrs Miller wants her money back for the blue kettle"
-SECONDS_MAX = 30.0
+SECONDS_MAX = 60.0
 
 
 def run(daemon: RunningDaemon, *words: str) -> subprocess.CompletedProcess[str]:

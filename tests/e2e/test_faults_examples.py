@@ -20,7 +20,7 @@ from tests.support.site_cases import read_outbox
 SEED = 5
 SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]}
 KILLS = 4
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 class Reviewers(threading.Thread):

@@ -148,7 +148,7 @@ def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielde
     assert "in calibration they were 90.0%" in shown
     eventually_sync(lambda: [alarm["alarm"] for alarm in fielded.heartbeat()] == ["confidence"])
     stands = ("edge_agent_field_alarm", frozenset({"task": TASK, "alarm": "confidence"}.items()))
-    eventually_sync(lambda: scrape(fielded.port).get(stands) == 1, seconds=20)
+    eventually_sync(lambda: scrape(fielded.port).get(stands) == 1, seconds=60)
     assert "field-drift" in fielded.run("doctor")
     assert ("LOCAL", "plan") == fielded.mode()
 

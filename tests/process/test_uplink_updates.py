@@ -358,7 +358,7 @@ async def test_an_uplink_told_to_stop_keeps_what_has_come(
         running = asyncio.create_task(mirror.run(stop))
         await eventually(lambda: third[0] > 4)
         stop.set()
-        await asyncio.wait_for(running, 5)
+        await asyncio.wait_for(running, 60)
     downloads = case.state().downloads
     assert downloads is not None
     assert (1, len(WEIGHTS) - 4 * CHUNK) == (downloads.waiting_blobs, downloads.waiting_bytes)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from prometheus_client.parser import text_string_to_metric_families
 
 Labels = frozenset[tuple[str, str]]
-WAIT_SECONDS_MAX = 10.0
+WAIT_SECONDS_MAX = 60.0
 
 
 class Scraped(dict[tuple[str, Labels], float]):
