@@ -74,7 +74,7 @@ def test_one_key_for_each_label(daemon, run):
     assert "1 refund   2 price   3 hours   ! reject   - skip   # erase   . end" in result.stdout
     assert f"  corrected: {wrong}" in result.stdout
     assert "some of each label" in result.stdout
-    assert "not calibrated" in result.stdout
+    assert "no threshold" in result.stdout
     verdicts = [said(daemon, one) for one in order]
     expected = [[("anna", "accept", "")], [("anna", "corrected", wrong)], [("anna", "reject", "nonsense")], [], []]
     assert expected == verdicts
