@@ -2,7 +2,7 @@
 
     python -m benchmarks.fuzz [--json] [--minutes N] [--target NAME,NAME] [--seed SEED]
 
-A fuzzer that is guided by coverage (atheris) spoils files by their fields: manifests, archives, kits, signed updates,
+A fuzzer guided by coverage (atheris) spoils files by field: manifests, archives, enrolment files, signed updates,
 GGUF heads, ONNX graphs, tokenizers; and bundles that a real engine's child loads. The minutes (20) are spread over the
 targets. What it finds is named on standard error, and each case is written to .cache/fuzz/found. docs/fuzzing.md has
 the rest.

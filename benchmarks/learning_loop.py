@@ -47,9 +47,9 @@ from edge_agent.formats.manifest import Role
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
-from tests.support.examples import CENTRE_KEY, RECIPIENT
+from tests.support.examples import CENTRAL_KEY, RECIPIENT
 from tests.support.large_model import LargeModel
-from tests.support.segments import Centre
+from tests.support.segments import CentralTeam
 from tests.support.web_console import RunningConsole
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "pos-intent"
@@ -172,7 +172,7 @@ def _review_the_audit(site: EscalatingSite, messages: Sequence[DataRow]) -> None
 
 def _carry(site: EscalatingSite, folder: Path) -> Path:
     """Seal what was kept, and copy it to a USB drive."""
-    store = folder / "stick"
+    store = folder / "drive"
     shutil.copytree(site.admin.seal_examples().outbox_path, store / f"site={SITE}")
     return store
 
@@ -182,9 +182,9 @@ def _carry(site: EscalatingSite, folder: Path) -> Path:
 
 def _training_data(folder: Path, store: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Collect, and write training data in which the large model may teach."""
-    centre = Centre(folder)
-    centre.collect(store)
-    choice = DatasetSelection(centre.out, TASK, "opinions", shares=SHARES)
+    central = CentralTeam(folder)
+    central.collect(store)
+    choice = DatasetSelection(central.out, TASK, "opinions", shares=SHARES)
     write(choice, "text-label", folder / "data")
     rows = {split: _lines(folder / "data" / f"{split}.jsonl") for split in SHARES}
     sheet: dict[str, Any] = json.loads((folder / "data" / "dataset.json").read_text("utf-8"))
@@ -262,7 +262,7 @@ def _site(folder: Path, large: LargeModel) -> EscalatingSite:
             "commit_seconds": 0.02,
             "disk_reserve_bytes": 0,
         },
-        "site": {"id": SITE, "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]},
+        "site": {"id": SITE, "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]},
     }
     return EscalatingSite(folder / "site", large, sections, calls_max=2 * CALLS_AT_ONCE)
 

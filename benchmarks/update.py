@@ -20,7 +20,7 @@ from edge_agent.formats import manifest
 from tests.support import bundles
 from tests.support.answering_server import AnsweringServer
 from tests.support.eventually import eventually_sync
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.toxic_proxy import ToxicProxy
 from tests.support.update_cases import UpdateCase, idle, rubbish, sha256
 from tests.support.uplink_cases import Clock
@@ -51,7 +51,7 @@ class Wire:
     def __init__(self, server: AnsweringServer, proxy: ToxicProxy, folder: Path) -> None:
         """Make the central team; nothing is published yet."""
         self.server, self.proxy = server, proxy
-        self.centre = Centre(folder / "centre")
+        self.central = CentralTeam(folder / "central")
         self.case = UpdateCase(folder, "s3://fleet", options_of(proxy), chunk_bytes=2**20)
         self.case.clock = Clock()
         self.folder = folder
@@ -62,15 +62,15 @@ class Wire:
         like = bundles.manifest_of(bundles.echo_bundle(self.folder / f"like-{version}", version=version))
         plain = json.loads(manifest.encode(like)) | {"confidence": {**CONFIDENCE, "threshold": threshold}}
         files = {"weights": ("weights.bin", rubbish(WEIGHTS_BYTES)), "adapter": ("adapter.bin", adapter)}
-        digest = self.centre.publish(bundles.write(made, plain, {}, files))
-        self.centre.plan(self.centre.offering(digest))
-        lay(self.centre, self.server)
+        digest = self.central.publish(bundles.write(made, plain, {}, files))
+        self.central.plan(self.central.offering(digest))
+        lay(self.central, self.server)
         return digest
 
     def others(self) -> None:
         """Publish what else a fleet has."""
         for number in range(OTHER_BUNDLES):
-            self.centre.publish(bundles.echo_bundle(self.folder / f"other-{number}", name=f"task-{number}"))
+            self.central.publish(bundles.echo_bundle(self.folder / f"other-{number}", name=f"task-{number}"))
 
     async def install(self, digest: str, have: set[str]) -> None:
         """Fetch as the daemon asks: the manifest, then the files of it that the store does not have."""
@@ -144,8 +144,8 @@ def _resumed(folder: Path) -> Bar:
         with AnsweringServer() as server, ToxicProxy(port_of(server)) as proxy:
             case = UpdateCase(folder / str(number), "s3://fleet", options_of(proxy))
             case.want(blob)
-            path, centre = f"/fleet/blobs/{sha256(blob)}", Centre(folder / str(number) / "centre")
-            lay(centre, server)
+            path, central = f"/fleet/blobs/{sha256(blob)}", CentralTeam(folder / str(number) / "central")
+            lay(central, server)
             server.objects[path] = blob
             sent = functools.partial(server.sent_of, path)
             _killed_once(case, proxy, sent, CHUNK_BYTES * (2 + 3 * number) + 1)
@@ -163,9 +163,9 @@ def _killed_once(case: UpdateCase, proxy: ToxicProxy, sent: Callable[[], int], a
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - ours
 
 
-def lay(centre: Centre, server: AnsweringServer) -> None:
+def lay(central: CentralTeam, server: AnsweringServer) -> None:
     """Let the server have what was published."""
-    files = {path.relative_to(centre.folder): path for path in centre.folder.rglob("*") if path.is_file()}
+    files = {path.relative_to(central.folder): path for path in central.folder.rglob("*") if path.is_file()}
     server.objects.update({f"/fleet/{key}": path.read_bytes() for key, path in files.items()})
 
 

@@ -24,6 +24,7 @@ import uvloop
 
 from edge_agent import __version__, logs, systemd
 from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.redaction_queue import RedactionDependencies
 from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.core_log import CoreLog
@@ -113,12 +114,8 @@ class Daemon:
             functools.partial(download_blocker, config),
         )
         self._updater = Updater(config, store, self._activation, updates, _bundle_ingest(config, store))
-        self._capture = ExampleCapture(
-            config,
-            self._spool_worker_dependencies(),
-            spool_worker,
-            reader=ModelRedactor(config.redaction, self._activation, self._engines).dependencies(),
-        )
+        redactor = ModelRedactor(config.redaction, self._activation, self._engines).dependencies()
+        self._capture = ExampleCapture(config, self._spool_worker_dependencies(redactor), spool_worker, reader=redactor)
         self._uplink = UplinkClient(config, self._capture)
         self._router = ModelRouter(self._uplink, self._task_modes, self._capture, config.escalation.audit_share)
         self._deferred = DeferredEscalations(
@@ -193,13 +190,14 @@ class Daemon:
         why = "memory is returned later"
         yield Component("memory", process_limits.trim_periodically, restart, why, may_return=True)
 
-    def _spool_worker_dependencies(self) -> SpoolWorkerDependencies:
+    def _spool_worker_dependencies(self, redactor: RedactionDependencies) -> SpoolWorkerDependencies:
         return SpoolWorkerDependencies(
             tasks=self._task_statuses,
             version=__version__,
             updates=lambda: site_status.site_updates(self._activation, self._updater.overview),
             revision=lambda: self._update_revision,
             alarmed=self._alarms.replace_alarms,
+            redactor=lambda: (redactor.model(), redactor.bound()),
         )
 
     def _admin_dependencies(self) -> AdminDependencies:

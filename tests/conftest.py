@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,11 @@ LONG = ("tests/contract/test_llama_builds.py", "tests/e2e/", "tests/process/", "
 """Files that take minutes, then folders whose files take seconds; tests/contract and tests/unit come behind."""
 
 llama_builds.use_chosen()  # before anything loads llama.cpp
+
+for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    # A shell in the background and nohup ignore these, and children inherit that; a handler they do not.
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, lambda *_: None)
 
 # The same examples on every run and machine; a shared core may be slow, so no example has a time limit.
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)

@@ -27,7 +27,7 @@ from tests.support.counted_network import INSIDE, CountedNetwork, why_not
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.examples import RECIPIENT
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.tls_site import TlsSite
 
 SECONDS = 20.0
@@ -85,10 +85,10 @@ def _proved(network: CountedNetwork) -> int:
 
 def _worked(network: CountedNetwork, folder: Path, seconds: float) -> tuple[int, int]:
     """Let a daemon do everything that it does; return the calls answered, and the updates that came."""
-    site, centre = TlsSite(folder / "tls"), Centre(folder / "centre")
-    new = centre.publish(echo_bundle(folder / "new", "updated", labels=LABELS, version="2.0.0", weights=b"new"))
-    centre.plan(centre.offering(new))
-    with _Inside(network, folder / "daemon", **_settings(site, centre, folder)) as daemon:
+    site, central = TlsSite(folder / "tls"), CentralTeam(folder / "central")
+    new = central.publish(echo_bundle(folder / "new", "updated", labels=LABELS, version="2.0.0", weights=b"new"))
+    central.plan(central.offering(new))
+    with _Inside(network, folder / "daemon", **_settings(site, central, folder)) as daemon:
         daemon.install(
             echo_bundle(folder / "victim", "victim", labels=LABELS, weights=b"victim"),
             tiny_onnx_bundle(folder / "onnx", name="onnx"),
@@ -100,7 +100,7 @@ def _worked(network: CountedNetwork, folder: Path, seconds: float) -> tuple[int,
             Callers(daemon, "llama", 1) as llama,
         ):
             remote = _called_from_outside(network, site, seconds)
-            centre.copy(daemon.state_dir / "incoming")
+            central.copy(daemon.state_dir / "incoming")
             _disturb(daemon, seconds)
             output, _ = remote.communicate(timeout=60)
             answers = victim.answers + onnx.answers + llama.answers + int(json.loads(output))
@@ -110,9 +110,9 @@ def _worked(network: CountedNetwork, folder: Path, seconds: float) -> tuple[int,
     return answers, updated
 
 
-def _settings(site: TlsSite, centre: Centre, folder: Path) -> dict[str, Any]:
+def _settings(site: TlsSite, central: CentralTeam, folder: Path) -> dict[str, Any]:
     anchor = folder / "root.json"
-    anchor.write_bytes(centre.root_bytes)
+    anchor.write_bytes(central.root_bytes)
     settings = site.settings()
     settings["service"]["tcp_address"] = f"{INSIDE}:{PORT}"
     return {

@@ -42,7 +42,7 @@ def _reinstalled(way: Way, carry: Callable[[Way], object]) -> Outcome:
     way.answer(2)
     way.once()
     [key] = {found[1] for each in way.collect().refused if (found := ACCEPT.search(each.why))}
-    SiteRegistry(way.centre.out / FILE_NAME).accept("site-1", key)
+    SiteRegistry(way.central.out / FILE_NAME).accept("site-1", key)
     return way.settle()
 
 

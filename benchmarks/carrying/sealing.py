@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.carrying.tally import Tally
 from convert.collect.segment_chain import NOT_COME
 from edge_agent.cli.media import copy_out
-from tests.support.segments import Centre
+from tests.support.segments import CentralTeam
 from tests.support.site_cases import ASite, answered, judgement
 from tests.support.spool_field import Field, acknowledged
 from tests.support.strace import WRITING, Point, failed_at, killed_at
@@ -29,7 +29,7 @@ Fault = Callable[[Path], str]
 def measure(root: Path, points: int, tally: Tally) -> None:
     """Inject a seeded choice of each kind of fault, each into a fresh site."""
     with Field(root) as field:
-        base = Centre(root / "base")
+        base = CentralTeam(root / "base")
         copy_out(root / "ready" / "state" / "outbox", root / "base" / "store" / "site=site-1")
         base.collect(root / "base" / "store")
         for kind, fault in _faults(field, points):
@@ -50,14 +50,14 @@ def _injected(field: Field, fault: Fault) -> Outcome:
 
 def _collected(root: Path, site: ASite, said: set[str]) -> Outcome:
     """Carry everything to the central team and back, and count."""
-    shutil.rmtree(root / "centre", ignore_errors=True)
-    shutil.copytree(root / "base", root / "centre")
-    store = root / "centre" / "store"
+    shutil.rmtree(root / "central", ignore_errors=True)
+    shutil.copytree(root / "base", root / "central")
+    store = root / "central" / "store"
     copying = copy_out(site.config.outbox, store / "site=site-1")
-    centre = Centre(root / "centre")
-    report = centre.collect(store)
-    rows = centre.query("SELECT record_id FROM records WHERE type = 'feedback'")
-    joined = centre.query("SELECT prediction_id FROM examples")
+    central = CentralTeam(root / "central")
+    report = central.collect(store)
+    rows = central.query("SELECT record_id FROM records WHERE type = 'feedback'")
+    joined = central.query("SELECT prediction_id FROM examples")
     lost = len(said - {name for (name,) in rows}) + (copying.failure is not None)
     # Everything was carried there, so a segment that only "has not come" is one that nobody accounts for.
     unnamed = sum(gap.why == NOT_COME for gap in report.gaps) + len(report.breaks)

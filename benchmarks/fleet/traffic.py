@@ -14,7 +14,7 @@ from benchmarks.fleet.sites import Site
 from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import FleetPlan, RolloutPlan
 from tests.support.bundles import echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 
 TASKS = 10
 HEADER_BYTES = 800
@@ -42,13 +42,13 @@ class Traffic:
 
 def measure(root: Path) -> Traffic:
     """Publish, and take the sizes of the files that a site reads."""
-    centre = Centre(root)
+    central = CentralTeam(root)
     bundles = [echo_bundle(root / f"bundle-{number}", name=f"task-{number}") for number in range(TASKS)]
-    digests = [centre.publish(bundle) for bundle in bundles]
+    digests = [central.publish(bundle) for bundle in bundles]
     wanted = Scenario("", SIX_DAYS).plan(1).channels["stable"].tasks["pos-intent"]
-    plain = centre.offering(*digests, waves=wanted.waves, probation=wanted.probation)
-    plan = centre.plan(RolloutPlan.model_validate(plain.model_copy(update={"sites": {"shop-1": FleetPlan()}})))
-    sizes = {role: centre.metadata(role).stat().st_size for role in ("timestamp", "snapshot", "plan")}
+    plain = central.offering(*digests, waves=wanted.waves, probation=wanted.probation)
+    plan = central.plan(RolloutPlan.model_validate(plain.model_copy(update={"sites": {"shop-1": FleetPlan()}})))
+    sizes = {role: central.metadata(role).stat().st_size for role in ("timestamp", "snapshot", "plan")}
     return Traffic(
         look_bytes=sizes["timestamp"] + LOOK_REQUESTS * HEADER_BYTES,
         change_bytes=sizes["snapshot"] + sizes["plan"] + len(plans.encode(plan)) + CHANGE_REQUESTS * HEADER_BYTES,

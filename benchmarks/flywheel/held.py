@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bars import Bar
-from benchmarks.flywheel.centre import BUNDLE, RISK_DELTA, RISK_TARGET
+from benchmarks.flywheel.central import BUNDLE, RISK_DELTA, RISK_TARGET
 from benchmarks.flywheel.loop import FIGURES_NAME, UNSEEN_NAME, WORK, Loop, Size, fresh
 from benchmarks.flywheel.screen import Screen
 from benchmarks.resampling import Population, broken_max, resample

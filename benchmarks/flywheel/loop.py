@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.flywheel import goods, oracle
-from benchmarks.flywheel.centre import Centre
+from benchmarks.flywheel.central import CentralTeam
 from benchmarks.flywheel.commands import Commands, StepFailed
 from benchmarks.flywheel.figures import BLOCK_CALLS, Call, Figures, advised, block, sum_up, told
 from benchmarks.flywheel.goods import Row
@@ -55,7 +55,7 @@ class Loop:
         large = Oracle(rows, WRONG_SHARE)
         self._large, self._rows = large.answers(), iter(rows)
         self.figures = Figures(goods.TASK, f"scripted oracle, wrong in {WRONG_SHARE:.0%} of the texts")
-        self._centre = Centre(commands)
+        self._central = CentralTeam(commands)
         with contextlib.ExitStack() as stack:
             self._site = self._begin(commands, large, stack)
             self._bootstrap()
@@ -73,11 +73,11 @@ class Loop:
         with self.screen.stage(
             "enrol", "a central team with keys, a task without a model, and a box that becomes a site"
         ):
-            self._centre.begin()
-            self._centre.define(goods.write_definition(self.folder / "task", self._labels))
-            self._centre.plan("0.1.0", "bootstrap")
+            self._central.begin()
+            self._central.define(goods.write_definition(self.folder / "task", self._labels))
+            self._central.plan("0.1.0", "bootstrap")
             address = stack.enter_context(oracle.running(large, self.folder))
-            site = stack.enter_context(Site(commands, address, self._centre.kit()))
+            site = stack.enter_context(Site(commands, address, self._central.enrolment()))
             site.until("0.1.0", "bootstrap")
         return site
 
@@ -96,10 +96,10 @@ class Loop:
         raise StepFailed(f"after {ROUNDS_MAX} rounds 'edge-convert assess' does not say that it is enough")
 
     def _collected(self) -> dict[str, Any]:
-        segments = self._site.carry(self._centre.store)
-        report = self._centre.collect(self._site.code())
+        segments = self._site.carry(self._central.store)
+        report = self._central.collect(self._site.code())
         self._site.receipted()
-        assessed = self._centre.assess()
+        assessed = self._central.assess()
         names = ("examples", "reviewed", "usable", "mark", "short", "ready")
         found = {name: assessed[name] for name in names}
         self.screen.line(f"{segments} segments, {report['records_taken']} records; assess: {json.dumps(found)}")
@@ -107,8 +107,8 @@ class Loop:
 
     def _train(self) -> None:
         with self.screen.stage("train", f"{goods.BASE}: fine-tuned, exported, quantized, calibrated, measured"):
-            recipe = goods.write_recipe(self.folder / "recipe", self._labels, self._centre.data)
-            report = self._centre.train(recipe)
+            recipe = goods.write_recipe(self.folder / "recipe", self._labels, self._central.data)
+            report = self._central.train(recipe)
             calibrated, measured = (report["stages"][name]["report"] for name in ("calibrate", "evaluate"))
             promised = {name: calibrated[name] for name in ("threshold", "coverage", "bound", "temperature")}
             self.figures.model = {"rows": report["data"]["rows"], "accuracy": measured["accuracy"], **promised}
@@ -118,15 +118,15 @@ class Loop:
 
     def _shadow(self) -> None:
         with self.screen.stage("shadow", "published, installed, tested by the site; both models answer, both are kept"):
-            self._centre.publish()
-            self._centre.plan("1.0.0", "shadow")
+            self._central.publish()
+            self._central.plan("1.0.0", "shadow")
             self._site.until("1.0.0", "shadow")
             self._call("shadow", self.size.shadow_calls)
             self._count("shadow", self.size.shadow_calls)
 
     def _hybrid(self) -> None:
         with self.screen.stage("hybrid", "the small model answers what it is sure of"):
-            self._centre.plan("1.0.0", "hybrid")
+            self._central.plan("1.0.0", "hybrid")
             self._site.until("1.0.0", "hybrid")
             self._call("hybrid", self.size.hybrid_calls)
             self._count("hybrid", self.size.shadow_calls + self.size.hybrid_calls)
@@ -180,7 +180,7 @@ class Loop:
     def _keep(self) -> None:
         """Leave the figures, and the rows that the small model was not trained on."""
         (self.folder / FIGURES_NAME).write_text(json.dumps(self.figures.plain(), indent=1) + "\n", encoding="utf-8")
-        seen = set(self._centre.split("train"))
+        seen = set(self._central.split("train"))
         unseen = [row for row in goods.rows(self.folder / "raw") if row.text not in seen]
         lines = "".join(json.dumps(row._asdict()) + "\n" for row in unseen)
         (self.folder / UNSEEN_NAME).write_text(lines, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The site of the flywheel: a box that a kit made a site, its two daemons, its devices and its expert."""
+"""The site of the flywheel: a box that an enrolment file made a site, its two daemons, its devices and its expert."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ REVIEW_SHARE = 0.4
 
 
 class Site:
-    """Enrolled from a kit when the block begins; serve and the uplink run until it ends."""
+    """Enrolled from an enrolment file when the block begins; serve and the uplink run until it ends."""
 
-    def __init__(self, commands: Commands, oracle_url: str, kit_file: Path) -> None:
+    def __init__(self, commands: Commands, oracle_url: str, enrolment_file: Path) -> None:
         """Note what to start."""
-        self._commands, self._kit = commands, kit_file
+        self._commands, self._enrolment = commands, enrolment_file
         self.folder = commands.folder / "box"
         etc = self.folder / "etc" / "edge-agent"
         etc.mkdir(parents=True)
@@ -97,8 +97,8 @@ class Site:
 
     def __enter__(self) -> Self:
         """Enrol, and start."""
-        spoken = enrolment_file.verification_code(enrolment_file.parse(self._kit.read_bytes())[1])
-        self._command("enrol", self._kit, "--code", spoken, "--etc", self.folder / "etc")
+        spoken = enrolment_file.verification_code(enrolment_file.parse(self._enrolment.read_bytes())[1])
+        self._command("enrol", self._enrolment, "--code", spoken, "--etc", self.folder / "etc")
         with contextlib.ExitStack() as stack:  # whatever fails on the way leaves nothing running
             stack.callback(self._socket.unlink, missing_ok=True)
             stack.callback(self._end_serve)

@@ -16,7 +16,7 @@ from tests.support.update_field import NEW, Field
 def measure(field: Field, tally: Tally) -> None:
     """Attack one site in every way."""
     with field.site() as site, Callers(site.daemon, TASK, 1) as callers:
-        lay(site, field.centre.copy(field.root / "honest"))
+        lay(site, field.central.copy(field.root / "honest"))
         site.until(NEW)
         for name in ATTACKS:
             refused, arrived = attacked(field, site, name)

@@ -14,5 +14,5 @@ def measure(field: Field, tally: Tally) -> None:
         for number, (what, bad) in enumerate(BAD.items(), 1):
             ending = offered(field, site, number, bad)
             tally.add(f"a bundle that {what}", served=ending.served(bad), converged=ending.arrived)
-        wanted(field.centre, field.new)
+        wanted(field.central, field.new)
         site.until(NEW)

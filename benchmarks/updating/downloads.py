@@ -19,7 +19,7 @@ IMPATIENT = {"request_seconds_max": 1.0, "bytes_per_second_min": 10**6, "updates
 def measure(field: Field, tally: Tally) -> None:
     """Let one site fetch blobs, and then metadata, in every bad way."""
     with AnsweringServer() as server:
-        _serve(server, field.centre.folder)
+        _serve(server, field.central.folder)
         uplink = {"updates_url": server.address + PREFIX.rstrip("/"), **IMPATIENT}
         with field.site(uplink=uplink) as site, Callers(site.daemon, TASK, 1) as callers:
             site.start_uplink()
@@ -29,16 +29,16 @@ def measure(field: Field, tally: Tally) -> None:
     if callers.lost:
         tally.troubles += callers.lost
         tally.served -= 1
-    wanted(field.centre, field.new)
+    wanted(field.central, field.new)
 
 
 def _fetch(field: Field, site: FleetSite, server: AnsweringServer, what: tuple[str, str], tally: Tally) -> None:
     """Answer badly until the uplink has asked a few times, first for metadata, then for blobs."""
     version, way = what
     before = site.version()
-    wanted(field.centre, field.centre.publish(bundle(field.root / "bundles", version)))
+    wanted(field.central, field.central.publish(bundle(field.root / "bundles", version)))
     server.answer(way, only=lambda _, path: "metadata" in path)
-    _serve(server, field.centre.folder)
+    _serve(server, field.central.folder)
     served = _asked(server) and site.version() == before
     server.answer(way, only=lambda _, path: "blobs" in path)
     served = _asked(server) and site.version() == before and served

@@ -19,7 +19,7 @@ def measure(field: Field, tally: Tally) -> None:
     """Spoil what a site remembers, and the time that it slept."""
     for name, spoil in {"deleted": _deleted, "zeroed": _zeroed}.items():
         with field.site() as site:
-            lay(site, field.centre.copy(field.root / "honest"))
+            lay(site, field.central.copy(field.root / "honest"))
             site.until(NEW)
             site.daemon.stop()
             spoil(site.daemon.state_dir / "trust")
@@ -49,40 +49,40 @@ def measure_clock(field: Field, tally: Tally) -> None:
 
 
 def _another_site(field: Field, tally: Tally) -> None:
-    offered = field.centre.offering(field.new)
+    offered = field.central.offering(field.new)
     with field.site() as site:
-        plan = field.centre.plan(
+        plan = field.central.plan(
             offered.model_copy(update={"channels": {}, "sites": {"shop-2": offered.channels["stable"]}})
         )
         site.start_uplink()
         left_alone = comes_true(lambda: site.updates().plan_version == plan.version) and site.version() == OLD
-        wanted(field.centre, field.new)
+        wanted(field.central, field.new)
         tally.add("a plan for another site", served=left_alone, converged=comes_true(lambda: arrived(site, NEW)))
 
 
 def _ran_up(field: Field, tally: Tally) -> None:
     """With a stolen online key: versions so high that the central team's own look old. A new key starts them again."""
     with field.site() as site:
-        hostile = Hostile(field.centre, field.centre.copy(field.root / "hostile"), field.before)
+        hostile = Hostile(field.central, field.central.copy(field.root / "hostile"), field.before)
         stamp = hostile.read("timestamp")
         stamp.signed.version = 10**6
         hostile.sign("timestamp", stamp)
         lay(site, hostile.folder)
         site.until(NEW)
-        wanted(field.centre, field.old)
-        lay(site, field.centre.copy(field.root / "honest"))
+        wanted(field.central, field.old)
+        lay(site, field.central.copy(field.root / "honest"))
         stuck = refuses(site) and site.version() == NEW
-        field.centre.rotate("online", restart_versions=True)
-        lay(site, field.centre.copy(field.root / "honest"))
+        field.central.rotate("online", restart_versions=True)
+        lay(site, field.central.copy(field.root / "honest"))
         tally.add("attack: versions run up", served=stuck, converged=comes_true(lambda: arrived(site, OLD)))
-    wanted(field.centre, field.new)
+    wanted(field.central, field.new)
 
 
 def _slept(field: Field, tally: Tally) -> None:
     with field.site() as site:
         site.daemon.stop()
         for _ in range(5):
-            field.centre.rotate_root()
+            field.central.rotate_root()
         site.daemon.start(TASK)
         served = site.version() == OLD
         site.start_uplink()

@@ -16,7 +16,7 @@ from convert.cli import progress_output
 from convert.cli.collect import store_options
 from convert.collect.sources import open_source
 from convert.fleet import rollout_progress, site_statuses
-from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, Stand, TaskProgress
+from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, SiteRedaction, Stand, TaskProgress
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.cli.terminal import EscapedTable, write_exactly
 from edge_agent.errors import InvalidRequest
@@ -108,6 +108,7 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
     for task in report.tasks:
         _print_task(console, task)
     _alarms(console, report.alarms)
+    _redaction(console, report.redaction)
     _list(console, "refused the latest update", report.problems)
     _list(console, "runs a revoked bundle", report.revoked)
     _list(console, "silent", {site: f"since {at}" for site, at in report.silent.items()})
@@ -172,6 +173,24 @@ def _alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:
         console.print(Text.assemble(("alarm: ", "bold red"), f"{said}{shadow} {each.remedy}"))
     if len(alarms) > _SHOWN_MAX:
         console.print(f"alarm: {len(alarms) - _SHOWN_MAX:,} more, with --json")
+
+
+def _redaction(console: Console, sites: Sequence[SiteRedaction]) -> None:
+    for each in sites[:_SHOWN_MAX]:
+        found = each.report
+        named = f"{each.site}, {found.model or 'no bundle reads'}"
+        promised = "" if found.target is None else f", {found.target / 10_000:g}% promised"
+        seen = f"{found.missed} of {found.values} values in {found.texts} audited texts remained"
+        said = (
+            f"{named}: {seen} ({found.low / 10_000:.1f}% to {found.high / 10_000:.1f}%{promised}); {found.waiting} wait"
+        )
+        if found.is_proved_otherwise:
+            said += f". It was proved with rules of version {found.proved_rules}; the site has {found.rules}"
+        if found.is_exceeded:
+            said += ". More remains than promised: publish a bundle with a lower cut-off or a better model"
+        console.print(Text.assemble(("redaction: ", "bold red" if each.is_alarming else "bold"), f"{said}."))
+    if len(sites) > _SHOWN_MAX:
+        console.print(f"redaction: {len(sites) - _SHOWN_MAX:,} more, with --json")
 
 
 def _advice(task: TaskProgress) -> str:

@@ -94,14 +94,14 @@ def list_(
 
     Example: [bold]edge-convert sites list --collected collected[/bold]
     """
-    centre = _centre(collected, registry)
+    central = _central(collected, registry)
     if as_json:
-        _print_json(centre)
+        _print_json(central)
         return
-    waiting = centre.waiting()
+    waiting = central.waiting()
     rows = [("site", "is", "key", "last enrolment file")]
-    for site in sorted({*centre.sites.every_name(), *waiting}):
-        rows += _rows(site, centre.sites.entry(site), waiting.get(site, {}))
+    for site in sorted({*central.sites.every_name(), *waiting}):
+        rows += _rows(site, central.sites.entry(site), waiting.get(site, {}))
     _print(rows)
     if waiting:
         progress_output.out().print(
@@ -109,10 +109,10 @@ def list_(
         )
 
 
-def _print_json(centre: _CentralRecords) -> None:
-    sites = centre.sites
+def _print_json(central: _CentralRecords) -> None:
+    sites = central.sites
     plain = {site: sites.entry(site).model_dump(mode="json") for site in sites.every_name()}
-    write_exactly(json.dumps({"sites": plain, "waiting": centre.waiting()}))
+    write_exactly(json.dumps({"sites": plain, "waiting": central.waiting()}))
 
 
 @app.command()
@@ -121,8 +121,8 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
 
     Example: [bold]edge-convert sites show shop-1 --collected collected[/bold]
     """
-    centre = _centre(collected, registry)
-    entry, waiting = centre.sites.entry(site), centre.waiting().get(site, {})
+    central = _central(collected, registry)
+    entry, waiting = central.sites.entry(site), central.waiting().get(site, {})
     if not (entry.known or waiting):
         raise InvalidRequest(f"there is no site '{site}'", remedy="'edge-convert sites list' shows all sites.")
     rows = [("site", f"{site}: {_state(entry, waiting)}", "")]
@@ -133,8 +133,12 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
         ("key that waits", verification_code(key), f"{key}, has signed {count} files") for key, count in waiting.items()
     ]
     rows += [
-        ("enrolment file", verification_code(kit.sha256), f"of {kit.issued_at[:10]}, until {kit.expires_at[:10]}")
-        for kit in entry.kits
+        (
+            "enrolment file",
+            verification_code(enrolment.sha256),
+            f"of {enrolment.issued_at[:10]}, until {enrolment.expires_at[:10]}",
+        )
+        for enrolment in entry.kits
     ]
     _print(rows)
 
@@ -164,16 +168,16 @@ def accept(
     """
     if replaces and former:
         raise InvalidRequest("--replaces and --former exclude each other", remedy="Name one of them.")
-    centre = _centre(collected, registry)
-    found = centre.key_of(site, key)
+    central = _central(collected, registry)
+    found = central.key_of(site, key)
     if former:
-        centre.sites.retire(site, found)
-        accountability.record(centre.sites.folder, "key retired", [site], key=found)
-        say(f"segments that {found} sealed for {site} are accepted, recorded in {centre.path}")
+        central.sites.retire(site, found)
+        accountability.record(central.sites.folder, "key retired", [site], key=found)
+        say(f"segments that {found} sealed for {site} are accepted, recorded in {central.path}")
     else:
-        centre.sites.accept(site, found, replaces=replaces)
-        accountability.record(centre.sites.folder, "key accepted", [site], key=found, replaces=replaces)
-        say(f"{site} may sign with {found}, recorded in {centre.path}")
+        central.sites.accept(site, found, replaces=replaces)
+        accountability.record(central.sites.folder, "key accepted", [site], key=found, replaces=replaces)
+        say(f"{site} may sign with {found}, recorded in {central.path}")
 
 
 @app.command()
@@ -182,11 +186,11 @@ def reject(site: Site, key: Key, collected: Collected = None, registry: Registry
 
     Example: [bold]edge-convert sites reject shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
-    centre = _centre(collected, registry)
-    found = centre.key_of(site, key)
-    centre.sites.reject(site, found)
-    accountability.record(centre.sites.folder, "key rejected", [site], key=found)
-    say(f"nothing that {found} signs for {site} is accepted, recorded in {centre.path}")
+    central = _central(collected, registry)
+    found = central.key_of(site, key)
+    central.sites.reject(site, found)
+    accountability.record(central.sites.folder, "key rejected", [site], key=found)
+    say(f"nothing that {found} signs for {site} is accepted, recorded in {central.path}")
 
 
 @app.command()
@@ -197,10 +201,10 @@ def revoke(site: Site, collected: Collected = None, registry: Registry = None) -
 
     Example: [bold]edge-convert sites revoke shop-1 --collected collected[/bold]
     """
-    centre = _centre(collected, registry)
-    centre.sites.revoke(site, format_timestamp(time.time()))
-    accountability.record(centre.sites.folder, "site revoked", [site])
-    say(f"{site} is revoked, recorded in {centre.path}; withdraw its credential for the store, too")
+    central = _central(collected, registry)
+    central.sites.revoke(site, format_timestamp(time.time()))
+    accountability.record(central.sites.folder, "site revoked", [site])
+    say(f"{site} is revoked, recorded in {central.path}; withdraw its credential for the store, too")
 
 
 @app.command()
@@ -209,10 +213,10 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
 
     Example: [bold]edge-convert sites restore shop-1 --collected collected[/bold]
     """
-    centre = _centre(collected, registry)
-    centre.sites.restore(site)
-    accountability.record(centre.sites.folder, "site restored", [site])
-    say(f"{site} is accepted again, recorded in {centre.path}")
+    central = _central(collected, registry)
+    central.sites.restore(site)
+    accountability.record(central.sites.folder, "site restored", [site])
+    say(f"{site} is accepted again, recorded in {central.path}")
 
 
 @app.command()
@@ -252,7 +256,7 @@ def _summary_row(task: state_code.TaskSummary) -> tuple[str, ...]:
     return task.task, task.version, task.state.replace("_", " "), update, ", ".join(task.alarms) or "-"
 
 
-def _centre(collected: Path | None, registry: Path | None) -> _CentralRecords:
+def _central(collected: Path | None, registry: Path | None) -> _CentralRecords:
     if (collected is None) == (registry is None):
         raise InvalidRequest("name either --collected or --sites", remedy="Name the folder that 'collect' writes.")
     return _CentralRecords(registry or Path(collected or "", FILE_NAME))
@@ -260,7 +264,7 @@ def _centre(collected: Path | None, registry: Path | None) -> _CentralRecords:
 
 def _rows(site: str, entry: SiteEntry, waiting: Collection[str]) -> list[tuple[str, str, str, str]]:
     """Return the lines of a site: one for each key."""
-    kits = [kit.issued_at[:10] for kit in entry.kits]
+    kits = [enrolment.issued_at[:10] for enrolment in entry.kits]
     keys = [*map(verification_code, entry.speaking), *(f"{verification_code(key)} waits" for key in waiting)] or ["-"]
     first = (site, _state(entry, waiting), keys[0], ("-", *kits)[-1])
     return [first, *(("", "", key, "") for key in keys[1:])]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from convert.collect import database, derivation, receipts, record_columns, record_files, segment_chain
 from convert.collect.collect_report import CollectReport, PendingKey
-from convert.collect.record_columns import REVIEWED_AT_THE_CENTRE, SegmentOrigin
+from convert.collect.record_columns import REVIEWED_CENTRALLY, SegmentOrigin
 from convert.collect.segment_intake import AcceptedSegment, RefusedDocument, SegmentIntake
 from convert.collect.site_key_trust import SiteKeyTrust
 from convert.collect.sources import SegmentSource, SiteListing, SourceFailed, listings
@@ -134,7 +134,7 @@ class _CollectRun:
         self._writer.close()
         self._statuses.save()
         if self._request.reviews:
-            origin = SegmentOrigin(REVIEWED_AT_THE_CENTRE, 0, self._request.now())
+            origin = SegmentOrigin(REVIEWED_CENTRALLY, 0, self._request.now())
             self._writer.add_rows([record_columns.table(self._request.reviews, origin, 1)])
             self._writer.close()
         self._judge()

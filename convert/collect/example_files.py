@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convert.collect import near_duplicates
-from convert.collect.record_columns import REVIEWED_AT_THE_CENTRE
+from convert.collect.record_columns import REVIEWED_CENTRALLY
 from edge_agent.durable import atomic_files
 
 FOLDER = "examples"
@@ -183,7 +183,7 @@ def join(
     """
     progress(f"{task}: join")
     for step in (_KEPT, _FEEDBACK, _LAST_WORDS, _OPINIONS):
-        connection.execute(step, _used(step, {"task": task, "centre": REVIEWED_AT_THE_CENTRE}))
+        connection.execute(step, _used(step, {"task": task, "centre": REVIEWED_CENTRALLY}))
     progress(f"{task}: find duplicates")
     near_duplicates.group_near_duplicates(connection)
     connection.execute(_MARKED)

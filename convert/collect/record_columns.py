@@ -16,7 +16,7 @@ from convert.collect import minhash
 from convert.data.text_normalisation import normalised
 from edge_agent.formats.example_records import AnyRecord, ExampleFeedback, ExamplePrediction, ExampleTeacherLabel
 
-REVIEWED_AT_THE_CENTRE = "centre"
+REVIEWED_CENTRALLY = "centre"
 """Takes the place of the epoch for feedback by the central team."""
 
 SCHEMA = pa.schema(

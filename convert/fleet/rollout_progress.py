@@ -21,7 +21,15 @@ from edge_agent.formats.plan import (
     rollout_position,
 )
 from edge_agent.formats.signed_document import parse_timestamp
-from edge_agent.formats.status_object import REMEDIES, Alarm, SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.status_object import (
+    REMEDIES,
+    Alarm,
+    RedactionReport,
+    SiteStatus,
+    TaskStatus,
+    UpdateState,
+    UpdateStatus,
+)
 
 SITES_NAMED_MAX = 5
 Stand = Literal[UpdateState, "unaware"]
@@ -107,6 +115,24 @@ class SiteAlarm:
 
 
 @dataclass(frozen=True)
+class SiteRedaction:
+    """What the random audit of redaction found at one site."""
+
+    site: str
+    report: RedactionReport
+
+    @property
+    def is_alarming(self) -> bool:
+        """Whether the promise of the bundle does not hold there, or is not proved for the rules there."""
+        return self.report.is_exceeded or self.report.is_proved_otherwise
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        alarms = {"exceeded": self.report.is_exceeded, "proved_otherwise": self.report.is_proved_otherwise}
+        return {"site": self.site, **self.report.model_dump(mode="json"), **alarms}
+
+
+@dataclass(frozen=True)
 class FleetReport:
     """The fleet against the plan."""
 
@@ -123,6 +149,8 @@ class FleetReport:
     revoked: dict[str, str]
     """Sites that run what was revoked: which tasks, with their versions."""
     alarms: tuple[SiteAlarm, ...]
+    redaction: tuple[SiteRedaction, ...]
+    """Sites with a redaction model; those whose promise does not hold come first."""
     tasks: tuple[TaskProgress, ...]
     troubles: tuple[str, ...]
 
@@ -134,7 +162,7 @@ class FleetReport:
     def plain(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         tasks = [asdict(task) | {"halt_recommended": task.halt_recommended} for task in self.tasks]
-        return asdict(self) | {"tasks": tasks}
+        return asdict(self) | {"tasks": tasks, "redaction": [each.plain() for each in self.redaction]}
 
 
 def report(
@@ -164,6 +192,7 @@ def report(
         problems={site: one.update_problem for site, one in sorted(said.items()) if one.update_problem},
         revoked={site: named for site, one in sorted(said.items()) if (named := _revoked(one))},
         alarms=tuple(_alarms(said)),
+        redaction=tuple(_redaction(said)),
         tasks=tuple(_task(*key, groups[key], now) for key in sorted(groups, key=lambda key: key[:2])),
         troubles=tuple(heard.troubles),
     )
@@ -175,6 +204,11 @@ def _alarms(said: Mapping[str, SiteStatus]) -> Iterable[SiteAlarm]:
             for each in task.alarms:
                 remedy, which = REMEDIES[each.alarm], each.alarm
                 yield SiteAlarm(site, task.task, task.version, which, each.since, each.message, each.demoted, remedy)
+
+
+def _redaction(said: Mapping[str, SiteStatus]) -> list[SiteRedaction]:
+    found = (SiteRedaction(site, one.redaction) for site, one in sorted(said.items()) if one.redaction)
+    return sorted(found, key=lambda each: not each.is_alarming)
 
 
 def _revoked(said: SiteStatus) -> str:

@@ -183,11 +183,11 @@ class SiteRegistry:
         entry.keys, entry.retired = _without(entry.keys, key), _without(entry.retired, key)
         self._keep(site, entry)
 
-    def issue(self, site: str, kit: EnrolmentRecord) -> None:
+    def issue(self, site: str, enrolment: EnrolmentRecord) -> None:
         """Write down that an enrolment file was made: the site is known from now on. Raises as `accept`."""
         self.check_open(site)
         entry = self.entry(site)
-        entry.kits = [*entry.kits, kit][-_KITS_KEPT:]
+        entry.kits = [*entry.kits, enrolment][-_KITS_KEPT:]
         self._keep(site, entry)
 
     def revoke(self, site: str, at: str) -> None:

@@ -141,7 +141,12 @@ class Outbox:
         return lost
 
     def write_status(
-        self, tasks: Iterable[status_object.TaskStatus], updates: status_object.SiteUpdates, version: str, at: float
+        self,
+        tasks: Iterable[status_object.TaskStatus],
+        updates: status_object.SiteUpdates,
+        version: str,
+        at: float,
+        redaction: status_object.RedactionReport | None = None,
     ) -> None:
         """Write the status object."""
         highest = self._highest()
@@ -157,6 +162,7 @@ class Outbox:
             counters=dict(self._spool.counters),
             retained_bytes=self._spool.used_bytes + self.used_bytes(),
             tasks=tuple(tasks),
+            redaction=redaction,
         )
         write_durably(self._places.outbox / status_object.FILE_NAME, sign(body, self._key), FILE_MODE)
 

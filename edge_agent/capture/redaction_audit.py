@@ -12,14 +12,17 @@ that holds at every moment (statistics.missed_interval).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from edge_agent.capture.redact.builtin_rules import RULES_VERSION
 from edge_agent.capture.redact.redactor import ReplacedValue
 from edge_agent.durable.sqlite_database import Database
 from edge_agent.errors import InvalidRequest, PredictionUnknown
 from edge_agent.formats.redaction_section import MissedBound
+from edge_agent.formats.status_object import RedactionReport
 from edge_agent.statistics import Interval, MissedValues, missed_interval
 
 VALUES_MAX = 5
@@ -30,6 +33,7 @@ MODELS_MAX = 20
 """Bundles whose outcomes are kept; the oldest go first."""
 LABEL_CHARACTERS_MAX = 60
 SECONDS_PER_DAY = 86_400.0
+_MILLION = 1_000_000
 _STATEMENTS = (
     "CREATE TABLE IF NOT EXISTS redaction_audit (row INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT NOT NULL"
     " UNIQUE, until REAL NOT NULL, judged INTEGER NOT NULL DEFAULT 0, record BLOB NOT NULL) STRICT",
@@ -92,6 +96,21 @@ class AuditFigures:
     def is_exceeded(self) -> bool:
         """Whether certainly more remains than the bundle promises."""
         return self.target is not None and self.share.low > self.target
+
+    def report(self, bound: MissedBound | None) -> RedactionReport:
+        """Return the figures as the central team reads them."""
+        return RedactionReport(
+            model=self.model,
+            rules=RULES_VERSION,
+            proved_rules=bound.rules if bound else "",
+            target=None if self.target is None else round(_MILLION * self.target),
+            waiting=self.waiting,
+            texts=self.texts,
+            values=self.values,
+            missed=self.missed,
+            low=math.floor(_MILLION * self.share.low),
+            high=math.ceil(_MILLION * self.share.high),
+        )
 
 
 @dataclass(frozen=True)

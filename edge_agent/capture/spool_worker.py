@@ -33,7 +33,8 @@ from edge_agent.config import Config, ExamplesConfig
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import ConfigInvalid, DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.status_object import SiteUpdates, TaskStatus
+from edge_agent.formats.redaction_section import MissedBound
+from edge_agent.formats.status_object import RedactionReport, SiteUpdates, TaskStatus
 from edge_agent.monitoring.answer_observation import verdict
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
@@ -61,6 +62,8 @@ class SpoolWorkerDependencies:
     updates: Callable[[], SiteUpdates] = SiteUpdates
     revision: Callable[[], int] = lambda: 0
     """Changes when the central site should learn of a change at once."""
+    redactor: Callable[[], tuple[str, MissedBound | None]] = lambda: ("", None)
+    """Returns the bundle that redacts, task@version, empty = none does; and what it promises."""
     drawn: Callable[[], float] = random.SystemRandom().random
     """Returns a random number, 0 to below 1, for the random audit."""
     alarmed: Callable[[tuple[AlarmState, ...]], None] = lambda _: None
@@ -369,8 +372,14 @@ class SpoolWorker:
         if self.outbox:
             site = self._dependencies
             self._reported_revision = site.revision()
-            self.outbox.write_status(site.tasks(), site.updates(), site.version, self.now())
+            self.outbox.write_status(site.tasks(), site.updates(), site.version, self.now(), self._redaction_report())
             self._last_run["status"] = self._dependencies.monotonic()
+
+    def _redaction_report(self) -> RedactionReport | None:
+        if not self._config.redaction.task:
+            return None
+        model, bound = self._dependencies.redactor()
+        return self.redaction_audit.figures(model, bound).report(bound)
 
     def free_disk_space(self) -> None:
         """On a full disk: free the ballast now; the next housekeeping evicts a tenth of the spool."""

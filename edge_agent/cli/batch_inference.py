@@ -12,7 +12,7 @@ from rich.text import Text
 from edge_agent.cli.daemon_target import TargetOption, TaskArgument, target_of
 from edge_agent.cli.exits import ExitCode, exit_code
 from edge_agent.cli.inputs import FileOption, Inputs, Texts, answers
-from edge_agent.cli.output import AsJson, out, plain, print_json, print_trimmed, table
+from edge_agent.cli.output import AsJson, no_threshold, out, plain, print_json, print_trimmed, table
 from edge_agent.client import (
     Answer,
     Classification,
@@ -208,7 +208,7 @@ def confidence_note(result: GradedAnswer) -> Text:
     below = result.threshold and not result.confidence >= result.threshold
     notes += [f"below the threshold {result.threshold:.2f}"] if below else []
     if result.threshold is None and "SCORES_VARY" not in result.degraded:
-        notes.append("not calibrated")
+        notes.append(no_threshold(result.no_threshold_reason))
     notes += [_degradation(word, result) for word in result.degraded]
     return Text(", ".join(notes), style="yellow" if result.below_threshold else "")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -14,6 +14,7 @@ from edge_agent.cli.output import (
     AsJson,
     YesOption,
     confirm,
+    no_threshold,
     out,
     plain,
     print_done,
@@ -25,6 +26,7 @@ from edge_agent.cli.output import (
 )
 from edge_agent.client import AdminClient, Bundle, BundleRef, Status
 from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownTask
+from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.manifest import Manifest, digest_of, parse
 from edge_agent.formatting import counted, format_bytes
 from edge_agent.store import bundle_archive
@@ -338,7 +340,7 @@ def _check_files(manifest: Manifest, members: dict[str, bundle_archive.BundleMem
 
 
 def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
-    task, confidence = manifest.task, manifest.confidence
+    task = manifest.task
     more = len(task.labels) - LABELS_SHOWN
     labels = ", ".join(task.labels[:LABELS_SHOWN]) + (f", and {more} more" if more > 0 else "")
     return {
@@ -350,7 +352,7 @@ def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
         "labels": labels,
         "record fields": ", ".join(task.record_fields) if task.kind == "extract" else "",
         "input limit": f"{task.limits.input_tokens_max} tokens",
-        "threshold": _threshold(confidence),
+        "threshold": _thresholds(manifest),
         "gate": manifest.gate_name,
         "base model": manifest.provenance.base,
         "licence": manifest.provenance.licence,
@@ -360,8 +362,16 @@ def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
     }
 
 
-def _threshold(confidence: Any) -> str:
-    if confidence.policy != "threshold":
-        return "none: it is not calibrated, and no answer counts as confident"
+def _thresholds(manifest: Manifest) -> str:
+    if manifest.task.kind == "decide":
+        found = [f"{question.name}: {_threshold(manifest, question.name)}" for question in manifest.task.questions]
+        return "\n".join(found)
+    return _threshold(manifest, manifest.task.name)
+
+
+def _threshold(manifest: Manifest, question: str) -> str:
+    confidence = manifest.confidence_of(question)
+    if not isinstance(confidence, Threshold):
+        return f"none ({no_threshold(manifest.no_threshold_reason(question))}); no answer counts as confident"
     guarantee = f"at most {confidence.target_risk:.1%} wrong at or above it, with {1 - confidence.delta:.0%} certainty"
     return f"{confidence.confidence_min:.2f}; {guarantee}"

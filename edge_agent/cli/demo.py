@@ -22,7 +22,7 @@ from rich.text import Text
 from edge_agent.cli import status
 from edge_agent.cli.decide import decision_table
 from edge_agent.cli.demo_daemon import DemoDaemon
-from edge_agent.cli.output import out, print_trimmed, table
+from edge_agent.cli.output import no_threshold, out, print_trimmed, table
 from edge_agent.cli.terminal import write_answer
 from edge_agent.client import Classification, Client, Failure
 from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest
@@ -277,7 +277,8 @@ def _honest(console: Console, manifest: Manifest) -> None:
     if manifest.provenance.base:
         console.print(Text(f"model: {manifest.provenance.base}", style="dim"))
     if manifest.task.kind == "classify" and manifest.confidence.policy == "always_escalate":
-        console.print("its confidence is not calibrated: no answer counts as sure", style="dim")
+        said = no_threshold(manifest.no_threshold_reason())
+        console.print(f"{said}: no answer counts as sure", style="dim")
 
 
 def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:

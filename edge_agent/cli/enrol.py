@@ -154,12 +154,14 @@ def _conclude_check(prepared: PreparedEnrolment) -> None:
         "replacement": "makes this machine another site; its data is set aside",
     }.get(prepared.kind, "makes this machine the site")
     console = out()
-    console.print(f"The enrolment file of site {prepared.request.kit.site} fits this machine; nothing was changed.")
+    console.print(
+        f"The enrolment file of site {prepared.request.enrolment.site} fits this machine; nothing was changed."
+    )
     console.print(f"The same command without --check {does}.")
 
 
 def _start(prepared: PreparedEnrolment) -> None:
-    given = prepared.request.kit
+    given = prepared.request.enrolment
     for said in systemd_services.restart_services(
         uplink=bool(given.examples.url or given.updates.url or given.escalation)
     ):
@@ -207,7 +209,7 @@ def _ask_to_compare(sha256: str, site: str) -> None:
 
 def _describe(prepared: PreparedEnrolment) -> None:
     """Print the contents of the enrolment file, without its secrets."""
-    given = prepared.request.kit
+    given = prepared.request.enrolment
     facts = {
         "enrolment file": f"{given.site}, made {given.issued_at[:10]}, to be used until {given.expires_at[:10]}",
         "code": enrolment_file.verification_code(prepared.request.sha256),

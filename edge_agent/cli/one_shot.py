@@ -18,7 +18,7 @@ from rich.text import Text
 
 from edge_agent import logs
 from edge_agent.cli.inputs import as_text
-from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, progress
+from edge_agent.cli.output import AsJson, err, no_threshold, out, print_facts, print_json, progress
 from edge_agent.cli.terminal import write_answer
 from edge_agent.config import EngineConfig, LogConfig
 from edge_agent.engine.pool import EnginePool
@@ -145,6 +145,7 @@ def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, 
     return answer | {
         "confidence": probability,
         "threshold": confidence.confidence_min if isinstance(confidence, Threshold) else None,
+        "no_threshold_reason": manifest.no_threshold_reason(),
         "p_value": gate.p_value(score) if gate else None,
         "confident": isinstance(confidence, Threshold) and confidence.is_confident(probability, score),
     }
@@ -166,6 +167,7 @@ def _answers(manifest: Manifest, done: JobResult) -> list[dict[str, Any]]:
                 "score": expected_level(scores) if question.type == "score" else None,
                 "confidence": best,
                 "threshold": confidence.confidence_min if isinstance(confidence, Threshold) else None,
+                "no_threshold_reason": manifest.no_threshold_reason(question.name),
                 "p_value": gate.p_value(strangeness) if gate else None,
                 "confident": isinstance(confidence, Threshold) and confidence.is_confident(best, strangeness),
             }
@@ -217,7 +219,8 @@ def _ungraded_facts(manifest: Manifest, answer: dict[str, Any], text: str) -> di
 def _decided(answer: dict[str, Any]) -> Text:
     """Return one answer of a decide task in a line."""
     value = "" if answer["score"] is None else f" ({answer['score']:.2f})"
-    threshold = "not calibrated" if answer["threshold"] is None else f"threshold {answer['threshold']:.2f}"
+    missing = no_threshold(answer["no_threshold_reason"])
+    threshold = missing if answer["threshold"] is None else f"threshold {answer['threshold']:.2f}"
     verdict = ("confident", "green") if answer["confident"] else (f"not confident: {threshold}", "yellow")
     if answer["threshold"] is not None and answer["confidence"] >= answer["threshold"] and not answer["confident"]:
         verdict = ("not confident: the input is out of distribution", "yellow")
@@ -227,7 +230,7 @@ def _decided(answer: dict[str, Any]) -> Text:
 def _verdict(manifest: Manifest, answer: dict[str, Any]) -> Text:
     if answer["confident"]:
         return Text("yes", "green")
-    why = "the bundle is not calibrated"
+    why = no_threshold(answer["no_threshold_reason"])
     if manifest.confidence.policy == "threshold":
         below = answer["confidence"] < answer["threshold"]
         why = "below the threshold" if below else "the input is out of distribution"

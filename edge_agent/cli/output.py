@@ -26,6 +26,11 @@ _COLUMNS_OFF_TERMINAL = 100
 UPDATE_STYLES = {"DONE": "green", "FAILED": "bold red", "ROLLED_BACK": "bold red", "HELD": "yellow"}
 LINK_STYLES = {"ONLINE": "green", "PROBING": "yellow", "OFFLINE": "red", "SILENT": "bold red"}
 ENGINE_STYLES = {"READY": "green", "FAILED": "bold red", "BACKING_OFF": "red"}
+_NO_THRESHOLD = {
+    "NOT_CALIBRATED": "not calibrated",
+    "NONE_PROVED": "calibrated, no threshold could be proved: always escalates",
+    "SCORES_VARY": "no threshold holds on this machine",
+}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
@@ -141,3 +146,8 @@ def large_model_state(large: LargeModel) -> Text:
     if not large.affordable and large.online:
         said.append(", spent up", "yellow")
     return said
+
+
+def no_threshold(reason: str) -> str:
+    """Return what a person reads of an answer without a threshold, for the reason that answers give."""
+    return _NO_THRESHOLD.get(reason, "no threshold")

@@ -98,7 +98,7 @@ def _sureness(shown: Prediction) -> str:
     if shown.confidence is None:
         return ""
     if shown.threshold is None:
-        return f", {shown.confidence:.2f} not calibrated"
+        return f", {shown.confidence:.2f} no threshold"
     resembles = "" if shown.p_value is None else f", p = {shown.p_value:.3f}"
     return f", {shown.confidence:.2f}{' unsure' if shown.below_threshold else ''}{resembles}"
 

@@ -264,6 +264,8 @@ def _redaction(state: RedactionState) -> str:
     more = f", {passed} passed by the rules alone" if passed else ""
     more += f", {dropped} dropped unread" if dropped else ""
     said = f"{reads} what is captured or sent; {read} read{more}, {state.waiting} waiting"
+    if state.is_proved_otherwise:
+        said += f"; its promise was proved with rules of version {state.proved_rules}, here are {state.rules}"
     return f"{said}{_audited(state.audit)}" if state.audit else said
 
 

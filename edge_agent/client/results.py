@@ -72,6 +72,8 @@ class Classification(Answer):
     """The least confidence of a confident answer; None when the bundle has none, or none holds on this machine."""
     below_threshold: bool
     """The answer is not confident; also when there is no threshold, or the input is out of distribution."""
+    no_threshold_reason: str = ""
+    """NOT_CALIBRATED, NONE_PROVED or SCORES_VARY; empty when there is a threshold, or the daemon is of version 0.1."""
     scores: tuple[tuple[str, float], ...]
     """Labels with their probability, best first."""
     label_mass: float
@@ -102,6 +104,8 @@ class Extraction(Answer):
     """Calibrated probability that the whole record is right, 0 to 1."""
     threshold: float | None
     below_threshold: bool
+    no_threshold_reason: str = ""
+    """As in `Classification`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,8 @@ class DecisionAnswer(Answer):
     """Calibrated probability that the likeliest answer is right, 0 to 1."""
     threshold: float | None
     below_threshold: bool
+    no_threshold_reason: str = ""
+    """As in `Classification`: why `calibrated` is false."""
     calibrated: bool
     """The question has a threshold that holds on this machine."""
     confident: bool
@@ -265,7 +271,7 @@ class Prediction:
     confidence: float | None
     """Of `local_answer`, as `threshold`, `below_threshold` and `scores`; None where the kind has none."""
     threshold: float | None
-    """None where the bundle is not calibrated."""
+    """None where the bundle has none, or none holds on this machine."""
     below_threshold: bool
     route: str
     answer_time: datetime

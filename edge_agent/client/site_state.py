@@ -325,6 +325,15 @@ class RedactionState:
     """Since the daemon started: read_by_model, passed_by_rules, dropped_unredacted."""
     audit: RedactionAuditState | None = None
     """None while the spool cannot be read."""
+    rules: str = ""
+    """Version of the daemon's built-in rules."""
+    proved_rules: str = ""
+    """Version of the rules with which the bundle's bound was proved; empty = it promises nothing."""
+
+    @property
+    def is_proved_otherwise(self) -> bool:
+        """Whether the bundle's bound was proved with other rules than the daemon's."""
+        return bool(self.proved_rules) and self.proved_rules != self.rules
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ Kind = Literal["first", "renewal", "replacement", "same"]
 class EnrolmentRequest:
     """An enrolment file, and where to apply it."""
 
-    kit: EnrolmentFile
+    enrolment: EnrolmentFile
     sha256: str
     places: SystemPaths
     now: float
@@ -78,16 +78,16 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
         EnrolmentFileInvalid, EnrolmentFileRefused: it is not valid, not now, or not for this machine.
         SiteError: something on this machine prevents it.
     """
-    kit, places = request.kit, request.places
+    enrolment, places = request.enrolment, request.places
     known = load_record(places.record)
-    trust = _anchor(kit)
+    trust = _anchor(enrolment)
     found = config_files.read(places.agent_yaml, optional=True)
     made = _configured(request, found)
     drop_ins = _drop_ins(request, made)
     if known and known.kit_sha256 == request.sha256 and is_intact(known) and not drop_ins:
         return PreparedEnrolment(request, "same", known, made, trust, [], _overruled(found, request), [])
-    same_fleet = _same_fleet(kit, places.root)
-    kind = validation.classify_enrolment(kit, known, request.now, same_fleet=same_fleet, replace=request.replace)
+    same_fleet = _same_fleet(enrolment, places.root)
+    kind = validation.classify_enrolment(enrolment, known, request.now, same_fleet=same_fleet, replace=request.replace)
     changes, overruled = _changes(found, request), _overruled(found, request)
     return PreparedEnrolment(request, kind, known, made, trust, changes, overruled, drop_ins)
 
@@ -99,11 +99,11 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
         SiteError: the disk is full, or the daemon of the previous site still runs. Nothing was changed.
     """
     request, known = prepared.request, prepared.known
-    places, kit = request.places, request.kit
+    places, enrolment = request.places, request.enrolment
     if prepared.kind == "replacement":
         previous_site.check_idle(prepared.config)
-    sealed = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(kit).items()}
-    made = site_files.files_of(kit, places, sealed)
+    sealed = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(enrolment).items()}
+    made = site_files.files_of(enrolment, places, sealed)
     done = _record(request, sealed, made)
     made.append(site_files.SiteFile(places.record, enrolment_record.encode(done)))
     made += [site_files.SiteFile(each.path, each.content.encode()) for each in prepared.drop_ins if each.content]
@@ -136,30 +136,30 @@ def _drop_ins(request: EnrolmentRequest, config: Config) -> list[UnitDropIn]:
 def _record(
     request: EnrolmentRequest, sealed: Mapping[str, StoredCredential], made: list[site_files.SiteFile]
 ) -> SiteEnrolment:
-    kit = request.kit
+    enrolment = request.enrolment
     return SiteEnrolment(
-        site=kit.site,
+        site=enrolment.site,
         kit_sha256=request.sha256,
-        issued_at=kit.issued_at,
-        expires_at=kit.expires_at,
+        issued_at=enrolment.issued_at,
+        expires_at=enrolment.expires_at,
         enrolled_at=format_timestamp(request.now),
         secrecy=site_files.secrecy_of(sealed),
         files={str(file.path): file.sha256 for file in made},
     )
 
 
-def _anchor(kit: EnrolmentFile) -> TrustRoot | None:
+def _anchor(enrolment: EnrolmentFile) -> TrustRoot | None:
     try:
-        return trust_root.parse_trust_root(kit.root.encode()) if kit.root else None
+        return trust_root.parse_trust_root(enrolment.root.encode()) if enrolment.root else None
     except ValueError as error:
         raise EnrolmentFileInvalid(f"the enrolment file's root of trust is not valid: {error}") from None
 
 
-def _same_fleet(kit: EnrolmentFile, path: Path) -> bool:
+def _same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
     """Tell whether the file's root leads to the one in use, or from it; a machine without one takes any."""
     try:
         ours = path.read_bytes()
-        return bool(kit.root) and trust_root.same_fleet(ours, kit.root.encode())
+        return bool(enrolment.root) and trust_root.same_fleet(ours, enrolment.root.encode())
     except FileNotFoundError:
         return True
     except (OSError, ValueError) as error:
@@ -171,7 +171,7 @@ def _configured(request: EnrolmentRequest, found: ConfigFiles) -> Config:
     """Return the configuration as it will be. Raises EnrolmentFileInvalid, ConfigInvalid."""
     site_yaml = request.places.site_yaml
     beneath = [one for one in found.beneath if one[0] != site_yaml]
-    made = ConfigFiles(found.agent, ((site_yaml, site_files.sections(request.kit, request.places)), *beneath))
+    made = ConfigFiles(found.agent, ((site_yaml, site_files.sections(request.enrolment, request.places)), *beneath))
     try:
         loaded = config.validate_files(made, request.overrides)
     except ConfigInvalid as error:
@@ -180,8 +180,9 @@ def _configured(request: EnrolmentRequest, found: ConfigFiles) -> Config:
             said = f"the enrolment file sets what this edge-agent does not know: {unknown}"
             raise EnrolmentFileInvalid(said) from None
         raise
-    if loaded.site.id != request.kit.site:
-        said = f"{found.agent[0]} says that this is site {loaded.site.id}, the enrolment file says {request.kit.site}"
+    if loaded.site.id != request.enrolment.site:
+        given = request.enrolment.site
+        said = f"{found.agent[0]} says that this is site {loaded.site.id}, the enrolment file says {given}"
         raise ConfigInvalid(
             said, remedy="Remove 'id' under 'site' in agent.yaml, or use this machine's own enrolment file."
         )
@@ -190,13 +191,13 @@ def _configured(request: EnrolmentRequest, found: ConfigFiles) -> Config:
 
 def _changes(found: ConfigFiles, request: EnrolmentRequest) -> list[str]:
     before = dict(found.beneath).get(request.places.site_yaml, {})
-    after = site_files.sections(request.kit, request.places)
+    after = site_files.sections(request.enrolment, request.places)
     keys = sorted({(section, key) for each in (before, after) for section, keys in each.items() for key in keys})
     return [".".join(key) for key in keys if _value(before, key) != _value(after, key)]
 
 
 def _overruled(found: ConfigFiles, request: EnrolmentRequest) -> list[str]:
-    after = site_files.sections(request.kit, request.places)
+    after = site_files.sections(request.enrolment, request.places)
     return ConfigFiles(found.agent, ((request.places.site_yaml, after),)).overruled()
 
 

@@ -110,31 +110,39 @@ class SiteFile:
         return partial_path(self.path)
 
 
-def secrets_of(kit: EnrolmentFile) -> dict[str, bytes]:
+def secrets_of(enrolment: EnrolmentFile) -> dict[str, bytes]:
     """Return the credentials of an enrolment file, by the names under which the uplink asks systemd for them."""
-    stores = {"uplink": kit.examples.credential, "uplink-updates": kit.updates.credential}
+    stores = {"uplink": enrolment.examples.credential, "uplink-updates": enrolment.updates.credential}
     head = "Credential '{}' of edge-agent serve uplink."
     found = {name: config_files.render_sections(secret, head.format(name)) for name, secret in stores.items() if secret}
-    key = kit.escalation.key if kit.escalation else ""
+    key = enrolment.escalation.key if enrolment.escalation else ""
     return found | ({"escalation": f"{key}\n".encode()} if key else {})
 
 
-def sections(kit: EnrolmentFile, places: SystemPaths) -> dict[str, Any]:
+def sections(enrolment: EnrolmentFile, places: SystemPaths) -> dict[str, Any]:
     """Return what site.yaml says."""
     uplink = {
-        "url": kit.examples.url,
-        "options": kit.examples.options,
-        "updates_url": kit.updates.url,
-        "updates_options": kit.updates.options,
+        "url": enrolment.examples.url,
+        "options": enrolment.examples.options,
+        "updates_url": enrolment.updates.url,
+        "updates_options": enrolment.updates.options,
     }
-    names = {"certificate_file": CERTIFICATE, "key_file": KEY, "client_ca_file": CLIENTS} if kit.tls.certificate else {}
+    names = (
+        {"certificate_file": CERTIFICATE, "key_file": KEY, "client_ca_file": CLIENTS}
+        if enrolment.tls.certificate
+        else {}
+    )
     made = {
-        "site": {"id": kit.site, "recipients": list(kit.recipients), "receipt_keys": list(kit.receipt_keys)},
-        "update": {"channel": kit.channel, **({"root_file": str(places.root)} if kit.root else {})},
+        "site": {
+            "id": enrolment.site,
+            "recipients": list(enrolment.recipients),
+            "receipt_keys": list(enrolment.receipt_keys),
+        },
+        "update": {"channel": enrolment.channel, **({"root_file": str(places.root)} if enrolment.root else {})},
         "uplink": {key: value for key, value in uplink.items() if value},
-        "service": {"tcp_address": kit.tls.address} if kit.tls.address else {},
+        "service": {"tcp_address": enrolment.tls.address} if enrolment.tls.address else {},
         "access": {key: str(places.tls(name)) for key, name in names.items()},
-        "escalation": _escalation(kit.escalation) if kit.escalation else {},
+        "escalation": _escalation(enrolment.escalation) if enrolment.escalation else {},
     }
     return {section: keys for section, keys in made.items() if keys}
 
@@ -146,14 +154,14 @@ def _escalation(large: LargeModelAccess) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value}
 
 
-def files_of(kit: EnrolmentFile, places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
+def files_of(enrolment: EnrolmentFile, places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
     """Return every file that an enrolment file makes, site.yaml last."""
-    head = _HEAD.format(site=kit.site, issued=kit.issued_at[:10])
-    made = [SiteFile(places.root, kit.root.encode())] if kit.root else []
+    head = _HEAD.format(site=enrolment.site, issued=enrolment.issued_at[:10])
+    made = [SiteFile(places.root, enrolment.root.encode())] if enrolment.root else []
     made += _credentials(places, sealed)
-    tls = {CERTIFICATE: kit.tls.certificate, KEY: kit.tls.key, CLIENTS: kit.tls.clients}
+    tls = {CERTIFICATE: enrolment.tls.certificate, KEY: enrolment.tls.key, CLIENTS: enrolment.tls.clients}
     made += [SiteFile(places.tls(name), pem.encode(), 0o640, DAEMON_GROUP) for name, pem in tls.items() if pem]
-    return [*made, SiteFile(places.site_yaml, config_files.render_sections(sections(kit, places), head))]
+    return [*made, SiteFile(places.site_yaml, config_files.render_sections(sections(enrolment, places), head))]
 
 
 def secrecy_of(sealed: Mapping[str, StoredCredential]) -> Secrecy:

@@ -18,12 +18,12 @@ EnrolmentKind = Literal["first", "renewal", "replacement"]
 
 
 def classify_enrolment(
-    kit: EnrolmentFile, known: SiteEnrolment | None, now: float, *, same_fleet: bool, replace: bool
+    enrolment: EnrolmentFile, known: SiteEnrolment | None, now: float, *, same_fleet: bool, replace: bool
 ) -> EnrolmentKind:
     """Decide about an enrolment file.
 
     Args:
-        kit: the enrolment file.
+        enrolment file: the enrolment file.
         known: what this machine was enrolled with before; None = never.
         now: seconds since 1970, by this machine's clock.
         same_fleet: whether its root of trust leads to, or from, the one that is trusted here.
@@ -32,10 +32,10 @@ def classify_enrolment(
     Raises:
         EnrolmentFileRefused: the reason, and what to do.
     """
-    _check_dates(kit, now)
+    _check_dates(enrolment, now)
     if known is None:
         return "first"
-    stranger = _strangeness(kit, known, same_fleet=same_fleet)
+    stranger = _strangeness(enrolment, known, same_fleet=same_fleet)
     if stranger and replace:
         return "replacement"
     if stranger:
@@ -44,27 +44,29 @@ def classify_enrolment(
             remedy="Use this machine's own enrolment file. To make it another site, add --replace: the data of this one"
             " is set aside ('edge-agent help enrolment').",
         )
-    if parse_timestamp(kit.issued_at) < parse_timestamp(known.issued_at):
-        said = f"the enrolment file of {kit.issued_at[:16]} is older than the one in use, of {known.issued_at[:16]}"
+    if parse_timestamp(enrolment.issued_at) < parse_timestamp(known.issued_at):
+        said = (
+            f"the enrolment file of {enrolment.issued_at[:16]} is older than the one in use, of {known.issued_at[:16]}"
+        )
         raise EnrolmentFileRefused(said, remedy=_ANEW)
     return "renewal"
 
 
-def _check_dates(kit: EnrolmentFile, now: float) -> None:
-    if now >= parse_timestamp(kit.expires_at):
+def _check_dates(enrolment: EnrolmentFile, now: float) -> None:
+    if now >= parse_timestamp(enrolment.expires_at):
         raise EnrolmentFileRefused(
-            f"the enrolment file expired on {kit.expires_at[:10]}",
+            f"the enrolment file expired on {enrolment.expires_at[:10]}",
             remedy=f"{_ANEW} If that is not so, this machine's clock is wrong: 'date' shows it.",
         )
-    if now < parse_timestamp(kit.issued_at) - CLOCK_SECONDS_SLACK:
-        said = f"the enrolment file was made on {kit.issued_at[:10]}, and this machine's clock is before that"
+    if now < parse_timestamp(enrolment.issued_at) - CLOCK_SECONDS_SLACK:
+        said = f"the enrolment file was made on {enrolment.issued_at[:10]}, and this machine's clock is before that"
         raise EnrolmentFileRefused(said, remedy="Set the clock: 'date' shows it, 'sudo timedatectl set-time' sets it.")
 
 
-def _strangeness(kit: EnrolmentFile, known: SiteEnrolment, *, same_fleet: bool) -> str:
+def _strangeness(enrolment: EnrolmentFile, known: SiteEnrolment, *, same_fleet: bool) -> str:
     """Return why this machine would not stay the site that it is; empty = it would."""
-    if kit.site != known.site:
-        return f"the enrolment file is for site {kit.site}, and this machine is site {known.site}"
+    if enrolment.site != known.site:
+        return f"the enrolment file is for site {enrolment.site}, and this machine is site {known.site}"
     if not same_fleet:
-        return f"the enrolment file of {kit.site} has another root of trust than this machine: it is of another fleet"
+        return f"the enrolment file of {enrolment.site} has another root of trust than this machine, so another fleet"
     return ""

@@ -78,15 +78,23 @@ def check_gate_size(gate: OodGate) -> None:
 
 
 class AlwaysEscalate(_CalibrationSection):
-    """No calibration: no answer counts as sure."""
+    """No threshold: no answer counts as sure. Where calibration proved none, its temperature and gate are here."""
 
     policy: Literal["always_escalate"] = "always_escalate"
     temperature: float = Field(default=1.0, gt=0.0, le=100.0)
     novelty: TypicalInputs | None = None
     gate: OodGate | None = None
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything here was measured on examples."""
+        return self.temperature != 1.0 or self.novelty is not None or self.gate is not None
+
 
 Confidence = Annotated[Threshold | AlwaysEscalate, Field(discriminator="policy")]
+
+NoThreshold = Literal["", "NOT_CALIBRATED", "NONE_PROVED", "SCORES_VARY"]
+"""Why an answer has no threshold, as answers say it; empty = it has one."""
 
 UNCALIBRATED = AlwaysEscalate()
 """Of a question whose bundle has no calibration for it."""

@@ -1,16 +1,16 @@
-"""The kit of a site: one file with all that a box needs to become that site. It holds secrets.
+"""The enrolment file of a site: one file with all that a box needs to become that site. It holds secrets.
 
     {"body": {"schema": "edge-agent/kit/v1", "site": "shop-12", …}, "sha256": "…"}
 
 `sha256` is of the canonical bytes of `body` (document.py). It finds damage, not malice: who changes the one can change
-the other. Its first 20 digits are the kit's *code*, which centre and site show, for people to compare
+the other. Its first 20 digits are the file's *code*, which the central team and the site show, for people to compare
 (docs/enrolment.md).
 
-A sealed kit is the same file in the age format under a passphrase; the age command opens it. Whoever does not know the
-passphrase can neither read nor change it.
+A sealed enrolment file is the same file in the age format under a passphrase; the age command opens it. Whoever does
+not know the passphrase can neither read nor change it.
 
-Everything in it is read as hostile: a kit may be carried on a USB drive, or come by mail. Keys that this version does
-not know are refused, not ignored: they may say how the site is to be closed.
+Everything in it is read as hostile: it may be carried on a USB drive, or come by mail. Keys that this version does not
+know are refused, not ignored: they may say how the site is to be closed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SCHEMA = "edge-agent/kit/v1"
 ENROLMENT_FILE_BYTES_MAX = 2 * 1024 * 1024
 SUFFIX = ".kit"
 SCRYPT_WORK_MAX = 21
-"""Of a sealed kit: 2 to that power rounds, which take 2 GB. The age format itself lets a file ask for far more. A kit
-that `seal` makes has what takes its machine about a second: 20 on a processor of 2026."""
+"""Of a sealed file: 2 to that power rounds, which take 2 GB. The age format itself lets a file ask for far more. What
+`seal` makes takes its machine about a second: 20 on a processor of 2026."""
 CODE_DIGITS = 20
-"""80 bits: nobody makes another kit, or key, with the same ones."""
+"""80 bits: nobody makes another enrolment file, or key, with the same ones."""
 _AGE = b"age-encryption.org/"
 _SCRYPT = re.compile(rb"^-> scrypt[^\n]*?([^ \n]*)$", re.MULTILINE)
 _HEAD_BYTES_MAX = 64 * 1024
@@ -132,7 +132,7 @@ class EnrolmentFile(_EnrolmentSection):
     schema_: Literal["edge-agent/kit/v1"] = Field(default="edge-agent/kit/v1", alias="schema")
     site: SiteId
     issued_at: At
-    """By the central team's clock; of two kits of one site the later one counts."""
+    """By the central team's clock; of two enrolment files of one site the later one counts."""
     expires_at: At
     """When a box may no longer be enrolled with it. What was enrolled goes on."""
     channel: Channel = "stable"
@@ -148,28 +148,28 @@ class EnrolmentFile(_EnrolmentSection):
     """Where signed updates come from."""
     tls: EnrolmentTls = EnrolmentTls()
     escalation: LargeModelAccess | None = None
-    """None = the site has no large model, and the kit does not name the key: sites that know none take it too."""
+    """None = the site has no large model. The file then leaves the field out: sites that do not know it take it too."""
 
 
-def encode(kit: EnrolmentFile) -> bytes:
-    """Write a kit."""
-    body = kit.model_dump(mode="json", by_alias=True, exclude_none=True)
+def encode(enrolment: EnrolmentFile) -> bytes:
+    """Write a enrolment file."""
+    body = enrolment.model_dump(mode="json", by_alias=True, exclude_none=True)
     sha256 = hashlib.sha256(canonical(body)).hexdigest()
     return json.dumps({"body": body, "sha256": sha256}, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 def seal(raw: bytes, passphrase: str) -> bytes:
-    """Put a kit under a passphrase."""
+    """Put an enrolment file under a passphrase."""
     return bytes(pyrage.passphrase.encrypt(raw, passphrase))
 
 
 def is_sealed(raw: bytes) -> bool:
-    """Tell whether a kit is under a passphrase."""
+    """Tell whether an enrolment file is under a passphrase."""
     return raw.startswith(_AGE)
 
 
 def unseal(raw: bytes, passphrase: str) -> bytes:
-    """Open a kit that is under a passphrase. Raises KitInvalid, also before the work where that is too much."""
+    """Open a sealed enrolment file. Raises EnrolmentFileInvalid, also before the work where that is too much."""
     _check_size(raw)
     for asked in _SCRYPT.findall(raw, 0, _HEAD_BYTES_MAX):
         if not asked.isdigit() or len(asked) > 2 or int(asked) > SCRYPT_WORK_MAX:
@@ -185,10 +185,10 @@ def unseal(raw: bytes, passphrase: str) -> bytes:
 
 
 def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
-    """Read a kit; return it and its sha256.
+    """Read an enrolment file; return it and its sha256.
 
     Raises:
-        KitInvalid: too large, cut off, damaged, or a rule is broken.
+        EnrolmentFileInvalid: too large, cut off, damaged, or a rule is broken.
     """
     _check_size(raw)
     try:
@@ -200,11 +200,11 @@ def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
         raise EnrolmentFileInvalid("the file is not an enrolment file: it needs 'body' and 'sha256'", remedy=_ANEW)
     sha256 = _sha256(plain)
     _check_schema(plain["body"])
-    return _kit(plain["body"]), sha256
+    return _enrolment(plain["body"]), sha256
 
 
 def verification_code(sha256_or_key: str) -> str:
-    """Return what people compare of a kit's sha256, or of a public key: 20 digits in groups of four."""
+    """Return what people compare of an enrolment file's sha256, or of a public key: 20 digits in groups of four."""
     normalize_code = sha256_or_key[:CODE_DIGITS]
     return "-".join(normalize_code[start : start + 4] for start in range(0, len(normalize_code), 4))
 
@@ -215,7 +215,7 @@ def normalize_code(code_as_typed: str) -> str:
 
 
 def matches_code(typed: str, sha256_or_key: str) -> bool:
-    """Tell whether somebody typed the code of a kit or key, or more of its digits."""
+    """Tell whether somebody typed the code of an enrolment file or key, or more of its digits."""
     given = normalize_code(typed)
     return len(given) >= CODE_DIGITS and sha256_or_key.startswith(given)
 
@@ -246,7 +246,7 @@ def _sha256(plain: dict[str, Any]) -> str:
     return found
 
 
-def _kit(body: dict[str, Any]) -> EnrolmentFile:
+def _enrolment(body: dict[str, Any]) -> EnrolmentFile:
     try:
         return strict_json.validate(EnrolmentFile, body)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`enrolment.json`: by which kit a box became a site, and which files that wrote. It holds no secrets."""
+"""`enrolment.json`: by which enrolment file a box became a site, and which files that wrote. It holds no secrets."""
 
 from __future__ import annotations
 

@@ -20,7 +20,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
-from edge_agent.formats.calibration import UNCALIBRATED, AlwaysEscalate, Confidence, Threshold, check_gate_size
+from edge_agent.formats.calibration import (
+    UNCALIBRATED,
+    AlwaysEscalate,
+    Confidence,
+    NoThreshold,
+    Threshold,
+    check_gate_size,
+)
 from edge_agent.formats.questions import QUESTIONS_MAX, Label, ManifestSection, QuestionSpec, duplicates, single_choice
 from edge_agent.formats.redaction_section import RedactionSection, tag_types, tags_problem
 
@@ -298,7 +305,8 @@ class Manifest(ManifestSection):
             return
         by_mass = self.task.kind == "classify" and self.runtime in ("llama", "echo")
         if not by_mass and self.runtime != "onnx":
-            raise ValueError(f"{self.task.kind} on {self.runtime} has no score for 'confidence.gate'")
+            able = "; an encoder on onnx has one" if self.task.kind == "decide" else ""
+            raise ValueError(f"{self.task.kind} on {self.runtime} has no score for 'confidence.gate'{able}")
         wanted = "label_mass" if by_mass else "ood_score"
         if gate.score != wanted:
             raise ValueError(f"'confidence.gate' of {self.task.kind} on {self.runtime} needs the score {wanted!r}")
@@ -363,6 +371,14 @@ class Manifest(ManifestSection):
         if self.task.kind != "decide":
             return self.confidence
         return self._calibrations.get(question) or self._with_gate(UNCALIBRATED)
+
+    def no_threshold_reason(self, question: str = "") -> NoThreshold:
+        """Return why answers to a question have no threshold; its name as in `confidence_of`."""
+        found = self.confidence_of(question)
+        if isinstance(found, Threshold):
+            return ""
+        measured = question in self.question_confidence if self.task.kind == "decide" else found.is_measured
+        return "NONE_PROVED" if measured else "NOT_CALIBRATED"
 
     @cached_property
     def _calibrations(self) -> dict[str, Confidence]:

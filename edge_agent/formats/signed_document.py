@@ -1,4 +1,4 @@
-"""JSON documents that site and centre exchange: how they are read, and how they are signed.
+"""JSON documents that site and central team exchange: how they are read, and how they are signed.
 
 A signed document is one JSON object: `{"body": {...}, "key": "...", "signature": "..."}`. The signature is Ed25519
 (RFC 8032) over the canonical bytes of `body`: JSON with sorted keys, no white space, UTF-8. A body holds text, whole
@@ -50,7 +50,7 @@ At = Annotated[
 
 
 class ExchangedModel(BaseModel):
-    """What passes between site and centre: frozen, and silent about keys it does not know."""
+    """What passes between site and central team: frozen, and silent about keys it does not know."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 

@@ -19,6 +19,8 @@ from edge_agent.formats.signed_document import At, Epoch, ExchangedModel, Signed
 SCHEMA = "edge-agent/status/v1"
 FILE_NAME = "status.json"
 Count = Annotated[int, Field(ge=0, le=2**62)]
+Millionths = Annotated[int, Field(ge=0, le=1_000_000)]
+"""A share, 0 to 1, in millionths: a signed document holds no fractions."""
 TASK_ALARMS_MAX = 16
 """Of one task; a decide task with alarms of many questions reports the first."""
 
@@ -71,6 +73,41 @@ class TaskStatus(ExchangedModel):
     """What stands against its bundle in the field."""
 
 
+class RedactionReport(ExchangedModel):
+    """What people at a site found in the random audit of redaction; figures alone, of the bundle that reads there."""
+
+    model: str = Field(max_length=200)
+    """task@version; empty = no bundle reads now."""
+    rules: str = Field(max_length=40)
+    """Version of the built-in rules there."""
+    proved_rules: str = Field(default="", max_length=40)
+    """Version of the rules with which the bundle's bound was proved; empty = it promises nothing."""
+    target: Millionths | None = None
+    """Largest share of personal values that the bundle promises to miss."""
+    waiting: Count = 0
+    """Drawn texts that nobody has judged yet."""
+    texts: Count = 0
+    """Texts that people have judged."""
+    values: Count = 0
+    """Personal values in these."""
+    missed: Count = 0
+    """Of these, values that remained."""
+    low: Millionths = 0
+    """Least share of the values that remain, by an interval of 95% that holds at every moment; rounded down."""
+    high: Millionths = 1_000_000
+    """Greatest share, likewise; rounded up."""
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether certainly more remains than the bundle promises."""
+        return self.target is not None and self.low > self.target
+
+    @property
+    def is_proved_otherwise(self) -> bool:
+        """Whether the bundle's bound was proved with other rules than the site's."""
+        return bool(self.proved_rules) and self.proved_rules != self.rules
+
+
 class SiteUpdates(ExchangedModel):
     """Where a site stands with updates, beside its tasks."""
 
@@ -101,6 +138,8 @@ class SiteStatus(SiteUpdates):
     retained_bytes: Count = 0
     """Bytes of examples that the site holds, sealed or not."""
     tasks: tuple[TaskStatus, ...] = Field(default=(), max_length=1000)
+    redaction: RedactionReport | None = None
+    """None = no redaction model is configured."""
 
 
 def verify(raw: bytes, keys: Collection[str] | None) -> SignedDocument[SiteStatus]:

@@ -168,7 +168,7 @@ def fill_classification(message: pb.Classification, finished: FinishedAnswer, to
     for score, label in ranked[: top_k or None]:
         pair = message.scores.add()
         pair.label, pair.score = label, score
-    _grade(message.confidence, ranked[0][0], finished.decision)
+    _grade(message.confidence, ranked[0][0], finished)
     return ranked[0][0]
 
 
@@ -193,7 +193,7 @@ def fill_decision(message: pb.DecisionAnswer, finished: FinishedAnswer) -> float
     if question.type == "score":
         message.score = expected_level(done.scores)
     message.label_mass = done.label_mass
-    _grade(message.confidence, best, decision)
+    _grade(message.confidence, best, finished)
     message.calibrated = decision.threshold is not None
     message.confident = message.calibrated and not decision.below_threshold and decision.route == "local"
     return best
@@ -218,7 +218,7 @@ def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float |
             message.entities.add(label=e.label, text=text[e.start : e.end], start=e.start, end=e.end, score=e.score)
         for name, confidence in done.fields.items():
             message.fields.add(name=name, confidence=confidence)
-    _grade(message.confidence, done.confidence, finished.decision)
+    _grade(message.confidence, done.confidence, finished)
     return done.confidence
 
 
@@ -253,10 +253,17 @@ def fill_finish(message: pb.GenerateFinish, finished: FinishedAnswer) -> None:
     finished.fill_provenance(message.provenance)
 
 
-def _grade(message: task_pb2.Confidence, value: float, decision: RouteDecision) -> None:
+def _grade(message: task_pb2.Confidence, value: float, finished: FinishedAnswer) -> None:
+    decision = finished.decision
     message.value, message.below_threshold = value, decision.below_threshold
     if decision.threshold is not None:
         message.threshold = decision.threshold
+        return
+    question = finished.question.name if finished.question else ""
+    why = finished.bundle.manifest.no_threshold_reason(question)
+    if RouteReason.SCORES_VARY in decision.degraded:
+        why = "SCORES_VARY"
+    message.no_threshold_reason = messages.NO_THRESHOLD_REASONS[why]
 
 
 def new_prediction_id() -> str:

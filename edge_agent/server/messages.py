@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from edge_agent.capture.example_capture import CaptureStatus, TriedRedaction
+from edge_agent.capture.redact.builtin_rules import RULES_VERSION
 from edge_agent.capture.redact.redactor import ReplacedValue
 from edge_agent.capture.redaction_audit import AuditedText, AuditFigures
 from edge_agent.capture.redaction_queue import RedactionQueue
@@ -13,7 +14,7 @@ from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import EngineStatus
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.calibration import Confidence, Threshold
+from edge_agent.formats.calibration import Confidence, NoThreshold, Threshold
 from edge_agent.formats.plan import Mode
 from edge_agent.formats.questions import QuestionSpec
 from edge_agent.formats.status_object import UpdateState
@@ -38,6 +39,12 @@ QUESTION_TYPES = {
     "predicate": task_pb2.QUESTION_TYPE_PREDICATE,
     "choice": task_pb2.QUESTION_TYPE_CHOICE,
     "score": task_pb2.QUESTION_TYPE_SCORE,
+}
+NO_THRESHOLD_REASONS: dict[NoThreshold, task_pb2.NoThresholdReason] = {
+    "": task_pb2.NO_THRESHOLD_REASON_UNSPECIFIED,
+    "NOT_CALIBRATED": task_pb2.NO_THRESHOLD_REASON_NOT_CALIBRATED,
+    "NONE_PROVED": task_pb2.NO_THRESHOLD_REASON_NONE_PROVED,
+    "SCORES_VARY": task_pb2.NO_THRESHOLD_REASON_SCORES_VARY,
 }
 ROUTES = {
     "local": task_pb2.ROUTE_LOCAL,
@@ -137,6 +144,8 @@ def redaction_message(queue: RedactionQueue, audit: AuditFigures | None) -> admi
         waiting_seconds=queue.waiting_seconds,
         held_because=queue.held_because,
         counts=queue.counts,
+        rules=RULES_VERSION,
+        proved_rules=queue.bound.rules if queue.bound else "",
     )
     if audit is not None:
         message.audit.CopyFrom(_audit_message(audit))

@@ -130,8 +130,8 @@ def of_redaction(capture: ExampleCapture, audit: AuditFigures | None) -> Iterato
         message = (
             f"Redaction misses more than {audit.model} promises: {100 * audit.share.value:.1f}% of the"
             f" personal values in {audit.texts} audited texts remain (95% interval {100 * audit.share.low:.1f}% to"
-            f" {100 * audit.share.high:.1f}%), and {100 * (audit.target or 0):g}% is promised. Stop collecting, or"
-            " lower the cut-off; 'edge-agent redact --export FILE' writes rows to train a better model."
+            f" {100 * audit.share.high:.1f}%), and {100 * (audit.target or 0):g}% is promised. Stop collecting until"
+            " the central team has a better bundle; 'edge-agent redact --export FILE' writes rows to train it."
         )
         yield _warning(pb.WARNING_KIND_REDACTION_MISSED, message, audit.model)
     if capture.redaction is not None and (problem := capture.redaction.problem):

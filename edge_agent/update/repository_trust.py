@@ -42,7 +42,7 @@ from edge_agent.update.trust_root import RootChain
 from edge_agent.update.verified import SignedBundle, VerifiedRepository
 
 TIMESTAMP_BYTES_MAX = 16 * 1024
-_STICK_REMEDY = (
+_DRIVE_REMEDY = (
     "Name the folder that 'edge-convert media' has written to its end; the user edge-agent must be able to read it."
 )
 _MIRROR_REMEDY = (
@@ -167,7 +167,7 @@ class RepositoryTrust:
             said = f"{METADATA}/{TIMESTAMP} in {source.path} has more than {TIMESTAMP_BYTES_MAX} bytes"
             raise UpdateUntrusted(said, path=source.path) from None
         if raw is None:
-            remedy = _MIRROR_REMEDY if source.path == self._incoming else _STICK_REMEDY
+            remedy = _MIRROR_REMEDY if source.path == self._incoming else _DRIVE_REMEDY
             said = f"there is no update in {source.path}: {METADATA}/{TIMESTAMP} is missing"
             raise UpdateIncomplete(said, remedy=remedy, path=source.path)
         return raw

@@ -325,7 +325,7 @@ class GetStatusResponse(_message.Message):
     def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[_field_pb2.FieldAlarm, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ..., warning_details: _Optional[_Iterable[_Union[StatusWarning, _Mapping]]] = ..., draining_seconds: _Optional[float] = ..., site: _Optional[str] = ..., denied: _Optional[_Mapping[str, int]] = ..., redaction: _Optional[_Union[RedactionStatus, _Mapping]] = ...) -> None: ...
 
 class RedactionStatus(_message.Message):
-    __slots__ = ("task", "model", "waiting", "waiting_seconds", "held_because", "counts", "audit")
+    __slots__ = ("task", "model", "waiting", "waiting_seconds", "held_because", "counts", "audit", "rules", "proved_rules")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -340,6 +340,8 @@ class RedactionStatus(_message.Message):
     HELD_BECAUSE_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    PROVED_RULES_FIELD_NUMBER: _ClassVar[int]
     task: str
     model: str
     waiting: int
@@ -347,7 +349,9 @@ class RedactionStatus(_message.Message):
     held_because: str
     counts: _containers.ScalarMap[str, int]
     audit: RedactionAudit
-    def __init__(self, task: _Optional[str] = ..., model: _Optional[str] = ..., waiting: _Optional[int] = ..., waiting_seconds: _Optional[float] = ..., held_because: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ..., audit: _Optional[_Union[RedactionAudit, _Mapping]] = ...) -> None: ...
+    rules: str
+    proved_rules: str
+    def __init__(self, task: _Optional[str] = ..., model: _Optional[str] = ..., waiting: _Optional[int] = ..., waiting_seconds: _Optional[float] = ..., held_because: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ..., audit: _Optional[_Union[RedactionAudit, _Mapping]] = ..., rules: _Optional[str] = ..., proved_rules: _Optional[str] = ...) -> None: ...
 
 class RedactionAudit(_message.Message):
     __slots__ = ("waiting", "texts", "values", "missed", "share", "low", "high", "target", "exceeded")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65\x64ge_agent/v1/task.proto\x12\redge_agent.v1\"4\n\x0eQuestionOption\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\xaf\x01\n\x08Question\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.edge_agent.v1.QuestionType\x12\x14\n\x0cinstructions\x18\x03 \x01(\t\x12.\n\x07options\x18\x04 \x03(\x0b\x32\x1d.edge_agent.v1.QuestionOption\x12\x16\n\tthreshold\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_threshold\":\n\tBundleRef\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"W\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\x12\x13\n\x0bupstream_ms\x18\x04 \x01(\x01\"\xab\x02\n\nProvenance\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12(\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x18.edge_agent.v1.BundleRef\x12#\n\x05route\x18\x03 \x01(\x0e\x32\x14.edge_agent.v1.Route\x12\'\n\x07timings\x18\x04 \x01(\x0b\x32\x16.edge_agent.v1.Timings\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x06 \x03(\t\x12\x14\n\x0cinput_tokens\x18\x07 \x01(\r\x12\x15\n\routput_tokens\x18\x08 \x01(\r\x12\x0e\n\x06reason\x18\t \x01(\t\x12\r\n\x05model\x18\n \x01(\t\x12\x14\n\x07p_value\x18\x0b \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_p_value\"Z\n\nConfidence\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x62\x65low_threshold\x18\x03 \x01(\x08\x42\x0c\n\n_threshold\"\x99\x01\n\nInputError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x39\n\x08metadata\x18\x03 \x03(\x0b\x32\'.edge_agent.v1.InputError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\nTaskLimits\x12\x18\n\x10input_tokens_max\x18\x01 \x01(\r\x12\x19\n\x11output_tokens_max\x18\x02 \x01(\r\x12\x12\n\ninputs_max\x18\x03 \x01(\r\"\x87\x03\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.edge_agent.v1.TaskKind\x12(\n\x06\x62undle\x18\x03 \x01(\x0b\x32\x18.edge_agent.v1.BundleRef\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12)\n\x06limits\x18\x05 \x01(\x0b\x32\x19.edge_agent.v1.TaskLimits\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06signed\x18\x07 \x01(\x08\x12\x16\n\tthreshold\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12!\n\x04mode\x18\t \x01(\x0e\x32\x13.edge_agent.v1.Mode\x12\x0f\n\x07mode_by\x18\n \x01(\t\x12\x1a\n\x12\x63onfidence_blocker\x18\x0b \x01(\t\x12\x0c\n\x04gate\x18\x0c \x01(\t\x12*\n\tquestions\x18\r \x03(\x0b\x32\x17.edge_agent.v1.Question\x12\x16\n\x0eopen_questions\x18\x0e \x01(\x08\x42\x0c\n\n_threshold*\xad\x01\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12TASK_KIND_CLASSIFY\x10\x01\x12\x15\n\x11TASK_KIND_EXTRACT\x10\x02\x12\x16\n\x12TASK_KIND_GENERATE\x10\x03\x12\x13\n\x0fTASK_KIND_EMBED\x10\x04\x12\x14\n\x10TASK_KIND_DECIDE\x10\x05\x12\x14\n\x10TASK_KIND_REDACT\x10\x06*}\n\x0cQuestionType\x12\x1d\n\x19QUESTION_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17QUESTION_TYPE_PREDICATE\x10\x01\x12\x18\n\x14QUESTION_TYPE_CHOICE\x10\x02\x12\x17\n\x13QUESTION_TYPE_SCORE\x10\x03*l\n\x05Route\x12\x15\n\x11ROUTE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROUTE_LOCAL\x10\x01\x12\x12\n\x0eROUTE_UPSTREAM\x10\x02\x12\x13\n\x0fROUTE_ABSTAINED\x10\x03\x12\x12\n\x0eROUTE_DEFERRED\x10\x04*\x91\x01\n\x0fOnLowConfidence\x12!\n\x1dON_LOW_CONFIDENCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18ON_LOW_CONFIDENCE_ANSWER\x10\x01\x12\x1d\n\x19ON_LOW_CONFIDENCE_ABSTAIN\x10\x02\x12\x1e\n\x1aON_LOW_CONFIDENCE_ESCALATE\x10\x03*b\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eMODE_BOOTSTRAP\x10\x01\x12\x0f\n\x0bMODE_SHADOW\x10\x02\x12\x0f\n\x0bMODE_HYBRID\x10\x03\x12\x0e\n\nMODE_LOCAL\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65\x64ge_agent/v1/task.proto\x12\redge_agent.v1\"4\n\x0eQuestionOption\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\xaf\x01\n\x08Question\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.edge_agent.v1.QuestionType\x12\x14\n\x0cinstructions\x18\x03 \x01(\t\x12.\n\x07options\x18\x04 \x03(\x0b\x32\x1d.edge_agent.v1.QuestionOption\x12\x16\n\tthreshold\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_threshold\":\n\tBundleRef\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"W\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\x12\x13\n\x0bupstream_ms\x18\x04 \x01(\x01\"\xab\x02\n\nProvenance\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12(\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x18.edge_agent.v1.BundleRef\x12#\n\x05route\x18\x03 \x01(\x0e\x32\x14.edge_agent.v1.Route\x12\'\n\x07timings\x18\x04 \x01(\x0b\x32\x16.edge_agent.v1.Timings\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x06 \x03(\t\x12\x14\n\x0cinput_tokens\x18\x07 \x01(\r\x12\x15\n\routput_tokens\x18\x08 \x01(\r\x12\x0e\n\x06reason\x18\t \x01(\t\x12\r\n\x05model\x18\n \x01(\t\x12\x14\n\x07p_value\x18\x0b \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_p_value\"\x99\x01\n\nConfidence\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x62\x65low_threshold\x18\x03 \x01(\x08\x12=\n\x13no_threshold_reason\x18\x04 \x01(\x0e\x32 .edge_agent.v1.NoThresholdReasonB\x0c\n\n_threshold\"\x99\x01\n\nInputError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x39\n\x08metadata\x18\x03 \x03(\x0b\x32\'.edge_agent.v1.InputError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\nTaskLimits\x12\x18\n\x10input_tokens_max\x18\x01 \x01(\r\x12\x19\n\x11output_tokens_max\x18\x02 \x01(\r\x12\x12\n\ninputs_max\x18\x03 \x01(\r\"\x87\x03\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.edge_agent.v1.TaskKind\x12(\n\x06\x62undle\x18\x03 \x01(\x0b\x32\x18.edge_agent.v1.BundleRef\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12)\n\x06limits\x18\x05 \x01(\x0b\x32\x19.edge_agent.v1.TaskLimits\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06signed\x18\x07 \x01(\x08\x12\x16\n\tthreshold\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12!\n\x04mode\x18\t \x01(\x0e\x32\x13.edge_agent.v1.Mode\x12\x0f\n\x07mode_by\x18\n \x01(\t\x12\x1a\n\x12\x63onfidence_blocker\x18\x0b \x01(\t\x12\x0c\n\x04gate\x18\x0c \x01(\t\x12*\n\tquestions\x18\r \x03(\x0b\x32\x17.edge_agent.v1.Question\x12\x16\n\x0eopen_questions\x18\x0e \x01(\x08\x42\x0c\n\n_threshold*\xad\x01\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12TASK_KIND_CLASSIFY\x10\x01\x12\x15\n\x11TASK_KIND_EXTRACT\x10\x02\x12\x16\n\x12TASK_KIND_GENERATE\x10\x03\x12\x13\n\x0fTASK_KIND_EMBED\x10\x04\x12\x14\n\x10TASK_KIND_DECIDE\x10\x05\x12\x14\n\x10TASK_KIND_REDACT\x10\x06*}\n\x0cQuestionType\x12\x1d\n\x19QUESTION_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17QUESTION_TYPE_PREDICATE\x10\x01\x12\x18\n\x14QUESTION_TYPE_CHOICE\x10\x02\x12\x17\n\x13QUESTION_TYPE_SCORE\x10\x03*l\n\x05Route\x12\x15\n\x11ROUTE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROUTE_LOCAL\x10\x01\x12\x12\n\x0eROUTE_UPSTREAM\x10\x02\x12\x13\n\x0fROUTE_ABSTAINED\x10\x03\x12\x12\n\x0eROUTE_DEFERRED\x10\x04*\x91\x01\n\x0fOnLowConfidence\x12!\n\x1dON_LOW_CONFIDENCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18ON_LOW_CONFIDENCE_ANSWER\x10\x01\x12\x1d\n\x19ON_LOW_CONFIDENCE_ABSTAIN\x10\x02\x12\x1e\n\x1aON_LOW_CONFIDENCE_ESCALATE\x10\x03*b\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eMODE_BOOTSTRAP\x10\x01\x12\x0f\n\x0bMODE_SHADOW\x10\x02\x12\x0f\n\x0bMODE_HYBRID\x10\x03\x12\x0e\n\nMODE_LOCAL\x10\x04*\xaa\x01\n\x11NoThresholdReason\x12#\n\x1fNO_THRESHOLD_REASON_UNSPECIFIED\x10\x00\x12&\n\"NO_THRESHOLD_REASON_NOT_CALIBRATED\x10\x01\x12#\n\x1fNO_THRESHOLD_REASON_NONE_PROVED\x10\x02\x12#\n\x1fNO_THRESHOLD_REASON_SCORES_VARY\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INPUTERROR_METADATAENTRY']._loaded_options = None
   _globals['_INPUTERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_TASKKIND']._serialized_start=1456
-  _globals['_TASKKIND']._serialized_end=1629
-  _globals['_QUESTIONTYPE']._serialized_start=1631
-  _globals['_QUESTIONTYPE']._serialized_end=1756
-  _globals['_ROUTE']._serialized_start=1758
-  _globals['_ROUTE']._serialized_end=1866
-  _globals['_ONLOWCONFIDENCE']._serialized_start=1869
-  _globals['_ONLOWCONFIDENCE']._serialized_end=2014
-  _globals['_MODE']._serialized_start=2016
-  _globals['_MODE']._serialized_end=2114
+  _globals['_TASKKIND']._serialized_start=1520
+  _globals['_TASKKIND']._serialized_end=1693
+  _globals['_QUESTIONTYPE']._serialized_start=1695
+  _globals['_QUESTIONTYPE']._serialized_end=1820
+  _globals['_ROUTE']._serialized_start=1822
+  _globals['_ROUTE']._serialized_end=1930
+  _globals['_ONLOWCONFIDENCE']._serialized_start=1933
+  _globals['_ONLOWCONFIDENCE']._serialized_end=2078
+  _globals['_MODE']._serialized_start=2080
+  _globals['_MODE']._serialized_end=2178
+  _globals['_NOTHRESHOLDREASON']._serialized_start=2181
+  _globals['_NOTHRESHOLDREASON']._serialized_end=2351
   _globals['_QUESTIONOPTION']._serialized_start=43
   _globals['_QUESTIONOPTION']._serialized_end=95
   _globals['_QUESTION']._serialized_start=98
@@ -53,14 +55,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIMINGS']._serialized_end=422
   _globals['_PROVENANCE']._serialized_start=425
   _globals['_PROVENANCE']._serialized_end=724
-  _globals['_CONFIDENCE']._serialized_start=726
-  _globals['_CONFIDENCE']._serialized_end=816
-  _globals['_INPUTERROR']._serialized_start=819
-  _globals['_INPUTERROR']._serialized_end=972
-  _globals['_INPUTERROR_METADATAENTRY']._serialized_start=925
-  _globals['_INPUTERROR_METADATAENTRY']._serialized_end=972
-  _globals['_TASKLIMITS']._serialized_start=974
-  _globals['_TASKLIMITS']._serialized_end=1059
-  _globals['_TASK']._serialized_start=1062
-  _globals['_TASK']._serialized_end=1453
+  _globals['_CONFIDENCE']._serialized_start=727
+  _globals['_CONFIDENCE']._serialized_end=880
+  _globals['_INPUTERROR']._serialized_start=883
+  _globals['_INPUTERROR']._serialized_end=1036
+  _globals['_INPUTERROR_METADATAENTRY']._serialized_start=989
+  _globals['_INPUTERROR_METADATAENTRY']._serialized_end=1036
+  _globals['_TASKLIMITS']._serialized_start=1038
+  _globals['_TASKLIMITS']._serialized_end=1123
+  _globals['_TASK']._serialized_start=1126
+  _globals['_TASK']._serialized_end=1517
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,13 @@ class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODE_SHADOW: _ClassVar[Mode]
     MODE_HYBRID: _ClassVar[Mode]
     MODE_LOCAL: _ClassVar[Mode]
+
+class NoThresholdReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NO_THRESHOLD_REASON_UNSPECIFIED: _ClassVar[NoThresholdReason]
+    NO_THRESHOLD_REASON_NOT_CALIBRATED: _ClassVar[NoThresholdReason]
+    NO_THRESHOLD_REASON_NONE_PROVED: _ClassVar[NoThresholdReason]
+    NO_THRESHOLD_REASON_SCORES_VARY: _ClassVar[NoThresholdReason]
 TASK_KIND_UNSPECIFIED: TaskKind
 TASK_KIND_CLASSIFY: TaskKind
 TASK_KIND_EXTRACT: TaskKind
@@ -71,6 +78,10 @@ MODE_BOOTSTRAP: Mode
 MODE_SHADOW: Mode
 MODE_HYBRID: Mode
 MODE_LOCAL: Mode
+NO_THRESHOLD_REASON_UNSPECIFIED: NoThresholdReason
+NO_THRESHOLD_REASON_NOT_CALIBRATED: NoThresholdReason
+NO_THRESHOLD_REASON_NONE_PROVED: NoThresholdReason
+NO_THRESHOLD_REASON_SCORES_VARY: NoThresholdReason
 
 class QuestionOption(_message.Message):
     __slots__ = ("label", "description")
@@ -143,14 +154,16 @@ class Provenance(_message.Message):
     def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., route: _Optional[_Union[Route, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., device: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[str] = ..., p_value: _Optional[float] = ...) -> None: ...
 
 class Confidence(_message.Message):
-    __slots__ = ("value", "threshold", "below_threshold")
+    __slots__ = ("value", "threshold", "below_threshold", "no_threshold_reason")
     VALUE_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     BELOW_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    NO_THRESHOLD_REASON_FIELD_NUMBER: _ClassVar[int]
     value: float
     threshold: float
     below_threshold: bool
-    def __init__(self, value: _Optional[float] = ..., threshold: _Optional[float] = ..., below_threshold: _Optional[bool] = ...) -> None: ...
+    no_threshold_reason: NoThresholdReason
+    def __init__(self, value: _Optional[float] = ..., threshold: _Optional[float] = ..., below_threshold: _Optional[bool] = ..., no_threshold_reason: _Optional[_Union[NoThresholdReason, str]] = ...) -> None: ...
 
 class InputError(_message.Message):
     __slots__ = ("reason", "message", "metadata")

@@ -183,7 +183,7 @@ def _confidence_label(prediction: Prediction) -> str:
     if prediction.confidence is None:
         return ""
     if prediction.threshold is None:
-        return "not calibrated"
+        return "no threshold"
     return "below threshold" if prediction.below_threshold else "confident"
 
 

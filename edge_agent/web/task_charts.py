@@ -129,7 +129,7 @@ def _bars(sheet: DrawingArea, band: ChartBand) -> Iterator[str]:
 
 def _sentence(bands: Sequence[ChartBand], every: int, threshold: float | None) -> str:
     if threshold is None:
-        return f"Of {counted(every, 'answer')}; the bundle is not calibrated, so no answer counts as confident."
+        return f"Of {counted(every, 'answer')}; the bundle has no threshold, so no answer counts as confident."
     confident = sum(band.confident for band in bands)
     return (
         f"{percent(confident / every)} of {counted(every, 'answer')} were at the threshold of {threshold:.2f} or above."

@@ -11,7 +11,7 @@ from convert.publish import media_writer
 from convert.publish.repository_storage import CHUNK_BYTES, FolderStorage, RepositoryStorage, open_place
 from edge_agent.errors import InvalidRequest, UpstreamFailed
 from tests.support.bundles import echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.object_stores import azurite, stored
 from tests.support.tuf_client import Client
 
@@ -65,17 +65,17 @@ def test_a_long_object_goes_in_pieces(place: RepositoryStorage):
 
 
 def test_a_whole_life_of_a_repository(place: RepositoryStorage, tmp_path: Path):
-    """Made, published to, planned, rotated, renewed, and written to a stick that a client accepts."""
-    centre = Centre(tmp_path / "centre", place=place)
-    digest = centre.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
-    centre.plan(centre.offering(digest))
-    centre.rotate("online")
-    centre.publisher.renew("targets")
-    assert not centre.publisher.publish(tmp_path / "bundle").new
-    carried = centre.stick(tmp_path / "stick")
-    seen = Client(tmp_path / "site", centre.root_bytes).refresh(carried)
+    """Made, published to, planned, rotated, renewed, and written to a USB drive that a client accepts."""
+    central = CentralTeam(tmp_path / "central", place=place)
+    digest = central.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
+    central.plan(central.offering(digest))
+    central.rotate("online")
+    central.publisher.renew("targets")
+    assert not central.publisher.publish(tmp_path / "bundle").new
+    carried = central.drive(tmp_path / "drive")
+    seen = Client(tmp_path / "site", central.root_bytes).refresh(carried)
     assert ({digest}, 2, 2) == (seen.bundles, seen.plan.version, seen.root_version)
-    assert seen.timestamp_version + 1 == centre.held.timestamp.signed.version
+    assert seen.timestamp_version + 1 == central.held.timestamp.signed.version
 
 
 def test_an_interrupted_write_leaves_nothing(place: RepositoryStorage):
@@ -118,27 +118,27 @@ def test_a_folder_follows_no_links(tmp_path: Path):
         FolderStorage(tmp_path).read("blobs/x", 100)
 
 
-def test_a_stick_is_not_written_over_the_repository(tmp_path: Path):
+def test_a_drive_is_not_written_over_the_repository(tmp_path: Path):
     """A folder knows itself, by whatever path; an object store is no folder."""
     (tmp_path / "link").symlink_to(tmp_path)
     assert open_place(str(tmp_path), {}).is_at(tmp_path / "link")
     assert not open_place("s3://fleet/updates", {"region": "us-east-1"}).is_at(tmp_path)
-    centre = Centre(tmp_path)
-    centre.plan(centre.offering(centre.publish(echo_bundle(tmp_path / "bundle"))))
+    central = CentralTeam(tmp_path)
+    central.plan(central.offering(central.publish(echo_bundle(tmp_path / "bundle"))))
     with pytest.raises(InvalidRequest, match="the repository itself"):
-        centre.stick(centre.folder)
+        central.drive(central.folder)
 
 
-def test_a_damaged_blob_does_not_get_onto_a_stick(tmp_path: Path):
-    """The stick's maker is told which blob to bring back, and no spoilt file is left there."""
-    centre = Centre(tmp_path)
-    digest = centre.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
-    centre.plan(centre.offering(digest))
-    damaged = next(path for path in (centre.folder / "blobs").iterdir() if path.read_bytes() == b"weights")
+def test_a_damaged_blob_does_not_get_onto_a_drive(tmp_path: Path):
+    """The drive's maker is told which blob to bring back, and no spoilt file is left there."""
+    central = CentralTeam(tmp_path)
+    digest = central.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
+    central.plan(central.offering(digest))
+    damaged = next(path for path in (central.folder / "blobs").iterdir() if path.read_bytes() == b"weights")
     damaged.write_bytes(b"w3ights")
-    (tmp_path / "stick").mkdir()
+    (tmp_path / "drive").mkdir()
     with pytest.raises(Exception, match=damaged.name) as caught:
-        centre.stick(tmp_path / "stick")
+        central.drive(tmp_path / "drive")
     assert "Publish its bundle again" in caught.value.remedy
-    assert not (tmp_path / "stick" / "blobs" / damaged.name).exists()
-    assert media_writer.wanted(centre.held.plan, [], "") == {digest}
+    assert not (tmp_path / "drive" / "blobs" / damaged.name).exists()
+    assert media_writer.wanted(central.held.plan, [], "") == {digest}

@@ -20,7 +20,7 @@ from convert.collect.sources import (
 from edge_agent.errors import InvalidRequest
 from tests.support.examples import feedback, prediction
 from tests.support.object_stores import azurite, stored
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 
 PLACES = [
     "folder",
@@ -80,14 +80,14 @@ def test_a_fleet_is_collected(source: SegmentSource, tmp_path: Path):
         site.seal([feedback(1)])
         site.say()
     upload(tmp_path / "store", source)
-    centre = Centre(tmp_path)
-    report = centre.collect(source)
+    central = CentralTeam(tmp_path)
+    report = central.collect(source)
     assert (4, 6, [], True) == (report.segments_taken, report.records_taken, report.gaps, report.clean)
-    assert 0 == centre.collect(source).segments_taken
-    assert [(4, 2)] == centre.query("SELECT count(*), count(truth) FROM examples")
+    assert 0 == central.collect(source).segments_taken
+    assert [(4, 2)] == central.query("SELECT count(*), count(truth) FROM examples")
     for number in (1, 2):
         receipt = source.read(path_of(f"shop-{number}", "receipts.json"), 10_000)
-        assert receipt == (centre.out / "receipts" / f"site=shop-{number}" / "receipts.json").read_bytes()
+        assert receipt == (central.out / "receipts" / f"site=shop-{number}" / "receipts.json").read_bytes()
 
 
 def test_what_does_not_belong_there_is_left_alone(source: SegmentSource):

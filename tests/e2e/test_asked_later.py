@@ -1,4 +1,4 @@
-"""What could not be asked is asked later, and sure answers are checked: real daemons, kills in between, the centre."""
+"""What could not be asked is asked later, and sure answers are checked: real daemons, kills in between."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.e2e.test_escalation import CALIBRATED, SURE, oracle_of
 from tests.support.bundles import echo_bundle
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
-from tests.support.examples import CENTRE_KEY, RECIPIENT
+from tests.support.examples import CENTRAL_KEY, RECIPIENT
 from tests.support.large_model import LargeModel
-from tests.support.segments import Centre
+from tests.support.segments import CentralTeam
 
 SECTIONS = {
-    "site": {"id": "shop-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]},
+    "site": {"id": "shop-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]},
     "examples": {"collect": {TASK: "upstream"}, "commit_seconds": 0.01},
 }
 
@@ -52,12 +52,12 @@ def asked_about(oracle):
 
 
 def collected(site, folder):
-    """Seal, carry the outbox to the centre, and collect."""
+    """Seal, carry the outbox to the central team, and collect."""
     site.admin.seal_examples()
     shutil.copytree(site.serve.state_dir / "outbox", folder / "store" / "site=shop-1", dirs_exist_ok=True)
-    centre = Centre(folder)
-    assert centre.collect(folder / "store").clean
-    return centre
+    central = CentralTeam(folder)
+    assert central.collect(folder / "store").clean
+    return central
 
 
 @pytest.mark.slow
@@ -73,13 +73,13 @@ def test_from_a_night_offline_to_the_training_data(tmp_path):
         site.start_uplink()
         assert (4, {}) == settled(site)
         assert {**dict.fromkeys(texts, 1), "mail [EMAIL_1] hmm": 1} == asked_about(oracle)
-        centre = collected(site, tmp_path)
-    rows = centre.query(
+        central = collected(site, tmp_path)
+    rows = central.query(
         "SELECT input, opinion, opinion_why, opinion_model, truth FROM examples WHERE opinion IS NOT NULL"
     )
     assert {(text, "hours", "deferred", "oracle-1", None) for text in texts} < set(rows)
     written = write(
-        DatasetSelection(centre.out, TASK, "opinions", shares={"train": 1.0}), "text-label", tmp_path / "data"
+        DatasetSelection(central.out, TASK, "opinions", shares={"train": 1.0}), "text-label", tmp_path / "data"
     )
     assert {"train": 4} == written.rows
     learnt = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
@@ -112,7 +112,7 @@ def test_a_kill_in_between_sends_nothing_twice(tmp_path, victim):
 
 @pytest.mark.slow
 def test_sure_answers_are_checked_at_random(tmp_path):
-    """With a share of one each of them is asked about later, at nobody's cost; the centre sees how many were right."""
+    """With a share of one each is asked about later, at nobody's cost; the central team sees how many were right."""
     with site_of(tmp_path, later_questions_max=10, audit_share=1.0) as (site, oracle):
         site.start_uplink()
         answers = ask(site, SURE, "refund the kettle", "refund it now")
@@ -121,7 +121,7 @@ def test_sure_answers_are_checked_at_random(tmp_path):
         ]
         eventually_sync(lambda: site.large_model().opinions == 3, seconds=60)
         assert 3 == len(oracle.asked)
-        centre = collected(site, tmp_path)
-    found = assess(centre.out, TASK, Risk(0.05, 0.1))
+        central = collected(site, tmp_path)
+    found = assess(central.out, TASK, Risk(0.05, 0.1))
     assert (3, 0, 3) == (found.audit.answers, found.audit.by_people, found.audit.by_opinion)
     assert (1.0, 0) == (found.audit.right.value, found.reviewed)

@@ -92,7 +92,7 @@ def test_nothing_gets_out_of_the_daemon_s_unit(site: Appliance):
     assert "refused timed out" == site.machine.run("sh", "-c", f"{into} && {asked}").strip()
 
 
-def test_a_kit_makes_it_a_site(site: Appliance):
+def test_a_enrolment_makes_it_a_site(site: Appliance):
     """Enrolment writes the settings and an encrypted credential, and starts the uplink, which finds no network."""
     site.enrol()
     assert "active" == site.machine.run("systemctl", "is-active", "edge-uplink").strip()
@@ -110,8 +110,8 @@ def test_the_uplink_cannot_reach_what_is_not_its_own(site: Appliance):
     assert 2 == site.machine.tell("ls", "/var/lib/edge-agent", user="edge-uplink")[0]
 
 
-def test_a_stick_brings_signed_models(site: Appliance):
-    """A stick that is mounted while serve runs brings one bundle for each runtime; each answers under the unit."""
+def test_a_drive_brings_signed_models(site: Appliance):
+    """A USB drive that is mounted while serve runs brings one bundle for each runtime; each answers under the unit."""
     site.publish()
     site.bring()
     site.until_it_answers()

@@ -19,7 +19,7 @@ from edge_agent.formats.signed_document import format_timestamp
 from tests.support.appliance import DAY, DEVICE, SITE, STRANGER, TASKS, Appliance
 from tests.support.booted import CACHE, Machine, needs_machine, tree
 from tests.support.bundles import echo_bundle
-from tests.support.enrolment_files import a_kit
+from tests.support.enrolment_files import a_enrolment
 
 pytestmark = [pytest.mark.release, needs_machine]
 OPERATOR = "kim"
@@ -110,8 +110,8 @@ def test_an_operator_who_is_not_root_does_the_daily_work(site: Appliance):
 def test_an_operator_brings_an_update_on_a_drive(site: Appliance):
     """media import is a call to the daemon, which reads the drive."""
     site.enrol()
-    published = site.centre.publish(echo_bundle(site.folder / "echo", TASKS[0]))
-    site.centre.plan(site.centre.offering(published))
+    published = site.central.publish(echo_bundle(site.folder / "echo", TASKS[0]))
+    site.central.plan(site.central.offering(published))
     site.bring(OPERATOR)
     site.machine.until(lambda: site.answers(TASKS[0]))
 
@@ -163,11 +163,11 @@ def test_a_device_on_the_network_calls_with_a_certificate(site: Appliance):
 def test_a_folder_store_works_after_what_enrolment_advises(site: Appliance):
     """enrol names the missing folder, then its owner, and writes the drop-in; then status.json is in the folder."""
     now = time.time()
-    made = a_kit(
+    made = a_enrolment(
         site=SITE,
         issued_at=format_timestamp(now),
         expires_at=format_timestamp(now + DAY),
-        root=site.centre.root_bytes.decode(),
+        root=site.central.root_bytes.decode(),
         examples={"url": FLEET},
         updates={"url": FLEET},
     )

@@ -22,6 +22,7 @@ from edge_agent.v1 import inference_pb2, inference_pb2_grpc
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
+from tests.support.free_ports import free_port
 
 LABELS = ("refund", "price")
 
@@ -212,7 +213,7 @@ def test_garbage_on_the_socket_changes_nothing(daemon: RunningDaemon) -> None:
     with grpc.insecure_channel(daemon.inference) as channel:
         classify = channel.unary_unary("/edge_agent.v1.InferenceService/Classify")
         with pytest.raises(grpc.RpcError):
-            classify(b"\xff\xff\xff", timeout=5)
+            classify(b"\xff\xff\xff", timeout=60)
     with daemon.client() as client:
         assert client.serving()
 
@@ -238,7 +239,7 @@ def test_the_sockets_are_the_roles(daemon: RunningDaemon) -> None:
     assert {"inference.sock": 0o660, "review.sock": 0o660, "admin.sock": 0o600} == modes
     for name in ("inference.sock", "review.sock"):
         with grpc.insecure_channel(f"unix:{daemon.run_dir / name}") as channel, pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/edge_agent.v1.AdminService/GetStatus")(b"", timeout=5)
+            channel.unary_unary("/edge_agent.v1.AdminService/GetStatus")(b"", timeout=60)
         assert grpc.StatusCode.UNIMPLEMENTED == caught.value.code()
 
 
@@ -275,7 +276,7 @@ def test_frequent_keepalive_pings_are_tolerated(daemon: RunningDaemon) -> None:
     options = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_permit_without_calls", 1)]
     with grpc.insecure_channel(daemon.inference, options=options) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        assert 4 == len(stub.ListTasks(inference_pb2.ListTasksRequest(), timeout=5).tasks)
+        assert 4 == len(stub.ListTasks(inference_pb2.ListTasksRequest(), timeout=60).tasks)
 
 
 def test_tasks_come_in_pages(daemon: RunningDaemon) -> None:
@@ -295,7 +296,7 @@ def test_tasks_come_in_pages(daemon: RunningDaemon) -> None:
 
 def serve_again(daemon: RunningDaemon, *options: str) -> subprocess.CompletedProcess[str]:
     command = [*daemon.command(), *options, "serve"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_second_daemon_on_one_state_directory_is_refused(daemon: RunningDaemon) -> None:
@@ -349,13 +350,11 @@ def test_a_plain_port_needs_a_confession(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_daemon_also_answers_on_a_port_when_told_to(tmp_path: Path) -> None:
     """With insecure: true a device on the network is answered, and the log warns."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with RunningDaemon(tmp_path, service={"tcp_address": address, "insecure": True}) as daemon:
         with grpc.insecure_channel(address) as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
-            assert [] == list(stub.ListTasks(inference_pb2.ListTasksRequest(), timeout=5).tasks)
+            assert [] == list(stub.ListTasks(inference_pb2.ListTasksRequest(), timeout=60).tasks)
         assert "listening_without_tls" in daemon.log.read_text()
 
 
@@ -403,7 +402,7 @@ def test_readiness_is_told_to_systemd(tmp_path: Path) -> None:
     path = str(tmp_path / "n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(path)
-        sock.settimeout(10)
+        sock.settimeout(60)
         daemon = RunningDaemon(tmp_path / "d")
         daemon.environment["NOTIFY_SOCKET"] = path
         with daemon:

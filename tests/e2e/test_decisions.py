@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +227,22 @@ def test_a_json_state_is_answered_as_the_text_that_it_becomes(site: GatewaySite,
             other.system_one(state, question, model="desk")
 
 
+@pytest.fixture
+async def langchain_model(site: GatewaySite) -> AsyncIterator[Callable[..., langchain.OpenAIDecisions]]:
+    """Makes models of LangChain, on connections that end here: its own end in whichever test their garbage is found."""
+    with httpx2.Client() as here:
+        async with httpx2.AsyncClient() as there:
+            clients = {"http_client": here, "http_async_client": there}
+            key = SecretStr(site.token)
+            yield partial(langchain.OpenAIDecisions, model="desk", base_url=site.url, api_key=key, **clients)
+
+
 @pytest.mark.filterwarnings("ignore:The class `OpenAIDecisions` is in beta")
-async def test_langchain_asks_by_its_class_for_decisions(site: GatewaySite) -> None:
+async def test_langchain_asks_by_its_class_for_decisions(
+    site: GatewaySite, langchain_model: Callable[..., langchain.OpenAIDecisions]
+) -> None:
     """With nothing changed but address and key, and for asyncio alike; several messages are refused by name."""
-    model = langchain.OpenAIDecisions(model="desk", base_url=site.url, api_key=SecretStr(site.token))
+    model = langchain_model()
     questions: Any = {
         "severity": langchain.Score(instructions="How bad?", levels=list(LEVELS)),
         "urgent": langchain.Predicate(instructions="It cannot wait."),
@@ -245,9 +258,7 @@ async def test_langchain_asks_by_its_class_for_decisions(site: GatewaySite) -> N
         assert dict(same["urgent"].probabilities)["yes"] == each.predicates["urgent"].probability
         assert dict(same["intent"].probabilities) == each.choices["intent"].probabilities
     strict = {"X-Edge-Agent-On-Low-Confidence": "abstain"}
-    sure = langchain.OpenAIDecisions(
-        model="desk", base_url=site.url, api_key=SecretStr(site.token), default_headers=strict
-    )
+    sure = langchain_model(default_headers=strict)
     told = {each.question for each in same.answers if not each.confident}
     assert told == sure.invoke(asked).refusals.keys()
     asked["input"] *= 2

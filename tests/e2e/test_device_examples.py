@@ -64,7 +64,7 @@ def running(program: str, *arguments: object) -> Iterator[Device]:
             assert process.stdin is not None
             process.stdin.close()
             assert process.stderr is not None
-            assert ("", 0) == (process.stderr.read(), process.wait(20))
+            assert ("", 0) == (process.stderr.read(), process.wait(60))
         finally:
             process.kill()
 

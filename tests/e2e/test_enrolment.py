@@ -28,13 +28,13 @@ def box(tmp_path: Path) -> Box:
 @pytest.mark.slow
 def test_a_new_site_and_one_installed_anew_before_anybody_collected(team: Team, box: Box, tmp_path: Path):
     """Until a key is accepted everything waits, named; then both lives arrive, and the site sees that it is known."""
-    box.enrol(team.kit())
+    box.enrol(team.enrolment())
     with box.serving():
         box.correct(2)
         box.uplink()
         first = box.code()
     again = Box(tmp_path / "again")
-    again.enrol(team.kit())
+    again.enrol(team.enrolment())
     with again.serving():
         again.correct(3)
         again.uplink()
@@ -57,7 +57,7 @@ def test_a_new_site_and_one_installed_anew_before_anybody_collected(team: Team, 
 @pytest.mark.release
 def test_a_box_is_replaced_and_the_old_one_stolen(team: Team, box: Box, tmp_path: Path):
     """What the old key had sealed is taken until it is rejected; it speaks for the site no more."""
-    box.enrol(team.kit())
+    box.enrol(team.enrolment())
     with box.serving():
         box.correct(1)
         box.uplink()
@@ -68,7 +68,7 @@ def test_a_box_is_replaced_and_the_old_one_stolen(team: Team, box: Box, tmp_path
         box.correct(1)
         box.uplink()
         new = Box(tmp_path / "new")
-        new.enrol(team.kit())
+        new.enrol(team.enrolment())
         with new.serving():
             new.correct(1)
             new.uplink()
@@ -86,30 +86,30 @@ def test_a_box_is_replaced_and_the_old_one_stolen(team: Team, box: Box, tmp_path
 
 @pytest.mark.release
 def test_keys_and_credentials_are_renewed(team: Team, box: Box):
-    """A later kit of the same site brings them; what was sealed before still opens, and nothing is lost."""
-    box.enrol(team.kit())
+    """A later enrolment file of the same site brings them; what was sealed before still opens, and nothing is lost."""
+    box.enrol(team.enrolment())
     with box.serving():
         box.correct(1)
         box.uplink()
         key = box.site()["key"]
         team.collect(code=1)
         team.sites("accept", SITE, box.code())
-    team.convert("keys", "create", team.folder / "centre-keys-2")
-    team.convert("keys", "rotate", team.folder / "centre-keys")
-    team.keys = ["centre-keys-2", "centre-keys"]
+    team.convert("keys", "create", team.folder / "central-keys-2")
+    team.convert("keys", "rotate", team.folder / "central-keys")
+    team.keys = ["central-keys-2", "central-keys"]
     team.options = {**team.options, "access_key_id": "second"}
-    said = box.enrol(team.kit())
+    said = box.enrol(team.enrolment())
     assert "site.receipt_keys, site.recipients" in said
     with box.serving():
         assert key == box.site()["key"]
         box.correct(1)
         box.uplink()
-        team.keys = ["centre-keys"]
+        team.keys = ["central-keys"]
         team.collect()
         assert 2 == team.corrections()
         box.correct(1)
         box.uplink()
-        team.keys = ["centre-keys-2"]
+        team.keys = ["central-keys-2"]
         team.collect()
         assert 3 == team.corrections()
         box.uplink()
@@ -120,17 +120,17 @@ def test_keys_and_credentials_are_renewed(team: Team, box: Box):
 @pytest.mark.release
 def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
     """Only when it is told to, and stopped; what it had sealed before is set aside, and arrives as the old site's."""
-    box.enrol(team.kit())
+    box.enrol(team.enrolment())
     with box.serving():
         box.correct(2)
         old = box.site()
-        (tmp_path / "stick").mkdir()
-        box.command("media", "export", tmp_path / "stick")
-        kit = team.kit("shop-13")
-        assert "this machine is site shop-12" in box.enrol(kit, code=5)
-        assert "the daemon is at work" in box.enrol(kit, "--replace", code=3)
+        (tmp_path / "drive").mkdir()
+        box.command("media", "export", tmp_path / "drive")
+        enrolment = team.enrolment("shop-13")
+        assert "this machine is site shop-12" in box.enrol(enrolment, code=5)
+        assert "the daemon is at work" in box.enrol(enrolment, "--replace", code=3)
         assert SITE == box.site()["site"]
-    said = " ".join(box.enrol(kit, "--replace").split())
+    said = " ".join(box.enrol(enrolment, "--replace").split())
     assert "Sealed, without a receipt of the central team: 1 segment." in said
     with box.serving():
         box.correct(3)
@@ -141,7 +141,7 @@ def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
         team.collect(former, code=1)
         team.sites("accept", SITE, old["code"])
         team.sites("accept", "shop-13", box.code())
-        team.collect(former, tmp_path / "stick")
+        team.collect(former, tmp_path / "drive")
     counts = dict(team.data.query("SELECT site, count(*) FROM examples GROUP BY site"))
     assert {SITE: 2, "shop-13": 3} == counts
 
@@ -149,7 +149,7 @@ def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
 @pytest.mark.release
 def test_a_site_is_given_up(team: Team, box: Box):
     """What came before stays, nothing more is taken, and what enrolment wrote is known to the last file."""
-    box.enrol(team.kit())
+    box.enrol(team.enrolment())
     with box.serving():
         box.correct(1)
         box.uplink()
@@ -169,4 +169,4 @@ def test_a_site_is_given_up(team: Team, box: Box):
         Path(path).unlink()
     record.unlink()
     assert "needs site.id" in box.command("identity", code=3)
-    box.enrol(team.kit())
+    box.enrol(team.enrolment())

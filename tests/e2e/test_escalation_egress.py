@@ -1,4 +1,7 @@
-"""What leaves a site with a large model, on the wire: nothing of serve; of the uplink what is allowed, redacted."""
+"""What leaves a site with a large model, on the wire: nothing of serve; of the uplink what is allowed, redacted.
+
+Rules and a redaction model redact; the model is the echo runtime's, to which every run of digits is personal.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ SECRET = "kestrel-7f3a"
 INPUT = f"write to {SECRET}@example.org"
 PORT = 9443
 FORBIDDEN, TALK = "diagnosis", "assistant"
+ROOM = "407193825"
+"""Personal to the model alone: for the rules it has no form and no word before it."""
+TAGS = ("O", "B-ROOM", "I-ROOM")
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +30,15 @@ def wired(tmp_path_factory):
         with asking.outside_here():
             oracle = LargeModel(lambda _: "hours", OUTSIDE)
         asking.allow(oracle.port)
-        site = EscalatingSite(folder, oracle, modes={TASK: "hybrid", FORBIDDEN: "bootstrap"})
+        modes = {TASK: "hybrid", FORBIDDEN: "bootstrap"}
+        site = EscalatingSite(folder, oracle, {"redaction": {"task": "pii"}}, modes=modes)
         site.serve.inside, site.uplink_inside = serving.inside, asking.inside
         with oracle, asking.tapped() as tap, site:
             site.serve.install(
                 echo_bundle(folder / "pos", TASK),
                 echo_bundle(folder / "forbidden", FORBIDDEN),
                 echo_bundle(folder / "talk", TALK, kind="generate"),
+                echo_bundle(folder / "pii", "pii", "redact", TAGS, weights=b"pii"),
             )
             site.start_uplink()
             yield site, oracle, tap, serving, asking
@@ -62,4 +70,14 @@ def test_what_leaves_for_an_allowed_task_is_redacted_and_goes_nowhere_else(wired
     assert (1, 0) == (oracle.times_asked("[EMAIL_1]"), oracle.times_asked(SECRET))
     assert (True, False) == (b"[EMAIL_1]" in tap.text(), SECRET.encode() in tap.text())
     assert asking.allowed() > before
+    assert (0, 0) == (serving.attempts(), asking.attempts())
+
+
+def test_what_the_redaction_model_alone_finds_is_in_no_packet(wired):
+    """Nor in what the large model reads; its answer comes back, and the site never asks elsewhere."""
+    site, oracle, tap, serving, asking = wired
+    (answer,) = site.client.classify(TASK, [f"the guest of {ROOM} wants a refund"])
+    assert ("UPSTREAM", "hours") == (answer.route, answer.label)
+    assert (1, 0) == (oracle.times_asked("the guest of [ROOM_1] wants"), oracle.times_asked(ROOM))
+    assert (True, False) == (b"the guest of [ROOM_1] wants" in tap.text(), ROOM.encode() in tap.text())
     assert (0, 0) == (serving.attempts(), asking.attempts())

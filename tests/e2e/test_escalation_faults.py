@@ -223,7 +223,7 @@ def test_an_uplink_that_hangs_is_offline_soon(tmp_path, oracle):
         site.uplink.send_signal(signal.SIGSTOP)
         try:
             assert ("LOCAL", "UPSTREAM_FAILED") == came_from(ask(site, seconds=1))
-            eventually_sync(lambda: not site.large_model().online, seconds=20)
+            eventually_sync(lambda: not site.large_model().online, seconds=60)
             assert_offline_at_once(site)
             assert "does not answer" in site.large_model().problem
         finally:

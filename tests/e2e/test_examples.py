@@ -17,11 +17,11 @@ from edge_agent.formats.signed_document import public_key_hex
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.examples import CENTRE_KEY, IDENTITY, RECIPIENT
+from tests.support.examples import CENTRAL_KEY, IDENTITY, RECIPIENT
 from tests.support.site_cases import read_outbox
 
 CARD = "4111 1111 1111 1111"
-SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
+SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]}
 COLLECT = {"pos": "upstream", "home": "local", "talk": "upstream", "visit": "upstream", "near": "upstream"}
 
 
@@ -161,7 +161,7 @@ def test_erased_is_gone(daemon):
     assert b"ERASEDWORD" not in b"".join(path.read_bytes() for path in daemon.state_dir.glob("spool.db*"))
 
 
-def test_sealing_on_demand_and_what_the_centre_reads(daemon):
+def test_sealing_on_demand_and_what_the_central_team_reads(daemon):
     """Only what may leave is in the segments: predictions of consenting tasks, redacted, and their feedback."""
     asked, at_home = ask(daemon, f"sealed {CARD}"), ask(daemon, "stays", "home")
     with reviewing(daemon) as client:
@@ -186,7 +186,7 @@ def test_sealing_on_demand_and_what_the_centre_reads(daemon):
 
 @pytest.mark.skipif(not shutil.which("age"), reason="the tool 'age' is not installed")
 def test_the_age_tool_opens_a_segment(daemon, tmp_path):
-    """The format is age's own: the centre needs nothing of ours to read what is its."""
+    """The format is age's own: the central team needs nothing of ours to read what is its."""
     ask(daemon, "for age")
     with daemon.admin() as admin:
         admin.seal_examples()

@@ -14,10 +14,10 @@ from edge_agent.formats.signed_document import public_key_hex
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.examples import CENTRE_KEY, RECIPIENT
-from tests.support.fleet_cases import Centre
+from tests.support.examples import CENTRAL_KEY, RECIPIENT
+from tests.support.fleet_cases import CentralTeam
 
-SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
+SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]}
 CONFIDENT = {
     **{"policy": "threshold", "temperature": 1.0, "threshold": 0.01, "target_risk": 0.05, "delta": 0.1},
     **{"n": 100, "bound": 0.04, "coverage": 0.9},
@@ -31,7 +31,7 @@ def runner(daemon: RunningDaemon) -> Callable[..., Result]:
 @pytest.mark.slow
 def test_a_new_box_keeps_no_examples_and_says_how_to_change_that(tmp_path: Path) -> None:
     """Neither status nor an export speaks of tasks that were collected earlier: there never were any."""
-    (tmp_path / "root.json").write_bytes(Centre(tmp_path / "centre").root_bytes)
+    (tmp_path / "root.json").write_bytes(CentralTeam(tmp_path / "central").root_bytes)
     with RunningDaemon(tmp_path / "site", site=SITE, update={"root_file": str(tmp_path / "root.json")}) as daemon:
         run = runner(daemon)
         assert "no examples are kept: 'examples.collect' in agent.yaml names no task" in run("status").stdout

@@ -14,13 +14,13 @@ from edge_agent.formats.signed_document import public_key_hex
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.examples import CENTRE_KEY, RECIPIENT
+from tests.support.examples import CENTRAL_KEY, RECIPIENT
 from tests.support.site_cases import read_outbox
 
 SEED = 5
-SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
+SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]}
 KILLS = 4
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 class Reviewers(threading.Thread):

@@ -87,9 +87,9 @@ def test_a_child_killed_with_sixteen_streams_is_back_at_once(daemon: RunningDaem
             reader.join()
         assert [("UNAVAILABLE", "STREAM_BROKEN")] * STREAMS == [(end.code, end.reason) for end in ends if end]
         assert all(end and (end.retry_after_seconds or 0) > 0 for end in ends)
-        eventually_sync(lambda: engine_of(admin, "talk").state == "READY", 30)
+        eventually_sync(lambda: engine_of(admin, "talk").state == "READY")
         assert before.pid != engine_of(admin, "talk").pid
-        with client.generate("talk", COUNT, timeout_seconds=10, output_tokens_max=2) as stream:
+        with client.generate("talk", COUNT, timeout_seconds=60, output_tokens_max=2) as stream:
             assert "".join(stream)
         assert 1 == engine_of(admin, "talk").restarts
         assert 0 == engine_of(admin, "sort").restarts
@@ -119,7 +119,7 @@ async def test_a_crowd_at_a_full_queue_is_served_in_the_end(daemon: RunningDaemo
         assert min(answers) >= ANSWERS_EACH
         assert refusals.keys() <= {"RESOURCE_EXHAUSTED QUEUE_FULL", "RESOURCE_EXHAUSTED CLIENT_SHARE_FULL"}
         assert refusals
-        assert await client.classify("sort", [TEXT], timeout_seconds=2)
+        assert await client.classify("sort", [TEXT], timeout_seconds=10)
 
 
 @pytest.mark.slow
@@ -143,4 +143,4 @@ async def test_a_storm_of_deadlines_leaves_nothing_behind(daemon: RunningDaemon)
         assert outcomes.keys() <= {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
         assert outcomes["DEADLINE_EXCEEDED"] > 0
         assert HURRIED == outcomes.total()
-        assert await client.classify("sort", [TEXT], timeout_seconds=2)
+        assert await client.classify("sort", [TEXT], timeout_seconds=10)

@@ -62,7 +62,7 @@ def malformed(daemon: RunningDaemon, method: MethodDescriptor, raw: bytes) -> gr
     """Call with bytes that are no such message; return the error."""
     with grpc.insecure_channel(daemon.admin_target) as channel:
         # As a stream all calls look the same: the error comes with the first message.
-        answers = channel.unary_stream(f"/{method.containing_service.full_name}/{method.name}")(raw, timeout=5)
+        answers = channel.unary_stream(f"/{method.containing_service.full_name}/{method.name}")(raw, timeout=60)
         with pytest.raises(grpc.RpcError) as caught:
             next(answers)
     return caught.value
@@ -116,7 +116,7 @@ async def outcomes_of_calls(daemon: RunningDaemon, count: int, text: str) -> Cou
 
     async def outcome(client: AsyncClient) -> str:
         try:
-            [answer] = await client.classify("intent", [text], timeout_seconds=20)
+            [answer] = await client.classify("intent", [text], timeout_seconds=60)
         except CallFailed as failed:
             return f"{failed.code} {failed.reason} {failed.retry_after_seconds is not None}"
         return answer.label
@@ -134,7 +134,7 @@ async def slowest_check(daemon: RunningDaemon, stop: asyncio.Event) -> float:
         )
         while not stop.is_set():
             started = time.monotonic()
-            answer = await check(b"", timeout=5)
+            answer = await check(b"", timeout=60)
             assert health_pb2.HealthCheckResponse.SERVING == answer.status
             slowest = max(slowest, time.monotonic() - started)
     return slowest

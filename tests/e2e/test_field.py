@@ -1,9 +1,8 @@
-"""The field, watched for real: both daemons, a scripted oracle, what an operator, Prometheus and the centre see."""
+"""The field, watched: both daemons, a scripted oracle, what an operator, Prometheus and the central team see."""
 
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ from tests.support.bundles import INTENTS, echo_bundle
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
 from tests.support.examples import RECIPIENT
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
+from tests.support.free_ports import free_port
 from tests.support.large_model import LargeModel
 from tests.support.scraped import scrape
 
@@ -27,18 +27,12 @@ UNSURE = "hmm"
 ANSWERED = {label: label for label in INTENTS} | {"refund": "price"}
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 class Fielded:
-    """A site with everything that shows an alarm, and the centre whose plans it believes."""
+    """A site with everything that shows an alarm, and the central team whose plans it believes."""
 
     def __init__(self, folder: Path, oracle: LargeModel) -> None:
-        self.folder, self.port, self.centre = folder, free_port(), Centre(folder / "centre")
-        (folder / "root.json").write_bytes(self.centre.root_bytes)
+        self.folder, self.port, self.central = folder, free_port(), CentralTeam(folder / "central")
+        (folder / "root.json").write_bytes(self.central.root_bytes)
         sections = {
             "examples": {"collect": {TASK: "local"}, "commit_seconds": 0.01, "review_share": 1.0},
             "metrics": {"address": f"127.0.0.1:{self.port}"},
@@ -46,14 +40,14 @@ class Fielded:
             "update": {"root_file": str(folder / "root.json"), "check_seconds": 0.1},
         }
         self.site = EscalatingSite(folder / "site", oracle, sections, modes={})
-        self.digest = self.centre.publish(echo_bundle(folder / "pos", confidence=CALIBRATED))
-        self.sticks = 0
+        self.digest = self.central.publish(echo_bundle(folder / "pos", confidence=CALIBRATED))
+        self.drives = 0
 
     def plan(self, **said) -> None:
-        """Publish a plan and bring it on a stick."""
-        self.centre.plan(self.centre.offering(self.digest, **said))
-        self.sticks += 1
-        self.site.admin.import_update(self.centre.copy(self.folder / f"stick-{self.sticks}"))
+        """Publish a plan and bring it on a USB drive."""
+        self.central.plan(self.central.offering(self.digest, **said))
+        self.drives += 1
+        self.site.admin.import_update(self.central.copy(self.folder / f"drive-{self.drives}"))
 
     def series(self):
         (found,) = self.site.admin.field_report(TASK).series
@@ -68,7 +62,7 @@ class Fielded:
         return " ".join(result.output.split())
 
     def heartbeat(self) -> list[dict]:
-        """Return the alarms that the centre reads of the task."""
+        """Return the alarms that the central team reads of the task."""
         path = self.site.serve.state_dir / "outbox" / "status.json"
         return json.loads(path.read_bytes())["body"]["tasks"][0]["alarms"] if path.exists() else []
 
@@ -148,7 +142,7 @@ def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielde
     assert "in calibration they were 90.0%" in shown
     eventually_sync(lambda: [alarm["alarm"] for alarm in fielded.heartbeat()] == ["confidence"])
     stands = ("edge_agent_field_alarm", frozenset({"task": TASK, "alarm": "confidence"}.items()))
-    eventually_sync(lambda: scrape(fielded.port).get(stands) == 1, seconds=20)
+    eventually_sync(lambda: scrape(fielded.port).get(stands) == 1, seconds=60)
     assert "field-drift" in fielded.run("doctor")
     assert ("LOCAL", "plan") == fielded.mode()
 

@@ -143,7 +143,7 @@ def test_who_goes_away_from_a_whole_text_stops_the_model(site: GatewaySite) -> N
     words = user(" ".join(["!slow", "1000", *["word"] * 58]))
     with site.openai(timeout=0.4) as hurried, pytest.raises((openai.APITimeoutError, openai.InternalServerError)):
         hurried.chat.completions.create(model="assistant", messages=words)
-    eventually_sync(lambda: _pending(site) == [0], 5.0)
+    eventually_sync(lambda: _pending(site) == [0], 30.0)
 
 
 def _pending(site: GatewaySite) -> list[int]:

@@ -20,7 +20,7 @@ from edge_agent.cli import app
 from edge_agent.client import CallFailed, TaskUpdate
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.mounts import tmpfs
 from tests.support.store_cases import bundle, sha256_of
 from tests.support.strace import needs_strace
@@ -36,8 +36,8 @@ class Offline:
 
     def __init__(self, folder: Path, state_on: Path | None = None) -> None:
         self.folder = folder
-        self.centre = Centre(folder / "centre")
-        (folder / "root.json").write_bytes(self.centre.root_bytes)
+        self.central = CentralTeam(folder / "central")
+        (folder / "root.json").write_bytes(self.central.root_bytes)
         update = {"root_file": str(folder / "root.json"), "check_seconds": 0.1}
         store = {"allow_unsigned": False, "disk_reserve_bytes": 0}
         self.daemon = RunningDaemon(state_on or folder / "site", update=update, site={"id": "site-1"}, store=store)
@@ -47,9 +47,9 @@ class Offline:
         digests = []
         for task in tasks:
             files = {"weights": WEIGHTS, "adapter": f"{task} {version}".encode()}
-            digests.append(self.centre.publish(bundle(self.folder / task / version, version, task, **files)))
-        self.centre.plan(self.centre.offering(*digests))
-        return self.centre.stick(self.folder / f"drive-{version}")
+            digests.append(self.central.publish(bundle(self.folder / task / version, version, task, **files)))
+        self.central.plan(self.central.offering(*digests))
+        return self.central.drive(self.folder / f"drive-{version}")
 
     def run(self, *arguments: str) -> Result:
         """Run edge-agent for that daemon."""
@@ -133,7 +133,7 @@ def test_of_a_damaged_drive_the_other_bundle_is_taken_and_the_answer_lists_both(
     site.daemon.start()
     assert said == site.until("WAITING", "UPDATE_INCOMPLETE")
     assert "have the USB drive written again for this site, and import it" in said
-    whole = site.centre.stick(site.folder / "whole")
+    whole = site.central.drive(site.folder / "whole")
     assert (0, "2.0.0") == (site.bring(whole).exit_code, site.answering())
 
 

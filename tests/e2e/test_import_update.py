@@ -1,4 +1,4 @@
-"""`edge-agent media import` of updates, against the real daemon: what a technician with a stick does, and reads."""
+"""`edge-agent media import` of updates, against the real daemon: what a technician with a USB drive does, and reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_agent.cli import app
 from edge_agent.client import TaskUpdate
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.store_cases import bundle, sha256_of
 from tests.support.trust_cases import damage
 
@@ -22,18 +22,18 @@ Run = Callable[..., Result]
 
 
 def refused(result: Result, said: str, remedy: str) -> None:
-    """Check that a technician is told what is wrong with a stick, and what to do."""
+    """Check that a technician is told what is wrong with a USB drive, and what to do."""
     told = " ".join(result.stderr.split())
     assert (5, True, True) == (result.exit_code, said in told, remedy in told), result.output
 
 
 class Brought:
-    """A fleet's centre, a site that only sticks reach, and where the sticks are made."""
+    """A fleet's central team, a site that only drives reach, and where the drives are made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.centre = Centre(folder / "centre")
-        (folder / "root.json").write_bytes(self.centre.root_bytes)
+        self.central = CentralTeam(folder / "central")
+        (folder / "root.json").write_bytes(self.central.root_bytes)
         update = {"root_file": str(folder / "root.json"), "check_seconds": 0.1}
         site = {"id": "site-1"}
         self.daemon = RunningDaemon(folder / "site", update=update, site=site, store={"allow_unsigned": False})
@@ -41,17 +41,17 @@ class Brought:
     def publish(self, version: str) -> str:
         """Publish a bundle and a plan that wants it."""
         path = bundle(self.folder / version, version, weights=b"w" * 3_000_000, adapter=version.encode())
-        digest = self.centre.publish(path)
-        self.centre.plan(self.centre.offering(digest))
+        digest = self.central.publish(path)
+        self.central.plan(self.central.offering(digest))
         return digest
 
-    def stick(self, name: str) -> Path:
-        """Write a stick of what is published now."""
-        return self.centre.stick(self.folder / name)
+    def drive(self, name: str) -> Path:
+        """Write a USB drive of what is published now."""
+        return self.central.drive(self.folder / name)
 
     def repository(self, name: str) -> Path:
-        """Carry all that is published: a stick that the plan wants nothing of is not written."""
-        return self.centre.copy(self.folder / name)
+        """Carry all that is published: a USB drive that the plan wants nothing of is not written."""
+        return self.central.copy(self.folder / name)
 
     def run(self, *arguments: str) -> Result:
         """Run edge-agent for that daemon."""
@@ -77,17 +77,17 @@ def brought(tmp_path_factory) -> Iterator[Brought]:
         yield made
 
 
-def test_a_stick_brings_the_first_bundle_and_the_next(brought):
-    """Signed, where unsigned ones may not be installed; the next one too, and an old stick says that it is old."""
+def test_a_drive_brings_the_first_bundle_and_the_next(brought):
+    """Signed, where unsigned ones may not be installed; the next one too, and an old drive says that it is old."""
     brought.publish("1.0.0")
-    first = brought.stick("first")
+    first = brought.drive("first")
     result = brought.run("media", "import", str(first))
     assert 0 == result.exit_code, result.output
     eventually_sync(lambda: brought.answering() == "1.0.0")
     with brought.daemon.admin() as admin:
         assert [True] == [each.signed for each in admin.bundles()]
     brought.publish("2.0.0")
-    second = brought.stick("second")
+    second = brought.drive("second")
     (second / "site=site-9").mkdir()
     (second / "site=site-9" / "receipts.json").write_text("{}")
     result = brought.run("media", "import", str(second))
@@ -100,35 +100,35 @@ def test_a_stick_brings_the_first_bundle_and_the_next(brought):
     assert "2.0.0" == brought.answering()
 
 
-def test_a_stick_of_another_fleet_is_refused(brought):
+def test_a_drive_of_another_fleet_is_refused(brought):
     """By its root of trust."""
-    other = Centre(brought.folder / "other", whose="theirs")
+    other = CentralTeam(brought.folder / "other", whose="theirs")
     other.plan(other.offering(other.publish(bundle(brought.folder / "theirs", weights=b"x"))))
-    result = brought.run("media", "import", str(other.stick(brought.folder / "foreign")))
+    result = brought.run("media", "import", str(other.drive(brought.folder / "foreign")))
     assert (5, True) == (result.exit_code, "belongs to another fleet" in " ".join(result.stderr.split())), result.output
 
 
-def test_a_stick_without_anything_says_what_to_do(brought, tmp_path):
+def test_a_drive_without_anything_says_what_to_do(brought, tmp_path):
     """Neither receipts nor an update; or one that was pulled out before its end."""
     result = brought.run("media", "import", str(tmp_path))
     assert (5, True) == (result.exit_code, "edge-convert media" in result.stderr), result.output
     brought.publish("3.0.0")
-    stick = brought.stick("damaged")
-    timestamp = (stick / "metadata" / "timestamp.json").read_bytes()
-    damage(stick / "metadata" / "timestamp.json", "gone")
-    refused(brought.run("media", "import", str(stick)), "timestamp.json is missing", "written to its end")
-    (stick / "metadata" / "timestamp.json").write_bytes(timestamp)
+    drive = brought.drive("damaged")
+    timestamp = (drive / "metadata" / "timestamp.json").read_bytes()
+    damage(drive / "metadata" / "timestamp.json", "gone")
+    refused(brought.run("media", "import", str(drive)), "timestamp.json is missing", "written to its end")
+    (drive / "metadata" / "timestamp.json").write_bytes(timestamp)
 
 
 @pytest.mark.parametrize("how", ["gone", "truncated", "flipped"])
-def test_a_stick_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how, brought):
+def test_a_drive_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how, brought):
     """Without a file, or with a damaged one: exit code 5, what is missing and what to do; nothing was changed."""
     before = brought.answering()
     version = {"gone": "4.0.0", "truncated": "4.1.0", "flipped": "4.2.0"}[how]
     brought.publish(version)
-    stick = brought.stick(version)
-    damage(stick / "blobs" / sha256_of(version.encode()), how)
-    result = brought.run("media", "import", str(stick))
+    drive = brought.drive(version)
+    damage(drive / "blobs" / sha256_of(version.encode()), how)
+    result = brought.run("media", "import", str(drive))
     refused(result, f"pos {version} was not installed", "written again, for this site")
     what = {"gone": "is not there", "truncated": "is cut short, to 2 bytes of 5 bytes", "flipped": "is damaged"}
     line = next(each for each in result.stdout.splitlines() if each.startswith(f"not taken: pos {version}: "))
@@ -137,8 +137,8 @@ def test_a_stick_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how,
     assert ("WAITING", "UPDATE_INCOMPLETE") == (waiting.state, waiting.reason)
     assert waiting.message in line
     assert before == brought.answering()
-    shutil.copytree(brought.centre.folder / "blobs", stick / "blobs", dirs_exist_ok=True)
-    result = brought.run("media", "import", str(stick))
+    shutil.copytree(brought.central.folder / "blobs", drive / "blobs", dirs_exist_ok=True)
+    result = brought.run("media", "import", str(drive))
     assert (0, True) == (
         result.exit_code,
         f"pos {version} answers now, on probation; if it does badly" in result.stdout,
@@ -147,11 +147,11 @@ def test_a_stick_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how,
 
 
 def test_a_revoked_bundle_goes_on_and_says_so(brought):
-    """Until the plan wants another one; to the operator, and to the centre in the status object."""
+    """Until the plan wants another one; to the operator, and to the central team in the status object."""
     digest = brought.publish("5.0.0")
-    assert 0 == brought.run("media", "import", str(brought.stick("kept"))).exit_code
-    brought.centre.plan(brought.centre.offering())
-    brought.centre.revoke(digest)
+    assert 0 == brought.run("media", "import", str(brought.drive("kept"))).exit_code
+    brought.central.plan(brought.central.offering())
+    brought.central.revoke(digest)
     assert 0 == brought.run("media", "import", str(brought.repository("revoked"))).exit_code
     said = " ".join(brought.run("status").output.split())
     assert "Task pos is answered by 5.0.0, which the central team has revoked." in said, said
@@ -161,9 +161,9 @@ def test_a_revoked_bundle_goes_on_and_says_so(brought):
 def test_a_site_without_a_root_of_trust_says_so(tmp_path):
     """It takes no updates, from wherever; the way out is its enrolment file."""
     with RunningDaemon(tmp_path / "site") as daemon:
-        stick = tmp_path / "stick" / "metadata"
-        stick.mkdir(parents=True)
-        (stick / "timestamp.json").write_text("{}")
-        result = CliRunner().invoke(app, [*daemon.command()[3:], "import", str(stick.parent)])
+        drive = tmp_path / "drive" / "metadata"
+        drive.mkdir(parents=True)
+        (drive / "timestamp.json").write_text("{}")
+        result = CliRunner().invoke(app, [*daemon.command()[3:], "import", str(drive.parent)])
     assert (3, True) == (result.exit_code, "update.root_file" in result.stderr), result.output
     assert "'sudo edge-agent enrol FILE'" in result.stderr

@@ -112,7 +112,7 @@ def test_a_redaction_that_misses_names_is_found_out_by_the_audit(tmp_path):
     The bundle promises 5%, and misses every name. The originals can be erased by a value that was missed.
     """
     bound = {"target": 0.05, "delta": 0.1, "n": 300, "families": 300, "values": 600, "values_max": 2, "bound": 0.05}
-    section = {"cutoff": 0.5, "bound": {**bound, "rules": "2"}}
+    section = {"cutoff": 0.5, "bound": {**bound, "rules": "1"}}
     settings = {**SETTINGS, "redaction": {"task": "pii", "audit_share": 1.0}}
     with RunningDaemon(tmp_path / "site", **settings) as daemon, daemon.admin() as admin:
         daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))
@@ -133,6 +133,9 @@ def test_a_redaction_that_misses_names_is_found_out_by_the_audit(tmp_path):
             audit.waiting, audit.texts, audit.values, audit.missed, audit.share, audit.target,
         )  # fmt: skip
         assert audit.exceeded
+        assert admin.status().redaction.is_proved_otherwise
+        shown = CliRunner().invoke(app, [*daemon.command()[3:], "status"], terminal_width=400)
+        assert "its promise was proved with rules of version 1" in " ".join(shown.output.split())
         assert ["pii@1.0.0"] == [
             each.about for each in admin.status().warning_details if each.kind == "REDACTION_MISSED"
         ]

@@ -1,4 +1,4 @@
-"""A clinic's sentence with a name, an address and a record number: to the centre's training row, and its erasure."""
+"""A clinic's sentence with a name, an address and a record number, up to the training row, and its erasure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.modes import not_private, open_umask
-from tests.support.segments import Centre
+from tests.support.segments import CentralTeam
 
 NAME, STREET, RECORD = "Anna Grünwald", "Lindenweg 12", "4711842"
 SENTENCE = f"Frau {NAME}, {STREET}, record {RECORD}, asks for her prescription"
@@ -91,12 +91,12 @@ def files_with_values(root: Path) -> list[str]:
 def test_nothing_of_a_person_leaves_and_everything_can_be_erased(tmp_path: Path, clinic: RunningDaemon):
     """No value of the sentence is in any file, database, log, segment, receipt, support bundle or training row.
 
-    Then a value from standard input erases the answer here and at the centre: the receipt is back, the lineage lists
-    what learned from it, and the log of the centre has the erasure.
+    Then a value from standard input erases the answer here and centrally: the receipt is back, the lineage lists
+    what learned from it, and the log of the central team has the erasure.
     """
     agent, convert = runner(appliance.app, *clinic.command()[3:]), runner(factory.app)
-    stick, collected, data = tmp_path / "stick", tmp_path / "collected", tmp_path / "data"
-    stick.mkdir()
+    drive, collected, data = tmp_path / "drive", tmp_path / "collected", tmp_path / "data"
+    drive.mkdir()
     with clinic.client() as client:
         answer = client.classify("desk", [SENTENCE])[0]
     redacted = "Frau [PATIENT_1], [STREET_1], record [RECORD_1], asks for her prescription"
@@ -105,8 +105,8 @@ def test_nothing_of_a_person_leaves_and_everything_can_be_erased(tmp_path: Path,
     with ReviewClient(f"unix:{clinic.run_dir}/review.sock") as client:
         client.correct(answer.prediction_id, right, reviewer="7")
 
-    agent("export", stick)
-    collect = ("collect", stick, "--keys", tmp_path / "keys", "--out", collected)
+    agent("export", drive)
+    collect = ("collect", drive, "--keys", tmp_path / "keys", "--out", collected)
     with open_umask():
         convert(*collect)
         rows = ("dataset", collected, "--task", "desk", "--format", "text-label", "--shares", "train=1")
@@ -114,7 +114,7 @@ def test_nothing_of_a_person_leaves_and_everything_can_be_erased(tmp_path: Path,
     (row,) = [json.loads(line) for line in (data / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     assert (right, 3) == (row["label"], row["surrogates"])
     assert [True, True] == [row["text"].startswith("Frau "), row["text"].endswith(", asks for her prescription")]
-    assert [(redacted,)] == Centre(tmp_path).query("SELECT input FROM examples")
+    assert [(redacted,)] == CentralTeam(tmp_path).query("SELECT input FROM examples")
     agent("support-bundle", "--yes", "--output", tmp_path / "support.tar.gz")
     assert [] == files_with_values(tmp_path)
     assert [] == not_private(collected) + not_private(data)
@@ -126,15 +126,15 @@ def test_nothing_of_a_person_leaves_and_everything_can_be_erased(tmp_path: Path,
     erased = json.loads(agent("erase", "--value", "-", "--yes", "--json", stdin="grünwald anna\n"))
     assert (1, 1, 1, 1) == (erased["found"], erased["found_by_digest"], erased["erased"], erased["told"])
     assert "" == kept(clinic, answer.prediction_id)
-    agent("import", stick)
-    agent("export", stick)
+    agent("import", drive)
+    agent("export", drive)
     with open_umask():
         assert "has erased records: bundle desk 2" in convert(*collect)
-    agent("import", stick)
+    agent("import", drive)
     (erasure,) = json.loads(agent("privacy", "report", "--json"))["erasures"]
     assert (1, 1) == (erasure["told"], erasure["confirmed"])
     assert "1 of 1 are back" in agent("privacy", "report")
-    assert [] == Centre(tmp_path).query("SELECT 1 FROM records WHERE type <> 'tombstone'")
+    assert [] == CentralTeam(tmp_path).query("SELECT 1 FROM records WHERE type <> 'tombstone'")
     uses = json.loads(convert("privacy", "lineage", "--erased", "--collected", collected, "--json"))["uses"]
     assert [("bundle", "retire"), ("dataset", "rows")] == [(use["kind"], use["consequence"]) for use in uses]
     assert "the chain holds" in convert("privacy", "log", "--collected", collected)

@@ -75,14 +75,14 @@ async def test_a_stop_of_the_whole_group_cuts_no_call(daemon: RunningDaemon, sig
     async with AsyncClient(daemon.inference) as client, client.generate(WRITER, "!slow 100 one two three") as stream:
         pieces = aiter(stream)
         text = await anext(pieces)
-        asked = [client.classify(TASK, [f"!slow 300 refund {n}"], timeout_seconds=20) for n in range(CALLERS)]
+        asked = [client.classify(TASK, [f"!slow 300 refund {n}"], timeout_seconds=60) for n in range(CALLERS)]
         calls = asyncio.gather(*asked)
         await eventually(lambda: running_jobs(daemon) == CALLERS + 1)
         signal_group(daemon, signum)
         assert ["refund"] * CALLERS == [answer.label for [answer] in await calls if isinstance(answer, Classification)]
         assert "three" in text + "".join([piece async for piece in pieces])
     assert daemon.process is not None
-    assert 0 == await asyncio.to_thread(daemon.process.wait, 20)
+    assert 0 == await asyncio.to_thread(daemon.process.wait, 60)
     assert ([], started) == (complaints(daemon), starts_of_engines(daemon))
 
 

@@ -1,4 +1,4 @@
-"""From the centre to an answer: published, brought by the uplink, believed, tested, switched to."""
+"""From the central team to an answer: published, brought by the uplink, believed, tested, switched to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.answering_server import AnsweringServer
 from tests.support.bundles import echo_bundle
 from tests.support.callers import Callers
 from tests.support.eventually import eventually_sync
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.fleet_site import TASK, FleetSite
 
 LABELS = ("refund", "price")
@@ -37,38 +37,38 @@ THRESHOLD: dict[str, Any] = {
 
 
 @pytest.fixture
-def centre(tmp_path: Path) -> Centre:
-    """Return a centre with nothing published yet."""
-    return Centre(tmp_path / "centre")
+def central(tmp_path: Path) -> CentralTeam:
+    """Return a central team with nothing published yet."""
+    return CentralTeam(tmp_path / "central")
 
 
 @pytest.fixture
-def site(tmp_path: Path, centre: Centre) -> Iterator[FleetSite]:
+def site(tmp_path: Path, central: CentralTeam) -> Iterator[FleetSite]:
     """Yield a site with both its processes."""
-    with FleetSite(tmp_path / "site", centre) as started:
+    with FleetSite(tmp_path / "site", central) as started:
         yield started
 
 
-def release(centre: Centre, folder: Path, version: str, **more: Any) -> str:
+def release(central: CentralTeam, folder: Path, version: str, **more: Any) -> str:
     """Publish a version, and want it everywhere; returns its digest."""
     bundle = echo_bundle(folder / version, TASK, labels=LABELS, version=version, **{"weights": BASE, **more})
-    digest = centre.publish(bundle)
-    centre.plan(centre.offering(digest, probation=ProbationRules(calls=1)))
+    digest = central.publish(bundle)
+    central.plan(central.offering(digest, probation=ProbationRules(calls=1)))
     return digest
 
 
-def serve(server: AnsweringServer, centre: Centre) -> None:
-    """Let a server give what the centre has published."""
-    files = (path for path in centre.folder.rglob("*") if path.is_file())
-    server.objects.update({f"/fleet/{path.relative_to(centre.folder)}": path.read_bytes() for path in files})
+def serve(server: AnsweringServer, central: CentralTeam) -> None:
+    """Let a server give what the central team has published."""
+    files = (path for path in central.folder.rglob("*") if path.is_file())
+    server.objects.update({f"/fleet/{path.relative_to(central.folder)}": path.read_bytes() for path in files})
 
 
-def test_a_published_bundle_answers(tmp_path: Path, centre: Centre, site: FleetSite):
+def test_a_published_bundle_answers(tmp_path: Path, central: CentralTeam, site: FleetSite):
     """The first one and the next one, without a lost call; status says what runs, and what ran before."""
-    release(centre, tmp_path, "1.0.0")
+    release(central, tmp_path, "1.0.0")
     site.until("1.0.0")
     with Callers(site.daemon, TASK, 2) as callers:
-        release(centre, tmp_path, "2.0.0", weights=BASE + b"2")
+        release(central, tmp_path, "2.0.0", weights=BASE + b"2")
         site.until("2.0.0")
         site.until_state("done")
     assert [] == callers.lost
@@ -83,13 +83,13 @@ def test_a_published_bundle_answers(tmp_path: Path, centre: Centre, site: FleetS
 
 
 @pytest.mark.slow
-def test_a_task_that_pauses_is_updated_too(tmp_path: Path, centre: Centre):
+def test_a_task_that_pauses_is_updated_too(tmp_path: Path, central: CentralTeam):
     """With `swap: pause` the old one stops first; callers who come back when they are told to lose nothing."""
-    with FleetSite(tmp_path / "site", centre, engine={"swap": "pause"}) as site:
-        release(centre, tmp_path, "1.0.0")
+    with FleetSite(tmp_path / "site", central, engine={"swap": "pause"}) as site:
+        release(central, tmp_path, "1.0.0")
         site.until("1.0.0")
         with Callers(site.daemon, TASK, 2) as callers:
-            release(centre, tmp_path, "2.0.0", weights=BASE + b"2")
+            release(central, tmp_path, "2.0.0", weights=BASE + b"2")
             site.until("2.0.0")
             site.until_state("done")
         assert [] == callers.lost
@@ -97,17 +97,17 @@ def test_a_task_that_pauses_is_updated_too(tmp_path: Path, centre: Centre):
 
 
 @pytest.mark.slow
-def test_what_a_site_has_is_not_fetched_again(tmp_path: Path, centre: Centre):
+def test_what_a_site_has_is_not_fetched_again(tmp_path: Path, central: CentralTeam):
     """A new adapter moves the adapter and a manifest; a new threshold the manifest; the weights stay where they are."""
     other = {"adapter": ADAPTER[::-1]}
     moved: list[set[int]] = []
     with AnsweringServer() as server:
         uplink = {"updates_url": f"{server.address}/fleet", "updates_options": {"allow_http": "true"}}
-        with FleetSite(tmp_path / "site", centre, uplink=uplink) as site:
+        with FleetSite(tmp_path / "site", central, uplink=uplink) as site:
             for number, change in enumerate([{"adapter": ADAPTER}, other, {**other, "confidence": THRESHOLD}]):
-                digest = release(centre, tmp_path, f"1.0.{number}", **change)
+                digest = release(central, tmp_path, f"1.0.{number}", **change)
                 server.sent.clear()
-                serve(server, centre)
+                serve(server, central)
                 site.until(f"1.0.{number}")
                 ours = {hashlib.sha256(content).hexdigest() for content in (BASE, ADAPTER, other["adapter"])} | {digest}
                 moved.append({size for path, size in server.sent.items() if path.rpartition("/")[2] in ours - {digest}})
@@ -120,15 +120,15 @@ def test_what_a_site_has_is_not_fetched_again(tmp_path: Path, centre: Centre):
 
 
 @pytest.mark.slow
-def test_the_centre_sees_what_became_of_it(tmp_path: Path, centre: Centre, site: FleetSite):
+def test_the_central_team_sees_what_became_of_it(tmp_path: Path, central: CentralTeam, site: FleetSite):
     """Through the status object that the uplink sends: a bundle that answers wrongly has failed, for that reason."""
-    release(centre, tmp_path, "1.0.0")
+    release(central, tmp_path, "1.0.0")
     site.until_state("done", "probation")
     golden = b'{"input": "refund", "answer": "neither"}\n'
-    wanted = release(centre, tmp_path, "2.0.0", weights=BASE + b"2", golden=golden)
+    wanted = release(central, tmp_path, "2.0.0", weights=BASE + b"2", golden=golden)
     site.until_state("failed")
     assert "1.0.0" == site.version()
-    (tmp_path / "plan.json").write_bytes(plans.encode(centre.held.plan))
+    (tmp_path / "plan.json").write_bytes(plans.encode(central.held.plan))
 
     def fleet() -> dict[str, Any]:
         result = CliRunner().invoke(app, ["fleet", str(site.store), "--plan", str(tmp_path / "plan.json"), "--json"])
@@ -142,13 +142,13 @@ def test_the_centre_sees_what_became_of_it(tmp_path: Path, centre: Centre, site:
 
 
 @pytest.mark.slow
-def test_a_halt_reaches_who_has_not_switched(tmp_path: Path, centre: Centre, site: FleetSite):
+def test_a_halt_reaches_who_has_not_switched(tmp_path: Path, central: CentralTeam, site: FleetSite):
     """The plan alone stops it, without the keys of bundles; the site says that it waits, and why."""
-    release(centre, tmp_path, "1.0.0")
+    release(central, tmp_path, "1.0.0")
     site.until("1.0.0")
     site.until_state("done")
     bundle = echo_bundle(tmp_path / "next", TASK, labels=LABELS, version="2.0.0", weights=BASE + b"2")
-    centre.plan(centre.offering(centre.publish(bundle), halted=True))
+    central.plan(central.offering(central.publish(bundle), halted=True))
     site.until_state("waiting")
     found = site.update()
     assert found
@@ -156,13 +156,13 @@ def test_a_halt_reaches_who_has_not_switched(tmp_path: Path, centre: Centre, sit
 
 
 @pytest.mark.slow
-def test_a_rollback_by_hand_stays(tmp_path: Path, centre: Centre, site: FleetSite):
+def test_a_rollback_by_hand_stays(tmp_path: Path, central: CentralTeam, site: FleetSite):
     """At once, and until the plan wants something else of the task."""
     for number in (1, 2):
-        release(centre, tmp_path, f"{number}.0.0", weights=BASE + bytes([number]))
+        release(central, tmp_path, f"{number}.0.0", weights=BASE + bytes([number]))
         site.until(f"{number}.0.0")
     assert 0 == site.command("rollback", TASK).returncode
     assert "1.0.0" == site.version()
     site.until_state("held")
-    release(centre, tmp_path, "3.0.0")
+    release(central, tmp_path, "3.0.0")
     site.until("3.0.0")

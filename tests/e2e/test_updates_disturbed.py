@@ -21,7 +21,7 @@ pytestmark = pytest.mark.release
 
 @pytest.fixture(scope="module")
 def field(tmp_path_factory: pytest.TempPathFactory) -> Field:
-    """Return a centre, and sites that run version 1."""
+    """Return a central team, and sites that run version 1."""
     return Field(tmp_path_factory.mktemp("field"))
 
 
@@ -38,7 +38,7 @@ def test_a_bad_bundle_is_not_kept(field: Field, site: FleetSite, what: str):
     """The one before goes on, no call is lost for a bundle that fails its test, and the next good one is taken."""
     ending = offered(field, site, 1 + list(BAD).index(what), BAD[what])
     assert (True, True) == (ending.arrived, ending.served(BAD[what])), ending
-    wanted(field.centre, field.new)
+    wanted(field.central, field.new)
     site.until(NEW)
     site.until_state("done")
 
@@ -56,7 +56,7 @@ def test_switches_in_a_row_lose_no_call(field: Field):
 def without_uplink(field: Field) -> Iterator[FleetSite]:
     """Yield another site, in whose `incoming/` the test lays what a hostile uplink would."""
     with field.site() as started:
-        lay(started, field.centre.copy(field.root / "honest"))
+        lay(started, field.central.copy(field.root / "honest"))
         started.until(NEW)
         yield started
 

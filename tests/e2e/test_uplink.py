@@ -121,7 +121,7 @@ def test_systemd_hears_when_it_works_and_stops(process: Process):
             eventually_sync(lambda: process.case.noted() == 3)  # a file is up before the uplink has noted that it is
             running.send_signal(signal.SIGTERM)
             assert b"STOPPING=1" == listening.recv(100)
-            assert 0 == running.wait(10)
+            assert 0 == running.wait(60)
     assert 3 == process.case.state().sent_segments
 
 

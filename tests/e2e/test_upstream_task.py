@@ -12,7 +12,7 @@ import convert.cli
 from edge_agent.cli import app
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.large_model import LargeModel
 
 RECIPE = f"""
@@ -34,28 +34,28 @@ def run(command, *arguments):
 
 
 @pytest.fixture
-def centre(tmp_path: Path) -> Centre:
-    """Return a centre that has assembled, signed and planned the task."""
+def central(tmp_path: Path) -> CentralTeam:
+    """Return a central team that has assembled, signed and planned the task."""
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "task.yaml").write_text(RECIPE)
     said = run(convert.cli.app, "assemble", tmp_path / "task", "--out", tmp_path / "bundle")
     assert f"{TASK} 1.0.0, upstream, 0 files" in " ".join(said.split())
-    made = Centre(tmp_path / "centre")
+    made = CentralTeam(tmp_path / "central")
     made.plan(made.offering(made.publish(tmp_path / "bundle")))
     return made
 
 
 @pytest.mark.slow
-def test_a_task_without_a_model_begins_with_the_large_one(centre: Centre, tmp_path: Path):
+def test_a_task_without_a_model_begins_with_the_large_one(central: CentralTeam, tmp_path: Path):
     """Signed, imported, in bootstrap whatever agent.yaml says; without the large model it is a clear abstention."""
-    (tmp_path / "root.json").write_bytes(centre.root_bytes)
+    (tmp_path / "root.json").write_bytes(central.root_bytes)
     sections = {
         "store": {"allow_unsigned": False},
         "update": {"root_file": str(tmp_path / "root.json"), "check_seconds": 0.1},
     }
     with LargeModel(lambda _: "hours") as oracle, EscalatingSite(tmp_path / "site", oracle, sections) as site:
         site.start_uplink()
-        run(app, *site.serve.command()[3:], "import", centre.stick(tmp_path / "stick"))
+        run(app, *site.serve.command()[3:], "import", central.drive(tmp_path / "drive"))
         eventually_sync(lambda: [task.name for task in site.admin.status().tasks if task.ready] == [TASK])
         (task,) = site.admin.status().tasks
         assert ("BOOTSTRAP", True) == (task.mode, site.admin.bundles()[0].signed)

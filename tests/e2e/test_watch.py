@@ -23,7 +23,7 @@ from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.fake_daemon import FakeDaemon
 
-WAIT_SECONDS_MAX = 30.0
+WAIT_SECONDS_MAX = 60.0
 SCREEN, SCREEN_LEFT = "\x1b[?1049h", "\x1b[?1049l"
 HOME = "\x1b[H"
 

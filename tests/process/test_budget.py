@@ -20,7 +20,7 @@ from edge_agent.formats.manifest import MANIFEST_NAME
 from tests.support import bundles
 from tests.support.eventually import eventually
 
-SECONDS_MAX = 30.0
+SECONDS_MAX = 60.0
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,6 @@
 """Collect killed, or failed by its disk, at every system call that matters: nothing that arrived is lost or doubled.
 
-The second run of a centre is killed: it takes new segments in, forgets what a tombstone names, joins anew and writes
+The second run of a central team is killed: it takes in new segments, drops what a tombstone names, joins anew, writes
 receipts. Then the site believes whatever receipts are there and deletes those segments, as it may; and the same command
 runs again.
 """
@@ -19,7 +19,7 @@ from convert.publish import central_keys
 from edge_agent.formats import receipts
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import feedback, prediction, tombstone
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
 
 SECONDS_MAX = 120
@@ -35,7 +35,7 @@ main()
 
 
 class Fleet:
-    """A centre that has collected once, to be copied for each point, and what has come since."""
+    """A central team that has collected once, to be copied for each point, and what has come since."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,7 +53,7 @@ class Fleet:
         self.site.seal(records, recipients=self.recipients)
 
     def fresh(self) -> Path:
-        """Return a new copy of store and centre."""
+        """Return a new copy of store and central team."""
         shutil.rmtree(self.root / "now", ignore_errors=True)
         return shutil.copytree(self.root / "ready", self.root / "now")
 
@@ -76,13 +76,13 @@ class Fleet:
         for each in body.epochs[0].received:
             for number in range(each.first, each.last + 1):
                 site.remove(f"{site.epoch}-{number:010d}")
-        centre = Centre(place, keys=self.keys)
-        report = centre.collect(place / "store")
+        central = CentralTeam(place, keys=self.keys)
+        report = central.collect(place / "store")
         assert ([], [], True) == (report.gaps, report.breaks, report.clean)
-        rows = centre.query("SELECT prediction_id, truth, len(reviews) FROM examples ORDER BY prediction_id")
+        rows = central.query("SELECT prediction_id, truth, len(reviews) FROM examples ORDER BY prediction_id")
         assert EXPECTED == rows
-        assert (7, 7) == centre.query("SELECT count(*), count(DISTINCT record_id) FROM records")[0]
-        files = centre.files()
+        assert (7, 7) == central.query("SELECT count(*), count(DISTINCT record_id) FROM records")[0]
+        files = central.files()
         assert not any(b"zebra" in content for content in files.values())
         assert [] == [name for name in files if name.endswith(".partial")]
 

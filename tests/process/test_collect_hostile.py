@@ -21,7 +21,7 @@ def test_a_hostile_uplink_loses_nothing(tmp_path: Path, seed: int):
     report = world.end()
     assert (set(), 0) == (world.lost(), world.doubled())
     assert [] == [gap for gap in report.gaps if gap.last <= world.site.sequence]
-    assert "p-10000" not in {name for (name,) in world.centre.query("SELECT prediction_id FROM records")}
+    assert "p-10000" not in {name for (name,) in world.central.query("SELECT prediction_id FROM records")}
 
 
 def test_receipts_signed_by_another_delete_nothing(tmp_path: Path):

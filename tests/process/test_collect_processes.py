@@ -19,7 +19,7 @@ from convert.publish import central_keys
 from tests.support.eventually import eventually_sync
 from tests.support.examples import feedback, prediction
 from tests.support.object_stores import Served, s3
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 
 DOCS = Path(__file__).parents[2] / "docs"
 SECONDS_MAX = 120
@@ -97,10 +97,10 @@ def test_stopped_in_the_middle_it_goes_on(tmp_path: Path, stop: signal.Signals):
         process.send_signal(stop)
         process.communicate(timeout=SECONDS_MAX)
     assert process.returncode in (-stop, 130, 0)
-    centre = Centre(tmp_path, keys=command.keys)
-    report = centre.collect(tmp_path / "store")
+    central = CentralTeam(tmp_path, keys=command.keys)
+    report = central.collect(tmp_path / "store")
     assert ([], True, 400) == (report.gaps, report.clean, report.segments_held)
-    assert [(400, 400)] == centre.query("SELECT count(*), count(truth) FROM examples")
+    assert [(400, 400)] == central.query("SELECT count(*), count(truth) FROM examples")
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_two_at_a_time_are_one(tmp_path: Path):
         said = [process.communicate(timeout=SECONDS_MAX)[1] for process in (one, other)]
     assert {one.returncode, other.returncode} <= {0, 2}
     assert all("another run" in text for text, process in zip(said, (one, other), strict=True) if process.returncode)
-    assert [(100, 100)] == Centre(tmp_path).query("SELECT count(*), count(DISTINCT prediction_id) FROM examples")
+    assert [(100, 100)] == CentralTeam(tmp_path).query("SELECT count(*), count(DISTINCT prediction_id) FROM examples")
 
 
 def test_what_it_writes_is_the_owners(tmp_path: Path):

@@ -165,7 +165,7 @@ async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
         os.kill(engine(pool).pid, signal.SIGABRT)
         await eventually(lambda: pool.ready("intent") and engine(pool).device == "cpu")
         assert ("DEVICE_FALLBACK",) == (await answer(pool, "a refund")).computed.degraded
-        await eventually(lambda: pool.ready("intent") and engine(pool).device == "vulkan:0", seconds=20)
+        await eventually(lambda: pool.ready("intent") and engine(pool).device == "vulkan:0", seconds=60)
         assert ComputeInfo("vulkan:0", ()) == (await answer(pool, "a refund")).computed
 
 

@@ -36,7 +36,7 @@ async def engine_of(
     """An echo engine that backs off for long. At its end no child and no task is left."""
     dependencies = lone_engine(on_change, owner=owner)
     engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), dependencies)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         yield engine
         await engine.child.stop()
     assert ([], {asyncio.current_task()}) == (children(), asyncio.all_tasks())

@@ -107,7 +107,7 @@ async def stopped_child(pool: EnginePool) -> AsyncIterator[int]:
 @pytest.mark.parametrize("left", range(9))
 async def test_a_start_without_descriptors_fails_and_leaves_nothing(left: int) -> None:
     """At whichever descriptor the limit is reached: an attach ends with an error, and no child or socket is left."""
-    async with pool_of() as pool, asyncio.timeout(10):
+    async with pool_of() as pool, asyncio.timeout(60):
         try:
             with descriptors_left(left):
                 await attach(pool, "classify", CLASSIFY)
@@ -121,7 +121,7 @@ async def test_a_start_without_descriptors_fails_and_leaves_nothing(left: int) -
 
 async def test_an_engine_that_cannot_be_started_is_started_when_it_can() -> None:
     """It backs off and says why; once there are descriptors again the bundle answers, without anybody acting."""
-    async with pool_of(config=CONFIG.model_copy(update={"load_failures_max": 1})) as pool, asyncio.timeout(20):
+    async with pool_of(config=CONFIG.model_copy(update={"load_failures_max": 1})) as pool, asyncio.timeout(60):
         with descriptors_left(1):
             with pytest.raises(EngineNotReady, match="Too many open files"):
                 await attach(pool, "classify", CLASSIFY, keep=True)
@@ -136,7 +136,7 @@ async def test_an_engine_that_cannot_be_started_is_started_when_it_can() -> None
 
 async def test_a_child_that_dies_without_descriptors_is_replaced_when_there_are_some() -> None:
     """The death of a child while nothing can be opened costs no more than the time that the shortage lasts."""
-    async with pool_of("classify") as pool, asyncio.timeout(20):
+    async with pool_of("classify") as pool, asyncio.timeout(60):
         before = child(pool)
         with descriptors_left(1):
             os.kill(before, signal.SIGKILL)
@@ -155,7 +155,7 @@ async def test_a_bundle_that_is_tried_again_while_others_are_attached_is_attache
             stopped.append(child(pool))
             os.kill(stopped[0], signal.SIGSTOP)
 
-    async with pool_of(config=PATIENT, on_change=stop_after_the_failure) as pool, asyncio.timeout(30):
+    async with pool_of(config=PATIENT, on_change=stop_after_the_failure) as pool, asyncio.timeout(60):
         with pytest.raises(RequirementUnmet):
             await attach(pool, "needy", NEEDY, keep=True)
         await attach(pool, "classify", CLASSIFY)
@@ -178,7 +178,7 @@ def failed(pool: EnginePool, digest: str) -> bool:
 
 async def test_an_engine_that_is_removed_while_it_restarts_ends() -> None:
     """Its bundles are taken off in the middle of a restart: the restart ends with an error, and no child is left."""
-    async with pool_of("classify") as pool, asyncio.timeout(20):
+    async with pool_of("classify") as pool, asyncio.timeout(60):
         with pytest.raises(RequirementUnmet):
             await attach(pool, "needy", NEEDY, keep=True)
         async with stopped_child(pool):
@@ -194,7 +194,7 @@ async def test_an_engine_that_is_removed_while_it_restarts_ends() -> None:
 
 async def test_a_restart_whose_caller_leaves_is_finished() -> None:
     """The old child is killed and reaped, and the bundles answer from a new one."""
-    async with pool_of("classify") as pool, asyncio.timeout(20):
+    async with pool_of("classify") as pool, asyncio.timeout(60):
         with pytest.raises(RequirementUnmet):
             await attach(pool, "needy", NEEDY, keep=True)
         async with stopped_child(pool) as old:
@@ -209,7 +209,7 @@ async def test_a_restart_whose_caller_leaves_is_finished() -> None:
 
 async def test_an_engine_that_ends_is_counted_until_its_child_is_gone() -> None:
     """Whoever took the last bundle off may leave: the child is killed all the same, and its memory counts till then."""
-    async with pool_of("classify") as pool, asyncio.timeout(20):
+    async with pool_of("classify") as pool, asyncio.timeout(60):
         async with stopped_child(pool) as old:
             detaching = asyncio.create_task(pool.detach("classify", drain_seconds=0))
             await eventually(lambda: [] == pool.statuses())
@@ -267,7 +267,7 @@ async def test_whoever_leaves_at_any_await_leaves_an_engine_that_works() -> None
     reached, suspension = True, 0
     while reached:
         suspension += 1
-        async with pool_of() as pool, asyncio.timeout(20):
+        async with pool_of() as pool, asyncio.timeout(60):
             leaving = CancelledAt(attach_and_detach(pool), suspension)
 
             async def leave(leaving: CancelledAt = leaving) -> None:
@@ -323,7 +323,7 @@ def faults(count: int) -> Callable[[], None]:
 async def test_a_fault_of_the_supervisor_leaves_nobody_waiting(capfd: pytest.CaptureFixture[str]) -> None:
     """It is logged with its traceback, who attaches is told, and the engine is started again after a pause."""
     message = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={})
-    async with engine_of(faults(2), lambda: None) as engine, asyncio.timeout(20):
+    async with engine_of(faults(2), lambda: None) as engine, asyncio.timeout(60):
         with pytest.raises(EngineNotReady, match="supervising it failed with RuntimeError"):
             await engine.attach(message)
         assert "supervising it failed with RuntimeError" in engine.child.problem
@@ -334,7 +334,7 @@ async def test_a_fault_of_the_supervisor_leaves_nobody_waiting(capfd: pytest.Cap
 
 async def test_a_fault_of_whoever_hears_of_changes_is_not_the_engines() -> None:
     """The engine starts, attaches and answers all the same."""
-    async with engine_of(lambda: None, faults(1000)) as engine, asyncio.timeout(20):
+    async with engine_of(lambda: None, faults(1000)) as engine, asyncio.timeout(60):
         await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
         assert (0, True) == (engine.child.restarts, engine.ready("classify"))
         assert (await engine.answer(run("refund"), loop_time() + 10)).done.scores[0] > 0.5
@@ -345,7 +345,7 @@ async def test_the_outcome_of_an_abandoned_attach_is_not_that_of_a_later_one(aba
     """The bundle is taken off and attached again before the child has answered: who attached it hears of the second."""
     wanted = NEEDY if abandoned is GENERATE else GENERATE
     first, second = (AttachRequest(digest="d", manifest=encode(each), paths={}) for each in (abandoned, wanted))
-    async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(20):
+    async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(60):
         await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
         await eventually(lambda: EngineState.READY is engine.child.state)
         os.kill(engine.child.pid, signal.SIGSTOP)
@@ -364,7 +364,7 @@ async def test_the_outcome_of_an_abandoned_attach_is_not_that_of_a_later_one(aba
 async def test_an_engine_that_was_stopped_does_not_start_again() -> None:
     """Neither an attach nor a restart brings it back, whatever comes after `stop`."""
     message = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={})
-    async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(20):
+    async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(60):
         attaching = asyncio.create_task(engine.attach(message))
         await eventually(lambda: engine.child.pid != 0)
         restarting, stopping = asyncio.create_task(engine.child.restart()), asyncio.create_task(engine.child.stop())
@@ -378,7 +378,7 @@ async def test_an_engine_that_was_stopped_does_not_start_again() -> None:
 
 async def test_an_input_that_no_frame_takes_is_refused_and_nothing_else() -> None:
     """The child that would take it for nonsense never gets it, and answers the next one."""
-    async with pool_of("classify") as pool, asyncio.timeout(20):
+    async with pool_of("classify") as pool, asyncio.timeout(60):
         before = child(pool)
         with pytest.raises(InputTooLong, match=f"the limit is {FRAME_BYTES_MAX}"):
             await answer(pool, run("x" * (FRAME_BYTES_MAX + 1)))

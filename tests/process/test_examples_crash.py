@@ -2,7 +2,7 @@
 
 A process keeps answers, takes feedback, asks the large model about what was put off, seals twice, takes receipts over
 and writes its status, and says of each piece of feedback, and of each opinion, when it was on the disk. Afterwards
-another one opens what is left, goes on, and a centre reads everything.
+another one opens what is left, goes on, and a central team reads everything.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def field(tmp_path: Path) -> Iterator[Field]:
 
 
 def check(field: Field, folder: Path, output: str) -> None:
-    """Start again, go on, and let the centre count."""
+    """Start again, go on, and let the central team count."""
     before = visible(folder)
     site = ASite(folder)
     site.worker.outbox.find_lost_segments(thoroughly=True)
@@ -50,8 +50,8 @@ def check(field: Field, folder: Path, output: str) -> None:
 
 
 def collected(field: Field, site: ASite, epochs: set[str]) -> dict[str, Any]:
-    """Add what is in the outbox to what the centre has; a record that comes twice must say the same."""
-    records = dict(field.centre)
+    """Add what is in the outbox to what the central team has; a record that comes twice must say the same."""
+    records = dict(field.central)
     for epoch in epochs:
         segments = read_outbox(site.config.outbox, epoch)
         for record in (record for part in segments.values() for record in part):
@@ -92,7 +92,7 @@ def error_sweep(field: Field, every: list[Point], error: str) -> Counter[str]:
 
 
 def test_the_work_itself_is_whole(field):
-    """Undisturbed, everything is acknowledged and at the centre."""
+    """Undisturbed, everything is acknowledged and at the central team."""
     folder = field.fresh()
     done = field.work(folder)
     assert (0, 4) == (done.returncode, done.stdout.count("acknowledged")), done.stderr

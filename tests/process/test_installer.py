@@ -120,13 +120,15 @@ def test_a_unit_that_somebody_edited_is_kept_beside_the_new_one(tmp_path: Path, 
 
 
 @pytest.mark.release
-def test_a_kit_is_handed_to_the_installed_program(tmp_path: Path, site: Site):
+def test_a_enrolment_is_handed_to_the_installed_program(tmp_path: Path, site: Site):
     """--kit enrols after the installation, and its exit code is the program's; later it enrols alone."""
     good, bad = tmp_path / "shop.kit", tmp_path / "holiday.jpg"
     good.write_text("kit")
     bad.write_text("beach")
     assert 0 == site.run(installer(tmp_path), "--kit", str(good)).returncode
-    assert (0, 1, 2) == tuple(site.setup("--kit", str(kit)).returncode for kit in (good, bad, tmp_path / "none"))
+    assert (0, 1, 2) == tuple(
+        site.setup("--kit", str(enrolment)).returncode for enrolment in (good, bad, tmp_path / "none")
+    )
 
 
 @pytest.mark.parametrize(

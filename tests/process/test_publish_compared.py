@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from tests.support.bundles import INTENTS, echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 
 CONFIDENT = {"policy": "threshold", "temperature": 1.0, "target_risk": 0.05, "delta": 0.1, "n": 99, "bound": 0.05}
 
@@ -22,30 +22,30 @@ def confidence(threshold: float, coverage: float) -> dict[str, object]:
 @pytest.mark.slow
 def test_a_bundle_that_is_confident_less_often_is_not_signed(tmp_path: Path):
     """The same answers, none of them confident: refused with the figure, nothing is signed; --accept-worse signs it."""
-    centre = Centre(tmp_path)
-    centre.publish(echo_bundle(tmp_path / "one", weights=b"w" * 900, confidence=confidence(0.1, 0.9)))
+    central = CentralTeam(tmp_path)
+    central.publish(echo_bundle(tmp_path / "one", weights=b"w" * 900, confidence=confidence(0.1, 0.9)))
     worse = echo_bundle(tmp_path / "two", weights=b"w" * 900, version="1.1.0", confidence=confidence(1.0, 0.2))
     rows = tmp_path / "rows.jsonl"
     texts = [f"message {i} about {INTENTS[i % 8]}" if i % 2 else f"nothing known {i}" for i in range(40)]
     rows.write_text("".join(json.dumps({"text": text, "label": INTENTS[i % 8]}) + "\n" for i, text in enumerate(texts)))
-    place = ["--to", str(centre.folder), "--keys", str(centre.keys), "--compare-on", str(rows)]
+    place = ["--to", str(central.folder), "--keys", str(central.keys), "--compare-on", str(rows)]
     result = CliRunner().invoke(app, ["publish", str(worse), *place], catch_exceptions=False)
     said = " ".join(result.output.split())
     assert (1, True) == (result.exit_code, "is worse than pos-intent 1.0.0" in said)
     assert "confident answers; it was not signed" in said
     assert "| confident answers |" in said
-    assert 1 == len(centre.publisher.held().bundles())
+    assert 1 == len(central.publisher.held().bundles())
     result = CliRunner().invoke(app, ["publish", str(worse), *place, "--accept-worse"], catch_exceptions=False)
     assert 0 == result.exit_code, result.output
-    assert ["1.0.0", "1.1.0"] == [each.version for each in centre.publisher.held().bundles().values()]
+    assert ["1.0.0", "1.1.0"] == [each.version for each in central.publisher.held().bundles().values()]
 
 
 def test_the_first_version_of_a_task_has_nothing_to_be_compared_with(tmp_path: Path):
     """It says so, and signs."""
-    centre, rows = Centre(tmp_path), tmp_path / "rows.jsonl"
+    central, rows = CentralTeam(tmp_path), tmp_path / "rows.jsonl"
     rows.write_text('{"text": "a refund", "label": "refund"}\n')
     bundle = echo_bundle(tmp_path / "one")
-    place = ["--to", str(centre.folder), "--keys", str(centre.keys), "--compare-on", str(rows)]
+    place = ["--to", str(central.folder), "--keys", str(central.keys), "--compare-on", str(rows)]
     result = CliRunner().invoke(app, ["publish", str(bundle), *place], catch_exceptions=False)
     assert "No other version of pos-intent is signed, so there is nothing to compare with." in result.output
-    assert 1 == len(centre.publisher.held().bundles())
+    assert 1 == len(central.publisher.held().bundles())

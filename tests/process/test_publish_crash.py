@@ -1,6 +1,6 @@
 """Publishing killed, or failed by its disk, at every system call that matters: sites accept what is there, always.
 
-One process makes a repository, signs a bundle, publishes a plan, gives the online key away and writes a stick. It is
+One process makes a repository, signs a bundle, publishes a plan, gives the online key away, writes a USB drive. It is
 killed at each call. Then a site that knew the repository before, and one that did not, read what is there with
 python-tuf's client; the same commands run again, and everything is as if nothing had happened.
 """
@@ -18,7 +18,7 @@ from convert.publish.keyring import make
 from convert.publish.repository_check import CheckScope, check
 from convert.publish.repository_storage import FolderStorage
 from tests.support.bundles import digest_of, echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
 from tests.support.tuf_client import Client
 
@@ -45,7 +45,7 @@ new = next(named for named in keys.keys if named.name == "online-2")
 there = key_rotation.keyids(publisher.held(), "online")
 if new.key.keyid not in there:
     key_rotation.rotate(publisher, KeyRotation("online", (new,), tuple(there)))
-media_writer.write(publisher, media_writer.MediaOrder(place / "stick", 30))
+media_writer.write(publisher, media_writer.MediaOrder(place / "drive", 30))
 """
 
 
@@ -55,17 +55,17 @@ class Fleet:
     def __init__(self, root: Path, *, made: bool) -> None:
         self.root, self.made = root, made
         ready = root / "ready"
-        centre = Centre(ready)
-        self.anchor = centre.root_bytes
-        self.old = centre.publish(echo_bundle(root / "old", weights=b"w" * 5000))
-        centre.plan(centre.offering(self.old))
+        central = CentralTeam(ready)
+        self.anchor = central.root_bytes
+        self.old = central.publish(echo_bundle(root / "old", weights=b"w" * 5000))
+        central.plan(central.offering(self.old))
         echo_bundle(ready / "bundle", weights=b"w" * 5000, version="1.1.0")
         self.new = digest_of(ready / "bundle")
-        (ready / "stick").mkdir()
-        Client(root / "site", self.anchor).refresh(centre.folder)
+        (ready / "drive").mkdir()
+        Client(root / "site", self.anchor).refresh(central.folder)
         make(ready / "signing-keys", "online-2", "online")
         if not made:
-            shutil.rmtree(centre.folder)
+            shutil.rmtree(central.folder)
             (ready / "signing-keys" / "seen.json").unlink()
 
     def fresh(self) -> Path:
@@ -90,11 +90,11 @@ class Fleet:
             for cache in (place / "site", place / "newcomer") if self.made else (place / "newcomer",):
                 seen = Client(cache, self.anchor).refresh(repository)
                 assert seen.bundles in ({self.old} if self.made else set(), {self.new})
-        if (place / "stick" / "metadata" / "timestamp.json").exists():
-            assert {self.new} == Client(place / "carried", self.anchor).refresh(place / "stick").bundles
+        if (place / "drive" / "metadata" / "timestamp.json").exists():
+            assert {self.new} == Client(place / "carried", self.anchor).refresh(place / "drive").bundles
         again = self.publish(place)
         assert 0 == again.returncode, again.stderr
-        for cache, source in (("site", repository), ("late", repository), ("other", place / "stick")):
+        for cache, source in (("site", repository), ("late", repository), ("other", place / "drive")):
             if self.made or cache != "site":
                 assert {self.new} == Client(place / cache, self.anchor).refresh(source).bundles
         found = check(FolderStorage(repository), self.anchor, 0, CheckScope(), lambda *_: None)

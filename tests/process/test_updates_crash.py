@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.forking import Forking
 from tests.support.mirrored_site import MirroredSite, carry_on
 from tests.support.power_cut import TRACER, PowerCut
@@ -50,12 +50,12 @@ class Field:
 
     def __init__(self, root: Path) -> None:
         self.root, self.site = root, root / "site"
-        centre, first = Centre(root / "centre"), root / "forward"
+        central, first = CentralTeam(root / "central"), root / "forward"
         (first / "state").mkdir(parents=True)
-        (first / "root.json").write_bytes(centre.root_bytes)
-        self.old = self._bring(centre, "1.0.0", weights=b"base")
+        (first / "root.json").write_bytes(central.root_bytes)
+        self.old = self._bring(central, "1.0.0", weights=b"base")
         carry_on(first, "forward", self.old)
-        self.new = self._bring(centre, "2.0.0", weights=b"base", tokenizer=b"t" * 70_000)
+        self.new = self._bring(central, "2.0.0", weights=b"base", tokenizer=b"t" * 70_000)
         for change in CHANGES[1:]:
             carry_on(Path(shutil.copytree(first, root / change)), "watch", self.new)
         self.ends = {
@@ -65,12 +65,12 @@ class Field:
         }
         self.working = Forking("import tests.support.mirrored_site", WORK, root)
 
-    def _bring(self, centre: Centre, version: str, **files: bytes) -> str:
-        digest = centre.publish(bundle(self.root / version, version, TASK, golden=GOLDEN, **files))
-        centre.plan(centre.offering(digest))
+    def _bring(self, central: CentralTeam, version: str, **files: bytes) -> str:
+        digest = central.publish(bundle(self.root / version, version, TASK, golden=GOLDEN, **files))
+        central.plan(central.offering(digest))
         incoming = self.root / "forward" / "state" / "incoming"
         shutil.rmtree(incoming, ignore_errors=True)
-        centre.copy(incoming)
+        central.copy(incoming)
         return digest
 
     def fresh(self, change: str) -> None:

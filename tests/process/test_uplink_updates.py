@@ -59,7 +59,7 @@ def test_a_repository_is_mirrored_from_every_kind_of_store(kind: str, repository
     else:
         with {"s3": s3, "google": google, "azure": azure}[kind]() as served:
             case = UpdateCase(tmp_path, served.url, served.options, request_seconds_max=20)
-            filled = UpdateCase(tmp_path / "centre", "", url=served.url, upload_options=served.options)
+            filled = UpdateCase(tmp_path / "central", "", url=served.url, upload_options=served.options)
             for key, content in repository.objects.items():
                 filled.put(key, content)
             mirrored(case, repository)
@@ -358,7 +358,7 @@ async def test_an_uplink_told_to_stop_keeps_what_has_come(
         running = asyncio.create_task(mirror.run(stop))
         await eventually(lambda: third[0] > 4)
         stop.set()
-        await asyncio.wait_for(running, 5)
+        await asyncio.wait_for(running, 60)
     downloads = case.state().downloads
     assert downloads is not None
     assert (1, len(WEIGHTS) - 4 * CHUNK) == (downloads.waiting_blobs, downloads.waiting_bytes)

@@ -45,7 +45,7 @@ def test_without_waves_everybody_is_hit_and_everybody_recovers():
 
 
 def test_a_bundle_is_taken_back_when_people_phone():
-    """What probation does not see answers until the centre names the old bundle again; then the sites return."""
+    """What probation does not see answers until the central team names the old bundle again; then the sites return."""
     left, taken_back = (
         happens(AT_ONCE, harm="seen by people only", days=4, reaction_hours=hours) for hours in (None, 2.0)
     )

@@ -1,4 +1,4 @@
-"""An appliance as a technician sets it up, on a booted machine: installer files, a kit, sticks, and who may call it.
+"""An appliance as a technician sets it up, on a booted machine: installer, enrolment file, drives, and who may call.
 
 site = Appliance(machine, tmp_path)
 site.install("0.1.0"); site.enrol(); site.bring(site.smollm2())
@@ -25,8 +25,8 @@ from edge_agent.formats.signed_document import format_timestamp
 from tests.support import machine_callers
 from tests.support.booted import CACHE, ROOT, Machine
 from tests.support.bundles import echo_bundle, smollm2_bundle, tiny_onnx_bundle
-from tests.support.enrolment_files import a_kit
-from tests.support.fleet_cases import Centre
+from tests.support.enrolment_files import a_enrolment
+from tests.support.fleet_cases import CentralTeam
 
 DAY = 86_400
 SITE = "shop-12"
@@ -116,15 +116,15 @@ class Appliance:
 
     def __init__(self, machine: Machine, folder: Path) -> None:
         self.machine, self.folder = machine, folder
-        self.centre = Centre(folder / "centre")
-        self.sticks = 0
+        self.central = CentralTeam(folder / "central")
+        self.drives = 0
         machine.run("mkdir", "-p", "/var/log/journal")  # so that the log outlives a reboot
         machine.run("journalctl", "--flush")
         for name in (DEVICE, STRANGER, REVIEWER):
             machine.run("useradd", "--create-home", name)
 
     def install(self, version: str = __version__, *words: str) -> str:
-        """Run an installer file from a stick."""
+        """Run an installer file from a USB drive."""
         file = installer(version)
         self.machine.put(file, f"/srv/{file.name}")
         return self.machine.run("sh", f"/srv/{file.name}", *words)
@@ -132,11 +132,11 @@ class Appliance:
     def enrol(self) -> str:
         """Make the machine a site whose store cannot be reached."""
         now = time.time()
-        made = a_kit(
+        made = a_enrolment(
             site=SITE,
             issued_at=format_timestamp(now),
             expires_at=format_timestamp(now + DAY),
-            root=self.centre.root_bytes.decode(),
+            root=self.central.root_bytes.decode(),
             updates={"url": "s3://fleet/updates", "options": {"region": "eu-1"}},
         )
         path = self.folder / f"{SITE}.kit"
@@ -153,16 +153,16 @@ class Appliance:
             tiny_onnx_bundle(made / "tiny", name=TASKS[2]),
             echo_bundle(made / "writer", WRITER, "generate"),
         )
-        self.centre.plan(self.centre.offering(*map(self.centre.publish, bundles)))
+        self.central.plan(self.central.offering(*map(self.central.publish, bundles)))
 
     def bring(self, user: str = "") -> str:
-        """Carry a stick there, mount it while the daemon runs, import it as somebody, and take it away again."""
-        self.sticks += 1
-        self.machine.put(self.centre.stick(self.folder / f"stick-{self.sticks}"), f"/srv/stick-{self.sticks}")
-        self.machine.run("mkdir", "-p", "/media/stick")
-        self.machine.run("mount", "--bind", f"/srv/stick-{self.sticks}", "/media/stick")
-        said = self.machine.run("edge-agent", "media", "import", "/media/stick", user=user)
-        self.machine.run("umount", "/media/stick")
+        """Carry a USB drive there, mount it while the daemon runs, import it as somebody, and take it away again."""
+        self.drives += 1
+        self.machine.put(self.central.drive(self.folder / f"drive-{self.drives}"), f"/srv/drive-{self.drives}")
+        self.machine.run("mkdir", "-p", "/media/drive")
+        self.machine.run("mount", "--bind", f"/srv/drive-{self.drives}", "/media/drive")
+        said = self.machine.run("edge-agent", "media", "import", "/media/drive", user=user)
+        self.machine.run("umount", "/media/drive")
         return said
 
     def classify(self, user: str, task: str = TASKS[0]) -> tuple[int, str]:

@@ -80,12 +80,12 @@ class Ending:
 def offered(field: Field, site: FleetSite, number: int, bad: Bad) -> Ending:
     """Let a site with its uplink be offered a bad bundle, the number-th, while it is called."""
     if bad.before:
-        wanted(field.centre, _published(field, f"1.{number}.0", Bad("", bad.before)))
+        wanted(field.central, _published(field, f"1.{number}.0", Bad("", bad.before)))
         site.until(f"1.{number}.0")
         site.until_state("done")
     before = site.version()
     digest = _published(field, f"1.{number}.1", bad)
-    wanted(field.centre, digest, probation=WATCHED)
+    wanted(field.central, digest, probation=WATCHED)
     with Callers(site.daemon, TASK, 1) as callers:
         arrived = comes_true(functools.partial(_ended, site, digest, bad))
         callers.wait_for_answers(1)
@@ -105,6 +105,6 @@ def _ended(site: FleetSite, digest: str, bad: Bad) -> bool:
 
 def _published(field: Field, version: str, bad: Bad) -> str:
     template = {"prompt": {"template": f"{bad.orders} {{input}}"}} if bad.orders else {}
-    return field.centre.publish(
+    return field.central.publish(
         bundle(field.root / "bundles", version, golden=bad.golden(field.answers), task=template)
     )

@@ -1,4 +1,4 @@
-"""Records that people corrected, as sites keep and centres collect them, and a recipe over the dataset made of them."""
+"""Records that people corrected, as sites keep and the central team collects them, and a recipe over their dataset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from convert.pipeline.recipe import Recipe
 from edge_agent.capture.redact.redactor import Redactor
 from tests.support.examples import feedback, prediction
 from tests.support.recipes import recipe_of
-from tests.support.segments import Centre, Record, SealingSite
+from tests.support.segments import CentralTeam, Record, SealingSite
 
 ITEMS = ("kettle", "lamp", "toaster", "mug", "radio", "chair", "blue rug", "fan", "clock", "bike")
 TRAINS_MAX = 8
@@ -39,9 +39,9 @@ def collected(root: Path) -> Path:
         card = CARDS[n % 2]
         records += corrected(n, f"refund the {item} to card {card}", {"item": "the"}, {"item": item, "card": [card]})
     SealingSite(root / "store").seal(records)
-    centre = Centre(root)
-    centre.collect(root / "store")
-    return centre.out
+    central = CentralTeam(root)
+    central.collect(root / "store")
+    return central.out
 
 
 def recipe_over(root: Path) -> Recipe:

@@ -24,8 +24,8 @@ from edge_agent.client import ReviewClient
 from edge_agent.formats import enrolment_file
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
-from tests.support.fleet_cases import Centre as Publishing
-from tests.support.segments import Centre as Collecting
+from tests.support.fleet_cases import CentralTeam as Publishing
+from tests.support.segments import CentralTeam as Collecting
 
 SITE, TASK = "shop-12", "pos"
 _SECRETS = ("access_key_id", "secret_access_key")
@@ -62,23 +62,23 @@ def hand_over(etc: Path, folder: Path) -> None:
 
 
 class Team:
-    """The centre's folder: keys, fleet.yaml, kits, what was collected. Examples go to `url`."""
+    """The central team's folder: keys, fleet.yaml, enrolment files, what was collected. Examples go to `url`."""
 
     def __init__(self, folder: Path, url: str, options: dict[str, str]) -> None:
-        self.folder, self.url, self.options = folder / "centre", url, options
+        self.folder, self.url, self.options = folder / "central", url, options
         self.publishing = Publishing(folder / "publishing")
         (self.folder / "secrets").mkdir(parents=True)
         (self.folder / "root.json").write_bytes(self.publishing.root_bytes)
-        self.keys = ["centre-keys"]
-        self.convert("keys", "create", self.folder / "centre-keys")
+        self.keys = ["central-keys"]
+        self.convert("keys", "create", self.folder / "central-keys")
         self.data = Collecting(self.folder)
 
     def convert(self, *arguments: object, code: int = 0) -> str:
         """Run edge-convert."""
         return run(sys.executable, "-m", "convert.cli", *arguments, code=code)
 
-    def kit(self, site: str = SITE, **changes: Any) -> Path:
-        """Make a kit by fleet.yaml; each site has a credential of its own."""
+    def enrolment(self, site: str = SITE, **changes: Any) -> Path:
+        """Make an enrolment file by fleet.yaml; each site has a credential of its own."""
         secret = {name: value for name, value in self.options.items() if name in _SECRETS}
         public = {name: value for name, value in self.options.items() if name not in _SECRETS}
         credential = {"credential": "secrets/{site}.yaml"} if secret else {}
@@ -169,6 +169,6 @@ class Box:
         return str(self.site()["code"])
 
     def take_receipts(self) -> None:
-        """Have the daemon look at the centre's receipts now."""
+        """Have the daemon look at the central team's receipts now."""
         with self.daemon.admin() as admin:
             admin.read_receipts()

@@ -1,4 +1,4 @@
-"""Kits for tests: a good one, and ones that break a rule with a sha256 that fits.
+"""Enrolment files for tests: a good one, and ones that break a rule with a sha256 that fits.
 
 raw = kit.encode(a_kit(site="shop-13"))
 raw = resealed(site="Shop 12")
@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_agent.formats.enrolment_file import EnrolmentFile
 from edge_agent.formats.signed_document import canonical, format_timestamp, public_key_hex
-from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT
+from tests.support.examples import CENTRAL_KEY, NOW, RECIPIENT
 
 SITE = "shop-12"
 DAY = 86_400
@@ -29,14 +29,14 @@ LARGE_MODEL = {
 }
 
 
-def a_kit(**changes: Any) -> EnrolmentFile:
-    """Return the kit of shop-12, made at NOW for 30 days."""
+def a_enrolment(**changes: Any) -> EnrolmentFile:
+    """Return the enrolment file of shop-12, made at NOW for 30 days."""
     plain = {
         "site": SITE,
         "issued_at": format_timestamp(NOW),
         "expires_at": format_timestamp(NOW + 30 * DAY),
         "recipients": [RECIPIENT],
-        "receipt_keys": [public_key_hex(CENTRE_KEY)],
+        "receipt_keys": [public_key_hex(CENTRAL_KEY)],
         "examples": {"url": "s3://fleet/examples", "options": {"region": "eu-1"}, "credential": CREDENTIAL},
         "updates": {"url": "s3://fleet/updates"},
     }
@@ -44,6 +44,6 @@ def a_kit(**changes: Any) -> EnrolmentFile:
 
 
 def resealed(**changes: Any) -> bytes:
-    """Return a kit with other fields, whose sha256 fits: what somebody makes of it who means harm."""
-    body = {**a_kit().model_dump(mode="json", by_alias=True), **changes}
+    """Return an enrolment file with other fields, whose sha256 fits: what somebody makes of it who means harm."""
+    body = {**a_enrolment().model_dump(mode="json", by_alias=True), **changes}
     return json.dumps({"body": body, "sha256": hashlib.sha256(canonical(body)).hexdigest()}).encode()

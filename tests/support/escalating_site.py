@@ -19,7 +19,7 @@ from typing import Any, Self
 import yaml
 
 from edge_agent.client import AdminClient, Client
-from tests.support.daemon import RunningDaemon
+from tests.support.daemon import STOP_SECONDS_MAX, RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.large_model import KEY, LargeModel
 
@@ -103,7 +103,7 @@ class EscalatingSite:
         """End the uplink."""
         assert self.uplink is not None
         self.uplink.send_signal(signum)
-        self.uplink.wait(20)
+        self.uplink.wait(STOP_SECONDS_MAX)
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.serve)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 POLL_SECONDS = 0.01
-SECONDS_MAX = 30.0
+SECONDS_MAX = 60.0
 """Only what has failed takes this long; a loaded machine may take most of it."""
 
 

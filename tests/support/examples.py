@@ -1,4 +1,4 @@
-"""Keys and records for tests of examples: what a site writes and a centre reads."""
+"""Keys and records for tests of examples: what a site writes and a central team reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge_agent.formats import example_records, segment
 from edge_agent.formats.signed_document import format_timestamp
 
 SITE_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
-CENTRE_KEY = Ed25519PrivateKey.from_private_bytes(b"c" * 32)
+CENTRAL_KEY = Ed25519PrivateKey.from_private_bytes(b"c" * 32)
 IDENTITY = pyrage.x25519.Identity.generate()
 RECIPIENT = str(IDENTITY.to_public())
 DIGEST = "ab" * 32

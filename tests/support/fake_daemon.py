@@ -28,7 +28,7 @@ from edge_agent.errors import QueueFull
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc, task_pb2
 
 DIGEST = "ab" * 32
-WAIT_SECONDS_MAX = 20.0
+WAIT_SECONDS_MAX = 60.0
 RECORD_SCHEMA = '{"type": "object", "properties": {"price": {"type": "string"}}}'
 WAITING = ("stuck", "stuck-later", "endless")
 KINDS = {

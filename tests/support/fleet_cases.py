@@ -1,9 +1,9 @@
 """A central team with a repository in a folder, by the real code: for tests of whoever reads it.
 
-centre = Centre(tmp_path)
-digest = centre.publish(echo_bundle(tmp_path / "bundle"))
-centre.plan(centre.offering(digest))
-Trust(...).refresh(centre.folder)     # root.json: centre.root_bytes
+central team = Central team(tmp_path)
+digest = central.publish(echo_bundle(tmp_path / "bundle"))
+central.plan(central.offering(digest))
+Trust(...).refresh(central.folder)     # root.json: central.root_bytes
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Clock = Callable[[], float]
 
 @functools.cache
 def _made_keys(whose: str) -> Path:
-    """Return a folder of keys that all centres of that name in this process start from; made an hour ago."""
+    """Return a folder of keys that all central teams of that name in this process start from; made an hour ago."""
     folder = Path(tempfile.mkdtemp(prefix="fleet-keys-")) / "keys"
     initial_keys.create(folder, time.time() - 3600, root=RoleQuorum(2, 2), targets=RoleQuorum(1, 1))
     return folder
 
 
-class Centre:
+class CentralTeam:
     """A repository in `folder`, and all its keys in `keys`; another `whose` is another fleet, with other keys."""
 
     def __init__(
@@ -54,17 +54,17 @@ class Centre:
         self.publisher.create()
 
     @classmethod
-    def of(cls, root: Path) -> Centre:
-        """Open a centre that was made there before, as another process would."""
-        centre = cls.__new__(cls)
-        centre.whose, centre.folder, centre.keys, centre.now = (
+    def of(cls, root: Path) -> CentralTeam:
+        """Open a central team that was made there before, as another process would."""
+        central = cls.__new__(cls)
+        central.whose, central.folder, central.keys, central.now = (
             "ours",
             root / "repository",
             root / "signing-keys",
             time.time,
         )
-        centre.publisher = Publisher(FolderStorage(centre.folder), Keyring([centre.keys], _nobody))
-        return centre
+        central.publisher = Publisher(FolderStorage(central.folder), Keyring([central.keys], _nobody))
+        return central
 
     @property
     def root_bytes(self) -> bytes:
@@ -118,8 +118,8 @@ class Centre:
         publisher = Publisher(self.publisher.place, self.publisher.keys, self.now, {**layout.DAYS, **short})
         publisher.renew(*roles)
 
-    def stick(self, path: Path, *sites: str, channel: str = "", days: float = 30) -> Path:
-        """Write a stick, for these sites or for all."""
+    def drive(self, path: Path, *sites: str, channel: str = "", days: float = 30) -> Path:
+        """Write a USB drive, for these sites or for all."""
         path.mkdir(exist_ok=True)
         media_writer.write(self.publisher, media_writer.MediaOrder(path, days, sites, channel))
         return path

@@ -1,7 +1,7 @@
-"""A site under a centre: the daemon and its uplink as real processes, between them nothing but their folders.
+"""A site under a central team: the daemon and its uplink as real processes, between them nothing but their folders.
 
-with FleetSite(tmp_path / "site", centre) as site:
-    centre.plan(centre.offering(centre.publish(bundle)))
+with FleetSite(tmp_path / "site", central team) as site:
+    central.plan(central.offering(central.publish(bundle)))
     site.until("2.0.0")
 """
 
@@ -18,12 +18,12 @@ from edge_agent.client import CallFailed, Classification, TaskUpdate, UpdatesSta
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.examples import RECIPIENT
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 
 TASK, SITE = "pos-intent", "shop-1"
 LOOK_SECONDS = 0.2
-SETTLED_SECONDS_MAX = 60.0
-STOP_SECONDS_MAX = 20.0
+SETTLED_SECONDS_MAX = 120.0
+STOP_SECONDS_MAX = 60.0
 UPLINK = {
     "updates_seconds": LOOK_SECONDS,
     "scan_seconds": LOOK_SECONDS,
@@ -37,18 +37,18 @@ UPLINK = {
 class FleetSite:
     """Starts the daemon in the block, and the uplink unless `uplinked` is false. `store` gets the site's status."""
 
-    def __init__(self, folder: Path, centre: Centre, *, uplinked: bool = True, **settings: Any) -> None:
+    def __init__(self, folder: Path, central: CentralTeam, *, uplinked: bool = True, **settings: Any) -> None:
         """Note what to start; `settings` are sections of agent.yaml."""
         self.folder, self.uplinked = folder, uplinked
         self.store = folder / "store"
         self.store.mkdir(parents=True, exist_ok=True)
         anchor = folder / "root.json"
-        anchor.write_bytes(centre.root_bytes)
+        anchor.write_bytes(central.root_bytes)
         given = {
             "store": {"allow_unsigned": False},
             "site": {"id": SITE, "recipients": [RECIPIENT]},
             "update": {"root_file": str(anchor), "check_seconds": LOOK_SECONDS},
-            "uplink": {"url": str(self.store), "updates_url": str(centre.folder), **UPLINK},
+            "uplink": {"url": str(self.store), "updates_url": str(central.folder), **UPLINK},
         }
         sections = {name: {**given.get(name, {}), **settings.get(name, {})} for name in {**given, **settings}}
         self.daemon = RunningDaemon(folder, **sections)

@@ -21,7 +21,7 @@ from edge_agent.process_memory import resident_bytes
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.examples import RECIPIENT
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.fuzzing import each_of
 from tests.support.hostile_calls import Ended, call
 from tests.support.hostile_messages import Hints, hostile
@@ -99,9 +99,9 @@ class Found:
 @contextlib.contextmanager
 def fuzzed(folder: Path) -> Iterator[Fuzzed]:
     """Start a daemon with a task of each kind, with examples, updates, and a prediction to speak of."""
-    centre = Centre(folder / "centre")
+    central = CentralTeam(folder / "central")
     anchor = folder / "root.json"
-    anchor.write_bytes(centre.root_bytes)
+    anchor.write_bytes(central.root_bytes)
     tasks = {name: echo_bundle(folder / name, name, name, **_more(name)) for name in ("extract", "generate", "embed")}
     versions = [echo_bundle(folder / v, "classify", labels=LABELS, version=v, task=LIMITS) for v in ("1.0.0", "2.0.0")]
     steady = echo_bundle(folder / "steady", "steady", labels=LABELS, weights=b"steady")
@@ -113,7 +113,7 @@ def fuzzed(folder: Path) -> Iterator[Fuzzed]:
     }
     with RunningDaemon(folder / "site", **settings) as daemon:
         daemon.install(*tasks.values(), *versions, steady, victim)
-        paths = [victim, tar_of(victim, folder / "victim.tar"), anchor, centre.folder, Path("/dev/null"), folder]
+        paths = [victim, tar_of(victim, folder / "victim.tar"), anchor, central.folder, Path("/dev/null"), folder]
         hints = {
             "task": ["classify", "extract", "generate", "embed"],
             "bundle": ["1.0.0", "2.0.0", digest_of(versions[0]), digest_of(versions[1])[:12]],

@@ -67,7 +67,7 @@ def with_distance(model: bytes, vector: str, width: int, classes: int) -> bytes:
     loaded = onnx.load_from_string(model)
     graph, rng = loaded.graph, np.random.default_rng(26)
     for name, array in {
-        "gate_centre": rng.normal(0, 1, width),
+        "gate_central": rng.normal(0, 1, width),
         "gate_whitening": rng.normal(0, 1 / width, (width, width)),
         "gate_means": rng.normal(0, 1, (width, classes)),
     }.items():
@@ -75,7 +75,7 @@ def with_distance(model: bytes, vector: str, width: int, classes: int) -> bytes:
     graph.initializer.append(numpy_helper.from_array(np.array([1]), "gate_axis"))
     graph.node.extend(
         [
-            helper.make_node("Sub", [vector, "gate_centre"], ["gate_centred"]),
+            helper.make_node("Sub", [vector, "gate_central"], ["gate_centred"]),
             helper.make_node("MatMul", ["gate_centred", "gate_whitening"], ["gate_white"]),
             helper.make_node("MatMul", ["gate_white", "gate_means"], ["gate_products"]),
             helper.make_node("ReduceMin", ["gate_products", "gate_axis"], ["gate_nearest"], keepdims=0),

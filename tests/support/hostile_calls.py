@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 from edge_agent.errors import BY_REASON
 from tests.support.rpcs import path_of
 
-CALL_SECONDS_MAX = 30.0
+CALL_SECONDS_MAX = 60.0
 ANSWERS_MAX = 2000
 """Of one stream; no task of these tests writes more."""
 DEFECTS = {"UNKNOWN", "INTERNAL", "UNIMPLEMENTED", "DATA_LOSS"}

@@ -1,4 +1,4 @@
-"""What people carry to a site, spoilt: kits and certificates. Like hostile_files.py, for files that hold secrets."""
+"""Enrolment files and certificates, spoilt. Like hostile_files.py, for files that hold secrets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edge_agent import certificate_authority
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.formats.signed_document import canonical
-from tests.support.enrolment_files import a_kit
+from tests.support.enrolment_files import a_enrolment
 from tests.support.hostile_bytes import documents, edits, torn
 from tests.support.hostile_files import Format
 
 
 def formats(_: Path) -> Iterator[Format]:
     """Yield the formats."""
-    sound = json.loads(enrolment_file.encode(a_kit()))
+    sound = json.loads(enrolment_file.encode(a_enrolment()))
     resealed = edits(sound["body"]).map(with_its_sha256)
     yield Format("kit", documents(sound) | resealed, enrolment_file.parse, 6)
     pair = certificate_authority.issue_client_certificate(
@@ -36,7 +36,7 @@ def formats(_: Path) -> Iterator[Format]:
 
 
 def with_its_sha256(body: Any) -> bytes:
-    """Let a kit that somebody changed say the sha256 of what it holds now, where that has one."""
+    """Let an enrolment file that somebody changed say the sha256 of what it holds now, where that has one."""
     try:
         sha256 = hashlib.sha256(canonical(body)).hexdigest()
         return json.dumps({"body": body, "sha256": sha256}).encode()

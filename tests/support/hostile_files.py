@@ -32,7 +32,7 @@ from edge_agent.server.uplink_status import uplink_message
 from edge_agent.store import bundle_archive
 from edge_agent.update.ingest import BundleIngest
 from tests.support.bundles import RECORD_SCHEMA
-from tests.support.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
+from tests.support.examples import CENTRAL_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
 from tests.support.fuzz.mutations import checksummed
 from tests.support.fuzzed_daemon import Found
 from tests.support.fuzzing import each_of
@@ -42,7 +42,7 @@ from tests.support.store_cases import GOLDEN, LIMITS, bundle, tar_of
 
 READ_SECONDS_MAX = 20.0
 TIMERS = {False: (signal.ITIMER_REAL, signal.SIGALRM), True: (signal.ITIMER_PROF, signal.SIGPROF)}
-KEYS = {public_key_hex(CENTRE_KEY), public_key_hex(SITE_KEY)}
+KEYS = {public_key_hex(CENTRAL_KEY), public_key_hex(SITE_KEY)}
 
 
 @dataclass(frozen=True)
@@ -170,16 +170,16 @@ def some_receipts() -> receipts.Receipts:
 def _signed(name: str, body: Any, read: Callable[[bytes], object]) -> Format:
     """Documents whose body was changed after they were signed, or before: by somebody with the key."""
     plain = body.model_dump(mode="json", by_alias=True)
-    changed_after = documents(json.loads(sign(body, CENTRE_KEY)))
-    return Format(name, changed_after | edits(plain).map(signed_by_the_centre), read, 6)
+    changed_after = documents(json.loads(sign(body, CENTRAL_KEY)))
+    return Format(name, changed_after | edits(plain).map(signed_by_the_central_team), read, 6)
 
 
-def signed_by_the_centre(body: Any) -> bytes:
+def signed_by_the_central_team(body: Any) -> bytes:
     try:
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     except (ValueError, TypeError):  # what has no canonical bytes, nobody can sign
         canonical = b""
-    document = {"body": body, "key": public_key_hex(CENTRE_KEY), "signature": CENTRE_KEY.sign(canonical).hex()}
+    document = {"body": body, "key": public_key_hex(CENTRAL_KEY), "signature": CENTRAL_KEY.sign(canonical).hex()}
     try:
         return json.dumps(document).encode()
     except ValueError:

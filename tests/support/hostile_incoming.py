@@ -1,6 +1,6 @@
 """A hostile uplink of a real site: what lies in `incoming/`, exchanged at once, and what the site then says of it.
 
-lay(site, field.centre.copy(tmp_path / "honest"))
+lay(site, field.central.copy(tmp_path / "honest"))
 refused, arrived = attacked(field, site, "rollback")
 """
 
@@ -50,12 +50,12 @@ def attacked(field: Field, site: FleetSite, name: str) -> tuple[bool, bool]:
     attack, runs = ATTACKS[name], site.version()
     version, digest = {OLD: (NEW, field.new), NEW: (OLD, field.old)}[runs]
     other = f"1.0.0-x{secrets.token_hex(4)}"
-    field.centre.publish(echo_bundle(field.root / "others" / other, "other", version=other))
-    wanted(field.centre, digest)
-    hostile = Hostile(field.centre, field.centre.copy(field.root / "hostile"), field.before)
+    field.central.publish(echo_bundle(field.root / "others" / other, "other", version=other))
+    wanted(field.central, digest)
+    hostile = Hostile(field.central, field.central.copy(field.root / "hostile"), field.before)
     attack.make(hostile)
     lay(site, hostile.folder)
     refused = refuses(site) and site.version() == runs
-    attack.mend(field.centre)
-    lay(site, field.centre.copy(field.root / "honest"))
+    attack.mend(field.central)
+    lay(site, field.central.copy(field.root / "honest"))
     return refused, comes_true(lambda: arrived(site, version))

@@ -1,7 +1,7 @@
 """What lies in the state directory, spoilt: databases with other bytes in them, and repositories of updates.
 
 Like hostile_files.py, for formats whose reading takes a state directory. A repository is spoilt by somebody who has
-only the way to the site, or by one who has the centre's keys too.
+only the way to the site, or by one who has the central team's keys too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge_agent.server import feedback
 from edge_agent.store.store import Store
 from edge_agent.update.metadata_chain import parse_root
 from tests.support.bundles import echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.hostile_bytes import documents, torn
 from tests.support.hostile_files import Format
 from tests.support.repository_attacks import Hostile
@@ -43,11 +43,11 @@ def formats(folder: Path) -> Iterator[Format]:
     """Yield the formats; `folder` is where their readers work."""
     yield _state_db(folder / "state-db")
     yield _spool_db(folder / "spool-db")
-    centre = Centre(folder / "centre")
-    digest = centre.publish(echo_bundle(folder / "bundle", weights=b"w"))
-    centre.plan(centre.offering(digest))
-    yield Format("root.json", documents(json.loads(centre.root_bytes)), read_root, 2)
-    yield repository(folder / "repository", centre, digest)
+    central = CentralTeam(folder / "central")
+    digest = central.publish(echo_bundle(folder / "bundle", weights=b"w"))
+    central.plan(central.offering(digest))
+    yield Format("root.json", documents(json.loads(central.root_bytes)), read_root, 2)
+    yield repository(folder / "repository", central, digest)
 
 
 def read_root(raw: bytes) -> None:
@@ -130,14 +130,14 @@ class Spoilt:
     """What is in its place."""
     stolen: bool
     """It was signed again, and so was what names it."""
-    stick: bool
-    """It was brought on a stick."""
+    drive: bool
+    """It was brought on a USB drive."""
 
 
-def repository(place: Path, centre: Centre, digest: str) -> Format:
+def repository(place: Path, central: CentralTeam, digest: str) -> Format:
     place.mkdir()
-    sound = Hostile(centre, centre.folder, centre.folder)
-    site = TrustingSite(place / "site", centre.root_bytes)
+    sound = Hostile(central, central.folder, central.folder)
+    site = TrustingSite(place / "site", central.root_bytes)
 
     def spoilt(role: str) -> st.SearchStrategy[Spoilt]:
         path = sound.plan_blob() if role == FILE_NAME else sound.path(role)
@@ -146,8 +146,8 @@ def repository(place: Path, centre: Centre, digest: str) -> Format:
 
     def read(case: Spoilt) -> None:
         nonlocal site
-        folder = _laid(case, centre, place / "laid")
-        if not case.stick:
+        folder = _laid(case, central, place / "laid")
+        if not case.drive:
             shutil.rmtree(site.incoming, ignore_errors=True)
             folder = folder.rename(site.incoming)
         before = _remembered(site)
@@ -159,7 +159,7 @@ def repository(place: Path, centre: Centre, digest: str) -> Format:
                 site.ingest.admit(folder, each)
         finally:
             if before != _remembered(site):  # what was believed must not shield the next cases
-                site = _anew(site, centre)
+                site = _anew(site, central)
 
     return Format("repository of updates", st.sampled_from(ROLES).flatmap(spoilt), read, 2)
 
@@ -168,16 +168,16 @@ def _remembered(site: TrustingSite) -> Any:
     return site.store.trusted.floors(), site.store.trusted.roots()
 
 
-def _anew(site: TrustingSite, centre: Centre) -> TrustingSite:
+def _anew(site: TrustingSite, central: CentralTeam) -> TrustingSite:
     site.store.close()
     shutil.rmtree(site.config.state_dir)
-    return TrustingSite(site.root_file.parent, centre.root_bytes)
+    return TrustingSite(site.root_file.parent, central.root_bytes)
 
 
-def _laid(case: Spoilt, centre: Centre, folder: Path) -> Path:
+def _laid(case: Spoilt, central: CentralTeam, folder: Path) -> Path:
     """Lay a repository with one file spoilt."""
     shutil.rmtree(folder, ignore_errors=True)
-    hostile = Hostile(centre, centre.copy(folder), centre.folder)
+    hostile = Hostile(central, central.copy(folder), central.folder)
     if case.role == FILE_NAME and case.stolen:
         hostile.plan(case.raw)
     elif case.role == FILE_NAME:

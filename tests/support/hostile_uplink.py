@@ -19,21 +19,21 @@ from convert.collect.collect_report import CollectReport
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import receipts, segment
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
-from tests.support.examples import CENTRE_KEY, NOW, feedback, prediction
-from tests.support.segments import Centre, Record, SealingSite
+from tests.support.examples import CENTRAL_KEY, NOW, feedback, prediction
+from tests.support.segments import CentralTeam, Record, SealingSite
 
 FORGER = Ed25519PrivateKey.from_private_bytes(b"f" * 32)
 
 
 class World:
-    """One site's outbox, the bucket that the uplink fills, and the centre. Everything random comes from the seed."""
+    """One site's outbox, the bucket that the uplink fills, the central team. The seed decides all that is random."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self.rng = random.Random(seed)
         self.site = SealingSite(root / "outbox")
         self.outbox = self.site.folder / "segments"
         self.bucket = SealingSite(root / "bucket").folder / "segments"
-        self.centre = Centre(root)
+        self.central = CentralTeam(root)
         self.sent: dict[str, list[Record]] = {}
         self.faults: Counter[str] = Counter()
         self.numbers = 0
@@ -47,26 +47,26 @@ class World:
         )
         fault()
         self.faults[fault.__name__.removeprefix("_")] += 1
-        report = self.centre.collect(self.bucket.parents[1])
+        report = self.central.collect(self.bucket.parents[1])
         self._believe()
         return report
 
     def end(self) -> CollectReport:
         """Carry honestly what the site still has, and collect."""
         self._carry()
-        self.centre.collect(self.bucket.parents[1])
+        self.central.collect(self.bucket.parents[1])
         self._believe()
         self._carry()
-        return self.centre.collect(self.bucket.parents[1])
+        return self.central.collect(self.bucket.parents[1])
 
     def lost(self) -> set[str]:
         """Return the corrections that were sealed and are not in the examples."""
-        rows = self.centre.query("SELECT prediction_id FROM examples WHERE truth IS NOT NULL")
+        rows = self.central.query("SELECT prediction_id FROM examples WHERE truth IS NOT NULL")
         return {f"p-{number}" for number in range(1, self.numbers + 1)} - {name for (name,) in rows}
 
     def doubled(self) -> int:
         """Return how many rows are too many."""
-        return self.centre.query("SELECT count(*) - count(DISTINCT prediction_id) FROM examples")[0][0]
+        return self.central.query("SELECT count(*) - count(DISTINCT prediction_id) FROM examples")[0][0]
 
     # --- the site -----------------------------------------------------------------------------------------------------
 
@@ -83,7 +83,7 @@ class World:
         """Delete what genuine receipts name by a manifest that is ours; seal anew what they call damaged."""
         try:
             raw = (self.bucket.parent / receipts.FILE_NAME).read_bytes()
-            body = receipts.verify(raw, [public_key_hex(CENTRE_KEY)]).body
+            body = receipts.verify(raw, [public_key_hex(CENTRAL_KEY)]).body
         except (OSError, EdgeAgentError):
             return
         mine = {self._sha(name): name for name in self.sent if (self.outbox / f"{name}.json").is_file()}
@@ -146,7 +146,7 @@ class World:
         stranger.seal([prediction(10_000), feedback(10_000)])
 
     def _forge(self) -> None:
-        """Say in the centre's name that everything has arrived."""
+        """Say in the central team's name that everything has arrived."""
         last = segment.name_of(self.site.epoch, self.site.sequence)
         received = [{"first": 1, "last": self.site.sequence, "manifest_sha256": self._sha(last)}]
         body = receipts.Receipts.model_validate(

@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 
 def program(version: str) -> dict[str, str]:
-    """Return the modules of a program that says its version, and ends with 1 when enrolled with what is no kit."""
+    """Return the modules of a program that says its version, and enrols with nothing but an enrolment file."""
     cli = CLI.replace("VERSION", version)
     return {"edge_agent/__init__.py": "", "edge_agent/cli.py": cli, BACKENDS: "print('x64')\n"}
 

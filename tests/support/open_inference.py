@@ -18,7 +18,7 @@ from google.protobuf import message_factory
 from edge_agent.server.open_inference import oip_requests
 from edge_agent.server.open_inference.oip_wire import SERVICE, pb
 
-CALL_SECONDS_MAX = 30.0
+CALL_SECONDS_MAX = 60.0
 Calls = Callable[..., Any]
 
 

@@ -55,8 +55,8 @@ def fitted_head(encoder: bytes) -> dict[str, Floats]:
     """Fit a multinomial logistic regression to `train()`; return it as `classifier.weight` and `classifier.bias`."""
     examples = train()
     vectors = mean_vectors(encoder, [text for text, _ in examples])
-    centre, scale = vectors.mean(axis=0), vectors.std()
-    features = (vectors - centre) / scale
+    central, scale = vectors.mean(axis=0), vectors.std()
+    features = (vectors - central) / scale
     wanted = np.array([[intent == each for each in INTENTS] for _, intent in examples], np.float32)
     weight = np.zeros((len(INTENTS), features.shape[1]), np.float32)
     bias = np.zeros(len(INTENTS), np.float32)
@@ -67,4 +67,4 @@ def fitted_head(encoder: bytes) -> dict[str, Floats]:
         weight -= _RATE * (wrong.T @ features / len(examples) + _DECAY * weight)
         bias -= _RATE * wrong.mean(axis=0)
     weight /= scale
-    return {"classifier.weight": weight, "classifier.bias": bias - weight @ centre}
+    return {"classifier.weight": weight, "classifier.bias": bias - weight @ central}

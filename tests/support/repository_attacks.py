@@ -1,11 +1,11 @@
-"""What somebody between the centre and a site can lay into `incoming/` or onto a stick, and with which stolen keys.
+"""What an attacker on the way to a site can lay into `incoming/` or onto a USB drive, and with which stolen keys.
 
-Each attack spoils a copy of what the centre has published:
+Each attack spoils a copy of what the central team has published:
 
 for name, attack in ATTACKS.items():
-    hostile = Hostile(centre, centre.copy(tmp_path / name), older)
+    hostile = Hostile(central, central.copy(tmp_path / name), older)
     attack.make(hostile)                    # hostile.folder must be refused
-    attack.mend(centre)                     # what the centre does about a stolen key; centre.folder must be believed
+    attack.mend(central)                    # what the central team does about a stolen key; its folder is believed
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import BundleOffer, FleetPlan, RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 STRANGER = CryptoSigner(Ed25519PrivateKey.from_private_bytes(b"z" * 32))
@@ -41,10 +41,10 @@ ENDLESS_BYTES = 2**34
 class Hostile:
     """A copy of a repository in the wrong hands."""
 
-    centre: Centre
+    central: CentralTeam
     folder: Path
     older: Path
-    """What the centre had published earlier, and the site has seen newer of."""
+    """What the central team had published earlier, and the site has seen newer of."""
 
     def path(self, role: str) -> Path:
         """Return the file of a role that is in force in the copy."""
@@ -61,10 +61,10 @@ class Hostile:
         return metadata
 
     def sign(self, role: str, metadata: Metadata[Any], keyids: Iterable[str] | None = None) -> Path:
-        """Sign with keys of the centre, by default the right ones, and write; returns the file."""
+        """Sign with keys of the central team, by default the right ones, and write; returns the file."""
         metadata.signatures.clear()
         by = self.read(TARGETS if role == PLAN else ROOT).signed
-        self.centre.publisher.keys.sign(metadata, by.get_delegated_role(role).keyids if keyids is None else keyids)
+        self.central.publisher.keys.sign(metadata, by.get_delegated_role(role).keyids if keyids is None else keyids)
         return self.write(role, metadata)
 
     def write(self, role: str, metadata: Metadata[Any]) -> Path:
@@ -154,7 +154,7 @@ def rollback(hostile: Hostile) -> None:
 
 def rollback_of_the_plan(hostile: Hostile) -> None:
     """With a stolen online key: the newest snapshot names an earlier plan."""
-    snapshot, older = hostile.read(SNAPSHOT), Hostile(hostile.centre, hostile.older, hostile.older).read(SNAPSHOT)
+    snapshot, older = hostile.read(SNAPSHOT), Hostile(hostile.central, hostile.older, hostile.older).read(SNAPSHOT)
     snapshot.signed.meta["plan.json"] = older.signed.meta["plan.json"]
     snapshot.signed.version += 1
     hostile.link(SNAPSHOT, hostile.sign(SNAPSHOT, snapshot))
@@ -182,7 +182,7 @@ def mixed(role: str) -> Spoil:
     """Show an older file of one role under the name of the newest."""
 
     def attack(hostile: Hostile) -> None:
-        older = Hostile(hostile.centre, hostile.older, hostile.older)
+        older = Hostile(hostile.central, hostile.older, hostile.older)
         hostile.path(role).write_bytes(older.path(role).read_bytes())
 
     return attack
@@ -190,13 +190,15 @@ def mixed(role: str) -> Spoil:
 
 def another_fleet(hostile: Hostile) -> None:
     """Show a repository that is perfect, and somebody else's."""
-    hostile.replace(Centre(hostile.folder.parent / f"{hostile.folder.name}-theirs", whose="theirs").folder)
+    hostile.replace(CentralTeam(hostile.folder.parent / f"{hostile.folder.name}-theirs", whose="theirs").folder)
 
 
 def foreign_root(hostile: Hostile) -> None:
     """Show another fleet's root as the next one."""
     version = hostile.read(ROOT).signed.version + 1
-    root = Metadata[Any].from_bytes(Centre(hostile.folder.parent / f"{hostile.folder.name}-x", whose="x").root_bytes)
+    root = Metadata[Any].from_bytes(
+        CentralTeam(hostile.folder.parent / f"{hostile.folder.name}-x", whose="x").root_bytes
+    )
     root.signed.version = version
     hostile.write(ROOT, root)
 
@@ -235,13 +237,13 @@ def signed_by_the_online_key(hostile: Hostile) -> None:
 
 
 def signed_by_a_revoked_key(role: str) -> Spoil:
-    """The centre has replaced a key; whoever has the old one signs with it."""
+    """The central team has replaced a key; whoever has the old one signs with it."""
 
     def attack(hostile: Hostile) -> None:
         by = TARGETS if role == PLAN else ROOT
         old = list(hostile.read(by).signed.get_delegated_role(role).keyids)
-        hostile.centre.rotate("online" if role == TIMESTAMP else role)
-        hostile.replace(hostile.centre.folder)
+        hostile.central.rotate("online" if role == TIMESTAMP else role)
+        hostile.replace(hostile.central.folder)
         metadata = hostile.read(role)
         metadata.signed.version += 1
         written = hostile.sign(role, metadata, old[:1])
@@ -254,10 +256,10 @@ def signed_by_a_revoked_key(role: str) -> Spoil:
 def unsigned_bundle(hostile: Hostile) -> None:
     """With stolen plan and online keys: the plan wants a bundle that nobody signed."""
     wanted = TaskPlan(offers=(BundleOffer(bundle=UNSIGNED, version="6.6.6"),))
-    version = hostile.centre.held.plan.version + 1
+    version = hostile.central.held.plan.version + 1
     channels = {"stable": FleetPlan(tasks={"pos-intent": wanted})}
     hostile.plan(
-        plans.encode(RolloutPlan(version=version, issued_at=format_timestamp(hostile.centre.now()), channels=channels))
+        plans.encode(RolloutPlan(version=version, issued_at=format_timestamp(hostile.central.now()), channels=channels))
     )
 
 
@@ -287,12 +289,12 @@ class Attack:
     reasons: set[str]
     """One of them."""
     stolen: bool = False
-    """It takes the online key: what that signs counts as newer than what the centre signs, until it is replaced."""
+    """It takes the online key: what that signs counts as newer than the central team's, until it is replaced."""
 
-    def mend(self, centre: Centre) -> None:
+    def mend(self, central: CentralTeam) -> None:
         """Replace a stolen key, which starts the versions anew."""
         if self.stolen:
-            centre.rotate("online", restart_versions=True)
+            central.rotate("online", restart_versions=True)
 
 
 def _stolen(make: Spoil, reasons: set[str]) -> Attack:

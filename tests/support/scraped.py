@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from prometheus_client.parser import text_string_to_metric_families
 
 Labels = frozenset[tuple[str, str]]
-WAIT_SECONDS_MAX = 10.0
+WAIT_SECONDS_MAX = 60.0
 
 
 class Scraped(dict[tuple[str, Labels], float]):
@@ -59,9 +59,3 @@ def say(port: int, request: bytes) -> bytes:
         except ConnectionError:
             pass
         return answer
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])

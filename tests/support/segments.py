@@ -2,7 +2,7 @@
 
 site = SealingSite(tmp_path / "store")
 site.seal([prediction(1), feedback(1)])
-report = Centre(tmp_path).collect(tmp_path / "store")
+report = Central team(tmp_path).collect(tmp_path / "store")
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from convert.collect.sources import SegmentSource, open_source
 from convert.publish.central_keys import CentralKeys
 from edge_agent.formats import example_records, receipts, segment, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
-from tests.support.examples import CENTRE_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest
+from tests.support.examples import CENTRAL_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
 Record = example_records.AnyRecord
-KEYS = CentralKeys((IDENTITY,), CENTRE_KEY)
+KEYS = CentralKeys((IDENTITY,), CENTRAL_KEY)
 
 
 class SealingSite:
@@ -87,16 +87,16 @@ class SealingSite:
         (self.folder / "status.json").write_bytes(sign(body, self.key))
 
     def receipts(self) -> receipts.Receipts:
-        """Read what the centre laid down for the site, checked as the site would."""
+        """Read what the central team laid down for the site, checked as the site would."""
         raw = (self.folder / receipts.FILE_NAME).read_bytes()
-        return receipts.verify(raw, [public_key_hex(CENTRE_KEY)]).body
+        return receipts.verify(raw, [public_key_hex(CENTRAL_KEY)]).body
 
     def received(self) -> list[tuple[int, int]]:
         """Return the ranges that the site may delete."""
         return [(each.first, each.last) for epoch in self.receipts().epochs for each in epoch.received]
 
 
-class Centre:
+class CentralTeam:
     """A folder that examples are collected to."""
 
     def __init__(self, root: Path, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""A site's examples for tests: answers, a worker on a clock of its own, and what a centre would read of it.
+"""A site's examples for tests: answers, a worker on a clock of its own, and what a central team would read of it.
 
 site = TestSite(tmp_path)
 site.keep(answered(1)); site.worker.seal_all()
@@ -17,8 +17,9 @@ from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
 from edge_agent.config import Config
 from edge_agent.formats import receipts, segment
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.redaction_section import MissedBound
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
-from tests.support.examples import CENTRE_KEY, DIGEST, IDENTITY, NOW, RECIPIENT
+from tests.support.examples import CENTRAL_KEY, DIGEST, IDENTITY, NOW, RECIPIENT
 
 TASKS = {
     "pos-intent": {"kind": "classify", "labels": ["refund", "price"]},
@@ -59,8 +60,8 @@ def judgement(number: int, **changes: Any) -> HumanFeedback:
 def config_of(
     state_dir: Path, *, site: dict[str, Any] | None = None, escalation: dict[str, Any] | None = None, **examples: Any
 ) -> Config:
-    """Return the configuration of a site that may send everything to the centre."""
-    identity = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
+    """Return the configuration of a site that may send everything to the central team."""
+    identity = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]}
     collect = dict.fromkeys(TASKS, "upstream")
     return Config.model_validate(
         {
@@ -91,11 +92,18 @@ class Clock:
         self.wall, self.running = NOW, 0.0
         self.draws = 1.0
         """What the random audit of the worker draws: 1 = nothing, 0 = all."""
+        self.redactor: tuple[str, MissedBound | None] = "", None
+        """The bundle that redacts, and what it promises."""
 
     def around(self) -> SpoolWorkerDependencies:
         """Return the dependencies of a worker with these clocks and no tasks."""
         return SpoolWorkerDependencies(
-            lambda: (), "0.1.0", lambda: self.wall, lambda: self.running, drawn=lambda: self.draws
+            lambda: (),
+            "0.1.0",
+            lambda: self.wall,
+            lambda: self.running,
+            drawn=lambda: self.draws,
+            redactor=lambda: self.redactor,
         )
 
 
@@ -137,7 +145,7 @@ class ASite:
         return sorted(path.name for path in (self.config.outbox / "segments").iterdir())
 
     def segments(self) -> dict[int, list[Any]]:
-        """Open every segment of the present epoch as the centre would, chain and all; return its records."""
+        """Open every segment of the present epoch as the central team would, chain and all; return its records."""
         return read_outbox(self.config.outbox, self.worker.spool.incarnation)
 
     def records(self) -> dict[str, Any]:
@@ -145,14 +153,14 @@ class ASite:
         return {record.record_id: record for records in self.segments().values() for record in records}
 
     def receipt(self, last: int, first: int = 1, **changes: Any) -> None:
-        """Let the centre sign for a range of segments, and put its receipts where they arrive."""
+        """Let the central team sign for a range of segments, and put its receipts where they arrive."""
         raw = (
             self.config.outbox / "segments" / f"{segment.name_of(self.worker.spool.incarnation, last)}.json"
         ).read_bytes()
         span = {"first": first, "last": last, "manifest_sha256": hashlib.sha256(raw).hexdigest()}
         self.write_receipts(**{"epochs": [{"epoch": self.worker.spool.incarnation, "received": [span]}], **changes})
 
-    def write_receipts(self, key: Any = CENTRE_KEY, **changes: Any) -> None:
+    def write_receipts(self, key: Any = CENTRAL_KEY, **changes: Any) -> None:
         """Write receipts, signed by a key."""
         said = receipts.Receipts.model_validate({"site": "site-1", "at": format_timestamp(NOW), **changes})
         (self.config.receipts / receipts.FILE_NAME).write_bytes(sign(said, key))

@@ -63,7 +63,7 @@ RECIPIENT = str(IDENTITY.to_public())
 
 
 class Field:
-    """A site with one sealed segment and its receipt, to be copied for each point, and what the centre has of it."""
+    """A site with one sealed segment and its receipt, copied for each point, and what the central team has of it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -72,7 +72,7 @@ class Field:
         site.judge(judgement(1))
         site.worker.seal_all()
         self.epoch = site.worker.spool.incarnation
-        self.centre = {record.record_id: record for record in site.segments()[1]}
+        self.central = {record.record_id: record for record in site.segments()[1]}
         site.receipt(1)
         site.worker.close()
         self.working = Forking("import tests.support.site_cases", WORK, root)

@@ -104,16 +104,16 @@ class Switched:
 
 
 def to_and_fro(field: Field, site: FleetSite, switches: int) -> Switched:
-    """Let a site switch between version 2 and version 1, so many times; in the end the centre wants version 2."""
+    """Let a site switch between version 2 and version 1, so many times; in the end the central team wants version 2."""
     memory, load = Memory(site), Load(site)
     site.start_uplink()
     with load.running(), memory.watched():
         for number in range(switches):
             version, digest = ((NEW, field.new), (OLD, field.old))[number % 2]
-            wanted(field.centre, digest)
+            wanted(field.central, digest)
             site.until(version)
             site.until_state("done")
-    wanted(field.centre, field.new)
+    wanted(field.central, field.new)
     return Switched(load.answered, load.failed, load.missed(), memory.peak_bytes, memory.one_bytes)
 
 

@@ -1,7 +1,7 @@
 """A site that is to believe a repository: its root of trust, its state directory, and a clock that may be wrong.
 
-site = TrustingSite(tmp_path / "site", centre.root_bytes)
-site.bring(centre.folder)                     # as a mirror would: into incoming/
+site = TrustingSite(tmp_path / "site", central.root_bytes)
+site.bring(central.folder)                     # as a mirror would: into incoming/
 site.believe().plan_version
 site.admit(digest)
 """

@@ -1,4 +1,4 @@
-"""Sites that run version 1 under a plan, each a daemon and an uplink, and a centre that wants version 2.
+"""Sites that run version 1 under a plan, each a daemon and an uplink, and a central team that wants version 2.
 
 field = Field(tmp_path)
 with field.site() as site:
@@ -18,7 +18,7 @@ from edge_agent.client import Classification
 from edge_agent.formats.golden_cases import GoldenCase
 from edge_agent.formats.plan import ProbationRules, RolloutPlan
 from tests.support.bundles import echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.fleet_site import TASK, FleetSite
 
 OLD, NEW = "1.0.0", "2.0.0"
@@ -33,27 +33,27 @@ def bundle(folder: Path, version: str, **more: Any) -> Path:
     return echo_bundle(folder / version, TASK, labels=LABELS, version=version, **{"weights": weights, **more})
 
 
-def wanted(centre: Centre, *digests: str, **more: Any) -> RolloutPlan:
+def wanted(central: CentralTeam, *digests: str, **more: Any) -> RolloutPlan:
     """Publish a plan that wants these, with a short probation; returns it."""
-    return centre.plan(centre.offering(*digests, **{"probation": ProbationRules(calls=1), **more}))
+    return central.plan(central.offering(*digests, **{"probation": ProbationRules(calls=1), **more}))
 
 
 class Field:
     """Makes sites that are all alike."""
 
     def __init__(self, root: Path) -> None:
-        """Let one site come to version 1, and keep a copy of it; then let the centre want version 2."""
+        """Let one site come to version 1, and keep a copy of it; then let the central team want version 2."""
         self.root, self._made = root, 0
-        self.centre = Centre(root / "centre")
-        self.old = self.centre.publish(bundle(root / "bundles", OLD))
-        wanted(self.centre, self.old)
-        with FleetSite(root / "ready", self.centre) as site:
+        self.central = CentralTeam(root / "central")
+        self.old = self.central.publish(bundle(root / "bundles", OLD))
+        wanted(self.central, self.old)
+        with FleetSite(root / "ready", self.central) as site:
             site.until(OLD)
             site.until_state("done")
             self.answers = _answers(site)
-        self.before = self.centre.copy(root / "before")
-        self.new = self.centre.publish(bundle(root / "bundles", NEW))
-        wanted(self.centre, self.new)
+        self.before = self.central.copy(root / "before")
+        self.new = self.central.publish(bundle(root / "bundles", NEW))
+        wanted(self.central, self.new)
 
     @contextmanager
     def site(self, **settings: Any) -> Iterator[FleetSite]:
@@ -61,7 +61,7 @@ class Field:
         self._made += 1
         folder = self.root / f"site-{self._made}"
         shutil.copytree(self.root / "ready" / "state", folder / "state")
-        with FleetSite(folder, self.centre, uplinked=False, **settings) as site:
+        with FleetSite(folder, self.central, uplinked=False, **settings) as site:
             site.until(OLD)
             yield site
         shutil.rmtree(folder)

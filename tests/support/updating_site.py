@@ -40,7 +40,7 @@ Answering = Callable[[str], GoldenAnswer]
 
 
 class Published:
-    """What the centre has published, and how much of it has arrived."""
+    """What the central team has published, and how much of it has arrived."""
 
     def __init__(self, store: Callable[[], object]) -> None:
         self.store = store

@@ -24,7 +24,7 @@ from edge_agent.uplink.exchange_dirs import ExchangeDirs
 from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
 from edge_agent.uplink.transfer_state import Clocks
 from edge_agent.uplink.upload_log import UploadLog
-from tests.support.examples import CENTRE_KEY, EPOCH, NOW, RECIPIENT, SITE_KEY, segment_manifest
+from tests.support.examples import CENTRAL_KEY, EPOCH, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
 SITE = "site-1"
 PREFIX = f"site={SITE}/"
@@ -164,5 +164,5 @@ class UplinkCase:
 
 
 def signed_receipts(site: str = SITE, at: float = NOW) -> bytes:
-    """Return receipts of the centre."""
-    return sign(receipts.Receipts.model_validate({"site": site, "at": format_timestamp(at)}), CENTRE_KEY)
+    """Return receipts of the central team."""
+    return sign(receipts.Receipts.model_validate({"site": site, "at": format_timestamp(at)}), CENTRAL_KEY)

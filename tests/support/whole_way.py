@@ -1,4 +1,4 @@
-"""The whole way of a correction: a site, its uplink, a store, and the centre that collects from there.
+"""The whole way of a correction: a site, its uplink, a store, and the central team that collects from there.
 
 way = Way(tmp_path)
 way.answer(3); way.once(); way.collect()
@@ -17,14 +17,14 @@ from typing import Any
 from convert.collect.collect_report import CollectReport
 from convert.collect.segment_chain import NOT_COME
 from convert.collect.sources import SegmentSource, open_source
-from tests.support.segments import Centre
+from tests.support.segments import CentralTeam
 from tests.support.site_cases import ASite, answered, judgement
 from tests.support.uplink_cases import UplinkCase
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the centre is short of in the end, what it has too often, and what it cannot explain."""
+    """What the central team is short of in the end, what it has too often, and what it cannot explain."""
 
     lost: int = 0
     doubled: int = 0
@@ -39,7 +39,7 @@ class Way(UplinkCase):
         self.upstream.mkdir(parents=True)
         self.options = options or {}
         super().__init__(folder, url or str(self.upstream), self.options, **settings)
-        self.centre = Centre(folder)
+        self.central = CentralTeam(folder)
         self.given = 0
         self.site = self._open()
 
@@ -60,12 +60,12 @@ class Way(UplinkCase):
         self.site = self._open()
 
     def source(self) -> SegmentSource:
-        """Return the store as the centre opens it."""
+        """Return the store as the central team opens it."""
         return open_source(self.config.url, self.options)
 
     def collect(self) -> CollectReport:
         """Run collect once."""
-        return self.centre.collect(self.source())
+        return self.central.collect(self.source())
 
     def settle(self) -> Outcome:
         """Carry what is left, collect, bring the receipts back, and count; then the site keeps no segment."""
@@ -79,8 +79,8 @@ class Way(UplinkCase):
         return Outcome(len(lost) + len(self.site.files()), len(came) - len(set(came)), unnamed)
 
     def corrections(self) -> list[str]:
-        """Return the corrected predictions that the centre has, duplicates too."""
-        rows = self.centre.query("SELECT prediction_id FROM examples WHERE truth = 'price' ORDER BY 1")
+        """Return the corrected predictions that the central team has, duplicates too."""
+        rows = self.central.query("SELECT prediction_id FROM examples WHERE truth = 'price' ORDER BY 1")
         return [str(row[0]) for row in rows]
 
     def expected(self) -> list[str]:

@@ -303,19 +303,19 @@ def _installed(which: str, **fields: Any) -> Step:
     return step
 
 
-async def _centre_folder(site: Site) -> str:
-    return str(site.centre.folder)
+async def _central_folder(site: Site) -> str:
+    return str(site.central.folder)
 
 
 async def _new_version(site: Site) -> None:
     """Publish another version of the task `planned`, and want it."""
-    number = len(site.centre.held.bundles()) + 1
+    number = len(site.central.held.bundles()) + 1
     bundle = echo_bundle(site.folder / f"planned-{number}", "planned", labels=LABELS, version=f"{number}.0.0")
-    wanted(site.centre, site.centre.publish(bundle))
+    wanted(site.central, site.central.publish(bundle))
 
 
 async def _planned_answers(site: Site, messages: Sequence[bytes], outcome: Outcome) -> str:
-    number = len(site.centre.held.bundles())
+    number = len(site.central.held.bundles())
     wanted_digest = digest_of(site.folder / f"planned-{number}")
     active = (await site.active()).get("planned", "")
     return "" if active == wanted_digest else f"version {number} was imported, and {active[:12] or 'nothing'} answers"
@@ -349,8 +349,8 @@ def _operator() -> list[Call]:
               claims=_is_removed("heavy"), restore=_removed("heavy")),
         _call(ADMIN, "SealExamples", prepare=_prediction_kept),
         _call(ADMIN, "ReadReceipts"),
-        _call(ADMIN, "ImportUpdate", path=_centre_folder),
-        _call(ADMIN, "ImportUpdate", "a new version", path=_centre_folder, prepare=_new_version,
+        _call(ADMIN, "ImportUpdate", path=_central_folder),
+        _call(ADMIN, "ImportUpdate", "a new version", path=_central_folder, prepare=_new_version,
               restore=_removed("planned"), claims=_planned_answers),
         _call(ADMIN, "AllowUpdate", task="planned"),
         _call(ADMIN, "SetMode", task="asked", mode=mode("MODE_SHADOW"), restore=_mode_taken_back),

@@ -37,7 +37,7 @@ from tests.support.cancelling.held import Held, held
 from tests.support.cancelling.points import Point, Points
 from tests.support.eventually import eventually, eventually_answered
 from tests.support.examples import RECIPIENT
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.hostile_calls import ended
 from tests.support.rpcs import METHODS, path_of
 from tests.support.update_field import wanted
@@ -97,7 +97,7 @@ class Site:
         """Make bundles, a repository of updates, and a configuration."""
         self.folder = folder
         self.run_dir = Path("/tmp") / f"ea-{secrets.token_hex(4)}"
-        self.centre = Centre(folder / "centre")
+        self.central = CentralTeam(folder / "central")
         self.versions = [
             echo_bundle(folder / v, "classify", labels=LABELS, version=v) for v in ("1.0.0", "2.0.0", "3.0.0")
         ]
@@ -117,7 +117,7 @@ class Site:
     def config(self) -> Config:
         """The configuration: nothing but a call changes anything, chance neither, and examples are on the disk soon."""
         anchor = self.folder / "root.json"
-        anchor.write_bytes(self.centre.root_bytes)
+        anchor.write_bytes(self.central.root_bytes)
         collected = ("classify", "extract", "generate", "asked")
         return Config.model_validate(
             {
@@ -170,8 +170,8 @@ class Site:
         for version in self.versions:
             await self.install(version)
         planned = echo_bundle(self.folder / "planned", "planned", labels=LABELS)
-        wanted(self.centre, self.centre.publish(planned))
-        await self.admin("ImportUpdate", path=str(self.centre.folder))
+        wanted(self.central, self.central.publish(planned))
+        await self.admin("ImportUpdate", path=str(self.central.folder))
         return self
 
     async def __aexit__(

@@ -20,6 +20,7 @@ from tests.support.finding_cases import (  # noqa: F401 - they fill the table
     exchange_rows,
     large_model_rows,
     limit_rows,
+    redaction_rows,
     settings_rows,
     socket_rows,
     state_rows,

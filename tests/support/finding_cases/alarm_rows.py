@@ -11,7 +11,7 @@ from tests.support.bundles import INTENTS, echo_bundle
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.large_model_rows import ORACLES, escalating
 from tests.support.finding_cases.site import TASK, FaultySite
-from tests.support.finding_cases.update_rows import CENTRES, by_drive, take_drive, write_drive
+from tests.support.finding_cases.update_rows import CENTRAL_TEAMS, by_drive, take_drive, write_drive
 
 CALIBRATED = {
     **{"policy": "threshold", "temperature": 1.0, "threshold": 0.9, "target_risk": 0.05, "delta": 0.1},
@@ -29,9 +29,9 @@ def watched(folder: Path) -> Mapping[str, Any]:
 
 def _plan(site: FaultySite, *demote_on: str) -> None:
     """Let the plan want a calibrated version, and bring it on a drive."""
-    centre = CENTRES[site.folder]
-    digest = centre.publish(echo_bundle(site.folder / "calibrated", TASK, confidence=CALIBRATED))
-    centre.plan(centre.offering(digest, mode="local", demote_on=demote_on))
+    central = CENTRAL_TEAMS[site.folder]
+    digest = central.publish(echo_bundle(site.folder / "calibrated", TASK, confidence=CALIBRATED))
+    central.plan(central.offering(digest, mode="local", demote_on=demote_on))
     write_drive(site)
     take_drive(site)
     with site.daemon.admin() as admin:

@@ -12,7 +12,14 @@ from tests.support.answering_server import AnsweringServer
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.exchange_rows import SERVERS
 from tests.support.finding_cases.site import FaultySite
-from tests.support.finding_cases.update_rows import CENTRES, await_state, await_version, by_drive, publish, write_drive
+from tests.support.finding_cases.update_rows import (
+    CENTRAL_TEAMS,
+    await_state,
+    await_version,
+    by_drive,
+    publish,
+    write_drive,
+)
 from tests.support.uplink_cases import PATIENT
 from tests.support.wall_clock import WallClock
 
@@ -39,9 +46,9 @@ def from_network(folder: Path) -> Mapping[str, Any]:
 
 def _offer(site: FaultySite) -> None:
     """Let the server have what the central team has published."""
-    centre = CENTRES[site.folder].folder
-    files = (path for path in centre.rglob("*") if path.is_file())
-    SERVERS[site.folder].objects.update({f"/fleet/{path.relative_to(centre)}": path.read_bytes() for path in files})
+    central = CENTRAL_TEAMS[site.folder].folder
+    files = (path for path in central.rglob("*") if path.is_file())
+    SERVERS[site.folder].objects.update({f"/fleet/{path.relative_to(central)}": path.read_bytes() for path in files})
 
 
 def _download(site: FaultySite) -> None:
@@ -104,10 +111,10 @@ def repository_emptied(site: FaultySite) -> None:
 @made("update/warning/-4", **fetching)
 def files_come_slowly(site: FaultySite) -> None:
     """The plan allows a thousand bytes per second, and seven hours later the weights are not here; a drive has them."""
-    centre = CENTRES[site.folder]
-    plan = centre.offering(publish(site, "2.0.0", weights=b"2" * WEIGHTS_BYTES))
+    central = CENTRAL_TEAMS[site.folder]
+    plan = central.offering(publish(site, "2.0.0", weights=b"2" * WEIGHTS_BYTES))
     capped = plan.channels["stable"].model_copy(update={"bytes_per_second_max": 1000})
-    centre.plan(plan.model_copy(update={"channels": {"stable": capped}}))
+    central.plan(plan.model_copy(update={"channels": {"stable": capped}}))
     write_drive(site)
     _offer(site)
     await_state(site, "FETCHING")

@@ -17,18 +17,18 @@ from typing import Any
 from tests.support.eventually import eventually_sync
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import FaultySite
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.reason_cases.uplink_cases import IDENTITY
 from tests.support.tls_site import DAY
 
 
 def fleet(folder: Path) -> Mapping[str, Any]:
     """Give the site a root of trust, and a folder from which updates come."""
-    centre = Centre(folder / "centre")
+    central = CentralTeam(folder / "central")
     root = folder / "root.json"
-    root.write_bytes(centre.root_bytes)
+    root.write_bytes(central.root_bytes)
     shutil.copy(root, folder / "kept.json")
-    return {"site": IDENTITY, "update": {"root_file": str(root)}, "uplink": {"updates_url": str(centre.folder)}}
+    return {"site": IDENTITY, "update": {"root_file": str(root)}, "uplink": {"updates_url": str(central.folder)}}
 
 
 def _restore(site: FaultySite) -> None:

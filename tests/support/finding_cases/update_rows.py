@@ -13,32 +13,32 @@ from edge_agent.formats.plan import ProbationRules
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.disk_rows import fill, free, own_disk
 from tests.support.finding_cases.site import FaultySite
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.store_cases import bundle
 from tests.support.trust_cases import damage
 from tests.support.wall_clock import WallClock
 
 TASK = "pos"
 CENTRAL = "he central team"
-CENTRES: dict[Path, Centre] = {}
+CENTRAL_TEAMS: dict[Path, CentralTeam] = {}
 """The central team of each site, by its folder."""
 
 
 def by_drive(folder: Path) -> Mapping[str, Any]:
     """Give the site a fleet that reaches it by drives."""
-    centre = CENTRES[folder] = Centre(folder / "centre")
+    central = CENTRAL_TEAMS[folder] = CentralTeam(folder / "central")
     root = folder / "root.json"
-    root.write_bytes(centre.root_bytes)
+    root.write_bytes(central.root_bytes)
     update = {"root_file": str(root), "check_seconds": 0.1}
     return {"update": update, "store": {"allow_unsigned": False}}
 
 
 def publish(site: FaultySite, version: str, plan: Mapping[str, Any] | None = None, **more: Any) -> str:
     """Publish a version that the plan wants, and write a drive with it; return its digest."""
-    centre = CENTRES[site.folder]
+    central = CENTRAL_TEAMS[site.folder]
     path = bundle(site.folder / version, version, TASK, **{"weights": version.encode() * 1000, **more})
-    digest = centre.publish(path)
-    centre.plan(centre.offering(digest, **(plan or {})))
+    digest = central.publish(path)
+    central.plan(central.offering(digest, **(plan or {})))
     write_drive(site)
     return digest
 
@@ -46,7 +46,7 @@ def publish(site: FaultySite, version: str, plan: Mapping[str, Any] | None = Non
 def write_drive(site: FaultySite) -> None:
     """Write the drive again, of all that is published."""
     shutil.rmtree(site.drive, ignore_errors=True)
-    CENTRES[site.folder].copy(site.drive)
+    CENTRAL_TEAMS[site.folder].copy(site.drive)
 
 
 def take_drive(site: FaultySite) -> None:
@@ -159,7 +159,11 @@ def _other_disk(folder: Path) -> Mapping[str, Any]:
     found = {**_own_disk(folder)}
     incoming = folder / "incoming"
     incoming.mkdir()
-    uplink = {"updates_url": str(CENTRES[folder].folder), "notes_dir": str(folder / "notes"), "disk_reserve_bytes": 0}
+    uplink = {
+        "updates_url": str(CENTRAL_TEAMS[folder].folder),
+        "notes_dir": str(folder / "notes"),
+        "disk_reserve_bytes": 0,
+    }
     return {**found, "update": {**found["update"], "incoming_dir": str(incoming)}, "uplink": uplink}
 
 
@@ -215,9 +219,9 @@ def _settled_version(site: FaultySite) -> None:
 @made("update/note/-2", person=CENTRAL, **{**updating, "prepare": _settled_version})
 def rollout_halted(site: FaultySite) -> None:
     """The central team stopped the rollout of a version."""
-    centre = CENTRES[site.folder]
+    central = CENTRAL_TEAMS[site.folder]
     digest = publish(site, "2.0.0")
-    centre.plan(centre.offering(digest, halted=True))
+    central.plan(central.offering(digest, halted=True))
     write_drive(site)
     take_drive(site)
     await_state(site, "WAITING")
@@ -225,7 +229,11 @@ def rollout_halted(site: FaultySite) -> None:
 
 def _mirrored(folder: Path) -> Mapping[str, Any]:
     found = by_drive(folder)
-    uplink = {"updates_url": str(CENTRES[folder].folder), "notes_dir": str(folder / "notes"), "disk_reserve_bytes": 0}
+    uplink = {
+        "updates_url": str(CENTRAL_TEAMS[folder].folder),
+        "notes_dir": str(folder / "notes"),
+        "disk_reserve_bytes": 0,
+    }
     return {**found, "uplink": uplink}
 
 
@@ -250,10 +258,10 @@ def mirror_emptied(site: FaultySite) -> None:
 @made("revoked/warning/warning-message", person=CENTRAL, **updating)
 def signature_revoked(site: FaultySite) -> None:
     """The central team revoked the version that answers."""
-    centre = CENTRES[site.folder]
-    digest = next(iter(centre.held.bundles()))
-    centre.plan(centre.offering())
-    centre.revoke(digest)
+    central = CENTRAL_TEAMS[site.folder]
+    digest = next(iter(central.held.bundles()))
+    central.plan(central.offering())
+    central.revoke(digest)
     write_drive(site)
     take_drive(site)
     site.until(lambda: "revoked" in {each["check"] for each in site.findings()})

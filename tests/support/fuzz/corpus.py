@@ -39,9 +39,9 @@ def _documents() -> None:
     # Imported here: whoever only reads the corpus needs none of it.
     from edge_agent.formats import enrolment_file, golden_cases  # noqa: PLC0415
     from edge_agent.formats.signed_document import sign  # noqa: PLC0415
-    from tests.support.enrolment_files import a_kit  # noqa: PLC0415
-    from tests.support.examples import CENTRE_KEY, SITE_KEY, segment_manifest  # noqa: PLC0415
-    from tests.support.fleet_cases import Centre  # noqa: PLC0415
+    from tests.support.enrolment_files import a_enrolment  # noqa: PLC0415
+    from tests.support.examples import CENTRAL_KEY, SITE_KEY, segment_manifest  # noqa: PLC0415
+    from tests.support.fleet_cases import CentralTeam  # noqa: PLC0415
     from tests.support.hostile_files import a_plan, manifests, some_receipts  # noqa: PLC0415
 
     cases = (
@@ -51,16 +51,16 @@ def _documents() -> None:
     _write("manifest", *(json.dumps(each).encode() for each in manifests()))
     _write("golden", golden_cases.encode(cases))
     _write("plan", json.dumps(a_plan()).encode())
-    _write("receipts", sign(some_receipts(), CENTRE_KEY))
+    _write("receipts", sign(some_receipts(), CENTRAL_KEY))
     _write("segment", sign(segment_manifest(), SITE_KEY))
-    _write("kit", enrolment_file.encode(a_kit()))
+    _write("kit", enrolment_file.encode(a_enrolment()))
     with tempfile.TemporaryDirectory() as path:
-        _write("root", Centre(Path(path) / "centre").root_bytes)
-    _write("sealed-kit", sealed_quickly(enrolment_file.encode(a_kit())))
+        _write("root", CentralTeam(Path(path) / "central").root_bytes)
+    _write("sealed-kit", sealed_quickly(enrolment_file.encode(a_enrolment())))
 
 
 def sealed_quickly(raw: bytes) -> bytes:
-    """Seal a kit by the age format (age-encryption.org/v1) with the least work, 2 rounds: each case opens it."""
+    """Seal an enrolment file in the age format (age-encryption.org/v1) with the least work: each case opens it."""
     from cryptography.hazmat.primitives import hashes, hmac  # noqa: PLC0415
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305  # noqa: PLC0415
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415

@@ -23,14 +23,14 @@ from edge_agent.formats.signed_document import sign
 from edge_agent.store.store import Store
 from tests.support import hostile_state
 from tests.support.bundles import echo_bundle
-from tests.support.examples import CENTRE_KEY, EPOCH
-from tests.support.fleet_cases import Centre
+from tests.support.examples import CENTRAL_KEY, EPOCH
+from tests.support.fleet_cases import CentralTeam
 from tests.support.fuzz import engines, mutations
 from tests.support.fuzz.corpus import PASSPHRASE
 from tests.support.fuzz.mutations import Mutation
 from tests.support.hostile_bytes import spoilt
 from tests.support.hostile_carried import with_its_sha256
-from tests.support.hostile_files import KEYS, signed_by_the_centre
+from tests.support.hostile_files import KEYS, signed_by_the_central_team
 from tests.support.store_cases import LIMITS, require_whole
 
 Read = Callable[[bytes], object]
@@ -99,7 +99,7 @@ def _plan(_: Path) -> Read:
     return read
 
 
-def _kit(_: Path) -> Read:
+def _enrolment(_: Path) -> Read:
     def read(raw: bytes) -> None:
         found, _ = enrolment_file.parse(raw)
         assert found == enrolment_file.parse(enrolment_file.encode(found))[0]
@@ -107,7 +107,7 @@ def _kit(_: Path) -> Read:
     return read
 
 
-def _sealed_kit(_: Path) -> Read:
+def _sealed_enrolment(_: Path) -> Read:
     return (
         lambda raw: enrolment_file.unseal(raw, PASSPHRASE)
         if enrolment_file.is_sealed(raw)
@@ -118,7 +118,7 @@ def _sealed_kit(_: Path) -> Read:
 def _receipts(_: Path) -> Read:
     def read(raw: bytes) -> None:
         body = receipts.verify(raw, KEYS).body
-        assert body == receipts.verify(sign(body, CENTRE_KEY), KEYS).body
+        assert body == receipts.verify(sign(body, CENTRAL_KEY), KEYS).body
 
     return read
 
@@ -128,7 +128,7 @@ def _segment(_: Path) -> Read:
 
 
 def _resealed(rng: Random, raw: bytes) -> bytes:
-    """Change a kit, and let its sha256 fit in half of the cases."""
+    """Change an enrolment file, and let its sha256 fit in half of the cases."""
     spoiled = mutations.json_document(rng, raw)
     return _body_in(spoiled, with_its_sha256) if rng.randrange(2) else spoiled
 
@@ -136,7 +136,7 @@ def _resealed(rng: Random, raw: bytes) -> bytes:
 def _resigned(rng: Random, raw: bytes) -> bytes:
     """Change a signed document, and sign it again in half of the cases: somebody has the key."""
     spoiled = mutations.json_document(rng, raw)
-    return _body_in(spoiled, signed_by_the_centre) if rng.randrange(2) else spoiled
+    return _body_in(spoiled, signed_by_the_central_team) if rng.randrange(2) else spoiled
 
 
 def _body_in(raw: bytes, again: Callable[[Any], bytes]) -> bytes:
@@ -174,9 +174,9 @@ def _bundle_tar(folder: Path) -> Read:
 # --- updates on a USB drive or from a mirror --------------------------------------------------------------------------
 
 
-def repository_case(role: str, stolen: bool, stick: bool, raw: bytes) -> bytes:
+def repository_case(role: str, stolen: bool, drive: bool, raw: bytes) -> bytes:
     """Write a case: a line of JSON that says which file of a repository is replaced and how, then that file."""
-    return json.dumps({"role": role, "stolen": stolen, "stick": stick}).encode() + b"\n" + raw
+    return json.dumps({"role": role, "stolen": stolen, "stick": drive}).encode() + b"\n" + raw
 
 
 def _parsed(case: bytes) -> hostile_state.Spoilt:
@@ -185,7 +185,7 @@ def _parsed(case: bytes) -> hostile_state.Spoilt:
         told = json.loads(head)
         return hostile_state.Spoilt(told["role"], raw, bool(told["stolen"]), bool(told["stick"]))
     except (ValueError, KeyError, TypeError):  # spoilt by the fuzzer, and not what is fuzzed
-        return hostile_state.Spoilt("timestamp", case, stolen=False, stick=True)
+        return hostile_state.Spoilt("timestamp", case, stolen=False, drive=True)
 
 
 def _repository_mutation(rng: Random, case: bytes) -> bytes:
@@ -195,10 +195,10 @@ def _repository_mutation(rng: Random, case: bytes) -> bytes:
 
 
 def _repository(folder: Path) -> Read:
-    centre = Centre(folder / "centre")
-    digest = centre.publish(echo_bundle(folder / "bundle", weights=b"w"))
-    centre.plan(centre.offering(digest))
-    read = hostile_state.repository(folder / "site", centre, digest).read
+    central = CentralTeam(folder / "central")
+    digest = central.publish(echo_bundle(folder / "bundle", weights=b"w"))
+    central.plan(central.offering(digest))
+    read = hostile_state.repository(folder / "site", central, digest).read
 
     def one(case: bytes) -> None:
         parsed = _parsed(case)
@@ -209,8 +209,8 @@ def _repository(folder: Path) -> Read:
 
 def _repository_seeds(folder: Path) -> list[bytes]:
     """Return each file of the repository as it is: its signatures and dates are of today."""
-    centre = Centre.of(folder / "centre")
-    sound = hostile_state.Hostile(centre, centre.folder, centre.folder)
+    central = CentralTeam.of(folder / "central")
+    sound = hostile_state.Hostile(central, central.folder, central.folder)
     paths = {role: sound.plan_blob() if role == plan.FILE_NAME else sound.path(role) for role in hostile_state.ROLES}
     return [repository_case(role, False, True, path.read_bytes()) for role, path in paths.items()]
 
@@ -248,8 +248,8 @@ TARGETS = {
         Target("plan", mutations.json_document, _plan, share=1),
         Target("receipts", _resigned, _receipts, share=1),
         Target("segment", _resigned, _segment, share=1),
-        Target("kit", _resealed, _kit),
-        Target("sealed-kit", _torn, _sealed_kit, share=1, memory_bytes_max=SCRYPT_BYTES_MAX, seconds_max=30.0),
+        Target("kit", _resealed, _enrolment),
+        Target("sealed-kit", _torn, _sealed_enrolment, share=1, memory_bytes_max=SCRYPT_BYTES_MAX, seconds_max=30.0),
         Target("bundle-tar", mutations.tar, _bundle_tar, runs=60),
         Target("root", mutations.json_document, _root, share=1),
         Target("repository", _repository_mutation, _repository, seeds=_repository_seeds, runs=20),

@@ -15,13 +15,13 @@ from edge_agent.formats import enrolment_file, example_records, receipts, segmen
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.daemon import RunningDaemon
 from tests.support.enrolled import Box, Team
-from tests.support.examples import CENTRE_KEY, IDENTITY, NOW, RECIPIENT, prediction
-from tests.support.fleet_cases import Centre
+from tests.support.examples import CENTRAL_KEY, IDENTITY, NOW, RECIPIENT, prediction
+from tests.support.fleet_cases import CentralTeam
 from tests.support.reason_cases.bundle_cases import CENTRAL, person_of
 from tests.support.reason_cases.call_cases import TASK
 from tests.support.reason_cases.case import Met, Played, case, edge_agent, run
 from tests.support.repository_attacks import Hostile, expired
-from tests.support.segments import Centre as Collecting
+from tests.support.segments import CentralTeam as Collecting
 from tests.support.segments import SealingSite, stranger
 from tests.support.store_cases import bundle
 
@@ -30,17 +30,17 @@ STRANGER = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 
 
 class DriveSite:
-    """A fleet's centre, and a site that only drives reach."""
+    """A fleet's central team, and a site that only drives reach."""
 
     def __init__(self, folder: Path) -> None:
         """Make both."""
         self.folder = folder
-        self.centre = Centre(folder / "centre")
-        (folder / "root.json").write_bytes(self.centre.root_bytes)
+        self.central = CentralTeam(folder / "central")
+        (folder / "root.json").write_bytes(self.central.root_bytes)
         self.daemon = RunningDaemon(
             folder / "site",
             update={"root_file": str(folder / "root.json"), "check_seconds": 0.1},
-            site={"id": SITE, "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]},
+            site={"id": SITE, "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]},
             examples={"collect": {TASK: "upstream"}, "disk_reserve_bytes": 0},
             store={"allow_unsigned": False},
         )
@@ -48,8 +48,8 @@ class DriveSite:
     def drive(self, version: str) -> Path:
         """Publish a version that the plan wants, and write a drive with it."""
         made = bundle(self.folder / version, version, weights=b"w" * 3_000, adapter=version.encode())
-        self.centre.plan(self.centre.offering(self.centre.publish(made)))
-        return self.centre.stick(self.folder / f"drive-{version}")
+        self.central.plan(self.central.offering(self.central.publish(made)))
+        return self.central.drive(self.folder / f"drive-{version}")
 
     def take(self, drive: Path) -> Met:
         """Import a drive."""
@@ -57,8 +57,8 @@ class DriveSite:
 
     def hostile(self, spoil: Callable[[Hostile], None]) -> Path:
         """Return a copy of what is published, spoilt."""
-        older = self.centre.copy(self.folder / "older")
-        made = Hostile(self.centre, self.centre.copy(self.folder / "hostile"), older)
+        older = self.central.copy(self.folder / "older")
+        made = Hostile(self.central, self.central.copy(self.folder / "hostile"), older)
         spoil(made)
         return made.folder
 
@@ -99,9 +99,9 @@ def update_incomplete(folder: Path) -> Played:
 def update_untrusted(folder: Path) -> Played:
     """A drive of another fleet; the remedy names what the central team checks its repository with."""
     with drive_site(folder) as site:
-        other = Centre(folder / "other", whose="theirs")
+        other = CentralTeam(folder / "other", whose="theirs")
         other.plan(other.offering(other.publish(bundle(folder / "theirs", weights=b"x"))))
-        met = site.take(other.stick(folder / "foreign"))
+        met = site.take(other.drive(folder / "foreign"))
         return Played(met.reasons, not site.take(site.drive("1.0.0")).code, person_of(met.remedy))
 
 
@@ -140,7 +140,7 @@ def signature_invalid(folder: Path) -> Played:
     with drive_site(folder) as site:
         drive = folder / "drive"
         met = site.take(_with_receipts(drive, STRANGER))
-        again = site.take(_with_receipts(drive, CENTRE_KEY))
+        again = site.take(_with_receipts(drive, CENTRAL_KEY))
         assert not again.code, again.text
         return Played(met.reasons, cured=True)
 
@@ -167,7 +167,7 @@ def segment_damaged(folder: Path) -> Played:
     reason = _reason_of(site.sealed(name).read_bytes())
     first = Collecting(folder / "before").collect(folder / "store")
     assert [name] == [each.name for each in first.refused], first
-    keys = CentralKeys((IDENTITY, other), CENTRE_KEY)
+    keys = CentralKeys((IDENTITY, other), CENTRAL_KEY)
     return Played(reason, Collecting(folder / "after", keys=keys).collect(folder / "store").segments_taken == 1)
 
 
@@ -198,7 +198,7 @@ def _reason_of(sealed: bytes) -> tuple[str, ...]:
 
 
 @case("KIT_INVALID", "technician")
-def kit_invalid(folder: Path) -> Played:
+def enrolment_invalid(folder: Path) -> Played:
     """An enrolment file that was cut off on its way; with one that the central team makes again the box enrols."""
     return _enrolled(folder, lambda raw: raw[: len(raw) // 2])
 
@@ -206,7 +206,7 @@ def kit_invalid(folder: Path) -> Played:
 def _enrolled(folder: Path, spoil: Callable[[bytes], bytes]) -> Played:
     (folder / "store").mkdir(parents=True)
     team = Team(folder, str(folder / "store"), {})
-    box, path = Box(folder / "box"), team.kit()
+    box, path = Box(folder / "box"), team.enrolment()
     bad = folder / "copied.kit"
     bad.write_bytes(spoil(path.read_bytes()))
     met = run(*box.daemon.command(), "-v", "enrol", bad, "--code", "0000", "--etc", box.etc)
@@ -215,15 +215,15 @@ def _enrolled(folder: Path, spoil: Callable[[bytes], bytes]) -> Played:
 
 
 @case("KIT_REFUSED", "technician")
-def kit_refused(folder: Path) -> Played:
+def enrolment_refused(folder: Path) -> Played:
     """An enrolment file of another site; with this machine's own the box stays what it is."""
     (folder / "store").mkdir(parents=True)
     team = Team(folder, str(folder / "store"), {})
     box, own = Box(folder / "box"), folder / "own.kit"
-    shutil.copy(team.kit(), own)
+    shutil.copy(team.enrolment(), own)
     box.enrol(own)
-    said = _enrol_other(box, team.kit("shop-13"))
-    box.enrol(team.kit())
+    said = _enrol_other(box, team.enrolment("shop-13"))
+    box.enrol(team.enrolment())
     return Played(said.reasons, said.code == 5, CENTRAL if "central" in said.remedy else "")
 
 

@@ -169,7 +169,7 @@ excuse(
 
 
 @case("STICK_FAILED", "technician")
-def stick_failed(folder: Path) -> Played:
+def drive_failed(folder: Path) -> Played:
     """The drive is full in the middle of an export; on another one the same command copies all of it."""
     examples = {"collect": {TASK: "upstream"}, "commit_seconds": 0.05, "disk_reserve_bytes": 0}
     with serving(folder, examples=examples, site=IDENTITY) as daemon, disk(folder / "small", "size=4k") as small:

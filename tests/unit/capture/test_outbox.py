@@ -161,7 +161,7 @@ def test_a_segment_that_an_uplink_harms_is_sealed_again(site, harm):
     assert ({site.worker.spool.incarnation: 2}, {site.worker.spool.incarnation: (1,)}) == (said.highest, said.missing)
 
 
-def test_a_segment_that_the_centre_refuses_is_sealed_again(site):
+def test_a_segment_that_the_central_team_refuses_is_sealed_again(site):
     """The refusal is signed, and names the very manifest."""
     site.keep(answered(1))
     site.judge(judgement(1))
@@ -176,7 +176,7 @@ def test_a_segment_that_the_centre_refuses_is_sealed_again(site):
 
 
 def test_what_was_sealed_and_erased_leaves_a_tombstone(site):
-    """Also for a prediction that the site does not know any more; the tombstone stays until the centre has it."""
+    """Also for a prediction that the site does not know any more; the tombstone stays until the central team has it."""
     site.keep(answered(1))
     site.worker.seal_all()
     spool, recorder = site.worker.spool, site.worker.recorder
@@ -233,7 +233,7 @@ def test_receipts_for_an_earlier_epoch_delete_its_files(site):
     assert [] == site.files()
 
 
-def test_the_status_names_what_the_centre_should_have(site):
+def test_the_status_names_what_the_central_team_should_have(site):
     """Signed by the site's key; highest sequence, counters, retained bytes."""
     site.keep(answered(1))
     site.worker.seal_all()

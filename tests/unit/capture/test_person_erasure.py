@@ -67,7 +67,7 @@ def test_a_value_that_no_rule_replaced_is_found_in_the_text(site: ASite):
     assert 1 == erased(site, "Anna Grün").erased
 
 
-def test_what_has_left_is_erased_at_the_centre_too(site: ASite):
+def test_what_has_left_is_erased_at_the_central_team_too(site: ASite):
     """A tombstone follows, also for a record that expired here; the receipt confirms the erasure."""
     site.keep(answered(1, text=f"write to {MAIL}"), answered(2, text=f"ask {MAIL}"))
     site.worker.seal_all()

@@ -10,6 +10,7 @@ from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.capture.redaction_audit import VALUES_MAX, MarkedSpan
 from edge_agent.config import RedactionConfig
 from edge_agent.errors import InvalidRequest, PredictionUnknown
+from edge_agent.formats import status_object
 from edge_agent.formats.redaction_section import MissedBound
 from tests.support.site_cases import ASite, answered
 
@@ -76,6 +77,8 @@ def test_the_alarm_rises_when_certainly_more_remains_than_is_promised(site):
         site.worker.redaction_audit.erase(f"p-{number}")
     audit = site.worker.redaction_audit
     assert audit.figures("pii@1.0.0", BOUND).is_exceeded
+    report = audit.figures("pii@1.0.0", BOUND).report(BOUND)
+    assert (True, False, "2") == (report.is_exceeded, report.is_proved_otherwise, report.proved_rules)
     assert not audit.figures("pii@1.0.0", None).is_exceeded
     assert (0, 0.0, 1.0) == (
         audit.figures("pii@1.1.0", BOUND).texts,
@@ -172,3 +175,26 @@ def test_what_travels_has_no_original(site):
     keep(site, "p-1")
     rows = site.worker.spool.db.rows("SELECT record FROM predictions")
     assert "Anna" not in json.dumps([bytes(each).decode() for (each,) in rows])
+
+
+def test_the_central_team_reads_the_figures_of_the_audit_without_a_text(site):
+    """The signed status document says what was judged, missed and promised; without a redaction model it says nothing.
+
+    A bound that was proved with other rules than the site's is told as such.
+    """
+    keep(site, "p-1")
+    judge(site, "p-1", MarkedSpan(22, 26, "NAME"))
+    site.clock.redactor = "pii@1.0.0", BOUND.model_copy(update={"rules": "1"})
+    site.reopen().write_status()
+    raw = (site.config.outbox / status_object.FILE_NAME).read_bytes()
+    found = status_object.verify(raw, None).body.redaction
+    assert ("pii@1.0.0", 1, 2, 1, 20_000, "1") == (
+        found.model, found.texts, found.values, found.missed, found.target, found.proved_rules,
+    )  # fmt: skip
+    assert found.is_proved_otherwise
+    assert b"Anna" not in raw
+    site.config = site.config.model_copy(update={"redaction": RedactionConfig()})
+    site.reopen().write_status()
+    assert (
+        status_object.verify((site.config.outbox / status_object.FILE_NAME).read_bytes(), None).body.redaction is None
+    )

@@ -74,7 +74,7 @@ def test_what_waits_for_a_segment_outlives_its_window(site):
     assert [1] == kept(site, 1)
 
 
-def test_corrections_stay_until_the_centre_has_them(site):
+def test_corrections_stay_until_the_central_team_has_them(site):
     """Sealed is not enough: only a receipt, for the prediction and for all its feedback, ends the wait."""
     site.keep(answered(1))
     site.worker.seal_all()

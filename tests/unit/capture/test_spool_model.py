@@ -1,7 +1,7 @@
-"""A site and its centre in random order of events, against a model that only remembers what was promised.
+"""A site and its central team in random order of events, against a model that only remembers what was promised.
 
 Whatever happens in whatever order (restarts, lost segments, receipts, full spools, erasure, a clock that jumps), no
-acknowledged correction is lost, nothing that was erased comes back, and the centre can name every gap.
+acknowledged correction is lost, nothing that was erased comes back, and the central team can name every gap.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tests.support.site_cases import ASite, answered, judgement, read_outbox
 WINDOW_SECONDS = 100.0
 
 
-class SiteAndCentre(RuleBasedStateMachine):
-    """One site, and a centre that collects now and then."""
+class SiteAndCentralTeam(RuleBasedStateMachine):
+    """One site, and a central team that collects now and then."""
 
     @initialize()
     def begin(self) -> None:
@@ -32,7 +32,7 @@ class SiteAndCentre(RuleBasedStateMachine):
         self.known: set[int] = set()
         self.judged: dict[str, int] = {}
         self.erased: set[int] = set()
-        self.centre: dict[str, object] = {}
+        self.central: dict[str, object] = {}
         self.received: set[int] = set()
 
     def teardown(self) -> None:
@@ -95,7 +95,7 @@ class SiteAndCentre(RuleBasedStateMachine):
     @rule(data=st.data())
     @precondition(lambda self: self.site.files())
     def harm(self, data) -> None:
-        """Take a file out of the outbox before the centre has seen it."""
+        """Take a file out of the outbox before the central team has seen it."""
         name = data.draw(st.sampled_from(self.site.files()))
         if segment.parse_name(name.split(".")[0])[1] not in self.received:
             (self.site.config.outbox / "segments" / name).unlink()
@@ -103,11 +103,11 @@ class SiteAndCentre(RuleBasedStateMachine):
 
     @rule()
     def collect(self) -> None:
-        """The centre reads everything, and signs for what it has without a gap from the start of what it knows."""
+        """The central team reads everything, and signs for what it has without a gap from the start."""
         found = read_outbox(self.site.config.outbox, self.site.worker.spool.incarnation)
         for sequence in sorted(found):
             for record in found[sequence]:
-                self.centre.setdefault(record.record_id, record)
+                self.central.setdefault(record.record_id, record)
             self.received.add(sequence)
         for sequence in sorted(found):
             self.site.receipt(sequence, sequence)
@@ -115,13 +115,13 @@ class SiteAndCentre(RuleBasedStateMachine):
 
     @invariant()
     def no_correction_is_lost(self) -> None:
-        """Each acknowledged correction is at the centre, or in the spool together with its prediction."""
+        """Each acknowledged correction is at the central team, or in the spool together with its prediction."""
         if not hasattr(self, "site"):
             return
         rows = self.site.worker.spool.db.rows("SELECT 'feedback:' || feedback_id, prediction_id FROM feedback")
         kept = {row[0] for row in self.site.worker.spool.db.rows("SELECT prediction_id FROM predictions")}
         at_home = {name for name, prediction_id in rows if prediction_id in kept}
-        assert set(self.judged) - set(self.centre) <= at_home
+        assert set(self.judged) - set(self.central) <= at_home
 
     @invariant()
     def bytes_are_counted_right(self) -> None:
@@ -143,22 +143,22 @@ class SiteAndCentre(RuleBasedStateMachine):
             assert not {f"p-{number}" for number in self.erased} & {row[0] for row in rows}
 
     @rule()
-    def everything_ends_at_the_centre(self) -> None:
+    def everything_ends_at_the_central_team(self) -> None:
         """Sealed and collected, every correction is there with its input, every gap is named, every erasure arrived."""
         self.seal()
         said = status_object.verify((self.site.config.outbox / "status.json").read_bytes(), None).body
         self.collect()
-        assert set(self.judged) <= set(self.centre)
-        assert {f"prediction:p-{number}" for number in self.judged.values()} <= set(self.centre)
+        assert set(self.judged) <= set(self.central)
+        assert {f"prediction:p-{number}" for number in self.judged.values()} <= set(self.central)
         epoch = self.site.worker.spool.incarnation
         missing = set(range(1, said.highest[epoch] + 1)) - self.received
         assert missing <= set(said.missing.get(epoch, ()))
-        seen = {number for number in self.erased if f"prediction:p-{number}" in self.centre}
-        assert {f"tombstone:p-{number}" for number in seen} <= set(self.centre)
+        seen = {number for number in self.erased if f"prediction:p-{number}" in self.central}
+        assert {f"tombstone:p-{number}" for number in seen} <= set(self.central)
 
 
-TestSiteAndCentre = SiteAndCentre.TestCase
-TestSiteAndCentre.__doc__ = "Random events, the promises after each."
-TestSiteAndCentre.settings = settings(
+TestSiteAndCentralTeam = SiteAndCentralTeam.TestCase
+TestSiteAndCentralTeam.__doc__ = "Random events, the promises after each."
+TestSiteAndCentralTeam.settings = settings(
     max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )

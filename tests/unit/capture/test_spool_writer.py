@@ -335,7 +335,7 @@ async def test_a_site_that_collects_nothing_makes_no_files(tmp_path):
 
 
 async def test_a_site_that_is_updated_says_how_it_went(tmp_path):
-    """It has a root of trust and a centre: the status object is written although nothing is collected."""
+    """It has a root of trust and a central team: the status object is written although nothing is collected."""
     config = config_of(tmp_path, collect={}).model_copy(update={"update": UpdateConfig(root_file="/etc/root.json")})
     collection = ExampleCapture(config, SpoolWorkerDependencies(lambda: (), "0.1.0"))
     collection.start()

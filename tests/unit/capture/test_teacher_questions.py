@@ -77,7 +77,7 @@ def test_only_what_may_be_asked_is_taken(site):
 
 
 def test_an_opinion_takes_the_place_of_its_question(site):
-    """It is sealed like everything else that was said of an answer, and goes when the centre has it."""
+    """It is sealed like everything else that was said of an answer, and goes when the central team has it."""
     keep(site, 1)
     assert opine(site)
     assert ({}, ["p-1"], 1) == (waiting(site), opinions(site), site.worker.spool.counters["opinions"])
@@ -193,7 +193,7 @@ def test_who_is_forgotten_is_not_asked_about(site):
 
 
 def test_an_opinion_that_has_left_is_recalled(site):
-    """Where nothing but the opinion may have left, the centre is told to forget it."""
+    """Where nothing but the opinion may have left, the central team is told to forget it."""
     keep(site, 1)
     opine(site)
     with site.worker.spool.transaction():
@@ -203,7 +203,7 @@ def test_an_opinion_that_has_left_is_recalled(site):
 
 
 def test_a_question_does_not_outlive_its_answer_for_nothing(tmp_path):
-    """When the prediction is given up before the centre has it, nothing could be done with an opinion."""
+    """When the prediction is given up before the central team has it, nothing could be done with an opinion."""
     site = ASite(tmp_path, collect={"pos-intent": "local"}, window_seconds=100)
     keep(site, 1, 2)
     opine(site)
@@ -212,7 +212,7 @@ def test_a_question_does_not_outlive_its_answer_for_nothing(tmp_path):
     assert ({}, []) == (waiting(site), opinions(site))
 
 
-def test_a_question_outlives_an_answer_that_the_centre_has(tmp_path):
+def test_a_question_outlives_an_answer_that_the_central_team_has(tmp_path):
     """After a week without a connection to the large model, the opinions are still worth something there."""
     site = ASite(tmp_path, window_seconds=100)
     keep(site, 1)

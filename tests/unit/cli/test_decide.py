@@ -13,7 +13,9 @@ from edge_agent.client import BundleRef, Decision, DecisionAnswer, Timings
 COLUMNS = 80
 
 
-def answer(question: str, *options: tuple[str, float], score: float | None = None) -> DecisionAnswer:
+def answer(
+    question: str, *options: tuple[str, float], score: float | None = None, reason: str = "NOT_CALIBRATED"
+) -> DecisionAnswer:
     return DecisionAnswer(
         prediction_id="p",
         bundle=BundleRef("desk", "1.0.0", "ab" * 32),
@@ -31,6 +33,7 @@ def answer(question: str, *options: tuple[str, float], score: float | None = Non
         confidence=options[0][1],
         threshold=None,
         below_threshold=True,
+        no_threshold_reason=reason,
         calibrated=False,
         confident=False,
         label_mass=1.0,
@@ -62,3 +65,10 @@ def test_each_possible_answer_stands_beside_its_bar() -> None:
 def test_nothing_that_a_terminal_obeys_comes_out_of_an_option() -> None:
     """A bundle's labels are shown, not sent."""
     assert not any("\x1b" in line for line in lines(answer("colour", ("\x1b[31mred", 1.0))))
+
+
+def test_a_question_whose_calibration_proved_no_threshold_is_not_called_uncalibrated() -> None:
+    """Its probabilities are calibrated; the note says why no answer counts."""
+    shown = " ".join(" ".join(line.split()) for line in lines(answer("q", ("a", 1.0), reason="NONE_PROVED")))
+    assert "not calibrated" not in shown
+    assert "calibrated, no threshold" in shown

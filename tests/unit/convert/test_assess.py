@@ -16,7 +16,7 @@ from convert.dataset.assessment import assess
 from edge_agent.errors import FileMissing
 from edge_agent.formats import example_records
 from tests.support.examples import feedback, opinion, prediction
-from tests.support.segments import Centre, Record, SealingSite
+from tests.support.segments import CentralTeam, Record, SealingSite
 
 RISK = Risk(0.05, 0.1)
 DRAWN = {"review_stream": "audit", "sampling_probability": 0.5}
@@ -39,9 +39,9 @@ def judged(
 
 def collected(root: Path, records: list[Record]) -> Path:
     SealingSite(root / "store").seal(records)
-    centre = Centre(root)
-    centre.collect(root / "store")
-    return centre.out
+    central = CentralTeam(root)
+    central.collect(root / "store")
+    return central.out
 
 
 def many(count: int, wrong_every: int = 10**9, **more: Any) -> list[Record]:

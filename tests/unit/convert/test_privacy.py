@@ -1,4 +1,4 @@
-"""The rights of the person at the centre: lineage, consent, retention, and the log of decisions."""
+"""The rights of the person at the central team: lineage, consent, retention, and the log of decisions."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from edge_agent.durable import chained_log
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction, tombstone
 from tests.support.modes import not_private
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 
 TEXTS = ("how much is the kettle", "do you deliver to the island", "my parcel is late")
 DAY = 86_400.0
 
 
-class CentralTeam:
+class CorrectedSite:
     """A collection with three corrected records of one site, and the commands on it."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.site, self.centre = root, SealingSite(root / "store"), Centre(root)
+        self.root, self.site, self.central = root, SealingSite(root / "store"), CentralTeam(root)
         made = [prediction(n, input=text, at=format_timestamp(NOW - n * DAY)) for n, text in enumerate(TEXTS, 1)]
         self.site.seal([record for n, each in enumerate(made, 1) for record in (each, feedback(n))])
         self.collect()
 
     def collect(self) -> None:
-        self.report = self.centre.collect(self.root / "store")
+        self.report = self.central.collect(self.root / "store")
 
     def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(app, ["privacy", *arguments, "--collected", str(self.centre.out)])
+        return CliRunner().invoke(app, ["privacy", *arguments, "--collected", str(self.central.out)])
 
     def dataset(self) -> Path:
         """Make training rows."""
         out = self.root / "data"
-        asked = ["dataset", str(self.centre.out), "--task", "pos-intent", "--format", "text-label"]
+        asked = ["dataset", str(self.central.out), "--task", "pos-intent", "--format", "text-label"]
         made = CliRunner().invoke(app, [*asked, "--shares", "train=1", "--out", str(out), "--force"])
         assert 0 == made.exit_code, made.output
         return out
 
     def log(self) -> list[tuple[str, tuple[str, ...]]]:
-        return [(each.action, each.subjects) for each in accountability.entries(self.centre.out)]
+        return [(each.action, each.subjects) for each in accountability.entries(self.central.out)]
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> CentralTeam:
-    return CentralTeam(tmp_path)
+def team(tmp_path: Path) -> CorrectedSite:
+    return CorrectedSite(tmp_path)
 
 
 def bundle(version: str, **records: list[str]) -> LineageDocument:
@@ -61,14 +61,14 @@ def bundle(version: str, **records: list[str]) -> LineageDocument:
 # --- lineage ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_dataset_is_traced_by_its_records(team: CentralTeam):
+def test_a_dataset_is_traced_by_its_records(team: CorrectedSite):
     """The register has its files and records, and is private; an unknown record is in nothing."""
     team.dataset()
     found = json.loads(team.run("lineage", "site-1/p-2", "--json").stdout)
     assert [("dataset", {"train": ["site-1/p-2"]}, "rows")] == [
         (use["kind"], use["records"], use["consequence"]) for use in found["uses"]
     ]
-    assert [] == not_private(team.centre.out)
+    assert [] == not_private(team.central.out)
     assert "no dataset or bundle here" in team.run("lineage", "site-1/p-9").stdout
 
 
@@ -91,10 +91,10 @@ def test_a_damaged_document_stops_nothing(tmp_path: Path):
     assert ["1"] == [each.version for each in lineage.documents(tmp_path, [tmp_path / "nowhere"])]
 
 
-def test_erasing_a_person_lists_what_learned_from_the_record(team: CentralTeam):
+def test_erasing_a_person_lists_what_learned_from_the_record(team: CorrectedSite):
     """The run of collect that erases says so, the command lists it later, and the log has it."""
     team.dataset()
-    lineage.register(team.centre.out, bundle("1", train=["site-1/p-1"]))
+    lineage.register(team.central.out, bundle("1", train=["site-1/p-1"]))
     team.site.seal([tombstone(1)])
     team.collect()
     assert ["retire", "rows"] == [use["consequence"] for use in team.report.concerned]
@@ -106,13 +106,13 @@ def test_erasing_a_person_lists_what_learned_from_the_record(team: CentralTeam):
 # --- consent ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_recorded_consent_marks_the_row(team: CentralTeam):
+def test_a_recorded_consent_marks_the_row(team: CorrectedSite):
     """Until it is withdrawn; both are in the log, with the basis."""
     assert 0 == team.run("consent", "site-1/p-1", "--basis", "form-118").exit_code
     rows = [json.loads(line) for line in (team.dataset() / "train.jsonl").read_text().splitlines()]
     assert {"p-1": True, "p-2": None, "p-3": None} == {row["prediction_id"]: row.get("consented") for row in rows}
     assert 0 == team.run("consent", "site-1/p-1", "--withdraw").exit_code
-    assert frozenset() == accountability.consents(team.centre.out)
+    assert frozenset() == accountability.consents(team.central.out)
     assert ["consent recorded", "consent withdrawn"] == [action for action, _ in team.log()[-2:]]
 
 
@@ -124,7 +124,7 @@ def test_a_recorded_consent_marks_the_row(team: CentralTeam):
         (["p-1", "--basis", "form"], "is not a record"),
     ],
 )
-def test_a_consent_without_record_or_basis_is_refused(team: CentralTeam, arguments: list[str], said: str):
+def test_a_consent_without_record_or_basis_is_refused(team: CorrectedSite, arguments: list[str], said: str):
     """Nothing is recorded."""
     before = team.log()
     refused = team.run("consent", *arguments)
@@ -137,31 +137,31 @@ def test_a_consent_without_record_or_basis_is_refused(team: CentralTeam, argumen
 
 def test_purging_deletes_what_is_too_old(tmp_path: Path):
     """With its reviews, for that site and task alone; a second run of collect does not bring it back."""
-    team = CentralTeam(tmp_path)
+    team = CorrectedSite(tmp_path)
     other = SealingSite(tmp_path / "store", "site-2")
     other.seal([prediction(1, at=format_timestamp(NOW - 9 * DAY))])
     team.collect()
     counted = json.loads(team.run("purge", "--keep", "site-1/*=1", "--dry-run", "--json").stdout)
     assert {"site-1/pos-intent": 3} == counted["by_site_and_task"]
-    assert 4 == len(team.centre.query("FROM examples"))
+    assert 4 == len(team.central.query("FROM examples"))
     done = team.run("purge", "--keep", "site-1/*=1", "--yes")
     assert (0, True) == (done.exit_code, "3 examples deleted" in done.stdout), done.output
     team.collect()
-    assert [("site-2",)] == team.centre.query("SELECT DISTINCT site FROM records")
-    assert [("site-2",)] == team.centre.query("SELECT site FROM examples")
+    assert [("site-2",)] == team.central.query("SELECT DISTINCT site FROM records")
+    assert [("site-2",)] == team.central.query("SELECT site FROM examples")
     assert "records purged" == team.log()[-1][0]
-    assert [] == not_private(team.centre.out)
+    assert [] == not_private(team.central.out)
 
 
-def test_purging_without_anything_due_changes_nothing(team: CentralTeam):
+def test_purging_without_anything_due_changes_nothing(team: CorrectedSite):
     """And it is not logged."""
-    before = team.log(), team.centre.files()
+    before = team.log(), team.central.files()
     assert 0 == team.run("purge", "--keep", "*/other=1", "--yes").exit_code
-    assert before == (team.log(), team.centre.files())
+    assert before == (team.log(), team.central.files())
 
 
 @pytest.mark.parametrize("rule", ["", "site-1=3", "site-1/x=", "*/*=-1", "../x/*=3"])
-def test_a_rule_that_is_none_is_refused(team: CentralTeam, rule: str):
+def test_a_rule_that_is_none_is_refused(team: CorrectedSite, rule: str):
     """The remedy shows one."""
     refused = team.run("purge", "--keep", rule, "--yes")
     assert (2, True) == (refused.exit_code, "is not understood" in refused.output)
@@ -170,12 +170,12 @@ def test_a_rule_that_is_none_is_refused(team: CentralTeam, rule: str):
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_log_tells_who_accepted_a_key(team: CentralTeam):
+def test_the_log_tells_who_accepted_a_key(team: CorrectedSite):
     """The first key of a new site is accepted by collect, others by a person; the chain is verified."""
     key = "ab" * 32
-    asked = ["sites", "accept", "site-1", key, "--collected", str(team.centre.out)]
+    asked = ["sites", "accept", "site-1", key, "--collected", str(team.central.out)]
     assert 0 == CliRunner().invoke(app, asked).exit_code
-    first, second = accountability.entries(team.centre.out)[:2]
+    first, second = accountability.entries(team.central.out)[:2]
     assert ("collect", "key accepted", key) == (first.actor, first.action, second.details["key"])
     assert accountability.current_actor() == second.actor
     shown = team.run("log")
@@ -184,10 +184,10 @@ def test_the_log_tells_who_accepted_a_key(team: CentralTeam):
     assert 0 == team.run("log", "--contains", head).exit_code
 
 
-def test_a_changed_log_ends_with_1(team: CentralTeam):
+def test_a_changed_log_ends_with_1(team: CorrectedSite):
     """The line is named."""
-    accountability.record(team.centre.out, "site revoked", ["site-1"])
-    path = team.centre.out / accountability.FILE_NAME
+    accountability.record(team.central.out, "site revoked", ["site-1"])
+    path = team.central.out / accountability.FILE_NAME
     path.write_bytes(path.read_bytes().replace(b"collect", b"nobody!", 1))
     shown = team.run("log")
     assert (1, True) == (shown.exit_code, "broken: line 2" in shown.stdout), shown.output

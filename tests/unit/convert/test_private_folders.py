@@ -14,7 +14,7 @@ from tests.support.examples import feedback, prediction
 from tests.support.modes import not_private, open_umask
 from tests.support.pipeline_stages import STAGES
 from tests.support.recipes import recipe_of
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def collected(tmp_path: Path) -> Path:
     site.seal([prediction(1, input="how much is the kettle"), feedback(1)])
     site.say()
     with open_umask():
-        Centre(tmp_path).collect(tmp_path / "store")
+        CentralTeam(tmp_path).collect(tmp_path / "store")
     return tmp_path / "collected"
 
 
@@ -43,7 +43,7 @@ def test_training_rows_and_review_folders_are_private(tmp_path: Path, collected:
     with open_umask():
         site = SealingSite(tmp_path / "store", "site-2")
         site.seal([prediction(2, input="do you deliver")])
-        Centre(tmp_path).collect(tmp_path / "store")
+        CentralTeam(tmp_path).collect(tmp_path / "store")
         for force in ([], ["--force"]):
             asked = ["dataset", str(collected), "--task", "pos-intent", "--format", form, *which, *force]
             made = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "data")])

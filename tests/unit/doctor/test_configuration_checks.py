@@ -137,7 +137,7 @@ def secret(*, sealed: bool = False, where: str = S3, readers: tuple[FileReader, 
         ("fault", secret(size=0)),
         ("fault", secret(mode=0o644)),
         ("fault", secret(readers=(FileReader(file("/etc/uplink.yaml"), OPEN, UPLINK),), uid=0, gid=0)),
-        (None, secret(where="/mnt/centre")),
+        (None, secret(where="/mnt/central")),
     ],
 )
 def test_credentials_are_there_closed_and_readable(verdict, of):

@@ -169,6 +169,19 @@ def test_a_bundle_without_a_gate_is_a_note(status_of):
     assert f"without a gate: {first.name};" in only(found, "gate").seen
 
 
+def test_a_decide_task_without_a_gate_is_named_too(status_of):
+    """Its thresholds are those of its questions; without any, none of its answers is confident."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    desk, bare = task_message("desk"), task_message("bare")
+    for task in (desk, bare):
+        task.ClearField("threshold")
+        task.gate = "none"
+        task.questions.add(name="intent")
+    desk.questions.add(name="urgent", threshold=0.9)
+    daemon.admin.status.tasks.extend([desk, bare])
+    assert "without a gate: desk;" in only(judged(status_of(daemon)), "gate").seen
+
+
 def test_an_empty_daemon_is_worth_a_look(status_of):
     """Nothing installed is a warning; signed bundles are well."""
     daemon = FakeDaemon("127.0.0.1:0")
@@ -434,9 +447,9 @@ def test_a_unit_that_starts_is_no_silent_daemon():
 
 
 def test_a_site_without_an_uplink_is_noted(tmp_path):
-    """Sticks do it too; one that is wanted and never spoke is a fault."""
+    """Drives do it too; one that is wanted and never spoke is a fault."""
     assert "note" == looked(place(tmp_path))["uplink"].verdict
-    assert "fault" == looked(place(tmp_path, uplink={"url": "/mnt/centre"}))["uplink"].verdict
+    assert "fault" == looked(place(tmp_path, uplink={"url": "/mnt/central"}))["uplink"].verdict
 
 
 @pytest.mark.parametrize(
@@ -445,12 +458,12 @@ def test_a_site_without_an_uplink_is_noted(tmp_path):
 )
 def test_the_uplinks_own_file_is_read_without_a_daemon(tmp_path, verdict, ago, said):
     """It counts while it is fresh by the clock that nobody sets."""
-    where = place(tmp_path, uplink={"url": "/mnt/centre", "notes_dir": str(tmp_path)})
+    where = place(tmp_path, uplink={"url": "/mnt/central", "notes_dir": str(tmp_path)})
     state = {
         "schema": "edge-agent/uplink/v1",
         "pid": 1,
         "version": "0.1.0",
-        "upstream": "/mnt/centre",
+        "upstream": "/mnt/central",
         "at": "2026-01-01T00:00:00Z",
         "running_seconds": time.clock_gettime(time.CLOCK_BOOTTIME) - ago,
         "state": "online",
@@ -465,5 +478,5 @@ def test_the_uplinks_own_file_is_read_without_a_daemon(tmp_path, verdict, ago, s
 def test_nonsense_of_the_uplink_is_a_fault(tmp_path):
     """Whatever stands in its file."""
     (tmp_path / "uplink.json").write_text("[]")
-    where = place(tmp_path, uplink={"url": "/mnt/centre", "notes_dir": str(tmp_path)})
+    where = place(tmp_path, uplink={"url": "/mnt/central", "notes_dir": str(tmp_path)})
     assert "fault" == looked(where)["uplink"].verdict

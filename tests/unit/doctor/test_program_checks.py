@@ -149,7 +149,7 @@ def test_a_machine_without_systemd_is_noted(tmp_path):
 
 def test_units_are_asked_for_by_the_real_words(tmp_path):
     """What systemctl prints for the two units is judged; when it does not answer, that is said."""
-    where = place(tmp_path, uplink={"url": "/mnt/centre"})
+    where = place(tmp_path, uplink={"url": "/mnt/central"})
     where.at("run/systemd/system").mkdir(parents=True)
     asked = []
 

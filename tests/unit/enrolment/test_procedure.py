@@ -26,7 +26,7 @@ from edge_agent.formats.enrolment_record import parse
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.uplink.escalation.escalation_server import read_key
 from tests.support.enrolled import hand_over
-from tests.support.enrolment_files import DAY, LARGE_MODEL, a_kit
+from tests.support.enrolment_files import DAY, LARGE_MODEL, a_enrolment
 from tests.support.mounts import tmpfs
 
 PASSPHRASE = "nine purple herons"
@@ -34,7 +34,7 @@ ONE = RoleQuorum(1, 1)
 
 
 class Box:
-    """A machine that becomes a site: its /etc, and kits as the centre makes them."""
+    """A machine that becomes a site: its /etc, and enrolment files as the central team makes them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.etc = folder, folder / "etc"
@@ -42,11 +42,11 @@ class Box:
         initial_keys.create(folder / "keys", time.time(), ONE, ONE)
         self.root = (folder / "keys" / "root.json").read_text()
 
-    def kit(self, ago: float = 0, days: float = 30, **changes: Any) -> Path:
-        """Write a kit that was made so many seconds ago."""
+    def enrolment(self, ago: float = 0, days: float = 30, **changes: Any) -> Path:
+        """Write an enrolment file that was made so many seconds ago."""
         at = time.time() - ago
         dates = {"issued_at": format_timestamp(at), "expires_at": format_timestamp(at + days * DAY)}
-        raw = enrolment_file.encode(a_kit(**{"root": self.root, **dates, **changes}))
+        raw = enrolment_file.encode(a_enrolment(**{"root": self.root, **dates, **changes}))
         path = self.folder / "a.kit"
         path.write_bytes(raw)
         return path
@@ -82,7 +82,7 @@ def box(tmp_path: Path) -> Box:
 
 def test_a_box_becomes_a_site(box: Box):
     """The daemon's configuration has it all; secrets are in no file that others may read, nor on the screen."""
-    done = box.enrol(box.kit(), "--yes")
+    done = box.enrol(box.enrolment(), "--yes")
     assert (0, "shop-12") == (done.exit_code, box.site().id), done.output
     loaded = config.load(box.agent_yaml(), environ={})
     assert ("s3://fleet/examples", {"region": "eu-1"}) == (loaded.uplink.url, loaded.uplink.options)
@@ -94,7 +94,7 @@ def test_a_box_becomes_a_site(box: Box):
 
 def test_the_uplinks_unit_gets_its_credential(box: Box):
     """By a drop-in that names the file, encrypted where systemd can."""
-    box.enrol(box.kit(), "--yes")
+    box.enrol(box.enrolment(), "--yes")
     drop_in = box.files()["systemd/system/edge-uplink.service.d/credentials.conf"].decode()
     directive, _, path = drop_in.splitlines()[-1].partition("=uplink:")
     secrecy = parse(box.files()["edge-agent/enrolment.json"]).secrecy
@@ -104,7 +104,7 @@ def test_the_uplinks_unit_gets_its_credential(box: Box):
 
 def test_where_systemd_cannot_encrypt_it_says_so(box: Box):
     """The secret then lies in a file of root's, where the uplink's unit finds it."""
-    done = box.enrol(box.kit(), "--yes", env={"PATH": str(box.folder)})
+    done = box.enrol(box.enrolment(), "--yes", env={"PATH": str(box.folder)})
     assert "are stored unencrypted" in done.output
     assert b"secret_access_key: s3cr3t" in box.files()["credstore/edge-agent-uplink.cred"]
     assert b"LoadCredential=uplink:" in box.files()["systemd/system/edge-uplink.service.d/credentials.conf"]
@@ -112,7 +112,7 @@ def test_where_systemd_cannot_encrypt_it_says_so(box: Box):
 
 def test_a_large_model_comes_with_its_key(box: Box):
     """Its address, prices, caps and tasks in site.yaml; the key alone in a credential that only the uplink is given."""
-    done = box.enrol(box.kit(escalation=LARGE_MODEL), "--yes", env={"PATH": str(box.folder)})
+    done = box.enrol(box.enrolment(escalation=LARGE_MODEL), "--yes", env={"PATH": str(box.folder)})
     assert 0 == done.exit_code, done.output
     found = config.load(box.agent_yaml(), environ={}).escalation
     expected = ("https://models.example/v1", "large-1", ("pos-intent",), 0.15, 0.0, 2.0, 0.0)
@@ -129,7 +129,7 @@ def test_a_large_model_comes_with_its_key(box: Box):
 
 def test_the_uplink_reads_the_key_that_systemd_hands_over(box: Box, tmp_path: Path):
     """Decrypted where it was encrypted: the credential holds the key alone, under the name that the uplink asks for."""
-    box.enrol(box.kit(escalation=LARGE_MODEL), "--yes")
+    box.enrol(box.enrolment(escalation=LARGE_MODEL), "--yes")
     handed = tmp_path / "handed"
     handed.mkdir()
     hand_over(box.etc, handed)
@@ -138,22 +138,22 @@ def test_the_uplink_reads_the_key_that_systemd_hands_over(box: Box, tmp_path: Pa
     assert "sk-s3cr3t" == read_key(loaded.escalation)
 
 
-def test_a_key_is_renewed_and_taken_away_by_the_next_kit(box: Box):
-    """A later kit replaces it; one without a large model removes credential, drop-in and settings of it."""
+def test_a_key_is_renewed_and_taken_away_by_the_next_enrolment(box: Box):
+    """A later enrolment file replaces it; one without a large model removes credential, drop-in and settings of it."""
     alone = {"examples": {"url": "s3://fleet/examples"}}
     paths = {"PATH": str(box.folder)}
-    box.enrol(box.kit(ago=60, escalation=LARGE_MODEL, **alone), "--yes", env=paths)
-    box.enrol(box.kit(ago=30, escalation={**LARGE_MODEL, "key": "sk-second"}, **alone), "--yes", env=paths)
+    box.enrol(box.enrolment(ago=60, escalation=LARGE_MODEL, **alone), "--yes", env=paths)
+    box.enrol(box.enrolment(ago=30, escalation={**LARGE_MODEL, "key": "sk-second"}, **alone), "--yes", env=paths)
     assert b"sk-second\n" == box.files()["credstore/edge-agent-escalation.cred"]
-    done = box.enrol(box.kit(**alone), "--yes", env=paths)
+    done = box.enrol(box.enrolment(**alone), "--yes", env=paths)
     assert (0, True) == (done.exit_code, "escalation.url" in done.output), done.output
     left = box.files()
     assert ([], "") == ([name for name in left if "cred" in name], config.load(box.agent_yaml()).escalation.url)
 
 
-def test_the_same_kit_again_changes_nothing(box: Box):
+def test_the_same_enrolment_again_changes_nothing(box: Box):
     """Also when it has expired by then."""
-    path = box.kit(ago=DAY - 2, days=1)
+    path = box.enrolment(ago=DAY - 2, days=1)
     assert 0 == box.enrol(path, "--yes").exit_code
     before = box.files()
     again = box.enrol(path)
@@ -162,8 +162,8 @@ def test_the_same_kit_again_changes_nothing(box: Box):
 
 
 def test_what_was_lost_is_written_again(box: Box):
-    """The same kit mends what somebody deleted or changed."""
-    path = box.kit()
+    """The same enrolment file mends what somebody deleted or changed."""
+    path = box.enrolment()
     box.enrol(path, "--yes")
     before = box.files()
     (box.etc / "edge-agent" / "root.json").write_text("{}")
@@ -175,8 +175,8 @@ def test_what_was_lost_is_written_again(box: Box):
 
 
 def test_check_only_looks(box: Box):
-    """It says what the kit is, and writes nothing."""
-    done = box.enrol(box.kit(), "--check")
+    """It says what the enrolment file is, and writes nothing."""
+    done = box.enrol(box.enrolment(), "--check")
     assert (0, {}) == (done.exit_code, box.files())
     assert ("shop-12" in done.output, "s3://fleet/examples" in done.output) == (True, True)
 
@@ -192,17 +192,17 @@ def test_check_only_looks(box: Box):
         ({"examples": {"url": "s3://f", "options": {"secret_access_key": "x"}}}, 5, "may be a secret"),
     ],
 )
-def test_a_kit_that_is_not_good_changes_nothing(box: Box, changes: dict[str, Any], code: int, said: str):
+def test_a_enrolment_that_is_not_good_changes_nothing(box: Box, changes: dict[str, Any], code: int, said: str):
     """Whatever is wrong with it."""
-    done = box.enrol(box.kit(**changes), "--yes")
+    done = box.enrol(box.enrolment(**changes), "--yes")
     assert (code, {}) == (done.exit_code, box.files()), done.output
     assert said in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "link", "fifo", "empty", "truncated"])
-def test_a_file_that_is_no_kit_changes_nothing(box: Box, kind: str):
-    """A stick may hold anything; nothing is waited for."""
-    good, path = box.kit(), box.folder / "b.kit"
+def test_a_file_that_is_no_enrolment_changes_nothing(box: Box, kind: str):
+    """A USB drive may hold anything; nothing is waited for."""
+    good, path = box.enrolment(), box.folder / "b.kit"
     make = {
         "missing": lambda: None,
         "folder": path.mkdir,
@@ -216,23 +216,23 @@ def test_a_file_that_is_no_kit_changes_nothing(box: Box, kind: str):
     assert (5, {}) == (done.exit_code, box.files())
 
 
-def test_another_sites_kit_is_refused(box: Box):
-    """A technician with two sticks does not make one shop out of another; nor does a kit of another fleet."""
-    box.enrol(box.kit(), "--yes")
+def test_another_sites_enrolment_is_refused(box: Box):
+    """Two drives in a pocket do not make one shop out of another; nor does an enrolment file of another fleet."""
+    box.enrol(box.enrolment(), "--yes")
     before = box.files()
     (box.folder / "keys").rename(box.folder / "keys-before")
-    for path in (box.kit(site="shop-13"), box.kit(root=Box(box.folder).root)):
+    for path in (box.enrolment(site="shop-13"), box.enrolment(root=Box(box.folder).root)):
         done = box.enrol(path, "--yes")
         assert (5, before) == (done.exit_code, box.files())
         assert "nothing was changed" in done.output
 
 
-def test_a_newer_kit_brings_new_settings(box: Box):
+def test_a_newer_enrolment_brings_new_settings(box: Box):
     """What it has no more goes; an older one is refused afterwards."""
-    old = box.kit(ago=60).read_bytes()
+    old = box.enrolment(ago=60).read_bytes()
     (box.folder / "old.kit").write_bytes(old)
     box.enrol(box.folder / "old.kit", "--yes")
-    done = box.enrol(box.kit(channel="canary", examples={"url": "/mnt/out"}), "--yes")
+    done = box.enrol(box.enrolment(channel="canary", examples={"url": "/mnt/out"}), "--yes")
     assert (0, True) == (done.exit_code, "update.channel, uplink.options, uplink.url" in done.output), done.output
     loaded = config.load(box.agent_yaml(), environ={})
     assert ("canary", "/mnt/out", {}) == (loaded.update.channel, loaded.uplink.url, loaded.uplink.options)
@@ -241,24 +241,24 @@ def test_a_newer_kit_brings_new_settings(box: Box):
 
 
 def test_the_technicians_file_wins(box: Box):
-    """The command says where; but which site it is the kit says."""
+    """The command says where; but which site it is the enrolment file says."""
     box.agent_yaml("uplink: {url: /mnt/out}\n")
-    assert "agent.yaml overrides   uplink.url" in box.enrol(box.kit(), "--yes").output
+    assert "agent.yaml overrides   uplink.url" in box.enrol(box.enrolment(), "--yes").output
     box.agent_yaml("site: {id: shop-1}\n")
-    done = box.enrol(box.kit(), "--yes")
+    done = box.enrol(box.enrolment(), "--yes")
     assert (3, True) == (done.exit_code, "says that this is site shop-1" in " ".join(done.output.split()))
 
 
 def test_a_broken_agent_yaml_is_named_first(box: Box):
     """It is the technician's to mend."""
     box.agent_yaml("egnine: {}\n")
-    done = box.enrol(box.kit(), "--yes")
+    done = box.enrol(box.enrolment(), "--yes")
     assert (3, ["edge-agent/agent.yaml"]) == (done.exit_code, list(box.files()))
 
 
 def test_nobody_there_means_no(box: Box):
-    """Without the code, a passphrase or --yes nothing that came on a stick is believed; the right code is enough."""
-    path = box.kit()
+    """Without the code, a passphrase or --yes nothing from a USB drive is believed; the right code is enough."""
+    path = box.enrolment()
     sha256 = enrolment_file.parse(path.read_bytes())[1]
     assert (2, {}) == (box.enrol(path).exit_code, box.files())
     wrong = box.enrol(path, "--code", "0000-0000-0000-0000-0000")
@@ -267,9 +267,9 @@ def test_nobody_there_means_no(box: Box):
 
 
 @pytest.mark.slow
-def test_a_sealed_kit_needs_its_passphrase(box: Box):
-    """And then no code: who does not know it could not change the kit."""
-    path, secret = box.kit(), box.folder / "passphrase"
+def test_a_sealed_enrolment_needs_its_passphrase(box: Box):
+    """And then no code: who does not know it could not change the enrolment file."""
+    path, secret = box.enrolment(), box.folder / "passphrase"
     path.write_bytes(enrolment_file.seal(path.read_bytes(), PASSPHRASE))
     assert (2, {}) == (box.enrol(path).exit_code, box.files())
     secret.write_text("eight grey herons\n")
@@ -292,12 +292,12 @@ def test_a_full_disk_changes_nothing(tmp_path: Path):
     with tmpfs(tmp_path / "etc", "size=64k") as disk:
         box = Box(tmp_path)
         ballast = fill(disk)
-        assert (3, ["ballast"]) == (box.enrol(box.kit(ago=60), "--yes").exit_code, list(box.files()))
+        assert (3, ["ballast"]) == (box.enrol(box.enrolment(ago=60), "--yes").exit_code, list(box.files()))
         ballast.unlink()
-        assert 0 == box.enrol(box.kit(ago=60), "--yes").exit_code
+        assert 0 == box.enrol(box.enrolment(ago=60), "--yes").exit_code
         before = box.files()
         ballast = fill(disk)
-        done = box.enrol(box.kit(channel="canary"), "--yes")
+        done = box.enrol(box.enrolment(channel="canary"), "--yes")
         ballast.unlink()
         assert (3, before) == (done.exit_code, box.files())
         assert "nothing was changed" in done.output
@@ -306,7 +306,7 @@ def test_a_full_disk_changes_nothing(tmp_path: Path):
 def test_tls_files_are_the_daemons_to_read(box: Box):
     """Mode 0640, beside the configuration, which names them."""
     pem = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "key", "clients")}
-    assert 0 == box.enrol(box.kit(tls={**pem, "address": "127.0.0.1:9443"}), "--yes").exit_code
+    assert 0 == box.enrol(box.enrolment(tls={**pem, "address": "127.0.0.1:9443"}), "--yes").exit_code
     names = sorted((box.etc / "edge-agent" / "tls").iterdir())
     assert ["clients.crt", "server.crt", "server.key"] == [path.name for path in names]
     assert {0o640} == {stat.S_IMODE(path.stat().st_mode) for path in names}
@@ -320,16 +320,16 @@ def test_tls_files_are_the_daemons_to_read(box: Box):
 
 def test_a_record_lists_every_file(box: Box):
     """A purge removes what it names, and the record itself."""
-    box.enrol(box.kit(), "--yes")
+    box.enrol(box.enrolment(), "--yes")
     named = {str(Path(path).relative_to(box.etc)) for path in parse(box.files()["edge-agent/enrolment.json"]).files}
     assert named | {"edge-agent/enrolment.json"} == box.files().keys()
 
 
 def test_a_damaged_record_is_named(box: Box):
     """It is not taken for a box that was never enrolled."""
-    box.enrol(box.kit(), "--yes")
+    box.enrol(box.enrolment(), "--yes")
     (box.etc / "edge-agent" / "enrolment.json").write_text("{")
-    done = box.enrol(box.kit(), "--yes")
+    done = box.enrol(box.enrolment(), "--yes")
     assert (3, True) == (done.exit_code, "enrolment.json is damaged" in " ".join(done.output.split()))
 
 
@@ -337,7 +337,7 @@ def test_the_site_is_shown(box: Box):
     """Also as JSON; before it is one, the remedy says what makes it one."""
     shown = ["--config", str(box.agent_yaml()), "--state-dir", str(box.folder / "state"), "identity"]
     assert "edge-agent enrol" in CliRunner().invoke(app, shown).output
-    box.enrol(box.kit(), "--yes")
+    box.enrol(box.enrolment(), "--yes")
     assert "not made yet" in CliRunner().invoke(app, shown).output
     found = json.loads(CliRunner().invoke(app, [*shown, "--json"]).output)
     assert ("shop-12", "", False) == (found["site"], found["key"], found["known_at_centre"])
@@ -345,7 +345,7 @@ def test_the_site_is_shown(box: Box):
 
 def test_a_code_that_does_not_fit_is_first_a_code_to_type_again(box: Box):
     """It says for which site the file is, and how many characters are missing; nobody is suspected."""
-    path = box.kit()
+    path = box.enrolment()
     code = enrolment_file.verification_code(enrolment_file.parse(path.read_bytes())[1])
     done = box.enrol(path, "--code", code[:-1])
     assert 5 == done.exit_code
@@ -361,7 +361,7 @@ def test_a_code_that_does_not_fit_is_first_a_code_to_type_again(box: Box):
 def test_a_folder_store_gets_its_drop_in_and_a_word_about_what_is_missing(box: Box):
     """The unit of the uplink may write there; a folder that does not exist is a warning. The same file completes it."""
     folder = box.folder / "fleet"
-    path = box.kit(examples={"url": str(folder)})
+    path = box.enrolment(examples={"url": str(folder)})
     done = box.enrol(path, "--yes")
     assert (0, True) == (done.exit_code, f"the folder {folder} does not exist" in " ".join(done.output.split()))
     drop_in = box.etc / "systemd/system/edge-uplink.service.d/folders.conf"
@@ -371,13 +371,13 @@ def test_a_folder_store_gets_its_drop_in_and_a_word_about_what_is_missing(box: B
     drop_in.unlink()  # as version 0.1 enrolled
     box.enrol(path, "--yes")
     assert f"ReadWritePaths=-{folder}" in drop_in.read_text()
-    box.enrol(box.kit(), "--yes")
+    box.enrol(box.enrolment(), "--yes")
     assert not drop_in.exists()
 
 
 def test_a_check_ends_with_what_it_found(box: Box):
     """That the file fits, that nothing was changed, and what the same command without --check does."""
-    done = box.enrol(box.kit(), "--check")
+    done = box.enrol(box.enrolment(), "--check")
     said = " ".join(done.stdout.split())
     assert (0, True) == (done.exit_code, "fits this machine; nothing was changed. The same command" in said), said
     assert "makes this machine the site" in said
@@ -388,7 +388,7 @@ def test_a_check_ends_with_what_it_found(box: Box):
 @pytest.mark.parametrize(("answer", "code"), [("the code", 0), ("yes", 0), ("1234", 5), ("no", 5)])
 def test_the_question_takes_the_code_itself(box: Box, answer: str, code: int):
     """As it was read out; a code that does not fit, and a no, change nothing."""
-    path = box.kit()
+    path = box.enrolment()
     _, sha256 = enrolment_file.parse(path.read_bytes())
     typed = enrolment_file.verification_code(sha256).lower() if answer == "the code" else answer
     screen, keyboard = pty.openpty()

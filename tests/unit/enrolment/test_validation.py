@@ -1,4 +1,4 @@
-"""Whether a kit may be taken: its dates, the site that the box is, and what is newer."""
+"""Whether an enrolment file may be taken: its dates, the site that the box is, and what is newer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from edge_agent.enrolment.validation import EnrolmentKind, classify_enrolment
 from edge_agent.errors import EnrolmentFileRefused
 from edge_agent.formats.enrolment_record import SiteEnrolment
 from edge_agent.formats.signed_document import format_timestamp
-from tests.support.enrolment_files import DAY, SITE, a_kit
+from tests.support.enrolment_files import DAY, SITE, a_enrolment
 from tests.support.examples import NOW
 
 
 def known(**changes: Any) -> SiteEnrolment:
-    """Return what a box remembers that became shop-12 by a kit made at NOW."""
+    """Return what a box remembers that became shop-12 by an enrolment file made at NOW."""
     plain = {
         "site": SITE,
         "kit_sha256": "0" * 64,
@@ -29,8 +29,8 @@ def known(**changes: Any) -> SiteEnrolment:
 
 
 def judged(before: SiteEnrolment | None = None, now: float = NOW, **options: Any) -> EnrolmentKind:
-    """Judge the kit of shop-12, made at NOW for 30 days."""
-    return classify_enrolment(a_kit(), before, now, **{"same_fleet": True, "replace": False, **options})
+    """Judge the enrolment file of shop-12, made at NOW for 30 days."""
+    return classify_enrolment(a_enrolment(), before, now, **{"same_fleet": True, "replace": False, **options})
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def judged(before: SiteEnrolment | None = None, now: float = NOW, **options: Any
         (known(issued_at=format_timestamp(NOW + DAY), site="shop-1"), {"replace": True}, "replacement"),
     ],
 )
-def test_what_a_kit_is_to_a_box(before: SiteEnrolment | None, options: dict[str, Any], kind: EnrolmentKind):
+def test_what_a_enrolment_is_to_a_box(before: SiteEnrolment | None, options: dict[str, Any], kind: EnrolmentKind):
     """A box stays the site that it is unless it is told not to."""
     assert kind == judged(before, **options)
 

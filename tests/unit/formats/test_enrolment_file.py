@@ -1,4 +1,4 @@
-"""The kit of a site: what is written is read back, and whatever else a file holds is refused with a sentence."""
+"""The enrolment file of a site: what is written is read back; whatever else a file holds is refused by a sentence."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from edge_agent.errors import EnrolmentFileInvalid
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import canonical
-from tests.support.enrolment_files import LARGE_MODEL, a_kit, resealed
+from tests.support.enrolment_files import LARGE_MODEL, a_enrolment, resealed
 from tests.support.fuzz import corpus
 from tests.support.fuzz.corpus import sealed_quickly
 
 PASSPHRASE = "nine purple herons"
-RAW = enrolment_file.encode(a_kit())
+RAW = enrolment_file.encode(a_enrolment())
 
 
 def refused(raw: bytes) -> EnrolmentFileInvalid:
@@ -32,23 +32,23 @@ def refused(raw: bytes) -> EnrolmentFileInvalid:
 def test_what_is_written_is_read_back():
     """With the sha256 of its content, whose first digits are the code."""
     read, sha256 = enrolment_file.parse(RAW)
-    assert (a_kit(), json.loads(RAW)["sha256"]) == (read, sha256)
+    assert (a_enrolment(), json.loads(RAW)["sha256"]) == (read, sha256)
     assert sha256[:20] == enrolment_file.verification_code(sha256).replace("-", "")
 
 
 def test_secrets_are_not_in_what_is_logged():
     """Neither the credentials nor the key of the listener."""
     pem = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "key", "clients")}
-    shown = repr(a_kit(tls=pem))
+    shown = repr(a_enrolment(tls=pem))
     assert ("s3cr3t" in shown, "BEGIN KEY" in shown, "s3://fleet" in shown) == (False, False, True)
-    large = repr(a_kit(escalation=LARGE_MODEL))
+    large = repr(a_enrolment(escalation=LARGE_MODEL))
     assert ("s3cr3t" in large, "models.example" in large) == (False, True)
 
 
-def test_a_kit_without_a_large_model_does_not_name_one():
+def test_a_enrolment_without_a_large_model_does_not_name_one():
     """So that an edge-agent that knows none takes it, as before."""
     assert "escalation" not in json.loads(RAW)["body"]
-    read, _ = enrolment_file.parse(enrolment_file.encode(a_kit(escalation=LARGE_MODEL)))
+    read, _ = enrolment_file.parse(enrolment_file.encode(a_enrolment(escalation=LARGE_MODEL)))
     assert ("sk-s3cr3t", "0.15") == (read.escalation.key, read.escalation.input_token_price)
 
 
@@ -59,7 +59,7 @@ def test_a_file_that_was_cut_off_is_refused(end: int):
 
 
 def test_every_changed_digit_is_found():
-    """The content has another sha256 than it says, or is no kit any more."""
+    """The content has another sha256 than it says, or is no enrolment file any more."""
     for number in range(0, len(RAW), 7):
         changed = bytearray(RAW)
         changed[number] ^= 1
@@ -89,7 +89,7 @@ def json_of(raw: bytes) -> Any:
         (resealed(schema="edge-agent/kit/v2"), "has the schema 'edge-agent/kit/v2'"),
     ],
 )
-def test_what_is_no_kit_is_refused(raw: bytes, said: str):
+def test_what_is_no_enrolment_is_refused(raw: bytes, said: str):
     """Whatever it is."""
     assert said in refused(raw).message
 
@@ -124,7 +124,7 @@ def test_a_broken_rule_is_named_by_its_field(changes: dict[str, Any], said: str)
     assert f"the enrolment file: {said}" in refused(resealed(**changes)).message
 
 
-def test_what_a_newer_centre_says_is_not_ignored():
+def test_what_a_newer_central_team_says_is_not_ignored():
     """It may say how the site is to be closed."""
     error = refused(resealed(firewall="closed"))
     assert ("firewall" in error.message, "Update edge-agent" in error.remedy) == (True, True)
@@ -132,14 +132,14 @@ def test_what_a_newer_centre_says_is_not_ignored():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [b"22", b"23", b"63", b"+22", b"9" * 5000])
-def test_a_sealed_kit_may_not_ask_for_endless_work(asked: bytes):
+def test_a_sealed_enrolment_may_not_ask_for_endless_work(asked: bytes):
     """Its head says how often scrypt is to be repeated: 23 would take 8 GB. It is refused with the number."""
     with pytest.raises(EnrolmentFileInvalid, match="rounds of scrypt; the limit is 21"):
         enrolment_file.unseal(sealed_quickly(RAW).replace(b" 1\n", b" %s\n" % asked, 1), corpus.PASSPHRASE)
     assert RAW == enrolment_file.unseal(sealed_quickly(RAW), corpus.PASSPHRASE)
 
 
-def test_a_sealed_kit_opens_with_its_passphrase_only():
+def test_a_sealed_enrolment_opens_with_its_passphrase_only():
     """Without it nobody can read or change it."""
     sealed, right = sealed_quickly(RAW), corpus.PASSPHRASE
     assert (True, False, RAW) == (
@@ -153,7 +153,7 @@ def test_a_sealed_kit_opens_with_its_passphrase_only():
 
 
 @pytest.mark.slow
-def test_what_the_centre_seals_a_site_opens():
+def test_what_the_central_team_seals_a_site_opens():
     """With the work that keeps guessing expensive."""
     assert RAW == enrolment_file.unseal(enrolment_file.seal(RAW, PASSPHRASE), PASSPHRASE)
 
@@ -173,9 +173,9 @@ def test_any_bytes_are_a_sentence(raw: bytes):
         max_leaves=20,
     )
 )
-def test_any_json_is_a_kit_or_a_sentence(value: Any):
+def test_any_json_is_a_enrolment_or_a_sentence(value: Any):
     """In every field, also below a sha256 that fits."""
-    for field in a_kit().model_dump(by_alias=True):
+    for field in a_enrolment().model_dump(by_alias=True):
         with contextlib.suppress(EnrolmentFileInvalid):
             assert isinstance(enrolment_file.parse(resealed(**{field: value}))[0], enrolment_file.EnrolmentFile)
 

@@ -166,3 +166,11 @@ def test_a_copy_computes_anew() -> None:
     fewer = task.model_copy(update={"questions": task.questions[:1]})
     assert task.questions[:1] == fewer.questions_asked
     assert ("a", "b") == task.questions[0].model_copy(update={"labels": ("a", "b")}).outputs
+
+
+def test_a_question_says_why_it_has_no_threshold():
+    """One with a section was calibrated, even if that proved nothing; a gate of the bundle alone says nothing."""
+    sections = {"intent": CALIBRATED, "urgent": {"policy": "always_escalate"}}
+    manifest = parsed(confidence=GATED, question_confidence=sections, **ONNX)
+    reasons = [manifest.no_threshold_reason(name) for name in ("intent", "urgent", "of-the-call")]
+    assert ["", "NONE_PROVED", "NOT_CALIBRATED"] == reasons

@@ -91,7 +91,7 @@ def test_the_verdict_follows_from_the_place(waves, site, now):
 @settings(max_examples=200)
 @given(wave_lists(), st.integers(1, 100), sites, times)
 def test_a_larger_wave_takes_nobody_out(waves, share, site, now):
-    """The centre may widen the last wave while a rollout is under way: who has switched stays."""
+    """The central team may widen the last wave while a rollout is under way: who has switched stays."""
     wider = (*waves[:-1], waves[-1].model_copy(update={"percent": max(share, waves[-1].percent)}))
     if wish(TaskPlan(offers=task().offers, waves=waves), site, at=now).bundle:
         assert NEW == wish(TaskPlan(offers=task().offers, waves=wider), site, at=now).bundle
@@ -113,7 +113,7 @@ def test_the_first_of_one_bundle_are_not_the_first_of_the_next():
 
 
 def test_places_never_change():
-    """A site computes the place that the centre computed, in any version of this program."""
+    """A site computes the place that the central team computed, in any version of this program."""
     assert [8205, 5959] == [rollout_position("shop-1", NEW), rollout_position("shop-1", OLD)]
 
 

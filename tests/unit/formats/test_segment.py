@@ -53,7 +53,7 @@ def test_a_cut_segment_is_noticed(kept):
 
 
 def test_what_unpacks_too_far_is_refused():
-    """A bomb that someone sealed to the centre's public key is stopped at the limit."""
+    """A bomb that someone sealed to the central team's public key is stopped at the limit."""
     to = [pyrage.x25519.Recipient.from_str(RECIPIENT)]
     bomb = zstandard.ZstdCompressor().compress(bytes(segment.PLAIN_BYTES_MAX + 1))
     with pytest.raises(SegmentDamaged, match="unpacks to more"):

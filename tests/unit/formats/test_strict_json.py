@@ -27,7 +27,7 @@ from edge_agent.formats import (
     uplink_state,
 )
 from edge_agent.formats.signed_document import canonical, format_timestamp, public_key_hex
-from tests.support.enrolment_files import a_kit
+from tests.support.enrolment_files import a_enrolment
 from tests.support.examples import EPOCH, NOW, SITE_KEY, prediction, segment_manifest
 
 MANIFEST: dict[str, Any] = {
@@ -160,7 +160,7 @@ FILES: dict[str, tuple[bytes, Callable[[bytes], object], str]] = {
         '"version": 1',
     ),
     "segment": (signed(SEGMENT), read_segment, ""),
-    "kit": (enrolment_file.encode(a_kit()), enrolment_file.parse, ""),
+    "kit": (enrolment_file.encode(a_enrolment()), enrolment_file.parse, ""),
 }
 
 

@@ -38,7 +38,7 @@ def lines(folder: Path, name: str = FILE_NAME) -> list[dict[str, Any]]:
 
 async def test_a_change_says_who_did_what(tmp_path: Path) -> None:
     """With the fields that say what it was; the file is for the daemon's user alone."""
-    request = admin_pb2.InstallBundleRequest(path="/media/stick/bundle")
+    request = admin_pb2.InstallBundleRequest(path="/media/drive/bundle")
     await audit(tmp_path).record_change(BOSS, "InstallBundle", "OK", request)
     expected = {
         "at": AT,
@@ -47,7 +47,7 @@ async def test_a_change_says_who_did_what(tmp_path: Path) -> None:
         "roles": ["admin"],
         "call": "InstallBundle",
         "outcome": "OK",
-        "path": "/media/stick/bundle",
+        "path": "/media/drive/bundle",
     }
     assert [expected] == lines(tmp_path)
     assert 0o600 == stat.S_IMODE((tmp_path / FILE_NAME).stat().st_mode)

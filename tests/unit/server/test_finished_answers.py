@@ -121,12 +121,26 @@ def test_without_calibration_nothing_is_sure():
     """A bundle without a threshold has it unset, and every answer counts as below."""
     unsure = finished("classify", calibration=None, scores=(1.0, 0.0, 0.0))
     answer = classification(unsure, "answer", 0)
-    assert task_pb2.Confidence(value=1.0, below_threshold=True) == answer.confidence
+    assert (1.0, True) == (answer.confidence.value, answer.confidence.below_threshold)
     assert not answer.confidence.HasField("threshold")
     assert "" == classification(unsure, "abstain", 0).label
 
 
 GATE = {"score": "label_mass", "held_up_max": 0.25, "scores": [0.5, 1.0, 1.5]}
+
+
+@pytest.mark.parametrize(
+    ("calibration", "reason"),
+    [
+        (AT_75, task_pb2.NO_THRESHOLD_REASON_UNSPECIFIED),
+        (None, task_pb2.NO_THRESHOLD_REASON_NOT_CALIBRATED),
+        ({"policy": "always_escalate", "temperature": 1.4}, task_pb2.NO_THRESHOLD_REASON_NONE_PROVED),
+    ],
+)
+def test_an_answer_says_why_it_has_no_threshold(calibration, reason):
+    """Calibrated in vain is not the same as not calibrated."""
+    done = finished("classify", calibration=calibration, scores=(0.2, 0.5, 0.3))
+    assert reason == classification(done, "answer", 0).confidence.no_threshold_reason
 
 
 @pytest.mark.parametrize(("label_mass", "p_value", "below"), [(1.0, 1.0, False), (0.3, 0.5, False), (0.1, 0.25, True)])

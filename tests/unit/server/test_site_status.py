@@ -1,4 +1,4 @@
-"""What the operator and the centre hear of a site's updates."""
+"""What the operator and the central team hear of a site's updates."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
     assert admin_pb2.UPDATE_STATE_UNSPECIFIED == task.state
 
 
-async def test_the_centre_hears_the_same(site: UpdatingSite):
+async def test_the_central_team_hears_the_same(site: UpdatingSite):
     """In the words of the status object, with the site's consent."""
     engines = EnginePool(EngineConfig(), lambda: None)
     (said,) = site_status.task_statuses(engines, site.activation, site.updater.overview, CollectsLocally(), NoAlarms())

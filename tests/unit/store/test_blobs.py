@@ -111,9 +111,9 @@ def test_a_failed_read_of_the_bundle_leaves_nothing(blobs: BlobStore, tmp_path: 
 
     def chunks() -> Iterator[bytes]:
         yield b"some "
-        raise StoreDamaged("the stick was pulled out")
+        raise StoreDamaged("the drive was pulled out")
 
-    with pytest.raises(StoreDamaged, match="stick"):
+    with pytest.raises(StoreDamaged, match="drive"):
         blobs.put("model.bin", NAME, chunks())
     assert set() == blob_names(tmp_path)
 

@@ -28,7 +28,7 @@ versions = st.sampled_from(VERSIONS)
 
 @dataclass(frozen=True)
 class Source:
-    """A bundle on the stick: as a directory and a tar, and once spoilt."""
+    """A bundle on the drive: as a directory and a tar, and once spoilt."""
 
     folder: Path
     tar: Path
@@ -40,7 +40,7 @@ class Source:
 @functools.cache
 def source(task: str, version: str) -> Source:
     """Write a bundle once; all share a base, and each major version shares an adapter."""
-    at = _sticks() / task / version
+    at = _drives() / task / version
     files = {
         "weights": b"base",
         "adapter": version[:1].encode(),
@@ -54,15 +54,15 @@ def source(task: str, version: str) -> Source:
 
 
 @functools.cache
-def _sticks() -> Path:
-    return Path(tempfile.mkdtemp(prefix="sticks-"))
+def _drives() -> Path:
+    return Path(tempfile.mkdtemp(prefix="drives-"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _clean_up() -> object:
     yield
-    if _sticks.cache_info().currsize:
-        shutil.rmtree(_sticks())
+    if _drives.cache_info().currsize:
+        shutil.rmtree(_drives())
 
 
 @dataclass

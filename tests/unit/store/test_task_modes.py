@@ -92,7 +92,7 @@ def test_an_earlier_word_of_the_operator_does_not_keep_it_off(site):
 
 
 def test_another_mode_in_the_plan_ends_it(site):
-    """The centre has spoken since; the same alarm does not answer back."""
+    """The central team has spoken since; the same alarm does not answer back."""
     site.plan(mode="hybrid", demote_on=("errors",))
     site.demote(ERRORS)
     site.plan(mode="local", demote_on=("errors",))

@@ -62,7 +62,7 @@ async def test_what_was_wrong_with_an_import_stays_to_be_read(
     by_drive: UpdatingSite, how: str, reason: str, remedy: str
 ):
     """After the import, after looks at an empty incoming/, and after a power cut; a good drive ends it at once."""
-    published, stick = by_drive.published, by_drive.tmp_path / "stick"
+    published, drive = by_drive.published, by_drive.tmp_path / "drive"
     full = {"needed": 10**15, "free": 10**15 - 209_000_001, "reserve": 0}
     errors = {
         "damaged": UpdateIncomplete("a file is damaged"),
@@ -73,7 +73,7 @@ async def test_what_was_wrong_with_an_import_stays_to_be_read(
     published.cannot_read = MediaFailed("it was pulled out") if how == "pulled before" else None
     if how in errors:
         published.on_the_way.clear()
-    await by_drive.updater.check(stick)
+    await by_drive.updater.check(drive)
     imported = by_drive.row()
     assert ("waiting", reason) == by_drive.where()
     published.cannot_read = published.cannot_admit = None
@@ -87,7 +87,7 @@ async def test_what_was_wrong_with_an_import_stays_to_be_read(
     assert ("waiting", reason) == ((await by_drive.look()).state, by_drive.row().reason)
     assert (True, [by_drive.new]) == by_drive.published.asked[-1]  # type: ignore[attr-defined]
     published.on_the_way.clear()
-    await by_drive.updater.check(stick)
+    await by_drive.updater.check(drive)
     assert "probation" == by_drive.row().state
 
 
@@ -106,13 +106,13 @@ async def test_a_full_disk_says_what_to_free_and_when_there_is_room(by_drive: Up
     free = shutil.disk_usage(by_drive.tmp_path).free
     by_drive.published.on_the_way.clear()
     by_drive.published.cannot_admit = DiskFull("no room", needed=2 * free, free=free, reserve=0)
-    await by_drive.updater.check(by_drive.tmp_path / "stick")
+    await by_drive.updater.check(by_drive.tmp_path / "drive")
     assert "free " in by_drive.row().message
     by_drive.published.on_the_way.add(by_drive.new)  # type: ignore[attr-defined]
     assert ("waiting", "DISK_FULL") == ((await by_drive.look()).state, by_drive.row().reason)
     by_drive.published.cannot_admit = DiskFull("no room", needed=free // 2, free=0, reserve=0)
     by_drive.published.on_the_way.clear()
-    await by_drive.updater.check(by_drive.tmp_path / "stick")
+    await by_drive.updater.check(by_drive.tmp_path / "drive")
     by_drive.published.on_the_way.add(by_drive.new)  # type: ignore[attr-defined]
     assert ("waiting", "FILES_MISSING") == ((await by_drive.look()).state, by_drive.row().reason)
 
@@ -140,13 +140,13 @@ async def test_a_removed_task_comes_back_with_its_drive(site: UpdatingSite):
     for _ in range(2):
         await site.look()
         assert ("held", "REMOVED") == site.where()
-    await site.updater.check(site.tmp_path / "stick")
+    await site.updater.check(site.tmp_path / "drive")
     assert ("held", "UPDATE_INCOMPLETE") == site.where()  # the drive does not have its files
     await site.look()
     assert ("held", "REMOVED") == site.where()
     site.published.on_the_way.clear()
     assert "held" == (await site.look()).state
-    await site.updater.check(site.tmp_path / "stick")
+    await site.updater.check(site.tmp_path / "drive")
     assert ("probation", new) == (site.row().state, site.active())
 
 

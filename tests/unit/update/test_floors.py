@@ -14,24 +14,24 @@ from tuf.api.metadata import MetaFile, Targets
 
 from edge_agent.errors import UpdateOutdated, UpdateUntrusted
 from tests.support.bundles import echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.repository_attacks import Hostile, drop_with_its_delegation
 from tests.support.trust_cases import TrustingSite
 
 
 @pytest.fixture
-def centre(tmp_path: Path) -> Centre:
-    """Return a centre with a bundle in its plan, version 2."""
-    made = Centre(tmp_path / "centre")
+def central(tmp_path: Path) -> CentralTeam:
+    """Return a central team with a bundle in its plan, version 2."""
+    made = CentralTeam(tmp_path / "central")
     made.plan(made.offering(made.publish(echo_bundle(tmp_path / "bundle", "pos"))))
     return made
 
 
 @pytest.fixture
-def site(centre: Centre, tmp_path: Path) -> TrustingSite:
-    """Return a site that accepts what the centre has published."""
-    made = TrustingSite(tmp_path / "site", centre.root_bytes)
-    made.bring(centre.folder)
+def site(central: CentralTeam, tmp_path: Path) -> TrustingSite:
+    """Return a site that accepts what the central team has published."""
+    made = TrustingSite(tmp_path / "site", central.root_bytes)
+    made.bring(central.folder)
     assert 2 == made.believe().plan_version
     return made
 
@@ -41,24 +41,24 @@ def copied(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to))
 
 
-def test_a_snapshot_keeps_what_it_has_named(centre, site, tmp_path):
+def test_a_snapshot_keeps_what_it_has_named(central, site, tmp_path):
     """A role that is gone, or goes back, is refused although all is signed; what was believed is kept, and goes on."""
     floors = site.store.trusted.floors()
     assert {"targets.json": 2, "plan.json": 2} == floors["snapshot"].listed
-    hostile = Hostile(centre, copied(centre.folder, tmp_path / "hostile"), centre.folder)
+    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     drop_with_its_delegation(hostile)
     site.bring(hostile.folder)
     verified = site.again().believe()
     assert (2, "UPDATE_UNTRUSTED") == (verified.plan_version, verified.problem.reason)
     assert "no longer names plan.json, which it named when this site saw it last" in verified.problem.message
     assert floors == site.store.trusted.floors()
-    site.bring(centre.folder)
+    site.bring(central.folder)
     assert site.believe().problem is None
 
 
-def test_a_role_that_no_site_reads_may_not_go_back_either(centre, site, tmp_path):
+def test_a_role_that_no_site_reads_may_not_go_back_either(central, site, tmp_path):
     """Any file that the snapshot names, as section 5.5.5 of the specification has it."""
-    hostile = Hostile(centre, copied(centre.folder, tmp_path / "hostile"), centre.folder)
+    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
 
     def name(version: int | None) -> None:
         snapshot = hostile.read("snapshot")
@@ -78,39 +78,39 @@ def test_a_role_that_no_site_reads_may_not_go_back_either(centre, site, tmp_path
         site.believe(hostile.folder)
     name(8)
     site.believe(hostile.folder)
-    centre.rotate("online", restart_versions=True)  # whose snapshot never named it
-    site.bring(centre.folder)
+    central.rotate("online", restart_versions=True)  # whose snapshot never named it
+    site.bring(central.folder)
     assert site.believe().problem is None
 
 
-def test_one_version_has_one_timestamp(centre, site, tmp_path):
+def test_one_version_has_one_timestamp(central, site, tmp_path):
     """With a stolen online key: another one of the same number is refused, where the specification would ignore it."""
-    hostile = Hostile(centre, copied(centre.folder, tmp_path / "hostile"), centre.folder)
+    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     stamp = hostile.read("timestamp")
     stamp.signed.expires = datetime(2099, 1, 1, tzinfo=UTC)
     hostile.sign("timestamp", stamp)
     with pytest.raises(UpdateUntrusted, match=r"has another timestamp \d+ than the one that this site has seen"):
         site.believe(hostile.folder)
-    assert 2 == site.again().believe(copied(centre.folder, tmp_path / "same")).plan_version
+    assert 2 == site.again().believe(copied(central.folder, tmp_path / "same")).plan_version
 
 
 @pytest.mark.parametrize(("fits", "missing"), [(True, 0), (False, 1)])
-def test_every_hash_that_is_signed_has_to_fit(centre, tmp_path, fits, missing):
+def test_every_hash_that_is_signed_has_to_fit(central, tmp_path, fits, missing):
     """A sha512 beside the sha256 of a bundle counts: a manifest that does not have it has not come in."""
-    (digest,) = centre.held.bundles()
-    raw = (centre.folder / "blobs" / digest).read_bytes()
-    hostile = Hostile(centre, copied(centre.folder, tmp_path / "hostile"), centre.folder)
+    (digest,) = central.held.bundles()
+    raw = (central.folder / "blobs" / digest).read_bytes()
+    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
 
     def name_sha512(targets: Targets) -> None:
         (target,) = targets.targets.values()
         target.hashes["sha512"] = hashlib.sha512(raw if fits else b"").hexdigest()
 
     hostile.forge("targets", name_sha512)
-    site = TrustingSite(tmp_path / "site", centre.root_bytes)
+    site = TrustingSite(tmp_path / "site", central.root_bytes)
     assert missing == len(site.ingest.missing_files(hostile.folder, site.believe(hostile.folder), digest))
 
 
-def test_floors_of_an_earlier_agent_are_read(centre, site):
+def test_floors_of_an_earlier_agent_are_read(central, site):
     """What its snapshot named was not written down: the next one is."""
     floors = site.store.trusted.floors()
     with sqlite3.connect(site.config.state_dir / "state.db") as database:

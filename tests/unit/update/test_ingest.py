@@ -20,7 +20,7 @@ from edge_agent.formats.download_requests import DownloadRequest, DownloadReques
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.update.metadata_chain import RepositoryFolder
 from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.store_cases import blob_names, bundle, sha256_of
 from tests.support.trust_cases import TrustingSite, damage, digest
 
@@ -28,29 +28,29 @@ BASE, FIRST, SECOND = b"base" * 5000, b"first" * 3, b"second" * 3
 
 
 @pytest.fixture
-def centre(tmp_path: Path) -> Centre:
-    """Return a centre that has signed two versions over one base."""
-    made = Centre(tmp_path / "centre")
+def central(tmp_path: Path) -> CentralTeam:
+    """Return a central team that has signed two versions over one base."""
+    made = CentralTeam(tmp_path / "central")
     made.publish(bundle(tmp_path / "1", "1.0.0", weights=BASE, adapter=FIRST))
     made.publish(bundle(tmp_path / "2", "2.0.0", weights=BASE, adapter=SECOND))
     return made
 
 
 @pytest.fixture
-def site(centre: Centre, tmp_path: Path) -> TrustingSite:
+def site(central: CentralTeam, tmp_path: Path) -> TrustingSite:
     """Return a site to which a mirror has brought all of it."""
-    made = TrustingSite(tmp_path / "site", centre.root_bytes)
-    made.bring(centre.folder)
+    made = TrustingSite(tmp_path / "site", central.root_bytes)
+    made.bring(central.folder)
     return made
 
 
 @pytest.fixture
-def first(tmp_path: Path, centre: Centre) -> str:
+def first(tmp_path: Path, central: CentralTeam) -> str:
     return digest(tmp_path / "1")
 
 
 @pytest.fixture
-def second(tmp_path: Path, centre: Centre) -> str:
+def second(tmp_path: Path, central: CentralTeam) -> str:
     return digest(tmp_path / "2")
 
 
@@ -183,27 +183,27 @@ def test_a_file_that_went_bad_in_the_store_is_replaced(site, first, second):
     assert BASE == stored.read_bytes()
 
 
-def test_a_stick_is_only_read(centre, site, first, tmp_path):
-    """A damaged stick is not made worse, and the bundles that are whole on it are taken."""
-    stick = Path(shutil.copytree(centre.folder, tmp_path / "stick"))
-    damage(stick / "blobs" / sha256_of(BASE), "flipped")
-    site.believe(stick)
-    assert () == site.ingest.missing_files(stick, site.believe(stick), first)
-    before = sorted((path, path.stat().st_mtime_ns) for path in stick.rglob("*"))
-    with pytest.raises(UpdateIncomplete, match="stick"):
-        site.ingest.admit(stick, first)
-    assert before == sorted((path, path.stat().st_mtime_ns) for path in stick.rglob("*"))
+def test_a_drive_is_only_read(central, site, first, tmp_path):
+    """A damaged drive is not made worse, and the bundles that are whole on it are taken."""
+    drive = Path(shutil.copytree(central.folder, tmp_path / "drive"))
+    damage(drive / "blobs" / sha256_of(BASE), "flipped")
+    site.believe(drive)
+    assert () == site.ingest.missing_files(drive, site.believe(drive), first)
+    before = sorted((path, path.stat().st_mtime_ns) for path in drive.rglob("*"))
+    with pytest.raises(UpdateIncomplete, match="drive"):
+        site.ingest.admit(drive, first)
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in drive.rglob("*"))
 
 
 @pytest.mark.parametrize(
     ("how", "fault"),
     [("gone", "is not there"), ("truncated", "is cut short, to 10.0 kB of 20.0 kB"), ("longer", "is damaged")],
 )
-def test_what_is_wrong_with_a_file_of_a_drive_is_said(centre, site, first, tmp_path, how, fault):
+def test_what_is_wrong_with_a_file_of_a_drive_is_said(central, site, first, tmp_path, how, fault):
     """A file that is cut short is not called missing."""
-    stick = Path(shutil.copytree(centre.folder, tmp_path / "stick"))
-    damage(stick / "blobs" / sha256_of(BASE), how)
-    found = site.ingest.describe_missing(stick, site.believe(stick), first)
+    drive = Path(shutil.copytree(central.folder, tmp_path / "drive"))
+    damage(drive / "blobs" / sha256_of(BASE), how)
+    found = site.ingest.describe_missing(drive, site.believe(drive), first)
     expected = f"blobs/{sha256_of(BASE)[:12]}… {fault}"
     assert ("1 file (20.0 kB)", expected) == (found.amount, found.fault)
     assert None is site.ingest.describe_missing(site.incoming, site.believe(), first)
@@ -227,12 +227,12 @@ def test_a_bundle_that_was_installed_unsigned_counts_as_signed(site, first, tmp_
     assert (True, False) == (again.signed, new)
 
 
-def test_what_is_not_signed_any_more_is_not_admitted(centre, site, first, second):
+def test_what_is_not_signed_any_more_is_not_admitted(central, site, first, second):
     """Revoked: nobody installs it anew. Whoever has it goes on."""
     site.admit(first)
-    centre.revoke(first)
-    centre.revoke(second)
-    site.bring(centre.folder)
+    central.revoke(first)
+    central.revoke(second)
+    site.bring(central.folder)
     assert () == site.ingest.missing_files(site.incoming, site.believe(), second)
     for each in (first, second):
         with pytest.raises(UpdateUntrusted, match="not signed"):
@@ -249,11 +249,11 @@ def test_a_manifest_for_another_task_is_refused(site, first):
         site.ingest.admit(site.incoming, first)
 
 
-def test_a_bundle_for_a_newer_agent_says_so_when_it_is_admitted(centre, site, tmp_path):
+def test_a_bundle_for_a_newer_agent_says_so_when_it_is_admitted(central, site, tmp_path):
     """It is fetched as far as this agent understands it, and refused with what to do."""
     path = bundle(tmp_path / "3", "3.0.0", more={"requires": {"agent": "99.0.0"}}, weights=BASE)
-    newest = centre.publish(path)
-    site.bring(centre.folder)
+    newest = central.publish(path)
+    site.bring(central.folder)
     assert () == site.ingest.missing_files(site.incoming, site.believe(), newest)
     with pytest.raises(RequirementUnmet):
         site.ingest.admit(site.incoming, newest)

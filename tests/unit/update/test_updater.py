@@ -60,7 +60,7 @@ async def test_another_copy_waits_for_no_pause(site: UpdatingSite):
     await site.look()
     site.published.cannot_admit = None
     assert ("staged", "DISK_FULL") == ((await site.look()).state, site.row().reason)
-    await site.updater.check(site.tmp_path / "stick")
+    await site.updater.check(site.tmp_path / "drive")
     assert ("probation", "watched for 200 calls or 24 h, whichever comes first") == (
         site.row().state,
         site.row().message,

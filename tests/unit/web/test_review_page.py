@@ -71,7 +71,7 @@ def test_form_shows_earlier_feedback():
     """Whoever corrects a correction sees it."""
     before = (Feedback("f", "anna", NOW, "corrected", "price"), Feedback("g", "ben", NOW, "accept", ""))
     assert "anna: corrected price; ben: accept" == make_review_form(prediction(feedback=before)).earlier_feedback
-    assert "not calibrated" == make_review_form(prediction(threshold=None)).confidence_label
+    assert "no threshold" == make_review_form(prediction(threshold=None)).confidence_label
     assert "confident" == make_review_form(prediction(below_threshold=False)).confidence_label
 
 

@@ -36,10 +36,10 @@ def test_answers_are_drawn_by_their_confidence():
 
 
 def test_a_bundle_without_a_threshold_has_no_sure_answers():
-    """Of a bundle that is not calibrated no answer is called sure, and no line is drawn."""
+    """Of a bundle without a threshold no answer is called sure, and no line is drawn."""
     chart = confidence_chart(replace(FIGURES, threshold=None), "c")
     assert chart is not None
-    assert "not calibrated" in chart.said.sentence
+    assert "has no threshold" in chart.said.sentence
     assert 'class="mark"' not in chart.picture
 
 

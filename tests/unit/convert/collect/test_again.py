@@ -16,23 +16,23 @@ from convert.publish.central_keys import CentralKeys
 from edge_agent.formats import receipts
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import EPOCH, IDENTITY, feedback, prediction
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 
 NEW_KEY = Ed25519PrivateKey.from_private_bytes(b"n" * 32)
 
 
-def filled(root: Path) -> Centre:
+def filled(root: Path) -> CentralTeam:
     """Collect two tasks."""
     site = SealingSite(root / "store")
     site.seal([prediction(1), feedback(1), prediction(2, task="other")])
     site.say()
-    centre = Centre(root)
-    centre.collect(root / "store")
-    return centre
+    central = CentralTeam(root)
+    central.collect(root / "store")
+    return central
 
 
-def without_report(centre: Centre) -> dict[str, bytes]:
-    return {name: content for name, content in centre.files().items() if name != "report.json"}
+def without_report(central: CentralTeam) -> dict[str, bytes]:
+    return {name: content for name, content in central.files().items() if name != "report.json"}
 
 
 @pytest.mark.parametrize(
@@ -49,70 +49,70 @@ def without_report(centre: Centre) -> dict[str, bytes]:
 )
 def test_what_follows_from_the_records_is_made_again(tmp_path: Path, spoil: Callable[[Path], object]):
     """Examples, receipts and notes that are gone, damaged or too many: one run, and every byte is as before."""
-    centre = filled(tmp_path)
-    before = without_report(centre)
-    spoil(centre.out)
-    assert (0, True) == ((report := centre.collect(tmp_path / "store")).segments_taken, report.clean)
-    assert before == without_report(centre)
+    central = filled(tmp_path)
+    before = without_report(central)
+    spoil(central.out)
+    assert (0, True) == ((report := central.collect(tmp_path / "store")).segments_taken, report.clean)
+    assert before == without_report(central)
 
 
 def test_only_what_has_news_is_joined_again(tmp_path: Path):
     """A task without new records keeps its very file."""
-    centre = filled(tmp_path)
-    files = {path: path.stat().st_ino for path in centre.out.glob("examples/*/*/*.parquet")}
+    central = filled(tmp_path)
+    files = {path: path.stat().st_ino for path in central.out.glob("examples/*/*/*.parquet")}
     site = SealingSite(tmp_path / "store", epoch="a" * 16)
     site.seal([prediction(3)])
-    centre.collect(tmp_path / "store")
+    central.collect(tmp_path / "store")
     same = {path for path, inode in files.items() if path.stat().st_ino == inode}
     assert {"task=other"} == {path.parts[-3] for path in same}
 
 
 def test_another_receipt_key_signs_anew(tmp_path: Path):
-    """With a new key of the centre, receipts are signed with it although nothing else changed."""
-    centre = filled(tmp_path)
-    centre.collect(tmp_path / "store", keys=CentralKeys((IDENTITY,), NEW_KEY))
+    """With a new key of the central team, receipts are signed with it although nothing else changed."""
+    central = filled(tmp_path)
+    central.collect(tmp_path / "store", keys=CentralKeys((IDENTITY,), NEW_KEY))
     raw = (tmp_path / "store" / "site=site-1" / "receipts.json").read_bytes()
     assert 1 == receipts.verify(raw, [public_key_hex(NEW_KEY)]).body.epochs[0].received[0].last
 
 
 def test_receipts_keep_their_time(tmp_path: Path):
     """They are dated by the run that had something new to say."""
-    centre = filled(tmp_path)
+    central = filled(tmp_path)
     path = tmp_path / "store" / "site=site-1" / "receipts.json"
     before = path.read_bytes()
-    centre.collect(tmp_path / "store", now=lambda: 2e9)
+    central.collect(tmp_path / "store", now=lambda: 2e9)
     assert before == path.read_bytes()
 
 
 def test_the_newest_status_is_kept(tmp_path: Path):
     """By the site's own time; the highest numbers only grow, over epochs and runs."""
-    site, centre = SealingSite(tmp_path / "store"), Centre(tmp_path)
+    site, central = SealingSite(tmp_path / "store"), CentralTeam(tmp_path)
     for at, highest in ((200.0, {EPOCH: 7}), (100.0, {EPOCH: 9, "f" * 16: 1}), (300.0, {EPOCH: 8})):
         site.say(at=at, highest=highest)
-        centre.collect(tmp_path / "store")
-    assert {EPOCH: 9, "f" * 16: 1} == StatusFolder(centre.out / "status").highest("site-1")
-    kept = json.loads((centre.out / "status" / "site=site-1.json").read_text())
+        central.collect(tmp_path / "store")
+    assert {EPOCH: 9, "f" * 16: 1} == StatusFolder(central.out / "status").highest("site-1")
+    kept = json.loads((central.out / "status" / "site=site-1.json").read_text())
     assert "1970-01-01T00:05:00.000Z" == kept["body"]["at"]
 
 
 def test_nothing_at_all_is_no_error(tmp_path: Path):
     """An empty place makes an empty report, and a reader finds no records."""
     (tmp_path / "store").mkdir()
-    centre = Centre(tmp_path)
-    report = centre.collect(tmp_path / "store")
+    central = CentralTeam(tmp_path)
+    report = central.collect(tmp_path / "store")
     assert (0, 0, [], True) == (report.segments_held, report.sites, report.tasks, report.clean)
-    with database.opened(centre.out / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
+    with database.opened(central.out / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
         assert [(0,)] == connection.execute("SELECT count(filename) FROM records").fetchall()
 
 
 @pytest.mark.slow
 def test_many_examples_fit_into_little_memory(tmp_path: Path):
     """Ten thousand examples within the least memory: joined, duplicates found, nothing left of what was spilt."""
-    site, centre = SealingSite(tmp_path / "store"), Centre(tmp_path, memory_bytes=database.MEMORY_BYTES_MIN)
+    site, central = SealingSite(tmp_path / "store"), CentralTeam(tmp_path, memory_bytes=database.MEMORY_BYTES_MIN)
     for start in range(0, 10_000, 2_500):
         texts = {number: f"{number * 7919:x} {number * 104729:x} order" for number in range(start, start + 2_500)}
         made = [prediction(number, input="again and again" if number % 2 else texts[number]) for number in texts]
         site.seal([*made, feedback(start)])
-    (task,) = centre.collect(tmp_path / "store").tasks
+    (task,) = central.collect(tmp_path / "store").tasks
     assert (10_000, 4, 4_999) == (task.examples, task.corrected, task.duplicates)
-    assert not (centre.out / ".spill").exists()
+    assert not (central.out / ".spill").exists()

@@ -15,7 +15,7 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.segment import name_of
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import EPOCH, SITE_KEY, feedback, prediction
-from tests.support.segments import KEYS, Centre, SealingSite, stranger
+from tests.support.segments import KEYS, CentralTeam, SealingSite, stranger
 
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 OTHER_EPOCH = "fedcba9876543210"
@@ -48,10 +48,12 @@ def test_a_correction_reaches_the_examples(tmp_path: Path, store: Path):
     site = SealingSite(store)
     site.seal([prediction(1), prediction(2)])
     site.seal([feedback(1)])
-    centre = Centre(tmp_path)
-    report = centre.collect(store)
+    central = CentralTeam(tmp_path)
+    report = central.collect(store)
     assert (2, 3, True, []) == (report.segments_taken, report.records_taken, report.clean, report.gaps)
-    rows = centre.query("SELECT task, site, prediction_id, output, verdict, truth FROM examples ORDER BY prediction_id")
+    rows = central.query(
+        "SELECT task, site, prediction_id, output, verdict, truth FROM examples ORDER BY prediction_id"
+    )
     assert [
         ("pos-intent", "site-1", "p-1", "refund", "corrected", "price"),
         ("pos-intent", "site-1", "p-2", "refund", None, None),
@@ -65,19 +67,19 @@ def test_a_second_run_changes_no_byte(tmp_path: Path, store: Path):
     for number in range(1, 6):
         site.seal([prediction(number), feedback(number)])
     site.say()
-    centre = Centre(tmp_path)
-    centre.collect(store)
-    before = {name: content for name, content in centre.files().items() if name != "report.json"}
-    again = centre.collect(store, now=lambda: 0.0)
+    central = CentralTeam(tmp_path)
+    central.collect(store)
+    before = {name: content for name, content in central.files().items() if name != "report.json"}
+    again = central.collect(store, now=lambda: 0.0)
     assert (0, 5) == (again.segments_taken, again.segments_held)
-    assert before == {name: content for name, content in centre.files().items() if name != "report.json"}
+    assert before == {name: content for name, content in central.files().items() if name != "report.json"}
 
 
 def test_a_fresh_start_writes_the_same_examples(tmp_path: Path, store: Path):
     """Collected in one run or in three, from one folder or two: the examples have the same bytes."""
     site = SealingSite(store)
     (tmp_path / "many").mkdir()
-    many, once = Centre(tmp_path / "many"), Centre(tmp_path)
+    many, once = CentralTeam(tmp_path / "many"), CentralTeam(tmp_path)
     for number in (1, 2, 3):
         site.seal([prediction(number), feedback(number)])
         many.collect(store)
@@ -98,7 +100,7 @@ def test_gaps_are_named(tmp_path: Path, store: Path):
     site.manifest(names[4]).unlink()
     site.sealed(names[6]).unlink()
     site.say(highest={EPOCH: 12}, missing={EPOCH: [11]})
-    report = Centre(tmp_path).collect(store)
+    report = CentralTeam(tmp_path).collect(store)
     assert [
         (2, 3, "has not arrived"),
         (5, 5, "its manifest has not arrived"),
@@ -112,31 +114,31 @@ def test_gaps_are_named(tmp_path: Path, store: Path):
 
 
 def test_an_old_status_hides_no_gap(tmp_path: Path, store: Path):
-    """Laying an earlier status object before the centre again does not make it forget what it knew."""
+    """Laying an earlier status object before the central team again does not make it forget what it knew."""
     site, names = sealed(store, 3)
     site.say(at=100.0, highest={EPOCH: 1})
     old = (site.folder / "status.json").read_bytes()
     site.say(at=200.0)
     site.remove(names[2])
-    centre = Centre(tmp_path)
-    assert [(3, 3, "has not arrived")] == missing(centre.collect(store))
+    central = CentralTeam(tmp_path)
+    assert [(3, 3, "has not arrived")] == missing(central.collect(store))
     (site.folder / "status.json").write_bytes(old)
-    assert [(3, 3, "has not arrived")] == missing(centre.collect(store))
+    assert [(3, 3, "has not arrived")] == missing(central.collect(store))
     (site.folder / "status.json").unlink()
-    assert [(3, 3, "has not arrived")] == missing(centre.collect(store))
+    assert [(3, 3, "has not arrived")] == missing(central.collect(store))
 
 
 def test_a_gap_closes_when_the_segment_comes(tmp_path: Path, store: Path):
-    """A segment that comes late, here on a stick, closes its gap and joins the chain of receipts."""
+    """A segment that comes late, here on a USB drive, closes its gap and joins the chain of receipts."""
     site, names = sealed(store, 3)
-    stick = SealingSite(tmp_path / "stick")
+    drive = SealingSite(tmp_path / "drive")
     for path in (site.sealed(names[1]), site.manifest(names[1])):
-        path.rename(stick.folder / "segments" / path.name)
-    centre = Centre(tmp_path)
-    assert [(2, 2, "has not arrived")] == missing(centre.collect(store))
+        path.rename(drive.folder / "segments" / path.name)
+    central = CentralTeam(tmp_path)
+    assert [(2, 2, "has not arrived")] == missing(central.collect(store))
     assert [(1, 1), (3, 3)] == site.received()
-    assert [] == missing(centre.collect(tmp_path / "stick", store))
-    assert [(1, 3)] == site.received() == stick.received()
+    assert [] == missing(central.collect(tmp_path / "drive", store))
+    assert [(1, 3)] == site.received() == drive.received()
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------
@@ -150,10 +152,10 @@ def test_a_damaged_segment_is_refused_by_name(tmp_path: Path, store: Path, spoil
     content[len(content) // 2] ^= 1
     spoilt = {"flip": content, "cut": content[:-1], "empty": b"", "other": site.sealed(names[0]).read_bytes()}
     site.sealed(names[1]).write_bytes(spoilt[spoil])
-    centre = Centre(tmp_path)
-    report = centre.collect(store)
+    central = CentralTeam(tmp_path)
+    report = central.collect(store)
     assert ([names[1]], [(2, 2, "was refused")]) == (refused(report), missing(report))
-    assert [("site-1", "p-1"), ("site-1", "p-3")] == centre.query(EVERYONE)
+    assert [("site-1", "p-1"), ("site-1", "p-3")] == central.query(EVERYONE)
     assert [2] == [told.sequence for told in site.receipts().epochs[0].refused]
     assert [(1, 1), (3, 3)] == site.received()
 
@@ -162,22 +164,22 @@ def test_records_sealed_anew_close_the_gap(tmp_path: Path, store: Path):
     """The site seals again what was damaged: nothing is missing any more, and nothing is there twice."""
     site, names = sealed(store, 2)
     site.sealed(names[0]).write_bytes(b"")
-    centre = Centre(tmp_path)
-    assert [names[0]] == refused(centre.collect(store))
+    central = CentralTeam(tmp_path)
+    assert [names[0]] == refused(central.collect(store))
     site.seal([prediction(1), prediction(2)], reseals=[1])
-    report = centre.collect(store)
+    report = central.collect(store)
     assert ([], [names[0]], []) == (refused(report), [each.name for each in report.replaced], missing(report))
-    assert [("site-1", "p-1"), ("site-1", "p-2")] == centre.query(EVERYONE)
+    assert [("site-1", "p-1"), ("site-1", "p-2")] == central.query(EVERYONE)
 
 
 def test_a_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path, store: Path):
     """Any byte of a manifest may change: the segment is refused, and not told to the site, which did not do it."""
     site, names = sealed(store, 2)
     content = site.manifest(names[0]).read_bytes()
-    centre = Centre(tmp_path)
+    central = CentralTeam(tmp_path)
     for place in range(0, len(content), 41):
         site.manifest(names[0]).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        assert [names[0]] == refused(centre.collect(store)), place
+        assert [names[0]] == refused(central.collect(store)), place
     assert [(2, 2)] == site.received()
     assert () == site.receipts().epochs[0].refused
 
@@ -191,7 +193,7 @@ def test_a_segment_cannot_pass_for_another(tmp_path: Path, store: Path):
     other = SealingSite(store, "site-2", key=OTHER_KEY)
     other.sealed(names[0]).write_bytes(site.sealed(names[0]).read_bytes())
     other.manifest(names[0]).write_bytes(site.manifest(names[0]).read_bytes())
-    report = Centre(tmp_path).collect(store)
+    report = CentralTeam(tmp_path).collect(store)
     assert {("site-1", forged), ("site-2", names[0])} == {(each.site, each.name) for each in report.refused}
     assert (1, False) == (report.segments_taken, report.clean)
 
@@ -208,7 +210,7 @@ def test_what_cannot_be_read_stays_with_the_site(tmp_path: Path, store: Path, li
     """Undamaged records that this program does not understand are refused, and not asked for again."""
     site, _ = sealed(store, 1)
     name = site.seal_lines(lines, **changes)
-    report = Centre(tmp_path).collect(store)
+    report = CentralTeam(tmp_path).collect(store)
     assert ([name], True) == (refused(report), said in report.refused[0].why)
     assert ([(1, 1)], ()) == (site.received(), site.receipts().epochs[0].refused)
 
@@ -219,7 +221,7 @@ def test_a_record_of_another_site_is_refused(tmp_path: Path, store: Path):
     name = SealingSite(store, "site-2", key=OTHER_KEY).seal_lines(
         site_lines := feedback(1).model_dump_json(by_alias=True).encode() + b"\n", records=site_lines.count(b"\n")
     )
-    report = Centre(tmp_path).collect(store)
+    report = CentralTeam(tmp_path).collect(store)
     assert ([name], "line 1 is of site site-1") == (refused(report), report.refused[0].why)
 
 
@@ -227,7 +229,7 @@ def test_a_wrong_key_asks_the_sites_for_nothing(tmp_path: Path, store: Path):
     """Sealed to other keys than those at hand: refused, but the site is not told that its segment is damaged."""
     site, _ = sealed(store, 1)
     name = site.seal([prediction(2)], recipients=(str(stranger().to_public()),))
-    report = Centre(tmp_path).collect(store)
+    report = CentralTeam(tmp_path).collect(store)
     assert ([name], True) == (refused(report), "sealed to other keys" in report.refused[0].why)
     assert () == site.receipts().epochs[0].refused
 
@@ -238,19 +240,19 @@ def test_a_wrong_key_asks_the_sites_for_nothing(tmp_path: Path, store: Path):
 def test_the_first_key_binds(tmp_path: Path, store: Path):
     """The first key of a site is written down; segments under another one are refused until it is accepted."""
     sealed(store, 1)
-    centre = Centre(tmp_path)
-    assert {"site-1": public_key_hex(SITE_KEY)} == centre.collect(store).pinned
+    central = CentralTeam(tmp_path)
+    assert {"site-1": public_key_hex(SITE_KEY)} == central.collect(store).pinned
     # Installed anew with the same id: another epoch, another key.
     anew, names = sealed(store, 2, epoch=OTHER_EPOCH, key=OTHER_KEY)
     anew.say()
-    report = centre.collect(store)
+    report = central.collect(store)
     assert ["status.json", *names] == refused(report)
     assert f"sites accept site-1 {public_key_hex(OTHER_KEY)}" in report.refused[0].why
     assert [EPOCH] == [epoch.epoch for epoch in anew.receipts().epochs]
-    SiteRegistry(centre.out / "sites.json").accept("site-1", public_key_hex(OTHER_KEY))
-    report = centre.collect(store)
+    SiteRegistry(central.out / "sites.json").accept("site-1", public_key_hex(OTHER_KEY))
+    report = central.collect(store)
     assert (2, True, {}) == (report.segments_taken, report.clean, report.pinned)
-    assert [(EPOCH, 1), (OTHER_EPOCH, 1), (OTHER_EPOCH, 2)] == centre.query(
+    assert [(EPOCH, 1), (OTHER_EPOCH, 1), (OTHER_EPOCH, 2)] == central.query(
         "SELECT epoch, sequence FROM records ORDER BY ALL"
     )
 
@@ -258,9 +260,9 @@ def test_the_first_key_binds(tmp_path: Path, store: Path):
 def test_only_registered_sites_if_wanted(tmp_path: Path, store: Path):
     """With registered_only, an unknown site is refused and no key is written down."""
     _, names = sealed(store, 1)
-    centre = Centre(tmp_path, registered_only=True)
-    report = centre.collect(store)
-    assert (names, {}, False) == (refused(report), report.pinned, (centre.out / "sites.json").exists())
+    central = CentralTeam(tmp_path, registered_only=True)
+    report = central.collect(store)
+    assert (names, {}, False) == (refused(report), report.pinned, (central.out / "sites.json").exists())
 
 
 def test_a_copied_disk_shows(tmp_path: Path, store: Path):
@@ -271,10 +273,10 @@ def test_a_copied_disk_shows(tmp_path: Path, store: Path):
     site.seal([prediction(3)])
     copy.seal([prediction(4, input="a longer text from the other machine")])
     copy.seal([prediction(5)])
-    centre = Centre(tmp_path)
-    report = centre.collect(store, tmp_path / "copy")
+    central = CentralTeam(tmp_path)
+    report = central.collect(store, tmp_path / "copy")
     assert [(3, "arrived 2 times with different content")] == [(each.sequence, each.why) for each in report.breaks]
-    assert [("site-1", f"p-{number}") for number in range(1, 6)] == centre.query(EVERYONE)
+    assert [("site-1", f"p-{number}") for number in range(1, 6)] == central.query(EVERYONE)
     assert [(1, 3), (1, 4)] == site.received()
 
 
@@ -283,7 +285,7 @@ def test_a_swapped_predecessor_shows(tmp_path: Path, store: Path):
     site, _ = sealed(store, 1)
     site.previous = "00" * 32
     site.seal([prediction(2)])
-    report = Centre(tmp_path).collect(store)
+    report = CentralTeam(tmp_path).collect(store)
     assert [(2, "does not continue the segment before it")] == [(each.sequence, each.why) for each in report.breaks]
     assert [(1, 1), (2, 2)] == site.received()
 
@@ -318,14 +320,14 @@ class Unreliable:
 def test_a_source_that_fails_stops_no_other(tmp_path: Path, store: Path):
     """What cannot be listed is named, and the next source is collected."""
     sealed(store, 1)
-    report = Centre(tmp_path).collect(Unreliable(FolderSource(store), {"list"}), store)
+    report = CentralTeam(tmp_path).collect(Unreliable(FolderSource(store), {"list"}), store)
     assert (["unreliable: cannot list"], 1, False) == (report.troubles, report.segments_taken, report.clean)
 
 
 def test_a_source_that_only_fails_is_left_alone(tmp_path: Path, store: Path):
     """After some failures in a row nothing more is asked of it; nothing is refused, so nothing is told to the site."""
     site, _ = sealed(store, 50)
-    report = Centre(tmp_path).collect(Unreliable(FolderSource(store), {"read"}))
+    report = CentralTeam(tmp_path).collect(Unreliable(FolderSource(store), {"read"}))
     assert (6, "unreliable: skipped after 5 failures") == (len(report.troubles), report.troubles[-1])
     assert ([], False) == (report.refused, (site.folder / "receipts.json").exists())
 
@@ -333,62 +335,62 @@ def test_a_source_that_only_fails_is_left_alone(tmp_path: Path, store: Path):
 def test_one_object_that_cannot_be_read_is_taken_next_time(tmp_path: Path, store: Path):
     """A failure to read is no verdict on a segment."""
     _, names = sealed(store, 3)
-    centre = Centre(tmp_path)
-    assert 2 == centre.collect(Unreliable(FolderSource(store), {f"read {names[1]}.age"})).segments_taken
-    assert (1, []) == ((report := centre.collect(store)).segments_taken, report.gaps)
+    central = CentralTeam(tmp_path)
+    assert 2 == central.collect(Unreliable(FolderSource(store), {f"read {names[1]}.age"})).segments_taken
+    assert (1, []) == ((report := central.collect(store)).segments_taken, report.gaps)
 
 
 def test_receipts_come_later_when_they_cannot_be_written(tmp_path: Path, store: Path):
     """A store that takes no receipts is named; the next run lays them down although nothing is new."""
     site, _ = sealed(store, 1)
-    centre = Centre(tmp_path)
-    assert ["unreliable: cannot write"] == centre.collect(Unreliable(FolderSource(store), {"write"})).troubles
-    assert (0, [(1, 1)]) == (centre.collect(store).segments_taken, site.received())
+    central = CentralTeam(tmp_path)
+    assert ["unreliable: cannot write"] == central.collect(Unreliable(FolderSource(store), {"write"})).troubles
+    assert (0, [(1, 1)]) == (central.collect(store).segments_taken, site.received())
 
 
 def test_forged_receipts_in_the_store_are_replaced(tmp_path: Path, store: Path):
-    """Whatever stands where the receipts should be, after a run the centre's own stand there."""
+    """Whatever stands where the receipts should be, after a run the central team's own stand there."""
     site, _ = sealed(store, 1)
-    centre = Centre(tmp_path)
-    centre.collect(store)
+    central = CentralTeam(tmp_path)
+    central.collect(store)
     (site.folder / "receipts.json").write_bytes(b"forged")
-    assert [(1, 1)] == (centre.collect(store) and site.received())
+    assert [(1, 1)] == (central.collect(store) and site.received())
 
 
-def test_links_on_a_stick_are_not_followed(tmp_path: Path, store: Path):
-    """A stick whose files point elsewhere reads nothing from there."""
+def test_links_on_a_drive_are_not_followed(tmp_path: Path, store: Path):
+    """A USB drive whose files point elsewhere reads nothing from there."""
     site, names = sealed(store, 2)
     target = site.sealed(names[1]).rename(tmp_path / "elsewhere.age")
     site.sealed(names[1]).symlink_to(target)
-    report = Centre(tmp_path).collect(store)
+    report = CentralTeam(tmp_path).collect(store)
     assert (1, [(2, 2, "its sealed file has not arrived")]) == (report.segments_taken, missing(report))
 
 
 def test_two_runs_do_not_meet(tmp_path: Path, store: Path):
     """While one run is at work, another into the same folder is refused."""
     sealed(store, 1)
-    centre = Centre(tmp_path)
+    central = CentralTeam(tmp_path)
 
     def during(what: str, done: int, size: int) -> None:
         with pytest.raises(InvalidRequest, match="another run"):
-            centre.collect(store)
+            central.collect(store)
 
-    assert 1 == centre.collect(store, progress=during).segments_taken
+    assert 1 == central.collect(store, progress=during).segments_taken
 
 
 def test_too_little_memory_for_what_there_is_is_said(tmp_path: Path, store: Path):
     """No traceback of the database: what to allow, and that nothing is lost."""
     SealingSite(store).seal([prediction(number) for number in range(300)])
-    centre = Centre(tmp_path)
-    centre.collect(store)
-    (centre.out / "done.json").unlink()
+    central = CentralTeam(tmp_path)
+    central.collect(store)
+    (central.out / "done.json").unlink()
     with pytest.raises(InvalidRequest, match="1 MiB of memory are not enough") as caught:
-        derivation.derive(centre.out, 1024**2, lambda _: None)
+        derivation.derive(central.out, 1024**2, lambda _: None)
     assert "--memory-mib" in caught.value.remedy
-    assert 1 == len(derivation.derive(centre.out, database.MEMORY_BYTES_MIN, lambda _: None).tasks)
+    assert 1 == len(derivation.derive(central.out, database.MEMORY_BYTES_MIN, lambda _: None).tasks)
 
 
 def test_too_little_memory_is_refused(tmp_path: Path, store: Path):
     """Below what joining needs, nothing starts."""
     with pytest.raises(InvalidRequest, match="256 MiB"):
-        Centre(tmp_path, memory_bytes=1024, keys=KEYS).collect(store)
+        CentralTeam(tmp_path, memory_bytes=1024, keys=KEYS).collect(store)

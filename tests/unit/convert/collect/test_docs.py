@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from tests.support.examples import feedback, opinion, prediction
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "collect.md"
 QUERIES = re.findall(r"\n([^\n]+):\n\n```sql\n(.*?);\n```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
@@ -44,7 +44,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
             feedback(4),
         ]
     )
-    Centre(root).collect(root / "store")
+    CentralTeam(root).collect(root / "store")
     return root
 
 

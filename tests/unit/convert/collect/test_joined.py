@@ -13,25 +13,25 @@ from hypothesis import strategies as st
 
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, opinion, prediction, tombstone
-from tests.support.segments import Centre, Record, SealingSite
+from tests.support.segments import CentralTeam, Record, SealingSite
 
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 WORDS = "SELECT verdict, truth, reviewer, conflict, len(reviews) FROM examples"
 
 
 class Scene:
-    """One site and one centre."""
+    """One site and one central team."""
 
     def __init__(self, root: Path) -> None:
-        self.store, self.centre = root / "store", Centre(root)
+        self.store, self.central = root / "store", CentralTeam(root)
         self.site = SealingSite(self.store)
 
     def after(self, *segments: list[Record], query: str) -> list[tuple[Any, ...]]:
         """Seal segments, collect after each, and ask."""
         for records in segments:
             self.site.seal(records)
-            self.report = self.centre.collect(self.store)
-        return self.centre.query(query)
+            self.report = self.central.collect(self.store)
+        return self.central.query(query)
 
 
 @pytest.fixture
@@ -132,12 +132,12 @@ def test_feedback_may_come_first(scene: Scene):
 
 def test_sites_do_not_mix(tmp_path: Path):
     """The same ids at two sites are two predictions, each with its own feedback."""
-    centre = Centre(tmp_path)
+    central = CentralTeam(tmp_path)
     for number, value in ((1, "price"), (2, "stock")):
         site = SealingSite(tmp_path / "store", f"site-{number}")
         site.seal([prediction(1), feedback(1, value=value)])
-    centre.collect(tmp_path / "store")
-    assert [("site-1", "price"), ("site-2", "stock")] == centre.query("SELECT site, truth FROM examples ORDER BY ALL")
+    central.collect(tmp_path / "store")
+    assert [("site-1", "price"), ("site-2", "stock")] == central.query("SELECT site, truth FROM examples ORDER BY ALL")
 
 
 def test_months_and_tasks_are_folders(scene: Scene):
@@ -152,7 +152,7 @@ def test_months_and_tasks_are_folders(scene: Scene):
 
 def held(scene: Scene) -> bytes:
     """Return the bytes of everything that was collected."""
-    return b"".join(scene.centre.files().values())
+    return b"".join(scene.central.files().values())
 
 
 @pytest.mark.parametrize("order", ["together", "later", "before"])
@@ -163,7 +163,7 @@ def test_a_tombstone_empties_every_file(scene: Scene, order: str):
     rows = scene.after(*segments[order], query="SELECT prediction_id FROM examples")
     assert ([("p-2",)], 2) == (rows, scene.report.records_erased)
     columns = "SELECT DISTINCT type FROM records WHERE prediction_id = 'p-1'"
-    assert [("tombstone",)] == scene.centre.query(columns)
+    assert [("tombstone",)] == scene.central.query(columns)
     assert (False, False) == (b"zebra" in held(scene), b"quagga" in held(scene))
     # The segments still count as received: nothing asks for them again.
     assert [(1, len(segments[order]))] == scene.site.received()
@@ -172,32 +172,32 @@ def test_a_tombstone_empties_every_file(scene: Scene, order: str):
 def test_a_task_that_was_erased_leaves_nothing(scene: Scene):
     """With its only prediction gone, its folder goes too."""
     scene.after([prediction(1), prediction(2, task="other")], [tombstone(1)], query="FROM records")
-    assert ["task=other"] == [path.name for path in (scene.centre.out / "examples").iterdir()]
+    assert ["task=other"] == [path.name for path in (scene.central.out / "examples").iterdir()]
     scene.after([prediction(1)], query="FROM records")
-    assert ["task=other"] == [path.name for path in (scene.centre.out / "examples").iterdir()]
+    assert ["task=other"] == [path.name for path in (scene.central.out / "examples").iterdir()]
 
 
 def test_a_tombstone_is_for_its_own_site(tmp_path: Path):
-    """One site cannot make the centre forget what another one sent."""
+    """One site cannot make the central team forget what another one sent."""
     SealingSite(tmp_path / "store", "site-1").seal([prediction(1)])
     SealingSite(tmp_path / "store", "site-2", key=OTHER_KEY).seal([prediction(1), tombstone(1)])
-    centre = Centre(tmp_path)
-    assert 1 == centre.collect(tmp_path / "store").records_erased
-    assert [("site-1", "p-1")] == centre.query("SELECT site, prediction_id FROM examples")
+    central = CentralTeam(tmp_path)
+    assert 1 == central.collect(tmp_path / "store").records_erased
+    assert [("site-1", "p-1")] == central.query("SELECT site, prediction_id FROM examples")
 
 
 # --- what counts as the same ------------------------------------------------------------------------------------------
 
 
 def test_a_record_that_comes_twice_counts_once(tmp_path: Path):
-    """Two uplinks, a copy on a stick, records sealed anew: a record is there once."""
-    for name in ("store", "stick"):
-        site = SealingSite(tmp_path / name, epoch={"store": "0" * 16, "stick": "1" * 16}[name])
+    """Two uplinks, a copy on a USB drive, records sealed anew: a record is there once."""
+    for name in ("store", "drive"):
+        site = SealingSite(tmp_path / name, epoch={"store": "0" * 16, "drive": "1" * 16}[name])
         site.seal([prediction(1), feedback(1)])
         site.seal([feedback(1), prediction(1)])
-    centre = Centre(tmp_path)
-    centre.collect(tmp_path / "store", tmp_path / "stick")
-    assert [("p-1", 1)] == centre.query("SELECT prediction_id, len(reviews) FROM examples")
+    central = CentralTeam(tmp_path)
+    central.collect(tmp_path / "store", tmp_path / "drive")
+    assert [("p-1", 1)] == central.query("SELECT prediction_id, len(reviews) FROM examples")
 
 
 LONG = "could you please send the parcel with the blue kettle back to where it came from"
@@ -285,17 +285,17 @@ def test_any_order_gives_what_plain_python_says(tmp_path_factory, steps, cuts, l
     if not made:
         return
     root = tmp_path_factory.mktemp("any")
-    site, centre = SealingSite(root / "store"), Centre(root)
+    site, central = SealingSite(root / "store"), CentralTeam(root)
     edges = [0, *sorted(cut for cut in cuts if cut < len(made)), len(made)]
     names = [site.seal(made[start:end]) for start, end in itertools.pairwise(edges)]
     held_back = names[late % len(names)]
-    stick = SealingSite(root / "stick")
+    drive = SealingSite(root / "drive")
     for path in (site.sealed(held_back), site.manifest(held_back)):
-        path.rename(stick.folder / "segments" / path.name)
-    centre.collect(root / "store")
-    report = centre.collect(root / "store", root / "stick")
+        path.rename(drive.folder / "segments" / path.name)
+    central.collect(root / "store")
+    report = central.collect(root / "store", root / "drive")
     assert [] == report.gaps
     wanted = expected_of(made)
-    rows = centre.query("SELECT prediction_id, truth, conflict, len(reviews) FROM examples") if wanted else []
+    rows = central.query("SELECT prediction_id, truth, conflict, len(reviews) FROM examples") if wanted else []
     assert wanted == {name: tuple(more) for name, *more in rows}
     assert len(wanted) == len(rows)

@@ -22,7 +22,7 @@ from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, opinion, prediction
-from tests.support.segments import Centre, Record, SealingSite
+from tests.support.segments import CentralTeam, Record, SealingSite
 
 TEXTS = [
     "i want my money back for the toaster",
@@ -42,9 +42,9 @@ def collected(root: Path, *sites: list[Record]) -> Path:
     """Collect what each site sealed; returns the folder."""
     for number, records in enumerate(sites, 1):
         SealingSite(root / "store", f"site-{number}").seal(records)
-    centre = Centre(root)
-    centre.collect(root / "store")
-    return centre.out
+    central = CentralTeam(root)
+    central.collect(root / "store")
+    return central.out
 
 
 DRAWN = {"review_stream": "audit", "sampling_probability": 0.25}

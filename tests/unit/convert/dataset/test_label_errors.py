@@ -19,7 +19,7 @@ from convert.encoder import ngrams
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction
-from tests.support.segments import Centre, Record, SealingSite
+from tests.support.segments import CentralTeam, Record, SealingSite
 
 LABELS = ("refund", "price", "hours")
 WORDS = {
@@ -81,9 +81,9 @@ def collected(root: Path, wrong: dict[int, str]) -> Path:
             feedback(number, verdict="accept", value="") if said == label else feedback(number, value=said),
         ]
     SealingSite(root / "store").seal(records)
-    centre = Centre(root)
-    centre.collect(root / "store")
-    return centre.out
+    central = CentralTeam(root)
+    central.collect(root / "store")
+    return central.out
 
 
 def test_flipped_labels_come_first() -> None:
@@ -176,7 +176,7 @@ def test_people_are_asked_with_the_reasons(tmp_path: Path) -> None:
     assert ("edge-agent/label-errors/v1", 3) == (report["schema"], len(report["rows"]))
 
 
-def test_a_correction_at_the_centre_comes_back(tmp_path: Path) -> None:
+def test_a_correction_at_the_central_team_comes_back(tmp_path: Path) -> None:
     """What an expert chooses in Label Studio settles the label: it is no longer listed."""
     choice = DatasetSelection(collected(tmp_path, WRONG), "pos-intent", "reviewed", shares={"all": 1.0})
     write_tasks(rank(choice, None, lambda *_: None), tmp_path / "review", 4)

@@ -16,10 +16,10 @@ from convert.dataset.review_folder import ReviewSelection
 from convert.publish import central_keys
 from edge_agent.errors import InvalidRequest
 from tests.support.examples import feedback, prediction
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 
 
-def torn(root: Path) -> Centre:
+def torn(root: Path) -> CentralTeam:
     """Collect one conflict, one unreviewed duplicate pair, and one unsure answer."""
     SealingSite(root / "store").seal(
         [
@@ -31,9 +31,9 @@ def torn(root: Path) -> Centre:
             prediction(4, input="hm", confidence=0.1),
         ]
     )
-    centre = Centre(root)
-    centre.collect(root / "store")
-    return centre
+    central = CentralTeam(root)
+    central.collect(root / "store")
+    return central
 
 
 AUDIT = {"review_stream": "audit", "sampling_probability": 0.25}
@@ -51,13 +51,13 @@ def test_every_second_task_is_of_the_random_audit(tmp_path: Path):
             prediction(8, input="an answer of an older agent", confidence=0.0),
         ]
     )
-    centre = Centre(tmp_path)
-    centre.collect(tmp_path / "store")
-    tasks = [task["data"] for task in tasks_of(tmp_path, centre)]
+    central = CentralTeam(tmp_path)
+    central.collect(tmp_path / "store")
+    tasks = [task["data"] for task in tasks_of(tmp_path, central)]
     assert ["p-1", "p-8", "p-2", "p-7", "p-3", "p-4", "p-5", "p-6"] == [each["prediction_id"] for each in tasks]
     assert ("audit", 0.25) == (tasks[0]["review_stream"], tasks[0]["sampling_probability"])
     assert ("uncertain", False) == (tasks[1]["review_stream"], "sampling_probability" in tasks[1])
-    drawn = [task["data"]["prediction_id"] for task in tasks_of(tmp_path, centre, which="audit")]
+    drawn = [task["data"]["prediction_id"] for task in tasks_of(tmp_path, central, which="audit")]
     assert ["p-1", "p-2", "p-3"] == drawn
     assert "$review_stream" in (tmp_path / "tasks" / review_folder.INTERFACE_NAME).read_text()
 
@@ -78,8 +78,8 @@ def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> byte
     return json.dumps(tasks).encode()
 
 
-def tasks_of(root: Path, centre: Centre, **asking: Any) -> list[dict[str, Any]]:
-    review_folder.write(ReviewSelection(centre.out, "pos-intent", **asking), root / "tasks", force=True)
+def tasks_of(root: Path, central: CentralTeam, **asking: Any) -> list[dict[str, Any]]:
+    review_folder.write(ReviewSelection(central.out, "pos-intent", **asking), root / "tasks", force=True)
     tasks: list[dict[str, Any]] = json.loads((root / "tasks" / review_folder.TASKS_NAME).read_text())
     return tasks
 
@@ -91,7 +91,7 @@ def test_the_least_confident_come_first(tmp_path: Path):
     prediction_ = tasks[0]["predictions"][0]
     assert (0.1, f"1.0.0 {'ab' * 6}") == (prediction_["score"], prediction_["model_version"])
     assert {"choices": ["refund"]} == prediction_["result"][0]["value"]
-    assert 1 == len(tasks_of(tmp_path, Centre(tmp_path), rows_max=1))
+    assert 1 == len(tasks_of(tmp_path, CentralTeam(tmp_path), rows_max=1))
 
 
 def test_the_interface_offers_the_labels(tmp_path: Path):
@@ -106,24 +106,26 @@ def test_the_interface_offers_the_labels(tmp_path: Path):
     assert ElementTree.fromstring(label_studio.interface([])).find("TextArea") is not None
 
 
-def test_the_centre_settles_a_conflict(tmp_path: Path):
-    """What was torn between two reviewers has a truth after one review at the centre; all three stay visible."""
-    centre = torn(tmp_path)
-    export = answered(tasks_of(tmp_path, centre, which="conflicts"), "refund")
+def test_the_central_team_settles_a_conflict(tmp_path: Path):
+    """What was torn between two reviewers has a truth after one review at the central team; all three stay visible."""
+    central = torn(tmp_path)
+    export = answered(tasks_of(tmp_path, central, which="conflicts"), "refund")
     for _ in range(2):
-        centre.collect(reviews=label_studio.feedback_of(export))
-        rows = centre.query("SELECT verdict, truth, conflict, reviewer, len(reviews) FROM examples WHERE verdict <> ''")
+        central.collect(reviews=label_studio.feedback_of(export))
+        rows = central.query(
+            "SELECT verdict, truth, conflict, reviewer, len(reviews) FROM examples WHERE verdict <> ''"
+        )
         assert [("accept", "refund", False, "label-studio:expert@example.org", 3)] == rows
 
 
 def test_an_annotation_that_was_changed_is_a_second_word(tmp_path: Path):
     """Exported again after a change, the later one counts, in whichever order they are collected."""
-    centre = torn(tmp_path)
-    early = answered(tasks_of(tmp_path, centre, which="conflicts"), "refund")
+    central = torn(tmp_path)
+    early = answered(tasks_of(tmp_path, central, which="conflicts"), "refund")
     later = answered(json.loads(early), "stock", updated_at="2026-11-25T11:00:00Z")
     for export in (later, early):
-        centre.collect(reviews=label_studio.feedback_of(export))
-    assert [("stock", 4)] == centre.query("SELECT truth, len(reviews) FROM examples WHERE verdict <> ''")
+        central.collect(reviews=label_studio.feedback_of(export))
+    assert [("stock", 4)] == central.query("SELECT truth, len(reviews) FROM examples WHERE verdict <> ''")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_another_file_is_refused(export: bytes):
 def test_there_and_back_by_command(tmp_path: Path):
     """dataset --format label-studio writes tasks, collect --label-studio takes the export."""
     central_keys.create(tmp_path / "keys")
-    centre = torn(tmp_path)
+    central = torn(tmp_path)
 
     def run(*arguments: object) -> str:
         result = CliRunner().invoke(app, list(map(str, arguments)))
@@ -192,10 +194,10 @@ def test_there_and_back_by_command(tmp_path: Path):
         return result.output
 
     out = ("--task", "pos-intent", "--format", "label-studio", "--out", tmp_path / "tasks")
-    assert "2 tasks" in run("dataset", centre.out, *out)
+    assert "2 tasks" in run("dataset", central.out, *out)
     export = tmp_path / "export.json"
     export.write_bytes(answered(json.loads((tmp_path / "tasks" / "tasks.json").read_text()), "price"))
-    where = ("--keys", tmp_path / "keys", "--out", centre.out)
+    where = ("--keys", tmp_path / "keys", "--out", central.out)
     assert "3 reviewed (3 corrected" in run("collect", *where, "--label-studio", export)
     assert 2 == CliRunner().invoke(app, list(map(str, ("collect", *where)))).exit_code
 

@@ -17,7 +17,7 @@ from convert.dataset.selection import DatasetSelection
 from convert.dataset.surrogates import SurrogateSettings
 from edge_agent.errors import InvalidRequest
 from tests.support.examples import feedback, prediction
-from tests.support.segments import Centre, Record, SealingSite
+from tests.support.segments import CentralTeam, Record, SealingSite
 
 WHOLE = {"all": 1.0}
 
@@ -40,9 +40,9 @@ def answered(number: int, question: str, output: str, said: str = "", **changes:
 
 def collected(root: Path, *records: list[Record]) -> Path:
     SealingSite(root / "store").seal([each for some in records for each in some])
-    centre = Centre(root)
-    centre.collect(root / "store")
-    return centre.out
+    central = CentralTeam(root)
+    central.collect(root / "store")
+    return central.out
 
 
 @pytest.fixture

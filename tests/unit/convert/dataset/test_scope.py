@@ -21,7 +21,7 @@ from convert.dataset.selection import DatasetSelection
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction
-from tests.support.segments import Centre, Record, SealingSite
+from tests.support.segments import CentralTeam, Record, SealingSite
 
 RISK = Risk(0.05, 0.1)
 DAY = 86_400.0
@@ -51,9 +51,9 @@ def judged(number: int, version: str = NEW, at: float = 0.0, **said: Any) -> lis
 def collected(root: Path, **sites: list[Record]) -> Path:
     for site, records in sites.items():
         SealingSite(root / "store", site.replace("_", "-")).seal(records)
-    centre = Centre(root)
-    centre.collect(root / "store")
-    return centre.out
+    central = CentralTeam(root)
+    central.collect(root / "store")
+    return central.out
 
 
 def looked_at(folder: Path, **scope: Any) -> tuple[ScopedExamples, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 from convert.dataset.dataset_files import write
 from convert.dataset.selection import DatasetSelection
 from tests.support.examples import feedback, opinion, prediction
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 
 TEXTS = (
     "how much does a large filter coffee cost",
@@ -41,8 +41,8 @@ def test_the_probabilities_of_the_large_model_are_soft_targets(tmp_path: Path):
             opinion(4),
         ]
     )
-    centre = Centre(tmp_path)
-    centre.collect(tmp_path / "store")
-    found = labels(centre.out, tmp_path / "data", "opinions")
+    central = CentralTeam(tmp_path)
+    central.collect(tmp_path / "store")
+    found = labels(central.out, tmp_path / "data", "opinions")
     assert {"p-1": dict(SHARES), "p-2": dict(LATER), "p-3": "price", "p-4": "stock"} == found
-    assert {"p-3": "price"} == labels(centre.out, tmp_path / "data", "reviewed")
+    assert {"p-3": "price"} == labels(central.out, tmp_path / "data", "reviewed")

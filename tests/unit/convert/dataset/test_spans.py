@@ -21,7 +21,7 @@ from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest
 from tests.support.corrected_records import CARDS, ITEMS, collected, recipe_over
 from tests.support.examples import feedback, prediction
-from tests.support.segments import Centre, SealingSite
+from tests.support.segments import CentralTeam, SealingSite
 
 
 def found(record: Any, text: str) -> list[tuple[str, str]]:
@@ -157,10 +157,10 @@ def test_spans_of_kept_placeholders(tmp_path: Path):
 def test_spans_are_for_tasks_that_extract(tmp_path: Path):
     """A task that classifies has no values to find, and the error says which formats it has."""
     SealingSite(tmp_path / "store").seal([prediction(1), feedback(1)])
-    centre = Centre(tmp_path)
-    centre.collect(tmp_path / "store")
+    central = CentralTeam(tmp_path)
+    central.collect(tmp_path / "store")
     with pytest.raises(InvalidRequest, match="kind extract, not classify"):
-        write(DatasetSelection(centre.out, "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
+        write(DatasetSelection(central.out, "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -168,10 +168,10 @@ def test_records_without_places_are_no_dataset(tmp_path: Path):
     """Where no record is left, the error has the reasons and the fields, and nothing is written."""
     made = prediction(1, kind="extract", input="send it", output='{"item":"them"}', scores=[])
     SealingSite(tmp_path / "store").seal([made, feedback(1, value='{"item":"shoes"}')])
-    centre = Centre(tmp_path)
-    centre.collect(tmp_path / "store")
+    central = CentralTeam(tmp_path)
+    central.collect(tmp_path / "store")
     with pytest.raises(InvalidRequest, match=r'each of 1 records.*"absent": {"item": 1}'):
-        write(DatasetSelection(centre.out, "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
+        write(DatasetSelection(central.out, "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 

@@ -13,7 +13,7 @@ from convert.fleet.rollout_progress import FleetReport, TaskProgress, report
 from convert.fleet.site_statuses import SiteStatuses
 from edge_agent.formats.plan import BundleOffer, FleetPlan, HardwareRequirements, RolloutPlan, rollout_position
 from edge_agent.formats.signed_document import format_timestamp, parse_timestamp
-from edge_agent.formats.status_object import SiteStatus, UpdateState
+from edge_agent.formats.status_object import RedactionReport, SiteStatus, UpdateState
 from tests.support.examples import NOW
 from tests.support.heartbeats import heartbeat, update
 from tests.support.plans import NEW, OLD, TASK, plan, task
@@ -181,3 +181,20 @@ def test_nothing_heard_is_no_progress_and_no_alarm():
     """An empty store gives an empty report."""
     found = compare(plan(task()), [])
     assert (0, (), []) == (found.sites, found.tasks, found.halts)
+
+
+def test_what_the_audits_of_redaction_found_is_told_alarming_sites_first():
+    """More than promised, and proved with other rules, are alarms; a site without a redaction model is not listed."""
+    good = RedactionReport(model="pii@1.0.0", rules="2", proved_rules="2", target=50_000, texts=9, values=20, missed=1)
+    bad = good.model_copy(update={"missed": 12, "low": 200_000, "high": 800_000})
+    other = good.model_copy(update={"proved_rules": "1"})
+    said = [
+        heartbeat(name, NEW).model_copy(update={"redaction": told})
+        for name, told in {"shop-1": good, "shop-2": None, "shop-3": bad, "shop-4": other}.items()
+    ]
+    found = compare(plan(task()), said)
+    assert ["shop-3", "shop-4", "shop-1"] == [each.site for each in found.redaction]
+    plain = found.plain()["redaction"]
+    assert [(True, False), (False, True), (False, False)] == [
+        (each["exceeded"], each["proved_otherwise"]) for each in plain
+    ]

@@ -49,15 +49,15 @@ def test_the_first_key_is_written_down_at_once(tmp_path: Path):
     assert ("", True) == (again.objection("shop-1", ONE), "another key" in again.objection("shop-1", TWO))
 
 
-def kit(number: int = 1) -> EnrolmentRecord:
-    """Return what is kept of a kit."""
+def enrolment(number: int = 1) -> EnrolmentRecord:
+    """Return what is kept of a enrolment file."""
     return EnrolmentRecord(sha256=f"{number:064x}", issued_at="2026-11-25T10:00:00Z", expires_at="2026-12-25T10:00:00Z")
 
 
 def registry(path: Path) -> SiteRegistry:
     """Return one with a site in each state."""
     sites = SiteRegistry(path / "sites.json")
-    sites.issue("awaited", kit())
+    sites.issue("awaited", enrolment())
     sites.accept("replaced", ONE)
     sites.accept("replaced", TWO, replaces=True)
     sites.accept("stolen", ONE)
@@ -95,7 +95,7 @@ def test_what_a_key_is_to_a_site(tmp_path: Path, site: str, key: str, standing: 
     assert ("" == trust.objection_to_sealed(site, key)) == (standing in ("current", "retired"))
 
 
-def test_a_site_with_a_kit_is_never_taken_at_its_word(tmp_path: Path):
+def test_a_site_with_a_enrolment_is_never_taken_at_its_word(tmp_path: Path):
     """Whoever writes there first is not trusted: every key waits, and is counted."""
     trust = SiteKeyTrust(registry(tmp_path), registered_only=False)
     for key in (ONE, ONE, TWO):
@@ -131,7 +131,7 @@ def test_a_decision_is_kept_as_it_was_read(tmp_path: Path):
     sites.accept("former", TWO)
     assert before == (tmp_path / "sites.json").stat().st_ino
     for number in range(30):
-        sites.issue("awaited", kit(number))
+        sites.issue("awaited", enrolment(number))
     assert 20 == len(SiteRegistry(tmp_path / "sites.json").entry("awaited").kits)
     assert [TWO] == SiteRegistry(tmp_path / "sites.json").keys("former")
 

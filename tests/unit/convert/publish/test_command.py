@@ -1,4 +1,4 @@
-"""The commands of publishing, from new keys to a stick, as a team types them: what they print, and how they end."""
+"""The commands of publishing, from new keys to a USB drive, as a team types them: what they print, and how they end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from convert.cli import app
 from edge_agent.formats import plan
 from tests.support.bundles import echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.object_stores import s3
 from tests.support.tuf_client import Client
 
@@ -62,9 +62,9 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     """Return a desk with a repository and one bundle in it."""
-    centre = Centre(tmp_path)
+    central = CentralTeam(tmp_path)
     desk = Desk(tmp_path)
-    centre.publish(desk.bundles[0])
+    central.publish(desk.bundles[0])
     return desk
 
 
@@ -90,7 +90,7 @@ def test_the_first_publish(tmp_path: Path):
 @pytest.mark.slow
 def test_everything_in_an_object_store(tmp_path: Path):
     """The same commands with s3:// and its options."""
-    Centre(tmp_path)
+    CentralTeam(tmp_path)
     desk = Desk(tmp_path)
     with s3() as served:
         options = [part for key, value in served.options.items() for part in ("--store-option", f"{key}={value}")]
@@ -99,8 +99,8 @@ def test_everything_in_an_object_store(tmp_path: Path):
         assert "nothing was changed" in desk.run("publish", desk.bundles[0], *place)
         desk.run("plan", "edit", "--file", desk.write_plan("1.1.0"), "--yes", *place)
         assert "nothing is wrong" in desk.run("verify-repo", served.url, "--root", desk.keys / "root.json", *options)
-        (tmp_path / "stick").mkdir()
-        assert "holds pos-intent 1.1.0" in desk.run("stick", tmp_path / "stick", *place)
+        (tmp_path / "drive").mkdir()
+        assert "holds pos-intent 1.1.0" in desk.run("media", tmp_path / "drive", *place)
 
 
 def test_the_same_again_is_a_no_op_that_says_so(desk: Desk):
@@ -131,10 +131,10 @@ def test_every_change_ends_with_the_earliest_expiry(desk: Desk, arguments: list[
 
 def test_an_expiry_that_is_near_names_the_command(desk: Desk):
     """The one that renews it."""
-    Centre.of(desk.root).expire("plan", seconds=3 * 86_400 + 60)
+    CentralTeam.of(desk.root).expire("plan", seconds=3 * 86_400 + 60)
     said = desk.run("plan", "show", "--repo", desk.repo, "--keys", desk.keys)
     assert re.search(r"earliest expiry: plan, .* in 3 days; renew it with 'edge-convert renew plan'", said)
-    Centre.of(desk.root).expire("timestamp", seconds=-60)
+    CentralTeam.of(desk.root).expire("timestamp", seconds=-60)
     assert "it has expired" in desk.run("plan", "show", "--repo", desk.repo, "--keys", desk.keys)
 
 
@@ -266,7 +266,7 @@ def test_keys_come_and_go(desk: Desk):
         (["publish", "1.0.0", "1.1.0", "--to", "repository", "--keys", "signing-keys", "--stage", "s"], "one change"),
         (["publish", "nothing", "--to", "repository", "--keys", "signing-keys"], "does not exist"),
         (["sign", "nothing", "--keys", "signing-keys"], "has no staged change"),
-        (["stick", "nothing", "--repo", "repository", "--keys", "signing-keys"], "no folder"),
+        (["media", "nothing", "--repo", "repository", "--keys", "signing-keys"], "no folder"),
         (["renew", "--repo", "elsewhere", "--keys", "signing-keys"], "there is no repository at elsewhere"),
         (["plan", "diff", "--repo", "repository", "--keys", "signing-keys"], "no earlier plan"),
         (
@@ -292,22 +292,22 @@ def test_a_wrong_command_says_what_to_do(desk: Desk, arguments: list[str], said:
     assert before == {path: path.read_bytes() for each in folders for path in each.rglob("*") if path.is_file()}
 
 
-def test_a_stick_says_what_it_holds_and_until_when(desk: Desk):
+def test_a_drive_says_what_it_holds_and_until_when(desk: Desk):
     """And when another role expires before the days that were asked for."""
     desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
-    (desk.root / "stick").mkdir()
+    (desk.root / "drive").mkdir()
     said = desk.on_repo(
-        "stick", desk.root / "stick", "--site", "shop-1", "--channel", "stable", "--expires-in-days", "60"
+        "media", desk.root / "drive", "--site", "shop-1", "--channel", "stable", "--expires-in-days", "60"
     )
     assert "holds pos-intent 1.0.0" in said
     assert "(by 'timestamp')" in said
-    said = desk.on_repo("stick", desk.root / "stick", "--expires-in-days", "900")
+    said = desk.on_repo("media", desk.root / "drive", "--expires-in-days", "900")
     assert "sooner than requested" in said
     assert "edge-convert renew" in said
     root = desk.keys / "root.json"
     assert {"problems": []}.items() <= json.loads(
         CliRunner()
-        .invoke(app, ["verify-repo", str(desk.root / "stick"), "--root", str(root), "--stick", "--json"])
+        .invoke(app, ["verify-repo", str(desk.root / "drive"), "--root", str(root), "--stick", "--json"])
         .stdout
     ).items()
 

@@ -1,4 +1,4 @@
-"""The centre's keys: made once, readable by their owner, understood by the age command, renewed without loss."""
+"""The central team's keys: made once, readable by their owner, understood by the age command, renewed without loss."""
 
 from __future__ import annotations
 

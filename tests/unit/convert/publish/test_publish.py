@@ -25,20 +25,20 @@ from edge_agent.errors import (
     UpdateUntrusted,
 )
 from tests.support.bundles import digest_of, echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.tuf_client import Client
 
 
 @pytest.fixture
-def centre(tmp_path: Path) -> Centre:
-    """Return a centre with nothing published."""
-    return Centre(tmp_path)
+def central(tmp_path: Path) -> CentralTeam:
+    """Return a central team with nothing published."""
+    return CentralTeam(tmp_path)
 
 
 @pytest.fixture
-def client(tmp_path: Path, centre: Centre) -> Client:
+def client(tmp_path: Path, central: CentralTeam) -> Client:
     """Return a site that knows the root of trust."""
-    return Client(tmp_path / "site", centre.root_bytes)
+    return Client(tmp_path / "site", central.root_bytes)
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -50,14 +50,16 @@ def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_new_repository_has_an_empty_plan(centre: Centre, client: Client):
+def test_a_new_repository_has_an_empty_plan(central: CentralTeam, client: Client):
     """A site accepts it before anything is published."""
-    seen = client.refresh(centre.folder)
+    seen = client.refresh(central.folder)
     assert (frozenset(), 1, 1) == (seen.bundles, seen.plan.version, seen.root_version)
 
 
 @pytest.mark.parametrize("form", ["directory", "tar"])
-def test_a_published_bundle_reaches_sites_with_the_plan(centre: Centre, client: Client, tmp_path: Path, form: str):
+def test_a_published_bundle_reaches_sites_with_the_plan(
+    central: CentralTeam, client: Client, tmp_path: Path, form: str
+):
     """Signed, named by the plan, with every file under its hash."""
     bundle = echo_bundle(tmp_path / "bundle", weights=b"weights")
     path = bundle
@@ -65,46 +67,46 @@ def test_a_published_bundle_reaches_sites_with_the_plan(centre: Centre, client: 
         path = tmp_path / "bundle.tar"
         with tarfile.open(path, "w") as archive:
             archive.add(bundle, ".")
-    digest = centre.publish(path)
+    digest = central.publish(path)
     assert digest_of(bundle) == digest
-    assert frozenset() == client.refresh(centre.folder).bundles
-    centre.plan(centre.offering(digest))
-    seen = client.refresh(centre.folder)
+    assert frozenset() == client.refresh(central.folder).bundles
+    central.plan(central.offering(digest))
+    seen = client.refresh(central.folder)
     assert ({digest}, 2) == (seen.bundles, seen.plan.version)
 
 
-def test_the_same_bytes_again_change_nothing(centre: Centre, tmp_path: Path):
+def test_the_same_bytes_again_change_nothing(central: CentralTeam, tmp_path: Path):
     """Publishing a bundle or a plan twice writes no file."""
     bundle = echo_bundle(tmp_path / "bundle", weights=b"weights")
-    centre.plan(centre.offering(centre.publish(bundle)))
-    before = files_of(centre.folder)
-    again = centre.publisher.publish(bundle)
+    central.plan(central.offering(central.publish(bundle)))
+    before = files_of(central.folder)
+    again = central.publisher.publish(bundle)
     assert (False, 0) == (again.new, again.bytes_written)
-    assert 2 == centre.plan(centre.held.plan).version
-    assert before == files_of(centre.folder)
-    centre.publisher.create()
-    assert before == files_of(centre.folder)
+    assert 2 == central.plan(central.held.plan).version
+    assert before == files_of(central.folder)
+    central.publisher.create()
+    assert before == files_of(central.folder)
 
 
-def test_publishing_again_brings_back_a_lost_blob(centre: Centre, tmp_path: Path):
+def test_publishing_again_brings_back_a_lost_blob(central: CentralTeam, tmp_path: Path):
     """The signature stays as it is; only the missing file is written."""
     bundle = echo_bundle(tmp_path / "bundle", weights=b"weights")
-    centre.publish(bundle)
-    before = files_of(centre.folder)
+    central.publish(bundle)
+    before = files_of(central.folder)
     lost = next(name for name, (_, content) in before.items() if content == b"weights")
-    (centre.folder / lost).unlink()
-    again = centre.publisher.publish(bundle)
+    (central.folder / lost).unlink()
+    again = central.publisher.publish(bundle)
     assert (False, len(b"weights")) == (again.new, again.bytes_written)
     assert {name: content for name, (_, content) in before.items()} == {
-        name: content for name, (_, content) in files_of(centre.folder).items()
+        name: content for name, (_, content) in files_of(central.folder).items()
     }
 
 
-def test_shared_files_are_uploaded_once(centre: Centre, tmp_path: Path):
+def test_shared_files_are_uploaded_once(central: CentralTeam, tmp_path: Path):
     """A second version with the same weights costs its manifest and no more."""
-    centre.publish(echo_bundle(tmp_path / "one", weights=b"w" * 5000))
+    central.publish(echo_bundle(tmp_path / "one", weights=b"w" * 5000))
     second = echo_bundle(tmp_path / "two", weights=b"w" * 5000, version="1.1.0")
-    assert (second / "manifest.json").stat().st_size == centre.publisher.publish(second).bytes_written
+    assert (second / "manifest.json").stat().st_size == central.publisher.publish(second).bytes_written
 
 
 @pytest.mark.parametrize(
@@ -116,159 +118,159 @@ def test_shared_files_are_uploaded_once(centre: Centre, tmp_path: Path):
         (lambda bundle: (bundle / "manifest.json").unlink(), BundleUnreadable),
     ],
 )
-def test_a_spoilt_bundle_is_not_signed(centre: Centre, tmp_path: Path, spoil, error):
+def test_a_spoilt_bundle_is_not_signed(central: CentralTeam, tmp_path: Path, spoil, error):
     """It is refused by name, and what sites see stays as it was."""
     bundle = echo_bundle(tmp_path / "bundle", weights=b"weights")
     spoil(bundle)
-    before = centre.held.files
+    before = central.held.files
     with pytest.raises(error) as caught:
-        centre.publish(bundle)
+        central.publish(bundle)
     assert caught.value.remedy
-    assert before == centre.held.files
+    assert before == central.held.files
 
 
-def test_a_version_is_taken_once(centre: Centre, tmp_path: Path):
+def test_a_version_is_taken_once(central: CentralTeam, tmp_path: Path):
     """Two bundles of one task with the same version would be told apart by nobody."""
-    centre.publish(echo_bundle(tmp_path / "one", weights=b"one"))
+    central.publish(echo_bundle(tmp_path / "one", weights=b"one"))
     with pytest.raises(InvalidRequest, match="signed already") as caught:
-        centre.publish(echo_bundle(tmp_path / "two", weights=b"two"))
+        central.publish(echo_bundle(tmp_path / "two", weights=b"two"))
     assert "version" in caught.value.remedy
 
 
-def test_a_plan_names_only_what_is_signed(centre: Centre, tmp_path: Path):
+def test_a_plan_names_only_what_is_signed(central: CentralTeam, tmp_path: Path):
     """A bundle that is not signed, or under another version, is refused with what there is instead."""
-    signed = centre.publish(echo_bundle(tmp_path / "bundle"))
-    text = centre.offering(signed).model_dump_json(by_alias=True)
+    signed = central.publish(echo_bundle(tmp_path / "bundle"))
+    text = central.offering(signed).model_dump_json(by_alias=True)
     for wrong in (text.replace(signed, "0" * 64), text.replace("1.0.0", "1.0.1")):
         with pytest.raises(PlanInvalid, match=r"channels\.stable\.tasks\.pos-intent .*pos-intent 1\.0\.0"):
-            centre.plan(type(centre.held.plan).model_validate_json(wrong))
-    assert 1 == centre.held.plan.version
+            central.plan(type(central.held.plan).model_validate_json(wrong))
+    assert 1 == central.held.plan.version
 
 
-def test_a_revoked_bundle_is_signed_no_more(centre: Centre, client: Client, tmp_path: Path):
+def test_a_revoked_bundle_is_signed_no_more(central: CentralTeam, client: Client, tmp_path: Path):
     """It goes once the plan does not name it; until then the command says what to do first."""
-    old = centre.publish(echo_bundle(tmp_path / "old"))
-    new = centre.publish(echo_bundle(tmp_path / "new", version="1.1.0"))
-    centre.plan(centre.offering(old))
+    old = central.publish(echo_bundle(tmp_path / "old"))
+    new = central.publish(echo_bundle(tmp_path / "new", version="1.1.0"))
+    central.plan(central.offering(old))
     with pytest.raises(InvalidRequest, match="still names") as caught:
-        centre.revoke(old)
+        central.revoke(old)
     assert "plan edit" in caught.value.remedy
-    centre.plan(centre.offering(new))
-    centre.revoke(old)
-    assert [new] == list(centre.held.bundles())
-    assert {new} == client.refresh(centre.folder).bundles
+    central.plan(central.offering(new))
+    central.revoke(old)
+    assert [new] == list(central.held.bundles())
+    assert {new} == client.refresh(central.folder).bundles
     with pytest.raises(InvalidRequest, match="is signed"):
-        centre.revoke(old)
+        central.revoke(old)
 
 
 @pytest.mark.parametrize("role", ["root", "targets", "plan", "online"])
-def test_keys_of_a_role_are_replaced(centre: Centre, client: Client, tmp_path: Path, role: str):
+def test_keys_of_a_role_are_replaced(central: CentralTeam, client: Client, tmp_path: Path, role: str):
     """Sites old and new go on, and the old key counts no more."""
-    digest = centre.publish(echo_bundle(tmp_path / "bundle"))
-    centre.plan(centre.offering(digest))
-    client.refresh(centre.folder)
-    old = {named.name: named.key.keyid for named in centre.publisher.keys.keys}
-    new = centre.rotate(role)
-    assert {digest} == client.refresh(centre.folder).bundles
-    assert {digest} == Client(tmp_path / "late", centre.root_bytes).refresh(centre.folder).bundles
-    held = centre.held
+    digest = central.publish(echo_bundle(tmp_path / "bundle"))
+    central.plan(central.offering(digest))
+    client.refresh(central.folder)
+    old = {named.name: named.key.keyid for named in central.publisher.keys.keys}
+    new = central.rotate(role)
+    assert {digest} == client.refresh(central.folder).bundles
+    assert {digest} == Client(tmp_path / "late", central.root_bytes).refresh(central.folder).bundles
+    held = central.held
     delegator = held.targets if role == "plan" else held.root
     keyids = delegator.signed.get_delegated_role("timestamp" if role == "online" else role).keyids
     assert new.key.keyid in keyids
     assert old[{"plan": "plan-1", "online": "online-1"}.get(role, f"{role}-1")] not in keyids
 
 
-def test_a_site_follows_many_roots(centre: Centre, client: Client, tmp_path: Path):
+def test_a_site_follows_many_roots(central: CentralTeam, client: Client, tmp_path: Path):
     """A site that slept through five rotations walks through all roots."""
-    client.refresh(centre.folder)
+    client.refresh(central.folder)
     for _ in range(5):
-        centre.rotate_root()
-    assert 6 == client.refresh(centre.folder).root_version
+        central.rotate_root()
+    assert 6 == client.refresh(central.folder).root_version
 
 
-def test_online_versions_start_again_with_a_new_key(centre: Centre, client: Client):
+def test_online_versions_start_again_with_a_new_key(central: CentralTeam, client: Client):
     """After somebody with the online key ran the numbers up, sites take the low ones again."""
-    centre.resign("timestamp", lambda signed: setattr(signed, "version", 2**31 - 1))
-    assert 2**31 - 1 == client.refresh(centre.folder).timestamp_version
-    centre.rotate("online", restart_versions=True)
-    assert 1 == client.refresh(centre.folder).timestamp_version
+    central.resign("timestamp", lambda signed: setattr(signed, "version", 2**31 - 1))
+    assert 2**31 - 1 == client.refresh(central.folder).timestamp_version
+    central.rotate("online", restart_versions=True)
+    assert 1 == client.refresh(central.folder).timestamp_version
 
 
-def test_expired_metadata_are_refused_until_renewed(centre: Centre, client: Client):
+def test_expired_metadata_are_refused_until_renewed(central: CentralTeam, client: Client):
     """python-tuf's client says so; renewing mends it."""
-    centre.expire("timestamp", seconds=-1)
+    central.expire("timestamp", seconds=-1)
     with pytest.raises(ExpiredMetadataError):
-        client.refresh(centre.folder)
-    assert "timestamp" == centre.held.expiries()[0][1]
-    centre.publisher.renew()
-    assert 1 == client.refresh(centre.folder).root_version
+        client.refresh(central.folder)
+    assert "timestamp" == central.held.expiries()[0][1]
+    central.publisher.renew()
+    assert 1 == client.refresh(central.folder).root_version
 
 
-def test_a_stick_and_the_mirror_do_not_block_each_other(centre: Centre, client: Client, tmp_path: Path):
-    """A site takes the stick and then the mirror's newer copy; after that the stick is an old one."""
-    digest = centre.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
-    centre.plan(centre.offering(digest))
-    client.refresh(centre.folder)
-    stick = centre.stick(tmp_path / "stick")
-    versions = [client.refresh(place).timestamp_version for place in (stick, centre.folder)]
+def test_a_drive_and_the_mirror_do_not_block_each_other(central: CentralTeam, client: Client, tmp_path: Path):
+    """A site takes the drive and then the mirror's newer copy; after that the drive is an old one."""
+    digest = central.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
+    central.plan(central.offering(digest))
+    client.refresh(central.folder)
+    drive = central.drive(tmp_path / "drive")
+    versions = [client.refresh(place).timestamp_version for place in (drive, central.folder)]
     assert versions[1] == versions[0] + 1
     with pytest.raises(BadVersionNumberError):
-        client.refresh(stick)
-    assert {digest} == Client(tmp_path / "late", centre.root_bytes).refresh(stick).bundles
+        client.refresh(drive)
+    assert {digest} == Client(tmp_path / "late", central.root_bytes).refresh(drive).bundles
 
 
-def test_a_planted_file_is_no_ground_to_sign_on(centre: Centre, tmp_path: Path):
+def test_a_planted_file_is_no_ground_to_sign_on(central: CentralTeam, tmp_path: Path):
     """Who can write to the store, but has no key, cannot have anything signed: the publisher checks what it reads."""
-    other = Centre(tmp_path / "other", whose="theirs")
+    other = CentralTeam(tmp_path / "other", whose="theirs")
     for path in sorted((other.folder / "metadata").iterdir()):
-        shutil.copy(path, centre.folder / "metadata" / path.name)
+        shutil.copy(path, central.folder / "metadata" / path.name)
     with pytest.raises(UpdateUntrusted, match="is not the root of trust"):
-        centre.publish(echo_bundle(tmp_path / "bundle"))
+        central.publish(echo_bundle(tmp_path / "bundle"))
 
 
 @pytest.mark.parametrize("role", ["snapshot", "targets", "plan"])
-def test_a_damaged_repository_is_named(centre: Centre, tmp_path: Path, role: str):
+def test_a_damaged_repository_is_named(central: CentralTeam, tmp_path: Path, role: str):
     """A changed or missing file is named, and nothing is published on top of it."""
-    path = centre.metadata(role)
+    path = central.metadata(role)
     path.write_bytes(path.read_bytes().replace(b"2", b"3", 1))
     with pytest.raises(UpdateIncomplete, match=path.name):
-        centre.publish(echo_bundle(tmp_path / "bundle"))
+        central.publish(echo_bundle(tmp_path / "bundle"))
     path.unlink()
     with pytest.raises(UpdateIncomplete, match=rf"{path.name} is missing"):
-        centre.publish(echo_bundle(tmp_path / "bundle"))
+        central.publish(echo_bundle(tmp_path / "bundle"))
 
 
-def test_an_old_copy_is_no_ground_to_sign_on(centre: Centre, tmp_path: Path):
+def test_an_old_copy_is_no_ground_to_sign_on(central: CentralTeam, tmp_path: Path):
     """Who puts back the store of last week, with a bundle that was revoked since, does not get it signed again."""
-    digest = centre.publish(echo_bundle(tmp_path / "bundle"))
-    centre.copy(tmp_path / "kept")
-    centre.revoke(digest)
-    shutil.rmtree(centre.folder)
-    shutil.copytree(tmp_path / "kept", centre.folder)
+    digest = central.publish(echo_bundle(tmp_path / "bundle"))
+    central.copy(tmp_path / "kept")
+    central.revoke(digest)
+    shutil.rmtree(central.folder)
+    shutil.copytree(tmp_path / "kept", central.folder)
     with pytest.raises(UpdateOutdated, match="seen version 3") as caught:
-        centre.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
+        central.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
     assert "old copy" in caught.value.remedy
 
 
 @pytest.mark.parametrize("role", ["targets", "online"])
-def test_lost_keys_are_replaced_by_the_root_keys(centre: Centre, client: Client, role: str):
+def test_lost_keys_are_replaced_by_the_root_keys(central: CentralTeam, client: Client, role: str):
     """Without the old private key it takes a word that this is meant, since sites may refuse for a moment."""
-    client.refresh(centre.folder)
-    (centre.keys / f"{role}-1.pem").unlink()
+    client.refresh(central.folder)
+    (central.keys / f"{role}-1.pem").unlink()
     with pytest.raises(InvalidRequest, match=f"{role}-1"):
-        centre.rotate(role)
-    centre.rotate(role, without_old=True)
-    assert 2 == client.refresh(centre.folder).root_version
+        central.rotate(role)
+    central.rotate(role, without_old=True)
+    assert 2 == client.refresh(central.folder).root_version
 
 
-def test_two_publishers_do_not_overwrite_each_other(centre: Centre, tmp_path: Path):
+def test_two_publishers_do_not_overwrite_each_other(central: CentralTeam, tmp_path: Path):
     """Who comes second is told, and starts from what is there then."""
-    held = centre.publisher.held()
-    targets = centre.publisher.next_of(held.targets, "targets")
-    digest = centre.publish(echo_bundle(tmp_path / "bundle"))
+    held = central.publisher.held()
+    targets = central.publisher.next_of(held.targets, "targets")
+    digest = central.publish(echo_bundle(tmp_path / "bundle"))
     with pytest.raises(InvalidRequest, match="another publisher"):
-        centre.publisher.finish(held, ChangeDraft(targets=targets))
-    assert [digest] == list(centre.held.bundles())
+        central.publisher.finish(held, ChangeDraft(targets=targets))
+    assert [digest] == list(central.held.bundles())
 
 
 class Crossing(FolderStorage):
@@ -280,22 +282,22 @@ class Crossing(FolderStorage):
             super().write(path, b"{}")
 
 
-def test_publishers_that_cross_leave_what_sites_accept(centre: Centre, client: Client, tmp_path: Path):
+def test_publishers_that_cross_leave_what_sites_accept(central: CentralTeam, client: Client, tmp_path: Path):
     """Who finds another's bytes under the own name stops before the timestamp, which names what was there before."""
-    centre.publisher.place = Crossing(centre.folder)
+    central.publisher.place = Crossing(central.folder)
     with pytest.raises(InvalidRequest, match="is publishing to"):
-        centre.publish(echo_bundle(tmp_path / "bundle"))
-    assert 1 == client.refresh(centre.folder).timestamp_version
-    centre.publisher.place = FolderStorage(centre.folder)
-    assert [centre.publish(tmp_path / "bundle")] == list(centre.held.bundles())
+        central.publish(echo_bundle(tmp_path / "bundle"))
+    assert 1 == client.refresh(central.folder).timestamp_version
+    central.publisher.place = FolderStorage(central.folder)
+    assert [central.publish(tmp_path / "bundle")] == list(central.held.bundles())
 
 
-def test_too_few_keys_publish_nothing(centre: Centre, tmp_path: Path):
+def test_too_few_keys_publish_nothing(central: CentralTeam, tmp_path: Path):
     """Without the offline keys the command says whose signatures are missing, and how to go on."""
-    for path in centre.keys.glob("targets-*.pem"):
+    for path in central.keys.glob("targets-*.pem"):
         path.unlink()
-    before = centre.held.files
+    before = central.held.files
     with pytest.raises(InsufficientSignatures, match="'targets' needs 1 more") as caught:
-        centre.publish(echo_bundle(tmp_path / "bundle"))
+        central.publish(echo_bundle(tmp_path / "bundle"))
     assert "--stage" in caught.value.remedy
-    assert before == centre.held.files
+    assert before == central.held.files

@@ -17,7 +17,7 @@ from convert.publish.keyring import Keyring
 from convert.publish.publisher import Publisher
 from convert.publish.repository_storage import FolderStorage
 from edge_agent.errors import FileMissing, InvalidRequest
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 
 PASSPHRASE = "nine purple herons"
 ONE = RoleQuorum(1, 1)
@@ -120,39 +120,39 @@ def test_a_short_passphrase_makes_no_keys(tmp_path: Path):
 
 
 def test_keys_may_lie_in_several_folders_under_any_name(tmp_path: Path):
-    """Offline keys on a stick and the rest at home sign together."""
-    centre = Centre(tmp_path)
-    (tmp_path / "stick").mkdir()
-    for path in centre.keys.glob("targets-*"):
-        shutil.move(path, tmp_path / "stick" / path.name.replace("targets-1", "anna"))
-    keys = Keyring([centre.keys, tmp_path / "stick"], nobody)
-    centre.publisher.keys = keys
-    centre.publisher.renew("targets")
-    assert 2 == centre.held.targets.signed.version
-    assert "anna" == keys.name_of(centre.held.root.signed.roles["targets"].keyids[0])
+    """Offline keys on a USB drive and the rest at home sign together."""
+    central = CentralTeam(tmp_path)
+    (tmp_path / "drive").mkdir()
+    for path in central.keys.glob("targets-*"):
+        shutil.move(path, tmp_path / "drive" / path.name.replace("targets-1", "anna"))
+    keys = Keyring([central.keys, tmp_path / "drive"], nobody)
+    central.publisher.keys = keys
+    central.publisher.renew("targets")
+    assert 2 == central.held.targets.signed.version
+    assert "anna" == keys.name_of(central.held.root.signed.roles["targets"].keyids[0])
 
 
 def test_a_signer_behind_a_uri_signs(tmp_path: Path):
     """Whatever securesystemslib opens by its URI is a signer like the others; here a file elsewhere."""
-    centre = Centre(tmp_path)
-    shutil.move(centre.keys / "plan-1.pem", tmp_path / "elsewhere.pem")
-    public = centre.keys / "plan-1.pub"
+    central = CentralTeam(tmp_path)
+    shutil.move(central.keys / "plan-1.pem", tmp_path / "elsewhere.pem")
+    public = central.keys / "plan-1.pub"
     public.write_text(json.dumps({**json.loads(public.read_text()), "uri": f"file2:{tmp_path / 'elsewhere.pem'}"}))
-    centre.publisher.keys = Keyring([centre.keys], nobody)
-    centre.publisher.renew("plan")
-    assert 2 == centre.held.plan_role.signed.version
+    central.publisher.keys = Keyring([central.keys], nobody)
+    central.publisher.renew("plan")
+    assert 2 == central.held.plan_role.signed.version
 
 
 @pytest.mark.parametrize("uri", ["file2:/nowhere/key.pem", "awskms:no-such-key", "unknown:x"])
 def test_a_signer_that_does_not_work_is_named(tmp_path: Path, uri: str):
     """The message says which key, and what securesystemslib says."""
-    centre = Centre(tmp_path)
-    (centre.keys / "plan-1.pem").unlink()
-    public = centre.keys / "plan-1.pub"
+    central = CentralTeam(tmp_path)
+    (central.keys / "plan-1.pem").unlink()
+    public = central.keys / "plan-1.pub"
     public.write_text(json.dumps({**json.loads(public.read_text()), "uri": uri}))
-    centre.publisher.keys = Keyring([centre.keys], nobody)
+    central.publisher.keys = Keyring([central.keys], nobody)
     with pytest.raises(InvalidRequest, match="plan-1"):
-        centre.publisher.renew("plan")
+        central.publisher.renew("plan")
 
 
 @pytest.mark.parametrize("content", [b"{", b"{}", b'{"keyid": 1}', b"[]", b'{"role": "x", "keyid": "a", "key": {}}'])
@@ -174,15 +174,15 @@ def test_a_folder_without_keys_says_how_to_make_some(tmp_path: Path):
 
 def test_the_keys_of_reading_examples_may_lie_in_the_same_folder(tmp_path: Path):
     """receipts.pub of 'keys create' is no signing key, and is passed over."""
-    centre = Centre(tmp_path)
-    (centre.keys / "receipts.pub").write_text("9f" * 32 + "\n")
-    assert "receipts" not in {named.name for named in keyring.read_folder(centre.keys)}
+    central = CentralTeam(tmp_path)
+    (central.keys / "receipts.pub").write_text("9f" * 32 + "\n")
+    assert "receipts" not in {named.name for named in keyring.read_folder(central.keys)}
 
 
 def test_a_new_root_takes_the_old_ones_place_in_the_folder(tmp_path: Path):
     """After a rotation the folder's root.json is the newest root, from which new sites and the next command start."""
-    centre = Centre(tmp_path)
-    centre.rotate_root()
-    assert layout.encode(centre.held.root) == (centre.keys / "root.json").read_bytes()
-    assert (2, 2) == (root_of(centre.keys).version, centre.publisher.held().root.signed.version)
-    centre.publisher.renew()
+    central = CentralTeam(tmp_path)
+    central.rotate_root()
+    assert layout.encode(central.held.root) == (central.keys / "root.json").read_bytes()
+    assert (2, 2) == (root_of(central.keys).version, central.publisher.held().root.signed.version)
+    central.publisher.renew()

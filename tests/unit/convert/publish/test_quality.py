@@ -12,7 +12,7 @@ from convert.publish import publishable_bundle, signed_quality, staged_change
 from convert.publish.repository_reader import newest
 from edge_agent.errors import HashMismatch
 from tests.support.bundles import echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 
 SHARE = {"value": 0.9, "low": 0.85, "high": 0.94, "level": 0.95}
 FIGURES = {
@@ -33,10 +33,10 @@ def reported(folder: Path, version: str, **changed: Any) -> Path:
 
 def test_figures_are_signed_with_the_bundle(tmp_path: Path):
     """They are read back from verified metadata as they were, without what no headline has."""
-    centre = Centre(tmp_path)
-    centre.publish(reported(tmp_path / "one", "1.9.0"))
-    centre.publish(reported(tmp_path / "two", "1.10.0", rows=400))
-    held = centre.publisher.held().bundles()
+    central = CentralTeam(tmp_path)
+    central.publish(reported(tmp_path / "one", "1.9.0"))
+    central.publish(reported(tmp_path / "two", "1.10.0", rows=400))
+    held = central.publisher.held().bundles()
     assert [FIGURES, FIGURES | {"rows": 400}] == sorted(
         (dict(each.quality) for each in held.values()), key=lambda q: q["rows"]
     )
@@ -45,11 +45,11 @@ def test_figures_are_signed_with_the_bundle(tmp_path: Path):
 
 def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
     """A line for each sentence of the headline, of the new bundle and of the newest that is signed."""
-    centre = Centre(tmp_path)
-    centre.publish(reported(tmp_path / "one", "1.0.0"))
-    before = centre.publisher.held().targets.signed
-    centre.publish(reported(tmp_path / "two", "1.1.0", rows=400))
-    lines = list(staged_change.describe_targets(before, centre.publisher.held().targets.signed, lambda key: key))
+    central = CentralTeam(tmp_path)
+    central.publish(reported(tmp_path / "one", "1.0.0"))
+    before = central.publisher.held().targets.signed
+    central.publish(reported(tmp_path / "two", "1.1.0", rows=400))
+    lines = list(staged_change.describe_targets(before, central.publisher.held().targets.signed, lambda key: key))
     said = "It is right on 90.0% (95% interval 85.0% to 94.0%) of"
     assert f"    {said} 400 test rows in 100 families." == lines[1]
     assert f"      {said} 300 test rows in 100 families." in lines
@@ -84,16 +84,16 @@ def test_nothing_but_figures_is_taken_over(spoilt: object):
 
 def test_a_bundle_is_fetched_from_a_repository(tmp_path: Path):
     """Byte for byte; a damaged blob is an error."""
-    centre, made = Centre(tmp_path), reported(tmp_path / "one", "1.0.0")
-    centre.publish(made)
-    digest = next(iter(centre.publisher.held().bundles()))
-    publishable_bundle.fetch(centre.publisher.place, digest, tmp_path / "copy")
+    central, made = CentralTeam(tmp_path), reported(tmp_path / "one", "1.0.0")
+    central.publish(made)
+    digest = next(iter(central.publisher.held().bundles()))
+    publishable_bundle.fetch(central.publisher.place, digest, tmp_path / "copy")
     assert {path.name: path.read_bytes() for path in made.iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()
     }
     blob = next(
-        path for path in centre.folder.rglob("*") if path.is_file() and path.read_bytes().startswith(b'{"evaluate')
+        path for path in central.folder.rglob("*") if path.is_file() and path.read_bytes().startswith(b'{"evaluate')
     )
     blob.write_bytes(b"x")
     with pytest.raises(HashMismatch, match="is damaged"):
-        publishable_bundle.fetch(centre.publisher.place, digest, tmp_path / "again")
+        publishable_bundle.fetch(central.publisher.place, digest, tmp_path / "again")

@@ -14,7 +14,7 @@ from convert.publish.keyring import Keyring, make
 from convert.publish.publisher import InsufficientSignatures, Publisher
 from edge_agent.errors import FileMissing, InvalidRequest, PlanInvalid, UpdateOutdated, UpdateUntrusted
 from tests.support.bundles import echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.tuf_client import Client
 
 
@@ -23,13 +23,13 @@ def nobody(folder: Path) -> str:
 
 
 class Team:
-    """A centre whose root and targets keys are with somebody else: `office` has the rest, `vault` those."""
+    """A central team whose root and targets keys are with somebody else: `office` has the rest, `vault` those."""
 
     def __init__(self, root: Path) -> None:
-        self.centre = Centre(root)
+        self.central = CentralTeam(root)
         self.office, self.vault = root / "office", root / "vault"
-        shutil.copytree(self.centre.keys, self.office)
-        shutil.copytree(self.centre.keys, self.vault)
+        shutil.copytree(self.central.keys, self.office)
+        shutil.copytree(self.central.keys, self.vault)
         for role in ("root", "targets"):
             for path in self.office.glob(f"{role}-*.pem"):
                 path.unlink()
@@ -42,7 +42,7 @@ class Team:
         def stage(held, draft) -> None:
             staged_change.write(self.folder, held, draft)
 
-        return Publisher(self.centre.publisher.place, Keyring(folders, nobody), self.centre.now, stage=stage)
+        return Publisher(self.central.publisher.place, Keyring(folders, nobody), self.central.now, stage=stage)
 
     def sign(self, *folders: Path) -> int:
         """Sign what is staged; returns how many signatures are missing still."""
@@ -64,24 +64,24 @@ def published(publisher: Publisher, folder: Path) -> set[str]:
 
 def test_a_bundle_is_signed_elsewhere(team: Team, tmp_path: Path):
     """What sites see changes when the signed change is back, not before."""
-    before = team.centre.held.files
+    before = team.central.held.files
     published = team.publisher.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
-    assert (True, before) == (team.publisher.staged, team.centre.held.files)
+    assert (True, before) == (team.publisher.staged, team.central.held.files)
     with pytest.raises(InsufficientSignatures, match="targets-1"):
         staged_change.publish(Publisher(team.publisher.place, team.publisher.keys), team.folder)
     assert 0 == team.sign()
     staged_change.publish(team.publisher, team.folder)
-    assert [published.signed.digest] == list(team.centre.held.bundles())
-    team.centre.plan(team.centre.offering(published.signed.digest))
-    seen = Client(tmp_path / "site", team.centre.root_bytes).refresh(team.centre.folder)
+    assert [published.signed.digest] == list(team.central.held.bundles())
+    team.central.plan(team.central.offering(published.signed.digest))
+    seen = Client(tmp_path / "site", team.central.root_bytes).refresh(team.central.folder)
     assert {published.signed.digest} == seen.bundles
 
 
 def test_signatures_come_one_after_the_other(team: Team, tmp_path: Path):
     """Each signer adds theirs; one who adds nothing is told whose are missing."""
     second = make(team.vault, "targets-2", "targets")
-    team.centre.publisher.keys.learn(second)
-    key_rotation.rotate(team.centre.publisher, KeyRotation("targets", (second,), threshold=2))
+    team.central.publisher.keys.learn(second)
+    key_rotation.rotate(team.central.publisher, KeyRotation("targets", (second,), threshold=2))
     (tmp_path / "anna").mkdir()
     for path in (*team.vault.glob("targets-2.*"), team.vault / "root.json"):
         shutil.copy(path, tmp_path / "anna")
@@ -93,13 +93,13 @@ def test_signatures_come_one_after_the_other(team: Team, tmp_path: Path):
     assert "targets-1" in caught.value.remedy
     assert 0 == team.sign(team.vault)
     staged_change.publish(team.publisher, team.folder)
-    assert 1 == len(team.centre.held.bundles())
+    assert 1 == len(team.central.held.bundles())
 
 
 def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
     """The signed metadata are compared with the new ones: bundles and keys that come and go, thresholds, time."""
-    old = team.centre.publish(echo_bundle(tmp_path / "old"))
-    shutil.copytree(team.centre.keys, team.office, dirs_exist_ok=True)
+    old = team.central.publish(echo_bundle(tmp_path / "old"))
+    shutil.copytree(team.central.keys, team.office, dirs_exist_ok=True)
     (team.office / "targets-1.pem").unlink()
     team.publisher = team.publisher_with(team.office)
     team.publisher.revoke(old)
@@ -119,8 +119,8 @@ def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
 
 def test_a_rotation_is_signed_elsewhere(team: Team, tmp_path: Path):
     """New root keys, with a threshold, by the signatures of the old ones and the new ones."""
-    client = Client(tmp_path / "site", team.centre.root_bytes)
-    client.refresh(team.centre.folder)
+    client = Client(tmp_path / "site", team.central.root_bytes)
+    client.refresh(team.central.folder)
     new = make(team.vault, "root-9", "root")
     there = key_rotation.keyids(team.publisher.held(), "root")
     key_rotation.rotate(team.publisher, KeyRotation("root", (new,), (there[0],), threshold=1))
@@ -128,16 +128,16 @@ def test_a_rotation_is_signed_elsewhere(team: Team, tmp_path: Path):
     assert "  * root: 1 of 2 must sign; it was 2 of 2" in staged_change.read(team.folder, keys).described(keys)
     assert 0 == team.sign()
     staged_change.publish(team.publisher, team.folder)
-    assert 2 == client.refresh(team.centre.folder).root_version
-    assert new.key.keyid in key_rotation.keyids(team.centre.held, "root")
+    assert 2 == client.refresh(team.central.folder).root_version
+    assert new.key.keyid in key_rotation.keyids(team.central.held, "root")
 
 
 def test_a_staged_plan_takes_its_file_along(team: Team, tmp_path: Path):
     """A plan whose key is elsewhere is signed there; whoever signs can read it."""
-    digest = team.centre.publish(echo_bundle(tmp_path / "bundle"))
+    digest = team.central.publish(echo_bundle(tmp_path / "bundle"))
     shutil.move(team.office / "plan-1.pem", team.vault / "plan-1.pem")
     team.publisher = team.publisher_with(team.office)
-    team.publisher.set_plan(team.centre.offering(digest))
+    team.publisher.set_plan(team.central.offering(digest))
     keys = Keyring([team.vault], nobody)
     change = staged_change.read(team.folder, keys)
     assert change.draft.plan is not None
@@ -145,14 +145,14 @@ def test_a_staged_plan_takes_its_file_along(team: Team, tmp_path: Path):
     assert any("effect: channels.stable.tasks.pos-intent: 1.0.0" in line for line in change.described(keys))
     team.sign()
     staged_change.publish(team.publisher, team.folder)
-    assert {digest} == Client(tmp_path / "site", team.centre.root_bytes).refresh(team.centre.folder).bundles
+    assert {digest} == Client(tmp_path / "site", team.central.root_bytes).refresh(team.central.folder).bundles
 
 
 def test_a_change_that_was_overtaken_is_staged_again(team: Team, tmp_path: Path):
     """Two changes of one role cannot both follow the same version."""
     team.publisher.publish(echo_bundle(tmp_path / "bundle"))
     team.sign()
-    team.centre.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
+    team.central.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
     with pytest.raises(InvalidRequest, match="has changed since") as caught:
         staged_change.publish(team.publisher, team.folder)
     assert "again" in caught.value.remedy
@@ -163,9 +163,9 @@ def test_what_is_published_is_not_published_again(team: Team, tmp_path: Path):
     team.publisher.publish(echo_bundle(tmp_path / "bundle"))
     team.sign()
     assert staged_change.publish(team.publisher, team.folder) is not None
-    before = team.centre.held.files
+    before = team.central.held.files
     assert staged_change.publish(team.publisher, team.folder) is None
-    assert before == team.centre.held.files
+    assert before == team.central.held.files
     with pytest.raises(UpdateOutdated, match="based on an outdated version") as caught:
         staged_change.read(team.folder, Keyring([team.office], nobody))
     assert "published already" in caught.value.remedy
@@ -173,51 +173,51 @@ def test_what_is_published_is_not_published_again(team: Team, tmp_path: Path):
 
 def test_the_rest_of_a_rotation_is_published_when_it_was_stopped(team: Team, tmp_path: Path):
     """All but the new root is there: the same command brings that, and what was signed by others meanwhile stays."""
-    client = Client(tmp_path / "site", team.centre.root_bytes)
+    client = Client(tmp_path / "site", team.central.root_bytes)
     there = key_rotation.keyids(team.publisher.held(), "targets")
     key_rotation.rotate(
         team.publisher, KeyRotation("targets", (make(team.vault, "targets-9", "targets"),), (there[0],))
     )
     team.sign()
     assert {"root", "targets"} == published(team.publisher, team.folder)
-    (team.centre.folder / "metadata" / "2.root.json").unlink()
-    for folder in (team.office, team.centre.keys):
+    (team.central.folder / "metadata" / "2.root.json").unlink()
+    for folder in (team.office, team.central.keys):
         (folder / "seen.json").unlink(missing_ok=True)
-        (folder / "root.json").write_bytes(team.centre.root_bytes)
+        (folder / "root.json").write_bytes(team.central.root_bytes)
     again = team.publisher_with(team.office)
     assert {"root"} == published(again, team.folder)
-    assert 2 == client.refresh(team.centre.folder).root_version
+    assert 2 == client.refresh(team.central.folder).root_version
     assert staged_change.publish(again, team.folder) is None
 
 
 def test_other_roles_may_move_on_meanwhile(team: Team, tmp_path: Path):
     """A plan and a renewed timestamp do not disturb a bundle that waits for signatures."""
-    first = team.centre.publish(echo_bundle(tmp_path / "first"))
+    first = team.central.publish(echo_bundle(tmp_path / "first"))
     team.publisher.publish(echo_bundle(tmp_path / "bundle", version="1.1.0"))
-    team.centre.plan(team.centre.offering(first))
-    team.centre.publisher.renew()
+    team.central.plan(team.central.offering(first))
+    team.central.publisher.renew()
     team.sign()
     staged_change.publish(team.publisher, team.folder)
-    assert 2 == len(team.centre.held.bundles())
+    assert 2 == len(team.central.held.bundles())
 
 
 def test_a_revocation_does_not_overtake_the_plan(team: Team, tmp_path: Path):
     """When the plan has come to name the bundle while its revocation waited, nothing is published."""
-    digest = team.centre.publish(echo_bundle(tmp_path / "bundle"))
+    digest = team.central.publish(echo_bundle(tmp_path / "bundle"))
     team.publisher.revoke(digest)
     team.sign()
-    team.centre.plan(team.centre.offering(digest))
+    team.central.plan(team.central.offering(digest))
     with pytest.raises(PlanInvalid, match="not signed"):
         staged_change.publish(team.publisher, team.folder)
-    assert [digest] == list(team.centre.held.bundles())
+    assert [digest] == list(team.central.held.bundles())
 
 
 def test_a_signer_is_not_led_onto_an_old_copy(team: Team, tmp_path: Path):
     """What a signer's keys have seen is not undone by a staged change that follows something older."""
-    digest = team.centre.publish(echo_bundle(tmp_path / "bundle"))
+    digest = team.central.publish(echo_bundle(tmp_path / "bundle"))
     team.publisher.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
     shutil.copytree(team.folder, tmp_path / "kept")
-    team.centre.revoke(digest)
+    team.central.revoke(digest)
     team.publisher.publish(echo_bundle(tmp_path / "third", version="1.2.0"))
     team.sign()
     shutil.rmtree(team.folder)
@@ -246,7 +246,7 @@ def test_a_spoilt_folder_is_not_signed(team: Team, tmp_path: Path, spoil, error)
 
 def test_a_change_of_another_fleet_is_not_signed(team: Team, tmp_path: Path):
     """The keys' own root decides what a change may follow."""
-    other = Centre(tmp_path / "other", whose="theirs")
+    other = CentralTeam(tmp_path / "other", whose="theirs")
     draft = commit.ChangeDraft(targets=other.publisher.next_of(other.held.targets, "targets"))
     staged_change.write(team.folder, other.held, draft)
     with pytest.raises(UpdateUntrusted, match="not the root of trust"):

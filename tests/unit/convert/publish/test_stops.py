@@ -21,7 +21,7 @@ from convert.publish.publisher import Publisher
 from convert.publish.repository_check import CheckScope, check
 from convert.publish.repository_storage import FolderStorage
 from tests.support.bundles import digest_of, echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 from tests.support.tuf_client import Client
 
 
@@ -67,7 +67,7 @@ CHANGES: dict[str, Callable[[Publisher, Path], object]] = {
     "plan": lambda publisher, _: publisher.set_plan(publisher.held().plan.model_copy(update={"channels": {}})),
     "renew": lambda publisher, _: publisher.renew("root", "targets", "plan"),
     "revoke": revoking,
-    "stick": lambda publisher, place: media_writer.write(publisher, MediaOrder(place / "stick", 30)),
+    "drive": lambda publisher, place: media_writer.write(publisher, MediaOrder(place / "drive", 30)),
     **{f"rotate {role}": rotating(role) for role in ("root", "targets", "plan", "online")},
 }
 
@@ -77,16 +77,16 @@ class Ready:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        centre = Centre(root / "ready")
-        self.anchor = centre.root_bytes
-        self.wanted = centre.publish(echo_bundle(root / "wanted", weights=b"weights"))
-        centre.publish(echo_bundle(root / "unwanted", weights=b"weights", version="0.9.0"))
-        centre.plan(centre.offering(self.wanted))
+        central = CentralTeam(root / "ready")
+        self.anchor = central.root_bytes
+        self.wanted = central.publish(echo_bundle(root / "wanted", weights=b"weights"))
+        central.publish(echo_bundle(root / "unwanted", weights=b"weights", version="0.9.0"))
+        central.plan(central.offering(self.wanted))
         echo_bundle(root / "bundle", weights=b"other weights", version="1.1.0")
         for role in ("root", "targets", "plan", "online"):
-            keyring.make(centre.keys, f"{role}-new", role)
-        (root / "ready" / "stick").mkdir()
-        Client(root / "ready" / "site", self.anchor).refresh(centre.folder)
+            keyring.make(central.keys, f"{role}-new", role)
+        (root / "ready" / "drive").mkdir()
+        Client(root / "ready" / "site", self.anchor).refresh(central.folder)
 
     def fresh(self) -> Path:
         """Return a new copy."""
@@ -131,12 +131,12 @@ def test_a_change_may_stop_before_any_write(ready: Ready, name: str):
         if done:
             break
         stops += 1
-    assert stops >= (1 if name == "stick" else 3)
+    assert stops >= (1 if name == "drive" else 3)
 
 
 def test_making_a_repository_may_stop_before_any_write(tmp_path: Path):
     """Until the last file is there, there is none; then there is a whole one."""
-    keys = Centre(tmp_path / "keys")
+    keys = CentralTeam(tmp_path / "keys")
     for writes in range(20):
         repository = tmp_path / str(writes)
         publisher = Publisher(Mortal(repository, writes), Keyring([keys.keys], lambda _: ""))

@@ -17,7 +17,7 @@ from convert.publish.repository_check import CheckScope, RepositoryFindings, che
 from convert.publish.repository_storage import FolderStorage
 from edge_agent.errors import InvalidRequest
 from tests.support.bundles import echo_bundle
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 
 DAY = 86_400
 
@@ -26,29 +26,29 @@ class Fleet:
     """A repository with three roots, two bundles of shared weights, and a plan for one of them."""
 
     def __init__(self, root: Path) -> None:
-        self.centre = Centre(root)
+        self.central = CentralTeam(root)
         self.digests = [
-            self.centre.publish(echo_bundle(root / version, weights=b"weights", version=version))
+            self.central.publish(echo_bundle(root / version, weights=b"weights", version=version))
             for version in ("1.0.0", "1.1.0")
         ]
-        self.centre.plan(self.centre.offering(self.digests[1]))
-        self.centre.rotate_root()
-        self.centre.rotate("online")
-        self.centre.publisher.renew()
+        self.central.plan(self.central.offering(self.digests[1]))
+        self.central.rotate_root()
+        self.central.rotate("online")
+        self.central.publisher.renew()
 
     def blob(self, content: bytes) -> Path:
         """Return the blob that holds something."""
-        return next(path for path in (self.centre.folder / "blobs").iterdir() if path.read_bytes() == content)
+        return next(path for path in (self.central.folder / "blobs").iterdir() if path.read_bytes() == content)
 
     def manifest(self) -> Path:
         """Return the manifest of the second bundle."""
-        return self.centre.folder / layout.blob(self.digests[1])
+        return self.central.folder / layout.blob(self.digests[1])
 
     def check(self, days_later: float = 0, **scope) -> RepositoryFindings:
         """Look at it."""
-        now = self.centre.now() + days_later * DAY
+        now = self.central.now() + days_later * DAY
         return check(
-            FolderStorage(self.centre.folder), self.centre.root_bytes, now, CheckScope(**scope), lambda *_: None
+            FolderStorage(self.central.folder), self.central.root_bytes, now, CheckScope(**scope), lambda *_: None
         )
 
 
@@ -77,15 +77,15 @@ def cut(path: Path) -> None:
 
 
 FILES: dict[str, Callable[[Fleet], Path]] = {
-    "timestamp": lambda fleet: fleet.centre.metadata("timestamp"),
-    "snapshot": lambda fleet: fleet.centre.metadata("snapshot"),
-    "targets": lambda fleet: fleet.centre.metadata("targets"),
-    "plan": lambda fleet: fleet.centre.metadata("plan"),
-    "first root": lambda fleet: fleet.centre.folder / "metadata" / "1.root.json",
-    "a root": lambda fleet: fleet.centre.folder / "metadata" / "2.root.json",
-    "newest root": lambda fleet: fleet.centre.folder / "metadata" / "3.root.json",
-    "plan file": lambda fleet: fleet.centre.folder
-    / next(path for path in fleet.centre.held.files if path.startswith("blobs/")),
+    "timestamp": lambda fleet: fleet.central.metadata("timestamp"),
+    "snapshot": lambda fleet: fleet.central.metadata("snapshot"),
+    "targets": lambda fleet: fleet.central.metadata("targets"),
+    "plan": lambda fleet: fleet.central.metadata("plan"),
+    "first root": lambda fleet: fleet.central.folder / "metadata" / "1.root.json",
+    "a root": lambda fleet: fleet.central.folder / "metadata" / "2.root.json",
+    "newest root": lambda fleet: fleet.central.folder / "metadata" / "3.root.json",
+    "plan file": lambda fleet: fleet.central.folder
+    / next(path for path in fleet.central.held.files if path.startswith("blobs/")),
     "manifest": lambda fleet: fleet.manifest(),
     "weights": lambda fleet: fleet.blob(b"weights"),
 }
@@ -106,22 +106,22 @@ def test_each_damaged_file_is_named(fleet: Fleet, name: str, how: Callable[[Path
 @pytest.mark.parametrize("how", [flip, cut], ids=["flipped", "cut"])
 def test_a_damaged_timestamp_is_named(fleet: Fleet, how: Callable[[Path], None]):
     """Everything hangs on it."""
-    how(fleet.centre.metadata("timestamp"))
+    how(fleet.central.metadata("timestamp"))
     assert any("timestamp.json" in problem for problem in fleet.check().problems)
 
 
 def test_without_a_timestamp_there_is_no_repository(fleet: Fleet):
     """The command says that there is none."""
-    fleet.centre.metadata("timestamp").unlink()
+    fleet.central.metadata("timestamp").unlink()
     with pytest.raises(InvalidRequest, match="no repository"):
         fleet.check()
 
 
 def test_an_old_root_that_is_gone_is_found_from_the_newest(fleet: Fleet):
     """Who trusts the newest root sees all the same that sites with an older one cannot go on."""
-    (fleet.centre.folder / "metadata" / "2.root.json").unlink()
-    anchor = (fleet.centre.keys / "root.json").read_bytes()
-    found = check(FolderStorage(fleet.centre.folder), anchor, fleet.centre.now(), CheckScope(), lambda *_: None)
+    (fleet.central.folder / "metadata" / "2.root.json").unlink()
+    anchor = (fleet.central.keys / "root.json").read_bytes()
+    found = check(FolderStorage(fleet.central.folder), anchor, fleet.central.now(), CheckScope(), lambda *_: None)
     assert ["metadata/2.root.json is missing: sites with an older root cannot update"] == found.problems
 
 
@@ -134,18 +134,18 @@ def test_expiry_is_a_warning_first_and_then_a_problem(fleet: Fleet):
 
 def test_another_fleets_root_fits_nothing(fleet: Fleet, tmp_path: Path):
     """The repository is held against the root that was named."""
-    other = Centre(tmp_path / "other", whose="theirs")
-    found = check(FolderStorage(fleet.centre.folder), other.root_bytes, other.now(), CheckScope(), lambda *_: None)
+    other = CentralTeam(tmp_path / "other", whose="theirs")
+    found = check(FolderStorage(fleet.central.folder), other.root_bytes, other.now(), CheckScope(), lambda *_: None)
     assert ["not the root of trust" in problem for problem in found.problems] == [True]
 
 
 def test_a_plan_that_names_what_is_not_signed_is_a_problem(fleet: Fleet):
     """Sites refuse it whole. No command makes one: it takes the keys and other tools."""
     target = layout.target_of("pos-intent", fleet.digests[1])
-    held = fleet.centre.held
-    targets = fleet.centre.publisher.next_of(held.targets, "targets")
+    held = fleet.central.held
+    targets = fleet.central.publisher.next_of(held.targets, "targets")
     del targets.signed.targets[target]
-    draft, publisher = ChangeDraft(targets=targets), fleet.centre.publisher
+    draft, publisher = ChangeDraft(targets=targets), fleet.central.publisher
     assert [] == sign_draft(publisher.keys, held, draft)
     commit(publisher.place, publisher.keys, held, draft, publisher.now(), publisher.days)
     assert any("is not signed" in problem for problem in fleet.check().problems)
@@ -155,7 +155,7 @@ def test_sizes_alone_are_quick(fleet: Fleet):
     """A flipped bit is not seen, a lost byte is."""
     flip(fleet.blob(b"weights"))
     assert ([], 0) == (fleet.check(deep=False).problems, fleet.check(deep=False).bytes_read)
-    damaged = next(path for path in (fleet.centre.folder / "blobs").iterdir() if path.stat().st_size == 7)
+    damaged = next(path for path in (fleet.central.folder / "blobs").iterdir() if path.stat().st_size == 7)
     cut(damaged)
     assert ["has 6 bytes; it should have 7" in problem for problem in fleet.check(deep=False).problems] == [True]
 
@@ -167,24 +167,24 @@ def run(*arguments: str | Path) -> tuple[int, str]:
 
 def test_the_command_says_what_is_wrong(fleet: Fleet):
     """Exit code 1 and a line for each problem; 0 and the earliest expiry when nothing is."""
-    root = fleet.centre.keys / "root.json"
-    code, said = run(fleet.centre.folder, "--root", root)
+    root = fleet.central.keys / "root.json"
+    code, said = run(fleet.central.folder, "--root", root)
     assert (0, True, True) == (code, "nothing is wrong" in said, "earliest expiry: timestamp" in said)
     fleet.blob(b"weights").unlink()
-    code, said = run(fleet.centre.folder, "--root", root)
+    code, said = run(fleet.central.folder, "--root", root)
     assert (1, True) == (code, "wrong: blobs/" in said)
-    code, said = run(fleet.centre.folder, "--root", root, "--json")
+    code, said = run(fleet.central.folder, "--root", root, "--json")
     plain = json.loads(said)
     assert (1, 1, 2) == (code, len(plain["problems"]), len(plain["bundles"]))
     assert plain["expires"].keys() == {"root", "targets", "plan", "snapshot", "timestamp"}
 
 
-def test_a_stick_is_whole_with_what_the_plan_wants(fleet: Fleet, tmp_path: Path):
+def test_a_drive_is_whole_with_what_the_plan_wants(fleet: Fleet, tmp_path: Path):
     """The other signed bundle is not on it, and need not be."""
-    stick = fleet.centre.stick(tmp_path / "stick")
-    root = fleet.centre.keys / "root.json"
-    assert 1 == run(stick, "--root", root)[0]
-    assert 0 == run(stick, "--root", root, "--media")[0]
-    assert 0 == run(stick, "--root", root, "--media", "--site", "shop-1", "--channel", "stable")[0]
-    shutil.rmtree(stick / "blobs")
-    assert 1 == run(stick, "--root", root, "--media")[0]
+    drive = fleet.central.drive(tmp_path / "drive")
+    root = fleet.central.keys / "root.json"
+    assert 1 == run(drive, "--root", root)[0]
+    assert 0 == run(drive, "--root", root, "--media")[0]
+    assert 0 == run(drive, "--root", root, "--media", "--site", "shop-1", "--channel", "stable")[0]
+    shutil.rmtree(drive / "blobs")
+    assert 1 == run(drive, "--root", root, "--media")[0]

@@ -1,4 +1,4 @@
-"""From the till to the training file and back: both programs, and a stick between them."""
+"""From the till to the training file and back: both programs, and a USB drive between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.client import ReviewClient
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
-from tests.support.segments import Centre
+from tests.support.segments import CentralTeam
 
 CARD = "4111 1111 1111 1111"
 Run = Callable[..., str]
@@ -39,7 +39,7 @@ def rows_of(path: Path) -> list[dict]:
 
 @pytest.fixture
 def convert(tmp_path: Path) -> Run:
-    """Return edge-convert, with keys of the centre made."""
+    """Return edge-convert, with keys of the central team made."""
     run = runner(factory.app)
     run("keys", "create", tmp_path / "keys")
     return run
@@ -48,10 +48,10 @@ def convert(tmp_path: Path) -> Run:
 @pytest.mark.slow
 def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
     """Classified, corrected, sealed, collected: the corrected label is in the messages and in the preference pair."""
-    public, stick = central_keys.public(tmp_path / "keys"), tmp_path / "stick"
-    stick.mkdir()
+    public, drive = central_keys.public(tmp_path / "keys"), tmp_path / "drive"
+    drive.mkdir()
     site = {"id": "shop-1", "recipients": [public.recipient], "receipt_keys": [public.receipts]}
-    collect = ("collect", stick, "--keys", tmp_path / "keys", "--out", tmp_path / "collected")
+    collect = ("collect", drive, "--keys", tmp_path / "keys", "--out", tmp_path / "collected")
     with RunningDaemon(tmp_path / "site", examples={"collect": {"pos": "upstream"}}, site=site) as daemon:
         daemon.install(echo_bundle(tmp_path / "pos", "pos", labels=("refund", "price", "hours")))
         agent = runner(appliance.app, *daemon.command()[3:])
@@ -61,14 +61,14 @@ def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
         with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
             client.correct(answers[0].prediction_id, right, reviewer="anna")
             client.accept(answers[1].prediction_id, reviewer="anna")
-        agent("export", stick)
+        agent("export", drive)
         assert "pos: 3 examples, 2 reviewed (1 corrected" in convert(*collect)
-        agent("import", stick)
+        agent("import", drive)
         assert [] == list((daemon.state_dir / "outbox" / "segments").iterdir())
-        # Erased on the site after it was shipped: a tombstone follows, and the centre forgets it.
+        # Erased on the site after it was shipped: a tombstone follows, and the central team forgets it.
         with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
             client.erase(answers[1].prediction_id)
-        agent("export", stick)
+        agent("export", drive)
         assert "pos: 2 examples, 1 reviewed" in convert(*collect)
 
     shares = ("--shares", "train=1")
@@ -84,4 +84,4 @@ def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
     (row,) = rows_of(tmp_path / "preference" / "train.jsonl")
     assert (asked, right, answers[0].label) == tuple(row[k][0]["content"] for k in ("prompt", "chosen", "rejected"))
     assert "1 usable to learn from" in convert("assess", tmp_path / "collected", "--task", "pos")
-    assert not any(CARD.encode() in content for content in Centre(tmp_path).files().values())
+    assert not any(CARD.encode() in content for content in CentralTeam(tmp_path).files().values())

@@ -1,4 +1,4 @@
-"""`edge-convert enrolment-file`: kits from one file, closed to others, and a registry that knows of them."""
+"""`edge-convert enrolment-file`: enrolment files from one file, closed to others, and a registry that knows of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from convert.fleet.site_registry import SiteRegistry
 from convert.publish import central_keys
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import format_timestamp
-from tests.support.fleet_cases import Centre
+from tests.support.fleet_cases import CentralTeam
 
 FLEET = {
     "registry": "collected/sites.json",
-    "keys": ["centre-keys"],
+    "keys": ["central-keys"],
     "root": "root.json",
     "examples": {"url": "s3://fleet/examples", "options": {"region": "eu-1"}, "credential": "secrets/{site}.yaml"},
     "updates": {"url": "s3://fleet/updates"},
@@ -31,8 +31,8 @@ class Office:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.public = central_keys.create(folder / "centre-keys")
-        (folder / "root.json").write_bytes(Centre(folder / "repository").root_bytes)
+        self.public = central_keys.create(folder / "central-keys")
+        (folder / "root.json").write_bytes(CentralTeam(folder / "repository").root_bytes)
         (folder / "secrets").mkdir()
         for site in ("shop-12", "shop-13"):
             (folder / "secrets" / f"{site}.yaml").write_text(f"access_key_id: {site}\nport: 9000\n")
@@ -47,8 +47,8 @@ class Office:
         places = ["--fleet", str(self.folder / "fleet.yaml"), "--out", str(self.folder / "kits")]
         return CliRunner().invoke(app, ["site-kit", *arguments, *places])
 
-    def kit(self, site: str = "shop-12") -> tuple[enrolment_file.EnrolmentFile, str]:
-        """Read a kit that was made."""
+    def enrolment(self, site: str = "shop-12") -> tuple[enrolment_file.EnrolmentFile, str]:
+        """Read an enrolment file that was made."""
         return enrolment_file.parse((self.folder / "kits" / f"{site}.kit").read_bytes())
 
     @property
@@ -59,7 +59,7 @@ class Office:
 
 @pytest.fixture
 def office(tmp_path: Path) -> Office:
-    """Return an office that has made no kit."""
+    """Return an office that has made no enrolment file."""
     return Office(tmp_path)
 
 
@@ -67,7 +67,7 @@ def test_each_site_gets_its_own_secret(office: Office):
     """All else is the fleet's; whole numbers in a credential become text."""
     done = office.make("shop-12", "shop-13")
     assert 0 == done.exit_code, done.output
-    made = {site: office.kit(site)[0] for site in ("shop-12", "shop-13")}
+    made = {site: office.enrolment(site)[0] for site in ("shop-12", "shop-13")}
     expected = [{"access_key_id": site, "port": "9000"} for site in made]
     assert expected == [each.examples.credential for each in made.values()]
     assert (office.public.recipient,) == made["shop-12"].recipients
@@ -75,50 +75,53 @@ def test_each_site_gets_its_own_secret(office: Office):
     assert made["shop-12"].root.encode() == (office.folder / "root.json").read_bytes()
 
 
-def test_a_large_model_goes_into_the_kit_with_each_sites_key(office: Office):
+def test_a_large_model_goes_into_the_enrolment_with_each_sites_key(office: Office):
     """Amounts as they are written; the key alone of a file, and on no screen."""
     (office.folder / "secrets" / "shop-12.key").write_text("sk-twelve\n")
     amounts = {"input_token_price": 0.15, "output_token_price": 0.6, "day_cost_max": 2}
     named = {"url": "https://models.example/v1", "model": "large-1", "tasks": ["pos-intent"]}
     office.say(escalation={**named, **amounts, "key": "secrets/{site}.key"})
     done = office.make("shop-12")
-    large = office.kit()[0].escalation
+    large = office.enrolment()[0].escalation
     assert (0, False) == (done.exit_code, "sk-twelve" in done.output), done.output
     prices = (large.input_token_price, large.output_token_price)
     assert ("sk-twelve", ("0.15", "0.6"), "2", "0") == (large.key, prices, large.day_cost_max, large.month_cost_max)
     assert ("https://models.example/v1", "large-1", ("pos-intent",)) == (large.url, large.model, large.tasks)
 
 
-def test_a_fleet_without_a_large_model_makes_kits_without_one(office: Office):
+def test_a_fleet_without_a_large_model_makes_enrolments_without_one(office: Office):
     """So that sites of before take them."""
     office.make("shop-12")
-    assert office.kit()[0].escalation is None
+    assert office.enrolment()[0].escalation is None
 
 
-def test_a_kit_is_closed_to_others_and_its_code_is_shown(office: Office):
+def test_a_enrolment_is_closed_to_others_and_its_code_is_shown(office: Office):
     """The secrets are not."""
     done = office.make("shop-12")
     assert 0o600 == stat.S_IMODE((office.folder / "kits" / "shop-12.kit").stat().st_mode)
-    assert (True, False) == (enrolment_file.verification_code(office.kit()[1]) in done.output, "9000" in done.output)
+    assert (True, False) == (
+        enrolment_file.verification_code(office.enrolment()[1]) in done.output,
+        "9000" in done.output,
+    )
 
 
-def test_the_registry_knows_of_the_kit(office: Office):
-    """The site is awaited from then on, so that nobody is taken at his word; a second kit stands beside the first."""
+def test_the_registry_knows_of_the_enrolment(office: Office):
+    """The site is awaited from then on; a second enrolment file stands beside the first."""
     office.make("shop-12")
     office.make("shop-12", "--days", "2", "--force")
-    made, sha256 = office.kit()
+    made, sha256 = office.enrolment()
     known = office.registry.entry("shop-12")
     assert (2, sha256, made.expires_at) == (len(known.kits), known.kits[-1].sha256, known.kits[-1].expires_at)
     assert "awaited" == office.registry.standing("shop-12", "0" * 64)
 
 
-def test_a_kit_is_not_replaced_unasked(office: Office):
+def test_a_enrolment_is_not_replaced_unasked(office: Office):
     """With nobody to ask nothing is made, of no site; the message has the code that would no longer count."""
     office.make("shop-12")
-    _, before = office.kit()
+    _, before = office.enrolment()
     done = office.make("shop-13", "shop-12")
     said = " ".join(done.output.split())
-    assert (2, before) == (done.exit_code, office.kit()[1])
+    assert (2, before) == (done.exit_code, office.enrolment()[1])
     assert not (office.folder / "kits" / "shop-13.kit").exists()
     assert f"shop-12.kit (code {enrolment_file.verification_code(before)}) exists already" in said
     assert "the code of the earlier one no longer counts" in said
@@ -126,8 +129,8 @@ def test_a_kit_is_not_replaced_unasked(office: Office):
     assert 1 == len(office.registry.entry("shop-12").kits)
 
 
-def test_a_kit_is_replaced_when_told_so(office: Office):
-    """With --force the new kit takes its place, with a code of its own; a damaged or sealed one needs --force, too."""
+def test_a_enrolment_is_replaced_when_told_so(office: Office):
+    """With --force the new file takes its place, with a code of its own; a damaged or sealed one needs --force, too."""
     office.make("shop-12")
     assert 0 == office.make("shop-12", "--days", "2", "--force").exit_code
     (office.folder / "kits" / "shop-12.kit").write_bytes(b"damaged")
@@ -136,7 +139,7 @@ def test_a_kit_is_replaced_when_told_so(office: Office):
 
 
 @pytest.mark.slow
-def test_a_kit_can_be_sealed(office: Office):
+def test_a_enrolment_can_be_sealed(office: Office):
     """With a passphrase that is long enough."""
     (office.folder / "secret").write_text("nine purple herons\n")
     (office.folder / "secret").chmod(0o600)
@@ -150,11 +153,11 @@ def test_a_kit_can_be_sealed(office: Office):
 
 def test_old_and_new_keys_stand_side_by_side(office: Office):
     """While they are replaced, sites seal to both and believe receipts of either."""
-    second = central_keys.create(office.folder / "centre-keys-2")
-    office.say(keys=["centre-keys-2", "centre-keys"])
+    second = central_keys.create(office.folder / "central-keys-2")
+    office.say(keys=["central-keys-2", "central-keys"])
     office.make("shop-12")
-    assert (second.recipient, office.public.recipient) == office.kit()[0].recipients
-    assert (second.receipts, office.public.receipts) == office.kit()[0].receipt_keys
+    assert (second.recipient, office.public.recipient) == office.enrolment()[0].recipients
+    assert (second.receipts, office.public.receipts) == office.enrolment()[0].receipt_keys
 
 
 @pytest.mark.parametrize(
@@ -188,14 +191,14 @@ def test_old_and_new_keys_stand_side_by_side(office: Office):
 def test_what_is_wrong_is_named_and_nothing_is_made(
     office: Office, changes: dict[str, object], site: str, code: int, said: str
 ):
-    """Neither a kit nor a line in the registry, also for the sites that would have been fine."""
+    """Neither an enrolment file nor a line in the registry, also for the sites that would have been fine."""
     office.say(**changes)
     done = office.make("shop-13", site)
     assert (code, False, []) == (done.exit_code, (office.folder / "kits").exists(), office.registry.every_name())
     assert said in " ".join(done.output.split())
 
 
-def test_a_revoked_site_gets_no_kit(office: Office):
+def test_a_revoked_site_gets_no_enrolment(office: Office):
     """Until that is taken back."""
     office.registry.issue("shop-12", _issued(office))
     office.registry.revoke("shop-12", format_timestamp(0))

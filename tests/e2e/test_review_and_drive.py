@@ -1,4 +1,4 @@
-"""`edge-agent review`, `export` and `import` against the real daemon: what people on site and with a stick do."""
+"""`edge-agent review`, `export` and `import` against the real daemon: what people on site and with a USB drive do."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from edge_agent.formats import receipts, segment, status_object, uplink_state
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
-from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT, SITE_KEY
+from tests.support.examples import CENTRAL_KEY, NOW, RECIPIENT, SITE_KEY
 from tests.support.site_cases import read_outbox
 
-SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
+SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_one_key_for_each_label(daemon, run):
     assert "1 refund   2 price   3 hours   ! reject   - skip   # erase   . end" in result.stdout
     assert f"  corrected: {wrong}" in result.stdout
     assert "some of each label" in result.stdout
-    assert "not calibrated" in result.stdout
+    assert "no threshold" in result.stdout
     verdicts = [said(daemon, one) for one in order]
     expected = [[("anna", "accept", "")], [("anna", "corrected", wrong)], [("anna", "reject", "nonsense")], [], []]
     assert expected == verdicts
@@ -108,7 +108,7 @@ def test_an_empty_queue_says_so_and_erasing_works(daemon, run):
 
 
 def test_one_answer_is_erased_by_its_name(daemon, run):
-    """What is here goes; what may have left is forgotten at the centre, too; an id of another form is refused."""
+    """What is here goes; what may have left is forgotten at the central team, too; an id of another form is refused."""
     (asked,) = ask(daemon, "bag", "forget me by name")
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
         assert asked == client.prediction(asked).prediction_id
@@ -143,9 +143,9 @@ def test_a_person_is_erased_by_a_value_from_standard_input(daemon, run):
     assert 2 == run("erase").exit_code
 
 
-def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
-    """Write receipts to a stick as the centre does, over all that is on it."""
-    folder = stick_path / "site=site-1"
+def receipt(drive_path: Path, last: int, key=CENTRAL_KEY) -> None:
+    """Write receipts to a USB drive as the central team does, over all that is on it."""
+    folder = drive_path / "site=site-1"
     stem = max(path.stem for path in (folder / "segments").glob(f"*-{last:010d}.json"))
     epoch, _ = segment.parse_name(stem)
     digest = hashlib.sha256((folder / "segments" / f"{stem}.json").read_bytes()).hexdigest()
@@ -154,9 +154,9 @@ def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
     (folder / "receipts.json").write_bytes(sign(body, key))
 
 
-def test_a_stick_there_and_back(daemon, run, tmp_path):
-    """Out: what waits is sealed and copied, whole. Back: only the centre's signature deletes anything here."""
-    ask(daemon, "pos", "to the centre")
+def test_a_drive_there_and_back(daemon, run, tmp_path):
+    """Out: what waits is sealed and copied, whole. Back: only the central team's signature deletes anything here."""
+    ask(daemon, "pos", "to the central team")
     result = run("media", "export", str(tmp_path))
     assert (0, True) == (result.exit_code, "copied to" in result.stdout), result.output
     folder = tmp_path / "site=site-1"
@@ -222,9 +222,9 @@ def outbox_of(folder: Path, count: int, size: int) -> Path:
 
 
 @pytest.fixture
-def small_stick(tmp_path: Path) -> Iterator[Path]:
+def small_drive(tmp_path: Path) -> Iterator[Path]:
     """Return a file system of 256 KiB, for as long as it is plugged in."""
-    path = tmp_path / "stick"
+    path = tmp_path / "drive"
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "edge-agent-test", str(path)]
     if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
@@ -233,42 +233,42 @@ def small_stick(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(path)], check=False, capture_output=True)
 
 
-def test_a_full_stick_holds_whole_files_and_says_what_is_missing(small_stick, tmp_path):
+def test_a_full_drive_holds_whole_files_and_says_what_is_missing(small_drive, tmp_path):
     """A segment without its manifest does not count; the next run goes on where this one stopped."""
     outbox = outbox_of(tmp_path / "outbox", 10, 40_000)
-    first = media.copy_out(outbox, small_stick / "site=x")
+    first = media.copy_out(outbox, small_drive / "site=x")
     assert isinstance(first.failure, DiskFull)
     assert first.copied + len(first.missing) == 21
-    whole = [path for path in (small_stick / "site=x" / "segments").iterdir() if not path.name.startswith(".")]
+    whole = [path for path in (small_drive / "site=x" / "segments").iterdir() if not path.name.startswith(".")]
     assert first.copied == len(whole)
     assert all(path.stat().st_size in (2, 40_000) for path in whole)
     other = media.copy_out(outbox, tmp_path / "larger" / "site=x")
     assert (21, None) == (other.copied, other.failure)
-    again = media.copy_out(outbox, small_stick / "site=x")
+    again = media.copy_out(outbox, small_drive / "site=x")
     assert (0, first.copied) == (again.copied, again.unchanged)
     assert 21 == len([path for path in outbox.rglob("*") if path.is_file()])
 
 
-def test_a_stick_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon, tmp_path):
+def test_a_drive_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon, tmp_path):
     """The command says what was copied and what was not, and ends with 3."""
-    (tmp_path / "site=site-1").write_bytes(b"a stick that cannot be written to")
+    (tmp_path / "site=site-1").write_bytes(b"a USB drive that cannot be written to")
     ask(daemon, "pos", "one more")
     result = run("media", "export", str(tmp_path))
     assert (3, True) == (result.exit_code, "All of it is still on this machine" in result.stderr), result.output
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
-def test_the_mount_point_of_a_stick_that_is_not_there_is_not_filled(run, tmp_path, command: str):
+def test_the_mount_point_of_a_drive_that_is_not_there_is_not_filled(run, tmp_path, command: str):
     """No folder, or a file: nothing is made, and the technician reads what to do."""
-    missing = run("media", command, str(tmp_path / "stick"))
+    missing = run("media", command, str(tmp_path / "drive"))
     assert (3, True) == (missing.exit_code, "does not exist" in missing.stderr), missing.output
     assert "what to do: Plug the drive in" in missing.stderr
     assert [] == list(tmp_path.iterdir())
-    (tmp_path / "stick").write_bytes(b"")
-    assert "is not a folder" in run("media", command, str(tmp_path / "stick")).stderr
+    (tmp_path / "drive").write_bytes(b"")
+    assert "is not a folder" in run("media", command, str(tmp_path / "drive")).stderr
 
 
-def test_a_file_that_was_changed_on_the_stick_is_copied_again(tmp_path):
+def test_a_file_that_was_changed_on_the_drive_is_copied_again(tmp_path):
     """The content decides, not the name."""
     outbox = outbox_of(tmp_path / "outbox", 1, 10)
     media.copy_out(outbox, tmp_path / "s")

@@ -1,4 +1,4 @@
-"""A stick that is pulled out, or fills up, anywhere in the middle of an export: whole files or none, and it is said."""
+"""A USB drive that is pulled out or fills up in the middle of an export: whole files or none, and it is said."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SEGMENTS = 3
 
 
 class Export:
-    """An outbox, and a stick that is new for each point."""
+    """An outbox, and a USB drive that is new for each point."""
 
     def __init__(self, root: Path) -> None:
-        self.outbox, self.stick = root / "outbox", root / "stick" / "site=site-1"
+        self.outbox, self.drive = root / "outbox", root / "drive" / "site=site-1"
         (self.outbox / "segments").mkdir(parents=True)
         for number in range(1, SEGMENTS + 1):
             stem = segment.name_of("0" * 16, number)
@@ -50,19 +50,19 @@ class Export:
         return points(lambda *tracer: self.run(*tracer), self.log)
 
     def run(self, *tracer: str):
-        """Export to an empty stick."""
-        shutil.rmtree(self.stick.parent, ignore_errors=True)
-        self.stick.parent.mkdir()
-        return self.working.run([str(self.outbox), str(self.stick)], *tracer)
+        """Export to an empty drive."""
+        shutil.rmtree(self.drive.parent, ignore_errors=True)
+        self.drive.parent.mkdir()
+        return self.working.run([str(self.outbox), str(self.drive)], *tracer)
 
     def hold(self) -> None:
-        """Everything on the stick is whole, no manifest is without its segment; the next export brings the rest."""
-        there = {name: content for name, content in files(self.stick).items() if not Path(name).name.startswith(".")}
+        """Everything on the drive is whole, no manifest is without its segment; the next export brings the rest."""
+        there = {name: content for name, content in files(self.drive).items() if not Path(name).name.startswith(".")}
         assert there.items() <= self.sealed.items()
         manifests = {name for name in there if name.startswith("segments/") and name.endswith(".json")}
         assert {name.replace(".json", ".age") for name in manifests} <= there.keys()
-        assert 0 == self.working.run([str(self.outbox), str(self.stick)]).returncode
-        assert self.sealed == files(self.stick)
+        assert 0 == self.working.run([str(self.outbox), str(self.drive)]).returncode
+        assert self.sealed == files(self.drive)
         assert self.sealed == files(self.outbox)
 
 
@@ -82,14 +82,14 @@ def export(tmp_path: Path) -> Iterator[Export]:
 @pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC", "ENODEV"])
-def test_a_stick_that_fails_in_the_middle_is_named(export: Export, error: str):
+def test_a_drive_that_fails_in_the_middle_is_named(export: Export, error: str):
     """At each sampled call: the export says that files are missing, or all are there."""
     codes: Counter[int] = Counter()
     for point in sample(export.points()):
         done = export.run(*failed_at(*point, error))
         assert done.returncode in (0, 3), (point, done.stderr)
         if done.returncode == 0:
-            assert export.sealed == files(export.stick)
+            assert export.sealed == files(export.drive)
         codes[done.returncode] += 1
         export.hold()
     assert codes[3] > 0
@@ -104,13 +104,13 @@ def test_an_export_that_is_killed_leaves_whole_files(export: Export):
 
 
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("/proc/self/status"), os.mkfifo], ids=["link", "fifo"])
-def test_what_is_no_file_on_a_stick_is_not_read(tmp_path: Path, make: Callable[[Path], None]):
+def test_what_is_no_file_on_a_drive_is_not_read(tmp_path: Path, make: Callable[[Path], None]):
     """A link would show a file of this machine, and a FIFO would be waited for: the copy stops there and says so."""
     (tmp_path / "outbox" / "segments").mkdir(parents=True)
     (tmp_path / "outbox" / "status.json").write_bytes(b"{}")
-    (tmp_path / "stick").mkdir()
-    make(tmp_path / "stick" / "status.json")
-    copying = copy_out(tmp_path / "outbox", tmp_path / "stick")
+    (tmp_path / "drive").mkdir()
+    make(tmp_path / "drive" / "status.json")
+    copying = copy_out(tmp_path / "outbox", tmp_path / "drive")
     assert isinstance(copying.failure, DocumentInvalid)
     assert ["status.json"] == copying.missing
 

@@ -1,4 +1,4 @@
-"""From an answer and its correction on the site, through an uplink, to the centre, and the receipt back."""
+"""From an answer and its correction on the site, through an uplink, to the central team, and the receipt back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def way(tmp_path: Path) -> Way:
     return Way(tmp_path)
 
 
-def test_a_correction_reaches_the_centre_and_leaves_the_site(way: Way):
+def test_a_correction_reaches_the_central_team_and_leaves_the_site(way: Way):
     """Sealed, sent, collected, receipted: then, and not before, the site deletes its segments."""
     way.answer(3)
     sealed = way.site.files()
@@ -67,7 +67,7 @@ def forget_notes(way: Way) -> None:
 
 @pytest.mark.slow
 def test_a_hostile_uplink_loses_nothing(way: Way):
-    """It deletes, truncates, flips and forges: the site keeps all until the centre has signed, then all arrive once."""
+    """It deletes, truncates, flips and forges: the site keeps all until the receipt is signed, then all arrive once."""
     rng = random.Random(SEED)
     for _ in range(ROUNDS):
         way.answer(2)
@@ -95,7 +95,7 @@ def test_a_hostile_uplink_loses_nothing(way: Way):
 
 
 def test_forged_receipts_delete_nothing(way: Way):
-    """Even ones that name the very manifests: they are not signed by the centre."""
+    """Even ones that name the very manifests: they are not signed by the central team."""
     way.answer(3)
     before = way.site.files()
     way.site.receipt(1)

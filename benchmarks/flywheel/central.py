@@ -18,7 +18,7 @@ SHARES = "train=0.6,calibration=0.2,test=0.2"
 _NOT_ALL_TAKEN = 1
 
 
-class Centre:
+class CentralTeam:
     """See the module. Everything lies in the folder of its commands."""
 
     def __init__(self, commands: Commands) -> None:
@@ -32,15 +32,15 @@ class Centre:
     def begin(self) -> None:
         """Make the keys, the repository and the store."""
         self.store.mkdir()
-        self._commands.convert("keys", "create", "centre-keys")
+        self._commands.convert("keys", "create", "central-keys")
         self._commands.convert("keys", "signing", "signing-keys", "--root", "1of1", "--targets", "1of1")
         self._commands.convert("publish", "--new", *self._repository)
 
-    def kit(self) -> Path:
-        """Make the kit of the site."""
+    def enrolment(self) -> Path:
+        """Make the enrolment file of the site."""
         fleet = {
             "registry": "collected/sites.json",
-            "keys": ["centre-keys"],
+            "keys": ["central-keys"],
             "root": "signing-keys",
             "examples": {"url": str(self.store)},
             "updates": {"url": str(self.repository)},
@@ -99,7 +99,7 @@ class Centre:
         return [json.loads(line)["text"] for line in lines]
 
     def _collect(self) -> dict[str, Any]:
-        places = ("store", "--keys", "centre-keys", "--out", "collected", "--json")
+        places = ("store", "--keys", "central-keys", "--out", "collected", "--json")
         report: dict[str, Any] = json.loads(self._commands.convert("collect", *places, codes=(0, _NOT_ALL_TAKEN)))
         return report
 

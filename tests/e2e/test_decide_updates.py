@@ -1,0 +1,111 @@
+"""Updates of bundles that answer several questions: their golden cases decide, and callers keep an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge_agent.client import CallFailed, Decision
+from edge_agent.formats.golden_cases import GoldenCase, encode
+from edge_agent.formats.plan import ProbationRules
+from tests.support import bert_onnx, tiny_gguf
+from tests.support.bundles import QUESTIONS, echo_bundle, fields_of, tiny_onnx, write
+from tests.support.eventually import eventually_sync
+from tests.support.fleet_cases import CentralTeam
+from tests.support.fleet_site import FleetSite
+
+TASK = "front-desk"
+TEXTS = ("where is my refund", "what does it cost", "I am in a hurry")
+SECONDS_MAX = 120.0
+TEMPLATE = "Customer: {input}\n\nQuestion: {question}\nAnswer:"
+Make = Callable[[Path, str, bytes], Path]
+
+
+def echo(folder: Path, version: str, golden: bytes) -> Path:
+    """Write a bundle without a model."""
+    return echo_bundle(folder, TASK, "decide", version=version, weights=version.encode(), golden=golden)
+
+
+def encoder(folder: Path, version: str, golden: bytes) -> Path:
+    """Write an encoder with an output for each question."""
+    files = {"weights": ("model.onnx", tiny_onnx("decide")), "tokenizer": ("t.json", bert_onnx.tiny_tokenizer())}
+    return write(folder, fields_of("onnx", TASK, "decide", version=version), {}, files | golden_file(golden))
+
+
+def open_decoder(folder: Path, version: str, golden: bytes) -> Path:
+    """Write a language model with questions of its own that also takes those of a call."""
+    weights = tiny_gguf.narrow(folder.parent)
+    more = {
+        "task": {"open_questions": True, "prompt": {"template": TEMPLATE}, "limits": {"input_tokens_max": 120}},
+        "engine": {"context_tokens": 320},
+    }
+    files = {"weights": ("model.gguf", weights)}
+    return write(folder, fields_of("llama", TASK, "decide", version=version), more, files | golden_file(golden))
+
+
+def golden_file(golden: bytes) -> dict[str, tuple[str, bytes]]:
+    """Return the role of a golden file, if there is one."""
+    return {"golden": ("golden.jsonl", golden)} if golden else {}
+
+
+def release(central: CentralTeam, bundle: Path) -> None:
+    """Publish a version, and want it everywhere."""
+    central.plan(central.offering(central.publish(bundle), probation=ProbationRules(calls=1)))
+
+
+def decided(site: FleetSite) -> list[Decision]:
+    """Return the answers to the texts; none while nothing answers."""
+    try:
+        with site.daemon.client() as client:
+            return [each for each in client.decide(TASK, TEXTS) if isinstance(each, Decision)]
+    except CallFailed:
+        return []
+
+
+def version(site: FleetSite) -> str:
+    """Return the version that answers all questions; empty = none does."""
+    found = {each.bundle.version for decision in decided(site) for each in decision.answers}
+    return found.pop() if len(found) == 1 else ""
+
+
+def cases(decisions: list[Decision], turned: str = "") -> bytes:
+    """Return what a bundle answered as its golden cases; the question `turned` has its least likely answer for sure."""
+    found = []
+    for text, decision in zip(TEXTS, decisions, strict=True):
+        given = {each.question: dict(each.probabilities) for each in decision.answers}
+        if turned:
+            wrong = min(given[turned], key=given[turned].__getitem__)
+            given[turned] = {label: float(label == wrong) for label in given[turned]}
+        answers = {name: max(scores, key=scores.__getitem__) for name, scores in given.items()}
+        told = {name: tuple(scores.values()) for name, scores in given.items()}
+        found.append(GoldenCase(input=text, answer="", answers=answers, question_scores=told))
+    return encode(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [echo, encoder, open_decoder])
+def test_golden_cases_of_every_question_decide_about_an_update(tmp_path: Path, make: Make):
+    """The update whose golden cases hold is taken; one where a single question differs is refused by that question,
+    and the version before answers all questions."""
+    turned = QUESTIONS[-1]["name"]
+    central = CentralTeam(tmp_path / "central")
+    with FleetSite(tmp_path / "site", central) as site:
+        release(central, make(tmp_path / "1", "1.0.0", b""))
+        eventually_sync(lambda: version(site) == "1.0.0", SECONDS_MAX)
+        said = decided(site)
+        release(central, make(tmp_path / "2", "2.0.0", cases(said)))
+        eventually_sync(lambda: version(site) == "2.0.0", SECONDS_MAX)
+        site.until_state("done", "probation", task=TASK)
+        release(central, make(tmp_path / "3", "3.0.0", cases(said, turned)))
+        site.until_state("failed", task=TASK, seconds=SECONDS_MAX)
+        assert "2.0.0" == version(site)
+        update = site.update(TASK)
+        log = site.daemon.log.read_text()
+    assert update
+    assert "GOLDEN_DIFFERS" == update.reason
+    assert f"3 of 3 golden inputs are answered differently: {TEXTS[0]!r}: " in update.message
+    assert repr(turned) in update.message
+    assert not [name for name in (each["name"] for each in QUESTIONS[:-1]) if repr(name) in update.message]
+    assert "3 of 3 golden inputs are answered alike" in log
