@@ -305,13 +305,19 @@ def _judge_confidence(status: Status) -> Iterator[Finding]:
 
 def _judge_gates(status: Status) -> Iterator[Finding]:
     """Name the tasks that can answer inputs unlike their training data with confidence."""
-    named = [task.name for task in status.tasks if task.gate == "none" and task.threshold is not None]
+    named = [task.name for task in status.tasks if task.gate == "none" and _can_be_confident(task)]
     if named:
         seen = f"without a gate: {', '.join(named)}; an input unlike the training data can get a confident answer"
         remedy = (
-            "Nothing is wrong. Ask the team that made the bundles for new ones, which edge-convert makes with a gate."
+            "Nothing is wrong. Ask the team that made the bundles for new ones, which edge-convert makes with a gate; "
+            "a language model that answers several questions cannot have one, an encoder can."
         )
         yield GATE.note(seen, remedy, "edge-agent bundles list")
+
+
+def _can_be_confident(task: Task) -> bool:
+    """Return whether the task, or one of its questions, has a threshold."""
+    return task.threshold is not None or any(question.threshold is not None for question in task.questions)
 
 
 def _judge_provenance(status: Status) -> Iterator[Finding]:

@@ -169,6 +169,19 @@ def test_a_bundle_without_a_gate_is_a_note(status_of):
     assert f"without a gate: {first.name};" in only(found, "gate").seen
 
 
+def test_a_decide_task_without_a_gate_is_named_too(status_of):
+    """Its thresholds are those of its questions; without any, none of its answers is confident."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    desk, bare = task_message("desk"), task_message("bare")
+    for task in (desk, bare):
+        task.ClearField("threshold")
+        task.gate = "none"
+        task.questions.add(name="intent")
+    desk.questions.add(name="urgent", threshold=0.9)
+    daemon.admin.status.tasks.extend([desk, bare])
+    assert "without a gate: desk;" in only(judged(status_of(daemon)), "gate").seen
+
+
 def test_an_empty_daemon_is_worth_a_look(status_of):
     """Nothing installed is a warning; signed bundles are well."""
     daemon = FakeDaemon("127.0.0.1:0")
