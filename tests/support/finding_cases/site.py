@@ -199,8 +199,11 @@ class FaultySite:
         return 0
 
     def _agent(self, words: Sequence[str]) -> int:
-        if list(words) == ["serve", "uplink"]:
-            self.serve("uplink", "uplink")
+        if list(words) in (["serve", "uplink"], ["serve", "web"]):
+            program = words[1]
+            if program in self.served:
+                self.end(program)
+            self.serve(program, {"uplink": "uplink", "web": "console"}[program])
             return 0
         if list(words) == ["serve"] and not self._is_running_on():
             self._start()

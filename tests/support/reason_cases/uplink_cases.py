@@ -49,10 +49,10 @@ def of_server(folder: Path, way: str, named: str) -> Played:
 
 @case("UPSTREAM_UNREACHABLE", "technician")
 def upstream_unreachable(folder: Path) -> Played:
-    """Nobody listens at 'url', which has another port; with the right one all is uploaded."""
+    """Nobody listens at the address under uplink, which has another port; with the right one all is uploaded."""
     with AnsweringServer() as server:
         met = SealedSite(folder / "wrong", f"http://127.0.0.1:{free_port()}/fleet", HTTP).once()
-        assert "'url'" in met.remedy, met.text
+        assert "under 'uplink'" in met.remedy, met.text
         right = SealedSite(folder / "right", f"{server.address}/fleet", HTTP).once()
         return Played(met.reasons, not right.code and bool(server.objects))
 
