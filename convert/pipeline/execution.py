@@ -46,7 +46,8 @@ class PipelineStage:
     sections: tuple[str, ...] = ()
     """Sections of the recipe."""
     files: tuple[str, ...] = ()
-    """source, task (what it does, not its provenance), task.yaml (all of it, and samples.txt), and names of splits."""
+    """source, task (what it does, not its provenance), cutoff (what the task redacts), task.yaml (all of it, and
+    samples.txt), and names of splits."""
     libraries: tuple[str, ...] = ()
     """Python distributions whose version changes the result."""
     function: str = "run"
@@ -86,11 +87,15 @@ STAGES: dict[str, PipelineStage] = {
         "convert.calibrate",
         ("export", "quantize"),
         ("risk", "redaction"),
-        ("calibration", "task"),
+        ("calibration", "task", "cutoff"),
         (*_SERVING, "python-stdnum", "phonenumbers"),
     ),
     "evaluate": PipelineStage(
-        "convert.evaluate", ("export", "quantize", "calibrate"), (), ("train", "calibration", "test", "task"), _SERVING
+        "convert.evaluate",
+        ("export", "quantize", "calibrate"),
+        (),
+        ("train", "calibration", "test", "task", "cutoff"),
+        _SERVING,
     ),
     "assemble": PipelineStage(
         "convert.package.assemble_stage",
@@ -223,6 +228,9 @@ def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str
         plain = tasks.read(task)
         does = {key: plain.get(key) for key in ("task", "runtime", "engine")}
         return {"task": json.dumps(does, sort_keys=True, default=str)}
+    if file == "cutoff":
+        redaction = tasks.read(task).get("redaction")
+        return {"task.redaction": json.dumps(redaction, sort_keys=True)} if redaction else {}
     if file == "task.yaml":
         beside = [path for path in (task, task.with_name("samples.txt")) if path.is_file()]
         return {path.name: fingerprint.of_place(path, progress) for path in beside}

@@ -62,7 +62,7 @@ def _fill(path: Path, *, hide: bool) -> None:
 
 STAGES = {
     "first": PipelineStage(HERE, (), (), ("train",), ("numpy",), "first"),
-    "cross": PipelineStage(HERE, ("first",), ("finetune",), (), (), "cross"),
+    "cross": PipelineStage(HERE, ("first",), ("finetune",), ("cutoff",), (), "cross"),
     "last": PipelineStage(HERE, ("first", "cross"), ("risk",), ("task.yaml",), (), "last"),
 }
 

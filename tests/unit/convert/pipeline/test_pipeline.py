@@ -49,6 +49,13 @@ def test_stages_run_once_in_order(tmp_path: Path):
         ("finetune", {"cross": "runs again because of changes: recipe: finetune"}),  # and it leaves what it left before
         ("risk", {"last": "runs again because of changes: recipe: risk"}),
         ("task", {"last": "runs again because of changes: task.yaml"}),
+        (
+            "cutoff",
+            {
+                "cross": "runs again because of changes: task.redaction",
+                "last": "runs again because of changes: task.yaml",
+            },
+        ),
         ("test", {}),
         ("work moved", {}),
     ],
@@ -63,9 +70,10 @@ def test_a_change_runs_what_depends_on_it_and_says_why(tmp_path: Path, change: s
         "risk": {"sections": "risk: {target: 0.2}"},
     }.get(change, {})
     recipe = recipe_of(tmp_path, **changed)
-    if change == "task":
+    added = {"task": "provenance: {base: something else}\n", "cutoff": "redaction: {cutoff: 0.2}\n"}.get(change)
+    if added:
         task = tmp_path / "task.yaml"
-        task.write_text(task.read_text() + "provenance: {base: something else}\n")
+        task.write_text(task.read_text() + added)
     if change == "work moved":
         (tmp_path / "work").rename(tmp_path / "elsewhere")
         recipe = recipe.model_copy(update={"work": "elsewhere"})
