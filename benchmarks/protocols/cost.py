@@ -21,8 +21,8 @@ from edge_agent.v1 import inference_pb2
 from tests.support import environments
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
+from tests.support.free_ports import free_port
 from tests.support.open_inference import infer
-from tests.support.tls_site import free_port
 
 TEXT = "I want my money back"
 CALL_SECONDS_MAX = 30.0

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support import environments
-from tests.support.tls_site import free_port
+from tests.support.free_ports import free_port
 
 START_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.2

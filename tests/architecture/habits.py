@@ -17,7 +17,7 @@ def broad_excepts(sources: Sequence[Source], allowed: Mapping[str, str]) -> list
         source.at(node, "catches every exception")
         for source in sources
         if source.module not in allowed
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.ExceptHandler) and _is_broad(node)
     ]
 
@@ -44,7 +44,7 @@ def unowned(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
         for source in sources
         if not below(source.module, allowed)
         for groups in [_groups(source.tree)]
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.Call) and _begins(node, groups)
     ]
 
@@ -66,7 +66,7 @@ def sleeping(tests: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
         source.at(node, "sleeps")
         for source in tests
         if source.module not in allowed
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "sleep"
     ]
 
@@ -75,7 +75,7 @@ def patching(tests: Sequence[Source]) -> list[str]:
     """Find tests that replace parts of the code they test."""
     found = []
     for source in tests:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             names = _imported(node)
             if isinstance(node, ast.Attribute) and ast.unparse(node) in ("monkeypatch.setattr", "monkeypatch.setitem"):
                 names = {ast.unparse(node)}
@@ -99,7 +99,7 @@ def without_fact(tests: Sequence[Source]) -> list[str]:
     return [
         source.at(node, f"{node.name} has no docstring")
         for source in tests
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.name.startswith("test_")
         and not ast.get_docstring(node)

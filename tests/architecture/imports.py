@@ -10,7 +10,6 @@ from graphlib import CycleError, TopologicalSorter
 
 from tests.architecture.source import Source, below
 
-FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 OURS = ("edge_agent", "convert", "benchmarks", "installer", "tests")
 IMPURE = {"asyncio", "datetime", "io", "os", "random", "secrets", "select", "socket", "subprocess", "threading", "time"}
 
@@ -28,17 +27,13 @@ class Import:
 def imports(source: Source, known: frozenset[str]) -> Iterator[Import]:
     """Yield what a file imports; `from a import b` is a.b where that is one of the known modules, and a otherwise."""
 
-    def visit(node: ast.AST, late: bool) -> Iterator[Import]:
+    for node, late in source.import_statements:
         if isinstance(node, ast.Import):
             yield from (Import(node, alias.name, late) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = node.module or ""
             names = [f"{base}.{alias.name}" for alias in node.names]
             yield from (Import(node, name if name in known else base, late) for name in names)
-        for child in ast.iter_child_nodes(node):
-            yield from visit(child, late or isinstance(node, FUNCTION))
-
-    yield from visit(source.tree, False)
 
 
 def modules(sources: Sequence[Source]) -> frozenset[str]:
@@ -117,7 +112,7 @@ def impure(sources: Sequence[Source], pure: Sequence[str]) -> list[str]:
         for item in imports(source, known):
             if item.module.partition(".")[0] in IMPURE:
                 found.append(source.at(item.node, f"a module that only decides must not import {item.module}"))
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.Await) or (isinstance(node, ast.Name) and node.id == "open"):
                 found.append(source.at(node, "a module that only decides must not wait or open files"))
     return found

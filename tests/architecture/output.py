@@ -16,6 +16,6 @@ def unguarded(sources: Sequence[Source], commands: Collection[str], guard: str) 
         source.at(node, f"calls {ast.unparse(node.func)}")
         for source in sources
         if below(source.module, commands) and source.module != guard
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.Call) and ast.unparse(node.func) in DIRECT
     ]

@@ -74,7 +74,7 @@ def functions(sources: Sequence[Source]) -> list[Measured]:
     """Measure every function and method, nested ones too."""
     found = []
     for source in sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, Function):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 found.append(Measured(source, node, lines, complexity(node), parameters(node)))
@@ -87,10 +87,11 @@ def complexity(function: Function) -> int:
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, Function | ast.ClassDef):
-            yield child
-            yield from _own_nodes(child)
+    waiting = [node]
+    while waiting:
+        own = [child for child in ast.iter_child_nodes(waiting.pop()) if not isinstance(child, Function | ast.ClassDef)]
+        yield from own
+        waiting += own
 
 
 def _branches(node: ast.AST) -> int:
@@ -135,7 +136,7 @@ def banned_names(sources: Sequence[Source]) -> list[str]:
     for source in sources:
         if any(MODULE_NAME_BANNED.search(part) for part in source.module.split(".")):
             found.append(source.at(source.tree, f"module name {source.module}"))
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.ClassDef) and CLASS_NAME_BANNED.search(node.name):
                 found.append(source.at(node, f"class name {node.name}"))
     return found
@@ -160,7 +161,7 @@ def repeated_classes(sources: Sequence[Source], allowed: Mapping[str, str]) -> l
 
 def _classes(sources: Sequence[Source]) -> Iterator[tuple[Source, ast.ClassDef]]:
     for source in sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.ClassDef):
                 yield source, node
 

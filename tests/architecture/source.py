@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,16 @@ class Source:
         """Its syntax, parsed when a rule asks for it: every run of the tests collects the rules, and few run them."""
         return ast.parse(self.text, self.path)
 
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the syntax, walked once for all rules."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def import_statements(self) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
+        """Each import, in the order of the file, and whether it stands inside a function."""
+        return list(_import_statements(self.tree, False))
+
     @property
     def lines(self) -> int:
         """Length of the file, blank lines and comments included."""
@@ -31,6 +43,14 @@ class Source:
     def at(self, node: ast.AST, what: str) -> str:
         """Write a violation that an editor can jump to."""
         return f"{self.path}:{getattr(node, 'lineno', 1)}: {what}"
+
+
+def _import_statements(node: ast.AST, late: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        yield node, late
+    elif not isinstance(node, ast.expr):  # no statement stands inside an expression
+        for child in ast.iter_child_nodes(node):
+            yield from _import_statements(child, late or isinstance(node, FUNCTION))
 
 
 def parse(path: str, text: str) -> Source:

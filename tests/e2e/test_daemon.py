@@ -22,6 +22,7 @@ from edge_agent.v1 import inference_pb2, inference_pb2_grpc
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
+from tests.support.free_ports import free_port
 
 LABELS = ("refund", "price")
 
@@ -349,9 +350,7 @@ def test_a_plain_port_needs_a_confession(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_daemon_also_answers_on_a_port_when_told_to(tmp_path: Path) -> None:
     """With insecure: true a device on the network is answered, and the log warns."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with RunningDaemon(tmp_path, service={"tcp_address": address, "insecure": True}) as daemon:
         with grpc.insecure_channel(address) as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)

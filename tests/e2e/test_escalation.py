@@ -133,7 +133,7 @@ def test_shadow_compares(site, oracle):
 def test_a_bad_answer_leaves_the_local_one(site, oracle, way):
     """Whatever the large model makes of a question, the caller has the local answer, marked, inside its deadline."""
     oracle.way, oracle.repairs = way, False
-    answer = ask(site, UNSURE, timeout_seconds=5)
+    answer = ask(site, UNSURE, timeout_seconds=20)
     assert ("LOCAL", "UPSTREAM_FAILED") == (answer.route, answer.route_reason)
     assert ("UPSTREAM_FAILED",) == answer.degraded
     assert answer.label
@@ -153,7 +153,7 @@ def test_a_bad_answer_is_mended_once(site, oracle, way):
 def test_a_stalling_answer_does_not_cost_the_deadline(site, oracle):
     """When the large model stops in the middle, the local answer is there before the caller's time is up."""
     oracle.way = "stall"
-    answer = ask(site, UNSURE, timeout_seconds=1.5)
+    answer = ask(site, UNSURE, timeout_seconds=3)
     assert ("LOCAL", "UPSTREAM_FAILED") == (answer.route, answer.route_reason)
     assert 1 == len(oracle.asked)
 
@@ -199,11 +199,11 @@ def test_without_an_uplink_nobody_waits(site, oracle):
 @pytest.mark.slow
 def test_a_deadline_that_is_too_short_is_not_tried(site, oracle):
     """Who has less time than the large model usually takes is not sent there."""
-    oracle.seconds = 0.6
+    oracle.seconds = 1.5
     for _ in range(5):
         ask(site, UNSURE)
-    eventually_sync(lambda: site.large_model().usual_ms > 300)
+    eventually_sync(lambda: site.large_model().usual_ms > 1000)
     oracle.asked.clear()
-    answer = ask(site, UNSURE, timeout_seconds=0.35)
+    answer = ask(site, UNSURE, timeout_seconds=1.0)
     assert ("LOCAL", "DEADLINE_TOO_SHORT") == (answer.route, answer.route_reason)
     assert [] == oracle.asked

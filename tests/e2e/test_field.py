@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
 from tests.support.examples import RECIPIENT
 from tests.support.fleet_cases import CentralTeam
+from tests.support.free_ports import free_port
 from tests.support.large_model import LargeModel
 from tests.support.scraped import scrape
 
@@ -25,12 +25,6 @@ CALIBRATED = {
 }
 UNSURE = "hmm"
 ANSWERED = {label: label for label in INTENTS} | {"refund": "price"}
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Fielded:

@@ -14,7 +14,8 @@ from edge_agent.client import CallFailed
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.scraped import Scraped, fetch, free_port, kinds, scrape
+from tests.support.free_ports import free_port
+from tests.support.scraped import Scraped, fetch, kinds, scrape
 
 UNCALIBRATED = "till"
 

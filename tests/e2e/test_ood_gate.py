@@ -16,8 +16,9 @@ from tests.support import gated_onnx
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
+from tests.support.free_ports import free_port
 from tests.support.open_inference import infer, opened, raw
-from tests.support.scraped import free_port, scrape
+from tests.support.scraped import scrape
 
 TASK, RECORDS, VECTORS, OLD = "pos-intent", "pos-fields", "pos-vector", "old"
 OUTSIDE = "OUT_OF_DISTRIBUTION"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tls_site import free_port
+from tests.support.free_ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "questions-from-csv.md"

@@ -14,9 +14,10 @@ from edge_agent.client import AdminClient, CallFailed, Client, Tls
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
+from tests.support.free_ports import free_port
 from tests.support.gateway_site import gateway_site
 from tests.support.scraped import scrape
-from tests.support.tls_site import TlsSite, free_port
+from tests.support.tls_site import TlsSite
 from tests.support.web_console import RunningConsole
 
 SECRET = "what nobody may read"

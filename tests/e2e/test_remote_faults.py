@@ -19,7 +19,8 @@ from edge_agent import certificate_authority
 from edge_agent.client import AdminClient, CallFailed, Tls
 from tests.support.daemon import RunningDaemon
 from tests.support.fake_daemon import FakeDaemon
-from tests.support.tls_site import DAY, TlsSite, free_port
+from tests.support.free_ports import free_port
+from tests.support.tls_site import DAY, TlsSite
 
 SITE_FAULT = 3
 

@@ -32,8 +32,9 @@ from edge_agent.store.store import Store
 from edge_agent.supervision import STEADY_SECONDS, DeathPolicy, Supervisor
 from tests.support.bundles import echo_bundle
 from tests.support.eventually import eventually, eventually_sync
+from tests.support.free_ports import free_port
 from tests.support.injected_faults import InjectedFault, InjectedFaults
-from tests.support.scraped import free_port, scrape
+from tests.support.scraped import scrape
 
 TASK = "till"
 LIMITS = StoreLimits(2**30, 2**30, 10, 0)

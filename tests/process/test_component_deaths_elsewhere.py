@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.eventually import eventually_sync
-from tests.support.scraped import free_port
+from tests.support.free_ports import free_port
 
 WAIT_SECONDS_MAX = 60.0
 TOLD = (0, -signal.SIGTERM)  # uvicorn raises the signal again when it has ended

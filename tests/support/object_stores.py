@@ -22,6 +22,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.support.azure_container import create_container
 from tests.support.eventually import eventually_sync
+from tests.support.free_ports import free_port
 from tests.support.google_store import GoogleStore
 
 BUCKET = "fleet"
@@ -80,9 +81,7 @@ def azure() -> Iterator[Served]:
 @contextmanager
 def azurite_server() -> Iterator[str]:
     """Start Azurite; yield its endpoint."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [str(azurite()), "--blobPort", str(port), "--location", folder, "--silent", "--skipApiVersionCheck"]
         with subprocess.Popen([*command, "--disableTelemetry"], stdout=subprocess.DEVNULL) as process:

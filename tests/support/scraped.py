@@ -59,9 +59,3 @@ def say(port: int, request: bytes) -> bytes:
         except ConnectionError:
             pass
         return answer
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 from edge_agent import certificate_authority
 from edge_agent.client import Tls
+from tests.support.free_ports import free_port
 
 DAY = 86_400.0
 
@@ -55,10 +55,3 @@ class TlsSite:
         files = {"certificate_file": self.certificate, "key_file": self.key, "client_ca_file": self.ca}
         plain = {key: str(path) for key, path in files.items()}
         return {"service": {"tcp_address": self.address}, "access": {**plain, **access}}
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

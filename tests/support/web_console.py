@@ -24,7 +24,7 @@ import yaml
 from edge_agent.client import CallFailed, ReviewClient
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.tls_site import free_port
+from tests.support.free_ports import free_port
 
 ANSWER_SECONDS_MAX = 60.0
 START_SECONDS_MAX = 60.0

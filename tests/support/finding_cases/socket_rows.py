@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.eventually import eventually_sync
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import FaultySite
-from tests.support.tls_site import free_port
+from tests.support.free_ports import free_port
 
 GROUP = f"ea-{secrets.token_hex(4)}"
 

@@ -12,8 +12,8 @@ from edge_agent.formats.signed_document import public_key_hex
 from tests.support.answering_server import AnsweringServer
 from tests.support.daemon import RunningDaemon
 from tests.support.examples import CENTRAL_KEY, RECIPIENT
+from tests.support.free_ports import free_port
 from tests.support.reason_cases.case import Met, Played, case, edge_agent
-from tests.support.tls_site import free_port
 from tests.support.uplink_cases import PATIENT, SITE, UplinkCase
 
 IDENTITY = {"id": SITE, "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]}

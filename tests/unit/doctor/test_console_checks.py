@@ -9,7 +9,8 @@ from edge_agent.doctor.console_checks import UNIT, ConsoleFacts, judge_console
 from edge_agent.doctor.installation import FileInfo
 from edge_agent.doctor.unit_checks import UnitFacts
 from tests.support.doctor_cases import DAY, file, looked, place
-from tests.support.tls_site import TlsSite, free_port
+from tests.support.free_ports import free_port
+from tests.support.tls_site import TlsSite
 
 
 def unit(state: str, enabled: str = "disabled") -> UnitFacts:

@@ -9,7 +9,7 @@ import pytest
 from edge_agent.doctor.all_checks import CHECKS
 from tests.support.finding_cases import CASES, MADE, FaultySite, engine_rows, finding_kinds, update_rows
 from tests.support.finding_cases.appliance import AS_OPERATOR, OPERATORS
-from tests.support.tls_site import free_port
+from tests.support.free_ports import free_port
 from tests.support.uplink_cases import PATIENT
 
 MADE_CASES = [case for case in CASES if case.fault]

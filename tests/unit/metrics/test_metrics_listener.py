@@ -12,7 +12,8 @@ import pytest
 from edge_agent.metrics import metrics_listener
 from edge_agent.metrics.metrics_listener import CONNECTIONS_MAX, REQUEST_BYTES_MAX, MetricsListener
 from tests.support.eventually import eventually_sync
-from tests.support.scraped import fetch, free_port, say
+from tests.support.free_ports import free_port
+from tests.support.scraped import fetch, say
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

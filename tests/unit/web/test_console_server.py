@@ -7,7 +7,7 @@ import pytest
 from edge_agent.config import ConfigInvalid, load
 from edge_agent.errors import SocketInUse
 from edge_agent.web.console_server import display_address, open_listener
-from tests.support.tls_site import free_port
+from tests.support.free_ports import free_port
 
 CERTIFICATES = {"certificate_file": "a.crt", "key_file": "a.key", "client_ca_file": "ca.crt"}
 
