@@ -5,12 +5,16 @@
 
 phrases/LANGUAGE.txt has sentences with slots: personal ones, clean ones, whose numbers and names are nobody's, openings
 and closings, and the words of forms. Faker fills the slots by country (personal_values.py). A text is one sentence or
-two, a form, a bare value, or the name of goods; a part is in lower case, in capitals, broken over lines, or mistyped.
+two, a form, a note of values without a sentence, a bare value, or the name of goods; a part is in lower case, in
+capitals, broken over lines, or mistyped.
 
 A sentence is one family, and lies in one split, which follows from its place in the file: of seven, the first is of the
-test and the fourth of the calibration. So sentences that are added at the end move no other. Forms are dealt by a hash
-of their fields, the patterns of goods in turn; bare values and foods are in the training alone. Words of forms,
-openings and closings, brands, and Faker's names are in all splits.
+test and the fourth of the calibration. Sentences under "more" are of training and calibration alone. Forms and notes
+are dealt by a hash of their fields, the patterns of goods in turn; bare values and foods are in the training alone.
+Words of forms, openings and closings, brands, and Faker's names are in all splits.
+
+The test split was made first and stays what it was: whatever was added later, notes, the sentences under "more" and the
+forms of values in varied_values.py, is in the other splits only.
 
 Every step is seeded, and Python's hashes are fixed, as Faker draws some towns from a set. Only Faker's national numbers
 depend on the day, because they carry an age. docs/data.md describes the data.
@@ -42,11 +46,20 @@ HERE = Path(__file__).parent
 SEED = "redact 1"
 TURNS = ("test", "train", "train", "calibration", "train", "train", "train")
 """The splits of a file's sentences, in turn."""
-ROWS = {"train": 3_700, "calibration": 700, "test": 600}
+MORE_TURNS = ("train", "train", "calibration", "train", "train")
+"""The splits of the sentences under "more", and of notes."""
+ROWS = {"test": 600, "train": 12_000, "calibration": 2_400}
+"""In this order: a text that is in the test split is in no other."""
 ENGLISH_WEIGHT = 4.0
-KINDS = {"personal": 0.44, "form": 0.12, "bare": 0.03, "clean": 0.3, "clean form": 0.04, "goods": 0.07}
+TEST_KINDS = {"personal": 0.44, "form": 0.12, "clean": 0.3, "clean form": 0.04, "goods": 0.07}
+KINDS = {"personal": 0.39, "form": 0.1, "note": 0.1, "clean": 0.28, "clean form": 0.03, "clean note": 0.04}
+KINDS |= {"goods": 0.06}
+BARE_SHARE = 0.03
+"""In training alone."""
 LOWER_SHARE, UPPER_SHARE, TYPO_SHARE, BROKEN_SHARE = 0.2, 0.02, 0.15, 0.08
-FOODS, FOODS_FILE, FOODS_ROWS = "ingredient_parser", "en/data/fdc_ingredients.csv.gz", 350
+VARIED_LOWER_SHARE, VALUES_LOWER_SHARE = 0.3, 0.08
+"""Of training and calibration: texts in lower case, and texts whose values alone are."""
+FOODS, FOODS_FILE, FOODS_ROWS = "ingredient_parser", "en/data/fdc_ingredients.csv.gz", 600
 FOODS_SOURCE = "survey_fndds_food"
 """Descriptions that examples/retail-categories leaves out, so the benchmark's names of goods are others."""
 BARE = "name name name name address address address street street phone email given url ip id".split()  # noqa: SIM905
@@ -55,6 +68,11 @@ _GOODS = (
     *("brand product code", "n product", "product color", "code", "article"),
 )
 """The slots of the name of goods."""
+_NOTE_SLOTS = "name name given given surname surname phone street address birth email".split()  # noqa: SIM905
+"""A number of a record, a plate or a postal code alone is no different from a code."""
+_BESIDE_SLOTS = ("product", "time", "date", "price", "drug", "n", "brand")
+"""What stands beside the values of a note."""
+_CLEAN_NOTE_SLOTS = ("article", "code", "code", "price", "product", "brand", "drug", "dose", "size", "reading", "date")
 _SLOT = re.compile(r"\{(\w+)\}")
 _OF_ADDRESS = ("ZIP_CODE", "STREET_NAME", "BUILDING_NUMBER")
 """A town behind one of these is part of an address; a town alone is nobody's."""
@@ -74,6 +92,11 @@ def read_phrases(language: str) -> Phrases:
     return found
 
 
+def split_of_note(slots: Sequence[str]) -> str:
+    """Return the split of notes with these slots, in any order."""
+    return MORE_TURNS[int(hashlib.sha256(" ".join(sorted(slots)).encode()).hexdigest(), 16) % len(MORE_TURNS)]
+
+
 def split_of_form(fields: tuple[str, ...]) -> str:
     """Return the split of forms with these fields."""
     return TURNS[int(hashlib.sha256(" ".join(sorted(fields)).encode()).hexdigest(), 16) % len(TURNS)]
@@ -85,10 +108,12 @@ class Composer:
     def __init__(self, language: str, split: str, words: dict[str, Any]) -> None:
         """Read the phrases; sentences of other splits are left out."""
         self._language, self._split, self._words = language, split, words
+        self._varied = split != "test"
         self._phrases = read_phrases(language)
         for section in ("personal", "clean"):
             turns = zip(self._phrases[section], itertools.cycle(TURNS), strict=False)
-            self._phrases[section] = [sentence for sentence, turn in turns if turn == split]
+            more = zip(self._phrases[f"more {section}"], itertools.cycle(MORE_TURNS), strict=False)
+            self._phrases[section] = [sentence for sentence, turn in (*turns, *more) if turn == split]
         goods = zip(_GOODS, itertools.cycle(TURNS), strict=False)
         self._goods_slots = [slots for slots, turn in goods if turn == split]
         self._fields = dict(line.split(": ", 1) for line in self._phrases["fields"])
@@ -97,11 +122,12 @@ class Composer:
     def rows(self, count: int) -> Iterator[dict[str, Any]]:
         """Yield so many different texts."""
         seen: set[str] = set()
-        shares = {kind: share for kind, share in KINDS.items() if self._split == "train" or kind != "bare"}
+        shares = KINDS if self._varied else TEST_KINDS
+        shares = shares | {"bare": BARE_SHARE} if self._split == "train" else shares
         kinds, weights = zip(*shares.items(), strict=True)
         while len(seen) < count:
             [kind] = self._chance.choices(kinds, weights)
-            maker = ValueMaker(self._language, self._chance, self._words)
+            maker = ValueMaker(self._language, self._chance, self._words, varied=self._varied)
             pieces, family = getattr(self, f"_{kind.replace(' ', '_')}")(maker)
             row = self._row(pieces, f"{self._language}: {family}")
             if row["text"] not in seen and row["text"].strip():
@@ -156,6 +182,26 @@ class Composer:
         pieces = [piece for slot in slots for piece in (joint, *maker.clean(slot))][1:]
         return pieces, "goods " + " ".join(slots)
 
+    def _note(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        slots: list[str] = []
+        while not slots or split_of_note(slots) != self._split:
+            slots = self._chance.sample(_NOTE_SLOTS, self._chance.choice((1, 2, 2, 3)))
+            slots += self._chance.sample(_BESIDE_SLOTS, self._chance.choice((0, 1, 1, 2)))
+            self._chance.shuffle(slots)
+        return self._listed(slots, maker), "note " + " ".join(sorted(slots))
+
+    def _clean_note(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        slots: list[str] = []
+        while not slots or split_of_note(slots) != self._split:
+            slots = self._chance.sample(_CLEAN_NOTE_SLOTS, self._chance.choice((1, 2, 2, 3)))
+        if "product" in slots and self._chance.random() < 0.5:
+            slots.insert(slots.index("product"), "city")
+        return self._listed(slots, maker), "clean note " + " ".join(sorted(slots))
+
+    def _listed(self, slots: Sequence[str], maker: ValueMaker) -> list[Piece]:
+        joint: Piece = (self._chance.choice((" ", " ", ", ", ": ", " - ", "\n", " / ")), "")
+        return [piece for slot in slots for piece in (joint, *self._value(slot, maker))][1:]
+
     def _value(self, slot: str, maker: ValueMaker) -> list[Piece]:
         if slot not in PERSONAL_SLOTS:
             return maker.clean(slot)
@@ -185,11 +231,14 @@ class Composer:
 
     def _row(self, pieces: list[Piece], family: str) -> dict[str, Any]:
         drawn = self._chance.random()
-        case = str.lower if drawn < LOWER_SHARE else str.upper if drawn > 1 - UPPER_SHARE else str
+        lower = VARIED_LOWER_SHARE if self._varied else LOWER_SHARE
+        case = str.lower if drawn < lower else str.upper if drawn > 1 - UPPER_SHARE else str
+        values_lower = self._varied and self._chance.random() < VALUES_LOWER_SHARE
         typo = self._chance.random() < TYPO_SHARE
         text, spans = "", []
         for written, label in pieces:
             cased = case(self._mistyped(written, label) if typo else written)
+            cased = cased.lower() if values_lower and label else cased
             if label and cased:
                 spans.append({"start": len(text), "end": len(text) + len(cased), "label": label})
             text += cased
@@ -236,8 +285,9 @@ def make_splits() -> dict[str, list[dict[str, Any]]]:
         for language in LOCALES:
             share = (ENGLISH_WEIGHT if language == "en" else 1) / total
             rows += Composer(language, split, words).rows(round(count * share))
-        made[split] = [row for row in rows if row["text"] not in seen]
-        seen |= {row["text"] for row in rows}
+        unlike = {row["text"]: row for row in reversed(rows) if row["text"] not in seen}
+        made[split] = [row for row in rows if row is unlike.get(row["text"])]
+        seen |= unlike.keys()
     return splits.join_splits([made, {"train": foods()}], SEED)
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import faker
+import varied_values
 
 Piece = tuple[str, str]
 """Text and label; "" = not personal."""
@@ -65,6 +66,7 @@ OTHER_LOCALES = (
     ),
     *("de_AT", "es_CO", "en_IN"),
 )
+VARIED_STREETS_SHARE = 0.4
 FOREIGN_SHARE, FOREIGN_SHARE_ENGLISH = 0.2, 0.35
 """Values of another country: guests, patients and names come from everywhere."""
 STREET_KINDS = (
@@ -142,9 +144,9 @@ def seed_all(seed: str) -> None:
 class ValueMaker:
     """Makes the values of one text: one country, now and then another."""
 
-    def __init__(self, language: str, chance: random.Random, words: dict[str, Any]) -> None:
-        """Take a language of LOCALES, and the lists of words.json."""
-        self.language, self.chance, self._words = language, chance, words
+    def __init__(self, language: str, chance: random.Random, words: dict[str, Any], *, varied: bool = False) -> None:
+        """Take a language of LOCALES, and the lists of words.json; `varied` adds the forms of varied_values.py."""
+        self.language, self.chance, self._words, self._varied = language, chance, words, varied
         foreign = chance.random() < (FOREIGN_SHARE_ENGLISH if language == "en" else FOREIGN_SHARE)
         self._fake = faker_of(chance.choice(OTHER_LOCALES if foreign else LOCALES[language].split()))
 
@@ -155,6 +157,15 @@ class ValueMaker:
     # Personal values.
     def name(self) -> list[Piece]:
         """Return a full name in one of the orders in which people write it."""
+        pieces = self._name()
+        end, label = pieces[-1]
+        if not self._inflects() or end.endswith("."):
+            return pieces
+        if self.language == "pl" and pieces[0][0].isalpha():  # Polish inflects both names, the others the last one.
+            pieces[0] = (varied_values.inflected(pieces[0][0], "pl", self.chance), pieces[0][1])
+        return [*pieces[:-1], (varied_values.inflected(end, self.language, self.chance), label)]
+
+    def _name(self) -> list[Piece]:
         given, surname = self._given(), self._surname()
         order = self.chance.random()
         if order < 0.08:
@@ -171,11 +182,11 @@ class ValueMaker:
 
     def given(self) -> list[Piece]:
         """Return a first name."""
-        return [(self._given(), "GIVEN_NAME")]
+        return [(self._bent(self._given()), "GIVEN_NAME")]
 
     def surname(self) -> list[Piece]:
         """Return a family name."""
-        return [(self._surname(), "SURNAME")]
+        return [(self._bent(self._surname()), "SURNAME")]
 
     def phone(self) -> list[Piece]:
         """Return a telephone number: Faker's, grouped otherwise, or spoken."""
@@ -206,6 +217,8 @@ class ValueMaker:
 
     def street(self) -> list[Piece]:
         """Return a street with its number."""
+        if self._varied and self.chance.random() < VARIED_STREETS_SHARE:
+            return varied_values.street_of(self.language, self._fake, self.chance)
         if self.language == "en" and self.chance.random() < 0.35:
             return self._composed_street()
         return label_address(_joined(self._fake.street_address(), ", "))
@@ -213,6 +226,9 @@ class ValueMaker:
     def address(self) -> list[Piece]:
         """Return an address with postal code and town, on one line or several."""
         separator = self.chance.choice((", ", ", ", ", ", "\n", "\n", " ", " - "))
+        if self._varied and self.chance.random() < VARIED_STREETS_SHARE:
+            streets = varied_values.street_of(self.language, self._fake, self.chance)
+            return [*streets, (separator, ""), *varied_values.town_of(self.language, self._fake, self.chance)]
         if self.language == "en" and self.chance.random() < 0.35:
             fake = faker_of("en_US")
             tail: list[Piece] = [
@@ -258,7 +274,8 @@ class ValueMaker:
 
     def plate(self) -> list[Piece]:
         """Return a number plate."""
-        own = self._pattern("?-?? ####", "??-###-??", "?? ## ???", "??? ###", "## ??? #", "??####?")
+        usual = ("?-?? ####", "??-###-??", "?? ## ???", "??? ###", "## ??? #", "??####?")
+        own = self._pattern(*(varied_values.PLATES if self._varied else usual))
         return [(self.chance.choice((self._fake.license_plate(), own)), "PLATE")]
 
     def passport(self) -> list[Piece]:
@@ -283,11 +300,15 @@ class ValueMaker:
         """Return a value that nobody need hide."""
         chance, words = self.chance, self._words
         number = chance.randrange
+        articles: tuple[str, ...] = ("#####", "######", "####-###-#", "#######", "4006381######", "##-#####")
+        codes: tuple[str, ...] = ("?####?", "##?# ### ###", "SN-##?#-####", "??-####", "####/####", "#.##.#")
+        if self._varied:
+            articles, codes = varied_values.ARTICLES, varied_values.CODES
         made: dict[str, Callable[[], str]] = {
             "city": lambda: str(self._fake.city()),
             "n": lambda: str(number(1, 60)),
-            "article": lambda: self._pattern("#####", "######", "####-###-#", "#######", "4006381######", "##-#####"),
-            "code": lambda: self._pattern("?####?", "##?# ### ###", "SN-##?#-####", "??-####", "####/####", "#.##.#"),
+            "article": lambda: self._pattern(*articles),
+            "code": lambda: self._pattern(*codes),
             "price": self._price,
             "dose": lambda: chance.choice(("5", "10", "40", "400", "1000"))
             + chance.choice((" mg", "mg", " ml", " µg")),
@@ -301,6 +322,12 @@ class ValueMaker:
             "reading": self._reading,
         }
         return [(made[slot](), "")]
+
+    def _inflects(self) -> bool:
+        return self._varied and self.chance.random() < varied_values.INFLECTED_SHARES.get(self.language, 0.0)
+
+    def _bent(self, name: str) -> str:
+        return varied_values.inflected(name, self.language, self.chance) if self._inflects() else name
 
     def _given(self) -> str:
         return str(self._fake.first_name())

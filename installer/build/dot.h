@@ -19,6 +19,8 @@
 
 #include <string.h>
 
+#define EDGE_UNROLLED static inline __attribute__((always_inline))
+
 /* Returns two times sixteen bytes. */
 static inline __m256i edge_bytes(const void * first, const void * second) {
     const __m256i half = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *) first));
@@ -118,5 +120,199 @@ static inline void (ggml_vec_dot_q4_1_q8_1)(int n, float * s, size_t bs, const v
     (void) by;
     (void) nrc;
 }
+
+/* The same numbers for several rows of activations at once, which are columns of the result: weights are unpacked once for
+   eight of them. A number is the sum of the same terms in the same order as above, so it has the same bits. */
+enum {
+    EDGE_COLUMNS = 8,
+    EDGE_PAIRS_MAX = 256, /* of blocks in a row: the activations of so many lie on the stack */
+    EDGE_JOB_ROWS = 64,
+    EDGE_JOB_COLUMNS = 16,
+#ifdef EDGE_FOUR_BLOCKS
+    EDGE_BLOCK_SUMS = 8,
+#else
+    EDGE_BLOCK_SUMS = 4,
+#endif
+};
+
+/* Two blocks of activations of each column. Without AVX-512 the first halves of both come before the second ones. */
+struct edge_pair {
+    _Alignas(64) int8_t numbers[EDGE_COLUMNS][2 * QK8_1];
+    float scale[EDGE_COLUMNS][2 * EDGE_BLOCK_SUMS]; /* of the one block, of the other */
+    float rest[2][EDGE_COLUMNS];
+};
+
+#ifdef EDGE_FOUR_BLOCKS
+enum { EDGE_SECOND_BLOCK = QK8_1, EDGE_SECOND_HALF = QK8_1 / 2 };
+#else
+enum { EDGE_SECOND_BLOCK = QK8_1 / 2, EDGE_SECOND_HALF = QK8_1 };
+#endif
+
+/* Lays out columns of activations; those that are none are zero. */
+static inline void edge_lay_out(struct edge_pair * pairs, const block_q8_1 * y, int64_t stride, int columns, int blocks) {
+    static const block_q8_1 no_numbers;
+    for (int column = 0; column < EDGE_COLUMNS; column++) {
+        for (int i = 0; i < blocks; i++) {
+            const block_q8_1 * block = column < columns ? y + column * stride + i : &no_numbers;
+            struct edge_pair * pair = pairs + i / 2;
+            int8_t * numbers = pair->numbers[column] + i % 2 * EDGE_SECOND_BLOCK;
+            const __m128 scales = edge_scales(block, block);
+            memcpy(numbers, block->qs, QK8_1 / 2);
+            memcpy(numbers + EDGE_SECOND_HALF, block->qs + QK8_1 / 2, QK8_1 / 2);
+            for (int j = 0; j < EDGE_BLOCK_SUMS; j++) pair->scale[column][i % 2 * EDGE_BLOCK_SUMS + j] = _mm_cvtss_f32(scales);
+            pair->rest[i % 2][column] = _mm_cvtss_f32(_mm_movehdup_ps(scales));
+        }
+        if (blocks % 2) { /* the block beside the last one */
+            struct edge_pair * pair = pairs + blocks / 2;
+            memset(pair->numbers[column] + EDGE_SECOND_BLOCK, 0, QK8_1 / 2);
+            memset(pair->numbers[column] + EDGE_SECOND_BLOCK + EDGE_SECOND_HALF, 0, QK8_1 / 2);
+            memset(pair->scale[column] + EDGE_BLOCK_SUMS, 0, EDGE_BLOCK_SUMS * sizeof(float));
+            pair->rest[1][column] = 0.0f;
+        }
+    }
+}
+
+/* Returns the first or the second halves of two blocks. */
+static inline __m256i edge_halves(const int8_t * numbers, const int half) {
+#ifdef EDGE_FOUR_BLOCKS
+    return edge_bytes(numbers + half * EDGE_SECOND_HALF, numbers + half * EDGE_SECOND_HALF + EDGE_SECOND_BLOCK);
+#else
+    return _mm256_load_si256((const __m256i *) numbers + half);
+#endif
+}
+
+/* Adds the products of two blocks of weights to the sums of the columns: edge_blocks without its rest. */
+EDGE_UNROLLED void edge_add_pair(const block_q4_1 * x, const block_q4_1 * x2, const struct edge_pair * y, const int columns, __m256 * sums) {
+    const __m256i weights = edge_bytes(x->qs, x2->qs), nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    const __m256i low = _mm256_and_si256(weights, nibble), high = _mm256_and_si256(_mm256_srli_epi16(weights, 4), nibble);
+    const __m256i whose = _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2);
+    const __m256 scale = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(edge_scales(x, x2)), whose);
+    for (int column = 0; column < columns; column++) {
+        const __m256i first = _mm256_maddubs_epi16(low, edge_halves(y->numbers[column], 0));
+        const __m256i second = _mm256_maddubs_epi16(high, edge_halves(y->numbers[column], 1));
+        const __m256 products = _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(first, second), ones));
+        const __m256 other = _mm256_loadu_ps(y->scale[column] + EDGE_BLOCK_SUMS - 4);
+        sums[column] = _mm256_fmadd_ps(_mm256_mul_ps(scale, other), products, sums[column]);
+    }
+}
+
+/* Adds what the minima of two blocks of weights make. The compiler is not to make one instruction of product and sum, which
+   would round once: above it cannot, since the product is needed for itself. */
+EDGE_UNROLLED void edge_add_rest(const block_q4_1 * x, const block_q4_1 * x2, const struct edge_pair * y, __m256 * rest) {
+    const __m128 scales = edge_scales(x, x2);
+    __m256 first = _mm256_mul_ps(_mm256_broadcastss_ps(_mm_movehdup_ps(scales)), _mm256_loadu_ps(y->rest[0]));
+    __m256 second = _mm256_mul_ps(_mm256_broadcastss_ps(_mm_shuffle_ps(scales, scales, 3)), _mm256_loadu_ps(y->rest[1]));
+    __asm__("" : "+x"(first), "+x"(second));
+    rest[0] = _mm256_add_ps(rest[0], first);
+    rest[1] = _mm256_add_ps(rest[1], second);
+}
+
+#ifdef EDGE_FOUR_BLOCKS
+/* Adds the products of two blocks of weights to the sums of the columns: half of edge_four_blocks without its rest. */
+EDGE_UNROLLED void edge_add_wide(const block_q4_1 * x, const struct edge_pair * y, const int columns, __m512 * sums) {
+    const __m512i by = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4), nibble = _mm512_set1_epi8(15);
+    const __m512i packed = _mm512_castsi256_si512(edge_bytes(x[0].qs, x[1].qs));
+    const __m512i twice = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), packed);
+    const __m512i weights = _mm512_and_si512(_mm512_srlv_epi64(twice, by), nibble);
+    const __m512i whose = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
+    const __m512 scale = _mm512_permutexvar_ps(whose, _mm512_castps128_ps512(edge_scales(x, x + 1)));
+    for (int column = 0; column < columns; column++) {
+        const __m512i numbers = _mm512_loadu_si512(y->numbers[column]);
+        const __m512 products = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, numbers));
+        sums[column] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_loadu_ps(y->scale[column])), products, sums[column]);
+    }
+}
+#endif
+
+/* Adds up all groups of four blocks, so many pairs, as the function above does. */
+EDGE_UNROLLED void edge_add_fours(const block_q4_1 * x, const int pairs, const struct edge_pair * y, const int columns, __m256 * sums, __m256 * more, __m256 * rest) {
+#ifdef EDGE_FOUR_BLOCKS
+    __m512 wide[EDGE_COLUMNS], wide_more[EDGE_COLUMNS];
+    __m256 late[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int column = 0; column < columns; column++) wide[column] = wide_more[column] = _mm512_setzero_ps();
+    for (int i = 0; i < pairs; i += 2) {
+        edge_add_wide(x + 2 * i, y + i, columns, wide);
+        edge_add_wide(x + 2 * i + 2, y + i + 1, columns, wide_more);
+        edge_add_rest(x + 2 * i, x + 2 * i + 1, y + i, rest);
+        edge_add_rest(x + 2 * i + 2, x + 2 * i + 3, y + i + 1, late);
+    }
+    for (int column = 0; column < columns; column++) {
+        const __m512 both = _mm512_add_ps(wide[column], wide_more[column]);
+        sums[column] = _mm512_castps512_ps256(both);
+        more[column] = _mm512_extractf32x8_ps(both, 1);
+    }
+    for (int j = 0; j < 2; j++) rest[j] = _mm256_add_ps(rest[j], late[j]);
+#else
+    for (int column = 0; column < columns; column++) more[column] = _mm256_setzero_ps();
+    for (int i = 1; i < pairs; i += 2) edge_add_pair(x + 2 * i, x + 2 * i + 1, y + i, columns, more);
+    for (int column = 0; column < columns; column++) sums[column] = _mm256_setzero_ps();
+    for (int i = 0; i < pairs; i += 2) edge_add_pair(x + 2 * i, x + 2 * i + 1, y + i, columns, sums);
+    for (int i = 0; i < pairs; i++) edge_add_rest(x + 2 * i, x + 2 * i + 1, y + i, rest);
+#endif
+}
+
+/* Computes one row of weights with so many columns, four or eight. */
+EDGE_UNROLLED void edge_row(const block_q4_1 * x, const int blocks, const struct edge_pair * y, const int columns, float * result) {
+    static const block_q4_1 no_weights;
+    __m256 sums[EDGE_COLUMNS], more[EDGE_COLUMNS], rest[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    const int fours = blocks / 4 * 4;
+    edge_add_fours(x, fours / 2, y, columns, sums, more, rest);
+    for (int i = fours; i < blocks; i += 2) {
+        const block_q4_1 * other = i + 1 < blocks ? x + i + 1 : &no_weights;
+        edge_add_pair(x + i, other, y + i / 2, columns, sums);
+        edge_add_rest(x + i, other, y + i / 2, rest);
+    }
+    for (int start = 0; start < columns; start += 4) {
+        __m128 four[4];
+        for (int i = 0; i < 4; i++) {
+            const __m256 eight = _mm256_add_ps(sums[start + i], more[start + i]);
+            four[i] = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        }
+        _MM_TRANSPOSE4_PS(four[0], four[1], four[2], four[3]);
+        const __m128 first = start ? _mm256_extractf128_ps(rest[0], 1) : _mm256_castps256_ps128(rest[0]);
+        const __m128 second = start ? _mm256_extractf128_ps(rest[1], 1) : _mm256_castps256_ps128(rest[1]);
+        const __m128 odd = _mm_add_ps(_mm_add_ps(four[1], first), _mm_add_ps(four[3], second));
+        _mm_storeu_ps(result + start, _mm_add_ps(_mm_add_ps(four[0], four[2]), odd));
+    }
+}
+
+/* Computes `rows` of weights with `columns` of activations, EDGE_COLUMNS at most; strides are in blocks and numbers. */
+static inline void edge_rows(const block_q4_1 * x, int64_t x_stride, int rows, const block_q8_1 * y, int64_t y_stride, int columns, int blocks, float * to, int64_t stride) {
+    struct edge_pair pairs[EDGE_PAIRS_MAX];
+    float result[EDGE_COLUMNS];
+    edge_lay_out(pairs, y, y_stride, columns, blocks);
+    for (int row = 0; row < rows; row++) {
+        if (columns > 4) edge_row(x + row * x_stride, blocks, pairs, 8, result);
+        else edge_row(x + row * x_stride, blocks, pairs, 4, result);
+        for (int column = 0; column < columns; column++) to[column * stride + row] = result[column];
+    }
+}
+
+#ifdef llamafile_sgemm /* rows.h */
+/* Stands before llamafile's kernels, which have none for Q4_1: without one, each number is a call of vec_dot. */
+static inline bool edge_sgemm_q4_1(const struct ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A, int64_t lda, const void * B, int64_t ldb, void * C, int64_t ldc, int Atype, int Btype, int Ctype) {
+    if (Atype != GGML_TYPE_Q4_1 || Btype != GGML_TYPE_Q8_1 || Ctype != GGML_TYPE_F32 || n < 2 || k > 2 * EDGE_PAIRS_MAX) {
+        return edge_sgemm(params, m, n, k, A, lda, B, ldb, C, ldc, Atype, Btype, Ctype);
+    }
+    const int64_t high = (m + EDGE_JOB_ROWS - 1) / EDGE_JOB_ROWS, jobs = high * ((n + EDGE_JOB_COLUMNS - 1) / EDGE_JOB_COLUMNS);
+    if (B != params->wdata) { /* not the first matrix of a product, for which all threads begin with their number */
+        ggml_barrier(params->threadpool);
+        if (params->ith == 0) ggml_threadpool_chunk_set(params->threadpool, params->nth);
+        ggml_barrier(params->threadpool);
+    }
+    for (int64_t job = params->ith; job < jobs; job = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        const int64_t row = job % high * EDGE_JOB_ROWS, last = MIN(n, (job / high + 1) * EDGE_JOB_COLUMNS);
+        for (int64_t column = job / high * EDGE_JOB_COLUMNS; column < last; column += EDGE_COLUMNS) {
+            const block_q4_1 * weights = (const block_q4_1 *) A + row * lda;
+            const block_q8_1 * numbers = (const block_q8_1 *) B + column * ldb;
+            float * to = (float *) C + column * ldc + row;
+            edge_rows(weights, lda, (int) MIN(m - row, EDGE_JOB_ROWS), numbers, ldb, (int) MIN(last - column, EDGE_COLUMNS), (int) k, to, ldc);
+        }
+    }
+    return true;
+}
+#undef llamafile_sgemm
+#define llamafile_sgemm edge_sgemm_q4_1
+#endif
 #endif
 #endif

@@ -1,4 +1,4 @@
-"""The dot product of Q4_1 weights as this agent builds it into llama.cpp (decision 0045): there, and right."""
+"""The dot product of Q4_1 weights as this agent builds it into llama.cpp (decisions 0045, 0065): there, and right."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ DOT = ctypes.CFUNCTYPE(
     *(ctypes.c_void_p, ctypes.c_size_t) * 2,
     ctypes.c_int,
 )
+ROWS = ctypes.CFUNCTYPE(
+    None,
+    *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int) * 2,
+    ctypes.c_int,
+    ctypes.POINTER(ctypes.c_float),
+    ctypes.c_int64,
+)
 HEADER = Path(__file__).parents[2] / "installer" / "build" / "dot.h"
+WIDE = Path(__file__).parents[1] / "support" / "avx512"
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 BLOCKS = """
 #include <stdint.h>
@@ -37,7 +45,16 @@ typedef struct { uint16_t d, m; uint8_t qs[16]; } block_q4_1;
 typedef struct { uint16_t d, s; int8_t qs[32]; } block_q8_1;
 """
 """What ggml-common.h says of them."""
-TABLE = "void (*dot)(int, float *, size_t, const void *, size_t, const void *, size_t, int) = ggml_vec_dot_q4_1_q8_1;"
+TABLE = """
+void (*dot)(int, float *, size_t, const void *, size_t, const void *, size_t, int) = ggml_vec_dot_q4_1_q8_1;
+void (*rows)(const block_q4_1 *, int64_t, int, const block_q8_1 *, int64_t, int, int, float *, int64_t) = edge_rows;
+int four_blocks =
+#ifdef EDGE_FOUR_BLOCKS
+    1;
+#else
+    0;
+#endif
+"""
 
 
 class Traits(ctypes.Structure):
@@ -60,26 +77,50 @@ def named() -> Callable[..., None]:
     return installed().ggml_get_type_traits_cpu(Q4_1).contents.dot
 
 
-@pytest.fixture(scope="module")
-def for_avx2(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    """What it would call on a processor with AVX2 and no more."""
+def compiled(folder: Path, beside: str = "") -> ctypes.CDLL:
+    """Compile the header for a processor with AVX2; `beside` is a folder with a file that stands before llama.cpp's."""
     compiler = shutil.which("cc") or pytest.skip("no compiler is installed (sudo apt-get install gcc)")
-    folder = tmp_path_factory.mktemp("dot")
     (folder / "ggml-cpu-impl.h").write_text("#include <immintrin.h>\n")
     (folder / "quants.h").write_text(BLOCKS)
     (folder / "table.c").write_text(TABLE)
     made = folder / "table.so"
-    command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", *AVX2, f"-I{folder}", "-include", str(HEADER)]
-    subprocess.run([*command, "-o", str(made), str(folder / "table.c")], check=True)
-    return DOT.in_dll(ctypes.CDLL(str(made)), "dot")
+    include = [f"-I{beside}", "-ffp-contract=off", f"-I{folder}"] if beside else [f"-I{folder}"]
+    command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", *AVX2, *include, "-include", str(HEADER)]
+    subprocess.run([*command, "-o", str(made), str(folder / "table.c"), "-lm"], check=True)
+    return ctypes.CDLL(str(made))
+
+
+@pytest.fixture(scope="module")
+def made_for_avx2(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """What llama.cpp would call on a processor with AVX2 and no more."""
+    return compiled(tmp_path_factory.mktemp("dot"))
+
+
+@pytest.fixture(scope="module")
+def made_for_vnni(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """What it would call with AVX-512 VNNI, whose instructions are functions here."""
+    return compiled(tmp_path_factory.mktemp("wide"), str(WIDE))
+
+
+@pytest.fixture(scope="module")
+def for_avx2(made_for_avx2: ctypes.CDLL) -> Callable[..., None]:
+    """The dot product."""
+    return DOT.in_dll(made_for_avx2, "dot")
+
+
+@pytest.fixture(scope="module")
+def for_vnni(made_for_vnni: ctypes.CDLL) -> Callable[..., None]:
+    """The dot product."""
+    return DOT.in_dll(made_for_vnni, "dot")
 
 
 def guarded(blocks: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
     """Return blocks that end where memory does: reading on ends the process."""
-    region = mmap.mmap(-1, 2 * mmap.PAGESIZE)
-    end = ctypes.addressof(ctypes.c_char.from_buffer(region)) + mmap.PAGESIZE
+    size = -(-blocks * kind.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
+    region = mmap.mmap(-1, size + mmap.PAGESIZE)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(region)) + size
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(end), mmap.PAGESIZE, 0) == 0
-    return np.frombuffer(region, kind, blocks, mmap.PAGESIZE - blocks * kind.itemsize)
+    return np.frombuffer(region, kind, blocks, size - blocks * kind.itemsize)
 
 
 @by_row
@@ -89,11 +130,8 @@ def test_it_is_built_in(named: Callable[..., None]):
     assert ctypes.cast(named, ctypes.c_void_p).value not in {None, theirs}
 
 
-@pytest.mark.parametrize("form", ["named", pytest.param("for_avx2", marks=by_row)])
-@pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
-def test_it_computes_products_and_minima(request: pytest.FixtureRequest, form: str, blocks: int):
-    """Rows of any number of blocks, and no byte beyond them; the largest products that there are, too."""
-    random = np.random.default_rng(blocks)
+def blocks_of(blocks: int, random: np.random.Generator) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Return a row of weights and one of activations; the largest products that there are, too."""
     x, y = guarded(blocks, WEIGHTS), guarded(blocks, ACTIVATIONS)
     x["scale"], x["least"] = random.normal(0, 0.02, (2, blocks))
     x["packed"] = random.integers(0, 256, (blocks, 16))
@@ -101,6 +139,14 @@ def test_it_computes_products_and_minima(request: pytest.FixtureRequest, form: s
     x["packed"][1::5], y["numbers"][1::5] = 255, -128
     y["scale"] = random.normal(0, 0.02, blocks)
     y["sum"] = y["scale"] * y["numbers"].sum(1)
+    return x, y
+
+
+@pytest.mark.parametrize("form", ["named", *(pytest.param(form, marks=by_row) for form in ("for_avx2", "for_vnni"))])
+@pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
+def test_it_computes_products_and_minima(request: pytest.FixtureRequest, form: str, blocks: int):
+    """Rows of any number of blocks, and no byte beyond them."""
+    x, y = blocks_of(blocks, np.random.default_rng(blocks))
     quants = np.concatenate([x["packed"] & 15, x["packed"] >> 4], 1).astype(np.int64)
     products = x["scale"].astype(float) * y["scale"] * (quants * y["numbers"]).sum(1)
     minima = x["least"].astype(float) * y["sum"]
@@ -108,3 +154,30 @@ def test_it_computes_products_and_minima(request: pytest.FixtureRequest, form: s
     request.getfixturevalue(form)(32 * blocks, ctypes.byref(found), 0, x.ctypes.data, 0, y.ctypes.data, 0, 1)
     expected, most = float(products.sum() + minima.sum()), float(np.abs([products, minima]).sum())
     assert found.value == pytest.approx(expected, abs=1e-6 * most)
+
+
+@by_row
+@pytest.mark.parametrize("form", ["made_for_avx2", "made_for_vnni"])
+@pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
+def test_several_columns_have_the_bits_of_each_alone(request: pytest.FixtureRequest, form: str, blocks: int):
+    """One to eight at once, of rows of any number of blocks, with no byte written or read beyond them."""
+    made: ctypes.CDLL = request.getfixturevalue(form)
+    dot, rows = DOT.in_dll(made, "dot"), ROWS.in_dll(made, "rows")
+    assert ctypes.c_int.in_dll(made, "four_blocks").value == (form == "made_for_vnni")
+    random, count = np.random.default_rng(blocks), 3
+    x, y = guarded(count * blocks, WEIGHTS), guarded(8 * blocks, ACTIVATIONS)
+    for into, side in ((x, 0), (y, 1)):
+        into[:] = np.concatenate([blocks_of(blocks, random)[side] for _ in range(len(into) // blocks)])
+    alone = np.empty((8, count), np.float32)
+    for column in range(8):
+        for row in range(count):
+            at = alone[column, row:].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            weights, numbers = x[row * blocks :].ctypes.data, y[column * blocks :].ctypes.data
+            dot(32 * blocks, at, 0, weights, 0, numbers, 0, 1)
+    for columns in range(1, 9):
+        first, found = y[(8 - columns) * blocks :].ctypes.data, np.full((9, count + 1), 7, np.float32)
+        at = found.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        rows(x.ctypes.data, blocks, count, first, blocks, columns, blocks, at, count + 1)
+        assert alone[8 - columns :].tobytes() == found[:columns, :count].tobytes()
+        assert (found[columns:] == 7).all()
+        assert (found[:columns, count] == 7).all()

@@ -15,7 +15,7 @@ from edge_agent.formats.redaction_section import tag_types
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "redact"
 LANGUAGES = ("da", "de", "en", "es", "fi", "fr", "it", "nl", "no", "pl", "pt", "sv")
-SECTIONS = {"personal", "clean", "opening", "closing", "fields"}
+SECTIONS = {"personal", "clean", "opening", "closing", "fields", "more personal", "more clean"}
 CLEAN_SLOTS = {
     *("city", "n", "article", "code", "price", "dose", "drug", "brand", "product", "color", "time", "date", "size"),
     "reading",
@@ -42,7 +42,8 @@ PERSONAL_SLOTS = {
 
 def sections(language: str) -> dict[str, list[str]]:
     """Return the lines of each section of a file of phrases."""
-    parts = re.split(r"^\[(\w+)\]\n", (EXAMPLE / "phrases" / f"{language}.txt").read_text(encoding="utf-8"), flags=re.M)
+    text = (EXAMPLE / "phrases" / f"{language}.txt").read_text(encoding="utf-8")
+    parts = re.split(r"^\[([\w ]+)\]\n", text, flags=re.MULTILINE)
     return {name: lines.split("\n")[:-1] for name, lines in zip(parts[1::2], parts[2::2], strict=True)}
 
 
@@ -51,6 +52,7 @@ def test_the_phrases_of_a_language_have_known_slots(language: str):
     """Clean sentences have no personal slot, personal ones at least one, and no sentence stands twice."""
     found = sections(language)
     assert SECTIONS == found.keys()
+    found |= {name: found[name] + found[f"more {name}"] for name in ("personal", "clean")}
     slots = {name: [set(re.findall(r"\{(\w+)\}", line)) for line in lines] for name, lines in found.items()}
     assert set() == set().union(*slots["clean"]) - CLEAN_SLOTS
     assert set() == set().union(*slots["personal"]) - CLEAN_SLOTS - PERSONAL_SLOTS
@@ -58,6 +60,7 @@ def test_the_phrases_of_a_language_have_known_slots(language: str):
         line for line, used in zip(found["personal"], slots["personal"], strict=True) if not used & PERSONAL_SLOTS
     ]
     assert len(found["personal"]) == len(set(found["personal"]))
+    assert len(found["clean"]) == len(set(found["clean"]))
     assert set() == {line.split(": ")[0] for line in found["fields"]} - CLEAN_SLOTS - PERSONAL_SLOTS
 
 
