@@ -1,18 +1,19 @@
-"""Compose the splits of this recipe from the messages of examples/pos-intent and the phrases in this folder.
+"""Compose the splits of this recipe: of the messages of examples/pos-intent, and messages and phrases in this folder.
 
     python examples/front-desk/make_data.py                         # into examples/front-desk/data
     python examples/front-desk/make_data.py --csv messages.csv      # all rows in one file, a column for each question
 
-A row is a message to a shop, with its intent; often a phrase that makes it urgent or says that it can wait; often a
-phrase with personal data, or a neutral one; and an opening (phrases.json). The department follows from the intent, the
-severity from intent and urgency, so these labels are rules and not opinions. Names, numbers and addresses are made up;
-telephone numbers come from a range that no subscriber has.
+A row is a message to a front desk, with its intent; often a phrase that makes it urgent or says that it can wait; often
+a phrase with personal data, or a neutral one; in any order, after an opening. The department follows from the intent,
+the severity from intent and urgency, so these labels are rules and not opinions. Names, numbers and addresses are made
+up; telephone numbers come from a range that no subscriber has. Messages that press, or hold personal data, in their own
+words are left out (`left_out` in messages.json), because the labels follow from the added phrases.
 
-Rules: all families of pos-intent are dealt again, intent by intent, because thresholds for five questions need more
-families than one threshold. A family lies in one split, and so does a phrase: the test has neither a message nor a
-phrase of training. A phrase is used again only when all of its split are used. An answer that is left out stands for a
-label that nobody gave: a part of the training rows answers only some questions. Every step is seeded: the same files
-give the same rows. docs/data.md describes the data.
+Rules: a family of messages lies in one split, and so does a phrase: the test has neither a message nor a phrase of
+training. Families are dealt intent by intent, in two deals: those of pos-intent with the first phrases, then what was
+written later, so that what was added has moved nothing from one split to another. A phrase is used again only when all
+of its split are used. An answer that is left out stands for a label that nobody gave: a part of the training rows
+answers only some questions. Every step is seeded: the same files give the same rows. docs/data.md describes the data.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ from convert.data import splits
 HERE = Path(__file__).parent
 MESSAGES = HERE.parent / "pos-intent" / "data"
 SEED = "front-desk 1"
+LATER_SEED = "front-desk 2"
+"""Of the second deal."""
 SHARES = {"train": 0.5, "calibration": 0.33, "test": 0.17}
 """Of the families of each intent, and of the phrases."""
 FAMILY_ROWS_MAX = {"train": 3, "calibration": 2, "test": 3}
 """Messages of one family, at most; with all of them training takes twice as long and hardly gains. Of a family in
 calibration, one row tests the thresholds."""
 DEALT = ("urgent", "calm", "personal", "neutral", "opening")
-"""Phrases that lie in one split; names and towns are in all."""
+"""The kinds of phrases; a phrase lies in one split, while names and towns are in all."""
 URGENT_SHARE, CALM_SHARE = 0.35, 0.35
 PERSONAL_SHARE, NEUTRAL_SHARE = 0.4, 0.35
 UNANSWERED = {"severity": 0.25, "personal-data": 0.15, "department": 0.1}
@@ -53,20 +56,39 @@ QUESTIONS = ("intent", "urgent", "personal-data", "department", "severity")
 
 Phrases = dict[str, list[str]]
 Row = dict[str, Any]
+Families = dict[str, dict[str, list[Row]]]
+"""The messages of each family, by intent."""
 
 
 def dealt_messages() -> dict[str, list[Row]]:
     """Return the messages of each split, some of each family."""
-    kinds: dict[str, dict[str, list[Row]]] = {}
+    first, later = _families()
+    every = {intent: later.get(intent, {}) | families for intent, families in first.items()}
+    parts = []
+    for deal, seed in ((first, SEED), (later, LATER_SEED)):
+        for intent, families in sorted(deal.items()):
+            names = splits.deal_groups({name: [name] for name in families}, f"{seed} {intent}", SHARES)
+            parts.append({split: _some(names[split], every[intent], FAMILY_ROWS_MAX[split]) for split in SHARES})
+    return splits.join_splits(parts, SEED)
+
+
+def _families() -> tuple[Families, Families]:
+    """Return the families of pos-intent, which later messages join, and the families that were written later."""
+    first: Families = {}
+    later: Families = {}
+    written = json.loads((HERE / "messages.json").read_text(encoding="utf-8"))
+    left_out = set(written["left_out"])
     for file in sorted(MESSAGES.glob("*.jsonl")):
         for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
-            if "family" in row:  # afterwards.jsonl has none
-                kinds.setdefault(row["label"], {}).setdefault(row["family"], []).append(row)
-    parts = []
-    for intent, families in sorted(kinds.items()):
-        names = splits.deal_groups({name: [name] for name in families}, f"{SEED} {intent}", SHARES)
-        parts.append({split: _some(names[split], families, FAMILY_ROWS_MAX[split]) for split in SHARES})
-    return splits.join_splits(parts, SEED)
+            if "family" in row and row["text"] not in left_out:  # afterwards.jsonl has no families
+                first.setdefault(row["label"], {}).setdefault(row["family"], []).append(row)
+    for intent, families in written["messages"].items():
+        for name, texts in families.items():
+            family = f"{intent}/{name}"
+            home = first if family in first[intent] else later
+            rows = [{"text": text, "label": intent, "family": family} for text in texts]
+            home.setdefault(intent, {}).setdefault(family, []).extend(rows)
+    return first, later
 
 
 def _some(names: list[str], families: dict[str, list[Row]], most: int) -> list[Row]:
@@ -77,12 +99,13 @@ def _some(names: list[str], families: dict[str, list[Row]], most: int) -> list[R
 
 def dealt_phrases() -> dict[str, Phrases]:
     """Return the phrases of each split."""
-    every: Phrases = json.loads((HERE / "phrases.json").read_text(encoding="utf-8"))
-    dealt: dict[str, Phrases] = {split: {} for split in SHARES}
-    for name, phrases in every.items():
-        parts = splits.deal_groups({phrase: [phrase] for phrase in phrases}, f"{SEED} {name}", SHARES)
-        for split in SHARES:
-            dealt[split][name] = parts[split] if name in DEALT else phrases
+    written = json.loads((HERE / "phrases.json").read_text(encoding="utf-8"))
+    dealt: dict[str, Phrases] = {split: dict(written["fill"]) for split in SHARES}
+    for deal, seed in zip(written["deals"], (SEED, LATER_SEED), strict=True):
+        for name, phrases in deal.items():
+            parts = splits.deal_groups({phrase: [phrase] for phrase in phrases}, f"{seed} {name}", SHARES)
+            for split in SHARES:
+                dealt[split][name] = [*dealt[split].get(name, []), *parts[split]]
     return dealt
 
 
@@ -129,6 +152,7 @@ def _row(message: Row, phrases: Phrases, decks: dict[str, Iterator[str]], chance
         "department": DEPARTMENTS[intent],
         "severity": LEVELS[(intent in PRESSING) + urgent],
     }
+    chance.shuffle(parts)
     said = " ".join(part[0].upper() + part[1:] + ("" if part.endswith("?") else ".") for part in parts)
     return {
         "text": f"{chance.choice(phrases['opening'])} {said}".strip(),
