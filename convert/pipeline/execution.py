@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 from convert.data import row_files
 from convert.pipeline import fingerprint
@@ -224,19 +224,22 @@ def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str
     task = tasks.find(recipe.path(recipe.task))
     if file == "source":
         return fingerprint.of_source(recipe, progress)
-    if file == "task":
-        plain = tasks.read(task)
-        does = {key: plain.get(key) for key in ("task", "runtime", "engine")}
-        return {"task": json.dumps(does, sort_keys=True, default=str)}
-    if file == "cutoff":
-        redaction = tasks.read(task).get("redaction")
-        return {"task.redaction": json.dumps(redaction, sort_keys=True)} if redaction else {}
+    if file in ("task", "cutoff"):
+        return _of_task(file, tasks.read(task))
     if file == "task.yaml":
         beside = [path for path in (task, task.with_name("samples.txt")) if path.is_file()]
         return {path.name: fingerprint.of_place(path, progress) for path in beside}
     written = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
     read = fingerprint.of_place(recipe.path(written), progress) if written else "none"
     return {f"data.{file}": f"{recipe.data.format} {read}{_imported(recipe)}"}
+
+
+def _of_task(part: str, plain: Mapping[str, Any]) -> dict[str, str]:
+    if part == "cutoff":
+        redaction = plain.get("redaction")
+        return {"task.redaction": json.dumps(redaction, sort_keys=True, default=str)} if redaction else {}
+    does = {key: plain.get(key) for key in ("task", "runtime", "engine")}
+    return {"task": json.dumps(does, sort_keys=True, default=str)}
 
 
 def _imported(recipe: Recipe) -> str:
