@@ -374,11 +374,20 @@ class Manifest(ManifestSection):
 
     def no_threshold_reason(self, question: str = "") -> NoThreshold:
         """Return why answers to a question have no threshold; its name as in `confidence_of`."""
-        found = self.confidence_of(question)
-        if isinstance(found, Threshold):
-            return ""
-        measured = question in self.question_confidence if self.task.kind == "decide" else found.is_measured
-        return "NONE_PROVED" if measured else "NOT_CALIBRATED"
+        return self.no_threshold_reasons.get(question if self.task.kind == "decide" else "", "NOT_CALIBRATED")
+
+    @cached_property
+    def no_threshold_reasons(self) -> dict[str, NoThreshold]:
+        """Why answers have no threshold, by question; for all in "" where the task is not of kind decide.
+
+        A question that is not here is not calibrated. Made once, as every answer needs one.
+        """
+        if self.task.kind == "decide":
+            proved = {name: isinstance(own, Threshold) for name, own in self._calibrations.items()}
+            return {name: "" if each else "NONE_PROVED" for name, each in proved.items()}
+        if isinstance(self.confidence, Threshold):
+            return {"": ""}
+        return {"": "NONE_PROVED" if self.confidence.is_measured else "NOT_CALIBRATED"}
 
     @cached_property
     def _calibrations(self) -> dict[str, Confidence]:

@@ -259,8 +259,9 @@ def _grade(message: task_pb2.Confidence, value: float, finished: FinishedAnswer)
     if decision.threshold is not None:
         message.threshold = decision.threshold
         return
-    question = finished.question.name if finished.question else ""
-    why = finished.bundle.manifest.no_threshold_reason(question)
+    manifest = finished.bundle.manifest
+    question = finished.question.name if finished.question and manifest.task.kind == "decide" else ""
+    why = manifest.no_threshold_reasons.get(question, "NOT_CALIBRATED")
     if RouteReason.SCORES_VARY in decision.degraded:
         why = "SCORES_VARY"
     message.no_threshold_reason = messages.NO_THRESHOLD_REASONS[why]
