@@ -21,9 +21,17 @@ from tests.support.strace import strace
 
 CALLS = "openat,write,pwrite64,fsync,fdatasync,ftruncate,fallocate,rename,unlink,unlinkat,mkdir,rmdir"
 TRACER = (*strace(f"trace={CALLS}"), "-y", "-s", "1000000")
+TRACES_MAX = 5
+"""So often a change is traced until no two threads wrote at a time."""
+_UNORDERED = "<unfinished"
 _LINE = re.compile(r"^(?:\d+ +)?(\w+)\((.*)\) += (\d+)(?:<(.*)>)?$")
 _DESCRIPTOR = re.compile(r"^(\d+|AT_FDCWD)<([^>]*)>")
 _TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+def is_ordered(log: Path) -> bool:
+    """Tell whether the order of all calls is known: no call of a thread began before that of another ended."""
+    return _UNORDERED not in log.read_text()
 
 
 class _File:
@@ -55,7 +63,7 @@ class PowerCut:
     def replay(self, log: Path) -> Iterator[str]:
         """Do again what the trace says; yield each call after which the power may go with another end than before."""
         for line in log.read_text().splitlines():
-            assert "<unfinished" not in line, "two threads wrote at a time: the order is not known"
+            assert _UNORDERED not in line, "two threads wrote at a time: the order is not known"
             match = _LINE.match(line)
             if match and self._do(*match.groups()):
                 yield line[:200]
