@@ -124,7 +124,7 @@ def test_the_task_counts_by_what_it_does(tmp_path: Path):
 def test_the_table_of_stages_is_in_order():
     """A stage reads only stages above it, sections of a recipe, and files by names that are known."""
     names, splits = list(STAGES), {"train", "importance", "calibration", "test"}
-    files = {"source", "task", "task.yaml", "outliers", *splits}
+    files = {"source", "task", "cutoff", "task.yaml", "outliers", *splits}
     for name, step in STAGES.items():
         assert set(step.after) <= set(names[: names.index(name)]), name
         assert set(step.files) <= files, name
