@@ -23,7 +23,7 @@ def classify_enrolment(
     """Decide about an enrolment file.
 
     Args:
-        enrolment file: the enrolment file.
+        enrolment: the enrolment file.
         known: what this machine was enrolled with before; None = never.
         now: seconds since 1970, by this machine's clock.
         same_fleet: whether its root of trust leads to, or from, the one that is trusted here.

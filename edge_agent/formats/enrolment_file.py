@@ -152,7 +152,7 @@ class EnrolmentFile(_EnrolmentSection):
 
 
 def encode(enrolment: EnrolmentFile) -> bytes:
-    """Write a enrolment file."""
+    """Write an enrolment file."""
     body = enrolment.model_dump(mode="json", by_alias=True, exclude_none=True)
     sha256 = hashlib.sha256(canonical(body)).hexdigest()
     return json.dumps({"body": body, "sha256": sha256}, ensure_ascii=False, indent=1).encode() + b"\n"

@@ -206,9 +206,9 @@ def test_a_name_that_is_lost_in_mid_service_costs_nobody_his_deadline(tmp_path, 
         routes = [came_from(ask(site, f"hmm no. {number}!", 1.5)) for number in range(6)]
         assert ("LOCAL", "UPSTREAM_FAILED") == routes[0]
         # Which of them wait depends on when the pause between two probes is over, the last one too.
+        assert 3 <= sum(reason in ("UPSTREAM_OFFLINE", "DEADLINE_TOO_SHORT") for _, reason in routes)
         assert 3 >= routes.count(routes[0])
         assert {"LOCAL"} == {route for route, _ in routes}
-        assert {"UPSTREAM_FAILED", "UPSTREAM_OFFLINE", "DEADLINE_TOO_SHORT"} >= {reason for _, reason in routes}
         assert 0 == oracle.times_asked("hmm no.")
         names.known(NAME, "127.0.0.1")
         eventually_sync(lambda: came_from(ask(site, "hmm, after")) == ("UPSTREAM", "BELOW_THRESHOLD"), seconds=30)

@@ -121,8 +121,8 @@ def test_without_calibration_nothing_is_sure():
     """A bundle without a threshold has it unset, and every answer counts as below."""
     unsure = finished("classify", calibration=None, scores=(1.0, 0.0, 0.0))
     answer = classification(unsure, "answer", 0)
-    assert (1.0, True) == (answer.confidence.value, answer.confidence.below_threshold)
-    assert not answer.confidence.HasField("threshold")
+    why = task_pb2.NO_THRESHOLD_REASON_NOT_CALIBRATED
+    assert task_pb2.Confidence(value=1.0, below_threshold=True, no_threshold_reason=why) == answer.confidence
     assert "" == classification(unsure, "abstain", 0).label
 
 

@@ -50,7 +50,7 @@ def test_the_first_key_is_written_down_at_once(tmp_path: Path):
 
 
 def enrolment(number: int = 1) -> EnrolmentRecord:
-    """Return what is kept of a enrolment file."""
+    """Return what is kept of an enrolment file."""
     return EnrolmentRecord(sha256=f"{number:064x}", issued_at="2026-11-25T10:00:00Z", expires_at="2026-12-25T10:00:00Z")
 
 
