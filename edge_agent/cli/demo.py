@@ -36,7 +36,7 @@ from edge_agent.client import Classification, Client, Failure
 from edge_agent.errors import BundleUnreadable, FileMissing
 from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import counted, format_bytes
 
 SAMPLES_MAX = 20
 STRANGE = (
@@ -155,8 +155,8 @@ def _ask_questions(
 ) -> None:
     """Ask all questions of a bundle about labelled messages."""
     rows, name = sample(messages, rows_max), show.manifest.task.name
-    questions = len(show.manifest.task.questions)
-    _heading(console, f"{name}, {questions} questions in one call: {len(rows)} of {len(messages)} labelled messages")
+    questions = counted(len(show.manifest.task.questions), "question")
+    _heading(console, f"{name}, {questions} in one call: {len(rows)} of {len(messages)} labelled messages")
     with console.status(f"Asking {name}") as line:
         said = demo_questions.decide_rows(client, name, rows, partial(_update, line, name))
     demo_questions.show_questions(console, show.manifest, said)
