@@ -31,7 +31,7 @@ edge-convert assemble build/desk/echo --out build/desk/work/assemble/bundle
 def program_of(page: str, port: int) -> str:
     """Return the commands of a page in order, with the files that it shows."""
     found = re.findall(r"```(sh|yaml)\n(.*?)```", page, re.DOTALL)
-    assert ["sh", "sh", "sh", "yaml", *["sh"] * 7] == [kind for kind, _ in found]
+    assert ["sh", "sh", "sh", "yaml", *["sh"] * 8] == [kind for kind, _ in found]
     commands = [text for _, text in found]
     commands[3] = f"cat > {commands[3].splitlines()[0].removeprefix('# ')} <<'FILE'\n{commands[3]}FILE\n"
     trains, runs = commands[5].splitlines()
@@ -44,7 +44,7 @@ def program_of(page: str, port: int) -> str:
 
 @pytest.mark.slow
 def test_the_page_leads_from_a_table_to_answers() -> None:
-    """Its commands, one after the other in a fresh folder: the last one prints the answer of the signed bundle."""
+    """Its commands, one after the other in a fresh folder: curl and OpenAI's client ask the signed bundle."""
     program = program_of(PAGE.read_text(encoding="utf-8"), free_port())
     with tempfile.TemporaryDirectory(prefix="q") as folder:  # short, as the path of a socket has 107 bytes at most
         said = run(program, Path(folder))
@@ -52,6 +52,8 @@ def test_the_page_leads_from_a_table_to_answers() -> None:
     [answer] = json.loads(re.search(r'\{"model".*"usage":\{.*?\}\}\}', answered)[0])["answers"]  # type: ignore[index]
     assert ("predicate", "urgent", 1) == (answer["type"], answer["name"], answer["probability"] <= 1)
     assert "front 0.1.0" in said
+    printed = re.findall(r"^(urgent|department) \S+ False NOT_CALIBRATED$", said, re.MULTILINE)
+    assert ["urgent", "department"] == printed
 
 
 def run(program: str, folder: Path) -> str:
