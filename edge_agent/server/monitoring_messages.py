@@ -5,24 +5,27 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from edge_agent import statistics
 from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.example_records import question_of_key, task_of_key
 from edge_agent.formats.status_object import REMEDIES
 from edge_agent.monitoring.answer_observation import FAIR_SOURCES
-from edge_agent.monitoring.bundle_figures import (
-    AgreementCount,
-    AlarmState,
-    BundleSeries,
-    ConfidenceCount,
-    DailySpend,
-    ModelDisagreement,
-)
 from edge_agent.monitoring.sequential_tests import REFERENCE_ROWS, DriftStream, RiskEvidence, RiskGuarantee
-from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import field_pb2 as pb
 from edge_agent.v1 import task_pb2
+
+if TYPE_CHECKING:
+    from edge_agent.monitoring.bundle_figures import (
+        AgreementCount,
+        AlarmState,
+        BundleSeries,
+        ConfidenceCount,
+        DailySpend,
+        ModelDisagreement,
+    )
+    from edge_agent.store.state_database import InstalledBundle
 
 ALL_LABELS = ""
 RECENT_DAYS = 7
