@@ -6,12 +6,14 @@ Weights are named as in Hugging Face checkpoints. Heads:
     hidden      last_hidden_state [batch, tokens, hidden]
     tags        logits [batch, tokens, outputs]: classifier over each token
     classify    logits [batch, outputs]: classifier over the mean of the token vectors
+    LayerPooling  one output for each question: classifier over mean, maximum and minimum of the token vectors of layers
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,21 @@ class Config:
     positions: int = 512
 
 
+@dataclass(frozen=True)
+class LayerPooling:
+    """What a head of several questions reads: mean, maximum and minimum of the token vectors of some layers.
+
+    Sentence encoders are trained to forget in their last layer what does not change the meaning of a text, such as its
+    tone or a telephone number; the layers before it still have that.
+    """
+
+    layers: tuple[int, ...]
+    """0 = the embeddings, `Config.layers` = the last one; the vectors of each follow one another in this order."""
+    outputs: Mapping[str, int]
+    """Names and sizes of the outputs, float32 [batch, size], in the order of the classifier's rows; without any, the
+    graph has one output `pooled`, [batch, 3 * layers * hidden]."""
+
+
 def load(folder: Path) -> tuple[Config, Weights]:
     """Read config.json and model.safetensors of a BERT checkpoint."""
     told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -53,24 +70,34 @@ def load(folder: Path) -> tuple[Config, Weights]:
     return config, load_file(folder / "model.safetensors")
 
 
-def build(config: Config, weights: Weights, head: str) -> bytes:
+def build(config: Config, weights: Weights, head: str | LayerPooling) -> bytes:
     """Return the serialized ONNX model."""
     graph = _Graph(config, weights)
     hidden = graph.encoder()
-    outputs = len(weights.get("classifier.bias", ()))
-    shape: list[str | int]
-    if head == "classify":
-        output, name, shape = graph.linear(graph.mean(hidden), "classifier"), "logits", ["batch", outputs]
+    size = len(weights.get("classifier.bias", ()))
+    outputs: dict[str, list[str | int]]
+    if isinstance(head, LayerPooling):
+        pooled = graph.pooled(head.layers)
+        outputs = {name: ["batch", size] for name, size in head.outputs.items()}
+        if outputs:
+            graph.split(graph.linear(pooled, "classifier"), head.outputs)
+        else:
+            graph.name(pooled, "pooled")
+            outputs = {"pooled": ["batch", 3 * len(head.layers) * config.hidden]}
+    elif head == "classify":
+        graph.name(graph.linear(graph.mean(hidden), "classifier"), "logits")
+        outputs = {"logits": ["batch", size]}
     elif head == "tags":
-        output, name, shape = graph.linear(hidden, "classifier"), "logits", ["batch", "tokens", outputs]
+        graph.name(graph.linear(hidden, "classifier"), "logits")
+        outputs = {"logits": ["batch", "tokens", size]}
     else:
-        output, name, shape = hidden, "last_hidden_state", ["batch", "tokens", config.hidden]
-    graph.nodes.append(helper.make_node("Identity", [output], [name]))
+        graph.name(hidden, "last_hidden_state")
+        outputs = {"last_hidden_state": ["batch", "tokens", config.hidden]}
     inputs = [
         helper.make_tensor_value_info(each, TensorProto.INT64, ["batch", "tokens"])
         for each in ("input_ids", "attention_mask", "token_type_ids")
     ]
-    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
     whole = helper.make_graph(graph.nodes, "bert", inputs, results, graph.constants)
     model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)
@@ -86,10 +113,12 @@ class _Graph:
         self._weights = weights
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+        self._layers: list[str] = []
 
     def encoder(self) -> str:
         """Add the layers; return the token vectors."""
         hidden = self._embeddings()
+        self._layers.append(hidden)
         bias = self._mask_bias()
         for layer in range(self._config.layers):
             at = f"encoder.layer.{layer}"
@@ -99,6 +128,7 @@ class _Graph:
             hidden = self._norm(
                 self._op("Add", hidden, self.linear(inner, f"{at}.output.dense")), f"{at}.output.LayerNorm"
             )
+            self._layers.append(hidden)
         return hidden
 
     def linear(self, value: str, name: str) -> str:
@@ -111,6 +141,26 @@ class _Graph:
         mask = self._op("Unsqueeze", self._float_mask(), self._constant(np.array([2])))
         total = self._op("ReduceSum", self._op("Mul", hidden, mask), self._constant(np.array([1])), keepdims=0)
         return self._op("Div", total, self._op("ReduceSum", mask, self._constant(np.array([1])), keepdims=0))
+
+    def pooled(self, layers: Sequence[int]) -> str:
+        """Join mean, maximum and minimum of the token vectors of layers, where the mask is 1; after `encoder`."""
+        absent = self._op("Unsqueeze", self._absence(), self._constant(np.array([2])))
+        tokens, parts = self._constant(np.array([1])), []
+        for layer in layers:
+            hidden = self._layers[layer]
+            highest = self._op("ReduceMax", self._op("Add", hidden, absent), tokens, keepdims=0)
+            lowest = self._op("ReduceMin", self._op("Sub", hidden, absent), tokens, keepdims=0)
+            parts += [self.mean(hidden), highest, lowest]
+        return self._op("Concat", *parts, axis=-1)
+
+    def split(self, value: str, outputs: Mapping[str, int]) -> None:
+        """Divide the last axis into outputs."""
+        sizes = self._constant(np.array(list(outputs.values())))
+        self.nodes.append(helper.make_node("Split", [value, sizes], list(outputs), axis=-1))
+
+    def name(self, value: str, output: str) -> None:
+        """Give a result the name of an output."""
+        self.nodes.append(helper.make_node("Identity", [value], [output]))
 
     def _embeddings(self) -> str:
         one = self._constant(np.array(1))
@@ -126,10 +176,13 @@ class _Graph:
         return self._op("Cast", "attention_mask", to=TensorProto.FLOAT)
 
     def _mask_bias(self) -> str:
-        """0 where a token may be looked at and -1e9 where it is padding, as [batch, 1, 1, tokens]."""
+        """What to add to the scores of attention, as [batch, 1, 1, tokens]."""
+        return self._op("Unsqueeze", self._absence(), self._constant(np.array([1, 2])))
+
+    def _absence(self) -> str:
+        """0 where there is a token and -1e9 where there is padding, as [batch, tokens]."""
         absent = self._op("Sub", self._constant(np.float32(1)), self._float_mask())
-        bias = self._op("Mul", absent, self._constant(np.float32(-1e9)))
-        return self._op("Unsqueeze", bias, self._constant(np.array([1, 2])))
+        return self._op("Mul", absent, self._constant(np.float32(-1e9)))
 
     def _attention(self, hidden: str, bias: str, name: str) -> str:
         heads = self._config.heads

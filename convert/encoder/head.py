@@ -1,15 +1,18 @@
-"""A linear head of a few kilobytes on an encoder from an installed package: together a classification model.
+"""A linear head of some kilobytes on an encoder from an installed package: together a model that classifies or decides.
 
     python -m convert.encoder.head HEAD PACKAGE OUT    # writes OUT/model.onnx and OUT/tokenizer.json
 
 A head is a safetensors file: `classifier.weight`, `classifier.bias`, and in its metadata `encoder_sha256`, the hash of
-the weights that it was trained on. Other weights are refused, because its answers would be random.
+the weights that it was trained on. Other weights are refused, because its answers would be random. A head of several
+questions also has `layers` and `outputs`, as JSON: what it reads and gives (`bert_graph.LayerPooling`). Without them it
+reads the mean of the token vectors and classifies.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -20,10 +23,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from convert.encoder import bert_graph
-from convert.encoder.bert_graph import Weights
+from convert.encoder.bert_graph import LayerPooling, Weights
 from edge_agent.errors import FileMissing, InvalidRequest
 
 ENCODER_SHA256 = "encoder_sha256"
+LAYERS, OUTPUTS = "layers", "outputs"
 WEIGHT, BIAS = "classifier.weight", "classifier.bias"
 WEIGHTS_NAME, TOKENIZER_NAME = "model.safetensors", "tokenizer.json"
 
@@ -47,7 +51,7 @@ def read(path: Path, encoder: Path) -> Weights:
     """Read a head. Raises InvalidRequest: it was trained on another encoder."""
     with safe_open(path, framework="numpy") as file:
         wanted = (file.metadata() or {}).get(ENCODER_SHA256, "")
-        head = {name: np.asarray(file.get_tensor(name)) for name in (WEIGHT, BIAS)}
+        head = {name: np.asarray(file.get_tensor(name), np.float32) for name in (WEIGHT, BIAS)}
     found = _sha256(encoder / WEIGHTS_NAME)
     if found != wanted:
         said = f"{path} was trained on an encoder with sha256 {wanted[:16]}…, and {encoder} has {found[:16]}…"
@@ -55,11 +59,23 @@ def read(path: Path, encoder: Path) -> Weights:
     return head
 
 
+def pooling_of(path: Path) -> LayerPooling | None:
+    """Return what a head of several questions reads and gives; None = it classifies."""
+    with safe_open(path, framework="numpy") as file:
+        told = file.metadata() or {}
+    return LayerPooling(tuple(json.loads(told[LAYERS])), json.loads(told[OUTPUTS])) if LAYERS in told else None
+
+
+def told_of(pooling: LayerPooling) -> dict[str, str]:
+    """Return the metadata of a head of several questions."""
+    return {LAYERS: json.dumps(pooling.layers), OUTPUTS: json.dumps(dict(pooling.outputs))}
+
+
 def compose(path: Path, encoder: Path) -> bytes:
     """Return encoder and head as one ONNX model. Raises InvalidRequest: they do not belong together."""
     head = read(path, encoder)
     config, weights = bert_graph.load(encoder)
-    return bert_graph.build(config, {**weights, **head}, "classify")
+    return bert_graph.build(config, {**weights, **head}, pooling_of(path) or "classify")
 
 
 def _sha256(path: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,17 +17,26 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.cli import status
+from edge_agent.cli import demo_questions, status
 from edge_agent.cli.decide import decision_table
 from edge_agent.cli.demo_daemon import DemoDaemon
+from edge_agent.cli.demo_scores import (
+    DemoAnswer,
+    DemoScore,
+    LabelledMessage,
+    format_milliseconds,
+    plus_minus,
+    read_labelled,
+    sample,
+    score,
+)
 from edge_agent.cli.output import no_threshold, out, print_trimmed, table
 from edge_agent.cli.terminal import write_answer
 from edge_agent.client import Classification, Client, Failure
-from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest
+from edge_agent.errors import BundleUnreadable, FileMissing
 from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
-from edge_agent.formatting import format_bytes
-from edge_agent.statistics import Interval, share_of_families
+from edge_agent.formatting import counted, format_bytes
 
 SAMPLES_MAX = 20
 STRANGE = (
@@ -39,8 +46,8 @@ STRANGE = (
 )
 """Another language, another task, a keyboard: what a till sees, too."""
 SHOWN_ROWS = 8
-CALL_SECONDS_MAX = 60.0
-"""On a machine that does much else besides."""
+NARROWEST = {"model": len("encoder,"), "right if confident": len("confident"), "median call": len("12.3 ms")}
+"""Columns that give way on a narrow terminal, down to so many characters."""
 
 
 @dataclass(frozen=True)
@@ -52,44 +59,14 @@ class DemoBundle:
     samples: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class LabelledMessage:
-    """A message and what it wants."""
-
-    text: str
-    label: str
-    family: str = ""
-    """Messages of one are right or wrong together; empty = on its own."""
-
-
-@dataclass(frozen=True)
-class DemoAnswer:
-    """What a bundle said to one message."""
-
-    label: str
-    sure: bool
-    milliseconds: float
-
-
-@dataclass(frozen=True)
-class DemoScore:
-    """What a bundle's answers are worth."""
-
-    rows: int
-    right: Interval
-    sure: int
-    sure_right: Interval
-    """Of the sure answers."""
-    milliseconds: float
-    """Median of a call, as the caller sees it."""
-
-
 def run(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE_DIR", help="Bundle directories to show.")],
     labelled: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            metavar="FILE", help="JSON lines with text and label: compare the bundles that have these labels."
+            metavar="FILE",
+            help="JSON lines with text, and label or answers by question: count the right answers of the bundles that"
+            " have these labels or questions; may be given several times.",
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="Labelled messages to ask about, at most.")] = 160,
@@ -101,18 +78,14 @@ def run(
     Example: [bold]edge-agent demo build/pos-intent build/assistant[/bold]
     """
     shows = [read_demo_bundle(path) for path in bundles]
-    messages = read_labelled(labelled) if labelled else ()
-    compared = [show for show in shows if messages and has_labels_for(show.manifest, messages)]
+    parts = [read_labelled(path) for path in labelled or ()]
     console, started = out(), time.monotonic()
     with DemoDaemon() as daemon, daemon.client() as client:
         _start(console, daemon, client, shows)
-        if compared:
-            _compare(console, client, compared, messages, rows)
-        for show in compared:
-            _ask_strange(console, client, show)
+        shown = [show for messages in parts for show in _show_labelled(console, client, shows, messages, rows)]
         for show in shows:
             present = _KINDS.get(show.manifest.task.kind)
-            if present and show.samples and show not in compared:
+            if present and show.samples and show not in shown:
                 present(console, client, show)
         _heading(console, "edge-agent status")
         with daemon.admin() as admin:
@@ -158,6 +131,37 @@ def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Dem
             daemon.wait_ready(client, name)
         kind = f"{show.manifest.task.kind}, {show.manifest.runtime}, {size}"
         _done(console, f"{name} {show.manifest.version} ({kind}) answers after {time.monotonic() - started:.1f} s")
+
+
+def _show_labelled(
+    console: Console,
+    client: Client,
+    shows: list[DemoBundle],
+    messages: tuple[LabelledMessage, ...],
+    rows_max: int,
+) -> list[DemoBundle]:
+    """Ask the bundles that can answer labelled messages; return these."""
+    compared = [show for show in shows if has_labels_for(show.manifest, messages)]
+    if compared:
+        _compare(console, client, compared, messages, rows_max)
+    for show in compared:
+        _ask_strange(console, client, show)
+    asked = [show for show in shows if demo_questions.has_questions_for(show.manifest, messages)]
+    for show in asked:
+        _ask_questions(console, client, show, messages, rows_max)
+    return [*compared, *asked]
+
+
+def _ask_questions(
+    console: Console, client: Client, show: DemoBundle, messages: tuple[LabelledMessage, ...], rows_max: int
+) -> None:
+    """Ask all questions of a bundle about labelled messages."""
+    rows, name = sample(messages, rows_max), show.manifest.task.name
+    questions = counted(len(show.manifest.task.questions), "question")
+    _heading(console, f"{name}, {questions} in one call: {len(rows)} of {len(messages)} labelled messages")
+    with console.status(f"Asking {name}") as line:
+        said = demo_questions.decide_rows(client, name, rows, partial(_update, line, name))
+    demo_questions.show_questions(console, show.manifest, said)
 
 
 def _compare(
@@ -281,36 +285,6 @@ def _honest(console: Console, manifest: Manifest) -> None:
         console.print(f"{said}: no answer counts as sure", style="dim")
 
 
-def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
-    """Read JSON lines with "text" and "label". Raises FileMissing, InvalidRequest."""
-    if not path.is_file():
-        raise FileMissing(f"{path} does not exist", remedy="Name a file of JSON lines with 'text' and 'label'.")
-    rows = _rows(path.read_text(encoding="utf-8"))
-    if not rows:
-        remedy = "Write one JSON object with 'text' and 'label' a line."
-        raise InvalidRequest(f"{path} must hold labelled messages", remedy=remedy)
-    return rows
-
-
-def _rows(lines: str) -> tuple[LabelledMessage, ...]:
-    """Return nothing where a line is no labelled message."""
-    try:
-        return tuple(_labelled(json.loads(line)) for line in lines.split("\n") if line.strip())
-    except (ValueError, KeyError, TypeError):
-        return ()
-
-
-def _labelled(plain: dict[str, Any]) -> LabelledMessage:
-    return LabelledMessage(str(plain["text"]), str(plain["label"]), str(plain.get("family") or ""))
-
-
-def sample(rows: Sequence[LabelledMessage], rows_max: int) -> list[LabelledMessage]:
-    """Return at most `rows_max` rows, spread over all of them; always the same ones."""
-    if rows_max >= len(rows):
-        return list(rows)
-    return [rows[at * len(rows) // rows_max] for at in range(rows_max)]
-
-
 def has_labels_for(manifest: Manifest, rows: Sequence[LabelledMessage]) -> bool:
     """Tell whether a bundle can be right about every row."""
     return manifest.task.kind == "classify" and {row.label for row in rows} <= set(manifest.task.labels)
@@ -321,12 +295,12 @@ def classify_rows(
 ) -> list[DemoAnswer]:
     """Classify the rows one call at a time, as a till would; a failure is an answer that is wrong."""
     client.classify(
-        task, [rows[0].text], top_k=1, timeout_seconds=CALL_SECONDS_MAX
+        task, [rows[0].text], top_k=1, timeout_seconds=demo_questions.CALL_SECONDS_MAX
     )  # The first call warms the connection up.
     said = []
     for row in rows:
         started = time.monotonic()
-        (result,) = client.classify(task, [row.text], top_k=1, timeout_seconds=CALL_SECONDS_MAX)
+        (result,) = client.classify(task, [row.text], top_k=1, timeout_seconds=demo_questions.CALL_SECONDS_MAX)
         said.append(_demo_answer(result, (time.monotonic() - started) * 1000))
         done(len(said))
     return said
@@ -336,21 +310,6 @@ def _demo_answer(result: Classification | Failure, milliseconds: float) -> DemoA
     if isinstance(result, Failure):
         return DemoAnswer(result.reason, False, milliseconds)
     return DemoAnswer(result.label, not result.below_threshold, milliseconds)
-
-
-def score(rows: Sequence[LabelledMessage], said: Sequence[DemoAnswer]) -> DemoScore:
-    """Count what was right, and what was right among the sure answers."""
-    right = [(row, each.label == row.label) for row, each in zip(rows, said, strict=True)]
-    sure = [pair for pair, each in zip(right, said, strict=True) if each.sure]
-    return DemoScore(len(right), _share(right), len(sure), _share(sure), median(each.milliseconds for each in said))
-
-
-def _share(right: Sequence[tuple[LabelledMessage, bool]]) -> Interval:
-    """Return the share of right answers with its interval, by families of messages."""
-    families: dict[str, list[bool]] = {}
-    for row, good in right:
-        families.setdefault(row.family or f"\n{row.text}", []).append(good)
-    return share_of_families([(sum(each), len(each)) for each in families.values()])
 
 
 def show_comparison(
@@ -395,12 +354,14 @@ def _score_table(
     manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
 ) -> Table:
     numbers = ("right", "confident", "right if confident", "median call", "own files")
-    made = table("task", "model", *numbers, right=numbers, wrap=("model",))
+    made = table("task", "model", *numbers, right=numbers, wrap=tuple(NARROWEST))
+    for column in made.columns:
+        column.min_width = NARROWEST.get(str(column.header))
     shared = _shared_artifacts(manifests)
     for manifest, answers in zip(manifests, said, strict=True):
         found = score(rows, answers)
         name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
-        cells = (_plus_minus(found.right), *_confident_cells(manifest, found), _format_milliseconds(found.milliseconds))
+        cells = (plus_minus(found.right), *_confident_cells(manifest, found), format_milliseconds(found.milliseconds))
         made.add_row(name, model, *cells, format_bytes(_own_bytes(manifest, shared)))
     return made
 
@@ -409,7 +370,7 @@ def _confident_cells(manifest: Manifest, found: DemoScore) -> tuple[str, str]:
     """Return the share of sure answers, and how many of them are right; nothing where nothing is calibrated."""
     if manifest.confidence.policy != "threshold":
         return "-", "-"
-    return f"{found.sure / found.rows:.0%}", _plus_minus(found.sure_right)
+    return f"{found.sure / found.rows:.0%}", plus_minus(found.sure_right)
 
 
 def _own_bytes(manifest: Manifest, shared: set[str]) -> int:
@@ -420,15 +381,6 @@ def _shared_artifacts(manifests: Sequence[Manifest]) -> set[str]:
     """Return the files that more than one of the bundles has: they are on the disk and in memory once."""
     every = [artifact.sha256 for manifest in manifests for artifact in manifest.artifacts]
     return {sha256 for sha256 in every if every.count(sha256) > 1}
-
-
-def _plus_minus(share: Interval) -> str:
-    """Return a share with half of its 95% interval, both in percent; "-" of nothing."""
-    return "-" if math.isnan(share.value) else f"{share.value:.0%} ±{50 * (share.high - share.low):.0f}"
-
-
-def _format_milliseconds(milliseconds: float) -> str:
-    return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
 
 
 _KINDS: dict[str, Callable[[Console, Client, DemoBundle], None]] = {

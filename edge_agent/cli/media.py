@@ -81,7 +81,7 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
 
     Run it again after a failure: files that are on the drive already are not copied twice.
 
-    Example: [bold]edge-agent media export /media/usb[/bold]
+    Example: [bold]sudo edge-agent media export /media/usb[/bold]
     """
     _check_folder(path)
     with target_of(ctx).admin() as admin, progress(ctx, "Sealing"):

@@ -47,7 +47,8 @@ class TaskCounters:
     """The results of the inputs of one task."""
 
     __slots__ = (
-        *("answers", "compute", "confidence", "degraded", "first", "held_up", "queue", "token", "tokens", "total"),
+        *("answers", "compute", "confidence", "degraded", "first", "held_up", "queue", "question_answers"),
+        *("question_held_up", "token", "tokens", "total"),
     )
 
     def __init__(self) -> None:
@@ -63,6 +64,10 @@ class TaskCounters:
         """By reason."""
         self.held_up: Counter[str] = Counter()
         """Answers that are not confident, by what held them up."""
+        self.question_answers: Counter[tuple[str, str]] = Counter()
+        """By question and route, of a task with several; "" = a question of the call, whose name is the caller's."""
+        self.question_held_up: Counter[tuple[str, str]] = Counter()
+        """Answers that are not confident, by question and what held them up."""
         self.tokens = [0, 0]
         """Read and written."""
 

@@ -67,7 +67,7 @@ ANSWERS = (
         answer_seconds h Time from the arrival of an input to its answer.
         first_token_seconds h Time from arrival to the first token, of tasks that write text or records.
         token_seconds h Time for each further token, of tasks that write.
-        confidence_ratio h Calibrated confidence of answers, 0 to 1, of tasks that classify or extract.
+        confidence_ratio h Calibrated confidence of answers, 0 to 1, of tasks that classify, decide or extract.
         answers_below_threshold_total c Answers that are not confident, whatever the reason.
         input_tokens_total c Tokens read, the prompt around the input included.
         output_tokens_total c Tokens written.
@@ -78,7 +78,18 @@ ANSWERS = (
         "answers_not_confident_total c The same by what held them up: BELOW_THRESHOLD, BELOW_FLOOR,"
         " OUT_OF_DISTRIBUTION, SCORES_VARY.",
     ),
-    *_table(("task", "route"), "answers_total c Inputs answered, by where the answer came from."),
+    *_table(
+        ("task", "route"),
+        "answers_total c Answers by where they came from: one for each input, or one for each question asked about it.",
+    ),
+    *_table(
+        ("task", "question", "route"),
+        "question_answers_total c The same by question, of tasks with several; no question = those of the call.",
+    ),
+    *_table(
+        ("task", "question", "reason"),
+        "question_answers_not_confident_total c Answers to a question that are not confident, by what held them up.",
+    ),
     *_table(("task", "reason"), "degraded_total c Answers that were given with a reservation, by reason."),
     *_table(
         ("task", "reason"),

@@ -210,6 +210,10 @@ def _answers(task: str, counted: TaskCounters) -> Iterator[MetricSample]:
     yield MetricSample("output_tokens_total", counted.tokens[1], (task,))
     for route, number in list(counted.answers.items()):
         yield MetricSample("answers_total", number, (task, route))
+    for (question, route), number in list(counted.question_answers.items()):
+        yield MetricSample("question_answers_total", number, (task, question, route))
+    for (question, reason), number in list(counted.question_held_up.items()):
+        yield MetricSample("question_answers_not_confident_total", number, (task, question, reason))
     for reason, number in list(counted.degraded.items()):
         yield MetricSample("degraded_total", number, (task, reason))
 

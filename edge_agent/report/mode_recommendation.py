@@ -24,6 +24,7 @@ MORE_SHARE_MIN = 0.05
 """What a lower threshold must bring to be worth another calibration."""
 UNSURE_SHARE_MAX = 0.05
 """Where more are unsure, a task that asks nobody gives its doubtful answers away."""
+_NO_ANSWERS = "It has not answered yet, so nothing is known of its confidence."
 
 
 class RecommendationReason(StrEnum):
@@ -184,6 +185,7 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
         f"It is confident of {percent(sure.value)} of its answers. The large model was also asked about"
         f" {count(judged.rows)} of these, and disagrees with {count(judged.rows - judged.same)}."
     )
+    said = _NO_ANSWERS if sure.value is None else said
     if sure.rows >= LOCAL_ANSWERS_MIN and sure.low >= LOCAL_SHARE_MIN and judged.rows:
         return ModeRecommendation(
             "local",
@@ -206,7 +208,8 @@ def _local(figures: TaskFigures) -> ModeRecommendation:
         return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, _sentence(alarm.message), then)
     unsure = counted_share(sum(day.unsure for day in figures.recent), _sure(figures).rows)
     if unsure.low <= UNSURE_SHARE_MAX:
-        said = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
+        below = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
+        said = _NO_ANSWERS if unsure.value is None else below
         return ModeRecommendation("local", RecommendationReason.ASKS_NOBODY, said, "Nothing to do.")
     said = f"{percent(unsure.value)} of its answers are below the threshold and are returned anyway."
     first = "Run " if figures.may_leave else "Add the task to 'tasks' under 'escalation' in agent.yaml, then run "

@@ -373,12 +373,25 @@ def record_answer(
     if first:
         _record_input(of, finished)
     of.answers[decision.route] += 1
+    question = _counted_question(finished)
+    if question is not None:
+        of.question_answers[question, decision.route] += 1
     if confidence is not None:
         of.confidence.observe(confidence)
         if decision.held_up is not None:
             of.held_up[decision.held_up] += 1
+            if question is not None:
+                of.question_held_up[question, decision.held_up] += 1
     for reason in decision.degraded:
         of.degraded[reason] += 1
+
+
+def _counted_question(finished: FinishedAnswer) -> str | None:
+    """Return the question under which an answer counts: None = its task has none, "" = it came with the call."""
+    task, question = finished.bundle.manifest.task, finished.question
+    if question is None or task.kind != "decide":
+        return None
+    return question.name if any(each.name == question.name for each in task.questions) else ""
 
 
 def _record_input(of: TaskCounters, finished: FinishedAnswer) -> None:

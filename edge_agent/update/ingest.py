@@ -79,6 +79,10 @@ class BundleIngest:
         self._verified = self._trust.refresh(source)
         return self._verified
 
+    def awaits_first(self, source: Path) -> bool:
+        """Tell whether no update has arrived yet: `RepositoryTrust.awaits_first`."""
+        return self._trust.awaits_first(source)
+
     def missing_files(self, source: Path, verified: VerifiedRepository, digest: str) -> Sequence[DownloadRequest]:
         """Return what of a bundle is neither in the store nor in a folder; only its manifest while that is missing."""
         self._verified = verified

@@ -104,6 +104,12 @@ class RepositoryTrust:
             self.problem = error
             return self._stand_in(error)
 
+    def awaits_first(self, source: Path) -> bool:
+        """Tell whether the site waits for its first update: none has arrived, from the uplink or on a drive."""
+        folders = map(RepositoryFolder, (self._incoming, self._kept))
+        is_empty = all(folder.size(METADATA, TIMESTAMP) < 0 for folder in folders)
+        return source == self._incoming and is_empty and not self._mirror_mark.exists()
+
     def _stand_in(self, problem: UpdateError) -> VerifiedRepository:
         """Return what was trusted last.
 

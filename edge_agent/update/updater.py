@@ -27,6 +27,7 @@ from edge_agent.errors import (
     SiteError,
     UnknownTask,
     UpdateError,
+    UpdateIncomplete,
 )
 from edge_agent.formats.plan import (
     DesiredState,
@@ -200,6 +201,10 @@ class Updater:
         try:
             verified = await self._activation.on_store(self._ingest.refresh, folder)
         except (UpdateError, SiteError) as error:
+            if isinstance(error, UpdateIncomplete) and await self._activation.on_store(
+                self._ingest.awaits_first, folder
+            ):
+                return None, None  # that nothing has arrived yet is no problem of what arrived
             before = self._overview.problem
             if before is None or before.message != error.message:
                 log.warning("update_not_believed", reason=error.reason, message=error.message)

@@ -18,6 +18,7 @@ from tests.support.booted import CACHE, Machine, needs_machine, tree
 
 pytestmark = [pytest.mark.release, needs_machine]
 ELSEWHERE = "10.9.9.9"
+OPERATOR = "kim"
 CONNECTING = f"""
 import socket
 def said(address):
@@ -131,6 +132,14 @@ def test_a_group_is_a_role(site: Appliance):
     assert 3 == site.machine.tell("edge-agent", "status", user=DEVICE)[0]
 
 
+@pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])
+def test_doctor_finds_nothing_on_a_healthy_box(site: Appliance, user: str):
+    """With the drive's models and without a network; who may not see everything is told what was not checked."""
+    if user == OPERATOR:
+        site.machine.run("useradd", "--groups", "edge-agent-operators", OPERATOR)
+    assert [] == site.findings(user)
+
+
 def _complaints(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return warnings and errors, but for calls that a restart refuses and that may be repeated."""
     refused = {("warning", "DRAINING"), ("warning", "ENGINE_NOT_READY")}
@@ -222,6 +231,7 @@ def test_after_a_reboot_all_is_as_before(site: Appliance, how: str):
     after = site.status()
     assert [each["bundle"] for each in before["tasks"]] == [each["bundle"] for each in after["tasks"]]
     site.machine.until(lambda: site.main_pid("edge-uplink") != 0)
+    assert [] == site.findings() + site.findings(OPERATOR)
 
 
 def test_an_upgrade_keeps_everything_and_goes_back(site: Appliance):

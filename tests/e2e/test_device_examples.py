@@ -15,7 +15,7 @@ import pytest
 
 from edge_agent import certificate_authority
 from edge_agent.client import ReviewClient, Tls
-from tests.support.bundles import echo_bundle
+from tests.support.bundles import QUESTIONS, echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.tls_site import TlsSite
@@ -88,6 +88,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         daemon.install(
             echo_bundle(tmp_path / "pos-intent", "pos-intent", labels=("refund", "price")),
             echo_bundle(tmp_path / "assistant", "assistant", "generate"),
+            echo_bundle(tmp_path / "desk", "front-desk", "decide"),
         )
         review = f"unix:{daemon.run_dir}/review.sock"
         yield Site(daemon, tls, ((daemon.inference, "--review", review), (tls.address, "--tls", folder)))
@@ -113,6 +114,17 @@ def test_a_device_asks_reads_corrects_and_outlives_a_restart(site, program, way)
         daemon.start("pos-intent")
         assert device.heard().startswith("price ")
         assert "noted" == device.ask("= refund")
+
+
+@pytest.mark.slow
+@needs_node
+def test_a_till_asks_every_question_of_a_task(site):
+    """In one call: each question with its answer and how sure it is."""
+    with running("till", *site.ways[0]) as device:
+        answers = [each.split(": ", 1) for each in device.ask("# an urgent refund").split(", ")]
+    assert [each["name"] for each in QUESTIONS] == [name for name, _ in answers]
+    assert ["refund", "yes"] == [said.split()[0] for _, said in answers[:2]]
+    assert all(said.endswith(" unsure") for _, said in answers)
 
 
 @pytest.mark.slow

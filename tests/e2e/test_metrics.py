@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_agent.client import CallFailed
+from edge_agent.client import CallFailed, TaskQuestion
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.free_ports import free_port
 from tests.support.scraped import Scraped, fetch, kinds, scrape
 
-UNCALIBRATED = "till"
+UNCALIBRATED, DESK = "till", "desk"
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Runn
         running.install(
             echo_bundle(folder / "a", UNCALIBRATED, "classify", ("refund", "price")),
             echo_bundle(folder / "b", "talk", "generate"),
+            echo_bundle(folder / "c", DESK, "decide", task={"open_questions": True}),
         )
         yield running
 
@@ -58,6 +59,21 @@ def test_answers_are_counted(daemon: RunningDaemon, port: int) -> None:
         assert 4 == after(port, before, f"{name}_count", task=UNCALIBRATED)
     assert 4 == after(port, before, "answers_below_threshold_total", task=UNCALIBRATED)
     eventually_sync(lambda: scrape(port).value("examples_total", event="captured") == 4)
+
+
+def test_each_question_is_counted(daemon: RunningDaemon, port: int) -> None:
+    """By its name, route and what held it up; the name of a question of the call is the caller's, and no label."""
+    before = scrape(port)
+    mine = TaskQuestion("secret", "PREDICATE", "The customer is angry.")
+    with daemon.client() as client:
+        client.decide(DESK, ["a refund", "the price"], questions=["urgent"])
+        client.decide(DESK, ["a refund"], open_questions=[mine], on_low_confidence="abstain")
+    counted, unsure = "question_answers_total", "question_answers_not_confident_total"
+    assert 1 == after(port, before, counted, task=DESK, question="", route="abstained")
+    assert 2 == after(port, before, counted, task=DESK, question="urgent", route="local")
+    assert 2 == after(port, before, unsure, task=DESK, question="urgent", reason="BELOW_THRESHOLD")
+    assert 2 == after(port, before, "answers_total", task=DESK, route="local")
+    assert "secret" not in fetch(port)
 
 
 def test_what_writes_has_its_tokens_timed(daemon: RunningDaemon, port: int) -> None:
@@ -86,7 +102,7 @@ def test_the_site_is_described(daemon: RunningDaemon, port: int) -> None:
     """Tasks, engines, processes, disk and the program itself are on the page, and its kinds are those documented."""
     page = fetch(port)
     read = scrape(port)
-    assert {UNCALIBRATED, "talk"} == {labels["task"] for labels in read.labels("task_info")}
+    assert {UNCALIBRATED, "talk", DESK} == {labels["task"] for labels in read.labels("task_info")}
     (engine,) = read.labels("engine_info")
     assert ("echo", "cpu") == (engine["runtime"], engine["device"])
     assert 1 == read.value("engine_up", engine=engine["engine"])

@@ -49,6 +49,7 @@ class Published:
         self.on_the_way: set[str] = set()
         self.asked: list[tuple[bool, list[str]]] = []
         self.problem: EdgeAgentError | None = None
+        self.nothing_arrived = False
         self.copied = CopyProgress()
         self.cannot_admit: EdgeAgentError | None = None
         self.cannot_read: EdgeAgentError | None = None
@@ -57,6 +58,9 @@ class Published:
         if self.problem:
             raise self.problem
         return self.verified
+
+    def awaits_first(self, folder: Path) -> bool:
+        return self.nothing_arrived
 
     def describe_missing(self, folder: Path, verified: VerifiedRepository, digest: str) -> MissingFiles | None:
         if self.cannot_read:

@@ -33,7 +33,7 @@ def exchanging(folder: Path) -> Mapping[str, Any]:
     }
 
 
-def _give_folders(site: FaultySite) -> None:
+def give_folders(site: FaultySite) -> None:
     for name, owner in KEPT.items():
         path = site.folder / "exchange" / name
         os.chown(path, owner, EXCHANGE_GID)
@@ -44,7 +44,7 @@ def _receipts(site: FaultySite) -> Path:
     return site.folder / "exchange" / "receipts"
 
 
-shared: Mapping[str, Any] = {"settings": exchanging, "is_appliance": True, "prepare": _give_folders}
+shared: Mapping[str, Any] = {"settings": exchanging, "is_appliance": True, "prepare": give_folders}
 
 
 @made("exchange-folders/fault/does-not-exist", **shared)

@@ -79,14 +79,14 @@ def hold_while_starting(site: FaultySite) -> None:
     os.kill(_child(site), signal.SIGSTOP)
 
 
-def _let_start(site: FaultySite) -> None:
+def let_start(site: FaultySite) -> None:
     os.kill(_child(site), signal.SIGCONT)
     _await_ready(site)
     site.until(lambda: "tasks" not in {each["check"] for each in site.everything()})
 
 
-made("engine/note/", with_it=("tasks",), by_hand=_let_start)(hold_while_starting)
-made("tasks/note/movement", with_it=("engine",), by_hand=_let_start)(hold_while_starting)
+made("engine/note/", with_it=("tasks",), by_hand=let_start)(hold_while_starting)
+made("tasks/note/movement", with_it=("engine",), by_hand=let_start)(hold_while_starting)
 
 
 def _blob(site: FaultySite, content: bytes) -> Path:

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.support.eventually import eventually_sync
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import FaultySite
 from tests.support.fleet_cases import CentralTeam
@@ -28,7 +27,11 @@ def fleet(folder: Path) -> Mapping[str, Any]:
     root = folder / "root.json"
     root.write_bytes(central.root_bytes)
     shutil.copy(root, folder / "kept.json")
-    return {"site": IDENTITY, "update": {"root_file": str(root)}, "uplink": {"updates_url": str(central.folder)}}
+    return {
+        "site": IDENTITY,
+        "update": {"root_file": str(root), "check_seconds": 0.1},
+        "uplink": {"updates_url": str(central.folder)},
+    }
 
 
 def _restore(site: FaultySite) -> None:
@@ -62,11 +65,12 @@ def _metadata(site: FaultySite) -> Path:
     return site.daemon.state_dir / "incoming" / "metadata"
 
 
-@made("metadata/fault/timestamp-json-is-damaged", settings=fleet)
+@made("metadata/fault/timestamp-json-is-damaged", settings=fleet, with_it=("updates-believed",))
 def timestamp_cut_short(site: FaultySite) -> None:
     """A power cut left a timestamp that is empty."""
     _metadata(site).mkdir(parents=True, exist_ok=True)
     (_metadata(site) / "timestamp.json").write_bytes(b"")
+    site.until_found("updates-believed")
 
 
 @made(
@@ -84,15 +88,16 @@ def _timestamp(site: FaultySite, days: float) -> None:
     expires = datetime.fromtimestamp(time.time() + days * DAY, UTC)
     signed = {"_type": "timestamp", "version": 1, "expires": f"{expires:%Y-%m-%dT%H:%M:%SZ}"}
     (_metadata(site) / "timestamp.json").write_text(json.dumps({"signed": signed}))
+    site.until_found("updates-believed")
 
 
-@made("metadata/fault/version-expired-ago-nothing-new-is-installed", settings=fleet, with_it=())
+@made("metadata/fault/version-expired-ago-nothing-new-is-installed", settings=fleet, with_it=("updates-believed",))
 def metadata_expired(site: FaultySite) -> None:
     """The uplink has not run for a week after the newest metadata ended."""
     _timestamp(site, -7)
 
 
-@made("metadata/warning/version-expires-in", settings=fleet)
+@made("metadata/warning/version-expires-in", settings=fleet, with_it=("updates-believed",))
 def metadata_ends_soon(site: FaultySite) -> None:
     """The uplink has not run for so long that the metadata ends tomorrow."""
     _timestamp(site, 1.5)
@@ -130,18 +135,16 @@ def _name_the_root(site: FaultySite) -> None:
 
 def _wait_for_the_uplink(site: FaultySite) -> None:
     site.restart_uplink()
-    eventually_sync(lambda: "updates-believed" not in {each["check"] for each in site.findings()})
+    site.until_found("metadata", is_found=False)
 
 
 made(
     "metadata/note/no-update-has-arrived-yet",
     settings=lambda folder: {**fleet(folder), "uplink": {}, "update": {}},
-    with_it=("updates-believed",),
     person="the central team",
 )(_name_the_root)
 made(
     "metadata/note/no-metadata-has-arrived-in-yet-this-site-was-enrolled-today",
     settings=lambda folder: {**fleet(folder), "update": {}},
-    with_it=("updates-believed",),
     by_hand=_wait_for_the_uplink,
 )(_name_the_root)

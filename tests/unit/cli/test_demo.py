@@ -56,20 +56,27 @@ def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_it_compares_bundles_on_labelled_messages(tmp_path):
-    """Bundles with these labels answer every message, and the table counts; others are shown as ever."""
+    """Bundles with these labels or questions answer every message, and tables count; others are shown as ever."""
     labels = ", labels: [refund, price]"
     one, other = (bundle(tmp_path, name, "classify", "x\n", labels) for name in ("intent", "intent-new"))
     talk = bundle(tmp_path, "assistant", "generate", "good morning\n")
     rows = [("a refund please", "refund"), ("what price", "price"), ("the price again", "price"), ("price", "refund")]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
-    process = demo(tmp_path, one, other, talk, "--labelled", file)
+    questions = ", questions: [{name: urgent, type: predicate, instructions: It cannot wait.}]"
+    desk = bundle(tmp_path, "front-desk", "decide", "x\n", questions)
+    asked = tmp_path / "answers.jsonl"
+    asked.write_text(json.dumps({"text": "an urgent refund", "answers": {"urgent": "yes"}}) + "\n")
+    process = demo(tmp_path, one, other, talk, desk, "--labelled", file, "--labelled", asked)
     out, err = process.communicate(timeout=60)
     assert (0, "") == (process.returncode, err)
     assert "The same messages, 2 models: 4 of 4" in out
     assert "a refund please  refund  ✓ refund  ✓ refund" in out
     assert "price            refund  ✗ price   ✗ price" in out
     assert 2 == out.count("75% ±")
+    assert "front-desk, 1 question in one call: 1 of 1 labelled messages" in out
+    assert "an urgent refund\nurgent\n✓ yes?\n" in out
+    assert "urgent          2  100% ±" in out
     assert "you: good morning" in out
 
 

@@ -72,6 +72,13 @@ def test_every_advice_is_given(why):
     assert advice.then
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "local"])
+def test_a_task_without_a_call_has_no_share_in_its_advice(mode):
+    """A new site is told that nothing is known yet, and to stay in its mode."""
+    advice = judge_task(figures(mode=mode)).advice
+    assert (mode, "It has not answered yet") == (advice.mode, advice.because.partition(",")[0])
+
+
 @pytest.mark.parametrize(("mode", "says"), [("hybrid", "shadow"), ("local", "shadow")])
 def test_an_alarm_about_the_promise_sends_a_task_back(mode, says):
     """When people or the large model have refuted the promise, the advice is shadow, in the alarm's words."""

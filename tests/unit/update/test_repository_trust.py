@@ -339,9 +339,11 @@ def test_where_nothing_was_ever_mirrored_a_drives_plan_holds_without_a_word(cent
     site = TrustingSite(tmp_path / "far", central.root_bytes)
     with pytest.raises(UpdateIncomplete, match="there is no update in"):
         site.believe()
+    assert site.trust.awaits_first(site.incoming)
     site.believe(central.drive(tmp_path / "drive"))
     for each in (site, site.again()):
         assert (2, None) == (each.believe().plan_version, each.believe().problem)
+        assert not each.trust.awaits_first(site.incoming)
     site.bring(central.folder)
     assert site.believe().problem is None
     shutil.rmtree(site.incoming)

@@ -16,6 +16,7 @@ from edge_agent.errors import (
     ModelLoadFailed,
     UpdateExpired,
     UpdateIncomplete,
+    UpdateUntrusted,
 )
 from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.plan import ProbationRules
@@ -313,6 +314,15 @@ async def test_what_is_not_believed_begins_nothing_and_stops_nothing(site: Updat
     site.published.problem = None
     assert None is await site.updater.check()
     assert ("probation", newer, None) == (site.row().state, site.active(), site.updater.overview.problem)
+
+
+async def test_a_site_that_waits_for_its_first_update_has_no_problem(site: UpdatingSite):
+    """Nothing has arrived, so nothing that arrived was refused; another fault is said all the same."""
+    site.published.nothing_arrived = True
+    site.published.problem = UpdateIncomplete("there is no update")
+    assert (None, None) == (await site.updater.check(), site.updater.overview.problem)
+    site.published.problem = UpdateUntrusted("not the root of this fleet")
+    assert site.published.problem is await site.updater.check()
 
 
 async def test_a_new_task_arrives(site: UpdatingSite):

