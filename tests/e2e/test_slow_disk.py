@@ -67,7 +67,7 @@ def scrape_and_give_up(port: int) -> None:
 
 
 def test_callers_who_give_up_while_the_disk_is_slow_end_nothing(daemon, port):
-    """Feedback, review, status, metrics: whoever stops waiting is dropped; the next one is answered, answers are kept."""
+    """Feedback, review, status, metrics: whoever stops waiting is dropped; the next is answered, answers are kept."""
     kept = ask(daemon)
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client, daemon.admin() as admin:
         assert kept == client.prediction(kept, timeout_seconds=PATIENT_SECONDS).prediction_id

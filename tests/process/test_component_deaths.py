@@ -126,36 +126,43 @@ def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def core_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[CoreLog]:
-    """What a daemon with TLS reads: standard error of this process, until the test ends."""
-    monkeypatch.setattr(sys, "stderr", sys.stderr)  # put back afterwards
-    log = CoreLog()
-    taken = sys.stderr
-    yield log
-    log.close()
-    taken.close()
+@contextlib.contextmanager
+def core_log() -> Iterator[CoreLog]:
+    """What a daemon with TLS reads: standard error of this process, inside the block.
+
+    No fixture: pytest sets standard error again between a fixture and the test.
+    """
+    with contextlib.redirect_stderr(sys.stderr):  # CoreLog replaces it: put back afterwards
+        log = CoreLog()
+        with contextlib.closing(sys.stderr), contextlib.closing(log):
+            yield log
 
 
 @pytest.mark.slow
-async def test_whatever_dies_is_logged_shown_and_started_again_while_all_else_answers(tmp_path, run_dir, core_log):
+async def test_whatever_dies_is_logged_shown_and_started_again_while_all_else_answers(tmp_path, run_dir):
     """For each component: the traceback is logged; status, metrics name it; it runs again, also after two deaths.
 
     The components are those of the table in docs/internals/background-tasks.md.
     """
     redaction = {"redaction": {"task": "nobody", "without_model": {TASK: "rules"}}}
-    site = Site(settings_of(tmp_path, run_dir) | redaction, core_log=core_log)
-    async with site.running(tmp_path):
-        again = [each.name for each in site.supervisor.components if each.policy is DeathPolicy.RESTART]
-        page = TABLE.read_text(encoding="utf-8")
-        restarted = re.findall(r"(?m)^\| serve[^|]*\| `([^`]+)` \|[^|]*\| restart \|", page)
-        # The owner of engines is another one: test_engine_unsupervised.py.
-        assert sorted(set(restarted) - {"engine NAME"}) == sorted(again)
-        assert {"examples", "redaction", "handshakes", "refusals", "metrics", "health"} <= set(again)
-        assert {"large-model", "questions", "alarms", "updates", "memory"} <= set(again)
-        for name in again:
-            await dies_twice(site, name)
-        assert not site.gave_up.is_set()
+    with core_log() as log:
+        site = Site(settings_of(tmp_path, run_dir) | redaction, core_log=log)
+        async with site.running(tmp_path):
+            await each_component_dies(site)
+
+
+async def each_component_dies(site: Site) -> None:
+    """Check that the site has the components of the table; let each of them die."""
+    again = [each.name for each in site.supervisor.components if each.policy is DeathPolicy.RESTART]
+    page = TABLE.read_text(encoding="utf-8")
+    restarted = re.findall(r"(?m)^\| serve[^|]*\| `([^`]+)` \|[^|]*\| restart \|", page)
+    # The owner of engines is another one: test_engine_unsupervised.py.
+    assert sorted(set(restarted) - {"engine NAME"}) == sorted(again)
+    assert {"examples", "redaction", "handshakes", "refusals", "metrics", "health"} <= set(again)
+    assert {"large-model", "questions", "alarms", "updates", "memory"} <= set(again)
+    for name in again:
+        await dies_twice(site, name)
+    assert not site.gave_up.is_set()
 
 
 async def dies_twice(site: Site, name: str) -> None:
