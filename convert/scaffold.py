@@ -263,7 +263,7 @@ data:
 finetune:
   # lora: an adapter for a decoder. full, head: an encoder, all of it or only its classification head.
   method: {method}
-  # 0: the default of the method.
+  # 0: the default of the method; for an encoder with about a thousand rows try 0.00015.
   # learning_rate: 0
   epochs: {epochs}
   # batch_rows: 8

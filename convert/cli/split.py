@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from convert.cli import progress_output
 from convert.data import row_division, row_files
 from convert.data.splits import write_splits
 from convert.pipeline import task_file
+from convert.pipeline.recipe import RECIPE_NAME
 from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say
 from edge_agent.errors import InvalidRequest
@@ -49,7 +49,10 @@ def run(
     write_splits(out, {split: [row_division.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():
         say(f"{out / split}.jsonl: {plural(len(members), 'row')}")
-    progress_output.out().print("Next: name these files under 'data' in recipe.yaml.")
+    following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
+    if recipe.is_file():
+        following = f"Next: see that 'data' in {recipe} names these files, then run 'edge-convert run {out}'."
+    say(following)
 
 
 def _shares(written: str) -> dict[str, float]:

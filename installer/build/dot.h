@@ -10,7 +10,10 @@
    activations a = e * p, -127 <= p <= 127, with s = e * sum(p). The sum of their products is d * e * sum(q * p) + m * s.
 
    The macro has arguments: where llama.cpp declares, defines or calls the function, a parenthesis follows, and it gets
-   another name; ggml-cpu.c's table of formats names it without one, and so takes the function below. */
+   another name; ggml-cpu.c's table of formats names it without one, and so takes the function below.
+
+   Processors with SSE4.1 and no AVX, such as the small ones in many tills, have a function of their own at the end: there
+   llama.cpp multiplies number by number. */
 #if !defined(__ASSEMBLER__) && !defined(__cplusplus) && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #if __has_include("ggml-cpu-impl.h") && __has_include("quants.h")
 #define ggml_vec_dot_q4_1_q8_1(...) edge_their_dot_q4_1_q8_1(__VA_ARGS__)
@@ -314,5 +317,37 @@ static inline bool edge_sgemm_q4_1(const struct ggml_compute_params * params, in
 #undef llamafile_sgemm
 #define llamafile_sgemm edge_sgemm_q4_1
 #endif
+#endif
+#elif !defined(__ASSEMBLER__) && !defined(__cplusplus) && defined(__SSE4_1__) && !defined(__AVX__)
+#if __has_include("ggml-cpu-impl.h") && __has_include("quants.h") && __has_include("simd-mappings.h")
+#define ggml_vec_dot_q4_1_q8_1(...) edge_their_dot_q4_1_q8_1(__VA_ARGS__)
+#include "ggml-cpu-impl.h"
+#include "quants.h"
+#include "simd-mappings.h"
+
+/* A ggml_vec_dot_t, one block at a time. A product of sixteen bits holds four of numbers at most: 4 * 15 * 128. */
+static inline void (ggml_vec_dot_q4_1_q8_1)(int n, float * s, size_t bs, const void * vx, size_t bx, const void * vy, size_t by, int nrc) {
+    const block_q4_1 * x = (const block_q4_1 *) vx;
+    const block_q8_1 * y = (const block_q8_1 *) vy;
+    const __m128i nibble = _mm_set1_epi8(15), ones = _mm_set1_epi16(1);
+    __m128 sum = _mm_setzero_ps();
+    float rest = 0.0f;
+    for (int i = 0; i < n / QK8_1; i++) {
+        const __m128i weights = _mm_loadu_si128((const __m128i *) x[i].qs);
+        const __m128i low = _mm_and_si128(weights, nibble), high = _mm_and_si128(_mm_srli_epi16(weights, 4), nibble);
+        const __m128i first = _mm_maddubs_epi16(low, _mm_loadu_si128((const __m128i *) y[i].qs));
+        const __m128i second = _mm_maddubs_epi16(high, _mm_loadu_si128((const __m128i *) (y[i].qs + QK8_1 / 2)));
+        const __m128 products = _mm_cvtepi32_ps(_mm_madd_epi16(_mm_add_epi16(first, second), ones));
+        const float scale = GGML_CPU_FP16_TO_FP32(x[i].d) * GGML_CPU_FP16_TO_FP32(y[i].d);
+        sum = _mm_add_ps(sum, _mm_mul_ps(_mm_set1_ps(scale), products));
+        rest += GGML_CPU_FP16_TO_FP32(x[i].m) * GGML_CPU_FP16_TO_FP32(y[i].s);
+    }
+    const __m128 two = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    *s = _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1))) + rest;
+    (void) bs;
+    (void) bx;
+    (void) by;
+    (void) nrc;
+}
 #endif
 #endif

@@ -1,11 +1,8 @@
-"""The contract of the llama engine on builds for several kinds of processor (tests/support/llama_builds.py)."""
+"""The builds that the contract of the llama engine runs on (tests/support/llama_builds.py)."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,35 +12,13 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.runtimes.llama import llama_backends
 from edge_agent.formats.manifest import encode
 from tests.support import bundles, llama_builds
-from tests.support.llama_builds import BUILDS, VARIABLE, Build
-
-TOLD = 6000
-"""Characters of what a failed run has printed."""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(llama_builds.chosen() is not None, reason="this run is one of those that it starts")
-@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
-def test_the_suite_passes_on_each_build(build: Build) -> None:
-    """Each kind of processor whose code can be executed here; that of this machine itself is what other runs have."""
-    if not build.runs_here:
-        pytest.skip(f"this processor has not all of {', '.join(build.needs)}")
-    for arguments in build.runs:
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-n0", "-rfE", "--tb=short", *arguments],
-            cwd=llama_builds.ROOT,
-            env={**os.environ, VARIABLE: build.name},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, f"on the build for {build.name}:\n{(run.stdout + run.stderr)[-TOLD:]}"
+from tests.support.llama_builds import BUILDS, Build
 
 
 @pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 def test_what_a_build_is_left_out_of_is_there(build: Build) -> None:
     """Each test that the table of builds names is one of the contract's: a name that was changed would be no rule."""
-    for named in {argument.removeprefix("--deselect=") for arguments in build.runs for argument in arguments[2:]}:
+    for named in build.names_tests:
         file, _, test = named.partition("::")
         assert f"def {test}" in (llama_builds.ROOT / file).read_text(encoding="utf-8")
 

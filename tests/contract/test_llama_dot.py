@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,18 @@ ROWS = ctypes.CFUNCTYPE(
 HEADER = Path(__file__).parents[2] / "installer" / "build" / "dot.h"
 WIDE = Path(__file__).parents[1] / "support" / "avx512"
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
+SSE = ("-msse4.2", "-mno-avx")
+AVX_FORMS = [pytest.param(form, marks=by_row) for form in ("for_avx2", "for_vnni")]
+HALVES = """
+#include <string.h>
+static inline float half(uint16_t bits) {
+    _Float16 number;
+    memcpy(&number, &bits, sizeof(number));
+    return number;
+}
+#define GGML_CPU_FP16_TO_FP32(bits) half(bits)
+"""
+"""What simd-mappings.h says of half floats."""
 BLOCKS = """
 #include <stdint.h>
 #define QK8_1 32
@@ -47,12 +59,14 @@ typedef struct { uint16_t d, s; int8_t qs[32]; } block_q8_1;
 """What ggml-common.h says of them."""
 TABLE = """
 void (*dot)(int, float *, size_t, const void *, size_t, const void *, size_t, int) = ggml_vec_dot_q4_1_q8_1;
+#ifdef __AVX2__
 void (*rows)(const block_q4_1 *, int64_t, int, const block_q8_1 *, int64_t, int, int, float *, int64_t) = edge_rows;
 int four_blocks =
 #ifdef EDGE_FOUR_BLOCKS
     1;
 #else
     0;
+#endif
 #endif
 """
 
@@ -77,15 +91,16 @@ def named() -> Callable[..., None]:
     return installed().ggml_get_type_traits_cpu(Q4_1).contents.dot
 
 
-def compiled(folder: Path, beside: str = "") -> ctypes.CDLL:
-    """Compile the header for a processor with AVX2; `beside` is a folder with a file that stands before llama.cpp's."""
+def compiled(folder: Path, beside: str = "", processor: Sequence[str] = AVX2) -> ctypes.CDLL:
+    """Compile the header for a processor; `beside` is a folder with a file that stands before llama.cpp's."""
     compiler = shutil.which("cc") or pytest.skip("no compiler is installed (sudo apt-get install gcc)")
     (folder / "ggml-cpu-impl.h").write_text("#include <immintrin.h>\n")
     (folder / "quants.h").write_text(BLOCKS)
+    (folder / "simd-mappings.h").write_text(HALVES)
     (folder / "table.c").write_text(TABLE)
     made = folder / "table.so"
     include = [f"-I{beside}", "-ffp-contract=off", f"-I{folder}"] if beside else [f"-I{folder}"]
-    command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", *AVX2, *include, "-include", str(HEADER)]
+    command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", *processor, *include, "-include", str(HEADER)]
     subprocess.run([*command, "-o", str(made), str(folder / "table.c"), "-lm"], check=True)
     return ctypes.CDLL(str(made))
 
@@ -114,6 +129,12 @@ def for_vnni(made_for_vnni: ctypes.CDLL) -> Callable[..., None]:
     return DOT.in_dll(made_for_vnni, "dot")
 
 
+@pytest.fixture(scope="module")
+def for_sse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """What llama.cpp would call on a processor without AVX."""
+    return DOT.in_dll(compiled(tmp_path_factory.mktemp("sse"), processor=SSE), "dot")
+
+
 def guarded(blocks: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
     """Return blocks that end where memory does: reading on ends the process."""
     size = -(-blocks * kind.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -123,7 +144,6 @@ def guarded(blocks: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
     return np.frombuffer(region, kind, blocks, size - blocks * kind.itemsize)
 
 
-@by_row
 def test_it_is_built_in(named: Callable[..., None]):
     """llama.cpp's own has another name then; a build that still calls that would pass for slow."""
     theirs = ctypes.cast(installed().edge_their_dot_q4_1_q8_1, ctypes.c_void_p).value
@@ -142,7 +162,7 @@ def blocks_of(blocks: int, random: np.random.Generator) -> tuple[NDArray[np.void
     return x, y
 
 
-@pytest.mark.parametrize("form", ["named", *(pytest.param(form, marks=by_row) for form in ("for_avx2", "for_vnni"))])
+@pytest.mark.parametrize("form", ["named", "for_sse", *AVX_FORMS])
 @pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
 def test_it_computes_products_and_minima(request: pytest.FixtureRequest, form: str, blocks: int):
     """Rows of any number of blocks, and no byte beyond them."""

@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "llama-builds"
 VARIABLE = "EDGE_AGENT_LLAMA_BUILD"
@@ -35,6 +37,8 @@ HEADERS = tuple(ROOT / "installer" / "build" / name for name in ("attention.h", 
 _COMPUTES = "libggml-cpu.so.0"
 _OTHERS = ("libllama.so", "libggml.so", "libggml.so.0", "libggml-base.so.0")
 _OPTIONS = ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2", "AVX512")
+_TOLD = 6000
+"""Characters of what a failed run has printed."""
 _LEFT_OUT = ("COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER")
 _AVX2 = ("avx2", "fma", "f16c", "bmi2")
 
@@ -63,6 +67,11 @@ class Build:
         ]
         left_out = [f"--deselect={test}" for test in _SAY_NOTHING_OF_THE_CODE]
         return [["-m", self.tier, *left_out, *suite], *([[*self.also]] if self.also else [])]
+
+    @property
+    def names_tests(self) -> set[str]:
+        """Beginnings of the ids of tests that are left out of its runs, or added to them."""
+        return {*_SAY_NOTHING_OF_THE_CODE, *_SAME_BITS, *self.also}
 
     @property
     def runs_here(self) -> bool:
@@ -120,6 +129,8 @@ _SAME_BITS = (
     *_of("lone_rows", "a_lone_row_among_few_cells_is_computed_alone"),
 )
 
+_IS_CHOSEN = "tests/contract/test_llama_builds.py::test_the_chosen_build_is_what_computes"
+
 BUILDS = {
     build.name: build
     for build in (
@@ -148,6 +159,41 @@ def chosen() -> Build | None:
     """Return the build that this run was asked for; None = the native one."""
     name = os.environ.get(VARIABLE) or NATIVE
     return None if name == NATIVE else BUILDS[name]
+
+
+def run_contract(name: str) -> None:
+    """Run the contract of the llama engine on a build, in processes of their own, and fail with what they print.
+
+    It is skipped where this processor cannot execute the build. Where the native build reports the same code paths
+    (llama_print_system_info), as with AVX2 on a processor that has nothing newer, the whole contract runs on the native
+    one anyway, and only the tests of equal bits run again on this one.
+    """
+    build = BUILDS[name]
+    if not build.runs_here:
+        pytest.skip(f"this processor has not all of {', '.join(build.needs)}")
+    make([build])
+    alike = _code_paths(build.folder) == _code_paths(_installed())
+    for arguments in [[*_SAME_BITS, _IS_CHOSEN]] if alike else build.runs:
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-n0", "-rfE", "--tb=short", *arguments],
+            cwd=ROOT,
+            env={**os.environ, VARIABLE: name},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, f"on the build for {name}:\n{(run.stdout + run.stderr)[-_TOLD:]}"
+
+
+def _code_paths(folder: Path) -> str:
+    """Return which of its code paths the build in a folder has, as llama.cpp reports them."""
+    return subprocess.run(
+        [sys.executable, "-c", "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"],
+        env={**os.environ, "LLAMA_CPP_LIB_PATH": str(folder)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def use_chosen() -> None:

@@ -1,0 +1,15 @@
+"""The contract of the llama engine on llama.cpp's code for processors with AVX2."""
+
+# A file of its own, so that a worker takes it by itself.
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.llama_builds import run_contract
+
+
+@pytest.mark.slow
+def test_the_contract_holds_on_avx2() -> None:
+    """Whatever asserts bits, scores or texts passes on that code."""
+    run_contract("avx2")
