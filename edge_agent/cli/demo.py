@@ -46,6 +46,8 @@ STRANGE = (
 )
 """Another language, another task, a keyboard: what a till sees, too."""
 SHOWN_ROWS = 8
+NARROWEST = {"model": len("encoder,"), "right if confident": len("confident"), "median call": len("12.3 ms")}
+"""Columns that give way on a narrow terminal, down to so many characters."""
 
 
 @dataclass(frozen=True)
@@ -352,7 +354,9 @@ def _score_table(
     manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
 ) -> Table:
     numbers = ("right", "confident", "right if confident", "median call", "own files")
-    made = table("task", "model", *numbers, right=numbers, wrap=("model",))
+    made = table("task", "model", *numbers, right=numbers, wrap=tuple(NARROWEST))
+    for column in made.columns:
+        column.min_width = NARROWEST.get(str(column.header))
     shared = _shared_artifacts(manifests)
     for manifest, answers in zip(manifests, said, strict=True):
         found = score(rows, answers)

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from edge_agent.client import Classification
+from edge_agent.client import Classification, Decision
 from edge_agent.formats import example_records
 from tests.support.bundles import echo_bundle
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
 from tests.support.gateway_site import GatewaySite, gateway_site
 
-LABELS = ("refund", "price", "hours")
+DESK, LABELS = "front-desk", ("refund", "price", "hours")
 SECRET = "anna@example.org"
 COLLECTED: dict[str, Any] = {"examples": {"collect": {TASK: "local"}}}
 
@@ -30,6 +30,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewaySite]:
     bundles = (
         echo_bundle(folder / "same", TASK, labels=LABELS[::-1], version="9.0.0"),
         echo_bundle(folder / "other", "intent-large", labels=LABELS),
+        echo_bundle(folder / "desk", DESK, "decide"),
     )
     with gateway_site(folder / "site", *bundles) as running:
         yield running
@@ -78,3 +79,31 @@ def test_its_probabilities_are_kept_beside_its_label(tmp_path: Path, teacher: Ga
     assert SECRET not in record["input"]
     read = example_records.ExamplePrediction.model_validate({"kept": {"because": "escalated"}, **record})
     assert same.label == read.teacher_answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["decisions", "systemone"])
+def test_only_the_unsure_questions_of_a_task_are_asked(tmp_path: Path, teacher: GatewaySite, protocol: str) -> None:
+    """A sure answer is the site's; each other one is the teacher's, and its record has the probabilities."""
+    sure = {"policy": "threshold", "temperature": 1.0, "threshold": 0.5, "target_risk": 0.05, "delta": 0.1}
+    confidence = {"intent": {**sure, "n": 100, "bound": 0.05, "coverage": 0.9}}
+    modes = {"tasks": [DESK], "modes": {DESK: "hybrid"}}
+    credentials = str(teacher.console.token_file)
+    collected = {"examples": {"collect": {DESK: "local"}}}
+    with EscalatingSite(
+        tmp_path, teacher, collected, credentials_file=credentials, model=DESK, protocol=protocol, **modes
+    ) as site:
+        site.admin.install(echo_bundle(tmp_path / "bundle", DESK, "decide", question_confidence=confidence))
+        site.start_uplink()
+        [found] = site.client.decide(DESK, ["an urgent refund"])
+        assert isinstance(found, Decision)
+        records = {each.question: stored_prediction(site, each.prediction_id) for each in found.answers}
+    with teacher.daemon.client() as direct:
+        [same] = direct.decide(DESK, ["an urgent refund"])
+    assert isinstance(same, Decision)
+    routes = {each.question: each.route for each in found.answers}
+    assert {"intent": "LOCAL", "urgent": "UPSTREAM", "severity": "UPSTREAM"} == routes
+    assert records["intent"].get("teacher_scores") in (None, [])
+    for question in ("urgent", "severity"):
+        kept = {label: pytest.approx(share) for label, share in records[question]["teacher_scores"]}
+        assert kept == dict(same[question].probabilities)

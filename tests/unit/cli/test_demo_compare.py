@@ -193,3 +193,14 @@ def test_no_more_than_a_screen_of_answers_is_shown():
     assert demo.SHOWN_ROWS == page.getvalue().count("message 0")
     assert "message 084" in page.getvalue()
     assert "100% ±2" in page.getvalue()
+
+
+def test_the_figures_fit_a_terminal_of_eighty_columns():
+    """The model's description and long headings give way, and no word is broken or cut."""
+    page, bundle = io.StringIO(), manifest("pos-intent-head", calibrated=True)
+    answers = [said("refund", "price", "other", sure=True)]
+    demo.show_comparison(Console(file=page, width=80), [bundle], ROWS, answers)
+    lines = page.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    words = page.getvalue().split()
+    assert not {"task", "model", "confident", "median", "call", "own", "files", "MB", "pos-intent-head"} - {*words}
