@@ -38,10 +38,9 @@ def test_the_quick_demo_answers_in_a_fresh_clone_without_a_compiler(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "CC")}
     environment |= {"PATH": str(path_without_compilers(tmp_path / "bin")), "PYTHON": sys._base_executable}
     environment["PIP_FIND_LINKS"] = " ".join([environment.get("PIP_FIND_LINKS", ""), str(ROOT / ".cache" / "wheels")])
-    none = subprocess.run(
-        ["bash", "-c", "type gcc g++ cc make cmake"], env=environment, capture_output=True, check=False
-    )
-    assert b"" == none.stdout
+    look = ["bash", "-c", "type gcc g++ cc make cmake"]
+    found = subprocess.run(look, env=environment, capture_output=True, check=False).stdout
+    assert b"" == found
     done = subprocess.run(
         ["scripts/demo", "--quick"], cwd=clone, env=environment, capture_output=True, text=True, check=False
     )
