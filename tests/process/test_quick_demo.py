@@ -36,7 +36,10 @@ def test_the_quick_demo_answers_in_a_fresh_clone_without_a_compiler(tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "CC")}
-    environment |= {"PATH": str(path_without_compilers(tmp_path / "bin")), "PYTHON": sys._base_executable}
+    environment |= {
+        "PATH": str(path_without_compilers(tmp_path / "bin")),
+        "PYTHON": str(Path(sys.executable).resolve()),
+    }
     environment["PIP_FIND_LINKS"] = " ".join([environment.get("PIP_FIND_LINKS", ""), str(ROOT / ".cache" / "wheels")])
     look = ["bash", "-c", "type gcc g++ cc make cmake"]
     found = subprocess.run(look, env=environment, capture_output=True, check=False).stdout
