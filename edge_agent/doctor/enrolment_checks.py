@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edge_agent.doctor.configuration_checks import FileReader, is_shared
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
-from edge_agent.doctor.installation import UPLINK_USER, FileInfo, read_bytes, stat_file, stat_parents
+from edge_agent.doctor.installation import UPLINK_USER, FileInfo, read_bytes, read_text, stat_file, stat_parents
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.formatting import format_duration
 
@@ -26,6 +26,8 @@ CREDENTIALS = Check("credentials", "settings")
 _ENROL = "sudo edge-agent-setup --kit FILE"
 _NEEDS_CREDENTIAL = ("s3://", "gs://", "az://", "abfs://", "https://")
 _KEY_BEGIN = b"-----BEGIN PRIVATE KEY-----"
+_DROP_IN = "etc/systemd/system/edge-uplink.service.d/credentials.conf"
+"""Enrolment lists here what systemd passes to the uplink."""
 _SEALED, _PLAIN = "etc/credstore.encrypted/edge-agent-{name}.cred", "etc/credstore/edge-agent-{name}.cred"
 
 
@@ -179,6 +181,8 @@ class CredentialFile:
     sealed: bool
     """systemd stores it encrypted."""
     readers: tuple[FileReader, ...]
+    expected: bool = True
+    """agent.yaml names it, or enrolment gave it to the uplink's unit."""
 
     @property
     def needed(self) -> bool:
@@ -193,10 +197,17 @@ class CredentialFile:
 
 _CREDENTIAL: tuple[FindingRule[CredentialFile], ...] = (
     FindingRule(
+        "note",
+        lambda f: not f.file.kind and not f.expected,
+        "no credential was given for {f.url}",
+        "Correct for a public store. Otherwise enrol the site with a file that has one.",
+        _ENROL,
+    ),
+    FindingRule(
         "warning",
         lambda f: not f.file.kind,
         "{f.url} has none: {f.file.path} does not exist",
-        "Correct for a public store. Otherwise enrol the site, or write the credential.",
+        "Enrol the site again, or write the credential.",
         _ENROL,
     ),
     FindingRule("fault", lambda f: not f.file.size, "{f.file.path} is empty", "Write the credential again.", _ENROL),
@@ -304,7 +315,8 @@ def _credential(context: ProbeContext, what: str, url: str, named: str) -> Crede
         return CredentialFile(what, url, stat_file(path), sealed=False, readers=readers)
     # systemd reads these as root, and passes them to the uplink only.
     path = plain if plain.exists() and not sealed.exists() else sealed
-    return CredentialFile(what, url, stat_file(path), sealed=path == sealed, readers=())
+    expected = f"={what}:" in read_text(context.installation.at(_DROP_IN))
+    return CredentialFile(what, url, stat_file(path), sealed=path == sealed, readers=(), expected=expected)
 
 
 GROUPS = (

@@ -28,6 +28,8 @@ QUEUE = 32
 CROWD = 150
 ANSWERS_EACH = 2
 CROWDED_SECONDS = 60.0
+REFUSALS_IN_A_ROW_MAX = 1000 * CROWD
+"""With so many between two answers the crowd is not served any more."""
 HURRIED = 300
 COUNT = "Count: 1, 2, 3, 4, 5,"  # SmolLM2 does not stop
 TEXT = "How much is the blue lamp?"
@@ -100,22 +102,25 @@ async def test_a_crowd_at_a_full_queue_is_served_in_the_end(daemon: RunningDaemo
     """For a minute, 150 callers at 16 places and a queue of 32 are answered again and again; refusals say when."""
     refusals: Counter[str] = Counter()
     until = time.monotonic() + CROWDED_SECONDS
+    in_a_row = 0
 
     async def call(client: AsyncClient) -> int:
+        nonlocal in_a_row
         answers = 0
         while time.monotonic() < until or answers < ANSWERS_EACH:
             try:
                 await client.classify("sort", [TEXT], timeout_seconds=30)
-                answers += 1
+                answers, in_a_row = answers + 1, 0
             except CallFailed as failed:
                 refusals[f"{failed.code} {failed.reason}"] += 1
+                in_a_row += 1
                 assert (failed.retry_after_seconds or 0) > 0
+                assert in_a_row <= REFUSALS_IN_A_ROW_MAX
                 await asyncio.wait_for(client.task("sort"), 30)  # a moment in which others come to word
         return answers
 
     async with AsyncClient(daemon.inference) as client:
-        async with asyncio.timeout(2 * CROWDED_SECONDS):
-            answers = await asyncio.gather(*(call(client) for _ in range(CROWD)))
+        answers = await asyncio.gather(*(call(client) for _ in range(CROWD)))
         assert min(answers) >= ANSWERS_EACH
         assert refusals.keys() <= {"RESOURCE_EXHAUSTED QUEUE_FULL", "RESOURCE_EXHAUSTED CLIENT_SHARE_FULL"}
         assert refusals

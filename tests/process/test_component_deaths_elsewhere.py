@@ -90,7 +90,7 @@ def console_settings(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "settings_of", "count"), [(UPLINK, uplink_settings, 3), (CONSOLE, console_settings, 1)]
+    ("script", "settings_of", "count"), [(UPLINK, uplink_settings, 3), (CONSOLE, console_settings, 2)]
 )
 def test_whatever_dies_is_logged_and_started_again_or_ends_the_daemon(tmp_path, script, settings_of, count):
     """For each component: the log has the traceback; it begins again after a pause, or the exit code is 1."""

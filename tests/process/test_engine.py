@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.child_supervisor import EngineState
@@ -34,7 +35,7 @@ from edge_agent.errors import (
 )
 from edge_agent.formats.manifest import Manifest, PromptTemplate, Requires, TaskLimits, TaskSpec, encode
 from edge_agent.process_memory import resident_bytes
-from tests.support.eventually import eventually, eventually_sync, turns
+from tests.support.eventually import SECONDS_MAX, eventually, eventually_sync, turns
 
 CONFIG = EngineConfig(
     queue_requests_max=4,
@@ -44,6 +45,8 @@ CONFIG = EngineConfig(
     load_seconds_max=20,
     load_failures_max=2,
 )
+PATIENT = CONFIG.model_copy(update={"load_seconds_max": 3600.0, "attach_seconds_max": 3600.0})
+"""Gives a load or an attach an hour: a child that is found out before that is found out by its silence."""
 CLASSIFY = Manifest(
     task=TaskSpec(name="intent", kind="classify", labels=("refund", "price"), limits=TaskLimits(input_tokens_max=8)),
     version="1.0.0",
@@ -323,15 +326,17 @@ async def test_a_stopped_idle_child_is_noticed() -> None:
 @pytest.mark.slow
 async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> None:
     """An attach may take as long as a load once it has begun; one that never begins gives a wedged child no time."""
-    async with pool_of() as pool:
+    async with pool_of(PATIENT) as pool:
         await pool.detach("generate", drain_seconds=1)
         await eventually(lambda: EngineState.READY is pool.statuses()[0].state)
         before = child(pool)
         os.kill(before, signal.SIGSTOP)
-        async with asyncio.timeout(CONFIG.load_seconds_max / 2):
-            with pytest.raises(EngineCrashed):
-                await pool.attach("generate", GENERATE, encode(GENERATE), {})
+        with structlog.testing.capture_logs() as logged:
+            async with asyncio.timeout(SECONDS_MAX):
+                with pytest.raises(EngineCrashed):
+                    await pool.attach("generate", GENERATE, encode(GENERATE), {})
             await eventually(lambda: pool.ready("classify") and child(pool) != before)
+        assert [before] == [each["pid"] for each in logged if each["event"] == "engine_silent"]
 
 
 @pytest.mark.slow
@@ -340,14 +345,16 @@ async def test_a_child_that_stops_within_an_attach_is_noticed_as_well(loaded: bo
     """What loads computes: an attach that has begun and spends no time of a processor is not waited for."""
     task = TaskSpec(name="stall", kind="generate", prompt=PromptTemplate(template="!stall {input}"))
     stalling = Manifest(task=task, version="1.0.0", runtime="echo")
-    async with pool_of() as pool:
+    async with pool_of(PATIENT) as pool:
         if loaded:
             await eventually(lambda: EngineState.READY is pool.statuses()[0].state)
         before = child(pool)
-        async with asyncio.timeout(CONFIG.load_seconds_max / 2):
-            with pytest.raises(EngineCrashed if loaded else ModelLoadFailed):
-                await pool.attach("stall", stalling, encode(stalling), {})
+        with structlog.testing.capture_logs() as logged:
+            async with asyncio.timeout(SECONDS_MAX):
+                with pytest.raises(EngineCrashed if loaded else ModelLoadFailed):
+                    await pool.attach("stall", stalling, encode(stalling), {})
             await eventually(lambda: pool.ready("classify") and child(pool) != before)
+        assert before in [each["pid"] for each in logged if each["event"] == "engine_silent"]
 
 
 async def test_a_model_that_does_not_load_leaves_nothing_behind(tmp_path: Path) -> None:

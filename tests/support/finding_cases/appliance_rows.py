@@ -47,6 +47,20 @@ def _receipts(site: FaultySite) -> Path:
 shared: Mapping[str, Any] = {"settings": exchanging, "is_appliance": True, "prepare": give_folders}
 
 
+def _enrol_with_credential(site: FaultySite) -> None:
+    """Do what enrolment does with the credential of a file that has one."""
+    assert site.appliance is not None
+    sealed = site.appliance.etc / "credstore.encrypted"
+    sealed.mkdir(exist_ok=True)
+    (sealed / "edge-agent-uplink.cred").write_text("x")
+
+
+@made("credentials/note/no-credential-was-given-for", by_hand=_enrol_with_credential, **shared)
+def store_without_a_credential(site: FaultySite) -> None:
+    """The site got a store and no credential, as for a public one."""
+    site.edit(uplink={"url": "s3://fleet/shop"})
+
+
 @made("exchange-folders/fault/does-not-exist", **shared)
 def folder_removed(site: FaultySite) -> None:
     """Somebody removed the folder of receipts."""

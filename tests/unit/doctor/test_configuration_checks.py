@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def secret(*, sealed: bool = False, where: str = S3, readers: tuple[FileReader, 
         ("ok", secret(sealed=True)),
         ("note", secret()),
         ("warning", secret(kind="")),
+        ("note", replace(secret(kind=""), expected=False)),
         ("fault", secret(size=0)),
         ("fault", secret(mode=0o644)),
         ("fault", secret(readers=(FileReader(file("/etc/uplink.yaml"), OPEN, UPLINK),), uid=0, gid=0)),
