@@ -31,6 +31,7 @@ _TOO_LARGE = re.compile(r"message larger than max(?: \((\d+) vs\. (\d+)\))?")
 _TOO_MANY = "Concurrent RPC limit exceeded"  # in grpc/_cython and grpc/_server.py
 _REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM: the connection had too many, and gRPC's own retry, too
 _OTHER_PROGRAM = "Received http2 header with status"
+_RESET = ("", "CANCELLED")  # what gRPC says of a call that a stopping server reset before a handler had it
 _RETRY_SECONDS = 1.0  # as the daemon names where it refuses by itself
 _RETRY_INFO = " after the delay in RetryInfo"
 
@@ -147,7 +148,7 @@ def _without_info(
         return _handshake_failed(target, details, tls) or _unreachable(target, details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (failed := _exhausted(target, details)):
         return failed
-    if code is grpc.StatusCode.CANCELLED and not details:  # a cancel of this client's own has details
+    if code is grpc.StatusCode.CANCELLED and details in _RESET:  # a cancel of this client's own has other details
         return _reset(target)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return _expired(target, timeout_seconds, reached=reached)
