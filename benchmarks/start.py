@@ -1,12 +1,15 @@
 """How soon and how small the daemon and a command start, beside the imports that neither can do without.
 
-In an environment of the agent's own dependencies, so that nothing is loaded that only tests or the factory install. The
-ratios are to `python -c "import grpc.aio, pydantic, structlog"` of the same rounds; with SmolLM2-135M on a warm page
-cache.
+In an environment of the agent's own dependencies, so that nothing is loaded that only tests or the factory install, and
+with compiled modules, as a site has them. The ratios of the daemon without engines and of the command are to
+`python -c "import grpc.aio, pydantic, structlog"` of the same rounds. Those of a task are to a process of
+llama-cpp-python that loads the same file, SmolLM2-135M on a warm page cache, with as many cells, and reads one text.
+The daemon that has the task was started before, so its settings of llama.cpp are measured already.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +26,15 @@ ROUNDS = 11
 IMPORTS = "import grpc.aio, pydantic, structlog"
 READY_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.005
+TASK, TEXT = "pos-intent", "I want my money back"
+LOADING = """
+import sys, llama_cpp
+model = llama_cpp.Llama(sys.argv[1], n_ctx=int(sys.argv[2]), n_batch=512, verbose=False)
+model.eval(model.tokenize(sys.argv[3].encode()))
+"""
+"""What llama.cpp's own Python binding does until it has read one text."""
+# A shell that forbids Python to keep what it has compiled would have every start compile its modules again.
+_ENVIRONMENT = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def measure() -> list[Bar]:
@@ -32,19 +44,24 @@ def measure() -> list[Bar]:
 
 
 def _measure(folder: Path) -> list[Bar]:
-    empty, full = RunningDaemon(folder / "empty"), RunningDaemon(folder / "full")
+    empty, full = RunningDaemon(folder / "empty"), RunningDaemon(folder / "full", engine={"tune": True})
     empty.python = full.python = str(agent_interpreter())
+    empty.environment = full.environment = _ENVIRONMENT
     with full:
         full.install(smollm2_bundle(folder / "bundle", "classify"))
+        weights, cells = _weights_and_cells(full)
+    load = [empty.python, "-c", LOADING, weights, cells, TEXT]
     with empty:  # what the environment has not compiled yet is compiled now
         _seconds([*empty.command(), "status"])
-    imports, serving, status, resident, ready, first = [], [], [], [], [], []
+    _seconds(load)
+    imports, serving, status, resident, loading, ready, first = [], [], [], [], [], [], []
     for _ in range(ROUNDS):
         imports.append(_seconds([empty.python, "-c", IMPORTS]))
         with empty:
             serving.append(empty.seconds_to_serving)
             resident.append(_resident_megabytes(empty))
             status.append(_seconds([*empty.command(), "status"]))
+        loading.append(_seconds(load))
         started = time.monotonic()
         with full:
             _wait_ready(full)
@@ -54,19 +71,34 @@ def _measure(folder: Path) -> list[Bar]:
     return [
         Bar(f"{IMPORTS}, s", median(imports), None, "lower"),
         Bar("daemon without engines: RSS, MB", median(resident), 80, "lower"),
-        Bar("daemon without engines: SERVING, s", median(serving), 1.5, "lower"),
+        Bar("daemon without engines: SERVING, s", median(serving), None, "lower"),
         Bar("daemon without engines: SERVING / these imports", median(serving) / median(imports), 2.5, "lower"),
         Bar("edge-agent status / these imports", median(status) / median(imports), 1.5, "lower"),
-        Bar("daemon with SmolLM2, warm cache: task SERVING, s", median(ready), 4, "lower"),
-        Bar("daemon with SmolLM2, warm cache: first answer, s", median(first), 4, "lower"),
+        Bar("llama-cpp-python with SmolLM2: one text read, s", median(loading), None, "lower"),
+        Bar("daemon with SmolLM2: task SERVING, s", median(ready), None, "lower"),
+        Bar("daemon with SmolLM2: first answer, s", median(first), None, "lower"),
+        Bar("daemon with SmolLM2: first answer / llama-cpp-python", median(first) / median(loading), None, "lower"),
     ]
 
 
 def _seconds(command: Sequence[str]) -> float:
     """Return how long a command takes."""
     started = time.monotonic()
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)  # noqa: S603 our own
+    subprocess.run(command, capture_output=True, check=True, env=_ENVIRONMENT)  # noqa: S603 our own
     return time.monotonic() - started
+
+
+def _weights_and_cells(daemon: RunningDaemon) -> tuple[str, str]:
+    """Return the file of weights of the only engine, and how many tokens its context holds."""
+    with daemon.admin() as admin:
+        details = admin.status().engines[0].details
+    [weights] = [path for path in (daemon.state_dir / "blobs").rglob("*") if path.is_file() and _is_gguf(path)]
+    return str(weights), details["context_cells"]
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as opened:
+        return opened.read(4) == b"GGUF"
 
 
 def _resident_megabytes(daemon: RunningDaemon) -> float:
@@ -77,7 +109,7 @@ def _resident_megabytes(daemon: RunningDaemon) -> float:
 def _wait_ready(daemon: RunningDaemon) -> None:
     deadline = time.monotonic() + READY_SECONDS_MAX
     with daemon.client() as client:
-        while not client.serving("pos-intent"):
+        while not client.serving(TASK):
             if time.monotonic() > deadline:
                 raise TimeoutError(daemon.log.read_text())
             time.sleep(POLL_SECONDS)
@@ -85,7 +117,7 @@ def _wait_ready(daemon: RunningDaemon) -> None:
 
 def _classify(daemon: RunningDaemon) -> None:
     with daemon.client() as client:
-        client.classify("pos-intent", ["I want my money back"])
+        client.classify(TASK, [TEXT])
 
 
 if __name__ == "__main__":

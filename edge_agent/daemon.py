@@ -24,12 +24,10 @@ import uvloop
 
 from edge_agent import __version__, logs, systemd
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.capture.redaction_queue import RedactionDependencies
-from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
+from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.core_log import CoreLog
 from edge_agent.engine.pool import EnginePool
-from edge_agent.formats.status_object import TaskStatus
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
 from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
@@ -54,6 +52,9 @@ from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
 
 if TYPE_CHECKING:
+    from edge_agent.capture.redaction_queue import RedactionDependencies
+    from edge_agent.capture.spool_worker import SpoolWorker
+    from edge_agent.formats.status_object import TaskStatus
     from edge_agent.update.ingest import BundleIngest
 
 STOP_SECONDS = 20.0
@@ -74,7 +75,7 @@ class Daemon:
         config: Config,
         store: Store,
         supervisor: Supervisor | None = None,
-        spool_worker: type[SpoolWorker] = SpoolWorker,
+        spool_worker: type[SpoolWorker] | None = None,
         core_log: CoreLog | None = None,
     ) -> None:
         """Make the components over an open store; `spool_worker` opens the spool of examples.
@@ -287,7 +288,7 @@ def _bundle_ingest(config: Config, store: Store) -> BundleIngest | None:
     return BundleIngest(config, store, RepositoryTrust(config, store.trusted))
 
 
-def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[SpoolWorker] = SpoolWorker) -> int:
+def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[SpoolWorker] | None = None) -> int:
     """Run the daemon until it is told to stop; return the exit code.
 
     `wrap` is for the supervisor; `spool_worker` opens the spool of examples.
@@ -334,7 +335,7 @@ def _limits(config: StoreConfig) -> StoreLimits:
 
 
 async def _serve(
-    config: Config, store: Store, wrap: RunWrapper, spool_worker: type[SpoolWorker], core_log: CoreLog | None
+    config: Config, store: Store, wrap: RunWrapper, spool_worker: type[SpoolWorker] | None, core_log: CoreLog | None
 ) -> DaemonOutcome:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

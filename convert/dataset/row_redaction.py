@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from convert.data.data_row import DataRow, TextSpan
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
-from edge_agent.capture.redact.builtin_rules import RULES_VERSION
+from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.capture.redact.redactor import PLACEHOLDER, Redactor
 
 RULE_SET = f"redaction rules of version {RULES_VERSION}"

@@ -12,7 +12,7 @@ from convert.evaluate.bundle_folder import BundleFolder
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.evaluate.serving import ServedBundles
 from convert.pipeline.stage import Progress
-from edge_agent.capture.redact.builtin_rules import RULES_VERSION
+from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.capture.redact.model_findings import (
     FoundValue,
     ModelFindings,

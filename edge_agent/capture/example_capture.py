@@ -3,48 +3,38 @@
 It runs on the event loop and owns a `SpoolWriter`, whose thread does the work. `queue_answer` is part of every answer
 and only queues. Every other call awaits that thread and returns when the result is on the disk. No call waits for a
 stalled disk: `status` reports it at once, and the other calls are refused.
+
+A site that collects nothing loads neither the spool nor the rules of redaction.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge_agent.capture.person_erasure import (
-    AnswerErasure,
-    FoundRecords,
-    PersonErasure,
-    ScanPlace,
-    ValueSearch,
-    describe,
-)
-from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback, answer_texts
-from edge_agent.capture.redact.model_findings import ModelFindings
-from edge_agent.capture.redact.redactor import RedactionSession, ReplacedValue
-from edge_agent.capture.redaction_audit import AuditedText, AuditFigures, MarkedSpan
+from edge_agent.capture.captured_answer import CapturedAnswer, HumanFeedback, answer_texts
 from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
-from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
-from edge_agent.capture.spool import SpooledPrediction
-from edge_agent.capture.spool_worker import PrivacyReport, SpoolWorker, SpoolWorkerDependencies, build_redactor
+from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter, ReviewItem, parse_review_item
 from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
-from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import Config
-from edge_agent.errors import (
-    EdgeAgentError,
-    PredictionUnknown,
-    RecordInvalid,
-    RedactionHeld,
-    SpoolStalled,
-    StoreDamaged,
-)
-from edge_agent.formats.example_records import Consent, ReviewStream, parse_stored
-from edge_agent.formats.manifest import Manifest
-from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
+from edge_agent.errors import EdgeAgentError, PredictionUnknown, RedactionHeld, SpoolStalled
+
+if TYPE_CHECKING:
+    from edge_agent.capture.person_erasure import AnswerErasure, PersonErasure, ScanPlace, ValueSearch
+    from edge_agent.capture.redact.model_findings import ModelFindings
+    from edge_agent.capture.redact.redactor import RedactionSession, Redactor, ReplacedValue
+    from edge_agent.capture.redaction_audit import AuditedText, AuditFigures, MarkedSpan
+    from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
+    from edge_agent.capture.spool_worker import PrivacyReport, SpoolWorker
+    from edge_agent.capture.teacher_questions import TeacherQuestion
+    from edge_agent.formats.example_records import Consent
+    from edge_agent.formats.manifest import Manifest
+    from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
 
 Result = TypeVar("Result")
 HOUSEKEEPING_SECONDS = 1.0
@@ -54,22 +44,6 @@ STALLED_SECONDS_MAX = 10.0
 """After which a call that needs the disk is refused at once."""
 WAIT_SECONDS_MAX = 30.0
 """For one call; sealing everything may take longer."""
-QUEUE_START = ReviewCursor()
-"""Before the first place of the review queue."""
-
-
-@dataclass(frozen=True)
-class ReviewItem:
-    """A kept prediction, its feedback, and its place in the review queue."""
-
-    record: dict[str, Any]
-    reviewed: bool
-    feedback: tuple[dict[str, Any], ...] = ()
-    place: ReviewCursor = QUEUE_START
-    """In the review queue."""
-    stream: ReviewStream = "uncertain"
-    probability: float | None = None
-    """With which the audit drew it; None = it did not."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +101,11 @@ class ExampleCapture:
         self,
         config: Config,
         around: SpoolWorkerDependencies,
-        worker: type[SpoolWorker] = SpoolWorker,
+        worker: type[SpoolWorker] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         reader: RedactionDependencies | None = None,
     ) -> None:
-        """Compile the redaction rules; `start` opens the spool with a `worker`; `monotonic` measures stalls.
+        """Note what the site collects; `start` opens the spool with a `worker`; `monotonic` measures stalls.
 
         `reader` asks the redaction model that the configuration names, if it names one.
 
@@ -142,8 +116,7 @@ class ExampleCapture:
         examples = config.examples
         self.collected = frozenset(task for task, consent in examples.collect.items() if consent != "off")
         """The tasks whose answers are captured."""
-        self._enabled = bool(self.collected)
-        redactor = self._redactor = build_redactor(config)
+        self._enabled = bool(self.collected) or _has_spool(config)
         limits = CaptureLimits(
             examples.queue_examples_max,
             examples.queue_bytes_max,
@@ -151,11 +124,9 @@ class ExampleCapture:
             examples.commit_seconds,
             examples.input_characters_max,
         )
-        self._enabled = self._enabled or (config.state_dir / "spool.db").exists()
-        # A site that is updated says how that went, whether it collects anything or not.
-        site = config.site
-        self._enabled = self._enabled or bool(config.update.root_file and site.id and site.recipients)
-        self._writer = SpoolWriter(lambda: worker(config, redactor, around), limits, monotonic)
+        if self._enabled or _redacts(config):
+            _ = self._redactor
+        self._writer = SpoolWriter(lambda: self._open_worker(worker, around), limits, monotonic)
         self.redaction: RedactionQueue | None = None
         """Answers that wait for the redaction model; None = rules alone redact."""
         if config.redaction.task:
@@ -165,6 +136,19 @@ class ExampleCapture:
         # One place is always left to callers, so one alone is none for what nobody waits for.
         escalation = config.escalation
         self._later = bool(escalation.url and escalation.later_questions_max and escalation.calls_max > 1)
+
+    @functools.cached_property
+    def _redactor(self) -> Redactor:
+        # A site that neither collects nor escalates does without: the patterns take a tenth of a second to compile.
+        from edge_agent.capture.site_redactor import build_redactor  # noqa: PLC0415
+
+        return build_redactor(self._config)
+
+    def _open_worker(self, worker: type[SpoolWorker] | None, around: SpoolWorkerDependencies) -> SpoolWorker:
+        # Only a site that collects loads the spool.
+        from edge_agent.capture.spool_worker import SpoolWorker  # noqa: PLC0415
+
+        return (worker or SpoolWorker)(self._config, self._redactor, around)
 
     def start(self) -> None:
         """Open the spool and begin to write; a site that never collected anything gets no spool."""
@@ -329,6 +313,8 @@ class ExampleCapture:
 
         Raises InvalidRequest for values that cannot be searched for.
         """
+        # Only an erasure loads what searches.
+        from edge_agent.capture.person_erasure import FoundRecords, ScanPlace, describe  # noqa: PLC0415
 
         def begin(worker: SpoolWorker) -> tuple[ValueSearch, frozenset[str]]:
             search = worker.search(values)
@@ -341,7 +327,7 @@ class ExampleCapture:
         by_text: frozenset[str] = frozenset()
         place: ScanPlace | None = ScanPlace()
         while place is not None:
-            found, place = await self._run(partial(_scan, search, place), alone=True, seconds_max=None)
+            found, place = await self._run(functools.partial(_scan, search, place), alone=True, seconds_max=None)
             by_text |= found
         records = FoundRecords(by_digest, by_text)
 
@@ -359,15 +345,15 @@ class ExampleCapture:
 
     async def privacy_report(self) -> PrivacyReport:
         """Return figures about personal data, without any text or value. Raises StoreDamaged, PredictionUnknown."""
-        return await self._run(SpoolWorker.privacy_report, alone=True)
+        return await self._run(lambda worker: worker.privacy_report(), alone=True)
 
     async def seal_all(self) -> int:
         """Seal everything that waits; return the number of new segments. Raises SiteError."""
-        return await self._run(SpoolWorker.seal_all, alone=True, seconds_max=None)
+        return await self._run(lambda worker: worker.seal_all(), alone=True, seconds_max=None)
 
     async def read_receipts(self) -> int:
         """Apply the receipts in the folder; return the number of deleted segments. Raises ExchangeError."""
-        return await self._run(SpoolWorker.read_receipts, alone=True, seconds_max=None)
+        return await self._run(lambda worker: worker.read_receipts(), alone=True, seconds_max=None)
 
     async def status(self) -> CaptureStatus | None:
         """Return counters and sizes, or within 2 s why there are none; None where nothing is collected."""
@@ -447,14 +433,18 @@ class ExampleCapture:
             raise _waited(seconds_max) from None
 
 
-def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_START) -> ReviewItem:
-    """Parse what the spool keeps of a prediction. Raises StoreDamaged."""
-    try:
-        said = tuple(map(parse_stored, found.feedback))
-        return ReviewItem(parse_stored(found.record), found.reviewed, said, place, found.stream, found.probability)
-    except RecordInvalid:
-        remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
-        raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None
+def _has_spool(config: Config) -> bool:
+    """Return whether the site ever collected anything, or reports its updates, which it does through the spool."""
+    site = config.site
+    reports = bool(config.update.root_file and site.id and site.recipients)
+    return reports or (config.state_dir / "spool.db").exists()
+
+
+def _redacts(config: Config) -> bool:
+    """Return whether texts may leave the site, or it adds to the built-in rules, which is checked at the start."""
+    examples = config.examples
+    own = examples.site_rules or examples.presidio_pipeline or examples.phone_regions
+    return bool(own or config.escalation.url or config.redaction.task)
 
 
 def _spoken(answered: CapturedAnswer) -> str:

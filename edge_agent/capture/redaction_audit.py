@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from edge_agent.capture.redact.builtin_rules import RULES_VERSION
+from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.capture.redact.redactor import ReplacedValue
 from edge_agent.durable.sqlite_database import Database
 from edge_agent.errors import InvalidRequest, PredictionUnknown

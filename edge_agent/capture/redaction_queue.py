@@ -15,15 +15,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import structlog
 
 from edge_agent.backoff import backoff_seconds
-from edge_agent.capture.record_builder import CapturedAnswer, texts_to_read
-from edge_agent.capture.redact.model_findings import ModelFindings
-from edge_agent.config import ExamplesConfig, RedactionConfig
+from edge_agent.capture.captured_answer import CapturedAnswer, texts_to_read
 from edge_agent.errors import RedactionHeld
-from edge_agent.formats.redaction_section import MissedBound
+
+if TYPE_CHECKING:
+    from edge_agent.capture.redact.model_findings import ModelFindings
+    from edge_agent.config import ExamplesConfig, RedactionConfig
+    from edge_agent.formats.redaction_section import MissedBound
 
 log = structlog.get_logger("edge_agent.capture")
 

@@ -22,13 +22,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from edge_agent.durable.sqlite_database import Database
+from edge_agent.capture.review_queue import ReviewCursor
 from edge_agent.formats.example_records import ReviewStream, task_of_key
 from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
-from edge_agent.monitoring.answer_observation import AnswerObservation
 from edge_agent.monitoring.monitoring_store import AuditOutcome
+
+if TYPE_CHECKING:
+    from edge_agent.capture.review_queue import ReviewFilter
+    from edge_agent.durable.sqlite_database import Database
+    from edge_agent.monitoring.answer_observation import AnswerObservation
 
 STREAMS: tuple[ReviewStream, ...] = get_args(ReviewStream)
 AUDIT, UNCERTAIN, DIVERSE, NEW = STREAMS
@@ -66,37 +70,12 @@ _STATEMENTS = (
 _PLACE_COLUMNS = "rank, row, record, task, reviewed, stream, probability"
 
 
-class ReviewCursor(NamedTuple):
-    """A place in the review queue: behind how many turns, and behind which row of each stream."""
-
-    turn: int = 0
-    audit: int = 0
-    diverse: int = 0
-    new: int = 0
-    rank: float = -1.0
-    row: int = 0
-    """With `rank`, of the uncertain stream."""
-
-
 class StreamAssignment(NamedTuple):
     """An answer that goes into a stream other than the uncertain one."""
 
     prediction_id: str
     stream: ReviewStream
     probability: float | None
-
-
-@dataclass(frozen=True)
-class ReviewFilter:
-    """Which predictions a reviewer wants to see."""
-
-    task: str = ""
-    """A task with all of its questions, or TASK/QUESTION; empty = all."""
-    confidence_max: float | None = None
-    """Then without the audit: who chooses among its rows by confidence makes them no random sample any more."""
-    include_reviewed: bool = False
-    stream: ReviewStream | None = None
-    """Only this one; None = all, in turns."""
 
 
 @dataclass(frozen=True)

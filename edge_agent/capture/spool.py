@@ -21,16 +21,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.capture import review_streams
 from edge_agent.capture.personal_values import ERASED, RETIRED, PersonalLimits, PersonalValues
-from edge_agent.capture.redaction_audit import DrawnText
-from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewCursor, ReviewFilter, ReviewStreams
+from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter, SpooledPrediction
+from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewStreams
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
-from edge_agent.formats.example_records import ReviewStream, question_of_key, task_of_key
-from edge_agent.monitoring.answer_observation import AnswerObservation
+from edge_agent.formats.example_records import question_of_key, task_of_key
+
+if TYPE_CHECKING:
+    from edge_agent.capture.redaction_audit import DrawnText
+    from edge_agent.monitoring.answer_observation import AnswerObservation
 
 SCHEMA_VERSION = 1
 LOCAL, UPSTREAM = 1, 2
@@ -162,19 +165,6 @@ class FeedbackRecord:
     """What a repeated request must equal."""
     digests: frozenset[bytes] = frozenset()
     """Keyed digests of the values that were replaced in it."""
-
-
-@dataclass(frozen=True)
-class SpooledPrediction:
-    """A kept prediction and the feedback on it."""
-
-    record: bytes
-    task: str
-    reviewed: bool
-    feedback: tuple[bytes, ...]
-    stream: ReviewStream = "uncertain"
-    probability: float | None = None
-    """With which the audit drew it; None = it did not."""
 
 
 class Spool:

@@ -7,40 +7,37 @@ the spool's transaction unless they say otherwise.
 from __future__ import annotations
 
 import json
-import random
 import shutil
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from edge_agent.capture import person_erasure
+from edge_agent.capture.captured_answer import HumanFeedback
 from edge_agent.capture.person_erasure import AnswerErasure, FoundRecords, PersonErasure, ValueSearch
 from edge_agent.capture.personal_values import Erasure, PersonalLimits, PrivacyCount
-from edge_agent.capture.record_builder import HumanFeedback, RecordBuilder
-from edge_agent.capture.redact.model_findings import ModelFindings
+from edge_agent.capture.record_builder import RecordBuilder
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.redact.telephone_numbers import is_known_region
 from edge_agent.capture.redaction_audit import AuditLimits, RedactionAudit
 from edge_agent.capture.review_streams import AuditShares, ReviewStreams
 from edge_agent.capture.spool import PredictionRecord, Spool
 from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestionQueue
 from edge_agent.capture.value_digests import ValueDigester, load_digest_key
-from edge_agent.config import Config, ExamplesConfig
 from edge_agent.durable.atomic_files import Ballast
-from edge_agent.errors import ConfigInvalid, DiskFull, EdgeAgentError, ExchangeError
-from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.redaction_section import MissedBound
-from edge_agent.formats.status_object import RedactionReport, SiteUpdates, TaskStatus
+from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
+from edge_agent.formats.status_object import RedactionReport
 from edge_agent.monitoring.answer_observation import verdict
-from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
 
 if TYPE_CHECKING:
     from edge_agent.capture.outbox import Outbox
+    from edge_agent.capture.redact.model_findings import ModelFindings
+    from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
+    from edge_agent.config import Config, ExamplesConfig
+    from edge_agent.formats.manifest import Manifest
+    from edge_agent.monitoring.bundle_figures import AlarmState
 
 log = structlog.get_logger("edge_agent.capture")
 
@@ -49,48 +46,6 @@ CLOCK_SECONDS, STATUS_SECONDS = 600.0, 900.0
 ROWS_AT_ONCE = 5000
 LOCAL_SITE = "local"
 """Site name in the records of an unnamed site, which nothing leaves."""
-
-
-@dataclass(frozen=True)
-class SpoolWorkerDependencies:
-    """What a worker needs of the daemon: its tasks and updates, its version, both clocks in seconds."""
-
-    tasks: Callable[[], Iterable[TaskStatus]]
-    version: str
-    now: Callable[[], float] = time.time
-    monotonic: Callable[[], float] = time.monotonic
-    updates: Callable[[], SiteUpdates] = SiteUpdates
-    revision: Callable[[], int] = lambda: 0
-    """Changes when the central site should learn of a change at once."""
-    redactor: Callable[[], tuple[str, MissedBound | None]] = lambda: ("", None)
-    """Returns the bundle that redacts, task@version, empty = none does; and what it promises."""
-    drawn: Callable[[], float] = random.SystemRandom().random
-    """Returns a random number, 0 to below 1, for the random audit."""
-    alarmed: Callable[[tuple[AlarmState, ...]], None] = lambda _: None
-    """Called on this thread with the active alarms, at the start and after each change."""
-
-
-def build_redactor(config: Config) -> Redactor:
-    """Compile the rules of a site.
-
-    Raises:
-        ConfigInvalid: a pattern of the site is invalid, a region of telephone numbers is unknown, or the pipeline of
-            names cannot be loaded.
-    """
-    patterns, pipeline = config.examples.site_rules, config.examples.presidio_pipeline
-    regions = config.examples.phone_regions
-    for region in regions:
-        if not is_known_region(region):
-            raise ConfigInvalid(
-                f"examples.phone_regions: there is no telephone numbering plan of {region}",
-                remedy="Use the code of a country of ISO 3166-1, such as GB, DE or US.",
-            )
-    if not patterns and not pipeline:
-        return Redactor(phone_regions=regions)
-    # Only a site with detectors of its own loads what runs them.
-    from edge_agent.capture.redact.site_detectors import name_detector, site_rules  # noqa: PLC0415
-
-    return Redactor(site_rules(patterns), name_detector(Path(pipeline)) if pipeline else None, regions)
 
 
 def personal_limits(examples: ExamplesConfig) -> PersonalLimits:

@@ -19,16 +19,18 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from edge_agent.capture.record_builder import CapturedAnswer
-from edge_agent.capture.spool import PredictionRecord
-from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.errors import DiskFull, Draining, EdgeAgentError, SiteError, SpoolStalled
-from edge_agent.monitoring.monitoring_store import Charge
+
+if TYPE_CHECKING:
+    from edge_agent.capture.captured_answer import CapturedAnswer
+    from edge_agent.capture.spool import PredictionRecord
+    from edge_agent.capture.spool_worker import SpoolWorker
+    from edge_agent.monitoring.monitoring_store import Charge
 
 log = structlog.get_logger("edge_agent.capture")
 
@@ -82,19 +84,22 @@ class PendingCharges:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._waiting: deque[Charge] = deque(maxlen=PENDING_CHARGES_MAX)
+        self._waiting: deque[tuple[str, float, int]] = deque(maxlen=PENDING_CHARGES_MAX)
 
     def add(self, task: str, micros: int) -> None:
         """Add the price of a question, in millionths of the currency of the prices."""
-        self._waiting.append(Charge(task, time.time(), micros))
+        self._waiting.append((task, time.time(), micros))
 
     def settle(self, write: Callable[[list[Charge]], None]) -> None:
         """Write the pending charges; after a failure they stay pending."""
         paid = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not paid:
             return
+        # Only the thread of the spool loads what it writes to.
+        from edge_agent.monitoring.monitoring_store import Charge  # noqa: PLC0415
+
         try:
-            write(paid)
+            write([Charge(*each) for each in paid])
         except BaseException:
             self._waiting.extendleft(reversed(paid))
             raise

@@ -22,6 +22,7 @@ from edge_agent.cli.command_group import (
     UsageError,
     disable_color,
 )
+from edge_agent.cli.stand_ins import install_stand_ins
 
 _EPILOG = (
     "Exit codes: 0 done, 1 the model or the daemon failed (or doctor found a problem), 2 wrong usage or bad input,"
@@ -207,6 +208,7 @@ def main() -> None:
     """Run the console script."""
     # Imported modules stay until the process ends. Looking for garbage among them takes half as long as the imports.
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    install_stand_ins()
     try:
         app(prog_name="edge-agent")
     finally:

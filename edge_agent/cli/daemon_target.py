@@ -8,16 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from edge_agent import client
 from edge_agent.cli.command_group import global_options
-from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
 from edge_agent.config import Config, ConfigFiles, Overrides, Role, load, read_files
 from edge_agent.config.remote import RemoteDaemonConfig, load_remote
 
-_C = TypeVar("_C", Client, AdminClient, ReviewClient)
+if TYPE_CHECKING:
+    from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
+
+# A name of the client loads its module: the clients of the other sockets stay on the disk.
+_C = TypeVar("_C", "Client", "AdminClient", "ReviewClient")
 _SOCKETS: dict[Role, Callable[[Config], Path]] = {
     "infer": lambda config: config.inference_socket,
     "feedback": lambda config: config.review_socket,
@@ -48,18 +52,18 @@ class DaemonTarget:
 
     def client(self, address: str = "", retry: Retry | None = None) -> Client:
         """Return a client of the inference socket, or of another address."""
-        kind = functools.partial(Client, retry=retry)
+        kind = functools.partial(client.Client, retry=retry)
         if address:
             return _open_client(kind, "--target", address)
         return _open_client(kind, "--remote", *self.way("infer"))
 
     def admin(self) -> AdminClient:
         """Return a client of the admin socket, or of the daemon over the network."""
-        return _open_client(AdminClient, "--remote", *self.way("admin"))
+        return _open_client(client.AdminClient, "--remote", *self.way("admin"))
 
     def reviewer(self) -> ReviewClient:
         """Return a client of the review socket, or of the daemon over the network."""
-        return _open_client(ReviewClient, "--remote", *self.way("feedback"))
+        return _open_client(client.ReviewClient, "--remote", *self.way("feedback"))
 
     def way(self, role: Role) -> tuple[str, Tls | None]:
         """Return the address for a role, and the client's TLS files. Raises ConfigInvalid, CertificateUnusable."""
@@ -85,7 +89,7 @@ def _read_tls(remote: RemoteDaemonConfig) -> Tls:
     parse_certificates(Path(remote.ca).read_bytes(), remote.ca)
     valid = parse_certificates(own, remote.certificate)[0]
     doubt = _validity_doubt(valid.starts_at, valid.expires_at, time.time())
-    return Tls(remote.ca, remote.certificate, remote.key, remote.server_name, doubt)
+    return client.Tls(remote.ca, remote.certificate, remote.key, remote.server_name, doubt)
 
 
 def _validity_doubt(starts_at: float, expires_at: float, now: float) -> str:

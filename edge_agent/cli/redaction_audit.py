@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from edge_agent.client import AdminClient
-from edge_agent.client.site_state import MissedSpan, RedactionAuditText, ReplacedSpan
+from edge_agent.client.redaction_results import MissedSpan, RedactionAuditText, ReplacedSpan
 from edge_agent.errors import InvalidRequest
 
 STYLES = {"rules": "black on cyan", "model": "black on magenta", "both": "black on green"}

@@ -20,56 +20,10 @@ stable `reason` and a `remedy`; an input of a batch that fails alone is a Failur
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
-from edge_agent.client.call_failed import CallFailed, Tls
-from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
-from edge_agent.client.results import (
-    Answer,
-    BundleRef,
-    Classification,
-    Decision,
-    DecisionAnswer,
-    Embedding,
-    Entity,
-    Extraction,
-    Failure,
-    Feedback,
-    Finish,
-    Prediction,
-    QuestionOption,
-    Task,
-    TaskQuestion,
-    Timings,
-    TokenLogprob,
-)
-from edge_agent.client.retries import Retry
-from edge_agent.client.site_state import (
-    Bundle,
-    Durations,
-    Engine,
-    ExamplesStatus,
-    FieldAlarm,
-    ImportProgress,
-    LargeModel,
-    OperatorWarning,
-    RedactionAuditState,
-    RedactionState,
-    RedactionTrial,
-    ReplacedSpan,
-    ReviewAudit,
-    SealedExamples,
-    Status,
-    TaskCounts,
-    TaskUpdate,
-    UpdatesStatus,
-    UplinkDownloads,
-    UplinkProblem,
-    UplinkStatus,
-)
-from edge_agent.client.state_text import render_state
-from edge_agent.client.translation import GenerateOptions, Mode, OnLowConfidence
-
 if TYPE_CHECKING:
+    from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
+    from edge_agent.client.answer_translation import GenerateOptions, OnLowConfidence
+    from edge_agent.client.call_failed import CallFailed, Tls
     from edge_agent.client.field_report import (
         FieldAgreement,
         FieldConfidence,
@@ -82,17 +36,77 @@ if TYPE_CHECKING:
         FieldTest,
         Share,
     )
+    from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
+    from edge_agent.client.redaction_results import RedactionTrial, ReplacedSpan
+    from edge_agent.client.results import (
+        Answer,
+        Classification,
+        Decision,
+        DecisionAnswer,
+        Embedding,
+        Entity,
+        Extraction,
+        Failure,
+        Feedback,
+        Finish,
+        Prediction,
+        Timings,
+        TokenLogprob,
+    )
+    from edge_agent.client.retries import Retry
     from edge_agent.client.review_client import AsyncReviewClient, ReviewClient
+    from edge_agent.client.site_state import (
+        Bundle,
+        Durations,
+        Engine,
+        ExamplesStatus,
+        FieldAlarm,
+        ImportProgress,
+        LargeModel,
+        OperatorWarning,
+        RedactionAuditState,
+        RedactionState,
+        ReviewAudit,
+        SealedExamples,
+        Status,
+        TaskCounts,
+        TaskUpdate,
+        UpdatesStatus,
+        UplinkDownloads,
+        UplinkProblem,
+        UplinkStatus,
+    )
+    from edge_agent.client.state_text import render_state
+    from edge_agent.client.task_description import BundleRef, QuestionOption, Task, TaskQuestion
+    from edge_agent.client.translation import Mode
 
-_LATE = {
+_NAMES = {
+    "admin_client": "AdminClient AsyncAdminClient",
+    "answer_translation": "GenerateOptions OnLowConfidence",
+    "call_failed": "CallFailed Tls",
     "field_report": (
-        *("FieldAgreement", "FieldConfidence", "FieldDay", "FieldDisagreement", "FieldEvent"),
-        *("FieldReport", "FieldSeries", "FieldStream", "FieldTest", "Share"),
+        "FieldAgreement FieldConfidence FieldDay FieldDisagreement FieldEvent FieldReport FieldSeries "
+        "FieldStream FieldTest Share"
     ),
-    "review_client": ("AsyncReviewClient", "ReviewClient"),
+    "inference_client": "AsyncClient AsyncGenerateStream Client GenerateStream",
+    "redaction_results": "RedactionTrial ReplacedSpan",
+    "results": (
+        "Answer Classification Decision DecisionAnswer Embedding Entity Extraction Failure Feedback Finish "
+        "Prediction Timings TokenLogprob"
+    ),
+    "retries": "Retry",
+    "review_client": "AsyncReviewClient ReviewClient",
+    "site_state": (
+        "Bundle Durations Engine ExamplesStatus FieldAlarm ImportProgress LargeModel OperatorWarning "
+        "RedactionAuditState RedactionState ReviewAudit SealedExamples Status TaskCounts TaskUpdate "
+        "UpdatesStatus UplinkDownloads UplinkProblem UplinkStatus"
+    ),
+    "state_text": "render_state",
+    "task_description": "BundleRef QuestionOption Task TaskQuestion",
+    "translation": "Mode",
 }
-"""Names that few programs need, by module: imported on first use (PEP 562)."""
-_MODULE_OF = {name: module for module, names in _LATE.items() for name in names}
+"""By module. Each is imported when a name of it is first used (PEP 562): a program loads what it calls."""
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "AdminClient",
@@ -162,7 +176,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a late name on first use. Raises AttributeError."""
+    """Import a name on first use. Raises AttributeError."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -11,15 +11,10 @@ import grpc
 from edge_agent.client import translation
 from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
-from edge_agent.client.results import Task
 from edge_agent.client.retries import Retry
-from edge_agent.client.site_privacy import ErasedValues, SitePrivacy
 from edge_agent.client.site_state import (
     Bundle,
     ImportProgress,
-    MissedSpan,
-    RedactionAuditText,
-    RedactionTrial,
     SealedExamples,
     Status,
     TaskUpdate,
@@ -30,6 +25,9 @@ from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
 if TYPE_CHECKING:
     from edge_agent.client.field_report import FieldReport
+    from edge_agent.client.redaction_results import MissedSpan, RedactionAuditText, RedactionTrial
+    from edge_agent.client.site_privacy import ErasedValues, SitePrivacy
+    from edge_agent.client.task_description import Task
 
 
 class _ReadingCalls:
@@ -56,6 +54,8 @@ class _ReadingCalls:
 
     async def privacy_report(self, *, timeout_seconds: float = 30) -> SitePrivacy:
         """Show what was captured, replaced, kept, sent and erased, in numbers."""
+        from edge_agent.client.site_privacy import SitePrivacy  # noqa: PLC0415
+
         request = admin_pb2.GetPrivacyReportRequest()
         return translation.value_of(
             SitePrivacy, await self.unary(self._stub.GetPrivacyReport, request, timeout_seconds)
@@ -71,6 +71,8 @@ class _ReadingCalls:
 
     async def try_redaction(self, text: str, *, timeout_seconds: float = 30) -> RedactionTrial:
         """Redact a text as an example would be redacted; nothing of it is kept."""
+        from edge_agent.client.redaction_results import RedactionTrial  # noqa: PLC0415
+
         request = admin_pb2.TryRedactionRequest(text=text)
         answer = await self.unary(self._stub.TryRedaction, request, timeout_seconds)
         return translation.value_of(RedactionTrial, answer)
@@ -79,6 +81,8 @@ class _ReadingCalls:
         self, *, judged: bool = False, after: int = 0, count: int = 0, timeout_seconds: float = 30
     ) -> tuple[RedactionAuditText, ...]:
         """List texts of the audit of redaction behind a row: those that wait for a person, or judged ones."""
+        from edge_agent.client.redaction_results import RedactionAuditText  # noqa: PLC0415
+
         request = admin_pb2.ListRedactionAuditRequest(judged=judged, after=after, count=count)
         answer = await self.unary(self._stub.ListRedactionAudit, request, timeout_seconds)
         return tuple(translation.value_of(RedactionAuditText, each) for each in answer.texts)
@@ -163,7 +167,8 @@ class AdminClient(Connection):
         try:
             for message in self.start(self._stub.ImportUpdate, request, timeout_seconds):
                 told(translation.value_of(ImportProgress, message))
-                updates = translation.updates(message)
+                if message.HasField("updates"):
+                    updates = translation.value_of(UpdatesStatus, message.updates)
         except grpc.RpcError as error:
             raise self.failed(error, timeout_seconds) from error
         assert updates is not None, "the last message of a call that succeeded has them"
@@ -178,6 +183,8 @@ class AdminClient(Connection):
         self, values: Sequence[str], *, dry_run: bool = False, timeout_seconds: float = 600
     ) -> ErasedValues:
         """Find what concerns a person by values, and erase it unless `dry_run`."""
+        from edge_agent.client.site_privacy import ErasedValues  # noqa: PLC0415
+
         request = admin_pb2.EraseValuesRequest(values=values, dry_run=dry_run)
         return translation.value_of(ErasedValues, self.call(self._stub.EraseValues, request, timeout_seconds))
 

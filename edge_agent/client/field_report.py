@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from edge_agent.client.results import BundleRef, Task
 from edge_agent.client.site_state import FieldAlarm, LargeModel
+from edge_agent.client.task_description import BundleRef, Task
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 import grpc
 
-from edge_agent.client import translation
+from edge_agent.client import answer_translation, translation
+from edge_agent.client.answer_translation import GenerateOptions, OnLowConfidence
 from edge_agent.client.call_failed import CallFailed, Tls
 from edge_agent.client.daemon_connection import (
     PAGE_SIZE,
@@ -31,10 +32,9 @@ from edge_agent.client.results import (
     Extraction,
     Failure,
     Finish,
-    Task,
-    TaskQuestion,
 )
 from edge_agent.client.retries import Retry
+from edge_agent.client.task_description import Task, TaskQuestion
 from edge_agent.v1 import inference_pb2
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -58,7 +58,7 @@ class _InferenceCalls:
         task: str,
         texts: Sequence[str],
         *,
-        on_low_confidence: translation.OnLowConfidence = "as_mode",
+        on_low_confidence: OnLowConfidence = "as_mode",
         top_k: int = 0,
         request_id: str = "",
         timeout_seconds: float = 10,
@@ -68,10 +68,10 @@ class _InferenceCalls:
             task=task,
             texts=require_texts(texts),
             request_id=self.request_id(request_id),
-            on_low_confidence=translation.on_low_confidence(on_low_confidence),
+            on_low_confidence=answer_translation.on_low_confidence(on_low_confidence),
             top_k=top_k,
         )
-        return translation.classifications(await self.unary(self._stub.Classify, request, timeout_seconds))
+        return answer_translation.classifications(await self.unary(self._stub.Classify, request, timeout_seconds))
 
     async def decide(
         self,
@@ -80,7 +80,7 @@ class _InferenceCalls:
         *,
         questions: Sequence[str] = (),
         open_questions: Sequence[TaskQuestion] = (),
-        on_low_confidence: translation.OnLowConfidence = "as_mode",
+        on_low_confidence: OnLowConfidence = "as_mode",
         request_id: str = "",
         timeout_seconds: float = 10,
     ) -> list[Decision | Failure]:
@@ -99,18 +99,18 @@ class _InferenceCalls:
             task=task,
             texts=require_texts(texts),
             request_id=self.request_id(request_id),
-            on_low_confidence=translation.on_low_confidence(on_low_confidence),
+            on_low_confidence=answer_translation.on_low_confidence(on_low_confidence),
             questions=questions,
-            open_questions=map(translation.question, open_questions),
+            open_questions=map(answer_translation.question, open_questions),
         )
-        return translation.decisions(await self.unary(self._stub.Decide, request, timeout_seconds))
+        return answer_translation.decisions(await self.unary(self._stub.Decide, request, timeout_seconds))
 
     async def extract(
         self,
         task: str,
         texts: Sequence[str],
         *,
-        on_low_confidence: translation.OnLowConfidence = "as_mode",
+        on_low_confidence: OnLowConfidence = "as_mode",
         request_id: str = "",
         timeout_seconds: float = 10,
     ) -> list[Extraction | Failure]:
@@ -119,9 +119,9 @@ class _InferenceCalls:
             task=task,
             texts=require_texts(texts),
             request_id=self.request_id(request_id),
-            on_low_confidence=translation.on_low_confidence(on_low_confidence),
+            on_low_confidence=answer_translation.on_low_confidence(on_low_confidence),
         )
-        return translation.extractions(await self.unary(self._stub.Extract, request, timeout_seconds))
+        return answer_translation.extractions(await self.unary(self._stub.Extract, request, timeout_seconds))
 
     async def embed(
         self, task: str, texts: Sequence[str], *, request_id: str = "", timeout_seconds: float = 10
@@ -130,7 +130,7 @@ class _InferenceCalls:
         request = inference_pb2.EmbedRequest(
             task=task, texts=require_texts(texts), request_id=self.request_id(request_id)
         )
-        return translation.embeddings(await self.unary(self._stub.Embed, request, timeout_seconds))
+        return answer_translation.embeddings(await self.unary(self._stub.Embed, request, timeout_seconds))
 
     async def tasks(self, *, timeout_seconds: float = 10) -> list[Task]:
         """List the installed tasks, by name."""
@@ -149,7 +149,7 @@ class _InferenceCalls:
         return translation.task_with_schema(await self.unary(self._stub.GetTask, request, timeout_seconds))
 
 
-def _generate_request(connection: DaemonConnection, task: str, text: str, options: translation.GenerateOptions) -> Any:
+def _generate_request(connection: DaemonConnection, task: str, text: str, options: GenerateOptions) -> Any:
     """Write the request of a generation; an option that is None stays unset."""
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     request = inference_pb2.GenerateRequest(task=task, text=require_text(text), **given)
@@ -207,7 +207,7 @@ class GenerateStream(_Generation[Connection]):
                 try:
                     for message in self._call:
                         if message.HasField("finish"):
-                            self.finish = translation.finish(message.finish)
+                            self.finish = answer_translation.finish(message.finish)
                         else:
                             begun = True
                             yield message.text
@@ -251,7 +251,7 @@ class AsyncGenerateStream(_Generation[AsyncConnection]):
                 try:
                     async for message in self._call:
                         if message.HasField("finish"):
-                            self.finish = translation.finish(message.finish)
+                            self.finish = answer_translation.finish(message.finish)
                         else:
                             begun = True
                             yield message.text
@@ -311,7 +311,12 @@ class Client(Connection):
     task = blocking(_InferenceCalls.task)
 
     def generate(
-        self, task: str, text: str, *, timeout_seconds: float = 60, **options: Unpack[translation.GenerateOptions]
+        self,
+        task: str,
+        text: str,
+        *,
+        timeout_seconds: float = 60,
+        **options: Unpack[GenerateOptions],
     ) -> GenerateStream:
         """Start a generation; errors come out of the iteration.
 
@@ -362,7 +367,12 @@ class AsyncClient(_InferenceCalls, AsyncConnection):
         self._stub: Any = InferenceServiceStub(self.channel)
 
     def generate(
-        self, task: str, text: str, *, timeout_seconds: float = 60, **options: Unpack[translation.GenerateOptions]
+        self,
+        task: str,
+        text: str,
+        *,
+        timeout_seconds: float = 60,
+        **options: Unpack[GenerateOptions],
     ) -> AsyncGenerateStream:
         """Start a generation; errors come out of the iteration.
 

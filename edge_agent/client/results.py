@@ -1,4 +1,4 @@
-"""What the calls of a device and of a reviewer return: frozen values, free of gRPC.
+"""What the calls of a device and of a reviewer return: frozen values, free of gRPC. Tasks are in task_description.py.
 
 Words of an enumeration are the API's without their prefix: a route is "LOCAL", a kind is "CLASSIFY". A number of a
 newer daemon that this client has no word for stays as its digits.
@@ -10,15 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-
-@dataclass(frozen=True)
-class BundleRef:
-    """The exact version of a task."""
-
-    task: str
-    version: str
-    digest: str
-    """Lower-case hexadecimal sha256 of the stored manifest.json."""
+from edge_agent.client.task_description import BundleRef
 
 
 @dataclass(frozen=True)
@@ -149,28 +141,6 @@ class Decision:
         raise KeyError(question)
 
 
-@dataclass(frozen=True)
-class QuestionOption:
-    """One possible answer to a question, and what it means."""
-
-    label: str
-    description: str = ""
-
-
-@dataclass(frozen=True)
-class TaskQuestion:
-    """What is asked about an input: by a task, or by a call where the task takes questions from calls."""
-
-    name: str
-    type: str = ""
-    """PREDICATE, CHOICE or SCORE; empty in a call = the task's own question of that name."""
-    instructions: str = ""
-    options: tuple[QuestionOption, ...] = ()
-    """In their order; a call may leave them out for a predicate."""
-    threshold: float | None = None
-    """The least confidence of a confident answer; None when the question has none, and in a call."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Embedding(Answer):
     """The vector of one input."""
@@ -208,38 +178,6 @@ class Failure:
     metadata: dict[str, str]
     remedy: str = ""
     """What the reader can do next; may be empty."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """An installed task."""
-
-    name: str
-    kind: str
-    """CLASSIFY, DECIDE, EXTRACT, GENERATE or EMBED."""
-    bundle: BundleRef
-    labels: tuple[str, ...]
-    input_tokens_max: int
-    output_tokens_max: int
-    inputs_max: int
-    ready: bool
-    signed: bool
-    threshold: float | None
-    mode: str = "LOCAL"
-    """BOOTSTRAP, SHADOW, HYBRID or LOCAL: who answers."""
-    mode_by: str = ""
-    """operator, plan, configuration, bundle or alarm: who put it into that mode; empty from a daemon that says not."""
-    record_schema: str = ""
-    """Only from `task`: the JSON Schema that its records keep to; empty where it writes none."""
-    confidence_blocker: str = ""
-    """Why no answer of it is confident on this machine; empty = nothing prevents it."""
-    gate: str = ""
-    """What holds up inputs unlike the training data: "ood_score", "label_mass" or "none"; empty from a daemon that
-    does not say."""
-    questions: tuple[TaskQuestion, ...] = ()
-    """Of a decide task, in the model's order."""
-    open_questions: bool = False
-    """A call of `decide` may bring questions of its own."""
 
 
 @dataclass(frozen=True)

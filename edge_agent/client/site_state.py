@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from edge_agent.client.results import BundleRef, Task
+from edge_agent.client.task_description import BundleRef, Task
 
 
 @dataclass(frozen=True)
@@ -334,64 +334,6 @@ class RedactionState:
     def is_proved_otherwise(self) -> bool:
         """Whether the bundle's bound was proved with other rules than the daemon's."""
         return bool(self.proved_rules) and self.proved_rules != self.rules
-
-
-@dataclass(frozen=True)
-class ReplacedSpan:
-    """A value that redaction replaces: [start, end) in code points."""
-
-    start: int
-    end: int
-    placeholder: str
-    rule: str
-    """A rule, or "model:" with the type."""
-    by_rules: bool
-    by_model: bool
-    score: float
-    """The model's probability that it is personal; 0 = the model has not found it."""
-
-    @property
-    def source(self) -> str:
-        """What found it: rules, model or both."""
-        return "both" if self.by_rules and self.by_model else "model" if self.by_model else "rules"
-
-
-@dataclass(frozen=True)
-class RedactionTrial:
-    """What redaction makes of a text."""
-
-    redacted: str
-    spans: tuple[ReplacedSpan, ...]
-    model: str
-    """The bundle that read the text, task@version; empty = rules alone did."""
-    held_because: str
-    """Why the redaction model did not read it; empty = it did, or none is configured."""
-
-
-@dataclass(frozen=True)
-class MissedSpan:
-    """A personal value that redaction missed: [start, end) in code points."""
-
-    start: int
-    end: int
-    label: str
-    """Its type, such as NAME."""
-
-
-@dataclass(frozen=True)
-class RedactionAuditText:
-    """A text that the audit of redaction has drawn, with its original."""
-
-    row: int
-    prediction_id: str
-    task: str
-    model: str
-    text: str
-    redacted: str
-    spans: tuple[ReplacedSpan, ...]
-    missed: tuple[MissedSpan, ...]
-    wrong: tuple[int, ...]
-    """Places in `spans` of what is not personal."""
 
 
 @dataclass(frozen=True)

@@ -15,34 +15,36 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from edge_agent import __version__
-from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
-from edge_agent.capture.redaction_audit import AuditFigures
-from edge_agent.capture.redaction_queue import RedactionQueue
-from edge_agent.config import Config
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.engine import EngineStatus
-from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.example_records import task_of_key
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
-from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
 from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page
-from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
 from edge_agent.server import messages
-from edge_agent.server.admission_control import AdmissionControl
-from edge_agent.server.grpc_servers import GrpcServers
-from edge_agent.server.task_modes import MonitoringAlarms
-from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.server.uplink_status import read_uplink_report
-from edge_agent.store.state_database import InstalledBundle
-from edge_agent.supervision import Supervisor
-from edge_agent.update.activation import Activation
-from edge_agent.update.updater import UpdateOverview, Updater
-from edge_agent.v1.admin_pb2 import EscalationStatus
+
+if TYPE_CHECKING:
+    from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+    from edge_agent.capture.redaction_audit import AuditFigures
+    from edge_agent.capture.redaction_queue import RedactionQueue
+    from edge_agent.config import Config
+    from edge_agent.engine.engine import EngineStatus
+    from edge_agent.engine.pool import EnginePool
+    from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
+    from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
+    from edge_agent.server.admission_control import AdmissionControl
+    from edge_agent.server.grpc_servers import GrpcServers
+    from edge_agent.server.task_modes import MonitoringAlarms
+    from edge_agent.server.uplink_client import UplinkClient
+    from edge_agent.store.state_database import InstalledBundle
+    from edge_agent.supervision import Supervisor
+    from edge_agent.update.activation import Activation
+    from edge_agent.update.updater import UpdateOverview, Updater
+    from edge_agent.v1.admin_pb2 import EscalationStatus
 
 SNAPSHOT_SECONDS_MAX = 4.0
 """For the event loop to take a snapshot."""

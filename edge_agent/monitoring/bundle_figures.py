@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edge_agent.formats.status_object import Alarm
-from edge_agent.monitoring.answer_observation import Source
+from edge_agent.monitoring.answer_observation import FAIR_SOURCES, Source
 from edge_agent.monitoring.sequential_tests import DriftStream, RiskEvidence, RiskGuarantee
 
 
@@ -36,6 +36,11 @@ class AgreementCount:
     """What the small one said; empty where that is no label."""
     pairs: int
     agreed: int
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether its inputs were chosen whatever the small model makes of them."""
+        return self.source in FAIR_SOURCES
 
 
 @dataclass(frozen=True)

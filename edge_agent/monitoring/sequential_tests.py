@@ -306,6 +306,11 @@ class DriftStream:
         return replace(self, window=self.window.plus(events))
 
     @property
+    def reference_rows_missing(self) -> int:
+        """Rows that the reference is still to get; a calibrated one is whole."""
+        return 0 if self.calibrated else REFERENCE_ROWS - self.reference.rows
+
+    @property
     def full(self) -> bool:
         """Tell whether the window is whole."""
         return self.window.rows >= WINDOW_ROWS

@@ -9,33 +9,35 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_agent import __version__
-from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
-from edge_agent.capture.redaction_audit import MarkedSpan
-from edge_agent.config import Config
-from edge_agent.engine.engine import EngineStatus
-from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ConfigInvalid, InvalidRequest, UnknownBundle
-from edge_agent.metrics.answer_counts import AnswerCounts
-from edge_agent.monitoring.bundle_figures import BundleSeries
 from edge_agent.process_memory import resident_bytes
 from edge_agent.server import messages, monitoring_messages, operator_warnings, privacy_messages
-from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.detached_calls import caller_left
-from edge_agent.server.grpc_servers import GrpcServers
-from edge_agent.server.interceptor import CallContext
-from edge_agent.server.model_router import ModelRouter
-from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
-from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.server.uplink_status import uplink_message
-from edge_agent.store.state_database import InstalledBundle
-from edge_agent.supervision import Supervisor
-from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Updater
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc, task_pb2
-from edge_agent.v1.field_pb2 import FieldSeries
+
+if TYPE_CHECKING:
+    from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+    from edge_agent.config import Config
+    from edge_agent.engine.engine import EngineStatus
+    from edge_agent.engine.pool import EnginePool
+    from edge_agent.metrics.answer_counts import AnswerCounts
+    from edge_agent.monitoring.bundle_figures import BundleSeries
+    from edge_agent.server.admission_control import AdmissionControl
+    from edge_agent.server.grpc_servers import GrpcServers
+    from edge_agent.server.interceptor import CallContext
+    from edge_agent.server.model_router import ModelRouter
+    from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
+    from edge_agent.server.uplink_client import UplinkClient
+    from edge_agent.store.state_database import InstalledBundle
+    from edge_agent.supervision import Supervisor
+    from edge_agent.update.activation import Activation
+    from edge_agent.update.updater import Updater
+    from edge_agent.v1.field_pb2 import FieldSeries
 
 PROGRESS_SECONDS = 0.25
 AUDIT_TEXTS, AUDIT_TEXTS_MAX = 20, 100
@@ -296,6 +298,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.JudgeRedactionRequest, context: CallContext
     ) -> pb.JudgeRedactionResponse:
         """Store what a person found in a text of the audit of redaction."""
+        # Only a site with a redaction model loads its audit.
+        from edge_agent.capture.redaction_audit import MarkedSpan  # noqa: PLC0415
+
         missed = [MarkedSpan(each.start, each.end, each.label) for each in request.missed]
         await self._components.capture.judge_redaction(request.prediction_id, missed, list(request.wrong))
         return pb.JudgeRedactionResponse()

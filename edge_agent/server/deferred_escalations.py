@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import structlog
 
 from edge_agent.backoff import backoff_seconds
-from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.capture.teacher_questions import TeacherQuestion
-from edge_agent.config import EscalationConfig
 from edge_agent.errors import EdgeAgentError, RedactionHeld, SiteError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.example_records import parse_stored
-from edge_agent.formats.manifest import Manifest
 from edge_agent.routing import large_model_questions
 from edge_agent.server.model_router import LargeModelConversation, ModelRouter
-from edge_agent.server.uplink_client import UplinkClient
-from edge_agent.update.activation import Activation
+
+if TYPE_CHECKING:
+    from edge_agent.capture.example_capture import ExampleCapture
+    from edge_agent.capture.teacher_questions import TeacherQuestion
+    from edge_agent.config import EscalationConfig
+    from edge_agent.formats.manifest import Manifest
+    from edge_agent.server.uplink_client import UplinkClient
+    from edge_agent.update.activation import Activation
 
 log = structlog.get_logger("edge_agent.server")
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
-from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.sandbox import LoadableBundle, SandboxedBundle, open_sandbox
 from edge_agent.engine.tuning_cache import TuningCache, TuningSettings
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.plan import TaskPlan
-from edge_agent.store.state_database import InstalledBundle
-from edge_agent.store.tuning_file import TuningFile
 from edge_agent.update import hardware
 from edge_agent.update.activation import Activation, ActivationDependencies
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
-from edge_agent.update.update_blockers import DownloadBlocker
 from edge_agent.update.updater import UpdaterDependencies
+
+if TYPE_CHECKING:
+    from edge_agent.engine.pool import EnginePool
+    from edge_agent.formats.plan import TaskPlan
+    from edge_agent.store.state_database import InstalledBundle
+    from edge_agent.store.tuning_file import TuningFile
+    from edge_agent.update.update_blockers import DownloadBlocker
 
 log = structlog.get_logger("edge_agent.server")
 

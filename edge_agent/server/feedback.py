@@ -7,22 +7,24 @@ import json
 import struct
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edge_agent.capture.example_capture import QUEUE_START, ExampleCapture, ReviewItem
-from edge_agent.capture.record_builder import HumanFeedback
-from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
+from edge_agent.capture.captured_answer import HumanFeedback
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.review_queue import QUEUE_START, ReviewCursor, ReviewFilter, ReviewItem
 from edge_agent.errors import InvalidRequest, UnknownTask
 from edge_agent.formats import example_records
 from edge_agent.formats.example_records import ReviewStream, local_answer
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
-from edge_agent.formats.questions import QuestionSpec
 from edge_agent.server import messages
 from edge_agent.server.detached_calls import REQUEST_ID_CHARS_MAX
-from edge_agent.server.interceptor import CallContext
-from edge_agent.update.activation import Activation
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1 import feedback_pb2_grpc, inference_pb2, task_pb2
+
+if TYPE_CHECKING:
+    from edge_agent.formats.questions import QuestionSpec
+    from edge_agent.server.interceptor import CallContext
+    from edge_agent.update.activation import Activation
 
 REVIEWER_CHARS_MAX = 100
 REASON_CHARS_MAX = 2000

@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from operator import itemgetter
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from edge_agent.capture.record_builder import CapturedAnswer
+from edge_agent.capture.captured_answer import CapturedAnswer
 from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
 from edge_agent.engine.protocol import JobResult, result_of_question
 from edge_agent.errors import EdgeAgentError, RequestCancelled
-from edge_agent.formats.calibration import Confidence
 from edge_agent.formats.questions import QuestionSpec, expected_level
-from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
 from edge_agent.routing.policy import (
     EscalationContext,
     InputObservation,
@@ -33,9 +31,13 @@ from edge_agent.routing.policy import (
 )
 from edge_agent.server import messages
 from edge_agent.server.error_status import UNEXPECTED_ERROR_REASON
-from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
+
+if TYPE_CHECKING:
+    from edge_agent.formats.calibration import Confidence
+    from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
+    from edge_agent.store.state_database import InstalledBundle
 
 UNGRADED = RouteDecision("local", RouteReason.UNGRADED)
 NO_LOCAL_ANSWER = EngineAnswer(JobResult(job_id=""), 0.0, ComputeInfo(""))

@@ -14,13 +14,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.capture.record_builder import CapturedAnswer
-from edge_agent.config import ServiceConfig
-from edge_agent.engine.job_queue import Reservation
-from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, TextChunk
 from edge_agent.errors import (
     DeadlineExpired,
@@ -31,23 +26,30 @@ from edge_agent.errors import (
     TooManyInputs,
     WrongTaskKind,
 )
-from edge_agent.formats.manifest import TaskSpec
 from edge_agent.metrics.answer_counts import UNKNOWN_TASK, AnswerCounts
 from edge_agent.routing import policy
-from edge_agent.routing.policy import LowConfidencePolicy
 from edge_agent.server import decide_questions, finished_answers, messages
-from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.callers import current_caller
 from edge_agent.server.decide_questions import WantedQuestions
-from edge_agent.server.detached_calls import RequestDeduplicator
 from edge_agent.server.error_status import to_input_error
 from edge_agent.server.finished_answers import FinishedAnswer
-from edge_agent.server.interceptor import CallContext
 from edge_agent.server.model_router import ModelRouter, RoutedInput
-from edge_agent.store.state_database import InstalledBundle
-from edge_agent.update.activation import Activation
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import inference_pb2_grpc, task_pb2
+
+if TYPE_CHECKING:
+    from edge_agent.capture.captured_answer import CapturedAnswer
+    from edge_agent.capture.example_capture import ExampleCapture
+    from edge_agent.config import ServiceConfig
+    from edge_agent.engine.job_queue import Reservation
+    from edge_agent.engine.pool import EnginePool
+    from edge_agent.formats.manifest import TaskSpec
+    from edge_agent.routing.policy import LowConfidencePolicy
+    from edge_agent.server.admission_control import AdmissionControl
+    from edge_agent.server.detached_calls import RequestDeduplicator
+    from edge_agent.server.interceptor import CallContext
+    from edge_agent.store.state_database import InstalledBundle
+    from edge_agent.update.activation import Activation
 
 STOPS_MAX = 4
 STOP_CHARS_MAX = 64

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, narrower_windows, windows
 from edge_agent.capture.redaction_queue import RedactionDependencies
-from edge_agent.config import RedactionConfig
-from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest
 from edge_agent.errors import EdgeAgentError, EmptyInput, InputQuarantined, InputTooLong, ModelFailed, RedactionHeld
-from edge_agent.formats.redaction_section import MissedBound
-from edge_agent.store.state_database import InstalledBundle
-from edge_agent.update.activation import Activation
+
+if TYPE_CHECKING:
+    from edge_agent.config import RedactionConfig
+    from edge_agent.engine.pool import EnginePool
+    from edge_agent.formats.redaction_section import MissedBound
+    from edge_agent.store.state_database import InstalledBundle
+    from edge_agent.update.activation import Activation
 
 PRIORITY = 10
 """Client devices come first."""

@@ -18,18 +18,12 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.capture.redact.redactor import RedactionSession
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.manifest import Manifest, TaskSpec
-from edge_agent.formats.plan import Mode
-from edge_agent.formats.questions import QuestionSpec
 from edge_agent.routing import policy
-from edge_agent.routing.decision_questions import ModelAnswer
 from edge_agent.routing.large_model_questions import (
     LargeModelQuestion,
     LargeModelReply,
@@ -40,9 +34,17 @@ from edge_agent.routing.large_model_questions import (
 from edge_agent.routing.policy import EscalationContext, LowConfidencePolicy, RouteDecision, RouteReason
 from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
-from edge_agent.server.task_modes import TaskModes
 from edge_agent.server.uplink_client import LargeModelEvent, LargeModelFinish, UplinkClient
-from edge_agent.store.state_database import InstalledBundle
+
+if TYPE_CHECKING:
+    from edge_agent.capture.example_capture import ExampleCapture
+    from edge_agent.capture.redact.redactor import RedactionSession
+    from edge_agent.formats.manifest import Manifest, TaskSpec
+    from edge_agent.formats.plan import Mode
+    from edge_agent.formats.questions import QuestionSpec
+    from edge_agent.routing.decision_questions import ModelAnswer
+    from edge_agent.server.task_modes import TaskModes
+    from edge_agent.store.state_database import InstalledBundle
 
 log = structlog.get_logger("edge_agent.server")
 

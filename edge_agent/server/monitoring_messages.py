@@ -5,24 +5,26 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from edge_agent import statistics
 from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.example_records import question_of_key, task_of_key
 from edge_agent.formats.status_object import REMEDIES
-from edge_agent.monitoring.answer_observation import FAIR_SOURCES
-from edge_agent.monitoring.bundle_figures import (
-    AgreementCount,
-    AlarmState,
-    BundleSeries,
-    ConfidenceCount,
-    DailySpend,
-    ModelDisagreement,
-)
-from edge_agent.monitoring.sequential_tests import REFERENCE_ROWS, DriftStream, RiskEvidence, RiskGuarantee
-from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import field_pb2 as pb
 from edge_agent.v1 import task_pb2
+
+if TYPE_CHECKING:
+    from edge_agent.monitoring.bundle_figures import (
+        AgreementCount,
+        AlarmState,
+        BundleSeries,
+        ConfidenceCount,
+        DailySpend,
+        ModelDisagreement,
+    )
+    from edge_agent.monitoring.sequential_tests import DriftStream, RiskEvidence, RiskGuarantee
+    from edge_agent.store.state_database import InstalledBundle
 
 ALL_LABELS = ""
 RECENT_DAYS = 7
@@ -88,7 +90,7 @@ def share_message(hits: int, rows: int) -> pb.Share:
 def _days(series: BundleSeries) -> Iterator[pb.FieldDay]:
     pairs, agreed = Counter[int](), Counter[int]()
     for row in series.agreement:
-        if row.source in FAIR_SOURCES:
+        if row.is_fair:
             pairs[row.day] += row.pairs
             agreed[row.day] += row.agreed
     for day in sorted(series.days.keys() | pairs.keys()):
@@ -151,12 +153,11 @@ def _tests(promise: RiskGuarantee | None, evidence: Mapping[str, RiskEvidence]) 
 def _stream(what: str, stream: DriftStream) -> pb.FieldStream:
     events = stream.reference.counts.keys() | stream.last.counts.keys()
     ordered = sorted(events, key=lambda event: (-stream.reference.counts.get(event, 0), event))
-    missing = 0 if stream.calibrated else REFERENCE_ROWS - stream.reference.rows
     return pb.FieldStream(
         what=what,
         calibrated=stream.calibrated,
         reference_rows=stream.reference.rows,
-        reference_rows_missing=missing,
+        reference_rows_missing=stream.reference_rows_missing,
         window_rows=stream.window.rows,
         windows=stream.windows,
         events=[

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
-from edge_agent.capture.redaction_audit import AuditFigures
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.engine import EngineStatus
-from edge_agent.engine.pool import EnginePool
-from edge_agent.server.grpc_servers import GrpcServers
 from edge_agent.store.state_database import InstalledBundle
-from edge_agent.supervision import Supervisor
-from edge_agent.update.activation import Activation
 from edge_agent.v1 import admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+    from edge_agent.capture.redaction_audit import AuditFigures
+    from edge_agent.engine.engine import EngineStatus
+    from edge_agent.engine.pool import EnginePool
+    from edge_agent.server.grpc_servers import GrpcServers
+    from edge_agent.supervision import Supervisor
+    from edge_agent.update.activation import Activation
 
 STORE_STALLED_SECONDS = 120.0
 """One step takes no longer on a slow disk, except the copy of a large bundle."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from edge_agent.capture.person_erasure import PersonErasure
-from edge_agent.capture.personal_values import Erasure
-from edge_agent.capture.spool_worker import PrivacyReport
+from typing import TYPE_CHECKING
+
 from edge_agent.v1 import admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from edge_agent.capture.person_erasure import PersonErasure
+    from edge_agent.capture.personal_values import Erasure
+    from edge_agent.capture.spool_worker import PrivacyReport
 
 
 def erasure_response(done: PersonErasure) -> pb.EraseValuesResponse:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.engine.pool import EnginePool
+from typing import TYPE_CHECKING
+
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateStatus
-from edge_agent.server.task_modes import MonitoringAlarms
-from edge_agent.store.update_records import UpdateProgress
-from edge_agent.update.activation import Activation
-from edge_agent.update.updater import UpdateOverview
+
+if TYPE_CHECKING:
+    from edge_agent.capture.example_capture import ExampleCapture
+    from edge_agent.engine.pool import EnginePool
+    from edge_agent.server.task_modes import MonitoringAlarms
+    from edge_agent.store.update_records import UpdateProgress
+    from edge_agent.update.activation import Activation
+    from edge_agent.update.updater import UpdateOverview
 
 MESSAGE_CHARACTERS_MAX = 1000
 

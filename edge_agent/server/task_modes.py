@@ -10,20 +10,22 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from edge_agent.config import Config
 from edge_agent.formats.example_records import task_of_key
-from edge_agent.formats.plan import Mode, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import TASK_ALARMS_MAX, Alarm, RaisedAlarm
-from edge_agent.monitoring.bundle_figures import AlarmState
-from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.store.mode_tables import Demotion
-from edge_agent.store.store import Store
-from edge_agent.update.activation import Activation
+
+if TYPE_CHECKING:
+    from edge_agent.config import Config
+    from edge_agent.formats.plan import Mode, TaskPlan
+    from edge_agent.monitoring.bundle_figures import AlarmState
+    from edge_agent.server.uplink_client import UplinkClient
+    from edge_agent.store.store import Store
+    from edge_agent.update.activation import Activation
 
 log = structlog.get_logger("edge_agent.server")
 

@@ -10,14 +10,17 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from edge_agent.config import Config
 from edge_agent.errors import DiskFull, DocumentInvalid
 from edge_agent.formats import uplink_state
 from edge_agent.update.update_blockers import DownloadBlocker
 from edge_agent.v1 import admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from edge_agent.config import Config
 
 SILENT_REASON = "UPLINK_SILENT"
 _STATES = {

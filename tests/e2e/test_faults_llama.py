@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -33,6 +34,7 @@ REFUSALS_IN_A_ROW_MAX = 1000 * CROWD
 HURRIED = 300
 COUNT = "Count: 1, 2, 3, 4, 5,"  # SmolLM2 does not stop
 TEXT = "How much is the blue lamp?"
+LONG = "I bought a coat here on Monday and the zip broke. " * 12
 
 
 def bundle(folder: Path, kind: str, name: str, weights: Path) -> Path:
@@ -149,3 +151,33 @@ async def test_a_storm_of_deadlines_leaves_nothing_behind(daemon: RunningDaemon)
         assert outcomes["DEADLINE_EXCEEDED"] > 0
         assert HURRIED == outcomes.total()
         assert await client.classify("sort", [TEXT], timeout_seconds=10)
+
+
+@pytest.mark.slow
+def test_who_is_refused_for_the_deadline_is_told_when_to_call_again(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """A sixth of the time that a text like it has just taken is not tried: the status has a reason and a delay.
+
+    An engine refuses so once it has measured enough steps; before, such a call is answered or ends with its deadline.
+    """
+    daemon.install(bundle(tmp_path / "talk", "generate", "talk", smollm2_path()))
+    numbers, ends = itertools.count(), list[CallFailed]()
+
+    def read(client: Client, seconds: float) -> None:
+        text = f"{next(numbers)}. {LONG}"
+        with client.generate("talk", text, timeout_seconds=seconds, output_tokens_max=1) as stream:
+            "".join(stream)
+
+    def refused() -> bool:
+        with daemon.client() as client:
+            started = time.perf_counter()
+            read(client, 120.0)
+            try:
+                read(client, (time.perf_counter() - started) / 6)
+            except CallFailed as failed:
+                ends.append(failed)
+        return bool(ends) and "DEADLINE_UNATTAINABLE" == ends[-1].reason
+
+    eventually_sync(refused)
+    assert "RESOURCE_EXHAUSTED" == ends[-1].code
+    assert (ends[-1].retry_after_seconds or 0) > 0
+    assert all("DEADLINE_EXCEEDED" == end.code for end in ends[:-1])

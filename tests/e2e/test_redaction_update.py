@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from edge_agent.capture.redact.builtin_rules import RULES_VERSION
+from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import ProbationRules

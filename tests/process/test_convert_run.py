@@ -16,7 +16,7 @@ import pytest
 from convert.calibrate.missed_values import CUTOFFS
 from convert.evaluate import predict
 from convert.pipeline.execution import STAGES
-from edge_agent.capture.redact.builtin_rules import RULES_VERSION
+from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.formats.manifest import MANIFEST_NAME, digest_of, parse
 from tests.support import bundles, pos_intents, tiny_models
 from tests.support.modes import not_private, open_umask

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -93,11 +94,10 @@ class RunningDaemon:
         with self.log.open("ab") as log:
             command = [*self.inside, *self.as_user, *self._program(self.module), "serve"]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)
+        # A client that connects too early backs off, and finds the daemon up to 0.6 s after it serves.
+        self._wait(started, (self.run_dir / "inference.sock").exists)
         with self.client() as client:
-            while not all(self._serving(client, service) for service in ("", *ready)):
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < started + self.start_seconds_max, self.log.read_text()
-                time.sleep(POLL_SECONDS)
+            self._wait(started, lambda: all(self._serving(client, service) for service in ("", *ready)))
         self.seconds_to_serving = time.monotonic() - started
 
     def stop(self) -> int:
@@ -125,6 +125,14 @@ class RunningDaemon:
         with self.admin() as admin:
             for bundle in bundles:
                 admin.install(str(bundle))
+
+    def _wait(self, started: float, reached: Callable[[], bool]) -> None:
+        """Poll until something is reached; fail with the log when the process ends first, or that takes too long."""
+        while not reached():
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < started + self.start_seconds_max, self.log.read_text()
+            time.sleep(POLL_SECONDS)
 
     def _serving(self, client: Client, service: str) -> bool:
         try:

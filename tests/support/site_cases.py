@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback
-from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies, build_redactor
+from edge_agent.capture.captured_answer import CapturedAnswer, HumanFeedback
+from edge_agent.capture.site_redactor import build_redactor
+from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
+from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.config import Config
 from edge_agent.formats import receipts, segment
 from edge_agent.formats.manifest import Manifest

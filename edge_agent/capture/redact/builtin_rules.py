@@ -44,7 +44,6 @@ from edge_agent.capture.redact.postal_addresses import find_postal_addresses
 from edge_agent.capture.redact.rule_types import RedactionRule, RuleGate, checked
 from edge_agent.capture.redact.telephone_numbers import find_phones, regional_phones
 
-RULES_VERSION = "2"
 ANNOUNCED_NAME_RULE = "announced_name"
 _AT, _LINK = RuleGate(AT_SIGN, near=False), RuleGate(re.compile("://"), near=False)
 # A tax code of Italy starts with letters, so its first digit stands behind one.

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edge_agent.capture.redact import surrogates
-from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, RULES_VERSION, built_in_rules
+from edge_agent.capture.redact import RULES_VERSION, surrogates
+from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, built_in_rules
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
 from edge_agent.capture.redact.rule_types import RedactionRule, Span
 

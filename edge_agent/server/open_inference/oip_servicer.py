@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_agent import __version__
 from edge_agent.errors import (
@@ -26,11 +26,13 @@ from edge_agent.metrics.answer_counts import UNKNOWN_TASK
 from edge_agent.server import callers, finished_answers
 from edge_agent.server.admission_control import AdmissionControl, CallSlot
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
-from edge_agent.server.interceptor import CallContext
 from edge_agent.server.open_inference import oip_requests, oip_tensors
 from edge_agent.server.open_inference.oip_wire import pb
-from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import inference_pb2
+
+if TYPE_CHECKING:
+    from edge_agent.server.interceptor import CallContext
+    from edge_agent.store.state_database import InstalledBundle
 
 STATUSES_WANTED = ("triton_grpc_error", "true")
 """Metadata of a stream whose first error is to end it with a status, as Triton has it."""

@@ -11,16 +11,18 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from edge_agent.formats.calibration import Threshold
-from edge_agent.formats.manifest import Manifest, TaskSpec
-from edge_agent.formats.plan import Mode
-from edge_agent.metrics.answer_counts import AnswerCounts, Histogram
 from edge_agent.server import messages
 from edge_agent.server.open_inference import oip_requests
 from edge_agent.server.open_inference.oip_wire import pb
-from edge_agent.store.state_database import InstalledBundle
+
+if TYPE_CHECKING:
+    from edge_agent.formats.manifest import Manifest, TaskSpec
+    from edge_agent.formats.plan import Mode
+    from edge_agent.metrics.answer_counts import AnswerCounts, Histogram
+    from edge_agent.store.state_database import InstalledBundle
 
 Datatype = Literal["BYTES", "FP32", "BOOL"]
 Results = Sequence[Any]

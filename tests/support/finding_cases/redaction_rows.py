@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_agent.capture.redact.builtin_rules import RULES_VERSION
+from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.cli.redaction_audit import missed_values
 from tests.support.bundles import echo_bundle
 from tests.support.eventually import eventually_sync

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.capture.record_builder import CapturedAnswer, RecordBuilder
+from edge_agent.capture.captured_answer import CapturedAnswer
+from edge_agent.capture.record_builder import RecordBuilder
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.redaction_queue import TRIES_MAX, RedactionDependencies, RedactionQueue

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from edge_agent.capture.review_streams import NAMES, TURNS, ReviewCursor, ReviewFilter
+from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter
+from edge_agent.capture.review_streams import NAMES, TURNS
 from edge_agent.capture.spool import _INSERT
 from edge_agent.formats.manifest import Manifest
 from tests.support.site_cases import ASite, answered, judgement, manifest

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.cli.redaction_audit import export_rows, missed_values, training_row
-from edge_agent.client.site_state import MissedSpan, RedactionAuditText, ReplacedSpan
+from edge_agent.client.redaction_results import MissedSpan, RedactionAuditText, ReplacedSpan
 from edge_agent.errors import InvalidRequest
 
 NAME = ReplacedSpan(0, 4, "[NAME_1]", "model:name", by_rules=False, by_model=True, score=0.9)

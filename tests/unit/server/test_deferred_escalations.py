@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.capture.spool_worker import SpoolWorkerDependencies
+from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
 from edge_agent.errors import DiskFull, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.formats.example_records import ExampleTeacherLabel, parse
 from edge_agent.formats.manifest import Manifest
