@@ -201,7 +201,7 @@ class EngineChild:
 def _unforeseen(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
     """Return the failure that stands for an error which nobody expected, with the library's own words.
 
-    What a job raises may quote its input, so there only the kind of error is told.
+    What a job raises may quote its input, so nothing of it is told. The log has the kind of error.
     """
     match message:
         case protocol.LoadRequest():
@@ -209,9 +209,9 @@ def _unforeseen(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
         case protocol.AttachRequest():
             about = f"bundle {message.digest[:12]} cannot be used with the model"
         case _:
-            return ModelFailed(f"the model does not compute this input: an unexpected {type(error).__name__}")
+            return ModelFailed("the model does not compute this input: an unexpected error in its runtime")
     words = " ".join(str(error).split())[:200] or "without a word"
-    return ModelLoadFailed(f"{about}: {words} ({type(error).__name__})")
+    return ModelLoadFailed(f"{about}: {words}")
 
 
 @contextlib.contextmanager

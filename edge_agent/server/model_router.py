@@ -328,7 +328,7 @@ def _contain_failures(item: RoutedInput) -> Iterator[None]:
         raise
     except Exception as error:
         log.exception("escalation_broke", task=item.bundle.manifest.task.name, error=type(error).__name__)
-        raise UpstreamFailed(f"asking the large model ended with an unexpected {type(error).__name__}") from None
+        raise UpstreamFailed("asking the large model ended with an unexpected error, which the log has") from None
 
 
 async def _answer_or_error(compute: Compute) -> list[FinishedAnswer] | EdgeAgentError:

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from edge_agent.engine.protocol import LoadRequest
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.tuning_policy import DEPENDENT, OTHERS, SAME
+from edge_agent.engine.runtimes.llama.tuning_policy import DEPENDENT, OTHERS, SAME, TunedSettings, score_variance
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, WEIGHTS, make
 
 SPEC = LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, threads=1, sequences_max=2)
@@ -32,3 +33,16 @@ def test_what_was_measured_of_the_weights_is_reported_of_each_bundle() -> None:
             expected = f"scores of {details['quantization']} weights depend on what else is computed"
             assert runtime.score_variance("c").startswith(expected)
         runtime.close()
+
+
+def test_what_was_not_measured_is_not_promised() -> None:
+    """Scores whose measurement failed, on a device or on the processor, count as scores that vary; the reason is given
+    with the name of the device."""
+    shape = ContextShape(cells=300, sequences=2, kv_type="f16", threads=1)
+    code = "haswell processors and for cuda:0"
+    reasons = {
+        found: score_variance(TunedSettings(shape, "key", "off", "no logits", found), "Q4_1", code)
+        for found in (SAME, OTHERS, DEPENDENT, "")
+    }
+    said = f"scores of Q4_1 weights depend on what else is computed by llama.cpp's code for {code}"
+    assert {SAME: "", OTHERS: "", DEPENDENT: said, "": f"whether {said} was not measured: no logits"} == reasons

@@ -44,6 +44,24 @@ def finished(folder: Path, kind: str = "classify", samples: str = "", **more) ->
 
 
 @pytest.mark.slow
+def test_a_candidate_whose_scores_vary_is_never_chosen(tmp_path):
+    """It is dropped with the reason, though it is the smallest and has the same labels; the other one is taken."""
+    job = stage_job(tmp_path, "quantize")
+    task = tmp_path / "task.yaml"
+    task.write_text(task.read_text().replace("runtime: onnx", "runtime: echo"))
+    weights = {"full": b"w" * 1000, "steady": b"w" * 900, "varying": b"!vary"}
+    paths = {name: tmp_path / f"{name}.bin" for name in weights}
+    for name, path in paths.items():
+        path.write_bytes(weights[name])
+    report = choose(job, [Candidate(name, paths[name]) for name in ("varying", "steady")], paths["full"])
+    varying, steady = report["candidates"]
+    assert ("steady", [True, False]) == (report["chosen"], [steady["inside_budget"], varying["inside_budget"]])
+    assert [1.0, 1.0] == [each["agreement"]["value"] for each in (varying, steady)]
+    assert varying["batch_invariance"]["problem"] in varying["outside"]
+    assert "" == steady["batch_invariance"]["problem"]
+
+
+@pytest.mark.slow
 def test_the_finished_bundle_has_everything(tmp_path):
     """It is calibrated, says where it comes from and what it needs, and carries report, licence and golden answers."""
     job = finished(tmp_path / "run", samples="how much is the mug?\n")

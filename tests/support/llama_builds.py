@@ -129,6 +129,12 @@ _SAME_BITS = (
     *_of("lone_rows", "a_lone_row_among_few_cells_is_computed_alone"),
 )
 
+_FORMATS = _of(
+    "rows",
+    *(f"fifty_texts_score_in_any_company_as_alone[{kind}]" for kind in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_1", "Q4_0")),
+)
+"""Of the slow tier; F16 and Q4_K_M are of the fast one. Ten seconds each on the slowest build."""
+
 _IS_CHOSEN = "tests/contract/test_llama_builds.py::test_the_chosen_build_is_what_computes"
 
 BUILDS = {
@@ -141,7 +147,7 @@ BUILDS = {
             ("sse4_2",),
             by_row=False,
             tier="not slow and not release",
-            also=_SAME_BITS,
+            also=(*_SAME_BITS, *_FORMATS),
         ),
         Build("avx2", _OPTIONS[:6], _AVX2, by_row=True),
         Build("avx512", _OPTIONS, (*_AVX2, *(f"avx512{each}" for each in ("f", "cd", "bw", "dq", "vl"))), by_row=True),

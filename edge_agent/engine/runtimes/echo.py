@@ -9,7 +9,8 @@ text that starts with one of these words behaves as it says:
 
 So does every text of a bundle whose prompt template begins with one of them. There the first two lines may be followed
 by `after N`: it begins when the process has had N jobs of the bundle. A bundle of `!stall` is never attached. Scores of
-a bundle of `!vary` depend on how many jobs are computed in the same step, and the runtime reports it.
+a bundle of `!vary`, or with weights that begin so, depend on how many jobs are computed in the same step, and the
+runtime reports it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
 from edge_agent.formats.redaction_section import tag_types
 
 VECTOR_LENGTH = 8
+_VARY = "!vary"
 PROCESS_BYTES = 48 * 2**20  # Python: 30 MiB resident
 
 
@@ -74,11 +76,15 @@ class EchoRuntime:
         self._bundles: dict[str, Manifest] = {}
         self._jobs: dict[str, _EchoJob] = {}
         self._taken: dict[str, int] = {}
+        self._weights_vary = False
 
     def load(self, spec: LoadRequest) -> dict[str, str]:
         """Load nothing; a path to weights must exist all the same. What device it is told, it claims to be on."""
         if spec.weights and not os.path.exists(spec.weights):  # noqa: PTH110
             raise ModelLoadFailed(f"weights file {spec.weights} does not exist")
+        if spec.weights:
+            with open(spec.weights, "rb") as weights:  # noqa: PTH123
+                self._weights_vary = weights.read(len(_VARY)) == _VARY.encode()
         need = MemoryNeed(weights=0, copies=0, cache=0, compute=0, process=PROCESS_BYTES)
         available = self.request_memory(need.total, spec.memory_bytes_max, 0)
         need.check(available, spec.memory_bytes_wanted)
@@ -95,8 +101,11 @@ class EchoRuntime:
 
     def score_variance(self, digest: str) -> str:
         """Return why scores depend on what else is computed, for a bundle that is told so."""
-        varies = "!vary" in _orders(self._bundles[digest], 0) and self._bundles[digest].task.kind in SCORED_KINDS
+        varies = self._varies(_orders(self._bundles[digest], 0)) and self._bundles[digest].task.kind in SCORED_KINDS
         return "the echo model was told to let scores depend on the batch" if varies else ""
+
+    def _varies(self, orders: list[str]) -> bool:
+        return self._weights_vary or _VARY in orders
 
     def detach(self, digest: str) -> list[Event]:
         """Forget the bundle and its jobs."""
@@ -157,7 +166,7 @@ class EchoRuntime:
             return _generate(job)
         done = JobResult(job_id=job.run.job_id, input_tokens=len(job.words))
         if manifest.task.kind in LABEL_KINDS:
-            questions, over = job.run.questions or own_questions(manifest), batch if "!vary" in job.orders else 1
+            questions, over = job.run.questions or own_questions(manifest), batch if self._varies(job.orders) else 1
             scores = tuple(_scores(job.run.text, question, manifest.task.name, over) for question in questions)
             if manifest.task.kind == "classify":
                 (done.scores,) = scores

@@ -44,6 +44,8 @@ _BULK, _PIECE, _TURNS = 128, 16, 2
 _SMALL, _READ, _ASKED = (3, 8), 18, 6
 """Rows of small steps that llama.cpp has different kernels for; tokens of a text that is read in each, and in one step,
 and how many of them are looked at. The last step of eights has two rows. A lone row has company where it needs it."""
+_SMALL_THERE, _READ_THERE = (2, 3, 8, 16, 32), 63
+"""Likewise on a device, where kernels change at other numbers of rows, up to as many as a step with scores may have."""
 
 
 def processor() -> str:
@@ -60,9 +62,9 @@ def autotune(
 ) -> TunedSettings:
     """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
 
-    `named` is the processor and its code. On the processor it is always measured whether scores depend on what else is
-    computed; and, where it is asked for, whether they come out of bulk steps as of small ones, and of fewer threads as
-    of all.
+    `named` is the processor and its code. It is always measured whether scores depend on what else is computed, on the
+    processor and on a device; and, on the processor where it is asked for, whether they come out of bulk steps as of
+    small ones, and of fewer threads as of all.
 
     Raises:
         ModelLoadFailed: there is no memory for a small buffer.
@@ -79,8 +81,8 @@ def autotune(
             else:
                 tuned = _SettingSearch(model, shape, limits).run(key)
             tuned = _with_scores(model, tuned, shape.threads, limits.seconds)
-        elif spec.device == "cpu":
-            same = _scores_are_independent(model, shape)
+        else:
+            same = _scores_are_independent(model, shape, on_device=spec.device != "cpu")
             tuned = replace(tuned, bulk_scores=OTHERS if same else DEPENDENT)
     except ModelFailed as error:  # the first answer says what is wrong with it
         return TunedSettings(shape, key, "off", error.message)
@@ -103,17 +105,18 @@ def _scores_in_company(model: LlamaModel, shape: ContextShape, seconds: float) -
     return SAME if shape.rows >= _BULK and _bulk_scores_are_the_same(model, shape, seconds) else OTHERS
 
 
-def _scores_are_independent(model: LlamaModel, shape: ContextShape) -> bool:
+def _scores_are_independent(model: LlamaModel, shape: ContextShape, *, on_device: bool = False) -> bool:
     """Tell whether prose has the same logits in small steps of any size, and beside another text.
 
     It depends on the type of the weights, and on whose kernels multiply them (decision 0051).
     """
-    text = model.tokenize(_PROSE, special=False)[:_READ]
+    sizes, read = (_SMALL_THERE, _READ_THERE) if on_device else (_SMALL, _READ)
+    text = model.tokenize(_PROSE, special=False)[:read]
     with _opened(model, shape) as bench:
         usual = bench.last(text, len(text), _ASKED)
         return all(
             usual == bench.last(text, rows, _ASKED, beside)
-            for rows, beside in [(_SMALL[0], _SMALL[0]), *((rows, 0) for rows in _SMALL)]
+            for rows, beside in [(_SMALL[0], _SMALL[0]), *((rows, 0) for rows in sizes)]
         )
 
 

@@ -37,7 +37,7 @@ from edge_agent.engine.runtimes.llama.sequence_jobs import GenerationJob, Scorin
 from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS, StepInterruption, is_long
 from edge_agent.engine.runtimes.llama.step_scheduler import CacheAdmission, StepPlan, StepScheduler, WorkItem, turn_time
 from edge_agent.engine.runtimes.llama.thread_tuner import ThreadTuner, thread_counts
-from edge_agent.engine.runtimes.llama.tuning_policy import DEPENDENT, SAME
+from edge_agent.engine.runtimes.llama.tuning_policy import SAME, score_variance
 from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 from edge_agent.formats.record_schema import Schema
@@ -124,9 +124,8 @@ class LlamaRuntime:
         self._need, self._available = need, available
         self._sequences = slots
         described = model.describe()
-        if tuned.bulk_scores == DEPENDENT:
-            said = f"scores of {described['quantization']} weights depend on what else is computed"
-            self._score_variance = f"{said} by llama.cpp's code for {self._code}"
+        code = self._code if slot.name == "cpu" else f"{self._code} and for {slot.name}"
+        self._score_variance = score_variance(tuned, described["quantization"], code)
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
         about[SEQUENCES] = str(slots)
         return described | about | tuned.details() | need.details(available) | slot.details

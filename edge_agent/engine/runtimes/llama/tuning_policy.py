@@ -84,6 +84,17 @@ class TunedSettings:
         }
 
 
+def score_variance(tuned: TunedSettings, quantization: str, code: str) -> str:
+    """Return why scores of these weights depend on what else `code` computes; empty = it was measured that they do not.
+
+    What could not be measured is not promised.
+    """
+    said = f"scores of {quantization} weights depend on what else is computed by llama.cpp's code for {code}"
+    if not tuned.bulk_scores:
+        return f"whether {said} was not measured: {tuned.notes}"
+    return said if tuned.bulk_scores == DEPENDENT else ""
+
+
 def trial_verdict(usual: float, trial: TuningTrial) -> str:
     """Return why a setting is not kept, against the seconds of the best so far; empty = it is."""
     share = trial.seconds / usual - 1
