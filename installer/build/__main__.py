@@ -2,7 +2,7 @@
 
 Needs a network, git, gcc, g++ and binutils; everything else comes into an environment of the build's own, in
 .cache/installer. First it fetches what it needs, about 300 MB. Then it compiles llama.cpp for every kind of x86-64
-processor: 305 objects, together about 10 minutes of one core of an AMD EPYC, divided by the cores that there are. It
+processor: 305 objects, together 10 to 20 minutes of one core of an AMD EPYC, divided by the cores that there are. It
 shows how many objects are compiled, and about how long the rest takes on this machine.
 
 Stop it at any time: the same command continues with the next object. Once llama.cpp is compiled, a build takes about a

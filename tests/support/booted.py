@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -99,7 +100,9 @@ class Machine:
 
     def boot(self) -> None:
         """Start it, and wait until systemd has nothing more to start."""
-        container = ["systemd-nspawn", "--quiet", f"--directory={self.root}", "--register=no", "--keep-unit"]
+        # A run that was killed leaves mounts under the name of its machine: another one of that name does not start.
+        named = f"--machine=ea-{secrets.token_hex(4)}"
+        container = ["systemd-nspawn", "--quiet", f"--directory={self.root}", named, "--register=no", "--keep-unit"]
         # CAP_BPF: by it systemd keeps IPAddressDeny=.
         command = [*container, "--private-network", "--capability=CAP_BPF", "--boot", "--console=pipe"]
         unified = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
