@@ -25,7 +25,7 @@ from tests.support.fake_daemon import FakeDaemon
 def doctor(tmp_path: Path, *more: str):
     config = tmp_path / "agent.yaml"
     if not config.exists():
-        config.write_text("")
+        config.write_text("metrics: {address: ''}\n")  # another program may have the default port
     options = ["--config", str(config), "--state-dir", str(tmp_path / "state"), "--run-dir", str(tmp_path)]
     return CliRunner().invoke(app, [*options, "doctor", *more])
 
