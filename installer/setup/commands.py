@@ -86,6 +86,15 @@ class SetupRun:
         """
         same = before is not None and before.name == program.name
         settled = same and self.services.run_unchanged(program)
+        changed = self._lay(program, before)
+        if settled and not changed:
+            done("the services run from this program already: they were not restarted")
+            return False
+        self.services.start(installed_files.unit_names(program), first=self.programs.previous is None)
+        return changed or not same or self.services.acts
+
+    def _lay(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
+        """Lay a program's files, and make the users and folders that they name; tell whether anything changed."""
         known = accounts()
         laid = installed_files.install_files(self.places, program, before)
         for path in laid.aside:
@@ -96,12 +105,7 @@ class SetupRun:
         done("laid units and man pages" if laid.changed else "units and man pages are there already, and unchanged")
         for made in self.services.prepare():
             done(made)
-        changed = laid.changed or configured or known != accounts()
-        if settled and not changed:
-            done("the services run from this program already: they were not restarted")
-            return False
-        self.services.start(installed_files.unit_names(program), first=self.programs.previous is None)
-        return changed or not same or self.services.acts
+        return laid.changed or configured or known != accounts()
 
     def _say_what_next(self, program: InstalledProgram, before: InstalledProgram | None, *, changed: bool) -> None:
         if self.services.acts:

@@ -38,14 +38,18 @@ def install_files(places: InstallPaths, program: InstalledProgram, before: Insta
     for path in aside:
         path.replace(path.with_name(f"{path.name}.edited"))
     missing = {path: source for path, source in wanted.items() if not _is_laid(path, source)}
+    gone = [path for path in known.keys() - wanted.keys() if path.exists()]
+    _lay(places, missing, gone)
+    return LaidFiles(aside, changed=bool(missing or gone))
+
+
+def _lay(places: InstallPaths, missing: dict[Path, Path], gone: list[Path]) -> None:
     for path, source in missing.items():
         durable_files.write(path, source.read_bytes())
-    gone = [path for path in known.keys() - wanted.keys() if path.exists()]
     for path in gone:
         durable_files.remove(path)
     for path, target in places.commands.items():
         durable_files.link(path, target)
-    return LaidFiles(aside, changed=bool(missing or gone))
 
 
 def install_configuration(places: InstallPaths, program: InstalledProgram) -> bool:
