@@ -18,7 +18,7 @@ from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTask
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
-from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json, sum_costs
+from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json
 from edge_agent.report.number_format import MICROS, amount, count, percent
 from edge_agent.report.report_page import render_page
 from edge_agent.report.report_summary import VERDICTS, headline, other_alarms, summary
@@ -124,9 +124,7 @@ def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) 
     if not judged:
         console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
         return
-    print_trimmed(
-        console, Text(summary(sum_costs(judged), len({each.figures.task for each in judged}), judged[0].currency))
-    )
+    print_trimmed(console, Text(summary(judged)))
     console.print()
     _show_table(console, judged)
     for each in judged:
