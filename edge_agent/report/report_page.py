@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from edge_agent.errors.remedy_commands import first_task_remedy
 from edge_agent.report import charts
 from edge_agent.report.charts import Chart
 from edge_agent.report.judgement import ReportHeader, TaskJudgement
@@ -39,6 +40,7 @@ def render_page(judged: Sequence[TaskJudgement], about: ReportHeader) -> str:
             about=about,
             judged=judged,
             summary=summary(judged) if judged else "",
+            first_steps=render_commands(first_task_remedy(about.site)),
             days=counted(days, "day") if days else "",
         )
     )
