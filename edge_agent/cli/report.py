@@ -64,7 +64,7 @@ def run(
     with site.admin() as admin:
         judged, about = _judged(admin, site, wanted, wish)
     if html:
-        _write(html, render_page(judged, about))
+        _write(html, render_page(judged, about, first_task_remedy(about.site)))
         console = err() if as_json else out()
         console.print(f"{html.absolute()}: open it in a browser.", soft_wrap=True)
     if as_json:

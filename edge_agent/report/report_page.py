@@ -12,7 +12,6 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from edge_agent.errors.remedy_commands import first_task_remedy
 from edge_agent.report import charts
 from edge_agent.report.charts import Chart
 from edge_agent.report.judgement import ReportHeader, TaskJudgement
@@ -29,8 +28,8 @@ _TONES = {
 }
 
 
-def render_page(judged: Sequence[TaskJudgement], about: ReportHeader) -> str:
-    """Return the page of all tasks."""
+def render_page(judged: Sequence[TaskJudgement], about: ReportHeader, first_steps: str = "") -> str:
+    """Return the page of all tasks; where there is none, it says by which `first_steps` one comes."""
     days = max((each.money.days for each in judged), default=0)
     return (
         _environment()
@@ -40,7 +39,7 @@ def render_page(judged: Sequence[TaskJudgement], about: ReportHeader) -> str:
             about=about,
             judged=judged,
             summary=summary(judged) if judged else "",
-            first_steps=render_commands(first_task_remedy(about.site)),
+            first_steps=render_commands(first_steps),
             days=counted(days, "day") if days else "",
         )
     )
