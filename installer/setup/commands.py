@@ -14,7 +14,7 @@ from installer.setup.install_paths import InstallPaths
 from installer.setup.payload import Payload
 from installer.setup.programs import InstalledProgram, InstalledPrograms, drop, read_program
 from installer.setup.screen import Stopwatch, done, note, say, size
-from installer.setup.services import SERVE, Services
+from installer.setup.services import SERVE, Services, accounts
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class SetupRun:
         done(f"this machine: {here.architecture}, glibc {target_machine.dotted(here.glibc)}, {size(free)} free")
         before = self.programs.current
         program = self._make(payload, here)
-        self._switch(program, before)
+        changed = self._switch(program, before)
         gone = self.programs.prune()
         if gone:
             done(f"removed what is older: {', '.join(gone)}")
-        self._say_what_next(program, before)
+        self._say_what_next(program, before, changed=changed)
 
     def _make(self, payload: Payload, here: target_machine.TargetMachine) -> InstalledProgram:
         folder, program = self.programs.find(payload, here)
@@ -63,14 +63,15 @@ class SetupRun:
             raise SetupError(FAILED, said, "Nothing was changed. Check the disk: 'dmesg' may say more.")
         return program
 
-    def _switch(self, program: InstalledProgram, before: InstalledProgram | None) -> None:
+    def _switch(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
+        """Make a program the program; tell whether that changed anything."""
         self.programs.activate(program)
         if before is None:
             done(f"the program is now {program.title}")
         elif before.name != program.name:
             done(f"switched from {before.title} to {program.title}")
         try:
-            self._bring_up(program, before)
+            return self._bring_up(program, before)
         except SetupError as error:
             if before is None or before.name == program.name or self.programs.previous is None:
                 raise
@@ -78,18 +79,36 @@ class SetupRun:
             self._bring_up(self.programs.go_back(), program)
             raise SetupError(error.code, error.message, f"{before.title} runs again. {error.remedy}") from None
 
-    def _bring_up(self, program: InstalledProgram, before: InstalledProgram | None) -> None:
-        for path in installed_files.install_files(self.places, program, before):
+    def _bring_up(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
+        """Lay a program's files and start its services; tell whether anything was to be changed.
+
+        Services that run unchanged, with nothing laid or made for them, are left alone.
+        """
+        same = before is not None and before.name == program.name
+        settled = same and self.services.run_unchanged(program)
+        changed = self._lay(program, before)
+        if settled and not changed:
+            done("the services run from this program already: they were not restarted")
+            return False
+        self.services.start(installed_files.unit_names(program), first=self.programs.previous is None)
+        return changed or not same or self.services.acts
+
+    def _lay(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
+        """Lay a program's files, and make the users and folders that they name; tell whether anything changed."""
+        known = accounts()
+        laid = installed_files.install_files(self.places, program, before)
+        for path in laid.aside:
             note(f"{path} had been edited: the old text is beside it, in {path.name}.edited (a drop-in would last)")
-        if installed_files.install_configuration(self.places, program):
+        configured = installed_files.install_configuration(self.places, program)
+        if configured:
             done(f"wrote the sample configuration, {self.places.config / 'agent.yaml'}")
-        done("laid units and man pages")
+        done("laid units and man pages" if laid.changed else "units and man pages are there already, and unchanged")
         for made in self.services.prepare():
             done(made)
-        self.services.start(installed_files.unit_names(program), first=self.programs.previous is None)
+        return laid.changed or configured or known != accounts()
 
-    def _say_what_next(self, program: InstalledProgram, before: InstalledProgram | None) -> None:
-        if self.services.running and self.services.wanted:
+    def _say_what_next(self, program: InstalledProgram, before: InstalledProgram | None, *, changed: bool) -> None:
+        if self.services.acts:
             state, enabled = self.services.state(SERVE)
             done(f"{SERVE} is {state}, {enabled}")
         elif not self.places.trial:
@@ -97,7 +116,13 @@ class SetupRun:
         if before is None:
             say(f"Installed. Next: edge-agent doctor; the configuration is {self.places.config / 'agent.yaml'}.")
         else:
-            say(f"Done: {program.title}. 'sudo edge-agent-setup rollback' goes back.")
+            said = f"Done: {program.title}." if changed else f"Nothing to change: {program.title} is installed."
+            say(f"{said} {self._way_back()}".rstrip())
+
+    def _way_back(self) -> str:
+        """Say how to go back to the program before; empty where there is none."""
+        before = self.programs.previous
+        return f"'sudo edge-agent-setup rollback' goes back to {before.title}." if before else ""
 
     def rollback(self) -> None:
         """Go back to the program before."""
@@ -106,7 +131,7 @@ class SetupRun:
         program = self.programs.current
         assert program is not None
         self._bring_up(program, now)
-        say(f"The program is now {program.title}. 'sudo edge-agent-setup rollback' again undoes this.")
+        say(f"The program is now {program.title}. {self._way_back()}".rstrip())
 
     def uninstall(self) -> None:
         """Remove the program; state and configuration stay."""

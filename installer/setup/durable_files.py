@@ -7,8 +7,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+MODE = 0o644
 
-def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+
+def write(path: Path, content: bytes, mode: int = MODE) -> None:
     """Write a file beside its place and rename it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")

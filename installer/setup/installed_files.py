@@ -7,6 +7,7 @@ what a kill left out is made up for.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from installer.setup import durable_files
@@ -16,20 +17,39 @@ from installer.setup.programs import InstalledProgram
 KINDS = ("systemd", "sysusers", "tmpfiles", "etc", "man")
 
 
-def install_files(places: InstallPaths, program: InstalledProgram, before: InstalledProgram | None) -> list[Path]:
-    """Lay a program's files, remove those that only the one before had; return the edited files that were put aside."""
+@dataclass(frozen=True)
+class LaidFiles:
+    """What `install_files` did."""
+
+    aside: list[Path]
+    """The files that somebody had edited; the edited text is beside each."""
+    changed: bool
+    """Some file was not there, or was another one, or was removed."""
+
+
+def install_files(places: InstallPaths, program: InstalledProgram, before: InstalledProgram | None) -> LaidFiles:
+    """Lay a program's files, put edited ones aside, and remove those that only the program before had.
+
+    A file that is right already is not written: systemd takes a newer unit file for a changed one.
+    """
     known = dict(_files(places, before)) if before else {}
     wanted = dict(_files(places, program))
     aside = [path for path, source in wanted.items() if _edited(path, {source, known.get(path, source)})]
     for path in aside:
         path.replace(path.with_name(f"{path.name}.edited"))
-    for path, source in wanted.items():
+    missing = {path: source for path, source in wanted.items() if not _is_laid(path, source)}
+    gone = [path for path in known.keys() - wanted.keys() if path.exists()]
+    _lay(places, missing, gone)
+    return LaidFiles(aside, changed=bool(missing or gone))
+
+
+def _lay(places: InstallPaths, missing: dict[Path, Path], gone: list[Path]) -> None:
+    for path, source in missing.items():
         durable_files.write(path, source.read_bytes())
-    for path in known.keys() - wanted.keys():
+    for path in gone:
         durable_files.remove(path)
     for path, target in places.commands.items():
         durable_files.link(path, target)
-    return aside
 
 
 def install_configuration(places: InstallPaths, program: InstalledProgram) -> bool:
@@ -55,6 +75,13 @@ def unit_names(program: InstalledProgram) -> list[str]:
 def _edited(path: Path, laid: set[Path]) -> bool:
     """Tell whether a file is there and none of those that setup lays there."""
     return path.exists() and path.read_bytes() not in {source.read_bytes() for source in laid}
+
+
+def _is_laid(path: Path, source: Path) -> bool:
+    """Tell whether a file is there as setup lays it: a regular file, with its content and its mode."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    return path.read_bytes() == source.read_bytes() and path.stat().st_mode & 0o777 == durable_files.MODE
 
 
 def _files(places: InstallPaths, program: InstalledProgram) -> Iterator[tuple[Path, Path]]:

@@ -140,10 +140,13 @@ def drop(folder: Path) -> None:
 
 def running(programs: Path) -> set[str]:
     """Return the names of the programs that processes were started from."""
-    commands = (_command(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
-    return {
-        each.relative_to(programs).parts[0] for each in commands if each.is_relative_to(programs) and each != programs
-    }
+    return {program_of(programs, int(path.name)) for path in Path("/proc").glob("[0-9]*")} - {""}
+
+
+def program_of(programs: Path, pid: int) -> str:
+    """Return the name of the program that a process was started from; empty = none of these, or it ended."""
+    command = _command(Path(f"/proc/{pid}/cmdline"))
+    return command.relative_to(programs).parts[0] if programs in command.parents else ""
 
 
 def _command(cmdline: Path) -> Path:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from installer.setup.errors import FAILED, SetupError
 from installer.setup.install_paths import InstallPaths
+from installer.setup.programs import InstalledProgram, program_of
 
 SERVE = "edge-agent.service"
 UPLINK = "edge-uplink.service"
 WEB = "edge-agent-web.service"
 USERS = ("edge-agent", "edge-uplink", "edge-web")
 PREPARING = {"sysusers": (), "tmpfiles": ("--create",)}
+_SHOWN = ("Id", "ActiveState", "NeedDaemonReload", "MainPID")
 GROUPS = ("edge-devices", "edge-reviewers", "edge-agent-operators", "edge-exchange")
 
 
@@ -30,6 +33,18 @@ class Services:
     def running(self) -> bool:
         """True where systemd is there and may be asked."""
         return not self.places.trial and Path("/run/systemd/system").is_dir()
+
+    @property
+    def acts(self) -> bool:
+        """True where services are started and restarted."""
+        return self.running and self.wanted
+
+    def run_unchanged(self, program: InstalledProgram) -> bool:
+        """Tell whether the services run from this program, under the units as they are on the disk."""
+        if not self.running:
+            return False
+        asked = ["systemctl", "show", "--property", ",".join(_SHOWN), SERVE, UPLINK, WEB]
+        return run_as_installed(_quietly(asked), lambda pid: program_of(self.places.programs, pid), program.name)
 
     def prepare(self) -> list[str]:
         """Make the users, groups and folders that the units need, as far as systemd is installed; say what was made."""
@@ -52,7 +67,7 @@ class Services:
         Raises:
             SetupError: serve does not come up. A way out that does not is no reason to take anything back.
         """
-        if not (self.running and self.wanted):
+        if not self.acts:
             return
         _quietly(["systemctl", "reset-failed", *units])
         if first:
@@ -82,6 +97,28 @@ class Services:
             _quietly(["userdel", name])
         for name in (*GROUPS, *USERS):
             _quietly(["groupdel", name])
+
+
+def run_as_installed(shown: str, program_of_pid: Callable[[int], str], program: str) -> bool:
+    """Tell whether a restart would change nothing, from what 'systemctl show' says of the units.
+
+    It would where serve is not active, or a unit is between two states, or its process is another program's, or its
+    file on the disk is not the one that systemd has read.
+    """
+    units = [dict(line.split("=", 1) for line in each.splitlines() if "=" in line) for each in shown.split("\n\n")]
+    states = {each.get("Id"): each.get("ActiveState") for each in units}
+    if states.get(SERVE) != "active" or not {*states.values()} <= {"active", "inactive"}:
+        return False
+    active = [each for each in units if each["ActiveState"] == "active"]
+    return all(
+        each.get("NeedDaemonReload") == "no" and program_of_pid(int(each.get("MainPID", "0"))) == program
+        for each in active
+    )
+
+
+def accounts() -> tuple[str, str]:
+    """Return the users and groups of this machine, as they are written down."""
+    return Path("/etc/passwd").read_text(errors="replace"), Path("/etc/group").read_text(errors="replace")
 
 
 def _quietly(command: list[str]) -> str:

@@ -285,6 +285,26 @@ def test_the_manual_of_a_dependency_stays_in_its_program(tmp_path: Path):
     (manual / "edge-agent.1").write_text(".TH edge-agent\n")
     program = programs.InstalledProgram(tmp_path / "program", "1", "cpu", "", "3.11", "/usr/bin/python3", "")
     places = InstallPaths(tmp_path / "root")
-    installed_files.install_files(places, program, None)
+    assert installed_files.install_files(places, program, None).changed
     laid = [path for path in (tmp_path / "root/usr/local/share").rglob("*") if path.is_file()]
     assert [tmp_path / "root/usr/local/share/man/man1/edge-agent.1"] == laid
+
+
+def test_files_that_are_there_already_are_not_written_again(tmp_path: Path):
+    """Only what is missing, or another text, counts as a change; an edited file is put aside."""
+    unit = tmp_path / "program/share/systemd/edge-agent.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\n")
+    program = programs.InstalledProgram(tmp_path / "program", "1", "cpu", "", "3.11", "/usr/bin/python3", "")
+    places = InstallPaths(tmp_path / "root")
+    laid = tmp_path / "root/etc/systemd/system/edge-agent.service"
+
+    def install() -> tuple[bool, list[Path]]:
+        done = installed_files.install_files(places, program, program)
+        return done.changed, done.aside
+
+    assert ((True, []), (False, [])) == (install(), install())
+    laid.write_text("[Service]\nNice=5\n")
+    assert ((True, [laid]), (False, [])) == (install(), install())
+    laid.unlink()
+    assert ((True, []), "[Service]\n") == (install(), laid.read_text())
