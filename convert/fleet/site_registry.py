@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -141,10 +142,17 @@ class SiteRegistry:
 
     def objection(self, site: str, key: str) -> str:
         """Return why a key may not speak for a site now; empty = it may."""
-        accept = f"accept it with 'edge-convert sites accept {site} {key}'"
+        accept = f"accept it with 'edge-convert sites accept {site} {key} {self._option}'"
         how = f"if the site shows the code {verification_code(key)}, {accept}"
         known = self.keys(site)[-1:]
         return _WHY[self.standing(site, key)].format(site=site, how=how, known="".join(known)[:16])
+
+    @property
+    def _option(self) -> str:
+        """Return the option by which 'edge-convert sites' finds this registry."""
+        if self._path.name == FILE_NAME:
+            return f"--collected {shlex.quote(str(self._path.parent))}"
+        return f"--sites {shlex.quote(str(self._path))}"
 
     def check_open(self, site: str) -> None:
         """Raise InvalidRequest when a site was revoked."""

@@ -24,8 +24,10 @@ from edge_agent.cli.output import (
     progress,
     table,
 )
+from edge_agent.cli.terminal import advice
 from edge_agent.client import AdminClient, Bundle, BundleRef, Status
 from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownTask
+from edge_agent.errors.remedy_commands import first_task_remedy
 from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.manifest import Manifest, digest_of, parse
 from edge_agent.formatting import counted, format_bytes
@@ -54,11 +56,12 @@ def list_bundles(
     """
     with target_of(ctx).admin() as admin:
         bundles = _installed(admin, task)
+        site = "" if bundles or as_json else admin.status().site
     if as_json:
         print_json([plain(bundle) for bundle in bundles], indent=2)
         return
     if not bundles:
-        out().print("Nothing is installed: 'edge-agent install PATH' installs a bundle.")
+        print_trimmed(out(), advice(f"Nothing is installed. {first_task_remedy(site)}"))
         return
     columns = ("task", "version", "digest", "use", "gate", "signed", "size", "installed")
     made = table(*columns, right=("size",), wrap=("task",))

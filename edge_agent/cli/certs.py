@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import pwd
 import socket
@@ -134,12 +135,16 @@ def issue(
     _make_folder(folder, 0o700)
     certificate_authority.write_pair(made, folder / "client.crt", folder / "client.key", replace=renew)
     write_durably(folder / "ca.crt", root.certificate, 0o644)
-    if not (folder / FILE_NAME).exists():
-        write_durably(folder / FILE_NAME, render_remote(f"{_reached_by(place)}:{PORT}").encode(), 0o644)
+    reached = "" if (folder / FILE_NAME).exists() else _reached_by(place)
+    if reached:
+        write_durably(folder / FILE_NAME, render_remote(f"{reached}:{PORT}").encode(), 0o644)
     _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder there:", "")
     _say(f"  {folder.absolute()}")
     for name, said in _CLIENT_FILES.items():
         _say_file(name, said)
+    if reached and not _is_ip_address(reached):
+        said = f"Where it cannot, write an IP address that the server's certificate names into {FILE_NAME}."
+        _say("", f"{client} must resolve the name {reached}. {said}")
     _say("", "There:", "", f"  edge-agent --remote {client}/{FILE_NAME} {_try(granted)}")
 
 
@@ -191,6 +196,14 @@ def show(
 def _reached_by(directory: Path) -> str:
     path = directory / "server.crt"
     return next(iter(_names(path)), "HOST") if path.exists() else "HOST"
+
+
+def _is_ip_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _names(path: Path) -> list[str]:
@@ -332,8 +345,8 @@ def _say_config(folder: Path) -> None:
             "client_ca_file": str(folder / "ca.crt"),
         },
     }
-    for line in yaml.safe_dump(lines, sort_keys=False).splitlines():
-        _say(f"  {line}")
+    # At the first column: indented lines would belong to the section above them.
+    _say(*yaml.safe_dump(lines, sort_keys=False).splitlines())
 
 
 def _try(roles: list[str]) -> str:

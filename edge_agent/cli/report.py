@@ -14,11 +14,13 @@ from rich.text import Text
 
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.output import AsJson, err, out, print_json, print_trimmed, table
+from edge_agent.cli.terminal import advice
 from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTask
+from edge_agent.errors.remedy_commands import first_task_remedy
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
-from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json, sum_costs
+from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json
 from edge_agent.report.number_format import MICROS, amount, count, percent
 from edge_agent.report.report_page import render_page
 from edge_agent.report.report_summary import VERDICTS, headline, other_alarms, summary
@@ -62,13 +64,13 @@ def run(
     with site.admin() as admin:
         judged, about = _judged(admin, site, wanted, wish)
     if html:
-        _write(html, render_page(judged, about))
+        _write(html, render_page(judged, about, first_task_remedy(about.site)))
         console = err() if as_json else out()
         console.print(f"{html.absolute()}: open it in a browser.", soft_wrap=True)
     if as_json:
         print_json(report_json(judged, about), indent=2)
     elif not html:
-        show(out(), judged, at_length=bool(tasks))
+        show(out(), judged, at_length=bool(tasks), site=about.site)
 
 
 def _wish(model_cost: str) -> CostAssumptions:
@@ -119,14 +121,12 @@ def _write(path: Path, content: str) -> None:
         raise MediaFailed(error.message, remedy="Name another file with --html.") from None
 
 
-def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool) -> None:
+def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool, site: str = "") -> None:
     """Print a line for each task, then the advice; `at_length` with the evidence."""
     if not judged:
-        console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
+        print_trimmed(console, advice(f"No tasks yet. {first_task_remedy(site)}"))
         return
-    print_trimmed(
-        console, Text(summary(sum_costs(judged), len({each.figures.task for each in judged}), judged[0].currency))
-    )
+    print_trimmed(console, Text(summary(judged)))
     console.print()
     _show_table(console, judged)
     for each in judged:

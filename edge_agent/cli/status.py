@@ -37,13 +37,10 @@ from edge_agent.client import (
     UpdatesStatus,
     UplinkStatus,
 )
+from edge_agent.errors.remedy_commands import first_task_remedy
 from edge_agent.formatting import format_bytes
 
 _MICROS = 1_000_000
-_NO_TASKS = (
-    "No tasks yet: 'edge-agent media import' brings them from the central team's USB drive, and 'edge-agent install"
-    " PATH' installs a bundle."
-)
 # Counters of examples that an operator should see even when the loss has ended.
 _LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
 
@@ -115,7 +112,7 @@ def show(console: Console, status: Status, now: datetime) -> None:
         console.print()
         _show_tasks(console, status)
     else:
-        print_trimmed(console, advice(_NO_TASKS))
+        print_trimmed(console, advice(f"No tasks yet. {first_task_remedy(status.site)}"))
     _show_alarms(console, status.alarms, now)
     if status.updates and any(task.candidate for task in status.updates.tasks):
         console.print()

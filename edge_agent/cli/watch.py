@@ -16,7 +16,7 @@ import time
 import tty
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Annotated
@@ -56,7 +56,8 @@ Count = Annotated[int, typer.Option("--count", metavar="N", min=0, help="End aft
 def run(ctx: typer.Context, as_json: AsJson = False, interval: Interval = 1.0, count: Count = 0) -> None:
     """Watch tasks, engines, calls, transfers and refusals on one live screen, until q or Ctrl-C.
 
-    It shows no inputs and no answers. With --json it prints one object per look on a line of its own.
+    It shows no inputs and no answers. Without a terminal it prints one screen and ends; --count asks for more. With
+    --json it prints one object per look on a line of its own.
 
     Example: [bold]edge-agent watch --json --count 2 | jq .answers_per_second[/bold]
     """
@@ -69,7 +70,7 @@ class WatchPlan:
 
     interval_seconds: float = 1.0
     count: int = 0
-    """Looks; 0 = until somebody ends it."""
+    """Looks; 0 = until somebody ends it, or without a terminal a single one."""
     as_json: bool = False
 
 
@@ -79,12 +80,17 @@ def watch(site: DaemonTarget, plan: WatchPlan) -> None:
     Raises:
         typer.Exit: a signal other than Ctrl-C ended it.
     """
+    glyphs = glyphs_for(os.environ)
+    console = _AsciiTerminal(width=off_terminal_width()) if glyphs is ASCII else out()
+    if not (plan.count or plan.as_json or console.is_terminal):
+        plan = replace(plan, count=1)  # in a file or a pipe nobody ends it
     with Interruptions() as interruptions, site.admin() as admin:
         watched = _DaemonWatch(admin, plan, interruptions)
         if plan.as_json:
             _watch_as_json(watched)
         else:
-            _watch_for_people(watched, plan, keys=interruptions.has_keys)
+            display = WatchDisplay(console, glyphs, plan.interval_seconds, interruptions.has_keys)
+            (_watch_on_screen if console.is_terminal else _watch_in_lines)(watched, display)
     if interruptions.signal not in (0, signal.SIGINT):
         raise typer.Exit(_TERMINATED + interruptions.signal)
 
@@ -134,14 +140,6 @@ def _watch_as_json(watched: _DaemonWatch) -> None:
     for look in watched.looks():
         print_json(watch_document(look, datetime.now(UTC)))
         sys.stdout.flush()
-
-
-def _watch_for_people(watched: _DaemonWatch, plan: WatchPlan, *, keys: bool) -> None:
-    glyphs = glyphs_for(os.environ)
-    console = _AsciiTerminal(width=off_terminal_width()) if glyphs is ASCII else out()
-    display = WatchDisplay(console, glyphs, plan.interval_seconds, keys)
-    show = _watch_on_screen if console.is_terminal else _watch_in_lines
-    show(watched, display)
 
 
 def _watch_in_lines(watched: _DaemonWatch, display: WatchDisplay) -> None:

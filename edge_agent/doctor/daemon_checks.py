@@ -278,8 +278,8 @@ def _how_to_begin(facts: DaemonFacts) -> tuple[str, str]:
     """Return how the first bundle comes to this machine, as a sentence and as a command."""
     if facts.takes_updates:
         return "Import an update from a USB drive.", "sudo edge-agent media import /media/usb"
-    remedy = "Enrol this machine with the file that the central team made for it, or install a bundle."
-    return remedy, "sudo edge-agent enrol FILE; sudo edge-agent install BUNDLE"
+    remedy = "Enrol this machine with the file that the central team made for it, then import an update."
+    return remedy, "sudo edge-agent enrol FILE; sudo edge-agent media import /media/usb"
 
 
 def _movement(task: Task, status: Status, facts: DaemonFacts) -> str:

@@ -22,3 +22,17 @@ def with_sudo(text: str) -> str:
 def works_by_sudo(environment: Mapping[str, str], user_id: int) -> bool:
     """Tell whether a person runs this program through sudo: then another command of ours needs it too."""
     return user_id == 0 and environment.get("SUDO_UID", "0") != "0"
+
+
+def first_task_remedy(site: str) -> str:
+    """Return how the first task comes to a machine; `site` is its id, empty before it is enrolled."""
+    if site:
+        return (
+            "'edge-agent media import' brings tasks from the USB drive of the central team, and"
+            " 'edge-agent install PATH' installs a bundle."
+        )
+    return (
+        "This machine is not enrolled: 'edge-agent enrol FILE' enrols it with the file of the central team, and"
+        " 'edge-agent media import' then brings tasks from the USB drive. 'edge-agent install PATH' installs a bundle"
+        " without a signature only where 'allow_unsigned' under 'store' in agent.yaml is true."
+    )

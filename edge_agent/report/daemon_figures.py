@@ -103,6 +103,7 @@ def _figures(task: Task, asked: AskedOfTask, told: DaemonReports, wanted: Report
         large_ms=large.usual_ms if large else 0.0,
         local_ms=told.local_ms.get(task.name, 0.0),
         window=wanted.window,
+        collected=told.counted.collect.get(task.name, "off") != "off",
     )
     active = next((series for series in every if series.active), None)
     return _with_bundle(known, active, wanted) if active else known

@@ -172,6 +172,7 @@ def _task(judged: TaskJudgement) -> dict[str, Any]:
         "large_ms": figures.large_ms or None,
         "local_ms": figures.local_ms or None,
         "may_leave": figures.may_leave,
+        "collected": figures.collected,
     }
 
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edge_agent.report import charts
 from edge_agent.report.charts import Chart
-from edge_agent.report.judgement import ReportHeader, TaskJudgement, sum_costs
+from edge_agent.report.judgement import ReportHeader, TaskJudgement
 from edge_agent.report.mode_recommendation import RecommendationReason
 from edge_agent.report.number_format import counted
 from edge_agent.report.report_summary import MODES, VERDICTS, headline, other_alarms, summary, summary_tiles
@@ -28,8 +28,8 @@ _TONES = {
 }
 
 
-def render_page(judged: Sequence[TaskJudgement], about: ReportHeader) -> str:
-    """Return the page of all tasks."""
+def render_page(judged: Sequence[TaskJudgement], about: ReportHeader, first_steps: str = "") -> str:
+    """Return the page of all tasks; where there is none, it says by which `first_steps` one comes."""
     days = max((each.money.days for each in judged), default=0)
     return (
         _environment()
@@ -38,9 +38,8 @@ def render_page(judged: Sequence[TaskJudgement], about: ReportHeader) -> str:
             title=f"Edge Agent at {about.site}" if about.site else "Edge Agent",
             about=about,
             judged=judged,
-            summary=summary(sum_costs(judged), len({each.figures.task for each in judged}), judged[0].currency)
-            if judged
-            else "",
+            summary=summary(judged) if judged else "",
+            first_steps=render_commands(first_steps),
             days=counted(days, "day") if days else "",
         )
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edge_agent.report.judgement import SiteTotal, TaskJudgement
+from collections.abc import Sequence
+
+from edge_agent.report.judgement import TaskJudgement, sum_costs
 from edge_agent.report.mode_recommendation import RecommendationReason
 from edge_agent.report.number_format import amount, count, counted, percent
 from edge_agent.report.task_figures import TaskAlarm, TaskFigures
@@ -30,14 +32,18 @@ def other_alarms(judged: TaskJudgement) -> list[TaskAlarm]:
     return [alarm for alarm in judged.figures.alarms if alarm.message.lower() not in said]
 
 
-def summary(every: SiteTotal, tasks: int, currency: str) -> str:
-    """Say what all tasks come to."""
+def summary(judged: Sequence[TaskJudgement]) -> str:
+    """Say what all tasks come to, of what is counted: captured answers."""
+    every, currency = sum_costs(judged), judged[0].currency
+    tasks = counted(len({each.figures.task for each in judged}), "task")
+    left_out = dict.fromkeys(each.figures.task for each in judged if not each.figures.collected)
+    note = f" Not collected, so not counted: {', '.join(left_out)}." if left_out else ""
     if not every.calls:
-        return f"{counted(tasks, 'task')}; there are no calls yet."
+        return f"{tasks}; no answers have been captured yet.{note}"
     here = percent(every.answered_here / every.calls)
-    said = f"{counted(tasks, 'task')}, {counted(every.calls, 'answer')}, {here} of them local."
     saved = "not known yet" if every.saved_micros is None else amount(every.saved_micros, currency)
-    return f"{said} Spent on the large model: {amount(every.spent_micros, currency)}; saved: {saved}."
+    spent = f"Spent on the large model: {amount(every.spent_micros, currency)}; saved: {saved}."
+    return f"{tasks}, {counted(every.calls, 'captured answer')}, {here} of them local. {spent}{note}"
 
 
 def summary_tiles(judged: TaskJudgement) -> list[tuple[str, str, str]]:

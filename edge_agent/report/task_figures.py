@@ -147,6 +147,8 @@ class TaskFigures:
     """Days that money and traffic are told of."""
     question: str = ""
     """Of a decide task: the question that these figures are about; its share of the money is what it cost."""
+    collected: bool = True
+    """The site captures its answers ('collect' under 'examples'); those of other tasks are not counted."""
 
     @property
     def subject(self) -> str:

@@ -8,11 +8,13 @@ from typing import Literal
 
 from edge_agent.client import Status, Task, TaskCounts
 from edge_agent.config import Role
+from edge_agent.errors.remedy_commands import first_task_remedy
 from edge_agent.report.daemon_figures import NO_DURATIONS, histogram_quantile
 from edge_agent.report.number_format import UNKNOWN, counted, milliseconds, percent
 from edge_agent.web.authentication import Principal
 from edge_agent.web.daemon_access import DaemonSnapshot
 
+_ASK_STATUS = "'edge-agent status' on the machine says how the first one comes to it."
 Tone = Literal["good", "warn", "bad"]
 SECTIONS: dict[Role, str] = {
     "admin": "Health of engines, updates, alarms and charts",
@@ -64,8 +66,12 @@ def summarize_health(snapshot: DaemonSnapshot, tasks: Sequence[Task] | None, sta
     if tasks is None:
         return HealthSummary("good", "The daemon answers", "Other roles see more.")
     if not tasks:
-        return HealthSummary("warn", "No tasks yet", "'edge-agent install PATH' installs a bundle.")
+        return HealthSummary("warn", "No tasks yet", _first_steps(status))
     return HealthSummary("good", "Healthy", f"{counted(len(tasks), 'task')}, all ready.")
+
+
+def _first_steps(status: Status | None) -> str:
+    return first_task_remedy(status.site) if status else _ASK_STATUS
 
 
 def _unanswered(snapshot: DaemonSnapshot, *, known: bool) -> HealthSummary:

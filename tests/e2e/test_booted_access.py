@@ -140,7 +140,7 @@ def test_a_device_on_the_network_calls_with_a_certificate(site: Appliance):
     """Without the drop-in nothing arrives, and doctor says so; its commands, as printed, let the till in."""
     said = site.machine.run("edge-agent", "certs", "init", "--name", HOST)
     assert "'sudo edge-agent drop-ins' writes it" in said
-    lines = re.search(r"^  service:\n(?:  .*\n)+", said, re.MULTILINE)
+    lines = re.search(r"^service:\n(?:(?:  |access:).*\n)+", said, re.MULTILINE)
     assert lines is not None
     configure(site, f"store: {{allow_unsigned: true}}\n{textwrap.dedent(lines[0])}")
     site.machine.run("edge-agent", "certs", "issue", "till-3", "--role", "infer")

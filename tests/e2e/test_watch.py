@@ -140,7 +140,7 @@ def test_a_daemon_that_goes_is_waited_for(tmp_path: Path) -> None:
     with daemon:
         daemon.install(echo_bundle(tmp_path / "a", "till"))
         watching = subprocess.Popen(
-            [*daemon.command(), "status", "--watch"],
+            [*daemon.command(), "status", "--watch", "--count", "3600"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment(),
@@ -201,6 +201,17 @@ def test_a_look_is_one_call(fake: FakeDaemon, tmp_path: Path) -> None:
     )
     assert 3 == len(done.stdout.splitlines())
     assert (3, [], []) == (fake.admin.status_calls, fake.admin.requests, fake.inference.requests)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("watch",), ("status", "--follow")])
+def test_without_a_terminal_one_screen_is_all(fake: FakeDaemon, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A file or a pipe gets one screen, without control characters, and the command ends by itself."""
+    done = subprocess.run(
+        command_of(tmp_path, *arguments), capture_output=True, check=True, text=True, env=environment(),
+        timeout=WAIT_SECONDS_MAX, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (1, 1, False) == (fake.admin.status_calls, done.stdout.count("serving, up "), "\x1b" in done.stdout)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_init_makes_what_a_daemon_needs(tls: Path):
 def test_what_init_prints_is_a_configuration(tmp_path: Path):
     """The lines can be pasted into agent.yaml as they are, and the next command is named."""
     said = run("certs", "init", "--dir", tmp_path / "tls", "--name", "shop.example")
-    block = re.search(r"^  service:\n(?:  .*\n)+", said, re.MULTILINE)
+    block = re.search(r"^service:\n(?:(?:  |access:).*\n)+", said, re.MULTILINE)
     assert block is not None
     (tmp_path / "agent.yaml").write_text(block[0])
     loaded = config.load(tmp_path / "agent.yaml", environ={})
@@ -162,6 +162,7 @@ def test_issue_makes_a_folder_to_carry(tls: Path):
     """With the roles asked for, and a remote.yaml that works wherever the folder lies."""
     said = run("certs", "issue", "till-3", "--role", "infer", "--role", "feedback", "--dir", tls)
     assert "till-3 may infer and feedback" in said
+    assert "till-3 must resolve the name shop.example." in said
     moved = (tls / "clients" / "till-3").rename(tls.parent / "moved")
     found = load_remote(moved, {})
     assert found is not None

@@ -124,12 +124,6 @@ def test_status_shows_tasks_engines_and_warnings(run, daemon):
     assert "warning: Without a verified signature: pos-intent." == lines[-1]
 
 
-def test_status_of_an_empty_daemon_says_how_to_install(run, daemon):
-    """Nothing installed is not an empty table."""
-    daemon.admin.status.ClearField("tasks")
-    assert "'edge-agent install PATH' installs a bundle" in run("status").stdout
-
-
 def test_status_names_an_engines_problem(run, daemon):
     """A failed engine shows why."""
     daemon.admin.status.engines[0].state = 4
@@ -141,6 +135,17 @@ def test_status_as_json_is_for_scripts(run, daemon):
     """--json holds everything, times in ISO 8601."""
     status = json.loads(run("status", "--json").stdout)
     assert ("2026-01-02T03:04:05+00:00", True) == (status["start_time"], status["tasks"][0]["ready"])
+
+
+@pytest.mark.parametrize("site", ["", "shop-12"])
+def test_without_a_task_the_first_step_is_named(run, daemon, site):
+    """A machine that is not enrolled is enrolled first: its drive would be refused without a root of trust."""
+    daemon.admin.status.ClearField("tasks")
+    daemon.admin.status.ClearField("engines")
+    daemon.admin.status.site = site
+    said = " ".join(run("status").stdout.split())
+    assert ("not enrolled: 'edge-agent enrol FILE'" in said) is (not site)
+    assert "'edge-agent media import'" in said
 
 
 def test_bundles_list_has_a_line_for_each_version(run, daemon):

@@ -39,6 +39,7 @@ def daemon(tmp_path):
         ref = task_pb2.BundleRef(task="pos-intent", version="1.2.0", digest=DIGEST)
         running.admin.field.series.add(bundle=ref, active=True, days=[DAY])
         running.admin.field.money.append(MONEY)
+        running.admin.field.collect["pos-intent"] = "local"
         running.admin.field.escalation.CopyFrom(admin_pb2.EscalationStatus(model="large-1", tasks=["pos-intent"]))
         yield running
 
@@ -48,10 +49,20 @@ def test_the_table_is_the_default(run, daemon):
     result = run()
     assert 0 == result.exit_code, result.stderr
     lines = result.stdout.splitlines()
-    assert "1 task, 100 answers, 60% of them local. Spent on the large model: 0.040; saved: 0.060." == lines[0]
+    assert "1 task, 100 captured answers, 60% of them local. Spent on the large model: 0.040; saved: 0.060." == lines[0]
     assert ["pos-intent", "local", "hybrid", "40"] == lines[3].split()[:4]
     assert "pos-intent: Next: hybrid" in lines
     assert "specificity" not in result.stdout
+
+
+def test_without_captured_answers_it_says_what_is_counted(run, daemon):
+    """A task that answers and is not collected is named as such: the report does not say that nobody called it."""
+    daemon.admin.field.ClearField("series")
+    daemon.admin.field.ClearField("money")
+    daemon.admin.field.ClearField("collect")
+    lines = run().stdout.splitlines()
+    assert "1 task; no answers have been captured yet. Not collected, so not counted: pos-intent." == lines[0]
+    assert "  This task is not collected, so its answers are not counted" in "\n".join(lines)
 
 
 def test_a_named_task_is_told_at_length(run, daemon):
@@ -118,7 +129,7 @@ def test_nonsense_is_a_bug(run, daemon):
 def test_without_tasks_it_says_how_to_get_one(run, daemon):
     """An empty daemon is no empty table."""
     daemon.admin.field.ClearField("tasks")
-    assert "'edge-agent install PATH' installs a bundle" in run().stdout
+    assert "'edge-agent media import'" in " ".join(run().stdout.split())
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -326,12 +326,12 @@ def test_what_died_in_the_daemon_is_named(status_of, about, said):
 @pytest.mark.parametrize(
     ("takes_updates", "command"),
     [
-        (False, "sudo edge-agent enrol FILE; sudo edge-agent install BUNDLE"),
+        (False, "sudo edge-agent enrol FILE; sudo edge-agent media import /media/usb"),
         (True, "sudo edge-agent media import /media/usb"),
     ],
 )
 def test_without_a_task_the_way_to_the_first_one_is_named(status_of, takes_updates, command):
-    """A machine that is not enrolled takes no update from a drive: it is enrolled, or a bundle is installed."""
+    """A machine that is not enrolled takes no update from a drive: it is enrolled first."""
     status = replace(status_of(FakeDaemon("127.0.0.1:0")), tasks=(), engines=())
     facts = DaemonFacts(ADMIN, True, status, version=__version__, takes_updates=takes_updates)
     found = only(list(daemon_checks.judge_daemon(facts)), "tasks")

@@ -74,9 +74,11 @@ def test_every_advice_is_given(why):
 
 @pytest.mark.parametrize("mode", ["hybrid", "local"])
 def test_a_task_without_a_call_has_no_share_in_its_advice(mode):
-    """A new site is told that nothing is known yet, and to stay in its mode."""
+    """A new site is told that nothing is captured yet, or that the task is not collected, and to stay in its mode."""
     advice = judge_task(figures(mode=mode)).advice
-    assert (mode, "It has not answered yet") == (advice.mode, advice.because.partition(",")[0])
+    assert (mode, "No answer of this task has been captured yet") == (advice.mode, advice.because.partition(",")[0])
+    advice = judge_task(figures(mode=mode, collected=False)).advice
+    assert (mode, "This task is not collected") == (advice.mode, advice.because.partition(",")[0])
 
 
 @pytest.mark.parametrize(("mode", "says"), [("hybrid", "shadow"), ("local", "shadow")])

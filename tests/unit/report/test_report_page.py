@@ -100,7 +100,8 @@ def test_hostile_names_are_only_letters():
 
 def test_without_tasks_it_says_how_to_get_one():
     """An empty daemon gives a page, too."""
-    assert "No tasks yet" in written()
+    said = render_page([], ABOUT, "'edge-agent media import' brings tasks.")
+    assert "No tasks yet. <code>edge-agent media import</code> brings tasks." in said
 
 
 @pytest.mark.parametrize(

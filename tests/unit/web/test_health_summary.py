@@ -40,6 +40,19 @@ def test_banner_shows_the_worst_problem(seen, tasks, tone, headline):
     assert (tone, headline) == (said.tone, said.headline)
 
 
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (None, "'edge-agent status' on the machine"),
+        (Status("0.1.0", NOW, True, 100, (), (), (), 0, 0), "This machine is not enrolled: 'edge-agent enrol FILE'"),
+    ],
+)
+def test_without_a_task_the_banner_names_the_first_step(status, says):
+    """A machine that is not enrolled is enrolled first; who sees no status is sent to the machine."""
+    seen = summarize_health(DaemonSnapshot(answers=True, serving=True), [], status)
+    assert says == seen.sentence[: len(says)]
+
+
 def test_banner_of_a_silent_daemon_has_its_remedy():
     """The page says what is in the way, what to do, that it is tried again, and that the rest is old."""
     said = summarize_health(DaemonSnapshot(problems={"infer": failed()}), [task()], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def test_a_spoilt_registry_is_an_error(tmp_path: Path, content: str):
     (tmp_path / "sites.json").write_text(content)
     with pytest.raises(ManifestInvalid, match=r"sites\.json"):
         SiteRegistry(tmp_path / "sites.json")
+
+
+@pytest.mark.parametrize("name", ["sites.json", "fleet.json"])
+def test_the_printed_command_accepts_the_key(tmp_path: Path, name: str):
+    """What an objection prints runs as it stands: it names the folder of collect, or the file of the registry."""
+    path = tmp_path / "a folder" / name
+    path.parent.mkdir()
+    SiteRegistry(path).accept("shop-1", ONE)
+    printed = SiteRegistry(path).objection("shop-1", TWO).partition("'edge-convert ")[2].removesuffix("'")
+    done = CliRunner().invoke(app, shlex.split(printed))
+    assert (0, [ONE, TWO]) == (done.exit_code, SiteRegistry(path).keys("shop-1"))
 
 
 def test_the_first_key_is_written_down_at_once(tmp_path: Path):
