@@ -18,12 +18,14 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from edge_agent.cli.command_group import global_options
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.export_explanation import explain_empty_export
-from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, progress
+from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, print_trimmed, progress
+from edge_agent.cli.removable_drives import DriveFolder, look_at_folder
 from edge_agent.client import AdminClient, CallFailed, ImportProgress, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
@@ -61,6 +63,7 @@ app = typer.Typer(no_args_is_help=True, help="Exchange data with the central tea
 MediaPath = Annotated[
     Path, typer.Argument(metavar="PATH", help="The folder where the drive is mounted, or any other folder.")
 ]
+CopyAnyway = Annotated[bool, typer.Option("--yes", "-y", help="Copy to a folder below /media or /mnt without a drive.")]
 
 
 @dataclass
@@ -76,7 +79,7 @@ class MediaCopy:
 
 
 @app.command("export")
-def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -> None:
+def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, as_json: AsJson = False) -> None:
     """Seal the waiting examples, and copy everything for the central team to a drive.
 
     Run it again after a failure: files that are on the drive already are not copied twice.
@@ -84,6 +87,8 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
     Example: [bold]sudo edge-agent media export /media/usb[/bold]
     """
     _check_folder(path)
+    if not yes:
+        _look(path).require_drive()
     with target_of(ctx).admin() as admin, progress(ctx, "Sealing"):
         sealed = admin.seal_examples()
         empty = sealed.site and not any(Path(sealed.outbox_path, "segments").glob("*.json"))
@@ -95,6 +100,9 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
             out().print("Nothing leaves this site: 'site.id' in agent.yaml is not set.")
         return
     check_readable(Path(sealed.outbox_path))
+    doubt = _look(path, Path(sealed.outbox_path)).doubt
+    if doubt:
+        print_trimmed(err(), Text.assemble(("warning: ", "yellow"), doubt))
     columns, console = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()), err()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("Copying files", total=None)
@@ -115,11 +123,12 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
         )
     if as_json:
         counts = {"copied": copying.copied, "unchanged": copying.unchanged, "bytes": copying.bytes}
-        print_json({"site": sealed.site, **counts, "no_examples": why_empty}, indent=2)
+        print_json({"site": sealed.site, **counts, "no_examples": why_empty, "no_drive": doubt}, indent=2)
     elif why_empty:
         print_done(ctx, f"{copied}: the status of this site, and no examples.", f"{why_empty}.")
     else:
-        done = f"{copied}. Bring the drive to the central team; 'edge-agent media import' takes their receipts."
+        what = "these files" if doubt else "the drive"
+        done = f"{copied}. Bring {what} to the central team; 'edge-agent media import' takes their receipts."
         print_done(ctx, done)
 
 
@@ -167,7 +176,7 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
     with target_of(ctx).admin() as admin:
         admin.status()  # a missing daemon is reported before missing files
         if not (has_update or has_receipts):
-            raise DocumentInvalid(f"there are no receipts and no update in {path}", remedy=_NOTHING_REMEDY)
+            raise _nothing_found(path)
         before = _digests(admin)
         updates = _import_update(admin, path) if has_update else None
         outcomes = _outcomes(updates, before, _digests(admin)) if updates else []
@@ -225,6 +234,16 @@ def _check_folder(path: Path) -> None:
         raise MediaFailed(
             said, remedy="Plug the drive in, look with 'lsblk' where it is mounted, and name that folder."
         )
+
+
+def _look(path: Path, *own: Path) -> DriveFolder:
+    with _drive_errors(path):
+        return look_at_folder(path, *own)
+
+
+def _nothing_found(path: Path) -> DocumentInvalid:
+    said, doubt = f"there are no receipts and no update in {path}", _look(path).doubt
+    return DocumentInvalid(f"{said}: {doubt}" if doubt else said, remedy=_NOTHING_REMEDY)
 
 
 def _print_receipts(ctx: typer.Context, segments: int | None, problem: str) -> None:

@@ -56,3 +56,4 @@ def test_an_export_before_anybody_reviewed_says_so(tmp_path: Path) -> None:
     ]
     assert "4 answers wait for review" in done
     assert "4 answers wait for review" in again["no_examples"]
+    assert f"{tmp_path} is on this machine's own disk; is the drive mounted?" == again["no_drive"]
