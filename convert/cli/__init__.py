@@ -39,7 +39,7 @@ from convert.cli import (
 )
 from convert.pipeline.execution import STAGES
 from edge_agent import __version__
-from edge_agent.cli.command_group import PrintableGroup
+from edge_agent.cli.command_group import PrintableGroup, flush_output
 from edge_agent.cli.terminal import report, say
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
 from edge_agent.errors.printable import printable_event
@@ -177,4 +177,7 @@ def main() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    app()
+    try:
+        app()
+    finally:
+        flush_output()

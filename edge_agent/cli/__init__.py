@@ -21,6 +21,7 @@ from edge_agent.cli.command_group import (
     LazyGroup,
     UsageError,
     disable_color,
+    flush_output,
 )
 from edge_agent.cli.stand_ins import install_stand_ins
 
@@ -212,4 +213,5 @@ def main() -> None:
     try:
         app(prog_name="edge-agent")
     finally:
+        flush_output()
         gc.freeze()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -37,6 +38,16 @@ class GlobalOptions:
 
 
 GLOBAL_OPTION_NAMES = frozenset(field.name for field in fields(GlobalOptions))
+
+
+def flush_output() -> None:
+    """Write out what is left of standard output; quietly where its reader, such as `head`, has gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
 
 
 def disable_color() -> None:

@@ -207,6 +207,9 @@ def _ask_to_compare(sha256: str, site: str) -> None:
         )
 
 
+_DRIVE = "a USB drive"
+
+
 def _describe(prepared: PreparedEnrolment) -> None:
     """Print the contents of the enrolment file, without its secrets."""
     given = prepared.request.enrolment
@@ -214,8 +217,8 @@ def _describe(prepared: PreparedEnrolment) -> None:
         "enrolment file": f"{given.site}, made {given.issued_at[:10]}, to be used until {given.expires_at[:10]}",
         "code": enrolment_file.verification_code(prepared.request.sha256),
         "channel": given.channel,
-        "examples to": _place(given.examples),
-        "updates from": _place(given.updates),
+        "examples to": _place(given.examples, _DRIVE),
+        "updates from": _place(given.updates, _DRIVE if prepared.trust else "nowhere"),
         "trusts": _trusted(prepared),
         "asks": _large_model(given.escalation) if given.escalation else "",
         "listens by TLS": "with the certificate of the file" if given.tls.certificate else "",
@@ -233,8 +236,8 @@ def _trusted(prepared: PreparedEnrolment) -> str:
     return f"root {trust.version} of the fleet: {trust.threshold} of {trust.keys} keys, until {trust.expires:%Y-%m-%d}"
 
 
-def _place(place: enrolment_file.StoreLocation) -> str:
-    return f"{place.url or 'nowhere'}{', with a credential' if place.credential else ''}"
+def _place(place: enrolment_file.StoreLocation, otherwise: str) -> str:
+    return f"{place.url or otherwise}{', with a credential' if place.credential else ''}"
 
 
 def _large_model(large: enrolment_file.LargeModelAccess) -> str:

@@ -20,6 +20,7 @@ from edge_agent.cli import terminal
 from edge_agent.cli.command_group import global_options
 from edge_agent.cli.terminal import EscapedTable, Terminal
 from edge_agent.client import LargeModel
+from edge_agent.errors import InvalidRequest
 
 # People read tables in logs and letters, too; scripts take --json.
 _COLUMNS_OFF_TERMINAL = 100
@@ -70,14 +71,14 @@ def confirm(question: str, consequence: str, *, yes: bool) -> None:
     """Ask before something that cannot be taken back, on standard error; `yes` = do not ask.
 
     Raises:
-        typer.BadParameter: standard input is not a terminal, so there is nobody to ask.
+        InvalidRequest: standard input is not a terminal, so there is nobody to ask.
         typer.Abort: the answer is no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        said = f"{consequence} There is no terminal to ask on: add --yes to go ahead."
-        raise typer.BadParameter(said, param_hint="--yes")
+        said = f"nothing was done: there is no terminal to ask on. {consequence}"
+        raise InvalidRequest(said, remedy="Add --yes to go ahead.")
     err().print(consequence)
     typer.confirm(question, abort=True, err=True)
 

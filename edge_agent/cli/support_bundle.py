@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -48,12 +49,15 @@ def run(ctx: typer.Context, output: Output = None, yes: YesOption = False, only_
     Example: [bold]sudo edge-agent support-bundle[/bold]
     """
     site, at = target_of(ctx), time.time()
+    place = place_of(site)
+    name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
+    path = output or Path(f"{name}.tar.gz")
+    if not only_list:
+        _check_target(path)
     with err().status("Gathering"):
-        place = place_of(site)
         case = query_daemon(place)
         parts = gather_parts(SupportSources(case, _files(site), as_document(evaluate(case))))
-    name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
-    path, content = output or Path(f"{name}.tar.gz"), pack_archive(parts, name, at)
+    content = pack_archive(parts, name, at)
     show(out(), parts)
     if only_list:
         return
@@ -62,10 +66,23 @@ def run(ctx: typer.Context, output: Output = None, yes: YesOption = False, only_
         create(path, content, ARCHIVE_MODE)
         _give_to_person(path)
     except OSError as error:
-        raise MediaFailed(
-            f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
-        ) from None
+        raise _unwritable(path, error.strerror) from None
     print_done(ctx, f"{path.absolute()} ({format_bytes(len(content))}); only you can read it. Send it to support.")
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work. Raises MediaFailed."""
+    folder = path.absolute().parent
+    if os.path.lexists(path):
+        raise _unwritable(path, os.strerror(errno.EEXIST))
+    if not folder.is_dir():
+        raise _unwritable(path, f"there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"this user may not write in {folder}")
+
+
+def _unwritable(path: Path, why: str | None) -> MediaFailed:
+    return MediaFailed(f"{path} cannot be written: {why}", remedy="Name another file with --output.")
 
 
 def _give_to_person(path: Path) -> None:

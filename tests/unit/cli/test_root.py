@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_agent.cli import COMMANDS, OLD_NAMES, app
-from edge_agent.cli.journal_logs import SYSTEMD_RUNS, journal_arguments
+from edge_agent.cli.journal_logs import SYSTEMD_RUNS, journal_advice, journal_arguments
 from edge_agent.v1 import admin_pb2
 from tests.support.fake_daemon import FakeDaemon
 
@@ -84,7 +84,8 @@ def test_without_a_terminal_nothing_is_removed_unless_the_script_says_yes(run, d
     """The refusal names the consequence and the option, and ends with 2; nothing is removed."""
     result = run(*arguments)
     shown = " ".join(result.stderr.replace("│", " ").split())
-    assert (2, True, True) == (result.exit_code, consequence in shown, "--yes" in shown)
+    assert (2, True, True) == (result.exit_code, consequence in shown, "Add --yes to go ahead." in shown)
+    assert shown.startswith("error: nothing was done: there is no terminal to ask on.")
     assert [] == removals(daemon)
 
 
@@ -184,6 +185,35 @@ def test_logs_ask_the_journal_for_the_units(settings, arguments):
     """One unit or all three, as text with the time zone, or as JSON."""
     defaults = {"component": "daemon", "follow": False, "lines": 5, "since": "", "as_json": False}
     assert arguments == journal_arguments(**(defaults | settings))
+
+
+@pytest.mark.parametrize(
+    ("user_id", "groups", "advised"),
+    [
+        (1000, ["staff"], True),
+        (1000, ["staff", "systemd-journal"], False),
+        (1000, ["adm"], False),
+        (0, ["root"], False),
+    ],
+)
+def test_a_user_who_may_not_read_the_log_learns_how(user_id, groups, advised):
+    """journalctl shows such a user part of the log only: sudo, or the group that Debian has for it."""
+    said = journal_advice(user_id, groups)
+    assert advised is ("'sudo edge-agent logs', or join the group systemd-journal" in said)
+    assert advised is bool(said)
+
+
+def test_a_reader_that_has_gone_ends_the_output_quietly():
+    """As in `report | head`: what waits in the buffer is dropped without a word of Python."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = "from edge_agent.cli.command_group import flush_output; print('late'); flush_output()"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with os.fdopen(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=output, stderr=subprocess.PIPE, env=buffered, check=False
+        )
+    assert (0, b"") == (done.returncode, done.stderr)
 
 
 @pytest.mark.skipif(SYSTEMD_RUNS.is_dir(), reason="this machine has a journal")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import stat
 import subprocess
 import sys
@@ -233,6 +234,13 @@ def test_another_sites_enrolment_is_refused(box: Box):
         done = box.enrol(path, "--yes")
         assert (5, before) == (done.exit_code, box.files())
         assert "nothing was changed" in done.output
+
+
+def test_a_site_without_a_store_is_told_that_it_uses_a_drive(box: Box):
+    """A file that names no store is no site without a way: examples and updates travel on a USB drive."""
+    done = box.enrol(box.enrolment(examples={}, updates={}), "--yes")
+    facts = dict(re.findall(r"^(examples to|updates from) +(.*?) *$", done.output, re.MULTILINE))
+    assert {"examples to": "a USB drive", "updates from": "a USB drive"} == facts, done.output
 
 
 def test_a_newer_enrolment_brings_new_settings(box: Box):

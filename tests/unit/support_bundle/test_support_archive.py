@@ -267,8 +267,20 @@ def test_with_yes_it_is_written_and_named(tmp_path):
 
 def test_a_file_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
     """Exit code 3: something on this machine."""
-    result = bundle(tmp_path, "--yes", "--output", str(tmp_path / "nowhere" / "out.tar.gz"))
-    assert (3, True) == (result.exit_code, "--output" in result.stderr)
+    (tmp_path / "there.tar.gz").touch()
+    for name, why in (("nowhere/out.tar.gz", "there is no folder"), ("there.tar.gz", "File exists")):
+        result = bundle(tmp_path, "--yes", "--output", str(tmp_path / name))
+        said = " ".join(result.stderr.split())
+        assert (3, True, True) == (result.exit_code, why in said, "--output" in said)
+        assert "" == result.stdout  # it is refused before anything is gathered
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_others_is_refused_before_the_work(tmp_path):
+    """The list of contents does not come before the refusal."""
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    result = bundle(tmp_path, "--yes", "--output", str(tmp_path / "theirs" / "out.tar.gz"))
+    assert (3, "", True) == (result.exit_code, result.stdout, "this user may not write in" in result.stderr)
 
 
 def test_a_configuration_that_is_no_yaml_is_left_out_and_found_by_doctor(tmp_path):
