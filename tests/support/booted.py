@@ -7,7 +7,7 @@ with Machine(tmp_path / "machine", tree("trixie"), log) as machine:
 Everything is real but the kernel, which is this machine's. There is no disk of its own; a limit on memory holds only
 where a control group for that is handed on. Run one machine at a time: all machines that one run of the tests boots are
 in its control group, so that units of one name share a path below it (system.slice/edge-agent.service), and systemd's
-network filter and kill reach those of the other machine too. --slice= and --property= have no effect beside --keep-unit.
+network filter and kill reach those of the other too. --slice= and --property= have no effect beside --keep-unit.
 """
 
 from __future__ import annotations
