@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent import __version__, systemd
+from edge_agent import __version__
 from edge_agent.config.folder_access import judge_bundle_path
 from edge_agent.errors import BundleUnreadable, ConfigInvalid, InvalidRequest, UnknownBundle
 from edge_agent.process_memory import resident_bytes
@@ -68,6 +68,8 @@ class AdminDependencies:
     alarms: MonitoringAlarms
     servers: GrpcServers
     supervisor: Supervisor
+    is_managed: bool
+    """systemd runs the daemon as a service, whose unit hides folders from it."""
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
@@ -137,8 +139,17 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 path, activate=not request.no_activate, left=caller_left.get()
             )
         except BundleUnreadable as error:
-            raise _closed_to_daemon(path, error) or error from None
+            raise self._closed_to_daemon(path, error) or error from None
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
+
+    def _closed_to_daemon(self, path: Path, error: BundleUnreadable) -> ConfigInvalid | None:
+        """Return the fault of this machine that keeps the daemon from reading a bundle; None = there is none."""
+        code = int(error.metadata.get("errno", 0))
+        problem = judge_bundle_path(path, code, managed=self._components.is_managed)
+        if problem is None:
+            return None
+        remedy = f"{problem.remedy.removesuffix('.')}: '{problem.command}'."
+        return ConfigInvalid(problem.seen, remedy=remedy, path=path)
 
     async def ActivateBundle(
         self, request: pb.ActivateBundleRequest, context: CallContext
@@ -340,15 +351,6 @@ def _absolute(path: str) -> Path:
     if not path.startswith("/") or "\0" in path:
         raise InvalidRequest(f"path {path!r} is not absolute", remedy="Give the whole path, from / on.")
     return Path(path)
-
-
-def _closed_to_daemon(path: Path, error: BundleUnreadable) -> ConfigInvalid | None:
-    """Return the fault of this machine that keeps the daemon from reading a bundle; None = there is none."""
-    problem = judge_bundle_path(path, int(error.metadata.get("errno", 0)), managed=systemd.is_managed())
-    if problem is None:
-        return None
-    remedy = f"{problem.remedy.removesuffix('.')}: '{problem.command}'."
-    return ConfigInvalid(problem.seen, remedy=remedy, path=path)
 
 
 def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list[str]:
