@@ -216,6 +216,7 @@ class Daemon:
             alarms=self._alarms,
             servers=self._servers,
             supervisor=self._supervisor,
+            is_managed=systemd.is_managed(),
         )
 
     def _metrics_dependencies(self) -> SiteMetricsDependencies:

@@ -12,6 +12,11 @@ PINGS = 4
 """Per WatchdogSec=."""
 
 
+def is_managed(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether systemd runs this process as a service of Type=notify."""
+    return bool(environ.get("NOTIFY_SOCKET"))
+
+
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
     """Send a state such as "READY=1"; tell whether it was sent."""
     address = environ.get("NOTIFY_SOCKET", "")

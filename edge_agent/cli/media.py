@@ -260,8 +260,11 @@ def _import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
         copying = bar.add_task("Checking signatures", total=None)
 
         def show(now: ImportProgress) -> None:
-            doing = f"Copying {now.copying}" if now.copying else "Checking and testing"
-            bar.update(copying, description=doing, completed=now.copied_bytes, total=now.total_bytes or None)
+            if now.copying:
+                doing = f"Copying {now.copying}"
+                bar.update(copying, description=doing, completed=now.copied_bytes, total=now.total_bytes or None)
+            else:  # before the copy there is no total; after it the bar stays full
+                bar.update(copying, description="Checking and testing", completed=bar.tasks[0].total or 0)
 
         return admin.import_update(path, show)
 

@@ -1,7 +1,11 @@
-"""Whether the uplink can use a folder that is an object store: `edge-agent enrol` and doctor look, this judges."""
+"""Whether the daemons can use a folder of this machine; this judges what others saw.
+
+`edge-agent enrol` and doctor look at folders that are object stores, the daemon at the path of a bundle to install.
+"""
 
 from __future__ import annotations
 
+import errno
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +47,30 @@ class FolderProblem:
 def is_hidden_from_services(path: Path) -> bool:
     """Tell whether the units cannot see an absolute path."""
     return any(path.is_relative_to(folder) for folder in HIDDEN_FROM_SERVICES)
+
+
+def judge_bundle_path(path: Path, code: int, *, managed: bool) -> FolderProblem | None:
+    """Return why the daemon may not read a bundle; None = this machine does not keep it from it.
+
+    Args:
+        path: the bundle.
+        code: the errno of the attempt. PrivateTmp= makes a hidden file one that is not there (ENOENT).
+        managed: whether systemd runs the daemon.
+    """
+    if managed and is_hidden_from_services(path) and code in (errno.EACCES, errno.ENOENT):
+        return FolderProblem(
+            f"the daemon cannot see {path}: its unit hides home directories and /tmp",
+            "Bring the bundle on a drive that is mounted below /media or /mnt, or copy it to a folder that all users"
+            " may read; then install it from there.",
+            f"sudo cp -r {shlex.quote(str(path))} /srv/ && sudo chmod -R a+rX {shlex.quote(f'/srv/{path.name}')}",
+        )
+    if code == errno.EACCES:
+        return FolderProblem(
+            f"the daemon runs as its own user, which may not read {path}",
+            "Let all users enter the folders above it, and read it.",
+            f"sudo chmod -R a+rX {shlex.quote(str(path))}",
+        )
+    return None
 
 
 def judge_folder(facts: FolderFacts) -> FolderProblem | None:

@@ -248,12 +248,14 @@ def probe_metadata(context: ProbeContext) -> MetadataFacts:
     config = context.installation.config
     folder, has_uplink = config.incoming / "metadata", bool(config.uplink.updates_url)
     expected = bool(config.update.root_file)
+    if not expected:  # nothing is judged, so no rights are needed to look
+        return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink)
     path = folder / "timestamp.json"
     if not path.exists():
         # An import from a USB drive leaves nothing in incoming/.
         path = next(iter(sorted((config.state_dir / TRUSTED).glob("**/timestamp.json"))), path)
     if not path.exists():
-        root = stat_file(Path(config.update.root_file)) if expected else None
+        root = stat_file(Path(config.update.root_file))
         is_new = root is not None and time.time() - root.changed < DAY_SECONDS
         return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink, expected=expected, is_new=is_new)
     try:

@@ -17,7 +17,7 @@ from edge_agent.enrolment import previous_site, site_files, unit_drop_ins, valid
 from edge_agent.enrolment.previous_site import PreviousSite
 from edge_agent.enrolment.site_files import StoredCredential, SystemPaths, encrypt
 from edge_agent.enrolment.unit_drop_ins import UnitDropIn
-from edge_agent.errors import ConfigInvalid, DocumentInvalid, EnrolmentFileInvalid, SiteError
+from edge_agent.errors import ConfigInvalid, DocumentInvalid, EnrolmentFileInvalid, InvalidRequest, SiteError
 from edge_agent.formats import enrolment_record
 from edge_agent.formats.enrolment_file import ENROLMENT_FILE_BYTES_MAX, EnrolmentFile
 from edge_agent.formats.enrolment_record import ENROLMENT_BYTES_MAX, SiteEnrolment
@@ -236,12 +236,23 @@ _REMEDY = "Name the file that the central team made: SITE.kit. 'lsblk' shows whe
 
 
 def read_enrolment_file(path: Path) -> bytes:
-    """Return the bytes of a file, at most one more than an enrolment file may have. Raises EnrolmentFileInvalid."""
+    """Return the bytes of a file, at most one more than an enrolment file may have.
+
+    Raises:
+        InvalidRequest: there is no such file.
+        ConfigInvalid: this user may not read it.
+        EnrolmentFileInvalid: it is not a regular file, or the drive does not deliver it.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise EnrolmentFileInvalid(f"{path} is not a regular file", remedy=_REMEDY)
             return file.read(ENROLMENT_FILE_BYTES_MAX + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InvalidRequest(f"there is no file {path}", remedy=_REMEDY) from None
+    except PermissionError as error:
+        said = f"cannot read {path}: {error.strerror}"
+        raise ConfigInvalid(said, remedy="Run the command with sudo.") from None
     except OSError as error:
         raise EnrolmentFileInvalid(f"cannot read {path}: {error.strerror}", remedy=_REMEDY) from None

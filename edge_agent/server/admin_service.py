@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent import __version__
-from edge_agent.errors import ConfigInvalid, InvalidRequest, UnknownBundle
+from edge_agent.config.folder_access import judge_bundle_path
+from edge_agent.errors import BundleUnreadable, ConfigInvalid, InvalidRequest, UnknownBundle
 from edge_agent.process_memory import resident_bytes
 from edge_agent.server import messages, monitoring_messages, operator_warnings, privacy_messages
 from edge_agent.server.detached_calls import caller_left
@@ -67,6 +68,8 @@ class AdminDependencies:
     alarms: MonitoringAlarms
     servers: GrpcServers
     supervisor: Supervisor
+    is_managed: bool
+    """systemd runs the daemon as a service, whose unit hides folders from it."""
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
@@ -131,10 +134,22 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def InstallBundle(self, request: pb.InstallBundleRequest, context: CallContext) -> pb.InstallBundleResponse:
         """Verify a bundle, copy it into the store, and activate it unless told not to."""
         path = _absolute(request.path)
-        bundle, new = await self._components.activation.install(
-            path, activate=not request.no_activate, left=caller_left.get()
-        )
+        try:
+            bundle, new = await self._components.activation.install(
+                path, activate=not request.no_activate, left=caller_left.get()
+            )
+        except BundleUnreadable as error:
+            raise self._closed_to_daemon(path, error) or error from None
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
+
+    def _closed_to_daemon(self, path: Path, error: BundleUnreadable) -> ConfigInvalid | None:
+        """Return the fault of this machine that keeps the daemon from reading a bundle; None = there is none."""
+        code = int(error.metadata.get("errno", 0))
+        problem = judge_bundle_path(path, code, managed=self._components.is_managed)
+        if problem is None:
+            return None
+        remedy = f"{problem.remedy.removesuffix('.')}: '{problem.command}'."
+        return ConfigInvalid(problem.seen, remedy=remedy, path=path)
 
     async def ActivateBundle(
         self, request: pb.ActivateBundleRequest, context: CallContext

@@ -117,7 +117,8 @@ def open_bundle(path: Path, limits: StoreLimits) -> Iterator[dict[str, BundleMem
                 raise BundleUnreadable(f"{path} is neither a directory nor a file", remedy=_TAR_REMEDY)
             members = _checked(found, limits)
         except OSError as error:
-            raise BundleUnreadable(f"cannot read {path}: {error.strerror}", remedy=_TAR_REMEDY) from None
+            said = f"cannot read {path}: {error.strerror}"
+            raise BundleUnreadable(said, remedy=_TAR_REMEDY, path=path, errno=error.errno) from None
         yield members
 
 

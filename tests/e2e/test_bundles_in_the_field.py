@@ -108,6 +108,19 @@ def test_paths_that_are_no_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_bundle_that_the_unit_hides_is_a_fault_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon under systemd names the cause, and a folder that it can read."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin, pytest.raises(CallFailed) as caught:
+        admin.install("/home/kim/bundle-that-is-not-there")
+    assert "CONFIG_INVALID" == caught.value.reason
+    assert "the daemon cannot see /home/kim/bundle-that-is-not-there" in caught.value.message
+    assert "'sudo cp -r /home/kim/bundle-that-is-not-there /srv/ && sudo chmod" in caught.value.remedy
+
+
+@pytest.mark.slow
 def test_a_killed_model_comes_back_by_itself(tmp_path: Path) -> None:
     """The task's health turns bad and good again; the daemon's own stays good; calls in between may be retried."""
     with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin, daemon.client() as client:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from edge_agent.config.folder_access import FolderFacts, judge_folder
+from edge_agent.config.folder_access import FolderFacts, judge_bundle_path, judge_folder
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,21 @@ def test_a_folder_that_can_be_used_has_no_problem(changed: dict[str, object]):
         judge_folder(FolderFacts(Path("/mnt/fleet"), **{"kind": "folder", "written": True, "managed": True} | changed))
         is None
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "managed", "seen"),
+    [
+        ("/home/kim/shop", errno.EACCES, True, "the daemon cannot see /home/kim/shop: its unit hides"),
+        ("/tmp/shop.tar", errno.ENOENT, True, "the daemon cannot see /tmp/shop.tar: its unit hides"),
+        ("/home/kim/shop", errno.EACCES, False, "the daemon runs as its own user, which may not read /home/kim/shop"),
+        ("/srv/shop", errno.EACCES, True, "the daemon runs as its own user, which may not read /srv/shop"),
+        ("/srv/shop", errno.ENOENT, True, ""),
+        ("/tmp/shop", errno.ENOENT, False, ""),
+        ("/tmp/shop", 0, True, ""),
+    ],
+)
+def test_a_bundle_that_the_daemon_may_not_read_is_explained(path: str, code: int, managed: bool, seen: str):
+    """Hidden by the unit, or closed to the daemon's user; what is not there or broken is the caller's to correct."""
+    problem = judge_bundle_path(Path(path), code, managed=managed)
+    assert (seen != "", True) == (problem is not None, problem is None or problem.seen.startswith(seen))

@@ -11,10 +11,12 @@ import pytest
 
 from edge_agent import __version__
 from edge_agent.client import AdminClient, BundleRef, OperatorWarning, Status, TaskUpdate
+from edge_agent.config import Config
 from edge_agent.doctor import capture_checks, daemon_checks, update_checks, uplink_checks
 from edge_agent.doctor.capture_checks import CaptureFacts
 from edge_agent.doctor.daemon_checks import DaemonFacts
-from edge_agent.doctor.probe_context import UnitPhase
+from edge_agent.doctor.installation import Installation
+from edge_agent.doctor.probe_context import ProbeContext, StoredState, UnitPhase
 from edge_agent.doctor.update_checks import MetadataFacts, UpdatesFacts
 from edge_agent.doctor.uplink_checks import ReportedProblem, UplinkFacts
 from edge_agent.store.state_database import StateDatabase
@@ -209,6 +211,16 @@ def test_metadata_are_judged_by_their_end(verdict, facts):
     assert verdict == verdicts(update_checks.judge_metadata(MetadataFacts("/var/incoming/metadata", **facts))).get(
         "metadata"
     )
+
+
+def test_metadata_are_not_looked_for_where_no_updates_are_taken(tmp_path):
+    """A machine that is not enrolled tells no user that the rights to look are missing."""
+    (tmp_path / "incoming" / "metadata").mkdir(parents=True)
+    (tmp_path / "incoming" / "metadata" / "timestamp.json").write_text("damaged")
+    facts = DaemonFacts("/run/admin.sock", True, None)
+    context = ProbeContext(Installation(Config(state_dir=tmp_path)), facts, None, None, StoredState(None, {}))
+    found = update_checks.probe_metadata(context)
+    assert (False, "") == (found.exists, found.problem)
 
 
 def task(state: str, reason: str = "", age: float = 60.0) -> TaskUpdate:

@@ -200,12 +200,20 @@ def test_a_enrolment_that_is_not_good_changes_nothing(box: Box, changes: dict[st
     assert said in " ".join(done.output.split())
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "link", "fifo", "empty", "truncated"])
+@pytest.mark.parametrize("path", ["none.kit", "a.kit/none.kit"])
+def test_a_path_without_a_file_is_wrong_usage(box: Box, path: str):
+    """Nothing was refused: the command names no file."""
+    box.enrolment()
+    done = box.enrol(box.folder / path, "--yes")
+    assert (2, {}) == (done.exit_code, box.files())
+    assert "there is no file" in done.output
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "fifo", "empty", "truncated"])
 def test_a_file_that_is_no_enrolment_changes_nothing(box: Box, kind: str):
     """A USB drive may hold anything; nothing is waited for."""
     good, path = box.enrolment(), box.folder / "b.kit"
     make = {
-        "missing": lambda: None,
         "folder": path.mkdir,
         "link": lambda: path.symlink_to(good),
         "fifo": lambda: os.mkfifo(path),
