@@ -77,7 +77,7 @@ def confirm(question: str, consequence: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        said = f"nothing was done: there is no terminal to ask on. {consequence}"
+        said = f"nothing was done: there is no terminal to ask on. With --yes: {consequence}"
         raise InvalidRequest(said, remedy="Add --yes to go ahead.")
     err().print(consequence)
     typer.confirm(question, abort=True, err=True)
