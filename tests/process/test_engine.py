@@ -369,7 +369,7 @@ async def test_a_model_that_does_not_load_leaves_nothing_behind(tmp_path: Path) 
 
 async def test_loading_is_not_tried_for_ever(tmp_path: Path) -> None:
     """A bundle kept in spite of its failure is tried load_failures_max times; then calls say that it does not load."""
-    pool = EnginePool(CONFIG, lambda: None)
+    pool = EnginePool(CONFIG, lambda: None, [tmp_path])
     weights = tmp_path / "weights"
     with pytest.raises(ModelLoadFailed):
         await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {"weights": weights}, keep=True)
