@@ -16,7 +16,10 @@ from hypothesis import settings
 
 from tests.support import llama_builds
 
-LONG = ("tests/contract/test_contract_on_", "tests/e2e/", "tests/process/", "tests/sim/")
+LONG = (
+    *("tests/contract/test_contract_on_", "tests/process/test_cancellation.py"),
+    *("tests/e2e/", "tests/process/", "tests/sim/"),
+)
 """Files that take minutes, then folders whose files take seconds; tests/contract and tests/unit come behind."""
 
 llama_builds.use_chosen()  # before anything loads llama.cpp
