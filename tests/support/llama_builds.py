@@ -39,6 +39,8 @@ _OTHERS = ("libllama.so", "libggml.so", "libggml.so.0", "libggml-base.so.0")
 _OPTIONS = ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2", "AVX512")
 _TOLD = 6000
 """Characters of what a failed run has printed."""
+_SECONDS_MAX = 600
+"""What one test may take on such a build before it counts as hung, so that the run says which it was."""
 _LEFT_OUT = ("COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER")
 _AVX2 = ("avx2", "fma", "f16c", "bmi2")
 
@@ -181,7 +183,17 @@ def run_contract(name: str) -> None:
     alike = _code_paths(build.folder) == _code_paths(_installed())
     for arguments in [[*_SAME_BITS, _IS_CHOSEN]] if alike else build.runs:
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-n0", "-rfE", "--tb=short", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-n0",
+                "-v",
+                "-rfE",
+                "--tb=short",
+                f"--timeout={_SECONDS_MAX}",
+                *arguments,
+            ],
             cwd=ROOT,
             env={**os.environ, VARIABLE: name},
             capture_output=True,
