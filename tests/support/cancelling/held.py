@@ -107,13 +107,25 @@ def _name(task: asyncio.Task[Any]) -> str:
 
 
 def descriptors() -> Counter[str]:
-    """Count the open descriptors of this process by what they are."""
+    """Count the open descriptors of this process by what they are: a file, a kind, or the socket that was called."""
+    listening = _unix_sockets()
     found: Counter[str] = Counter()
     for link in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # that of the listing itself
             target = str(link.readlink())
-            found[target if target.startswith("/") else target.partition(":")[0]] += 1
+            kind, _, which = target.partition(":")  # "socket:[4711]", a number; "anon_inode:[eventfd]", its kind
+            if kind == "socket":
+                target = f"socket {listening.get(which.strip('[]'), '')}".rstrip()
+            elif not target.startswith("/") and kind != "anon_inode":
+                target = kind
+            found[target] += 1
     return found
+
+
+def _unix_sockets() -> dict[str, str]:
+    """Return the name of each Unix socket that has one, by its inode: what listens, and its ends of connections."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()[1:]]
+    return {line[6]: Path(line[7]).name for line in lines if len(line) > 7}
 
 
 def children() -> int:
