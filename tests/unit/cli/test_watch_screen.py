@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edge_agent.cli import status
+from edge_agent.cli.status import show
 from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, TransferRates, WatchSnapshot
 from edge_agent.cli.watch_screen import (
     ASCII,
@@ -112,9 +112,9 @@ def test_a_frame_and_a_page_shorten_digests():
         warnings=(said,),
     )
     assert look.status is not None
-    page = Console(width=80, file=io.StringIO())
-    status.show(page, look.status, NOW)
-    shown = drawn(look), page.file.getvalue()  # type: ignore[attr-defined]
+    file = io.StringIO()
+    show(Console(width=80, file=file), look.status, NOW)
+    shown = drawn(look), file.getvalue()
     assert [(4, 0)] * 2 == [(each.count("abababababab…"), each.count("ab" * 7)) for each in shown]
 
 
