@@ -334,6 +334,7 @@ def _must(holds: bool, said: str) -> None:
 
 def _say(said: str) -> None:
     sys.stdout.write(f"{said}\n")
+    sys.stdout.flush()  # in a log, too, each step shows when it is done
 
 
 def main() -> None:
